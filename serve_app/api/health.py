@@ -1,0 +1,31 @@
+"""``/health``, ``/livez``: the process answers. ``/readyz``: a warm model answers."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from serve_app.api.pipeline import Pipeline
+from serve_app.schemas import ErrorResponse, HealthResponse, ReadyResponse
+
+
+def router(pipeline: Pipeline) -> APIRouter:
+    """Routes for load balancers and probes."""
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/health")
+    async def health() -> HealthResponse:
+        """The process answers."""
+        return HealthResponse()
+
+    @routes.get("/livez")
+    async def livez() -> HealthResponse:
+        """The process answers: restart it when it does not."""
+        return HealthResponse()
+
+    @routes.get("/readyz", responses={503: {"model": ErrorResponse}})
+    async def readyz() -> ReadyResponse:
+        """A warm model answers: send traffic."""
+        model = await pipeline.ready()
+        return ReadyResponse(model=model.name, version=model.version, engine=model.engine)
+
+    return routes

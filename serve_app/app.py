@@ -1,0 +1,39 @@
+"""The whole application on one screen; ``serve_app.app:build_app`` is the import path of every config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
+
+from serve_app.config import parse_args
+from serve_app.deployments import Detector, Ingress, Preprocessor
+from serve_app.errors import ConfigError
+
+# A full replica is asked again after at most this long (Serve's default is 0.5 s, in which an engine would idle).
+_ROUTER = RequestRouterConfig(initial_backoff_s=0.005, max_backoff_s=0.02)
+# A dead replica is noticed at its next health check.
+_COMMON: dict[str, Any] = {"request_router_config": _ROUTER, "health_check_period_s": 1}
+
+
+def build_app(args: dict[str, Any]) -> Application:
+    """The graph, from the ``args:`` of a Serve config. Raises ConfigError.
+
+    What a config's ``deployments:`` says of a deployment stands above what is set here.
+    """
+    app_args = parse_args(args)
+    if app_args.model.weights is None:
+        raise ConfigError("no model is named: set model.weights in the config, or SERVE_APP_WEIGHTS, to a YOLO model")
+    slots, batcher = app_args.preprocessor.slots, app_args.batcher
+    detector = Detector.options(
+        # More than the batcher holds, so that it refuses at once and Serve's router never backs off.
+        max_ongoing_requests=2 * (batcher.max_queue_size + batcher.max_batch_size),
+        **_COMMON,
+    ).bind(app_args)
+    preprocessor = Preprocessor.options(
+        max_ongoing_requests=slots,  # a slot for each request in flight: a lease never waits
+        max_queued_requests=2 * slots,  # of each Ingress replica; one more is refused
+        **_COMMON,
+    ).bind(detector, app_args)
+    return Ingress.options(max_ongoing_requests=4 * slots, **_COMMON).bind(preprocessor, app_args)

@@ -1,0 +1,108 @@
+"""Settings, as one frozen value that refuses typos: Serve YAML ``args:`` -> AppArgs -> constructors.
+
+Each setting that has a variable takes, in this order: the YAML's value, ``SERVE_APP_<NAME>`` from the environment,
+the default below. The environment is that of the process that Ray starts the application from (``ray start``'s or
+``serve run``'s shell).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serve_app.errors import ConfigError
+
+_PREFIX = "SERVE_APP_"
+_variables: set[str] = set()
+
+
+def _setting(variable: str, default: Any, **constraints: Any) -> Any:
+    _variables.add(_PREFIX + variable)
+    return Field(
+        default_factory=lambda: os.environ.get(_PREFIX + variable, default),
+        validate_default=True,
+        **constraints,
+    )
+
+
+class _Args(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelArgs(_Args):
+    """Which model, and what runs it."""
+
+    weights: Path | None = _setting("WEIGHTS", None)  # .pt, .onnx, or an exported OpenVINO folder
+    engine: Literal["auto", "openvino", "torch"] = _setting("ENGINE", "auto")
+    image_size_px: int = _setting("IMAGE_SIZE_PX", 640, ge=32, le=2048, multiple_of=32)  # where the file leaves it open
+    threads: int = _setting("THREADS", 0, ge=0, le=1024)  # of a CPU engine; 0: one per core
+    cache_dir: Path = _setting("CACHE_DIR", Path("~/.cache/sightline"))  # exported models; may be shared by nodes
+
+
+class DetectArgs(_Args):
+    """Defaults of a request that names no thresholds."""
+
+    confidence: float = _setting("CONFIDENCE", 0.5, ge=0.01, le=1, allow_inf_nan=False)
+    iou: float = _setting("IOU", 0.7, ge=0, le=1, allow_inf_nan=False)
+    max_detections: int = _setting("MAX_DETECTIONS", 300, ge=1, le=3000)
+
+
+class BatcherArgs(_Args):
+    """How pictures gather while the engine is busy."""
+
+    max_batch_size: int = _setting("MAX_BATCH_SIZE", 8, ge=1, le=256)
+    max_queue_size: int = _setting("MAX_QUEUE_SIZE", 128, ge=1, le=10_000)  # waiting pictures; one more is refused
+
+
+class LimitArgs(_Args):
+    """What one request may cost."""
+
+    max_body_mib: int = _setting("MAX_BODY_MIB", 32, ge=1, le=60)  # below the gRPC limit in configs/serve.env
+    max_megapixels: int = _setting("MAX_MEGAPIXELS", 50, ge=1, le=500)
+    max_images_per_request: int = _setting("MAX_IMAGES_PER_REQUEST", 32, ge=1, le=256)
+    deadline_s: float = _setting("DEADLINE_S", 60.0, gt=0, le=3600)
+
+
+class PreprocessorArgs(_Args):
+    """One Preprocessor replica."""
+
+    slots: int = _setting("SLOTS", 64, ge=1, le=1024)  # requests in flight, one shared-memory slot each
+    decode_threads: int = _setting("DECODE_THREADS", 2, ge=1, le=64)  # pictures decoded at once
+
+
+class StreamArgs(_Args):
+    """What stream sources may reach."""
+
+    media_dirs: str = _setting("MEDIA_DIRS", ".")  # folders that files may come from, colon-separated
+
+    def folders(self) -> tuple[Path, ...]:
+        """The folders, absolute, with links resolved."""
+        return tuple(Path(folder).expanduser().resolve() for folder in self.media_dirs.split(":") if folder)
+
+
+class AppArgs(_Args):
+    """All settings of the application."""
+
+    model: ModelArgs = Field(default_factory=ModelArgs)
+    detect: DetectArgs = Field(default_factory=DetectArgs)
+    batcher: BatcherArgs = Field(default_factory=BatcherArgs)
+    limits: LimitArgs = Field(default_factory=LimitArgs)
+    preprocessor: PreprocessorArgs = Field(default_factory=PreprocessorArgs)
+
+
+def parse_args(args: dict[str, Any]) -> AppArgs:
+    """Settings from the YAML's ``args:`` and the environment.
+
+    Raises ConfigError with one sentence a wrong setting, for an unknown ``SERVE_APP_`` variable too.
+    """
+    unknown = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in _variables)
+    if unknown:
+        raise ConfigError(f"unknown setting in the environment: {', '.join(unknown)}")
+    try:
+        return AppArgs.model_validate(args)
+    except ValidationError as exc:
+        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in exc.errors())
+        raise ConfigError("wrong setting: " + "; ".join(problems)) from exc

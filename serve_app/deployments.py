@@ -1,0 +1,230 @@
+"""Every Ray Serve shell of the graph: Ingress -> Preprocessor -> Detector. Ray outside, our plain parts inside."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from serve_app import models
+from serve_app.api import build_api
+from serve_app.batcher import Batcher
+from serve_app.config import AppArgs
+from serve_app.decode import decode
+from serve_app.drawing import draw, encode_jpeg
+from serve_app.errors import ModelChanged, ServeAppError, Unavailable
+from serve_app.frames import SlotReader
+from serve_app.letterbox import letterbox, to_picture
+from serve_app.postprocess import to_detections
+from serve_app.serving import DetectorClient, RayInstrument, call, refusals_as_values
+from serve_app.telemetry import DROPS, QUEUE_SIZE, REFUSALS, STAGE_MS, Telemetry
+from serve_app.types import (
+    Answer,
+    DetectOptions,
+    DetectReply,
+    DetectRequest,
+    Letterbox,
+    ModelInfo,
+    Pixels,
+)
+
+_READY_TIMEOUT_S = 5.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Item:
+    frame: Pixels
+    options: DetectOptions
+
+
+@serve.deployment
+class Detector:
+    """Owns the engine and the batcher. Its one engine thread infers and postprocesses; its loop never waits for it."""
+
+    async def __init__(self, args: AppArgs) -> None:
+        self._telemetry = Telemetry(RayInstrument)
+        self._thread = ThreadPoolExecutor(1, "engine")
+        self._reader = SlotReader()
+        self._batcher = Batcher(
+            self._infer,
+            max_batch_size=args.batcher.max_batch_size,
+            max_queue_size=args.batcher.max_queue_size,
+        )
+        self._reported_drops: dict[str, int] = {}
+        self._engine = await self._in_thread(lambda: models.load(args.model, has_gpu=bool(ray.get_gpu_ids())))
+        size_px = self._engine.info.size_px
+        blank = np.zeros((size_px, size_px, 3), np.uint8)
+        await self._in_thread(lambda: self._engine.infer([blank] * args.batcher.max_batch_size))  # warm-up
+
+    async def model(self) -> ModelInfo:
+        """The model, loaded and warm."""
+        return self._engine.info
+
+    @refusals_as_values
+    async def detect(self, request: DetectRequest) -> DetectReply:
+        """What the model finds in one frame, in model-input pixels."""
+        if request.model_version != self._engine.info.version:
+            raise ModelChanged("the model was changed; try again")
+        item = _Item(self._frame(request), request.options)
+        try:
+            batched = await self._batcher.submit(item, time_left_s=request.time_left_s)
+        finally:
+            self._report_queue()
+        self._telemetry.record(STAGE_MS, batched.queue_s * 1e3, stage="queue")
+        return replace(batched.result, queue_s=batched.queue_s, batch_size=batched.batch_size)
+
+    def _frame(self, request: DetectRequest) -> Pixels:
+        if not isinstance(request.frame, bytes):
+            return self._reader.view(request.frame)
+        size_px = self._engine.info.size_px
+        return np.frombuffer(request.frame, np.uint8).reshape(size_px, size_px, 3)
+
+    async def _infer(self, items: list[_Item]) -> list[DetectReply]:
+        replies = await self._in_thread(lambda: self._run_engine(items))
+        self._telemetry.inferred(replies)
+        return replies
+
+    def _run_engine(self, items: list[_Item]) -> list[DetectReply]:
+        started_s = time.monotonic()
+        raw_outputs = self._engine.infer([item.frame for item in items])
+        inferred_s = time.monotonic()
+        replies = []
+        for item, raw in zip(items, raw_outputs, strict=True):
+            begun_s = time.monotonic()
+            detections = to_detections(raw, item.options, end_to_end=self._engine.info.end_to_end)
+            replies.append(DetectReply(detections, 0.0, inferred_s - started_s, time.monotonic() - begun_s, 0))
+        return replies
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _report_queue(self) -> None:
+        self._telemetry.record(QUEUE_SIZE, self._batcher.queue_size)
+        for reason, count in self._batcher.drops.items():
+            new = count - self._reported_drops.get(reason, 0)
+            if new:
+                self._telemetry.record(DROPS, new, reason=reason)
+                self._reported_drops[reason] = count
+
+    async def __del__(self) -> None:
+        await self._batcher.close()
+        self._thread.shutdown(wait=False)
+
+
+@serve.deployment
+class Preprocessor:
+    """Decodes a picture straight into a shared-memory slot, asks the Detector about it, and maps the boxes back."""
+
+    def __init__(self, detector: DeploymentHandle, args: AppArgs) -> None:
+        cv2.setNumThreads(1)  # one picture a thread; the threads are ours
+        detector._init(_prefer_local_routing=True)
+        self._detector = DetectorClient(detector, slots=args.preprocessor.slots)
+        # As many threads as full-size pictures may be in memory at once.
+        self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads, "decode")
+        self._max_pixels = args.limits.max_megapixels * 1_000_000
+        self._telemetry = Telemetry(RayInstrument)
+
+    @refusals_as_values
+    async def model(self) -> ModelInfo:
+        """The model, as a Detector says now."""
+        return await self._detector.fetch_model()
+
+    @refusals_as_values
+    async def detect(self, data: bytes, options: DetectOptions, annotate: bool, time_left_s: float) -> Answer:
+        """One encoded picture's answer, in its own pixels."""
+        try:
+            answer = await self._detect(data, options, annotate, time.monotonic() + time_left_s)
+        except ServeAppError as exc:
+            self._telemetry.record(REFUSALS, code=exc.code)
+            raise
+        self._telemetry.answered(answer, "http")
+        return answer
+
+    async def _detect(self, data: bytes, options: DetectOptions, annotate: bool, expires_at_s: float) -> Answer:
+        model = await self._detector.model()
+        with self._detector.pool.lease() as slot:
+            box, decode_s = await self._in_thread(lambda: self._decode(data, slot.pixels))
+            reply = await self._detector.detect(slot, model, options, expires_at_s - time.monotonic())
+        detections = to_picture(reply.detections, box)
+        return Answer(
+            detections=detections,
+            width_px=box.width_px,
+            height_px=box.height_px,
+            model=model,
+            batch_size=reply.batch_size,
+            timing_s={
+                "decode": decode_s,
+                "queue": reply.queue_s,
+                "inference": reply.inference_s,
+                "postprocess": reply.postprocess_s,
+            },
+            annotated=await self._in_thread(lambda: self._draw(data, detections, model)) if annotate else None,
+        )
+
+    def _decode(self, data: bytes, model_input: Pixels) -> tuple[Letterbox, float]:
+        started_s = time.monotonic()
+        box = letterbox(decode(data, self._max_pixels), model_input)
+        return box, time.monotonic() - started_s
+
+    def _draw(self, data: bytes, detections: Any, model: ModelInfo) -> bytes:
+        # Decoded again: to hold every picture's pixels until its boxes are known would cost far more memory.
+        return encode_jpeg(draw(decode(data, self._max_pixels), detections, model.labels))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """The work's result. When cancelled, waits for work that has begun: it may still write into our slot."""
+        job = self._decoders.submit(work)
+        done = asyncio.wrap_future(job)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            while not job.cancel() and not job.done():
+                await asyncio.wait([done])
+            raise
+
+    def __del__(self) -> None:
+        self._detector.close()
+        self._decoders.shutdown(wait=False)
+
+
+@serve.deployment
+@serve.ingress()
+class Ingress:
+    """FastAPI in front of the graph. Imports neither torch nor a model."""
+
+    def __init__(self, preprocessor: DeploymentHandle, args: AppArgs) -> None:
+        preprocessor._init(_prefer_local_routing=True)
+        self._preprocessor = preprocessor
+        self._args = args
+        self._model: ModelInfo | None = None
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_api(self, self._args)
+
+    async def model(self) -> ModelInfo:
+        """See ``Pipeline``."""
+        return self._model or await self.ready()
+
+    async def ready(self) -> ModelInfo:
+        """See ``Pipeline``."""
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                self._model = await call(self._preprocessor.model)
+        except TimeoutError as exc:
+            raise Unavailable("no detector answers") from exc
+        return self._model
+
+    async def detect(self, data: bytes, options: DetectOptions, *, annotate: bool, time_left_s: float) -> Answer:
+        """See ``Pipeline``."""
+        answer: Answer = await call(self._preprocessor.detect, data, options, annotate, time_left_s)
+        return answer

@@ -1,0 +1,43 @@
+"""Detections drawn on their picture."""
+
+from __future__ import annotations
+
+import cv2
+
+from serve_app.types import Detections, Pixels
+
+_JPEG_QUALITY = 90
+# Eight colours that stay apart for most kinds of colour vision (Okabe and Ito, 2008), BGR.
+_COLOURS = (
+    (0, 159, 230),
+    (233, 180, 86),
+    (115, 158, 0),
+    (66, 228, 240),
+    (178, 114, 0),
+    (0, 94, 213),
+    (167, 121, 204),
+    (255, 255, 255),
+)
+
+
+def draw(pixels: Pixels, detections: Detections, labels: tuple[str, ...]) -> Pixels:
+    """Draw boxes and labels on ``pixels`` in place; the least confident first, so that the best lie on top."""
+    short_side = min(pixels.shape[:2])
+    thickness = max(1, round(short_side / 300))
+    scale = max(0.35, short_side / 1200)
+    for (x1, y1, x2, y2), confidence, class_id in reversed(list(detections)):
+        colour = _COLOURS[class_id % len(_COLOURS)]
+        left, top = round(x1), round(y1)
+        cv2.rectangle(pixels, (left, top), (round(x2), round(y2)), colour, thickness, cv2.LINE_AA)
+        text = f"{labels[class_id]} {confidence:.2f}"
+        (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+        left = max(0, min(left, pixels.shape[1] - width))  # the label stays inside the picture
+        base = max(height + below, top - below)
+        cv2.rectangle(pixels, (left, base - height - below), (left + width, base + below), colour, cv2.FILLED)
+        cv2.putText(pixels, text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
+    return pixels
+
+
+def encode_jpeg(pixels: Pixels) -> bytes:
+    """The picture as a JPEG."""
+    return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1])

@@ -1,0 +1,125 @@
+"""OpenVINO, the engine on a CPU: reads an exported folder or an ``.onnx`` file."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import yaml
+from numpy.typing import NDArray
+from openvino.preprocess import ColorFormat, PrePostProcessor
+
+from serve_app.errors import ModelError
+from serve_app.types import Json, ModelInfo, Pixels
+
+
+class OpenVinoEngine:
+    """One picture a request, all threads on it; a batch is a row of requests, each reading its slot in place.
+
+    ``path``: an exported OpenVINO folder, or an ``.onnx`` file. A model whose input size is open is fixed at
+    ``size_px``. Raises ModelError.
+    """
+
+    def __init__(self, path: Path, *, name: str, version: str, size_px: int, threads: int) -> None:
+        core = ov.Core()
+        model, metadata = _read(core, path)
+        size_px = _fix_size(model, size_px)
+        labels = _labels(metadata)
+        self.info = ModelInfo(
+            name=name,
+            version=version,
+            engine="openvino",
+            labels=labels,
+            size_px=size_px,
+            end_to_end=_is_end_to_end(model, labels),
+        )
+        self._compiled = core.compile_model(
+            _uint8_in(model),
+            "CPU",
+            {
+                "NUM_STREAMS": "1",
+                "INFERENCE_NUM_THREADS": threads,
+                # A CPU with AMX would compute a float32 model in bf16, and its answers would be another machine's.
+                "INFERENCE_PRECISION_HINT": "f32",
+            },
+        )
+        self._requests: list[ov.InferRequest] = []
+
+    def infer(self, frames: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        """See ``Engine``. The outputs are views that the next call overwrites."""
+        while len(self._requests) < len(frames):
+            self._requests.append(self._compiled.create_infer_request())
+        requests = self._requests[: len(frames)]
+        for request, frame in zip(requests, frames, strict=True):
+            readable = frame if frame.flags.writeable else frame.copy()  # OpenVINO shares only what it may write
+            request.set_input_tensor(ov.Tensor(readable[None], shared_memory=True))
+            request.start_async()
+        for request in requests:
+            request.wait()
+        return [request.get_output_tensor(0).data[0] for request in requests]
+
+
+def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
+    """The network and the metadata that Ultralytics' export wrote beside or into it."""
+    if path.is_dir():
+        networks = sorted(path.glob("*.xml"))
+        if len(networks) != 1:
+            raise ModelError(f"an OpenVINO folder holds one .xml file, this one {len(networks)}: {path}")
+        metadata = path / "metadata.yaml"
+        if not metadata.is_file():
+            raise ModelError(f"no metadata.yaml in {path}: export the model with Ultralytics")
+        return core.read_model(networks[0]), yaml.safe_load(metadata.read_text())
+    try:
+        model = core.read_model(path)
+    except RuntimeError as exc:
+        raise ModelError(f"OpenVINO cannot read {path}") from exc
+    return model, {key: value.value for key, value in model.get_rt_info().get("framework", {}).items()}
+
+
+def _fix_size(model: ov.Model, size_px: int) -> int:
+    """The side of the square input, fixed at ``size_px`` where the file leaves it open."""
+    if len(model.inputs) != 1 or len(model.inputs[0].partial_shape) != 4:
+        raise ModelError("the model has not one picture as its input")
+    shape = model.inputs[0].partial_shape
+    if shape.is_dynamic:
+        model.reshape([1, 3, *(size_px if side.is_dynamic else side.get_length() for side in list(shape)[2:])])
+        shape = model.inputs[0].partial_shape
+    batch, channels, height, width = shape.to_shape()
+    if (batch, channels) != (1, 3) or height != width:
+        raise ModelError(f"the model's input is {batch}x{channels}x{height}x{width}; export it as 1x3xNxN")
+    return int(height)
+
+
+def _uint8_in(model: ov.Model) -> ov.Model:
+    """The model with colour order, scaling and layout in its graph: it takes a slot as it lies in memory."""
+    steps = PrePostProcessor(model)
+    steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+    steps.input().tensor().set_color_format(ColorFormat.BGR)
+    steps.input().model().set_layout(ov.Layout("NCHW"))
+    steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
+    steps.output(0).tensor().set_element_type(ov.Type.f32)
+    return steps.build()
+
+
+def _labels(metadata: Json) -> tuple[str, ...]:
+    task = metadata.get("task", "detect")
+    if task != "detect":
+        raise ModelError(f"this model's task is {task!r}; only detection is served")
+    names = metadata.get("names")
+    if isinstance(names, str):  # in an ONNX file every value is text
+        names = ast.literal_eval(names)
+    if not names:
+        raise ModelError("the model names no classes: export it with Ultralytics")
+    return tuple(str(names[class_id]) for class_id in range(len(names)))
+
+
+def _is_end_to_end(model: ov.Model, labels: tuple[str, ...]) -> bool:
+    shape = list(model.outputs[0].partial_shape)
+    if len(shape) == 3 and shape[1] == 4 + len(labels):
+        return False
+    if len(shape) == 3 and shape[2] == 6:
+        return True
+    raise ModelError(f"the model's output {shape} is neither of YOLO's two heads for {len(labels)} classes")

@@ -1,0 +1,46 @@
+"""PyTorch, the engine on a GPU (fp16, channels last) and the reference on a CPU (fp32): reads a ``.pt`` file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serve_app.engines.ultralytics import load_checkpoint
+from serve_app.types import ModelInfo, Pixels
+
+
+class TorchEngine:
+    """One batch, one forward pass. Raises ModelError for a checkpoint that is no detection model."""
+
+    def __init__(self, path: Path, *, name: str, version: str, size_px: int, threads: int) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        on_gpu = self._device.type == "cuda"
+        self._dtype = torch.float16 if on_gpu else torch.float32
+        if not on_gpu:
+            torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS=1 for an actor that asks for less than a core
+        network, labels = load_checkpoint(path)
+        self._end_to_end = bool(getattr(network, "end2end", False))
+        network = network.fuse(verbose=False).eval().requires_grad_(False)
+        self._network = network.to(self._device, self._dtype, memory_format=torch.channels_last)
+        self.info = ModelInfo(
+            name=name,
+            version=version,
+            engine="torch",
+            labels=labels,
+            size_px=size_px,
+            end_to_end=self._end_to_end,
+        )
+
+    @torch.inference_mode()
+    def infer(self, frames: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        """See ``Engine``."""
+        batch = torch.from_numpy(np.stack(frames)).to(self._device, non_blocking=True)
+        # NHWC in memory is what channels_last means: the permuted view costs nothing.
+        batch = batch.flip(-1).permute(0, 3, 1, 2).to(self._dtype).div_(255)
+        raw = self._network(batch)
+        raw = raw[0] if isinstance(raw, (list, tuple)) else raw
+        return list(raw.float().cpu().numpy())

@@ -1,0 +1,44 @@
+"""Ultralytics reads and exports checkpoints for us. It never installs, downloads or reports anything here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+# Read when ultralytics is imported, hence before it: no package is installed and no host is called on its own.
+os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_VERBOSE="false")
+
+from ultralytics import YOLO
+
+from serve_app.errors import ModelError
+
+
+def load_checkpoint(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """The network (a torch module) and its labels. Raises ModelError.
+
+    A ``.pt`` file is a pickle: loading one runs what its author put into it.
+    """
+    yolo = _open(path)
+    names = yolo.names
+    return yolo.model.float(), tuple(str(names[class_id]) for class_id in range(len(names)))
+
+
+def export_openvino(path: Path, size_px: int) -> Path:
+    """An OpenVINO folder beside ``path``, its input fixed at ``size_px``. Raises ModelError."""
+    return Path(_open(path).export(format="openvino", imgsz=size_px, batch=1, verbose=False))
+
+
+def _open(path: Path) -> YOLO:
+    try:
+        yolo = YOLO(path)
+    except Exception as exc:  # unpickling raises whatever its content likes
+        raise ModelError(f"Ultralytics cannot read {path.name}: {type(exc).__name__}") from exc
+    if yolo.task != "detect":
+        raise ModelError(f"the task of {path.name} is {yolo.task!r}; only detection is served")
+    return yolo
+
+
+if __name__ == "__main__":  # the export runs in a process of its own, so that a replica never holds torch's memory
+    export_openvino(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,128 @@
+"""Every error this package raises on purpose. A class knows its HTTP status and its code.
+
+    ServeAppError                  500 internal
+    |- Malformed                   400 malformed           the request is not what HTTP or multipart demands
+    |- NotFound                    404 not_found
+    |- Conflict                    409 conflict
+    |- TooLarge                    413 too_large           too many bytes, pixels or pictures
+    |- NotAnImage                  415 not_an_image        the bytes are in no picture format that we read
+    |- Undecodable                 422 undecodable         a picture by its first bytes, but broken
+    |- InvalidParameter            422 invalid_parameter
+    |- Overloaded                  503 overloaded          a bound is reached; carries Retry-After
+    |- Unavailable                 503 unavailable         a replica died or is not ready; carries Retry-After
+    |  |- SlotElsewhere                                    between us: the frame's memory is on another node
+    |  `- ModelChanged                                     between us: the frame was made for another model
+    |- DeadlineExceeded            504 deadline_exceeded
+    `- StartError                  500 start               raised at start only, never answered to a client
+       |- ConfigError                                      a setting is wrong
+       |- ModelError                                       the weights cannot be found, read or served
+       |- SharedMemoryError                                no room for the frame pool
+       `- SourceError                                      a stream's source is refused or is no video
+
+An expected refusal crosses a deployment handle as a *returned value*, not as an exception: Ray would wrap an
+exception in a RayTaskError whose text is the remote traceback. What is raised across a handle is a bug or a death.
+"""
+
+from __future__ import annotations
+
+
+class ServeAppError(Exception):
+    """Base of the tree. ``detail`` is one sentence for the client: no traceback, no path, no credential."""
+
+    status_code = 500
+    code = "internal"
+    retry_after_s: int | None = None
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)  # every argument goes to the base: that is what survives pickling
+        self.detail = detail
+
+
+class Malformed(ServeAppError):
+    """The request is not what HTTP or multipart demands."""
+
+    status_code, code = 400, "malformed"
+
+
+class NotFound(ServeAppError):
+    """No such route, stream or model."""
+
+    status_code, code = 404, "not_found"
+
+
+class Conflict(ServeAppError):
+    """The name is taken."""
+
+    status_code, code = 409, "conflict"
+
+
+class TooLarge(ServeAppError):
+    """Too many bytes, pixels or pictures."""
+
+    status_code, code = 413, "too_large"
+
+
+class NotAnImage(ServeAppError):
+    """The bytes are in no picture format that we read."""
+
+    status_code, code = 415, "not_an_image"
+
+
+class Undecodable(ServeAppError):
+    """A picture by its first bytes, but truncated or corrupt."""
+
+    status_code, code = 422, "undecodable"
+
+
+class InvalidParameter(ServeAppError):
+    """A parameter is out of range, unknown or of the wrong type."""
+
+    status_code, code = 422, "invalid_parameter"
+
+
+class Overloaded(ServeAppError):
+    """A bound is reached. The request was not begun and may be sent again."""
+
+    status_code, code, retry_after_s = 503, "overloaded", 1
+
+
+class Unavailable(ServeAppError):
+    """A replica died under the request or none is ready. The request may be sent again."""
+
+    status_code, code, retry_after_s = 503, "unavailable", 1
+
+
+class SlotElsewhere(Unavailable):
+    """The frame's memory is not on this node: send its bytes instead."""
+
+
+class ModelChanged(Unavailable):
+    """The frame was letterboxed for a model that no longer serves: ask which one does."""
+
+
+class DeadlineExceeded(ServeAppError):
+    """The request's time was up before its answer was."""
+
+    status_code, code = 504, "deadline_exceeded"
+
+
+class StartError(ServeAppError):
+    """Something that keeps a deployment or a stream from starting."""
+
+    code = "start"
+
+
+class ConfigError(StartError):
+    """A setting is wrong."""
+
+
+class ModelError(StartError):
+    """The weights cannot be found, read or served."""
+
+
+class SharedMemoryError(StartError):
+    """No room for the frame pool."""
+
+
+class SourceError(StartError):
+    """A stream's source is refused, cannot be opened or is no video."""

@@ -1,0 +1,101 @@
+"""A model's file -> a loaded engine. What has to be exported is exported once, into the cache."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from serve_app.config import ModelArgs
+from serve_app.engines import Engine
+from serve_app.errors import ModelError
+
+_EXPORT_TIMEOUT_S = 900
+
+
+def load(args: ModelArgs, *, has_gpu: bool) -> Engine:
+    """The engine of the configured model, ready to infer. Raises ModelError with one sentence."""
+    weights = _find(args.weights)
+    engine = args.engine
+    if engine == "auto":
+        engine = "torch" if has_gpu and weights.suffix == ".pt" else "openvino"
+    if engine == "torch" and weights.suffix != ".pt":
+        raise ModelError(f"the torch engine reads a .pt file, not {weights.name}")
+    name, version = weights.stem.removesuffix("_openvino_model"), _version(weights)
+    threads = args.threads or _cores()
+    if engine == "torch":
+        from serve_app.engines.torch import TorchEngine  # late: a process loads only the engine it uses
+
+        return TorchEngine(weights, name=name, version=version, size_px=args.image_size_px, threads=threads)
+    from serve_app.engines.openvino import OpenVinoEngine
+
+    if weights.suffix == ".pt":
+        weights = _exported(weights, version, args.image_size_px, args.cache_dir.expanduser())
+    return OpenVinoEngine(weights, name=name, version=version, size_px=args.image_size_px, threads=threads)
+
+
+def _find(weights: Path | None) -> Path:
+    if weights is None:
+        raise ModelError("no model is named")
+    path = weights.expanduser().resolve()
+    if not path.exists():
+        raise ModelError(f"model.weights: there is no {path}")
+    if not (path.is_dir() or path.suffix in {".pt", ".onnx"}):
+        raise ModelError(f"model.weights is a .pt file, an .onnx file or an exported OpenVINO folder, not {path.name}")
+    return path
+
+
+def _version(weights: Path) -> str:
+    digest = hashlib.sha256()
+    files = sorted(path for path in weights.iterdir() if path.is_file()) if weights.is_dir() else [weights]
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _exported(weights: Path, version: str, size_px: int, cache_dir: Path) -> Path:
+    """The OpenVINO folder for a checkpoint. Replicas and nodes that share the cache wait for one export."""
+    libraries = "-".join(f"{name}{importlib.metadata.version(name)}" for name in ("openvino", "ultralytics"))
+    target = cache_dir / f"{weights.stem}-{version}-{size_px}px-fp32-{libraries}_openvino_model"
+    if target.is_dir():
+        return target
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(target.with_suffix(".lock")):
+        if not target.is_dir():
+            with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
+                # Ultralytics writes beside the weights, whose folder may be read-only: export a link to them.
+                link = Path(folder) / weights.name
+                link.symlink_to(weights)
+                _run_export(link, size_px)
+                link.with_name(f"{weights.stem}_openvino_model").rename(target)  # appears whole or not at all
+    return target
+
+
+def _run_export(weights: Path, size_px: int) -> None:
+    command = [sys.executable, "-m", "serve_app.engines.ultralytics", str(weights), str(size_px)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_EXPORT_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as exc:
+        raise ModelError(f"exporting {weights.name} to OpenVINO took over {_EXPORT_TIMEOUT_S} s") from exc
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        raise ModelError(f"exporting {weights.name} to OpenVINO failed: {reason}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

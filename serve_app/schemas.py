@@ -1,0 +1,154 @@
+"""What goes over the wire: the JSON of requests and answers, and what OpenAPI shows of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.config import DetectArgs
+from serve_app.errors import InvalidParameter, ServeAppError
+from serve_app.types import Answer, DetectOptions, ModelInfo
+
+STAGES = ("decode", "queue", "inference", "postprocess", "total")
+
+
+class DetectQuery(BaseModel):
+    """Query of ``POST /detect``. A parameter left out takes the server's default; an unknown one is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    confidence: Annotated[
+        float | None,
+        Field(ge=0.01, le=1, allow_inf_nan=False, description="Keep detections above this confidence."),
+    ] = None
+    iou: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="Two boxes of one class that overlap by more are one.",
+        ),
+    ] = None
+    classes: Annotated[
+        list[str],
+        Field(description="Labels or class ids, repeated or comma-separated. Default: every class."),
+    ] = []
+    max_detections: Annotated[int | None, Field(ge=1, le=3000)] = None
+
+    def to_options(self, defaults: DetectArgs, model: ModelInfo) -> DetectOptions:
+        """Thresholds for the model. Raises InvalidParameter for a class that the model does not know."""
+        wanted = tuple(name.strip() for item in self.classes for name in item.split(",") if name.strip())
+        try:
+            class_ids = model.class_ids(wanted) if wanted else None
+        except KeyError as exc:
+            raise InvalidParameter(f"classes: the model {model.name} knows no class {exc.args[0]!r}") from None
+        return DetectOptions(
+            confidence=defaults.confidence if self.confidence is None else self.confidence,
+            iou=defaults.iou if self.iou is None else self.iou,
+            max_detections=self.max_detections or defaults.max_detections,
+            class_ids=class_ids,
+        )
+
+
+class Box(BaseModel):
+    """Left, top, right and bottom in pixels of the picture as a viewer shows it."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+class Detection(BaseModel):
+    """One object."""
+
+    label: str
+    class_id: int
+    confidence: float
+    bbox: Box
+
+
+class ImageSize(BaseModel):
+    """Of the picture as a viewer shows it (EXIF orientation applied)."""
+
+    width: int
+    height: int
+
+
+class TimingMs(BaseModel):
+    """Where the time went, in milliseconds. ``total`` is from the request's last byte to the answer."""
+
+    decode: float
+    queue: float
+    inference: float
+    postprocess: float
+    total: float
+
+
+class DetectResponse(BaseModel):
+    """One picture's answer."""
+
+    count: int
+    detections: list[Detection]
+    image: ImageSize
+    model: str
+    timing_ms: TimingMs
+    batch_size: int = Field(description="Pictures that the engine took together with this one.")
+    request_id: str
+
+    @classmethod
+    def from_answer(cls, answer: Answer, request_id: str) -> DetectResponse:
+        """The answer as JSON, rounded to what a pixel and a confidence are worth."""
+        return cls(
+            count=len(answer.detections),
+            detections=[
+                Detection(
+                    label=answer.model.labels[class_id],
+                    class_id=class_id,
+                    confidence=round(confidence, 4),
+                    bbox=Box(**dict(zip(("x1", "y1", "x2", "y2"), (round(v, 2) for v in xyxy), strict=True))),
+                )
+                for xyxy, confidence, class_id in answer.detections
+            ],
+            image=ImageSize(width=answer.width_px, height=answer.height_px),
+            model=answer.model.name,
+            timing_ms=TimingMs(**{stage: round(answer.timing_s[stage] * 1e3, 2) for stage in STAGES}),
+            batch_size=answer.batch_size,
+            request_id=request_id,
+        )
+
+
+class ErrorResponse(BaseModel):
+    """Every error has this form."""
+
+    code: str
+    detail: str
+    request_id: str
+
+    @classmethod
+    def from_error(cls, error: ServeAppError, request_id: str) -> ErrorResponse:
+        """The error as JSON."""
+        return cls(code=error.code, detail=error.detail, request_id=request_id)
+
+
+class DetectManyResponse(BaseModel):
+    """Several pictures' answers, in the order they were sent: each its own answer or its own error."""
+
+    results: list[DetectResponse | ErrorResponse]
+
+
+class HealthResponse(BaseModel):
+    """The process answers."""
+
+    status: str = "ok"
+
+
+class ReadyResponse(BaseModel):
+    """A warm model answers."""
+
+    status: str = "ready"
+    model: str
+    version: str
+    engine: str

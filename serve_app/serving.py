@@ -1,0 +1,119 @@
+"""The border with Ray Serve: calls over handles, Ray's errors, Ray's metrics. Shells only; nothing is computed here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar
+
+from ray.exceptions import RayActorError
+from ray.serve import metrics
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.errors import ModelChanged, Overloaded, ServeAppError, SlotElsewhere, Unavailable
+from serve_app.frames import FramePool, Slot
+from serve_app.telemetry import Metric
+from serve_app.types import DetectOptions, DetectReply, DetectRequest, ModelInfo
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def refusals_as_values(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | ServeAppError]]:
+    """A deployment's method that returns an expected error instead of raising it; ``call`` raises it again.
+
+    Raised, it would come out as a RayTaskError with the remote traceback, and be logged as a fault of the replica.
+    """
+
+    @functools.wraps(method)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T | ServeAppError:
+        try:
+            return await method(*args, **kwargs)
+        except ServeAppError as exc:
+            return exc
+
+    return wrapper
+
+
+async def call(method: Any, *args: Any) -> Any:
+    """The result of a deployment's method. Raises ServeAppError; what else comes out is a bug."""
+    try:
+        result = await method.remote(*args)
+    except BackPressureError as exc:
+        raise Overloaded("the service is at its limit") from exc
+    except (RayActorError, DeploymentUnavailableError) as exc:
+        raise Unavailable("a replica died or is not there; try again") from exc
+    if isinstance(result, ServeAppError):
+        raise result
+    return result
+
+
+class DetectorClient:
+    """The Detector, as its callers see it: which model it serves, slots for frames, and answers about them.
+
+    A frame goes by its slot's name where the Detector shares our memory and by its bytes where it does not.
+    """
+
+    def __init__(self, handle: DeploymentHandle, *, slots: int) -> None:
+        self._handle = handle
+        self._slots = slots
+        self._model: ModelInfo | None = None
+        self._pool: FramePool | None = None
+
+    async def fetch_model(self) -> ModelInfo:
+        """The model that serves now, asked of a replica."""
+        model: ModelInfo = await call(self._handle.model)
+        if self._pool is None or self._pool.size_px != model.size_px:
+            self.close()
+            self._pool = FramePool(self._slots, model.size_px)
+        self._model = model
+        return model
+
+    async def model(self) -> ModelInfo:
+        """The model that served when last asked."""
+        return self._model or await self.fetch_model()
+
+    @property
+    def pool(self) -> FramePool:
+        """Slots of the model's size, once ``model`` was asked."""
+        if self._pool is None:
+            raise Unavailable("the detector's model is not known yet")
+        return self._pool
+
+    async def detect(self, slot: Slot, model: ModelInfo, options: DetectOptions, time_left_s: float) -> DetectReply:
+        """What the model finds in the slot's frame, in model-input pixels. Raises ServeAppError."""
+        request = DetectRequest(slot.ref, options, time_left_s, model.version)
+        try:
+            try:
+                reply: DetectReply = await call(self._handle.detect, request)
+            except SlotElsewhere:
+                reply = await call(self._handle.detect, replace(request, frame=slot.pixels.tobytes()))
+        except ModelChanged:
+            self._model = None
+            raise
+        return reply
+
+    def close(self) -> None:
+        """Give the shared memory back."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+
+class RayInstrument:
+    """A metric of ours as one of Ray's."""
+
+    def __init__(self, metric: Metric) -> None:
+        if metric.kind == "counter":
+            self._record = metrics.Counter(metric.name, metric.description, metric.tags).inc
+        elif metric.kind == "gauge":
+            self._record = metrics.Gauge(metric.name, metric.description, metric.tags).set
+        else:
+            histogram = metrics.Histogram(metric.name, metric.description, list(metric.buckets), metric.tags)
+            self._record = histogram.observe
+
+    def record(self, value: float, tags: dict[str, str]) -> None:
+        """See ``telemetry.Instrument``."""
+        self._record(value, tags)

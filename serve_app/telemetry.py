@@ -1,0 +1,88 @@
+"""What is measured: every metric's name, meaning and tags, declared once. Shells say how they are recorded.
+
+Ray exports them with the prefix ``ray_`` (a counter with the suffix ``_total``) and adds deployment, replica and
+application where they are recorded inside a replica.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from serve_app.types import Answer, DetectReply
+
+logger = logging.getLogger("ray.serve")
+
+_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000)
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric's declaration."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    description: str
+    tags: tuple[str, ...] = ()
+    buckets: tuple[int, ...] = ()
+
+
+IMAGES = Metric("counter", "sightline_images", "Pictures answered, by the traffic's kind", ("traffic",))
+REFUSALS = Metric("counter", "sightline_refusals", "Pictures refused, by the error's code", ("code",))
+DETECTIONS = Metric("counter", "sightline_detections", "Detections answered, by label: watch it for drift", ("label",))
+DROPS = Metric("counter", "sightline_batcher_drops", "Pictures that left the queue before the engine", ("reason",))
+BATCH_SIZE = Metric("histogram", "sightline_batch_size", "Pictures taken together by the engine", (), _COUNTS)
+QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Pictures that wait for the engine")
+STAGE_MS = Metric("histogram", "sightline_stage_ms", "Milliseconds a picture spends in a stage", ("stage",), _MS)
+STREAM_FRAMES = Metric(
+    "counter",
+    "sightline_stream_frames",
+    "Frames captured, processed and dropped by reason",
+    ("stream_id", "outcome"),
+)
+STREAM_AGE_MS = Metric(
+    "histogram", "sightline_stream_age_ms", "Milliseconds from capture to result", ("stream_id",), _MS
+)
+
+
+class Instrument(Protocol):
+    """A metric as something that can be recorded."""
+
+    def record(self, value: float, tags: dict[str, str]) -> None:
+        """Add to a counter, set a gauge, or observe in a histogram."""
+
+
+class Telemetry:
+    """Records metrics through ``make``, which turns a declaration into an instrument once."""
+
+    def __init__(self, make: Callable[[Metric], Instrument]) -> None:
+        self._make = make
+        self._instruments: dict[str, Instrument] = {}
+
+    def record(self, metric: Metric, value: float = 1, **tags: str) -> None:
+        """Record one value."""
+        instrument = self._instruments.get(metric.name)
+        if instrument is None:
+            instrument = self._instruments[metric.name] = self._make(metric)
+        instrument.record(value, tags)
+
+    def answered(self, answer: Answer, traffic: str) -> None:
+        """One picture or frame was answered."""
+        self.record(IMAGES, traffic=traffic)
+        for class_id, count in _counts(answer.detections.class_id.tolist()).items():
+            self.record(DETECTIONS, count, label=answer.model.labels[class_id])
+        self.record(STAGE_MS, answer.timing_s["decode"] * 1e3, stage="decode")
+
+    def inferred(self, replies: list[DetectReply]) -> None:
+        """One batch went through the engine."""
+        self.record(BATCH_SIZE, len(replies))
+        self.record(STAGE_MS, replies[0].inference_s * 1e3, stage="inference")
+        for reply in replies:
+            self.record(STAGE_MS, reply.postprocess_s * 1e3, stage="postprocess")
+
+
+def _counts(class_ids: list[int]) -> dict[int, int]:
+    return {class_id: class_ids.count(class_id) for class_id in set(class_ids)}

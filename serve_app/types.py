@@ -1,0 +1,136 @@
+"""The nouns: frozen values over numpy arrays, with their shapes beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]  # (height, width, 3), BGR, as OpenCV decodes
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded picture of a stream."""
+
+    pixels: Pixels
+    frame_id: int  # counts from 0 at the stream's start and never goes back, not even when a file loops
+    captured_at_s: float  # wall clock, seconds since the epoch
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """How a picture was fitted into the square model input: scaled, centred, padded."""
+
+    width_px: int  # of the picture
+    height_px: int
+    size_px: int  # of the model input
+    inner_width_px: int  # of the picture inside the model input
+    inner_height_px: int
+    pad_x_px: int
+    pad_y_px: int
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one picture, the most confident first. A struct of arrays of one length."""
+
+    xyxy: NDArray[np.float32]  # (n, 4): left, top, right, bottom
+    confidence: NDArray[np.float32]  # (n,)
+    class_id: NDArray[np.int32]  # (n,)
+
+    def __post_init__(self) -> None:
+        n = len(self.confidence)
+        expected = ((n, 4), (n,), (n,))
+        actual = (self.xyxy.shape, self.confidence.shape, self.class_id.shape)
+        if actual != expected:
+            raise ValueError(f"Detections: expected shapes {expected}, got {actual}")
+
+    @classmethod
+    def empty(cls) -> Detections:
+        """No detection at all."""
+        return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
+
+    def __len__(self) -> int:
+        return len(self.confidence)
+
+    def __iter__(self) -> Iterator[tuple[list[float], float, int]]:
+        """Each detection as plain Python numbers: box, confidence, class id."""
+        return zip(self.xyxy.tolist(), self.confidence.tolist(), self.class_id.tolist(), strict=True)
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """The thresholds of one picture; every picture of a batch keeps its own."""
+
+    confidence: float  # at least, exclusive
+    iou: float  # two boxes of one class that overlap by more are one; end-to-end models do without
+    max_detections: int
+    class_ids: tuple[int, ...] | None = None  # None: every class
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a client or a neighbour needs to know of the loaded model."""
+
+    name: str
+    version: str  # the first 12 hex digits of the weights' SHA-256
+    engine: str
+    labels: tuple[str, ...]  # label of each class id
+    size_px: int  # the model input is (size_px, size_px, 3)
+    end_to_end: bool  # the raw output is (n, 6) rows, already free of duplicates
+
+    def class_ids(self, wanted: tuple[str, ...]) -> tuple[int, ...]:
+        """Class ids of labels or of ids written as digits. Raises KeyError with the first unknown one."""
+        known = {label: class_id for class_id, label in enumerate(self.labels)}
+        known = {str(class_id): class_id for class_id in range(len(self.labels))} | known
+        return tuple(sorted({known[name] for name in wanted}))
+
+
+@dataclass(frozen=True)
+class SlotRef:
+    """Where a frame lies in shared memory; all that travels of it."""
+
+    pool: str  # name of the pool's file
+    offset: int  # bytes from the start of the file
+    size_px: int  # the slot is (size_px, size_px, 3) uint8
+
+
+@dataclass(frozen=True)
+class DetectRequest:
+    """One model input for the Detector: a slot, or its bytes where the slot's memory is not shared."""
+
+    frame: SlotRef | bytes
+    options: DetectOptions
+    time_left_s: float  # a duration, since clocks of two nodes differ
+    model_version: str  # the model the frame was letterboxed for
+
+
+@dataclass(frozen=True)
+class DetectReply:
+    """The Detector's answer, in model-input pixels, with where the time went."""
+
+    detections: Detections
+    queue_s: float
+    inference_s: float
+    postprocess_s: float
+    batch_size: int  # items that were taken together
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One picture's answer, in the pixels of the picture as a viewer shows it."""
+
+    detections: Detections
+    width_px: int
+    height_px: int
+    model: ModelInfo
+    batch_size: int
+    timing_s: dict[str, float] = field(default_factory=dict)  # decode, queue, inference, postprocess, total
+    annotated: bytes | None = None  # JPEG with the boxes drawn, when asked for
+
+
+Json = dict[str, Any]
