@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
@@ -26,14 +27,17 @@ def build_app(args: dict[str, Any]) -> Application:
     if app_args.model.weights is None:
         raise ConfigError("no model is named: set model.weights in the config, or SERVE_APP_WEIGHTS, to a YOLO model")
     slots, batcher = app_args.preprocessor.slots, app_args.batcher
-    detector = Detector.options(
+    detector = serve.deployment(
+        Detector,
         # More than the batcher holds, so that it refuses at once and Serve's router never backs off.
         max_ongoing_requests=2 * (batcher.max_queue_size + batcher.max_batch_size),
         **_COMMON,
     ).bind(app_args)
-    preprocessor = Preprocessor.options(
+    preprocessor = serve.deployment(
+        Preprocessor,
         max_ongoing_requests=slots,  # a slot for each request in flight: a lease never waits
         max_queued_requests=2 * slots,  # of each Ingress replica; one more is refused
         **_COMMON,
     ).bind(detector, app_args)
-    return Ingress.options(max_ongoing_requests=4 * slots, **_COMMON).bind(preprocessor, app_args)
+    ingress = serve.deployment(Ingress, max_ongoing_requests=4 * slots, **_COMMON)
+    return ingress.bind(preprocessor, app_args)

@@ -136,8 +136,9 @@ class Batcher(Generic[Item, Result]):
 
     def _forget_cancelled(self) -> None:
         alive = [waiting for waiting in self._queue if not waiting.answer.cancelled()]
-        self.drops["cancelled"] += len(self._queue) - len(alive)
-        self._queue = deque(alive)
+        if len(alive) < len(self._queue):
+            self.drops["cancelled"] += len(self._queue) - len(alive)
+            self._queue = deque(alive)
 
 
 def _fail(waiting: _Waiting[Item, Result], exc: Exception) -> None:

@@ -28,6 +28,10 @@ def _setting(variable: str, default: Any, **constraints: Any) -> Any:
     )
 
 
+def _section() -> Any:
+    return Field(default={}, validate_default=True)  # validated in its place, so that an error names the section
+
+
 class _Args(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -86,11 +90,11 @@ class StreamArgs(_Args):
 class AppArgs(_Args):
     """All settings of the application."""
 
-    model: ModelArgs = Field(default_factory=ModelArgs)
-    detect: DetectArgs = Field(default_factory=DetectArgs)
-    batcher: BatcherArgs = Field(default_factory=BatcherArgs)
-    limits: LimitArgs = Field(default_factory=LimitArgs)
-    preprocessor: PreprocessorArgs = Field(default_factory=PreprocessorArgs)
+    model: ModelArgs = _section()
+    detect: DetectArgs = _section()
+    batcher: BatcherArgs = _section()
+    limits: LimitArgs = _section()
+    preprocessor: PreprocessorArgs = _section()
 
 
 def parse_args(args: dict[str, Any]) -> AppArgs:

@@ -6,7 +6,11 @@ import io
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
+from PIL.Image import DecompressionBombError
+
+# Bound now: when Ultralytics is imported it puts its own function in its place, which tries to install packages.
+from PIL.Image import open as open_header
 
 from serve_app.errors import Malformed, NotAnImage, TooLarge, Undecodable
 from serve_app.types import Pixels
@@ -37,9 +41,9 @@ def _check_header(data: bytes, max_pixels: int) -> None:
     if not _has_signature(data):
         raise NotAnImage(f"these bytes are not a picture: send {_NAMES}")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
+        with open_header(io.BytesIO(data), formats=FORMATS) as header:
             width, height = header.size
-    except Image.DecompressionBombError as exc:
+    except DecompressionBombError as exc:
         raise TooLarge(f"the picture has more than {max_pixels / 1e6:g} megapixels") from exc
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, OverflowError) as exc:
         raise Undecodable("the picture's header is truncated or corrupt") from exc

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -24,12 +24,13 @@ from serve_app.decode import decode
 from serve_app.drawing import draw, encode_jpeg
 from serve_app.errors import ModelChanged, ServeAppError, Unavailable
 from serve_app.frames import SlotReader
-from serve_app.letterbox import letterbox, to_picture
+from serve_app.letterbox import letterbox
 from serve_app.postprocess import to_detections
 from serve_app.serving import DetectorClient, RayInstrument, call, refusals_as_values
 from serve_app.telemetry import DROPS, QUEUE_SIZE, REFUSALS, STAGE_MS, Telemetry
 from serve_app.types import (
     Answer,
+    Detections,
     DetectOptions,
     DetectReply,
     DetectRequest,
@@ -48,11 +49,10 @@ class _Item:
     options: DetectOptions
 
 
-@serve.deployment
 class Detector:
     """Owns the engine and the batcher. Its one engine thread infers and postprocesses; its loop never waits for it."""
 
-    async def __init__(self, args: AppArgs) -> None:
+    async def __init__(self, args: AppArgs) -> None:  # type: ignore[misc]  # Serve awaits it
         self._telemetry = Telemetry(RayInstrument)
         self._thread = ThreadPoolExecutor(1, "engine")
         self._reader = SlotReader()
@@ -66,15 +66,16 @@ class Detector:
         size_px = self._engine.info.size_px
         blank = np.zeros((size_px, size_px, 3), np.uint8)
         await self._in_thread(lambda: self._engine.infer([blank] * args.batcher.max_batch_size))  # warm-up
+        self._model = replace(self._engine.info, defaults=DetectOptions(**args.detect.model_dump()))
 
     async def model(self) -> ModelInfo:
         """The model, loaded and warm."""
-        return self._engine.info
+        return self._model
 
     @refusals_as_values
     async def detect(self, request: DetectRequest) -> DetectReply:
         """What the model finds in one frame, in model-input pixels."""
-        if request.model_version != self._engine.info.version:
+        if request.model_version != self._model.version:
             raise ModelChanged("the model was changed; try again")
         item = _Item(self._frame(request), request.options)
         try:
@@ -102,7 +103,7 @@ class Detector:
         replies = []
         for item, raw in zip(items, raw_outputs, strict=True):
             begun_s = time.monotonic()
-            detections = to_detections(raw, item.options, end_to_end=self._engine.info.end_to_end)
+            detections = to_detections(raw, item.options, end_to_end=self._model.end_to_end)
             replies.append(DetectReply(detections, 0.0, inferred_s - started_s, time.monotonic() - begun_s, 0))
         return replies
 
@@ -122,13 +123,12 @@ class Detector:
         self._thread.shutdown(wait=False)
 
 
-@serve.deployment
 class Preprocessor:
     """Decodes a picture straight into a shared-memory slot, asks the Detector about it, and maps the boxes back."""
 
     def __init__(self, detector: DeploymentHandle, args: AppArgs) -> None:
         cv2.setNumThreads(1)  # one picture a thread; the threads are ours
-        detector._init(_prefer_local_routing=True)
+        decode(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64)  # loads the decoders' libraries before a client waits
         self._detector = DetectorClient(detector, slots=args.preprocessor.slots)
         # As many threads as full-size pictures may be in memory at once.
         self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads, "decode")
@@ -155,29 +155,19 @@ class Preprocessor:
         model = await self._detector.model()
         with self._detector.pool.lease() as slot:
             box, decode_s = await self._in_thread(lambda: self._decode(data, slot.pixels))
-            reply = await self._detector.detect(slot, model, options, expires_at_s - time.monotonic())
-        detections = to_picture(reply.detections, box)
-        return Answer(
-            detections=detections,
-            width_px=box.width_px,
-            height_px=box.height_px,
-            model=model,
-            batch_size=reply.batch_size,
-            timing_s={
-                "decode": decode_s,
-                "queue": reply.queue_s,
-                "inference": reply.inference_s,
-                "postprocess": reply.postprocess_s,
-            },
-            annotated=await self._in_thread(lambda: self._draw(data, detections, model)) if annotate else None,
-        )
+            answer = await self._detector.detect(slot, box, model, options, time_left_s=expires_at_s - time.monotonic())
+        answer.timing_s["decode"] = decode_s
+        if annotate:
+            annotated = await self._in_thread(lambda: self._draw(data, answer.detections, model))
+            answer = replace(answer, annotated=annotated)
+        return answer
 
     def _decode(self, data: bytes, model_input: Pixels) -> tuple[Letterbox, float]:
         started_s = time.monotonic()
         box = letterbox(decode(data, self._max_pixels), model_input)
         return box, time.monotonic() - started_s
 
-    def _draw(self, data: bytes, detections: Any, model: ModelInfo) -> bytes:
+    def _draw(self, data: bytes, detections: Detections, model: ModelInfo) -> bytes:
         # Decoded again: to hold every picture's pixels until its boxes are known would cost far more memory.
         return encode_jpeg(draw(decode(data, self._max_pixels), detections, model.labels))
 
@@ -197,7 +187,6 @@ class Preprocessor:
         self._decoders.shutdown(wait=False)
 
 
-@serve.deployment
 @serve.ingress()
 class Ingress:
     """FastAPI in front of the graph. Imports neither torch nor a model."""

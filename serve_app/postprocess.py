@@ -56,4 +56,5 @@ def _suppress(
     corner: NDArray[np.float32], size: NDArray[np.float32], confidence: NDArray[np.float32], iou: float
 ) -> NDArray[np.intp]:
     xywh = np.concatenate([corner, size], axis=1, dtype=np.float64)
-    return np.asarray(cv2.dnn.NMSBoxes(xywh, confidence, 0.0, iou), np.intp).reshape(-1)
+    kept = cv2.dnn.NMSBoxes(xywh, confidence, 0.0, iou)  # type: ignore[arg-type]  # its stubs know only lists
+    return np.asarray(kept, np.intp).reshape(-1)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.config import DetectArgs
 from serve_app.errors import InvalidParameter, ServeAppError
 from serve_app.types import Answer, DetectOptions, ModelInfo
 
@@ -37,7 +36,7 @@ class DetectQuery(BaseModel):
     ] = []
     max_detections: Annotated[int | None, Field(ge=1, le=3000)] = None
 
-    def to_options(self, defaults: DetectArgs, model: ModelInfo) -> DetectOptions:
+    def to_options(self, model: ModelInfo) -> DetectOptions:
         """Thresholds for the model. Raises InvalidParameter for a class that the model does not know."""
         wanted = tuple(name.strip() for item in self.classes for name in item.split(",") if name.strip())
         try:
@@ -45,9 +44,9 @@ class DetectQuery(BaseModel):
         except KeyError as exc:
             raise InvalidParameter(f"classes: the model {model.name} knows no class {exc.args[0]!r}") from None
         return DetectOptions(
-            confidence=defaults.confidence if self.confidence is None else self.confidence,
-            iou=defaults.iou if self.iou is None else self.iou,
-            max_detections=self.max_detections or defaults.max_detections,
+            confidence=model.defaults.confidence if self.confidence is None else self.confidence,
+            iou=model.defaults.iou if self.iou is None else self.iou,
+            max_detections=self.max_detections or model.defaults.max_detections,
             class_ids=class_ids,
         )
 
@@ -101,23 +100,26 @@ class DetectResponse(BaseModel):
     @classmethod
     def from_answer(cls, answer: Answer, request_id: str) -> DetectResponse:
         """The answer as JSON, rounded to what a pixel and a confidence are worth."""
-        return cls(
-            count=len(answer.detections),
-            detections=[
-                Detection(
-                    label=answer.model.labels[class_id],
-                    class_id=class_id,
-                    confidence=round(confidence, 4),
-                    bbox=Box(**dict(zip(("x1", "y1", "x2", "y2"), (round(v, 2) for v in xyxy), strict=True))),
-                )
-                for xyxy, confidence, class_id in answer.detections
-            ],
-            image=ImageSize(width=answer.width_px, height=answer.height_px),
-            model=answer.model.name,
-            timing_ms=TimingMs(**{stage: round(answer.timing_s[stage] * 1e3, 2) for stage in STAGES}),
-            batch_size=answer.batch_size,
-            request_id=request_id,
-        )
+        return cls(request_id=request_id, **_answer_fields(answer))
+
+
+def _answer_fields(answer: Answer) -> dict[str, Any]:
+    return {
+        "count": len(answer.detections),
+        "detections": [
+            Detection(
+                label=answer.model.labels[class_id],
+                class_id=class_id,
+                confidence=round(confidence, 4),
+                bbox=Box(x1=round(x1, 2), y1=round(y1, 2), x2=round(x2, 2), y2=round(y2, 2)),
+            )
+            for (x1, y1, x2, y2), confidence, class_id in answer.detections
+        ],
+        "image": ImageSize(width=answer.width_px, height=answer.height_px),
+        "model": answer.model.name,
+        "timing_ms": TimingMs(**{stage: round(answer.timing_s[stage] * 1e3, 2) for stage in STAGES}),
+        "batch_size": answer.batch_size,
+    }
 
 
 class ErrorResponse(BaseModel):
@@ -152,3 +154,48 @@ class ReadyResponse(BaseModel):
     model: str
     version: str
     engine: str
+
+
+class StreamResult(BaseModel):
+    """What was found in one frame of a stream."""
+
+    stream_id: str
+    frame_id: int
+    captured_at_s: float = Field(description="Wall clock, seconds since the epoch.")
+    age_s: float = Field(description="From capture to result.")
+    count: int
+    detections: list[Detection]
+    image: ImageSize
+    model: str
+    timing_ms: TimingMs
+    batch_size: int
+
+    @classmethod
+    def from_answer(cls, answer: Answer, *, stream_id: str, frame_id: int, captured_at_s: float) -> StreamResult:
+        """The answer as JSON; ``total`` is the result's age."""
+        return cls(
+            stream_id=stream_id,
+            frame_id=frame_id,
+            captured_at_s=captured_at_s,
+            age_s=round(answer.timing_s["total"], 4),
+            **_answer_fields(answer),
+        )
+
+
+class StreamStatus(BaseModel):
+    """A stream's state and counters. ``captured = processed + dropped``, but for the frames under way."""
+
+    stream_id: str
+    state: str
+    detail: str = Field(description="Why, where the state does not say it all.")
+    source: str = Field(description="Without credentials.")
+    policy: str
+    uptime_s: float
+    captured: int
+    processed: int
+    dropped: dict[str, int] = Field(description="By reason.")
+    reconnects: int
+    camera_fps: float
+    processed_fps: float
+    dropped_fps: float
+    latest: StreamResult | None

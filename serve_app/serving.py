@@ -14,8 +14,9 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.errors import ModelChanged, Overloaded, ServeAppError, SlotElsewhere, Unavailable
 from serve_app.frames import FramePool, Slot
+from serve_app.letterbox import to_picture
 from serve_app.telemetry import Metric
-from serve_app.types import DetectOptions, DetectReply, DetectRequest, ModelInfo
+from serve_app.types import Answer, DetectOptions, DetectReply, DetectRequest, Letterbox, ModelInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,7 +57,8 @@ class DetectorClient:
     A frame goes by its slot's name where the Detector shares our memory and by its bytes where it does not.
     """
 
-    def __init__(self, handle: DeploymentHandle, *, slots: int) -> None:
+    def __init__(self, handle: DeploymentHandle, *, slots: int, **init: Any) -> None:
+        handle._init(_prefer_local_routing=True, **init)
         self._handle = handle
         self._slots = slots
         self._model: ModelInfo | None = None
@@ -82,8 +84,13 @@ class DetectorClient:
             raise Unavailable("the detector's model is not known yet")
         return self._pool
 
-    async def detect(self, slot: Slot, model: ModelInfo, options: DetectOptions, time_left_s: float) -> DetectReply:
-        """What the model finds in the slot's frame, in model-input pixels. Raises ServeAppError."""
+    async def detect(
+        self, slot: Slot, box: Letterbox, model: ModelInfo, options: DetectOptions, *, time_left_s: float
+    ) -> Answer:
+        """What the model finds in the slot's frame, in the pixels of the picture it was letterboxed from.
+
+        Raises ServeAppError; after ModelChanged, ``model`` asks anew.
+        """
         request = DetectRequest(slot.ref, options, time_left_s, model.version)
         try:
             try:
@@ -93,7 +100,14 @@ class DetectorClient:
         except ModelChanged:
             self._model = None
             raise
-        return reply
+        return Answer(
+            detections=to_picture(reply.detections, box),
+            width_px=box.width_px,
+            height_px=box.height_px,
+            model=model,
+            batch_size=reply.batch_size,
+            timing_s={"queue": reply.queue_s, "inference": reply.inference_s, "postprocess": reply.postprocess_s},
+        )
 
     def close(self) -> None:
         """Give the shared memory back."""

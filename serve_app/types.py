@@ -82,6 +82,7 @@ class ModelInfo:
     labels: tuple[str, ...]  # label of each class id
     size_px: int  # the model input is (size_px, size_px, 3)
     end_to_end: bool  # the raw output is (n, 6) rows, already free of duplicates
+    defaults: DetectOptions = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)  # as the Detector is set
 
     def class_ids(self, wanted: tuple[str, ...]) -> tuple[int, ...]:
         """Class ids of labels or of ids written as digits. Raises KeyError with the first unknown one."""

@@ -64,7 +64,7 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
         deadline_s = args.limits.deadline_s
         try:
             async with asyncio.timeout(deadline_s):
-                options = query.to_options(args.detect, await pipeline.model())
+                options = query.to_options(await pipeline.model())
                 answers = await asyncio.gather(
                     *(_detect_one(picture, options, annotate, started_at_s) for picture in pictures)
                 )

@@ -76,7 +76,8 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
         model = core.read_model(path)
     except RuntimeError as exc:
         raise ModelError(f"OpenVINO cannot read {path}") from exc
-    return model, {key: value.value for key, value in model.get_rt_info().get("framework", {}).items()}
+    info = model.get_rt_info()
+    return model, {key: value.value for key, value in info["framework"].items()} if "framework" in info else {}
 
 
 def _fix_size(model: ov.Model, size_px: int) -> int:

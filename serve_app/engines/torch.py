@@ -35,12 +35,12 @@ class TorchEngine:
             end_to_end=self._end_to_end,
         )
 
-    @torch.inference_mode()
     def infer(self, frames: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
         """See ``Engine``."""
-        batch = torch.from_numpy(np.stack(frames)).to(self._device, non_blocking=True)
-        # NHWC in memory is what channels_last means: the permuted view costs nothing.
-        batch = batch.flip(-1).permute(0, 3, 1, 2).to(self._dtype).div_(255)
-        raw = self._network(batch)
-        raw = raw[0] if isinstance(raw, (list, tuple)) else raw
-        return list(raw.float().cpu().numpy())
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.stack(frames)).to(self._device)
+            # NHWC in memory is what channels_last means: the permuted view costs nothing.
+            batch = batch.flip(-1).permute(0, 3, 1, 2).to(self._dtype).div_(255)
+            raw = self._network(batch)
+            raw = raw[0] if isinstance(raw, (list, tuple)) else raw
+            return list(raw.float().cpu().numpy())

@@ -22,6 +22,8 @@ def load_checkpoint(path: Path) -> tuple[Any, tuple[str, ...]]:
     """
     yolo = _open(path)
     names = yolo.names
+    if hasattr(yolo.model, "end2end"):
+        yolo.model.end2end = False  # as Ultralytics predicts and exports; a model with one head keeps that one
     return yolo.model.float(), tuple(str(names[class_id]) for class_id in range(len(names)))
 
 

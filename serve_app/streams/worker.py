@@ -1,0 +1,237 @@
+"""The StreamWorker: a named, detached Ray actor that runs one stream's continuous capture loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import ray
+from ray import serve
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+from serve_app.errors import Conflict, ModelChanged, NotFound, ServeAppError
+from serve_app.schemas import DetectQuery, StreamResult, StreamStatus
+from serve_app.serving import DetectorClient, RayInstrument
+from serve_app.streams.capture import Capture, Captured, Policy, Progress
+from serve_app.streams.source import Source
+from serve_app.telemetry import STREAM_AGE_MS, STREAM_FRAMES, Telemetry
+from serve_app.types import Json, ModelInfo
+
+logger = logging.getLogger("ray.serve")
+
+NAMESPACE = "sightline"
+_NAME_PREFIX = "stream:"
+_SLOTS = 3  # one is being written, one waits, one is with the Detector
+_FRAME_TIMEOUT_S = 10.0
+_RETRY_PAUSE_S = 0.2
+_OWNER_CHECK_PERIOD_S = 2.0
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """Everything a stream is; a restarted worker starts from it again."""
+
+    stream_id: str
+    source: Source
+    policy: Policy
+    loop: bool
+    query: DetectQuery
+    application: str  # the Serve application whose Detector it feeds
+
+
+class StreamWorker:
+    """Feeds one source's frames to the Detector, one at a time, and keeps the latest result and the counters.
+
+    Its loop starts here in ``__init__``, since that is what Ray runs again when the actor died. It ends itself when
+    its application is deleted or Serve is shut down; a rolling update or a restarting controller is not that.
+    """
+
+    def __init__(self, spec: StreamSpec) -> None:
+        cv2.setNumThreads(1)
+        self._spec = spec
+        self._started_s = time.monotonic()
+        self._progress = Progress()
+        self._latest: StreamResult | None = None
+        self._reported: dict[str, int] = {}
+        self._telemetry = Telemetry(RayInstrument)
+        self._detector = DetectorClient(
+            serve.get_deployment_handle("Detector", app_name=spec.application),
+            slots=_SLOTS,
+            # The handle is used from our own loop; configs/serve.env would have it on the loop that made it.
+            _run_router_in_separate_loop=True,
+        )
+        self._capture = Capture(
+            spec.source,
+            policy=spec.policy,
+            loop=spec.loop,
+            take_slot=lambda: self._detector.pool.take(),
+            progress=self._progress,
+        )
+        threading.Thread(target=lambda: asyncio.run(self._run()), name="detect", daemon=True).start()
+
+    def __repr__(self) -> str:
+        return f"StreamWorker({self._spec.stream_id})"  # what the Ray dashboard and the logs show
+
+    def status(self) -> Json:
+        """See ``StreamStatus``."""
+        progress = self._progress
+        return StreamStatus(
+            stream_id=self._spec.stream_id,
+            state=progress.state,
+            detail=progress.detail,
+            source=self._spec.source.name,
+            policy=self._spec.policy,
+            uptime_s=round(time.monotonic() - self._started_s, 1),
+            captured=progress.captured,
+            processed=progress.processed,
+            dropped=dict(progress.dropped),
+            reconnects=progress.reconnects,
+            camera_fps=round(progress.camera_rate.per_second(), 2),
+            processed_fps=round(progress.processed_rate.per_second(), 2),
+            dropped_fps=round(progress.dropped_rate.per_second(), 2),
+            latest=self._latest,
+        ).model_dump()
+
+    def stop(self) -> None:
+        """Close the source and give the shared memory back."""
+        self._capture.stop()
+        self._detector.close()
+
+    async def _run(self) -> None:
+        owner = asyncio.create_task(self._end_with_application())
+        try:
+            await self._detect_until_the_end()
+        except Exception as exc:  # the loop's last words: without them the stream would stand still unnoticed
+            logger.exception("stream %s failed", self._spec.stream_id)
+            self._progress.state, self._progress.detail = "failed", f"internal error: {type(exc).__name__}"
+            self._capture.stop()
+        await owner  # a stream that is over still answers for its status
+
+    async def _detect_until_the_end(self) -> None:
+        await self._model()
+        self._capture.start()
+        while (captured := await asyncio.to_thread(self._capture.take)) is not None:
+            try:
+                await self._detect(captured)
+            finally:
+                captured.slot.give_back()
+            self._report_frames()
+
+    async def _detect(self, captured: Captured) -> None:
+        """One frame's result, however long the Detector is away; only newer frames can be lost meanwhile."""
+        while True:
+            model = await self._model()
+            if captured.slot.ref.size_px != model.size_px:
+                self._progress.drop("model_changed")
+                return
+            options = self._spec.query.to_options(model)
+            try:
+                answer = await asyncio.wait_for(
+                    self._detector.detect(captured.slot, captured.box, model, options, time_left_s=_FRAME_TIMEOUT_S),
+                    _FRAME_TIMEOUT_S,
+                )
+                break
+            except ModelChanged:
+                continue
+            except (ServeAppError, TimeoutError) as exc:
+                self._progress.detail = str(exc) or "the detector does not answer"
+                await asyncio.sleep(_RETRY_PAUSE_S)
+        age_s = time.time() - captured.captured_at_s
+        answer = replace(answer, timing_s=answer.timing_s | {"decode": captured.letterbox_s, "total": age_s})
+        self._latest = StreamResult.from_answer(
+            answer,
+            stream_id=self._spec.stream_id,
+            frame_id=captured.frame_id,
+            captured_at_s=captured.captured_at_s,
+        )
+        self._progress.processed += 1
+        self._progress.processed_rate.tick()
+        self._progress.detail = ""
+        self._telemetry.answered(answer, "stream")
+        self._telemetry.record(STREAM_AGE_MS, age_s * 1e3, stream_id=self._spec.stream_id)
+
+    async def _model(self) -> ModelInfo:
+        while True:
+            try:
+                return await asyncio.wait_for(self._detector.model(), _FRAME_TIMEOUT_S)
+            except (ServeAppError, TimeoutError) as exc:
+                self._progress.detail = str(exc) or "the detector does not answer"
+                await asyncio.sleep(_RETRY_PAUSE_S)
+
+    def _report_frames(self) -> None:
+        progress = self._progress
+        counts = {"captured": progress.captured, "processed": progress.processed, **progress.dropped}
+        for outcome, count in counts.items():
+            new = count - self._reported.get(outcome, 0)
+            if new:
+                self._telemetry.record(STREAM_FRAMES, new, stream_id=self._spec.stream_id, outcome=outcome)
+        self._reported = counts
+
+    async def _end_with_application(self) -> None:
+        while not await asyncio.to_thread(_is_gone, self._spec.application):  # noqa: ASYNC110  # another process
+            await asyncio.sleep(_OWNER_CHECK_PERIOD_S)
+        logger.info("stream %s ends: its application is gone", self._spec.stream_id)
+        self.stop()
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+
+def start(spec: StreamSpec) -> ActorHandle:
+    """Start a stream. Raises Conflict when its id is taken, NotFound when there is no such application."""
+    if _is_gone(spec.application):
+        raise NotFound(f"no application {spec.application!r} is being served")
+    actor = ray.remote(StreamWorker).options(
+        name=_NAME_PREFIX + spec.stream_id,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        max_restarts=-1,
+        max_concurrency=2,  # a status is answered while another call waits
+        num_cpus=0.05,
+    )
+    try:
+        return actor.remote(spec)
+    except ValueError as exc:  # Ray's word for a name that is taken
+        raise Conflict(f"a stream {spec.stream_id!r} is running") from exc
+
+
+def find(stream_id: str) -> ActorHandle:
+    """A running stream's actor. Raises NotFound."""
+    try:
+        return ray.get_actor(_NAME_PREFIX + stream_id, namespace=NAMESPACE)
+    except ValueError as exc:
+        raise NotFound(f"no stream {stream_id!r}") from exc
+
+
+def stream_ids() -> list[str]:
+    """Every running stream, sorted."""
+    actors: list[dict[str, Any]] = ray.util.list_named_actors(all_namespaces=True)
+    names = (actor["name"] for actor in actors if actor["namespace"] == NAMESPACE)
+    return sorted(name.removeprefix(_NAME_PREFIX) for name in names if name.startswith(_NAME_PREFIX))
+
+
+def stop(stream_id: str) -> None:
+    """End a stream for good. Raises NotFound."""
+    actor = find(stream_id)
+    try:
+        ray.get(actor.stop.remote(), timeout=_FRAME_TIMEOUT_S)
+    finally:
+        ray.kill(actor, no_restart=True)
+
+
+def _is_gone(application: str) -> bool:
+    """The application was deleted, or Serve shut down. A controller that is restarting says nothing of the kind."""
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return True
+    try:
+        status = serve.status().applications.get(application)
+    except (RayError, TimeoutError):
+        return False
+    return status is None or status.status == "DELETING"

@@ -1,0 +1,30 @@
+"""Fixtures that every kind of test shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import serve_app.decode  # noqa: F401  # before Ultralytics, which replaces Pillow's open
+from tests import squares
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="needs the folder ../shared (real photographs, videos and weights), which is not here"
+)
+
+
+@pytest.fixture(autouse=True)
+def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the shell's reaches a test."""
+    for name in [name for name in os.environ if name.startswith("SERVE_APP_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def squares_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The known-answer model as an OpenVINO folder."""
+    return squares.save_openvino(tmp_path_factory.mktemp("models") / "squares_openvino_model")

@@ -1,0 +1,24 @@
+"""Our own way from a picture's bytes to detections, without Ray and HTTP."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from serve_app.decode import decode
+from serve_app.engines import Engine
+from serve_app.letterbox import letterbox, to_picture
+from serve_app.postprocess import to_detections
+from serve_app.types import DetectOptions
+from tests.parity.reference import CONFIDENCE_TOLERANCE, THRESHOLD, Found
+
+OPTIONS = DetectOptions(confidence=THRESHOLD - CONFIDENCE_TOLERANCE, iou=0.7, max_detections=300)
+
+
+def detect(engine: Engine, data: bytes) -> list[Found]:
+    """What we find, a little below the threshold too."""
+    info = engine.info
+    slot = np.empty((info.size_px, info.size_px, 3), np.uint8)
+    box = letterbox(decode(data, 50_000_000), slot)
+    (raw,) = engine.infer([slot])
+    detections = to_picture(to_detections(raw, OPTIONS, end_to_end=info.end_to_end), box)
+    return [Found(info.labels[class_id], confidence, tuple(xyxy)) for xyxy, confidence, class_id in detections]

@@ -1,0 +1,79 @@
+"""Both YOLO heads through both engines, on models that are built here: same output as Ultralytics' own predictor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from ultralytics import YOLO
+
+from serve_app.config import ModelArgs
+from serve_app.letterbox import letterbox
+from serve_app.models import load
+from tests.parity.pictures import colourful
+from tests.parity.pipeline import detect
+from tests.parity.reference import THRESHOLD, disagreements, predict
+
+SIZE_PX = 640
+
+
+def confident(network: torch.nn.Module) -> int:
+    """How many places (raw head) or rows (end-to-end head) score above the threshold."""
+    slot = np.empty((SIZE_PX, SIZE_PX, 3), np.uint8)
+    letterbox(colourful(), slot)
+    raw = network.eval()(torch.from_numpy(slot[None, :, :, ::-1].copy()).permute(0, 3, 1, 2) / 255)[0]
+    scores = raw[0, :, 4] if raw.shape[-1] == 6 else raw[0, 4:].amax(0)
+    return int((scores > THRESHOLD).sum())
+
+
+@pytest.fixture(scope="module", params=["yolo26n end-to-end", "yolo26n", "yolo11n", "yolov8n"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A randomly initialised model whose class biases are raised until it finds something."""
+    torch.manual_seed(0)
+    name, _, end_to_end = request.param.partition(" ")
+    yolo = YOLO(f"{name}.yaml")
+    yolo.model.names = {class_id: f"class {class_id}" for class_id in range(80)}
+    path = tmp_path_factory.mktemp("models") / f"{request.param.replace(' ', '-')}.pt"
+    with torch.no_grad():
+        for module in yolo.model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):  # enough contrast for scores to differ from place to place
+                module.weight.mul_(1.8)
+        head = yolo.model.model[-1]
+        if end_to_end:
+            yolo.model.end2end = True
+            yolo.model.fuse(verbose=False)  # leaves the end-to-end head alone
+        branches = head.one2one_cv3 if end_to_end else head.cv3
+        for branch in branches:
+            branch[-1].weight.mul_(3)
+        for _ in range(80):
+            if confident(yolo.model) >= 40:
+                break
+            for branch in branches:
+                branch[-1].bias.add_(0.25)
+    yolo.save(path)
+    return path
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_the_answer_is_that_of_ultralytics(checkpoint: Path, engine: str, tmp_path: Path) -> None:
+    expected = predict(YOLO(checkpoint), colourful())
+    assert sum(found.confidence > THRESHOLD for found in expected) >= 20
+    assert len({found.confidence for found in expected}) > 10  # not one answer everywhere
+    args = ModelArgs(weights=checkpoint, engine=engine, image_size_px=SIZE_PX, cache_dir=tmp_path)
+    loaded = load(args, has_gpu=False)
+    assert loaded.info.end_to_end == checkpoint.stem.endswith("end-to-end")
+    data = cv2.imencode(".png", colourful())[1].tobytes()
+    assert disagreements(detect(loaded, data), expected) == []
+
+
+def test_a_checkpoint_is_exported_once(checkpoint: Path, tmp_path: Path) -> None:
+    args = ModelArgs(weights=checkpoint, engine="openvino", image_size_px=320, cache_dir=tmp_path)
+    load(args, has_gpu=False)
+    exported = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    load(args, has_gpu=False)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == exported
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]  # nothing beside the weights
+    assert np.array_equal([path.suffix for path in tmp_path.iterdir() if path.is_file()], [".lock"])

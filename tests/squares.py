@@ -1,0 +1,122 @@
+"""A model whose answers are known: it finds red, green and blue squares, by weights set by hand.
+
+A square of ``SIDE_PX`` in the model input, aligned to its grid of ``STRIDE_PX``, is found with exactly its own box. Its
+confidence is ``8 * brightness - 7`` (brightness from 0 to 1), so a picture also says how confident the answer will be.
+A square that is off the grid by one step or more scores zero there: no square is found twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import openvino as ov
+from onnx import TensorProto, helper, numpy_helper
+
+SIZE_PX = 320
+SIDE_PX = 32
+STRIDE_PX = 8
+LABELS = ("red", "green", "blue")
+_CELLS = (SIZE_PX - SIDE_PX) // STRIDE_PX + 1
+_BGR = {"red": (0, 0, 1), "green": (0, 1, 0), "blue": (1, 0, 0)}
+
+
+@dataclass(frozen=True)
+class Square:
+    """A square at a cell of the model's grid, in a picture of the model's size."""
+
+    label: str
+    column: int  # of _CELLS
+    row: int
+    brightness: int = 255  # of 255
+
+    @property
+    def confidence(self) -> float:
+        return 8 * self.brightness / 255 - 7
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        left, top = self.column * STRIDE_PX, self.row * STRIDE_PX
+        return left, top, left + SIDE_PX, top + SIDE_PX
+
+
+def picture(squares: list[Square], scale: int = 1) -> np.ndarray:
+    """A black picture, ``scale`` times the model's size, with the squares on it."""
+    pixels = np.zeros((SIZE_PX * scale, SIZE_PX * scale, 3), np.uint8)
+    for square in squares:
+        left, top, right, bottom = (side * scale for side in square.box)
+        pixels[top:bottom, left:right] = np.array(_BGR[square.label]) * square.brightness
+    return pixels
+
+
+def random_squares(rng: np.random.Generator, count: int) -> list[Square]:
+    """Squares that do not touch, of random colour and brightness."""
+    pitch = SIDE_PX // STRIDE_PX + 1
+    places = [(column, row) for column in range(0, _CELLS, pitch) for row in range(0, _CELLS, pitch)]
+    chosen = rng.choice(len(places), count, replace=False)
+    return [
+        Square(str(rng.choice(LABELS)), *places[place], int(rng.integers(229, 256)))  # confidence 0.18 to 1
+        for place in chosen
+    ]
+
+
+def encode(pixels: np.ndarray, extension: str = ".png") -> bytes:
+    """The picture as a file's bytes."""
+    return cv2.imencode(extension, pixels)[1].tobytes()
+
+
+def save_onnx(path: Path) -> Path:
+    """The model as an ONNX file, with metadata as Ultralytics writes it."""
+    weights = {
+        # Each class's colour less the other two: grey and white score nothing.
+        "purity": (2 * np.eye(3) - np.ones((3, 3))).astype(np.float32).reshape(3, 3, 1, 1),
+        "gain": np.array(8, np.float32),
+        "bias": np.array(-7, np.float32),
+        "flat": np.array([1, 3, -1], np.int64),
+        "boxes": _boxes(),
+    }
+    nodes = [
+        helper.make_node("Conv", ["images", "purity"], ["pure"]),
+        helper.make_node("Relu", ["pure"], ["coloured"]),
+        helper.make_node(
+            "AveragePool", ["coloured"], ["fill"], kernel_shape=[SIDE_PX] * 2, strides=[STRIDE_PX] * 2
+        ),
+        helper.make_node("Mul", ["fill", "gain"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "bias"], ["shifted"]),
+        helper.make_node("Relu", ["shifted"], ["score"]),
+        helper.make_node("Reshape", ["score", "flat"], ["scores"]),
+        helper.make_node("Concat", ["boxes", "scores"], ["output0"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "squares",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, SIZE_PX, SIZE_PX])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 7, _CELLS**2])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    helper.set_model_props(model, {"task": "detect", "names": str(dict(enumerate(LABELS)))})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def save_openvino(folder: Path) -> Path:
+    """The model as an OpenVINO folder, as Ultralytics exports one."""
+    folder.mkdir(parents=True)
+    source = save_onnx(folder / "squares.onnx")
+    ov.save_model(ov.Core().read_model(source), folder / "squares.xml", compress_to_fp16=False)
+    source.unlink()
+    (folder / "metadata.yaml").write_text(f"task: detect\nnames: {dict(enumerate(LABELS))}\n")
+    return folder
+
+
+def _boxes() -> np.ndarray:
+    """Centre x, centre y, width, height of every cell: (1, 4, cells)."""
+    centre = np.arange(_CELLS, dtype=np.float32) * STRIDE_PX + SIDE_PX / 2
+    y, x = np.meshgrid(centre, centre, indexing="ij")
+    side = np.full(_CELLS**2, SIDE_PX, np.float32)
+    return np.stack([x.ravel(), y.ravel(), side, side])[None].astype(np.float32)

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.api import build_api
+from serve_app.config import parse_args
+from serve_app.errors import Overloaded, Unavailable
+from serve_app.types import DetectOptions
+from tests.fakes import FakePipeline
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def pipeline() -> FakePipeline:
+    return FakePipeline()
+
+
+@pytest.fixture
+async def client(pipeline: FakePipeline) -> AsyncIterator[httpx.AsyncClient]:
+    args = parse_args({"limits": {"max_body_mib": 1, "max_images_per_request": 3, "deadline_s": 0.2}})
+    transport = httpx.ASGITransport(build_api(pipeline, args), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+def files(*contents: bytes, name: str = "file") -> list[tuple[str, tuple[str, bytes, str]]]:
+    return [(name, (f"{i}.jpg", content, "image/jpeg")) for i, content in enumerate(contents)]
+
+
+def is_error(response: httpx.Response, status_code: int, code: str) -> bool:
+    body = response.json()
+    return response.status_code == status_code and body["code"] == code and set(body) == {
+        "code",
+        "detail",
+        "request_id",
+    }
+
+
+async def test_a_raw_body_is_one_picture(client: httpx.AsyncClient) -> None:
+    response = await client.post("/detect", content=b"12345", headers={"X-Request-ID": "abc"})
+    assert response.status_code == 200
+    body = response.json()
+    assert body.pop("timing_ms").keys() == {"decode", "queue", "inference", "postprocess", "total"}
+    assert body == {
+        "count": 1,
+        "detections": [
+            {"label": "dog", "class_id": 1, "confidence": 0.75, "bbox": {"x1": 0, "y1": 0, "x2": 5, "y2": 10}}
+        ],
+        "image": {"width": 5, "height": 10},
+        "model": "fake",
+        "batch_size": 3,
+        "request_id": "abc",
+    }
+
+
+async def test_one_part_answers_as_a_raw_body_does(client: httpx.AsyncClient) -> None:
+    body = (await client.post("/detect", files=files(b"12345"))).json()
+    assert body["image"]["width"] == 5
+
+
+async def test_several_parts_answer_in_order_each_for_itself(client: httpx.AsyncClient) -> None:
+    response = await client.post("/detect", files=files(b"1", b"bad", b"333"))
+    assert response.status_code == 200
+    first, second, third = response.json()["results"]
+    assert (first["image"]["width"], third["image"]["width"]) == (1, 3)
+    assert second["code"] == "undecodable"
+
+
+async def test_the_annotated_picture_is_a_jpeg(client: httpx.AsyncClient) -> None:
+    response = await client.post("/detect", content=b"1", headers={"Accept": "image/jpeg"})
+    assert response.headers["content-type"] == "image/jpeg"
+    assert response.content.startswith(b"\xff\xd8\xff")
+
+
+async def test_the_query_sets_the_thresholds(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    query = "confidence=0.25&iou=0.5&classes=dog,0&classes=1&max_detections=7"
+    await client.post(f"/detect?{query}", content=b"1")
+    await client.post("/detect", content=b"1")
+    assert pipeline.options == [DetectOptions(0.25, 0.5, 7, (0, 1)), DetectOptions(0.5, 0.7, 300, None)]
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("confidence=7", "confidence"),
+        ("confidence=nan", "confidence"),
+        ("confidence=0", "confidence"),
+        ("confidence=high", "confidence"),
+        ("iou=-1", "iou"),
+        ("max_detections=0", "max_detections"),
+        ("classes=unicorn", "unicorn"),
+        ("classes=2", "2"),
+        ("conf=0.5", "conf"),
+    ],
+)
+async def test_a_wrong_parameter_is_named(client: httpx.AsyncClient, query: str, named: str) -> None:
+    response = await client.post(f"/detect?{query}", content=b"1")
+    assert is_error(response, 422, "invalid_parameter")
+    assert named in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("request_args", "status_code", "code"),
+    [
+        pytest.param({"content": bytes(2**20 + 1)}, 413, "too_large", id="large body"),
+        pytest.param({"files": files(bytes(2**20))}, 413, "too_large", id="large multipart"),
+        pytest.param({"files": files(b"1", b"2", b"3", b"4")}, 413, "too_large", id="too many pictures"),
+        pytest.param({"files": files(b"1", name="picture")}, 400, "malformed", id="part of another name"),
+        pytest.param(
+            {"content": b"--x\r\nnonsense", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+            400,
+            "malformed",
+            id="broken multipart",
+        ),
+        pytest.param(
+            {"content": b"1", "headers": {"content-type": "multipart/form-data"}}, 400, "malformed", id="no boundary"
+        ),
+        pytest.param(
+            {"content": b"--x--\r\n", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+            400,
+            "malformed",
+            id="no part",
+        ),
+        pytest.param(
+            {
+                "content": b'--x\r\nContent-Disposition: form-data; name="confidence"\r\n\r\n0.5\r\n--x--\r\n',
+                "headers": {"content-type": "multipart/form-data; boundary=x"},
+            },
+            400,
+            "malformed",
+            id="a field",
+        ),
+        pytest.param({"content": b"bad"}, 422, "undecodable", id="bad picture"),
+        pytest.param({"content": b"slow"}, 504, "deadline_exceeded", id="no answer in time"),
+        pytest.param(
+            {"files": files(b"1", b"2"), "headers": {"accept": "image/jpeg"}}, 422, "invalid_parameter", id="many drawn"
+        ),
+    ],
+)
+async def test_bad_input_gets_its_own_error(
+    client: httpx.AsyncClient, request_args: dict[str, Any], status_code: int, code: str
+) -> None:
+    response = await client.post("/detect", **request_args)
+    assert is_error(response, status_code, code), response.text
+
+
+async def test_a_body_that_does_not_say_its_size_is_limited_while_it_is_read(client: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 2**24:
+            sent += 2**16
+            yield bytes(2**16)
+
+    assert is_error(await client.post("/detect", content=endless()), 413, "too_large")
+
+
+async def test_routes_and_methods_that_do_not_exist_answer_in_the_same_form(client: httpx.AsyncClient) -> None:
+    assert is_error(await client.get("/nothing"), 404, "not_found")
+    assert is_error(await client.get("/detect"), 405, "malformed")
+
+
+async def test_a_bug_is_not_shown(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    pipeline.failure = RuntimeError("secret /path")
+    response = await client.post("/detect", content=b"1")
+    assert is_error(response, 500, "internal")
+    assert "secret" not in response.text
+
+
+async def test_who_is_refused_is_told_when_to_come_again(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    pipeline.failure = Overloaded("the queue is full")
+    response = await client.post("/detect", content=b"1")
+    assert is_error(response, 503, "overloaded")
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_health_and_readiness_differ(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    assert (await client.get("/readyz")).json()["model"] == "fake"
+    pipeline.failure = Unavailable("no detector answers")
+    assert (await client.get("/health")).json() == {"status": "ok"}
+    assert (await client.get("/livez")).status_code == 200
+    assert is_error(await client.get("/readyz"), 503, "unavailable")
+
+
+async def test_openapi_shows_the_request_the_answers_and_the_errors(client: httpx.AsyncClient) -> None:
+    detect = (await client.get("/openapi.json")).json()["paths"]["/detect"]["post"]
+    assert {"multipart/form-data", "image/*"} <= set(detect["requestBody"]["content"])
+    assert {parameter["name"] for parameter in detect["parameters"]} == {
+        "confidence",
+        "iou",
+        "classes",
+        "max_detections",
+    }
+    assert set(detect["responses"]) == {"200", "400", "413", "415", "422", "503", "504"}
+    for status_code, response in detect["responses"].items():
+        schema = str(response["content"]["application/json"]["schema"])
+        assert ("ErrorResponse" in schema) == (status_code != "200")

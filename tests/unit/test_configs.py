@@ -1,0 +1,82 @@
+"""Every shipped config: Serve silently ignores a misspelt key, so this test does not."""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from ray.serve.schema import ServeDeploySchema
+
+from serve_app.app import build_app
+from serve_app.config import parse_args
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in {typing.Union, types.UnionType, list, typing.Annotated}:
+        return [model for part in typing.get_args(annotation) for model in models_in(part)]
+    return []
+
+
+def unknown_keys(value: Any, schema: type[BaseModel], path: str = "") -> list[str]:
+    """Paths of keys that no field of the schema has."""
+    unknown = []
+    for key, item in value.items():
+        if key not in schema.model_fields:
+            unknown.append(f"{path}{key}")
+            continue
+        for model in models_in(schema.model_fields[key].annotation)[:1]:
+            for part in item if isinstance(item, list) else [item]:
+                unknown += unknown_keys(part, model, f"{path}{key}.")
+    return unknown
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.name)
+def config(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return yaml.safe_load(request.param.read_text())
+
+
+def test_the_check_itself_finds_a_misspelt_key() -> None:
+    wrong = {"applications": [{"name": "a", "deployments": [{"name": "Detector", "num_replica": 2}]}]}
+    assert unknown_keys(wrong, ServeDeploySchema) == ["applications.deployments.num_replica"]
+
+
+def test_serve_knows_every_key(config: dict[str, Any]) -> None:
+    ServeDeploySchema.model_validate(config)
+    assert unknown_keys(config, ServeDeploySchema) == []
+
+
+def test_the_application_takes_the_args(config: dict[str, Any]) -> None:
+    for application in config["applications"]:
+        parse_args(application["args"])
+
+
+def test_the_deployments_are_those_of_the_graph(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_APP_WEIGHTS", "any.pt")
+    ingress = build_app({})
+    preprocessor = ingress._bound_deployment.init_args[0]
+    detector = preprocessor._bound_deployment.init_args[0]
+    names = [app._bound_deployment.name for app in (ingress, preprocessor, detector)]
+    for application in config["applications"]:
+        assert application["name"] == "sightline"
+        assert [deployment["name"] for deployment in application["deployments"]] == names
+
+
+def test_no_config_leaves_loopback(config: dict[str, Any]) -> None:
+    assert config["http_options"]["host"] == "127.0.0.1"
+
+
+def test_no_config_takes_back_what_keeps_leases_and_refusals_prompt(config: dict[str, Any]) -> None:
+    """``max_ongoing_requests`` follows the slots and the queue; a number in a file would part from them."""
+    for application in config["applications"]:
+        for deployment in application["deployments"]:
+            assert "max_ongoing_requests" not in deployment

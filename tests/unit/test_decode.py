@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve_app.decode import decode
+from serve_app.errors import Malformed, NotAnImage, ServeAppError, TooLarge, Undecodable
+
+MAX_PIXELS = 50_000_000
+
+
+def gradient() -> np.ndarray:
+    """A smooth picture with a red corner, so that orientation and colour order show. BGR, 40 rows, 60 columns."""
+    pixels = np.full((40, 60, 3), 96, np.uint8)
+    pixels[:, :, 1] = np.linspace(0, 255, 60).astype(np.uint8)
+    pixels[:20, :20] = (0, 0, 255)
+    return pixels
+
+
+def encoded(extension: str) -> bytes:
+    return cv2.imencode(extension, gradient())[1].tobytes()
+
+
+def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def rgb() -> Image.Image:
+    return Image.fromarray(gradient()[:, :, ::-1].copy())
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The start of a PNG that claims a size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    checksum = struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + checksum + struct.pack(">I", 8192) + b"IDAT"
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".webp", ".bmp", ".tiff"])
+def test_every_format_decodes_to_the_same_picture(extension: str) -> None:
+    pixels = decode(encoded(extension), MAX_PIXELS)
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - gradient()).mean() < 8  # JPEG's and WebP's loss
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(saved(rgb().convert("L"), "PNG"), id="gray"),
+        pytest.param(saved(rgb().convert("LA"), "PNG"), id="gray and alpha"),
+        pytest.param(saved(rgb().convert("RGBA"), "PNG"), id="alpha"),
+        pytest.param(saved(rgb().convert("P"), "PNG"), id="palette"),
+        pytest.param(saved(rgb().convert("1"), "TIFF"), id="bilevel"),
+        pytest.param(saved(rgb().convert("CMYK"), "JPEG"), id="CMYK JPEG"),
+        pytest.param(saved(rgb(), "JPEG", progressive=True), id="progressive JPEG"),
+        pytest.param(saved(rgb().convert("RGBA"), "WEBP", lossless=True), id="WebP with alpha"),
+        pytest.param(cv2.imencode(".png", gradient().astype(np.uint16) * 257)[1].tobytes(), id="16 bits PNG"),
+        pytest.param(cv2.imencode(".tiff", gradient().astype(np.uint16) * 257)[1].tobytes(), id="16 bits TIFF"),
+    ],
+)
+def test_every_kind_of_pixel_becomes_three_channels_of_eight_bits(data: bytes) -> None:
+    pixels = decode(data, MAX_PIXELS)
+    assert pixels.shape == (40, 60, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.std() > 10  # not blank
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_picture_is_turned_as_a_viewer_shows_it(image_format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn clockwise by a quarter
+    pixels = decode(saved(rgb(), image_format, exif=exif), MAX_PIXELS)
+    assert pixels.shape == (60, 40, 3)
+    assert pixels[5, 35, 2] > 200  # the red corner is now at the top right
+    assert pixels[5, 5, 2] < 150
+
+
+def test_sixteen_bits_are_scaled_to_eight() -> None:
+    data = cv2.imencode(".png", gradient().astype(np.uint16) * 257)[1].tobytes()
+    assert np.abs(decode(data, MAX_PIXELS).astype(int) - gradient()).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        pytest.param(b"", Malformed, id="empty"),
+        pytest.param(b"<!doctype html><html><body>no</body></html>", NotAnImage, id="HTML"),
+        pytest.param(b"GIF89a" + bytes(100), NotAnImage, id="GIF"),
+        pytest.param(b"\xff", NotAnImage, id="one byte"),
+        pytest.param(b"\xff\xd8\xff" + bytes(100), Undecodable, id="JPEG signature alone"),
+        pytest.param(encoded(".jpg")[:-40], Undecodable, id="truncated JPEG"),
+        pytest.param(encoded(".png")[:-40], Undecodable, id="truncated PNG"),
+        pytest.param(encoded(".webp")[:-40], Undecodable, id="truncated WebP"),
+        pytest.param(encoded(".bmp")[:-40], Undecodable, id="truncated BMP"),
+        pytest.param(encoded(".tiff")[:-40], Undecodable, id="truncated TIFF"),
+        pytest.param(png_header(20_000, 10_000), TooLarge, id="200 megapixels"),
+        pytest.param(png_header(10_000, 6_000), TooLarge, id="60 megapixels"),
+        pytest.param(png_header(100, 100), Undecodable, id="PNG header alone"),
+    ],
+)
+def test_bad_bytes_get_their_own_error(data: bytes, error: type[ServeAppError]) -> None:
+    with pytest.raises(error) as caught:
+        decode(data, MAX_PIXELS)
+    assert type(caught.value) is error
+
+
+def test_damaged_pictures_raise_nothing_of_a_decoders_own() -> None:
+    rng = np.random.default_rng(0)
+    for extension in (".jpg", ".png", ".webp", ".bmp", ".tiff"):
+        whole = encoded(extension)
+        for _ in range(100):
+            damaged = bytearray(whole)
+            for position in rng.integers(0, len(whole), 5):
+                damaged[position] = rng.integers(0, 256)
+            try:
+                decode(bytes(damaged), 1_000_000)
+            except ServeAppError:
+                pass  # refused, in our own words

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve_app.config import ModelArgs
+from serve_app.engines.openvino import OpenVinoEngine
+from serve_app.errors import ModelError
+from serve_app.models import load
+from serve_app.postprocess import to_detections
+from serve_app.types import DetectOptions
+from tests import squares
+from tests.squares import Square
+
+OPTIONS = DetectOptions(confidence=0.3, iou=0.7, max_detections=300)
+
+
+@pytest.fixture(params=["folder", "onnx"])
+def engine(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path) -> OpenVinoEngine:
+    path = squares_model if request.param == "folder" else squares.save_onnx(tmp_path / "squares.onnx")
+    return load(ModelArgs(weights=path, threads=1), has_gpu=False)
+
+
+def test_every_square_is_found_where_it_is(engine: OpenVinoEngine) -> None:
+    drawn = [Square("red", 0, 0), Square("green", 20, 7, 250), Square("blue", 36, 36, 240)]
+    (raw,) = engine.infer([squares.picture(drawn)])
+    found = to_detections(raw, OPTIONS, end_to_end=engine.info.end_to_end)
+    assert [engine.info.labels[class_id] for class_id in found.class_id] == ["red", "green", "blue"]
+    np.testing.assert_allclose(found.xyxy, [square.box for square in drawn], atol=1e-3)
+    np.testing.assert_allclose(found.confidence, [square.confidence for square in drawn], atol=1e-3)
+
+
+def test_a_batch_answers_each_frame_with_its_own(engine: OpenVinoEngine) -> None:
+    pictures = [squares.picture([Square("red", column, column)]) for column in range(0, 24, 3)]
+    for column, raw in zip(range(0, 24, 3), engine.infer(pictures), strict=True):
+        found = to_detections(raw, OPTIONS, end_to_end=False)
+        assert found.xyxy[:, 0].tolist() == [column * squares.STRIDE_PX]
+
+
+def test_a_read_only_frame_is_read(engine: OpenVinoEngine) -> None:
+    frame = squares.picture([Square("blue", 3, 3)])
+    frame.flags.writeable = False
+    (raw,) = engine.infer([frame])
+    assert len(to_detections(raw, OPTIONS, end_to_end=False)) == 1
+
+
+def test_the_version_is_that_of_the_weights(squares_model: Path, tmp_path: Path) -> None:
+    onnx = squares.save_onnx(tmp_path / "a.onnx")
+    versions = {load(ModelArgs(weights=path), has_gpu=False).info.version for path in (squares_model, onnx, onnx)}
+    assert len(versions) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("missing.pt", None, "there is no"),
+        ("model.h5", b"", "a .pt file, an .onnx file or an exported OpenVINO folder"),
+        ("broken.onnx", b"nonsense", "cannot read"),
+        ("broken.pt", b"nonsense", "broken.pt"),
+    ],
+)
+def test_weights_that_cannot_be_served_are_refused_in_a_sentence(
+    tmp_path: Path, name: str, content: bytes | None, sentence: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=sentence):
+        load(ModelArgs(weights=path, cache_dir=tmp_path / "cache"), has_gpu=False)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="one \\.xml file"):
+        load(ModelArgs(weights=tmp_path), has_gpu=False)
+
+
+def test_another_task_is_refused_in_a_sentence(squares_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "seg_openvino_model"
+    folder.mkdir()
+    for path in squares_model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "metadata.yaml").write_text("task: segment\nnames: {0: red, 1: green, 2: blue}\n")
+    with pytest.raises(ModelError, match="'segment'; only detection"):
+        load(ModelArgs(weights=folder), has_gpu=False)
+    (folder / "metadata.yaml").write_text("task: detect\nnames: {0: red}\n")
+    with pytest.raises(ModelError, match="neither of YOLO's two heads for 1 classes"):
+        load(ModelArgs(weights=folder), has_gpu=False)
+
+
+def test_the_torch_engine_wants_a_checkpoint(squares_model: Path) -> None:
+    with pytest.raises(ModelError, match="reads a .pt file"):
+        load(ModelArgs(weights=squares_model, engine="torch"), has_gpu=False)

@@ -1,0 +1,63 @@
+"""Imports point one way: each module imports only from those above it in this list."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "serve_app"
+ORDER = [
+    "errors", "types", "config", "letterbox", "decode", "drawing", "frames", "postprocess",
+    "engines", "engines.ultralytics", "engines.openvino", "engines.torch", "models", "batcher", "telemetry",
+    "schemas", "api.pipeline", "api.errors", "api.bodies", "api.detect", "api.health", "api", "serving",
+    "streams", "streams.source", "streams.capture", "streams.worker", "deployments", "app",
+]  # fmt: skip
+RAY = {"serving", "streams.worker", "deployments", "app"}
+ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnxruntime"}
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if path != PACKAGE / "__init__.py"
+)
+
+
+def imports(module: str) -> set[str]:
+    """Full names of the modules that a module imports, anywhere in it."""
+    path = PACKAGE / Path(*module.split("."))
+    source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own(name: str) -> str | None:
+    """The module of ours that an imported name is in."""
+    parts = name.removeprefix("serve_app.").split(".")
+    candidates = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((module for module in candidates if module in ORDER), None) if name.startswith("serve_app.") else None
+
+
+def test_the_list_is_complete() -> None:
+    assert sorted(ORDER) == MODULES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_above(module: str) -> None:
+    below = {other for name in imports(module) if (other := own(name)) and ORDER.index(other) >= ORDER.index(module)}
+    assert below == set()
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - RAY))
+def test_ray_stays_in_the_shells(module: str) -> None:
+    assert not {name for name in imports(module) if name.split(".")[0] == "ray"}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if not module.startswith("engines")])
+def test_engine_libraries_stay_in_engines(module: str) -> None:
+    assert not {name for name in imports(module) if name.split(".")[0] in ENGINE_LIBRARIES}
