@@ -29,15 +29,22 @@ def build_app(args: dict[str, Any]) -> Application:
     slots, batcher = app_args.preprocessor.slots, app_args.batcher
     detector = serve.deployment(
         Detector,
+        ray_actor_options={"num_cpus": 0.5},
         # More than the batcher holds, so that it refuses at once and Serve's router never backs off.
         max_ongoing_requests=2 * (batcher.max_queue_size + batcher.max_batch_size),
         **_COMMON,
     ).bind(app_args)
     preprocessor = serve.deployment(
         Preprocessor,
+        ray_actor_options={"num_cpus": 0.2},
         max_ongoing_requests=slots,  # a slot for each request in flight: a lease never waits
         max_queued_requests=2 * slots,  # of each Ingress replica; one more is refused
         **_COMMON,
     ).bind(detector, app_args)
-    ingress = serve.deployment(Ingress, max_ongoing_requests=4 * slots, **_COMMON)
+    ingress = serve.deployment(
+        Ingress,
+        ray_actor_options={"num_cpus": 0.1},
+        max_ongoing_requests=4 * slots,
+        **_COMMON,
+    )
     return ingress.bind(preprocessor, app_args)

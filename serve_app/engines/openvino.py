@@ -36,16 +36,11 @@ class OpenVinoEngine:
             size_px=size_px,
             end_to_end=_is_end_to_end(model, labels),
         )
-        self._compiled = core.compile_model(
-            _uint8_in(model),
-            "CPU",
-            {
-                "NUM_STREAMS": "1",
-                "INFERENCE_NUM_THREADS": threads,
-                # A CPU with AMX would compute a float32 model in bf16, and its answers would be another machine's.
-                "INFERENCE_PRECISION_HINT": "f32",
-            },
-        )
+        options = {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": threads}
+        if not _is_quantised(model):
+            # A CPU with AMX would compute a float32 model in bf16, and its answers would be another machine's.
+            options["INFERENCE_PRECISION_HINT"] = "f32"
+        self._compiled = core.compile_model(_uint8_in(model), "CPU", options)
         self._requests: list[ov.InferRequest] = []
 
     def infer(self, frames: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
@@ -103,6 +98,10 @@ def _uint8_in(model: ov.Model) -> ov.Model:
     steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
     steps.output(0).tensor().set_element_type(ov.Type.f32)
     return steps.build()
+
+
+def _is_quantised(model: ov.Model) -> bool:
+    return any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
 
 
 def _labels(metadata: Json) -> tuple[str, ...]:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 
 import cv2
 import numpy as np
@@ -11,6 +9,7 @@ from PIL import Image
 
 from serve_app.decode import decode
 from serve_app.errors import Malformed, NotAnImage, ServeAppError, TooLarge, Undecodable
+from tests.hostile import png_of
 
 MAX_PIXELS = 50_000_000
 
@@ -35,13 +34,6 @@ def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
 
 def rgb() -> Image.Image:
     return Image.fromarray(gradient()[:, :, ::-1].copy())
-
-
-def png_header(width: int, height: int) -> bytes:
-    """The start of a PNG that claims a size."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    checksum = struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + checksum + struct.pack(">I", 8192) + b"IDAT"
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".webp", ".bmp", ".tiff"])
@@ -101,9 +93,9 @@ def test_sixteen_bits_are_scaled_to_eight() -> None:
         pytest.param(encoded(".webp")[:-40], Undecodable, id="truncated WebP"),
         pytest.param(encoded(".bmp")[:-40], Undecodable, id="truncated BMP"),
         pytest.param(encoded(".tiff")[:-40], Undecodable, id="truncated TIFF"),
-        pytest.param(png_header(20_000, 10_000), TooLarge, id="200 megapixels"),
-        pytest.param(png_header(10_000, 6_000), TooLarge, id="60 megapixels"),
-        pytest.param(png_header(100, 100), Undecodable, id="PNG header alone"),
+        pytest.param(png_of(20_000, 10_000), TooLarge, id="200 megapixels"),
+        pytest.param(png_of(10_000, 6_000), TooLarge, id="60 megapixels"),
+        pytest.param(png_of(100, 100), Undecodable, id="PNG header alone"),
     ],
 )
 def test_bad_bytes_get_their_own_error(data: bytes, error: type[ServeAppError]) -> None:

@@ -1,0 +1,113 @@
+"""A real local Ray, a real HTTP server, and the model whose answers are known."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import pytest
+import ray
+from ray import serve
+
+from serve_app.app import build_app
+from serve_app.frames import SHARED_MEMORY
+from serve_app.streams import worker
+
+T = TypeVar("T")
+APPLICATION = "sightline"
+SLOTS = 64
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def eventually(look: Callable[[], T], *, within_s: float = 60.0, what: str = "it") -> T:
+    """The first true value that ``look`` returns, looked for until the time is up."""
+    expires_s = time.monotonic() + within_s
+    while time.monotonic() < expires_s:
+        if value := look():
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"{what} did not come true within {within_s:g} s")
+
+
+def frame_pools() -> set[str]:
+    """Names of the frame pools in shared memory."""
+    return {path.name for path in SHARED_MEMORY.glob("sightline-*")}
+
+
+def replicas(deployment: str) -> list[psutil.Process]:
+    """The processes of a deployment's replicas, which Ray names after it."""
+    title = f"ray::ServeReplica:{APPLICATION}:{deployment}"
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any(part.startswith(title) for part in process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running application."""
+
+    url: str
+    address: str  # of the Ray cluster
+    args: dict[str, Any]
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60)
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def deploy(self, args: dict[str, Any] | None = None) -> None:
+        """Deploy the application, or a changed one in its place, and wait until it is ready."""
+        serve.run(build_app(args or self.args), name=APPLICATION, route_prefix="/")
+        eventually(self.is_ready, what="readiness")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """A Ray of our own; its address."""
+    before = frame_pools()
+    context = ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield context.address_info["gcs_address"]
+    serve.shutdown()
+    eventually(lambda: frame_pools() <= before, what="an empty shared memory")
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def service(cluster: str, squares_model: Path) -> Service:
+    """The application with the known-answer model."""
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    args = {
+        "model": {"weights": str(squares_model), "threads": 1},
+        "detect": {"confidence": 0.3},
+        "preprocessor": {"slots": SLOTS},
+    }
+    service = Service(f"http://127.0.0.1:{port}", cluster, args)
+    service.deploy()
+    return service
+
+
+@pytest.fixture
+def streams(service: Service) -> Iterator[None]:
+    """No stream outlives its test."""
+    yield
+    for stream_id in worker.stream_ids():
+        worker.stop(stream_id)

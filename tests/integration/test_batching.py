@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from ray import serve
+from ultralytics import YOLO
+
+from serve_app.app import build_app
+from tests import squares
+from tests.integration.conftest import Service, eventually
+
+
+@pytest.fixture
+def slow_url(service: Service, tmp_path: Path) -> Iterator[str]:
+    """A second application beside the first: a real YOLO, untrained, on the torch engine."""
+    torch.manual_seed(0)
+    YOLO("yolov8n.yaml").save(tmp_path / "untrained.pt")
+    model = {"weights": str(tmp_path / "untrained.pt"), "engine": "torch", "image_size_px": 320}
+    serve.run(build_app({"model": model, "batcher": {"max_batch_size": 8}}), name="slow", route_prefix="/slow")
+    url = f"{service.url}/slow"
+    eventually(lambda: httpx.get(f"{url}/readyz", timeout=30).status_code == 200, what="readiness")
+    yield url
+    serve.delete("slow")
+
+
+def test_batches_fill_while_the_engine_is_busy(slow_url: str) -> None:
+    """32 clients at once: pictures that the engine took together, as images over executions."""
+
+    async def run() -> list[int]:
+        data = squares.encode(squares.picture([]))
+        async with httpx.AsyncClient(timeout=120) as client:
+
+            async def one_client() -> list[int]:
+                return [
+                    (await client.post(f"{slow_url}/detect", content=data)).json()["batch_size"] for _ in range(10)
+                ]
+
+            return [size for sizes in await asyncio.gather(*(one_client() for _ in range(32))) for size in sizes]
+
+    sizes = asyncio.run(run())
+    assert max(sizes) <= 8
+    assert len(sizes) / sum(1 / size for size in sizes) > 4
