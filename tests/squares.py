@@ -81,9 +81,7 @@ def save_onnx(path: Path) -> Path:
     nodes = [
         helper.make_node("Conv", ["images", "purity"], ["pure"]),
         helper.make_node("Relu", ["pure"], ["coloured"]),
-        helper.make_node(
-            "AveragePool", ["coloured"], ["fill"], kernel_shape=[SIDE_PX] * 2, strides=[STRIDE_PX] * 2
-        ),
+        helper.make_node("AveragePool", ["coloured"], ["fill"], kernel_shape=[SIDE_PX] * 2, strides=[STRIDE_PX] * 2),
         helper.make_node("Mul", ["fill", "gain"], ["scaled"]),
         helper.make_node("Add", ["scaled", "bias"], ["shifted"]),
         helper.make_node("Relu", ["shifted"], ["score"]),

@@ -36,9 +36,7 @@ def test_batches_fill_while_the_engine_is_busy(slow_url: str) -> None:
         async with httpx.AsyncClient(timeout=120) as client:
 
             async def one_client() -> list[int]:
-                return [
-                    (await client.post(f"{slow_url}/detect", content=data)).json()["batch_size"] for _ in range(10)
-                ]
+                return [(await client.post(f"{slow_url}/detect", content=data)).json()["batch_size"] for _ in range(10)]
 
             return [size for sizes in await asyncio.gather(*(one_client() for _ in range(32))) for size in sizes]
 

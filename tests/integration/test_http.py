@@ -73,7 +73,7 @@ def test_the_annotated_picture_shows_the_boxes(service: Service) -> None:
     drawn = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_COLOR)
     assert drawn.shape == (320, 320, 3)
     plain = squares.picture([Square("red", 5, 10), Square("blue", 20, 10, 250)])
-    left, top, right, bottom = Square("red", 5, 10).box
+    left, _, right, bottom = Square("red", 5, 10).box
     assert drawn[bottom, left:right].max(axis=1).mean() > 100  # the frame's lower edge, on black
     assert np.abs(drawn[200:].astype(int) - plain[200:]).mean() < 3  # nothing is drawn elsewhere
 

@@ -39,11 +39,16 @@ def files(*contents: bytes, name: str = "file") -> list[tuple[str, tuple[str, by
 
 def is_error(response: httpx.Response, status_code: int, code: str) -> bool:
     body = response.json()
-    return response.status_code == status_code and body["code"] == code and set(body) == {
-        "code",
-        "detail",
-        "request_id",
-    }
+    return (
+        response.status_code == status_code
+        and body["code"] == code
+        and set(body)
+        == {
+            "code",
+            "detail",
+            "request_id",
+        }
+    )
 
 
 async def test_a_raw_body_is_one_picture(client: httpx.AsyncClient) -> None:

@@ -45,9 +45,7 @@ class Clock:
 async def batching(
     engine: GatedEngine, *, max_batch_size: int = 4, max_queue_size: int = 8, clock: Clock | None = None
 ) -> AsyncIterator[Batcher[int, int]]:
-    batcher = Batcher(
-        engine, max_batch_size=max_batch_size, max_queue_size=max_queue_size, clock_s=clock or Clock()
-    )
+    batcher = Batcher(engine, max_batch_size=max_batch_size, max_queue_size=max_queue_size, clock_s=clock or Clock())
     try:
         yield batcher
     finally:

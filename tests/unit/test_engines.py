@@ -58,7 +58,7 @@ def test_the_version_is_that_of_the_weights(squares_model: Path, tmp_path: Path)
         ("missing.pt", None, "there is no"),
         ("model.h5", b"", "a .pt file, an .onnx file or an exported OpenVINO folder"),
         ("broken.onnx", b"nonsense", "cannot read"),
-        ("broken.pt", b"nonsense", "broken.pt"),
+        ("broken.pt", b"nonsense", r"broken\.pt"),
     ],
 )
 def test_weights_that_cannot_be_served_are_refused_in_a_sentence(
@@ -72,7 +72,7 @@ def test_weights_that_cannot_be_served_are_refused_in_a_sentence(
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="one \\.xml file"):
+    with pytest.raises(ModelError, match=r"one \.xml file"):
         load(ModelArgs(weights=tmp_path), has_gpu=False)
 
 
@@ -90,5 +90,5 @@ def test_another_task_is_refused_in_a_sentence(squares_model: Path, tmp_path: Pa
 
 
 def test_the_torch_engine_wants_a_checkpoint(squares_model: Path) -> None:
-    with pytest.raises(ModelError, match="reads a .pt file"):
+    with pytest.raises(ModelError, match=r"reads a .pt file"):
         load(ModelArgs(weights=squares_model, engine="torch"), has_gpu=False)

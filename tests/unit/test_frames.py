@@ -53,7 +53,6 @@ def test_slots_do_not_overlap(tmp_path: Path) -> None:
 def test_a_slot_is_free_again_after_an_error(tmp_path: Path) -> None:
     pool = FramePool(1, 32, tmp_path)
     with pytest.raises(ZeroDivisionError), pool.lease():
-        assert pool.leased == 1
         raise ZeroDivisionError
     assert pool.leased == 0
     pool.close()

@@ -1,0 +1,124 @@
+"""The service as people start it: with scripts/serve and Ray's flags, and with plain ``serve run`` and none."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from tests import squares
+from tests.integration.conftest import eventually, frame_pools, free_port
+from tests.squares import Square
+from tests.videos import save_video
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that was started as a program."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    stop_signal: signal.Signals
+    pools_before: set[str]
+
+    def ray_address(self) -> str:
+        """Of its own cluster, from its raylet's command line."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            found = re.search(r"--gcs-address=(\S+)", " ".join(process.cmdline()))
+            if found and "raylet" in process.name():
+                return found[1]
+        raise AssertionError("no raylet runs below the server")
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(params=["scripts/serve with Ray's flags, SIGTERM", "serve run without flags, Ctrl-C"])
+def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path) -> Iterator[Running]:
+    """The shipped local config on a free port."""
+    port = free_port()
+    env = os.environ | {
+        "SERVE_APP_WEIGHTS": str(squares_model),
+        "SERVE_APP_CONFIDENCE": "0.6",
+        "SERVE_APP_THREADS": "1",
+    }
+    if request.param.startswith("scripts/serve"):
+        command = [str(ROOT / "scripts/serve"), "--port", str(port)]
+        stop_signal = signal.SIGTERM
+        # Another server on this machine may have HAProxy's own ports.
+        env |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
+    else:
+        config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+        config["http_options"]["port"] = port
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        command = [str(BIN / "serve"), "run", "--address", "local", str(tmp_path / "config.yaml")]
+        stop_signal = signal.SIGINT
+    pools = frame_pools()
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        eventually(lambda: is_ready(url) or process.poll() is not None, within_s=120, what="readiness")
+        assert process.poll() is None, log.read_text()[-3000:]
+        yield Running(process, url, stop_signal, pools)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_it_answers_streams_and_leaves_nothing_running(running: Running, tmp_path: Path) -> None:
+    picture = squares.encode(squares.picture([Square("red", 3, 4), Square("blue", 20, 4, 240)]))
+    (found,) = httpx.post(f"{running.url}/detect", files={"file": picture}, timeout=60).json()["detections"]
+    assert found["label"] == "red"  # the blue one is below SERVE_APP_CONFIDENCE
+    large = squares.encode(squares.picture([Square("green", 9, 9)], scale=8), ".bmp")  # 19 MB: over gRPC's own limit
+    assert httpx.post(f"{running.url}/detect", content=large, timeout=60).json()["count"] == 1
+    too_large = httpx.post(f"{running.url}/detect", content=bytes(100_000_000), timeout=60)
+    assert (too_large.status_code, too_large.json()["code"]) == (413, "too_large")
+
+    save_video(tmp_path / "squares.avi", frames=10, fps=20)
+    # Ray asks for its token by itself only of a cluster that it found by itself.
+    env = os.environ | {"RAY_ADDRESS": running.ray_address(), "RAY_AUTH_MODE": "token"}
+    env |= {"SERVE_APP_MEDIA_DIRS": str(tmp_path)}
+
+    def script(*arguments: str) -> str:
+        command = [sys.executable, str(ROOT / "scripts/streams.py"), *arguments]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    script("start", "--id", "lot", "--source", str(tmp_path / "squares.avi"))
+    eventually(lambda: "completed" in script("list"), what="the stream's end")
+
+    family = psutil.Process(running.process.pid).children(recursive=True)
+    assert any("raylet" in process.name() for process in family)
+    running.process.send_signal(running.stop_signal)
+    running.process.wait(90)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []
+    assert frame_pools() <= running.pools_before
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{running.url}/livez")
+
+
+def test_a_wrong_command_line_is_refused() -> None:
+    done = subprocess.run([str(ROOT / "scripts/serve"), "--prot", "1"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "usage" in done.stderr) == (2, True)
