@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serve_app.errors import SourceError
+from serve_app.streams.source import frames, parse_source
+from tests.videos import save_video
+
+
+def test_a_file_is_allowed_below_a_media_folder_only(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    inside, outside = tmp_path / "media" / "a.mp4", tmp_path / "b.mp4"
+    inside.touch()
+    outside.touch()
+    (tmp_path / "media" / "link.mp4").symlink_to(outside)
+    media_dirs = (tmp_path / "media",)
+    assert parse_source(str(inside), media_dirs).uri == str(inside)
+    assert parse_source(f"file://{inside}", media_dirs).name == "a.mp4"
+    for path in (outside, tmp_path / "media" / ".." / "b.mp4", tmp_path / "media" / "link.mp4"):
+        with pytest.raises(SourceError, match="SERVE_APP_MEDIA_DIRS"):
+            parse_source(str(path), media_dirs)
+
+
+@pytest.mark.parametrize(
+    "text", ["ftp://host/a", "concat://a|b", "subfile://x", "rtsp:///path", "gopher://h/", "data://x"]
+)
+def test_other_schemes_are_refused(text: str) -> None:
+    with pytest.raises(SourceError, match="http, https, rtsp, rtsps"):
+        parse_source(text, (Path("/"),))
+
+
+@pytest.mark.parametrize("text", ["concat:/a|/b", "subfile,,start,0,end,9,,:/etc/passwd", "pipe:0"])
+def test_ffmpegs_own_notations_are_taken_for_file_names(text: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError):
+        parse_source(text, (tmp_path,))
+
+
+def test_credentials_are_not_in_the_name() -> None:
+    source = parse_source("rtsp://admin:hunter2@10.0.0.7:554/live?token=abc#x", ())
+    assert source.name == "rtsp://10.0.0.7:554/live"
+    assert source.uri == "rtsp://admin:hunter2@10.0.0.7:554/live?token=abc#x"
+    assert source.is_live
+
+
+def test_frames_come_in_order_and_are_numbered_on(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "a.avi", frames=5, fps=50)
+    read = list(frames(parse_source(str(path), (tmp_path,)), at_own_pace=False, first_id=10))
+    assert [frame.frame_id for frame in read] == [10, 11, 12, 13, 14]
+    assert all(frame.pixels.shape == (320, 320, 3) for frame in read)
+    assert [frame.captured_at_s for frame in read] == sorted(frame.captured_at_s for frame in read)
+
+
+def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("no video")
+    source = parse_source(str(tmp_path / "a.mp4"), (tmp_path,))
+    with pytest.raises(SourceError) as caught:
+        next(frames(source, at_own_pace=False, first_id=0))
+    assert caught.value.detail == "a.mp4 cannot be opened as video"
