@@ -34,6 +34,8 @@ IMAGES = Metric("counter", "sightline_images", "Pictures answered, by the traffi
 REFUSALS = Metric("counter", "sightline_refusals", "Pictures refused, by the error's code", ("code",))
 DETECTIONS = Metric("counter", "sightline_detections", "Detections answered, by label: watch it for drift", ("label",))
 DROPS = Metric("counter", "sightline_batcher_drops", "Pictures that left the queue before the engine", ("reason",))
+INFERENCES = Metric("counter", "sightline_inferences", "Pictures that went through the engine")
+EXECUTIONS = Metric("counter", "sightline_executions", "Batches; the mean batch size is inferences by executions")
 BATCH_SIZE = Metric("histogram", "sightline_batch_size", "Pictures taken together by the engine", (), _COUNTS)
 QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Pictures that wait for the engine")
 STAGE_MS = Metric("histogram", "sightline_stage_ms", "Milliseconds a picture spends in a stage", ("stage",), _MS)
@@ -78,6 +80,8 @@ class Telemetry:
 
     def inferred(self, replies: list[DetectReply]) -> None:
         """One batch went through the engine."""
+        self.record(INFERENCES, len(replies))
+        self.record(EXECUTIONS)
         self.record(BATCH_SIZE, len(replies))
         self.record(STAGE_MS, replies[0].inference_s * 1e3, stage="inference")
         for reply in replies:

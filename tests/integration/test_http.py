@@ -193,6 +193,8 @@ def test_metrics_tell_pictures_classes_batches_and_stages(service: Service) -> N
         'traffic="http"',
         "ray_sightline_refusals_total",
         'label="red"',
+        "ray_sightline_inferences_total",
+        "ray_sightline_executions_total",
         "ray_sightline_batch_size_bucket",
         "ray_sightline_queue_size",
         *(f'stage="{stage}"' for stage in ("decode", "queue", "inference", "postprocess")),
