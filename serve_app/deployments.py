@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,15 +23,15 @@ from serve_app.batcher import Batcher
 from serve_app.config import AppArgs
 from serve_app.decode import decode
 from serve_app.drawing import draw, encode_jpeg
-from serve_app.errors import ModelChanged, ServeAppError, Unavailable
+from serve_app.errors import ModelChanged, Overloaded, ServeAppError, Unavailable
 from serve_app.frames import SlotReader
 from serve_app.letterbox import letterbox
 from serve_app.postprocess import to_detections
+from serve_app.schemas import DetectQuery
 from serve_app.serving import DetectorClient, RayInstrument, call, refusals_as_values
 from serve_app.telemetry import DROPS, QUEUE_SIZE, REFUSALS, STAGE_MS, Telemetry
 from serve_app.types import (
     Answer,
-    Detections,
     DetectOptions,
     DetectReply,
     DetectRequest,
@@ -66,7 +67,7 @@ class Detector:
         size_px = self._engine.info.size_px
         blank = np.zeros((size_px, size_px, 3), np.uint8)
         await self._in_thread(lambda: self._engine.infer([blank] * args.batcher.max_batch_size))  # warm-up
-        self._model = replace(self._engine.info, defaults=DetectOptions(**args.detect.model_dump()))
+        self._model = _with_defaults(self._engine.info, DetectOptions(**args.detect.model_dump()))
 
     async def model(self) -> ModelInfo:
         """The model, loaded and warm."""
@@ -123,10 +124,16 @@ class Detector:
         self._thread.shutdown(wait=False)
 
 
+def _with_defaults(info: ModelInfo, defaults: DetectOptions) -> ModelInfo:
+    """The model with its default thresholds, under a version that tells whether a frame was made for just this."""
+    identity = f"{info.version} {info.engine} {info.size_px} {defaults}"
+    return replace(info, defaults=defaults, version=hashlib.sha256(identity.encode()).hexdigest()[:12])
+
+
 class Preprocessor:
     """Decodes a picture straight into a shared-memory slot, asks the Detector about it, and maps the boxes back."""
 
-    def __init__(self, detector: DeploymentHandle, args: AppArgs) -> None:
+    async def __init__(self, detector: DeploymentHandle, args: AppArgs) -> None:  # type: ignore[misc]  # as above
         cv2.setNumThreads(1)  # one picture a thread; the threads are ours
         decode(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64)  # loads the decoders' libraries before a client waits
         self._detector = DetectorClient(detector, slots=args.preprocessor.slots)
@@ -134,6 +141,7 @@ class Preprocessor:
         self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads, "decode")
         self._max_pixels = args.limits.max_megapixels * 1_000_000
         self._telemetry = Telemetry(RayInstrument)
+        await self._detector.connect()
 
     @refusals_as_values
     async def model(self) -> ModelInfo:
@@ -141,24 +149,25 @@ class Preprocessor:
         return await self._detector.fetch_model()
 
     @refusals_as_values
-    async def detect(self, data: bytes, options: DetectOptions, annotate: bool, time_left_s: float) -> Answer:
+    async def detect(self, data: bytes, query: DetectQuery, annotate: bool, time_left_s: float) -> Answer:
         """One encoded picture's answer, in its own pixels."""
+        expires_at_s = time.monotonic() + time_left_s
         try:
-            answer = await self._detect(data, options, annotate, time.monotonic() + time_left_s)
-        except ServeAppError as exc:
-            self._telemetry.record(REFUSALS, code=exc.code)
-            raise
+            answer = await self._detect(data, query, annotate, expires_at_s)
+        except ModelChanged:  # a roll-out, under the picture: once more, for the model that serves now
+            answer = await self._detect(data, query, annotate, expires_at_s)
         self._telemetry.answered(answer, "http")
         return answer
 
-    async def _detect(self, data: bytes, options: DetectOptions, annotate: bool, expires_at_s: float) -> Answer:
+    async def _detect(self, data: bytes, query: DetectQuery, annotate: bool, expires_at_s: float) -> Answer:
         model = await self._detector.model()
+        options = query.to_options(model)
         with self._detector.pool.lease() as slot:
             box, decode_s = await self._in_thread(lambda: self._decode(data, slot.pixels))
             answer = await self._detector.detect(slot, box, model, options, time_left_s=expires_at_s - time.monotonic())
         answer.timing_s["decode"] = decode_s
         if annotate:
-            annotated = await self._in_thread(lambda: self._draw(data, answer.detections, model))
+            annotated = await self._in_thread(lambda: self._draw(data, answer))
             answer = replace(answer, annotated=annotated)
         return answer
 
@@ -167,9 +176,9 @@ class Preprocessor:
         box = letterbox(decode(data, self._max_pixels), model_input)
         return box, time.monotonic() - started_s
 
-    def _draw(self, data: bytes, detections: Detections, model: ModelInfo) -> bytes:
+    def _draw(self, data: bytes, answer: Answer) -> bytes:
         # Decoded again: to hold every picture's pixels until its boxes are known would cost far more memory.
-        return encode_jpeg(draw(decode(data, self._max_pixels), detections, model.labels))
+        return encode_jpeg(draw(decode(data, self._max_pixels), answer.detections, answer.labels))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """The work's result. When cancelled, waits for work that has begun: it may still write into our slot."""
@@ -196,24 +205,29 @@ class Ingress:
         self._preprocessor = preprocessor
         self._args = args
         self._model: ModelInfo | None = None
+        self._telemetry = Telemetry(RayInstrument)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self, self._args)
-
-    async def model(self) -> ModelInfo:
-        """See ``Pipeline``."""
-        return self._model or await self.ready()
 
     async def ready(self) -> ModelInfo:
         """See ``Pipeline``."""
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 self._model = await call(self._preprocessor.model)
+        except Overloaded:
+            if self._model is None:
+                raise  # else it is warm and busy: what load balancers call ready
         except TimeoutError as exc:
             raise Unavailable("no detector answers") from exc
+        assert self._model is not None
         return self._model
 
-    async def detect(self, data: bytes, options: DetectOptions, *, annotate: bool, time_left_s: float) -> Answer:
+    async def detect(self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float) -> Answer:
         """See ``Pipeline``."""
-        answer: Answer = await call(self._preprocessor.detect, data, options, annotate, time_left_s)
+        answer: Answer = await call(self._preprocessor.detect, data, query, annotate, time_left_s)
         return answer
+
+    def refused(self, error: ServeAppError) -> None:
+        """See ``Pipeline``."""
+        self._telemetry.record(REFUSALS, code=error.code)

@@ -21,15 +21,15 @@ _COLOURS = (
 
 
 def draw(pixels: Pixels, detections: Detections, labels: tuple[str, ...]) -> Pixels:
-    """Draw boxes and labels on ``pixels`` in place; the least confident first, so that the best lie on top."""
+    """Draw boxes and their labels on ``pixels`` in place, the least confident first: the best lie on top."""
     short_side = min(pixels.shape[:2])
     thickness = max(1, round(short_side / 300))
     scale = max(0.35, short_side / 1200)
-    for (x1, y1, x2, y2), confidence, class_id in reversed(list(detections)):
+    for label, ((x1, y1, x2, y2), confidence, class_id) in reversed(list(zip(labels, detections, strict=True))):
         colour = _COLOURS[class_id % len(_COLOURS)]
         left, top = round(x1), round(y1)
         cv2.rectangle(pixels, (left, top), (round(x2), round(y2)), colour, thickness, cv2.LINE_AA)
-        text = f"{labels[class_id]} {confidence:.2f}"
+        text = f"{label} {confidence:.2f}"
         (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
         left = max(0, min(left, pixels.shape[1] - width))  # the label stays inside the picture
         base = max(height + below, top - below)

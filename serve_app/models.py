@@ -21,11 +21,16 @@ _EXPORT_TIMEOUT_S = 900
 
 
 def load(args: ModelArgs, *, has_gpu: bool) -> Engine:
-    """The engine of the configured model, ready to infer. Raises ModelError with one sentence."""
+    """The engine of the configured model, ready to infer. Raises ModelError with one sentence.
+
+    ``has_gpu``: a GPU was given to this process.
+    """
     weights = _find(args.weights)
     engine = args.engine
     if engine == "auto":
-        engine = "torch" if has_gpu and weights.suffix == ".pt" else "openvino"
+        if has_gpu and weights.suffix != ".pt":
+            raise ModelError(f"a GPU runs a .pt file; to run {weights.name} on the CPU set model.engine to openvino")
+        engine = "torch" if has_gpu else "openvino"
     if engine == "torch" and weights.suffix != ".pt":
         raise ModelError(f"the torch engine reads a .pt file, not {weights.name}")
     name, version = weights.stem.removesuffix("_openvino_model"), _version(weights)
@@ -33,7 +38,9 @@ def load(args: ModelArgs, *, has_gpu: bool) -> Engine:
     if engine == "torch":
         from serve_app.engines.torch import TorchEngine  # late: a process loads only the engine it uses
 
-        return TorchEngine(weights, name=name, version=version, size_px=args.image_size_px, threads=threads)
+        return TorchEngine(
+            weights, name=name, version=version, size_px=args.image_size_px, threads=threads, on_gpu=has_gpu
+        )
     from serve_app.engines.openvino import OpenVinoEngine
 
     if weights.suffix == ".pt":
@@ -72,7 +79,7 @@ def _exported(weights: Path, version: str, size_px: int, cache_dir: Path) -> Pat
     if target.is_dir():
         return target
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_suffix(".lock")):
+    with _locked(target.with_name(f"{target.name}.lock")):
         if not target.is_dir():
             with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
                 # Ultralytics writes beside the weights, whose folder may be read-only: export a link to them.

@@ -108,15 +108,15 @@ def _answer_fields(answer: Answer) -> dict[str, Any]:
         "count": len(answer.detections),
         "detections": [
             Detection(
-                label=answer.model.labels[class_id],
+                label=label,
                 class_id=class_id,
                 confidence=round(confidence, 4),
                 bbox=Box(x1=round(x1, 2), y1=round(y1, 2), x2=round(x2, 2), y2=round(y2, 2)),
             )
-            for (x1, y1, x2, y2), confidence, class_id in answer.detections
+            for label, ((x1, y1, x2, y2), confidence, class_id) in zip(answer.labels, answer.detections, strict=True)
         ],
         "image": ImageSize(width=answer.width_px, height=answer.height_px),
-        "model": answer.model.name,
+        "model": answer.model,
         "timing_ms": TimingMs(**{stage: round(answer.timing_s[stage] * 1e3, 2) for stage in STAGES}),
         "batch_size": answer.batch_size,
     }

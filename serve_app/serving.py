@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -12,11 +13,14 @@ from ray.serve import metrics
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.errors import ModelChanged, Overloaded, ServeAppError, SlotElsewhere, Unavailable
+from serve_app.errors import ModelChanged, Overloaded, ServeAppError, SlotElsewhere, StartError, Unavailable
 from serve_app.frames import FramePool, Slot
 from serve_app.letterbox import to_picture
 from serve_app.telemetry import Metric
 from serve_app.types import Answer, DetectOptions, DetectReply, DetectRequest, Letterbox, ModelInfo
+
+_CONNECT_TIMEOUT_S = 30.0
+_CONNECT_PAUSE_S = 0.2
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,15 +67,28 @@ class DetectorClient:
         self._slots = slots
         self._model: ModelInfo | None = None
         self._pool: FramePool | None = None
+        self._pool_change = asyncio.Lock()
 
     async def fetch_model(self) -> ModelInfo:
-        """The model that serves now, asked of a replica."""
+        """The model that serves now, asked of a replica. Raises Unavailable, SharedMemoryError."""
         model: ModelInfo = await call(self._handle.model)
-        if self._pool is None or self._pool.size_px != model.size_px:
-            self.close()
-            self._pool = FramePool(self._slots, model.size_px)
+        async with self._pool_change:
+            if self._pool is None or self._pool.size_px != model.size_px:
+                pool = await asyncio.to_thread(FramePool, self._slots, model.size_px)
+                self.close()
+                self._pool = pool
         self._model = model
         return model
+
+    async def connect(self) -> ModelInfo:
+        """The model, as soon as a replica tells it. Raises StartError where waiting cannot help."""
+        while True:
+            try:
+                return await asyncio.wait_for(self.fetch_model(), _CONNECT_TIMEOUT_S)
+            except StartError:
+                raise
+            except (ServeAppError, TimeoutError):
+                await asyncio.sleep(_CONNECT_PAUSE_S)
 
     async def model(self) -> ModelInfo:
         """The model that served when last asked."""
@@ -102,9 +119,10 @@ class DetectorClient:
             raise
         return Answer(
             detections=to_picture(reply.detections, box),
+            labels=tuple(model.labels[class_id] for class_id in reply.detections.class_id),
             width_px=box.width_px,
             height_px=box.height_px,
-            model=model,
+            model=model.name,
             batch_size=reply.batch_size,
             timing_s={"queue": reply.queue_s, "inference": reply.inference_s, "postprocess": reply.postprocess_s},
         )

@@ -6,14 +6,12 @@ application where they are recorded inside a replica.
 
 from __future__ import annotations
 
-import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from serve_app.types import Answer, DetectReply
-
-logger = logging.getLogger("ray.serve")
 
 _MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -74,8 +72,8 @@ class Telemetry:
     def answered(self, answer: Answer, traffic: str) -> None:
         """One picture or frame was answered."""
         self.record(IMAGES, traffic=traffic)
-        for class_id, count in _counts(answer.detections.class_id.tolist()).items():
-            self.record(DETECTIONS, count, label=answer.model.labels[class_id])
+        for label, count in Counter(answer.labels).items():
+            self.record(DETECTIONS, count, label=label)
         self.record(STAGE_MS, answer.timing_s["decode"] * 1e3, stage="decode")
 
     def inferred(self, replies: list[DetectReply]) -> None:
@@ -86,7 +84,3 @@ class Telemetry:
         self.record(STAGE_MS, replies[0].inference_s * 1e3, stage="inference")
         for reply in replies:
             self.record(STAGE_MS, reply.postprocess_s * 1e3, stage="postprocess")
-
-
-def _counts(class_ids: list[int]) -> dict[int, int]:
-    return {class_id: class_ids.count(class_id) for class_id in set(class_ids)}

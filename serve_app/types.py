@@ -77,7 +77,7 @@ class ModelInfo:
     """What a client or a neighbour needs to know of the loaded model."""
 
     name: str
-    version: str  # the first 12 hex digits of the weights' SHA-256
+    version: str  # 12 hex digits that change with the weights, the input size and the defaults
     engine: str
     labels: tuple[str, ...]  # label of each class id
     size_px: int  # the model input is (size_px, size_px, 3)
@@ -126,9 +126,10 @@ class Answer:
     """One picture's answer, in the pixels of the picture as a viewer shows it."""
 
     detections: Detections
+    labels: tuple[str, ...]  # of each detection
     width_px: int
     height_px: int
-    model: ModelInfo
+    model: str
     batch_size: int
     timing_s: dict[str, float] = field(default_factory=dict)  # decode, queue, inference, postprocess, total
     annotated: bytes | None = None  # JPEG with the boxes drawn, when asked for

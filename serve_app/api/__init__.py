@@ -14,5 +14,5 @@ def build_api(pipeline: Pipeline, args: AppArgs) -> FastAPI:
     api = FastAPI(title="Sightline", description="YOLO detection for images and live video on Ray Serve.")
     api.include_router(health.router(pipeline))
     api.include_router(detect.router(pipeline, args))
-    errors.register(api)
+    errors.register(api, pipeline)
     return api

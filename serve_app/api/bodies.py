@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -45,14 +46,18 @@ async def _split(request: Request, body: bytes, limits: LimitArgs) -> list[bytes
     async def once() -> AsyncGenerator[bytes, None]:
         yield body
 
+    _, parameters = parse_options_header(request.headers["content-type"])
+    boundary = parameters.get(b"boundary")
+    if not boundary:
+        raise Malformed("the multipart body's Content-Type names no boundary")
+    if b"--" + boundary + b"--" not in body:  # the parser would answer the parts that came, as if they were all
+        raise Malformed("the multipart body is truncated: its closing boundary is missing")
     parser = MultiPartParser(request.headers, once(), max_files=limits.max_images_per_request, max_fields=0)
     parser.spool_max_size = len(body) + 1  # the body is in memory: no part of it goes to a disk
     try:
         form = await parser.parse()
     except MultiPartException as exc:
         raise _refusal(exc, limits) from exc
-    except (KeyError, ValueError) as exc:  # no boundary, or one that is no header value
-        raise Malformed("the multipart body is malformed") from exc
     try:
         parts = form.multi_items()
         if not parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Annotated, Any
 
@@ -14,7 +15,11 @@ from serve_app.api.pipeline import Pipeline
 from serve_app.config import AppArgs
 from serve_app.errors import DeadlineExceeded, InvalidParameter, ServeAppError
 from serve_app.schemas import DetectManyResponse, DetectQuery, DetectResponse, ErrorResponse
-from serve_app.types import Answer, DetectOptions
+from serve_app.types import Answer
+
+logger = logging.getLogger("ray.serve")
+
+_PICTURES_AT_ONCE = 8  # of one request, so that one request of many pictures does not crowd others out
 
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY = {
@@ -43,6 +48,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     413: {"model": ErrorResponse, "description": "`too_large`: too many bytes, pixels or pictures"},
     415: {"model": ErrorResponse, "description": "`not_an_image`: no picture format that is read here"},
     422: {"model": ErrorResponse, "description": "`undecodable` or `invalid_parameter`"},
+    500: {"model": ErrorResponse, "description": "`internal`: a bug of ours"},
     503: {"model": ErrorResponse, "description": "`overloaded` or `unavailable`, with `Retry-After`"},
     504: {"model": ErrorResponse, "description": "`deadline_exceeded`"},
 }
@@ -55,49 +61,62 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
     @routes.post("/detect", responses=_RESPONSES, response_model=None, openapi_extra={"requestBody": _REQUEST_BODY})
     async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
         """Detect objects in one picture or several."""
-        pictures, is_multipart = await read_pictures(request, args.limits)
-        started_at_s = time.monotonic()
-        annotate = "image/jpeg" in request.headers.get("accept", "")
-        many = is_multipart and len(pictures) > 1
-        if annotate and many:
-            raise InvalidParameter("an annotated picture is answered for one picture at a time")
-        deadline_s = args.limits.deadline_s
+        expires_at_s = time.monotonic() + args.limits.deadline_s
+        annotate = _wants_jpeg(request)
         try:
-            async with asyncio.timeout(deadline_s):
-                options = query.to_options(await pipeline.model())
+            async with asyncio.timeout(args.limits.deadline_s):
+                pictures, is_multipart = await read_pictures(request, args.limits)
+                many = is_multipart and len(pictures) > 1
+                if annotate and many:
+                    raise InvalidParameter("an annotated picture is answered for one picture at a time")
+                turns = asyncio.Semaphore(_PICTURES_AT_ONCE)
                 answers = await asyncio.gather(
-                    *(_detect_one(picture, options, annotate, started_at_s) for picture in pictures)
+                    *(answer_one(picture, query, annotate, expires_at_s, turns) for picture in pictures)
                 )
         except TimeoutError as exc:
-            raise DeadlineExceeded(f"no answer within {deadline_s:g} s") from exc
+            raise DeadlineExceeded(f"no answer within {args.limits.deadline_s:g} s") from exc
         identity = request_id(request)
-        if many:
-            results = [
-                ErrorResponse.from_error(answer, identity)
-                if isinstance(answer, ServeAppError)
-                else DetectResponse.from_answer(answer, identity)
-                for answer in answers
-            ]
-            return _json(DetectManyResponse(results=results))
-        answer = answers[0]
-        if isinstance(answer, ServeAppError):
-            raise answer
-        if answer.annotated is not None:
-            return Response(answer.annotated, media_type="image/jpeg")
-        return _json(DetectResponse.from_answer(answer, identity))
+        if not many or isinstance(answers[0], InvalidParameter):  # the parameters are the same for every picture
+            answer = answers[0]
+            if isinstance(answer, ServeAppError):
+                raise answer
+            if answer.annotated is not None:
+                return Response(answer.annotated, media_type="image/jpeg")
+            return _json(DetectResponse.from_answer(answer, identity))
+        results: list[DetectResponse | ErrorResponse] = []
+        for answer in answers:
+            if isinstance(answer, ServeAppError):
+                pipeline.refused(answer)
+                results.append(ErrorResponse.from_error(answer, identity))
+            else:
+                results.append(DetectResponse.from_answer(answer, identity))
+        return _json(DetectManyResponse(results=results))
 
-    async def _detect_one(
-        picture: bytes, options: DetectOptions, annotate: bool, started_at_s: float
+    async def answer_one(
+        picture: bytes, query: DetectQuery, annotate: bool, expires_at_s: float, turns: asyncio.Semaphore
     ) -> Answer | ServeAppError:
-        time_left_s = args.limits.deadline_s - (time.monotonic() - started_at_s)
+        """The picture's answer or its own error: neither hurts the pictures beside it."""
+        started_at_s = time.monotonic()
         try:
-            answer = await pipeline.detect(picture, options, annotate=annotate, time_left_s=time_left_s)
+            async with turns:
+                answer = await pipeline.detect(
+                    picture, query, annotate=annotate, time_left_s=expires_at_s - time.monotonic()
+                )
         except ServeAppError as exc:
             return exc
+        except Exception:
+            logger.exception("a picture's detection failed")
+            return ServeAppError("internal error")
         answer.timing_s["total"] = time.monotonic() - started_at_s
         return answer
 
     return routes
+
+
+def _wants_jpeg(request: Request) -> bool:
+    """``Accept`` names JPEG, and does not mean to exclude it."""
+    parts = (part.replace(" ", "").lower().split(";") for part in request.headers.get("accept", "").split(","))
+    return any(kind == "image/jpeg" and "q=0" not in options for kind, *options in parts)
 
 
 def _json(body: DetectResponse | DetectManyResponse) -> Response:

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from serve_app.api.pipeline import Pipeline
 from serve_app.errors import InvalidParameter, Malformed, NotFound, ServeAppError
 from serve_app.schemas import ErrorResponse
 
@@ -20,40 +21,33 @@ def request_id(request: Request) -> str:
     return request.headers.get("x-request-id", "")
 
 
-def register(api: FastAPI) -> None:
-    """Answer our own errors, FastAPI's, Starlette's and bugs in one form."""
-    api.add_exception_handler(ServeAppError, _ours)
-    api.add_exception_handler(RequestValidationError, _validation)
-    api.add_exception_handler(HTTPException, _http)
-    api.add_exception_handler(Exception, _bug)
+def register(api: FastAPI, pipeline: Pipeline) -> None:
+    """Answer our own errors, FastAPI's, Starlette's and bugs in one form, and count each."""
 
+    def answer(request: Request, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
+        pipeline.refused(error)
+        headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+        body = ErrorResponse.from_error(error, request_id(request))
+        return JSONResponse(body.model_dump(), status_code or error.status_code, headers)
 
-def _answer(request: Request, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    body = ErrorResponse.from_error(error, request_id(request))
-    return JSONResponse(body.model_dump(), status_code or error.status_code, headers)
+    @api.exception_handler(ServeAppError)
+    async def ours(request: Request, exc: ServeAppError) -> JSONResponse:
+        return answer(request, exc)
 
+    @api.exception_handler(RequestValidationError)
+    async def validation(request: Request, exc: RequestValidationError) -> JSONResponse:
+        problems = (f"{'.'.join(str(part) for part in e['loc'][1:])}: {e['msg']}" for e in exc.errors())
+        return answer(request, InvalidParameter("; ".join(problems)))
 
-async def _ours(request: Request, exc: Exception) -> JSONResponse:
-    assert isinstance(exc, ServeAppError)
-    return _answer(request, exc)
+    @api.exception_handler(HTTPException)
+    async def http(request: Request, exc: HTTPException) -> JSONResponse:
+        """Starlette's own refusals: no such route, wrong method."""
+        error = NotFound("no such route") if exc.status_code == 404 else Malformed(str(exc.detail))
+        response = answer(request, error, exc.status_code)
+        response.headers.update(exc.headers or {})
+        return response
 
-
-async def _validation(request: Request, exc: Exception) -> JSONResponse:
-    assert isinstance(exc, RequestValidationError)
-    problems = (f"{'.'.join(str(part) for part in e['loc'][1:])}: {e['msg']}" for e in exc.errors())
-    return _answer(request, InvalidParameter("; ".join(problems)))
-
-
-async def _http(request: Request, exc: Exception) -> JSONResponse:
-    """Starlette's own refusals: no such route, wrong method."""
-    assert isinstance(exc, HTTPException)
-    error = NotFound("no such route") if exc.status_code == 404 else Malformed(str(exc.detail))
-    answer = _answer(request, error, exc.status_code)
-    answer.headers.update(exc.headers or {})
-    return answer
-
-
-async def _bug(request: Request, exc: Exception) -> JSONResponse:
-    logger.error("request %s failed", request_id(request), exc_info=exc)
-    return _answer(request, ServeAppError("internal error"))
+    @api.exception_handler(Exception)
+    async def bug(request: Request, exc: Exception) -> JSONResponse:
+        logger.error("request %s failed", request_id(request), exc_info=exc)
+        return answer(request, ServeAppError("internal error"))

@@ -48,9 +48,10 @@ class OpenVinoEngine:
         while len(self._requests) < len(frames):
             self._requests.append(self._compiled.create_infer_request())
         requests = self._requests[: len(frames)]
-        for request, frame in zip(requests, frames, strict=True):
-            readable = frame if frame.flags.writeable else frame.copy()  # OpenVINO shares only what it may write
-            request.set_input_tensor(ov.Tensor(readable[None], shared_memory=True))
+        # OpenVINO shares only what it may write, and keeps no array alive: these live until every request is done.
+        shared = [frame if frame.flags.writeable else frame.copy() for frame in frames]
+        for request, frame in zip(requests, shared, strict=True):
+            request.set_input_tensor(ov.Tensor(frame[None], shared_memory=True))
             request.start_async()
         for request in requests:
             request.wait()

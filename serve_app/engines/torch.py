@@ -10,20 +10,22 @@ import torch
 from numpy.typing import NDArray
 
 from serve_app.engines.ultralytics import load_checkpoint
+from serve_app.errors import ModelError
 from serve_app.types import ModelInfo, Pixels
 
 
 class TorchEngine:
     """One batch, one forward pass. Raises ModelError for a checkpoint that is no detection model."""
 
-    def __init__(self, path: Path, *, name: str, version: str, size_px: int, threads: int) -> None:
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        on_gpu = self._device.type == "cuda"
+    def __init__(self, path: Path, *, name: str, version: str, size_px: int, threads: int, on_gpu: bool) -> None:
+        if on_gpu and not torch.cuda.is_available():
+            raise ModelError("Ray gave this Detector a GPU, but PyTorch cannot use it")
+        self._device = torch.device("cuda" if on_gpu else "cpu")
         self._dtype = torch.float16 if on_gpu else torch.float32
         if not on_gpu:
             torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS=1 for an actor that asks for less than a core
         network, labels = load_checkpoint(path)
-        self._end_to_end = bool(getattr(network, "end2end", False))
+        end_to_end = bool(getattr(network, "end2end", False))
         network = network.fuse(verbose=False).eval().requires_grad_(False)
         self._network = network.to(self._device, self._dtype, memory_format=torch.channels_last)
         self.info = ModelInfo(
@@ -32,7 +34,7 @@ class TorchEngine:
             engine="torch",
             labels=labels,
             size_px=size_px,
-            end_to_end=self._end_to_end,
+            end_to_end=end_to_end,
         )
 
     def infer(self, frames: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:

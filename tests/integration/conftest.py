@@ -46,14 +46,21 @@ def frame_pools() -> set[str]:
     return {path.name for path in SHARED_MEMORY.glob("sightline-*")}
 
 
-def replicas(deployment: str) -> list[psutil.Process]:
-    """The processes of a deployment's replicas, which Ray names after it."""
-    title = f"ray::ServeReplica:{APPLICATION}:{deployment}"
+def workers(title: str) -> list[psutil.Process]:
+    """The processes of our own cluster that Ray gave this title."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(part.startswith(title) for part in process.info["cmdline"] or []):
-            found.append(process)
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[:1] == [f"ray::{title}"]:
+                found.append(process)
+        except psutil.Error:
+            pass  # it ended while we looked
     return found
+
+
+def replicas(deployment: str) -> list[psutil.Process]:
+    """The processes of a deployment's replicas."""
+    return workers(f"ServeReplica:{APPLICATION}:{deployment}")
 
 
 @dataclass(frozen=True)
@@ -80,13 +87,18 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
+def others() -> set[str]:
+    """Frame pools of other clusters on this machine."""
+    return frame_pools()
+
+
+@pytest.fixture(scope="session")
+def cluster(others: set[str]) -> Iterator[str]:
     """A Ray of our own; its address."""
-    before = frame_pools()
     context = ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield context.address_info["gcs_address"]
     serve.shutdown()
-    eventually(lambda: frame_pools() <= before, what="an empty shared memory")
+    eventually(lambda: frame_pools() <= others, what="an empty shared memory")
     ray.shutdown()
 
 

@@ -171,6 +171,48 @@ async def test_a_body_that_does_not_say_its_size_is_limited_while_it_is_read(cli
     assert is_error(await client.post("/detect", content=endless()), 413, "too_large")
 
 
+async def test_a_multipart_body_that_breaks_off_is_not_answered_in_part(client: httpx.AsyncClient) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\none\r\n'
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    assert (await client.post("/detect", content=part + b"--x--\r\n", headers=headers)).status_code == 200
+    assert is_error(await client.post("/detect", content=part + part[:-5], headers=headers), 400, "malformed")
+
+
+async def test_every_refusal_is_counted(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    await client.post("/detect", files=files(b"1", b"bad", b"bad"))
+    await client.post("/detect?confidence=7", content=b"1")
+    await client.post("/detect", content=bytes(2**20 + 1))
+    await client.get("/nothing")
+    assert pipeline.refusals == ["undecodable", "undecodable", "invalid_parameter", "too_large", "not_found"]
+
+
+async def test_a_bug_in_one_picture_is_that_pictures_own(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    pipeline.failure = RuntimeError("secret")
+    results = (await client.post("/detect", files=files(b"1", b"2"))).json()["results"]
+    assert [result["code"] for result in results] == ["internal", "internal"]
+
+
+async def test_an_unknown_class_is_refused_for_all_pictures(client: httpx.AsyncClient) -> None:
+    response = await client.post("/detect?classes=unicorn", files=files(b"1", b"2"))
+    assert is_error(response, 422, "invalid_parameter")
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("image/jpeg", "image/jpeg"),
+        ("text/html, IMAGE/JPEG; q=0.9, */*", "image/jpeg"),
+        ("image/jpeg;q=0, application/json", "application/json"),
+        ("image/*, */*", "application/json"),
+    ],
+)
+async def test_the_picture_is_answered_to_who_asks_for_it(
+    client: httpx.AsyncClient, accept: str, media_type: str
+) -> None:
+    response = await client.post("/detect", content=b"1", headers={"Accept": accept})
+    assert response.headers["content-type"] == media_type
+
+
 async def test_routes_and_methods_that_do_not_exist_answer_in_the_same_form(client: httpx.AsyncClient) -> None:
     assert is_error(await client.get("/nothing"), 404, "not_found")
     assert is_error(await client.get("/detect"), 405, "malformed")
@@ -207,7 +249,7 @@ async def test_openapi_shows_the_request_the_answers_and_the_errors(client: http
         "classes",
         "max_detections",
     }
-    assert set(detect["responses"]) == {"200", "400", "413", "415", "422", "503", "504"}
+    assert set(detect["responses"]) == {"200", "400", "413", "415", "422", "500", "503", "504"}
     for status_code, response in detect["responses"].items():
         schema = str(response["content"]["application/json"]["schema"])
         assert ("ErrorResponse" in schema) == (status_code != "200")

@@ -39,11 +39,15 @@ def test_a_batch_answers_each_frame_with_its_own(engine: OpenVinoEngine) -> None
         assert found.xyxy[:, 0].tolist() == [column * squares.STRIDE_PX]
 
 
-def test_a_read_only_frame_is_read(engine: OpenVinoEngine) -> None:
-    frame = squares.picture([Square("blue", 3, 3)])
-    frame.flags.writeable = False
-    (raw,) = engine.infer([frame])
-    assert len(to_detections(raw, OPTIONS, end_to_end=False)) == 1
+def test_a_batch_of_read_only_frames_is_read(engine: OpenVinoEngine) -> None:
+    """Frames that came as bytes: each is copied, and the copies live as long as the engine reads them."""
+    for _ in range(10):
+        frames = [squares.picture([Square("blue", column, 3)]) for column in range(30)]
+        for frame in frames:
+            frame.flags.writeable = False
+        for column, raw in enumerate(engine.infer(frames)):
+            found = to_detections(raw, OPTIONS, end_to_end=False)
+            assert found.xyxy[:, 0].tolist() == [column * squares.STRIDE_PX]
 
 
 def test_the_version_is_that_of_the_weights(squares_model: Path, tmp_path: Path) -> None:
@@ -87,6 +91,12 @@ def test_another_task_is_refused_in_a_sentence(squares_model: Path, tmp_path: Pa
     (folder / "metadata.yaml").write_text("task: detect\nnames: {0: red}\n")
     with pytest.raises(ModelError, match="neither of YOLO's two heads for 1 classes"):
         load(ModelArgs(weights=folder), has_gpu=False)
+
+
+def test_a_gpu_is_not_held_in_vain(squares_model: Path) -> None:
+    with pytest.raises(ModelError, match="set model.engine to openvino"):
+        load(ModelArgs(weights=squares_model), has_gpu=True)
+    assert load(ModelArgs(weights=squares_model, engine="openvino"), has_gpu=True).info.engine == "openvino"
 
 
 def test_the_torch_engine_wants_a_checkpoint(squares_model: Path) -> None:

@@ -45,7 +45,9 @@ def test_every_metric_is_in_the_table(metric: Metric) -> None:
     assert f"| `{name}` | {', '.join(f'`{tag}`' for tag in metric.tags)} |" in README
 
 
-@pytest.mark.parametrize("code", sorted({cls.code for cls in vars(errors).values() if isinstance(cls, type)} - {"start", "conflict"}))
+@pytest.mark.parametrize(
+    "code", sorted({cls.code for cls in vars(errors).values() if isinstance(cls, type)} - {"start", "conflict"})
+)
 def test_every_error_code_is_in_the_table(code: str) -> None:
     assert f"`{code}`" in README
 
