@@ -29,13 +29,13 @@ from rich.live import Live
 from rich.table import Table
 
 from serve_app.config import StreamArgs
-from serve_app.errors import InvalidParameter, ServeAppError
+from serve_app.errors import InvalidParameter, NotFound, ServeAppError, SourceError
 from serve_app.schemas import DetectQuery, StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-STATUS_TIMEOUT_S = 10.0
+STATUS_TIMEOUT_S = 30.0  # its process may be starting
 WATCH_PERIOD_S = 0.5
 
 
@@ -86,7 +86,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def start(options: argparse.Namespace) -> None:
-    """Start a stream and say so once it runs or is refused."""
+    """Start a stream and say so once its first frame is there; exits 1 when it fails."""
     if not ID.fullmatch(options.id):
         raise InvalidParameter("--id: up to 64 letters, digits, - and _")
     source = parse_source(options.source, StreamArgs().folders())
@@ -96,13 +96,27 @@ def start(options: argparse.Namespace) -> None:
         raise InvalidParameter("; ".join(f"--{e['loc'][0]}: {e['msg']}" for e in exc.errors())) from exc
     policy = options.policy or ("drop_oldest" if source.is_live else "wait")
     spec = worker.StreamSpec(options.id, source, policy, options.loop, query, options.application)
-    ray.get(worker.start(spec).status.remote(), timeout=60)
-    print(f"stream {options.id} started: watch it with scripts/streams.py watch {options.id}")
+    worker.start(spec)
+    with Console().status(f"starting stream {options.id}"):
+        while (now := status(options.id)).state == "starting":
+            time.sleep(WATCH_PERIOD_S)
+    if now.state == "failed":
+        worker.stop(options.id)
+        raise SourceError(f"stream {options.id}: {now.detail}")
+    print(f"stream {options.id} is {now.state}: watch it with scripts/streams.py watch {options.id}")
 
 
 def list_streams(options: argparse.Namespace) -> None:
     """A table with a line a stream."""
-    Console().print(status_table([status(stream_id) for stream_id in worker.stream_ids()]))
+    streams = []
+    for stream_id in worker.stream_ids():
+        try:
+            streams.append(status(stream_id))
+        except NotFound:
+            pass  # it ended meanwhile
+        except ray.exceptions.RayError as exc:
+            print(f"stream {stream_id} does not answer: {type(exc).__name__}", file=sys.stderr)
+    Console().print(status_table(streams))
 
 
 def watch(options: argparse.Namespace) -> None:

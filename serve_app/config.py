@@ -22,7 +22,7 @@ _variables: set[str] = set()
 def _setting(variable: str, default: Any, **constraints: Any) -> Any:
     _variables.add(_PREFIX + variable)
     return Field(
-        default_factory=lambda: os.environ.get(_PREFIX + variable, default),
+        default_factory=lambda: os.environ.get(_PREFIX + variable) or default,
         validate_default=True,
         **constraints,
     )
@@ -83,8 +83,11 @@ class StreamArgs(_Args):
     media_dirs: str = _setting("MEDIA_DIRS", ".")  # folders that files may come from, colon-separated
 
     def folders(self) -> tuple[Path, ...]:
-        """The folders, absolute, with links resolved."""
-        return tuple(Path(folder).expanduser().resolve() for folder in self.media_dirs.split(":") if folder)
+        """The folders, absolute, with links resolved. Raises ConfigError."""
+        try:
+            return tuple(Path(folder).expanduser().resolve() for folder in self.media_dirs.split(":") if folder)
+        except (ValueError, RuntimeError) as exc:
+            raise ConfigError("SERVE_APP_MEDIA_DIRS names what cannot be a folder") from exc
 
 
 class AppArgs(_Args):

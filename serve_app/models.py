@@ -51,7 +51,10 @@ def load(args: ModelArgs, *, has_gpu: bool) -> Engine:
 def _find(weights: Path | None) -> Path:
     if weights is None:
         raise ModelError("no model is named")
-    path = weights.expanduser().resolve()
+    try:
+        path = weights.expanduser().resolve()
+    except (ValueError, RuntimeError, OSError) as exc:
+        raise ModelError("model.weights is no valid path") from exc
     if not path.exists():
         raise ModelError(f"model.weights: there is no {path}")
     if not (path.is_dir() or path.suffix in {".pt", ".onnx"}):
@@ -78,7 +81,10 @@ def _exported(weights: Path, version: str, size_px: int, cache_dir: Path) -> Pat
     target = cache_dir / f"{weights.stem}-{version}-{size_px}px-fp32-{libraries}_openvino_model"
     if target.is_dir():
         return target
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ModelError(f"model.cache_dir: {cache_dir} cannot be made") from exc
     with _locked(target.with_name(f"{target.name}.lock")):
         if not target.is_dir():
             with tempfile.TemporaryDirectory(dir=cache_dir) as folder:

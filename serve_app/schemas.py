@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from serve_app.errors import InvalidParameter, ServeAppError
 from serve_app.types import Answer, DetectOptions, ModelInfo
 
+ONE_VALUE = ("confidence", "iou", "max_detections")  # parameters that a query may give once
 STAGES = ("decode", "queue", "inference", "postprocess", "total")
 
 
@@ -38,11 +39,11 @@ class DetectQuery(BaseModel):
 
     def to_options(self, model: ModelInfo) -> DetectOptions:
         """Thresholds for the model. Raises InvalidParameter for a class that the model does not know."""
-        wanted = tuple(name.strip() for item in self.classes for name in item.split(",") if name.strip())
+        wanted = tuple(name.strip() for item in self.classes for name in item.split(","))
         try:
             class_ids = model.class_ids(wanted) if wanted else None
         except KeyError as exc:
-            raise InvalidParameter(f"classes: the model {model.name} knows no class {exc.args[0]!r}") from None
+            raise InvalidParameter(f"classes: the model {model.name} knows no class {exc.args[0][:64]!r}") from None
         return DetectOptions(
             confidence=model.defaults.confidence if self.confidence is None else self.confidence,
             iou=model.defaults.iou if self.iou is None else self.iou,

@@ -14,7 +14,7 @@ from serve_app.api.errors import request_id
 from serve_app.api.pipeline import Pipeline
 from serve_app.config import AppArgs
 from serve_app.errors import DeadlineExceeded, InvalidParameter, ServeAppError
-from serve_app.schemas import DetectManyResponse, DetectQuery, DetectResponse, ErrorResponse
+from serve_app.schemas import ONE_VALUE, DetectManyResponse, DetectQuery, DetectResponse, ErrorResponse
 from serve_app.types import Answer
 
 logger = logging.getLogger("ray.serve")
@@ -63,6 +63,8 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
         """Detect objects in one picture or several."""
         expires_at_s = time.monotonic() + args.limits.deadline_s
         annotate = _wants_jpeg(request)
+        if repeated := [name for name in ONE_VALUE if len(request.query_params.getlist(name)) > 1]:
+            raise InvalidParameter(f"{', '.join(repeated)}: given more than once")
         try:
             async with asyncio.timeout(args.limits.deadline_s):
                 pictures, is_multipart = await read_pictures(request, args.limits)
@@ -115,7 +117,8 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
 
 def _wants_jpeg(request: Request) -> bool:
     """``Accept`` names JPEG, and does not mean to exclude it."""
-    parts = (part.replace(" ", "").lower().split(";") for part in request.headers.get("accept", "").split(","))
+    accept = ",".join(request.headers.getlist("accept"))
+    parts = (part.replace(" ", "").lower().split(";") for part in accept.split(","))
     return any(kind == "image/jpeg" and "q=0" not in options for kind, *options in parts)
 
 

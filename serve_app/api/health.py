@@ -12,16 +12,19 @@ def router(pipeline: Pipeline) -> APIRouter:
     """Routes for load balancers and probes."""
     routes = APIRouter(tags=["health"])
 
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health() -> HealthResponse:
         """The process answers."""
         return HealthResponse()
 
+    @routes.head("/livez", include_in_schema=False)
     @routes.get("/livez")
     async def livez() -> HealthResponse:
         """The process answers: restart it when it does not."""
         return HealthResponse()
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", responses={503: {"model": ErrorResponse}})
     async def readyz() -> ReadyResponse:
         """A warm model answers: send traffic."""

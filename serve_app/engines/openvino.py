@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -67,13 +68,27 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
         metadata = path / "metadata.yaml"
         if not metadata.is_file():
             raise ModelError(f"no metadata.yaml in {path}: export the model with Ultralytics")
-        return core.read_model(networks[0]), yaml.safe_load(metadata.read_text())
-    try:
-        model = core.read_model(path)
-    except RuntimeError as exc:
-        raise ModelError(f"OpenVINO cannot read {path}") from exc
+        return _read_network(core, networks[0]), _read_metadata(metadata)
+    model = _read_network(core, path)
     info = model.get_rt_info()
     return model, {key: value.value for key, value in info["framework"].items()} if "framework" in info else {}
+
+
+def _read_network(core: ov.Core, path: Path) -> ov.Model:
+    try:
+        return core.read_model(path)
+    except RuntimeError as exc:
+        raise ModelError(f"OpenVINO cannot read {path.name}: it is damaged, or a part of it is missing") from exc
+
+
+def _read_metadata(path: Path) -> Json:
+    try:
+        metadata = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, ValueError, OSError) as exc:
+        raise ModelError(f"{path} cannot be read") from exc
+    if not isinstance(metadata, dict):
+        raise ModelError(f"{path} is no metadata of an exported model")
+    return metadata
 
 
 def _fix_size(model: ov.Model, size_px: int) -> int:
@@ -109,12 +124,16 @@ def _labels(metadata: Json) -> tuple[str, ...]:
     task = metadata.get("task", "detect")
     if task != "detect":
         raise ModelError(f"this model's task is {task!r}; only detection is served")
-    names = metadata.get("names")
-    if isinstance(names, str):  # in an ONNX file every value is text
-        names = ast.literal_eval(names)
-    if not names:
-        raise ModelError("the model names no classes: export it with Ultralytics")
-    return tuple(str(names[class_id]) for class_id in range(len(names)))
+    names: Any = metadata.get("names")
+    try:
+        if isinstance(names, str):  # in an ONNX file every value is text
+            names = ast.literal_eval(names)
+        labels = tuple(str(names[class_id]) for class_id in range(len(names)))
+    except (TypeError, KeyError, ValueError, SyntaxError) as exc:
+        raise ModelError("the model does not name its classes: export it with Ultralytics") from exc
+    if not labels:
+        raise ModelError("the model names no class")
+    return labels
 
 
 def _is_end_to_end(model: ov.Model, labels: tuple[str, ...]) -> bool:

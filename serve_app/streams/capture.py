@@ -58,10 +58,14 @@ class Rate:
 
 @dataclass
 class Progress:
-    """A stream's state and counters. ``captured = processed + dropped``, but for the frames under way."""
+    """A stream's state and counters. ``captured = processed + dropped``, but for the frames under way.
+
+    The capture thread writes what the source does, the detecting one what the Detector does.
+    """
 
     state: State = "starting"
-    detail: str = ""
+    source_detail: str = ""
+    detector_detail: str = ""
     captured: int = 0
     processed: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -109,6 +113,12 @@ class WaitingPlace:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+
+
+def _pause_s(failures: int) -> float:
+    """How long to wait after so many failures in a row: doubled each time, up to a bound."""
+    first_s, longest_s = _BACKOFF_S
+    return min(longest_s, first_s * 2.0 ** min(failures, 16))
 
 
 class Capture:
@@ -163,21 +173,19 @@ class Capture:
             if not self._source.is_live:
                 if self._loop:
                     continue
-                self._progress.state = "completed"
-                return
+                return  # completed, once whoever takes has taken what waits
             failures = 0 if self._progress.captured > before else failures + 1
-            self._progress.state, self._progress.detail = "reconnecting", reason
+            self._progress.state, self._progress.source_detail = "reconnecting", reason
             self._progress.reconnects += 1
-            first_s, longest_s = _BACKOFF_S
             # Jitter, so that forty cameras behind one switch do not come back in one instant.
-            self._stopped.wait(min(longest_s, first_s * 2**failures) * random.uniform(0.5, 1))
+            self._stopped.wait(_pause_s(failures) * random.uniform(0.5, 1))
 
     def _read_once(self) -> None:
         at_own_pace = not self._source.is_live and self._policy == "drop_oldest"
         for frame in frames(self._source, at_own_pace=at_own_pace, first_id=self._progress.captured):
             if self._stopped.is_set():
                 return
-            self._progress.state, self._progress.detail = "running", ""
+            self._progress.state, self._progress.source_detail = "running", ""
             self._progress.captured += 1
             self._progress.camera_rate.tick()
             started_s = time.monotonic()
@@ -194,4 +202,4 @@ class Capture:
                 self._progress.drop("stopped" if self._stopped.is_set() else "newer_frame")
 
     def _fail(self, detail: str) -> None:
-        self._progress.state, self._progress.detail = "failed", detail
+        self._progress.state, self._progress.source_detail = "failed", detail

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import cv2
 
@@ -45,19 +45,33 @@ def parse_source(text: str, media_dirs: tuple[Path, ...]) -> Source:
 
     Raises SourceError.
     """
-    if "://" in text and not text.startswith("file://"):
+    try:
+        text.encode()  # FFmpeg crashes on a name that is no UTF-8
         parts = urlsplit(text)
-        scheme = parts.scheme.lower()
-        if scheme not in _PROTOCOLS or not parts.hostname:
-            raise SourceError(f"a source is a file or one of {', '.join(s for s in _PROTOCOLS if s != 'file')}://…")
-        host = parts.netloc.rpartition("@")[2]
-        return Source(text, urlunsplit((scheme, host, parts.path, "", "")), scheme)
-    path = Path(text.removeprefix("file://")).expanduser().resolve()
-    if not any(path.is_relative_to(folder) for folder in media_dirs):
-        raise SourceError(f"{path.name} is not below a folder of SERVE_APP_MEDIA_DIRS")
-    if not path.is_file():
-        raise SourceError(f"there is no file {path.name}")
-    return Source(str(path), path.name, "file")
+        if "://" in text and parts.scheme != "file":
+            return _parse_address(text, parts)
+        path = Path(unquote(parts.path) if parts.scheme == "file" else text).expanduser().resolve()
+        is_allowed = any(path.is_relative_to(folder) for folder in media_dirs)
+        is_file = path.is_file()
+    except (ValueError, OSError, RuntimeError) as exc:
+        raise SourceError("the source is no valid file name or address") from exc
+    name = path.name if path.name.isprintable() else repr(path.name)
+    if not is_allowed:
+        raise SourceError(f"{name} is not below a folder of SERVE_APP_MEDIA_DIRS")
+    if not is_file:
+        raise SourceError(f"there is no file {name}")
+    return Source(str(path), name, "file")
+
+
+def _parse_address(text: str, parts: SplitResult) -> Source:
+    """A camera's or a server's address. Its name shows neither credentials nor the path, which may hold some too."""
+    if parts.scheme not in _PROTOCOLS or not parts.hostname:
+        raise SourceError(f"a source is a file or one of {', '.join(s for s in _PROTOCOLS if s != 'file')}://…")
+    if "@" in parts.path + parts.query + parts.fragment:
+        raise SourceError("write / ? # and @ in a password as %2F %3F %23 and %40")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = f":{parts.port}" if parts.port else ""
+    return Source(text, f"{parts.scheme}://{host}{port}/…", parts.scheme)
 
 
 def frames(source: Source, *, at_own_pace: bool, first_id: int) -> Iterator[Frame]:

@@ -13,16 +13,15 @@ import cv2
 import ray
 from ray import serve
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
-from serve_app.errors import Conflict, ModelChanged, NotFound, ServeAppError
+from serve_app.errors import Conflict, InvalidParameter, ModelChanged, NotFound, ServeAppError, StartError
 from serve_app.schemas import DetectQuery, StreamResult, StreamStatus
 from serve_app.serving import DetectorClient, RayInstrument
 from serve_app.streams.capture import Capture, Captured, Policy, Progress
 from serve_app.streams.source import Source
 from serve_app.telemetry import STREAM_AGE_MS, STREAM_FRAMES, Telemetry
-from serve_app.types import Json, ModelInfo
+from serve_app.types import Json
 
 logger = logging.getLogger("ray.serve")
 
@@ -62,7 +61,8 @@ class StreamWorker:
         self._reported: dict[str, int] = {}
         self._telemetry = Telemetry(RayInstrument)
         self._detector = DetectorClient(
-            serve.get_deployment_handle("Detector", app_name=spec.application),
+            # Not asked whether it exists: a worker that restarts while the controller does must not die of it.
+            serve.get_deployment_handle("Detector", app_name=spec.application, _check_exists=False),
             slots=_SLOTS,
             # The handle is used from our own loop; configs/serve.env would have it on the loop that made it.
             _run_router_in_separate_loop=True,
@@ -85,7 +85,7 @@ class StreamWorker:
         return StreamStatus(
             stream_id=self._spec.stream_id,
             state=progress.state,
-            detail=progress.detail,
+            detail="; ".join(filter(None, (progress.source_detail, progress.detector_detail))),
             source=self._spec.source.name,
             policy=self._spec.policy,
             uptime_s=round(time.monotonic() - self._started_s, 1),
@@ -108,41 +108,55 @@ class StreamWorker:
         owner = asyncio.create_task(self._end_with_application())
         try:
             await self._detect_until_the_end()
+        except ServeAppError as exc:  # waiting cannot help: a class the model does not know, no shared memory
+            self._fail(exc.detail)
         except Exception as exc:  # the loop's last words: without them the stream would stand still unnoticed
             logger.exception("stream %s failed", self._spec.stream_id)
-            self._progress.state, self._progress.detail = "failed", f"internal error: {type(exc).__name__}"
-            self._capture.stop()
+            self._fail(f"internal error: {type(exc).__name__}")
+        finally:
+            self.stop()
         await owner  # a stream that is over still answers for its status
 
+    def _fail(self, detail: str) -> None:
+        self._progress.state, self._progress.detector_detail = "failed", detail
+
     async def _detect_until_the_end(self) -> None:
-        await self._model()
+        self._spec.query.to_options(await self._detector.connect())
         self._capture.start()
         while (captured := await asyncio.to_thread(self._capture.take)) is not None:
             try:
                 await self._detect(captured)
             finally:
                 captured.slot.give_back()
-            self._report_frames()
+        if self._progress.state == "running":
+            self._progress.state = "completed"
 
     async def _detect(self, captured: Captured) -> None:
         """One frame's result, however long the Detector is away; only newer frames can be lost meanwhile."""
         while True:
-            model = await self._model()
-            if captured.slot.ref.size_px != model.size_px:
-                self._progress.drop("model_changed")
-                return
-            options = self._spec.query.to_options(model)
             try:
+                model = await asyncio.wait_for(self._detector.model(), _FRAME_TIMEOUT_S)
+                if captured.slot.ref.size_px != model.size_px:
+                    self._progress.drop("model_changed")
+                    return
+                options = self._spec.query.to_options(model)
                 answer = await asyncio.wait_for(
                     self._detector.detect(captured.slot, captured.box, model, options, time_left_s=_FRAME_TIMEOUT_S),
                     _FRAME_TIMEOUT_S,
                 )
                 break
+            except (InvalidParameter, StartError):
+                raise
             except ModelChanged:
                 continue
             except (ServeAppError, TimeoutError) as exc:
-                self._progress.detail = str(exc) or "the detector does not answer"
+                self._progress.detector_detail = str(exc) or "the detector does not answer"
                 await asyncio.sleep(_RETRY_PAUSE_S)
+            except Exception as exc:  # the engine failed on this batch: the next frame may fare better
+                logger.exception("stream %s lost frame %d", self._spec.stream_id, captured.frame_id)
+                self._progress.drop("error")
+                self._progress.detector_detail = f"the detector failed: {type(exc).__name__}"
+                return
         age_s = time.time() - captured.captured_at_s
         answer = replace(answer, timing_s=answer.timing_s | {"decode": captured.letterbox_s, "total": age_s})
         self._latest = StreamResult.from_answer(
@@ -153,17 +167,9 @@ class StreamWorker:
         )
         self._progress.processed += 1
         self._progress.processed_rate.tick()
-        self._progress.detail = ""
+        self._progress.detector_detail = ""
         self._telemetry.answered(answer, "stream")
         self._telemetry.record(STREAM_AGE_MS, age_s * 1e3, stream_id=self._spec.stream_id)
-
-    async def _model(self) -> ModelInfo:
-        while True:
-            try:
-                return await asyncio.wait_for(self._detector.model(), _FRAME_TIMEOUT_S)
-            except (ServeAppError, TimeoutError) as exc:
-                self._progress.detail = str(exc) or "the detector does not answer"
-                await asyncio.sleep(_RETRY_PAUSE_S)
 
     def _report_frames(self) -> None:
         progress = self._progress
@@ -175,8 +181,11 @@ class StreamWorker:
         self._reported = counts
 
     async def _end_with_application(self) -> None:
-        while not await asyncio.to_thread(_is_gone, self._spec.application):  # noqa: ASYNC110  # another process
+        answers_gone = 0
+        while answers_gone < 2:  # one alone may be a controller that is between two lives
             await asyncio.sleep(_OWNER_CHECK_PERIOD_S)
+            self._report_frames()
+            answers_gone = answers_gone + 1 if await asyncio.to_thread(_is_gone, self._spec.application) else 0
         logger.info("stream %s ends: its application is gone", self._spec.stream_id)
         self.stop()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
@@ -197,7 +206,7 @@ def start(spec: StreamSpec) -> ActorHandle:
     try:
         return actor.remote(spec)
     except ValueError as exc:  # Ray's word for a name that is taken
-        raise Conflict(f"a stream {spec.stream_id!r} is running") from exc
+        raise Conflict(f"there is a stream {spec.stream_id!r} already; stop it first") from exc
 
 
 def find(stream_id: str) -> ActorHandle:
@@ -230,8 +239,10 @@ def _is_gone(application: str) -> bool:
         ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
     except ValueError:
         return True
+    except Exception:  # whatever it is, it does not say that the application is gone
+        return False
     try:
         status = serve.status().applications.get(application)
-    except (RayError, TimeoutError):
+    except Exception:
         return False
     return status is None or status.status == "DELETING"

@@ -132,10 +132,13 @@ def test_a_stream_outlives_a_rolling_update_and_ends_with_its_application(
     worker.start(spec("lot", video, loop=True))
     eventually(lambda: processed("lot"), what="a result")
     service.deploy(service.args | {"detect": {"confidence": 0.4}})
+    eventually(lambda: status("lot").detail == "", what="an answer of the new replicas")
     before = status("lot")
     eventually(lambda: status("lot").processed > before.processed + 10, what="going on")
     assert status("lot").uptime_s > before.uptime_s  # the same worker, not a new one
     assert status("lot").dropped == {}
+    service.deploy(service.args | {"detect": {"confidence": 1.0}})  # nothing is above that
+    eventually(lambda: status("lot").latest.count == 0, what="the new threshold")
     serve.delete(APPLICATION)
     eventually(lambda: worker.stream_ids() == [], what="the stream's end")
     eventually(lambda: frame_pools() <= others, what="an empty shared memory")
@@ -159,7 +162,7 @@ def test_the_script_starts_lists_watches_and_stops(service: Service, video: Path
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "started" in script("start", "--id", "lot", "--source", str(video), "--confidence", "0.9")
+    assert "stream lot is" in script("start", "--id", "lot", "--source", str(video), "--confidence", "0.9")
     eventually(lambda: status("lot").state == "completed", what="the end")
     assert "squares.avi" in script("list")
     watched = script("watch", "lot")
@@ -177,6 +180,7 @@ def test_the_script_starts_lists_watches_and_stops(service: Service, video: Path
         (["start", "--id", "lot", "--source", "ftp://host/file"], "rtsp"),
         (["start", "--id", "../lot", "--source", "{video}"], "--id"),
         (["start", "--id", "lot", "--source", "{video}", "--confidence", "7"], "confidence"),
+        (["start", "--id", "lot", "--source", "{video}", "--classes", "unicorn"], "no class 'unicorn'"),
         (["start", "--id", "lot", "--source", "{video}", "--application", "nothing"], "no application"),
         (["stop", "lot"], "no stream"),
         (["watch", "lot"], "no stream"),
@@ -189,3 +193,4 @@ def test_the_script_refuses_in_a_sentence(service: Service, video: Path, argumen
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+    assert worker.stream_ids() == []

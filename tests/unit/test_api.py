@@ -106,6 +106,9 @@ async def test_the_query_sets_the_thresholds(client: httpx.AsyncClient, pipeline
         ("classes=unicorn", "unicorn"),
         ("classes=2", "2"),
         ("conf=0.5", "conf"),
+        ("confidence=0.3&confidence=0.9", "confidence"),
+        ("classes=", "''"),
+        ("classes=dog,", "''"),
     ],
 )
 async def test_a_wrong_parameter_is_named(client: httpx.AsyncClient, query: str, named: str) -> None:
@@ -237,6 +240,7 @@ async def test_health_and_readiness_differ(client: httpx.AsyncClient, pipeline: 
     pipeline.failure = Unavailable("no detector answers")
     assert (await client.get("/health")).json() == {"status": "ok"}
     assert (await client.get("/livez")).status_code == 200
+    assert (await client.head("/health")).status_code == 200
     assert is_error(await client.get("/readyz"), 503, "unavailable")
 
 

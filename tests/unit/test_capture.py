@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.frames import FramePool
-from serve_app.streams.capture import Capture, Policy, Progress, Rate
+from serve_app.streams.capture import Capture, Policy, Progress, Rate, _pause_s
 from serve_app.streams.source import parse_source
 from tests import squares
 from tests.videos import save_video
@@ -45,7 +45,7 @@ def test_who_waits_gets_every_frame_with_three_slots(video: Path, pool: FramePoo
         seen.append(captured.frame_id)
         captured.slot.give_back()
     assert seen == list(range(FRAMES))
-    assert (progress.state, progress.captured, progress.dropped) == ("completed", FRAMES, {})
+    assert (progress.state, progress.captured, progress.dropped) == ("running", FRAMES, {})
     assert pool.leased == 0
 
 
@@ -97,9 +97,14 @@ def test_a_live_source_that_refuses_is_tried_again(pool: FramePool) -> None:
     capture.start()
     assert tries.wait(30)
     assert progress.state == "reconnecting"
-    assert progress.detail == "http://127.0.0.1:9/stream cannot be opened as video"
+    assert progress.source_detail == "http://127.0.0.1:9/… cannot be opened as video"
     capture.stop()
     capture._thread.join(30)
+
+
+def test_pauses_grow_to_a_bound_and_stay_there() -> None:
+    assert [_pause_s(failures) for failures in (0, 1, 2, 3)] == [0.5, 1.0, 2.0, 4.0]
+    assert _pause_s(7) == _pause_s(10_000) == 30.0
 
 
 def test_a_rate_is_that_of_the_last_seconds() -> None:

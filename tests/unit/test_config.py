@@ -22,6 +22,13 @@ def test_a_variable_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_args({}).detect.confidence == 0.25
 
 
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_APP_WEIGHTS", "")
+    monkeypatch.setenv("SERVE_APP_CONFIDENCE", "")
+    assert parse_args({}).model.weights is None
+    assert parse_args({}).detect.confidence == 0.5
+
+
 def test_the_config_stands_above_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVE_APP_CONFIDENCE", "0.25")
     assert parse_args({"detect": {"confidence": 0.4}}).detect.confidence == 0.4

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -102,6 +104,37 @@ def test_bad_bytes_get_their_own_error(data: bytes, error: type[ServeAppError]) 
     with pytest.raises(error) as caught:
         decode(data, MAX_PIXELS)
     assert type(caught.value) is error
+
+
+def png_with(*extra: bytes) -> bytes:
+    """A sound PNG with more chunks before its end."""
+    whole = encoded(".png")
+    return whole[:-12] + b"".join(extra) + whole[-12:]
+
+
+def chunk(kind: bytes, content: bytes, length: int | None = None) -> bytes:
+    size = len(content) if length is None else length
+    return struct.pack(">I", size) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_only_the_pictures_own_chunks_reach_the_png_decoder() -> None:
+    """Broken animation chunks crash OpenCV 5.0.0; texts inflate without bound."""
+    texts = [chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1000))) for _ in range(3)]
+    animation = [chunk(b"acTL", struct.pack(">II", 9, 0)), chunk(b"fcTL", b"short"), chunk(b"fdAT", b"\0")]
+    for extra in (texts, animation):
+        assert np.array_equal(decode(png_with(*extra), MAX_PIXELS), gradient())
+
+
+def test_a_chunk_that_claims_more_than_there_is_is_refused_before_it_is_allocated() -> None:
+    with pytest.raises(Undecodable):
+        decode(png_with(chunk(b"IDAT", b"", length=0xFF0000AF)), MAX_PIXELS)
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
+    whole = saved(rgb(), "JPEG", progressive=True)
+    last_scan = whole[whole.rindex(b"\xff\xda") : -2]
+    with pytest.raises(Undecodable, match="scans"):
+        decode(whole[:-2] + 1000 * last_scan + whole[-2:], MAX_PIXELS)
 
 
 def test_damaged_pictures_raise_nothing_of_a_decoders_own() -> None:

@@ -88,13 +88,34 @@ def test_another_task_is_refused_in_a_sentence(squares_model: Path, tmp_path: Pa
     (folder / "metadata.yaml").write_text("task: segment\nnames: {0: red, 1: green, 2: blue}\n")
     with pytest.raises(ModelError, match="'segment'; only detection"):
         load(ModelArgs(weights=folder), has_gpu=False)
-    (folder / "metadata.yaml").write_text("task: detect\nnames: {0: red}\n")
-    with pytest.raises(ModelError, match="neither of YOLO's two heads for 1 classes"):
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("metadata.yaml", "task: detect\nnames: {0: red}\n", "neither of YOLO's two heads for 1 classes"),
+        ("metadata.yaml", "task: detect\nnames: {0: red, 2: blue}\n", "does not name its classes"),
+        ("metadata.yaml", "task: detect\nnames: 5\n", "does not name its classes"),
+        ("metadata.yaml", "- a list\n", "no metadata"),
+        ("metadata.yaml", "a: [", "cannot be read"),
+        ("squares.xml", "<net", "OpenVINO cannot read squares.xml"),
+        ("squares.bin", "", "OpenVINO cannot read squares.xml"),
+    ],
+)
+def test_a_damaged_export_is_refused_in_a_sentence(
+    squares_model: Path, tmp_path: Path, name: str, content: str, sentence: str
+) -> None:
+    folder = tmp_path / "squares_openvino_model"
+    folder.mkdir()
+    for path in squares_model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / name).write_text(content)
+    with pytest.raises(ModelError, match=sentence):
         load(ModelArgs(weights=folder), has_gpu=False)
 
 
 def test_a_gpu_is_not_held_in_vain(squares_model: Path) -> None:
-    with pytest.raises(ModelError, match="set model.engine to openvino"):
+    with pytest.raises(ModelError, match=r"set model\.engine to openvino"):
         load(ModelArgs(weights=squares_model), has_gpu=True)
     assert load(ModelArgs(weights=squares_model, engine="openvino"), has_gpu=True).info.engine == "openvino"
 

@@ -37,11 +37,37 @@ def test_ffmpegs_own_notations_are_taken_for_file_names(text: str, tmp_path: Pat
         parse_source(text, (tmp_path,))
 
 
-def test_credentials_are_not_in_the_name() -> None:
-    source = parse_source("rtsp://admin:hunter2@10.0.0.7:554/live?token=abc#x", ())
-    assert source.name == "rtsp://10.0.0.7:554/live"
-    assert source.uri == "rtsp://admin:hunter2@10.0.0.7:554/live?token=abc#x"
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "rtsp://admin:hunter2@10.0.0.7:554/live?token=hunter2#x",
+        "rtsp://10.0.0.7:554/user=admin&password=hunter2/1",
+        "RTSP://admin:hunter2%40@10.0.0.7:554/",
+    ],
+)
+def test_credentials_are_not_in_the_name(uri: str) -> None:
+    source = parse_source(uri, ())
+    assert source.name == "rtsp://10.0.0.7:554/…"
+    assert source.uri == uri
     assert source.is_live
+
+
+@pytest.mark.parametrize("uri", ["rtsp://u:p/ss@host/x", "rtsp://u:p#ss@host/x", "rtsp://u:p?ss@host/x"])
+def test_a_password_that_would_be_taken_for_a_path_is_refused_unseen(uri: str) -> None:
+    with pytest.raises(SourceError, match="%2F") as caught:
+        parse_source(uri, ())
+    assert "ss" not in caught.value.detail.replace("password", "")
+
+
+@pytest.mark.parametrize("text", ["rtsp://[::1/x", "rtsp://[zz]/", "a\0b", "~nosuchuser/x", "x" * 5000, "\udcff.mp4"])
+def test_what_is_no_name_at_all_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError):
+        parse_source(text, (tmp_path,))
+
+
+def test_a_file_address_may_be_percent_encoded(tmp_path: Path) -> None:
+    (tmp_path / "my file.mp4").touch()
+    assert parse_source(f"file://{tmp_path}/my%20file.mp4", (tmp_path,)).name == "my file.mp4"
 
 
 def test_frames_come_in_order_and_are_numbered_on(tmp_path: Path) -> None:
