@@ -1,0 +1,165 @@
+"""The border with Ray Serve, over a handle that is none."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
+
+from serve_app import deployments
+from serve_app.config import parse_args
+from serve_app.deployments import Preprocessor
+from serve_app.errors import ModelChanged, Overloaded, ServeAppError, SlotElsewhere, Unavailable
+from serve_app.letterbox import letterbox
+from serve_app.schemas import DetectQuery
+from serve_app.serving import DetectorClient
+from serve_app.types import Detections, DetectOptions, DetectReply, DetectRequest, ModelInfo
+from tests import squares
+
+pytestmark = pytest.mark.anyio
+
+OPTIONS = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)
+REPLY = DetectReply(
+    Detections(np.array([[32, 32, 64, 64]], np.float32), np.array([0.9], np.float32), np.array([0], np.int32)),
+    queue_s=0.0,
+    inference_s=0.0,
+    postprocess_s=0.0,
+    batch_size=1,
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class FakeHandle:
+    """A Detector's handle: ``answer`` says what each request gets, an error raised or returned."""
+
+    def __init__(self, answer: Callable[[DetectRequest], Any] = lambda request: REPLY) -> None:
+        self.answer = answer
+        self.info = ModelInfo("fake", "v1", "fake", ("dog",), 64, end_to_end=False)
+        self.requests: list[DetectRequest] = []
+        self.model = SimpleNamespace(remote=self._model)
+        self.detect = SimpleNamespace(remote=self._detect)
+
+    def _init(self, **options: Any) -> None:
+        pass
+
+    async def _model(self) -> ModelInfo:
+        return self.info
+
+    async def _detect(self, request: DetectRequest) -> DetectReply | ServeAppError:
+        self.requests.append(request)
+        result = self.answer(request)
+        if isinstance(result, Exception) and not isinstance(result, ServeAppError):
+            raise result
+        return result
+
+
+async def ask(client: DetectorClient, pixels: np.ndarray) -> Any:
+    model = await client.model()
+    with client.pool.lease() as slot:
+        box = letterbox(pixels, slot.pixels)
+        return await client.detect(slot, box, model, OPTIONS, time_left_s=1)
+
+
+async def test_a_frame_goes_by_name_and_its_boxes_come_back_in_its_pixels() -> None:
+    handle = FakeHandle()
+    client = DetectorClient(handle, slots=1)
+    answer = await ask(client, np.zeros((128, 128, 3), np.uint8))
+    assert not isinstance(handle.requests[0].frame, bytes)
+    assert answer.detections.xyxy.tolist() == [[64, 64, 128, 128]]
+    assert answer.labels == ("dog",)
+    client.close()
+
+
+async def test_where_memory_is_not_shared_the_bytes_go() -> None:
+    handle = FakeHandle(lambda request: REPLY if isinstance(request.frame, bytes) else SlotElsewhere("elsewhere"))
+    client = DetectorClient(handle, slots=1)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    await ask(client, pixels)
+    _, by_bytes = handle.requests
+    assert by_bytes.frame == pixels.tobytes()
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (BackPressureError(num_queued_requests=1, max_queued_requests=1), Overloaded),
+        (RayActorError(), Unavailable),
+        (Overloaded("full"), Overloaded),
+    ],
+)
+async def test_rays_errors_become_ours(raised: Exception, error: type[ServeAppError]) -> None:
+    client = DetectorClient(FakeHandle(lambda request: raised), slots=1)
+    with pytest.raises(error):
+        await ask(client, np.zeros((64, 64, 3), np.uint8))
+    assert client.pool.leased == 0
+    client.close()
+
+
+async def test_after_a_change_the_new_model_is_asked_for_and_the_slots_fit_it() -> None:
+    handle = FakeHandle(lambda request: ModelChanged("changed") if request.model_version == "v1" else REPLY)
+    client = DetectorClient(handle, slots=1)
+    with pytest.raises(ModelChanged):
+        await ask(client, np.zeros((64, 64, 3), np.uint8))
+    handle.info = ModelInfo("fake", "v2", "fake", ("dog",), 96, end_to_end=False)
+    await ask(client, np.zeros((64, 64, 3), np.uint8))
+    assert client.pool.size_px == 96
+    client.close()
+
+
+async def preprocessor(handle: FakeHandle) -> Preprocessor:
+    made = Preprocessor.__new__(Preprocessor)
+    await made.__init__(handle, parse_args({"preprocessor": {"slots": 2, "decode_threads": 1}}))
+    return made
+
+
+async def test_a_picture_under_a_roll_out_is_detected_by_the_new_model() -> None:
+    handle = FakeHandle()
+
+    def change_then_answer(request: DetectRequest) -> DetectReply | ServeAppError:
+        if request.model_version == "v1":
+            handle.info = ModelInfo("fake", "v2", "fake", ("cat",), 96, end_to_end=False)
+            return ModelChanged("changed")
+        return REPLY
+
+    handle.answer = change_then_answer
+    stage = await preprocessor(handle)
+    answer = await stage.detect(squares.encode(squares.picture([])), DetectQuery(), False, 5)
+    assert answer.labels == ("cat",)
+
+
+async def test_a_cancelled_picture_keeps_its_slot_until_nothing_writes_into_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given back earlier, the slot would be another picture's, and this one's pixels would land in it."""
+    decoding, go_on = threading.Event(), threading.Event()
+    decode = deployments.decode
+
+    def slow_decode(data: bytes, max_pixels: int) -> np.ndarray:
+        decoding.set()
+        assert go_on.wait(30)
+        return decode(data, max_pixels)
+
+    stage = await preprocessor(FakeHandle())
+    monkeypatch.setattr(deployments, "decode", slow_decode)
+    pool = stage._detector.pool
+    task = asyncio.create_task(stage.detect(squares.encode(squares.picture([])), DetectQuery(), False, 5))
+    await asyncio.to_thread(decoding.wait, 30)
+    task.cancel()
+    await asyncio.wait([task], timeout=0.2)
+    assert (task.done(), pool.leased) == (False, 1)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert pool.leased == 0
