@@ -164,6 +164,8 @@ class Preprocessor:
         options = query.to_options(model)
         with self._detector.pool.lease() as slot:
             box, decode_s = await self._in_thread(lambda: self._decode(data, slot.pixels))
+            # Cancelled here, the slot goes to another picture while the engine may still read it: what it then makes
+            # of it is answered to nobody.
             answer = await self._detector.detect(slot, box, model, options, time_left_s=expires_at_s - time.monotonic())
         answer.timing_s["decode"] = decode_s
         if annotate:
@@ -188,7 +190,10 @@ class Preprocessor:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
             while not job.cancel() and not job.done():
-                await asyncio.wait([done])
+                try:
+                    await asyncio.wait([done])
+                except asyncio.CancelledError:
+                    pass  # cancelled once more; the work goes on all the same
             raise
 
     def __del__(self) -> None:

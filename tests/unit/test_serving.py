@@ -156,9 +156,10 @@ async def test_a_cancelled_picture_keeps_its_slot_until_nothing_writes_into_it(
     pool = stage._detector.pool
     task = asyncio.create_task(stage.detect(squares.encode(squares.picture([])), DetectQuery(), False, 5))
     await asyncio.to_thread(decoding.wait, 30)
-    task.cancel()
-    await asyncio.wait([task], timeout=0.2)
-    assert (task.done(), pool.leased) == (False, 1)
+    for _ in range(2):  # once more is once more
+        task.cancel()
+        await asyncio.wait([task], timeout=0.2)
+        assert (task.done(), pool.leased) == (False, 1)
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
