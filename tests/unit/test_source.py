@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import functools
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,17 @@ def test_frames_come_in_order_and_are_numbered_on(tmp_path: Path) -> None:
     assert [frame.frame_id for frame in read] == [10, 11, 12, 13, 14]
     assert all(frame.pixels.shape == (320, 320, 3) for frame in read)
     assert [frame.captured_at_s for frame in read] == sorted(frame.captured_at_s for frame in read)
+
+
+def test_frames_come_over_http(tmp_path: Path) -> None:
+    save_video(tmp_path / "a.avi", frames=5, fps=50)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        source = parse_source(f"http://127.0.0.1:{server.server_port}/a.avi", ())
+        read = list(frames(source, at_own_pace=False, first_id=0))
+        server.shutdown()
+    assert len(read) == 5
 
 
 def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path) -> None:
