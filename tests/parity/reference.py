@@ -44,14 +44,14 @@ def disagreements(ours: list[Found], theirs: list[Found]) -> list[str]:
 
 
 def _unmatched(some: list[Found], others: list[Found]) -> list[Found]:
-    """Both sides list what is a little below the threshold: what is above it on one side is on the other."""
+    """Within the tolerance of the threshold a detection may fall either way."""
     left = list(others)
     unmatched = []
     for found in some:
         match = next((other for other in left if _agree(found, other)), None)
         if match is not None:
             left.remove(match)
-        elif found.confidence > THRESHOLD:
+        elif found.confidence > THRESHOLD + CONFIDENCE_TOLERANCE:
             unmatched.append(found)
     return unmatched
 

@@ -15,18 +15,34 @@ from serve_app.letterbox import letterbox
 from serve_app.models import load
 from tests.parity.pictures import colourful
 from tests.parity.pipeline import detect
-from tests.parity.reference import THRESHOLD, disagreements, predict
+from tests.parity.reference import disagreements, predict
 
 SIZE_PX = 640
+CLEAR = 0.4  # well above the threshold, near which a detection may fall either way
+
+
+def model_input() -> torch.Tensor:
+    """The picture as the network takes it."""
+    slot = np.empty((SIZE_PX, SIZE_PX, 3), np.uint8)
+    letterbox(colourful(), slot)
+    return torch.from_numpy(slot[None, :, :, ::-1].copy()).permute(0, 3, 1, 2) / 255
 
 
 def confident(network: torch.nn.Module) -> int:
-    """How many places (raw head) or rows (end-to-end head) score above the threshold."""
-    slot = np.empty((SIZE_PX, SIZE_PX, 3), np.uint8)
-    letterbox(colourful(), slot)
-    raw = network.eval()(torch.from_numpy(slot[None, :, :, ::-1].copy()).permute(0, 3, 1, 2) / 255)[0]
+    """How many places (raw head) or rows (end-to-end head) score clearly."""
+    raw = network.eval()(model_input())[0]
     scores = raw[0, :, 4] if raw.shape[-1] == 6 else raw[0, 4:].amax(0)
-    return int((scores > THRESHOLD).sum())
+    return int((scores > CLEAR).sum())
+
+
+def spread_scores(network: torch.nn.Module, branches: torch.nn.ModuleList) -> None:
+    """Scale the last layers, whose untrained scores hardly differ: where hundreds tie, rounding decides which stay."""
+    outputs: list[torch.Tensor] = []
+    hooks = [branch[-1].register_forward_hook(lambda *call: outputs.append(call[-1])) for branch in branches]
+    network.eval()(model_input())
+    for hook, branch, output in zip(hooks, branches, outputs, strict=True):
+        hook.remove()
+        branch[-1].weight.mul_((1 / output.std(dim=(2, 3)).mean()).clamp(max=1e5))  # a checkpoint is saved in fp16
 
 
 @pytest.fixture(scope="module", params=["yolo26n end-to-end", "yolo26n", "yolo11n", "yolov8n"])
@@ -46,10 +62,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             yolo.model.end2end = True
             yolo.model.fuse(verbose=False)  # leaves the end-to-end head alone
         branches = head.one2one_cv3 if end_to_end else head.cv3
-        for branch in branches:
-            branch[-1].weight.mul_(3)
+        spread_scores(yolo.model, branches)
         for _ in range(80):
-            if confident(yolo.model) >= 40:
+            if confident(yolo.model) >= 200:
                 break
             for branch in branches:
                 branch[-1].bias.add_(0.25)
@@ -60,7 +75,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_the_answer_is_that_of_ultralytics(checkpoint: Path, engine: str, tmp_path: Path) -> None:
     expected = predict(YOLO(checkpoint), colourful())
-    assert sum(found.confidence > THRESHOLD for found in expected) >= 20
+    assert sum(found.confidence > CLEAR for found in expected) >= 20
     assert len({found.confidence for found in expected}) > 10  # not one answer everywhere
     args = ModelArgs(weights=checkpoint, engine=engine, image_size_px=SIZE_PX, cache_dir=tmp_path)
     loaded = load(args, has_gpu=False)

@@ -1,0 +1,96 @@
+"""Parity through the whole service: real weights, HTTP and a stream at once, in mixed batches under load."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from ray import serve
+from ultralytics import YOLO
+
+from serve_app.app import build_app
+from serve_app.schemas import DetectQuery, StreamResult, StreamStatus
+from serve_app.streams import worker
+from serve_app.streams.source import parse_source
+from serve_app.types import Json
+from tests.conftest import SHARED, needs_shared
+from tests.integration.conftest import Service, eventually
+from tests.parity.pictures import shipped
+from tests.parity.reference import CONFIDENCE_TOLERANCE, THRESHOLD, Found, disagreements, predict
+
+pytestmark = [needs_shared, pytest.mark.usefixtures("streams")]
+
+WEIGHTS = SHARED / "weights" / "yolov8n_int8_openvino_model"
+VIDEO = SHARED / "videos" / "car-detection.mp4"
+CONFIDENCE = round(THRESHOLD - CONFIDENCE_TOLERANCE, 2)
+
+
+@pytest.fixture
+def photos_url(service: Service) -> Iterator[str]:
+    """A second application beside the first, with real weights."""
+    serve.run(build_app({"model": {"weights": str(WEIGHTS)}}), name="photos", route_prefix="/photos")
+    url = f"{service.url}/photos"
+    eventually(lambda: httpx.get(f"{url}/readyz", timeout=30).status_code == 200, what="readiness")
+    yield url
+    serve.delete("photos")
+
+
+def found_in(detections: list[Json]) -> list[Found]:
+    return [
+        Found(detection["label"], detection["confidence"], tuple(detection["bbox"].values()))
+        for detection in detections
+    ]
+
+
+def test_photographs_and_frames_are_detected_as_ultralytics_does(photos_url: str) -> None:
+    photographs = [*sorted(SHARED.glob("images/*.jpg")), *shipped()]
+    source = parse_source(str(VIDEO), (VIDEO.parent,))
+    query = DetectQuery(confidence=CONFIDENCE)
+    worker.start(worker.StreamSpec("cars", source, "wait", False, query, "photos"))
+    seen: dict[int, StreamResult] = {}
+
+    async def watch() -> None:
+        actor = worker.find("cars")
+        while len(seen) < 12:
+            latest = StreamStatus(**await actor.status.remote()).latest
+            if latest is not None:
+                seen[latest.frame_id] = latest
+            await asyncio.sleep(0.1)
+
+    async def client(http: httpx.AsyncClient, start: int) -> list[tuple[Path, Json]]:
+        order = photographs[start:] + photographs[:start]
+        return [
+            (path, (await http.post("/detect", params={"confidence": CONFIDENCE}, content=path.read_bytes())).json())
+            for path in order
+        ]
+
+    async def run() -> list[tuple[Path, Json]]:
+        async with httpx.AsyncClient(base_url=photos_url, timeout=120) as http:
+            *answers, _ = await asyncio.gather(*(client(http, start) for start in range(8)), watch())
+        return [answer for one in answers for answer in one]
+
+    answers = asyncio.run(run())
+    worker.stop("cars")
+    assert max(body["batch_size"] for _, body in answers) > 1
+
+    reference = YOLO(WEIGHTS, task="detect")
+    expected = {path: predict(reference, path) for path in photographs}
+    wrong = [(path.name, disagreements(found_in(body["detections"]), expected[path])) for path, body in answers]
+    assert [(name, differences) for name, differences in wrong if differences] == []
+
+    frames = read_frames(max(seen) + 1)
+    for frame_id, result in seen.items():
+        ours = found_in([detection.model_dump() for detection in result.detections])
+        assert disagreements(ours, predict(reference, frames[frame_id])) == [], f"frame {frame_id}"
+
+
+def read_frames(count: int) -> list[np.ndarray]:
+    capture = cv2.VideoCapture(str(VIDEO))
+    frames = [capture.read()[1] for _ in range(count)]
+    capture.release()
+    return frames
