@@ -47,11 +47,11 @@ def frame_pools() -> set[str]:
 
 
 def workers(title: str) -> list[psutil.Process]:
-    """The processes of our own cluster that Ray gave this title."""
+    """The processes of our own cluster that Ray gave this title; it appends the method that one is running."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.cmdline()[:1] == [f"ray::{title}"]:
+            if (process.cmdline() or [""])[0].partition(".")[0] == f"ray::{title}":
                 found.append(process)
         except psutil.Error:
             pass  # it ended while we looked
