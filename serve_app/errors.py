@@ -13,7 +13,7 @@
     |  |- SlotElsewhere                                    between us: the frame's memory is on another node
     |  `- ModelChanged                                     between us: the frame was made for another model
     |- DeadlineExceeded            504 deadline_exceeded
-    `- StartError                  500 start               raised at start only, never answered to a client
+    `- StartError                  500 start               what keeps a deployment or a stream from starting
        |- ConfigError                                      a setting is wrong
        |- ModelError                                       the weights cannot be found, read or served
        |- SharedMemoryError                                no room for the frame pool
