@@ -159,7 +159,7 @@ def test_hostile_input_hurts_no_neighbour_and_leaves_no_memory_behind(service: S
     before = memory_bytes()
     for _ in range(3):
         assert all(asyncio.run(storm()))
-    assert memory_bytes() - before < 40_000_000  # six bodies of 100 MB and 120 pictures went by
+    assert memory_bytes() - before < 40_000_000  # six bodies of 100 MB and 180 pictures went by
 
 
 def test_clients_that_go_away_leave_every_slot_free(service: Service) -> None:
