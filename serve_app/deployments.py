@@ -62,7 +62,6 @@ class Detector:
             max_batch_size=args.batcher.max_batch_size,
             max_queue_size=args.batcher.max_queue_size,
         )
-        self._reported_drops: dict[str, int] = {}
         self._engine = await self._in_thread(lambda: models.load(args.model, has_gpu=bool(ray.get_gpu_ids())))
         size_px = self._engine.info.size_px
         blank = np.zeros((size_px, size_px, 3), np.uint8)
@@ -113,15 +112,12 @@ class Detector:
 
     def _report_queue(self) -> None:
         self._telemetry.record(QUEUE_SIZE, self._batcher.queue_size)
-        for reason, count in self._batcher.drops.items():
-            new = count - self._reported_drops.get(reason, 0)
-            if new:
-                self._telemetry.record(DROPS, new, reason=reason)
-                self._reported_drops[reason] = count
+        self._telemetry.record_totals(DROPS, self._batcher.drops, "reason")
 
     async def __del__(self) -> None:
         await self._batcher.close()
         self._thread.shutdown(wait=False)
+        self._reader.close()
 
 
 def _with_defaults(info: ModelInfo, defaults: DetectOptions) -> ModelInfo:

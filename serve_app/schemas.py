@@ -87,8 +87,8 @@ class TimingMs(BaseModel):
     total: float
 
 
-class DetectResponse(BaseModel):
-    """One picture's answer."""
+class Found(BaseModel):
+    """What was found in one picture or frame, and how it was answered."""
 
     count: int
     detections: list[Detection]
@@ -96,6 +96,11 @@ class DetectResponse(BaseModel):
     model: str
     timing_ms: TimingMs
     batch_size: int = Field(description="Pictures that the engine took together with this one.")
+
+
+class DetectResponse(Found):
+    """One picture's answer."""
+
     request_id: str
 
     @classmethod
@@ -157,19 +162,13 @@ class ReadyResponse(BaseModel):
     engine: str
 
 
-class StreamResult(BaseModel):
+class StreamResult(Found):
     """What was found in one frame of a stream."""
 
     stream_id: str
     frame_id: int
     captured_at_s: float = Field(description="Wall clock, seconds since the epoch.")
     age_s: float = Field(description="From capture to result.")
-    count: int
-    detections: list[Detection]
-    image: ImageSize
-    model: str
-    timing_ms: TimingMs
-    batch_size: int
 
     @classmethod
     def from_answer(cls, answer: Answer, *, stream_id: str, frame_id: int, captured_at_s: float) -> StreamResult:

@@ -7,7 +7,7 @@ application where they are recorded inside a replica.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -61,6 +61,7 @@ class Telemetry:
     def __init__(self, make: Callable[[Metric], Instrument]) -> None:
         self._make = make
         self._instruments: dict[str, Instrument] = {}
+        self._totals: dict[tuple[str, str], int] = {}
 
     def record(self, metric: Metric, value: float = 1, **tags: str) -> None:
         """Record one value."""
@@ -68,6 +69,14 @@ class Telemetry:
         if instrument is None:
             instrument = self._instruments[metric.name] = self._make(metric)
         instrument.record(value, tags)
+
+    def record_totals(self, metric: Metric, totals: Mapping[str, int], tag: str, **tags: str) -> None:
+        """Record how far each of these totals, named by the tag's value, has grown since the last call."""
+        for name, total in totals.items():
+            grown = total - self._totals.get((metric.name, name), 0)
+            if grown:
+                self.record(metric, grown, **{tag: name}, **tags)
+                self._totals[metric.name, name] = total
 
     def answered(self, answer: Answer, traffic: str) -> None:
         """One picture or frame was answered."""

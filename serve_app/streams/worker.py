@@ -58,7 +58,6 @@ class StreamWorker:
         self._started_s = time.monotonic()
         self._progress = Progress()
         self._latest: StreamResult | None = None
-        self._reported: dict[str, int] = {}
         self._telemetry = Telemetry(RayInstrument)
         self._detector = DetectorClient(
             # Not asked whether it exists: a worker that restarts while the controller does must not die of it.
@@ -173,12 +172,8 @@ class StreamWorker:
 
     def _report_frames(self) -> None:
         progress = self._progress
-        counts = {"captured": progress.captured, "processed": progress.processed, **progress.dropped}
-        for outcome, count in counts.items():
-            new = count - self._reported.get(outcome, 0)
-            if new:
-                self._telemetry.record(STREAM_FRAMES, new, stream_id=self._spec.stream_id, outcome=outcome)
-        self._reported = counts
+        totals = {"captured": progress.captured, "processed": progress.processed, **progress.dropped}
+        self._telemetry.record_totals(STREAM_FRAMES, totals, "outcome", stream_id=self._spec.stream_id)
 
     async def _end_with_application(self) -> None:
         answers_gone = 0
