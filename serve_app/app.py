@@ -10,7 +10,6 @@ from ray.serve.config import RequestRouterConfig
 
 from serve_app.config import parse_args
 from serve_app.deployments import Detector, Ingress, Preprocessor
-from serve_app.errors import ConfigError
 
 # A full replica is asked again after at most this long (Serve's default is 0.5 s, in which an engine would idle).
 _ROUTER = RequestRouterConfig(initial_backoff_s=0.005, max_backoff_s=0.02)
@@ -24,8 +23,6 @@ def build_app(args: dict[str, Any]) -> Application:
     What a config's ``deployments:`` says of a deployment stands above what is set here.
     """
     app_args = parse_args(args)
-    if app_args.model.weights is None:
-        raise ConfigError("no model is named: set model.weights in the config, or SERVE_APP_WEIGHTS, to a YOLO model")
     slots, batcher = app_args.preprocessor.slots, app_args.batcher
     detector = serve.deployment(
         Detector,

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serve_app.errors import ConfigError
 
@@ -35,11 +35,21 @@ def _section() -> Any:
 class _Args(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty(cls, values: Any) -> Any:
+        """A setting without a value (``weights:``) is unset, as an empty variable is."""
+        return (
+            {key: value for key, value in values.items() if value not in (None, "")}
+            if isinstance(values, dict)
+            else values
+        )
+
 
 class ModelArgs(_Args):
     """Which model, and what runs it."""
 
-    weights: Path | None = _setting("WEIGHTS", None)  # .pt, .onnx, or an exported OpenVINO folder
+    weights: Path = _setting("WEIGHTS", "codes")  # .pt, .onnx, an exported OpenVINO folder, or the embedded "codes"
     engine: Literal["auto", "openvino", "torch"] = _setting("ENGINE", "auto")
     image_size_px: int = _setting("IMAGE_SIZE_PX", 640, ge=32, le=2048, multiple_of=32)  # where the file leaves it open
     threads: int = _setting("THREADS", 0, ge=0, le=1024)  # of a CPU engine; 0: one per core

@@ -18,6 +18,8 @@ from serve_app.engines import Engine
 from serve_app.errors import ModelError
 
 _EXPORT_TIMEOUT_S = 900
+_EMBEDDED = Path(__file__).with_name("weights")  # the model "codes": scripts/codes makes it
+_EMBEDDED_FILES = {"openvino": "codes.onnx", "torch": "codes.safetensors"}  # by engine; no pickle in either
 
 
 def load(args: ModelArgs, *, has_gpu: bool) -> Engine:
@@ -25,13 +27,13 @@ def load(args: ModelArgs, *, has_gpu: bool) -> Engine:
 
     ``has_gpu``: a GPU was given to this process.
     """
-    weights = _find(args.weights)
     engine = args.engine
     if engine == "auto":
-        if has_gpu and weights.suffix != ".pt":
-            raise ModelError(f"a GPU runs a .pt file; to run {weights.name} on the CPU set model.engine to openvino")
         engine = "torch" if has_gpu else "openvino"
-    if engine == "torch" and weights.suffix != ".pt":
+    weights = _EMBEDDED / _EMBEDDED_FILES[engine] if args.weights == Path("codes") else _find(args.weights)
+    if engine == "torch" and weights.suffix not in {".pt", ".safetensors"}:
+        if args.engine == "auto":
+            raise ModelError(f"a GPU runs a .pt file; to run {weights.name} on the CPU set model.engine to openvino")
         raise ModelError(f"the torch engine reads a .pt file, not {weights.name}")
     name, version = weights.stem.removesuffix("_openvino_model"), _version(weights)
     threads = args.threads or _cores()
@@ -48,9 +50,7 @@ def load(args: ModelArgs, *, has_gpu: bool) -> Engine:
     return OpenVinoEngine(weights, name=name, version=version, size_px=args.image_size_px, threads=threads)
 
 
-def _find(weights: Path | None) -> Path:
-    if weights is None:
-        raise ModelError("no model is named")
+def _find(weights: Path) -> Path:
     try:
         path = weights.expanduser().resolve()
     except (ValueError, RuntimeError, OSError) as exc:

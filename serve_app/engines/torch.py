@@ -1,4 +1,4 @@
-"""PyTorch, the engine on a GPU (fp16, channels last) and the reference on a CPU (fp32): reads a ``.pt`` file."""
+"""PyTorch, the engine on a GPU (fp16, channels last) and the reference on a CPU (fp32): reads a checkpoint."""
 
 from __future__ import annotations
 

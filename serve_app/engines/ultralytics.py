@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -10,21 +11,41 @@ from typing import Any
 # Read when ultralytics is imported, hence before it: no package is installed and no host is called on its own.
 os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_VERBOSE="false")
 
+from safetensors import safe_open
 from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel
 
 from serve_app.errors import ModelError
 
 
 def load_checkpoint(path: Path) -> tuple[Any, tuple[str, ...]]:
-    """The network (a torch module) and its labels. Raises ModelError.
+    """The network (a torch module) and its labels, from ``.pt`` or ``.safetensors``. Raises ModelError.
 
-    A ``.pt`` file is a pickle: loading one runs what its author put into it.
+    A ``.pt`` file is a pickle: loading one runs what its author put into it. A ``.safetensors`` file holds numbers,
+    and in its metadata, as JSON, the ``architecture`` in Ultralytics' words and the ``names`` of the classes.
     """
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
     yolo = _open(path)
     names = yolo.names
     if hasattr(yolo.model, "end2end"):
         yolo.model.end2end = False  # as Ultralytics predicts and exports; a model with one head keeps that one
     return yolo.model.float(), tuple(str(names[class_id]) for class_id in range(len(names)))
+
+
+def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+        names, architecture = json.loads(metadata["names"]), json.loads(metadata["architecture"])
+        if "activation" in architecture:
+            raise ValueError("Ultralytics evaluates this key as Python: a file must not bring code")
+        network = DetectionModel(architecture, verbose=False)
+        network.load_state_dict(weights)
+    except Exception as exc:  # what a wrong description makes of Ultralytics' parser may be anything
+        raise ModelError(f"{path.name} is damaged or describes no YOLO model") from exc
+    return network.float(), tuple(str(name) for name in names)
 
 
 def export_openvino(path: Path, size_px: int) -> Path:

@@ -41,6 +41,14 @@ def eventually(look: Callable[[], T], *, within_s: float = 60.0, what: str = "it
     raise AssertionError(f"{what} did not come true within {within_s:g} s")
 
 
+def is_ready(url: str) -> bool:
+    """Whether the application there answers with a warm model."""
+    try:
+        return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def frame_pools() -> set[str]:
     """Names of the frame pools in shared memory."""
     return {path.name for path in SHARED_MEMORY.glob("sightline-*")}
@@ -74,16 +82,10 @@ class Service:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60)
 
-    def is_ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
-        except httpx.TransportError:
-            return False
-
     def deploy(self, args: dict[str, Any] | None = None) -> None:
         """Deploy the application, or a changed one in its place, and wait until it is ready."""
         serve.run(build_app(args or self.args), name=APPLICATION, route_prefix="/")
-        eventually(self.is_ready, what="readiness")
+        eventually(lambda: is_ready(self.url), what="readiness")
 
 
 @pytest.fixture(scope="session")

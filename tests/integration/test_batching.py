@@ -12,7 +12,7 @@ from ultralytics import YOLO
 
 from serve_app.app import build_app
 from tests import squares
-from tests.integration.conftest import Service, eventually
+from tests.integration.conftest import Service, eventually, is_ready
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def slow_url(service: Service, tmp_path: Path) -> Iterator[str]:
     model = {"weights": str(tmp_path / "untrained.pt"), "engine": "torch", "image_size_px": 320}
     serve.run(build_app({"model": model, "batcher": {"max_batch_size": 8}}), name="slow", route_prefix="/slow")
     url = f"{service.url}/slow"
-    eventually(lambda: httpx.get(f"{url}/readyz", timeout=30).status_code == 200, what="readiness")
+    eventually(lambda: is_ready(url), what="readiness")
     yield url
     serve.delete("slow")
 

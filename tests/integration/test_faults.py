@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests import squares
-from tests.integration.conftest import Service, eventually, replicas
+from tests.integration.conftest import Service, eventually, is_ready, replicas
 from tests.squares import Square
 
 PICTURE = squares.encode(squares.picture([Square("green", 12, 12)]))
@@ -51,4 +51,4 @@ def test_without_a_detector_the_service_lives_but_is_not_ready(service: Service)
         assert httpx.get(f"{service.url}/livez", timeout=30).status_code == 200
     finally:
         replica.resume()
-    eventually(service.is_ready, what="readiness")
+    eventually(lambda: is_ready(service.url), what="readiness")

@@ -19,7 +19,7 @@ from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 from serve_app.types import Json
 from tests.conftest import SHARED, needs_shared
-from tests.integration.conftest import Service, eventually
+from tests.integration.conftest import Service, eventually, is_ready
 from tests.parity.pictures import shipped
 from tests.parity.reference import CONFIDENCE_TOLERANCE, THRESHOLD, Found, disagreements, predict
 
@@ -35,7 +35,7 @@ def photos_url(service: Service) -> Iterator[str]:
     """A second application beside the first, with real weights."""
     serve.run(build_app({"model": {"weights": str(WEIGHTS)}}), name="photos", route_prefix="/photos")
     url = f"{service.url}/photos"
-    eventually(lambda: httpx.get(f"{url}/readyz", timeout=30).status_code == 200, what="readiness")
+    eventually(lambda: is_ready(url), what="readiness")
     yield url
     serve.delete("photos")
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests import squares
-from tests.integration.conftest import eventually, frame_pools, free_port
+from tests.integration.conftest import eventually, frame_pools, free_port, is_ready
 from tests.squares import Square
 from tests.videos import save_video
 
@@ -41,13 +41,6 @@ class Running:
             if found and "raylet" in process.name():
                 return found[1]
         raise AssertionError("no raylet runs below the server")
-
-
-def is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture(params=["scripts/serve with Ray's flags, SIGTERM", "serve run without flags, Ctrl-C"])
@@ -122,3 +115,88 @@ def test_it_answers_streams_and_leaves_nothing_running(running: Running, tmp_pat
 def test_a_wrong_command_line_is_refused() -> None:
     done = subprocess.run([str(ROOT / "scripts/serve"), "--prot", "1"], capture_output=True, text=True, check=False)
     assert (done.returncode, "usage" in done.stderr) == (2, True)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A run of scripts/demo in which no network answers."""
+
+    process: subprocess.Popen[str]
+    pools_before: set[str]
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that it started, its server's included: that has a session of its own, not another parent."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def find(self, words: str) -> psutil.Process | None:
+        """The first of them whose command line holds these words."""
+        for process in self.family():
+            try:
+                if words in " ".join(process.cmdline()):
+                    return process
+            except psutil.Error:
+                pass  # it ended while we looked
+        return None
+
+
+@pytest.fixture
+def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Demo]:
+    """Started, with the arguments that the test asks for."""
+    nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "SERVE_APP_CACHE_DIR": str(tmp_path)}
+    command = [str(ROOT / "scripts/demo"), *getattr(request, "param", [])]
+    process = subprocess.Popen(
+        command, env=os.environ | nowhere, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    demo = Demo(process, frame_pools())
+    server = None
+    try:
+        server = eventually(lambda: demo.find("scripts/serve"), what="a server")
+        yield demo
+    finally:
+        process.kill()
+        process.communicate()
+        if server is not None and server.is_running():
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def assert_nothing_is_left(demo: Demo, family: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
+    assert frame_pools() <= demo.pools_before
+
+
+def test_the_demo_finds_its_codes_and_leaves_nothing_running(demo: Demo) -> None:
+    eventually(lambda: demo.find("ServeReplica:sightline:Ingress"), what="the last replica")
+    family = demo.family()
+    output, _ = demo.process.communicate(timeout=400)
+    assert demo.process.returncode == 0, output
+    assert "yolo26n.pt cannot be fetched" in output
+    for name in ("parcels-found.jpg", "belt-found.jpg"):
+        assert str(ROOT / "build/demo" / name) in output
+    assert_nothing_is_left(demo, family)
+
+
+def test_the_demo_that_is_interrupted_leaves_nothing_running(demo: Demo) -> None:
+    eventually(lambda: demo.find("raylet"), what="Ray")
+    family = demo.family()
+    demo.process.send_signal(signal.SIGTERM)
+    output, _ = demo.process.communicate(timeout=120)
+    assert demo.process.returncode == 128 + signal.SIGTERM, output
+    assert_nothing_is_left(demo, family)
+
+
+@pytest.mark.parametrize("demo", [["--keep"]], indirect=True)
+def test_the_demo_that_is_kept_runs_until_it_is_killed(demo: Demo) -> None:
+    output, _ = demo.process.communicate(timeout=400)
+    assert demo.process.returncode == 0, output
+    url = re.search(r"serving +(\S+)/docs", output)[1]
+    assert httpx.get(f"{url}/readyz", timeout=10).json()["model"] == "codes"
+    watch = re.search(r"stream +(.*) scripts/streams.py watch belt", output)[1]
+    env = os.environ | dict(variable.split("=", 1) for variable in watch.split())
+    command = [sys.executable, str(ROOT / "scripts/streams.py"), "list"]
+    assert "running" in subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    server = psutil.Process(int(re.search(r"stop +kill (\d+)", output)[1]))
+    family = [server, *server.children(recursive=True)]
+    server.terminate()
+    assert_nothing_is_left(demo, family)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from serve_app.config import parse_args
@@ -25,7 +27,7 @@ def test_a_variable_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVE_APP_WEIGHTS", "")
     monkeypatch.setenv("SERVE_APP_CONFIDENCE", "")
-    assert parse_args({}).model.weights is None
+    assert parse_args({}).model.weights == Path("codes")
     assert parse_args({}).detect.confidence == 0.5
 
 
@@ -39,3 +41,8 @@ def test_a_variable_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, val
     monkeypatch.setenv("SERVE_APP_CONFIDENCE", value)
     with pytest.raises(ConfigError, match=r"detect\.confidence"):
         parse_args({})
+
+
+def test_a_setting_without_a_value_is_unset() -> None:
+    """As YAML's ``weights:`` and an empty section."""
+    assert parse_args({"model": {"weights": None, "engine": ""}, "detect": None}) == parse_args({})

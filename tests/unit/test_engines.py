@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
+from scripts.codes import samples
+from scripts.codes.evaluation import detect
+from scripts.codes.score import score
+from scripts.codes.symbols import LABELS
+from serve_app import models
 from serve_app.config import ModelArgs
 from serve_app.engines.openvino import OpenVinoEngine
+from serve_app.engines.ultralytics import load_checkpoint
 from serve_app.errors import ModelError
 from serve_app.models import load
 from serve_app.postprocess import to_detections
@@ -123,3 +133,41 @@ def test_a_gpu_is_not_held_in_vain(squares_model: Path) -> None:
 def test_the_torch_engine_wants_a_checkpoint(squares_model: Path) -> None:
     with pytest.raises(ModelError, match=r"reads a .pt file"):
         load(ModelArgs(weights=squares_model, engine="torch"), has_gpu=False)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_the_embedded_model_finds_every_code_of_the_samples(engine: str) -> None:
+    """Unset weights are the embedded ones, in every engine."""
+    codes = load(ModelArgs(engine=engine, threads=1), has_gpu=False)
+    assert (codes.info.name, codes.info.labels) == ("codes", LABELS)
+    for scene in [*(samples.picture(number) for number in range(4)), *(samples.belt_frame(40 * n) for n in range(4))]:
+        result = score(scene, detect(codes, scene.pixels, 0.5), least_iou=0.7)
+        assert (result.missed, result.false) == ((), ())
+
+
+def test_the_embedded_model_is_small_and_no_pickle() -> None:
+    files = {path.name: path for path in (Path(models.__file__).with_name("weights")).iterdir()}
+    assert files.keys() == {"codes.onnx", "codes.safetensors"}
+    assert sum(path.stat().st_size for path in files.values()) <= 3_000_000
+    onnx.checker.check_model(files["codes.onnx"])
+    with safe_open(files["codes.safetensors"], "np") as file:
+        assert {file.get_tensor(name).dtype.name for name in file.keys()} <= {"float16", "int64"}  # noqa: SIM118  # it is no dict
+
+
+@pytest.mark.parametrize("damage", ["cut", "no metadata", "other shapes", "code"])
+def test_damaged_safetensors_are_refused_in_a_sentence(tmp_path: Path, damage: str) -> None:
+    whole = Path(models.__file__).with_name("weights") / "codes.safetensors"
+    path = tmp_path / "codes.safetensors"
+    with safe_open(whole, "np") as file:
+        weights, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118  # it is no dict
+    if damage == "cut":
+        path.write_bytes(whole.read_bytes()[:5000])
+    elif damage == "no metadata":
+        save_file(weights, path)
+    elif damage == "code":
+        architecture = json.loads(metadata["architecture"]) | {"activation": "__import__('os').abort()"}
+        save_file(weights, path, metadata | {"architecture": json.dumps(architecture)})
+    else:
+        save_file({name: value.ravel() for name, value in weights.items()}, path, metadata)
+    with pytest.raises(ModelError, match=r"codes\.safetensors is damaged"):
+        load_checkpoint(path)

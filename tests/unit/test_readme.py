@@ -58,6 +58,6 @@ def test_the_answer_shown_has_the_form_of_an_answer() -> None:
     assert shown["count"] == len(shown["detections"])
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?<![\w/])(?:scripts|configs)/[\w.]+", README))))
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?<![\w/])(?:scripts|configs)/[\w./]+\b", README))))
 def test_every_file_that_is_named_exists(path: str) -> None:
     assert (ROOT / path).is_file()

@@ -1,0 +1,65 @@
+"""Scenes -> a folder that Ultralytics trains on. Picture ``i`` of a split depends on the seed, the split and ``i``."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from rich.progress import track
+
+from scripts.codes.scenes import Scene, random_scene
+from scripts.codes.surfaces import HELD_OUT, TRAINING, Look
+from scripts.codes.symbols import LABELS
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some pictures of one look. ``number`` keeps its seeds apart from the other splits'."""
+
+    name: str
+    number: int
+    look: Look
+    pictures: int
+
+
+TRAIN = Split("train", 0, TRAINING, 15_000)
+VALIDATION = Split("val", 1, TRAINING, 300)  # watched while training; nothing is chosen by it
+TEST = Split("test", 2, HELD_OUT, 1_000)  # other photographs, materials and fonts, stronger distortions
+
+
+def scene(seed: int, split: Split, index: int, size_px: int) -> Scene:
+    """One picture of a split."""
+    return random_scene(np.random.default_rng([seed, split.number, index]), split.look, size_px)
+
+
+def write_dataset(folder: Path, splits: tuple[Split, ...], seed: int, size_px: int) -> Path:
+    """Pictures and labels in YOLO's layout. The data.yaml that names them."""
+    for split in splits:
+        for part in ("images", "labels"):
+            (folder / part / split.name).mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            write = partial(_write_picture, folder, seed, split, size_px)
+            done = pool.map(write, range(split.pictures), chunksize=50)
+            for _ in track(done, f"{split.name}: making pictures", total=split.pictures):
+                pass
+    data = folder / "data.yaml"
+    paths = {split.name: f"images/{split.name}" for split in splits}
+    data.write_text(yaml.safe_dump({"path": str(folder.resolve()), **paths, "names": dict(enumerate(LABELS))}))
+    return data
+
+
+def _write_picture(folder: Path, seed: int, split: Split, size_px: int, index: int) -> None:
+    cv2.setNumThreads(1)
+    made = scene(seed, split, index, size_px)
+    cv2.imwrite(str(folder / "images" / split.name / f"{index:06}.jpg"), made.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    lines = []
+    for truth in made.truths:
+        x1, y1, x2, y2 = (side / size_px for side in truth.box)
+        lines.append(f"{LABELS.index(truth.label)} {(x1 + x2) / 2} {(y1 + y2) / 2} {x2 - x1} {y2 - y1}")
+    (folder / "labels" / split.name / f"{index:06}.txt").write_text("\n".join(lines))

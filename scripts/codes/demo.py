@@ -1,0 +1,252 @@
+"""Serves, posts pictures, runs a stream, holds the answers against the truth, shows them, and stops everything.
+
+It needs no network. Where YOLO26n can be fetched, it also shows people and cars.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+os.environ["RAY_AUTH_MODE"] = "token"  # as the cluster that is started; Ray reads it when it is imported
+
+import httpx
+import ray
+import yaml
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from ultralytics.utils import ASSETS
+
+from scripts.codes import published, samples
+from scripts.codes.scenes import Scene
+from scripts.codes.score import Guess, Score, score
+from scripts.codes.server import REQUEST_TIMEOUT_S, ROOT, Server, StartFailed, start
+from scripts.codes.symbols import LABELS
+from serve_app.config import ModelArgs
+from serve_app.drawing import encode_jpeg
+from serve_app.schemas import DetectQuery, StreamStatus
+from serve_app.streams import worker
+from serve_app.streams.source import parse_source
+
+FOLDER = ROOT / "build/demo"
+PICTURES, CLIENTS, FRAMES = 48, 8, 200
+STREAM = "belt"
+STREAM_TIMEOUT_S = 180
+PUBLISHED_TIMEOUT_S = 120  # it is exported first
+LEAST_FOUND = 0.98  # of the codes in the pictures, and of those in the frames: they are large and clean
+LEAST_FRAMES = FRAMES // 10  # whose result was seen in time to be scored
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """Exits 0 when the answers were right."""
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave the service and the stream running")
+    options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # so that what was started is stopped
+    try:
+        problem = run(keep=options.keep)
+    except StartFailed as exc:
+        sys.exit(str(exc))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if problem:
+        sys.exit(problem)
+
+
+def run(*, keep: bool) -> str | None:
+    """The whole demo. What was wrong, if anything was."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    pictures, frames = make_media()
+    weights = fetch_published()
+    server = start(save_config(weights), FOLDER / "serve.log")
+    stays = False
+    try:
+        with console.status(f"starting Ray Serve on {server.url}"):
+            server.wait_until_ready()
+        address = server.ray_address()
+        cluster = ray.init(address, namespace=worker.NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
+        of_pictures, pictures_per_s = post_pictures(server, pictures)
+        of_frames, frames_per_s = run_stream(frames, keep=keep)
+        console.print(result_table({"pictures": of_pictures, "frames": of_frames}))
+        console.print(f"pictures: {pictures_per_s:.0f} a second from {CLIENTS} clients; stream: {frames_per_s:.0f} fps")
+        show_annotated(server, {"parcels": encode_jpeg(pictures[0].pixels), "belt": encode_jpeg(frames[-1].pixels)})
+        if weights:
+            show_published(server)
+        if keep:
+            console.print(f"serving  {server.url}/docs")
+            console.print(f"watch    http://{cluster.dashboard_url} (its token: .venv/bin/ray get-auth-token)")
+            console.print(f"stream   RAY_AUTH_MODE=token RAY_ADDRESS={address} scripts/streams.py watch {STREAM}")
+            console.print(f"stop     kill {server.process.pid}")
+        else:
+            console.print(f"--keep leaves it running, with Ray's dashboard on http://{cluster.dashboard_url}")
+        stays = keep
+    finally:
+        ray.shutdown()
+        if not stays:
+            with console.status("stopping"):
+                server.stop()
+    return verdict(of_pictures, "pictures", PICTURES) or verdict(of_frames, "frames", LEAST_FRAMES)
+
+
+def make_media() -> tuple[list[Scene], list[Scene]]:
+    """The pictures and the belt's frames; one picture and the video are on disk too."""
+    with progress() as bar:
+        pictures = list(bar.track(map(samples.picture, range(PICTURES)), PICTURES, description="making pictures"))
+        frames = list(bar.track(map(samples.belt_frame, range(FRAMES)), FRAMES, description="making a video"))
+    (FOLDER / "parcels.jpg").write_bytes(encode_jpeg(pictures[0].pixels))
+    part = samples.save_video(FOLDER / "part.mp4", frames)
+    part.rename(FOLDER / "belt.mp4")  # whole at once: a demo that was kept may be reading it
+    return pictures, frames
+
+
+def fetch_published() -> Path | None:
+    """YOLO26n's file; None, said in one line, where there is none."""
+    try:
+        with console.status(f"looking for {published.NAME}.pt"):
+            return published.fetch(ModelArgs().cache_dir.expanduser())
+    except published.NotFetched as exc:
+        console.print(f"{published.NAME}.pt cannot be fetched ({exc}): going on without people and cars")
+        return None
+
+
+def save_config(weights: Path | None) -> Path:
+    """configs/local.yaml with the embedded model, and beside it the published one where there is one."""
+    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+    (codes,) = config["applications"]
+    codes["args"] = {"model": {"weights": "codes"}}
+    if weights:
+        args = {"model": {"weights": str(weights), "cache_dir": str(weights.parent)}}
+        # They take turns, so the second asks for no share of the cores: a machine of one has none to give.
+        free = [one | {"ray_actor_options": {"num_cpus": 0}} for one in codes["deployments"]]
+        beside = {"name": published.NAME, "route_prefix": f"/{published.NAME}", "args": args, "deployments": free}
+        config["applications"].append(codes | beside)
+    path = FOLDER / "demo.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], float]:
+    """Every picture by HTTP, from several clients at once; how many a second."""
+
+    def post(scene: Scene) -> Score:
+        answer = server.http.post("/detect", content=encode_jpeg(scene.pixels)).raise_for_status().json()
+        return score(scene, [Guess.from_json(detection) for detection in answer["detections"]])
+
+    started_s = time.monotonic()
+    clients = ThreadPoolExecutor(CLIENTS)
+    try:
+        with progress() as bar:
+            answers = clients.map(post, pictures)
+            scores = list(bar.track(answers, len(pictures), description=f"posting pictures, {CLIENTS} clients"))
+    finally:
+        clients.shutdown(cancel_futures=True)
+    return scores, len(pictures) / (time.monotonic() - started_s)
+
+
+def run_stream(frames: list[Scene], *, keep: bool) -> tuple[list[Score], float]:
+    """The belt as a stream, every frame in turn: the scores of those results that were seen, and its fps."""
+    source = parse_source(str(FOLDER / "belt.mp4"), (FOLDER,))
+    worker.start(worker.StreamSpec(STREAM, source, "wait", keep, DetectQuery(), "sightline"))
+    actor = worker.find(STREAM)
+    scores: dict[int, Score] = {}
+    fps = 0.0
+    expires_s = time.monotonic() + STREAM_TIMEOUT_S
+    with progress() as bar:
+        task = bar.add_task(f"stream {STREAM}: frames", total=FRAMES)
+        while True:
+            status = StreamStatus(**ray.get(actor.status.remote(), timeout=REQUEST_TIMEOUT_S))
+            latest = status.latest
+            if latest and latest.frame_id not in scores:
+                guesses = [Guess.from_json(detection.model_dump()) for detection in latest.detections]
+                scores[latest.frame_id] = score(frames[latest.frame_id % FRAMES], guesses)
+            bar.update(task, completed=min(status.processed, FRAMES))
+            if status.processed >= FRAMES or status.state == "completed":
+                break
+            if status.state == "failed" or time.monotonic() > expires_s:
+                sys.exit(f"the stream is {status.state}: {status.detail or 'too slow'}; dropped {status.dropped}")
+            fps = status.processed_fps
+            time.sleep(0.02)
+    if status.dropped:
+        console.print(f"dropped frames: {status.dropped}")
+    if not keep:
+        worker.stop(STREAM)
+    return list(scores.values()), fps
+
+
+def result_table(scores: dict[str, list[Score]]) -> Table:
+    """Codes that were there and found, by label."""
+    table = Table("", "codes", "found", "missed", "made up", box=SIMPLE, title="against the truth")
+    for title, some in scores.items():
+        for label in LABELS:
+            found, missed, false = count(some, label)
+            table.add_row(f"{len(some)} {title}: {label}", str(found + missed), str(found), str(missed), str(false))
+    return table
+
+
+def count(scores: Sequence[Score], label: str) -> tuple[int, int, int]:
+    """Codes of a label that were found, missed and made up."""
+    return (
+        sum(truth.label == label for one in scores for truth, _ in one.found),
+        sum(truth.label == label for one in scores for truth in one.missed),
+        sum(guess.label == label for one in scores for guess in one.false),
+    )
+
+
+def verdict(scores: list[Score], title: str, least: int) -> str | None:
+    """What is wrong with the answers, if anything is."""
+    if len(scores) < least:
+        return f"only {len(scores)} {title} were answered in time to be scored"
+    found, missed, false = map(sum, zip(*(count(scores, label) for label in LABELS), strict=True))
+    if found < LEAST_FOUND * (found + missed) or false > (1 - LEAST_FOUND) * found:
+        return f"wrong: of {found + missed} codes in {title} {missed} were missed, and {false} made up"
+    return None
+
+
+def show_annotated(server: Server, pictures: dict[str, bytes], route: str = "") -> None:
+    """Saves pictures with their boxes, as the service draws them."""
+    for name, data in pictures.items():
+        answer = server.http.post(f"{route}/detect", content=data, headers={"Accept": "image/jpeg"})
+        path = FOLDER / f"{name}-found.jpg"
+        path.write_bytes(answer.raise_for_status().content)
+        console.print(f"look at  {path}")
+
+
+def show_published(server: Server) -> None:
+    """People and cars on the photographs that Ultralytics ships, or one line why not."""
+    route = f"/{published.NAME}"
+    expires_s = time.monotonic() + PUBLISHED_TIMEOUT_S
+    with console.status(f"exporting {published.NAME}"):
+        while not server.is_ready(route) and time.monotonic() < expires_s:
+            time.sleep(0.5)
+    try:
+        photographs = {path.stem: path.read_bytes() for path in sorted(ASSETS.glob("*.jpg"))}
+        for name, data in photographs.items():
+            answer = server.http.post(f"{route}/detect", content=data).raise_for_status().json()
+            labels = Counter(detection["label"] for detection in answer["detections"])
+            console.print(f"{published.NAME}, {name}: " + ", ".join(f"{n} {label}" for label, n in labels.items()))
+        show_annotated(server, photographs, route)
+    except httpx.HTTPError as exc:
+        console.print(f"{published.NAME} was not served ({exc}): going on without people and cars")
+
+
+def progress() -> Progress:
+    """A bar a task."""
+    columns = TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console)
+
+
+if __name__ == "__main__":
+    main()

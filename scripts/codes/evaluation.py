@@ -1,0 +1,182 @@
+"""What the shipped model scores on pictures that it has not seen, through the engine and thresholds that serve it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from rich.progress import track
+
+from scripts.codes import dataset
+from scripts.codes.scenes import Scene, Truth
+from scripts.codes.score import Guess, Score, score
+from scripts.codes.symbols import LABELS
+from serve_app.config import ModelArgs
+from serve_app.decode import decode
+from serve_app.engines import Engine
+from serve_app.letterbox import letterbox, to_picture
+from serve_app.models import load
+from serve_app.postprocess import to_detections
+from serve_app.types import Pixels
+
+SIZE_PX = 640  # of the test pictures: the model input's, so that a pixel of the one is a pixel of the other
+WIDTHS_PX = (0, 16, 24, 32, 64, 128, 1000)  # bounds of the table of recall by size
+_COLUMNS = 4  # of the contact sheet
+_LEAST_CONFIDENCE = 0.01  # average precision wants the doubtful ones too
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of one model."""
+
+    map50: dict[str, float]  # by label, and "all"
+    map50_95: dict[str, float]
+    recall: dict[str, dict[tuple[int, int], tuple[int, int]]]  # by label, and "all": width from, to -> found, asked
+    false_per_picture: float  # on the generated pictures
+    photographs: dict[Path, list[Guess]]  # each is a false positive
+    confidence: float  # the threshold of recall and false positives: the default
+
+    def recall_from(self, label: str, width_px: int) -> tuple[int, int]:
+        """Found and asked for, of a label's codes that are at least so wide."""
+        counts = [count for (low, _), count in self.recall[label].items() if low >= width_px]
+        return sum(found for found, _ in counts), sum(asked for _, asked in counts)
+
+    def as_markdown(self) -> str:
+        """The README's tables."""
+        lines = ["| | " + " | ".join(self.map50) + " |", "|---" * (len(self.map50) + 1) + "|"]
+        for name, values in (("mAP50", self.map50), ("mAP50-95", self.map50_95)):
+            lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values.values()) + " |")
+        for low, high in itertools.pairwise(WIDTHS_PX):
+            cells = [_share(*by_width[low, high]) for by_width in self.recall.values()]
+            lines.append(f"| recall, {low} to {high} px wide | " + " | ".join(cells) + " |")
+        wide = [_share(*self.recall_from(label, 24)) for label in self.recall]
+        lines.append("| recall, 24 px and wider | " + " | ".join(wide) + " |")
+        count = sum(map(len, self.photographs.values()))
+        lines += [
+            "",
+            f"False positives above {self.confidence}: {self.false_per_picture:.3f} a generated picture, {count} on "
+            f"{len(self.photographs)} photographs ({count / max(len(self.photographs), 1):.2f} a picture).",
+        ]
+        return "\n".join(lines)
+
+
+def _share(found: int, asked: int) -> str:
+    return f"{found / asked:.3f} ({asked})" if asked else ""
+
+
+def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_sheet: Path | None = None) -> Report:
+    """Runs so many test pictures and the photographs; saves successes above failures as one picture."""
+    engine = load(ModelArgs(weights=Path("codes"), engine="openvino", image_size_px=SIZE_PX), has_gpu=False)
+    threshold = engine.info.defaults.confidence
+    truths: list[Sequence[Truth]] = []
+    guesses: list[list[Guess]] = []
+    scores: list[Score] = []
+    for index in track(range(pictures), "test pictures"):
+        scene = dataset.scene(seed, dataset.TEST, index, SIZE_PX)
+        found = detect(engine, scene.pixels, _LEAST_CONFIDENCE)
+        truths.append(scene.truths)
+        guesses.append(found)
+        scores.append(score(scene, [guess for guess in found if guess.confidence > threshold]))
+    map50, map50_95 = _average_precision(truths, guesses)
+    if contact_sheet:
+        _save_contact_sheet(contact_sheet, seed, scores)
+    return Report(
+        map50=map50,
+        map50_95=map50_95,
+        recall={label: _recall(scores, label) for label in ("all", *LABELS)},
+        false_per_picture=float(np.mean([len(one.false) for one in scores])),
+        photographs={path: detect(engine, decode(path.read_bytes(), 10**9), threshold) for path in photographs},
+        confidence=threshold,
+    )
+
+
+def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
+    """What the engine finds in a picture, as the service would answer."""
+    slot = np.empty((engine.info.size_px, engine.info.size_px, 3), np.uint8)
+    box = letterbox(pixels, slot)
+    (raw,) = engine.infer([slot])
+    options = replace(engine.info.defaults, confidence=confidence)
+    detections = to_picture(to_detections(raw, options, end_to_end=engine.info.end_to_end), box)
+    return [Guess(LABELS[class_id], confidence, tuple(xyxy)) for xyxy, confidence, class_id in detections]
+
+
+def _average_precision(
+    truths: list[Sequence[Truth]], guesses: list[list[Guess]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """mAP at an IoU of 0.5 and over 0.5 to 0.95, as COCO defines them, by label and for all."""
+
+    def entry(number: int, picture: int, label: str, box: tuple[float, ...]) -> dict:
+        x1, y1, x2, y2 = box
+        area = (x2 - x1) * (y2 - y1)
+        category = LABELS.index(label)
+        return {"id": number, "image_id": picture, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": area, "iscrowd": 0}  # fmt: skip
+
+    asked = [(picture, truth) for picture, some in enumerate(truths) for truth in some]
+    given = [(picture, guess) for picture, some in enumerate(guesses) for guess in some]
+    coco = COCO()
+    coco.dataset = {
+        "info": {},
+        "images": [{"id": picture} for picture in range(len(truths))],
+        "categories": [{"id": number, "name": label} for number, label in enumerate(LABELS)],
+        "annotations": [
+            entry(number, picture, truth.label, truth.box) for number, (picture, truth) in enumerate(asked, start=1)
+        ],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+        coco.createIndex()
+        answers = coco.loadRes(
+            [entry(0, picture, guess.label, guess.box) | {"score": guess.confidence} for picture, guess in given]
+        )
+        judge = COCOeval(coco, answers, "bbox")
+        judge.evaluate()
+        judge.accumulate()
+    precision = judge.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, label); all areas, at most 100 a picture
+    by_label = {label: precision[:, :, number].mean(1) for number, label in enumerate(LABELS)}
+    by_label = {"all": np.mean(list(by_label.values()), axis=0)} | by_label
+    return (
+        {label: float(values[0]) for label, values in by_label.items()},
+        {label: float(values.mean()) for label, values in by_label.items()},
+    )
+
+
+def _recall(scores: list[Score], label: str) -> dict[tuple[int, int], tuple[int, int]]:
+    found = [truth.width_px for one in scores for truth, _ in one.found if label in ("all", truth.label)]
+    missed = [truth.width_px for one in scores for truth in one.missed if label in ("all", truth.label)]
+    counts = {}
+    for low, high in itertools.pairwise(WIDTHS_PX):
+        hits = sum(low <= width < high for width in found)
+        counts[low, high] = hits, hits + sum(low <= width < high for width in missed)
+    return counts
+
+
+def _save_contact_sheet(path: Path, seed: int, scores: list[Score]) -> None:
+    """Two rows of pictures in which all was found, two in which something was not or was made up."""
+    good = [index for index, one in enumerate(scores) if len(one.found) >= 2 and not one.missed and not one.false]
+    bad = [index for index, one in enumerate(scores) if one.missed or one.false]
+    chosen = good[: 2 * _COLUMNS] + bad[: 2 * _COLUMNS]
+    tiles = [_tile(dataset.scene(seed, dataset.TEST, index, SIZE_PX), scores[index]) for index in chosen]
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _COLUMNS)
+    rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
+    cv2.imwrite(str(path), np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 80])
+
+
+def _tile(scene: Scene, result: Score) -> Pixels:
+    """A picture with what was found in green, missed in red and made up in yellow."""
+    pixels = scene.pixels.copy()
+    green, red, yellow = (80, 220, 80), (60, 60, 255), (0, 220, 255)
+    boxes = [(guess.box, green, guess.label) for _, guess in result.found]
+    boxes += [(truth.box, red, f"missed {truth.label}") for truth in result.missed]
+    boxes += [(guess.box, yellow, f"no {guess.label}") for guess in result.false]
+    for (x1, y1, x2, y2), colour, text in boxes:
+        cv2.rectangle(pixels, (round(x1), round(y1)), (round(x2), round(y2)), colour, 3)
+        cv2.putText(pixels, text, (round(x1), max(round(y1) - 6, 20)), cv2.FONT_HERSHEY_SIMPLEX, 0.7, colour, 2)
+    return cv2.resize(pixels, (320, 320), interpolation=cv2.INTER_AREA)

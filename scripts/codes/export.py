@@ -1,0 +1,56 @@
+"""A trained checkpoint -> the two files that the package ships, each with its weights in half precision."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")  # before ultralytics is imported
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from safetensors.torch import save
+from ultralytics import YOLO
+
+from scripts.codes.symbols import LABELS
+
+_KEPT_METADATA = ("task", "names", "stride")  # Ultralytics adds the date and paths, which differ at every export
+
+
+def write_weights(checkpoint: Path, folder: Path) -> None:
+    """``codes.onnx`` for every engine that reads ONNX, ``codes.safetensors`` for torch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network = YOLO(checkpoint).model
+    metadata = {"architecture": json.dumps(network.yaml), "names": json.dumps(LABELS)}
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in network.state_dict().items()
+    }
+    (folder / "codes.safetensors").write_bytes(save(weights, metadata))
+    with tempfile.TemporaryDirectory() as scratch:
+        link = Path(scratch) / "codes.pt"
+        link.symlink_to(checkpoint.resolve())
+        exported = YOLO(link).export(format="onnx", dynamic=True, simplify=False, verbose=False)
+        model = onnx.load(exported)
+    _halve(model.graph)
+    for entry in [entry for entry in model.metadata_props if entry.key not in _KEPT_METADATA]:
+        model.metadata_props.remove(entry)
+    onnx.checker.check_model(model)
+    onnx.save(model, folder / "codes.onnx")
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Stores every large float32 constant as float16 and casts it back: half the file, computed as before."""
+    casts = []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < 32:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend(casts + nodes)

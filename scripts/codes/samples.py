@@ -1,0 +1,147 @@
+"""Pictures and a video of parcels, made on the spot: every code's place and payload is known exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from scripts.codes.scenes import Art, Box, Scene, Truth, outline_of, paste
+from scripts.codes.surfaces import Picture, cardboard, cloudy, wood, write
+from scripts.codes.symbols import LABELS, Symbol, data_matrix, linear_barcode, marker, qr_code
+
+PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX = 1280, 720
+BELT_WIDTH_PX, BELT_HEIGHT_PX = 960, 540
+BELT_FPS = 20
+_BELT_STEP_PX = 7  # a frame
+_PARCEL_PITCH_PX = 250
+_SEED = 7
+
+
+def picture(number: int) -> Scene:
+    """Five parcels on a floor. The first one's QR code says ``picture`` and the number; no two pictures are alike."""
+    rng = np.random.default_rng([_SEED, 0, number])
+    pixels = wood(rng, PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX)
+    truths = []
+    cells = rng.permutation(6)[:5]
+    for place, cell in enumerate(cells):
+        label = "qr_code" if place == 0 else LABELS[(number + place) % len(LABELS)]
+        payload = f"picture {number:06}" if place == 0 else f"{number:06}-{place}"
+        symbol = _symbol(label, payload, 40 * number + place)
+        centre = np.array([(cell % 3 + 0.5) * PICTURE_WIDTH_PX / 3, (cell // 3 + 0.5) * PICTURE_HEIGHT_PX / 2])
+        angle = rng.uniform(-0.35, 0.35) if place == 0 else rng.uniform(0, 2 * np.pi)
+        centre += rng.uniform(-40, 40, 2)
+        truths.append(_place(pixels, _parcel(rng, symbol, 250), symbol, centre, angle))
+    return Scene(pixels, tuple(filter(None, truths)))
+
+
+def belt_frame(number: int) -> Scene:
+    """One frame of parcels on a belt, and a board whose QR code says ``frame`` and the number.
+
+    ``cut`` holds the codes that are only partly in view.
+    """
+    shift_px = number * _BELT_STEP_PX
+    pixels = np.roll(_belt(), shift_px, axis=1)
+    whole, cut = [], []
+    first = (shift_px - BELT_WIDTH_PX) // _PARCEL_PITCH_PX
+    for parcel in range(first, shift_px // _PARCEL_PITCH_PX + 2):
+        art, symbol = _belt_parcel(parcel + 100)
+        rng = np.random.default_rng([_SEED, 1, parcel + 100])
+        centre = np.array([shift_px - parcel * _PARCEL_PITCH_PX, BELT_HEIGHT_PX * 0.4 + rng.uniform(-40, 40)])
+        truth = _place(pixels, art, symbol, centre, rng.normal(0, 0.12))
+        if truth is None:
+            continue
+        x1, y1, x2, y2 = truth.box
+        if x1 >= 0 and x2 <= BELT_WIDTH_PX:
+            whole.append(truth)
+        elif x2 > 0 and x1 < BELT_WIDTH_PX:
+            cut.append(replace(truth, box=(max(x1, 0.0), y1, min(x2, float(BELT_WIDTH_PX)), y2)))
+    board = qr_code(f"frame {number:06}")
+    centre = np.array([BELT_WIDTH_PX / 2, BELT_HEIGHT_PX - 76])
+    whole.append(_place(pixels, _sticker(board, 100), board, centre, 0.0))
+    return Scene(pixels, tuple(filter(None, whole)), tuple(cut))
+
+
+def save_video(path: Path, frames: Iterable[Scene]) -> Path:
+    """The belt's frames as a video: MPEG-4, or lossless FFV1 where the name ends in .avi."""
+    codec = "FFV1" if path.suffix == ".avi" else "mp4v"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), BELT_FPS, (BELT_WIDTH_PX, BELT_HEIGHT_PX))
+    if not writer.isOpened():
+        raise OSError(f"OpenCV cannot write {path}")
+    for frame in frames:
+        writer.write(frame.pixels)
+    writer.release()
+    return path
+
+
+def read_qr_codes(pixels: Picture, boxes: Iterable[Box], reader: cv2.QRCodeDetector) -> set[str]:
+    """The payloads that can be read where the boxes are: what the picture itself says it is."""
+    payloads = set()
+    for x1, y1, x2, y2 in boxes:
+        margin = (x2 - x1) * 0.18  # the quiet zone
+        rows = slice(max(int(y1 - margin), 0), int(y2 + margin))
+        part = pixels[rows, max(int(x1 - margin), 0) : int(x2 + margin)]
+        payloads |= {reader.detectAndDecode(cv2.resize(part, None, fx=scale, fy=scale))[0] for scale in (1, 2, 3)}
+    return payloads - {""}
+
+
+def _symbol(label: str, payload: str, number: int) -> Symbol:
+    if label == "marker":
+        return marker(number)
+    return {"qr_code": qr_code, "data_matrix": data_matrix, "barcode": linear_barcode}[label](payload)
+
+
+@cache
+def _belt() -> Picture:
+    """Dark rubber with seams, between steel rails; it joins itself at its ends."""
+    rng = np.random.default_rng([_SEED, 2])
+    pixels = cloudy(rng, BELT_WIDTH_PX, BELT_HEIGHT_PX) // 4 + np.uint8(28)
+    pixels[:, :: BELT_WIDTH_PX // 6] = 20
+    pixels[:30] = pixels[-150:] = (120, 116, 112)
+    return pixels
+
+
+@cache
+def _belt_parcel(number: int) -> tuple[Art, Symbol]:
+    symbol = _symbol(LABELS[number % len(LABELS)], f"PARCEL-{number:04}", number)
+    return _parcel(np.random.default_rng([_SEED, 3, number]), symbol, 190), symbol
+
+
+def _parcel(rng: np.random.Generator, symbol: Symbol, side_px: int) -> Art:
+    """A cardboard box from above: tape across it, a sticker with the code."""
+    width, height = int(side_px * rng.uniform(1.0, 1.15)), int(side_px * rng.uniform(0.9, 1.05))
+    pixels = cardboard(rng, width, height)
+    tape = slice(height // 2 - 10, height // 2 + 10)
+    pixels[tape] = pixels[tape] // 2 + np.array([60, 90, 105], np.uint8)
+    sticker = _sticker(symbol, int(side_px * rng.uniform(0.42, 0.5)))
+    rows, columns = sticker.pixels.shape[:2]
+    x, y = int(rng.integers(4, max(width - columns - 4, 5))), int(rng.integers(4, max(height - rows - 4, 5)))
+    room = pixels[y : y + rows, x : x + columns]
+    room[:] = sticker.pixels[: room.shape[0], : room.shape[1]]
+    return Art(pixels, sticker.outline + np.array([x, y], np.float32))
+
+
+def _sticker(symbol: Symbol, code_px: int) -> Art:
+    """White paper with the code, about ``code_px`` wide with its whole quiet zone, and its payload in print."""
+    rows, columns = symbol.modules.shape
+    module_px = max(round(code_px / columns), 1)
+    width, height = columns * module_px, rows * module_px if rows > 1 else code_px // 2
+    quiet = max(min(symbol.quiet_zone, 4) * module_px, 6)
+    pixels = np.full((height + 2 * quiet + 12, width + 2 * quiet, 3), 245, np.uint8)
+    code = cv2.resize(symbol.modules, (width, height), interpolation=cv2.INTER_NEAREST)
+    pixels[quiet : quiet + height, quiet : quiet + width][code > 0] = 12
+    write(pixels, symbol.payload, (quiet, height + 2 * quiet - 3), 11, np.full(3, 12, np.uint8), "DejaVuSansMono")
+    return Art(pixels, outline_of(quiet, quiet, quiet + width, quiet + height))
+
+
+def _place(pixels: Picture, art: Art, symbol: Symbol, centre: np.ndarray, angle: float) -> Truth | None:
+    """Pastes the art, whose code is the symbol, turned about its centre in radians; None out of view."""
+    height, width = art.pixels.shape[:2]
+    corners = np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    box = paste(pixels, art, (corners @ turn + centre).astype(np.float32))
+    return Truth(symbol.label, symbol.payload, box) if box else None

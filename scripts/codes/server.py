@@ -1,0 +1,94 @@
+"""scripts/serve as a program that is started, waited for and stopped, in a Ray of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 300  # a slow disk
+STOP_TIMEOUT_S = 90  # what was accepted is answered first
+REQUEST_TIMEOUT_S = 60
+PORT = 8000  # Serve's default; another one where it is taken
+
+
+class StartFailed(Exception):
+    """The service did not get ready; the log's end says why."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A scripts/serve that was started. ``http`` asks it, whatever proxy the shell names for the world outside."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    http: httpx.Client
+
+    def is_ready(self, route: str = "") -> bool:
+        """Whether the application at this route answers with a warm model."""
+        try:
+            return self.http.get(f"{route}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def wait_until_ready(self) -> None:
+        """Raises StartFailed."""
+        expires_s = time.monotonic() + START_TIMEOUT_S
+        while not self.is_ready():
+            if self.process.poll() is not None or time.monotonic() > expires_s:
+                raise StartFailed(f"the service did not start; the end of {self.log}:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.25)
+
+    def ray_address(self) -> str:
+        """Of its own cluster, from its raylet's command line. Raises StartFailed."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            found = re.search(r"--gcs-address=(\S+)", " ".join(process.cmdline()))
+            if found and "raylet" in process.name():
+                return found[1]
+        raise StartFailed("no raylet runs below the server")
+
+    def stop(self) -> None:
+        """It drains, and leaves nothing."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def start(config: Path, log: Path) -> Server:
+    """scripts/serve CONFIG, in a Ray of its own, on ports that are free; not ready yet."""
+    port = free_port(PORT)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SERVE_APP_")}
+    env |= {
+        "RAY_ADDRESS": "local",  # never into a cluster that already serves something
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),  # their defaults, unless another server has them
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
+    }
+    command = [str(ROOT / "scripts/serve"), str(config), "--port", str(port)]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    return Server(url, process, log, httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S, trust_env=False))
+
+
+def free_port(wanted: int) -> int:
+    """``wanted``, or any other when something listens there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", wanted))
+        except OSError:
+            probe.bind(("", 0))
+        return int(probe.getsockname()[1])

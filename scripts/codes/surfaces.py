@@ -1,0 +1,381 @@
+"""What codes lie on, and what is easily taken for one: photographs, procedural surfaces, distractors."""
+
+from __future__ import annotations
+
+import importlib.util
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Rng = np.random.Generator
+Picture = NDArray[np.uint8]  # (height, width, 3) BGR
+
+
+@dataclass(frozen=True)
+class Look:
+    """All that separates two sets of pictures, so that a model can be judged on what it has not seen."""
+
+    photographs: tuple[str, ...]  # package/path of files that packages ship; licences beside them, below
+    surfaces: tuple[Callable[[Rng, int, int], Picture], ...]
+    fonts: tuple[str, ...]
+    strength: float  # of every distortion
+    largest: float  # code, as a share of the picture's width
+
+
+def background(rng: Rng, look: Look, width: int, height: int) -> Picture:
+    """A surface to paste codes on: a photograph's part, two of them in one, a material, or shapes in disorder."""
+    kind = rng.random()
+    if kind < 0.35:
+        return photograph_part(rng, look, width, height)
+    if kind < 0.5:  # there are few photographs, but many pairs of them: a reflection in a window looks like this
+        first, second = (photograph_part(rng, look, width, height) for _ in range(2))
+        return cv2.addWeighted(first, share := rng.uniform(0.3, 0.7), second, 1 - share, 0)
+    surface = look.surfaces[rng.integers(len(look.surfaces))]
+    return surface(rng, width, height)
+
+
+def distractor(rng: Rng, look: Look, width: int, height: int) -> Picture:
+    """What looks like a code from afar and is none."""
+    kind = rng.random()
+    if kind < 0.2:
+        return paragraph(rng, look, width, height)
+    if kind < 0.45:
+        return photograph_part(rng, look, width, height)
+    return _DISTRACTORS[rng.integers(len(_DISTRACTORS))](rng, width, height)
+
+
+def paragraph(rng: Rng, look: Look, width: int, height: int) -> Picture:
+    """Lines of print."""
+    paper, ink = colour_pair(rng)
+    picture = np.full((height, width, 3), paper, np.uint8)
+    size_px = int(rng.uniform(0.06, 0.3) * min(width, height)) + 5
+    for y in range(int(size_px * 0.3), height - size_px, int(size_px * rng.uniform(1.1, 1.6)) + 1):
+        text = words(rng, width // max(size_px // 2, 1))
+        write(picture, text, (size_px // 2, y), size_px, ink, str(rng.choice(look.fonts)))
+    return picture
+
+
+def words(rng: Rng, characters: int) -> str:
+    """About that many characters of made-up words and numbers."""
+    alphabet = list(string.ascii_uppercase + string.digits if rng.random() < 0.4 else string.ascii_lowercase)
+    text = ""
+    while len(text) < max(characters, 2):
+        text += "".join(rng.choice(alphabet, rng.integers(2, 9))) + " "
+    return text[: max(characters, 2)]
+
+
+def write(picture: Picture, text: str, at: tuple[int, int], size_px: int, ink: Picture, font_name: str) -> None:
+    """Writes into the picture; ``at`` is the text's upper left corner."""
+    font = _font(font_name, max(size_px, 5))
+    _left, _top, right, bottom = font.getbbox(text)
+    mask = Image.new("L", (max(int(right), 1), max(int(bottom), 1)))
+    ImageDraw.Draw(mask).text((0, 0), text, 255, font)
+    x, y = at
+    room = picture[y : y + mask.height, x : x + mask.width]
+    alpha = np.asarray(mask, np.float32)[: room.shape[0], : room.shape[1], None] / 255
+    room[:] = room * (1 - alpha) + ink * alpha
+
+
+def colour_pair(rng: Rng) -> tuple[Picture, Picture]:
+    """A light and a dark colour that a code can be printed in."""
+    if rng.random() < 0.6:  # paper and black
+        light = rng.uniform(205, 256) + rng.uniform(-12, 8, 3)
+        dark = rng.uniform(0, 50) + rng.uniform(-8, 8, 3)
+    else:  # any two of enough contrast: cardboard, metal, coloured print
+        light = rng.uniform(110, 256) + rng.uniform(-60, 40, 3)
+        dark = light * rng.uniform(0.1, 0.55) + rng.uniform(-15, 15, 3)
+    return np.clip(light, 0, 255).astype(np.uint8), np.clip(dark, 0, 255).astype(np.uint8)
+
+
+# --- photographs -----------------------------------------------------------------------------------------------------
+
+
+def photograph_part(rng: Rng, look: Look, width: int, height: int) -> Picture:
+    """Any part of any of the look's photographs, at any scale, in half of the cases in other light."""
+    photograph = read_photograph(str(rng.choice(look.photographs)))
+    scale = max(width / photograph.shape[1], height / photograph.shape[0]) / rng.uniform(0.25, 1)
+    size = max(int(photograph.shape[1] * scale) + 1, width), max(int(photograph.shape[0] * scale) + 1, height)
+    photograph = cv2.resize(photograph, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    x, y = rng.integers(size[0] - width + 1), rng.integers(size[1] - height + 1)
+    part = photograph[y : y + height, x : x + width]
+    part = part[:, ::-1].copy() if rng.random() < 0.5 else part.copy()
+    if rng.random() < 0.5:  # other light, other colours: there are few photographs
+        part = np.clip(part * rng.uniform(0.6, 1.4, 3), 0, 255).astype(np.uint8)
+    return part
+
+
+@cache
+def read_photograph(name: str) -> Picture:
+    """A picture that an installed package ships, by package/path."""
+    package, _, path = name.partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"{package} is not installed: it ships {path}")
+    picture = cv2.imread(str(Path(spec.origin).parent / path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise FileNotFoundError(f"{package} no longer ships {path}")
+    return picture
+
+
+@cache
+def _font(name: str, size_px: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / f"{name}.ttf"), size_px)
+
+
+# --- materials -------------------------------------------------------------------------------------------------------
+
+
+def _noise(rng: Rng, width: int, height: int, cell_px: float) -> NDArray[np.float32]:
+    """Smooth noise of 0 to 1, its spots about ``cell_px`` wide."""
+    size = max(int(width / cell_px), 2), max(int(height / cell_px), 2)
+    coarse = rng.random((size[1], size[0]), np.float32)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def _colour(rng: Rng) -> NDArray[np.float32]:
+    return rng.uniform(20, 240, 3).astype(np.float32)
+
+
+def _tinted(texture: NDArray[np.float32], colour: NDArray[np.float32], contrast: float) -> Picture:
+    return np.clip(colour * (1 + (texture[..., None] - 0.5) * contrast), 0, 255).astype(np.uint8)
+
+
+def cloudy(rng: Rng, width: int, height: int) -> Picture:
+    """Noise of several sizes: plaster, stone, skin, haze."""
+    texture = sum(_noise(rng, width, height, cell) * weight for cell, weight in ((90, 0.5), (25, 0.3), (6, 0.2)))
+    return _tinted(np.asarray(texture, np.float32), _colour(rng), rng.uniform(0.2, 1.4))
+
+
+def cardboard(rng: Rng, width: int, height: int) -> Picture:
+    """Brown board with fibres, its flutes showing through."""
+    texture = 0.5 * _noise(rng, width, height, 3) + 0.3 * _noise(rng, width, height, 40)
+    texture += 0.2 * (np.sin(np.arange(width) * rng.uniform(0.3, 1.2)) * 0.5 + 0.5).astype(np.float32)
+    brown = np.array([90, 140, 185], np.float32) * rng.uniform(0.6, 1.25)
+    return _tinted(texture, brown, rng.uniform(0.1, 0.4))
+
+
+def gradient(rng: Rng, width: int, height: int) -> Picture:
+    """One colour that turns into another: a wall, a screen, a studio."""
+    across = np.linspace(0, 1, width, dtype=np.float32)[None] * rng.uniform(-1, 1)
+    down = np.linspace(0, 1, height, dtype=np.float32)[:, None] * rng.uniform(-1, 1)
+    share = np.clip(across + down + rng.uniform(0, 1), 0, 1)[..., None]
+    return (share * _colour(rng) + (1 - share) * _colour(rng)).astype(np.uint8)
+
+
+def clutter(rng: Rng, width: int, height: int) -> Picture:
+    """Boxes, discs and lines in disorder: shelves, tools, cables."""
+    picture = cloudy(rng, width, height)
+    for _ in range(rng.integers(8, 45)):
+        colour = tuple(int(value) for value in _colour(rng))
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        size = int(rng.uniform(0.02, 0.3) * width)
+        shape = rng.integers(4)
+        if shape == 0:
+            box = cv2.boxPoints(((x, y), (size, size * rng.uniform(0.2, 2)), float(rng.uniform(0, 180))))
+            cv2.fillConvexPoly(picture, box.astype(np.int32), colour, cv2.LINE_AA)
+        elif shape == 1:
+            cv2.circle(picture, (x, y), size // 2, colour, -1 if rng.random() < 0.6 else 2, cv2.LINE_AA)
+        elif shape == 2:
+            end = int(rng.integers(width)), int(rng.integers(height))
+            cv2.line(picture, (x, y), end, colour, int(rng.integers(1, 7)), cv2.LINE_AA)
+        else:
+            cv2.rectangle(picture, (x, y), (x + size, y + size // 2), colour, int(rng.integers(1, 5)))
+    return picture
+
+
+def wood(rng: Rng, width: int, height: int) -> Picture:
+    """Planks: grain along one direction, joints between them."""
+    rings = _noise(rng, width, height, 120) * rng.uniform(10, 40) + np.arange(height, dtype=np.float32)[:, None] * 0.05
+    texture = 0.5 + 0.4 * np.sin(rings) + 0.2 * _noise(rng, width, height, 4)
+    picture = _tinted(texture.astype(np.float32), np.array([70, 120, 170], np.float32) * rng.uniform(0.5, 1.3), 0.5)
+    for y in range(0, height, int(rng.integers(40, 140))):
+        cv2.line(picture, (0, y), (width, y), (25, 35, 45), int(rng.integers(1, 4)))
+    return picture
+
+
+def brushed_metal(rng: Rng, width: int, height: int) -> Picture:
+    """Fine lines along one direction, with a broad reflection."""
+    lines = cv2.blur(rng.random((height, width), np.float32), (41, 1))
+    shine = np.exp(-(((np.arange(width, dtype=np.float32) / width - rng.random()) / 0.3) ** 2))[None]
+    grey = np.full(3, rng.uniform(90, 190), np.float32) * rng.uniform(0.9, 1.1, 3).astype(np.float32)
+    return _tinted(0.3 + lines * 0.6 + 0.4 * shine, grey, 1.0)
+
+
+def marble(rng: Rng, width: int, height: int) -> Picture:
+    """Stone with veins."""
+    veins = np.abs(_noise(rng, width, height, 70) - 0.5) + 0.4 * np.abs(_noise(rng, width, height, 20) - 0.5)
+    return _tinted(np.clip(veins * 3, 0, 1).astype(np.float32), _colour(rng), rng.uniform(0.3, 0.9))
+
+
+# --- distractors -----------------------------------------------------------------------------------------------------
+
+
+def _lattice(rng: Rng, width: int, height: int) -> Picture:
+    """A grid of lines: tiles, graph paper, a fence."""
+    light, dark = colour_pair(rng)
+    picture = np.full((height, width, 3), light, np.uint8)
+    step, thick = int(rng.integers(5, 40)), int(rng.integers(1, 5))
+    for x in range(0, width, step):
+        picture[:, x : x + thick] = dark
+    for y in range(0, height, int(step * rng.uniform(0.6, 1.6)) + 1):
+        picture[y : y + thick] = dark
+    return picture
+
+
+def _stripes(rng: Rng, width: int, height: int) -> Picture:
+    """Even stripes: blinds, a radiator, a crossing. A barcode's bars are uneven."""
+    light, dark = colour_pair(rng)
+    period, duty = rng.uniform(4, 40), rng.uniform(0.3, 0.7)
+    dark_here = (np.arange(width) / period) % 1 < duty
+    return np.broadcast_to(np.where(dark_here[None, :, None], dark, light), (height, width, 3)).astype(np.uint8)
+
+
+def _spines(rng: Rng, width: int, height: int) -> Picture:
+    """Bars of uneven width in many colours: a bookshelf, a fence, folds of cloth. A barcode has two colours."""
+    picture = np.empty((height, width, 3), np.uint8)
+    light, dark = (colour.astype(np.float32) for colour in colour_pair(rng))
+    mean_px = rng.uniform(2, 20)
+    x = 0
+    while x < width:
+        share = rng.random()
+        colour = share * light + (1 - share) * dark + rng.uniform(-40, 40, 3) * (rng.random() < 0.5)
+        bar = int(1 + rng.exponential(mean_px))
+        picture[:, x : x + bar] = np.clip(colour, 0, 255)
+        x += bar
+    return picture
+
+
+def _chequered(rng: Rng, width: int, height: int) -> Picture:
+    """Chequered cloth, a chess board, gingham."""
+    light, dark = colour_pair(rng)
+    step = rng.uniform(4, 40)
+    across, down = (np.arange(width) / step).astype(int) % 2, (np.arange(height) / step).astype(int) % 2
+    if rng.random() < 0.5:
+        share = ((across[None] + down[:, None]) / 2)[..., None]  # gingham: threads cross
+    else:
+        share = (across[None] ^ down[:, None])[..., None]
+    return (light * (1 - share) + dark * share).astype(np.uint8)
+
+
+def _panes(rng: Rng, width: int, height: int) -> Picture:
+    """Rows of rectangles: a facade's windows, a keyboard, shelves, a vent."""
+    wall, pane = colour_pair(rng)
+    if rng.random() < 0.5:
+        wall, pane = pane, wall
+    picture = np.full((height, width, 3), wall, np.uint8)
+    columns, rows = int(rng.integers(3, 16)), int(rng.integers(2, 12))
+    gap = rng.uniform(0.1, 0.45)
+    for row in range(rows):
+        shift = rng.uniform(0, 0.5) if rng.random() < 0.3 else 0
+        for column in range(columns):
+            x, y = (column + gap / 2 + shift) * width / columns, (row + gap / 2) * height / rows
+            corner = int(x + (1 - gap) * width / columns), int(y + (1 - gap) * height / rows)
+            shade = tuple(int(value) for value in np.clip(pane * rng.uniform(0.6, 1.4), 0, 255))
+            cv2.rectangle(picture, (int(x), int(y)), corner, shade, -1)
+            if rng.random() < 0.4:  # a letter on the key, a lit lamp
+                cv2.circle(picture, (int(x) + 4, int(y) + 4), 2, tuple(int(value) for value in wall), -1)
+    return picture
+
+
+def _crossword(rng: Rng, width: int, height: int) -> Picture:
+    """Filled squares in a grid with neither finder pattern nor border: a crossword, a mosaic, pixel art."""
+    light, dark = colour_pair(rng)
+    cells = int(rng.integers(5, 16))
+    filled = rng.random((cells, cells)) < rng.uniform(0.15, 0.4)
+    filled[:, 0] = filled[-1] = False  # a Data Matrix has both of them dark
+    picture = np.where(filled[..., None], dark, light).astype(np.uint8)
+    picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST)
+    for line in range(cells + 1):
+        at = int(line * width / cells), int(line * height / cells)
+        picture[:, at[0] : at[0] + 1] = dark
+        picture[at[1] : at[1] + 1] = dark
+    return picture
+
+
+def _ruler(rng: Rng, width: int, height: int) -> Picture:
+    """Ticks: a ruler, a comb, piano keys."""
+    light, dark = colour_pair(rng)
+    picture = np.full((height, width, 3), light, np.uint8)
+    step = max(int(rng.uniform(0.01, 0.06) * width), 3)
+    for number, x in enumerate(range(0, width, step)):
+        length = height if number % 10 == 0 else int(height * (0.6 if number % 5 == 0 else 0.4))
+        picture[:length, x : x + max(step // 3, 1)] = dark
+    return picture
+
+
+def _rings(rng: Rng, width: int, height: int) -> Picture:
+    """Squares or circles in each other: a frame, a target, a speaker, a lone finder pattern."""
+    light, dark = colour_pair(rng)
+    picture = np.full((height, width, 3), light, np.uint8)
+    count = int(rng.integers(1, 5))
+    for ring in range(count * 2):
+        inset = ring / (count * 2) * 0.45 + 0.04
+        low, high = (int(inset * width), int(inset * height)), (int((1 - inset) * width), int((1 - inset) * height))
+        colour = tuple(int(value) for value in (dark if ring % 2 == 0 else light))
+        if count % 2:
+            cv2.rectangle(picture, low, high, colour, -1)
+        else:
+            cv2.ellipse(
+                picture, (width // 2, height // 2), (width // 2 - low[0], height // 2 - low[1]), 0, 0, 360, colour, -1
+            )
+    return picture
+
+
+def _plaque(rng: Rng, width: int, height: int) -> Picture:
+    """A dark square with one simple sign: a button, an icon, a screen, a domino."""
+    light, dark = colour_pair(rng)
+    picture = np.full((height, width, 3), dark, np.uint8)
+    points = (rng.uniform(0.2, 0.8, (int(rng.integers(3, 6)), 2)) * (width, height)).astype(np.int32)
+    colour = tuple(int(value) for value in light)
+    if rng.random() < 0.5:
+        cv2.fillPoly(picture, [cv2.convexHull(points)], colour, cv2.LINE_AA)
+    else:
+        for x, y in points:
+            cv2.circle(picture, (int(x), int(y)), max(width // 12, 2), colour, -1, cv2.LINE_AA)
+    return picture
+
+
+_DISTRACTORS = (_lattice, _stripes, _spines, _chequered, _panes, _crossword, _ruler, _rings, _plaque)
+
+# Photographs from packages, all in the public domain or CC0 but for the two of scikit-learn. They are read where they
+# are installed. The README's contact sheet shows parts of the held-out ones, with the attribution that they ask for.
+TRAINING = Look(
+    photographs=(
+        "skimage/data/astronaut.png",  # NASA, public domain
+        "skimage/data/brick.png",  # CC0 Textures
+        "skimage/data/camera.png",  # CC0, Lav Varshney
+        "skimage/data/clock_motion.png",  # CC0, Stefan van der Walt
+        "skimage/data/moon.png",  # no known restrictions
+        "skimage/data/chelsea.png",  # CC0, Stefan van der Walt
+        "skimage/data/coffee.png",  # CC0, Rachel Michetti
+        "skimage/data/gravel.png",  # CC0 Textures
+        "skimage/data/rocket.jpg",  # CC0, SpaceX
+        "skimage/data/text.png",  # Wikipedia, public domain
+        "skimage/data/hubble_deep_field.jpg",  # NASA, public domain
+    ),
+    surfaces=(cloudy, cardboard, gradient, clutter),
+    fonts=("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Italic"),
+    strength=1.0,
+    largest=0.95,
+)
+HELD_OUT = Look(
+    photographs=(
+        "matplotlib/mpl-data/sample_data/grace_hopper.jpg",  # US Navy, public domain
+        "skimage/data/coins.png",  # Brooklyn Museum, no known restrictions
+        "skimage/data/grass.png",  # CC0 Textures
+        "sklearn/datasets/images/china.jpg",  # CC BY 2.0, danielbuechele, flickr.com/photos/danielbuechele/6061409035
+        "sklearn/datasets/images/flower.jpg",  # CC BY 2.0, flickr.com/photos/vultilion/6056698931
+    ),
+    surfaces=(wood, brushed_metal, marble),
+    fonts=("STIXGeneral", "STIXGeneralBol", "cmss10", "cmtt10", "cmr10"),
+    strength=1.3,
+    largest=0.66,
+)

@@ -1,0 +1,156 @@
+"""Under mixed load every answer belongs to its own picture, frame and client: each says itself which it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+import ray
+from ray import serve
+
+from scripts.codes import samples
+from scripts.codes.scenes import Scene
+from scripts.codes.score import Guess, score
+from serve_app.app import build_app
+from serve_app.drawing import encode_jpeg
+from serve_app.schemas import DetectQuery, StreamResult, StreamStatus
+from serve_app.streams import worker
+from serve_app.streams.source import parse_source
+from serve_app.types import Json
+from tests.integration.conftest import Service, eventually, is_ready
+
+pytestmark = pytest.mark.usefixtures("streams")
+
+CLIENTS, PICTURES_EACH = 8, 6
+FRAMES = 60
+BELTS = {"north": 0, "south": 5_003}  # each belt's first frame: no frame of the one is in the other
+RESULTS_EACH = 25
+TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Answer:
+    """To one picture."""
+
+    number: int
+    guesses: tuple[Guess, ...]
+    batch_size: int
+
+
+@pytest.fixture(scope="module")
+def codes_url(service: Service) -> Iterator[str]:
+    """A second application beside the first, with the embedded model."""
+    serve.run(build_app({}), name="codes", route_prefix="/codes")
+    url = f"{service.url}/codes"
+    eventually(lambda: is_ready(url), what="readiness")
+    yield url
+    serve.delete("codes")
+
+
+@pytest.fixture(scope="module")
+def belts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A lossless video of each belt, both streamed in a loop."""
+    folder = tmp_path_factory.mktemp("belts")
+    return {
+        name: samples.save_video(folder / f"{name}.avi", map(samples.belt_frame, range(first, first + FRAMES)))
+        for name, first in BELTS.items()
+    }
+
+
+def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(codes_url: str, belts: dict[str, Path]) -> None:
+    pictures = {number: samples.picture(number) for number in range(CLIENTS * PICTURES_EACH)}
+    encoded = {number: encode_jpeg(scene.pixels) for number, scene in pictures.items()}
+    for name, path in belts.items():
+        source = parse_source(str(path), (path.parent,))
+        worker.start(worker.StreamSpec(name, source, "wait", True, DetectQuery(), "codes"))
+    eventually(lambda: all(stream_status(name).processed for name in belts), what="a result of each stream")
+    results: list[StreamResult] = []
+    answers: list[Answer] = []
+    drawn: dict[int, bytes] = {}
+
+    async def watch(name: str) -> None:
+        actor, seen = worker.find(name), set()
+        while len(seen) < RESULTS_EACH:
+            latest = StreamStatus(**await actor.status.remote()).latest
+            if latest is not None and latest.frame_id not in seen:
+                seen.add(latest.frame_id)
+                results.append(latest)
+            await asyncio.sleep(0.02)
+
+    async def post(http: httpx.AsyncClient, mine: range, streams: asyncio.Future[object]) -> None:
+        """One client: its pictures one by one, all in one body, and drawn; over and over while the streams run."""
+        while not (streams.done() and mine[-1] in drawn):
+            for number in mine:
+                keep(number, (await http.post("/detect", content=encoded[number])).raise_for_status().json())
+            parts = [("file", encoded[number]) for number in mine]
+            for number, body in zip(mine, (await http.post("/detect", files=parts)).json()["results"], strict=True):
+                keep(number, body)
+            # Markers only: a box drawn over its QR code would keep it from being read.
+            jpeg = {"url": "/detect?classes=marker", "headers": {"Accept": "image/jpeg"}}
+            annotated = await http.post(**jpeg, content=encoded[mine[-1]])
+            drawn[mine[-1]] = annotated.raise_for_status().content
+
+    def keep(number: int, body: Json) -> None:
+        guesses = tuple(Guess.from_json(detection) for detection in body["detections"])
+        answers.append(Answer(number, guesses, body["batch_size"]))
+
+    async def run() -> None:
+        async with asyncio.timeout(TIMEOUT_S), httpx.AsyncClient(base_url=codes_url, timeout=TIMEOUT_S) as http:
+            streams = asyncio.gather(*map(watch, belts))
+            ranges = [range(n * PICTURES_EACH, (n + 1) * PICTURES_EACH) for n in range(CLIENTS)]
+            await asyncio.gather(streams, *(post(http, mine, streams) for mine in ranges))
+
+    asyncio.run(run())
+    assert max(answer.batch_size for answer in answers) > 1  # pictures, or pictures and frames, did share a batch
+    assert {answer.number for answer in answers} == set(pictures)
+    wrong = [answer for answer in answers if best_match(answer.guesses, pictures) != answer.number]
+    assert wrong == []
+
+    reader = cv2.QRCodeDetector()
+    for number, data in drawn.items():
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        boxes = [truth.box for truth in pictures[number].truths]
+        assert f"picture {number:06}" in samples.read_qr_codes(picture, boxes, reader)
+
+    frames = {first + k: samples.belt_frame(first + k) for first in BELTS.values() for k in range(FRAMES)}
+    numbers = {name: frame_numbers(path, reader) for name, path in belts.items()}
+    assert len(results) == 2 * RESULTS_EACH
+    for result in results:
+        number = numbers[result.stream_id][result.frame_id % FRAMES]  # what the frame says of itself
+        guesses = [Guess.from_json(detection.model_dump()) for detection in result.detections]
+        assert best_match(guesses, frames) == number, f"{result.stream_id}, frame {result.frame_id}"
+
+
+def stream_status(name: str) -> StreamStatus:
+    return StreamStatus(**ray.get(worker.find(name).status.remote(), timeout=30))
+
+
+def best_match(guesses: Sequence[Guess], scenes: dict[int, Scene]) -> int:
+    """The number of the scene that these detections fit best."""
+
+    def fit(scene: Scene) -> float:
+        result = score(scene, guesses)
+        misfit = sum(abs(np.subtract(truth.box, guess.box)).sum() for truth, guess in result.found)
+        return 1000 * (len(result.found) - len(result.missed) - len(result.false)) - misfit
+
+    return max(scenes, key=lambda number: fit(scenes[number]))
+
+
+def frame_numbers(path: Path, reader: cv2.QRCodeDetector) -> list[int]:
+    """What the board in each frame of a video says, read with OpenCV; where it cannot, what the others imply."""
+    board = samples.belt_frame(0).truths[-1].box  # it stands still
+    capture = cv2.VideoCapture(str(path))
+    firsts = []
+    for index in range(FRAMES):
+        for payload in samples.read_qr_codes(capture.read()[1], [board], reader):
+            firsts.append(int(payload.removeprefix("frame ")) - index)
+    capture.release()
+    assert len(firsts) > 0.9 * FRAMES
+    assert len(set(firsts)) == 1
+    return [firsts[0] + index for index in range(FRAMES)]

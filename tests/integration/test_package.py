@@ -1,0 +1,76 @@
+"""The package as it is installed: the wheel alone, in another environment, from another folder."""
+
+from __future__ import annotations
+
+import os
+import site
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from scripts.codes import samples
+from scripts.codes.score import Guess, score
+from serve_app.drawing import encode_jpeg
+from tests.integration.conftest import eventually, free_port, is_ready
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+WEIGHTS = {"serve_app/weights/codes.onnx", "serve_app/weights/codes.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source distribution."""
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([BIN / "uv", "build", "--quiet", "--out-dir", folder, ROOT], check=True, timeout=120)
+    return folder
+
+
+def test_wheel_and_source_distribution_contain_the_model(built: Path) -> None:
+    (wheel,), (source,) = built.glob("*.whl"), built.glob("*.tar.gz")
+    assert set(zipfile.ZipFile(wheel).namelist()) >= WEIGHTS
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names >= WEIGHTS | {"configs/local.yaml", "scripts/codes/training.py"}
+
+
+def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: Path) -> None:
+    """Its dependencies are this environment's, lent by a .pth file; serve_app itself is the wheel's."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=120)
+    python = venv / "bin/python"
+    (wheel,) = built.glob("*.whl")
+    install = [BIN / "uv", "pip", "install", "--quiet", "--no-deps", "--python", python, wheel]
+    subprocess.run(install, check=True, timeout=120)
+    (packages,) = (venv / "lib").glob("python*/site-packages")
+    (packages / "lent.pth").write_text("\n".join(site.getsitepackages()))
+
+    port = free_port()
+    config = yaml.safe_load((venv / "share/sightline/configs/local.yaml").read_text())
+    config["http_options"]["port"] = port
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "local.yaml").write_text(yaml.safe_dump(config))
+    command = [str(python), "-m", "ray.serve.scripts", "run", "--address", "local", "local.yaml"]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=os.environ | {"PYTHONPATH": ""}, stdout=output, stderr=output
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        eventually(lambda: is_ready(url) or process.poll() is not None, within_s=120, what="readiness")
+        assert process.poll() is None, log.read_text()[-3000:]
+        scene = samples.picture(3)
+        body = httpx.post(f"{url}/detect", content=encode_jpeg(scene.pixels), timeout=60).json()
+        result = score(scene, [Guess.from_json(detection) for detection in body["detections"]])
+        assert (body["model"], len(result.missed), len(result.false)) == ("codes", 0, 0)
+    finally:
+        process.send_signal(2)
+        process.wait(90)
