@@ -39,11 +39,9 @@ class _Args(BaseModel):
     @classmethod
     def _leave_out_empty(cls, values: Any) -> Any:
         """A setting without a value (``weights:``) is unset, as an empty variable is."""
-        return (
-            {key: value for key, value in values.items() if value not in (None, "")}
-            if isinstance(values, dict)
-            else values
-        )
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if value not in (None, "")}
 
 
 class ModelArgs(_Args):

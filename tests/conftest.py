@@ -19,7 +19,8 @@ needs_shared = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the shell's reaches a test."""
+    """No setting of the shell's reaches a test, nor does its proxy stand before a server of ours."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in [name for name in os.environ if name.startswith("SERVE_APP_")]:
         monkeypatch.delenv(name)
 

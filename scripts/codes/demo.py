@@ -30,7 +30,7 @@ from ultralytics.utils import ASSETS
 from scripts.codes import published, samples
 from scripts.codes.scenes import Scene
 from scripts.codes.score import Guess, Score, score
-from scripts.codes.server import REQUEST_TIMEOUT_S, ROOT, Server, StartFailed, start
+from scripts.codes.server import REQUEST_TIMEOUT_S, ROOT, Server, StartFailed, is_ready, ray_address, start
 from scripts.codes.symbols import LABELS
 from serve_app.config import ModelArgs
 from serve_app.drawing import encode_jpeg
@@ -76,7 +76,7 @@ def run(*, keep: bool) -> str | None:
     try:
         with console.status(f"starting Ray Serve on {server.url}"):
             server.wait_until_ready()
-        address = server.ray_address()
+        address = ray_address(server.process.pid)
         cluster = ray.init(address, namespace=worker.NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
         of_pictures, pictures_per_s = post_pictures(server, pictures)
         of_frames, frames_per_s = run_stream(frames, keep=keep)
@@ -229,7 +229,7 @@ def show_published(server: Server) -> None:
     route = f"/{published.NAME}"
     expires_s = time.monotonic() + PUBLISHED_TIMEOUT_S
     with console.status(f"exporting {published.NAME}"):
-        while not server.is_ready(route) and time.monotonic() < expires_s:
+        while not is_ready(server.url + route) and time.monotonic() < expires_s:
             time.sleep(0.5)
     try:
         photographs = {path.stem: path.read_bytes() for path in sorted(ASSETS.glob("*.jpg"))}

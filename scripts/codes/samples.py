@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from scripts.codes.scenes import Art, Box, Scene, Truth, outline_of, paste
+from scripts.codes.scenes import Art, Box, Scene, Truth, corners_of, outline_of, paste, turned
 from scripts.codes.surfaces import Picture, cardboard, cloudy, wood, write
 from scripts.codes.symbols import LABELS, Symbol, data_matrix, linear_barcode, marker, qr_code
 
@@ -141,7 +141,5 @@ def _sticker(symbol: Symbol, code_px: int) -> Art:
 def _place(pixels: Picture, art: Art, symbol: Symbol, centre: np.ndarray, angle: float) -> Truth | None:
     """Pastes the art, whose code is the symbol, turned about its centre in radians; None out of view."""
     height, width = art.pixels.shape[:2]
-    corners = np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    box = paste(pixels, art, (corners @ turn + centre).astype(np.float32))
+    box = paste(pixels, art, (turned(corners_of(width, height), angle) + centre).astype(np.float32))
     return Truth(symbol.label, symbol.payload, box) if box else None

@@ -145,6 +145,16 @@ def bent(rng: Rng, art: Art, strength: float) -> Art:
     return Art(pixels, np.stack([outline_x, outline_y], 1).astype(np.float32))
 
 
+def corners_of(width: float, height: float) -> NDArray[np.floating]:
+    """A rectangle's corners about its centre, from the upper left one clockwise."""
+    return np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
+
+
+def turned(points: NDArray[np.floating], angle: float) -> NDArray[np.floating]:
+    """The points turned about the origin, ``angle`` in radians."""
+    return points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+
+
 def _view(art: Art, quad: Points) -> NDArray[np.float64]:
     height, width = art.pixels.shape[:2]
     return cv2.getPerspectiveTransform(np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32), quad)
@@ -180,10 +190,9 @@ def _paste_somewhere(rng: Rng, look: Look, pixels: Picture, art: Art, width_px: 
     around = art.outline if len(art.outline) else outline_of(0, 0, art.pixels.shape[1], art.pixels.shape[0])
     scale = width_px / np.ptp(around[:, 0])
     height, width = (length * scale for length in art.pixels.shape[:2])
-    corners = np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
+    corners = corners_of(width, height)
     corners *= 1 + rng.uniform(-0.13, 0.13, (4, 2)) * look.strength  # perspective: each corner on its own
-    angle = rng.normal(0, 0.2) if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi)
-    corners = corners @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    corners = turned(corners, rng.normal(0, 0.2) if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi))
     for _ in range(12):
         quad = (corners + rng.uniform(0, side, 2)).astype(np.float32)
         low, high = quad.min(0), quad.max(0)

@@ -34,28 +34,13 @@ class Server:
     log: Path
     http: httpx.Client
 
-    def is_ready(self, route: str = "") -> bool:
-        """Whether the application at this route answers with a warm model."""
-        try:
-            return self.http.get(f"{route}/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
-
     def wait_until_ready(self) -> None:
         """Raises StartFailed."""
         expires_s = time.monotonic() + START_TIMEOUT_S
-        while not self.is_ready():
+        while not is_ready(self.url):
             if self.process.poll() is not None or time.monotonic() > expires_s:
                 raise StartFailed(f"the service did not start; the end of {self.log}:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.25)
-
-    def ray_address(self) -> str:
-        """Of its own cluster, from its raylet's command line. Raises StartFailed."""
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            found = re.search(r"--gcs-address=(\S+)", " ".join(process.cmdline()))
-            if found and "raylet" in process.name():
-                return found[1]
-        raise StartFailed("no raylet runs below the server")
 
     def stop(self) -> None:
         """It drains, and leaves nothing."""
@@ -65,6 +50,23 @@ class Server:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+def is_ready(url: str) -> bool:
+    """Whether the application there answers with a warm model."""
+    try:
+        return httpx.get(f"{url}/readyz", timeout=10, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def ray_address(server_pid: int) -> str:
+    """Of the Ray cluster that a server started for itself, from its raylet's command line. Raises StartFailed."""
+    for process in psutil.Process(server_pid).children(recursive=True):
+        found = re.search(r"--gcs-address=(\S+)", " ".join(process.cmdline()))
+        if found and "raylet" in process.name():
+            return found[1]
+    raise StartFailed("no raylet runs below the server")
 
 
 def start(config: Path, log: Path) -> Server:
@@ -83,8 +85,8 @@ def start(config: Path, log: Path) -> Server:
     return Server(url, process, log, httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S, trust_env=False))
 
 
-def free_port(wanted: int) -> int:
-    """``wanted``, or any other when something listens there."""
+def free_port(wanted: int = 0) -> int:
+    """``wanted``, or any other when something listens there; 0: any."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

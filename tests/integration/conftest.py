@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pytest
 import ray
 from ray import serve
 
+from scripts.codes.server import free_port, is_ready
 from serve_app.app import build_app
 from serve_app.frames import SHARED_MEMORY
 from serve_app.streams import worker
@@ -22,13 +22,6 @@ from serve_app.streams import worker
 T = TypeVar("T")
 APPLICATION = "sightline"
 SLOTS = 64
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def eventually(look: Callable[[], T], *, within_s: float = 60.0, what: str = "it") -> T:
@@ -39,14 +32,6 @@ def eventually(look: Callable[[], T], *, within_s: float = 60.0, what: str = "it
             return value
         time.sleep(0.1)
     raise AssertionError(f"{what} did not come true within {within_s:g} s")
-
-
-def is_ready(url: str) -> bool:
-    """Whether the application there answers with a warm model."""
-    try:
-        return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def frame_pools() -> set[str]:

@@ -10,9 +10,10 @@ import torch
 from ray import serve
 from ultralytics import YOLO
 
+from scripts.codes.server import is_ready
 from serve_app.app import build_app
 from tests import squares
-from tests.integration.conftest import Service, eventually, is_ready
+from tests.integration.conftest import Service, eventually
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import signal
 import httpx
 import pytest
 
+from scripts.codes.server import is_ready
 from tests import squares
-from tests.integration.conftest import Service, eventually, is_ready, replicas
+from tests.integration.conftest import Service, eventually, replicas
 from tests.squares import Square
 
 PICTURE = squares.encode(squares.picture([Square("green", 12, 12)]))

@@ -17,13 +17,14 @@ from ray import serve
 from scripts.codes import samples
 from scripts.codes.scenes import Scene
 from scripts.codes.score import Guess
+from scripts.codes.server import is_ready
 from serve_app.app import build_app
 from serve_app.drawing import encode_jpeg
 from serve_app.schemas import DetectQuery, StreamResult, StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 from serve_app.types import Json
-from tests.integration.conftest import Service, eventually, is_ready
+from tests.integration.conftest import Service, eventually
 
 pytestmark = pytest.mark.usefixtures("streams")
 

@@ -16,8 +16,9 @@ import yaml
 
 from scripts.codes import samples
 from scripts.codes.score import Guess, score
+from scripts.codes.server import free_port, is_ready
 from serve_app.drawing import encode_jpeg
-from tests.integration.conftest import eventually, free_port, is_ready
+from tests.integration.conftest import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -72,5 +73,5 @@ def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: 
         result = score(scene, [Guess.from_json(detection) for detection in body["detections"]])
         assert (body["model"], len(result.missed), len(result.false)) == ("codes", 0, 0)
     finally:
-        process.send_signal(2)
+        process.terminate()
         process.wait(90)

@@ -13,13 +13,14 @@ import pytest
 from ray import serve
 from ultralytics import YOLO
 
+from scripts.codes.server import is_ready
 from serve_app.app import build_app
 from serve_app.schemas import DetectQuery, StreamResult, StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 from serve_app.types import Json
 from tests.conftest import SHARED, needs_shared
-from tests.integration.conftest import Service, eventually, is_ready
+from tests.integration.conftest import Service, eventually
 from tests.parity.pictures import shipped
 from tests.parity.reference import CONFIDENCE_TOLERANCE, THRESHOLD, Found, disagreements, predict
 

@@ -16,8 +16,9 @@ import psutil
 import pytest
 import yaml
 
+from scripts.codes.server import free_port, is_ready, ray_address
 from tests import squares
-from tests.integration.conftest import eventually, frame_pools, free_port, is_ready
+from tests.integration.conftest import eventually, frame_pools
 from tests.squares import Square
 from tests.videos import save_video
 
@@ -33,14 +34,6 @@ class Running:
     url: str
     stop_signal: signal.Signals
     pools_before: set[str]
-
-    def ray_address(self) -> str:
-        """Of its own cluster, from its raylet's command line."""
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            found = re.search(r"--gcs-address=(\S+)", " ".join(process.cmdline()))
-            if found and "raylet" in process.name():
-                return found[1]
-        raise AssertionError("no raylet runs below the server")
 
 
 @pytest.fixture(params=["scripts/serve with Ray's flags, SIGTERM", "serve run without flags, Ctrl-C"])
@@ -89,7 +82,7 @@ def test_it_answers_streams_and_leaves_nothing_running(running: Running, tmp_pat
 
     save_video(tmp_path / "squares.avi", frames=10, fps=20)
     # Ray asks for its token by itself only of a cluster that it found by itself.
-    env = os.environ | {"RAY_ADDRESS": running.ray_address(), "RAY_AUTH_MODE": "token"}
+    env = os.environ | {"RAY_ADDRESS": ray_address(running.process.pid), "RAY_AUTH_MODE": "token"}
     env |= {"SERVE_APP_MEDIA_DIRS": str(tmp_path)}
 
     def script(*arguments: str) -> str:

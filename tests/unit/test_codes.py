@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scripts.codes import dataset, evaluation, samples
-from scripts.codes.scenes import Art, Scene, Truth, bent, outline_of, paste, print_label
+from scripts.codes.scenes import Art, Scene, Truth, bent, corners_of, outline_of, paste, print_label, turned
 from scripts.codes.score import Guess, score
 from scripts.codes.surfaces import HELD_OUT, TRAINING
 from scripts.codes.symbols import LABELS, Symbol, data_matrix, linear_barcode, marker, qr_code
@@ -81,9 +81,8 @@ def test_a_box_is_the_extent_of_the_modules(is_bent: bool) -> None:
             art = bent(rng, art, 1.0)
         canvas = np.full((400, 400, 3), 255, np.uint8)
         angle = rng.uniform(0, 2 * np.pi)
-        corners = np.array([[-100, -80], [100, -80], [100, 80], [-100, 80]]) * (1 + rng.uniform(-0.15, 0.15, (4, 2)))
-        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        box = paste(canvas, art, (corners @ turn + 200).astype(np.float32))
+        corners = corners_of(200, 160) * (1 + rng.uniform(-0.15, 0.15, (4, 2)))
+        box = paste(canvas, art, (turned(corners, angle) + 200).astype(np.float32))
         rows, columns = np.nonzero(canvas[..., 0] < 150)
         np.testing.assert_allclose(
             box, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), atol=2.5
