@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=3)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train_parser = commands.add_parser("train")
-    train_parser.add_argument("--epochs", type=int, default=14)
+    train_parser.add_argument("--epochs", type=int, default=12)
     train_parser.add_argument("--device", default="cpu", help="cpu, or a GPU's number")
     train_parser.set_defaults(run=train)
     evaluate_parser = commands.add_parser("evaluate")
@@ -43,15 +43,12 @@ def train(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """The report on the screen, the contact sheet beside this file."""
-    from ultralytics.utils import ASSETS
-
     from scripts.codes import dataset, evaluation
+    from scripts.codes.surfaces import package_files
 
-    photographs = [
-        path
-        for place in [ASSETS, *options.photographs]
-        for path in (sorted(place.glob("*.jpg")) if place.is_dir() else [place])
-    ]
+    photographs = package_files("ultralytics/assets")
+    for place in options.photographs:
+        photographs += sorted(place.glob("*.jpg")) if place.is_dir() else [place]
     sheet = Path(__file__).with_name("contact_sheet.jpg")
     report = evaluation.evaluate(options.seed, photographs, pictures=dataset.TEST.pictures, contact_sheet=sheet)
     print(report.as_markdown())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +43,8 @@ def write_dataset(folder: Path, splits: tuple[Split, ...], seed: int, size_px: i
     """Pictures and labels in YOLO's layout. The data.yaml that names them."""
     for split in splits:
         for part in ("images", "labels"):
-            (folder / part / split.name).mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder / part / split.name, ignore_errors=True)  # an earlier set's
+            (folder / part / split.name).mkdir(parents=True)
         with ProcessPoolExecutor(os.cpu_count()) as pool:
             write = partial(_write_picture, folder, seed, split, size_px)
             done = pool.map(write, range(split.pictures), chunksize=50)
@@ -57,7 +59,9 @@ def write_dataset(folder: Path, splits: tuple[Split, ...], seed: int, size_px: i
 def _write_picture(folder: Path, seed: int, split: Split, size_px: int, index: int) -> None:
     cv2.setNumThreads(1)
     made = scene(seed, split, index, size_px)
-    cv2.imwrite(str(folder / "images" / split.name / f"{index:06}.jpg"), made.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    path = folder / "images" / split.name / f"{index:06}.jpg"
+    if not cv2.imwrite(str(path), made.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95]):
+        raise OSError(f"{path} cannot be written")
     lines = []
     for truth in made.truths:
         x1, y1, x2, y2 = (side / size_px for side in truth.box)

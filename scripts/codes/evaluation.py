@@ -56,7 +56,7 @@ class Report:
             lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values.values()) + " |")
         for low, high in itertools.pairwise(WIDTHS_PX):
             cells = [_share(*by_width[low, high]) for by_width in self.recall.values()]
-            lines.append(f"| recall, {low} to {high} px wide | " + " | ".join(cells) + " |")
+            lines.append(f"| recall, {_span(low, high)} | " + " | ".join(cells) + " |")
         wide = [_share(*self.recall_from(label, 24)) for label in self.recall]
         lines.append("| recall, 24 px and wider | " + " | ".join(wide) + " |")
         count = sum(map(len, self.photographs.values()))
@@ -66,6 +66,12 @@ class Report:
             f"{len(self.photographs)} photographs ({count / max(len(self.photographs), 1):.2f} a picture).",
         ]
         return "\n".join(lines)
+
+
+def _span(low: int, high: int) -> str:
+    if low == WIDTHS_PX[0]:
+        return f"under {high} px wide"
+    return f"{low} px and wider" if high == WIDTHS_PX[-1] else f"{low} to {high} px"
 
 
 def _share(found: int, asked: int) -> str:

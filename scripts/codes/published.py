@@ -38,7 +38,7 @@ def fetch(folder: Path) -> Path:
             part = path.with_suffix(f".{os.getpid()}")
             part.write_bytes(data)
             part.rename(path)
-        except (httpx.HTTPError, OSError, NotFetched) as exc:
+        except Exception as exc:  # a proxy that is no address, a folder that cannot be written, and so on
             failures.append(exc)
 
     # In a thread of its own, since resolving a name may block for minutes where no network answers.

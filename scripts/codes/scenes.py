@@ -56,8 +56,8 @@ def random_scene(rng: Rng, look: Look, size_px: int) -> Scene:
     taken: list[Box] = []
     truths: list[Truth] = []
     kind = rng.random()
-    codes = 0 if kind < 0.25 else 1 if kind < 0.5 else int(rng.integers(2, 7))
-    for _ in range(int(rng.integers(1, 5)) if codes == 0 else int(rng.integers(0, 3))):
+    codes = 0 if kind < 0.3 else 1 if kind < 0.55 else int(rng.integers(2, 7))
+    for _ in range(int(rng.integers(1, 6)) if codes == 0 else int(rng.integers(0, 4))):
         art = Art(
             distractor(rng, look, *(int(side) for side in rng.integers(24, 240, 2))), np.empty((0, 2), np.float32)
         )

@@ -115,14 +115,23 @@ def photograph_part(rng: Rng, look: Look, width: int, height: int) -> Picture:
 @cache
 def read_photograph(name: str) -> Picture:
     """A picture that an installed package ships, by package/path."""
+    picture = cv2.imread(str(_installed(name)), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise FileNotFoundError(f"{name} is no longer shipped")
+    return picture
+
+
+def package_files(name: str) -> list[Path]:
+    """The JPEGs in a folder that an installed package ships, by package/path. The package is not imported."""
+    return sorted(_installed(name).glob("*.jpg"))
+
+
+def _installed(name: str) -> Path:
     package, _, path = name.partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise FileNotFoundError(f"{package} is not installed: it ships {path}")
-    picture = cv2.imread(str(Path(spec.origin).parent / path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise FileNotFoundError(f"{package} no longer ships {path}")
-    return picture
+    return Path(spec.origin).parent / path
 
 
 @cache
@@ -141,7 +150,8 @@ def _noise(rng: Rng, width: int, height: int, cell_px: float) -> NDArray[np.floa
 
 
 def _colour(rng: Rng) -> NDArray[np.float32]:
-    return rng.uniform(20, 240, 3).astype(np.float32)
+    colour = rng.uniform(20, 240, 3)
+    return (colour.mean() + (colour - colour.mean()) * rng.random()).astype(np.float32)  # more greys than a rainbow has
 
 
 def _tinted(texture: NDArray[np.float32], colour: NDArray[np.float32], contrast: float) -> Picture:
@@ -236,6 +246,30 @@ def _stripes(rng: Rng, width: int, height: int) -> Picture:
     period, duty = rng.uniform(4, 40), rng.uniform(0.3, 0.7)
     dark_here = (np.arange(width) / period) % 1 < duty
     return np.broadcast_to(np.where(dark_here[None, :, None], dark, light), (height, width, 3)).astype(np.uint8)
+
+
+def slats(rng: Rng, width: int, height: int) -> Picture:
+    """Soft, wavy ridges: roof tiles, roller blinds, a radiator, courses of brick, folds. A bar's edge is sharp."""
+    across = np.arange(width, dtype=np.float32)[None] / rng.uniform(4, 40)
+    across = across + (_noise(rng, width, height, rng.uniform(30, 200)) - 0.5) * rng.uniform(0, 2)
+    ridge = (0.5 + 0.5 * np.sin(2 * np.pi * across)) ** rng.uniform(0.4, 5)
+    texture = ridge * (0.6 + 0.4 * _noise(rng, width, height, 25)) + 0.2 * _noise(rng, width, height, 4)
+    return _tinted(texture, _colour(rng), rng.uniform(0.4, 1.8))
+
+
+def railing(rng: Rng, width: int, height: int) -> Picture:
+    """Thin posts before something else: a balcony, a grille, masts."""
+    picture = clutter(rng, width, height) if rng.random() < 0.5 else cloudy(rng, width, height)
+    post, rail = ([int(value) for value in _colour(rng) * share] for share in (0.5, 0.4))
+    step = rng.uniform(4, 30)
+    thick = max(int(step * rng.uniform(0.1, 0.4)), 1)
+    for number in range(int(width / step) + 1):
+        x = int((number + rng.uniform(-0.15, 0.15)) * step)
+        cv2.line(picture, (x, 0), (x + int(rng.uniform(-2, 3)), height), post, thick, cv2.LINE_AA)
+    for _ in range(int(rng.integers(0, 3))):
+        y = int(rng.integers(height))
+        cv2.line(picture, (0, y), (width, y), rail, thick + 1, cv2.LINE_AA)
+    return picture
 
 
 def _spines(rng: Rng, width: int, height: int) -> Picture:
@@ -343,7 +377,9 @@ def _plaque(rng: Rng, width: int, height: int) -> Picture:
     return picture
 
 
-_DISTRACTORS = (_lattice, _stripes, _spines, _chequered, _panes, _crossword, _ruler, _rings, _plaque)
+_DISTRACTORS = (
+    _lattice, _stripes, slats, railing, _spines, _chequered, _panes, _crossword, _ruler, _rings, _plaque
+)  # fmt: skip
 
 # Photographs from packages, all in the public domain or CC0 but for the two of scikit-learn. They are read where they
 # are installed. The README's contact sheet shows parts of the held-out ones, with the attribution that they ask for.
@@ -361,7 +397,7 @@ TRAINING = Look(
         "skimage/data/text.png",  # Wikipedia, public domain
         "skimage/data/hubble_deep_field.jpg",  # NASA, public domain
     ),
-    surfaces=(cloudy, cardboard, gradient, clutter),
+    surfaces=(cloudy, cardboard, gradient, clutter, slats, railing),
     fonts=("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Italic"),
     strength=1.0,
     largest=0.95,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from serve_app.engines.ultralytics import load_checkpoint
+from serve_app.engines.ultralytics import load_network
 from serve_app.errors import ModelError
 from serve_app.types import ModelInfo, Pixels
 
@@ -24,7 +24,7 @@ class TorchEngine:
         self._dtype = torch.float16 if on_gpu else torch.float32
         if not on_gpu:
             torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS=1 for an actor that asks for less than a core
-        network, labels = load_checkpoint(path)
+        network, labels = load_network(path)
         end_to_end = bool(getattr(network, "end2end", False))
         network = network.fuse(verbose=False).eval().requires_grad_(False)
         self._network = network.to(self._device, self._dtype, memory_format=torch.channels_last)

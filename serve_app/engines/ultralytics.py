@@ -17,8 +17,10 @@ from ultralytics.nn.tasks import DetectionModel
 
 from serve_app.errors import ModelError
 
+_LAYERS = {"Conv", "C3k2", "SPPF", "C2PSA", "nn.Upsample", "Concat", "Detect"}  # of YOLO11
 
-def load_checkpoint(path: Path) -> tuple[Any, tuple[str, ...]]:
+
+def load_network(path: Path) -> tuple[Any, tuple[str, ...]]:
     """The network (a torch module) and its labels, from ``.pt`` or ``.safetensors``. Raises ModelError.
 
     A ``.pt`` file is a pickle: loading one runs what its author put into it. A ``.safetensors`` file holds numbers,
@@ -39,8 +41,10 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
             metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
         names, architecture = json.loads(metadata["names"]), json.loads(metadata["architecture"])
-        if "activation" in architecture:
-            raise ValueError("Ultralytics evaluates this key as Python: a file must not bring code")
+        # Ultralytics evaluates the one as Python and calls the other by its name: a file must not bring code.
+        layers = {layer for _, _, layer, _ in architecture["backbone"] + architecture["head"]}
+        if "activation" in architecture or not layers <= _LAYERS:
+            raise ValueError("more than layers of YOLO11")
         network = DetectionModel(architecture, verbose=False)
         network.load_state_dict(weights)
     except Exception as exc:  # what a wrong description makes of Ultralytics' parser may be anything

@@ -14,7 +14,7 @@ import pytest
 import ray
 from ray import serve
 
-from scripts.codes.server import free_port, is_ready
+from scripts.server import free_port, is_ready
 from serve_app.app import build_app
 from serve_app.frames import SHARED_MEMORY
 from serve_app.streams import worker

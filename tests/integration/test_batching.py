@@ -10,7 +10,7 @@ import torch
 from ray import serve
 from ultralytics import YOLO
 
-from scripts.codes.server import is_ready
+from scripts.server import is_ready
 from serve_app.app import build_app
 from tests import squares
 from tests.integration.conftest import Service, eventually

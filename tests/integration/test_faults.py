@@ -6,7 +6,7 @@ import signal
 import httpx
 import pytest
 
-from scripts.codes.server import is_ready
+from scripts.server import is_ready
 from tests import squares
 from tests.integration.conftest import Service, eventually, replicas
 from tests.squares import Square

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import site
 import subprocess
 import sys
@@ -16,9 +17,9 @@ import yaml
 
 from scripts.codes import samples
 from scripts.codes.score import Guess, score
-from scripts.codes.server import free_port, is_ready
+from scripts.server import free_port, is_ready
 from serve_app.drawing import encode_jpeg
-from tests.integration.conftest import eventually
+from tests.integration.conftest import eventually, frame_pools
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -29,7 +30,8 @@ WEIGHTS = {"serve_app/weights/codes.onnx", "serve_app/weights/codes.safetensors"
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and the source distribution."""
     folder = tmp_path_factory.mktemp("dist")
-    subprocess.run([BIN / "uv", "build", "--quiet", "--out-dir", folder, ROOT], check=True, timeout=120)
+    here = ["--no-build-isolation", "--python", sys.executable]  # with what is installed: no network
+    subprocess.run([BIN / "uv", "build", "--quiet", *here, "--out-dir", folder, ROOT], check=True, timeout=120)
     return folder
 
 
@@ -52,7 +54,7 @@ def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: 
     (packages,) = (venv / "lib").glob("python*/site-packages")
     (packages / "lent.pth").write_text("\n".join(site.getsitepackages()))
 
-    port = free_port()
+    pools, port = frame_pools(), free_port()
     config = yaml.safe_load((venv / "share/sightline/configs/local.yaml").read_text())
     config["http_options"]["port"] = port
     folder = tmp_path / "elsewhere"
@@ -61,9 +63,8 @@ def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: 
     command = [str(python), "-m", "ray.serve.scripts", "run", "--address", "local", "local.yaml"]
     log = tmp_path / "log"
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, env=os.environ | {"PYTHONPATH": ""}, stdout=output, stderr=output
-        )
+        env = os.environ | {"PYTHONPATH": ""}
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{port}"
         eventually(lambda: is_ready(url) or process.poll() is not None, within_s=120, what="readiness")
@@ -72,6 +73,10 @@ def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: 
         body = httpx.post(f"{url}/detect", content=encode_jpeg(scene.pixels), timeout=60).json()
         result = score(scene, [Guess.from_json(detection) for detection in body["detections"]])
         assert (body["model"], len(result.missed), len(result.false)) == ("codes", 0, 0)
-    finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)
         process.wait(90)
+        assert frame_pools() <= pools
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -13,7 +13,7 @@ import pytest
 from ray import serve
 from ultralytics import YOLO
 
-from scripts.codes.server import is_ready
+from scripts.server import is_ready
 from serve_app.app import build_app
 from serve_app.schemas import DetectQuery, StreamResult, StreamStatus
 from serve_app.streams import worker

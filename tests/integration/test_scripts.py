@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from scripts.codes.server import free_port, is_ready, ray_address
+from scripts.server import free_port, is_ready, ray_address
 from tests import squares
 from tests.integration.conftest import eventually, frame_pools
 from tests.squares import Square
@@ -103,6 +103,15 @@ def test_it_answers_streams_and_leaves_nothing_running(running: Running, tmp_pat
     assert frame_pools() <= running.pools_before
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{running.url}/livez")
+
+
+def test_weights_that_are_not_there_are_refused_at_once() -> None:
+    """And not replaced by the embedded model, which unset weights would be."""
+    env = os.environ | {"SERVE_APP_WEIGHTS": "nowhere/yolo26n.pt"}
+    serve = subprocess.run(
+        [str(ROOT / "scripts/serve")], env=env, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (serve.returncode, "nowhere/yolo26n.pt" in serve.stderr) == (1, True)
 
 
 def test_a_wrong_command_line_is_refused() -> None:

@@ -11,7 +11,7 @@ from ultralytics import YOLO
 from scripts.codes import dataset, samples
 from serve_app import models
 from serve_app.config import ModelArgs
-from serve_app.engines.ultralytics import load_checkpoint
+from serve_app.engines.ultralytics import load_network
 from tests.parity.pipeline import detect
 from tests.parity.reference import disagreements, predict
 
@@ -19,7 +19,7 @@ from tests.parity.reference import disagreements, predict
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> YOLO:
     """Ultralytics with the same weights, as a checkpoint of its own."""
-    network, labels = load_checkpoint(Path(models.__file__).with_name("weights") / "codes.safetensors")
+    network, labels = load_network(Path(models.__file__).with_name("weights") / "codes.safetensors")
     network.names = dict(enumerate(labels))
     yolo = YOLO("yolo11n.yaml")
     yolo.model = network

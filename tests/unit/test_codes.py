@@ -9,8 +9,9 @@ import pytest
 from scripts.codes import dataset, evaluation, samples
 from scripts.codes.scenes import Art, Scene, Truth, bent, corners_of, outline_of, paste, print_label, turned
 from scripts.codes.score import Guess, score
-from scripts.codes.surfaces import HELD_OUT, TRAINING
+from scripts.codes.surfaces import HELD_OUT, TRAINING, package_files
 from scripts.codes.symbols import LABELS, Symbol, data_matrix, linear_barcode, marker, qr_code
+from tests.conftest import SHARED
 
 
 def printed(symbol: Symbol, module_px: int = 6) -> np.ndarray:
@@ -131,9 +132,11 @@ def test_a_score_counts_each_code_once() -> None:
 
 
 def test_the_embedded_model_is_as_good_as_it_was() -> None:
-    """On a part of the test pictures; the README has the figures of all."""
-    report = evaluation.evaluate(3, [], pictures=100)
+    """On the first of the test pictures, which are harder than most; the README has the figures of all."""
+    photographs = [*package_files("ultralytics/assets"), *sorted((SHARED / "images").glob("*.jpg"))]
+    report = evaluation.evaluate(3, photographs, pictures=200)
     found, asked = report.recall_from("all", 24)
-    assert found >= 0.8 * asked > 100
-    assert report.map50["all"] >= 0.8
-    assert report.false_per_picture <= 0.9
+    assert found >= 0.84 * asked > 200
+    assert report.map50["all"] >= 0.86
+    assert report.false_per_picture <= 0.35
+    assert sum(map(len, report.photographs.values())) <= 0.2 * len(photographs)

@@ -16,7 +16,7 @@ from scripts.codes.symbols import LABELS
 from serve_app import models
 from serve_app.config import ModelArgs
 from serve_app.engines.openvino import OpenVinoEngine
-from serve_app.engines.ultralytics import load_checkpoint
+from serve_app.engines.ultralytics import load_network
 from serve_app.errors import ModelError
 from serve_app.models import load
 from serve_app.postprocess import to_detections
@@ -154,7 +154,7 @@ def test_the_embedded_model_is_small_and_no_pickle() -> None:
         assert {file.get_tensor(name).dtype.name for name in file.keys()} <= {"float16", "int64"}  # noqa: SIM118  # it is no dict
 
 
-@pytest.mark.parametrize("damage", ["cut", "no metadata", "other shapes", "code"])
+@pytest.mark.parametrize("damage", ["cut", "no metadata", "other shapes", "code", "a function for a layer"])
 def test_damaged_safetensors_are_refused_in_a_sentence(tmp_path: Path, damage: str) -> None:
     whole = Path(models.__file__).with_name("weights") / "codes.safetensors"
     path = tmp_path / "codes.safetensors"
@@ -164,10 +164,14 @@ def test_damaged_safetensors_are_refused_in_a_sentence(tmp_path: Path, damage: s
         path.write_bytes(whole.read_bytes()[:5000])
     elif damage == "no metadata":
         save_file(weights, path)
+    elif damage == "a function for a layer":
+        architecture = json.loads(metadata["architecture"])
+        architecture["head"].append([-1, 1, "torch_safe_load", ["/dev/null"]])
+        save_file(weights, path, metadata | {"architecture": json.dumps(architecture)})
     elif damage == "code":
         architecture = json.loads(metadata["architecture"]) | {"activation": "__import__('os').abort()"}
         save_file(weights, path, metadata | {"architecture": json.dumps(architecture)})
     else:
         save_file({name: value.ravel() for name, value in weights.items()}, path, metadata)
     with pytest.raises(ModelError, match=r"codes\.safetensors is damaged"):
-        load_checkpoint(path)
+        load_network(path)

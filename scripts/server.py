@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 300  # a slow disk
 STOP_TIMEOUT_S = 90  # what was accepted is answered first
 REQUEST_TIMEOUT_S = 60
@@ -63,9 +64,10 @@ def is_ready(url: str) -> bool:
 def ray_address(server_pid: int) -> str:
     """Of the Ray cluster that a server started for itself, from its raylet's command line. Raises StartFailed."""
     for process in psutil.Process(server_pid).children(recursive=True):
-        found = re.search(r"--gcs-address=(\S+)", " ".join(process.cmdline()))
-        if found and "raylet" in process.name():
-            return found[1]
+        with suppress(psutil.Error):  # it ended while we looked
+            found = re.search(r"--gcs-address=(\S+)", " ".join(process.cmdline()))
+            if found and "raylet" in process.name():
+                return found[1]
     raise StartFailed("no raylet runs below the server")
 
 
@@ -79,10 +81,12 @@ def start(config: Path, log: Path) -> Server:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
     }
     command = [str(ROOT / "scripts/serve"), str(config), "--port", str(port)]
+    url = f"http://127.0.0.1:{port}"
+    http = httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S, trust_env=False)
+    log.unlink(missing_ok=True)  # a server that was left running goes on writing into its own
     with log.open("w") as output:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
-    return Server(url, process, log, httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S, trust_env=False))
+    return Server(url, process, log, http)
 
 
 def free_port(wanted: int = 0) -> int:
