@@ -27,8 +27,8 @@ def build_app(args: dict[str, Any]) -> Application:
     detector = serve.deployment(
         Detector,
         ray_actor_options={"num_cpus": 0.5},
-        # More than the batcher holds, so that it refuses at once and Serve's router never backs off.
-        max_ongoing_requests=2 * (batcher.max_queue_size + batcher.max_batch_size),
+        # More than the batcher holds of three kinds, so that it refuses at once and Serve's router never backs off.
+        max_ongoing_requests=4 * (batcher.max_queue_size + batcher.max_batch_size),
         **_COMMON,
     ).bind(app_args)
     preprocessor = serve.deployment(

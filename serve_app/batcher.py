@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from serve_app.errors import DeadlineExceeded, Overloaded, Unavailable
+from serve_app.errors import DeadlineExceeded, Overloaded, ServeAppError, Unavailable
+from serve_app.fair_queue import FairQueue
+from serve_app.types import Traffic
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_GAIN = 0.98  # a larger batch pays when an item of it takes at most this share of the time of one of a smaller batch
+_TRY_AGAIN_S = 30.0  # a batch size that did not pay
+_WEIGHT_OF_NEWEST = 0.2  # of a batch's time in the average of its size
 
 
 @dataclass(frozen=True)
@@ -28,19 +34,22 @@ class Batched(Generic[Result]):
     batch_size: int  # items taken together
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
+    traffic: Traffic
     expires_at_s: float
     queued_at_s: float
     answer: asyncio.Future[Batched[Result]]
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs ``engine`` on up to ``max_batch_size`` items at a time, one batch at a time.
+    """Runs ``engine`` on up to ``max_batch_size`` items at a time, on ``concurrency`` batches at once.
 
-    ``engine`` takes a list of items and returns as many results in their order. ``drops`` counts, by reason, the
-    items that never reached it: ``cancelled``, ``expired``, ``overloaded``.
+    ``engine`` takes a list of items and returns as many results in their order. A batch is as large as pays (see
+    ``BatchSize``). Items are served in the order of ``FairQueue``, with these ``weights``; each kind of traffic has
+    room for ``max_queue_size``. ``drops`` counts, by kind and reason, the items that never reached the engine:
+    ``cancelled``, ``expired``, ``overloaded``.
     """
 
     def __init__(
@@ -49,72 +58,94 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch_size: int,
         max_queue_size: int,
+        weights: Mapping[Traffic, float],
+        concurrency: int = 1,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
-        self._max_batch_size = max_batch_size
-        self._max_queue_size = max_queue_size
+        self._batch_size = BatchSize(max_batch_size, clock_s)
         self._clock_s = clock_s
-        self._queue: deque[_Waiting[Item, Result]] = deque()
-        self._arrived = asyncio.Event()
-        self._loop_task: asyncio.Task[None] | None = None
-        self.drops: Counter[str] = Counter()
+        self._queue = FairQueue[_Waiting[Item, Result]](weights, max_queue_size, self._is_wanted)
+        self._concurrency = concurrency
+        self._running: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self.drops: dict[Traffic, Counter[str]] = {traffic: Counter() for traffic in weights}
 
     @property
-    def queue_size(self) -> int:
-        """Items that wait now."""
-        return len(self._queue)
+    def queue_sizes(self) -> dict[Traffic, int]:
+        """Items that wait now, by kind of traffic."""
+        return self._queue.sizes()
 
-    async def submit(self, item: Item, *, time_left_s: float) -> Batched[Result]:
+    @property
+    def load(self) -> int:
+        """Items that wait, and batches that are being run."""
+        return len(self._queue) + len(self._running)
+
+    async def submit(
+        self, item: Item, *, time_left_s: float, traffic: Traffic = "interactive", tenant: str = ""
+    ) -> Batched[Result]:
         """The item's result. Cancelling this takes the item out of the queue.
 
-        Raises Overloaded at once when the queue is full, DeadlineExceeded when the time is up before the engine
-        was free, and whatever the engine raised for the batch.
+        Raises Overloaded when the queue is full (also later, when this item must make room for another tenant's),
+        DeadlineExceeded when the time is up before the engine was free, Unavailable when the batcher closes, and
+        whatever the engine raised for the batch.
         """
-        if len(self._queue) >= self._max_queue_size:
-            self._forget_cancelled()
-        if len(self._queue) >= self._max_queue_size:
-            self.drops["overloaded"] += 1
-            raise Overloaded("the detector's queue is full")
-        if self._loop_task is None or self._loop_task.done():
-            self._loop_task = asyncio.create_task(self._run(), name="batcher")
+        if self._closed:
+            raise Unavailable("the detector is shutting down")
         now_s = self._clock_s()
         answer: asyncio.Future[Batched[Result]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(item, now_s + time_left_s, now_s, answer))
-        self._arrived.set()
+        waiting = _Waiting(item, traffic, now_s + time_left_s, now_s, answer)
+        try:
+            displaced = self._queue.put(waiting, traffic, tenant)
+        except Overloaded:
+            self.drops[traffic]["overloaded"] += 1
+            raise
+        if displaced is not None:
+            self._drop(displaced, "overloaded", Overloaded("the detector's queue is full of this tenant's pictures"))
+        self._start()
         return await answer
 
     async def close(self) -> None:
         """Stop. Whoever waits is told that this replica is going away."""
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.gather(self._loop_task, return_exceptions=True)
-        while self._queue:
-            _fail(self._queue.popleft(), Unavailable("the detector is shutting down"))
+        self._closed = True
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for waiting in self._queue.drain():
+            _fail(waiting, Unavailable("the detector is shutting down"))
+
+    def _start(self) -> None:
+        if len(self._running) < self._concurrency:
+            self._running.add(asyncio.create_task(self._run(), name="batcher"))
 
     async def _run(self) -> None:
-        while True:
-            await self._arrived.wait()
-            batch = self._take()
-            if not self._queue:
-                self._arrived.clear()
-            if batch:
+        """Batches, one after the other, until nothing waits."""
+        try:
+            while batch := self._take():
                 await self._infer(batch)
+        finally:  # here, not in a callback: an item that comes in between would wait for nobody
+            self._running.discard(asyncio.current_task())
 
     def _take(self) -> list[_Waiting[Item, Result]]:
-        """The oldest items that someone still waits for."""
-        now_s = self._clock_s()
         batch: list[_Waiting[Item, Result]] = []
-        while self._queue and len(batch) < self._max_batch_size:
-            waiting = self._queue.popleft()
-            if waiting.answer.cancelled():
-                self.drops["cancelled"] += 1
-            elif waiting.expires_at_s <= now_s:
-                self.drops["expired"] += 1
-                _fail(waiting, DeadlineExceeded("the deadline passed while the picture waited for the detector"))
-            else:
-                batch.append(waiting)
+        while len(batch) < self._batch_size.limit and (waiting := self._queue.take()) is not None:
+            batch.append(waiting)
         return batch
+
+    def _is_wanted(self, waiting: _Waiting[Item, Result]) -> bool:
+        """Whether someone still waits for it, in time; else it is counted, and told."""
+        if waiting.answer.done():
+            self.drops[waiting.traffic]["cancelled"] += 1
+            return False
+        if waiting.expires_at_s <= self._clock_s():
+            late = DeadlineExceeded("the deadline passed while the picture waited for the detector")
+            self._drop(waiting, "expired", late)
+            return False
+        return True
+
+    def _drop(self, waiting: _Waiting[Item, Result], reason: str, error: ServeAppError) -> None:
+        self.drops[waiting.traffic][reason] += 1
+        _fail(waiting, error)
 
     async def _infer(self, batch: list[_Waiting[Item, Result]]) -> None:
         started_at_s = self._clock_s()
@@ -130,15 +161,50 @@ class Batcher(Generic[Item, Result]):
             for waiting in batch:
                 _fail(waiting, exc)
             return
+        self._batch_size.observe(len(batch), self._clock_s() - started_at_s)
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(Batched(result, started_at_s - waiting.queued_at_s, len(batch)))
 
-    def _forget_cancelled(self) -> None:
-        alive = [waiting for waiting in self._queue if not waiting.answer.cancelled()]
-        if len(alive) < len(self._queue):
-            self.drops["cancelled"] += len(self._queue) - len(alive)
-            self._queue = deque(alive)
+
+class BatchSize:
+    """How many items a batch may have: doubled from one for as long as the engine then takes less time an item.
+
+    An engine that gains nothing from batches answers sooner with small ones. A size that did not pay is tried again
+    after a while.
+    """
+
+    def __init__(self, max_size: int, clock_s: Callable[[], float]) -> None:
+        self._sizes = [*(1 << power for power in range(max_size.bit_length()) if 1 << power < max_size), max_size]
+        self._clock_s = clock_s
+        self._item_s: dict[int, float] = {}  # by size: the seconds that an item takes, on average
+        self._try_again_at_s: dict[int, float] = {}  # by size: one that did not pay
+        self._step = 0
+
+    @property
+    def limit(self) -> int:
+        """The largest size that pays, or the next one on trial."""
+        return self._sizes[self._step]
+
+    def observe(self, size: int, took_s: float) -> None:
+        """A batch of this size took so long."""
+        if size not in self._sizes:
+            return  # between two sizes: it says nothing of either
+        item_s = took_s / size
+        before_s = self._item_s.get(size, item_s)
+        self._item_s[size] = before_s + _WEIGHT_OF_NEWEST * (item_s - before_s)
+        if size == self.limit:
+            self._move()
+
+    def _move(self) -> None:
+        now_s, limit = self._clock_s(), self.limit
+        smaller_item_s = self._item_s.get(self._sizes[self._step - 1]) if self._step else None
+        if smaller_item_s is not None and self._item_s[limit] > _GAIN * smaller_item_s:
+            self._try_again_at_s[limit] = now_s + _TRY_AGAIN_S
+            del self._item_s[limit]  # the next trial is judged by itself
+            self._step -= 1
+        elif limit != self._sizes[-1] and now_s >= self._try_again_at_s.get(self._sizes[self._step + 1], now_s):
+            self._step += 1
 
 
 def _fail(waiting: _Waiting[Item, Result], exc: Exception) -> None:

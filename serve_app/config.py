@@ -48,7 +48,7 @@ class ModelArgs(_Args):
     """Which model, and what runs it."""
 
     weights: Path = _setting("WEIGHTS", "codes")  # .pt, .onnx, an exported OpenVINO folder, or the embedded "codes"
-    engine: Literal["auto", "openvino", "torch"] = _setting("ENGINE", "auto")
+    engine: Literal["auto", "openvino", "torch", "null", "sleep"] = _setting("ENGINE", "auto")  # the last two: tests
     image_size_px: int = _setting("IMAGE_SIZE_PX", 640, ge=32, le=2048, multiple_of=32)  # where the file leaves it open
     threads: int = _setting("THREADS", 0, ge=0, le=1024)  # of a CPU engine; 0: one per core
     cache_dir: Path = _setting("CACHE_DIR", Path("~/.cache/sightline"))  # exported models; may be shared by nodes
@@ -66,7 +66,11 @@ class BatcherArgs(_Args):
     """How pictures gather while the engine is busy."""
 
     max_batch_size: int = _setting("MAX_BATCH_SIZE", 8, ge=1, le=256)
-    max_queue_size: int = _setting("MAX_QUEUE_SIZE", 128, ge=1, le=10_000)  # waiting pictures; one more is refused
+    max_queue_size: int = _setting("MAX_QUEUE_SIZE", 128, ge=1, le=10_000)  # of each kind of traffic
+    # While all kinds wait, each has a share of the engine in proportion to its weight.
+    interactive_weight: float = _setting("INTERACTIVE_WEIGHT", 8.0, gt=0, le=1000)  # clients that wait for an answer
+    stream_weight: float = _setting("STREAM_WEIGHT", 4.0, gt=0, le=1000)
+    job_weight: float = _setting("JOB_WEIGHT", 1.0, gt=0, le=1000)
 
 
 class LimitArgs(_Args):

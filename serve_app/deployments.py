@@ -51,21 +51,25 @@ class _Item:
 
 
 class Detector:
-    """Owns the engine and the batcher. Its one engine thread infers and postprocesses; its loop never waits for it."""
+    """Owns the engine and the batcher. Its engine threads infer and postprocess; its loop never waits for them."""
 
     async def __init__(self, args: AppArgs) -> None:  # type: ignore[misc]  # Serve awaits it
         self._telemetry = Telemetry(RayInstrument)
-        self._thread = ThreadPoolExecutor(1, "engine")
         self._reader = SlotReader()
+        self._engine = await asyncio.to_thread(models.load, args.model, has_gpu=bool(ray.get_gpu_ids()))
+        self._threads = ThreadPoolExecutor(self._engine.concurrency, "engine")
         self._batcher = Batcher(
             self._infer,
-            max_batch_size=args.batcher.max_batch_size,
+            max_batch_size=args.batcher.max_batch_size if self._engine.takes_batches else 1,
             max_queue_size=args.batcher.max_queue_size,
+            weights={
+                "interactive": args.batcher.interactive_weight,
+                "stream": args.batcher.stream_weight,
+                "job": args.batcher.job_weight,
+            },
+            concurrency=self._engine.concurrency,
         )
-        self._engine = await self._in_thread(lambda: models.load(args.model, has_gpu=bool(ray.get_gpu_ids())))
-        size_px = self._engine.info.size_px
-        blank = np.zeros((size_px, size_px, 3), np.uint8)
-        await self._in_thread(lambda: self._engine.infer([blank] * args.batcher.max_batch_size))  # warm-up
+        await self._warm_up(args.batcher.max_batch_size)
         self._model = _with_defaults(self._engine.info, DetectOptions(**args.detect.model_dump()))
 
     async def model(self) -> ModelInfo:
@@ -79,7 +83,9 @@ class Detector:
             raise ModelChanged("the model was changed; try again")
         item = _Item(self._frame(request), request.options)
         try:
-            batched = await self._batcher.submit(item, time_left_s=request.time_left_s)
+            batched = await self._batcher.submit(
+                item, time_left_s=request.time_left_s, traffic=request.traffic, tenant=request.tenant
+            )
         finally:
             self._report_queue()
         self._telemetry.record(STAGE_MS, batched.queue_s * 1e3, stage="queue")
@@ -91,14 +97,23 @@ class Detector:
         size_px = self._engine.info.size_px
         return np.frombuffer(request.frame, np.uint8).reshape(size_px, size_px, 3)
 
+    async def _warm_up(self, max_batch_size: int) -> None:
+        size_px, concurrency = self._engine.info.size_px, self._engine.concurrency
+        blank = np.zeros((size_px, size_px, 3), np.uint8)
+        frames = [blank] * (max_batch_size if self._engine.takes_batches else 1)
+        await self._in_thread(lambda: self._engine.infer(frames, alone=True))
+        for_many = (self._in_thread(lambda: self._engine.infer(frames, alone=False)) for _ in range(concurrency))
+        await asyncio.gather(*for_many)
+
     async def _infer(self, items: list[_Item]) -> list[DetectReply]:
-        replies = await self._in_thread(lambda: self._run_engine(items))
+        alone = self._batcher.load == 1
+        replies = await self._in_thread(lambda: self._run_engine(items, alone=alone))
         self._telemetry.inferred(replies)
         return replies
 
-    def _run_engine(self, items: list[_Item]) -> list[DetectReply]:
+    def _run_engine(self, items: list[_Item], *, alone: bool) -> list[DetectReply]:
         started_s = time.monotonic()
-        raw_outputs = self._engine.infer([item.frame for item in items])
+        raw_outputs = self._engine.infer([item.frame for item in items], alone=alone)
         inferred_s = time.monotonic()
         replies = []
         for item, raw in zip(items, raw_outputs, strict=True):
@@ -108,15 +123,17 @@ class Detector:
         return replies
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _report_queue(self) -> None:
-        self._telemetry.record(QUEUE_SIZE, self._batcher.queue_size)
-        self._telemetry.record_totals(DROPS, self._batcher.drops, "reason")
+        for traffic, size in self._batcher.queue_sizes.items():
+            self._telemetry.record(QUEUE_SIZE, size, traffic=traffic)
+        for traffic, drops in self._batcher.drops.items():
+            self._telemetry.record_totals(DROPS, drops, "reason", traffic=traffic)
 
     async def __del__(self) -> None:
         await self._batcher.close()
-        self._thread.shutdown(wait=False)
+        self._threads.shutdown(wait=False)
         self._reader.close()
 
 
@@ -132,7 +149,7 @@ class Preprocessor:
     async def __init__(self, detector: DeploymentHandle, args: AppArgs) -> None:  # type: ignore[misc]  # as above
         cv2.setNumThreads(1)  # one picture a thread; the threads are ours
         decode(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64)  # loads the decoders' libraries before a client waits
-        self._detector = DetectorClient(detector, slots=args.preprocessor.slots)
+        self._detector = DetectorClient(detector, slots=args.preprocessor.slots, traffic="interactive")
         # As many threads as full-size pictures may be in memory at once.
         self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads, "decode")
         self._max_pixels = args.limits.max_megapixels * 1_000_000

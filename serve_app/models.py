@@ -15,6 +15,7 @@ from pathlib import Path
 
 from serve_app.config import ModelArgs
 from serve_app.engines import Engine
+from serve_app.engines.simulated import SimulatedEngine
 from serve_app.errors import ModelError
 
 _EXPORT_TIMEOUT_S = 900
@@ -28,6 +29,8 @@ def load(args: ModelArgs, *, has_gpu: bool) -> Engine:
     ``has_gpu``: a GPU was given to this process.
     """
     engine = args.engine
+    if engine in ("null", "sleep"):
+        return SimulatedEngine(engine, size_px=args.image_size_px)
     if engine == "auto":
         engine = "torch" if has_gpu else "openvino"
     weights = _EMBEDDED / _EMBEDDED_FILES[engine] if args.weights == Path("codes") else _find(args.weights)

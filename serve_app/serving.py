@@ -17,7 +17,7 @@ from serve_app.errors import ModelChanged, Overloaded, ServeAppError, SlotElsewh
 from serve_app.frames import FramePool, Slot
 from serve_app.letterbox import to_picture
 from serve_app.telemetry import Metric
-from serve_app.types import Answer, DetectOptions, DetectReply, DetectRequest, Letterbox, ModelInfo
+from serve_app.types import Answer, DetectOptions, DetectReply, DetectRequest, Letterbox, ModelInfo, Traffic
 
 _CONNECT_TIMEOUT_S = 30.0
 _CONNECT_PAUSE_S = 0.2
@@ -58,13 +58,18 @@ async def call(method: Any, *args: Any) -> Any:
 class DetectorClient:
     """The Detector, as its callers see it: which model it serves, slots for frames, and answers about them.
 
-    A frame goes by its slot's name where the Detector shares our memory and by its bytes where it does not.
+    A frame goes by its slot's name where the Detector shares our memory and by its bytes where it does not. ``traffic``
+    and ``tenant`` say whose frames they are.
     """
 
-    def __init__(self, handle: DeploymentHandle, *, slots: int, **init: Any) -> None:
+    def __init__(
+        self, handle: DeploymentHandle, *, slots: int, traffic: Traffic, tenant: str = "", **init: Any
+    ) -> None:
         handle._init(_prefer_local_routing=True, **init)
         self._handle = handle
         self._slots = slots
+        self._traffic: Traffic = traffic
+        self._tenant = tenant
         self._model: ModelInfo | None = None
         self._pool: FramePool | None = None
         self._pool_change = asyncio.Lock()
@@ -108,7 +113,7 @@ class DetectorClient:
 
         Raises ServeAppError; after ModelChanged, ``model`` asks anew.
         """
-        request = DetectRequest(slot.ref, options, time_left_s, model.version)
+        request = DetectRequest(slot.ref, options, time_left_s, model.version, self._traffic, self._tenant)
         try:
             try:
                 reply: DetectReply = await call(self._handle.detect, request)

@@ -31,11 +31,13 @@ class Metric:
 IMAGES = Metric("counter", "sightline_images", "Pictures answered, by the traffic's kind", ("traffic",))
 REFUSALS = Metric("counter", "sightline_refusals", "Pictures refused, by the error's code", ("code",))
 DETECTIONS = Metric("counter", "sightline_detections", "Detections answered, by label: watch it for drift", ("label",))
-DROPS = Metric("counter", "sightline_batcher_drops", "Pictures that left the queue before the engine", ("reason",))
+DROPS = Metric(
+    "counter", "sightline_batcher_drops", "Pictures that left the queue before the engine", ("traffic", "reason")
+)
 INFERENCES = Metric("counter", "sightline_inferences", "Pictures that went through the engine")
 EXECUTIONS = Metric("counter", "sightline_executions", "Batches; the mean batch size is inferences by executions")
 BATCH_SIZE = Metric("histogram", "sightline_batch_size", "Pictures taken together by the engine", (), _COUNTS)
-QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Pictures that wait for the engine")
+QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Pictures that wait for the engine", ("traffic",))
 STAGE_MS = Metric("histogram", "sightline_stage_ms", "Milliseconds a picture spends in a stage", ("stage",), _MS)
 STREAM_FRAMES = Metric(
     "counter",
@@ -61,7 +63,7 @@ class Telemetry:
     def __init__(self, make: Callable[[Metric], Instrument]) -> None:
         self._make = make
         self._instruments: dict[str, Instrument] = {}
-        self._totals: dict[tuple[str, str], int] = {}
+        self._totals: dict[tuple[str, ...], int] = {}
 
     def record(self, metric: Metric, value: float = 1, **tags: str) -> None:
         """Record one value."""
@@ -73,10 +75,11 @@ class Telemetry:
     def record_totals(self, metric: Metric, totals: Mapping[str, int], tag: str, **tags: str) -> None:
         """Record how far each of these totals, named by the tag's value, has grown since the last call."""
         for name, total in totals.items():
-            grown = total - self._totals.get((metric.name, name), 0)
+            series = (metric.name, name, *tags.values())
+            grown = total - self._totals.get(series, 0)
             if grown:
                 self.record(metric, grown, **{tag: name}, **tags)
-                self._totals[metric.name, name] = total
+                self._totals[series] = total
 
     def answered(self, answer: Answer, traffic: str) -> None:
         """One picture or frame was answered."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+Traffic = Literal["interactive", "stream", "job"]  # who waits for the answer: a client, a live stream, nobody
 Pixels = NDArray[np.uint8]  # (height, width, 3), BGR, as OpenCV decodes
 
 
@@ -108,6 +109,8 @@ class DetectRequest:
     options: DetectOptions
     time_left_s: float  # a duration, since clocks of two nodes differ
     model_version: str  # the model the frame was letterboxed for
+    traffic: Traffic
+    tenant: str  # within its kind of traffic, tenants take turns: a stream's id, a job's
 
 
 @dataclass(frozen=True)

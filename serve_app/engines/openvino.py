@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,16 @@ from serve_app.types import Json, ModelInfo, Pixels
 
 
 class OpenVinoEngine:
-    """One picture a request, all threads on it; a batch is a row of requests, each reading its slot in place.
+    """One picture a request, read in place in its slot.
+
+    The model is compiled twice: for pictures that come one by one, with all threads on each, and for several at once,
+    with as many streams as OpenVINO finds best for the machine, which take longer for one and less for all.
 
     ``path``: an exported OpenVINO folder, or an ``.onnx`` file. A model whose input size is open is fixed at
     ``size_px``. Raises ModelError.
     """
+
+    takes_batches = False
 
     def __init__(self, path: Path, *, name: str, version: str, size_px: int, threads: int) -> None:
         core = ov.Core()
@@ -37,18 +43,25 @@ class OpenVinoEngine:
             size_px=size_px,
             end_to_end=_is_end_to_end(model, labels),
         )
-        options = {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": threads}
+        options: Json = {"INFERENCE_NUM_THREADS": threads}
         if not _is_quantised(model):
             # A CPU with AMX would compute a float32 model in bf16, and its answers would be another machine's.
             options["INFERENCE_PRECISION_HINT"] = "f32"
-        self._compiled = core.compile_model(_uint8_in(model), "CPU", options)
-        self._requests: list[ov.InferRequest] = []
+        model = _uint8_in(model)
+        self._for_many = core.compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT"})
+        self.concurrency = int(self._for_many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._for_one = self._for_many
+        if self.concurrency > 1:
+            self._for_one = core.compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
+        self._requests = threading.local()  # a thread's own, by compiled model
 
-    def infer(self, frames: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        """See ``Engine``. The outputs are views that the next call overwrites."""
-        while len(self._requests) < len(frames):
-            self._requests.append(self._compiled.create_infer_request())
-        requests = self._requests[: len(frames)]
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+        """See ``Engine``."""
+        compiled, name = (self._for_one, "one") if alone else (self._for_many, "many")
+        requests = self._requests.__dict__.setdefault(name, [])
+        while len(requests) < len(frames):
+            requests.append(compiled.create_infer_request())
+        requests = requests[: len(frames)]
         # OpenVINO shares only what it may write, and keeps no array alive: these live until every request is done.
         shared = [frame if frame.flags.writeable else frame.copy() for frame in frames]
         for request, frame in zip(requests, shared, strict=True):

@@ -17,6 +17,9 @@ from serve_app.types import ModelInfo, Pixels
 class TorchEngine:
     """One batch, one forward pass. Raises ModelError for a checkpoint that is no detection model."""
 
+    concurrency = 1
+    takes_batches = True
+
     def __init__(self, path: Path, *, name: str, version: str, size_px: int, threads: int, on_gpu: bool) -> None:
         if on_gpu and not torch.cuda.is_available():
             raise ModelError("Ray gave this Detector a GPU, but PyTorch cannot use it")
@@ -37,7 +40,7 @@ class TorchEngine:
             end_to_end=end_to_end,
         )
 
-    def infer(self, frames: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
         """See ``Engine``."""
         with torch.inference_mode():
             batch = torch.from_numpy(np.stack(frames)).to(self._device)

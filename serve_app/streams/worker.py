@@ -63,6 +63,8 @@ class StreamWorker:
             # Not asked whether it exists: a worker that restarts while the controller does must not die of it.
             serve.get_deployment_handle("Detector", app_name=spec.application, _check_exists=False),
             slots=_SLOTS,
+            traffic="stream",
+            tenant=spec.stream_id,
             # The handle is used from our own loop; configs/serve.env would have it on the loop that made it.
             _run_router_in_separate_loop=True,
         )

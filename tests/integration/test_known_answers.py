@@ -47,8 +47,8 @@ class Answer:
 
 @pytest.fixture(scope="module")
 def codes_url(service: Service) -> Iterator[str]:
-    """A second application beside the first, with the embedded model."""
-    serve.run(build_app({}), name="codes", route_prefix="/codes")
+    """A second application beside the first, with the embedded model, in an engine that takes batches."""
+    serve.run(build_app({"model": {"engine": "torch"}}), name="codes", route_prefix="/codes")
     url = f"{service.url}/codes"
     eventually(lambda: is_ready(url), what="readiness")
     yield url

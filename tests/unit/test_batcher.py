@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -9,6 +9,7 @@ from anyio import wait_all_tasks_blocked
 
 from serve_app.batcher import Batched, Batcher
 from serve_app.errors import DeadlineExceeded, Overloaded, Unavailable
+from serve_app.types import Traffic
 
 pytestmark = pytest.mark.anyio
 
@@ -43,17 +44,34 @@ class Clock:
 
 @asynccontextmanager
 async def batching(
-    engine: GatedEngine, *, max_batch_size: int = 4, max_queue_size: int = 8, clock: Clock | None = None
+    engine: GatedEngine,
+    *,
+    max_batch_size: int = 4,
+    max_queue_size: int = 8,
+    concurrency: int = 1,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Batcher[int, int]]:
-    batcher = Batcher(engine, max_batch_size=max_batch_size, max_queue_size=max_queue_size, clock_s=clock or Clock())
+    batcher = Batcher(
+        engine,
+        max_batch_size=max_batch_size,
+        max_queue_size=max_queue_size,
+        weights={"interactive": 8, "stream": 4, "job": 1},
+        concurrency=concurrency,
+        clock_s=clock or Clock(),
+    )
     try:
         yield batcher
     finally:
         await batcher.close()
 
 
-def submit(batcher: Batcher[int, int], *items: int, time_left_s: float = 60) -> list[asyncio.Task[Batched[int]]]:
-    return [asyncio.create_task(batcher.submit(item, time_left_s=time_left_s)) for item in items]
+def submit(
+    batcher: Batcher[int, int], *items: int, time_left_s: float = 60, traffic: Traffic = "interactive", tenant: str = ""
+) -> list[asyncio.Task[Batched[int]]]:
+    return [
+        asyncio.create_task(batcher.submit(item, time_left_s=time_left_s, traffic=traffic, tenant=tenant))
+        for item in items
+    ]
 
 
 async def test_what_arrives_while_the_engine_works_is_the_next_batch() -> None:
@@ -61,26 +79,26 @@ async def test_what_arrives_while_the_engine_works_is_the_next_batch() -> None:
     async with batching(engine) as batcher:
         first = submit(batcher, 1)
         await wait_all_tasks_blocked()
-        rest = submit(batcher, 2, 3, 4)
+        rest = submit(batcher, 2, 3)
         await wait_all_tasks_blocked()
         assert engine.batches == [[1]]
         engine.gate.release()
         await wait_all_tasks_blocked()
-        assert engine.batches == [[1], [2, 3, 4]]
+        assert engine.batches == [[1], [2, 3]]
         engine.gate.release()
         answers = await asyncio.gather(*first, *rest)
-    assert [answer.result for answer in answers] == [2, 4, 6, 8]
-    assert [answer.batch_size for answer in answers] == [1, 3, 3, 3]
+    assert [answer.result for answer in answers] == [2, 4, 6]
+    assert [answer.batch_size for answer in answers] == [1, 2, 2]
 
 
 async def test_a_batch_is_never_larger_than_allowed_and_order_is_kept() -> None:
     engine = GatedEngine()
     async with batching(engine, max_batch_size=3) as batcher:
         tasks = submit(batcher, *range(8))
-        for _ in range(3):
+        for _ in range(4):
             engine.gate.release()
         await asyncio.gather(*tasks)
-    assert engine.batches == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert engine.batches == [[0], [1, 2], [3, 4, 5], [6, 7]]  # it grows while it pays
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
@@ -92,7 +110,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
         await wait_all_tasks_blocked()
         with pytest.raises(Overloaded):
             await batcher.submit(4, time_left_s=60)
-        assert batcher.drops == {"overloaded": 1}
+        assert batcher.drops["interactive"] == {"overloaded": 1}
         for _ in tasks:
             engine.gate.release()
         assert [answer.result for answer in await asyncio.gather(*tasks)] == [2, 4, 6]
@@ -111,7 +129,7 @@ async def test_the_cancelled_never_reach_the_engine() -> None:
         engine.gate.release()
         assert (await kept).batch_size == 1
         assert engine.batches == [[1], [3]]
-        assert batcher.drops == {"cancelled": 1}
+        assert batcher.drops["interactive"] == {"cancelled": 1}
 
 
 async def test_the_cancelled_make_room_in_a_full_queue() -> None:
@@ -144,7 +162,7 @@ async def test_the_expired_never_reach_the_engine() -> None:
             await expired
         assert (await kept).queue_s == 5.0
         assert engine.batches == [[1], [3]]
-        assert batcher.drops == {"expired": 1}
+        assert batcher.drops["interactive"] == {"expired": 1}
 
 
 async def test_a_failed_batch_fails_alone() -> None:
@@ -180,3 +198,90 @@ async def test_closing_tells_whoever_waits() -> None:
     for task in tasks:
         with pytest.raises(Unavailable):
             await task
+
+
+async def test_two_batches_run_at_once_where_the_engine_takes_two() -> None:
+    engine = GatedEngine()
+    async with batching(engine, max_batch_size=1, concurrency=2) as batcher:
+        tasks = submit(batcher, 1, 2, 3)
+        await wait_all_tasks_blocked()
+        assert engine.batches == [[1], [2]]
+        assert batcher.load == 3
+        for _ in tasks:
+            engine.gate.release()
+        await asyncio.gather(*tasks)
+        assert batcher.load == 0
+
+
+async def test_a_client_does_not_wait_behind_streams_and_jobs() -> None:
+    engine = GatedEngine()
+    async with batching(engine, max_batch_size=1, max_queue_size=50) as batcher:
+        crowd = submit(batcher, *range(20), traffic="stream") + submit(batcher, *range(20), traffic="job")
+        await wait_all_tasks_blocked()
+        (client,) = submit(batcher, 1000)
+        await wait_all_tasks_blocked()
+        for _ in [*crowd, client]:
+            engine.gate.release()
+        await asyncio.gather(client, *crowd)
+    assert engine.batches[1] == [1000]
+
+
+async def test_a_greedy_tenant_is_told_when_it_must_make_room() -> None:
+    engine = GatedEngine()
+    async with batching(engine, max_batch_size=1, max_queue_size=4) as batcher:
+        submit(batcher, 0)
+        await wait_all_tasks_blocked()
+        greedy = submit(batcher, 1, 2, 3, 4, tenant="greedy")
+        await wait_all_tasks_blocked()
+        (modest,) = submit(batcher, 9, tenant="modest")
+        with pytest.raises(Overloaded, match="this tenant's"):
+            await greedy[-1]
+        for _ in range(5):
+            engine.gate.release()
+        assert (await modest).result == 18
+        assert batcher.drops["interactive"] == {"overloaded": 1}
+
+
+class TimedEngine:
+    """Takes a time of the virtual clock that depends on the batch's size."""
+
+    def __init__(self, clock: Clock, batch_s: Callable[[int], float]) -> None:
+        self.sizes: list[int] = []
+        self._clock = clock
+        self._batch_s = batch_s
+
+    async def __call__(self, items: list[int]) -> Sequence[int]:
+        self.sizes.append(len(items))
+        self._clock.now_s += self._batch_s(len(items))
+        return items
+
+
+async def sizes(batch_s: Callable[[int], float], count: int = 200) -> list[int]:
+    """The batches of a burst."""
+    clock = Clock()
+    engine = TimedEngine(clock, batch_s)
+    async with batching(engine, max_batch_size=16, max_queue_size=count, clock=clock) as batcher:
+        await asyncio.gather(*submit(batcher, *range(count), time_left_s=1e6))
+    return engine.sizes
+
+
+async def test_batches_grow_to_the_largest_where_they_cost_no_more() -> None:
+    assert (await sizes(lambda size: 0.2))[:6] == [1, 2, 4, 8, 16, 16]
+
+
+async def test_batches_stay_small_where_they_gain_nothing() -> None:
+    assert (await sizes(lambda size: 0.02 * size))[:9] == [1, 2, 1, 1, 1, 1, 1, 1, 1]
+
+
+async def test_batches_stop_growing_where_the_gain_ends() -> None:
+    assert set((await sizes(lambda size: 0.1 * max(1, size / 4)))[5:-1]) == {4}
+
+
+async def test_a_larger_batch_is_tried_again_after_a_while() -> None:
+    """The engine gains nothing from batches at first, much later on."""
+    clock = Clock()
+    engine = TimedEngine(clock, lambda size: 0.1 * size if clock.now_s < 20 else 0.1)
+    async with batching(engine, max_batch_size=4, max_queue_size=1000, clock=clock) as batcher:
+        await asyncio.gather(*submit(batcher, *range(1000), time_left_s=1e6))
+    assert set(engine.sizes[2:200]) == {1}
+    assert set(engine.sizes[-100:-1]) == {4}

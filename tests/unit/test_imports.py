@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "serve_app"
 ORDER = [
     "errors", "types", "config", "letterbox", "decode", "drawing", "frames", "postprocess",
-    "engines", "engines.ultralytics", "engines.openvino", "engines.torch", "models", "batcher", "telemetry",
+    "engines", "engines.ultralytics", "engines.openvino", "engines.torch", "engines.simulated", "models",
+    "fair_queue", "batcher", "telemetry",
     "schemas", "api.pipeline", "api.errors", "api.bodies", "api.detect", "api.health", "api", "serving",
     "streams", "streams.source", "streams.capture", "streams.worker", "deployments", "app",
 ]  # fmt: skip

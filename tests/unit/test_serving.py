@@ -73,7 +73,7 @@ async def ask(client: DetectorClient, pixels: np.ndarray) -> Any:
 
 async def test_a_frame_goes_by_name_and_its_boxes_come_back_in_its_pixels() -> None:
     handle = FakeHandle()
-    client = DetectorClient(handle, slots=1)
+    client = DetectorClient(handle, slots=1, traffic="interactive")
     answer = await ask(client, np.zeros((128, 128, 3), np.uint8))
     assert not isinstance(handle.requests[0].frame, bytes)
     assert answer.detections.xyxy.tolist() == [[64, 64, 128, 128]]
@@ -83,7 +83,7 @@ async def test_a_frame_goes_by_name_and_its_boxes_come_back_in_its_pixels() -> N
 
 async def test_where_memory_is_not_shared_the_bytes_go() -> None:
     handle = FakeHandle(lambda request: REPLY if isinstance(request.frame, bytes) else SlotElsewhere("elsewhere"))
-    client = DetectorClient(handle, slots=1)
+    client = DetectorClient(handle, slots=1, traffic="interactive")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     await ask(client, pixels)
     _, by_bytes = handle.requests
@@ -100,7 +100,7 @@ async def test_where_memory_is_not_shared_the_bytes_go() -> None:
     ],
 )
 async def test_rays_errors_become_ours(raised: Exception, error: type[ServeAppError]) -> None:
-    client = DetectorClient(FakeHandle(lambda request: raised), slots=1)
+    client = DetectorClient(FakeHandle(lambda request: raised), slots=1, traffic="interactive")
     with pytest.raises(error):
         await ask(client, np.zeros((64, 64, 3), np.uint8))
     assert client.pool.leased == 0
@@ -109,7 +109,7 @@ async def test_rays_errors_become_ours(raised: Exception, error: type[ServeAppEr
 
 async def test_after_a_change_the_new_model_is_asked_for_and_the_slots_fit_it() -> None:
     handle = FakeHandle(lambda request: ModelChanged("changed") if request.model_version == "v1" else REPLY)
-    client = DetectorClient(handle, slots=1)
+    client = DetectorClient(handle, slots=1, traffic="interactive")
     with pytest.raises(ModelChanged):
         await ask(client, np.zeros((64, 64, 3), np.uint8))
     handle.info = ModelInfo("fake", "v2", "fake", ("dog",), 96, end_to_end=False)

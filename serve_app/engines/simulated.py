@@ -1,0 +1,32 @@
+"""Engines without a model, which find nothing: for measuring everything else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.types import ModelInfo, Pixels
+
+_BATCH_S = 0.2
+
+
+class SimulatedEngine:
+    """``null`` answers at once; ``sleep`` after 0.2 s, whatever the batch, and without a core: as a GPU would."""
+
+    concurrency = 1
+    takes_batches = True
+
+    def __init__(self, kind: str, *, size_px: int) -> None:
+        self.info = ModelInfo(
+            name=kind, version=kind, engine=kind, labels=("nothing",), size_px=size_px, end_to_end=True
+        )
+        self._batch_s = {"null": 0.0, "sleep": _BATCH_S}[kind]
+
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+        """See ``Engine``."""
+        if self._batch_s:
+            time.sleep(self._batch_s)
+        return [np.empty((0, 6), np.float32) for _ in frames]
