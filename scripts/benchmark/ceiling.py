@@ -1,0 +1,83 @@
+"""The bare engine: frames that lie ready in memory, nothing around it. No server can be faster.
+
+Reads ``ModelArgs`` and a time in seconds as JSON from its input, prints a ``Ceiling`` as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_BATCH = 8  # of an engine that takes batches
+_WARM_UP = 5  # calls
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The engine alone."""
+
+    images_per_s: float  # as many calls at once as it can use
+    cpu_ms_per_image: float
+    latency_ms: float  # of one picture, nothing beside it
+
+
+def measure(model: dict[str, Any], duration_s: float) -> Ceiling:
+    """In a process of its own. ``model``: the ``model:`` section of a config."""
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=json.dumps([model, duration_s]), stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return Ceiling(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _measure(model: dict[str, Any], duration_s: float) -> Ceiling:
+    from serve_app.config import ModelArgs  # late: the caller only wants a Ceiling
+    from serve_app.models import load
+
+    engine = load(ModelArgs.model_validate(model), has_gpu=False)
+    size_px = engine.info.size_px
+    frames = [np.random.default_rng(seed).integers(0, 255, (size_px, size_px, 3), np.uint8) for seed in range(_BATCH)]
+    batch = frames if engine.takes_batches else frames[:1]
+
+    for _ in range(_WARM_UP):
+        engine.infer(frames[:1], alone=True)
+    begun_s, alone = time.monotonic(), 0
+    while time.monotonic() - begun_s < duration_s / 3:
+        engine.infer(frames[:1], alone=True)
+        alone += 1
+    latency_s = (time.monotonic() - begun_s) / alone
+
+    images = [0] * engine.concurrency
+    go, stop = threading.Barrier(engine.concurrency + 1), threading.Event()
+
+    def infer(number: int) -> None:
+        for _ in range(_WARM_UP):
+            engine.infer(batch, alone=False)
+        go.wait()
+        while not stop.is_set():
+            engine.infer(batch, alone=False)
+            images[number] += len(batch)
+
+    threads = [threading.Thread(target=infer, args=(number,)) for number in range(engine.concurrency)]
+    for thread in threads:
+        thread.start()
+    go.wait()
+    begun_s, cpu_s = time.monotonic(), time.process_time()
+    stop.wait(duration_s)
+    took_s, used_s, count = time.monotonic() - begun_s, time.process_time() - cpu_s, sum(images)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return Ceiling(count / took_s, used_s / count * 1e3, latency_s * 1e3)
+
+
+if __name__ == "__main__":
+    print(json.dumps(dataclasses.asdict(_measure(*json.load(sys.stdin)))))

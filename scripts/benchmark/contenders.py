@@ -1,0 +1,143 @@
+"""Who is measured: each a server that is started on a free port, asked at /detect, and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from scripts.server import ROOT, Server, free_port, start
+
+PEERS = Path(__file__).with_name("peers")
+_PEERS_PACKAGES = ("litserve>=0.2.19,<0.3", "mosec>=0.9.8,<0.10", "uvicorn[standard]")
+_START_TIMEOUT_S = 300
+_STOP_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Running:
+    """A contender that answers."""
+
+    url: str  # of its detection route
+    pid: int
+    multipart: bool  # how it takes a picture: as its users are shown
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A name for the tables, and what to run."""
+
+    name: str
+    run: Callable[[], Any]  # a context manager of Running
+
+
+def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1, name: str = "Sightline") -> Contender:
+    """Ours, by configs/local.yaml and scripts/serve. ``model``: the config's section."""
+
+    @contextmanager
+    def run() -> Iterator[Running]:
+        config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+        (application,) = config["applications"]
+        application["args"] = {"model": model}
+        for deployment in application["deployments"]:
+            if deployment["name"] == "Detector":
+                deployment |= {"num_replicas": detectors, "ray_actor_options": {"num_cpus": 0.5 / detectors}}
+        path = folder / "sightline.yaml"
+        path.write_text(yaml.safe_dump(config))
+        server: Server = start(path, folder / "sightline.log")
+        try:
+            server.wait_until_ready()
+            yield Running(f"{server.url}/detect", server.process.pid, multipart=False)
+        finally:
+            server.stop()
+
+    return Contender(name, run)
+
+
+def peers(weights: Path, engine: str, folder: Path) -> list[Contender]:
+    """FastAPI, LitServe and mosec over Ultralytics, in an environment of their own. ``engine``: null, or any other."""
+    python = _environment(folder)
+    env = os.environ | {"WEIGHTS": str(weights), "ENGINE": engine, "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
+
+    def peer(name: str, command: Callable[[int], list[str]], ready: str, *, multipart: bool) -> Contender:
+        @contextmanager
+        def run() -> Iterator[Running]:
+            port = free_port()
+            with (folder / f"{name}.log").open("w") as log:
+                process = subprocess.Popen(
+                    [str(python), *command(port)], cwd=PEERS, env=env, stdout=log, stderr=log, start_new_session=True
+                )
+            try:
+                _wait(process, f"http://127.0.0.1:{port}{ready}", folder / f"{name}.log")
+                yield Running(f"http://127.0.0.1:{port}/detect", process.pid, multipart=multipart)
+            finally:
+                _stop(process)
+
+        return Contender(name, run)
+
+    return [
+        peer(
+            "FastAPI",
+            lambda port: ["-m", "uvicorn", "fastapi_app:app", "--port", str(port), "--no-access-log"],
+            "/readyz",
+            multipart=True,
+        ),
+        peer("LitServe", lambda port: ["litserve_app.py", str(port)], "/readyz", multipart=True),
+        peer(
+            "mosec",
+            lambda port: ["mosec_app.py", "--address", "127.0.0.1", "--port", str(port)],
+            "/",
+            multipart=False,
+        ),
+    ]
+
+
+def _environment(folder: Path) -> Path:
+    """The Python of the peers' environment, made once: what they share with us is lent by a .pth file."""
+    venv = folder / "venv"
+    python = venv / "bin/python"
+    if not (venv / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+        install = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--python", python]
+        subprocess.run([*install, *_PEERS_PACKAGES], check=True)
+        (packages,) = (venv / "lib").glob("python*/site-packages")
+        (lent,) = (Path(sys.prefix) / "lib").glob("python*/site-packages")
+        (packages / "lent.pth").write_text(str(lent))
+        (venv / "ready").touch()
+    return python
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    expires_s = time.monotonic() + _START_TIMEOUT_S
+    while True:
+        try:
+            if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if process.poll() is not None or time.monotonic() > expires_s:
+            raise RuntimeError(f"a peer did not start; the end of {log}:\n{log.read_text()[-2000:]}")
+        time.sleep(0.2)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)  # children that outlived it
+    except ProcessLookupError:
+        pass
+    process.wait()

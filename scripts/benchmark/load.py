@@ -1,0 +1,116 @@
+"""The load generator, a process of its own: so many clients, each with one request at a time, over kept connections.
+
+Reads a ``Plan`` as JSON from its input; prints a line when the warm-up is over, one when the time is, and the ``Load``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to send."""
+
+    url: str
+    folder: str  # every file in it is a picture
+    concurrency: int
+    duration_s: float
+    warm_up_s: float
+    multipart: bool
+    seed: int = 0
+
+
+@dataclass
+class Load:
+    """What came back between the end of the warm-up and the end of the time."""
+
+    duration_s: float = 0.0
+    latencies_s: list[float] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)  # by status or exception
+    batch_sizes: list[int] = field(default_factory=list)
+    stages_ms: dict[str, float] = field(default_factory=dict)  # mean, where the answers tell
+
+
+def run(plan: Plan, at_edge: Callable[[], None]) -> Load:
+    """Sends it all. ``at_edge`` is called when the warm-up is over and when the time is."""
+    command = [sys.executable, "-m", __name__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps(dataclasses.asdict(plan)))
+        process.stdin.close()
+        for _ in range(2):
+            process.stdout.readline()
+            at_edge()
+        return Load(**json.loads(process.stdout.read()))
+
+
+async def _generate(plan: Plan, pictures: list[bytes]) -> Load:
+    load = Load()
+    totals: dict[str, float] = {}
+    timeout = aiohttp.ClientTimeout(TIMEOUT_S)
+    connector = aiohttp.TCPConnector(limit=0)
+    begins_s = time.monotonic() + plan.warm_up_s
+    ends_s = begins_s + plan.duration_s
+
+    async def client(http: aiohttp.ClientSession, number: int) -> None:
+        turn = random.Random(plan.seed + number)
+        while (sent_s := time.monotonic()) < ends_s:
+            picture = turn.choice(pictures)
+            body: dict = {"data": picture, "headers": {"Content-Type": "image/jpeg"}}
+            if plan.multipart:
+                form = aiohttp.FormData()
+                form.add_field("file", picture, filename="picture.jpg", content_type="image/jpeg")
+                body = {"data": form}
+            try:
+                async with http.post(plan.url, **body) as response:
+                    answer = await response.read()
+                    outcome = "" if response.status == 200 else str(response.status)
+            except (aiohttp.ClientError, TimeoutError) as exc:
+                outcome = type(exc).__name__
+            now_s = time.monotonic()
+            if not begins_s <= now_s <= ends_s:
+                continue
+            if outcome:
+                load.failures[outcome] = load.failures.get(outcome, 0) + 1
+                continue
+            load.latencies_s.append(now_s - sent_s)
+            keep(answer)
+
+    def keep(answer: bytes) -> None:
+        body = json.loads(answer)
+        if "batch_size" in body:
+            load.batch_sizes.append(body["batch_size"])
+            for stage, ms in body["timing_ms"].items():
+                totals[stage] = totals.get(stage, 0.0) + ms
+
+    async def say_at(time_s: float) -> None:
+        await asyncio.sleep(time_s - time.monotonic())
+        print(flush=True)
+
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
+        clients = (client(http, number) for number in range(plan.concurrency))
+        await asyncio.gather(say_at(begins_s), say_at(ends_s), *clients)
+    load.duration_s = plan.duration_s
+    load.stages_ms = {stage: total / len(load.batch_sizes) for stage, total in totals.items()}
+    return load
+
+
+if __name__ == "__main__":
+    plan = Plan(**json.load(sys.stdin))
+    pictures = [path.read_bytes() for path in sorted(Path(plan.folder).iterdir())]
+    print(json.dumps(dataclasses.asdict(asyncio.run(_generate(plan, pictures)))))

@@ -1,0 +1,26 @@
+"""The pictures that are sent: real photographs of mixed sizes, as JPEG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+
+from scripts.codes.surfaces import HELD_OUT, TRAINING, package_files, read_photograph
+
+_QUALITY = 90  # of those that packages ship as PNG
+
+
+def photographs(folder: Path | None) -> list[bytes]:
+    """Every JPEG of the folder; without one, the photographs that installed packages ship. Raises FileNotFoundError."""
+    if folder is None:
+        pictures = [read_photograph(name) for name in TRAINING.photographs + HELD_OUT.photographs]
+        encoded = [cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1] for pixels in pictures]
+        return [
+            *(data.tobytes() for data in encoded),
+            *(path.read_bytes() for path in package_files("ultralytics/assets")),
+        ]
+    found = [path.read_bytes() for path in sorted(folder.glob("*.jp*g"))]
+    if not found:
+        raise FileNotFoundError(f"no JPEG in {folder}")
+    return found

@@ -1,0 +1,131 @@
+"""What was measured, as a table and as plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # after the backend is chosen
+
+Result = dict[str, Any]
+
+
+def show(result: Result) -> None:
+    """The table, over all rounds."""
+    images_per_s, engine_ms = ceiling(result)
+    columns = (
+        "", "clients", "images/s", "of the engine", "p50 ms", "p95", "p99", "CPU ms beyond", "batch", "MiB", "failed",
+    )  # fmt: skip
+    table = Table(*columns, box=SIMPLE, title=f"{result['machine']}, {result['date']}, {result['model']['weights']}")
+    latency_ms = np.mean([one["latency_ms"] for one in result["ceiling"]])
+    table.add_row(
+        "bare engine", "", f"{images_per_s:.1f}", "1.00", f"{latency_ms:.0f} alone", "", "", f"{engine_ms:.1f} its own"
+    )
+    for name, concurrency in cases(result):
+        row = summary(result, name, concurrency)
+        table.add_row(
+            name, str(concurrency), f"{row['images_per_s']:.1f}", f"{row['images_per_s'] / images_per_s:.2f}",
+            *(f"{row[key]:.0f}" for key in ("p50_ms", "p95_ms", "p99_ms")),
+            f"{row['cpu_ms_per_image'] - engine_ms:.1f}",
+            f"{row['mean_batch_size']:.1f}" if row["mean_batch_size"] else "",
+            f"{row['memory_mib']:.0f}", str(row["failed"] or ""),
+        )  # fmt: skip
+    Console(width=140).print(table)
+
+
+def ceiling(result: Result) -> tuple[float, float]:
+    """Of the bare engine, the mean over the rounds: images a second, and CPU milliseconds an image."""
+    rounds = result["ceiling"]
+    return (
+        float(np.mean([one["images_per_s"] for one in rounds])),
+        float(np.mean([one["cpu_ms_per_image"] for one in rounds])),
+    )
+
+
+def cases(result: Result) -> list[tuple[str, int]]:
+    """Every contender at every concurrency."""
+    return list(dict.fromkeys((one["contender"], one["concurrency"]) for one in sorted(
+        result["measurements"], key=lambda one: (one["round"], one["concurrency"])
+    ) if one["round"] == 0))  # fmt: skip
+
+
+def summary(result: Result, name: str, concurrency: int) -> dict[str, Any]:
+    """A case over all rounds: rates and CPU are means, percentiles are those of all latencies together."""
+    seen = [one for one in result["measurements"] if (one["contender"], one["concurrency"]) == (name, concurrency)]
+    latencies = np.concatenate([one["latencies_ms"] for one in seen])
+    p50, p95, p99 = np.percentile(latencies, [50, 95, 99]) if len(latencies) else [np.nan] * 3
+    batches = [one["mean_batch_size"] for one in seen if one["mean_batch_size"]]
+    return {
+        "images_per_s": np.mean([one["images_per_s"] for one in seen]),
+        "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,
+        "cpu_ms_per_image": np.mean([one["cpu_ms_per_image"] for one in seen]),
+        "mean_batch_size": np.mean(batches) if batches else None,
+        "memory_mib": max(one["memory_mib"] for one in seen),
+        "failed": sum(sum(one["failures"].values()) for one in seen),
+    }  # fmt: skip
+
+
+def save_plots(result: Result, folder: Path) -> list[Path]:
+    """Throughput against concurrency, latencies at the highest, and where the CPU goes."""
+    return [_throughput(result, folder), _latencies(result, folder), _cpu(result, folder)]
+
+
+def _throughput(result: Result, folder: Path) -> Path:
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    axes.axhline(ceiling(result)[0], color="black", linestyle="--", label="the bare engine")
+    for name in dict.fromkeys(name for name, _ in cases(result)):
+        counts = sorted(count for other, count in cases(result) if other == name)
+        axes.plot(counts, [summary(result, name, count)["images_per_s"] for count in counts], marker="o", label=name)
+    axes.set(xlabel="clients", ylabel="images/s", ylim=(0, None), title=f"{result['machine']}, {result['date']}")
+    axes.legend()
+    return _save(figure, folder / "throughput.png")
+
+
+def _latencies(result: Result, folder: Path) -> Path:
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    most = max(concurrency for _, concurrency in cases(result))
+    for name in dict.fromkeys(name for name, _ in cases(result)):
+        latencies = np.sort(np.concatenate([
+            one["latencies_ms"] for one in result["measurements"]
+            if (one["contender"], one["concurrency"]) == (name, most)
+        ]))  # fmt: skip
+        axes.plot(latencies, np.linspace(0, 100, len(latencies)), label=name)
+    axes.set(xlabel=f"latency at {most} clients, ms", ylabel="% of the answers", xlim=(0, None), ylim=(0, 100))
+    axes.legend()
+    return _save(figure, folder / "latency.png")
+
+
+def _cpu(result: Result, folder: Path) -> Path:
+    """CPU by process of every contender at the highest concurrency, Ray's idling included."""
+    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    most = max(concurrency for _, concurrency in cases(result))
+    names = list(dict.fromkeys(name for name, _ in cases(result)))
+    axes.axhline(ceiling(result)[1], color="black", linestyle="--", label="the bare engine")
+    colours: dict[str, str] = {}
+    for place, name in enumerate(names):
+        seen = [one["cpu_ms_by_process"] for one in result["measurements"]
+                if (one["contender"], one["concurrency"]) == (name, most)]  # fmt: skip
+        below = 0.0
+        for process in dict.fromkeys(process for one in seen for process in one):
+            used_ms = float(np.mean([one.get(process, 0.0) for one in seen]))
+            label = process if process not in colours and used_ms > 0.2 else None
+            colour = colours.setdefault(process, f"C{len(colours) % 10}")
+            axes.bar(place, used_ms, bottom=below, label=label, color=colour)
+            below += used_ms
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel=f"CPU ms an image at {most} clients")
+    figure.legend(loc="outside right", fontsize="small")
+    return _save(figure, folder / "cpu.png")
+
+
+def _save(figure: Any, path: Path) -> Path:
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path

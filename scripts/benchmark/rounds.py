@@ -1,0 +1,97 @@
+"""Round by round: the bare engine, then each contender started, measured at every concurrency, and stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from scripts.benchmark import ceiling, load
+from scripts.benchmark.contenders import Contender, Running
+from scripts.benchmark.usage import Usage, memory_bytes
+
+_IDLE_S = 5.0  # over which a server's CPU is watched before anything is sent
+_WARM_UP_S = 3.0
+
+
+def measure(
+    contenders: list[Contender],
+    *,
+    model: dict[str, Any],
+    pictures: Path,
+    concurrencies: list[int],
+    duration_s: float,
+    rounds: int,
+) -> dict[str, Any]:
+    """Everything that was seen, ready for JSON."""
+    result: dict[str, Any] = {
+        "machine": f"{_processor()}, {psutil.cpu_count()} cores",
+        "date": time.strftime("%Y-%m-%d"),
+        "model": model,
+        "pictures": len(list(pictures.iterdir())),
+        "ceiling": [],
+        "measurements": [],
+    }
+    columns = TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=rounds * (1 + len(contenders) * len(concurrencies)))
+        for number in range(rounds):
+            progress.update(task, description=f"round {number + 1}: bare engine")
+            result["ceiling"].append(dataclasses.asdict(ceiling.measure(model, duration_s)))
+            progress.advance(task)
+            # Every other round the other way round: what the machine does meanwhile hits each of them alike.
+            for contender in contenders[:: -1 if number % 2 else 1]:
+                progress.update(task, description=f"round {number + 1}: {contender.name} starts")
+                with contender.run() as running:
+                    idle_cpu_per_s = _idle(running)
+                    for concurrency in concurrencies:
+                        title = f"round {number + 1}: {contender.name}, {concurrency} clients"
+                        progress.update(task, description=title)
+                        plan = load.Plan(
+                            running.url, str(pictures), concurrency, duration_s, _WARM_UP_S, running.multipart, number
+                        )
+                        seen = _measure(running, plan, idle_cpu_per_s)
+                        result["measurements"].append({"contender": contender.name, "round": number, **seen})
+                        progress.advance(task)
+    return result
+
+
+def _idle(running: Running) -> float:
+    """CPU seconds a second that the server takes when nobody asks."""
+    before = Usage.of(running.pid)
+    time.sleep(_IDLE_S)
+    after = Usage.of(running.pid)
+    return after.since(before).total() / (after.at_s - before.at_s)
+
+
+def _measure(running: Running, plan: load.Plan, idle_cpu_per_s: float) -> dict[str, Any]:
+    edges: list[Usage] = []
+    seen = load.run(plan, lambda: edges.append(Usage.of(running.pid)))
+    before, after = edges
+    by_process = after.since(before)
+    cpu_s = by_process.total() - idle_cpu_per_s * (after.at_s - before.at_s)
+    images = max(len(seen.latencies_s), 1)
+    return {
+        "concurrency": plan.concurrency,
+        "images_per_s": len(seen.latencies_s) / plan.duration_s,
+        "latencies_ms": [round(latency_s * 1e3, 2) for latency_s in seen.latencies_s],
+        "failures": seen.failures,
+        "cpu_ms_per_image": cpu_s / images * 1e3,
+        "idle_cpu_per_s": idle_cpu_per_s,
+        "cpu_ms_by_process": {name: used_s / images * 1e3 for name, used_s in by_process.most_common()},
+        "stages_ms": seen.stages_ms,
+        "mean_batch_size": sum(seen.batch_sizes) / len(seen.batch_sizes) if seen.batch_sizes else None,
+        "memory_mib": memory_bytes(running.pid) / 2**20,
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,62 @@
+"""CPU time and memory of a server: all its processes, by what each of them is."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a server's processes had used up at a moment."""
+
+    at_s: float
+    cpu_s: dict[int, float]  # by process id
+    names: dict[int, str]
+
+    @classmethod
+    def of(cls, pid: int) -> Usage:
+        """Of a process and all its descendants, now."""
+        cpu_s, names = {}, {}
+        for process in _family(pid):
+            with suppress(psutil.Error):  # it ended while we looked
+                times = process.cpu_times()
+                names[process.pid] = _name(process)
+                cpu_s[process.pid] = times.user + times.system
+        return cls(time.monotonic(), cpu_s, names)
+
+    def since(self, before: Usage) -> Counter[str]:
+        """CPU seconds between two moments by process name; what a process used before it was born is nothing."""
+        used: Counter[str] = Counter()
+        for pid, cpu_s in self.cpu_s.items():
+            used[self.names[pid]] += cpu_s - before.cpu_s.get(pid, 0.0)
+        return used
+
+
+def memory_bytes(pid: int) -> int:
+    """Of a process and all its descendants, a page that several share counted once."""
+    total = 0
+    for process in _family(pid):
+        with suppress(psutil.Error):
+            total += process.memory_full_info().pss
+    return total
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
+
+
+def _name(process: psutil.Process) -> str:
+    command = process.cmdline()
+    title = command[0] if command else process.name()
+    if found := re.match(r"ray::(?:ServeReplica:\w+:)?(\w+)", title):
+        return found[1]  # Ray puts the actor's class into the title
+    if process.name().startswith(("haproxy", "raylet", "gcs_server")):
+        return process.name()
+    return "server" if not any("ray" in part for part in command) else "Ray's other processes"

@@ -1,0 +1,36 @@
+"""One OpenVINO folder for every contender, whatever the weights came as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import openvino as ov
+import yaml
+
+from serve_app.engines.ultralytics import export_openvino
+
+SIZE_PX = 640
+
+
+def openvino_folder(weights: str, folder: Path) -> Path:
+    """``codes``, a .pt, an .onnx or an OpenVINO folder, as an OpenVINO folder that Ultralytics reads, too."""
+    path = Path(weights)
+    if path.is_dir():
+        return path.resolve()
+    if weights == "codes":
+        import serve_app
+
+        path = Path(serve_app.__file__).with_name("weights") / "codes.onnx"
+    target = folder / f"{path.stem}_openvino_model"
+    if path.suffix == ".pt":
+        link = folder / path.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.resolve())
+        return export_openvino(link, SIZE_PX)
+    model = ov.Core().read_model(path)
+    model.reshape([1, 3, SIZE_PX, SIZE_PX])
+    target.mkdir(exist_ok=True)
+    ov.save_model(model, target / f"{path.stem}.xml")
+    metadata = {key: yaml.safe_load(value.value) for key, value in model.get_rt_info()["framework"].items()}
+    (target / "metadata.yaml").write_text(yaml.safe_dump(metadata | {"imgsz": [SIZE_PX, SIZE_PX], "batch": 1}))
+    return target
