@@ -15,6 +15,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
 
 Result = dict[str, Any]
+_LEAST_MS = 0.2
 
 
 def show(result: Result) -> None:
@@ -108,15 +109,18 @@ def _cpu(result: Result, folder: Path) -> Path:
     most = max(concurrency for _, concurrency in cases(result))
     names = list(dict.fromkeys(name for name, _ in cases(result)))
     axes.axhline(ceiling(result)[1], color="black", linestyle="--", label="the bare engine")
-    colours: dict[str, str] = {}
+    colours: dict[str, tuple[float, ...]] = {}
     for place, name in enumerate(names):
         seen = [one["cpu_ms_by_process"] for one in result["measurements"]
                 if (one["contender"], one["concurrency"]) == (name, most)]  # fmt: skip
         below = 0.0
         for process in dict.fromkeys(process for one in seen for process in one):
             used_ms = float(np.mean([one.get(process, 0.0) for one in seen]))
-            label = process if process not in colours and used_ms > 0.2 else None
-            colour = colours.setdefault(process, f"C{len(colours) % 10}")
+            colour = colours.get(process, plt.colormaps["tab20"](len(colours)))
+            # Too thin to be seen, it needs no entry in the legend.
+            label = None if process in colours or used_ms < _LEAST_MS else process
+            if label:
+                colours[process] = colour
             axes.bar(place, used_ms, bottom=below, label=label, color=colour)
             below += used_ms
     axes.set_xticks(range(len(names)), names)
