@@ -37,28 +37,42 @@ class Server:
 
     def wait_until_ready(self) -> None:
         """Raises StartFailed."""
-        expires_s = time.monotonic() + START_TIMEOUT_S
-        while not is_ready(self.url):
-            if self.process.poll() is not None or time.monotonic() > expires_s:
-                raise StartFailed(f"the service did not start; the end of {self.log}:\n{self.log.read_text()[-2000:]}")
-            time.sleep(0.25)
+        wait_until_answered(f"{self.url}/readyz", self.process, self.log)
 
     def stop(self) -> None:
         """It drains, and leaves nothing."""
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        stop_group(self.process)
 
 
 def is_ready(url: str) -> bool:
     """Whether the application there answers with a warm model."""
+    return _answers(f"{url}/readyz")
+
+
+def wait_until_answered(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until a program that was started answers 200 there. Raises StartFailed."""
+    expires_s = time.monotonic() + START_TIMEOUT_S
+    while not _answers(url):
+        if process.poll() is not None or time.monotonic() > expires_s:
+            raise StartFailed(f"the service did not start; the end of {log}:\n{log.read_text()[-2000:]}")
+        time.sleep(0.25)
+
+
+def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=10, trust_env=False).status_code == 200
+        return httpx.get(url, timeout=10, trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def stop_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends a program that leads a session of its own, and whatever of it is left after a while."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_TIMEOUT_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # a child that outlived it
+    process.wait()
 
 
 def ray_address(server_pid: int) -> str:

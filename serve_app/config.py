@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serve_app.errors import ConfigError
+from serve_app.types import Traffic
 
 _PREFIX = "SERVE_APP_"
 _variables: set[str] = set()
@@ -71,6 +72,10 @@ class BatcherArgs(_Args):
     interactive_weight: float = _setting("INTERACTIVE_WEIGHT", 8.0, gt=0, le=1000)  # clients that wait for an answer
     stream_weight: float = _setting("STREAM_WEIGHT", 4.0, gt=0, le=1000)
     job_weight: float = _setting("JOB_WEIGHT", 1.0, gt=0, le=1000)
+
+    def weights(self) -> dict[Traffic, float]:
+        """By kind of traffic."""
+        return {"interactive": self.interactive_weight, "stream": self.stream_weight, "job": self.job_weight}
 
 
 class LimitArgs(_Args):

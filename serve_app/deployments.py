@@ -62,11 +62,7 @@ class Detector:
             self._infer,
             max_batch_size=args.batcher.max_batch_size if self._engine.takes_batches else 1,
             max_queue_size=args.batcher.max_queue_size,
-            weights={
-                "interactive": args.batcher.interactive_weight,
-                "stream": args.batcher.stream_weight,
-                "job": args.batcher.job_weight,
-            },
+            weights=args.batcher.weights(),
             concurrency=self._engine.concurrency,
         )
         await self._warm_up(args.batcher.max_batch_size)

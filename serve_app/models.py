@@ -19,7 +19,7 @@ from serve_app.engines.simulated import SimulatedEngine
 from serve_app.errors import ModelError
 
 _EXPORT_TIMEOUT_S = 900
-_EMBEDDED = Path(__file__).with_name("weights")  # the model "codes": scripts/codes makes it
+EMBEDDED = Path(__file__).with_name("weights")  # the model "codes": scripts/codes makes it
 _EMBEDDED_FILES = {"openvino": "codes.onnx", "torch": "codes.safetensors"}  # by engine; no pickle in either
 
 
@@ -33,7 +33,7 @@ def load(args: ModelArgs, *, has_gpu: bool) -> Engine:
         return SimulatedEngine(engine, size_px=args.image_size_px)
     if engine == "auto":
         engine = "torch" if has_gpu else "openvino"
-    weights = _EMBEDDED / _EMBEDDED_FILES[engine] if args.weights == Path("codes") else _find(args.weights)
+    weights = EMBEDDED / _EMBEDDED_FILES[engine] if args.weights == Path("codes") else _find(args.weights)
     if engine == "torch" and weights.suffix not in {".pt", ".safetensors"}:
         if args.engine == "auto":
             raise ModelError(f"a GPU runs a .pt file; to run {weights.name} on the CPU set model.engine to openvino")

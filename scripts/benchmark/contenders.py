@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 
-from scripts.server import ROOT, Server, free_port, start
+from scripts.server import ROOT, free_port, start, stop_group, wait_until_answered
 
 PEERS = Path(__file__).with_name("peers")
 _PEERS_PACKAGES = ("litserve>=0.2.19,<0.3", "mosec>=0.9.8,<0.10", "uvicorn[standard]")
-_START_TIMEOUT_S = 300
-_STOP_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1, name: 
                 deployment |= {"num_replicas": detectors, "ray_actor_options": {"num_cpus": 0.5 / detectors}}
         path = folder / "sightline.yaml"
         path.write_text(yaml.safe_dump(config))
-        server: Server = start(path, folder / "sightline.log")
+        server = start(path, folder / "sightline.log")
         try:
             server.wait_until_ready()
             yield Running(f"{server.url}/detect", server.process.pid, multipart=False)
@@ -78,10 +73,10 @@ def peers(weights: Path, engine: str, folder: Path) -> list[Contender]:
                     [str(python), *command(port)], cwd=PEERS, env=env, stdout=log, stderr=log, start_new_session=True
                 )
             try:
-                _wait(process, f"http://127.0.0.1:{port}{ready}", folder / f"{name}.log")
+                wait_until_answered(f"http://127.0.0.1:{port}{ready}", process, folder / f"{name}.log")
                 yield Running(f"http://127.0.0.1:{port}/detect", process.pid, multipart=multipart)
             finally:
-                _stop(process)
+                stop_group(process)
 
         return Contender(name, run)
 
@@ -115,29 +110,3 @@ def _environment(folder: Path) -> Path:
         (packages / "lent.pth").write_text(str(lent))
         (venv / "ready").touch()
     return python
-
-
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    expires_s = time.monotonic() + _START_TIMEOUT_S
-    while True:
-        try:
-            if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        if process.poll() is not None or time.monotonic() > expires_s:
-            raise RuntimeError(f"a peer did not start; the end of {log}:\n{log.read_text()[-2000:]}")
-        time.sleep(0.2)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        pass
-    try:
-        os.killpg(process.pid, signal.SIGKILL)  # children that outlived it
-    except ProcessLookupError:
-        pass
-    process.wait()

@@ -59,7 +59,7 @@ def cases(result: Result) -> list[tuple[str, int]]:
 
 def summary(result: Result, name: str, concurrency: int) -> dict[str, Any]:
     """A case over all rounds: rates and CPU are means, percentiles are those of all latencies together."""
-    seen = [one for one in result["measurements"] if (one["contender"], one["concurrency"]) == (name, concurrency)]
+    seen = _of(result, name, concurrency)
     latencies = np.concatenate([one["latencies_ms"] for one in seen])
     p50, p95, p99 = np.percentile(latencies, [50, 95, 99]) if len(latencies) else [np.nan] * 3
     batches = [one["mean_batch_size"] for one in seen if one["mean_batch_size"]]
@@ -73,6 +73,15 @@ def summary(result: Result, name: str, concurrency: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _of(result: Result, name: str, concurrency: int) -> list[dict[str, Any]]:
+    """The measurements of a case, one a round."""
+    return [one for one in result["measurements"] if (one["contender"], one["concurrency"]) == (name, concurrency)]
+
+
+def _names(result: Result) -> list[str]:
+    return list(dict.fromkeys(name for name, _ in cases(result)))
+
+
 def save_plots(result: Result, folder: Path) -> list[Path]:
     """Throughput against concurrency, latencies at the highest, and where the CPU goes."""
     return [_throughput(result, folder), _latencies(result, folder), _cpu(result, folder)]
@@ -81,7 +90,7 @@ def save_plots(result: Result, folder: Path) -> list[Path]:
 def _throughput(result: Result, folder: Path) -> Path:
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     axes.axhline(ceiling(result)[0], color="black", linestyle="--", label="the bare engine")
-    for name in dict.fromkeys(name for name, _ in cases(result)):
+    for name in _names(result):
         counts = sorted(count for other, count in cases(result) if other == name)
         axes.plot(counts, [summary(result, name, count)["images_per_s"] for count in counts], marker="o", label=name)
     axes.set(xlabel="clients", ylabel="images/s", ylim=(0, None), title=f"{result['machine']}, {result['date']}")
@@ -92,11 +101,8 @@ def _throughput(result: Result, folder: Path) -> Path:
 def _latencies(result: Result, folder: Path) -> Path:
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     most = max(concurrency for _, concurrency in cases(result))
-    for name in dict.fromkeys(name for name, _ in cases(result)):
-        latencies = np.sort(np.concatenate([
-            one["latencies_ms"] for one in result["measurements"]
-            if (one["contender"], one["concurrency"]) == (name, most)
-        ]))  # fmt: skip
+    for name in _names(result):
+        latencies = np.sort(np.concatenate([one["latencies_ms"] for one in _of(result, name, most)]))
         axes.plot(latencies, np.linspace(0, 100, len(latencies)), label=name)
     axes.set(xlabel=f"latency at {most} clients, ms", ylabel="% of the answers", xlim=(0, None), ylim=(0, 100))
     axes.legend()
@@ -107,12 +113,11 @@ def _cpu(result: Result, folder: Path) -> Path:
     """CPU by process of every contender at the highest concurrency, Ray's idling included."""
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     most = max(concurrency for _, concurrency in cases(result))
-    names = list(dict.fromkeys(name for name, _ in cases(result)))
+    names = _names(result)
     axes.axhline(ceiling(result)[1], color="black", linestyle="--", label="the bare engine")
     colours: dict[str, tuple[float, ...]] = {}
     for place, name in enumerate(names):
-        seen = [one["cpu_ms_by_process"] for one in result["measurements"]
-                if (one["contender"], one["concurrency"]) == (name, most)]  # fmt: skip
+        seen = [one["cpu_ms_by_process"] for one in _of(result, name, most)]
         below = 0.0
         for process in dict.fromkeys(process for one in seen for process in one):
             used_ms = float(np.mean([one.get(process, 0.0) for one in seen]))

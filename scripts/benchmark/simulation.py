@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.batcher import Batcher
+from serve_app.config import BatcherArgs
 from serve_app.errors import ServeAppError
 from serve_app.types import Traffic
 
 ROOT = Path(__file__).resolve().parents[2]
-_WEIGHTS: dict[Traffic, float] = {"interactive": 8, "stream": 4, "job": 1}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def simulate(crowds: list[Crowd], *, batch_s: float, max_batch_size: int, durati
 
     async def run() -> None:
         batcher = Batcher(
-            engine, max_batch_size=max_batch_size, max_queue_size=128, weights=_WEIGHTS,
+            engine, max_batch_size=max_batch_size, max_queue_size=128, weights=BatcherArgs().weights(),
             clock_s=asyncio.get_running_loop().time,
         )  # fmt: skip
         senders = [

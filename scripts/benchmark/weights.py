@@ -8,6 +8,7 @@ import openvino as ov
 import yaml
 
 from serve_app.engines.ultralytics import export_openvino
+from serve_app.models import EMBEDDED
 
 SIZE_PX = 640
 
@@ -18,9 +19,7 @@ def openvino_folder(weights: str, folder: Path) -> Path:
     if path.is_dir():
         return path.resolve()
     if weights == "codes":
-        import serve_app
-
-        path = Path(serve_app.__file__).with_name("weights") / "codes.onnx"
+        path = EMBEDDED / "codes.onnx"
     target = folder / f"{path.stem}_openvino_model"
     if path.suffix == ".pt":
         link = folder / path.name

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import pytest
 from ultralytics import YOLO
@@ -19,7 +17,7 @@ from tests.parity.reference import disagreements, predict
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> YOLO:
     """Ultralytics with the same weights, as a checkpoint of its own."""
-    network, labels = load_network(Path(models.__file__).with_name("weights") / "codes.safetensors")
+    network, labels = load_network(models.EMBEDDED / "codes.safetensors")
     network.names = dict(enumerate(labels))
     yolo = YOLO("yolo11n.yaml")
     yolo.model = network

@@ -146,7 +146,7 @@ def test_the_embedded_model_finds_every_code_of_the_samples(engine: str) -> None
 
 
 def test_the_embedded_model_is_small_and_no_pickle() -> None:
-    files = {path.name: path for path in (Path(models.__file__).with_name("weights")).iterdir()}
+    files = {path.name: path for path in models.EMBEDDED.iterdir()}
     assert files.keys() == {"codes.onnx", "codes.safetensors"}
     assert sum(path.stat().st_size for path in files.values()) <= 3_000_000
     onnx.checker.check_model(files["codes.onnx"])
@@ -156,7 +156,7 @@ def test_the_embedded_model_is_small_and_no_pickle() -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "no metadata", "other shapes", "code", "a function for a layer"])
 def test_damaged_safetensors_are_refused_in_a_sentence(tmp_path: Path, damage: str) -> None:
-    whole = Path(models.__file__).with_name("weights") / "codes.safetensors"
+    whole = models.EMBEDDED / "codes.safetensors"
     path = tmp_path / "codes.safetensors"
     with safe_open(whole, "np") as file:
         weights, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118  # it is no dict
