@@ -27,15 +27,14 @@ def build_app(args: dict[str, Any]) -> Application:
     detector = serve.deployment(
         Detector,
         ray_actor_options={"num_cpus": 0.5},
-        # More than the batcher holds of three kinds, so that it refuses at once and Serve's router never backs off.
-        max_ongoing_requests=4 * (batcher.max_queue_size + batcher.max_batch_size),
+        max_ongoing_requests=batcher.max_calls,  # never full, so that Serve's router never backs off
         **_COMMON,
     ).bind(app_args)
     preprocessor = serve.deployment(
         Preprocessor,
         ray_actor_options={"num_cpus": 0.2},
         max_ongoing_requests=slots,  # a slot for each request in flight: a lease never waits
-        max_queued_requests=2 * slots,  # of each Ingress replica; one more is refused
+        max_queued_requests=app_args.preprocessor.max_calls - slots,  # of an Ingress on another node
         **_COMMON,
     ).bind(detector, app_args)
     ingress = serve.deployment(

@@ -21,6 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _GAIN = 0.98  # a larger batch pays when an item of it takes at most this share of the time of one of a smaller batch
+_TRIAL = 4  # batches before a size is given up: one may have been slow for another reason
 _TRY_AGAIN_S = 30.0  # a batch size that did not pay
 _WEIGHT_OF_NEWEST = 0.2  # of a batch's time in the average of its size
 
@@ -178,6 +179,7 @@ class BatchSize:
         self._sizes = [*(1 << power for power in range(max_size.bit_length()) if 1 << power < max_size), max_size]
         self._clock_s = clock_s
         self._item_s: dict[int, float] = {}  # by size: the seconds that an item takes, on average
+        self._seen: Counter[int] = Counter()  # by size: batches in that average
         self._try_again_at_s: dict[int, float] = {}  # by size: one that did not pay
         self._step = 0
 
@@ -192,7 +194,9 @@ class BatchSize:
             return  # between two sizes: it says nothing of either
         item_s = took_s / size
         before_s = self._item_s.get(size, item_s)
-        self._item_s[size] = before_s + _WEIGHT_OF_NEWEST * (item_s - before_s)
+        self._seen[size] += 1
+        weight = max(_WEIGHT_OF_NEWEST, 1 / self._seen[size])
+        self._item_s[size] = before_s + weight * (item_s - before_s)
         if size == self.limit:
             self._move()
 
@@ -200,9 +204,10 @@ class BatchSize:
         now_s, limit = self._clock_s(), self.limit
         smaller_item_s = self._item_s.get(self._sizes[self._step - 1]) if self._step else None
         if smaller_item_s is not None and self._item_s[limit] > _GAIN * smaller_item_s:
-            self._try_again_at_s[limit] = now_s + _TRY_AGAIN_S
-            del self._item_s[limit]  # the next trial is judged by itself
-            self._step -= 1
+            if self._seen[limit] >= _TRIAL:
+                self._try_again_at_s[limit] = now_s + _TRY_AGAIN_S
+                del self._item_s[limit], self._seen[limit]  # the next trial is judged by itself
+                self._step -= 1
         elif limit != self._sizes[-1] and now_s >= self._try_again_at_s.get(self._sizes[self._step + 1], now_s):
             self._step += 1
 

@@ -73,6 +73,11 @@ class BatcherArgs(_Args):
     stream_weight: float = _setting("STREAM_WEIGHT", 4.0, gt=0, le=1000)
     job_weight: float = _setting("JOB_WEIGHT", 1.0, gt=0, le=1000)
 
+    @property
+    def max_calls(self) -> int:
+        """Calls that a Detector takes: more than three full queues, so that the batcher refuses, and knows what."""
+        return 4 * (self.max_queue_size + self.max_batch_size)
+
     def weights(self) -> dict[Traffic, float]:
         """By kind of traffic."""
         return {"interactive": self.interactive_weight, "stream": self.stream_weight, "job": self.job_weight}
@@ -92,6 +97,11 @@ class PreprocessorArgs(_Args):
 
     slots: int = _setting("SLOTS", 64, ge=1, le=1024)  # requests in flight, one shared-memory slot each
     decode_threads: int = _setting("DECODE_THREADS", 2, ge=1, le=64)  # pictures decoded at once
+
+    @property
+    def max_calls(self) -> int:
+        """Calls that a Preprocessor takes: those that have a slot, and twice as many that wait for one."""
+        return 3 * self.slots
 
 
 class StreamArgs(_Args):

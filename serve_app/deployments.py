@@ -28,7 +28,7 @@ from serve_app.frames import SlotReader
 from serve_app.letterbox import letterbox
 from serve_app.postprocess import to_detections
 from serve_app.schemas import DetectQuery
-from serve_app.serving import DetectorClient, RayInstrument, call, refusals_as_values
+from serve_app.serving import DetectorClient, RayInstrument, Replicas, listen, refusals_as_values
 from serve_app.telemetry import DROPS, QUEUE_SIZE, REFUSALS, STAGE_MS, Telemetry
 from serve_app.types import (
     Answer,
@@ -67,6 +67,7 @@ class Detector:
         )
         await self._warm_up(args.batcher.max_batch_size)
         self._model = _with_defaults(self._engine.info, DetectOptions(**args.detect.model_dump()))
+        self._server = await listen({"model": self.model, "detect": self.detect}, max_calls=args.batcher.max_calls)
 
     async def model(self) -> ModelInfo:
         """The model, loaded and warm."""
@@ -128,6 +129,7 @@ class Detector:
             self._telemetry.record_totals(DROPS, drops, "reason", traffic=traffic)
 
     async def __del__(self) -> None:
+        await self._server.close()
         await self._batcher.close()
         self._threads.shutdown(wait=False)
         self._reader.close()
@@ -150,7 +152,9 @@ class Preprocessor:
         self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads, "decode")
         self._max_pixels = args.limits.max_megapixels * 1_000_000
         self._telemetry = Telemetry(RayInstrument)
+        self._turns = asyncio.Semaphore(args.preprocessor.slots)
         await self._detector.connect()
+        self._server = await listen({"model": self.model, "detect": self.detect}, max_calls=args.preprocessor.max_calls)
 
     @refusals_as_values
     async def model(self) -> ModelInfo:
@@ -161,10 +165,11 @@ class Preprocessor:
     async def detect(self, data: bytes, query: DetectQuery, annotate: bool, time_left_s: float) -> Answer:
         """One encoded picture's answer, in its own pixels."""
         expires_at_s = time.monotonic() + time_left_s
-        try:
-            answer = await self._detect(data, query, annotate, expires_at_s)
-        except ModelChanged:  # a roll-out, under the picture: once more, for the model that serves now
-            answer = await self._detect(data, query, annotate, expires_at_s)
+        async with self._turns:
+            try:
+                answer = await self._detect(data, query, annotate, expires_at_s)
+            except ModelChanged:  # a roll-out, under the picture: once more, for the model that serves now
+                answer = await self._detect(data, query, annotate, expires_at_s)
         self._telemetry.answered(answer, "http")
         return answer
 
@@ -205,7 +210,8 @@ class Preprocessor:
                     pass  # cancelled once more; the work goes on all the same
             raise
 
-    def __del__(self) -> None:
+    async def __del__(self) -> None:
+        await self._server.close()
         self._detector.close()
         self._decoders.shutdown(wait=False)
 
@@ -215,8 +221,7 @@ class Ingress:
     """FastAPI in front of the graph. Imports neither torch nor a model."""
 
     def __init__(self, preprocessor: DeploymentHandle, args: AppArgs) -> None:
-        preprocessor._init(_prefer_local_routing=True)
-        self._preprocessor = preprocessor
+        self._preprocessor = Replicas(preprocessor)
         self._args = args
         self._model: ModelInfo | None = None
         self._telemetry = Telemetry(RayInstrument)
@@ -228,7 +233,7 @@ class Ingress:
         """See ``Pipeline``."""
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
-                self._model = await call(self._preprocessor.model)
+                self._model = await self._preprocessor.call("model")
         except Overloaded:
             if self._model is None:
                 raise  # else it is warm and busy: what load balancers call ready
@@ -239,7 +244,7 @@ class Ingress:
 
     async def detect(self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float) -> Answer:
         """See ``Pipeline``."""
-        answer: Answer = await call(self._preprocessor.detect, data, query, annotate, time_left_s)
+        answer: Answer = await self._preprocessor.call("detect", data, query, annotate, time_left_s)
         return answer
 
     def refused(self, error: ServeAppError) -> None:

@@ -11,6 +11,7 @@
     |- Overloaded                  503 overloaded          a bound is reached; carries Retry-After
     |- Unavailable                 503 unavailable         a replica died or is not ready; carries Retry-After
     |  |- SlotElsewhere                                    between us: the frame's memory is on another node
+    |  |- ReplicaGone                                      between us: no replica on this node, or it died
     |  `- ModelChanged                                     between us: the frame was made for another model
     |- DeadlineExceeded            504 deadline_exceeded
     `- StartError                  500 start               what keeps a deployment or a stream from starting
@@ -94,6 +95,10 @@ class Unavailable(ServeAppError):
 
 class SlotElsewhere(Unavailable):
     """The frame's memory is not on this node: send its bytes instead."""
+
+
+class ReplicaGone(Unavailable):
+    """No replica is on this node, or it ended under the call: ask another one."""
 
 
 class ModelChanged(Unavailable):

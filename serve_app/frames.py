@@ -15,7 +15,6 @@ import errno
 import fcntl
 import mmap
 import os
-import secrets
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -26,10 +25,9 @@ from pathlib import Path
 import numpy as np
 
 from serve_app.errors import Overloaded, SharedMemoryError, SlotElsewhere
+from serve_app.shared_memory import FOLDER, PREFIX, pool_path, sweep
 from serve_app.types import Pixels, SlotRef
 
-SHARED_MEMORY = Path("/dev/shm")
-_PREFIX = "sightline-"
 _PAGE = mmap.PAGESIZE
 
 
@@ -52,7 +50,7 @@ class FramePool:
     Raises SharedMemoryError where there is no room for them.
     """
 
-    def __init__(self, slots: int, size_px: int, folder: Path = SHARED_MEMORY) -> None:
+    def __init__(self, slots: int, size_px: int, folder: Path = FOLDER) -> None:
         sweep(folder)
         stride = _slot_bytes(size_px)
         path, fd = _create_locked(folder)
@@ -106,7 +104,7 @@ class FramePool:
 class SlotReader:
     """Other processes' slots, mapped once a pool and read in place."""
 
-    def __init__(self, folder: Path = SHARED_MEMORY) -> None:
+    def __init__(self, folder: Path = FOLDER) -> None:
         self._folder = folder
         self._pools: dict[str, tuple[int, np.ndarray]] = {}  # name -> (descriptor, memory)
 
@@ -123,7 +121,7 @@ class SlotReader:
             os.close(self._pools.pop(name)[0])
 
     def _map(self, name: str) -> tuple[int, np.ndarray]:
-        if not name.startswith(_PREFIX) or "/" in name:
+        if not name.startswith(PREFIX) or "/" in name:
             raise SlotElsewhere("not a frame pool's name")
         try:
             # Mapped for writing though never written: OpenVINO takes no read-only array without a copy.
@@ -143,28 +141,9 @@ class SlotReader:
                 del self._pools[name]  # the memory itself goes with the last view of it
 
 
-def sweep(folder: Path = SHARED_MEMORY) -> int:
-    """Remove the pools whose owners are dead; returns how many."""
-    removed = 0
-    for path in folder.glob(f"{_PREFIX}*"):
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            continue  # gone already, or another user's
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
-            removed += 1
-        except BlockingIOError:
-            pass  # its owner lives
-        finally:
-            os.close(fd)
-    return removed
-
-
 def _create_locked(folder: Path) -> tuple[Path, int]:
     while True:
-        path = folder / f"{_PREFIX}{secrets.token_hex(8)}"
+        path = pool_path(folder)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,6 +167,3 @@ def _slot_bytes(size_px: int) -> int:
 def _frame(memory: np.ndarray, offset: int, size_px: int) -> Pixels:
     return memory[offset : offset + size_px * size_px * 3].reshape(size_px, size_px, 3)
 
-
-if __name__ == "__main__":  # after a cluster was stopped: what killed processes left behind
-    sweep()

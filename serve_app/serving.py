@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
+import ray
+from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve import metrics
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.errors import ModelChanged, Overloaded, ServeAppError, SlotElsewhere, StartError, Unavailable
+from serve_app.errors import (
+    ModelChanged,
+    Overloaded,
+    ReplicaGone,
+    ServeAppError,
+    SlotElsewhere,
+    StartError,
+    Unavailable,
+)
 from serve_app.frames import FramePool, Slot
 from serve_app.letterbox import to_picture
+from serve_app.local_calls import CallServer, LocalReplicas, Method
 from serve_app.telemetry import Metric
 from serve_app.types import Answer, DetectOptions, DetectReply, DetectRequest, Letterbox, ModelInfo, Traffic
 
@@ -27,7 +39,7 @@ T = TypeVar("T")
 
 
 def refusals_as_values(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | ServeAppError]]:
-    """A deployment's method that returns an expected error instead of raising it; ``call`` raises it again.
+    """A deployment's method that returns an expected error instead of raising it; ``Replicas`` raises it again.
 
     Raised, it would come out as a RayTaskError with the remote traceback, and be logged as a fault of the replica.
     """
@@ -42,17 +54,48 @@ def refusals_as_values(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitab
     return wrapper
 
 
-async def call(method: Any, *args: Any) -> Any:
-    """The result of a deployment's method. Raises ServeAppError; what else comes out is a bug."""
-    try:
-        result = await method.remote(*args)
-    except BackPressureError as exc:
-        raise Overloaded("the service is at its limit") from exc
-    except (RayActorError, DeploymentUnavailableError) as exc:
-        raise Unavailable("a replica died or is not there; try again") from exc
-    if isinstance(result, ServeAppError):
-        raise result
-    return result
+def service_name(application: str, deployment: str) -> str:
+    """Under which a deployment's replicas on this node are found: another cluster's have another name."""
+    node = ray.get_runtime_context().get_node_id()
+    return hashlib.sha256(f"{node} {application} {deployment}".encode()).hexdigest()[:16]
+
+
+async def listen(methods: Mapping[str, Method], *, max_calls: int) -> CallServer:
+    """Serves this replica's methods to callers on its node, until it is closed."""
+    context = serve.get_replica_context()
+    server = CallServer(methods, max_calls=max_calls)
+    await server.start(service_name(context.app_name, context.deployment))
+    return server
+
+
+class Replicas:
+    """A deployment, as its callers see it: a replica on this node is called directly, another one over Serve's handle.
+
+    So a call whose replica died under it is made once more, over the handle: detection is idempotent.
+    """
+
+    def __init__(self, handle: DeploymentHandle, **init: Any) -> None:
+        handle._init(_prefer_local_routing=True, **init)
+        self._handle = handle
+        self._local = LocalReplicas(service_name(handle.app_name, handle.deployment_name))
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """The result of a deployment's method. Raises ServeAppError; what else comes out is a bug."""
+        try:
+            result = await self._local.call(method, *args)
+        except ReplicaGone:
+            result = await self._call_handle(method, args)
+        if isinstance(result, ServeAppError):
+            raise result
+        return result
+
+    async def _call_handle(self, method: str, args: tuple[Any, ...]) -> Any:
+        try:
+            return await getattr(self._handle, method).remote(*args)
+        except BackPressureError as exc:
+            raise Overloaded("the service is at its limit") from exc
+        except (RayActorError, DeploymentUnavailableError) as exc:
+            raise Unavailable("a replica died or is not there; try again") from exc
 
 
 class DetectorClient:
@@ -65,8 +108,7 @@ class DetectorClient:
     def __init__(
         self, handle: DeploymentHandle, *, slots: int, traffic: Traffic, tenant: str = "", **init: Any
     ) -> None:
-        handle._init(_prefer_local_routing=True, **init)
-        self._handle = handle
+        self._replicas = Replicas(handle, **init)
         self._slots = slots
         self._traffic: Traffic = traffic
         self._tenant = tenant
@@ -76,7 +118,7 @@ class DetectorClient:
 
     async def fetch_model(self) -> ModelInfo:
         """The model that serves now, asked of a replica. Raises Unavailable, SharedMemoryError."""
-        model: ModelInfo = await call(self._handle.model)
+        model: ModelInfo = await self._replicas.call("model")
         async with self._pool_change:
             if self._pool is None or self._pool.size_px != model.size_px:
                 pool = await asyncio.to_thread(FramePool, self._slots, model.size_px)
@@ -116,9 +158,9 @@ class DetectorClient:
         request = DetectRequest(slot.ref, options, time_left_s, model.version, self._traffic, self._tenant)
         try:
             try:
-                reply: DetectReply = await call(self._handle.detect, request)
+                reply: DetectReply = await self._replicas.call("detect", request)
             except SlotElsewhere:
-                reply = await call(self._handle.detect, replace(request, frame=slot.pixels.tobytes()))
+                reply = await self._replicas.call("detect", replace(request, frame=slot.pixels.tobytes()))
         except ModelChanged:
             self._model = None
             raise

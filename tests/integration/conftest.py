@@ -16,7 +16,7 @@ from ray import serve
 
 from scripts.server import free_port, is_ready
 from serve_app.app import build_app
-from serve_app.frames import SHARED_MEMORY
+from serve_app import shared_memory
 from serve_app.streams import worker
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def eventually(look: Callable[[], T], *, within_s: float = 60.0, what: str = "it
 
 def frame_pools() -> set[str]:
     """Names of the frame pools in shared memory."""
-    return {path.name for path in SHARED_MEMORY.glob("sightline-*")}
+    return {path.name for path in shared_memory.FOLDER.glob("sightline-*")}
 
 
 def workers(title: str) -> list[psutil.Process]:

@@ -2,13 +2,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
-import torch
 from ray import serve
-from ultralytics import YOLO
 
 from scripts.server import is_ready
 from serve_app.app import build_app
@@ -17,11 +14,9 @@ from tests.integration.conftest import Service, eventually
 
 
 @pytest.fixture
-def slow_url(service: Service, tmp_path: Path) -> Iterator[str]:
-    """A second application beside the first: a real YOLO, untrained, on the torch engine."""
-    torch.manual_seed(0)
-    YOLO("yolov8n.yaml").save(tmp_path / "untrained.pt")
-    model = {"weights": str(tmp_path / "untrained.pt"), "engine": "torch", "image_size_px": 320}
+def slow_url(service: Service) -> Iterator[str]:
+    """A second application beside the first, whose engine takes as long for eight pictures as for one."""
+    model = {"engine": "sleep"}
     serve.run(build_app({"model": model, "batcher": {"max_batch_size": 8}}), name="slow", route_prefix="/slow")
     url = f"{service.url}/slow"
     eventually(lambda: is_ready(url), what="readiness")

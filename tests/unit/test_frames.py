@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from serve_app.errors import Overloaded, SharedMemoryError, SlotElsewhere
-from serve_app.frames import SHARED_MEMORY, FramePool, SlotReader, sweep
+from serve_app.frames import FramePool, SlotReader
+from serve_app.shared_memory import FOLDER, sweep
 from serve_app.types import SlotRef
 
 OWNER = """
@@ -121,7 +122,7 @@ def test_a_pool_that_is_not_here_is_elsewhere(tmp_path: Path, name: str) -> None
 
 
 def test_too_little_shared_memory_is_one_sentence_and_leaves_nothing() -> None:
-    before = set(SHARED_MEMORY.iterdir())
+    before = set(FOLDER.iterdir())
     with pytest.raises(SharedMemoryError, match="--shm-size"):
         FramePool(10_000_000, 640)
-    assert set(SHARED_MEMORY.iterdir()) == before
+    assert set(FOLDER.iterdir()) == before

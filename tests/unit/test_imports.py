@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "serve_app"
 ORDER = [
-    "errors", "types", "config", "letterbox", "decode", "drawing", "frames", "postprocess",
+    "errors", "types", "config", "letterbox", "decode", "drawing", "shared_memory", "frames", "local_calls", "postprocess",
     "engines", "engines.ultralytics", "engines.openvino", "engines.torch", "engines.simulated", "models",
     "fair_queue", "batcher", "telemetry",
     "schemas", "api.pipeline", "api.errors", "api.bodies", "api.detect", "api.health", "api", "serving",

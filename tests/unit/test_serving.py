@@ -13,7 +13,7 @@ import pytest
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 
-from serve_app import deployments
+from serve_app import deployments, serving
 from serve_app.config import parse_args
 from serve_app.deployments import Preprocessor
 from serve_app.errors import ModelChanged, Overloaded, ServeAppError, SlotElsewhere, Unavailable
@@ -40,8 +40,21 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No replica is on this node, so that the handle is asked, and nobody looks for one."""
+
+    async def listen(methods: dict[str, Any], *, max_calls: int) -> None:
+        pass
+
+    monkeypatch.setattr(serving, "service_name", lambda *_: "none")
+    monkeypatch.setattr(deployments, "listen", listen)
+
+
 class FakeHandle:
     """A Detector's handle: ``answer`` says what each request gets, an error raised or returned."""
+
+    app_name, deployment_name = "sightline", "Detector"
 
     def __init__(self, answer: Callable[[DetectRequest], Any] = lambda request: REPLY) -> None:
         self.answer = answer
@@ -119,7 +132,11 @@ async def test_after_a_change_the_new_model_is_asked_for_and_the_slots_fit_it() 
 
 
 async def preprocessor(handle: FakeHandle) -> Preprocessor:
-    made = Preprocessor.__new__(Preprocessor)
+    class NeverStopped(Preprocessor):
+        def __del__(self) -> None:  # Serve awaits the real one, the garbage collector does not
+            pass
+
+    made = NeverStopped.__new__(NeverStopped)
     await made.__init__(handle, parse_args({"preprocessor": {"slots": 2, "decode_threads": 1}}))
     return made
 

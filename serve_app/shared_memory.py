@@ -1,0 +1,68 @@
+"""What lies in /dev/shm for the processes of one node, and the sweep of what dead ones left there."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+
+FOLDER = Path("/dev/shm")
+PREFIX = "sightline-"
+_SOCKET_SUFFIX = ".sock"
+_NEW_S = 1.0  # a socket that is younger may not be listened on yet
+
+
+def pool_path(folder: Path) -> Path:
+    """A path for a frame pool that was never used before. Its owner holds an ``flock`` on the file."""
+    return folder / f"{PREFIX}{secrets.token_hex(8)}"
+
+
+def socket_path(folder: Path, service: str) -> Path:
+    """A path for a socket of a service that was never used before. Its owner listens on it."""
+    return folder / f"{PREFIX}{service}-{secrets.token_hex(4)}{_SOCKET_SUFFIX}"
+
+
+def sockets(folder: Path, service: str) -> list[Path]:
+    """The paths of a service's sockets."""
+    return list(folder.glob(f"{PREFIX}{service}-*{_SOCKET_SUFFIX}"))
+
+
+def sweep(folder: Path = FOLDER) -> int:
+    """Remove what dead owners left; returns how many files."""
+    paths = list(folder.glob(f"{PREFIX}*"))
+    return sum(_sweep_socket(path) if path.suffix == _SOCKET_SUFFIX else _sweep_pool(path) for path in paths)
+
+
+def _sweep_pool(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False  # gone already, or another user's
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)  # under the lock: its owner-to-be may not have it yet
+        return True
+    except BlockingIOError:
+        return False  # its owner lives
+    finally:
+        os.close(fd)
+
+
+def _sweep_socket(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        is_dead = probe.connect_ex(str(path)) == errno.ECONNREFUSED
+    try:
+        if is_dead and time.time() - path.stat().st_mtime > _NEW_S:
+            path.unlink()
+            return True
+    except FileNotFoundError:
+        pass  # another sweep was faster
+    return False
+
+
+if __name__ == "__main__":  # after a cluster was stopped: what killed processes left behind
+    sweep()

@@ -1,0 +1,225 @@
+"""Calls over a real Unix socket, within one process and between two."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app import shared_memory
+from serve_app.errors import Overloaded, ReplicaGone
+from serve_app.local_calls import CallServer, LocalReplicas
+
+pytestmark = pytest.mark.anyio
+
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from serve_app.local_calls import CallServer
+
+async def serve():
+    async def never():
+        print("called", flush=True)
+        await asyncio.Event().wait()
+    await CallServer({"never": never}, max_calls=9).start("s", Path(sys.argv[1]))
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(serve())
+"""
+STRANGER = """
+import os, socket, sys
+os.setgid(65534)
+os.setuid(65534)
+with socket.socket(socket.AF_UNIX) as caller:
+    caller.connect(sys.argv[1])
+    caller.sendall(sys.stdin.buffer.read())
+    print(caller.recv(1000))
+"""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@asynccontextmanager
+async def serving(folder: Path, max_calls: int = 100, **methods: Any) -> AsyncIterator[CallServer]:
+    server = CallServer(methods, max_calls=max_calls)
+    await server.start("s", folder)
+    yield server
+    await server.close()
+
+
+@asynccontextmanager
+async def calling(folder: Path) -> AsyncIterator[LocalReplicas]:
+    replicas = LocalReplicas("s", folder)
+    yield replicas
+    replicas.close()
+
+
+async def echo(value: Any) -> Any:
+    return value
+
+
+async def fail() -> None:
+    raise ZeroDivisionError
+
+
+class Gate:
+    """A method that answers when it is opened, and tells what became of its calls."""
+
+    def __init__(self) -> None:
+        self.begun = self.cancelled = 0
+        self.opened = asyncio.Event()
+
+    async def __call__(self) -> str:
+        self.begun += 1
+        try:
+            await self.opened.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return "done"
+
+    async def until(self, *, begun: int = 0, cancelled: int = 0) -> None:
+        async with asyncio.timeout(30):
+            while self.begun < begun or self.cancelled < cancelled:
+                await asyncio.sleep(0.001)
+
+
+async def test_every_call_gets_its_own_answer(tmp_path: Path) -> None:
+    values = [os.urandom(size) for size in (0, 1, 200_000, 3_000_000)] * 8
+    async with serving(tmp_path, echo=echo), calling(tmp_path) as replicas:
+        assert await asyncio.gather(*(replicas.call("echo", value) for value in values)) == values
+
+
+async def test_a_method_that_fails_hurts_its_own_call_only(tmp_path: Path) -> None:
+    async with serving(tmp_path, echo=echo, fail=fail), calling(tmp_path) as replicas:
+        failed, answered = await asyncio.gather(
+            replicas.call("fail"), replicas.call("echo", 1), return_exceptions=True
+        )
+    assert (str(failed), answered) == ("fail failed: ZeroDivisionError", 1)
+
+
+async def test_a_caller_that_no_longer_waits_frees_what_its_call_holds(tmp_path: Path) -> None:
+    gate = Gate()
+    async with serving(tmp_path, max_calls=1, gate=gate, echo=echo), calling(tmp_path) as replicas:
+        call = asyncio.create_task(replicas.call("gate"))
+        await gate.until(begun=1)
+        call.cancel()
+        await gate.until(cancelled=1)
+        assert await replicas.call("echo", 1) == 1
+
+
+async def test_a_full_server_refuses(tmp_path: Path) -> None:
+    gate = Gate()
+    async with serving(tmp_path, max_calls=2, gate=gate), calling(tmp_path) as replicas:
+        calls = [asyncio.create_task(replicas.call("gate")) for _ in range(2)]
+        await gate.until(begun=2)
+        assert isinstance(await replicas.call("gate"), Overloaded)
+        gate.opened.set()
+        assert await asyncio.gather(*calls) == ["done"] * 2
+
+
+async def test_calls_go_to_the_server_with_the_fewest_and_a_full_one_is_passed_over(tmp_path: Path) -> None:
+    small, large = Gate(), Gate()
+    async with (
+        serving(tmp_path, max_calls=1, gate=small),
+        serving(tmp_path, max_calls=9, gate=large),
+        calling(tmp_path) as replicas,
+    ):
+        calls = [asyncio.create_task(replicas.call("gate")) for _ in range(2)]
+        await asyncio.gather(small.until(begun=1), large.until(begun=1))
+        calls += [asyncio.create_task(replicas.call("gate")) for _ in range(2)]
+        await large.until(begun=3)
+        assert small.begun == 1
+        small.opened.set()
+        large.opened.set()
+        assert await asyncio.gather(*calls) == ["done"] * 4
+
+
+async def test_a_closing_server_answers_what_it_took_and_takes_nothing_new(tmp_path: Path) -> None:
+    gate = Gate()
+    async with calling(tmp_path) as replicas:
+        async with serving(tmp_path, gate=gate) as server:
+            call = asyncio.create_task(replicas.call("gate"))
+            await gate.until(begun=1)
+            closing = asyncio.create_task(server.close())
+            await asyncio.wait([closing], timeout=0.1)
+            with pytest.raises(ReplicaGone):
+                await replicas.call("gate")
+            gate.opened.set()
+            assert await call == "done"
+            await closing
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_call_to_a_killed_server_is_told_and_its_socket_swept(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SERVER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout.readline() == "ready\n"
+        assert shared_memory.sweep(tmp_path) == 0
+        async with calling(tmp_path) as replicas:
+            call = asyncio.create_task(replicas.call("never"))
+            assert await asyncio.to_thread(server.stdout.readline) == "called\n"
+            server.kill()
+            with pytest.raises(ReplicaGone):
+                await call
+            with pytest.raises(ReplicaGone):
+                await replicas.call("never")
+    (left,) = tmp_path.iterdir()
+    os.utime(left, (0, 0))  # as if it had lain there for long
+    assert shared_memory.sweep(tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_new_server_is_found_by_who_called_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.local_calls._SCAN_PERIOD_S", 0.0)
+    async with calling(tmp_path) as replicas:
+        with pytest.raises(ReplicaGone):
+            await replicas.call("echo", 1)
+        async with serving(tmp_path, echo=echo):
+            assert await replicas.call("echo", 1) == 1
+
+
+async def test_another_service_is_not_found(tmp_path: Path) -> None:
+    async with serving(tmp_path, echo=echo):
+        replicas = LocalReplicas("t", tmp_path)
+        with pytest.raises(ReplicaGone):
+            await replicas.call("echo", 1)
+
+
+class Trap:
+    """Unpickled, it leaves a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self._trace),)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+async def test_what_another_user_sends_is_not_unpickled(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents):
+        folder.chmod(0o777)
+    trace = tmp_path / "trace"
+    message = pickle.dumps(Trap(trace))
+    async with serving(tmp_path, echo=echo):
+        (path,) = shared_memory.sockets(tmp_path, "s")
+        path.chmod(0o777)
+        stranger = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", STRANGER, str(path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        said, _ = await stranger.communicate((1).to_bytes(8, "little") + len(message).to_bytes(4, "little") + message)
+        assert said in (b"b''\n", b"")
+    assert not trace.exists()
