@@ -71,6 +71,10 @@ class Batcher(Generic[Item, Result]):
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
         self.drops: dict[Traffic, Counter[str]] = {traffic: Counter() for traffic in weights}
+        self._item_s = 0.0  # of the engine's time, in the last batch
+        self._demand_since_s = clock_s()  # since then:
+        self._busy_s = 0.0  # of the engine's time
+        self._dropped = 0
 
     @property
     def queue_sizes(self) -> dict[Traffic, int]:
@@ -81,6 +85,16 @@ class Batcher(Generic[Item, Result]):
     def load(self) -> int:
         """Items that wait, and batches that are being run."""
         return len(self._queue) + len(self._running)
+
+    def take_demand(self) -> float:
+        """Seconds of the engine that were asked for a second since the last call, dropped items included.
+
+        Over 1 the engine cannot keep up.
+        """
+        now_s = self._clock_s()
+        demand = (self._busy_s + self._dropped * self._item_s) / max(now_s - self._demand_since_s, 1e-3)
+        self._demand_since_s, self._busy_s, self._dropped = now_s, 0.0, 0
+        return demand
 
     async def submit(
         self, item: Item, *, time_left_s: float, traffic: Traffic = "interactive", tenant: str = ""
@@ -100,6 +114,7 @@ class Batcher(Generic[Item, Result]):
             displaced = self._queue.put(waiting, traffic, tenant)
         except Overloaded:
             self.drops[traffic]["overloaded"] += 1
+            self._dropped += 1
             raise
         if displaced is not None:
             self._drop(displaced, "overloaded", Overloaded("the detector's queue is full of this tenant's pictures"))
@@ -146,6 +161,7 @@ class Batcher(Generic[Item, Result]):
 
     def _drop(self, waiting: _Waiting[Item, Result], reason: str, error: ServeAppError) -> None:
         self.drops[waiting.traffic][reason] += 1
+        self._dropped += 1
         _fail(waiting, error)
 
     async def _infer(self, batch: list[_Waiting[Item, Result]]) -> None:
@@ -162,7 +178,10 @@ class Batcher(Generic[Item, Result]):
             for waiting in batch:
                 _fail(waiting, exc)
             return
-        self._batch_size.observe(len(batch), self._clock_s() - started_at_s)
+        took_s = self._clock_s() - started_at_s
+        self._item_s = took_s / len(batch) / self._concurrency
+        self._busy_s += took_s / self._concurrency
+        self._batch_size.observe(len(batch), took_s)
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(Batched(result, started_at_s - waiting.queued_at_s, len(batch)))

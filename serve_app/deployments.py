@@ -27,6 +27,7 @@ from serve_app.errors import ModelChanged, Overloaded, ServeAppError, Unavailabl
 from serve_app.frames import SlotReader
 from serve_app.letterbox import letterbox
 from serve_app.postprocess import to_detections
+from serve_app.scaling import DEMAND
 from serve_app.schemas import DetectQuery
 from serve_app.serving import DetectorClient, RayInstrument, Replicas, listen, refusals_as_values
 from serve_app.telemetry import DROPS, QUEUE_SIZE, REFUSALS, STAGE_MS, Telemetry
@@ -72,6 +73,10 @@ class Detector:
     async def model(self) -> ModelInfo:
         """The model, loaded and warm."""
         return self._model
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's autoscaler hears of this replica, and ``scaling`` decides upon."""
+        return {DEMAND: self._batcher.take_demand()}
 
     @refusals_as_values
     async def detect(self, request: DetectRequest) -> DetectReply:

@@ -166,4 +166,3 @@ def _slot_bytes(size_px: int) -> int:
 
 def _frame(memory: np.ndarray, offset: int, size_px: int) -> Pixels:
     return memory[offset : offset + size_px * size_px * 3].reshape(size_px, size_px, 3)
-

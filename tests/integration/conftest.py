@@ -15,8 +15,8 @@ import ray
 from ray import serve
 
 from scripts.server import free_port, is_ready
-from serve_app.app import build_app
 from serve_app import shared_memory
+from serve_app.app import build_app
 from serve_app.streams import worker
 
 T = TypeVar("T")

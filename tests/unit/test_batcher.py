@@ -282,6 +282,18 @@ async def test_batches_stop_growing_where_the_gain_ends() -> None:
     assert set((await sizes(lambda size: 0.1 * max(1, size / 4)))[7:-1]) == {4}
 
 
+async def test_demand_counts_the_engines_time_and_what_was_dropped() -> None:
+    """Two seconds of work and two pictures more than fit, in ten seconds."""
+    clock = Clock()
+    engine = TimedEngine(clock, lambda size: 0.5 * size)
+    async with batching(engine, max_batch_size=1, max_queue_size=4, clock=clock) as batcher:
+        await asyncio.gather(*submit(batcher, *range(6), time_left_s=1e6), return_exceptions=True)
+        clock.now_s = 10
+        assert batcher.take_demand() == pytest.approx(0.3)
+        clock.now_s = 20
+        assert batcher.take_demand() == 0
+
+
 async def test_a_larger_batch_is_tried_again_after_a_while() -> None:
     """The engine gains nothing from batches at first, much later on."""
     clock = Clock()

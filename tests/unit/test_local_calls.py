@@ -104,9 +104,7 @@ async def test_every_call_gets_its_own_answer(tmp_path: Path) -> None:
 
 async def test_a_method_that_fails_hurts_its_own_call_only(tmp_path: Path) -> None:
     async with serving(tmp_path, echo=echo, fail=fail), calling(tmp_path) as replicas:
-        failed, answered = await asyncio.gather(
-            replicas.call("fail"), replicas.call("echo", 1), return_exceptions=True
-        )
+        failed, answered = await asyncio.gather(replicas.call("fail"), replicas.call("echo", 1), return_exceptions=True)
     assert (str(failed), answered) == ("fail failed: ZeroDivisionError", 1)
 
 
@@ -149,17 +147,16 @@ async def test_calls_go_to_the_server_with_the_fewest_and_a_full_one_is_passed_o
 
 async def test_a_closing_server_answers_what_it_took_and_takes_nothing_new(tmp_path: Path) -> None:
     gate = Gate()
-    async with calling(tmp_path) as replicas:
-        async with serving(tmp_path, gate=gate) as server:
-            call = asyncio.create_task(replicas.call("gate"))
-            await gate.until(begun=1)
-            closing = asyncio.create_task(server.close())
-            await asyncio.wait([closing], timeout=0.1)
-            with pytest.raises(ReplicaGone):
-                await replicas.call("gate")
-            gate.opened.set()
-            assert await call == "done"
-            await closing
+    async with calling(tmp_path) as replicas, serving(tmp_path, gate=gate) as server:
+        call = asyncio.create_task(replicas.call("gate"))
+        await gate.until(begun=1)
+        closing = asyncio.create_task(server.close())
+        await asyncio.wait([closing], timeout=0.1)
+        with pytest.raises(ReplicaGone):
+            await replicas.call("gate")
+        gate.opened.set()
+        assert await call == "done"
+        await closing
     assert list(tmp_path.iterdir()) == []
 
 
