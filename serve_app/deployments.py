@@ -88,8 +88,9 @@ class Detector:
             batched = await self._batcher.submit(
                 item, time_left_s=request.time_left_s, traffic=request.traffic, tenant=request.tenant
             )
-        finally:
+        except ServeAppError:
             self._report_queue()
+            raise
         self._telemetry.record(STAGE_MS, batched.queue_s * 1e3, stage="queue")
         return replace(batched.result, queue_s=batched.queue_s, batch_size=batched.batch_size)
 
@@ -111,6 +112,7 @@ class Detector:
         alone = self._batcher.load == 1
         replies = await self._in_thread(lambda: self._run_engine(items, alone=alone))
         self._telemetry.inferred(replies)
+        self._report_queue()
         return replies
 
     def _run_engine(self, items: list[_Item], *, alone: bool) -> list[DetectReply]:

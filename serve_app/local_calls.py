@@ -53,7 +53,7 @@ class _Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def send(self, number: int, message: bytes) -> None:
-        self._transport.write(_HEADER.pack(number, len(message)) + message)
+        self._transport.writelines((_HEADER.pack(number, len(message)), message))  # not joined: it may be large
 
     def close(self) -> None:
         self._transport.close()
@@ -204,7 +204,7 @@ class _Link:
     async def to(cls, path: Path) -> _Link:
         """Connected. Raises OSError."""
         link = cls()
-        await asyncio.get_running_loop().create_unix_connection(lambda: link._connection, path)
+        await asyncio.get_running_loop().create_unix_connection(lambda: link._connection, str(path))
         return link
 
     @property
