@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.benchmark import report  # the script is run from any folder
 from scripts.benchmark.contenders import peers, sightline
-from scripts.benchmark.pictures import photographs
+from scripts.benchmark.pictures import save_photographs
 from scripts.benchmark.rounds import measure
 from scripts.benchmark.weights import openvino_folder
 
@@ -36,24 +36,15 @@ def main() -> None:
     parser.add_argument("--measurement-interval", type=float, default=10_000, metavar="MS", help="of each measurement")
     parser.add_argument("--rounds", type=int, default=2, help="every contender is started and measured in each")
     parser.add_argument("--input-data", type=Path, metavar="FOLDER", help="of JPEGs; default: photographs of packages")
-    parser.add_argument("--detectors", type=int, nargs="+", default=[1], help="Detector replicas of ours")
+    parser.add_argument("--detectors", type=int, nargs="+", default=[1], help="Detectors of ours, with so many clients each")
     parser.add_argument("--no-peers", action="store_true", help="only ours")
     parser.add_argument("--profile-export-file", type=Path, default=FOLDER / "bench.json")
     options = parser.parse_args()
 
-    pictures = FOLDER / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    for old in pictures.iterdir():
-        old.unlink()
-    for number, data in enumerate(photographs(options.input_data)):
-        (pictures / f"{number:04}.jpg").write_bytes(data)
-
+    pictures = save_photographs(options.input_data, FOLDER / "pictures")
     weights = openvino_folder(options.model, FOLDER)
     model = {"weights": str(weights), "engine": options.engine}
-    contenders = [
-        sightline(model, FOLDER, detectors=count, name="Sightline" if count == 1 else f"Sightline, {count} Detectors")
-        for count in options.detectors
-    ]
+    contenders = [sightline(model, FOLDER, detectors=count) for count in options.detectors]
     if not options.no_peers:
         contenders += peers(weights, options.engine, FOLDER)
     result = measure(

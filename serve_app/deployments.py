@@ -171,12 +171,15 @@ class Preprocessor:
     @refusals_as_values
     async def detect(self, data: bytes, query: DetectQuery, annotate: bool, time_left_s: float) -> Answer:
         """One encoded picture's answer, in its own pixels."""
-        expires_at_s = time.monotonic() + time_left_s
+        came_at_s = time.monotonic()
+        expires_at_s = came_at_s + time_left_s
         async with self._turns:
+            waited_s = time.monotonic() - came_at_s
             try:
                 answer = await self._detect(data, query, annotate, expires_at_s)
             except ModelChanged:  # a roll-out, under the picture: once more, for the model that serves now
                 answer = await self._detect(data, query, annotate, expires_at_s)
+        answer.timing_s["queue"] += waited_s
         self._telemetry.answered(answer, "http")
         return answer
 

@@ -34,10 +34,12 @@ class Contender:
 
     name: str
     run: Callable[[], Any]  # a context manager of Running
+    detectors: int = 1  # engines that it runs; it gets as many times the clients
 
 
-def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1, name: str = "Sightline") -> Contender:
+def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1) -> Contender:
     """Ours, by configs/local.yaml and scripts/serve. ``model``: the config's section."""
+    name = "Sightline" if detectors == 1 else f"Sightline, {detectors} Detectors"
 
     @contextmanager
     def run() -> Iterator[Running]:
@@ -56,7 +58,7 @@ def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1, name: 
         finally:
             server.stop()
 
-    return Contender(name, run)
+    return Contender(name, run, detectors)
 
 
 def peers(weights: Path, engine: str, folder: Path) -> list[Contender]:

@@ -45,7 +45,7 @@ class Load:
     stages_ms: dict[str, float] = field(default_factory=dict)  # mean, where the answers tell
 
 
-def run(plan: Plan, at_edge: Callable[[], None]) -> Load:
+def run(plan: Plan, at_edge: Callable[[], None] = lambda: None) -> Load:
     """Sends it all. ``at_edge`` is called when the warm-up is over and when the time is."""
     command = [sys.executable, "-m", __name__]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -11,6 +11,16 @@ from scripts.codes.surfaces import HELD_OUT, TRAINING, package_files, read_photo
 _QUALITY = 90  # of those that packages ship as PNG
 
 
+def save_photographs(source: Path | None, folder: Path) -> Path:
+    """The photographs as files of a folder, which is emptied before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    for number, data in enumerate(photographs(source)):
+        (folder / f"{number:04}.jpg").write_bytes(data)
+    return folder
+
+
 def photographs(folder: Path | None) -> list[bytes]:
     """Every JPEG of the folder; without one, the photographs that installed packages ship. Raises FileNotFoundError."""
     if folder is None:

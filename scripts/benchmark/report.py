@@ -32,7 +32,7 @@ def show(result: Result) -> None:
     for name, concurrency in cases(result):
         row = summary(result, name, concurrency)
         table.add_row(
-            name, str(concurrency), f"{row['images_per_s']:.1f}", f"{row['images_per_s'] / images_per_s:.2f}",
+            name, str(concurrency), f"{row['images_per_s']:.1f}", f"{row['images_per_s'] / images_per_s / row['detectors']:.2f}",
             *(f"{row[key]:.0f}" for key in ("p50_ms", "p95_ms", "p99_ms")),
             f"{row['cpu_ms_per_image'] - engine_ms:.1f}",
             f"{row['mean_batch_size']:.1f}" if row["mean_batch_size"] else "",
@@ -64,6 +64,7 @@ def summary(result: Result, name: str, concurrency: int) -> dict[str, Any]:
     p50, p95, p99 = np.percentile(latencies, [50, 95, 99]) if len(latencies) else [np.nan] * 3
     batches = [one["mean_batch_size"] for one in seen if one["mean_batch_size"]]
     return {
+        "detectors": seen[0]["detectors"],
         "images_per_s": np.mean([one["images_per_s"] for one in seen]),
         "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,
         "cpu_ms_per_image": np.mean([one["cpu_ms_per_image"] for one in seen]),
@@ -82,9 +83,14 @@ def _names(result: Result) -> list[str]:
     return list(dict.fromkeys(name for name, _ in cases(result)))
 
 
+def _hardest(result: Result) -> list[tuple[str, int]]:
+    """Every contender with its highest concurrency."""
+    return list(dict(sorted(cases(result), key=lambda case: case[1])).items())
+
+
 def save_plots(result: Result, folder: Path) -> list[Path]:
-    """Throughput against concurrency, latencies at the highest, and where the CPU goes."""
-    return [_throughput(result, folder), _latencies(result, folder), _cpu(result, folder)]
+    """Throughput against concurrency, latencies at the highest, where the CPU goes, and where the time."""
+    return [_throughput(result, folder), _latencies(result, folder), _cpu(result, folder), _stages(result, folder)]
 
 
 def _throughput(result: Result, folder: Path) -> Path:
@@ -100,11 +106,10 @@ def _throughput(result: Result, folder: Path) -> Path:
 
 def _latencies(result: Result, folder: Path) -> Path:
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    most = max(concurrency for _, concurrency in cases(result))
-    for name in _names(result):
+    for name, most in _hardest(result):
         latencies = np.sort(np.concatenate([one["latencies_ms"] for one in _of(result, name, most)]))
-        axes.plot(latencies, np.linspace(0, 100, len(latencies)), label=name)
-    axes.set(xlabel=f"latency at {most} clients, ms", ylabel="% of the answers", xlim=(0, None), ylim=(0, 100))
+        axes.plot(latencies, np.linspace(0, 100, len(latencies)), label=f"{name}, {most} clients")
+    axes.set(xlabel="latency, ms", ylabel="% of the answers", xlim=(0, None), ylim=(0, 100))
     axes.legend()
     return _save(figure, folder / "latency.png")
 
@@ -112,11 +117,10 @@ def _latencies(result: Result, folder: Path) -> Path:
 def _cpu(result: Result, folder: Path) -> Path:
     """CPU by process of every contender at the highest concurrency, Ray's idling included."""
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
-    most = max(concurrency for _, concurrency in cases(result))
-    names = _names(result)
+    hardest = _hardest(result)
     axes.axhline(ceiling(result)[1], color="black", linestyle="--", label="the bare engine")
     colours: dict[str, tuple[float, ...]] = {}
-    for place, name in enumerate(names):
+    for place, (name, most) in enumerate(hardest):
         seen = [one["cpu_ms_by_process"] for one in _of(result, name, most)]
         below = 0.0
         for process in dict.fromkeys(process for one in seen for process in one):
@@ -128,10 +132,35 @@ def _cpu(result: Result, folder: Path) -> Path:
                 colours[process] = colour
             axes.bar(place, used_ms, bottom=below, label=label, color=colour)
             below += used_ms
-    axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel=f"CPU ms an image at {most} clients")
+    axes.set_xticks(range(len(hardest)), [f"{name}\n{most} clients" for name, most in hardest])
+    axes.set(ylabel="CPU ms an image")
     figure.legend(loc="outside right", fontsize="small")
     return _save(figure, folder / "cpu.png")
+
+
+def _stages(result: Result, folder: Path) -> Path:
+    """Mean milliseconds of an answer of ours, by stage."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    ours = [(name, count) for name, count in cases(result) if _of(result, name, count)[0]["stages_ms"]]
+    below = np.zeros(len(ours))
+    stages = [_stages_ms(_of(result, *case)) for case in ours]
+    for stage in stages[0]:
+        heights = np.array([case[stage] for case in stages])
+        axes.bar(range(len(ours)), heights, bottom=below, label=stage)
+        below += heights
+    axes.set_xticks(range(len(ours)), [f"{name.removeprefix('Sightline, ')}\n{count} clients" for name, count in ours])
+    axes.set(ylabel="ms")
+    figure.legend(loc="outside right", fontsize="small", reverse=True)
+    return _save(figure, folder / "stages.png")
+
+
+def _stages_ms(seen: list[dict[str, Any]]) -> dict[str, float]:
+    """In the order in which a request passes them, but for what lies between them."""
+    ms = {stage: float(np.mean([one["stages_ms"][stage] for one in seen])) for stage in seen[0]["stages_ms"]}
+    total, stages = ms.pop("total"), dict(ms)
+    stages["between them"] = total - sum(ms.values())
+    stages["HTTP and the client"] = float(np.mean([np.mean(one["latencies_ms"]) for one in seen])) - total
+    return stages
 
 
 def _save(figure: Any, path: Path) -> Path:

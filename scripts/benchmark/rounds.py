@@ -52,11 +52,13 @@ def measure(
                     for concurrency in concurrencies:
                         title = f"round {number + 1}: {contender.name}, {concurrency} clients"
                         progress.update(task, description=title)
+                        clients = concurrency * contender.detectors
                         plan = load.Plan(
-                            running.url, str(pictures), concurrency, duration_s, _WARM_UP_S, running.multipart, number
+                            running.url, str(pictures), clients, duration_s, _WARM_UP_S, running.multipart, number
                         )
                         seen = _measure(running, plan, idle_cpu_per_s)
-                        result["measurements"].append({"contender": contender.name, "round": number, **seen})
+                        case = {"contender": contender.name, "detectors": contender.detectors, "round": number}
+                        result["measurements"].append(case | seen)
                         progress.advance(task)
     return result
 

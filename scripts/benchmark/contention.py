@@ -1,0 +1,90 @@
+"""Clients beside streams and jobs that want all of the engine, and tenants beside a greedy one: what each of them gets.
+
+    python -m scripts.benchmark.contention -m MODEL --engine sleep      plots build/bench/contention.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from scripts.benchmark import load
+from scripts.benchmark.contenders import sightline
+from scripts.benchmark.crowd import crowd
+from scripts.benchmark.pictures import save_photographs
+from scripts.benchmark.simulation import Crowd
+from scripts.benchmark.weights import openvino_folder
+from scripts.server import ROOT, ray_address
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # after the backend is chosen
+
+FOLDER = ROOT / "build/bench"
+_CLIENTS = (1, 4)
+_WARM_UP_S = 3.0
+OVERLOAD = [*(Crowd("stream", f"stream {number}", senders=1) for number in range(16)), Crowd("job", "job", senders=32)]
+GREEDY = [
+    *(Crowd("job", f"modest {number}", senders=8) for number in range(3)), Crowd("job", "greedy", senders=96),
+]  # fmt: skip
+
+
+def main() -> None:
+    """Measure, show, plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", default="codes", help="weights, as model.weights (default: %(default)s)")
+    parser.add_argument("--engine", default="auto", help="as model.engine (default: %(default)s)")
+    parser.add_argument("--measurement-interval", type=float, default=20_000, metavar="MS", help="of each measurement")
+    parser.add_argument("--input-data", type=Path, metavar="FOLDER", help="of JPEGs; default: photographs of packages")
+    options = parser.parse_args()
+    duration_s = options.measurement_interval / 1e3
+
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    pictures = save_photographs(options.input_data, FOLDER / "pictures")
+    model = {"weights": str(openvino_folder(options.model, FOLDER)), "engine": options.engine}
+    with sightline(model, FOLDER).run() as running:
+        plans = [
+            load.Plan(running.url, str(pictures), clients, duration_s, _WARM_UP_S, running.multipart)
+            for clients in _CLIENTS
+        ]
+        address = ray_address(running.pid)
+        alone = [load.run(plan) for plan in plans]
+        with crowd(address, OVERLOAD, len(plans) * (duration_s + _WARM_UP_S + 1)) as shares:
+            beside = [load.run(plan) for plan in plans]
+        with crowd(address, GREEDY, duration_s) as greedy:
+            pass
+
+    table = Table("", "images/s", "p50 ms", "p95", "p99", box=SIMPLE)
+    cases = [
+        (f"clients: {clients}, {where}", loads[number])
+        for number, clients in enumerate(_CLIENTS)
+        for where, loads in (("alone", alone), ("beside streams and a job", beside))
+    ]
+    for name, seen in cases:
+        percentiles = (f"{value:.0f}" for value in np.percentile(seen.latencies_s, [50, 95, 99]) * 1e3)
+        table.add_row(name, f"{len(seen.latencies_s) / duration_s:.1f}", *percentiles)
+    streams = [rate for tenant, rate in shares.items() if tenant.startswith("stream")]
+    table.add_row(f"{len(streams)} streams, together", f"{sum(streams):.1f}")
+    table.add_row("of them, least and most", f"{min(streams):.2f}, {max(streams):.2f}")
+    table.add_row(f"a job of {OVERLOAD[-1].senders} at once", f"{shares['job']:.1f}")
+    for one in GREEDY:
+        table.add_row(f"tenant {one.tenant}, {one.senders} at once", f"{greedy[one.tenant]:.1f}")
+    Console(width=100).print(table)
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, seen in cases:
+        latencies_ms = np.sort(seen.latencies_s) * 1e3
+        axes.plot(latencies_ms, np.linspace(0, 100, len(latencies_ms)), label=name)
+    axes.set(xlabel="latency, ms", ylabel="% of the answers", xlim=(0, None), ylim=(0, 100))
+    axes.legend()
+    figure.savefig(FOLDER / "contention.png", dpi=120)
+    print(f"look at {FOLDER / 'contention.png'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Streams and jobs, as many processes of a cluster would make them: frames straight to the Detector, in one process.
+
+Reads the cluster's address, ``Crowd``s and a time in seconds as JSON; prints a line when everybody has had an answer,
+and in the end images a second by tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from scripts.benchmark.simulation import Crowd
+
+APPLICATION = "sightline"
+
+
+@contextmanager
+def crowd(address: str, crowds: list[Crowd], duration_s: float) -> Iterator[dict[str, float]]:
+    """They are there for the length of a ``with`` block, which must not be longer; images a second come at its end."""
+    seen: dict[str, float] = {}
+    command = [sys.executable, "-m", __name__]
+    env = os.environ | {"RAY_AUTH_MODE": "token"}  # as ``serve run`` starts its cluster
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps([address, [dataclasses.asdict(one) for one in crowds], duration_s]))
+        process.stdin.close()
+        if not process.stdout.readline():
+            raise RuntimeError("the crowd did not get in")
+        yield seen
+        seen.update(json.loads(process.stdout.readline()))
+
+
+async def _ask(crowds: list[Crowd], duration_s: float) -> dict[str, float]:
+    from ray.serve.handle import DeploymentHandle
+
+    from serve_app.errors import ServeAppError
+    from serve_app.letterbox import fit
+    from serve_app.serving import DetectorClient
+
+    answered: Counter[str] = Counter()
+    everybody = asyncio.Event()
+
+    async def sender(client: DetectorClient, tenant: str, ends_s: float) -> None:
+        model = await client.model()
+        box = fit(model.size_px, model.size_px, model.size_px)
+        with client.pool.lease() as slot:
+            while time.monotonic() < ends_s:
+                try:
+                    await client.detect(slot, box, model, model.defaults, time_left_s=60)
+                except ServeAppError:
+                    await asyncio.sleep(0.1)  # refused: as a polite sender does
+                    continue
+                answered[tenant] += 1
+                if len(answered) == len(crowds):
+                    everybody.set()
+
+    clients = [
+        DetectorClient(
+            DeploymentHandle("Detector", APPLICATION),  # get_deployment_handle would hand out the same one
+            slots=one.senders,
+            traffic=one.traffic,
+            tenant=one.tenant,
+            _run_router_in_separate_loop=True,
+        )
+        for one in crowds
+    ]
+    for client in clients:
+        await client.connect()
+    ends_s = time.monotonic() + 60 + duration_s
+    senders = [
+        asyncio.create_task(sender(client, one.tenant, ends_s))
+        for client, one in zip(clients, crowds, strict=True)
+        for _ in range(one.senders)
+    ]
+    await everybody.wait()
+    print(flush=True)
+    before, begun_s = Counter(answered), time.monotonic()
+    await asyncio.sleep(duration_s)
+    rates = {one.tenant: (answered[one.tenant] - before[one.tenant]) / (time.monotonic() - begun_s) for one in crowds}
+    for task in senders:
+        task.cancel()
+    await asyncio.gather(*senders, return_exceptions=True)
+    for client in clients:
+        client.close()
+    return rates
+
+
+if __name__ == "__main__":
+    import ray
+
+    address, crowds, duration_s = json.load(sys.stdin)
+    ray.init(address=address, log_to_driver=False)
+    rates = asyncio.run(_ask([Crowd(**one) for one in crowds], duration_s))
+    print(json.dumps(rates), flush=True)
+    ray.shutdown()
