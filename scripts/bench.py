@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("--measurement-interval", type=float, default=10_000, metavar="MS", help="of each measurement")
     parser.add_argument("--rounds", type=int, default=2, help="every contender is started and measured in each")
     parser.add_argument("--input-data", type=Path, metavar="FOLDER", help="of JPEGs; default: photographs of packages")
-    parser.add_argument("--detectors", type=int, nargs="+", default=[1], help="Detectors of ours, with so many clients each")
+    parser.add_argument(
+        "--detectors", type=int, nargs="+", default=[1], help="Detectors of ours, with so many clients each"
+    )
     parser.add_argument("--no-peers", action="store_true", help="only ours")
     parser.add_argument("--profile-export-file", type=Path, default=FOLDER / "bench.json")
     options = parser.parse_args()

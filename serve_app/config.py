@@ -96,7 +96,8 @@ class PreprocessorArgs(_Args):
     """One Preprocessor replica."""
 
     slots: int = _setting("SLOTS", 64, ge=1, le=1024)  # requests in flight, one shared-memory slot each
-    decode_threads: int = _setting("DECODE_THREADS", 2, ge=1, le=64)  # pictures decoded at once
+    # Pictures decoded at once; 0: one for four cores. More than are needed take turns with the engine's on its cores.
+    decode_threads: int = _setting("DECODE_THREADS", 0, ge=0, le=64)
 
     @property
     def max_calls(self) -> int:
@@ -125,6 +126,11 @@ class AppArgs(_Args):
     batcher: BatcherArgs = _section()
     limits: LimitArgs = _section()
     preprocessor: PreprocessorArgs = _section()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def parse_args(args: dict[str, Any]) -> AppArgs:

@@ -20,7 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app import models
 from serve_app.api import build_api
 from serve_app.batcher import Batcher
-from serve_app.config import AppArgs
+from serve_app.config import AppArgs, cores
 from serve_app.decode import decode
 from serve_app.drawing import draw, encode_jpeg
 from serve_app.errors import ModelChanged, Overloaded, ServeAppError, Unavailable
@@ -156,7 +156,7 @@ class Preprocessor:
         decode(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64)  # loads the decoders' libraries before a client waits
         self._detector = DetectorClient(detector, slots=args.preprocessor.slots, traffic="interactive")
         # As many threads as full-size pictures may be in memory at once.
-        self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads, "decode")
+        self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads or max(1, cores() // 4), "decode")
         self._max_pixels = args.limits.max_megapixels * 1_000_000
         self._telemetry = Telemetry(RayInstrument)
         self._turns = asyncio.Semaphore(args.preprocessor.slots)

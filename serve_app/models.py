@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.metadata
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serve_app.config import ModelArgs
+from serve_app.config import ModelArgs, cores
 from serve_app.engines import Engine
 from serve_app.engines.simulated import SimulatedEngine
 from serve_app.errors import ModelError
@@ -39,7 +38,7 @@ def load(args: ModelArgs, *, has_gpu: bool) -> Engine:
             raise ModelError(f"a GPU runs a .pt file; to run {weights.name} on the CPU set model.engine to openvino")
         raise ModelError(f"the torch engine reads a .pt file, not {weights.name}")
     name, version = weights.stem.removesuffix("_openvino_model"), _version(weights)
-    threads = args.threads or _cores()
+    threads = args.threads or cores()
     if engine == "torch":
         from serve_app.engines.torch import TorchEngine  # late: a process loads only the engine it uses
 
@@ -72,10 +71,6 @@ def _version(weights: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _exported(weights: Path, version: str, size_px: int, cache_dir: Path) -> Path:

@@ -1,6 +1,6 @@
 """Clients beside streams and jobs that want all of the engine, and tenants beside a greedy one: what each of them gets.
 
-    python -m scripts.benchmark.contention -m MODEL --engine sleep      plots build/bench/contention.png
+python -m scripts.benchmark.contention -m MODEL --engine sleep      plots build/bench/contention.png
 """
 
 from __future__ import annotations
