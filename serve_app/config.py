@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serve_app.errors import ConfigError
-from serve_app.types import Traffic
+from serve_app.types import Precision, Traffic
 
 _PREFIX = "SERVE_APP_"
 _variables: set[str] = set()
@@ -49,7 +49,11 @@ class ModelArgs(_Args):
     """Which model, and what runs it."""
 
     weights: Path = _setting("WEIGHTS", "codes")  # .pt, .onnx, an exported OpenVINO folder, or the embedded "codes"
-    engine: Literal["auto", "openvino", "torch", "null", "sleep"] = _setting("ENGINE", "auto")  # the last two: tests
+    engine: Literal["auto", "openvino", "onnx", "torch", "null", "sleep"] = _setting(
+        "ENGINE", "auto"
+    )  # null, sleep: tests
+    precision: Precision = _setting("PRECISION", "auto")  # auto: the fastest whose boxes are those of fp32
+    calibration_dir: Path | None = _setting("CALIBRATION_DIR", None)  # pictures that int8 is fitted to
     image_size_px: int = _setting("IMAGE_SIZE_PX", 640, ge=32, le=2048, multiple_of=32)  # where the file leaves it open
     threads: int = _setting("THREADS", 0, ge=0, le=1024)  # of a CPU engine; 0: one per core
     cache_dir: Path = _setting("CACHE_DIR", Path("~/.cache/sightline"))  # exported models; may be shared by nodes

@@ -144,7 +144,7 @@ class Detector:
 
 def _with_defaults(info: ModelInfo, defaults: DetectOptions) -> ModelInfo:
     """The model with its default thresholds, under a version that tells whether a frame was made for just this."""
-    identity = f"{info.version} {info.engine} {info.size_px} {defaults}"
+    identity = f"{info.version} {info.engine} {info.precision} {info.size_px} {defaults}"
     return replace(info, defaults=defaults, version=hashlib.sha256(identity.encode()).hexdigest()[:12])
 
 

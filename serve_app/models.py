@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.metadata
+import importlib.util
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,10 +18,17 @@ from serve_app.config import ModelArgs, cores
 from serve_app.engines import Engine
 from serve_app.engines.simulated import SimulatedEngine
 from serve_app.errors import ModelError
+from serve_app.types import Json
 
 _EXPORT_TIMEOUT_S = 900
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+_MAX_CALIBRATION_PICTURES = 300  # more take longer and change little: NNCF's own default
 EMBEDDED = Path(__file__).with_name("weights")  # the model "codes": scripts/codes makes it
-_EMBEDDED_FILES = {"openvino": "codes.onnx", "torch": "codes.safetensors"}  # by engine; no pickle in either
+_EMBEDDED_FILES = {
+    "openvino": "codes.onnx",
+    "onnx": "codes.onnx",
+    "torch": "codes.safetensors",
+}  # by engine; no pickle in either
 
 
 def load(args: ModelArgs, *, has_gpu: bool) -> Engine:
@@ -37,19 +46,32 @@ def load(args: ModelArgs, *, has_gpu: bool) -> Engine:
         if args.engine == "auto":
             raise ModelError(f"a GPU runs a .pt file; to run {weights.name} on the CPU set model.engine to openvino")
         raise ModelError(f"the torch engine reads a .pt file, not {weights.name}")
-    name, version = weights.stem.removesuffix("_openvino_model"), _version(weights)
-    threads = args.threads or cores()
+    if engine == "onnx" and weights.suffix not in {".pt", ".onnx"}:
+        raise ModelError(f"the onnx engine reads an .onnx file or a .pt file, not {weights.name}")
+    options: Json = {
+        "name": weights.stem.removesuffix("_openvino_model"),
+        "version": _version(weights),
+        "size_px": args.image_size_px,
+        "precision": args.precision,
+        "threads": args.threads or cores(),
+    }
+    # Each is imported late: a process loads only the engine it uses.
     if engine == "torch":
-        from serve_app.engines.torch import TorchEngine  # late: a process loads only the engine it uses
+        from serve_app.engines.torch import TorchEngine
 
-        return TorchEngine(
-            weights, name=name, version=version, size_px=args.image_size_px, threads=threads, on_gpu=has_gpu
-        )
+        return TorchEngine(weights, on_gpu=has_gpu, **options)
+    if weights.suffix == ".pt":
+        weights = _exported(weights, options["version"], args, engine)
+    if engine == "onnx":
+        try:
+            from serve_app.engines.onnx import OnnxEngine
+        except ImportError as exc:
+            raise ModelError("the onnx engine is an extra: pip install 'sightline[onnx]'") from exc
+
+        return OnnxEngine(weights, on_gpu=has_gpu, **options)
     from serve_app.engines.openvino import OpenVinoEngine
 
-    if weights.suffix == ".pt":
-        weights = _exported(weights, version, args.image_size_px, args.cache_dir.expanduser())
-    return OpenVinoEngine(weights, name=name, version=version, size_px=args.image_size_px, threads=threads)
+    return OpenVinoEngine(weights, **options)
 
 
 def _find(weights: Path) -> Path:
@@ -65,44 +87,71 @@ def _find(weights: Path) -> Path:
 
 
 def _version(weights: Path) -> str:
+    return _hash(sorted(path for path in weights.iterdir() if path.is_file()) if weights.is_dir() else [weights])
+
+
+def _hash(paths: list[Path]) -> str:
     digest = hashlib.sha256()
-    files = sorted(path for path in weights.iterdir() if path.is_file()) if weights.is_dir() else [weights]
-    for path in files:
+    for path in paths:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
 
 
-def _exported(weights: Path, version: str, size_px: int, cache_dir: Path) -> Path:
-    """The OpenVINO folder for a checkpoint. Replicas and nodes that share the cache wait for one export."""
+def _exported(weights: Path, version: str, args: ModelArgs, engine: str) -> Path:
+    """What ``engine`` reads, made of a checkpoint. Replicas and nodes that share the cache wait for one export."""
+    pictures = _calibration_pictures(args) if (engine, args.precision) == ("openvino", "int8") else []
+    precision = f"int8-{_hash(pictures)}" if pictures else "fp32"
     libraries = "-".join(f"{name}{importlib.metadata.version(name)}" for name in ("openvino", "ultralytics"))
-    target = cache_dir / f"{weights.stem}-{version}-{size_px}px-fp32-{libraries}_openvino_model"
-    if target.is_dir():
+    suffix = {"openvino": "_openvino_model", "onnx": ".onnx"}[engine]
+    cache_dir = args.cache_dir.expanduser()
+    target = cache_dir / f"{weights.stem}-{version}-{args.image_size_px}px-{precision}-{libraries}{suffix}"
+    if target.exists():
         return target
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ModelError(f"model.cache_dir: {cache_dir} cannot be made") from exc
     with _locked(target.with_name(f"{target.name}.lock")):
-        if not target.is_dir():
+        if not target.exists():
             with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
                 # Ultralytics writes beside the weights, whose folder may be read-only: export a link to them.
                 link = Path(folder) / weights.name
                 link.symlink_to(weights)
-                _run_export(link, size_px)
-                link.with_name(f"{weights.stem}_openvino_model").rename(target)  # appears whole or not at all
+                _run_export(link, args.image_size_px, engine, pictures)
+                # It appears whole or not at all.
+                max(Path(folder).glob(f"*{suffix}"), key=lambda path: path.stat().st_mtime_ns).rename(target)
     return target
 
 
-def _run_export(weights: Path, size_px: int) -> None:
-    command = [sys.executable, "-m", "serve_app.engines.ultralytics", str(weights), str(size_px)]
+def _calibration_pictures(args: ModelArgs) -> list[Path]:
+    """The pictures that int8 is fitted to. Raises ModelError."""
+    if args.calibration_dir is None:
+        raise ModelError("model.precision int8 needs model.calibration_dir: a folder of some 300 pictures like yours")
+    if importlib.util.find_spec("nncf") is None:
+        raise ModelError("int8 is an extra: pip install 'sightline[int8]'")
+    folder = args.calibration_dir.expanduser()
+    pictures = sorted(path for path in folder.glob("*") if path.suffix.lower() in _PICTURES) if folder.is_dir() else []
+    if not pictures:
+        raise ModelError(f"model.calibration_dir: there is no picture in {folder}")
+    return pictures[:_MAX_CALIBRATION_PICTURES]
+
+
+def _run_export(weights: Path, size_px: int, engine: str, pictures: list[Path]) -> None:
+    command = [sys.executable, "-m", "serve_app.engines.ultralytics", str(weights), str(size_px), engine]
+    if pictures:
+        copies = weights.with_name("images")  # Ultralytics may mend a picture in its place: not the user's
+        copies.mkdir()
+        for number, picture in enumerate(pictures):
+            shutil.copy(picture, copies / f"{number}{picture.suffix}")
+        command.append(str(copies))
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_EXPORT_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as exc:
-        raise ModelError(f"exporting {weights.name} to OpenVINO took over {_EXPORT_TIMEOUT_S} s") from exc
+        raise ModelError(f"exporting {weights.name} for {engine} took over {_EXPORT_TIMEOUT_S} s") from exc
     if done.returncode:
         reason = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise ModelError(f"exporting {weights.name} to OpenVINO failed: {reason}")
+        raise ModelError(f"exporting {weights.name} for {engine} failed: {reason}")
 
 
 @contextmanager

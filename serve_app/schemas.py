@@ -160,6 +160,7 @@ class ReadyResponse(BaseModel):
     model: str
     version: str
     engine: str
+    precision: str
 
 
 class StreamResult(Found):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Traffic = Literal["interactive", "stream", "job"]  # who waits for the answer: a client, a live stream, nobody
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # what an engine computes in; auto: the engine chooses
 Pixels = NDArray[np.uint8]  # (height, width, 3), BGR, as OpenCV decodes
 
 
@@ -83,6 +84,7 @@ class ModelInfo:
     labels: tuple[str, ...]  # label of each class id
     size_px: int  # the model input is (size_px, size_px, 3)
     end_to_end: bool  # the raw output is (n, 6) rows, already free of duplicates
+    precision: Precision = "fp32"
     defaults: DetectOptions = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)  # as the Detector is set
 
     def class_ids(self, wanted: tuple[str, ...]) -> tuple[int, ...]:

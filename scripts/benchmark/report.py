@@ -32,7 +32,8 @@ def show(result: Result) -> None:
     for name, concurrency in cases(result):
         row = summary(result, name, concurrency)
         table.add_row(
-            name, str(concurrency), f"{row['images_per_s']:.1f}", f"{row['images_per_s'] / images_per_s / row['detectors']:.2f}",
+            name, str(concurrency), f"{row['images_per_s']:.1f}",
+            f"{row['images_per_s'] / images_per_s / row['detectors']:.2f}",
             *(f"{row[key]:.0f}" for key in ("p50_ms", "p95_ms", "p99_ms")),
             f"{row['cpu_ms_per_image'] - engine_ms:.1f}",
             f"{row['mean_batch_size']:.1f}" if row["mean_batch_size"] else "",

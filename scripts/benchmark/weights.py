@@ -7,7 +7,7 @@ from pathlib import Path
 import openvino as ov
 import yaml
 
-from serve_app.engines.ultralytics import export_openvino
+from serve_app.engines.ultralytics import export
 from serve_app.models import EMBEDDED
 
 SIZE_PX = 640
@@ -25,7 +25,7 @@ def openvino_folder(weights: str, folder: Path) -> Path:
         link = folder / path.name
         link.unlink(missing_ok=True)
         link.symlink_to(path.resolve())
-        return export_openvino(link, SIZE_PX)
+        return export(link, SIZE_PX, format="openvino")
     model = ov.Core().read_model(path)
     model.reshape([1, 3, SIZE_PX, SIZE_PX])
     target.mkdir(exist_ok=True)

@@ -29,6 +29,6 @@ def router(pipeline: Pipeline) -> APIRouter:
     async def readyz() -> ReadyResponse:
         """A warm model answers: send traffic."""
         model = await pipeline.ready()
-        return ReadyResponse(model=model.name, version=model.version, engine=model.engine)
+        return ReadyResponse(model=model.name, version=model.version, engine=model.engine, precision=model.precision)
 
     return routes

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -14,8 +12,9 @@ import yaml
 from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
+from serve_app.engines.metadata import has_end_to_end_head, read_labels
 from serve_app.errors import ModelError
-from serve_app.types import Json, ModelInfo, Pixels
+from serve_app.types import Json, ModelInfo, Pixels, Precision
 
 
 class OpenVinoEngine:
@@ -30,23 +29,26 @@ class OpenVinoEngine:
 
     takes_batches = False
 
-    def __init__(self, path: Path, *, name: str, version: str, size_px: int, threads: int) -> None:
+    def __init__(
+        self, path: Path, *, name: str, version: str, size_px: int, precision: Precision, threads: int
+    ) -> None:
         core = ov.Core()
         model, metadata = _read(core, path)
         size_px = _fix_size(model, size_px)
-        labels = _labels(metadata)
+        labels = read_labels(metadata)
+        precision = _choose(precision, is_quantised=_is_quantised(model), has_bf16=_has_bf16(core))
         self.info = ModelInfo(
             name=name,
             version=version,
             engine="openvino",
+            precision=precision,
             labels=labels,
             size_px=size_px,
-            end_to_end=_is_end_to_end(model, labels),
+            end_to_end=has_end_to_end_head(list(model.outputs[0].partial_shape), labels),
         )
         options: Json = {"INFERENCE_NUM_THREADS": threads}
-        if not _is_quantised(model):
-            # A CPU with AMX would compute a float32 model in bf16, and its answers would be another machine's.
-            options["INFERENCE_PRECISION_HINT"] = "f32"
+        if precision != "int8":
+            options["INFERENCE_PRECISION_HINT"] = {"fp32": "f32", "bf16": "bf16"}[precision]
         model = _uint8_in(model)
         self._for_many = core.compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT"})
         self.concurrency = int(self._for_many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
@@ -129,30 +131,25 @@ def _uint8_in(model: ov.Model) -> ov.Model:
     return steps.build()
 
 
+def _choose(wanted: Precision, *, is_quantised: bool, has_bf16: bool) -> Precision:
+    """The fastest whose boxes are those of the file as it is, or the wanted one. Raises ModelError.
+
+    That is never bf16: YOLOv8n's boxes stay within the bounds of the parity tests, the embedded model's do not.
+    """
+    if is_quantised and wanted not in ("auto", "int8"):
+        raise ModelError(f"this model was quantised to int8 and cannot be computed in {wanted}")
+    if is_quantised:
+        return "int8"
+    if wanted == "int8":
+        raise ModelError("int8 is made of a .pt file, fitted to the pictures in model.calibration_dir")
+    if wanted == "fp16" or (wanted == "bf16" and not has_bf16):
+        raise ModelError(f"OpenVINO does not compute in {wanted} on this CPU")
+    return "fp32" if wanted == "auto" else wanted
+
+
+def _has_bf16(core: ov.Core) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def _is_quantised(model: ov.Model) -> bool:
     return any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
-
-
-def _labels(metadata: Json) -> tuple[str, ...]:
-    task = metadata.get("task", "detect")
-    if task != "detect":
-        raise ModelError(f"this model's task is {task!r}; only detection is served")
-    names: Any = metadata.get("names")
-    try:
-        if isinstance(names, str):  # in an ONNX file every value is text
-            names = ast.literal_eval(names)
-        labels = tuple(str(names[class_id]) for class_id in range(len(names)))
-    except (TypeError, KeyError, ValueError, SyntaxError) as exc:
-        raise ModelError("the model does not name its classes: export it with Ultralytics") from exc
-    if not labels:
-        raise ModelError("the model names no class")
-    return labels
-
-
-def _is_end_to_end(model: ov.Model, labels: tuple[str, ...]) -> bool:
-    shape = list(model.outputs[0].partial_shape)
-    if len(shape) == 3 and shape[1] == 4 + len(labels):
-        return False
-    if len(shape) == 3 and shape[2] == 6:
-        return True
-    raise ModelError(f"the model's output {shape} is neither of YOLO's two heads for {len(labels)} classes")

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from serve_app.engines.ultralytics import load_network
 from serve_app.errors import ModelError
-from serve_app.types import ModelInfo, Pixels
+from serve_app.types import ModelInfo, Pixels, Precision
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchEngine:
@@ -20,11 +22,17 @@ class TorchEngine:
     concurrency = 1
     takes_batches = True
 
-    def __init__(self, path: Path, *, name: str, version: str, size_px: int, threads: int, on_gpu: bool) -> None:
+    def __init__(
+        self, path: Path, *, name: str, version: str, size_px: int, precision: Precision, threads: int, on_gpu: bool
+    ) -> None:
+        if precision == "auto":
+            precision = "fp16" if on_gpu else "fp32"
+        if precision not in _DTYPES or (precision == "fp16" and not on_gpu):
+            raise ModelError(f"the torch engine does not compute in {precision} on a {'GPU' if on_gpu else 'CPU'}")
         if on_gpu and not torch.cuda.is_available():
             raise ModelError("Ray gave this Detector a GPU, but PyTorch cannot use it")
         self._device = torch.device("cuda" if on_gpu else "cpu")
-        self._dtype = torch.float16 if on_gpu else torch.float32
+        self._dtype = _DTYPES[precision]
         if not on_gpu:
             torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS=1 for an actor that asks for less than a core
         network, labels = load_network(path)
@@ -35,6 +43,7 @@ class TorchEngine:
             name=name,
             version=version,
             engine="torch",
+            precision=precision,
             labels=labels,
             size_px=size_px,
             end_to_end=end_to_end,

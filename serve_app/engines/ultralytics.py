@@ -16,6 +16,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 from serve_app.errors import ModelError
+from serve_app.types import Json
 
 _LAYERS = {"Conv", "C3k2", "SPPF", "C2PSA", "nn.Upsample", "Concat", "Detect"}  # of YOLO11
 
@@ -52,9 +53,21 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
     return network.float(), tuple(str(name) for name in names)
 
 
-def export_openvino(path: Path, size_px: int) -> Path:
-    """An OpenVINO folder beside ``path``, its input fixed at ``size_px``. Raises ModelError."""
-    return Path(_open(path).export(format="openvino", imgsz=size_px, batch=1, verbose=False))
+def export(path: Path, size_px: int, *, format: str, pictures: Path | None = None) -> Path:
+    """An OpenVINO folder or an ``.onnx`` file beside ``path``, its input fixed at ``size_px``. Raises ModelError.
+
+    ``pictures``: a folder ``images`` beside ``path``, too; OpenVINO's weights and activations are quantised to int8
+    such that they answer as before on these. Ultralytics may write into it.
+    """
+    yolo = _open(path)
+    options: Json = {}
+    if pictures is not None:
+        data = path.with_name("calibration.yaml")
+        data.write_text(
+            json.dumps({"path": str(path.parent), "train": pictures.name, "val": pictures.name, "names": yolo.names})
+        )
+        options = {"int8": True, "data": str(data)}
+    return Path(yolo.export(format=format, imgsz=size_px, batch=1, verbose=False, **options))
 
 
 def _open(path: Path) -> YOLO:
@@ -68,4 +81,5 @@ def _open(path: Path) -> YOLO:
 
 
 if __name__ == "__main__":  # the export runs in a process of its own, so that a replica never holds torch's memory
-    export_openvino(Path(sys.argv[1]), int(sys.argv[2]))
+    weights, size_px, format, *pictures = sys.argv[1:]
+    export(Path(weights), int(size_px), format=format, pictures=Path(pictures[0]) if pictures else None)

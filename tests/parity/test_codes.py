@@ -26,7 +26,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> YOLO:
     return YOLO(path)
 
 
-@pytest.mark.parametrize("engine", ["openvino", "torch"])
+@pytest.mark.parametrize("engine", ["openvino", "onnx", "torch"])
 def test_codes_are_detected_as_ultralytics_does(reference: YOLO, engine: str) -> None:
     ours = models.load(ModelArgs(engine=engine), has_gpu=False)
     scenes = [samples.picture(1), samples.belt_frame(60)]

@@ -72,7 +72,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return path
 
 
-@pytest.mark.parametrize("engine", ["openvino", "torch"])
+@pytest.mark.parametrize("engine", ["openvino", "onnx", "torch"])
 def test_the_answer_is_that_of_ultralytics(checkpoint: Path, engine: str, tmp_path: Path) -> None:
     expected = predict(YOLO(checkpoint), colourful())
     assert sum(found.confidence > CLEAR for found in expected) >= 20

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import cv2
+import openvino
 import pytest
 from ultralytics import YOLO
 
@@ -18,20 +21,48 @@ from tests.parity.reference import disagreements, predict
 pytestmark = needs_shared
 
 CASES = [
-    ("yolov8n.pt", "openvino"),
-    ("yolov8n.pt", "torch"),
-    ("yolov8n_int8_openvino_model", "openvino"),
-    ("yolo11n_int8_openvino_model", "openvino"),
+    ("yolov8n.pt", "openvino", "auto"),
+    ("yolov8n.pt", "openvino", "bf16"),
+    ("yolov8n.pt", "openvino", "int8"),
+    ("yolov8n.pt", "onnx", "auto"),
+    ("yolov8n.pt", "torch", "auto"),
+    ("yolov8n_int8_openvino_model", "openvino", "auto"),
+    ("yolo11n_int8_openvino_model", "openvino", "auto"),
 ]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]} through {case[1]}")
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, YOLO]:
-    """Our engine and Ultralytics, on the same weights."""
-    name, engine = request.param
-    weights = SHARED / "weights" / name
-    args = ModelArgs(weights=weights, engine=engine, cache_dir=tmp_path_factory.mktemp("cache"))
-    return load(args, has_gpu=False), YOLO(weights, task="detect")
+@pytest.fixture(scope="module")
+def calibration_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A frame a second of the videos, and the photographs."""
+    folder = tmp_path_factory.mktemp("calibration")
+    for path in SHARED.glob("images/*.jpg"):
+        shutil.copy(path, folder)
+    for path in SHARED.glob("videos/*"):
+        video = cv2.VideoCapture(str(path))
+        for number in range(600):
+            is_read, pixels = video.read()
+            if is_read and number % 12 == 0:
+                cv2.imwrite(str(folder / f"{path.stem}-{number}.jpg"), pixels)
+        video.release()
+    return folder
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: " ".join(case))
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, calibration_dir: Path
+) -> tuple[Engine, YOLO]:
+    """Our engine and Ultralytics, on the same weights: int8's are what was made of them."""
+    name, engine, precision = request.param
+    if precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU does not compute in bf16")
+    cache, weights = tmp_path_factory.mktemp("cache"), SHARED / "weights" / name
+    args = ModelArgs(
+        weights=weights, engine=engine, precision=precision, calibration_dir=calibration_dir, cache_dir=cache
+    )
+    ours = load(args, has_gpu=False)
+    if precision == "int8":
+        (weights,) = cache.glob("*_openvino_model")
+    return ours, YOLO(weights, task="detect")
 
 
 @pytest.mark.parametrize("path", [*sorted(SHARED.glob("images/*.jpg")), *shipped()], ids=lambda path: path.name)

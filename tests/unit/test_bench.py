@@ -17,7 +17,8 @@ def test_a_range_of_concurrency_is_written_as_in_perf_analyzer(text: str, expect
 
 def test_rounds_are_put_together() -> None:
     one = {
-        "contender": "a", "detectors": 1, "concurrency": 4, "round": 0, "images_per_s": 10.0, "latencies_ms": [1.0, 2.0, 3.0],
+        "contender": "a", "detectors": 1, "concurrency": 4, "round": 0, "images_per_s": 10.0,
+        "latencies_ms": [1.0, 2.0, 3.0],
         "failures": {"503": 1}, "cpu_ms_per_image": 30.0, "mean_batch_size": None, "memory_mib": 5.0,
     }  # fmt: skip
     other = one | {"round": 1, "images_per_s": 20.0, "latencies_ms": [4.0, 5.0], "memory_mib": 7.0, "failures": {}}

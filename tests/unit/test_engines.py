@@ -135,7 +135,7 @@ def test_the_torch_engine_wants_a_checkpoint(squares_model: Path) -> None:
         load(ModelArgs(weights=squares_model, engine="torch"), has_gpu=False)
 
 
-@pytest.mark.parametrize("engine", ["openvino", "torch"])
+@pytest.mark.parametrize("engine", ["openvino", "onnx", "torch"])
 def test_the_embedded_model_finds_every_code_of_the_samples(engine: str) -> None:
     """Unset weights are the embedded ones, in every engine."""
     codes = load(ModelArgs(engine=engine, threads=1), has_gpu=False)
@@ -175,3 +175,42 @@ def test_damaged_safetensors_are_refused_in_a_sentence(tmp_path: Path, damage: s
         save_file({name: value.ravel() for name, value in weights.items()}, path, metadata)
     with pytest.raises(ModelError, match=r"codes\.safetensors is damaged"):
         load_network(path)
+
+
+def test_onnx_runtime_finds_the_squares_too(tmp_path: Path) -> None:
+    path = squares.save_onnx(tmp_path / "squares.onnx")
+    engine = load(ModelArgs(weights=path, engine="onnx", threads=1), has_gpu=False)
+    frames = [squares.picture([Square("red", 0, 0), Square("green", 20, 7, 250)]), squares.picture([])]
+    found = [to_detections(raw, OPTIONS, end_to_end=False) for raw in engine.infer(frames)]
+    assert [engine.info.labels[class_id] for class_id in found[0].class_id] == ["red", "green"]
+    assert [len(one) for one in found] == [2, 0]
+    assert (engine.info.engine, engine.info.precision) == ("onnx", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"precision": "int8"}, "int8 is made of a .pt file"),
+        ({"precision": "fp16"}, "does not compute in fp16"),
+        ({"engine": "onnx", "precision": "bf16"}, "the file's own precision"),
+        ({"engine": "torch", "precision": "fp16"}, "does not compute in fp16 on a CPU"),
+        ({"engine": "torch", "precision": "int8"}, "does not compute in int8"),
+    ],
+)
+def test_a_precision_that_an_engine_lacks_is_refused_in_a_sentence(settings: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        load(ModelArgs(threads=1, **settings), has_gpu=False)
+
+
+@pytest.mark.parametrize(("folder", "sentence"), [(None, "needs model.calibration_dir"), ("", "there is no picture")])
+def test_int8_asks_for_pictures(tmp_path: Path, folder: str | None, sentence: str) -> None:
+    weights = tmp_path / "any.pt"
+    weights.write_bytes(b"never read")
+    calibration_dir = None if folder is None else tmp_path / folder
+    args = ModelArgs(weights=weights, precision="int8", calibration_dir=calibration_dir, cache_dir=tmp_path)
+    with pytest.raises(ModelError, match=sentence):
+        load(args, has_gpu=False)
+
+
+def test_what_an_engine_computes_in_is_said(squares_model: Path) -> None:
+    assert load(ModelArgs(weights=squares_model, threads=1), has_gpu=False).info.precision == "fp32"

@@ -11,13 +11,14 @@ PACKAGE = Path(__file__).resolve().parents[2] / "serve_app"
 ORDER = [
     "errors", "types", "config", "letterbox", "decode", "drawing", "shared_memory", "frames", "local_calls",
     "postprocess",
-    "engines", "engines.ultralytics", "engines.openvino", "engines.torch", "engines.simulated", "models",
+    "engines", "engines.metadata", "engines.ultralytics", "engines.openvino", "engines.onnx",
+    "engines.torch", "engines.simulated", "models",
     "fair_queue", "batcher", "telemetry",
     "schemas", "api.pipeline", "api.errors", "api.bodies", "api.detect", "api.health", "api", "serving",
     "streams", "streams.source", "streams.capture", "streams.worker", "scaling", "deployments", "app",
 ]  # fmt: skip
 RAY = {"serving", "streams.worker", "scaling", "deployments", "app"}
-ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnxruntime"}
+ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime"}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")
