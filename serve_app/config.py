@@ -52,8 +52,9 @@ class ModelArgs(_Args):
     engine: Literal["auto", "openvino", "onnx", "torch", "null", "sleep"] = _setting(
         "ENGINE", "auto"
     )  # null, sleep: tests
-    precision: Precision = _setting("PRECISION", "auto")  # auto: the fastest whose boxes are those of fp32
-    calibration_dir: Path | None = _setting("CALIBRATION_DIR", None)  # pictures that int8 is fitted to
+    precision: Precision = _setting("PRECISION", "auto")
+    # Pictures like those to come: auto computes in bf16 where it finds the same on them, int8 is fitted to them.
+    calibration_dir: Path | None = _setting("CALIBRATION_DIR", None)
     image_size_px: int = _setting("IMAGE_SIZE_PX", 640, ge=32, le=2048, multiple_of=32)  # where the file leaves it open
     threads: int = _setting("THREADS", 0, ge=0, le=1024)  # of a CPU engine; 0: one per core
     cache_dir: Path = _setting("CACHE_DIR", Path("~/.cache/sightline"))  # exported models; may be shared by nodes

@@ -132,9 +132,9 @@ def _uint8_in(model: ov.Model) -> ov.Model:
 
 
 def _choose(wanted: Precision, *, is_quantised: bool, has_bf16: bool) -> Precision:
-    """The fastest whose boxes are those of the file as it is, or the wanted one. Raises ModelError.
+    """What the file is in, or the wanted one. Raises ModelError.
 
-    That is never bf16: YOLOv8n's boxes stay within the bounds of the parity tests, the embedded model's do not.
+    A CPU with AMX would choose bf16, with which some models' boxes stay what they are and others' do not.
     """
     if is_quantised and wanted not in ("auto", "int8"):
         raise ModelError(f"this model was quantised to int8 and cannot be computed in {wanted}")

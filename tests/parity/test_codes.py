@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
+import numpy as np
+import openvino
 import pytest
 from ultralytics import YOLO
 
@@ -38,3 +42,20 @@ def test_codes_are_detected_as_ultralytics_does(reference: YOLO, engine: str) ->
         assert disagreements(detect(ours, data), expected) == []
         seen += len(expected)
     assert seen > 20
+
+
+def test_auto_computes_in_bf16_only_where_that_finds_the_same(tmp_path: Path) -> None:
+    """The embedded model does not, on these pictures; on an empty one every model does."""
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU does not compute in bf16")
+    (tmp_path / "plain").mkdir()
+    cv2.imwrite(str(tmp_path / "plain" / "grey.png"), np.full((64, 64, 3), 114, np.uint8))
+    (tmp_path / "codes").mkdir()
+    for number in range(12):
+        scene = dataset.scene(5, dataset.TEST, number, 640)
+        cv2.imwrite(str(tmp_path / "codes" / f"{number}.png"), scene.pixels)
+    chosen = [
+        models.load(ModelArgs(calibration_dir=tmp_path / folder), has_gpu=False).info.precision
+        for folder in ("plain", "codes")
+    ]
+    assert chosen == ["bf16", "fp32"]

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "serve_app"
 ORDER = [
     "errors", "types", "config", "letterbox", "decode", "drawing", "shared_memory", "frames", "local_calls",
-    "postprocess",
+    "postprocess", "agreement",
     "engines", "engines.metadata", "engines.ultralytics", "engines.openvino", "engines.onnx",
     "engines.torch", "engines.simulated", "models",
     "fair_queue", "batcher", "telemetry",

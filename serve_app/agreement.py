@@ -1,0 +1,41 @@
+"""Whether two engines find the same in a picture, within what rounding may change."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from serve_app.types import Detections
+
+THRESHOLD = 0.3  # detections above it count; one that is nearer to it than the tolerance may fall either way
+CONFIDENCE_TOLERANCE = 0.03
+_MIN_IOU = 0.9
+
+
+def agree(some: Detections, others: Detections) -> bool:
+    """Each clear detection of either side is one of the other's: same class, same box, same confidence."""
+    return _all_found(some, others) and _all_found(others, some)
+
+
+def _all_found(some: Detections, others: Detections) -> bool:
+    free = np.ones(len(others), bool)
+    for xyxy, confidence, class_id in zip(some.xyxy, some.confidence, some.class_id, strict=True):
+        same = (
+            free
+            & (others.class_id == class_id)
+            & (np.abs(others.confidence - confidence) <= CONFIDENCE_TOLERANCE)
+            & (_iou(xyxy, others.xyxy) >= _MIN_IOU)
+        )
+        if same.any():
+            free[same.argmax()] = False
+        elif confidence > THRESHOLD + CONFIDENCE_TOLERANCE:
+            return False
+    return True
+
+
+def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Of one box, ``(4,)``, with each of ``(n, 4)``."""
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    shared = np.clip(sides, 0, None).prod(axis=1)
+    union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - shared
+    iou: np.ndarray = shared / np.maximum(union, 1e-9)
+    return iou
