@@ -14,6 +14,7 @@ import itertools
 import logging
 import os
 import pickle
+import random
 import socket
 import struct
 import time
@@ -114,6 +115,7 @@ class CallServer:
     def _connect(self) -> _Connection:
         connection = _Connection(self._receive, self._lose)
         self._connections.add(connection)
+        self._nobody_left.clear()
         return connection
 
     def _receive(self, connection: _Connection, number: int, message: memoryview) -> None:
@@ -169,7 +171,7 @@ class LocalReplicas:
             self._scanning = asyncio.create_task(self._scan())
         if not self._links:
             await asyncio.shield(self._scanning)  # others may wait for it, too
-        links = sorted((link for link in self._links.values() if link.takes_calls), key=lambda link: link.load)
+        links = sorted((link for link in self._links.values() if link.takes_calls), key=lambda link: (link.load, random.random()))
         if not links:
             raise ReplicaGone("no replica on this node")
         for link in links[:_TRIES]:
@@ -220,6 +222,8 @@ class _Link:
         return len(self._waiting)
 
     async def call(self, method: str, args: tuple[Any, ...]) -> Any:
+        if not self.takes_calls:
+            raise ReplicaGone("a replica ended before the call")
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:

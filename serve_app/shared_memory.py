@@ -46,21 +46,22 @@ def _sweep_pool(path: Path) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)  # under the lock: its owner-to-be may not have it yet
         return True
-    except BlockingIOError:
-        return False  # its owner lives
+    except OSError:
+        return False  # its owner lives, or it is another user's
     finally:
         os.close(fd)
 
 
 def _sweep_socket(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # one that lives and does not accept must not hold us up
         is_dead = probe.connect_ex(str(path)) == errno.ECONNREFUSED
     try:
         if is_dead and time.time() - path.stat().st_mtime > _NEW_S:
             path.unlink()
             return True
-    except FileNotFoundError:
-        pass  # another sweep was faster
+    except OSError:
+        pass  # another sweep was faster, or it is another user's
     return False
 
 
