@@ -171,7 +171,9 @@ class LocalReplicas:
             self._scanning = asyncio.create_task(self._scan())
         if not self._links:
             await asyncio.shield(self._scanning)  # others may wait for it, too
-        links = sorted((link for link in self._links.values() if link.takes_calls), key=lambda link: (link.load, random.random()))
+        links = sorted(
+            (link for link in self._links.values() if link.takes_calls), key=lambda link: (link.load, random.random())
+        )
         if not links:
             raise ReplicaGone("no replica on this node")
         for link in links[:_TRIES]:
