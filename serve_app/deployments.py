@@ -136,10 +136,12 @@ class Detector:
             self._telemetry.record_totals(DROPS, drops, "reason", traffic=traffic)
 
     async def __del__(self) -> None:
-        await self._server.close()
-        await self._batcher.close()
-        self._threads.shutdown(wait=False)
-        self._reader.close()
+        try:
+            await self._server.close()
+        finally:
+            await self._batcher.close()
+            self._threads.shutdown(wait=False)
+            self._reader.close()
 
 
 def _with_defaults(info: ModelInfo, defaults: DetectOptions) -> ModelInfo:
@@ -221,9 +223,11 @@ class Preprocessor:
             raise
 
     async def __del__(self) -> None:
-        await self._server.close()
-        self._detector.close()
-        self._decoders.shutdown(wait=False)
+        try:
+            await self._server.close()
+        finally:
+            self._detector.close()
+            self._decoders.shutdown(wait=False)
 
 
 @serve.ingress()

@@ -34,6 +34,7 @@ _GOING_AWAY = 0  # in place of a number, sent by a server: it takes no more call
 _SCAN_PERIOD_S = 1.0
 _DRAIN_TIMEOUT_S = 15.0
 _TRIES = 2  # servers that are asked when the first one is full
+_MAX_UNSENT_BYTES = 64 << 20  # towards a server that does not read: it gets no more calls
 
 Method = Callable[..., Awaitable[Any]]
 
@@ -42,16 +43,24 @@ class _Connection(asyncio.Protocol):
     """Numbered messages in both directions. What is received is valid during ``received`` only."""
 
     def __init__(
-        self, received: Callable[[_Connection, int, memoryview], None], lost: Callable[[_Connection], None]
+        self,
+        received: Callable[[_Connection, int, memoryview], None],
+        lost: Callable[[_Connection], None],
+        made: Callable[[_Connection], None] = lambda connection: None,
     ) -> None:
         self._received = received
         self._lost = lost
+        self._made = made
         self._buffer = bytearray()
         self._transport: Any = None
 
     @property
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def unsent_bytes(self) -> int:
+        return int(self._transport.get_write_buffer_size())
 
     def send(self, number: int, message: bytes) -> None:
         self._transport.writelines((_HEADER.pack(number, len(message)), message))  # not joined: it may be large
@@ -65,6 +74,8 @@ class _Connection(asyncio.Protocol):
         peer = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
         if credentials.unpack(peer)[1] != os.getuid():
             self.close()
+        else:
+            self._made(self)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -92,31 +103,39 @@ class CallServer:
         self._max_calls = max_calls
         self._calls: dict[tuple[_Connection, int], asyncio.Task[None]] = {}
         self._connections: set[_Connection] = set()
+        self._closing = False
         self._nobody_left = asyncio.Event()
 
     async def start(self, service: str, folder: Path = shared_memory.FOLDER) -> None:
         """Callers of ``service`` find it from now on."""
         shared_memory.sweep(folder)
         self._path = shared_memory.socket_path(folder, service)
-        self._server = await asyncio.get_running_loop().create_unix_server(self._connect, self._path)
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: _Connection(self._receive, self._lose, self._join), self._path
+        )
 
     async def close(self) -> None:
         """Answers what was accepted, takes nothing new."""
+        self._closing = True
         self._path.unlink(missing_ok=True)
         self._server.close()
         for connection in self._connections:
-            connection.send(_GOING_AWAY, _NOTHING)
+            self._send_away(connection)
         if self._connections:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._nobody_left.wait(), _DRAIN_TIMEOUT_S)
         for connection in self._connections:
             connection.close()
 
-    def _connect(self) -> _Connection:
-        connection = _Connection(self._receive, self._lose)
+    def _join(self, connection: _Connection) -> None:
         self._connections.add(connection)
         self._nobody_left.clear()
-        return connection
+        if self._closing:  # it was on its way when we stopped listening
+            self._send_away(connection)
+
+    def _send_away(self, connection: _Connection) -> None:
+        if connection.is_open:
+            connection.send(_GOING_AWAY, _NOTHING)
 
     def _receive(self, connection: _Connection, number: int, message: memoryview) -> None:
         call = connection, number
@@ -126,17 +145,19 @@ class CallServer:
         elif len(self._calls) >= self._max_calls:
             _reply(connection, number, (True, Overloaded("the service is at its limit")))
         else:
-            method, args = pickle.loads(message)
-            task = self._calls[call] = asyncio.create_task(self._answer(connection, number, method, args))
+            task = self._calls[call] = asyncio.create_task(self._answer(connection, number, bytes(message)))
             task.add_done_callback(lambda _: self._calls.pop(call))
 
-    async def _answer(self, connection: _Connection, number: int, method: str, args: tuple[Any, ...]) -> None:
+    async def _answer(self, connection: _Connection, number: int, message: bytes) -> None:
+        """Whatever happens, the caller hears of it: else it would wait for ever."""
+        method = "a call"
         try:
-            answer = True, await self._methods[method](*args)
-        except Exception as exc:
-            logger.exception("%s failed", method)
-            answer = False, f"{method} failed: {type(exc).__name__}"
-        _reply(connection, number, answer)
+            method, args = pickle.loads(message)
+            _reply(connection, number, (True, await self._methods[method](*args)))
+        except (Exception, asyncio.CancelledError) as exc:
+            if not isinstance(exc, asyncio.CancelledError):
+                logger.exception("%s failed", method)
+            _reply(connection, number, (False, f"{method} failed: {type(exc).__name__}"))
 
     def _lose(self, connection: _Connection) -> None:
         self._connections.discard(connection)
@@ -148,7 +169,9 @@ class CallServer:
 
 
 def _reply(connection: _Connection, number: int, answer: tuple[bool, Any]) -> None:
-    connection.send(number, pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
+    message = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
+    if connection.is_open:  # else nobody waits any more
+        connection.send(number, message)
 
 
 class LocalReplicas:
@@ -176,11 +199,18 @@ class LocalReplicas:
         )
         if not links:
             raise ReplicaGone("no replica on this node")
+        refusal = None
         for link in links[:_TRIES]:
-            result = await link.call(method, args)
-            if not isinstance(result, Overloaded):
+            try:
+                result = await link.call(method, args)
+            except ReplicaGone:
+                if refusal is None:
+                    raise
                 break
-        return result
+            if not isinstance(result, Overloaded):
+                return result
+            refusal = result
+        return refusal
 
     def close(self) -> None:
         """Drop every connection."""
@@ -217,7 +247,7 @@ class _Link:
 
     @property
     def takes_calls(self) -> bool:
-        return self.is_open and not self._going_away
+        return self.is_open and not self._going_away and self._connection.unsent_bytes < _MAX_UNSENT_BYTES
 
     @property
     def load(self) -> int:
@@ -254,7 +284,10 @@ class _Link:
             self._going_away = True
             self._close_when_done()
         elif (answer := self._waiting.get(number)) and not answer.done():  # else nobody waits any more
-            answer.set_result(pickle.loads(message))
+            try:
+                answer.set_result(pickle.loads(message))
+            except Exception as exc:  # of another version of our code, say
+                answer.set_exception(RuntimeError(f"an answer cannot be read: {type(exc).__name__}"))
 
     def _lose(self, connection: _Connection) -> None:
         for answer in self._waiting.values():

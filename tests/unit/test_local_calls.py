@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ import pytest
 
 from serve_app import shared_memory
 from serve_app.errors import Overloaded, ReplicaGone
-from serve_app.local_calls import CallServer, LocalReplicas
+from serve_app.local_calls import CallServer, LocalReplicas, _Link
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +27,7 @@ from pathlib import Path
 from serve_app.local_calls import CallServer
 
 async def serve():
-    async def never():
+    async def never(*args):
         print("called", flush=True)
         await asyncio.Event().wait()
     await CallServer({"never": never}, max_calls=9).start("s", Path(sys.argv[1]))
@@ -74,6 +75,21 @@ async def fail() -> None:
     raise ZeroDivisionError
 
 
+async def open_file() -> Any:
+    return Path(os.devnull).open()  # noqa: SIM115  # what cannot be pickled
+
+
+async def cancel() -> None:
+    raise asyncio.CancelledError
+
+
+class Unreadable:
+    """Pickled, it cannot be unpickled."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
 class Gate:
     """A method that answers when it is opened, and tells what became of its calls."""
 
@@ -106,6 +122,30 @@ async def test_a_method_that_fails_hurts_its_own_call_only(tmp_path: Path) -> No
     async with serving(tmp_path, echo=echo, fail=fail), calling(tmp_path) as replicas:
         failed, answered = await asyncio.gather(replicas.call("fail"), replicas.call("echo", 1), return_exceptions=True)
     assert (str(failed), answered) == ("fail failed: ZeroDivisionError", 1)
+
+
+@pytest.mark.parametrize("method", [open_file, cancel])
+async def test_a_caller_hears_of_an_answer_that_cannot_be_sent(tmp_path: Path, method: Any) -> None:
+    async with serving(tmp_path, method=method, echo=echo), calling(tmp_path) as replicas:
+        with pytest.raises(RuntimeError, match="method failed"):
+            await replicas.call("method")
+        assert await replicas.call("echo", 1) == 1
+
+
+async def test_what_cannot_be_unpickled_fails_its_own_call_only(tmp_path: Path) -> None:
+    async def unreadable() -> Any:
+        return Unreadable()
+
+    gate = Gate()
+    async with serving(tmp_path, echo=echo, gate=gate, unreadable=unreadable), calling(tmp_path) as replicas:
+        another = asyncio.create_task(replicas.call("gate"))
+        await gate.until(begun=1)
+        with pytest.raises(RuntimeError, match="a call failed: ValueError"):
+            await replicas.call("echo", Unreadable())
+        with pytest.raises(RuntimeError, match="an answer cannot be read: ValueError"):
+            await replicas.call("unreadable")
+        gate.opened.set()
+        assert await another == "done"
 
 
 async def test_a_caller_that_no_longer_waits_frees_what_its_call_holds(tmp_path: Path) -> None:
@@ -145,9 +185,83 @@ async def test_calls_go_to_the_server_with_the_fewest_and_a_full_one_is_passed_o
         assert await asyncio.gather(*calls) == ["done"] * 4
 
 
+async def test_calls_made_one_at_a_time_spread_over_the_servers(tmp_path: Path) -> None:
+    called = []
+
+    async def first() -> None:
+        called.append("first")
+
+    async def second() -> None:
+        called.append("second")
+
+    async with (
+        serving(tmp_path, method=first),
+        serving(tmp_path, method=second),
+        calling(tmp_path) as replicas,
+    ):
+        for _ in range(50):
+            await replicas.call("method")
+    assert set(called) == {"first", "second"}
+
+
+async def test_a_refusal_stands_when_the_next_server_ends(tmp_path: Path) -> None:
+    """The service is full, not gone: the caller does not go elsewhere with a call that was refused."""
+    with subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as ends:
+        assert ends.stdout.readline() == "ready\n"
+        async with calling(tmp_path) as replicas:
+            lost = asyncio.create_task(replicas.call("never"))
+            assert await asyncio.to_thread(ends.stdout.readline) == "called\n"
+            async with serving(tmp_path, max_calls=0):
+                await replicas._scan()
+                refused = asyncio.create_task(replicas.call("never"))
+                assert await asyncio.to_thread(ends.stdout.readline) == "called\n"
+                ends.kill()
+                assert isinstance(await refused, Overloaded)
+                with pytest.raises(ReplicaGone):
+                    await lost
+
+
+async def test_a_server_that_does_not_read_gets_no_more_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.local_calls._MAX_UNSENT_BYTES", 5_000_000)
+    with subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout.readline() == "ready\n"
+        async with calling(tmp_path) as replicas:
+            calls = [asyncio.create_task(replicas.call("never"))]
+            assert await asyncio.to_thread(server.stdout.readline) == "called\n"
+            server.send_signal(signal.SIGSTOP)
+            calls += [asyncio.create_task(replicas.call("never", bytes(1_000_000))) for _ in range(50)]
+            done, waiting = await asyncio.wait(calls, timeout=1)
+            assert 5 <= len(waiting) <= 8  # what its socket took besides
+            assert {type(call.exception()) for call in done} == {ReplicaGone}
+            server.kill()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_link_that_ended_is_not_called(tmp_path: Path) -> None:
+    async with serving(tmp_path, echo=echo):
+        (path,) = shared_memory.sockets(tmp_path, "s")
+        link = await _Link.to(path)
+        link.close()
+        with pytest.raises(ReplicaGone):
+            await link.call("echo", (1,))
+
+
+async def test_what_others_left_in_the_folder_stops_no_server(tmp_path: Path) -> None:
+    (tmp_path / "sightline-folder.sock").mkdir()
+    (tmp_path / "sightline-s-folder.sock").mkdir()
+    (tmp_path / "sightline-folder").mkdir()
+    async with serving(tmp_path, echo=echo), calling(tmp_path) as replicas:
+        assert await replicas.call("echo", 1) == 1
+
+
 async def test_a_closing_server_answers_what_it_took_and_takes_nothing_new(tmp_path: Path) -> None:
     gate = Gate()
-    async with calling(tmp_path) as replicas, serving(tmp_path, gate=gate) as server:
+    async with calling(tmp_path) as replicas, serving(tmp_path, gate=gate, echo=echo) as server:
+        shared_memory.sweep(tmp_path)  # which connects, to see whether anyone listens, and goes
+        async with calling(tmp_path) as another:
+            await another.call("echo", 1)
         call = asyncio.create_task(replicas.call("gate"))
         await gate.until(begun=1)
         closing = asyncio.create_task(server.close())
