@@ -112,13 +112,13 @@ class Batcher(Generic[Item, Result]):
         waiting = _Waiting(item, traffic, now_s + time_left_s, now_s, answer)
         try:
             displaced = self._queue.put(waiting, traffic, tenant)
-        except Overloaded:
-            self.drops[traffic]["overloaded"] += 1
-            self._dropped += 1
-            raise
-        if displaced is not None:
-            self._drop(displaced, "overloaded", Overloaded("the detector's queue is full of this tenant's pictures"))
-        self._start()
+        except Overloaded as exc:
+            self._drop(waiting, "overloaded", exc)
+        else:
+            if displaced is not None:
+                full = Overloaded("the detector's queue is full of this tenant's pictures")
+                self._drop(displaced, "overloaded", full)
+            self._start()
         return await answer
 
     async def close(self) -> None:
@@ -175,16 +175,21 @@ class Batcher(Generic[Item, Result]):
                 _fail(waiting, Unavailable("the detector is shutting down"))
             raise
         except Exception as exc:  # the batch fails; the next one may not
+            self._worked(len(batch), started_at_s)
             for waiting in batch:
                 _fail(waiting, exc)
             return
-        took_s = self._clock_s() - started_at_s
-        self._item_s = took_s / len(batch) / self._concurrency
-        self._busy_s += took_s / self._concurrency
-        self._batch_size.observe(len(batch), took_s)
+        self._batch_size.observe(len(batch), self._worked(len(batch), started_at_s))
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(Batched(result, started_at_s - waiting.queued_at_s, len(batch)))
+
+    def _worked(self, size: int, since_s: float) -> float:
+        """Counts the engine's time for a batch, also one that failed: it was asked for. The batch's seconds."""
+        took_s = self._clock_s() - since_s
+        self._item_s = took_s / size / self._concurrency
+        self._busy_s += took_s / self._concurrency
+        return took_s
 
 
 class BatchSize:

@@ -294,6 +294,19 @@ async def test_demand_counts_the_engines_time_and_what_was_dropped() -> None:
         assert batcher.take_demand() == 0
 
 
+async def test_an_engine_that_fails_is_in_demand_too() -> None:
+    clock = Clock()
+
+    async def fail(items: list[int]) -> Sequence[int]:
+        clock.now_s += 2
+        raise ValueError
+
+    async with batching(fail, max_batch_size=1, clock=clock) as batcher:
+        await asyncio.gather(*submit(batcher, 1, 2, time_left_s=1e6), return_exceptions=True)
+        clock.now_s = 10
+        assert batcher.take_demand() == pytest.approx(0.4)
+
+
 async def test_a_larger_batch_is_tried_again_after_a_while() -> None:
     """The engine gains nothing from batches at first, much later on."""
     clock = Clock()
