@@ -49,7 +49,7 @@ class ModelArgs(_Args):
     """Which model, and what runs it."""
 
     weights: Path = _setting("WEIGHTS", "codes")  # .pt, .onnx, an exported OpenVINO folder, or the embedded "codes"
-    engine: Literal["auto", "openvino", "onnx", "torch", "null", "sleep"] = _setting(
+    engine: Literal["auto", "openvino", "onnx", "torch", "tensorrt", "null", "sleep"] = _setting(
         "ENGINE", "auto"
     )  # null, sleep: tests
     precision: Precision = _setting("PRECISION", "auto")

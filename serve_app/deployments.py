@@ -57,16 +57,19 @@ class Detector:
     async def __init__(self, args: AppArgs) -> None:  # type: ignore[misc]  # Serve awaits it
         self._telemetry = Telemetry(RayInstrument)
         self._reader = SlotReader()
-        self._engine = await asyncio.to_thread(models.load, args.model, has_gpu=bool(ray.get_gpu_ids()))
+        max_batch_size = args.batcher.max_batch_size
+        self._engine = await asyncio.to_thread(
+            models.load, args.model, has_gpu=bool(ray.get_gpu_ids()), max_batch_size=max_batch_size
+        )
         self._threads = ThreadPoolExecutor(self._engine.concurrency, "engine")
         self._batcher = Batcher(
             self._infer,
-            max_batch_size=args.batcher.max_batch_size if self._engine.takes_batches else 1,
+            max_batch_size=max_batch_size if self._engine.takes_batches else 1,
             max_queue_size=args.batcher.max_queue_size,
             weights=args.batcher.weights(),
             concurrency=self._engine.concurrency,
         )
-        await self._warm_up(args.batcher.max_batch_size)
+        await self._warm_up(max_batch_size)
         self._model = _with_defaults(self._engine.info, DetectOptions(**args.detect.model_dump()))
         self._server = await listen({"model": self.model, "detect": self.detect}, max_calls=args.batcher.max_calls)
 
@@ -146,7 +149,8 @@ class Detector:
 
 def _with_defaults(info: ModelInfo, defaults: DetectOptions) -> ModelInfo:
     """The model with its default thresholds, under a version that tells whether a frame was made for just this."""
-    identity = f"{info.version} {info.engine} {info.precision} {info.size_px} {defaults}"
+    # Not the engine, nor the precision: on nodes of another kind a replica may have chosen another one.
+    identity = f"{info.version} {info.size_px} {defaults}"
     return replace(info, defaults=defaults, version=hashlib.sha256(identity.encode()).hexdigest()[:12])
 
 

@@ -25,7 +25,7 @@ def openvino_folder(weights: str, folder: Path) -> Path:
         link = folder / path.name
         link.unlink(missing_ok=True)
         link.symlink_to(path.resolve())
-        return export(link, SIZE_PX, format="openvino")
+        return export(link, format="openvino", size_px=SIZE_PX)
     model = ov.Core().read_model(path)
     model.reshape([1, 3, SIZE_PX, SIZE_PX])
     target.mkdir(exist_ok=True)

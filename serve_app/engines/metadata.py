@@ -19,8 +19,9 @@ def read_labels(metadata: Json) -> tuple[str, ...]:
     try:
         if isinstance(names, str):  # in an ONNX file every value is text
             names = ast.literal_eval(names)
+        names = {int(class_id): label for class_id, label in names.items()}  # in JSON every key is text
         labels = tuple(str(names[class_id]) for class_id in range(len(names)))
-    except (TypeError, KeyError, ValueError, SyntaxError) as exc:
+    except (AttributeError, TypeError, KeyError, ValueError, SyntaxError) as exc:
         raise ModelError("the model does not name its classes: export it with Ultralytics") from exc
     if not labels:
         raise ModelError("the model names no class")

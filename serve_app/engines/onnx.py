@@ -26,11 +26,7 @@ class OnnxEngine:
 
     concurrency = 1
 
-    def __init__(
-        self, path: Path, *, name: str, version: str, size_px: int, precision: Precision, threads: int, on_gpu: bool
-    ) -> None:
-        if precision != "auto":
-            raise ModelError(f"ONNX Runtime computes in the file's own precision: {precision} cannot be chosen")
+    def __init__(self, path: Path, *, name: str, version: str, size_px: int, threads: int, on_gpu: bool) -> None:
         try:
             model = onnx.load(path)
             size_px = _uint8_in(model, size_px)
@@ -54,7 +50,7 @@ class OnnxEngine:
             name=name,
             version=version,
             engine="onnx",
-            precision="fp16" if _has_half_weights(model) else "fp32",
+            precision=_precision(model),
             labels=labels,
             size_px=size_px,
             end_to_end=has_end_to_end_head([1, *blank.shape], labels),
@@ -97,5 +93,8 @@ def _uint8_in(model: onnx.ModelProto, size_px: int) -> int:
     return int(height)
 
 
-def _has_half_weights(model: onnx.ModelProto) -> bool:
-    return any(tensor.data_type == TensorProto.FLOAT16 and len(tensor.dims) == 4 for tensor in model.graph.initializer)
+def _precision(model: onnx.ModelProto) -> Precision:
+    if any(node.op_type in ("DequantizeLinear", "QLinearConv", "ConvInteger") for node in model.graph.node):
+        return "int8"
+    kernels = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4}
+    return "fp16" if TensorProto.FLOAT16 in kernels else "fp32"

@@ -142,8 +142,8 @@ def _choose(wanted: Precision, *, is_quantised: bool, has_bf16: bool) -> Precisi
         return "int8"
     if wanted == "int8":
         raise ModelError("int8 is made of a .pt file, fitted to the pictures in model.calibration_dir")
-    if wanted == "fp16" or (wanted == "bf16" and not has_bf16):
-        raise ModelError(f"OpenVINO does not compute in {wanted} on this CPU")
+    if wanted == "bf16" and not has_bf16:
+        raise ModelError("this CPU does not compute in bf16")
     return "fp32" if wanted == "auto" else wanted
 
 

@@ -53,21 +53,21 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
     return network.float(), tuple(str(name) for name in names)
 
 
-def export(path: Path, size_px: int, *, format: str, pictures: Path | None = None) -> Path:
-    """An OpenVINO folder or an ``.onnx`` file beside ``path``, its input fixed at ``size_px``. Raises ModelError.
+def export(path: Path, *, format: str, size_px: int, quantize: int = 32, max_batch_size: int = 1) -> Path:
+    """What ``format`` calls a model, beside ``path``; its input is fixed at ``size_px``. Raises ModelError.
 
-    ``pictures``: a folder ``images`` beside ``path``, too; OpenVINO's weights and activations are quantised to int8
-    such that they answer as before on these. Ultralytics may write into it.
+    ``quantize``: bits; with 8, weights and activations are fitted to the pictures in a folder ``images`` beside
+    ``path``, into which Ultralytics may write. ``max_batch_size``: over one, it takes batches of up to so many.
     """
     yolo = _open(path)
-    options: Json = {}
-    if pictures is not None:
+    options: Json = {"batch": max_batch_size, "dynamic": max_batch_size > 1}
+    if quantize != 32:
+        options["quantize"] = quantize
+    if quantize == 8:
         data = path.with_name("calibration.yaml")
-        data.write_text(
-            json.dumps({"path": str(path.parent), "train": pictures.name, "val": pictures.name, "names": yolo.names})
-        )
-        options = {"int8": True, "data": str(data)}
-    return Path(yolo.export(format=format, imgsz=size_px, batch=1, verbose=False, **options))
+        data.write_text(json.dumps({"path": str(path.parent), "train": "images", "val": "images", "names": yolo.names}))
+        options["data"] = str(data)
+    return Path(yolo.export(format=format, imgsz=size_px, verbose=False, **options))
 
 
 def _open(path: Path) -> YOLO:
@@ -81,5 +81,5 @@ def _open(path: Path) -> YOLO:
 
 
 if __name__ == "__main__":  # the export runs in a process of its own, so that a replica never holds torch's memory
-    weights, size_px, format, *pictures = sys.argv[1:]
-    export(Path(weights), int(size_px), format=format, pictures=Path(pictures[0]) if pictures else None)
+    weights, target, options = sys.argv[1:]
+    export(Path(weights), **json.loads(options)).rename(target)

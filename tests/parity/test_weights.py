@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import openvino
 import pytest
+import torch
 from ultralytics import YOLO
 
 from serve_app.config import ModelArgs
@@ -26,6 +27,7 @@ CASES = [
     ("yolov8n.pt", "openvino", "int8"),
     ("yolov8n.pt", "onnx", "auto"),
     ("yolov8n.pt", "torch", "auto"),
+    ("yolov8n.pt", "torch", "fp16"),
     ("yolov8n_int8_openvino_model", "openvino", "auto"),
     ("yolo11n_int8_openvino_model", "openvino", "auto"),
 ]
@@ -55,10 +57,13 @@ def pair(
     name, engine, precision = request.param
     if precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU does not compute in bf16")
+    on_gpu = precision == "fp16"
+    if on_gpu and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
     cache, weights = tmp_path_factory.mktemp("cache"), SHARED / "weights" / name
     pictures = calibration_dir if precision == "int8" else None
     args = ModelArgs(weights=weights, engine=engine, precision=precision, calibration_dir=pictures, cache_dir=cache)
-    ours = load(args, has_gpu=False)
+    ours = load(args, has_gpu=on_gpu)
     if precision == "int8":
         (weights,) = cache.glob("*_openvino_model")
     return ours, YOLO(weights, task="detect")

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from onnxruntime.quantization import quantize_dynamic
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -15,6 +17,7 @@ from scripts.codes.score import score
 from scripts.codes.symbols import LABELS
 from serve_app import models
 from serve_app.config import ModelArgs
+from serve_app.engines.device import Lane, to_input
 from serve_app.engines.openvino import OpenVinoEngine
 from serve_app.engines.ultralytics import load_network
 from serve_app.errors import ModelError
@@ -70,7 +73,8 @@ def test_the_version_is_that_of_the_weights(squares_model: Path, tmp_path: Path)
     ("name", "content", "sentence"),
     [
         ("missing.pt", None, "there is no"),
-        ("model.h5", b"", "a .pt file, an .onnx file or an exported OpenVINO folder"),
+        ("model.h5", b"", r"reads a \.pt file or a \.onnx file or an exported folder, not model\.h5"),
+        ("model", b"", r"reads a \.pt file or a \.onnx file or an exported folder, not model"),
         ("broken.onnx", b"nonsense", "cannot read"),
         ("broken.pt", b"nonsense", r"broken\.pt"),
     ],
@@ -191,8 +195,8 @@ def test_onnx_runtime_finds_the_squares_too(tmp_path: Path) -> None:
     ("settings", "sentence"),
     [
         ({"precision": "int8"}, "int8 is made of a .pt file"),
-        ({"precision": "fp16"}, "does not compute in fp16"),
-        ({"engine": "onnx", "precision": "bf16"}, "the file's own precision"),
+        ({"precision": "fp16"}, "openvino engine does not compute in fp16"),
+        ({"engine": "onnx", "precision": "bf16"}, "onnx engine does not compute in bf16: .* one of auto"),
         ({"engine": "torch", "precision": "fp16"}, "does not compute in fp16 on a CPU"),
         ({"engine": "torch", "precision": "int8"}, "does not compute in int8"),
     ],
@@ -210,6 +214,43 @@ def test_int8_asks_for_pictures(tmp_path: Path, folder: str | None, sentence: st
     args = ModelArgs(weights=weights, precision="int8", calibration_dir=calibration_dir, cache_dir=tmp_path)
     with pytest.raises(ModelError, match=sentence):
         load(args, has_gpu=False)
+
+
+def test_a_precision_is_refused_before_anything_is_exported(tmp_path: Path) -> None:
+    weights = tmp_path / "any.pt"
+    weights.write_bytes(b"never read")
+    with pytest.raises(ModelError, match="does not compute in bf16"):
+        load(ModelArgs(weights=weights, engine="onnx", precision="bf16", cache_dir=tmp_path / "cache"), has_gpu=False)
+
+
+def test_a_quantised_onnx_file_is_said_to_be_int8(tmp_path: Path) -> None:
+    quantize_dynamic(squares.save_onnx(tmp_path / "squares.onnx"), tmp_path / "int8.onnx")
+    assert load(ModelArgs(weights=tmp_path / "int8.onnx", engine="onnx"), has_gpu=False).info.precision == "int8"
+
+
+@pytest.mark.parametrize(("weights", "sentence"), [("any.onnx", "reads a .pt file"), ("any.pt", "needs a GPU")])
+def test_tensorrt_says_what_it_lacks(tmp_path: Path, weights: str, sentence: str) -> None:
+    (tmp_path / weights).write_bytes(b"never read")
+    with pytest.raises(ModelError, match=sentence):
+        load(ModelArgs(weights=tmp_path / weights, engine="tensorrt"), has_gpu=False)
+
+
+def test_a_lane_gives_each_frame_its_own_rows() -> None:
+    """On the CPU: what a GPU does between its network's kernels."""
+
+    def step(frames: torch.Tensor) -> torch.Tensor:
+        (red, green, blue) = to_input(frames, torch.float32).mean((2, 3)).unbind(1)
+        return torch.stack([red, green, blue], 1)[:, None]
+
+    lane = Lane(step, torch.device("cpu"), size_px=32, max_batch_size=4)
+    colours = [(0, 0, 255), (0, 51, 0), (255, 0, 0)]  # BGR
+    for count in (3, 1, 2):
+        frames = [np.full((32, 32, 3), colour, np.uint8) for colour in colours[:count]]
+        assert [rows.round(3).astype(float).round(3).tolist() for rows in lane.infer(frames)] == [
+            [[1.0, 0.0, 0.0]], [[0.0, 0.2, 0.0]], [[0.0, 0.0, 1.0]]
+        ][:count]  # fmt: skip
+    with pytest.raises(IndexError):
+        lane.infer([np.zeros((32, 32, 3), np.uint8)] * 5)
 
 
 def test_what_an_engine_computes_in_is_said(squares_model: Path) -> None:

@@ -12,13 +12,13 @@ ORDER = [
     "errors", "types", "config", "letterbox", "decode", "drawing", "shared_memory", "frames", "local_calls",
     "postprocess", "agreement",
     "engines", "engines.metadata", "engines.ultralytics", "engines.openvino", "engines.onnx",
-    "engines.torch", "engines.simulated", "models",
+    "engines.device", "engines.torch", "engines.tensorrt", "engines.simulated", "exports", "models",
     "fair_queue", "batcher", "telemetry",
     "schemas", "api.pipeline", "api.errors", "api.bodies", "api.detect", "api.health", "api", "serving",
     "streams", "streams.source", "streams.capture", "streams.worker", "scaling", "deployments", "app",
 ]  # fmt: skip
 RAY = {"serving", "streams.worker", "scaling", "deployments", "app"}
-ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime"}
+ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime", "tensorrt"}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")

@@ -76,7 +76,7 @@ async def fail() -> None:
 
 
 async def open_file() -> Any:
-    return Path(os.devnull).open()  # noqa: SIM115  # what cannot be pickled
+    return Path(os.devnull).open()  # what cannot be pickled
 
 
 async def cancel() -> None:
@@ -221,9 +221,7 @@ async def test_a_refusal_stands_when_the_next_server_ends(tmp_path: Path) -> Non
                     await lost
 
 
-async def test_a_server_that_does_not_read_gets_no_more_calls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_server_that_does_not_read_gets_no_more_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_app.local_calls._MAX_UNSENT_BYTES", 5_000_000)
     with subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout.readline() == "ready\n"

@@ -1,0 +1,69 @@
+"""Frames to a GPU and candidates back: what the engines of GPUs have in common. On a CPU the same steps run there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serve_app.postprocess import MAX_CANDIDATES
+from serve_app.types import Pixels
+
+Step = Callable[[torch.Tensor], torch.Tensor]  # (n, size_px, size_px, 3) uint8 BGR -> (n, candidates, 6), on the device
+
+
+class Lane:
+    """One batch's way through the device: gathered in pinned memory, copied, computed, and one small copy back.
+
+    ``stream``: None is the device's default one. For one thread at a time.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        device: torch.device,
+        *,
+        size_px: int,
+        max_batch_size: int,
+        stream: torch.cuda.Stream | None = None,
+    ) -> None:
+        shape = (max_batch_size, size_px, size_px, 3)
+        self._gathered = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._places = self._gathered.numpy()
+        self._step = step
+        self._device = device
+        self._stream = stream
+
+    def infer(self, frames: Sequence[Pixels]) -> list[NDArray[np.float32]]:
+        """The rows of each frame, in order: see ``to_candidates``."""
+        for number, frame in enumerate(frames):
+            self._places[number] = frame
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            rows = self._step(self._gathered[: len(frames)].to(self._device, non_blocking=True))
+            return list(rows.cpu().numpy())
+
+
+def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Frames as a network takes them: ``(n, 3, size_px, size_px)``, RGB, 0 to 1, channels last in memory."""
+    # NHWC in memory is what channels_last means: the permuted view costs nothing.
+    return frames.flip(-1).permute(0, 3, 1, 2).to(dtype).div_(255)
+
+
+def to_candidates(raw: torch.Tensor) -> torch.Tensor:
+    """The most confident boxes, ``(n, at most MAX_CANDIDATES, 6)``: left, top, right, bottom, confidence, class id.
+
+    ``raw`` is ``(n, 4 + classes, anchors)``: see ``postprocess``. What leaves the device so is a twentieth of that, and
+    suppression, with each picture's own thresholds, is left to ``postprocess``.
+    """
+    scores, class_id = raw[:, 4:].max(1)
+    confidence, best = scores.topk(min(MAX_CANDIDATES, scores.shape[1]))
+    centre, size = raw[:, :4].gather(2, best[:, None].expand(-1, 4, -1)).float().chunk(2, 1)
+    tags = torch.stack([confidence.float(), class_id.gather(1, best).float()], 1)
+    return torch.cat([centre - size / 2, centre + size / 2, tags], 1).transpose(1, 2)
+
+
+def gpu_name() -> str:
+    """The GPU's name, as a part of a file's."""
+    return str(torch.cuda.get_device_name()).replace(" ", "_")
