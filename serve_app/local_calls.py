@@ -212,11 +212,6 @@ class LocalReplicas:
             refusal = result
         return refusal
 
-    def close(self) -> None:
-        """Drop every connection."""
-        for link in self._links.values():
-            link.close()
-
     async def _scan(self) -> None:
         self._links = {path: link for path, link in self._links.items() if link.is_open}
         for path in shared_memory.sockets(self._folder, self._service):

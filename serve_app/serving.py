@@ -89,10 +89,6 @@ class Replicas:
             raise result
         return result
 
-    def close(self) -> None:
-        """Drop the connections to replicas of this node."""
-        self._local.close()
-
     async def _call_handle(self, method: str, args: tuple[Any, ...]) -> Any:
         try:
             return await getattr(self._handle, method).remote(*args)
@@ -126,7 +122,7 @@ class DetectorClient:
         async with self._pool_change:
             if self._pool is None or self._pool.size_px != model.size_px:
                 pool = await asyncio.to_thread(FramePool, self._slots, model.size_px)
-                self._close_pool()
+                self.close()
                 self._pool = pool
         self._model = model
         return model
@@ -179,11 +175,7 @@ class DetectorClient:
         )
 
     def close(self) -> None:
-        """Give the shared memory back and drop the connections."""
-        self._replicas.close()
-        self._close_pool()
-
-    def _close_pool(self) -> None:
+        """Give the shared memory back."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None

@@ -64,7 +64,8 @@ async def serving(folder: Path, max_calls: int = 100, **methods: Any) -> AsyncIt
 async def calling(folder: Path) -> AsyncIterator[LocalReplicas]:
     replicas = LocalReplicas("s", folder)
     yield replicas
-    replicas.close()
+    for link in replicas._links.values():
+        link.close()
 
 
 async def echo(value: Any) -> Any:
