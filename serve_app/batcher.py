@@ -73,7 +73,9 @@ class Batcher(Generic[Item, Result]):
         self.drops: dict[Traffic, Counter[str]] = {traffic: Counter() for traffic in weights}
         self._item_s = 0.0  # of the engine's time, in the last batch
         self._demand_since_s = clock_s()  # since then:
-        self._busy_s = 0.0  # of the engine's time
+        self._busy_s = 0.0  # with a batch in the engine
+        self._busy_since_s: float | None = None  # with one in it now
+        self._inferring = 0  # batches in the engine
         self._dropped = 0
 
     @property
@@ -87,11 +89,14 @@ class Batcher(Generic[Item, Result]):
         return len(self._queue) + len(self._running)
 
     def take_demand(self) -> float:
-        """Seconds of the engine that were asked for a second since the last call, dropped items included.
+        """The share of the time since the last call that the engine worked, or would have, for dropped items, too.
 
-        Over 1 the engine cannot keep up.
+        Over 1 it cannot keep up.
         """
         now_s = self._clock_s()
+        if self._busy_since_s is not None:
+            self._busy_s += now_s - self._busy_since_s
+            self._busy_since_s = now_s
         demand = (self._busy_s + self._dropped * self._item_s) / max(now_s - self._demand_since_s, 1e-3)
         self._demand_since_s, self._busy_s, self._dropped = now_s, 0.0, 0
         return demand
@@ -166,6 +171,9 @@ class Batcher(Generic[Item, Result]):
 
     async def _infer(self, batch: list[_Waiting[Item, Result]]) -> None:
         started_at_s = self._clock_s()
+        if not self._inferring:
+            self._busy_since_s = started_at_s
+        self._inferring += 1
         try:
             results = await self._engine([waiting.item for waiting in batch])
             if len(results) != len(batch):
@@ -175,21 +183,20 @@ class Batcher(Generic[Item, Result]):
                 _fail(waiting, Unavailable("the detector is shutting down"))
             raise
         except Exception as exc:  # the batch fails; the next one may not
-            self._worked(len(batch), started_at_s)
             for waiting in batch:
                 _fail(waiting, exc)
             return
-        self._batch_size.observe(len(batch), self._worked(len(batch), started_at_s))
+        finally:
+            took_s = self._clock_s() - started_at_s
+            self._item_s = took_s / len(batch) / self._concurrency
+            self._inferring -= 1
+            if not self._inferring and self._busy_since_s is not None:
+                self._busy_s += self._clock_s() - self._busy_since_s
+                self._busy_since_s = None
+        self._batch_size.observe(len(batch), took_s)
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(Batched(result, started_at_s - waiting.queued_at_s, len(batch)))
-
-    def _worked(self, size: int, since_s: float) -> float:
-        """Counts the engine's time for a batch, also one that failed: it was asked for. The batch's seconds."""
-        took_s = self._clock_s() - since_s
-        self._item_s = took_s / size / self._concurrency
-        self._busy_s += took_s / self._concurrency
-        return took_s
 
 
 class BatchSize:

@@ -10,7 +10,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +33,11 @@ def exported(
 
     Replicas and nodes that share the cache wait for one export.
     """
-    pictures = _int8_pictures(args, engine) if precision == "int8" else []
+    try:
+        libraries = [f"{library}{importlib.metadata.version(library)}" for library in (engine, "ultralytics")]
+    except importlib.metadata.PackageNotFoundError as exc:
+        raise ModelError(f"the {engine} engine is an extra: pip install 'sightline[{engine}]'") from exc
+    pictures = _int8_pictures(args, engine, max_batch_size) if precision == "int8" else []
     traits = [weights.stem, version, f"{args.image_size_px}px", precision]
     if pictures:
         traits.append(digest(pictures))
@@ -44,33 +47,40 @@ def exported(
         from serve_app.engines.device import gpu_name
 
         traits.append(gpu_name())  # it runs on no other
-    traits += [f"{library}{importlib.metadata.version(library)}" for library in (engine, "ultralytics")]
     cache_dir = args.cache_dir.expanduser()
-    target = cache_dir / ("-".join(traits) + _SUFFIXES[engine])
+    target = cache_dir / ("-".join(traits + libraries) + _SUFFIXES[engine])
     if target.exists():
         return target
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ModelError(f"model.cache_dir: {cache_dir} cannot be made") from exc
-    with _locked(target.with_name(f"{target.name}.lock")):
+    options = {"format": _FORMATS[engine], "size_px": args.image_size_px, "quantize": _BITS[precision]}
+    with _locked(target.with_name(f"{target.name}.lock")) as lock:
         if not target.exists():
-            with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
+            folder = target.with_name(f"{target.name}.making")
+            shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
+            folder.mkdir()
+            try:
                 # Ultralytics writes beside the weights, whose folder may be read-only: export a link to them.
-                link = Path(folder) / weights.name
+                link = folder / weights.name
                 link.symlink_to(weights)
-                options = {"format": _FORMATS[engine], "size_px": args.image_size_px, "quantize": _BITS[precision]}
-                _run_export(link, target, options | {"max_batch_size": max_batch_size}, pictures)
+                _run_export(link, target, options | {"max_batch_size": max_batch_size}, pictures, lock)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     return target
 
 
-def _int8_pictures(args: ModelArgs, engine: str) -> list[Path]:
+def _int8_pictures(args: ModelArgs, engine: str, max_batch_size: int) -> list[Path]:
     """The pictures that int8 is fitted to. Raises ModelError."""
     if args.calibration_dir is None:
         raise ModelError("model.precision int8 needs model.calibration_dir: a folder of some 300 pictures like yours")
     if engine == "openvino" and importlib.util.find_spec("nncf") is None:
         raise ModelError("int8 is an extra: pip install 'sightline[int8]'")
-    return calibration_pictures(args.calibration_dir)[:_MAX_CALIBRATION_PICTURES]
+    pictures = calibration_pictures(args.calibration_dir)[:_MAX_CALIBRATION_PICTURES]
+    if len(pictures) < max_batch_size:  # TensorRT reads whole batches of them
+        raise ModelError(f"model.calibration_dir: {len(pictures)} pictures are fewer than a batch of {max_batch_size}")
+    return pictures
 
 
 def calibration_pictures(folder: Path) -> list[Path]:
@@ -91,8 +101,11 @@ def digest(paths: list[Path]) -> str:
     return hashed.hexdigest()[:12]
 
 
-def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]) -> None:
-    """``target`` appears whole or not at all."""
+def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path], lock: int) -> None:
+    """``target`` appears whole or not at all.
+
+    The exporting process holds the ``lock``, too: when we are killed it goes on, and who comes next waits for it.
+    """
     if pictures:
         copies = weights.with_name("images")  # Ultralytics may mend a picture in its place: not the user's
         copies.mkdir()
@@ -100,7 +113,9 @@ def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]
             shutil.copy(picture, copies / f"{number}{picture.suffix}")
     command = [sys.executable, "-m", "serve_app.engines.ultralytics", str(weights), str(target), json.dumps(options)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_EXPORT_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_EXPORT_TIMEOUT_S, check=False, pass_fds=[lock]
+        )
     except subprocess.TimeoutExpired as exc:
         raise ModelError(f"exporting {weights.name} as {options['format']} took over {_EXPORT_TIMEOUT_S} s") from exc
     if done.returncode:
@@ -109,7 +124,7 @@ def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[int]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()

@@ -33,7 +33,7 @@ _READS = {
 _COMPUTES_IN: dict[str, tuple[Precision, ...]] = {
     "openvino": ("auto", "fp32", "bf16", "int8"),
     "onnx": ("auto",),  # the file's own
-    "torch": ("auto", "fp32", "bf16", "fp16"),
+    "torch": ("auto", "fp32", "fp16"),
     "tensorrt": ("auto", "fp32", "fp16", "int8"),
 }
 
@@ -52,7 +52,7 @@ def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
     precision = args.precision
     if precision not in _COMPUTES_IN[engine]:
         known = ", ".join(_COMPUTES_IN[engine])
-        raise ModelError(f"the {engine} engine does not compute in {precision}: its model.precision is one of {known}")
+        raise ModelError(f"the {engine} engine cannot be told to compute in {precision}: model.precision is {known}")
     options: Json = {
         "name": weights.stem.removesuffix("_openvino_model"),
         "version": _version(weights),
@@ -69,21 +69,18 @@ def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
     if engine == "tensorrt":
         if not has_gpu:
             raise ModelError("the tensorrt engine needs a GPU: give the Detector one in ray_actor_options")
-        if importlib.util.find_spec("tensorrt") is None:
-            raise ModelError("the tensorrt engine is an extra: pip install 'sightline[tensorrt]'")
-        from serve_app.engines.tensorrt import TensorRtEngine
-
         precision = "fp16" if precision == "auto" else precision
         weights = exported(weights, options["version"], args, engine, precision, max_batch_size)
+        from serve_app.engines.tensorrt import TensorRtEngine
+
         return TensorRtEngine(weights, precision=precision, max_batch_size=max_batch_size, **options)
+    if engine == "onnx" and importlib.util.find_spec("onnxruntime") is None:
+        raise ModelError("the onnx engine is an extra: pip install 'sightline[onnx]'")
     if weights.suffix == ".pt":
         precision_of_file: Precision = "int8" if precision == "int8" else "fp32"
         weights = exported(weights, options["version"], args, engine, precision_of_file)
     if engine == "onnx":
-        try:
-            from serve_app.engines.onnx import OnnxEngine
-        except ImportError as exc:
-            raise ModelError("the onnx engine is an extra: pip install 'sightline[onnx]'") from exc
+        from serve_app.engines.onnx import OnnxEngine
 
         return OnnxEngine(weights, threads=threads, on_gpu=has_gpu, **options)
     return _load_openvino(weights, options | {"threads": threads, "precision": precision}, args)

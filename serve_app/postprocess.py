@@ -19,12 +19,14 @@ _Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
 def to_detections(raw: NDArray[np.float32], options: DetectOptions, *, end_to_end: bool) -> Detections:
     """Detections in model-input pixels, the most confident first.
 
-    ``raw`` is ``(4 + classes, anchors)``: centre x, centre y, width, height and one score a class; or ``(n, 6)`` rows,
-    sorted by confidence: left, top, right, bottom, confidence, class id. ``end_to_end``: no two rows are one object.
+    ``raw`` is ``(4 + classes, anchors)``: centre x, centre y, width, height and one score a class; or ``(n, 6)`` rows:
+    left, top, right, bottom, confidence, class id. ``end_to_end``: rows sorted by confidence, no two of one object.
     """
     has_rows = raw.shape[1] == 6  # and there are more anchors than that
     xyxy, confidence, class_id = _from_rows(raw, options) if has_rows else _from_anchors(raw, options)
     if not end_to_end:
+        best = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]
+        xyxy, confidence, class_id = xyxy[best], confidence[best], class_id[best]
         kept = _suppress(xyxy, confidence, class_id, options.iou)
         xyxy, confidence, class_id = xyxy[kept], confidence[kept], class_id[kept]
     n = options.max_detections
@@ -45,8 +47,6 @@ def _from_anchors(raw: NDArray[np.float32], options: DetectOptions) -> _Candidat
     class_id = scores[:, candidates].argmax(axis=0).astype(np.int32)
     wanted = _of_class(class_id, options)
     candidates, class_id = candidates[wanted], class_id[wanted]
-    order = np.argsort(-best[candidates], kind="stable")[:MAX_CANDIDATES]
-    candidates, class_id = candidates[order], class_id[order]
     centre, size = raw[:2, candidates].T, raw[2:4, candidates].T
     return np.concatenate([centre - size / 2, centre + size / 2], axis=1), best[candidates], class_id
 

@@ -68,7 +68,7 @@ class Detections:
 class DetectOptions:
     """The thresholds of one picture; every picture of a batch keeps its own."""
 
-    confidence: float  # at least, exclusive
+    confidence: float  # above it
     iou: float  # two boxes of one class that overlap by more are one; end-to-end models do without
     max_detections: int
     class_ids: tuple[int, ...] | None = None  # None: every class
@@ -83,7 +83,7 @@ class ModelInfo:
     engine: str
     labels: tuple[str, ...]  # label of each class id
     size_px: int  # the model input is (size_px, size_px, 3)
-    end_to_end: bool  # the raw output is (n, 6) rows, already free of duplicates
+    end_to_end: bool  # the raw output's rows are sorted, and no two are of one object
     precision: Precision = "fp32"
     defaults: DetectOptions = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)  # as the Detector is set
 

@@ -1,4 +1,4 @@
-"""Frames to a GPU and candidates back: what the engines of GPUs have in common. On a CPU the same steps run there."""
+"""Frames to a GPU and rows back: what the engines of GPUs have in common. On a CPU the same steps run there."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from serve_app.postprocess import MAX_CANDIDATES
 from serve_app.types import Pixels
 
-Step = Callable[[torch.Tensor], torch.Tensor]  # (n, size_px, size_px, 3) uint8 BGR -> (n, candidates, 6), on the device
+Step = Callable[[torch.Tensor], torch.Tensor]  # (n, size_px, size_px, 3) uint8 BGR -> (n, rows, 6), on the device
 
 
 class Lane:
@@ -37,7 +36,7 @@ class Lane:
         self._stream = stream
 
     def infer(self, frames: Sequence[Pixels]) -> list[NDArray[np.float32]]:
-        """The rows of each frame, in order: see ``to_candidates``."""
+        """The rows of each frame, in order: see ``to_rows``."""
         for number, frame in enumerate(frames):
             self._places[number] = frame
         with torch.inference_mode(), torch.cuda.stream(self._stream):
@@ -51,16 +50,15 @@ def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return frames.flip(-1).permute(0, 3, 1, 2).to(dtype).div_(255)
 
 
-def to_candidates(raw: torch.Tensor) -> torch.Tensor:
-    """The most confident boxes, ``(n, at most MAX_CANDIDATES, 6)``: left, top, right, bottom, confidence, class id.
+def to_rows(raw: torch.Tensor) -> torch.Tensor:
+    """Each anchor's box and best class, ``(n, anchors, 6)``: left, top, right, bottom, confidence, class id.
 
-    ``raw`` is ``(n, 4 + classes, anchors)``: see ``postprocess``. What leaves the device so is a twentieth of that, and
-    suppression, with each picture's own thresholds, is left to ``postprocess``.
+    ``raw`` is ``(n, 4 + classes, anchors)``: see ``postprocess``. Of 80 classes a fourteenth leaves the device so; what
+    follows depends on each picture's own thresholds and is left to ``postprocess``.
     """
-    scores, class_id = raw[:, 4:].max(1)
-    confidence, best = scores.topk(min(MAX_CANDIDATES, scores.shape[1]))
-    centre, size = raw[:, :4].gather(2, best[:, None].expand(-1, 4, -1)).float().chunk(2, 1)
-    tags = torch.stack([confidence.float(), class_id.gather(1, best).float()], 1)
+    confidence, class_id = raw[:, 4:].max(1)
+    centre, size = raw[:, :4].float().chunk(2, 1)
+    tags = torch.stack([confidence.float(), class_id.float()], 1)
     return torch.cat([centre - size / 2, centre + size / 2, tags], 1).transpose(1, 2)
 
 

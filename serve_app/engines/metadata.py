@@ -30,8 +30,8 @@ def read_labels(metadata: Json) -> tuple[str, ...]:
 
 def has_end_to_end_head(output: Sequence[Any], labels: tuple[str, ...]) -> bool:
     """From the output's shape: ``(batch, n, 6)``, or the raw head's ``(batch, 4 + classes, n)``. Raises ModelError."""
+    if len(output) == 3 and output[2] == 6:  # there are never as few anchors
+        return True
     if len(output) == 3 and output[1] == 4 + len(labels):
         return False
-    if len(output) == 3 and output[2] == 6:
-        return True
     raise ModelError(f"the model's output {list(output)} is neither of YOLO's two heads for {len(labels)} classes")

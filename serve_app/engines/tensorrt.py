@@ -10,14 +10,17 @@ import torch
 from numpy.typing import NDArray
 from ultralytics.nn.backends.tensorrt import TensorRTBackend
 
-from serve_app.engines.device import Lane, to_candidates, to_input
+from serve_app.engines.device import Lane, to_input, to_rows
 from serve_app.engines.metadata import has_end_to_end_head, read_labels
 from serve_app.errors import ModelError
 from serve_app.types import ModelInfo, Pixels, Precision
 
 
 class TensorRtEngine:
-    """One batch of at most ``max_batch_size``, one run. Raises ModelError."""
+    """One batch of at most ``max_batch_size``, one run. Raises ModelError.
+
+    Ultralytics builds a file that takes batches for any size up to twice ours, and keeps memory for all of that.
+    """
 
     concurrency = 1
     takes_batches = True
@@ -49,4 +52,4 @@ class TensorRtEngine:
 
     def _step(self, frames: torch.Tensor) -> torch.Tensor:
         (raw, *_) = self._backend.forward(to_input(frames, self._dtype).contiguous())
-        return raw.float() if self.info.end_to_end else to_candidates(raw)
+        return raw.float() if self.info.end_to_end else to_rows(raw)

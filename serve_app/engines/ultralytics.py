@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_VERBOSE="f
 
 from safetensors import safe_open
 from ultralytics import YOLO
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
 
 from serve_app.errors import ModelError
 from serve_app.types import Json
@@ -77,9 +78,14 @@ def _open(path: Path) -> YOLO:
         raise ModelError(f"Ultralytics cannot read {path.name}: {type(exc).__name__}") from exc
     if yolo.task != "detect":
         raise ModelError(f"the task of {path.name} is {yolo.task!r}; only detection is served")
+    if isinstance(yolo.model, RTDETRDetectionModel):  # its boxes are shares of the picture's sides
+        raise ModelError(f"{path.name} is an RT-DETR; only YOLO models are served")
     return yolo
 
 
 if __name__ == "__main__":  # the export runs in a process of its own, so that a replica never holds torch's memory
     weights, target, options = sys.argv[1:]
-    export(Path(weights), **json.loads(options)).rename(target)
+    try:
+        export(Path(weights), **json.loads(options)).rename(target)
+    finally:  # here, since whoever called may be gone
+        shutil.rmtree(Path(weights).parent, ignore_errors=True)

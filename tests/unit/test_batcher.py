@@ -294,6 +294,30 @@ async def test_demand_counts_the_engines_time_and_what_was_dropped() -> None:
         assert batcher.take_demand() == 0
 
 
+async def test_an_engine_that_never_pauses_is_in_full_demand_however_many_batches_it_takes_at_once() -> None:
+    clock = Clock()
+    gate, begun = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def engine(items: list[int]) -> Sequence[int]:
+        begun.release()
+        await gate.acquire()
+        return items
+
+    async with batching(engine, max_batch_size=1, concurrency=2, clock=clock) as batcher:
+        first, second = submit(batcher, 1, 2, time_left_s=1e6)
+        await begun.acquire()
+        await begun.acquire()
+        clock.now_s = 4
+        assert batcher.take_demand() == pytest.approx(1)
+        gate.release()
+        await first
+        clock.now_s = 6
+        gate.release()
+        await second
+        clock.now_s = 8
+        assert batcher.take_demand() == pytest.approx(0.5)
+
+
 async def test_an_engine_that_fails_is_in_demand_too() -> None:
     clock = Clock()
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from ultralytics.utils.nms import non_max_suppression
 
-from serve_app.engines.device import to_candidates
+from serve_app.engines.device import to_rows
 from serve_app.postprocess import MAX_CANDIDATES, to_detections
 from serve_app.types import DetectOptions
 
@@ -49,17 +49,19 @@ def test_the_raw_heads_detections_are_those_of_ultralytics(seed: int, options: D
     assert ours.class_id.tolist() == theirs[:, 5].tolist()
 
 
-def test_candidates_chosen_on_the_device_are_the_same_detections() -> None:
-    options = DetectOptions(0.2, 0.7, 300)
+@pytest.mark.parametrize("class_ids", [None, (2, 5)])
+@pytest.mark.parametrize("confidence", [0.01, 0.2])
+def test_rows_made_on_the_device_are_the_same_detections(confidence: float, class_ids: tuple[int, ...] | None) -> None:
+    options = DetectOptions(confidence, 0.7, 300, class_ids)
     raw = torch.stack([torch.from_numpy(crowded(seed, anchors=5000)) for seed in range(3)])
-    for one, rows in zip(raw.numpy(), to_candidates(raw).numpy(), strict=True):
+    for one, rows in zip(raw.numpy(), to_rows(raw).numpy(), strict=True):
         expected = to_detections(one, options, end_to_end=False)
         found = to_detections(rows, options, end_to_end=False)
-        assert rows.shape == (MAX_CANDIDATES, 6)
+        assert rows.shape == (5000, 6)
         assert len(found) == len(expected) > 50
         np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=1e-3)
         assert found.class_id.tolist() == expected.class_id.tolist()
-    assert to_candidates(raw.half()).dtype == torch.float32
+    assert to_rows(raw.half()).dtype == torch.float32
 
 
 def test_the_end_to_end_heads_rows_are_kept_as_they_are() -> None:
