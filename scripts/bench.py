@@ -22,12 +22,14 @@ from scripts.benchmark.contenders import peers, sightline
 from scripts.benchmark.pictures import save_photographs
 from scripts.benchmark.rounds import measure
 from scripts.benchmark.weights import openvino_folder
+from scripts.server import stop_on_signals
 
 FOLDER = ROOT / "build/bench"
 
 
 def main() -> None:
     """Measure, save, show."""
+    stop_on_signals()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", default="codes", help="weights, as model.weights (default: %(default)s)")
     parser.add_argument("--engine", default="auto", help="as model.engine (default: %(default)s)")

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -63,6 +64,12 @@ def _answers(url: str) -> bool:
         return httpx.get(url, timeout=10, trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def stop_on_signals() -> None:
+    """Ends this program by an exception, so that what it started is stopped."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def stop_group(process: subprocess.Popen[bytes]) -> None:

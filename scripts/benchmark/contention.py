@@ -20,7 +20,7 @@ from scripts.benchmark.crowd import crowd
 from scripts.benchmark.pictures import save_photographs
 from scripts.benchmark.simulation import Crowd
 from scripts.benchmark.weights import openvino_folder
-from scripts.server import ROOT, ray_address
+from scripts.server import ROOT, ray_address, stop_on_signals
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
@@ -36,6 +36,7 @@ GREEDY = [
 
 def main() -> None:
     """Measure, show, plot."""
+    stop_on_signals()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", default="codes", help="weights, as model.weights (default: %(default)s)")
     parser.add_argument("--engine", default="auto", help="as model.engine (default: %(default)s)")

@@ -31,7 +31,7 @@ from scripts.codes.scenes import Scene
 from scripts.codes.score import Guess, Score, score
 from scripts.codes.surfaces import package_files
 from scripts.codes.symbols import LABELS
-from scripts.server import REQUEST_TIMEOUT_S, ROOT, Server, StartFailed, is_ready, ray_address, start
+from scripts.server import REQUEST_TIMEOUT_S, ROOT, Server, StartFailed, is_ready, ray_address, start, stop_on_signals
 from serve_app.config import ModelArgs
 from serve_app.drawing import encode_jpeg
 from serve_app.schemas import DetectQuery, StreamStatus
@@ -63,12 +63,6 @@ def main() -> None:
         sys.exit(130)
     if problem:
         sys.exit(problem)
-
-
-def stop_on_signals() -> None:
-    """So that what was started is stopped."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def run(*, keep: bool) -> str | None:

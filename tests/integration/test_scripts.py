@@ -187,6 +187,18 @@ def test_the_demo_that_is_interrupted_leaves_nothing_running(demo: Demo) -> None
     assert_nothing_is_left(demo, family)
 
 
+def test_the_benchmark_that_is_interrupted_leaves_nothing_running() -> None:
+    command = [sys.executable, str(ROOT / "scripts/bench.py"), "--engine", "null", "--no-peers"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    bench = Demo(process, frame_pools())
+    eventually(lambda: bench.find("ServeReplica:sightline:Ingress"), what="a server")
+    family = bench.family()
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert_nothing_is_left(bench, family)
+
+
 @pytest.mark.parametrize("demo", [["--keep"]], indirect=True)
 def test_the_demo_that_is_kept_runs_until_it_is_killed(demo: Demo) -> None:
     output, _ = demo.process.communicate(timeout=400)
