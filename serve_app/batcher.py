@@ -73,9 +73,8 @@ class Batcher(Generic[Item, Result]):
         self.drops: dict[Traffic, Counter[str]] = {traffic: Counter() for traffic in weights}
         self._item_s = 0.0  # of the engine's time, in the last batch
         self._demand_since_s = clock_s()  # since then:
-        self._busy_s = 0.0  # with a batch in the engine
-        self._busy_since_s: float | None = None  # with one in it now
-        self._inferring = 0  # batches in the engine
+        self._busy_s = 0.0  # while anything ran,
+        self._busy_since_s = 0.0  # but for what runs since then
         self._dropped = 0
 
     @property
@@ -94,7 +93,7 @@ class Batcher(Generic[Item, Result]):
         Over 1 it cannot keep up.
         """
         now_s = self._clock_s()
-        if self._busy_since_s is not None:
+        if self._running:
             self._busy_s += now_s - self._busy_since_s
             self._busy_since_s = now_s
         demand = (self._busy_s + self._dropped * self._item_s) / max(now_s - self._demand_since_s, 1e-3)
@@ -136,6 +135,8 @@ class Batcher(Generic[Item, Result]):
             _fail(waiting, Unavailable("the detector is shutting down"))
 
     def _start(self) -> None:
+        if not self._running:
+            self._busy_since_s = self._clock_s()
         if len(self._running) < self._concurrency:
             self._running.add(asyncio.create_task(self._run(), name="batcher"))
 
@@ -146,6 +147,8 @@ class Batcher(Generic[Item, Result]):
                 await self._infer(batch)
         finally:  # here, not in a callback: an item that comes in between would wait for nobody
             self._running.discard(asyncio.current_task())
+            if not self._running:
+                self._busy_s += self._clock_s() - self._busy_since_s
 
     def _take(self) -> list[_Waiting[Item, Result]]:
         batch: list[_Waiting[Item, Result]] = []
@@ -171,9 +174,6 @@ class Batcher(Generic[Item, Result]):
 
     async def _infer(self, batch: list[_Waiting[Item, Result]]) -> None:
         started_at_s = self._clock_s()
-        if not self._inferring:
-            self._busy_since_s = started_at_s
-        self._inferring += 1
         try:
             results = await self._engine([waiting.item for waiting in batch])
             if len(results) != len(batch):
@@ -189,10 +189,6 @@ class Batcher(Generic[Item, Result]):
         finally:
             took_s = self._clock_s() - started_at_s
             self._item_s = took_s / len(batch) / self._concurrency
-            self._inferring -= 1
-            if not self._inferring and self._busy_since_s is not None:
-                self._busy_s += self._clock_s() - self._busy_since_s
-                self._busy_since_s = None
         self._batch_size.observe(len(batch), took_s)
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.answer.done():

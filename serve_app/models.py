@@ -25,7 +25,7 @@ _COMPARED = DetectOptions(confidence=THRESHOLD - CONFIDENCE_TOLERANCE, iou=0.7, 
 EMBEDDED = Path(__file__).with_name("weights")  # the model "codes": scripts/codes makes it; neither file is a pickle
 _EMBEDDED_FILES = {"openvino": "codes.onnx", "onnx": "codes.onnx", "torch": "codes.safetensors"}  # by engine
 _READS = {
-    "openvino": (".pt", ".onnx", ""),  # "": a folder
+    "openvino": (".pt", ".onnx", "folder"),
     "onnx": (".pt", ".onnx"),
     "torch": (".pt", ".safetensors"),
     "tensorrt": (".pt",),
@@ -111,12 +111,12 @@ def _find(args: ModelArgs, engine: str) -> Path:
         raise ModelError("model.weights is no valid path") from exc
     if not path.exists():
         raise ModelError(f"model.weights: there is no {path}")
-    suffix = "" if path.is_dir() else path.suffix
-    if suffix in _READS[engine] and (suffix or path.is_dir()):
+    kind = "folder" if path.is_dir() else path.suffix
+    if kind in _READS[engine]:
         return path
-    if args.engine == "auto" and engine == "torch" and suffix in _READS["openvino"]:
+    if args.engine == "auto" and engine == "torch" and kind in _READS["openvino"]:
         raise ModelError(f"a GPU runs a .pt file; to run {path.name} on the CPU set model.engine to openvino")
-    readable = " or ".join(f"a {suffix} file" if suffix else "an exported folder" for suffix in _READS[engine])
+    readable = " or ".join("an exported folder" if kind == "folder" else f"a {kind} file" for kind in _READS[engine])
     raise ModelError(f"model.weights: the {engine} engine reads {readable}, not {path.name}")
 
 

@@ -120,8 +120,8 @@ def test_a_wrong_command_line_is_refused() -> None:
 
 
 @dataclass(frozen=True)
-class Demo:
-    """A run of scripts/demo in which no network answers."""
+class Script:
+    """A script that was started."""
 
     process: subprocess.Popen[str]
     pools_before: set[str]
@@ -142,14 +142,14 @@ class Demo:
 
 
 @pytest.fixture
-def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Demo]:
-    """Started, with the arguments that the test asks for."""
+def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Script]:
+    """Started where no network answers, with the arguments that the test asks for."""
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "SERVE_APP_CACHE_DIR": str(tmp_path)}
     command = [str(ROOT / "scripts/demo"), *getattr(request, "param", [])]
     process = subprocess.Popen(
         command, env=os.environ | nowhere, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    demo = Demo(process, frame_pools())
+    demo = Script(process, frame_pools())
     server = None
     try:
         server = eventually(lambda: demo.find("scripts/serve"), what="a server")
@@ -161,13 +161,13 @@ def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Demo]:
             os.killpg(server.pid, signal.SIGKILL)
 
 
-def assert_nothing_is_left(demo: Demo, family: list[psutil.Process]) -> None:
+def assert_nothing_is_left(script: Script, family: list[psutil.Process]) -> None:
     _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
-    assert frame_pools() <= demo.pools_before
+    assert frame_pools() <= script.pools_before
 
 
-def test_the_demo_finds_its_codes_and_leaves_nothing_running(demo: Demo) -> None:
+def test_the_demo_finds_its_codes_and_leaves_nothing_running(demo: Script) -> None:
     eventually(lambda: demo.find("ServeReplica:sightline:Ingress"), what="the last replica")
     family = demo.family()
     output, _ = demo.process.communicate(timeout=400)
@@ -178,7 +178,7 @@ def test_the_demo_finds_its_codes_and_leaves_nothing_running(demo: Demo) -> None
     assert_nothing_is_left(demo, family)
 
 
-def test_the_demo_that_is_interrupted_leaves_nothing_running(demo: Demo) -> None:
+def test_the_demo_that_is_interrupted_leaves_nothing_running(demo: Script) -> None:
     eventually(lambda: demo.find("raylet"), what="Ray")
     family = demo.family()
     demo.process.send_signal(signal.SIGTERM)
@@ -190,7 +190,7 @@ def test_the_demo_that_is_interrupted_leaves_nothing_running(demo: Demo) -> None
 def test_the_benchmark_that_is_interrupted_leaves_nothing_running() -> None:
     command = [sys.executable, str(ROOT / "scripts/bench.py"), "--engine", "null", "--no-peers"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    bench = Demo(process, frame_pools())
+    bench = Script(process, frame_pools())
     eventually(lambda: bench.find("ServeReplica:sightline:Ingress"), what="a server")
     family = bench.family()
     process.send_signal(signal.SIGTERM)
@@ -200,7 +200,7 @@ def test_the_benchmark_that_is_interrupted_leaves_nothing_running() -> None:
 
 
 @pytest.mark.parametrize("demo", [["--keep"]], indirect=True)
-def test_the_demo_that_is_kept_runs_until_it_is_killed(demo: Demo) -> None:
+def test_the_demo_that_is_kept_runs_until_it_is_killed(demo: Script) -> None:
     output, _ = demo.process.communicate(timeout=400)
     assert demo.process.returncode == 0, output
     url = re.search(r"serving +(\S+)/docs", output)[1]
