@@ -30,7 +30,8 @@ from rich.table import Table
 
 from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, NotFound, ServeAppError, SourceError
-from serve_app.schemas import DetectQuery, StreamStatus
+from serve_app.schemas import DetectQuery
+from serve_app.stream_schemas import StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 

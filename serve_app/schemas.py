@@ -106,10 +106,11 @@ class DetectResponse(Found):
     @classmethod
     def from_answer(cls, answer: Answer, request_id: str) -> DetectResponse:
         """The answer as JSON, rounded to what a pixel and a confidence are worth."""
-        return cls(request_id=request_id, **_answer_fields(answer))
+        return cls(request_id=request_id, **answer_fields(answer))
 
 
-def _answer_fields(answer: Answer) -> dict[str, Any]:
+def answer_fields(answer: Answer) -> dict[str, Any]:
+    """The fields of ``Found``, rounded to what a pixel and a confidence are worth."""
     return {
         "count": len(answer.detections),
         "detections": [
@@ -161,42 +162,3 @@ class ReadyResponse(BaseModel):
     version: str
     engine: str
     precision: str
-
-
-class StreamResult(Found):
-    """What was found in one frame of a stream."""
-
-    stream_id: str
-    frame_id: int
-    captured_at_s: float = Field(description="Wall clock, seconds since the epoch.")
-    age_s: float = Field(description="From capture to result.")
-
-    @classmethod
-    def from_answer(cls, answer: Answer, *, stream_id: str, frame_id: int, captured_at_s: float) -> StreamResult:
-        """The answer as JSON; ``total`` is the result's age."""
-        return cls(
-            stream_id=stream_id,
-            frame_id=frame_id,
-            captured_at_s=captured_at_s,
-            age_s=round(answer.timing_s["total"], 4),
-            **_answer_fields(answer),
-        )
-
-
-class StreamStatus(BaseModel):
-    """A stream's state and counters. ``captured = processed + dropped``, but for the frames under way."""
-
-    stream_id: str
-    state: str
-    detail: str = Field(description="Why, where the state does not say it all.")
-    source: str = Field(description="Without credentials.")
-    policy: str
-    uptime_s: float
-    captured: int
-    processed: int
-    dropped: dict[str, int] = Field(description="By reason.")
-    reconnects: int
-    camera_fps: float
-    processed_fps: float
-    dropped_fps: float
-    latest: StreamResult | None

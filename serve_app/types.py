@@ -140,4 +140,14 @@ class Answer:
     annotated: bytes | None = None  # JPEG with the boxes drawn, when asked for
 
 
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a stream: a result, a change of state, a crossed line."""
+
+    event_id: int  # counts up within a stream, also over restarts
+    type: str
+    stream_id: str
+    json: str  # an object; the three above are in it, too
+
+
 Json = dict[str, Any]

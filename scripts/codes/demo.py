@@ -34,7 +34,8 @@ from scripts.codes.symbols import LABELS
 from scripts.server import REQUEST_TIMEOUT_S, ROOT, Server, StartFailed, is_ready, ray_address, start, stop_on_signals
 from serve_app.config import ModelArgs
 from serve_app.drawing import encode_jpeg
-from serve_app.schemas import DetectQuery, StreamStatus
+from serve_app.schemas import DetectQuery
+from serve_app.stream_schemas import StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 

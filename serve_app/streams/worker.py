@@ -16,8 +16,9 @@ from ray.actor import ActorHandle
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from serve_app.errors import Conflict, InvalidParameter, ModelChanged, NotFound, ServeAppError, StartError
-from serve_app.schemas import DetectQuery, StreamResult, StreamStatus
+from serve_app.schemas import DetectQuery
 from serve_app.serving import DetectorClient, RayInstrument
+from serve_app.stream_schemas import StreamResult, StreamStatus
 from serve_app.streams.capture import Capture, Captured, Policy, Progress
 from serve_app.streams.source import Source
 from serve_app.telemetry import STREAM_AGE_MS, STREAM_FRAMES, Telemetry

@@ -20,7 +20,8 @@ from scripts.codes.score import Guess
 from scripts.server import is_ready
 from serve_app.app import build_app
 from serve_app.drawing import encode_jpeg
-from serve_app.schemas import DetectQuery, StreamResult, StreamStatus
+from serve_app.schemas import DetectQuery
+from serve_app.stream_schemas import StreamResult, StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 from serve_app.types import Json

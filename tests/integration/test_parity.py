@@ -15,7 +15,8 @@ from ultralytics import YOLO
 
 from scripts.server import is_ready
 from serve_app.app import build_app
-from serve_app.schemas import DetectQuery, StreamResult, StreamStatus
+from serve_app.schemas import DetectQuery
+from serve_app.stream_schemas import StreamResult, StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 from serve_app.types import Json

@@ -12,7 +12,8 @@ import ray
 from ray import serve
 
 from serve_app.errors import Conflict, NotFound
-from serve_app.schemas import DetectQuery, StreamStatus
+from serve_app.schemas import DetectQuery
+from serve_app.stream_schemas import StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 from tests import squares

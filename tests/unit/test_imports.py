@@ -14,7 +14,8 @@ ORDER = [
     "engines", "engines.metadata", "engines.ultralytics", "engines.openvino", "engines.onnx",
     "engines.device", "engines.torch", "engines.tensorrt", "engines.simulated", "exports", "models",
     "fair_queue", "batcher", "telemetry",
-    "schemas", "api.pipeline", "api.errors", "api.bodies", "api.detect", "api.health", "api", "serving",
+    "schemas", "stream_schemas",
+    "api.pipeline", "api.errors", "api.bodies", "api.detect", "api.health", "api", "serving",
     "streams", "streams.source", "streams.capture", "streams.worker", "scaling", "deployments", "app",
 ]  # fmt: skip
 RAY = {"serving", "streams.worker", "scaling", "deployments", "app"}
