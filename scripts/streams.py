@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -30,12 +29,10 @@ from rich.table import Table
 
 from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, NotFound, ServeAppError, SourceError
-from serve_app.schemas import DetectQuery
-from serve_app.stream_schemas import StreamStatus
+from serve_app.stream_schemas import StreamSpec, StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 
-ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 STATUS_TIMEOUT_S = 30.0  # its process may be starting
 WATCH_PERIOD_S = 0.5
 
@@ -74,6 +71,7 @@ def parse_arguments() -> argparse.Namespace:
         help="when the detector is slower than the source: wait for it (a file's default), or skip to the newest "
         "frame, counting what is dropped (a live source's default; a file then plays at its own pace)",
     )
+    start_parser.add_argument("--max-fps", type=float, help="take no more frames a second than this")
     start_parser.add_argument("--loop", action="store_true", help="start a file over when it ends")
     start_parser.add_argument("--application", default="sightline", help="its name in the Serve config")
     start_parser.set_defaults(run=start)
@@ -88,16 +86,20 @@ def parse_arguments() -> argparse.Namespace:
 
 def start(options: argparse.Namespace) -> None:
     """Start a stream and say so once its first frame is there; exits 1 when it fails."""
-    if not ID.fullmatch(options.id):
-        raise InvalidParameter("--id: up to 64 letters, digits, - and _")
     source = parse_source(options.source, StreamArgs().folders())
+    detect = {"confidence": options.confidence, "iou": options.iou, "classes": options.classes}
+    wanted = {
+        "id": options.id,
+        "source": {"uri": source.uri, "loop": options.loop},
+        "detect": detect,
+        "policy": options.policy,
+        "max_fps": options.max_fps,
+    }
     try:
-        query = DetectQuery(confidence=options.confidence, iou=options.iou, classes=options.classes)
+        spec = StreamSpec.model_validate(wanted)
     except ValidationError as exc:
-        raise InvalidParameter("; ".join(f"--{e['loc'][0]}: {e['msg']}" for e in exc.errors())) from exc
-    policy = options.policy or ("drop_oldest" if source.is_live else "wait")
-    spec = worker.StreamSpec(options.id, source, policy, options.loop, query, options.application)
-    worker.start(spec)
+        raise InvalidParameter("; ".join(f"--{e['loc'][-1]}: {e['msg']}" for e in exc.errors())) from exc
+    worker.start(spec, source, options.application)
     with Console().status(f"starting stream {options.id}"):
         while (now := status(options.id)).state == "starting":
             time.sleep(WATCH_PERIOD_S)

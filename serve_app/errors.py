@@ -18,7 +18,10 @@
        |- ConfigError                                      a setting is wrong
        |- ModelError                                       the weights cannot be found, read or served
        |- SharedMemoryError                                no room for the frame pool
-       `- SourceError                                      a stream's source is refused or is no video
+       `- SourceError                                      a stream's source is not allowed or is no video
+          |- SourceDenied                                  it wants other credentials
+          `- SourceGone                                    it cannot be reached, or ended; it may come back
+             `- SourceStalled                              it can be reached, and sends nothing
 
 An expected refusal crosses a deployment handle as a *returned value*, not as an exception: Ray would wrap an
 exception in a RayTaskError whose text is the remote traceback. What is raised across a handle is a bug or a death.
@@ -131,3 +134,15 @@ class SharedMemoryError(StartError):
 
 class SourceError(StartError):
     """A stream's source is refused, cannot be opened or is no video."""
+
+
+class SourceDenied(SourceError):
+    """A stream's source wants other credentials."""
+
+
+class SourceGone(SourceError):
+    """A stream's source cannot be reached, or ended where it should not. It may come back."""
+
+
+class SourceStalled(SourceGone):
+    """A stream's source can be reached, and sends nothing."""

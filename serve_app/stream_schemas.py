@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,7 +14,7 @@ Policy = Literal["wait", "drop_oldest"]
 State = Literal["starting", "running", "reconnecting", "stalled", "blocked", "paused", "completed", "failed"]
 EventType = Literal["result", "state", "gap", "zone", "line", "recording"]
 
-ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+_ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Coordinate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]  # of the picture's width or height
 Point = tuple[Coordinate, Coordinate]  # x, y
 Label = Annotated[str, Field(min_length=1, max_length=64)]
@@ -67,7 +68,7 @@ class Regions(_Spec):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Regions:
-        names = [region.name for region in (*self.zones, *self.lines)]
+        names = [zone.name for zone in self.zones] + [line.name for line in self.lines]
         if len(set(names)) < len(names):
             raise ValueError("two zones or lines of one name")
         return self
@@ -129,7 +130,7 @@ class Recording(_Spec):
 class StreamSpec(Regions):
     """Everything a stream is asked to be: the body of `POST /streams`."""
 
-    id: str = Field("", pattern=ID_PATTERN + "|^$", description="Default: one is made.")
+    id: str = Field(default_factory=lambda: f"stream-{uuid4().hex[:8]}", pattern=_ID)
     source: SourceSpec
     detect: DetectQuery = DetectQuery()
     policy: Policy | None = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,11 +16,11 @@ Pixels = NDArray[np.uint8]  # (height, width, 3), BGR, as OpenCV decodes
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded picture of a stream."""
+    """One picture of a stream."""
 
-    pixels: Pixels
     frame_id: int  # counts from 0 at the stream's start and never goes back, not even when a file loops
     captured_at_s: float  # wall clock, seconds since the epoch
+    pixels: Callable[[], Pixels]  # made when asked for: a frame that is dropped costs no conversion
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from tests import squares
 from tests.squares import STRIDE_PX, Square
@@ -29,3 +30,9 @@ def save_video(path: Path, *, frames: int, fps: float) -> Path:
         writer.write(squares.picture([square_of(frame_id)]))
     writer.release()
     return path
+
+
+def frame_shown(pixels: np.ndarray) -> int:
+    """The number of the frame that these are the pixels of."""
+    rows, columns = np.nonzero(pixels.max(axis=2) > 128)
+    return frame_of(columns.min(), rows.min())

@@ -34,8 +34,7 @@ from scripts.codes.symbols import LABELS
 from scripts.server import REQUEST_TIMEOUT_S, ROOT, Server, StartFailed, is_ready, ray_address, start, stop_on_signals
 from serve_app.config import ModelArgs
 from serve_app.drawing import encode_jpeg
-from serve_app.schemas import DetectQuery
-from serve_app.stream_schemas import StreamStatus
+from serve_app.stream_schemas import SourceSpec, StreamSpec, StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 
@@ -166,7 +165,7 @@ def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], f
 def run_stream(frames: list[Scene], *, keep: bool) -> tuple[list[Score], float]:
     """The belt as a stream, every frame in turn: the scores of those results that were seen, and its fps."""
     source = parse_source(str(FOLDER / "belt.mp4"), (FOLDER,))
-    worker.start(worker.StreamSpec(STREAM, source, "wait", keep, DetectQuery(), "sightline"))
+    worker.start(StreamSpec(id=STREAM, source=SourceSpec(uri=source.uri, loop=keep)), source, "sightline")
     actor = worker.find(STREAM)
     scores: dict[int, Score] = {}
     fps = 0.0

@@ -1,137 +1,100 @@
-"""The continuous capture loop: source -> letterboxed slot -> the waiting place, in a thread of its own."""
+"""The continuous capture loop: source -> the waiting place, in a thread of its own."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
 
-from serve_app.errors import ServeAppError, SourceError
-from serve_app.frames import Slot
-from serve_app.letterbox import letterbox
-from serve_app.streams.source import Source, frames
-from serve_app.types import Letterbox
+from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled
+from serve_app.stream_schemas import Policy
+from serve_app.streams.progress import Progress
+from serve_app.streams.source import Source
+from serve_app.streams.video import Video, open_video
+from serve_app.types import Frame
 
 logger = logging.getLogger("ray.serve")
 
-Policy = Literal["wait", "drop_oldest"]
-State = Literal["starting", "running", "reconnecting", "completed", "failed"]
-_BACKOFF_S = (0.5, 30.0)  # first and longest pause before a live source is tried again
-_RATE_WINDOW_S = 5.0
-
-
-@dataclass(frozen=True)
-class Captured:
-    """A frame in its slot, on its way to the Detector. Whoever takes it gives the slot back."""
-
-    slot: Slot
-    box: Letterbox
-    frame_id: int
-    captured_at_s: float  # wall clock
-    letterbox_s: float
-
-
-class Rate:
-    """Events a second over the last five seconds."""
-
-    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._clock_s = clock_s
-        self._started_s = clock_s()
-        self._ticks_s: deque[float] = deque(maxlen=4096)
-
-    def tick(self) -> None:
-        """One event, now."""
-        self._ticks_s.append(self._clock_s())
-
-    def per_second(self) -> float:
-        """The rate; over the time since the start when that is shorter."""
-        now_s = self._clock_s()
-        window_s = min(_RATE_WINDOW_S, now_s - self._started_s)
-        recent = sum(1 for tick_s in list(self._ticks_s) if tick_s > now_s - window_s)
-        return recent / window_s if window_s > 0 else 0.0
-
-
-@dataclass
-class Progress:
-    """A stream's state and counters. ``captured = processed + dropped``, but for the frames under way.
-
-    The capture thread writes what the source does, the detecting one what the Detector does.
-    """
-
-    state: State = "starting"
-    source_detail: str = ""
-    detector_detail: str = ""
-    captured: int = 0
-    processed: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    reconnects: int = 0
-    camera_rate: Rate = field(default_factory=Rate)
-    processed_rate: Rate = field(default_factory=Rate)
-    dropped_rate: Rate = field(default_factory=Rate)
-
-    def drop(self, reason: str) -> None:
-        """One frame will have no result."""
-        self.dropped[reason] += 1
-        self.dropped_rate.tick()
+_BACKOFF_S = (0.1, 1.5)  # first and longest pause before a source is tried again: it is back within 2 s of its return
+_FAILED_RETRY_S = 60.0  # before a source that needs a person is tried again: some cameras lock out who tries often
 
 
 class WaitingPlace:
-    """Room for one captured frame between two threads. When it is full, a put waits or replaces what is there."""
+    """Room for one frame, between the capture thread and the loop that detects.
+
+    When it is full, a put waits or replaces what is there.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._captured: Captured | None = None
+        self._frame: Frame | None = None
         self._is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._arrived = asyncio.Event()
 
-    def put(self, captured: Captured, *, wait: bool) -> Captured | None:
+    def put(self, frame: Frame, *, wait: bool) -> Frame | None:
         """Leave a frame; returns the one that will not be taken: the replaced one, or this one after ``close``."""
         with self._changed:
-            while wait and self._captured is not None and not self._is_closed:
+            while wait and self._frame is not None and not self._is_closed:
                 self._changed.wait()
             if self._is_closed:
-                return captured
-            replaced, self._captured = self._captured, captured
-            self._changed.notify_all()
+                return frame
+            replaced, self._frame = self._frame, frame
+            self._tell()
             return replaced
 
-    def take(self) -> Captured | None:
+    async def take(self) -> Frame | None:
         """The frame that waits, as soon as there is one; None once closed and empty."""
-        with self._changed:
-            while self._captured is None and not self._is_closed:
-                self._changed.wait()
-            taken, self._captured = self._captured, None
-            self._changed.notify_all()
-            return taken
+        self._loop = asyncio.get_running_loop()
+        while True:
+            self._arrived.clear()
+            with self._changed:
+                if self._frame is not None:
+                    taken, self._frame = self._frame, None
+                    self._changed.notify_all()
+                    return taken
+                if self._is_closed:
+                    return None
+            await self._arrived.wait()
 
     def close(self) -> None:
         """Nothing more comes. What waits may still be taken."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+            self._tell()
 
-
-def _pause_s(failures: int) -> float:
-    """How long to wait after so many failures in a row: doubled each time, up to a bound."""
-    first_s, longest_s = _BACKOFF_S
-    return min(longest_s, first_s * 2.0 ** min(failures, 16))
+    def _tell(self) -> None:
+        if self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._arrived.set)
+            except RuntimeError:
+                pass  # the loop has ended: nobody takes any more
 
 
 class Capture:
     """Reads a source until it ends or ``stop``. A live source that goes away is opened again, forever."""
 
     def __init__(
-        self, source: Source, *, policy: Policy, loop: bool, take_slot: Callable[[], Slot], progress: Progress
+        self,
+        source: Source,
+        progress: Progress,
+        *,
+        policy: Policy,
+        max_pixels: int,
+        loop: bool = False,
+        max_fps: float | None = None,
+        hwaccel: str = "",
     ) -> None:
         self._source = source
-        self._policy = policy
-        self._loop = loop
-        self._take_slot = take_slot
         self._progress = progress
+        self._policy = policy
+        self._max_pixels = max_pixels
+        self._loop = loop
+        self._interval_s = 1 / max_fps if max_fps else 0.0
+        self._hwaccel = hwaccel
         self._place = WaitingPlace()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
@@ -145,16 +108,16 @@ class Capture:
         self._stopped.set()
         self._place.close()
 
-    def take(self) -> Captured | None:
+    async def take(self) -> Frame | None:
         """The next frame to detect, as soon as there is one; None at the end."""
-        return self._place.take()
+        return await self._place.take()
 
     def _run(self) -> None:
         try:
             self._read_until_the_end()
         except Exception as exc:  # the thread's last words: without them the stream would stand still unnoticed
             logger.exception("capturing %s failed", self._source.name)
-            self._fail(f"internal error: {type(exc).__name__}")
+            self._progress.source_is("failed", f"internal error: {type(exc).__name__}")
         finally:
             self._place.close()
 
@@ -162,44 +125,65 @@ class Capture:
         failures = 0
         while not self._stopped.is_set():
             before = self._progress.captured
+            pause_s = 0.0
             try:
-                self._read_once()
-                reason = f"{self._source.name} ended"
+                with open_video(self._source, max_pixels=self._max_pixels, hwaccel=self._hwaccel) as video:
+                    self._progress.opened(video.fps)
+                    self._read(video)
+                if video.has_end:
+                    if self._loop:
+                        continue
+                    return  # completed, once whoever takes has taken what waits
+                self._progress.source_is("reconnecting", f"{self._source.name} ended")
             except SourceError as exc:
-                if not self._source.is_live:
-                    self._fail(exc.detail)
-                    return
-                reason = exc.detail
-            if not self._source.is_live:
-                if self._loop:
-                    continue
-                return  # completed, once whoever takes has taken what waits
+                if self._needs_a_person(exc):
+                    self._progress.source_is("failed", exc.detail)
+                    if not self._source.is_live:
+                        return
+                    pause_s = _FAILED_RETRY_S
+                else:
+                    self._progress.source_is("stalled" if isinstance(exc, SourceStalled) else "reconnecting", exc.detail)
+            finally:
+                self._progress.stopped_reading()
             failures = 0 if self._progress.captured > before else failures + 1
-            self._progress.state, self._progress.source_detail = "reconnecting", reason
             self._progress.reconnects += 1
-            # Jitter, so that forty cameras behind one switch do not come back in one instant.
-            self._stopped.wait(_pause_s(failures) * random.uniform(0.5, 1))
+            self._stopped.wait(pause_s or _pause_s(failures))
 
-    def _read_once(self) -> None:
-        at_own_pace = not self._source.is_live and self._policy == "drop_oldest"
-        for frame in frames(self._source, at_own_pace=at_own_pace, first_id=self._progress.captured):
-            if self._stopped.is_set():
+    def _needs_a_person(self, error: SourceError) -> bool:
+        """Waiting will not help. A camera that has worked may send nonsense while it starts."""
+        if not self._source.is_live or isinstance(error, SourceDenied):
+            return True
+        return not isinstance(error, SourceGone) and not self._progress.captured
+
+    def _read(self, video: Video) -> None:
+        at_own_pace = video.comes_in_bursts and self._policy == "drop_oldest"
+        started_s = time.monotonic()
+        due_s = 0.0  # of the next frame that max_fps lets through
+        pictures = iter(video)
+        while not self._stopped.is_set():
+            self._progress.reading()
+            picture = next(pictures, None)
+            self._progress.stopped_reading()
+            if picture is None:
                 return
-            self._progress.state, self._progress.source_detail = "running", ""
-            self._progress.captured += 1
-            self._progress.camera_rate.tick()
-            started_s = time.monotonic()
-            try:
-                slot = self._take_slot()
-            except ServeAppError as exc:
-                self._progress.drop(exc.code)
+            pixels, position_s = picture
+            if at_own_pace and position_s is not None:
+                early_s = started_s + position_s - time.monotonic()
+                if self._stopped.wait(max(0.0, early_s)):
+                    return
+            frame = Frame(self._progress.read(), time.time(), pixels)
+            now_s = time.monotonic() - started_s if position_s is None else position_s
+            if now_s < due_s - 1e-3:
+                self._progress.drop("max_fps")
                 continue
-            box = letterbox(frame.pixels, slot.pixels)
-            captured = Captured(slot, box, frame.frame_id, frame.captured_at_s, time.monotonic() - started_s)
-            unused = self._place.put(captured, wait=self._policy == "wait")
+            due_s = max(due_s + self._interval_s, now_s)
+            unused = self._place.put(frame, wait=self._policy == "wait")
             if unused is not None:
-                unused.slot.give_back()
                 self._progress.drop("stopped" if self._stopped.is_set() else "newer_frame")
 
-    def _fail(self, detail: str) -> None:
-        self._progress.state, self._progress.source_detail = "failed", detail
+
+def _pause_s(failures: int) -> float:
+    """How long to wait after so many failures in a row: doubled each time, up to a bound."""
+    first_s, longest_s = _BACKOFF_S
+    # Jitter, so that forty cameras behind one switch do not come back in one instant.
+    return min(longest_s, first_s * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -16,34 +16,24 @@ from ray.actor import ActorHandle
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from serve_app.errors import Conflict, InvalidParameter, ModelChanged, NotFound, ServeAppError, StartError
-from serve_app.schemas import DetectQuery
+from serve_app.letterbox import letterbox
 from serve_app.serving import DetectorClient, RayInstrument
-from serve_app.stream_schemas import StreamResult, StreamStatus
-from serve_app.streams.capture import Capture, Captured, Policy, Progress
+from serve_app.stream_schemas import Policy, StreamResult, StreamSpec, StreamStatus
+from serve_app.streams.capture import Capture
+from serve_app.streams.progress import Progress
 from serve_app.streams.source import Source
 from serve_app.telemetry import STREAM_AGE_MS, STREAM_FRAMES, Telemetry
-from serve_app.types import Json
+from serve_app.types import Answer, Frame, Json, ModelInfo, Pixels
 
 logger = logging.getLogger("ray.serve")
 
 NAMESPACE = "sightline"
 _NAME_PREFIX = "stream:"
-_SLOTS = 3  # one is being written, one waits, one is with the Detector
+_SLOTS = 1  # for the one frame in flight
 _FRAME_TIMEOUT_S = 10.0
+_MAX_PIXELS = 50_000_000  # of a frame
 _RETRY_PAUSE_S = 0.2
 _OWNER_CHECK_PERIOD_S = 2.0
-
-
-@dataclass(frozen=True)
-class StreamSpec:
-    """Everything a stream is; a restarted worker starts from it again."""
-
-    stream_id: str
-    source: Source
-    policy: Policy
-    loop: bool
-    query: DetectQuery
-    application: str  # the Serve application whose Detector it feeds
 
 
 class StreamWorker:
@@ -53,43 +43,48 @@ class StreamWorker:
     its application is deleted or Serve is shut down; a rolling update or a restarting controller is not that.
     """
 
-    def __init__(self, spec: StreamSpec) -> None:
+    def __init__(self, spec: StreamSpec, source: Source, application: str) -> None:
         cv2.setNumThreads(1)
         self._spec = spec
+        self._source = source
+        self._policy: Policy = spec.policy or ("drop_oldest" if source.is_live else "wait")
+        self._application = application
         self._started_s = time.monotonic()
         self._progress = Progress()
         self._latest: StreamResult | None = None
         self._telemetry = Telemetry(RayInstrument)
         self._detector = DetectorClient(
             # Not asked whether it exists: a worker that restarts while the controller does must not die of it.
-            serve.get_deployment_handle("Detector", app_name=spec.application, _check_exists=False),
+            serve.get_deployment_handle("Detector", app_name=application, _check_exists=False),
             slots=_SLOTS,
             traffic="stream",
-            tenant=spec.stream_id,
+            tenant=spec.id,
             # The handle is used from our own loop; configs/serve.env would have it on the loop that made it.
             _run_router_in_separate_loop=True,
         )
         self._capture = Capture(
-            spec.source,
-            policy=spec.policy,
-            loop=spec.loop,
-            take_slot=lambda: self._detector.pool.take(),
-            progress=self._progress,
+            source,
+            self._progress,
+            policy=self._policy,
+            loop=spec.source.loop,
+            max_fps=spec.max_fps,
+            max_pixels=_MAX_PIXELS,
         )
         threading.Thread(target=lambda: asyncio.run(self._run()), name="detect", daemon=True).start()
 
     def __repr__(self) -> str:
-        return f"StreamWorker({self._spec.stream_id})"  # what the Ray dashboard and the logs show
+        return f"StreamWorker({self._spec.id})"  # what the Ray dashboard and the logs show
 
     def status(self) -> Json:
         """See ``StreamStatus``."""
         progress = self._progress
+        state, detail = progress.health()
         return StreamStatus(
-            stream_id=self._spec.stream_id,
-            state=progress.state,
-            detail="; ".join(filter(None, (progress.source_detail, progress.detector_detail))),
-            source=self._spec.source.name,
-            policy=self._spec.policy,
+            stream_id=self._spec.id,
+            state=state,
+            detail=detail,
+            source=self._source.name,
+            policy=self._policy,
             uptime_s=round(time.monotonic() - self._started_s, 1),
             captured=progress.captured,
             processed=progress.processed,
@@ -113,88 +108,89 @@ class StreamWorker:
         except ServeAppError as exc:  # waiting cannot help: a class the model does not know, no shared memory
             self._fail(exc.detail)
         except Exception as exc:  # the loop's last words: without them the stream would stand still unnoticed
-            logger.exception("stream %s failed", self._spec.stream_id)
+            logger.exception("stream %s failed", self._spec.id)
             self._fail(f"internal error: {type(exc).__name__}")
         finally:
             self.stop()
         await owner  # a stream that is over still answers for its status
 
     def _fail(self, detail: str) -> None:
-        self._progress.state, self._progress.detector_detail = "failed", detail
+        self._progress.source_is("failed", detail)
 
     async def _detect_until_the_end(self) -> None:
-        self._spec.query.to_options(await self._detector.connect())
+        self._spec.detect.to_options(await self._detector.connect())
         self._capture.start()
-        while (captured := await asyncio.to_thread(self._capture.take)) is not None:
+        while (frame := await self._capture.take()) is not None:
             try:
-                await self._detect(captured)
-            finally:
-                captured.slot.give_back()
-        if self._progress.state == "running":
-            self._progress.state = "completed"
+                pixels = frame.pixels()
+            except ServeAppError as exc:  # a picture of a folder
+                self._progress.drop(exc.code)
+                continue
+            await self._detect(frame, pixels)
+        self._progress.finished()
 
-    async def _detect(self, captured: Captured) -> None:
+    async def _detect(self, frame: Frame, pixels: Pixels) -> None:
         """One frame's result, however long the Detector is away; only newer frames can be lost meanwhile."""
+        self._progress.asking()
         while True:
             try:
                 model = await asyncio.wait_for(self._detector.model(), _FRAME_TIMEOUT_S)
-                if captured.slot.ref.size_px != model.size_px:
-                    self._progress.drop("model_changed")
-                    return
-                options = self._spec.query.to_options(model)
-                answer = await asyncio.wait_for(
-                    self._detector.detect(captured.slot, captured.box, model, options, time_left_s=_FRAME_TIMEOUT_S),
-                    _FRAME_TIMEOUT_S,
-                )
+                answer = await asyncio.wait_for(self._ask(pixels, model), _FRAME_TIMEOUT_S)
                 break
             except (InvalidParameter, StartError):
                 raise
             except ModelChanged:
                 continue
             except (ServeAppError, TimeoutError) as exc:
-                self._progress.detector_detail = str(exc) or "the detector does not answer"
+                self._progress.refused(str(exc) or "the detector does not answer")
                 await asyncio.sleep(_RETRY_PAUSE_S)
             except Exception as exc:  # the engine failed on this batch: the next frame may fare better
-                logger.exception("stream %s lost frame %d", self._spec.stream_id, captured.frame_id)
-                self._progress.drop("error")
-                self._progress.detector_detail = f"the detector failed: {type(exc).__name__}"
+                logger.exception("stream %s lost frame %d", self._spec.id, frame.frame_id)
+                self._progress.lost("error", f"the detector failed: {type(exc).__name__}")
                 return
-        age_s = time.time() - captured.captured_at_s
-        answer = replace(answer, timing_s=answer.timing_s | {"decode": captured.letterbox_s, "total": age_s})
+        self._progress.answered()
+        age_s = time.time() - frame.captured_at_s
         self._latest = StreamResult.from_answer(
-            answer,
-            stream_id=self._spec.stream_id,
-            frame_id=captured.frame_id,
-            captured_at_s=captured.captured_at_s,
+            replace(answer, timing_s=answer.timing_s | {"total": age_s}),
+            stream_id=self._spec.id,
+            frame_id=frame.frame_id,
+            captured_at_s=frame.captured_at_s,
         )
-        self._progress.processed += 1
-        self._progress.processed_rate.tick()
-        self._progress.detector_detail = ""
         self._telemetry.answered(answer, "stream")
-        self._telemetry.record(STREAM_AGE_MS, age_s * 1e3, stream_id=self._spec.stream_id)
+        self._telemetry.record(STREAM_AGE_MS, age_s * 1e3, stream_id=self._spec.id)
+
+    async def _ask(self, pixels: Pixels, model: ModelInfo) -> Answer:
+        options = self._spec.detect.to_options(model)
+        with self._detector.pool.lease() as slot:
+            began_s = time.monotonic()
+            box = letterbox(pixels, slot.pixels)
+            decode_s = time.monotonic() - began_s
+            answer = await self._detector.detect(slot, box, model, options, time_left_s=_FRAME_TIMEOUT_S)
+        answer.timing_s["decode"] = decode_s
+        return answer
 
     def _report_frames(self) -> None:
         progress = self._progress
         totals = {"captured": progress.captured, "processed": progress.processed, **progress.dropped}
-        self._telemetry.record_totals(STREAM_FRAMES, totals, "outcome", stream_id=self._spec.stream_id)
+        self._telemetry.record_totals(STREAM_FRAMES, totals, "outcome", stream_id=self._spec.id)
 
     async def _end_with_application(self) -> None:
         answers_gone = 0
         while answers_gone < 2:  # one alone may be a controller that is between two lives
             await asyncio.sleep(_OWNER_CHECK_PERIOD_S)
             self._report_frames()
-            answers_gone = answers_gone + 1 if await asyncio.to_thread(_is_gone, self._spec.application) else 0
-        logger.info("stream %s ends: its application is gone", self._spec.stream_id)
+            answers_gone = answers_gone + 1 if await asyncio.to_thread(_is_gone, self._application) else 0
+        logger.info("stream %s ends: its application is gone", self._spec.id)
         self.stop()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
 
-def start(spec: StreamSpec) -> ActorHandle:
+def start(spec: StreamSpec, source: Source, application: str) -> ActorHandle:
     """Start a stream. Raises Conflict when its id is taken, NotFound when there is no such application."""
-    if _is_gone(spec.application):
-        raise NotFound(f"no application {spec.application!r} is being served")
+    if _is_gone(application):
+        raise NotFound(f"no application {application!r} is being served")
     actor = ray.remote(StreamWorker).options(
-        name=_NAME_PREFIX + spec.stream_id,
+        name=_NAME_PREFIX + spec.id,
         namespace=NAMESPACE,
         lifetime="detached",
         max_restarts=-1,
@@ -202,9 +198,9 @@ def start(spec: StreamSpec) -> ActorHandle:
         num_cpus=0.05,
     )
     try:
-        return actor.remote(spec)
+        return actor.remote(spec, source, application)
     except ValueError as exc:  # Ray's word for a name that is taken
-        raise Conflict(f"there is a stream {spec.stream_id!r} already; stop it first") from exc
+        raise Conflict(f"there is a stream {spec.id!r} already; stop it first") from exc
 
 
 def find(stream_id: str) -> ActorHandle:

@@ -20,8 +20,7 @@ from scripts.codes.score import Guess
 from scripts.server import is_ready
 from serve_app.app import build_app
 from serve_app.drawing import encode_jpeg
-from serve_app.schemas import DetectQuery
-from serve_app.stream_schemas import StreamResult, StreamStatus
+from serve_app.stream_schemas import SourceSpec, StreamResult, StreamSpec, StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 from serve_app.types import Json
@@ -71,7 +70,7 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(codes_url: str,
     encoded = {number: encode_jpeg(scene.pixels) for number, scene in pictures.items()}
     for name, path in belts.items():
         source = parse_source(str(path), (path.parent,))
-        worker.start(worker.StreamSpec(name, source, "wait", True, DetectQuery(), "codes"))
+        worker.start(StreamSpec(id=name, source=SourceSpec(uri=str(path), loop=True)), source, "codes")
     eventually(lambda: all(stream_status(name).processed for name in belts), what="a result of each stream")
     results: list[StreamResult] = []
     answers: list[Answer] = []

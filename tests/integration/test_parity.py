@@ -16,7 +16,7 @@ from ultralytics import YOLO
 from scripts.server import is_ready
 from serve_app.app import build_app
 from serve_app.schemas import DetectQuery
-from serve_app.stream_schemas import StreamResult, StreamStatus
+from serve_app.stream_schemas import SourceSpec, StreamResult, StreamSpec, StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 from serve_app.types import Json
@@ -52,8 +52,8 @@ def found_in(detections: list[Json]) -> list[Found]:
 def test_photographs_and_frames_are_detected_as_ultralytics_does(photos_url: str) -> None:
     photographs = [*sorted(SHARED.glob("images/*.jpg")), *shipped()]
     source = parse_source(str(VIDEO), (VIDEO.parent,))
-    query = DetectQuery(confidence=CONFIDENCE)
-    worker.start(worker.StreamSpec("cars", source, "wait", False, query, "photos"))
+    spec = StreamSpec(id="cars", source=SourceSpec(uri=str(VIDEO)), detect=DetectQuery(confidence=CONFIDENCE))
+    worker.start(spec, source, "photos")
     seen: dict[int, StreamResult] = {}
 
     async def watch() -> None:

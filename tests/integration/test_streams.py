@@ -12,8 +12,7 @@ import ray
 from ray import serve
 
 from serve_app.errors import Conflict, NotFound
-from serve_app.schemas import DetectQuery
-from serve_app.stream_schemas import StreamStatus
+from serve_app.stream_schemas import SourceSpec, StreamSpec, StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.source import parse_source
 from tests import squares
@@ -30,9 +29,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_video(tmp_path_factory.mktemp("videos") / "squares.avi", frames=60, fps=20)
 
 
-def spec(stream_id: str, video: Path, **changes: Any) -> worker.StreamSpec:
-    fields = {"policy": "wait", "loop": False, "query": DetectQuery(), "application": APPLICATION} | changes
-    return worker.StreamSpec(stream_id=stream_id, source=parse_source(str(video), (video.parent,)), **fields)
+def start(video: Path, *, loop: bool = False, application: str = APPLICATION, **fields: Any) -> None:
+    spec = StreamSpec(id="lot", source=SourceSpec(uri=str(video), loop=loop), **fields)
+    worker.start(spec, parse_source(str(video), (video.parent,)), application)
 
 
 def status(stream_id: str) -> StreamStatus:
@@ -47,7 +46,7 @@ def processed(stream_id: str) -> int:
 
 
 def test_a_file_is_processed_to_its_end_and_nothing_is_dropped(service: Service, video: Path) -> None:
-    worker.start(spec("lot", video))
+    start(video)
     eventually(lambda: status("lot").state == "completed" and processed("lot") == 60, what="the end")
     now = status("lot")
     assert (now.captured, now.processed, now.dropped, now.detail) == (60, 60, {}, "")
@@ -57,7 +56,7 @@ def test_a_file_is_processed_to_its_end_and_nothing_is_dropped(service: Service,
 
 
 def test_every_result_is_its_own_frames(service: Service, video: Path) -> None:
-    worker.start(spec("lot", video, loop=True))
+    start(video, loop=True)
     seen = {}
 
     def look() -> bool:
@@ -74,14 +73,14 @@ def test_every_result_is_its_own_frames(service: Service, video: Path) -> None:
 
 
 def test_what_a_live_stream_drops_is_counted(service: Service, video: Path) -> None:
-    worker.start(spec("lot", video, policy="drop_oldest"))
+    start(video, policy="drop_oldest")
     eventually(lambda: status("lot").state == "completed", what="the end")
     eventually(lambda: status("lot").processed + sum(status("lot").dropped.values()) == 60, what="a full account")
     assert set(status("lot").dropped) <= {"newer_frame"}
 
 
 def test_http_and_a_stream_share_the_detector(service: Service, video: Path) -> None:
-    worker.start(spec("lot", video, loop=True))
+    start(video, loop=True)
     eventually(lambda: processed("lot"), what="a result")
     before = processed("lot")
     data = squares.encode(squares.picture([square_of(77)]))
@@ -92,25 +91,25 @@ def test_http_and_a_stream_share_the_detector(service: Service, video: Path) -> 
 
 
 def test_an_id_is_given_once(service: Service, video: Path) -> None:
-    worker.start(spec("lot", video))
+    start(video)
     with pytest.raises(Conflict):
-        worker.start(spec("lot", video))
+        start(video)
 
 
 def test_a_stream_needs_an_application(service: Service, video: Path) -> None:
     with pytest.raises(NotFound):
-        worker.start(spec("lot", video, application="nothing"))
+        start(video, application="nothing")
 
 
 def test_what_is_no_video_fails_and_says_why(service: Service, tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("not a video")
-    worker.start(spec("lot", tmp_path / "notes.mp4"))
+    start(tmp_path / "notes.mp4")
     eventually(lambda: status("lot").state == "failed", what="failure")
-    assert status("lot").detail == "notes.mp4 cannot be opened as video"
+    assert status("lot").detail == "notes.mp4 cannot be read as video"
 
 
 def test_a_killed_worker_starts_again_by_itself(service: Service, video: Path) -> None:
-    worker.start(spec("lot", video, loop=True))
+    start(video, loop=True)
     eventually(lambda: processed("lot"), what="a result")
     (process,) = workers("StreamWorker")
     process.kill()
@@ -120,7 +119,7 @@ def test_a_killed_worker_starts_again_by_itself(service: Service, video: Path) -
 
 def test_a_stopped_stream_leaves_nothing(service: Service, video: Path) -> None:
     pools = frame_pools()
-    worker.start(spec("lot", video, loop=True))
+    start(video, loop=True)
     eventually(lambda: processed("lot"), what="a result")
     worker.stop("lot")
     eventually(lambda: frame_pools() == pools, what="an empty shared memory")
@@ -130,7 +129,7 @@ def test_a_stopped_stream_leaves_nothing(service: Service, video: Path) -> None:
 def test_a_stream_outlives_a_rolling_update_and_ends_with_its_application(
     service: Service, video: Path, others: set[str]
 ) -> None:
-    worker.start(spec("lot", video, loop=True))
+    start(video, loop=True)
     eventually(lambda: processed("lot"), what="a result")
     service.deploy(service.args | {"detect": {"confidence": 0.4}})
     eventually(lambda: status("lot").detail == "", what="an answer of the new replicas")

@@ -1,35 +1,55 @@
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import cv2
 import pytest
 
-from serve_app.frames import FramePool
-from serve_app.streams.capture import Capture, Policy, Progress, Rate, _pause_s
+from serve_app.errors import Undecodable
+from serve_app.streams.capture import Capture, WaitingPlace, _pause_s
+from serve_app.streams.progress import Progress
 from serve_app.streams.source import parse_source
+from serve_app.types import Frame
 from tests import squares
-from tests.videos import save_video
+from tests.videos import frame_shown, save_video, square_of
 
+pytestmark = pytest.mark.anyio
 FRAMES = 12
+MAX_PIXELS = 1_000_000
 
 
 @pytest.fixture
-def pool(tmp_path: Path) -> Iterator[FramePool]:
-    folder = tmp_path / "pool"
-    folder.mkdir()
-    pool = FramePool(3, squares.SIZE_PX, folder)
-    yield pool
-    pool.close()
+def anyio_backend() -> str:
+    return "asyncio"
 
 
-def capture_of(path: Path, pool: FramePool, policy: Policy, *, loop: bool = False) -> tuple[Capture, Progress]:
+@asynccontextmanager
+async def capture_of(uri: Path | str, **changes: Any) -> AsyncIterator[tuple[Capture, Progress]]:
+    """Started, and stopped at the end."""
     progress = Progress()
-    source = parse_source(str(path), (path.parent,))
-    capture = Capture(source, policy=policy, loop=loop, take_slot=pool.take, progress=progress)
+    fields = {"policy": "wait", "max_pixels": MAX_PIXELS} | changes
+    capture = Capture(parse_source(str(uri), (Path("/"),)), progress, **fields)
     capture.start()
-    return capture, progress
+    try:
+        async with asyncio.timeout(30):
+            yield capture, progress
+    finally:
+        capture.stop()
+        await asyncio.to_thread(capture._thread.join, 30)
+        assert not capture._thread.is_alive()
+
+
+async def all_of(capture: Capture) -> list[Frame]:
+    taken = []
+    while (frame := await capture.take()) is not None:
+        taken.append(frame)
+    return taken
 
 
 @pytest.fixture
@@ -37,83 +57,151 @@ def video(tmp_path: Path) -> Path:
     return save_video(tmp_path / "a.avi", frames=FRAMES, fps=200)
 
 
-def test_who_waits_gets_every_frame_with_three_slots(video: Path, pool: FramePool) -> None:
-    capture, progress = capture_of(video, pool, "wait")
-    seen = []
-    while (captured := capture.take()) is not None:
-        assert captured.slot.pixels.any()
-        seen.append(captured.frame_id)
-        captured.slot.give_back()
-    assert seen == list(range(FRAMES))
-    assert (progress.state, progress.captured, progress.dropped) == ("running", FRAMES, {})
-    assert pool.leased == 0
+async def test_who_waits_gets_every_frame(video: Path) -> None:
+    async with capture_of(video) as (capture, progress):
+        frames = await all_of(capture)
+    assert [frame.frame_id for frame in frames] == [frame_shown(frame.pixels()) for frame in frames]
+    assert [frame.frame_id for frame in frames] == list(range(FRAMES))
+    assert (progress.captured, progress.dropped) == (FRAMES, {})
 
 
-def test_who_is_slow_gets_the_newest_frame_and_the_rest_is_counted(video: Path, pool: FramePool) -> None:
-    capture, progress = capture_of(video, pool, "drop_oldest")
-    capture._thread.join()  # nobody takes while the whole file goes by
-    (last,) = iter(capture.take, None)
-    assert last.frame_id == FRAMES - 1
-    last.slot.give_back()
+async def test_who_is_slow_gets_the_newest_frame_and_the_rest_is_counted(video: Path) -> None:
+    async with capture_of(video, policy="drop_oldest") as (capture, progress):
+        await asyncio.to_thread(capture._thread.join)  # nobody takes while the whole file goes by
+        (last,) = await all_of(capture)
+    assert frame_shown(last.pixels()) == last.frame_id == FRAMES - 1
     assert (progress.captured, progress.dropped) == (FRAMES, {"newer_frame": FRAMES - 1})
-    assert pool.leased == 0
 
 
-def test_a_loop_goes_on_counting(video: Path, pool: FramePool) -> None:
-    capture, _ = capture_of(video, pool, "wait", loop=True)
-    ids = []
-    for _ in range(2 * FRAMES + 1):
-        captured = capture.take()
-        ids.append(captured.frame_id)
-        captured.slot.give_back()
-    capture.stop()
-    assert ids == list(range(2 * FRAMES + 1))
+async def test_a_loop_goes_on_counting(video: Path) -> None:
+    async with capture_of(video, loop=True) as (capture, _):
+        frames = [await capture.take() for _ in range(2 * FRAMES + 1)]
+    assert [frame.frame_id for frame in frames] == list(range(2 * FRAMES + 1))
+    assert [frame_shown(frame.pixels()) for frame in frames] == [n % FRAMES for n in range(2 * FRAMES + 1)]
 
 
-def test_stopping_ends_a_capture_that_waits(video: Path, pool: FramePool) -> None:
-    capture, progress = capture_of(video, pool, "wait", loop=True)
-    capture.take().slot.give_back()
-    capture.stop()
-    capture._thread.join(10)
-    assert not capture._thread.is_alive()
-    for left in iter(capture.take, None):
-        left.slot.give_back()
-    assert pool.leased == 0
-    assert progress.captured - sum(progress.dropped.values()) <= 2  # the one taken, and one that waited
+async def test_a_lower_rate_takes_frames_evenly_by_the_videos_own_clock(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "a.avi", frames=20, fps=20)
+    async with capture_of(path, max_fps=5) as (capture, progress):
+        frames = await all_of(capture)
+    assert [frame.frame_id for frame in frames] == [0, 4, 8, 12, 16]
+    assert progress.dropped == {"max_fps": 15}
 
 
-def test_a_live_source_that_refuses_is_tried_again(pool: FramePool) -> None:
-    tries = threading.Event()
-
-    class Watched(Progress):
-        def __setattr__(self, name: str, value: object) -> None:
-            super().__setattr__(name, value)
-            if name == "reconnects" and value == 2:
-                tries.set()
-
-    progress = Watched()
-    source = parse_source("http://127.0.0.1:9/stream", ())  # the discard port: nothing listens
-    capture = Capture(source, policy="drop_oldest", loop=False, take_slot=pool.take, progress=progress)
-    capture.start()
-    assert tries.wait(30)
-    assert progress.state == "reconnecting"
-    assert progress.source_detail == "http://127.0.0.1:9/… cannot be opened as video"
-    capture.stop()
-    capture._thread.join(30)
+async def test_stopping_ends_a_capture_that_waits(video: Path) -> None:
+    async with capture_of(video, loop=True) as (capture, progress):
+        await capture.take()
+        capture.stop()
+        left = await all_of(capture)
+    assert len(left) <= 1
+    assert progress.captured == 1 + len(left) + progress.dropped["stopped"]
 
 
-def test_pauses_grow_to_a_bound_and_stay_there() -> None:
-    assert [_pause_s(failures) for failures in (0, 1, 2, 3)] == [0.5, 1.0, 2.0, 4.0]
-    assert _pause_s(7) == _pause_s(10_000) == 30.0
+async def test_a_folder_is_a_stream_of_its_pictures_and_a_bad_one_is_told(tmp_path: Path) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), squares.picture([square_of(number)]))
+    (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n, but no more")
+    (tmp_path / "notes.txt").write_text("no picture")
+    async with capture_of(tmp_path) as (capture, _):
+        first, bad, last = await all_of(capture)
+    assert (frame_shown(first.pixels()), frame_shown(last.pixels())) == (0, 2)
+    with pytest.raises(Undecodable):
+        bad.pixels()
 
 
-def test_a_rate_is_that_of_the_last_seconds() -> None:
-    now_s = 0.0
-    rate = Rate(lambda: now_s)
-    for second in range(10):
-        now_s = float(second)
-        for _ in range(4):
-            rate.tick()
-    assert rate.per_second() == 4.0
-    now_s = 100.0
-    assert rate.per_second() == 0.0
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Takes connections and says nothing by itself."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def answer_with(listener: socket.socket, data: bytes) -> str:
+    """Every connection gets this and is closed, until the listener is."""
+
+    def answer() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(4096)
+                connection.sendall(data)
+
+    threading.Thread(target=answer, daemon=True).start()
+    return f"http://admin:hunter2@127.0.0.1:{listener.getsockname()[1]}/cam"
+
+
+async def health_of(progress: Progress, state: str) -> str:
+    """The cause, once the state is that."""
+    while progress.health()[0] != state:
+        await asyncio.sleep(0.01)
+    return progress.health()[1]
+
+
+async def test_a_live_source_that_refuses_is_tried_again(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    listener.close()
+    async with capture_of(f"http://127.0.0.1:{port}/cam", policy="drop_oldest") as (_, progress):
+        while progress.reconnects < 3:
+            await asyncio.sleep(0.01)
+        assert await health_of(progress, "reconnecting") == f"http://127.0.0.1:{port}/…: Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("head", "cause"),
+    [
+        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "refuses these credentials"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"\xa5" * 100_000, "cannot be read as video"),
+    ],
+    ids=["credentials", "garbage"],
+)
+async def test_what_needs_a_person_has_failed_and_is_not_hammered(
+    listener: socket.socket, head: bytes, cause: str
+) -> None:
+    uri = answer_with(listener, head)
+    async with capture_of(uri, policy="drop_oldest") as (_, progress):
+        detail = await health_of(progress, "failed")
+    assert detail.endswith(cause)
+    assert "hunter2" not in detail
+    assert progress.reconnects == 1
+
+
+async def test_a_source_that_ends_comes_back_and_its_frames_are_numbered_on(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    path = save_video(tmp_path / "a.avi", frames=5, fps=50)
+    frames = [frame.read_bytes() for frame in jpegs_of(path, tmp_path)]
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=b\r\n\r\n"
+    parts = (b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(j), j) for j in frames)
+    uri = answer_with(listener, head + b"".join(parts))
+    async with capture_of(uri) as (capture, progress):
+        ids = [(await capture.take()).frame_id for _ in range(12)]
+    assert ids == list(range(12))
+    assert progress.reconnects >= 2
+
+
+def jpegs_of(video: Path, folder: Path) -> list[Path]:
+    reader, paths = cv2.VideoCapture(str(video)), []
+    while (read := reader.read())[0]:
+        paths.append(folder / f"{len(paths)}.jpg")
+        cv2.imwrite(str(paths[-1]), read[1])
+    reader.release()
+    return paths
+
+
+async def test_a_place_that_is_closed_gives_back_what_it_does_not_take() -> None:
+    place = WaitingPlace()
+    frame = Frame(0, 0.0, lambda: None)
+    assert place.put(frame, wait=True) is None
+    place.close()
+    assert place.put(Frame(1, 0.0, lambda: None), wait=True).frame_id == 1
+    assert await place.take() is frame
+    assert await place.take() is None
+
+
+def test_pauses_grow_to_a_bound_and_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    assert [_pause_s(failures) for failures in (0, 1, 2, 3)] == [0.1, 0.2, 0.4, 0.8]
+    assert _pause_s(7) == _pause_s(10_000) == 1.5

@@ -16,7 +16,9 @@ ORDER = [
     "fair_queue", "batcher", "telemetry",
     "schemas", "stream_schemas",
     "api.pipeline", "api.errors", "api.bodies", "api.detect", "api.health", "api", "serving",
-    "streams", "streams.source", "streams.capture", "streams.worker", "scaling", "deployments", "app",
+    "streams", "streams.source", "streams.tracking", "streams.zones", "streams.motion",
+    "streams.video", "streams.progress", "streams.capture", "streams.worker",
+    "scaling", "deployments", "app",
 ]  # fmt: skip
 RAY = {"serving", "streams.worker", "scaling", "deployments", "app"}
 ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime", "tensorrt"}

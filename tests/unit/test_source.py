@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import functools
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from serve_app.errors import SourceError
-from serve_app.streams.source import frames, parse_source
-from tests.videos import save_video
+from serve_app.streams.source import parse_source
 
 
 def test_a_file_is_allowed_below_a_media_folder_only(tmp_path: Path) -> None:
@@ -73,28 +69,7 @@ def test_a_file_address_may_be_percent_encoded(tmp_path: Path) -> None:
     assert parse_source(f"file://{tmp_path}/my%20file.mp4", (tmp_path,)).name == "my file.mp4"
 
 
-def test_frames_come_in_order_and_are_numbered_on(tmp_path: Path) -> None:
-    path = save_video(tmp_path / "a.avi", frames=5, fps=50)
-    read = list(frames(parse_source(str(path), (tmp_path,)), at_own_pace=False, first_id=10))
-    assert [frame.frame_id for frame in read] == [10, 11, 12, 13, 14]
-    assert all(frame.pixels.shape == (320, 320, 3) for frame in read)
-    assert [frame.captured_at_s for frame in read] == sorted(frame.captured_at_s for frame in read)
-
-
-def test_frames_come_over_http(tmp_path: Path) -> None:
-    save_video(tmp_path / "a.avi", frames=5, fps=50)
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        source = parse_source(f"http://127.0.0.1:{server.server_port}/a.avi", ())
-        read = list(frames(source, at_own_pace=False, first_id=0))
-        server.shutdown()
-    assert len(read) == 5
-
-
-def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_text("no video")
-    source = parse_source(str(tmp_path / "a.mp4"), (tmp_path,))
-    with pytest.raises(SourceError) as caught:
-        next(frames(source, at_own_pace=False, first_id=0))
-    assert caught.value.detail == "a.mp4 cannot be opened as video"
+def test_a_folder_and_a_camera_of_this_machine_are_sources(tmp_path: Path) -> None:
+    folder, camera = parse_source(str(tmp_path), (tmp_path,)), parse_source("/dev/video0", ())
+    assert (folder.kind, folder.is_live) == ("folder", False)
+    assert (camera.kind, camera.is_live) == ("device", True)

@@ -1,0 +1,130 @@
+"""What a stream says of itself: its state, the cause, and its counters."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+
+from serve_app.stream_schemas import State
+
+_RATE_WINDOW_S = 5.0
+_STALLED_AFTER_S = 3.0  # of reading without a frame; a slow source has three frames' time
+_BLOCKED_AFTER_S = 2.0  # of waiting for one answer,
+_BLOCKED_SHARE = 0.8  # or when fewer of the frames are processed than that
+
+
+class Rate:
+    """Events a second over the last five seconds."""
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._started_s = clock_s()
+        self._ticks_s: deque[float] = deque(maxlen=4096)
+
+    def tick(self) -> None:
+        """One event, now."""
+        self._ticks_s.append(self._clock_s())
+
+    def per_second(self) -> float:
+        """The rate; over the time since the start when that is shorter."""
+        now_s = self._clock_s()
+        window_s = min(_RATE_WINDOW_S, now_s - self._started_s)
+        recent = sum(1 for tick_s in list(self._ticks_s) if tick_s > now_s - window_s)
+        return recent / window_s if window_s > 0 else 0.0
+
+
+class Progress:
+    """A stream's counters and health. ``captured = processed + dropped``, but for the frames under way.
+
+    The capture thread tells what the source does, the detecting loop what the Detector does; anyone may look.
+    """
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self.captured = 0
+        self.processed = 0
+        self.dropped: Counter[str] = Counter()
+        self.reconnects = 0
+        self.camera_rate = Rate(clock_s)
+        self.processed_rate = Rate(clock_s)
+        self.dropped_rate = Rate(clock_s)
+        self._late_rate = Rate(clock_s)
+        self._source: tuple[State, str] = ("starting", "")
+        self._source_fps: float | None = None
+        self._detector_detail = ""
+        self._reading_since_s: float | None = None  # the capture waits for the source,
+        self._asking_since_s: float | None = None  # the detecting loop for the Detector
+
+    def source_is(self, state: State, detail: str = "") -> None:
+        """What the source does now, and why."""
+        self._source = (state, detail)
+
+    def opened(self, fps: float | None) -> None:
+        """The source is connected and says that it sends so many frames a second."""
+        self._source_fps = fps
+
+    def reading(self) -> None:
+        """The capture waits for a frame from now on."""
+        self._reading_since_s = self._clock_s()
+
+    def read(self) -> int:
+        """A frame is captured; returns its id."""
+        if self._source[0] != "running":
+            self._source = ("running", "")
+        self.captured += 1
+        self.camera_rate.tick()
+        return self.captured - 1
+
+    def stopped_reading(self) -> None:
+        """A frame came, or the source is closed."""
+        self._reading_since_s = None
+
+    def asking(self) -> None:
+        """A frame goes to the Detector."""
+        self._asking_since_s = self._clock_s()
+
+    def refused(self, detail: str) -> None:
+        """The Detector did not take the frame, which waits."""
+        self._detector_detail = detail
+
+    def answered(self) -> None:
+        """The frame has its result."""
+        self._asking_since_s, self._detector_detail = None, ""
+        self.processed += 1
+        self.processed_rate.tick()
+
+    def drop(self, reason: str) -> None:
+        """A frame will have no result."""
+        self.dropped[reason] += 1
+        self.dropped_rate.tick()
+        if reason == "newer_frame":
+            self._late_rate.tick()
+
+    def lost(self, reason: str, detail: str) -> None:
+        """The frame that went to the Detector will have no result."""
+        self._asking_since_s, self._detector_detail = None, detail
+        self.drop(reason)
+
+    def finished(self) -> None:
+        """Every frame there was has had its turn."""
+        if self._source[0] in {"starting", "running"}:
+            self._source = ("completed", "")
+
+    def health(self) -> tuple[State, str]:
+        """The state, and why it is not ``running``."""
+        state, detail = self._source
+        if state not in {"starting", "running"}:
+            return state, detail
+        now_s = self._clock_s()
+        if self._asking_since_s is not None and now_s - self._asking_since_s > _BLOCKED_AFTER_S:
+            return "blocked", self._detector_detail or "the detector does not answer"
+        if state == "starting":
+            return state, detail
+        patience_s = max(_STALLED_AFTER_S, 3 / self._source_fps if self._source_fps else 0)
+        if self._reading_since_s is not None and now_s - self._reading_since_s > patience_s:
+            return "stalled", f"no frame for {now_s - self._reading_since_s:.0f} s"
+        late, processed = self._late_rate.per_second(), self.processed_rate.per_second()
+        if late and processed < _BLOCKED_SHARE * (late + processed):
+            return "blocked", f"the detector takes {processed:.1f} of {late + processed:.1f} frames a second"
+        return state, self._detector_detail

@@ -1,0 +1,151 @@
+"""What a stream says of itself, in virtual time."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_app.streams.progress import Progress, Rate
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def progress(clock: Clock) -> Progress:
+    """A stream whose source is connected and said that it sends 10 frames a second."""
+    progress = Progress(clock)
+    progress.opened(10)
+    return progress
+
+
+def frame(progress: Progress) -> None:
+    progress.reading()
+    progress.stopped_reading()
+    progress.read()
+
+
+def result(progress: Progress) -> None:
+    progress.asking()
+    progress.answered()
+
+
+def test_a_stream_starts_and_runs(progress: Progress) -> None:
+    assert progress.health() == ("starting", "")
+    frame(progress)
+    assert progress.health() == ("running", "")
+
+
+def test_a_source_that_is_connected_and_silent_has_stalled(progress: Progress, clock: Clock) -> None:
+    frame(progress)
+    progress.reading()
+    clock.now_s += 2.9
+    assert progress.health()[0] == "running"
+    clock.now_s += 0.2
+    assert progress.health() == ("stalled", "no frame for 3 s")
+    frame(progress)
+    assert progress.health() == ("running", "")
+
+
+def test_a_slow_source_has_more_time(progress: Progress, clock: Clock) -> None:
+    progress.opened(0.1)
+    frame(progress)
+    progress.reading()
+    clock.now_s += 29
+    assert progress.health()[0] == "running"
+    clock.now_s += 2
+    assert progress.health()[0] == "stalled"
+
+
+def test_a_source_that_is_waited_with_has_not_stalled(progress: Progress, clock: Clock) -> None:
+    frame(progress)  # and then the capture waits for its frame to be taken
+    clock.now_s += 60
+    assert progress.health() == ("running", "")
+
+
+def test_a_detector_that_does_not_answer_blocks(progress: Progress, clock: Clock) -> None:
+    frame(progress)
+    progress.asking()
+    clock.now_s += 1.9
+    assert progress.health() == ("running", "")
+    clock.now_s += 0.2
+    assert progress.health() == ("blocked", "the detector does not answer")
+    progress.refused("the service is at its limit")
+    assert progress.health() == ("blocked", "the service is at its limit")
+    progress.answered()
+    assert progress.health() == ("running", "")
+
+
+def test_a_detector_that_takes_half_of_the_frames_blocks(progress: Progress, clock: Clock) -> None:
+    for number in range(100):
+        clock.now_s += 0.1
+        frame(progress)
+        if number % 2:
+            progress.drop("newer_frame")
+        else:
+            result(progress)
+    state, detail = progress.health()
+    assert (state, detail[:29]) == ("blocked", "the detector takes 5.0 of 10.")
+
+
+@pytest.mark.parametrize("reason", ["max_fps", "no_motion"])
+def test_frames_that_are_dropped_on_purpose_do_not_block(progress: Progress, clock: Clock, reason: str) -> None:
+    for number in range(100):
+        clock.now_s += 0.1
+        frame(progress)
+        if number % 5:
+            progress.drop(reason)
+        else:
+            result(progress)
+    assert progress.health() == ("running", "")
+    assert progress.dropped_rate.per_second() == pytest.approx(8, abs=0.3)
+
+
+def test_a_source_that_is_gone_says_so_whatever_the_detector_does(progress: Progress, clock: Clock) -> None:
+    frame(progress)
+    progress.asking()
+    progress.source_is("reconnecting", "cam: Connection refused")
+    clock.now_s += 60
+    assert progress.health() == ("reconnecting", "cam: Connection refused")
+
+
+def test_what_failed_is_not_completed(progress: Progress) -> None:
+    progress.source_is("failed", "cam cannot be read as video")
+    progress.finished()
+    assert progress.health() == ("failed", "cam cannot be read as video")
+
+
+def test_the_end_is_told(progress: Progress) -> None:
+    frame(progress)
+    progress.finished()
+    assert progress.health() == ("completed", "")
+
+
+def test_a_lost_frame_is_counted(progress: Progress, clock: Clock) -> None:
+    frame(progress)
+    progress.asking()
+    progress.lost("error", "the detector failed: RuntimeError")
+    clock.now_s += 60
+    assert progress.health() == ("running", "the detector failed: RuntimeError")
+    assert (progress.processed, progress.dropped) == (0, {"error": 1})
+
+
+def test_a_rate_is_that_of_the_last_seconds() -> None:
+    clock = Clock()
+    rate = Rate(clock)
+    for _ in range(10):
+        clock.now_s += 1
+        for _ in range(4):
+            rate.tick()
+    assert rate.per_second() == 4.0
+    clock.now_s += 90
+    assert rate.per_second() == 0.0

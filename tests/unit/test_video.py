@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import functools
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from serve_app.errors import SourceError
+from serve_app.streams.source import parse_source
+from serve_app.streams.video import open_video
+from tests.videos import frame_shown, save_video
+
+MAX_PIXELS = 1_000_000
+
+
+def frames_of(uri: Path | str, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
+    with open_video(parse_source(str(uri), (Path("/"),)), max_pixels=max_pixels) as video:
+        return [pixels() for pixels, _ in video]
+
+
+def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "a.avi", frames=5, fps=50)
+    with open_video(parse_source(str(path), (tmp_path,)), max_pixels=MAX_PIXELS) as video:
+        assert (video.fps, video.has_end, video.comes_in_bursts) == (50, True, True)
+        read = [(frame_shown(pixels()), position_s) for pixels, position_s in video]
+    assert read == [(number, pytest.approx(number / 50)) for number in range(5)]
+
+
+def test_a_clip_that_comes_over_http_has_an_end(tmp_path: Path) -> None:
+    save_video(tmp_path / "a.avi", frames=5, fps=50)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        source = parse_source(f"http://127.0.0.1:{server.server_port}/a.avi", ())
+        with open_video(source, max_pixels=MAX_PIXELS) as video:
+            assert (video.has_end, len(list(video))) == (True, 5)
+        server.shutdown()
+
+
+def test_a_video_that_was_held_sideways_is_shown_upright(tmp_path: Path) -> None:
+    wide = np.zeros((48, 96, 3), np.uint8)
+    wide[:, :32] = 255  # white on the left
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 48, "yuv420p"
+        stream.set_display_rotation(90) if hasattr(stream, "set_display_rotation") else None
+        for packet in (*stream.encode(av.VideoFrame.from_ndarray(wide, "bgr24")), *stream.encode(None)):
+            container.mux(packet)
+    (pixels,) = frames_of(tmp_path / "a.mp4")
+    reader = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    assert pixels.shape == reader.read()[1].shape
+    reader.release()
+
+
+def test_a_corrupt_part_costs_its_frames_only(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "a.avi", frames=30, fps=50)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(400)
+    path.write_bytes(data)
+    assert 10 <= len(frames_of(path)) <= 30
+
+
+@pytest.mark.parametrize("content", [b"no video", b"", bytes(100_000)])
+def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(SourceError) as caught:
+        frames_of(tmp_path / "a.mp4")
+    assert caught.value.detail == "a.mp4 cannot be read as video"
+
+
+def test_a_file_that_names_other_files_is_no_video(tmp_path: Path) -> None:
+    save_video(tmp_path / "secret.avi", frames=5, fps=50)
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.avi\n#EXT-X-ENDLIST\n"
+    (tmp_path / "a.m3u8").write_text(playlist)
+    (tmp_path / "a.ffconcat").write_text("ffconcat version 1.0\nfile secret.avi\n")
+    for name in ("a.m3u8", "a.ffconcat"):
+        with pytest.raises(SourceError):
+            frames_of(tmp_path / name)
+
+
+def test_a_video_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "a.avi", frames=1, fps=50)
+    with pytest.raises(SourceError, match="megapixels"):
+        frames_of(path, max_pixels=320 * 320 - 1)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.rate = 8000
+        for packet in stream.encode(sound):
+            container.mux(packet)
+    with pytest.raises(SourceError, match="cannot be read as video"):
+        frames_of(tmp_path / "a.wav")
+
+
+def test_an_empty_folder_is_no_stream(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no picture"):
+        frames_of(tmp_path)
