@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve_app.schemas import DetectQuery, Found, answer_fields
-from serve_app.types import Answer
+from serve_app.schemas import Detection, DetectQuery, Found, answer_fields
+from serve_app.types import Answer, Frame
 
 Policy = Literal["wait", "drop_oldest"]
 State = Literal["starting", "running", "reconnecting", "stalled", "blocked", "paused", "completed", "failed"]
@@ -58,6 +59,12 @@ class Line(_Spec):
     start: Point
     end: Point
     labels: list[Label] = []
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Line:
+        if self.start == self.end:
+            raise ValueError("a line that ends where it starts")
+        return self
 
 
 class Regions(_Spec):
@@ -153,23 +160,35 @@ class StreamSpec(Regions):
         return bool(self.track or self.zones or self.lines)
 
 
+class TrackedDetection(Detection):
+    """One object of a frame."""
+
+    track_id: int | None = Field(None, description="The same from frame to frame, where the stream is tracked.")
+
+
 class StreamResult(Found):
     """What was found in one frame of a stream."""
 
+    detections: list[TrackedDetection]  # type: ignore[assignment]  # each is a Detection
     stream_id: str
     frame_id: int
     captured_at_s: float = Field(description="Wall clock, seconds since the epoch.")
     age_s: float = Field(description="From capture to result.")
 
     @classmethod
-    def from_answer(cls, answer: Answer, *, stream_id: str, frame_id: int, captured_at_s: float) -> StreamResult:
-        """The answer as JSON; ``total`` is the result's age."""
+    def from_answer(cls, answer: Answer, frame: Frame, *, stream_id: str, track_ids: Sequence[int]) -> StreamResult:
+        """The answer as JSON; ``total`` is the result's age. A track id of -1 is none."""
+        fields = answer_fields(answer)
+        fields["detections"] = [
+            TrackedDetection(**dict(detection), track_id=track_id if track_id >= 0 else None)
+            for detection, track_id in zip(fields["detections"], track_ids, strict=True)
+        ]
         return cls(
             stream_id=stream_id,
-            frame_id=frame_id,
-            captured_at_s=captured_at_s,
+            frame_id=frame.frame_id,
+            captured_at_s=frame.captured_at_s,
             age_s=round(answer.timing_s["total"], 4),
-            **answer_fields(answer),
+            **fields,
         )
 
 
@@ -216,4 +235,6 @@ class StreamStatus(BaseModel):
     camera_fps: float
     processed_fps: float
     dropped_fps: float
+    zones: dict[str, ZoneCount] = Field(description="By name.")
+    lines: dict[str, LineCount] = Field(description="By name.")
     latest: StreamResult | None

@@ -20,6 +20,7 @@ class Frame:
 
     frame_id: int  # counts from 0 at the stream's start and never goes back, not even when a file loops
     captured_at_s: float  # wall clock, seconds since the epoch
+    at_s: float  # on the stream's own clock, which never goes back: a file's is as fast as the file is read
     pixels: Callable[[], Pixels]  # made when asked for: a frame that is dropped costs no conversion
 
 

@@ -97,6 +97,8 @@ class Capture:
         self._hwaccel = hwaccel
         self._place = WaitingPlace()
         self._stopped = threading.Event()
+        self._started_s = time.monotonic()
+        self._at_s = 0.0  # on the stream's own clock
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
 
     def start(self) -> None:
@@ -142,7 +144,9 @@ class Capture:
                         return
                     pause_s = _FAILED_RETRY_S
                 else:
-                    self._progress.source_is("stalled" if isinstance(exc, SourceStalled) else "reconnecting", exc.detail)
+                    self._progress.source_is(
+                        "stalled" if isinstance(exc, SourceStalled) else "reconnecting", exc.detail
+                    )
             finally:
                 self._progress.stopped_reading()
             failures = 0 if self._progress.captured > before else failures + 1
@@ -157,7 +161,8 @@ class Capture:
 
     def _read(self, video: Video) -> None:
         at_own_pace = video.comes_in_bursts and self._policy == "drop_oldest"
-        started_s = time.monotonic()
+        opened_s = time.monotonic()
+        began_s = opened_s - self._started_s if self._source.is_live else self._at_s  # on the stream's own clock
         due_s = 0.0  # of the next frame that max_fps lets through
         pictures = iter(video)
         while not self._stopped.is_set():
@@ -168,15 +173,17 @@ class Capture:
                 return
             pixels, position_s = picture
             if at_own_pace and position_s is not None:
-                early_s = started_s + position_s - time.monotonic()
+                early_s = opened_s + position_s - time.monotonic()
                 if self._stopped.wait(max(0.0, early_s)):
                     return
-            frame = Frame(self._progress.read(), time.time(), pixels)
-            now_s = time.monotonic() - started_s if position_s is None else position_s
-            if now_s < due_s - 1e-3:
+            if position_s is None:
+                position_s = time.monotonic() - opened_s
+            self._at_s = max(self._at_s, began_s + position_s)
+            frame = Frame(self._progress.read(), time.time(), self._at_s, pixels)
+            if position_s < due_s - 1e-3:
                 self._progress.drop("max_fps")
                 continue
-            due_s = max(due_s + self._interval_s, now_s)
+            due_s = max(due_s + self._interval_s, position_s)
             unused = self._place.put(frame, wait=self._policy == "wait")
             if unused is not None:
                 self._progress.drop("stopped" if self._stopped.is_set() else "newer_frame")

@@ -51,7 +51,7 @@ class Progress:
         self.dropped_rate = Rate(clock_s)
         self._late_rate = Rate(clock_s)
         self._source: tuple[State, str] = ("starting", "")
-        self._source_fps: float | None = None
+        self.source_fps: float | None = None  # as it says itself
         self._detector_detail = ""
         self._reading_since_s: float | None = None  # the capture waits for the source,
         self._asking_since_s: float | None = None  # the detecting loop for the Detector
@@ -62,7 +62,7 @@ class Progress:
 
     def opened(self, fps: float | None) -> None:
         """The source is connected and says that it sends so many frames a second."""
-        self._source_fps = fps
+        self.source_fps = fps
 
     def reading(self) -> None:
         """The capture waits for a frame from now on."""
@@ -121,7 +121,7 @@ class Progress:
             return "blocked", self._detector_detail or "the detector does not answer"
         if state == "starting":
             return state, detail
-        patience_s = max(_STALLED_AFTER_S, 3 / self._source_fps if self._source_fps else 0)
+        patience_s = max(_STALLED_AFTER_S, 3 / self.source_fps if self.source_fps else 0)
         if self._reading_since_s is not None and now_s - self._reading_since_s > patience_s:
             return "stalled", f"no frame for {now_s - self._reading_since_s:.0f} s"
         late, processed = self._late_rate.per_second(), self.processed_rate.per_second()

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 import time
-from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -21,6 +20,7 @@ from serve_app.serving import DetectorClient, RayInstrument
 from serve_app.stream_schemas import Policy, StreamResult, StreamSpec, StreamStatus
 from serve_app.streams.capture import Capture
 from serve_app.streams.progress import Progress
+from serve_app.streams.scene import Scene
 from serve_app.streams.source import Source
 from serve_app.telemetry import STREAM_AGE_MS, STREAM_FRAMES, Telemetry
 from serve_app.types import Answer, Frame, Json, ModelInfo, Pixels
@@ -33,7 +33,8 @@ _SLOTS = 1  # for the one frame in flight
 _FRAME_TIMEOUT_S = 10.0
 _MAX_PIXELS = 50_000_000  # of a frame
 _RETRY_PAUSE_S = 0.2
-_OWNER_CHECK_PERIOD_S = 2.0
+_USUAL_FPS = 25.0  # of a source that does not say
+_OWNER_CHECK_PERIOD_S = 10.0  # it asks much of the controller
 
 
 class StreamWorker:
@@ -51,6 +52,7 @@ class StreamWorker:
         self._application = application
         self._started_s = time.monotonic()
         self._progress = Progress()
+        self._scene: Scene | None = None  # once the first frame is there
         self._latest: StreamResult | None = None
         self._telemetry = Telemetry(RayInstrument)
         self._detector = DetectorClient(
@@ -93,6 +95,8 @@ class StreamWorker:
             camera_fps=round(progress.camera_rate.per_second(), 2),
             processed_fps=round(progress.processed_rate.per_second(), 2),
             dropped_fps=round(progress.dropped_rate.per_second(), 2),
+            zones=self._scene.zones if self._scene else {},
+            lines=self._scene.lines if self._scene else {},
             latest=self._latest,
         ).model_dump()
 
@@ -126,10 +130,16 @@ class StreamWorker:
             except ServeAppError as exc:  # a picture of a folder
                 self._progress.drop(exc.code)
                 continue
-            await self._detect(frame, pixels)
+            if self._scene is None:
+                fps = self._progress.source_fps or _USUAL_FPS
+                self._scene = await asyncio.to_thread(Scene, self._spec, fps)  # it may load a library
+            if self._scene.is_still(frame, pixels):
+                self._progress.drop("no_motion")
+            else:
+                await self._detect(frame, pixels, self._scene)
         self._progress.finished()
 
-    async def _detect(self, frame: Frame, pixels: Pixels) -> None:
+    async def _detect(self, frame: Frame, pixels: Pixels, scene: Scene) -> None:
         """One frame's result, however long the Detector is away; only newer frames can be lost meanwhile."""
         self._progress.asking()
         while True:
@@ -150,12 +160,9 @@ class StreamWorker:
                 return
         self._progress.answered()
         age_s = time.time() - frame.captured_at_s
-        self._latest = StreamResult.from_answer(
-            replace(answer, timing_s=answer.timing_s | {"total": age_s}),
-            stream_id=self._spec.id,
-            frame_id=frame.frame_id,
-            captured_at_s=frame.captured_at_s,
-        )
+        answer.timing_s["total"] = age_s
+        track_ids, _ = scene.update(answer, frame)
+        self._latest = StreamResult.from_answer(answer, frame, stream_id=self._spec.id, track_ids=track_ids.tolist())
         self._telemetry.answered(answer, "stream")
         self._telemetry.record(STREAM_AGE_MS, age_s * 1e3, stream_id=self._spec.id)
 

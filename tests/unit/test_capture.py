@@ -78,6 +78,9 @@ async def test_a_loop_goes_on_counting(video: Path) -> None:
         frames = [await capture.take() for _ in range(2 * FRAMES + 1)]
     assert [frame.frame_id for frame in frames] == list(range(2 * FRAMES + 1))
     assert [frame_shown(frame.pixels()) for frame in frames] == [n % FRAMES for n in range(2 * FRAMES + 1)]
+    times_s = [frame.at_s for frame in frames]
+    assert times_s == sorted(times_s)
+    assert times_s[-1] == pytest.approx(2 * (FRAMES - 1) / 200)  # the file's own clock
 
 
 async def test_a_lower_rate_takes_frames_evenly_by_the_videos_own_clock(tmp_path: Path) -> None:
@@ -193,10 +196,10 @@ def jpegs_of(video: Path, folder: Path) -> list[Path]:
 
 async def test_a_place_that_is_closed_gives_back_what_it_does_not_take() -> None:
     place = WaitingPlace()
-    frame = Frame(0, 0.0, lambda: None)
+    frame = Frame(0, 0.0, 0.0, lambda: None)
     assert place.put(frame, wait=True) is None
     place.close()
-    assert place.put(Frame(1, 0.0, lambda: None), wait=True).frame_id == 1
+    assert place.put(Frame(1, 0.0, 0.0, lambda: None), wait=True).frame_id == 1
     assert await place.take() is frame
     assert await place.take() is None
 

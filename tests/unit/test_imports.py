@@ -16,7 +16,7 @@ ORDER = [
     "fair_queue", "batcher", "telemetry",
     "schemas", "stream_schemas",
     "api.pipeline", "api.errors", "api.bodies", "api.detect", "api.health", "api", "serving",
-    "streams", "streams.source", "streams.tracking", "streams.zones", "streams.motion",
+    "streams", "streams.source", "streams.tracking", "streams.zones", "streams.motion", "streams.scene",
     "streams.video", "streams.progress", "streams.capture", "streams.worker",
     "scaling", "deployments", "app",
 ]  # fmt: skip

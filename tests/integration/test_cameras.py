@@ -1,0 +1,231 @@
+"""Streams of real servers: RTSP by GStreamer, HLS and MPEG-TS, through a cable that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import cv2
+import pytest
+
+from scripts.server import free_port
+from serve_app.stream_schemas import Policy
+from serve_app.streams.capture import Capture
+from serve_app.streams.progress import Progress
+from serve_app.streams.source import parse_source
+from serve_app.types import Frame
+from tests import squares
+from tests.integration.conftest import eventually
+from tests.relay import Relay
+from tests.videos import frame_shown, square_of
+
+pytestmark = pytest.mark.anyio
+FRAMES, FPS = 30, 20
+SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's, which has GStreamer
+CAMERA = Path(__file__).parents[1] / "rtsp_camera.py"
+NO_GSTREAMER = "no RTSP server: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a camera shows: 30 pictures, each says which it is."""
+    folder = tmp_path_factory.mktemp("camera")
+    for number in range(FRAMES):
+        cv2.imwrite(str(folder / f"{number}.jpg"), squares.picture([square_of(number)]))
+    return folder
+
+
+def start_camera(port: int, pictures: Path, credentials: str = "") -> subprocess.Popen[bytes]:
+    arguments = [str(port), str(pictures), str(FPS), *filter(None, [credentials])]
+    camera = subprocess.Popen([SYSTEM_PYTHON, str(CAMERA), *arguments], stderr=subprocess.DEVNULL)
+    eventually(lambda: camera.poll() is not None or answers(port), what="a camera")
+    if camera.poll() is not None:
+        if os.environ.get("CI"):
+            pytest.fail(NO_GSTREAMER)
+        pytest.skip(NO_GSTREAMER)
+    return camera
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def camera(pictures: Path) -> Iterator[int]:
+    """A camera's port."""
+    port = free_port()
+    process = start_camera(port, pictures)
+    yield port
+    process.kill()
+    process.wait()
+
+
+@dataclass
+class Watched:
+    """A stream whose frames are taken as they come."""
+
+    progress: Progress
+    frames: list[Frame] = field(default_factory=list)
+
+    async def more(self, count: int) -> None:
+        """Until so many more frames came."""
+        wanted = len(self.frames) + count
+        while len(self.frames) < wanted:
+            await asyncio.sleep(0.02)
+
+    async def health(self, state: str) -> str:
+        """The cause, once the state is that."""
+        while self.progress.health()[0] != state:
+            await asyncio.sleep(0.02)
+        return self.progress.health()[1]
+
+    def shown(self) -> list[int]:
+        return [frame_shown(frame.pixels()) for frame in self.frames]
+
+
+@asynccontextmanager
+async def watch(uri: str, policy: Policy = "drop_oldest") -> AsyncIterator[Watched]:
+    """Started, and stopped at the end."""
+    watched = Watched(Progress())
+    capture = Capture(parse_source(uri, (Path("/"),)), watched.progress, policy=policy, max_pixels=1_000_000)
+
+    async def take() -> None:
+        while (frame := await capture.take()) is not None:
+            watched.progress.asking()
+            watched.frames.append(frame)
+            watched.progress.answered()
+        watched.progress.finished()
+
+    capture.start()
+    taking = asyncio.create_task(take())
+    try:
+        async with asyncio.timeout(60):
+            yield watched
+    finally:
+        capture.stop()
+        await taking
+        await asyncio.to_thread(capture._thread.join, 30)
+        assert not capture._thread.is_alive()
+
+
+async def test_a_cameras_frames_come_in_its_order(camera: int) -> None:
+    async with watch(f"rtsp://127.0.0.1:{camera}/cam", "wait") as watched:
+        await watched.more(2 * FRAMES)
+    shown = watched.shown()
+    assert shown == [(shown[0] + n) % FRAMES for n in range(len(shown))]
+    assert [frame.frame_id for frame in watched.frames] == list(range(len(shown)))
+    assert watched.progress.source_fps == FPS
+
+
+async def test_a_camera_comes_back_after_every_cut(camera: int) -> None:
+    with Relay(camera) as cable:
+        async with watch(f"rtsp://127.0.0.1:{cable.port}/cam") as watched:
+            for cuts in range(5):
+                await watched.more(3)
+                cable.cut()
+                while watched.progress.reconnects <= cuts:
+                    await asyncio.sleep(0.02)
+            await watched.more(3)
+            assert await watched.health("running") == ""
+    assert watched.progress.reconnects >= 5
+    ids = [frame.frame_id for frame in watched.frames]
+    assert ids == sorted(set(ids))
+
+
+async def test_a_camera_that_is_away_says_so_until_it_is_back(camera: int) -> None:
+    with Relay(camera) as cable:
+        async with watch(f"rtsp://127.0.0.1:{cable.port}/cam") as watched:
+            await watched.more(1)
+            cable.unplug()
+            await watched.health("reconnecting")
+            before = watched.progress.reconnects
+            while watched.progress.reconnects < before + 4:
+                await asyncio.sleep(0.02)
+            assert watched.progress.health()[0] == "reconnecting"
+            cable.plug()
+            assert await watched.health("running") == ""
+
+
+async def test_a_frozen_camera_has_stalled_and_goes_on_when_it_thaws(camera: int) -> None:
+    with Relay(camera) as cable:
+        async with watch(f"rtsp://127.0.0.1:{cable.port}/cam") as watched:
+            await watched.more(3)
+            cable.freeze()
+            assert (await watched.health("stalled")).startswith("no frame for")
+            cable.thaw()
+            assert await watched.health("running") == ""
+
+
+async def test_a_wrong_password_fails_and_is_not_shown(pictures: Path) -> None:
+    port = free_port()
+    camera = start_camera(port, pictures, "admin:hunter2")
+    try:
+        async with watch(f"rtsp://admin:hunter2@127.0.0.1:{port}/cam") as watched:
+            await watched.more(1)
+        async with watch(f"rtsp://admin:wrong@127.0.0.1:{port}/cam") as watched:
+            assert await watched.health("failed") == f"rtsp://127.0.0.1:{port}/… refuses these credentials"
+    finally:
+        camera.kill()
+        camera.wait()
+
+
+def save_coded(path: Path, container_format: str, options: dict[str, str]) -> None:
+    """The pictures as H.264, in a container."""
+    with av.open(str(path), "w", format=container_format, options=options) as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width = stream.height = squares.SIZE_PX
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
+        for number in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(squares.picture([square_of(number)]), "bgr24")
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+
+
+async def test_a_recorded_playlist_is_played_to_its_end(tmp_path: Path) -> None:
+    save_coded(tmp_path / "a.m3u8", "hls", {"hls_time": "0.5", "hls_list_size": "0"})
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            uri = f"http://127.0.0.1:{server.server_port}/a.m3u8"
+            async with watch(uri, "wait") as watched:
+                await watched.health("completed")
+        finally:
+            server.shutdown()
+    assert watched.shown() == list(range(FRAMES))
+
+
+async def test_a_transport_stream_over_tcp_is_a_source(tmp_path: Path) -> None:
+    save_coded(tmp_path / "a.ts", "mpegts", {})
+    data = (tmp_path / "a.ts").read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def send() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(data)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        async with watch(f"tcp://127.0.0.1:{listener.getsockname()[1]}", "wait") as watched:
+            await watched.more(FRAMES)
+        thread.join(10)
+    assert watched.shown()[:FRAMES] == list(range(FRAMES))
