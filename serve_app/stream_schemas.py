@@ -32,7 +32,7 @@ class SourceSpec(_Spec):
         min_length=1,
         max_length=4096,
         description="A file or a folder of pictures below SERVE_APP_MEDIA_DIRS, a device (`/dev/video0`), or an "
-        "`rtsp`, `rtsps`, `http`, `https`, `udp`, `tcp` or `srt` address.",
+        "`rtsp`, `rtsps`, `http`, `https`, `udp` or `tcp` address.",
     )
     loop: bool = Field(False, description="Start a file over when it ends.")
 

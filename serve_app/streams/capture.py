@@ -86,7 +86,6 @@ class Capture:
         max_pixels: int,
         loop: bool = False,
         max_fps: float | None = None,
-        hwaccel: str = "",
     ) -> None:
         self._source = source
         self._progress = progress
@@ -94,7 +93,6 @@ class Capture:
         self._max_pixels = max_pixels
         self._loop = loop
         self._interval_s = 1 / max_fps if max_fps else 0.0
-        self._hwaccel = hwaccel
         self._place = WaitingPlace()
         self._stopped = threading.Event()
         self._started_s = time.monotonic()
@@ -129,7 +127,7 @@ class Capture:
             before = self._progress.captured
             pause_s = 0.0
             try:
-                with open_video(self._source, max_pixels=self._max_pixels, hwaccel=self._hwaccel) as video:
+                with open_video(self._source, max_pixels=self._max_pixels) as video:
                     self._progress.opened(video.fps)
                     self._read(video)
                 if video.has_end:

@@ -20,15 +20,14 @@ from urllib.parse import urlsplit
 
 import av
 import numpy as np
-from av.codec.hwaccel import HWAccel
 
 from serve_app.decode import decode
 from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled, Undecodable
 from serve_app.streams.source import Kind, Source
 from serve_app.types import Pixels
 
-OPEN_TIMEOUT_S = 10.0
-READ_TIMEOUT_S = 10.0
+_OPEN_TIMEOUT_S = 10.0
+_READ_TIMEOUT_S = 10.0
 _REACH_TIMEOUT_S = 2.0
 _MAX_CORRUPT_PACKETS = 1_000  # in a row; then it is no video after all
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -73,11 +72,8 @@ class Video:
 
 
 @contextmanager
-def open_video(
-    source: Source, *, max_pixels: int, hwaccel: str = "", open_timeout_s: float = OPEN_TIMEOUT_S,
-    read_timeout_s: float = READ_TIMEOUT_S,
-) -> Iterator[Video]:  # fmt: skip
-    """The source, open within the block. ``hwaccel`` names a decoder device of FFmpeg's; without it software decodes.
+def open_video(source: Source, *, max_pixels: int) -> Iterator[Video]:
+    """The source, open within the block.
 
     Raises SourceDenied, SourceStalled, SourceGone, or SourceError for what is no video.
     """
@@ -90,11 +86,10 @@ def open_video(
             source.uri,
             format="v4l2" if source.kind == "device" else None,
             options=_options(source.kind),
-            timeout=(open_timeout_s, read_timeout_s),
-            hwaccel=HWAccel(hwaccel, allow_software_fallback=True) if hwaccel else None,
+            timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
         )
     except (av.FFmpegError, OSError, ValueError) as exc:
-        raise _explain(source, exc, timed_out=time.monotonic() - began_s > 0.9 * open_timeout_s) from exc
+        raise _explain(source, exc, timed_out=time.monotonic() - began_s > 0.9 * _OPEN_TIMEOUT_S) from exc
     try:
         if not container.streams.video:
             raise SourceError(f"{source.name} has no video in it")
@@ -105,7 +100,7 @@ def open_video(
         rate: Fraction | None = stream.average_rate
         has_end = not source.is_live or (source.kind in {"http", "https"} and container.duration is not None)
         yield Video(
-            _decoded(source, container, stream, read_timeout_s),
+            _decoded(source, container, stream),
             fps=float(rate) if rate and 0 < rate <= 1000 else None,
             has_end=has_end,
             comes_in_bursts=has_end or container.format.name == "hls",
@@ -123,7 +118,7 @@ def _options(kind: Kind) -> dict[str, str]:
     return options
 
 
-def _decoded(source: Source, container: Any, stream: Any, timeout_s: float) -> Iterator[Picture]:
+def _decoded(source: Source, container: Any, stream: Any) -> Iterator[Picture]:
     """A packet that cannot be decoded is passed over: a camera's next key frame mends it."""
     read_at_s = time.monotonic()
     corrupt, found = 0, False
@@ -144,7 +139,7 @@ def _decoded(source: Source, container: Any, stream: Any, timeout_s: float) -> I
                 yield _pixels_of(frame), None if frame.time is None or first_s is None else frame.time - first_s
             read_at_s = time.monotonic()
     except (av.FFmpegError, OSError) as exc:
-        raise _explain(source, exc, timed_out=time.monotonic() - read_at_s > 0.9 * timeout_s) from exc
+        raise _explain(source, exc, timed_out=time.monotonic() - read_at_s > 0.9 * _READ_TIMEOUT_S) from exc
     if not found:
         raise SourceError(f"{source.name} has no frame that can be decoded")
 
