@@ -16,7 +16,11 @@ ORDER = [
     "fair_queue", "batcher", "telemetry",
     "schemas", "stream_schemas",
     "api.pipeline", "api.errors", "api.bodies", "api.detect", "api.health", "api", "serving",
-    "streams", "streams.source", "streams.tracking", "streams.zones", "streams.motion", "streams.scene",
+    "streams", "streams.source",
+    "streams.sinks.outlet", "streams.sinks.queue", "streams.sinks.jsonl", "streams.sinks.webhook", "streams.sinks.mqtt",
+    "streams.sinks.redis", "streams.sinks",
+    "streams.tracking", "streams.zones", "streams.motion",
+    "streams.scene",
     "streams.video", "streams.progress", "streams.capture", "streams.worker",
     "scaling", "deployments", "app",
 ]  # fmt: skip

@@ -1,0 +1,68 @@
+"""Redis Streams: an entry an event."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
+
+from serve_app.errors import InvalidParameter
+from serve_app.stream_schemas import RedisSink
+from serve_app.streams.sinks.outlet import TIMEOUT_S, Refused, Unsent, address, filled, parse_url
+from serve_app.types import Event
+
+
+class RedisOutlet:
+    """Adds entries with the one field ``event``. A batch is a transaction: all of it, or nothing."""
+
+    max_batch = 100
+
+    def __init__(self, spec: RedisSink) -> None:
+        """Raises InvalidParameter for a malformed url."""
+        parts = parse_url(spec.url)
+        database = parts.path.strip("/") or "0"
+        if not database.isdecimal() or parts.query or parts.fragment:
+            raise InvalidParameter("a Redis url is redis://user:password@host:port/number of the database")
+        self.target = f"{address(parts)}/{database}"
+        self._key = spec.key
+        self._max_length = spec.max_length
+        self._redis = Redis(
+            host=parts.hostname or "",
+            port=parts.port or 6379,
+            db=int(database),
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+            ssl=parts.scheme == "rediss",
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),  # the sink does
+        )
+
+    async def send(self, events: list[Event]) -> None:
+        """One transaction."""
+        try:
+            async with self._redis.pipeline(transaction=True) as transaction:
+                for event in events:
+                    key = filled(self._key, event.stream_id, event.type)
+                    transaction.xadd(key, {"event": event.json}, maxlen=self._max_length, approximate=True)
+                results = await transaction.execute(raise_on_error=False)
+        except (RedisError, OSError) as exc:  # none of it was added, unless the connection broke at the very end
+            raise Unsent(_reason(exc)) from exc
+        for result in results:
+            if isinstance(result, RedisError):  # others of the batch were added: again would be twice
+                raise Refused(_reason(result))
+
+    async def close(self) -> None:
+        """The connection."""
+        await self._redis.aclose()
+
+
+def _reason(exc: Exception) -> str:
+    """Why. Of an answer only its code: one to AUTH may repeat the password."""
+    if isinstance(exc, (ConnectionError, TimeoutError, OSError)):
+        return f"it cannot be reached: {exc}"
+    code = str(exc).partition(" ")[0]
+    return f"it answers {code if code.isupper() else type(exc).__name__}"
