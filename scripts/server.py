@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -96,7 +97,10 @@ def start(config: Path, log: Path) -> Server:
     """scripts/serve CONFIG, in a Ray of its own, on ports that are free; not ready yet."""
     port = free_port(PORT)
     env = {name: value for name, value in os.environ.items() if not name.startswith("SERVE_APP_")}
+    state = log.with_suffix(".state")
+    shutil.rmtree(state, ignore_errors=True)
     env |= {
+        "SERVE_APP_STATE_DIR": str(state),  # never a user's streams
         "RAY_ADDRESS": "local",  # never into a cluster that already serves something
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),  # their defaults, unless another server has them
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),

@@ -1,55 +1,63 @@
 #!/usr/bin/env python3
-"""Start, list, watch and stop streams of a running Sightline application.
+"""Start, watch and end the streams of a running Sightline, over its HTTP API.
 
-scripts/streams.py start --id lot --source FILE_OR_URI     a file, or an rtsp://, http:// or https:// address
-scripts/streams.py list
-scripts/streams.py watch lot                               live, until Ctrl-C or the stream's end
-scripts/streams.py stop lot
+scripts/streams.py start --id lot --source FILE_OR_URI      or -- for zones, sinks, recordings -- from a file:
+scripts/streams.py apply configs/streams.yaml               starts what is not there, replaces what has changed
+scripts/streams.py watch                                    all of them, live, until Ctrl-C; or: watch lot
+scripts/streams.py events lot --types zone,line             a line of JSON each
+scripts/streams.py pause lot; scripts/streams.py resume lot; scripts/streams.py stop lot
+
+SIGHTLINE_URL or --url says where it is; http://127.0.0.1:8000 otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
+import hashlib
+import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 if sys.prefix == sys.base_prefix and (ROOT / ".venv/bin/python").exists():  # started outside the environment
     os.execv(ROOT / ".venv/bin/python", [str(ROOT / ".venv/bin/python"), __file__, *sys.argv[1:]])
 
-import ray
+import httpx
+import yaml
 from pydantic import ValidationError
 from rich.box import SIMPLE
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import track
 from rich.table import Table
 
-from serve_app.config import StreamArgs
-from serve_app.errors import InvalidParameter, NotFound, ServeAppError, SourceError
-from serve_app.stream_schemas import StreamSpec, StreamStatus
-from serve_app.streams import worker
-from serve_app.streams.source import parse_source
+from serve_app.stream_schemas import StreamList, StreamSpec, StreamStatus
 
-STATUS_TIMEOUT_S = 30.0  # its process may be starting
+TIMEOUT_S = 60.0
 WATCH_PERIOD_S = 0.5
+RECONNECT_PAUSE_S = 1.0
+APPLIED = "applied"  # the tag that says from which text of a file a stream was made
+OVER = {"completed", "failed"}
+
+
+class Refused(Exception):
+    """What the server, or a file, did not allow, in a sentence."""
 
 
 def main() -> None:
     """Run one command; exits 1 with a sentence when it is refused."""
     options = parse_arguments()
     try:
-        ray.init(address="auto", namespace=worker.NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
-    except ConnectionError:
-        sys.exit("no Ray cluster is running here: start one with scripts/serve")
-    try:
-        options.run(options)
-    except ServeAppError as exc:
-        sys.exit(exc.detail)
-    except ray.exceptions.RayError as exc:
-        sys.exit(f"the stream does not answer: {type(exc).__name__}")
+        with httpx.Client(base_url=options.url, timeout=TIMEOUT_S, trust_env=False) as http:
+            options.run(http, options)
+    except Refused as exc:
+        sys.exit(str(exc))
+    except httpx.TransportError:
+        sys.exit(f"nobody answers at {options.url}: start it with scripts/serve, or name another with --url")
     except KeyboardInterrupt:
         pass
 
@@ -58,10 +66,20 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    everywhere = argparse.ArgumentParser(add_help=False)
+    url = os.environ.get("SIGHTLINE_URL", "http://127.0.0.1:8000")
+    everywhere.add_argument("--url", default=url, help="default: SIGHTLINE_URL, or http://127.0.0.1:8000")
 
-    start_parser = commands.add_parser("start", help="start a stream")
+    def add(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, parents=[everywhere])
+        command.set_defaults(run=run)
+        return command
+
+    start_parser = add("start", start, "start a stream")
     start_parser.add_argument("--id", required=True, help="letters, digits, - and _")
-    start_parser.add_argument("--source", required=True, help="files only below SERVE_APP_MEDIA_DIRS")
+    start_parser.add_argument(
+        "--source", required=True, help="a file, a folder of pictures, /dev/video0, or rtsp://, http://, udp://, tcp://"
+    )
     start_parser.add_argument("--confidence", type=float, help="default: the application's")
     start_parser.add_argument("--iou", type=float)
     start_parser.add_argument("--classes", action="append", default=[], help="labels or ids, comma-separated")
@@ -73,75 +91,215 @@ def parse_arguments() -> argparse.Namespace:
     )
     start_parser.add_argument("--max-fps", type=float, help="take no more frames a second than this")
     start_parser.add_argument("--loop", action="store_true", help="start a file over when it ends")
-    start_parser.add_argument("--application", default="sightline", help="its name in the Serve config")
-    start_parser.set_defaults(run=start)
+    start_parser.add_argument("--track", action="store_true", help="give objects an id from frame to frame")
+    start_parser.add_argument("--degrade", action="store_true", help="even where the detectors cannot hold it")
 
-    commands.add_parser("list", help="every running stream").set_defaults(run=list_streams)
-    for name, run, summary in (("watch", watch, "a stream's state and detections, live"), ("stop", stop, "end it")):
-        command = commands.add_parser(name, help=summary)
-        command.add_argument("id")
-        command.set_defaults(run=run)
+    apply_parser = add("apply", apply, "start the streams of a YAML file")
+    apply_parser.add_argument("file", type=Path)
+    apply_parser.add_argument(
+        "--prune", action="store_true", help="end those that came from a file and are in it no more"
+    )
+
+    add("list", list_streams, "every stream")
+    add("watch", watch, "live; of one stream, its detections too").add_argument("ids", nargs="*", metavar="ID")
+    events_parser = add("events", print_events, "what happens in a stream, a line of JSON each")
+    events_parser.add_argument("id")
+    events_parser.add_argument("--types", default="", help="comma-separated: result, state, gap, zone, line, recording")
+    for name, run, summary in (
+        ("pause", pause, "close its source until it is resumed"),
+        ("resume", resume, "go on"),
+        ("stop", stop, "end it, and forget it"),
+    ):
+        add(name, run, summary).add_argument("ids", nargs="+", metavar="ID")
     return parser.parse_args()
 
 
-def start(options: argparse.Namespace) -> None:
+def start(http: httpx.Client, options: argparse.Namespace) -> None:
     """Start a stream and say so once its first frame is there; exits 1 when it fails."""
-    source = parse_source(options.source, StreamArgs().folders())
-    detect = {"confidence": options.confidence, "iou": options.iou, "classes": options.classes}
-    wanted = {
+    spec = {
         "id": options.id,
-        "source": {"uri": source.uri, "loop": options.loop},
-        "detect": detect,
+        "source": {"uri": found_here(options.source, Path()), "loop": options.loop},
+        "detect": {"confidence": options.confidence, "iou": options.iou, "classes": options.classes},
         "policy": options.policy,
         "max_fps": options.max_fps,
+        "track": options.track,
+        "degrade": options.degrade,
     }
-    try:
-        spec = StreamSpec.model_validate(wanted)
-    except ValidationError as exc:
-        raise InvalidParameter("; ".join(f"--{e['loc'][-1]}: {e['msg']}" for e in exc.errors())) from exc
-    worker.start(spec, source, options.application)
+    now = StreamStatus(**ask(http, "POST", "/streams", json=spec))
     with Console().status(f"starting stream {options.id}"):
-        while (now := status(options.id)).state == "starting":
+        while now.state == "starting":
             time.sleep(WATCH_PERIOD_S)
+            now = status(http, options.id)
     if now.state == "failed":
-        worker.stop(options.id)
-        raise SourceError(f"stream {options.id}: {now.detail}")
+        ask(http, "DELETE", f"/streams/{options.id}")
+        raise Refused(f"stream {options.id}: {now.detail}")
     print(f"stream {options.id} is {now.state}: watch it with scripts/streams.py watch {options.id}")
 
 
-def list_streams(options: argparse.Namespace) -> None:
-    """A table with a line a stream."""
-    streams = []
-    for stream_id in worker.stream_ids():
+def apply(http: httpx.Client, options: argparse.Namespace) -> None:
+    """What the file says is what runs. Streams that it does not name are left alone, unless --prune."""
+    specs = read_specs(options.file)
+    there = {stream.stream_id: stream for stream in all_streams(http)}
+    outcomes = {}
+    for stream_id, spec in track(specs.items(), "applying", transient=True):
+        outcomes[stream_id] = apply_one(http, spec, there.get(stream_id))
+    if options.prune:
+        for stream_id in sorted(there.keys() - specs.keys()):
+            if APPLIED in there[stream_id].tags:
+                ask(http, "DELETE", f"/streams/{stream_id}")
+                outcomes[stream_id] = "removed"
+    for stream_id, outcome in outcomes.items():
+        print(f"{stream_id}: {outcome}")
+    if any(outcome.startswith("refused") for outcome in outcomes.values()):
+        raise Refused("some streams were refused")
+
+
+def apply_one(http: httpx.Client, spec: dict[str, Any], there: StreamStatus | None) -> str:
+    """What became of it."""
+    if there is not None and there.tags.get(APPLIED) == spec["tags"][APPLIED]:
+        return "unchanged"
+    try:
+        if there is not None:
+            ask(http, "DELETE", f"/streams/{spec['id']}")
+        ask(http, "POST", "/streams", json=spec)
+    except Refused as exc:
+        return f"refused: {exc}"
+    return "started" if there is None else "replaced"
+
+
+def read_specs(file: Path) -> dict[str, dict[str, Any]]:
+    """The streams of a YAML file by id, each with a tag that changes with it. Raises Refused."""
+    try:
+        content = yaml.safe_load(file.read_text())
+        defaults, streams = content.pop("defaults", None) or {}, content.pop("streams")
+    except (OSError, yaml.YAMLError, AttributeError, KeyError) as exc:
+        raise Refused(f"{file} is no file of streams: it has a list `streams:` ({type(exc).__name__})") from exc
+    if content or not isinstance(streams, list):
+        raise Refused(f"{file} has `streams:`, a list, and `defaults:`; not {', '.join(map(str, content)) or 'this'}")
+    specs: dict[str, dict[str, Any]] = {}
+    for number, stream in enumerate(streams, 1):
+        spec = merged(defaults, stream) if isinstance(stream, dict) else {}
+        name = f"{file}: stream {spec.get('id', number)}"
+        if "id" not in spec or spec["id"] in specs:
+            raise Refused(f"{name} needs an id of its own")
         try:
-            streams.append(status(stream_id))
-        except NotFound:
-            pass  # it ended meanwhile
-        except ray.exceptions.RayError as exc:
-            print(f"stream {stream_id} does not answer: {type(exc).__name__}", file=sys.stderr)
-    Console().print(status_table(streams))
+            spec["source"]["uri"] = found_here(spec["source"]["uri"], file.parent)
+            StreamSpec.model_validate(spec)
+        except (KeyError, TypeError) as exc:
+            raise Refused(f"{name} needs a source with a uri") from exc
+        except ValidationError as exc:
+            problems = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())
+            raise Refused(f"{name}: {'; '.join(problems)}") from exc
+        digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+        spec["tags"] = {**spec.get("tags", {}), APPLIED: digest[:12]}
+        specs[spec["id"]] = spec
+    return specs
 
 
-def watch(options: argparse.Namespace) -> None:
-    """The stream's line and its latest detections, renewed until it is over."""
+def merged(defaults: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` where it says something, mapping by mapping, else ``defaults``."""
+    both = {
+        key: merged(defaults[key], value)
+        for key, value in over.items()
+        if isinstance(defaults.get(key), dict) and isinstance(value, dict)
+    }
+    return {**defaults, **over, **both}
+
+
+def found_here(source: str, folder: Path) -> str:
+    """A file or folder that there is on this machine by its full path; anything else as it is."""
+    path = folder / Path(source).expanduser()
+    return str(path.resolve()) if "://" not in source and path.exists() else source
+
+
+def list_streams(http: httpx.Client, options: argparse.Namespace) -> None:
+    """A table with a line a stream."""
+    Console().print(status_table(all_streams(http)))
+
+
+def watch(http: httpx.Client, options: argparse.Namespace) -> None:
+    """A line a stream, renewed until those that were named are over; of a single one, what is in it too."""
     with Live(refresh_per_second=4) as live:
         while True:
-            now = status(options.id)
-            live.update(Group(status_table([now]), detection_table(now)))
-            if now.state in {"completed", "failed"}:
+            streams = [status(http, stream_id) for stream_id in options.ids] or all_streams(http)
+            table = status_table(streams)
+            live.update(Group(table, *details(streams[0])) if len(options.ids) == 1 else table)
+            if options.ids and all(stream.state in OVER for stream in streams):
                 return
             time.sleep(WATCH_PERIOD_S)
 
 
-def stop(options: argparse.Namespace) -> None:
-    """End the stream."""
-    worker.stop(options.id)
-    print(f"stream {options.id} stopped")
+def print_events(http: httpx.Client, options: argparse.Namespace) -> None:
+    """Until Ctrl-C; a connection that breaks is made again, and goes on where it was."""
+    last_id: str | None = None
+    while True:
+        try:
+            for name, value in read_events(http, options, last_id):
+                if name == "id":
+                    last_id = value
+                else:
+                    print(value, flush=True)
+        except httpx.TransportError:
+            time.sleep(RECONNECT_PAUSE_S)
 
 
-def status(stream_id: str) -> StreamStatus:
+def read_events(http: httpx.Client, options: argparse.Namespace, last_id: str | None) -> Iterator[tuple[str, str]]:
+    """The fields ``id`` and ``data`` of Server-Sent Events. Raises Refused, httpx.TransportError at the end."""
+    headers = {"Last-Event-ID": last_id} if last_id else {}
+    query = {"types": options.types} if options.types else {}
+    with http.stream("GET", f"/streams/{options.id}/events", params=query, headers=headers) as response:
+        if response.is_error:
+            response.read()
+            check(response)
+        for line in response.iter_lines():
+            name, _, value = line.partition(":")
+            if name in {"id", "data"}:
+                yield name, value.removeprefix(" ")
+    raise httpx.ReadError("the server ended the answer")
+
+
+def pause(http: httpx.Client, options: argparse.Namespace) -> None:
+    """Until it is resumed."""
+    for stream_id in options.ids:
+        print(f"stream {stream_id} is {ask(http, 'POST', f'/streams/{stream_id}/pause')['state']}")
+
+
+def resume(http: httpx.Client, options: argparse.Namespace) -> None:
+    """It goes on."""
+    for stream_id in options.ids:
+        print(f"stream {stream_id} is {ask(http, 'POST', f'/streams/{stream_id}/resume')['state']}")
+
+
+def stop(http: httpx.Client, options: argparse.Namespace) -> None:
+    """For good."""
+    for stream_id in options.ids:
+        ask(http, "DELETE", f"/streams/{stream_id}")
+        print(f"stream {stream_id} stopped")
+
+
+def ask(http: httpx.Client, method: str, path: str, **body: Any) -> Any:
+    """The answer's JSON. Raises Refused, httpx.TransportError."""
+    return check(http.request(method, path, **body))
+
+
+def check(response: httpx.Response) -> Any:
+    """The answer's JSON. Raises Refused."""
+    if response.is_error:
+        try:
+            raise Refused(response.json()["detail"])
+        except (ValueError, KeyError, TypeError):
+            raise Refused(f"the server answers {response.status_code}") from None
+    return response.json() if response.content else None
+
+
+def status(http: httpx.Client, stream_id: str) -> StreamStatus:
     """What the stream says of itself."""
-    return StreamStatus(**ray.get(worker.find(stream_id).status.remote(), timeout=STATUS_TIMEOUT_S))
+    return StreamStatus(**ask(http, "GET", f"/streams/{stream_id}"))
+
+
+def all_streams(http: httpx.Client) -> list[StreamStatus]:
+    """What all of them say."""
+    return StreamList(**ask(http, "GET", "/streams")).streams
 
 
 def status_table(streams: list[StreamStatus]) -> Table:
@@ -150,7 +308,10 @@ def status_table(streams: list[StreamStatus]) -> Table:
     for heading in ("stream", "state", "source", "camera fps", "processed", "dropped", "frames", "drops", "age"):
         table.add_column(heading, overflow="fold")
     for stream in streams:
-        state = f"{stream.state}: {stream.detail}" if stream.detail else stream.state
+        notes = [stream.detail] if stream.detail else []
+        notes += [f"{stream.reconnects} reconnects"] if stream.reconnects else []
+        notes += [f"{stream.restarts} restarts"] if stream.restarts else []
+        state = f"{stream.state}: {', '.join(notes)}" if notes else stream.state
         dropped = ", ".join(f"{count} {reason}" for reason, count in stream.dropped.items()) or "0"
         age = f"{stream.latest.age_s:.2f} s" if stream.latest else ""
         fps = [f"{rate:.1f}" for rate in (stream.camera_fps, stream.processed_fps, stream.dropped_fps)]
@@ -158,15 +319,29 @@ def status_table(streams: list[StreamStatus]) -> Table:
     return table
 
 
-def detection_table(stream: StreamStatus) -> Table:
-    """The detections of the latest frame."""
+def details(stream: StreamStatus) -> Iterator[Table]:
+    """What is counted, where it goes, and the detections of the latest frame."""
+    if stream.zones or stream.lines:
+        counts = Table("zone or line", "inside", "in", "out", box=SIMPLE)
+        for name, zone in stream.zones.items():
+            counts.add_row(name, str(zone.inside), str(zone.entered), str(zone.left))
+        for name, line in stream.lines.items():
+            counts.add_row(name, "", str(line.crossed_in), str(line.crossed_out))
+        yield counts
+    if stream.sinks:
+        sinks = Table("sink", "to", "sent", "waiting", "dropped", "", box=SIMPLE)
+        for sink in stream.sinks:
+            dropped = ", ".join(f"{count} {reason}" for reason, count in sink.dropped.items()) or "0"
+            sinks.add_row(sink.type, sink.target, str(sink.sent), str(sink.waiting), dropped, sink.detail)
+        yield sinks
     latest = stream.latest
-    table = Table("label", "confidence", "x1", "y1", "x2", "y2", title=f"frame {latest.frame_id}" if latest else None)
+    found = Table("label", "confidence", "x1", "y1", "x2", "y2", title=f"frame {latest.frame_id}" if latest else None)
     for detection in latest.detections if latest else []:
         box = detection.bbox
+        label = detection.label if detection.track_id is None else f"{detection.label} {detection.track_id}"
         corners = [f"{side:.0f}" for side in (box.x1, box.y1, box.x2, box.y2)]
-        table.add_row(detection.label, f"{detection.confidence:.2f}", *corners)
-    return table
+        found.add_row(label, f"{detection.confidence:.2f}", *corners)
+    yield found
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from ray.serve.config import RequestRouterConfig
 
 from serve_app.config import parse_args
 from serve_app.deployments import Detector, Ingress, Preprocessor
+from serve_app.streams.supervisor import StreamSupervisor
 
 # A full replica is asked again after at most this long (Serve's default is 0.5 s, in which an engine would idle).
 _ROUTER = RequestRouterConfig(initial_backoff_s=0.005, max_backoff_s=0.02)
@@ -37,10 +38,17 @@ def build_app(args: dict[str, Any]) -> Application:
         max_queued_requests=app_args.preprocessor.max_calls - slots,  # of an Ingress on another node
         **_COMMON,
     ).bind(detector, app_args)
+    supervisor = serve.deployment(
+        StreamSupervisor,
+        num_replicas=1,  # it holds the store
+        ray_actor_options={"num_cpus": 0.05},
+        max_ongoing_requests=1024,  # most wait for events
+        **_COMMON,
+    ).bind(detector, app_args)
     ingress = serve.deployment(
         Ingress,
         ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=4 * slots,
         **_COMMON,
     )
-    return ingress.bind(preprocessor, app_args)
+    return ingress.bind(preprocessor, supervisor, app_args)

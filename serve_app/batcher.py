@@ -61,8 +61,11 @@ class Batcher(Generic[Item, Result]):
         max_queue_size: int,
         weights: Mapping[Traffic, float],
         concurrency: int = 1,
+        items_per_s: float = 0.0,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``items_per_s`` is what the engine was found to do before."""
+        self.items_per_s = items_per_s  # while it had as much to do as it can, on average
         self._engine = engine
         self._batch_size = BatchSize(max_batch_size, clock_s)
         self._clock_s = clock_s
@@ -174,6 +177,7 @@ class Batcher(Generic[Item, Result]):
 
     async def _infer(self, batch: list[_Waiting[Item, Result]]) -> None:
         started_at_s = self._clock_s()
+        was_full = len(self._running) == self._concurrency
         try:
             results = await self._engine([waiting.item for waiting in batch])
             if len(results) != len(batch):
@@ -189,6 +193,9 @@ class Batcher(Generic[Item, Result]):
         finally:
             took_s = self._clock_s() - started_at_s
             self._item_s = took_s / len(batch) / self._concurrency
+        if was_full and len(self._running) == self._concurrency and len(self._queue):
+            newest = len(batch) * self._concurrency / max(took_s, 1e-6)
+            self.items_per_s += _WEIGHT_OF_NEWEST * (newest - self.items_per_s) if self.items_per_s else newest
         self._batch_size.observe(len(batch), took_s)
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.answer.done():

@@ -111,9 +111,12 @@ class PreprocessorArgs(_Args):
 
 
 class StreamArgs(_Args):
-    """What stream sources may reach."""
+    """What streams may reach, and where they keep what outlives them."""
 
     media_dirs: str = _setting("MEDIA_DIRS", ".")  # folders that files may come from, colon-separated
+    # Which streams there are to be, and how far they have come; of several machines: on a file system they share.
+    state_dir: Path = _setting("STATE_DIR", Path("~/.local/state/sightline"))
+    output_dir: Path | None = _setting("OUTPUT_DIR", None)  # of sinks that write files, and of recordings; unset: none
 
     def folders(self) -> tuple[Path, ...]:
         """The folders, absolute, with links resolved. Raises ConfigError."""
@@ -121,6 +124,14 @@ class StreamArgs(_Args):
             return tuple(Path(folder).expanduser().resolve() for folder in self.media_dirs.split(":") if folder)
         except (ValueError, RuntimeError) as exc:
             raise ConfigError("SERVE_APP_MEDIA_DIRS names what cannot be a folder") from exc
+
+    def state_folder(self, application: str) -> Path:
+        """An application's own part of ``state_dir``."""
+        return self.state_dir.expanduser().resolve() / application
+
+    def output_folder(self) -> Path | None:
+        """``output_dir``, absolute."""
+        return self.output_dir and self.output_dir.expanduser().resolve()
 
 
 class AppArgs(_Args):
@@ -131,6 +142,7 @@ class AppArgs(_Args):
     batcher: BatcherArgs = _section()
     limits: LimitArgs = _section()
     preprocessor: PreprocessorArgs = _section()
+    streams: StreamArgs = _section()
 
 
 def cores() -> int:

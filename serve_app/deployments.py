@@ -26,10 +26,12 @@ from serve_app.drawing import draw, encode_jpeg
 from serve_app.errors import ModelChanged, Overloaded, ServeAppError, Unavailable
 from serve_app.frames import SlotReader
 from serve_app.letterbox import letterbox
+from serve_app.local_calls import Method
 from serve_app.postprocess import to_detections
 from serve_app.scaling import DEMAND
 from serve_app.schemas import DetectQuery
 from serve_app.serving import DetectorClient, RayInstrument, Replicas, listen, refusals_as_values
+from serve_app.streams.client import StreamClient
 from serve_app.telemetry import DROPS, QUEUE_SIZE, REFUSALS, STAGE_MS, Telemetry
 from serve_app.types import (
     Answer,
@@ -62,20 +64,26 @@ class Detector:
             models.load, args.model, has_gpu=bool(ray.get_gpu_ids()), max_batch_size=max_batch_size
         )
         self._threads = ThreadPoolExecutor(self._engine.concurrency, "engine")
+        items_per_s = await self._warm_up(max_batch_size)
         self._batcher = Batcher(
             self._infer,
             max_batch_size=max_batch_size if self._engine.takes_batches else 1,
             max_queue_size=args.batcher.max_queue_size,
             weights=args.batcher.weights(),
             concurrency=self._engine.concurrency,
+            items_per_s=items_per_s,
         )
-        await self._warm_up(max_batch_size)
         self._model = _with_defaults(self._engine.info, DetectOptions(**args.detect.model_dump()))
-        self._server = await listen({"model": self.model, "detect": self.detect}, max_calls=args.batcher.max_calls)
+        methods: dict[str, Method] = {"model": self.model, "capacity": self.capacity, "detect": self.detect}
+        self._server = await listen(methods, max_calls=args.batcher.max_calls)
 
     async def model(self) -> ModelInfo:
         """The model, loaded and warm."""
         return self._model
+
+    async def capacity(self) -> float:
+        """Pictures a second that this replica can take, as it was measured."""
+        return self._batcher.items_per_s
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's autoscaler hears of this replica, and ``scaling`` decides upon."""
@@ -103,13 +111,17 @@ class Detector:
         size_px = self._engine.info.size_px
         return np.frombuffer(request.frame, np.uint8).reshape(size_px, size_px, 3)
 
-    async def _warm_up(self, max_batch_size: int) -> None:
+    async def _warm_up(self, max_batch_size: int) -> float:
+        """Returns how many pictures a second the engine then takes."""
         size_px, concurrency = self._engine.info.size_px, self._engine.concurrency
         blank = np.zeros((size_px, size_px, 3), np.uint8)
         frames = [blank] * (max_batch_size if self._engine.takes_batches else 1)
         await self._in_thread(lambda: self._engine.infer(frames, alone=True))
-        for_many = (self._in_thread(lambda: self._engine.infer(frames, alone=False)) for _ in range(concurrency))
-        await asyncio.gather(*for_many)
+        for _ in range(2):  # the second time it is warm
+            began_s = time.monotonic()
+            for_many = (self._in_thread(lambda: self._engine.infer(frames, alone=False)) for _ in range(concurrency))
+            await asyncio.gather(*for_many)
+        return len(frames) * concurrency / (time.monotonic() - began_s)
 
     async def _infer(self, items: list[_Item]) -> list[DetectReply]:
         alone = self._batcher.load == 1
@@ -238,14 +250,15 @@ class Preprocessor:
 class Ingress:
     """FastAPI in front of the graph. Imports neither torch nor a model."""
 
-    def __init__(self, preprocessor: DeploymentHandle, args: AppArgs) -> None:
+    def __init__(self, preprocessor: DeploymentHandle, supervisor: DeploymentHandle, args: AppArgs) -> None:
         self._preprocessor = Replicas(preprocessor)
+        self._streams = StreamClient(supervisor)
         self._args = args
         self._model: ModelInfo | None = None
         self._telemetry = Telemetry(RayInstrument)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self, self._args)
+        return build_api(self, self._streams, self._args)
 
     async def ready(self) -> ModelInfo:
         """See ``Pipeline``."""

@@ -18,7 +18,7 @@
        |- ConfigError                                      a setting is wrong
        |- ModelError                                       the weights cannot be found, read or served
        |- SharedMemoryError                                no room for the frame pool
-       `- SourceError                                      a stream's source is not allowed or is no video
+       `- SourceError             422 invalid_source      a stream's source is not allowed or is no video
           |- SourceDenied                                  it wants other credentials
           `- SourceGone                                    it cannot be reached, or ended; it may come back
              `- SourceStalled                              it can be reached, and sends nothing
@@ -134,6 +134,8 @@ class SharedMemoryError(StartError):
 
 class SourceError(StartError):
     """A stream's source is refused, cannot be opened or is no video."""
+
+    status_code, code = 422, "invalid_source"
 
 
 class SourceDenied(SourceError):

@@ -130,7 +130,8 @@ class Recording(_Spec):
     labels: list[Label] = Field([], description="What starts one. Default: any detection.")
     pre_roll_s: float = Field(5.0, ge=0, le=30)
     post_roll_s: float = Field(5.0, ge=0, le=60, description="After it was last seen.")
-    max_clip_s: float = Field(60.0, gt=0, le=600)
+    max_clip_s: float = Field(60.0, gt=0, le=600, description="After it was first seen.")
+    max_fps: float = Field(5.0, gt=0, le=30, description="Of a clip: more cost more.")
     keep: int = Field(50, ge=1, le=10_000, description="Clips; the oldest one goes first.")
 
 
@@ -192,6 +193,58 @@ class StreamResult(Found):
         )
 
 
+class StateChange(BaseModel):
+    """Event ``state``: the stream's state is another one."""
+
+    state: State
+    previous: State
+    detail: str = Field(description="Why, where the state does not say it all.")
+
+
+class Gap(BaseModel):
+    """Event ``gap``: another process has taken the stream over, and frames have no result."""
+
+    next_frame_id: int = Field(description="The first frame after the gap.")
+    lost: int = Field(
+        description="Frames that were captured and have no result. What a camera sent since, nobody knows."
+    )
+    away_s: float = Field(description="Since the last frame before the gap.")
+
+
+class ZoneChange(BaseModel):
+    """Event ``zone``: an object entered or left a zone."""
+
+    frame_id: int
+    captured_at_s: float
+    zone: str
+    change: Literal["entered", "left"]
+    track_id: int
+    label: str
+    dwell_s: float | None = Field(description="How long it was inside, when it left.")
+
+
+class LineCrossing(BaseModel):
+    """Event ``line``: an object crossed a line."""
+
+    frame_id: int
+    captured_at_s: float
+    line: str
+    direction: Literal["in", "out"]
+    track_id: int
+    label: str
+
+
+class ClipNotice(BaseModel):
+    """Event ``recording``: a clip was begun, with a snapshot of what started it, or finished."""
+
+    change: Literal["started", "finished"]
+    clip: str = Field(description="File names, below streams.output_dir.")
+    snapshot: str
+    labels: list[str] = Field(description="What was seen.")
+    began_at_s: float = Field(description="Wall clock, of its first frame.")
+    duration_s: float | None = Field(description="When finished.")
+
+
 class ZoneCount(BaseModel):
     """A zone's counts since the stream began, and how long each object has been inside now."""
 
@@ -219,22 +272,45 @@ class SinkStatus(BaseModel):
     detail: str = Field(description="What is wrong with it now.")
 
 
+class RecordingStatus(BaseModel):
+    """What a stream's recorder has done."""
+
+    is_recording: bool
+    clips: int = Field(description="Finished since the stream's process started.")
+    dropped: dict[str, int] = Field(description="Frames that are in no clip, by reason.")
+    detail: str = Field(description="What is wrong with it now.")
+
+
 class StreamStatus(BaseModel):
-    """A stream's state and counters. ``captured = processed + dropped``, but for the frames under way."""
+    """A stream's state and counters. ``captured = processed + dropped``, but for the frames under way.
+
+    Counters are since the stream was created: they outlive its process.
+    """
 
     stream_id: str
     state: State
-    detail: str = Field(description="Why, where the state does not say it all.")
+    detail: str = Field(default="", description="Why, where the state does not say it all.")
     source: str = Field(description="Without credentials.")
     policy: Policy
-    uptime_s: float
-    captured: int
-    processed: int
-    dropped: dict[str, int] = Field(description="By reason.")
-    reconnects: int
-    camera_fps: float
-    processed_fps: float
-    dropped_fps: float
-    zones: dict[str, ZoneCount] = Field(description="By name.")
-    lines: dict[str, LineCount] = Field(description="By name.")
-    latest: StreamResult | None
+    tags: dict[str, str] = {}
+    uptime_s: float = Field(default=0, description="Of its process.")
+    restarts: int = Field(default=0, description="How often its process ended and was started again.")
+    source_fps: float | None = Field(default=None, description="As the source says itself.")
+    captured: int = 0
+    processed: int = 0
+    dropped: dict[str, int] = Field(default={}, description="By reason.")
+    reconnects: int = 0
+    camera_fps: float = 0
+    processed_fps: float = 0
+    dropped_fps: float = 0
+    zones: dict[str, ZoneCount] = Field(default={}, description="By name.")
+    lines: dict[str, LineCount] = Field(default={}, description="By name.")
+    sinks: list[SinkStatus] = []
+    recording: RecordingStatus | None = None
+    latest: StreamResult | None = None
+
+
+class StreamList(BaseModel):
+    """Every stream, sorted by id."""
+
+    streams: list[StreamStatus]

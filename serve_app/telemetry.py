@@ -39,14 +39,21 @@ EXECUTIONS = Metric("counter", "sightline_executions", "Batches; the mean batch 
 BATCH_SIZE = Metric("histogram", "sightline_batch_size", "Pictures taken together by the engine", (), _COUNTS)
 QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Pictures that wait for the engine", ("traffic",))
 STAGE_MS = Metric("histogram", "sightline_stage_ms", "Milliseconds a picture spends in a stage", ("stage",), _MS)
+# Of one stream: gauges, all of them. Ray's node agent forgets a gauge that is no longer reported, and nothing else.
+STREAM_STATE = Metric(
+    "gauge", "sightline_stream_state", "1 for the state that the stream is in", ("stream_id", "state")
+)
 STREAM_FRAMES = Metric(
-    "counter",
+    "gauge",
     "sightline_stream_frames",
-    "Frames captured, processed and dropped by reason",
+    "Frames captured, processed and dropped by reason, since the stream was created",
     ("stream_id", "outcome"),
 )
+STREAM_RECONNECTS = Metric(
+    "gauge", "sightline_stream_reconnects", "Times that the source was opened again", ("stream_id",)
+)
 STREAM_AGE_MS = Metric(
-    "histogram", "sightline_stream_age_ms", "Milliseconds from capture to result", ("stream_id",), _MS
+    "gauge", "sightline_stream_age_ms", "Milliseconds from capture to result, median", ("stream_id",)
 )
 
 

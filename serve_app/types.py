@@ -15,12 +15,21 @@ Pixels = NDArray[np.uint8]  # (height, width, 3), BGR, as OpenCV decodes
 
 
 @dataclass(frozen=True)
+class Position:
+    """Where in a video a frame is."""
+
+    index: int  # from 0
+    at_s: float | None = None  # its time stamp, where it has one
+
+
+@dataclass(frozen=True)
 class Frame:
     """One picture of a stream."""
 
     frame_id: int  # counts from 0 at the stream's start and never goes back, not even when a file loops
     captured_at_s: float  # wall clock, seconds since the epoch
     at_s: float  # on the stream's own clock, which never goes back: a file's is as fast as the file is read
+    position: Position
     pixels: Callable[[], Pixels]  # made when asked for: a frame that is dropped costs no conversion
 
 
@@ -149,6 +158,23 @@ class Event:
     type: str
     stream_id: str
     json: str  # an object; the three above are in it, too
+
+
+@dataclass(frozen=True)
+class EventPage:
+    """Some of a stream's events, the oldest first."""
+
+    events: list[Event]
+    last_id: int  # of the newest event that there is: what to ask on from, where the page is empty
+    missed: int  # events that were wanted and are no longer kept
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A frame as a picture."""
+
+    frame_id: int
+    jpeg: bytes
 
 
 Json = dict[str, Any]

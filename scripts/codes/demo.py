@@ -6,8 +6,8 @@ It needs no network. Where YOLO26n can be fetched, it also shows people and cars
 from __future__ import annotations
 
 import argparse
-import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -16,10 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-os.environ["RAY_AUTH_MODE"] = "token"  # as the cluster that is started; Ray reads it when it is imported
-
 import httpx
-import ray
 import yaml
 from rich.box import SIMPLE
 from rich.console import Console
@@ -31,12 +28,10 @@ from scripts.codes.scenes import Scene
 from scripts.codes.score import Guess, Score, score
 from scripts.codes.surfaces import package_files
 from scripts.codes.symbols import LABELS
-from scripts.server import REQUEST_TIMEOUT_S, ROOT, Server, StartFailed, is_ready, ray_address, start, stop_on_signals
+from scripts.server import ROOT, Server, StartFailed, is_ready, start, stop_on_signals
 from serve_app.config import ModelArgs
 from serve_app.drawing import encode_jpeg
-from serve_app.stream_schemas import SourceSpec, StreamSpec, StreamStatus
-from serve_app.streams import worker
-from serve_app.streams.source import parse_source
+from serve_app.stream_schemas import StreamStatus
 
 FOLDER = ROOT / "build/demo"
 PICTURES, CLIENTS, FRAMES = 48, 8, 200
@@ -77,11 +72,9 @@ def run(*, keep: bool) -> str | None:
             server.wait_until_ready()
         if weights:
             wait_for_published(server)
-        address = ray_address(server.process.pid)
-        cluster = ray.init(address, namespace=worker.NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
-        stop_on_signals()  # ray.init has put its own in their place
+        dashboard = dashboard_url(server)
         of_pictures, pictures_per_s = post_pictures(server, pictures)
-        of_frames, frames_per_s = run_stream(frames, keep=keep)
+        of_frames, frames_per_s = run_stream(server, frames, keep=keep)
         console.print(result_table({"pictures": of_pictures, "frames": of_frames}))
         console.print(f"pictures: {pictures_per_s:.0f} a second from {CLIENTS} clients; stream: {frames_per_s:.0f} fps")
         show_annotated(server, {"parcels": encode_jpeg(pictures[0].pixels), "belt": encode_jpeg(frames[-1].pixels)})
@@ -89,22 +82,26 @@ def run(*, keep: bool) -> str | None:
             show_published(server)
         if keep:
             console.print(f"serving  {server.url}/docs")
-            console.print(f"watch    http://{cluster.dashboard_url} (its token: .venv/bin/ray get-auth-token)")
-            console.print(f"stream   RAY_AUTH_MODE=token RAY_ADDRESS={address} scripts/streams.py watch {STREAM}")
+            console.print(f"watch    {dashboard} (its token: .venv/bin/ray get-auth-token)")
+            console.print(f"stream   scripts/streams.py watch {STREAM} --url {server.url}")
+            console.print(f"boxes    {server.url}/streams/{STREAM}/preview.mjpeg")
             console.print(f"stop     kill {server.process.pid}")
         else:
-            console.print(f"--keep leaves it running, with Ray's dashboard on http://{cluster.dashboard_url}")
+            console.print(f"--keep leaves it running, with Ray's dashboard on {dashboard}")
         stays = keep
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # a second one must not leave the server behind
-        try:
-            ray.shutdown()
-        finally:
-            if not stays:
-                with console.status("stopping"):
-                    server.stop()
+        if not stays:
+            with console.status("stopping"):
+                server.stop()
     return verdict(of_pictures, "pictures", PICTURES) or verdict(of_frames, "frames", LEAST_FRAMES)
+
+
+def dashboard_url(server: Server) -> str:
+    """Of the Ray that the server started, as its log says."""
+    found = re.search(r"dashboard at \S*?(127\.0\.0\.1:\d+)", server.log.read_text())
+    return f"http://{found[1]}" if found else "(the log names none)"
 
 
 def make_media() -> tuple[list[Scene], list[Scene]]:
@@ -132,7 +129,7 @@ def save_config(weights: Path | None) -> Path:
     """configs/local.yaml with the embedded model, and beside it the published one where there is one."""
     config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     (codes,) = config["applications"]
-    codes["args"] = {"model": {"weights": "codes"}}
+    codes["args"] = {"model": {"weights": "codes"}, "streams": {"media_dirs": str(FOLDER)}}
     if weights:
         args = {"model": {"weights": str(weights), "cache_dir": str(weights.parent)}}
         # They take turns, so the second asks for no share of the cores: a machine of one has none to give.
@@ -162,18 +159,17 @@ def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], f
     return scores, len(pictures) / (time.monotonic() - started_s)
 
 
-def run_stream(frames: list[Scene], *, keep: bool) -> tuple[list[Score], float]:
+def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list[Score], float]:
     """The belt as a stream, every frame in turn: the scores of those results that were seen, and its fps."""
-    source = parse_source(str(FOLDER / "belt.mp4"), (FOLDER,))
-    worker.start(StreamSpec(id=STREAM, source=SourceSpec(uri=source.uri, loop=keep)), source, "sightline")
-    actor = worker.find(STREAM)
+    spec = {"id": STREAM, "source": {"uri": str(FOLDER / "belt.mp4"), "loop": keep}}
+    server.http.post("/streams", json=spec).raise_for_status()
     scores: dict[int, Score] = {}
     fps = 0.0
     expires_s = time.monotonic() + STREAM_TIMEOUT_S
     with progress() as bar:
         task = bar.add_task(f"stream {STREAM}: frames", total=FRAMES)
         while True:
-            status = StreamStatus(**ray.get(actor.status.remote(), timeout=REQUEST_TIMEOUT_S))
+            status = StreamStatus(**server.http.get(f"/streams/{STREAM}").raise_for_status().json())
             latest = status.latest
             if latest and latest.frame_id not in scores:
                 guesses = [Guess.from_json(detection.model_dump()) for detection in latest.detections]
@@ -188,7 +184,7 @@ def run_stream(frames: list[Scene], *, keep: bool) -> tuple[list[Score], float]:
     if status.dropped or status.processed < FRAMES:  # it waits for every frame, so none may be lost
         sys.exit(f"the stream processed {status.processed} of {FRAMES} frames and dropped {status.dropped or 'none'}")
     if not keep:
-        worker.stop(STREAM)
+        server.http.delete(f"/streams/{STREAM}").raise_for_status()
     return list(scores.values()), fps
 
 

@@ -6,7 +6,8 @@ from typing import Protocol
 
 from serve_app.errors import ServeAppError
 from serve_app.schemas import DetectQuery
-from serve_app.types import Answer, ModelInfo
+from serve_app.stream_schemas import Regions, StreamSpec, StreamStatus
+from serve_app.types import Answer, EventPage, ModelInfo, Snapshot
 
 
 class Pipeline(Protocol):
@@ -20,3 +21,40 @@ class Pipeline(Protocol):
 
     def refused(self, error: ServeAppError) -> None:
         """Count a picture or request that gets an error for its answer."""
+
+
+class Streams(Protocol):
+    """The streams behind the graph. Whoever is asked raises Unavailable while nobody answers there, and NotFound for an
+    id that no stream has."""
+
+    async def create(self, spec: StreamSpec) -> StreamStatus:
+        """A new stream. Raises Conflict, SourceError, InvalidParameter, Overloaded."""
+
+    async def all(self) -> list[StreamStatus]:
+        """Every stream, sorted by id."""
+
+    async def status(self, stream_id: str) -> StreamStatus:
+        """One stream."""
+
+    async def delete(self, stream_id: str) -> None:
+        """End it for good."""
+
+    async def pause(self, stream_id: str) -> StreamStatus:
+        """Close its source until ``resume``. A stream that is paused already stays so."""
+
+    async def resume(self, stream_id: str) -> StreamStatus:
+        """Go on. A stream that is not paused does so anyway."""
+
+    async def regions(self, stream_id: str) -> Regions:
+        """What is counted."""
+
+    async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
+        """Count these from now on."""
+
+    async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
+        """Events with an id above ``after`` (None: those to come), as soon as there is one; an empty page when the
+        time is up."""
+
+    async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
+        """The newest frame that was processed and has an id above ``after``, as soon as there is one; None when the
+        time is up."""

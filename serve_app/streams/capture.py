@@ -13,7 +13,7 @@ from serve_app.stream_schemas import Policy
 from serve_app.streams.progress import Progress
 from serve_app.streams.source import Source
 from serve_app.streams.video import Video, open_video
-from serve_app.types import Frame
+from serve_app.types import Frame, Position
 
 logger = logging.getLogger("ray.serve")
 
@@ -86,7 +86,10 @@ class Capture:
         max_pixels: int,
         loop: bool = False,
         max_fps: float | None = None,
+        after: Position | None = None,
+        at_s: float = 0.0,
     ) -> None:
+        """A source that has an end begins after ``after``; the stream's own clock begins at ``at_s``."""
         self._source = source
         self._progress = progress
         self._policy = policy
@@ -95,8 +98,9 @@ class Capture:
         self._interval_s = 1 / max_fps if max_fps else 0.0
         self._place = WaitingPlace()
         self._stopped = threading.Event()
-        self._started_s = time.monotonic()
-        self._at_s = 0.0  # on the stream's own clock
+        self._after = None if source.is_live else after
+        self._started_s = time.monotonic() - at_s
+        self._at_s = at_s  # on the stream's own clock
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
 
     def start(self) -> None:
@@ -127,8 +131,9 @@ class Capture:
             before = self._progress.captured
             pause_s = 0.0
             try:
-                with open_video(self._source, max_pixels=self._max_pixels) as video:
+                with open_video(self._source, max_pixels=self._max_pixels, after=self._after) as video:
                     self._progress.opened(video.fps)
+                    self._after = None
                     self._read(video)
                 if video.has_end:
                     if self._loop:
@@ -162,6 +167,7 @@ class Capture:
         opened_s = time.monotonic()
         began_s = opened_s - self._started_s if self._source.is_live else self._at_s  # on the stream's own clock
         due_s = 0.0  # of the next frame that max_fps lets through
+        first_s: float | None = None  # the first frame's time stamp
         pictures = iter(video)
         while not self._stopped.is_set():
             self._progress.reading()
@@ -169,19 +175,20 @@ class Capture:
             self._progress.stopped_reading()
             if picture is None:
                 return
-            pixels, position_s = picture
-            if at_own_pace and position_s is not None:
-                early_s = opened_s + position_s - time.monotonic()
-                if self._stopped.wait(max(0.0, early_s)):
+            pixels, position = picture
+            if position.at_s is None:
+                passed_s = time.monotonic() - opened_s
+            else:
+                first_s = position.at_s if first_s is None else first_s
+                passed_s = position.at_s - first_s
+                if at_own_pace and self._stopped.wait(max(0.0, opened_s + passed_s - time.monotonic())):
                     return
-            if position_s is None:
-                position_s = time.monotonic() - opened_s
-            self._at_s = max(self._at_s, began_s + position_s)
-            frame = Frame(self._progress.read(), time.time(), self._at_s, pixels)
-            if position_s < due_s - 1e-3:
+            self._at_s = max(self._at_s, began_s + passed_s)
+            frame = Frame(self._progress.read(), time.time(), self._at_s, position, pixels)
+            if passed_s < due_s - 1e-3:
                 self._progress.drop("max_fps")
                 continue
-            due_s = max(due_s + self._interval_s, position_s)
+            due_s = max(due_s + self._interval_s, passed_s)
             unused = self._place.put(frame, wait=self._policy == "wait")
             if unused is not None:
                 self._progress.drop("stopped" if self._stopped.is_set() else "newer_frame")

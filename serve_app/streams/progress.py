@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from serve_app.stream_schemas import State
+from serve_app.streams.store import Mark
 
 _RATE_WINDOW_S = 5.0
 _STALLED_AFTER_S = 3.0  # of reading without a frame; a slow source has three frames' time
@@ -55,6 +56,13 @@ class Progress:
         self._detector_detail = ""
         self._reading_since_s: float | None = None  # the capture waits for the source,
         self._asking_since_s: float | None = None  # the detecting loop for the Detector
+
+    def resume(self, mark: Mark) -> None:
+        """Go on counting where another process ended. Frames that it had begun are lost."""
+        self.captured, self.processed, self.reconnects = mark.next_frame_id, mark.processed, mark.reconnects
+        self.dropped = Counter(mark.dropped)
+        if (lost := self.captured - self.processed - self.dropped.total()) > 0:
+            self.dropped["restart"] += lost
 
     def source_is(self, state: State, detail: str = "") -> None:
         """What the source does now, and why."""

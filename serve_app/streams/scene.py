@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from serve_app.stream_schemas import LineCount, StreamSpec, ZoneCount
 from serve_app.streams.motion import MotionGate
+from serve_app.streams.store import Mark
 from serve_app.streams.tracking import Tracker
 from serve_app.streams.zones import RegionCounter, RegionEvent
 from serve_app.types import Answer, Detections, Frame, Pixels
@@ -17,11 +18,13 @@ from serve_app.types import Answer, Detections, Frame, Pixels
 class Scene:
     """One stream's memory of its frames, as far as the stream asks for one."""
 
-    def __init__(self, spec: StreamSpec, fps: float) -> None:
+    def __init__(self, spec: StreamSpec, fps: float, mark: Mark) -> None:
         """``fps`` is what the source sends. Raises StartError where tracking is not installed."""
         self._gate = MotionGate(spec.motion) if spec.motion else None
-        self._tracker = Tracker(min(fps, spec.max_fps or fps)) if spec.is_tracked else None
-        self._regions = RegionCounter(spec)
+        self._fps = min(fps, spec.max_fps or fps)
+        self._first_track_id = mark.next_track_id
+        self._tracker = self._make_tracker() if spec.is_tracked else None
+        self._regions = RegionCounter(spec, mark.zones, mark.lines)
         self._before: tuple[Detections, Sequence[str]] = (Detections.empty(), ())
 
     @property
@@ -34,12 +37,24 @@ class Scene:
         """Each line's counts, by name."""
         return self._regions.lines
 
+    @property
+    def next_track_id(self) -> int:
+        """The next new object's."""
+        return self._tracker.next_id if self._tracker else self._first_track_id
+
+    def replace(self, spec: StreamSpec) -> None:
+        """Count these zones and lines from now on. Raises StartError."""
+        if spec.is_tracked and self._tracker is None:
+            self._tracker = self._make_tracker()
+        self._regions.replace(spec)
+
     def is_still(self, frame: Frame, pixels: Pixels) -> bool:
         """Nothing moved since the last frame that was looked at: what was there is there, and needs no model."""
-        if self._gate is None or self._gate.passes(pixels, frame.at_s):
-            return False
-        self._count(frame.at_s, pixels.shape[1], pixels.shape[0])
-        return True
+        return self._gate is not None and not self._gate.passes(pixels, frame.at_s)
+
+    def stay(self, frame: Frame, pixels: Pixels) -> list[RegionEvent]:
+        """A frame that is still shows what the last one did; what happened since then, time included."""
+        return self._count(frame.at_s, pixels.shape[1], pixels.shape[0])[1]
 
     def update(self, answer: Answer, frame: Frame) -> tuple[NDArray[np.int64], list[RegionEvent]]:
         """Each detection's track id, -1 where there is none, and what happened since the last frame."""
@@ -52,3 +67,6 @@ class Scene:
             return np.full(len(detections), -1, np.int64), []
         track_ids = self._tracker.update(detections, at_s)
         return track_ids, self._regions.update(detections, labels, track_ids, width_px, height_px, at_s)
+
+    def _make_tracker(self) -> Tracker:
+        return Tracker(self._fps, self._first_track_id)

@@ -8,11 +8,13 @@ not to the process, and a frame that is dropped is never converted.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ import numpy as np
 from serve_app.decode import decode
 from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled, Undecodable
 from serve_app.streams.source import Kind, Source
-from serve_app.types import Pixels
+from serve_app.types import Pixels, Position
 
 _OPEN_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 10.0
@@ -52,9 +54,10 @@ _FORMATS: dict[Kind, str] = {
     "tcp": _CONTAINERS,
     "udp": _CONTAINERS,
 }
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # in which a place is found exactly
 _PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 
-Picture = tuple[Callable[[], Pixels], float | None]  # the pixels when asked for; seconds since the video's start
+Picture = tuple[Callable[[], Pixels], Position]  # the pixels when asked for
 
 
 class Video:
@@ -72,13 +75,13 @@ class Video:
 
 
 @contextmanager
-def open_video(source: Source, *, max_pixels: int) -> Iterator[Video]:
-    """The source, open within the block.
+def open_video(source: Source, *, max_pixels: int, after: Position | None = None) -> Iterator[Video]:
+    """The source, open within the block. Its first picture is the one after ``after``.
 
     Raises SourceDenied, SourceStalled, SourceGone, or SourceError for what is no video.
     """
     if source.kind == "folder":
-        yield _folder(source, max_pixels)
+        yield _folder(source, max_pixels, after)
         return
     began_s = time.monotonic()
     try:
@@ -100,7 +103,7 @@ def open_video(source: Source, *, max_pixels: int) -> Iterator[Video]:
         rate: Fraction | None = stream.average_rate
         has_end = not source.is_live or (source.kind in {"http", "https"} and container.duration is not None)
         yield Video(
-            _decoded(source, container, stream),
+            _pictures_after(after, source, container, stream) if after else _decoded(source, container, stream),
             fps=float(rate) if rate and 0 < rate <= 1000 else None,
             has_end=has_end,
             comes_in_bursts=has_end or container.format.name == "hls",
@@ -118,11 +121,19 @@ def _options(kind: Kind) -> dict[str, str]:
     return options
 
 
+def _pictures_after(after: Position, source: Source, container: Any, stream: Any) -> Iterator[Picture]:
+    """From the last key frame before it; a container without an index is read from its start."""
+    if after.at_s is None or container.format.name not in _INDEXED:
+        return ((pixels, at) for pixels, at in _decoded(source, container, stream) if at.index > after.index)
+    container.seek(int(after.at_s / stream.time_base), stream=stream)
+    later = (picture for picture in _decoded(source, container, stream) if (picture[1].at_s or 0) > after.at_s)
+    return ((pixels, replace(at, index=index)) for index, (pixels, at) in enumerate(later, after.index + 1))
+
+
 def _decoded(source: Source, container: Any, stream: Any) -> Iterator[Picture]:
     """A packet that cannot be decoded is passed over: a camera's next key frame mends it."""
     read_at_s = time.monotonic()
-    corrupt, found = 0, False
-    first_s: float | None = None
+    corrupt, index = 0, -1
     try:
         for packet in container.demux(stream):
             try:
@@ -133,14 +144,12 @@ def _decoded(source: Source, container: Any, stream: Any) -> Iterator[Picture]:
                     raise
                 continue
             for frame in frames:
-                corrupt, found = 0, True
-                if frame.time is not None and first_s is None:
-                    first_s = frame.time
-                yield _pixels_of(frame), None if frame.time is None or first_s is None else frame.time - first_s
+                corrupt, index = 0, index + 1
+                yield _pixels_of(frame), Position(index, frame.time)
             read_at_s = time.monotonic()
     except (av.FFmpegError, OSError) as exc:
         raise _explain(source, exc, timed_out=time.monotonic() - read_at_s > 0.9 * _READ_TIMEOUT_S) from exc
-    if not found:
+    if index < 0:
         raise SourceError(f"{source.name} has no frame that can be decoded")
 
 
@@ -157,15 +166,19 @@ def _pixels_of(frame: Any) -> Callable[[], Pixels]:
     return pixels
 
 
-def _folder(source: Source, max_pixels: int) -> Video:
+def _folder(source: Source, max_pixels: int, after: Position | None) -> Video:
     def pictures() -> Iterator[Picture]:
         paths = sorted(path for path in Path(source.uri).iterdir() if path.suffix.lower() in _PICTURES)
         if not paths:
             raise SourceError(f"{source.name} has no picture in it")
-        for path in paths:
-            yield lambda path=path: decode(path.read_bytes(), max_pixels), None  # type: ignore[misc]
+        for index in range(after.index + 1 if after else 0, len(paths)):
+            yield functools.partial(_read, paths[index], max_pixels), Position(index)
 
     return Video(pictures(), fps=None, has_end=True, comes_in_bursts=False)
+
+
+def _read(path: Path, max_pixels: int) -> Pixels:
+    return decode(path.read_bytes(), max_pixels)
 
 
 def _explain(source: Source, exc: Exception, *, timed_out: bool) -> SourceError:

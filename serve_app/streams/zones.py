@@ -7,7 +7,7 @@ who walked around the line's end, forgets an object after two frames without it,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -57,9 +57,21 @@ class RegionCounter:
     behind a line has it changed sides, and only that far outside has it left a zone.
     """
 
-    def __init__(self, regions: Regions) -> None:
+    def __init__(
+        self,
+        regions: Regions,
+        zones: Mapping[str, ZoneCount] | None = None,
+        lines: Mapping[str, LineCount] | None = None,
+    ) -> None:
+        """``zones`` and ``lines`` are counts to go on from, by name. Who was inside has left, and enters anew."""
         self._zones = [_ZoneCounter(zone) for zone in regions.zones]
         self._lines = [_LineCounter(line) for line in regions.lines]
+        for zone in self._zones:
+            if before := (zones or {}).get(zone.zone.name):
+                zone.entered = zone.left = before.entered
+        for line in self._lines:
+            if crossed := (lines or {}).get(line.line.name):
+                line.crossed_in, line.crossed_out = crossed.crossed_in, crossed.crossed_out
 
     @property
     def zones(self) -> dict[str, ZoneCount]:

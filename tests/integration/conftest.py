@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ray import serve
 from scripts.server import free_port, is_ready
 from serve_app import shared_memory
 from serve_app.app import build_app
-from serve_app.streams import worker
+from serve_app.stream_schemas import StreamResult, StreamStatus
 
 T = TypeVar("T")
 APPLICATION = "sightline"
@@ -49,6 +50,46 @@ def workers(title: str) -> list[psutil.Process]:
         except psutil.Error:
             pass  # it ended while we looked
     return found
+
+
+def start_stream(
+    url: str, source: Path | str, *, loop: bool = False, stream_id: str = "lot", **fields: Any
+) -> StreamStatus:
+    """A new stream of the application there."""
+    spec = {"id": stream_id, "source": {"uri": str(source), "loop": loop}} | fields
+    return StreamStatus(**httpx.post(f"{url}/streams", json=spec, timeout=60).raise_for_status().json())
+
+
+def stream_status(url: str, stream_id: str = "lot") -> StreamStatus:
+    """What the stream says of itself."""
+    return StreamStatus(**httpx.get(f"{url}/streams/{stream_id}", timeout=60).raise_for_status().json())
+
+
+def stream_ids(url: str) -> list[str]:
+    """Every stream of the application there."""
+    streams = httpx.get(f"{url}/streams", timeout=60).raise_for_status().json()["streams"]
+    return [stream["stream_id"] for stream in streams]
+
+
+def delete_stream(url: str, stream_id: str = "lot") -> None:
+    """End it for good."""
+    httpx.delete(f"{url}/streams/{stream_id}", timeout=60).raise_for_status()
+
+
+def stream_events(url: str, stream_id: str = "lot", **query: Any) -> Iterator[dict[str, Any]]:
+    """Its events, as they come, without end."""
+    with httpx.stream("GET", f"{url}/streams/{stream_id}/events", params=query, timeout=60) as response:
+        for line in response.raise_for_status().iter_lines():
+            if line.startswith("data:"):
+                yield json.loads(line.removeprefix("data:"))
+
+
+def stream_results(url: str, count: int, stream_id: str = "lot") -> list[StreamResult]:
+    """So many results, one after the other."""
+    events = stream_events(url, stream_id, types="result")
+    results = [StreamResult(**next(events)) for _ in range(count)]
+    events.close()
+    return results
 
 
 def replicas(deployment: str) -> list[psutil.Process]:
@@ -90,7 +131,15 @@ def cluster(others: set[str]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def service(cluster: str, squares_model: Path) -> Service:
+def stream_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a test makes may be streamed; nothing of a user's is touched."""
+    output = tmp_path_factory.mktemp("output")
+    media = tmp_path_factory.getbasetemp()
+    return {"media_dirs": str(media), "state_dir": str(output / "state"), "output_dir": str(output)}
+
+
+@pytest.fixture(scope="session")
+def service(cluster: str, squares_model: Path, stream_folders: dict[str, str]) -> Service:
     """The application with the known-answer model."""
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
@@ -98,6 +147,7 @@ def service(cluster: str, squares_model: Path) -> Service:
         "model": {"weights": str(squares_model), "threads": 1},
         "detect": {"confidence": 0.3},
         "preprocessor": {"slots": SLOTS},
+        "streams": stream_folders,
     }
     service = Service(f"http://127.0.0.1:{port}", cluster, args)
     service.deploy()
@@ -108,5 +158,5 @@ def service(cluster: str, squares_model: Path) -> Service:
 def streams(service: Service) -> Iterator[None]:
     """No stream outlives its test."""
     yield
-    for stream_id in worker.stream_ids():
-        worker.stop(stream_id)
+    for stream_id in stream_ids(service.url):
+        delete_stream(service.url, stream_id)

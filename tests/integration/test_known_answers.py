@@ -11,7 +11,6 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-import ray
 from ray import serve
 
 from scripts.codes import samples
@@ -20,13 +19,9 @@ from scripts.codes.score import Guess
 from scripts.server import is_ready
 from serve_app.app import build_app
 from serve_app.drawing import encode_jpeg
-from serve_app.stream_schemas import SourceSpec, StreamResult, StreamSpec, StreamStatus
-from serve_app.streams import worker
-from serve_app.streams.source import parse_source
+from serve_app.stream_schemas import StreamResult
 from serve_app.types import Json
-from tests.integration.conftest import Service, eventually
-
-pytestmark = pytest.mark.usefixtures("streams")
+from tests.integration.conftest import Service, delete_stream, eventually, start_stream, stream_results, stream_status
 
 CLIENTS, PICTURES_EACH = 8, 6
 FRAMES = 60
@@ -46,9 +41,10 @@ class Answer:
 
 
 @pytest.fixture(scope="module")
-def codes_url(service: Service) -> Iterator[str]:
+def codes_url(service: Service, stream_folders: dict[str, str]) -> Iterator[str]:
     """A second application beside the first, with the embedded model, in an engine that takes batches."""
-    serve.run(build_app({"model": {"engine": "torch"}}), name="codes", route_prefix="/codes")
+    args = {"model": {"engine": "torch"}, "streams": stream_folders}
+    serve.run(build_app(args), name="codes", route_prefix="/codes")
     url = f"{service.url}/codes"
     eventually(lambda: is_ready(url), what="readiness")
     yield url
@@ -69,21 +65,14 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(codes_url: str,
     pictures = {number: samples.picture(number) for number in range(CLIENTS * PICTURES_EACH)}
     encoded = {number: encode_jpeg(scene.pixels) for number, scene in pictures.items()}
     for name, path in belts.items():
-        source = parse_source(str(path), (path.parent,))
-        worker.start(StreamSpec(id=name, source=SourceSpec(uri=str(path), loop=True)), source, "codes")
-    eventually(lambda: all(stream_status(name).processed for name in belts), what="a result of each stream")
+        start_stream(codes_url, path, loop=True, stream_id=name)
+    eventually(lambda: all(stream_status(codes_url, name).processed for name in belts), what="a result of each stream")
     results: list[StreamResult] = []
     answers: list[Answer] = []
     drawn: dict[int, bytes] = {}
 
     async def watch(name: str) -> None:
-        actor, seen = worker.find(name), set()
-        while len(seen) < RESULTS_EACH:
-            latest = StreamStatus(**await actor.status.remote()).latest
-            if latest is not None and latest.frame_id not in seen:
-                seen.add(latest.frame_id)
-                results.append(latest)
-            await asyncio.sleep(0.02)
+        results.extend(await asyncio.to_thread(stream_results, codes_url, RESULTS_EACH, name))
 
     async def post(http: httpx.AsyncClient, mine: range, streams: asyncio.Future[object]) -> None:
         """One client: its pictures one by one, all in one body, and drawn; over and over while the streams run."""
@@ -109,6 +98,8 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(codes_url: str,
             await asyncio.gather(streams, *(post(http, mine, streams) for mine in ranges))
 
     asyncio.run(run())
+    for name in belts:
+        delete_stream(codes_url, name)
     assert max(answer.batch_size for answer in answers) > 1  # pictures, or pictures and frames, did share a batch
     assert {answer.number for answer in answers} == set(pictures)
     wrong = [answer for answer in answers if best_match(answer.guesses, pictures) != answer.number]
@@ -129,10 +120,6 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(codes_url: str,
         guesses = [Guess.from_json(detection.model_dump()) for detection in result.detections]
         assert len(guesses) >= 2
         assert best_match(guesses, frames) == number, f"{result.stream_id}, frame {result.frame_id}"
-
-
-def stream_status(name: str) -> StreamStatus:
-    return StreamStatus(**ray.get(worker.find(name).status.remote(), timeout=30))
 
 
 def best_match(guesses: Sequence[Guess], scenes: dict[int, Scene]) -> int:

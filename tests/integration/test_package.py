@@ -63,7 +63,7 @@ def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: 
     command = [str(python), "-m", "ray.serve.scripts", "run", "--address", "local", "local.yaml"]
     log = tmp_path / "log"
     with log.open("w") as output:
-        env = os.environ | {"PYTHONPATH": ""}
+        env = os.environ | {"PYTHONPATH": "", "SERVE_APP_STATE_DIR": str(tmp_path / "state")}
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{port}"

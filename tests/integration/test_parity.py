@@ -15,17 +15,14 @@ from ultralytics import YOLO
 
 from scripts.server import is_ready
 from serve_app.app import build_app
-from serve_app.schemas import DetectQuery
-from serve_app.stream_schemas import SourceSpec, StreamResult, StreamSpec, StreamStatus
-from serve_app.streams import worker
-from serve_app.streams.source import parse_source
+from serve_app.stream_schemas import StreamResult
 from serve_app.types import Json
 from tests.conftest import SHARED, needs_shared
-from tests.integration.conftest import Service, eventually
+from tests.integration.conftest import Service, delete_stream, eventually, start_stream, stream_results
 from tests.parity.pictures import shipped
 from tests.parity.reference import CONFIDENCE_TOLERANCE, THRESHOLD, Found, disagreements, predict
 
-pytestmark = [needs_shared, pytest.mark.usefixtures("streams")]
+pytestmark = needs_shared
 
 WEIGHTS = SHARED / "weights" / "yolov8n_int8_openvino_model"
 VIDEO = SHARED / "videos" / "car-detection.mp4"
@@ -33,9 +30,10 @@ CONFIDENCE = round(THRESHOLD - CONFIDENCE_TOLERANCE, 2)
 
 
 @pytest.fixture
-def photos_url(service: Service) -> Iterator[str]:
+def photos_url(service: Service, stream_folders: dict[str, str]) -> Iterator[str]:
     """A second application beside the first, with real weights."""
-    serve.run(build_app({"model": {"weights": str(WEIGHTS)}}), name="photos", route_prefix="/photos")
+    args = {"model": {"weights": str(WEIGHTS)}, "streams": stream_folders | {"media_dirs": str(VIDEO.parent)}}
+    serve.run(build_app(args), name="photos", route_prefix="/photos")
     url = f"{service.url}/photos"
     eventually(lambda: is_ready(url), what="readiness")
     yield url
@@ -51,18 +49,11 @@ def found_in(detections: list[Json]) -> list[Found]:
 
 def test_photographs_and_frames_are_detected_as_ultralytics_does(photos_url: str) -> None:
     photographs = [*sorted(SHARED.glob("images/*.jpg")), *shipped()]
-    source = parse_source(str(VIDEO), (VIDEO.parent,))
-    spec = StreamSpec(id="cars", source=SourceSpec(uri=str(VIDEO)), detect=DetectQuery(confidence=CONFIDENCE))
-    worker.start(spec, source, "photos")
+    start_stream(photos_url, VIDEO, detect={"confidence": CONFIDENCE})
     seen: dict[int, StreamResult] = {}
 
     async def watch() -> None:
-        actor = worker.find("cars")
-        while len(seen) < 12:
-            latest = StreamStatus(**await actor.status.remote()).latest
-            if latest is not None:
-                seen[latest.frame_id] = latest
-            await asyncio.sleep(0.1)
+        seen.update((result.frame_id, result) for result in await asyncio.to_thread(stream_results, photos_url, 40))
 
     async def client(http: httpx.AsyncClient, start: int) -> list[tuple[Path, Json]]:
         order = photographs[start:] + photographs[:start]
@@ -77,7 +68,7 @@ def test_photographs_and_frames_are_detected_as_ultralytics_does(photos_url: str
         return [answer for one in answers for answer in one]
 
     answers = asyncio.run(run())
-    worker.stop("cars")
+    delete_stream(photos_url)
     assert max(body["timing_ms"]["queue"] for _, body in answers) > 1  # they did wait for each other
 
     reference = YOLO(WEIGHTS, task="detect")

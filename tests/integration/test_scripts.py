@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from scripts.server import free_port, is_ready, ray_address
+from scripts.server import free_port, is_ready
 from tests import squares
 from tests.integration.conftest import eventually, frame_pools
 from tests.squares import Square
@@ -44,6 +44,8 @@ def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path)
         "SERVE_APP_WEIGHTS": str(squares_model),
         "SERVE_APP_CONFIDENCE": "0.6",
         "SERVE_APP_THREADS": "1",
+        "SERVE_APP_MEDIA_DIRS": str(tmp_path),
+        "SERVE_APP_STATE_DIR": str(tmp_path / "state"),
     }
     if request.param.startswith("scripts/serve"):
         command = [str(ROOT / "scripts/serve"), "--port", str(port)]
@@ -81,13 +83,10 @@ def test_it_answers_streams_and_leaves_nothing_running(running: Running, tmp_pat
     assert (too_large.status_code, too_large.json()["code"]) == (413, "too_large")
 
     save_video(tmp_path / "squares.avi", frames=10, fps=20)
-    # Ray asks for its token by itself only of a cluster that it found by itself.
-    env = os.environ | {"RAY_ADDRESS": ray_address(running.process.pid), "RAY_AUTH_MODE": "token"}
-    env |= {"SERVE_APP_MEDIA_DIRS": str(tmp_path)}
 
     def script(*arguments: str) -> str:
-        command = [sys.executable, str(ROOT / "scripts/streams.py"), *arguments]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+        command = [sys.executable, str(ROOT / "scripts/streams.py"), *arguments, "--url", running.url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -205,10 +204,8 @@ def test_the_demo_that_is_kept_runs_until_it_is_killed(demo: Script) -> None:
     assert demo.process.returncode == 0, output
     url = re.search(r"serving +(\S+)/docs", output)[1]
     assert httpx.get(f"{url}/readyz", timeout=10).json()["model"] == "codes"
-    watch = re.search(r"stream +(.*) scripts/streams.py watch belt", output)[1]
-    env = os.environ | dict(variable.split("=", 1) for variable in watch.split())
-    command = [sys.executable, str(ROOT / "scripts/streams.py"), "list"]
-    assert "running" in subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+    command = [sys.executable, str(ROOT / "scripts/streams.py"), "list", "--url", url]
+    assert "running" in subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     server = psutil.Process(int(re.search(r"stop +kill (\d+)", output)[1]))
     family = [server, *server.children(recursive=True)]

@@ -3,21 +3,37 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
+import numpy as np
+import psutil
 import pytest
-import ray
 from ray import serve
 
-from serve_app.errors import Conflict, NotFound
-from serve_app.stream_schemas import SourceSpec, StreamSpec, StreamStatus
+from scripts.server import is_ready
+from serve_app.app import build_app
+from serve_app.stream_schemas import StreamStatus
 from serve_app.streams import worker
-from serve_app.streams.source import parse_source
 from tests import squares
-from tests.integration.conftest import APPLICATION, Service, eventually, frame_pools, workers
-from tests.videos import frame_of, save_video, square_of
+from tests.integration.conftest import (
+    APPLICATION,
+    Service,
+    delete_stream,
+    eventually,
+    frame_pools,
+    replicas,
+    start_stream,
+    stream_events,
+    stream_ids,
+    stream_results,
+    stream_status,
+    workers,
+)
+from tests.videos import frame_of, frame_shown, save_video, square_of
 
 pytestmark = pytest.mark.usefixtures("streams")
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,126 +45,256 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_video(tmp_path_factory.mktemp("videos") / "squares.avi", frames=60, fps=20)
 
 
-def start(video: Path, *, loop: bool = False, application: str = APPLICATION, **fields: Any) -> None:
-    spec = StreamSpec(id="lot", source=SourceSpec(uri=str(video), loop=loop), **fields)
-    worker.start(spec, parse_source(str(video), (video.parent,)), application)
+def status_when(service: Service, look: str, **expected: Any) -> StreamStatus:
+    """The stream's status, once these fields of it have these values."""
+
+    def found() -> StreamStatus | None:
+        status = stream_status(service.url)
+        return status if all(getattr(status, name) == value for name, value in expected.items()) else None
+
+    return eventually(found, what=look)
 
 
-def status(stream_id: str) -> StreamStatus:
-    return StreamStatus(**ray.get(worker.find(stream_id).status.remote(), timeout=30))
+def process_of_stream() -> psutil.Process:
+    (process,) = eventually(lambda: workers("StreamWorker"), what="its process")
+    return process
 
 
-def processed(stream_id: str) -> int:
-    try:
-        return status(stream_id).processed
-    except (NotFound, ray.exceptions.RayError):
-        return 0
+def kill(process: psutil.Process) -> None:
+    process.kill()
+    process.wait(10)
 
 
 def test_a_file_is_processed_to_its_end_and_nothing_is_dropped(service: Service, video: Path) -> None:
-    start(video)
-    eventually(lambda: status("lot").state == "completed" and processed("lot") == 60, what="the end")
-    now = status("lot")
-    assert (now.captured, now.processed, now.dropped, now.detail) == (60, 60, {}, "")
-    assert now.source == "squares.avi"
-    assert now.latest.frame_id == 59
-    assert now.latest.age_s > 0
+    created = start_stream(service.url, video, tags={"site": "north"})
+    assert (created.stream_id, created.source, created.policy) == ("lot", "squares.avi", "wait")
+    status = status_when(service, "the end", state="completed")
+    assert (status.captured, status.processed, status.dropped, status.detail) == (60, 60, {}, "")
+    assert status.tags == {"site": "north"}
+    assert status.latest.frame_id == 59
+    assert status.latest.age_s > 0
+    eventually(lambda: not workers("StreamWorker"), what="the end of its process")
 
 
-def test_every_result_is_its_own_frames(service: Service, video: Path) -> None:
-    start(video, loop=True)
-    seen = {}
-
-    def look() -> bool:
-        latest = status("lot").latest
-        if latest is not None:
-            seen[latest.frame_id] = latest
-        return len(seen) >= 20
-
-    eventually(look, what="20 results")
-    for frame_id, result in seen.items():
+def test_every_result_is_its_own_frames_and_none_is_missing(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    results = stream_results(service.url, 150)
+    assert [result.frame_id for result in results] == list(range(results[0].frame_id, results[0].frame_id + 150))
+    for result in results:
         (found,) = result.detections
         assert (found.label, found.confidence) == ("red", 1.0)
-        assert frame_of(found.bbox.x1, found.bbox.y1) == frame_id % 60
+        assert frame_of(found.bbox.x1, found.bbox.y1) == result.frame_id % 60
 
 
 def test_what_a_live_stream_drops_is_counted(service: Service, video: Path) -> None:
-    start(video, policy="drop_oldest")
-    eventually(lambda: status("lot").state == "completed", what="the end")
-    eventually(lambda: status("lot").processed + sum(status("lot").dropped.values()) == 60, what="a full account")
-    assert set(status("lot").dropped) <= {"newer_frame"}
+    start_stream(service.url, video, policy="drop_oldest", degrade=True)
+    status = status_when(service, "the end", state="completed")
+    assert status.processed + sum(status.dropped.values()) == status.captured == 60
+    assert set(status.dropped) <= {"newer_frame"}
 
 
 def test_http_and_a_stream_share_the_detector(service: Service, video: Path) -> None:
-    start(video, loop=True)
-    eventually(lambda: processed("lot"), what="a result")
-    before = processed("lot")
+    start_stream(service.url, video, loop=True)
+    before = stream_results(service.url, 1)[0].frame_id
     data = squares.encode(squares.picture([square_of(77)]))
     for _ in range(30):
         (found,) = httpx.post(f"{service.url}/detect", content=data, timeout=30).json()["detections"]
         assert frame_of(found["bbox"]["x1"], found["bbox"]["y1"]) == 77
-    assert processed("lot") > before
+    assert stream_status(service.url).latest.frame_id > before
 
 
-def test_an_id_is_given_once(service: Service, video: Path) -> None:
-    start(video)
-    with pytest.raises(Conflict):
-        start(video)
-
-
-def test_a_stream_needs_an_application(service: Service, video: Path) -> None:
-    with pytest.raises(NotFound):
-        start(video, application="nothing")
+def test_the_newest_frame_is_seen_with_its_boxes(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 1)
+    shown = httpx.get(f"{service.url}/streams/lot/frame.jpg", params={"boxes": "false"}, timeout=30)
+    assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
+    number = frame_shown(cv2.imdecode(np.frombuffer(shown.content, np.uint8), cv2.IMREAD_COLOR))
+    assert number == int(shown.headers["X-Frame-Id"]) % 60
 
 
 def test_what_is_no_video_fails_and_says_why(service: Service, tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("not a video")
-    start(tmp_path / "notes.mp4")
-    eventually(lambda: status("lot").state == "failed", what="failure")
-    assert status("lot").detail == "notes.mp4 cannot be read as video"
+    start_stream(service.url, tmp_path / "notes.mp4")
+    assert status_when(service, "failure", state="failed").detail == "notes.mp4 cannot be read as video"
 
 
-def test_a_killed_worker_starts_again_by_itself(service: Service, video: Path) -> None:
-    start(video, loop=True)
-    eventually(lambda: processed("lot"), what="a result")
-    (process,) = workers("StreamWorker")
-    process.kill()
-    process.wait(10)
-    eventually(lambda: processed("lot"), what="a result of the restarted worker")
+@pytest.mark.parametrize(
+    ("fields", "code", "sentence"),
+    [
+        ({"source": {"uri": "/etc/hostname"}}, "invalid_source", "SERVE_APP_MEDIA_DIRS"),
+        ({"source": {"uri": "ftp://user:secret@host/file"}}, "invalid_source", "rtsp"),
+        ({"detect": {"classes": ["unicorn"]}}, "invalid_parameter", "no class 'unicorn'"),
+        ({"sinks": [{"type": "jsonl", "path": "../a"}]}, "invalid_parameter", "leads out"),
+        ({"id": "../lot"}, "invalid_parameter", "id"),
+        ({"fsp": 3}, "invalid_parameter", "fsp"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, dict) else "",
+)
+def test_a_stream_that_cannot_be_is_refused(
+    service: Service, video: Path, fields: dict[str, Any], code: str, sentence: str
+) -> None:
+    spec = {"id": "lot", "source": {"uri": str(video)}} | fields
+    refused = httpx.post(f"{service.url}/streams", json=spec, timeout=30)
+    assert (refused.status_code, refused.json()["code"]) == (422, code)
+    assert sentence in refused.json()["detail"]
+    assert "secret" not in refused.text
+    assert stream_ids(service.url) == []
 
 
-def test_a_stopped_stream_leaves_nothing(service: Service, video: Path) -> None:
+def test_an_id_is_given_once(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    again = httpx.post(f"{service.url}/streams", json={"id": "lot", "source": {"uri": str(video)}}, timeout=30)
+    assert (again.status_code, again.json()["code"]) == (409, "conflict")
+    assert stream_ids(service.url) == ["lot"]
+
+
+@pytest.fixture
+def slow_url(service: Service, stream_folders: dict[str, str]) -> Iterator[str]:
+    """A second application, whose detector takes 40 pictures a second."""
+    args = {"model": {"engine": "sleep"}, "streams": stream_folders}
+    serve.run(build_app(args), name="slow", route_prefix="/slow")
+    url = f"{service.url}/slow"
+    eventually(lambda: is_ready(url), what="readiness")
+    yield url
+    for stream_id in stream_ids(url):
+        delete_stream(url, stream_id)
+    serve.delete("slow")
+
+
+def test_more_than_the_detectors_can_hold_is_refused_unless_it_may_degrade(slow_url: str) -> None:
+    camera = "rtsp://127.0.0.1:9/"
+    start_stream(slow_url, camera, stream_id="first")
+    second = {"id": "second", "source": {"uri": camera}}
+    refused = httpx.post(f"{slow_url}/streams", json=second, timeout=30)
+    assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+    assert "send 25, and this one would add 25" in refused.json()["detail"]
+    for fields in ({"max_fps": 5}, {"degrade": True}):
+        httpx.post(f"{slow_url}/streams", json=second | fields, timeout=30).raise_for_status()
+        delete_stream(slow_url, "second")
+    httpx.post(f"{slow_url}/streams/first/pause", timeout=30).raise_for_status()
+    httpx.post(f"{slow_url}/streams", json=second, timeout=30).raise_for_status()
+    resumed = httpx.post(f"{slow_url}/streams/first/resume", timeout=30)
+    assert resumed.status_code == 503
+    assert stream_status(slow_url, "first").state == "paused"
+
+
+def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    events = stream_events(service.url, types="result,gap", after=0)
+    before = [next(events) for _ in range(20)]
+    kill(process_of_stream())
+    events.close()
+    later = stream_events(service.url, types="result,gap", after=0)
+    gap = next(later)
+    after = [next(later) for _ in range(20)]
+    assert gap["type"] == "gap"
+    assert gap["lost"] <= 1
+    ids = [event["frame_id"] for event in after]
+    assert ids == list(range(gap["next_frame_id"], gap["next_frame_id"] + 20))
+    assert before[-1]["frame_id"] < ids[0]
+    assert frame_of(*(after[0]["detections"][0]["bbox"][side] for side in ("x1", "y1"))) == ids[0] % 60
+    status = stream_status(service.url)
+    assert status.restarts == 1
+    assert status.captured - status.processed - sum(status.dropped.values()) in range(4)  # those under way
+
+
+def test_a_new_supervisor_joins_the_workers_that_run(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 1)
+    process, before = process_of_stream(), stream_status(service.url)
+    (supervisor,) = replicas("StreamSupervisor")
+    kill(supervisor)
+
+    def found() -> StreamStatus | None:
+        try:
+            return stream_status(service.url)
+        except httpx.HTTPStatusError:
+            return None
+
+    eventually(lambda: (status := found()) and status.processed > before.processed, what="an answer of the next one")
+    assert workers("StreamWorker") == [process]
+    after = stream_status(service.url)
+    assert (after.restarts, after.dropped) == (0, {})
+    assert after.uptime_s > before.uptime_s
+
+
+def test_a_stream_goes_on_when_its_detector_was_killed(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    before = stream_results(service.url, 1)[0].frame_id
+    (detector,) = replicas("Detector")
+    kill(detector)
+    results = stream_results(service.url, 10)
+    assert [result.frame_id for result in results] == list(range(results[0].frame_id, results[0].frame_id + 10))
+    assert results[0].frame_id > before
+    assert stream_status(service.url).dropped == {}
+
+
+def test_a_paused_stream_has_no_process_and_goes_on_where_it_was(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 10)
+    paused = httpx.post(f"{service.url}/streams/lot/pause", timeout=60).raise_for_status().json()
+    assert paused["state"] == "paused"
+    eventually(lambda: not workers("StreamWorker"), what="the end of its process")
+    assert stream_status(service.url).state == "paused"
+    httpx.post(f"{service.url}/streams/lot/resume", timeout=60).raise_for_status()
+    events = stream_events(service.url, types="gap,result", after=0)
+    gap = next(events)
+    events.close()
+    assert (gap["next_frame_id"], gap["lost"]) == (paused["latest"]["frame_id"] + 1, 0)
+
+
+def test_zones_are_counted_and_edited_while_the_stream_runs(service: Service, video: Path) -> None:
+    everywhere = {"name": "all", "polygon": [(0, 0), (1, 0), (1, 1), (0, 1)]}
+    start_stream(service.url, video, loop=True, zones=[everywhere])
+    events = stream_events(service.url, types="zone")
+    entered = next(events)
+    events.close()
+    assert (entered["zone"], entered["change"], entered["label"]) == ("all", "entered", "red")
+    line = {"name": "gate", "start": (0.5, 0), "end": (0.5, 1)}
+    changed = httpx.put(f"{service.url}/streams/lot/regions", json={"lines": [line]}, timeout=60).raise_for_status()
+    assert changed.json()["zones"] == {}
+    eventually(lambda: any(stream_status(service.url).lines["gate"].model_dump().values()), what="a crossing")
+
+
+def test_a_deleted_stream_leaves_nothing(service: Service, video: Path, stream_folders: dict[str, str]) -> None:
     pools = frame_pools()
-    start(video, loop=True)
-    eventually(lambda: processed("lot"), what="a result")
-    worker.stop("lot")
-    eventually(lambda: frame_pools() == pools, what="an empty shared memory")
-    assert worker.stream_ids() == []
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 1)
+    delete_stream(service.url)
+    assert frame_pools() == pools
+    assert stream_ids(service.url) == []
+    assert worker.running(APPLICATION) == []
+    kept = [path.name for path in (Path(stream_folders["state_dir"]) / APPLICATION).iterdir()]
+    assert kept == ["lock"]
+    missing = httpx.get(f"{service.url}/streams/lot", timeout=30)
+    assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
 
 
-def test_a_stream_outlives_a_rolling_update_and_ends_with_its_application(
+def test_a_stream_outlives_a_rolling_update_and_ends_with_its_application_and_comes_back(
     service: Service, video: Path, others: set[str]
 ) -> None:
-    start(video, loop=True)
-    eventually(lambda: processed("lot"), what="a result")
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 1)
+    before = stream_status(service.url)
     service.deploy(service.args | {"detect": {"confidence": 0.4}})
-    eventually(lambda: status("lot").detail == "", what="an answer of the new replicas")
-    before = status("lot")
-    eventually(lambda: status("lot").processed > before.processed + 10, what="going on")
-    assert status("lot").uptime_s > before.uptime_s  # the same worker, not a new one
-    assert status("lot").dropped == {}
+    eventually(lambda: stream_status(service.url).processed > before.processed + 10, what="going on")
+    status = stream_status(service.url)
+    assert status.uptime_s > before.uptime_s  # the same worker, not a new one
+    assert status.dropped == {}
     service.deploy(service.args | {"detect": {"confidence": 1.0}})  # nothing is above that
-    eventually(lambda: status("lot").latest.count == 0, what="the new threshold")
+    eventually(lambda: stream_status(service.url).latest.count == 0, what="the new threshold")
     serve.delete(APPLICATION)
-    eventually(lambda: worker.stream_ids() == [], what="the stream's end")
+    eventually(lambda: not workers("StreamWorker"), what="the stream's end")
     eventually(lambda: frame_pools() <= others, what="an empty shared memory")
     service.deploy()
+    eventually(lambda: stream_ids(service.url) == ["lot"], what="the stream's return")
+    assert stream_results(service.url, 1)[0].frame_id > status.processed
 
 
-def run_script(service: Service, *arguments: str, media_dirs: Path) -> subprocess.CompletedProcess[str]:
+def run_script(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts/streams.py"), *arguments],
-        env=os.environ | {"RAY_ADDRESS": service.address, "SERVE_APP_MEDIA_DIRS": str(media_dirs), "COLUMNS": "160"},
+        env=os.environ | {"SIGHTLINE_URL": service.url, "COLUMNS": "160"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -158,17 +304,17 @@ def run_script(service: Service, *arguments: str, media_dirs: Path) -> subproces
 
 def test_the_script_starts_lists_watches_and_stops(service: Service, video: Path) -> None:
     def script(*arguments: str) -> str:
-        done = run_script(service, *arguments, media_dirs=video.parent)
+        done = run_script(service, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "stream lot is" in script("start", "--id", "lot", "--source", str(video), "--confidence", "0.9")
-    eventually(lambda: status("lot").state == "completed", what="the end")
+    assert "lot" in script("start", "--id", "lot", "--source", str(video), "--confidence", "0.9")
+    status_when(service, "the end", state="completed")
     assert "squares.avi" in script("list")
     watched = script("watch", "lot")
-    assert "frame 59" in watched
+    assert "59" in watched
     assert "red" in watched
-    assert "stopped" in script("stop", "lot")
+    assert "lot" in script("stop", "lot")
     assert "lot" not in script("list")
 
 
@@ -176,21 +322,16 @@ def test_the_script_starts_lists_watches_and_stops(service: Service, video: Path
     ("arguments", "sentence"),
     [
         (["start", "--id", "lot", "--source", "/etc/hostname"], "SERVE_APP_MEDIA_DIRS"),
-        (["start", "--id", "lot", "--source", "concat:a|b"], "SERVE_APP_MEDIA_DIRS"),
         (["start", "--id", "lot", "--source", "ftp://host/file"], "rtsp"),
-        (["start", "--id", "../lot", "--source", "{video}"], "--id"),
-        (["start", "--id", "lot", "--source", "{video}", "--confidence", "7"], "confidence"),
         (["start", "--id", "lot", "--source", "{video}", "--classes", "unicorn"], "no class 'unicorn'"),
-        (["start", "--id", "lot", "--source", "{video}", "--application", "nothing"], "no application"),
         (["stop", "lot"], "no stream"),
         (["watch", "lot"], "no stream"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_the_script_refuses_in_a_sentence(service: Service, video: Path, arguments: list[str], sentence: str) -> None:
-    filled = [argument.format(video=video) for argument in arguments]
-    done = run_script(service, *filled, media_dirs=video.parent)
+    done = run_script(service, *(argument.format(video=video) for argument in arguments))
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
-    assert worker.stream_ids() == []
+    assert stream_ids(service.url) == []

@@ -10,7 +10,7 @@ from serve_app.api import build_api
 from serve_app.config import parse_args
 from serve_app.errors import Overloaded, Unavailable
 from serve_app.types import DetectOptions
-from tests.fakes import FakePipeline
+from tests.fakes import FakePipeline, FakeStreams
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +28,7 @@ def pipeline() -> FakePipeline:
 @pytest.fixture
 async def client(pipeline: FakePipeline) -> AsyncIterator[httpx.AsyncClient]:
     args = parse_args({"limits": {"max_body_mib": 1, "max_images_per_request": 3, "deadline_s": 0.2}})
-    transport = httpx.ASGITransport(build_api(pipeline, args), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(build_api(pipeline, FakeStreams(), args), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 

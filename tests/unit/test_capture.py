@@ -15,7 +15,8 @@ from serve_app.errors import Undecodable
 from serve_app.streams.capture import Capture, WaitingPlace, _pause_s
 from serve_app.streams.progress import Progress
 from serve_app.streams.source import parse_source
-from serve_app.types import Frame
+from serve_app.streams.store import Mark
+from serve_app.types import Frame, Position
 from tests import squares
 from tests.videos import frame_shown, save_video, square_of
 
@@ -71,6 +72,18 @@ async def test_who_is_slow_gets_the_newest_frame_and_the_rest_is_counted(video: 
         (last,) = await all_of(capture)
     assert frame_shown(last.pixels()) == last.frame_id == FRAMES - 1
     assert (progress.captured, progress.dropped) == (FRAMES, {"newer_frame": FRAMES - 1})
+
+
+async def test_a_file_goes_on_after_a_frame(video: Path) -> None:
+    async with capture_of(video) as (capture, _):
+        begun = [await capture.take() for _ in range(5)][-1]
+    async with capture_of(video, after=begun.position, at_s=begun.at_s) as (capture, progress):
+        progress.resume(Mark(next_frame_id=begun.frame_id + 1, processed=4))
+        rest = await all_of(capture)
+    assert [frame.frame_id for frame in rest] == [frame_shown(frame.pixels()) for frame in rest]
+    assert [frame.frame_id for frame in rest] == list(range(5, FRAMES))
+    assert rest[0].at_s >= begun.at_s
+    assert (progress.captured, progress.dropped) == (FRAMES, {"restart": 1})
 
 
 async def test_a_loop_goes_on_counting(video: Path) -> None:
@@ -196,10 +209,10 @@ def jpegs_of(video: Path, folder: Path) -> list[Path]:
 
 async def test_a_place_that_is_closed_gives_back_what_it_does_not_take() -> None:
     place = WaitingPlace()
-    frame = Frame(0, 0.0, 0.0, lambda: None)
+    frame = Frame(0, 0.0, 0.0, Position(0), lambda: None)
     assert place.put(frame, wait=True) is None
     place.close()
-    assert place.put(Frame(1, 0.0, 0.0, lambda: None), wait=True).frame_id == 1
+    assert place.put(Frame(1, 0.0, 0.0, Position(1), lambda: None), wait=True).frame_id == 1
     assert await place.take() is frame
     assert await place.take() is None
 

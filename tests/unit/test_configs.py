@@ -12,11 +12,13 @@ import yaml
 from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 
+from scripts.streams import read_specs
 from serve_app.app import build_app
 from serve_app.config import parse_args
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+STREAMS = ROOT / "configs/streams.yaml"  # is no config of Serve's
+CONFIGS = sorted(set((ROOT / "configs").glob("*.yaml")) - {STREAMS})
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -63,12 +65,20 @@ def test_the_application_takes_the_args(config: dict[str, Any]) -> None:
 def test_the_deployments_are_those_of_the_graph(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVE_APP_WEIGHTS", "any.pt")
     ingress = build_app({})
-    preprocessor = ingress._bound_deployment.init_args[0]
+    preprocessor, supervisor, _ = ingress._bound_deployment.init_args
     detector = preprocessor._bound_deployment.init_args[0]
-    names = [app._bound_deployment.name for app in (ingress, preprocessor, detector)]
+    names = [app._bound_deployment.name for app in (ingress, preprocessor, supervisor, detector)]
     for application in config["applications"]:
         assert application["name"] == "sightline"
         assert [deployment["name"] for deployment in application["deployments"]] == names
+
+
+def test_the_streams_can_be_applied_those_in_comments_too(tmp_path: Path) -> None:
+    text = STREAMS.read_text()
+    start = text.index("  #  - id")
+    (tmp_path / "all.yaml").write_text(text[:start] + text[start:].replace("  #  ", "  "))
+    assert list(read_specs(STREAMS)) == ["belt"]
+    assert list(read_specs(tmp_path / "all.yaml")) == ["belt", "gate"]
 
 
 def test_no_config_leaves_loopback(config: dict[str, Any]) -> None:

@@ -15,16 +15,17 @@ ORDER = [
     "engines.device", "engines.torch", "engines.tensorrt", "engines.simulated", "exports", "models",
     "fair_queue", "batcher", "telemetry",
     "schemas", "stream_schemas",
-    "api.pipeline", "api.errors", "api.bodies", "api.detect", "api.health", "api", "serving",
+    "api.pipeline", "api.errors", "api.bodies", "api.detect", "api.streams", "api.health", "api", "serving",
     "streams", "streams.source",
     "streams.sinks.outlet", "streams.sinks.queue", "streams.sinks.jsonl", "streams.sinks.webhook", "streams.sinks.mqtt",
-    "streams.sinks.redis", "streams.sinks",
-    "streams.tracking", "streams.zones", "streams.motion",
+    "streams.sinks.redis", "streams.sinks", "streams.recording",
+    "streams.store", "streams.tracking", "streams.zones", "streams.motion",
     "streams.scene",
-    "streams.video", "streams.progress", "streams.capture", "streams.worker",
+    "streams.video", "streams.progress", "streams.capture", "streams.events", "streams.stream", "streams.worker",
+    "streams.admission", "streams.supervisor", "streams.client",
     "scaling", "deployments", "app",
 ]  # fmt: skip
-RAY = {"serving", "streams.worker", "scaling", "deployments", "app"}
+RAY = {"serving", "streams.worker", "streams.supervisor", "streams.client", "scaling", "deployments", "app"}
 ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime", "tensorrt"}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")

@@ -4,8 +4,9 @@ import numpy as np
 
 from serve_app.stream_schemas import Line, Motion, SourceSpec, StreamSpec, Zone
 from serve_app.streams.scene import Scene
+from serve_app.streams.store import Mark
 from serve_app.streams.zones import LineEvent, ZoneEvent
-from serve_app.types import Answer, Detections, Frame
+from serve_app.types import Answer, Detections, Frame, Position
 
 SIDE_PX = 100
 PIXELS = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
@@ -16,7 +17,7 @@ def spec(**fields: object) -> StreamSpec:
 
 
 def frame(number: int) -> Frame:
-    return Frame(number, 0.0, number / 10, lambda: PIXELS)
+    return Frame(number, 0.0, number / 10, Position(number), lambda: PIXELS)
 
 
 def answer(*left_px: int) -> Answer:
@@ -28,7 +29,7 @@ def answer(*left_px: int) -> Answer:
 
 
 def test_a_stream_that_asks_for_nothing_remembers_nothing() -> None:
-    scene = Scene(spec(), 10)
+    scene = Scene(spec(), 10, Mark())
     assert not scene.is_still(frame(0), PIXELS)
     ids, events = scene.update(answer(1, 50), frame(0))
     assert (ids.tolist(), events, scene.zones, scene.lines) == ([-1, -1], [], {}, {})
@@ -37,7 +38,7 @@ def test_a_stream_that_asks_for_nothing_remembers_nothing() -> None:
 def test_an_object_that_walks_through_is_counted_once() -> None:
     line = Line(name="gate", start=(0.5, 1.0), end=(0.5, 0.0))
     zone = Zone(name="left half", polygon=[(0, 0), (0.5, 0), (0.5, 1), (0, 1)])
-    scene = Scene(spec(lines=[line], zones=[zone]), 10)
+    scene = Scene(spec(lines=[line], zones=[zone]), 10, Mark())
     seen, events = set(), []
     for number in range(16):
         ids, new = scene.update(answer(5 * number), frame(number))
@@ -51,11 +52,13 @@ def test_an_object_that_walks_through_is_counted_once() -> None:
 
 def test_what_stands_still_keeps_its_id_and_goes_on_being_inside() -> None:
     zone = Zone(name="all", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
-    scene = Scene(spec(zones=[zone], motion=Motion(max_skip_s=60)), 10)
+    scene = Scene(spec(zones=[zone], motion=Motion(max_skip_s=60)), 10, Mark())
     for number in range(3):
         scene.update(answer(40), frame(number))
     assert not scene.is_still(frame(3), PIXELS)
-    assert all(scene.is_still(frame(number), PIXELS) for number in range(4, 100))
+    for number in range(4, 100):
+        assert scene.is_still(frame(number), PIXELS)
+        assert scene.stay(frame(number), PIXELS) == []
     ids, _ = scene.update(answer(40), frame(100))
     assert ids.tolist() == [1]
     (dwell_s,) = scene.zones["all"].dwell_s.values()

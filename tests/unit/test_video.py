@@ -27,8 +27,40 @@ def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
     path = save_video(tmp_path / "a.avi", frames=5, fps=50)
     with open_video(parse_source(str(path), (tmp_path,)), max_pixels=MAX_PIXELS) as video:
         assert (video.fps, video.has_end, video.comes_in_bursts) == (50, True, True)
-        read = [(frame_shown(pixels()), position_s) for pixels, position_s in video]
-    assert read == [(number, pytest.approx(number / 50)) for number in range(5)]
+        read = [(frame_shown(pixels()), position.index, position.at_s) for pixels, position in video]
+    assert read == [(number, number, pytest.approx(number / 50)) for number in range(5)]
+
+
+@pytest.fixture(params=["h264.mp4", "h264.mkv", "h264.ts", "ffv1.avi", "folder"])
+def thirty_frames(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Each shows its number; H.264's have B frames, and a key frame every ten."""
+    lossless = save_video(tmp_path / "a.avi", frames=30, fps=25)
+    if request.param == "ffv1.avi":
+        return lossless
+    pictures = frames_of(lossless)
+    if request.param == "folder":
+        (tmp_path / "pictures").mkdir()
+        for number, picture in enumerate(pictures):
+            cv2.imwrite(str(tmp_path / "pictures" / f"{number:02}.png"), picture)
+        return tmp_path / "pictures"
+    path = tmp_path / request.param
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "10", "bf": "2", "crf": "10"})
+        stream.height, stream.width = pictures[0].shape[:2]
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "bgr24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("number", [0, 8, 9, 10, 17, 28, 29])
+def test_a_video_goes_on_right_after_any_frame(thirty_frames: Path, number: int) -> None:
+    source = parse_source(str(thirty_frames), (Path("/"),))
+    with open_video(source, max_pixels=MAX_PIXELS) as video:
+        position = [position for _, position in video][number]
+    with open_video(source, max_pixels=MAX_PIXELS, after=position) as video:
+        rest = [(frame_shown(pixels()), position.index) for pixels, position in video]
+    assert rest == [(later, later) for later in range(number + 1, 30)]
 
 
 def test_a_clip_that_comes_over_http_has_an_end(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serve_app.errors import StartError
+from serve_app.errors import InvalidParameter, StartError
 from serve_app.stream_schemas import JsonLinesSink, MqttSink, RedisSink, SinkSpec, WebhookSink
 from serve_app.streams.sinks.jsonl import JsonLinesOutlet
 from serve_app.streams.sinks.outlet import Outlet
@@ -14,7 +14,7 @@ from serve_app.streams.sinks.webhook import WebhookOutlet
 __all__ = ["Sink", "open_sink"]
 
 
-def open_sink(spec: SinkSpec, stream_id: str, output_dir: Path) -> Sink:
+def open_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None) -> Sink:
     """The sink, which connects when its first event comes.
 
     Raises InvalidParameter for what it cannot be, StartError where its library is not installed.
@@ -22,9 +22,11 @@ def open_sink(spec: SinkSpec, stream_id: str, output_dir: Path) -> Sink:
     return Sink(spec.type, _outlet(spec, stream_id, output_dir), stream_id=stream_id, events=spec.events)
 
 
-def _outlet(spec: SinkSpec, stream_id: str, output_dir: Path) -> Outlet:
+def _outlet(spec: SinkSpec, stream_id: str, output_dir: Path | None) -> Outlet:
     match spec:
         case JsonLinesSink():
+            if output_dir is None:
+                raise InvalidParameter("a file of events needs streams.output_dir (SERVE_APP_OUTPUT_DIR)")
             return JsonLinesOutlet(spec, stream_id, output_dir)
         case WebhookSink():
             return WebhookOutlet(spec)

@@ -1,0 +1,197 @@
+"""Streams: how much of the bare engine they get, and whether a frame's age grows while they send twice too much.
+
+python -m scripts.benchmark.streams -m MODEL --video FILE                the share of the engine, in alternating rounds
+python -m scripts.benchmark.streams -m MODEL --video FILE --age 20       ages for 20 minutes: plots build/bench/age.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import matplotlib as mpl
+import numpy as np
+import yaml
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from scripts.benchmark import ceiling
+from scripts.benchmark.usage import Usage, memory_bytes
+from scripts.benchmark.weights import openvino_folder
+from scripts.server import ROOT, Server, start, stop_on_signals
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # after the backend is chosen
+
+FOLDER = ROOT / "build/bench"
+_WARM_UP_S = 5.0
+_MEMORY_PERIOD_S = 10.0
+console = Console(width=100)
+
+
+def main() -> None:
+    """Measure and show."""
+    stop_on_signals()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", default="codes", help="weights, as model.weights (default: %(default)s)")
+    parser.add_argument("--engine", default="auto", help="as model.engine (default: %(default)s)")
+    parser.add_argument("--video", type=Path, required=True, help="what each stream shows, in a loop")
+    parser.add_argument("--streams", type=int, default=4, help="that wait for the detector (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="of engine and streams in turn (default: %(default)s)")
+    parser.add_argument("--measurement-interval", type=float, default=20_000, metavar="MS", help="of each measurement")
+    parser.add_argument("--age", type=float, metavar="MINUTES", help="watch ages instead, at twice the capacity")
+    options = parser.parse_args()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    model = {"weights": str(openvino_folder(options.model, FOLDER)), "engine": options.engine}
+    video, duration_s = options.video.resolve(), options.measurement_interval / 1e3
+    if options.age:
+        show_ages(watch_ages(model, video, options.age * 60))
+    else:
+        show_shares(model, video, options.streams, options.rounds, duration_s)
+
+
+@contextmanager
+def serving(model: dict[str, Any], video: Path) -> Iterator[Server]:
+    """configs/local.yaml with the model, and the video's folder open to streams."""
+    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+    (application,) = config["applications"]
+    application["args"] = {"model": model, "streams": {"media_dirs": str(video.parent)}}
+    path = FOLDER / "streams.yaml"
+    path.write_text(yaml.safe_dump(config))
+    server = start(path, FOLDER / "streams.log")
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+def start_streams(server: Server, video: Path, count: int, policy: str) -> None:
+    """So many streams of the video; returns when each has a result."""
+    for number in range(count):
+        spec = {"id": f"s{number}", "source": {"uri": str(video), "loop": True}, "policy": policy, "degrade": True}
+        server.http.post("/streams", json=spec).raise_for_status()
+    while min(stream["processed"] for stream in all_streams(server)) < 5:
+        time.sleep(0.5)
+
+
+def all_streams(server: Server) -> list[dict[str, Any]]:
+    """Every stream's status."""
+    streams: list[dict[str, Any]] = server.http.get("/streams").raise_for_status().json()["streams"]
+    return streams
+
+
+def show_shares(model: dict[str, Any], video: Path, count: int, rounds: int, duration_s: float) -> None:
+    """The bare engine and the streams in turn, and where the streams' CPU time goes."""
+    table = Table("round", "engine, images/s", "streams, frames/s", "share", box=SIMPLE)
+    shares = []
+    for number in range(rounds):
+        alone = ceiling.measure(model, duration_s)
+        with serving(model, video) as server:
+            start_streams(server, video, count, "wait")
+            time.sleep(_WARM_UP_S)
+            frames, usage = count_frames(server), Usage.of(server.process.pid)
+            time.sleep(duration_s)
+            done, used = count_frames(server) - frames, Usage.of(server.process.pid)
+            fps = done / (used.at_s - usage.at_s)
+        shares.append(fps / alone.images_per_s)
+        table.add_row(str(number + 1), f"{alone.images_per_s:.1f}", f"{fps:.1f}", f"{shares[-1]:.2f}")
+    console.print(table)
+    console.print(f"{count} streams of {video.name}: {np.mean(shares):.2f} of the engine on average")
+    for name, cpu_s in used.since(usage).most_common(6):
+        console.print(f"  {name:24} {cpu_s / done * 1e3:5.2f} CPU ms a frame")
+
+
+def count_frames(server: Server) -> int:
+    """Frames processed so far, of all streams."""
+    return sum(stream["processed"] for stream in all_streams(server))
+
+
+@dataclass
+class Ages:
+    """What was seen of streams that send twice what the detector takes."""
+
+    at_s: list[float] = field(default_factory=list)  # since the start, of each result
+    age_s: list[float] = field(default_factory=list)
+    memory: list[tuple[float, float]] = field(default_factory=list)  # when, MiB
+
+
+def watch_ages(model: dict[str, Any], video: Path, duration_s: float) -> Ages:
+    """Every result of every stream, and the server's memory."""
+    capacity_fps = ceiling.measure(model, 5.0).images_per_s
+    with av.open(str(video)) as container:
+        fps = float(container.streams.video[0].average_rate or 25)
+    count = math.ceil(2 * capacity_fps / fps)
+    console.print(f"the engine takes {capacity_fps:.0f} images/s: {count} streams of {fps:.0f} fps")
+    with serving(model, video) as server:
+        start_streams(server, video, count, "drop_oldest")
+        return asyncio.run(_watch(server, count, duration_s))
+
+
+async def _watch(server: Server, count: int, duration_s: float) -> Ages:
+    ages, began_s = Ages(), time.monotonic()
+
+    async def follow(http: httpx.AsyncClient, number: int) -> None:
+        async with http.stream("GET", f"/streams/s{number}/events?types=result") as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data:"):
+                    ages.at_s.append(time.monotonic() - began_s)
+                    ages.age_s.append(json.loads(line.removeprefix("data:"))["age_s"])
+
+    async with httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False) as http:
+        followers = [asyncio.create_task(follow(http, number)) for number in range(count)]
+        with Progress(console=console) as progress:
+            task = progress.add_task(f"watching {count} streams", total=duration_s)
+            while (at_s := time.monotonic() - began_s) < duration_s:
+                memory = await asyncio.to_thread(memory_bytes, server.process.pid)
+                ages.memory.append((at_s, memory / 2**20))
+                progress.update(task, completed=at_s)
+                await asyncio.sleep(_MEMORY_PERIOD_S)
+        for follower in followers:
+            follower.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
+    return ages
+
+
+def show_ages(ages: Ages) -> None:
+    """The slope of the 99th percentile of each minute, and of memory; a plot of both."""
+    at_min, age_ms = np.array(ages.at_s) / 60, np.array(ages.age_s) * 1e3
+    minutes = np.arange(int(at_min.max()) + (at_min.max() % 1 > 0.5))
+    seen = [age_ms[(at_min >= minute) & (at_min < minute + 1)] for minute in minutes]
+    p50, p99 = (np.array([np.percentile(one, percentile) for one in seen]) for percentile in (50, 99))
+    memory_min, memory_mib = np.array(ages.memory).T / np.array([[60], [1]])
+    console.print(
+        f"{len(age_ms) / at_min.max() / 60:.1f} frames/s; age p50 {np.percentile(age_ms, 50):.0f} ms, "
+        f"p99 {np.percentile(age_ms, 99):.0f} ms, p99 of a minute from {p99.min():.0f} to {p99.max():.0f} ms"
+    )
+    if len(minutes) > 2:
+        later = memory_min > 1  # a process settles first
+        console.print(
+            f"slope of p99: {np.polyfit(minutes + 0.5, p99, 1)[0]:+.2f} ms a minute; of memory: "
+            f"{np.polyfit(memory_min[later], memory_mib[later], 1)[0]:+.2f} MiB a minute, of {memory_mib[-1]:.0f}"
+        )
+    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 5), sharex=True, layout="constrained")
+    above.plot(minutes + 0.5, p99, marker="o", label="99 % are younger")
+    above.plot(minutes + 0.5, p50, marker="o", label="half of them are")
+    above.set(ylabel="a result's age, ms", ylim=(0, None), title="streams that send twice what the engine takes")
+    above.legend()
+    below.plot(memory_min, memory_mib)
+    below.set(xlabel="minutes", ylabel="memory, MiB", ylim=(0, None))
+    figure.savefig(FOLDER / "age.png", dpi=120)
+    console.print(f"look at {FOLDER / 'age.png'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""``/streams``: create, look at, pause and end streams, and follow what happens in them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, get_args
+
+from fastapi import APIRouter, Header, Query, Response, WebSocket, WebSocketDisconnect
+from fastapi.responses import StreamingResponse
+
+from serve_app.api.pipeline import Streams
+from serve_app.errors import InvalidParameter, NotFound, Overloaded, ServeAppError, Unavailable
+from serve_app.schemas import ErrorResponse
+from serve_app.stream_schemas import EventType, Regions, StreamList, StreamResult, StreamSpec, StreamStatus
+from serve_app.types import Event, EventPage, Snapshot
+
+_MAX_FOLLOWERS = 64  # of an Ingress: each holds a connection
+_KEEP_ALIVE_S = 10.0  # proxies cut a connection on which nothing comes
+_FIRST_FRAME_S = 2.0
+_LIVE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second: nginx passes each event on at once
+_BOUNDARY = "frame"
+_GONE, _REFUSED = 4404, 4000  # WebSocket's closing codes: those of an application begin at 4000
+
+After = Annotated[int | None, Query(ge=0, description="Those after this event's id. Default: those to come.")]
+Types = Annotated[list[str], Query(description="Types of events, repeated or comma-separated. Default: every type.")]
+Boxes = Annotated[bool, Query(description="Draw what was found.")]
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorResponse, "description": "`not_found`: no stream has this id"},
+    503: {"model": ErrorResponse, "description": "`unavailable` or `overloaded`, with `Retry-After`"},
+}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    409: {"model": ErrorResponse, "description": "`conflict`: there is a stream of this id"},
+    422: {"model": ErrorResponse, "description": "`invalid_parameter` or `invalid_source`"},
+    503: {"model": ErrorResponse, "description": "`overloaded`: more than the detectors can hold; or `unavailable`"},
+}
+
+
+def router(streams: Streams) -> APIRouter:
+    """The routes of streams."""
+    routes = APIRouter(tags=["streams"], prefix="/streams")
+    followers = _Followers()
+
+    @routes.post("", status_code=201, responses=_REFUSALS)
+    async def create(spec: StreamSpec, response: Response) -> StreamStatus:
+        """Start a stream. It goes on over restarts of everything until it is deleted."""
+        status = await streams.create(spec)
+        response.headers["Location"] = f"/streams/{spec.id}"
+        return status
+
+    @routes.get("", responses={503: _ERRORS[503]})
+    async def every() -> StreamList:
+        """Every stream."""
+        return StreamList(streams=await streams.all())
+
+    @routes.get("/{stream_id}", responses=_ERRORS)
+    async def inspect(stream_id: str) -> StreamStatus:
+        """One stream: its state and why, its counters, its latest result."""
+        return await streams.status(stream_id)
+
+    @routes.delete("/{stream_id}", status_code=204, responses=_ERRORS)
+    async def delete(stream_id: str) -> None:
+        """End a stream, and forget it."""
+        await streams.delete(stream_id)
+
+    @routes.post("/{stream_id}/pause", responses=_ERRORS)
+    async def pause(stream_id: str) -> StreamStatus:
+        """Close the source, and end the process, until it is resumed."""
+        return await streams.pause(stream_id)
+
+    @routes.post("/{stream_id}/resume", responses=_ERRORS)
+    async def resume(stream_id: str) -> StreamStatus:
+        """Go on: a stream that is paused or has failed. A file goes on where it was."""
+        return await streams.resume(stream_id)
+
+    @routes.get("/{stream_id}/regions", responses=_ERRORS)
+    async def regions(stream_id: str) -> Regions:
+        """The zones and lines in which objects are counted."""
+        return await streams.regions(stream_id)
+
+    @routes.put("/{stream_id}/regions", responses=_ERRORS | {422: _REFUSALS[422]})
+    async def set_regions(stream_id: str, regions: Regions) -> StreamStatus:
+        """Other zones and lines from now on. Those that stay as they were keep their counts."""
+        return await streams.set_regions(stream_id, regions)
+
+    @routes.get("/{stream_id}/detections", responses=_ERRORS)
+    async def detections(stream_id: str) -> StreamResult:
+        """The latest frame's result."""
+        latest = (await streams.status(stream_id)).latest
+        if latest is None:
+            raise Unavailable("no frame has been processed yet")
+        return latest
+
+    @routes.get(
+        "/{stream_id}/events",
+        response_class=StreamingResponse,
+        responses=_ERRORS | {200: {"content": {"text/event-stream": {}}}, 422: _REFUSALS[422]},
+    )
+    async def events(
+        stream_id: str,
+        types: Types = [],  # noqa: B006  # FastAPI copies it
+        after: After = None,
+        last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    ) -> StreamingResponse:
+        """What happens, as Server-Sent Events, without end; the same path answers a WebSocket.
+
+        `event: missed` says how many events are no longer kept. A browser that reconnects goes on where it was.
+        """
+        wanted = _parse_types(types)
+        after = after if last_event_id is None else last_event_id
+        page = await streams.events(stream_id, after, 0)  # NotFound, while there is still a status to send
+        lines = followers.follow(_sse(streams, stream_id, wanted, page))
+        return StreamingResponse(lines, media_type="text/event-stream", headers=_LIVE)
+
+    @routes.websocket("/{stream_id}/events")
+    async def events_by_websocket(
+        socket: WebSocket,
+        stream_id: str,
+        types: Types = [],  # noqa: B006
+        after: After = None,
+    ) -> None:
+        await socket.accept()
+        try:
+            with followers.one():
+                page = await streams.events(stream_id, after, 0)
+                await _until_gone(socket, _send_all(socket, streams, stream_id, _parse_types(types), page))
+        except ServeAppError as exc:
+            code = _GONE if isinstance(exc, NotFound) else _REFUSED + exc.status_code
+            with suppress(RuntimeError, WebSocketDisconnect):  # it has gone meanwhile
+                await socket.close(code, exc.detail[:100])  # a reason has 123 bytes at most
+
+    @routes.get(
+        "/{stream_id}/frame.jpg", response_class=Response, responses=_ERRORS | {200: {"content": {"image/jpeg": {}}}}
+    )
+    async def frame(stream_id: str, boxes: Boxes = True) -> Response:
+        """The newest frame that was processed."""
+        shot = await streams.snapshot(stream_id, None, _FIRST_FRAME_S, boxes=boxes)
+        if shot is None:
+            raise Unavailable("no frame has been processed yet")
+        headers = {"X-Frame-Id": str(shot.frame_id), "Cache-Control": "no-store"}
+        return Response(shot.jpeg, media_type="image/jpeg", headers=headers)
+
+    @routes.get(
+        "/{stream_id}/preview.mjpeg",
+        response_class=StreamingResponse,
+        responses=_ERRORS | {200: {"content": {"multipart/x-mixed-replace": {}}}},
+    )
+    async def preview(
+        stream_id: str, boxes: Boxes = True, max_fps: Annotated[float, Query(gt=0, le=30)] = 5.0
+    ) -> StreamingResponse:
+        """The newest frames, one after the other, as browsers show them in an `<img>`."""
+        first = await streams.snapshot(stream_id, None, 0, boxes=boxes)
+        parts = followers.follow(_mjpeg(streams, stream_id, first, boxes, 1 / max_fps))
+        return StreamingResponse(parts, media_type=f"multipart/x-mixed-replace; boundary={_BOUNDARY}", headers=_LIVE)
+
+    return routes
+
+
+class _Followers:
+    """How many connections stay open, and no more than are allowed."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """One more, within the block. Raises Overloaded."""
+        if self._count >= _MAX_FOLLOWERS:
+            raise Overloaded(f"{_MAX_FOLLOWERS} connections follow streams already")
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+
+    def follow(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The parts, counted from their first to their last. Raises Overloaded at once."""
+        with self.one():
+            pass  # while there is still a status to send
+
+        async def counted() -> AsyncIterator[bytes]:
+            with suppress(ServeAppError), self.one():  # the stream has ended, and so does the answer
+                async for part in parts:
+                    yield part
+
+        return counted()
+
+
+def _parse_types(types: list[str]) -> frozenset[str]:
+    """The types of events; every one where none is named. Raises InvalidParameter."""
+    known = get_args(EventType)
+    named = frozenset(name.strip() for item in types for name in item.split(",")) or frozenset(known)
+    if unknown := sorted(named - set(known)):
+        raise InvalidParameter(f"types: no events are called {unknown[0][:64]!r}; there are {', '.join(known)}")
+    return named
+
+
+async def _pages(streams: Streams, stream_id: str, page: EventPage) -> AsyncIterator[EventPage]:
+    """That page and all that follow; an empty one when nothing came for a while."""
+    while True:
+        yield page
+        last_id = page.events[-1].event_id if page.events else page.last_id
+        page = await streams.events(stream_id, last_id, _KEEP_ALIVE_S)
+
+
+async def _sse(streams: Streams, stream_id: str, wanted: frozenset[str], first: EventPage) -> AsyncIterator[bytes]:
+    async for page in _pages(streams, stream_id, first):
+        parts = [f'event: missed\ndata: {{"missed":{page.missed}}}\n\n'] if page.missed else []
+        parts += [_sse_event(event) for event in page.events if event.type in wanted]
+        yield ("".join(parts) or ": nothing new\n\n").encode()
+
+
+def _sse_event(event: Event) -> str:
+    return f"id: {event.event_id}\nevent: {event.type}\ndata: {event.json}\n\n"
+
+
+async def _send_all(
+    socket: WebSocket, streams: Streams, stream_id: str, wanted: frozenset[str], first: EventPage
+) -> None:
+    async for page in _pages(streams, stream_id, first):
+        if page.missed:
+            await socket.send_json({"type": "missed", "missed": page.missed})
+        for event in page.events:
+            if event.type in wanted:
+                await socket.send_text(event.json)
+
+
+async def _until_gone(socket: WebSocket, sending: Any) -> None:
+    """Sends until the client goes away, which only shows where one reads."""
+
+    async def read() -> None:
+        with suppress(WebSocketDisconnect):
+            while True:
+                await socket.receive_text()
+
+    tasks = [asyncio.create_task(sending), asyncio.create_task(read())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    if isinstance(results[0], ServeAppError):
+        raise results[0]
+
+
+async def _mjpeg(
+    streams: Streams, stream_id: str, shot: Snapshot | None, boxes: bool, interval_s: float
+) -> AsyncIterator[bytes]:
+    while True:
+        began_s = time.monotonic()
+        if shot is not None:
+            yield _part(shot)
+        shown = shot.frame_id if shot else None
+        newer = await streams.snapshot(stream_id, shown, _KEEP_ALIVE_S, boxes=boxes)
+        shot = newer or shot  # the old one again, so that the connection is not cut
+        await asyncio.sleep(max(0.0, began_s + interval_s - time.monotonic()))
+
+
+def _part(shot: Snapshot) -> bytes:
+    head = (
+        f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(shot.jpeg)}\r\nX-Frame-Id: {shot.frame_id}"
+    )
+    return f"{head}\r\n\r\n".encode() + shot.jpeg + b"\r\n"

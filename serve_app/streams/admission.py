@@ -1,0 +1,38 @@
+"""Whether the detectors can hold one more stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from serve_app.errors import Overloaded
+from serve_app.stream_schemas import Policy, StreamSpec
+
+_USUAL_FPS = 25.0  # of a source that has not said it yet
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a stream asks of the detectors."""
+
+    spec: StreamSpec
+    policy: Policy
+    source_fps: float | None  # as it says itself, once it was opened
+
+    @property
+    def fps(self) -> float:
+        """Frames a second that lose their worth when they wait; none of a stream that waits for the detectors."""
+        if self.policy == "wait":
+            return 0.0
+        return min(self.source_fps or _USUAL_FPS, self.spec.max_fps or float("inf"))
+
+
+def admit(new: Load, others: Iterable[Load], capacity_fps: float) -> None:
+    """Raises Overloaded for a stream that would make the detectors drop frames, its own or others'."""
+    taken_fps = sum(load.fps for load in others)
+    if new.spec.degrade or not new.fps or taken_fps + new.fps <= capacity_fps:
+        return
+    raise Overloaded(
+        f"the detectors take {capacity_fps:.0f} frames a second; the streams that there are send {taken_fps:.0f}, and "
+        f"this one would add {new.fps:.0f}: give it a lower max_fps, or say degrade to have frames dropped"
+    )

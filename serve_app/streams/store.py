@@ -1,0 +1,127 @@
+"""What outlives every process: which streams there are to be, and how far each of them has come.
+
+Files in one folder: on the disk of the machine, or, for a cluster of several, on a file system that its nodes share.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from serve_app.stream_schemas import LineCount, StreamSpec, StreamStatus, ZoneCount
+from serve_app.types import Position
+
+logger = logging.getLogger("ray.serve")
+
+_RECORD, _MARK = ".json", ".mark"
+
+
+class Record(BaseModel):
+    """A stream that there is to be."""
+
+    spec: StreamSpec
+    ended: StreamStatus | None = None  # what it said last: it is over
+
+
+class Mark(BaseModel):
+    """How far a stream has come: where a process goes on that takes its place. No frame counts twice."""
+
+    next_frame_id: int = 0
+    next_event_id: int = 0
+    next_track_id: int = 1
+    position: Position | None = None  # of the last frame that was begun, in a source that has an end
+    at_s: float = 0.0  # the stream's own clock, there
+    processed: int = 0
+    dropped: dict[str, int] = {}
+    reconnects: int = 0
+    zones: dict[str, ZoneCount] = {}
+    lines: dict[str, LineCount] = {}
+    marked_at_s: float = 0.0  # wall clock, seconds since the epoch
+
+
+class StreamStore:
+    """The folder. Its files are the owner's only: a source's address may carry credentials."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._lock: int | None = None
+
+    def hold(self) -> bool:
+        """Whether this process is now the one that runs these streams: until it ends, no other one is."""
+        if self._lock is None:
+            lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                return False
+            self._lock = lock
+        return True
+
+    def let_go(self) -> None:
+        """Another process may hold it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def records(self) -> list[Record]:
+        """Every stream, sorted by id. One that cannot be read is logged, and left as it is."""
+        found = []
+        for path in sorted(self._folder.glob(f"*{_RECORD}")):
+            try:
+                found.append(Record.model_validate_json(path.read_bytes()))
+            except (ValidationError, OSError) as exc:  # its text may hold credentials
+                logger.error("stream %s cannot be read from the store: %s", path.stem, type(exc).__name__)
+        return found
+
+    def put(self, record: Record) -> None:
+        """Keep the record: whole, or not at all. Raises OSError."""
+        path = self._folder / f"{record.spec.id}{_RECORD}"
+        part = path.with_suffix(".part")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(record.model_dump_json().encode())
+            file.flush()
+            os.fsync(descriptor)
+        part.replace(path)
+
+    def delete(self, stream_id: str) -> None:
+        """Forget the stream. Raises OSError."""
+        for suffix in (_RECORD, _MARK):  # the mark last: without its record it is nobody's
+            (self._folder / f"{stream_id}{suffix}").unlink(missing_ok=True)
+
+    def bookmark(self, stream_id: str) -> Bookmark:
+        """The stream's mark. Raises OSError."""
+        return Bookmark(self._folder / f"{stream_id}{_MARK}")
+
+
+class Bookmark:
+    """A stream's mark, moved with every frame: written in place, since a killed process loses none of that."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._size = 0
+
+    def read(self) -> Mark | None:
+        """None for a stream that has not begun."""
+        text = os.pread(self._file, 1 << 20, 0)
+        self._size = len(text)
+        try:
+            return Mark.model_validate_json(text) if text else None
+        except ValidationError:  # the machine lost its power while it was written
+            return None
+
+    def write(self, mark: Mark) -> None:
+        """Move it there. Raises OSError."""
+        text = mark.model_dump_json().encode().ljust(self._size)  # blanks over what was longer
+        os.pwrite(self._file, text, 0)
+        self._size = len(text)
+
+    def close(self) -> None:
+        """To be called once."""
+        os.close(self._file)

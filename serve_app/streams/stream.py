@@ -1,0 +1,365 @@
+"""One stream at work: frames in, results, events and counters out. Knows neither Ray nor where the Detector is."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+from serve_app.drawing import draw, encode_jpeg
+from serve_app.errors import InvalidParameter, ModelChanged, ServeAppError, StartError
+from serve_app.frames import FramePool, Slot
+from serve_app.letterbox import letterbox
+from serve_app.stream_schemas import (
+    ClipNotice,
+    Gap,
+    LineCrossing,
+    Policy,
+    Regions,
+    State,
+    StateChange,
+    StreamResult,
+    StreamSpec,
+    StreamStatus,
+    ZoneChange,
+)
+from serve_app.streams.capture import Capture
+from serve_app.streams.events import EventLog
+from serve_app.streams.progress import Progress
+from serve_app.streams.recording import Clip, Recorder
+from serve_app.streams.scene import Scene
+from serve_app.streams.sinks import open_sink
+from serve_app.streams.source import Source
+from serve_app.streams.store import Bookmark, Mark
+from serve_app.streams.zones import RegionEvent, ZoneEvent
+from serve_app.telemetry import STREAM_AGE_MS, STREAM_FRAMES, STREAM_RECONNECTS, STREAM_STATE, Telemetry
+from serve_app.types import Answer, DetectOptions, EventPage, Frame, Letterbox, ModelInfo, Pixels, Snapshot
+
+logger = logging.getLogger("ray.serve")
+
+_FRAME_TIMEOUT_S = 10.0
+_MAX_PIXELS = 50_000_000  # of a frame
+_RETRY_PAUSE_S = 0.2
+_USUAL_FPS = 25.0  # of a source that does not say
+_LOOK_PERIOD_S = 0.25  # at the state
+_LOOKS_PER_REPORT = 8  # metrics
+_CLOSE_WITHIN_S = 5.0
+
+
+class Detector(Protocol):
+    """What a stream needs of the Detector: see ``serving.DetectorClient``."""
+
+    async def connect(self) -> ModelInfo: ...
+    async def model(self) -> ModelInfo: ...
+    @property
+    def pool(self) -> FramePool: ...
+    async def detect(
+        self, slot: Slot, box: Letterbox, model: ModelInfo, options: DetectOptions, *, time_left_s: float
+    ) -> Answer: ...
+    def close(self) -> None: ...
+
+
+def policy_of(spec: StreamSpec, source: Source) -> Policy:
+    """The one that is asked for, or the kind of source's own."""
+    return spec.policy or ("drop_oldest" if source.is_live else "wait")
+
+
+def check_outputs(spec: StreamSpec, output_dir: Path | None) -> None:
+    """Raises InvalidParameter or StartError for sinks and recordings that cannot be."""
+    for sink in spec.sinks:
+        open_sink(sink, spec.id, output_dir)
+    if spec.recording and output_dir is None:
+        raise InvalidParameter("recordings need streams.output_dir (SERVE_APP_OUTPUT_DIR)")
+
+
+class Stream:
+    """Feeds one source's frames to the Detector, one at a time; keeps the latest result, the counters and the events.
+
+    Goes on where ``bookmark`` says that another process ended. To be used from one event loop.
+    """
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        source: Source,
+        detector: Detector,
+        telemetry: Telemetry,
+        bookmark: Bookmark,
+        output_dir: Path | None,
+    ) -> None:
+        """Raises StartError, InvalidParameter for a sink that cannot be."""
+        self._spec = spec
+        self._source = source
+        self._policy: Policy = policy_of(spec, source)
+        self._detector = detector
+        self._telemetry = telemetry
+        self._bookmark = bookmark
+        self._mark = bookmark.read() or Mark()
+        self._is_stopped = False
+        self._is_mark_lost = False
+        self._gap_after = self._mark if self._mark.marked_at_s else None  # until the first frame after it
+        self._started_s = time.monotonic()
+        self._state: State = "starting"
+        self._progress = Progress()
+        self._progress.resume(self._mark)
+        self._scene: Scene | None = None  # once the first frame is there
+        self._latest: tuple[Frame, Pixels, Answer, StreamResult] | None = None
+        self._newer = asyncio.Event()  # than the latest
+        self._ages_ms: list[float] = []  # since the last report
+        self._sinks = [open_sink(sink, spec.id, output_dir) for sink in spec.sinks]
+        self._events = EventLog(spec.id, self._sinks, self._mark.next_event_id)
+        self._recorder = (
+            Recorder(spec.recording, output_dir / spec.id, on_clip=self._hear_of_clip)
+            if spec.recording and output_dir
+            else None
+        )
+        self._capture = Capture(
+            source,
+            self._progress,
+            policy=self._policy,
+            loop=spec.source.loop,
+            max_fps=spec.max_fps,
+            max_pixels=_MAX_PIXELS,
+            after=self._mark.position,
+            at_s=self._mark.at_s,
+        )
+
+    async def run(self) -> None:
+        """Until the source ends, or ``stop``."""
+        self._loop = asyncio.get_running_loop()
+        looking = asyncio.create_task(self._look())
+        try:
+            self._spec.detect.to_options(await self._detector.connect())
+            await self._detect_until_the_end()
+        except ServeAppError as exc:  # waiting cannot help: a class the model does not know, no shared memory
+            self._progress.source_is("failed", exc.detail)
+        except Exception as exc:  # the loop's last words: without them the stream would stand still unnoticed
+            logger.exception("stream %s failed", self._spec.id)
+            self._progress.source_is("failed", f"internal error: {type(exc).__name__}")
+        finally:
+            looking.cancel()
+            self._note_state()
+            self._report()
+            await self._close()
+
+    def stop(self) -> None:
+        """``run`` ends after the frame that is under way."""
+        self._is_stopped = True
+        self._capture.stop()
+
+    def status(self) -> StreamStatus:
+        """Now. Of ``restarts`` it knows nothing."""
+        progress, mark = self._progress, self._mark
+        state, detail = progress.health()
+        return StreamStatus(
+            stream_id=self._spec.id,
+            state=state,
+            detail=detail,
+            source=self._source.name,
+            policy=self._policy,
+            tags=self._spec.tags,
+            uptime_s=round(time.monotonic() - self._started_s, 1),
+            restarts=0,
+            source_fps=progress.source_fps,
+            captured=progress.captured,
+            processed=progress.processed,
+            dropped=dict(progress.dropped),
+            reconnects=progress.reconnects,
+            camera_fps=round(progress.camera_rate.per_second(), 2),
+            processed_fps=round(progress.processed_rate.per_second(), 2),
+            dropped_fps=round(progress.dropped_rate.per_second(), 2),
+            zones=self._scene.zones if self._scene else mark.zones,
+            lines=self._scene.lines if self._scene else mark.lines,
+            sinks=[sink.status() for sink in self._sinks],
+            recording=self._recorder.status() if self._recorder else None,
+            latest=self._latest[3] if self._latest else None,
+        )
+
+    async def events(self, after: int | None, within_s: float) -> EventPage:
+        """See ``EventLog.page``."""
+        return await self._events.page(after, within_s)
+
+    async def snapshot(self, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
+        """The newest frame that was processed and has an id above ``after``; None when the time is up."""
+        try:
+            async with asyncio.timeout(within_s):
+                while self._latest is None or (after is not None and self._latest[0].frame_id <= after):
+                    await self._newer.wait()
+        except TimeoutError:
+            return None
+        frame, pixels, answer, _ = self._latest
+        return await asyncio.to_thread(_snapshot, frame, pixels, answer if boxes else None)
+
+    async def set_regions(self, regions: Regions) -> None:
+        """Count these from now on. Raises StartError."""
+        self._spec = self._spec.model_copy(update={"zones": regions.zones, "lines": regions.lines})
+        if self._scene is not None:
+            await asyncio.to_thread(self._scene.replace, self._spec)
+
+    async def _close(self) -> None:
+        self._capture.stop()
+        if self._recorder:
+            await asyncio.to_thread(self._recorder.close, _CLOSE_WITHIN_S)
+            await asyncio.sleep(0)  # what it has said meanwhile
+        await asyncio.gather(*(sink.close(_CLOSE_WITHIN_S) for sink in self._sinks))
+        self._detector.close()
+
+    async def _detect_until_the_end(self) -> None:
+        self._capture.start()
+        while (frame := await self._capture.take()) is not None:
+            try:
+                pixels = frame.pixels()
+            except ServeAppError as exc:  # a picture of a folder
+                self._progress.drop(exc.code)
+                continue
+            if self._scene is None:
+                fps = self._progress.source_fps or _USUAL_FPS
+                self._scene = await asyncio.to_thread(Scene, self._spec, fps, self._mark)  # it may load a library
+            if self._scene.is_still(frame, pixels):
+                self._progress.drop("no_motion")
+                self._add_regions(frame, self._scene.stay(frame, pixels))
+            else:
+                await self._detect(frame, pixels, self._scene)
+            self._move_mark(frame)
+        if not self._is_stopped:
+            self._progress.finished()
+
+    async def _detect(self, frame: Frame, pixels: Pixels, scene: Scene) -> None:
+        self._progress.asking()
+        self._move_mark(frame)
+        answer = await self._answer(frame, pixels)
+        if answer is None:
+            return
+        self._progress.answered()
+        if self._gap_after is not None:
+            self._add_gap(frame, self._gap_after)
+            self._gap_after = None
+        age_s = time.time() - frame.captured_at_s
+        answer.timing_s["total"] = age_s
+        track_ids, events = scene.update(answer, frame)
+        result = StreamResult.from_answer(answer, frame, stream_id=self._spec.id, track_ids=track_ids.tolist())
+        self._latest = frame, pixels, answer, result
+        self._newer.set()
+        self._newer = asyncio.Event()
+        self._events.add("result", result)
+        self._add_regions(frame, events)
+        if self._recorder:
+            self._recorder.put(pixels, answer.detections, answer.labels, frame.captured_at_s)
+        self._telemetry.answered(answer, "stream")
+        self._ages_ms.append(age_s * 1e3)
+
+    async def _answer(self, frame: Frame, pixels: Pixels) -> Answer | None:
+        """What is found in it, however long the Detector is away; only newer frames can be lost meanwhile."""
+        while True:
+            try:
+                model = await asyncio.wait_for(self._detector.model(), _FRAME_TIMEOUT_S)
+                return await asyncio.wait_for(self._ask(pixels, model), _FRAME_TIMEOUT_S)
+            except (InvalidParameter, StartError):
+                raise
+            except ModelChanged:
+                continue
+            except (ServeAppError, TimeoutError) as exc:
+                self._progress.refused(str(exc) or "the detector does not answer")
+                await asyncio.sleep(_RETRY_PAUSE_S)
+            except Exception as exc:  # the engine failed on this batch: the next frame may fare better
+                logger.exception("stream %s lost frame %d", self._spec.id, frame.frame_id)
+                self._progress.lost("error", f"the detector failed: {type(exc).__name__}")
+                return None
+
+    async def _ask(self, pixels: Pixels, model: ModelInfo) -> Answer:
+        options = self._spec.detect.to_options(model)
+        with self._detector.pool.lease() as slot:
+            began_s = time.monotonic()
+            box = letterbox(pixels, slot.pixels)
+            decode_s = time.monotonic() - began_s
+            answer = await self._detector.detect(slot, box, model, options, time_left_s=_FRAME_TIMEOUT_S)
+        answer.timing_s["decode"] = decode_s
+        return answer
+
+    def _move_mark(self, frame: Frame) -> None:
+        """Whoever takes over goes on after this frame, which has begun or is done."""
+        progress, scene, is_live = self._progress, self._scene, self._source.is_live
+        assert scene is not None
+        self._mark = Mark(
+            next_frame_id=progress.captured if is_live else frame.frame_id + 1,
+            next_event_id=self._events.next_id,
+            next_track_id=scene.next_track_id,
+            position=None if is_live else frame.position,
+            at_s=frame.at_s,
+            processed=progress.processed,
+            dropped=dict(progress.dropped),
+            reconnects=progress.reconnects,
+            zones=scene.zones,
+            lines=scene.lines,
+            marked_at_s=time.time(),
+        )
+        self._save_mark()
+
+    def _save_mark(self) -> None:
+        try:
+            self._bookmark.write(self._mark)
+        except OSError as exc:
+            if not self._is_mark_lost:
+                logger.error("stream %s cannot keep its place: %s", self._spec.id, exc.strerror)
+            self._is_mark_lost = True
+        else:
+            self._is_mark_lost = False
+
+    def _add_gap(self, frame: Frame, before: Mark) -> None:
+        lost = self._progress.dropped["restart"] - before.dropped.get("restart", 0)
+        away_s = round(frame.captured_at_s - before.marked_at_s, 3)
+        self._events.add("gap", Gap(next_frame_id=frame.frame_id, lost=lost, away_s=away_s))
+
+    def _add_regions(self, frame: Frame, events: Sequence[RegionEvent]) -> None:
+        for event in events:
+            fields = asdict(event) | {"frame_id": frame.frame_id, "captured_at_s": frame.captured_at_s}
+            if isinstance(event, ZoneEvent):
+                self._events.add("zone", ZoneChange(**fields))
+            else:
+                self._events.add("line", LineCrossing(**fields))
+
+    def _hear_of_clip(self, clip: Clip) -> None:
+        """Called by the recorder's thread."""
+        self._loop.call_soon_threadsafe(self._events.add, "recording", ClipNotice(**asdict(clip)))
+
+    async def _look(self) -> None:
+        """After the state, and now and then at everything that is measured."""
+        for look in itertools.count():
+            self._note_state()
+            if look % _LOOKS_PER_REPORT == 0:
+                self._report()
+            await asyncio.sleep(_LOOK_PERIOD_S)
+
+    def _note_state(self) -> None:
+        state, detail = self._progress.health()
+        if state == self._state:
+            return
+        self._telemetry.record(STREAM_STATE, 0, stream_id=self._spec.id, state=self._state)
+        self._events.add("state", StateChange(state=state, previous=self._state, detail=detail))
+        self._state = state
+        self._mark = self._mark.model_copy(update={"next_event_id": self._events.next_id})
+        self._save_mark()
+
+    def _report(self) -> None:
+        """As gauges: Ray keeps counters and histograms for ever, and streams come and go."""
+        progress, stream_id = self._progress, self._spec.id
+        self._telemetry.record(STREAM_STATE, 1, stream_id=stream_id, state=self._state)
+        totals = {"captured": progress.captured, "processed": progress.processed, **progress.dropped}
+        for outcome, total in totals.items():
+            self._telemetry.record(STREAM_FRAMES, total, stream_id=stream_id, outcome=outcome)
+        self._telemetry.record(STREAM_RECONNECTS, progress.reconnects, stream_id=stream_id)
+        if self._ages_ms:
+            self._telemetry.record(STREAM_AGE_MS, statistics.median(self._ages_ms), stream_id=stream_id)
+            self._ages_ms.clear()
+
+
+def _snapshot(frame: Frame, pixels: Pixels, answer: Answer | None) -> Snapshot:
+    if answer is not None:
+        pixels = draw(pixels.copy(), answer.detections, answer.labels)
+    return Snapshot(frame.frame_id, encode_jpeg(pixels))

@@ -1,0 +1,333 @@
+"""The StreamSupervisor: sees to it that the streams that there are to be are running. A Serve deployment."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray import serve
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.serve.context import _get_global_client
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.config import AppArgs
+from serve_app.errors import Conflict, InvalidParameter, NotFound, ServeAppError, Unavailable
+from serve_app.serving import Replicas, listen, refusals_as_values
+from serve_app.stream_schemas import Regions, StreamSpec, StreamStatus
+from serve_app.streams import worker
+from serve_app.streams.admission import Load, admit
+from serve_app.streams.source import Source, parse_source
+from serve_app.streams.store import Record, StreamStore
+from serve_app.streams.stream import check_outputs, policy_of
+from serve_app.types import EventPage, ModelInfo, Snapshot
+
+logger = logging.getLogger("ray.serve")
+
+_HOLD_PERIOD_S = 0.5
+_LOOK_PERIOD_S = 5.0  # at each worker's status
+_ANSWER_TIMEOUT_S = 2.0  # of a worker
+_STOP_TIMEOUT_S = 20.0
+_RESTART_PAUSE_S = (0.1, 30.0)  # first and longest, while its process ends again and again
+_SOUND_AFTER_S = 30.0  # of running, a worker's death is not one of a row
+_SILENT_S = 60.0  # a process may take its time to start
+_NO_WORKER_PAUSE_S = 1.0
+_MAX_CALLS = 1024
+
+
+@dataclass(eq=False)
+class _Stream:
+    """A stream that there is to be, and what is known of it."""
+
+    record: Record
+    source: Source | None  # None: it is not allowed any more
+    status: StreamStatus  # as last heard of
+    heard_s: float = 0.0  # when
+    worker: ActorHandle | None = None
+    restarts: int = 0
+    keeping: asyncio.Task[None] | None = None  # while it is to run
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change at a time
+
+
+class StreamSupervisor:
+    """Starts a worker for each stream of the store, and another one when it dies.
+
+    Workers outlive it: the next supervisor reads the store and joins them. One process at a time holds the store.
+    """
+
+    async def __init__(self, detector: DeploymentHandle, args: AppArgs) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._application = serve.get_replica_context().app_name
+        self._args = args.streams
+        self._state_dir = args.streams.state_folder(self._application)
+        self._store = await asyncio.to_thread(StreamStore, self._state_dir)
+        self._detector = Replicas(detector)
+        self._streams: dict[str, _Stream] = {}
+        self._holds = False
+        self._tasks = [asyncio.create_task(self._take_over())]
+        names = "create all status delete pause resume regions set_regions events snapshot"
+        methods = {name: getattr(self, name) for name in names.split()}
+        self._server = await listen(methods, max_calls=_MAX_CALLS)
+
+    @refusals_as_values
+    async def create(self, spec: StreamSpec) -> StreamStatus:
+        """See ``api.pipeline.Streams``, as for all that follow."""
+        self._check_held()
+        if spec.id in self._streams:
+            raise Conflict(f"there is a stream {spec.id!r} already")
+        stream = self._streams[spec.id] = self._make(Record(spec=spec))
+        try:
+            if stream.source is None:
+                parse_source(spec.source.uri, self._args.folders())  # says what is wrong
+            await self._check(stream)
+            await asyncio.to_thread(self._store.put, stream.record)
+        except BaseException:
+            del self._streams[spec.id]
+            raise
+        self._begin(stream)
+        return self._show(stream)
+
+    @refusals_as_values
+    async def all(self) -> list[StreamStatus]:
+        self._check_held()
+        streams = [self._streams[stream_id] for stream_id in sorted(self._streams)]
+        await asyncio.gather(*(self._ask(stream) for stream in streams))
+        return [self._show(stream) for stream in streams]
+
+    @refusals_as_values
+    async def status(self, stream_id: str) -> StreamStatus:
+        stream = self._find(stream_id)
+        await self._ask(stream)
+        return self._show(stream)
+
+    @refusals_as_values
+    async def delete(self, stream_id: str) -> None:
+        stream = self._find(stream_id)
+        async with stream.lock:
+            await self._halt(stream)
+            await asyncio.to_thread(self._store.delete, stream_id)
+            self._streams.pop(stream_id, None)
+
+    @refusals_as_values
+    async def pause(self, stream_id: str) -> StreamStatus:
+        stream = self._find(stream_id)
+        async with stream.lock:
+            if stream.keeping is not None:
+                await self._change(stream, paused=True)
+                await self._halt(stream)
+        return self._show(stream)
+
+    @refusals_as_values
+    async def resume(self, stream_id: str) -> StreamStatus:
+        stream = self._find(stream_id)
+        async with stream.lock:
+            if stream.keeping is None and stream.status.state != "completed":
+                await self._check(stream)
+                stream.record = stream.record.model_copy(update={"ended": None})
+                await self._change(stream, paused=False)
+                self._begin(stream)
+        return self._show(stream)
+
+    @refusals_as_values
+    async def regions(self, stream_id: str) -> Regions:
+        spec = self._find(stream_id).record.spec
+        return Regions(zones=spec.zones, lines=spec.lines)
+
+    @refusals_as_values
+    async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
+        stream = self._find(stream_id)
+        async with stream.lock:
+            _check_tracking(stream.record.spec.model_copy(update=dict(regions)))
+            await self._change(stream, **dict(regions))
+            if stream.worker is not None:
+                try:
+                    await asyncio.wait_for(stream.worker.set_regions.remote(regions), _STOP_TIMEOUT_S)
+                except (RayError, TimeoutError) as exc:
+                    raise Unavailable("the stream's process did not answer; the next one counts these") from exc
+            await self._ask(stream)
+        return self._show(stream)
+
+    @refusals_as_values
+    async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
+        stream = self._find(stream_id)
+        if stream.worker is not None:
+            try:
+                page: EventPage = await stream.worker.events.remote(after, within_s)
+                return page
+            except RayError:
+                pass  # another worker's events come next
+        await asyncio.sleep(min(within_s, _NO_WORKER_PAUSE_S))
+        return EventPage([], -1 if after is None else after, 0)
+
+    @refusals_as_values
+    async def snapshot(self, stream_id: str, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
+        stream = self._find(stream_id)
+        if stream.worker is not None:
+            try:
+                shot: Snapshot | None = await stream.worker.snapshot.remote(after, within_s, boxes)
+                return shot
+            except RayError:
+                pass
+        await asyncio.sleep(min(within_s, _NO_WORKER_PAUSE_S))
+        return None
+
+    async def __del__(self) -> None:
+        for task in (*self._tasks, *(stream.keeping for stream in self._streams.values() if stream.keeping)):
+            task.cancel()
+        try:
+            if self._holds and await asyncio.to_thread(worker.is_gone, self._application):
+                await asyncio.gather(*(self._halt(stream) for stream in self._streams.values()))
+            await self._server.close()
+        finally:
+            self._store.let_go()
+
+    async def _take_over(self) -> None:
+        while not self._store.hold():  # noqa: ASYNC110  # of another process: nothing of ours happens then
+            await asyncio.sleep(_HOLD_PERIOD_S)
+        for record in await asyncio.to_thread(self._store.records):
+            self._streams[record.spec.id] = self._make(record)
+        for stream_id in set(worker.running(self._application)) - set(self._streams):
+            worker.kill(self._application, stream_id)  # of a supervisor that died while it deleted the stream
+        for stream in self._streams.values():
+            if not stream.record.spec.paused and stream.record.ended is None:
+                self._begin(stream)
+        self._holds = True
+        self._tasks.append(asyncio.create_task(self._look()))
+
+    async def _look(self) -> None:
+        """After the workers, which so learn that they are looked after."""
+        while True:
+            await asyncio.sleep(_LOOK_PERIOD_S)
+            await asyncio.gather(*(self._ask(stream) for stream in self._streams.values()))
+            for stream in self._streams.values():
+                if stream.worker is not None and time.monotonic() - stream.heard_s > _SILENT_S:
+                    logger.error("stream %s: its process does not answer, and is ended", stream.record.spec.id)
+                    ray.kill(stream.worker)  # whoever keeps the stream notices
+
+    def _make(self, record: Record) -> _Stream:
+        spec = record.spec
+        source, detail = None, ""
+        try:
+            source = parse_source(spec.source.uri, self._args.folders())
+        except ServeAppError as exc:
+            detail = exc.detail
+        policy = policy_of(spec, source) if source else spec.policy or "wait"
+        status = StreamStatus(
+            stream_id=spec.id,
+            state="starting" if source else "failed",
+            detail=detail,
+            source=source.name if source else "",
+            policy=policy,
+            tags=spec.tags,
+        )
+        return _Stream(record, source, record.ended or status)
+
+    def _begin(self, stream: _Stream) -> None:
+        if stream.source is not None:
+            stream.heard_s = time.monotonic()
+            stream.keeping = asyncio.create_task(self._keep(stream, stream.source))
+
+    async def _keep(self, stream: _Stream, source: Source) -> None:
+        """Has a worker run, and another one when it dies, until the stream is over."""
+        deaths = 0  # in a row
+        while True:
+            began_s = stream.heard_s = time.monotonic()
+            try:
+                stream.worker = worker.start(
+                    stream.record.spec, source, self._application, self._state_dir, self._args.output_folder()
+                )
+                status: StreamStatus = await stream.worker.run.remote()
+                break
+            except Exception as exc:  # it died, or it has failed: the next one may fare better
+                logger.warning("stream %s: its process ended: %s", stream.record.spec.id, type(exc).__name__)
+            stream.worker = None
+            deaths = 0 if time.monotonic() - began_s > _SOUND_AFTER_S else deaths + 1
+            stream.restarts += 1
+            detail = f"its process ended, and is started again: {stream.restarts} times so far"
+            stream.status = stream.status.model_copy(update={"state": "starting", "detail": detail})
+            await asyncio.sleep(min(_RESTART_PAUSE_S[1], _RESTART_PAUSE_S[0] * 2 ** min(deaths, 16)))
+        stream.status, stream.worker, stream.keeping = status, None, None
+        worker.kill(self._application, stream.record.spec.id)
+        stream.record = stream.record.model_copy(update={"ended": status})
+        await asyncio.to_thread(self._store.put, stream.record)
+
+    async def _halt(self, stream: _Stream) -> None:
+        """Its worker ends, having closed what it opened."""
+        if stream.keeping is not None:
+            stream.keeping.cancel()
+            await asyncio.wait([stream.keeping])
+            stream.keeping = None
+        actor, stream.worker = stream.worker, None
+        if actor is not None:
+            try:
+                stream.status = await asyncio.wait_for(actor.stop.remote(), _STOP_TIMEOUT_S)
+            except (RayError, TimeoutError):
+                pass  # it is ended all the same
+            await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
+
+    async def _change(self, stream: _Stream, **changes: Any) -> None:
+        spec = stream.record.spec.model_copy(update=changes)
+        record = stream.record.model_copy(update={"spec": spec})
+        await asyncio.to_thread(self._store.put, record)
+        stream.record = record
+
+    async def _check(self, stream: _Stream) -> None:
+        """Raises what keeps it from running, as far as that can be told before it does."""
+        spec = stream.record.spec
+        check_outputs(spec, self._args.output_folder())
+        _check_tracking(spec)
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                model: ModelInfo = await self._detector.call("model")
+                capacity_fps = await self._detector.call("capacity") * await asyncio.to_thread(self._most_detectors)
+        except (TimeoutError, Unavailable):
+            return  # nobody can tell yet
+        spec.detect.to_options(model)
+        others = (other for other in self._streams.values() if other is not stream and other.keeping)
+        admit(_load(stream), map(_load, others), capacity_fps)
+
+    def _most_detectors(self) -> int:
+        """As many as there are, or as autoscaling may make of them."""
+        details = _get_global_client().get_serve_details()
+        detector = details["applications"][self._application]["deployments"]["Detector"]
+        scaling = detector["deployment_config"].get("autoscaling_config") or {}
+        return int(scaling.get("max_replicas") or detector["target_num_replicas"])
+
+    async def _ask(self, stream: _Stream) -> None:
+        """What the worker says of the stream, where it answers in time."""
+        if stream.worker is None:
+            return
+        try:
+            stream.status = await asyncio.wait_for(stream.worker.status.remote(), _ANSWER_TIMEOUT_S)
+            stream.heard_s = time.monotonic()
+        except (RayError, TimeoutError):
+            pass  # whoever keeps the stream notices when it is dead
+
+    def _show(self, stream: _Stream) -> StreamStatus:
+        changes: dict[str, Any] = {"restarts": stream.restarts}
+        if stream.record.spec.paused:
+            changes |= {"state": "paused", "detail": "", "camera_fps": 0.0, "processed_fps": 0.0, "dropped_fps": 0.0}
+        return stream.status.model_copy(update=changes)
+
+    def _check_held(self) -> None:
+        if not self._holds:
+            raise Unavailable("another supervisor still has the streams")
+
+    def _find(self, stream_id: str) -> _Stream:
+        self._check_held()
+        if stream_id not in self._streams:
+            raise NotFound(f"no stream {stream_id[:64]!r}")
+        return self._streams[stream_id]
+
+
+def _check_tracking(spec: StreamSpec) -> None:
+    if spec.is_tracked and importlib.util.find_spec("trackers") is None:
+        raise InvalidParameter("tracking is an extra: pip install 'sightline[tracking]'")
+
+
+def _load(stream: _Stream) -> Load:
+    return Load(stream.record.spec, stream.status.policy, stream.status.source_fps)
