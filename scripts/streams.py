@@ -141,7 +141,7 @@ def apply(http: httpx.Client, options: argparse.Namespace) -> None:
     specs = read_specs(options.file)
     there = {stream.stream_id: stream for stream in all_streams(http)}
     outcomes = {}
-    for stream_id, spec in track(specs.items(), "applying", transient=True):
+    for stream_id, spec in track(specs.items(), "applying", console=Console(stderr=True), transient=True):
         outcomes[stream_id] = apply_one(http, spec, there.get(stream_id))
     if options.prune:
         for stream_id in sorted(there.keys() - specs.keys()):

@@ -165,7 +165,7 @@ class EventPage:
     """Some of a stream's events, the oldest first."""
 
     events: list[Event]
-    last_id: int  # of the newest event that there is: what to ask on from, where the page is empty
+    last_id: int  # what to ask on from, where the page is empty
     missed: int  # events that were wanted and are no longer kept
 
 

@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 
 from serve_app.drawing import encode_jpeg
-from serve_app.errors import Conflict, NotFound, ServeAppError, Undecodable
+from serve_app.errors import Conflict, NotFound, ServeAppError, Unavailable, Undecodable
 from serve_app.schemas import DetectQuery
 from serve_app.stream_schemas import Regions, StateChange, StreamSpec, StreamStatus
 from serve_app.streams.events import EventLog
@@ -62,6 +62,7 @@ class FakeStreams:
         self.shots: dict[str, Snapshot] = {}
         self.latest: StreamStatus | None = None
         self.failure: ServeAppError | None = None
+        self.broken = False  # the next answer without end breaks off
 
     def happen(self, stream_id: str, state: str = "running") -> None:
         """An event."""
@@ -105,6 +106,9 @@ class FakeStreams:
 
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
         self._find(stream_id)
+        if self.broken and within_s:
+            self.broken = False
+            raise Unavailable("the supervisor has died")
         return await self.logs[stream_id].page(after, min(within_s, 0.05))
 
     async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:

@@ -50,7 +50,7 @@ class EventLog:
             try:
                 await asyncio.wait_for(self._arrived.wait(), within_s)
             except TimeoutError:
-                return EventPage([], self._next_id - 1, 0)
+                return EventPage([], min(after, self._next_id - 1), 0)  # not one that came just now
         wanted = [event for event in self._kept if event.event_id > after]
         missed = wanted[0].event_id - after - 1 if wanted else 0
         return EventPage(wanted[:_PAGE], self._next_id - 1, missed)

@@ -186,7 +186,7 @@ def _explain(source: Source, exc: Exception, *, timed_out: bool) -> SourceError:
     if isinstance(exc, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError | PermissionError):
         return SourceDenied(f"{source.name} refuses these credentials")
     if timed_out and _is_reachable(source):
-        return SourceStalled(f"{source.name} is connected and sends nothing")
+        return SourceStalled(f"{source.name} is connected and sends no video")
     if timed_out:
         return SourceGone(f"{source.name} does not answer")
     if isinstance(exc, av.InvalidDataError | ValueError):

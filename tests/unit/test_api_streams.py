@@ -3,72 +3,30 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from scripts.server import free_port
-from serve_app.api import build_api
 from serve_app.api.streams import _MAX_FOLLOWERS
-from serve_app.config import parse_args
 from serve_app.errors import Overloaded
 from serve_app.types import Snapshot
-from tests.fakes import FakePipeline, FakeStreams
+from tests.stream_server import StreamServer, serve_streams
 
 SPEC = {"id": "lot", "source": {"uri": "rtsp://user:secret@camera/1"}}
 
 
-@dataclass
-class Served:
-    """The interface, and the streams behind it."""
-
-    streams: FakeStreams
-    http: httpx.Client
-    port: int
-
-    def happen(self, count: int = 1) -> None:
-        for _ in range(count):
-            self.loop.call_soon_threadsafe(self.streams.happen, "lot")
-
-    loop: Any = None
+@pytest.fixture
+def served() -> Iterator[StreamServer]:
+    with serve_streams() as served:
+        yield served
 
 
 @pytest.fixture
-def served() -> Iterator[Served]:
-    streams, port = FakeStreams(), free_port()
-    api: FastAPI = build_api(FakePipeline(), streams, parse_args({}))
-    server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="critical", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
-            while not server.started:
-                assert thread.is_alive()
-            served = Served(streams, http, port)
-
-            @api.get("/loop")
-            async def loop() -> None:
-                import asyncio
-
-                served.loop = asyncio.get_running_loop()
-
-            http.get("/loop")
-            yield served
-    finally:
-        server.should_exit = True
-        thread.join(20)
-
-
-@pytest.fixture
-def lot(served: Served) -> Served:
+def lot(served: StreamServer) -> StreamServer:
     served.http.post("/streams", json=SPEC).raise_for_status()
     return served
 
@@ -95,7 +53,7 @@ def next_event(lines: Iterator[str]) -> dict[str, str]:
     return event
 
 
-def test_a_stream_is_created_listed_inspected_and_deleted(served: Served) -> None:
+def test_a_stream_is_created_listed_inspected_and_deleted(served: StreamServer) -> None:
     created = served.http.post("/streams", json=SPEC)
     assert (created.status_code, created.headers["Location"]) == (201, "/streams/lot")
     assert "secret" not in created.text
@@ -105,12 +63,12 @@ def test_a_stream_is_created_listed_inspected_and_deleted(served: Served) -> Non
     assert is_error(served.http.get("/streams/lot"), 404, "not_found")
 
 
-def test_a_stream_is_paused_and_resumed(lot: Served) -> None:
+def test_a_stream_is_paused_and_resumed(lot: StreamServer) -> None:
     assert lot.http.post("/streams/lot/pause").json()["state"] == "paused"
     assert lot.http.post("/streams/lot/resume").json()["state"] == "running"
 
 
-def test_regions_are_read_and_written(lot: Served) -> None:
+def test_regions_are_read_and_written(lot: StreamServer) -> None:
     zone = {"name": "dock", "polygon": [[0, 0], [1, 0], [1, 1]], "labels": []}
     assert lot.http.put("/streams/lot/regions", json={"zones": [zone]}).status_code == 200
     assert lot.http.get("/streams/lot/regions").json() == {"zones": [zone], "lines": []}
@@ -128,33 +86,33 @@ def test_regions_are_read_and_written(lot: Served) -> None:
         {"source": {"uri": "a.mp4"}, "sinks": [{"type": "webhook", "url": "https://hook", "secret": "secret" * 99}]},
     ],
 )
-def test_what_is_wrong_is_said_without_what_may_be_secret(served: Served, spec: dict[str, Any]) -> None:
+def test_what_is_wrong_is_said_without_what_may_be_secret(served: StreamServer, spec: dict[str, Any]) -> None:
     refused = served.http.post("/streams", json=spec)
     assert is_error(refused, 422, "invalid_parameter")
     assert "secretsecret" not in refused.text
     assert "user:secret" not in refused.text
 
 
-def test_a_refusal_has_its_own_status(served: Served) -> None:
+def test_a_refusal_has_its_own_status(served: StreamServer) -> None:
     served.streams.failure = Overloaded("the detectors take 40 frames a second")
     refused = served.http.post("/streams", json=SPEC)
     assert is_error(refused, 503, "overloaded")
     assert refused.headers["Retry-After"] == "1"
 
 
-def test_before_the_first_frame_there_is_nothing_to_show(lot: Served) -> None:
+def test_before_the_first_frame_there_is_nothing_to_show(lot: StreamServer) -> None:
     for path in ("detections", "frame.jpg"):
         assert is_error(lot.http.get(f"/streams/lot/{path}"), 503, "unavailable")
 
 
-def test_the_newest_frame_is_a_picture_with_or_without_boxes(lot: Served) -> None:
+def test_the_newest_frame_is_a_picture_with_or_without_boxes(lot: StreamServer) -> None:
     lot.streams.shots = {"drawn": Snapshot(7, b"drawn"), "plain": Snapshot(7, b"plain")}
     drawn = lot.http.get("/streams/lot/frame.jpg")
     assert (drawn.content, drawn.headers["Content-Type"], drawn.headers["X-Frame-Id"]) == (b"drawn", "image/jpeg", "7")
     assert lot.http.get("/streams/lot/frame.jpg?boxes=false").content == b"plain"
 
 
-def test_a_preview_shows_each_frame_once(lot: Served) -> None:
+def test_a_preview_shows_each_frame_once(lot: StreamServer) -> None:
     lot.streams.shots = {"drawn": Snapshot(1, b"first")}
     with lot.http.stream("GET", "/streams/lot/preview.mjpeg?max_fps=30") as response:
         assert response.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=frame"
@@ -169,11 +127,11 @@ def test_a_preview_shows_each_frame_once(lot: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["events", "preview.mjpeg", "frame.jpg", "detections", "regions"])
-def test_an_unknown_stream_is_404_before_the_first_byte(served: Served, path: str) -> None:
+def test_an_unknown_stream_is_404_before_the_first_byte(served: StreamServer, path: str) -> None:
     assert is_error(served.http.get(f"/streams/nothing/{path}"), 404, "not_found")
 
 
-def test_events_come_as_they_happen(lot: Served) -> None:
+def test_events_come_as_they_happen(lot: StreamServer) -> None:
     with lot.http.stream("GET", "/streams/lot/events") as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
         assert response.headers["Cache-Control"] == "no-store"
@@ -185,21 +143,21 @@ def test_events_come_as_they_happen(lot: Served) -> None:
     assert json.loads(first["data"])["stream_id"] == "lot"
 
 
-def test_a_browser_that_reconnects_goes_on_where_it_was(lot: Served) -> None:
+def test_a_browser_that_reconnects_goes_on_where_it_was(lot: StreamServer) -> None:
     lot.happen(5)
     with lot.http.stream("GET", "/streams/lot/events?after=0", headers={"Last-Event-ID": "2"}) as response:
         lines = response.iter_lines()
         assert [next_event(lines)["id"] for _ in range(2)] == ["3", "4"]
 
 
-def test_what_is_no_longer_kept_is_said(lot: Served) -> None:
+def test_what_is_no_longer_kept_is_said(lot: StreamServer) -> None:
     lot.happen(600)
     with lot.http.stream("GET", "/streams/lot/events?after=0") as response:
         missed = next_event(response.iter_lines())
     assert (missed["event"], json.loads(missed["data"])) == ("missed", {"missed": 87})
 
 
-def test_only_the_types_that_are_asked_for_come(lot: Served) -> None:
+def test_only_the_types_that_are_asked_for_come(lot: StreamServer) -> None:
     lot.happen()
     with lot.http.stream("GET", "/streams/lot/events?types=zone,line&after=0") as response:
         assert next_event_or_comment(response.iter_lines()) == {}
@@ -210,7 +168,7 @@ def next_event_or_comment(lines: Iterator[str]) -> dict[str, str]:
     return {name: value for name, value in sse(lines).items() if name}
 
 
-def test_an_answer_ends_with_its_stream(lot: Served) -> None:
+def test_an_answer_ends_with_its_stream(lot: StreamServer) -> None:
     with lot.http.stream("GET", "/streams/lot/events") as response:
         lines = response.iter_lines()
         sse(lines)
@@ -218,13 +176,13 @@ def test_an_answer_ends_with_its_stream(lot: Served) -> None:
         assert [line for line in lines if line.startswith("data")] == []
 
 
-def test_a_websocket_hears_the_same(lot: Served) -> None:
+def test_a_websocket_hears_the_same(lot: StreamServer) -> None:
     with connect(f"ws://127.0.0.1:{lot.port}/streams/lot/events?types=state&after=0", proxy=None) as socket:
         lot.happen(2)
         assert [json.loads(socket.recv(20))["event_id"] for _ in range(2)] == [0, 1]
 
 
-def test_a_websocket_is_closed_with_the_reason(lot: Served) -> None:
+def test_a_websocket_is_closed_with_the_reason(lot: StreamServer) -> None:
     for path, code in (("nothing/events", 4404), ("lot/events?types=cat", 4422)):
         with connect(f"ws://127.0.0.1:{lot.port}/streams/{path}", proxy=None) as socket:
             with pytest.raises(ConnectionClosed) as closed:
@@ -232,7 +190,7 @@ def test_a_websocket_is_closed_with_the_reason(lot: Served) -> None:
             assert closed.value.rcvd.code == code
 
 
-def test_followers_are_bounded_and_make_room_when_they_go(lot: Served) -> None:
+def test_followers_are_bounded_and_make_room_when_they_go(lot: StreamServer) -> None:
     sockets = [connect(f"ws://127.0.0.1:{lot.port}/streams/lot/events", proxy=None) for _ in range(_MAX_FOLLOWERS)]
     refused = lot.http.get("/streams/lot/events")
     assert is_error(refused, 503, "overloaded")

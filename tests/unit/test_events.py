@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import pytest
 
@@ -72,3 +73,12 @@ async def test_everything_is_read_page_by_page(log: EventLog) -> None:
         seen += ids(page)
         after = seen[-1]
     assert seen == list(range(7, 7 + _KEPT))
+
+
+async def test_an_event_that_comes_as_the_time_is_up_is_not_passed_over(log: EventLog) -> None:
+    asking = asyncio.create_task(log.page(6, 0.01))
+    await asyncio.sleep(0)
+    time.sleep(0.02)  # the loop wakes up late, and finds both
+    log.add("state", RUNNING)
+    page = await asking
+    assert ids(page) == [7] or page.last_id == 6
