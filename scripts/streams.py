@@ -234,7 +234,7 @@ def print_events(http: httpx.Client, options: argparse.Namespace) -> None:
     last_id: str | None = None
     while True:
         try:
-            for name, value in read_events(http, options, last_id):
+            for name, value in read_events(http, options.id, options.types, last_id):
                 if name == "id":
                     last_id = value
                 else:
@@ -243,11 +243,11 @@ def print_events(http: httpx.Client, options: argparse.Namespace) -> None:
             time.sleep(RECONNECT_PAUSE_S)
 
 
-def read_events(http: httpx.Client, options: argparse.Namespace, last_id: str | None) -> Iterator[tuple[str, str]]:
+def read_events(http: httpx.Client, stream_id: str, types: str, last_id: str | None) -> Iterator[tuple[str, str]]:
     """The fields ``id`` and ``data`` of Server-Sent Events. Raises Refused, httpx.TransportError at the end."""
     headers = {"Last-Event-ID": last_id} if last_id else {}
-    query = {"types": options.types} if options.types else {}
-    with http.stream("GET", f"/streams/{options.id}/events", params=query, headers=headers) as response:
+    query = {"types": types} if types else {}
+    with http.stream("GET", f"/streams/{stream_id}/events", params=query, headers=headers) as response:
         if response.is_error:
             response.read()
             check(response)

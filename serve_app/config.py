@@ -117,6 +117,8 @@ class StreamArgs(_Args):
     # Which streams there are to be, and how far they have come; of several machines: on a file system they share.
     state_dir: Path = _setting("STATE_DIR", Path("~/.local/state/sightline"))
     output_dir: Path | None = _setting("OUTPUT_DIR", None)  # of sinks that write files, and of recordings; unset: none
+    # What decodes video; unset, or where there is none: software.
+    hwaccel: Literal["cuda", "qsv", "drm", "amf"] | None = _setting("HWACCEL", None)
 
     def folders(self) -> tuple[Path, ...]:
         """The folders, absolute, with links resolved. Raises ConfigError."""

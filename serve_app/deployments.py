@@ -102,8 +102,9 @@ class Detector:
         except ServeAppError:
             self._report_queue()
             raise
-        self._telemetry.record(STAGE_MS, batched.queue_s * 1e3, stage="queue")
-        return replace(batched.result, queue_s=batched.queue_s, batch_size=batched.batch_size)
+        reply = replace(batched.result, queue_s=batched.queue_s, batch_size=batched.batch_size)
+        self._telemetry.answered(reply, self._model.labels, request.traffic)
+        return reply
 
     def _frame(self, request: DetectRequest) -> Pixels:
         if not isinstance(request.frame, bytes):
@@ -198,7 +199,7 @@ class Preprocessor:
             except ModelChanged:  # a roll-out, under the picture: once more, for the model that serves now
                 answer = await self._detect(data, query, annotate, expires_at_s)
         answer.timing_s["queue"] += waited_s
-        self._telemetry.answered(answer, "http")
+        self._telemetry.record(STAGE_MS, answer.timing_s["decode"] * 1e3, stage="decode")
         return answer
 
     async def _detect(self, data: bytes, query: DetectQuery, annotate: bool, expires_at_s: float) -> Answer:

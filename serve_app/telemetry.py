@@ -7,11 +7,12 @@ application where they are recorded inside a replica.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from serve_app.types import Answer, DetectReply
+from serve_app.stream_schemas import State, StreamStatus
+from serve_app.types import DetectReply, Traffic
 
 _MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -39,7 +40,7 @@ EXECUTIONS = Metric("counter", "sightline_executions", "Batches; the mean batch 
 BATCH_SIZE = Metric("histogram", "sightline_batch_size", "Pictures taken together by the engine", (), _COUNTS)
 QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Pictures that wait for the engine", ("traffic",))
 STAGE_MS = Metric("histogram", "sightline_stage_ms", "Milliseconds a picture spends in a stage", ("stage",), _MS)
-# Of one stream: gauges, all of them. Ray's node agent forgets a gauge that is no longer reported, and nothing else.
+# Of one stream: gauges, all of them. Ray forgets a gauge that is recorded no more, after 20 s, and nothing else.
 STREAM_STATE = Metric(
     "gauge", "sightline_stream_state", "1 for the state that the stream is in", ("stream_id", "state")
 )
@@ -53,7 +54,7 @@ STREAM_RECONNECTS = Metric(
     "gauge", "sightline_stream_reconnects", "Times that the source was opened again", ("stream_id",)
 )
 STREAM_AGE_MS = Metric(
-    "gauge", "sightline_stream_age_ms", "Milliseconds from capture to result, median", ("stream_id",)
+    "gauge", "sightline_stream_age_ms", "Milliseconds from capture to result, of the latest", ("stream_id",)
 )
 
 
@@ -88,12 +89,25 @@ class Telemetry:
                 self.record(metric, grown, **{tag: name}, **tags)
                 self._totals[series] = total
 
-    def answered(self, answer: Answer, traffic: str) -> None:
-        """One picture or frame was answered."""
+    def answered(self, reply: DetectReply, labels: Sequence[str], traffic: Traffic) -> None:
+        """One picture or frame was answered. ``labels``: of each class id."""
         self.record(IMAGES, traffic=traffic)
-        for label, count in Counter(answer.labels).items():
-            self.record(DETECTIONS, count, label=label)
-        self.record(STAGE_MS, answer.timing_s["decode"] * 1e3, stage="decode")
+        for class_id, count in Counter(reply.detections.class_id.tolist()).items():
+            self.record(DETECTIONS, count, label=labels[class_id])
+        self.record(STAGE_MS, reply.queue_s * 1e3, stage="queue")
+
+    def stream(self, status: StreamStatus, previous: State | None) -> None:
+        """What a stream says of itself, and its state when it was last told; to be told every few seconds."""
+        stream_id = status.stream_id
+        if previous not in {None, status.state}:
+            self.record(STREAM_STATE, 0, stream_id=stream_id, state=str(previous))
+        self.record(STREAM_STATE, 1, stream_id=stream_id, state=status.state)
+        totals = {"captured": status.captured, "processed": status.processed, **status.dropped}
+        for outcome, total in totals.items():
+            self.record(STREAM_FRAMES, total, stream_id=stream_id, outcome=outcome)
+        self.record(STREAM_RECONNECTS, status.reconnects, stream_id=stream_id)
+        if status.latest:
+            self.record(STREAM_AGE_MS, status.latest.age_s * 1e3, stream_id=stream_id)
 
     def inferred(self, replies: list[DetectReply]) -> None:
         """One batch went through the engine."""

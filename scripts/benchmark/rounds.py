@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from scripts.benchmark import ceiling, load
 from scripts.benchmark.contenders import Contender, Running
-from scripts.benchmark.usage import Usage, memory_bytes
+from scripts.benchmark.usage import Usage, memory_mib
 
 _IDLE_S = 5.0  # over which a server's CPU is watched before anything is sent
 _WARM_UP_S = 3.0
@@ -88,7 +88,7 @@ def _measure(running: Running, plan: load.Plan, idle_cpu_per_s: float) -> dict[s
         "cpu_ms_by_process": {name: used_s / images * 1e3 for name, used_s in by_process.most_common()},
         "stages_ms": seen.stages_ms,
         "mean_batch_size": sum(seen.batch_sizes) / len(seen.batch_sizes) if seen.batch_sizes else None,
-        "memory_mib": memory_bytes(running.pid) / 2**20,
+        "memory_mib": memory_mib(running.pid).total(),
     }
 
 

@@ -11,6 +11,7 @@ import asyncio
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,13 +23,14 @@ import httpx
 import matplotlib as mpl
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from scripts.benchmark import ceiling
-from scripts.benchmark.usage import Usage, memory_bytes
+from scripts.benchmark.usage import Usage, memory_mib
 from scripts.benchmark.weights import openvino_folder
 from scripts.server import ROOT, Server, start, stop_on_signals
 
@@ -38,6 +40,7 @@ from matplotlib import pyplot as plt  # after the backend is chosen
 FOLDER = ROOT / "build/bench"
 _WARM_UP_S = 5.0
 _MEMORY_PERIOD_S = 10.0
+_SETTLED_MIN = 1.0
 console = Console(width=100)
 
 
@@ -125,7 +128,7 @@ class Ages:
 
     at_s: list[float] = field(default_factory=list)  # since the start, of each result
     age_s: list[float] = field(default_factory=list)
-    memory: list[tuple[float, float]] = field(default_factory=list)  # when, MiB
+    memory: list[tuple[float, Counter[str]]] = field(default_factory=list)  # when, MiB by process name
 
 
 def watch_ages(model: dict[str, Any], video: Path, duration_s: float) -> Ages:
@@ -155,8 +158,7 @@ async def _watch(server: Server, count: int, duration_s: float) -> Ages:
         with Progress(console=console) as progress:
             task = progress.add_task(f"watching {count} streams", total=duration_s)
             while (at_s := time.monotonic() - began_s) < duration_s:
-                memory = await asyncio.to_thread(memory_bytes, server.process.pid)
-                ages.memory.append((at_s, memory / 2**20))
+                ages.memory.append((at_s, await asyncio.to_thread(memory_mib, server.process.pid)))
                 progress.update(task, completed=at_s)
                 await asyncio.sleep(_MEMORY_PERIOD_S)
         for follower in followers:
@@ -171,26 +173,33 @@ def show_ages(ages: Ages) -> None:
     minutes = np.arange(int(at_min.max()) + (at_min.max() % 1 > 0.5))
     seen = [age_ms[(at_min >= minute) & (at_min < minute + 1)] for minute in minutes]
     p50, p99 = (np.array([np.percentile(one, percentile) for one in seen]) for percentile in (50, 99))
-    memory_min, memory_mib = np.array(ages.memory).T / np.array([[60], [1]])
+    memory_min = np.array([at_s for at_s, _ in ages.memory]) / 60
+    total_mib = np.array([by_name.total() for _, by_name in ages.memory])
     console.print(
         f"{len(age_ms) / at_min.max() / 60:.1f} frames/s; age p50 {np.percentile(age_ms, 50):.0f} ms, "
         f"p99 {np.percentile(age_ms, 99):.0f} ms, p99 of a minute from {p99.min():.0f} to {p99.max():.0f} ms"
     )
     if len(minutes) > 2:
-        later = memory_min > 1  # a process settles first
-        console.print(
-            f"slope of p99: {np.polyfit(minutes + 0.5, p99, 1)[0]:+.2f} ms a minute; of memory: "
-            f"{np.polyfit(memory_min[later], memory_mib[later], 1)[0]:+.2f} MiB a minute, of {memory_mib[-1]:.0f}"
-        )
+        console.print(f"slope of p99: {slope(minutes + 0.5, p99):+.2f} ms a minute")
+        console.print(f"slope of memory: {slope(memory_min, total_mib):+.2f} MiB a minute, of {total_mib[-1]:.0f}")
+        for name in ages.memory[-1][1]:
+            mib = np.array([by_name[name] for _, by_name in ages.memory])
+            console.print(f"  {name:24} {slope(memory_min, mib):+.2f} MiB a minute, of {mib[-1]:.0f}")
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 5), sharex=True, layout="constrained")
     above.plot(minutes + 0.5, p99, marker="o", label="99 % are younger")
     above.plot(minutes + 0.5, p50, marker="o", label="half of them are")
     above.set(ylabel="a result's age, ms", ylim=(0, None), title="streams that send twice what the engine takes")
     above.legend()
-    below.plot(memory_min, memory_mib)
+    below.plot(memory_min, total_mib)
     below.set(xlabel="minutes", ylabel="memory, MiB", ylim=(0, None))
     figure.savefig(FOLDER / "age.png", dpi=120)
     console.print(f"look at {FOLDER / 'age.png'}")
+
+
+def slope(at_min: NDArray[Any], values: NDArray[Any]) -> float:
+    """What the values gain a minute, once the processes have settled."""
+    later = at_min > _SETTLED_MIN
+    return float(np.polyfit(at_min[later], values[later], 1)[0])
 
 
 if __name__ == "__main__":

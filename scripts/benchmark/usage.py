@@ -38,13 +38,13 @@ class Usage:
         return used
 
 
-def memory_bytes(pid: int) -> int:
-    """Of a process and all its descendants, a page that several share counted once."""
-    total = 0
+def memory_mib(pid: int) -> Counter[str]:
+    """Of a process and all its descendants, by process name; a page that several share is counted once."""
+    found: Counter[str] = Counter()
     for process in _family(pid):
         with suppress(psutil.Error):
-            total += process.memory_full_info().pss
-    return total
+            found[_name(process)] += process.memory_full_info().pss / 2**20
+    return found
 
 
 def _family(pid: int) -> list[psutil.Process]:

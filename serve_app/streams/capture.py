@@ -88,13 +88,18 @@ class Capture:
         max_fps: float | None = None,
         after: Position | None = None,
         at_s: float = 0.0,
+        hwaccel: str | None = None,
     ) -> None:
-        """A source that has an end begins after ``after``; the stream's own clock begins at ``at_s``."""
+        """A source that has an end begins after ``after``; the stream's own clock begins at ``at_s``.
+
+        ``hwaccel``: see ``open_video``.
+        """
         self._source = source
         self._progress = progress
         self._policy = policy
         self._max_pixels = max_pixels
         self._loop = loop
+        self._hwaccel = hwaccel
         self._interval_s = 1 / max_fps if max_fps else 0.0
         self._place = WaitingPlace()
         self._stopped = threading.Event()
@@ -131,7 +136,9 @@ class Capture:
             before = self._progress.captured
             pause_s = 0.0
             try:
-                with open_video(self._source, max_pixels=self._max_pixels, after=self._after) as video:
+                with open_video(
+                    self._source, max_pixels=self._max_pixels, after=self._after, hwaccel=self._hwaccel
+                ) as video:
                     self._progress.opened(video.fps)
                     self._after = None
                     self._read(video)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
+from serve_app.config import StreamArgs
 from serve_app.drawing import draw, encode_jpeg
 from serve_app.errors import InvalidParameter, ModelChanged, ServeAppError, StartError
 from serve_app.frames import FramePool, Slot
@@ -38,7 +37,6 @@ from serve_app.streams.sinks import open_sink
 from serve_app.streams.source import Source
 from serve_app.streams.store import Bookmark, Mark
 from serve_app.streams.zones import RegionEvent, ZoneEvent
-from serve_app.telemetry import STREAM_AGE_MS, STREAM_FRAMES, STREAM_RECONNECTS, STREAM_STATE, Telemetry
 from serve_app.types import Answer, DetectOptions, EventPage, Frame, Letterbox, ModelInfo, Pixels, Snapshot
 
 logger = logging.getLogger("ray.serve")
@@ -48,7 +46,6 @@ _MAX_PIXELS = 50_000_000  # of a frame
 _RETRY_PAUSE_S = 0.2
 _USUAL_FPS = 25.0  # of a source that does not say
 _LOOK_PERIOD_S = 0.25  # at the state
-_LOOKS_PER_REPORT = 8  # metrics
 _CLOSE_WITHIN_S = 5.0
 
 
@@ -89,16 +86,15 @@ class Stream:
         spec: StreamSpec,
         source: Source,
         detector: Detector,
-        telemetry: Telemetry,
         bookmark: Bookmark,
-        output_dir: Path | None,
+        args: StreamArgs,
     ) -> None:
         """Raises StartError, InvalidParameter for a sink that cannot be."""
+        output_dir = args.output_folder()
         self._spec = spec
         self._source = source
         self._policy: Policy = policy_of(spec, source)
         self._detector = detector
-        self._telemetry = telemetry
         self._bookmark = bookmark
         self._mark = bookmark.read() or Mark()
         self._is_stopped = False
@@ -111,7 +107,6 @@ class Stream:
         self._scene: Scene | None = None  # once the first frame is there
         self._latest: tuple[Frame, Pixels, Answer, StreamResult] | None = None
         self._newer = asyncio.Event()  # than the latest
-        self._ages_ms: list[float] = []  # since the last report
         self._sinks = [open_sink(sink, spec.id, output_dir) for sink in spec.sinks]
         self._events = EventLog(spec.id, self._sinks, self._mark.next_event_id)
         self._recorder = (
@@ -128,6 +123,7 @@ class Stream:
             max_pixels=_MAX_PIXELS,
             after=self._mark.position,
             at_s=self._mark.at_s,
+            hwaccel=args.hwaccel,
         )
 
     async def run(self) -> None:
@@ -145,7 +141,6 @@ class Stream:
         finally:
             looking.cancel()
             self._note_state()
-            self._report()
             await self._close()
 
     def stop(self) -> None:
@@ -251,8 +246,6 @@ class Stream:
         self._add_regions(frame, events)
         if self._recorder:
             self._recorder.put(pixels, answer.detections, answer.labels, frame.captured_at_s)
-        self._telemetry.answered(answer, "stream")
-        self._ages_ms.append(age_s * 1e3)
 
     async def _answer(self, frame: Frame, pixels: Pixels) -> Answer | None:
         """What is found in it, however long the Detector is away; only newer frames can be lost meanwhile."""
@@ -329,34 +322,19 @@ class Stream:
         self._loop.call_soon_threadsafe(self._events.add, "recording", ClipNotice(**asdict(clip)))
 
     async def _look(self) -> None:
-        """After the state, and now and then at everything that is measured."""
-        for look in itertools.count():
+        """After the state, which may change by nothing happening."""
+        while True:
             self._note_state()
-            if look % _LOOKS_PER_REPORT == 0:
-                self._report()
             await asyncio.sleep(_LOOK_PERIOD_S)
 
     def _note_state(self) -> None:
         state, detail = self._progress.health()
         if state == self._state:
             return
-        self._telemetry.record(STREAM_STATE, 0, stream_id=self._spec.id, state=self._state)
         self._events.add("state", StateChange(state=state, previous=self._state, detail=detail))
         self._state = state
         self._mark = self._mark.model_copy(update={"next_event_id": self._events.next_id})
         self._save_mark()
-
-    def _report(self) -> None:
-        """As gauges: Ray keeps counters and histograms for ever, and streams come and go."""
-        progress, stream_id = self._progress, self._spec.id
-        self._telemetry.record(STREAM_STATE, 1, stream_id=stream_id, state=self._state)
-        totals = {"captured": progress.captured, "processed": progress.processed, **progress.dropped}
-        for outcome, total in totals.items():
-            self._telemetry.record(STREAM_FRAMES, total, stream_id=stream_id, outcome=outcome)
-        self._telemetry.record(STREAM_RECONNECTS, progress.reconnects, stream_id=stream_id)
-        if self._ages_ms:
-            self._telemetry.record(STREAM_AGE_MS, statistics.median(self._ages_ms), stream_id=stream_id)
-            self._ages_ms.clear()
 
 
 def _snapshot(frame: Frame, pixels: Pixels, answer: Answer | None) -> Snapshot:

@@ -18,13 +18,14 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import AppArgs
 from serve_app.errors import Conflict, InvalidParameter, NotFound, ServeAppError, Unavailable
-from serve_app.serving import Replicas, listen, refusals_as_values
-from serve_app.stream_schemas import Regions, StreamSpec, StreamStatus
+from serve_app.serving import RayInstrument, Replicas, listen, refusals_as_values
+from serve_app.stream_schemas import Regions, State, StreamSpec, StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.admission import Load, admit
 from serve_app.streams.source import Source, parse_source
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.stream import check_outputs, policy_of
+from serve_app.telemetry import Telemetry
 from serve_app.types import EventPage, ModelInfo, Snapshot
 
 logger = logging.getLogger("ray.serve")
@@ -50,6 +51,7 @@ class _Stream:
     heard_s: float = 0.0  # when
     worker: ActorHandle | None = None
     restarts: int = 0
+    told: State | None = None  # to the metrics
     keeping: asyncio.Task[None] | None = None  # while it is to run
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change at a time
 
@@ -63,9 +65,9 @@ class StreamSupervisor:
     async def __init__(self, detector: DeploymentHandle, args: AppArgs) -> None:  # type: ignore[misc]  # Serve awaits it
         self._application = serve.get_replica_context().app_name
         self._args = args.streams
-        self._state_dir = args.streams.state_folder(self._application)
-        self._store = await asyncio.to_thread(StreamStore, self._state_dir)
+        self._store = await asyncio.to_thread(StreamStore, self._args.state_folder(self._application))
         self._detector = Replicas(detector)
+        self._telemetry = Telemetry(RayInstrument)
         self._streams: dict[str, _Stream] = {}
         self._holds = False
         self._tasks = [asyncio.create_task(self._take_over())]
@@ -190,20 +192,25 @@ class StreamSupervisor:
             await asyncio.sleep(_HOLD_PERIOD_S)
         for record in await asyncio.to_thread(self._store.records):
             self._streams[record.spec.id] = self._make(record)
-        for stream_id in set(worker.running(self._application)) - set(self._streams):
-            worker.kill(self._application, stream_id)  # of a supervisor that died while it deleted the stream
         for stream in self._streams.values():
             if not stream.record.spec.paused and stream.record.ended is None:
                 self._begin(stream)
+        kept = {stream_id for stream_id, stream in self._streams.items() if stream.keeping}
+        for stream_id in set(await asyncio.to_thread(worker.running, self._application)) - kept:
+            # Of a supervisor that died while it deleted or paused the stream, or whose settings allowed the source.
+            await asyncio.to_thread(worker.kill, self._application, stream_id)
         self._holds = True
         self._tasks.append(asyncio.create_task(self._look()))
 
     async def _look(self) -> None:
-        """After the workers, which so learn that they are looked after."""
+        """After the workers, which so learn that they are looked after, and tell what is measured."""
         while True:
             await asyncio.sleep(_LOOK_PERIOD_S)
             await asyncio.gather(*(self._ask(stream) for stream in self._streams.values()))
             for stream in self._streams.values():
+                status = self._show(stream)
+                self._telemetry.stream(status, stream.told)
+                stream.told = status.state
                 if stream.worker is not None and time.monotonic() - stream.heard_s > _SILENT_S:
                     logger.error("stream %s: its process does not answer, and is ended", stream.record.spec.id)
                     ray.kill(stream.worker)  # whoever keeps the stream notices
@@ -237,9 +244,7 @@ class StreamSupervisor:
         while True:
             began_s = stream.heard_s = time.monotonic()
             try:
-                stream.worker = worker.start(
-                    stream.record.spec, source, self._application, self._state_dir, self._args.output_folder()
-                )
+                stream.worker = worker.start(stream.record.spec, source, self._application, self._args)
                 status: StreamStatus = await stream.worker.run.remote()
                 break
             except Exception as exc:  # it died, or it has failed: the next one may fare better
@@ -250,10 +255,12 @@ class StreamSupervisor:
             detail = f"its process ended, and is started again: {stream.restarts} times so far"
             stream.status = stream.status.model_copy(update={"state": "starting", "detail": detail})
             await asyncio.sleep(min(_RESTART_PAUSE_S[1], _RESTART_PAUSE_S[0] * 2 ** min(deaths, 16)))
-        stream.status, stream.worker, stream.keeping = status, None, None
-        worker.kill(self._application, stream.record.spec.id)
-        stream.record = stream.record.model_copy(update={"ended": status})
-        await asyncio.to_thread(self._store.put, stream.record)
+        async with stream.lock:  # deleted or paused meanwhile, it is halted, and this ends here
+            stream.status, stream.worker = status, None
+            await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
+            stream.record = stream.record.model_copy(update={"ended": status})
+            await asyncio.to_thread(self._store.put, stream.record)
+            stream.keeping = None
 
     async def _halt(self, stream: _Stream) -> None:
         """Its worker ends, having closed what it opened."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import os
 import socket
 import time
@@ -22,11 +23,14 @@ from urllib.parse import urlsplit
 
 import av
 import numpy as np
+from av.codec.hwaccel import HWAccel
 
 from serve_app.decode import decode
 from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled, Undecodable
 from serve_app.streams.source import Kind, Source
 from serve_app.types import Pixels, Position
+
+logger = logging.getLogger("ray.serve")
 
 _OPEN_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 10.0
@@ -75,9 +79,12 @@ class Video:
 
 
 @contextmanager
-def open_video(source: Source, *, max_pixels: int, after: Position | None = None) -> Iterator[Video]:
+def open_video(
+    source: Source, *, max_pixels: int, after: Position | None = None, hwaccel: str | None = None
+) -> Iterator[Video]:
     """The source, open within the block. Its first picture is the one after ``after``.
 
+    ``hwaccel`` names the kind of hardware that decodes; software does the rest.
     Raises SourceDenied, SourceStalled, SourceGone, or SourceError for what is no video.
     """
     if source.kind == "folder":
@@ -90,6 +97,7 @@ def open_video(source: Source, *, max_pixels: int, after: Position | None = None
             format="v4l2" if source.kind == "device" else None,
             options=_options(source.kind),
             timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
+            hwaccel=_hardware(hwaccel) if hwaccel else None,
         )
     except (av.FFmpegError, OSError, ValueError) as exc:
         raise _explain(source, exc, timed_out=time.monotonic() - began_s > 0.9 * _OPEN_TIMEOUT_S) from exc
@@ -110,6 +118,20 @@ def open_video(source: Source, *, max_pixels: int, after: Position | None = None
         )
     finally:
         container.close()
+
+
+@functools.cache
+def _hardware(kind: str) -> HWAccel | None:
+    """None, said once in the log, where there is no such hardware: to open a video would fail then."""
+    # Ray hides the GPUs from a process that asks for no share of one. A decoder is a part of its own in a GPU.
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    try:
+        hardware = HWAccel(kind, allow_software_fallback=True)
+        hardware.create(av.Codec("h264", "r"))
+    except (av.FFmpegError, OSError, ValueError, NotImplementedError) as exc:
+        logger.warning("no %s hardware decodes video here (%s): software does", kind, type(exc).__name__)
+        return None
+    return hardware
 
 
 def _options(kind: Kind) -> dict[str, str]:

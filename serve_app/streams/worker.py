@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,12 +13,12 @@ from ray import serve
 from ray.actor import ActorHandle
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
-from serve_app.serving import DetectorClient, RayInstrument, refusals_as_values
+from serve_app.config import StreamArgs
+from serve_app.serving import DetectorClient, refusals_as_values
 from serve_app.stream_schemas import Regions, StreamSpec, StreamStatus
 from serve_app.streams.source import Source
 from serve_app.streams.store import StreamStore
 from serve_app.streams.stream import Stream
-from serve_app.telemetry import Telemetry
 from serve_app.types import EventPage, Snapshot
 
 logger = logging.getLogger("ray.serve")
@@ -39,9 +38,7 @@ class StreamWorker:
     A worker that nobody calls any more ends itself once its application is gone; a rolling update is not that.
     """
 
-    def __init__(
-        self, spec: StreamSpec, source: Source, application: str, state_dir: Path, output_dir: Path | None
-    ) -> None:
+    def __init__(self, spec: StreamSpec, source: Source, application: str, args: StreamArgs) -> None:
         cv2.setNumThreads(1)
         self._application = application
         self._watched_s = time.monotonic()
@@ -55,8 +52,8 @@ class StreamWorker:
             # The handle is used from the actor's loop; configs/serve.env would have it on the loop that made it.
             _run_router_in_separate_loop=True,
         )
-        bookmark = StreamStore(state_dir).bookmark(spec.id)
-        self._stream = Stream(spec, source, detector, Telemetry(RayInstrument), bookmark, output_dir)
+        bookmark = StreamStore(args.state_folder(application)).bookmark(spec.id)
+        self._stream = Stream(spec, source, detector, bookmark, args)
         self._running: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -109,7 +106,7 @@ class StreamWorker:
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
 
-def start(spec: StreamSpec, source: Source, application: str, state_dir: Path, output_dir: Path | None) -> ActorHandle:
+def start(spec: StreamSpec, source: Source, application: str, args: StreamArgs) -> ActorHandle:
     """The stream's actor: the one that runs already, or a new one on the node that has fewest."""
     return (
         ray.remote(StreamWorker)
@@ -121,8 +118,11 @@ def start(spec: StreamSpec, source: Source, application: str, state_dir: Path, o
             max_restarts=0,  # the supervisor sees to that, so that it knows
             num_cpus=0.02,
             scheduling_strategy="SPREAD",
+            # Ray's node agent keeps a dead process's counters and histograms for ever, and streams come and go: the
+            # supervisor tells what is measured.
+            runtime_env={"env_vars": {"RAY_enable_metrics_collection": "0"}},
         )
-        .remote(spec, source, application, state_dir, output_dir)
+        .remote(spec, source, application, args)
     )
 
 

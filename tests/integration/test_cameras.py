@@ -6,10 +6,9 @@ import asyncio
 import functools
 import os
 import socket
-import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,22 +17,18 @@ import av
 import cv2
 import pytest
 
-from scripts.server import free_port
+from scripts.trials.camera import FPS, NoCamera, camera
+from scripts.trials.relay import Relay
 from serve_app.stream_schemas import Policy
 from serve_app.streams.capture import Capture
 from serve_app.streams.progress import Progress
 from serve_app.streams.source import parse_source
 from serve_app.types import Frame
 from tests import squares
-from tests.integration.conftest import eventually
-from tests.relay import Relay
 from tests.videos import frame_shown, square_of
 
 pytestmark = pytest.mark.anyio
-FRAMES, FPS = 30, 20
-SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's, which has GStreamer
-CAMERA = Path(__file__).parents[1] / "rtsp_camera.py"
-NO_GSTREAMER = "no RTSP server: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good"
+FRAMES = 30
 
 
 @pytest.fixture
@@ -50,30 +45,22 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start_camera(port: int, pictures: Path, credentials: str = "") -> subprocess.Popen[bytes]:
-    arguments = [str(port), str(pictures), str(FPS), *filter(None, [credentials])]
-    camera = subprocess.Popen([SYSTEM_PYTHON, str(CAMERA), *arguments], stderr=subprocess.DEVNULL)
-    eventually(lambda: camera.poll() is not None or answers(port), what="a camera")
-    if camera.poll() is not None:
+@contextmanager
+def started(pictures: Path, credentials: str = "") -> Iterator[int]:
+    """A camera's port; a machine without GStreamer has none."""
+    try:
+        with camera(pictures, credentials) as port:
+            yield port
+    except NoCamera as exc:
         if os.environ.get("CI"):
-            pytest.fail(NO_GSTREAMER)
-        pytest.skip(NO_GSTREAMER)
-    return camera
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+            raise
+        pytest.skip(str(exc))
 
 
 @pytest.fixture(scope="module")
-def camera(pictures: Path) -> Iterator[int]:
-    """A camera's port."""
-    port = free_port()
-    process = start_camera(port, pictures)
-    yield port
-    process.kill()
-    process.wait()
+def camera_port(pictures: Path) -> Iterator[int]:
+    with started(pictures) as port:
+        yield port
 
 
 @dataclass
@@ -124,8 +111,8 @@ async def watch(uri: str, policy: Policy = "drop_oldest") -> AsyncIterator[Watch
         assert not capture._thread.is_alive()
 
 
-async def test_a_cameras_frames_come_in_its_order(camera: int) -> None:
-    async with watch(f"rtsp://127.0.0.1:{camera}/cam", "wait") as watched:
+async def test_a_cameras_frames_come_in_its_order(camera_port: int) -> None:
+    async with watch(f"rtsp://127.0.0.1:{camera_port}/cam", "wait") as watched:
         await watched.more(2 * FRAMES)
     shown = watched.shown()
     assert shown == [(shown[0] + n) % FRAMES for n in range(len(shown))]
@@ -133,8 +120,8 @@ async def test_a_cameras_frames_come_in_its_order(camera: int) -> None:
     assert watched.progress.source_fps == FPS
 
 
-async def test_a_camera_comes_back_after_every_cut(camera: int) -> None:
-    with Relay(camera) as cable:
+async def test_a_camera_comes_back_after_every_cut(camera_port: int) -> None:
+    with Relay(camera_port) as cable:
         async with watch(f"rtsp://127.0.0.1:{cable.port}/cam") as watched:
             for cuts in range(5):
                 await watched.more(3)
@@ -148,8 +135,8 @@ async def test_a_camera_comes_back_after_every_cut(camera: int) -> None:
     assert ids == sorted(set(ids))
 
 
-async def test_a_camera_that_is_away_says_so_until_it_is_back(camera: int) -> None:
-    with Relay(camera) as cable:
+async def test_a_camera_that_is_away_says_so_until_it_is_back(camera_port: int) -> None:
+    with Relay(camera_port) as cable:
         async with watch(f"rtsp://127.0.0.1:{cable.port}/cam") as watched:
             await watched.more(1)
             cable.unplug()
@@ -162,8 +149,8 @@ async def test_a_camera_that_is_away_says_so_until_it_is_back(camera: int) -> No
             assert await watched.health("running") == ""
 
 
-async def test_a_frozen_camera_has_stalled_and_goes_on_when_it_thaws(camera: int) -> None:
-    with Relay(camera) as cable:
+async def test_a_frozen_camera_has_stalled_and_goes_on_when_it_thaws(camera_port: int) -> None:
+    with Relay(camera_port) as cable:
         async with watch(f"rtsp://127.0.0.1:{cable.port}/cam") as watched:
             await watched.more(3)
             cable.freeze()
@@ -173,16 +160,11 @@ async def test_a_frozen_camera_has_stalled_and_goes_on_when_it_thaws(camera: int
 
 
 async def test_a_wrong_password_fails_and_is_not_shown(pictures: Path) -> None:
-    port = free_port()
-    camera = start_camera(port, pictures, "admin:hunter2")
-    try:
+    with started(pictures, "admin:hunter2") as port:
         async with watch(f"rtsp://admin:hunter2@127.0.0.1:{port}/cam") as watched:
             await watched.more(1)
         async with watch(f"rtsp://admin:wrong@127.0.0.1:{port}/cam") as watched:
             assert await watched.health("failed") == f"rtsp://127.0.0.1:{port}/… refuses these credentials"
-    finally:
-        camera.kill()
-        camera.wait()
 
 
 def save_coded(path: Path, container_format: str, options: dict[str, str]) -> None:

@@ -27,11 +27,11 @@ import standardwebhooks
 from pydantic import TypeAdapter
 
 from scripts.server import free_port
+from scripts.trials.relay import Relay
 from serve_app.stream_schemas import SinkSpec
 from serve_app.streams.sinks import Sink, open_sink
 from serve_app.types import Event
 from tests.integration.conftest import eventually
-from tests.relay import Relay
 
 pytestmark = pytest.mark.anyio
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

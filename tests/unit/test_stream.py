@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 import pytest
 
+from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, Overloaded
 from serve_app.frames import FramePool, Slot
 from serve_app.stream_schemas import Motion, Recording, Regions, SourceSpec, StreamSpec, Zone
 from serve_app.streams.source import parse_source
 from serve_app.streams.store import StreamStore
 from serve_app.streams.stream import Stream, check_outputs
-from serve_app.telemetry import Telemetry
 from serve_app.types import Answer, Detections, DetectOptions, Event, Letterbox, ModelInfo
 from tests import squares
 from tests.videos import frame_of, frame_shown, save_video
@@ -33,11 +33,6 @@ EVERYWHERE = Zone(name="all", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-class FakeInstrument:
-    def record(self, value: float, tags: dict[str, str]) -> None:
-        assert value >= 0
 
 
 class FakeDetector:
@@ -82,9 +77,8 @@ def video(tmp_path: Path) -> Path:
 def make(video: Path, detector: FakeDetector, **fields: Any) -> Stream:
     """As a process of its own would: from what the store knows."""
     spec = StreamSpec(id="lot", source=SourceSpec(uri=str(video), loop=fields.pop("loop", False)), **fields)
-    telemetry = Telemetry(lambda metric: FakeInstrument())
     bookmark = StreamStore(video.parent / "state").bookmark("lot")
-    return Stream(spec, parse_source(str(video), (Path("/"),)), detector, telemetry, bookmark, video.parent)
+    return Stream(spec, parse_source(str(video), (Path("/"),)), detector, bookmark, StreamArgs(output_dir=video.parent))
 
 
 @asynccontextmanager

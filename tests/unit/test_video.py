@@ -31,6 +31,13 @@ def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
     assert read == [(number, number, pytest.approx(number / 50)) for number in range(5)]
 
 
+@pytest.mark.parametrize("hwaccel", ["cuda", "qsv", "drm", "amf"])
+def test_every_kind_of_hardware_or_software_in_its_place_decodes_the_same_frames(tmp_path: Path, hwaccel: str) -> None:
+    path = save_video(tmp_path / "a.avi", frames=5, fps=50)
+    with open_video(parse_source(str(path), (tmp_path,)), max_pixels=MAX_PIXELS, hwaccel=hwaccel) as video:
+        assert [frame_shown(pixels()) for pixels, _ in video] == list(range(5))
+
+
 @pytest.fixture(params=["h264.mp4", "h264.mkv", "h264.ts", "ffv1.avi", "folder"])
 def thirty_frames(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Each shows its number; H.264's have B frames, and a key frame every ten."""

@@ -11,7 +11,7 @@ import gi
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402  # after their versions
+from gi.repository import GLib, Gst, GstRtspServer  # after their versions
 
 
 def main(port: str, folder: str, fps: str, credentials: str = "") -> None:

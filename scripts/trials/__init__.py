@@ -1,0 +1,1 @@
+"""Trials: what streams do when something breaks. python -m scripts.trials --help"""

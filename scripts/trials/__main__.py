@@ -1,0 +1,166 @@
+"""Trials: what streams do when something breaks.
+
+python -m scripts.trials disconnects        a camera's cable is pulled out, 200 times
+python -m scripts.trials kills              SIGKILL for workers, supervisor and Detector, 10 times each
+python -m scripts.trials crowd              16 streams, one frozen, one refusing connections, one sending garbage
+python -m scripts.trials churn              200 streams come and go
+python -m scripts.trials node               a second Ray node with half of the streams dies
+
+Each starts scripts/serve with the embedded model, says what it saw, and exits 1 when something was wrong. The cameras
+are GStreamer's: see scripts/servers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.progress import Progress
+
+from scripts.codes import samples
+from scripts.server import ROOT, StartFailed, start, stop_on_signals
+from scripts.trials.camera import NoCamera, camera
+from scripts.trials.churn import churn
+from scripts.trials.cluster import Cluster, Footprint
+from scripts.trials.crowd import crowd
+from scripts.trials.disconnects import disconnect
+from scripts.trials.kills import VICTIMS, kill
+from scripts.trials.node import lose_node
+
+FOLDER = ROOT / "build/trials"
+FRAMES = 100
+CROWD_FPS = 4  # of a camera: 13 sound ones are half of what two cores detect
+TIMES = {"disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3}
+
+console = Console(width=110)
+Tell = Callable[[float], None]
+
+
+def main() -> None:
+    """Run one trial; exits 1 when something was wrong."""
+    stop_on_signals()
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.trials", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("trial", choices=TIMES)
+    parser.add_argument("--times", type=int, help="how often (crowd: for how many seconds); the defaults are above")
+    parser.add_argument("--streams", type=int, default=16, help="of crowd (default: %(default)s)")
+    options = parser.parse_args()
+    times = options.times or TIMES[options.trial]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    try:
+        problems = run(options.trial, times, options.streams)
+    except (StartFailed, NoCamera) as exc:
+        sys.exit(str(exc))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    console.print("\n".join(problems) or "nothing was wrong")
+    sys.exit(bool(problems))
+
+
+def run(trial: str, times: int, count: int) -> list[str]:
+    """One trial; what was wrong. Raises StartFailed, NoCamera."""
+    with serving() as cluster, progress(trial, times) as tell:
+        match trial:
+            case "disconnects":
+                with camera(save_pictures()) as port:
+                    pulled = disconnect(cluster, port, times, tell)
+                show("from the cable's return to a result", pulled.away_s)
+                show_footprints("StreamWorker", pulled.before, pulled.after)
+                return pulled.problems
+            case "kills":
+                killed = kill(cluster, save_video(), FOLDER / "output", VICTIMS, times, tell)
+                for victim, away_s in killed.away_s.items():
+                    show(f"from SIGKILL of the {victim} to a later frame's result", away_s)
+                console.print(f"{killed.frames} frames with a result, {killed.lost} lost in {killed.gaps} gaps")
+                return killed.problems
+            case "crowd":
+                with camera(save_pictures(), fps=CROWD_FPS) as port:
+                    crowded = crowd(cluster, port, count, times, tell)
+                console.print(
+                    f"the sound streams: {crowded.captured} frames captured, {crowded.processed} processed, "
+                    f"{crowded.dropped} dropped"
+                )
+                for name, state in crowded.states.items():
+                    console.print(f"  {name}: {state}")
+                return crowded.problems
+            case "churn":
+                churned = churn(cluster, save_video(), times, tell)
+                show("to create a stream, have a result and delete it", churned.took_s)
+                for name, before in churned.before.items():
+                    show_footprints(name, before, churned.after[name])
+                console.print(f"metric series that came: {dict(churned.series) or 'none'}")
+                return churned.problems
+            case _:
+                moved = lose_node(cluster, save_video(), times, tell)
+                show(f"from the node's death to a later frame's result, {moved.moved} streams", moved.away_s)
+                console.print(f"{moved.lost} frames lost in gaps")
+                return moved.problems
+
+
+def show(what: str, seconds: Sequence[float]) -> None:
+    """Their median, and the longest."""
+    if seconds:
+        console.print(f"{what}: median {np.median(seconds):.2f} s, longest {max(seconds):.2f} s, of {len(seconds)}")
+
+
+def show_footprints(name: str, before: Footprint | None, after: Footprint | None) -> None:
+    """What a process held."""
+    if before and after:
+        console.print(
+            f"{name}: {before.descriptors} -> {after.descriptors} descriptors, {before.threads} -> {after.threads} "
+            f"threads, {before.memory_mib:.0f} -> {after.memory_mib:.0f} MiB"
+        )
+
+
+@contextmanager
+def serving() -> Iterator[Cluster]:
+    """configs/local.yaml with the embedded model, in a Ray of its own. Raises StartFailed."""
+    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+    (application,) = config["applications"]
+    output = FOLDER / "output"
+    output.mkdir(exist_ok=True)
+    for left in output.glob("*.jsonl*"):
+        left.unlink()
+    application["args"] = {"streams": {"media_dirs": str(FOLDER), "output_dir": str(output)}}
+    path = FOLDER / "trials.yaml"
+    path.write_text(yaml.safe_dump(config))
+    server = start(path, FOLDER / "serve.log")
+    try:
+        server.wait_until_ready()
+        yield Cluster(server.url, server.process.pid)
+    finally:
+        server.stop()
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Tell]:
+    """A bar, and what moves it."""
+    with Progress(console=console) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def save_pictures() -> Path:
+    """What a camera shows."""
+    folder = FOLDER / "camera"
+    folder.mkdir(exist_ok=True)
+    for number in range(FRAMES):
+        cv2.imwrite(str(folder / f"{number}.jpg"), samples.belt_frame(number).pixels)
+    return folder
+
+
+def save_video() -> Path:
+    """What a file shows."""
+    return samples.save_video(FOLDER / "belt.mp4", map(samples.belt_frame, range(FRAMES)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""A camera: a real RTSP server that shows a folder's pictures, in a process of its own."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scripts.server import free_port
+
+FPS = 20
+_SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's, which has GStreamer
+_PROGRAM = Path(__file__).with_name("rtsp_camera.py")
+_START_TIMEOUT_S = 60.0
+
+
+class NoCamera(Exception):
+    """There is no RTSP server to start."""
+
+
+@contextmanager
+def camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterator[int]:
+    """The camera's port; it shows ``pictures/0.jpg`` and so on, over and over, at ``/cam``. Raises NoCamera."""
+    port = free_port()
+    arguments = [str(port), str(pictures), str(fps), *filter(None, [credentials])]
+    process = subprocess.Popen([_SYSTEM_PYTHON, str(_PROGRAM), *arguments], stderr=subprocess.DEVNULL)
+    try:
+        expires_s = time.monotonic() + _START_TIMEOUT_S
+        while not _answers(port):
+            if process.poll() is not None or time.monotonic() > expires_s:
+                raise NoCamera(
+                    "no RTSP server: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good"
+                )
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,126 @@
+"""The application under trial: its HTTP API, its processes, and what each of them holds."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+from serve_app import shared_memory
+from serve_app.stream_schemas import StreamList, StreamStatus
+
+T = TypeVar("T")
+APPLICATION = "sightline"
+_TIMEOUT_S = 60.0
+_LOOK_PERIOD_S = 0.05
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a process holds."""
+
+    descriptors: int
+    threads: int
+    memory_mib: float
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> Footprint:
+        """Now."""
+        return cls(process.num_fds(), process.num_threads(), process.memory_info().rss / 2**20)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running application; its processes are descendants of process ``pid``."""
+
+    url: str
+    pid: int
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Those that Ray gave this title; it appends the method that one is running."""
+        found = []
+        for process in psutil.Process(self.pid).children(recursive=True):
+            with suppress(psutil.Error):  # it ended while we looked
+                if (process.cmdline() or [""])[0].partition(".")[0] == f"ray::{title}":
+                    found.append(process)
+        return found
+
+    def workers(self) -> list[psutil.Process]:
+        """The streams' processes."""
+        return self.processes("StreamWorker")
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """A deployment's."""
+        return self.processes(f"ServeReplica:{APPLICATION}:{deployment}")
+
+    def create(self, stream_id: str, uri: Path | str, **fields: Any) -> None:
+        """A new stream."""
+        spec = {"id": stream_id, "source": {"uri": str(uri)}, "degrade": True} | fields
+        self._ask("POST", "/streams", json=spec)
+
+    def delete(self, stream_id: str) -> None:
+        """End a stream, and forget it."""
+        self._ask("DELETE", f"/streams/{stream_id}")
+
+    def status(self, stream_id: str) -> StreamStatus:
+        """What a stream says of itself."""
+        return StreamStatus(**self._ask("GET", f"/streams/{stream_id}").json())
+
+    def streams(self) -> list[StreamStatus]:
+        """What all of them say."""
+        return StreamList(**self._ask("GET", "/streams").json()).streams
+
+    def series(self) -> Counter[str]:
+        """How many series of each metric Ray's node agents show."""
+        found: Counter[str] = Counter()
+        for port in self._metrics_ports():
+            text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=_TIMEOUT_S, trust_env=False).text
+            found.update(re.findall(r"^(\w+)\{", text, re.MULTILINE))
+        return found
+
+    def _metrics_ports(self) -> Iterator[int]:
+        for agent in self.processes("DashboardAgent"):
+            for socket in agent.net_connections("tcp"):
+                if socket.status == psutil.CONN_LISTEN and socket.laddr.ip in {"0.0.0.0", "127.0.0.1"}:
+                    with suppress(httpx.HTTPError):
+                        url = f"http://127.0.0.1:{socket.laddr.port}/metrics"
+                        if httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).status_code == 200:
+                            yield socket.laddr.port
+
+    def _ask(self, method: str, path: str, **body: Any) -> httpx.Response:
+        with httpx.Client(base_url=self.url, timeout=_TIMEOUT_S, trust_env=False) as http:
+            return http.request(method, path, **body).raise_for_status()
+
+
+@contextmanager
+def stream(cluster: Cluster, stream_id: str, uri: Path | str, **fields: Any) -> Iterator[None]:
+    """A stream for the length of a block."""
+    cluster.create(stream_id, uri, **fields)
+    try:
+        yield
+    finally:
+        cluster.delete(stream_id)
+
+
+def frame_pools() -> set[str]:
+    """What of ours lies in shared memory: frame pools and sockets of calls."""
+    return {path.name for path in shared_memory.FOLDER.glob(f"{shared_memory.PREFIX}*")}
+
+
+def until(look: Callable[[], T], *, within_s: float = 120.0, what: str) -> T:
+    """The first true value that ``look`` returns. Raises TimeoutError."""
+    expires_s = time.monotonic() + within_s
+    while time.monotonic() < expires_s:
+        with suppress(httpx.HTTPError):  # whoever answers may just be away
+            if value := look():
+                return value
+        time.sleep(_LOOK_PERIOD_S)
+    raise TimeoutError(f"{what}: not within {within_s:g} s")

@@ -1,0 +1,102 @@
+"""Many cameras, of which one freezes, one refuses connections and one sends garbage."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+
+from scripts.trials.cluster import Cluster, stream, until
+from scripts.trials.relay import Relay
+from serve_app.stream_schemas import StreamStatus
+
+_CALM_S = 5.0  # all of them running, before anything breaks
+BROKEN = {"frozen": "stalled", "refusing": "reconnecting", "garbage": "failed"}
+
+
+@dataclass
+class Crowd:
+    """How it went: the sound streams' frames while the others were broken."""
+
+    states: dict[str, str] = field(default_factory=dict)  # of the broken ones: what they say of themselves
+    captured: int = 0
+    processed: int = 0
+    dropped: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def crowd(cluster: Cluster, camera_port: int, count: int, duration_s: float, tell: Callable[[float], None]) -> Crowd:
+    """``count`` streams of a camera, three of them broken after a while, for ``duration_s``.
+
+    ``tell`` hears how many seconds of it are over.
+    """
+    trial = Crowd()
+    sound = [f"sound-{number}" for number in range(count - len(BROKEN))]
+    with ExitStack() as stack:
+        cables = {name: stack.enter_context(Relay(camera_port)) for name in ("frozen", "refusing")}
+        ports = {name: cable.port for name, cable in cables.items()} | {"garbage": stack.enter_context(_garbage())}
+        for name, port in (ports | dict.fromkeys(sound, camera_port)).items():
+            scheme, path = ("tcp", "") if name == "garbage" else ("rtsp", "/cam")
+            stack.enter_context(stream(cluster, name, f"{scheme}://127.0.0.1:{port}{path}"))
+        healthy = [*sound, *cables]
+        until(lambda: _all_run(cluster, healthy), what="all of them running")
+        time.sleep(_CALM_S)
+        cables["frozen"].freeze()
+        cables["refusing"].unplug()
+        before = _by_id(cluster)
+        for second in range(int(duration_s)):
+            time.sleep(1)
+            tell(second + 1)
+        after = _by_id(cluster)
+        trial.states = {name: f"{after[name].state}: {after[name].detail}" for name in BROKEN}
+        cables["frozen"].thaw()
+    for name in sound:
+        trial.captured += after[name].captured - before[name].captured
+        trial.processed += after[name].processed - before[name].processed
+        trial.dropped += sum(after[name].dropped.values()) - sum(before[name].dropped.values())
+        if after[name].state != "running":
+            trial.problems.append(f"{name} is {after[name].state}: {after[name].detail}")
+        if after[name].reconnects:
+            trial.problems.append(f"{name} was connected {after[name].reconnects + 1} times")
+    trial.problems += [
+        f"{name} is {after[name].state}, not {state}" for name, state in BROKEN.items() if after[name].state != state
+    ]
+    if trial.dropped:
+        trial.problems.append(f"sound streams lost {trial.dropped} frames")
+    if not trial.processed:
+        trial.problems.append("sound streams processed nothing")
+    return trial
+
+
+def _by_id(cluster: Cluster) -> dict[str, StreamStatus]:
+    return {status.stream_id: status for status in cluster.streams()}
+
+
+def _all_run(cluster: Cluster, ids: list[str]) -> bool:
+    streams = _by_id(cluster)
+    return all(streams[name].state == "running" for name in ids)
+
+
+@contextmanager
+def _garbage() -> Iterator[int]:
+    """A server's port that answers with random bytes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, suppress(OSError):
+                        connection.sendall(os.urandom(1 << 20))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()

@@ -1,0 +1,76 @@
+"""A camera's cable is pulled out and put back, again and again."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream
+from scripts.trials.follower import Follower
+from scripts.trials.relay import Relay
+
+_SETTLED_AFTER = 3  # disconnects: by then everything that is opened once is open
+_LONGEST_PULL_S = 2.0
+_MEMORY_SLACK_MIB = 20.0  # allocators keep some of what was given back
+
+
+@dataclass
+class Disconnects:
+    """How it went."""
+
+    away_s: list[float] = field(default_factory=list)  # from the cable's return to the next frame's result
+    before: Footprint | None = None  # of the stream's process, settled
+    after: Footprint | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[int], None]) -> Disconnects:
+    """So many times. ``tell`` hears how many there were."""
+    trial = Disconnects()
+    pools = set()
+    with Relay(camera_port) as cable, stream(cluster, "cable", f"rtsp://127.0.0.1:{cable.port}/cam"):
+        follower = Follower(cluster.url, "cable")
+        follower.result_after(0)
+        (worker,) = cluster.workers()
+        for done in range(times):
+            if done == min(_SETTLED_AFTER, times - 1):
+                trial.before, pools = Footprint.of(worker), frame_pools()
+            pulled_s = time.time()
+            cable.unplug()
+            follower.wait_for(
+                lambda event, since_s=pulled_s: event.get("state") == "reconnecting" and event["at_s"] > since_s
+            )
+            time.sleep(random.uniform(0, _LONGEST_PULL_S))  # the back-off is anywhere when the camera returns
+            cable.plug()
+            back_s = time.time()
+            trial.away_s.append(follower.result_after(back_s).at_s - back_s)
+            tell(done + 1)
+        if cluster.workers() != [worker]:
+            trial.problems.append("the stream's process was replaced")
+        trial.after = Footprint.of(worker)
+        if frame_pools() != pools:
+            trial.problems.append("other frame pools than before")
+        status = cluster.status("cable")
+    follower.close()
+    trial.problems += _problems(trial, follower.frame_ids())
+    if status.reconnects < times:
+        trial.problems.append(f"{status.reconnects} reconnects were counted, of {times}")
+    return trial
+
+
+def _problems(trial: Disconnects, frame_ids: list[int]) -> list[str]:
+    before, after = trial.before, trial.after
+    assert before is not None
+    assert after is not None
+    found = []
+    if after.descriptors > before.descriptors:
+        found.append(f"{before.descriptors} descriptors became {after.descriptors}")
+    if after.threads > before.threads:
+        found.append(f"{before.threads} threads became {after.threads}")
+    if after.memory_mib > before.memory_mib + _MEMORY_SLACK_MIB:
+        found.append(f"{before.memory_mib:.0f} MiB became {after.memory_mib:.0f}")
+    if frame_ids != sorted(set(frame_ids)):
+        found.append("results came out of order, or twice")
+    return found

@@ -1,0 +1,94 @@
+"""A second Ray node on this machine carries half of the streams, and dies."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from scripts.server import ROOT, StartFailed, ray_address
+from scripts.trials.cluster import Cluster, stream, until
+from scripts.trials.follower import Follower
+from serve_app import shared_memory
+
+_STREAMS = 4
+_OBJECT_STORE_BYTES = 100 << 20
+
+
+@dataclass
+class NodeLoss:
+    """How it went."""
+
+    moved: int = 0  # streams that were on the node
+    away_s: list[float] = field(default_factory=list)  # of each of those: to the next frame's result at a client
+    lost: int = 0  # frames that were captured and have no result, as the events say
+    problems: list[str] = field(default_factory=list)
+
+
+def lose_node(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]) -> NodeLoss:
+    """So many times: a node joins, streams are started, and all processes of the node are killed at once."""
+    trial = NodeLoss()
+    for done in range(times):
+        with _second_node(cluster) as node, ExitStack() as streams:
+            followers = {}
+            for name in (f"spread-{number}" for number in range(_STREAMS)):
+                streams.enter_context(stream(cluster, name, video, loop=True))
+                followers[name] = Follower(cluster.url, name)
+            for follower in followers.values():
+                follower.result_after(0)
+            there = len(Cluster(cluster.url, node.pid).workers())
+            if there != _STREAMS // 2:
+                trial.problems.append(f"{there} of {_STREAMS} streams were on the second node")
+            killed_s = time.time()
+            _kill(node)
+            for name, follower in followers.items():
+                away_s = follower.result_after(killed_s).at_s - killed_s
+                if until(lambda name=name: cluster.status(name), what="its status").restarts:
+                    trial.moved += 1
+                    trial.away_s.append(away_s)
+                    trial.lost += follower.wait_for(lambda event: event["type"] == "gap").event["lost"]
+        for name, follower in followers.items():
+            follower.close()
+            if follower.frame_ids() != sorted(set(follower.frame_ids())):
+                trial.problems.append(f"{name}: a client saw a frame twice, or out of order")
+        tell(done + 1)
+    if trial.moved != times * _STREAMS // 2:
+        trial.problems.append(f"{trial.moved} streams were taken over")
+    return trial
+
+
+@contextmanager
+def _second_node(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
+    """Its process, once the node has joined: too small for a Detector, large enough for streams."""
+    address = ray_address(cluster.pid)
+    command = [ROOT / ".venv/bin/ray", "start", "--block", f"--address={address}", "--num-cpus=1"]
+    command += [f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats"]
+    script = f"source configs/serve.env; exec {' '.join(map(str, command))}"
+    node = subprocess.Popen(["bash", "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: node.poll() is not None or _raylet(node), what="a second node")
+        if node.poll() is not None:
+            raise StartFailed("the second node did not start")
+        yield node
+    finally:
+        _kill(node)
+        shared_memory.sweep()
+
+
+def _raylet(node: subprocess.Popen[bytes]) -> bool:
+    """It waits for work: its agent, which starts last, is there."""
+    return bool(Cluster("", node.pid).processes("DashboardAgent"))
+
+
+def _kill(node: subprocess.Popen[bytes]) -> None:
+    if node.poll() is None:
+        root = psutil.Process(node.pid)
+        for process in (root, *root.children(recursive=True)):
+            with suppress(psutil.Error):
+                process.kill()
+    node.wait()
