@@ -61,9 +61,9 @@ class Cluster:
         """A deployment's."""
         return self.processes(f"ServeReplica:{APPLICATION}:{deployment}")
 
-    def create(self, stream_id: str, uri: Path | str, **fields: Any) -> None:
+    def create(self, stream_id: str, uri: Path | str, *, loop: bool = False, **fields: Any) -> None:
         """A new stream."""
-        spec = {"id": stream_id, "source": {"uri": str(uri)}, "degrade": True} | fields
+        spec = {"id": stream_id, "source": {"uri": str(uri), "loop": loop}, "degrade": True} | fields
         self._ask("POST", "/streams", json=spec)
 
     def delete(self, stream_id: str) -> None:

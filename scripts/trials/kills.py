@@ -37,7 +37,7 @@ def kill(
     """
     trial = Kills({victim: [] for victim in victims})
     done = 0
-    with stream(cluster, "killed", video, sinks=[{"type": "jsonl"}], policy="wait") as _:
+    with stream(cluster, "killed", video, loop=True, sinks=[{"type": "jsonl"}]):
         follower = Follower(cluster.url, "killed")
         follower.result_after(0)
         for victim in (victim for _ in range(times) for victim in victims):

@@ -24,6 +24,7 @@ class Record(BaseModel):
     """A stream that there is to be."""
 
     spec: StreamSpec
+    restarts: int = 0  # how often its process ended and was started again
     ended: StreamStatus | None = None  # what it said last: it is over
 
 

@@ -50,7 +50,6 @@ class _Stream:
     status: StreamStatus  # as last heard of
     heard_s: float = 0.0  # when
     worker: ActorHandle | None = None
-    restarts: int = 0
     told: State | None = None  # to the metrics
     keeping: asyncio.Task[None] | None = None  # while it is to run
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change at a time
@@ -119,7 +118,7 @@ class StreamSupervisor:
         stream = self._find(stream_id)
         async with stream.lock:
             if stream.keeping is not None:
-                await self._change(stream, paused=True)
+                await self._put(stream, spec=stream.record.spec.model_copy(update={"paused": True}))
                 await self._halt(stream)
         return self._show(stream)
 
@@ -129,8 +128,8 @@ class StreamSupervisor:
         async with stream.lock:
             if stream.keeping is None and stream.status.state != "completed":
                 await self._check(stream)
-                stream.record = stream.record.model_copy(update={"ended": None})
-                await self._change(stream, paused=False)
+                spec = stream.record.spec.model_copy(update={"paused": False})
+                await self._put(stream, spec=spec, ended=None)
                 self._begin(stream)
         return self._show(stream)
 
@@ -143,8 +142,9 @@ class StreamSupervisor:
     async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
         stream = self._find(stream_id)
         async with stream.lock:
-            _check_tracking(stream.record.spec.model_copy(update=dict(regions)))
-            await self._change(stream, **dict(regions))
+            spec = stream.record.spec.model_copy(update=dict(regions))
+            _check_tracking(spec)
+            await self._put(stream, spec=spec)
             if stream.worker is not None:
                 try:
                     await asyncio.wait_for(stream.worker.set_regions.remote(regions), _STOP_TIMEOUT_S)
@@ -251,15 +251,15 @@ class StreamSupervisor:
                 logger.warning("stream %s: its process ended: %s", stream.record.spec.id, type(exc).__name__)
             stream.worker = None
             deaths = 0 if time.monotonic() - began_s > _SOUND_AFTER_S else deaths + 1
-            stream.restarts += 1
-            detail = f"its process ended, and is started again: {stream.restarts} times so far"
+            async with stream.lock:
+                await self._note(stream, restarts=stream.record.restarts + 1)
+            detail = f"its process ended, and is started again: {stream.record.restarts} times so far"
             stream.status = stream.status.model_copy(update={"state": "starting", "detail": detail})
             await asyncio.sleep(min(_RESTART_PAUSE_S[1], _RESTART_PAUSE_S[0] * 2 ** min(deaths, 16)))
         async with stream.lock:  # deleted or paused meanwhile, it is halted, and this ends here
             stream.status, stream.worker = status, None
             await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
-            stream.record = stream.record.model_copy(update={"ended": status})
-            await asyncio.to_thread(self._store.put, stream.record)
+            await self._note(stream, ended=status)
             stream.keeping = None
 
     async def _halt(self, stream: _Stream) -> None:
@@ -276,11 +276,19 @@ class StreamSupervisor:
                 pass  # it is ended all the same
             await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
 
-    async def _change(self, stream: _Stream, **changes: Any) -> None:
-        spec = stream.record.spec.model_copy(update=changes)
-        record = stream.record.model_copy(update={"spec": spec})
+    async def _put(self, stream: _Stream, **changes: Any) -> None:
+        """Changes its record, here and in the store. To be called under its lock. Raises OSError."""
+        record = stream.record.model_copy(update=changes)
         await asyncio.to_thread(self._store.put, record)
         stream.record = record
+
+    async def _note(self, stream: _Stream, **changes: Any) -> None:
+        """As ``_put``, where nobody waits to hear that the disk is full."""
+        try:
+            await self._put(stream, **changes)
+        except OSError as exc:
+            logger.error("stream %s: the store cannot be written: %s", stream.record.spec.id, exc.strerror)
+            stream.record = stream.record.model_copy(update=changes)
 
     async def _check(self, stream: _Stream) -> None:
         """Raises what keeps it from running, as far as that can be told before it does."""
@@ -315,7 +323,7 @@ class StreamSupervisor:
             pass  # whoever keeps the stream notices when it is dead
 
     def _show(self, stream: _Stream) -> StreamStatus:
-        changes: dict[str, Any] = {"restarts": stream.restarts}
+        changes: dict[str, Any] = {"restarts": stream.record.restarts}
         if stream.record.spec.paused:
             changes |= {"state": "paused", "detail": "", "camera_fps": 0.0, "processed_fps": 0.0, "dropped_fps": 0.0}
         return stream.status.model_copy(update=changes)
