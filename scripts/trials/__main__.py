@@ -36,7 +36,7 @@ from scripts.trials.node import lose_node
 
 FOLDER = ROOT / "build/trials"
 FRAMES = 100
-CROWD_FPS = 4  # of a camera: 13 sound ones are half of what two cores detect
+CROWD_FPS = 1  # of a camera: what 16 send is half of what two cores detect
 TIMES = {"disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3}
 
 console = Console(width=110)

@@ -14,6 +14,7 @@ from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.relay import Relay
 from serve_app.stream_schemas import StreamStatus
 
+_START_TIMEOUT_S = 300.0  # so many processes start at once
 _CALM_S = 5.0  # all of them running, before anything breaks
 BROKEN = {"frozen": "stalled", "refusing": "reconnecting", "garbage": "failed"}
 
@@ -43,7 +44,7 @@ def crowd(cluster: Cluster, camera_port: int, count: int, duration_s: float, tel
             scheme, path = ("tcp", "") if name == "garbage" else ("rtsp", "/cam")
             stack.enter_context(stream(cluster, name, f"{scheme}://127.0.0.1:{port}{path}"))
         healthy = [*sound, *cables]
-        until(lambda: _all_run(cluster, healthy), what="all of them running")
+        until(lambda: _all_run(cluster, healthy), within_s=_START_TIMEOUT_S, what="all of them running")
         time.sleep(_CALM_S)
         cables["frozen"].freeze()
         cables["refusing"].unplug()

@@ -232,6 +232,8 @@ class Stream:
         if answer is None:
             return
         self._progress.answered()
+        if self._state != "running":
+            self._note_state()  # however short a time it runs
         if self._gap_after is not None:
             self._add_gap(frame, self._gap_after)
             self._gap_after = None

@@ -58,6 +58,8 @@ _FORMATS: dict[Kind, str] = {
     "tcp": _CONTAINERS,
     "udp": _CONTAINERS,
 }
+# What has no time stamps in it: FFmpeg makes some up, as of 25 frames a second.
+_UNTIMED = {"mpjpeg", "mjpeg", "h264", "hevc", "m4v"}
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # in which a place is found exactly
 _PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 
@@ -108,10 +110,12 @@ def open_video(
         stream.thread_count = 1  # streams are many: each on a core of its own costs least
         if stream.width * stream.height > max_pixels:
             raise SourceError(f"{source.name} has pictures of more than {max_pixels // 1_000_000} megapixels")
-        rate: Fraction | None = stream.average_rate
+        is_timed = not source.is_live or container.format.name not in _UNTIMED
+        rate: Fraction | None = stream.average_rate if is_timed else None
         has_end = not source.is_live or (source.kind in {"http", "https"} and container.duration is not None)
+        pictures = _pictures_after(after, source, container, stream) if after else _decoded(source, container, stream)
         yield Video(
-            _pictures_after(after, source, container, stream) if after else _decoded(source, container, stream),
+            pictures if is_timed else ((pixels, Position(at.index)) for pixels, at in pictures),
             fps=float(rate) if rate and 0 < rate <= 1000 else None,
             has_end=has_end,
             comes_in_bursts=has_end or container.format.name == "hls",
@@ -138,8 +142,10 @@ def _options(kind: Kind) -> dict[str, str]:
     if kind == "device":
         return {}
     options = {"protocol_whitelist": _PROTOCOLS[kind], "format_whitelist": _FORMATS[kind]}
+    if kind in {"rtsp", "rtsps", "tcp", "udp"}:
+        options |= {"analyzeduration": "1000000", "fpsprobesize": "3"}  # us, frames: it is back the sooner
     if kind in {"rtsp", "rtsps"}:
-        options |= {"rtsp_transport": "tcp", "analyzeduration": "1000000"}
+        options |= {"rtsp_transport": "tcp"}
     return options
 
 

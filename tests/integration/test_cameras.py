@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -193,6 +193,30 @@ async def test_a_recorded_playlist_is_played_to_its_end(tmp_path: Path) -> None:
         finally:
             server.shutdown()
     assert watched.shown() == list(range(FRAMES))
+
+
+async def test_a_web_cameras_frames_have_the_time_they_came_at(pictures: Path) -> None:
+    class Camera(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            for number in range(FRAMES):
+                self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n")
+                self.wfile.write((pictures / f"{number}.jpg").read_bytes() + b"\r\n")
+            self.wfile.write(b"--frame--\r\n")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            async with watch(f"http://127.0.0.1:{server.server_port}/", "wait") as watched:
+                await watched.more(FRAMES)
+        finally:
+            server.shutdown()
+    assert watched.shown()[:FRAMES] == list(range(FRAMES))
+    # FFmpeg makes up time stamps for what has none, as of 25 frames a second: max_fps would go by them.
+    assert {frame.position.at_s for frame in watched.frames} == {None}
+    assert watched.progress.source_fps is None
 
 
 async def test_a_transport_stream_over_tcp_is_a_source(tmp_path: Path) -> None:
