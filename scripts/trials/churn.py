@@ -39,7 +39,7 @@ def churn(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
             trial.before, series, pools = _footprints(cluster), cluster.series(), frame_pools()
         began_s = time.monotonic()
         name = f"guest-{done}"
-        with stream(cluster, name, video, loop=True, track=True):
+        with stream(cluster, name, video, loop=True):
             until(lambda name=name: cluster.status(name).processed, what="a result")
         trial.took_s.append(time.monotonic() - began_s)
         tell(done + 1)

@@ -17,6 +17,7 @@ from scripts.trials.follower import Follower
 from serve_app import shared_memory
 
 _STREAMS = 4
+_STARTED = "Ray runtime started"  # what ray start says when the node has joined
 _OBJECT_STORE_BYTES = 100 << 20
 
 
@@ -34,7 +35,7 @@ def lose_node(cluster: Cluster, video: Path, times: int, tell: Callable[[int], N
     """So many times: a node joins, streams are started, and all processes of the node are killed at once."""
     trial = NodeLoss()
     for done in range(times):
-        with _second_node(cluster) as node, ExitStack() as streams:
+        with _second_node(cluster, video.with_name("node.log")) as node, ExitStack() as streams:
             followers = {}
             for name in (f"spread-{number}" for number in range(_STREAMS)):
                 streams.enter_context(stream(cluster, name, video, loop=True))
@@ -63,26 +64,24 @@ def lose_node(cluster: Cluster, video: Path, times: int, tell: Callable[[int], N
 
 
 @contextmanager
-def _second_node(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
+def _second_node(cluster: Cluster, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Its process, once the node has joined: too small for a Detector, large enough for streams."""
     address = ray_address(cluster.pid)
     command = [ROOT / ".venv/bin/ray", "start", "--block", f"--address={address}", "--num-cpus=1"]
     command += [f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats"]
-    script = f"source configs/serve.env; exec {' '.join(map(str, command))}"
-    node = subprocess.Popen(["bash", "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # A Ray that scripts/serve starts for itself asks for its token; ray start sends one only when told.
+    script = f"source configs/serve.env; export RAY_AUTH_MODE=token; exec {' '.join(map(str, command))}"
+    log.unlink(missing_ok=True)
+    with log.open("w") as output:
+        node = subprocess.Popen(["bash", "-c", script], cwd=ROOT, stdout=output, stderr=output)
     try:
-        until(lambda: node.poll() is not None or _raylet(node), what="a second node")
+        until(lambda: node.poll() is not None or _STARTED in log.read_text(), what="a second node")
         if node.poll() is not None:
-            raise StartFailed("the second node did not start")
+            raise StartFailed(f"the second node did not start: see {log}")
         yield node
     finally:
         _kill(node)
         shared_memory.sweep()
-
-
-def _raylet(node: subprocess.Popen[bytes]) -> bool:
-    """It waits for work: its agent, which starts last, is there."""
-    return bool(Cluster("", node.pid).processes("DashboardAgent"))
 
 
 def _kill(node: subprocess.Popen[bytes]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
@@ -35,6 +35,7 @@ _LOOK_PERIOD_S = 5.0  # at each worker's status
 _ANSWER_TIMEOUT_S = 2.0  # of a worker
 _STOP_TIMEOUT_S = 20.0
 _RESTART_PAUSE_S = (0.1, 30.0)  # first and longest, while its process ends again and again
+_UNREACHABLE_PAUSE_S = 1.0
 _SOUND_AFTER_S = 30.0  # of running, a worker's death is not one of a row
 _SILENT_S = 60.0  # a process may take its time to start
 _NO_WORKER_PAUSE_S = 1.0
@@ -247,6 +248,11 @@ class StreamSupervisor:
                 stream.worker = worker.start(stream.record.spec, source, self._application, self._args)
                 status: StreamStatus = await stream.worker.run.remote()
                 break
+            except ActorUnavailableError:  # its node may have died, which Ray says after some 15 s; or it comes back
+                detail = "its process cannot be reached"
+                stream.status = stream.status.model_copy(update={"state": "starting", "detail": detail})
+                await asyncio.sleep(_UNREACHABLE_PAUSE_S)
+                continue
             except Exception as exc:  # it died, or it has failed: the next one may fare better
                 logger.warning("stream %s: its process ended: %s", stream.record.spec.id, type(exc).__name__)
             stream.worker = None
