@@ -5,6 +5,9 @@ scripts/streams.py start --id lot --source FILE_OR_URI      or -- for zones, sin
 scripts/streams.py apply configs/streams.yaml               starts what is not there, replaces what has changed
 scripts/streams.py watch                                    all of them, live, until Ctrl-C; or: watch lot
 scripts/streams.py events lot --types zone,line             a line of JSON each
+scripts/streams.py show lot                                 all that it says of itself, as JSON
+scripts/streams.py frame lot --output lot.jpg               its newest frame, boxes drawn
+scripts/streams.py regions lot regions.yaml                 other zones and lines; no file: prints them
 scripts/streams.py pause lot; scripts/streams.py resume lot; scripts/streams.py stop lot
 
 SIGHTLINE_URL or --url says where it is; http://127.0.0.1:8000 otherwise.
@@ -105,6 +108,14 @@ def parse_arguments() -> argparse.Namespace:
     events_parser = add("events", print_events, "what happens in a stream, a line of JSON each")
     events_parser.add_argument("id")
     events_parser.add_argument("--types", default="", help="comma-separated: result, state, gap, zone, line, recording")
+    add("show", show, "all that a stream says of itself, as JSON").add_argument("id")
+    frame_parser = add("frame", save_frame, "save the newest frame that was processed")
+    frame_parser.add_argument("id")
+    frame_parser.add_argument("--output", type=Path, required=True, help="a JPEG file")
+    frame_parser.add_argument("--no-boxes", action="store_true", help="without what was found")
+    regions_parser = add("regions", set_regions, "print its zones and lines, or set others")
+    regions_parser.add_argument("id")
+    regions_parser.add_argument("file", type=Path, nargs="?", help="YAML with `zones:` and `lines:`")
     for name, run, summary in (
         ("pause", pause, "close its source until it is resumed"),
         ("resume", resume, "go on"),
@@ -256,6 +267,31 @@ def read_events(http: httpx.Client, stream_id: str, types: str, last_id: str | N
             if name in {"id", "data"}:
                 yield name, value.removeprefix(" ")
     raise httpx.ReadError("the server ended the answer")
+
+
+def show(http: httpx.Client, options: argparse.Namespace) -> None:
+    """The status as it is."""
+    print(json.dumps(ask(http, "GET", f"/streams/{options.id}"), indent=2))
+
+
+def save_frame(http: httpx.Client, options: argparse.Namespace) -> None:
+    """As a JPEG file."""
+    response = http.get(f"/streams/{options.id}/frame.jpg", params={"boxes": not options.no_boxes})
+    if response.is_error:
+        check(response)
+    options.output.write_bytes(response.content)
+    print(f"frame {response.headers['X-Frame-Id']} is in {options.output}")
+
+
+def set_regions(http: httpx.Client, options: argparse.Namespace) -> None:
+    """What stays as it was keeps its counts."""
+    path = f"/streams/{options.id}/regions"
+    if options.file is not None:
+        try:
+            ask(http, "PUT", path, json=yaml.safe_load(options.file.read_text()))
+        except (OSError, yaml.YAMLError) as exc:
+            raise Refused(f"{options.file} cannot be read as YAML ({type(exc).__name__})") from exc
+    print(yaml.safe_dump(ask(http, "GET", path), sort_keys=False), end="")
 
 
 def pause(http: httpx.Client, options: argparse.Namespace) -> None:

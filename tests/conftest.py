@@ -19,6 +19,11 @@ needs_shared = pytest.mark.skipif(
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--chaos: for who has an hour."""
+    parser.addoption("--chaos", action="store_true", help="each fault as often as its figures are measured: an hour")
+
+
 @pytest.fixture(autouse=True)
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the shell's reaches a test, nor does its proxy stand before a server of ours."""

@@ -21,11 +21,14 @@ class Rate:
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
         self._started_s = clock_s()
-        self._ticks_s: deque[float] = deque(maxlen=4096)
+        self._ticks_s: deque[float] = deque()  # of the window
 
     def tick(self) -> None:
         """One event, now."""
-        self._ticks_s.append(self._clock_s())
+        now_s = self._clock_s()
+        self._ticks_s.append(now_s)
+        while self._ticks_s[0] <= now_s - _RATE_WINDOW_S:
+            self._ticks_s.popleft()
 
     def per_second(self) -> float:
         """The rate; over the time since the start when that is shorter."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cv2
 import httpx
 import psutil
 import pytest
@@ -16,13 +19,16 @@ import ray
 from ray import serve
 
 from scripts.server import free_port, is_ready
-from serve_app import shared_memory
+from scripts.trials.camera import FPS, NoCamera, camera
+from scripts.trials.cluster import APPLICATION, Cluster, frame_pools
 from serve_app.app import build_app
 from serve_app.stream_schemas import StreamResult, StreamStatus
+from tests import squares
+from tests.videos import square_of
 
 T = TypeVar("T")
-APPLICATION = "sightline"
 SLOTS = 64
+CAMERA_FRAMES = 30
 
 
 def eventually(look: Callable[[], T], *, within_s: float = 60.0, what: str = "it") -> T:
@@ -35,21 +41,9 @@ def eventually(look: Callable[[], T], *, within_s: float = 60.0, what: str = "it
     raise AssertionError(f"{what} did not come true within {within_s:g} s")
 
 
-def frame_pools() -> set[str]:
-    """Names of the frame pools in shared memory."""
-    return {path.name for path in shared_memory.FOLDER.glob("sightline-*")}
-
-
 def workers(title: str) -> list[psutil.Process]:
-    """The processes of our own cluster that Ray gave this title; it appends the method that one is running."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if (process.cmdline() or [""])[0].partition(".")[0] == f"ray::{title}":
-                found.append(process)
-        except psutil.Error:
-            pass  # it ended while we looked
-    return found
+    """The processes of our own cluster that Ray gave this title."""
+    return Cluster("", os.getpid()).processes(title)
 
 
 def start_stream(
@@ -94,7 +88,28 @@ def stream_results(url: str, count: int, stream_id: str = "lot") -> list[StreamR
 
 def replicas(deployment: str) -> list[psutil.Process]:
     """The processes of a deployment's replicas."""
-    return workers(f"ServeReplica:{APPLICATION}:{deployment}")
+    return Cluster("", os.getpid()).replicas(deployment)
+
+
+@contextmanager
+def rtsp_camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterator[int]:
+    """A camera's port. A machine without GStreamer has none, and skips."""
+    try:
+        with camera(pictures, credentials, fps) as port:
+            yield port
+    except NoCamera as exc:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a camera shows: 30 pictures, each says which it is."""
+    folder = tmp_path_factory.mktemp("camera")
+    for number in range(CAMERA_FRAMES):
+        cv2.imwrite(str(folder / f"{number}.jpg"), squares.picture([square_of(number)]))
+    return folder
 
 
 @dataclass(frozen=True)

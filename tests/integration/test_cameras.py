@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
-import cv2
 import pytest
 
-from scripts.trials.camera import FPS, NoCamera, camera
+from scripts.trials.camera import FPS
 from scripts.trials.relay import Relay
 from serve_app.stream_schemas import Policy
 from serve_app.streams.capture import Capture
@@ -25,10 +23,10 @@ from serve_app.streams.progress import Progress
 from serve_app.streams.source import parse_source
 from serve_app.types import Frame
 from tests import squares
+from tests.integration.conftest import CAMERA_FRAMES, rtsp_camera
 from tests.videos import frame_shown, square_of
 
 pytestmark = pytest.mark.anyio
-FRAMES = 30
 
 
 @pytest.fixture
@@ -37,29 +35,8 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a camera shows: 30 pictures, each says which it is."""
-    folder = tmp_path_factory.mktemp("camera")
-    for number in range(FRAMES):
-        cv2.imwrite(str(folder / f"{number}.jpg"), squares.picture([square_of(number)]))
-    return folder
-
-
-@contextmanager
-def started(pictures: Path, credentials: str = "") -> Iterator[int]:
-    """A camera's port; a machine without GStreamer has none."""
-    try:
-        with camera(pictures, credentials) as port:
-            yield port
-    except NoCamera as exc:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(exc))
-
-
-@pytest.fixture(scope="module")
 def camera_port(pictures: Path) -> Iterator[int]:
-    with started(pictures) as port:
+    with rtsp_camera(pictures) as port:
         yield port
 
 
@@ -113,9 +90,9 @@ async def watch(uri: str, policy: Policy = "drop_oldest") -> AsyncIterator[Watch
 
 async def test_a_cameras_frames_come_in_its_order(camera_port: int) -> None:
     async with watch(f"rtsp://127.0.0.1:{camera_port}/cam", "wait") as watched:
-        await watched.more(2 * FRAMES)
+        await watched.more(2 * CAMERA_FRAMES)
     shown = watched.shown()
-    assert shown == [(shown[0] + n) % FRAMES for n in range(len(shown))]
+    assert shown == [(shown[0] + n) % CAMERA_FRAMES for n in range(len(shown))]
     assert [frame.frame_id for frame in watched.frames] == list(range(len(shown)))
     assert watched.progress.source_fps == FPS
 
@@ -160,7 +137,7 @@ async def test_a_frozen_camera_has_stalled_and_goes_on_when_it_thaws(camera_port
 
 
 async def test_a_wrong_password_fails_and_is_not_shown(pictures: Path) -> None:
-    with started(pictures, "admin:hunter2") as port:
+    with rtsp_camera(pictures, "admin:hunter2") as port:
         async with watch(f"rtsp://admin:hunter2@127.0.0.1:{port}/cam") as watched:
             await watched.more(1)
         async with watch(f"rtsp://admin:wrong@127.0.0.1:{port}/cam") as watched:
@@ -173,7 +150,7 @@ def save_coded(path: Path, container_format: str, options: dict[str, str]) -> No
         stream = container.add_stream("libx264", rate=FPS)
         stream.width = stream.height = squares.SIZE_PX
         stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
-        for number in range(FRAMES):
+        for number in range(CAMERA_FRAMES):
             frame = av.VideoFrame.from_ndarray(squares.picture([square_of(number)]), "bgr24")
             for packet in stream.encode(frame):
                 container.mux(packet)
@@ -192,7 +169,7 @@ async def test_a_recorded_playlist_is_played_to_its_end(tmp_path: Path) -> None:
                 await watched.health("completed")
         finally:
             server.shutdown()
-    assert watched.shown() == list(range(FRAMES))
+    assert watched.shown() == list(range(CAMERA_FRAMES))
 
 
 async def test_a_web_cameras_frames_have_the_time_they_came_at(pictures: Path) -> None:
@@ -201,7 +178,7 @@ async def test_a_web_cameras_frames_have_the_time_they_came_at(pictures: Path) -
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()
-            for number in range(FRAMES):
+            for number in range(CAMERA_FRAMES):
                 self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n")
                 self.wfile.write((pictures / f"{number}.jpg").read_bytes() + b"\r\n")
             self.wfile.write(b"--frame--\r\n")
@@ -210,10 +187,10 @@ async def test_a_web_cameras_frames_have_the_time_they_came_at(pictures: Path) -
         threading.Thread(target=server.serve_forever).start()
         try:
             async with watch(f"http://127.0.0.1:{server.server_port}/", "wait") as watched:
-                await watched.more(FRAMES)
+                await watched.more(CAMERA_FRAMES)
         finally:
             server.shutdown()
-    assert watched.shown()[:FRAMES] == list(range(FRAMES))
+    assert watched.shown()[:CAMERA_FRAMES] == list(range(CAMERA_FRAMES))
     # FFmpeg makes up time stamps for what has none, as of 25 frames a second: max_fps would go by them.
     assert {frame.position.at_s for frame in watched.frames} == {None}
     assert watched.progress.source_fps is None
@@ -232,6 +209,6 @@ async def test_a_transport_stream_over_tcp_is_a_source(tmp_path: Path) -> None:
         thread = threading.Thread(target=send)
         thread.start()
         async with watch(f"tcp://127.0.0.1:{listener.getsockname()[1]}", "wait") as watched:
-            await watched.more(FRAMES)
+            await watched.more(CAMERA_FRAMES)
         thread.join(10)
-    assert watched.shown()[:FRAMES] == list(range(FRAMES))
+    assert watched.shown()[:CAMERA_FRAMES] == list(range(CAMERA_FRAMES))

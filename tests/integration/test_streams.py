@@ -18,6 +18,7 @@ from scripts.server import is_ready
 from serve_app.app import build_app
 from serve_app.stream_schemas import StreamStatus
 from serve_app.streams import worker
+from serve_app.streams.store import StreamStore
 from tests import squares
 from tests.integration.conftest import (
     APPLICATION,
@@ -49,7 +50,10 @@ def status_when(service: Service, look: str, **expected: Any) -> StreamStatus:
     """The stream's status, once these fields of it have these values."""
 
     def found() -> StreamStatus | None:
-        status = stream_status(service.url)
+        try:
+            status = stream_status(service.url)
+        except httpx.HTTPStatusError:  # the supervisor is away
+            return None
         return status if all(getattr(status, name) == value for name, value in expected.items()) else None
 
     return eventually(found, what=look)
@@ -216,6 +220,21 @@ def test_a_new_supervisor_joins_the_workers_that_run(service: Service, video: Pa
     after = stream_status(service.url)
     assert (after.restarts, after.dropped) == (0, {})
     assert after.uptime_s > before.uptime_s
+
+
+def test_a_new_supervisor_ends_what_is_not_to_run(
+    service: Service, video: Path, stream_folders: dict[str, str]
+) -> None:
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 1)
+    store = StreamStore(Path(stream_folders["state_dir"]) / APPLICATION)
+    (record,) = store.records()
+    (supervisor,) = replicas("StreamSupervisor")
+    # As if it had died between writing down that the stream is paused and ending its process.
+    store.put(record.model_copy(update={"spec": record.spec.model_copy(update={"paused": True})}))
+    kill(supervisor)
+    eventually(lambda: not workers("StreamWorker"), what="the end of its process")
+    assert status_when(service, "the pause", state="paused").restarts == 0
 
 
 def test_a_stream_goes_on_when_its_detector_was_killed(service: Service, video: Path) -> None:

@@ -16,6 +16,7 @@ import yaml
 from scripts.server import free_port
 from scripts.streams import Refused, merged, read_specs
 from serve_app.stream_schemas import StreamStatus
+from serve_app.types import Snapshot
 from tests.stream_server import StreamServer, serve_streams
 
 SCRIPT = Path(__file__).parents[2] / "scripts/streams.py"
@@ -121,6 +122,27 @@ def test_streams_are_paused_resumed_and_stopped(served: StreamServer) -> None:
     assert run(served.url, "resume", "lot").stdout == "stream lot is running\n"
     assert run(served.url, "stop", "lot").stdout == "stream lot stopped\n"
     assert run(served.url, "stop", "lot").stderr == "no stream 'lot'\n"
+
+
+def test_what_a_stream_says_and_shows_is_printed_and_saved(served: StreamServer, tmp_path: Path) -> None:
+    served.http.post("/streams", json=CAMERA).raise_for_status()
+    assert json.loads(run(served.url, "show", "lot").stdout)["state"] == "running"
+    assert "no frame" in run(served.url, "frame", "lot", "--output", tmp_path / "a.jpg").stderr
+    served.streams.shots = {"drawn": Snapshot(7, b"drawn"), "plain": Snapshot(7, b"plain")}
+    assert "frame 7" in run(served.url, "frame", "lot", "--output", tmp_path / "a.jpg").stdout
+    run(served.url, "frame", "lot", "--output", tmp_path / "b.jpg", "--no-boxes")
+    assert ((tmp_path / "a.jpg").read_bytes(), (tmp_path / "b.jpg").read_bytes()) == (b"drawn", b"plain")
+
+
+def test_zones_and_lines_are_set_from_a_file_and_printed_as_one(served: StreamServer, tmp_path: Path) -> None:
+    served.http.post("/streams", json=CAMERA).raise_for_status()
+    regions = {"zones": [], "lines": [{"name": "gate", "start": [0.5, 0.0], "end": [0.5, 1.0], "labels": []}]}
+    (tmp_path / "regions.yaml").write_text(yaml.safe_dump(regions))
+    assert yaml.safe_load(run(served.url, "regions", "lot", tmp_path / "regions.yaml").stdout) == regions
+    assert yaml.safe_load(run(served.url, "regions", "lot").stdout) == regions
+    (tmp_path / "regions.yaml").write_text("lines: [{name: gate}]")
+    refused = run(served.url, "regions", "lot", tmp_path / "regions.yaml")
+    assert (refused.returncode, "lines.0.start" in refused.stderr) == (1, True)
 
 
 def test_events_go_on_after_the_connection_broke(served: StreamServer) -> None:

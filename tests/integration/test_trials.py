@@ -1,0 +1,68 @@
+"""The trials of scripts/trials, each fault once; with --chaos, as often as their figures are measured."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from scripts.trials.churn import churn
+from scripts.trials.cluster import Cluster
+from scripts.trials.crowd import crowd
+from scripts.trials.disconnects import disconnect
+from scripts.trials.kills import VICTIMS, kill
+from scripts.trials.node import lose_node
+from tests.integration.conftest import Service, rtsp_camera
+from tests.videos import save_video
+
+
+@pytest.fixture
+def chaos(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--chaos"))
+
+
+@pytest.fixture
+def tried(service: Service) -> Cluster:
+    return Cluster(service.url, os.getpid())
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """60 frames, 3 s."""
+    return save_video(tmp_path / "squares.avi", frames=60, fps=20)
+
+
+def quiet(done: float) -> None:
+    """Nobody watches a bar."""
+
+
+def test_a_camera_is_back_after_every_disconnect_and_nothing_is_left_open(
+    tried: Cluster, pictures: Path, chaos: bool
+) -> None:
+    with rtsp_camera(pictures) as port:
+        trial = disconnect(tried, port, 200 if chaos else 4, quiet)
+    assert trial.problems == []
+
+
+def test_a_broken_camera_costs_the_others_nothing(tried: Cluster, pictures: Path, chaos: bool) -> None:
+    count, duration_s = (16, 120) if chaos else (5, 8)
+    with rtsp_camera(pictures, fps=2) as port:
+        trial = crowd(tried, port, count, duration_s, quiet)
+    assert trial.problems == []
+
+
+def test_no_frame_counts_twice_whatever_is_killed(
+    tried: Cluster, video: Path, stream_folders: dict[str, str], chaos: bool
+) -> None:
+    trial = kill(tried, video, Path(stream_folders["output_dir"]), VICTIMS, 10 if chaos else 1, quiet)
+    assert trial.problems == []
+    assert trial.gaps == (10 if chaos else 1)
+
+
+def test_streams_come_and_go_and_leave_nothing(tried: Cluster, video: Path, chaos: bool) -> None:
+    assert churn(tried, video, 200 if chaos else 2, quiet).problems == []
+
+
+def test_streams_of_a_node_that_died_go_on_elsewhere(tried: Cluster, video: Path, chaos: bool) -> None:
+    assert lose_node(tried, video, 3 if chaos else 1, quiet).problems == []
