@@ -24,6 +24,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", action="store_true", help="each fault as often as its figures are measured: an hour")
 
 
+@pytest.fixture(scope="session")
+def chaos(request: pytest.FixtureRequest) -> bool:
+    """Whether --chaos was asked for."""
+    return bool(request.config.getoption("--chaos"))
+
+
 @pytest.fixture(autouse=True)
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the shell's reaches a test, nor does its proxy stand before a server of ours."""

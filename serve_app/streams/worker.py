@@ -118,6 +118,7 @@ def start(spec: StreamSpec, source: Source, application: str, args: StreamArgs) 
             max_restarts=0,  # the supervisor sees to that, so that it knows
             num_cpus=0.02,
             scheduling_strategy="SPREAD",
+            enable_task_events=False,  # each call would be kept by Ray's GCS: 8 MiB a minute with eleven streams
             # Ray's node agent keeps a dead process's counters and histograms for ever, and streams come and go: the
             # supervisor tells what is measured.
             runtime_env={"env_vars": {"RAY_enable_metrics_collection": "0"}},

@@ -18,11 +18,6 @@ from tests.videos import save_video
 
 
 @pytest.fixture
-def chaos(request: pytest.FixtureRequest) -> bool:
-    return bool(request.config.getoption("--chaos"))
-
-
-@pytest.fixture
 def tried(service: Service) -> Cluster:
     return Cluster(service.url, os.getpid())
 
