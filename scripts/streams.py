@@ -41,6 +41,7 @@ from rich.table import Table
 from serve_app.stream_schemas import StreamList, StreamSpec, StreamStatus
 
 TIMEOUT_S = 60.0
+UNAVAILABLE = 503  # a part of the server starts anew
 WATCH_PERIOD_S = 0.5
 RECONNECT_PAUSE_S = 1.0
 APPLIED = "applied"  # the tag that says from which text of a file a stream was made
@@ -49,6 +50,10 @@ OVER = {"completed", "failed"}
 
 class Refused(Exception):
     """What the server, or a file, did not allow, in a sentence."""
+
+
+class Busy(Refused):
+    """The server did not answer this time, and may later."""
 
 
 def main() -> None:
@@ -170,11 +175,12 @@ def apply_one(http: httpx.Client, spec: dict[str, Any], there: StreamStatus | No
     if there is not None and there.tags.get(APPLIED) == spec["tags"][APPLIED]:
         return "unchanged"
     try:
-        if there is not None:
-            ask(http, "DELETE", f"/streams/{spec['id']}")
-        ask(http, "POST", "/streams", json=spec)
+        if there is None:
+            ask(http, "POST", "/streams", json=spec)
+        else:
+            ask(http, "PUT", f"/streams/{spec['id']}", json=spec)
     except Refused as exc:
-        return f"refused: {exc}"
+        return f"refused: {exc}" + ("; it stays as it was" if there else "")
     return "started" if there is None else "replaced"
 
 
@@ -232,7 +238,12 @@ def watch(http: httpx.Client, options: argparse.Namespace) -> None:
     """A line a stream, renewed until those that were named are over; of a single one, what is in it too."""
     with Live(refresh_per_second=4) as live:
         while True:
-            streams = [status(http, stream_id) for stream_id in options.ids] or all_streams(http)
+            try:
+                streams = [status(http, stream_id) for stream_id in options.ids] or all_streams(http)
+            except Busy as exc:
+                live.update(str(exc))
+                time.sleep(WATCH_PERIOD_S)
+                continue
             table = status_table(streams)
             live.update(Group(table, *details(streams[0])) if len(options.ids) == 1 else table)
             if options.ids and all(stream.state in OVER for stream in streams):
@@ -250,7 +261,7 @@ def print_events(http: httpx.Client, options: argparse.Namespace) -> None:
                     last_id = value
                 else:
                     print(value, flush=True)
-        except httpx.TransportError:
+        except (httpx.TransportError, Busy):
             time.sleep(RECONNECT_PAUSE_S)
 
 
@@ -321,10 +332,11 @@ def ask(http: httpx.Client, method: str, path: str, **body: Any) -> Any:
 def check(response: httpx.Response) -> Any:
     """The answer's JSON. Raises Refused."""
     if response.is_error:
+        kind = Busy if response.status_code == UNAVAILABLE else Refused
         try:
-            raise Refused(response.json()["detail"])
+            raise kind(response.json()["detail"])
         except (ValueError, KeyError, TypeError):
-            raise Refused(f"the server answers {response.status_code}") from None
+            raise kind(f"the server answers {response.status_code}") from None
     return response.json() if response.content else None
 
 

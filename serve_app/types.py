@@ -165,7 +165,7 @@ class EventPage:
     """Some of a stream's events, the oldest first."""
 
     events: list[Event]
-    last_id: int  # what to ask on from, where the page is empty
+    last_id: int | None  # what to ask on from, where the page is empty; None: those to come
     missed: int  # events that were wanted and are no longer kept
 
 

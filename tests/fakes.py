@@ -62,7 +62,7 @@ class FakeStreams:
         self.shots: dict[str, Snapshot] = {}
         self.latest: StreamStatus | None = None
         self.failure: ServeAppError | None = None
-        self.broken = False  # the next answer without end breaks off
+        self.outages = 0  # so many questions for events are not answered
 
     def happen(self, stream_id: str, state: str = "running") -> None:
         """An event."""
@@ -74,6 +74,13 @@ class FakeStreams:
         if spec.id in self.specs:
             raise Conflict(f"there is a stream {spec.id!r} already")
         self.specs[spec.id], self.logs[spec.id] = spec, EventLog(spec.id, [])
+        return await self.status(spec.id)
+
+    async def replace(self, spec: StreamSpec) -> StreamStatus:
+        self._find(spec.id)
+        if self.failure:
+            raise self.failure
+        self.specs[spec.id] = spec
         return await self.status(spec.id)
 
     async def all(self) -> list[StreamStatus]:
@@ -106,8 +113,8 @@ class FakeStreams:
 
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
         self._find(stream_id)
-        if self.broken and within_s:
-            self.broken = False
+        if self.outages:
+            self.outages -= 1
             raise Unavailable("the supervisor has died")
         return await self.logs[stream_id].page(after, min(within_s, 0.05))
 

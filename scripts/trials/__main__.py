@@ -39,6 +39,10 @@ FRAMES = 100
 CROWD_FPS = 1  # of a camera: what 16 send is half of what two cores detect
 TIMES = {"disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3}
 
+RETURN_BAR_S = 2.0
+KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}
+NODE_BAR_S = 30.0  # of which Ray takes 15 to say that a node is dead
+
 console = Console(width=110)
 Tell = Callable[[float], None]
 
@@ -72,15 +76,16 @@ def run(trial: str, times: int, count: int) -> list[str]:
             case "disconnects":
                 with camera(save_pictures()) as port:
                     pulled = disconnect(cluster, port, times, tell)
-                show("from the cable's return to a result", pulled.away_s)
+                late = show("from the cable's return to a result", pulled.away_s, RETURN_BAR_S)
                 show_footprints("StreamWorker", pulled.before, pulled.after)
-                return pulled.problems
+                return pulled.problems + late
             case "kills":
                 killed = kill(cluster, save_video(), FOLDER / "output", VICTIMS, times, tell)
+                late = []
                 for victim, away_s in killed.away_s.items():
-                    show(f"from SIGKILL of the {victim} to a later frame's result", away_s)
+                    late += show(f"from SIGKILL of the {victim} to a later frame's result", away_s, KILL_BARS_S[victim])
                 console.print(f"{killed.frames} frames with a result, {killed.lost} lost in {killed.gaps} gaps")
-                return killed.problems
+                return killed.problems + late
             case "crowd":
                 with camera(save_pictures(), fps=CROWD_FPS) as port:
                     crowded = crowd(cluster, port, count, times, tell)
@@ -100,15 +105,16 @@ def run(trial: str, times: int, count: int) -> list[str]:
                 return churned.problems
             case _:
                 moved = lose_node(cluster, save_video(), times, tell)
-                show(f"from the node's death to a later frame's result, {moved.moved} streams", moved.away_s)
-                console.print(f"{moved.lost} frames lost in gaps")
-                return moved.problems
+                late = show("from the node's death to a later frame's result", moved.away_s, NODE_BAR_S)
+                console.print(f"{moved.moved} streams were taken over, {moved.lost} frames lost in gaps")
+                return moved.problems + late
 
 
-def show(what: str, seconds: Sequence[float]) -> None:
-    """Their median, and the longest."""
+def show(what: str, seconds: Sequence[float], bar_s: float = float("inf")) -> list[str]:
+    """Their median, and the longest; what is wrong when that is above the bar."""
     if seconds:
         console.print(f"{what}: median {np.median(seconds):.2f} s, longest {max(seconds):.2f} s, of {len(seconds)}")
+    return [f"{what}: {max(seconds):.2f} s are more than {bar_s:g}"] if seconds and max(seconds) > bar_s else []
 
 
 def show_footprints(name: str, before: Footprint | None, after: Footprint | None) -> None:

@@ -15,6 +15,7 @@ from scripts.trials.relay import Relay
 from serve_app.stream_schemas import StreamStatus
 
 _START_TIMEOUT_S = 300.0  # so many processes start at once
+_FAIR_SHARE = 0.9  # they watch the same camera
 _CALM_S = 5.0  # all of them running, before anything breaks
 BROKEN = {"frozen": "stalled", "refusing": "reconnecting", "garbage": "failed"}
 
@@ -55,7 +56,10 @@ def crowd(cluster: Cluster, camera_port: int, count: int, duration_s: float, tel
         after = _by_id(cluster)
         trial.states = {name: f"{after[name].state}: {after[name].detail}" for name in BROKEN}
         cables["frozen"].thaw()
+    seen = {name: after[name].captured - before[name].captured for name in sound}
     for name in sound:
+        if seen[name] < _FAIR_SHARE * max(seen.values()):
+            trial.problems.append(f"{name} captured {seen[name]} frames, another one {max(seen.values())}")
         trial.captured += after[name].captured - before[name].captured
         trial.processed += after[name].processed - before[name].processed
         trial.dropped += sum(after[name].dropped.values()) - sum(before[name].dropped.values())

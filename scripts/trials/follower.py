@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from scripts.streams import Refused, read_events
+from scripts.streams import Busy, Refused, read_events
 
 Event = dict[str, Any]
 _PAUSE_S = 0.2  # before a connection is made again
@@ -77,11 +77,10 @@ class Follower:
                             last_id = value
                         else:
                             self._add(json.loads(value))
-                except httpx.TransportError:
+                except (httpx.TransportError, Busy):
                     pass
-                except Refused as exc:
-                    if "no stream" in str(exc):
-                        return
+                except Refused:  # it is deleted
+                    return
                 time.sleep(_PAUSE_S)
 
     def _add(self, event: Event) -> None:

@@ -36,6 +36,9 @@ class Streams(Protocol):
     async def status(self, stream_id: str) -> StreamStatus:
         """One stream."""
 
+    async def replace(self, spec: StreamSpec) -> StreamStatus:
+        """A stream in the place of the one of this id, which goes on if this one cannot be. Raises as ``create``."""
+
     async def delete(self, stream_id: str) -> None:
         """End it for good."""
 

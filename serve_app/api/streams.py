@@ -61,6 +61,13 @@ def router(streams: Streams) -> APIRouter:
         """One stream: its state and why, its counters, its latest result."""
         return await streams.status(stream_id)
 
+    @routes.put("/{stream_id}", responses=_ERRORS | {422: _REFUSALS[422]})
+    async def replace(stream_id: str, spec: StreamSpec) -> StreamStatus:
+        """Another stream in the place of this one, which goes on if the new one is refused. Counts begin at nothing."""
+        if "id" in spec.model_fields_set and spec.id != stream_id:
+            raise InvalidParameter("id: it is not the one in the path")
+        return await streams.replace(spec.model_copy(update={"id": stream_id}))
+
     @routes.delete("/{stream_id}", status_code=204, responses=_ERRORS)
     async def delete(stream_id: str) -> None:
         """End a stream, and forget it."""
@@ -139,7 +146,7 @@ def router(streams: Streams) -> APIRouter:
         """The newest frame that was processed."""
         shot = await streams.snapshot(stream_id, None, _FIRST_FRAME_S, boxes=boxes)
         if shot is None:
-            raise Unavailable("no frame has been processed yet")
+            raise Unavailable("there is no frame to be seen now")
         headers = {"X-Frame-Id": str(shot.frame_id), "Cache-Control": "no-store"}
         return Response(shot.jpeg, media_type="image/jpeg", headers=headers)
 

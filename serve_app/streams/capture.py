@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 
 from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled
 from serve_app.stream_schemas import Policy
@@ -18,6 +19,9 @@ from serve_app.types import Frame, Position
 logger = logging.getLogger("ray.serve")
 
 _BACKOFF_S = (0.1, 1.5)  # first and longest pause before a source is tried again: it is back within 2 s of its return
+_LEAP_S = 5.0  # time stamps that go on by more than this have leapt, unless frames are that rare,
+_LEAP_BACK_S = 1.0  # and those that go back by more than this
+_USUAL_FPS = 25.0  # of a source that does not say
 _FAILED_RETRY_S = 60.0  # before a source that needs a person is tried again: some cameras lock out who tries often
 
 
@@ -171,10 +175,11 @@ class Capture:
 
     def _read(self, video: Video) -> None:
         at_own_pace = video.comes_in_bursts and self._policy == "drop_oldest"
+        waits_its_turn = video.has_end and not video.is_timed  # a folder's pictures are all there at once
         opened_s = time.monotonic()
         began_s = opened_s - self._started_s if self._source.is_live else self._at_s  # on the stream's own clock
+        stamps = Stamps(video.fps)
         due_s = 0.0  # of the next frame that max_fps lets through
-        first_s: float | None = None  # the first frame's time stamp
         pictures = iter(video)
         while not self._stopped.is_set():
             self._progress.reading()
@@ -183,22 +188,48 @@ class Capture:
             if picture is None:
                 return
             pixels, position = picture
-            if position.at_s is None:
-                passed_s = time.monotonic() - opened_s
-            else:
-                first_s = position.at_s if first_s is None else first_s
-                passed_s = position.at_s - first_s
-                if at_own_pace and self._stopped.wait(max(0.0, opened_s + passed_s - time.monotonic())):
-                    return
+            if waits_its_turn and self._stopped.wait(max(0.0, opened_s + due_s - time.monotonic())):
+                return
+            passed_s = stamps.passed_s(position.at_s)
+            if at_own_pace and self._stopped.wait(max(0.0, opened_s + passed_s - time.monotonic())):
+                return
             self._at_s = max(self._at_s, began_s + passed_s)
             frame = Frame(self._progress.read(), time.time(), self._at_s, position, pixels)
             if passed_s < due_s - 1e-3:
-                self._progress.drop("max_fps")
+                self._progress.drop("max_fps", frame.frame_id)
                 continue
             due_s = max(due_s + self._interval_s, passed_s)
             unused = self._place.put(frame, wait=self._policy == "wait")
-            if unused is not None:
-                self._progress.drop("stopped" if self._stopped.is_set() else "newer_frame")
+            if unused is None:
+                continue
+            if not self._stopped.is_set():
+                self._progress.drop("newer_frame", unused.frame_id)
+            elif self._source.is_live:
+                self._progress.drop("stopped", unused.frame_id)  # a file's is read again when the stream goes on
+
+
+class Stamps:
+    """Time that has passed since the first frame, by time stamps that may leap: a camera's clock is set, a recording
+    is spliced. A leap counts as one frame's time. Frames without time stamps are as old as they are here."""
+
+    def __init__(self, fps: float | None, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._frame_s = 1 / (fps or _USUAL_FPS)
+        self._clock_s = clock_s
+        self._opened_s = self._read_s = clock_s()
+        self._newest_s: float | None = None  # the last time stamp
+        self._passed_s = 0.0
+
+    def passed_s(self, stamp_s: float | None) -> float:
+        """For the next frame, which has just been read."""
+        now_s = self._clock_s()
+        if stamp_s is None:
+            return now_s - self._opened_s
+        if self._newest_s is not None:
+            step_s = stamp_s - self._newest_s
+            longest_s = max(_LEAP_S, 10 * self._frame_s, 2 * (now_s - self._read_s))
+            self._passed_s += step_s if -_LEAP_BACK_S <= step_s <= longest_s else self._frame_s
+        self._newest_s, self._read_s = stamp_s, now_s
+        return self._passed_s
 
 
 def _pause_s(failures: int) -> float:

@@ -33,6 +33,10 @@ class StreamClient:
         status: StreamStatus = await self._call("status", stream_id)
         return status
 
+    async def replace(self, spec: StreamSpec) -> StreamStatus:
+        status: StreamStatus = await self._call("replace", spec)
+        return status
+
     async def delete(self, stream_id: str) -> None:
         await self._call("delete", stream_id)
 

@@ -27,6 +27,7 @@ from serve_app.types import Detections, Pixels
 logger = logging.getLogger("ray.serve")
 
 _MAX_WAITING = 8  # frames, each with its pixels
+_LATE_S = 2.0  # a frame may come so much later than a clip ends
 _MAX_SIDE_PX = 1280  # of a clip
 _TIME_BASE = Fraction(1, 90_000)
 _NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}Z\.(mp4|mp4\.part|jpg)")
@@ -105,9 +106,17 @@ class Recorder:
 
     def _run(self) -> None:
         self._adopt_parts()
-        while (shown := self._waiting.get()) is not None:
+        while (shown := self._next()) is not None:
             self._try(lambda shown=shown: self._take(shown))  # type: ignore[misc]
         self._try(self._finish)
+
+    def _next(self) -> _Shown | None:
+        """A clip does not wait for a camera that is away."""
+        while True:
+            try:
+                return self._waiting.get(timeout=self._spec.post_roll_s + _LATE_S if self._open else None)
+            except queue.Empty:
+                self._try(self._finish)
 
     def _try(self, step: Callable[[], None]) -> None:
         try:
@@ -142,7 +151,11 @@ class Recorder:
         name = datetime.fromtimestamp(shown.captured_at_s, UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")[:-3] + "Z"
         snapshot = self._folder / f"{name}.jpg"
         _write(snapshot, encode_jpeg(draw(shown.pixels.copy(), shown.detections, shown.labels)))
-        self._open = _OpenClip(self._folder / f"{name}.mp4", snapshot, small.shape, shown.captured_at_s)
+        try:
+            self._open = _OpenClip(self._folder / f"{name}.mp4", snapshot, small.shape, shown.captured_at_s)
+        except BaseException:
+            snapshot.unlink(missing_ok=True)
+            raise
         for at_s, jpeg in self._before:
             picture: Any = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
             if self._open.fits(picture):
@@ -186,7 +199,11 @@ class _OpenClip:
         self._last_pts = -1
         self.frames = 0
         _write(self._part, b"")
-        container: Any = av.open(str(self._part), "w", format="mp4", options=_OPTIONS)
+        try:
+            container: Any = av.open(str(self._part), "w", format="mp4", options=_OPTIONS)
+        except BaseException:
+            self._part.unlink(missing_ok=True)
+            raise
         container.flags |= av.container.Flags.flush_packets.value
         self._container = container
         self._stream: Any = self._container.add_stream("libx264", options=_CODEC_OPTIONS)
@@ -256,5 +273,9 @@ def _drawn(shown: _Shown) -> Pixels:
 
 def _write(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(data)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+    except OSError:
+        path.unlink(missing_ok=True)  # a full disk is not filled with halves
+        raise

@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -42,6 +43,11 @@ class Mark(BaseModel):
     zones: dict[str, ZoneCount] = {}
     lines: dict[str, LineCount] = {}
     marked_at_s: float = 0.0  # wall clock, seconds since the epoch
+
+    def counters(self) -> dict[str, Any]:
+        """Those of ``StreamStatus``, as they were."""
+        counted = {name: getattr(self, name) for name in ("processed", "dropped", "reconnects", "zones", "lines")}
+        return {"captured": self.next_frame_id, **counted}
 
 
 class StreamStore:
@@ -95,6 +101,23 @@ class StreamStore:
         """Forget the stream. Raises OSError."""
         for suffix in (_RECORD, _MARK):  # the mark last: without its record it is nobody's
             (self._folder / f"{stream_id}{suffix}").unlink(missing_ok=True)
+
+    def start_over(self, stream_id: str) -> None:
+        """The stream begins anew, but for its event ids: who follows it goes on. Raises OSError."""
+        bookmark = self.bookmark(stream_id)
+        try:
+            if mark := bookmark.read():
+                bookmark.write(Mark(next_event_id=mark.next_event_id))
+        finally:
+            bookmark.close()
+
+    def mark(self, stream_id: str) -> Mark | None:
+        """How far the stream has come; None for one that has not begun. Raises OSError."""
+        bookmark = self.bookmark(stream_id)
+        try:
+            return bookmark.read()
+        finally:
+            bookmark.close()
 
     def bookmark(self, stream_id: str) -> Bookmark:
         """The stream's mark. Raises OSError."""

@@ -142,6 +142,7 @@ class Stream:
             looking.cancel()
             self._note_state()
             await self._close()
+            self._mark_events()
 
     def stop(self) -> None:
         """``run`` ends after the frame that is under way."""
@@ -288,7 +289,7 @@ class Stream:
             position=None if is_live else frame.position,
             at_s=frame.at_s,
             processed=progress.processed,
-            dropped=dict(progress.dropped),
+            dropped=dict(progress.dropped) if is_live else progress.dropped_until(frame.frame_id),
             reconnects=progress.reconnects,
             zones=scene.zones,
             lines=scene.lines,
@@ -335,6 +336,9 @@ class Stream:
             return
         self._events.add("state", StateChange(state=state, previous=self._state, detail=detail))
         self._state = state
+        self._mark_events()
+
+    def _mark_events(self) -> None:
         self._mark = self._mark.model_copy(update={"next_event_id": self._events.next_id})
         self._save_mark()
 

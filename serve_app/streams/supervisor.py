@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import logging
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import ray
 from ray import serve
@@ -37,9 +40,31 @@ _STOP_TIMEOUT_S = 20.0
 _RESTART_PAUSE_S = (0.1, 30.0)  # first and longest, while its process ends again and again
 _UNREACHABLE_PAUSE_S = 1.0
 _SOUND_AFTER_S = 30.0  # of running, a worker's death is not one of a row
-_SILENT_S = 60.0  # a process may take its time to start
+_SILENT_S = 60.0  # of a process that has answered before
 _NO_WORKER_PAUSE_S = 1.0
+_LINGER_S = 10.0  # of a process whose stream is over
+_HELD_WITHIN_S = 15.0  # of its start, a supervisor has the streams
 _MAX_CALLS = 1024
+_AT_REST = {"detail": "", "camera_fps": 0.0, "processed_fps": 0.0, "dropped_fps": 0.0}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+_changes: set[asyncio.Future[Any]] = set()
+
+
+def _uninterrupted(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Awaitable[T]]:
+    """The change is made to its end, also when whoever asked for it has gone: half of it would leave a stray."""
+
+    @functools.wraps(method)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        change = asyncio.ensure_future(method(*args, **kwargs))
+        _changes.add(change)
+        change.add_done_callback(_changes.discard)
+        return await asyncio.shield(change)
+
+    return wrapper
 
 
 @dataclass(eq=False)
@@ -49,11 +74,16 @@ class _Stream:
     record: Record
     source: Source | None  # None: it is not allowed any more
     status: StreamStatus  # as last heard of
-    heard_s: float = 0.0  # when
+    heard_s: float | None = None  # when its process last answered
     worker: ActorHandle | None = None
     told: State | None = None  # to the metrics
-    keeping: asyncio.Task[None] | None = None  # while it is to run
+    keeping: asyncio.Task[None] | None = None  # while it is to run, and a little longer
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change at a time
+
+    @property
+    def is_to_run(self) -> bool:
+        """It is not paused, not over, and allowed."""
+        return self.source is not None and not self.record.spec.paused and self.record.ended is None
 
 
 class StreamSupervisor:
@@ -69,80 +99,88 @@ class StreamSupervisor:
         self._detector = Replicas(detector)
         self._telemetry = Telemetry(RayInstrument)
         self._streams: dict[str, _Stream] = {}
-        self._holds = False
+        self._held = asyncio.Event()
+        self._admitting = asyncio.Lock()  # one stream after the other: each counts for the next
         self._tasks = [asyncio.create_task(self._take_over())]
-        names = "create all status delete pause resume regions set_regions events snapshot"
+        names = "create replace all status delete pause resume regions set_regions events snapshot"
         methods = {name: getattr(self, name) for name in names.split()}
         self._server = await listen(methods, max_calls=_MAX_CALLS)
 
     @refusals_as_values
+    @_uninterrupted
     async def create(self, spec: StreamSpec) -> StreamStatus:
         """See ``api.pipeline.Streams``, as for all that follow."""
-        self._check_held()
-        if spec.id in self._streams:
-            raise Conflict(f"there is a stream {spec.id!r} already")
-        stream = self._streams[spec.id] = self._make(Record(spec=spec))
-        try:
-            if stream.source is None:
-                parse_source(spec.source.uri, self._args.folders())  # says what is wrong
-            await self._check(stream)
-            await asyncio.to_thread(self._store.put, stream.record)
-        except BaseException:
-            del self._streams[spec.id]
-            raise
-        self._begin(stream)
+        await self._until_held()
+        async with self._admitting:
+            if spec.id in self._streams:
+                raise Conflict(f"there is a stream {spec.id!r} already")
+            stream = await self._checked(spec)
+            await self._install(stream)
+        return self._show(stream)
+
+    @refusals_as_values
+    @_uninterrupted
+    async def replace(self, spec: StreamSpec) -> StreamStatus:
+        async with self._changing(spec.id) as before, self._admitting:
+            stream = await self._checked(spec)
+            await self._halt(before)
+            await asyncio.to_thread(self._store.start_over, spec.id)
+            await self._install(stream)
         return self._show(stream)
 
     @refusals_as_values
     async def all(self) -> list[StreamStatus]:
-        self._check_held()
+        await self._until_held()
         streams = [self._streams[stream_id] for stream_id in sorted(self._streams)]
         await asyncio.gather(*(self._ask(stream) for stream in streams))
         return [self._show(stream) for stream in streams]
 
     @refusals_as_values
     async def status(self, stream_id: str) -> StreamStatus:
-        stream = self._find(stream_id)
+        stream = await self._find(stream_id)
         await self._ask(stream)
         return self._show(stream)
 
     @refusals_as_values
+    @_uninterrupted
     async def delete(self, stream_id: str) -> None:
-        stream = self._find(stream_id)
-        async with stream.lock:
+        async with self._changing(stream_id) as stream:
             await self._halt(stream)
             await asyncio.to_thread(self._store.delete, stream_id)
-            self._streams.pop(stream_id, None)
+            del self._streams[stream_id]
 
     @refusals_as_values
+    @_uninterrupted
     async def pause(self, stream_id: str) -> StreamStatus:
-        stream = self._find(stream_id)
-        async with stream.lock:
-            if stream.keeping is not None:
+        async with self._changing(stream_id) as stream:
+            if stream.is_to_run:
                 await self._put(stream, spec=stream.record.spec.model_copy(update={"paused": True}))
                 await self._halt(stream)
         return self._show(stream)
 
     @refusals_as_values
+    @_uninterrupted
     async def resume(self, stream_id: str) -> StreamStatus:
-        stream = self._find(stream_id)
-        async with stream.lock:
-            if stream.keeping is None and stream.status.state != "completed":
-                await self._check(stream)
+        async with self._changing(stream_id) as stream, self._admitting:
+            if not stream.is_to_run and stream.status.state != "completed":
                 spec = stream.record.spec.model_copy(update={"paused": False})
+                stream.source = parse_source(spec.source.uri, self._args.folders())
+                await self._check(stream)
+                await self._halt(stream)
                 await self._put(stream, spec=spec, ended=None)
+                stream.status = stream.status.model_copy(update=_AT_REST | {"state": "starting"})
                 self._begin(stream)
         return self._show(stream)
 
     @refusals_as_values
     async def regions(self, stream_id: str) -> Regions:
-        spec = self._find(stream_id).record.spec
+        spec = (await self._find(stream_id)).record.spec
         return Regions(zones=spec.zones, lines=spec.lines)
 
     @refusals_as_values
+    @_uninterrupted
     async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
-        stream = self._find(stream_id)
-        async with stream.lock:
+        async with self._changing(stream_id) as stream:
             spec = stream.record.spec.model_copy(update=dict(regions))
             _check_tracking(spec)
             await self._put(stream, spec=spec)
@@ -156,7 +194,7 @@ class StreamSupervisor:
 
     @refusals_as_values
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
-        stream = self._find(stream_id)
+        stream = await self._find(stream_id)
         if stream.worker is not None:
             try:
                 page: EventPage = await stream.worker.events.remote(after, within_s)
@@ -164,11 +202,11 @@ class StreamSupervisor:
             except RayError:
                 pass  # another worker's events come next
         await asyncio.sleep(min(within_s, _NO_WORKER_PAUSE_S))
-        return EventPage([], -1 if after is None else after, 0)
+        return EventPage([], after, 0)
 
     @refusals_as_values
     async def snapshot(self, stream_id: str, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
-        stream = self._find(stream_id)
+        stream = await self._find(stream_id)
         if stream.worker is not None:
             try:
                 shot: Snapshot | None = await stream.worker.snapshot.remote(after, within_s, boxes)
@@ -178,11 +216,17 @@ class StreamSupervisor:
         await asyncio.sleep(min(within_s, _NO_WORKER_PAUSE_S))
         return None
 
+    async def check_health(self) -> None:
+        """Serve starts a replica anew whose own tasks have failed."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
     async def __del__(self) -> None:
         for task in (*self._tasks, *(stream.keeping for stream in self._streams.values() if stream.keeping)):
             task.cancel()
         try:
-            if self._holds and await asyncio.to_thread(worker.is_gone, self._application):
+            if self._held.is_set() and await asyncio.to_thread(worker.is_gone, self._application):
                 await asyncio.gather(*(self._halt(stream) for stream in self._streams.values()))
             await self._server.close()
         finally:
@@ -192,15 +236,18 @@ class StreamSupervisor:
         while not self._store.hold():  # noqa: ASYNC110  # of another process: nothing of ours happens then
             await asyncio.sleep(_HOLD_PERIOD_S)
         for record in await asyncio.to_thread(self._store.records):
-            self._streams[record.spec.id] = self._make(record)
+            stream = self._streams[record.spec.id] = self._make(record)
+            mark = await asyncio.to_thread(self._store.mark, record.spec.id)
+            if mark is not None and record.ended is None:
+                stream.status = stream.status.model_copy(update=mark.counters())
         for stream in self._streams.values():
-            if not stream.record.spec.paused and stream.record.ended is None:
+            if stream.is_to_run:
                 self._begin(stream)
-        kept = {stream_id for stream_id, stream in self._streams.items() if stream.keeping}
+        kept = {stream_id for stream_id, stream in self._streams.items() if stream.is_to_run}
         for stream_id in set(await asyncio.to_thread(worker.running, self._application)) - kept:
             # Of a supervisor that died while it deleted or paused the stream, or whose settings allowed the source.
             await asyncio.to_thread(worker.kill, self._application, stream_id)
-        self._holds = True
+        self._held.set()
         self._tasks.append(asyncio.create_task(self._look()))
 
     async def _look(self) -> None:
@@ -212,9 +259,23 @@ class StreamSupervisor:
                 status = self._show(stream)
                 self._telemetry.stream(status, stream.told)
                 stream.told = status.state
-                if stream.worker is not None and time.monotonic() - stream.heard_s > _SILENT_S:
+                silent_s = time.monotonic() - (stream.heard_s or time.monotonic())
+                if stream.worker is not None and silent_s > _SILENT_S:
                     logger.error("stream %s: its process does not answer, and is ended", stream.record.spec.id)
                     ray.kill(stream.worker)  # whoever keeps the stream notices
+
+    async def _checked(self, spec: StreamSpec) -> _Stream:
+        """A stream that may be. Raises what keeps it from that."""
+        stream = self._make(Record(spec=spec))
+        stream.source = parse_source(spec.source.uri, self._args.folders())  # says what is wrong
+        await self._check(stream)
+        return stream
+
+    async def _install(self, stream: _Stream) -> None:
+        await asyncio.to_thread(self._store.put, stream.record)
+        self._streams[stream.record.spec.id] = stream
+        if stream.is_to_run:
+            self._begin(stream)
 
     def _make(self, record: Record) -> _Stream:
         spec = record.spec
@@ -236,14 +297,13 @@ class StreamSupervisor:
 
     def _begin(self, stream: _Stream) -> None:
         if stream.source is not None:
-            stream.heard_s = time.monotonic()
             stream.keeping = asyncio.create_task(self._keep(stream, stream.source))
 
     async def _keep(self, stream: _Stream, source: Source) -> None:
         """Has a worker run, and another one when it dies, until the stream is over."""
         deaths = 0  # in a row
         while True:
-            began_s = stream.heard_s = time.monotonic()
+            began_s, stream.heard_s = time.monotonic(), None
             try:
                 stream.worker = worker.start(stream.record.spec, source, self._application, self._args)
                 status: StreamStatus = await stream.worker.run.remote()
@@ -256,16 +316,20 @@ class StreamSupervisor:
             except Exception as exc:  # it died, or it has failed: the next one may fare better
                 logger.warning("stream %s: its process ended: %s", stream.record.spec.id, type(exc).__name__)
             stream.worker = None
+            await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
             deaths = 0 if time.monotonic() - began_s > _SOUND_AFTER_S else deaths + 1
             async with stream.lock:
                 await self._note(stream, restarts=stream.record.restarts + 1)
             detail = f"its process ended, and is started again: {stream.record.restarts} times so far"
             stream.status = stream.status.model_copy(update={"state": "starting", "detail": detail})
             await asyncio.sleep(min(_RESTART_PAUSE_S[1], _RESTART_PAUSE_S[0] * 2 ** min(deaths, 16)))
+        stream.status = status
         async with stream.lock:  # deleted or paused meanwhile, it is halted, and this ends here
-            stream.status, stream.worker = status, None
-            await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
             await self._note(stream, ended=status)
+        await asyncio.sleep(_LINGER_S)  # for who follows its events
+        async with stream.lock:
+            stream.worker = None
+            await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
             stream.keeping = None
 
     async def _halt(self, stream: _Stream) -> None:
@@ -280,7 +344,7 @@ class StreamSupervisor:
                 stream.status = await asyncio.wait_for(actor.stop.remote(), _STOP_TIMEOUT_S)
             except (RayError, TimeoutError):
                 pass  # it is ended all the same
-            await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
+        await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
 
     async def _put(self, stream: _Stream, **changes: Any) -> None:
         """Changes its record, here and in the store. To be called under its lock. Raises OSError."""
@@ -308,7 +372,7 @@ class StreamSupervisor:
         except (TimeoutError, Unavailable):
             return  # nobody can tell yet
         spec.detect.to_options(model)
-        others = (other for other in self._streams.values() if other is not stream and other.keeping)
+        others = (other for other in self._streams.values() if other.record.spec.id != spec.id and other.is_to_run)
         admit(_load(stream), map(_load, others), capacity_fps)
 
     def _most_detectors(self) -> int:
@@ -325,24 +389,37 @@ class StreamSupervisor:
         try:
             stream.status = await asyncio.wait_for(stream.worker.status.remote(), _ANSWER_TIMEOUT_S)
             stream.heard_s = time.monotonic()
-        except (RayError, TimeoutError):
-            pass  # whoever keeps the stream notices when it is dead
+        except (RayError, TimeoutError):  # whoever keeps the stream notices when it is dead
+            if stream.heard_s is None and stream.status.state == "starting":
+                detail = stream.status.detail or "its process has not started yet; it needs 0.02 of a core"
+                stream.status = stream.status.model_copy(update={"detail": detail})
 
     def _show(self, stream: _Stream) -> StreamStatus:
         changes: dict[str, Any] = {"restarts": stream.record.restarts}
         if stream.record.spec.paused:
-            changes |= {"state": "paused", "detail": "", "camera_fps": 0.0, "processed_fps": 0.0, "dropped_fps": 0.0}
+            changes |= _AT_REST | {"state": "paused"}
         return stream.status.model_copy(update=changes)
 
-    def _check_held(self) -> None:
-        if not self._holds:
-            raise Unavailable("another supervisor still has the streams")
+    async def _until_held(self) -> None:
+        try:
+            await asyncio.wait_for(self._held.wait(), _HELD_WITHIN_S)
+        except TimeoutError as exc:
+            raise Unavailable("another supervisor still has the streams") from exc
 
-    def _find(self, stream_id: str) -> _Stream:
-        self._check_held()
+    async def _find(self, stream_id: str) -> _Stream:
+        await self._until_held()
         if stream_id not in self._streams:
             raise NotFound(f"no stream {stream_id[:64]!r}")
         return self._streams[stream_id]
+
+    @asynccontextmanager
+    async def _changing(self, stream_id: str) -> AsyncIterator[_Stream]:
+        """The stream, under its lock. Raises NotFound, also where it was deleted meanwhile."""
+        stream = await self._find(stream_id)
+        async with stream.lock:
+            if await self._find(stream_id) is not stream:
+                raise NotFound(f"no stream {stream_id[:64]!r}")
+            yield stream
 
 
 def _check_tracking(spec: StreamSpec) -> None:

@@ -69,8 +69,17 @@ Picture = tuple[Callable[[], Pixels], Position]  # the pixels when asked for
 class Video:
     """An opened source. Iterate it once."""
 
-    def __init__(self, pictures: Iterator[Picture], *, fps: float | None, has_end: bool, comes_in_bursts: bool) -> None:
+    def __init__(
+        self,
+        pictures: Iterator[Picture],
+        *,
+        fps: float | None,
+        has_end: bool,
+        comes_in_bursts: bool,
+        is_timed: bool,
+    ) -> None:
         self._pictures = pictures
+        self.is_timed = is_timed  # its pictures have time stamps
         self.fps = fps  # as it says itself
         self.has_end = has_end
         self.comes_in_bursts = comes_in_bursts  # faster than a camera sends: whoever wants its pace waits
@@ -119,6 +128,7 @@ def open_video(
             fps=float(rate) if rate and 0 < rate <= 1000 else None,
             has_end=has_end,
             comes_in_bursts=has_end or container.format.name == "hls",
+            is_timed=is_timed,
         )
     finally:
         container.close()
@@ -163,7 +173,11 @@ def _decoded(source: Source, container: Any, stream: Any) -> Iterator[Picture]:
     read_at_s = time.monotonic()
     corrupt, index = 0, -1
     try:
-        for packet in container.demux(stream):
+        for packet in container.demux():  # all of it: sound that goes on must not pass for video
+            if packet.stream is not stream:
+                if time.monotonic() - read_at_s > _READ_TIMEOUT_S:
+                    raise SourceStalled(f"{source.name} sends sound and no video")
+                continue
             try:
                 frames = packet.decode()
             except av.InvalidDataError:
@@ -202,11 +216,14 @@ def _folder(source: Source, max_pixels: int, after: Position | None) -> Video:
         for index in range(after.index + 1 if after else 0, len(paths)):
             yield functools.partial(_read, paths[index], max_pixels), Position(index)
 
-    return Video(pictures(), fps=None, has_end=True, comes_in_bursts=False)
+    return Video(pictures(), fps=None, has_end=True, comes_in_bursts=False, is_timed=False)
 
 
 def _read(path: Path, max_pixels: int) -> Pixels:
-    return decode(path.read_bytes(), max_pixels)
+    try:
+        return decode(path.read_bytes(), max_pixels)
+    except OSError as exc:
+        raise Undecodable("a picture of the folder cannot be read") from exc
 
 
 def _explain(source: Source, exc: Exception, *, timed_out: bool) -> SourceError:

@@ -6,13 +6,15 @@ import asyncio
 import functools
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from scripts.trials.camera import FPS
@@ -194,6 +196,36 @@ async def test_a_web_cameras_frames_have_the_time_they_came_at(pictures: Path) -
     # FFmpeg makes up time stamps for what has none, as of 25 frames a second: max_fps would go by them.
     assert {frame.position.at_s for frame in watched.frames} == {None}
     assert watched.progress.source_fps is None
+
+
+async def test_sound_that_goes_on_is_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.streams.video._READ_TIMEOUT_S", 0.3)
+    with av.open(str(tmp_path / "a.ts"), "w", format="mpegts") as container:
+        video, sound = container.add_stream("libx264", rate=FPS), container.add_stream("aac", rate=8000)
+        video.width = video.height = squares.SIZE_PX
+        video.pix_fmt = "yuv420p"
+        for number in range(FPS):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(squares.picture([square_of(number)]), "bgr24")))
+        container.mux(video.encode(None))
+        for number in range(200):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            silence.rate, silence.pts = 8000, 1024 * number
+            container.mux(sound.encode(silence))
+    data = (tmp_path / "a.ts").read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def send() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                for start in range(0, len(data), 1880):
+                    connection.sendall(data[start : start + 1880])
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        async with watch(f"tcp://127.0.0.1:{listener.getsockname()[1]}", "wait") as watched:
+            assert "sound and no video" in await watched.health("stalled")
+        thread.join(10)
 
 
 async def test_a_transport_stream_over_tcp_is_a_source(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,60 @@ def test_more_than_the_detectors_can_hold_is_refused_unless_it_may_degrade(slow_
     resumed = httpx.post(f"{slow_url}/streams/first/resume", timeout=30)
     assert resumed.status_code == 503
     assert stream_status(slow_url, "first").state == "paused"
+
+
+def test_streams_that_come_at_once_are_admitted_one_after_the_other(slow_url: str) -> None:
+    def create(number: int) -> int:
+        spec = {"id": f"at-once-{number}", "source": {"uri": "rtsp://127.0.0.1:9/"}}
+        return httpx.post(f"{slow_url}/streams", json=spec, timeout=30).status_code
+
+    with ThreadPoolExecutor(4) as clients:
+        assert sorted(clients.map(create, range(4))) == [201, 503, 503, 503]
+    assert len(stream_ids(slow_url)) == 1
+
+
+def test_a_stream_that_is_created_paused_waits_until_it_is_resumed(service: Service, video: Path) -> None:
+    created = start_stream(service.url, video, paused=True)
+    assert (created.state, workers("StreamWorker")) == ("paused", [])
+    resumed = httpx.post(f"{service.url}/streams/lot/resume", timeout=60).raise_for_status().json()
+    assert resumed["state"] == "starting"
+    assert status_when(service, "the end", state="completed").processed == 60
+
+
+def test_a_stream_is_gone_though_nobody_waited_for_its_end(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 1)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.delete(f"{service.url}/streams/lot", timeout=0.02)
+    eventually(lambda: stream_ids(service.url) == [], what="its end")
+    assert worker.running(APPLICATION) == []
+    assert status_of_missing(service) == 404
+
+
+def test_a_failed_stream_is_taken_up_when_its_source_is_mended(service: Service, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.avi").write_text("not a video")
+    start_stream(service.url, tmp_path / "a.avi")
+    status_when(service, "failure", state="failed")
+    (tmp_path / "a.avi").write_bytes(video.read_bytes())
+    httpx.post(f"{service.url}/streams/lot/resume", timeout=60).raise_for_status()
+    assert status_when(service, "the end", state="completed").processed == 60
+
+
+def test_a_stream_is_replaced_and_goes_on_where_the_new_one_cannot_be(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    last_id = next(stream_events(service.url, types="result"))["event_id"]
+    spec = {"source": {"uri": str(video)}, "detect": {"classes": ["unicorn"]}}
+    assert httpx.put(f"{service.url}/streams/lot", json=spec, timeout=60).status_code == 422
+    stream_results(service.url, 1)
+    httpx.put(f"{service.url}/streams/lot", json=spec | {"detect": {}}, timeout=60).raise_for_status()
+    status = status_when(service, "the end", state="completed")
+    assert (status.captured, status.processed, status.dropped) == (60, 60, {})
+    events = stream_events(service.url, after=last_id, types="state")
+    assert next(event for event in events if event["state"] == "completed")["event_id"] > last_id
+
+
+def status_of_missing(service: Service) -> int:
+    return httpx.get(f"{service.url}/streams/lot", timeout=30).status_code
 
 
 def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(service: Service, video: Path) -> None:

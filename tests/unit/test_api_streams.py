@@ -63,6 +63,14 @@ def test_a_stream_is_created_listed_inspected_and_deleted(served: StreamServer) 
     assert is_error(served.http.get("/streams/lot"), 404, "not_found")
 
 
+def test_a_stream_is_replaced_under_its_own_id(lot: StreamServer) -> None:
+    yard = {"source": {"uri": "rtsp://camera/2"}}
+    assert lot.http.put("/streams/lot", json=yard).json()["stream_id"] == "lot"
+    assert lot.streams.specs["lot"].source.uri == "rtsp://camera/2"
+    assert is_error(lot.http.put("/streams/lot", json=yard | {"id": "yard"}), 422, "invalid_parameter")
+    assert is_error(lot.http.put("/streams/yard", json=yard), 404, "not_found")
+
+
 def test_a_stream_is_paused_and_resumed(lot: StreamServer) -> None:
     assert lot.http.post("/streams/lot/pause").json()["state"] == "paused"
     assert lot.http.post("/streams/lot/resume").json()["state"] == "running"

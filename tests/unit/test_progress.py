@@ -139,6 +139,16 @@ def test_a_lost_frame_is_counted(progress: Progress, clock: Clock) -> None:
     assert (progress.processed, progress.dropped) == (0, {"error": 1})
 
 
+def test_what_the_capture_dropped_ahead_counts_when_its_turn_has_come(progress: Progress) -> None:
+    for frame_id in range(6):
+        progress.read()
+        if frame_id in {1, 2, 4, 5}:
+            progress.drop("max_fps", frame_id)
+    assert progress.dropped_until(0) == {}
+    assert progress.dropped_until(3) == {"max_fps": 2}
+    assert progress.dropped_until(5) == progress.dropped == {"max_fps": 4}
+
+
 def test_a_rate_is_that_of_the_last_seconds() -> None:
     clock = Clock()
     rate = Rate(clock)

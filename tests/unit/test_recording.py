@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from serve_app.stream_schemas import Recording
-from serve_app.streams.recording import Clip, Recorder
+from serve_app.streams.recording import Clip, Recorder, _write
 from serve_app.types import Detections
 
 BEGAN_S = 1_700_000_000.0
@@ -192,6 +193,28 @@ def test_a_disk_that_is_slow_never_makes_the_stream_wait(folder: Path) -> None:
     slow.set()
     recorder.close(30)
     assert 90 <= dropped <= 92
+
+
+def test_a_clip_ends_when_the_camera_is_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.streams.recording._LATE_S", 0.05)
+    recorded = Recorded(folder, post_roll_s=0)
+    recorded.show(0, "dog")
+    expires_s = time.monotonic() + 10
+    while not recorded.recorder.status().clips:
+        assert time.monotonic() < expires_s
+        time.sleep(0.01)
+    assert len(recorded.close()) == 1
+
+
+def test_a_full_disk_is_not_filled_with_halves(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            _write(tmp_path / "a.jpg", bytes(100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_process_leaves_can_be_played(folder: Path) -> None:

@@ -165,6 +165,34 @@ async def test_who_takes_over_after_a_stop_has_lost_nothing(video: Path) -> None
     assert (gap["next_frame_id"], gap["lost"]) == (stopped.processed, 0)
 
 
+@pytest.mark.parametrize("fields", [{"max_fps": 3}, {"policy": "drop_oldest"}, {}], ids=str)
+async def test_no_frame_counts_twice_in_a_file_that_is_left_and_taken_up_again(
+    video: Path, fields: dict[str, Any]
+) -> None:
+    for until in (2, 4):
+        stream = make(video, FakeDetector(), **fields)
+        async with running(stream):
+            while stream.status().processed < until and stream.status().state != "completed":
+                await asyncio.sleep(0)
+    last = make(video, FakeDetector(), **fields)
+    await last.run()
+    status = last.status()
+    assert (status.state, status.captured) == ("completed", FRAMES)
+    assert status.processed + sum(status.dropped.values()) == FRAMES
+
+
+async def test_no_event_id_is_given_twice(video: Path) -> None:
+    first = make(video, FakeDetector(), loop=True, recording=Recording(pre_roll_s=0))
+    async with running(first):
+        while first.status().processed < 3:
+            await asyncio.sleep(0)
+    before = await all_events(first)
+    assert before[-1]["type"] == "recording"  # finished as the stream ended
+    second = make(video, FakeDetector())
+    await second.run()
+    assert (await all_events(second))[0]["event_id"] == before[-1]["event_id"] + 1
+
+
 async def test_track_ids_and_counts_go_on(video: Path) -> None:
     first = make(video, FakeDetector(), zones=[EVERYWHERE], loop=True)
     async with running(first):
