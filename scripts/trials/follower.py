@@ -75,8 +75,8 @@ class Follower:
                     for name, value in read_events(http, self._stream_id, self._types, last_id):
                         if name == "id":
                             last_id = value
-                        else:
-                            self._add(json.loads(value))
+                        elif "type" in (event := json.loads(value)):  # not: how many are kept no more
+                            self._add(event)
                 except (httpx.TransportError, Busy):
                     pass
                 except Refused:  # it is deleted

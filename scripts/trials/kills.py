@@ -43,8 +43,8 @@ def kill(
         for victim in (victim for _ in range(times) for victim in victims):
             time.sleep(_CALM_S)
             process = _process(cluster, victim)
-            killed_s = time.time()
             process.kill()
+            killed_s = time.time()
             # What was under way when it died may still arrive; a frame captured later needs its successor.
             trial.away_s[victim].append(follower.result_after(killed_s).at_s - killed_s)
             until(lambda killed=process, victim=victim: _process(cluster, victim) != killed, what=f"a new {victim}")

@@ -45,8 +45,8 @@ def lose_node(cluster: Cluster, video: Path, times: int, tell: Callable[[int], N
             there = len(Cluster(cluster.url, node.pid).workers())
             if there != _STREAMS // 2:
                 trial.problems.append(f"{there} of {_STREAMS} streams were on the second node")
-            killed_s = time.time()
             _kill(node)
+            killed_s = time.time()
             for name, follower in followers.items():
                 away_s = follower.result_after(killed_s).at_s - killed_s
                 if until(lambda name=name: cluster.status(name), what="its status").restarts:
