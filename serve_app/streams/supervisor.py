@@ -305,7 +305,10 @@ class StreamSupervisor:
         while True:
             began_s, stream.heard_s = time.monotonic(), None
             try:
+                before = stream.worker
                 stream.worker = worker.start(stream.record.spec, source, self._application, self._args)
+                if before is not None and before != stream.worker:  # it could not be reached, since it was dead
+                    await self._count_restart(stream)
                 status: StreamStatus = await stream.worker.run.remote()
                 break
             except ActorUnavailableError:  # its node may have died, which Ray says after some 15 s; or it comes back
@@ -318,8 +321,7 @@ class StreamSupervisor:
             stream.worker = None
             await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
             deaths = 0 if time.monotonic() - began_s > _SOUND_AFTER_S else deaths + 1
-            async with stream.lock:
-                await self._note(stream, restarts=stream.record.restarts + 1)
+            await self._count_restart(stream)
             detail = f"its process ended, and is started again: {stream.record.restarts} times so far"
             stream.status = stream.status.model_copy(update={"state": "starting", "detail": detail})
             await asyncio.sleep(min(_RESTART_PAUSE_S[1], _RESTART_PAUSE_S[0] * 2 ** min(deaths, 16)))
@@ -331,6 +333,10 @@ class StreamSupervisor:
             stream.worker = None
             await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
             stream.keeping = None
+
+    async def _count_restart(self, stream: _Stream) -> None:
+        async with stream.lock:
+            await self._note(stream, restarts=stream.record.restarts + 1)
 
     async def _halt(self, stream: _Stream) -> None:
         """Its worker ends, having closed what it opened."""
