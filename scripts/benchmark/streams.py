@@ -191,7 +191,7 @@ def show_ages(ages: Ages) -> None:
     above.set(ylabel="a result's age, ms", ylim=(0, None), title="streams that send twice what the engine takes")
     above.legend()
     below.plot(memory_min, total_mib)
-    below.set(xlabel="minutes", ylabel="memory, MiB", ylim=(0, None))
+    below.set(xlabel="minutes", ylabel="memory, MiB", ylim=(0, 1.2 * total_mib.max()))
     figure.savefig(FOLDER / "age.png", dpi=120)
     console.print(f"look at {FOLDER / 'age.png'}")
 
