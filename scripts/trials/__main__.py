@@ -98,7 +98,7 @@ def run(trial: str, times: int, count: int) -> list[str]:
                 return crowded.problems
             case "churn":
                 churned = churn(cluster, save_video(), times, tell)
-                show("to create a stream, have a result and delete it", churned.took_s)
+                show("to create four streams, have a result of each and delete them", churned.took_s)
                 for name, before in churned.before.items():
                     show_footprints(name, before, churned.after[name])
                 console.print(f"metric series that came: {dict(churned.series) or 'none'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import psutil
 
 from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream, until
 
-_SETTLED_AFTER = 3  # streams: by then everything that is opened once is open
+_AT_ONCE = 4
 _FORGOTTEN_AFTER_S = 60.0  # Ray's node agent drops a gauge after two reports
 _LASTING = ("StreamSupervisor", "Detector", "Preprocessor", "Ingress")
 
@@ -21,7 +22,7 @@ _LASTING = ("StreamSupervisor", "Detector", "Preprocessor", "Ingress")
 class Churn:
     """How it went."""
 
-    took_s: list[float] = field(default_factory=list)  # to create a stream, have a result and delete it
+    took_s: list[float] = field(default_factory=list)  # to create four streams, have a result of each and delete them
     before: dict[str, Footprint] = field(default_factory=dict)  # by deployment, settled
     after: dict[str, Footprint] = field(default_factory=dict)
     series: Counter[str] = field(default_factory=Counter)  # that came, by metric
@@ -29,20 +30,14 @@ class Churn:
 
 
 def churn(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]) -> Churn:
-    """One stream after the other."""
+    """So many streams, four at once."""
     trial = Churn()
-    pools: set[str] = set()
-    series: Counter[str] = Counter()
-    for done in range(_SETTLED_AFTER + times):
-        if done == _SETTLED_AFTER:
-            _wait_until_forgotten(cluster)
-            trial.before, series, pools = _footprints(cluster), cluster.series(), frame_pools()
-        began_s = time.monotonic()
-        name = f"guest-{done}"
-        with stream(cluster, name, video, loop=True):
-            until(lambda name=name: cluster.status(name).processed, what="a result")
-        trial.took_s.append(time.monotonic() - began_s)
-        tell(done + 1)
+    _visit(cluster, video, _AT_ONCE)  # after this, everything that is opened once is open
+    _wait_until_forgotten(cluster)
+    trial.before, series, pools = _footprints(cluster), cluster.series(), frame_pools()
+    for done in range(0, times, _AT_ONCE):
+        trial.took_s.append(_visit(cluster, video, min(_AT_ONCE, times - done)))
+        tell(min(done + _AT_ONCE, times))
     _wait_until_forgotten(cluster)
     trial.after = _footprints(cluster)
     trial.series = cluster.series() - series
@@ -60,6 +55,18 @@ def churn(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
         if after.threads > before.threads + 2:
             trial.problems.append(f"{name}: {before.threads} threads became {after.threads}")
     return trial
+
+
+def _visit(cluster: Cluster, video: Path, count: int) -> float:
+    """So many streams at once; how many seconds they took."""
+    began_s = time.monotonic()
+    names = [f"guest-{number}" for number in range(count)]
+    with ExitStack() as streams:
+        for name in names:
+            streams.enter_context(stream(cluster, name, video, loop=True))
+        for name in names:
+            until(lambda name=name: cluster.status(name).processed, what="a result")
+    return time.monotonic() - began_s
 
 
 def _footprints(cluster: Cluster) -> dict[str, Footprint]:

@@ -18,6 +18,7 @@ from serve_app import shared_memory
 
 _STREAMS = 4
 _STARTED = "Ray runtime started"  # what ray start says when the node has joined
+_CURRENT = Path("/tmp/ray/ray_current_cluster")  # ray start names its cluster there; who starts Ray next would join it
 _OBJECT_STORE_BYTES = 100 << 20
 
 
@@ -71,6 +72,7 @@ def _second_node(cluster: Cluster, log: Path) -> Iterator[subprocess.Popen[bytes
     command += [f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats"]
     # A Ray that scripts/serve starts for itself asks for its token; ray start sends one only when told.
     script = f"source configs/serve.env; export RAY_AUTH_MODE=token; exec {' '.join(map(str, command))}"
+    before = _CURRENT.read_text() if _CURRENT.exists() else None
     log.unlink(missing_ok=True)
     with log.open("w") as output:
         node = subprocess.Popen(["bash", "-c", script], cwd=ROOT, stdout=output, stderr=output)
@@ -82,6 +84,9 @@ def _second_node(cluster: Cluster, log: Path) -> Iterator[subprocess.Popen[bytes
     finally:
         _kill(node)
         shared_memory.sweep()
+        _CURRENT.unlink(missing_ok=True)
+        if before is not None:
+            _CURRENT.write_text(before)
 
 
 def _kill(node: subprocess.Popen[bytes]) -> None:

@@ -190,7 +190,7 @@ def test_metrics_tell_pictures_classes_batches_and_stages(service: Service) -> N
     url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     wanted = {
         "ray_sightline_images_total{",
-        'traffic="http"',
+        'traffic="interactive"',
         "ray_sightline_refusals_total",
         'label="red"',
         "ray_sightline_inferences_total",
