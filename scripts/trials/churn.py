@@ -49,11 +49,7 @@ def churn(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
     if ours:
         trial.problems.append(f"metric series are left: {ours}")
     for name, before in trial.before.items():
-        after = trial.after[name]
-        if after.descriptors > before.descriptors + 2:  # a connection or two more or less to Ray's own processes
-            trial.problems.append(f"{name}: {before.descriptors} descriptors became {after.descriptors}")
-        if after.threads > before.threads + 2:
-            trial.problems.append(f"{name}: {before.threads} threads became {after.threads}")
+        trial.problems += [f"{name}: {growth}" for growth in trial.after[name].growth(before)]
     return trial
 
 

@@ -19,6 +19,7 @@ from serve_app.stream_schemas import StreamList, StreamStatus
 
 T = TypeVar("T")
 APPLICATION = "sightline"
+SLACK = 2  # descriptors, threads: Ray opens and ends some of its own, a connection or a pool's thread, at any moment
 _TIMEOUT_S = 60.0
 _LOOK_PERIOD_S = 0.05
 
@@ -35,6 +36,15 @@ class Footprint:
     def of(cls, process: psutil.Process) -> Footprint:
         """Now."""
         return cls(process.num_fds(), process.num_threads(), process.memory_info().rss / 2**20)
+
+    def growth(self, before: Footprint) -> list[str]:
+        """In words, what is open or runs now that did not before."""
+        found = []
+        if self.descriptors > before.descriptors + SLACK:
+            found.append(f"{before.descriptors} descriptors became {self.descriptors}")
+        if self.threads > before.threads + SLACK:
+            found.append(f"{before.threads} threads became {self.threads}")
+        return found
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream
+from scripts.trials.cluster import SLACK, Cluster, Footprint, frame_pools, stream
 from scripts.trials.follower import Follower
 from scripts.trials.relay import Relay
 
 _SETTLED_AFTER = 3  # disconnects: by then everything that is opened once is open
+LEAST = _SETTLED_AFTER + SLACK + 1  # disconnects that show what each of them leaves
 _LONGEST_PULL_S = 2.0
 _MEMORY_SLACK_MIB = 20.0  # allocators keep some of what was given back
 
@@ -64,11 +65,7 @@ def _problems(trial: Disconnects, frame_ids: list[int]) -> list[str]:
     before, after = trial.before, trial.after
     assert before is not None
     assert after is not None
-    found = []
-    if after.descriptors > before.descriptors:
-        found.append(f"{before.descriptors} descriptors became {after.descriptors}")
-    if after.threads > before.threads:
-        found.append(f"{before.threads} threads became {after.threads}")
+    found = after.growth(before)
     if after.memory_mib > before.memory_mib + _MEMORY_SLACK_MIB:
         found.append(f"{before.memory_mib:.0f} MiB became {after.memory_mib:.0f}")
     if frame_ids != sorted(set(frame_ids)):

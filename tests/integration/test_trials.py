@@ -10,7 +10,7 @@ import pytest
 from scripts.trials.churn import churn
 from scripts.trials.cluster import Cluster
 from scripts.trials.crowd import crowd
-from scripts.trials.disconnects import disconnect
+from scripts.trials.disconnects import LEAST, disconnect
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.node import lose_node
 from tests.integration.conftest import Service, rtsp_camera
@@ -36,7 +36,7 @@ def test_a_camera_is_back_after_every_disconnect_and_nothing_is_left_open(
     tried: Cluster, pictures: Path, chaos: bool
 ) -> None:
     with rtsp_camera(pictures) as port:
-        trial = disconnect(tried, port, 200 if chaos else 4, quiet)
+        trial = disconnect(tried, port, 200 if chaos else LEAST, quiet)
     assert trial.problems == []
 
 
