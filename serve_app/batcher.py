@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from serve_app.errors import DeadlineExceeded, Overloaded, ServeAppError, Unavailable
+from serve_app.errors import DeadlineExceeded, Overloaded, ReplicaGone, ServeAppError
 from serve_app.fair_queue import FairQueue
 from serve_app.types import Traffic
 
@@ -41,6 +41,7 @@ class _Waiting(Generic[Item, Result]):
     traffic: Traffic
     expires_at_s: float
     queued_at_s: float
+    alone: bool
     answer: asyncio.Future[Batched[Result]]
 
 
@@ -49,8 +50,9 @@ class Batcher(Generic[Item, Result]):
 
     ``engine`` takes a list of items and returns as many results in their order. A batch is as large as pays (see
     ``BatchSize``). Items are served in the order of ``FairQueue``, with these ``weights``; each kind of traffic has
-    room for ``max_queue_size``. ``drops`` counts, by kind and reason, the items that never reached the engine:
-    ``cancelled``, ``expired``, ``overloaded``.
+    room for ``max_queue_size``. An item that is to be alone comes before them, and nothing else is in the engine then;
+    so is each item of a batch that failed. ``drops`` counts, by kind and reason, the items that never reached the
+    engine: ``cancelled``, ``expired``, ``overloaded``.
     """
 
     def __init__(
@@ -70,10 +72,14 @@ class Batcher(Generic[Item, Result]):
         self._batch_size = BatchSize(max_batch_size, clock_s)
         self._clock_s = clock_s
         self._queue = FairQueue[_Waiting[Item, Result]](weights, max_queue_size, self._is_wanted)
+        self._alone: deque[_Waiting[Item, Result]] = deque()
+        self._one_is_alone = False  # in the engine, now
+        self._max_queue_size = max_queue_size
         self._concurrency = concurrency
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
         self.drops: dict[Traffic, Counter[str]] = {traffic: Counter() for traffic in weights}
+        self._began_s: dict[asyncio.Task[Any] | None, float] = {}  # of each batch that is in the engine
         self._item_s = 0.0  # of the engine's time, in the last batch
         self._demand_since_s = clock_s()  # since then:
         self._busy_s = 0.0  # while anything ran,
@@ -88,7 +94,12 @@ class Batcher(Generic[Item, Result]):
     @property
     def load(self) -> int:
         """Items that wait, and batches that are being run."""
-        return len(self._queue) + len(self._running)
+        return len(self._queue) + len(self._alone) + len(self._running)
+
+    @property
+    def in_engine_s(self) -> float:
+        """For how long the batch that is in the engine longest has been there; 0 where none is."""
+        return self._clock_s() - min(self._began_s.values()) if self._began_s else 0.0
 
     def take_demand(self) -> float:
         """The share of the time since the last call that the engine worked, or would have, for dropped items, too.
@@ -104,21 +115,31 @@ class Batcher(Generic[Item, Result]):
         return demand
 
     async def submit(
-        self, item: Item, *, time_left_s: float, traffic: Traffic = "interactive", tenant: str = ""
+        self,
+        item: Item,
+        *,
+        time_left_s: float,
+        traffic: Traffic = "interactive",
+        tenant: str = "",
+        alone: bool = False,
     ) -> Batched[Result]:
         """The item's result. Cancelling this takes the item out of the queue.
 
         Raises Overloaded when the queue is full (also later, when this item must make room for another tenant's),
-        DeadlineExceeded when the time is up before the engine was free, Unavailable when the batcher closes, and
-        whatever the engine raised for the batch.
+        DeadlineExceeded when the time is up before the engine was free, ReplicaGone when the batcher closes, and
+        whatever the engine raised for the item alone.
         """
         if self._closed:
-            raise Unavailable("the detector is shutting down")
+            raise ReplicaGone("the detector is shutting down")
         now_s = self._clock_s()
         answer: asyncio.Future[Batched[Result]] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(item, traffic, now_s + time_left_s, now_s, answer)
+        waiting = _Waiting(item, traffic, now_s + time_left_s, now_s, alone, answer)
         try:
-            displaced = self._queue.put(waiting, traffic, tenant)
+            displaced = None
+            if alone:
+                self._put_alone(waiting)
+            else:
+                displaced = self._queue.put(waiting, traffic, tenant)
         except Overloaded as exc:
             self._drop(waiting, "overloaded", exc)
         else:
@@ -134,8 +155,13 @@ class Batcher(Generic[Item, Result]):
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        for waiting in self._queue.drain():
-            _fail(waiting, Unavailable("the detector is shutting down"))
+        for waiting in (*self._alone, *self._queue.drain()):
+            _fail(waiting, ReplicaGone("the detector is shutting down"))
+
+    def _put_alone(self, waiting: _Waiting[Item, Result]) -> None:
+        if len(self._alone) >= self._max_queue_size:
+            raise Overloaded("the detector's queue is full")
+        self._alone.append(waiting)
 
     def _start(self) -> None:
         if not self._running:
@@ -154,6 +180,13 @@ class Batcher(Generic[Item, Result]):
                 self._busy_s += self._clock_s() - self._busy_since_s
 
     def _take(self) -> list[_Waiting[Item, Result]]:
+        if self._one_is_alone:
+            return []
+        while self._alone:
+            if len(self._running) > 1:
+                return []  # the last of them takes it
+            if self._is_wanted(lone := self._alone.popleft()):
+                return [lone]
         batch: list[_Waiting[Item, Result]] = []
         while len(batch) < self._batch_size.limit and (waiting := self._queue.take()) is not None:
             batch.append(waiting)
@@ -176,7 +209,8 @@ class Batcher(Generic[Item, Result]):
         _fail(waiting, error)
 
     async def _infer(self, batch: list[_Waiting[Item, Result]]) -> None:
-        started_at_s = self._clock_s()
+        started_at_s = self._began_s[asyncio.current_task()] = self._clock_s()
+        self._one_is_alone = batch[0].alone
         was_full = len(self._running) == self._concurrency
         try:
             results = await self._engine([waiting.item for waiting in batch])
@@ -184,13 +218,19 @@ class Batcher(Generic[Item, Result]):
                 raise RuntimeError(f"the engine returned {len(results)} results for {len(batch)} items")
         except asyncio.CancelledError:
             for waiting in batch:
-                _fail(waiting, Unavailable("the detector is shutting down"))
+                _fail(waiting, ReplicaGone("the detector is shutting down"))
             raise
-        except Exception as exc:  # the batch fails; the next one may not
+        except Exception as exc:
             for waiting in batch:
-                _fail(waiting, exc)
+                if len(batch) == 1:
+                    _fail(waiting, exc)
+                else:  # one of them may be the reason: each once more, alone
+                    waiting.alone = True
+                    self._alone.append(waiting)
             return
         finally:
+            self._one_is_alone = False
+            del self._began_s[asyncio.current_task()]
             took_s = self._clock_s() - started_at_s
             self._item_s = took_s / len(batch) / self._concurrency
         if was_full and len(self._running) == self._concurrency and len(self._queue):

@@ -21,13 +21,14 @@ from serve_app import models
 from serve_app.api import build_api
 from serve_app.batcher import Batcher
 from serve_app.config import AppArgs, cores
-from serve_app.decode import decode
-from serve_app.drawing import draw, encode_jpeg
-from serve_app.errors import ModelChanged, Overloaded, ServeAppError, Unavailable
-from serve_app.frames import SlotReader
-from serve_app.letterbox import letterbox
+from serve_app.drawing import encode_jpeg
+from serve_app.errors import ModelChanged, Overloaded, ReplicaDied, ServeAppError, Unavailable
+from serve_app.frames import Mark, SlotReader
 from serve_app.local_calls import Method
 from serve_app.postprocess import to_detections
+from serve_app.preprocess import annotated, preprocess, preprocessed
+from serve_app.quarantine import Quarantine
+from serve_app.retries import Retries
 from serve_app.scaling import DEMAND
 from serve_app.schemas import DetectQuery
 from serve_app.serving import DetectorClient, RayInstrument, Replicas, listen, refusals_as_values
@@ -38,18 +39,19 @@ from serve_app.types import (
     DetectOptions,
     DetectReply,
     DetectRequest,
-    Letterbox,
     ModelInfo,
     Pixels,
 )
 
 _READY_TIMEOUT_S = 5.0
+_WEDGED_AFTER_S = 20.0  # a batch takes an engine that works well under a second
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class _Item:
     frame: Pixels
+    mark: Mark
     options: DetectOptions
 
 
@@ -85,6 +87,11 @@ class Detector:
         """Pictures a second that this replica can take, as it was measured."""
         return self._batcher.items_per_s
 
+    async def check_health(self) -> None:
+        """Serve asks every second, and replaces a replica that fails three times in a row."""
+        if self._batcher.in_engine_s > _WEDGED_AFTER_S:
+            raise RuntimeError(f"the engine has been busy with one batch for {self._batcher.in_engine_s:.0f} s")
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's autoscaler hears of this replica, and ``scaling`` decides upon."""
         return {DEMAND: self._batcher.take_demand()}
@@ -94,10 +101,14 @@ class Detector:
         """What the model finds in one frame, in model-input pixels."""
         if request.model_version != self._model.version:
             raise ModelChanged("the model was changed; try again")
-        item = _Item(self._frame(request), request.options)
+        item = _Item(*self._frame(request), request.options)
         try:
             batched = await self._batcher.submit(
-                item, time_left_s=request.time_left_s, traffic=request.traffic, tenant=request.tenant
+                item,
+                time_left_s=request.time_left_s,
+                traffic=request.traffic,
+                tenant=request.tenant,
+                alone=request.alone,
             )
         except ServeAppError:
             self._report_queue()
@@ -106,11 +117,11 @@ class Detector:
         self._telemetry.answered(reply, self._model.labels, request.traffic)
         return reply
 
-    def _frame(self, request: DetectRequest) -> Pixels:
+    def _frame(self, request: DetectRequest) -> tuple[Pixels, Mark]:
         if not isinstance(request.frame, bytes):
             return self._reader.view(request.frame)
         size_px = self._engine.info.size_px
-        return np.frombuffer(request.frame, np.uint8).reshape(size_px, size_px, 3)
+        return np.frombuffer(request.frame, np.uint8).reshape(size_px, size_px, 3), np.empty(1, np.uint8)
 
     async def _warm_up(self, max_batch_size: int) -> float:
         """Returns how many pictures a second the engine then takes."""
@@ -133,6 +144,8 @@ class Detector:
 
     def _run_engine(self, items: list[_Item], *, alone: bool) -> list[DetectReply]:
         started_s = time.monotonic()
+        for item in items:
+            item.mark[0] = 1
         raw_outputs = self._engine.infer([item.frame for item in items], alone=alone)
         inferred_s = time.monotonic()
         replies = []
@@ -140,6 +153,7 @@ class Detector:
             begun_s = time.monotonic()
             detections = to_detections(raw, item.options, end_to_end=self._model.end_to_end)
             replies.append(DetectReply(detections, 0.0, inferred_s - started_s, time.monotonic() - begun_s, 0))
+            item.mark[0] = 0
         return replies
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -172,12 +186,15 @@ class Preprocessor:
 
     async def __init__(self, detector: DeploymentHandle, args: AppArgs) -> None:  # type: ignore[misc]  # as above
         cv2.setNumThreads(1)  # one picture a thread; the threads are ours
-        decode(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64)  # loads the decoders' libraries before a client waits
+        preprocessed(
+            encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64, 32
+        )  # loads the decoders' libraries before a client waits
         self._detector = DetectorClient(detector, slots=args.preprocessor.slots, traffic="interactive")
         # As many threads as full-size pictures may be in memory at once.
         self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads or max(1, cores() // 4), "decode")
         self._max_pixels = args.limits.max_megapixels * 1_000_000
         self._telemetry = Telemetry(RayInstrument)
+        self._quarantine = Quarantine()
         self._turns = asyncio.Semaphore(args.preprocessor.slots)
         await self._detector.connect()
         self._server = await listen({"model": self.model, "detect": self.detect}, max_calls=args.preprocessor.max_calls)
@@ -188,42 +205,44 @@ class Preprocessor:
         return await self._detector.fetch_model()
 
     @refusals_as_values
-    async def detect(self, data: bytes, query: DetectQuery, annotate: bool, time_left_s: float) -> Answer:
-        """One encoded picture's answer, in its own pixels."""
+    async def detect(
+        self, data: bytes, query: DetectQuery, annotate: bool, time_left_s: float, under_suspicion: bool = False
+    ) -> Answer:
+        """One encoded picture's answer, in its own pixels. ``under_suspicion``: a Preprocessor died while it had it."""
         came_at_s = time.monotonic()
         expires_at_s = came_at_s + time_left_s
         async with self._turns:
             waited_s = time.monotonic() - came_at_s
             try:
-                answer = await self._detect(data, query, annotate, expires_at_s)
+                answer = await self._detect(data, query, annotate, expires_at_s, under_suspicion)
             except ModelChanged:  # a roll-out, under the picture: once more, for the model that serves now
-                answer = await self._detect(data, query, annotate, expires_at_s)
+                answer = await self._detect(data, query, annotate, expires_at_s, under_suspicion)
         answer.timing_s["queue"] += waited_s
         self._telemetry.record(STAGE_MS, answer.timing_s["decode"] * 1e3, stage="decode")
         return answer
 
-    async def _detect(self, data: bytes, query: DetectQuery, annotate: bool, expires_at_s: float) -> Answer:
-        model = await self._detector.model()
+    async def _detect(
+        self, data: bytes, query: DetectQuery, annotate: bool, expires_at_s: float, under_suspicion: bool
+    ) -> Answer:
+        model = await self._detector.model(expires_at_s - time.monotonic())
         options = query.to_options(model)
         with self._detector.pool.lease() as slot:
-            box, decode_s = await self._in_thread(lambda: self._decode(data, slot.pixels))
+            if under_suspicion:
+                size_px = slot.ref.size_px
+                box, decode_s, frame = await self._quarantine.run(preprocessed, data, self._max_pixels, size_px)
+                slot.pixels[:] = frame
+            else:
+                box, decode_s = await self._in_thread(lambda: preprocess(data, self._max_pixels, slot.pixels))
             # Cancelled here, the slot goes to another picture while the engine may still read it: what it then makes
             # of it is answered to nobody.
             answer = await self._detector.detect(slot, box, model, options, time_left_s=expires_at_s - time.monotonic())
         answer.timing_s["decode"] = decode_s
-        if annotate:
-            annotated = await self._in_thread(lambda: self._draw(data, answer))
-            answer = replace(answer, annotated=annotated)
-        return answer
-
-    def _decode(self, data: bytes, model_input: Pixels) -> tuple[Letterbox, float]:
-        started_s = time.monotonic()
-        box = letterbox(decode(data, self._max_pixels), model_input)
-        return box, time.monotonic() - started_s
-
-    def _draw(self, data: bytes, answer: Answer) -> bytes:
-        # Decoded again: to hold every picture's pixels until its boxes are known would cost far more memory.
-        return encode_jpeg(draw(decode(data, self._max_pixels), answer.detections, answer.labels))
+        if not annotate:
+            return answer
+        picture = data, self._max_pixels, answer.detections, answer.labels
+        if under_suspicion:
+            return replace(answer, annotated=await self._quarantine.run(annotated, *picture))
+        return replace(answer, annotated=await self._in_thread(lambda: annotated(*picture)))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """The work's result. When cancelled, waits for work that has begun: it may still write into our slot."""
@@ -244,6 +263,7 @@ class Preprocessor:
             await self._server.close()
         finally:
             self._detector.close()
+            await self._quarantine.close()
             self._decoders.shutdown(wait=False)
 
 
@@ -253,6 +273,7 @@ class Ingress:
 
     def __init__(self, preprocessor: DeploymentHandle, supervisor: DeploymentHandle, args: AppArgs) -> None:
         self._preprocessor = Replicas(preprocessor)
+        self._retries = Retries(in_flight=args.preprocessor.slots)
         self._streams = StreamClient(supervisor)
         self._args = args
         self._model: ModelInfo | None = None
@@ -276,8 +297,18 @@ class Ingress:
 
     async def detect(self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float) -> Answer:
         """See ``Pipeline``."""
-        answer: Answer = await self._preprocessor.call("detect", data, query, annotate, time_left_s)
-        return answer
+        under_suspicion = False
+
+        async def attempt(left_s: float) -> Answer:
+            nonlocal under_suspicion
+            try:
+                answer: Answer = await self._preprocessor.call("detect", data, query, annotate, left_s, under_suspicion)
+            except ReplicaDied:
+                under_suspicion = True
+                raise
+            return answer
+
+        return await self._retries.run(attempt, time_left_s)
 
     def refused(self, error: ServeAppError) -> None:
         """See ``Pipeline``."""

@@ -8,10 +8,12 @@
     |- NotAnImage                  415 not_an_image        the bytes are in no picture format that we read
     |- Undecodable                 422 undecodable         a picture by its first bytes, but broken
     |- InvalidParameter            422 invalid_parameter
+    |- PoisonPicture               422 poison              a process died of it, while it worked on nothing else
     |- Overloaded                  503 overloaded          a bound is reached; carries Retry-After
     |- Unavailable                 503 unavailable         a replica died or is not ready; carries Retry-After
     |  |- SlotElsewhere                                    between us: the frame's memory is on another node
-    |  |- ReplicaGone                                      between us: no replica on this node, or it died
+    |  |- ReplicaGone                                      between us: no replica is there, or it went away
+    |  |  `- ReplicaDied                                   between us: it died, and perhaps of this call
     |  `- ModelChanged                                     between us: the frame was made for another model
     |- DeadlineExceeded            504 deadline_exceeded
     `- StartError                  500 start               what keeps a deployment or a stream from starting
@@ -84,6 +86,12 @@ class InvalidParameter(ServeAppError):
     status_code, code = 422, "invalid_parameter"
 
 
+class PoisonPicture(ServeAppError):
+    """A process died while it worked on this picture, and died again when it worked on nothing else."""
+
+    status_code, code = 422, "poison"
+
+
 class Overloaded(ServeAppError):
     """A bound is reached. The request was not begun and may be sent again."""
 
@@ -101,7 +109,11 @@ class SlotElsewhere(Unavailable):
 
 
 class ReplicaGone(Unavailable):
-    """No replica is on this node, or it ended under the call: ask another one."""
+    """No replica is there, or it went away before it began with the call: ask again."""
+
+
+class ReplicaDied(ReplicaGone):
+    """The replica died while it had the call, and perhaps of it."""
 
 
 class ModelChanged(Unavailable):

@@ -1,7 +1,8 @@
 """The frame pool: model inputs in shared memory, so that frames never travel through Ray.
 
 The owner leases a slot, writes a frame, sends the slot's name (``SlotRef``), and has the slot back when the answer
-is there. A reader on the same node maps the owner's file and reads the frame in place.
+is there. A reader on the same node maps the owner's file and reads the frame in place. A mark beside the frame, which
+the reader sets while the frame is in its engine, outlives the reader: it tells of which frames it may have died.
 
 Python's ``multiprocessing.shared_memory`` would not do: its resource tracker unlinks a file when *any* process that
 attached to it dies, and it only truncates, so that a full tmpfs kills by SIGBUS long after the start. Here the file
@@ -23,12 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serve_app.errors import Overloaded, SharedMemoryError, SlotElsewhere
 from serve_app.shared_memory import FOLDER, PREFIX, pool_path, sweep
 from serve_app.types import Pixels, SlotRef
 
 _PAGE = mmap.PAGESIZE
+
+Mark = NDArray[np.uint8]  # (1,), writable
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,17 @@ class Slot:
 
     ref: SlotRef
     pixels: Pixels  # (size_px, size_px, 3), writable
+    _mark: Mark
     _free: deque[Slot]
+
+    @property
+    def is_marked(self) -> bool:
+        """The frame is in a reader's engine, or was when the reader died."""
+        return bool(self._mark[0])
+
+    def clear_mark(self) -> None:
+        """Before the frame is sent."""
+        self._mark[0] = 0
 
     def give_back(self) -> None:
         """The slot is free again: nothing of ours reads or writes it any more."""
@@ -71,7 +85,8 @@ class FramePool:
         self._free: deque[Slot] = deque()
         for offset in range(0, slots * stride, stride):
             ref = SlotRef(self.name, offset, size_px)
-            self._free.append(Slot(ref, _frame(memory, offset, size_px), self._free))
+            frame, mark = _frame_and_mark(memory, ref)
+            self._free.append(Slot(ref, frame, mark, self._free))
         self.slots = slots
         self.size_px = size_px
 
@@ -108,12 +123,12 @@ class SlotReader:
         self._folder = folder
         self._pools: dict[str, tuple[int, np.ndarray]] = {}  # name -> (descriptor, memory)
 
-    def view(self, ref: SlotRef) -> Pixels:
-        """The frame in the slot, not copied. Raises SlotElsewhere."""
+    def view(self, ref: SlotRef) -> tuple[Pixels, Mark]:
+        """The frame in the slot, not copied, and its mark. Raises SlotElsewhere."""
         if ref.pool not in self._pools:
             self._drop_unlinked()  # a new pool appears when an owner was replaced
             self._pools[ref.pool] = self._map(ref.pool)
-        return _frame(self._pools[ref.pool][1], ref.offset, ref.size_px)
+        return _frame_and_mark(self._pools[ref.pool][1], ref)
 
     def close(self) -> None:
         """Drop every mapping."""
@@ -124,7 +139,7 @@ class SlotReader:
         if not name.startswith(PREFIX) or "/" in name:
             raise SlotElsewhere("not a frame pool's name")
         try:
-            # Mapped for writing though never written: OpenVINO takes no read-only array without a copy.
+            # Mapped for writing though only marks are written: OpenVINO takes no read-only array without a copy.
             fd = os.open(self._folder / name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise SlotElsewhere("the frame pool is on another node") from None
@@ -161,8 +176,9 @@ def _remove(path: Path, fd: int) -> None:
 
 
 def _slot_bytes(size_px: int) -> int:
-    return -(-size_px * size_px * 3 // _PAGE) * _PAGE
+    return -(-(size_px * size_px * 3 + 1) // _PAGE) * _PAGE
 
 
-def _frame(memory: np.ndarray, offset: int, size_px: int) -> Pixels:
-    return memory[offset : offset + size_px * size_px * 3].reshape(size_px, size_px, 3)
+def _frame_and_mark(memory: np.ndarray, ref: SlotRef) -> tuple[Pixels, Mark]:
+    size_px, end = ref.size_px, ref.offset + ref.size_px * ref.size_px * 3
+    return memory[ref.offset : end].reshape(size_px, size_px, 3), memory[end : end + 1]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app import shared_memory
-from serve_app.errors import Overloaded, ReplicaGone
+from serve_app.errors import Overloaded, ReplicaDied, ReplicaGone
 
 logger = logging.getLogger("ray.serve")
 
@@ -187,7 +187,8 @@ class LocalReplicas:
     async def call(self, method: str, *args: Any) -> Any:
         """The method's result, from the server with the fewest calls under way, or the next one if that is full.
 
-        Raises ReplicaGone where there is none, or it ended under the call; RuntimeError where the method failed.
+        Raises ReplicaGone where there is none, ReplicaDied where it ended under the call; RuntimeError where the method
+        failed.
         """
         if time.monotonic() >= self._scan_at_s:
             self._scan_at_s = time.monotonic() + _SCAN_PERIOD_S
@@ -287,4 +288,4 @@ class _Link:
     def _lose(self, connection: _Connection) -> None:
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(ReplicaGone("a replica ended under the call"))
+                answer.set_exception(ReplicaDied("a replica ended under the call"))

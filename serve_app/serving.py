@@ -19,6 +19,8 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.errors import (
     ModelChanged,
     Overloaded,
+    PoisonPicture,
+    ReplicaDied,
     ReplicaGone,
     ServeAppError,
     SlotElsewhere,
@@ -28,6 +30,7 @@ from serve_app.errors import (
 from serve_app.frames import FramePool, Slot
 from serve_app.letterbox import to_picture
 from serve_app.local_calls import CallServer, LocalReplicas, Method
+from serve_app.retries import Retries
 from serve_app.telemetry import Metric
 from serve_app.types import Answer, DetectOptions, DetectReply, DetectRequest, Letterbox, ModelInfo, Traffic
 
@@ -69,10 +72,7 @@ async def listen(methods: Mapping[str, Method], *, max_calls: int) -> CallServer
 
 
 class Replicas:
-    """A deployment, as its callers see it: a replica on this node is called directly, another one over Serve's handle.
-
-    So a call whose replica died under it is made once more, over the handle: detection is idempotent.
-    """
+    """A deployment, as its callers see it: a replica on this node is called directly, others over Serve's handle."""
 
     def __init__(self, handle: DeploymentHandle, **init: Any) -> None:
         handle._init(_prefer_local_routing=True, **init)
@@ -80,9 +80,14 @@ class Replicas:
         self._local = LocalReplicas(service_name(handle.app_name, handle.deployment_name))
 
     async def call(self, method: str, *args: Any) -> Any:
-        """The result of a deployment's method. Raises ServeAppError; what else comes out is a bug."""
+        """The result of a deployment's method. Raises ServeAppError; what else comes out is a bug.
+
+        ReplicaGone and ReplicaDied are worth another call: see ``Retries``.
+        """
         try:
             result = await self._local.call(method, *args)
+        except ReplicaDied:
+            raise
         except ReplicaGone:
             result = await self._call_handle(method, args)
         if isinstance(result, ServeAppError):
@@ -94,8 +99,10 @@ class Replicas:
             return await getattr(self._handle, method).remote(*args)
         except BackPressureError as exc:
             raise Overloaded("the service is at its limit") from exc
-        except (RayActorError, DeploymentUnavailableError) as exc:
-            raise Unavailable("a replica died or is not there; try again") from exc
+        except RayActorError as exc:  # it died, or did before, and Serve has not noticed yet
+            raise ReplicaGone("a replica died or is not there; try again") from exc
+        except DeploymentUnavailableError as exc:
+            raise Unavailable("no replica can be started") from exc
 
 
 class DetectorClient:
@@ -103,12 +110,16 @@ class DetectorClient:
 
     A frame goes by its slot's name where the Detector shares our memory and by its bytes where it does not. ``traffic``
     and ``tenant`` say whose frames they are.
+
+    When a Detector dies, every frame that was in its engine is under suspicion: it is sent again to be there alone, and
+    a frame that the next Detector dies of, too, is refused. Frames that only waited are sent again as they were.
     """
 
     def __init__(
         self, handle: DeploymentHandle, *, slots: int, traffic: Traffic, tenant: str = "", **init: Any
     ) -> None:
         self._replicas = Replicas(handle, **init)
+        self._retries = Retries(in_flight=slots)
         self._slots = slots
         self._traffic: Traffic = traffic
         self._tenant = tenant
@@ -137,9 +148,11 @@ class DetectorClient:
             except (ServeAppError, TimeoutError):
                 await asyncio.sleep(_CONNECT_PAUSE_S)
 
-    async def model(self) -> ModelInfo:
-        """The model that served when last asked."""
-        return self._model or await self.fetch_model()
+    async def model(self, time_left_s: float) -> ModelInfo:
+        """The model that served when last asked. Raises ServeAppError."""
+        if self._model is not None:
+            return self._model
+        return await self._retries.run(lambda _: self.fetch_model(), time_left_s)
 
     @property
     def pool(self) -> FramePool:
@@ -153,14 +166,31 @@ class DetectorClient:
     ) -> Answer:
         """What the model finds in the slot's frame, in the pixels of the picture it was letterboxed from.
 
-        Raises ServeAppError; after ModelChanged, ``model`` asks anew.
+        Raises ServeAppError, for example PoisonPicture; after ModelChanged, ``model`` asks anew.
         """
         request = DetectRequest(slot.ref, options, time_left_s, model.version, self._traffic, self._tenant)
-        try:
+
+        async def attempt(left_s: float) -> DetectReply:
+            nonlocal request
+            request = replace(request, time_left_s=left_s)
+            slot.clear_mark()
             try:
                 reply: DetectReply = await self._replicas.call("detect", request)
             except SlotElsewhere:
                 reply = await self._replicas.call("detect", replace(request, frame=slot.pixels.tobytes()))
+            except ReplicaGone as exc:
+                if not slot.is_marked:
+                    raise ReplicaGone(exc.detail) from exc  # it only waited
+                if request.alone:
+                    raise PoisonPicture(
+                        "two detectors died of this picture, one of them while it had no other"
+                    ) from exc
+                request = replace(request, alone=True)
+                raise ReplicaDied(exc.detail) from exc
+            return reply
+
+        try:
+            reply = await self._retries.run(attempt, time_left_s)
         except ModelChanged:
             self._model = None
             raise

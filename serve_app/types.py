@@ -110,7 +110,7 @@ class SlotRef:
 
     pool: str  # name of the pool's file
     offset: int  # bytes from the start of the file
-    size_px: int  # the slot is (size_px, size_px, 3) uint8
+    size_px: int  # the slot is (size_px, size_px, 3) uint8, and after it a mark: 1 while the frame is in the engine
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ class DetectRequest:
     model_version: str  # the model the frame was letterboxed for
     traffic: Traffic
     tenant: str  # within its kind of traffic, tenants take turns: a stream's id, a job's
+    alone: bool = False  # the engine died with this frame in it: no other is to be in it beside this one again
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from serve_app.config import StreamArgs
 from serve_app.drawing import draw, encode_jpeg
-from serve_app.errors import InvalidParameter, ModelChanged, ServeAppError, StartError
+from serve_app.errors import InvalidParameter, ModelChanged, PoisonPicture, ServeAppError, StartError
 from serve_app.frames import FramePool, Slot
 from serve_app.letterbox import letterbox
 from serve_app.stream_schemas import (
@@ -41,7 +41,7 @@ from serve_app.types import Answer, DetectOptions, EventPage, Frame, Letterbox, 
 
 logger = logging.getLogger("ray.serve")
 
-_FRAME_TIMEOUT_S = 10.0
+_FRAME_TIMEOUT_S = 60.0  # a Detector that dies comes back in less
 _MAX_PIXELS = 50_000_000  # of a frame
 _RETRY_PAUSE_S = 0.2
 _USUAL_FPS = 25.0  # of a source that does not say
@@ -53,7 +53,7 @@ class Detector(Protocol):
     """What a stream needs of the Detector: see ``serving.DetectorClient``."""
 
     async def connect(self) -> ModelInfo: ...
-    async def model(self) -> ModelInfo: ...
+    async def model(self, time_left_s: float) -> ModelInfo: ...
     @property
     def pool(self) -> FramePool: ...
     async def detect(
@@ -254,8 +254,11 @@ class Stream:
         """What is found in it, however long the Detector is away; only newer frames can be lost meanwhile."""
         while True:
             try:
-                model = await asyncio.wait_for(self._detector.model(), _FRAME_TIMEOUT_S)
+                model = await self._detector.model(_FRAME_TIMEOUT_S)
                 return await asyncio.wait_for(self._ask(pixels, model), _FRAME_TIMEOUT_S)
+            except PoisonPicture as exc:
+                self._progress.lost(exc.code, exc.detail)
+                return None
             except (InvalidParameter, StartError):
                 raise
             except ModelChanged:

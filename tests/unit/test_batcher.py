@@ -8,7 +8,7 @@ import pytest
 from anyio import wait_all_tasks_blocked
 
 from serve_app.batcher import Batched, Batcher
-from serve_app.errors import DeadlineExceeded, Overloaded, Unavailable
+from serve_app.errors import DeadlineExceeded, Overloaded, ReplicaGone
 from serve_app.types import Traffic
 
 pytestmark = pytest.mark.anyio
@@ -181,6 +181,71 @@ async def test_a_failed_batch_fails_alone() -> None:
         assert (await good).result == 2
 
 
+async def test_in_a_batch_that_fails_only_the_item_that_fails_alone_is_refused() -> None:
+    engine, batches = GatedEngine(), []
+
+    async def fail_on_zero(items: list[int]) -> Sequence[int]:
+        batches.append(items)
+        if 0 in items:
+            raise ZeroDivisionError
+        return await engine(items)
+
+    async with batching(fail_on_zero) as batcher:
+        first = submit(batcher, 9)
+        await wait_all_tasks_blocked()
+        bad, *good = submit(batcher, 0, 1)
+        for _ in range(2):
+            engine.gate.release()
+        with pytest.raises(ZeroDivisionError):
+            await bad
+        assert [answer.result for answer in await asyncio.gather(*first, *good)] == [18, 2]
+    assert batches == [[9], [0, 1], [0], [1]]
+
+
+async def test_an_item_that_is_to_be_alone_has_the_engine_to_itself() -> None:
+    engine = GatedEngine()
+    async with batching(engine, max_batch_size=2, concurrency=2) as batcher:
+        tasks = submit(batcher, 1)
+        await wait_all_tasks_blocked()
+        tasks += submit(batcher, 2)
+        await wait_all_tasks_blocked()
+        assert engine.batches == [[1], [2]]
+        tasks += submit(batcher, 3, 4)
+        lone = [asyncio.create_task(batcher.submit(item, time_left_s=60, alone=True)) for item in (5, 6)]
+        await wait_all_tasks_blocked()
+        for expected in ([[1], [2]], [[1], [2], [5]], [[1], [2], [5], [6]], [[1], [2], [5], [6], [3, 4]]):
+            engine.gate.release()
+            await wait_all_tasks_blocked()
+            assert engine.batches == expected  # after the first, the second still runs: nothing begins beside it
+        engine.gate.release()
+        await asyncio.gather(*tasks, *lone)
+        tasks = submit(batcher, 7)
+        await wait_all_tasks_blocked()
+        tasks += submit(batcher, 8)
+        await wait_all_tasks_blocked()
+        assert engine.batches[-2:] == [[7], [8]]  # two at once again
+        for _ in tasks:
+            engine.gate.release()
+        await asyncio.gather(*tasks)
+
+
+async def test_it_is_known_how_long_the_engine_has_had_a_batch() -> None:
+    engine, clock = GatedEngine(), Clock()
+    async with batching(engine, concurrency=2, clock=clock) as batcher:
+        assert batcher.in_engine_s == 0
+        tasks = submit(batcher, 1)
+        await wait_all_tasks_blocked()
+        clock.now_s = 7
+        tasks += submit(batcher, 2)
+        await wait_all_tasks_blocked()
+        clock.now_s = 10
+        assert batcher.in_engine_s == 10
+        for _ in tasks:
+            engine.gate.release()
+        await asyncio.gather(*tasks)
+        assert batcher.in_engine_s == 0
+
+
 async def test_an_engine_that_loses_a_result_fails_its_batch() -> None:
     async def lossy(items: list[int]) -> Sequence[int]:
         return items[1:]
@@ -196,7 +261,7 @@ async def test_closing_tells_whoever_waits() -> None:
         tasks = submit(batcher, 1, 2)
         await wait_all_tasks_blocked()
     for task in tasks:
-        with pytest.raises(Unavailable):
+        with pytest.raises(ReplicaGone):
             await task
 
 

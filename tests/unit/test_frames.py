@@ -19,8 +19,9 @@ import sys, time
 from pathlib import Path
 from serve_app.frames import FramePool
 pool = FramePool(2, 64, Path(sys.argv[1]))
-pool.take().pixels[:] = 42
-print(pool.name, flush=True)
+slot = pool.take()
+slot.pixels[:] = 42
+print(slot.ref.pool, slot.ref.offset, flush=True)
 time.sleep(60)
 """
 
@@ -37,9 +38,32 @@ def test_a_reader_sees_what_the_owner_wrote(tmp_path: Path) -> None:
     pool, reader = FramePool(2, 64, tmp_path), SlotReader(tmp_path)
     with pool.lease() as slot:
         slot.pixels[:] = 7
-        assert (reader.view(slot.ref) == 7).all()
+        assert (reader.view(slot.ref)[0] == 7).all()
     pool.close()
     reader.close()
+
+
+def test_the_mark_of_a_frame_that_was_in_an_engine_outlives_its_reader(tmp_path: Path) -> None:
+    pool = FramePool(2, 32, tmp_path)
+    first, second = pool.take(), pool.take()
+    for slot in first, second:
+        slot.pixels[:] = 255
+        slot.clear_mark()
+    script = """
+import os, signal, sys
+from pathlib import Path
+from serve_app.frames import SlotReader
+from serve_app.types import SlotRef
+pixels, mark = SlotReader(Path(sys.argv[1])).view(SlotRef(sys.argv[2], int(sys.argv[3]), 32))
+mark[0] = 1
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), pool.name, str(first.ref.offset)], check=False)
+    assert (first.is_marked, second.is_marked) == (True, False)
+    first.clear_mark()
+    assert not first.is_marked
+    assert (first.pixels == 255).all()
+    pool.close()
 
 
 def test_slots_do_not_overlap(tmp_path: Path) -> None:
@@ -93,8 +117,9 @@ def test_a_living_owners_pool_is_not_swept(tmp_path: Path, owner: subprocess.Pop
 
 
 def test_a_reader_keeps_what_it_maps_when_the_owner_is_killed(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
-    ref = SlotRef(owner.stdout.readline().strip(), 64 * 64 * 3, 64)
-    view = SlotReader(tmp_path).view(ref)
+    name, offset = owner.stdout.readline().split()
+    ref = SlotRef(name, int(offset), 64)
+    view, _ = SlotReader(tmp_path).view(ref)
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     assert sweep(tmp_path) == 1

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve_app import deployments, serving
 from serve_app.config import parse_args
 from serve_app.deployments import Preprocessor
-from serve_app.errors import ModelChanged, Overloaded, ServeAppError, SlotElsewhere, Unavailable
+from serve_app.errors import ModelChanged, Overloaded, PoisonPicture, ServeAppError, SlotElsewhere, Unavailable
+from serve_app.frames import SlotReader
 from serve_app.letterbox import letterbox
 from serve_app.schemas import DetectQuery
 from serve_app.serving import DetectorClient
@@ -78,10 +80,10 @@ class FakeHandle:
 
 
 async def ask(client: DetectorClient, pixels: np.ndarray) -> Any:
-    model = await client.model()
+    model = await client.model(1)
     with client.pool.lease() as slot:
         box = letterbox(pixels, slot.pixels)
-        return await client.detect(slot, box, model, OPTIONS, time_left_s=1)
+        return await client.detect(slot, box, model, OPTIONS, time_left_s=10)
 
 
 async def test_a_frame_goes_by_name_and_its_boxes_come_back_in_its_pixels() -> None:
@@ -108,7 +110,7 @@ async def test_where_memory_is_not_shared_the_bytes_go() -> None:
     ("raised", "error"),
     [
         (BackPressureError(num_queued_requests=1, max_queued_requests=1), Overloaded),
-        (RayActorError(), Unavailable),
+        (DeploymentUnavailableError(DeploymentID("Detector")), Unavailable),
         (Overloaded("full"), Overloaded),
     ],
 )
@@ -117,6 +119,47 @@ async def test_rays_errors_become_ours(raised: Exception, error: type[ServeAppEr
     with pytest.raises(error):
         await ask(client, np.zeros((64, 64, 3), np.uint8))
     assert client.pool.leased == 0
+    client.close()
+
+
+class Dying:
+    """A Detector that dies of the first ``deaths`` frames, which are in its engine then, or only wait for it."""
+
+    def __init__(self, deaths: int, *, in_engine: bool) -> None:
+        self.deaths, self.in_engine, self.reader = deaths, in_engine, SlotReader()
+
+    def __call__(self, request: DetectRequest) -> Any:
+        if self.deaths == 0:
+            return REPLY
+        self.deaths -= 1
+        _, mark = self.reader.view(request.frame)
+        mark[0] = self.in_engine
+        return RayActorError()
+
+
+async def test_a_frame_that_only_waited_when_the_detector_died_is_sent_again_as_it_was() -> None:
+    handle = FakeHandle(Dying(5, in_engine=False))
+    client = DetectorClient(handle, slots=1, traffic="interactive")
+    assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).labels == ("dog",)
+    assert [request.alone for request in handle.requests] == [False] * 6
+    client.close()
+
+
+async def test_a_frame_that_was_in_the_engine_when_it_died_is_alone_there_from_then_on() -> None:
+    handle = FakeHandle(Dying(1, in_engine=True))
+    client = DetectorClient(handle, slots=1, traffic="interactive")
+    assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).labels == ("dog",)
+    assert [request.alone for request in handle.requests] == [False, True]
+    client.close()
+
+
+async def test_a_frame_that_kills_the_engine_alone_is_refused() -> None:
+    handle = FakeHandle(Dying(2, in_engine=True))
+    client = DetectorClient(handle, slots=1, traffic="interactive")
+    with pytest.raises(PoisonPicture):
+        await ask(client, np.zeros((64, 64, 3), np.uint8))
+    assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).labels == ("dog",)  # nobody else is
+    assert [request.alone for request in handle.requests] == [False, True, False]
     client.close()
 
 
@@ -161,15 +204,15 @@ async def test_a_cancelled_picture_keeps_its_slot_until_nothing_writes_into_it(
 ) -> None:
     """Given back earlier, the slot would be another picture's, and this one's pixels would land in it."""
     decoding, go_on = threading.Event(), threading.Event()
-    decode = deployments.decode
+    decode = deployments.preprocess
 
-    def slow_decode(data: bytes, max_pixels: int) -> np.ndarray:
+    def slow_decode(data: bytes, max_pixels: int, model_input: np.ndarray) -> Any:
         decoding.set()
         assert go_on.wait(30)
-        return decode(data, max_pixels)
+        return decode(data, max_pixels, model_input)
 
     stage = await preprocessor(FakeHandle())
-    monkeypatch.setattr(deployments, "decode", slow_decode)
+    monkeypatch.setattr(deployments, "preprocess", slow_decode)
     pool = stage._detector.pool
     task = asyncio.create_task(stage.detect(squares.encode(squares.picture([])), DetectQuery(), False, 5))
     await asyncio.to_thread(decoding.wait, 30)

@@ -47,7 +47,7 @@ class FakeDetector:
     async def connect(self) -> ModelInfo:
         return MODEL
 
-    async def model(self) -> ModelInfo:
+    async def model(self, time_left_s: float) -> ModelInfo:
         return MODEL
 
     async def detect(
