@@ -1,7 +1,7 @@
 """Trials: what streams do when something breaks.
 
 python -m scripts.trials disconnects        a camera's cable is pulled out, 200 times
-python -m scripts.trials kills              SIGKILL for workers, supervisor and Detector, 10 times each
+python -m scripts.trials kills              SIGKILL for every kind of process under clients and a stream, 10 times each
 python -m scripts.trials crowd              16 streams, one frozen, one refusing connections, one sending garbage
 python -m scripts.trials churn              200 streams come and go
 python -m scripts.trials node               a second Ray node with half of the streams dies
@@ -80,10 +80,15 @@ def run(trial: str, times: int, count: int) -> list[str]:
                 show_footprints("StreamWorker", pulled.before, pulled.after)
                 return pulled.problems + late
             case "kills":
-                killed = kill(cluster, save_video(), FOLDER / "output", VICTIMS, times, tell)
+                picture = (save_pictures() / "0.jpg").read_bytes()
+                killed = kill(cluster, save_video(), picture, FOLDER / "output", VICTIMS, times, tell)
                 late = []
-                for victim, away_s in killed.away_s.items():
-                    late += show(f"from SIGKILL of the {victim} to a later frame's result", away_s, KILL_BARS_S[victim])
+                for victim, deaths in killed.deaths.items():
+                    bar_s = KILL_BARS_S.get(victim, float("inf"))
+                    late += show(f"SIGKILL of {victim}: to a later frame's result", deaths.away_s, bar_s)
+                    show(f"SIGKILL of {victim}: the slowest request", deaths.slowest_s)
+                    console.print(f"  cut: {dict(deaths.cut)}; began afterwards and failed: {dict(deaths.failed)}")
+                console.print(f"{killed.requests} requests for pictures")
                 console.print(f"{killed.frames} frames with a result, {killed.lost} lost in {killed.gaps} gaps")
                 return killed.problems + late
             case "crowd":

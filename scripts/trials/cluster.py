@@ -67,6 +67,15 @@ class Cluster:
         """The streams' processes."""
         return self.processes("StreamWorker")
 
+    def alive(self, kind: str) -> list[psutil.Process]:
+        """The processes of a kind: a deployment, ``StreamWorker``, ``ServeController``, or ``HAProxy``."""
+        if kind == "HAProxy":
+            return self._named("haproxy")
+        return self.processes(kind) if kind in {"StreamWorker", "ServeController"} else self.replicas(kind)
+
+    def _named(self, name: str) -> list[psutil.Process]:
+        return [process for process in psutil.Process(self.pid).children(recursive=True) if process.name() == name]
+
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """A deployment's."""
         return self.processes(f"ServeReplica:{APPLICATION}:{deployment}")

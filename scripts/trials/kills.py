@@ -1,27 +1,42 @@
-"""SIGKILL for a stream's process, for the StreamSupervisor, for the Detector."""
+"""SIGKILL for every kind of process, under clients that post pictures and a stream that wants every frame."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from scripts.trials.clients import Clients, clients
 from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower
 
-VICTIMS = ("StreamWorker", "StreamSupervisor", "Detector")
+VICTIMS = ("StreamWorker", "StreamSupervisor", "Detector", "Preprocessor", "ServeController", "Ingress", "HAProxy")
+HIDDEN = {"StreamWorker", "StreamSupervisor", "Detector", "Preprocessor", "ServeController"}  # from who posts pictures
+_CLIENTS = 4
 _CALM_S = 2.0  # between kills
+
+
+@dataclass
+class Deaths:
+    """Of one kind of process: what they cost."""
+
+    away_s: list[float] = field(default_factory=list)  # each: to a result of a later frame at who follows the stream
+    slowest_s: list[float] = field(default_factory=list)  # each: the longest that a request for a picture took
+    cut: Counter[str] = field(default_factory=Counter)  # what requests got that were under way
+    failed: Counter[str] = field(default_factory=Counter)  # what requests got that began after it
 
 
 @dataclass
 class Kills:
     """How it went."""
 
-    away_s: dict[str, list[float]] = field(default_factory=dict)  # by victim: to the next frame's result at a client
+    deaths: dict[str, Deaths] = field(default_factory=dict)  # by victim
+    requests: int = 0
     lost: int = 0  # frames that were captured and have no result, as the events say
     gaps: int = 0
     frames: int = 0  # that have a result
@@ -29,29 +44,39 @@ class Kills:
 
 
 def kill(
-    cluster: Cluster, video: Path, output_dir: Path, victims: tuple[str, ...], times: int, tell: Callable[[int], None]
+    cluster: Cluster,
+    video: Path,
+    picture: bytes,
+    output_dir: Path,
+    victims: tuple[str, ...],
+    times: int,
+    tell: Callable[[int], None],
 ) -> Kills:
-    """Each of the victims in turn, so many times, under a stream that wants every frame of a video, in a loop.
+    """Each of the victims in turn, so many times.
 
-    What the stream wrote into its file below ``output_dir`` is what counts: no frame may be in it twice.
+    What the stream wrote into its file below ``output_dir`` is what counts: no frame may be in it twice. A picture
+    whose request fails is a problem where a retry inside the server could have hidden the death, and where the request
+    began after it.
     """
-    trial = Kills({victim: [] for victim in victims})
+    trial = Kills({victim: Deaths() for victim in victims})
     done = 0
-    with stream(cluster, "killed", video, loop=True, sinks=[{"type": "jsonl"}]):
+    with (
+        stream(cluster, "killed", video, loop=True, sinks=[{"type": "jsonl"}]),
+        clients(cluster.url, picture, _CLIENTS) as crowd,
+    ):
         follower = Follower(cluster.url, "killed")
         follower.result_after(0)
         for victim in (victim for _ in range(times) for victim in victims):
             time.sleep(_CALM_S)
-            process = _process(cluster, victim)
-            process.kill()
-            killed_s = time.time()
-            # What was under way when it died may still arrive; a frame captured later needs its successor.
-            trial.away_s[victim].append(follower.result_after(killed_s).at_s - killed_s)
-            until(lambda killed=process, victim=victim: _process(cluster, victim) != killed, what=f"a new {victim}")
+            _kill_one(cluster, victim, crowd, follower, trial.deaths[victim])
             done += 1
             tell(done)
         status = until(lambda: cluster.status("killed"), what="its status")
     follower.close()
+    trial.requests = len(crowd.requests)
+    for victim, deaths in trial.deaths.items():
+        failed = deaths.failed + deaths.cut if victim in HIDDEN else deaths.failed
+        trial.problems += [f"{victim}: {count} requests got {problem}" for problem, count in failed.items()]
     lines = (output_dir / "killed.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     gaps = [event for event in events if event["type"] == "gap"]
@@ -70,6 +95,21 @@ def kill(
     return trial
 
 
-def _process(cluster: Cluster, victim: str) -> psutil.Process:
-    look = cluster.workers if victim == "StreamWorker" else lambda: cluster.replicas(victim)
-    return until(look, what=f"a {victim}")[0]
+def _kill_one(cluster: Cluster, victim: str, crowd: Clients, follower: Follower, deaths: Deaths) -> None:
+    before = until(lambda: cluster.alive(victim), what=f"a {victim}")
+    since_s = time.monotonic()
+    before[0].kill()
+    killed_s, killed_at_s = time.monotonic(), time.time()
+    # What was under way when it died may still arrive; a frame captured later needs its successor.
+    deaths.away_s.append(follower.result_after(killed_at_s).at_s - killed_at_s)
+    until(lambda: _is_replaced(cluster.alive(victim), before), what=f"a new {victim}")
+    answered = len(crowd.requests)
+    until(lambda: len(crowd.requests) >= answered + 2 * _CLIENTS, what="answers to requests that began after it")
+    deaths.slowest_s.append(crowd.slowest_s(since_s))
+    cut, failed = crowd.failures(since_s, killed_s)
+    deaths.cut.update(cut)
+    deaths.failed.update(failed)
+
+
+def _is_replaced(now: list[psutil.Process], before: list[psutil.Process]) -> bool:
+    return before[0] not in now and len(now) >= len(before)

@@ -101,7 +101,7 @@ def test_a_forgotten_pool_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_new_pool_sweeps_away_what_a_killed_owner_left(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
-    name = owner.stdout.readline().strip()
+    name = owner.stdout.readline().split()[0]
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     assert (tmp_path / name).exists()
@@ -111,7 +111,7 @@ def test_a_new_pool_sweeps_away_what_a_killed_owner_left(tmp_path: Path, owner: 
 
 
 def test_a_living_owners_pool_is_not_swept(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
-    name = owner.stdout.readline().strip()
+    name = owner.stdout.readline().split()[0]
     assert sweep(tmp_path) == 0
     assert (tmp_path / name).exists()
 
