@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import os
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,8 +46,11 @@ from serve_app.types import (
     Pixels,
 )
 
+logger = logging.getLogger("ray.serve")
+
 _READY_TIMEOUT_S = 5.0
-_WEDGED_AFTER_S = 20.0  # a batch takes an engine that works well under a second
+_WEDGED_AFTER_S = 10.0  # in one batch, and
+_WEDGED_AFTER_BATCHES = 20  # as long as so many take
 T = TypeVar("T")
 
 
@@ -67,6 +73,7 @@ class Detector:
         )
         self._threads = ThreadPoolExecutor(self._engine.concurrency, "engine")
         items_per_s = await self._warm_up(max_batch_size)
+        self._wedged_after_s = max(_WEDGED_AFTER_S, _WEDGED_AFTER_BATCHES * max_batch_size / items_per_s)
         self._batcher = Batcher(
             self._infer,
             max_batch_size=max_batch_size if self._engine.takes_batches else 1,
@@ -88,9 +95,11 @@ class Detector:
         return self._batcher.items_per_s
 
     async def check_health(self) -> None:
-        """Serve asks every second, and replaces a replica that fails three times in a row."""
-        if self._batcher.in_engine_s > _WEDGED_AFTER_S:
-            raise RuntimeError(f"the engine has been busy with one batch for {self._batcher.in_engine_s:.0f} s")
+        """Serve asks every second. A replica whose engine hangs cannot drain: it ends, and its callers ask another."""
+        in_engine_s = self._batcher.in_engine_s
+        if in_engine_s > self._wedged_after_s:
+            logger.critical("the engine has been busy with one batch for %.0f s: this replica ends", in_engine_s)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's autoscaler hears of this replica, and ``scaling`` decides upon."""

@@ -1,46 +1,44 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+from ray import serve
 
 from scripts.server import is_ready
-from tests import squares
+from serve_app.app import build_app
+from tests import trapped
 from tests.integration.conftest import Service, eventually, replicas
-from tests.squares import Square
-
-PICTURE = squares.encode(squares.picture([Square("green", 12, 12)]))
 
 
-@pytest.mark.parametrize("deployment", ["Detector", "Preprocessor", "Ingress"])
-def test_a_killed_replica_comes_back_without_help(service: Service, deployment: str) -> None:
-    (replica,) = replicas(deployment)
+@pytest.fixture
+def trap_url(service: Service, tmp_path: Path) -> Iterator[str]:
+    """A second application beside the first, whose model some pictures kill."""
+    model = {"weights": str(trapped.save(tmp_path / "trapped.pt")), "engine": "torch", "image_size_px": trapped.SIZE_PX}
+    streams = {"state_dir": str(tmp_path), "media_dirs": str(tmp_path)}
+    serve.run(build_app({"model": model, "streams": streams}), name="trap", route_prefix="/trap")
+    url = f"{service.url}/trap"
+    eventually(lambda: is_ready(url), what="readiness")
+    yield url
+    serve.delete("trap")
 
-    async def run() -> list[httpx.Response | Exception]:
-        async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
-            under_way = [asyncio.create_task(client.post("/detect", content=PICTURE)) for _ in range(16)]
-            await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-            replica.send_signal(signal.SIGKILL)
-            return await asyncio.gather(*under_way, return_exceptions=True)
 
-    for response in asyncio.run(run()):  # lost or answered, but never answered wrongly
-        if isinstance(response, httpx.Response) and response.status_code == 200:
-            assert response.json()["count"] == 1
-        elif deployment != "Ingress":  # whose own death Serve answers for, in words of its own
-            assert (response.status_code, response.json()["code"]) == (503, "unavailable")
-    eventually(lambda: replica.pid not in {process.pid for process in replicas(deployment)}, what="its death")
-    eventually(lambda: replicas(deployment), what="a new replica")
+def test_a_picture_that_kills_the_engine_or_hangs_it_is_refused_alone(trap_url: str) -> None:
+    async def post(client: httpx.AsyncClient, kind: str) -> tuple[int, str]:
+        response = await client.post("/detect", content=trapped.picture(kind))
+        return response.status_code, response.json().get("code", "")
 
-    def answers() -> bool:
-        try:
-            response = httpx.post(f"{service.url}/detect", content=PICTURE, timeout=30)
-        except httpx.TransportError:
-            return False
-        return response.status_code == 200 and response.json()["count"] == 1
+    async def run() -> None:
+        async with httpx.AsyncClient(base_url=trap_url, timeout=120) as client:
+            kinds = ["harmless", "deadly", "harmless", "endless", "harmless"]
+            first = await asyncio.gather(*(post(client, kind) for kind in kinds))
+            assert first == [(422, "poison") if kind in {"deadly", "endless"} else (200, "") for kind in kinds]
+            assert await post(client, "harmless") == (200, "")
 
-    eventually(answers, what="an answer")
+    asyncio.run(run())
 
 
 def test_without_a_detector_the_service_lives_but_is_not_ready(service: Service) -> None:
