@@ -72,7 +72,7 @@ class FramePool:
         # Runs when the pool is collected, when close() is called and when the interpreter exits, whichever is first.
         self._close = weakref.finalize(self, _remove, path, fd)
         try:
-            os.posix_fallocate(fd, 0, slots * stride)
+            os.posix_fallocate(fd, 0, pool_bytes(slots, size_px))
         except OSError as exc:
             self._close()
             if exc.errno != errno.ENOSPC:
@@ -154,6 +154,11 @@ class SlotReader:
             if os.fstat(fd).st_nlink == 0:
                 os.close(fd)
                 del self._pools[name]  # the memory itself goes with the last view of it
+
+
+def pool_bytes(slots: int, size_px: int) -> int:
+    """What a pool takes of the shared memory."""
+    return slots * _slot_bytes(size_px)
 
 
 def _create_locked(folder: Path) -> tuple[Path, int]:

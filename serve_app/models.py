@@ -86,6 +86,12 @@ def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
     return _load_openvino(weights, options | {"threads": threads, "precision": precision}, args)
 
 
+def check(args: ModelArgs) -> None:
+    """Raises ModelError for weights that are not here; whether they can be loaded is not known yet."""
+    if args.engine not in ("null", "sleep"):
+        _find(args, args.engine if args.engine != "auto" else "openvino")
+
+
 def _load_openvino(weights: Path, options: Json, args: ModelArgs) -> Engine:
     """In bf16 where nobody chose, and where it finds on every picture at hand what fp32 finds: it is far faster."""
     from serve_app.engines.openvino import OpenVinoEngine

@@ -73,6 +73,24 @@ def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path)
             process.wait()
 
 
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [("nowhere.onnx", "model.weights: there is no"), ("damaged.onnx", "OpenVINO cannot read damaged.onnx")],
+)
+def test_what_keeps_it_from_starting_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, weights: str, says: str
+) -> None:
+    (tmp_path / "damaged.onnx").write_bytes(bytes(1000))
+    pools = frame_pools()
+    env = os.environ | {"SERVE_APP_WEIGHTS": str(tmp_path / weights), "SERVE_APP_STATE_DIR": str(tmp_path)}
+    env |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
+    command = [str(ROOT / "scripts/serve"), "--port", str(free_port())]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 1
+    assert says in done.stderr.splitlines()[-1]
+    assert frame_pools() == pools
+
+
 def test_it_answers_streams_and_leaves_nothing_running(running: Running, tmp_path: Path) -> None:
     picture = squares.encode(squares.picture([Square("red", 3, 4), Square("blue", 20, 4, 240)]))
     (found,) = httpx.post(f"{running.url}/detect", files={"file": picture}, timeout=60).json()["detections"]

@@ -2,54 +2,26 @@
 
 from __future__ import annotations
 
-import types
-import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 
 from scripts.streams import read_specs
 from serve_app.app import build_app
 from serve_app.config import parse_args
+from serve_app.preflight import unknown_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAMS = ROOT / "configs/streams.yaml"  # is no config of Serve's
 CONFIGS = sorted(set((ROOT / "configs").glob("*.yaml")) - {STREAMS})
 
 
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if typing.get_origin(annotation) in {typing.Union, types.UnionType, list, typing.Annotated}:
-        return [model for part in typing.get_args(annotation) for model in models_in(part)]
-    return []
-
-
-def unknown_keys(value: Any, schema: type[BaseModel], path: str = "") -> list[str]:
-    """Paths of keys that no field of the schema has."""
-    unknown = []
-    for key, item in value.items():
-        if key not in schema.model_fields:
-            unknown.append(f"{path}{key}")
-            continue
-        for model in models_in(schema.model_fields[key].annotation)[:1]:
-            for part in item if isinstance(item, list) else [item]:
-                unknown += unknown_keys(part, model, f"{path}{key}.")
-    return unknown
-
-
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.name)
 def config(request: pytest.FixtureRequest) -> dict[str, Any]:
     return yaml.safe_load(request.param.read_text())
-
-
-def test_the_check_itself_finds_a_misspelt_key() -> None:
-    wrong = {"applications": [{"name": "a", "deployments": [{"name": "Detector", "num_replica": 2}]}]}
-    assert unknown_keys(wrong, ServeDeploySchema) == ["applications.deployments.num_replica"]
 
 
 def test_serve_knows_every_key(config: dict[str, Any]) -> None:

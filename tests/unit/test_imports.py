@@ -23,9 +23,19 @@ ORDER = [
     "streams.scene",
     "streams.video", "streams.progress", "streams.capture", "streams.events", "streams.stream", "streams.worker",
     "streams.admission", "streams.supervisor", "streams.client",
-    "scaling", "deployments", "app",
+    "scaling", "deployments", "app", "preflight", "__main__",
 ]  # fmt: skip
-RAY = {"serving", "streams.worker", "streams.supervisor", "streams.client", "scaling", "deployments", "app"}
+RAY = {
+    "preflight",
+    "__main__",
+    "serving",
+    "streams.worker",
+    "streams.supervisor",
+    "streams.client",
+    "scaling",
+    "deployments",
+    "app",
+}
 ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime", "tensorrt"}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")

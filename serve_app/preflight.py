@@ -1,0 +1,98 @@
+"""What would keep a config from being served on this machine, found before anything is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from serve_app import models
+from serve_app.config import AppArgs, parse_args
+from serve_app.errors import ConfigError, SharedMemoryError
+from serve_app.frames import pool_bytes
+from serve_app.shared_memory import FOLDER
+from serve_app.types import Json
+
+_IMPORT_PATH = "serve_app.app:build_app"
+_HAPROXYS_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
+
+
+def read(path: Path) -> Json:
+    """A Serve config from its file. Raises ConfigError, for a key that Serve would ignore, too."""
+    try:
+        config = yaml.safe_load(path.read_text())
+        ServeDeploySchema.model_validate(config)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} cannot be read") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(exc).split())}") from exc
+    except ValidationError as exc:
+        problems = (f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in exc.errors())
+        raise ConfigError(f"{path} is no Serve config: {'; '.join(problems)}") from exc
+    if unknown := unknown_keys(config, ServeDeploySchema):
+        raise ConfigError(f"{path}: Serve knows no {', '.join(unknown)}")
+    return config  # type: ignore[no-any-return]
+
+
+def check(config: Json) -> None:
+    """Raises StartError with one sentence."""
+    http = config.get("http_options", {})
+    _check_port(http.get("host", "0.0.0.0"), http.get("port", 8000), "http_options.port")
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        for variable, port in _HAPROXYS_PORTS.items():
+            _check_port("127.0.0.1", int(os.environ.get(variable, port)), variable)
+    for application in config["applications"]:
+        if application["import_path"] == _IMPORT_PATH:
+            args = parse_args(application.get("args", {}))
+            models.check(args.model)
+            _check_shared_memory(args, application.get("deployments", []))
+
+
+def unknown_keys(value: Json, schema: type[BaseModel], path: str = "") -> list[str]:
+    """Paths of the keys that no field of the schema has."""
+    unknown = []
+    for key, item in value.items():
+        if key not in schema.model_fields:
+            unknown.append(f"{path}{key}")
+            continue
+        for model in _models_in(schema.model_fields[key].annotation)[:1]:
+            for part in item if isinstance(item, list) else [item]:
+                unknown += unknown_keys(part, model, f"{path}{key}.") if isinstance(part, dict) else []
+    return unknown
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in {typing.Union, types.UnionType, list, typing.Annotated}:
+        return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+    return []
+
+
+def _check_port(host: str, port: int, setting: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise ConfigError(f"port {port} of {host} is in use or not allowed: set {setting} to another one") from exc
+
+
+def _check_shared_memory(args: AppArgs, deployments: list[Json]) -> None:
+    replicas = [one.get("num_replicas", 1) for one in deployments if one["name"] == "Preprocessor"]
+    count = replicas[0] if replicas and isinstance(replicas[0], int) else 1
+    needed = count * pool_bytes(args.preprocessor.slots, args.model.image_size_px)
+    free = shutil.disk_usage(FOLDER).free
+    if needed > free:
+        raise SharedMemoryError(
+            f"the frame pools need {needed / 2**20:.0f} MiB of shared memory, and {free / 2**20:.0f} are free: "
+            "use fewer slots (preprocessor.slots) or allow more (docker run --shm-size=1g)"
+        )

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from ray.serve.schema import ServeDeploySchema
+
+from scripts.server import free_port
+from serve_app.errors import ConfigError, ModelError, SharedMemoryError
+from serve_app.preflight import check, read, unknown_keys
+from serve_app.types import Json
+
+
+def config(**args: Json) -> Json:
+    application = {"name": "sightline", "import_path": "serve_app.app:build_app", "args": args}
+    return {"http_options": {"host": "127.0.0.1", "port": free_port()}, "applications": [application]}
+
+
+def test_a_good_config_passes() -> None:
+    check(config())
+
+
+def test_a_misspelt_key_is_found_wherever_it_is() -> None:
+    wrong = {"applications": [{"name": "a", "deployments": [{"name": "Detector", "num_replica": 2}]}]}
+    assert unknown_keys(wrong, ServeDeploySchema) == ["applications.deployments.num_replica"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("applications: [{import_path: a:b, deploymnts: []}]", "Serve knows no applications.deploymnts"),
+        ("applications: [{name: a}]", "import_path: Field required"),
+        ("applications: [", "is no YAML"),
+        ("just text", "is no Serve config"),
+        ("", "is no Serve config"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_in_a_sentence(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=says) as refusal:
+        read(tmp_path / "config.yaml")
+    assert "\n" not in refusal.value.detail
+
+
+def test_a_port_in_use_is_found() -> None:
+    wrong = config()
+    with socket.create_server(("127.0.0.1", wrong["http_options"]["port"])):
+        with pytest.raises(ConfigError, match="is in use"):
+            check(wrong)
+    check(wrong)
+
+
+def test_a_wrong_setting_is_found() -> None:
+    with pytest.raises(ConfigError, match=r"detect\.confidence"):
+        check(config(detect={"confidence": 7}))
+
+
+def test_missing_weights_are_found() -> None:
+    with pytest.raises(ModelError, match="there is no"):
+        check(config(model={"weights": "/nowhere.onnx"}))
+
+
+def test_too_little_shared_memory_is_found() -> None:
+    wrong = config(preprocessor={"slots": 1024}, model={"image_size_px": 2048})
+    wrong["applications"][0]["deployments"] = [{"name": "Preprocessor", "num_replicas": 1000}]
+    with pytest.raises(SharedMemoryError, match="preprocessor.slots"):
+        check(wrong)
