@@ -49,6 +49,9 @@ class ModelArgs(_Args):
     """Which model, and what runs it."""
 
     weights: Path = _setting("WEIGHTS", "codes")  # .pt, .onnx, an exported OpenVINO folder, or the embedded "codes"
+    weights_sha256: str | None = _setting(
+        "WEIGHTS_SHA256", None, pattern="^[0-9a-fA-F]{64}$"
+    )  # of the file: a .pt, which is a pickle, is loaded only with it
     engine: Literal["auto", "openvino", "onnx", "torch", "tensorrt", "null", "sleep"] = _setting(
         "ENGINE", "auto"
     )  # null, sleep: tests

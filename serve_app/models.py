@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -119,11 +120,27 @@ def _find(args: ModelArgs, engine: str) -> Path:
         raise ModelError(f"model.weights: there is no {path}")
     kind = "folder" if path.is_dir() else path.suffix
     if kind in _READS[engine]:
+        _check_hash(path, args.weights_sha256)
         return path
     if args.engine == "auto" and engine == "torch" and kind in _READS["openvino"]:
         raise ModelError(f"a GPU runs a .pt file; to run {path.name} on the CPU set model.engine to openvino")
     readable = " or ".join("an exported folder" if kind == "folder" else f"a {kind} file" for kind in _READS[engine])
     raise ModelError(f"model.weights: the {engine} engine reads {readable}, not {path.name}")
+
+
+def _check_hash(path: Path, expected: str | None) -> None:
+    """A pickle runs what its author put into it: it is loaded only where the operator names just this one."""
+    if path.is_dir() or (expected is None and path.suffix != ".pt"):
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if expected is None:
+        raise ModelError(
+            f"{path.name} is a pickle, which can run anything when it is loaded: if you trust it, set "
+            f"model.weights_sha256 (SERVE_APP_WEIGHTS_SHA256) to {found}"
+        )
+    if found != expected.lower():
+        raise ModelError(f"model.weights_sha256 is not that of {path.name}, which is {found}")
 
 
 def _version(weights: Path) -> str:

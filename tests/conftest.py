@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in [name for name in os.environ if name.startswith("SERVE_APP_")]:
         monkeypatch.delenv(name)
+
+
+def trusted(weights: Path) -> dict[str, str]:
+    """The settings with which a checkpoint, which is a pickle, is loaded."""
+    return {"weights": str(weights), "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
 
 
 @pytest.fixture(scope="session")

@@ -131,7 +131,9 @@ def save_config(weights: Path | None) -> Path:
     (codes,) = config["applications"]
     codes["args"] = {"model": {"weights": "codes"}, "streams": {"media_dirs": str(FOLDER)}}
     if weights:
-        args = {"model": {"weights": str(weights), "cache_dir": str(weights.parent)}}
+        args = {
+            "model": {"weights": str(weights), "weights_sha256": published.SHA256, "cache_dir": str(weights.parent)}
+        }
         # They take turns, so the second asks for no share of the cores: a machine of one has none to give.
         free = [one | {"ray_actor_options": {"num_cpus": 0}} for one in codes["deployments"]]
         beside = {"name": published.NAME, "route_prefix": f"/{published.NAME}", "args": args, "deployments": free}

@@ -11,13 +11,14 @@ from ray import serve
 from scripts.server import is_ready
 from serve_app.app import build_app
 from tests import trapped
+from tests.conftest import trusted
 from tests.integration.conftest import Service, eventually, replicas
 
 
 @pytest.fixture
 def trap_url(service: Service, tmp_path: Path) -> Iterator[str]:
     """A second application beside the first, whose model some pictures kill."""
-    model = {"weights": str(trapped.save(tmp_path / "trapped.pt")), "engine": "torch", "image_size_px": trapped.SIZE_PX}
+    model = trusted(trapped.save(tmp_path / "trapped.pt")) | {"engine": "torch", "image_size_px": trapped.SIZE_PX}
     streams = {"state_dir": str(tmp_path), "media_dirs": str(tmp_path)}
     serve.run(build_app({"model": model, "streams": streams}), name="trap", route_prefix="/trap")
     url = f"{service.url}/trap"

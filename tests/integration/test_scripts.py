@@ -73,21 +73,15 @@ def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path)
             process.wait()
 
 
-@pytest.mark.parametrize(
-    ("weights", "says"),
-    [("nowhere.onnx", "model.weights: there is no"), ("damaged.onnx", "OpenVINO cannot read damaged.onnx")],
-)
-def test_what_keeps_it_from_starting_is_one_sentence_and_leaves_nothing(
-    tmp_path: Path, weights: str, says: str
-) -> None:
+def test_what_keeps_a_replica_from_starting_ends_it_in_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "damaged.onnx").write_bytes(bytes(1000))
     pools = frame_pools()
-    env = os.environ | {"SERVE_APP_WEIGHTS": str(tmp_path / weights), "SERVE_APP_STATE_DIR": str(tmp_path)}
+    env = os.environ | {"SERVE_APP_WEIGHTS": str(tmp_path / "damaged.onnx"), "SERVE_APP_STATE_DIR": str(tmp_path)}
     env |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
     command = [str(ROOT / "scripts/serve"), "--port", str(free_port())]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 1
-    assert says in done.stderr.splitlines()[-1]
+    assert "OpenVINO cannot read damaged.onnx" in done.stderr.splitlines()[-1]
     assert frame_pools() == pools
 
 

@@ -13,7 +13,7 @@ from ultralytics import YOLO
 from serve_app.config import ModelArgs
 from serve_app.engines import Engine
 from serve_app.models import load
-from tests.conftest import SHARED, needs_shared
+from tests.conftest import SHARED, needs_shared, trusted
 from tests.parity.pictures import save_extremes, shipped
 from tests.parity.pipeline import detect
 from tests.parity.reference import disagreements, predict
@@ -60,7 +60,8 @@ def pair(
         pytest.skip("there is no GPU")
     cache, weights = tmp_path_factory.mktemp("cache"), SHARED / "weights" / name
     pictures = calibration_dir if chosen in {"int8", "auto with pictures"} else None
-    args = ModelArgs(weights=weights, engine=engine, precision=precision, calibration_dir=pictures, cache_dir=cache)
+    named = {"weights": weights} if weights.is_dir() else trusted(weights)
+    args = ModelArgs(**named, engine=engine, precision=precision, calibration_dir=pictures, cache_dir=cache)
     ours = load(args, has_gpu=on_gpu)
     if precision == "int8":
         (weights,) = cache.glob("*_openvino_model")

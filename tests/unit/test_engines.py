@@ -32,6 +32,7 @@ from serve_app.models import load
 from serve_app.postprocess import to_detections
 from serve_app.types import DetectOptions
 from tests import squares
+from tests.conftest import trusted
 from tests.squares import Square
 
 OPTIONS = DetectOptions(confidence=0.3, iou=0.7, max_detections=300)
@@ -83,7 +84,7 @@ def test_the_version_is_that_of_the_weights(squares_model: Path, tmp_path: Path)
         ("model.h5", b"", r"reads a \.pt file or a \.onnx file or an exported folder, not model\.h5"),
         ("model", b"", r"reads a \.pt file or a \.onnx file or an exported folder, not model"),
         ("broken.onnx", b"nonsense", "cannot read"),
-        ("broken.pt", b"nonsense", r"broken\.pt"),
+        ("broken.pt", b"nonsense", r"broken\.pt is a pickle"),
     ],
 )
 def test_weights_that_cannot_be_served_are_refused_in_a_sentence(
@@ -94,6 +95,16 @@ def test_weights_that_cannot_be_served_are_refused_in_a_sentence(
         path.write_bytes(content)
     with pytest.raises(ModelError, match=sentence):
         load(ModelArgs(weights=path, cache_dir=tmp_path / "cache"), has_gpu=False)
+
+
+def test_a_pickle_is_loaded_only_with_its_hash(tmp_path: Path) -> None:
+    path = tmp_path / "any.pt"
+    path.write_bytes(b"never read")
+    found = trusted(path)["weights_sha256"]
+    with pytest.raises(ModelError, match=f"is a pickle.*to {found}"):
+        load(ModelArgs(weights=path), has_gpu=False)
+    with pytest.raises(ModelError, match=f"is not that of any.pt, which is {found}"):
+        load(ModelArgs(weights=path, weights_sha256="0" * 64), has_gpu=False)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
@@ -222,7 +233,7 @@ def test_int8_asks_for_pictures(tmp_path: Path, folder: str | None, sentence: st
     weights = tmp_path / "any.pt"
     weights.write_bytes(b"never read")
     calibration_dir = None if folder is None else tmp_path / folder
-    args = ModelArgs(weights=weights, precision="int8", calibration_dir=calibration_dir, cache_dir=tmp_path)
+    args = ModelArgs(**trusted(weights), precision="int8", calibration_dir=calibration_dir, cache_dir=tmp_path)
     with pytest.raises(ModelError, match=sentence):
         load(args, has_gpu=False)
 
@@ -231,7 +242,9 @@ def test_a_precision_is_refused_before_anything_is_exported(tmp_path: Path) -> N
     weights = tmp_path / "any.pt"
     weights.write_bytes(b"never read")
     with pytest.raises(ModelError, match="cannot be told to compute in bf16"):
-        load(ModelArgs(weights=weights, engine="onnx", precision="bf16", cache_dir=tmp_path / "cache"), has_gpu=False)
+        load(
+            ModelArgs(**trusted(weights), engine="onnx", precision="bf16", cache_dir=tmp_path / "cache"), has_gpu=False
+        )
 
 
 @pytest.mark.parametrize("library", ["onnx", "onnxruntime", "tensorrt"])
@@ -247,7 +260,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(importlib.metadata, "version", without)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else find_spec(name))
     engine = "tensorrt" if library == "tensorrt" else "onnx"
-    args = ModelArgs(weights=tmp_path / "any.pt", engine=engine, cache_dir=tmp_path)
+    args = ModelArgs(**trusted(tmp_path / "any.pt"), engine=engine, cache_dir=tmp_path)
     with pytest.raises(ModelError, match=rf"is an extra: pip install 'sightline\[{engine}\]'"):
         load(args, has_gpu=engine == "tensorrt")
 
@@ -256,13 +269,13 @@ def test_a_detector_that_is_no_yolo_is_refused(tmp_path: Path) -> None:
     """Its output has an end-to-end head's shape, and other numbers in it."""
     RTDETR("rtdetr-l.yaml").save(tmp_path / "rtdetr.pt")
     with pytest.raises(ModelError, match="only YOLO models are served"):
-        load(ModelArgs(weights=tmp_path / "rtdetr.pt", engine="torch"), has_gpu=False)
+        load(ModelArgs(**trusted(tmp_path / "rtdetr.pt"), engine="torch"), has_gpu=False)
 
 
 def test_who_comes_after_a_killed_export_waits_for_it(tmp_path: Path) -> None:
     """It goes on alone, and its file is used; nothing else is left in the cache."""
     YOLO("yolov8n.yaml").save(tmp_path / "untrained.pt")
-    args = {"weights": str(tmp_path / "untrained.pt"), "image_size_px": 64, "cache_dir": str(tmp_path / "cache")}
+    args = trusted(tmp_path / "untrained.pt") | {"image_size_px": 64, "cache_dir": str(tmp_path / "cache")}
     program = (
         "import sys, json; from serve_app.config import ModelArgs; from serve_app.models import load;"
         "load(ModelArgs(**json.loads(sys.argv[1])), has_gpu=False)"
@@ -287,7 +300,7 @@ def test_a_quantised_onnx_file_is_said_to_be_int8(tmp_path: Path) -> None:
 def test_tensorrt_says_what_it_lacks(tmp_path: Path, weights: str, sentence: str) -> None:
     (tmp_path / weights).write_bytes(b"never read")
     with pytest.raises(ModelError, match=sentence):
-        load(ModelArgs(weights=tmp_path / weights, engine="tensorrt"), has_gpu=False)
+        load(ModelArgs(**trusted(tmp_path / weights), engine="tensorrt"), has_gpu=False)
 
 
 def test_a_lane_gives_each_frame_its_own_rows() -> None:

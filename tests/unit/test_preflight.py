@@ -45,9 +45,9 @@ def test_a_file_that_is_no_config_is_refused_in_a_sentence(tmp_path: Path, text:
 
 def test_a_port_in_use_is_found() -> None:
     wrong = config()
-    with socket.create_server(("127.0.0.1", wrong["http_options"]["port"])):
-        with pytest.raises(ConfigError, match="is in use"):
-            check(wrong)
+    taken = socket.create_server(("127.0.0.1", wrong["http_options"]["port"]))
+    with taken, pytest.raises(ConfigError, match="is in use"):
+        check(wrong)
     check(wrong)
 
 
@@ -64,5 +64,5 @@ def test_missing_weights_are_found() -> None:
 def test_too_little_shared_memory_is_found() -> None:
     wrong = config(preprocessor={"slots": 1024}, model={"image_size_px": 2048})
     wrong["applications"][0]["deployments"] = [{"name": "Preprocessor", "num_replicas": 1000}]
-    with pytest.raises(SharedMemoryError, match="preprocessor.slots"):
+    with pytest.raises(SharedMemoryError, match=r"preprocessor\.slots"):
         check(wrong)
