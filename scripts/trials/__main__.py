@@ -14,37 +14,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
-import cv2
 import numpy as np
-import yaml
-from rich.console import Console
-from rich.progress import Progress
 
-from scripts.codes import samples
-from scripts.server import ROOT, StartFailed, start, stop_on_signals
+from scripts.server import StartFailed, stop_on_signals
 from scripts.trials.camera import NoCamera, camera
 from scripts.trials.churn import churn
-from scripts.trials.cluster import Cluster, Footprint
+from scripts.trials.cluster import Footprint
 from scripts.trials.crowd import crowd
 from scripts.trials.disconnects import disconnect
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.node import lose_node
+from scripts.trials.stage import FOLDER, console, progress, save_pictures, save_video, serving
 
-FOLDER = ROOT / "build/trials"
-FRAMES = 100
 CROWD_FPS = 1  # of a camera: what 16 send is half of what two cores detect
 TIMES = {"disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3}
 
 RETURN_BAR_S = 2.0
 KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}
 NODE_BAR_S = 30.0  # of which Ray takes 15 to say that a node is dead
-
-console = Console(width=110)
-Tell = Callable[[float], None]
 
 
 def main() -> None:
@@ -129,48 +118,6 @@ def show_footprints(name: str, before: Footprint | None, after: Footprint | None
             f"{name}: {before.descriptors} -> {after.descriptors} descriptors, {before.threads} -> {after.threads} "
             f"threads, {before.memory_mib:.0f} -> {after.memory_mib:.0f} MiB"
         )
-
-
-@contextmanager
-def serving() -> Iterator[Cluster]:
-    """configs/local.yaml with the embedded model, in a Ray of its own. Raises StartFailed."""
-    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
-    (application,) = config["applications"]
-    output = FOLDER / "output"
-    output.mkdir(exist_ok=True)
-    for left in output.glob("*.jsonl*"):
-        left.unlink()
-    application["args"] = {"streams": {"media_dirs": str(FOLDER), "output_dir": str(output)}}
-    path = FOLDER / "trials.yaml"
-    path.write_text(yaml.safe_dump(config))
-    server = start(path, FOLDER / "serve.log")
-    try:
-        server.wait_until_ready()
-        yield Cluster(server.url, server.process.pid)
-    finally:
-        server.stop()
-
-
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Tell]:
-    """A bar, and what moves it."""
-    with Progress(console=console) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-def save_pictures() -> Path:
-    """What a camera shows."""
-    folder = FOLDER / "camera"
-    folder.mkdir(exist_ok=True)
-    for number in range(FRAMES):
-        cv2.imwrite(str(folder / f"{number}.jpg"), samples.belt_frame(number).pixels)
-    return folder
-
-
-def save_video() -> Path:
-    """What a file shows."""
-    return samples.save_video(FOLDER / "belt.mp4", map(samples.belt_frame, range(FRAMES)))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,12 @@ class Cluster:
             return self._named("haproxy")
         return self.processes(kind) if kind in {"StreamWorker", "ServeController"} else self.replicas(kind)
 
+    def kill_one(self, kind: str) -> Killed:
+        """SIGKILL for one process of a kind."""
+        before = until(lambda: self.alive(kind), what=f"a {kind}")
+        before[0].kill()
+        return Killed(self, kind, before)
+
     def _named(self, name: str) -> list[psutil.Process]:
         return [process for process in psutil.Process(self.pid).children(recursive=True) if process.name() == name]
 
@@ -117,6 +123,23 @@ class Cluster:
     def _ask(self, method: str, path: str, **body: Any) -> httpx.Response:
         with httpx.Client(base_url=self.url, timeout=_TIMEOUT_S, trust_env=False) as http:
             return http.request(method, path, **body).raise_for_status()
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A process that was killed, among its like."""
+
+    cluster: Cluster
+    kind: str
+    before: list[psutil.Process]
+
+    def wait_for_successor(self) -> None:
+        """Until there are as many again. Raises TimeoutError."""
+        until(self._is_replaced, what=f"a new {self.kind}")
+
+    def _is_replaced(self) -> bool:
+        now = self.cluster.alive(self.kind)
+        return self.before[0] not in now and len(now) >= len(self.before)
 
 
 @contextmanager

@@ -9,14 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from scripts.trials.clients import Clients, clients
 from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower
 
 VICTIMS = ("StreamWorker", "StreamSupervisor", "Detector", "Preprocessor", "ServeController", "Ingress", "HAProxy")
-HIDDEN = {"StreamWorker", "StreamSupervisor", "Detector", "Preprocessor", "ServeController"}  # from who posts pictures
+CUTS_CONNECTIONS = {"Ingress", "HAProxy"}  # the death of any other is hidden from who posts pictures
 _CLIENTS = 4
 _CALM_S = 2.0  # between kills
 
@@ -75,7 +73,7 @@ def kill(
     follower.close()
     trial.requests = len(crowd.requests)
     for victim, deaths in trial.deaths.items():
-        failed = deaths.failed + deaths.cut if victim in HIDDEN else deaths.failed
+        failed = deaths.failed if victim in CUTS_CONNECTIONS else deaths.failed + deaths.cut
         trial.problems += [f"{victim}: {count} requests got {problem}" for problem, count in failed.items()]
     lines = (output_dir / "killed.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
@@ -96,20 +94,15 @@ def kill(
 
 
 def _kill_one(cluster: Cluster, victim: str, crowd: Clients, follower: Follower, deaths: Deaths) -> None:
-    before = until(lambda: cluster.alive(victim), what=f"a {victim}")
     since_s = time.monotonic()
-    before[0].kill()
+    killed = cluster.kill_one(victim)
     killed_s, killed_at_s = time.monotonic(), time.time()
     # What was under way when it died may still arrive; a frame captured later needs its successor.
     deaths.away_s.append(follower.result_after(killed_at_s).at_s - killed_at_s)
-    until(lambda: _is_replaced(cluster.alive(victim), before), what=f"a new {victim}")
+    killed.wait_for_successor()
     answered = len(crowd.requests)
     until(lambda: len(crowd.requests) >= answered + 2 * _CLIENTS, what="answers to requests that began after it")
     deaths.slowest_s.append(crowd.slowest_s(since_s))
     cut, failed = crowd.failures(since_s, killed_s)
     deaths.cut.update(cut)
     deaths.failed.update(failed)
-
-
-def _is_replaced(now: list[psutil.Process], before: list[psutil.Process]) -> bool:
-    return before[0] not in now and len(now) >= len(before)

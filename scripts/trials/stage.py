@@ -1,0 +1,64 @@
+"""Where trials take place: the application as scripts/serve runs it, and what is shown to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import yaml
+from rich.console import Console
+from rich.progress import Progress
+
+from scripts.codes import samples
+from scripts.server import ROOT, start
+from scripts.trials.cluster import Cluster
+
+FOLDER = ROOT / "build/trials"
+FRAMES = 100
+
+console = Console(width=110)
+Tell = Callable[[float], None]
+
+
+@contextmanager
+def serving() -> Iterator[Cluster]:
+    """configs/local.yaml with the embedded model, in a Ray of its own. Raises StartFailed."""
+    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+    (application,) = config["applications"]
+    output = FOLDER / "output"
+    output.mkdir(exist_ok=True)
+    for left in output.glob("*.jsonl*"):
+        left.unlink()
+    application["args"] = {"streams": {"media_dirs": str(FOLDER), "output_dir": str(output)}}
+    path = FOLDER / "trials.yaml"
+    path.write_text(yaml.safe_dump(config))
+    server = start(path, FOLDER / "serve.log")
+    try:
+        server.wait_until_ready()
+        yield Cluster(server.url, server.process.pid)
+    finally:
+        server.stop()
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Tell]:
+    """A bar, and what moves it."""
+    with Progress(console=console) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def save_pictures() -> Path:
+    """What a camera shows."""
+    folder = FOLDER / "camera"
+    folder.mkdir(exist_ok=True)
+    for number in range(FRAMES):
+        cv2.imwrite(str(folder / f"{number}.jpg"), samples.belt_frame(number).pixels)
+    return folder
+
+
+def save_video() -> Path:
+    """What a file shows."""
+    return samples.save_video(FOLDER / "belt.mp4", map(samples.belt_frame, range(FRAMES)))
