@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from scripts.benchmark.simulation import Crowd
 
 APPLICATION = "sightline"
+_PATIENCE_S = 60.0
 
 
 @contextmanager
@@ -50,12 +51,12 @@ async def _ask(crowds: list[Crowd], duration_s: float) -> dict[str, float]:
     everybody = asyncio.Event()
 
     async def sender(client: DetectorClient, tenant: str, ends_s: float) -> None:
-        model = await client.model()
+        model = await client.model(_PATIENCE_S)
         box = fit(model.size_px, model.size_px, model.size_px)
         with client.pool.lease() as slot:
             while time.monotonic() < ends_s:
                 try:
-                    await client.detect(slot, box, model, model.defaults, time_left_s=60)
+                    await client.detect(slot, box, model, model.defaults, time_left_s=_PATIENCE_S)
                 except ServeAppError:
                     await asyncio.sleep(0.1)  # refused: as a polite sender does
                     continue

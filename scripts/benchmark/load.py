@@ -1,4 +1,5 @@
-"""The load generator, a process of its own: so many clients, each with one request at a time, over kept connections.
+"""The load generator, a process of its own: so many clients, each with one request at a time, over kept connections;
+or requests that come at a rate, whether others are answered or not.
 
 Reads a ``Plan`` as JSON from its input; prints a line when the warm-up is over, one when the time is, and the ``Load``.
 """
@@ -31,6 +32,7 @@ class Plan:
     duration_s: float
     warm_up_s: float
     multipart: bool
+    rate_per_s: float = 0.0  # in place of the concurrency: they come at random, so many on average
     seed: int = 0
 
 
@@ -69,27 +71,41 @@ async def _generate(plan: Plan, pictures: list[bytes]) -> Load:
 
     async def client(http: aiohttp.ClientSession, number: int) -> None:
         turn = random.Random(plan.seed + number)
-        while (sent_s := time.monotonic()) < ends_s:
-            picture = turn.choice(pictures)
-            body: dict = {"data": picture, "headers": {"Content-Type": "image/jpeg"}}
-            if plan.multipart:
-                form = aiohttp.FormData()
-                form.add_field("file", picture, filename="picture.jpg", content_type="image/jpeg")
-                body = {"data": form}
-            try:
-                async with http.post(plan.url, **body) as response:
-                    answer = await response.read()
-                    outcome = "" if response.status == 200 else str(response.status)
-            except (aiohttp.ClientError, TimeoutError) as exc:
-                outcome = type(exc).__name__
-            now_s = time.monotonic()
-            if not begins_s <= now_s <= ends_s:
-                continue
-            if outcome:
-                load.failures[outcome] = load.failures.get(outcome, 0) + 1
-                continue
-            load.latencies_s.append(now_s - sent_s)
-            keep(answer)
+        while time.monotonic() < ends_s:
+            await ask(http, turn.choice(pictures))
+
+    async def arrivals(http: aiohttp.ClientSession) -> None:
+        turn, asking = random.Random(plan.seed), set()
+        next_s = time.monotonic()
+        while (next_s := next_s + turn.expovariate(plan.rate_per_s)) < ends_s:
+            await asyncio.sleep(next_s - time.monotonic())
+            asking.add(task := asyncio.create_task(ask(http, turn.choice(pictures))))
+            task.add_done_callback(asking.discard)
+        await asyncio.gather(*asking)
+
+    async def ask(http: aiohttp.ClientSession, picture: bytes) -> None:
+        sent_s = time.monotonic()
+        body: dict = {"data": picture, "headers": {"Content-Type": "image/jpeg"}}
+        if plan.multipart:
+            form = aiohttp.FormData()
+            form.add_field("file", picture, filename="picture.jpg", content_type="image/jpeg")
+            body = {"data": form}
+        try:
+            async with http.post(plan.url, **body) as response:
+                answer = await response.read()
+                outcome = "" if response.status == 200 else str(response.status)
+                if "Retry-After" in response.headers:
+                    outcome += ", Retry-After"
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            outcome = type(exc).__name__
+        now_s = time.monotonic()
+        if not begins_s <= now_s <= ends_s:
+            return
+        if outcome:
+            load.failures[outcome] = load.failures.get(outcome, 0) + 1
+            return
+        load.latencies_s.append(now_s - sent_s)
+        keep(answer)
 
     def keep(answer: bytes) -> None:
         body = json.loads(answer)
@@ -103,8 +119,8 @@ async def _generate(plan: Plan, pictures: list[bytes]) -> Load:
         print(flush=True)
 
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
-        clients = (client(http, number) for number in range(plan.concurrency))
-        await asyncio.gather(say_at(begins_s), say_at(ends_s), *clients)
+        clients = [client(http, number) for number in range(plan.concurrency)]
+        await asyncio.gather(say_at(begins_s), say_at(ends_s), *(clients if not plan.rate_per_s else [arrivals(http)]))
     load.duration_s = plan.duration_s
     load.stages_ms = {stage: total / len(load.batch_sizes) for stage, total in totals.items()}
     return load

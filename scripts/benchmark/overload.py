@@ -1,0 +1,70 @@
+"""What is left of the service when five times as much comes as it can take: python -m scripts.benchmark.overload.
+
+First its peak, from more and more clients with one request at a time; then requests that come at a rate, whether others
+are answered or not: as many as it takes, and five times as many.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from scripts.benchmark import load
+from scripts.benchmark.contenders import sightline
+from scripts.benchmark.pictures import save_photographs
+from scripts.benchmark.usage import Usage
+from scripts.benchmark.weights import openvino_folder
+from scripts.server import ROOT, stop_on_signals
+
+FOLDER = ROOT / "build/bench"
+_CLIENTS = (8, 16, 32, 64)
+_RATES = (1.0, 2.0, 5.0)  # of the peak
+_WARM_UP_S = 5.0
+
+
+def main() -> None:
+    """Measure, show."""
+    stop_on_signals()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", default="codes", help="weights, as model.weights (default: %(default)s)")
+    parser.add_argument("--engine", default="auto", help="as model.engine (default: %(default)s)")
+    parser.add_argument("--measurement-interval", type=float, default=15_000, metavar="MS", help="of each measurement")
+    parser.add_argument("--input-data", type=Path, metavar="FOLDER", help="of JPEGs; default: photographs of packages")
+    options = parser.parse_args()
+    duration_s = options.measurement_interval / 1e3
+
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    pictures = str(save_photographs(options.input_data, FOLDER / "pictures"))
+    model = {"weights": str(openvino_folder(options.model, FOLDER)), "engine": options.engine}
+    table = Table("", "answered/s", "p50 ms", "p99 ms", "CPU ms a request", "else", box=SIMPLE)
+    with sightline(model, FOLDER).run() as running:
+
+        def measure(name: str, clients: int, rate_per_s: float) -> float:
+            edges: list[Usage] = []
+            plan = load.Plan(
+                running.url, pictures, clients, duration_s, _WARM_UP_S, running.multipart, rate_per_s=rate_per_s
+            )
+            seen = load.run(plan, lambda: edges.append(Usage.of(running.pid)))
+            answered_per_s = len(seen.latencies_s) / duration_s
+            p50, p99 = np.percentile(seen.latencies_s, [50, 99]) * 1e3
+            requests = len(seen.latencies_s) + sum(seen.failures.values())
+            cpu_ms = edges[1].since(edges[0]).total() / requests * 1e3
+            failures = ", ".join(f"{count} × {name}" for name, count in seen.failures.items())
+            table.add_row(name, f"{answered_per_s:.1f}", f"{p50:.0f}", f"{p99:.0f}", f"{cpu_ms:.1f}", failures)
+            return answered_per_s
+
+        peak_per_s = max(measure(f"{clients} clients", clients, 0.0) for clients in _CLIENTS)
+        shares = {rate: measure(f"{rate:g}× its peak", 0, rate * peak_per_s) / peak_per_s for rate in _RATES}
+    console = Console(width=110)
+    console.print(table)
+    for rate, share in shares.items():
+        console.print(f"at {rate:g}× it answers {share:.2f} of its peak")
+
+
+if __name__ == "__main__":
+    main()
