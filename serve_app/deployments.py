@@ -37,6 +37,7 @@ from serve_app.schemas import DetectQuery
 from serve_app.serving import DetectorClient, RayInstrument, Replicas, listen, refusals_as_values
 from serve_app.streams.client import StreamClient
 from serve_app.telemetry import DROPS, QUEUE_SIZE, REFUSALS, STAGE_MS, Telemetry
+from serve_app.throttle import Throttle
 from serve_app.types import (
     Answer,
     DetectOptions,
@@ -283,6 +284,7 @@ class Ingress:
     def __init__(self, preprocessor: DeploymentHandle, supervisor: DeploymentHandle, args: AppArgs) -> None:
         self._preprocessor = Replicas(preprocessor)
         self._retries = Retries(in_flight=args.preprocessor.slots)
+        self._throttle = Throttle()
         self._streams = StreamClient(supervisor)
         self._args = args
         self._model: ModelInfo | None = None
@@ -317,7 +319,20 @@ class Ingress:
                 raise
             return answer
 
-        return await self._retries.run(attempt, time_left_s)
+        try:
+            answer = await self._retries.run(attempt, time_left_s)
+        except Overloaded:
+            self._throttle.observe(accepted=False)
+            raise
+        except ServeAppError:
+            self._throttle.observe(accepted=True)
+            raise
+        self._throttle.observe(accepted=True)
+        return answer
+
+    def admit(self) -> None:
+        """See ``Pipeline``."""
+        self._throttle.admit()
 
     def refused(self, error: ServeAppError) -> None:
         """See ``Pipeline``."""

@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 
 from serve_app.drawing import encode_jpeg
-from serve_app.errors import Conflict, NotFound, ServeAppError, Unavailable, Undecodable
+from serve_app.errors import Conflict, NotFound, Overloaded, ServeAppError, Unavailable, Undecodable
 from serve_app.schemas import DetectQuery
 from serve_app.stream_schemas import Regions, StateChange, StreamSpec, StreamStatus
 from serve_app.streams.events import EventLog
@@ -23,9 +23,14 @@ class FakePipeline:
         self.options: list[DetectOptions] = []
         self.refusals: list[str] = []
         self.failure: Exception | None = None
+        self.is_full = False
 
     def refused(self, error: ServeAppError) -> None:
         self.refusals.append(error.code)
+
+    def admit(self) -> None:
+        if self.is_full:
+            raise Overloaded("the service is at its limit")
 
     async def ready(self) -> ModelInfo:
         if self.failure:

@@ -65,6 +65,7 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
         annotate = _wants_jpeg(request)
         if repeated := [name for name in ONE_VALUE if len(request.query_params.getlist(name)) > 1]:
             raise InvalidParameter(f"{', '.join(repeated)}: given more than once")
+        pipeline.admit()
         try:
             async with asyncio.timeout(args.limits.deadline_s):
                 pictures, is_multipart = await read_pictures(request, args.limits)

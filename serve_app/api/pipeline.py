@@ -16,6 +16,9 @@ class Pipeline(Protocol):
     async def ready(self) -> ModelInfo:
         """The model that serves now, asked of a warm replica. Raises Unavailable."""
 
+    def admit(self) -> None:
+        """Before a request's pictures are read. Raises Overloaded."""
+
     async def detect(self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float) -> Answer:
         """One picture's answer. Raises ServeAppError."""
 

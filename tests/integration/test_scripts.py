@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -107,13 +108,22 @@ def test_it_answers_streams_and_leaves_nothing_running(running: Running, tmp_pat
 
     family = psutil.Process(running.process.pid).children(recursive=True)
     assert any("raylet" in process.name() for process in family)
-    running.process.send_signal(running.stop_signal)
+    assert asyncio.run(stop_under_way(running, large)) == [200] * 8
     running.process.wait(90)
     _, alive = psutil.wait_procs(family, timeout=30)
     assert alive == []
     assert frame_pools() <= running.pools_before
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{running.url}/livez")
+
+
+async def stop_under_way(running: Running, picture: bytes) -> list[int]:
+    """What requests get that are under way when it is told to stop."""
+    async with httpx.AsyncClient(base_url=running.url, timeout=60) as client:
+        requests = [asyncio.create_task(client.post("/detect", content=picture)) for _ in range(8)]
+        await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
+        running.process.send_signal(running.stop_signal)
+        return [response.status_code for response in await asyncio.gather(*requests)]
 
 
 def test_weights_that_are_not_there_are_refused_at_once() -> None:

@@ -235,6 +235,18 @@ async def test_who_is_refused_is_told_when_to_come_again(client: httpx.AsyncClie
     assert response.headers["retry-after"] == "1"
 
 
+async def test_who_comes_to_a_full_service_is_refused_before_a_body_is_read(
+    client: httpx.AsyncClient, pipeline: FakePipeline
+) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError("it was read")
+        yield b""
+
+    pipeline.is_full = True
+    response = await client.post("/detect", content=body())
+    assert (response.status_code, response.json()["code"], response.headers["retry-after"]) == (503, "overloaded", "1")
+
+
 async def test_health_and_readiness_differ(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
     assert (await client.get("/readyz")).json()["model"] == "fake"
     pipeline.failure = Unavailable("no detector answers")

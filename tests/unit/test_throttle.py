@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from serve_app.errors import Overloaded
+from serve_app.throttle import Throttle
+
+
+class Service:
+    """Takes so many requests a second, whatever comes, for as long as is told."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        turn = random.Random(0)
+        self.throttle = Throttle(lambda: self.now_s, turn.random)
+
+    def serve(self, *, capacity_per_s: int, offered_per_s: int, duration_s: int) -> tuple[float, float]:
+        """Accepted and refused by the service itself, a second, in the second half of the time."""
+        accepted = refused = 0
+        for second in range(duration_s):
+            left = capacity_per_s
+            for _ in range(offered_per_s):
+                self.now_s += 1 / offered_per_s
+                try:
+                    self.throttle.admit()
+                except Overloaded:
+                    continue
+                self.throttle.observe(accepted=left > 0)
+                if second >= duration_s / 2:
+                    accepted += left > 0
+                    refused += left <= 0
+                left -= 1
+        return accepted / (duration_s / 2), refused / (duration_s / 2)
+
+
+def test_below_its_capacity_nothing_is_refused() -> None:
+    assert Service().serve(capacity_per_s=100, offered_per_s=99, duration_s=20) == (99, 0)
+
+
+def test_at_five_times_its_capacity_the_service_is_full_and_refuses_little_itself() -> None:
+    accepted, refused = Service().serve(capacity_per_s=100, offered_per_s=500, duration_s=40)
+    assert accepted > 95
+    assert refused < 70  # of 400
+
+
+def test_after_an_overload_all_is_let_through_again() -> None:
+    service = Service()
+    service.serve(capacity_per_s=100, offered_per_s=500, duration_s=20)
+    assert service.serve(capacity_per_s=100, offered_per_s=80, duration_s=10) == (80, 0)  # 5 s later
+
+
+def test_a_service_that_takes_nothing_is_asked_now_and_then() -> None:
+    service = Service()
+    service.serve(capacity_per_s=0, offered_per_s=100, duration_s=20)
+    service.now_s += 30
+    service.throttle.admit()
+
+
+def test_the_refusal_says_when_to_come_back() -> None:
+    throttle = Throttle(lambda: 0.0, lambda: 0.0)
+    throttle.observe(accepted=False)
+    with pytest.raises(Overloaded) as refusal:
+        throttle.admit()
+    assert refusal.value.retry_after_s
