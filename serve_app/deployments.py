@@ -37,7 +37,7 @@ from serve_app.schemas import DetectQuery
 from serve_app.serving import DetectorClient, RayInstrument, Replicas, listen, refusals_as_values
 from serve_app.streams.client import StreamClient
 from serve_app.telemetry import DROPS, QUEUE_SIZE, REFUSALS, STAGE_MS, Telemetry
-from serve_app.throttle import Throttle
+from serve_app.throttle import Throttle, WaitingRoom
 from serve_app.types import (
     Answer,
     DetectOptions,
@@ -205,6 +205,7 @@ class Preprocessor:
         self._max_pixels = args.limits.max_megapixels * 1_000_000
         self._telemetry = Telemetry(RayInstrument)
         self._quarantine = Quarantine()
+        self._room = WaitingRoom(args.preprocessor.slots)
         self._turns = asyncio.Semaphore(args.preprocessor.slots)
         await self._detector.connect()
         self._server = await listen({"model": self.model, "detect": self.detect}, max_calls=args.preprocessor.max_calls)
@@ -221,12 +222,16 @@ class Preprocessor:
         """One encoded picture's answer, in its own pixels. ``under_suspicion``: a Preprocessor died while it had it."""
         came_at_s = time.monotonic()
         expires_at_s = came_at_s + time_left_s
-        async with self._turns:
-            waited_s = time.monotonic() - came_at_s
-            try:
-                answer = await self._detect(data, query, annotate, expires_at_s, under_suspicion)
-            except ModelChanged:  # a roll-out, under the picture: once more, for the model that serves now
-                answer = await self._detect(data, query, annotate, expires_at_s, under_suspicion)
+        self._room.enter()
+        try:
+            async with self._turns:
+                waited_s = time.monotonic() - came_at_s
+                try:
+                    answer = await self._detect(data, query, annotate, expires_at_s, under_suspicion)
+                except ModelChanged:  # a roll-out, under the picture: once more, for the model that serves now
+                    answer = await self._detect(data, query, annotate, expires_at_s, under_suspicion)
+        finally:
+            self._room.leave()
         answer.timing_s["queue"] += waited_s
         self._telemetry.record(STAGE_MS, answer.timing_s["decode"] * 1e3, stage="decode")
         return answer

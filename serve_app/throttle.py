@@ -9,6 +9,8 @@ from collections.abc import Callable
 from serve_app.errors import Overloaded
 
 _HALF_LIFE_S = 0.5  # of what was seen
+_LONGEST_STAY_S = 2.0  # of who has to wait for a seat
+_COUNTED_FOR_S = 0.5
 _SPARE = 1.5  # times as much is let through as was accepted: so it soon shows that there is room again
 
 
@@ -45,3 +47,38 @@ class Throttle:
         now_s = self._clock_s()
         kept = 0.5 ** ((now_s - self._seen_at_s) / _HALF_LIFE_S)
         self._requests, self._accepted, self._seen_at_s = self._requests * kept, self._accepted * kept, now_s
+
+
+class WaitingRoom:
+    """Who is being served, ``seats`` at once, and who waits for a seat: as many as get one soon.
+
+    How soon is known once some have waited; until then everybody may. Beyond a wait of some seconds a client had
+    better ask elsewhere, and of a service too slow for its queue nobody would be answered in time.
+    """
+
+    def __init__(self, seats: int, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._seats = seats
+        self._clock_s = clock_s
+        self._present = 0
+        self._per_s = 0.0  # who leave, while others wait; 0: not known
+        self._since_s = 0.0  # counted since then:
+        self._left = 0
+
+    def enter(self) -> None:
+        """One more. Raises Overloaded."""
+        if self._present >= self._seats and self._per_s and self._present > _LONGEST_STAY_S * self._per_s:
+            raise Overloaded("the service is at its limit")
+        if self._present == self._seats:
+            self._since_s, self._left = self._clock_s(), 0
+        self._present += 1
+
+    def leave(self) -> None:
+        """One less."""
+        if self._present > self._seats:
+            self._left += 1
+            took_s = self._clock_s() - self._since_s
+            if took_s >= _COUNTED_FOR_S:
+                newest = self._left / took_s
+                self._per_s = (self._per_s + newest) / 2 if self._per_s else newest
+                self._since_s, self._left = self._clock_s(), 0
+        self._present -= 1

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from serve_app.errors import Overloaded
-from serve_app.throttle import Throttle
+from serve_app.throttle import Throttle, WaitingRoom
 
 
 class Service:
@@ -64,3 +64,59 @@ def test_the_refusal_says_when_to_come_back() -> None:
     with pytest.raises(Overloaded) as refusal:
         throttle.admit()
     assert refusal.value.retry_after_s
+
+
+class Room:
+    """A waiting room before a service that serves so many a second, one after the other."""
+
+    def __init__(self, seats: int) -> None:
+        self.now_s = 0.0
+        self.present = 0
+        self.room = WaitingRoom(seats, lambda: self.now_s)
+
+    def come(self, count: int) -> int:
+        """How many were let in."""
+        let_in = 0
+        for _ in range(count):
+            try:
+                self.room.enter()
+            except Overloaded:
+                break
+            let_in += 1
+        self.present += let_in
+        return let_in
+
+    def serve(self, count: int, per_s: float) -> None:
+        for _ in range(count):
+            self.now_s += 1 / per_s
+            self.room.leave()
+        self.present -= count
+
+
+def test_a_burst_before_anything_is_known_is_let_in() -> None:
+    assert Room(seats=4).come(100) == 100
+
+
+def test_who_would_wait_too_long_is_refused_at_once() -> None:
+    room = Room(seats=4)
+    room.come(40)
+    room.serve(30, per_s=10)
+    assert 10 + room.come(100) in {20, 21}  # who stay for 2 s
+
+
+def test_as_many_as_there_are_seats_are_let_in_however_slow_it_is() -> None:
+    room = Room(seats=30)
+    room.come(40)
+    room.serve(10, per_s=1)
+    room.serve(30, per_s=1)
+    assert room.come(100) == 30
+
+
+def test_a_faster_service_lets_more_in() -> None:
+    room = Room(seats=4)
+    room.come(40)
+    room.serve(30, per_s=10)
+    for _ in range(20):
+        room.come(100)
+        room.serve(room.present - 10, per_s=100)
+    assert 10 + room.come(1000) in range(190, 211)
