@@ -10,7 +10,6 @@ import pytest
 
 os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")  # before any test imports Ultralytics
 
-import serve_app.decode  # noqa: F401  # before Ultralytics, which replaces Pillow's open
 from tests import squares
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -4,12 +4,15 @@ import io
 import struct
 import subprocess
 import sys
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from scripts.trials.bombs import BOMBS, after, tiff
+from scripts.trials.damage import pictures, png, png_chunk
 from serve_app.decode import decode
 from serve_app.errors import Malformed, NotAnImage, ServeAppError, TooLarge, Undecodable
 from tests.hostile import CRASHING_PNG, png_of
@@ -150,15 +153,81 @@ def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
         decode(whole[:-2] + 1000 * last_scan + whole[-2:], MAX_PIXELS)
 
 
-def test_damaged_pictures_raise_nothing_of_a_decoders_own() -> None:
-    rng = np.random.default_rng(0)
-    for extension in (".jpg", ".png", ".webp", ".bmp", ".tiff"):
-        whole = encoded(extension)
-        for _ in range(100):
-            damaged = bytearray(whole)
-            for position in rng.integers(0, len(whole), 5):
-                damaged[position] = rng.integers(0, 256)
-            try:
-                decode(bytes(damaged), 1_000_000)
-            except ServeAppError:
-                pass  # refused, in our own words
+DECODE_DAMAGED = """
+import random
+from scripts.trials.damage import damaged, pictures
+from serve_app.decode import decode
+from serve_app.errors import ServeAppError
+rng, whole = random.Random(0), list(pictures().values())
+for _ in range(3000):
+    data = damaged(rng, rng.choice(whole), rng.choice(whole))
+    try:
+        pixels = decode(data, 1_000_000)
+        assert pixels.dtype == "uint8" and pixels.ndim == 3 and pixels.size <= 3_000_000
+    except ServeAppError:
+        pass
+"""
+
+
+def test_a_damaged_picture_is_read_or_refused_and_ends_no_process() -> None:
+    done = subprocess.run([sys.executable, "-c", DECODE_DAMAGED], capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()[-500:]
+
+
+DECODE_BOMBS = """
+import resource
+from scripts.trials.bombs import BOMBS
+from serve_app.decode import decode
+from serve_app.errors import ServeAppError
+resource.setrlimit(resource.RLIMIT_CPU, (40, 40))  # they take 5 s, most of it to make them
+for name, make in BOMBS.items():
+    data = make()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        result = "read" if decode(data, 50_000_000) is not None else ""
+    except ServeAppError as exc:
+        result = exc.code
+    grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    print(name, result, grown_mib, sep=":")
+"""
+
+
+def test_no_bomb_costs_more_than_a_large_picture_does() -> None:
+    """Without what is held against them, they take minutes and gigabytes, and write 200 MB of remarks to stderr."""
+    done = subprocess.run([sys.executable, "-c", DECODE_BOMBS], capture_output=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()[-500:]
+    results = [line.split(":") for line in done.stdout.decode().splitlines()]
+    assert [name for name, _, _ in results] == list(BOMBS)
+    assert {result for name, result, _ in results if "claims" in name} == {"too_large"}
+    assert [name for name, _, grown_mib in results if int(grown_mib) > 300] == []
+    assert len(done.stderr) < 10_000
+
+
+@pytest.mark.parametrize("kind", pictures())
+def test_every_kind_of_picture_is_read_as_opencv_reads_it(kind: str) -> None:
+    """What is left out of a file before it is decoded is not missed."""
+    whole = pictures()[kind]
+    read = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR)
+    if read is None:
+        with pytest.raises(Undecodable):
+            decode(whole, MAX_PIXELS)
+    else:
+        assert np.array_equal(decode(whole, MAX_PIXELS), read)
+
+
+def test_pixels_that_are_left_over_are_found_behind_a_large_picture() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in noise)
+    packer = zlib.compressobj(1)
+    pixels = packer.compress(rows)
+    sound = png(500, 500, png_chunk(b"IDAT", pixels + packer.copy().flush()))
+    assert np.array_equal(decode(sound, MAX_PIXELS), noise[:, :, ::-1])
+    more = png(500, 500, png_chunk(b"IDAT", pixels + packer.compress(bytes(2**24)) + packer.flush()))
+    with pytest.raises(Undecodable, match="more pixels"):
+        decode(more, MAX_PIXELS)
+
+
+def test_a_tiff_may_have_tiles_that_stand_over() -> None:
+    tile, start = zlib.compress(bytes(range(256)) * 3 * 256), after(11)
+    layout = {256: 100, 257: 60, 258: 8, 259: 8, 262: 2, 277: 3, 284: 1, 322: 256, 323: 256, 324: start, 325: len(tile)}
+    assert decode(tiff({tag: (4, 1, value) for tag, value in layout.items()}, tile), MAX_PIXELS).shape == (60, 100, 3)

@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "serve_app"
 ORDER = [
-    "errors", "types", "config", "letterbox", "decode", "drawing", "preprocess", "quarantine", "shared_memory",
-    "frames", "local_calls", "retries", "throttle", "postprocess", "agreement",
+    "errors", "types", "config", "letterbox", "headers", "decode", "drawing", "preprocess", "quarantine",
+    "shared_memory", "frames", "local_calls", "retries", "throttle", "postprocess", "agreement",
     "engines", "engines.metadata", "engines.ultralytics", "engines.openvino", "engines.onnx",
     "engines.device", "engines.torch", "engines.tensorrt", "engines.simulated", "exports", "models",
     "fair_queue", "batcher",
