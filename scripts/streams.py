@@ -10,7 +10,7 @@ scripts/streams.py frame lot --output lot.jpg               its newest frame, bo
 scripts/streams.py regions lot regions.yaml                 other zones and lines; no file: prints them
 scripts/streams.py pause lot; scripts/streams.py resume lot; scripts/streams.py stop lot
 
-SIGHTLINE_URL or --url says where it is; http://127.0.0.1:8000 otherwise.
+SIGHTLINE_URL or --url says where it is; http://127.0.0.1:8000 otherwise. SIGHTLINE_KEY is the API key, if it needs one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from rich.table import Table
 from serve_app.stream_schemas import StreamList, StreamSpec, StreamStatus
 
 TIMEOUT_S = 60.0
-UNAVAILABLE = 503  # a part of the server starts anew
+BUSY = {429, 503}  # more than the key may at once; a part of the server starts anew
 WATCH_PERIOD_S = 0.5
 RECONNECT_PAUSE_S = 1.0
 APPLIED = "applied"  # the tag that says from which text of a file a stream was made
@@ -60,7 +60,9 @@ def main() -> None:
     """Run one command; exits 1 with a sentence when it is refused."""
     options = parse_arguments()
     try:
-        with httpx.Client(base_url=options.url, timeout=TIMEOUT_S, trust_env=False) as http:
+        key = os.environ.get("SIGHTLINE_KEY")  # not an argument, which every user of the machine could see
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        with httpx.Client(base_url=options.url, timeout=TIMEOUT_S, trust_env=False, headers=headers) as http:
             options.run(http, options)
     except Refused as exc:
         sys.exit(str(exc))
@@ -332,7 +334,7 @@ def ask(http: httpx.Client, method: str, path: str, **body: Any) -> Any:
 def check(response: httpx.Response) -> Any:
     """The answer's JSON. Raises Refused."""
     if response.is_error:
-        kind = Busy if response.status_code == UNAVAILABLE else Refused
+        kind = Busy if response.status_code in BUSY else Refused
         try:
             raise kind(response.json()["detail"])
         except (ValueError, KeyError, TypeError):

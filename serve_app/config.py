@@ -100,6 +100,15 @@ class LimitArgs(_Args):
     deadline_s: float = _setting("DEADLINE_S", 60.0, gt=0, le=3600)
 
 
+class AccessArgs(_Args):
+    """Who may ask, and how much."""
+
+    keys_file: Path | None = _setting("KEYS_FILE", None)  # unset: whoever is on this machine may, and nobody else
+    # What a key may that names no limits of its own, and all together who come without one; at each Ingress replica.
+    requests_per_s: float = _setting("REQUESTS_PER_S", 0.0, ge=0, allow_inf_nan=False)  # 0: no limit
+    concurrency: int = _setting("CONCURRENCY", 0, ge=0)  # requests and followers under way at once; 0: no limit
+
+
 class PreprocessorArgs(_Args):
     """One Preprocessor replica."""
 
@@ -146,6 +155,7 @@ class AppArgs(_Args):
     detect: DetectArgs = _section()
     batcher: BatcherArgs = _section()
     limits: LimitArgs = _section()
+    access: AccessArgs = _section()
     preprocessor: PreprocessorArgs = _section()
     streams: StreamArgs = _section()
 

@@ -22,6 +22,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app import models
 from serve_app.api import build_api
+from serve_app.api.access import require_keys
 from serve_app.batcher import Batcher
 from serve_app.config import AppArgs, cores
 from serve_app.drawing import encode_jpeg
@@ -34,9 +35,9 @@ from serve_app.quarantine import Quarantine
 from serve_app.retries import Retries
 from serve_app.scaling import DEMAND
 from serve_app.schemas import DetectQuery
-from serve_app.serving import DetectorClient, RayInstrument, Replicas, listen, refusals_as_values
+from serve_app.serving import DetectorClient, RayInstrument, Replicas, http_host, listen, refusals_as_values
 from serve_app.streams.client import StreamClient
-from serve_app.telemetry import DROPS, QUEUE_SIZE, REFUSALS, STAGE_MS, Telemetry
+from serve_app.telemetry import DROPS, KEYS_FILE_ERRORS, QUEUE_SIZE, REFUSALS, REQUESTS, STAGE_MS, Telemetry
 from serve_app.throttle import Throttle, WaitingRoom
 from serve_app.types import (
     Answer,
@@ -217,7 +218,13 @@ class Preprocessor:
 
     @refusals_as_values
     async def detect(
-        self, data: bytes, query: DetectQuery, annotate: bool, time_left_s: float, under_suspicion: bool = False
+        self,
+        data: bytes,
+        query: DetectQuery,
+        annotate: bool,
+        time_left_s: float,
+        tenant: str = "",
+        under_suspicion: bool = False,
     ) -> Answer:
         """One encoded picture's answer, in its own pixels. ``under_suspicion``: a Preprocessor died while it had it."""
         came_at_s = time.monotonic()
@@ -227,9 +234,9 @@ class Preprocessor:
             async with self._turns:
                 waited_s = time.monotonic() - came_at_s
                 try:
-                    answer = await self._detect(data, query, annotate, expires_at_s, under_suspicion)
+                    answer = await self._detect(data, query, annotate, expires_at_s, tenant, under_suspicion)
                 except ModelChanged:  # a roll-out, under the picture: once more, for the model that serves now
-                    answer = await self._detect(data, query, annotate, expires_at_s, under_suspicion)
+                    answer = await self._detect(data, query, annotate, expires_at_s, tenant, under_suspicion)
         finally:
             self._room.leave()
         answer.timing_s["queue"] += waited_s
@@ -237,7 +244,7 @@ class Preprocessor:
         return answer
 
     async def _detect(
-        self, data: bytes, query: DetectQuery, annotate: bool, expires_at_s: float, under_suspicion: bool
+        self, data: bytes, query: DetectQuery, annotate: bool, expires_at_s: float, tenant: str, under_suspicion: bool
     ) -> Answer:
         model = await self._detector.model(expires_at_s - time.monotonic())
         options = query.to_options(model)
@@ -250,7 +257,9 @@ class Preprocessor:
                 box, decode_s = await self._in_thread(lambda: preprocess(data, self._max_pixels, slot.pixels))
             # Cancelled here, the slot goes to another picture while the engine may still read it: what it then makes
             # of it is answered to nobody.
-            answer = await self._detector.detect(slot, box, model, options, time_left_s=expires_at_s - time.monotonic())
+            answer = await self._detector.detect(
+                slot, box, model, options, time_left_s=expires_at_s - time.monotonic(), tenant=tenant
+            )
         answer.timing_s["decode"] = decode_s
         if not annotate:
             return answer
@@ -286,7 +295,10 @@ class Preprocessor:
 class Ingress:
     """FastAPI in front of the graph. Imports neither torch nor a model."""
 
-    def __init__(self, preprocessor: DeploymentHandle, supervisor: DeploymentHandle, args: AppArgs) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, preprocessor: DeploymentHandle, supervisor: DeploymentHandle, args: AppArgs
+    ) -> None:
+        require_keys(args.access, await http_host())
         self._preprocessor = Replicas(preprocessor)
         self._retries = Retries(in_flight=args.preprocessor.slots)
         self._throttle = Throttle()
@@ -311,14 +323,18 @@ class Ingress:
         assert self._model is not None
         return self._model
 
-    async def detect(self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float) -> Answer:
+    async def detect(
+        self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str
+    ) -> Answer:
         """See ``Pipeline``."""
         under_suspicion = False
 
         async def attempt(left_s: float) -> Answer:
             nonlocal under_suspicion
             try:
-                answer: Answer = await self._preprocessor.call("detect", data, query, annotate, left_s, under_suspicion)
+                answer: Answer = await self._preprocessor.call(
+                    "detect", data, query, annotate, left_s, tenant, under_suspicion
+                )
             except ReplicaDied:
                 under_suspicion = True
                 raise
@@ -342,3 +358,11 @@ class Ingress:
     def refused(self, error: ServeAppError) -> None:
         """See ``Pipeline``."""
         self._telemetry.record(REFUSALS, code=error.code)
+
+    def asked(self, key: str, outcome: str) -> None:
+        """See ``Pipeline``."""
+        self._telemetry.record(REQUESTS, key=key, outcome=outcome)
+
+    def keys_unreadable(self) -> None:
+        """See ``Pipeline``."""
+        self._telemetry.record(KEYS_FILE_ERRORS)

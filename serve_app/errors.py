@@ -2,6 +2,8 @@
 
     ServeAppError                  500 internal
     |- Malformed                   400 malformed           the request is not what HTTP or multipart demands
+    |- Unauthorized                401 unauthorized        no API key, or one that is unknown or has expired
+    |- Forbidden                   403 forbidden           the key's scopes do not include it
     |- NotFound                    404 not_found
     |- Conflict                    409 conflict
     |- TooLarge                    413 too_large           too many bytes, pixels or pictures
@@ -9,6 +11,7 @@
     |- Undecodable                 422 undecodable         a picture by its first bytes, but broken
     |- InvalidParameter            422 invalid_parameter
     |- PoisonPicture               422 poison              a process died of it, while it worked on nothing else
+    |- RateLimited                 429 rate_limited        more than the key may; carries Retry-After
     |- Overloaded                  503 overloaded          a bound is reached; carries Retry-After
     |- Unavailable                 503 unavailable         a replica died or is not ready; carries Retry-After
     |  |- SlotElsewhere                                    between us: the frame's memory is on another node
@@ -48,6 +51,18 @@ class Malformed(ServeAppError):
     """The request is not what HTTP or multipart demands."""
 
     status_code, code = 400, "malformed"
+
+
+class Unauthorized(ServeAppError):
+    """No API key came with the request, or one that is unknown or has expired."""
+
+    status_code, code = 401, "unauthorized"
+
+
+class Forbidden(ServeAppError):
+    """The key's scopes do not include it. Without keys: the request is not this machine's own."""
+
+    status_code, code = 403, "forbidden"
 
 
 class NotFound(ServeAppError):
@@ -90,6 +105,16 @@ class PoisonPicture(ServeAppError):
     """A process died while it worked on this picture, and died again when it worked on nothing else."""
 
     status_code, code = 422, "poison"
+
+
+class RateLimited(ServeAppError):
+    """More than the key may ask for. The request was not begun and may be sent again, after so long."""
+
+    status_code, code, retry_after_s = 429, "rate_limited", 1
+
+    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class Overloaded(ServeAppError):

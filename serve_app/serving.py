@@ -13,6 +13,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve import metrics
+from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -61,6 +62,12 @@ def service_name(application: str, deployment: str) -> str:
     """Under which a deployment's replicas on this node are found: another cluster's have another name."""
     node = ray.get_runtime_context().get_node_id()
     return hashlib.sha256(f"{node} {application} {deployment}".encode()).hexdigest()[:16]
+
+
+async def http_host() -> str | None:
+    """The address on which Serve listens for HTTP: with HAProxy every one, unless the config says otherwise."""
+    host: str | None = (await asyncio.to_thread(_get_global_client)).http_config.host
+    return host
 
 
 async def listen(methods: Mapping[str, Method], *, max_calls: int) -> CallServer:
@@ -162,13 +169,21 @@ class DetectorClient:
         return self._pool
 
     async def detect(
-        self, slot: Slot, box: Letterbox, model: ModelInfo, options: DetectOptions, *, time_left_s: float
+        self,
+        slot: Slot,
+        box: Letterbox,
+        model: ModelInfo,
+        options: DetectOptions,
+        *,
+        time_left_s: float,
+        tenant: str = "",
     ) -> Answer:
         """What the model finds in the slot's frame, in the pixels of the picture it was letterboxed from.
 
-        Raises ServeAppError, for example PoisonPicture; after ModelChanged, ``model`` asks anew.
+        ``tenant`` says whose this frame is, where not all are one's. Raises ServeAppError, for example PoisonPicture;
+        after ModelChanged, ``model`` asks anew.
         """
-        request = DetectRequest(slot.ref, options, time_left_s, model.version, self._traffic, self._tenant)
+        request = DetectRequest(slot.ref, options, time_left_s, model.version, self._traffic, tenant or self._tenant)
 
         async def attempt(left_s: float) -> DetectReply:
             nonlocal request

@@ -31,6 +31,12 @@ class Metric:
 
 IMAGES = Metric("counter", "sightline_images", "Pictures answered, by the traffic's kind", ("traffic",))
 REFUSALS = Metric("counter", "sightline_refusals", "Pictures refused, by the error's code", ("code",))
+REQUESTS = Metric(
+    "counter", "sightline_requests", "Requests with an API key, by its name: admitted, or why not", ("key", "outcome")
+)
+KEYS_FILE_ERRORS = Metric(
+    "counter", "sightline_keys_file_errors", "Looks at the keys' file that found it missing or broken"
+)
 DETECTIONS = Metric("counter", "sightline_detections", "Detections answered, by label: watch it for drift", ("label",))
 DROPS = Metric(
     "counter", "sightline_batcher_drops", "Pictures that left the queue before the engine", ("traffic", "reason")

@@ -21,9 +21,18 @@ class FakePipeline:
 
     def __init__(self) -> None:
         self.options: list[DetectOptions] = []
+        self.tenants: list[str] = []
         self.refusals: list[str] = []
+        self.requests: list[tuple[str, str]] = []
+        self.unreadable = 0
         self.failure: Exception | None = None
         self.is_full = False
+
+    def asked(self, key: str, outcome: str) -> None:
+        self.requests.append((key, outcome))
+
+    def keys_unreadable(self) -> None:
+        self.unreadable += 1
 
     def refused(self, error: ServeAppError) -> None:
         self.refusals.append(error.code)
@@ -37,7 +46,10 @@ class FakePipeline:
             raise self.failure
         return MODEL
 
-    async def detect(self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float) -> Answer:
+    async def detect(
+        self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str
+    ) -> Answer:
+        self.tenants.append(tenant)
         self.options.append(query.to_options(MODEL))
         if self.failure:
             raise self.failure

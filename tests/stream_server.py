@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import uvicorn
@@ -45,10 +46,10 @@ class StreamServer:
 
 
 @contextmanager
-def serve_streams() -> Iterator[StreamServer]:
+def serve_streams(args: dict[str, Any] | None = None) -> Iterator[StreamServer]:
     """Started, and stopped at the end."""
     streams, port = FakeStreams(), free_port()
-    api = build_api(FakePipeline(), streams, parse_args({}))
+    api = build_api(FakePipeline(), streams, parse_args(args or {}))
     server = _Server(uvicorn.Config(api, port=port, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()

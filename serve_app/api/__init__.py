@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI
 
 from serve_app.api import detect, errors, health
 from serve_app.api import streams as stream_routes
+from serve_app.api.access import Access, scope_of
 from serve_app.api.pipeline import Pipeline, Streams
 from serve_app.config import AppArgs
+from serve_app.keys import KeyFile
+
+_SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key, where the application has any."}
+_REFUSALS = {
+    "401": "`unauthorized`: no API key, or one that is unknown or has expired",
+    "403": "`forbidden`: the key is not for this; without keys, the request is not this machine's own",
+    "429": "`rate_limited`: more than the key may, with `Retry-After`",
+}
 
 
 def build_api(pipeline: Pipeline, streams: Streams, args: AppArgs) -> FastAPI:
-    """The ASGI application."""
-    api = FastAPI(title="Sightline", description="YOLO detection for images and live video on Ray Serve.")
+    """The ASGI application. Raises ConfigError for a keys' file that is missing or broken."""
+    api = _Api(title="Sightline", description="YOLO detection for images and live video on Ray Serve.")
     api.include_router(health.router(pipeline))
     api.include_router(detect.router(pipeline, args))
     api.include_router(stream_routes.router(streams))
     errors.register(api, pipeline)
+    key_file = KeyFile(args.access.keys_file) if args.access.keys_file else None
+    api.add_middleware(Access, pipeline=pipeline, args=args, key_file=key_file)
     return api
+
+
+class _Api(FastAPI):
+    """Whose description says what ``Access`` asks for and answers."""
+
+    def openapi(self) -> dict[str, Any]:
+        """See FastAPI."""
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            schema["components"]["securitySchemes"] = {"key": _SCHEME}
+            form = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
+            refusals = {code: {"description": text, "content": form} for code, text in _REFUSALS.items()}
+            for path, operations in schema["paths"].items():
+                if scope := scope_of(path):
+                    for operation in operations.values():
+                        operation["security"] = [{"key": [scope]}]
+                        operation["responses"] = dict(sorted((operation["responses"] | refusals).items()))
+        assert self.openapi_schema is not None
+        return self.openapi_schema

@@ -18,13 +18,14 @@ async def read_pictures(request: Request, limits: LimitArgs) -> tuple[list[bytes
 
     Raises Malformed, TooLarge.
     """
-    body = await _read(request, limits.max_body_mib)
+    body = await read_body(request, limits.max_body_mib)
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return [body], False
     return await _split(request, body, limits), True
 
 
-async def _read(request: Request, max_mib: int) -> bytes:
+async def read_body(request: Request, max_mib: int) -> bytes:
+    """All of it. Raises TooLarge as soon as it is, and Malformed."""
     max_bytes = max_mib * 2**20
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > max_bytes:

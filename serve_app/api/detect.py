@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from serve_app.api.access import tenant_of
 from serve_app.api.bodies import read_pictures
 from serve_app.api.errors import request_id
 from serve_app.api.pipeline import Pipeline
@@ -62,7 +63,7 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
     async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
         """Detect objects in one picture or several."""
         expires_at_s = time.monotonic() + args.limits.deadline_s
-        annotate = _wants_jpeg(request)
+        annotate, tenant = _wants_jpeg(request), tenant_of(request)
         if repeated := [name for name in ONE_VALUE if len(request.query_params.getlist(name)) > 1]:
             raise InvalidParameter(f"{', '.join(repeated)}: given more than once")
         pipeline.admit()
@@ -74,7 +75,7 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
                     raise InvalidParameter("an annotated picture is answered for one picture at a time")
                 turns = asyncio.Semaphore(_PICTURES_AT_ONCE)
                 answers = await asyncio.gather(
-                    *(answer_one(picture, query, annotate, expires_at_s, turns) for picture in pictures)
+                    *(answer_one(picture, query, annotate, expires_at_s, turns, tenant) for picture in pictures)
                 )
         except TimeoutError as exc:
             raise DeadlineExceeded(f"no answer within {args.limits.deadline_s:g} s") from exc
@@ -96,14 +97,19 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
         return _json(DetectManyResponse(results=results))
 
     async def answer_one(
-        picture: bytes, query: DetectQuery, annotate: bool, expires_at_s: float, turns: asyncio.Semaphore
+        picture: bytes,
+        query: DetectQuery,
+        annotate: bool,
+        expires_at_s: float,
+        turns: asyncio.Semaphore,
+        tenant: str,
     ) -> Answer | ServeAppError:
         """The picture's answer or its own error: neither hurts the pictures beside it."""
         started_at_s = time.monotonic()
         try:
             async with turns:
                 answer = await pipeline.detect(
-                    picture, query, annotate=annotate, time_left_s=expires_at_s - time.monotonic()
+                    picture, query, annotate=annotate, time_left_s=expires_at_s - time.monotonic(), tenant=tenant
                 )
         except ServeAppError as exc:
             return exc

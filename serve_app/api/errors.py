@@ -8,17 +8,27 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from serve_app.api.pipeline import Pipeline
-from serve_app.errors import InvalidParameter, Malformed, NotFound, ServeAppError
+from serve_app.errors import InvalidParameter, Malformed, NotFound, ServeAppError, Unauthorized
 from serve_app.schemas import ErrorResponse
 
 logger = logging.getLogger("ray.serve")
 
 
-def request_id(request: Request) -> str:
+def request_id(request: HTTPConnection) -> str:
     """The client's ``X-Request-ID`` or the one that Serve made; Serve echoes it in the answer's header."""
     return request.headers.get("x-request-id", "")
+
+
+def to_response(request: HTTPConnection, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
+    """The error as an answer."""
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    body = ErrorResponse.from_error(error, request_id(request))
+    return JSONResponse(body.model_dump(), status_code or error.status_code, headers)
 
 
 def register(api: FastAPI, pipeline: Pipeline) -> None:
@@ -26,9 +36,7 @@ def register(api: FastAPI, pipeline: Pipeline) -> None:
 
     def answer(request: Request, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
         pipeline.refused(error)
-        headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-        body = ErrorResponse.from_error(error, request_id(request))
-        return JSONResponse(body.model_dump(), status_code or error.status_code, headers)
+        return to_response(request, error, status_code)
 
     @api.exception_handler(ServeAppError)
     async def ours(request: Request, exc: ServeAppError) -> JSONResponse:

@@ -19,11 +19,19 @@ class Pipeline(Protocol):
     def admit(self) -> None:
         """Before a request's pictures are read. Raises Overloaded."""
 
-    async def detect(self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float) -> Answer:
-        """One picture's answer. Raises ServeAppError."""
+    async def detect(
+        self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str
+    ) -> Answer:
+        """One picture's answer. Tenants take turns. Raises ServeAppError."""
 
     def refused(self, error: ServeAppError) -> None:
         """Count a picture or request that gets an error for its answer."""
+
+    def asked(self, key: str, outcome: str) -> None:
+        """Count a request that came with a key of this name: ``admitted``, or the code of the error that refused it."""
+
+    def keys_unreadable(self) -> None:
+        """Count a look at the keys' file that found it missing or broken."""
 
 
 class Streams(Protocol):

@@ -54,6 +54,8 @@ def parse_source(text: str, media_dirs: tuple[Path, ...]) -> Source:
     except (ValueError, OSError, RuntimeError) as exc:
         raise SourceError("the source is no valid file name or address") from exc
     name = path.name if path.name.isprintable() else repr(path.name)
+    if not is_allowed or kind is None:
+        name = name.rpartition("@")[2]  # it may be an address, mistyped, with a password
     if not is_allowed:
         raise SourceError(f"{name} is not below a folder of SERVE_APP_MEDIA_DIRS")
     if kind is None:

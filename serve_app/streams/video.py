@@ -111,7 +111,7 @@ def open_video(
             hwaccel=_hardware(hwaccel) if hwaccel else None,
         )
     except (av.FFmpegError, OSError, ValueError) as exc:
-        raise _explain(source, exc, timed_out=time.monotonic() - began_s > 0.9 * _OPEN_TIMEOUT_S) from exc
+        raise _explain(source, exc, timed_out=time.monotonic() - began_s > 0.9 * _OPEN_TIMEOUT_S) from None
     try:
         if not container.streams.video:
             raise SourceError(f"{source.name} has no video in it")
@@ -163,7 +163,10 @@ def _pictures_after(after: Position, source: Source, container: Any, stream: Any
     """From the last key frame before it; a container without an index is read from its start."""
     if after.at_s is None or container.format.name not in _INDEXED:
         return ((pixels, at) for pixels, at in _decoded(source, container, stream) if at.index > after.index)
-    container.seek(int(after.at_s / stream.time_base), stream=stream)
+    try:
+        container.seek(int(after.at_s / stream.time_base), stream=stream)
+    except (av.FFmpegError, OSError) as exc:
+        raise _explain(source, exc, timed_out=False) from None
     later = (picture for picture in _decoded(source, container, stream) if (picture[1].at_s or 0) > after.at_s)
     return ((pixels, replace(at, index=index)) for index, (pixels, at) in enumerate(later, after.index + 1))
 
@@ -190,7 +193,7 @@ def _decoded(source: Source, container: Any, stream: Any) -> Iterator[Picture]:
                 yield _pixels_of(frame), Position(index, frame.time)
             read_at_s = time.monotonic()
     except (av.FFmpegError, OSError) as exc:
-        raise _explain(source, exc, timed_out=time.monotonic() - read_at_s > 0.9 * _READ_TIMEOUT_S) from exc
+        raise _explain(source, exc, timed_out=time.monotonic() - read_at_s > 0.9 * _READ_TIMEOUT_S) from None
     if index < 0:
         raise SourceError(f"{source.name} has no frame that can be decoded")
 
@@ -227,7 +230,8 @@ def _read(path: Path, max_pixels: int) -> Pixels:
 
 
 def _explain(source: Source, exc: Exception, *, timed_out: bool) -> SourceError:
-    """What FFmpeg's error means for the stream. FFmpeg's own text names the address, with its credentials."""
+    """What FFmpeg's error means for the stream. FFmpeg's own text names the address, with its credentials: it must not
+    come into a log as the cause, either."""
     if isinstance(exc, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError | PermissionError):
         return SourceDenied(f"{source.name} refuses these credentials")
     if timed_out and _is_reachable(source):

@@ -29,7 +29,7 @@ def pipeline() -> FakePipeline:
 async def client(pipeline: FakePipeline) -> AsyncIterator[httpx.AsyncClient]:
     args = parse_args({"limits": {"max_body_mib": 1, "max_images_per_request": 3, "deadline_s": 0.2}})
     transport = httpx.ASGITransport(build_api(pipeline, FakeStreams(), args), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
@@ -265,7 +265,9 @@ async def test_openapi_shows_the_request_the_answers_and_the_errors(client: http
         "classes",
         "max_detections",
     }
-    assert set(detect["responses"]) == {"200", "400", "413", "415", "422", "500", "503", "504"}
+    assert set(detect["responses"]) == {
+        *("200", "400", "401", "403", "413", "415", "422", "429", "500", "503", "504"),
+    }
     for status_code, response in detect["responses"].items():
         schema = str(response["content"]["application/json"]["schema"])
         assert ("ErrorResponse" in schema) == (status_code != "200")

@@ -26,4 +26,4 @@ def test_the_tree_in_the_docstring_names_every_error(cls: type[ServeAppError]) -
 
 @pytest.mark.parametrize("cls", tree(ServeAppError))
 def test_who_may_come_again_is_told_when(cls: type[ServeAppError]) -> None:
-    assert (cls.retry_after_s is not None) == (cls.status_code == 503)
+    assert (cls.retry_after_s is not None) == (cls.status_code in {429, 503})

@@ -199,6 +199,17 @@ async def test_a_picture_under_a_roll_out_is_detected_by_the_new_model() -> None
     assert answer.labels == ("cat",)
 
 
+async def test_a_picture_waits_in_its_tenants_turn() -> None:
+    handle = FakeHandle()
+    stage = await preprocessor(handle)
+    for tenant in ("dock", ""):
+        await stage.detect(squares.encode(squares.picture([])), DetectQuery(), False, 5, tenant)
+    assert [(request.traffic, request.tenant) for request in handle.requests] == [
+        ("interactive", "dock"),
+        ("interactive", ""),
+    ]
+
+
 async def test_a_cancelled_picture_keeps_its_slot_until_nothing_writes_into_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

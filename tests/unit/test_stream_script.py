@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import yaml
 from scripts.server import free_port
 from scripts.streams import Refused, merged, read_specs
 from serve_app.errors import InvalidParameter
+from serve_app.keys import make_key
 from serve_app.stream_schemas import StreamStatus
 from serve_app.types import Snapshot
 from tests.stream_server import StreamServer, serve_streams
@@ -30,9 +32,10 @@ def served() -> Iterator[StreamServer]:
         yield served
 
 
-def run(url: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(url: str, *arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *map(str, arguments), "--url", url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    env = os.environ | environ
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
 
 
 def write(tmp_path: Path, *streams: dict[str, Any], **more: Any) -> Path:
@@ -183,6 +186,16 @@ def test_nobody_there_is_said_in_a_sentence() -> None:
     done = run(url, "list")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"nobody answers at {url}: start it with scripts/serve, or name another with --url\n"
+
+
+def test_a_key_is_sent_where_the_server_wants_one(tmp_path: Path) -> None:
+    key, entry = make_key("dock", ["streams"])
+    (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
+    with serve_streams({"access": {"keys_file": str(tmp_path / "keys.yaml")}}) as served:
+        refused = run(served.url, "list")
+        assert (refused.returncode, "API key" in refused.stderr) == (1, True)
+        done = run(served.url, "list", SIGHTLINE_KEY=key)
+        assert done.returncode == 0, done.stderr
 
 
 def test_it_starts_without_ray() -> None:

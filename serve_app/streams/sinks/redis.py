@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, RedisError, TimeoutError
+from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, TimeoutError
 
 from serve_app.errors import InvalidParameter
 from serve_app.stream_schemas import RedisSink
@@ -62,6 +62,8 @@ class RedisOutlet:
 
 def _reason(exc: Exception) -> str:
     """Why. Of an answer only its code: one to AUTH may repeat the password."""
+    if isinstance(exc, (AuthenticationError, AuthorizationError)):  # which are ConnectionErrors
+        return "it wants other credentials"
     if isinstance(exc, (ConnectionError, TimeoutError, OSError)):
         return f"it cannot be reached: {exc}"
     code = str(exc).partition(" ")[0]

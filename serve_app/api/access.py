@@ -1,0 +1,251 @@
+"""Who may ask, and how much: settled before a body is read, and held until the answer has ended, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from aiolimiter import AsyncLimiter
+from starlette.requests import HTTPConnection, Request
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as Connection  # ASGI's word for it; here a scope is a key's
+
+from serve_app.api.bodies import read_body
+from serve_app.api.errors import to_response
+from serve_app.api.pipeline import Pipeline
+from serve_app.config import AccessArgs, AppArgs
+from serve_app.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    Forbidden,
+    NotFound,
+    RateLimited,
+    ServeAppError,
+    Unauthorized,
+)
+from serve_app.keys import Key, KeyFile, Scope, find_key
+
+logger = logging.getLogger("ray.serve")
+
+_SCOPES: dict[str, Scope] = {"detect": "detect", "streams": "streams"}  # by the first part of the path
+_OPEN = {"health", "livez", "readyz", "docs", "redoc", "openapi.json"}  # whatever is in neither does not exist
+_READS_ITS_BODY = {"detect"}
+_MAX_BODY_MIB = 1  # of the others, which are JSON
+_LOOK_PERIOD_S = 1.0  # at the keys' file
+_REFUSED = 4000  # WebSocket's closing codes: those of an application begin at 4000
+
+
+@dataclass(frozen=True)
+class _Caller:
+    """Whoever asks: a key's name, or all together who come without one."""
+
+    name: str
+    requests_per_s: float  # 0: no limit
+    concurrency: int  # 0: no limit
+
+
+class _Turns:
+    """What callers of one name have under way, and how fast they come."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._limiter: AsyncLimiter | None = None
+        self._requests_per_s = 0.0
+
+    @asynccontextmanager
+    async def one(self, caller: _Caller) -> AsyncIterator[None]:
+        """One more is under way within the block. Raises RateLimited."""
+        if caller.concurrency and self._under_way >= caller.concurrency:
+            raise RateLimited(f"{caller.concurrency} requests are under way already, which is the limit")
+        await self._pass(caller.requests_per_s)
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    async def _pass(self, requests_per_s: float) -> None:
+        if requests_per_s != self._requests_per_s:
+            self._requests_per_s = requests_per_s
+            # A second's requests may come at once; of less than one a second, one.
+            of_a_second = (
+                AsyncLimiter(max(1.0, requests_per_s), max(1.0, 1 / requests_per_s)) if requests_per_s else None
+            )
+            self._limiter = of_a_second
+        if self._limiter is None:
+            return
+        if not self._limiter.has_capacity():
+            # The bucket leaks room for one in at most so long.
+            raise RateLimited(f"{requests_per_s:g} requests a second are the limit", math.ceil(1 / requests_per_s))
+        await self._limiter.acquire()  # at once
+
+
+class Access:
+    """ASGI middleware: finds out whose a request is, and lets in what its key allows.
+
+    Without keys only this machine's own requests come in: see ``require_keys`` and ``_check_local``.
+    """
+
+    def __init__(self, app: ASGIApp, pipeline: Pipeline, args: AppArgs, key_file: KeyFile | None) -> None:
+        self._app = app
+        self._pipeline = pipeline
+        self._args = args.access
+        self._deadline_s = args.limits.deadline_s
+        self._key_file = key_file
+        self._turns: defaultdict[str, _Turns] = defaultdict(_Turns)
+        self._look_at_s = 0.0
+        self._problem = ""  # of the keys' file
+
+    async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
+        """Answers a refusal itself."""
+        if connection["type"] not in {"http", "websocket"}:
+            await self._app(connection, receive, send)
+            return
+        async with AsyncExitStack() as stack:
+            try:
+                part = first_part(connection["path"].removeprefix(connection.get("root_path", "")))
+                caller = await self._admit(HTTPConnection(connection), part, stack)
+                connection.setdefault("state", {})["tenant"] = caller.name
+                if connection["type"] == "http" and part not in _READS_ITS_BODY:
+                    receive = await self._with_body(Request(connection, receive))
+            except ServeAppError as exc:
+                await self._refuse(exc, connection, receive, send)
+                return
+            await self._app(connection, receive, send)
+
+    async def _admit(self, request: HTTPConnection, part: str, stack: AsyncExitStack) -> _Caller:
+        """Whoever asks, with a turn that ends with the stack. Raises ServeAppError."""
+        anonymous = _Caller("", self._args.requests_per_s, self._args.concurrency)
+        if self._key_file is None:
+            _check_local(request)
+        if part in _OPEN:
+            return anonymous
+        if part not in _SCOPES:
+            raise NotFound("no such route")
+        if self._key_file is None:
+            await stack.enter_async_context(self._turns[""].one(anonymous))
+            return anonymous
+        key = await self._authenticate(request, self._key_file)
+        caller = _Caller(
+            key.name,
+            self._args.requests_per_s if key.requests_per_s is None else key.requests_per_s,
+            self._args.concurrency if key.concurrency is None else key.concurrency,
+        )
+        try:
+            if not key.allows(_SCOPES[part]):
+                raise Forbidden(f"the API key is not for this: its scopes are {', '.join(key.scopes)}")
+            await stack.enter_async_context(self._turns[key.name].one(caller))
+        except ServeAppError as exc:
+            self._pipeline.asked(key.name, exc.code)
+            raise
+        self._pipeline.asked(key.name, "admitted")
+        return caller
+
+    async def _authenticate(self, request: HTTPConnection, key_file: KeyFile) -> Key:
+        """Raises Unauthorized."""
+        await self._look_at(key_file)
+        scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthorized("this needs an API key: Authorization: Bearer KEY")
+        key = find_key(key_file.keys, presented.strip())
+        if key is None:
+            raise Unauthorized("the API key is unknown or has expired")
+        return key
+
+    async def _look_at(self, key_file: KeyFile) -> None:
+        """Whether the keys' file has changed, once in a while."""
+        if time.monotonic() < self._look_at_s:
+            return
+        self._look_at_s = math.inf  # others go on with the keys that there are
+        try:
+            if await asyncio.to_thread(key_file.refresh):
+                logger.info("the keys' file was read again: %d keys", len(key_file.keys))
+                names = {key.name for key in key_file.keys}
+                self._turns = defaultdict(_Turns, {name: self._turns[name] for name in names})
+            self._problem = ""
+        except ConfigError as exc:
+            self._pipeline.keys_unreadable()
+            if exc.detail != self._problem:
+                logger.error("%s; the keys stay as they were", exc.detail)
+            self._problem = exc.detail
+        finally:
+            self._look_at_s = time.monotonic() + _LOOK_PERIOD_S
+
+    async def _with_body(self, request: Request) -> Receive:
+        """The body, read while it is small enough: FastAPI reads JSON whole, and Ray queues without a bound what a
+        handler does not read."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                body = await read_body(request, _MAX_BODY_MIB)
+        except TimeoutError as exc:
+            raise DeadlineExceeded(f"the body was not complete within {self._deadline_s:g} s") from exc
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Message:
+            return messages.pop() if messages else await request.receive()
+
+        return receive
+
+    async def _refuse(self, error: ServeAppError, connection: Connection, receive: Receive, send: Send) -> None:
+        self._pipeline.refused(error)
+        if connection["type"] == "http" or "websocket.http.response" in connection.get("extensions", {}):
+            await to_response(HTTPConnection(connection), error)(connection, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": _REFUSED + error.status_code, "reason": error.detail[:100]})
+
+
+def tenant_of(request: HTTPConnection) -> str:
+    """Whose turn a request takes in the batcher: its key's name."""
+    tenant: str = request.state.tenant
+    return tenant
+
+
+def scope_of(path: str) -> Scope | None:
+    """What a key must allow for this path; None for one that is open to everybody."""
+    return _SCOPES.get(first_part(path))
+
+
+def first_part(path: str) -> str:
+    """``streams`` of ``/streams/lot``."""
+    return path.removeprefix("/").partition("/")[0]
+
+
+def require_keys(args: AccessArgs, http_host: str | None) -> None:
+    """Raises ConfigError where other machines can reach us and no keys are set."""
+    if args.keys_file is None and not _is_loopback(http_host):
+        raise ConfigError(
+            f"HTTP listens on {http_host}, and no API keys are set: name their file in access.keys_file "
+            "(SERVE_APP_KEYS_FILE), or set http_options.host to 127.0.0.1"
+        )
+
+
+def _check_local(request: HTTPConnection) -> None:
+    """That no web page asks: a browser on this machine reaches us for any page that is open in it, under a name of the
+    page's own that it makes point here, or across sites. Raises Forbidden."""
+    origin = request.headers.get("origin")
+    if not _is_loopback(_host(f"//{request.headers.get('host', '')}")):
+        raise Forbidden("without API keys, only requests to localhost are answered: set access.keys_file")
+    if origin is not None and not _is_loopback(_host(origin)):
+        raise Forbidden("without API keys, requests of web pages elsewhere are not answered: set access.keys_file")
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from ray import serve
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from scripts.trials.cluster import APPLICATION
+from serve_app.config import parse_args
+from serve_app.deployments import Ingress
+from serve_app.keys import make_key
+from tests import squares
+from tests.integration.conftest import Service, eventually
+from tests.squares import Square
+
+PREFIX = "/guarded"
+
+
+def save(path: Path, entries: list[dict[str, Any]]) -> None:
+    """In one step, as a mounted secret changes."""
+    (path.parent / "new").write_text(yaml.safe_dump(entries))
+    (path.parent / "new").rename(path)
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    save(tmp_path / "keys.yaml", [])
+    return tmp_path / "keys.yaml"
+
+
+@pytest.fixture
+def guarded(service: Service, keys_file: Path) -> Iterator[str]:
+    """Another Ingress, with keys and below a path of its own, before the replicas that there are."""
+    behind = (serve.get_deployment_handle(name, APPLICATION) for name in ("Preprocessor", "StreamSupervisor"))
+    args = parse_args(service.args | {"access": {"keys_file": str(keys_file)}})
+    ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, args)
+    serve.run(ingress, name="guarded", route_prefix=PREFIX)
+    url = service.url + PREFIX
+    eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200, what="readiness")
+    yield url
+    serve.delete("guarded")
+
+
+def test_keys_hold_over_http_and_websocket_and_change_without_a_restart(guarded: str, keys_file: Path) -> None:
+    picture = squares.encode(squares.picture([Square("red", 5, 10)]))
+    made = [make_key("dock", ["detect"]), make_key("yard", ["streams"]), make_key("dock", ["detect"])]
+    first, other, second = ({"Authorization": f"Bearer {key}"} for key, _ in made)
+    entries = [entry for _, entry in made]
+
+    def ask(header: dict[str, str]) -> httpx.Response:
+        return httpx.post(f"{guarded}/detect", content=picture, headers=header, timeout=60)
+
+    save(keys_file, entries[:2])
+    answer = eventually(lambda: response if (response := ask(first)).is_success else None, what="the key")
+    assert answer.json()["count"] == 1
+    refused = ask({})
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+    assert refused.headers["x-request-id"] == refused.json()["request_id"]
+    assert ask(other).status_code == 403
+    assert httpx.get(f"{guarded}/streams", headers=other).json() == {"streams": []}
+    for header, status_code in (({}, 401), (first, 403)):
+        with pytest.raises(InvalidStatus) as closed:
+            connect(f"{guarded}/streams/lot/events".replace("http", "ws"), additional_headers=header, proxy=None)
+        assert closed.value.response.status_code == status_code
+    save(keys_file, entries[1:])
+    eventually(lambda: ask(second).is_success and ask(first).status_code == 401, what="the other key")
