@@ -105,7 +105,7 @@ def sinks_at(ports: dict[str, int]) -> list[dict[str, Any]]:
         {"type": "webhook", "url": url, "secret": WEBHOOK_SECRET},
         {"type": "webhook", "url": f"https://{login}:{ports['http']}/{SECRET}", "secret": WEBHOOK_SECRET},
         {"type": "mqtt", "url": f"mqtt://{login}:{ports['mqtt']}"},
-        {"type": "mqtt", "url": f"mqtts://{login}:{ports['mqtt']}"},
+        {"type": "mqtt", "url": f"mqtts://{login}:{ports['closed']}"},
         {"type": "redis", "url": f"redis://{login}:{ports['redis']}/0"},
         {"type": "redis", "url": f"redis://{login}:{ports['closed']}/0"},
     ]
