@@ -8,12 +8,14 @@ the default below. The environment is that of the process that Ray starts the ap
 from __future__ import annotations
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serve_app.errors import ConfigError
+from serve_app.guard import Guard, Network
 from serve_app.types import Precision, Traffic
 
 _PREFIX = "SERVE_APP_"
@@ -148,6 +150,23 @@ class StreamArgs(_Args):
         return self.output_dir and self.output_dir.expanduser().resolve()
 
 
+class OutboundArgs(_Args):
+    """What a client may make the server connect to: pictures' urls, and sinks of streams. Cameras are anywhere."""
+
+    allowed_networks: str | None = _setting("ALLOWED_NETWORKS", None)  # besides what is public, comma-separated
+    detect_urls: bool = _setting("DETECT_URLS", False)  # POST /detect {"url": …}
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _are_networks(cls, value: str | None) -> str | None:
+        _networks(value)  # a ValueError says which is none
+        return value
+
+    def guard(self) -> Guard:
+        """Who lets through what is allowed."""
+        return Guard(_networks(self.allowed_networks))
+
+
 class AppArgs(_Args):
     """All settings of the application."""
 
@@ -158,6 +177,11 @@ class AppArgs(_Args):
     access: AccessArgs = _section()
     preprocessor: PreprocessorArgs = _section()
     streams: StreamArgs = _section()
+    outbound: OutboundArgs = _section()
+
+
+def _networks(text: str | None) -> tuple[Network, ...]:
+    return tuple(ip_network(part.strip()) for part in (text or "").split(",") if part.strip())
 
 
 def cores() -> int:

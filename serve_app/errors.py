@@ -5,11 +5,14 @@
     |- Unauthorized                401 unauthorized        no API key, or one that is unknown or has expired
     |- Forbidden                   403 forbidden           the key's scopes do not include it
     |- NotFound                    404 not_found
+    |- UrlsDisabled                403 urls_disabled       pictures are not fetched by url here
     |- Conflict                    409 conflict
     |- TooLarge                    413 too_large           too many bytes, pixels or pictures
     |- NotAnImage                  415 not_an_image        the bytes are in no picture format that we read
     |- Undecodable                 422 undecodable         a picture by its first bytes, but broken
+    |- Unfetchable                 422 unfetchable         the picture's url leads to no picture
     |- InvalidParameter            422 invalid_parameter
+    |  `- InvalidUrl               422 invalid_url         malformed, or not an address that may be reached
     |- PoisonPicture               422 poison              a process died of it, while it worked on nothing else
     |- RateLimited                 429 rate_limited        more than the key may; carries Retry-After
     |- Overloaded                  503 overloaded          a bound is reached; carries Retry-After
@@ -65,6 +68,12 @@ class Forbidden(ServeAppError):
     status_code, code = 403, "forbidden"
 
 
+class UrlsDisabled(ServeAppError):
+    """Pictures are not fetched by url here."""
+
+    status_code, code = 403, "urls_disabled"
+
+
 class NotFound(ServeAppError):
     """No such route, stream or model."""
 
@@ -95,10 +104,22 @@ class Undecodable(ServeAppError):
     status_code, code = 422, "undecodable"
 
 
+class Unfetchable(ServeAppError):
+    """The server that a url names cannot be reached, or does not answer with a file."""
+
+    status_code, code = 422, "unfetchable"
+
+
 class InvalidParameter(ServeAppError):
     """A parameter is out of range, unknown or of the wrong type."""
 
     status_code, code = 422, "invalid_parameter"
+
+
+class InvalidUrl(InvalidParameter):
+    """A url is malformed, or its host has no address that the server may connect to."""
+
+    code = "invalid_url"
 
 
 class PoisonPicture(ServeAppError):

@@ -52,6 +52,16 @@ class DetectQuery(BaseModel):
         )
 
 
+class PictureUrl(BaseModel):
+    """Body of ``POST /detect`` in JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(
+        min_length=1, max_length=8192, description="`http` or `https`, of a picture that anybody may fetch."
+    )
+
+
 class Box(BaseModel):
     """Left, top, right and bottom in pixels of the picture as a viewer shows it."""
 

@@ -38,7 +38,7 @@ logger = logging.getLogger("ray.serve")
 _SCOPES: dict[str, Scope] = {"detect": "detect", "streams": "streams"}  # by the first part of the path
 _OPEN = {"health", "livez", "readyz", "docs", "redoc", "openapi.json"}  # whatever is in neither does not exist
 _READS_ITS_BODY = {"detect"}
-_MAX_BODY_MIB = 1  # of the others, which are JSON
+_MAX_BODY_BYTES = 1 << 20  # of the others, which are JSON
 _LOOK_PERIOD_S = 1.0  # at the keys' file
 _REFUSED = 4000  # WebSocket's closing codes: those of an application begin at 4000
 
@@ -184,7 +184,7 @@ class Access:
         handler does not read."""
         try:
             async with asyncio.timeout(self._deadline_s):
-                body = await read_body(request, _MAX_BODY_MIB)
+                body = await read_body(request, _MAX_BODY_BYTES)
         except TimeoutError as exc:
             raise DeadlineExceeded(f"the body was not complete within {self._deadline_s:g} s") from exc
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]

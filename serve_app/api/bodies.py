@@ -4,39 +4,58 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from serve_app.api.fetcher import Fetcher
 from serve_app.config import LimitArgs
-from serve_app.errors import Malformed, ServeAppError, TooLarge
+from serve_app.errors import InvalidParameter, Malformed, ServeAppError, TooLarge, UrlsDisabled
+from serve_app.schemas import PictureUrl
+
+_MAX_JSON_BYTES = 2**14
 
 
-async def read_pictures(request: Request, limits: LimitArgs) -> tuple[list[bytes], bool]:
-    """The pictures, and whether they came as multipart parts.
+async def read_pictures(request: Request, limits: LimitArgs, fetcher: Fetcher | None) -> tuple[list[bytes], bool]:
+    """The pictures, and whether they came as multipart parts. Without a fetcher, none is fetched by its url.
 
-    Raises Malformed, TooLarge.
+    Raises Malformed, TooLarge, UrlsDisabled, InvalidParameter, and what ``Fetcher.fetch`` raises.
     """
-    body = await read_body(request, limits.max_body_mib)
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        if fetcher is None:
+            raise UrlsDisabled("pictures are not fetched by url here: send the picture, or set SERVE_APP_DETECT_URLS")
+        return [await fetcher.fetch(_url_in(await read_body(request, _MAX_JSON_BYTES)))], False
+    body = await read_body(request, limits.max_body_mib * 2**20)
+    if kind != "multipart/form-data":
         return [body], False
     return await _split(request, body, limits), True
 
 
-async def read_body(request: Request, max_mib: int) -> bytes:
+def _url_in(body: bytes) -> str:
+    try:
+        return PictureUrl.model_validate_json(body).url
+    except ValidationError as exc:  # its text holds the body
+        if any(error["type"] == "json_invalid" for error in exc.errors()):
+            raise Malformed("the body is no valid JSON") from None
+        raise InvalidParameter('a picture\'s url is sent as {"url": "https://…"}, and nothing else') from None
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
     """All of it. Raises TooLarge as soon as it is, and Malformed."""
-    max_bytes = max_mib * 2**20
+    limit = f"{max_bytes >> 20} MiB" if max_bytes >> 20 else f"{max_bytes >> 10} KiB"
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > max_bytes:
-        raise TooLarge(f"the body has {int(declared) / 2**20:.1f} MiB; the limit is {max_mib}")
+        raise TooLarge(f"the body has {int(declared)} bytes; the limit is {limit}")
     chunks: list[bytes] = []
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > max_bytes:
-                raise TooLarge(f"the body is larger than the limit of {max_mib} MiB")
+                raise TooLarge(f"the body is larger than the limit of {limit}")
             chunks.append(chunk)
     except ClientDisconnect as exc:
         raise Malformed("the client went away before its body was complete") from exc

@@ -12,10 +12,11 @@ from fastapi import APIRouter, Query, Request, Response
 from serve_app.api.access import tenant_of
 from serve_app.api.bodies import read_pictures
 from serve_app.api.errors import request_id
+from serve_app.api.fetcher import Fetcher
 from serve_app.api.pipeline import Pipeline
 from serve_app.config import AppArgs
 from serve_app.errors import DeadlineExceeded, InvalidParameter, ServeAppError
-from serve_app.schemas import ONE_VALUE, DetectManyResponse, DetectQuery, DetectResponse, ErrorResponse
+from serve_app.schemas import ONE_VALUE, DetectManyResponse, DetectQuery, DetectResponse, ErrorResponse, PictureUrl
 from serve_app.types import Answer
 
 logger = logging.getLogger("ray.serve")
@@ -25,7 +26,8 @@ _PICTURES_AT_ONCE = 8  # of one request, so that one request of many pictures do
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY = {
     "required": True,
-    "description": "One picture as the body, or one or many as multipart parts named `file`.",
+    "description": "One picture as the body, or one or many as multipart parts named `file`; or, where "
+    "`outbound.detect_urls` is set, the url of one.",
     "content": {
         "multipart/form-data": {
             "schema": {
@@ -36,6 +38,7 @@ _REQUEST_BODY = {
         },
         "image/*": _PICTURE,
         "application/octet-stream": _PICTURE,
+        "application/json": {"schema": PictureUrl.model_json_schema()},
     },
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -46,9 +49,10 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {"image/jpeg": _PICTURE},
     },
     400: {"model": ErrorResponse, "description": "`malformed`: an empty body, or no valid multipart"},
+    403: {"model": ErrorResponse, "description": "`urls_disabled`: pictures are not fetched by url here"},
     413: {"model": ErrorResponse, "description": "`too_large`: too many bytes, pixels or pictures"},
     415: {"model": ErrorResponse, "description": "`not_an_image`: no picture format that is read here"},
-    422: {"model": ErrorResponse, "description": "`undecodable` or `invalid_parameter`"},
+    422: {"model": ErrorResponse, "description": "`undecodable`, `invalid_parameter`, `invalid_url` or `unfetchable`"},
     500: {"model": ErrorResponse, "description": "`internal`: a bug of ours"},
     503: {"model": ErrorResponse, "description": "`overloaded` or `unavailable`, with `Retry-After`"},
     504: {"model": ErrorResponse, "description": "`deadline_exceeded`"},
@@ -58,6 +62,8 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
     """The detection route over a pipeline."""
     routes = APIRouter(tags=["detect"])
+    outbound = args.outbound
+    fetcher = Fetcher(outbound.guard(), args.limits.max_body_mib * 2**20) if outbound.detect_urls else None
 
     @routes.post("/detect", responses=_RESPONSES, response_model=None, openapi_extra={"requestBody": _REQUEST_BODY})
     async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
@@ -69,7 +75,7 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
         pipeline.admit()
         try:
             async with asyncio.timeout(args.limits.deadline_s):
-                pictures, is_multipart = await read_pictures(request, args.limits)
+                pictures, is_multipart = await read_pictures(request, args.limits, fetcher)
                 many = is_multipart and len(pictures) > 1
                 if annotate and many:
                     raise InvalidParameter("an annotated picture is answered for one picture at a time")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from serve_app.errors import SourceError
@@ -29,6 +33,7 @@ class Source:
     uri: str
     name: str
     kind: Kind
+    root: Path | None = None  # the folder of media_dirs that a file is below
 
     @property
     def is_live(self) -> bool:
@@ -49,26 +54,48 @@ def parse_source(text: str, media_dirs: tuple[Path, ...]) -> Source:
         if _DEVICE.fullmatch(text):
             return Source(text, text, "device")
         path = Path(unquote(parts.path) if parts.scheme == "file" else text).expanduser().resolve()
-        is_allowed = any(path.is_relative_to(folder) for folder in media_dirs)
+        name = path.name if path.name.isprintable() else repr(path.name)
+        refused = name.rpartition("@")[2]  # what is refused may be an address, mistyped, with a password
+        root = next((folder for folder in media_dirs if path.is_relative_to(folder)), None)
+        if root is None:  # said before the path is looked at: what there is elsewhere is nobody's business
+            raise SourceError(f"{refused} is not below a folder of SERVE_APP_MEDIA_DIRS")
         kind: Kind | None = "file" if path.is_file() else "folder" if path.is_dir() else None
     except (ValueError, OSError, RuntimeError) as exc:
         raise SourceError("the source is no valid file name or address") from exc
-    name = path.name if path.name.isprintable() else repr(path.name)
-    if not is_allowed or kind is None:
-        name = name.rpartition("@")[2]  # it may be an address, mistyped, with a password
-    if not is_allowed:
-        raise SourceError(f"{name} is not below a folder of SERVE_APP_MEDIA_DIRS")
     if kind is None:
-        raise SourceError(f"there is no file {name}")
-    return Source(str(path), name, kind)
+        raise SourceError(f"there is no file {refused}")
+    return Source(str(path), name, kind, root)
+
+
+@contextmanager
+def open_below(root: Path | None, path: Path) -> Iterator[BinaryIO]:
+    """The file, if it lies below ``root`` now that it is open: a link on its path may have changed meanwhile.
+
+    Raises OSError, SourceError.
+    """
+    with open(path, "rb", buffering=0, opener=_at_once) as file:
+        real = Path(os.readlink(f"/proc/self/fd/{file.fileno()}"))
+        if root is None or not real.is_relative_to(root):
+            raise SourceError("the file is not below a folder of SERVE_APP_MEDIA_DIRS any more")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise SourceError("there is no file any more, but something else")
+        yield file
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe in a file's place would be waited for
 
 
 def _parse_address(text: str, parts: SplitResult) -> Source:
     """A camera's or a server's address. Its name shows neither credentials nor the path, which may hold some too."""
+    if not text.isprintable():  # FFmpeg would send a line break on, and what follows as a line of its own
+        raise SourceError("the source is no valid file name or address")
     if parts.scheme not in _ADDRESSES or not parts.hostname:
         raise SourceError(f"a source is a file, a folder, /dev/video… or one of {', '.join(_ADDRESSES)}://…")
     if "@" in parts.path + parts.query + parts.fragment:
         raise SourceError("write / ? # and @ in a password as %2F %3F %23 and %40")
+    if parts.scheme == "tcp" and "?" in text:  # FFmpeg's options: ?listen would open a port here
+        raise SourceError("a tcp source is tcp://host:port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = f":{parts.port}" if parts.port else ""
     return Source(text, f"{parts.scheme}://{host}{port}/…", _ADDRESSES[parts.scheme])

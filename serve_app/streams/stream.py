@@ -14,6 +14,7 @@ from serve_app.config import StreamArgs
 from serve_app.drawing import draw, encode_jpeg
 from serve_app.errors import InvalidParameter, ModelChanged, PoisonPicture, ServeAppError, StartError
 from serve_app.frames import FramePool, Slot
+from serve_app.guard import Guard
 from serve_app.letterbox import letterbox
 from serve_app.stream_schemas import (
     ClipNotice,
@@ -33,7 +34,7 @@ from serve_app.streams.events import EventLog
 from serve_app.streams.progress import Progress
 from serve_app.streams.recording import Clip, Recorder
 from serve_app.streams.scene import Scene
-from serve_app.streams.sinks import open_sink
+from serve_app.streams.sinks import check_sink, open_sink
 from serve_app.streams.source import Source
 from serve_app.streams.store import Bookmark, Mark
 from serve_app.streams.zones import RegionEvent, ZoneEvent
@@ -67,10 +68,10 @@ def policy_of(spec: StreamSpec, source: Source) -> Policy:
     return spec.policy or ("drop_oldest" if source.is_live else "wait")
 
 
-def check_outputs(spec: StreamSpec, output_dir: Path | None) -> None:
+def check_outputs(spec: StreamSpec, output_dir: Path | None, guard: Guard) -> None:
     """Raises InvalidParameter or StartError for sinks and recordings that cannot be."""
     for sink in spec.sinks:
-        open_sink(sink, spec.id, output_dir)
+        check_sink(sink, spec.id, output_dir, guard)
     if spec.recording and output_dir is None:
         raise InvalidParameter("recordings need streams.output_dir (SERVE_APP_OUTPUT_DIR)")
 
@@ -88,6 +89,7 @@ class Stream:
         detector: Detector,
         bookmark: Bookmark,
         args: StreamArgs,
+        guard: Guard,
     ) -> None:
         """Raises StartError, InvalidParameter for a sink that cannot be."""
         output_dir = args.output_folder()
@@ -107,7 +109,7 @@ class Stream:
         self._scene: Scene | None = None  # once the first frame is there
         self._latest: tuple[Frame, Pixels, Answer, StreamResult] | None = None
         self._newer = asyncio.Event()  # than the latest
-        self._sinks = [open_sink(sink, spec.id, output_dir) for sink in spec.sinks]
+        self._sinks = [open_sink(sink, spec.id, output_dir, guard) for sink in spec.sinks]
         self._events = EventLog(spec.id, self._sinks, self._mark.next_event_id)
         self._recorder = (
             Recorder(spec.recording, output_dir / spec.id, on_clip=self._hear_of_clip)

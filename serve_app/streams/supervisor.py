@@ -95,6 +95,7 @@ class StreamSupervisor:
     async def __init__(self, detector: DeploymentHandle, args: AppArgs) -> None:  # type: ignore[misc]  # Serve awaits it
         self._application = serve.get_replica_context().app_name
         self._args = args.streams
+        self._guard = args.outbound.guard()
         self._store = await asyncio.to_thread(StreamStore, self._args.state_folder(self._application))
         self._detector = Replicas(detector)
         self._telemetry = Telemetry(RayInstrument)
@@ -306,7 +307,8 @@ class StreamSupervisor:
             began_s, stream.heard_s = time.monotonic(), None
             try:
                 before = stream.worker
-                stream.worker = worker.start(stream.record.spec, source, self._application, self._args)
+                spec = stream.record.spec
+                stream.worker = worker.start(spec, source, self._application, self._args, self._guard)
                 if before is not None and before != stream.worker:  # it could not be reached, since it was dead
                     await self._count_restart(stream)
                 status: StreamStatus = await stream.worker.run.remote()
@@ -369,7 +371,7 @@ class StreamSupervisor:
     async def _check(self, stream: _Stream) -> None:
         """Raises what keeps it from running, as far as that can be told before it does."""
         spec = stream.record.spec
-        check_outputs(spec, self._args.output_folder())
+        check_outputs(spec, self._args.output_folder(), self._guard)
         _check_tracking(spec)
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):

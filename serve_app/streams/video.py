@@ -27,7 +27,7 @@ from av.codec.hwaccel import HWAccel
 
 from serve_app.decode import decode
 from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled, Undecodable
-from serve_app.streams.source import Kind, Source
+from serve_app.streams.source import Kind, Source, open_below
 from serve_app.types import Pixels, Position
 
 logger = logging.getLogger("ray.serve")
@@ -39,7 +39,7 @@ _MAX_CORRUPT_PACKETS = 1_000  # in a row; then it is no video after all
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 # The protocols that FFmpeg may use for a kind; it would otherwise follow a playlist into local files.
 _PROTOCOLS: dict[Kind, str] = {
-    "file": "file",
+    "file": "fd",  # one that we have opened
     "http": "http,tcp",
     "https": "https,tls,tcp",
     "rtsp": "rtsp,rtp,tcp,udp",
@@ -103,13 +103,14 @@ def open_video(
         return
     began_s = time.monotonic()
     try:
-        container = av.open(
-            source.uri,
-            format="v4l2" if source.kind == "device" else None,
-            options=_options(source.kind),
-            timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
-            hwaccel=_hardware(hwaccel) if hwaccel else None,
-        )
+        with _addressed(source) as (uri, options):
+            container = av.open(
+                uri,
+                format="v4l2" if source.kind == "device" else None,
+                options=options,
+                timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
+                hwaccel=_hardware(hwaccel) if hwaccel else None,
+            )
     except (av.FFmpegError, OSError, ValueError) as exc:
         raise _explain(source, exc, timed_out=time.monotonic() - began_s > 0.9 * _OPEN_TIMEOUT_S) from None
     try:
@@ -146,6 +147,17 @@ def _hardware(kind: str) -> HWAccel | None:
         logger.warning("no %s hardware decodes video here (%s): software does", kind, type(exc).__name__)
         return None
     return hardware
+
+
+@contextmanager
+def _addressed(source: Source) -> Iterator[tuple[str, dict[str, str]]]:
+    """What FFmpeg is to open within the block, and how. A file is opened here, so that it is one that is allowed."""
+    options = _options(source.kind)
+    if source.kind != "file":
+        yield source.uri, options
+        return
+    with open_below(source.root, Path(source.uri)) as file:
+        yield "fd:", options | {"fd": str(file.fileno())}
 
 
 def _options(kind: Kind) -> dict[str, str]:
@@ -217,15 +229,16 @@ def _folder(source: Source, max_pixels: int, after: Position | None) -> Video:
         if not paths:
             raise SourceError(f"{source.name} has no picture in it")
         for index in range(after.index + 1 if after else 0, len(paths)):
-            yield functools.partial(_read, paths[index], max_pixels), Position(index)
+            yield functools.partial(_read, source.root, paths[index], max_pixels), Position(index)
 
     return Video(pictures(), fps=None, has_end=True, comes_in_bursts=False, is_timed=False)
 
 
-def _read(path: Path, max_pixels: int) -> Pixels:
+def _read(root: Path | None, path: Path, max_pixels: int) -> Pixels:
     try:
-        return decode(path.read_bytes(), max_pixels)
-    except OSError as exc:
+        with open_below(root, path) as file:
+            return decode(file.read(), max_pixels)
+    except (OSError, SourceError) as exc:
         raise Undecodable("a picture of the folder cannot be read") from exc
 
 

@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from serve_app.config import StreamArgs
+from serve_app.guard import Guard
 from serve_app.serving import DetectorClient, refusals_as_values
 from serve_app.stream_schemas import Regions, StreamSpec, StreamStatus
 from serve_app.streams.source import Source
@@ -38,7 +39,7 @@ class StreamWorker:
     A worker that nobody calls any more ends itself once its application is gone; a rolling update is not that.
     """
 
-    def __init__(self, spec: StreamSpec, source: Source, application: str, args: StreamArgs) -> None:
+    def __init__(self, spec: StreamSpec, source: Source, application: str, args: StreamArgs, guard: Guard) -> None:
         cv2.setNumThreads(1)
         self._application = application
         self._watched_s = time.monotonic()
@@ -53,7 +54,7 @@ class StreamWorker:
             _run_router_in_separate_loop=True,
         )
         bookmark = StreamStore(args.state_folder(application)).bookmark(spec.id)
-        self._stream = Stream(spec, source, detector, bookmark, args)
+        self._stream = Stream(spec, source, detector, bookmark, args, guard)
         self._running: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -106,7 +107,7 @@ class StreamWorker:
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
 
-def start(spec: StreamSpec, source: Source, application: str, args: StreamArgs) -> ActorHandle:
+def start(spec: StreamSpec, source: Source, application: str, args: StreamArgs, guard: Guard) -> ActorHandle:
     """The stream's actor: the one that runs already, or a new one on the node that has fewest."""
     return (
         ray.remote(StreamWorker)
@@ -123,7 +124,7 @@ def start(spec: StreamSpec, source: Source, application: str, args: StreamArgs) 
             # supervisor tells what is measured.
             runtime_env={"env_vars": {"RAY_enable_metrics_collection": "0"}},
         )
-        .remote(spec, source, application, args)
+        .remote(spec, source, application, args, guard)
     )
 
 

@@ -16,6 +16,7 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ from pydantic import TypeAdapter
 
 from scripts.server import free_port
 from scripts.trials.relay import Relay
+from serve_app.guard import Guard
 from serve_app.stream_schemas import SinkSpec
 from serve_app.streams.sinks import Sink, open_sink
 from serve_app.types import Event
 from tests.integration.conftest import eventually
 
 pytestmark = pytest.mark.anyio
+HERE = Guard((ip_network("127.0.0.0/8"),))
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 QUEUE_SIZE = 1000
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # Debian's mosquitto is no user's command
@@ -84,7 +87,7 @@ def event(event_id: int, kind: str = "result") -> Event:
 
 @asynccontextmanager
 async def opened(**spec: Any) -> AsyncIterator[Sink]:
-    sink = open_sink(TypeAdapter(SinkSpec).validate_python(spec), "lot", Path("/nowhere"))
+    sink = open_sink(TypeAdapter(SinkSpec).validate_python(spec), "lot", Path("/nowhere"), HERE)
     try:
         yield sink
     finally:

@@ -258,7 +258,7 @@ async def test_health_and_readiness_differ(client: httpx.AsyncClient, pipeline: 
 
 async def test_openapi_shows_the_request_the_answers_and_the_errors(client: httpx.AsyncClient) -> None:
     detect = (await client.get("/openapi.json")).json()["paths"]["/detect"]["post"]
-    assert {"multipart/form-data", "image/*"} <= set(detect["requestBody"]["content"])
+    assert {"multipart/form-data", "image/*", "application/json"} <= set(detect["requestBody"]["content"])
     assert {parameter["name"] for parameter in detect["parameters"]} == {
         "confidence",
         "iou",

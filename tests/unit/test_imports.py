@@ -9,14 +9,15 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "serve_app"
 ORDER = [
-    "errors", "types", "config", "keys", "letterbox", "headers", "decode", "drawing", "preprocess", "quarantine",
-    "shared_memory", "frames", "local_calls", "retries", "throttle", "postprocess", "agreement",
+    "errors", "types", "guard", "guarded_http", "config", "keys", "letterbox", "headers", "decode", "drawing",
+    "preprocess", "quarantine", "shared_memory", "frames", "local_calls", "retries", "throttle", "postprocess",
+    "agreement",
     "engines", "engines.metadata", "engines.ultralytics", "engines.openvino", "engines.onnx",
     "engines.device", "engines.torch", "engines.tensorrt", "engines.simulated", "exports", "models",
     "fair_queue", "batcher",
     "schemas", "stream_schemas", "telemetry",
-    "api.pipeline", "api.errors", "api.bodies", "api.access", "api.detect", "api.streams", "api.health", "api",
-    "serving",
+    "api.pipeline", "api.errors", "api.fetcher", "api.bodies", "api.access", "api.detect", "api.streams", "api.health",
+    "api", "serving",
     "streams", "streams.source",
     "streams.sinks.outlet", "streams.sinks.queue", "streams.sinks.jsonl", "streams.sinks.webhook", "streams.sinks.mqtt",
     "streams.sinks.redis", "streams.sinks", "streams.recording",

@@ -16,6 +16,7 @@ from anyio import wait_all_tasks_blocked
 from pydantic import TypeAdapter
 
 from serve_app.errors import InvalidParameter, StartError
+from serve_app.guard import Guard
 from serve_app.stream_schemas import SinkSpec
 from serve_app.streams.sinks import Sink, open_sink, queue
 from serve_app.streams.sinks.outlet import Refused, Unsent
@@ -39,7 +40,7 @@ LINE_BYTES = len(event(10).json) + 1  # of every event with two digits
 
 
 def opened(folder: Path, **spec: Any) -> Sink:
-    return open_sink(TypeAdapter(SinkSpec).validate_python(spec), "lot", folder)
+    return open_sink(TypeAdapter(SinkSpec).validate_python(spec), "lot", folder, Guard())
 
 
 class GatedOutlet:

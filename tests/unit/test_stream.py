@@ -16,6 +16,7 @@ import pytest
 from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, Overloaded
 from serve_app.frames import FramePool, Slot
+from serve_app.guard import Guard
 from serve_app.stream_schemas import Motion, Recording, Regions, SourceSpec, StreamSpec, Zone
 from serve_app.streams.source import parse_source
 from serve_app.streams.store import StreamStore
@@ -78,7 +79,8 @@ def make(video: Path, detector: FakeDetector, **fields: Any) -> Stream:
     """As a process of its own would: from what the store knows."""
     spec = StreamSpec(id="lot", source=SourceSpec(uri=str(video), loop=fields.pop("loop", False)), **fields)
     bookmark = StreamStore(video.parent / "state").bookmark("lot")
-    return Stream(spec, parse_source(str(video), (Path("/"),)), detector, bookmark, StreamArgs(output_dir=video.parent))
+    args = StreamArgs(output_dir=video.parent)
+    return Stream(spec, parse_source(str(video), (Path("/"),)), detector, bookmark, args, Guard())
 
 
 @asynccontextmanager
@@ -267,5 +269,5 @@ def test_files_need_a_folder() -> None:
     source = SourceSpec(uri="a.mp4")
     for fields in ({"recording": {}}, {"sinks": [{"type": "jsonl"}]}):
         with pytest.raises(InvalidParameter, match="SERVE_APP_OUTPUT_DIR"):
-            check_outputs(StreamSpec(source=source, **fields), None)
-    check_outputs(StreamSpec(source=source), None)
+            check_outputs(StreamSpec(source=source, **fields), None, Guard())
+    check_outputs(StreamSpec(source=source), None, Guard())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from typing import Any
 from urllib.parse import unquote
 
-from aiomqtt import Client, MqttError, TLSParameters
+from aiomqtt import Client, MqttError
 
-from serve_app.errors import InvalidParameter
+from serve_app.errors import InvalidParameter, InvalidUrl
+from serve_app.guard import Guard
 from serve_app.stream_schemas import MqttSink
-from serve_app.streams.sinks.outlet import TIMEOUT_S, Unsent, address, filled, parse_url
+from serve_app.streams.sinks.outlet import TIMEOUT_S, Refused, Unsent, address, filled, parse_url
 from serve_app.types import Event
 
 
@@ -22,7 +25,7 @@ class MqttOutlet:
 
     max_batch = 100
 
-    def __init__(self, spec: MqttSink) -> None:
+    def __init__(self, spec: MqttSink, guard: Guard) -> None:
         """Raises InvalidParameter for a malformed url or topic."""
         self._parts = parse_url(spec.url)
         if self._parts.path.strip("/") or self._parts.query or self._parts.fragment:
@@ -32,18 +35,21 @@ class MqttOutlet:
         self.target = address(self._parts)
         self._topic = spec.topic
         self._qos = spec.qos
+        self._guard = guard
+        self._failures = 0  # each is a reason to try the host's next address
         self._connection: _Connection | None = None
 
     async def send(self, events: list[Event]) -> None:
         """All at once; they leave in their order."""
         if self._connection is None:
-            self._connection = _Connection(self._client())
+            self._connection = _Connection(self._client(await self._address()))
         messages = [(filled(self._topic, event.stream_id, event.type), event.json) for event in events]
         try:
             await self._connection.publish(messages, self._qos)
             return
         except MqttError as exc:
             reason = f"it cannot be reached: {exc.__cause__ or exc}"
+            self._failures += 1
         await self.close()
         raise Unsent(reason)  # not from the error, which holds the socket that it happened to
 
@@ -53,20 +59,49 @@ class MqttOutlet:
             connection, self._connection = self._connection, None
             await connection.close()
 
-    def _client(self) -> Client:
+    @property
+    def _port(self) -> int:
+        return self._parts.port or (8883 if self._parts.scheme == "mqtts" else 1883)
+
+    async def _address(self) -> str:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                addresses = await self._guard.resolve(self._parts.hostname or "", self._port)
+        except InvalidUrl as exc:
+            raise Refused(exc.detail) from exc
+        except (socket.gaierror, TimeoutError) as exc:
+            raise Unsent(f"it cannot be reached: {exc or 'no address within 5 s'}") from exc
+        return addresses[self._failures % len(addresses)]
+
+    def _client(self, address: str) -> Client:
         parts = self._parts
-        is_secure = parts.scheme == "mqtts"
         client = Client(
-            parts.hostname or "",
-            parts.port or (8883 if is_secure else 1883),
+            address,
+            self._port,
             username=unquote(parts.username) if parts.username else None,
             password=unquote(parts.password) if parts.password else None,
             timeout=TIMEOUT_S,
             keepalive=int(TIMEOUT_S),
-            tls_params=TLSParameters() if is_secure else None,  # the system's authorities
+            tls_context=_TlsFor(parts.hostname or "") if parts.scheme == "mqtts" else None,
         )
         client.pending_calls_threshold = self.max_batch  # more are worth a warning
         return client
+
+
+class _TlsFor(ssl.SSLContext):
+    """TLS with ``name``, at whichever address; by the system's authorities."""
+
+    name: str
+
+    def __new__(cls, name: str) -> _TlsFor:
+        context = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        context.name = name
+        context.load_default_certs()
+        return context
+
+    def wrap_socket(self, sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
+        """See ``ssl.SSLContext``."""
+        return super().wrap_socket(sock, *args, **options | {"server_hostname": self.name})
 
 
 class _Connection:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
 from urllib.parse import unquote
 
-from redis.asyncio import Redis
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, TimeoutError
 
-from serve_app.errors import InvalidParameter
+from serve_app.errors import InvalidParameter, InvalidUrl
+from serve_app.guard import Guard
 from serve_app.stream_schemas import RedisSink
 from serve_app.streams.sinks.outlet import TIMEOUT_S, Refused, Unsent, address, filled, parse_url
 from serve_app.types import Event
@@ -20,7 +23,7 @@ class RedisOutlet:
 
     max_batch = 100
 
-    def __init__(self, spec: RedisSink) -> None:
+    def __init__(self, spec: RedisSink, guard: Guard) -> None:
         """Raises InvalidParameter for a malformed url."""
         parts = parse_url(spec.url)
         database = parts.path.strip("/") or "0"
@@ -29,16 +32,19 @@ class RedisOutlet:
         self.target = f"{address(parts)}/{database}"
         self._key = spec.key
         self._max_length = spec.max_length
-        self._redis = Redis(
-            host=parts.hostname or "",
-            port=parts.port or 6379,
-            db=int(database),
-            username=unquote(parts.username) if parts.username else None,
-            password=unquote(parts.password) if parts.password else None,
-            ssl=parts.scheme == "rediss",
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),  # the sink does
+        self._redis = Redis.from_pool(
+            ConnectionPool(
+                connection_class=_GuardedTls if parts.scheme == "rediss" else _Guarded,
+                guard=guard,
+                host=parts.hostname or "",
+                port=parts.port or 6379,
+                db=int(database),
+                username=unquote(parts.username) if parts.username else None,
+                password=unquote(parts.password) if parts.password else None,
+                socket_timeout=TIMEOUT_S,
+                socket_connect_timeout=TIMEOUT_S,
+                retry=Retry(NoBackoff(), 0),  # the sink does
+            )
         )
 
     async def send(self, events: list[Event]) -> None:
@@ -50,6 +56,8 @@ class RedisOutlet:
                     transaction.xadd(key, {"event": event.json}, maxlen=self._max_length, approximate=True)
                 results = await transaction.execute(raise_on_error=False)
         except (RedisError, OSError) as exc:  # none of it was added, unless the connection broke at the very end
+            if isinstance(exc.__cause__, InvalidUrl):
+                raise Refused(exc.__cause__.detail) from exc
             raise Unsent(_reason(exc)) from exc
         for result in results:
             if isinstance(result, RedisError):  # others of the batch were added: again would be twice
@@ -58,6 +66,38 @@ class RedisOutlet:
     async def close(self) -> None:
         """The connection."""
         await self._redis.aclose()
+
+
+class _Guarded(Connection):
+    """Connects to an address of the host's that the guard has checked."""
+
+    _address: str
+
+    def __init__(self, *, guard: Guard, **options: Any) -> None:
+        super().__init__(**options)
+        self._guard = guard
+
+    async def _connect(self) -> None:
+        """To the first address that takes the connection."""
+        async with asyncio.timeout(TIMEOUT_S):
+            addresses = await self._guard.resolve(self.host, self.port)
+            for self._address in addresses:
+                try:
+                    await super()._connect()  # type: ignore[no-untyped-call]
+                    return
+                except OSError:
+                    if self._address == addresses[-1]:
+                        raise
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        return {**super()._connection_arguments(), "host": self._address}
+
+
+class _GuardedTls(_Guarded, SSLConnection):
+    """The same, and verifies that it is the host."""
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        return {**super()._connection_arguments(), "server_hostname": self.host}
 
 
 def _reason(exc: Exception) -> str:

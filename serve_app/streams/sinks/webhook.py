@@ -2,67 +2,61 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import hmac
-import logging
-import ssl
 import time
 from contextlib import suppress
 
-import httpx
-
-from serve_app.errors import InvalidParameter
+from serve_app.errors import InvalidParameter, InvalidUrl, TooLarge
+from serve_app.guard import Guard
+from serve_app.guarded_http import GuardedHttp, NoAnswer, Reply, parse_http_url
 from serve_app.stream_schemas import WebhookSink
 from serve_app.streams.sinks.outlet import TIMEOUT_S, Refused, Unsent, address, parse_url
 from serve_app.types import Event
 
+_TOTAL_S = 3 * TIMEOUT_S  # of a request: one that is answered letter by letter is not answered
 _MAY_PASS = {408, 429}  # of the refusals
 _MAX_ANSWER_BYTES = 65_536  # read so that the connection can be kept; nobody looks at them
 _KEY_BYTES = range(24, 65)  # by the specification
-
-logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it writes every request's address, its secrets included
 
 
 class WebhookOutlet:
     """Posts ``{"events": […]}``. The request's id is its content's: a receiver knows one that was sent twice."""
 
-    def __init__(self, spec: WebhookSink) -> None:
+    def __init__(self, spec: WebhookSink, guard: Guard) -> None:
         """Raises InvalidParameter for a malformed url or secret."""
         parts = parse_url(spec.url)
         self.target = f"{address(parts)}/…"
         self.max_batch = spec.max_batch
         self._key = _parse_secret(spec.secret) if spec.secret else None
-        try:
-            self._url = httpx.URL(spec.url)
-        except httpx.InvalidURL:
-            raise InvalidParameter("a sink's url is no valid address") from None  # its text may hold the url
-        tls = ssl.create_default_context()  # the system's authorities
-        self._http = httpx.AsyncClient(timeout=TIMEOUT_S, verify=tls, trust_env=False, follow_redirects=False)
+        self._url = parse_http_url(spec.url)
+        self._http = GuardedHttp(guard, timeout_s=TIMEOUT_S, kept=1)
 
     async def send(self, events: list[Event]) -> None:
         """One request."""
         body = f'{{"events": [{", ".join(event.json for event in events)}]}}'.encode()
         headers = {"content-type": "application/json"} | self._signature(body)
         try:
-            async with self._http.stream("POST", self._url, content=body, headers=headers) as response:
-                await _read(response)
-        except httpx.TimeoutException as exc:
-            raise Unsent(f"no answer within {TIMEOUT_S:g} s") from exc
-        except httpx.ConnectError as exc:
-            raise Unsent(f"it cannot be reached: {exc}") from exc
-        except httpx.TransportError as exc:
-            raise Unsent(f"the connection broke: {type(exc).__name__}") from exc
-        if response.is_success:
+            async with asyncio.timeout(_TOTAL_S), self._http.stream("POST", self._url, headers, body) as reply:
+                await _read(reply)
+        except InvalidUrl as exc:
+            raise Refused(exc.detail) from exc
+        except NoAnswer as exc:
+            raise Unsent(str(exc)) from exc
+        except TimeoutError as exc:
+            raise Unsent(f"no answer within {_TOTAL_S:g} s") from exc
+        if 200 <= reply.status < 300:
             return
-        if response.is_server_error or response.status_code in _MAY_PASS:
-            raise Unsent(f"it answers {response.status_code}")
-        raise Refused(f"it answers {response.status_code}")
+        if reply.status >= 500 or reply.status in _MAY_PASS:
+            raise Unsent(f"it answers {reply.status}")
+        raise Refused(f"it answers {reply.status}")
 
     async def close(self) -> None:
         """The connection."""
-        await self._http.aclose()
+        await self._http.close()
 
     def _signature(self, body: bytes) -> dict[str, str]:
         message_id = f"msg_{hashlib.sha256(body).hexdigest()[:32]}"
@@ -85,11 +79,8 @@ def _parse_secret(secret: str) -> bytes:
     return key
 
 
-async def _read(response: httpx.Response) -> None:
+async def _read(reply: Reply) -> None:
     """The answer's body, not more than is sensible."""
-    size = 0
-    with suppress(httpx.TransportError):  # its status is there already
-        async for chunk in response.aiter_raw():
-            size += len(chunk)
-            if size > _MAX_ANSWER_BYTES:
-                return
+    with suppress(NoAnswer, TooLarge, TimeoutError):  # its status is there already
+        async with asyncio.timeout(TIMEOUT_S):
+            await reply.read(_MAX_ANSWER_BYTES)
