@@ -1,1 +1,1 @@
-"""Trials: what streams do when something breaks. python -m scripts.trials --help"""
+"""Trials: what it does when something breaks, or somebody means to. python -m scripts.trials --help"""

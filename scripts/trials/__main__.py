@@ -1,10 +1,11 @@
-"""Trials: what streams do when something breaks.
+"""Trials: what it does when something breaks, or somebody means to break it.
 
 python -m scripts.trials disconnects        a camera's cable is pulled out, 200 times
 python -m scripts.trials kills              SIGKILL for every kind of process under clients and a stream, 10 times each
 python -m scripts.trials crowd              16 streams, one frozen, one refusing connections, one sending garbage
 python -m scripts.trials churn              200 streams come and go
 python -m scripts.trials node               a second Ray node with half of the streams dies
+python -m scripts.trials hostile            20,000 hostile requests: damaged pictures, bombs, HTTP that is none
 
 Each starts scripts/serve with the embedded model, says what it saw, and exits 1 when something was wrong. The cameras
 are GStreamer's: see scripts/servers.
@@ -13,6 +14,7 @@ are GStreamer's: see scripts/servers.
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 from collections.abc import Sequence
 
@@ -24,12 +26,14 @@ from scripts.trials.churn import churn
 from scripts.trials.cluster import Footprint
 from scripts.trials.crowd import crowd
 from scripts.trials.disconnects import disconnect
+from scripts.trials.hostile import hostile
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.node import lose_node
-from scripts.trials.stage import FOLDER, console, progress, save_pictures, save_video, serving
+from scripts.trials.stage import FOLDER, console, honest_picture, progress, save_pictures, save_video, serving
+from serve_app.config import PreprocessorArgs
 
 CROWD_FPS = 1  # of a camera: what 16 send is half of what two cores detect
-TIMES = {"disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3}
+TIMES = {"disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3, "hostile": 20_000}
 
 RETURN_BAR_S = 2.0
 KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}
@@ -45,11 +49,12 @@ def main() -> None:
     parser.add_argument("trial", choices=TIMES)
     parser.add_argument("--times", type=int, help="how often (crowd: for how many seconds); the defaults are above")
     parser.add_argument("--streams", type=int, default=16, help="of crowd (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="of hostile: the same one sends the same (default: another each time)")
     options = parser.parse_args()
     times = options.times or TIMES[options.trial]
     FOLDER.mkdir(parents=True, exist_ok=True)
     try:
-        problems = run(options.trial, times, options.streams)
+        problems = run(options.trial, times, options.streams, options.seed)
     except (StartFailed, NoCamera) as exc:
         sys.exit(str(exc))
     except KeyboardInterrupt:
@@ -58,7 +63,7 @@ def main() -> None:
     sys.exit(bool(problems))
 
 
-def run(trial: str, times: int, count: int) -> list[str]:
+def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
     """One trial; what was wrong. Raises StartFailed, NoCamera."""
     with serving() as cluster, progress(trial, times) as tell:
         match trial:
@@ -97,6 +102,17 @@ def run(trial: str, times: int, count: int) -> list[str]:
                     show_footprints(name, before, churned.after[name])
                 console.print(f"metric series that came: {dict(churned.series) or 'none'}")
                 return churned.problems
+            case "hostile":
+                seed = secrets.randbits(32) if seed is None else seed
+                console.print(f"--seed {seed}")
+                slots = PreprocessorArgs().slots
+                attacked = hostile(cluster, seed, times, honest_picture(), slots, save_video(), tell)
+                show("an honest request meanwhile", attacked.honest_s)
+                for name, before in attacked.before.items():
+                    show_footprints(name, before, attacked.after[name])
+                for label, number in attacked.answers.most_common():
+                    console.print(f"  {number:6} {label}")
+                return attacked.problems
             case _:
                 moved = lose_node(cluster, save_video(), times, tell)
                 late = show("from the node's death to a later frame's result", moved.away_s, NODE_BAR_S)

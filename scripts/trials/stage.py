@@ -59,6 +59,11 @@ def save_pictures() -> Path:
     return folder
 
 
+def honest_picture() -> bytes:
+    """In which something is found."""
+    return cv2.imencode(".jpg", samples.belt_frame(0).pixels)[1].tobytes()
+
+
 def save_video() -> Path:
     """What a file shows."""
     return samples.save_video(FOLDER / "belt.mp4", map(samples.belt_frame, range(FRAMES)))

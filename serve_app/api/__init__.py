@@ -24,6 +24,7 @@ _REFUSALS = {
 def build_api(pipeline: Pipeline, streams: Streams, args: AppArgs) -> FastAPI:
     """The ASGI application. Raises ConfigError for a keys' file that is missing or broken."""
     api = _Api(title="Sightline", description="YOLO detection for images and live video on Ray Serve.")
+    api.router.redirect_slashes = False  # a redirect would go to whatever host the client names
     api.include_router(health.router(pipeline))
     api.include_router(detect.router(pipeline, args))
     api.include_router(stream_routes.router(streams))

@@ -138,6 +138,7 @@ def others() -> set[str]:
 @pytest.fixture(scope="session")
 def cluster(others: set[str]) -> Iterator[str]:
     """A Ray of our own; its address."""
+    os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "serve_app.edge:middlewares"  # as configs/serve.env does
     context = ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield context.address_info["gcs_address"]
     serve.shutdown()

@@ -11,10 +11,11 @@ from scripts.trials.churn import churn
 from scripts.trials.cluster import Cluster
 from scripts.trials.crowd import crowd
 from scripts.trials.disconnects import LEAST, disconnect
+from scripts.trials.hostile import hostile
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.node import lose_node
 from tests import squares
-from tests.integration.conftest import Service, rtsp_camera
+from tests.integration.conftest import SLOTS, Service, rtsp_camera
 from tests.squares import Square
 from tests.videos import save_video
 
@@ -65,3 +66,9 @@ def test_streams_come_and_go_and_leave_nothing(tried: Cluster, video: Path, chao
 
 def test_streams_of_a_node_that_died_go_on_elsewhere(tried: Cluster, video: Path, chaos: bool) -> None:
     assert lose_node(tried, video, 3 if chaos else 1, quiet).problems == []
+
+
+def test_hostile_requests_break_nothing(tried: Cluster, video: Path, chaos: bool) -> None:
+    honest = squares.encode(squares.picture([squares.Square("red", 5, 10), squares.Square("blue", 20, 10)]))
+    trial = hostile(tried, 7, 20_000 if chaos else 300, honest, SLOTS, video, quiet)
+    assert trial.problems == []

@@ -1,0 +1,304 @@
+"""Thousands of hostile requests, while honest ones go on being answered."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from scripts.trials.attacks import TARGET, Attack, held, make
+from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream, until
+from scripts.trials.described import described
+from scripts.trials.wire import Address, Answer, NotHttp, read_answers, send
+from serve_app.errors import ServeAppError
+
+_BATCH = 2000
+_WARM_UP = 1000
+_HELD = 0.1  # share of the requests that are connections held open
+_DESCRIBED = 0.1  # as many are made of the application's description, and sent some 1.5 times each
+_AT_ONCE = 8
+_TIMEOUT_S = 60.0
+_HUNG_S = 2.0  # a request that is never complete has no answer: so long it is waited for
+_DRIP_S = 0.1  # between the bytes of a held connection
+_SMALL_WINDOW_BYTES = 2048
+_SETTLED_WITHIN_S = 90.0
+_MEMORY_SLACK_MIB = 100.0  # of a process: allocators keep some of what 32 MiB bodies and 50 megapixels took
+_LASTING = ("Ingress", "Preprocessor", "Detector", "StreamSupervisor")
+_LEAKS = (b"Traceback", b'File "', b"site-packages", b".py", b"/tmp/", b"/home/", b"/usr/", b"/root/", b"root:x:")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """An answer that is not ours: whoever gives it answers before we hear of the request."""
+
+    giver: str
+    status: int
+    body: bytes  # its beginning; empty: it has none
+    example: str
+
+
+_HTTP2_SETTINGS = b"\4\0"  # how HAProxy answers who begins as HTTP/2 does
+_HTML = b"<html><body><h1>"
+FOREIGN = (
+    Foreign("HAProxy", 400, _HTML + b"400 Bad request", "a NUL in a header, two lengths, 16 KB of headers, no HTTP"),
+    Foreign("HAProxy", 422, _HTML + b"422 Unprocessable Content", "Transfer-Encoding: chunked, chunked"),
+    Foreign("Serve's configuration of HAProxy", 404, b"Path '", "OPTIONS *"),
+    Foreign("uvicorn", 400, b"Invalid HTTP request received.", "a method of 500 letters, a header without a name"),
+    Foreign("uvicorn", 400, b"Failed to open a WebSocket connection", "Sec-WebSocket-Version: 8"),
+    Foreign("uvicorn", 426, b"Failed to open a WebSocket connection", "Sec-WebSocket-Version: x"),
+    Foreign("uvicorn", 403, b"", "a WebSocket on /detect"),
+)
+
+
+@dataclass
+class Hostile:
+    """How it went."""
+
+    seed: int
+    sent: int = 0
+    answers: Counter[str] = field(default_factory=Counter)
+    honest_s: list[float] = field(default_factory=list)  # how long each honest request took
+    before: dict[str, Footprint] = field(default_factory=dict)  # by process, settled
+    after: dict[str, Footprint] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def hostile(
+    cluster: Cluster, seed: int, times: int, honest: bytes, slots: int, video: Path, tell: Callable[[int], None]
+) -> Hostile:
+    """So many hostile requests, the same for the same seed. In the picture ``honest`` something is found; ``slots`` of
+    those may be under way at once; ``video`` is what the stream under attack shows."""
+    trial = Hostile(seed)
+    patient = _Patient(cluster.url, honest, trial)
+    document = httpx.get(f"{cluster.url}/openapi.json", timeout=_TIMEOUT_S, trust_env=False).json()
+    api = described(document, seed, max(20, int(times * _DESCRIBED)))
+    with stream(cluster, TARGET, video, loop=True, max_fps=1):
+        storm = _Storm(cluster, api, patient, trial)
+        storm.rage(range(-min(_WARM_UP, times // 2), 0))
+        trial.before, pools = storm.settled({}), frame_pools()
+        processes = {name: cluster.replicas(name) for name in _LASTING}
+        for first in range(0, times, _BATCH):
+            numbers = range(first, min(first + _BATCH, times))
+            storm.rage(numbers)
+            tell(numbers.stop)
+        trial.after = storm.settled(trial.before)
+        if processes != {name: cluster.replicas(name) for name in _LASTING}:
+            trial.problems.append("a process was replaced")
+        if frame_pools() != pools:
+            trial.problems.append("other frame pools than before")
+        with ThreadPoolExecutor(slots) as pool:
+            list(pool.map(lambda _: patient.ask(), range(slots)))
+    with suppress(TimeoutError):
+        until(lambda: not cluster.workers(), what="the end of the streams' processes")
+    if cluster.workers():
+        trial.problems.append("processes of streams are left")
+    for name, before in trial.before.items():
+        trial.problems += [f"{name}: {growth}" for growth in _growth(before, trial.after[name])]
+    return trial
+
+
+class _Patient:
+    """An honest client."""
+
+    def __init__(self, url: str, picture: bytes, trial: Hostile) -> None:
+        self._picture = picture
+        self._trial = trial
+        self._http = httpx.Client(base_url=url, timeout=_TIMEOUT_S, trust_env=False)
+        self._found = self._ask()
+        assert self._found
+
+    def ask(self) -> None:
+        """Once; what is wrong with the answer becomes a problem."""
+        began_s = time.monotonic()
+        try:
+            found = self._ask()
+        except httpx.HTTPError as exc:
+            self._trial.problems.append(f"an honest request: {type(exc).__name__} {exc}")
+        else:
+            if found != self._found:
+                self._trial.problems.append(f"an honest request: {found}, and not {self._found}")
+        self._trial.honest_s.append(time.monotonic() - began_s)
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Again and again, within the block, and once after it."""
+        over = threading.Event()
+
+        def ask() -> None:
+            while not over.wait(_DRIP_S):
+                self.ask()
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        self.ask()
+
+    def _ask(self) -> list[tuple[str, list[int]]]:
+        answer = self._http.post("/detect", content=self._picture).raise_for_status().json()
+        return sorted(
+            (found["label"], [round(side) for side in found["bbox"].values()]) for found in answer["detections"]
+        )
+
+
+class _Storm:
+    """Sends attacks, and judges the answers."""
+
+    def __init__(self, cluster: Cluster, api: Sequence[Attack], patient: _Patient, trial: Hostile) -> None:
+        self._cluster = cluster
+        self._address = Address.of(cluster.url)
+        self._api = api
+        self._patient = patient
+        self._trial = trial
+
+    def rage(self, numbers: range) -> None:
+        """The attacks of these numbers."""
+        holding = int(len(numbers) * _HELD)
+        held_open = _Holding(self._address, self._trial.seed, numbers[:holding])
+        with held_open, self._patient.asking(), ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(self._attack, numbers[holding:]))
+        self._trial.sent += len(numbers)
+        for status in self._cluster.streams():
+            if status.stream_id != TARGET:
+                self._cluster.delete(status.stream_id)
+
+    def settled(self, before: dict[str, Footprint]) -> dict[str, Footprint]:
+        """Footprints, as soon as they are like those before, or have stayed the same for a while, or at last."""
+        expires_s = time.monotonic() + _SETTLED_WITHIN_S
+        while True:
+            now = {name: Footprint.of(process) for name, process in self._processes().items()}
+            if before and not any(now[name].growth(footprint) for name, footprint in before.items()):
+                return now
+            if time.monotonic() > expires_s or not before:
+                return now
+            time.sleep(1)
+
+    def _processes(self) -> dict[str, psutil.Process]:
+        return {name: self._cluster.replicas(name)[0] for name in _LASTING}
+
+    def _attack(self, number: int) -> None:
+        attack = make(self._trial.seed, number, self._api)
+        label, problem = "", ""
+        try:
+            with self._address.connect(_TIMEOUT_S if attack.is_answered else _HUNG_S) as end:
+                send(end, attack.parts, attack.pause_s)
+                if attack.leaves:
+                    label = "left"
+                    return
+                answers = read_answers(end, attack.methods)
+            for answer in answers:
+                label, problem = judge(answer)
+                self._tell(number, attack, label, problem)
+            if not answers and attack.is_answered:
+                self._tell(number, attack, "closed", "no answer")
+            elif not answers:
+                self._tell(number, attack, "closed", "")
+        except TimeoutError:
+            self._tell(number, attack, "hung", f"no answer in {_TIMEOUT_S:g} s" if attack.is_answered else "")
+        except NotHttp as exc:
+            is_http2 = exc.args[0][3:5] == _HTTP2_SETTINGS
+            self._tell(number, attack, "HTTP/2" if is_http2 else "no HTTP", "" if is_http2 else f"no HTTP: {exc}")
+        except OSError as exc:
+            self._tell(number, attack, "closed", type(exc).__name__ if attack.is_answered else "")
+
+    def _tell(self, number: int, attack: Attack, label: str, problem: str) -> None:
+        self._trial.answers[label] += 1
+        if problem:
+            self._trial.problems.append(f"request {number} ({attack.kind}): {problem}")
+
+
+class _Holding:
+    """Connections that send a byte now and then and never read, for the length of a block."""
+
+    def __init__(self, address: Address, seed: int, numbers: Sequence[int]) -> None:
+        self._address = address
+        self._plans = [held(seed, number) for number in numbers]
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._hold)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _hold(self) -> None:
+        with ExitStack() as stack:
+            ends = []
+            for start, rest in self._plans:
+                with suppress(OSError):
+                    end = stack.enter_context(self._address.connect(_TIMEOUT_S, _SMALL_WINDOW_BYTES))
+                    end.sendall(start)
+                    end.setblocking(False)
+                    ends.append((end, rest))
+            at = 0
+            while not self._over.wait(_DRIP_S):
+                for end, rest in ends:
+                    with suppress(OSError):  # it was closed, or takes nothing now
+                        end.send(rest[at : at + 1])
+                at += 1
+            for end, _ in ends[::2]:  # these end by a reset
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def judge(answer: Answer) -> tuple[str, str]:
+    """What an answer is, and what is wrong with it, if anything."""
+    if answer.status < 400:
+        return str(answer.status), ""
+    if answer.body is None:  # to HEAD
+        return str(answer.status), f"{answer.status}" if answer.status >= 500 else ""
+    if leaked := [leak for leak in _LEAKS if leak in answer.body]:
+        return "leak", f"{answer.status} shows {leaked[0]!r}: {answer.body[:300]!r}"
+    if ours := _ours(answer):
+        code = ours["code"]
+        if answer.status < 500:
+            return f"{answer.status} {code}", ""
+        if answer.status == 503 and "retry-after" in answer.headers:
+            return f"{answer.status} {code}", ""
+        return f"{answer.status} {code}", f"{answer.status} {ours}"
+    for foreign in FOREIGN:
+        begins = answer.body.startswith(foreign.body) if foreign.body else not answer.body
+        if answer.status == foreign.status and begins:
+            return f"{answer.status} of {foreign.giver}", ""
+    return f"{answer.status} ?", f"{answer.status} {answer.headers} {answer.body[:300]!r}"
+
+
+def _ours(answer: Answer) -> dict[str, Any] | None:
+    """The error's fields, if it is one of ours, in our form."""
+    try:
+        body = json.loads(answer.body or b"")
+        is_ours = body.keys() == {"code", "detail", "request_id"} and body["code"] in _CODES
+        is_named = body["request_id"] == answer.headers.get("x-request-id")
+    except (ValueError, AttributeError):
+        return None
+    return body if is_ours and is_named else None
+
+
+def _codes(kind: type[ServeAppError]) -> set[str]:
+    return {kind.code}.union(*(_codes(child) for child in kind.__subclasses__()))
+
+
+_CODES = _codes(ServeAppError)
+
+
+def _growth(before: Footprint, after: Footprint) -> list[str]:
+    found = after.growth(before)
+    if after.memory_mib > before.memory_mib + _MEMORY_SLACK_MIB:
+        found.append(f"{before.memory_mib:.0f} MiB became {after.memory_mib:.0f}")
+    return found
