@@ -8,6 +8,7 @@ import logging
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from scripts.server import free_port
 from serve_app.api import build_api
 from serve_app.config import StreamArgs, parse_args
 from serve_app.errors import SourceError
+from serve_app.guard import Guard
 from serve_app.keys import make_key
 from serve_app.stream_schemas import StreamSpec, StreamStatus
 from serve_app.streams.source import parse_source
@@ -30,6 +32,7 @@ from tests.fakes import FakePipeline, FakeStreams
 from tests.unit.test_stream import FakeDetector
 
 pytestmark = pytest.mark.anyio
+LOCAL = Guard((ip_network("127.0.0.0/8"),))
 SECRET = "hunter2"
 WEBHOOK_SECRET = "whsec_" + base64.b64encode(SECRET.encode() * 4).decode()
 SECRETS = (SECRET, WEBHOOK_SECRET.removeprefix("whsec_"))
@@ -51,10 +54,10 @@ class RunningStreams(FakeStreams):
 
     async def create(self, spec: StreamSpec) -> StreamStatus:
         source = parse_source(spec.source.uri, (self._folder,))
-        check_outputs(spec, self._folder)
+        check_outputs(spec, self._folder, LOCAL)
         self.store.put(Record(spec=spec))
         bookmark = self.store.bookmark(spec.id)
-        stream = Stream(spec, source, FakeDetector(), bookmark, StreamArgs(output_dir=self._folder))
+        stream = Stream(spec, source, FakeDetector(), bookmark, StreamArgs(output_dir=self._folder), LOCAL)
         self.running[spec.id] = stream, asyncio.create_task(stream.run())
         return stream.status()
 
