@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ os.environ.setdefault("RAY_ADDRESS", "local")  # read when Serve's command is im
 
 import ray
 from ray import serve
+from ray.serve.exceptions import RayServeException
 from ray.serve.scripts import run as serve_run
 
 from serve_app import preflight, shared_memory
@@ -73,9 +75,17 @@ def _serve(config: Json) -> None:
     finally:
         _on_signals(signal.SIG_IGN)  # it ends already
         if ray.is_initialized():
-            serve.shutdown()
-            ray.shutdown()
+            _shut_down()
         shared_memory.sweep()  # what killed processes left behind
+
+
+def _shut_down() -> None:
+    """What was accepted is answered first: Serve's own shutdown would end the proxy meanwhile."""
+    with suppress(RayServeException):  # there is no Serve any more
+        for name in serve.status().applications:
+            serve.delete(name)
+    serve.shutdown()
+    ray.shutdown()
 
 
 def _run(config: str) -> None:
