@@ -14,6 +14,7 @@ are GStreamer's: see scripts/servers.
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from scripts.trials.crowd import crowd
 from scripts.trials.disconnects import disconnect
 from scripts.trials.hostile import hostile
 from scripts.trials.kills import VICTIMS, kill
-from scripts.trials.node import lose_node
+from scripts.trials.node import SEVERAL_NODES, lose_node
 from scripts.trials.stage import FOLDER, console, honest_picture, progress, save_pictures, save_video, serving
 from serve_app.config import PreprocessorArgs
 
@@ -65,6 +66,8 @@ def main() -> None:
 
 def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
     """One trial; what was wrong. Raises StartFailed, NoCamera."""
+    if trial == "node":
+        os.environ[SEVERAL_NODES] = "1"
     with serving() as cluster, progress(trial, times) as tell:
         match trial:
             case "disconnects":

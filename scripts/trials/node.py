@@ -16,6 +16,7 @@ from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower
 from serve_app import shared_memory
 
+SEVERAL_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # else configs/serve.env has Ray keep to loopback
 _STREAMS = 4
 _STARTED = "Ray runtime started"  # what ray start says when the node has joined
 _CURRENT = Path("/tmp/ray/ray_current_cluster")  # ray start names its cluster there; who starts Ray next would join it
@@ -70,8 +71,7 @@ def _second_node(cluster: Cluster, log: Path) -> Iterator[subprocess.Popen[bytes
     address = ray_address(cluster.pid)
     command = [ROOT / ".venv/bin/ray", "start", "--block", f"--address={address}", "--num-cpus=1"]
     command += [f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats"]
-    # A Ray that scripts/serve starts for itself asks for its token; ray start sends one only when told.
-    script = f"source configs/serve.env; export RAY_AUTH_MODE=token; exec {' '.join(map(str, command))}"
+    script = f"export {SEVERAL_NODES}=1; source configs/serve.env; exec {' '.join(map(str, command))}"
     before = _CURRENT.read_text() if _CURRENT.exists() else None
     log.unlink(missing_ok=True)
     with log.open("w") as output:

@@ -16,7 +16,6 @@ import grpc
 import httpx
 import psutil
 import pytest
-import yaml
 
 from scripts import server
 from scripts.server import ROOT, Server
@@ -46,13 +45,8 @@ class Open:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The local config, but with two Ingress replicas."""
-    folder = tmp_path_factory.mktemp("ports")
-    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
-    for deployment in config["applications"][0]["deployments"]:
-        deployment["num_replicas"] = REPLICAS[deployment["name"]]
-    (folder / "two.yaml").write_text(yaml.safe_dump(config))
-    running = server.start(folder / "two.yaml", folder / "log")
+    """The local config."""
+    running = server.start(ROOT / "configs/local.yaml", tmp_path_factory.mktemp("ports") / "log")
     try:
         running.wait_until_ready()
         eventually(lambda: routed(running) == REPLICAS["Ingress"], what="both of them behind HAProxy")
