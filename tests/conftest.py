@@ -30,6 +30,13 @@ def chaos(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--chaos"))
 
 
+@pytest.fixture
+def only_with_chaos(chaos: bool) -> None:
+    """For a test of minutes whose fault another one shows in seconds."""
+    if not chaos:
+        pytest.skip("takes minutes, and another test shows the same once: scripts/test --chaos runs it")
+
+
 @pytest.fixture(autouse=True)
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the shell's reaches a test, nor does its proxy stand before a server of ours."""

@@ -102,7 +102,7 @@ def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
                 churned = churn(cluster, save_video(), times, tell)
                 show("to create four streams, have a result of each and delete them", churned.took_s)
                 for name, before in churned.before.items():
-                    show_footprints(name, before, churned.after[name])
+                    show_footprints(name, before, churned.after.get(name))
                 console.print(f"metric series that came: {dict(churned.series) or 'none'}")
                 return churned.problems
             case "hostile":

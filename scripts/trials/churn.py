@@ -9,12 +9,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream, until
 
 _AT_ONCE = 4
-_FORGOTTEN_AFTER_S = 60.0  # Ray's node agent drops a gauge after two reports
+_FORGOTTEN_AFTER_S = 180.0  # Ray's node agent drops a gauge after two reports
 _LASTING = ("StreamSupervisor", "Detector", "Preprocessor", "Ingress")
 
 
@@ -23,7 +21,7 @@ class Churn:
     """How it went."""
 
     took_s: list[float] = field(default_factory=list)  # to create four streams, have a result of each and delete them
-    before: dict[str, Footprint] = field(default_factory=dict)  # by deployment, settled
+    before: dict[str, Footprint] = field(default_factory=dict)  # by replica, settled
     after: dict[str, Footprint] = field(default_factory=dict)
     series: Counter[str] = field(default_factory=Counter)  # that came, by metric
     problems: list[str] = field(default_factory=list)
@@ -49,7 +47,10 @@ def churn(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
     if ours:
         trial.problems.append(f"metric series are left: {ours}")
     for name, before in trial.before.items():
-        trial.problems += [f"{name}: {growth}" for growth in trial.after[name].growth(before)]
+        if name not in trial.after:
+            trial.problems.append(f"{name} is gone")
+        else:
+            trial.problems += [f"{name}: {growth}" for growth in trial.after[name].growth(before)]
     return trial
 
 
@@ -66,12 +67,8 @@ def _visit(cluster: Cluster, video: Path, count: int) -> float:
 
 
 def _footprints(cluster: Cluster) -> dict[str, Footprint]:
-    return {name: Footprint.of(_only(cluster.replicas(name))) for name in _LASTING}
-
-
-def _only(processes: list[psutil.Process]) -> psutil.Process:
-    (process,) = processes
-    return process
+    replicas = [(name, process) for name in _LASTING for process in cluster.replicas(name)]
+    return {f"{name} {process.pid}": Footprint.of(process) for name, process in replicas}
 
 
 def _wait_until_forgotten(cluster: Cluster) -> None:

@@ -16,7 +16,7 @@ from serve_app.config import parse_args
 from serve_app.deployments import Ingress
 from serve_app.keys import make_key
 from tests import squares
-from tests.integration.conftest import Service, eventually
+from tests.integration.conftest import PATIENCE_S, Service, eventually
 from tests.squares import Square
 
 PREFIX = "/guarded"
@@ -54,7 +54,7 @@ def test_keys_hold_over_http_and_websocket_and_change_without_a_restart(guarded:
     entries = [entry for _, entry in made]
 
     def ask(header: dict[str, str]) -> httpx.Response:
-        return httpx.post(f"{guarded}/detect", content=picture, headers=header, timeout=60)
+        return httpx.post(f"{guarded}/detect", content=picture, headers=header, timeout=PATIENCE_S)
 
     save(keys_file, entries[:2])
     answer = eventually(lambda: response if (response := ask(first)).is_success else None, what="the key")

@@ -10,7 +10,7 @@ from ray import serve
 from scripts.server import is_ready
 from serve_app.app import build_app
 from tests import squares
-from tests.integration.conftest import Service, eventually
+from tests.integration.conftest import PATIENCE_S, Service, eventually
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_batches_fill_while_the_engine_is_busy(slow_url: str) -> None:
 
     async def run() -> list[int]:
         data = squares.encode(squares.picture([]))
-        async with httpx.AsyncClient(timeout=120) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
 
             async def one_client() -> list[int]:
                 return [(await client.post(f"{slow_url}/detect", content=data)).json()["batch_size"] for _ in range(10)]

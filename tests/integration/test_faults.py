@@ -12,7 +12,7 @@ from scripts.server import is_ready
 from serve_app.app import build_app
 from tests import trapped
 from tests.conftest import trusted
-from tests.integration.conftest import Service, eventually, replicas
+from tests.integration.conftest import PATIENCE_S, Service, eventually, replicas
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_picture_that_kills_the_engine_or_hangs_it_is_refused_alone(trap_url: 
         return response.status_code, response.json().get("code", "")
 
     async def run() -> None:
-        async with httpx.AsyncClient(base_url=trap_url, timeout=120) as client:
+        async with httpx.AsyncClient(base_url=trap_url, timeout=PATIENCE_S) as client:
             kinds = ["harmless", "deadly", "harmless", "endless", "harmless"]
             first = await asyncio.gather(*(post(client, kind) for kind in kinds))
             assert first == [(422, "poison") if kind in {"deadly", "endless"} else (200, "") for kind in kinds]
@@ -46,9 +46,9 @@ def test_without_a_detector_the_service_lives_but_is_not_ready(service: Service)
     (replica,) = replicas("Detector")
     replica.suspend()
     try:
-        response = httpx.get(f"{service.url}/readyz", timeout=30)
+        response = httpx.get(f"{service.url}/readyz", timeout=PATIENCE_S)
         assert (response.status_code, response.json()["code"]) == (503, "unavailable")
-        assert httpx.get(f"{service.url}/livez", timeout=30).status_code == 200
+        assert httpx.get(f"{service.url}/livez", timeout=PATIENCE_S).status_code == 200
     finally:
         replica.resume()
     eventually(lambda: is_ready(service.url), what="readiness")

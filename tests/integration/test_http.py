@@ -13,7 +13,7 @@ import pytest
 from serve_app.types import Json
 from tests import squares
 from tests.hostile import png_of
-from tests.integration.conftest import SLOTS, Service, eventually, replicas
+from tests.integration.conftest import PATIENCE_S, SLOTS, Service, eventually, replicas
 from tests.squares import LABELS, Square
 
 GOOD = squares.encode(squares.picture([Square("red", 5, 10), Square("blue", 20, 10, 250)]))
@@ -83,7 +83,7 @@ def test_no_answer_is_ever_another_pictures_or_another_thresholds(service: Servi
 
     async def run() -> list[str]:
         limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(base_url=service.url, timeout=120, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_S, limits=limits) as client:
             results = await asyncio.gather(*(one_client(client, number) for number in range(64)))
         return [problem for problems in results for problem in problems]
 
@@ -143,7 +143,7 @@ def memory_bytes() -> int:
 
 def test_hostile_input_hurts_no_neighbour_and_leaves_no_memory_behind(service: Service) -> None:
     async def storm() -> list[bool]:
-        async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_S) as client:
 
             async def hostile() -> None:
                 for request, _, _ in HOSTILE.values():
@@ -172,7 +172,7 @@ def test_clients_that_go_away_leave_every_slot_free(service: Service) -> None:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def come() -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_S) as client:
             return await asyncio.gather(*(client.post("/detect", content=GOOD) for _ in range(SLOTS)))
 
     for _ in range(3):

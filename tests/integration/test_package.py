@@ -19,7 +19,7 @@ from scripts.codes import samples
 from scripts.codes.score import Guess, score
 from scripts.server import free_port, is_ready
 from serve_app.drawing import encode_jpeg
-from tests.integration.conftest import eventually, frame_pools
+from tests.integration.conftest import PATIENCE_S, eventually, frame_pools
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -31,7 +31,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and the source distribution."""
     folder = tmp_path_factory.mktemp("dist")
     here = ["--no-build-isolation", "--python", sys.executable]  # with what is installed: no network
-    subprocess.run([BIN / "uv", "build", "--quiet", *here, "--out-dir", folder, ROOT], check=True, timeout=120)
+    subprocess.run([BIN / "uv", "build", "--quiet", *here, "--out-dir", folder, ROOT], check=True, timeout=PATIENCE_S)
     return folder
 
 
@@ -46,11 +46,11 @@ def test_wheel_and_source_distribution_contain_the_model(built: Path) -> None:
 def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: Path) -> None:
     """Its dependencies are this environment's, lent by a .pth file; serve_app itself is the wheel's."""
     venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=PATIENCE_S)
     python = venv / "bin/python"
     (wheel,) = built.glob("*.whl")
     install = [BIN / "uv", "pip", "install", "--quiet", "--no-deps", "--python", python, wheel]
-    subprocess.run(install, check=True, timeout=120)
+    subprocess.run(install, check=True, timeout=PATIENCE_S)
     (packages,) = (venv / "lib").glob("python*/site-packages")
     (packages / "lent.pth").write_text("\n".join(site.getsitepackages()))
 
@@ -67,10 +67,10 @@ def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: 
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{port}"
-        eventually(lambda: is_ready(url) or process.poll() is not None, within_s=120, what="readiness")
+        eventually(lambda: is_ready(url) or process.poll() is not None, what="readiness")
         assert process.poll() is None, log.read_text()[-3000:]
         scene = samples.picture(3)
-        body = httpx.post(f"{url}/detect", content=encode_jpeg(scene.pixels), timeout=60).json()
+        body = httpx.post(f"{url}/detect", content=encode_jpeg(scene.pixels), timeout=PATIENCE_S).json()
         result = score(scene, [Guess.from_json(detection) for detection in body["detections"]])
         assert (body["model"], len(result.missed), len(result.false)) == ("codes", 0, 0)
         process.send_signal(signal.SIGINT)

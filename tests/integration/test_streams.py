@@ -23,6 +23,7 @@ from serve_app.streams.store import StreamStore
 from tests import squares
 from tests.integration.conftest import (
     APPLICATION,
+    PATIENCE_S,
     Service,
     delete_stream,
     eventually,
@@ -103,7 +104,7 @@ def test_http_and_a_stream_share_the_detector(service: Service, video: Path) -> 
     before = stream_results(service.url, 1)[0].frame_id
     data = squares.encode(squares.picture([square_of(77)]))
     for _ in range(30):
-        (found,) = httpx.post(f"{service.url}/detect", content=data, timeout=30).json()["detections"]
+        (found,) = httpx.post(f"{service.url}/detect", content=data, timeout=PATIENCE_S).json()["detections"]
         assert frame_of(found["bbox"]["x1"], found["bbox"]["y1"]) == 77
     assert stream_status(service.url).latest.frame_id > before
 
@@ -111,7 +112,7 @@ def test_http_and_a_stream_share_the_detector(service: Service, video: Path) -> 
 def test_the_newest_frame_is_seen_with_its_boxes(service: Service, video: Path) -> None:
     start_stream(service.url, video, loop=True)
     stream_results(service.url, 1)
-    shown = httpx.get(f"{service.url}/streams/lot/frame.jpg", params={"boxes": "false"}, timeout=30)
+    shown = httpx.get(f"{service.url}/streams/lot/frame.jpg", params={"boxes": "false"}, timeout=PATIENCE_S)
     assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
     number = frame_shown(cv2.imdecode(np.frombuffer(shown.content, np.uint8), cv2.IMREAD_COLOR))
     assert number == int(shown.headers["X-Frame-Id"]) % 60
@@ -139,7 +140,7 @@ def test_a_stream_that_cannot_be_is_refused(
     service: Service, video: Path, fields: dict[str, Any], code: str, sentence: str
 ) -> None:
     spec = {"id": "lot", "source": {"uri": str(video)}} | fields
-    refused = httpx.post(f"{service.url}/streams", json=spec, timeout=30)
+    refused = httpx.post(f"{service.url}/streams", json=spec, timeout=PATIENCE_S)
     assert (refused.status_code, refused.json()["code"]) == (422, code)
     assert sentence in refused.json()["detail"]
     assert "secret" not in refused.text
@@ -148,7 +149,7 @@ def test_a_stream_that_cannot_be_is_refused(
 
 def test_an_id_is_given_once(service: Service, video: Path) -> None:
     start_stream(service.url, video, loop=True)
-    again = httpx.post(f"{service.url}/streams", json={"id": "lot", "source": {"uri": str(video)}}, timeout=30)
+    again = httpx.post(f"{service.url}/streams", json={"id": "lot", "source": {"uri": str(video)}}, timeout=PATIENCE_S)
     assert (again.status_code, again.json()["code"]) == (409, "conflict")
     assert stream_ids(service.url) == ["lot"]
 
@@ -170,15 +171,15 @@ def test_more_than_the_detectors_can_hold_is_refused_unless_it_may_degrade(slow_
     camera = "rtsp://127.0.0.1:9/"
     start_stream(slow_url, camera, stream_id="first")
     second = {"id": "second", "source": {"uri": camera}}
-    refused = httpx.post(f"{slow_url}/streams", json=second, timeout=30)
+    refused = httpx.post(f"{slow_url}/streams", json=second, timeout=PATIENCE_S)
     assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
     assert "send 25, and this one would add 25" in refused.json()["detail"]
     for fields in ({"max_fps": 5}, {"degrade": True}):
-        httpx.post(f"{slow_url}/streams", json=second | fields, timeout=30).raise_for_status()
+        httpx.post(f"{slow_url}/streams", json=second | fields, timeout=PATIENCE_S).raise_for_status()
         delete_stream(slow_url, "second")
-    httpx.post(f"{slow_url}/streams/first/pause", timeout=30).raise_for_status()
-    httpx.post(f"{slow_url}/streams", json=second, timeout=30).raise_for_status()
-    resumed = httpx.post(f"{slow_url}/streams/first/resume", timeout=30)
+    httpx.post(f"{slow_url}/streams/first/pause", timeout=PATIENCE_S).raise_for_status()
+    httpx.post(f"{slow_url}/streams", json=second, timeout=PATIENCE_S).raise_for_status()
+    resumed = httpx.post(f"{slow_url}/streams/first/resume", timeout=PATIENCE_S)
     assert resumed.status_code == 503
     assert stream_status(slow_url, "first").state == "paused"
 
@@ -186,7 +187,7 @@ def test_more_than_the_detectors_can_hold_is_refused_unless_it_may_degrade(slow_
 def test_streams_that_come_at_once_are_admitted_one_after_the_other(slow_url: str) -> None:
     def create(number: int) -> int:
         spec = {"id": f"at-once-{number}", "source": {"uri": "rtsp://127.0.0.1:9/"}}
-        return httpx.post(f"{slow_url}/streams", json=spec, timeout=30).status_code
+        return httpx.post(f"{slow_url}/streams", json=spec, timeout=PATIENCE_S).status_code
 
     with ThreadPoolExecutor(4) as clients:
         assert sorted(clients.map(create, range(4))) == [201, 503, 503, 503]
@@ -196,7 +197,7 @@ def test_streams_that_come_at_once_are_admitted_one_after_the_other(slow_url: st
 def test_a_stream_that_is_created_paused_waits_until_it_is_resumed(service: Service, video: Path) -> None:
     created = start_stream(service.url, video, paused=True)
     assert (created.state, workers("StreamWorker")) == ("paused", [])
-    resumed = httpx.post(f"{service.url}/streams/lot/resume", timeout=60).raise_for_status().json()
+    resumed = httpx.post(f"{service.url}/streams/lot/resume", timeout=PATIENCE_S).raise_for_status().json()
     assert resumed["state"] == "starting"
     assert status_when(service, "the end", state="completed").processed == 60
 
@@ -216,7 +217,7 @@ def test_a_failed_stream_is_taken_up_when_its_source_is_mended(service: Service,
     start_stream(service.url, tmp_path / "a.avi")
     status_when(service, "failure", state="failed")
     (tmp_path / "a.avi").write_bytes(video.read_bytes())
-    httpx.post(f"{service.url}/streams/lot/resume", timeout=60).raise_for_status()
+    httpx.post(f"{service.url}/streams/lot/resume", timeout=PATIENCE_S).raise_for_status()
     assert status_when(service, "the end", state="completed").processed == 60
 
 
@@ -224,9 +225,9 @@ def test_a_stream_is_replaced_and_goes_on_where_the_new_one_cannot_be(service: S
     start_stream(service.url, video, loop=True)
     last_id = next(stream_events(service.url, types="result"))["event_id"]
     spec = {"source": {"uri": str(video)}, "detect": {"classes": ["unicorn"]}}
-    assert httpx.put(f"{service.url}/streams/lot", json=spec, timeout=60).status_code == 422
+    assert httpx.put(f"{service.url}/streams/lot", json=spec, timeout=PATIENCE_S).status_code == 422
     stream_results(service.url, 1)
-    httpx.put(f"{service.url}/streams/lot", json=spec | {"detect": {}}, timeout=60).raise_for_status()
+    httpx.put(f"{service.url}/streams/lot", json=spec | {"detect": {}}, timeout=PATIENCE_S).raise_for_status()
     status = status_when(service, "the end", state="completed")
     assert (status.captured, status.processed, status.dropped) == (60, 60, {})
     events = stream_events(service.url, after=last_id, types="state")
@@ -234,7 +235,7 @@ def test_a_stream_is_replaced_and_goes_on_where_the_new_one_cannot_be(service: S
 
 
 def status_of_missing(service: Service) -> int:
-    return httpx.get(f"{service.url}/streams/lot", timeout=30).status_code
+    return httpx.get(f"{service.url}/streams/lot", timeout=PATIENCE_S).status_code
 
 
 def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(service: Service, video: Path) -> None:
@@ -306,11 +307,11 @@ def test_a_stream_goes_on_when_its_detector_was_killed(service: Service, video: 
 def test_a_paused_stream_has_no_process_and_goes_on_where_it_was(service: Service, video: Path) -> None:
     start_stream(service.url, video, loop=True)
     stream_results(service.url, 10)
-    paused = httpx.post(f"{service.url}/streams/lot/pause", timeout=60).raise_for_status().json()
+    paused = httpx.post(f"{service.url}/streams/lot/pause", timeout=PATIENCE_S).raise_for_status().json()
     assert paused["state"] == "paused"
     eventually(lambda: not workers("StreamWorker"), what="the end of its process")
     assert stream_status(service.url).state == "paused"
-    httpx.post(f"{service.url}/streams/lot/resume", timeout=60).raise_for_status()
+    httpx.post(f"{service.url}/streams/lot/resume", timeout=PATIENCE_S).raise_for_status()
     events = stream_events(service.url, types="gap,result", after=0)
     gap = next(events)
     events.close()
@@ -325,7 +326,9 @@ def test_zones_are_counted_and_edited_while_the_stream_runs(service: Service, vi
     events.close()
     assert (entered["zone"], entered["change"], entered["label"]) == ("all", "entered", "red")
     line = {"name": "gate", "start": (0.5, 0), "end": (0.5, 1)}
-    changed = httpx.put(f"{service.url}/streams/lot/regions", json={"lines": [line]}, timeout=60).raise_for_status()
+    changed = httpx.put(
+        f"{service.url}/streams/lot/regions", json={"lines": [line]}, timeout=PATIENCE_S
+    ).raise_for_status()
     assert changed.json()["zones"] == {}
     eventually(lambda: any(stream_status(service.url).lines["gate"].model_dump().values()), what="a crossing")
 
@@ -340,13 +343,21 @@ def test_a_deleted_stream_leaves_nothing(service: Service, video: Path, stream_f
     assert worker.running(APPLICATION) == []
     kept = [path.name for path in (Path(stream_folders["state_dir"]) / APPLICATION).iterdir()]
     assert kept == ["lock"]
-    missing = httpx.get(f"{service.url}/streams/lot", timeout=30)
+    missing = httpx.get(f"{service.url}/streams/lot", timeout=PATIENCE_S)
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
 
 
+@pytest.fixture
+def changing(service: Service) -> Iterator[Service]:
+    """The application of a test that deploys others in its place: whatever comes of it, the next test finds its own."""
+    yield service
+    service.deploy()
+
+
 def test_a_stream_outlives_a_rolling_update_and_ends_with_its_application_and_comes_back(
-    service: Service, video: Path, others: set[str]
+    changing: Service, video: Path, others: set[str]
 ) -> None:
+    service = changing
     start_stream(service.url, video, loop=True)
     stream_results(service.url, 1)
     before = stream_status(service.url)
@@ -371,7 +382,7 @@ def run_script(service: Service, *arguments: str) -> subprocess.CompletedProcess
         env=os.environ | {"SIGHTLINE_URL": service.url, "COLUMNS": "160"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
 
