@@ -103,7 +103,6 @@ def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
                 show("to create four streams, have a result of each and delete them", churned.took_s)
                 for name, before in churned.before.items():
                     show_footprints(name, before, churned.after.get(name))
-                console.print(f"metric series that came: {dict(churned.series) or 'none'}")
                 return churned.problems
             case "hostile":
                 seed = secrets.randbits(32) if seed is None else seed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream, until
 
 _AT_ONCE = 4
+_NAME = "guest"
 _FORGOTTEN_AFTER_S = 180.0  # Ray's node agent drops a gauge after two reports
 _LASTING = ("StreamSupervisor", "Detector", "Preprocessor", "Ingress")
 
@@ -23,7 +23,6 @@ class Churn:
     took_s: list[float] = field(default_factory=list)  # to create four streams, have a result of each and delete them
     before: dict[str, Footprint] = field(default_factory=dict)  # by replica, settled
     after: dict[str, Footprint] = field(default_factory=dict)
-    series: Counter[str] = field(default_factory=Counter)  # that came, by metric
     problems: list[str] = field(default_factory=list)
 
 
@@ -31,21 +30,19 @@ def churn(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
     """So many streams, four at once."""
     trial = Churn()
     _visit(cluster, video, _AT_ONCE)  # after this, everything that is opened once is open
-    _wait_until_forgotten(cluster)
-    trial.before, series, pools = _footprints(cluster), cluster.series(), frame_pools()
+    until(lambda: cluster.series_of(_NAME), what="metrics that name a stream")
+    _wait_until_over(cluster)
+    trial.before, pools = _footprints(cluster), frame_pools()
     for done in range(0, times, _AT_ONCE):
         trial.took_s.append(_visit(cluster, video, min(_AT_ONCE, times - done)))
         tell(min(done + _AT_ONCE, times))
-    _wait_until_forgotten(cluster)
+    _wait_until_over(cluster)
+    until(lambda: not cluster.series_of(_NAME), within_s=_FORGOTTEN_AFTER_S, what="the end of the last one's metrics")
     trial.after = _footprints(cluster)
-    trial.series = cluster.series() - series
     if cluster.streams() or cluster.workers():
         trial.problems.append("streams or their processes are left")
     if frame_pools() - pools:
         trial.problems.append("frame pools are left")
-    ours = {name: count for name, count in trial.series.items() if "sightline" in name}
-    if ours:
-        trial.problems.append(f"metric series are left: {ours}")
     for name, before in trial.before.items():
         if name not in trial.after:
             trial.problems.append(f"{name} is gone")
@@ -57,7 +54,7 @@ def churn(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
 def _visit(cluster: Cluster, video: Path, count: int) -> float:
     """So many streams at once; how many seconds they took."""
     began_s = time.monotonic()
-    names = [f"guest-{number}" for number in range(count)]
+    names = [f"{_NAME}-{number}" for number in range(count)]
     with ExitStack() as streams:
         for name in names:
             streams.enter_context(stream(cluster, name, video, loop=True))
@@ -71,10 +68,5 @@ def _footprints(cluster: Cluster) -> dict[str, Footprint]:
     return {f"{name} {process.pid}": Footprint.of(process) for name, process in replicas}
 
 
-def _wait_until_forgotten(cluster: Cluster) -> None:
+def _wait_until_over(cluster: Cluster) -> None:
     until(lambda: not cluster.workers(), what="the end of the last one's process")
-    until(
-        lambda: not any("sightline_stream" in name for name in cluster.series()),
-        within_s=_FORGOTTEN_AFTER_S,
-        what="the end of the last one's metrics",
-    )

@@ -103,12 +103,12 @@ class Cluster:
         """What all of them say."""
         return StreamList(**self._ask("GET", "/streams").json()).streams
 
-    def series(self) -> Counter[str]:
-        """How many series of each metric Ray's node agents show."""
+    def series_of(self, stream_id: str) -> Counter[str]:
+        """How many series of each metric Ray's node agents show that name a stream whose id begins so."""
         found: Counter[str] = Counter()
         for port in self._metrics_ports():
             text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=_TIMEOUT_S, trust_env=False).text
-            found.update(re.findall(r"^(\w+)\{", text, re.MULTILINE))
+            found.update(re.findall(rf'^(\w+)\{{.*"{re.escape(stream_id)}', text, re.MULTILINE))
         return found
 
     def _metrics_ports(self) -> Iterator[int]:

@@ -38,7 +38,10 @@ class Running:
     pools_before: set[str]
 
 
-@pytest.fixture(params=["scripts/serve with Ray's flags, SIGTERM", "serve run without flags, Ctrl-C"])
+FLAGLESS = pytest.param("serve run without flags, Ctrl-C", marks=pytest.mark.usefixtures("only_with_chaos"))
+
+
+@pytest.fixture(params=["scripts/serve with Ray's flags, SIGTERM", FLAGLESS])
 def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path) -> Iterator[Running]:
     """The shipped local config on a free port."""
     port = free_port()
