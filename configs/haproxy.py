@@ -4,6 +4,7 @@
 - Ray opens HAProxy's metrics, statistics and admin socket to everyone. Here the first two are on loopback, and the last
   one is the user's alone. What HAProxy sends to a syslog by UDP is left out.
 - The listening sockets are held here. A HAProxy that died is started again at once; who connects meanwhile waits.
+- Who sends no whole header in ten seconds is sent away; Ray would wait for ever.
 - HAProxy dies with this process, and this one with Ray's actor: nothing outlives Ray.
 
 Ray asks on the admin socket which process answers there, and means the one that it started. So this process answers: it
@@ -35,6 +36,7 @@ from types import FrameType
 _LISTENERS = b"listeners\n"  # what a successor asks on the admin socket; HAProxy has no such command
 _MAX_LISTENERS = 8
 _BACKLOG = 4096  # connections that wait while HAProxy is started again
+_HEADERS_TIMEOUT = "timeout http-request 10s\n    timeout http-keep-alive 60s"
 _PAUSE_S = 0.2  # between the starts of one that dies at once
 _PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None)
@@ -85,6 +87,7 @@ class Guard:
         config = change(config, stats_socket, rf"\g<1>sockpair@{its_end.fileno()} level admin")
         for section in ("frontend prometheus", "listen stats"):
             config = change(config, rf"^({section}\n *bind )\*?:", r"\g<1>127.0.0.1:")
+        config = change(config, r"^( *)(timeout client \d+s)$", r"\1\2\n\1" + _HEADERS_TIMEOUT)
         config = re.sub(r"^ *log 127\.0\.0\.1:514 .*\n", "", config, flags=re.MULTILINE)
 
         self._listeners = self._ask_predecessor() if self._predecessors else {}

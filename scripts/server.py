@@ -20,12 +20,17 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 300  # a slow disk
 STOP_TIMEOUT_S = 90  # what was accepted is answered first
+_CHILDREN_OUTLIVE_IT_S = 10
 REQUEST_TIMEOUT_S = 60
 PORT = 8000  # Serve's default; another one where it is taken
 
 
 class StartFailed(Exception):
     """The service did not get ready; the log's end says why."""
+
+
+class StopFailed(Exception):
+    """Something of the service had to be killed at its end."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,9 @@ class Server:
         wait_until_answered(f"{self.url}/readyz", self.process, self.log)
 
     def stop(self) -> None:
-        """It drains, and leaves nothing."""
-        stop_group(self.process)
+        """It drains, and leaves nothing. Raises StopFailed, when all is ended that did not end by itself."""
+        if left := stop_group(self.process):
+            raise StopFailed(f"the service did not end by itself: {', '.join(left)}; see {self.log}")
 
 
 def is_ready(url: str) -> bool:
@@ -73,14 +79,23 @@ def stop_on_signals() -> None:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
-def stop_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends a program that leads a session of its own, and whatever of it is left after a while."""
+def stop_group(process: subprocess.Popen[bytes]) -> list[str]:
+    """Ends a program and whatever of it is left after a while; returns the names of what was left."""
+    family = []
+    with suppress(psutil.Error):  # it has ended already
+        family = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # a child that outlived it
+    left = [] if process.poll() is not None else [f"process {process.pid}"]
+    _, alive = psutil.wait_procs(family, timeout=_CHILDREN_OUTLIVE_IT_S)
+    for child in alive:
+        with suppress(psutil.Error):
+            left.append(" ".join(child.cmdline())[:80])
+            child.kill()
+    process.kill()
     process.wait()
+    return left
 
 
 def ray_address(server_pid: int) -> str:

@@ -24,6 +24,7 @@ os.environ.setdefault("RAY_ADDRESS", "local")  # read when Serve's command is im
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.scripts import run as serve_run
 
@@ -74,18 +75,23 @@ def _serve(config: Json) -> None:
             signal.pause()
     finally:
         _on_signals(signal.SIG_IGN)  # it ends already
-        if ray.is_initialized():
-            _shut_down()
-        shared_memory.sweep()  # what killed processes left behind
+        try:
+            if ray.is_initialized():
+                _shut_down()
+        finally:
+            shared_memory.sweep()  # what killed processes left behind
 
 
 def _shut_down() -> None:
     """What was accepted is answered first: Serve's own shutdown would end the proxy meanwhile."""
-    with suppress(RayServeException):  # there is no Serve any more
-        for name in serve.status().applications:
-            serve.delete(name)
-    serve.shutdown()
-    ray.shutdown()
+    try:
+        with suppress(RayServeException, RayError, TimeoutError):  # there is no Serve any more, or it does not answer
+            for name in serve.status().applications:
+                serve.delete(name)
+        with suppress(RayServeException, RayError, TimeoutError):
+            serve.shutdown()
+    finally:
+        ray.shutdown()
 
 
 def _run(config: str) -> None:

@@ -14,8 +14,10 @@ from serve_app.streams.supervisor import StreamSupervisor
 
 # A full replica is asked again after at most this long (Serve's default is 0.5 s, in which an engine would idle).
 _ROUTER = RequestRouterConfig(initial_backoff_s=0.005, max_backoff_s=0.02)
-# A dead replica is noticed at its next health check.
-_COMMON: dict[str, Any] = {"request_router_config": _ROUTER, "health_check_period_s": 1}
+# A dead replica is noticed at its next health check, one that does not answer at the third.
+_COMMON: dict[str, Any] = {"request_router_config": _ROUTER, "health_check_period_s": 1, "health_check_timeout_s": 10}
+# Of what was accepted, when the application is deleted: who is called outlasts who calls.
+_INGRESS_DRAINS_S, _PREPROCESSOR_DRAINS_S, _DETECTOR_DRAINS_S = 30, 35, 40
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -29,6 +31,7 @@ def build_app(args: dict[str, Any]) -> Application:
         Detector,
         ray_actor_options={"num_cpus": 0.5},
         max_ongoing_requests=batcher.max_calls,  # never full, so that Serve's router never backs off
+        graceful_shutdown_timeout_s=_DETECTOR_DRAINS_S,
         **_COMMON,
     ).bind(app_args)
     preprocessor = serve.deployment(
@@ -36,6 +39,7 @@ def build_app(args: dict[str, Any]) -> Application:
         ray_actor_options={"num_cpus": 0.2},
         max_ongoing_requests=slots,  # a slot for each request in flight: a lease never waits
         max_queued_requests=app_args.preprocessor.max_calls - slots,  # of an Ingress on another node
+        graceful_shutdown_timeout_s=_PREPROCESSOR_DRAINS_S,
         **_COMMON,
     ).bind(detector, app_args)
     supervisor = serve.deployment(
@@ -48,7 +52,10 @@ def build_app(args: dict[str, Any]) -> Application:
     ingress = serve.deployment(
         Ingress,
         ray_actor_options={"num_cpus": 0.1},
-        max_ongoing_requests=4 * slots,
+        # Never reached: the API refuses before. Of what Serve queues it reads the bodies, without a limit.
+        max_ongoing_requests=2 * app_args.limits.max_requests,
+        max_queued_requests=app_args.limits.max_requests,
+        graceful_shutdown_timeout_s=_INGRESS_DRAINS_S,
         **_COMMON,
     )
     return ingress.bind(preprocessor, supervisor, app_args)

@@ -98,6 +98,7 @@ class LimitArgs(_Args):
 
     max_body_mib: int = _setting("MAX_BODY_MIB", 32, ge=1, le=60)  # below the gRPC limit in configs/serve.env
     max_megapixels: int = _setting("MAX_MEGAPIXELS", 50, ge=1, le=170)
+    max_requests: int = _setting("MAX_REQUESTS", 256, ge=8, le=4096)  # under way at once at an Ingress replica
     max_images_per_request: int = _setting("MAX_IMAGES_PER_REQUEST", 32, ge=1, le=256)
     deadline_s: float = _setting("DEADLINE_S", 60.0, gt=0, le=3600)
 

@@ -7,7 +7,9 @@ import hashlib
 import logging
 import os
 import signal
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,7 +28,7 @@ from serve_app.api.access import require_keys
 from serve_app.batcher import Batcher
 from serve_app.config import AppArgs, cores
 from serve_app.drawing import encode_jpeg
-from serve_app.errors import ModelChanged, Overloaded, ReplicaDied, ServeAppError, Unavailable
+from serve_app.errors import ModelChanged, Overloaded, ReplicaGone, ServeAppError, Unavailable
 from serve_app.frames import Mark, SlotReader
 from serve_app.local_calls import Method
 from serve_app.postprocess import to_detections
@@ -35,7 +37,7 @@ from serve_app.quarantine import Quarantine
 from serve_app.retries import Retries
 from serve_app.scaling import DEMAND
 from serve_app.schemas import DetectQuery
-from serve_app.serving import DetectorClient, RayInstrument, Replicas, http_host, listen, refusals_as_values
+from serve_app.serving import DetectorClient, RayInstrument, Replicas, close, http_host, listen, refusals_as_values
 from serve_app.streams.client import StreamClient
 from serve_app.telemetry import DROPS, KEYS_FILE_ERRORS, QUEUE_SIZE, REFUSALS, REQUESTS, STAGE_MS, Telemetry
 from serve_app.throttle import Throttle, WaitingRoom
@@ -51,8 +53,10 @@ from serve_app.types import (
 logger = logging.getLogger("ray.serve")
 
 _READY_TIMEOUT_S = 5.0
-_WEDGED_AFTER_S = 10.0  # in one batch, and
-_WEDGED_AFTER_BATCHES = 20  # as long as so many take
+_WEDGED_AFTER_S = 10.0  # in one batch; a slow engine has longer:
+_WEDGED_AFTER_BATCHES = 20  # as long as so many took when it was warm
+_DECODER_WEDGED_AFTER_S = 20.0  # in one picture: the largest take two
+_MODEL_CHANGED_PAUSE_S = 0.05
 T = TypeVar("T")
 
 
@@ -74,15 +78,16 @@ class Detector:
             models.load, args.model, has_gpu=bool(ray.get_gpu_ids()), max_batch_size=max_batch_size
         )
         self._threads = ThreadPoolExecutor(self._engine.concurrency, "engine")
-        items_per_s = await self._warm_up(max_batch_size)
-        self._wedged_after_s = max(_WEDGED_AFTER_S, _WEDGED_AFTER_BATCHES * max_batch_size / items_per_s)
+        batch_size = max_batch_size if self._engine.takes_batches else 1
+        batch_s = await self._warm_up(batch_size)
+        self._wedged_after_s = max(_WEDGED_AFTER_S, _WEDGED_AFTER_BATCHES * batch_s)
         self._batcher = Batcher(
             self._infer,
-            max_batch_size=max_batch_size if self._engine.takes_batches else 1,
+            max_batch_size=batch_size,
             max_queue_size=args.batcher.max_queue_size,
             weights=args.batcher.weights(),
             concurrency=self._engine.concurrency,
-            items_per_s=items_per_s,
+            items_per_s=batch_size * self._engine.concurrency / batch_s,
         )
         self._model = _with_defaults(self._engine.info, DetectOptions(**args.detect.model_dump()))
         methods: dict[str, Method] = {"model": self.model, "capacity": self.capacity, "detect": self.detect}
@@ -134,17 +139,17 @@ class Detector:
         size_px = self._engine.info.size_px
         return np.frombuffer(request.frame, np.uint8).reshape(size_px, size_px, 3), np.empty(1, np.uint8)
 
-    async def _warm_up(self, max_batch_size: int) -> float:
-        """Returns how many pictures a second the engine then takes."""
+    async def _warm_up(self, batch_size: int) -> float:
+        """Returns how many seconds as many batches as run at once then take."""
         size_px, concurrency = self._engine.info.size_px, self._engine.concurrency
         blank = np.zeros((size_px, size_px, 3), np.uint8)
-        frames = [blank] * (max_batch_size if self._engine.takes_batches else 1)
+        frames = [blank] * batch_size
         await self._in_thread(lambda: self._engine.infer(frames, alone=True))
         for _ in range(2):  # the second time it is warm
             began_s = time.monotonic()
             for_many = (self._in_thread(lambda: self._engine.infer(frames, alone=False)) for _ in range(concurrency))
             await asyncio.gather(*for_many)
-        return len(frames) * concurrency / (time.monotonic() - began_s)
+        return time.monotonic() - began_s
 
     async def _infer(self, items: list[_Item]) -> list[DetectReply]:
         alone = self._batcher.load == 1
@@ -178,7 +183,7 @@ class Detector:
 
     async def __del__(self) -> None:
         try:
-            await self._server.close()
+            await close(self._server)
         finally:
             await self._batcher.close()
             self._threads.shutdown(wait=False)
@@ -206,6 +211,7 @@ class Preprocessor:
         self._max_pixels = args.limits.max_megapixels * 1_000_000
         self._telemetry = Telemetry(RayInstrument)
         self._quarantine = Quarantine()
+        self._decoding_since_s: dict[int, float] = {}  # by thread
         self._room = WaitingRoom(args.preprocessor.slots)
         self._turns = asyncio.Semaphore(args.preprocessor.slots)
         await self._detector.connect()
@@ -215,6 +221,13 @@ class Preprocessor:
     async def model(self) -> ModelInfo:
         """The model, as a Detector says now."""
         return await self._detector.fetch_model()
+
+    async def check_health(self) -> None:
+        """Serve asks every second. A decoder that hangs keeps its slot and its thread: the replica ends with it."""
+        oldest_s = time.monotonic() - min(self._decoding_since_s.values(), default=time.monotonic())
+        if oldest_s > _DECODER_WEDGED_AFTER_S:
+            logger.critical("a decoder has been busy with one picture for %.0f s: this replica ends", oldest_s)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     @refusals_as_values
     async def detect(
@@ -229,16 +242,17 @@ class Preprocessor:
         """One encoded picture's answer, in its own pixels. ``under_suspicion``: a Preprocessor died while it had it."""
         came_at_s = time.monotonic()
         expires_at_s = came_at_s + time_left_s
-        self._room.enter()
-        try:
+        with self._room.enter(tenant):
             async with self._turns:
                 waited_s = time.monotonic() - came_at_s
-                try:
-                    answer = await self._detect(data, query, annotate, expires_at_s, tenant, under_suspicion)
-                except ModelChanged:  # a roll-out, under the picture: once more, for the model that serves now
-                    answer = await self._detect(data, query, annotate, expires_at_s, tenant, under_suspicion)
-        finally:
-            self._room.leave()
+                while True:
+                    try:
+                        answer = await self._detect(data, query, annotate, expires_at_s, tenant, under_suspicion)
+                        break
+                    except ModelChanged:  # a roll-out, under the picture: again, for the model that serves now
+                        if time.monotonic() + _MODEL_CHANGED_PAUSE_S > expires_at_s:
+                            raise
+                        await asyncio.sleep(_MODEL_CHANGED_PAUSE_S)
         answer.timing_s["queue"] += waited_s
         self._telemetry.record(STAGE_MS, answer.timing_s["decode"] * 1e3, stage="decode")
         return answer
@@ -270,7 +284,7 @@ class Preprocessor:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """The work's result. When cancelled, waits for work that has begun: it may still write into our slot."""
-        job = self._decoders.submit(work)
+        job = self._decoders.submit(self._watched, work)
         done = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(done)
@@ -282,9 +296,17 @@ class Preprocessor:
                     pass  # cancelled once more; the work goes on all the same
             raise
 
+    def _watched(self, work: Callable[[], T]) -> T:
+        thread = threading.get_ident()
+        self._decoding_since_s[thread] = time.monotonic()
+        try:
+            return work()
+        finally:
+            del self._decoding_since_s[thread]
+
     async def __del__(self) -> None:
         try:
-            await self._server.close()
+            await close(self._server)
         finally:
             self._detector.close()
             await self._quarantine.close()
@@ -300,8 +322,8 @@ class Ingress:
     ) -> None:
         require_keys(args.access, await http_host())
         self._preprocessor = Replicas(preprocessor)
-        self._retries = Retries(in_flight=args.preprocessor.slots)
-        self._throttle = Throttle()
+        self._retries = Retries(in_flight=args.preprocessor.max_calls)
+        self._throttles: defaultdict[str, Throttle] = defaultdict(Throttle)  # by tenant: by key, of those in the file
         self._streams = StreamClient(supervisor)
         self._args = args
         self._model: ModelInfo | None = None
@@ -335,25 +357,23 @@ class Ingress:
                 answer: Answer = await self._preprocessor.call(
                     "detect", data, query, annotate, left_s, tenant, under_suspicion
                 )
-            except ReplicaDied:
+            except ReplicaGone:  # over a handle nobody tells whether it died under the call, and perhaps of it
                 under_suspicion = True
                 raise
             return answer
 
+        refused = False
         try:
-            answer = await self._retries.run(attempt, time_left_s)
+            return await self._retries.run(attempt, time_left_s)
         except Overloaded:
-            self._throttle.observe(accepted=False)
+            refused = True
             raise
-        except ServeAppError:
-            self._throttle.observe(accepted=True)
-            raise
-        self._throttle.observe(accepted=True)
-        return answer
+        finally:
+            self._throttles[tenant].observe(refused=refused)
 
-    def admit(self) -> None:
+    def admit(self, tenant: str) -> None:
         """See ``Pipeline``."""
-        self._throttle.admit()
+        self._throttles[tenant].admit()
 
     def refused(self, error: ServeAppError) -> None:
         """See ``Pipeline``."""

@@ -114,6 +114,11 @@ class CallServer:
             lambda: _Connection(self._receive, self._lose, self._join), self._path
         )
 
+    async def wait_for_callers(self) -> None:
+        """Until nobody is connected, if anybody is."""
+        if self._connections:
+            await self._nobody_left.wait()
+
     async def close(self) -> None:
         """Answers what was accepted, takes nothing new."""
         self._closing = True

@@ -14,10 +14,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from serve_app import models
+from serve_app import models, shared_memory
+from serve_app.api.access import require_keys
 from serve_app.config import AppArgs, parse_args
 from serve_app.errors import ConfigError, SharedMemoryError
 from serve_app.frames import pool_bytes
+from serve_app.keys import KeyFile
 from serve_app.shared_memory import FOLDER
 from serve_app.types import Json
 
@@ -44,14 +46,18 @@ def read(path: Path) -> Json:
 
 def check(config: Json) -> None:
     """Raises StartError with one sentence."""
+    shared_memory.sweep()  # what killed processes left behind is in nobody's way
     http = config.get("http_options", {})
     _check_port(http.get("host", "0.0.0.0"), http.get("port", 8000), "http_options.port")
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
         for variable, port in _HAPROXYS_PORTS.items():
-            _check_port("127.0.0.1", int(os.environ.get(variable, port)), variable)
+            _check_port("127.0.0.1", os.environ.get(variable, port), variable)
     for application in config["applications"]:
         if application["import_path"] == _IMPORT_PATH:
             args = parse_args(application.get("args", {}))
+            require_keys(args.access, http.get("host", "0.0.0.0"))
+            if args.access.keys_file:
+                KeyFile(args.access.keys_file)
             models.check(args.model)
             _check_shared_memory(args, application.get("deployments", []))
 
@@ -77,12 +83,12 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def _check_port(host: str, port: int, setting: str) -> None:
+def _check_port(host: str, port: int | str, setting: str) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
-        except OSError as exc:
+            probe.bind((host, int(port)))
+        except (OSError, OverflowError, ValueError) as exc:
             raise ConfigError(f"port {port} of {host} is in use or not allowed: set {setting} to another one") from exc
 
 

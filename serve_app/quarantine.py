@@ -1,6 +1,6 @@
 """Work that may have killed its process is done again in a process of its own, one piece after the other.
 
-What kills that process is refused alone, and hurts nobody. The process is started when it is first needed and lives as
+What kills or hangs that process is refused alone. The process is started when it is first needed and lives as
 long as its owner: it ends when its input does.
 """
 
@@ -26,18 +26,21 @@ T = TypeVar("T")
 class Quarantine:
     """That process, as its owner sees it. Used from one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, time_limit_s: float = 15.0) -> None:
+        """``time_limit_s``: for a piece of work, in which a process may have to be started; the largest takes two."""
+        self._time_limit_s = time_limit_s
         self._turn = asyncio.Lock()
         self._process: Process | None = None
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the work returns, a function of a module. Raises PoisonPicture where the process dies of it."""
+        """What the work returns, a function of a module. Raises PoisonPicture where its process dies or hangs."""
         async with self._turn:
             try:
-                worked, value = await self._ask(pickle.dumps((work, args, kwargs)))
-            except (asyncio.IncompleteReadError, ConnectionError) as exc:
+                async with asyncio.timeout(self._time_limit_s):
+                    worked, value = await self._ask(pickle.dumps((work, args, kwargs)))
+            except (asyncio.IncompleteReadError, ConnectionError, TimeoutError) as exc:
                 await self.close()
-                raise PoisonPicture("two processes died of this picture, one of them while it had no other") from exc
+                raise PoisonPicture("two processes died of this picture, or hung, the second with no other") from exc
             except BaseException:
                 await self.close()  # it would answer to whoever comes next
                 raise

@@ -16,6 +16,7 @@ from ray.serve import metrics
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
 
 from serve_app.errors import (
     ModelChanged,
@@ -76,6 +77,26 @@ async def listen(methods: Mapping[str, Method], *, max_calls: int) -> CallServer
     server = CallServer(methods, max_calls=max_calls)
     await server.start(service_name(context.app_name, context.deployment))
     return server
+
+
+async def close(server: CallServer) -> None:
+    """Stop listening; what was accepted is answered.
+
+    An application that is deleted ends all its replicas at once, and Serve does not know of these calls: then whoever
+    is called stays until its callers have ended. In a roll-out they go elsewhere.
+    """
+    if await asyncio.to_thread(_application_ends):
+        await server.wait_for_callers()
+    await server.close()
+
+
+def _application_ends() -> bool:
+    context = serve.get_replica_context()
+    try:
+        status = serve.status().applications.get(context.app_name)
+    except Exception:  # the controller may have ended before us
+        return False
+    return status is None or status.status == ApplicationStatus.DELETING
 
 
 class Replicas:

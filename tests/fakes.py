@@ -37,7 +37,7 @@ class FakePipeline:
     def refused(self, error: ServeAppError) -> None:
         self.refusals.append(error.code)
 
-    def admit(self) -> None:
+    def admit(self, tenant: str) -> None:
         if self.is_full:
             raise Overloaded("the service is at its limit")
 

@@ -28,7 +28,7 @@ from scripts.codes.scenes import Scene
 from scripts.codes.score import Guess, Score, score
 from scripts.codes.surfaces import package_files
 from scripts.codes.symbols import LABELS
-from scripts.server import ROOT, Server, StartFailed, is_ready, start, stop_on_signals
+from scripts.server import ROOT, Server, StartFailed, StopFailed, is_ready, start, stop_on_signals
 from serve_app.config import ModelArgs
 from serve_app.drawing import encode_jpeg
 from serve_app.stream_schemas import StreamStatus
@@ -52,7 +52,7 @@ def main() -> None:
     stop_on_signals()
     try:
         problem = run(keep=options.keep)
-    except StartFailed as exc:
+    except (StartFailed, StopFailed) as exc:
         sys.exit(str(exc))
     except KeyboardInterrupt:
         sys.exit(130)

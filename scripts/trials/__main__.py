@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scripts.server import StartFailed, stop_on_signals
+from scripts.server import StartFailed, StopFailed, stop_on_signals
 from scripts.trials.camera import NoCamera, camera
 from scripts.trials.churn import churn
 from scripts.trials.cluster import Footprint
@@ -56,7 +56,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     try:
         problems = run(options.trial, times, options.streams, options.seed)
-    except (StartFailed, NoCamera) as exc:
+    except (StartFailed, StopFailed, NoCamera) as exc:
         sys.exit(str(exc))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -115,9 +115,10 @@ def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
                 for label, number in attacked.answers.most_common():
                     console.print(f"  {number:6} {label}")
                 return attacked.problems
-            case _:
-                moved = lose_node(cluster, save_video(), times, tell)
+            case "node":
+                moved = lose_node(cluster, save_video(), honest_picture(), times, tell)
                 late = show("from the node's death to a later frame's result", moved.away_s, NODE_BAR_S)
+                console.print(f"{moved.requests} requests for pictures")
                 console.print(f"{moved.moved} streams were taken over, {moved.lost} frames lost in gaps")
                 return moved.problems + late
 

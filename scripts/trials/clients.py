@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,8 @@ import httpx
 _TIMEOUT_S = 90.0  # above the server's deadline
 _PAUSE_S = 0.1  # a steady load, not all that the server takes
 _FIRST_ANSWERS = 3  # of each client, before anything is broken
+_NOTED_WITHIN_S = 0.1  # a death, after it came about
+CUTS_CONNECTIONS = {"Ingress", "HAProxy"}  # the death of any other is hidden from who posts pictures
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,40 @@ class Request:
     begun_s: float
     ended_s: float
     problem: str = ""  # what it got in place of the right answer
+
+
+@dataclass(frozen=True)
+class Death:
+    """That a process was killed; the moment, on the monotonic clock, was noted just afterwards."""
+
+    victim: str
+    at_s: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A request that did not get its answer, and the death that explains it best."""
+
+    problem: str
+    victim: str  # "": nothing had died before it
+    was_cut: bool  # it was under way when that died
+
+    @property
+    def is_excused(self) -> bool:
+        """Nothing could have saved it."""
+        return self.was_cut and self.victim in CUTS_CONNECTIONS
+
+
+def losses(requests: Sequence[Request], deaths: Sequence[Death]) -> list[Loss]:
+    """Every request that failed, whenever it ended."""
+    found = []
+    for request in (one for one in requests if one.problem):
+        lasted_until_s = request.ended_s + _NOTED_WITHIN_S
+        during = [death.victim for death in deaths if request.begun_s <= death.at_s <= lasted_until_s]
+        before = [death.victim for death in deaths if death.at_s < request.begun_s]
+        during.sort(key=lambda victim: victim in CUTS_CONNECTIONS)
+        found.append(Loss(request.problem, (during or before or [""])[-1], bool(during)))
+    return found
 
 
 class Clients:
@@ -36,16 +72,6 @@ class Clients:
         self._threads = [threading.Thread(target=self._run) for _ in range(count)]
         for thread in self._threads:
             thread.start()
-
-    def failures(self, since_s: float, killed_s: float) -> tuple[list[str], list[str]]:
-        """What failed of the requests that ended after a moment: those begun before another one, and those after it."""
-        failed = [request for request in list(self.requests) if request.problem and request.ended_s >= since_s]
-        cut = [request.problem for request in failed if request.begun_s < killed_s]
-        return cut, [request.problem for request in failed if request.begun_s >= killed_s]
-
-    def slowest_s(self, since_s: float) -> float:
-        """The longest that a request took of those that ended after a moment."""
-        return max((one.ended_s - one.begun_s for one in list(self.requests) if one.ended_s >= since_s), default=0.0)
 
     def close(self) -> None:
         """When the requests under way are answered."""
@@ -63,11 +89,11 @@ class Clients:
     def _ask(self, http: httpx.Client) -> str:
         try:
             response = http.post("/detect", content=self._picture)
-        except httpx.TransportError as exc:
+            if response.status_code != 200:
+                return f"{response.status_code} {response.text[:200]}"
+            return "" if self._found(response) == self._expected else f"another answer: {response.text[:200]}"
+        except Exception as exc:  # whatever it is, it is no answer, and the client goes on
             return f"{type(exc).__name__}: {exc}"
-        if response.status_code != 200:
-            return f"{response.status_code} {response.text[:200]}"
-        return "" if self._found(response) == self._expected else f"another answer: {response.text[:200]}"
 
     @staticmethod
     def _found(response: httpx.Response) -> list[str]:

@@ -34,6 +34,7 @@ _HUNG_S = 2.0  # a request that is never complete has no answer: so long it is w
 _DRIP_S = 0.1  # between the bytes of a held connection
 _SMALL_WINDOW_BYTES = 2048
 _SETTLED_WITHIN_S = 90.0
+_SAME_FOR_S = 3.0
 _MEMORY_SLACK_MIB = 100.0  # of a process: allocators keep some of what 32 MiB bodies and 50 megapixels took
 _LASTING = ("Ingress", "Preprocessor", "Detector", "StreamSupervisor")
 _LEAKS = (b"Traceback", b'File "', b"site-packages", b".py", b"/tmp/", b"/home/", b"/usr/", b"/root/", b"root:x:")
@@ -54,6 +55,7 @@ _HTML = b"<html><body><h1>"
 FOREIGN = (
     Foreign("HAProxy", 400, _HTML + b"400 Bad request", "a NUL in a header, two lengths, 16 KB of headers, no HTTP"),
     Foreign("HAProxy", 422, _HTML + b"422 Unprocessable Content", "Transfer-Encoding: chunked, chunked"),
+    Foreign("HAProxy", 408, _HTML + b"408 Request Time-out", "a header that does not end"),
     Foreign("Serve's configuration of HAProxy", 404, b"Path '", "OPTIONS *"),
     Foreign("uvicorn", 400, b"Invalid HTTP request received.", "a method of 500 letters, a header without a name"),
     Foreign("uvicorn", 400, b"Failed to open a WebSocket connection", "Sec-WebSocket-Version: 8"),
@@ -178,15 +180,22 @@ class _Storm:
                 self._cluster.delete(status.stream_id)
 
     def settled(self, before: dict[str, Footprint]) -> dict[str, Footprint]:
-        """Footprints, as soon as they are like those before, or have stayed the same for a while, or at last."""
+        """Footprints, as soon as they are no larger than those before, or without any the same as a while ago."""
         expires_s = time.monotonic() + _SETTLED_WITHIN_S
-        while True:
-            now = {name: Footprint.of(process) for name, process in self._processes().items()}
-            if before and not any(now[name].growth(footprint) for name, footprint in before.items()):
-                return now
-            if time.monotonic() > expires_s or not before:
-                return now
-            time.sleep(1)
+        now = self._footprints()
+        while time.monotonic() < expires_s:
+            time.sleep(_SAME_FOR_S)
+            earlier, now = now, self._footprints()
+            if before:
+                settled = not any(now[name].growth(one) for name, one in before.items())
+            else:
+                settled = not any(now[name].growth(one) or one.growth(now[name]) for name, one in earlier.items())
+            if settled:
+                break
+        return now
+
+    def _footprints(self) -> dict[str, Footprint]:
+        return {name: Footprint.of(process) for name, process in self._processes().items()}
 
     def _processes(self) -> dict[str, psutil.Process]:
         return {name: self._cluster.replicas(name)[0] for name in _LASTING}

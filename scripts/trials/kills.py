@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
-from scripts.trials.clients import Clients, clients
+from scripts.trials.clients import Clients, Death, Request, clients, losses
 from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower
 
 VICTIMS = ("StreamWorker", "StreamSupervisor", "Detector", "Preprocessor", "ServeController", "Ingress", "HAProxy")
-CUTS_CONNECTIONS = {"Ingress", "HAProxy"}  # the death of any other is hidden from who posts pictures
 _CLIENTS = 4
 _CALM_S = 2.0  # between kills
 
@@ -58,6 +58,7 @@ def kill(
     """
     trial = Kills({victim: Deaths() for victim in victims})
     done = 0
+    deaths: list[Death] = []
     with (
         stream(cluster, "killed", video, loop=True, sinks=[{"type": "jsonl"}]),
         clients(cluster.url, picture, _CLIENTS) as crowd,
@@ -66,15 +67,12 @@ def kill(
         follower.result_after(0)
         for victim in (victim for _ in range(times) for victim in victims):
             time.sleep(_CALM_S)
-            _kill_one(cluster, victim, crowd, follower, trial.deaths[victim])
+            deaths.append(_kill_one(cluster, victim, crowd, follower, trial.deaths[victim]))
             done += 1
             tell(done)
         status = until(lambda: cluster.status("killed"), what="its status")
     follower.close()
-    trial.requests = len(crowd.requests)
-    for victim, deaths in trial.deaths.items():
-        failed = deaths.failed if victim in CUTS_CONNECTIONS else deaths.failed + deaths.cut
-        trial.problems += [f"{victim}: {count} requests got {problem}" for problem, count in failed.items()]
+    _judge(trial, crowd.requests, deaths)
     lines = (output_dir / "killed.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     gaps = [event for event in events if event["type"] == "gap"]
@@ -93,16 +91,26 @@ def kill(
     return trial
 
 
-def _kill_one(cluster: Cluster, victim: str, crowd: Clients, follower: Follower, deaths: Deaths) -> None:
-    since_s = time.monotonic()
+def _kill_one(cluster: Cluster, victim: str, crowd: Clients, follower: Follower, seen: Deaths) -> Death:
     killed = cluster.kill_one(victim)
     killed_s, killed_at_s = time.monotonic(), time.time()
     # What was under way when it died may still arrive; a frame captured later needs its successor.
-    deaths.away_s.append(follower.result_after(killed_at_s).at_s - killed_at_s)
+    seen.away_s.append(follower.result_after(killed_at_s).at_s - killed_at_s)
     killed.wait_for_successor()
     answered = len(crowd.requests)
     until(lambda: len(crowd.requests) >= answered + 2 * _CLIENTS, what="answers to requests that began after it")
-    deaths.slowest_s.append(crowd.slowest_s(since_s))
-    cut, failed = crowd.failures(since_s, killed_s)
-    deaths.cut.update(cut)
-    deaths.failed.update(failed)
+    return Death(victim, killed_s)
+
+
+def _judge(trial: Kills, requests: Sequence[Request], deaths: Sequence[Death]) -> None:
+    """When all have ended, however late."""
+    trial.requests = len(requests)
+    for death, following in pairwise([*deaths, Death("", float("inf"))]):
+        took_s = [one.ended_s - one.begun_s for one in requests if death.at_s <= one.ended_s <= following.at_s]
+        trial.deaths[death.victim].slowest_s.append(max(took_s, default=0.0))
+    for loss in losses(requests, deaths):
+        if not loss.is_excused:
+            trial.problems.append(f"{loss.victim or 'nothing'} had died: a request got {loss.problem}")
+        if loss.victim:
+            seen = trial.deaths[loss.victim]
+            (seen.cut if loss.was_cut else seen.failed)[loss.problem] += 1

@@ -12,12 +12,14 @@ from pathlib import Path
 import psutil
 
 from scripts.server import ROOT, StartFailed, ray_address
+from scripts.trials.clients import clients
 from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower
 from serve_app import shared_memory
 
 SEVERAL_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # else configs/serve.env has Ray keep to loopback
 _STREAMS = 4
+_CLIENTS = 2
 _STARTED = "Ray runtime started"  # what ray start says when the node has joined
 _CURRENT = Path("/tmp/ray/ray_current_cluster")  # ray start names its cluster there; who starts Ray next would join it
 _OBJECT_STORE_BYTES = 100 << 20
@@ -30,12 +32,24 @@ class NodeLoss:
     moved: int = 0  # streams that were on the node
     away_s: list[float] = field(default_factory=list)  # of each of those: to the next frame's result at a client
     lost: int = 0  # frames that were captured and have no result, as the events say
+    requests: int = 0  # for pictures
     problems: list[str] = field(default_factory=list)
 
 
-def lose_node(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]) -> NodeLoss:
-    """So many times: a node joins, streams are started, and all processes of the node are killed at once."""
+def lose_node(cluster: Cluster, video: Path, picture: bytes, times: int, tell: Callable[[int], None]) -> NodeLoss:
+    """So many times: a node joins, streams are started, and all processes of the node are killed at once.
+
+    Meanwhile clients post pictures. Nothing that answers them is on the node.
+    """
     trial = NodeLoss()
+    with clients(cluster.url, picture, _CLIENTS) as crowd:
+        _lose(cluster, video, times, tell, trial)
+    trial.requests = len(crowd.requests)
+    trial.problems += [f"a request got {request.problem}" for request in crowd.requests if request.problem]
+    return trial
+
+
+def _lose(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None], trial: NodeLoss) -> None:
     for done in range(times):
         with _second_node(cluster, video.with_name("node.log")) as node, ExitStack() as streams:
             followers = {}
@@ -62,7 +76,6 @@ def lose_node(cluster: Cluster, video: Path, times: int, tell: Callable[[int], N
         tell(done + 1)
     if trial.moved != times * _STREAMS // 2:
         trial.problems.append(f"{trial.moved} streams were taken over")
-    return trial
 
 
 @contextmanager

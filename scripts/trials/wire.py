@@ -114,7 +114,10 @@ def _read(file: BinaryIO, method: str) -> Answer | None:
     is_endless = headers.get("content-type", "").startswith(_ENDLESS)
     if method == "HEAD" or status in (101, 204, 304) or is_endless:
         return Answer(status, headers, None)
-    return Answer(status, headers, _read_body(file, headers))
+    try:
+        return Answer(status, headers, _read_body(file, headers))
+    except ValueError as exc:  # no length, or one that is none
+        raise NotHttp(line) from exc
 
 
 def _read_body(file: BinaryIO, headers: dict[str, str]) -> bytes:

@@ -72,7 +72,7 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
         annotate, tenant = _wants_jpeg(request), tenant_of(request)
         if repeated := [name for name in ONE_VALUE if len(request.query_params.getlist(name)) > 1]:
             raise InvalidParameter(f"{', '.join(repeated)}: given more than once")
-        pipeline.admit()
+        pipeline.admit(tenant)
         try:
             async with asyncio.timeout(args.limits.deadline_s):
                 pictures, is_multipart = await read_pictures(request, args.limits, fetcher)

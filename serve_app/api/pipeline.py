@@ -16,7 +16,7 @@ class Pipeline(Protocol):
     async def ready(self) -> ModelInfo:
         """The model that serves now, asked of a warm replica. Raises Unavailable."""
 
-    def admit(self) -> None:
+    def admit(self, tenant: str) -> None:
         """Before a request's pictures are read. Raises Overloaded."""
 
     async def detect(

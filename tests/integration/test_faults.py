@@ -10,7 +10,7 @@ from ray import serve
 
 from scripts.server import is_ready
 from serve_app.app import build_app
-from tests import trapped
+from tests import squares, trapped
 from tests.conftest import trusted
 from tests.integration.conftest import PATIENCE_S, Service, eventually, replicas
 
@@ -40,6 +40,28 @@ def test_a_picture_that_kills_the_engine_or_hangs_it_is_refused_alone(trap_url: 
             assert await post(client, "harmless") == (200, "")
 
     asyncio.run(run())
+
+
+def test_what_was_accepted_is_answered_when_the_application_is_deleted(
+    service: Service, stream_folders: dict[str, str]
+) -> None:
+    """Six seconds of work: the Detector outlasts who asks it."""
+    serve.run(build_app({"model": {"engine": "sleep"}, "streams": stream_folders}), name="slow", route_prefix="/slow")
+    url = f"{service.url}/slow"
+    eventually(lambda: is_ready(url), what="readiness")
+    picture = squares.encode(squares.picture([]))
+    parts = [("file", picture)] * 32
+
+    async def run() -> list[int]:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
+            requests = [asyncio.create_task(client.post(f"{url}/detect", files=parts)) for _ in range(8)]
+            await asyncio.sleep(0)  # they are on their way
+            await client.post(f"{url}/detect", content=picture)  # answered among the first
+            assert not any(request.done() for request in requests)
+            await asyncio.to_thread(serve.delete, "slow")
+            return [response.status_code for response in await asyncio.gather(*requests)]
+
+    assert asyncio.run(run()) == [200] * 8
 
 
 def test_without_a_detector_the_service_lives_but_is_not_ready(service: Service) -> None:

@@ -7,7 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,7 +20,8 @@ import pytest
 from scripts import server
 from scripts.server import ROOT, Server
 from scripts.trials.cluster import Cluster
-from tests.integration.conftest import eventually
+from serve_app.config import LimitArgs
+from tests.integration.conftest import PATIENCE_S, eventually
 
 # Each replica has a gRPC server for calls between deployments, on all interfaces: Ray leaves no choice.
 REPLICAS = {"Ingress": 2, "Preprocessor": 1, "Detector": 1, "StreamSupervisor": 1}
@@ -145,6 +146,26 @@ def test_ray_refuses_whoever_lacks_the_token(running: Server) -> None:
     address = server.ray_address(running.process.pid)
     assert ip_address(address.rpartition(":")[0]).is_loopback
     assert_only_the_token_opens(address, TO_RAY)
+
+
+def test_who_holds_every_place_is_not_waited_for(running: Server) -> None:
+    upload = b"POST /detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    places = LimitArgs().max_requests * REPLICAS["Ingress"]
+    with ExitStack() as stack:
+        for _ in range(places + 40):
+            held = stack.enter_context(socket.create_connection(("127.0.0.1", httpx.URL(running.url).port)))
+            held.sendall(upload)
+        refused = eventually(lambda: full(running), what="a refusal")
+        assert httpx.get(f"{running.url}/livez", timeout=PATIENCE_S).status_code == 200
+    assert refused.json()["code"] == "overloaded"
+    assert "Retry-After" in refused.headers
+    eventually(lambda: full(running) is None, what="room")
+
+
+def full(running: Server) -> httpx.Response | None:
+    """The refusal of who is one too many."""
+    answer = httpx.get(f"{running.url}/streams", timeout=PATIENCE_S)
+    return answer if answer.status_code == 503 else None
 
 
 @dataclass

@@ -65,7 +65,8 @@ def test_streams_come_and_go_and_leave_nothing(tried: Cluster, video: Path, chao
 
 
 def test_streams_of_a_node_that_died_go_on_elsewhere(tried: Cluster, video: Path, chaos: bool) -> None:
-    assert lose_node(tried, video, 3 if chaos else 1, quiet).problems == []
+    picture = squares.encode(squares.picture([Square("red", 4, 4)]))
+    assert lose_node(tried, video, picture, 3 if chaos else 1, quiet).problems == []
 
 
 def test_hostile_requests_break_nothing(tried: Cluster, video: Path, chaos: bool) -> None:

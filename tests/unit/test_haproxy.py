@@ -119,6 +119,17 @@ def ended(process: psutil.Process) -> bool:
     return True
 
 
+def test_who_never_ends_a_header_is_sent_away(api: HAProxyApi) -> None:
+    async def use(guard: psutil.Process) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: local")
+        async with asyncio.timeout(60):
+            assert (await reader.read()).startswith(b"HTTP/1.1 408")
+        writer.close()
+
+    serving(api, use)
+
+
 @pytest.mark.parametrize(("api", "expected"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")], indirect=["api"])
 def test_only_the_frontend_may_leave_loopback_and_the_admin_socket_is_the_users(api: HAProxyApi, expected: str) -> None:
     async def use(guard: psutil.Process) -> None:

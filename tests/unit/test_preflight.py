@@ -51,6 +51,26 @@ def test_a_port_in_use_is_found() -> None:
     check(wrong)
 
 
+@pytest.mark.parametrize("port", [70_000, -1])
+def test_a_port_that_cannot_be_is_found(port: int) -> None:
+    wrong = config()
+    wrong["http_options"]["port"] = port
+    with pytest.raises(ConfigError, match=r"http_options\.port"):
+        check(wrong)
+
+
+def test_an_address_that_others_reach_needs_keys() -> None:
+    open_to_all = config()
+    open_to_all["http_options"]["host"] = "0.0.0.0"
+    with pytest.raises(ConfigError, match=r"access\.keys_file"):
+        check(open_to_all)
+
+
+def test_a_missing_file_of_keys_is_found() -> None:
+    with pytest.raises(ConfigError, match="/nowhere"):
+        check(config(access={"keys_file": "/nowhere/keys.yaml"}))
+
+
 def test_a_wrong_setting_is_found() -> None:
     with pytest.raises(ConfigError, match=r"detect\.confidence"):
         check(config(detect={"confidence": 7}))

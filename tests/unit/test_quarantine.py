@@ -57,6 +57,14 @@ async def test_what_kills_its_process_is_refused_and_nothing_else(quarantine: Qu
     assert os.getpid() not in results
 
 
+async def test_what_hangs_is_refused_and_the_next_one_is_not() -> None:
+    quarantine = Quarantine(time_limit_s=3)
+    with pytest.raises(PoisonPicture):
+        await quarantine.run(time.sleep, 60)
+    assert isinstance(await quarantine.run(where), int)
+    await quarantine.close()
+
+
 async def test_an_error_is_that_of_the_work(quarantine: Quarantine) -> None:
     with pytest.raises(NotAnImage):
         await quarantine.run(preprocessed, b"nothing", 10**6, 320)

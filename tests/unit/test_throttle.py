@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -27,7 +28,7 @@ class Service:
                     self.throttle.admit()
                 except Overloaded:
                     continue
-                self.throttle.observe(accepted=left > 0)
+                self.throttle.observe(refused=left <= 0)
                 if second >= duration_s / 2:
                     accepted += left > 0
                     refused += left <= 0
@@ -60,7 +61,7 @@ def test_a_service_that_takes_nothing_is_asked_now_and_then() -> None:
 
 def test_the_refusal_says_when_to_come_back() -> None:
     throttle = Throttle(lambda: 0.0, lambda: 0.0)
-    throttle.observe(accepted=False)
+    throttle.observe(refused=True)
     with pytest.raises(Overloaded) as refusal:
         throttle.admit()
     assert refusal.value.retry_after_s
@@ -71,26 +72,25 @@ class Room:
 
     def __init__(self, seats: int) -> None:
         self.now_s = 0.0
-        self.present = 0
+        self.present: list[AbstractContextManager[None]] = []
         self.room = WaitingRoom(seats, lambda: self.now_s)
 
-    def come(self, count: int) -> int:
+    def come(self, count: int, tenant: str = "") -> int:
         """How many were let in."""
-        let_in = 0
+        before = len(self.present)
         for _ in range(count):
+            visit = self.room.enter(tenant)
             try:
-                self.room.enter()
+                visit.__enter__()
             except Overloaded:
                 break
-            let_in += 1
-        self.present += let_in
-        return let_in
+            self.present.append(visit)
+        return len(self.present) - before
 
     def serve(self, count: int, per_s: float) -> None:
         for _ in range(count):
             self.now_s += 1 / per_s
-            self.room.leave()
-        self.present -= count
+            self.present.pop(0).__exit__(None, None, None)
 
 
 def test_a_burst_before_anything_is_known_is_let_in() -> None:
@@ -118,5 +118,23 @@ def test_a_faster_service_lets_more_in() -> None:
     room.serve(30, per_s=10)
     for _ in range(20):
         room.come(100)
-        room.serve(room.present - 10, per_s=100)
+        room.serve(len(room.present) - 10, per_s=100)
     assert 10 + room.come(1000) in range(190, 211)
+
+
+def test_a_service_that_was_slow_for_a_while_lets_more_in_again() -> None:
+    room = Room(seats=64)
+    room.come(128)
+    room.serve(64, per_s=20)
+    for _ in range(3000):  # as many as there are seats, never more
+        room.serve(1, per_s=400)
+        room.come(1)
+    assert len(room.present) + room.come(1000) > 700
+
+
+def test_who_asks_for_too_much_has_nobody_else_refused() -> None:
+    room = Room(seats=4)
+    room.come(40, "greedy")
+    room.serve(20, per_s=10)
+    assert room.come(100, "greedy") == 0
+    assert room.come(100, "modest") in {10, 11}  # half of the 20 who stay for 2 s, or one more
