@@ -193,6 +193,7 @@ ATTACKS = {
     "IPv4 in brackets": "http://[127.0.0.1]:{port}/",
     "metadata": "http://169.254.169.254/latest/meta-data/",
     "metadata by IPv6": "http://[fd00:ec2::254]/latest/meta-data/",
+    "metadata of Azure": "http://168.63.129.16/machine/?comp=goalstate",
     "metadata in decimal": "http://2852039166/",
     "user": "http://user@127.0.0.1:{port}/",
     "user and password": "http://user:password@127.0.0.1:{port}/",
