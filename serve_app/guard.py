@@ -14,7 +14,7 @@ Network = IPv4Network | IPv6Network
 NOT_ALLOWED = "the url's host has no address that may be reached; see SERVE_APP_ALLOWED_NETWORKS"
 # What ``is_global`` lets through in some version of Python, or in all: protocols' own addresses, relays, documentation
 # (IANA's registries of special-purpose addresses), and the address at which Azure tells a machine its secrets.
-_SPECIAL = (
+_SPECIAL: tuple[Network, ...] = (
     *map(IPv4Network, ("192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24")),
     IPv4Network("168.63.129.16/32"),
     *map(IPv6Network, ("2001::/23", "2002::/16", "2620:4f:8000::/48", "3fff::/20")),
