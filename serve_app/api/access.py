@@ -26,6 +26,7 @@ from serve_app.errors import (
     ConfigError,
     DeadlineExceeded,
     Forbidden,
+    Malformed,
     NotFound,
     RateLimited,
     ServeAppError,
@@ -38,7 +39,9 @@ logger = logging.getLogger("ray.serve")
 _SCOPES: dict[str, Scope] = {"detect": "detect", "streams": "streams"}  # by the first part of the path
 _OPEN = {"health", "livez", "readyz", "docs", "redoc", "openapi.json"}  # whatever is in neither does not exist
 _READS_ITS_BODY = {"detect"}
-_MAX_BODY_BYTES = 1 << 20  # of the others, which are JSON
+_HAVE_A_BODY = {"POST", "PUT", "PATCH"}
+_HAVE_NONE = {"GET", "HEAD", "DELETE"}
+_MAX_BODY_BYTES = 1 << 20  # of JSON
 _LOOK_PERIOD_S = 1.0  # at the keys' file
 _REFUSED = 4000  # WebSocket's closing codes: those of an application begin at 4000
 
@@ -114,8 +117,8 @@ class Access:
                 part = first_part(connection["path"].removeprefix(connection.get("root_path", "")))
                 caller = await self._admit(HTTPConnection(connection), part, stack)
                 connection.setdefault("state", {})["tenant"] = caller.name
-                if connection["type"] == "http" and part not in _READS_ITS_BODY:
-                    receive = await self._with_body(Request(connection, receive))
+                if connection["type"] == "http":
+                    receive = await self._with_body(Request(connection, receive), part)
             except ServeAppError as exc:
                 await self._refuse(exc, connection, receive, send)
                 return
@@ -179,9 +182,18 @@ class Access:
         finally:
             self._look_at_s = time.monotonic() + _LOOK_PERIOD_S
 
-    async def _with_body(self, request: Request) -> Receive:
+    async def _with_body(self, request: Request, part: str) -> Receive:
         """The body, read while it is small enough: FastAPI reads JSON whole, and Ray queues without a bound what a
-        handler does not read."""
+        handler does not read. Of a request that has none nothing is read: it is answered, and never waits for more.
+
+        Raises Malformed, TooLarge, DeadlineExceeded.
+        """
+        if request.method in _HAVE_NONE:
+            declared = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+            if declared:
+                raise Malformed(f"a body came with {request.method}, which has none")
+        if request.method not in _HAVE_A_BODY or part not in _SCOPES.keys() - _READS_ITS_BODY:
+            return request.receive
         try:
             async with asyncio.timeout(self._deadline_s):
                 body = await read_body(request, _MAX_BODY_BYTES)
