@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from serve_app.errors import InvalidParameter, Malformed, ServeAppError, TooLarg
 from serve_app.schemas import PictureUrl
 
 _MAX_JSON_BYTES = 2**14
+_SLICE_BYTES = 2**16  # parsed at once
 
 
 async def read_pictures(request: Request, limits: LimitArgs, fetcher: Fetcher | None) -> tuple[list[bytes], bool]:
@@ -63,8 +65,10 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 async def _split(request: Request, body: bytes, limits: LimitArgs) -> list[bytes]:
-    async def once() -> AsyncGenerator[bytes, None]:
-        yield body
+    async def slices() -> AsyncGenerator[bytes, None]:
+        for start in range(0, len(body), _SLICE_BYTES):
+            yield body[start : start + _SLICE_BYTES]
+            await asyncio.sleep(0)  # others have their turn
 
     _, parameters = parse_options_header(request.headers["content-type"])
     boundary = parameters.get(b"boundary")
@@ -72,7 +76,11 @@ async def _split(request: Request, body: bytes, limits: LimitArgs) -> list[bytes
         raise Malformed("the multipart body's Content-Type names no boundary")
     if b"--" + boundary + b"--" not in body:  # the parser would answer the parts that came, as if they were all
         raise Malformed("the multipart body is truncated: its closing boundary is missing")
-    parser = MultiPartParser(request.headers, once(), max_files=limits.max_images_per_request, max_fields=0)
+    # A delimiter before each part and one at the end; no line of a part may begin with it (RFC 2046, 5.1.1). The parser
+    # takes long over each, even over one that it then takes for data.
+    if body.count(b"\r\n--" + boundary) > limits.max_images_per_request + 1:
+        raise _too_many(limits)
+    parser = MultiPartParser(request.headers, slices(), max_files=limits.max_images_per_request, max_fields=0)
     parser.spool_max_size = len(body) + 1  # the body is in memory: no part of it goes to a disk
     try:
         form = await parser.parse()
@@ -91,7 +99,11 @@ async def _split(request: Request, body: bytes, limits: LimitArgs) -> list[bytes
 
 def _refusal(exc: MultiPartException, limits: LimitArgs) -> ServeAppError:
     if exc.message.startswith("Too many files"):
-        return TooLarge(f"more than {limits.max_images_per_request} pictures in one request")
+        return _too_many(limits)
     if exc.message.startswith("Too many fields"):
         return Malformed("send pictures as parts named 'file', with a filename; thresholds belong in the query")
     return Malformed(f"the multipart body is malformed: {exc.message}")
+
+
+def _too_many(limits: LimitArgs) -> TooLarge:
+    return TooLarge(f"more than {limits.max_images_per_request} pictures in one request")

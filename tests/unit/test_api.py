@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from serve_app.api import build_api
+from serve_app.api.bodies import read_pictures
 from serve_app.config import parse_args
 from serve_app.errors import Overloaded, Unavailable
 from serve_app.types import DetectOptions
@@ -179,6 +182,42 @@ async def test_a_multipart_body_that_breaks_off_is_not_answered_in_part(client: 
     headers = {"content-type": "multipart/form-data; boundary=x"}
     assert (await client.post("/detect", content=part + b"--x--\r\n", headers=headers)).status_code == 200
     assert is_error(await client.post("/detect", content=part + part[:-5], headers=headers), 400, "malformed")
+
+
+def multipart(content: bytes, boundary: bytes = b"x") -> bytes:
+    head = b'Content-Disposition: form-data; name="file"; filename="a"'
+    return b"--" + boundary + b"\r\n" + head + b"\r\n\r\n" + content + b"\r\n--" + boundary + b"--\r\n"
+
+
+async def test_what_could_be_more_parts_than_are_allowed_is_refused_unparsed(client: httpx.AsyncClient) -> None:
+    """The parser stops at every line that begins as a boundary does: a body of nothing else took it seconds."""
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    for line, count, status_code in ((b"\r\n--xy", 3, 200), (b"\r\n--xy", 4, 413), (b"\r\n--yx", 10_000, 200)):
+        answer = await client.post("/detect", content=multipart(line * count), headers=headers)
+        assert answer.status_code == status_code
+        assert answer.is_success or is_error(answer, 413, "too_large")
+
+
+async def test_while_a_large_body_is_parsed_others_have_their_turn() -> None:
+    content = bytes(2**20)
+    body = multipart(content)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    other = asyncio.create_task(others())
+    assert await read_pictures(request, parse_args({}).limits, None) == ([content], True)
+    other.cancel()
+    assert turns >= 16
 
 
 async def test_every_refusal_is_counted(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
