@@ -51,6 +51,10 @@ class Key(BaseModel):
         """Whether it may be used for that."""
         return scope in self.scopes or "admin" in self.scopes
 
+    def has_expired(self) -> bool:
+        """Whether its last day, by UTC, is over."""
+        return self.expires is not None and datetime.now(UTC).date() >= self.expires
+
 
 def parse_keys(text: str) -> tuple[Key, ...]:
     """The file's entries. Raises ConfigError, whose text holds nothing of the file: a key may have got into it."""
@@ -87,9 +91,7 @@ def find_key(keys: Sequence[Key], presented: str) -> Key | None:
     for key in keys:
         if hmac.compare_digest(key.sha256, digest):
             found = key
-    if found and found.expires and datetime.now(UTC).date() >= found.expires:
-        return None
-    return found
+    return None if found is None or found.has_expired() else found
 
 
 class KeyFile:

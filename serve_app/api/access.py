@@ -8,8 +8,8 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -43,6 +43,8 @@ _HAVE_A_BODY = {"POST", "PUT", "PATCH"}
 _HAVE_NONE = {"GET", "HEAD", "DELETE"}
 _MAX_BODY_BYTES = 1 << 20  # of JSON
 _LOOK_PERIOD_S = 1.0  # at the keys' file
+_WATCH_PERIOD_S = 1.0  # over those whose answer goes on
+_GOODBYE_S = 1.0  # for a client to read it
 _REFUSED = 4000  # WebSocket's closing codes: those of an application begin at 4000
 
 
@@ -53,27 +55,28 @@ class _Caller:
     name: str
     requests_per_s: float  # 0: no limit
     concurrency: int  # 0: no limit
+    key: Key | None = None
 
 
 class _Turns:
     """What callers of one name have under way, and how fast they come."""
 
     def __init__(self) -> None:
-        self._under_way = 0
+        self.under_way = 0
         self._limiter: AsyncLimiter | None = None
         self._requests_per_s = 0.0
 
     @asynccontextmanager
     async def one(self, caller: _Caller) -> AsyncIterator[None]:
         """One more is under way within the block. Raises RateLimited."""
-        if caller.concurrency and self._under_way >= caller.concurrency:
+        if caller.concurrency and self.under_way >= caller.concurrency:
             raise RateLimited(f"{caller.concurrency} requests are under way already, which is the limit")
         await self._pass(caller.requests_per_s)
-        self._under_way += 1
+        self.under_way += 1
         try:
             yield
         finally:
-            self._under_way -= 1
+            self.under_way -= 1
 
     async def _pass(self, requests_per_s: float) -> None:
         if requests_per_s != self._requests_per_s:
@@ -106,6 +109,8 @@ class Access:
         self._turns: defaultdict[str, _Turns] = defaultdict(_Turns)
         self._look_at_s = 0.0
         self._problem = ""  # of the keys' file
+        self._followers: dict[asyncio.Timeout, tuple[Key, Scope]] = {}
+        self._watching: asyncio.Task[None] | None = None
 
     async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
         """Answers a refusal itself."""
@@ -122,7 +127,57 @@ class Access:
             except ServeAppError as exc:
                 await self._refuse(exc, connection, receive, send)
                 return
-            await self._app(connection, receive, send)
+            if self._key_file and caller.key and _may_last(connection):
+                with self._until_revoked(self._key_file, caller.key, _SCOPES[part]) as until:
+                    await self._follow(until, connection, receive, send)
+            else:
+                await self._app(connection, receive, send)
+
+    @contextmanager
+    def _until_revoked(self, key_file: KeyFile, key: Key, scope: Scope) -> Iterator[asyncio.Timeout]:
+        """A time that is up as soon as the key is no longer good for it."""
+        until = asyncio.timeout(None)
+        self._followers[until] = key, scope
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch(key_file))
+        try:
+            yield until
+        finally:
+            del self._followers[until]
+
+    async def _watch(self, key_file: KeyFile) -> None:
+        while self._followers:
+            await asyncio.sleep(_WATCH_PERIOD_S)
+            await self._look_at(key_file)
+            good = {key.sha256: key for key in key_file.keys if not key.has_expired()}
+            for until, (key, scope) in self._followers.items():
+                now = good.get(key.sha256)
+                if not until.expired() and (now is None or not now.allows(scope)):
+                    until.reschedule(asyncio.get_running_loop().time())
+
+    async def _follow(self, until: asyncio.Timeout, connection: Connection, receive: Receive, send: Send) -> None:
+        """The application's answer, which may have no end, as long as its time is not up."""
+        has_begun = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            async with until:
+                await self._app(connection, receive, send_on)
+        except TimeoutError:
+            if not until.expired():
+                raise
+            error = Unauthorized("the API key is unknown or has expired")
+            if not has_begun:
+                await self._refuse(error, connection, receive, send)
+                return
+            self._pipeline.refused(error)
+            with suppress(RuntimeError, OSError, TimeoutError):  # it has ended, or the client has gone or does not read
+                async with asyncio.timeout(_GOODBYE_S):
+                    await send(_last_message(connection, error))
 
     async def _admit(self, request: HTTPConnection, part: str, stack: AsyncExitStack) -> _Caller:
         """Whoever asks, with a turn that ends with the stack. Raises ServeAppError."""
@@ -141,6 +196,7 @@ class Access:
             key.name,
             self._args.requests_per_s if key.requests_per_s is None else key.requests_per_s,
             self._args.concurrency if key.concurrency is None else key.concurrency,
+            key,
         )
         try:
             if not key.allows(_SCOPES[part]):
@@ -172,7 +228,8 @@ class Access:
             if await asyncio.to_thread(key_file.refresh):
                 logger.info("the keys' file was read again: %d keys", len(key_file.keys))
                 names = {key.name for key in key_file.keys}
-                self._turns = defaultdict(_Turns, {name: self._turns[name] for name in names})
+                kept = {name: turns for name, turns in self._turns.items() if name in names or turns.under_way}
+                self._turns = defaultdict(_Turns, kept)
             self._problem = ""
         except ConfigError as exc:
             self._pipeline.keys_unreadable()
@@ -211,7 +268,19 @@ class Access:
         if connection["type"] == "http" or "websocket.http.response" in connection.get("extensions", {}):
             await to_response(HTTPConnection(connection), error)(connection, receive, send)
         else:
-            await send({"type": "websocket.close", "code": _REFUSED + error.status_code, "reason": error.detail[:100]})
+            await send(_last_message(connection, error))
+
+
+def _may_last(connection: Connection) -> bool:
+    """Whether its answer may be one without an end."""
+    return bool(connection["type"] == "websocket" or connection["method"] == "GET")
+
+
+def _last_message(connection: Connection, error: ServeAppError) -> Message:
+    """What ends an answer that has begun."""
+    if connection["type"] == "http":
+        return {"type": "http.response.body", "body": b""}
+    return {"type": "websocket.close", "code": _REFUSED + error.status_code, "reason": error.detail[:100]}
 
 
 def tenant_of(request: HTTPConnection) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import httpx
 import pytest
 import yaml
 from fastapi import FastAPI
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from serve_app.api import access, build_api
@@ -70,6 +71,7 @@ def keys(tmp_path: Path) -> Keys:
 def always_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the file, with every request."""
     monkeypatch.setattr(access, "_LOOK_PERIOD_S", 0.0)
+    monkeypatch.setattr(access, "_WATCH_PERIOD_S", 0.01)
 
 
 def build(pipeline: FakePipeline, keys: Keys | None, **args: Any) -> FastAPI:
@@ -403,6 +405,68 @@ def test_a_followers_turn_ends_with_its_stream(keys: Keys) -> None:
             assert follower.status_code == 200
             assert is_error(served.http.get("/streams"), 429, "rate_limited")
             assert socket.response.status_code == 101
+
+
+def revoke(keys: Keys, how: str) -> None:
+    if how == "taken out":
+        keys._entries = [entry for entry in keys._entries if entry["name"] != "dock"]
+    else:
+        entry = next(entry for entry in keys._entries if entry["name"] == "dock")
+        entry |= {"expires": "2020-01-01"} if how == "expired" else {"scopes": ["detect"]}
+    keys.save()
+
+
+@pytest.mark.parametrize("how", ["taken out", "expired", "of another scope"])
+@pytest.mark.parametrize("path", ["events", "preview.mjpeg"])
+def test_a_followers_answer_ends_when_its_key_is_no_longer_good(keys: Keys, path: str, how: str) -> None:
+    with served_with(keys) as served:
+        other = keys.add("yard", "streams")
+        with (
+            served.http.stream("GET", f"/streams/lot/{path}") as follower,
+            served.http.stream("GET", "/streams/lot/events", headers=other) as unhurt,
+        ):
+            assert (follower.status_code, unhurt.status_code) == (200, 200)
+            revoke(keys, how)
+            assert len(list(islice(follower.iter_raw(), 4))) < 4  # it ends, and as an answer does that is complete
+            served.happen()
+            assert any("event: state" in text for text in unhurt.iter_text())
+
+
+@pytest.mark.parametrize("how", ["taken out", "expired", "of another scope"])
+def test_a_websocket_is_closed_when_its_key_is_no_longer_good(keys: Keys, how: str) -> None:
+    with served_with(keys) as served, connect_to(served) as socket:
+        served.happen()
+        assert "state" in socket.recv(timeout=60)
+        revoke(keys, how)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=60)
+        assert closed.value.rcvd.code == 4401
+
+
+def test_while_the_file_is_broken_followers_stay(keys: Keys) -> None:
+    with served_with(keys) as served, connect_to(served) as socket:
+        keys.path.write_text("broken: [")
+        assert served.http.get("/streams").status_code == 200  # the file has been looked at
+        served.happen()
+        assert "state" in socket.recv(timeout=60)
+
+
+async def test_what_is_under_way_counts_though_its_name_was_away_for_a_while(
+    pipeline: FakePipeline, keys: Keys
+) -> None:
+    header = keys.add("dock", "detect", concurrency=1)
+    entries = keys._entries
+    async with client_of(build(pipeline, keys, limits={"deadline_s": 60})) as client:
+        first = asyncio.create_task(client.post("/detect", content=b"slow", headers=header))
+        await until(lambda: pipeline.tenants)
+        keys.clear()
+        assert is_error(await client.post("/detect", content=b"1", headers=header), 401, "unauthorized")
+        keys._entries = entries
+        keys.save()
+        assert is_error(await client.post("/detect", content=b"1", headers=header), 429, "rate_limited")
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert await statuses(client, header, 1) == [200]
 
 
 def connect_to(served: StreamServer, **options: Any) -> Any:
