@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.api import detect, errors, health
 from serve_app.api import streams as stream_routes
@@ -19,6 +20,8 @@ _REFUSALS = {
     "403": "`forbidden`: the key is not for this; without keys, the request is not this machine's own",
     "429": "`rate_limited`: more than the key may, with `Retry-After`",
 }
+# So that browsers show no answer in pages elsewhere, nor take one for what it does not say it is.
+_HEADERS = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type-options", b"nosniff")]
 
 
 def build_api(pipeline: Pipeline, streams: Streams, args: AppArgs) -> FastAPI:
@@ -36,6 +39,16 @@ def build_api(pipeline: Pipeline, streams: Streams, args: AppArgs) -> FastAPI:
 
 class _Api(FastAPI):
     """Whose description says what ``Access`` asks for and answers."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See FastAPI; with ``_HEADERS`` on every answer."""
+
+        async def send_on(message: Message) -> None:
+            if message["type"] in {"http.response.start", "websocket.http.response.start"}:
+                message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+            await send(message)
+
+        await super().__call__(scope, receive, send_on)
 
     def openapi(self) -> dict[str, Any]:
         """See FastAPI."""

@@ -310,11 +310,13 @@ def require_keys(args: AccessArgs, http_host: str | None) -> None:
 
 def _check_local(request: HTTPConnection) -> None:
     """That no web page asks: a browser on this machine reaches us for any page that is open in it, under a name of the
-    page's own that it makes point here, or across sites. Raises Forbidden."""
+    page's own that it makes point here, or across sites. With a GET, as for an ``<img>``, it names no origin, and says
+    only that it is across sites. Raises Forbidden."""
     origin = request.headers.get("origin")
+    site = request.headers.get("sec-fetch-site", "none")  # of a client that is no browser there is none
     if not _is_loopback(_host(f"//{request.headers.get('host', '')}")):
         raise Forbidden("without API keys, only requests to localhost are answered: set access.keys_file")
-    if origin is not None and not _is_loopback(_host(origin)):
+    if site not in {"same-origin", "none"} or (origin is not None and not _is_loopback(_host(origin))):
         raise Forbidden("without API keys, requests of web pages elsewhere are not answered: set access.keys_file")
 
 

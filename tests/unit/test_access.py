@@ -275,8 +275,34 @@ async def test_without_keys_a_web_page_elsewhere_can_change_nothing(
     assert (await unkeyed.post("/streams", json=STREAM, headers={"Origin": origin})).is_success == (status_code == 200)
 
 
+@pytest.mark.parametrize(
+    ("site", "status_code"), [("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403), ("", 403)]
+)
+async def test_without_keys_a_web_page_elsewhere_can_show_nothing(
+    unkeyed: httpx.AsyncClient, site: str, status_code: int
+) -> None:
+    """A GET without CORS, as for an ``<img>``, has no ``Origin``."""
+    for path in ("/streams", "/health", "/docs"):
+        assert (await unkeyed.get(path, headers={"Sec-Fetch-Site": site})).status_code == status_code
+
+
+async def test_every_answer_is_kept_from_pages_elsewhere_and_from_guesses(
+    unkeyed: httpx.AsyncClient, pipeline: FakePipeline
+) -> None:
+    answers = [await unkeyed.get(path) for path in ("/health", "/docs", "/nothing", "/streams", "/streams/none")]
+    answers += [await unkeyed.get("/health", headers={"Host": "evil.example"}), await unkeyed.delete("/health")]
+    answers += [await unkeyed.post("/detect", content=picture) for picture in (b"1", b"slow")]
+    pipeline.failure = RuntimeError("a bug")
+    answers += [await unkeyed.post("/detect", content=b"1"), await unkeyed.get("/readyz")]
+    assert {answer.status_code for answer in answers} == {200, 403, 404, 405, 500, 504}
+    for answer in answers:
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
 async def test_with_keys_any_name_and_any_web_page_may(keyed: httpx.AsyncClient, keys: Keys) -> None:
     header = keys.add("dock", "detect") | {"Host": "10.0.0.7:8000", "Origin": "https://sightline.example"}
+    header |= {"Sec-Fetch-Site": "cross-site"}
     assert (await keyed.post("/detect", content=b"1", headers=header)).status_code == 200
 
 
