@@ -181,7 +181,7 @@ class Access:
 
     async def _admit(self, request: HTTPConnection, part: str, stack: AsyncExitStack) -> _Caller:
         """Whoever asks, with a turn that ends with the stack. Raises ServeAppError."""
-        anonymous = _Caller("", self._args.requests_per_s, self._args.concurrency)
+        anonymous = _Caller("", self._args.requests_per_s, concurrency=0)
         if self._key_file is None:
             _check_local(request)
         if part in _OPEN:

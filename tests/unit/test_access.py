@@ -377,6 +377,21 @@ async def test_a_key_without_limits_of_its_own_has_the_settings(pipeline: FakePi
         assert (await client.get("/health")).status_code == 200
 
 
+@pytest.mark.parametrize(("is_keyed", "status_code"), [(True, 429), (False, 200)])
+async def test_a_key_without_limits_has_32_requests_under_way_and_this_machine_as_many_as_it_likes(
+    pipeline: FakePipeline, keys: Keys, is_keyed: bool, status_code: int
+) -> None:
+    header = keys.add("dock", "detect")
+    async with client_of(build(pipeline, keys if is_keyed else None, limits={"deadline_s": 60})) as client:
+        held = [asyncio.create_task(client.post("/detect", content=b"slow", headers=header)) for _ in range(32)]
+        await until(lambda: len(pipeline.tenants) == 32)
+        assert await statuses(client, header, 1) == [status_code]
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        assert await statuses(client, header, 1) == [200]
+
+
 @pytest.mark.parametrize("end", ["answered", "client gone", "bug", "deadline"])
 async def test_a_turn_ends_with_its_request_however_that_ends(pipeline: FakePipeline, keys: Keys, end: str) -> None:
     header = keys.add("dock", "detect", concurrency=1)
