@@ -6,7 +6,7 @@ import httpx
 
 from serve_app.errors import InvalidUrl, Overloaded, Unfetchable
 from serve_app.guard import NOT_ALLOWED, Guard
-from serve_app.guarded_http import GuardedHttp, NoAnswer, NoSuchHost, Reply, parse_http_url
+from serve_app.guarded_http import Dribbles, GuardedHttp, NoAnswer, NoSuchHost, Reply, parse_http_url
 
 _FETCHES_AT_ONCE = 16  # of one Ingress: each may hold as many bytes as a body may have
 _TIMEOUT_S = 5.0  # of each step; the request's deadline bounds them all
@@ -32,6 +32,8 @@ class Fetcher:
             return await self._follow(_parse(url))
         except NoSuchHost as exc:  # said as of an address that is not allowed: whether a name exists is not told
             raise InvalidUrl(NOT_ALLOWED) from exc
+        except Dribbles as exc:
+            raise Unfetchable("the url's server sends its answer in pieces that are too small") from exc
         except NoAnswer as exc:
             raise Unfetchable("the url's server cannot be reached, or does not answer in time") from exc
         finally:

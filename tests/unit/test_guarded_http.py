@@ -452,6 +452,23 @@ async def test_a_picture_is_limited_while_it_is_read(head: str, server: Server) 
     assert isinstance(error, TooLarge)
 
 
+async def test_a_picture_that_comes_byte_by_byte_is_given_up(server: Server) -> None:
+    """Each byte costs as much as a whole chunk does."""
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    server.answers |= {
+        "/bytes": chunked + 1000 * b"1\r\nx\r\n" + b"0\r\n\r\n",
+        "/tail": chunked + b"2000\r\n" + bytes(0x2000) + b"\r\n" + 2000 * b"1\r\nx\r\n" + b"0\r\n\r\n",
+        "/few": chunked + 100 * b"1\r\nx\r\n" + b"0\r\n\r\n",
+        "/large": chunked + 300 * (b"100\r\n" + bytes(256) + b"\r\n") + b"0\r\n\r\n",
+    }
+    for path in ("/bytes", "/tail"):
+        error = await refusal(f"{server.url}{path}")
+        assert isinstance(error, Unfetchable)
+        assert "too small" in error.detail
+    for path, size in (("/few", 100), ("/large", 300 * 256)):
+        assert len(await Fetcher(ALLOWED, MAX_BYTES).fetch(f"{server.url}{path}")) == size
+
+
 async def test_a_picture_of_just_the_limit_is_fetched(server: Server) -> None:
     server.answers |= {"/limit": ok(bytes(MAX_BYTES)), "/over": ok(bytes(MAX_BYTES + 1))}
     assert len(await Fetcher(ALLOWED, MAX_BYTES).fetch(f"{server.url}/limit")) == MAX_BYTES
