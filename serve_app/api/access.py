@@ -9,6 +9,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -107,6 +108,7 @@ class Access:
         self._deadline_s = args.limits.deadline_s
         self._key_file = key_file
         self._turns: defaultdict[str, _Turns] = defaultdict(_Turns)
+        self._reader = ThreadPoolExecutor(1, "keys")  # its own: a key's end waits for nobody
         self._look_at_s = 0.0
         self._problem = ""  # of the keys' file
         self._followers: dict[asyncio.Timeout, tuple[Key, Scope]] = {}
@@ -225,7 +227,7 @@ class Access:
             return
         self._look_at_s = math.inf  # others go on with the keys that there are
         try:
-            if await asyncio.to_thread(key_file.refresh):
+            if await asyncio.get_running_loop().run_in_executor(self._reader, key_file.refresh):
                 logger.info("the keys' file was read again: %d keys", len(key_file.keys))
                 names = {key.name for key in key_file.keys}
                 kept = {name: turns for name, turns in self._turns.items() if name in names or turns.under_way}

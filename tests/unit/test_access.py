@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -192,6 +193,23 @@ async def test_a_changed_file_holds_without_a_restart(keyed: httpx.AsyncClient, 
     keys.clear()
     for header in (first, second):
         assert is_error(await keyed.post("/detect", content=b"1", headers=header), 401, "unauthorized")
+
+
+async def test_a_changed_file_holds_while_every_thread_of_the_loops_own_is_busy(
+    keyed: httpx.AsyncClient, keys: Keys
+) -> None:
+    header = keys.add("dock", "detect")
+    assert (await keyed.post("/detect", content=b"1", headers=header)).status_code == 200
+    go_on = threading.Event()
+    busy = [asyncio.create_task(asyncio.to_thread(go_on.wait)) for _ in range(100)]
+    await asyncio.sleep(0)  # they begin
+    try:
+        async with asyncio.timeout(10):
+            keys.clear()
+            assert is_error(await keyed.post("/detect", content=b"1", headers=header), 401, "unauthorized")
+    finally:
+        go_on.set()
+        await asyncio.gather(*busy)
 
 
 async def test_the_file_is_looked_at_no_more_often_than_once_a_while(

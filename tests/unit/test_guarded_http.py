@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -314,6 +315,21 @@ async def test_a_name_that_does_not_exist_is_answered_as_one_inside(names: Names
     inside, missing = await refusal("http://inside.test/"), await refusal("http://missing.test/")
     assert (inside.code, inside.detail) == (missing.code, missing.detail)
     assert "10.0" not in inside.detail
+
+
+async def test_names_that_take_long_hold_up_nothing_else(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    names.known["slow.test"] = [["10.0.0.1"]]
+    answer, asked = threading.Event(), socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: answer.wait() and asked(*args, **options))
+    slow = [asyncio.create_task(Guard().resolve("slow.test", 80)) for _ in range(100)]
+    await wait_all_tasks_blocked()
+    try:
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(lambda: "read") == "read"
+    finally:
+        answer.set()
+        outcomes = await asyncio.gather(*slow, return_exceptions=True)
+    assert all(isinstance(outcome, InvalidUrl) for outcome in outcomes)
 
 
 async def test_the_next_address_is_tried_where_one_is_dead(names: Names, server: Server) -> None:
