@@ -20,7 +20,9 @@ _MAX_JSON_BYTES = 2**14
 _SLICE_BYTES = 2**16  # parsed at once
 
 
-async def read_pictures(request: Request, limits: LimitArgs, fetcher: Fetcher | None) -> tuple[list[bytes], bool]:
+async def read_pictures(
+    request: Request, limits: LimitArgs, fetcher: Fetcher | None, tenant: str
+) -> tuple[list[bytes], bool]:
     """The pictures, and whether they came as multipart parts. Without a fetcher, none is fetched by its url.
 
     Raises Malformed, TooLarge, UrlsDisabled, InvalidParameter, and what ``Fetcher.fetch`` raises.
@@ -29,7 +31,8 @@ async def read_pictures(request: Request, limits: LimitArgs, fetcher: Fetcher | 
     if kind == "application/json":
         if fetcher is None:
             raise UrlsDisabled("pictures are not fetched by url here: send the picture, or set SERVE_APP_DETECT_URLS")
-        return [await fetcher.fetch(_url_in(await read_body(request, _MAX_JSON_BYTES)))], False
+        url = _url_in(await read_body(request, _MAX_JSON_BYTES))
+        return [await fetcher.fetch(url, tenant)], False
     body = await read_body(request, limits.max_body_mib * 2**20)
     if kind != "multipart/form-data":
         return [body], False

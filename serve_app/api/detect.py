@@ -75,7 +75,7 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
         pipeline.admit()
         try:
             async with asyncio.timeout(args.limits.deadline_s):
-                pictures, is_multipart = await read_pictures(request, args.limits, fetcher)
+                pictures, is_multipart = await read_pictures(request, args.limits, fetcher, tenant)
                 many = is_multipart and len(pictures) > 1
                 if annotate and many:
                     raise InvalidParameter("an annotated picture is answered for one picture at a time")

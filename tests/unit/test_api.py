@@ -215,7 +215,7 @@ async def test_while_a_large_body_is_parsed_others_have_their_turn() -> None:
     headers = [(b"content-type", b"multipart/form-data; boundary=x")]
     request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
     other = asyncio.create_task(others())
-    assert await read_pictures(request, parse_args({}).limits, None) == ([content], True)
+    assert await read_pictures(request, parse_args({}).limits, None, "") == ([content], True)
     other.cancel()
     assert turns >= 16
 

@@ -19,7 +19,7 @@ from anyio import wait_all_tasks_blocked
 
 from serve_app.api import fetcher as fetching
 from serve_app.api.fetcher import Fetcher
-from serve_app.errors import InvalidUrl, Overloaded, ServeAppError, TooLarge, Unfetchable
+from serve_app.errors import InvalidUrl, Overloaded, RateLimited, ServeAppError, TooLarge, Unfetchable
 from serve_app.guard import Guard
 from serve_app.guarded_http import GuardedHttp, NoAnswer
 from tests.traps import Names, Trap, trap
@@ -523,6 +523,20 @@ async def test_more_fetches_at_once_than_are_bearable_are_refused_at_once(server
     server.gate.set()
     assert await asyncio.gather(*fetches) == [b"picture"] * len(fetches)
     assert await fetcher.fetch(server.url) == b"picture"
+
+
+async def test_one_keys_fetches_leave_room_for_anothers(server: Server) -> None:
+    server.gate.clear()
+    fetcher = Fetcher(ALLOWED, MAX_BYTES)
+    fetches = [asyncio.create_task(fetcher.fetch(server.url, "dock")) for _ in range(fetching._FETCHES_OF_A_KEY)]
+    await wait_all_tasks_blocked()
+    with pytest.raises(RateLimited):
+        await fetcher.fetch(server.url, "dock")
+    fetches.append(asyncio.create_task(fetcher.fetch(server.url, "yard")))
+    server.gate.set()
+    assert await asyncio.gather(*fetches) == [b"picture"] * len(fetches)
+    assert await fetcher.fetch(server.url, "dock") == b"picture"
+    assert not fetcher._under_way
 
 
 async def test_a_fetch_that_is_given_up_leaves_its_place(server: Server) -> None:
