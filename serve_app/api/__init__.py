@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.api import detect, errors, health
+from serve_app.api import detect, docs, errors, health
 from serve_app.api import streams as stream_routes
 from serve_app.api.access import Access, scope_of
 from serve_app.api.pipeline import Pipeline, Streams
@@ -26,8 +26,10 @@ _HEADERS = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type
 
 def build_api(pipeline: Pipeline, streams: Streams, args: AppArgs) -> FastAPI:
     """The ASGI application. Raises ConfigError for a keys' file that is missing or broken."""
-    api = _Api(title="Sightline", description="YOLO detection for images and live video on Ray Serve.")
+    description = "YOLO detection for images and live video on Ray Serve."
+    api = _Api(title="Sightline", description=description, docs_url=None, redoc_url=None)  # theirs load others' scripts
     api.router.redirect_slashes = False  # a redirect would go to whatever host the client names
+    api.include_router(docs.router())
     api.include_router(health.router(pipeline))
     api.include_router(detect.router(pipeline, args))
     api.include_router(stream_routes.router(streams))

@@ -38,7 +38,7 @@ from serve_app.keys import Key, KeyFile, Scope, find_key
 logger = logging.getLogger("ray.serve")
 
 _SCOPES: dict[str, Scope] = {"detect": "detect", "streams": "streams"}  # by the first part of the path
-_OPEN = {"health", "livez", "readyz", "docs", "redoc", "openapi.json"}  # whatever is in neither does not exist
+_OPEN = {"health", "livez", "readyz", "docs", "openapi.json"}  # whatever is in neither does not exist
 _READS_ITS_BODY = {"detect"}
 _HAVE_A_BODY = {"POST", "PUT", "PATCH"}
 _HAVE_NONE = {"GET", "HEAD", "DELETE"}
