@@ -16,6 +16,7 @@ from serve_app.keys import KeyFile
 
 _SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key, where the application has any."}
 _REFUSALS = {
+    "400": "`malformed`: a body that breaks off, or one that came with a `GET`, `HEAD` or `DELETE`",
     "401": "`unauthorized`: no API key, or one that is unknown or has expired",
     "403": "`forbidden`: the key is not for this; without keys, the request is not this machine's own",
     "429": "`rate_limited`: more than the key may, with `Retry-After`",
@@ -63,6 +64,6 @@ class _Api(FastAPI):
                 if scope := scope_of(path):
                     for operation in operations.values():
                         operation["security"] = [{"key": [scope]}]
-                        operation["responses"] = dict(sorted((operation["responses"] | refusals).items()))
+                        operation["responses"] = dict(sorted((refusals | operation["responses"]).items()))
         assert self.openapi_schema is not None
         return self.openapi_schema

@@ -338,7 +338,7 @@ async def test_openapi_says_which_key_each_route_needs_and_how_it_is_refused(key
     assert described["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert described["paths"]["/detect"]["post"]["security"] == [{"key": ["detect"]}]
     assert described["paths"]["/streams/{stream_id}"]["put"]["security"] == [{"key": ["streams"]}]
-    assert {"401", "403", "429"} <= set(described["paths"]["/streams"]["get"]["responses"])
+    assert {"400", "401", "403", "429"} <= set(described["paths"]["/streams"]["get"]["responses"])
     assert "security" not in described["paths"]["/readyz"]["get"]
 
 
