@@ -18,6 +18,7 @@ from serve_app.schemas import PictureUrl
 
 _MAX_JSON_BYTES = 2**14
 _SLICE_BYTES = 2**16  # parsed at once
+_MAX_PADDING_BYTES = 64  # behind a boundary, where nobody has any
 
 
 async def read_pictures(
@@ -68,22 +69,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 async def _split(request: Request, body: bytes, limits: LimitArgs) -> list[bytes]:
-    async def slices() -> AsyncGenerator[bytes, None]:
-        for start in range(0, len(body), _SLICE_BYTES):
-            yield body[start : start + _SLICE_BYTES]
-            await asyncio.sleep(0)  # others have their turn
-
     _, parameters = parse_options_header(request.headers["content-type"])
     boundary = parameters.get(b"boundary")
     if not boundary:
         raise Malformed("the multipart body's Content-Type names no boundary")
-    if b"--" + boundary + b"--" not in body:  # the parser would answer the parts that came, as if they were all
-        raise Malformed("the multipart body is truncated: its closing boundary is missing")
-    # A delimiter before each part and one at the end; no line of a part may begin with it (RFC 2046, 5.1.1). The parser
-    # takes long over each, even over one that it then takes for data.
-    if body.count(b"\r\n--" + boundary) > limits.max_images_per_request + 1:
-        raise _too_many(limits)
-    parser = MultiPartParser(request.headers, slices(), max_files=limits.max_images_per_request, max_fields=0)
+    slices = _slices(body, boundary, limits)
+    parser = MultiPartParser(request.headers, slices, max_files=limits.max_images_per_request, max_fields=0)
     parser.spool_max_size = len(body) + 1  # the body is in memory: no part of it goes to a disk
     try:
         form = await parser.parse()
@@ -98,6 +89,32 @@ async def _split(request: Request, body: bytes, limits: LimitArgs) -> list[bytes
         return [await part.read() for _, part in parts if isinstance(part, UploadFile)]
     finally:
         await form.close()
+
+
+async def _slices(body: bytes, boundary: bytes, limits: LimitArgs) -> AsyncGenerator[bytes, None]:
+    """The body for the parser, bit by bit, so that others have their turn. Raises Malformed, TooLarge.
+
+    The parser takes long over each line that begins as a delimiter does, even where it then takes it for data, and
+    over white space behind one. RFC 2046, 5.1.1: a delimiter stands before each part and at the end, and no other line
+    begins so.
+    """
+    delimiter, closing = b"\r\n--" + boundary, b"--" + boundary + b"--"
+    delimiters, is_closed = 0, False
+    for start in range(0, len(body), _SLICE_BYTES):
+        stop = start + _SLICE_BYTES
+        at = body.find(delimiter, max(0, start - len(delimiter) + 1), stop)
+        while at >= 0:
+            delimiters += 1
+            if delimiters > limits.max_images_per_request + 1:
+                raise _too_many(limits)
+            if not body[at + len(delimiter) : at + len(delimiter) + _MAX_PADDING_BYTES].strip(b" \t"):
+                raise Malformed("a boundary of the multipart body is followed by nothing, or by too much white space")
+            at = body.find(delimiter, at + 1, stop)
+        is_closed = is_closed or body.find(closing, max(0, start - len(closing) + 1), stop) >= 0
+        yield body[start:stop]
+        await asyncio.sleep(0)
+    if not is_closed:  # the parser would answer the parts that came, as if they were all
+        raise Malformed("the multipart body is truncated: its closing boundary is missing")
 
 
 def _refusal(exc: MultiPartException, limits: LimitArgs) -> ServeAppError:

@@ -199,6 +199,32 @@ async def test_what_could_be_more_parts_than_are_allowed_is_refused_unparsed(cli
         assert answer.is_success or is_error(answer, 413, "too_large")
 
 
+@pytest.mark.parametrize(("padding", "status_code"), [(0, 200), (60, 200), (64, 400), (100_000, 400)])
+async def test_white_space_behind_a_boundary_is_limited(
+    client: httpx.AsyncClient, padding: int, status_code: int
+) -> None:
+    """The parser looks at each of it."""
+    first, second = multipart(b"1").removesuffix(b"--\r\n"), multipart(b"2").removeprefix(b"--x")
+    body = first + b" \t" * (padding // 2) + second
+    answer = await client.post("/detect", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+    assert answer.status_code == status_code
+    assert answer.is_error or len(answer.json()["results"]) == 2
+
+
+@pytest.mark.parametrize("offset", range(-7, 8))
+async def test_a_boundary_counts_once_wherever_the_body_is_cut_for_the_parser(
+    client: httpx.AsyncClient, offset: int
+) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    head = len(multipart(b"").removesuffix(b"\r\n--x--\r\n"))
+    for count, status_code in ((2, 200), (3, 413)):
+        lines = bytes(2**16 - head + offset) + b"\r\n--xy" * count + bytes(2**16) + b"\r\n--xy"
+        assert (await client.post("/detect", content=multipart(lines), headers=headers)).status_code == status_code
+    content = multipart(bytes(2**16 - head + offset))
+    assert (await client.post("/detect", content=content, headers=headers)).status_code == 200
+    assert is_error(await client.post("/detect", content=content[:-4], headers=headers), 400, "malformed")
+
+
 async def test_while_a_large_body_is_parsed_others_have_their_turn() -> None:
     content = bytes(2**20)
     body = multipart(content)
