@@ -107,9 +107,9 @@ class AccessArgs(_Args):
     """Who may ask, and how much."""
 
     keys_file: Path | None = _setting("KEYS_FILE", None)  # unset: whoever is on this machine may, and nobody else
-    # What a key may that names no limits of its own, and all together who come without one; at each Ingress replica.
-    requests_per_s: float = _setting("REQUESTS_PER_S", 0.0, ge=0, allow_inf_nan=False)  # 0: no limit
-    concurrency: int = _setting("CONCURRENCY", 0, ge=0)  # requests and followers under way at once; 0: no limit
+    # What a key may that names no limits of its own, at each Ingress replica; 0: no limit.
+    requests_per_s: float = _setting("REQUESTS_PER_S", 0.0, ge=0, allow_inf_nan=False)  # all together without keys, too
+    concurrency: int = _setting("CONCURRENCY", 32, ge=0)  # requests and followers under way at once
 
 
 class PreprocessorArgs(_Args):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from serve_app.errors import InvalidUrl
@@ -21,6 +23,8 @@ _SPECIAL: tuple[Network, ...] = (
 )
 # All of IPv6 that is given out. Outside it lie the forms that hold an IPv4 address: mapped, compatible, NAT64.
 _GIVEN_OUT = ip_network("2000::/3")
+# Not asyncio's own threads, which others need: a name can take a resolver half a minute, and nothing cuts that short.
+_RESOLVERS = ThreadPoolExecutor(16, "resolve")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Guard:
         Raises InvalidUrl, and ``socket.gaierror`` where it has none.
         """
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().run_in_executor(_RESOLVERS, look_up)
         except ValueError as exc:  # no name at all: a label of 64 letters
             raise InvalidUrl("the url names no host") from exc
         addresses = [str(address[0]) for *_, address in found]

@@ -24,6 +24,7 @@ from serve_app.guard import Guard
 
 _ADDRESSES_TRIED = 4  # of a host's
 _KEPT_S = 5.0  # a connection that may be used again
+_MIN_CHUNK_BYTES, _SMALL_CHUNKS = 256, 100  # on average, once so many have come: each costs the same, however small
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*")  # a name, or an address in digits
 
 logging.getLogger("httpcore").setLevel(logging.INFO)  # at DEBUG it writes headers, which may hold secrets
@@ -48,6 +49,10 @@ def parse_http_url(text: str) -> httpx.URL:
     if not is_valid:
         raise InvalidUrl("the url is no valid http:// or https:// address")
     return url
+
+
+class Dribbles(NoAnswer):
+    """The server sends its answer in pieces so small that to read them costs more than they are worth."""
 
 
 class Reply:
@@ -75,6 +80,8 @@ class Reply:
                     if left < 0:
                         break
                     chunks.append(chunk)
+                    if max_bytes - left < _MIN_CHUNK_BYTES * (len(chunks) - _SMALL_CHUNKS):
+                        raise Dribbles("its answer comes in pieces that are too small")
         if left < 0:
             raise TooLarge(f"the server's answer is larger than the limit of {max_bytes / 2**20:g} MiB")
         return b"".join(chunks)

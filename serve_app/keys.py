@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from serve_app.errors import ConfigError
 
@@ -47,9 +47,20 @@ class Key(BaseModel):
     concurrency: int | None = Field(None, ge=0)
     expires: date | None = None
 
+    @field_validator("sha256")
+    @classmethod
+    def _is_of_something(cls, value: str) -> str:
+        if value == hashlib.sha256().hexdigest():
+            raise ValueError("this is the hash of nothing: whatever was to print the key printed none")
+        return value
+
     def allows(self, scope: Scope) -> bool:
         """Whether it may be used for that."""
         return scope in self.scopes or "admin" in self.scopes
+
+    def has_expired(self) -> bool:
+        """Whether its last day, by UTC, is over."""
+        return self.expires is not None and datetime.now(UTC).date() >= self.expires
 
 
 def parse_keys(text: str) -> tuple[Key, ...]:
@@ -87,9 +98,7 @@ def find_key(keys: Sequence[Key], presented: str) -> Key | None:
     for key in keys:
         if hmac.compare_digest(key.sha256, digest):
             found = key
-    if found and found.expires and datetime.now(UTC).date() >= found.expires:
-        return None
-    return found
+    return None if found is None or not presented or found.has_expired() else found
 
 
 class KeyFile:

@@ -8,8 +8,9 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from serve_app.errors import (
     ConfigError,
     DeadlineExceeded,
     Forbidden,
+    Malformed,
     NotFound,
     RateLimited,
     ServeAppError,
@@ -36,10 +38,14 @@ from serve_app.keys import Key, KeyFile, Scope, find_key
 logger = logging.getLogger("ray.serve")
 
 _SCOPES: dict[str, Scope] = {"detect": "detect", "streams": "streams"}  # by the first part of the path
-_OPEN = {"health", "livez", "readyz", "docs", "redoc", "openapi.json"}  # whatever is in neither does not exist
+_OPEN = {"health", "livez", "readyz", "docs", "openapi.json"}  # whatever is in neither does not exist
 _READS_ITS_BODY = {"detect"}
-_MAX_BODY_BYTES = 1 << 20  # of the others, which are JSON
+_HAVE_A_BODY = {"POST", "PUT", "PATCH"}
+_HAVE_NONE = {"GET", "HEAD", "DELETE"}
+_MAX_BODY_BYTES = 1 << 20  # of JSON
 _LOOK_PERIOD_S = 1.0  # at the keys' file
+_WATCH_PERIOD_S = 1.0  # over those whose answer goes on
+_GOODBYE_S = 1.0  # for a client to read it
 _REFUSED = 4000  # WebSocket's closing codes: those of an application begin at 4000
 
 
@@ -50,27 +56,28 @@ class _Caller:
     name: str
     requests_per_s: float  # 0: no limit
     concurrency: int  # 0: no limit
+    key: Key | None = None
 
 
 class _Turns:
     """What callers of one name have under way, and how fast they come."""
 
     def __init__(self) -> None:
-        self._under_way = 0
+        self.under_way = 0
         self._limiter: AsyncLimiter | None = None
         self._requests_per_s = 0.0
 
     @asynccontextmanager
     async def one(self, caller: _Caller) -> AsyncIterator[None]:
         """One more is under way within the block. Raises RateLimited."""
-        if caller.concurrency and self._under_way >= caller.concurrency:
+        if caller.concurrency and self.under_way >= caller.concurrency:
             raise RateLimited(f"{caller.concurrency} requests are under way already, which is the limit")
         await self._pass(caller.requests_per_s)
-        self._under_way += 1
+        self.under_way += 1
         try:
             yield
         finally:
-            self._under_way -= 1
+            self.under_way -= 1
 
     async def _pass(self, requests_per_s: float) -> None:
         if requests_per_s != self._requests_per_s:
@@ -101,8 +108,11 @@ class Access:
         self._deadline_s = args.limits.deadline_s
         self._key_file = key_file
         self._turns: defaultdict[str, _Turns] = defaultdict(_Turns)
+        self._reader = ThreadPoolExecutor(1, "keys")  # its own: a key's end waits for nobody
         self._look_at_s = 0.0
         self._problem = ""  # of the keys' file
+        self._followers: dict[asyncio.Timeout, tuple[Key, Scope]] = {}
+        self._watching: asyncio.Task[None] | None = None
 
     async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
         """Answers a refusal itself."""
@@ -114,16 +124,66 @@ class Access:
                 part = first_part(connection["path"].removeprefix(connection.get("root_path", "")))
                 caller = await self._admit(HTTPConnection(connection), part, stack)
                 connection.setdefault("state", {})["tenant"] = caller.name
-                if connection["type"] == "http" and part not in _READS_ITS_BODY:
-                    receive = await self._with_body(Request(connection, receive))
+                if connection["type"] == "http":
+                    receive = await self._with_body(Request(connection, receive), part)
             except ServeAppError as exc:
                 await self._refuse(exc, connection, receive, send)
                 return
-            await self._app(connection, receive, send)
+            if self._key_file and caller.key and _may_last(connection):
+                with self._until_revoked(self._key_file, caller.key, _SCOPES[part]) as until:
+                    await self._follow(until, connection, receive, send)
+            else:
+                await self._app(connection, receive, send)
+
+    @contextmanager
+    def _until_revoked(self, key_file: KeyFile, key: Key, scope: Scope) -> Iterator[asyncio.Timeout]:
+        """A time that is up as soon as the key is no longer good for it."""
+        until = asyncio.timeout(None)
+        self._followers[until] = key, scope
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch(key_file))
+        try:
+            yield until
+        finally:
+            del self._followers[until]
+
+    async def _watch(self, key_file: KeyFile) -> None:
+        while self._followers:
+            await asyncio.sleep(_WATCH_PERIOD_S)
+            await self._look_at(key_file)
+            good = {key.sha256: key for key in key_file.keys if not key.has_expired()}
+            for until, (key, scope) in self._followers.items():
+                now = good.get(key.sha256)
+                if not until.expired() and (now is None or not now.allows(scope)):
+                    until.reschedule(asyncio.get_running_loop().time())
+
+    async def _follow(self, until: asyncio.Timeout, connection: Connection, receive: Receive, send: Send) -> None:
+        """The application's answer, which may have no end, as long as its time is not up."""
+        has_begun = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            async with until:
+                await self._app(connection, receive, send_on)
+        except TimeoutError:
+            if not until.expired():
+                raise
+            error = Unauthorized("the API key is unknown or has expired")
+            if not has_begun:
+                await self._refuse(error, connection, receive, send)
+                return
+            self._pipeline.refused(error)
+            with suppress(RuntimeError, OSError, TimeoutError):  # it has ended, or the client has gone or does not read
+                async with asyncio.timeout(_GOODBYE_S):
+                    await send(_last_message(connection, error))
 
     async def _admit(self, request: HTTPConnection, part: str, stack: AsyncExitStack) -> _Caller:
         """Whoever asks, with a turn that ends with the stack. Raises ServeAppError."""
-        anonymous = _Caller("", self._args.requests_per_s, self._args.concurrency)
+        anonymous = _Caller("", self._args.requests_per_s, concurrency=0)
         if self._key_file is None:
             _check_local(request)
         if part in _OPEN:
@@ -138,6 +198,7 @@ class Access:
             key.name,
             self._args.requests_per_s if key.requests_per_s is None else key.requests_per_s,
             self._args.concurrency if key.concurrency is None else key.concurrency,
+            key,
         )
         try:
             if not key.allows(_SCOPES[part]):
@@ -166,10 +227,11 @@ class Access:
             return
         self._look_at_s = math.inf  # others go on with the keys that there are
         try:
-            if await asyncio.to_thread(key_file.refresh):
+            if await asyncio.get_running_loop().run_in_executor(self._reader, key_file.refresh):
                 logger.info("the keys' file was read again: %d keys", len(key_file.keys))
                 names = {key.name for key in key_file.keys}
-                self._turns = defaultdict(_Turns, {name: self._turns[name] for name in names})
+                kept = {name: turns for name, turns in self._turns.items() if name in names or turns.under_way}
+                self._turns = defaultdict(_Turns, kept)
             self._problem = ""
         except ConfigError as exc:
             self._pipeline.keys_unreadable()
@@ -179,9 +241,18 @@ class Access:
         finally:
             self._look_at_s = time.monotonic() + _LOOK_PERIOD_S
 
-    async def _with_body(self, request: Request) -> Receive:
+    async def _with_body(self, request: Request, part: str) -> Receive:
         """The body, read while it is small enough: FastAPI reads JSON whole, and Ray queues without a bound what a
-        handler does not read."""
+        handler does not read. Of a request that has none nothing is read: it is answered, and never waits for more.
+
+        Raises Malformed, TooLarge, DeadlineExceeded.
+        """
+        if request.method in _HAVE_NONE:
+            declared = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+            if declared:
+                raise Malformed(f"a body came with {request.method}, which has none")
+        if request.method not in _HAVE_A_BODY or part not in _SCOPES.keys() - _READS_ITS_BODY:
+            return request.receive
         try:
             async with asyncio.timeout(self._deadline_s):
                 body = await read_body(request, _MAX_BODY_BYTES)
@@ -199,7 +270,19 @@ class Access:
         if connection["type"] == "http" or "websocket.http.response" in connection.get("extensions", {}):
             await to_response(HTTPConnection(connection), error)(connection, receive, send)
         else:
-            await send({"type": "websocket.close", "code": _REFUSED + error.status_code, "reason": error.detail[:100]})
+            await send(_last_message(connection, error))
+
+
+def _may_last(connection: Connection) -> bool:
+    """Whether its answer may be one without an end."""
+    return bool(connection["type"] == "websocket" or connection["method"] == "GET")
+
+
+def _last_message(connection: Connection, error: ServeAppError) -> Message:
+    """What ends an answer that has begun."""
+    if connection["type"] == "http":
+        return {"type": "http.response.body", "body": b""}
+    return {"type": "websocket.close", "code": _REFUSED + error.status_code, "reason": error.detail[:100]}
 
 
 def tenant_of(request: HTTPConnection) -> str:
@@ -229,11 +312,13 @@ def require_keys(args: AccessArgs, http_host: str | None) -> None:
 
 def _check_local(request: HTTPConnection) -> None:
     """That no web page asks: a browser on this machine reaches us for any page that is open in it, under a name of the
-    page's own that it makes point here, or across sites. Raises Forbidden."""
+    page's own that it makes point here, or across sites. With a GET, as for an ``<img>``, it names no origin, and says
+    only that it is across sites. Raises Forbidden."""
     origin = request.headers.get("origin")
+    site = request.headers.get("sec-fetch-site", "none")  # of a client that is no browser there is none
     if not _is_loopback(_host(f"//{request.headers.get('host', '')}")):
         raise Forbidden("without API keys, only requests to localhost are answered: set access.keys_file")
-    if origin is not None and not _is_loopback(_host(origin)):
+    if site not in {"same-origin", "none"} or (origin is not None and not _is_loopback(_host(origin))):
         raise Forbidden("without API keys, requests of web pages elsewhere are not answered: set access.keys_file")
 
 

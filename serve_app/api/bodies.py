@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 
 from pydantic import ValidationError
@@ -16,9 +17,13 @@ from serve_app.errors import InvalidParameter, Malformed, ServeAppError, TooLarg
 from serve_app.schemas import PictureUrl
 
 _MAX_JSON_BYTES = 2**14
+_SLICE_BYTES = 2**16  # parsed at once
+_MAX_PADDING_BYTES = 64  # behind a boundary, where nobody has any
 
 
-async def read_pictures(request: Request, limits: LimitArgs, fetcher: Fetcher | None) -> tuple[list[bytes], bool]:
+async def read_pictures(
+    request: Request, limits: LimitArgs, fetcher: Fetcher | None, tenant: str
+) -> tuple[list[bytes], bool]:
     """The pictures, and whether they came as multipart parts. Without a fetcher, none is fetched by its url.
 
     Raises Malformed, TooLarge, UrlsDisabled, InvalidParameter, and what ``Fetcher.fetch`` raises.
@@ -27,7 +32,8 @@ async def read_pictures(request: Request, limits: LimitArgs, fetcher: Fetcher | 
     if kind == "application/json":
         if fetcher is None:
             raise UrlsDisabled("pictures are not fetched by url here: send the picture, or set SERVE_APP_DETECT_URLS")
-        return [await fetcher.fetch(_url_in(await read_body(request, _MAX_JSON_BYTES)))], False
+        url = _url_in(await read_body(request, _MAX_JSON_BYTES))
+        return [await fetcher.fetch(url, tenant)], False
     body = await read_body(request, limits.max_body_mib * 2**20)
     if kind != "multipart/form-data":
         return [body], False
@@ -63,16 +69,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 async def _split(request: Request, body: bytes, limits: LimitArgs) -> list[bytes]:
-    async def once() -> AsyncGenerator[bytes, None]:
-        yield body
-
     _, parameters = parse_options_header(request.headers["content-type"])
     boundary = parameters.get(b"boundary")
     if not boundary:
         raise Malformed("the multipart body's Content-Type names no boundary")
-    if b"--" + boundary + b"--" not in body:  # the parser would answer the parts that came, as if they were all
-        raise Malformed("the multipart body is truncated: its closing boundary is missing")
-    parser = MultiPartParser(request.headers, once(), max_files=limits.max_images_per_request, max_fields=0)
+    slices = _slices(body, boundary, limits)
+    parser = MultiPartParser(request.headers, slices, max_files=limits.max_images_per_request, max_fields=0)
     parser.spool_max_size = len(body) + 1  # the body is in memory: no part of it goes to a disk
     try:
         form = await parser.parse()
@@ -89,9 +91,39 @@ async def _split(request: Request, body: bytes, limits: LimitArgs) -> list[bytes
         await form.close()
 
 
+async def _slices(body: bytes, boundary: bytes, limits: LimitArgs) -> AsyncGenerator[bytes, None]:
+    """The body for the parser, bit by bit, so that others have their turn. Raises Malformed, TooLarge.
+
+    The parser takes long over each line that begins as a delimiter does, even where it then takes it for data, and
+    over white space behind one. RFC 2046, 5.1.1: a delimiter stands before each part and at the end, and no other line
+    begins so.
+    """
+    delimiter, closing = b"\r\n--" + boundary, b"--" + boundary + b"--"
+    delimiters, is_closed = 0, False
+    for start in range(0, len(body), _SLICE_BYTES):
+        stop = start + _SLICE_BYTES
+        at = body.find(delimiter, max(0, start - len(delimiter) + 1), stop)
+        while at >= 0:
+            delimiters += 1
+            if delimiters > limits.max_images_per_request + 1:
+                raise _too_many(limits)
+            if not body[at + len(delimiter) : at + len(delimiter) + _MAX_PADDING_BYTES].strip(b" \t"):
+                raise Malformed("a boundary of the multipart body is followed by nothing, or by too much white space")
+            at = body.find(delimiter, at + 1, stop)
+        is_closed = is_closed or body.find(closing, max(0, start - len(closing) + 1), stop) >= 0
+        yield body[start:stop]
+        await asyncio.sleep(0)
+    if not is_closed:  # the parser would answer the parts that came, as if they were all
+        raise Malformed("the multipart body is truncated: its closing boundary is missing")
+
+
 def _refusal(exc: MultiPartException, limits: LimitArgs) -> ServeAppError:
     if exc.message.startswith("Too many files"):
-        return TooLarge(f"more than {limits.max_images_per_request} pictures in one request")
+        return _too_many(limits)
     if exc.message.startswith("Too many fields"):
         return Malformed("send pictures as parts named 'file', with a filename; thresholds belong in the query")
     return Malformed(f"the multipart body is malformed: {exc.message}")
+
+
+def _too_many(limits: LimitArgs) -> TooLarge:
+    return TooLarge(f"more than {limits.max_images_per_request} pictures in one request")

@@ -49,7 +49,10 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {"image/jpeg": _PICTURE},
     },
     400: {"model": ErrorResponse, "description": "`malformed`: an empty body, or no valid multipart"},
-    403: {"model": ErrorResponse, "description": "`urls_disabled`: pictures are not fetched by url here"},
+    403: {
+        "model": ErrorResponse,
+        "description": "`forbidden`, or `urls_disabled`: pictures are not fetched by url here",
+    },
     413: {"model": ErrorResponse, "description": "`too_large`: too many bytes, pixels or pictures"},
     415: {"model": ErrorResponse, "description": "`not_an_image`: no picture format that is read here"},
     422: {"model": ErrorResponse, "description": "`undecodable`, `invalid_parameter`, `invalid_url` or `unfetchable`"},
@@ -75,7 +78,7 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
         pipeline.admit(tenant)
         try:
             async with asyncio.timeout(args.limits.deadline_s):
-                pictures, is_multipart = await read_pictures(request, args.limits, fetcher)
+                pictures, is_multipart = await read_pictures(request, args.limits, fetcher, tenant)
                 many = is_multipart and len(pictures) > 1
                 if annotate and many:
                     raise InvalidParameter("an annotated picture is answered for one picture at a time")

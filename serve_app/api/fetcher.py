@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import httpx
 
-from serve_app.errors import InvalidUrl, Overloaded, Unfetchable
+from serve_app.errors import InvalidUrl, Overloaded, RateLimited, Unfetchable
 from serve_app.guard import NOT_ALLOWED, Guard
-from serve_app.guarded_http import GuardedHttp, NoAnswer, NoSuchHost, Reply, parse_http_url
+from serve_app.guarded_http import Dribbles, GuardedHttp, NoAnswer, NoSuchHost, Reply, parse_http_url
 
 _FETCHES_AT_ONCE = 16  # of one Ingress: each may hold as many bytes as a body may have
+_FETCHES_OF_A_KEY = 4  # of these, so that one key's slow servers leave room for others
 _TIMEOUT_S = 5.0  # of each step; the request's deadline bounds them all
 _MAX_REDIRECTS = 3
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -21,21 +24,30 @@ class Fetcher:
     def __init__(self, guard: Guard, max_bytes: int) -> None:
         self._http = GuardedHttp(guard, timeout_s=_TIMEOUT_S)
         self._max_bytes = max_bytes
-        self._under_way = 0
+        self._under_way: Counter[str] = Counter()  # by tenant
 
-    async def fetch(self, url: str) -> bytes:
-        """The answer's body. Raises InvalidUrl, Unfetchable, TooLarge, and Overloaded at once when others are at it."""
-        if self._under_way >= _FETCHES_AT_ONCE:
+    async def fetch(self, url: str, tenant: str = "") -> bytes:
+        """The answer's body, for a key of this name, or for who needs none.
+
+        Raises InvalidUrl, Unfetchable, TooLarge, and at once RateLimited or Overloaded: the key itself is at it, or
+        others are.
+        """
+        if tenant and self._under_way[tenant] >= _FETCHES_OF_A_KEY:
+            raise RateLimited(f"{_FETCHES_OF_A_KEY} pictures are being fetched for this key, which is the limit")
+        if self._under_way.total() >= _FETCHES_AT_ONCE:
             raise Overloaded("too many pictures are being fetched")
-        self._under_way += 1
+        self._under_way[tenant] += 1
         try:
             return await self._follow(_parse(url))
         except NoSuchHost as exc:  # said as of an address that is not allowed: whether a name exists is not told
             raise InvalidUrl(NOT_ALLOWED) from exc
+        except Dribbles as exc:
+            raise Unfetchable("the url's server sends its answer in pieces that are too small") from exc
         except NoAnswer as exc:
             raise Unfetchable("the url's server cannot be reached, or does not answer in time") from exc
         finally:
-            self._under_way -= 1
+            self._under_way[tenant] -= 1
+            self._under_way += Counter()  # forgets who has none
 
     async def _follow(self, url: httpx.URL) -> bytes:
         for _ in range(1 + _MAX_REDIRECTS):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from serve_app.api import build_api
+from serve_app.api.bodies import read_pictures
 from serve_app.config import parse_args
 from serve_app.errors import Overloaded, Unavailable
 from serve_app.types import DetectOptions
@@ -181,6 +185,68 @@ async def test_a_multipart_body_that_breaks_off_is_not_answered_in_part(client: 
     assert is_error(await client.post("/detect", content=part + part[:-5], headers=headers), 400, "malformed")
 
 
+def multipart(content: bytes, boundary: bytes = b"x") -> bytes:
+    head = b'Content-Disposition: form-data; name="file"; filename="a"'
+    return b"--" + boundary + b"\r\n" + head + b"\r\n\r\n" + content + b"\r\n--" + boundary + b"--\r\n"
+
+
+async def test_what_could_be_more_parts_than_are_allowed_is_refused_unparsed(client: httpx.AsyncClient) -> None:
+    """The parser stops at every line that begins as a boundary does: a body of nothing else took it seconds."""
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    for line, count, status_code in ((b"\r\n--xy", 3, 200), (b"\r\n--xy", 4, 413), (b"\r\n--yx", 10_000, 200)):
+        answer = await client.post("/detect", content=multipart(line * count), headers=headers)
+        assert answer.status_code == status_code
+        assert answer.is_success or is_error(answer, 413, "too_large")
+
+
+@pytest.mark.parametrize(("padding", "status_code"), [(0, 200), (60, 200), (64, 400), (100_000, 400)])
+async def test_white_space_behind_a_boundary_is_limited(
+    client: httpx.AsyncClient, padding: int, status_code: int
+) -> None:
+    """The parser looks at each of it."""
+    first, second = multipart(b"1").removesuffix(b"--\r\n"), multipart(b"2").removeprefix(b"--x")
+    body = first + b" \t" * (padding // 2) + second
+    answer = await client.post("/detect", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+    assert answer.status_code == status_code
+    assert answer.is_error or len(answer.json()["results"]) == 2
+
+
+@pytest.mark.parametrize("offset", range(-7, 8))
+async def test_a_boundary_counts_once_wherever_the_body_is_cut_for_the_parser(
+    client: httpx.AsyncClient, offset: int
+) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    head = len(multipart(b"").removesuffix(b"\r\n--x--\r\n"))
+    for count, status_code in ((2, 200), (3, 413)):
+        lines = bytes(2**16 - head + offset) + b"\r\n--xy" * count + bytes(2**16) + b"\r\n--xy"
+        assert (await client.post("/detect", content=multipart(lines), headers=headers)).status_code == status_code
+    content = multipart(bytes(2**16 - head + offset))
+    assert (await client.post("/detect", content=content, headers=headers)).status_code == 200
+    assert is_error(await client.post("/detect", content=content[:-4], headers=headers), 400, "malformed")
+
+
+async def test_while_a_large_body_is_parsed_others_have_their_turn() -> None:
+    content = bytes(2**20)
+    body = multipart(content)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    other = asyncio.create_task(others())
+    assert await read_pictures(request, parse_args({}).limits, None, "") == ([content], True)
+    other.cancel()
+    assert turns >= 16
+
+
 async def test_every_refusal_is_counted(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
     await client.post("/detect", files=files(b"1", b"bad", b"bad"))
     await client.post("/detect?confidence=7", content=b"1")
@@ -254,6 +320,29 @@ async def test_health_and_readiness_differ(client: httpx.AsyncClient, pipeline: 
     assert (await client.get("/livez")).status_code == 200
     assert (await client.head("/health")).status_code == 200
     assert is_error(await client.get("/readyz"), 503, "unavailable")
+
+
+async def test_the_description_is_a_page_of_ours_alone(client: httpx.AsyncClient) -> None:
+    """It works without internet, and no script of others' is near an API key."""
+    page = await client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-security-policy"].startswith("default-src 'self'; ")
+    assert "//" not in page.text
+    assert "<script>" not in page.text  # the policy allows none
+    loaded = set(re.findall(r'(?:href|src)="(?!data:)([^"]+)"', page.text))
+    assert len(loaded) == 3
+    for address in loaded:
+        answer = await client.get(page.url.join(address))
+        assert answer.status_code == 200
+        kind = "text/css" if address.endswith(".css") else "text/javascript"
+        assert answer.headers["content-type"].startswith(kind)  # with nosniff, nothing else is run
+    assert "SwaggerUIBundle" in (await client.get("/docs/swagger-ui-bundle.js")).text
+    assert 'url: "openapi.json"' in (await client.get("/docs/start.js")).text
+
+
+@pytest.mark.parametrize("path", ["/redoc", "/docs/", "/docs/oauth2-redirect", "/docs/redoc.standalone.js", "/docs/.."])
+async def test_there_is_no_other_page(client: httpx.AsyncClient, path: str) -> None:
+    assert is_error(await client.get(path), 404, "not_found")
 
 
 async def test_openapi_shows_the_request_the_answers_and_the_errors(client: httpx.AsyncClient) -> None:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -18,7 +19,7 @@ from anyio import wait_all_tasks_blocked
 
 from serve_app.api import fetcher as fetching
 from serve_app.api.fetcher import Fetcher
-from serve_app.errors import InvalidUrl, Overloaded, ServeAppError, TooLarge, Unfetchable
+from serve_app.errors import InvalidUrl, Overloaded, RateLimited, ServeAppError, TooLarge, Unfetchable
 from serve_app.guard import Guard
 from serve_app.guarded_http import GuardedHttp, NoAnswer
 from tests.traps import Names, Trap, trap
@@ -317,6 +318,21 @@ async def test_a_name_that_does_not_exist_is_answered_as_one_inside(names: Names
     assert "10.0" not in inside.detail
 
 
+async def test_names_that_take_long_hold_up_nothing_else(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    names.known["slow.test"] = [["10.0.0.1"]]
+    answer, asked = threading.Event(), socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: answer.wait() and asked(*args, **options))
+    slow = [asyncio.create_task(Guard().resolve("slow.test", 80)) for _ in range(100)]
+    await wait_all_tasks_blocked()
+    try:
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(lambda: "read") == "read"
+    finally:
+        answer.set()
+        outcomes = await asyncio.gather(*slow, return_exceptions=True)
+    assert all(isinstance(outcome, InvalidUrl) for outcome in outcomes)
+
+
 async def test_the_next_address_is_tried_where_one_is_dead(names: Names, server: Server) -> None:
     names.known["two.test"] = [["127.0.0.3", OPEN]]
     guard = Guard((ip_network("127.0.0.2/31"),))
@@ -453,6 +469,23 @@ async def test_a_picture_is_limited_while_it_is_read(head: str, server: Server) 
     assert isinstance(error, TooLarge)
 
 
+async def test_a_picture_that_comes_byte_by_byte_is_given_up(server: Server) -> None:
+    """Each byte costs as much as a whole chunk does."""
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    server.answers |= {
+        "/bytes": chunked + 1000 * b"1\r\nx\r\n" + b"0\r\n\r\n",
+        "/tail": chunked + b"2000\r\n" + bytes(0x2000) + b"\r\n" + 2000 * b"1\r\nx\r\n" + b"0\r\n\r\n",
+        "/few": chunked + 100 * b"1\r\nx\r\n" + b"0\r\n\r\n",
+        "/large": chunked + 300 * (b"100\r\n" + bytes(256) + b"\r\n") + b"0\r\n\r\n",
+    }
+    for path in ("/bytes", "/tail"):
+        error = await refusal(f"{server.url}{path}")
+        assert isinstance(error, Unfetchable)
+        assert "too small" in error.detail
+    for path, size in (("/few", 100), ("/large", 300 * 256)):
+        assert len(await Fetcher(ALLOWED, MAX_BYTES).fetch(f"{server.url}{path}")) == size
+
+
 async def test_a_picture_of_just_the_limit_is_fetched(server: Server) -> None:
     server.answers |= {"/limit": ok(bytes(MAX_BYTES)), "/over": ok(bytes(MAX_BYTES + 1))}
     assert len(await Fetcher(ALLOWED, MAX_BYTES).fetch(f"{server.url}/limit")) == MAX_BYTES
@@ -491,6 +524,20 @@ async def test_more_fetches_at_once_than_are_bearable_are_refused_at_once(server
     server.gate.set()
     assert await asyncio.gather(*fetches) == [b"picture"] * len(fetches)
     assert await fetcher.fetch(server.url) == b"picture"
+
+
+async def test_one_keys_fetches_leave_room_for_anothers(server: Server) -> None:
+    server.gate.clear()
+    fetcher = Fetcher(ALLOWED, MAX_BYTES)
+    fetches = [asyncio.create_task(fetcher.fetch(server.url, "dock")) for _ in range(fetching._FETCHES_OF_A_KEY)]
+    await wait_all_tasks_blocked()
+    with pytest.raises(RateLimited):
+        await fetcher.fetch(server.url, "dock")
+    fetches.append(asyncio.create_task(fetcher.fetch(server.url, "yard")))
+    server.gate.set()
+    assert await asyncio.gather(*fetches) == [b"picture"] * len(fetches)
+    assert await fetcher.fetch(server.url, "dock") == b"picture"
+    assert not fetcher._under_way
 
 
 async def test_a_fetch_that_is_given_up_leaves_its_place(server: Server) -> None:

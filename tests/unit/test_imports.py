@@ -17,6 +17,7 @@ ORDER = [
     "fair_queue", "batcher",
     "schemas", "stream_schemas", "telemetry",
     "api.pipeline", "api.errors", "api.fetcher", "api.bodies", "api.access", "api.detect", "api.streams", "api.health",
+    "api.docs",
     "api", "edge", "serving",
     "streams", "streams.source",
     "streams.sinks.outlet", "streams.sinks.queue", "streams.sinks.jsonl", "streams.sinks.webhook", "streams.sinks.mqtt",

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from serve_app.errors import ConfigError
-from serve_app.keys import KeyFile, find_key, make_key, parse_keys
+from serve_app.keys import Key, KeyFile, find_key, make_key, parse_keys
 
 SECRET = "sl_kGq5mVQ3hJ1nZ0rT8wXyB7cD2fE4aL6sU9iO_pM-vRt"
 
@@ -35,6 +35,11 @@ def test_a_key_is_found_by_its_hash_and_no_other_is() -> None:
     assert find_key(keys, SECRET) == keys[1]
     for wrong in ("", SECRET[:-1], SECRET + "x", SECRET.swapcase(), hashed(SECRET), "sl_\xff"):
         assert find_key(keys, wrong) is None
+
+
+def test_no_key_is_never_a_key() -> None:
+    """Even where its hash had got past the file."""
+    assert find_key([Key.model_construct(**entry(""))], "") is None
 
 
 def test_every_hash_is_compared_wherever_the_key_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +95,7 @@ def test_keys_of_one_name_overlap_while_one_takes_the_others_place() -> None:
         pytest.param(yaml.safe_dump([entry() | {"key": SECRET}]), "a field", id="the key beside its hash"),
         pytest.param(yaml.safe_dump([entry() | {SECRET: "dock"}]), "a field", id="the key as a name"),
         pytest.param(yaml.safe_dump([entry(sha256=hashed("a").upper())]), "sha256", id="upper case"),
+        pytest.param(yaml.safe_dump([entry("")]), "hash of nothing", id="hash of nothing"),
         pytest.param(yaml.safe_dump([entry(scopes=[])]), "scopes", id="no scope"),
         pytest.param(yaml.safe_dump([entry(scopes=["all"])]), "scopes", id="unknown scope"),
         pytest.param(yaml.safe_dump([entry(name="a b")]), "name", id="name"),
