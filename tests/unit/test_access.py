@@ -428,6 +428,21 @@ async def test_a_turn_ends_with_its_request_however_that_ends(pipeline: FakePipe
         assert await statuses(client, header, 1) == [200]
 
 
+async def test_who_holds_every_place_is_not_waited_for(pipeline: FakePipeline, keys: Keys) -> None:
+    header = keys.add("dock", "detect")
+    async with client_of(build(pipeline, keys, limits={"max_requests": 8, "deadline_s": 60})) as client:
+        held = [asyncio.create_task(client.post("/detect", content=b"slow", headers=header)) for _ in range(8)]
+        await until(lambda: len(pipeline.tenants) == 8)
+        refused = await client.post("/detect", content=b"1", headers=header)
+        assert is_error(refused, 503, "overloaded")
+        assert "retry-after" in refused.headers
+        assert (await client.get("/livez")).status_code == 200
+        for request in held:
+            request.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        assert await statuses(client, header, 1) == [200]
+
+
 @contextmanager
 def served_with(keys: Keys, **fields: Any) -> Iterator[StreamServer]:
     """A real server, which knows when a client has gone, and a stream. Its client has the key."""
