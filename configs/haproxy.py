@@ -36,6 +36,8 @@ from types import FrameType
 _LISTENERS = b"listeners\n"  # what a successor asks on the admin socket; HAProxy has no such command
 _MAX_LISTENERS = 8
 _BACKLOG = 4096  # connections that wait while HAProxy is started again
+# A web page that is open in a browser here reaches them under a name of its own, which it makes point here.
+_LOCAL_ONLY = "http-request deny unless { req.hdr(host),field(1,:) -m str -i 127.0.0.1 localhost }"
 _HEADERS_TIMEOUT = "timeout http-request 10s\n    timeout http-keep-alive 60s"
 _PAUSE_S = 0.2  # between the starts of one that dies at once
 _PDEATHSIG = 1  # prctl(2)
@@ -86,7 +88,8 @@ class Guard:
         self._admin, its_end = socket.socketpair()  # by which HAProxy gets the connections that are made there
         config = change(config, stats_socket, rf"\g<1>sockpair@{its_end.fileno()} level admin")
         for section in ("frontend prometheus", "listen stats"):
-            config = change(config, rf"^({section}\n *bind )\*?:", r"\g<1>127.0.0.1:")
+            local = rf"\g<1>\g<2>bind 127.0.0.1:\g<3>\n\g<2>{_LOCAL_ONLY}"
+            config = change(config, rf"^({section}\n)( *)bind \*?:(\d+)$", local)
         config = change(config, r"^( *)(timeout client \d+s)$", r"\1\2\n\1" + _HEADERS_TIMEOUT)
         config = re.sub(r"^ *log 127\.0\.0\.1:514 .*\n", "", config, flags=re.MULTILINE)
 

@@ -144,7 +144,9 @@ def test_only_the_frontend_may_leave_loopback_and_the_admin_socket_is_the_users(
         }
         assert stat.S_IMODE(Path(api.cfg.socket_path).stat().st_mode) == 0o600
         assert await get(api) == 200
-        assert "haproxy_process" in httpx.get(f"http://127.0.0.1:{api.cfg.metrics_port}/metrics").text
+        for url in f"http://127.0.0.1:{api.cfg.metrics_port}/metrics", f"http://127.0.0.1:{api.cfg.stats_port}/stats":
+            assert "haproxy" in httpx.get(url).text.lower()
+            assert httpx.get(url, headers={"Host": "a-page.test"}).status_code == 403
 
     serving(api, use)
 
