@@ -28,6 +28,7 @@
        |- SharedMemoryError                                no room for the frame pool
        `- SourceError             422 invalid_source      a stream's source is not allowed or is no video
           |- SourceDenied                                  it wants other credentials
+          |- SourceTooLarge                                its pictures have too many pixels
           `- SourceGone                                    it cannot be reached, or ended; it may come back
              `- SourceStalled                              it can be reached, and sends nothing
 
@@ -198,6 +199,10 @@ class SourceError(StartError):
 
 class SourceDenied(SourceError):
     """A stream's source wants other credentials."""
+
+
+class SourceTooLarge(SourceError):
+    """A stream's source has pictures of too many pixels."""
 
 
 class SourceGone(SourceError):
