@@ -75,7 +75,7 @@ def kill(
     for victim, deaths in trial.deaths.items():
         failed = deaths.failed if victim in CUTS_CONNECTIONS else deaths.failed + deaths.cut
         trial.problems += [f"{victim}: {count} requests got {problem}" for problem, count in failed.items()]
-    lines = (output_dir / "killed.jsonl").read_text().splitlines()
+    lines = (output_dir / "killed/events.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     gaps = [event for event in events if event["type"] == "gap"]
     frame_ids = [event["frame_id"] for event in events if event["type"] == "result"]
