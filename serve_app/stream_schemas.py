@@ -35,6 +35,11 @@ class SourceSpec(_Spec):
         "`rtsp`, `rtsps`, `http`, `https`, `udp` or `tcp` address.",
     )
     loop: bool = Field(False, description="Start a file over when it ends.")
+    tls_verify: bool = Field(
+        True,
+        description="Of `https` and `rtsps`: false takes any certificate, which many cameras need, and reads HLS over "
+        "`https`, whose segments' certificates are never checked.",
+    )
 
 
 class Motion(_Spec):

@@ -34,6 +34,7 @@ class Source:
     name: str
     kind: Kind
     root: Path | None = None  # the folder of media_dirs that a file is below
+    tls_verify: bool = True  # of https and rtsps: a certificate that nobody here vouches for is refused
 
     @property
     def is_live(self) -> bool:
@@ -41,7 +42,7 @@ class Source:
         return self.kind not in {"file", "folder"}
 
 
-def parse_source(text: str, media_dirs: tuple[Path, ...]) -> Source:
+def parse_source(text: str, media_dirs: tuple[Path, ...], *, tls_verify: bool = True) -> Source:
     """A file or a folder of pictures below one of ``media_dirs``, a camera at ``/dev/video…``, or an address.
 
     Raises SourceError.
@@ -50,7 +51,7 @@ def parse_source(text: str, media_dirs: tuple[Path, ...]) -> Source:
         text.encode()  # FFmpeg crashes on a name that is no UTF-8
         parts = urlsplit(text)
         if "://" in text and parts.scheme != "file":
-            return _parse_address(text, parts)
+            return _parse_address(text, parts, tls_verify)
         if _DEVICE.fullmatch(text):
             return Source(text, text, "device")
         path = Path(unquote(parts.path) if parts.scheme == "file" else text).expanduser().resolve()
@@ -86,7 +87,7 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a pipe in a file's place would be waited for
 
 
-def _parse_address(text: str, parts: SplitResult) -> Source:
+def _parse_address(text: str, parts: SplitResult, tls_verify: bool) -> Source:
     """A camera's or a server's address. Its name shows neither credentials nor the path, which may hold some too."""
     if not text.isprintable():  # FFmpeg would send a line break on, and what follows as a line of its own
         raise SourceError("the source is no valid file name or address")
@@ -98,4 +99,4 @@ def _parse_address(text: str, parts: SplitResult) -> Source:
         raise SourceError("a tcp source is tcp://host:port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = f":{parts.port}" if parts.port else ""
-    return Source(text, f"{parts.scheme}://{host}{port}/…", _ADDRESSES[parts.scheme])
+    return Source(text, f"{parts.scheme}://{host}{port}/…", _ADDRESSES[parts.scheme], tls_verify=tls_verify)

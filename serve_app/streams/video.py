@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,11 +23,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import av
+import certifi
 import numpy as np
 from av.codec.hwaccel import HWAccel
 
 from serve_app.decode import decode
-from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled, SourceTooLarge, Undecodable
+from serve_app.errors import (
+    SourceDenied,
+    SourceError,
+    SourceGone,
+    SourceStalled,
+    SourceTooLarge,
+    SourceUntrusted,
+    Undecodable,
+)
 from serve_app.streams.source import Kind, Source, open_below
 from serve_app.types import Pixels, Position
 
@@ -96,7 +106,8 @@ def open_video(
     """The source, open within the block. Its first picture is the one after ``after``.
 
     ``hwaccel`` names the kind of hardware that decodes; software does the rest.
-    Raises SourceDenied, SourceTooLarge, SourceStalled, SourceGone, or SourceError for what is no video.
+    Raises SourceDenied, SourceUntrusted, SourceTooLarge, SourceStalled, SourceGone, or SourceError for what is no
+    video.
     """
     if source.kind == "folder":
         yield _folder(source, max_pixels, after)
@@ -156,7 +167,7 @@ def _hardware(kind: str) -> HWAccel | None:
 @contextmanager
 def _addressed(source: Source) -> Iterator[tuple[str, dict[str, str]]]:
     """What FFmpeg is to open within the block, and how. A file is opened here, so that it is one that is allowed."""
-    options = _options(source.kind)
+    options = _options(source)
     if source.kind != "file":
         yield source.uri, options
         return
@@ -164,7 +175,8 @@ def _addressed(source: Source) -> Iterator[tuple[str, dict[str, str]]]:
         yield "fd:", options | {"fd": str(file.fileno())}
 
 
-def _options(kind: Kind) -> dict[str, str]:
+def _options(source: Source) -> dict[str, str]:
+    kind = source.kind
     if kind == "device":
         return {}
     options = {"protocol_whitelist": _PROTOCOLS[kind], "format_whitelist": _FORMATS[kind]}
@@ -172,7 +184,24 @@ def _options(kind: Kind) -> dict[str, str]:
         options |= {"analyzeduration": "1000000", "fpsprobesize": "3"}  # us, frames: it is back the sooner
     if kind in {"rtsp", "rtsps"}:
         options |= {"rtsp_transport": "tcp"}
+    if _is_verified(source):
+        # FFmpeg forgets to check who sends a playlist's segments: none is read then.
+        options |= {
+            "tls_verify": "1",
+            "ca_file": _authorities(),
+            "format_whitelist": _FORMATS[kind].removesuffix(",hls"),
+        }
     return options
+
+
+def _is_verified(source: Source) -> bool:
+    """FFmpeg checks its certificate."""
+    return source.tls_verify and source.kind in {"https", "rtsps"}
+
+
+def _authorities() -> str:
+    """The file of those who vouch for certificates: ``SSL_CERT_FILE``, the system's, or else Mozilla's."""
+    return ssl.get_default_verify_paths().cafile or certifi.where()
 
 
 def _pictures_after(
@@ -269,6 +298,10 @@ def _explain(source: Source, exc: Exception, *, timed_out: bool) -> SourceError:
     come into a log as the cause, either."""
     if isinstance(exc, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError | PermissionError):
         return SourceDenied(f"{source.name} refuses these credentials")
+    if _is_verified(source) and (flaw := _flaw_of_certificate(source)):
+        return SourceUntrusted(f"{source.name} shows a certificate that is not trusted here ({flaw}): see tls_verify")
+    if _is_verified(source) and source.kind == "https" and isinstance(exc, av.ArgumentError):
+        return SourceError(f"{source.name} cannot be read as video; HLS over https is read with tls_verify: false only")
     if timed_out and _is_reachable(source):
         return SourceStalled(f"{source.name} is connected and sends no video")
     if timed_out:
@@ -279,6 +312,23 @@ def _explain(source: Source, exc: Exception, *, timed_out: bool) -> SourceError:
         return SourceGone(f"{source.name} answers with an HTTP error")
     number = getattr(exc, "errno", 0)
     return SourceGone(f"{source.name}: {os.strerror(number) if number in errno.errorcode else 'the connection broke'}")
+
+
+def _flaw_of_certificate(source: Source) -> str | None:
+    """FFmpeg says only that something went wrong."""
+    parts = urlsplit(source.uri)
+    address = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+    trusted = ssl.create_default_context(cafile=_authorities())
+    try:
+        with (
+            socket.create_connection(address, _REACH_TIMEOUT_S) as connection,
+            trusted.wrap_socket(connection, server_hostname=parts.hostname),
+        ):
+            return None
+    except ssl.SSLCertVerificationError as exc:
+        return exc.verify_message
+    except OSError:
+        return None
 
 
 def _is_reachable(source: Source) -> bool:
