@@ -95,8 +95,8 @@ def _parse_address(text: str, parts: SplitResult, tls_verify: bool) -> Source:
         raise SourceError(f"a source is a file, a folder, /dev/video… or one of {', '.join(_ADDRESSES)}://…")
     if "@" in parts.path + parts.query + parts.fragment:
         raise SourceError("write / ? # and @ in a password as %2F %3F %23 and %40")
-    if parts.scheme == "tcp" and "?" in text:  # FFmpeg's options: ?listen would open a port here
-        raise SourceError("a tcp source is tcp://host:port")
+    if parts.scheme in {"tcp", "udp"} and "?" in text:  # FFmpeg's: a port to listen at, a buffer of gigabytes
+        raise SourceError(f"a {parts.scheme} source is {parts.scheme}://host:port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = f":{parts.port}" if parts.port else ""
     return Source(text, f"{parts.scheme}://{host}{port}/…", _ADDRESSES[parts.scheme], tls_verify=tls_verify)

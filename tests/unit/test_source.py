@@ -51,6 +51,14 @@ def test_credentials_are_not_in_the_name(uri: str) -> None:
     assert source.is_live
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "udp"])
+@pytest.mark.parametrize("options", ["?listen", "?fifo_size=10000000", "/?buffer_size=1000000000", "?", "#?reuse=1"])
+def test_ffmpegs_options_in_an_address_are_refused(scheme: str, options: str) -> None:
+    with pytest.raises(SourceError, match=f"{scheme} source is {scheme}://host:port"):
+        parse_source(f"{scheme}://127.0.0.1:5000{options}", ())
+    assert parse_source(f"{scheme}://127.0.0.1:5000", ()).is_live
+
+
 @pytest.mark.parametrize("uri", ["rtsp://u:p/ss@host/x", "rtsp://u:p#ss@host/x", "rtsp://u:p?ss@host/x"])
 def test_a_password_that_would_be_taken_for_a_path_is_refused_unseen(uri: str) -> None:
     with pytest.raises(SourceError, match="%2F") as caught:
