@@ -24,7 +24,7 @@ from serve_app.errors import Conflict, InvalidParameter, NotFound, ServeAppError
 from serve_app.serving import RayInstrument, Replicas, listen, refusals_as_values
 from serve_app.stream_schemas import Regions, State, StreamSpec, StreamStatus
 from serve_app.streams import worker
-from serve_app.streams.admission import Load, admit
+from serve_app.streams.admission import Load, admit, check_room
 from serve_app.streams.source import Source, parse_source
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.stream import check_outputs, policy_of
@@ -115,6 +115,7 @@ class StreamSupervisor:
         async with self._admitting:
             if spec.id in self._streams:
                 raise Conflict(f"there is a stream {spec.id!r} already")
+            check_room(len(self._streams), self._args.max_streams)
             stream = await self._checked(spec)
             await self._install(stream)
         return self._show(stream)
