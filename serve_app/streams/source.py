@@ -54,9 +54,11 @@ def parse_source(text: str, media_dirs: tuple[Path, ...], *, tls_verify: bool = 
             return _parse_address(text, parts, tls_verify)
         if _DEVICE.fullmatch(text):
             return Source(text, text, "device")
-        path = Path(unquote(parts.path) if parts.scheme == "file" else text).expanduser().resolve()
-        name = path.name if path.name.isprintable() else repr(path.name)
-        refused = name.rpartition("@")[2]  # what is refused may be an address, mistyped, with a password
+        typed = Path(unquote(parts.path) if parts.scheme == "file" else text)
+        path = typed.resolve()
+        # What is refused is called as it was typed: where a link leads is nobody's business. It may be an address,
+        # mistyped, with a password.
+        refused = _printable(typed.name).rpartition("@")[2] or "the source"
         root = next((folder for folder in media_dirs if path.is_relative_to(folder)), None)
         if root is None:  # said before the path is looked at: what there is elsewhere is nobody's business
             raise SourceError(f"{refused} is not below a folder of SERVE_APP_MEDIA_DIRS")
@@ -65,7 +67,11 @@ def parse_source(text: str, media_dirs: tuple[Path, ...], *, tls_verify: bool = 
         raise SourceError("the source is no valid file name or address") from exc
     if kind is None:
         raise SourceError(f"there is no file {refused}")
-    return Source(str(path), name, kind, root)
+    return Source(str(path), _printable(path.name), kind, root)
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else repr(name)
 
 
 @contextmanager
