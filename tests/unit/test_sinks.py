@@ -356,6 +356,11 @@ async def test_a_target_shows_no_secret(spec: dict[str, Any], target: str, tmp_p
         {"type": "webhook", "url": "https://ho st/hunter2"},
         {"type": "webhook", "url": "https://a..b/"},
         {"type": "webhook", "url": "https://[::1/"},
+        {"type": "webhook", "url": "http://admin:12345/hunter2@host/"},  # a host and a port, to who parses it
+        {"type": "webhook", "url": "http://admin:12345?hunter2@host/"},
+        {"type": "webhook", "url": "http://admin:12345#hunter2@host/"},
+        {"type": "mqtt", "url": "mqtt://admin:12345/hunter2@host"},
+        {"type": "redis", "url": "redis://admin:12345/@host"},
         {"type": "webhook", "url": "https://host", "secret": "hunter2"},
         {"type": "webhook", "url": "https://host", "secret": SECRET.removeprefix("whsec_")},
         {"type": "webhook", "url": "https://host", "secret": "whsec_aHVudGVyMg=="},
