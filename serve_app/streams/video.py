@@ -318,8 +318,8 @@ def _flaw_of_certificate(source: Source) -> str | None:
     """FFmpeg says only that something went wrong."""
     parts = urlsplit(source.uri)
     address = parts.hostname or "", parts.port or _PORTS[parts.scheme]
-    trusted = ssl.create_default_context(cafile=_authorities())
     try:
+        trusted = ssl.create_default_context(cafile=_authorities())
         with (
             socket.create_connection(address, _REACH_TIMEOUT_S) as connection,
             trusted.wrap_socket(connection, server_hostname=parts.hostname),
@@ -327,7 +327,7 @@ def _flaw_of_certificate(source: Source) -> str | None:
             return None
     except ssl.SSLCertVerificationError as exc:
         return exc.verify_message
-    except OSError:
+    except (OSError, ValueError):  # nobody is there, or the host's name is none
         return None
 
 

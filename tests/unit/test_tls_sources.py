@@ -140,6 +140,24 @@ def test_a_redirect_leads_to_nobody_who_is_not_trusted(
     assert stranger.asked == []
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 70, "127.0.0.1:1", "*"])
+def test_a_host_that_cannot_be_reached_is_told_as_such(host: str) -> None:
+    for scheme in ("https", "rtsps"):
+        with pytest.raises(SourceError):
+            frames_of(f"{scheme}://{host}/a.avi")
+
+
+def test_authorities_that_cannot_be_read_vouch_for_nobody(
+    serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.pem").write_text("no certificate")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "broken.pem"))
+    server = serve(certificate)
+    with pytest.raises(SourceError):
+        frames_of(f"https://{server.address}/a.avi")
+    assert server.asked == []
+
+
 def test_a_playlist_whose_segments_nobody_would_check_is_not_read(
     serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
