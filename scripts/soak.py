@@ -116,7 +116,7 @@ def run(cluster: Cluster, duration_s: float, fault_period_s: float) -> Soak:
             looking.join()
         _check_streams(cluster, soak)
     soak.requests = [Request(one.begun_s - began_s, one.ended_s - began_s, one.problem) for one in crowd.requests]
-    soak.deaths = [Death(one.victim, one.at_s - began_s) for one in deaths]
+    soak.deaths = [Death(one.victim, one.at_s - began_s, one.ended_s - began_s) for one in deaths]
     soak.calm_s = calm_s - began_s
     lost = losses(soak.requests, soak.deaths)
     soak.problems += [f"{one.victim or 'nothing'} had died: {one.problem}" for one in lost if not one.is_excused]
@@ -132,9 +132,8 @@ def _wait(until_s: float, began_s: float, tell: Tell) -> None:
 
 def _kill(cluster: Cluster, victim: str) -> Death:
     killed = cluster.kill_one(victim)
-    death = Death(victim, time.monotonic())
     killed.wait_for_successor()
-    return death
+    return killed.death
 
 
 def _check_streams(cluster: Cluster, soak: Soak) -> None:

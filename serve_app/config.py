@@ -132,6 +132,7 @@ class StreamArgs(_Args):
     # Which streams there are to be, and how far they have come; of several machines: on a file system they share.
     state_dir: Path = _setting("STATE_DIR", Path("~/.local/state/sightline"))
     output_dir: Path | None = _setting("OUTPUT_DIR", None)  # of sinks that write files, and of recordings; unset: none
+    max_streams: int = _setting("MAX_STREAMS", 256, ge=1, le=100_000)  # that there are: each has a process
     # What decodes video; unset, or where there is none: software.
     hwaccel: Literal["cuda", "qsv", "drm", "amf"] | None = _setting("HWACCEL", None)
 

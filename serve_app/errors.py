@@ -28,6 +28,8 @@
        |- SharedMemoryError                                no room for the frame pool
        `- SourceError             422 invalid_source      a stream's source is not allowed or is no video
           |- SourceDenied                                  it wants other credentials
+          |- SourceUntrusted                               nobody here vouches for its certificate
+          |- SourceTooLarge                                its pictures have too many pixels
           `- SourceGone                                    it cannot be reached, or ended; it may come back
              `- SourceStalled                              it can be reached, and sends nothing
 
@@ -198,6 +200,14 @@ class SourceError(StartError):
 
 class SourceDenied(SourceError):
     """A stream's source wants other credentials."""
+
+
+class SourceUntrusted(SourceError):
+    """A stream's source shows a certificate that nobody here vouches for."""
+
+
+class SourceTooLarge(SourceError):
+    """A stream's source has pictures of too many pixels."""
 
 
 class SourceGone(SourceError):

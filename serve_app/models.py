@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +53,11 @@ def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
         return SimulatedEngine(engine, size_px=args.image_size_px)
     if engine == "auto":
         engine = "torch" if has_gpu else "openvino"
-    weights = _find(args, engine)
+    with _unchanging(_find(args, engine), args.weights_sha256) as weights:
+        return _load(weights, args, engine, has_gpu, max_batch_size)
+
+
+def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_size: int) -> Engine:
     precision = args.precision
     if precision not in _COMPUTES_IN[engine]:
         known = ", ".join(_COMPUTES_IN[engine])
@@ -141,6 +149,22 @@ def _check_hash(path: Path, expected: str | None) -> None:
         )
     if found != expected.lower():
         raise ModelError(f"model.weights_sha256 is not that of {path.name}, which is {found}")
+
+
+@contextmanager
+def _unchanging(weights: Path, expected: str | None) -> Iterator[Path]:
+    """A pickle as a copy that nobody else writes to: where it lies it might be another one once it was checked."""
+    if weights.suffix != ".pt":
+        yield weights
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, weights.name)
+        try:
+            shutil.copyfile(weights, copy)
+        except OSError as exc:
+            raise ModelError(f"model.weights: {weights.name} cannot be copied to {folder}: {exc.strerror}") from exc
+        _check_hash(copy, expected)
+        yield copy
 
 
 def _version(weights: Path) -> str:

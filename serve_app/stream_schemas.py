@@ -35,6 +35,11 @@ class SourceSpec(_Spec):
         "`rtsp`, `rtsps`, `http`, `https`, `udp` or `tcp` address.",
     )
     loop: bool = Field(False, description="Start a file over when it ends.")
+    tls_verify: bool = Field(
+        True,
+        description="Of `https` and `rtsps`: false takes any certificate, which many cameras need, and reads HLS over "
+        "`https`, whose segments' certificates are never checked.",
+    )
 
 
 class Motion(_Spec):
@@ -89,8 +94,13 @@ class JsonLinesSink(_SinkSpec):
     """A line an event, in a file that is rotated by size."""
 
     type: Literal["jsonl"]
-    path: str = Field("{stream_id}.jsonl", min_length=1, max_length=255, description="Below streams.output_dir.")
-    max_mib: float = Field(64, gt=0, le=65536, description="A file of this size is put aside.")
+    path: str = Field(
+        "events.jsonl",
+        pattern=r"\.jsonl$",
+        max_length=255,
+        description="Below the stream's own folder, which has its id for a name, in streams.output_dir.",
+    )
+    max_mib: float = Field(64, ge=1, le=65536, description="A file of this size is put aside.")
     keep: int = Field(4, ge=1, le=1000, description="Files that were put aside.")
 
 
@@ -238,7 +248,7 @@ class ClipNotice(BaseModel):
     """Event ``recording``: a clip was begun, with a snapshot of what started it, or finished."""
 
     change: Literal["started", "finished"]
-    clip: str = Field(description="File names, below streams.output_dir.")
+    clip: str = Field(description="File names, in the stream's folder below streams.output_dir.")
     snapshot: str
     labels: list[str] = Field(description="What was seen.")
     began_at_s: float = Field(description="Wall clock, of its first frame.")

@@ -13,7 +13,6 @@ import httpx
 _TIMEOUT_S = 90.0  # above the server's deadline
 _PAUSE_S = 0.1  # a steady load, not all that the server takes
 _FIRST_ANSWERS = 3  # of each client, before anything is broken
-_NOTED_WITHIN_S = 0.1  # a death, after it came about
 CUTS_CONNECTIONS = {"Ingress", "HAProxy"}  # the death of any other is hidden from who posts pictures
 
 
@@ -28,10 +27,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Death:
-    """That a process was killed; the moment, on the monotonic clock, was noted just afterwards."""
+    """That a process was killed, on the monotonic clock: it took until ``ended_s`` to end."""
 
     victim: str
     at_s: float
+    ended_s: float
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,8 @@ def losses(requests: Sequence[Request], deaths: Sequence[Death]) -> list[Loss]:
     """Every request that failed, whenever it ended."""
     found = []
     for request in (one for one in requests if one.problem):
-        lasted_until_s = request.ended_s + _NOTED_WITHIN_S
-        during = [death.victim for death in deaths if request.begun_s <= death.at_s <= lasted_until_s]
-        before = [death.victim for death in deaths if death.at_s < request.begun_s]
+        during = [one.victim for one in deaths if request.begun_s <= one.ended_s and one.at_s <= request.ended_s]
+        before = [one.victim for one in deaths if one.ended_s < request.begun_s]
         during.sort(key=lambda victim: victim in CUTS_CONNECTIONS)
         found.append(Loss(request.problem, (during or before or [""])[-1], bool(during)))
     return found

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
+from scripts.trials.clients import Death
 from serve_app import shared_memory
 from serve_app.stream_schemas import StreamList, StreamStatus
 
@@ -74,10 +75,12 @@ class Cluster:
         return self.processes(kind) if kind in {"StreamWorker", "ServeController"} else self.replicas(kind)
 
     def kill_one(self, kind: str) -> Killed:
-        """SIGKILL for one process of a kind."""
+        """SIGKILL for one process of a kind, which has ended then."""
         before = until(lambda: self.alive(kind), what=f"a {kind}")
+        at_s = time.monotonic()
         before[0].kill()
-        return Killed(self, kind, before)
+        before[0].wait(_TIMEOUT_S)
+        return Killed(self, Death(kind, at_s, time.monotonic()), before)
 
     def _named(self, name: str) -> list[psutil.Process]:
         return [process for process in psutil.Process(self.pid).children(recursive=True) if process.name() == name]
@@ -130,15 +133,15 @@ class Killed:
     """A process that was killed, among its like."""
 
     cluster: Cluster
-    kind: str
+    death: Death
     before: list[psutil.Process]
 
     def wait_for_successor(self) -> None:
         """Until there are as many again. Raises TimeoutError."""
-        until(self._is_replaced, what=f"a new {self.kind}")
+        until(self._is_replaced, what=f"a new {self.death.victim}")
 
     def _is_replaced(self) -> bool:
-        now = self.cluster.alive(self.kind)
+        now = self.cluster.alive(self.death.victim)
         return self.before[0] not in now and len(now) >= len(self.before)
 
 

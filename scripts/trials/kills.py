@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -74,6 +75,7 @@ def kill(
     follower.close()
     _judge(trial, crowd.requests, deaths)
     lines = (output_dir / "killed.jsonl").read_text().splitlines()
+    lines = (output_dir / "killed/events.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     gaps = [event for event in events if event["type"] == "gap"]
     frame_ids = [event["frame_id"] for event in events if event["type"] == "result"]
@@ -93,19 +95,19 @@ def kill(
 
 def _kill_one(cluster: Cluster, victim: str, crowd: Clients, follower: Follower, seen: Deaths) -> Death:
     killed = cluster.kill_one(victim)
-    killed_s, killed_at_s = time.monotonic(), time.time()
+    killed_at_s = time.time()
     # What was under way when it died may still arrive; a frame captured later needs its successor.
     seen.away_s.append(follower.result_after(killed_at_s).at_s - killed_at_s)
     killed.wait_for_successor()
     answered = len(crowd.requests)
     until(lambda: len(crowd.requests) >= answered + 2 * _CLIENTS, what="answers to requests that began after it")
-    return Death(victim, killed_s)
+    return killed.death
 
 
 def _judge(trial: Kills, requests: Sequence[Request], deaths: Sequence[Death]) -> None:
     """When all have ended, however late."""
     trial.requests = len(requests)
-    for death, following in pairwise([*deaths, Death("", float("inf"))]):
+    for death, following in pairwise([*deaths, Death("", math.inf, math.inf)]):
         took_s = [one.ended_s - one.begun_s for one in requests if death.at_s <= one.ended_s <= following.at_s]
         trial.deaths[death.victim].slowest_s.append(max(took_s, default=0.0))
     for loss in losses(requests, deaths):

@@ -29,7 +29,7 @@ def serving() -> Iterator[Cluster]:
     (application,) = config["applications"]
     output = FOLDER / "output"
     output.mkdir(exist_ok=True)
-    for left in output.glob("*.jsonl*"):
+    for left in output.rglob("*.jsonl*"):
         left.unlink()
     application["args"] = {"streams": {"media_dirs": str(FOLDER), "output_dir": str(output)}}
     path = FOLDER / "trials.yaml"

@@ -1,4 +1,4 @@
-"""Whether the detectors can hold one more stream."""
+"""Whether there may be one more stream, and the detectors can hold it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ class Load:
         if self.policy == "wait":
             return 0.0
         return min(self.source_fps or _USUAL_FPS, self.spec.max_fps or float("inf"))
+
+
+def check_room(count: int, max_streams: int) -> None:
+    """Raises Overloaded where there are as many streams as may be, also of those that are paused or wait."""
+    if count >= max_streams:
+        raise Overloaded(f"there are {count} streams, and no more than {max_streams} may be: see streams.max_streams")
 
 
 def admit(new: Load, others: Iterable[Load], capacity_fps: float) -> None:

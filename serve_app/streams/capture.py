@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled
+from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled, SourceTooLarge, SourceUntrusted
 from serve_app.stream_schemas import Policy
 from serve_app.streams.progress import Progress
 from serve_app.streams.source import Source
@@ -169,7 +169,7 @@ class Capture:
 
     def _needs_a_person(self, error: SourceError) -> bool:
         """Waiting will not help. A camera that has worked may send nonsense while it starts."""
-        if not self._source.is_live or isinstance(error, SourceDenied):
+        if not self._source.is_live or isinstance(error, SourceDenied | SourceUntrusted | SourceTooLarge):
             return True
         return not isinstance(error, SourceGone) and not self._progress.captured
 

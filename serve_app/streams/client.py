@@ -7,30 +7,33 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.errors import Unavailable
+from serve_app.errors import DeadlineExceeded, Unavailable
+from serve_app.retries import Retries
 from serve_app.serving import Replicas
 from serve_app.stream_schemas import Regions, StreamSpec, StreamStatus
 from serve_app.types import EventPage, Snapshot
 
+_IN_FLIGHT = 1024  # of those who follow a stream, each has one; the supervisor takes no more
 _TIMEOUT_S = 30.0  # a worker that is stopped sends first what its sinks hold
 
 
 class StreamClient:
-    """See ``api.pipeline.Streams``."""
+    """See ``api.pipeline.Streams``. When the supervisor dies, a read is made again; a change may have been made."""
 
     def __init__(self, supervisor: DeploymentHandle) -> None:
         self._supervisor = Replicas(supervisor)
+        self._retries = Retries(_IN_FLIGHT)
 
     async def create(self, spec: StreamSpec) -> StreamStatus:
         status: StreamStatus = await self._call("create", spec)
         return status
 
     async def all(self) -> list[StreamStatus]:
-        streams: list[StreamStatus] = await self._call("all")
+        streams: list[StreamStatus] = await self._read("all")
         return streams
 
     async def status(self, stream_id: str) -> StreamStatus:
-        status: StreamStatus = await self._call("status", stream_id)
+        status: StreamStatus = await self._read("status", stream_id)
         return status
 
     async def replace(self, spec: StreamSpec) -> StreamStatus:
@@ -49,7 +52,7 @@ class StreamClient:
         return status
 
     async def regions(self, stream_id: str) -> Regions:
-        regions: Regions = await self._call("regions", stream_id)
+        regions: Regions = await self._read("regions", stream_id)
         return regions
 
     async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
@@ -57,12 +60,18 @@ class StreamClient:
         return status
 
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
-        page: EventPage = await self._call("events", stream_id, after, within_s)
+        page: EventPage = await self._read("events", stream_id, after, within_s)
         return page
 
     async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
-        snapshot: Snapshot | None = await self._call("snapshot", stream_id, after, within_s, boxes)
+        snapshot: Snapshot | None = await self._read("snapshot", stream_id, after, within_s, boxes)
         return snapshot
+
+    async def _read(self, method: str, *args: Any) -> Any:
+        try:
+            return await self._retries.run(lambda _: self._supervisor.call(method, *args), _TIMEOUT_S)
+        except DeadlineExceeded as exc:
+            raise Unavailable("the stream supervisor does not answer") from exc
 
     async def _call(self, method: str, *args: Any) -> Any:
         try:

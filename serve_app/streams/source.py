@@ -34,6 +34,7 @@ class Source:
     name: str
     kind: Kind
     root: Path | None = None  # the folder of media_dirs that a file is below
+    tls_verify: bool = True  # of https and rtsps: a certificate that nobody here vouches for is refused
 
     @property
     def is_live(self) -> bool:
@@ -41,7 +42,7 @@ class Source:
         return self.kind not in {"file", "folder"}
 
 
-def parse_source(text: str, media_dirs: tuple[Path, ...]) -> Source:
+def parse_source(text: str, media_dirs: tuple[Path, ...], *, tls_verify: bool = True) -> Source:
     """A file or a folder of pictures below one of ``media_dirs``, a camera at ``/dev/video…``, or an address.
 
     Raises SourceError.
@@ -50,12 +51,14 @@ def parse_source(text: str, media_dirs: tuple[Path, ...]) -> Source:
         text.encode()  # FFmpeg crashes on a name that is no UTF-8
         parts = urlsplit(text)
         if "://" in text and parts.scheme != "file":
-            return _parse_address(text, parts)
+            return _parse_address(text, parts, tls_verify)
         if _DEVICE.fullmatch(text):
             return Source(text, text, "device")
-        path = Path(unquote(parts.path) if parts.scheme == "file" else text).expanduser().resolve()
-        name = path.name if path.name.isprintable() else repr(path.name)
-        refused = name.rpartition("@")[2]  # what is refused may be an address, mistyped, with a password
+        typed = Path(unquote(parts.path) if parts.scheme == "file" else text)
+        path = typed.resolve()
+        # What is refused is called as it was typed: where a link leads is nobody's business. It may be an address,
+        # mistyped, with a password.
+        refused = _printable(typed.name).rpartition("@")[2] or "the source"
         root = next((folder for folder in media_dirs if path.is_relative_to(folder)), None)
         if root is None:  # said before the path is looked at: what there is elsewhere is nobody's business
             raise SourceError(f"{refused} is not below a folder of SERVE_APP_MEDIA_DIRS")
@@ -64,7 +67,11 @@ def parse_source(text: str, media_dirs: tuple[Path, ...]) -> Source:
         raise SourceError("the source is no valid file name or address") from exc
     if kind is None:
         raise SourceError(f"there is no file {refused}")
-    return Source(str(path), name, kind, root)
+    return Source(str(path), _printable(path.name), kind, root)
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else repr(name)
 
 
 @contextmanager
@@ -86,7 +93,7 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a pipe in a file's place would be waited for
 
 
-def _parse_address(text: str, parts: SplitResult) -> Source:
+def _parse_address(text: str, parts: SplitResult, tls_verify: bool) -> Source:
     """A camera's or a server's address. Its name shows neither credentials nor the path, which may hold some too."""
     if not text.isprintable():  # FFmpeg would send a line break on, and what follows as a line of its own
         raise SourceError("the source is no valid file name or address")
@@ -94,8 +101,8 @@ def _parse_address(text: str, parts: SplitResult) -> Source:
         raise SourceError(f"a source is a file, a folder, /dev/video… or one of {', '.join(_ADDRESSES)}://…")
     if "@" in parts.path + parts.query + parts.fragment:
         raise SourceError("write / ? # and @ in a password as %2F %3F %23 and %40")
-    if parts.scheme == "tcp" and "?" in text:  # FFmpeg's options: ?listen would open a port here
-        raise SourceError("a tcp source is tcp://host:port")
+    if parts.scheme in {"tcp", "udp"} and "?" in text:  # FFmpeg's: a port to listen at, a buffer of gigabytes
+        raise SourceError(f"a {parts.scheme} source is {parts.scheme}://host:port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = f":{parts.port}" if parts.port else ""
-    return Source(text, f"{parts.scheme}://{host}{port}/…", _ADDRESSES[parts.scheme])
+    return Source(text, f"{parts.scheme}://{host}{port}/…", _ADDRESSES[parts.scheme], tls_verify=tls_verify)

@@ -24,7 +24,7 @@ from serve_app.errors import Conflict, InvalidParameter, NotFound, ServeAppError
 from serve_app.serving import RayInstrument, Replicas, listen, refusals_as_values
 from serve_app.stream_schemas import Regions, State, StreamSpec, StreamStatus
 from serve_app.streams import worker
-from serve_app.streams.admission import Load, admit
+from serve_app.streams.admission import Load, admit, check_room
 from serve_app.streams.source import Source, parse_source
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.stream import check_outputs, policy_of
@@ -115,6 +115,7 @@ class StreamSupervisor:
         async with self._admitting:
             if spec.id in self._streams:
                 raise Conflict(f"there is a stream {spec.id!r} already")
+            check_room(len(self._streams), self._args.max_streams)
             stream = await self._checked(spec)
             await self._install(stream)
         return self._show(stream)
@@ -165,7 +166,7 @@ class StreamSupervisor:
         async with self._changing(stream_id) as stream, self._admitting:
             if not stream.is_to_run and stream.status.state != "completed":
                 spec = stream.record.spec.model_copy(update={"paused": False})
-                stream.source = parse_source(spec.source.uri, self._args.folders())
+                stream.source = self._source(spec)
                 await self._check(stream)
                 await self._halt(stream)
                 await self._put(stream, spec=spec, ended=None)
@@ -268,7 +269,7 @@ class StreamSupervisor:
     async def _checked(self, spec: StreamSpec) -> _Stream:
         """A stream that may be. Raises what keeps it from that."""
         stream = self._make(Record(spec=spec))
-        stream.source = parse_source(spec.source.uri, self._args.folders())  # says what is wrong
+        stream.source = self._source(spec)  # says what is wrong
         await self._check(stream)
         return stream
 
@@ -278,11 +279,15 @@ class StreamSupervisor:
         if stream.is_to_run:
             self._begin(stream)
 
+    def _source(self, spec: StreamSpec) -> Source:
+        """Raises SourceError."""
+        return parse_source(spec.source.uri, self._args.folders(), tls_verify=spec.source.tls_verify)
+
     def _make(self, record: Record) -> _Stream:
         spec = record.spec
         source, detail = None, ""
         try:
-            source = parse_source(spec.source.uri, self._args.folders())
+            source = self._source(spec)
         except ServeAppError as exc:
             detail = exc.detail
         policy = policy_of(spec, source) if source else spec.policy or "wait"

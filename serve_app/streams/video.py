@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,11 +23,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import av
+import certifi
 import numpy as np
 from av.codec.hwaccel import HWAccel
 
 from serve_app.decode import decode
-from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled, Undecodable
+from serve_app.errors import (
+    SourceDenied,
+    SourceError,
+    SourceGone,
+    SourceStalled,
+    SourceTooLarge,
+    SourceUntrusted,
+    Undecodable,
+)
 from serve_app.streams.source import Kind, Source, open_below
 from serve_app.types import Pixels, Position
 
@@ -96,18 +106,20 @@ def open_video(
     """The source, open within the block. Its first picture is the one after ``after``.
 
     ``hwaccel`` names the kind of hardware that decodes; software does the rest.
-    Raises SourceDenied, SourceStalled, SourceGone, or SourceError for what is no video.
+    Raises SourceDenied, SourceUntrusted, SourceTooLarge, SourceStalled, SourceGone, or SourceError for what is no
+    video.
     """
     if source.kind == "folder":
         yield _folder(source, max_pixels, after)
         return
+    limit = {"max_pixels": str(max_pixels)}  # FFmpeg then makes no room for a larger frame
     began_s = time.monotonic()
     try:
         with _addressed(source) as (uri, options):
             container = av.open(
                 uri,
                 format="v4l2" if source.kind == "device" else None,
-                options=options,
+                options=options | limit,  # its first frames are decoded to know what it is
                 timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
                 hwaccel=_hardware(hwaccel) if hwaccel else None,
             )
@@ -118,12 +130,15 @@ def open_video(
             raise SourceError(f"{source.name} has no video in it")
         stream = container.streams.video[0]
         stream.thread_count = 1  # streams are many: each on a core of its own costs least
+        stream.codec_context.options = limit
         if stream.width * stream.height > max_pixels:
-            raise SourceError(f"{source.name} has pictures of more than {max_pixels // 1_000_000} megapixels")
+            raise _too_large(source, max_pixels)
         is_timed = not source.is_live or container.format.name not in _UNTIMED
         rate: Fraction | None = stream.average_rate if is_timed else None
         has_end = not source.is_live or (source.kind in {"http", "https"} and container.duration is not None)
-        pictures = _pictures_after(after, source, container, stream) if after else _decoded(source, container, stream)
+        pictures = _decoded(source, container, stream, max_pixels)
+        if after:
+            pictures = _pictures_after(after, pictures, source, container, stream)
         yield Video(
             pictures if is_timed else ((pixels, Position(at.index)) for pixels, at in pictures),
             fps=float(rate) if rate and 0 < rate <= 1000 else None,
@@ -152,7 +167,7 @@ def _hardware(kind: str) -> HWAccel | None:
 @contextmanager
 def _addressed(source: Source) -> Iterator[tuple[str, dict[str, str]]]:
     """What FFmpeg is to open within the block, and how. A file is opened here, so that it is one that is allowed."""
-    options = _options(source.kind)
+    options = _options(source)
     if source.kind != "file":
         yield source.uri, options
         return
@@ -160,7 +175,8 @@ def _addressed(source: Source) -> Iterator[tuple[str, dict[str, str]]]:
         yield "fd:", options | {"fd": str(file.fileno())}
 
 
-def _options(kind: Kind) -> dict[str, str]:
+def _options(source: Source) -> dict[str, str]:
+    kind = source.kind
     if kind == "device":
         return {}
     options = {"protocol_whitelist": _PROTOCOLS[kind], "format_whitelist": _FORMATS[kind]}
@@ -168,22 +184,41 @@ def _options(kind: Kind) -> dict[str, str]:
         options |= {"analyzeduration": "1000000", "fpsprobesize": "3"}  # us, frames: it is back the sooner
     if kind in {"rtsp", "rtsps"}:
         options |= {"rtsp_transport": "tcp"}
+    if _is_verified(source):
+        # FFmpeg forgets to check who sends a playlist's segments: none is read then.
+        options |= {
+            "tls_verify": "1",
+            "ca_file": _authorities(),
+            "format_whitelist": _FORMATS[kind].removesuffix(",hls"),
+        }
     return options
 
 
-def _pictures_after(after: Position, source: Source, container: Any, stream: Any) -> Iterator[Picture]:
+def _is_verified(source: Source) -> bool:
+    """FFmpeg checks its certificate."""
+    return source.tls_verify and source.kind in {"https", "rtsps"}
+
+
+def _authorities() -> str:
+    """The file of those who vouch for certificates: ``SSL_CERT_FILE``, the system's, or else Mozilla's."""
+    return ssl.get_default_verify_paths().cafile or certifi.where()
+
+
+def _pictures_after(
+    after: Position, pictures: Iterator[Picture], source: Source, container: Any, stream: Any
+) -> Iterator[Picture]:
     """From the last key frame before it; a container without an index is read from its start."""
     if after.at_s is None or container.format.name not in _INDEXED:
-        return ((pixels, at) for pixels, at in _decoded(source, container, stream) if at.index > after.index)
+        return ((pixels, at) for pixels, at in pictures if at.index > after.index)
     try:
         container.seek(int(after.at_s / stream.time_base), stream=stream)
     except (av.FFmpegError, OSError) as exc:
         raise _explain(source, exc, timed_out=False) from None
-    later = (picture for picture in _decoded(source, container, stream) if (picture[1].at_s or 0) > after.at_s)
+    later = (picture for picture in pictures if (picture[1].at_s or 0) > after.at_s)
     return ((pixels, replace(at, index=index)) for index, (pixels, at) in enumerate(later, after.index + 1))
 
 
-def _decoded(source: Source, container: Any, stream: Any) -> Iterator[Picture]:
+def _decoded(source: Source, container: Any, stream: Any, max_pixels: int) -> Iterator[Picture]:
     """A packet that cannot be decoded is passed over: a camera's next key frame mends it."""
     read_at_s = time.monotonic()
     corrupt, index = 0, -1
@@ -195,12 +230,16 @@ def _decoded(source: Source, container: Any, stream: Any) -> Iterator[Picture]:
                 continue
             try:
                 frames = packet.decode()
-            except av.InvalidDataError:
+            except av.FFmpegError as exc:
+                if _is_too_large(exc, stream.codec_context, max_pixels):
+                    raise _too_large(source, max_pixels) from None
                 corrupt += 1
-                if corrupt > _MAX_CORRUPT_PACKETS:
+                if not isinstance(exc, av.InvalidDataError) or corrupt > _MAX_CORRUPT_PACKETS:
                     raise
                 continue
             for frame in frames:
+                if frame.width * frame.height > max_pixels:
+                    raise _too_large(source, max_pixels)
                 corrupt, index = 0, index + 1
                 yield _pixels_of(frame), Position(index, frame.time)
             read_at_s = time.monotonic()
@@ -208,6 +247,18 @@ def _decoded(source: Source, container: Any, stream: Any) -> Iterator[Picture]:
         raise _explain(source, exc, timed_out=time.monotonic() - read_at_s > 0.9 * _READ_TIMEOUT_S) from None
     if index < 0:
         raise SourceError(f"{source.name} has no frame that can be decoded")
+
+
+def _is_too_large(error: av.FFmpegError, codec: Any, max_pixels: int) -> bool:
+    """Each decoder says so by an error of its own, and some have forgotten the size by then."""
+    size_px = codec.width * codec.height
+    if size_px:
+        return size_px > max_pixels or isinstance(error, av.error.OverflowError)
+    return isinstance(error, av.ArgumentError) or not codec.is_open
+
+
+def _too_large(source: Source, max_pixels: int) -> SourceTooLarge:
+    return SourceTooLarge(f"{source.name} has pictures of more than {max_pixels // 1_000_000} megapixels")
 
 
 def _pixels_of(frame: Any) -> Callable[[], Pixels]:
@@ -247,6 +298,10 @@ def _explain(source: Source, exc: Exception, *, timed_out: bool) -> SourceError:
     come into a log as the cause, either."""
     if isinstance(exc, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError | PermissionError):
         return SourceDenied(f"{source.name} refuses these credentials")
+    if _is_verified(source) and (flaw := _flaw_of_certificate(source)):
+        return SourceUntrusted(f"{source.name} shows a certificate that is not trusted here ({flaw}): see tls_verify")
+    if _is_verified(source) and source.kind == "https" and isinstance(exc, av.ArgumentError):
+        return SourceError(f"{source.name} cannot be read as video; HLS over https is read with tls_verify: false only")
     if timed_out and _is_reachable(source):
         return SourceStalled(f"{source.name} is connected and sends no video")
     if timed_out:
@@ -257,6 +312,23 @@ def _explain(source: Source, exc: Exception, *, timed_out: bool) -> SourceError:
         return SourceGone(f"{source.name} answers with an HTTP error")
     number = getattr(exc, "errno", 0)
     return SourceGone(f"{source.name}: {os.strerror(number) if number in errno.errorcode else 'the connection broke'}")
+
+
+def _flaw_of_certificate(source: Source) -> str | None:
+    """FFmpeg says only that something went wrong."""
+    parts = urlsplit(source.uri)
+    address = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+    try:
+        trusted = ssl.create_default_context(cafile=_authorities())
+        with (
+            socket.create_connection(address, _REACH_TIMEOUT_S) as connection,
+            trusted.wrap_socket(connection, server_hostname=parts.hostname),
+        ):
+            return None
+    except ssl.SSLCertVerificationError as exc:
+        return exc.verify_message
+    except (OSError, ValueError):  # nobody is there, or the host's name is none
+        return None
 
 
 def _is_reachable(source: Source) -> bool:

@@ -4,7 +4,7 @@ import pytest
 
 from serve_app.errors import Overloaded
 from serve_app.stream_schemas import Policy, SourceSpec, StreamSpec
-from serve_app.streams.admission import Load, admit
+from serve_app.streams.admission import Load, admit, check_room
 
 
 def load(policy: Policy = "drop_oldest", source_fps: float | None = None, **fields: object) -> Load:
@@ -33,3 +33,10 @@ def test_a_source_that_has_not_said_its_rate_is_taken_for_a_usual_camera() -> No
     assert load().fps == 25
     assert load(max_fps=100).fps == 25
     assert load(source_fps=50, max_fps=10).fps == 10
+
+
+def test_there_may_be_as_many_streams_as_the_setting_says() -> None:
+    check_room(255, 256)
+    for count in (256, 257):  # more: it was lowered
+        with pytest.raises(Overloaded, match=r"no more than 256 .*streams\.max_streams"):
+            check_room(count, 256)

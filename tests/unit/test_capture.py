@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
 from serve_app.errors import Undecodable
@@ -249,6 +250,20 @@ async def test_a_source_that_ends_comes_back_and_its_frames_are_numbered_on(
         ids = [(await capture.take()).frame_id for _ in range(12)]
     assert ids == list(range(12))
     assert progress.reconnects >= 2
+
+
+async def test_a_camera_whose_pictures_become_too_large_has_failed(listener: socket.socket) -> None:
+    small, large = (cv2.imencode(".jpg", np.zeros((side, side, 3), np.uint8))[1].tobytes() for side in (64, 1024))
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=b\r\n\r\n"
+    parts = (
+        b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(j), j)
+        for j in [small] * 9 + [large]
+    )
+    uri = answer_with(listener, head + b"".join(parts))
+    async with capture_of(uri, policy="drop_oldest") as (_, progress):
+        detail = await health_of(progress, "failed")
+    assert detail.endswith("has pictures of more than 1 megapixels")
+    assert (progress.captured, progress.reconnects) == (9, 1)
 
 
 def jpegs_of(video: Path, folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -105,6 +106,35 @@ def test_a_pickle_is_loaded_only_with_its_hash(tmp_path: Path) -> None:
         load(ModelArgs(weights=path), has_gpu=False)
     with pytest.raises(ModelError, match=f"is not that of any.pt, which is {found}"):
         load(ModelArgs(weights=path, weights_sha256="0" * 64), has_gpu=False)
+
+
+class Evil:
+    """What a pickle of it does when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_a_pickle_that_is_swapped_once_it_was_checked_is_not_loaded(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, mark = tmp_path / "any.pt", tmp_path / "mark"
+    path.write_bytes(b"no model")
+    args = ModelArgs(**trusted(path), engine=engine, cache_dir=tmp_path / "cache")
+    check = models._check_hash
+
+    def swap(checked: Path, expected: str | None) -> None:
+        check(checked, expected)
+        torch.save(Evil(mark), path)
+
+    monkeypatch.setattr(models, "_check_hash", swap)
+    with pytest.raises(ModelError):
+        load(args, has_gpu=False)
+    assert not mark.exists()
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from anyio import wait_all_tasks_blocked
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from serve_app.errors import InvalidParameter, StartError
 from serve_app.guard import Guard
 from serve_app.stream_schemas import SinkSpec
-from serve_app.streams.sinks import Sink, open_sink, queue
+from serve_app.streams.sinks import Sink, jsonl, open_sink, queue
 from serve_app.streams.sinks.outlet import Refused, Unsent
 from serve_app.types import Event
 
@@ -229,28 +229,40 @@ async def test_a_line_an_event_in_a_file_that_only_we_may_read(tmp_path: Path) -
     for event_id in range(5):
         sink.put(event(event_id, "result" if event_id % 2 else "state"))
     await sink.close(60)
-    odd, even = tmp_path / "lot/result.{x}.jsonl", tmp_path / "lot/state.{x}.jsonl"
+    odd, even = (tmp_path / f"lot/lot/{kind}.{{x}}.jsonl" for kind in ("result", "state"))
     assert (lines_of(odd), lines_of(even)) == ([1, 3], [0, 2, 4])
     assert stat.S_IMODE(odd.stat().st_mode) == 0o600
-    assert sink.status().target == "lot/{type}.{x}.jsonl"
+    assert sink.status().target == "lot/lot/{type}.{x}.jsonl"
 
 
-@pytest.mark.parametrize("path", ["../a", "/etc/a", "b/../../a", "out/a", ".", "{type}/..", "a\0b"])
-async def test_a_path_that_leads_elsewhere_is_refused(path: str, tmp_path: Path) -> None:
-    (tmp_path / "below").mkdir()
-    (tmp_path / "below/out").symlink_to(tmp_path)
+@pytest.mark.parametrize(
+    "path", ["../a.jsonl", "/etc/a.jsonl", "b/../../a.jsonl", "../gate/{type}.jsonl", "out/a.jsonl", "a\0b.jsonl"]
+)
+async def test_a_path_that_leads_out_of_the_streams_folder_is_refused(path: str, tmp_path: Path) -> None:
+    (tmp_path / "below/lot").mkdir(parents=True)
+    (tmp_path / "below/lot/out").symlink_to(tmp_path / "below")
     with pytest.raises(InvalidParameter):
         opened(tmp_path / "below", type="jsonl", path=path)
 
 
-async def test_rotation_keeps_as_many_files_as_it_should(tmp_path: Path) -> None:
-    spec = {"type": "jsonl", "path": "a.jsonl", "max_mib": 3 * LINE_BYTES / 2**20, "keep": 2}
-    sink = opened(tmp_path, **spec)
+@pytest.mark.parametrize(
+    "fields",
+    [{"path": "gate/x.mp4"}, {"path": "."}, {"path": "{type}/.."}, {"path": "a.jsonl.1"}, {"max_mib": 1e-6}],
+    ids=str,
+)
+def test_a_file_of_events_is_told_by_its_name_and_not_put_aside_at_every_line(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(SinkSpec).validate_python({"type": "jsonl"} | fields)
+
+
+async def test_rotation_keeps_as_many_files_as_it_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "_MIB", 3 * LINE_BYTES)
+    sink = opened(tmp_path, type="jsonl", path="a.jsonl", max_mib=1, keep=2)
     for event_id in range(10, 21):
         sink.put(event(event_id))
         await until(lambda sent=event_id - 9: sink.status().sent == sent)
     await sink.close(60)
-    found = {path.name: lines_of(path) for path in tmp_path.iterdir()}
+    found = {path.name: lines_of(path) for path in (tmp_path / "lot").iterdir()}
     assert found == {"a.jsonl": [19, 20], "a.jsonl.1": [16, 17, 18], "a.jsonl.2": [13, 14, 15]}
 
 
@@ -259,7 +271,7 @@ async def test_a_file_goes_on_where_an_earlier_sink_left_it(tmp_path: Path) -> N
         sink = opened(tmp_path, type="jsonl")
         sink.put(event(event_id))
         await sink.close(60)
-    assert lines_of(tmp_path / "lot.jsonl") == [0, 1, 2]
+    assert lines_of(tmp_path / "lot/events.jsonl") == [0, 1, 2]
 
 
 async def test_a_folder_that_is_missing_is_waited_for(tmp_path: Path) -> None:
@@ -268,19 +280,20 @@ async def test_a_folder_that_is_missing_is_waited_for(tmp_path: Path) -> None:
     await until(lambda: sink.status().detail == "it cannot be written: No such file or directory")
     (tmp_path / "mounted-later").mkdir()
     await until(lambda: sink.status().sent)
-    assert lines_of(tmp_path / "mounted-later/a/b.jsonl") == [0]
+    assert lines_of(tmp_path / "mounted-later/lot/a/b.jsonl") == [0]
     await sink.close(0)
 
 
 async def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
     sink = opened(tmp_path, type="jsonl", path="a.jsonl")
-    (tmp_path / "a.jsonl").symlink_to("/dev/full")
+    (tmp_path / "lot").mkdir()
+    (tmp_path / "lot/a.jsonl").symlink_to("/dev/full")
     sink.put(event(0))
     await until(lambda: sink.status().detail == "it cannot be written: No space left on device")
     sink.put(event(1))
-    (tmp_path / "a.jsonl").unlink()
+    (tmp_path / "lot/a.jsonl").unlink()
     await until(lambda: sink.status().sent == 2)
-    assert lines_of(tmp_path / "a.jsonl") == [0, 1]
+    assert lines_of(tmp_path / "lot/a.jsonl") == [0, 1]
     await sink.close(0)
 
 
@@ -296,7 +309,8 @@ async def test_a_batch_that_fits_half_leaves_no_half_line(
     tmp_path: Path, file_size_limit: Callable[[int], None]
 ) -> None:
     full = 64 << 20
-    before, path = full - LINE_BYTES - 20, tmp_path / "a.jsonl"
+    before, path = full - LINE_BYTES - 20, tmp_path / "lot/a.jsonl"
+    path.parent.mkdir()
     sink = opened(tmp_path, type="jsonl", path="a.jsonl", max_mib=1000)
     with path.open("wb") as file:
         file.truncate(before)
@@ -342,6 +356,11 @@ async def test_a_target_shows_no_secret(spec: dict[str, Any], target: str, tmp_p
         {"type": "webhook", "url": "https://ho st/hunter2"},
         {"type": "webhook", "url": "https://a..b/"},
         {"type": "webhook", "url": "https://[::1/"},
+        {"type": "webhook", "url": "http://admin:12345/hunter2@host/"},  # a host and a port, to who parses it
+        {"type": "webhook", "url": "http://admin:12345?hunter2@host/"},
+        {"type": "webhook", "url": "http://admin:12345#hunter2@host/"},
+        {"type": "mqtt", "url": "mqtt://admin:12345/hunter2@host"},
+        {"type": "redis", "url": "redis://admin:12345/@host"},
         {"type": "webhook", "url": "https://host", "secret": "hunter2"},
         {"type": "webhook", "url": "https://host", "secret": SECRET.removeprefix("whsec_")},
         {"type": "webhook", "url": "https://host", "secret": "whsec_aHVudGVyMg=="},

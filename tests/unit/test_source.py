@@ -51,6 +51,34 @@ def test_credentials_are_not_in_the_name(uri: str) -> None:
     assert source.is_live
 
 
+def test_a_refusal_says_of_a_file_only_what_its_client_said(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    (tmp_path / "secret-name").touch()
+    (tmp_path / "media/link").symlink_to(tmp_path / "secret-name")
+    for text in (str(tmp_path / "media/link"), f"file://{tmp_path}/media/link"):
+        with pytest.raises(SourceError, match=r"^link is not below") as refusal:
+            parse_source(text, (tmp_path / "media",))
+        assert "secret" not in refusal.value.detail
+
+
+def test_a_refusal_does_not_tell_who_has_a_home_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = set()
+    for text in ("~root/x", "~nosuchuser/x", "~/x"):
+        with pytest.raises(SourceError) as refusal:
+            parse_source(text, (tmp_path,))
+        told.add(refusal.value.detail)
+    assert told == {"there is no file x"}
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "udp"])
+@pytest.mark.parametrize("options", ["?listen", "?fifo_size=10000000", "/?buffer_size=1000000000", "?", "#?reuse=1"])
+def test_ffmpegs_options_in_an_address_are_refused(scheme: str, options: str) -> None:
+    with pytest.raises(SourceError, match=f"{scheme} source is {scheme}://host:port"):
+        parse_source(f"{scheme}://127.0.0.1:5000{options}", ())
+    assert parse_source(f"{scheme}://127.0.0.1:5000", ()).is_live
+
+
 @pytest.mark.parametrize("uri", ["rtsp://u:p/ss@host/x", "rtsp://u:p#ss@host/x", "rtsp://u:p?ss@host/x"])
 def test_a_password_that_would_be_taken_for_a_path_is_refused_unseen(uri: str) -> None:
     with pytest.raises(SourceError, match="%2F") as caught:

@@ -256,7 +256,7 @@ async def test_events_go_to_a_file_and_clips_are_recorded(video: Path) -> None:
     sink = {"type": "jsonl", "events": ["result", "recording"]}
     stream = make(video, FakeDetector(), sinks=[sink], recording=Recording(pre_roll_s=0, max_fps=30))
     await stream.run()
-    lines = [json.loads(line) for line in (video.parent / "lot.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (video.parent / "lot/events.jsonl").read_text().splitlines()]
     assert [line["frame_id"] for line in lines if line["type"] == "result"] == list(range(FRAMES))
     (started, finished) = (line for line in lines if line["type"] == "recording")
     assert (started["change"], finished["change"]) == ("started", "finished")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from serve_app.errors import SourceError
+from serve_app.errors import SourceError, SourceTooLarge
 from serve_app.streams.source import parse_source
 from serve_app.streams.video import open_video
 from tests.videos import frame_shown, save_video
@@ -127,6 +128,51 @@ def test_a_video_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
     path = save_video(tmp_path / "a.avi", frames=1, fps=50)
     with pytest.raises(SourceError, match="megapixels"):
         frames_of(path, max_pixels=320 * 320 - 1)
+
+
+@pytest.mark.parametrize(
+    ("codec", "container_format"),
+    [("mjpeg", "mjpeg"), ("libx264", "mpegts"), ("libx265", "hevc"), ("mpeg2video", "mpegts"), ("libvpx-vp9", "ivf"),
+     ("libvpx", "ivf"), ("libsvtav1", "ivf")],
+)  # fmt: skip
+def test_frames_that_become_too_large_are_the_end(tmp_path: Path, codec: str, container_format: str) -> None:
+    def coded(side_px: int) -> bytes:
+        path = tmp_path / f"{side_px}.{container_format}"
+        with av.open(str(path), "w", format=container_format) as container:
+            stream = container.add_stream(codec, rate=25)
+            stream.width = stream.height = side_px
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            for shade in range(10):
+                grey = np.full((side_px, side_px, 3), shade, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, "bgr24")))
+            container.mux(stream.encode(None))
+        return path.read_bytes()
+
+    small, large = coded(64), coded(320)
+    (tmp_path / "a").write_bytes(small + (large[32:] if container_format == "ivf" else large))
+    shown = []
+    with (
+        open_video(parse_source(str(tmp_path / "a"), (tmp_path,)), max_pixels=320 * 320 - 1) as video,
+        pytest.raises(SourceTooLarge, match="megapixels"),
+    ):
+        shown += [pixels().shape for pixels, _ in iter(video)]
+    assert set(shown) <= {(64, 64, 3)}
+
+
+def test_a_frame_that_is_too_large_takes_no_memory(tmp_path: Path) -> None:
+    small = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    large = small.replace(b"\x00\x40\x00\x40", b"\x2e\xe0\x2e\xe0", 1)  # by its header, 12,000 pixels wide and high
+    (tmp_path / "a.mjpeg").write_bytes(30 * small + large[:-2] + bytes(1_000_000) + large[-2:])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is used now
+    before_kib = peak_kib()
+    with pytest.raises(SourceTooLarge):
+        frames_of(tmp_path / "a.mjpeg", max_pixels=50_000_000)
+    assert peak_kib() - before_kib < 50_000
+
+
+def peak_kib() -> int:
+    """Of memory that this process has used."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:

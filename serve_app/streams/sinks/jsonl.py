@@ -16,8 +16,9 @@ _MIB = 1 << 20
 
 
 class JsonLinesOutlet:
-    """Appends to files below ``output_dir``, which has to be there: what should be mounted is not made up for.
+    """Appends to files below the stream's own folder, so that no stream touches another's.
 
+    ``output_dir``, which has it, must be there: what should be mounted is not made up for.
     A file is open only while it is written: it may be moved away at any time, and a full disk needs no reopening.
     """
 
@@ -25,8 +26,9 @@ class JsonLinesOutlet:
 
     def __init__(self, spec: JsonLinesSink, stream_id: str, output_dir: Path) -> None:
         """Raises InvalidParameter for a path that leads elsewhere."""
-        self.target = filled(spec.path, stream_id, "{type}")
-        self._folder = output_dir.resolve()
+        self.target = f"{stream_id}/{filled(spec.path, stream_id, '{type}')}"
+        self._output_dir = output_dir.resolve()
+        self._folder = self._output_dir / stream_id
         self._paths: dict[str, Path] = {kind: self._resolve(filled(spec.path, stream_id, kind)) for kind in spec.events}
         self._max_bytes = int(spec.max_mib * _MIB)
         self._keep = spec.keep
@@ -50,13 +52,13 @@ class JsonLinesOutlet:
         except (ValueError, OSError, RuntimeError) as exc:
             raise InvalidParameter("a sink's path is no valid file name") from exc
         if self._folder not in path.parents:
-            raise InvalidParameter("a sink's path leads out of streams.output_dir")
+            raise InvalidParameter("a sink's path leads out of its stream's folder")
         return path
 
     def _write(self, lines: dict[Path, list[str]]) -> None:
         for path, of_path in lines.items():
-            for folder in reversed(path.relative_to(self._folder).parents[:-1]):
-                (self._folder / folder).mkdir(exist_ok=True)
+            for folder in reversed(path.relative_to(self._output_dir).parents[:-1]):
+                (self._output_dir / folder).mkdir(mode=0o700, exist_ok=True)
             self._append(path, "".join(of_path).encode())
 
     def _append(self, path: Path, data: bytes) -> None:

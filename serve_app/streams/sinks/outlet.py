@@ -43,10 +43,13 @@ def parse_url(url: str) -> SplitResult:
         parts = urlsplit(url)
         (parts.hostname or "").encode("idna")
         is_valid = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+        is_valid = is_valid and "@" not in parts.path + parts.query + parts.fragment  # what is before it is a password
     except ValueError:
         is_valid = False
     if not is_valid:
-        raise InvalidParameter("a sink's url is no valid address; / ? # and @ in a password are %2F %3F %23 and %40")
+        raise InvalidParameter(
+            "a sink's url is no valid address; / ? # and @ in a password, and @ in a path, are %2F %3F %23 and %40"
+        )
     return parts
 
 
