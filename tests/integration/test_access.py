@@ -18,6 +18,7 @@ from serve_app.keys import make_key
 from tests import squares
 from tests.integration.conftest import PATIENCE_S, Service, eventually
 from tests.squares import Square
+from tests.videos import save_video
 
 PREFIX = "/guarded"
 
@@ -70,3 +71,21 @@ def test_keys_hold_over_http_and_websocket_and_change_without_a_restart(guarded:
         assert closed.value.response.status_code == status_code
     save(keys_file, entries[1:])
     eventually(lambda: ask(second).is_success and ask(first).status_code == 401, what="the other key")
+
+
+@pytest.mark.usefixtures("streams")
+def test_who_follows_a_stream_is_cut_off_when_the_key_is_taken_out(
+    guarded: str, keys_file: Path, tmp_path: Path
+) -> None:
+    key, entry = make_key("yard", ["streams"])
+    header = {"Authorization": f"Bearer {key}"}
+    save(keys_file, [entry])
+    eventually(lambda: httpx.get(f"{guarded}/streams", headers=header).is_success, what="the key")
+    spec = {"id": "lot", "source": {"uri": str(save_video(tmp_path / "a.avi", frames=10, fps=10))}, "paused": True}
+    httpx.post(f"{guarded}/streams", json=spec, headers=header, timeout=PATIENCE_S).raise_for_status()
+    with httpx.stream("GET", f"{guarded}/streams/lot/events", headers=header, timeout=PATIENCE_S) as followed:
+        assert followed.is_success
+        save(keys_file, [])
+        for _ in followed.iter_bytes():
+            pass  # it has an end
+    assert httpx.get(f"{guarded}/streams", headers=header).status_code == 401
