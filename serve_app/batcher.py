@@ -41,7 +41,7 @@ class _Waiting(Generic[Item, Result]):
     traffic: Traffic
     expires_at_s: float
     queued_at_s: float
-    alone: bool
+    isolated: bool
     answer: asyncio.Future[Batched[Result]]
 
 
@@ -50,7 +50,7 @@ class Batcher(Generic[Item, Result]):
 
     ``engine`` takes a list of items and returns as many results in their order. A batch is as large as pays (see
     ``BatchSize``). Items are served in the order of ``FairQueue``, with these ``weights``; each kind of traffic has
-    room for ``max_queue_size``. An item that is to be alone comes before them, and nothing else is in the engine then;
+    room for ``max_queue_size``. An item that is isolated comes before them, and nothing else is in the engine then;
     so is each item of a batch that failed. ``drops`` counts, by kind and reason, the items that never reached the
     engine: ``cancelled``, ``expired``, ``overloaded``.
     """
@@ -72,8 +72,8 @@ class Batcher(Generic[Item, Result]):
         self._batch_size = BatchSize(max_batch_size, clock_s)
         self._clock_s = clock_s
         self._queue = FairQueue[_Waiting[Item, Result]](weights, max_queue_size, self._is_wanted)
-        self._alone: deque[_Waiting[Item, Result]] = deque()
-        self._one_is_alone = False  # in the engine, now
+        self._isolated: deque[_Waiting[Item, Result]] = deque()
+        self._one_is_isolated = False  # in the engine, now
         self._max_queue_size = max_queue_size
         self._concurrency = concurrency
         self._running: set[asyncio.Task[None]] = set()
@@ -94,7 +94,7 @@ class Batcher(Generic[Item, Result]):
     @property
     def load(self) -> int:
         """Items that wait, and batches that are being run."""
-        return len(self._queue) + len(self._alone) + len(self._running)
+        return len(self._queue) + len(self._isolated) + len(self._running)
 
     @property
     def in_engine_s(self) -> float:
@@ -121,7 +121,7 @@ class Batcher(Generic[Item, Result]):
         time_left_s: float,
         traffic: Traffic = "interactive",
         tenant: str = "",
-        alone: bool = False,
+        isolated: bool = False,
     ) -> Batched[Result]:
         """The item's result. Cancelling this takes the item out of the queue.
 
@@ -133,11 +133,11 @@ class Batcher(Generic[Item, Result]):
             raise ReplicaGone("the detector is shutting down")
         now_s = self._clock_s()
         answer: asyncio.Future[Batched[Result]] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(item, traffic, now_s + time_left_s, now_s, alone, answer)
+        waiting = _Waiting(item, traffic, now_s + time_left_s, now_s, isolated, answer)
         try:
             displaced = None
-            if alone:
-                self._put_alone(waiting)
+            if isolated:
+                self._put_isolated(waiting)
             else:
                 displaced = self._queue.put(waiting, traffic, tenant)
         except Overloaded as exc:
@@ -155,13 +155,13 @@ class Batcher(Generic[Item, Result]):
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        for waiting in (*self._alone, *self._queue.drain()):
+        for waiting in (*self._isolated, *self._queue.drain()):
             _fail(waiting, ReplicaGone("the detector is shutting down"))
 
-    def _put_alone(self, waiting: _Waiting[Item, Result]) -> None:
-        if len(self._alone) >= self._max_queue_size:
+    def _put_isolated(self, waiting: _Waiting[Item, Result]) -> None:
+        if len(self._isolated) >= self._max_queue_size:
             raise Overloaded("the detector's queue is full")
-        self._alone.append(waiting)
+        self._isolated.append(waiting)
 
     def _start(self) -> None:
         if not self._running:
@@ -180,12 +180,12 @@ class Batcher(Generic[Item, Result]):
                 self._busy_s += self._clock_s() - self._busy_since_s
 
     def _take(self) -> list[_Waiting[Item, Result]]:
-        if self._one_is_alone:
+        if self._one_is_isolated:
             return []
-        while self._alone:
+        while self._isolated:
             if len(self._running) > 1:
                 return []  # the last of them takes it
-            if self._is_wanted(lone := self._alone.popleft()):
+            if self._is_wanted(lone := self._isolated.popleft()):
                 return [lone]
         batch: list[_Waiting[Item, Result]] = []
         while len(batch) < self._batch_size.limit and (waiting := self._queue.take()) is not None:
@@ -210,7 +210,7 @@ class Batcher(Generic[Item, Result]):
 
     async def _infer(self, batch: list[_Waiting[Item, Result]]) -> None:
         started_at_s = self._began_s[asyncio.current_task()] = self._clock_s()
-        self._one_is_alone = batch[0].alone
+        self._one_is_isolated = batch[0].isolated
         was_full = len(self._running) == self._concurrency
         try:
             results = await self._engine([waiting.item for waiting in batch])
@@ -225,11 +225,11 @@ class Batcher(Generic[Item, Result]):
                 if len(batch) == 1:
                     _fail(waiting, exc)
                 else:  # one of them may be the reason: each once more, alone
-                    waiting.alone = True
-                    self._alone.append(waiting)
+                    waiting.isolated = True
+                    self._isolated.append(waiting)
             return
         finally:
-            self._one_is_alone = False
+            self._one_is_isolated = False
             del self._began_s[asyncio.current_task()]
             took_s = self._clock_s() - started_at_s
             self._item_s = took_s / len(batch) / self._concurrency

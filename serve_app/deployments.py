@@ -124,7 +124,7 @@ class Detector:
                 time_left_s=request.time_left_s,
                 traffic=request.traffic,
                 tenant=request.tenant,
-                alone=request.alone,
+                isolated=request.isolated,
             )
         except ServeAppError:
             self._report_queue()
@@ -213,7 +213,7 @@ class Preprocessor:
         self._quarantine = Quarantine()
         self._decoding_since_s: dict[int, float] = {}  # by thread
         self._room = WaitingRoom(args.preprocessor.slots)
-        self._turns = asyncio.Semaphore(args.preprocessor.slots)
+        self._seats = asyncio.Semaphore(args.preprocessor.slots)
         await self._detector.connect()
         self._server = await listen({"model": self.model, "detect": self.detect}, max_calls=args.preprocessor.max_calls)
 
@@ -243,7 +243,7 @@ class Preprocessor:
         came_at_s = time.monotonic()
         expires_at_s = came_at_s + time_left_s
         with self._room.enter(tenant):
-            async with self._turns:
+            async with self._seats:
                 waited_s = time.monotonic() - came_at_s
                 while True:
                     try:

@@ -29,12 +29,12 @@ class Quarantine:
     def __init__(self, time_limit_s: float = 15.0) -> None:
         """``time_limit_s``: for a piece of work, in which a process may have to be started; the largest takes two."""
         self._time_limit_s = time_limit_s
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._process: Process | None = None
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the work returns, a function of a module. Raises PoisonPicture where its process dies or hangs."""
-        async with self._turn:
+        async with self._lock:
             try:
                 async with asyncio.timeout(self._time_limit_s):
                     worked, value = await self._ask(pickle.dumps((work, args, kwargs)))

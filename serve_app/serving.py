@@ -139,7 +139,7 @@ class DetectorClient:
     A frame goes by its slot's name where the Detector shares our memory and by its bytes where it does not. ``traffic``
     and ``tenant`` say whose frames they are.
 
-    When a Detector dies, every frame that was in its engine is under suspicion: it is sent again to be there alone, and
+    When a Detector dies, every frame that was in its engine is under suspicion: it is sent again isolated, and
     a frame that the next Detector dies of, too, is refused. Frames that only waited are sent again as they were.
     """
 
@@ -217,11 +217,11 @@ class DetectorClient:
             except ReplicaGone as exc:
                 if not slot.is_marked:
                     raise ReplicaGone(exc.detail) from exc  # it only waited
-                if request.alone:
+                if request.isolated:
                     raise PoisonPicture(
                         "two detectors died of this picture, one of them while it had no other"
                     ) from exc
-                request = replace(request, alone=True)
+                request = replace(request, isolated=True)
                 raise ReplicaDied(exc.detail) from exc
             return reply
 

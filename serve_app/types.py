@@ -123,7 +123,7 @@ class DetectRequest:
     model_version: str  # the model the frame was letterboxed for
     traffic: Traffic
     tenant: str  # within its kind of traffic, tenants take turns: a stream's id, a job's
-    alone: bool = False  # the engine died with this frame in it: no other is to be in it beside this one again
+    isolated: bool = False  # the engine died with this frame in it: no other is to be in it beside this one again
 
 
 @dataclass(frozen=True)

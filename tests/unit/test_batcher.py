@@ -211,7 +211,7 @@ async def test_an_item_that_is_to_be_alone_has_the_engine_to_itself() -> None:
         await wait_all_tasks_blocked()
         assert engine.batches == [[1], [2]]
         tasks += submit(batcher, 3, 4)
-        lone = [asyncio.create_task(batcher.submit(item, time_left_s=60, alone=True)) for item in (5, 6)]
+        lone = [asyncio.create_task(batcher.submit(item, time_left_s=60, isolated=True)) for item in (5, 6)]
         await wait_all_tasks_blocked()
         for expected in ([[1], [2]], [[1], [2], [5]], [[1], [2], [5], [6]], [[1], [2], [5], [6], [3, 4]]):
             engine.gate.release()

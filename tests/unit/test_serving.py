@@ -143,25 +143,25 @@ async def test_a_frame_that_only_waited_when_the_detector_died_is_sent_again_as_
     handle = FakeHandle(Dying(5, in_engine=False))
     client = DetectorClient(handle, slots=1, traffic="interactive")
     assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).labels == ("dog",)
-    assert [request.alone for request in handle.requests] == [False] * 6
+    assert [request.isolated for request in handle.requests] == [False] * 6
     client.close()
 
 
-async def test_a_frame_that_was_in_the_engine_when_it_died_is_alone_there_from_then_on() -> None:
+async def test_a_frame_that_was_in_the_engine_when_it_died_is_isolated_from_then_on() -> None:
     handle = FakeHandle(Dying(1, in_engine=True))
     client = DetectorClient(handle, slots=1, traffic="interactive")
     assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).labels == ("dog",)
-    assert [request.alone for request in handle.requests] == [False, True]
+    assert [request.isolated for request in handle.requests] == [False, True]
     client.close()
 
 
-async def test_a_frame_that_kills_the_engine_alone_is_refused() -> None:
+async def test_a_frame_that_kills_the_engine_in_isolation_is_refused() -> None:
     handle = FakeHandle(Dying(2, in_engine=True))
     client = DetectorClient(handle, slots=1, traffic="interactive")
     with pytest.raises(PoisonPicture):
         await ask(client, np.zeros((64, 64, 3), np.uint8))
     assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).labels == ("dog",)  # nobody else is
-    assert [request.alone for request in handle.requests] == [False, True, False]
+    assert [request.isolated for request in handle.requests] == [False, True, False]
     client.close()
 
 
