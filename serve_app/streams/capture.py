@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import threading
 import time
@@ -15,8 +14,6 @@ from serve_app.streams.progress import Progress
 from serve_app.streams.source import Source
 from serve_app.streams.video import Video, open_video
 from serve_app.types import Frame, Position
-
-logger = logging.getLogger("ray.serve")
 
 _BACKOFF_S = (0.1, 1.5)  # first and longest pause before a source is tried again: it is back within 2 s of its return
 _LEAP_S = 5.0  # time stamps that go on by more than this have leapt, unless frames are that rare,
@@ -106,6 +103,7 @@ class Capture:
         self._hwaccel = hwaccel
         self._interval_s = 1 / max_fps if max_fps else 0.0
         self._place = WaitingPlace()
+        self._fault: Exception | None = None  # that ended the thread, and is none of the source's
         self._stopped = threading.Event()
         self._after = None if source.is_live else after
         self._started_s = time.monotonic() - at_s
@@ -122,15 +120,17 @@ class Capture:
         self._place.close()
 
     async def take(self) -> Frame | None:
-        """The next frame to detect, as soon as there is one; None at the end."""
-        return await self._place.take()
+        """The next frame to detect, as soon as there is one; None at the end. Raises what ended the thread."""
+        frame = await self._place.take()
+        if frame is None and self._fault is not None:
+            raise self._fault
+        return frame
 
     def _run(self) -> None:
         try:
             self._read_until_the_end()
-        except Exception as exc:  # the thread's last words: without them the stream would stand still unnoticed
-            logger.exception("capturing %s failed", self._source.name)
-            self._progress.source_is("failed", f"internal error: {type(exc).__name__}")
+        except Exception as exc:  # else the stream would stand still unnoticed
+            self._fault = exc
         finally:
             self._place.close()
 

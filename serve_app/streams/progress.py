@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class Progress:
         self.captured = 0
         self.processed = 0
         self.dropped: Counter[str] = Counter()
+        self._drops = threading.Lock()  # both sides drop frames
         self._ahead: deque[tuple[int, str]] = deque(maxlen=10_000)  # frame ids and reasons
         self.reconnects = 0
         self.camera_rate = Rate(clock_s)
@@ -108,18 +110,20 @@ class Progress:
 
     def drop(self, reason: str, frame_id: int | None = None) -> None:
         """A frame will have no result; the capture, which is ahead of the detecting loop, says which."""
-        self.dropped[reason] += 1
-        if frame_id is not None:
-            self._ahead.append((frame_id, reason))
-        self.dropped_rate.tick()
-        if reason == "newer_frame":
-            self._late_rate.tick()
+        with self._drops:
+            self.dropped[reason] += 1
+            if frame_id is not None:
+                self._ahead.append((frame_id, reason))
+            self.dropped_rate.tick()
+            if reason == "newer_frame":
+                self._late_rate.tick()
 
     def dropped_until(self, frame_id: int) -> dict[str, int]:
         """What was dropped up to that frame, which is the newest that the detecting loop has seen."""
-        while self._ahead and self._ahead[0][0] <= frame_id:
-            self._ahead.popleft()
-        return dict(self.dropped - Counter(reason for _, reason in self._ahead))
+        with self._drops:
+            while self._ahead and self._ahead[0][0] <= frame_id:
+                self._ahead.popleft()
+            return dict(self.dropped - Counter(reason for _, reason in self._ahead))
 
     def lost(self, reason: str, detail: str) -> None:
         """The frame that went to the Detector will have no result."""

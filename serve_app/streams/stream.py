@@ -129,7 +129,7 @@ class Stream:
         )
 
     async def run(self) -> None:
-        """Until the source ends, or ``stop``."""
+        """Until the source ends, or ``stop``. Raises what is a fault of ours."""
         self._loop = asyncio.get_running_loop()
         looking = asyncio.create_task(self._look())
         try:
@@ -137,9 +137,10 @@ class Stream:
             await self._detect_until_the_end()
         except ServeAppError as exc:  # waiting cannot help: a class the model does not know, no shared memory
             self._progress.source_is("failed", exc.detail)
-        except Exception as exc:  # the loop's last words: without them the stream would stand still unnoticed
+        except Exception as exc:  # a fault of ours: the supervisor starts the next one, which may fare better
             logger.exception("stream %s failed", self._spec.id)
             self._progress.source_is("failed", f"internal error: {type(exc).__name__}")
+            raise
         finally:
             looking.cancel()
             self._note_state()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+
 import pytest
 
 from serve_app.streams.progress import Progress, Rate
@@ -159,3 +162,25 @@ def test_a_rate_is_that_of_the_last_seconds() -> None:
     assert rate.per_second() == 4.0
     clock.now_s += 90
     assert rate.per_second() == 0.0
+
+
+def test_both_sides_may_drop_frames_at_once() -> None:
+    progress = Progress()
+    over = threading.Event()
+
+    def capture() -> None:
+        for frame_id in itertools.count():
+            if over.is_set():
+                break
+            progress.drop("newer_frame", frame_id)
+
+    thread = threading.Thread(target=capture)
+    thread.start()
+    try:
+        for _ in range(2000):
+            progress.drop("expired")
+            assert progress.dropped_until(-1)["expired"]
+    finally:
+        over.set()
+        thread.join()
+    assert progress.dropped["expired"] == 2000

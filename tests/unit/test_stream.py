@@ -252,6 +252,17 @@ async def test_a_class_that_the_model_does_not_know_is_the_end(video: Path) -> N
     assert "unicorn" in stream.status().detail
 
 
+async def test_a_fault_of_ours_ends_the_process_which_is_started_again(video: Path) -> None:
+    class Broken(FakeDetector):
+        async def connect(self) -> ModelInfo:
+            raise RuntimeError("a bug")
+
+    stream = make(video, Broken())
+    with pytest.raises(RuntimeError, match="a bug"):
+        await stream.run()
+    assert stream.status().detail == "internal error: RuntimeError"
+
+
 async def test_events_go_to_a_file_and_clips_are_recorded(video: Path) -> None:
     sink = {"type": "jsonl", "events": ["result", "recording"]}
     stream = make(video, FakeDetector(), sinks=[sink], recording=Recording(pre_roll_s=0, max_fps=30))
