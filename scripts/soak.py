@@ -189,7 +189,8 @@ def show(soak: Soak) -> None:
     latency.set(ylabel="a request, ms (red: failed)", title="clients and streams while processes are killed")
     names = sorted({name for _, by_name in soak.memory for name in by_name})
     at_min = [at_s / 60 for at_s, _ in soak.memory]
-    memory.stackplot(at_min, [[by_name[name] for _, by_name in soak.memory] for name in names], labels=names)
+    series = [[by_name[name] for _, by_name in soak.memory] for name in names]
+    memory.stackplot(at_min, series, labels=names, colors=plt.get_cmap("tab20").colors)
     memory.set(xlabel="minutes", ylabel="memory, MiB")
     memory.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
     for death in soak.deaths:
