@@ -74,7 +74,6 @@ def kill(
         status = until(lambda: cluster.status("killed"), what="its status")
     follower.close()
     _judge(trial, crowd.requests, deaths)
-    lines = (output_dir / "killed.jsonl").read_text().splitlines()
     lines = (output_dir / "killed/events.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     gaps = [event for event in events if event["type"] == "gap"]

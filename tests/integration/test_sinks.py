@@ -54,14 +54,14 @@ def connections() -> set[tuple[Any, ...]]:
 
 @pytest.fixture(autouse=True)
 async def nothing_left(anyio_backend: str) -> AsyncIterator[None]:
-    """No task, thread or connection outlives its test; the event loop keeps the threads that it has lent."""
+    """No task, thread or connection outlives its test; the event loop and the resolver keep theirs."""
     threads, sockets = set(threading.enumerate()), connections()
     gc.disable()  # it would close what only an error's frames still hold
     yield
 
     def left() -> set[Any]:
         tasks = {task for task in asyncio.all_tasks() if not task.get_coro().__qualname__.startswith("TestRunner")}
-        lent = {thread for thread in threading.enumerate() if thread.name.startswith("asyncio_")}
+        lent = {thread for thread in threading.enumerate() if thread.name.startswith(("asyncio_", "resolve"))}
         running = tasks - {asyncio.current_task()}
         return running | (set(threading.enumerate()) - threads - lent) | (connections() - sockets)
 
