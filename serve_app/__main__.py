@@ -7,6 +7,7 @@ accepted, and leaves nothing running. ``RAY_ADDRESS`` names a cluster to join in
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import re
 import signal
@@ -33,6 +34,7 @@ from serve_app.errors import StartError
 from serve_app.types import Json
 
 _LOOK_PERIOD_S = 0.5
+_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _told_to_stop = threading.Event()
 _SENTENCE = re.compile(r"serve_app\.errors\.\w+: (.+)")  # in what Serve says of a replica that did not start
 
@@ -61,6 +63,7 @@ def main() -> None:
 
 def _serve(config: Json) -> None:
     """Until it is told to stop. Raises StartError."""
+    _adopt_orphans(True)
     try:
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             yaml.safe_dump(config, file)
@@ -70,15 +73,18 @@ def _serve(config: Json) -> None:
         names = [application["name"] for application in config["applications"]]
         while not all(_is_running(name) for name in names):
             time.sleep(_LOOK_PERIOD_S)
+        _adopt_orphans(False)  # else they would stay zombies
         print(f"serving {', '.join(names)}; Ctrl-C ends it", flush=True)
         while True:
             signal.pause()
     finally:
         _on_signals(signal.SIG_IGN)  # it ends already
+        _adopt_orphans(True)
         try:
             if ray.is_initialized():
                 _shut_down()
         finally:
+            _end_children()
             shared_memory.sweep()  # what killed processes left behind
 
 
@@ -92,6 +98,19 @@ def _shut_down() -> None:
             serve.shutdown()
     finally:
         ray.shutdown()
+
+
+def _adopt_orphans(adopt: bool) -> None:
+    """Whether processes whose parent ends become children of this one."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt))
+
+
+def _end_children() -> None:
+    """Ray has ended what it knows of; what its raylet was just starting does not notice for a minute or more."""
+    while pids := [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def _run(config: str) -> None:
