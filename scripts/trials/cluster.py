@@ -31,12 +31,13 @@ class Footprint:
 
     descriptors: int
     threads: int
-    memory_mib: float
+    memory_mib: float  # its own: slots of the frame pool count once they were used
 
     @classmethod
     def of(cls, process: psutil.Process) -> Footprint:
         """Now."""
-        return cls(process.num_fds(), process.num_threads(), process.memory_info().rss / 2**20)
+        memory = process.memory_info()
+        return cls(process.num_fds(), process.num_threads(), (memory.rss - memory.shared) / 2**20)
 
     def growth(self, before: Footprint) -> list[str]:
         """In words, what is open or runs now that did not before."""

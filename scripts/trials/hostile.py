@@ -25,7 +25,7 @@ from scripts.trials.wire import Address, Answer, NotHttp, read_answers, send
 from serve_app.errors import ServeAppError
 
 _BATCH = 2000
-_WARM_UP = 1000
+_WARM_UP = 4000  # by then every kind has come, and allocators are as large as they get
 _HELD = 0.1  # share of the requests that are connections held open
 _DESCRIBED = 0.1  # as many are made of the application's description, and sent some 1.5 times each
 _AT_ONCE = 8
@@ -98,8 +98,8 @@ def hostile(
         trial.after = storm.settled(trial.before)
         if processes != {name: cluster.replicas(name) for name in _LASTING}:
             trial.problems.append("a process was replaced")
-        if frame_pools() != pools:
-            trial.problems.append("other frame pools than before")
+        if len(frame_pools()) > len(pools):  # a stream that was replaced has another one
+            trial.problems.append("frame pools are left")
         with ThreadPoolExecutor(slots) as pool:
             list(pool.map(lambda _: patient.ask(), range(slots)))
     with suppress(TimeoutError):
