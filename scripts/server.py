@@ -80,7 +80,7 @@ def stop_on_signals() -> None:
 
 
 def stop_group(process: subprocess.Popen[bytes]) -> list[str]:
-    """Ends a program and whatever of it is left after a while; returns the names of what was left."""
+    """Ends a program that leads a session of its own, and whatever of it is left after a while: returns its names."""
     family = []
     with suppress(psutil.Error):  # it has ended already
         family = psutil.Process(process.pid).children(recursive=True)
@@ -93,7 +93,8 @@ def stop_group(process: subprocess.Popen[bytes]) -> list[str]:
         with suppress(psutil.Error):
             left.append(" ".join(child.cmdline())[:80])
             child.kill()
-    process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what it started since
     process.wait()
     return left
 

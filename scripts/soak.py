@@ -52,6 +52,7 @@ class Soak:
     deaths: list[Death] = field(default_factory=list)
     calm_s: float = 0.0  # when the last third begins
     memory: list[tuple[float, Counter[str]]] = field(default_factory=list)  # MiB by process name
+    slopes: dict[str, tuple[float, float]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -64,12 +65,15 @@ def main() -> None:
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     before, pids = frame_pools(), set(psutil.pids())
+    soak: Soak | None = None
     try:
         with serving() as cluster:
             soak = run(cluster, options.minutes * 60, options.fault_period_s)
     except StartFailed as exc:
         sys.exit(str(exc))
     except StopFailed as exc:
+        if soak is None:
+            raise
         soak.problems.append(str(exc))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -146,17 +150,22 @@ def _check_streams(cluster: Cluster, soak: Soak) -> None:
 
 
 def _check_memory(soak: Soak) -> None:
-    for name, (slope_mib, error_mib) in slopes(soak).items():
+    soak.slopes = slopes(soak)
+    if not soak.slopes:
+        soak.problems.append("too short to say whether memory grows")
+    for name, (slope_mib, error_mib) in soak.slopes.items():
         if slope_mib - 2 * error_mib > GROWTH_BAR_MIB:
             soak.problems.append(f"{name}: memory grows by {slope_mib:.2f} MiB a minute")
 
 
 def slopes(soak: Soak) -> dict[str, tuple[float, float]]:
-    """MiB a minute in the calm, once it has settled, and the standard error of that: by process name, and of all."""
+    """MiB a minute in the calm, once it has settled, and the standard error of that: by process name, and of all.
+
+    None where that was too short.
+    """
     duration_s = soak.memory[-1][0]
     settled = [seen for seen in soak.memory if seen[0] > duration_s - (1 - SETTLED) * (duration_s - soak.calm_s)]
     if len(settled) < 5:
-        soak.problems.append("too short to say whether memory grows")
         return {}
     at_min = np.array([at_s / 60 for at_s, _ in settled])
     mib = {name: [by_name[name] for _, by_name in settled] for name in sorted(settled[0][1])}
@@ -177,7 +186,7 @@ def show(soak: Soak) -> None:
         f"p99 {np.percentile(took_ms, 99):.0f} ms; {len(soak.deaths)} faults; {soak.memory[-1][1].total():.0f} MiB; "
         "in the calm, MiB a minute:"
     )
-    for name, (slope_mib, error_mib) in slopes(soak).items():
+    for name, (slope_mib, error_mib) in soak.slopes.items():
         console.print(f"  {slope_mib:+.2f} ± {error_mib:.2f} {name}")
     for problem, count in failed.most_common():
         console.print(f"  {count} × {problem}")

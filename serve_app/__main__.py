@@ -34,6 +34,7 @@ from serve_app.errors import StartError
 from serve_app.types import Json
 
 _LOOK_PERIOD_S = 0.5
+_NO_SERVE = (RayServeException, RayError, TimeoutError)  # there is none any more, or it does not answer
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _told_to_stop = threading.Event()
 _SENTENCE = re.compile(r"serve_app\.errors\.\w+: (.+)")  # in what Serve says of a replica that did not start
@@ -91,10 +92,10 @@ def _serve(config: Json) -> None:
 def _shut_down() -> None:
     """What was accepted is answered first: Serve's own shutdown would end the proxy meanwhile."""
     try:
-        with suppress(RayServeException, RayError, TimeoutError):  # there is no Serve any more, or it does not answer
+        with suppress(*_NO_SERVE):
             for name in serve.status().applications:
                 serve.delete(name)
-        with suppress(RayServeException, RayError, TimeoutError):
+        with suppress(*_NO_SERVE):
             serve.shutdown()
     finally:
         ray.shutdown()

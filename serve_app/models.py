@@ -98,7 +98,7 @@ def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_
 def check(args: ModelArgs) -> None:
     """Raises ModelError for weights that are not here; whether they can be loaded is not known yet."""
     if args.engine not in ("null", "sleep"):
-        _find(args, args.engine if args.engine != "auto" else "openvino")
+        _check_hash(_find(args, args.engine if args.engine != "auto" else "openvino"), args.weights_sha256)
 
 
 def _load_openvino(weights: Path, options: Json, args: ModelArgs) -> Engine:
@@ -128,7 +128,6 @@ def _find(args: ModelArgs, engine: str) -> Path:
         raise ModelError(f"model.weights: there is no {path}")
     kind = "folder" if path.is_dir() else path.suffix
     if kind in _READS[engine]:
-        _check_hash(path, args.weights_sha256)
         return path
     if args.engine == "auto" and engine == "torch" and kind in _READS["openvino"]:
         raise ModelError(f"a GPU runs a .pt file; to run {path.name} on the CPU set model.engine to openvino")
@@ -138,7 +137,7 @@ def _find(args: ModelArgs, engine: str) -> Path:
 
 def _check_hash(path: Path, expected: str | None) -> None:
     """A pickle runs what its author put into it: it is loaded only where the operator names just this one."""
-    if path.is_dir() or (expected is None and path.suffix != ".pt"):
+    if path.parent == EMBEDDED or path.is_dir() or (expected is None and path.suffix != ".pt"):
         return
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -153,8 +152,9 @@ def _check_hash(path: Path, expected: str | None) -> None:
 
 @contextmanager
 def _unchanging(weights: Path, expected: str | None) -> Iterator[Path]:
-    """A pickle as a copy that nobody else writes to: where it lies it might be another one once it was checked."""
+    """What was checked: a pickle as a copy that nobody else writes to, since it might be another one where it lies."""
     if weights.suffix != ".pt":
+        _check_hash(weights, expected)
         yield weights
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -53,6 +53,25 @@ class Throttle:
         self._requests, self._accepted, self._seen_at_s = self._requests * kept, self._accepted * kept, now_s
 
 
+class Places:
+    """So many at once, and no more."""
+
+    def __init__(self, count: int, refusal: str) -> None:
+        self._free = count
+        self._refusal = refusal
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """One of them is taken, within the block. Raises Overloaded."""
+        if not self._free:
+            raise Overloaded(self._refusal)
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
 class WaitingRoom:
     """Who is being served, ``seats`` at once, and who waits for a seat: as many as get one soon.
 

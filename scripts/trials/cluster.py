@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections import Counter
@@ -39,13 +40,15 @@ class Footprint:
         memory = process.memory_info()
         return cls(process.num_fds(), process.num_threads(), (memory.rss - memory.shared) / 2**20)
 
-    def growth(self, before: Footprint) -> list[str]:
-        """In words, what is open or runs now that did not before."""
+    def growth(self, before: Footprint, memory_slack_mib: float = math.inf) -> list[str]:
+        """In words, what is open or runs now that did not before, and memory that grew by more than the slack."""
         found = []
         if self.descriptors > before.descriptors + SLACK:
             found.append(f"{before.descriptors} descriptors became {self.descriptors}")
         if self.threads > before.threads + SLACK:
             found.append(f"{before.threads} threads became {self.threads}")
+        if self.memory_mib > before.memory_mib + memory_slack_mib:
+            found.append(f"{before.memory_mib:.0f} MiB became {self.memory_mib:.0f}")
         return found
 
 

@@ -65,9 +65,7 @@ def _problems(trial: Disconnects, frame_ids: list[int]) -> list[str]:
     before, after = trial.before, trial.after
     assert before is not None
     assert after is not None
-    found = after.growth(before)
-    if after.memory_mib > before.memory_mib + _MEMORY_SLACK_MIB:
-        found.append(f"{before.memory_mib:.0f} MiB became {after.memory_mib:.0f}")
+    found = after.growth(before, memory_slack_mib=_MEMORY_SLACK_MIB)
     if frame_ids != sorted(set(frame_ids)):
         found.append("results came out of order, or twice")
     return found

@@ -29,12 +29,12 @@ from serve_app.errors import (
     Forbidden,
     Malformed,
     NotFound,
-    Overloaded,
     RateLimited,
     ServeAppError,
     Unauthorized,
 )
 from serve_app.keys import Key, KeyFile, Scope, find_key
+from serve_app.throttle import Places
 
 logger = logging.getLogger("ray.serve")
 
@@ -107,7 +107,7 @@ class Access:
         self._pipeline = pipeline
         self._args = args.access
         self._deadline_s = args.limits.deadline_s
-        self._free_places = args.limits.max_requests
+        self._places = Places(args.limits.max_requests, "the service is at its limit")
         self._key_file = key_file
         self._turns: defaultdict[str, _Turns] = defaultdict(_Turns)
         self._reader = ThreadPoolExecutor(1, "keys")  # its own: a key's end waits for nobody
@@ -125,8 +125,8 @@ class Access:
             try:
                 part = first_part(connection["path"].removeprefix(connection.get("root_path", "")))
                 caller = await self._admit(HTTPConnection(connection), part, stack)
-                if part not in _OPEN:
-                    self._take_place(stack)
+                if part not in _OPEN:  # Serve would queue it, and its body without a limit
+                    stack.enter_context(self._places.one())
                 connection.setdefault("state", {})["tenant"] = caller.name
                 if connection["type"] == "http":
                     receive = await self._with_body(Request(connection, receive), part)
@@ -213,16 +213,6 @@ class Access:
             raise
         self._pipeline.asked(key.name, "admitted")
         return caller
-
-    def _take_place(self, stack: AsyncExitStack) -> None:
-        """For as long as the stack. Raises Overloaded: Serve would queue it, and its body without a limit."""
-        if not self._free_places:
-            raise Overloaded("the service is at its limit")
-        self._free_places -= 1
-        stack.callback(self._leave_place)
-
-    def _leave_place(self) -> None:
-        self._free_places += 1
 
     async def _authenticate(self, request: HTTPConnection, key_file: KeyFile) -> Key:
         """Raises Unauthorized."""

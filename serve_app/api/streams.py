@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Header, Query, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
 
 from serve_app.api.pipeline import Streams
-from serve_app.errors import InvalidParameter, NotFound, Overloaded, ServeAppError, Unavailable
+from serve_app.errors import InvalidParameter, NotFound, ServeAppError, Unavailable
 from serve_app.schemas import ErrorResponse
 from serve_app.stream_schemas import EventType, Regions, StreamList, StreamResult, StreamSpec, StreamStatus
+from serve_app.throttle import Places
 from serve_app.types import Event, EventPage, Snapshot
 
 _MAX_FOLLOWERS = 64  # of an Ingress: each holds a connection
@@ -166,22 +167,11 @@ def router(streams: Streams) -> APIRouter:
     return routes
 
 
-class _Followers:
-    """How many connections stay open, and no more than are allowed."""
+class _Followers(Places):
+    """Connections that stay open."""
 
     def __init__(self) -> None:
-        self._count = 0
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """One more, within the block. Raises Overloaded."""
-        if self._count >= _MAX_FOLLOWERS:
-            raise Overloaded(f"{_MAX_FOLLOWERS} connections follow streams already")
-        self._count += 1
-        try:
-            yield
-        finally:
-            self._count -= 1
+        super().__init__(_MAX_FOLLOWERS, f"{_MAX_FOLLOWERS} connections follow streams already")
 
     def follow(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The parts, counted from their first to their last. Raises Overloaded at once."""
