@@ -133,5 +133,5 @@ def _read_body(file: BinaryIO, headers: dict[str, str]) -> bytes:
     length = int(headers["content-length"])
     body = file.read(length)
     if len(body) < length:
-        raise NotHttp(body[-80:])  # the rest did not come
+        raise ConnectionError("the rest of the answer did not come")
     return body
