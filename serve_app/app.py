@@ -10,6 +10,7 @@ from ray.serve.config import RequestRouterConfig
 
 from serve_app.config import parse_args
 from serve_app.deployments import Detector, Ingress, Preprocessor
+from serve_app.serving import detector_name
 from serve_app.streams.supervisor import StreamSupervisor
 
 # A full replica is asked again after at most this long (Serve's default is 0.5 s, in which an engine would idle).
@@ -27,13 +28,17 @@ def build_app(args: dict[str, Any]) -> Application:
     """
     app_args = parse_args(args)
     slots, batcher = app_args.preprocessor.slots, app_args.batcher
-    detector = serve.deployment(
-        Detector,
-        ray_actor_options={"num_cpus": 0.5},
-        max_ongoing_requests=batcher.max_calls,  # never full, so that Serve's router never backs off
-        graceful_shutdown_timeout_s=_DETECTOR_DRAINS_S,
-        **_COMMON,
-    ).bind(app_args)
+    detectors = {
+        model: serve.deployment(
+            Detector,
+            name=detector_name(model),
+            ray_actor_options={"num_cpus": 0.5},
+            max_ongoing_requests=batcher.max_calls,  # never full, so that Serve's router never backs off
+            graceful_shutdown_timeout_s=_DETECTOR_DRAINS_S,
+            **_COMMON,
+        ).bind(detector_args)
+        for model, detector_args in app_args.detectors().items()
+    }
     preprocessor = serve.deployment(
         Preprocessor,
         ray_actor_options={"num_cpus": 0.2},
@@ -41,14 +46,14 @@ def build_app(args: dict[str, Any]) -> Application:
         max_queued_requests=app_args.preprocessor.max_calls - slots,  # of an Ingress on another node
         graceful_shutdown_timeout_s=_PREPROCESSOR_DRAINS_S,
         **_COMMON,
-    ).bind(detector, app_args)
+    ).bind(detectors, app_args)
     supervisor = serve.deployment(
         StreamSupervisor,
         num_replicas=1,  # it holds the store
         ray_actor_options={"num_cpus": 0.05},
         max_ongoing_requests=1024,  # most wait for events
         **_COMMON,
-    ).bind(detector, app_args)
+    ).bind(detectors, app_args)
     ingress = serve.deployment(
         Ingress,
         ray_actor_options={"num_cpus": 0.1},

@@ -149,6 +149,15 @@ class Batcher(Generic[Item, Result]):
             self._start()
         return await answer
 
+    def weigh(self, weights: Mapping[Traffic, float]) -> None:
+        """Other weights from now on, of the same kinds of traffic."""
+        self._queue.weigh(weights)
+
+    async def drain(self) -> None:
+        """Until nothing waits, and nothing runs."""
+        while self._running:
+            await asyncio.wait(self._running)
+
     async def close(self) -> None:
         """Stop. Whoever waits is told that this replica is going away."""
         self._closed = True

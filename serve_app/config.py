@@ -10,16 +10,20 @@ from __future__ import annotations
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serve_app.errors import ConfigError
 from serve_app.guard import Guard, Network
 from serve_app.types import Precision, Traffic
 
+DEFAULT_MODEL = "default"  # the name of the model that is served to whoever names none
 _PREFIX = "SERVE_APP_"
+_SHA256 = "^[0-9a-fA-F]{64}$"
 _variables: set[str] = set()
+
+Valid = TypeVar("Valid", bound=BaseModel)
 
 
 def _setting(variable: str, default: Any, **constraints: Any) -> Any:
@@ -47,12 +51,21 @@ class _Args(BaseModel):
         return {key: value for key, value in values.items() if value not in (None, "")}
 
 
+def _is_not_the_default(name: str) -> str:
+    if name == DEFAULT_MODEL:
+        raise ValueError(f"{DEFAULT_MODEL} is the name of the model in the section model")
+    return name
+
+
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), AfterValidator(_is_not_the_default)]
+
+
 class ModelArgs(_Args):
     """Which model, and what runs it."""
 
     weights: Path = _setting("WEIGHTS", "codes")  # .pt, .onnx, an exported OpenVINO folder, or the embedded "codes"
     weights_sha256: str | None = _setting(
-        "WEIGHTS_SHA256", None, pattern="^[0-9a-fA-F]{64}$"
+        "WEIGHTS_SHA256", None, pattern=_SHA256
     )  # of the file: a .pt, which is a pickle, is loaded only with it
     engine: Literal["auto", "openvino", "onnx", "torch", "tensorrt", "null", "sleep"] = _setting(
         "ENGINE", "auto"
@@ -61,8 +74,17 @@ class ModelArgs(_Args):
     # Pictures like those to come: auto computes in bf16 where it finds the same on them, int8 is fitted to them.
     calibration_dir: Path | None = _setting("CALIBRATION_DIR", None)
     image_size_px: int = _setting("IMAGE_SIZE_PX", 640, ge=32, le=2048, multiple_of=32)  # where the file leaves it open
+    # In which the model has to find something before it serves; unset, it only has to compute on a picture of ours.
+    known_picture: Path | None = _setting("KNOWN_PICTURE", None)
     threads: int = _setting("THREADS", 0, ge=0, le=1024)  # of a CPU engine; 0: one per core
     cache_dir: Path = _setting("CACHE_DIR", Path("~/.cache/sightline"))  # exported models; may be shared by nodes
+
+
+class NamedModelArgs(ModelArgs):
+    """A model whose weights and hash are never those that the environment names, which are the default model's."""
+
+    weights: Path
+    weights_sha256: str | None = Field(default=None, pattern=_SHA256)
 
 
 class DetectArgs(_Args):
@@ -91,6 +113,42 @@ class BatcherArgs(_Args):
     def weights(self) -> dict[Traffic, float]:
         """By kind of traffic."""
         return {"interactive": self.interactive_weight, "stream": self.stream_weight, "job": self.job_weight}
+
+
+class DetectorArgs(_Args):
+    """What a Detector serves, and how. All of it may change while it serves: see ``changed_by``."""
+
+    model: ModelArgs = _section()
+    detect: DetectArgs = _section()
+    batcher: BatcherArgs = _section()
+
+    def changed_by(self, user_config: Any) -> DetectorArgs:
+        """With what a deployment's ``user_config`` says instead, of the same form as ``args:``. Raises ConfigError."""
+        if not user_config:
+            return self
+        if not isinstance(user_config, dict):
+            raise ConfigError("user_config: its sections are model, detect and batcher")
+        settings: dict[str, Any] = self.model_dump()
+        for section, values in user_config.items():
+            if isinstance(settings.get(section), dict) and isinstance(values, dict):
+                if "weights" in values:
+                    settings[section]["weights_sha256"] = None  # it was of the others
+                settings[section] |= values
+            else:
+                settings[section] = values
+        changed = _validated(_ChangedArgs, settings, "user_config")
+        if changed.batcher.max_queue_size != self.batcher.max_queue_size:
+            raise ConfigError("user_config: batcher.max_queue_size cannot change under a Detector: set it in args")
+        return changed
+
+    def has_engine_of(self, other: DetectorArgs) -> bool:
+        """Whether the engine that was loaded for the other one will do."""
+        same_batches = self.batcher.max_batch_size == other.batcher.max_batch_size
+        return same_batches and self.model.model_dump() == other.model.model_dump()
+
+
+class _ChangedArgs(DetectorArgs):
+    model: NamedModelArgs
 
 
 class LimitArgs(_Args):
@@ -169,17 +227,23 @@ class OutboundArgs(_Args):
         return Guard(_networks(self.allowed_networks))
 
 
-class AppArgs(_Args):
+class AppArgs(DetectorArgs):
     """All settings of the application."""
 
-    model: ModelArgs = _section()
-    detect: DetectArgs = _section()
-    batcher: BatcherArgs = _section()
+    # Models besides the one above, which is called "default": a request, or a stream, names the one that it wants.
+    models: dict[ModelName, NamedModelArgs] = Field(default={}, max_length=64)
     limits: LimitArgs = _section()
     access: AccessArgs = _section()
     preprocessor: PreprocessorArgs = _section()
     streams: StreamArgs = _section()
     outbound: OutboundArgs = _section()
+
+    def detectors(self) -> dict[str, DetectorArgs]:
+        """What the Detector of each model serves, by the model's name."""
+        models = {DEFAULT_MODEL: self.model} | self.models
+        return {
+            name: DetectorArgs(model=model, detect=self.detect, batcher=self.batcher) for name, model in models.items()
+        }
 
 
 def _networks(text: str | None) -> tuple[Network, ...]:
@@ -199,8 +263,13 @@ def parse_args(args: dict[str, Any]) -> AppArgs:
     unknown = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in _variables)
     if unknown:
         raise ConfigError(f"unknown setting in the environment: {', '.join(unknown)}")
+    return _validated(AppArgs, args, "")
+
+
+def _validated(kind: type[Valid], settings: Any, where: str) -> Valid:
     try:
-        return AppArgs.model_validate(args)
+        return kind.model_validate(settings)
     except ValidationError as exc:
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in exc.errors())
+        path = (where,) if where else ()
+        problems = (f"{'.'.join(map(str, (*path, *e['loc'])))}: {e['msg']} (got {e['input']!r})" for e in exc.errors())
         raise ConfigError("wrong setting: " + "; ".join(problems)) from exc

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
+import re
 import signal
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -22,28 +22,44 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from serve_app import models
 from serve_app.api import build_api
 from serve_app.api.access import require_keys
-from serve_app.batcher import Batcher
-from serve_app.config import AppArgs, cores
+from serve_app.config import DEFAULT_MODEL, AppArgs, DetectorArgs, cores
 from serve_app.drawing import encode_jpeg
 from serve_app.errors import ModelChanged, Overloaded, ReplicaGone, ServeAppError, Unavailable
 from serve_app.frames import Mark, SlotReader
-from serve_app.local_calls import Method
-from serve_app.postprocess import to_detections
+from serve_app.local_calls import CallServer, Method
 from serve_app.preprocess import annotated, preprocess, preprocessed
 from serve_app.quarantine import Quarantine
 from serve_app.retries import Retries
 from serve_app.scaling import DEMAND
-from serve_app.schemas import DetectQuery
-from serve_app.serving import DetectorClient, RayInstrument, Replicas, close, http_host, listen, refusals_as_values
+from serve_app.schemas import DetectQuery, ModelStatus
+from serve_app.served_model import Item, ServedModel
+from serve_app.serving import (
+    DetectorClient,
+    RayInstrument,
+    Replicas,
+    close,
+    detector_name,
+    http_host,
+    listen,
+    refusals_as_values,
+    running_replicas,
+)
 from serve_app.streams.client import StreamClient
-from serve_app.telemetry import DROPS, KEYS_FILE_ERRORS, QUEUE_SIZE, REFUSALS, REQUESTS, STAGE_MS, Telemetry
+from serve_app.telemetry import (
+    DROPS,
+    KEYS_FILE_ERRORS,
+    MODEL_CHANGES,
+    QUEUE_SIZE,
+    REFUSALS,
+    REQUESTS,
+    STAGE_MS,
+    Telemetry,
+)
 from serve_app.throttle import Throttle, WaitingRoom
 from serve_app.types import (
     Answer,
-    DetectOptions,
     DetectReply,
     DetectRequest,
     ModelInfo,
@@ -53,73 +69,90 @@ from serve_app.types import (
 logger = logging.getLogger("ray.serve")
 
 _READY_TIMEOUT_S = 5.0
-_WEDGED_AFTER_S = 10.0  # in one batch; a slow engine has longer:
-_WEDGED_AFTER_BATCHES = 20  # as long as so many took when it was warm
 _DECODER_WEDGED_AFTER_S = 20.0  # in one picture: the largest take two
 _MODEL_CHANGED_PAUSE_S = 0.05
+_INTERNAL = "an internal error: see the log"
+_FOLDERS = re.compile(r"(?<!\w)/(?:[^/\s]+/)+")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class _Item:
-    frame: Pixels
-    mark: Mark
-    options: DetectOptions
-
-
 class Detector:
-    """Owns the engine and the batcher. Its engine threads infer and postprocess; its loop never waits for them."""
+    """Serves one model, and changes to another one under way."""
 
-    async def __init__(self, args: AppArgs) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._telemetry = Telemetry(RayInstrument)
+    def __init__(self, args: DetectorArgs) -> None:
+        self._args = args  # as it was deployed, and as it is set now:
+        self._set_to = args
+        self._served: ServedModel | None = None
+        self._retiring: list[ServedModel] = []
+        self._refused_change = ""
+        self._changing = asyncio.Lock()
         self._reader = SlotReader()
-        max_batch_size = args.batcher.max_batch_size
-        self._engine = await asyncio.to_thread(
-            models.load, args.model, has_gpu=bool(ray.get_gpu_ids()), max_batch_size=max_batch_size
-        )
-        self._threads = ThreadPoolExecutor(self._engine.concurrency, "engine")
-        batch_size = max_batch_size if self._engine.takes_batches else 1
-        batch_s = await self._warm_up(batch_size)
-        self._wedged_after_s = max(_WEDGED_AFTER_S, _WEDGED_AFTER_BATCHES * batch_s)
-        self._batcher = Batcher(
-            self._infer,
-            max_batch_size=batch_size,
-            max_queue_size=args.batcher.max_queue_size,
-            weights=args.batcher.weights(),
-            concurrency=self._engine.concurrency,
-            items_per_s=batch_size * self._engine.concurrency / batch_s,
-        )
-        self._model = _with_defaults(self._engine.info, DetectOptions(**args.detect.model_dump()))
-        methods: dict[str, Method] = {"model": self.model, "capacity": self.capacity, "detect": self.detect}
-        self._server = await listen(methods, max_calls=args.batcher.max_calls)
+        self._telemetry = Telemetry(RayInstrument)
+        self._server: CallServer | None = None
+
+    async def reconfigure(self, user_config: Any, rank: object) -> None:
+        """Serve calls it at the start and when ``user_config`` changes; ``rank`` has it do so where there is none.
+
+        What cannot be changed leaves everything as it was: Serve would end a replica whose ``reconfigure`` raises.
+        """
+        async with self._changing:
+            try:
+                await self._change(self._args.changed_by(user_config))
+            except Exception as exc:
+                if self._served is None:
+                    raise
+                logger.exception("a change is refused, and %s goes on", self._served.info.name)
+                self._refused_change = _without_folders(str(exc)) if isinstance(exc, ServeAppError) else _INTERNAL
+                self._telemetry.record(MODEL_CHANGES, outcome="refused")
+        if self._server is None:
+            methods: dict[str, Method] = {"model": self.model, "capacity": self.capacity, "detect": self.detect}
+            self._server = await listen(methods, max_calls=self._args.batcher.max_calls)
+
+    async def _change(self, args: DetectorArgs) -> None:
+        before = self._served
+        if before is not None and args.has_engine_of(self._set_to):
+            before.use(args.detect, args.batcher)
+        else:
+            self._served = await ServedModel.load(args, has_gpu=bool(ray.get_gpu_ids()), on_batch=self._observe)
+            if before is not None:
+                self._served.batcher.drops = before.batcher.drops  # the count goes on
+                self._retiring.append(before)
+                self._retirement = asyncio.create_task(self._retire(before))
+        self._set_to, self._refused_change = args, ""
+        if before is not None:
+            self._telemetry.record(MODEL_CHANGES, outcome="made")
+
+    async def _retire(self, served: ServedModel) -> None:
+        await served.drain()
+        self._retiring.remove(served)
 
     async def model(self) -> ModelInfo:
         """The model, loaded and warm."""
-        return self._model
+        return replace(self._now.info, refused_change=self._refused_change)
 
     async def capacity(self) -> float:
         """Pictures a second that this replica can take, as it was measured."""
-        return self._batcher.items_per_s
+        return self._now.batcher.items_per_s
 
     async def check_health(self) -> None:
         """Serve asks every second. A replica whose engine hangs cannot drain: it ends, and its callers ask another."""
-        in_engine_s = self._batcher.in_engine_s
-        if in_engine_s > self._wedged_after_s:
-            logger.critical("the engine has been busy with one batch for %.0f s: this replica ends", in_engine_s)
+        if any(served.is_wedged for served in (self._now, *self._retiring)):
+            logger.critical("the engine has been busy with one batch for too long: this replica ends")
             os.kill(os.getpid(), signal.SIGKILL)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's autoscaler hears of this replica, and ``scaling`` decides upon."""
-        return {DEMAND: self._batcher.take_demand()}
+        return {DEMAND: self._now.batcher.take_demand()}
 
     @refusals_as_values
     async def detect(self, request: DetectRequest) -> DetectReply:
         """What the model finds in one frame, in model-input pixels."""
-        if request.model_version != self._model.version:
+        served = self._now
+        if request.model_version != served.info.version:
             raise ModelChanged("the model was changed; try again")
-        item = _Item(*self._frame(request), request.options)
+        item = Item(*self._frame(request, served.size_px), request.options)
         try:
-            batched = await self._batcher.submit(
+            batched = await served.batcher.submit(
                 item,
                 time_left_s=request.time_left_s,
                 traffic=request.traffic,
@@ -130,82 +163,61 @@ class Detector:
             self._report_queue()
             raise
         reply = replace(batched.result, queue_s=batched.queue_s, batch_size=batched.batch_size)
-        self._telemetry.answered(reply, self._model.labels, request.traffic)
+        self._telemetry.answered(reply, served.info.labels, request.traffic)
         return reply
 
-    def _frame(self, request: DetectRequest) -> tuple[Pixels, Mark]:
+    @property
+    def _now(self) -> ServedModel:
+        assert self._served is not None  # Serve asks nothing of a replica before it was configured
+        return self._served
+
+    def _frame(self, request: DetectRequest, size_px: int) -> tuple[Pixels, Mark]:
         if not isinstance(request.frame, bytes):
             return self._reader.view(request.frame)
-        size_px = self._engine.info.size_px
         return np.frombuffer(request.frame, np.uint8).reshape(size_px, size_px, 3), np.empty(1, np.uint8)
 
-    async def _warm_up(self, batch_size: int) -> float:
-        """Returns how many seconds as many batches as run at once then take."""
-        size_px, concurrency = self._engine.info.size_px, self._engine.concurrency
-        blank = np.zeros((size_px, size_px, 3), np.uint8)
-        frames = [blank] * batch_size
-        await self._in_thread(lambda: self._engine.infer(frames, alone=True))
-        for _ in range(2):  # the second time it is warm
-            began_s = time.monotonic()
-            for_many = (self._in_thread(lambda: self._engine.infer(frames, alone=False)) for _ in range(concurrency))
-            await asyncio.gather(*for_many)
-        return time.monotonic() - began_s
-
-    async def _infer(self, items: list[_Item]) -> list[DetectReply]:
-        alone = self._batcher.load == 1
-        replies = await self._in_thread(lambda: self._run_engine(items, alone=alone))
+    def _observe(self, replies: list[DetectReply]) -> None:
         self._telemetry.inferred(replies)
         self._report_queue()
-        return replies
-
-    def _run_engine(self, items: list[_Item], *, alone: bool) -> list[DetectReply]:
-        started_s = time.monotonic()
-        for item in items:
-            item.mark[0] = 1
-        raw_outputs = self._engine.infer([item.frame for item in items], alone=alone)
-        inferred_s = time.monotonic()
-        replies = []
-        for item, raw in zip(items, raw_outputs, strict=True):
-            begun_s = time.monotonic()
-            detections = to_detections(raw, item.options, end_to_end=self._model.end_to_end)
-            replies.append(DetectReply(detections, 0.0, inferred_s - started_s, time.monotonic() - begun_s, 0))
-            item.mark[0] = 0
-        return replies
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _report_queue(self) -> None:
-        for traffic, size in self._batcher.queue_sizes.items():
+        batcher = self._now.batcher
+        for traffic, size in batcher.queue_sizes.items():
             self._telemetry.record(QUEUE_SIZE, size, traffic=traffic)
-        for traffic, drops in self._batcher.drops.items():
+        for traffic, drops in batcher.drops.items():
             self._telemetry.record_totals(DROPS, drops, "reason", traffic=traffic)
 
     async def __del__(self) -> None:
         try:
-            await close(self._server)
+            if self._server is not None:
+                await close(self._server)
         finally:
-            await self._batcher.close()
-            self._threads.shutdown(wait=False)
+            for served in (self._served, *self._retiring):
+                if served is not None:
+                    await served.close()
             self._reader.close()
 
 
-def _with_defaults(info: ModelInfo, defaults: DetectOptions) -> ModelInfo:
-    """The model with its default thresholds, under a version that tells whether a frame was made for just this."""
-    # Not the engine, nor the precision: on nodes of another kind a replica may have chosen another one.
-    identity = f"{info.version} {info.size_px} {defaults}"
-    return replace(info, defaults=defaults, version=hashlib.sha256(identity.encode()).hexdigest()[:12])
+def _without_folders(text: str) -> str:
+    """What anybody may read."""
+    return _FOLDERS.sub("", text)
 
 
 class Preprocessor:
     """Decodes a picture straight into a shared-memory slot, asks the Detector about it, and maps the boxes back."""
 
-    async def __init__(self, detector: DeploymentHandle, args: AppArgs) -> None:  # type: ignore[misc]  # as above
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, detectors: dict[str, DeploymentHandle], args: AppArgs
+    ) -> None:
+        """``detectors``: of each model, by its name."""
         cv2.setNumThreads(1)  # one picture a thread; the threads are ours
         preprocessed(
             encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64, 32
         )  # loads the decoders' libraries before a client waits
-        self._detector = DetectorClient(detector, slots=args.preprocessor.slots, traffic="interactive")
+        self._detectors = {
+            name: DetectorClient(detector, slots=args.preprocessor.slots, traffic="interactive")
+            for name, detector in detectors.items()
+        }
         # As many threads as full-size pictures may be in memory at once.
         self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads or max(1, cores() // 4), "decode")
         self._max_pixels = args.limits.max_megapixels * 1_000_000
@@ -214,13 +226,13 @@ class Preprocessor:
         self._decoding_since_s: dict[int, float] = {}  # by thread
         self._room = WaitingRoom(args.preprocessor.slots)
         self._seats = asyncio.Semaphore(args.preprocessor.slots)
-        await self._detector.connect()
+        await self._detectors[DEFAULT_MODEL].connect()  # the others may be asleep
         self._server = await listen({"model": self.model, "detect": self.detect}, max_calls=args.preprocessor.max_calls)
 
     @refusals_as_values
-    async def model(self) -> ModelInfo:
-        """The model, as a Detector says now."""
-        return await self._detector.fetch_model()
+    async def model(self, name: str) -> ModelInfo:
+        """The model of that name, as a Detector says now."""
+        return await self._detectors[name].fetch_model()
 
     async def check_health(self) -> None:
         """Serve asks every second. A decoder that hangs keeps its slot and its thread: the replica ends with it."""
@@ -260,9 +272,10 @@ class Preprocessor:
     async def _detect(
         self, data: bytes, query: DetectQuery, annotate: bool, expires_at_s: float, tenant: str, under_suspicion: bool
     ) -> Answer:
-        model = await self._detector.model(expires_at_s - time.monotonic())
+        detector = self._detectors[query.model]
+        model = await detector.model(expires_at_s - time.monotonic())
         options = query.to_options(model)
-        with self._detector.pool.lease() as slot:
+        with detector.pool.lease() as slot:
             if under_suspicion:
                 size_px = slot.ref.size_px
                 box, decode_s, frame = await self._quarantine.run(preprocessed, data, self._max_pixels, size_px)
@@ -271,7 +284,7 @@ class Preprocessor:
                 box, decode_s = await self._in_thread(lambda: preprocess(data, self._max_pixels, slot.pixels))
             # Cancelled here, the slot goes to another picture while the engine may still read it: what it then makes
             # of it is answered to nobody.
-            answer = await self._detector.detect(
+            answer = await detector.detect(
                 slot, box, model, options, time_left_s=expires_at_s - time.monotonic(), tenant=tenant
             )
         answer.timing_s["decode"] = decode_s
@@ -308,7 +321,8 @@ class Preprocessor:
         try:
             await close(self._server)
         finally:
-            self._detector.close()
+            for detector in self._detectors.values():
+                detector.close()
             await self._quarantine.close()
             self._decoders.shutdown(wait=False)
 
@@ -336,7 +350,7 @@ class Ingress:
         """See ``Pipeline``."""
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
-                self._model = await self._preprocessor.call("model")
+                self._model = await self._preprocessor.call("model", DEFAULT_MODEL)
         except Overloaded:
             if self._model is None:
                 raise  # else it is warm and busy: what load balancers call ready
@@ -344,6 +358,21 @@ class Ingress:
             raise Unavailable("no detector answers") from exc
         assert self._model is not None
         return self._model
+
+    async def models(self) -> list[ModelStatus]:
+        """See ``Pipeline``."""
+        application = serve.get_replica_context().app_name
+        running = await asyncio.to_thread(running_replicas, application)
+        return await asyncio.gather(*(self._model_status(name, running) for name in self._args.detectors()))
+
+    async def _model_status(self, name: str, running: dict[str, int]) -> ModelStatus:
+        if not running.get(detector_name(name)):
+            return ModelStatus(name=name, state="asleep")  # asked for, it would be woken
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                return ModelStatus.of(name, await self._preprocessor.call("model", name))
+        except (ServeAppError, TimeoutError):
+            return ModelStatus(name=name, state="unavailable")
 
     async def detect(
         self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str

@@ -36,6 +36,11 @@ class FairQueue(Generic[Item]):
     def __len__(self) -> int:
         return sum(kind.size for kind in self._kinds.values())
 
+    def weigh(self, weights: Mapping[Traffic, float]) -> None:
+        """Other weights from now on, of the same kinds."""
+        for traffic, weight in weights.items():
+            self._kinds[traffic].weight = weight
+
     def sizes(self) -> dict[Traffic, int]:
         """Waiting items by kind of traffic."""
         return {traffic: kind.size for traffic, kind in self._kinds.items()}

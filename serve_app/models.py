@@ -54,7 +54,23 @@ def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
     if engine == "auto":
         engine = "torch" if has_gpu else "openvino"
     with _unchanging(_find(args, engine), args.weights_sha256) as weights:
-        return _load(weights, args, engine, has_gpu, max_batch_size)
+        loaded = _load(weights, args, engine, has_gpu, max_batch_size)
+    _check_itself(loaded, args)
+    return loaded
+
+
+def _check_itself(engine: Engine, args: ModelArgs) -> None:
+    """Raises ModelError for a model that computes no numbers, or finds nothing in the picture that it is to know."""
+    info = engine.info
+    frame = _model_input(args.known_picture, info.size_px) if args.known_picture else _pattern(info.size_px)
+    try:
+        raw = engine.infer([frame])[0]
+    except Exception as exc:
+        raise ModelError(f"{info.name} fails on a known picture: {type(exc).__name__}") from exc
+    if not np.isfinite(raw).all():
+        raise ModelError(f"{info.name} computes what is no number")
+    if args.known_picture and not len(to_detections(raw, _COMPARED, end_to_end=info.end_to_end)):
+        raise ModelError(f"{info.name} finds nothing in model.known_picture")
 
 
 def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_size: int) -> Engine:
@@ -186,10 +202,15 @@ def _find_the_same(some: Engine, other: Engine, pictures: list[Path]) -> bool:
     return seen >= _MIN_COMPARED_DETECTIONS
 
 
+def _pattern(size_px: int) -> Pixels:
+    rows, columns = np.mgrid[:size_px, :size_px]
+    return np.stack([rows, columns, rows * columns], axis=2).astype(np.uint8)
+
+
 def _model_input(picture: Path, size_px: int) -> Pixels:
     frame = np.empty((size_px, size_px, 3), np.uint8)
     try:
         letterbox(decode(picture.read_bytes(), _MAX_PIXELS), frame)
     except (ServeAppError, OSError) as exc:
-        raise ModelError(f"model.calibration_dir: {picture.name} cannot be read: {exc}") from exc
+        raise ModelError(f"{picture.name} cannot be read: {exc}") from exc
     return frame

@@ -20,6 +20,7 @@ from serve_app.config import AppArgs, parse_args
 from serve_app.errors import ConfigError, SharedMemoryError
 from serve_app.frames import pool_bytes
 from serve_app.keys import KeyFile
+from serve_app.serving import detector_name
 from serve_app.shared_memory import FOLDER
 from serve_app.types import Json
 
@@ -58,8 +59,11 @@ def check(config: Json) -> None:
             require_keys(args.access, http.get("host", "0.0.0.0"))
             if args.access.keys_file:
                 KeyFile(args.access.keys_file)
-            models.check(args.model)
-            _check_shared_memory(args, application.get("deployments", []))
+            deployments = {one["name"]: one for one in application.get("deployments", [])}
+            for name, detector in args.detectors().items():
+                user_config = deployments.get(detector_name(name), {}).get("user_config")
+                models.check(detector.changed_by(user_config).model)
+            _check_shared_memory(args, deployments.get("Preprocessor", {}))
 
 
 def unknown_keys(value: Json, schema: type[BaseModel], path: str = "") -> list[str]:
@@ -92,10 +96,11 @@ def _check_port(host: str, port: int | str, setting: str) -> None:
             raise ConfigError(f"port {port} of {host} is in use or not allowed: set {setting} to another one") from exc
 
 
-def _check_shared_memory(args: AppArgs, deployments: list[Json]) -> None:
-    replicas = [one.get("num_replicas", 1) for one in deployments if one["name"] == "Preprocessor"]
-    count = replicas[0] if replicas and isinstance(replicas[0], int) else 1
-    needed = count * pool_bytes(args.preprocessor.slots, args.model.image_size_px)
+def _check_shared_memory(args: AppArgs, preprocessor: Json) -> None:
+    replicas = preprocessor.get("num_replicas", 1)
+    count = replicas if isinstance(replicas, int) else 1
+    sizes_px = (detector.model.image_size_px for detector in args.detectors().values())
+    needed = count * sum(pool_bytes(args.preprocessor.slots, size_px) for size_px in sizes_px)
     free = shutil.disk_usage(FOLDER).free
     if needed > free:
         raise SharedMemoryError(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serve_app.config import DEFAULT_MODEL
 from serve_app.errors import InvalidParameter, ServeAppError
 from serve_app.types import Answer, DetectOptions, ModelInfo
 
-ONE_VALUE = ("confidence", "iou", "max_detections")  # parameters that a query may give once
+ONE_VALUE = ("model", "confidence", "iou", "max_detections")  # parameters that a query may give once
 STAGES = ("decode", "queue", "inference", "postprocess", "total")
 
 
@@ -18,6 +19,7 @@ class DetectQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    model: Annotated[str, Field(max_length=64, description="Which of the models: see `GET /models`.")] = DEFAULT_MODEL
     confidence: Annotated[
         float | None,
         Field(ge=0.01, le=1, allow_inf_nan=False, description="Keep detections above this confidence."),
@@ -172,3 +174,39 @@ class ReadyResponse(BaseModel):
     version: str
     engine: str
     precision: str
+    refused_change: str = Field(default="", description="Why the model is not the one that it was to be changed to.")
+
+
+class ModelStatus(BaseModel):
+    """A model that requests can name. Asleep, none of it is in memory: the first request brings it back."""
+
+    name: str
+    state: Literal["ready", "asleep", "unavailable"]
+    model: str | None = Field(default=None, description="The `model` of its answers.")
+    version: str | None = None
+    engine: str | None = None
+    precision: str | None = None
+    image_size_px: int | None = None
+    labels: list[str] | None = None
+    refused_change: str = Field(default="", description="Why it is not the one that it was to be changed to.")
+
+    @classmethod
+    def of(cls, name: str, info: ModelInfo) -> ModelStatus:
+        """Of a model that is loaded."""
+        return cls(
+            name=name,
+            state="ready",
+            model=info.name,
+            version=info.version,
+            engine=info.engine,
+            precision=info.precision,
+            image_size_px=info.size_px,
+            labels=list(info.labels),
+            refused_change=info.refused_change,
+        )
+
+
+class ModelList(BaseModel):
+    """Every model of the application, the default one first."""
+
+    models: list[ModelStatus]

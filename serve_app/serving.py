@@ -16,8 +16,9 @@ from ray.serve import metrics
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, ReplicaState
 
+from serve_app.config import DEFAULT_MODEL
 from serve_app.errors import (
     ModelChanged,
     Overloaded,
@@ -57,6 +58,18 @@ def refusals_as_values(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitab
             return exc
 
     return wrapper
+
+
+def detector_name(model: str) -> str:
+    """Of the deployment that serves a model."""
+    return "Detector" if model == DEFAULT_MODEL else f"Detector-{model}"
+
+
+def running_replicas(application: str) -> dict[str, int]:
+    """How many replicas of each deployment run. Blocks."""
+    status = serve.status().applications.get(application)
+    deployments = status.deployments if status else {}
+    return {name: one.replica_states.get(ReplicaState.RUNNING, 0) for name, one in deployments.items()}
 
 
 def service_name(application: str, deployment: str) -> str:

@@ -96,6 +96,7 @@ class ModelInfo:
     end_to_end: bool  # the raw output's rows are sorted, and no two are of one object
     precision: Precision = "fp32"
     defaults: DetectOptions = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)  # as the Detector is set
+    refused_change: str = ""  # why it is not the one that the Detector was to change to
 
     def class_ids(self, wanted: tuple[str, ...]) -> tuple[int, ...]:
         """Class ids of labels or of ids written as digits. Raises KeyError with the first unknown one."""

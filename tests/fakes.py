@@ -8,7 +8,7 @@ import numpy as np
 
 from serve_app.drawing import encode_jpeg
 from serve_app.errors import Conflict, NotFound, Overloaded, ServeAppError, Unavailable, Undecodable
-from serve_app.schemas import DetectQuery
+from serve_app.schemas import DetectQuery, ModelStatus
 from serve_app.stream_schemas import Regions, StateChange, StreamSpec, StreamStatus
 from serve_app.streams.events import EventLog
 from serve_app.types import Answer, Detections, DetectOptions, EventPage, ModelInfo, Snapshot
@@ -21,6 +21,7 @@ class FakePipeline:
 
     def __init__(self) -> None:
         self.options: list[DetectOptions] = []
+        self.models_asked: list[str] = []
         self.tenants: list[str] = []
         self.refusals: list[str] = []
         self.requests: list[tuple[str, str]] = []
@@ -46,9 +47,13 @@ class FakePipeline:
             raise self.failure
         return MODEL
 
+    async def models(self) -> list[ModelStatus]:
+        return [ModelStatus.of("default", MODEL), ModelStatus(name="plates", state="asleep")]
+
     async def detect(
         self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str
     ) -> Answer:
+        self.models_asked.append(query.model)
         self.tenants.append(tenant)
         self.options.append(query.to_options(MODEL))
         if self.failure:

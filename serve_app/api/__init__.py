@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.api import detect, docs, errors, health
+from serve_app.api import detect, docs, errors, health, models
 from serve_app.api import streams as stream_routes
 from serve_app.api.access import Access, scope_of
 from serve_app.api.pipeline import Pipeline, Streams
@@ -33,6 +33,7 @@ def build_api(pipeline: Pipeline, streams: Streams, args: AppArgs) -> FastAPI:
     api.include_router(docs.router())
     api.include_router(health.router(pipeline))
     api.include_router(detect.router(pipeline, args))
+    api.include_router(models.router(pipeline))
     api.include_router(stream_routes.router(streams))
     errors.register(api, pipeline)
     key_file = KeyFile(args.access.keys_file) if args.access.keys_file else None

@@ -38,7 +38,11 @@ from serve_app.throttle import Places
 
 logger = logging.getLogger("ray.serve")
 
-_SCOPES: dict[str, Scope] = {"detect": "detect", "streams": "streams"}  # by the first part of the path
+_SCOPES: dict[str, Scope] = {
+    "detect": "detect",
+    "models": "detect",
+    "streams": "streams",
+}  # by the first part of the path
 _OPEN = {"health", "livez", "readyz", "docs", "openapi.json"}  # whatever is in neither does not exist
 _READS_ITS_BODY = {"detect"}
 _HAVE_A_BODY = {"POST", "PUT", "PATCH"}

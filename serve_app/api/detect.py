@@ -66,6 +66,7 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
     """The detection route over a pipeline."""
     routes = APIRouter(tags=["detect"])
     outbound = args.outbound
+    models = tuple(args.detectors())
     fetcher = Fetcher(outbound.guard(), args.limits.max_body_mib * 2**20) if outbound.detect_urls else None
 
     @routes.post("/detect", responses=_RESPONSES, response_model=None, openapi_extra={"requestBody": _REQUEST_BODY})
@@ -75,6 +76,8 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
         annotate, tenant = _wants_jpeg(request), tenant_of(request)
         if repeated := [name for name in ONE_VALUE if len(request.query_params.getlist(name)) > 1]:
             raise InvalidParameter(f"{', '.join(repeated)}: given more than once")
+        if query.model not in models:
+            raise InvalidParameter(f"model: there is no {query.model!r}, but {', '.join(models)}")
         pipeline.admit(tenant)
         try:
             async with asyncio.timeout(args.limits.deadline_s):

@@ -29,6 +29,12 @@ def router(pipeline: Pipeline) -> APIRouter:
     async def readyz() -> ReadyResponse:
         """A warm model answers: send traffic."""
         model = await pipeline.ready()
-        return ReadyResponse(model=model.name, version=model.version, engine=model.engine, precision=model.precision)
+        return ReadyResponse(
+            model=model.name,
+            version=model.version,
+            engine=model.engine,
+            precision=model.precision,
+            refused_change=model.refused_change,
+        )
 
     return routes

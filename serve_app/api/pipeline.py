@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from serve_app.errors import ServeAppError
-from serve_app.schemas import DetectQuery
+from serve_app.schemas import DetectQuery, ModelStatus
 from serve_app.stream_schemas import Regions, StreamSpec, StreamStatus
 from serve_app.types import Answer, EventPage, ModelInfo, Snapshot
 
@@ -15,6 +15,9 @@ class Pipeline(Protocol):
 
     async def ready(self) -> ModelInfo:
         """The model that serves now, asked of a warm replica. Raises Unavailable."""
+
+    async def models(self) -> list[ModelStatus]:
+        """Every model that a request may name, the default one first."""
 
     def admit(self, tenant: str) -> None:
         """Before a request's pictures are read. Raises Overloaded."""

@@ -21,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import AppArgs
 from serve_app.errors import Conflict, InvalidParameter, NotFound, ServeAppError, Unavailable
-from serve_app.serving import RayInstrument, Replicas, listen, refusals_as_values
+from serve_app.serving import RayInstrument, Replicas, detector_name, listen, refusals_as_values
 from serve_app.stream_schemas import Regions, State, StreamSpec, StreamStatus
 from serve_app.streams import worker
 from serve_app.streams.admission import Load, admit, check_room
@@ -92,12 +92,15 @@ class StreamSupervisor:
     Workers outlive it: the next supervisor reads the store and joins them. One process at a time holds the store.
     """
 
-    async def __init__(self, detector: DeploymentHandle, args: AppArgs) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, detectors: dict[str, DeploymentHandle], args: AppArgs
+    ) -> None:
+        """``detectors``: of each model, by its name."""
         self._application = serve.get_replica_context().app_name
         self._args = args.streams
         self._guard = args.outbound.guard()
         self._store = await asyncio.to_thread(StreamStore, self._args.state_folder(self._application))
-        self._detector = Replicas(detector)
+        self._detectors = {name: Replicas(detector) for name, detector in detectors.items()}
         self._telemetry = Telemetry(RayInstrument)
         self._streams: dict[str, _Stream] = {}
         self._held = asyncio.Event()
@@ -376,22 +379,27 @@ class StreamSupervisor:
     async def _check(self, stream: _Stream) -> None:
         """Raises what keeps it from running, as far as that can be told before it does."""
         spec = stream.record.spec
+        detector = self._detectors.get(spec.detect.model)
+        if detector is None:
+            raise InvalidParameter(f"detect.model: there is no {spec.detect.model!r}: see GET /models")
         check_outputs(spec, self._args.output_folder(), self._guard)
         _check_tracking(spec)
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                model: ModelInfo = await self._detector.call("model")
-                capacity_fps = await self._detector.call("capacity") * await asyncio.to_thread(self._most_detectors)
+                model: ModelInfo = await detector.call("model")
+                most = await asyncio.to_thread(self._most_detectors, spec.detect.model)
+                capacity_fps = await detector.call("capacity") * most
         except (TimeoutError, Unavailable):
             return  # nobody can tell yet
         spec.detect.to_options(model)
-        others = (other for other in self._streams.values() if other.record.spec.id != spec.id and other.is_to_run)
+        streams = (other for other in self._streams.values() if other.is_to_run and other.record.spec.id != spec.id)
+        others = (other for other in streams if other.record.spec.detect.model == spec.detect.model)
         admit(_load(stream), map(_load, others), capacity_fps)
 
-    def _most_detectors(self) -> int:
-        """As many as there are, or as autoscaling may make of them."""
+    def _most_detectors(self, model: str) -> int:
+        """As many as there are of a model, or as autoscaling may make of them."""
         details = _get_global_client().get_serve_details()
-        detector = details["applications"][self._application]["deployments"]["Detector"]
+        detector = details["applications"][self._application]["deployments"][detector_name(model)]
         scaling = detector["deployment_config"].get("autoscaling_config") or {}
         return int(scaling.get("max_replicas") or detector["target_num_replicas"])
 

@@ -15,7 +15,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from serve_app.config import StreamArgs
 from serve_app.guard import Guard
-from serve_app.serving import DetectorClient, refusals_as_values
+from serve_app.serving import DetectorClient, detector_name, refusals_as_values
 from serve_app.stream_schemas import Regions, StreamSpec, StreamStatus
 from serve_app.streams.source import Source
 from serve_app.streams.store import StreamStore
@@ -46,7 +46,7 @@ class StreamWorker:
         self._name = spec.id
         detector = DetectorClient(
             # Not asked whether it exists: a worker that starts while the controller does must not die of it.
-            serve.get_deployment_handle("Detector", app_name=application, _check_exists=False),
+            serve.get_deployment_handle(detector_name(spec.detect.model), app_name=application, _check_exists=False),
             slots=_SLOTS,
             traffic="stream",
             tenant=spec.id,

@@ -31,7 +31,8 @@ def pipeline() -> FakePipeline:
 
 @pytest.fixture
 async def client(pipeline: FakePipeline) -> AsyncIterator[httpx.AsyncClient]:
-    args = parse_args({"limits": {"max_body_mib": 1, "max_images_per_request": 3, "deadline_s": 0.2}})
+    limits = {"max_body_mib": 1, "max_images_per_request": 3, "deadline_s": 0.2}
+    args = parse_args({"limits": limits, "models": {"plates": {"weights": "plates.onnx"}}})
     transport = httpx.ASGITransport(build_api(pipeline, FakeStreams(), args), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
@@ -349,6 +350,7 @@ async def test_openapi_shows_the_request_the_answers_and_the_errors(client: http
     detect = (await client.get("/openapi.json")).json()["paths"]["/detect"]["post"]
     assert {"multipart/form-data", "image/*", "application/json"} <= set(detect["requestBody"]["content"])
     assert {parameter["name"] for parameter in detect["parameters"]} == {
+        "model",
         "confidence",
         "iou",
         "classes",
@@ -360,3 +362,29 @@ async def test_openapi_shows_the_request_the_answers_and_the_errors(client: http
     for status_code, response in detect["responses"].items():
         schema = str(response["content"]["application/json"]["schema"])
         assert ("ErrorResponse" in schema) == (status_code != "200")
+
+
+async def test_every_model_says_whether_it_is_in_memory(client: httpx.AsyncClient) -> None:
+    ready, asleep = (await client.get("/models")).json()["models"]
+    assert (ready["name"], ready["state"], ready["model"], ready["labels"]) == (
+        "default",
+        "ready",
+        "fake",
+        ["cat", "dog"],
+    )
+    assert (asleep["name"], asleep["state"], asleep["model"]) == ("plates", "asleep", None)
+
+
+async def test_a_request_names_its_model(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    for query in ({}, {"model": "plates"}):
+        assert (await client.post("/detect", content=b"12345", params=query)).status_code == 200
+    assert pipeline.models_asked == ["default", "plates"]
+
+
+async def test_a_model_that_there_is_not_is_refused_before_the_picture_is_read(
+    client: httpx.AsyncClient, pipeline: FakePipeline
+) -> None:
+    response = await client.post("/detect", content=b"12345", params={"model": "cars"})
+    assert is_error(response, 422, "invalid_parameter")
+    assert "default, plates" in response.json()["detail"]
+    assert pipeline.models_asked == []

@@ -46,3 +46,33 @@ def test_a_variable_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, val
 def test_a_setting_without_a_value_is_unset() -> None:
     """As YAML's ``weights:`` and an empty section."""
     assert parse_args({"model": {"weights": None, "engine": ""}, "detect": None}) == parse_args({})
+
+
+def test_a_change_stands_above_what_was_deployed_and_leaves_the_rest() -> None:
+    deployed = parse_args({"detect": {"confidence": 0.4}, "batcher": {"job_weight": 2}}).detectors()["default"]
+    changed = deployed.changed_by({"detect": {"iou": 0.5}})
+    assert (changed.detect.confidence, changed.detect.iou, changed.batcher.job_weight) == (0.4, 0.5, 2)
+    assert deployed.changed_by(None) == deployed
+
+
+def test_only_another_model_or_batch_size_needs_another_engine() -> None:
+    deployed = parse_args({}).detectors()["default"]
+    assert deployed.changed_by({"detect": {"iou": 0.5}, "batcher": {"job_weight": 2}}).has_engine_of(deployed)
+    assert not deployed.changed_by({"batcher": {"max_batch_size": 3}}).has_engine_of(deployed)
+    assert not deployed.changed_by({"model": {"weights": "other.onnx"}}).has_engine_of(deployed)
+
+
+def test_the_hash_of_other_weights_is_not_that_of_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_APP_WEIGHTS", "a.pt")
+    monkeypatch.setenv("SERVE_APP_WEIGHTS_SHA256", "a" * 64)
+    args = parse_args({"models": {"plates": {"weights": "plates.onnx"}}})
+    deployed = args.detectors()
+    assert (deployed["default"].model.weights_sha256, deployed["plates"].model.weights_sha256) == ("a" * 64, None)
+    assert deployed["default"].changed_by({"model": {"precision": "fp32"}}).model.weights_sha256 == "a" * 64
+    assert deployed["default"].changed_by({"model": {"weights": "b.onnx"}}).model.weights_sha256 is None
+
+
+@pytest.mark.parametrize("models", [{"default": {"weights": "a.onnx"}}, {"a/b": {"weights": "a.onnx"}}, {"plates": {}}])
+def test_a_model_has_a_name_of_its_own_and_weights(models: dict[str, dict[str, str]]) -> None:
+    with pytest.raises(ConfigError, match="models"):
+        parse_args({"models": models})

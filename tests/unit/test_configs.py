@@ -38,7 +38,7 @@ def test_the_deployments_are_those_of_the_graph(config: dict[str, Any], monkeypa
     monkeypatch.setenv("SERVE_APP_WEIGHTS", "any.pt")
     ingress = build_app({})
     preprocessor, supervisor, _ = ingress._bound_deployment.init_args
-    detector = preprocessor._bound_deployment.init_args[0]
+    detector = preprocessor._bound_deployment.init_args[0]["default"]
     names = [app._bound_deployment.name for app in (ingress, preprocessor, supervisor, detector)]
     for application in config["applications"]:
         assert application["name"] == "sightline"

@@ -14,6 +14,7 @@ import onnx
 import psutil
 import pytest
 import torch
+from onnx import numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -353,3 +354,22 @@ def test_a_lane_gives_each_frame_its_own_rows() -> None:
 
 def test_what_an_engine_computes_in_is_said(squares_model: Path) -> None:
     assert load(ModelArgs(weights=squares_model, threads=1), has_gpu=False).info.precision == "fp32"
+
+
+def test_a_model_that_computes_no_numbers_is_refused(tmp_path: Path) -> None:
+    path = squares.save_onnx(tmp_path / "squares.onnx")
+    broken = onnx.load(path)
+    (boxes,) = (tensor for tensor in broken.graph.initializer if tensor.name == "boxes")
+    boxes.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(boxes) * np.nan, "boxes"))
+    onnx.save(broken, path)
+    with pytest.raises(ModelError, match="computes what is no number"):
+        load(ModelArgs(weights=path), has_gpu=False)
+
+
+def test_a_model_has_to_find_something_in_the_picture_that_it_is_to_know(squares_model: Path, tmp_path: Path) -> None:
+    known, blank = tmp_path / "known.png", tmp_path / "blank.png"
+    known.write_bytes(squares.encode(squares.picture([Square("red", 3, 4)])))
+    blank.write_bytes(squares.encode(squares.picture([])))
+    assert load(ModelArgs(weights=squares_model, known_picture=known), has_gpu=False).info.name == "squares"
+    with pytest.raises(ModelError, match="finds nothing"):
+        load(ModelArgs(weights=squares_model, known_picture=blank), has_gpu=False)

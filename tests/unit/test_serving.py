@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -15,9 +16,17 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve_app import deployments, serving
-from serve_app.config import parse_args
-from serve_app.deployments import Preprocessor
-from serve_app.errors import ModelChanged, Overloaded, PoisonPicture, ServeAppError, SlotElsewhere, Unavailable
+from serve_app.config import DetectorArgs, parse_args
+from serve_app.deployments import Detector, Preprocessor
+from serve_app.errors import (
+    ModelChanged,
+    ModelError,
+    Overloaded,
+    PoisonPicture,
+    ServeAppError,
+    SlotElsewhere,
+    Unavailable,
+)
 from serve_app.frames import SlotReader
 from serve_app.letterbox import letterbox
 from serve_app.schemas import DetectQuery
@@ -182,7 +191,7 @@ async def preprocessor(handle: FakeHandle) -> Preprocessor:
             pass
 
     made = NeverStopped.__new__(NeverStopped)
-    await made.__init__(handle, parse_args({"preprocessor": {"slots": 2, "decode_threads": 1}}))
+    await made.__init__({"default": handle}, parse_args({"preprocessor": {"slots": 2, "decode_threads": 1}}))
     return made
 
 
@@ -226,7 +235,7 @@ async def test_a_cancelled_picture_keeps_its_slot_until_nothing_writes_into_it(
 
     stage = await preprocessor(FakeHandle())
     monkeypatch.setattr(deployments, "preprocess", slow_decode)
-    pool = stage._detector.pool
+    pool = stage._detectors["default"].pool
     task = asyncio.create_task(stage.detect(squares.encode(squares.picture([])), DetectQuery(), False, 5))
     await asyncio.to_thread(decoding.wait, 30)
     for _ in range(2):  # once more is once more
@@ -284,3 +293,63 @@ async def test_a_supervisor_that_stays_away_is_unavailable(monkeypatch: pytest.M
     monkeypatch.setattr(stream_client, "_TIMEOUT_S", 0.2)
     with pytest.raises(Unavailable, match="the stream supervisor does not answer"):
         await StreamClient(SupervisorHandle(deaths=float("inf"))).status("lot")
+
+
+def detector(monkeypatch: pytest.MonkeyPatch, **model: Any) -> Detector:
+    class NeverStopped(Detector):
+        def __del__(self) -> None:
+            pass
+
+    monkeypatch.setattr(deployments.ray, "get_gpu_ids", list)
+    return NeverStopped(DetectorArgs(model={"engine": "null"} | model))
+
+
+async def test_a_detector_changes_to_another_model_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    changing = detector(monkeypatch)
+    await changing.reconfigure(None, None)
+    before = await changing.model()
+    await changing.reconfigure({"model": {"image_size_px": 320}, "detect": {"confidence": 0.25}}, None)
+    after = await changing.model()
+    assert (before.size_px, after.size_px, after.defaults.confidence) == (640, 320, 0.25)
+    await changing.reconfigure(None, None)
+    assert await changing.model() == before
+
+
+@pytest.mark.parametrize(
+    ("user_config", "reason"),
+    [
+        ({"model": {"engine": "openvino", "weights": "/nowhere/at/all.onnx"}}, "model.weights: there is no all.onnx"),
+        ({"model": {"wights": "a.pt"}}, r"user_config\.model\.wights: Extra inputs"),
+        ({"limits": {"max_body_mib": 1}}, r"user_config\.limits: Extra inputs"),
+        ({"batcher": {"max_queue_size": 5}}, "max_queue_size cannot change"),
+        (["model"], "its sections are"),
+    ],
+)
+async def test_a_change_that_cannot_be_made_leaves_the_model_and_says_why(
+    user_config: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing = detector(monkeypatch)
+    await changing.reconfigure(None, None)
+    before = await changing.model()
+    await changing.reconfigure(user_config, None)
+    after = await changing.model()
+    assert after.version == before.version
+    assert re.search(reason, after.refused_change)
+    await changing.reconfigure({"detect": {"confidence": 0.3}}, None)
+    assert not (await changing.model()).refused_change
+
+
+async def test_a_detector_that_cannot_load_its_first_model_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError):
+        await detector(monkeypatch, engine="openvino", weights="nowhere.onnx").reconfigure(None, None)
+
+
+async def test_a_frame_for_the_model_before_is_sent_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    changing = detector(monkeypatch)
+    await changing.reconfigure(None, None)
+    version = (await changing.model()).version
+    frame = np.zeros((640, 640, 3), np.uint8).tobytes()
+    request = DetectRequest(frame, OPTIONS, 10, version, "interactive", "")
+    assert isinstance(await changing.detect(request), DetectReply)
+    await changing.reconfigure({"model": {"image_size_px": 320}}, None)
+    assert isinstance(await changing.detect(request), ModelChanged)
