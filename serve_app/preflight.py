@@ -7,6 +7,7 @@ import shutil
 import socket
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from serve_app import models, shared_memory
 from serve_app.api.access import require_keys
-from serve_app.config import AppArgs, parse_args
+from serve_app.config import AppArgs, DetectorArgs, parse_args
 from serve_app.errors import ConfigError, SharedMemoryError
 from serve_app.frames import pool_bytes
 from serve_app.keys import KeyFile
@@ -53,17 +54,32 @@ def check(config: Json) -> None:
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
         for variable, port in _HAPROXYS_PORTS.items():
             _check_port("127.0.0.1", os.environ.get(variable, port), variable)
+    for args, detectors, deployments in _applications(config):
+        require_keys(args.access, http.get("host", "0.0.0.0"))
+        if args.access.keys_file:
+            KeyFile(args.access.keys_file)
+        for detector in detectors:
+            models.check(detector.model)
+        _check_shared_memory(args, detectors, deployments.get("Preprocessor", {}))
+
+
+def check_args(config: Json) -> None:
+    """Raises ConfigError for a wrong setting; nothing of this machine is looked at."""
+    for _ in _applications(config):
+        pass
+
+
+def _applications(config: Json) -> Iterator[tuple[AppArgs, list[DetectorArgs], dict[str, Json]]]:
+    """Of each of ours: its settings, what its Detectors are set to, and its deployments. Raises ConfigError."""
     for application in config["applications"]:
         if application["import_path"] == _IMPORT_PATH:
             args = parse_args(application.get("args", {}))
-            require_keys(args.access, http.get("host", "0.0.0.0"))
-            if args.access.keys_file:
-                KeyFile(args.access.keys_file)
             deployments = {one["name"]: one for one in application.get("deployments", [])}
-            for name, detector in args.detectors().items():
-                user_config = deployments.get(detector_name(name), {}).get("user_config")
-                models.check(detector.changed_by(user_config).model)
-            _check_shared_memory(args, deployments.get("Preprocessor", {}))
+            user_configs = {name: one.get("user_config") for name, one in deployments.items()}
+            detectors = [
+                one.changed_by(user_configs.get(detector_name(name))) for name, one in args.detectors().items()
+            ]
+            yield args, detectors, deployments
 
 
 def unknown_keys(value: Json, schema: type[BaseModel], path: str = "") -> list[str]:
@@ -96,10 +112,10 @@ def _check_port(host: str, port: int | str, setting: str) -> None:
             raise ConfigError(f"port {port} of {host} is in use or not allowed: set {setting} to another one") from exc
 
 
-def _check_shared_memory(args: AppArgs, preprocessor: Json) -> None:
+def _check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], preprocessor: Json) -> None:
     replicas = preprocessor.get("num_replicas", 1)
     count = replicas if isinstance(replicas, int) else 1
-    sizes_px = (detector.model.image_size_px for detector in args.detectors().values())
+    sizes_px = (detector.model.image_size_px for detector in detectors)
     needed = count * sum(pool_bytes(args.preprocessor.slots, size_px) for size_px in sizes_px)
     free = shutil.disk_usage(FOLDER).free
     if needed > free:

@@ -5,6 +5,8 @@ python -m scripts.trials kills              SIGKILL for every kind of process un
 python -m scripts.trials crowd              16 streams, one frozen, one refusing connections, one sending garbage
 python -m scripts.trials churn              200 streams come and go
 python -m scripts.trials node               a second Ray node with half of the streams dies
+python -m scripts.trials swap               the model is changed 20 times, then to a file that is none
+python -m scripts.trials mixed              two models at once, for a minute
 python -m scripts.trials hostile            20,000 hostile requests: damaged pictures, bombs, HTTP that is none
 
 Each starts scripts/serve with the embedded model, says what it saw, and exits 1 when something was wrong. The cameras
@@ -18,6 +20,7 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -29,12 +32,34 @@ from scripts.trials.crowd import crowd
 from scripts.trials.disconnects import disconnect
 from scripts.trials.hostile import hostile
 from scripts.trials.kills import VICTIMS, kill
+from scripts.trials.mixed import SECOND, mix
 from scripts.trials.node import SEVERAL_NODES, lose_node
-from scripts.trials.stage import FOLDER, console, honest_picture, progress, save_pictures, save_video, serving
+from scripts.trials.reference import save_second_model
+from scripts.trials.stage import (
+    CONFIG,
+    FOLDER,
+    console,
+    honest_picture,
+    progress,
+    save_one_picture,
+    save_pictures,
+    save_video,
+    serving,
+)
+from scripts.trials.swap import swap
 from serve_app.config import PreprocessorArgs
 
 CROWD_FPS = 1  # of a camera: what 16 send is half of what two cores detect
-TIMES = {"disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3, "hostile": 20_000}
+TIMES = {
+    "disconnects": 200,
+    "kills": 10,
+    "crowd": 120,
+    "churn": 200,
+    "node": 3,
+    "swap": 20,
+    "mixed": 60,
+    "hostile": 20_000,
+}
 
 RETURN_BAR_S = 2.0
 KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}
@@ -51,11 +76,16 @@ def main() -> None:
     parser.add_argument("--times", type=int, help="how often (crowd: for how many seconds); the defaults are above")
     parser.add_argument("--streams", type=int, default=16, help="of crowd (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of hostile: the same one sends the same (default: another each time)")
+    parser.add_argument("--weights", nargs=2, metavar="MODEL", help="of swap, mixed (default: the embedded one, twice)")
+    parser.add_argument("--picture", type=Path, help="of swap, mixed: in which both find something")
     options = parser.parse_args()
     times = options.times or TIMES[options.trial]
     FOLDER.mkdir(parents=True, exist_ok=True)
     try:
-        problems = run(options.trial, times, options.streams, options.seed)
+        if options.trial in {"swap", "mixed"}:
+            problems = run_models(options.trial, times, options.weights, options.picture)
+        else:
+            problems = run(options.trial, times, options.streams, options.seed)
     except (StartFailed, StopFailed, NoCamera) as exc:
         sys.exit(str(exc))
     except KeyboardInterrupt:
@@ -121,6 +151,24 @@ def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
                 console.print(f"{moved.requests} requests for pictures")
                 console.print(f"{moved.moved} streams were taken over, {moved.lost} frames lost in gaps")
                 return moved.problems + late
+
+
+def run_models(trial: str, times: int, weights: Sequence[str] | None, picture: Path | None) -> list[str]:
+    """A trial of two models; what was wrong. Raises StartFailed."""
+    first, second = weights or ("codes", str(save_second_model(FOLDER)))
+    pictures = save_one_picture(picture)
+    models = {SECOND: {"weights": second}} if trial == "mixed" else {}
+    with serving(model={"weights": first}, models=models) as cluster, progress(trial, times) as tell:
+        if trial == "mixed":
+            mixed = mix(cluster, pictures, times, tell)
+            console.print(f"answers by model: {dict(mixed.answers)}")
+            return mixed.problems
+        swapped = swap(cluster, CONFIG, (first, second), pictures, times, tell)
+        show("from the command to an answer of the other model", swapped.took_s)
+        console.print(f"{swapped.requests} requests for pictures; answers by model: {dict(swapped.answers)}")
+        console.print("the Detector, MiB: " + " ".join(f"{mib:.0f}" for mib in swapped.memory_mib))
+        console.print(f"of a file that is no model: {swapped.refusal}")
+        return swapped.problems
 
 
 def show(what: str, seconds: Sequence[float], bar_s: float = float("inf")) -> list[str]:

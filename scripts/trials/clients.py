@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -59,14 +59,31 @@ def losses(requests: Sequence[Request], deaths: Sequence[Death]) -> list[Loss]:
     return found
 
 
+Judge = Callable[[httpx.Response], bool]
+
+
+class SameLabels:
+    """Says of a response whether it has the labels of this one."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._expected = self._found(response)
+
+    def __call__(self, response: httpx.Response) -> bool:
+        return self._found(response) == self._expected
+
+    @staticmethod
+    def _found(response: httpx.Response) -> list[str]:
+        return sorted(found["label"] for found in response.raise_for_status().json()["detections"])
+
+
 class Clients:
     """So many, each in a thread, on a connection that it keeps."""
 
-    def __init__(self, url: str, picture: bytes, count: int) -> None:
+    def __init__(self, url: str, picture: bytes, count: int, judge: Judge | None) -> None:
         self.requests: list[Request] = []
         self._url = url
         self._picture = picture
-        self._expected = self._found(httpx.post(f"{url}/detect", content=picture, timeout=_TIMEOUT_S, trust_env=False))
+        self._judge = judge or SameLabels(httpx.post(url, content=picture, timeout=_TIMEOUT_S, trust_env=False))
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(count)]
         for thread in self._threads:
@@ -79,7 +96,7 @@ class Clients:
             thread.join()
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=_TIMEOUT_S, trust_env=False) as http:
+        with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as http:
             while not self._stop.wait(_PAUSE_S):
                 begun_s = time.monotonic()
                 problem = self._ask(http)
@@ -87,22 +104,21 @@ class Clients:
 
     def _ask(self, http: httpx.Client) -> str:
         try:
-            response = http.post("/detect", content=self._picture)
+            response = http.post(self._url, content=self._picture)
             if response.status_code != 200:
                 return f"{response.status_code} {response.text[:200]}"
-            return "" if self._found(response) == self._expected else f"another answer: {response.text[:200]}"
+            return "" if self._judge(response) else f"another answer: {response.text[:200]}"
         except Exception as exc:  # whatever it is, it is no answer, and the client goes on
             return f"{type(exc).__name__}: {exc}"
 
-    @staticmethod
-    def _found(response: httpx.Response) -> list[str]:
-        return sorted(found["label"] for found in response.raise_for_status().json()["detections"])
-
 
 @contextmanager
-def clients(url: str, picture: bytes, count: int) -> Iterator[Clients]:
-    """So many for the length of a block, which begins when each of them has had its first answers."""
-    crowd = Clients(url, picture, count)
+def clients(url: str, picture: bytes, count: int, judge: Judge | None = None, query: str = "") -> Iterator[Clients]:
+    """So many for the length of a block, which begins when each of them has had its first answers.
+
+    ``judge`` says whether an answer is right; without one, each has to have the labels of the first.
+    """
+    crowd = Clients(f"{url}/detect{query}", picture, count, judge)
     try:
         while len(crowd.requests) < count * _FIRST_ANSWERS:
             time.sleep(_PAUSE_S)

@@ -118,14 +118,14 @@ class Cluster:
             found.update(re.findall(rf'^(\w+)\{{.*"{re.escape(stream_id)}', text, re.MULTILINE))
         return found
 
+    def dashboard(self) -> str:
+        """The address of Ray's."""
+        (head,) = self._named("ray-dashboard")
+        return next(f"http://127.0.0.1:{port}" for port in _listening(head) if _answers(port, "/api/version"))
+
     def _metrics_ports(self) -> Iterator[int]:
         for agent in self.processes("DashboardAgent"):
-            for socket in agent.net_connections("tcp"):
-                if socket.status == psutil.CONN_LISTEN and socket.laddr.ip in {"0.0.0.0", "127.0.0.1"}:
-                    with suppress(httpx.HTTPError):
-                        url = f"http://127.0.0.1:{socket.laddr.port}/metrics"
-                        if httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).status_code == 200:
-                            yield socket.laddr.port
+            yield from (port for port in _listening(agent) if _answers(port, "/metrics"))
 
     def _ask(self, method: str, path: str, **body: Any) -> httpx.Response:
         with httpx.Client(base_url=self.url, timeout=_TIMEOUT_S, trust_env=False) as http:
@@ -147,6 +147,18 @@ class Killed:
     def _is_replaced(self) -> bool:
         now = self.cluster.alive(self.death.victim)
         return self.before[0] not in now and len(now) >= len(self.before)
+
+
+def _listening(process: psutil.Process) -> list[int]:
+    sockets = (one for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
+    return [socket.laddr.port for socket in sockets if socket.laddr.ip in {"0.0.0.0", "127.0.0.1"}]
+
+
+def _answers(port: int, path: str) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=_TIMEOUT_S, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @contextmanager

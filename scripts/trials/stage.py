@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import yaml
@@ -16,6 +18,7 @@ from scripts.server import ROOT, start
 from scripts.trials.cluster import Cluster
 
 FOLDER = ROOT / "build/trials"
+CONFIG = FOLDER / "trials.yaml"  # what is served
 FRAMES = 100
 
 console = Console(width=110)
@@ -23,18 +26,17 @@ Tell = Callable[[float], None]
 
 
 @contextmanager
-def serving() -> Iterator[Cluster]:
-    """configs/local.yaml with the embedded model, in a Ray of its own. Raises StartFailed."""
+def serving(**args: Any) -> Iterator[Cluster]:
+    """configs/local.yaml with the embedded model, and these ``args:``, in a Ray of its own. Raises StartFailed."""
     config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     (application,) = config["applications"]
     output = FOLDER / "output"
     output.mkdir(exist_ok=True)
     for left in output.rglob("*.jsonl*"):
         left.unlink()
-    application["args"] = {"streams": {"media_dirs": str(FOLDER), "output_dir": str(output)}}
-    path = FOLDER / "trials.yaml"
-    path.write_text(yaml.safe_dump(config))
-    server = start(path, FOLDER / "serve.log")
+    application["args"] = {"streams": {"media_dirs": str(FOLDER), "output_dir": str(output)}} | args
+    CONFIG.write_text(yaml.safe_dump(config))
+    server = start(CONFIG, FOLDER / "serve.log")
     try:
         server.wait_until_ready()
         yield Cluster(server.url, server.process.pid)
@@ -56,6 +58,15 @@ def save_pictures() -> Path:
     folder.mkdir(exist_ok=True)
     for number in range(FRAMES):
         cv2.imwrite(str(folder / f"{number}.jpg"), samples.belt_frame(number).pixels)
+    return folder
+
+
+def save_one_picture(of: Path | None) -> Path:
+    """A folder with one picture: this one, or one in which the embedded model finds something."""
+    folder = FOLDER / "one"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "0.jpg").write_bytes(of.read_bytes() if of else honest_picture())
     return folder
 
 

@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Change the running application to what a Serve config says, under way, and say what came of it.
+
+scripts/deploy.py configs/local.yaml
+
+What a Detector's ``user_config`` says (model, detect, batcher) changes without a restart and without a failed request.
+Weights that cannot be served leave the model that is there, and this exits 1 with the reason. Other changes start
+replicas anew, one after the other.
+
+--address or RAY_DASHBOARD_ADDRESS is Ray's dashboard; http://127.0.0.1:8265 otherwise. SIGHTLINE_URL or --url is the
+application, http://127.0.0.1:8000 otherwise, and SIGHTLINE_KEY the API key, if it needs one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if sys.prefix == sys.base_prefix and (ROOT / ".venv/bin/python").exists():  # started outside the environment
+    os.execv(ROOT / ".venv/bin/python", [str(ROOT / ".venv/bin/python"), __file__, *sys.argv[1:]])
+if Path("~/.ray/auth_token").expanduser().exists():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # as configs/serve.env does; read when Ray is imported
+
+import httpx
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+from serve_app import preflight
+from serve_app.errors import StartError
+from serve_app.schemas import ModelList
+from serve_app.types import Json
+
+_TIMEOUT_S = 60.0
+_LOOK_PERIOD_S = 0.5
+_FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
+
+
+class Refused(Exception):
+    """Why the application is not what the config says, in a sentence."""
+
+
+def main() -> None:
+    """Exits 1 with a sentence where something is not as the config says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--address", default=os.environ.get("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:8265"))
+    parser.add_argument("--url", default=os.environ.get("SIGHTLINE_URL", "http://127.0.0.1:8000"))
+    options = parser.parse_args()
+    try:
+        config = preflight.read(options.config)
+        preflight.check_args(config)
+        deploy(config, options.address)
+        tell(options.url)
+    except StartError as exc:
+        sys.exit(exc.detail)
+    except Refused as exc:
+        sys.exit(str(exc))
+    except (ConnectionError, httpx.TransportError) as exc:
+        sys.exit(f"nobody answers: start the application with scripts/serve, or say where it is ({exc})")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def deploy(config: Json, address: str) -> None:
+    """Until every application runs as the config says. Raises Refused, ConnectionError."""
+    ray = ServeSubmissionClient(address)
+    ray.deploy_applications(config)
+    names = [application["name"] for application in config["applications"]]
+    while True:
+        applications = ray.get_serve_details()["applications"]
+        for name in names:
+            status, message = applications[name]["status"], applications[name]["message"]
+            if status in _FAILED:
+                raise Refused(f"{name} cannot be deployed: {message}")
+        if all(applications[name]["status"] == "RUNNING" for name in names):
+            return
+        time.sleep(_LOOK_PERIOD_S)
+
+
+def tell(url: str) -> None:
+    """Which models serve now. Raises Refused for one that was to be changed and could not be."""
+    key = os.environ.get("SIGHTLINE_KEY")  # not an argument, which every user of the machine could see
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    answer = httpx.get(f"{url}/models", headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+    if answer.status_code != 200:
+        raise Refused(f"deployed; which models serve is not told: {answer.text}")
+    models = ModelList.model_validate(answer.json()).models
+    for model in models:
+        print(f"{model.name}: {model.state}" + (f", {model.model} {model.version}" if model.model else ""))
+    if refused := [
+        f"{model.name} goes on as it was: {model.refused_change}" for model in models if model.refused_change
+    ]:
+        raise Refused("; ".join(refused))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Two models at once, under clients and streams of both."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scripts.trials.clients import clients
+from scripts.trials.cluster import Cluster, stream
+from scripts.trials.follower import Follower
+from scripts.trials.reference import Reference
+
+SECOND = "second"  # the name of the model beside the default one
+_CLIENTS = 2  # of each model
+_STREAM_FPS = 5
+
+
+@dataclass
+class Mixed:
+    """How it went."""
+
+    answers: Counter[str] = field(default_factory=Counter)  # of requests and streams, by the model that made them
+    problems: list[str] = field(default_factory=list)
+
+
+def mix(cluster: Cluster, pictures: Path, duration_s: float, tell: Callable[[float], None]) -> Mixed:
+    """For so long, clients and streams ask two models for what is in one picture, the only one in ``pictures``."""
+    trial = Mixed()
+    (picture,) = pictures.iterdir()
+    reference = Reference(picture.read_bytes())
+    names = {model: reference.ask(cluster.url, model) for model in ("default", SECOND)}
+    crowds, followers = {}, {}
+    with ExitStack() as stack:
+        for model, name in names.items():
+            detect = {"model": model}
+            stream_id = f"mixed-{model}"
+            stack.enter_context(stream(cluster, stream_id, pictures, loop=True, max_fps=_STREAM_FPS, detect=detect))
+            followers[model] = Follower(cluster.url, stream_id)
+            judge = _judge(reference, name)
+            query = f"?model={model}"
+            crowds[model] = stack.enter_context(clients(cluster.url, reference.picture, _CLIENTS, judge, query))
+        began_s = time.monotonic()
+        while (at_s := time.monotonic() - began_s) < duration_s:
+            tell(at_s)
+            time.sleep(1)
+    for model, name in names.items():
+        trial.problems += [f"a request got {one.problem}" for one in crowds[model].requests if one.problem]
+        followers[model].close()
+        results = [seen.event for seen in followers[model].seen if seen.event["type"] == "result"]
+        if not results:
+            trial.problems.append(f"the stream of {name} had no result")
+        wrong = [one for one in results if one["model"] != name or not reference.agrees(one)]
+        trial.problems += [f"the stream of {name} has a result of {one['model']}" for one in wrong]
+    trial.answers = reference.answers
+    return trial
+
+
+def _judge(reference: Reference, name: str) -> Callable[[object], bool]:
+    return lambda response: response.json()["model"] == name and reference.agrees(response.json())

@@ -1,0 +1,122 @@
+"""The model is changed to another one and back, under clients and streams; then to a file that is no model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import yaml
+
+from scripts.server import ROOT
+from scripts.trials.clients import Request, clients
+from scripts.trials.cluster import Cluster, Footprint, stream, until
+from scripts.trials.follower import Follower
+from scripts.trials.reference import Reference
+from serve_app.types import Json
+
+_CLIENTS = 4
+_STREAMS = 4
+_STREAM_FPS = 5
+_SETTLED = 4  # changes, after which memory counts: both models were there twice
+_MEMORY_SLACK_MIB = 30.0
+_TIMEOUT_S = 60.0
+_DEPLOY_TIMEOUT_S = 300.0
+
+
+@dataclass
+class Swaps:
+    """How it went."""
+
+    took_s: list[float] = field(default_factory=list)  # from the command to the first answer of the other model
+    requests: int = 0
+    answers: Counter[str] = field(default_factory=Counter)  # of requests and streams, by the model that made them
+    memory_mib: list[float] = field(default_factory=list)  # of the Detector, after each change
+    refusal: str = ""  # what was said of the file that is no model
+    problems: list[str] = field(default_factory=list)
+
+
+def swap(
+    cluster: Cluster, config: Path, weights: Sequence[str], pictures: Path, times: int, tell: Callable[[int], None]
+) -> Swaps:
+    """So many changes between two models; every answer has to be what the model that it names finds.
+
+    ``pictures``: a folder with one picture, which clients post and streams show.
+    """
+    trial = Swaps()
+    (picture,) = pictures.iterdir()
+    reference = Reference(picture.read_bytes())
+    names = []
+    for one in weights:
+        deploy(cluster, config, {"model": {"weights": one}})
+        names.append(reference.ask(cluster.url))
+    (detector,) = cluster.replicas("Detector")
+    with ExitStack() as stack:
+        followers = []
+        for name in (f"swapped-{number}" for number in range(_STREAMS)):
+            stack.enter_context(stream(cluster, name, pictures, loop=True, max_fps=_STREAM_FPS))
+            followers.append(Follower(cluster.url, name))
+        judge = lambda response: reference.agrees(response.json())  # noqa: E731
+        crowd = stack.enter_context(clients(cluster.url, reference.picture, _CLIENTS, judge))
+        for number in range(times):
+            begun_s = time.monotonic()
+            deploy(cluster, config, {"model": {"weights": weights[number % 2]}})
+            before = reference.answers[names[number % 2]]
+            until(lambda: reference.answers[names[number % 2]] > before, what=f"an answer of {names[number % 2]}")  # noqa: B023
+            trial.took_s.append(time.monotonic() - begun_s)
+            trial.memory_mib.append(Footprint.of(detector).memory_mib)
+            tell(number + 1)
+        _deploy_no_model(cluster, config, crowd.requests, trial)
+    for follower in followers:
+        follower.close()
+        results = [seen.event for seen in follower.seen if seen.event["type"] == "result"]
+        trial.problems += [f"a stream: not what {one['model']} finds" for one in results if not reference.agrees(one)]
+        if {one["model"] for one in results} != set(names):
+            trial.problems.append("a stream did not change its model")
+    trial.requests, trial.answers = len(crowd.requests), reference.answers
+    trial.problems += [f"a request got {request.problem}" for request in crowd.requests if request.problem]
+    if cluster.replicas("Detector") != [detector]:
+        trial.problems.append("the Detector was replaced")
+    settled_mib = trial.memory_mib[_SETTLED:]
+    if settled_mib and settled_mib[-1] > settled_mib[0] + _MEMORY_SLACK_MIB:
+        trial.problems.append(f"the Detector's {settled_mib[0]:.0f} MiB became {settled_mib[-1]:.0f}")
+    return trial
+
+
+def deploy(cluster: Cluster, config: Path, user_config: Json) -> None:
+    """As a user does it: the file is changed, and deployed. Raises CalledProcessError where that is refused."""
+    settings = yaml.safe_load(config.read_text())
+    (detector,) = (one for one in settings["applications"][0]["deployments"] if one["name"] == "Detector")
+    detector["user_config"] = user_config
+    config.write_text(yaml.safe_dump(settings))
+    addresses = ["--url", cluster.url, "--address", cluster.dashboard()]
+    command = [sys.executable, ROOT / "scripts/deploy.py", config, *addresses]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_DEPLOY_TIMEOUT_S)
+
+
+def _deploy_no_model(cluster: Cluster, config: Path, requests: Sequence[Request], trial: Swaps) -> None:
+    broken = config.with_name("broken.onnx")
+    broken.write_bytes(b"no model")
+    before = _readyz(cluster)
+    try:
+        deploy(cluster, config, {"model": {"weights": str(broken)}})
+    except subprocess.CalledProcessError as exc:
+        trial.refusal = exc.stderr.strip().splitlines()[-1]
+    else:
+        trial.problems.append("nobody said that the file is no model")
+    answered = len(requests)
+    until(lambda: len(requests) > answered + 2 * _CLIENTS, what="answers after it")
+    after = _readyz(cluster)
+    if after["version"] != before["version"] or not after["refused_change"]:
+        trial.problems.append(f"after a file that is no model /readyz says {after}")
+
+
+def _readyz(cluster: Cluster) -> Json:
+    answer: Json = httpx.get(f"{cluster.url}/readyz", timeout=_TIMEOUT_S, trust_env=False).raise_for_status().json()
+    return answer
