@@ -90,9 +90,8 @@ def tell(url: str) -> None:
     models = ModelList.model_validate(answer.json()).models
     for model in models:
         print(f"{model.name}: {model.state}" + (f", {model.model} {model.version}" if model.model else ""))
-    if refused := [
-        f"{model.name} goes on as it was: {model.refused_change}" for model in models if model.refused_change
-    ]:
+    refused = [f"{one.name} goes on as it was: {one.refused_change}" for one in models if one.refused_change]
+    if refused:
         raise Refused("; ".join(refused))
 
 

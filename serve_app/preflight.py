@@ -75,10 +75,10 @@ def _applications(config: Json) -> Iterator[tuple[AppArgs, list[DetectorArgs], d
         if application["import_path"] == _IMPORT_PATH:
             args = parse_args(application.get("args", {}))
             deployments = {one["name"]: one for one in application.get("deployments", [])}
-            user_configs = {name: one.get("user_config") for name, one in deployments.items()}
-            detectors = [
-                one.changed_by(user_configs.get(detector_name(name))) for name, one in args.detectors().items()
-            ]
+            detectors = []
+            for model, detector in args.detectors().items():
+                deployment = deployments.get(detector_name(model), {})
+                detectors.append(detector.changed_by(deployment.get("user_config")))
             yield args, detectors, deployments
 
 

@@ -51,15 +51,8 @@ from serve_app.config import PreprocessorArgs
 
 CROWD_FPS = 1  # of a camera: what 16 send is half of what two cores detect
 TIMES = {
-    "disconnects": 200,
-    "kills": 10,
-    "crowd": 120,
-    "churn": 200,
-    "node": 3,
-    "swap": 20,
-    "mixed": 60,
-    "hostile": 20_000,
-}
+    "disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3, "swap": 20, "mixed": 60, "hostile": 20_000,
+}  # fmt: skip
 
 RETURN_BAR_S = 2.0
 KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}

@@ -120,7 +120,8 @@ class Cluster:
 
     def dashboard(self) -> str:
         """The address of Ray's."""
-        (head,) = self._named("ray-dashboard")
+        processes = psutil.Process(self.pid).children(recursive=True)
+        (head,) = (one for one in processes if any(part.endswith("dashboard/dashboard.py") for part in one.cmdline()))
         return next(f"http://127.0.0.1:{port}" for port in _listening(head) if _answers(port, "/api/version"))
 
     def _metrics_ports(self) -> Iterator[int]:
