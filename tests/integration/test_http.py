@@ -79,7 +79,7 @@ def test_the_annotated_picture_shows_the_boxes(service: Service) -> None:
 
 
 def test_no_answer_is_ever_another_pictures_or_another_thresholds(service: Service) -> None:
-    """64 clients at once, each picture with its own thresholds, 2,000 requests."""
+    """64 clients at once, each picture with its own thresholds, 1,000 requests."""
 
     async def run() -> list[str]:
         limits = httpx.Limits(max_connections=64)
@@ -90,7 +90,7 @@ def test_no_answer_is_ever_another_pictures_or_another_thresholds(service: Servi
     async def one_client(client: httpx.AsyncClient, number: int) -> list[str]:
         rng = np.random.default_rng(number)
         problems = []
-        for _ in range(2000 // 64 + 1):
+        for _ in range(1000 // 64 + 1):
             drawn = squares.random_squares(rng, int(rng.integers(0, 12)))
             scale = int(rng.integers(1, 4))
             # Between the confidences that 8-bit brightness can give, so that no rounding decides.

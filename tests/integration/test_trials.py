@@ -13,7 +13,11 @@ from scripts.trials.crowd import crowd
 from scripts.trials.disconnects import LEAST, disconnect
 from scripts.trials.hostile import hostile
 from scripts.trials.kills import VICTIMS, kill
+from scripts.trials.mixed import SECOND, mix
 from scripts.trials.node import lose_node
+from scripts.trials.reference import save_second_model
+from scripts.trials.stage import CONFIG, FOLDER, save_one_picture, serving
+from scripts.trials.swap import swap
 from tests import squares
 from tests.integration.conftest import SLOTS, Service, rtsp_camera
 from tests.squares import Square
@@ -73,3 +77,14 @@ def test_hostile_requests_break_nothing(tried: Cluster, video: Path, chaos: bool
     honest = squares.encode(squares.picture([squares.Square("red", 5, 10), squares.Square("blue", 20, 10)]))
     trial = hostile(tried, 7, 20_000 if chaos else 300, honest, SLOTS, video, quiet)
     assert trial.problems == []
+
+
+def test_two_models_serve_at_once_and_one_is_changed_under_way(chaos: bool) -> None:
+    """Served and changed as people do it: by scripts/serve and scripts/deploy.py."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    second, pictures = str(save_second_model(FOLDER)), save_one_picture(None)
+    with serving(models={SECOND: {"weights": second}}) as cluster:
+        assert mix(cluster, pictures, 60 if chaos else 3, quiet).problems == []
+        trial = swap(cluster, CONFIG, (second, "codes"), pictures, 20 if chaos else 2, quiet)
+    assert trial.problems == []
+    assert "OpenVINO cannot read broken.onnx" in trial.refusal
