@@ -2,12 +2,15 @@
 
 First its peak, from more and more clients with one request at a time; then requests that come at a rate, whether others
 are answered or not: as many as it takes, and five times as many. Exits 1 when that costs more than a tenth of the peak.
+Who sends them works on the same cores, five times as much as well: the second table says what that and refusing take.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ _CLIENTS = (8, 16, 32, 64)
 _RATES = (1.0, 2.0, 5.0)  # of the peak
 _BAR = 0.9  # of the peak, that is left at the highest rate
 _WARM_UP_S = 5.0
+_SHOWN = 8  # processes
 
 
 def main() -> None:
@@ -44,18 +48,23 @@ def main() -> None:
     pictures = str(save_photographs(options.input_data, FOLDER / "pictures"))
     model = {"weights": str(openvino_folder(options.model, FOLDER)), "engine": options.engine}
     table = Table("", "answered/s", "p50 ms", "p99 ms", "CPU ms a request", "else", box=SIMPLE)
+    cores: dict[str, Counter[str]] = {}  # by measurement: how many of them each process kept busy
     with sightline(model, FOLDER).run() as running:
 
         def measure(name: str, clients: int, rate_per_s: float) -> float:
-            edges: list[Usage] = []
+            edges: list[tuple[Usage, Usage]] = []  # of the server, and of all
             plan = load.Plan(
                 running.url, pictures, clients, duration_s, _WARM_UP_S, running.multipart, rate_per_s=rate_per_s
             )
-            seen = load.run(plan, lambda: edges.append(Usage.of(running.pid)))
+            seen = load.run(plan, lambda: edges.append((Usage.of(running.pid), Usage.of(os.getpid()))))
             answered_per_s = len(seen.latencies_s) / duration_s
             p50, p99 = np.percentile(seen.latencies_s or [np.nan], [50, 99]) * 1e3
             requests = len(seen.latencies_s) + sum(seen.failures.values())
-            cpu_ms = edges[1].since(edges[0]).total() / requests * 1e3
+            (server_before, all_before), (server_after, all_after) = edges
+            used, everybody = server_after.since(server_before), all_after.since(all_before)
+            cpu_ms = used.total() / requests * 1e3
+            used["who sends"] = everybody.total() - used.total()
+            cores[name] = Counter({process: cpu_s / duration_s for process, cpu_s in used.items()})
             failures = ", ".join(f"{count} × {name}" for name, count in seen.failures.items())
             table.add_row(name, f"{answered_per_s:.1f}", f"{p50:.0f}", f"{p99:.0f}", f"{cpu_ms:.1f}", failures)
             return answered_per_s
@@ -64,9 +73,18 @@ def main() -> None:
         shares = {rate: measure(f"{rate:g}× its peak", 0, rate * peak_per_s) / peak_per_s for rate in _RATES}
     console = Console(width=110)
     console.print(table)
+    console.print(_shares(cores))
     for rate, share in shares.items():
         console.print(f"at {rate:g}× it answers {share:.2f} of its peak")
     sys.exit(shares[_RATES[-1]] < _BAR)
+
+
+def _shares(cores: dict[str, Counter[str]]) -> Table:
+    """Of the cores, by process, at each measurement."""
+    table = Table("cores kept busy", *cores, box=SIMPLE)
+    for process, _ in sum(cores.values(), Counter()).most_common(_SHOWN):
+        table.add_row(process, *(f"{used[process]:.2f}" for used in cores.values()))
+    return table
 
 
 if __name__ == "__main__":
