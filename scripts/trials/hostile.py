@@ -35,6 +35,7 @@ _DRIP_S = 0.1  # between the bytes of a held connection
 _SMALL_WINDOW_BYTES = 2048
 _SETTLED_WITHIN_S = 90.0
 _SAME_FOR_S = 3.0
+_SAME_MIB = 5.0
 _MEMORY_SLACK_MIB = 100.0  # of a process: allocators keep some of what 32 MiB bodies and 50 megapixels took
 _TOP_FOLDERS = (b"tmp", b"home", b"usr", b"root")  # of a file system: whoever is told of one learns where we lie
 _LASTING = ("Ingress", "Preprocessor", "Detector", "StreamSupervisor")
@@ -189,9 +190,10 @@ class _Storm:
             time.sleep(_SAME_FOR_S)
             earlier, now = now, self._footprints()
             if before:
-                settled = not any(now[name].growth(one) for name, one in before.items())
+                settled = not any(now[name].growth(one, _MEMORY_SLACK_MIB) for name, one in before.items())
             else:
-                settled = not any(now[name].growth(one) or one.growth(now[name]) for name, one in earlier.items())
+                pairs = [(one, now[name]) for name, one in earlier.items()]
+                settled = not any(one.growth(other, _SAME_MIB) for a, b in pairs for one, other in ((a, b), (b, a)))
             if settled:
                 break
         return now
