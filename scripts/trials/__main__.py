@@ -69,7 +69,9 @@ def main() -> None:
     parser.add_argument("--times", type=int, help="how often (crowd: for how many seconds); the defaults are above")
     parser.add_argument("--streams", type=int, default=16, help="of crowd (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of hostile: the same one sends the same (default: another each time)")
-    parser.add_argument("--weights", nargs=2, metavar="MODEL", help="of swap, mixed (default: the embedded one, twice)")
+    parser.add_argument(
+        "--weights", nargs=2, type=Path, metavar="MODEL", help="of swap, mixed (default: the embedded one, twice)"
+    )
     parser.add_argument("--picture", type=Path, help="of swap, mixed: in which both find something")
     options = parser.parse_args()
     times = options.times or TIMES[options.trial]
@@ -146,9 +148,9 @@ def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
                 return moved.problems + late
 
 
-def run_models(trial: str, times: int, weights: Sequence[str] | None, picture: Path | None) -> list[str]:
+def run_models(trial: str, times: int, weights: Sequence[Path] | None, picture: Path | None) -> list[str]:
     """A trial of two models; what was wrong. Raises StartFailed."""
-    first, second = weights or ("codes", str(save_second_model(FOLDER)))
+    first, second = map(str, (path.resolve() for path in weights) if weights else ("codes", save_second_model(FOLDER)))
     pictures = save_one_picture(picture)
     models = {SECOND: {"weights": second}} if trial == "mixed" else {}
     with serving(model={"weights": first}, models=models) as cluster, progress(trial, times) as tell:

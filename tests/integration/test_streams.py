@@ -130,6 +130,7 @@ def test_what_is_no_video_fails_and_says_why(service: Service, tmp_path: Path) -
         ({"source": {"uri": "/etc/hostname"}}, "invalid_source", "SERVE_APP_MEDIA_DIRS"),
         ({"source": {"uri": "ftp://user:secret@host/file"}}, "invalid_source", "rtsp"),
         ({"detect": {"classes": ["unicorn"]}}, "invalid_parameter", "no class 'unicorn'"),
+        ({"detect": {"model": "cars"}}, "invalid_parameter", "there is no 'cars'"),
         ({"sinks": [{"type": "jsonl", "path": "../a.jsonl"}]}, "invalid_parameter", "leads out"),
         ({"id": "../lot"}, "invalid_parameter", "id"),
         ({"fsp": 3}, "invalid_parameter", "fsp"),

@@ -86,3 +86,17 @@ def test_too_little_shared_memory_is_found() -> None:
     wrong["applications"][0]["deployments"] = [{"name": "Preprocessor", "num_replicas": 1000}]
     with pytest.raises(SharedMemoryError, match=r"preprocessor\.slots"):
         check(wrong)
+
+
+@pytest.mark.parametrize(
+    ("user_config", "error", "says"),
+    [
+        ({"detect": {"confidance": 0.4}}, ConfigError, r"user_config\.detect\.confidance"),
+        ({"model": {"weights": "/nowhere.onnx"}}, ModelError, "there is no"),
+    ],
+)
+def test_what_a_detector_is_to_change_to_is_looked_at_too(user_config: Json, error: type[Exception], says: str) -> None:
+    wrong = config(models={"plates": {"weights": "codes"}})
+    wrong["applications"][0]["deployments"] = [{"name": "Detector-plates", "user_config": user_config}]
+    with pytest.raises(error, match=says):
+        check(wrong)
