@@ -39,7 +39,16 @@ from serve_app.scaling import DEMAND
 from serve_app.schemas import DetectQuery
 from serve_app.serving import DetectorClient, RayInstrument, Replicas, close, http_host, listen, refusals_as_values
 from serve_app.streams.client import StreamClient
-from serve_app.telemetry import DROPS, KEYS_FILE_ERRORS, QUEUE_SIZE, REFUSALS, REQUESTS, STAGE_MS, Telemetry
+from serve_app.telemetry import (
+    CROSSINGS,
+    DROPS,
+    KEYS_FILE_ERRORS,
+    QUEUE_SIZE,
+    REFUSALS,
+    REQUESTS,
+    STAGE_MS,
+    Telemetry,
+)
 from serve_app.throttle import Throttle, WaitingRoom
 from serve_app.types import (
     Answer,
@@ -136,6 +145,7 @@ class Detector:
     def _frame(self, request: DetectRequest) -> tuple[Pixels, Mark]:
         if not isinstance(request.frame, bytes):
             return self._reader.view(request.frame)
+        self._telemetry.record(CROSSINGS, traffic=request.traffic)
         size_px = self._engine.info.size_px
         return np.frombuffer(request.frame, np.uint8).reshape(size_px, size_px, 3), np.empty(1, np.uint8)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve_app import deployments, serving
 from serve_app.config import parse_args
-from serve_app.deployments import Preprocessor
+from serve_app.deployments import Detector, Preprocessor
 from serve_app.errors import ModelChanged, Overloaded, PoisonPicture, ServeAppError, SlotElsewhere, Unavailable
 from serve_app.frames import SlotReader
 from serve_app.letterbox import letterbox
@@ -26,6 +27,7 @@ from serve_app.streams import client as stream_client
 from serve_app.streams.client import StreamClient
 from serve_app.types import Detections, DetectOptions, DetectReply, DetectRequest, ModelInfo
 from tests import squares
+from tests.unit.test_telemetry import FakeInstrument, Record
 
 pytestmark = pytest.mark.anyio
 
@@ -106,6 +108,41 @@ async def test_where_memory_is_not_shared_the_bytes_go() -> None:
     _, by_bytes = handle.requests
     assert by_bytes.frame == pixels.tobytes()
     client.close()
+
+
+async def detector(monkeypatch: pytest.MonkeyPatch, records: list[Record]) -> Detector:
+    """One whose engine finds nothing, and which writes down what it measures."""
+
+    class NeverStopped(Detector):
+        def __del__(self) -> None:  # Serve awaits the real one, the garbage collector does not
+            pass
+
+    monkeypatch.setattr(deployments, "RayInstrument", lambda metric: FakeInstrument(metric, records))
+    monkeypatch.setattr(deployments.ray, "get_gpu_ids", list)
+    made = NeverStopped.__new__(NeverStopped)
+    await made.__init__(parse_args({"model": {"engine": "null", "image_size_px": 64}}))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("is_elsewhere", "crossings"), [(False, []), (True, [("crossings", 1, {"traffic": "stream"})])]
+)
+async def test_a_frame_counts_as_a_crossing_where_memory_is_not_shared(
+    is_elsewhere: bool, crossings: list[Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    records: list[Record] = []
+    replica = await detector(monkeypatch, records)
+    if is_elsewhere:
+        replica._reader = SlotReader(tmp_path)
+    handle = FakeHandle()
+    handle.info = await replica.model()
+    handle.detect = SimpleNamespace(remote=replica.detect)
+    client = DetectorClient(handle, slots=1, traffic="stream")
+    await ask(client, np.zeros((64, 64, 3), np.uint8))
+    assert [record for record in records if record[0] == "crossings"] == crossings
+    assert ("images", 1, {"traffic": "stream"}) in records
+    client.close()
+    await replica._batcher.close()
 
 
 @pytest.mark.parametrize(
