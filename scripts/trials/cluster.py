@@ -112,11 +112,16 @@ class Cluster:
 
     def series_of(self, stream_id: str) -> Counter[str]:
         """How many series of each metric Ray's node agents show that name a stream whose id begins so."""
-        found: Counter[str] = Counter()
-        for port in self._metrics_ports():
-            text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=_TIMEOUT_S, trust_env=False).text
-            found.update(re.findall(rf'^(\w+)\{{.*"{re.escape(stream_id)}', text, re.MULTILINE))
-        return found
+        return Counter(re.findall(rf'^(\w+)\{{.*"{re.escape(stream_id)}', self._metrics(), re.MULTILINE))
+
+    def total(self, metric: str) -> int:
+        """The sum of a counter's series, as Ray's node agents show them."""
+        values = re.findall(rf"^ray_{metric}_total\{{.*\}} (\S+)", self._metrics(), re.MULTILINE)
+        return int(sum(map(float, values)))
+
+    def _metrics(self) -> str:
+        urls = [f"http://127.0.0.1:{port}/metrics" for port in self._metrics_ports()]
+        return "".join(httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).text for url in urls)
 
     def _metrics_ports(self) -> Iterator[int]:
         for agent in self.processes("DashboardAgent"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 import yaml
@@ -14,6 +15,7 @@ from rich.progress import Progress
 from scripts.codes import samples
 from scripts.server import ROOT, start
 from scripts.trials.cluster import Cluster
+from serve_app.types import Json
 
 FOLDER = ROOT / "build/trials"
 FRAMES = 100
@@ -23,8 +25,11 @@ Tell = Callable[[float], None]
 
 
 @contextmanager
-def serving() -> Iterator[Cluster]:
-    """configs/local.yaml with the embedded model, in a Ray of its own. Raises StartFailed."""
+def serving(changes: Mapping[str, Json] = MappingProxyType({})) -> Iterator[Cluster]:
+    """configs/local.yaml with the embedded model, in a Ray of its own. Raises StartFailed.
+
+    ``changes`` are made to what it says of a deployment.
+    """
     config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     (application,) = config["applications"]
     output = FOLDER / "output"
@@ -32,6 +37,8 @@ def serving() -> Iterator[Cluster]:
     for left in output.rglob("*.jsonl*"):
         left.unlink()
     application["args"] = {"streams": {"media_dirs": str(FOLDER), "output_dir": str(output)}}
+    for deployment in application["deployments"]:
+        deployment |= changes.get(deployment["name"], {})
     path = FOLDER / "trials.yaml"
     path.write_text(yaml.safe_dump(config))
     server = start(path, FOLDER / "serve.log")

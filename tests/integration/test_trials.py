@@ -14,6 +14,7 @@ from scripts.trials.disconnects import LEAST, disconnect
 from scripts.trials.hostile import hostile
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.node import lose_node
+from scripts.trials.resize import resize
 from tests import squares
 from tests.integration.conftest import SLOTS, Service, rtsp_camera
 from tests.squares import Square
@@ -67,6 +68,15 @@ def test_streams_come_and_go_and_leave_nothing(tried: Cluster, video: Path, chao
 def test_streams_of_a_node_that_died_go_on_elsewhere(tried: Cluster, video: Path, chaos: bool) -> None:
     picture = squares.encode(squares.picture([Square("red", 4, 4)]))
     assert lose_node(tried, video, picture, 3 if chaos else 1, quiet).problems == []
+
+
+def test_a_node_that_is_drained_loses_no_frame(
+    tried: Cluster, video: Path, stream_folders: dict[str, str], chaos: bool
+) -> None:
+    picture = squares.encode(squares.picture([Square("red", 4, 4)]))
+    output_dir = Path(stream_folders["output_dir"])
+    trial = resize(tried, video, picture, output_dir, (), 3 if chaos else 1, quiet)
+    assert trial.problems == []
 
 
 def test_hostile_requests_break_nothing(tried: Cluster, video: Path, chaos: bool) -> None:
