@@ -105,7 +105,7 @@ def _use_and_drain(
         _drain(cluster, node)
         until(lambda: not there.workers(), what="the end of its streams there")
         until(lambda: len(_moved(followers)) >= count, what="their going on elsewhere")
-        until(lambda: node.poll() is not None, within_s=_ENDS_WITHIN_S, what="the node's end")
+        until(lambda: not there.named("raylet"), within_s=_ENDS_WITHIN_S, what="the node's end")  # by itself
         trial.ended_s.append(time.time() - drained_s)
         for follower in followers.values():
             follower.result_after(time.time())

@@ -37,7 +37,9 @@ _HOLD_PERIOD_S = 0.5
 _LOOK_PERIOD_S = 5.0  # at each worker's status
 _ANSWER_TIMEOUT_S = 2.0  # of a worker
 _STOP_TIMEOUT_S = 20.0
-_READY_TIMEOUT_S = 20.0  # of a worker that takes over; a node that is about to end may have 30
+_DRAIN_LOOK_PERIOD_S = 2.0  # a node that is about to end may have 30 s
+_READY_TIMEOUT_S = 20.0  # of a worker that takes over
+_MOVES_AT_ONCE = 4  # each starts a process, which takes seconds of a core
 _RESTART_PAUSE_S = (0.1, 30.0)  # first and longest, while its process ends again and again
 _UNREACHABLE_PAUSE_S = 1.0
 _SOUND_AFTER_S = 30.0  # of running, a worker's death is not one of a row
@@ -103,6 +105,7 @@ class StreamSupervisor:
         self._streams: dict[str, _Stream] = {}
         self._held = asyncio.Event()
         self._admitting = asyncio.Lock()  # one stream after the other: each counts for the next
+        self._moving = asyncio.Semaphore(_MOVES_AT_ONCE)
         self._tasks = [asyncio.create_task(self._take_over())]
         names = "create replace all status delete pause resume regions set_regions events snapshot"
         methods = {name: getattr(self, name) for name in names.split()}
@@ -254,7 +257,7 @@ class StreamSupervisor:
             # source.
             await asyncio.to_thread(worker.kill, name)
         self._held.set()
-        self._tasks.append(asyncio.create_task(self._look()))
+        self._tasks += [asyncio.create_task(self._look()), asyncio.create_task(self._leave_draining_nodes())]
 
     async def _look(self) -> None:
         """After the workers, which so learn that they are looked after, and tell what is measured."""
@@ -269,17 +272,22 @@ class StreamSupervisor:
                 if stream.worker is not None and silent_s > _SILENT_S:
                     logger.error("stream %s: its process does not answer, and is ended", stream.record.spec.id)
                     ray.kill(stream.worker)  # whoever keeps the stream notices
+
+    async def _leave_draining_nodes(self) -> None:
+        while True:
+            await asyncio.sleep(_DRAIN_LOOK_PERIOD_S)
             if draining := await asyncio.to_thread(worker.draining_nodes):
                 await asyncio.gather(*(self._leave(draining, stream) for stream in self._streams.values()))
 
     async def _leave(self, draining: set[str], stream: _Stream) -> None:
-        """Moves the stream, if it runs on a node that is about to end."""
+        """Moves the stream, if it runs on one of these."""
         if stream.worker is None:
             return
         try:
             node = await asyncio.wait_for(stream.worker.node.remote(), _ANSWER_TIMEOUT_S)
             if node in draining:
-                await self._move(stream.record.spec.id)
+                async with self._moving:
+                    await self._move(stream.record.spec.id)
         except (RayError, TimeoutError, NotFound):
             pass  # it is looked at again
 
