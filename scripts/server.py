@@ -100,10 +100,15 @@ def stop_group(process: subprocess.Popen[bytes]) -> list[str]:
 
 
 def ray_address(server_pid: int) -> str:
-    """Of the Ray cluster that a server started for itself, from its raylet's command line. Raises StartFailed."""
-    for process in psutil.Process(server_pid).children(recursive=True):
+    """Of the Ray cluster that a server started for itself. Raises StartFailed."""
+    return raylet_flag(server_pid, "gcs-address")
+
+
+def raylet_flag(pid: int, flag: str) -> str:
+    """From the command line of the raylet below a process. Raises StartFailed."""
+    for process in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.Error):  # it ended while we looked
-            found = re.search(r"--gcs-address=(\S+)", " ".join(process.cmdline()))
+            found = re.search(rf"--{flag}=(\S+)", " ".join(process.cmdline()))
             if found and "raylet" in process.name():
                 return found[1]
     raise StartFailed("no raylet runs below the server")

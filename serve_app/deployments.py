@@ -48,6 +48,7 @@ from serve_app.serving import (
 )
 from serve_app.streams.client import StreamClient
 from serve_app.telemetry import (
+    CROSSINGS,
     DROPS,
     KEYS_FILE_ERRORS,
     MODEL_CHANGES,
@@ -174,6 +175,7 @@ class Detector:
     def _frame(self, request: DetectRequest, size_px: int) -> tuple[Pixels, Mark]:
         if not isinstance(request.frame, bytes):
             return self._reader.view(request.frame)
+        self._telemetry.record(CROSSINGS, traffic=request.traffic)
         return np.frombuffer(request.frame, np.uint8).reshape(size_px, size_px, 3), np.empty(1, np.uint8)
 
     def _observe(self, replies: list[DetectReply]) -> None:

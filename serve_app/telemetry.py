@@ -30,6 +30,9 @@ class Metric:
 
 
 IMAGES = Metric("counter", "sightline_images", "Pictures answered, by the traffic's kind", ("traffic",))
+CROSSINGS = Metric(
+    "counter", "sightline_crossings", "Frames that came from another node as bytes: it had no Detector", ("traffic",)
+)
 REFUSALS = Metric("counter", "sightline_refusals", "Pictures refused, by the error's code", ("code",))
 REQUESTS = Metric(
     "counter", "sightline_requests", "Requests with an API key, by its name: admitted, or why not", ("key", "outcome")

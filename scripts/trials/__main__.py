@@ -5,6 +5,7 @@ python -m scripts.trials kills              SIGKILL for every kind of process un
 python -m scripts.trials crowd              16 streams, one frozen, one refusing connections, one sending garbage
 python -m scripts.trials churn              200 streams come and go
 python -m scripts.trials node               a second Ray node with half of the streams dies
+python -m scripts.trials resize             a second Ray node joins under load, takes part of it, is drained, and ends
 python -m scripts.trials swap               the model is changed 20 times, then to a file that is none
 python -m scripts.trials mixed              two models at once, for a minute
 python -m scripts.trials hostile            20,000 hostile requests: damaged pictures, bombs, HTTP that is none
@@ -35,11 +36,13 @@ from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.mixed import SECOND, mix
 from scripts.trials.node import SEVERAL_NODES, lose_node
 from scripts.trials.reference import save_second_model
+from scripts.trials.resize import SPREAD, resize
 from scripts.trials.stage import (
     CONFIG,
     FOLDER,
     console,
     honest_picture,
+    local_config,
     progress,
     save_one_picture,
     save_pictures,
@@ -51,11 +54,13 @@ from serve_app.config import PreprocessorArgs
 
 CROWD_FPS = 1  # of a camera: what 16 send is half of what two cores detect
 TIMES = {
-    "disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3, "swap": 20, "mixed": 60, "hostile": 20_000,
+    "disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3, "resize": 3,
+    "swap": 20, "mixed": 60, "hostile": 20_000,
 }  # fmt: skip
 
 RETURN_BAR_S = 2.0
 KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}
+MOVE_BAR_S = 5.0
 NODE_BAR_S = 30.0  # of which Ray takes 15 to say that a node is dead
 
 
@@ -91,9 +96,12 @@ def main() -> None:
 
 def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
     """One trial; what was wrong. Raises StartFailed, NoCamera."""
-    if trial == "node":
+    if trial in {"node", "resize"}:
         os.environ[SEVERAL_NODES] = "1"
-    with serving() as cluster, progress(trial, times) as tell:
+    with (
+        serving(local_config(deployments=SPREAD if trial == "resize" else {})) as cluster,
+        progress(trial, times) as tell,
+    ):
         match trial:
             case "disconnects":
                 with camera(save_pictures()) as port:
@@ -146,6 +154,20 @@ def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
                 console.print(f"{moved.requests} requests for pictures")
                 console.print(f"{moved.moved} streams were taken over, {moved.lost} frames lost in gaps")
                 return moved.problems + late
+            case "resize":
+                output = FOLDER / "output"
+                resized = resize(cluster, save_video(), honest_picture(), output, SPREAD, times, tell)
+                show("from the node's joining to its part of the work", resized.joined_s)
+                show("from the drain to a stream's result from elsewhere", resized.moved_s)
+                late = show("of that, without a result", resized.away_s, MOVE_BAR_S)
+                show("from the drain to the node's end", resized.ended_s)
+                console.print(f"{resized.requests} requests for pictures")
+                console.print(
+                    f"{resized.moved} streams moved; {resized.frames} frames with a result, of which a client missed "
+                    f"{resized.unseen}; {resized.lost} lost"
+                )
+                console.print(f"{resized.crossings} frames went to the other node as bytes")
+                return resized.problems + late
 
 
 def run_models(trial: str, times: int, weights: Sequence[Path] | None, picture: Path | None) -> list[str]:
@@ -153,7 +175,8 @@ def run_models(trial: str, times: int, weights: Sequence[Path] | None, picture: 
     first, second = map(str, (path.resolve() for path in weights) if weights else ("codes", save_second_model(FOLDER)))
     pictures = save_one_picture(picture)
     models = {SECOND: {"weights": second}} if trial == "mixed" else {}
-    with serving(model={"weights": first}, models=models) as cluster, progress(trial, times) as tell:
+    config = local_config({"model": {"weights": first}, "models": models})
+    with serving(config) as cluster, progress(trial, times) as tell:
         if trial == "mixed":
             mixed = mix(cluster, pictures, times, tell)
             console.print(f"answers by model: {dict(mixed.answers)}")

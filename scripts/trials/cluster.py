@@ -61,10 +61,17 @@ class Cluster:
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Those that Ray gave this title; it appends the method that one is running."""
+        return self._those(lambda process: (process.cmdline() or [""])[0].partition(".")[0] == f"ray::{title}")
+
+    def named(self, name: str) -> list[psutil.Process]:
+        """Those of a program."""
+        return self._those(lambda process: process.name() == name)
+
+    def _those(self, are_meant: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
         found = []
         for process in psutil.Process(self.pid).children(recursive=True):
             with suppress(psutil.Error):  # it ended while we looked
-                if (process.cmdline() or [""])[0].partition(".")[0] == f"ray::{title}":
+                if are_meant(process):
                     found.append(process)
         return found
 
@@ -75,7 +82,7 @@ class Cluster:
     def alive(self, kind: str) -> list[psutil.Process]:
         """The processes of a kind: a deployment, ``StreamWorker``, ``ServeController``, or ``HAProxy``."""
         if kind == "HAProxy":
-            return self._named("haproxy")
+            return self.named("haproxy")
         return self.processes(kind) if kind in {"StreamWorker", "ServeController"} else self.replicas(kind)
 
     def kill_one(self, kind: str) -> Killed:
@@ -85,9 +92,6 @@ class Cluster:
         before[0].kill()
         before[0].wait(_TIMEOUT_S)
         return Killed(self, Death(kind, at_s, time.monotonic()), before)
-
-    def _named(self, name: str) -> list[psutil.Process]:
-        return [process for process in psutil.Process(self.pid).children(recursive=True) if process.name() == name]
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """A deployment's."""
@@ -112,11 +116,16 @@ class Cluster:
 
     def series_of(self, stream_id: str) -> Counter[str]:
         """How many series of each metric Ray's node agents show that name a stream whose id begins so."""
-        found: Counter[str] = Counter()
-        for port in self._metrics_ports():
-            text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=_TIMEOUT_S, trust_env=False).text
-            found.update(re.findall(rf'^(\w+)\{{.*"{re.escape(stream_id)}', text, re.MULTILINE))
-        return found
+        return Counter(re.findall(rf'^(\w+)\{{.*"{re.escape(stream_id)}', self._metrics(), re.MULTILINE))
+
+    def total(self, metric: str) -> int:
+        """The sum of a counter's series, as Ray's node agents show them."""
+        values = re.findall(rf"^ray_{metric}_total\{{.*\}} (\S+)", self._metrics(), re.MULTILINE)
+        return int(sum(map(float, values)))
+
+    def _metrics(self) -> str:
+        urls = [f"http://127.0.0.1:{port}/metrics" for port in self._metrics_ports()]
+        return "".join(httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).text for url in urls)
 
     def dashboard(self) -> str:
         """The address of Ray's."""

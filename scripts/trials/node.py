@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ def lose_node(cluster: Cluster, video: Path, picture: bytes, times: int, tell: C
 
 def _lose(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None], trial: NodeLoss) -> None:
     for done in range(times):
-        with _second_node(cluster, video.with_name("node.log")) as node, ExitStack() as streams:
+        with second_node(cluster, video.with_name("node.log")) as node, ExitStack() as streams:
             followers = {}
             for name in (f"spread-{number}" for number in range(_STREAMS)):
                 streams.enter_context(stream(cluster, name, video, loop=True))
@@ -61,7 +62,7 @@ def _lose(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
             there = len(Cluster(cluster.url, node.pid).workers())
             if there != _STREAMS // 2:
                 trial.problems.append(f"{there} of {_STREAMS} streams were on the second node")
-            _kill(node)
+            kill_all(node)
             killed_s = time.time()
             for name, follower in followers.items():
                 away_s = follower.result_after(killed_s).at_s - killed_s
@@ -78,13 +79,22 @@ def _lose(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
         trial.problems.append(f"{trial.moved} streams were taken over")
 
 
+def own_memory() -> list[str]:
+    """What starts a command with a /dev/shm of its own, as another machine has; empty where that is not allowed."""
+    command = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
+    try:
+        return command if subprocess.run([*command, "true"], capture_output=True).returncode == 0 else []
+    except FileNotFoundError:
+        return []
+
+
 @contextmanager
-def _second_node(cluster: Cluster, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Its process, once the node has joined: too small for a Detector, large enough for streams."""
+def second_node(cluster: Cluster, log: Path, starter: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """Its process, once the node has joined; ``starter`` stands before its command."""
     address = ray_address(cluster.pid)
-    command = [ROOT / ".venv/bin/ray", "start", "--block", f"--address={address}", "--num-cpus=1"]
+    command = [*starter, ROOT / ".venv/bin/ray", "start", "--block", f"--address={address}", "--num-cpus=1"]
     command += [f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats"]
-    script = f"export {SEVERAL_NODES}=1; source configs/serve.env; exec {' '.join(map(str, command))}"
+    script = f"export {SEVERAL_NODES}=1; source configs/serve.env; exec {shlex.join(map(str, command))}"
     before = _CURRENT.read_text() if _CURRENT.exists() else None
     log.unlink(missing_ok=True)
     with log.open("w") as output:
@@ -95,14 +105,15 @@ def _second_node(cluster: Cluster, log: Path) -> Iterator[subprocess.Popen[bytes
             raise StartFailed(f"the second node did not start: see {log}")
         yield node
     finally:
-        _kill(node)
+        kill_all(node)
         shared_memory.sweep()
         _CURRENT.unlink(missing_ok=True)
         if before is not None:
             _CURRENT.write_text(before)
 
 
-def _kill(node: subprocess.Popen[bytes]) -> None:
+def kill_all(node: subprocess.Popen[bytes]) -> None:
+    """Of its processes, if it runs still."""
     if node.poll() is None:
         root = psutil.Process(node.pid)
         for process in (root, *root.children(recursive=True)):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import cv2
 import yaml
@@ -16,6 +15,7 @@ from rich.progress import Progress
 from scripts.codes import samples
 from scripts.server import ROOT, start
 from scripts.trials.cluster import Cluster
+from serve_app.types import Json
 
 FOLDER = ROOT / "build/trials"
 CONFIG = FOLDER / "trials.yaml"  # what is served
@@ -26,15 +26,15 @@ Tell = Callable[[float], None]
 
 
 @contextmanager
-def serving(**args: Any) -> Iterator[Cluster]:
-    """configs/local.yaml with the embedded model, and these ``args:``, in a Ray of its own. Raises StartFailed."""
-    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+def serving(config: Json | None = None) -> Iterator[Cluster]:
+    """A config, or ``local_config()``, in a Ray of its own. Raises StartFailed."""
+    config = config or local_config()
     (application,) = config["applications"]
     output = FOLDER / "output"
     output.mkdir(exist_ok=True)
     for left in output.rglob("*.jsonl*"):
         left.unlink()
-    application["args"] = {"streams": {"media_dirs": str(FOLDER), "output_dir": str(output)}} | args
+    application["args"] |= {"streams": {"media_dirs": str(FOLDER), "output_dir": str(output)}}
     CONFIG.write_text(yaml.safe_dump(config))
     server = start(CONFIG, FOLDER / "serve.log")
     try:
@@ -42,6 +42,16 @@ def serving(**args: Any) -> Iterator[Cluster]:
         yield Cluster(server.url, server.process.pid)
     finally:
         server.stop()
+
+
+def local_config(args: Json | None = None, deployments: Mapping[str, Json] | None = None) -> Json:
+    """configs/local.yaml with the embedded model, and these settings, of the application and of its deployments."""
+    config: Json = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+    (application,) = config["applications"]
+    application["args"] |= args or {}
+    for deployment in application["deployments"]:
+        deployment |= (deployments or {}).get(deployment["name"], {})
+    return config
 
 
 @contextmanager

@@ -26,6 +26,7 @@ class Record(BaseModel):
 
     spec: StreamSpec
     restarts: int = 0  # how often its process ended and was started again
+    moves: int = 0  # how often it was moved from a node that was about to end
     ended: StreamStatus | None = None  # what it said last: it is over
 
 

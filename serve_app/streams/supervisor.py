@@ -37,6 +37,9 @@ _HOLD_PERIOD_S = 0.5
 _LOOK_PERIOD_S = 5.0  # at each worker's status
 _ANSWER_TIMEOUT_S = 2.0  # of a worker
 _STOP_TIMEOUT_S = 20.0
+_DRAIN_LOOK_PERIOD_S = 2.0  # a node that is about to end may have 30 s
+_READY_TIMEOUT_S = 20.0  # of a worker that takes over
+_MOVES_AT_ONCE = 4  # each starts a process, which takes seconds of a core
 _RESTART_PAUSE_S = (0.1, 30.0)  # first and longest, while its process ends again and again
 _UNREACHABLE_PAUSE_S = 1.0
 _SOUND_AFTER_S = 30.0  # of running, a worker's death is not one of a row
@@ -105,6 +108,7 @@ class StreamSupervisor:
         self._streams: dict[str, _Stream] = {}
         self._held = asyncio.Event()
         self._admitting = asyncio.Lock()  # one stream after the other: each counts for the next
+        self._moving = asyncio.Semaphore(_MOVES_AT_ONCE)
         self._tasks = [asyncio.create_task(self._take_over())]
         names = "create replace all status delete pause resume regions set_regions events snapshot"
         methods = {name: getattr(self, name) for name in names.split()}
@@ -234,6 +238,8 @@ class StreamSupervisor:
             if self._held.is_set() and await asyncio.to_thread(worker.is_gone, self._application):
                 await asyncio.gather(*(self._halt(stream) for stream in self._streams.values()))
             await self._server.close()
+            if _changes:
+                await asyncio.wait(_changes)
         finally:
             self._store.let_go()
 
@@ -248,12 +254,13 @@ class StreamSupervisor:
         for stream in self._streams.values():
             if stream.is_to_run:
                 self._begin(stream)
-        kept = {stream_id for stream_id, stream in self._streams.items() if stream.is_to_run}
-        for stream_id in set(await asyncio.to_thread(worker.running, self._application)) - kept:
-            # Of a supervisor that died while it deleted or paused the stream, or whose settings allowed the source.
-            await asyncio.to_thread(worker.kill, self._application, stream_id)
+        kept = {self._actor_name(stream) for stream in self._streams.values() if stream.is_to_run}
+        for name in await asyncio.to_thread(worker.running, self._application) - kept:
+            # Of a supervisor that died while it deleted, paused or moved the stream, or whose settings allowed the
+            # source.
+            await asyncio.to_thread(worker.kill, name)
         self._held.set()
-        self._tasks.append(asyncio.create_task(self._look()))
+        self._tasks += [asyncio.create_task(self._look()), asyncio.create_task(self._leave_draining_nodes())]
 
     async def _look(self) -> None:
         """After the workers, which so learn that they are looked after, and tell what is measured."""
@@ -268,6 +275,42 @@ class StreamSupervisor:
                 if stream.worker is not None and silent_s > _SILENT_S:
                     logger.error("stream %s: its process does not answer, and is ended", stream.record.spec.id)
                     ray.kill(stream.worker)  # whoever keeps the stream notices
+
+    async def _leave_draining_nodes(self) -> None:
+        while True:
+            await asyncio.sleep(_DRAIN_LOOK_PERIOD_S)
+            if draining := await asyncio.to_thread(worker.draining_nodes):
+                await asyncio.gather(*(self._leave(draining, stream) for stream in self._streams.values()))
+
+    async def _leave(self, draining: set[str], stream: _Stream) -> None:
+        """Moves the stream, if it runs on one of these."""
+        if stream.worker is None:
+            return
+        try:
+            node = await asyncio.wait_for(stream.worker.node.remote(), _ANSWER_TIMEOUT_S)
+            if node in draining:
+                async with self._moving:
+                    await self._move(stream.record.spec.id)
+        except (RayError, TimeoutError, NotFound):
+            pass  # it is looked at again
+
+    @_uninterrupted
+    async def _move(self, stream_id: str) -> None:
+        """Another worker goes on with the stream, on a node that stays; it is ready before this one stops."""
+        async with self._changing(stream_id) as stream:
+            if stream.keeping is None or stream.source is None or not stream.is_to_run:
+                return  # meanwhile
+            moved = stream.record.model_copy(update={"moves": stream.record.moves + 1})
+            successor = worker.start(moved, stream.source, self._application, self._args, self._guard)
+            try:
+                await asyncio.wait_for(successor.ready.remote(), _READY_TIMEOUT_S)
+            except (RayError, TimeoutError):
+                logger.warning("stream %s cannot leave its node, which is about to end, yet", stream_id)
+                await asyncio.to_thread(worker.kill, worker.actor_name(self._application, moved))
+                return
+            await self._halt(stream)
+            await self._note(stream, moves=moved.moves)
+            self._begin(stream)
 
     async def _checked(self, spec: StreamSpec) -> _Stream:
         """A stream that may be. Raises what keeps it from that."""
@@ -315,8 +358,7 @@ class StreamSupervisor:
             began_s, stream.heard_s = time.monotonic(), None
             try:
                 before = stream.worker
-                spec = stream.record.spec
-                stream.worker = worker.start(spec, source, self._application, self._args, self._guard)
+                stream.worker = worker.start(stream.record, source, self._application, self._args, self._guard)
                 if before is not None and before != stream.worker:  # it could not be reached, since it was dead
                     await self._count_restart(stream)
                 status: StreamStatus = await stream.worker.run.remote()
@@ -329,7 +371,7 @@ class StreamSupervisor:
             except Exception as exc:  # it died, or it has failed: the next one may fare better
                 logger.warning("stream %s: its process ended: %s", stream.record.spec.id, type(exc).__name__)
             stream.worker = None
-            await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
+            await asyncio.to_thread(worker.kill, self._actor_name(stream))
             deaths = 0 if time.monotonic() - began_s > _SOUND_AFTER_S else deaths + 1
             await self._count_restart(stream)
             detail = f"its process ended, and is started again: {stream.record.restarts} times so far"
@@ -341,8 +383,11 @@ class StreamSupervisor:
         await asyncio.sleep(_LINGER_S)  # for who follows its events
         async with stream.lock:
             stream.worker = None
-            await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
+            await asyncio.to_thread(worker.kill, self._actor_name(stream))
             stream.keeping = None
+
+    def _actor_name(self, stream: _Stream) -> str:
+        return worker.actor_name(self._application, stream.record)
 
     async def _count_restart(self, stream: _Stream) -> None:
         async with stream.lock:
@@ -360,7 +405,7 @@ class StreamSupervisor:
                 stream.status = await asyncio.wait_for(actor.stop.remote(), _STOP_TIMEOUT_S)
             except (RayError, TimeoutError):
                 pass  # it is ended all the same
-        await asyncio.to_thread(worker.kill, self._application, stream.record.spec.id)
+        await asyncio.to_thread(worker.kill, self._actor_name(stream))
 
     async def _put(self, stream: _Stream, **changes: Any) -> None:
         """Changes its record, here and in the store. To be called under its lock. Raises OSError."""

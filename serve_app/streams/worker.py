@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import ray
 from ray import serve
+from ray._private.worker import global_worker
 from ray.actor import ActorHandle
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
@@ -18,7 +19,7 @@ from serve_app.guard import Guard
 from serve_app.serving import DetectorClient, detector_name, refusals_as_values
 from serve_app.stream_schemas import Regions, StreamSpec, StreamStatus
 from serve_app.streams.source import Source
-from serve_app.streams.store import StreamStore
+from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.stream import Stream
 from serve_app.types import EventPage, Snapshot
 
@@ -30,6 +31,7 @@ _UNWATCHED_S = 30.0  # without a call of the supervisor's, who calls far more of
 _LAST_FRAME_S = 3.0  # the Detector may be gone for good
 _KILL_TIMEOUT_S = 5.0
 _KILL_PAUSE_S = 0.02
+_GCS_TIMEOUT_S = 5.0
 _OWNER_CHECK_PERIOD_S = 10.0  # it asks much of the controller
 
 
@@ -44,7 +46,7 @@ class StreamWorker:
         self._application = application
         self._watched_s = time.monotonic()
         self._name = spec.id
-        detector = DetectorClient(
+        self._detector = DetectorClient(
             # Not asked whether it exists: a worker that starts while the controller does must not die of it.
             serve.get_deployment_handle(detector_name(spec.detect.model), app_name=application, _check_exists=False),
             slots=_SLOTS,
@@ -53,19 +55,34 @@ class StreamWorker:
             # The handle is used from the actor's loop; configs/serve.env would have it on the loop that made it.
             _run_router_in_separate_loop=True,
         )
-        bookmark = StreamStore(args.state_folder(application)).bookmark(spec.id)
-        self._stream = Stream(spec, source, detector, bookmark, args, guard)
+        self._arguments = spec, source, args, guard
+        self._stream: Stream
         self._running: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"StreamWorker({self._name})"  # what the Ray dashboard and the logs show
 
+    async def ready(self) -> None:
+        """When it has all that takes long to get: the process, and a Detector that answers."""
+        self._watch()
+        await self._detector.connect()
+
+    async def node(self) -> str:
+        """The id of the node that it is on."""
+        return str(ray.get_runtime_context().get_node_id())
+
     async def run(self) -> StreamStatus:
-        """Runs the stream, or joins its run; its status when it is over."""
-        self._watched_s = time.monotonic()
+        """Runs the stream, or joins its run; its status when it is over. Before that, there is no stream to ask about.
+
+        It goes on where its bookmark lies then: whoever ran it before has stopped.
+        """
+        self._watch()
         if self._running is None:
+            spec, source, args, guard = self._arguments
+            bookmark = StreamStore(args.state_folder(self._application)).bookmark(spec.id)
+            self._stream = Stream(spec, source, self._detector, bookmark, args, guard)
             self._running = asyncio.create_task(self._stream.run())
-            self._watching = asyncio.create_task(self._end_with_application())
         await asyncio.shield(self._running)
         return self._stream.status()
 
@@ -88,13 +105,18 @@ class StreamWorker:
         await self._stream.set_regions(regions)
 
     async def stop(self) -> StreamStatus:
-        """The stream is over; its status then."""
+        """The stream ends here; its status then."""
         self._stream.stop()
         if self._running is not None:
             await asyncio.wait([self._running], timeout=_LAST_FRAME_S)
             self._running.cancel()
             await asyncio.wait([self._running])
         return self._stream.status()
+
+    def _watch(self) -> None:
+        self._watched_s = time.monotonic()
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._end_with_application())
 
     async def _end_with_application(self) -> None:
         while True:
@@ -103,16 +125,22 @@ class StreamWorker:
             if not is_watched and await asyncio.to_thread(is_gone, self._application):
                 break
         logger.info("stream %s ends: its application is gone", self._name)
-        await self.stop()
+        if self._running is not None:
+            await self.stop()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
 
-def start(spec: StreamSpec, source: Source, application: str, args: StreamArgs, guard: Guard) -> ActorHandle:
-    """The stream's actor: the one that runs already, or a new one on the node that has fewest."""
+def actor_name(application: str, record: Record) -> str:
+    """Of the stream's actor."""
+    return f"{_prefix(application)}{record.spec.id}:{record.moves}"
+
+
+def start(record: Record, source: Source, application: str, args: StreamArgs, guard: Guard) -> ActorHandle:
+    """The stream's actor: the one that there is already, or a new one on the node that has fewest and stays."""
     return (
         ray.remote(StreamWorker)
         .options(
-            name=_actor_name(application, spec.id),
+            name=actor_name(application, record),
             namespace=NAMESPACE,
             get_if_exists=True,
             lifetime="detached",
@@ -124,27 +152,37 @@ def start(spec: StreamSpec, source: Source, application: str, args: StreamArgs, 
             # supervisor tells what is measured.
             runtime_env={"env_vars": {"RAY_enable_metrics_collection": "0"}},
         )
-        .remote(spec, source, application, args, guard)
+        .remote(record.spec, source, application, args, guard)
     )
 
 
-def running(application: str) -> list[str]:
-    """The ids of the streams that have an actor, sorted."""
+def running(application: str) -> set[str]:
+    """The names of the actors that the application's streams have."""
     actors: list[dict[str, Any]] = ray.util.list_named_actors(all_namespaces=True)
-    prefix = _actor_name(application, "")
     names = (actor["name"] for actor in actors if actor["namespace"] == NAMESPACE)
-    return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+    return {name for name in names if name.startswith(_prefix(application))}
 
 
-def kill(application: str, stream_id: str) -> None:
-    """End the stream's actor, if it has one, and wait until its name is free. Blocks."""
+def kill(name: str) -> None:
+    """End the actor, if there is one, and wait until its name is free. Blocks."""
     expires_s = time.monotonic() + _KILL_TIMEOUT_S
     while time.monotonic() < expires_s:
         try:
-            ray.kill(ray.get_actor(_actor_name(application, stream_id), namespace=NAMESPACE))
+            ray.kill(ray.get_actor(name, namespace=NAMESPACE))
         except ValueError:
             return
         time.sleep(_KILL_PAUSE_S)
+
+
+def draining_nodes() -> set[str]:
+    """The ids of the nodes that are about to be taken away, and get no new actors; none while nobody can tell. Blocks.
+
+    ``ray drain-node`` says so of a node, as do autoscalers before they end one.
+    """
+    try:
+        return set(global_worker.gcs_client.get_draining_nodes(timeout=_GCS_TIMEOUT_S))
+    except Exception:  # the head is away, or starts again
+        return set()
 
 
 def is_gone(application: str) -> bool:
@@ -162,5 +200,5 @@ def is_gone(application: str) -> bool:
     return status is None or status.status == "DELETING"
 
 
-def _actor_name(application: str, stream_id: str) -> str:
-    return f"stream:{application}:{stream_id}"
+def _prefix(application: str) -> str:
+    return f"stream:{application}:"

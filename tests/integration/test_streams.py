@@ -209,7 +209,7 @@ def test_a_stream_is_gone_though_nobody_waited_for_its_end(service: Service, vid
     with pytest.raises(httpx.ReadTimeout):
         httpx.delete(f"{service.url}/streams/lot", timeout=0.02)
     eventually(lambda: stream_ids(service.url) == [], what="its end")
-    assert worker.running(APPLICATION) == []
+    assert worker.running(APPLICATION) == set()
     assert status_of_missing(service) == 404
 
 
@@ -341,7 +341,7 @@ def test_a_deleted_stream_leaves_nothing(service: Service, video: Path, stream_f
     delete_stream(service.url)
     assert frame_pools() == pools
     assert stream_ids(service.url) == []
-    assert worker.running(APPLICATION) == []
+    assert worker.running(APPLICATION) == set()
     kept = [path.name for path in (Path(stream_folders["state_dir"]) / APPLICATION).iterdir()]
     assert kept == ["lock"]
     missing = httpx.get(f"{service.url}/streams/lot", timeout=PATIENCE_S)

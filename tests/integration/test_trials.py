@@ -16,7 +16,8 @@ from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.mixed import SECOND, mix
 from scripts.trials.node import lose_node
 from scripts.trials.reference import save_second_model
-from scripts.trials.stage import CONFIG, FOLDER, save_one_picture, serving
+from scripts.trials.resize import resize
+from scripts.trials.stage import CONFIG, FOLDER, local_config, save_one_picture, serving
 from scripts.trials.swap import swap
 from tests import squares
 from tests.integration.conftest import SLOTS, Service, rtsp_camera
@@ -73,6 +74,15 @@ def test_streams_of_a_node_that_died_go_on_elsewhere(tried: Cluster, video: Path
     assert lose_node(tried, video, picture, 3 if chaos else 1, quiet).problems == []
 
 
+def test_a_node_that_is_drained_loses_no_frame(
+    tried: Cluster, video: Path, stream_folders: dict[str, str], chaos: bool
+) -> None:
+    picture = squares.encode(squares.picture([Square("red", 4, 4)]))
+    output_dir = Path(stream_folders["output_dir"])
+    trial = resize(tried, video, picture, output_dir, (), 3 if chaos else 1, quiet)
+    assert trial.problems == []
+
+
 def test_hostile_requests_break_nothing(tried: Cluster, video: Path, chaos: bool) -> None:
     honest = squares.encode(squares.picture([squares.Square("red", 5, 10), squares.Square("blue", 20, 10)]))
     trial = hostile(tried, 7, 20_000 if chaos else 300, honest, SLOTS, video, quiet)
@@ -83,7 +93,7 @@ def test_two_models_serve_at_once_and_one_is_changed_under_way(chaos: bool) -> N
     """Served and changed as people do it: by scripts/serve and scripts/deploy.py."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     second, pictures = str(save_second_model(FOLDER)), save_one_picture(None)
-    with serving(models={SECOND: {"weights": second}}) as cluster:
+    with serving(local_config({"models": {SECOND: {"weights": second}}})) as cluster:
         assert mix(cluster, pictures, 60 if chaos else 3, quiet).problems == []
         trial = swap(cluster, CONFIG, (second, "codes"), pictures, 20 if chaos else 2, quiet)
     assert trial.problems == []

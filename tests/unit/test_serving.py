@@ -6,6 +6,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +36,7 @@ from serve_app.streams import client as stream_client
 from serve_app.streams.client import StreamClient
 from serve_app.types import Detections, DetectOptions, DetectReply, DetectRequest, ModelInfo
 from tests import squares
+from tests.unit.test_telemetry import FakeInstrument, Record
 
 pytestmark = pytest.mark.anyio
 
@@ -115,6 +117,29 @@ async def test_where_memory_is_not_shared_the_bytes_go() -> None:
     _, by_bytes = handle.requests
     assert by_bytes.frame == pixels.tobytes()
     client.close()
+
+
+@pytest.mark.parametrize(
+    ("is_elsewhere", "crossings"), [(False, []), (True, [("crossings", 1, {"traffic": "stream"})])]
+)
+async def test_a_frame_counts_as_a_crossing_where_memory_is_not_shared(
+    is_elsewhere: bool, crossings: list[Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    records: list[Record] = []
+    monkeypatch.setattr(deployments, "RayInstrument", lambda metric: FakeInstrument(metric, records))
+    replica = detector(monkeypatch, image_size_px=64)
+    await replica.reconfigure(None, None)
+    if is_elsewhere:
+        replica._reader = SlotReader(tmp_path)
+    handle = FakeHandle()
+    handle.info = await replica.model()
+    handle.detect = SimpleNamespace(remote=replica.detect)
+    client = DetectorClient(handle, slots=1, traffic="stream")
+    await ask(client, np.zeros((64, 64, 3), np.uint8))
+    assert [record for record in records if record[0] == "crossings"] == crossings
+    assert ("images", 1, {"traffic": "stream"}) in records
+    client.close()
+    await replica._batcher.close()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""A second Ray node joins under load, takes its part of it, is drained, and ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scripts.server import ROOT, ray_address, raylet_flag
+from scripts.trials.clients import clients
+from scripts.trials.cluster import Cluster, stream, until
+from scripts.trials.follower import Follower
+from scripts.trials.node import own_memory, second_node
+
+# One for each of two nodes: the second replica waits for its node.
+SPREAD = {name: {"num_replicas": 2, "max_replicas_per_node": 1} for name in ("Ingress", "Preprocessor", "Detector")}
+_STREAMS = 4
+_CLIENTS = 4
+_WORK = 20  # pictures that its engine has to take, to count as at work
+_DEADLINE_S = 60  # from the drain to the node's end; more than its replicas are given to finish
+_ENDS_WITHIN_S = 120.0
+_CALM_S = 5.0  # of load, after the node has ended
+
+
+@dataclass
+class Resize:
+    """How it went."""
+
+    requests: int = 0  # for pictures
+    joined_s: list[float] = field(default_factory=list)  # each time: from the node's joining to its part of the work
+    moved: int = 0  # streams that were on the node
+    away_s: list[float] = field(default_factory=list)  # of each of those: from its last result there to the next
+    moved_s: list[float] = field(default_factory=list)  # of each of those: from the drain to a result from elsewhere
+    ended_s: list[float] = field(default_factory=list)  # each time: from the drain to the node's end
+    frames: int = 0  # that have a result
+    lost: int = 0  # that were captured and have none, as the events say
+    unseen: int = 0  # that have a result which a client missed: its process ended before it was fetched
+    crossings: int = 0  # frames that went to the other node as bytes
+    shares_memory: bool = False  # the nodes have one /dev/shm, since no other one is allowed: no frame crosses
+    problems: list[str] = field(default_factory=list)
+
+
+def resize(
+    cluster: Cluster,
+    video: Path,
+    picture: bytes,
+    output_dir: Path,
+    deployments: Collection[str],
+    times: int,
+    tell: Callable[[int], None],
+) -> Resize:
+    """So many times: a node joins, has a replica of each of the deployments, and streams; it is drained, and ends.
+
+    Meanwhile clients post pictures. Every frame of a stream that was on the node has to have one result.
+    """
+    starter = own_memory()
+    trial = Resize(shares_memory=not starter)
+    crossed = cluster.total("sightline_crossings")
+    with clients(cluster.url, picture, _CLIENTS) as crowd:
+        for done in range(times):
+            with second_node(cluster, video.with_name("node.log"), starter) as node:
+                names = [f"resize-{done}-{number}" for number in range(_STREAMS)]
+                _use_and_drain(cluster, node, names, video, output_dir, deployments, trial)
+            tell(done + 1)
+        time.sleep(_CALM_S)
+    trial.requests = len(crowd.requests)
+    trial.problems += [f"a request got {request.problem}" for request in crowd.requests if request.problem]
+    trial.crossings = cluster.total("sightline_crossings") - crossed
+    if starter and not trial.crossings:
+        trial.problems.append("no frame crossed nodes")
+    return trial
+
+
+def _use_and_drain(
+    cluster: Cluster,
+    node: subprocess.Popen[bytes],
+    names: Sequence[str],
+    video: Path,
+    output_dir: Path,
+    deployments: Collection[str],
+    trial: Resize,
+) -> None:
+    joined_s = time.time()
+    there = Cluster(cluster.url, node.pid)
+    for deployment in deployments:
+        until(lambda name=deployment: there.replicas(name), what=f"a {deployment} on the second node")
+    if "Detector" in deployments:
+        until(lambda: there.total("sightline_inferences") >= _WORK, what="work for the second node")
+    trial.joined_s.append(time.time() - joined_s)
+    with ExitStack() as streams:
+        followers = {}
+        for name in names:
+            streams.enter_context(stream(cluster, name, video, loop=True, sinks=[{"type": "jsonl"}]))
+            followers[name] = Follower(cluster.url, name)
+        for follower in followers.values():
+            follower.result_after(0)
+        count = len(there.workers())
+        if count != _STREAMS // 2:
+            trial.problems.append(f"{count} of {_STREAMS} streams were on the second node")
+        drained_s = time.time()
+        _drain(cluster, node)
+        until(lambda: not there.workers(), what="the end of its streams there")
+        until(lambda: len(_moved(followers)) >= count, what="their going on elsewhere")
+        until(lambda: not there.named("raylet"), within_s=_ENDS_WITHIN_S, what="the node's end")  # by itself
+        trial.ended_s.append(time.time() - drained_s)
+        for follower in followers.values():
+            follower.result_after(time.time())
+        moved = _moved(followers)
+        statuses = {name: until(lambda name=name: cluster.status(name), what="its status") for name in followers}
+    for name, follower in followers.items():
+        follower.close()
+        if statuses[name].restarts or statuses[name].dropped:
+            trial.problems.append(f"{name}: {statuses[name].restarts} restarts, {statuses[name].dropped} dropped")
+        _judge(name, follower, output_dir / name / "events.jsonl", trial)
+    for name in moved:
+        trial.moved += 1
+        _measure(followers[name], drained_s, trial)
+
+
+def _moved(followers: dict[str, Follower]) -> set[str]:
+    """Each says so by an event."""
+    return {name for name, one in followers.items() if any(seen.event["type"] == "gap" for seen in one.seen)}
+
+
+def _drain(cluster: Cluster, node: subprocess.Popen[bytes]) -> None:
+    """As a cloud does that takes it away in a minute."""
+    flags = f"--address={ray_address(cluster.pid)} --node-id={raylet_flag(node.pid, 'node_id')}"
+    reason = "--reason=DRAIN_NODE_REASON_PREEMPTION --reason-message=trial"
+    script = f"source configs/serve.env; exec .venv/bin/ray drain-node {flags} {reason}"
+    command = ["bash", "-c", f"{script} --deadline-remaining-seconds={_DEADLINE_S}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+def _judge(name: str, follower: Follower, written: Path, trial: Resize) -> None:
+    """What the stream wrote into its file is what counts."""
+    events = [json.loads(line) for line in written.read_text().splitlines()]
+    frame_ids = [event["frame_id"] for event in events if event["type"] == "result"]
+    seen = follower.frame_ids()
+    if frame_ids != list(range(len(frame_ids))):
+        trial.problems.append(f"{name}: a frame has two results, or none")
+    if seen != sorted(set(seen)):
+        trial.problems.append(f"{name}: a client saw a frame twice, or out of order")
+    trial.frames += len(frame_ids)
+    trial.unseen += len(set(range(max(seen))) - set(seen))
+
+
+def _measure(follower: Follower, drained_s: float, trial: Resize) -> None:
+    """Around the gap, which comes before the first result from elsewhere."""
+    types = [seen.event["type"] for seen in follower.seen]
+    gap = types.index("gap")
+    before = gap - 1 - types[gap - 1 :: -1].index("result")
+    after = types.index("result", gap)
+    trial.away_s.append(follower.seen[after].at_s - follower.seen[before].at_s)
+    trial.moved_s.append(follower.seen[after].at_s - drained_s)
+    trial.lost += follower.seen[gap].event["lost"]
