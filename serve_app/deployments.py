@@ -35,7 +35,7 @@ from serve_app.postprocess import to_detections
 from serve_app.preprocess import annotated, preprocess, preprocessed
 from serve_app.quarantine import Quarantine
 from serve_app.retries import Retries
-from serve_app.scaling import DEMAND
+from serve_app.scaling import BACKLOG_S, DEMAND
 from serve_app.schemas import DetectQuery
 from serve_app.serving import DetectorClient, RayInstrument, Replicas, close, http_host, listen, refusals_as_values
 from serve_app.streams.client import StreamClient
@@ -110,7 +110,7 @@ class Detector:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's autoscaler hears of this replica, and ``scaling`` decides upon."""
-        return {DEMAND: self._batcher.take_demand()}
+        return {DEMAND: self._batcher.take_demand(), BACKLOG_S: self._batcher.backlog_s}
 
     @refusals_as_values
     async def detect(self, request: DetectRequest) -> DetectReply:
@@ -125,6 +125,7 @@ class Detector:
                 traffic=request.traffic,
                 tenant=request.tenant,
                 isolated=request.isolated,
+                given_up=request.given_up,
             )
         except ServeAppError:
             self._report_queue()
