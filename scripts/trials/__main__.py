@@ -6,6 +6,7 @@ python -m scripts.trials crowd              16 streams, one frozen, one refusing
 python -m scripts.trials churn              200 streams come and go
 python -m scripts.trials node               a second Ray node with half of the streams dies
 python -m scripts.trials hostile            20,000 hostile requests: damaged pictures, bombs, HTTP that is none
+python -m scripts.trials scale              a load that steps up and down, held for 75 s: Detectors follow it; a plot
 
 Each starts scripts/serve with the embedded model, says what it saw, and exits 1 when something was wrong. The cameras
 are GStreamer's: see scripts/servers.
@@ -14,6 +15,7 @@ are GStreamer's: see scripts/servers.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import secrets
 import sys
@@ -29,15 +31,29 @@ from scripts.trials.crowd import crowd
 from scripts.trials.disconnects import disconnect
 from scripts.trials.hostile import hostile
 from scripts.trials.kills import VICTIMS, kill
+from scripts.trials.loads import HttpLoad, StreamLoad
 from scripts.trials.node import SEVERAL_NODES, lose_node
-from scripts.trials.stage import FOLDER, console, honest_picture, progress, save_pictures, save_video, serving
+from scripts.trials.scale import Plan, Scaling, autoscaler, scale, scaling_config
+from scripts.trials.scale_plot import save_plot
+from scripts.trials.stage import (
+    FOLDER,
+    console,
+    honest_picture,
+    progress,
+    save_camera,
+    save_pictures,
+    save_video,
+    serving,
+    small_picture,
+)
 from serve_app.config import PreprocessorArgs
 
 CROWD_FPS = 1  # of a camera: what 16 send is half of what two cores detect
-TIMES = {"disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3, "hostile": 20_000}
+TIMES = {"disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3, "hostile": 20_000, "scale": 75}
 
 RETURN_BAR_S = 2.0
 KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}
+SCALE_S = 170.0  # of a trial, about, beside the load that is held
 NODE_BAR_S = 30.0  # of which Ray takes 15 to say that a node is dead
 
 
@@ -48,7 +64,9 @@ def main() -> None:
         prog="python -m scripts.trials", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("trial", choices=TIMES)
-    parser.add_argument("--times", type=int, help="how often (crowd: for how many seconds); the defaults are above")
+    parser.add_argument(
+        "--times", type=int, help="how often (crowd, scale: for how many seconds); the defaults are above"
+    )
     parser.add_argument("--streams", type=int, default=16, help="of crowd (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of hostile: the same one sends the same (default: another each time)")
     options = parser.parse_args()
@@ -66,6 +84,8 @@ def main() -> None:
 
 def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
     """One trial; what was wrong. Raises StartFailed, NoCamera."""
+    if trial == "scale":
+        return run_scale(times)
     if trial == "node":
         os.environ[SEVERAL_NODES] = "1"
     with serving() as cluster, progress(trial, times) as tell:
@@ -121,6 +141,39 @@ def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
                 console.print(f"{moved.requests} requests for pictures")
                 console.print(f"{moved.moved} streams were taken over, {moved.lost} frames lost in gaps")
                 return moved.problems + late
+
+
+def run_scale(hold_s: float) -> list[str]:
+    """Of pictures over HTTP, then of streams; what was wrong. Raises StartFailed."""
+    os.environ |= {
+        "RAY_OVERRIDE_RESOURCES": json.dumps({"GPU": 4, "CPU": 16}),  # logical ones
+        "RAY_AUTH_MODE": "token",  # as configs/serve.env has it: this program asks Serve, too
+    }
+    bounds = {"least": 1, "most": 4, "low_s": 30.0, "hold_s": hold_s, "downscale_delay_s": 30.0}
+    trials: dict[str, Scaling] = {}
+    plan = Plan(low=20, high=120, **bounds)
+    with (
+        serving(scaling_config(max_batch_size=8, plan=plan)) as cluster,
+        autoscaler(cluster) as detectors,
+        progress("pictures over HTTP", SCALE_S + hold_s) as tell,
+        HttpLoad(f"{cluster.url}/detect", small_picture()) as load,
+    ):
+        trials["HTTP: 40 pictures/s a Detector"] = scale(detectors, load, plan, tell)
+    console.print(f"{load.count} requests for pictures")
+    plan = Plan(low=2, high=12, **bounds)  # streams
+    with (
+        serving(scaling_config(max_batch_size=2, plan=plan)) as cluster,
+        autoscaler(cluster) as detectors,
+        progress("streams", SCALE_S + hold_s) as tell,
+        StreamLoad(cluster, save_camera()) as streams,
+    ):
+        trials["streams: 10 pictures/s a Detector"] = scale(detectors, streams, plan, tell)
+    for title, trial in trials.items():
+        up, down = trial.changes(trial.up_at_s, trial.held_at_s), trial.changes(trial.down_at_s, trial.end_s)
+        console.print(f"{title}: {plan.most} Detectors {trial.up_s:.0f} s after the step, wanted in turn: {up}")
+        console.print(f"  {plan.least} wanted {trial.down_s:.0f} s after the step back, wanted in turn: {down}")
+    console.print(f"look at {save_plot(trials, FOLDER / 'scaling.png')}")
+    return [f"{title}: {problem}" for title, trial in trials.items() for problem in trial.problems]
 
 
 def show(what: str, seconds: Sequence[float], bar_s: float = float("inf")) -> list[str]:

@@ -14,24 +14,27 @@ from rich.progress import Progress
 from scripts.codes import samples
 from scripts.server import ROOT, start
 from scripts.trials.cluster import Cluster
+from serve_app.types import Json
 
 FOLDER = ROOT / "build/trials"
 FRAMES = 100
+SMALL_PX = 640, 480
+CAMERA_FPS = 2.5
 
 console = Console(width=110)
 Tell = Callable[[float], None]
 
 
 @contextmanager
-def serving() -> Iterator[Cluster]:
-    """configs/local.yaml with the embedded model, in a Ray of its own. Raises StartFailed."""
-    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+def serving(config: Json | None = None) -> Iterator[Cluster]:
+    """A config, or configs/local.yaml with the embedded model, in a Ray of its own. Raises StartFailed."""
+    config = config or yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     (application,) = config["applications"]
     output = FOLDER / "output"
     output.mkdir(exist_ok=True)
     for left in output.rglob("*.jsonl*"):
         left.unlink()
-    application["args"] = {"streams": {"media_dirs": str(FOLDER), "output_dir": str(output)}}
+    application["args"] |= {"streams": {"media_dirs": str(FOLDER), "output_dir": str(output)}}
     path = FOLDER / "trials.yaml"
     path.write_text(yaml.safe_dump(config))
     server = start(path, FOLDER / "serve.log")
@@ -62,6 +65,21 @@ def save_pictures() -> Path:
 def honest_picture() -> bytes:
     """In which something is found."""
     return cv2.imencode(".jpg", samples.belt_frame(0).pixels)[1].tobytes()
+
+
+def small_picture() -> bytes:
+    """640×480: it costs the server little beside what an engine that sleeps costs nothing."""
+    return cv2.imencode(".jpg", cv2.resize(samples.belt_frame(0).pixels, SMALL_PX))[1].tobytes()
+
+
+def save_camera() -> Path:
+    """A small video of so few frames a second that an engine of 0.2 s can take each."""
+    path = FOLDER / "camera.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), CAMERA_FPS, SMALL_PX)
+    for number in range(FRAMES):
+        writer.write(cv2.resize(samples.belt_frame(number).pixels, SMALL_PX))
+    writer.release()
+    return path
 
 
 def save_video() -> Path:
