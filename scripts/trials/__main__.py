@@ -33,7 +33,7 @@ from scripts.trials.hostile import hostile
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.loads import HttpLoad, StreamLoad
 from scripts.trials.node import SEVERAL_NODES, lose_node
-from scripts.trials.scale import Plan, Scaling, autoscaler, scale, scaling_config
+from scripts.trials.scale import Plan, Scaling, scale, scaling_config
 from scripts.trials.scale_plot import save_plot
 from scripts.trials.stage import (
     FOLDER,
@@ -145,29 +145,24 @@ def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
 
 def run_scale(hold_s: float) -> list[str]:
     """Of pictures over HTTP, then of streams; what was wrong. Raises StartFailed."""
-    os.environ |= {
-        "RAY_OVERRIDE_RESOURCES": json.dumps({"GPU": 4, "CPU": 16}),  # logical ones
-        "RAY_AUTH_MODE": "token",  # as configs/serve.env has it: this program asks Serve, too
-    }
+    os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"GPU": 4, "CPU": 16})  # logical ones, of the Ray to be started
     bounds = {"least": 1, "most": 4, "low_s": 30.0, "hold_s": hold_s, "downscale_delay_s": 30.0}
     trials: dict[str, Scaling] = {}
     plan = Plan(low=20, high=120, **bounds)
     with (
         serving(scaling_config(max_batch_size=8, plan=plan)) as cluster,
-        autoscaler(cluster) as detectors,
         progress("pictures over HTTP", SCALE_S + hold_s) as tell,
         HttpLoad(f"{cluster.url}/detect", small_picture()) as load,
     ):
-        trials["HTTP: 40 pictures/s a Detector"] = scale(detectors, load, plan, tell)
+        trials["HTTP: 40 pictures/s a Detector"] = scale(cluster.detectors, load, plan, tell)
     console.print(f"{load.count} requests for pictures")
     plan = Plan(low=2, high=12, **bounds)  # streams
     with (
         serving(scaling_config(max_batch_size=2, plan=plan)) as cluster,
-        autoscaler(cluster) as detectors,
         progress("streams", SCALE_S + hold_s) as tell,
         StreamLoad(cluster, save_camera()) as streams,
     ):
-        trials["streams: 10 pictures/s a Detector"] = scale(detectors, streams, plan, tell)
+        trials["streams: 10 pictures/s a Detector"] = scale(cluster.detectors, streams, plan, tell)
     for title, trial in trials.items():
         up, down = trial.changes(trial.up_at_s, trial.held_at_s), trial.changes(trial.down_at_s, trial.end_s)
         console.print(f"{title}: {plan.most} Detectors {trial.up_s:.0f} s after the step, wanted in turn: {up}")

@@ -18,6 +18,7 @@ import psutil
 from scripts.trials.clients import Death
 from serve_app import shared_memory
 from serve_app.stream_schemas import StreamList, StreamStatus
+from serve_app.types import Json
 
 T = TypeVar("T")
 APPLICATION = "sightline"
@@ -58,6 +59,7 @@ class Cluster:
 
     url: str
     pid: int
+    dashboard_url: str = ""
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Those that Ray gave this title; it appends the method that one is running."""
@@ -92,6 +94,14 @@ class Cluster:
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """A deployment's."""
         return self.processes(f"ServeReplica:{APPLICATION}:{deployment}")
+
+    def detectors(self) -> tuple[int, int]:
+        """How many Serve wants, and how many run, as Ray's dashboard says. Raises httpx.HTTPError."""
+        token = (Path.home() / ".ray/auth_token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        url = f"{self.dashboard_url}/api/serve/applications/"
+        response = httpx.get(url, headers=headers, timeout=_TIMEOUT_S, trust_env=False).raise_for_status()
+        return detectors(response.json(), APPLICATION)
 
     def create(self, stream_id: str, uri: Path | str, *, loop: bool = False, **fields: Any) -> None:
         """A new stream."""
@@ -147,6 +157,13 @@ class Killed:
     def _is_replaced(self) -> bool:
         now = self.cluster.alive(self.death.victim)
         return self.before[0] not in now and len(now) >= len(self.before)
+
+
+def detectors(details: Json, application: str) -> tuple[int, int]:
+    """How many Serve wants, and how many run, of its own details."""
+    detector = details["applications"][application]["deployments"]["Detector"]
+    running = sum(replica["state"] == "RUNNING" for replica in detector["replicas"])
+    return detector["target_num_replicas"], running
 
 
 @contextmanager

@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-import ray
+import httpx
 import yaml
-from ray.serve.context import _get_global_client
 
-from scripts.server import ROOT, ray_address
-from scripts.trials.cluster import APPLICATION, Cluster
+from scripts.server import ROOT
 from scripts.trials.loads import Answers, Load
 from serve_app.types import Json
 
@@ -50,7 +48,7 @@ class Scaling:
     """How it went."""
 
     plan: Plan
-    looks: list[Look] = field(default_factory=list)
+    looks: list[Look]
     up_at_s: float = 0.0  # the load stepped up, since the start,
     held_at_s: float = 0.0  # as many as wanted ran,
     down_at_s: float = 0.0  # and it stepped down
@@ -80,18 +78,22 @@ class Scaling:
 
 
 def scale(detectors: Callable[[], tuple[int, int]], load: Load, plan: Plan, tell: Callable[[float], None]) -> Scaling:
-    """Low load, high load until it has its Detectors and a while longer, low load until they are gone again."""
-    trial, began_s, over = Scaling(plan), time.monotonic(), threading.Event()
+    """Low load, high load until it has its Detectors and a while longer, low load until they are gone again.
+
+    ``detectors`` says how many Serve wants, and how many run; ``tell`` hears how many seconds are over.
+    """
+    trial, began_s, over = Scaling(plan, [Look(0.0, *detectors())]), time.monotonic(), threading.Event()
 
     def look() -> None:
         while not over.wait(_LOOK_PERIOD_S):
-            wanted, running = detectors()
-            trial.looks.append(Look(time.monotonic() - began_s, wanted, running))
+            with suppress(httpx.HTTPError):  # Serve may just be busy
+                wanted, running = detectors()
+                trial.looks.append(Look(time.monotonic() - began_s, wanted, running))
 
     def wait(seconds: float, until: Callable[[Look], bool] = lambda _: False) -> float:
         """Until it is so, or the time is up; when that was, since the start."""
         expires_s = time.monotonic() + seconds
-        while time.monotonic() < expires_s and not (trial.looks and until(trial.looks[-1])):
+        while time.monotonic() < expires_s and not until(trial.looks[-1]):
             time.sleep(_LOOK_PERIOD_S)
             tell(time.monotonic() - began_s)
         return time.monotonic() - began_s
@@ -142,22 +144,3 @@ def scaling_config(*, max_batch_size: int, plan: Plan) -> Json:
     bounds = {"min_replicas": plan.least, "max_replicas": plan.most, "downscale_delay_s": plan.downscale_delay_s}
     detector["autoscaling_config"] |= bounds
     return config
-
-
-@contextmanager
-def autoscaler(cluster: Cluster, application: str = APPLICATION) -> Iterator[Callable[[], tuple[int, int]]]:
-    """What asks Serve how many Detectors it wants, and how many run."""
-
-    def detectors() -> tuple[int, int]:
-        detector = _get_global_client().get_serve_details()["applications"][application]["deployments"]["Detector"]
-        running = sum(replica["state"] == "RUNNING" for replica in detector["replicas"])
-        return detector["target_num_replicas"], running
-
-    if ray.is_initialized():
-        yield detectors
-    else:
-        ray.init(address=ray_address(cluster.pid), namespace="serve", log_to_driver=False)
-        try:
-            yield detectors
-        finally:
-            ray.shutdown()

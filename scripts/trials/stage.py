@@ -40,7 +40,7 @@ def serving(config: Json | None = None) -> Iterator[Cluster]:
     server = start(path, FOLDER / "serve.log")
     try:
         server.wait_until_ready()
-        yield Cluster(server.url, server.process.pid)
+        yield Cluster(server.url, server.process.pid, server.dashboard_url)
     finally:
         server.stop()
 

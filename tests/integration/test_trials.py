@@ -13,14 +13,14 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 from scripts.trials.churn import churn
-from scripts.trials.cluster import Cluster
+from scripts.trials.cluster import Cluster, detectors
 from scripts.trials.crowd import crowd
 from scripts.trials.disconnects import LEAST, disconnect
 from scripts.trials.hostile import hostile
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.loads import HttpLoad, StreamLoad
 from scripts.trials.node import lose_node
-from scripts.trials.scale import Plan, autoscaler, scale, scaling_config
+from scripts.trials.scale import Plan, scale, scaling_config
 from tests import squares
 from tests.integration.conftest import SLOTS, Service, eventually, is_ready, rtsp_camera
 from tests.squares import Square
@@ -107,16 +107,19 @@ def scaled(service: Service, plan: Plan, *, max_batch_size: int) -> Iterator[Clu
         serve.delete("scaled")
 
 
+def scaled_detectors() -> tuple[int, int]:
+    return detectors(_get_global_client().get_serve_details(), "scaled")
+
+
 def test_detectors_follow_the_load(service: Service, chaos: bool) -> None:
     """60 pictures a second are one and a half times what one takes."""
     plan = Plan(low=10, high=60, least=1, most=2, low_s=2, hold_s=60 if chaos else 3, downscale_delay_s=2)
     picture = squares.encode(squares.picture([Square("red", 4, 4)]))
     with (
         scaled(service, plan, max_batch_size=8) as cluster,
-        autoscaler(cluster, "scaled") as detectors,
         HttpLoad(f"{cluster.url}/detect", picture) as load,
     ):
-        trial = scale(detectors, load, plan, quiet)
+        trial = scale(scaled_detectors, load, plan, quiet)
     assert trial.problems == []
     assert trial.changes(0, trial.end_s) == [2, 1]
 
@@ -128,8 +131,7 @@ def test_detectors_follow_streams_that_starve(service: Service, tmp_path: Path) 
     video = save_video(tmp_path / "slow.avi", frames=60, fps=2.5)
     with (
         scaled(service, plan, max_batch_size=2) as cluster,
-        autoscaler(cluster, "scaled") as detectors,
         StreamLoad(cluster, video) as load,
     ):
-        trial = scale(detectors, load, plan, quiet)
+        trial = scale(scaled_detectors, load, plan, quiet)
     assert trial.problems == []
