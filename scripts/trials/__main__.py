@@ -154,7 +154,7 @@ def run_scale(hold_s: float) -> list[str]:
         progress("pictures over HTTP", SCALE_S + hold_s) as tell,
         HttpLoad(f"{cluster.url}/detect", small_picture()) as load,
     ):
-        trials["HTTP: 40 pictures/s a Detector"] = scale(cluster.detectors, load, plan, tell)
+        trials["pictures over HTTP: a Detector takes 40/s"] = scale(cluster.detectors, load, plan, tell)
     console.print(f"{load.count} requests for pictures")
     plan = Plan(low=2, high=12, **bounds)  # streams
     with (
@@ -162,7 +162,7 @@ def run_scale(hold_s: float) -> list[str]:
         progress("streams", SCALE_S + hold_s) as tell,
         StreamLoad(cluster, save_camera()) as streams,
     ):
-        trials["streams: 10 pictures/s a Detector"] = scale(cluster.detectors, streams, plan, tell)
+        trials["12 streams of 2.5 frames/s: a Detector takes 10/s"] = scale(cluster.detectors, streams, plan, tell)
     for title, trial in trials.items():
         up, down = trial.changes(trial.up_at_s, trial.held_at_s), trial.changes(trial.down_at_s, trial.end_s)
         console.print(f"{title}: {plan.most} Detectors {trial.up_s:.0f} s after the step, wanted in turn: {up}")

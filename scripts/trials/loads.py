@@ -20,6 +20,7 @@ from scripts.trials.cluster import Cluster, stream
 IN_FLIGHT = 128  # requests at most: who waits for an answer sends nothing meanwhile
 _TIMEOUT_S = 90.0  # above the server's deadline
 _LOOK_PERIOD_S = 0.5
+_PAUSE_S = 0.01
 _WINDOW_S = 2.0  # of a rate or a percentile
 
 
@@ -98,10 +99,11 @@ class HttpLoad:
             timeout=aiohttp.ClientTimeout(_TIMEOUT_S), connector=aiohttp.TCPConnector(limit=0)
         ) as http:
             while not self._stop.is_set():
-                if not self._rate:
-                    await asyncio.sleep(_LOOK_PERIOD_S)
+                if room.locked() or not self._rate:
+                    await asyncio.sleep(_PAUSE_S)
+                    due_s = time.monotonic()  # what could not be sent meanwhile never is
                     continue
-                due_s = max(due_s, time.monotonic()) + random.expovariate(self._rate)
+                due_s += random.expovariate(self._rate)
                 await asyncio.sleep(due_s - time.monotonic())
                 await room.acquire()
                 asking.add(task := asyncio.create_task(self._ask(http)))

@@ -27,12 +27,13 @@ def save_plot(trials: Mapping[str, Scaling], path: Path) -> Path:
         load.plot(answers.at_s, answers.answered_per_s, color=_ANSWERED, label="answered")
         load.set(title=title, ylabel="pictures a second", ylim=(0, None))
         at_s = [look.at_s for look in trial.looks]
-        detectors.step(at_s, [look.wanted for look in trial.looks], where="post", color=_OFFERED, label="wanted")
-        detectors.step(at_s, [look.running for look in trial.looks], where="post", color=_ANSWERED, label="running")
+        running = [look.running for look in trial.looks]
+        detectors.fill_between(at_s, running, step="post", color=_ANSWERED, alpha=0.4, label="running")
+        detectors.step(at_s, [look.wanted for look in trial.looks], where="post", color="black", lw=1, label="wanted")
         detectors.set(ylabel="Detectors", ylim=(0, trial.plan.most + 0.5), yticks=range(trial.plan.most + 1))
         latency.plot(answers.at_s, answers.p50_s, color=_ANSWERED, label="p50")
         latency.plot(answers.at_s, answers.p99_s, color=_SLOWEST, label="p99")
-        latency.set(xlabel="seconds", ylabel="to the answer, s", ylim=(0, None))
+        latency.set(xlabel="seconds", ylabel="to the answer, s", ylim=(0, None), xlim=(0, trial.end_s))
         for axes in (load, detectors, latency):
             for step_s in (trial.up_at_s, trial.down_at_s):
                 axes.axvline(step_s, color="black", lw=0.6, ls=":")
