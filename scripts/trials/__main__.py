@@ -20,6 +20,7 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -167,6 +168,8 @@ def run_scale(hold_s: float) -> list[str]:
         up, down = trial.changes(trial.up_at_s, trial.held_at_s), trial.changes(trial.down_at_s, trial.end_s)
         console.print(f"{title}: {plan.most} Detectors {trial.up_s:.0f} s after the step, wanted in turn: {up}")
         console.print(f"  {plan.least} wanted {trial.down_s:.0f} s after the step back, wanted in turn: {down}")
+        console.print(f"  while the load was held, a second: {trial.held()}")
+    (FOLDER / "scaling.json").write_text(json.dumps({title: asdict(trial) for title, trial in trials.items()}))
     console.print(f"look at {save_plot(trials, FOLDER / 'scaling.png')}")
     return [f"{title}: {problem}" for title, trial in trials.items() for problem in trial.problems]
 

@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import httpx
+import numpy as np
 import yaml
 
 from scripts.server import ROOT
@@ -19,6 +20,7 @@ from serve_app.types import Json
 UP_WITHIN_S = 60.0
 _DOWN_SLACK_S = 30.0  # beyond the delay: a mean of some seconds has to fall first, and replicas drain
 _LOOK_PERIOD_S = 0.5
+_SETTLES_S = 5.0  # what waited is worked off
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,19 @@ class Scaling:
     def end_s(self) -> float:
         """Of the trial, since the start."""
         return self.looks[-1].at_s
+
+    def held(self) -> str:
+        """What was answered while the load was high and all Detectors ran, but for the first seconds."""
+        assert self.answers is not None
+        windows = zip(*asdict(self.answers).values(), strict=True)
+        held = [window for window in windows if self.held_at_s + _SETTLES_S < window[0] < self.down_at_s]
+        if not held:
+            return "too short to say"
+        _, offered, answered, p50_s, p99_s = (np.array(column) for column in zip(*held, strict=True))
+        return (
+            f"{answered.mean():.1f} of {offered.mean():.1f} pictures answered, p50 {np.nanmedian(p50_s):.2f} s, "
+            f"p99 {np.nanmedian(p99_s):.2f} s (median of windows), {np.nanmax(p99_s):.2f} s at most"
+        )
 
     def changes(self, from_s: float, until_s: float) -> list[int]:
         """The numbers that were wanted between two moments, each time that another one was."""
