@@ -46,6 +46,12 @@ class Server:
         """Raises StartFailed."""
         wait_until_answered(f"{self.url}/readyz", self.process, self.log)
 
+    @property
+    def dashboard_url(self) -> str:
+        """Of the Ray that it started, as its log says; "" where that names none."""
+        found = re.search(r"dashboard at \S*?(127\.0\.0\.1:\d+)", self.log.read_text())
+        return f"http://{found[1]}" if found else ""
+
     def stop(self) -> None:
         """It drains, and leaves nothing. Raises StopFailed, when all is ended that did not end by itself."""
         if left := stop_group(self.process):

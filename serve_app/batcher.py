@@ -42,6 +42,7 @@ class _Waiting(Generic[Item, Result]):
     expires_at_s: float
     queued_at_s: float
     isolated: bool
+    given_up: int
     answer: asyncio.Future[Batched[Result]]
 
 
@@ -62,8 +63,8 @@ class Batcher(Generic[Item, Result]):
         max_batch_size: int,
         max_queue_size: int,
         weights: Mapping[Traffic, float],
+        items_per_s: float,
         concurrency: int = 1,
-        items_per_s: float = 0.0,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """``items_per_s`` is what the engine was found to do before."""
@@ -80,11 +81,9 @@ class Batcher(Generic[Item, Result]):
         self._closed = False
         self.drops: dict[Traffic, Counter[str]] = {traffic: Counter() for traffic in weights}
         self._began_s: dict[asyncio.Task[Any] | None, float] = {}  # of each batch that is in the engine
-        self._item_s = 0.0  # of the engine's time, in the last batch
         self._demand_since_s = clock_s()  # since then:
-        self._busy_s = 0.0  # while anything ran,
-        self._busy_since_s = 0.0  # but for what runs since then
-        self._dropped = 0
+        self._work_s = 0.0  # of the engine's time,
+        self._missed = 0.0  # and items that it was too busy for
 
     @property
     def queue_sizes(self) -> dict[Traffic, int]:
@@ -102,17 +101,21 @@ class Batcher(Generic[Item, Result]):
         return self._clock_s() - min(self._began_s.values()) if self._began_s else 0.0
 
     def take_demand(self) -> float:
-        """The share of the time since the last call that the engine worked, or would have, for dropped items, too.
+        """The share of the time since the last call that the engine needed, or would have, for dropped items, too.
 
-        Over 1 it cannot keep up.
+        Over 1 it cannot keep up. Needed in batches as large as pay: one that takes what waits is never idle for long,
+        however little that is.
         """
         now_s = self._clock_s()
-        if self._running:
-            self._busy_s += now_s - self._busy_since_s
-            self._busy_since_s = now_s
-        demand = (self._busy_s + self._dropped * self._item_s) / max(now_s - self._demand_since_s, 1e-3)
-        self._demand_since_s, self._busy_s, self._dropped = now_s, 0.0, 0
+        demand = (self._work_s + self._missed / self.items_per_s) / max(now_s - self._demand_since_s, 1e-3)
+        self._demand_since_s, self._work_s, self._missed = now_s, 0.0, 0.0
         return demand
+
+    @property
+    def backlog_s(self) -> float:
+        """The time that the engine needs for what waits now, beyond the next batches."""
+        waiting = len(self._queue) + len(self._isolated)
+        return max(0, waiting - self._batch_size.limit * self._concurrency) / self.items_per_s
 
     async def submit(
         self,
@@ -122,8 +125,11 @@ class Batcher(Generic[Item, Result]):
         traffic: Traffic = "interactive",
         tenant: str = "",
         isolated: bool = False,
+        given_up: int = 0,
     ) -> Batched[Result]:
         """The item's result. Cancelling this takes the item out of the queue.
+
+        ``given_up``: items that the sender would have sent since its last one, had that not been under way.
 
         Raises Overloaded when the queue is full (also later, when this item must make room for another tenant's),
         DeadlineExceeded when the time is up before the engine was free, ReplicaGone when the batcher closes, and
@@ -133,7 +139,7 @@ class Batcher(Generic[Item, Result]):
             raise ReplicaGone("the detector is shutting down")
         now_s = self._clock_s()
         answer: asyncio.Future[Batched[Result]] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(item, traffic, now_s + time_left_s, now_s, isolated, answer)
+        waiting = _Waiting(item, traffic, now_s + time_left_s, now_s, isolated, given_up, answer)
         try:
             displaced = None
             if isolated:
@@ -173,8 +179,6 @@ class Batcher(Generic[Item, Result]):
         self._isolated.append(waiting)
 
     def _start(self) -> None:
-        if not self._running:
-            self._busy_since_s = self._clock_s()
         if len(self._running) < self._concurrency:
             self._running.add(asyncio.create_task(self._run(), name="batcher"))
 
@@ -185,8 +189,6 @@ class Batcher(Generic[Item, Result]):
                 await self._infer(batch)
         finally:  # here, not in a callback: an item that comes in between would wait for nobody
             self._running.discard(asyncio.current_task())
-            if not self._running:
-                self._busy_s += self._clock_s() - self._busy_since_s
 
     def _take(self) -> list[_Waiting[Item, Result]]:
         if self._one_is_isolated:
@@ -214,7 +216,7 @@ class Batcher(Generic[Item, Result]):
 
     def _drop(self, waiting: _Waiting[Item, Result], reason: str, error: ServeAppError) -> None:
         self.drops[waiting.traffic][reason] += 1
-        self._dropped += 1
+        self._missed += 1
         _fail(waiting, error)
 
     async def _infer(self, batch: list[_Waiting[Item, Result]]) -> None:
@@ -240,15 +242,19 @@ class Batcher(Generic[Item, Result]):
         finally:
             self._one_is_isolated = False
             del self._began_s[asyncio.current_task()]
-            took_s = self._clock_s() - started_at_s
-            self._item_s = took_s / len(batch) / self._concurrency
-        if was_full and len(self._running) == self._concurrency and len(self._queue):
-            newest = len(batch) * self._concurrency / max(took_s, 1e-6)
-            self.items_per_s += _WEIGHT_OF_NEWEST * (newest - self.items_per_s) if self.items_per_s else newest
+            took_s = max(self._clock_s() - started_at_s, 1e-6)
+            self._work_s += min(took_s, len(batch) / self.items_per_s)
         self._batch_size.observe(len(batch), took_s)
+        is_full = len(self._running) == self._concurrency and len(batch) == self._batch_size.limit
+        if was_full and is_full and len(self._queue):
+            self.items_per_s += _WEIGHT_OF_NEWEST * (len(batch) * self._concurrency / took_s - self.items_per_s)
         for waiting, result in zip(batch, results, strict=True):
+            queue_s = started_at_s - waiting.queued_at_s
+            # No more than the sender could have had done meanwhile: what is given up for being faster than the engine
+            # is, without any queue, no further engine would take.
+            self._missed += min(waiting.given_up, queue_s / took_s)
             if not waiting.answer.done():
-                waiting.answer.set_result(Batched(result, started_at_s - waiting.queued_at_s, len(batch)))
+                waiting.answer.set_result(Batched(result, queue_s, len(batch)))
 
 
 class BatchSize:

@@ -32,7 +32,7 @@ from serve_app.local_calls import CallServer, Method
 from serve_app.preprocess import annotated, preprocess, preprocessed
 from serve_app.quarantine import Quarantine
 from serve_app.retries import Retries
-from serve_app.scaling import DEMAND
+from serve_app.scaling import BACKLOG_S, DEMAND
 from serve_app.schemas import DetectQuery, ModelStatus
 from serve_app.served_model import Item, ServedModel
 from serve_app.serving import (
@@ -143,7 +143,8 @@ class Detector:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's autoscaler hears of this replica, and ``scaling`` decides upon."""
-        return {DEMAND: self._now.batcher.take_demand()}
+        batcher = self._now.batcher
+        return {DEMAND: batcher.take_demand(), BACKLOG_S: batcher.backlog_s}
 
     @refusals_as_values
     async def detect(self, request: DetectRequest) -> DetectReply:
@@ -159,6 +160,7 @@ class Detector:
                 traffic=request.traffic,
                 tenant=request.tenant,
                 isolated=request.isolated,
+                given_up=request.given_up,
             )
         except ServeAppError:
             self._report_queue()

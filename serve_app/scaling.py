@@ -7,19 +7,32 @@ from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
-DEMAND = "demand"  # what a Detector reports: see ``Batcher.take_demand``
+DEMAND = "demand"  # what a Detector reports: see ``Batcher.take_demand``,
+BACKLOG_S = "backlog_s"  # and ``Batcher.backlog_s``
 
 
 class TargetUtilisation:
-    """As many replicas that each engine works for this share of the time.
+    """As many replicas that each engine works for this share of the time, and a backlog is gone within a while.
 
     Requests under way would not tell: a stream has one frame under way, whether it is served well or starves.
+
+    One is given up only where the others would then work for a smaller share, ``calm``: a load that is constant but for
+    noise is on one side of the target or the other, and the number of replicas would follow it.
     """
 
-    def __init__(self, utilisation: float = 0.8) -> None:
+    def __init__(self, utilisation: float = 0.8, calm: float = 0.6, backlog_within_s: float = 1.0) -> None:
         self._utilisation = utilisation
+        self._calm = calm
+        self._backlog_within_s = backlog_within_s
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """The number wanted, which Serve keeps between ``min_replicas`` and ``max_replicas``."""
-        demand = sum((context.aggregated_metrics or {}).get(DEMAND, {}).values())
-        return math.ceil(demand / self._utilisation), {}
+        """The number wanted, which Serve keeps between ``min_replicas`` and ``max_replicas``.
+
+        Where there are none, none is wanted: Serve itself starts one for a request that waits.
+        """
+        reports = context.aggregated_metrics or {}
+        demand, backlog_s = (sum(reports.get(name, {}).values()) for name in (DEMAND, BACKLOG_S))
+        demand += backlog_s / self._backlog_within_s
+        enough = math.ceil(demand / self._utilisation)
+        calm = math.ceil(demand / self._calm)
+        return max(enough, min(calm, context.target_num_replicas)), {}

@@ -211,13 +211,22 @@ class DetectorClient:
         *,
         time_left_s: float,
         tenant: str = "",
+        given_up: int = 0,
     ) -> Answer:
         """What the model finds in the slot's frame, in the pixels of the picture it was letterboxed from.
 
-        ``tenant`` says whose this frame is, where not all are one's. Raises ServeAppError, for example PoisonPicture;
-        after ModelChanged, ``model`` asks anew.
+        ``tenant`` says whose this frame is, where not all are one's; of ``given_up`` see ``DetectRequest``. Raises
+        ServeAppError, for example PoisonPicture; after ModelChanged, ``model`` asks anew.
         """
-        request = DetectRequest(slot.ref, options, time_left_s, model.version, self._traffic, tenant or self._tenant)
+        request = DetectRequest(
+            slot.ref,
+            options,
+            time_left_s,
+            model.version,
+            self._traffic,
+            tenant or self._tenant,
+            given_up=given_up,
+        )
 
         async def attempt(left_s: float) -> DetectReply:
             nonlocal request

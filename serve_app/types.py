@@ -125,6 +125,7 @@ class DetectRequest:
     traffic: Traffic
     tenant: str  # within its kind of traffic, tenants take turns: a stream's id, a job's
     isolated: bool = False  # the engine died with this frame in it: no other is to be in it beside this one again
+    given_up: int = 0  # frames of a stream that gave way to newer ones since the last one that it sent
 
 
 @dataclass(frozen=True)

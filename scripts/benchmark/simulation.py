@@ -66,7 +66,7 @@ def simulate(crowds: list[Crowd], *, batch_s: float, max_batch_size: int, durati
     async def run() -> None:
         batcher = Batcher(
             engine, max_batch_size=max_batch_size, max_queue_size=128, weights=BatcherArgs().weights(),
-            clock_s=asyncio.get_running_loop().time,
+            items_per_s=max_batch_size / batch_s, clock_s=asyncio.get_running_loop().time,
         )  # fmt: skip
         senders = [
             asyncio.create_task(sender(crowd, random.Random(f"{crowd.tenant} {number}"), batcher))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import sys
 import time
@@ -72,7 +71,7 @@ def run(*, keep: bool) -> str | None:
             server.wait_until_ready()
         if weights:
             wait_for_published(server)
-        dashboard = dashboard_url(server)
+        dashboard = server.dashboard_url or "(the log names no dashboard)"
         of_pictures, pictures_per_s = post_pictures(server, pictures)
         of_frames, frames_per_s = run_stream(server, frames, keep=keep)
         console.print(result_table({"pictures": of_pictures, "frames": of_frames}))
@@ -96,12 +95,6 @@ def run(*, keep: bool) -> str | None:
             with console.status("stopping"):
                 server.stop()
     return verdict(of_pictures, "pictures", PICTURES) or verdict(of_frames, "frames", LEAST_FRAMES)
-
-
-def dashboard_url(server: Server) -> str:
-    """Of the Ray that the server started, as its log says."""
-    found = re.search(r"dashboard at \S*?(127\.0\.0\.1:\d+)", server.log.read_text())
-    return f"http://{found[1]}" if found else "(the log names none)"
 
 
 def make_media() -> tuple[list[Scene], list[Scene]]:

@@ -1,4 +1,4 @@
-"""Trials: what it does when something breaks, or somebody means to break it.
+"""Trials: what it does when something breaks or changes, or somebody means to break it.
 
 python -m scripts.trials disconnects        a camera's cable is pulled out, 200 times
 python -m scripts.trials kills              SIGKILL for every kind of process under clients and a stream, 10 times each
@@ -6,6 +6,7 @@ python -m scripts.trials crowd              16 streams, one frozen, one refusing
 python -m scripts.trials churn              200 streams come and go
 python -m scripts.trials node               a second Ray node with half of the streams dies
 python -m scripts.trials resize             a second Ray node joins under load, takes part of it, is drained, and ends
+python -m scripts.trials scale              a load that steps up and down, held for 75 s: Detectors follow it; a plot
 python -m scripts.trials swap               the model is changed 20 times, then to a file that is none
 python -m scripts.trials mixed              two models at once, for a minute
 python -m scripts.trials hostile            20,000 hostile requests: damaged pictures, bombs, HTTP that is none
@@ -17,51 +18,13 @@ are GStreamer's: see scripts/servers.
 from __future__ import annotations
 
 import argparse
-import os
-import secrets
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from scripts.server import StartFailed, StopFailed, stop_on_signals
-from scripts.trials.camera import NoCamera, camera
-from scripts.trials.churn import churn
-from scripts.trials.cluster import Footprint
-from scripts.trials.crowd import crowd
-from scripts.trials.disconnects import disconnect
-from scripts.trials.hostile import hostile
-from scripts.trials.kills import VICTIMS, kill
-from scripts.trials.mixed import SECOND, mix
-from scripts.trials.node import SEVERAL_NODES, lose_node
-from scripts.trials.reference import save_second_model
-from scripts.trials.resize import SPREAD, resize
-from scripts.trials.stage import (
-    CONFIG,
-    FOLDER,
-    console,
-    honest_picture,
-    local_config,
-    progress,
-    save_one_picture,
-    save_pictures,
-    save_video,
-    serving,
-)
-from scripts.trials.swap import swap
-from serve_app.config import PreprocessorArgs
-
-CROWD_FPS = 1  # of a camera: what 16 send is half of what two cores detect
-TIMES = {
-    "disconnects": 200, "kills": 10, "crowd": 120, "churn": 200, "node": 3, "resize": 3,
-    "swap": 20, "mixed": 60, "hostile": 20_000,
-}  # fmt: skip
-
-RETURN_BAR_S = 2.0
-KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}
-MOVE_BAR_S = 5.0
-NODE_BAR_S = 30.0  # of which Ray takes 15 to say that a node is dead
+from scripts.trials import runs
+from scripts.trials.camera import NoCamera
+from scripts.trials.stage import FOLDER, console
 
 
 def main() -> None:
@@ -70,139 +33,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.trials", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("trial", choices=TIMES)
-    parser.add_argument("--times", type=int, help="how often (crowd: for how many seconds); the defaults are above")
+    parser.add_argument("trial", choices=runs.TRIALS)
+    parser.add_argument(
+        "--times", type=int, help="how often (crowd, scale, mixed: for how many seconds); the defaults are above"
+    )
     parser.add_argument("--streams", type=int, default=16, help="of crowd (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of hostile: the same one sends the same (default: another each time)")
     parser.add_argument(
         "--weights", nargs=2, type=Path, metavar="MODEL", help="of swap, mixed (default: the embedded one, twice)"
     )
-    parser.add_argument("--picture", type=Path, help="of swap, mixed: in which both find something")
+    parser.add_argument("--picture", type=Path, help="of swap, mixed: in which both models find something")
     options = parser.parse_args()
-    times = options.times or TIMES[options.trial]
+    times, run = runs.TRIALS[options.trial]
     FOLDER.mkdir(parents=True, exist_ok=True)
     try:
-        if options.trial in {"swap", "mixed"}:
-            problems = run_models(options.trial, times, options.weights, options.picture)
-        else:
-            problems = run(options.trial, times, options.streams, options.seed)
+        problems = run(options.times or times, options)
     except (StartFailed, StopFailed, NoCamera) as exc:
         sys.exit(str(exc))
     except KeyboardInterrupt:
         sys.exit(130)
     console.print("\n".join(problems) or "nothing was wrong")
     sys.exit(bool(problems))
-
-
-def run(trial: str, times: int, count: int, seed: int | None) -> list[str]:
-    """One trial; what was wrong. Raises StartFailed, NoCamera."""
-    if trial in {"node", "resize"}:
-        os.environ[SEVERAL_NODES] = "1"
-    with (
-        serving(local_config(deployments=SPREAD if trial == "resize" else {})) as cluster,
-        progress(trial, times) as tell,
-    ):
-        match trial:
-            case "disconnects":
-                with camera(save_pictures()) as port:
-                    pulled = disconnect(cluster, port, times, tell)
-                late = show("from the cable's return to a result", pulled.away_s, RETURN_BAR_S)
-                show_footprints("StreamWorker", pulled.before, pulled.after)
-                return pulled.problems + late
-            case "kills":
-                picture = (save_pictures() / "0.jpg").read_bytes()
-                killed = kill(cluster, save_video(), picture, FOLDER / "output", VICTIMS, times, tell)
-                late = []
-                for victim, deaths in killed.deaths.items():
-                    bar_s = KILL_BARS_S.get(victim, float("inf"))
-                    late += show(f"SIGKILL of {victim}: to a later frame's result", deaths.away_s, bar_s)
-                    show(f"SIGKILL of {victim}: the slowest request", deaths.slowest_s)
-                    console.print(f"  cut: {dict(deaths.cut)}; began afterwards and failed: {dict(deaths.failed)}")
-                console.print(f"{killed.requests} requests for pictures")
-                console.print(f"{killed.frames} frames with a result, {killed.lost} lost in {killed.gaps} gaps")
-                return killed.problems + late
-            case "crowd":
-                with camera(save_pictures(), fps=CROWD_FPS) as port:
-                    crowded = crowd(cluster, port, count, times, tell)
-                console.print(
-                    f"the sound streams: {crowded.captured} frames captured, {crowded.processed} processed, "
-                    f"{crowded.dropped} dropped"
-                )
-                for name, state in crowded.states.items():
-                    console.print(f"  {name}: {state}")
-                return crowded.problems
-            case "churn":
-                churned = churn(cluster, save_video(), times, tell)
-                show("to create four streams, have a result of each and delete them", churned.took_s)
-                for name, before in churned.before.items():
-                    show_footprints(name, before, churned.after.get(name))
-                return churned.problems
-            case "hostile":
-                seed = secrets.randbits(32) if seed is None else seed
-                console.print(f"--seed {seed}")
-                slots = PreprocessorArgs().slots
-                attacked = hostile(cluster, seed, times, honest_picture(), slots, save_video(), tell)
-                show("an honest request meanwhile", attacked.honest_s)
-                for name, before in attacked.before.items():
-                    show_footprints(name, before, attacked.after[name])
-                for label, number in attacked.answers.most_common():
-                    console.print(f"  {number:6} {label}")
-                return attacked.problems
-            case "node":
-                moved = lose_node(cluster, save_video(), honest_picture(), times, tell)
-                late = show("from the node's death to a later frame's result", moved.away_s, NODE_BAR_S)
-                console.print(f"{moved.requests} requests for pictures")
-                console.print(f"{moved.moved} streams were taken over, {moved.lost} frames lost in gaps")
-                return moved.problems + late
-            case "resize":
-                output = FOLDER / "output"
-                resized = resize(cluster, save_video(), honest_picture(), output, SPREAD, times, tell)
-                show("from the node's joining to its part of the work", resized.joined_s)
-                show("from the drain to a stream's result from elsewhere", resized.moved_s)
-                late = show("of that, without a result", resized.away_s, MOVE_BAR_S)
-                show("from the drain to the node's end", resized.ended_s)
-                console.print(f"{resized.requests} requests for pictures")
-                console.print(
-                    f"{resized.moved} streams moved; {resized.frames} frames with a result, of which a client missed "
-                    f"{resized.unseen}; {resized.lost} lost"
-                )
-                console.print(f"{resized.crossings} frames went to the other node as bytes")
-                return resized.problems + late
-
-
-def run_models(trial: str, times: int, weights: Sequence[Path] | None, picture: Path | None) -> list[str]:
-    """A trial of two models; what was wrong. Raises StartFailed."""
-    first, second = map(str, (path.resolve() for path in weights) if weights else ("codes", save_second_model(FOLDER)))
-    pictures = save_one_picture(picture)
-    models = {SECOND: {"weights": second}} if trial == "mixed" else {}
-    config = local_config({"model": {"weights": first}, "models": models})
-    with serving(config) as cluster, progress(trial, times) as tell:
-        if trial == "mixed":
-            mixed = mix(cluster, pictures, times, tell)
-            console.print(f"answers by model: {dict(mixed.answers)}")
-            return mixed.problems
-        swapped = swap(cluster, CONFIG, (first, second), pictures, times, tell)
-        show("from the command to an answer of the other model", swapped.took_s)
-        console.print(f"{swapped.requests} requests for pictures; answers by model: {dict(swapped.answers)}")
-        console.print("the Detector, MiB: " + " ".join(f"{mib:.0f}" for mib in swapped.memory_mib))
-        console.print(f"of a file that is no model: {swapped.refusal}")
-        return swapped.problems
-
-
-def show(what: str, seconds: Sequence[float], bar_s: float = float("inf")) -> list[str]:
-    """Their median, and the longest; what is wrong when that is above the bar."""
-    if seconds:
-        console.print(f"{what}: median {np.median(seconds):.2f} s, longest {max(seconds):.2f} s, of {len(seconds)}")
-    return [f"{what}: {max(seconds):.2f} s are more than {bar_s:g}"] if seconds and max(seconds) > bar_s else []
-
-
-def show_footprints(name: str, before: Footprint | None, after: Footprint | None) -> None:
-    """What a process held."""
-    if before and after:
-        console.print(
-            f"{name}: {before.descriptors} -> {after.descriptors} descriptors, {before.threads} -> {after.threads} "
-            f"threads, {before.memory_mib:.0f} -> {after.memory_mib:.0f} MiB"
-        )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import psutil
 from scripts.trials.clients import Death
 from serve_app import shared_memory
 from serve_app.stream_schemas import StreamList, StreamStatus
+from serve_app.types import Json
 
 T = TypeVar("T")
 APPLICATION = "sightline"
@@ -58,6 +59,7 @@ class Cluster:
 
     url: str
     pid: int
+    dashboard_url: str = ""
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Those that Ray gave this title; it appends the method that one is running."""
@@ -97,6 +99,14 @@ class Cluster:
         """A deployment's."""
         return self.processes(f"ServeReplica:{APPLICATION}:{deployment}")
 
+    def detectors(self) -> tuple[int, int]:
+        """How many Serve wants, and how many run, as Ray's dashboard says. Raises httpx.HTTPError."""
+        token = (Path.home() / ".ray/auth_token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        url = f"{self.dashboard_url}/api/serve/applications/"
+        response = httpx.get(url, headers=headers, timeout=_TIMEOUT_S, trust_env=False).raise_for_status()
+        return detectors(response.json(), APPLICATION)
+
     def create(self, stream_id: str, uri: Path | str, *, loop: bool = False, **fields: Any) -> None:
         """A new stream."""
         spec = {"id": stream_id, "source": {"uri": str(uri), "loop": loop}, "degrade": True} | fields
@@ -127,15 +137,14 @@ class Cluster:
         urls = [f"http://127.0.0.1:{port}/metrics" for port in self._metrics_ports()]
         return "".join(httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).text for url in urls)
 
-    def dashboard(self) -> str:
-        """The address of Ray's."""
-        processes = psutil.Process(self.pid).children(recursive=True)
-        (head,) = (one for one in processes if any(part.endswith("dashboard/dashboard.py") for part in one.cmdline()))
-        return next(f"http://127.0.0.1:{port}" for port in _listening(head) if _answers(port, "/api/version"))
-
     def _metrics_ports(self) -> Iterator[int]:
         for agent in self.processes("DashboardAgent"):
-            yield from (port for port in _listening(agent) if _answers(port, "/metrics"))
+            for socket in agent.net_connections("tcp"):
+                if socket.status == psutil.CONN_LISTEN and socket.laddr.ip in {"0.0.0.0", "127.0.0.1"}:
+                    with suppress(httpx.HTTPError):
+                        url = f"http://127.0.0.1:{socket.laddr.port}/metrics"
+                        if httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).status_code == 200:
+                            yield socket.laddr.port
 
     def _ask(self, method: str, path: str, **body: Any) -> httpx.Response:
         with httpx.Client(base_url=self.url, timeout=_TIMEOUT_S, trust_env=False) as http:
@@ -159,16 +168,11 @@ class Killed:
         return self.before[0] not in now and len(now) >= len(self.before)
 
 
-def _listening(process: psutil.Process) -> list[int]:
-    sockets = (one for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
-    return [socket.laddr.port for socket in sockets if socket.laddr.ip in {"0.0.0.0", "127.0.0.1"}]
-
-
-def _answers(port: int, path: str) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=_TIMEOUT_S, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
+def detectors(details: Json, application: str) -> tuple[int, int]:
+    """How many Serve wants, and how many run, of its own details."""
+    detector = details["applications"][application]["deployments"]["Detector"]
+    running = sum(replica["state"] == "RUNNING" for replica in detector["replicas"])
+    return detector["target_num_replicas"], running
 
 
 @contextmanager

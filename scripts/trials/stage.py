@@ -20,6 +20,8 @@ from serve_app.types import Json
 FOLDER = ROOT / "build/trials"
 CONFIG = FOLDER / "trials.yaml"  # what is served
 FRAMES = 100
+SMALL_PX = 640, 480
+CAMERA_FPS = 2.5
 
 console = Console(width=110)
 Tell = Callable[[float], None]
@@ -39,7 +41,7 @@ def serving(config: Json | None = None) -> Iterator[Cluster]:
     server = start(CONFIG, FOLDER / "serve.log")
     try:
         server.wait_until_ready()
-        yield Cluster(server.url, server.process.pid)
+        yield Cluster(server.url, server.process.pid, server.dashboard_url)
     finally:
         server.stop()
 
@@ -83,6 +85,21 @@ def save_one_picture(of: Path | None) -> Path:
 def honest_picture() -> bytes:
     """In which something is found."""
     return cv2.imencode(".jpg", samples.belt_frame(0).pixels)[1].tobytes()
+
+
+def small_picture() -> bytes:
+    """640×480: it costs the server little beside what an engine that sleeps costs nothing."""
+    return cv2.imencode(".jpg", cv2.resize(samples.belt_frame(0).pixels, SMALL_PX))[1].tobytes()
+
+
+def save_camera() -> Path:
+    """A small video of so few frames a second that an engine of 0.2 s can take each."""
+    path = FOLDER / "camera.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), CAMERA_FPS, SMALL_PX)
+    for number in range(FRAMES):
+        writer.write(cv2.resize(samples.belt_frame(number).pixels, SMALL_PX))
+    writer.release()
+    return path
 
 
 def save_video() -> Path:

@@ -95,7 +95,7 @@ def deploy(cluster: Cluster, config: Path, user_config: Json) -> None:
     (detector,) = (one for one in settings["applications"][0]["deployments"] if one["name"] == "Detector")
     detector["user_config"] = user_config
     config.write_text(yaml.safe_dump(settings))
-    addresses = ["--url", cluster.url, "--address", cluster.dashboard()]
+    addresses = ["--url", cluster.url, "--address", cluster.dashboard_url]
     command = [sys.executable, ROOT / "scripts/deploy.py", config, *addresses]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=_DEPLOY_TIMEOUT_S)
 

@@ -58,7 +58,7 @@ class Detector(Protocol):
     @property
     def pool(self) -> FramePool: ...
     async def detect(
-        self, slot: Slot, box: Letterbox, model: ModelInfo, options: DetectOptions, *, time_left_s: float
+        self, slot: Slot, box: Letterbox, model: ModelInfo, options: DetectOptions, *, time_left_s: float, given_up: int
     ) -> Answer: ...
     def close(self) -> None: ...
 
@@ -280,7 +280,10 @@ class Stream:
             began_s = time.monotonic()
             box = letterbox(pixels, slot.pixels)
             decode_s = time.monotonic() - began_s
-            answer = await self._detector.detect(slot, box, model, options, time_left_s=_FRAME_TIMEOUT_S)
+            given_up = self._progress.take_given_up()
+            answer = await self._detector.detect(
+                slot, box, model, options, time_left_s=_FRAME_TIMEOUT_S, given_up=given_up
+            )
         answer.timing_s["decode"] = decode_s
         return answer
 

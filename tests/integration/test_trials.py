@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
 
 from scripts.trials.churn import churn
-from scripts.trials.cluster import Cluster
+from scripts.trials.cluster import Cluster, detectors
 from scripts.trials.crowd import crowd
 from scripts.trials.disconnects import LEAST, disconnect
 from scripts.trials.hostile import hostile
 from scripts.trials.kills import VICTIMS, kill
+from scripts.trials.loads import HttpLoad, StreamLoad
 from scripts.trials.mixed import SECOND, mix
 from scripts.trials.node import lose_node
 from scripts.trials.reference import save_second_model
 from scripts.trials.resize import resize
+from scripts.trials.scale import Plan, scale, scaling_config
 from scripts.trials.stage import CONFIG, FOLDER, local_config, save_one_picture, serving
 from scripts.trials.swap import swap
 from tests import squares
-from tests.integration.conftest import SLOTS, Service, rtsp_camera
+from tests.integration.conftest import SLOTS, Service, eventually, is_ready, rtsp_camera
 from tests.squares import Square
 from tests.videos import save_video
 
@@ -98,3 +105,58 @@ def test_two_models_serve_at_once_and_one_is_changed_under_way(chaos: bool) -> N
         trial = swap(cluster, CONFIG, (second, "codes"), pictures, 20 if chaos else 2, quiet)
     assert trial.problems == []
     assert "OpenVINO cannot read broken.onnx" in trial.refusal
+
+
+@contextmanager
+def scaled(service: Service, plan: Plan, *, max_batch_size: int) -> Iterator[Cluster]:
+    """A second application, as configs/gpu.yaml has it, without GPUs and with less patience."""
+    (application,) = scaling_config(max_batch_size=max_batch_size, plan=plan)["applications"]
+    application |= {"name": "scaled", "route_prefix": "/scaled"}
+    application["args"] |= {"streams": service.args["streams"]}
+    for deployment in application["deployments"]:
+        deployment["ray_actor_options"] = {"num_cpus": 0.1}
+        if "autoscaling_config" in deployment:
+            deployment["autoscaling_config"] |= {
+                "look_back_period_s": 2.5,
+                "metrics_interval_s": 1,
+                "upscale_delay_s": 1,
+            }
+        else:
+            deployment["num_replicas"] = 1
+    _get_global_client().deploy_apps(ServeDeploySchema(applications=[application]))
+    cluster = Cluster(f"{service.url}/scaled", os.getpid())
+    try:
+        eventually(lambda: is_ready(cluster.url), what="readiness")
+        yield cluster
+    finally:
+        serve.delete("scaled")
+
+
+def scaled_detectors() -> tuple[int, int]:
+    return detectors(_get_global_client().get_serve_details(), "scaled")
+
+
+def test_detectors_follow_the_load(service: Service, chaos: bool) -> None:
+    """60 pictures a second are one and a half times what one takes."""
+    plan = Plan(low=10, high=60, least=1, most=2, low_s=2, hold_s=60 if chaos else 3, downscale_delay_s=2)
+    picture = squares.encode(squares.picture([Square("red", 4, 4)]))
+    with (
+        scaled(service, plan, max_batch_size=8) as cluster,
+        HttpLoad(f"{cluster.url}/detect", picture) as load,
+    ):
+        trial = scale(scaled_detectors, load, plan, quiet)
+    assert trial.problems == []
+    assert trial.changes(0, trial.end_s) == [2, 1]
+
+
+@pytest.mark.usefixtures("only_with_chaos")
+def test_detectors_follow_streams_that_starve(service: Service, tmp_path: Path) -> None:
+    """Six of 2.5 frames a second are one and a half times what one takes."""
+    plan = Plan(low=1, high=6, least=1, most=2, low_s=2, hold_s=60, downscale_delay_s=10)
+    video = save_video(tmp_path / "slow.avi", frames=60, fps=2.5)
+    with (
+        scaled(service, plan, max_batch_size=2) as cluster,
+        StreamLoad(cluster, video) as load,
+    ):
+        trial = scale(scaled_detectors, load, plan, quiet)
+    assert trial.problems == []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from scripts.streams import read_specs
@@ -14,6 +15,7 @@ from serve_app.api.access import require_keys
 from serve_app.app import build_app
 from serve_app.config import parse_args
 from serve_app.preflight import unknown_keys
+from serve_app.scaling import TargetUtilisation
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAMS = ROOT / "configs/streams.yaml"  # is no config of Serve's
@@ -44,6 +46,14 @@ def test_the_deployments_are_those_of_the_graph(config: dict[str, Any], monkeypa
     for application in config["applications"]:
         assert application["name"] == "sightline"
         assert [deployment["name"] for deployment in application["deployments"]] == names
+
+
+def test_the_policies_take_their_parameters(config: dict[str, Any]) -> None:
+    for application in ServeDeploySchema.model_validate(config).applications:
+        for deployment in application.deployments:
+            if "autoscaling_config" in deployment.model_fields_set:
+                policy = AutoscalingConfig.model_validate(deployment.autoscaling_config).policy
+                assert TargetUtilisation(**policy.policy_kwargs)
 
 
 def test_the_streams_can_be_applied_those_in_comments_too(tmp_path: Path) -> None:

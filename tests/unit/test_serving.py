@@ -139,7 +139,7 @@ async def test_a_frame_counts_as_a_crossing_where_memory_is_not_shared(
     assert [record for record in records if record[0] == "crossings"] == crossings
     assert ("images", 1, {"traffic": "stream"}) in records
     client.close()
-    await replica._batcher.close()
+    await replica._now.close()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ class FakeDetector:
         self.pool = FramePool(1, squares.SIZE_PX)
         self.failures = failures or []
         self.seen: list[int] = []
+        self.given_up = 0
         self.asked: Callable[[], None] = lambda: None
 
     async def connect(self) -> ModelInfo:
@@ -52,8 +54,9 @@ class FakeDetector:
         return MODEL
 
     async def detect(
-        self, slot: Slot, box: Letterbox, model: ModelInfo, options: DetectOptions, *, time_left_s: float
+        self, slot: Slot, box: Letterbox, model: ModelInfo, options: DetectOptions, *, time_left_s: float, given_up: int
     ) -> Answer:
+        self.given_up += given_up
         self.asked()
         await asyncio.sleep(0)
         if self.failures:
@@ -181,6 +184,19 @@ async def test_no_frame_counts_twice_in_a_file_that_is_left_and_taken_up_again(
     status = last.status()
     assert (status.state, status.captured) == ("completed", FRAMES)
     assert status.processed + sum(status.dropped.values()) == FRAMES
+
+
+async def test_the_detector_hears_of_the_frames_that_gave_way_while_it_was_busy(video: Path) -> None:
+    detector = FakeDetector()
+    stream = make(video, detector, policy="drop_oldest")
+
+    def wait() -> None:
+        while stream.status().captured < FRAMES:
+            time.sleep(0.001)
+
+    detector.asked = wait
+    await stream.run()
+    assert detector.given_up == stream.status().dropped["newer_frame"] > 0
 
 
 async def test_no_event_id_is_given_twice(video: Path) -> None:

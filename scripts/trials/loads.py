@@ -1,0 +1,195 @@
+"""Load that can be turned up and down: pictures over HTTP, or streams."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiohttp
+import httpx
+import numpy as np
+
+from scripts.trials.cluster import Cluster, stream
+
+IN_FLIGHT = 128  # requests at most: who waits for an answer sends nothing meanwhile
+_TIMEOUT_S = 90.0  # above the server's deadline
+_LOOK_PERIOD_S = 0.5
+_PAUSE_S = 0.01
+_WINDOW_S = 2.0  # of a rate or a percentile
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What became of the load, by windows of two seconds: seconds since the start, a second, seconds."""
+
+    at_s: list[float]
+    offered_per_s: list[float]
+    answered_per_s: list[float]
+    p50_s: list[float]
+    p99_s: list[float]
+
+
+class Load(Protocol):
+    """Whoever sends pictures."""
+
+    def offer(self, level: int) -> None:
+        """So much, from now on."""
+
+    def answers(self, began_s: float) -> Answers:
+        """What became of it, with times since then."""
+
+    def problems(self) -> list[str]:
+        """What was answered wrongly, or not at all."""
+
+
+class HttpLoad:
+    """Requests that come at random, so many a second. While ``IN_FLIGHT`` of them wait for answers none is sent."""
+
+    def __init__(self, url: str, picture: bytes) -> None:
+        self._url = url
+        self._picture = picture
+        self._rate = 0
+        self._rates: list[tuple[float, int]] = []  # since when
+        self._answered: list[tuple[float, float]] = []  # sent, ended
+        self._problems: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def __enter__(self) -> HttpLoad:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def offer(self, level: int) -> None:
+        """See ``Load``: requests a second."""
+        self._rates.append((time.monotonic(), level))
+        self._rate = level
+
+    def answers(self, began_s: float) -> Answers:
+        """See ``Load``."""
+        sent_s, ended_s = (np.array(times) - began_s for times in zip(*self._answered, strict=True))
+        at_s = np.arange(_WINDOW_S, ended_s.max(), _WINDOW_S)
+        windows = [(ended_s - sent_s)[(at - _WINDOW_S < ended_s) & (ended_s <= at)] for at in at_s]
+        changed_s, rates = zip(*self._rates, strict=True)
+        offered = [rates[int(np.searchsorted(changed_s, at + began_s)) - 1] for at in at_s]
+        return _answers(at_s, offered, [len(window) / _WINDOW_S for window in windows], windows)
+
+    def problems(self) -> list[str]:
+        """See ``Load``."""
+        return self._problems
+
+    @property
+    def count(self) -> int:
+        """Requests, answered or not."""
+        return len(self._answered) + len(self._problems)
+
+    async def _run(self) -> None:
+        room, asking = asyncio.Semaphore(IN_FLIGHT), set()
+        due_s = time.monotonic()
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(_TIMEOUT_S), connector=aiohttp.TCPConnector(limit=0)
+        ) as http:
+            while not self._stop.is_set():
+                if room.locked() or not self._rate:
+                    await asyncio.sleep(_PAUSE_S)
+                    due_s = time.monotonic()  # what could not be sent meanwhile never is
+                    continue
+                due_s += random.expovariate(self._rate)
+                await asyncio.sleep(due_s - time.monotonic())
+                await room.acquire()
+                asking.add(task := asyncio.create_task(self._ask(http)))
+                task.add_done_callback(lambda task: (asking.discard(task), room.release()))
+            await asyncio.gather(*asking)
+
+    async def _ask(self, http: aiohttp.ClientSession) -> None:
+        sent_s = time.monotonic()
+        try:
+            async with http.post(self._url, data=self._picture, headers={"Content-Type": "image/jpeg"}) as response:
+                text = await response.text()
+                if response.status == 200:
+                    self._answered.append((sent_s, time.monotonic()))
+                else:
+                    self._problems.append(f"a request got {response.status} {text[:200]}")
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            self._problems.append(f"a request got {type(exc).__name__}: {exc}")
+
+
+class StreamLoad:
+    """So many streams of a video at its own pace, each as a camera: what is not taken gives way to newer frames."""
+
+    def __init__(self, cluster: Cluster, video: Path) -> None:
+        self._cluster = cluster
+        self._video = video
+        self._streams: list[ExitStack] = []
+        self._sums: list[tuple[float, int, int]] = []  # frames captured and processed until then
+        self._ages: list[tuple[float, float]] = []
+        self._problems: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> StreamLoad:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.offer(0)
+
+    def offer(self, level: int) -> None:
+        """See ``Load``: streams."""
+        while len(self._streams) < level:
+            fields = {"loop": True, "policy": "drop_oldest"}
+            self._streams.append(ExitStack())
+            self._streams[-1].enter_context(
+                stream(self._cluster, f"camera-{len(self._streams)}", self._video, **fields)
+            )
+        while len(self._streams) > level:
+            self._streams.pop().close()
+
+    def answers(self, began_s: float) -> Answers:
+        """See ``Load``. Ages are those of each stream's latest result, looked at twice a second."""
+        at_s = np.arange(_WINDOW_S, self._sums[-1][0] - began_s, _WINDOW_S)
+        seen_s, captured, processed = (np.array(column) for column in zip(*self._sums, strict=True))
+        captured, processed = (np.interp(at_s + began_s, seen_s, column) for column in (captured, processed))
+        age_at_s, ages_s = (np.array(column) for column in zip(*self._ages, strict=True))
+        windows = [ages_s[(at - _WINDOW_S < age_at_s - began_s) & (age_at_s - began_s <= at)] for at in at_s]
+        rates = (np.gradient(column, at_s) for column in (captured, processed))
+        return _answers(at_s, *rates, windows)
+
+    def problems(self) -> list[str]:
+        """See ``Load``."""
+        return self._problems
+
+    def _look(self) -> None:
+        """A stream that is deleted keeps what it had."""
+        latest: dict[str, tuple[int, int]] = {}
+        while not self._stop.wait(_LOOK_PERIOD_S):
+            with suppress(httpx.HTTPError):  # whoever answers may just be away
+                for status in self._cluster.streams():
+                    latest[status.stream_id] = status.captured, status.processed
+                    if status.latest:
+                        self._ages.append((time.monotonic(), status.latest.age_s))
+                    if status.state == "failed":
+                        self._problems.append(f"{status.stream_id} failed: {status.detail}")
+                captured, processed = (
+                    (sum(column) for column in zip(*latest.values(), strict=True)) if latest else (0, 0)
+                )
+                self._sums.append((time.monotonic(), captured, processed))
+
+
+def _answers(at_s: Any, offered: Any, answered: Any, windows: list[Any]) -> Answers:
+    p50_s, p99_s = (
+        [float(np.percentile(window, share)) if len(window) else float("nan") for window in windows]
+        for share in (50, 99)
+    )
+    return Answers(list(map(float, at_s)), list(map(float, offered)), list(map(float, answered)), p50_s, p99_s)

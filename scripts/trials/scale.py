@@ -1,0 +1,161 @@
+"""A load that steps up and back down, over HTTP or by streams alone, on Detectors that Serve's autoscaler starts."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+
+import httpx
+import numpy as np
+import yaml
+
+from scripts.server import ROOT
+from scripts.trials.loads import Answers, Load
+from serve_app.types import Json
+
+UP_WITHIN_S = 60.0
+_DOWN_SLACK_S = 30.0  # beyond the delay: a mean of some seconds has to fall first, and replicas drain
+_LOOK_PERIOD_S = 0.5
+_SETTLES_S = 5.0  # what waited is worked off
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much load, and how long it stays."""
+
+    low: int
+    high: int
+    least: int  # Detectors, of low load
+    most: int
+    low_s: float
+    hold_s: float  # of high load, once there are as many as wanted
+    downscale_delay_s: float  # as the config has it
+
+
+@dataclass(frozen=True)
+class Look:
+    """The Detectors at a moment: seconds since the start."""
+
+    at_s: float
+    wanted: int
+    running: int
+
+
+@dataclass
+class Scaling:
+    """How it went."""
+
+    plan: Plan
+    looks: list[Look]
+    up_at_s: float = 0.0  # the load stepped up, since the start,
+    held_at_s: float = 0.0  # as many as wanted ran,
+    down_at_s: float = 0.0  # and it stepped down
+    answers: Answers | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def up_s(self) -> float:
+        """From the step to as many as wanted."""
+        return self.held_at_s - self.up_at_s
+
+    @property
+    def down_s(self) -> float:
+        """From the step down until as few are wanted as before."""
+        few = (look.at_s for look in self.looks if look.at_s > self.down_at_s and look.wanted <= self.plan.least)
+        return next(few, float("inf")) - self.down_at_s
+
+    @property
+    def end_s(self) -> float:
+        """Of the trial, since the start."""
+        return self.looks[-1].at_s
+
+    def held(self) -> str:
+        """What was answered while the load was high and all Detectors ran, but for the first seconds."""
+        assert self.answers is not None
+        windows = zip(*asdict(self.answers).values(), strict=True)
+        held = [window for window in windows if self.held_at_s + _SETTLES_S < window[0] < self.down_at_s]
+        if not held:
+            return "too short to say"
+        _, offered, answered, p50_s, p99_s = (np.array(column) for column in zip(*held, strict=True))
+        return (
+            f"{answered.mean():.1f} of {offered.mean():.1f} pictures answered, p50 {np.nanmedian(p50_s):.2f} s, "
+            f"p99 {np.nanmedian(p99_s):.2f} s (median of windows), {np.nanmax(p99_s):.2f} s at most"
+        )
+
+    def changes(self, from_s: float, until_s: float) -> list[int]:
+        """The numbers that were wanted between two moments, each time that another one was."""
+        wanted = [look.wanted for look in self.looks if from_s <= look.at_s <= until_s]
+        return [now for before, now in itertools.pairwise(wanted) if now != before]
+
+
+def scale(detectors: Callable[[], tuple[int, int]], load: Load, plan: Plan, tell: Callable[[float], None]) -> Scaling:
+    """Low load, high load until it has its Detectors and a while longer, low load until they are gone again.
+
+    ``detectors`` says how many Serve wants, and how many run; ``tell`` hears how many seconds are over.
+    """
+    trial, began_s, over = Scaling(plan, [Look(0.0, *detectors())]), time.monotonic(), threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_PERIOD_S):
+            with suppress(httpx.HTTPError):  # Serve may just be busy
+                wanted, running = detectors()
+                trial.looks.append(Look(time.monotonic() - began_s, wanted, running))
+
+    def wait(seconds: float, until: Callable[[Look], bool] = lambda _: False) -> float:
+        """Until it is so, or the time is up; when that was, since the start."""
+        expires_s = time.monotonic() + seconds
+        while time.monotonic() < expires_s and not until(trial.looks[-1]):
+            time.sleep(_LOOK_PERIOD_S)
+            tell(time.monotonic() - began_s)
+        return time.monotonic() - began_s
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        load.offer(plan.low)
+        trial.up_at_s = wait(plan.low_s)
+        load.offer(plan.high)
+        trial.held_at_s = wait(2 * UP_WITHIN_S, lambda look: look.running >= plan.most)
+        trial.down_at_s = wait(plan.hold_s)
+        load.offer(plan.low)
+        wait(plan.downscale_delay_s + 2 * _DOWN_SLACK_S, lambda look: look.wanted <= plan.least >= look.running)
+        wait(plan.low_s)
+    finally:
+        load.offer(0)
+        over.set()
+        looking.join()
+    trial.answers = load.answers(began_s)
+    trial.problems = load.problems() + judge(trial)
+    return trial
+
+
+def judge(trial: Scaling) -> list[str]:
+    """What was wrong with the number of Detectors."""
+    plan, problems = trial.plan, []
+    if extra := [number for number in trial.changes(0, trial.up_at_s) if number > plan.least]:
+        problems.append(f"low load asked for {max(extra)} Detectors")
+    if trial.up_s > UP_WITHIN_S:
+        problems.append(f"{plan.most} Detectors ran after {trial.up_s:.0f} s, more than {UP_WITHIN_S:g}")
+    if changes := trial.changes(trial.held_at_s, trial.down_at_s):
+        problems.append(f"at constant load the number of Detectors became {', '.join(map(str, changes))}")
+    if trial.down_s > plan.downscale_delay_s + _DOWN_SLACK_S:
+        problems.append(f"{plan.least} were wanted {trial.down_s:.0f} s after the load had gone")
+    if changes := trial.changes(trial.down_at_s + trial.down_s, trial.end_s):
+        problems.append(f"at low load the number of Detectors became {', '.join(map(str, changes))}")
+    return problems
+
+
+def scaling_config(*, max_batch_size: int, plan: Plan) -> Json:
+    """configs/gpu.yaml with an engine that sleeps for 0.2 s a batch, and less patience before it scales down."""
+    config: Json = yaml.safe_load((ROOT / "configs/gpu.yaml").read_text())
+    (application,) = config["applications"]
+    application["args"] |= {"model": {"engine": "sleep"}}
+    application["args"]["batcher"]["max_batch_size"] = max_batch_size
+    (detector,) = (one for one in application["deployments"] if one["name"] == "Detector")
+    bounds = {"min_replicas": plan.least, "max_replicas": plan.most, "downscale_delay_s": plan.downscale_delay_s}
+    detector["autoscaling_config"] |= bounds
+    return config

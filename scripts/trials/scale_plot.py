@@ -1,0 +1,44 @@
+"""What a trial of scaling saw, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from scripts.trials.scale import Scaling
+
+_OFFERED, _ANSWERED, _SLOWEST = "#9aa0a6", "#1a73e8", "#d93025"
+
+
+def save_plot(trials: Mapping[str, Scaling], path: Path) -> Path:
+    """A column for each trial: load, Detectors and time to the answer, over time."""
+    figure, columns = plt.subplots(
+        3, len(trials), figsize=(5.5 * len(trials), 7), sharex="col", squeeze=False, layout="constrained"
+    )
+    for (title, trial), (load, detectors, latency) in zip(trials.items(), columns.T, strict=True):
+        answers = trial.answers
+        assert answers is not None
+        load.step(answers.at_s, answers.offered_per_s, where="pre", color=_OFFERED, label="offered")
+        load.plot(answers.at_s, answers.answered_per_s, color=_ANSWERED, label="answered")
+        load.set(title=title, ylabel="pictures a second", ylim=(0, None))
+        at_s = [look.at_s for look in trial.looks]
+        running = [look.running for look in trial.looks]
+        detectors.fill_between(at_s, running, step="post", color=_ANSWERED, alpha=0.4, label="running")
+        detectors.step(at_s, [look.wanted for look in trial.looks], where="post", color="black", lw=1, label="wanted")
+        detectors.set(ylabel="Detectors", ylim=(0, trial.plan.most + 0.5), yticks=range(trial.plan.most + 1))
+        latency.plot(answers.at_s, answers.p50_s, color=_ANSWERED, label="p50")
+        latency.plot(answers.at_s, answers.p99_s, color=_SLOWEST, label="p99")
+        latency.set(xlabel="seconds", ylabel="to the answer, s", ylim=(0, None), xlim=(0, trial.end_s))
+        for axes in (load, detectors, latency):
+            for step_s in (trial.up_at_s, trial.down_at_s):
+                axes.axvline(step_s, color="black", lw=0.6, ls=":")
+            axes.grid(axis="y", alpha=0.3)
+            axes.legend(loc="upper right", fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path

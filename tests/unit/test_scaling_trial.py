@@ -1,0 +1,42 @@
+"""What the trial of scaling calls wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts.trials.scale import Look, Plan, Scaling, judge
+
+PLAN = Plan(low=20, high=120, least=1, most=4, low_s=10, hold_s=60, downscale_delay_s=30)
+
+
+def trial(*wanted: tuple[float, int]) -> Scaling:
+    """The load steps up after 10 s and down after 100; so many are wanted from a moment on, and run from 20 s on."""
+    looks = [Look(at_s, [number for from_s, number in wanted if from_s <= at_s][-1], 4) for at_s in range(200)]
+    return Scaling(PLAN, looks, up_at_s=10, held_at_s=20, down_at_s=100)
+
+
+def test_up_at_once_and_down_once_is_right() -> None:
+    seen = trial((0, 1), (15, 3), (19, 4), (135, 1))
+    assert judge(seen) == []
+    assert (seen.up_s, seen.down_s, seen.changes(0, seen.end_s)) == (10, 35, [3, 4, 1])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"),
+    [
+        ([(0, 1), (5, 2), (15, 4), (135, 1)], "low load asked for 2"),
+        ([(0, 1), (15, 4), (50, 3), (135, 1)], "at constant load the number of Detectors became 3"),
+        ([(0, 1), (15, 4), (180, 1)], "1 were wanted 80 s after"),
+        ([(0, 1), (15, 4)], "1 were wanted inf s after"),
+        ([(0, 1), (15, 4), (135, 1), (150, 2)], "at low load the number of Detectors became 2"),
+    ],
+)
+def test_what_is_wrong_is_said(wanted: list[tuple[float, int]], problem: str) -> None:
+    (said,) = judge(trial(*wanted))
+    assert problem in said
+
+
+def test_a_slow_start_is_wrong() -> None:
+    seen = trial((0, 1), (15, 4), (135, 1))
+    seen.up_at_s, seen.held_at_s = 10, 71
+    assert judge(seen) == ["4 Detectors ran after 61 s, more than 60"]
