@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from scripts.streams import read_specs
+from serve_app.api.access import require_keys
 from serve_app.app import build_app
 from serve_app.config import parse_args
 from serve_app.preflight import unknown_keys
@@ -53,8 +55,17 @@ def test_the_streams_can_be_applied_those_in_comments_too(tmp_path: Path) -> Non
     assert list(read_specs(tmp_path / "all.yaml")) == ["belt", "gate"]
 
 
-def test_no_config_leaves_loopback(config: dict[str, Any]) -> None:
-    assert config["http_options"]["host"] == "127.0.0.1"
+def test_a_config_that_leaves_loopback_names_a_file_of_keys(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SERVE_APP_KEYS_FILE", raising=False)
+    for application in config["applications"]:
+        require_keys(parse_args(application["args"]).access, config["http_options"]["host"])
+
+
+def test_only_the_containers_config_leaves_loopback() -> None:
+    hosts = {path.name: re.findall(r"^ *host: (\S+)", path.read_text(), re.MULTILINE) for path in CONFIGS}
+    assert {name for name, host in hosts.items() if host != ["127.0.0.1"]} == {"container.yaml"}
 
 
 def test_no_config_takes_back_what_keeps_leases_and_refusals_prompt(config: dict[str, Any]) -> None:
