@@ -18,12 +18,14 @@ from serve_app.preflight import unknown_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAMS = ROOT / "configs/streams.yaml"  # is no config of Serve's
-CONFIGS = sorted(set((ROOT / "configs").glob("*.yaml")) - {STREAMS})
+RAY_SERVICE = ROOT / "configs/kuberay/rayservice.yaml"  # has one inside
+CONFIGS = [*sorted(set((ROOT / "configs").glob("*.yaml")) - {STREAMS}), RAY_SERVICE]
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.name)
 def config(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return yaml.safe_load(request.param.read_text())
+    document = yaml.safe_load(request.param.read_text())
+    return yaml.safe_load(document["spec"]["serveConfigV2"]) if request.param == RAY_SERVICE else document
 
 
 def test_serve_knows_every_key(config: dict[str, Any]) -> None:
@@ -63,9 +65,9 @@ def test_a_config_that_leaves_loopback_names_a_file_of_keys(
         require_keys(parse_args(application["args"]).access, config["http_options"]["host"])
 
 
-def test_only_the_containers_config_leaves_loopback() -> None:
+def test_only_containers_leave_loopback() -> None:
     hosts = {path.name: re.findall(r"^ *host: (\S+)", path.read_text(), re.MULTILINE) for path in CONFIGS}
-    assert {name for name, host in hosts.items() if host != ["127.0.0.1"]} == {"container.yaml"}
+    assert {name for name, host in hosts.items() if host != ["127.0.0.1"]} == {"container.yaml", "rayservice.yaml"}
 
 
 def test_no_config_takes_back_what_keeps_leases_and_refusals_prompt(config: dict[str, Any]) -> None:
