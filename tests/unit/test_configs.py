@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from serve_app.scaling import TargetUtilisation
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAMS = ROOT / "configs/streams.yaml"  # is no config of Serve's
-CONFIGS = sorted(set((ROOT / "configs").glob("*.yaml")) - {STREAMS})
+RAY_SERVICE = ROOT / "configs/kuberay/rayservice.yaml"  # has one inside
+CONFIGS = [*sorted(set((ROOT / "configs").glob("*.yaml")) - {STREAMS}), RAY_SERVICE]
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.name)
 def config(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return yaml.safe_load(request.param.read_text())
+    document = yaml.safe_load(request.param.read_text())
+    return yaml.safe_load(document["spec"]["serveConfigV2"]) if request.param == RAY_SERVICE else document
 
 
 def test_serve_knows_every_key(config: dict[str, Any]) -> None:
@@ -64,9 +67,21 @@ def test_the_streams_can_be_applied_those_in_comments_too(tmp_path: Path) -> Non
     assert list(read_specs(tmp_path / "all.yaml")) == ["belt", "gate"]
 
 
-def test_no_config_leaves_loopback_without_keys(config: dict[str, Any]) -> None:
+def test_a_config_that_leaves_loopback_names_a_file_of_keys(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SERVE_APP_KEYS_FILE", raising=False)
     for application in config["applications"]:
         require_keys(parse_args(application["args"]).access, config["http_options"]["host"])
+
+
+def test_only_clusters_and_containers_leave_loopback() -> None:
+    hosts = {path.name: re.findall(r"^ *host: (\S+)", path.read_text(), re.MULTILINE) for path in CONFIGS}
+    assert {name for name, host in hosts.items() if host != ["127.0.0.1"]} == {
+        "cluster.yaml",
+        "container.yaml",
+        "rayservice.yaml",
+    }
 
 
 def test_no_config_takes_back_what_keeps_leases_and_refusals_prompt(config: dict[str, Any]) -> None:

@@ -60,4 +60,4 @@ def test_the_answer_shown_has_the_form_of_an_answer() -> None:
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"(?<![\w/])(?:scripts|configs)/[\w./]+\b", README))))
 def test_every_file_that_is_named_exists(path: str) -> None:
-    assert (ROOT / path).is_file()
+    assert (ROOT / path).exists()
