@@ -30,7 +30,7 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from serve_app import preflight
 from serve_app.errors import StartError
-from serve_app.schemas import ModelList
+from serve_app.schemas import ModelList, ModelStatus
 from serve_app.types import Json
 
 _TIMEOUT_S = 60.0
@@ -66,33 +66,42 @@ def main() -> None:
 
 def deploy(config: Json, address: str) -> None:
     """Until every application runs as the config says. Raises Refused, ConnectionError."""
-    ray = ServeSubmissionClient(address)
-    ray.deploy_applications(config)
-    names = [application["name"] for application in config["applications"]]
-    while True:
-        applications = ray.get_serve_details()["applications"]
-        for name in names:
-            status, message = applications[name]["status"], applications[name]["message"]
-            if status in _FAILED:
-                raise Refused(f"{name} cannot be deployed: {message}")
-        if all(applications[name]["status"] == "RUNNING" for name in names):
-            return
-        time.sleep(_LOOK_PERIOD_S)
+    names = [application.get("name", "default") for application in config["applications"]]
+    try:
+        ray = ServeSubmissionClient(address)
+        ray.deploy_applications(config)
+        while True:
+            applications = ray.get_serve_details()["applications"]
+            for name in names:
+                if applications[name]["status"] in _FAILED:
+                    raise Refused(f"{name} cannot be deployed: {applications[name]['message']}")
+            if all(applications[name]["status"] == "RUNNING" for name in names):
+                return
+            time.sleep(_LOOK_PERIOD_S)
+    except RuntimeError as exc:  # so the client says that the dashboard refused
+        raise Refused(f"Ray's dashboard at {address} refused: {exc}") from exc
 
 
 def tell(url: str) -> None:
-    """Which models serve now. Raises Refused for one that was to be changed and could not be."""
+    """Which models serve, once none is being changed. Raises Refused for one that goes on though it was to change."""
     key = os.environ.get("SIGHTLINE_KEY")  # not an argument, which every user of the machine could see
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    answer = httpx.get(f"{url}/models", headers=headers, timeout=_TIMEOUT_S, trust_env=False)
-    if answer.status_code != 200:
-        raise Refused(f"deployed; which models serve is not told: {answer.text}")
-    models = ModelList.model_validate(answer.json()).models
+    with httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as http:
+        while any(one.state == "changing" for one in _models(http)):
+            time.sleep(_LOOK_PERIOD_S)
+        models = _models(http)
     for model in models:
         print(f"{model.name}: {model.state}" + (f", {model.model} {model.version}" if model.model else ""))
     refused = [f"{one.name} goes on as it was: {one.refused_change}" for one in models if one.refused_change]
     if refused:
         raise Refused("; ".join(refused))
+
+
+def _models(http: httpx.Client) -> list[ModelStatus]:
+    answer = http.get("/models")
+    if answer.status_code != 200:
+        raise Refused(f"deployed; which models serve is not told: {answer.text}")
+    return ModelList.model_validate(answer.json()).models
 
 
 if __name__ == "__main__":

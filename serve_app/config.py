@@ -39,6 +39,10 @@ def _section() -> Any:
     return Field(default={}, validate_default=True)  # validated in its place, so that an error names the section
 
 
+def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value not in (None, "")}
+
+
 class _Args(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -48,7 +52,7 @@ class _Args(BaseModel):
         """A setting without a value (``weights:``) is unset, as an empty variable is."""
         if not isinstance(values, dict):
             return values
-        return {key: value for key, value in values.items() if value not in (None, "")}
+        return _without_empty(values)
 
 
 def _is_not_the_default(name: str) -> str:
@@ -81,10 +85,11 @@ class ModelArgs(_Args):
 
 
 class NamedModelArgs(ModelArgs):
-    """A model whose weights and hash are never those that the environment names, which are the default model's."""
+    """A model of which nothing is what the environment says of the default one."""
 
     weights: Path
     weights_sha256: str | None = Field(default=None, pattern=_SHA256)
+    known_picture: Path | None = None
 
 
 class DetectArgs(_Args):
@@ -129,11 +134,11 @@ class DetectorArgs(_Args):
         if not isinstance(user_config, dict):
             raise ConfigError("user_config: its sections are model, detect and batcher")
         settings: dict[str, Any] = self.model_dump()
-        for section, values in user_config.items():
+        for section, values in _without_empty(user_config).items():
             if isinstance(settings.get(section), dict) and isinstance(values, dict):
                 if "weights" in values:
                     settings[section]["weights_sha256"] = None  # it was of the others
-                settings[section] |= values
+                settings[section] |= _without_empty(values)
             else:
                 settings[section] = values
         changed = _validated(_ChangedArgs, settings, "user_config")

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import cv2
@@ -26,7 +26,7 @@ from serve_app.api import build_api
 from serve_app.api.access import require_keys
 from serve_app.config import DEFAULT_MODEL, AppArgs, DetectorArgs, cores
 from serve_app.drawing import encode_jpeg
-from serve_app.errors import ModelChanged, Overloaded, ReplicaGone, ServeAppError, Unavailable
+from serve_app.errors import ModelChanged, Overloaded, ReplicaGone, ServeAppError, StartError, Unavailable
 from serve_app.frames import Mark, SlotReader
 from serve_app.local_calls import CallServer, Method
 from serve_app.preprocess import annotated, preprocess, preprocessed
@@ -83,10 +83,11 @@ class Detector:
     def __init__(self, args: DetectorArgs) -> None:
         self._args = args  # as it was deployed, and as it is set now:
         self._set_to = args
+        self._wanted: Any = None  # the last user_config
         self._served: ServedModel | None = None
-        self._retiring: list[ServedModel] = []
+        self._change: asyncio.Task[None] | None = None
         self._refused_change = ""
-        self._changing = asyncio.Lock()
+        self._retiring: dict[ServedModel, asyncio.Task[None]] = {}
         self._reader = SlotReader()
         self._telemetry = Telemetry(RayInstrument)
         self._server: CallServer | None = None
@@ -94,42 +95,66 @@ class Detector:
     async def reconfigure(self, user_config: Any, rank: object) -> None:
         """Serve calls it at the start and when ``user_config`` changes; ``rank`` has it do so where there is none.
 
-        What cannot be changed leaves everything as it was: Serve would end a replica whose ``reconfigure`` raises.
+        Only the first model is waited for: Serve sends no request to a replica meanwhile, nor looks after its health.
         """
-        async with self._changing:
-            try:
-                await self._change(self._args.changed_by(user_config))
-            except Exception as exc:
-                if self._served is None:
-                    raise
-                logger.exception("a change is refused, and %s goes on", self._served.info.name)
-                self._refused_change = _without_folders(str(exc)) if isinstance(exc, ServeAppError) else _INTERNAL
-                self._telemetry.record(MODEL_CHANGES, outcome="refused")
-        if self._server is None:
+        if self._served is None:
+            self._wanted = user_config
+            await self._start(user_config)
             methods: dict[str, Method] = {"model": self.model, "capacity": self.capacity, "detect": self.detect}
             self._server = await listen(methods, max_calls=self._args.batcher.max_calls)
+        elif user_config != self._wanted:
+            self._wanted = user_config
+            if self._change is not None:
+                self._change.cancel()  # the newest counts
+            self._change = asyncio.create_task(self._change_to(user_config))
 
-    async def _change(self, args: DetectorArgs) -> None:
-        before = self._served
-        if before is not None and args.has_engine_of(self._set_to):
-            before.use(args.detect, args.batcher)
-        else:
-            self._served = await ServedModel.load(args, has_gpu=bool(ray.get_gpu_ids()), on_batch=self._observe)
-            if before is not None:
+    async def _start(self, user_config: Any) -> None:
+        try:
+            args = self._args.changed_by(user_config)
+            self._served = await self._load(args)
+        except StartError as exc:
+            if not user_config:
+                raise
+            self._refuse(exc)  # as those did that were running then: one that dies has to have a successor
+            args = self._args
+            self._served = await self._load(args)
+        self._set_to = args
+
+    async def _change_to(self, user_config: Any) -> None:
+        """What cannot be changed leaves everything as it was."""
+        before = self._now
+        try:
+            args = self._args.changed_by(user_config)
+            if args.has_engine_of(self._set_to):
+                before.use(args.detect, args.batcher)
+            else:
+                self._served = await self._load(args)
                 self._served.batcher.drops = before.batcher.drops  # the count goes on
-                self._retiring.append(before)
-                self._retirement = asyncio.create_task(self._retire(before))
-        self._set_to, self._refused_change = args, ""
-        if before is not None:
+                self._retiring[before] = asyncio.create_task(self._retire(before))
+        except Exception as exc:
+            self._refuse(exc)
+        else:
+            self._set_to, self._refused_change = args, ""
             self._telemetry.record(MODEL_CHANGES, outcome="made")
 
+    async def _load(self, args: DetectorArgs) -> ServedModel:
+        return await ServedModel.load(args, has_gpu=bool(ray.get_gpu_ids()), on_batch=self._observe)
+
+    def _refuse(self, error: Exception) -> None:
+        logger.error("a change is refused", exc_info=error)
+        self._refused_change = _without_folders(str(error)) if isinstance(error, ServeAppError) else _INTERNAL
+        self._telemetry.record(MODEL_CHANGES, outcome="refused")
+
     async def _retire(self, served: ServedModel) -> None:
-        await served.drain()
-        self._retiring.remove(served)
+        try:
+            await served.drain()
+        finally:
+            del self._retiring[served]
 
     async def model(self) -> ModelInfo:
         """The model, loaded and warm."""
-        return replace(self._now.info, refused_change=self._refused_change)
+        is_changing = self._change is not None and not self._change.done()
+        return replace(self._now.info, refused_change=self._refused_change, is_changing=is_changing)
 
     async def capacity(self) -> float:
         """Pictures a second that this replica can take, as it was measured."""
@@ -152,7 +177,7 @@ class Detector:
         served = self._now
         if request.model_version != served.info.version:
             raise ModelChanged("the model was changed; try again")
-        item = Item(*self._frame(request, served.size_px), request.options)
+        item = Item(*self._frame(request, served.info.size_px), request.options)
         try:
             batched = await served.batcher.submit(
                 item,
@@ -196,6 +221,8 @@ class Detector:
             if self._server is not None:
                 await close(self._server)
         finally:
+            if self._change is not None:
+                self._change.cancel()
             for served in (self._served, *self._retiring):
                 if served is not None:
                     await served.close()
@@ -205,6 +232,15 @@ class Detector:
 def _without_folders(text: str) -> str:
     """What anybody may read."""
     return _FOLDERS.sub("", text)
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """The Detectors of one model, and who waits for them: not in the way of who wants another one."""
+
+    detector: DetectorClient
+    room: WaitingRoom
+    seats: asyncio.Semaphore
 
 
 class Preprocessor:
@@ -218,9 +254,14 @@ class Preprocessor:
         preprocessed(
             encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64, 32
         )  # loads the decoders' libraries before a client waits
-        self._detectors = {
-            name: DetectorClient(detector, slots=args.preprocessor.slots, traffic="interactive")
-            for name, detector in detectors.items()
+        slots = args.preprocessor.slots
+        self._lanes = {
+            model: _Lane(
+                DetectorClient(detector, slots=slots, traffic="interactive"),
+                WaitingRoom(slots),
+                asyncio.Semaphore(slots),
+            )
+            for model, detector in detectors.items()
         }
         # As many threads as full-size pictures may be in memory at once.
         self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads or max(1, cores() // 4), "decode")
@@ -228,15 +269,14 @@ class Preprocessor:
         self._telemetry = Telemetry(RayInstrument)
         self._quarantine = Quarantine()
         self._decoding_since_s: dict[int, float] = {}  # by thread
-        self._room = WaitingRoom(args.preprocessor.slots)
-        self._seats = asyncio.Semaphore(args.preprocessor.slots)
-        await self._detectors[DEFAULT_MODEL].connect()  # the others may be asleep
-        self._server = await listen({"model": self.model, "detect": self.detect}, max_calls=args.preprocessor.max_calls)
+        await self._lanes[DEFAULT_MODEL].detector.connect()  # the others may be asleep
+        max_calls = args.preprocessor.max_calls * len(self._lanes)
+        self._server = await listen({"model": self.model, "detect": self.detect}, max_calls=max_calls)
 
     @refusals_as_values
     async def model(self, name: str) -> ModelInfo:
         """The model of that name, as a Detector says now."""
-        return await self._detectors[name].fetch_model()
+        return await self._lane(name).detector.fetch_model()
 
     async def check_health(self) -> None:
         """Serve asks every second. A decoder that hangs keeps its slot and its thread: the replica ends with it."""
@@ -258,12 +298,15 @@ class Preprocessor:
         """One encoded picture's answer, in its own pixels. ``under_suspicion``: a Preprocessor died while it had it."""
         came_at_s = time.monotonic()
         expires_at_s = came_at_s + time_left_s
-        with self._room.enter(tenant):
-            async with self._seats:
+        lane = self._lane(query.model)
+        with lane.room.enter(tenant):
+            async with lane.seats:
                 waited_s = time.monotonic() - came_at_s
                 while True:
                     try:
-                        answer = await self._detect(data, query, annotate, expires_at_s, tenant, under_suspicion)
+                        answer = await self._detect(
+                            lane.detector, data, query, annotate, expires_at_s, tenant, under_suspicion
+                        )
                         break
                     except ModelChanged:  # a roll-out, under the picture: again, for the model that serves now
                         if time.monotonic() + _MODEL_CHANGED_PAUSE_S > expires_at_s:
@@ -273,10 +316,21 @@ class Preprocessor:
         self._telemetry.record(STAGE_MS, answer.timing_s["decode"] * 1e3, stage="decode")
         return answer
 
+    def _lane(self, model: str) -> _Lane:
+        if model not in self._lanes:  # under a roll-out that adds or removes it
+            raise Unavailable(f"there is no model {model!r} here now")
+        return self._lanes[model]
+
     async def _detect(
-        self, data: bytes, query: DetectQuery, annotate: bool, expires_at_s: float, tenant: str, under_suspicion: bool
+        self,
+        detector: DetectorClient,
+        data: bytes,
+        query: DetectQuery,
+        annotate: bool,
+        expires_at_s: float,
+        tenant: str,
+        under_suspicion: bool,
     ) -> Answer:
-        detector = self._detectors[query.model]
         model = await detector.model(expires_at_s - time.monotonic())
         options = query.to_options(model)
         with detector.pool.lease() as slot:
@@ -325,8 +379,8 @@ class Preprocessor:
         try:
             await close(self._server)
         finally:
-            for detector in self._detectors.values():
-                detector.close()
+            for lane in self._lanes.values():
+                lane.detector.close()
             await self._quarantine.close()
             self._decoders.shutdown(wait=False)
 
@@ -341,7 +395,8 @@ class Ingress:
         require_keys(args.access, await http_host())
         self._preprocessor = Replicas(preprocessor)
         self._retries = Retries(in_flight=args.preprocessor.max_calls)
-        self._throttles: defaultdict[str, Throttle] = defaultdict(Throttle)  # by tenant: by key, of those in the file
+        # By tenant, which is by key, of those in the file; and by model.
+        self._throttles: defaultdict[tuple[str, str], Throttle] = defaultdict(Throttle)
         self._streams = StreamClient(supervisor)
         self._args = args
         self._model: ModelInfo | None = None
@@ -365,8 +420,7 @@ class Ingress:
 
     async def models(self) -> list[ModelStatus]:
         """See ``Pipeline``."""
-        application = serve.get_replica_context().app_name
-        running = await asyncio.to_thread(running_replicas, application)
+        running = await asyncio.to_thread(running_replicas, serve.get_replica_context().app_name)
         return await asyncio.gather(*(self._model_status(name, running) for name in self._args.detectors()))
 
     async def _model_status(self, name: str, running: dict[str, int]) -> ModelStatus:
@@ -402,11 +456,11 @@ class Ingress:
             refused = True
             raise
         finally:
-            self._throttles[tenant].observe(refused=refused)
+            self._throttles[tenant, query.model].observe(refused=refused)
 
-    def admit(self, tenant: str) -> None:
+    def admit(self, tenant: str, model: str) -> None:
         """See ``Pipeline``."""
-        self._throttles[tenant].admit()
+        self._throttles[tenant, model].admit()
 
     def refused(self, error: ServeAppError) -> None:
         """See ``Pipeline``."""

@@ -75,6 +75,9 @@ def _applications(config: Json) -> Iterator[tuple[AppArgs, list[DetectorArgs], d
         if application["import_path"] == _IMPORT_PATH:
             args = parse_args(application.get("args", {}))
             deployments = {one["name"]: one for one in application.get("deployments", [])}
+            known = {"Ingress", "Preprocessor", "StreamSupervisor", *map(detector_name, args.detectors())}
+            if unknown := sorted(deployments.keys() - known):
+                raise ConfigError(f"there is no deployment {', '.join(unknown)}: there are {', '.join(sorted(known))}")
             detectors = []
             for model, detector in args.detectors().items():
                 deployment = deployments.get(detector_name(model), {})

@@ -174,14 +174,15 @@ class ReadyResponse(BaseModel):
     version: str
     engine: str
     precision: str
-    refused_change: str = Field(default="", description="Why the model is not the one that it was to be changed to.")
+    refused_change: bool = Field(default=False, description="It was to be changed, and could not: see `GET /models`.")
 
 
 class ModelStatus(BaseModel):
-    """A model that requests can name. Asleep, none of it is in memory: the first request brings it back."""
+    """A model that requests can name. Changing, it serves, and another one is being loaded in its place; asleep, none
+    of it is in memory, and the first request brings it back."""
 
     name: str
-    state: Literal["ready", "asleep", "unavailable"]
+    state: Literal["ready", "changing", "asleep", "unavailable"]
     model: str | None = Field(default=None, description="The `model` of its answers.")
     version: str | None = None
     engine: str | None = None
@@ -195,7 +196,7 @@ class ModelStatus(BaseModel):
         """Of a model that is loaded."""
         return cls(
             name=name,
-            state="ready",
+            state="changing" if info.is_changing else "ready",
             model=info.name,
             version=info.version,
             engine=info.engine,

@@ -69,11 +69,6 @@ class ServedModel:
         return cls(engine, args, batch_s, on_batch)
 
     @property
-    def size_px(self) -> int:
-        """Of the frames that it takes."""
-        return self._engine.info.size_px
-
-    @property
     def batcher(self) -> Batcher[Item, DetectReply]:
         """Where items are submitted."""
         return self._batcher
@@ -93,7 +88,7 @@ class ServedModel:
         await self._batcher.drain()
         await self.close()
         del self._engine
-        await asyncio.to_thread(gc.collect)  # an engine is too large to wait until Python looks by itself
+        await asyncio.to_thread(_collect)
 
     async def close(self) -> None:
         """Whoever still waits is told to ask elsewhere."""
@@ -121,6 +116,14 @@ class ServedModel:
         return replies
 
 
+def _collect() -> None:
+    """An engine is too large to wait until Python looks by itself; and Serve has it never look at what was there when
+    the replica had started (``RAY_SERVE_FREEZE_GC_ON_STARTUP``)."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 def _batch_size(engine: Engine, args: DetectorArgs) -> int:
     return args.batcher.max_batch_size if engine.takes_batches else 1
 
@@ -141,5 +144,5 @@ def _with_defaults(info: ModelInfo, detect: DetectArgs) -> ModelInfo:
     """The model with its default thresholds, under a version that tells whether a frame was made for just this."""
     # Not the engine, nor the precision: on nodes of another kind a replica may have chosen another one.
     defaults = DetectOptions(**detect.model_dump())
-    identity = f"{info.version} {info.size_px} {defaults}"
+    identity = f"{info.name} {info.version} {info.size_px} {defaults}"
     return replace(info, defaults=defaults, version=hashlib.sha256(identity.encode()).hexdigest()[:12])

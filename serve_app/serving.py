@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import ray
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.serve import metrics
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -66,8 +66,11 @@ def detector_name(model: str) -> str:
 
 
 def running_replicas(application: str) -> dict[str, int]:
-    """How many replicas of each deployment run. Blocks."""
-    status = serve.status().applications.get(application)
+    """How many replicas of each deployment run. Blocks. Raises Unavailable."""
+    try:
+        status = serve.status().applications.get(application)
+    except RayError as exc:
+        raise Unavailable("Serve's controller does not answer") from exc
     deployments = status.deployments if status else {}
     return {name: one.replica_states.get(ReplicaState.RUNNING, 0) for name, one in deployments.items()}
 
@@ -193,7 +196,14 @@ class DetectorClient:
         """The model that served when last asked. Raises ServeAppError."""
         if self._model is not None:
             return self._model
-        return await self._retries.run(lambda _: self.fetch_model(), time_left_s)
+        try:
+            return await self._retries.run(lambda _: self.fetch_model(), time_left_s)
+        except StartError as exc:  # no memory for the slots of another model
+            raise Unavailable(exc.detail) from exc
+
+    def forget_model(self) -> None:
+        """Have ``model`` ask anew."""
+        self._model = None
 
     @property
     def pool(self) -> FramePool:
@@ -250,7 +260,8 @@ class DetectorClient:
         try:
             reply = await self._retries.run(attempt, time_left_s)
         except ModelChanged:
-            self._model = None
+            if self._model is model:  # else another frame has heard of it before
+                self._model = None
             raise
         return Answer(
             detections=to_picture(reply.detections, box),

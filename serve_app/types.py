@@ -97,6 +97,7 @@ class ModelInfo:
     precision: Precision = "fp32"
     defaults: DetectOptions = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)  # as the Detector is set
     refused_change: str = ""  # why it is not the one that the Detector was to change to
+    is_changing: bool = False  # to another one, which is being loaded
 
     def class_ids(self, wanted: tuple[str, ...]) -> tuple[int, ...]:
         """Class ids of labels or of ids written as digits. Raises KeyError with the first unknown one."""

@@ -38,7 +38,7 @@ class FakePipeline:
     def refused(self, error: ServeAppError) -> None:
         self.refusals.append(error.code)
 
-    def admit(self, tenant: str) -> None:
+    def admit(self, tenant: str, model: str) -> None:
         if self.is_full:
             raise Overloaded("the service is at its limit")
 

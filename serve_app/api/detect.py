@@ -78,7 +78,7 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
             raise InvalidParameter(f"{', '.join(repeated)}: given more than once")
         if query.model not in models:
             raise InvalidParameter(f"model: there is no {query.model!r}, but {', '.join(models)}")
-        pipeline.admit(tenant)
+        pipeline.admit(tenant, query.model)
         try:
             async with asyncio.timeout(args.limits.deadline_s):
                 pictures, is_multipart = await read_pictures(request, args.limits, fetcher, tenant)

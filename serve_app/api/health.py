@@ -34,7 +34,7 @@ def router(pipeline: Pipeline) -> APIRouter:
             version=model.version,
             engine=model.engine,
             precision=model.precision,
-            refused_change=model.refused_change,
+            refused_change=bool(model.refused_change),
         )
 
     return routes

@@ -17,9 +17,9 @@ class Pipeline(Protocol):
         """The model that serves now, asked of a warm replica. Raises Unavailable."""
 
     async def models(self) -> list[ModelStatus]:
-        """Every model that a request may name, the default one first."""
+        """Every model that a request may name, the default one first. Raises Unavailable."""
 
-    def admit(self, tenant: str) -> None:
+    def admit(self, tenant: str, model: str) -> None:
         """Before a request's pictures are read. Raises Overloaded."""
 
     async def detect(

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from serve_app.config import StreamArgs
 from serve_app.drawing import draw, encode_jpeg
-from serve_app.errors import InvalidParameter, ModelChanged, PoisonPicture, ServeAppError, StartError
+from serve_app.errors import InvalidParameter, ModelChanged, PoisonPicture, ServeAppError
 from serve_app.frames import FramePool, Slot
 from serve_app.guard import Guard
 from serve_app.letterbox import letterbox
@@ -45,6 +45,7 @@ logger = logging.getLogger("ray.serve")
 _FRAME_TIMEOUT_S = 60.0  # a Detector that dies comes back in less
 _MAX_PIXELS = 50_000_000  # of a frame
 _RETRY_PAUSE_S = 0.2
+_OTHER_MODEL_PAUSE_S = 1.0
 _USUAL_FPS = 25.0  # of a source that does not say
 _LOOK_PERIOD_S = 0.25  # at the state
 _CLOSE_WITHIN_S = 5.0
@@ -55,6 +56,7 @@ class Detector(Protocol):
 
     async def connect(self) -> ModelInfo: ...
     async def model(self, time_left_s: float) -> ModelInfo: ...
+    def forget_model(self) -> None: ...
     @property
     def pool(self) -> FramePool: ...
     async def detect(
@@ -262,10 +264,12 @@ class Stream:
             except PoisonPicture as exc:
                 self._progress.lost(exc.code, exc.detail)
                 return None
-            except (InvalidParameter, StartError):
-                raise
             except ModelChanged:
                 continue
+            except InvalidParameter as exc:  # another model serves now, which does not know a class that is wanted
+                self._progress.refused(exc.detail)
+                await asyncio.sleep(_OTHER_MODEL_PAUSE_S)
+                self._detector.forget_model()
             except (ServeAppError, TimeoutError) as exc:
                 self._progress.refused(str(exc) or "the detector does not answer")
                 await asyncio.sleep(_RETRY_PAUSE_S)

@@ -329,10 +329,17 @@ class StreamSupervisor:
         """Raises SourceError."""
         return parse_source(spec.source.uri, self._args.folders(), tls_verify=spec.source.tls_verify)
 
+    def _detector(self, spec: StreamSpec) -> Replicas:
+        """Raises InvalidParameter."""
+        if spec.detect.model not in self._detectors:
+            raise InvalidParameter(f"detect.model: there is no {spec.detect.model!r}: see GET /models")
+        return self._detectors[spec.detect.model]
+
     def _make(self, record: Record) -> _Stream:
         spec = record.spec
         source, detail = None, ""
         try:
+            self._detector(spec)
             source = self._source(spec)
         except ServeAppError as exc:
             detail = exc.detail
@@ -424,9 +431,7 @@ class StreamSupervisor:
     async def _check(self, stream: _Stream) -> None:
         """Raises what keeps it from running, as far as that can be told before it does."""
         spec = stream.record.spec
-        detector = self._detectors.get(spec.detect.model)
-        if detector is None:
-            raise InvalidParameter(f"detect.model: there is no {spec.detect.model!r}: see GET /models")
+        detector = self._detector(spec)
         check_outputs(spec, self._args.output_folder(), self._guard)
         _check_tracking(spec)
         try:

@@ -76,3 +76,14 @@ def test_the_hash_of_other_weights_is_not_that_of_these(monkeypatch: pytest.Monk
 def test_a_model_has_a_name_of_its_own_and_weights(models: dict[str, dict[str, str]]) -> None:
     with pytest.raises(ConfigError, match="models"):
         parse_args({"models": models})
+
+
+@pytest.mark.parametrize("empty", [{"detect": None}, {"batcher": {"max_batch_size": None}}, {"model": None}, {}])
+def test_a_change_without_a_value_is_none(empty: dict[str, object]) -> None:
+    deployed = parse_args({"detect": {"confidence": 0.25}, "batcher": {"max_batch_size": 32}}).detectors()["default"]
+    changed = deployed.changed_by(empty)
+    assert (changed.detect, changed.batcher, changed.has_engine_of(deployed)) == (
+        deployed.detect,
+        deployed.batcher,
+        True,
+    )

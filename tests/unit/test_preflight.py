@@ -100,3 +100,10 @@ def test_what_a_detector_is_to_change_to_is_looked_at_too(user_config: Json, err
     wrong["applications"][0]["deployments"] = [{"name": "Detector-plates", "user_config": user_config}]
     with pytest.raises(error, match=says):
         check(wrong)
+
+
+def test_a_deployment_that_there_is_not_is_found() -> None:
+    wrong = config()
+    wrong["applications"][0]["deployments"] = [{"name": "Detektor"}]
+    with pytest.raises(ConfigError, match="there is no deployment Detektor: there are Detector, Ingress"):
+        check(wrong)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +18,8 @@ from ray.exceptions import RayActorError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from serve_app import deployments, serving
-from serve_app.config import DetectorArgs, parse_args
+from serve_app import deployments, models, serving
+from serve_app.config import DetectorArgs, ModelArgs, parse_args
 from serve_app.deployments import Detector, Preprocessor
 from serve_app.errors import (
     ModelChanged,
@@ -210,13 +212,13 @@ async def test_after_a_change_the_new_model_is_asked_for_and_the_slots_fit_it() 
     client.close()
 
 
-async def preprocessor(handle: FakeHandle) -> Preprocessor:
+async def preprocessor(handle: FakeHandle, **others: FakeHandle) -> Preprocessor:
     class NeverStopped(Preprocessor):
         def __del__(self) -> None:  # Serve awaits the real one, the garbage collector does not
             pass
 
     made = NeverStopped.__new__(NeverStopped)
-    await made.__init__({"default": handle}, parse_args({"preprocessor": {"slots": 2, "decode_threads": 1}}))
+    await made.__init__({"default": handle, **others}, parse_args({"preprocessor": {"slots": 2, "decode_threads": 1}}))
     return made
 
 
@@ -260,7 +262,7 @@ async def test_a_cancelled_picture_keeps_its_slot_until_nothing_writes_into_it(
 
     stage = await preprocessor(FakeHandle())
     monkeypatch.setattr(deployments, "preprocess", slow_decode)
-    pool = stage._detectors["default"].pool
+    pool = stage._lanes["default"].detector.pool
     task = asyncio.create_task(stage.detect(squares.encode(squares.picture([])), DetectQuery(), False, 5))
     await asyncio.to_thread(decoding.wait, 30)
     for _ in range(2):  # once more is once more
@@ -329,15 +331,77 @@ def detector(monkeypatch: pytest.MonkeyPatch, **model: Any) -> Detector:
     return NeverStopped(DetectorArgs(model={"engine": "null"} | model))
 
 
-async def test_a_detector_changes_to_another_model_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    changing = detector(monkeypatch)
-    await changing.reconfigure(None, None)
-    before = await changing.model()
-    await changing.reconfigure({"model": {"image_size_px": 320}, "detect": {"confidence": 0.25}}, None)
-    after = await changing.model()
+async def change(replica: Detector, user_config: Any) -> ModelInfo:
+    """The model that it then serves."""
+    await replica.reconfigure(user_config, None)
+    while (model := await replica.model()).is_changing:
+        await asyncio.sleep(0.01)
+    return model
+
+
+async def test_a_detector_changes_to_another_model_under_way_and_lets_go_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replica = detector(monkeypatch)
+    before = await change(replica, None)
+    engine = weakref.ref(replica._now._engine)
+    gc.freeze()  # as Serve does it, once a replica has started
+    await replica.reconfigure({"model": {"image_size_px": 320}, "detect": {"confidence": 0.25}}, None)
+    assert (await replica.model()).is_changing
+    after = await change(replica, {"model": {"image_size_px": 320}, "detect": {"confidence": 0.25}})
     assert (before.size_px, after.size_px, after.defaults.confidence) == (640, 320, 0.25)
-    await changing.reconfigure(None, None)
-    assert await changing.model() == before
+    while replica._retiring:
+        await asyncio.sleep(0.01)
+    assert engine() is None
+    assert await change(replica, None) == before
+    gc.unfreeze()
+
+
+async def test_the_newest_change_counts_though_one_before_it_does_not_come_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replica = detector(monkeypatch)
+    await change(replica, None)
+    may_end = threading.Event()
+    load = models.load
+
+    def hang(args: ModelArgs, **options: Any) -> Any:
+        if args.image_size_px == 320:
+            may_end.wait(30)
+        return load(args, **options)
+
+    monkeypatch.setattr(models, "load", hang)
+    await replica.reconfigure({"model": {"image_size_px": 320}}, None)
+    assert (await change(replica, {"model": {"image_size_px": 96}})).size_px == 96
+    may_end.set()
+
+
+async def test_another_rank_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = detector(monkeypatch)
+    await change(replica, {"detect": {"confidence": 0.3}})
+    await replica.reconfigure({"detect": {"confidence": 0.3}}, 1)
+    assert not (await replica.model()).is_changing
+
+
+async def test_a_detector_that_starts_with_what_others_refused_serves_what_was_deployed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replica = detector(monkeypatch)
+    model = await change(replica, {"model": {"engine": "openvino", "weights": "nowhere.onnx"}})
+    assert (model.name, "there is no nowhere.onnx" in model.refused_change) == ("null", True)
+    assert not (await change(replica, None)).refused_change
+
+
+async def test_a_change_that_fails_for_another_reason_shows_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = detector(monkeypatch)
+    before = await change(replica, None)
+
+    def fail(args: ModelArgs, **options: Any) -> Any:
+        raise RuntimeError("CUDA out of memory at 0x7f")
+
+    monkeypatch.setattr(models, "load", fail)
+    after = await change(replica, {"model": {"image_size_px": 96}})
+    assert (after.version, after.refused_change) == (before.version, "an internal error: see the log")
 
 
 @pytest.mark.parametrize(
@@ -353,15 +417,12 @@ async def test_a_detector_changes_to_another_model_under_way(monkeypatch: pytest
 async def test_a_change_that_cannot_be_made_leaves_the_model_and_says_why(
     user_config: Any, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changing = detector(monkeypatch)
-    await changing.reconfigure(None, None)
-    before = await changing.model()
-    await changing.reconfigure(user_config, None)
-    after = await changing.model()
+    replica = detector(monkeypatch)
+    before = await change(replica, None)
+    after = await change(replica, user_config)
     assert after.version == before.version
     assert re.search(reason, after.refused_change)
-    await changing.reconfigure({"detect": {"confidence": 0.3}}, None)
-    assert not (await changing.model()).refused_change
+    assert not (await change(replica, {"detect": {"confidence": 0.3}})).refused_change
 
 
 async def test_a_detector_that_cannot_load_its_first_model_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,11 +431,28 @@ async def test_a_detector_that_cannot_load_its_first_model_does_not_start(monkey
 
 
 async def test_a_frame_for_the_model_before_is_sent_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    changing = detector(monkeypatch)
-    await changing.reconfigure(None, None)
-    version = (await changing.model()).version
+    replica = detector(monkeypatch)
+    version = (await change(replica, None)).version
     frame = np.zeros((640, 640, 3), np.uint8).tobytes()
     request = DetectRequest(frame, OPTIONS, 10, version, "interactive", "")
-    assert isinstance(await changing.detect(request), DetectReply)
-    await changing.reconfigure({"model": {"image_size_px": 320}}, None)
-    assert isinstance(await changing.detect(request), ModelChanged)
+    assert isinstance(await replica.detect(request), DetectReply)
+    await change(replica, {"model": {"image_size_px": 320}})
+    assert isinstance(await replica.detect(request), ModelChanged)
+
+
+async def test_who_waits_for_one_model_is_not_in_the_way_of_another() -> None:
+    asleep = FakeHandle()
+    asleep.model = SimpleNamespace(remote=asyncio.Event().wait)
+    stage = await preprocessor(FakeHandle(), asleep=asleep)
+    picture = squares.encode(squares.picture([]))
+    waiting = [asyncio.create_task(stage.detect(picture, DetectQuery(model="asleep"), False, 5)) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert (await stage.detect(picture, DetectQuery(), False, 5)).labels == ("dog",)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+
+
+async def test_a_model_that_a_roll_out_has_not_brought_yet_is_unavailable() -> None:
+    stage = await preprocessor(FakeHandle())
+    assert isinstance(await stage.detect(b"", DetectQuery(model="plates"), False, 5), Unavailable)

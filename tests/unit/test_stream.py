@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 
 from serve_app.config import StreamArgs
-from serve_app.errors import InvalidParameter, Overloaded
+from serve_app.errors import InvalidParameter, ModelChanged, Overloaded
 from serve_app.frames import FramePool, Slot
 from serve_app.guard import Guard
 from serve_app.stream_schemas import Motion, Recording, Regions, SourceSpec, StreamSpec, Zone
+from serve_app.streams import stream as stream_module
 from serve_app.streams.source import parse_source
 from serve_app.streams.store import StreamStore
 from serve_app.streams.stream import Stream, check_outputs
@@ -46,12 +48,18 @@ class FakeDetector:
         self.seen: list[int] = []
         self.given_up = 0
         self.asked: Callable[[], None] = lambda: None
+        self.info = MODEL  # the one that serves, and the one that was asked last:
+        self.known: ModelInfo | None = None
 
     async def connect(self) -> ModelInfo:
-        return MODEL
+        self.known = self.info
+        return self.known
 
     async def model(self, time_left_s: float) -> ModelInfo:
-        return MODEL
+        return self.known or await self.connect()
+
+    def forget_model(self) -> None:
+        self.known = None
 
     async def detect(
         self, slot: Slot, box: Letterbox, model: ModelInfo, options: DetectOptions, *, time_left_s: float, given_up: int
@@ -298,3 +306,26 @@ def test_files_need_a_folder() -> None:
         with pytest.raises(InvalidParameter, match="SERVE_APP_OUTPUT_DIR"):
             check_outputs(StreamSpec(source=source, **fields), None, Guard())
     check_outputs(StreamSpec(source=source), None, Guard())
+
+
+async def test_a_stream_waits_while_a_model_serves_that_does_not_know_its_classes(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "_OTHER_MODEL_PAUSE_S", 0.01)
+    detector = FakeDetector()
+    stream = make(video, detector, detect={"classes": ["red"]})
+
+    def change() -> None:
+        detector.asked = lambda: None
+        detector.info = dataclasses.replace(MODEL, version="2", labels=("cat",))
+        detector.failures, detector.known = [ModelChanged("changed")], None
+
+    detector.asked = change
+    async with running(stream) as task:
+        while stream.status().state != "blocked":
+            await asyncio.sleep(0.01)
+        assert "knows no class 'red'" in stream.status().detail
+        detector.info = MODEL
+        await task
+    assert detector.seen == list(range(FRAMES))
+    assert stream.status().state == "completed"
