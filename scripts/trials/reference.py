@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import ast
 from collections import Counter
 from pathlib import Path
 
 import httpx
 import numpy as np
+import onnx
 
 from serve_app.agreement import agree
 from serve_app.models import EMBEDDED
@@ -23,6 +24,7 @@ class Reference:
         self.picture = picture
         self.answers: Counter[str] = Counter()  # that were judged, by the model that made them
         self._found: dict[str, Detections] = {}
+        self._labels: dict[str, set[str]] = {}
 
     def ask(self, url: str, model: str = "default") -> str:
         """Has a model say what it finds, while nobody else asks; its name."""
@@ -30,18 +32,26 @@ class Reference:
         answer = httpx.post(f"{url}/detect", content=self.picture, params=query, timeout=_TIMEOUT_S, trust_env=False)
         found = answer.raise_for_status().json()
         self._found[found["model"]] = _detections(found)
+        self._labels[found["model"]] = {one["label"] for one in found["detections"]}
         return str(found["model"])
 
     def agrees(self, answer: Json) -> bool:
         """Whether the model that an answer names finds this."""
         self.answers[answer["model"]] += 1
         expected = self._found.get(answer["model"])
-        return expected is not None and agree(expected, _detections(answer))
+        if expected is None or not agree(expected, _detections(answer)):
+            return False
+        return {one["label"] for one in answer["detections"]} <= self._labels[answer["model"]]
 
 
 def save_second_model(folder: Path) -> Path:
-    """The embedded model once more, under another name."""
-    return Path(shutil.copy(EMBEDDED / "codes.onnx", folder / "second.onnx"))
+    """The embedded model once more, under another name and with other labels."""
+    model = onnx.load(EMBEDDED / "codes.onnx")
+    (labels,) = (entry for entry in model.metadata_props if entry.key == "names")
+    labels.value = repr({class_id: f"second {name}" for class_id, name in ast.literal_eval(labels.value).items()})
+    path = folder / "second.onnx"
+    onnx.save(model, path)
+    return path
 
 
 def _detections(answer: Json) -> Detections:
