@@ -229,13 +229,7 @@ class DetectorClient:
         ServeAppError, for example PoisonPicture; after ModelChanged, ``model`` asks anew.
         """
         request = DetectRequest(
-            slot.ref,
-            options,
-            time_left_s,
-            model.version,
-            self._traffic,
-            tenant or self._tenant,
-            given_up=given_up,
+            slot.ref, options, time_left_s, model.version, self._traffic, tenant or self._tenant, given_up=given_up
         )
 
         async def attempt(left_s: float) -> DetectReply:

@@ -80,7 +80,7 @@ class HttpLoad:
         at_s = np.arange(_WINDOW_S, ended_s.max(), _WINDOW_S)
         windows = [(ended_s - sent_s)[(at - _WINDOW_S < ended_s) & (ended_s <= at)] for at in at_s]
         changed_s, rates = zip(*self._rates, strict=True)
-        offered = [rates[int(np.searchsorted(changed_s, at + began_s)) - 1] for at in at_s]
+        offered = [rates[int(np.searchsorted(changed_s, at + began_s - _WINDOW_S / 2)) - 1] for at in at_s]
         return _answers(at_s, offered, [len(window) / _WINDOW_S for window in windows], windows)
 
     def problems(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,8 +32,9 @@ def save_plot(trials: Mapping[str, Scaling], path: Path) -> Path:
         detectors.fill_between(at_s, running, step="post", color=_ANSWERED, alpha=0.4, label="running")
         detectors.step(at_s, [look.wanted for look in trial.looks], where="post", color="black", lw=1, label="wanted")
         detectors.set(ylabel="Detectors", ylim=(0, trial.plan.most + 0.5), yticks=range(trial.plan.most + 1))
-        latency.plot(answers.at_s, answers.p50_s, color=_ANSWERED, label="p50")
-        latency.plot(answers.at_s, answers.p99_s, color=_SLOWEST, label="p99")
+        for label, seconds, color in (("p50", answers.p50_s, _ANSWERED), ("p99", answers.p99_s, _SLOWEST)):
+            known = [(at, one) for at, one in zip(answers.at_s, seconds, strict=True) if not math.isnan(one)]
+            latency.plot(*zip(*known, strict=True), color=color, label=label)
         latency.set(xlabel="seconds", ylabel="to the answer, s", ylim=(0, None), xlim=(0, trial.end_s))
         for axes in (load, detectors, latency):
             for step_s in (trial.up_at_s, trial.down_at_s):

@@ -138,7 +138,7 @@ def scaled_detectors() -> tuple[int, int]:
 
 def test_detectors_follow_the_load(service: Service, chaos: bool) -> None:
     """60 pictures a second are one and a half times what one takes."""
-    plan = Plan(low=10, high=60, least=1, most=2, low_s=2, hold_s=60 if chaos else 3, downscale_delay_s=2)
+    plan = Plan(low=10, high=60, least=1, most=2, low_s=1, hold_s=60 if chaos else 1, downscale_delay_s=1)
     picture = squares.encode(squares.picture([Square("red", 4, 4)]))
     with (
         scaled(service, plan, max_batch_size=8) as cluster,
