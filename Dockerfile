@@ -7,8 +7,8 @@
 
 # The Python that the tests are run with.
 FROM python:3.11-slim-bookworm AS base
-# OpenCV is linked with libGL and libgthread, of which the slim image has neither; Debian's libgl1 brings Mesa and LLVM, 350
-# MB in all. HAProxy comes with Ray, as a wheel that brings its own libraries, and FFmpeg with PyAV.
+# OpenCV is linked with libGL and libgthread, of which the slim image has neither; Debian's libgl1 brings Mesa and LLVM,
+# 350 MB in all. HAProxy comes with Ray, as a wheel that brings its own libraries, and FFmpeg with PyAV.
 # Debian keeps no old versions: a pinned one could not be had for long.
 # hadolint ignore=DL3008
 RUN apt-get update \
