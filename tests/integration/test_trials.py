@@ -81,6 +81,7 @@ def test_streams_of_a_node_that_died_go_on_elsewhere(tried: Cluster, video: Path
     assert lose_node(tried, video, picture, 3 if chaos else 1, quiet).problems == []
 
 
+@pytest.mark.usefixtures("only_with_chaos")  # a minute, of which Ray takes most; the death of a node is tried always
 def test_a_node_that_is_drained_loses_no_frame(
     tried: Cluster, video: Path, stream_folders: dict[str, str], chaos: bool
 ) -> None:
