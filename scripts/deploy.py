@@ -22,17 +22,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 if sys.prefix == sys.base_prefix and (ROOT / ".venv/bin/python").exists():  # started outside the environment
     os.execv(ROOT / ".venv/bin/python", [str(ROOT / ".venv/bin/python"), __file__, *sys.argv[1:]])
-if Path("~/.ray/auth_token").expanduser().exists():
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # as configs/serve.env does; read when Ray is imported
 
 import httpx
-from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from serve_app import preflight
 from serve_app.errors import StartError
 from serve_app.schemas import ModelList, ModelStatus
 from serve_app.types import Json
 
+_TOKEN = Path("~/.ray/auth_token")  # Ray's, which its dashboard asks for where configs/serve.env was sourced
 _TIMEOUT_S = 60.0
 _LOOK_PERIOD_S = 0.5
 _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
@@ -53,55 +51,59 @@ def main() -> None:
         config = preflight.read(options.config)
         preflight.check_args(config)
         deploy(config, options.address)
-        tell(options.url)
+        models = settled_models(options.url)
+        for model in models:
+            print(f"{model.name}: {model.state}" + (f", {model.model} {model.version}" if model.model else ""))
+        check_changed(models)
     except StartError as exc:
         sys.exit(exc.detail)
     except Refused as exc:
         sys.exit(str(exc))
-    except (ConnectionError, httpx.TransportError) as exc:
+    except httpx.TransportError as exc:
         sys.exit(f"nobody answers: start the application with scripts/serve, or say where it is ({exc})")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def deploy(config: Json, address: str) -> None:
-    """Until every application runs as the config says. Raises Refused, ConnectionError."""
+    """Until every application runs as the config says. Raises Refused, httpx.TransportError."""
+    token = _TOKEN.expanduser()
+    headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
     names = [application.get("name", "default") for application in config["applications"]]
-    try:
-        ray = ServeSubmissionClient(address)
-        ray.deploy_applications(config)
+    with httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as dashboard:
+        _answered(dashboard.put("/api/serve/applications/", json=config))
         while True:
-            applications = ray.get_serve_details()["applications"]
+            applications = _answered(dashboard.get("/api/serve/applications/")).json()["applications"]
             for name in names:
                 if applications[name]["status"] in _FAILED:
                     raise Refused(f"{name} cannot be deployed: {applications[name]['message']}")
             if all(applications[name]["status"] == "RUNNING" for name in names):
                 return
             time.sleep(_LOOK_PERIOD_S)
-    except RuntimeError as exc:  # so the client says that the dashboard refused
-        raise Refused(f"Ray's dashboard at {address} refused: {exc}") from exc
 
 
-def tell(url: str) -> None:
-    """Which models serve, once none is being changed. Raises Refused for one that goes on though it was to change."""
+def settled_models(url: str) -> list[ModelStatus]:
+    """Which models serve, once none is being changed. Raises Refused, httpx.TransportError."""
     key = os.environ.get("SIGHTLINE_KEY")  # not an argument, which every user of the machine could see
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as http:
-        while any(one.state == "changing" for one in _models(http)):
+        while True:
+            models = ModelList.model_validate(_answered(http.get("/models")).json()).models
+            if all(model.state != "changing" for model in models):
+                return models
             time.sleep(_LOOK_PERIOD_S)
-        models = _models(http)
-    for model in models:
-        print(f"{model.name}: {model.state}" + (f", {model.model} {model.version}" if model.model else ""))
-    refused = [f"{one.name} goes on as it was: {one.refused_change}" for one in models if one.refused_change]
-    if refused:
+
+
+def check_changed(models: list[ModelStatus]) -> None:
+    """Raises Refused for those that go on as they were though they were to change."""
+    if refused := [f"{one.name} goes on as it was: {one.refused_change}" for one in models if one.refused_change]:
         raise Refused("; ".join(refused))
 
 
-def _models(http: httpx.Client) -> list[ModelStatus]:
-    answer = http.get("/models")
-    if answer.status_code != 200:
-        raise Refused(f"deployed; which models serve is not told: {answer.text}")
-    return ModelList.model_validate(answer.json()).models
+def _answered(response: httpx.Response) -> httpx.Response:
+    if response.status_code != 200:
+        raise Refused(f"{response.url} answers {response.status_code}: {response.text[-500:]}")
+    return response
 
 
 if __name__ == "__main__":

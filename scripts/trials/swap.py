@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +12,7 @@ from pathlib import Path
 import httpx
 import yaml
 
-from scripts.server import ROOT
+from scripts.deploy import Refused, check_changed, deploy, settled_models
 from scripts.trials.clients import Request, clients
 from scripts.trials.cluster import Cluster, Footprint, stream, until
 from scripts.trials.follower import Follower
@@ -27,7 +25,6 @@ _STREAM_FPS = 5
 _SETTLED = 4  # changes, after which memory counts: both models were there twice
 _MEMORY_SLACK_MIB = 30.0
 _TIMEOUT_S = 60.0
-_DEPLOY_TIMEOUT_S = 300.0
 
 
 @dataclass
@@ -54,7 +51,7 @@ def swap(
     reference = Reference(picture.read_bytes())
     names = []
     for one in weights:
-        deploy(cluster, config, {"model": {"weights": one}})
+        _change(cluster, config, {"model": {"weights": one}})
         names.append(reference.ask(cluster.url))
     if names[0] == names[1]:
         trial.problems.append("the model did not change")
@@ -68,7 +65,7 @@ def swap(
         crowd = stack.enter_context(clients(cluster.url, reference.picture, _CLIENTS, judge))
         for number in range(times):
             begun_s = time.monotonic()
-            deploy(cluster, config, {"model": {"weights": weights[number % 2]}})
+            _change(cluster, config, {"model": {"weights": weights[number % 2]}})
             before = reference.answers[names[number % 2]]
             until(lambda: reference.answers[names[number % 2]] > before, what=f"an answer of {names[number % 2]}")  # noqa: B023
             trial.took_s.append(time.monotonic() - begun_s)
@@ -91,15 +88,13 @@ def swap(
     return trial
 
 
-def deploy(cluster: Cluster, config: Path, user_config: Json) -> None:
-    """As a user does it: the file is changed, and deployed. Raises CalledProcessError where that is refused."""
+def _change(cluster: Cluster, config: Path, user_config: Json) -> None:
+    """As scripts/deploy.py does it, with the file changed. Raises Refused."""
     settings = yaml.safe_load(config.read_text())
     (detector,) = (one for one in settings["applications"][0]["deployments"] if one["name"] == "Detector")
     detector["user_config"] = user_config
-    config.write_text(yaml.safe_dump(settings))
-    addresses = ["--url", cluster.url, "--address", cluster.dashboard_url]
-    command = [sys.executable, ROOT / "scripts/deploy.py", config, *addresses]
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_DEPLOY_TIMEOUT_S)
+    deploy(settings, cluster.dashboard_url)
+    check_changed(settled_models(cluster.url))
 
 
 def _deploy_no_model(cluster: Cluster, config: Path, requests: Sequence[Request], trial: Swaps) -> None:
@@ -107,9 +102,9 @@ def _deploy_no_model(cluster: Cluster, config: Path, requests: Sequence[Request]
     broken.write_bytes(b"no model")
     before = _readyz(cluster)
     try:
-        deploy(cluster, config, {"model": {"weights": str(broken)}})
-    except subprocess.CalledProcessError as exc:
-        trial.refusal = exc.stderr.strip().splitlines()[-1]
+        _change(cluster, config, {"model": {"weights": str(broken)}})
+    except Refused as exc:
+        trial.refusal = str(exc)
     else:
         trial.problems.append("nobody said that the file is no model")
     answered = len(requests)
