@@ -83,7 +83,7 @@ def test_what_serve_cannot_deploy_is_said(told: Told) -> None:
 
 def test_a_dashboard_that_wants_another_token_is_said(told: Told) -> None:
     told.answers = {"/api/serve/applications/": [(401, "a token is missing")]}
-    with pytest.raises(Refused, match="answers 401: .*a token is missing"):
+    with pytest.raises(Refused, match=r"answers 401: .*a token is missing"):
         deploy(CONFIG, told.url)
 
 
