@@ -38,7 +38,7 @@ _LOOK_PERIOD_S = 5.0  # at each worker's status
 _ANSWER_TIMEOUT_S = 2.0  # of a worker
 _STOP_TIMEOUT_S = 20.0
 _DRAIN_LOOK_PERIOD_S = 2.0  # a node that is about to end may have 30 s
-_READY_TIMEOUT_S = 20.0  # of a worker that takes over
+_READY_TIMEOUT_S = 40.0  # of a worker that takes over: on two busy cores it took 20
 _MOVES_AT_ONCE = 4  # each starts a process, which takes seconds of a core
 _RESTART_PAUSE_S = (0.1, 30.0)  # first and longest, while its process ends again and again
 _UNREACHABLE_PAUSE_S = 1.0
@@ -406,12 +406,12 @@ class StreamSupervisor:
             stream.keeping.cancel()
             await asyncio.wait([stream.keeping])
             stream.keeping = None
-        actor, stream.worker = stream.worker, None
-        if actor is not None:
+        if stream.worker is not None:
             try:
-                stream.status = await asyncio.wait_for(actor.stop.remote(), _STOP_TIMEOUT_S)
+                stream.status = await asyncio.wait_for(stream.worker.stop.remote(), _STOP_TIMEOUT_S)
             except (RayError, TimeoutError):
                 pass  # it is ended all the same
+            stream.worker = None  # not before: who follows its events has the last ones
         await asyncio.to_thread(worker.kill, self._actor_name(stream))
 
     async def _put(self, stream: _Stream, **changes: Any) -> None:
