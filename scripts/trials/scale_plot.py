@@ -40,7 +40,7 @@ def save_plot(trials: Mapping[str, Scaling], path: Path) -> Path:
             for step_s in (trial.up_at_s, trial.down_at_s):
                 axes.axvline(step_s, color="black", lw=0.6, ls=":")
             axes.grid(axis="y", alpha=0.3)
-            axes.legend(loc="upper right", fontsize=8)
+            axes.legend(loc="upper left" if axes is detectors else "upper right", fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
