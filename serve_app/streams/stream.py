@@ -108,6 +108,7 @@ class Stream:
         self._state: State = "starting"
         self._progress = Progress()
         self._progress.resume(self._mark)
+        self._detecting: asyncio.Task[None] | None = None  # once there is a Detector
         self._scene: Scene | None = None  # once the first frame is there
         self._latest: tuple[Frame, Pixels, Answer, StreamResult] | None = None
         self._newer = asyncio.Event()  # than the latest
@@ -136,7 +137,10 @@ class Stream:
         looking = asyncio.create_task(self._look())
         try:
             self._spec.detect.to_options(await self._detector.connect())
-            await self._detect_until_the_end()
+            self._detecting = asyncio.create_task(self._detect_until_the_end())
+            await asyncio.wait([self._detecting])
+            if not self._detecting.cancelled():
+                self._detecting.result()
         except ServeAppError as exc:  # waiting cannot help: a class the model does not know, no shared memory
             self._progress.source_is("failed", exc.detail)
         except Exception as exc:  # a fault of ours: the supervisor starts the next one, which may fare better
@@ -144,6 +148,7 @@ class Stream:
             self._progress.source_is("failed", f"internal error: {type(exc).__name__}")
             raise
         finally:
+            self.give_up()
             looking.cancel()
             self._note_state()
             await self._close()
@@ -153,6 +158,11 @@ class Stream:
         """``run`` ends after the frame that is under way."""
         self._is_stopped = True
         self._capture.stop()
+
+    def give_up(self) -> None:
+        """``run`` ends without it, and closes what it opened."""
+        if self._detecting is not None:
+            self._detecting.cancel()
 
     def status(self) -> StreamStatus:
         """Now. Of ``restarts`` it knows nothing."""

@@ -297,20 +297,25 @@ class StreamSupervisor:
     @_uninterrupted
     async def _move(self, stream_id: str) -> None:
         """Another worker goes on with the stream, on a node that stays; it is ready before this one stops."""
-        async with self._changing(stream_id) as stream:
-            if stream.keeping is None or stream.source is None or not stream.is_to_run:
-                return  # meanwhile
-            moved = stream.record.model_copy(update={"moves": stream.record.moves + 1})
-            successor = worker.start(moved, stream.source, self._application, self._args, self._guard)
-            try:
-                await asyncio.wait_for(successor.ready.remote(), _READY_TIMEOUT_S)
-            except (RayError, TimeoutError):
-                logger.warning("stream %s cannot leave its node, which is about to end, yet", stream_id)
-                await asyncio.to_thread(worker.kill, worker.actor_name(self._application, moved))
-                return
-            await self._halt(stream)
-            await self._note(stream, moves=moved.moves)
-            self._begin(stream)
+        stream = await self._find(stream_id)
+        record = stream.record
+        if stream.source is None or not stream.is_to_run:
+            return
+        moved = record.model_copy(update={"moves": record.moves + 1})
+        successor = worker.start(moved, stream.source, self._application, self._args, self._guard)
+        try:
+            await asyncio.wait_for(successor.ready.remote(), _READY_TIMEOUT_S)  # the stream may be changed meanwhile
+            async with self._changing(stream_id) as stream:
+                if stream.record is record and stream.keeping is not None:
+                    await self._halt(stream)
+                    await self._note(stream, moves=moved.moves)
+                    self._begin(stream)
+                    return
+        except (RayError, TimeoutError):
+            logger.warning("stream %s cannot leave its node, which is about to end, yet", stream_id)
+        except NotFound:
+            pass
+        await asyncio.to_thread(worker.kill, worker.actor_name(self._application, moved))
 
     async def _checked(self, spec: StreamSpec) -> _Stream:
         """A stream that may be. Raises what keeps it from that."""

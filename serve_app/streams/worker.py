@@ -28,7 +28,8 @@ logger = logging.getLogger("ray.serve")
 NAMESPACE = "sightline"
 _SLOTS = 1  # for the one frame in flight
 _UNWATCHED_S = 30.0  # without a call of the supervisor's, who calls far more often
-_LAST_FRAME_S = 3.0  # the Detector may be gone for good
+_LAST_FRAME_S = 5.0  # the Detector may be gone for good
+_CLOSE_S = 12.0  # recordings and sinks are given 5 s each
 _KILL_TIMEOUT_S = 5.0
 _KILL_PAUSE_S = 0.02
 _GCS_TIMEOUT_S = 5.0
@@ -109,7 +110,9 @@ class StreamWorker:
         self._stream.stop()
         if self._running is not None:
             await asyncio.wait([self._running], timeout=_LAST_FRAME_S)
-            self._running.cancel()
+            self._stream.give_up()
+            await asyncio.wait([self._running], timeout=_CLOSE_S)
+            self._running.cancel()  # it still waited for its first Detector
             await asyncio.wait([self._running])
         return self._stream.status()
 

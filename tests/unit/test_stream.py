@@ -329,3 +329,22 @@ async def test_a_stream_waits_while_a_model_serves_that_does_not_know_its_classe
         await task
     assert detector.seen == list(range(FRAMES))
     assert stream.status().state == "completed"
+
+
+async def test_a_stream_that_gives_up_its_frame_closes_what_it_opened(video: Path, tmp_path: Path) -> None:
+    class Hanging(FakeDetector):
+        async def detect(self, *args: Any, **options: Any) -> Answer:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    detector = Hanging()
+    stream = make(video, detector, sinks=[{"type": "jsonl"}])
+    async with running(stream) as task:
+        while detector.pool.leased == 0:
+            await asyncio.sleep(0.01)
+        stream.stop()
+        stream.give_up()
+        await task
+    assert detector.pool.leased == 0
+    written = [json.loads(line) for line in (video.parent / "lot/events.jsonl").read_text().splitlines()]
+    assert [event["event_id"] for event in written] == [event["event_id"] for event in await all_events(stream)]
