@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.trials.clients import clients
+from scripts.trials.clients import Judge, clients
 from scripts.trials.cluster import Cluster, stream
 from scripts.trials.follower import Follower
 from scripts.trials.reference import Reference
@@ -58,5 +58,5 @@ def mix(cluster: Cluster, pictures: Path, duration_s: float, tell: Callable[[flo
     return trial
 
 
-def _judge(reference: Reference, name: str) -> Callable[[object], bool]:
+def _judge(reference: Reference, name: str) -> Judge:
     return lambda response: response.json()["model"] == name and reference.agrees(response.json())
