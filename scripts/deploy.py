@@ -30,6 +30,7 @@ from serve_app.errors import StartError
 from serve_app.schemas import ModelList, ModelStatus
 from serve_app.types import Json
 
+APPLICATIONS = "/api/serve/applications/"  # of the dashboard
 _TOKEN = Path("~/.ray/auth_token")  # Ray's, which its dashboard asks for where configs/serve.env was sourced
 _TIMEOUT_S = 60.0
 _LOOK_PERIOD_S = 0.5
@@ -65,15 +66,20 @@ def main() -> None:
         sys.exit(130)
 
 
-def deploy(config: Json, address: str) -> None:
-    """Until every application runs as the config says. Raises Refused, httpx.TransportError."""
+def dashboard(address: str) -> httpx.Client:
+    """Who asks Ray's dashboard, with Ray's token."""
     token = _TOKEN.expanduser()
     headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
+    return httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+
+
+def deploy(config: Json, address: str) -> None:
+    """Until every application runs as the config says. Raises Refused, httpx.TransportError."""
     names = [application.get("name", "default") for application in config["applications"]]
-    with httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as dashboard:
-        _answered(dashboard.put("/api/serve/applications/", json=config))
+    with dashboard(address) as http:
+        _answered(http.put(APPLICATIONS, json=config))
         while True:
-            applications = _answered(dashboard.get("/api/serve/applications/")).json()["applications"]
+            applications = _answered(http.get(APPLICATIONS)).json()["applications"]
             for name in names:
                 if applications[name]["status"] in _FAILED:
                     raise Refused(f"{name} cannot be deployed: {applications[name]['message']}")

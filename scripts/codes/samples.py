@@ -68,12 +68,18 @@ def belt_frame(number: int) -> Scene:
 
 def save_video(path: Path, frames: Iterable[Scene]) -> Path:
     """The belt's frames as a video: MPEG-4, or lossless FFV1 where the name ends in .avi."""
+    pictures = (frame.pixels for frame in frames)
+    return write_video(path, pictures, fps=BELT_FPS, size_px=(BELT_WIDTH_PX, BELT_HEIGHT_PX))
+
+
+def write_video(path: Path, pictures: Iterable[Picture], *, fps: float, size_px: tuple[int, int]) -> Path:
+    """Pictures of one size, width and height, as a video: see ``save_video``."""
     codec = "FFV1" if path.suffix == ".avi" else "mp4v"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), BELT_FPS, (BELT_WIDTH_PX, BELT_HEIGHT_PX))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, size_px)
     if not writer.isOpened():
         raise OSError(f"OpenCV cannot write {path}")
-    for frame in frames:
-        writer.write(frame.pixels)
+    for pixels in pictures:
+        writer.write(pixels)
     writer.release()
     return path
 

@@ -89,6 +89,11 @@ class Clients:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def problems(self) -> list[str]:
+        """Of each request that did not get the right answer."""
+        return [f"a request got {request.problem}" for request in self.requests if request.problem]
+
     def close(self) -> None:
         """When the requests under way are answered."""
         self._stop.set()

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
+from scripts.deploy import APPLICATIONS, dashboard
 from scripts.trials.clients import Death
 from serve_app import shared_memory
 from serve_app.stream_schemas import StreamList, StreamStatus
@@ -33,7 +34,7 @@ class Footprint:
 
     descriptors: int
     threads: int
-    memory_mib: float  # its own: slots of the frame pool count once they were used
+    memory_mib: float  # its own: not what it shares, as slots of the frame pool
 
     @classmethod
     def of(cls, process: psutil.Process) -> Footprint:
@@ -101,11 +102,8 @@ class Cluster:
 
     def detectors(self) -> tuple[int, int]:
         """How many Serve wants, and how many run, as Ray's dashboard says. Raises httpx.HTTPError."""
-        token = (Path.home() / ".ray/auth_token").read_text().strip()
-        headers = {"Authorization": f"Bearer {token}"}
-        url = f"{self.dashboard_url}/api/serve/applications/"
-        response = httpx.get(url, headers=headers, timeout=_TIMEOUT_S, trust_env=False).raise_for_status()
-        return detectors(response.json(), APPLICATION)
+        with dashboard(self.dashboard_url) as http:
+            return detectors(http.get(APPLICATIONS).raise_for_status().json(), APPLICATION)
 
     def create(self, stream_id: str, uri: Path | str, *, loop: bool = False, **fields: Any) -> None:
         """A new stream."""

@@ -55,17 +55,17 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
             trial.problems.append("other frame pools than before")
         status = cluster.status("cable")
     follower.close()
-    trial.problems += _problems(trial, follower.frame_ids())
+    trial.problems += _problems(trial, follower)
     if status.reconnects < times:
         trial.problems.append(f"{status.reconnects} reconnects were counted, of {times}")
     return trial
 
 
-def _problems(trial: Disconnects, frame_ids: list[int]) -> list[str]:
+def _problems(trial: Disconnects, follower: Follower) -> list[str]:
     before, after = trial.before, trial.after
     assert before is not None
     assert after is not None
     found = after.growth(before, memory_slack_mib=_MEMORY_SLACK_MIB)
-    if frame_ids != sorted(set(frame_ids)):
+    if not follower.is_in_order:
         found.append("results came out of order, or twice")
     return found

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,6 +29,11 @@ class Seen:
 
     at_s: float
     event: Event
+
+
+def written(output_dir: Path, stream_id: str) -> list[Event]:
+    """The events that a stream has written into its file."""
+    return [json.loads(line) for line in (output_dir / stream_id / "events.jsonl").read_text().splitlines()]
 
 
 class Follower:
@@ -62,6 +68,11 @@ class Follower:
     def frame_ids(self) -> list[int]:
         """Of every result, as they came."""
         return [seen.event["frame_id"] for seen in self.seen if seen.event["type"] == "result"]
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether it saw no frame twice, nor one after a later one."""
+        return self.frame_ids() == sorted(set(self.frame_ids()))
 
     def close(self) -> None:
         """To be called when the stream is deleted."""

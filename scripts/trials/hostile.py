@@ -192,8 +192,7 @@ class _Storm:
             if before:
                 settled = not any(now[name].growth(one, _MEMORY_SLACK_MIB) for name, one in before.items())
             else:
-                pairs = [(one, now[name]) for name, one in earlier.items()]
-                settled = not any(one.growth(other, _SAME_MIB) for a, b in pairs for one, other in ((a, b), (b, a)))
+                settled = all(_are_alike(now[name], one) for name, one in earlier.items())
             if settled:
                 break
         return now
@@ -233,6 +232,10 @@ class _Storm:
         self._trial.answers[label] += 1
         if problem:
             self._trial.problems.append(f"request {number} ({attack.kind}): {problem}")
+
+
+def _are_alike(one: Footprint, other: Footprint) -> bool:
+    return not one.growth(other, _SAME_MIB) and not other.growth(one, _SAME_MIB)
 
 
 class _Holding:

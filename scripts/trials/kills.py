@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from scripts.trials.clients import Clients, Death, Request, clients, losses
 from scripts.trials.cluster import Cluster, stream, until
-from scripts.trials.follower import Follower
+from scripts.trials.follower import Follower, written
 
 VICTIMS = ("StreamWorker", "StreamSupervisor", "Detector", "Preprocessor", "ServeController", "Ingress", "HAProxy")
 _CLIENTS = 4
@@ -74,14 +73,13 @@ def kill(
         status = until(lambda: cluster.status("killed"), what="its status")
     follower.close()
     _judge(trial, crowd.requests, deaths)
-    lines = (output_dir / "killed/events.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
+    events = written(output_dir, "killed")
     gaps = [event for event in events if event["type"] == "gap"]
     frame_ids = [event["frame_id"] for event in events if event["type"] == "result"]
     trial.lost, trial.gaps, trial.frames = sum(gap["lost"] for gap in gaps), len(gaps), len(frame_ids)
     if frame_ids != sorted(set(frame_ids)):
         trial.problems.append("a frame has two results, or they are out of order")
-    if follower.frame_ids() != sorted(set(follower.frame_ids())):
+    if not follower.is_in_order:
         trial.problems.append("a client saw a frame twice, or out of order")
     if victims.count("StreamWorker") * times != status.restarts:
         trial.problems.append(f"{status.restarts} restarts were counted")

@@ -49,7 +49,7 @@ def mix(cluster: Cluster, pictures: Path, duration_s: float, tell: Callable[[flo
             tell(at_s)
             time.sleep(1)
     for model, name in names.items():
-        trial.problems += [f"a request got {one.problem}" for one in crowds[model].requests if one.problem]
+        trial.problems += crowds[model].problems
         followers[model].close()
         results = [seen.event for seen in followers[model].seen if seen.event["type"] == "result"]
         wrong = [one for one in results if one["model"] != name or not reference.agrees(one)]

@@ -46,7 +46,7 @@ def lose_node(cluster: Cluster, video: Path, picture: bytes, times: int, tell: C
     with clients(cluster.url, picture, _CLIENTS) as crowd:
         _lose(cluster, video, times, tell, trial)
     trial.requests = len(crowd.requests)
-    trial.problems += [f"a request got {request.problem}" for request in crowd.requests if request.problem]
+    trial.problems += crowd.problems
     return trial
 
 
@@ -72,7 +72,7 @@ def _lose(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
                     trial.lost += follower.wait_for(lambda event: event["type"] == "gap").event["lost"]
         for name, follower in followers.items():
             follower.close()
-            if follower.frame_ids() != sorted(set(follower.frame_ids())):
+            if not follower.is_in_order:
                 trial.problems.append(f"{name}: a client saw a frame twice, or out of order")
         tell(done + 1)
     if trial.moved != times * _STREAMS // 2:

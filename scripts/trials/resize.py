@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from scripts.server import ROOT, ray_address, raylet_flag
 from scripts.trials.clients import clients
 from scripts.trials.cluster import Cluster, stream, until
-from scripts.trials.follower import Follower
+from scripts.trials.follower import Follower, written
 from scripts.trials.node import own_memory, second_node
 
 # One for each of two nodes: the second replica waits for its node.
@@ -40,7 +39,6 @@ class Resize:
     lost: int = 0  # that were captured and have none, as the events say
     unseen: int = 0  # that have a result which a client missed: its process ended before it was fetched
     crossings: int = 0  # frames that went to the other node as bytes
-    shares_memory: bool = False  # the nodes have one /dev/shm, since no other one is allowed: no frame crosses
     problems: list[str] = field(default_factory=list)
 
 
@@ -58,7 +56,7 @@ def resize(
     Meanwhile clients post pictures. Every frame of a stream that was on the node has to have one result.
     """
     starter = own_memory()
-    trial = Resize(shares_memory=not starter)
+    trial = Resize()
     crossed = cluster.total("sightline_crossings")
     with clients(cluster.url, picture, _CLIENTS) as crowd:
         for done in range(times):
@@ -68,7 +66,7 @@ def resize(
             tell(done + 1)
         time.sleep(_CALM_S)
     trial.requests = len(crowd.requests)
-    trial.problems += [f"a request got {request.problem}" for request in crowd.requests if request.problem]
+    trial.problems += crowd.problems
     trial.crossings = cluster.total("sightline_crossings") - crossed
     if starter and not trial.crossings:
         trial.problems.append("no frame crossed nodes")
@@ -115,7 +113,7 @@ def _use_and_drain(
         follower.close()
         if statuses[name].restarts or statuses[name].dropped:
             trial.problems.append(f"{name}: {statuses[name].restarts} restarts, {statuses[name].dropped} dropped")
-        _judge(name, follower, output_dir / name / "events.jsonl", trial)
+        _judge(name, follower, output_dir, trial)
     for name in moved:
         trial.moved += 1
         _measure(followers[name], drained_s, trial)
@@ -135,14 +133,13 @@ def _drain(cluster: Cluster, node: subprocess.Popen[bytes]) -> None:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
-def _judge(name: str, follower: Follower, written: Path, trial: Resize) -> None:
+def _judge(name: str, follower: Follower, output_dir: Path, trial: Resize) -> None:
     """What the stream wrote into its file is what counts."""
-    events = [json.loads(line) for line in written.read_text().splitlines()]
-    frame_ids = [event["frame_id"] for event in events if event["type"] == "result"]
+    frame_ids = [event["frame_id"] for event in written(output_dir, name) if event["type"] == "result"]
     seen = follower.frame_ids()
     if frame_ids != list(range(len(frame_ids))):
         trial.problems.append(f"{name}: a frame has two results, or none")
-    if seen != sorted(set(seen)):
+    if not follower.is_in_order:
         trial.problems.append(f"{name}: a client saw a frame twice, or out of order")
     trial.frames += len(frame_ids)
     trial.unseen += len(set(range(max(seen))) - set(seen))

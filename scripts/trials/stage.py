@@ -94,12 +94,8 @@ def small_picture() -> bytes:
 
 def save_camera() -> Path:
     """A small video of so few frames a second that an engine of 0.2 s can take each."""
-    path = FOLDER / "camera.mp4"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), CAMERA_FPS, SMALL_PX)
-    for number in range(FRAMES):
-        writer.write(cv2.resize(samples.belt_frame(number).pixels, SMALL_PX))
-    writer.release()
-    return path
+    pictures = (cv2.resize(samples.belt_frame(number).pixels, SMALL_PX) for number in range(FRAMES))
+    return samples.write_video(FOLDER / "camera.mp4", pictures, fps=CAMERA_FPS, size_px=SMALL_PX)
 
 
 def save_video() -> Path:

@@ -79,7 +79,7 @@ def swap(
         if {one["model"] for one in results} != set(names):
             trial.problems.append("a stream did not change its model")
     trial.requests, trial.answers = len(crowd.requests), reference.answers
-    trial.problems += [f"a request got {request.problem}" for request in crowd.requests if request.problem]
+    trial.problems += crowd.problems
     if cluster.replicas("Detector") != [detector]:
         trial.problems.append("the Detector was replaced")
     settled_mib = trial.memory_mib[_SETTLED:]
