@@ -75,14 +75,15 @@ def _applications(config: Json) -> Iterator[tuple[AppArgs, list[DetectorArgs], d
         if application["import_path"] == _IMPORT_PATH:
             args = parse_args(application.get("args", {}))
             deployments = {one["name"]: one for one in application.get("deployments", [])}
-            known = {"Ingress", "Preprocessor", "StreamSupervisor", *map(detector_name, args.detectors())}
+            detectors = {detector_name(model): detector for model, detector in args.detectors().items()}
+            known = {"Ingress", "Preprocessor", "StreamSupervisor", *detectors}
             if unknown := sorted(deployments.keys() - known):
                 raise ConfigError(f"there is no deployment {', '.join(unknown)}: there are {', '.join(sorted(known))}")
-            detectors = []
-            for model, detector in args.detectors().items():
-                deployment = deployments.get(detector_name(model), {})
-                detectors.append(detector.changed_by(deployment.get("user_config")))
-            yield args, detectors, deployments
+            changed = (
+                detector.changed_by(deployments.get(name, {}).get("user_config"))
+                for name, detector in detectors.items()
+            )
+            yield args, list(changed), deployments
 
 
 def unknown_keys(value: Json, schema: type[BaseModel], path: str = "") -> list[str]:

@@ -46,7 +46,7 @@ class ServedModel:
         self._threads = ThreadPoolExecutor(engine.concurrency, "engine")
         self._wedged_after_s = max(_WEDGED_AFTER_S, _WEDGED_AFTER_BATCHES * batch_s)
         batch_size = _batch_size(engine, args)
-        self._batcher = Batcher[Item, DetectReply](
+        self.batcher = Batcher[Item, DetectReply](
             self._infer,
             max_batch_size=batch_size,
             max_queue_size=args.batcher.max_queue_size,
@@ -68,34 +68,29 @@ class ServedModel:
         return cls(engine, args, batch_s, on_batch)
 
     @property
-    def batcher(self) -> Batcher[Item, DetectReply]:
-        """Where items are submitted."""
-        return self._batcher
-
-    @property
     def is_wedged(self) -> bool:
         """Whether one batch has been in the engine for longer than any should."""
-        return self._batcher.in_engine_s > self._wedged_after_s
+        return self.batcher.in_engine_s > self._wedged_after_s
 
     def use(self, detect: DetectArgs, batcher: BatcherArgs) -> None:
         """Other default thresholds, and other shares of the engine, from now on."""
         self.info = _with_defaults(self._engine.info, detect)
-        self._batcher.weigh(batcher.weights())
+        self.batcher.weigh(batcher.weights())
 
     async def drain(self) -> None:
         """Until whatever it has accepted is answered; then it is closed, and its memory free."""
-        await self._batcher.drain()
+        await self.batcher.drain()
         await self.close()
         del self._engine
         await asyncio.to_thread(_collect)
 
     async def close(self) -> None:
         """Whoever still waits is told to ask elsewhere."""
-        await self._batcher.close()
+        await self.batcher.close()
         self._threads.shutdown(wait=False)
 
     async def _infer(self, items: list[Item]) -> list[DetectReply]:
-        alone = self._batcher.load == 1
+        alone = self.batcher.load == 1
         replies = await asyncio.get_running_loop().run_in_executor(self._threads, self._run_engine, items, alone)
         self._on_batch(replies)
         return replies
