@@ -61,9 +61,14 @@ class Follower:
                 if not self._arrived.wait(max(0.0, expires_s - time.monotonic())):
                     raise NothingCame(f"stream {self._stream_id}: it did not come in {within_s:g} s")
 
-    def result_after(self, at_s: float, within_s: float = 120.0) -> Seen:
-        """The first result of a frame that was captured after a moment."""
-        return self.wait_for(lambda event: event["type"] == "result" and event["captured_at_s"] > at_s, within_s)
+    def result_after(self, at_s: float, within_s: float = 120.0, of_model: str | None = None) -> Seen:
+        """The first result of a frame that was captured after a moment, of any model or of one."""
+
+        def is_it(event: Event) -> bool:
+            result = event["type"] == "result" and event["captured_at_s"] > at_s
+            return result and of_model in (None, event["model"])
+
+        return self.wait_for(is_it, within_s)
 
     def frame_ids(self) -> list[int]:
         """Of every result, as they came."""
