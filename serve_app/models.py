@@ -62,7 +62,7 @@ def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
 def _check_itself(engine: Engine, args: ModelArgs) -> None:
     """Raises ModelError for a model that computes no numbers, or finds nothing in the picture that it is to know."""
     info = engine.info
-    frame = _model_input(args.known_picture, info.size_px) if args.known_picture else _pattern(info.size_px)
+    frame = _model_input(args.known_picture, info.size_px, "known_picture") if args.known_picture else _pattern(info.size_px)
     try:
         raw = engine.infer([frame])[0]
     except Exception as exc:
@@ -191,7 +191,7 @@ def _find_the_same(some: Engine, other: Engine, pictures: list[Path]) -> bool:
     """Whether both find the same in every picture, and enough for that to mean something. Raises ModelError."""
     seen = 0
     for picture in pictures:
-        frame = _model_input(picture, some.info.size_px)
+        frame = _model_input(picture, some.info.size_px, "calibration_dir")
         found = [
             to_detections(engine.infer([frame])[0], _COMPARED, end_to_end=engine.info.end_to_end)
             for engine in (some, other)
@@ -207,10 +207,10 @@ def _pattern(size_px: int) -> Pixels:
     return np.stack([rows, columns, rows * columns], axis=2).astype(np.uint8)
 
 
-def _model_input(picture: Path, size_px: int) -> Pixels:
+def _model_input(picture: Path, size_px: int, setting: str) -> Pixels:
     frame = np.empty((size_px, size_px, 3), np.uint8)
     try:
         letterbox(decode(picture.read_bytes(), _MAX_PIXELS), frame)
     except (ServeAppError, OSError) as exc:
-        raise ModelError(f"{picture.name} cannot be read: {exc}") from exc
+        raise ModelError(f"model.{setting}: {picture.name} cannot be read: {exc}") from exc
     return frame

@@ -373,3 +373,6 @@ def test_a_model_has_to_find_something_in_the_picture_that_it_is_to_know(squares
     assert load(ModelArgs(weights=squares_model, known_picture=known), has_gpu=False).info.name == "squares"
     with pytest.raises(ModelError, match="finds nothing"):
         load(ModelArgs(weights=squares_model, known_picture=blank), has_gpu=False)
+    blank.write_bytes(b"no picture")
+    with pytest.raises(ModelError, match="^model.known_picture: blank.png cannot be read"):
+        load(ModelArgs(weights=squares_model, known_picture=blank), has_gpu=False)
