@@ -42,7 +42,7 @@ class Load(Protocol):
         """So much, from now on."""
 
     def answers(self, began_s: float) -> Answers:
-        """What became of it, with times since then."""
+        """What became of it, with times since then. Ends it: whatever was sent has its answer."""
 
     def problems(self) -> list[str]:
         """What was answered wrongly, or not at all."""
@@ -66,8 +66,7 @@ class HttpLoad:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._end()
 
     def offer(self, level: int) -> None:
         """See ``Load``: requests a second."""
@@ -76,6 +75,7 @@ class HttpLoad:
 
     def answers(self, began_s: float) -> Answers:
         """See ``Load``."""
+        self._end()
         sent_s, ended_s = (np.array(times) - began_s for times in zip(*self._answered, strict=True))
         at_s = np.arange(_WINDOW_S, ended_s.max(), _WINDOW_S)
         windows = [(ended_s - sent_s)[(at - _WINDOW_S < ended_s) & (ended_s <= at)] for at in at_s]
@@ -91,6 +91,10 @@ class HttpLoad:
     def count(self) -> int:
         """Requests, answered or not."""
         return len(self._answered) + len(self._problems)
+
+    def _end(self) -> None:
+        self._stop.set()
+        self._thread.join()
 
     async def _run(self) -> None:
         room, asking = asyncio.Semaphore(IN_FLIGHT), set()
