@@ -1,7 +1,7 @@
 # Sightline, run by a user without rights, on a CPU:
 #   docker build -t sightline .
 #   docker run --init --shm-size=1g --stop-timeout=90 -p 8000:8000 \
-#     -v "$PWD/keys.yaml:/run/secrets/sightline/keys.yaml:ro" sightline
+#     -v "$PWD/keys:/run/secrets/sightline:ro" sightline       # a folder with keys.yaml: see the README
 # or on NVIDIA GPUs: --build-arg TORCH_BACKEND= brings CUDA's libraries (4 GB), and the host its driver. See "Containers
 # and Kubernetes" in the README, which also says what of this was tried.
 

@@ -17,6 +17,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,9 +32,9 @@ from serve_app.schemas import ModelList, ModelStatus
 from serve_app.types import Json
 
 APPLICATIONS = "/api/serve/applications/"  # of the dashboard
-_TOKEN = Path("~/.ray/auth_token")  # Ray's, which its dashboard asks for where configs/serve.env was sourced
 _TIMEOUT_S = 60.0
 _LOOK_PERIOD_S = 0.5
+_AVAILABLE_WITHIN_S = 60.0  # a model that was deployed, but has too much to do to say so
 _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
@@ -51,7 +52,7 @@ def main() -> None:
     try:
         config = preflight.read(options.config)
         preflight.check_args(config)
-        deploy(config, options.address)
+        deploy(config, options.address, tell=lambda status: print(status, file=sys.stderr))
         models = settled_models(options.url)
         for model in models:
             print(f"{model.name}: {model.state}" + (f", {model.model} {model.version}" if model.model else ""))
@@ -67,14 +68,19 @@ def main() -> None:
 
 
 def dashboard(address: str) -> httpx.Client:
-    """Who asks Ray's dashboard, with Ray's token."""
-    token = _TOKEN.expanduser()
-    headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
+    """Who asks Ray's dashboard, with Ray's token: it wants one where configs/serve.env was sourced."""
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    token = os.environ.get("RAY_AUTH_TOKEN") or (file.read_text().strip() if file.exists() else "")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
 
 
-def deploy(config: Json, address: str) -> None:
-    """Until every application runs as the config says. Raises Refused, httpx.TransportError."""
+def deploy(config: Json, address: str, tell: Callable[[str], None] = lambda _: None) -> None:
+    """Until every application runs as the config says; ``tell`` hears what Serve says meanwhile.
+
+    Raises Refused, httpx.TransportError.
+    """
+    told = ""
     names = [application.get("name", "default") for application in config["applications"]]
     with dashboard(address) as http:
         _answered(http.put(APPLICATIONS, json=config))
@@ -85,18 +91,28 @@ def deploy(config: Json, address: str) -> None:
                     raise Refused(f"{name} cannot be deployed: {applications[name]['message']}")
             if all(applications[name]["status"] == "RUNNING" for name in names):
                 return
+            now = "; ".join(f"{name}: {_status(applications[name])}" for name in names)
+            if now != told:
+                tell(told := now)
             time.sleep(_LOOK_PERIOD_S)
 
 
 def settled_models(url: str) -> list[ModelStatus]:
     """Which models serve, once none is being changed. Raises Refused, httpx.TransportError."""
+    expires_s = time.monotonic() + _AVAILABLE_WITHIN_S
     key = os.environ.get("SIGHTLINE_KEY")  # not an argument, which every user of the machine could see
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as http:
         while True:
             models = ModelList.model_validate(_answered(http.get("/models")).json()).models
-            if all(model.state != "changing" for model in models):
+            states = {model.state for model in models}
+            if not states & {"changing", "unavailable"}:
                 return models
+            if "unavailable" not in states:
+                expires_s = time.monotonic() + _AVAILABLE_WITHIN_S
+            elif time.monotonic() > expires_s:
+                silent = ", ".join(model.name for model in models if model.state == "unavailable")
+                raise Refused(f"whether it was changed is not known: nothing is heard of {silent}")
             time.sleep(_LOOK_PERIOD_S)
 
 
@@ -104,6 +120,16 @@ def check_changed(models: list[ModelStatus]) -> None:
     """Raises Refused for those that go on as they were though they were to change."""
     if refused := [f"{one.name} goes on as it was: {one.refused_change}" for one in models if one.refused_change]:
         raise Refused("; ".join(refused))
+
+
+def _status(application: Json) -> str:
+    """With those of its deployments that are not yet as they are to be, and why."""
+    waiting = [
+        f"{name} {one['status']}" + (f" ({one['message']})" if one["message"] else "")
+        for name, one in application.get("deployments", {}).items()
+        if one["status"] != "HEALTHY"
+    ]
+    return " ".join([application["status"], *waiting])
 
 
 def _answered(response: httpx.Response) -> httpx.Response:

@@ -26,7 +26,7 @@ from serve_app.api import build_api
 from serve_app.api.access import require_keys
 from serve_app.config import DEFAULT_MODEL, AppArgs, DetectorArgs, cores
 from serve_app.drawing import encode_jpeg
-from serve_app.errors import ModelChanged, Overloaded, ReplicaGone, ServeAppError, StartError, Unavailable
+from serve_app.errors import ModelChanged, Overloaded, ReplicaGone, ServeAppError, Unavailable
 from serve_app.frames import Mark, SlotReader
 from serve_app.local_calls import CallServer, Method
 from serve_app.preprocess import annotated, preprocess, preprocessed
@@ -73,7 +73,7 @@ _READY_TIMEOUT_S = 5.0
 _DECODER_WEDGED_AFTER_S = 20.0  # in one picture: the largest take two
 _MODEL_CHANGED_PAUSE_S = 0.05
 _INTERNAL = "an internal error: see the log"
-_FOLDERS = re.compile(r"(?<!\w)/(?:[^/\s]+/)+")
+_FOLDERS = re.compile(r"(?<!\w)/(?:[^/]+/)+")  # and what stands between two of them: a folder's name may have spaces
 T = TypeVar("T")
 
 
@@ -112,7 +112,7 @@ class Detector:
         try:
             args = self._args.changed_by(user_config)
             self._served = await self._load(args)
-        except StartError as exc:
+        except Exception as exc:
             if not user_config:
                 raise
             self._refuse(exc)  # as those did that were running then: one that dies has to have a successor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -43,6 +44,16 @@ _COMPUTES_IN: dict[str, tuple[Precision, ...]] = {
 }
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Of the file system, as errors of the model."""
+    try:
+        yield
+    except OSError as exc:
+        raise ModelError(f"model.weights, or what is made of them in model.cache_dir, cannot be used: {exc}") from exc
+
+
+@_refusals()
 def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
     """The engine of the configured model, ready to infer. Raises ModelError with one sentence.
 
@@ -62,7 +73,11 @@ def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
 def _check_itself(engine: Engine, args: ModelArgs) -> None:
     """Raises ModelError for a model that computes no numbers, or finds nothing in the picture that it is to know."""
     info = engine.info
-    frame = _model_input(args.known_picture, info.size_px, "known_picture") if args.known_picture else _pattern(info.size_px)
+    frame = (
+        _model_input(args.known_picture, info.size_px, "known_picture")
+        if args.known_picture
+        else _pattern(info.size_px)
+    )
     try:
         raw = engine.infer([frame])[0]
     except Exception as exc:
@@ -111,10 +126,14 @@ def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_
     return _load_openvino(weights, options | {"threads": threads, "precision": precision}, args)
 
 
+@_refusals()
 def check(args: ModelArgs) -> None:
-    """Raises ModelError for weights that are not here; whether they can be loaded is not known yet."""
+    """Raises ModelError for weights that are not here, or not for us; whether they can be loaded is not known yet."""
     if args.engine not in ("null", "sleep"):
-        _check_hash(_find(args, args.engine if args.engine != "auto" else "openvino"), args.weights_sha256)
+        weights = _find(args, args.engine if args.engine != "auto" else "openvino")
+        if not os.access(weights, os.R_OK):
+            raise ModelError(f"model.weights: {weights} may not be read by user {os.getuid()}")
+        _check_hash(weights, args.weights_sha256)
 
 
 def _load_openvino(weights: Path, options: Json, args: ModelArgs) -> Engine:

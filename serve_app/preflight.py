@@ -21,11 +21,13 @@ from serve_app.config import AppArgs, DetectorArgs, parse_args
 from serve_app.errors import ConfigError, SharedMemoryError
 from serve_app.frames import pool_bytes
 from serve_app.keys import KeyFile
+from serve_app.scaling import TargetUtilisation
 from serve_app.serving import detector_name
 from serve_app.shared_memory import FOLDER
 from serve_app.types import Json
 
 _IMPORT_PATH = "serve_app.app:build_app"
+_POLICY = "serve_app.scaling:TargetUtilisation"
 _HAPROXYS_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
@@ -38,6 +40,8 @@ def read(path: Path) -> Json:
         raise ConfigError(f"{path} cannot be read") from exc
     except yaml.YAMLError as exc:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(exc).split())}") from exc
+    except (AttributeError, ImportError) as exc:  # it looks at what it is to import
+        raise ConfigError(f"{path}: a policy_function is not there: {exc}") from exc
     except ValidationError as exc:
         problems = (f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in exc.errors())
         raise ConfigError(f"{path} is no Serve config: {'; '.join(problems)}") from exc
@@ -79,11 +83,22 @@ def _applications(config: Json) -> Iterator[tuple[AppArgs, list[DetectorArgs], d
             known = {"Ingress", "Preprocessor", "StreamSupervisor", *detectors}
             if unknown := sorted(deployments.keys() - known):
                 raise ConfigError(f"there is no deployment {', '.join(unknown)}: there are {', '.join(sorted(known))}")
+            for name, deployment in deployments.items():
+                _check_policy(name, (deployment.get("autoscaling_config") or {}).get("policy") or {})
             changed = (
                 detector.changed_by(deployments.get(name, {}).get("user_config"))
                 for name, detector in detectors.items()
             )
             yield args, list(changed), deployments
+
+
+def _check_policy(deployment: str, policy: Json) -> None:
+    """Serve's controller would try it again and again, and say nothing to whoever deployed it."""
+    if policy.get("policy_function") == _POLICY:
+        try:
+            TargetUtilisation(**policy.get("policy_kwargs", {}))
+        except (ConfigError, TypeError) as exc:
+            raise ConfigError(f"{deployment}: autoscaling_config.policy: {exc}") from exc
 
 
 def unknown_keys(value: Json, schema: type[BaseModel], path: str = "") -> list[str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
+from serve_app.errors import ConfigError
+
 DEMAND = "demand"  # what a Detector reports: see ``Batcher.take_demand``,
 BACKLOG_S = "backlog_s"  # and ``Batcher.backlog_s``
 
@@ -21,6 +23,12 @@ class TargetUtilisation:
     """
 
     def __init__(self, utilisation: float = 0.8, calm: float = 0.6, backlog_within_s: float = 1.0) -> None:
+        """Raises ConfigError."""
+        numbers = (utilisation, calm, backlog_within_s)
+        if not all(isinstance(number, int | float) for number in numbers) or not (
+            0 < calm <= utilisation <= 1 and 0 < backlog_within_s < math.inf
+        ):
+            raise ConfigError("policy_kwargs: 0 < calm <= utilisation <= 1, and backlog_within_s is above 0")
         self._utilisation = utilisation
         self._calm = calm
         self._backlog_within_s = backlog_within_s

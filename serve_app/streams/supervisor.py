@@ -234,6 +234,7 @@ class StreamSupervisor:
     async def __del__(self) -> None:
         for task in (*self._tasks, *(stream.keeping for stream in self._streams.values() if stream.keeping)):
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)  # a move that was not made yet is undone
         try:
             if self._held.is_set() and await asyncio.to_thread(worker.is_gone, self._application):
                 await asyncio.gather(*(self._halt(stream) for stream in self._streams.values()))
@@ -294,7 +295,6 @@ class StreamSupervisor:
         except (RayError, TimeoutError, NotFound):
             pass  # it is looked at again
 
-    @_uninterrupted
     async def _move(self, stream_id: str) -> None:
         """Another worker goes on with the stream, on a node that stays; it is ready before this one stops."""
         stream = await self._find(stream_id)
@@ -305,14 +305,22 @@ class StreamSupervisor:
         successor = worker.start(moved, stream.source, self._application, self._args, self._guard)
         try:
             await asyncio.wait_for(successor.ready.remote(), _READY_TIMEOUT_S)  # the stream may be changed meanwhile
-            async with self._changing(stream_id) as stream:
+        except BaseException:  # also when we end
+            await asyncio.to_thread(worker.kill, worker.actor_name(self._application, moved))
+            logger.warning("stream %s cannot leave its node, which is about to end, yet", stream_id)
+            raise
+        await self._hand_over(record, moved)
+
+    @_uninterrupted
+    async def _hand_over(self, record: Record, moved: Record) -> None:
+        """To the worker that is ready, unless the stream was changed meanwhile."""
+        try:
+            async with self._changing(record.spec.id) as stream:
                 if stream.record is record and stream.keeping is not None:
                     await self._halt(stream)
                     await self._note(stream, moves=moved.moves)
                     self._begin(stream)
                     return
-        except (RayError, TimeoutError):
-            logger.warning("stream %s cannot leave its node, which is about to end, yet", stream_id)
         except NotFound:
             pass
         await asyncio.to_thread(worker.kill, worker.actor_name(self._application, moved))

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,8 +60,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
     server.server_close()
 
 
-def applications(status: str, message: str = "") -> tuple[int, Json]:
-    return 200, {"applications": {"sightline": {"status": status, "message": message}}}
+def applications(status: str, message: str = "", **deployments: Json) -> tuple[int, Json]:
+    return 200, {"applications": {"sightline": {"status": status, "message": message, "deployments": deployments}}}
 
 
 def models(state: str, refused_change: str = "") -> tuple[int, Json]:
@@ -73,6 +74,23 @@ def test_it_waits_until_the_application_runs_as_the_config_says(told: Told) -> N
     deploy(CONFIG, told.url)
     assert told.put == [CONFIG]
     assert told.answers["/api/serve/applications/"] == [applications("RUNNING")]
+
+
+def test_what_it_waits_for_is_said_once(told: Told) -> None:
+    ingress, detector = {"status": "HEALTHY", "message": ""}, {"status": "UPDATING", "message": "no room"}
+    waiting = applications("DEPLOYING", Ingress=ingress, Detector=detector)
+    told.answers = {"/api/serve/applications/": [waiting, waiting, applications("RUNNING")]}
+    heard: list[str] = []
+    deploy(CONFIG, told.url, heard.append)
+    assert heard == ["sightline: DEPLOYING Detector UPDATING (no room)"]
+
+
+def test_the_token_is_the_one_that_ray_would_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("of a file\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    assert script.dashboard("http://127.0.0.1").headers["Authorization"] == "Bearer of a file"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the shell")
+    assert script.dashboard("http://127.0.0.1").headers["Authorization"] == "Bearer of the shell"
 
 
 def test_what_serve_cannot_deploy_is_said(told: Told) -> None:
@@ -92,6 +110,16 @@ def test_it_waits_until_no_model_is_being_changed(told: Told) -> None:
     (model,) = settled_models(told.url)
     assert model.state == "ready"
     check_changed([model])
+
+
+def test_a_model_that_does_not_answer_is_asked_again_for_a_while(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    told.answers = {"/models": [models("unavailable"), models("unavailable"), models("ready")]}
+    (model,) = settled_models(told.url)
+    assert model.state == "ready"
+    monkeypatch.setattr(script, "_AVAILABLE_WITHIN_S", 0.0)
+    told.answers = {"/models": [models("unavailable")]}
+    with pytest.raises(Refused, match="nothing is heard of default"):
+        settled_models(told.url)
 
 
 def test_a_model_that_goes_on_as_it_was_is_said(told: Told) -> None:

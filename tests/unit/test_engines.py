@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -97,6 +98,27 @@ def test_weights_that_cannot_be_served_are_refused_in_a_sentence(
         path.write_bytes(content)
     with pytest.raises(ModelError, match=sentence):
         load(ModelArgs(weights=path, cache_dir=tmp_path / "cache"), has_gpu=False)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_weights_that_are_not_for_us_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    script = (
+        "import sys, os; from pathlib import Path; from serve_app import models\n"
+        "from serve_app.config import ModelArgs; from serve_app.errors import ModelError\n"
+        "os.setuid(65534)\n"
+        "for use in (models.check, lambda args: models.load(args, has_gpu=False)):\n"
+        "    try: use(ModelArgs(weights=Path(sys.argv[1])))\n"
+        "    except ModelError as exc: print(exc)\n"
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"never read")
+    path.chmod(0o600)
+    for folder in path.parents:
+        folder.chmod(folder.stat().st_mode | 0o055)
+    said = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True).stdout
+    assert re.match(
+        r"model\.weights: .*model\.onnx may not be read by user 65534\nmodel\.weights.*cannot be used", said
+    )
 
 
 def test_a_pickle_is_loaded_only_with_its_hash(tmp_path: Path) -> None:
@@ -374,5 +396,5 @@ def test_a_model_has_to_find_something_in_the_picture_that_it_is_to_know(squares
     with pytest.raises(ModelError, match="finds nothing"):
         load(ModelArgs(weights=squares_model, known_picture=blank), has_gpu=False)
     blank.write_bytes(b"no picture")
-    with pytest.raises(ModelError, match="^model.known_picture: blank.png cannot be read"):
+    with pytest.raises(ModelError, match=r"^model\.known_picture: blank\.png cannot be read"):
         load(ModelArgs(weights=squares_model, known_picture=blank), has_gpu=False)

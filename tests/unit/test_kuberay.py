@@ -19,6 +19,7 @@ from ray.scripts.scripts import start
 from serve_app import app
 from serve_app.config import parse_args
 from serve_app.frames import pool_bytes
+from serve_app.streams import worker
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECTS = [
@@ -101,7 +102,7 @@ def test_shared_memory_holds_the_frames_of_a_replica_and_its_replacement() -> No
     (volume,) = (one for one in PODS["worker"]["spec"]["volumes"] if one["name"] == "shared-memory")
     args = parse_args(CONFIG["args"])
     frames = 2 * pool_bytes(args.preprocessor.slots, args.model.image_size_px)
-    streams = 22 * pool_bytes(3, args.model.image_size_px)
+    streams = 400 * pool_bytes(worker._SLOTS, args.model.image_size_px)  # as the file says
     store = int(WORKERS["rayStartParams"]["object-store-memory"])
     assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
     assert frames + streams + store < 1024 * MIB

@@ -321,7 +321,7 @@ class Trap:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 async def test_what_another_user_sends_is_not_unpickled(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
-        folder.chmod(0o777)
+        folder.chmod(folder.stat().st_mode | 0o055)
     trace = tmp_path / "trace"
     message = pickle.dumps(Trap(trace))
     async with serving(tmp_path, echo=echo):

@@ -32,6 +32,11 @@ def test_a_misspelt_key_is_found_wherever_it_is() -> None:
         ("applications: [{import_path: a:b, deploymnts: []}]", "Serve knows no applications.deploymnts"),
         ("applications: [{name: a}]", "import_path: Field required"),
         ("applications: [", "is no YAML"),
+        (
+            "applications: [{import_path: a:b, deployments: [{name: Detector, autoscaling_config: "
+            "{policy: {policy_function: serve_app.scaling:Target}}}]}]",
+            "policy_function is not there",
+        ),
         ("just text", "is no Serve config"),
         ("", "is no Serve config"),
     ],
@@ -74,6 +79,25 @@ def test_a_missing_file_of_keys_is_found() -> None:
 def test_a_wrong_setting_is_found() -> None:
     with pytest.raises(ConfigError, match=r"detect\.confidence"):
         check(config(detect={"confidence": 7}))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"utilization": 0.8},
+        {"utilisation": 0},
+        {"utilisation": 80},
+        {"utilisation": "80%"},
+        {"calm": 0.9},
+        {"backlog_within_s": 0},
+    ],
+)
+def test_a_policy_that_serves_controller_would_trip_over_is_found(wrong: Json) -> None:
+    bad = config()
+    policy = {"policy_function": "serve_app.scaling:TargetUtilisation", "policy_kwargs": wrong}
+    bad["applications"][0]["deployments"] = [{"name": "Detector", "autoscaling_config": {"policy": policy}}]
+    with pytest.raises(ConfigError, match=r"^Detector: autoscaling_config\.policy: "):
+        check(bad)
 
 
 def test_missing_weights_are_found() -> None:

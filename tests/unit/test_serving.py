@@ -392,12 +392,19 @@ async def test_a_detector_that_starts_with_what_others_refused_serves_what_was_d
     assert not (await change(replica, None)).refused_change
 
 
-async def test_a_change_that_fails_for_another_reason_shows_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_new", [False, True])
+async def test_a_change_that_fails_for_another_reason_shows_nothing_of_it(
+    is_new: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new replica has it in the ``user_config`` that it starts with."""
     replica = detector(monkeypatch)
-    before = await change(replica, None)
+    before = await change(detector(monkeypatch) if is_new else replica, None)
+    load = models.load
 
     def fail(args: ModelArgs, **options: Any) -> Any:
-        raise RuntimeError("CUDA out of memory at 0x7f")
+        if args.image_size_px == 96:
+            raise RuntimeError("CUDA out of memory at 0x7f")
+        return load(args, **options)
 
     monkeypatch.setattr(models, "load", fail)
     after = await change(replica, {"model": {"image_size_px": 96}})
@@ -408,6 +415,7 @@ async def test_a_change_that_fails_for_another_reason_shows_nothing_of_it(monkey
     ("user_config", "reason"),
     [
         ({"model": {"engine": "openvino", "weights": "/nowhere/at/all.onnx"}}, "model.weights: there is no all.onnx"),
+        ({"model": {"engine": "openvino", "weights": "/my models/all.onnx"}}, "^model.weights: there is no all.onnx"),
         ({"model": {"wights": "a.pt"}}, r"user_config\.model\.wights: Extra inputs"),
         ({"limits": {"max_body_mib": 1}}, r"user_config\.limits: Extra inputs"),
         ({"batcher": {"max_queue_size": 5}}, "max_queue_size cannot change"),
