@@ -5,6 +5,8 @@
   one is the user's alone. What HAProxy sends to a syslog by UDP is left out.
 - The listening sockets are held here. A HAProxy that died is started again at once; who connects meanwhile waits.
 - Who sends no whole header in ten seconds is sent away; Ray would wait for ever.
+- While no application is there, before the first one or once the last one is being deleted, clients are told to come
+  again; Ray would say that their path does not exist.
 - HAProxy dies with this process, and this one with Ray's actor: nothing outlives Ray.
 
 Ray asks on the admin socket which process answers there, and means the one that it started. So this process answers: it
@@ -39,6 +41,12 @@ _BACKLOG = 4096  # connections that wait while HAProxy is started again
 # A web page that is open in a browser here reaches them under a name of its own, which it makes point here.
 _LOCAL_ONLY = "http-request deny unless { req.hdr(host),field(1,:) -m str -i 127.0.0.1 localhost }"
 _HEADERS_TIMEOUT = "timeout http-request 10s\n    timeout http-keep-alive 60s"
+_REMEMBER_ID = "http-request set-var(txn.request_id) req.hdr(x-request-id)"
+_RETURN_UNAVAILABLE = (  # as serve_app.errors.Unavailable
+    "return status 503 content-type application/json hdr Retry-After 1 lf-string '"
+    '{"code":"unavailable","detail":"no application is there",'
+    """"request_id":"%[var(txn.request_id),json(utf8s)]"}'"""
+)
 _PAUSE_S = 0.2  # between the starts of one that dies at once
 _PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None)
@@ -91,6 +99,14 @@ class Guard:
             local = rf"\g<1>\g<2>bind 127.0.0.1:\g<3>\n\g<2>{_LOCAL_ONLY}"
             config = change(config, rf"^({section}\n)( *)bind \*?:(\d+)$", local)
         config = change(config, r"^( *)(timeout client \d+s)$", r"\1\2\n\1" + _HEADERS_TIMEOUT)
+        if not re.search(r"^ *use_backend ", config, re.MULTILINE):
+            no_path = r'^( *)http-request return status 404 .* lf-string "Path .*"$'
+            config = change(config, no_path, rf"\1{_REMEMBER_ID}\n\1http-request {_RETURN_UNAVAILABLE}")
+        # Its Python proxy, which takes the place of replicas that are gone, and has heard before that they go.
+        no_replica = (
+            rf"\1{_REMEMBER_ID}\n\1http-response {_RETURN_UNAVAILABLE} if {{ status 404 }} {{ srv_name \3 }}\n\1\2"
+        )
+        config = re.sub(r"^( *)(server (\S+) \S+ check backup)$", no_replica, config, flags=re.MULTILINE)
         config = re.sub(r"^ *log 127\.0\.0\.1:514 .*\n", "", config, flags=re.MULTILINE)
 
         self._listeners = self._ask_predecessor() if self._predecessors else {}

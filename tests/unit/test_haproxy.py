@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -32,12 +33,12 @@ SLOW_S = 1.0
 
 
 class Replica(BaseHTTPRequestHandler):
-    """Answers /slow after a second, and what else there is at once."""
+    """Answers /slow after a second, /missing by 404, and what else there is at once."""
 
     def do_GET(self) -> None:
         if self.path == "/slow":
             time.sleep(SLOW_S)
-        self.send_response(200)
+        self.send_response(404 if self.path == "/missing" else 200)
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"ok")
@@ -100,6 +101,13 @@ async def get(api: HAProxyApi, path: str = "/") -> int:
         return int((await reader.read()).split()[1])
     finally:
         writer.close()
+
+
+async def answer(api: HAProxyApi, path: str) -> httpx.Response:
+    """What a client gets that names its request."""
+    url = f"http://127.0.0.1:{api.cfg.http_options.port}{path}"
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.get(url, headers={"X-Request-ID": 'a "b"'})
 
 
 async def until(look: Callable[[], object]) -> None:
@@ -227,6 +235,42 @@ def test_nothing_is_left_when_rays_actor_is_killed(api: HAProxyApi) -> None:
         parent.kill()
         parent.communicate()
     asyncio.run(until(lambda: all(map(ended, family))))
+
+
+def test_of_replicas_that_are_gone_rays_proxy_does_not_say_that_their_paths_do_not_exist(
+    api: HAProxyApi, replica: int
+) -> None:
+    """It does when their application is being deleted. An application itself may."""
+    ((name, backend),) = api.backend_configs.items()
+    stand_in = ServerConfig("stand-in", "127.0.0.1", replica)
+
+    async def use(actor_child: psutil.Process) -> None:
+        assert (await answer(api, "/missing")).status_code == 404
+        api.set_backend_configs({name: replace(backend, servers=[], fallback_server=stand_in)})
+        await api.reload()
+        refusal = await answer(api, "/missing")
+        assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
+        assert refusal.json() == {"code": "unavailable", "detail": "no application is there", "request_id": 'a "b"'}
+        assert await get(api, "/there") == 200
+
+    serving(api, use)
+
+
+def test_while_no_application_is_there_a_client_is_told_to_come_again(api: HAProxyApi) -> None:
+    """Before the first one is deployed, and once the last one is being deleted."""
+    backends = api.backend_configs
+    api.set_backend_configs({})
+
+    async def use(actor_child: psutil.Process) -> None:
+        refusal = await answer(api, "/detect")
+        assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
+        assert refusal.json() == {"code": "unavailable", "detail": "no application is there", "request_id": 'a "b"'}
+        api.set_backend_configs({name: replace(one, path_prefix="/app") for name, one in backends.items()})
+        await api.reload()
+        assert await get(api, "/app/detect") == 200
+        assert await get(api, "/detect") == 404
+
+    serving(api, use)
 
 
 @pytest.mark.parametrize(
