@@ -41,10 +41,13 @@ _BACKLOG = 4096  # connections that wait while HAProxy is started again
 # A web page that is open in a browser here reaches them under a name of its own, which it makes point here.
 _LOCAL_ONLY = "http-request deny unless { req.hdr(host),field(1,:) -m str -i 127.0.0.1 localhost }"
 _HEADERS_TIMEOUT = "timeout http-request 10s\n    timeout http-keep-alive 60s"
-_REMEMBER_ID = "http-request set-var(txn.request_id) req.hdr(x-request-id)"
+_REMEMBER_ID = (
+    "http-request set-var(txn.request_id) req.fhdr(x-request-id)",
+    "http-request set-var(txn.request_id) uuid() if !{ var(txn.request_id) -m found }",
+)
 _RETURN_UNAVAILABLE = (  # as serve_app.errors.Unavailable
-    "return status 503 content-type application/json hdr Retry-After 1 lf-string '"
-    '{"code":"unavailable","detail":"no application is there",'
+    "return status 503 content-type application/json hdr Retry-After 1 hdr X-Request-ID %[var(txn.request_id)] "
+    """lf-string '{"code":"unavailable","detail":"no application is there","""
     """"request_id":"%[var(txn.request_id),json(utf8s)]"}'"""
 )
 _PAUSE_S = 0.2  # between the starts of one that dies at once
@@ -75,6 +78,11 @@ def change(config: str, pattern: str, replacement: str) -> str:
     return changed
 
 
+def lines(*lines: str) -> str:
+    """A replacement for a match whose first group is its indentation."""
+    return "\n".join(rf"\1{line}" for line in lines)
+
+
 def die_with(parent: int) -> None:
     """Has the kernel end this process when its parent ends, however that comes about."""
     _LIBC.prctl(_PDEATHSIG, signal.SIGKILL)
@@ -101,12 +109,12 @@ class Guard:
         config = change(config, r"^( *)(timeout client \d+s)$", r"\1\2\n\1" + _HEADERS_TIMEOUT)
         if not re.search(r"^ *use_backend ", config, re.MULTILINE):
             no_path = r'^( *)http-request return status 404 .* lf-string "Path .*"$'
-            config = change(config, no_path, rf"\1{_REMEMBER_ID}\n\1http-request {_RETURN_UNAVAILABLE}")
-        # Its Python proxy, which takes the place of replicas that are gone, and has heard before that they go.
-        no_replica = (
-            rf"\1{_REMEMBER_ID}\n\1http-response {_RETURN_UNAVAILABLE} if {{ status 404 }} {{ srv_name \3 }}\n\1\2"
-        )
-        config = re.sub(r"^( *)(server (\S+) \S+ check backup)$", no_replica, config, flags=re.MULTILINE)
+            config = change(config, no_path, lines(*_REMEMBER_ID, f"http-request {_RETURN_UNAVAILABLE}"))
+        # Its Python proxy takes the place of replicas that are gone, and has heard before that their application goes.
+        # An application's own 404 is JSON.
+        is_rays = "{ status 404 } { srv_name \\3 } { res.hdr(content-type) -m beg text/plain }"
+        stand_in = lines(*_REMEMBER_ID, f"http-response {_RETURN_UNAVAILABLE} if {is_rays}", r"\2")
+        config = re.sub(r"^( *)(server (\S+) \S+ check backup)$", stand_in, config, flags=re.MULTILINE)
         config = re.sub(r"^ *log 127\.0\.0\.1:514 .*\n", "", config, flags=re.MULTILINE)
 
         self._listeners = self._ask_predecessor() if self._predecessors else {}

@@ -104,15 +104,16 @@ def settled_models(url: str) -> list[ModelStatus]:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as http:
         while True:
-            models = ModelList.model_validate(_answered(http.get("/models")).json()).models
-            states = {model.state for model in models}
+            response = http.get("/models")
+            models = [] if response.status_code == 503 else ModelList.model_validate(_answered(response).json()).models
+            states = {model.state for model in models} or {"unavailable"}
             if not states & {"changing", "unavailable"}:
                 return models
             if "unavailable" not in states:
                 expires_s = time.monotonic() + _AVAILABLE_WITHIN_S
             elif time.monotonic() > expires_s:
-                silent = ", ".join(model.name for model in models if model.state == "unavailable")
-                raise Refused(f"whether it was changed is not known: nothing is heard of {silent}")
+                silent = [model.name for model in models if model.state == "unavailable"] or ["any model"]
+                raise Refused(f"whether it was changed is not known: nothing is heard of {', '.join(silent)}")
             time.sleep(_LOOK_PERIOD_S)
 
 

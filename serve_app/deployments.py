@@ -73,7 +73,7 @@ _READY_TIMEOUT_S = 5.0
 _DECODER_WEDGED_AFTER_S = 20.0  # in one picture: the largest take two
 _MODEL_CHANGED_PAUSE_S = 0.05
 _INTERNAL = "an internal error: see the log"
-_FOLDERS = re.compile(r"(?<!\w)/(?:[^/]+/)+")  # and what stands between two of them: a folder's name may have spaces
+_FOLDERS = re.compile(r"""(?<!\w)/(?:[^/\n:;'"]+/)+""")  # whose names may have spaces
 T = TypeVar("T")
 
 

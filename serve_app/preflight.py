@@ -27,7 +27,7 @@ from serve_app.shared_memory import FOLDER
 from serve_app.types import Json
 
 _IMPORT_PATH = "serve_app.app:build_app"
-_POLICY = "serve_app.scaling:TargetUtilisation"
+_POLICY = {f"serve_app.scaling{sign}TargetUtilisation" for sign in ":."}  # Serve takes both
 _HAPROXYS_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
@@ -94,9 +94,11 @@ def _applications(config: Json) -> Iterator[tuple[AppArgs, list[DetectorArgs], d
 
 def _check_policy(deployment: str, policy: Json) -> None:
     """Serve's controller would try it again and again, and say nothing to whoever deployed it."""
-    if policy.get("policy_function") == _POLICY:
+    if not isinstance(policy, dict):
+        raise ConfigError(f"{deployment}: autoscaling_config.policy: its keys are policy_function and policy_kwargs")
+    if policy.get("policy_function") in _POLICY:
         try:
-            TargetUtilisation(**policy.get("policy_kwargs", {}))
+            TargetUtilisation(**policy.get("policy_kwargs") or {})
         except (ConfigError, TypeError) as exc:
             raise ConfigError(f"{deployment}: autoscaling_config.policy: {exc}") from exc
 

@@ -22,8 +22,9 @@ class TargetUtilisation:
     noise is on one side of the target or the other, and the number of replicas would follow it.
     """
 
-    def __init__(self, utilisation: float = 0.8, calm: float = 0.6, backlog_within_s: float = 1.0) -> None:
-        """Raises ConfigError."""
+    def __init__(self, utilisation: float = 0.8, calm: float | None = None, backlog_within_s: float = 1.0) -> None:
+        """``calm``: 0.6, or ``utilisation`` where that is less. Raises ConfigError."""
+        calm = min(0.6, utilisation) if calm is None and isinstance(utilisation, int | float) else calm
         numbers = (utilisation, calm, backlog_within_s)
         if not all(isinstance(number, int | float) for number in numbers) or not (
             0 < calm <= utilisation <= 1 and 0 < backlog_within_s < math.inf

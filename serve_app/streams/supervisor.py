@@ -234,8 +234,8 @@ class StreamSupervisor:
     async def __del__(self) -> None:
         for task in (*self._tasks, *(stream.keeping for stream in self._streams.values() if stream.keeping)):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)  # a move that was not made yet is undone
         try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)  # a move that was not made yet is undone
             if self._held.is_set() and await asyncio.to_thread(worker.is_gone, self._application):
                 await asyncio.gather(*(self._halt(stream) for stream in self._streams.values()))
             await self._server.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import pytest
@@ -16,3 +19,11 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a unit test must not start Ray")
 
     monkeypatch.setattr(ray, "init", refuse)
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that every user of the machine can read; ``tmp_path`` is its own user's."""
+    with TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)

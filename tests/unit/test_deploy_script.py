@@ -113,7 +113,7 @@ def test_it_waits_until_no_model_is_being_changed(told: Told) -> None:
 
 
 def test_a_model_that_does_not_answer_is_asked_again_for_a_while(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    told.answers = {"/models": [models("unavailable"), models("unavailable"), models("ready")]}
+    told.answers = {"/models": [(503, {"code": "unavailable"}), models("unavailable"), models("ready")]}
     (model,) = settled_models(told.url)
     assert model.state == "ready"
     monkeypatch.setattr(script, "_AVAILABLE_WITHIN_S", 0.0)

@@ -101,7 +101,7 @@ def test_weights_that_cannot_be_served_are_refused_in_a_sentence(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_weights_that_are_not_for_us_are_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_weights_that_are_not_for_us_are_refused_in_a_sentence(public_folder: Path) -> None:
     script = (
         "import sys, os; from pathlib import Path; from serve_app import models\n"
         "from serve_app.config import ModelArgs; from serve_app.errors import ModelError\n"
@@ -110,11 +110,9 @@ def test_weights_that_are_not_for_us_are_refused_in_a_sentence(tmp_path: Path) -
         "    try: use(ModelArgs(weights=Path(sys.argv[1])))\n"
         "    except ModelError as exc: print(exc)\n"
     )
-    path = tmp_path / "model.onnx"
+    path = public_folder / "model.onnx"
     path.write_bytes(b"never read")
     path.chmod(0o600)
-    for folder in path.parents:
-        folder.chmod(folder.stat().st_mode | 0o055)
     said = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True).stdout
     assert re.match(
         r"model\.weights: .*model\.onnx may not be read by user 65534\nmodel\.weights.*cannot be used", said

@@ -33,12 +33,13 @@ SLOW_S = 1.0
 
 
 class Replica(BaseHTTPRequestHandler):
-    """Answers /slow after a second, /missing by 404, and what else there is at once."""
+    """Answers /slow after a second, /missing by 404 as Ray does, /unknown as we do, and what else there is at once."""
 
     def do_GET(self) -> None:
         if self.path == "/slow":
             time.sleep(SLOW_S)
-        self.send_response(404 if self.path == "/missing" else 200)
+        self.send_response(404 if self.path in {"/missing", "/unknown"} else 200)
+        self.send_header("Content-Type", "application/json" if self.path == "/unknown" else "text/plain; charset=utf-8")
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"ok")
@@ -251,6 +252,8 @@ def test_of_replicas_that_are_gone_rays_proxy_does_not_say_that_their_paths_do_n
         refusal = await answer(api, "/missing")
         assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
         assert refusal.json() == {"code": "unavailable", "detail": "no application is there", "request_id": 'a "b"'}
+        assert refusal.headers["x-request-id"] == 'a "b"'
+        assert (await answer(api, "/unknown")).status_code == 404
         assert await get(api, "/there") == 200
 
     serving(api, use)

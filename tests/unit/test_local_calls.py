@@ -319,13 +319,11 @@ class Trap:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-async def test_what_another_user_sends_is_not_unpickled(tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents):
-        folder.chmod(folder.stat().st_mode | 0o055)
-    trace = tmp_path / "trace"
+async def test_what_another_user_sends_is_not_unpickled(public_folder: Path) -> None:
+    trace = public_folder / "trace"
     message = pickle.dumps(Trap(trace))
-    async with serving(tmp_path, echo=echo):
-        (path,) = shared_memory.sockets(tmp_path, "s")
+    async with serving(public_folder, echo=echo):
+        (path,) = shared_memory.sockets(public_folder, "s")
         path.chmod(0o777)
         stranger = await asyncio.create_subprocess_exec(
             sys.executable, "-c", STRANGER, str(path), stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -100,6 +100,17 @@ def test_a_policy_that_serves_controller_would_trip_over_is_found(wrong: Json) -
         check(bad)
 
 
+def test_a_policy_has_to_be_of_serves_form() -> None:
+    bad = config()
+    scaling: Json = {"policy": {"policy_function": "serve_app.scaling.TargetUtilisation", "policy_kwargs": {"calm": 2}}}
+    bad["applications"][0]["deployments"] = [{"name": "Detector", "autoscaling_config": scaling}]
+    with pytest.raises(ConfigError, match="policy_kwargs: 0 < calm"):
+        check(bad)
+    scaling["policy"] = "serve_app.scaling:TargetUtilisation"
+    with pytest.raises(ConfigError, match="its keys are policy_function"):
+        check(bad)
+
+
 def test_missing_weights_are_found() -> None:
     with pytest.raises(ModelError, match="there is no"):
         check(config(model={"weights": "/nowhere.onnx"}))

@@ -40,6 +40,12 @@ def test_engines_work_for_the_wanted_share_of_their_time(demands: list[float], r
     assert POLICY(context(0, *demands)) == (replicas, {})
 
 
+def test_a_target_below_what_is_calm_otherwise_is_calm_itself() -> None:
+    assert (
+        TargetUtilisation(utilisation=0.5)(context(2, 0.6)) == TargetUtilisation(0.5, 0.5)(context(2, 0.6)) == (2, {})
+    )
+
+
 @pytest.mark.parametrize(("backlog_s", "replicas"), [(0.0, 2), (0.5, 2), (2.0, 4), (6.0, 9)])
 def test_a_backlog_asks_for_as_many_at_once_as_work_it_off_in_time(backlog_s: float, replicas: int) -> None:
     assert POLICY(context(1, 1.0, backlog_s=backlog_s))[0] == replicas

@@ -416,6 +416,7 @@ async def test_a_change_that_fails_for_another_reason_shows_nothing_of_it(
     [
         ({"model": {"engine": "openvino", "weights": "/nowhere/at/all.onnx"}}, "model.weights: there is no all.onnx"),
         ({"model": {"engine": "openvino", "weights": "/my models/all.onnx"}}, "^model.weights: there is no all.onnx"),
+        ({"model": {"engine": "openvino", "weights": "/a b/c.onnx: fp16/fp32"}}, "there is no c.onnx: fp16/fp32"),
         ({"model": {"wights": "a.pt"}}, r"user_config\.model\.wights: Extra inputs"),
         ({"limits": {"max_body_mib": 1}}, r"user_config\.limits: Extra inputs"),
         ({"batcher": {"max_queue_size": 5}}, "max_queue_size cannot change"),
