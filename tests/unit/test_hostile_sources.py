@@ -264,7 +264,7 @@ def _box(data: bytes, *names: bytes) -> list[int]:
 
 
 def _alias(path: Path) -> bytes:
-    """A reference of Mac OS's to a file, whose path is of even length: FFmpeg takes what fills up an odd one for a "/"."""
+    """A reference of Mac OS's to a file. FFmpeg takes what fills up an odd path for a "/": this one is even."""
     target = os.fsencode(path)
     assert len(target) % 2 == 0
     head = struct.pack(">4xHHHB27s4x2s6xB63s16xhh16x", 0, 2, 0, 4, b"disk", b"H+", 1, b"x", -1, -1)
