@@ -40,7 +40,7 @@ _MAX_LISTENERS = 8
 _BACKLOG = 4096  # connections that wait while HAProxy is started again
 # A web page that is open in a browser here reaches them under a name of its own, which it makes point here.
 _LOCAL_ONLY = "http-request deny unless { req.hdr(host),field(1,:) -m str -i 127.0.0.1 localhost }"
-_HEADERS_TIMEOUT = "timeout http-request 10s\n    timeout http-keep-alive 60s"
+_HEADERS_TIMEOUTS = "timeout http-request 10s", "timeout http-keep-alive 60s"
 _REMEMBER_ID = (
     "http-request set-var(txn.request_id) req.fhdr(x-request-id)",
     "http-request set-var(txn.request_id) uuid() if !{ var(txn.request_id) -m found }",
@@ -78,9 +78,9 @@ def change(config: str, pattern: str, replacement: str) -> str:
     return changed
 
 
-def lines(*lines: str) -> str:
+def lines(*texts: str) -> str:
     """A replacement for a match whose first group is its indentation."""
-    return "\n".join(rf"\1{line}" for line in lines)
+    return "\n".join(rf"\1{text}" for text in texts)
 
 
 def die_with(parent: int) -> None:
@@ -106,7 +106,7 @@ class Guard:
         for section in ("frontend prometheus", "listen stats"):
             local = rf"\g<1>\g<2>bind 127.0.0.1:\g<3>\n\g<2>{_LOCAL_ONLY}"
             config = change(config, rf"^({section}\n)( *)bind \*?:(\d+)$", local)
-        config = change(config, r"^( *)(timeout client \d+s)$", r"\1\2\n\1" + _HEADERS_TIMEOUT)
+        config = change(config, r"^( *)(timeout client \d+s)$", lines(r"\2", *_HEADERS_TIMEOUTS))
         if not re.search(r"^ *use_backend ", config, re.MULTILINE):
             no_path = r'^( *)http-request return status 404 .* lf-string "Path .*"$'
             config = change(config, no_path, lines(*_REMEMBER_ID, f"http-request {_RETURN_UNAVAILABLE}"))

@@ -106,13 +106,12 @@ def settled_models(url: str) -> list[ModelStatus]:
         while True:
             response = http.get("/models")
             models = [] if response.status_code == 503 else ModelList.model_validate(_answered(response).json()).models
-            states = {model.state for model in models} or {"unavailable"}
-            if not states & {"changing", "unavailable"}:
-                return models
-            if "unavailable" not in states:
+            silent = [model.name for model in models if model.state == "unavailable"] if models else ["any model"]
+            if not silent:
+                if all(model.state != "changing" for model in models):
+                    return models
                 expires_s = time.monotonic() + _AVAILABLE_WITHIN_S
             elif time.monotonic() > expires_s:
-                silent = [model.name for model in models if model.state == "unavailable"] or ["any model"]
                 raise Refused(f"whether it was changed is not known: nothing is heard of {', '.join(silent)}")
             time.sleep(_LOOK_PERIOD_S)
 
