@@ -26,9 +26,9 @@ if sys.prefix == sys.base_prefix and (ROOT / ".venv/bin/python").exists():  # st
 
 import httpx
 
-from serve_app import preflight
+from serve_app.deployments import preflight
 from serve_app.errors import StartError
-from serve_app.schemas import ModelList, ModelStatus
+from serve_app.schemas.models import ModelList, ModelStatus
 from serve_app.types import Json
 
 APPLICATIONS = "/api/serve/applications/"  # of the dashboard

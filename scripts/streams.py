@@ -38,7 +38,7 @@ from rich.live import Live
 from rich.progress import track
 from rich.table import Table
 
-from serve_app.stream_schemas import StreamList, StreamSpec, StreamStatus
+from serve_app.schemas.streams import StreamList, StreamSpec, StreamStatus
 
 TIMEOUT_S = 60.0
 BUSY = {429, 503}  # more than the key may at once; a part of the server starts anew

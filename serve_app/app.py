@@ -9,9 +9,11 @@ from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
 from serve_app.config import parse_args
-from serve_app.deployments import Detector, Ingress, Preprocessor
-from serve_app.serving import detector_name
-from serve_app.streams.supervisor import StreamSupervisor
+from serve_app.deployments.detector import Detector
+from serve_app.deployments.handles import detector_name
+from serve_app.deployments.ingress import Ingress
+from serve_app.deployments.preprocessor import Preprocessor
+from serve_app.deployments.stream_supervisor import StreamSupervisor
 
 # A full replica is asked again after at most this long (Serve's default is 0.5 s, in which an engine would idle).
 _ROUTER = RequestRouterConfig(initial_backoff_s=0.005, max_backoff_s=0.02)

@@ -15,10 +15,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serve_app.errors import ConfigError
-from serve_app.guard import Guard, Network
-from serve_app.types import Precision, Traffic
+from serve_app.network.address_guard import Guard, Network
+from serve_app.types import DEFAULT_MODEL, Precision, Traffic
 
-DEFAULT_MODEL = "default"  # the name of the model that is served to whoever names none
 _PREFIX = "SERVE_APP_"
 _SHA256 = "^[0-9a-fA-F]{64}$"
 _variables: set[str] = set()

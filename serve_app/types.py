@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+DEFAULT_MODEL = "default"  # the name of the model that answers a request which names none
+
 Traffic = Literal["interactive", "stream", "job"]  # who waits for the answer: a client, a live stream, nobody
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # what an engine computes in; auto: the engine chooses
 Pixels = NDArray[np.uint8]  # (height, width, 3), BGR, as OpenCV decodes

@@ -10,7 +10,7 @@ import pytest
 
 os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")  # before any test imports Ultralytics
 
-from tests import squares
+from tests.support import squares
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -40,7 +40,7 @@ def measure(model: dict[str, Any], duration_s: float) -> Ceiling:
 
 def _measure(model: dict[str, Any], duration_s: float) -> Ceiling:
     from serve_app.config import ModelArgs  # late: the caller only wants a Ceiling
-    from serve_app.models import load
+    from serve_app.models.load import load
 
     engine = load(ModelArgs.model_validate(model), has_gpu=False)
     size_px = engine.info.size_px

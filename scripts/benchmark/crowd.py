@@ -43,9 +43,9 @@ def crowd(address: str, crowds: list[Crowd], duration_s: float) -> Iterator[dict
 async def _ask(crowds: list[Crowd], duration_s: float) -> dict[str, float]:
     from ray.serve.handle import DeploymentHandle
 
+    from serve_app.deployments.detector_client import DetectorClient
     from serve_app.errors import ServeAppError
-    from serve_app.letterbox import fit
-    from serve_app.serving import DetectorClient
+    from serve_app.images.letterbox import fit
 
     answered: Counter[str] = Counter()
     everybody = asyncio.Event()

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serve_app.batcher import Batcher
 from serve_app.config import BatcherArgs
 from serve_app.errors import ServeAppError
+from serve_app.inference.batcher import Batcher
 from serve_app.types import Traffic
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 import openvino as ov
 import yaml
 
-from serve_app.engines.ultralytics import export
-from serve_app.models import EMBEDDED
+from serve_app.models.engines.ultralytics import export
+from serve_app.models.weights import EMBEDDED
 
 SIZE_PX = 640
 

@@ -1,6 +1,6 @@
 """The embedded model ``codes``: make its pictures, train it, write it into the package, judge it.
 
-python -m scripts.codes train       two hours on two cores, 1 GB on disk; then serve_app/weights/ holds the new model
+python -m scripts.codes train       two hours on two cores, 1 GB on disk; writes serve_app/models/embedded/
 python -m scripts.codes evaluate    the README's table and contact sheet, on pictures that it has not seen
 """
 
@@ -38,7 +38,7 @@ def train(options: argparse.Namespace) -> None:
     splits = (dataset.TRAIN, dataset.VALIDATION)
     data = dataset.write_dataset(options.folder, splits, options.seed, training.SIZE_PX)
     checkpoint = training.train(data, options.folder, epochs=options.epochs, seed=options.seed, device=options.device)
-    export.write_weights(checkpoint, ROOT / "serve_app/weights")
+    export.write_weights(checkpoint, ROOT / "serve_app/models/embedded")
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -29,8 +29,8 @@ from scripts.codes.surfaces import package_files
 from scripts.codes.symbols import LABELS
 from scripts.server import ROOT, Server, StartFailed, StopFailed, is_ready, start, stop_on_signals
 from serve_app.config import ModelArgs
-from serve_app.drawing import encode_jpeg
-from serve_app.stream_schemas import StreamStatus
+from serve_app.images.drawing import encode_jpeg
+from serve_app.schemas.streams import StreamStatus
 
 FOLDER = ROOT / "build/demo"
 PICTURES, CLIENTS, FRAMES = 48, 8, 200

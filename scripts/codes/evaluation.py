@@ -20,11 +20,11 @@ from scripts.codes.scenes import Scene, Truth
 from scripts.codes.score import Guess, Score, score
 from scripts.codes.symbols import LABELS
 from serve_app.config import ModelArgs
-from serve_app.decode import decode
-from serve_app.engines import Engine
-from serve_app.letterbox import letterbox, to_picture
-from serve_app.models import load
-from serve_app.postprocess import to_detections
+from serve_app.images.decode import decode
+from serve_app.images.letterbox import letterbox, to_picture
+from serve_app.models.engines import Engine
+from serve_app.models.load import load
+from serve_app.models.tasks.detect import to_detections
 from serve_app.types import Pixels
 
 SIZE_PX = 640  # of the test pictures: the model input's, so that a pixel of the one is a pixel of the other

@@ -17,8 +17,8 @@ import psutil
 
 from scripts.deploy import APPLICATIONS, dashboard
 from scripts.trials.clients import Death
-from serve_app import shared_memory
-from serve_app.stream_schemas import StreamList, StreamStatus
+from serve_app.ipc import dev_shm
+from serve_app.schemas.streams import StreamList, StreamStatus
 from serve_app.types import Json
 
 T = TypeVar("T")
@@ -185,7 +185,7 @@ def stream(cluster: Cluster, stream_id: str, uri: Path | str, **fields: Any) -> 
 
 def frame_pools() -> set[str]:
     """What of ours lies in shared memory: frame pools and sockets of calls."""
-    return {path.name for path in shared_memory.FOLDER.glob(f"{shared_memory.PREFIX}*")}
+    return {path.name for path in dev_shm.FOLDER.glob(f"{dev_shm.PREFIX}*")}
 
 
 def until(look: Callable[[], T], *, within_s: float = 120.0, what: str) -> T:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.relay import Relay
-from serve_app.stream_schemas import StreamStatus
+from serve_app.schemas.streams import StreamStatus
 
 _START_TIMEOUT_S = 300.0  # so many processes start at once
 _FAIR_SHARE = 0.9  # they watch the same camera

@@ -16,7 +16,7 @@ from scripts.server import ROOT, StartFailed, ray_address
 from scripts.trials.clients import clients
 from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower
-from serve_app import shared_memory
+from serve_app.ipc import dev_shm
 
 SEVERAL_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # else configs/serve.env has Ray keep to loopback
 _STREAMS = 4
@@ -106,7 +106,7 @@ def second_node(cluster: Cluster, log: Path, starter: Sequence[str] = ()) -> Ite
         yield node
     finally:
         kill_all(node)
-        shared_memory.sweep()
+        dev_shm.sweep()
         _CURRENT.unlink(missing_ok=True)
         if before is not None:
             _CURRENT.write_text(before)

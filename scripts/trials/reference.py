@@ -10,8 +10,8 @@ import httpx
 import numpy as np
 import onnx
 
-from serve_app.agreement import agree
-from serve_app.models import EMBEDDED
+from serve_app.models.agreement import agree
+from serve_app.models.weights import EMBEDDED
 from serve_app.types import Detections, Json
 
 _TIMEOUT_S = 60.0

@@ -11,10 +11,10 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from serve_app.api.fetcher import Fetcher
+from serve_app.api.url_fetcher import Fetcher
 from serve_app.config import LimitArgs
 from serve_app.errors import InvalidParameter, Malformed, ServeAppError, TooLarge, UrlsDisabled
-from serve_app.schemas import PictureUrl
+from serve_app.schemas.detect import PictureUrl
 
 _MAX_JSON_BYTES = 2**14
 _SLICE_BYTES = 2**16  # parsed at once

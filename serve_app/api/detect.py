@@ -9,17 +9,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from serve_app.api.access import tenant_of
+from serve_app.api.access.middleware import tenant_of
+from serve_app.api.backend import Pipeline
 from serve_app.api.bodies import read_pictures
 from serve_app.api.errors import request_id
-from serve_app.api.fetcher import Fetcher
-from serve_app.api.pipeline import Pipeline
+from serve_app.api.url_fetcher import Fetcher
 from serve_app.config import AppArgs
 from serve_app.errors import DeadlineExceeded, InvalidParameter, ServeAppError
-from serve_app.schemas import ONE_VALUE, DetectManyResponse, DetectQuery, DetectResponse, ErrorResponse, PictureUrl
+from serve_app.schemas.detect import ONE_VALUE, DetectManyResponse, DetectQuery, DetectResponse, PictureUrl
+from serve_app.schemas.errors import ErrorResponse
 from serve_app.types import Answer
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 _PICTURES_AT_ONCE = 8  # of one request, so that one request of many pictures does not crowd others out
 

@@ -10,11 +10,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from serve_app.api.pipeline import Pipeline
+from serve_app.api.backend import Pipeline
 from serve_app.errors import InvalidParameter, Malformed, NotFound, ServeAppError, Unauthorized
-from serve_app.schemas import ErrorResponse
+from serve_app.schemas.errors import ErrorResponse
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 
 def request_id(request: HTTPConnection) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from serve_app.api.pipeline import Pipeline
-from serve_app.schemas import ErrorResponse, HealthResponse, ReadyResponse
+from serve_app.api.backend import Pipeline
+from serve_app.schemas.errors import ErrorResponse
+from serve_app.schemas.health import HealthResponse, ReadyResponse
 
 
 def router(pipeline: Pipeline) -> APIRouter:

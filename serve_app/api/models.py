@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from serve_app.api.pipeline import Pipeline
-from serve_app.schemas import ModelList
+from serve_app.api.backend import Pipeline
+from serve_app.schemas.models import ModelList
 
 
 def router(pipeline: Pipeline) -> APIRouter:

@@ -11,11 +11,11 @@ from typing import Annotated, Any, get_args
 from fastapi import APIRouter, Header, Query, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
 
-from serve_app.api.pipeline import Streams
+from serve_app.api.backend import Streams
 from serve_app.errors import InvalidParameter, NotFound, ServeAppError, Unavailable
-from serve_app.schemas import ErrorResponse
-from serve_app.stream_schemas import EventType, Regions, StreamList, StreamResult, StreamSpec, StreamStatus
-from serve_app.throttle import Places
+from serve_app.overload.limits import Places
+from serve_app.schemas.errors import ErrorResponse
+from serve_app.schemas.streams import EventType, Regions, StreamList, StreamResult, StreamSpec, StreamStatus
 from serve_app.types import Event, EventPage, Snapshot
 
 _MAX_FOLLOWERS = 64  # of an Ingress: each holds a connection

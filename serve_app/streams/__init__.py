@@ -1,1 +1,1 @@
-"""Live video: a source is captured continuously and its frames are detected by the same replicas as HTTP's."""
+"""Live video: a source is captured continuously, and the replicas that answer HTTP detect its frames."""

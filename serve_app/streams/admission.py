@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from serve_app.errors import Overloaded
-from serve_app.stream_schemas import Policy, StreamSpec
-
-_USUAL_FPS = 25.0  # of a source that has not said it yet
+from serve_app.schemas.streams import Policy, StreamSpec
+from serve_app.streams.capture.timestamps import USUAL_FPS
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Load:
         """Frames a second that lose their worth when they wait; none of a stream that waits for the detectors."""
         if self.policy == "wait":
             return 0.0
-        return min(self.source_fps or _USUAL_FPS, self.spec.max_fps or float("inf"))
+        return min(self.source_fps or USUAL_FPS, self.spec.max_fps or float("inf"))
 
 
 def check_room(count: int, max_streams: int) -> None:

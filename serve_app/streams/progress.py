@@ -7,8 +7,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
-from serve_app.stream_schemas import State
-from serve_app.streams.store import Mark
+from serve_app.schemas.streams import State
+from serve_app.streams.bookmark import Mark
 
 _RATE_WINDOW_S = 5.0
 _STALLED_AFTER_S = 3.0  # of reading without a frame; a slow source has three frames' time

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Protocol
 
 from serve_app.config import StreamArgs
-from serve_app.drawing import draw, encode_jpeg
 from serve_app.errors import InvalidParameter, ModelChanged, PoisonPicture, ServeAppError
-from serve_app.frames import FramePool, Slot
-from serve_app.guard import Guard
-from serve_app.letterbox import letterbox
-from serve_app.stream_schemas import (
+from serve_app.images.drawing import draw, encode_jpeg
+from serve_app.images.letterbox import letterbox
+from serve_app.ipc.frame_pool import FramePool, Slot
+from serve_app.network.address_guard import Guard
+from serve_app.schemas.streams import (
     ClipNotice,
     Gap,
     LineCrossing,
@@ -29,24 +29,24 @@ from serve_app.stream_schemas import (
     StreamStatus,
     ZoneChange,
 )
-from serve_app.streams.capture import Capture
-from serve_app.streams.events import EventLog
+from serve_app.streams.bookmark import Bookmark, Mark
+from serve_app.streams.capture.capture import Capture
+from serve_app.streams.capture.source import Source
+from serve_app.streams.capture.timestamps import USUAL_FPS
+from serve_app.streams.outputs.events import EventLog
+from serve_app.streams.outputs.recording import Clip, Recorder
+from serve_app.streams.outputs.sinks import check_sink, open_sink
 from serve_app.streams.progress import Progress
-from serve_app.streams.recording import Clip, Recorder
-from serve_app.streams.scene import Scene
-from serve_app.streams.sinks import check_sink, open_sink
-from serve_app.streams.source import Source
-from serve_app.streams.store import Bookmark, Mark
-from serve_app.streams.zones import RegionEvent, ZoneEvent
+from serve_app.streams.scene.regions import RegionEvent, ZoneEvent
+from serve_app.streams.scene.scene import Scene
 from serve_app.types import Answer, DetectOptions, EventPage, Frame, Letterbox, ModelInfo, Pixels, Snapshot
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 _FRAME_TIMEOUT_S = 60.0  # a Detector that dies comes back in less
 _MAX_PIXELS = 50_000_000  # of a frame
 _RETRY_PAUSE_S = 0.2
 _OTHER_MODEL_PAUSE_S = 1.0
-_USUAL_FPS = 25.0  # of a source that does not say
 _LOOK_PERIOD_S = 0.25  # at the state
 _CLOSE_WITHIN_S = 5.0
 
@@ -230,7 +230,7 @@ class Stream:
                 self._progress.drop(exc.code)
                 continue
             if self._scene is None:
-                fps = self._progress.source_fps or _USUAL_FPS
+                fps = self._progress.source_fps or USUAL_FPS
                 self._scene = await asyncio.to_thread(Scene, self._spec, fps, self._mark)  # it may load a library
             if self._scene.is_still(frame, pixels):
                 self._progress.drop("no_motion")

@@ -22,9 +22,9 @@ from scripts.server import free_port, is_ready
 from scripts.trials.camera import FPS, NoCamera, camera
 from scripts.trials.cluster import APPLICATION, Cluster, frame_pools
 from serve_app.app import build_app
-from serve_app.stream_schemas import StreamResult, StreamStatus
-from tests import squares
-from tests.videos import square_of
+from serve_app.schemas.streams import StreamResult, StreamStatus
+from tests.support import squares
+from tests.support.videos import square_of
 
 T = TypeVar("T")
 SLOTS = 64
@@ -139,7 +139,9 @@ def others() -> set[str]:
 @pytest.fixture(scope="session")
 def cluster(others: set[str]) -> Iterator[str]:
     """A Ray of our own; its address."""
-    os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "serve_app.edge:middlewares"  # as configs/serve.env does
+    os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = (
+        "serve_app.deployments.request_headers:middlewares"  # as configs/serve.env does
+    )
     context = ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield context.address_info["gcs_address"]
     serve.shutdown()

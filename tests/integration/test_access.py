@@ -12,13 +12,13 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from scripts.trials.cluster import APPLICATION
+from serve_app.api.access.keys import make_key
 from serve_app.config import parse_args
-from serve_app.deployments import Ingress
-from serve_app.keys import make_key
-from tests import squares
+from serve_app.deployments.ingress import Ingress
 from tests.integration.conftest import PATIENCE_S, Service, eventually
-from tests.squares import Square
-from tests.videos import save_video
+from tests.support import squares
+from tests.support.squares import Square
+from tests.support.videos import save_video
 
 PREFIX = "/guarded"
 

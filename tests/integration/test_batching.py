@@ -9,8 +9,8 @@ from ray import serve
 
 from scripts.server import is_ready
 from serve_app.app import build_app
-from tests import squares
 from tests.integration.conftest import PATIENCE_S, Service, eventually
+from tests.support import squares
 
 
 @pytest.fixture

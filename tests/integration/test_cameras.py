@@ -19,14 +19,14 @@ import pytest
 
 from scripts.trials.camera import FPS
 from scripts.trials.relay import Relay
-from serve_app.stream_schemas import Policy
-from serve_app.streams.capture import Capture
+from serve_app.schemas.streams import Policy
+from serve_app.streams.capture.capture import Capture
+from serve_app.streams.capture.source import parse_source
 from serve_app.streams.progress import Progress
-from serve_app.streams.source import parse_source
 from serve_app.types import Frame
-from tests import squares
 from tests.integration.conftest import CAMERA_FRAMES, rtsp_camera
-from tests.videos import frame_shown, square_of
+from tests.support import squares
+from tests.support.videos import frame_shown, square_of
 
 pytestmark = pytest.mark.anyio
 
@@ -199,7 +199,7 @@ async def test_a_web_cameras_frames_have_the_time_they_came_at(pictures: Path) -
 
 
 async def test_sound_that_goes_on_is_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.streams.video._READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("serve_app.streams.capture.video._READ_TIMEOUT_S", 0.3)
     with av.open(str(tmp_path / "a.ts"), "w", format="mpegts") as container:
         video, sound = container.add_stream("libx264", rate=FPS), container.add_stream("aac", rate=8000)
         video.width = video.height = squares.SIZE_PX

@@ -10,9 +10,9 @@ from ray import serve
 
 from scripts.server import is_ready
 from serve_app.app import build_app
-from tests import squares, trapped
 from tests.conftest import trusted
 from tests.integration.conftest import PATIENCE_S, Service, eventually, replicas
+from tests.support import squares, trapped
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from serve_app.types import Json
-from tests import squares
-from tests.hostile import png_of
 from tests.integration.conftest import PATIENCE_S, SLOTS, Service, eventually, replicas
-from tests.squares import LABELS, Square
+from tests.support import squares
+from tests.support.hostile import png_of
+from tests.support.squares import LABELS, Square
 
 GOOD = squares.encode(squares.picture([Square("red", 5, 10), Square("blue", 20, 10, 250)]))
 

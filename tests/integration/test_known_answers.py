@@ -18,8 +18,8 @@ from scripts.codes.scenes import Scene
 from scripts.codes.score import Guess
 from scripts.server import is_ready
 from serve_app.app import build_app
-from serve_app.drawing import encode_jpeg
-from serve_app.stream_schemas import StreamResult
+from serve_app.images.drawing import encode_jpeg
+from serve_app.schemas.streams import StreamResult
 from serve_app.types import Json
 from tests.integration.conftest import Service, delete_stream, eventually, start_stream, stream_results, stream_status
 

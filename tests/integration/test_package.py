@@ -18,12 +18,12 @@ import yaml
 from scripts.codes import samples
 from scripts.codes.score import Guess, score
 from scripts.server import free_port, is_ready
-from serve_app.drawing import encode_jpeg
+from serve_app.images.drawing import encode_jpeg
 from tests.integration.conftest import PATIENCE_S, eventually, frame_pools
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-WEIGHTS = {"serve_app/weights/codes.onnx", "serve_app/weights/codes.safetensors"}
+WEIGHTS = {"serve_app/models/embedded/codes.onnx", "serve_app/weights/codes.safetensors"}
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from ultralytics import YOLO
 
 from scripts.server import is_ready
 from serve_app.app import build_app
-from serve_app.stream_schemas import StreamResult
+from serve_app.schemas.streams import StreamResult
 from serve_app.types import Json
 from tests.conftest import SHARED, needs_shared
 from tests.integration.conftest import PATIENCE_S, Service, delete_stream, eventually, start_stream, stream_results

@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 from scripts.server import free_port, is_ready
-from tests import squares
 from tests.integration.conftest import PATIENCE_S, eventually, frame_pools
-from tests.squares import Square
-from tests.videos import save_video
+from tests.support import squares
+from tests.support.squares import Square
+from tests.support.videos import save_video
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -29,9 +29,9 @@ from pydantic import TypeAdapter
 
 from scripts.server import free_port
 from scripts.trials.relay import Relay
-from serve_app.guard import Guard
-from serve_app.stream_schemas import SinkSpec
-from serve_app.streams.sinks import Sink, open_sink
+from serve_app.network.address_guard import Guard
+from serve_app.schemas.streams import SinkSpec
+from serve_app.streams.outputs.sinks import Sink, open_sink
 from serve_app.types import Event
 from tests.integration.conftest import eventually
 

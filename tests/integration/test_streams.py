@@ -17,10 +17,9 @@ from ray import serve
 
 from scripts.server import is_ready
 from serve_app.app import build_app
-from serve_app.stream_schemas import StreamStatus
-from serve_app.streams import worker
+from serve_app.deployments import stream_worker as worker
+from serve_app.schemas.streams import StreamStatus
 from serve_app.streams.store import StreamStore
-from tests import squares
 from tests.integration.conftest import (
     APPLICATION,
     PATIENCE_S,
@@ -36,7 +35,8 @@ from tests.integration.conftest import (
     stream_status,
     workers,
 )
-from tests.videos import frame_of, frame_shown, save_video, square_of
+from tests.support import squares
+from tests.support.videos import frame_of, frame_shown, save_video, square_of
 
 pytestmark = pytest.mark.usefixtures("streams")
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,10 +26,10 @@ from scripts.trials.resize import resize
 from scripts.trials.scale import Plan, scale, scaling_config
 from scripts.trials.stage import CONFIG, FOLDER, local_config, save_one_picture, serving
 from scripts.trials.swap import swap
-from tests import squares
 from tests.integration.conftest import SLOTS, Service, eventually, is_ready, rtsp_camera
-from tests.squares import Square
-from tests.videos import save_video
+from tests.support import squares
+from tests.support.squares import Square
+from tests.support.videos import save_video
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from serve_app.decode import decode
-from serve_app.engines import Engine
-from serve_app.letterbox import letterbox, to_picture
-from serve_app.postprocess import to_detections
+from serve_app.images.decode import decode
+from serve_app.images.letterbox import letterbox, to_picture
+from serve_app.models.engines import Engine
+from serve_app.models.tasks.detect import to_detections
 from serve_app.types import DetectOptions
 from tests.parity.reference import CONFIDENCE_TOLERANCE, THRESHOLD, Found
 

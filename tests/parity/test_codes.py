@@ -11,18 +11,19 @@ import pytest
 from ultralytics import YOLO
 
 from scripts.codes import dataset, samples
-from serve_app import models
 from serve_app.config import ModelArgs
-from serve_app.engines.ultralytics import load_network
-from tests import squares
+from serve_app.models.engines.ultralytics import load_network
+from serve_app.models.load import load
+from serve_app.models.weights import EMBEDDED
 from tests.parity.pipeline import detect
 from tests.parity.reference import disagreements, predict
+from tests.support import squares
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> YOLO:
     """Ultralytics with the same weights, as a checkpoint of its own."""
-    network, labels = load_network(models.EMBEDDED / "codes.safetensors")
+    network, labels = load_network(EMBEDDED / "codes.safetensors")
     network.names = dict(enumerate(labels))
     yolo = YOLO("yolo11n.yaml")
     yolo.model = network
@@ -33,7 +34,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> YOLO:
 
 @pytest.mark.parametrize("engine", ["openvino", "onnx", "torch"])
 def test_codes_are_detected_as_ultralytics_does(reference: YOLO, engine: str) -> None:
-    ours = models.load(ModelArgs(engine=engine), has_gpu=False)
+    ours = load(ModelArgs(engine=engine), has_gpu=False)
     scenes = [samples.picture(1), samples.belt_frame(60)]
     scenes += [dataset.scene(5, dataset.TEST, number, 640) for number in range(12)]
     seen = 0
@@ -56,7 +57,7 @@ def test_auto_computes_in_bf16_only_where_that_finds_the_same(tmp_path: Path, sq
         scene = dataset.scene(5, dataset.TEST, number, 640)
         cv2.imwrite(str(tmp_path / "codes" / f"{number}.png"), scene.pixels)
     chosen = [
-        models.load(ModelArgs(calibration_dir=tmp_path / folder), has_gpu=False).info.precision
+        load(ModelArgs(calibration_dir=tmp_path / folder), has_gpu=False).info.precision
         for folder in ("plain", "codes")
     ]
     assert chosen == ["fp32", "fp32"]
@@ -65,4 +66,4 @@ def test_auto_computes_in_bf16_only_where_that_finds_the_same(tmp_path: Path, sq
         picture = squares.picture([squares.Square("red", number, 3, 240), squares.Square("blue", 30, number, 240)])
         cv2.imwrite(str(tmp_path / "squares" / f"{number}.png"), picture)
     args = ModelArgs(weights=squares_model, calibration_dir=tmp_path / "squares")
-    assert models.load(args, has_gpu=False).info.precision == "bf16"
+    assert load(args, has_gpu=False).info.precision == "bf16"

@@ -11,8 +11,8 @@ import torch
 from ultralytics import YOLO
 
 from serve_app.config import ModelArgs
-from serve_app.letterbox import letterbox
-from serve_app.models import load
+from serve_app.images.letterbox import letterbox
+from serve_app.models.load import load
 from tests.conftest import trusted
 from tests.parity.pictures import colourful
 from tests.parity.pipeline import detect

@@ -11,8 +11,8 @@ import torch
 from ultralytics import YOLO
 
 from serve_app.config import ModelArgs
-from serve_app.engines import Engine
-from serve_app.models import load
+from serve_app.models.engines import Engine
+from serve_app.models.load import load
 from tests.conftest import SHARED, needs_shared, trusted
 from tests.parity.pictures import save_extremes, shipped
 from tests.parity.pipeline import detect

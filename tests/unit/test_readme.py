@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from serve_app import config, errors, telemetry
-from serve_app.schemas import DetectResponse
-from serve_app.telemetry import Metric
+from serve_app import config, errors
+from serve_app.schemas.detect import DetectResponse
+from serve_app.telemetry import metrics as telemetry
+from serve_app.telemetry.metrics import Metric
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

@@ -1,0 +1,79 @@
+"""A picture's url -> its bytes, by the guarded client and within limits."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import httpx
+
+from serve_app.errors import InvalidUrl, Overloaded, RateLimited, Unfetchable
+from serve_app.network.address_guard import NOT_ALLOWED, Guard
+from serve_app.network.http import Dribbles, GuardedHttp, NoAnswer, NoSuchHost, Reply, parse_http_url
+
+_FETCHES_AT_ONCE = 16  # of one Ingress: each may hold as many bytes as a body may have
+_FETCHES_OF_A_KEY = 4  # of these, so that one key's slow servers leave room for others
+_TIMEOUT_S = 5.0  # of each step; the request's deadline bounds them all
+_MAX_REDIRECTS = 3
+_REDIRECTS = {301, 302, 303, 307, 308}
+_HEADERS = {"User-Agent": "sightline", "Accept": "image/*", "Accept-Encoding": "identity"}
+
+
+class Fetcher:
+    """Fetches pictures. What it raises names neither the url nor what lies behind its host."""
+
+    def __init__(self, guard: Guard, max_bytes: int) -> None:
+        self._http = GuardedHttp(guard, timeout_s=_TIMEOUT_S)
+        self._max_bytes = max_bytes
+        self._under_way: Counter[str] = Counter()  # by tenant
+
+    async def fetch(self, url: str, tenant: str = "") -> bytes:
+        """The answer's body, for a key of this name, or for who needs none.
+
+        Raises InvalidUrl, Unfetchable, TooLarge, and at once RateLimited or Overloaded: the key itself is at it, or
+        others are.
+        """
+        if tenant and self._under_way[tenant] >= _FETCHES_OF_A_KEY:
+            raise RateLimited(f"{_FETCHES_OF_A_KEY} pictures are being fetched for this key, which is the limit")
+        if self._under_way.total() >= _FETCHES_AT_ONCE:
+            raise Overloaded("too many pictures are being fetched")
+        self._under_way[tenant] += 1
+        try:
+            return await self._follow(_parse(url))
+        except NoSuchHost as exc:  # said as of an address that is not allowed: whether a name exists is not told
+            raise InvalidUrl(NOT_ALLOWED) from exc
+        except Dribbles as exc:
+            raise Unfetchable("the url's server sends its answer in pieces that are too small") from exc
+        except NoAnswer as exc:
+            raise Unfetchable("the url's server cannot be reached, or does not answer in time") from exc
+        finally:
+            self._under_way[tenant] -= 1
+            self._under_way += Counter()  # forgets who has none
+
+    async def _follow(self, url: httpx.URL) -> bytes:
+        for _ in range(1 + _MAX_REDIRECTS):
+            async with self._http.stream("GET", url, _HEADERS) as reply:
+                if reply.status not in _REDIRECTS:
+                    return await self._read(reply)
+                url = _target(url, reply.header("location"))
+        raise Unfetchable(f"the url is redirected more than {_MAX_REDIRECTS} times")
+
+    async def _read(self, reply: Reply) -> bytes:
+        if reply.status != 200:
+            raise Unfetchable(f"the url's server answers {reply.status}")
+        if reply.header("content-encoding") not in {"", "identity"}:
+            raise Unfetchable("the url's server compresses its answer, which it was asked not to do")
+        return await reply.read(self._max_bytes)
+
+
+def _parse(text: str) -> httpx.URL:
+    url = parse_http_url(text)
+    if url.userinfo:
+        raise InvalidUrl("a picture's url holds no credentials")
+    return url
+
+
+def _target(url: httpx.URL, location: str) -> httpx.URL:
+    try:
+        return _parse(str(url.join(location)))
+    except (httpx.InvalidURL, ValueError) as exc:
+        raise InvalidUrl("the url is redirected to what is no valid address") from exc

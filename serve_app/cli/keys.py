@@ -1,0 +1,33 @@
+"""``python -m serve_app.cli.keys new NAME PERMISSION…``: make an API key."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import get_args
+
+import yaml
+from pydantic import ValidationError
+
+from serve_app.api.access.keys import Scope, make_key
+
+
+def main() -> None:
+    """``python -m serve_app.cli.keys new NAME SCOPE…``: the key to stdout, this once; its entry to stderr."""
+    parser = argparse.ArgumentParser(prog="python -m serve_app.cli.keys")
+    new = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "new", help="make a key: it goes to stdout, its entry for the keys' file to stderr (2>> keys.yaml)"
+    )
+    new.add_argument("name", help="whose it is: letters, digits, - . and _")
+    new.add_argument("scopes", nargs="+", choices=get_args(Scope), metavar="SCOPE", help=", ".join(get_args(Scope)))
+    options = parser.parse_args()
+    try:
+        key, entry = make_key(options.name, options.scopes)
+    except ValidationError:
+        parser.error(f"{options.name!r} is no name: letters, digits, - . and _, at most 64")
+    print(yaml.safe_dump([entry], sort_keys=False), end="", file=sys.stderr)
+    print(key)
+
+
+if __name__ == "__main__":
+    main()

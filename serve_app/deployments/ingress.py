@@ -1,0 +1,122 @@
+"""The Ingress: the deployment that answers HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.api.access.local import require_keys
+from serve_app.api.app import build_api
+from serve_app.config import AppArgs
+from serve_app.deployments.handles import Replicas, detector_name
+from serve_app.deployments.ray_internals import http_host, running_replicas
+from serve_app.deployments.ray_metrics import RayInstrument
+from serve_app.deployments.supervisor_proxy import StreamClient
+from serve_app.errors import Overloaded, ReplicaGone, ServeAppError, Unavailable
+from serve_app.overload.retries import Retries
+from serve_app.overload.throttle import Throttle
+from serve_app.schemas.detect import DetectQuery
+from serve_app.schemas.models import ModelStatus
+from serve_app.telemetry.metrics import (
+    KEYS_FILE_ERRORS,
+    REFUSALS,
+    REQUESTS,
+    Telemetry,
+)
+from serve_app.types import DEFAULT_MODEL, Answer, ModelInfo
+
+_READY_TIMEOUT_S = 5.0
+
+
+@serve.ingress()
+class Ingress:
+    """FastAPI in front of the graph. Imports neither torch nor a model."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, preprocessor: DeploymentHandle, supervisor: DeploymentHandle, args: AppArgs
+    ) -> None:
+        require_keys(args.access, await http_host())
+        self._preprocessor = Replicas(preprocessor)
+        self._retries = Retries(in_flight=args.preprocessor.max_calls)
+        # By tenant, which is by key, of those in the file; and by model.
+        self._throttles: defaultdict[tuple[str, str], Throttle] = defaultdict(Throttle)
+        self._streams = StreamClient(supervisor)
+        self._args = args
+        self._model: ModelInfo | None = None
+        self._telemetry = Telemetry(RayInstrument)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_api(self, self._streams, self._args)
+
+    async def ready(self) -> ModelInfo:
+        """See ``Pipeline``."""
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                self._model = await self._preprocessor.call("model", DEFAULT_MODEL)
+        except Overloaded:
+            if self._model is None:
+                raise  # else it is warm and busy: what load balancers call ready
+        except TimeoutError as exc:
+            raise Unavailable("no detector answers") from exc
+        assert self._model is not None
+        return self._model
+
+    async def models(self) -> list[ModelStatus]:
+        """See ``Pipeline``."""
+        running = await asyncio.to_thread(running_replicas, serve.get_replica_context().app_name)
+        return await asyncio.gather(*(self._model_status(name, running) for name in self._args.detectors()))
+
+    async def _model_status(self, name: str, running: dict[str, int]) -> ModelStatus:
+        if not running.get(detector_name(name)):
+            return ModelStatus(name=name, state="asleep")  # asked for, it would be woken
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                return ModelStatus.of(name, await self._preprocessor.call("model", name))
+        except (ServeAppError, TimeoutError):
+            return ModelStatus(name=name, state="unavailable")
+
+    async def detect(
+        self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str
+    ) -> Answer:
+        """See ``Pipeline``."""
+        under_suspicion = False
+
+        async def attempt(left_s: float) -> Answer:
+            nonlocal under_suspicion
+            try:
+                answer: Answer = await self._preprocessor.call(
+                    "detect", data, query, annotate, left_s, tenant, under_suspicion
+                )
+            except ReplicaGone:  # over a handle nobody tells whether it died under the call, and perhaps of it
+                under_suspicion = True
+                raise
+            return answer
+
+        refused = False
+        try:
+            return await self._retries.run(attempt, time_left_s)
+        except Overloaded:
+            refused = True
+            raise
+        finally:
+            self._throttles[tenant, query.model].observe(refused=refused)
+
+    def admit(self, tenant: str, model: str) -> None:
+        """See ``Pipeline``."""
+        self._throttles[tenant, model].admit()
+
+    def refused(self, error: ServeAppError) -> None:
+        """See ``Pipeline``."""
+        self._telemetry.record(REFUSALS, code=error.code)
+
+    def asked(self, key: str, outcome: str) -> None:
+        """See ``Pipeline``."""
+        self._telemetry.record(REQUESTS, key=key, outcome=outcome)
+
+    def keys_unreadable(self) -> None:
+        """See ``Pipeline``."""
+        self._telemetry.record(KEYS_FILE_ERRORS)

@@ -1,0 +1,147 @@
+"""What would keep a config from being served on this machine, found before anything is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from serve_app.api.access.keys import KeyFile
+from serve_app.api.access.local import require_keys
+from serve_app.config import AppArgs, DetectorArgs, parse_args
+from serve_app.deployments.autoscaling import TargetUtilisation
+from serve_app.deployments.handles import detector_name
+from serve_app.errors import ConfigError, SharedMemoryError
+from serve_app.ipc import dev_shm
+from serve_app.ipc.dev_shm import FOLDER
+from serve_app.ipc.frame_pool import pool_bytes
+from serve_app.models.weights import check_weights
+from serve_app.types import Json
+
+_IMPORT_PATH = "serve_app.app:build_app"
+_POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}  # Serve takes both
+_HAPROXYS_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
+
+
+def read(path: Path) -> Json:
+    """A Serve config from its file. Raises ConfigError, for a key that Serve would ignore, too."""
+    try:
+        config = yaml.safe_load(path.read_text())
+        ServeDeploySchema.model_validate(config)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} cannot be read") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(exc).split())}") from exc
+    except (AttributeError, ImportError) as exc:  # it looks at what it is to import
+        raise ConfigError(f"{path}: a policy_function is not there: {exc}") from exc
+    except ValidationError as exc:
+        problems = (f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in exc.errors())
+        raise ConfigError(f"{path} is no Serve config: {'; '.join(problems)}") from exc
+    if unknown := unknown_keys(config, ServeDeploySchema):
+        raise ConfigError(f"{path}: Serve knows no {', '.join(unknown)}")
+    return config  # type: ignore[no-any-return]
+
+
+def check(config: Json) -> None:
+    """Raises StartError with one sentence."""
+    dev_shm.sweep()  # what killed processes left behind is in nobody's way
+    http = config.get("http_options", {})
+    _check_port(http.get("host", "0.0.0.0"), http.get("port", 8000), "http_options.port")
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        for variable, port in _HAPROXYS_PORTS.items():
+            _check_port("127.0.0.1", os.environ.get(variable, port), variable)
+    for args, detectors, deployments in _applications(config):
+        require_keys(args.access, http.get("host", "0.0.0.0"))
+        if args.access.keys_file:
+            KeyFile(args.access.keys_file)
+        for detector in detectors:
+            check_weights(detector.model)
+        _check_shared_memory(args, detectors, deployments.get("Preprocessor", {}))
+
+
+def check_args(config: Json) -> None:
+    """Raises ConfigError for a wrong setting; nothing of this machine is looked at."""
+    for _ in _applications(config):
+        pass
+
+
+def _applications(config: Json) -> Iterator[tuple[AppArgs, list[DetectorArgs], dict[str, Json]]]:
+    """Of each of ours: its settings, what its Detectors are set to, and its deployments. Raises ConfigError."""
+    for application in config["applications"]:
+        if application["import_path"] == _IMPORT_PATH:
+            args = parse_args(application.get("args", {}))
+            deployments = {one["name"]: one for one in application.get("deployments", [])}
+            detectors = {detector_name(model): detector for model, detector in args.detectors().items()}
+            known = {"Ingress", "Preprocessor", "StreamSupervisor", *detectors}
+            if unknown := sorted(deployments.keys() - known):
+                raise ConfigError(f"there is no deployment {', '.join(unknown)}: there are {', '.join(sorted(known))}")
+            for name, deployment in deployments.items():
+                _check_policy(name, (deployment.get("autoscaling_config") or {}).get("policy") or {})
+            changed = (
+                detector.changed_by(deployments.get(name, {}).get("user_config"))
+                for name, detector in detectors.items()
+            )
+            yield args, list(changed), deployments
+
+
+def _check_policy(deployment: str, policy: Json) -> None:
+    """Serve's controller would try it again and again, and say nothing to whoever deployed it."""
+    if not isinstance(policy, dict):
+        raise ConfigError(f"{deployment}: autoscaling_config.policy: its keys are policy_function and policy_kwargs")
+    if policy.get("policy_function") in _POLICY:
+        try:
+            TargetUtilisation(**policy.get("policy_kwargs") or {})
+        except (ConfigError, TypeError) as exc:
+            raise ConfigError(f"{deployment}: autoscaling_config.policy: {exc}") from exc
+
+
+def unknown_keys(value: Json, schema: type[BaseModel], path: str = "") -> list[str]:
+    """Paths of the keys that no field of the schema has."""
+    unknown = []
+    for key, item in value.items():
+        if key not in schema.model_fields:
+            unknown.append(f"{path}{key}")
+            continue
+        for model in _models_in(schema.model_fields[key].annotation)[:1]:
+            for part in item if isinstance(item, list) else [item]:
+                unknown += unknown_keys(part, model, f"{path}{key}.") if isinstance(part, dict) else []
+    return unknown
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in {typing.Union, types.UnionType, list, typing.Annotated}:
+        return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+    return []
+
+
+def _check_port(host: str, port: int | str, setting: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except (OSError, OverflowError, ValueError) as exc:
+            raise ConfigError(f"port {port} of {host} is in use or not allowed: set {setting} to another one") from exc
+
+
+def _check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], preprocessor: Json) -> None:
+    replicas = preprocessor.get("num_replicas", 1)
+    count = replicas if isinstance(replicas, int) else 1
+    sizes_px = (detector.model.image_size_px for detector in detectors)
+    needed = count * sum(pool_bytes(args.preprocessor.slots, size_px) for size_px in sizes_px)
+    free = shutil.disk_usage(FOLDER).free
+    if needed > free:
+        raise SharedMemoryError(
+            f"the frame pools need {needed / 2**20:.0f} MiB of shared memory, and {free / 2**20:.0f} are free: "
+            "use fewer slots (preprocessor.slots) or allow more (docker run --shm-size=1g)"
+        )

@@ -1,0 +1,1 @@
+"""Bytes to pixels to model input, and boxes back. This package knows neither models nor Ray."""

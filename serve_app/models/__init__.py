@@ -1,0 +1,1 @@
+"""A model's file to a loaded engine, and its raw output to results."""

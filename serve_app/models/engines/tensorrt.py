@@ -1,0 +1,55 @@
+"""TensorRT, a faster engine on an NVIDIA GPU: an ``.engine`` file, made and run by Ultralytics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ultralytics.nn.backends.tensorrt import TensorRTBackend
+
+from serve_app.errors import ModelError
+from serve_app.models.engines.device import Lane, to_input, to_rows
+from serve_app.models.engines.metadata import has_end_to_end_head, read_labels
+from serve_app.types import ModelInfo, Pixels, Precision
+
+
+class TensorRtEngine:
+    """One batch of at most ``max_batch_size``, one run. Raises ModelError.
+
+    Ultralytics builds a file that takes batches for any size up to twice ours, and keeps memory for all of that.
+    """
+
+    concurrency = 1
+    takes_batches = True
+
+    def __init__(
+        self, path: Path, *, name: str, version: str, size_px: int, precision: Precision, max_batch_size: int
+    ) -> None:
+        try:
+            self._backend = TensorRTBackend(path, torch.device("cuda"))
+        except Exception as exc:  # TensorRT's errors have no common base
+            raise ModelError(f"TensorRT cannot read {path.name}: {type(exc).__name__}") from exc
+        labels = read_labels(self._backend.metadata)
+        output = self._backend.bindings[self._backend.output_names[0]]
+        self.info = ModelInfo(
+            name=name,
+            version=version,
+            engine="tensorrt",
+            precision=precision,
+            labels=labels,
+            size_px=size_px,
+            end_to_end=has_end_to_end_head(list(output.shape), labels),
+        )
+        self._dtype = torch.float16 if self._backend.fp16 else torch.float32
+        self._lane = Lane(self._step, torch.device("cuda"), size_px=size_px, max_batch_size=max_batch_size)
+
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+        """See ``Engine``."""
+        return self._lane.infer(frames)
+
+    def _step(self, frames: torch.Tensor) -> torch.Tensor:
+        (raw, *_) = self._backend.forward(to_input(frames, self._dtype).contiguous())
+        return raw.float() if self.info.end_to_end else to_rows(raw)

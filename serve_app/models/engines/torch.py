@@ -1,0 +1,149 @@
+"""PyTorch, the engine on a GPU (fp16, channels last) and the reference on a CPU (fp32): reads a checkpoint."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import queue
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serve_app.errors import ModelError
+from serve_app.models.engines.device import Lane, Step, to_input, to_rows
+from serve_app.models.engines.metadata import has_end_to_end_head
+from serve_app.models.engines.ultralytics import load_network
+from serve_app.types import ModelInfo, Pixels, Precision
+
+logger = logging.getLogger(__name__)
+
+_GPU_LANES = 2  # one batch is gathered and postprocessed while the other is computed
+
+
+class TorchEngine:
+    """One batch, one forward pass. Raises ModelError for a checkpoint that is no YOLO detection model."""
+
+    takes_batches = True
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        version: str,
+        size_px: int,
+        precision: Precision,
+        threads: int,
+        max_batch_size: int,
+        on_gpu: bool,
+    ) -> None:
+        if precision == "auto":
+            precision = "fp16" if on_gpu else "fp32"
+        if precision == "fp16" and not on_gpu:
+            raise ModelError("the torch engine does not compute in fp16 on a CPU")
+        if on_gpu and not torch.cuda.is_available():
+            raise ModelError("Ray gave this Detector a GPU, but PyTorch cannot use it")
+        if not on_gpu:
+            torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS=1 for an actor that asks for less than a core
+        device = torch.device("cuda" if on_gpu else "cpu")
+        dtype = torch.float16 if precision == "fp16" else torch.float32
+        network, labels = load_network(path)
+        network = network.fuse(verbose=False).eval().requires_grad_(False)
+        network = network.to(device, dtype, memory_format=torch.channels_last)
+
+        def raw_output(frames: torch.Tensor) -> torch.Tensor:
+            output = network(to_input(frames, dtype))
+            return output[0] if isinstance(output, (list, tuple)) else output
+
+        with torch.inference_mode():
+            blank = torch.zeros((1, size_px, size_px, 3), dtype=torch.uint8, device=device)
+            end_to_end = has_end_to_end_head(list(raw_output(blank).shape), labels)
+
+        def step(frames: torch.Tensor) -> torch.Tensor:
+            return raw_output(frames).float() if end_to_end else to_rows(raw_output(frames))
+
+        self.info = ModelInfo(
+            name=name,
+            version=version,
+            engine="torch",
+            precision=precision,
+            labels=labels,
+            size_px=size_px,
+            end_to_end=end_to_end,
+        )
+        # Without graphs one lane alone: Ultralytics' head changes itself while it runs.
+        steps = _recorded(step, network, size_px, max_batch_size) if on_gpu else []
+        lanes: list[tuple[Step, torch.cuda.Stream | None]] = [(one, one.stream) for one in steps] or [(step, None)]
+        self.concurrency = len(lanes)
+        self._lanes = queue.SimpleQueue[Lane]()
+        for run, stream in lanes:
+            self._lanes.put(Lane(run, device, size_px=size_px, max_batch_size=max_batch_size, stream=stream))
+
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+        """See ``Engine``."""
+        lane = self._lanes.get()
+        try:
+            return lane.infer(frames)
+        finally:
+            self._lanes.put(lane)
+
+
+def _recorded(step: Step, network: Any, size_px: int, max_batch_size: int) -> list[_Graphs]:
+    """The step as CUDA graphs, a set for each lane; none where they do not work or answer otherwise than the step."""
+    try:
+        lanes = [_Graphs(step, network, size_px, max_batch_size) for _ in range(_GPU_LANES)]
+        if all(graphs.agree_with(step) for graphs in lanes):
+            return lanes
+        logger.warning("CUDA graphs of this model answer otherwise than it does: it runs without them, slower")
+    except RuntimeError as exc:
+        logger.warning("this model cannot be recorded as CUDA graphs: it runs without them, slower: %s", exc)
+    return []
+
+
+class _Graphs:
+    """A step, recorded once for each batch size: to replay it is one launch instead of some hundreds.
+
+    Sizes over 8 are rounded up to a multiple of 8. For one thread at a time, on ``stream``.
+    """
+
+    def __init__(self, step: Step, network: Any, size_px: int, max_batch_size: int) -> None:
+        self.stream = torch.cuda.Stream()
+        self._sizes = [n for n in range(1, max_batch_size) if n <= 8 or n % 8 == 0] + [max_batch_size]
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
+        # Ultralytics' head makes its anchors anew for each batch size: those that a graph reads must live on.
+        self._anchors = []
+        pool = torch.cuda.graph_pool_handle()  # the graphs of a lane run one after the other: they share memory
+        head = network.model[-1]
+        with torch.inference_mode(), torch.cuda.stream(self.stream):
+            for size in self._sizes:
+                frames = torch.zeros((size, size_px, size_px, 3), dtype=torch.uint8, device="cuda")
+                step(frames)  # cuDNN chooses its kernels, the head makes its anchors
+                self.stream.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, pool=pool, stream=self.stream):
+                    rows = step(frames)
+                self._graphs[size] = graph, frames, rows
+                self._anchors.append((getattr(head, "anchors", None), getattr(head, "strides", None)))
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        size = self._sizes[bisect.bisect_left(self._sizes, len(frames))]
+        graph, taken, rows = self._graphs[size]
+        taken[: len(frames)].copy_(frames)
+        graph.replay()
+        return rows[: len(frames)]
+
+    def agree_with(self, step: Step) -> bool:
+        """Whether every graph gives the step's boxes to a pixel and confidences to 0.01, on noise."""
+        with torch.inference_mode(), torch.cuda.stream(self.stream):
+            for _, taken, _ in self._graphs.values():
+                noise = torch.randint_like(taken, 256)
+                rows, expected = self(noise), step(noise)
+                if not torch.allclose(rows[..., :4], expected[..., :4], atol=1):
+                    return False
+                if not torch.allclose(rows[..., 4], expected[..., 4], atol=0.01):
+                    return False
+        return True

@@ -1,0 +1,137 @@
+"""A checkpoint -> the file that an engine reads: exported once, into the cache."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from serve_app.config import ModelArgs
+from serve_app.errors import ModelError
+from serve_app.types import Json, Precision
+
+_EXPORT_TIMEOUT_S = 900
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+_MAX_CALIBRATION_PICTURES = 300  # more take longer and change little: NNCF's own default
+_FORMATS = {"openvino": "openvino", "onnx": "onnx", "tensorrt": "engine"}  # in Ultralytics' words
+_SUFFIXES = {"openvino": "_openvino_model", "onnx": ".onnx", "tensorrt": ".engine"}  # of what it exports
+_BITS = {"fp32": 32, "fp16": 16, "int8": 8}
+
+
+def exported(
+    weights: Path, version: str, args: ModelArgs, engine: str, precision: Precision, max_batch_size: int = 1
+) -> Path:
+    """What ``engine`` reads, made of a checkpoint. Raises ModelError.
+
+    Replicas and nodes that share the cache wait for one export.
+    """
+    try:
+        libraries = [f"{library}{importlib.metadata.version(library)}" for library in (engine, "ultralytics")]
+    except importlib.metadata.PackageNotFoundError as exc:
+        raise ModelError(f"the {engine} engine is an extra: pip install 'sightline[{engine}]'") from exc
+    pictures = _int8_pictures(args, engine, max_batch_size) if precision == "int8" else []
+    traits = [weights.stem, version, f"{args.image_size_px}px", precision]
+    if pictures:
+        traits.append(digest(pictures))
+    if max_batch_size > 1:
+        traits.append(f"batch{max_batch_size}")
+    if engine == "tensorrt":
+        from serve_app.models.engines.device import gpu_name
+
+        traits.append(gpu_name())  # it runs on no other
+    cache_dir = args.cache_dir.expanduser()
+    target = cache_dir / ("-".join(traits + libraries) + _SUFFIXES[engine])
+    if target.exists():
+        return target
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ModelError(f"model.cache_dir: {cache_dir} cannot be made") from exc
+    options = {"format": _FORMATS[engine], "size_px": args.image_size_px, "quantize": _BITS[precision]}
+    with _locked(target.with_name(f"{target.name}.lock")) as lock:
+        if not target.exists():
+            folder = target.with_name(f"{target.name}.making")
+            shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
+            folder.mkdir()
+            try:
+                # Ultralytics writes beside the weights, whose folder may be read-only: export a link to them.
+                link = folder / weights.name
+                link.symlink_to(weights)
+                _run_export(link, target, options | {"max_batch_size": max_batch_size}, pictures, lock)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    return target
+
+
+def _int8_pictures(args: ModelArgs, engine: str, max_batch_size: int) -> list[Path]:
+    """The pictures that int8 is fitted to. Raises ModelError."""
+    if args.calibration_dir is None:
+        raise ModelError("model.precision int8 needs model.calibration_dir: a folder of some 300 pictures like yours")
+    if engine == "openvino" and importlib.util.find_spec("nncf") is None:
+        raise ModelError("int8 is an extra: pip install 'sightline[int8]'")
+    pictures = calibration_pictures(args.calibration_dir)[:_MAX_CALIBRATION_PICTURES]
+    if len(pictures) < max_batch_size:  # TensorRT reads whole batches of them
+        raise ModelError(f"model.calibration_dir: {len(pictures)} pictures are fewer than a batch of {max_batch_size}")
+    return pictures
+
+
+def calibration_pictures(folder: Path) -> list[Path]:
+    """The pictures in ``model.calibration_dir``. Raises ModelError."""
+    folder = folder.expanduser()
+    pictures = sorted(path for path in folder.glob("*") if path.suffix.lower() in _PICTURES) if folder.is_dir() else []
+    if not pictures:
+        raise ModelError(f"model.calibration_dir: there is no picture in {folder}")
+    return pictures
+
+
+def digest(paths: list[Path]) -> str:
+    """12 hex digits of the files' content."""
+    hashed = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashed.update(hashlib.file_digest(file, "sha256").digest())
+    return hashed.hexdigest()[:12]
+
+
+def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path], lock: int) -> None:
+    """``target`` appears whole or not at all.
+
+    The exporting process holds the ``lock``, too: when we are killed it goes on, and who comes next waits for it.
+    """
+    if pictures:
+        copies = weights.with_name("images")  # Ultralytics may mend a picture in its place: not the user's
+        copies.mkdir()
+        for number, picture in enumerate(pictures):
+            shutil.copy(picture, copies / f"{number}{picture.suffix}")
+    command = [
+        sys.executable,
+        "-m",
+        "serve_app.models.engines.ultralytics",
+        str(weights),
+        str(target),
+        json.dumps(options),
+    ]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_EXPORT_TIMEOUT_S, check=False, pass_fds=[lock]
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise ModelError(f"exporting {weights.name} as {options['format']} took over {_EXPORT_TIMEOUT_S} s") from exc
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        raise ModelError(f"exporting {weights.name} as {options['format']} failed: {reason}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()

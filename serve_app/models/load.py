@@ -1,0 +1,148 @@
+"""A model's file -> a loaded engine. What has to be exported is exported once, into the cache."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from serve_app.config import ModelArgs, cores
+from serve_app.errors import ModelError, ServeAppError
+from serve_app.images.decode import decode
+from serve_app.images.letterbox import letterbox
+from serve_app.models.agreement import CONFIDENCE_TOLERANCE, THRESHOLD, agree
+from serve_app.models.engines import Engine
+from serve_app.models.engines.simulated import SimulatedEngine
+from serve_app.models.export import calibration_pictures, exported
+from serve_app.models.tasks.detect import to_detections
+from serve_app.models.weights import content_version, file_errors, find_weights, verified
+from serve_app.types import DetectOptions, Json, Pixels, Precision
+
+_MAX_COMPARED_PICTURES = 50  # a few seconds at start
+_MIN_COMPARED_DETECTIONS = 20  # fewer do not tell whether two engines agree
+_MAX_PIXELS = 50_000_000
+_COMPARED = DetectOptions(confidence=THRESHOLD - CONFIDENCE_TOLERANCE, iou=0.7, max_detections=300)
+_COMPUTES_IN: dict[str, tuple[Precision, ...]] = {
+    "openvino": ("auto", "fp32", "bf16", "int8"),
+    "onnx": ("auto",),  # the file's own
+    "torch": ("auto", "fp32", "fp16"),
+    "tensorrt": ("auto", "fp32", "fp16", "int8"),
+}
+
+
+@file_errors()
+def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
+    """The engine of the configured model, ready to infer. Raises ModelError with one sentence.
+
+    ``has_gpu``: a GPU was given to this process. ``max_batch_size``: frames that a call of ``infer`` may have.
+    """
+    engine = args.engine
+    if engine in ("null", "sleep"):
+        return SimulatedEngine(engine, size_px=args.image_size_px)
+    if engine == "auto":
+        engine = "torch" if has_gpu else "openvino"
+    with verified(find_weights(args, engine), args.weights_sha256) as weights:
+        loaded = _load(weights, args, engine, has_gpu, max_batch_size)
+    _check_itself(loaded, args)
+    return loaded
+
+
+def _check_itself(engine: Engine, args: ModelArgs) -> None:
+    """Raises ModelError for a model that computes no numbers, or finds nothing in the picture that it is to know."""
+    info = engine.info
+    frame = (
+        _model_input(args.known_picture, info.size_px, "known_picture")
+        if args.known_picture
+        else _pattern(info.size_px)
+    )
+    try:
+        raw = engine.infer([frame])[0]
+    except Exception as exc:
+        raise ModelError(f"{info.name} fails on a known picture: {type(exc).__name__}") from exc
+    if not np.isfinite(raw).all():
+        raise ModelError(f"{info.name} computes what is no number")
+    if args.known_picture and not len(to_detections(raw, _COMPARED, end_to_end=info.end_to_end)):
+        raise ModelError(f"{info.name} finds nothing in model.known_picture")
+
+
+def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_size: int) -> Engine:
+    precision = args.precision
+    if precision not in _COMPUTES_IN[engine]:
+        known = ", ".join(_COMPUTES_IN[engine])
+        raise ModelError(f"the {engine} engine cannot be told to compute in {precision}: model.precision is {known}")
+    options: Json = {
+        "name": weights.stem.removesuffix("_openvino_model"),
+        "version": content_version(weights),
+        "size_px": args.image_size_px,
+    }
+    threads = args.threads or cores()
+    # Each is imported late: a process loads only the engine it uses.
+    if engine == "torch":
+        from serve_app.models.engines.torch import TorchEngine
+
+        return TorchEngine(
+            weights, precision=precision, threads=threads, max_batch_size=max_batch_size, on_gpu=has_gpu, **options
+        )
+    if engine == "tensorrt":
+        if not has_gpu:
+            raise ModelError("the tensorrt engine needs a GPU: give the Detector one in ray_actor_options")
+        precision = "fp16" if precision == "auto" else precision
+        weights = exported(weights, options["version"], args, engine, precision, max_batch_size)
+        from serve_app.models.engines.tensorrt import TensorRtEngine
+
+        return TensorRtEngine(weights, precision=precision, max_batch_size=max_batch_size, **options)
+    if engine == "onnx" and importlib.util.find_spec("onnxruntime") is None:
+        raise ModelError("the onnx engine is an extra: pip install 'sightline[onnx]'")
+    if weights.suffix == ".pt":
+        precision_of_file: Precision = "int8" if precision == "int8" else "fp32"
+        weights = exported(weights, options["version"], args, engine, precision_of_file)
+    if engine == "onnx":
+        from serve_app.models.engines.onnx import OnnxEngine
+
+        return OnnxEngine(weights, threads=threads, on_gpu=has_gpu, **options)
+    return _load_openvino(weights, options | {"threads": threads, "precision": precision}, args)
+
+
+def _load_openvino(weights: Path, options: Json, args: ModelArgs) -> Engine:
+    """In bf16 where nobody chose, and where it finds on every picture at hand what fp32 finds: it is far faster."""
+    from serve_app.models.engines.openvino import OpenVinoEngine
+
+    engine = OpenVinoEngine(weights, **options)
+    if args.precision != "auto" or args.calibration_dir is None or engine.info.precision == "int8":
+        return engine
+    try:
+        faster = OpenVinoEngine(weights, **options | {"precision": "bf16"})
+    except ModelError:
+        return engine  # this CPU does not compute in it
+    pictures = calibration_pictures(args.calibration_dir)[:_MAX_COMPARED_PICTURES]
+    return faster if _find_the_same(engine, faster, pictures) else engine
+
+
+def _find_the_same(some: Engine, other: Engine, pictures: list[Path]) -> bool:
+    """Whether both find the same in every picture, and enough for that to mean something. Raises ModelError."""
+    seen = 0
+    for picture in pictures:
+        frame = _model_input(picture, some.info.size_px, "calibration_dir")
+        found = [
+            to_detections(engine.infer([frame])[0], _COMPARED, end_to_end=engine.info.end_to_end)
+            for engine in (some, other)
+        ]
+        if not agree(*found):
+            return False
+        seen += int((found[0].confidence > THRESHOLD + CONFIDENCE_TOLERANCE).sum())
+    return seen >= _MIN_COMPARED_DETECTIONS
+
+
+def _pattern(size_px: int) -> Pixels:
+    rows, columns = np.mgrid[:size_px, :size_px]
+    return np.stack([rows, columns, rows * columns], axis=2).astype(np.uint8)
+
+
+def _model_input(picture: Path, size_px: int, setting: str) -> Pixels:
+    frame = np.empty((size_px, size_px, 3), np.uint8)
+    try:
+        letterbox(decode(picture.read_bytes(), _MAX_PIXELS), frame)
+    except (ServeAppError, OSError) as exc:
+        raise ModelError(f"model.{setting}: {picture.name} cannot be read: {exc}") from exc
+    return frame

@@ -1,0 +1,1 @@
+"""One file a task: how a model's raw output becomes results."""

@@ -1,0 +1,1 @@
+"""Limits, early refusals and retries. This package knows neither HTTP nor Ray."""

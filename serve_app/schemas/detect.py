@@ -1,0 +1,147 @@
+"""What goes over the wire: the JSON of requests and answers, and what OpenAPI shows of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.errors import InvalidParameter
+from serve_app.schemas.errors import ErrorResponse
+from serve_app.types import DEFAULT_MODEL, Answer, DetectOptions, ModelInfo
+
+ONE_VALUE = ("model", "confidence", "iou", "max_detections")  # parameters that a query may give once
+STAGES = ("decode", "queue", "inference", "postprocess", "total")
+
+
+class DetectQuery(BaseModel):
+    """Query of ``POST /detect``. A parameter left out takes the server's default; an unknown one is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(max_length=64, description="Which of the models: see `GET /models`.")] = DEFAULT_MODEL
+    confidence: Annotated[
+        float | None,
+        Field(ge=0.01, le=1, allow_inf_nan=False, description="Keep detections above this confidence."),
+    ] = None
+    iou: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="Two boxes of one class that overlap by more are one.",
+        ),
+    ] = None
+    classes: Annotated[
+        list[str],
+        Field(description="Labels or class ids, repeated or comma-separated. Default: every class."),
+    ] = []
+    max_detections: Annotated[int | None, Field(ge=1, le=3000)] = None
+
+    def to_options(self, model: ModelInfo) -> DetectOptions:
+        """Thresholds for the model. Raises InvalidParameter for a class that the model does not know."""
+        wanted = tuple(name.strip() for item in self.classes for name in item.split(","))
+        try:
+            class_ids = model.class_ids(wanted) if wanted else None
+        except KeyError as exc:
+            raise InvalidParameter(f"classes: the model {model.name} knows no class {exc.args[0][:64]!r}") from None
+        return DetectOptions(
+            confidence=model.defaults.confidence if self.confidence is None else self.confidence,
+            iou=model.defaults.iou if self.iou is None else self.iou,
+            max_detections=self.max_detections or model.defaults.max_detections,
+            class_ids=class_ids,
+        )
+
+
+class PictureUrl(BaseModel):
+    """Body of ``POST /detect`` in JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(
+        min_length=1, max_length=8192, description="`http` or `https`, of a picture that anybody may fetch."
+    )
+
+
+class Box(BaseModel):
+    """Left, top, right and bottom in pixels of the picture as a viewer shows it."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+class Detection(BaseModel):
+    """One object."""
+
+    label: str
+    class_id: int
+    confidence: float
+    bbox: Box
+
+
+class ImageSize(BaseModel):
+    """Of the picture as a viewer shows it (EXIF orientation applied)."""
+
+    width: int
+    height: int
+
+
+class TimingMs(BaseModel):
+    """Where the time went, in milliseconds. ``total`` is from the request's last byte to the answer."""
+
+    decode: float
+    queue: float
+    inference: float
+    postprocess: float
+    total: float
+
+
+class Found(BaseModel):
+    """What was found in one picture or frame, and how it was answered."""
+
+    count: int
+    detections: list[Detection]
+    image: ImageSize
+    model: str
+    timing_ms: TimingMs
+    batch_size: int = Field(description="Pictures that the engine took together with this one.")
+
+
+class DetectResponse(Found):
+    """One picture's answer."""
+
+    request_id: str
+
+    @classmethod
+    def from_answer(cls, answer: Answer, request_id: str) -> DetectResponse:
+        """The answer as JSON, rounded to what a pixel and a confidence are worth."""
+        return cls(request_id=request_id, **answer_fields(answer))
+
+
+def answer_fields(answer: Answer) -> dict[str, Any]:
+    """The fields of ``Found``, rounded to what a pixel and a confidence are worth."""
+    return {
+        "count": len(answer.detections),
+        "detections": [
+            Detection(
+                label=label,
+                class_id=class_id,
+                confidence=round(confidence, 4),
+                bbox=Box(x1=round(x1, 2), y1=round(y1, 2), x2=round(x2, 2), y2=round(y2, 2)),
+            )
+            for label, ((x1, y1, x2, y2), confidence, class_id) in zip(answer.labels, answer.detections, strict=True)
+        ],
+        "image": ImageSize(width=answer.width_px, height=answer.height_px),
+        "model": answer.model,
+        "timing_ms": TimingMs(**{stage: round(answer.timing_s[stage] * 1e3, 2) for stage in STAGES}),
+        "batch_size": answer.batch_size,
+    }
+
+
+class DetectManyResponse(BaseModel):
+    """Several pictures' answers, in the order they were sent: each its own answer or its own error."""
+
+    results: list[DetectResponse | ErrorResponse]

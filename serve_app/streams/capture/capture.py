@@ -1,0 +1,159 @@
+"""The continuous capture loop: source -> the waiting place, in a thread of its own."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled, SourceTooLarge, SourceUntrusted
+from serve_app.schemas.streams import Policy
+from serve_app.streams.capture.mailbox import WaitingPlace
+from serve_app.streams.capture.source import Source
+from serve_app.streams.capture.timestamps import Stamps
+from serve_app.streams.capture.video import Video, open_video
+from serve_app.streams.progress import Progress
+from serve_app.types import Frame, Position
+
+_BACKOFF_S = (0.1, 1.5)  # first and longest pause before a source is tried again: it is back within 2 s of its return
+_FAILED_RETRY_S = 60.0  # before a source that needs a person is tried again: some cameras lock out who tries often
+
+
+class Capture:
+    """Reads a source until it ends or ``stop``. A live source that goes away is opened again, forever."""
+
+    def __init__(
+        self,
+        source: Source,
+        progress: Progress,
+        *,
+        policy: Policy,
+        max_pixels: int,
+        loop: bool = False,
+        max_fps: float | None = None,
+        after: Position | None = None,
+        at_s: float = 0.0,
+        hwaccel: str | None = None,
+    ) -> None:
+        """A source that has an end begins after ``after``; the stream's own clock begins at ``at_s``.
+
+        ``hwaccel``: see ``open_video``.
+        """
+        self._source = source
+        self._progress = progress
+        self._policy = policy
+        self._max_pixels = max_pixels
+        self._loop = loop
+        self._hwaccel = hwaccel
+        self._interval_s = 1 / max_fps if max_fps else 0.0
+        self._place = WaitingPlace()
+        self._fault: Exception | None = None  # that ended the thread, and is none of the source's
+        self._stopped = threading.Event()
+        self._after = None if source.is_live else after
+        self._started_s = time.monotonic() - at_s
+        self._at_s = at_s  # on the stream's own clock
+        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the frame that is being read."""
+        self._stopped.set()
+        self._place.close()
+
+    async def take(self) -> Frame | None:
+        """The next frame to detect, as soon as there is one; None at the end. Raises what ended the thread."""
+        frame = await self._place.take()
+        if frame is None and self._fault is not None:
+            raise self._fault
+        return frame
+
+    def _run(self) -> None:
+        try:
+            self._read_until_the_end()
+        except Exception as exc:  # else the stream would stand still unnoticed
+            self._fault = exc
+        finally:
+            self._place.close()
+
+    def _read_until_the_end(self) -> None:
+        failures = 0
+        while not self._stopped.is_set():
+            before = self._progress.captured
+            pause_s = 0.0
+            try:
+                with open_video(
+                    self._source, max_pixels=self._max_pixels, after=self._after, hwaccel=self._hwaccel
+                ) as video:
+                    self._progress.opened(video.fps)
+                    self._after = None
+                    self._read(video)
+                if video.has_end:
+                    if self._loop:
+                        continue
+                    return  # completed, once whoever takes has taken what waits
+                self._progress.source_is("reconnecting", f"{self._source.name} ended")
+            except SourceError as exc:
+                if self._needs_a_person(exc):
+                    self._progress.source_is("failed", exc.detail)
+                    if not self._source.is_live:
+                        return
+                    pause_s = _FAILED_RETRY_S
+                else:
+                    self._progress.source_is(
+                        "stalled" if isinstance(exc, SourceStalled) else "reconnecting", exc.detail
+                    )
+            finally:
+                self._progress.stopped_reading()
+            failures = 0 if self._progress.captured > before else failures + 1
+            self._progress.reconnects += 1
+            self._stopped.wait(pause_s or _pause_s(failures))
+
+    def _needs_a_person(self, error: SourceError) -> bool:
+        """Waiting will not help. A camera that has worked may send nonsense while it starts."""
+        if not self._source.is_live or isinstance(error, SourceDenied | SourceUntrusted | SourceTooLarge):
+            return True
+        return not isinstance(error, SourceGone) and not self._progress.captured
+
+    def _read(self, video: Video) -> None:
+        at_own_pace = video.comes_in_bursts and self._policy == "drop_oldest"
+        waits_its_turn = video.has_end and not video.is_timed  # a folder's pictures are all there at once
+        opened_s = time.monotonic()
+        began_s = opened_s - self._started_s if self._source.is_live else self._at_s  # on the stream's own clock
+        stamps = Stamps(video.fps)
+        due_s = 0.0  # of the next frame that max_fps lets through
+        pictures = iter(video)
+        while not self._stopped.is_set():
+            self._progress.reading()
+            picture = next(pictures, None)
+            self._progress.stopped_reading()
+            if picture is None:
+                return
+            pixels, position = picture
+            if waits_its_turn and self._stopped.wait(max(0.0, opened_s + due_s - time.monotonic())):
+                return
+            passed_s = stamps.passed_s(position.at_s)
+            if at_own_pace and self._stopped.wait(max(0.0, opened_s + passed_s - time.monotonic())):
+                return
+            self._at_s = max(self._at_s, began_s + passed_s)
+            frame = Frame(self._progress.read(), time.time(), self._at_s, position, pixels)
+            if passed_s < due_s - 1e-3:
+                self._progress.drop("max_fps", frame.frame_id)
+                continue
+            due_s = max(due_s + self._interval_s, passed_s)
+            unused = self._place.put(frame, wait=self._policy == "wait")
+            if unused is None:
+                continue
+            if not self._stopped.is_set():
+                self._progress.drop("newer_frame", unused.frame_id)
+            elif self._source.is_live:
+                self._progress.drop("stopped", unused.frame_id)  # a file's is read again when the stream goes on
+
+
+def _pause_s(failures: int) -> float:
+    """How long to wait after so many failures in a row: doubled each time, up to a bound."""
+    first_s, longest_s = _BACKOFF_S
+    # Jitter, so that forty cameras behind one switch do not come back in one instant.
+    return min(longest_s, first_s * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1)

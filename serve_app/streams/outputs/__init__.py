@@ -1,0 +1,1 @@
+"""Where a stream's results go: followers, sinks and recordings."""

@@ -1,0 +1,52 @@
+"""Where a stream's events go besides its subscribers: files, webhooks, MQTT brokers, Redis. One file a kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serve_app.errors import InvalidParameter, StartError
+from serve_app.network.address_guard import Guard
+from serve_app.schemas.streams import JsonLinesSink, MqttSink, RedisSink, SinkSpec, WebhookSink
+from serve_app.streams.outputs.sinks.jsonl import JsonLinesOutlet
+from serve_app.streams.outputs.sinks.outlet import Outlet, parse_url
+from serve_app.streams.outputs.sinks.queue import Sink
+from serve_app.streams.outputs.sinks.webhook import WebhookOutlet
+
+__all__ = ["Sink", "check_sink", "open_sink"]
+
+
+def check_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: Guard) -> None:
+    """Raises what ``open_sink`` raises, and InvalidUrl for an address in digits that is not allowed."""
+    open_sink(spec, stream_id, output_dir, guard)
+    if not isinstance(spec, JsonLinesSink):
+        guard.check_digits(parse_url(spec.url).hostname or "")
+
+
+def open_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: Guard) -> Sink:
+    """The sink, which connects when its first event comes, to where the guard lets it.
+
+    Raises InvalidParameter for what it cannot be, StartError where its library is not installed.
+    """
+    return Sink(spec.type, _outlet(spec, stream_id, output_dir, guard), stream_id=stream_id, events=spec.events)
+
+
+def _outlet(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: Guard) -> Outlet:
+    match spec:
+        case JsonLinesSink():
+            if output_dir is None:
+                raise InvalidParameter("a file of events needs streams.output_dir (SERVE_APP_OUTPUT_DIR)")
+            return JsonLinesOutlet(spec, stream_id, output_dir)
+        case WebhookSink():
+            return WebhookOutlet(spec, guard)
+        case MqttSink():
+            try:
+                from serve_app.streams.outputs.sinks.mqtt import MqttOutlet
+            except ImportError as exc:
+                raise StartError("MQTT is an extra: pip install 'sightline[mqtt]'") from exc
+            return MqttOutlet(spec, guard)
+        case RedisSink():
+            try:
+                from serve_app.streams.outputs.sinks.redis import RedisOutlet
+            except ImportError as exc:
+                raise StartError("Redis is an extra: pip install 'sightline[redis]'") from exc
+            return RedisOutlet(spec, guard)

@@ -1,0 +1,110 @@
+"""Redis Streams: an entry an event."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import unquote
+
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, TimeoutError
+
+from serve_app.errors import InvalidParameter, InvalidUrl
+from serve_app.network.address_guard import Guard
+from serve_app.schemas.streams import RedisSink
+from serve_app.streams.outputs.sinks.outlet import TIMEOUT_S, Refused, Unsent, address, filled, parse_url
+from serve_app.types import Event
+
+
+class RedisOutlet:
+    """Adds entries with the one field ``event``. A batch is a transaction: all of it, or nothing."""
+
+    max_batch = 100
+
+    def __init__(self, spec: RedisSink, guard: Guard) -> None:
+        """Raises InvalidParameter for a malformed url."""
+        parts = parse_url(spec.url)
+        database = parts.path.strip("/") or "0"
+        if not database.isdecimal() or parts.query or parts.fragment:
+            raise InvalidParameter("a Redis url is redis://user:password@host:port/number of the database")
+        self.target = f"{address(parts)}/{database}"
+        self._key = spec.key
+        self._max_length = spec.max_length
+        self._redis = Redis.from_pool(
+            ConnectionPool(
+                connection_class=_GuardedTls if parts.scheme == "rediss" else _Guarded,
+                guard=guard,
+                host=parts.hostname or "",
+                port=parts.port or 6379,
+                db=int(database),
+                username=unquote(parts.username) if parts.username else None,
+                password=unquote(parts.password) if parts.password else None,
+                socket_timeout=TIMEOUT_S,
+                socket_connect_timeout=TIMEOUT_S,
+                retry=Retry(NoBackoff(), 0),  # the sink does
+            )
+        )
+
+    async def send(self, events: list[Event]) -> None:
+        """One transaction."""
+        try:
+            async with self._redis.pipeline(transaction=True) as transaction:
+                for event in events:
+                    key = filled(self._key, event.stream_id, event.type)
+                    transaction.xadd(key, {"event": event.json}, maxlen=self._max_length, approximate=True)
+                results = await transaction.execute(raise_on_error=False)
+        except (RedisError, OSError) as exc:  # none of it was added, unless the connection broke at the very end
+            if isinstance(exc.__cause__, InvalidUrl):
+                raise Refused(exc.__cause__.detail) from exc
+            raise Unsent(_reason(exc)) from exc
+        for result in results:
+            if isinstance(result, RedisError):  # others of the batch were added: again would be twice
+                raise Refused(_reason(result))
+
+    async def close(self) -> None:
+        """The connection."""
+        await self._redis.aclose()
+
+
+class _Guarded(Connection):
+    """Connects to an address of the host's that the guard has checked."""
+
+    _address: str
+
+    def __init__(self, *, guard: Guard, **options: Any) -> None:
+        super().__init__(**options)
+        self._guard = guard
+
+    async def _connect(self) -> None:
+        """To the first address that takes the connection."""
+        async with asyncio.timeout(TIMEOUT_S):
+            addresses = await self._guard.resolve(self.host, self.port)
+            for self._address in addresses:
+                try:
+                    await super()._connect()  # type: ignore[no-untyped-call]
+                    return
+                except OSError:
+                    if self._address == addresses[-1]:
+                        raise
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        return {**super()._connection_arguments(), "host": self._address}
+
+
+class _GuardedTls(_Guarded, SSLConnection):
+    """The same, and verifies that it is the host."""
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        return {**super()._connection_arguments(), "server_hostname": self.host}
+
+
+def _reason(exc: Exception) -> str:
+    """Why. Of an answer only its code: one to AUTH may repeat the password."""
+    if isinstance(exc, (AuthenticationError, AuthorizationError)):  # which are ConnectionErrors
+        return "it wants other credentials"
+    if isinstance(exc, (ConnectionError, TimeoutError, OSError)):
+        return f"it cannot be reached: {exc}"
+    code = str(exc).partition(" ")[0]
+    return f"it answers {code if code.isupper() else type(exc).__name__}"

@@ -1,0 +1,153 @@
+"""Small stand-ins, each at one seam."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+
+from serve_app.errors import Conflict, NotFound, Overloaded, ServeAppError, Unavailable, Undecodable
+from serve_app.images.drawing import encode_jpeg
+from serve_app.schemas.detect import DetectQuery
+from serve_app.schemas.models import ModelStatus
+from serve_app.schemas.streams import Regions, StateChange, StreamSpec, StreamStatus
+from serve_app.streams.outputs.events import EventLog
+from serve_app.types import Answer, Detections, DetectOptions, EventPage, ModelInfo, Snapshot
+
+MODEL = ModelInfo("fake", "0123456789ab", "fake", ("cat", "dog"), 640, end_to_end=False)
+
+
+class FakePipeline:
+    """Finds one dog as wide as the picture has bytes; the picture ``b"bad"`` is refused, ``b"slow"`` never answered."""
+
+    def __init__(self) -> None:
+        self.options: list[DetectOptions] = []
+        self.models_asked: list[str] = []
+        self.tenants: list[str] = []
+        self.refusals: list[str] = []
+        self.requests: list[tuple[str, str]] = []
+        self.unreadable = 0
+        self.failure: Exception | None = None
+        self.is_full = False
+
+    def asked(self, key: str, outcome: str) -> None:
+        self.requests.append((key, outcome))
+
+    def keys_unreadable(self) -> None:
+        self.unreadable += 1
+
+    def refused(self, error: ServeAppError) -> None:
+        self.refusals.append(error.code)
+
+    def admit(self, tenant: str, model: str) -> None:
+        if self.is_full:
+            raise Overloaded("the service is at its limit")
+
+    async def ready(self) -> ModelInfo:
+        if self.failure:
+            raise self.failure
+        return MODEL
+
+    async def models(self) -> list[ModelStatus]:
+        return [ModelStatus.of("default", MODEL), ModelStatus(name="plates", state="asleep")]
+
+    async def detect(
+        self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str
+    ) -> Answer:
+        self.models_asked.append(query.model)
+        self.tenants.append(tenant)
+        self.options.append(query.to_options(MODEL))
+        if self.failure:
+            raise self.failure
+        if data == b"bad":
+            raise Undecodable("the picture is truncated or corrupt")
+        if data == b"slow":
+            await asyncio.Event().wait()
+        box = np.array([[0, 0, len(data), 10]], np.float32)
+        return Answer(
+            Detections(box, np.array([0.75], np.float32), np.array([1], np.int32)),
+            labels=("dog",),
+            width_px=len(data),
+            height_px=10,
+            model=MODEL.name,
+            batch_size=3,
+            timing_s={"decode": 0.001, "queue": 0.002, "inference": 0.003, "postprocess": 0.004},
+            annotated=encode_jpeg(np.zeros((8, 8, 3), np.uint8)) if annotate else None,
+        )
+
+
+class FakeStreams:
+    """Streams that do nothing but have events and frames, when a test says so."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, StreamSpec] = {}
+        self.logs: dict[str, EventLog] = {}
+        self.shots: dict[str, Snapshot] = {}
+        self.latest: StreamStatus | None = None
+        self.failure: ServeAppError | None = None
+        self.outages = 0  # so many questions for events are not answered
+
+    def happen(self, stream_id: str, state: str = "running") -> None:
+        """An event."""
+        self.logs[stream_id].add("state", StateChange(state=state, previous="starting", detail=""))
+
+    async def create(self, spec: StreamSpec) -> StreamStatus:
+        if self.failure:
+            raise self.failure
+        if spec.id in self.specs:
+            raise Conflict(f"there is a stream {spec.id!r} already")
+        self.specs[spec.id], self.logs[spec.id] = spec, EventLog(spec.id, [])
+        return await self.status(spec.id)
+
+    async def replace(self, spec: StreamSpec) -> StreamStatus:
+        self._find(spec.id)
+        if self.failure:
+            raise self.failure
+        self.specs[spec.id] = spec
+        return await self.status(spec.id)
+
+    async def all(self) -> list[StreamStatus]:
+        return [await self.status(stream_id) for stream_id in sorted(self.specs)]
+
+    async def status(self, stream_id: str) -> StreamStatus:
+        spec = self._find(stream_id)
+        state = "paused" if spec.paused else "running"
+        return self.latest or StreamStatus(stream_id=stream_id, state=state, source="camera", policy="drop_oldest")
+
+    async def delete(self, stream_id: str) -> None:
+        self._find(stream_id)
+        del self.specs[stream_id]
+
+    async def pause(self, stream_id: str) -> StreamStatus:
+        self.specs[stream_id] = self._find(stream_id).model_copy(update={"paused": True})
+        return await self.status(stream_id)
+
+    async def resume(self, stream_id: str) -> StreamStatus:
+        self.specs[stream_id] = self._find(stream_id).model_copy(update={"paused": False})
+        return await self.status(stream_id)
+
+    async def regions(self, stream_id: str) -> Regions:
+        spec = self._find(stream_id)
+        return Regions(zones=spec.zones, lines=spec.lines)
+
+    async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
+        self.specs[stream_id] = self._find(stream_id).model_copy(update=dict(regions))
+        return await self.status(stream_id)
+
+    async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
+        self._find(stream_id)
+        if self.outages:
+            self.outages -= 1
+            raise Unavailable("the supervisor has died")
+        return await self.logs[stream_id].page(after, min(within_s, 0.05))
+
+    async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
+        self._find(stream_id)
+        await asyncio.sleep(0.01)
+        shot = self.shots.get("drawn" if boxes else "plain")
+        return shot if shot and (after is None or shot.frame_id > after) else None
+
+    def _find(self, stream_id: str) -> StreamSpec:
+        if stream_id not in self.specs:
+            raise NotFound(f"no stream {stream_id!r}")
+        return self.specs[stream_id]

@@ -1,0 +1,63 @@
+"""The HTTP interface in front of streams that a test makes happen."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+
+from scripts.server import free_port
+from serve_app.api.app import build_api
+from serve_app.config import parse_args
+from tests.support.fakes import FakePipeline, FakeStreams
+
+
+class _Server(uvicorn.Server):
+    """Tells its loop."""
+
+    async def startup(self, sockets: object = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+
+@dataclass
+class StreamServer:
+    """A server, and the streams behind it."""
+
+    streams: FakeStreams
+    http: httpx.Client
+    port: int
+    _server: _Server
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def happen(self, count: int = 1) -> None:
+        """Events in the stream ``lot``."""
+        for _ in range(count):
+            self._server.loop.call_soon_threadsafe(self.streams.happen, "lot")
+
+
+@contextmanager
+def serve_streams(args: dict[str, Any] | None = None) -> Iterator[StreamServer]:
+    """Started, and stopped at the end."""
+    streams, port = FakeStreams(), free_port()
+    api = build_api(FakePipeline(), streams, parse_args(args or {}))
+    server = _Server(uvicorn.Config(api, port=port, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
+            while not server.started:
+                assert thread.is_alive()
+            yield StreamServer(streams, http, port, server)
+    finally:
+        server.should_exit = True
+        thread.join(20)

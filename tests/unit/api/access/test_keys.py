@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.api.access.keys import Key, KeyFile, find_key, make_key, parse_keys
+from serve_app.errors import ConfigError
+
+SECRET = "sl_kGq5mVQ3hJ1nZ0rT8wXyB7cD2fE4aL6sU9iO_pM-vRt"
+
+
+def hashed(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def entry(key: str = SECRET, **fields: Any) -> dict[str, Any]:
+    return {"name": "dock", "sha256": hashed(key), "scopes": ["detect"]} | fields
+
+
+def save(path: Path, *entries: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(list(entries)))
+    return path
+
+
+def test_a_key_is_found_by_its_hash_and_no_other_is() -> None:
+    keys = parse_keys(yaml.safe_dump([entry("other", name="yard"), entry()]))
+    assert find_key(keys, SECRET) == keys[1]
+    for wrong in ("", SECRET[:-1], SECRET + "x", SECRET.swapcase(), hashed(SECRET), "sl_\xff"):
+        assert find_key(keys, wrong) is None
+
+
+def test_no_key_is_never_a_key() -> None:
+    """Even where its hash had got past the file."""
+    assert find_key([Key.model_construct(**entry(""))], "") is None
+
+
+def test_every_hash_is_compared_wherever_the_key_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the time of an answer would tell where in the file it stands."""
+    compared = []
+
+    def compare(a: str, b: str) -> bool:
+        compared.append(a)
+        return a == b
+
+    monkeypatch.setattr("hmac.compare_digest", compare)
+    keys = parse_keys(yaml.safe_dump([entry(), entry("b"), entry("c")]))
+    assert find_key(keys, SECRET) == keys[0]
+    assert compared == [key.sha256 for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("scopes", "detect", "streams", "admin"),
+    [
+        (["detect"], True, False, False),
+        (["streams"], False, True, False),
+        (["detect", "streams"], True, True, False),
+        (["admin"], True, True, True),
+    ],
+)
+def test_a_scope_includes_itself_and_admin_includes_all(
+    scopes: list[str], detect: bool, streams: bool, admin: bool
+) -> None:
+    (key,) = parse_keys(yaml.safe_dump([entry(scopes=scopes)]))
+    assert (key.allows("detect"), key.allows("streams"), key.allows("admin")) == (detect, streams, admin)
+
+
+def test_a_key_is_good_until_the_day_it_expires() -> None:
+    today = datetime.now(UTC).date()
+    for days, is_good in ((-1, False), (0, False), (2, True)):
+        keys = parse_keys(yaml.safe_dump([entry(expires=today + timedelta(days=days))]))
+        assert (find_key(keys, SECRET) is not None) == is_good, days
+
+
+def test_keys_of_one_name_overlap_while_one_takes_the_others_place() -> None:
+    keys = parse_keys(yaml.safe_dump([entry("old", requests_per_s=5), entry("new", requests_per_s=5)]))
+    assert [find_key(keys, key).name for key in ("old", "new")] == ["dock", "dock"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        pytest.param("", "valid tuple", id="empty"),
+        pytest.param("name: dock", "valid tuple", id="no list"),
+        pytest.param(f"- name: [{SECRET}", "line", id="no YAML"),
+        pytest.param(f"- {SECRET}", "0:", id="the key itself"),
+        pytest.param(yaml.safe_dump([entry(sha256=SECRET)]), "sha256", id="a key in place of its hash"),
+        pytest.param(yaml.safe_dump([entry() | {"key": SECRET}]), "a field", id="the key beside its hash"),
+        pytest.param(yaml.safe_dump([entry() | {SECRET: "dock"}]), "a field", id="the key as a name"),
+        pytest.param(yaml.safe_dump([entry(sha256=hashed("a").upper())]), "sha256", id="upper case"),
+        pytest.param(yaml.safe_dump([entry("")]), "hash of nothing", id="hash of nothing"),
+        pytest.param(yaml.safe_dump([entry(scopes=[])]), "scopes", id="no scope"),
+        pytest.param(yaml.safe_dump([entry(scopes=["all"])]), "scopes", id="unknown scope"),
+        pytest.param(yaml.safe_dump([entry(name="a b")]), "name", id="name"),
+        pytest.param(yaml.safe_dump([entry(requests_per_s=-1)]), "requests_per_s", id="rate"),
+        pytest.param(yaml.safe_dump([entry(concurrency=-1)]), "concurrency", id="concurrency"),
+        pytest.param(yaml.safe_dump([entry(expires="soon")]), "expires", id="expires"),
+        pytest.param(yaml.safe_dump([entry(), entry(name="yard")]), "twice", id="twice"),
+        pytest.param(yaml.safe_dump([entry(), entry("b", concurrency=1)]), "limits", id="limits of one name"),
+        pytest.param(yaml.safe_dump([entry(str(i)) for i in range(1001)]), "1000", id="too many"),
+    ],
+)
+def test_a_broken_file_is_refused_without_what_is_in_it(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "keys.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=named) as refused:
+        KeyFile(tmp_path / "keys.yaml")
+    assert SECRET not in str(refused.value)
+    assert SECRET not in str(refused.value.__cause__)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "large").write_bytes(b"#" * (2**20 + 1))
+    for name in ("missing", "binary", "large", "."):
+        with pytest.raises(ConfigError):
+            KeyFile(tmp_path / name)
+
+
+def test_a_list_without_keys_lets_nobody_in(tmp_path: Path) -> None:
+    (tmp_path / "keys.yaml").write_text("[]")
+    assert KeyFile(tmp_path / "keys.yaml").keys == ()
+
+
+def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(tmp_path: Path) -> None:
+    file = KeyFile(save(tmp_path / "keys.yaml", entry()))
+    assert not file.refresh()
+    save(tmp_path / "keys.yaml", entry(), entry("b"))
+    assert file.refresh()
+    assert len(file.keys) == 2
+    assert not file.refresh()
+
+
+def test_a_secret_that_is_swapped_by_its_link_is_read_again(tmp_path: Path) -> None:
+    """As Kubernetes does it: ``keys.yaml -> ..data/keys.yaml``, ``..data -> ..2026_11_25``, replaced in one step."""
+    for version, key in (("..1", "old"), ("..2", "new")):
+        (tmp_path / version).mkdir()
+        save(tmp_path / version / "keys.yaml", entry(key))
+        os.utime(tmp_path / version / "keys.yaml", (1, 1))  # of the same size and time
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "keys.yaml").symlink_to("..data/keys.yaml")
+    file = KeyFile(tmp_path / "keys.yaml")
+    assert not file.refresh()
+    (tmp_path / "swap").symlink_to("..2")
+    (tmp_path / "swap").rename(tmp_path / "..data")
+    assert file.refresh()
+    assert find_key(file.keys, "new")
+    assert not find_key(file.keys, "old")
+
+
+def test_while_the_file_is_broken_or_gone_the_old_keys_stay(tmp_path: Path) -> None:
+    path = save(tmp_path / "keys.yaml", entry())
+    file = KeyFile(path)
+    path.write_text("- nonsense")
+    for _ in range(2):  # it is said each time
+        with pytest.raises(ConfigError):
+            file.refresh()
+    path.unlink()
+    with pytest.raises(ConfigError, match="No such file"):
+        file.refresh()
+    assert find_key(file.keys, SECRET)
+    save(path, entry("b"))
+    assert file.refresh()
+    assert not find_key(file.keys, SECRET)
+
+
+def test_a_made_key_is_random_and_its_entry_is_the_files() -> None:
+    made = [make_key("dock", ["detect", "streams"]) for _ in range(100)]
+    keys = parse_keys(yaml.safe_dump([entry for _, entry in made]))
+    assert all(find_key(keys, key) == keys[number] for number, (key, _) in enumerate(made))
+    assert {(key[:3], len(key)) for key, _ in made} == {("sl_", 46)}  # 32 bytes in base64
+
+
+def test_the_command_shows_the_key_once_and_its_entry_beside_it() -> None:
+    command = [sys.executable, "-m", "serve_app.cli.keys", "new", "dock", "detect"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    (key,) = done.stdout.splitlines()
+    (found,) = parse_keys(done.stderr)
+    assert find_key([found], key)
+    assert key not in done.stderr
+    refused = subprocess.run([*command, "unicorn"], capture_output=True, text=True, timeout=60, check=False)
+    assert (refused.returncode, refused.stdout) == (2, "")

@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+
+from serve_app.api.app import build_api
+from serve_app.api.bodies import read_pictures
+from serve_app.config import parse_args
+from serve_app.errors import Overloaded, Unavailable
+from serve_app.types import DetectOptions
+from tests.support.fakes import FakePipeline, FakeStreams
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def pipeline() -> FakePipeline:
+    return FakePipeline()
+
+
+@pytest.fixture
+async def client(pipeline: FakePipeline) -> AsyncIterator[httpx.AsyncClient]:
+    limits = {"max_body_mib": 1, "max_images_per_request": 3, "deadline_s": 0.2}
+    args = parse_args({"limits": limits, "models": {"plates": {"weights": "plates.onnx"}}})
+    transport = httpx.ASGITransport(build_api(pipeline, FakeStreams(), args), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        yield client
+
+
+def files(*contents: bytes, name: str = "file") -> list[tuple[str, tuple[str, bytes, str]]]:
+    return [(name, (f"{i}.jpg", content, "image/jpeg")) for i, content in enumerate(contents)]
+
+
+def is_error(response: httpx.Response, status_code: int, code: str) -> bool:
+    body = response.json()
+    return (
+        response.status_code == status_code
+        and body["code"] == code
+        and set(body)
+        == {
+            "code",
+            "detail",
+            "request_id",
+        }
+    )
+
+
+async def test_a_raw_body_is_one_picture(client: httpx.AsyncClient) -> None:
+    response = await client.post("/detect", content=b"12345", headers={"X-Request-ID": "abc"})
+    assert response.status_code == 200
+    body = response.json()
+    assert body.pop("timing_ms").keys() == {"decode", "queue", "inference", "postprocess", "total"}
+    assert body == {
+        "count": 1,
+        "detections": [
+            {"label": "dog", "class_id": 1, "confidence": 0.75, "bbox": {"x1": 0, "y1": 0, "x2": 5, "y2": 10}}
+        ],
+        "image": {"width": 5, "height": 10},
+        "model": "fake",
+        "batch_size": 3,
+        "request_id": "abc",
+    }
+
+
+async def test_one_part_answers_as_a_raw_body_does(client: httpx.AsyncClient) -> None:
+    body = (await client.post("/detect", files=files(b"12345"))).json()
+    assert body["image"]["width"] == 5
+
+
+async def test_several_parts_answer_in_order_each_for_itself(client: httpx.AsyncClient) -> None:
+    response = await client.post("/detect", files=files(b"1", b"bad", b"333"))
+    assert response.status_code == 200
+    first, second, third = response.json()["results"]
+    assert (first["image"]["width"], third["image"]["width"]) == (1, 3)
+    assert second["code"] == "undecodable"
+
+
+async def test_the_annotated_picture_is_a_jpeg(client: httpx.AsyncClient) -> None:
+    response = await client.post("/detect", content=b"1", headers={"Accept": "image/jpeg"})
+    assert response.headers["content-type"] == "image/jpeg"
+    assert response.content.startswith(b"\xff\xd8\xff")
+
+
+async def test_the_query_sets_the_thresholds(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    query = "confidence=0.25&iou=0.5&classes=dog,0&classes=1&max_detections=7"
+    await client.post(f"/detect?{query}", content=b"1")
+    await client.post("/detect", content=b"1")
+    assert pipeline.options == [DetectOptions(0.25, 0.5, 7, (0, 1)), DetectOptions(0.5, 0.7, 300, None)]
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("confidence=7", "confidence"),
+        ("confidence=nan", "confidence"),
+        ("confidence=0", "confidence"),
+        ("confidence=high", "confidence"),
+        ("iou=-1", "iou"),
+        ("max_detections=0", "max_detections"),
+        ("classes=unicorn", "unicorn"),
+        ("classes=2", "2"),
+        ("conf=0.5", "conf"),
+        ("confidence=0.3&confidence=0.9", "confidence"),
+        ("classes=", "''"),
+        ("classes=dog,", "''"),
+    ],
+)
+async def test_a_wrong_parameter_is_named(client: httpx.AsyncClient, query: str, named: str) -> None:
+    response = await client.post(f"/detect?{query}", content=b"1")
+    assert is_error(response, 422, "invalid_parameter")
+    assert named in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("request_args", "status_code", "code"),
+    [
+        pytest.param({"content": bytes(2**20 + 1)}, 413, "too_large", id="large body"),
+        pytest.param({"files": files(bytes(2**20))}, 413, "too_large", id="large multipart"),
+        pytest.param({"files": files(b"1", b"2", b"3", b"4")}, 413, "too_large", id="too many pictures"),
+        pytest.param({"files": files(b"1", name="picture")}, 400, "malformed", id="part of another name"),
+        pytest.param(
+            {"content": b"--x\r\nnonsense", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+            400,
+            "malformed",
+            id="broken multipart",
+        ),
+        pytest.param(
+            {"content": b"1", "headers": {"content-type": "multipart/form-data"}}, 400, "malformed", id="no boundary"
+        ),
+        pytest.param(
+            {"content": b"--x--\r\n", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+            400,
+            "malformed",
+            id="no part",
+        ),
+        pytest.param(
+            {
+                "content": b'--x\r\nContent-Disposition: form-data; name="confidence"\r\n\r\n0.5\r\n--x--\r\n',
+                "headers": {"content-type": "multipart/form-data; boundary=x"},
+            },
+            400,
+            "malformed",
+            id="a field",
+        ),
+        pytest.param({"content": b"bad"}, 422, "undecodable", id="bad picture"),
+        pytest.param({"content": b"slow"}, 504, "deadline_exceeded", id="no answer in time"),
+        pytest.param(
+            {"files": files(b"1", b"2"), "headers": {"accept": "image/jpeg"}}, 422, "invalid_parameter", id="many drawn"
+        ),
+    ],
+)
+async def test_bad_input_gets_its_own_error(
+    client: httpx.AsyncClient, request_args: dict[str, Any], status_code: int, code: str
+) -> None:
+    response = await client.post("/detect", **request_args)
+    assert is_error(response, status_code, code), response.text
+
+
+async def test_a_body_that_does_not_say_its_size_is_limited_while_it_is_read(client: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 2**24:
+            sent += 2**16
+            yield bytes(2**16)
+
+    assert is_error(await client.post("/detect", content=endless()), 413, "too_large")
+
+
+async def test_a_multipart_body_that_breaks_off_is_not_answered_in_part(client: httpx.AsyncClient) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\none\r\n'
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    assert (await client.post("/detect", content=part + b"--x--\r\n", headers=headers)).status_code == 200
+    assert is_error(await client.post("/detect", content=part + part[:-5], headers=headers), 400, "malformed")
+
+
+def multipart(content: bytes, boundary: bytes = b"x") -> bytes:
+    head = b'Content-Disposition: form-data; name="file"; filename="a"'
+    return b"--" + boundary + b"\r\n" + head + b"\r\n\r\n" + content + b"\r\n--" + boundary + b"--\r\n"
+
+
+async def test_what_could_be_more_parts_than_are_allowed_is_refused_unparsed(client: httpx.AsyncClient) -> None:
+    """The parser stops at every line that begins as a boundary does: a body of nothing else took it seconds."""
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    for line, count, status_code in ((b"\r\n--xy", 3, 200), (b"\r\n--xy", 4, 413), (b"\r\n--yx", 10_000, 200)):
+        answer = await client.post("/detect", content=multipart(line * count), headers=headers)
+        assert answer.status_code == status_code
+        assert answer.is_success or is_error(answer, 413, "too_large")
+
+
+@pytest.mark.parametrize(("padding", "status_code"), [(0, 200), (60, 200), (64, 400), (100_000, 400)])
+async def test_white_space_behind_a_boundary_is_limited(
+    client: httpx.AsyncClient, padding: int, status_code: int
+) -> None:
+    """The parser looks at each of it."""
+    first, second = multipart(b"1").removesuffix(b"--\r\n"), multipart(b"2").removeprefix(b"--x")
+    body = first + b" \t" * (padding // 2) + second
+    answer = await client.post("/detect", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+    assert answer.status_code == status_code
+    assert answer.is_error or len(answer.json()["results"]) == 2
+
+
+@pytest.mark.parametrize("offset", range(-7, 8))
+async def test_a_boundary_counts_once_wherever_the_body_is_cut_for_the_parser(
+    client: httpx.AsyncClient, offset: int
+) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    head = len(multipart(b"").removesuffix(b"\r\n--x--\r\n"))
+    for count, status_code in ((2, 200), (3, 413)):
+        lines = bytes(2**16 - head + offset) + b"\r\n--xy" * count + bytes(2**16) + b"\r\n--xy"
+        assert (await client.post("/detect", content=multipart(lines), headers=headers)).status_code == status_code
+    content = multipart(bytes(2**16 - head + offset))
+    assert (await client.post("/detect", content=content, headers=headers)).status_code == 200
+    assert is_error(await client.post("/detect", content=content[:-4], headers=headers), 400, "malformed")
+
+
+async def test_while_a_large_body_is_parsed_others_have_their_turn() -> None:
+    content = bytes(2**20)
+    body = multipart(content)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    other = asyncio.create_task(others())
+    assert await read_pictures(request, parse_args({}).limits, None, "") == ([content], True)
+    other.cancel()
+    assert turns >= 16
+
+
+async def test_every_refusal_is_counted(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    await client.post("/detect", files=files(b"1", b"bad", b"bad"))
+    await client.post("/detect?confidence=7", content=b"1")
+    await client.post("/detect", content=bytes(2**20 + 1))
+    await client.get("/nothing")
+    assert pipeline.refusals == ["undecodable", "undecodable", "invalid_parameter", "too_large", "not_found"]
+
+
+async def test_a_bug_in_one_picture_is_that_pictures_own(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    pipeline.failure = RuntimeError("secret")
+    results = (await client.post("/detect", files=files(b"1", b"2"))).json()["results"]
+    assert [result["code"] for result in results] == ["internal", "internal"]
+
+
+async def test_an_unknown_class_is_refused_for_all_pictures(client: httpx.AsyncClient) -> None:
+    response = await client.post("/detect?classes=unicorn", files=files(b"1", b"2"))
+    assert is_error(response, 422, "invalid_parameter")
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("image/jpeg", "image/jpeg"),
+        ("text/html, IMAGE/JPEG; q=0.9, */*", "image/jpeg"),
+        ("image/jpeg;q=0, application/json", "application/json"),
+        ("image/*, */*", "application/json"),
+    ],
+)
+async def test_the_picture_is_answered_to_who_asks_for_it(
+    client: httpx.AsyncClient, accept: str, media_type: str
+) -> None:
+    response = await client.post("/detect", content=b"1", headers={"Accept": accept})
+    assert response.headers["content-type"] == media_type
+
+
+async def test_routes_and_methods_that_do_not_exist_answer_in_the_same_form(client: httpx.AsyncClient) -> None:
+    assert is_error(await client.get("/nothing"), 404, "not_found")
+    assert is_error(await client.get("/detect"), 405, "malformed")
+
+
+async def test_a_bug_is_not_shown(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    pipeline.failure = RuntimeError("secret /path")
+    response = await client.post("/detect", content=b"1")
+    assert is_error(response, 500, "internal")
+    assert "secret" not in response.text
+
+
+async def test_who_is_refused_is_told_when_to_come_again(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    pipeline.failure = Overloaded("the queue is full")
+    response = await client.post("/detect", content=b"1")
+    assert is_error(response, 503, "overloaded")
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_who_comes_to_a_full_service_is_refused_before_a_body_is_read(
+    client: httpx.AsyncClient, pipeline: FakePipeline
+) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError("it was read")
+        yield b""
+
+    pipeline.is_full = True
+    response = await client.post("/detect", content=body())
+    assert (response.status_code, response.json()["code"], response.headers["retry-after"]) == (503, "overloaded", "1")
+
+
+async def test_health_and_readiness_differ(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    assert (await client.get("/readyz")).json()["model"] == "fake"
+    pipeline.failure = Unavailable("no detector answers")
+    assert (await client.get("/health")).json() == {"status": "ok"}
+    assert (await client.get("/livez")).status_code == 200
+    assert (await client.head("/health")).status_code == 200
+    assert is_error(await client.get("/readyz"), 503, "unavailable")
+
+
+async def test_the_description_is_a_page_of_ours_alone(client: httpx.AsyncClient) -> None:
+    """It works without internet, and no script of others' is near an API key."""
+    page = await client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-security-policy"].startswith("default-src 'self'; ")
+    assert "//" not in page.text
+    assert "<script>" not in page.text  # the policy allows none
+    loaded = set(re.findall(r'(?:href|src)="(?!data:)([^"]+)"', page.text))
+    assert len(loaded) == 3
+    for address in loaded:
+        answer = await client.get(page.url.join(address))
+        assert answer.status_code == 200
+        kind = "text/css" if address.endswith(".css") else "text/javascript"
+        assert answer.headers["content-type"].startswith(kind)  # with nosniff, nothing else is run
+    assert "SwaggerUIBundle" in (await client.get("/docs/swagger-ui-bundle.js")).text
+    assert 'url: "openapi.json"' in (await client.get("/docs/start.js")).text
+
+
+@pytest.mark.parametrize("path", ["/redoc", "/docs/", "/docs/oauth2-redirect", "/docs/redoc.standalone.js", "/docs/.."])
+async def test_there_is_no_other_page(client: httpx.AsyncClient, path: str) -> None:
+    assert is_error(await client.get(path), 404, "not_found")
+
+
+async def test_openapi_shows_the_request_the_answers_and_the_errors(client: httpx.AsyncClient) -> None:
+    detect = (await client.get("/openapi.json")).json()["paths"]["/detect"]["post"]
+    assert {"multipart/form-data", "image/*", "application/json"} <= set(detect["requestBody"]["content"])
+    assert {parameter["name"] for parameter in detect["parameters"]} == {
+        "model",
+        "confidence",
+        "iou",
+        "classes",
+        "max_detections",
+    }
+    assert set(detect["responses"]) == {
+        *("200", "400", "401", "403", "413", "415", "422", "429", "500", "503", "504"),
+    }
+    for status_code, response in detect["responses"].items():
+        schema = str(response["content"]["application/json"]["schema"])
+        assert ("ErrorResponse" in schema) == (status_code != "200")
+
+
+async def test_every_model_says_whether_it_is_in_memory(client: httpx.AsyncClient) -> None:
+    ready, asleep = (await client.get("/models")).json()["models"]
+    assert (ready["name"], ready["state"], ready["model"], ready["labels"]) == (
+        "default",
+        "ready",
+        "fake",
+        ["cat", "dog"],
+    )
+    assert (asleep["name"], asleep["state"], asleep["model"]) == ("plates", "asleep", None)
+
+
+async def test_a_request_names_its_model(client: httpx.AsyncClient, pipeline: FakePipeline) -> None:
+    for query in ({}, {"model": "plates"}):
+        assert (await client.post("/detect", content=b"12345", params=query)).status_code == 200
+    assert pipeline.models_asked == ["default", "plates"]
+
+
+async def test_a_model_that_there_is_not_is_refused_before_the_picture_is_read(
+    client: httpx.AsyncClient, pipeline: FakePipeline
+) -> None:
+    response = await client.post("/detect", content=b"12345", params={"model": "cars"})
+    assert is_error(response, 422, "invalid_parameter")
+    assert "default, plates" in response.json()["detail"]
+    assert pipeline.models_asked == []

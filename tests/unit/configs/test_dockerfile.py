@@ -1,0 +1,90 @@
+"""What the Dockerfile has to say. No Docker engine is asked: building and running it is not tried here."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCKERFILE = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE))
+INSTALLED = "/opt/sightline/share/sightline/"  # where the package puts configs/
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINNED = dict(
+    line.split("==") for line in (ROOT / "configs/constraints.txt").read_text().splitlines() if not line.startswith("#")
+)
+EXTRAS = re.findall(r"--extra (\w+)", DOCKERFILE)
+
+
+def instructions(name: str) -> list[str]:
+    """The arguments of every instruction of this name, in order."""
+    return re.findall(rf"^\s*{name} (.*)$", DOCKERFILE, re.MULTILINE)
+
+
+def environment() -> dict[str, str]:
+    return dict(word.split("=", 1) for line in instructions("ENV") for word in shlex.split(line))
+
+
+def test_hadolint_finds_nothing() -> None:
+    command = [Path(sys.executable).parent / "hadolint", ROOT / "Dockerfile"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_the_environment_is_that_of_serve_env() -> None:
+    ours = {"PATH", "SERVE_APP_CACHE_DIR", "SERVE_APP_STATE_DIR"}
+    script = "set -a; source configs/serve.env; env -0"
+    result = subprocess.run(["env", "-i", "bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    sourced = dict(line.split("=", 1) for line in result.stdout.split("\0") if line)
+    flags = {name: value for name, value in sourced.items() if name not in {"PWD", "SHLVL", "PATH", "_"}}
+    flags["RAY_SERVE_HAPROXY_BINARY_PATH"] = f"{INSTALLED}configs/haproxy.py"
+    assert {name: value for name, value in environment().items() if name not in ours} == flags
+
+
+def test_who_runs_it_is_not_root() -> None:
+    assert instructions("USER")[-1] == "1000"
+    assert DOCKERFILE.rindex("USER 1000") < DOCKERFILE.rindex("ENTRYPOINT")
+
+
+def test_sigterm_reaches_the_application_with_no_shell_between() -> None:
+    assert json.loads(instructions("ENTRYPOINT")[-1]) == ["python", "-m", "serve_app"]
+    (config,) = json.loads(instructions("CMD")[-1])
+    assert (ROOT / config.removeprefix(INSTALLED)).is_file()
+
+
+def test_the_health_check_asks_for_a_warm_model_on_the_configs_port() -> None:
+    config = yaml.safe_load((ROOT / "configs/container.yaml").read_text())
+    port = config["http_options"]["port"]
+    assert f"http://127.0.0.1:{port}/readyz" in instructions("HEALTHCHECK")[0]
+    assert instructions("EXPOSE") == [str(port)]
+
+
+def test_the_first_lines_say_how_much_shared_memory_and_which_keys() -> None:
+    usage = (ROOT / "Dockerfile").read_text().partition("FROM")[0]
+    (application,) = yaml.safe_load((ROOT / "configs/container.yaml").read_text())["applications"]
+    assert "--shm-size=" in usage
+    keys_file = Path(application["args"]["access"]["keys_file"])
+    assert f":{keys_file.parent}:ro" in usage  # not the file, whose successor the container would not see
+
+
+def test_the_python_is_one_that_the_project_takes() -> None:
+    image = instructions("FROM")[0].split()[0]
+    version = re.fullmatch(r"python:(3\.\d+)-slim-\w+", image)[1]
+    assert f"{version}.0" in Requirement(f"python{PROJECT['requires-python']}").specifier
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    [*PROJECT["dependencies"], *(one for extra in EXTRAS for one in PROJECT["optional-dependencies"][extra])],
+)
+def test_every_dependency_is_pinned_to_a_version_that_the_project_takes(requirement: str) -> None:
+    wanted = Requirement(requirement)
+    assert PINNED[wanted.name] in wanted.specifier

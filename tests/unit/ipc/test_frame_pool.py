@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve_app.errors import Overloaded, SharedMemoryError, SlotElsewhere
+from serve_app.ipc.dev_shm import FOLDER, sweep
+from serve_app.ipc.frame_pool import FramePool, SlotReader
+from serve_app.types import SlotRef
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from serve_app.ipc.frame_pool import FramePool
+pool = FramePool(2, 64, Path(sys.argv[1]))
+slot = pool.take()
+slot.pixels[:] = 42
+print(slot.ref.pool, slot.ref.offset, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> subprocess.Popen[str]:
+    """Another process that owns a pool in ``tmp_path`` and says its name."""
+    with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def test_a_reader_sees_what_the_owner_wrote(tmp_path: Path) -> None:
+    pool, reader = FramePool(2, 64, tmp_path), SlotReader(tmp_path)
+    with pool.lease() as slot:
+        slot.pixels[:] = 7
+        assert (reader.view(slot.ref)[0] == 7).all()
+    pool.close()
+    reader.close()
+
+
+def test_the_mark_of_a_frame_that_was_in_an_engine_outlives_its_reader(tmp_path: Path) -> None:
+    pool = FramePool(2, 32, tmp_path)
+    first, second = pool.take(), pool.take()
+    for slot in first, second:
+        slot.pixels[:] = 255
+        slot.clear_mark()
+    script = """
+import os, signal, sys
+from pathlib import Path
+from serve_app.ipc.frame_pool import SlotReader
+from serve_app.types import SlotRef
+pixels, mark = SlotReader(Path(sys.argv[1])).view(SlotRef(sys.argv[2], int(sys.argv[3]), 32))
+mark[0] = 1
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), pool.name, str(first.ref.offset)], check=False)
+    assert (first.is_marked, second.is_marked) == (True, False)
+    first.clear_mark()
+    assert not first.is_marked
+    assert (first.pixels == 255).all()
+    pool.close()
+
+
+def test_slots_do_not_overlap(tmp_path: Path) -> None:
+    pool = FramePool(3, 33, tmp_path)
+    slots = [pool.take() for _ in range(3)]
+    for value, slot in enumerate(slots):
+        slot.pixels[:] = value
+    assert [int(np.unique(slot.pixels).item()) for slot in slots] == [0, 1, 2]
+    pool.close()
+
+
+def test_a_slot_is_free_again_after_an_error(tmp_path: Path) -> None:
+    pool = FramePool(1, 32, tmp_path)
+    with pytest.raises(ZeroDivisionError), pool.lease():
+        raise ZeroDivisionError
+    assert pool.leased == 0
+    pool.close()
+
+
+def test_more_leases_than_slots_are_refused_at_once(tmp_path: Path) -> None:
+    pool = FramePool(1, 32, tmp_path)
+    with pool.lease(), pytest.raises(Overloaded):
+        pool.take()
+    pool.close()
+
+
+def test_a_closed_pool_leaves_nothing(tmp_path: Path) -> None:
+    FramePool(1, 32, tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forgotten_pool_leaves_nothing(tmp_path: Path) -> None:
+    FramePool(1, 32, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_pool_sweeps_away_what_a_killed_owner_left(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
+    name = owner.stdout.readline().split()[0]
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    assert (tmp_path / name).exists()
+    pool = FramePool(1, 32, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [pool.name]
+    pool.close()
+
+
+def test_a_living_owners_pool_is_not_swept(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
+    name = owner.stdout.readline().split()[0]
+    assert sweep(tmp_path) == 0
+    assert (tmp_path / name).exists()
+
+
+def test_a_reader_keeps_what_it_maps_when_the_owner_is_killed(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
+    name, offset = owner.stdout.readline().split()
+    ref = SlotRef(name, int(offset), 64)
+    view, _ = SlotReader(tmp_path).view(ref)
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    assert sweep(tmp_path) == 1
+    assert (view == 42).all()
+
+
+def test_a_reader_drops_pools_that_are_gone(tmp_path: Path) -> None:
+    reader = SlotReader(tmp_path)
+    descriptors = set(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        pool = FramePool(1, 32, tmp_path)
+        reader.view(pool.take().ref)
+        pool.close()
+    last = FramePool(1, 32, tmp_path)
+    reader.view(last.take().ref)
+    last.close()
+    reader.close()
+    assert set(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.parametrize("name", ["sightline-0123456789abcdef", "../../etc/passwd", "sightline-../x", "other"])
+def test_a_pool_that_is_not_here_is_elsewhere(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SlotElsewhere):
+        SlotReader(tmp_path).view(SlotRef(name, 0, 32))
+
+
+def test_too_little_shared_memory_is_one_sentence_and_leaves_nothing() -> None:
+    before = set(FOLDER.iterdir())
+    with pytest.raises(SharedMemoryError, match="--shm-size"):
+        FramePool(10_000_000, 640)
+    assert set(FOLDER.iterdir()) == before

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+
+import numpy as np
+import psutil
+import pytest
+
+from serve_app.errors import NotAnImage, PoisonPicture
+from serve_app.images.prepare import preprocess, preprocessed
+from serve_app.ipc.quarantine import Quarantine
+from tests.support import squares
+from tests.support.squares import Square
+
+pytestmark = pytest.mark.anyio
+
+PICTURE = squares.encode(squares.picture([Square("red", 4, 4)], scale=2))
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def quarantine() -> AsyncIterator[Quarantine]:
+    quarantine = Quarantine()
+    yield quarantine
+    await quarantine.close()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def where() -> int:
+    print("a library that has something to say")
+    return os.getpid()
+
+
+async def test_it_gives_what_the_replica_would(quarantine: Quarantine) -> None:
+    expected = np.empty((320, 320, 3), np.uint8)
+    box, _ = preprocess(PICTURE, 10**6, expected)
+    found, _, pixels = await quarantine.run(preprocessed, PICTURE, 10**6, 320)
+    assert found == box
+    assert (pixels == expected).all()
+
+
+async def test_what_kills_its_process_is_refused_and_nothing_else(quarantine: Quarantine) -> None:
+    works = [quarantine.run(work) for work in (where, die, where, die, where)]
+    results = await asyncio.gather(*works, return_exceptions=True)
+    assert [type(result) for result in results] == [int, PoisonPicture, int, PoisonPicture, int]
+    assert os.getpid() not in results
+
+
+async def test_what_hangs_is_refused_and_the_next_one_is_not() -> None:
+    quarantine = Quarantine(time_limit_s=3)
+    with pytest.raises(PoisonPicture):
+        await quarantine.run(time.sleep, 60)
+    assert isinstance(await quarantine.run(where), int)
+    await quarantine.close()
+
+
+async def test_an_error_is_that_of_the_work(quarantine: Quarantine) -> None:
+    with pytest.raises(NotAnImage):
+        await quarantine.run(preprocessed, b"nothing", 10**6, 320)
+
+
+async def test_an_answer_nobody_waits_for_goes_to_nobody_else(quarantine: Quarantine) -> None:
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(quarantine.run(time.sleep, 60), 1)
+    assert isinstance(await quarantine.run(where), int)
+
+
+async def test_its_process_ends_with_its_owner(quarantine: Quarantine) -> None:
+    process = psutil.Process(await quarantine.run(where))
+    await quarantine.close()
+    await asyncio.to_thread(process.wait, 30)

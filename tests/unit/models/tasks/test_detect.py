@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ultralytics.utils.nms import non_max_suppression
+
+from serve_app.models.engines.device import to_rows
+from serve_app.models.tasks.detect import MAX_CANDIDATES, to_detections
+from serve_app.types import DetectOptions
+
+
+def crowded(seed: int, classes: int = 7, anchors: int = 900) -> np.ndarray:
+    """Raw output with many boxes that overlap: (4 + classes, anchors)."""
+    rng = np.random.default_rng(seed)
+    centre = rng.choice(np.linspace(100, 500, 6), (2, anchors)) + rng.normal(0, 6, (2, anchors))
+    size = rng.uniform(40, 90, (2, anchors))
+    scores = rng.beta(0.5, 3, (classes, anchors))
+    return np.concatenate([centre, size, scores]).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    "options",
+    [
+        DetectOptions(0.3, 0.7, 300),
+        DetectOptions(0.05, 0.45, 300),
+        DetectOptions(0.3, 0.7, 5),
+        DetectOptions(0.3, 0.7, 300, class_ids=(1, 4)),
+        DetectOptions(0.3, 0.0, 300),
+        DetectOptions(0.3, 1.0, 300),
+        DetectOptions(0.999, 0.7, 300),
+    ],
+    ids=str,
+)
+def test_the_raw_heads_detections_are_those_of_ultralytics(seed: int, options: DetectOptions) -> None:
+    raw = crowded(seed)
+    ours = to_detections(raw, options, end_to_end=False)
+    theirs = non_max_suppression(
+        torch.from_numpy(raw)[None],
+        options.confidence,
+        options.iou,
+        classes=None if options.class_ids is None else list(options.class_ids),
+        max_det=options.max_detections,
+    )[0].numpy()
+    assert len(ours) == len(theirs)
+    np.testing.assert_allclose(ours.xyxy, theirs[:, :4], atol=1e-3)
+    np.testing.assert_allclose(ours.confidence, theirs[:, 4])
+    assert ours.class_id.tolist() == theirs[:, 5].tolist()
+
+
+@pytest.mark.parametrize("class_ids", [None, (2, 5)])
+@pytest.mark.parametrize("confidence", [0.01, 0.2])
+def test_rows_made_on_the_device_are_the_same_detections(confidence: float, class_ids: tuple[int, ...] | None) -> None:
+    options = DetectOptions(confidence, 0.7, 300, class_ids)
+    raw = torch.stack([torch.from_numpy(crowded(seed, anchors=5000)) for seed in range(3)])
+    for one, rows in zip(raw.numpy(), to_rows(raw).numpy(), strict=True):
+        expected = to_detections(one, options, end_to_end=False)
+        found = to_detections(rows, options, end_to_end=False)
+        assert rows.shape == (5000, 6)
+        assert len(found) == len(expected) > 50
+        np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=1e-3)
+        assert found.class_id.tolist() == expected.class_id.tolist()
+    assert to_rows(raw.half()).dtype == torch.float32
+
+
+def test_the_end_to_end_heads_rows_are_kept_as_they_are() -> None:
+    raw = np.array(
+        [[10, 10, 50, 50, 0.9, 2], [11, 11, 51, 51, 0.8, 2], [5, 5, 9, 9, 0.6, 0], [0, 0, 1, 1, 0.1, 1]], np.float32
+    )
+    found = to_detections(raw, DetectOptions(0.5, 0.1, 300), end_to_end=True)
+    assert found.class_id.tolist() == [2, 2, 0]  # nothing is suppressed, whatever the iou
+    assert to_detections(raw, DetectOptions(0.5, 0.1, 1), end_to_end=True).confidence.tolist() == [np.float32(0.9)]
+    assert to_detections(raw, DetectOptions(0.05, 0.1, 9, (0, 1)), end_to_end=True).class_id.tolist() == [0, 1]
+
+
+def test_a_noisy_picture_costs_no_more_than_the_best_candidates() -> None:
+    raw = crowded(0, anchors=3 * MAX_CANDIDATES)
+    raw[:2] = np.random.default_rng(0).uniform(0, 1e6, raw[:2].shape)  # nothing overlaps
+    found = to_detections(raw, DetectOptions(0.0, 1.0, 10**6), end_to_end=False)
+    assert len(found) == MAX_CANDIDATES
+    assert found.confidence.min() >= np.sort(raw[4:].max(axis=0))[-MAX_CANDIDATES]
+
+
+def test_no_candidate_is_no_detection() -> None:
+    assert len(to_detections(np.zeros((7, 100), np.float32), DetectOptions(0.5, 0.7, 300), end_to_end=False)) == 0

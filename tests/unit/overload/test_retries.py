@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from serve_app.errors import DeadlineExceeded, Overloaded, ReplicaDied, ReplicaGone, Unavailable
+from serve_app.overload.retries import Retries
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def after(*failures: Exception) -> Callable[[float], Awaitable[str]]:
+    """An attempt that fails so, and then answers."""
+    left = list(failures)
+
+    async def attempt(left_s: float) -> str:
+        if left:
+            raise left.pop(0)
+        return "answer"
+
+    return attempt
+
+
+async def test_a_call_outlives_its_replica() -> None:
+    assert await Retries(in_flight=1).run(after(ReplicaDied("died"), ReplicaGone("gone")), 10) == "answer"
+
+
+async def test_a_refusal_is_not_asked_again() -> None:
+    with pytest.raises(Overloaded):
+        await Retries(in_flight=1).run(after(Overloaded("full")), 10)
+
+
+async def test_an_attempt_is_told_how_much_time_is_left() -> None:
+    told = []
+
+    async def attempt(left_s: float) -> None:
+        told.append(left_s)
+        if len(told) < 3:
+            raise ReplicaGone("gone")
+
+    await Retries(in_flight=1).run(attempt, 10)
+    assert 10 > told[0] > told[1] > told[2] > 0
+
+
+async def test_the_deadline_ends_the_retries() -> None:
+    async def never(left_s: float) -> None:
+        await asyncio.Event().wait()
+
+    async def gone(left_s: float) -> None:
+        raise ReplicaGone("gone")
+
+    for attempt in never, gone:
+        with pytest.raises(DeadlineExceeded):
+            await Retries(in_flight=1).run(attempt, 0.2)
+
+
+async def test_deaths_without_answers_end_the_retries() -> None:
+    retries = Retries(in_flight=2)
+    with pytest.raises(Unavailable, match="faster than they answer"):
+        await retries.run(after(*(ReplicaDied("died") for _ in range(9))), 60)
+    with pytest.raises(Unavailable):  # and the next call's
+        await retries.run(after(ReplicaDied("died")), 60)
+    for _ in range(5):
+        await retries.run(after(), 60)
+    assert await retries.run(after(ReplicaDied("died")), 60) == "answer"
+
+
+async def test_waiting_for_a_replica_costs_nothing() -> None:
+    retries = Retries(in_flight=1)
+    for _ in range(3):
+        assert await retries.run(after(ReplicaGone("gone"), ReplicaGone("gone")), 60) == "answer"
+    assert await retries.run(after(*(ReplicaDied("died") for _ in range(4))), 60) == "answer"

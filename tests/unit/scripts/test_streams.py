@@ -1,0 +1,203 @@
+"""scripts/streams.py, against a server whose streams a test makes happen."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.server import free_port
+from scripts.streams import Refused, merged, read_specs
+from serve_app.api.access.keys import make_key
+from serve_app.errors import InvalidParameter
+from serve_app.schemas.streams import StreamStatus
+from serve_app.types import Snapshot
+from tests.support.stream_server import StreamServer, serve_streams
+
+SCRIPT = Path(__file__).parents[3] / "scripts/streams.py"
+CAMERA = {"id": "lot", "source": {"uri": "rtsp://user:secret@camera/1"}}
+
+
+@pytest.fixture
+def served() -> Iterator[StreamServer]:
+    with serve_streams() as served:
+        yield served
+
+
+def run(url: str, *arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--url", url]
+    env = os.environ | environ
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+
+
+def write(tmp_path: Path, *streams: dict[str, Any], **more: Any) -> Path:
+    path = tmp_path / "streams.yaml"
+    path.write_text(yaml.safe_dump({"streams": list(streams)} | more))
+    return path
+
+
+def apply(served: StreamServer, file: Path, *more: str) -> list[str]:
+    done = run(served.url, "apply", file, *more)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def tag(served: StreamServer) -> None:
+    """As the real ones, these streams say which tags they have."""
+
+    async def status(stream_id: str) -> StreamStatus:
+        spec = served.streams._find(stream_id)
+        return StreamStatus(stream_id=stream_id, state="running", source="camera", policy="wait", tags=spec.tags)
+
+    served.streams.status = status  # type: ignore[method-assign]
+
+
+def test_what_the_file_says_is_what_runs(served: StreamServer, tmp_path: Path) -> None:
+    tag(served)
+    yard = {"id": "yard", "source": {"uri": "rtsp://camera/2"}}
+    assert apply(served, write(tmp_path, CAMERA, yard)) == ["lot: started", "yard: started"]
+    assert apply(served, write(tmp_path, CAMERA, yard)) == ["lot: unchanged", "yard: unchanged"]
+    assert apply(served, write(tmp_path, CAMERA, yard | {"max_fps": 5})) == ["lot: unchanged", "yard: replaced"]
+    assert served.streams.specs["yard"].max_fps == 5
+    served.streams.failure = InvalidParameter("no class 'unicorn'")
+    refused = run(served.url, "apply", write(tmp_path, CAMERA, yard | {"detect": {"classes": ["unicorn"]}}))
+    assert "yard: refused: no class 'unicorn'; it stays as it was" in refused.stdout
+    assert served.streams.specs["yard"].max_fps == 5
+    served.streams.failure = None
+    assert apply(served, write(tmp_path, CAMERA)) == ["lot: unchanged"]
+    served.http.post("/streams", json={"id": "by-hand", "source": {"uri": "a.mp4"}}).raise_for_status()
+    assert apply(served, write(tmp_path, CAMERA), "--prune") == ["lot: unchanged", "yard: removed"]
+    assert sorted(served.streams.specs) == ["by-hand", "lot"]
+
+
+def test_defaults_are_under_each_stream(tmp_path: Path) -> None:
+    defaults = {"detect": {"confidence": 0.4, "classes": ["car"]}, "max_fps": 5}
+    file = write(tmp_path, CAMERA | {"detect": {"confidence": 0.9}}, defaults=defaults)
+    spec = read_specs(file)["lot"]
+    assert (spec["detect"], spec["max_fps"]) == ({"confidence": 0.9, "classes": ["car"]}, 5)
+    assert merged({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
+
+
+def test_a_file_beside_the_yaml_is_found_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    here, elsewhere = ({"id": name, "source": {"uri": name}} for name in ("a.mp4", "b.mp4"))
+    specs = read_specs(write(tmp_path, here | {"id": "a"}, elsewhere | {"id": "b"}))
+    assert [spec["source"]["uri"] for spec in specs.values()] == [str(tmp_path / "a.mp4"), "b.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("streams: [{id: a}]", "stream a needs a source"),
+        ("streams: [{source: {uri: a}}]", "stream 1 needs an id"),
+        ("streams: [{id: a, source: {uri: a}}, {id: a, source: {uri: b}}]", "stream a needs an id of its own"),
+        ("streams: [{id: a, source: {uri: a}, fsp: 3}]", "stream a: fsp"),
+        ("streams: {}", "a list"),
+        ("stream: []", "no file of streams"),
+        ("{streams: [], typo: 1}", "not typo"),
+        ("a: [", "no file of streams"),
+        ("", "no file of streams"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_a_sentence_before_anything_is_sent(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    (tmp_path / "streams.yaml").write_text(text)
+    with pytest.raises(Refused, match=sentence):
+        read_specs(tmp_path / "streams.yaml")
+
+
+def test_a_stream_that_fails_at_once_is_not_left_behind(served: StreamServer) -> None:
+    served.streams.latest = StreamStatus(
+        stream_id="lot", state="failed", detail="a.mp4 cannot be read as video", source="a.mp4", policy="wait"
+    )
+    done = run(served.url, "start", "--id", "lot", "--source", "a.mp4")
+    assert (done.returncode, done.stderr) == (1, "stream lot: a.mp4 cannot be read as video\n")
+    assert served.streams.specs == {}
+
+
+def test_streams_are_paused_resumed_and_stopped(served: StreamServer) -> None:
+    served.http.post("/streams", json=CAMERA).raise_for_status()
+    assert run(served.url, "pause", "lot").stdout == "stream lot is paused\n"
+    assert "paused" in run(served.url, "list").stdout
+    assert run(served.url, "resume", "lot").stdout == "stream lot is running\n"
+    assert run(served.url, "stop", "lot").stdout == "stream lot stopped\n"
+    assert run(served.url, "stop", "lot").stderr == "no stream 'lot'\n"
+
+
+def test_what_a_stream_says_and_shows_is_printed_and_saved(served: StreamServer, tmp_path: Path) -> None:
+    served.http.post("/streams", json=CAMERA).raise_for_status()
+    assert json.loads(run(served.url, "show", "lot").stdout)["state"] == "running"
+    assert "no frame" in run(served.url, "frame", "lot", "--output", tmp_path / "a.jpg").stderr
+    served.streams.shots = {"drawn": Snapshot(7, b"drawn"), "plain": Snapshot(7, b"plain")}
+    assert "frame 7" in run(served.url, "frame", "lot", "--output", tmp_path / "a.jpg").stdout
+    run(served.url, "frame", "lot", "--output", tmp_path / "b.jpg", "--no-boxes")
+    assert ((tmp_path / "a.jpg").read_bytes(), (tmp_path / "b.jpg").read_bytes()) == (b"drawn", b"plain")
+
+
+def test_zones_and_lines_are_set_from_a_file_and_printed_as_one(served: StreamServer, tmp_path: Path) -> None:
+    served.http.post("/streams", json=CAMERA).raise_for_status()
+    regions = {"zones": [], "lines": [{"name": "gate", "start": [0.5, 0.0], "end": [0.5, 1.0], "labels": []}]}
+    (tmp_path / "regions.yaml").write_text(yaml.safe_dump(regions))
+    assert yaml.safe_load(run(served.url, "regions", "lot", tmp_path / "regions.yaml").stdout) == regions
+    assert yaml.safe_load(run(served.url, "regions", "lot").stdout) == regions
+    (tmp_path / "regions.yaml").write_text("lines: [{name: gate}]")
+    refused = run(served.url, "regions", "lot", tmp_path / "regions.yaml")
+    assert (refused.returncode, "lines.0.start" in refused.stderr) == (1, True)
+
+
+def test_events_go_on_after_the_connection_broke(served: StreamServer) -> None:
+    served.http.post("/streams", json=CAMERA).raise_for_status()
+    command = [sys.executable, str(SCRIPT), "events", "lot", "--url", served.url]
+    done = threading.Event()
+
+    def happen() -> None:
+        while not done.wait(0.05):
+            served.happen()
+
+    happening = threading.Thread(target=happen)
+    happening.start()
+    following = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        before = json.loads(following.stdout.readline())["event_id"]
+        served.streams.outages = 3  # one ends the answer, the others meet who asks again
+        while served.streams.outages:
+            assert following.poll() is None
+        ids = [json.loads(following.stdout.readline())["event_id"] for _ in range(100)]
+        assert ids == list(range(before + 1, before + 101))
+    finally:
+        following.kill()
+        following.wait()
+        following.stdout.close()
+        done.set()
+        happening.join()
+
+
+def test_nobody_there_is_said_in_a_sentence() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    done = run(url, "list")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"nobody answers at {url}: start it with scripts/serve, or name another with --url\n"
+
+
+def test_a_key_is_sent_where_the_server_wants_one(tmp_path: Path) -> None:
+    key, entry = make_key("dock", ["streams"])
+    (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
+    with serve_streams({"access": {"keys_file": str(tmp_path / "keys.yaml")}}) as served:
+        refused = run(served.url, "list")
+        assert (refused.returncode, "API key" in refused.stderr) == (1, True)
+        done = run(served.url, "list", SIGHTLINE_KEY=key)
+        assert done.returncode == 0, done.stderr
+
+
+def test_it_starts_without_ray() -> None:
+    code = "import sys, scripts.streams; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parents[1], check=False, timeout=60).returncode == 0

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from serve_app.errors import Undecodable
+from serve_app.streams.bookmark import Mark
+from serve_app.streams.capture.capture import Capture, _pause_s
+from serve_app.streams.capture.mailbox import WaitingPlace
+from serve_app.streams.capture.source import parse_source
+from serve_app.streams.capture.timestamps import Stamps
+from serve_app.streams.progress import Progress
+from serve_app.types import Frame, Position
+from tests.support import squares
+from tests.support.videos import frame_shown, save_video, square_of
+
+pytestmark = pytest.mark.anyio
+FRAMES = 12
+MAX_PIXELS = 1_000_000
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@asynccontextmanager
+async def capture_of(uri: Path | str, **changes: Any) -> AsyncIterator[tuple[Capture, Progress]]:
+    """Started, and stopped at the end."""
+    progress = Progress()
+    fields = {"policy": "wait", "max_pixels": MAX_PIXELS} | changes
+    capture = Capture(parse_source(str(uri), (Path("/"),)), progress, **fields)
+    capture.start()
+    try:
+        async with asyncio.timeout(30):
+            yield capture, progress
+    finally:
+        capture.stop()
+        await asyncio.to_thread(capture._thread.join, 30)
+        assert not capture._thread.is_alive()
+
+
+async def all_of(capture: Capture) -> list[Frame]:
+    taken = []
+    while (frame := await capture.take()) is not None:
+        taken.append(frame)
+    return taken
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return save_video(tmp_path / "a.avi", frames=FRAMES, fps=200)
+
+
+async def test_who_waits_gets_every_frame(video: Path) -> None:
+    async with capture_of(video) as (capture, progress):
+        frames = await all_of(capture)
+    assert [frame.frame_id for frame in frames] == [frame_shown(frame.pixels()) for frame in frames]
+    assert [frame.frame_id for frame in frames] == list(range(FRAMES))
+    assert (progress.captured, progress.dropped) == (FRAMES, {})
+
+
+async def test_who_is_slow_gets_the_newest_frame_and_the_rest_is_counted(video: Path) -> None:
+    async with capture_of(video, policy="drop_oldest") as (capture, progress):
+        await asyncio.to_thread(capture._thread.join)  # nobody takes while the whole file goes by
+        (last,) = await all_of(capture)
+    assert frame_shown(last.pixels()) == last.frame_id == FRAMES - 1
+    assert (progress.captured, progress.dropped) == (FRAMES, {"newer_frame": FRAMES - 1})
+
+
+async def test_a_file_goes_on_after_a_frame(video: Path) -> None:
+    async with capture_of(video) as (capture, _):
+        begun = [await capture.take() for _ in range(5)][-1]
+    async with capture_of(video, after=begun.position, at_s=begun.at_s) as (capture, progress):
+        progress.resume(Mark(next_frame_id=begun.frame_id + 1, processed=4))
+        rest = await all_of(capture)
+    assert [frame.frame_id for frame in rest] == [frame_shown(frame.pixels()) for frame in rest]
+    assert [frame.frame_id for frame in rest] == list(range(5, FRAMES))
+    assert rest[0].at_s >= begun.at_s
+    assert (progress.captured, progress.dropped) == (FRAMES, {"restart": 1})
+
+
+async def test_a_loop_goes_on_counting(video: Path) -> None:
+    async with capture_of(video, loop=True) as (capture, _):
+        frames = [await capture.take() for _ in range(2 * FRAMES + 1)]
+    assert [frame.frame_id for frame in frames] == list(range(2 * FRAMES + 1))
+    assert [frame_shown(frame.pixels()) for frame in frames] == [n % FRAMES for n in range(2 * FRAMES + 1)]
+    times_s = [frame.at_s for frame in frames]
+    assert times_s == sorted(times_s)
+    assert times_s[-1] == pytest.approx(2 * (FRAMES - 1) / 200)  # the file's own clock
+
+
+async def test_a_lower_rate_takes_frames_evenly_by_the_videos_own_clock(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "a.avi", frames=20, fps=20)
+    async with capture_of(path, max_fps=5) as (capture, progress):
+        frames = await all_of(capture)
+    assert [frame.frame_id for frame in frames] == [0, 4, 8, 12, 16]
+    assert progress.dropped == {"max_fps": 15}
+
+
+async def test_stopping_ends_a_capture_that_waits(video: Path) -> None:
+    async with capture_of(video, loop=True) as (capture, progress):
+        await capture.take()
+        capture.stop()
+        left = await all_of(capture)
+    assert len(left) <= 1
+    assert progress.captured - 1 - len(left) in {0, 1}  # one was read and not taken
+    assert progress.dropped == {}  # it is read again when the stream goes on
+
+
+async def test_a_folder_is_a_stream_of_its_pictures_and_a_bad_one_is_told(tmp_path: Path) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), squares.picture([square_of(number)]))
+    (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n, but no more")
+    (tmp_path / "notes.txt").write_text("no picture")
+    async with capture_of(tmp_path) as (capture, _):
+        first, bad, last = await all_of(capture)
+    assert (frame_shown(first.pixels()), frame_shown(last.pixels())) == (0, 2)
+    with pytest.raises(Undecodable):
+        bad.pixels()
+
+
+async def test_a_folder_takes_its_time_and_leaves_no_picture_out(tmp_path: Path) -> None:
+    for number in range(5):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), squares.picture([square_of(number)]))
+    async with capture_of(tmp_path, max_fps=100) as (capture, progress):
+        assert [frame_shown(frame.pixels()) for frame in await all_of(capture)] == list(range(5))
+    assert progress.dropped == {}
+
+
+async def test_a_picture_that_is_gone_is_told(tmp_path: Path) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), squares.picture([square_of(number)]))
+    async with capture_of(tmp_path) as (capture, _):
+        first = await capture.take()
+        assert frame_shown(first.pixels()) == 0
+        (tmp_path / "1.png").unlink()
+        with pytest.raises(Undecodable, match="cannot be read"):
+            (await capture.take()).pixels()
+        assert frame_shown((await capture.take()).pixels()) == 2
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.mark.parametrize("leap_s", [3600.0, -3600.0, -2.0])
+def test_time_stamps_that_leap_are_one_frame_further(leap_s: float) -> None:
+    stamps = Stamps(10.0, Clock())
+    passed = [stamps.passed_s(5 + 0.1 * n + (leap_s if n >= 3 else 0.0)) for n in range(6)]
+    assert passed == [pytest.approx(0.1 * n) for n in range(6)]
+
+
+def test_frames_may_be_rare() -> None:
+    clock = Clock()
+    stamps = Stamps(None, clock)
+    assert stamps.passed_s(0.0) == 0.0
+    clock.now_s += 60
+    assert stamps.passed_s(60.0) == 60.0
+    rare = Stamps(1 / 60, clock)
+    assert [rare.passed_s(stamp) for stamp in (0.0, 60.0, 120.0)] == [0.0, 60.0, 120.0]
+
+
+def test_frames_without_time_stamps_are_as_old_as_they_are_here() -> None:
+    clock = Clock()
+    stamps = Stamps(25.0, clock)
+    clock.now_s += 3
+    assert stamps.passed_s(None) == 3.0
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Takes connections and says nothing by itself."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def answer_with(listener: socket.socket, data: bytes) -> str:
+    """Every connection gets this and is closed, until the listener is."""
+
+    def answer() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(4096)
+                connection.sendall(data)
+
+    threading.Thread(target=answer, daemon=True).start()
+    return f"http://admin:hunter2@127.0.0.1:{listener.getsockname()[1]}/cam"
+
+
+async def health_of(progress: Progress, state: str) -> str:
+    """The cause, once the state is that."""
+    while progress.health()[0] != state:
+        await asyncio.sleep(0.01)
+    return progress.health()[1]
+
+
+async def test_a_live_source_that_refuses_is_tried_again(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    listener.close()
+    async with capture_of(f"http://127.0.0.1:{port}/cam", policy="drop_oldest") as (_, progress):
+        while progress.reconnects < 3:
+            await asyncio.sleep(0.01)
+        assert await health_of(progress, "reconnecting") == f"http://127.0.0.1:{port}/…: Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("head", "cause"),
+    [
+        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "refuses these credentials"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"\xa5" * 100_000, "cannot be read as video"),
+    ],
+    ids=["credentials", "garbage"],
+)
+async def test_what_needs_a_person_has_failed_and_is_not_hammered(
+    listener: socket.socket, head: bytes, cause: str
+) -> None:
+    uri = answer_with(listener, head)
+    async with capture_of(uri, policy="drop_oldest") as (_, progress):
+        detail = await health_of(progress, "failed")
+    assert detail.endswith(cause)
+    assert "hunter2" not in detail
+    assert progress.reconnects == 1
+
+
+async def test_a_source_that_ends_comes_back_and_its_frames_are_numbered_on(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    path = save_video(tmp_path / "a.avi", frames=5, fps=50)
+    frames = [frame.read_bytes() for frame in jpegs_of(path, tmp_path)]
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=b\r\n\r\n"
+    parts = (b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(j), j) for j in frames)
+    uri = answer_with(listener, head + b"".join(parts))
+    async with capture_of(uri) as (capture, progress):
+        ids = [(await capture.take()).frame_id for _ in range(12)]
+    assert ids == list(range(12))
+    assert progress.reconnects >= 2
+
+
+async def test_a_camera_whose_pictures_become_too_large_has_failed(listener: socket.socket) -> None:
+    small, large = (cv2.imencode(".jpg", np.zeros((side, side, 3), np.uint8))[1].tobytes() for side in (64, 1024))
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=b\r\n\r\n"
+    parts = (
+        b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(j), j)
+        for j in [small] * 9 + [large]
+    )
+    uri = answer_with(listener, head + b"".join(parts))
+    async with capture_of(uri, policy="drop_oldest") as (_, progress):
+        detail = await health_of(progress, "failed")
+    assert detail.endswith("has pictures of more than 1 megapixels")
+    assert (progress.captured, progress.reconnects) == (9, 1)
+
+
+def jpegs_of(video: Path, folder: Path) -> list[Path]:
+    reader, paths = cv2.VideoCapture(str(video)), []
+    while (read := reader.read())[0]:
+        paths.append(folder / f"{len(paths)}.jpg")
+        cv2.imwrite(str(paths[-1]), read[1])
+    reader.release()
+    return paths
+
+
+async def test_a_place_that_is_closed_gives_back_what_it_does_not_take() -> None:
+    place = WaitingPlace()
+    frame = Frame(0, 0.0, 0.0, Position(0), lambda: None)
+    assert place.put(frame, wait=True) is None
+    place.close()
+    assert place.put(Frame(1, 0.0, 0.0, Position(1), lambda: None), wait=True).frame_id == 1
+    assert await place.take() is frame
+    assert await place.take() is None
+
+
+def test_pauses_grow_to_a_bound_and_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    assert [_pause_s(failures) for failures in (0, 1, 2, 3)] == [0.1, 0.2, 0.4, 0.8]
+    assert _pause_s(7) == _pause_s(10_000) == 1.5

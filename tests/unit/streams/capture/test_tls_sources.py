@@ -1,0 +1,178 @@
+"""Sources over TLS, and who vouches for them."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import pytest
+
+from serve_app.errors import SourceError, SourceUntrusted
+from serve_app.streams.capture.source import parse_source
+from serve_app.streams.capture.video import open_video
+from tests.support.videos import save_video
+
+FRAMES = 5
+
+
+def make_certificate(path: Path) -> Path:
+    """One that nobody vouches for, of 127.0.0.1; its key is beside it."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl is installed here")
+    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    kind = ["-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    command = [openssl, "req", *kind, *names, "-out", str(path), "-keyout", str(path.with_suffix(".key"))]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return path
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a folder by https, and remembers what it was asked for."""
+
+    def __init__(self, folder: Path, certificate: Path) -> None:
+        self.asked: list[str] = []
+        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate, certificate.with_suffix(".key"))
+        self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+        self.address = f"127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *_: object) -> None:
+        """Whoever does not trust us hangs up."""
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", f"https://{self.path.removeprefix('/to/')}")
+            self.end_headers()
+        else:
+            super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[Path], Server]]:
+    """By https, with a certificate of the test's."""
+    servers = []
+
+    def start(certificate: Path) -> Server:
+        server = Server(tmp_path, certificate)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever).start()
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    return make_certificate(tmp_path / "certificate.pem")
+
+
+def frames_of(uri: str, *, tls_verify: bool = True) -> int:
+    with open_video(parse_source(uri, (), tls_verify=tls_verify), max_pixels=1_000_000) as video:
+        return len(list(video))
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused_unless_it_need_not_be(
+    serve: Callable[[Path], Server], certificate: Path, tmp_path: Path
+) -> None:
+    save_video(tmp_path / "a.avi", frames=FRAMES, fps=50)
+    server = serve(certificate)
+    with pytest.raises(SourceUntrusted) as refusal:
+        frames_of(f"https://me:hunter2@{server.address}/a.avi")
+    flaw = "a certificate that is not trusted here (self-signed certificate): see tls_verify"
+    assert refusal.value.detail == f"https://{server.address}/… shows {flaw}"
+    assert server.asked == []  # no password, either
+    assert frames_of(f"https://me:hunter2@{server.address}/a.avi", tls_verify=False) == FRAMES
+
+
+def test_ones_own_authority_is_named_by_the_environment(
+    serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_video(tmp_path / "a.avi", frames=FRAMES, fps=50)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server = serve(certificate)
+    assert frames_of(f"https://{server.address}/a.avi") == FRAMES
+    with pytest.raises(SourceUntrusted, match="mismatch"):
+        frames_of(f"https://localhost:{server.server_port}/a.avi")
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_a_camera_is_asked_nothing_before_it_is_trusted(
+    is_trusted: bool, serve: Callable[[Path], Server], certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server = serve(certificate)  # speaks no RTSP, and says so
+    with pytest.raises(SourceError) as refusal:
+        frames_of(f"rtsps://{server.address}/live")
+    assert isinstance(refusal.value, SourceUntrusted) != is_trusted
+    with pytest.raises(SourceError, match="cannot be read as video"):
+        frames_of(f"rtsps://{server.address}/live", tls_verify=False)
+
+
+def test_a_redirect_leads_to_nobody_who_is_not_trusted(
+    serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_video(tmp_path / "a.avi", frames=FRAMES, fps=50)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    trusted, stranger = serve(certificate), serve(make_certificate(tmp_path / "stranger.pem"))
+    assert frames_of(f"https://{trusted.address}/to/{trusted.address}/a.avi") == FRAMES
+    with pytest.raises(SourceError):
+        frames_of(f"https://{trusted.address}/to/{stranger.address}/a.avi")
+    assert stranger.asked == []
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70, "127.0.0.1:1", "*"])
+def test_a_host_that_cannot_be_reached_is_told_as_such(host: str) -> None:
+    for scheme in ("https", "rtsps"):
+        with pytest.raises(SourceError):
+            frames_of(f"{scheme}://{host}/a.avi")
+
+
+def test_authorities_that_cannot_be_read_vouch_for_nobody(
+    serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.pem").write_text("no certificate")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "broken.pem"))
+    server = serve(certificate)
+    with pytest.raises(SourceError):
+        frames_of(f"https://{server.address}/a.avi")
+    assert server.asked == []
+
+
+def test_a_playlist_whose_segments_nobody_would_check_is_not_read(
+    serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with av.open(str(tmp_path / "a.ts"), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for _ in range(FRAMES):
+            container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(stream.encode(None))
+    trusted, stranger = serve(certificate), serve(make_certificate(tmp_path / "stranger.pem"))
+    segment = f"https://{stranger.address}/a.ts"
+    (tmp_path / "a.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.2,\n{segment}\n#EXT-X-ENDLIST\n")
+    with pytest.raises(SourceError, match="tls_verify: false"):
+        frames_of(f"https://{trusted.address}/a.m3u8")
+    assert (trusted.asked, stranger.asked) == (["/a.m3u8"], [])
+    assert frames_of(f"https://{trusted.address}/a.m3u8", tls_verify=False) == FRAMES

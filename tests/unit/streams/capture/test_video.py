@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from serve_app.errors import SourceError, SourceTooLarge
+from serve_app.streams.capture.source import parse_source
+from serve_app.streams.capture.video import open_video
+from tests.support.videos import frame_shown, save_video
+
+MAX_PIXELS = 1_000_000
+
+
+def frames_of(uri: Path | str, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
+    with open_video(parse_source(str(uri), (Path("/"),)), max_pixels=max_pixels) as video:
+        return [pixels() for pixels, _ in video]
+
+
+def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "a.avi", frames=5, fps=50)
+    with open_video(parse_source(str(path), (tmp_path,)), max_pixels=MAX_PIXELS) as video:
+        assert (video.fps, video.has_end, video.comes_in_bursts) == (50, True, True)
+        read = [(frame_shown(pixels()), position.index, position.at_s) for pixels, position in video]
+    assert read == [(number, number, pytest.approx(number / 50)) for number in range(5)]
+
+
+@pytest.mark.parametrize("hwaccel", ["cuda", "qsv", "drm", "amf"])
+def test_every_kind_of_hardware_or_software_in_its_place_decodes_the_same_frames(tmp_path: Path, hwaccel: str) -> None:
+    path = save_video(tmp_path / "a.avi", frames=5, fps=50)
+    with open_video(parse_source(str(path), (tmp_path,)), max_pixels=MAX_PIXELS, hwaccel=hwaccel) as video:
+        assert [frame_shown(pixels()) for pixels, _ in video] == list(range(5))
+
+
+@pytest.fixture(params=["h264.mp4", "h264.mkv", "h264.ts", "ffv1.avi", "folder"])
+def thirty_frames(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Each shows its number; H.264's have B frames, and a key frame every ten."""
+    lossless = save_video(tmp_path / "a.avi", frames=30, fps=25)
+    if request.param == "ffv1.avi":
+        return lossless
+    pictures = frames_of(lossless)
+    if request.param == "folder":
+        (tmp_path / "pictures").mkdir()
+        for number, picture in enumerate(pictures):
+            cv2.imwrite(str(tmp_path / "pictures" / f"{number:02}.png"), picture)
+        return tmp_path / "pictures"
+    path = tmp_path / request.param
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "10", "bf": "2", "crf": "10"})
+        stream.height, stream.width = pictures[0].shape[:2]
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "bgr24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("number", [0, 8, 9, 10, 17, 28, 29])
+def test_a_video_goes_on_right_after_any_frame(thirty_frames: Path, number: int) -> None:
+    source = parse_source(str(thirty_frames), (Path("/"),))
+    with open_video(source, max_pixels=MAX_PIXELS) as video:
+        position = [position for _, position in video][number]
+    with open_video(source, max_pixels=MAX_PIXELS, after=position) as video:
+        rest = [(frame_shown(pixels()), position.index) for pixels, position in video]
+    assert rest == [(later, later) for later in range(number + 1, 30)]
+
+
+def test_a_clip_that_comes_over_http_has_an_end(tmp_path: Path) -> None:
+    save_video(tmp_path / "a.avi", frames=5, fps=50)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        source = parse_source(f"http://127.0.0.1:{server.server_port}/a.avi", ())
+        with open_video(source, max_pixels=MAX_PIXELS) as video:
+            assert (video.has_end, len(list(video))) == (True, 5)
+        server.shutdown()
+
+
+def test_a_video_that_was_held_sideways_is_shown_upright(tmp_path: Path) -> None:
+    wide = np.zeros((48, 96, 3), np.uint8)
+    wide[:, :32] = 255  # white on the left
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 48, "yuv420p"
+        stream.set_display_rotation(90) if hasattr(stream, "set_display_rotation") else None
+        for packet in (*stream.encode(av.VideoFrame.from_ndarray(wide, "bgr24")), *stream.encode(None)):
+            container.mux(packet)
+    (pixels,) = frames_of(tmp_path / "a.mp4")
+    reader = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    assert pixels.shape == reader.read()[1].shape
+    reader.release()
+
+
+def test_a_corrupt_part_costs_its_frames_only(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "a.avi", frames=30, fps=50)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(400)
+    path.write_bytes(data)
+    assert 10 <= len(frames_of(path)) <= 30
+
+
+@pytest.mark.parametrize("content", [b"no video", b"", bytes(100_000)])
+def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(SourceError) as caught:
+        frames_of(tmp_path / "a.mp4")
+    assert caught.value.detail == "a.mp4 cannot be read as video"
+
+
+def test_a_file_that_names_other_files_is_no_video(tmp_path: Path) -> None:
+    save_video(tmp_path / "secret.avi", frames=5, fps=50)
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.avi\n#EXT-X-ENDLIST\n"
+    (tmp_path / "a.m3u8").write_text(playlist)
+    (tmp_path / "a.ffconcat").write_text("ffconcat version 1.0\nfile secret.avi\n")
+    for name in ("a.m3u8", "a.ffconcat"):
+        with pytest.raises(SourceError):
+            frames_of(tmp_path / name)
+
+
+def test_a_video_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "a.avi", frames=1, fps=50)
+    with pytest.raises(SourceError, match="megapixels"):
+        frames_of(path, max_pixels=320 * 320 - 1)
+
+
+@pytest.mark.parametrize(
+    ("codec", "container_format"),
+    [("mjpeg", "mjpeg"), ("libx264", "mpegts"), ("libx265", "hevc"), ("mpeg2video", "mpegts"), ("libvpx-vp9", "ivf"),
+     ("libvpx", "ivf"), ("libsvtav1", "ivf")],
+)  # fmt: skip
+def test_frames_that_become_too_large_are_the_end(tmp_path: Path, codec: str, container_format: str) -> None:
+    def coded(side_px: int) -> bytes:
+        path = tmp_path / f"{side_px}.{container_format}"
+        with av.open(str(path), "w", format=container_format) as container:
+            stream = container.add_stream(codec, rate=25)
+            stream.width = stream.height = side_px
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            for shade in range(10):
+                grey = np.full((side_px, side_px, 3), shade, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, "bgr24")))
+            container.mux(stream.encode(None))
+        return path.read_bytes()
+
+    small, large = coded(64), coded(320)
+    (tmp_path / "a").write_bytes(small + (large[32:] if container_format == "ivf" else large))
+    shown = []
+    with (
+        open_video(parse_source(str(tmp_path / "a"), (tmp_path,)), max_pixels=320 * 320 - 1) as video,
+        pytest.raises(SourceTooLarge, match="megapixels"),
+    ):
+        shown += [pixels().shape for pixels, _ in iter(video)]
+    assert set(shown) <= {(64, 64, 3)}
+
+
+def test_a_frame_that_is_too_large_takes_no_memory(tmp_path: Path) -> None:
+    small = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    large = small.replace(b"\x00\x40\x00\x40", b"\x2e\xe0\x2e\xe0", 1)  # by its header, 12,000 pixels wide and high
+    (tmp_path / "a.mjpeg").write_bytes(30 * small + large[:-2] + bytes(1_000_000) + large[-2:])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is used now
+    before_kib = peak_kib()
+    with pytest.raises(SourceTooLarge):
+        frames_of(tmp_path / "a.mjpeg", max_pixels=50_000_000)
+    assert peak_kib() - before_kib < 50_000
+
+
+def peak_kib() -> int:
+    """Of memory that this process has used."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.rate = 8000
+        for packet in stream.encode(sound):
+            container.mux(packet)
+    with pytest.raises(SourceError, match="cannot be read as video"):
+        frames_of(tmp_path / "a.wav")
+
+
+def test_an_empty_folder_is_no_stream(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no picture"):
+        frames_of(tmp_path)

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from serve_app.schemas.streams import Recording
+from serve_app.streams.outputs.recording import Clip, Recorder, _write
+from serve_app.types import Detections
+
+BEGAN_S = 1_700_000_000.0
+GREY = np.full((48, 64, 3), 90, np.uint8)
+
+
+class Recorded:
+    """A recorder, and what it says."""
+
+    def __init__(self, folder: Path, **fields: Any) -> None:
+        self.clips: list[Clip] = []
+        self.recorder = Recorder(Recording(**{"max_fps": 30} | fields), folder, on_clip=self.clips.append)
+
+    def show(self, at_s: float, *labels: str, pixels: np.ndarray = GREY) -> None:
+        """A frame, seconds after the start, with these objects; returns once it was taken."""
+        n = len(labels)
+        boxes = np.tile(np.array([[10, 20, 40, 40]], np.float32), (n, 1))
+        found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32))
+        self.recorder.put(pixels, found, labels, BEGAN_S + at_s)
+        while not self.recorder._waiting.empty():
+            time.sleep(0.001)
+
+    def close(self) -> list[Clip]:
+        """The finished clips."""
+        self.recorder.close(10)
+        assert not self.recorder._thread.is_alive()
+        return [clip for clip in self.clips if clip.change == "finished"]
+
+
+def frames_of(path: Path) -> list[tuple[float, np.ndarray]]:
+    """Seconds since the first, and pixels."""
+    with av.open(str(path)) as container:
+        frames = [(frame.time, frame.to_ndarray(format="bgr24")) for frame in container.decode(video=0)]
+    return [(at_s - frames[0][0], pixels) for at_s, pixels in frames]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "lot"
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_a_clip_has_what_was_before_and_what_came_after(folder: Path) -> None:
+    recorded = Recorded(folder, pre_roll_s=1, post_roll_s=2)
+    for tenth in range(100):
+        recorded.show(tenth / 10, *(["dog"] if 30 <= tenth < 40 else []))
+    (clip,) = recorded.close()
+    times = [at_s for at_s, _ in frames_of(folder / clip.clip)]
+    assert (clip.began_at_s - BEGAN_S, clip.labels) == (pytest.approx(2.0), ["dog"])
+    assert times == pytest.approx([n / 10 for n in range(40)], abs=0.001)  # from 2.0 to 5.9
+    assert clip.duration_s == pytest.approx(3.9)
+    assert recorded.clips[0].labels == ["dog"]
+    assert recorded.clips[0].change == "started"
+
+
+def test_boxes_are_drawn_in_clip_and_snapshot(folder: Path) -> None:
+    recorded = Recorded(folder)
+    before = GREY.copy()
+    for tenth in range(5):
+        recorded.show(tenth / 10, "dog")
+    (clip,) = recorded.close()
+    snapshot = cv2.imread(str(folder / clip.snapshot))
+    assert snapshot.shape == GREY.shape
+    for picture in (snapshot, frames_of(folder / clip.clip)[0][1]):
+        assert np.abs(picture[30, 10].astype(int) - 90).max() > 40  # the box's left edge
+        assert np.abs(picture[5, 60].astype(int) - 90).max() < 20
+    assert (before == GREY).all()
+
+
+def test_only_what_is_asked_for_starts_a_clip(folder: Path) -> None:
+    recorded = Recorded(folder, labels=["cat"])
+    recorded.show(0, "dog")
+    recorded.show(1)
+    assert recorded.close() == []
+    assert not folder.exists()
+
+
+def test_a_long_clip_ends_and_the_next_one_begins_without_a_gap(folder: Path) -> None:
+    recorded = Recorded(folder, pre_roll_s=5, max_clip_s=1)
+    for tenth in range(25):
+        recorded.show(tenth / 10, "dog")
+    clips = recorded.close()
+    seen = [round(clip.began_at_s - BEGAN_S + at_s, 1) for clip in clips for at_s, _ in frames_of(folder / clip.clip)]
+    assert seen == [n / 10 for n in range(25)]
+    assert len(clips) == 3
+
+
+def test_a_picture_of_another_size_begins_another_clip(folder: Path) -> None:
+    recorded = Recorded(folder)
+    recorded.show(0, "dog")
+    recorded.show(1, "dog", pixels=np.zeros((101, 201, 3), np.uint8))
+    sizes = [frames_of(folder / clip.clip)[0][1].shape[:2] for clip in recorded.close()]
+    assert sizes == [(48, 64), (100, 200)]
+
+
+def test_a_large_picture_is_small_in_the_clip_and_whole_in_the_snapshot(folder: Path) -> None:
+    recorded = Recorded(folder)
+    recorded.show(0, "dog", pixels=np.zeros((1080, 1920, 3), np.uint8))
+    (clip,) = recorded.close()
+    assert frames_of(folder / clip.clip)[0][1].shape[:2] == (720, 1280)
+    assert cv2.imread(str(folder / clip.snapshot)).shape[:2] == (1080, 1920)
+
+
+def test_no_more_frames_than_asked_for(folder: Path) -> None:
+    recorded = Recorded(folder, max_fps=5)
+    for hundredth in range(0, 400, 4):  # 25 a second
+        recorded.show(hundredth / 100, "dog")
+    (clip,) = recorded.close()
+    assert 17 <= len(frames_of(folder / clip.clip)) <= 21
+    assert recorded.recorder.status().dropped == {}
+
+
+def test_the_oldest_clips_go_and_nothing_else_does(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "mine.mp4").write_text("keep me")
+    recorded = Recorded(folder, keep=2, post_roll_s=0)
+    for second in range(0, 50, 5):
+        recorded.show(second, "dog")
+        recorded.show(second + 1)
+    clips = recorded.close()
+    assert len(clips) == 10
+    kept = {name for clip in clips[-2:] for name in (clip.clip, clip.snapshot)}
+    assert {path.name for path in folder.iterdir()} == kept | {"mine.mp4"}
+
+
+def test_nobody_else_may_see_them(folder: Path) -> None:
+    recorded = Recorded(folder)
+    recorded.show(0, "dog")
+    recorded.close()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+
+
+def test_a_clock_that_was_set_back_ends_nothing(folder: Path) -> None:
+    recorded = Recorded(folder)
+    for at_s in (100, 100.1, 50, 50.1, 50.2):
+        recorded.show(at_s, "dog")
+    (clip,) = recorded.close()
+    times = [at_s for at_s, _ in frames_of(folder / clip.clip)]
+    assert len(times) == 5
+    assert times == sorted(set(times))
+
+
+def test_a_folder_that_cannot_be_written_costs_frames_that_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "missing" / "lot"
+    recorded = Recorded(folder, post_roll_s=0)
+    recorded.show(0, "dog")
+    recorded.show(1, "dog")
+    while recorded.recorder.status().dropped != {"unwritable": 2}:
+        time.sleep(0.001)
+    assert recorded.recorder.status().detail == "it cannot be written: No such file or directory"
+    assert str(tmp_path) not in recorded.recorder.status().detail
+    folder.parent.mkdir()
+    recorded.show(2, "dog")
+    (clip,) = recorded.close()
+    assert len(frames_of(folder / clip.clip)) == 1
+    assert recorded.recorder.status().detail == ""
+
+
+def test_a_disk_that_is_slow_never_makes_the_stream_wait(folder: Path) -> None:
+    slow = threading.Event()
+    recorder = Recorder(Recording(max_fps=30), folder, on_clip=lambda clip: slow.wait(30))
+    found = Detections(np.array([[1, 1, 9, 9]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int32))
+    for number in range(100):
+        recorder.put(GREY, found, ("dog",), BEGAN_S + number)
+    dropped = recorder.status().dropped["queue_full"]
+    slow.set()
+    recorder.close(30)
+    assert 90 <= dropped <= 92
+
+
+def test_a_clip_ends_when_the_camera_is_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.streams.outputs.recording._LATE_S", 0.05)
+    recorded = Recorded(folder, post_roll_s=0)
+    recorded.show(0, "dog")
+    expires_s = time.monotonic() + 10
+    while not recorded.recorder.status().clips:
+        assert time.monotonic() < expires_s
+        time.sleep(0.01)
+    assert len(recorded.close()) == 1
+
+
+def test_a_full_disk_is_not_filled_with_halves(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            _write(tmp_path / "a.jpg", bytes(100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_leaves_can_be_played(folder: Path) -> None:
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from tests.unit.streams.outputs.test_recording import Recorded
+        recorded = Recorded(Path(sys.argv[1]))
+        for tenth in range(50):
+            recorded.show(tenth / 10, "dog")
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(folder)], check=False, timeout=60)
+    (part,) = folder.glob("*.part")
+    Recorded(folder).close()
+    assert len(frames_of(part.with_suffix(""))) >= 20
+    assert list(folder.glob("*.part")) == []

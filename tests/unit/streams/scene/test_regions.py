@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from serve_app.schemas.streams import Line, LineCount, Regions, Zone, ZoneCount
+from serve_app.streams.scene.regions import LineEvent, RegionCounter, RegionEvent, ZoneEvent
+from serve_app.types import Detections
+
+WIDTH_PX, HEIGHT_PX = 1000, 500
+MIDDLE = Zone(name="middle", polygon=[(0.4, 0.4), (0.6, 0.4), (0.6, 0.8), (0.4, 0.8)])
+EVERYWHERE = Zone(name="everywhere", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
+GATE = Line(name="gate", start=(0.3, 0.6), end=(0.7, 0.6))  # who looks along it has the picture's lower part at right
+
+Feet = tuple[float, float]  # where an object stands: of the picture's width and height
+
+
+def see(
+    counter: RegionCounter,
+    at_s: float,
+    objects: dict[int, Feet],
+    labels: dict[int, str] | None = None,
+    size_px: tuple[int, int] = (WIDTH_PX, HEIGHT_PX),
+) -> list[RegionEvent]:
+    """One frame with a box of 40 × 100 px above each object's feet."""
+    feet = np.array(list(objects.values()), np.float64).reshape(-1, 2) * size_px
+    xyxy = np.tile(feet, 2).astype(np.float32) + np.array([-20, -100, 20, 0], np.float32)
+    n = len(objects)
+    detections = Detections(xyxy, np.full(n, 0.9, np.float32), np.zeros(n, np.int32))
+    names = [(labels or {}).get(track_id, "person") for track_id in objects]
+    return counter.update(detections, names, np.array(list(objects), np.int64), *size_px, at_s)
+
+
+def walk(counter: RegionCounter, *feet: Feet, track_id: int = 1, start_s: float = 0.0) -> list[RegionEvent]:
+    """Ten frames a second."""
+    return [event for i, at in enumerate(feet) for event in see(counter, round(start_s + i / 10, 3), {track_id: at})]
+
+
+def zones(*some: Zone) -> RegionCounter:
+    return RegionCounter(Regions(zones=list(some)))
+
+
+def lines(*some: Line) -> RegionCounter:
+    return RegionCounter(Regions(lines=list(some)))
+
+
+def test_an_object_enters_stays_and_leaves() -> None:
+    counter = zones(MIDDLE)
+    assert see(counter, 10.0, {7: (0.2, 0.5)}) == []
+    assert see(counter, 11.0, {7: (0.5, 0.5)}) == [ZoneEvent("middle", "entered", 7, "person", 11.0)]
+    assert see(counter, 12.5, {7: (0.55, 0.6)}) == []
+    assert counter.zones == {"middle": ZoneCount(inside=1, entered=1, left=0, dwell_s={7: 1.5})}
+    assert see(counter, 13.0, {7: (0.9, 0.6)}) == [ZoneEvent("middle", "left", 7, "person", 13.0, 2.0)]
+    assert counter.zones == {"middle": ZoneCount(inside=0, entered=1, left=1, dwell_s={})}
+
+
+def test_an_object_stands_where_the_middle_of_its_boxs_lower_edge_is() -> None:
+    counter = zones(MIDDLE)
+    see(counter, 0.0, {1: (0.5, 0.85), 2: (0.5, 0.45), 3: (0.39, 0.5), 4: (0.41, 0.5)})
+    assert set(counter.zones["middle"].dwell_s) == {2, 4}  # the first one's box lies in the zone, but for its feet
+
+
+def test_an_object_that_is_cut_off_by_the_pictures_edge_is_in_a_zone_that_ends_there() -> None:
+    counter = zones(EVERYWHERE)
+    see(counter, 0.0, {1: (0.5, 1.0), 2: (0.0, 0.5), 3: (1.0, 1.0)})
+    assert counter.zones["everywhere"].inside == 3
+
+
+def test_an_object_that_disappears_left_when_it_was_last_seen() -> None:
+    counter = zones(MIDDLE)
+    walk(counter, *[(0.5, 0.5)] * 31, track_id=4)  # last seen after 3 s
+    assert see(counter, 5.0, {}) == []
+    assert counter.zones["middle"] == ZoneCount(inside=1, entered=1, left=0, dwell_s={4: 3.0})
+    assert see(counter, 5.1, {}) == [ZoneEvent("middle", "left", 4, "person", 3.0, 3.0)]
+    assert counter.zones["middle"] == ZoneCount(inside=0, entered=1, left=1, dwell_s={})
+    assert see(counter, 9.0, {4: (0.5, 0.5)}) == [ZoneEvent("middle", "entered", 4, "person", 9.0)]
+
+
+def test_an_object_that_is_hidden_for_less_than_two_seconds_stays_inside() -> None:
+    counter = zones(MIDDLE)
+    see(counter, 0.0, {4: (0.5, 0.5)})
+    for at_s in (0.5, 1.0, 1.5, 2.0):
+        assert see(counter, at_s, {}) == []
+    assert see(counter, 2.1, {4: (0.5, 0.5)}) == []
+    assert counter.zones["middle"].dwell_s == {4: 2.1}
+
+
+def test_time_without_frames_takes_no_object_away_that_is_still_there() -> None:
+    counter = zones(MIDDLE)
+    see(counter, 0.0, {1: (0.5, 0.5), 2: (0.5, 0.6)})
+    assert see(counter, 60.0, {1: (0.5, 0.5)}) == [ZoneEvent("middle", "left", 2, "person", 0.0, 0.0)]
+    assert counter.zones["middle"].dwell_s == {1: 60.0}
+
+
+def test_an_object_that_trembles_on_a_zones_edge_enters_once() -> None:
+    rng = np.random.default_rng(0)
+    counter = zones(MIDDLE)
+    walk(counter, *[(0.5, 0.8 + y) for y in rng.uniform(-0.004, 0.004, 300)])
+    assert counter.zones["middle"].entered == 1
+    assert counter.zones["middle"].inside == 1
+
+
+def test_a_detection_without_a_track_counts_for_nothing() -> None:
+    counter = RegionCounter(Regions(zones=[MIDDLE], lines=[GATE]))
+    assert walk(counter, (0.5, 0.5), (0.5, 0.7), track_id=-1) == []
+    assert counter.zones["middle"].inside == counter.lines["gate"].crossed_in == 0
+
+
+def test_only_the_labels_that_a_region_names_count_in_it() -> None:
+    cars = MIDDLE.model_copy(update={"name": "cars", "labels": ["car", "truck"]})
+    car_gate = GATE.model_copy(update={"name": "car gate", "labels": ["car"]})
+    counter = RegionCounter(Regions(zones=[MIDDLE, cars], lines=[GATE, car_gate]))
+    labels = {1: "person", 2: "car", 3: "truck"}
+    for at_s, y in ((0.0, 0.5), (0.1, 0.7)):
+        see(counter, at_s, {1: (0.45, y), 2: (0.5, y), 3: (0.55, y)}, labels)
+    assert set(counter.zones["middle"].dwell_s) == {1, 2, 3}
+    assert set(counter.zones["cars"].dwell_s) == {2, 3}
+    assert counter.lines["gate"].crossed_in == 3
+    assert counter.lines["car gate"].crossed_in == 1
+
+
+def test_an_object_whose_label_flickers_does_not_leave_its_zone() -> None:
+    counter = zones(MIDDLE.model_copy(update={"labels": ["car"]}))
+    for i in range(40):
+        see(counter, i / 10, {1: (0.5, 0.5)}, {1: "truck" if i % 3 else "car"})
+    assert counter.zones["middle"] == ZoneCount(inside=1, entered=1, left=0, dwell_s={1: 3.9})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_is_inside_are_those_who_entered_and_have_not_left(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    triangle = Zone(name="triangle", polygon=[(0.1, 0.1), (0.9, 0.2), (0.3, 0.9)])
+    counter = zones(MIDDLE, triangle, EVERYWHERE)
+    at = rng.uniform(0, 1, (30, 2))
+    inside: dict[str, set[int]] = {"middle": set(), "triangle": set(), "everywhere": set()}
+    for i in range(400):
+        at = np.clip(at + rng.normal(0, 0.02, at.shape), 0, 1)
+        shown = np.flatnonzero(rng.random(30) < (0.02 if i % 100 > 70 else 0.9))
+        for event in see(counter, i / 10, {int(k): (at[k, 0], at[k, 1]) for k in shown}):
+            assert isinstance(event, ZoneEvent)
+            if event.change == "entered":
+                assert event.track_id not in inside[event.zone]
+                inside[event.zone].add(event.track_id)
+            else:
+                inside[event.zone].remove(event.track_id)
+        for name, count in counter.zones.items():
+            assert set(count.dwell_s) == inside[name]
+            assert count.inside == count.entered - count.left == len(inside[name])
+    assert all(count.left > 20 for count in counter.zones.values())
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "to_the_right"),
+    [
+        ((0.2, 0.5), (0.8, 0.5), (0.0, 0.2)),  # looking to the right of the picture: down
+        ((0.8, 0.5), (0.2, 0.5), (0.0, -0.2)),  # left: up
+        ((0.5, 0.2), (0.5, 0.8), (-0.2, 0.0)),  # down: left
+        ((0.5, 0.8), (0.5, 0.2), (0.2, 0.0)),  # up: right
+        ((0.2, 0.2), (0.8, 0.8), (-0.2, 0.2)),  # down to the right: down to the left
+    ],
+)
+def test_in_is_to_the_right_of_who_looks_from_start_to_end(start: Feet, end: Feet, to_the_right: Feet) -> None:
+    counter = lines(Line(name="line", start=start, end=end))
+    right, left = (0.5 + to_the_right[0], 0.5 + to_the_right[1]), (0.5 - to_the_right[0], 0.5 - to_the_right[1])
+    assert walk(counter, left, right) == [LineEvent("line", "in", 1, "person", 0.1)]
+    assert counter.lines == {"line": LineCount(crossed_in=1, crossed_out=0)}
+    assert walk(counter, left, start_s=0.2) == [LineEvent("line", "out", 1, "person", 0.2)]
+    assert counter.lines == {"line": LineCount(crossed_in=1, crossed_out=1)}
+
+
+def test_an_object_that_walks_across_in_small_steps_is_counted_once() -> None:
+    counter = lines(GATE)
+    walk(counter, *[(0.5, float(y)) for y in np.arange(0.5, 0.7, 0.0007)])
+    assert counter.lines["gate"] == LineCount(crossed_in=1, crossed_out=0)
+
+
+def test_an_object_that_turns_back_on_the_line_is_not_counted() -> None:
+    counter = lines(GATE)
+    assert walk(counter, (0.5, 0.5), (0.5, 0.58), (0.5, 0.6), (0.5, 0.6), (0.5, 0.58), (0.5, 0.5)) == []
+    assert walk(counter, (0.5, 0.7), (0.5, 0.6), (0.5, 0.7), track_id=2) == []
+
+
+def test_an_object_that_trembles_on_the_line_is_counted_when_it_went_across_and_once() -> None:
+    rng = np.random.default_rng(0)
+    counter = lines(GATE)
+    trembling = [(0.5, 0.6 + y) for y in rng.uniform(-0.004, 0.004, 300)]
+    assert walk(counter, (0.5, 0.5), *trembling) == []
+    assert len(walk(counter, (0.5, 0.7), *trembling, start_s=30.2)) == 1
+    assert counter.lines["gate"] == LineCount(crossed_in=1, crossed_out=0)
+
+
+def test_an_object_that_begins_on_the_line_is_not_counted_wherever_it_goes() -> None:
+    counter = lines(GATE)
+    assert walk(counter, (0.5, 0.6), (0.5, 0.7)) == []
+    assert walk(counter, (0.5, 0.6), (0.5, 0.5), track_id=2) == []
+
+
+def test_an_object_that_goes_around_the_lines_end_has_not_crossed_it() -> None:
+    counter = lines(GATE)
+    assert walk(counter, (0.65, 0.5), (0.75, 0.55), (0.75, 0.65), (0.65, 0.7)) == []
+    assert walk(counter, (0.65, 0.5), start_s=0.4) == [LineEvent("gate", "out", 1, "person", 0.4)]  # straight back
+    assert walk(counter, (0.25, 0.59), (0.25, 0.61), track_id=2) == []
+    assert walk(counter, (0.1, 0.5), (0.28, 0.7), track_id=3) == []
+
+
+def test_a_fast_object_is_counted_where_its_way_crosses_the_line() -> None:
+    counter = lines(GATE)
+    assert walk(counter, (0.1, 0.1), (0.9, 0.95)) != []  # neither sighting is beside the line
+    assert walk(counter, (0.1, 0.5), (0.9, 0.62), track_id=2) == []  # it passes beyond the line's end
+
+
+def test_a_crossing_while_hidden_for_less_than_two_seconds_is_counted() -> None:
+    counter = lines(GATE)
+    assert see(counter, 0.0, {1: (0.5, 0.5), 2: (0.4, 0.5)}) == []
+    assert see(counter, 1.9, {}) == []
+    assert see(counter, 2.0, {1: (0.5, 0.7)}) == [LineEvent("gate", "in", 1, "person", 2.0)]
+    assert see(counter, 2.1, {}) == []
+    assert see(counter, 2.2, {2: (0.4, 0.7)}) == []  # forgotten
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_crossings_are_those_of_the_true_paths(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counter = lines(Line(name="wall", start=(0.0, 0.5), end=(1.0, 0.5)))
+    y = rng.uniform(0, 1, 20)
+    crossed_in = crossed_out = 0
+    is_below = np.where(abs(y - 0.5) > 0.005, np.sign(y - 0.5), 0)  # 0: not yet known
+    for i in range(300):
+        y = np.clip(y + rng.normal(0, 0.03, 20), 0, 1) if i else y
+        see(counter, i / 10, {k: (0.02 + 0.05 * k, float(y[k])) for k in range(20)})
+        clear = abs(y - 0.5) > 0.005
+        now = np.where(clear, np.sign(y - 0.5), is_below)
+        crossed_in += int(((now > 0) & (is_below < 0)).sum())
+        crossed_out += int(((now < 0) & (is_below > 0)).sum())
+        is_below = now
+    assert counter.lines["wall"] == LineCount(crossed_in=crossed_in, crossed_out=crossed_out)
+    assert crossed_in > 20
+
+
+def test_a_line_without_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="ends where it starts"):
+        Line(name="dot", start=(0.5, 0.5), end=(0.5, 0.5))
+
+
+def test_a_camera_that_changes_its_resolution_changes_no_count() -> None:
+    counter = RegionCounter(Regions(zones=[MIDDLE], lines=[GATE]))
+    see(counter, 0.0, {1: (0.5, 0.5)})
+    events = see(counter, 0.1, {1: (0.5, 0.7)}, size_px=(3840, 2160))
+    assert events == [LineEvent("gate", "in", 1, "person", 0.1)]
+    assert counter.zones["middle"].inside == 1
+
+
+def test_an_edited_zone_starts_from_nothing_and_the_others_go_on() -> None:
+    counter = RegionCounter(Regions(zones=[MIDDLE, EVERYWHERE], lines=[GATE]))
+    walk(counter, (0.5, 0.5), (0.5, 0.7))
+    larger = MIDDLE.model_copy(update={"polygon": [(0.3, 0.3), (0.7, 0.3), (0.7, 0.9)]})
+    turned = Line(name="gate", start=GATE.end, end=GATE.start)
+    other = Line(name="other", start=GATE.start, end=GATE.end)
+
+    counter.replace(Regions(zones=[Zone.model_validate(EVERYWHERE.model_dump()), larger], lines=[other, GATE]))
+    assert list(counter.zones) == ["everywhere", "middle"]
+    assert counter.zones["everywhere"] == ZoneCount(inside=1, entered=1, left=0, dwell_s={1: 0.1})
+    assert counter.zones["middle"] == ZoneCount(inside=0, entered=0, left=0, dwell_s={})
+    assert counter.lines == {
+        "other": LineCount(crossed_in=0, crossed_out=0),
+        "gate": LineCount(crossed_in=1, crossed_out=0),
+    }
+
+    assert see(counter, 0.5, {1: (0.5, 0.5)}) == [
+        ZoneEvent("middle", "entered", 1, "person", 0.5),
+        LineEvent("gate", "out", 1, "person", 0.5),  # where it was is known to the line that stayed
+    ]
+    assert counter.zones["everywhere"].dwell_s == {1: 0.5}
+    counter.replace(Regions(zones=[EVERYWHERE.model_copy(update={"labels": ["car"]})], lines=[turned]))
+    assert counter.zones == {"everywhere": ZoneCount(inside=0, entered=0, left=0, dwell_s={})}
+    assert counter.lines == {"gate": LineCount(crossed_in=0, crossed_out=0)}
+
+
+def test_objects_that_went_are_forgotten() -> None:
+    counter = RegionCounter(Regions(zones=[MIDDLE], lines=[GATE]))
+    for i in range(1000):
+        see(counter, i / 10, {i: (0.5, 0.5)})
+    assert len(counter._zones[0].visits) == len(counter._lines[0].sides) == 21  # those of the last two seconds
+    assert counter.zones["middle"].entered == 1000
+
+
+def test_three_hundred_objects_are_counted() -> None:
+    counter = RegionCounter(Regions(zones=[EVERYWHERE], lines=[Line(name="wall", start=(0, 0.5), end=(1, 0.5))]))
+    for at_s, y in ((0.0, 0.4), (0.1, 0.6), (0.2, 0.7)):
+        see(counter, at_s, {k: (0.001 + k / 301, y) for k in range(300)})
+    assert counter.zones["everywhere"].inside == 300
+    assert counter.lines["wall"] == LineCount(crossed_in=300, crossed_out=0)

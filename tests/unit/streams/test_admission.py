@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from serve_app.errors import Overloaded
+from serve_app.schemas.streams import Policy, SourceSpec, StreamSpec
+from serve_app.streams.admission import Load, admit, check_room
+
+
+def load(policy: Policy = "drop_oldest", source_fps: float | None = None, **fields: object) -> Load:
+    return Load(StreamSpec(source=SourceSpec(uri="rtsp://host/"), **fields), policy, source_fps)
+
+
+def test_what_the_detectors_can_hold_is_admitted() -> None:
+    admit(load(source_fps=10), [load(source_fps=20), load(max_fps=5)], 35)
+
+
+def test_one_stream_too_many_is_refused_with_the_figures() -> None:
+    with pytest.raises(Overloaded, match=r"take 34 frames a second; .* send 25, and this one would add 10"):
+        admit(load(source_fps=10), [load(source_fps=20), load(max_fps=5)], 34)
+
+
+def test_who_says_degrade_is_admitted() -> None:
+    admit(load(degrade=True), [load()] * 10, 1)
+
+
+def test_a_stream_that_waits_takes_what_is_left() -> None:
+    admit(load("wait"), [load()] * 10, 1)
+    admit(load(), [load("wait")] * 10, 25)
+
+
+def test_a_source_that_has_not_said_its_rate_is_taken_for_a_usual_camera() -> None:
+    assert load().fps == 25
+    assert load(max_fps=100).fps == 25
+    assert load(source_fps=50, max_fps=10).fps == 10
+
+
+def test_there_may_be_as_many_streams_as_the_setting_says() -> None:
+    check_room(255, 256)
+    for count in (256, 257):  # more: it was lowered
+        with pytest.raises(Overloaded, match=r"no more than 256 .*streams\.max_streams"):
+            check_room(count, 256)

@@ -1,0 +1,240 @@
+"""Credentials, wherever a stream may carry them, come back in no answer and no log line."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from scripts.server import free_port
+from serve_app.api.access.keys import make_key
+from serve_app.api.app import build_api
+from serve_app.config import StreamArgs, parse_args
+from serve_app.errors import SourceError
+from serve_app.network.address_guard import Guard
+from serve_app.schemas.streams import StreamSpec, StreamStatus
+from serve_app.streams.capture.source import parse_source
+from serve_app.streams.capture.video import open_video
+from serve_app.streams.store import Record, StreamStore
+from serve_app.streams.stream import Stream, check_outputs
+from serve_app.types import EventPage
+from tests.support.fakes import FakePipeline, FakeStreams
+from tests.unit.streams.test_stream import FakeDetector
+
+pytestmark = pytest.mark.anyio
+LOCAL = Guard((ip_network("127.0.0.0/8"),))
+SECRET = "hunter2"
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(SECRET.encode() * 4).decode()
+SECRETS = (SECRET, WEBHOOK_SECRET.removeprefix("whsec_"))
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class RunningStreams(FakeStreams):
+    """Real ones, without Ray between us and them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.store = StreamStore(folder / "state")
+        self.running: dict[str, tuple[Stream, asyncio.Task[None]]] = {}
+        self._folder = folder
+
+    async def create(self, spec: StreamSpec) -> StreamStatus:
+        source = parse_source(spec.source.uri, (self._folder,))
+        check_outputs(spec, self._folder, LOCAL)
+        self.store.put(Record(spec=spec))
+        bookmark = self.store.bookmark(spec.id)
+        stream = Stream(spec, source, FakeDetector(), bookmark, StreamArgs(output_dir=self._folder), LOCAL)
+        self.running[spec.id] = stream, asyncio.create_task(stream.run())
+        return stream.status()
+
+    async def all(self) -> list[StreamStatus]:
+        return [stream.status() for stream, _ in self.running.values()]
+
+    async def status(self, stream_id: str) -> StreamStatus:
+        return self.running[stream_id][0].status()
+
+    async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
+        return await self.running[stream_id][0].events(after, 0)
+
+    async def close(self) -> None:
+        for stream, task in self.running.values():
+            stream.stop()
+            await task
+
+
+@asynccontextmanager
+async def server_that_answers(answer: bytes) -> AsyncIterator[int]:
+    """The same, whatever it is asked, at this port; an RTSP request's number is repeated."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while asked := await reader.read(65536):
+                number = [line for line in asked.split(b"\r\n") if line.startswith(b"CSeq")]
+                writer.write(answer.replace(b"CSEQ", b"".join(number)))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+RTSP_DENIES = b'RTSP/1.0 401 Unauthorized\r\nCSEQ\r\nWWW-Authenticate: Basic realm="camera"\r\n\r\n'
+HTTP_FAILS = f"HTTP/1.1 500 No\r\nContent-Length: {len(SECRET)}\r\n\r\n{SECRET}".encode()
+MQTT_DENIES = bytes([0x20, 2, 0, 5])  # CONNACK: not authorised
+REDIS_DENIES = f"-WRONGPASS the password {SECRET} is wrong\r\n".encode()
+
+
+def sinks_at(ports: dict[str, int]) -> list[dict[str, Any]]:
+    """Each with credentials wherever it may have some."""
+    login = f"me:{SECRET}@127.0.0.1"
+    url = f"http://{login}:{ports['http']}/{SECRET}?token={SECRET}"
+    return [
+        {"type": "webhook", "url": url, "secret": WEBHOOK_SECRET},
+        {"type": "webhook", "url": f"https://{login}:{ports['http']}/{SECRET}", "secret": WEBHOOK_SECRET},
+        {"type": "mqtt", "url": f"mqtt://{login}:{ports['mqtt']}"},
+        {"type": "mqtt", "url": f"mqtts://{login}:{ports['closed']}"},
+        {"type": "redis", "url": f"redis://{login}:{ports['redis']}/0"},
+        {"type": "redis", "url": f"redis://{login}:{ports['closed']}/0"},
+    ]
+
+
+def sources_at(ports: dict[str, int]) -> list[str]:
+    """Sources of every kind, none of which works."""
+    login = f"me:{SECRET}@127.0.0.1"
+    return [
+        f"rtsp://{login}:{ports['rtsp']}/{SECRET}?token={SECRET}",
+        f"http://{login}:{ports['http']}/{SECRET}?token={SECRET}",
+        f"https://{login}:{ports['http']}/{SECRET}.m3u8",
+        f"tcp://{login}:{ports['closed']}/{SECRET}",
+        f"rtsps://{login}:{ports['closed']}/{SECRET}",
+    ]
+
+
+REFUSED: list[dict[str, Any]] = [
+    {"source": {"uri": f"rtsp:/me:{SECRET}@camera"}},  # a slash too few: a file
+    {"source": {"uri": f"me:{SECRET}@camera"}},
+    {"source": {"uri": f"file:///somewhere/me:{SECRET}@camera"}},
+    {"source": {"uri": f"rtsp://me:pass/{SECRET}@camera/1"}},
+    {"source": {"uri": f"ftp://me:{SECRET}@camera/1"}},
+    {"source": {"uri": f"rtsp://me:{SECRET}@camera:99999/1"}},
+    {"source": {"uri": f"rtsp://me:{SECRET}@[camera/1"}},
+    {"source": {"uri": [f"rtsp://me:{SECRET}@camera/1"]}},
+    {"source": {"uri": f"rtsp://me:{SECRET}@camera/1", "user": SECRET}},
+    {"source": f"rtsp://me:{SECRET}@camera/1"},
+    {"source": {"uri": f"rtsp://me:{SECRET}@camera/{'x' * 4096}"}},
+    *(
+        {"source": {"uri": "rtsp://camera/1"}, "sinks": [sink]}
+        for sink in (
+            {"type": "mqtt", "url": f"mqtt://me:{SECRET}@broker/path"},
+            {"type": "mqtt", "url": f"mqtt://me:pass/{SECRET}@broker"},
+            {"type": "mqtt", "url": f"http://me:{SECRET}@broker"},
+            {"type": "mqtt", "url": f"mqtt://me:{SECRET}@broker:99999"},
+            {"type": "redis", "url": f"redis://me:{SECRET}@server/{SECRET}"},
+            {"type": "redis", "url": f"redis://server?password={SECRET}"},
+            {"type": "redis", "url": "redis://server", "password": SECRET},
+            {"type": "webhook", "url": f"https://me:{SECRET}@[hook/1"},
+            {"type": "webhook", "url": f"https://hook\x7f/{SECRET}"},
+            {"type": "webhook", "url": "https://hook", "secret": SECRET},
+            {"type": "webhook", "url": "https://hook", "secret": f"whsec_{SECRET * 40}"},
+            {"type": "webhook", "url": "https://hook", "secret": {"value": SECRET}},
+        )
+    ),
+]
+
+
+def said(*texts: str) -> list[str]:
+    """The texts that show a secret."""
+    return [text for text in texts if any(secret in text for secret in SECRETS)]
+
+
+async def test_a_refusal_does_not_repeat_what_may_be_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    transport = httpx.ASGITransport(build_api(FakePipeline(), RunningStreams(tmp_path), parse_args({})))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        for spec in REFUSED:
+            answers = [await client.post("/streams", json=spec)]
+            answers.append(await client.post("/streams", content=f'{{"source": {{"uri": "{SECRET}'.encode()))
+            assert all(answer.is_client_error for answer in answers), answers[0].text
+            assert said(*(answer.text for answer in answers)) == []
+    assert said(caplog.text) == []
+
+
+async def test_credentials_of_a_stream_come_back_in_no_answer_and_no_log_line(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serve_app.streams.stream._CLOSE_WITHIN_S", 0.1)
+    caplog.set_level(logging.DEBUG)
+    key, entry = make_key("dock", ["streams"])
+    (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
+    streams = RunningStreams(tmp_path)
+    api = build_api(FakePipeline(), streams, parse_args({"access": {"keys_file": str(tmp_path / "keys.yaml")}}))
+    header = {"Authorization": f"Bearer {key}"}
+    answers: list[httpx.Response] = []
+    async with (
+        server_that_answers(RTSP_DENIES) as rtsp,
+        server_that_answers(HTTP_FAILS) as http,
+        server_that_answers(MQTT_DENIES) as mqtt,
+        server_that_answers(REDIS_DENIES) as redis,
+        httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://host", headers=header) as client,
+    ):
+        ports = {"rtsp": rtsp, "http": http, "mqtt": mqtt, "redis": redis, "closed": free_port()}
+        for number, uri in enumerate(sources_at(ports)):
+            spec = {"id": f"s{number}", "source": {"uri": uri}, "sinks": [] if number else sinks_at(ports)}
+            answers.append(await client.post("/streams", json=spec))
+            assert answers[-1].status_code == 201, answers[-1].text
+        async with asyncio.timeout(60):
+            while not all(
+                status.state in {"failed", "reconnecting", "stalled"} and all(sink.detail for sink in status.sinks)
+                for status in await streams.all()
+            ):
+                await asyncio.sleep(0.05)
+        answers.append(await client.get("/streams"))
+        for number in range(len(streams.running)):
+            answers.append(await client.get(f"/streams/s{number}"))
+            page = await streams.events(f"s{number}", -1, 0)
+            assert said(*(event.json for event in page.events)) == []
+        wrong = {"Authorization": f"Bearer {key}x"}
+        answers.append(await client.get("/streams", headers=wrong))
+        await streams.close()
+    assert said(*(answer.text + str(answer.headers) for answer in answers)) == []
+    output = caplog.text + "".join(capfd.readouterr())
+    assert "sink http" in output  # it was said, after all, that they do not work
+    assert said(output) == []
+    assert key not in output + "".join(answer.text for answer in answers)
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "state").iterdir()} == {0}
+
+
+async def test_not_even_the_cause_of_a_sources_error_shows_its_address() -> None:
+    """A traceback in a log would show it."""
+    async with server_that_answers(RTSP_DENIES) as rtsp, server_that_answers(HTTP_FAILS) as http:
+        ports = {"rtsp": rtsp, "http": http, "closed": free_port()}
+
+        def fail(uri: str) -> str:
+            try:
+                with open_video(parse_source(uri, ()), max_pixels=1) as video:
+                    next(iter(video))
+            except SourceError as exc:
+                return "".join(traceback.format_exception(exc))
+            raise AssertionError("it was opened")
+
+        tracebacks = [await asyncio.to_thread(fail, uri) for uri in sources_at(ports)]
+    assert said(*tracebacks) == []

@@ -1,0 +1,52 @@
+"""What is recorded, by an instrument that writes it down."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from serve_app.schemas.streams import State, StreamStatus
+from serve_app.telemetry.metrics import Metric, Telemetry
+from serve_app.types import Detections, DetectReply
+
+Record = tuple[str, float, dict[str, str]]
+
+
+class FakeInstrument:
+    def __init__(self, metric: Metric, records: list[Record]) -> None:
+        self._name = metric.name.removeprefix("sightline_")
+        self._records = records
+
+    def record(self, value: float, tags: dict[str, str]) -> None:
+        self._records.append((self._name, value, tags))
+
+
+def recording() -> tuple[Telemetry, list[Record]]:
+    records: list[Record] = []
+    return Telemetry(lambda metric: FakeInstrument(metric, records)), records
+
+
+def status(state: State) -> StreamStatus:
+    return StreamStatus(
+        stream_id="lot", state=state, source="camera", policy="wait", captured=9, processed=7, dropped={"restart": 2}
+    )
+
+
+def test_a_stream_is_in_one_state_and_no_longer_in_the_one_before() -> None:
+    telemetry, records = recording()
+    telemetry.stream(status("running"), None)
+    telemetry.stream(status("stalled"), "running")
+    states = [(value, tags["state"]) for name, value, tags in records if name == "stream_state"]
+    assert states == [(1, "running"), (0, "running"), (1, "stalled")]
+    frames = {tags["outcome"]: value for name, value, tags in records if name == "stream_frames"}
+    assert frames == {"captured": 9, "processed": 7, "restart": 2}
+
+
+def test_an_answer_counts_once_and_each_of_its_labels() -> None:
+    telemetry, records = recording()
+    found = Detections(np.zeros((3, 4), np.float32), np.ones(3, np.float32), np.array([1, 0, 1], np.int32))
+    telemetry.answered(DetectReply(found, 0.002, 0.03, 0.0, 1), ("cat", "dog"), "stream")
+    assert records[0] == ("images", 1, {"traffic": "stream"})
+    assert sorted((value, tags["label"]) for name, value, tags in records if name == "detections") == [
+        (1, "cat"),
+        (2, "dog"),
+    ]
