@@ -1,8 +1,8 @@
 """Settings, as one frozen value that refuses typos: Serve YAML ``args:`` -> AppArgs -> constructors.
 
-Each setting that has a variable takes, in this order: the YAML's value, ``SERVE_APP_<NAME>`` from the environment,
-the default below. The environment is that of the process that Ray starts the application from (``ray start``'s or
-``serve run``'s shell).
+Each setting of a section takes, in this order: the YAML's value, ``SERVE_APP_<NAME>`` from the environment, the default
+below. The variable of a section's setting carries the section's prefix, of which the first sections have none. The
+environment is that of the process that Ray starts the application from (``ray start``'s or ``serve run``'s shell).
 """
 
 from __future__ import annotations
@@ -13,6 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from serve_app.errors import ConfigError
 from serve_app.network.address_guard import Guard, Network
@@ -20,26 +27,43 @@ from serve_app.types import DEFAULT_MODEL, Precision, Traffic
 
 _PREFIX = "SERVE_APP_"
 _SHA256 = "^[0-9a-fA-F]{64}$"
-_variables: set[str] = set()
 
 Valid = TypeVar("Valid", bound=BaseModel)
 
 
-def _setting(variable: str, default: Any, **constraints: Any) -> Any:
-    _variables.add(_PREFIX + variable)
-    return Field(
-        default_factory=lambda: os.environ.get(_PREFIX + variable) or default,
-        validate_default=True,
-        **constraints,
+def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
+    """A setting without a value (``weights:``) is unset, as an empty variable is."""
+    return {key: value for key, value in values.items() if value not in (None, "")}
+
+
+class _Section(BaseSettings):
+    """A section of the settings, whose defaults come from the environment."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), env_prefix=_PREFIX, env_ignore_empty=True
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the YAML's values and the environment, and no other files. See ``BaseSettings``."""
+        assert isinstance(init_settings, InitSettingsSource)
+        return InitSettingsSource(settings_cls, _without_empty(init_settings.init_kwargs)), env_settings
+
+    @classmethod
+    def variables(cls) -> set[str]:
+        """Return the names of the variables that the section reads."""
+        return {f"{cls.model_config['env_prefix']}{name}".upper() for name in cls.model_fields}
 
 
 def _section() -> Any:
     return Field(default={}, validate_default=True)  # validated in its place, so that an error names the section
-
-
-def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value not in (None, "")}
 
 
 class _Args(BaseModel):
@@ -48,10 +72,7 @@ class _Args(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_empty(cls, values: Any) -> Any:
-        """A setting without a value (``weights:``) is unset, as an empty variable is."""
-        if not isinstance(values, dict):
-            return values
-        return _without_empty(values)
+        return _without_empty(values) if isinstance(values, dict) else values
 
 
 def _is_not_the_default(name: str) -> str:
@@ -63,51 +84,59 @@ def _is_not_the_default(name: str) -> str:
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), AfterValidator(_is_not_the_default)]
 
 
-class ModelArgs(_Args):
+_OF_ONE_FILE = {"weights", "weights_sha256", "known_picture"}
+
+
+class ModelArgs(_Section):
     """Which model, and what runs it."""
 
-    weights: Path = _setting("WEIGHTS", "codes")  # .pt, .onnx, an exported OpenVINO folder, or the embedded "codes"
-    weights_sha256: str | None = _setting(
-        "WEIGHTS_SHA256", None, pattern=_SHA256
-    )  # of the file: a .pt, which is a pickle, is loaded only with it
-    engine: Literal["auto", "openvino", "onnx", "torch", "tensorrt", "null", "sleep"] = _setting(
-        "ENGINE", "auto"
-    )  # null, sleep: tests
-    precision: Precision = _setting("PRECISION", "auto")
+    weights: Path = Path("codes")  # .pt, .onnx, an exported OpenVINO folder, or the embedded "codes"
+    # Of the file: a .pt, which is a pickle, is loaded only if this names it.
+    weights_sha256: str | None = Field(None, pattern=_SHA256)
+    # null and sleep have no model: they are for measuring everything else.
+    engine: Literal["auto", "openvino", "onnx", "torch", "tensorrt", "null", "sleep"] = "auto"
+    precision: Precision = "auto"
     # Pictures like those to come: auto computes in bf16 where it finds the same on them, int8 is fitted to them.
-    calibration_dir: Path | None = _setting("CALIBRATION_DIR", None)
-    image_size_px: int = _setting("IMAGE_SIZE_PX", 640, ge=32, le=2048, multiple_of=32)  # where the file leaves it open
+    calibration_dir: Path | None = None
+    image_size_px: int = Field(640, ge=32, le=2048, multiple_of=32)  # where the file leaves it open
     # In which the model has to find something before it serves; unset, it only has to compute on a picture of ours.
-    known_picture: Path | None = _setting("KNOWN_PICTURE", None)
-    threads: int = _setting("THREADS", 0, ge=0, le=1024)  # of a CPU engine; 0: one per core
-    cache_dir: Path = _setting("CACHE_DIR", Path("~/.cache/sightline"))  # exported models; may be shared by nodes
+    known_picture: Path | None = None
+    threads: int = Field(0, ge=0, le=1024)  # of a CPU engine; 0: one per core
+    cache_dir: Path = Path("~/.cache/sightline")  # exported models; may be shared by nodes
 
 
 class NamedModelArgs(ModelArgs):
-    """A model of which nothing is what the environment says of the default one."""
+    """A model that is named in ``models``: the environment's weights are those of the default model, not its."""
 
     weights: Path
-    weights_sha256: str | None = Field(default=None, pattern=_SHA256)
-    known_picture: Path | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *args: PydanticBaseSettingsSource, **kwargs: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read from the environment only what is not about one file. See ``BaseSettings``."""
+        yaml_settings, _ = super().settings_customise_sources(settings_cls, *args, **kwargs)
+        common = {name: value for name, value in EnvSettingsSource(settings_cls)().items() if name not in _OF_ONE_FILE}
+        return yaml_settings, InitSettingsSource(settings_cls, common)
 
 
-class DetectArgs(_Args):
+class DetectArgs(_Section):
     """Defaults of a request that names no thresholds."""
 
-    confidence: float = _setting("CONFIDENCE", 0.5, ge=0.01, le=1, allow_inf_nan=False)
-    iou: float = _setting("IOU", 0.7, ge=0, le=1, allow_inf_nan=False)
-    max_detections: int = _setting("MAX_DETECTIONS", 300, ge=1, le=3000)
+    confidence: float = Field(0.5, ge=0.01, le=1, allow_inf_nan=False)
+    iou: float = Field(0.7, ge=0, le=1, allow_inf_nan=False)
+    max_detections: int = Field(300, ge=1, le=3000)
 
 
-class BatcherArgs(_Args):
+class BatcherArgs(_Section):
     """How pictures gather while the engine is busy."""
 
-    max_batch_size: int = _setting("MAX_BATCH_SIZE", 8, ge=1, le=256)
-    max_queue_size: int = _setting("MAX_QUEUE_SIZE", 128, ge=1, le=10_000)  # of each kind of traffic
+    max_batch_size: int = Field(8, ge=1, le=256)
+    max_queue_size: int = Field(128, ge=1, le=10_000)  # of each kind of traffic
     # While all kinds wait, each has a share of the engine in proportion to its weight.
-    interactive_weight: float = _setting("INTERACTIVE_WEIGHT", 8.0, gt=0, le=1000)  # clients that wait for an answer
-    stream_weight: float = _setting("STREAM_WEIGHT", 4.0, gt=0, le=1000)
-    job_weight: float = _setting("JOB_WEIGHT", 1.0, gt=0, le=1000)
+    interactive_weight: float = Field(8.0, gt=0, le=1000)  # clients that wait for an answer
+    stream_weight: float = Field(4.0, gt=0, le=1000)
+    job_weight: float = Field(1.0, gt=0, le=1000)
 
     @property
     def max_calls(self) -> int:
@@ -155,31 +184,36 @@ class _ChangedArgs(DetectorArgs):
     model: NamedModelArgs
 
 
-class LimitArgs(_Args):
+class LimitArgs(_Section):
     """What one request may cost."""
 
-    max_body_mib: int = _setting("MAX_BODY_MIB", 32, ge=1, le=60)  # below the gRPC limit in configs/serve.env
-    max_megapixels: int = _setting("MAX_MEGAPIXELS", 50, ge=1, le=170)
-    max_requests: int = _setting("MAX_REQUESTS", 256, ge=8, le=4096)  # under way at once at an Ingress replica
-    max_images_per_request: int = _setting("MAX_IMAGES_PER_REQUEST", 32, ge=1, le=256)
-    deadline_s: float = _setting("DEADLINE_S", 60.0, gt=0, le=3600)
+    max_body_mib: int = Field(32, ge=1, le=60)  # below the gRPC limit in configs/serve.env
+    max_megapixels: int = Field(50, ge=1, le=170)
+    max_requests: int = Field(256, ge=8, le=4096)  # under way at once at an Ingress replica
+    max_images_per_request: int = Field(32, ge=1, le=256)
+    deadline_s: float = Field(60.0, gt=0, le=3600)
+
+    @property
+    def max_pixels(self) -> int:
+        """The pixels that a picture, or a frame, may have."""
+        return self.max_megapixels * 1_000_000
 
 
-class AccessArgs(_Args):
+class AccessArgs(_Section):
     """Who may ask, and how much."""
 
-    keys_file: Path | None = _setting("KEYS_FILE", None)  # unset: whoever is on this machine may, and nobody else
+    keys_file: Path | None = None  # unset: whoever is on this machine may, and nobody else
     # What a key may that names no limits of its own, at each Ingress replica; 0: no limit.
-    requests_per_s: float = _setting("REQUESTS_PER_S", 0.0, ge=0, allow_inf_nan=False)  # all together without keys, too
-    concurrency: int = _setting("CONCURRENCY", 32, ge=0)  # requests and followers under way at once
+    requests_per_s: float = Field(0.0, ge=0, allow_inf_nan=False)  # all together without keys, too
+    concurrency: int = Field(32, ge=0)  # requests and followers under way at once
 
 
-class PreprocessorArgs(_Args):
+class PreprocessorArgs(_Section):
     """One Preprocessor replica."""
 
-    slots: int = _setting("SLOTS", 64, ge=1, le=1024)  # requests in flight, one shared-memory slot each
+    slots: int = Field(64, ge=1, le=1024)  # requests in flight, one shared-memory slot each
     # Pictures decoded at once; 0: one for four cores. More than are needed take turns with the engine's on its cores.
-    decode_threads: int = _setting("DECODE_THREADS", 0, ge=0, le=64)
+    decode_threads: int = Field(0, ge=0, le=64)
 
     @property
     def max_calls(self) -> int:
@@ -187,16 +221,16 @@ class PreprocessorArgs(_Args):
         return 3 * self.slots
 
 
-class StreamArgs(_Args):
+class StreamArgs(_Section):
     """What streams may reach, and where they keep what outlives them."""
 
-    media_dirs: str = _setting("MEDIA_DIRS", ".")  # folders that files may come from, colon-separated
+    media_dirs: str = "."  # folders that files may come from, colon-separated
     # Which streams there are to be, and how far they have come; of several machines: on a file system they share.
-    state_dir: Path = _setting("STATE_DIR", Path("~/.local/state/sightline"))
-    output_dir: Path | None = _setting("OUTPUT_DIR", None)  # of sinks that write files, and of recordings; unset: none
-    max_streams: int = _setting("MAX_STREAMS", 256, ge=1, le=100_000)  # that there are: each has a process
+    state_dir: Path = Path("~/.local/state/sightline")
+    output_dir: Path | None = None  # of sinks that write files, and of recordings; unset: none
+    max_streams: int = Field(256, ge=1, le=100_000)  # that there are: each has a process
     # What decodes video; unset, or where there is none: software.
-    hwaccel: Literal["cuda", "qsv", "drm", "amf"] | None = _setting("HWACCEL", None)
+    hwaccel: Literal["cuda", "qsv", "drm", "amf"] | None = None
 
     def folders(self) -> tuple[Path, ...]:
         """The folders, absolute, with links resolved. Raises ConfigError."""
@@ -214,11 +248,11 @@ class StreamArgs(_Args):
         return self.output_dir and self.output_dir.expanduser().resolve()
 
 
-class OutboundArgs(_Args):
+class OutboundArgs(_Section):
     """What a client may make the server connect to: pictures' urls, and sinks of streams. Cameras are anywhere."""
 
-    allowed_networks: str | None = _setting("ALLOWED_NETWORKS", None)  # besides what is public, comma-separated
-    detect_urls: bool = _setting("DETECT_URLS", False)  # POST /detect {"url": …}
+    allowed_networks: str | None = None  # besides what is public, comma-separated
+    detect_urls: bool = False  # POST /detect {"url": …}
 
     @field_validator("allowed_networks")
     @classmethod
@@ -259,12 +293,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def variables() -> set[str]:
+    """Return the names of all variables of the environment that are read."""
+    sections = (field.annotation for field in AppArgs.model_fields.values())
+    return {
+        name
+        for section in sections
+        if isinstance(section, type) and issubclass(section, _Section)
+        for name in section.variables()
+    }
+
+
 def parse_args(args: dict[str, Any]) -> AppArgs:
     """Settings from the YAML's ``args:`` and the environment.
 
     Raises ConfigError with one sentence a wrong setting, for an unknown ``SERVE_APP_`` variable too.
     """
-    unknown = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in _variables)
+    unknown = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in variables())
     if unknown:
         raise ConfigError(f"unknown setting in the environment: {', '.join(unknown)}")
     return _validated(AppArgs, args, "")

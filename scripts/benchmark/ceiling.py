@@ -43,8 +43,8 @@ def _measure(model: dict[str, Any], duration_s: float) -> Ceiling:
     from serve_app.models.load import load
 
     engine = load(ModelArgs.model_validate(model), has_gpu=False)
-    size_px = engine.info.size_px
-    frames = [np.random.default_rng(seed).integers(0, 255, (size_px, size_px, 3), np.uint8) for seed in range(_BATCH)]
+    shape = engine.info.input_shape.array
+    frames = [np.random.default_rng(seed).integers(0, 255, shape, np.uint8) for seed in range(_BATCH)]
     batch = frames if engine.takes_batches else frames[:1]
 
     for _ in range(_WARM_UP):

@@ -52,11 +52,11 @@ async def _ask(crowds: list[Crowd], duration_s: float) -> dict[str, float]:
 
     async def sender(client: DetectorClient, tenant: str, ends_s: float) -> None:
         model = await client.model(_PATIENCE_S)
-        box = fit(model.size_px, model.size_px, model.size_px)
+        fitted = fit(model.input_shape.width_px, model.input_shape.height_px, model.input_shape)
         with client.pool.lease() as slot:
             while time.monotonic() < ends_s:
                 try:
-                    await client.detect(slot, box, model, model.defaults, time_left_s=_PATIENCE_S)
+                    await client.detect(slot, fitted, model, model.defaults, time_left_s=_PATIENCE_S)
                 except ServeAppError:
                     await asyncio.sleep(0.1)  # refused: as a polite sender does
                     continue

@@ -106,7 +106,7 @@ def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_s
 
 def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
     """What the engine finds in a picture, as the service would answer."""
-    slot = np.empty((engine.info.size_px, engine.info.size_px, 3), np.uint8)
+    slot = np.empty(engine.info.input_shape.array, np.uint8)
     box = letterbox(pixels, slot)
     (raw,) = engine.infer([slot])
     options = replace(engine.info.defaults, confidence=confidence)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Protocol
 
 from serve_app.errors import ServeAppError
-from serve_app.schemas.detect import DetectQuery
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
-from serve_app.types import Answer, EventPage, ModelInfo, Snapshot
+from serve_app.types import Answer, DetectorState, EventPage, PictureRequest, Snapshot
 
 
 class Pipeline(Protocol):
     """Encoded picture in, answer out."""
 
-    async def ready(self) -> ModelInfo:
-        """The model that serves now, asked of a warm replica. Raises Unavailable."""
+    async def ready(self) -> DetectorState:
+        """Return what serves now, asked of a warm replica. Raises Unavailable."""
 
     async def models(self) -> list[ModelStatus]:
         """Every model that a request may name, the default one first. Raises Unavailable."""
@@ -23,10 +22,8 @@ class Pipeline(Protocol):
     def admit(self, tenant: str, model: str) -> None:
         """Before a request's pictures are read. Raises Overloaded."""
 
-    async def detect(
-        self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str
-    ) -> Answer:
-        """One picture's answer. Tenants take turns. Raises ServeAppError."""
+    async def detect(self, request: PictureRequest) -> Answer:
+        """Return one picture's answer. Raises ServeAppError."""
 
     def refused(self, error: ServeAppError) -> None:
         """Count a picture or request that gets an error for its answer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -18,7 +19,7 @@ from serve_app.config import AppArgs
 from serve_app.errors import DeadlineExceeded, InvalidParameter, ServeAppError
 from serve_app.schemas.detect import ONE_VALUE, DetectManyResponse, DetectQuery, DetectResponse, PictureUrl
 from serve_app.schemas.errors import ErrorResponse
-from serve_app.types import Answer
+from serve_app.types import Answer, PictureRequest
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
     async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
         """Detect objects in one picture or several."""
         expires_at_s = time.monotonic() + args.limits.deadline_s
-        annotate, tenant = _wants_jpeg(request), tenant_of(request)
+        params, annotate, tenant = query.to_params(), _wants_jpeg(request), tenant_of(request)
         if repeated := [name for name in ONE_VALUE if len(request.query_params.getlist(name)) > 1]:
             raise InvalidParameter(f"{', '.join(repeated)}: given more than once")
         if query.model not in models:
@@ -88,7 +89,10 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
                     raise InvalidParameter("an annotated picture is answered for one picture at a time")
                 turns = asyncio.Semaphore(_PICTURES_AT_ONCE)
                 answers = await asyncio.gather(
-                    *(answer_one(picture, query, annotate, expires_at_s, turns, tenant) for picture in pictures)
+                    *(
+                        answer_one(PictureRequest(picture, params, 0.0, annotate, tenant), expires_at_s, turns)
+                        for picture in pictures
+                    )
                 )
         except TimeoutError as exc:
             raise DeadlineExceeded(f"no answer within {args.limits.deadline_s:g} s") from exc
@@ -110,27 +114,19 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
         return _json(DetectManyResponse(results=results))
 
     async def answer_one(
-        picture: bytes,
-        query: DetectQuery,
-        annotate: bool,
-        expires_at_s: float,
-        turns: asyncio.Semaphore,
-        tenant: str,
+        request: PictureRequest, expires_at_s: float, turns: asyncio.Semaphore
     ) -> Answer | ServeAppError:
-        """The picture's answer or its own error: neither hurts the pictures beside it."""
+        """Return the picture's answer or its own error: neither hurts the pictures beside it."""
         started_at_s = time.monotonic()
         try:
             async with turns:
-                answer = await pipeline.detect(
-                    picture, query, annotate=annotate, time_left_s=expires_at_s - time.monotonic(), tenant=tenant
-                )
+                answer = await pipeline.detect(replace(request, time_left_s=expires_at_s - time.monotonic()))
         except ServeAppError as exc:
             return exc
         except Exception:
             logger.exception("a picture's detection failed")
             return ServeAppError("internal error")
-        answer.timing_s["total"] = time.monotonic() - started_at_s
-        return answer
+        return replace(answer, timing=replace(answer.timing, total_s=time.monotonic() - started_at_s))
 
     return routes
 

@@ -29,13 +29,14 @@ def router(pipeline: Pipeline) -> APIRouter:
     @routes.get("/readyz", responses={503: {"model": ErrorResponse}})
     async def readyz() -> ReadyResponse:
         """A warm model answers: send traffic."""
-        model = await pipeline.ready()
+        state = await pipeline.ready()
+        engine = state.model.engine
         return ReadyResponse(
-            model=model.name,
-            version=model.version,
-            engine=model.engine,
-            precision=model.precision,
-            refused_change=bool(model.refused_change),
+            model=engine.name,
+            version=state.model.version,
+            engine=engine.engine,
+            precision=engine.precision,
+            refused_change=bool(state.refused_change),
         )
 
     return routes

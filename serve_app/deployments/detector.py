@@ -1,11 +1,9 @@
-"""Every Ray Serve shell of the graph: Ingress -> Preprocessor -> Detector. Ray outside, our plain parts inside."""
+"""The Detector: the deployment that owns an engine and its batcher."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import re
 import signal
 from dataclasses import replace
 from typing import Any
@@ -15,179 +13,115 @@ import ray
 
 from serve_app.config import DetectorArgs
 from serve_app.deployments.autoscaling import BACKLOG_S, DEMAND
-from serve_app.deployments.handles import close, listen, refusals_as_values
+from serve_app.deployments.handles import close, listen, serves
 from serve_app.deployments.ray_metrics import RayInstrument
+from serve_app.deployments.replica_logs import log_as_serve
+from serve_app.deployments.stubs import DetectorStub
 from serve_app.errors import ModelChanged, ServeAppError
-from serve_app.inference.model_runner import Item, ServedModel
-from serve_app.ipc.frame_pool import Mark, SlotReader
-from serve_app.ipc.rpc import CallServer, Method
-from serve_app.telemetry.metrics import (
-    CROSSINGS,
-    DROPS,
-    MODEL_CHANGES,
-    QUEUE_SIZE,
-    Telemetry,
-)
-from serve_app.types import DetectReply, DetectRequest, ModelInfo, Pixels
+from serve_app.inference.model_runner import EngineInput, ModelRunner
+from serve_app.inference.rollout import Outcome, Rollout
+from serve_app.ipc.frame_pool import InEngineFlag, SlotReader
+from serve_app.ipc.rpc import CallServer
+from serve_app.telemetry.metrics import CROSSINGS, DROPS, MODEL_CHANGES, QUEUE_SIZE, Telemetry
+from serve_app.types import DetectorState, DetectReply, DetectRequest, InputShape, Pixels
 
 logger = logging.getLogger(__name__)
 
-_INTERNAL = "an internal error: see the log"
-_FOLDERS = re.compile(r"""(?<!\w)/(?:[^/\n:;'"]+/)+""")  # whose names may have spaces
 
-
+@serves(DetectorStub)
 class Detector:
-    """Serves one model, and changes to another one under way."""
+    """Serves one model, and rolls out another one without downtime."""
 
     def __init__(self, args: DetectorArgs) -> None:
-        self._args = args  # as it was deployed, and as it is set now:
-        self._set_to = args
-        self._wanted: Any = None  # the last user_config
-        self._served: ServedModel | None = None
-        self._change: asyncio.Task[None] | None = None
-        self._refused_change = ""
-        self._retiring: dict[ServedModel, asyncio.Task[None]] = {}
+        log_as_serve()
+        self._max_calls = args.batcher.max_calls
+        self._rollout = Rollout(args, self._load, self._count_change)
         self._reader = SlotReader()
         self._telemetry = Telemetry(RayInstrument)
         self._server: CallServer | None = None
 
     async def reconfigure(self, user_config: Any, rank: object) -> None:
-        """Serve calls it at the start and when ``user_config`` changes; ``rank`` has it do so where there is none.
+        """Serve what ``user_config`` says. Serve calls this at the start, and whenever ``user_config`` changes.
 
-        Only the first model is waited for: Serve sends no request to a replica meanwhile, nor looks after its health.
+        Serve neither sends a request nor checks the health of a replica while this runs, so that only the first model
+        is waited for. Naming ``rank`` makes Serve call this without a ``user_config``, too.
         """
-        if self._served is None:
-            self._wanted = user_config
-            await self._start(user_config)
-            methods: dict[str, Method] = {"model": self.model, "capacity": self.capacity, "detect": self.detect}
-            self._server = await listen(methods, max_calls=self._args.batcher.max_calls)
-        elif user_config != self._wanted:
-            self._wanted = user_config
-            if self._change is not None:
-                self._change.cancel()  # the newest counts
-            self._change = asyncio.create_task(self._change_to(user_config))
+        await self._rollout.configure(user_config)
+        if self._server is None:
+            self._server = await listen(self, DetectorStub, max_calls=self._max_calls, limit="batcher.max_queue_size")
 
-    async def _start(self, user_config: Any) -> None:
-        try:
-            args = self._args.changed_by(user_config)
-            self._served = await self._load(args)
-        except Exception as exc:
-            if not user_config:
-                raise
-            self._refuse(exc)  # as those did that were running then: one that dies has to have a successor
-            args = self._args
-            self._served = await self._load(args)
-        self._set_to = args
-
-    async def _change_to(self, user_config: Any) -> None:
-        """What cannot be changed leaves everything as it was."""
-        before = self._now
-        try:
-            args = self._args.changed_by(user_config)
-            if args.has_engine_of(self._set_to):
-                before.use(args.detect, args.batcher)
-            else:
-                self._served = await self._load(args)
-                self._served.batcher.drops = before.batcher.drops  # the count goes on
-                self._retiring[before] = asyncio.create_task(self._retire(before))
-        except Exception as exc:
-            self._refuse(exc)
-        else:
-            self._set_to, self._refused_change = args, ""
-            self._telemetry.record(MODEL_CHANGES, outcome="made")
-
-    async def _load(self, args: DetectorArgs) -> ServedModel:
-        return await ServedModel.load(args, has_gpu=bool(ray.get_gpu_ids()), on_batch=self._observe)
-
-    def _refuse(self, error: Exception) -> None:
-        logger.error("a change is refused", exc_info=error)
-        self._refused_change = _without_folders(str(error)) if isinstance(error, ServeAppError) else _INTERNAL
-        self._telemetry.record(MODEL_CHANGES, outcome="refused")
-
-    async def _retire(self, served: ServedModel) -> None:
-        try:
-            await served.drain()
-        finally:
-            del self._retiring[served]
-
-    async def model(self) -> ModelInfo:
-        """The model, loaded and warm."""
-        is_changing = self._change is not None and not self._change.done()
-        return replace(self._now.info, refused_change=self._refused_change, is_changing=is_changing)
+    async def state(self) -> DetectorState:
+        """See ``DetectorStub``."""
+        return self._rollout.state()
 
     async def capacity(self) -> float:
-        """Pictures a second that this replica can take, as it was measured."""
-        return self._now.batcher.items_per_s
+        """See ``DetectorStub``."""
+        return self._rollout.runner.batcher.items_per_s
 
-    async def check_health(self) -> None:
-        """Serve asks every second. A replica whose engine hangs cannot drain: it ends, and its callers ask another."""
-        if any(served.is_wedged for served in (self._now, *self._retiring)):
-            logger.critical("the engine has been busy with one batch for too long: this replica ends")
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's autoscaler hears of this replica, and ``scaling`` decides upon."""
-        batcher = self._now.batcher
-        return {DEMAND: batcher.take_demand(), BACKLOG_S: batcher.backlog_s}
-
-    @refusals_as_values
     async def detect(self, request: DetectRequest) -> DetectReply:
-        """What the model finds in one frame, in model-input pixels."""
-        served = self._now
-        if request.model_version != served.info.version:
+        """See ``DetectorStub``."""
+        runner = self._rollout.runner
+        if request.model_version != runner.info.version:
             raise ModelChanged("the model was changed; try again")
-        item = Item(*self._frame(request, served.info.size_px), request.options)
+        frame, in_engine = self._frame(request, runner.info.input_shape)
         try:
-            batched = await served.batcher.submit(
-                item,
+            batched = await runner.batcher.submit(
+                EngineInput(frame, in_engine, request.options),
                 time_left_s=request.time_left_s,
                 traffic=request.traffic,
                 tenant=request.tenant,
                 isolated=request.isolated,
-                given_up=request.given_up,
+                superseded=request.superseded,
             )
         except ServeAppError:
             self._report_queue()
             raise
-        reply = replace(batched.result, queue_s=batched.queue_s, batch_size=batched.batch_size)
-        self._telemetry.answered(reply, served.info.labels, request.traffic)
+        timing = replace(batched.result.timing, queue_s=batched.queue_s)
+        reply = replace(batched.result, timing=timing, batch_size=batched.batch_size)
+        self._telemetry.answered(reply, runner.info.labels, request.traffic)
         return reply
 
-    @property
-    def _now(self) -> ServedModel:
-        assert self._served is not None  # Serve asks nothing of a replica before it was configured
-        return self._served
+    async def check_health(self) -> None:
+        """End this replica if its engine hangs. Serve calls this every second.
 
-    def _frame(self, request: DetectRequest, size_px: int) -> tuple[Pixels, Mark]:
+        Such a replica cannot drain: its callers ask another one.
+        """
+        if self._rollout.is_wedged:
+            logger.critical("the engine has been busy with one batch for too long: this replica ends")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Report what ``autoscaling`` decides on."""
+        batcher = self._rollout.runner.batcher
+        return {DEMAND: batcher.take_demand(), BACKLOG_S: batcher.backlog_s}
+
+    async def _load(self, args: DetectorArgs) -> ModelRunner:
+        return await ModelRunner.load(args, has_gpu=bool(ray.get_gpu_ids()), on_batch=self._observe)
+
+    def _frame(self, request: DetectRequest, shape: InputShape) -> tuple[Pixels, InEngineFlag]:
         if not isinstance(request.frame, bytes):
             return self._reader.view(request.frame)
         self._telemetry.record(CROSSINGS, traffic=request.traffic)
-        return np.frombuffer(request.frame, np.uint8).reshape(size_px, size_px, 3), np.empty(1, np.uint8)
+        return np.frombuffer(request.frame, np.uint8).reshape(shape.array), np.empty(1, np.uint8)
 
     def _observe(self, replies: list[DetectReply]) -> None:
         self._telemetry.inferred(replies)
         self._report_queue()
 
     def _report_queue(self) -> None:
-        batcher = self._now.batcher
+        batcher = self._rollout.runner.batcher
         for traffic, size in batcher.queue_sizes.items():
             self._telemetry.record(QUEUE_SIZE, size, traffic=traffic)
         for traffic, drops in batcher.drops.items():
             self._telemetry.record_totals(DROPS, drops, "reason", traffic=traffic)
+
+    def _count_change(self, outcome: Outcome) -> None:
+        self._telemetry.record(MODEL_CHANGES, outcome=outcome)
 
     async def __del__(self) -> None:
         try:
             if self._server is not None:
                 await close(self._server)
         finally:
-            if self._change is not None:
-                self._change.cancel()
-            for served in (self._served, *self._retiring):
-                if served is not None:
-                    await served.close()
+            await self._rollout.close()
             self._reader.close()
-
-
-def _without_folders(text: str) -> str:
-    """What anybody may read."""
-    return _FOLDERS.sub("", text)

@@ -1,4 +1,4 @@
-"""The Detector, as its callers see it."""
+"""The Detector, as its callers see it: slots for frames, and answers about them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.deployments.handles import Replicas
+from serve_app.deployments.stubs import DetectorStub
 from serve_app.errors import (
     ModelChanged,
     PoisonPicture,
@@ -25,6 +26,7 @@ from serve_app.overload.retries import Retries
 from serve_app.types import (
     Answer,
     DetectOptions,
+    DetectorState,
     DetectReply,
     DetectRequest,
     Letterbox,
@@ -58,22 +60,22 @@ class DetectorClient:
         self._pool: FramePool | None = None
         self._pool_change = asyncio.Lock()
 
-    async def fetch_model(self) -> ModelInfo:
-        """The model that serves now, asked of a replica. Raises Unavailable, SharedMemoryError."""
-        model: ModelInfo = await self._replicas.call("model")
+    async def fetch_state(self) -> DetectorState:
+        """Return what is served now, asked of a replica. Raises Unavailable, SharedMemoryError."""
+        state = await self._replicas.call(DetectorStub.state)
         async with self._pool_change:
-            if self._pool is None or self._pool.size_px != model.size_px:
-                pool = await asyncio.to_thread(FramePool, self._slots, model.size_px)
+            if self._pool is None or self._pool.shape != state.model.input_shape:
+                pool = await asyncio.to_thread(FramePool, self._slots, state.model.input_shape)
                 self.close()
                 self._pool = pool
-        self._model = model
-        return model
+        self._model = state.model
+        return state
 
     async def connect(self) -> ModelInfo:
         """The model, as soon as a replica tells it. Raises StartError where waiting cannot help."""
         while True:
             try:
-                return await asyncio.wait_for(self.fetch_model(), _CONNECT_TIMEOUT_S)
+                return (await asyncio.wait_for(self.fetch_state(), _CONNECT_TIMEOUT_S)).model
             except StartError:
                 raise
             except (ServeAppError, TimeoutError):
@@ -84,7 +86,7 @@ class DetectorClient:
         if self._model is not None:
             return self._model
         try:
-            return await self._retries.run(lambda _: self.fetch_model(), time_left_s)
+            return (await self._retries.run(lambda _: self.fetch_state(), time_left_s)).model
         except StartError as exc:  # no memory for the slots of another model
             raise Unavailable(exc.detail) from exc
 
@@ -102,33 +104,34 @@ class DetectorClient:
     async def detect(
         self,
         slot: Slot,
-        box: Letterbox,
+        fitted: Letterbox,
         model: ModelInfo,
         options: DetectOptions,
         *,
         time_left_s: float,
         tenant: str = "",
-        given_up: int = 0,
+        superseded: int = 0,
     ) -> Answer:
         """What the model finds in the slot's frame, in the pixels of the picture it was letterboxed from.
 
-        ``tenant`` says whose this frame is, where not all are one's; of ``given_up`` see ``DetectRequest``. Raises
+        ``tenant`` says whose this frame is, where not all are one's; of ``superseded`` see ``DetectRequest``. Raises
         ServeAppError, for example PoisonPicture; after ModelChanged, ``model`` asks anew.
         """
         request = DetectRequest(
-            slot.ref, options, time_left_s, model.version, self._traffic, tenant or self._tenant, given_up=given_up
+            slot.ref, options, time_left_s, model.version, self._traffic, tenant or self._tenant, superseded=superseded
         )
 
         async def attempt(left_s: float) -> DetectReply:
             nonlocal request
             request = replace(request, time_left_s=left_s)
-            slot.clear_mark()
+            slot.clear_flag()
             try:
-                reply: DetectReply = await self._replicas.call("detect", request)
+                return await self._replicas.call(DetectorStub.detect, request)
             except SlotElsewhere:
-                reply = await self._replicas.call("detect", replace(request, frame=slot.pixels.tobytes()))
+                in_bytes = replace(request, frame=slot.pixels.tobytes())
+                return await self._replicas.call(DetectorStub.detect, in_bytes)
             except ReplicaGone as exc:
-                if not slot.is_marked:
+                if not slot.was_in_engine:
                     raise ReplicaGone(exc.detail) from exc  # it only waited
                 if request.isolated:
                     raise PoisonPicture(
@@ -136,7 +139,6 @@ class DetectorClient:
                     ) from exc
                 request = replace(request, isolated=True)
                 raise ReplicaDied(exc.detail) from exc
-            return reply
 
         try:
             reply = await self._retries.run(attempt, time_left_s)
@@ -145,13 +147,12 @@ class DetectorClient:
                 self._model = None
             raise
         return Answer(
-            detections=to_picture(reply.detections, box),
-            labels=tuple(model.labels[class_id] for class_id in reply.detections.class_id),
-            width_px=box.width_px,
-            height_px=box.height_px,
+            detections=to_picture(reply.detections.labelled(model.labels), fitted),
+            width_px=fitted.width_px,
+            height_px=fitted.height_px,
             model=model.name,
             batch_size=reply.batch_size,
-            timing_s={"queue": reply.queue_s, "inference": reply.inference_s, "postprocess": reply.postprocess_s},
+            timing=reply.timing,
         )
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from dataclasses import replace
 
 from fastapi import FastAPI
 from ray import serve
@@ -15,11 +16,12 @@ from serve_app.config import AppArgs
 from serve_app.deployments.handles import Replicas, detector_name
 from serve_app.deployments.ray_internals import http_host, running_replicas
 from serve_app.deployments.ray_metrics import RayInstrument
+from serve_app.deployments.replica_logs import log_as_serve
+from serve_app.deployments.stubs import PreprocessorStub
 from serve_app.deployments.supervisor_proxy import StreamClient
 from serve_app.errors import Overloaded, ReplicaGone, ServeAppError, Unavailable
 from serve_app.overload.retries import Retries
 from serve_app.overload.throttle import Throttle
-from serve_app.schemas.detect import DetectQuery
 from serve_app.schemas.models import ModelStatus
 from serve_app.telemetry.metrics import (
     KEYS_FILE_ERRORS,
@@ -27,7 +29,7 @@ from serve_app.telemetry.metrics import (
     REQUESTS,
     Telemetry,
 )
-from serve_app.types import DEFAULT_MODEL, Answer, ModelInfo
+from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, PictureRequest
 
 _READY_TIMEOUT_S = 5.0
 
@@ -39,6 +41,7 @@ class Ingress:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, preprocessor: DeploymentHandle, supervisor: DeploymentHandle, args: AppArgs
     ) -> None:
+        log_as_serve()
         require_keys(args.access, await http_host())
         self._preprocessor = Replicas(preprocessor)
         self._retries = Retries(in_flight=args.preprocessor.max_calls)
@@ -46,24 +49,24 @@ class Ingress:
         self._throttles: defaultdict[tuple[str, str], Throttle] = defaultdict(Throttle)
         self._streams = StreamClient(supervisor)
         self._args = args
-        self._model: ModelInfo | None = None
+        self._state: DetectorState | None = None
         self._telemetry = Telemetry(RayInstrument)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self, self._streams, self._args)
 
-    async def ready(self) -> ModelInfo:
+    async def ready(self) -> DetectorState:
         """See ``Pipeline``."""
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
-                self._model = await self._preprocessor.call("model", DEFAULT_MODEL)
+                self._state = await self._preprocessor.call(PreprocessorStub.state, DEFAULT_MODEL)
         except Overloaded:
-            if self._model is None:
+            if self._state is None:
                 raise  # else it is warm and busy: what load balancers call ready
         except TimeoutError as exc:
             raise Unavailable("no detector answers") from exc
-        assert self._model is not None
-        return self._model
+        assert self._state is not None
+        return self._state
 
     async def models(self) -> list[ModelStatus]:
         """See ``Pipeline``."""
@@ -75,35 +78,31 @@ class Ingress:
             return ModelStatus(name=name, state="asleep")  # asked for, it would be woken
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
-                return ModelStatus.of(name, await self._preprocessor.call("model", name))
+                return ModelStatus.of(name, await self._preprocessor.call(PreprocessorStub.state, name))
         except (ServeAppError, TimeoutError):
             return ModelStatus(name=name, state="unavailable")
 
-    async def detect(
-        self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str
-    ) -> Answer:
+    async def detect(self, request: PictureRequest) -> Answer:
         """See ``Pipeline``."""
-        under_suspicion = False
+        is_suspect = False
 
         async def attempt(left_s: float) -> Answer:
-            nonlocal under_suspicion
+            nonlocal is_suspect
+            attempted = replace(request, time_left_s=left_s, is_suspect=is_suspect)
             try:
-                answer: Answer = await self._preprocessor.call(
-                    "detect", data, query, annotate, left_s, tenant, under_suspicion
-                )
-            except ReplicaGone:  # over a handle nobody tells whether it died under the call, and perhaps of it
-                under_suspicion = True
+                return await self._preprocessor.call(PreprocessorStub.detect, attempted)
+            except ReplicaGone:  # a handle does not say whether the replica died of the call, or before it
+                is_suspect = True
                 raise
-            return answer
 
         refused = False
         try:
-            return await self._retries.run(attempt, time_left_s)
+            return await self._retries.run(attempt, request.time_left_s)
         except Overloaded:
             refused = True
             raise
         finally:
-            self._throttles[tenant, query.model].observe(refused=refused)
+            self._throttles[request.tenant, request.params.model].observe(refused=refused)
 
     def admit(self, tenant: str, model: str) -> None:
         """See ``Pipeline``."""

@@ -25,7 +25,7 @@ from serve_app.ipc import dev_shm
 from serve_app.ipc.dev_shm import FOLDER
 from serve_app.ipc.frame_pool import pool_bytes
 from serve_app.models.weights import check_weights
-from serve_app.types import Json
+from serve_app.types import InputShape, Json
 
 _IMPORT_PATH = "serve_app.app:build_app"
 _POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}  # Serve takes both
@@ -137,8 +137,8 @@ def _check_port(host: str, port: int | str, setting: str) -> None:
 def _check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], preprocessor: Json) -> None:
     replicas = preprocessor.get("num_replicas", 1)
     count = replicas if isinstance(replicas, int) else 1
-    sizes_px = (detector.model.image_size_px for detector in detectors)
-    needed = count * sum(pool_bytes(args.preprocessor.slots, size_px) for size_px in sizes_px)
+    shapes = (InputShape.square(detector.model.image_size_px) for detector in detectors)
+    needed = count * sum(pool_bytes(args.preprocessor.slots, shape) for shape in shapes)
     free = shutil.disk_usage(FOLDER).free
     if needed > free:
         raise SharedMemoryError(

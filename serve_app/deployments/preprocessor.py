@@ -1,4 +1,4 @@
-"""The Preprocessor: a deployment that decodes a picture into a slot, and asks the Detector about it."""
+"""The Preprocessor: the deployment that decodes a picture into a slot and asks the Detector about it."""
 
 from __future__ import annotations
 
@@ -19,50 +19,49 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import AppArgs, cores
 from serve_app.deployments.detector_client import DetectorClient
-from serve_app.deployments.handles import close, listen, refusals_as_values
+from serve_app.deployments.handles import close, listen, serves
 from serve_app.deployments.ray_metrics import RayInstrument
+from serve_app.deployments.replica_logs import log_as_serve
+from serve_app.deployments.stubs import PreprocessorStub
 from serve_app.errors import ModelChanged, Unavailable
 from serve_app.images.drawing import encode_jpeg
-from serve_app.images.prepare import annotated, preprocess, preprocessed
+from serve_app.images.prepare import annotate, prepare, prepare_new
 from serve_app.ipc.quarantine import Quarantine
 from serve_app.overload.limits import WaitingRoom
-from serve_app.schemas.detect import DetectQuery
-from serve_app.telemetry.metrics import (
-    STAGE_MS,
-    Telemetry,
-)
-from serve_app.types import DEFAULT_MODEL, Answer, ModelInfo
+from serve_app.telemetry.metrics import STAGE_MS, Telemetry
+from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, InputShape, Letterbox, PictureRequest, Pixels
 
 logger = logging.getLogger(__name__)
 
-_DECODER_WEDGED_AFTER_S = 20.0  # in one picture: the largest take two
+_DECODER_WEDGED_AFTER_S = 20.0  # of work on one picture: the largest take two
 _MODEL_CHANGED_PAUSE_S = 0.05
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Lane:
-    """The Detectors of one model, and who waits for them: not in the way of who wants another one."""
+class _ModelQueue:
+    """The Detectors of one model, and the pictures that wait for them: they delay no other model's pictures."""
 
     detector: DetectorClient
-    room: WaitingRoom
-    seats: asyncio.Semaphore
+    waiting_room: WaitingRoom
+    slots: asyncio.Semaphore
 
 
+@serves(PreprocessorStub)
 class Preprocessor:
     """Decodes a picture straight into a shared-memory slot, asks the Detector about it, and maps the boxes back."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, detectors: dict[str, DeploymentHandle], args: AppArgs
     ) -> None:
-        """``detectors``: of each model, by its name."""
+        """``detectors``: those of each model, by the model's name."""
+        log_as_serve()
         cv2.setNumThreads(1)  # one picture a thread; the threads are ours
-        preprocessed(
-            encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64, 32
-        )  # loads the decoders' libraries before a client waits
+        # This loads the decoders' libraries before a client waits for them.
+        prepare_new(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64, InputShape.square(32))
         slots = args.preprocessor.slots
-        self._lanes = {
-            model: _Lane(
+        self._queues = {
+            model: _ModelQueue(
                 DetectorClient(detector, slots=slots, traffic="interactive"),
                 WaitingRoom(slots),
                 asyncio.Semaphore(slots),
@@ -71,96 +70,84 @@ class Preprocessor:
         }
         # As many threads as full-size pictures may be in memory at once.
         self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads or max(1, cores() // 4), "decode")
-        self._max_pixels = args.limits.max_megapixels * 1_000_000
+        self._max_pixels = args.limits.max_pixels
         self._telemetry = Telemetry(RayInstrument)
         self._quarantine = Quarantine()
         self._decoding_since_s: dict[int, float] = {}  # by thread
-        await self._lanes[DEFAULT_MODEL].detector.connect()  # the others may be asleep
-        max_calls = args.preprocessor.max_calls * len(self._lanes)
-        self._server = await listen({"model": self.model, "detect": self.detect}, max_calls=max_calls)
+        await self._queues[DEFAULT_MODEL].detector.connect()  # the other models may be scaled to zero
+        max_calls = args.preprocessor.max_calls * len(self._queues)
+        self._server = await listen(self, PreprocessorStub, max_calls=max_calls, limit="preprocessor.slots")
 
-    @refusals_as_values
-    async def model(self, name: str) -> ModelInfo:
-        """The model of that name, as a Detector says now."""
-        return await self._lane(name).detector.fetch_model()
+    async def state(self, model: str) -> DetectorState:
+        """See ``PreprocessorStub``."""
+        return await self._queue(model).detector.fetch_state()
+
+    async def detect(self, request: PictureRequest) -> Answer:
+        """See ``PreprocessorStub``."""
+        came_at_s = time.monotonic()
+        expires_at_s = came_at_s + request.time_left_s
+        queue = self._queue(request.params.model)
+        with queue.waiting_room.enter(request.tenant):
+            async with queue.slots:
+                waited_s = time.monotonic() - came_at_s
+                while True:
+                    try:
+                        answer = await self._detect(queue.detector, request, expires_at_s)
+                        break
+                    except ModelChanged:  # a roll-out: try again with the model that serves now
+                        if time.monotonic() + _MODEL_CHANGED_PAUSE_S > expires_at_s:
+                            raise
+                        await asyncio.sleep(_MODEL_CHANGED_PAUSE_S)
+        timing = answer.timing
+        self._telemetry.record(STAGE_MS, timing.decode_s * 1e3, stage="decode")
+        return replace(answer, timing=replace(timing, queue_s=timing.queue_s + waited_s))
 
     async def check_health(self) -> None:
-        """Serve asks every second. A decoder that hangs keeps its slot and its thread: the replica ends with it."""
+        """End this replica if a decoder hangs, which would keep its slot and its thread. Serve calls this every second."""
         oldest_s = time.monotonic() - min(self._decoding_since_s.values(), default=time.monotonic())
         if oldest_s > _DECODER_WEDGED_AFTER_S:
             logger.critical("a decoder has been busy with one picture for %.0f s: this replica ends", oldest_s)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    @refusals_as_values
-    async def detect(
-        self,
-        data: bytes,
-        query: DetectQuery,
-        annotate: bool,
-        time_left_s: float,
-        tenant: str = "",
-        under_suspicion: bool = False,
-    ) -> Answer:
-        """One encoded picture's answer, in its own pixels. ``under_suspicion``: a Preprocessor died while it had it."""
-        came_at_s = time.monotonic()
-        expires_at_s = came_at_s + time_left_s
-        lane = self._lane(query.model)
-        with lane.room.enter(tenant):
-            async with lane.seats:
-                waited_s = time.monotonic() - came_at_s
-                while True:
-                    try:
-                        answer = await self._detect(
-                            lane.detector, data, query, annotate, expires_at_s, tenant, under_suspicion
-                        )
-                        break
-                    except ModelChanged:  # a roll-out, under the picture: again, for the model that serves now
-                        if time.monotonic() + _MODEL_CHANGED_PAUSE_S > expires_at_s:
-                            raise
-                        await asyncio.sleep(_MODEL_CHANGED_PAUSE_S)
-        answer.timing_s["queue"] += waited_s
-        self._telemetry.record(STAGE_MS, answer.timing_s["decode"] * 1e3, stage="decode")
-        return answer
+    def _queue(self, model: str) -> _ModelQueue:
+        if model not in self._queues:  # during a roll-out that adds or removes it
+            raise Unavailable(f"model {model!r} is not currently deployed")
+        return self._queues[model]
 
-    def _lane(self, model: str) -> _Lane:
-        if model not in self._lanes:  # under a roll-out that adds or removes it
-            raise Unavailable(f"there is no model {model!r} here now")
-        return self._lanes[model]
-
-    async def _detect(
-        self,
-        detector: DetectorClient,
-        data: bytes,
-        query: DetectQuery,
-        annotate: bool,
-        expires_at_s: float,
-        tenant: str,
-        under_suspicion: bool,
-    ) -> Answer:
+    async def _detect(self, detector: DetectorClient, request: PictureRequest, expires_at_s: float) -> Answer:
         model = await detector.model(expires_at_s - time.monotonic())
-        options = query.to_options(model)
+        options = request.params.to_options(model)
         with detector.pool.lease() as slot:
-            if under_suspicion:
-                size_px = slot.ref.size_px
-                box, decode_s, frame = await self._quarantine.run(preprocessed, data, self._max_pixels, size_px)
-                slot.pixels[:] = frame
-            else:
-                box, decode_s = await self._in_thread(lambda: preprocess(data, self._max_pixels, slot.pixels))
-            # Cancelled here, the slot goes to another picture while the engine may still read it: what it then makes
-            # of it is answered to nobody.
+            fitted, decode_s = await self._prepare(request, slot.pixels)
+            # If this is cancelled here, the slot goes to another picture while the engine may still read it. What the
+            # engine then makes of it is answered to nobody.
             answer = await detector.detect(
-                slot, box, model, options, time_left_s=expires_at_s - time.monotonic(), tenant=tenant
+                slot,
+                fitted,
+                model,
+                options,
+                time_left_s=expires_at_s - time.monotonic(),
+                tenant=request.tenant,
             )
-        answer.timing_s["decode"] = decode_s
-        if not annotate:
-            return answer
-        picture = data, self._max_pixels, answer.detections, answer.labels
-        if under_suspicion:
-            return replace(answer, annotated=await self._quarantine.run(annotated, *picture))
-        return replace(answer, annotated=await self._in_thread(lambda: annotated(*picture)))
+        annotated = await self._annotate(request, answer) if request.annotate else None
+        return replace(answer, timing=replace(answer.timing, decode_s=decode_s), annotated=annotated)
+
+    async def _prepare(self, request: PictureRequest, model_input: Pixels) -> tuple[Letterbox, float]:
+        if not request.is_suspect:
+            return await self._in_thread(lambda: prepare(request.data, self._max_pixels, model_input))
+        shape = InputShape(*model_input.shape[:2])
+        fitted, decode_s, frame = await self._quarantine.run(prepare_new, request.data, self._max_pixels, shape)
+        model_input[:] = frame
+        return fitted, decode_s
+
+    async def _annotate(self, request: PictureRequest, answer: Answer) -> bytes:
+        picture = request.data, self._max_pixels, answer.detections
+        if request.is_suspect:
+            return await self._quarantine.run(annotate, *picture)
+        return await self._in_thread(lambda: annotate(*picture))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """The work's result. When cancelled, waits for work that has begun: it may still write into our slot."""
+        """Return the work's result. When cancelled, wait for work that has begun: it may still write into our slot."""
         job = self._decoders.submit(self._watched, work)
         done = asyncio.wrap_future(job)
         try:
@@ -170,7 +157,7 @@ class Preprocessor:
                 try:
                     await asyncio.wait([done])
                 except asyncio.CancelledError:
-                    pass  # cancelled once more; the work goes on all the same
+                    pass  # cancelled once more; the work continues all the same
             raise
 
     def _watched(self, work: Callable[[], T]) -> T:
@@ -185,7 +172,7 @@ class Preprocessor:
         try:
             await close(self._server)
         finally:
-            for lane in self._lanes.values():
-                lane.detector.close()
+            for queue in self._queues.values():
+                queue.detector.close()
             await self._quarantine.close()
             self._decoders.shutdown(wait=False)

@@ -21,8 +21,9 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import AppArgs
 from serve_app.deployments import stream_worker as worker
-from serve_app.deployments.handles import Replicas, detector_name, listen, refusals_as_values
+from serve_app.deployments.handles import Replicas, detector_name, listen, serves
 from serve_app.deployments.ray_metrics import RayInstrument
+from serve_app.deployments.stubs import DetectorStub, SupervisorStub
 from serve_app.errors import Conflict, InvalidParameter, NotFound, ServeAppError, Unavailable
 from serve_app.schemas.streams import Regions, State, StreamSpec, StreamStatus
 from serve_app.streams.admission import Load, admit, check_room
@@ -30,7 +31,7 @@ from serve_app.streams.capture.source import Source, parse_source
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.stream import check_outputs, policy_of
 from serve_app.telemetry.metrics import Telemetry
-from serve_app.types import EventPage, ModelInfo, Snapshot
+from serve_app.types import EventPage, Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class _Stream:
         return self.source is not None and not self.record.spec.paused and self.record.ended is None
 
 
+@serves(SupervisorStub)
 class StreamSupervisor:
     """Starts a worker for each stream of the store, and another one when it dies.
 
@@ -111,11 +113,8 @@ class StreamSupervisor:
         self._admitting = asyncio.Lock()  # one stream after the other: each counts for the next
         self._moving = asyncio.Semaphore(_MOVES_AT_ONCE)
         self._tasks = [asyncio.create_task(self._take_over())]
-        names = "create replace all status delete pause resume regions set_regions events snapshot"
-        methods = {name: getattr(self, name) for name in names.split()}
-        self._server = await listen(methods, max_calls=_MAX_CALLS)
+        self._server = await listen(self, SupervisorStub, max_calls=_MAX_CALLS)
 
-    @refusals_as_values
     @_uninterrupted
     async def create(self, spec: StreamSpec) -> StreamStatus:
         """See ``api.pipeline.Streams``, as for all that follow."""
@@ -128,7 +127,6 @@ class StreamSupervisor:
             await self._install(stream)
         return self._show(stream)
 
-    @refusals_as_values
     @_uninterrupted
     async def replace(self, spec: StreamSpec) -> StreamStatus:
         async with self._changing(spec.id) as before, self._admitting:
@@ -138,20 +136,17 @@ class StreamSupervisor:
             await self._install(stream)
         return self._show(stream)
 
-    @refusals_as_values
     async def all(self) -> list[StreamStatus]:
         await self._until_held()
         streams = [self._streams[stream_id] for stream_id in sorted(self._streams)]
         await asyncio.gather(*(self._ask(stream) for stream in streams))
         return [self._show(stream) for stream in streams]
 
-    @refusals_as_values
     async def status(self, stream_id: str) -> StreamStatus:
         stream = await self._find(stream_id)
         await self._ask(stream)
         return self._show(stream)
 
-    @refusals_as_values
     @_uninterrupted
     async def delete(self, stream_id: str) -> None:
         async with self._changing(stream_id) as stream:
@@ -159,7 +154,6 @@ class StreamSupervisor:
             await asyncio.to_thread(self._store.delete, stream_id)
             del self._streams[stream_id]
 
-    @refusals_as_values
     @_uninterrupted
     async def pause(self, stream_id: str) -> StreamStatus:
         async with self._changing(stream_id) as stream:
@@ -168,7 +162,6 @@ class StreamSupervisor:
                 await self._halt(stream)
         return self._show(stream)
 
-    @refusals_as_values
     @_uninterrupted
     async def resume(self, stream_id: str) -> StreamStatus:
         async with self._changing(stream_id) as stream, self._admitting:
@@ -182,12 +175,10 @@ class StreamSupervisor:
                 self._begin(stream)
         return self._show(stream)
 
-    @refusals_as_values
     async def regions(self, stream_id: str) -> Regions:
         spec = (await self._find(stream_id)).record.spec
         return Regions(zones=spec.zones, lines=spec.lines)
 
-    @refusals_as_values
     @_uninterrupted
     async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
         async with self._changing(stream_id) as stream:
@@ -202,7 +193,6 @@ class StreamSupervisor:
             await self._ask(stream)
         return self._show(stream)
 
-    @refusals_as_values
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
         stream = await self._find(stream_id)
         if stream.worker is not None:
@@ -214,7 +204,6 @@ class StreamSupervisor:
         await asyncio.sleep(min(within_s, _NO_WORKER_PAUSE_S))
         return EventPage([], after, 0)
 
-    @refusals_as_values
     async def snapshot(self, stream_id: str, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
         stream = await self._find(stream_id)
         if stream.worker is not None:
@@ -450,12 +439,12 @@ class StreamSupervisor:
         _check_tracking(spec)
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                model: ModelInfo = await detector.call("model")
+                model = (await detector.call(DetectorStub.state)).model
                 most = await asyncio.to_thread(self._most_detectors, spec.detect.model)
-                capacity_fps = await detector.call("capacity") * most
+                capacity_fps = await detector.call(DetectorStub.capacity) * most
         except (TimeoutError, Unavailable):
             return  # nobody can tell yet
-        spec.detect.to_options(model)
+        spec.detect.to_params().to_options(model)
         streams = (other for other in self._streams.values() if other.is_to_run and other.record.spec.id != spec.id)
         others = (other for other in streams if other.record.spec.detect.model == spec.detect.model)
         admit(_load(stream), map(_load, others), capacity_fps)

@@ -16,7 +16,8 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from serve_app.config import StreamArgs
 from serve_app.deployments.detector_client import DetectorClient
-from serve_app.deployments.handles import detector_name, refusals_as_values
+from serve_app.deployments.handles import detector_name, serves
+from serve_app.deployments.stubs import WorkerStub
 from serve_app.network.address_guard import Guard
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.streams.capture.source import Source
@@ -37,6 +38,7 @@ _GCS_TIMEOUT_S = 5.0
 _OWNER_CHECK_PERIOD_S = 10.0  # it asks much of the controller
 
 
+@serves(WorkerStub)
 class StreamWorker:
     """Runs one stream, for whichever supervisor calls ``run``: it goes on when that one dies, and the next one joins.
 
@@ -83,7 +85,7 @@ class StreamWorker:
         if self._running is None:
             spec, source, args, guard = self._arguments
             bookmark = StreamStore(args.state_folder(self._application)).bookmark(spec.id)
-            self._stream = Stream(spec, source, self._detector, bookmark, args, guard)
+            self._stream = Stream(spec, source, self._detector, bookmark, args, guard, 50_000_000)
             self._running = asyncio.create_task(self._stream.run())
         await asyncio.shield(self._running)
         return self._stream.status()
@@ -101,7 +103,6 @@ class StreamWorker:
         """See ``Stream.snapshot``."""
         return await self._stream.snapshot(after, within_s, boxes)
 
-    @refusals_as_values
     async def set_regions(self, regions: Regions) -> None:
         """See ``Stream.set_regions``."""
         await self._stream.set_regions(regions)
@@ -111,7 +112,7 @@ class StreamWorker:
         self._stream.stop()
         if self._running is not None:
             await asyncio.wait([self._running], timeout=_LAST_FRAME_S)
-            self._stream.give_up()
+            self._stream.abort()
             await asyncio.wait([self._running], timeout=_CLOSE_S)
             self._running.cancel()  # it still waited for its first Detector
             await asyncio.wait([self._running])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.deployments.handles import Replicas
+from serve_app.deployments.handles import Replicas, StubMethod
+from serve_app.deployments.stubs import SupervisorStub
 from serve_app.errors import DeadlineExceeded, Unavailable
 from serve_app.overload.retries import Retries
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
@@ -15,6 +16,9 @@ from serve_app.types import EventPage, Snapshot
 
 _IN_FLIGHT = 1024  # of those who follow a stream, each has one; the supervisor takes no more
 _TIMEOUT_S = 30.0  # a worker that is stopped sends first what its sinks hold
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class StreamClient:
@@ -25,56 +29,46 @@ class StreamClient:
         self._retries = Retries(_IN_FLIGHT)
 
     async def create(self, spec: StreamSpec) -> StreamStatus:
-        status: StreamStatus = await self._call("create", spec)
-        return status
+        return await self._call(SupervisorStub.create, spec)
 
     async def all(self) -> list[StreamStatus]:
-        streams: list[StreamStatus] = await self._read("all")
-        return streams
+        return await self._read(SupervisorStub.all)
 
     async def status(self, stream_id: str) -> StreamStatus:
-        status: StreamStatus = await self._read("status", stream_id)
-        return status
+        return await self._read(SupervisorStub.status, stream_id)
 
     async def replace(self, spec: StreamSpec) -> StreamStatus:
-        status: StreamStatus = await self._call("replace", spec)
-        return status
+        return await self._call(SupervisorStub.replace, spec)
 
     async def delete(self, stream_id: str) -> None:
-        await self._call("delete", stream_id)
+        await self._call(SupervisorStub.delete, stream_id)
 
     async def pause(self, stream_id: str) -> StreamStatus:
-        status: StreamStatus = await self._call("pause", stream_id)
-        return status
+        return await self._call(SupervisorStub.pause, stream_id)
 
     async def resume(self, stream_id: str) -> StreamStatus:
-        status: StreamStatus = await self._call("resume", stream_id)
-        return status
+        return await self._call(SupervisorStub.resume, stream_id)
 
     async def regions(self, stream_id: str) -> Regions:
-        regions: Regions = await self._read("regions", stream_id)
-        return regions
+        return await self._read(SupervisorStub.regions, stream_id)
 
     async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
-        status: StreamStatus = await self._call("set_regions", stream_id, regions)
-        return status
+        return await self._call(SupervisorStub.set_regions, stream_id, regions)
 
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
-        page: EventPage = await self._read("events", stream_id, after, within_s)
-        return page
+        return await self._read(SupervisorStub.events, stream_id, after, within_s)
 
     async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
-        snapshot: Snapshot | None = await self._read("snapshot", stream_id, after, within_s, boxes)
-        return snapshot
+        return await self._read(SupervisorStub.snapshot, stream_id, after, within_s, boxes)
 
-    async def _read(self, method: str, *args: Any) -> Any:
+    async def _read(self, method: StubMethod[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await self._retries.run(lambda _: self._supervisor.call(method, *args), _TIMEOUT_S)
+            return await self._retries.run(lambda _: self._supervisor.call(method, *args, **kwargs), _TIMEOUT_S)
         except DeadlineExceeded as exc:
             raise Unavailable("the stream supervisor does not answer") from exc
 
-    async def _call(self, method: str, *args: Any) -> Any:
+    async def _call(self, method: StubMethod[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await asyncio.wait_for(self._supervisor.call(method, *args), _TIMEOUT_S)
+            return await asyncio.wait_for(self._supervisor.call(method, *args, **kwargs), _TIMEOUT_S)
         except TimeoutError as exc:
             raise Unavailable("the stream supervisor does not answer") from exc

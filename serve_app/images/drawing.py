@@ -20,12 +20,19 @@ _COLOURS = (
 )
 
 
-def draw(pixels: Pixels, detections: Detections, labels: tuple[str, ...]) -> Pixels:
-    """Draw boxes and their labels on ``pixels`` in place, the least confident first: the best lie on top."""
+def draw(pixels: Pixels, detections: Detections) -> Pixels:
+    """Draw boxes and their labels on ``pixels`` in place, the least confident first: the best lie on top.
+
+    Raises ValueError for detections without labels.
+    """
+    if detections.labels is None:
+        raise ValueError("only labelled detections can be drawn")
     short_side = min(pixels.shape[:2])
     thickness = max(1, round(short_side / 300))
     scale = max(0.35, short_side / 1200)
-    for label, ((x1, y1, x2, y2), confidence, class_id) in reversed(list(zip(labels, detections, strict=True))):
+    for label, ((x1, y1, x2, y2), confidence, class_id) in reversed(
+        list(zip(detections.labels, detections, strict=True))
+    ):
         colour = _COLOURS[class_id % len(_COLOURS)]
         left, top = round(x1), round(y1)
         cv2.rectangle(pixels, (left, top), (round(x2), round(y2)), colour, thickness, cv2.LINE_AA)

@@ -1,55 +1,59 @@
-"""Fit a picture into the square model input, and map boxes back.
+"""Fit a picture into the model input, and map boxes back.
 
 The arithmetic is that of Ultralytics' ``LetterBox`` and ``scale_boxes`` (8.4), so that boxes agree to the pixel.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
-from serve_app.types import Detections, Letterbox, Pixels
+from serve_app.types import Detections, InputShape, Letterbox, Pixels
 
 _PADDING = 114  # the grey that YOLO models are trained with
 
 
-def fit(width_px: int, height_px: int, size_px: int) -> Letterbox:
-    """Where a picture of this size lies inside a square of ``size_px``. A thin picture keeps one pixel."""
-    scale = min(size_px / width_px, size_px / height_px)
+def fit(width_px: int, height_px: int, shape: InputShape) -> Letterbox:
+    """Return where a picture of this size lies inside a model input. A thin picture keeps one pixel."""
+    scale = min(shape.width_px / width_px, shape.height_px / height_px)
     inner_width = max(round(width_px * scale), 1)
     inner_height = max(round(height_px * scale), 1)
     return Letterbox(
         width_px=width_px,
         height_px=height_px,
-        size_px=size_px,
+        input_shape=shape,
         inner_width_px=inner_width,
         inner_height_px=inner_height,
-        pad_x_px=round((size_px - inner_width) / 2 - 0.1),
-        pad_y_px=round((size_px - inner_height) / 2 - 0.1),
+        pad_x_px=round((shape.width_px - inner_width) / 2 - 0.1),
+        pad_y_px=round((shape.height_px - inner_height) / 2 - 0.1),
     )
 
 
 def letterbox(pixels: Pixels, model_input: Pixels) -> Letterbox:
-    """Scale ``pixels`` into the square ``model_input`` in place; what was in it before is overwritten."""
-    box = fit(pixels.shape[1], pixels.shape[0], model_input.shape[0])
-    left, top = box.pad_x_px, box.pad_y_px
-    right, bottom = left + box.inner_width_px, top + box.inner_height_px
+    """Scale ``pixels`` into ``model_input`` in place, overwriting what was in it; return how they were fitted."""
+    height_px, width_px = model_input.shape[:2]
+    fitted = fit(pixels.shape[1], pixels.shape[0], InputShape(height_px, width_px))
+    left, top = fitted.pad_x_px, fitted.pad_y_px
+    right, bottom = left + fitted.inner_width_px, top + fitted.inner_height_px
     inner = model_input[top:bottom, left:right]
     if pixels.shape == inner.shape:
         inner[:] = pixels
     else:
-        cv2.resize(pixels, (box.inner_width_px, box.inner_height_px), dst=inner, interpolation=cv2.INTER_LINEAR)
+        size = fitted.inner_width_px, fitted.inner_height_px
+        cv2.resize(pixels, size, dst=inner, interpolation=cv2.INTER_LINEAR)
     model_input[:top] = _PADDING
     model_input[bottom:] = _PADDING
     model_input[top:bottom, :left] = _PADDING
     model_input[top:bottom, right:] = _PADDING
-    return box
+    return fitted
 
 
-def to_picture(detections: Detections, box: Letterbox) -> Detections:
-    """The detections in the picture's own pixels, clipped to its edges."""
-    pad = np.array([box.pad_x_px, box.pad_y_px] * 2, np.float32)
-    scale = np.array([box.inner_width_px / box.width_px, box.inner_height_px / box.height_px] * 2, np.float32)
-    limit = np.array([box.width_px, box.height_px] * 2, np.float32)
-    xyxy = np.clip((detections.xyxy - pad) / scale, 0, limit)
-    return Detections(xyxy, detections.confidence, detections.class_id)
+def to_picture(detections: Detections, fitted: Letterbox) -> Detections:
+    """Return the detections in the picture's own pixels, clipped to its edges."""
+    pad = np.array([fitted.pad_x_px, fitted.pad_y_px] * 2, np.float32)
+    scale_x, scale_y = fitted.inner_width_px / fitted.width_px, fitted.inner_height_px / fitted.height_px
+    scale = np.array([scale_x, scale_y] * 2, np.float32)
+    limit = np.array([fitted.width_px, fitted.height_px] * 2, np.float32)
+    return replace(detections, xyxy=np.clip((detections.xyxy - pad) / scale, 0, limit))

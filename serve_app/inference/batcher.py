@@ -38,7 +38,7 @@ class _Waiting(Generic[Item, Result]):
     expires_at_s: float
     queued_at_s: float
     isolated: bool
-    given_up: int
+    superseded: int
     answer: asyncio.Future[Batched[Result]]
 
 
@@ -121,11 +121,11 @@ class Batcher(Generic[Item, Result]):
         traffic: Traffic = "interactive",
         tenant: str = "",
         isolated: bool = False,
-        given_up: int = 0,
+        superseded: int = 0,
     ) -> Batched[Result]:
         """The item's result. Cancelling this takes the item out of the queue.
 
-        ``given_up``: items that the sender would have sent since its last one, had that not been under way.
+        ``superseded``: items that the sender would have sent since its last one, had that not been in flight.
 
         Raises Overloaded when the queue is full (also later, when this item must make room for another tenant's),
         DeadlineExceeded when the time is up before the engine was free, ReplicaGone when the batcher closes, and
@@ -135,7 +135,7 @@ class Batcher(Generic[Item, Result]):
             raise ReplicaGone("the detector is shutting down")
         now_s = self._clock_s()
         answer: asyncio.Future[Batched[Result]] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(item, traffic, now_s + time_left_s, now_s, isolated, given_up, answer)
+        waiting = _Waiting(item, traffic, now_s + time_left_s, now_s, isolated, superseded, answer)
         try:
             displaced = None
             if isolated:
@@ -151,9 +151,9 @@ class Batcher(Generic[Item, Result]):
             self._start()
         return await answer
 
-    def weigh(self, weights: Mapping[Traffic, float]) -> None:
+    def set_weights(self, weights: Mapping[Traffic, float]) -> None:
         """Other weights from now on, of the same kinds of traffic."""
-        self._queue.weigh(weights)
+        self._queue.set_weights(weights)
 
     async def drain(self) -> None:
         """Until nothing waits, and nothing runs."""
@@ -246,9 +246,9 @@ class Batcher(Generic[Item, Result]):
             self.items_per_s += WEIGHT_OF_NEWEST * (len(batch) * self._concurrency / took_s - self.items_per_s)
         for waiting, result in zip(batch, results, strict=True):
             queue_s = started_at_s - waiting.queued_at_s
-            # No more than the sender could have had done meanwhile: what is given up for being faster than the engine
+            # No more than the sender could have had done meanwhile: what is superseded for being faster than the engine
             # is, without any queue, no further engine would take.
-            self._missed += min(waiting.given_up, queue_s / took_s)
+            self._missed += min(waiting.superseded, queue_s / took_s)
             if not waiting.answer.done():
                 waiting.answer.set_result(Batched(result, queue_s, len(batch)))
 

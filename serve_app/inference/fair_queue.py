@@ -36,7 +36,7 @@ class FairQueue(Generic[Item]):
     def __len__(self) -> int:
         return sum(kind.size for kind in self._kinds.values())
 
-    def weigh(self, weights: Mapping[Traffic, float]) -> None:
+    def set_weights(self, weights: Mapping[Traffic, float]) -> None:
         """Other weights from now on, of the same kinds."""
         for traffic, weight in weights.items():
             self._kinds[traffic].weight = weight

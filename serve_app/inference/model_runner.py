@@ -1,4 +1,4 @@
-"""A model at work: its engine, the threads that this runs in, and its batcher. Knows neither Ray nor who asks."""
+"""A model at work: its engine, the threads that the engine runs in, and its batcher. This module knows no Ray."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from serve_app.config import BatcherArgs, DetectArgs, DetectorArgs
 from serve_app.inference.batcher import Batcher
-from serve_app.ipc.frame_pool import Mark
-from serve_app.models import load as models
+from serve_app.ipc.frame_pool import InEngineFlag
+from serve_app.models import load as model_loading
 from serve_app.models.engines import Engine
 from serve_app.models.tasks.detect import to_detections
-from serve_app.types import DetectOptions, DetectReply, ModelInfo, Pixels
+from serve_app.types import DetectOptions, DetectReply, EngineInfo, ModelInfo, Pixels, Timing
 
 _WEDGED_AFTER_S = 10.0  # in one batch; a slow engine has longer:
 _WEDGED_AFTER_BATCHES = 20  # as long as so many took when it was warm
@@ -26,16 +26,16 @@ _WARM_UPS = 4
 
 
 @dataclass(frozen=True)
-class Item:
-    """One frame for the engine. ``mark`` is 1 while it is in there."""
+class EngineInput:
+    """One frame for the engine."""
 
     frame: Pixels
-    mark: Mark
+    in_engine: InEngineFlag  # set while the engine has the frame
     options: DetectOptions
 
 
-class ServedModel:
-    """Infers and postprocesses in engine threads; the loop that it is used from never waits for them."""
+class ModelRunner:
+    """Infers and postprocesses in engine threads, for which the event loop never waits."""
 
     def __init__(
         self, engine: Engine, args: DetectorArgs, batch_s: float, on_batch: Callable[[list[DetectReply]], None]
@@ -46,7 +46,7 @@ class ServedModel:
         self._threads = ThreadPoolExecutor(engine.concurrency, "engine")
         self._wedged_after_s = max(_WEDGED_AFTER_S, _WEDGED_AFTER_BATCHES * batch_s)
         batch_size = _batch_size(engine, args)
-        self.batcher = Batcher[Item, DetectReply](
+        self.batcher = Batcher[EngineInput, DetectReply](
             self._infer,
             max_batch_size=batch_size,
             max_queue_size=args.batcher.max_queue_size,
@@ -59,10 +59,10 @@ class ServedModel:
     @classmethod
     async def load(
         cls, args: DetectorArgs, *, has_gpu: bool, on_batch: Callable[[list[DetectReply]], None]
-    ) -> ServedModel:
+    ) -> ModelRunner:
         """Loaded, checked and warm. ``on_batch`` hears of each batch. Raises ModelError."""
         engine = await asyncio.to_thread(
-            models.load, args.model, has_gpu=has_gpu, max_batch_size=args.batcher.max_batch_size
+            model_loading.load, args.model, has_gpu=has_gpu, max_batch_size=args.batcher.max_batch_size
         )
         batch_s = await asyncio.to_thread(_warm_up, engine, _batch_size(engine, args))
         return cls(engine, args, batch_s, on_batch)
@@ -75,7 +75,7 @@ class ServedModel:
     def use(self, detect: DetectArgs, batcher: BatcherArgs) -> None:
         """Other default thresholds, and other shares of the engine, from now on."""
         self.info = _with_defaults(self._engine.info, detect)
-        self.batcher.weigh(batcher.weights())
+        self.batcher.set_weights(batcher.weights())
 
     async def drain(self) -> None:
         """Until whatever it has accepted is answered; then it is closed, and its memory free."""
@@ -89,24 +89,25 @@ class ServedModel:
         await self.batcher.close()
         self._threads.shutdown(wait=False)
 
-    async def _infer(self, items: list[Item]) -> list[DetectReply]:
+    async def _infer(self, items: list[EngineInput]) -> list[DetectReply]:
         alone = self.batcher.load == 1
         replies = await asyncio.get_running_loop().run_in_executor(self._threads, self._run_engine, items, alone)
         self._on_batch(replies)
         return replies
 
-    def _run_engine(self, items: list[Item], alone: bool) -> list[DetectReply]:
+    def _run_engine(self, items: list[EngineInput], alone: bool) -> list[DetectReply]:
         started_s = time.monotonic()
         for item in items:
-            item.mark[0] = 1
+            item.in_engine[0] = 1
         raw_outputs = self._engine.infer([item.frame for item in items], alone=alone)
         inferred_s = time.monotonic()
         replies = []
         for item, raw in zip(items, raw_outputs, strict=True):
             begun_s = time.monotonic()
-            detections = to_detections(raw, item.options, end_to_end=self.info.end_to_end)
-            replies.append(DetectReply(detections, 0.0, inferred_s - started_s, time.monotonic() - begun_s, 0))
-            item.mark[0] = 0
+            detections = to_detections(raw, item.options, end_to_end=self.info.engine.end_to_end)
+            timing = Timing(inference_s=inferred_s - started_s, postprocess_s=time.monotonic() - begun_s)
+            replies.append(DetectReply(detections, timing))
+            item.in_engine[0] = 0
         return replies
 
 
@@ -124,7 +125,7 @@ def _batch_size(engine: Engine, args: DetectorArgs) -> int:
 
 def _warm_up(engine: Engine, batch_size: int) -> float:
     """Returns how many seconds as many batches as run at once then take."""
-    frames = [np.zeros((engine.info.size_px, engine.info.size_px, 3), np.uint8)] * batch_size
+    frames = [np.zeros(engine.info.input_shape.array, np.uint8)] * batch_size
     engine.infer(frames, alone=True)
     took_s = []
     with ThreadPoolExecutor(engine.concurrency) as threads:
@@ -135,9 +136,9 @@ def _warm_up(engine: Engine, batch_size: int) -> float:
     return min(took_s)  # the first one was cold, and beside others another model may be at work
 
 
-def _with_defaults(info: ModelInfo, detect: DetectArgs) -> ModelInfo:
-    """The model with its default thresholds, under a version that tells whether a frame was made for just this."""
+def _with_defaults(engine: EngineInfo, detect: DetectArgs) -> ModelInfo:
+    """Return the model with its default thresholds, under a version that says whether a frame was made for it."""
     # Not the engine, nor the precision: on nodes of another kind a replica may have chosen another one.
     defaults = DetectOptions(**detect.model_dump())
-    identity = f"{info.name} {info.version} {info.size_px} {defaults}"
-    return replace(info, defaults=defaults, version=hashlib.sha256(identity.encode()).hexdigest()[:12])
+    identity = f"{engine.name} {engine.version} {engine.input_shape} {defaults}"
+    return ModelInfo(engine, hashlib.sha256(identity.encode()).hexdigest()[:12], defaults)

@@ -1,8 +1,8 @@
 """The frame pool: model inputs in shared memory, so that frames never travel through Ray.
 
 The owner leases a slot, writes a frame, sends the slot's name (``SlotRef``), and has the slot back when the answer
-is there. A reader on the same node maps the owner's file and reads the frame in place. A mark beside the frame, which
-the reader sets while the frame is in its engine, outlives the reader: it tells of which frames it may have died.
+is there. A reader on the same node maps the owner's file and reads the frame in place. A flag beside the frame, which
+the reader sets while the frame is in its engine, outlives the reader: it tells which frames may have killed it.
 
 Python's ``multiprocessing.shared_memory`` would not do: its resource tracker unlinks a file when *any* process that
 attached to it dies, and it only truncates, so that a full tmpfs kills by SIGBUS long after the start. Here the file
@@ -28,51 +28,51 @@ from numpy.typing import NDArray
 
 from serve_app.errors import Overloaded, SharedMemoryError, SlotElsewhere
 from serve_app.ipc.dev_shm import FOLDER, PREFIX, pool_path, sweep
-from serve_app.types import Pixels, SlotRef
+from serve_app.types import InputShape, Pixels, SlotRef
 
 _PAGE = mmap.PAGESIZE
 
-Mark = NDArray[np.uint8]  # (1,), writable
+InEngineFlag = NDArray[np.uint8]  # (1,), writable; 1 while the frame is in an engine
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one model input; whoever took it gives it back once."""
+    """Memory for one model input. Its owner gives it back once."""
 
     ref: SlotRef
-    pixels: Pixels  # (size_px, size_px, 3), writable
-    _mark: Mark
+    pixels: Pixels  # the shape of ``ref.input_shape``, writable
+    _in_engine: InEngineFlag
     _free: deque[Slot]
 
     @property
-    def is_marked(self) -> bool:
+    def was_in_engine(self) -> bool:
         """The frame is in a reader's engine, or was when the reader died."""
-        return bool(self._mark[0])
+        return bool(self._in_engine[0])
 
-    def clear_mark(self) -> None:
-        """Before the frame is sent."""
-        self._mark[0] = 0
+    def clear_flag(self) -> None:
+        """Say that no engine has the frame. To be called before the frame is sent."""
+        self._in_engine[0] = 0
 
     def give_back(self) -> None:
-        """The slot is free again: nothing of ours reads or writes it any more."""
+        """Free the slot: nothing of ours reads or writes it any more."""
         self._free.append(self)
 
 
 class FramePool:
-    """Slots for model inputs of one size, owned by this process.
+    """Slots for model inputs of one shape, owned by this process.
 
-    Raises SharedMemoryError where there is no room for them.
+    Raises SharedMemoryError if shared memory has no room for them.
     """
 
-    def __init__(self, slots: int, size_px: int, folder: Path = FOLDER) -> None:
+    def __init__(self, slots: int, shape: InputShape, folder: Path = FOLDER) -> None:
         sweep(folder)
-        stride = _slot_bytes(size_px)
+        stride = _slot_bytes(shape)
         path, fd = _create_locked(folder)
         self.name = path.name
         # Runs when the pool is collected, when close() is called and when the interpreter exits, whichever is first.
         self._close = weakref.finalize(self, _remove, path, fd)
         try:
-            os.posix_fallocate(fd, 0, pool_bytes(slots, size_px))
+            os.posix_fallocate(fd, 0, pool_bytes(slots, shape))
         except OSError as exc:
             self._close()
             if exc.errno != errno.ENOSPC:
@@ -84,11 +84,10 @@ class FramePool:
         memory = np.frombuffer(mmap.mmap(fd, slots * stride), np.uint8)
         self._free: deque[Slot] = deque()
         for offset in range(0, slots * stride, stride):
-            ref = SlotRef(self.name, offset, size_px)
-            frame, mark = _frame_and_mark(memory, ref)
-            self._free.append(Slot(ref, frame, mark, self._free))
+            ref = SlotRef(self.name, offset, shape)
+            self._free.append(Slot(ref, *_frame_and_flag(memory, ref), self._free))
         self.slots = slots
-        self.size_px = size_px
+        self.shape = shape
 
     @property
     def leased(self) -> int:
@@ -123,12 +122,12 @@ class SlotReader:
         self._folder = folder
         self._pools: dict[str, tuple[int, np.ndarray]] = {}  # name -> (descriptor, memory)
 
-    def view(self, ref: SlotRef) -> tuple[Pixels, Mark]:
-        """The frame in the slot, not copied, and its mark. Raises SlotElsewhere."""
+    def view(self, ref: SlotRef) -> tuple[Pixels, InEngineFlag]:
+        """Return the frame in the slot, not copied, and its flag. Raises SlotElsewhere."""
         if ref.pool not in self._pools:
             self._drop_unlinked()  # a new pool appears when an owner was replaced
             self._pools[ref.pool] = self._map(ref.pool)
-        return _frame_and_mark(self._pools[ref.pool][1], ref)
+        return _frame_and_flag(self._pools[ref.pool][1], ref)
 
     def close(self) -> None:
         """Drop every mapping."""
@@ -139,7 +138,7 @@ class SlotReader:
         if not name.startswith(PREFIX) or "/" in name:
             raise SlotElsewhere("not a frame pool's name")
         try:
-            # Mapped for writing though only marks are written: OpenVINO takes no read-only array without a copy.
+            # Mapped for writing though only flags are written: OpenVINO takes no read-only array without a copy.
             fd = os.open(self._folder / name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise SlotElsewhere("the frame pool is on another node") from None
@@ -156,9 +155,9 @@ class SlotReader:
                 del self._pools[name]  # the memory itself goes with the last view of it
 
 
-def pool_bytes(slots: int, size_px: int) -> int:
-    """What a pool takes of the shared memory."""
-    return slots * _slot_bytes(size_px)
+def pool_bytes(slots: int, shape: InputShape) -> int:
+    """Return the bytes of shared memory that a pool takes."""
+    return slots * _slot_bytes(shape)
 
 
 def _create_locked(folder: Path) -> tuple[Path, int]:
@@ -180,10 +179,10 @@ def _remove(path: Path, fd: int) -> None:
     os.close(fd)  # frees the lock
 
 
-def _slot_bytes(size_px: int) -> int:
-    return -(-(size_px * size_px * 3 + 1) // _PAGE) * _PAGE
+def _slot_bytes(shape: InputShape) -> int:
+    return -(-(shape.nbytes + 1) // _PAGE) * _PAGE
 
 
-def _frame_and_mark(memory: np.ndarray, ref: SlotRef) -> tuple[Pixels, Mark]:
-    size_px, end = ref.size_px, ref.offset + ref.size_px * ref.size_px * 3
-    return memory[ref.offset : end].reshape(size_px, size_px, 3), memory[end : end + 1]
+def _frame_and_flag(memory: np.ndarray, ref: SlotRef) -> tuple[Pixels, InEngineFlag]:
+    end = ref.offset + ref.input_shape.nbytes
+    return memory[ref.offset : end].reshape(ref.input_shape.array), memory[end : end + 1]

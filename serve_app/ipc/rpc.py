@@ -157,8 +157,8 @@ class CallServer:
         """Whatever happens, the caller hears of it: else it would wait for ever."""
         method = "a call"
         try:
-            method, args = pickle.loads(message)
-            _reply(connection, number, (True, await self._methods[method](*args)))
+            method, args, kwargs = pickle.loads(message)
+            _reply(connection, number, (True, await self._methods[method](*args, **kwargs)))
         except (Exception, asyncio.CancelledError) as exc:
             if not isinstance(exc, asyncio.CancelledError):
                 logger.exception("%s failed", method)
@@ -189,7 +189,7 @@ class LocalReplicas:
         self._scan_at_s = 0.0
         self._scanning: asyncio.Task[None]
 
-    async def call(self, method: str, *args: Any) -> Any:
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """The method's result, from the server with the fewest calls under way, or the next one if that is full.
 
         Raises ReplicaGone where there is none, ReplicaDied where it ended under the call; RuntimeError where the method
@@ -208,7 +208,7 @@ class LocalReplicas:
         refusal = None
         for link in links[:_TRIES]:
             try:
-                result = await link.call(method, args)
+                result = await link.call(method, args, kwargs)
             except ReplicaGone:
                 if refusal is None:
                     raise
@@ -254,13 +254,13 @@ class _Link:
     def load(self) -> int:
         return len(self._waiting)
 
-    async def call(self, method: str, args: tuple[Any, ...]) -> Any:
+    async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.takes_calls:
             raise ReplicaGone("a replica ended before the call")
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
-            self._connection.send(number, pickle.dumps((method, args), pickle.HIGHEST_PROTOCOL))
+            self._connection.send(number, pickle.dumps((method, args, kwargs), pickle.HIGHEST_PROTOCOL))
             worked, value = await answer
         except asyncio.CancelledError:
             if self.is_open:

@@ -17,11 +17,11 @@ from serve_app.models.engines.simulated import SimulatedEngine
 from serve_app.models.export import calibration_pictures, exported
 from serve_app.models.tasks.detect import to_detections
 from serve_app.models.weights import content_version, file_errors, find_weights, verified
-from serve_app.types import DetectOptions, Json, Pixels, Precision
+from serve_app.types import DetectOptions, InputShape, Json, Pixels, Precision
 
 _MAX_COMPARED_PICTURES = 50  # a few seconds at start
 _MIN_COMPARED_DETECTIONS = 20  # fewer do not tell whether two engines agree
-_MAX_PIXELS = 50_000_000
+_MAX_PIXELS = 50_000_000  # of a calibration or known picture, which the operator chose
 _COMPARED = DetectOptions(confidence=THRESHOLD - CONFIDENCE_TOLERANCE, iou=0.7, max_detections=300)
 _COMPUTES_IN: dict[str, tuple[Precision, ...]] = {
     "openvino": ("auto", "fp32", "bf16", "int8"),
@@ -39,7 +39,7 @@ def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
     """
     engine = args.engine
     if engine in ("null", "sleep"):
-        return SimulatedEngine(engine, size_px=args.image_size_px)
+        return SimulatedEngine(engine, input_shape=InputShape.square(args.image_size_px))
     if engine == "auto":
         engine = "torch" if has_gpu else "openvino"
     with verified(find_weights(args, engine), args.weights_sha256) as weights:
@@ -52,16 +52,16 @@ def _check_itself(engine: Engine, args: ModelArgs) -> None:
     """Raises ModelError for a model that computes no numbers, or finds nothing in the picture that it is to know."""
     info = engine.info
     frame = (
-        _model_input(args.known_picture, info.size_px, "known_picture")
+        _model_input(args.known_picture, info.input_shape, "known_picture")
         if args.known_picture
-        else _pattern(info.size_px)
+        else _pattern(info.input_shape)
     )
     try:
         raw = engine.infer([frame])[0]
     except Exception as exc:
         raise ModelError(f"{info.name} fails on a known picture: {type(exc).__name__}") from exc
     if not np.isfinite(raw).all():
-        raise ModelError(f"{info.name} computes what is no number")
+        raise ModelError(f"{info.name} produces NaN or infinite values")
     if args.known_picture and not len(to_detections(raw, _COMPARED, end_to_end=info.end_to_end)):
         raise ModelError(f"{info.name} finds nothing in model.known_picture")
 
@@ -74,7 +74,7 @@ def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_
     options: Json = {
         "name": weights.stem.removesuffix("_openvino_model"),
         "version": content_version(weights),
-        "size_px": args.image_size_px,
+        "input_shape": InputShape.square(args.image_size_px),
     }
     threads = args.threads or cores()
     # Each is imported late: a process loads only the engine it uses.
@@ -123,7 +123,7 @@ def _find_the_same(some: Engine, other: Engine, pictures: list[Path]) -> bool:
     """Whether both find the same in every picture, and enough for that to mean something. Raises ModelError."""
     seen = 0
     for picture in pictures:
-        frame = _model_input(picture, some.info.size_px, "calibration_dir")
+        frame = _model_input(picture, some.info.input_shape, "calibration_dir")
         found = [
             to_detections(engine.infer([frame])[0], _COMPARED, end_to_end=engine.info.end_to_end)
             for engine in (some, other)
@@ -134,13 +134,13 @@ def _find_the_same(some: Engine, other: Engine, pictures: list[Path]) -> bool:
     return seen >= _MIN_COMPARED_DETECTIONS
 
 
-def _pattern(size_px: int) -> Pixels:
-    rows, columns = np.mgrid[:size_px, :size_px]
+def _pattern(shape: InputShape) -> Pixels:
+    rows, columns = np.mgrid[: shape.height_px, : shape.width_px]
     return np.stack([rows, columns, rows * columns], axis=2).astype(np.uint8)
 
 
-def _model_input(picture: Path, size_px: int, setting: str) -> Pixels:
-    frame = np.empty((size_px, size_px, 3), np.uint8)
+def _model_input(picture: Path, shape: InputShape, setting: str) -> Pixels:
+    frame = np.empty(shape.array, np.uint8)
     try:
         letterbox(decode(picture.read_bytes(), _MAX_PIXELS), frame)
     except (ServeAppError, OSError) as exc:

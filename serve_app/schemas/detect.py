@@ -6,12 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.errors import InvalidParameter
 from serve_app.schemas.errors import ErrorResponse
-from serve_app.types import DEFAULT_MODEL, Answer, DetectOptions, ModelInfo
+from serve_app.types import DEFAULT_MODEL, Answer, DetectParams
 
 ONE_VALUE = ("model", "confidence", "iou", "max_detections")  # parameters that a query may give once
-STAGES = ("decode", "queue", "inference", "postprocess", "total")
 
 
 class DetectQuery(BaseModel):
@@ -39,19 +37,10 @@ class DetectQuery(BaseModel):
     ] = []
     max_detections: Annotated[int | None, Field(ge=1, le=3000)] = None
 
-    def to_options(self, model: ModelInfo) -> DetectOptions:
-        """Thresholds for the model. Raises InvalidParameter for a class that the model does not know."""
-        wanted = tuple(name.strip() for item in self.classes for name in item.split(","))
-        try:
-            class_ids = model.class_ids(wanted) if wanted else None
-        except KeyError as exc:
-            raise InvalidParameter(f"classes: the model {model.name} knows no class {exc.args[0][:64]!r}") from None
-        return DetectOptions(
-            confidence=model.defaults.confidence if self.confidence is None else self.confidence,
-            iou=model.defaults.iou if self.iou is None else self.iou,
-            max_detections=self.max_detections or model.defaults.max_detections,
-            class_ids=class_ids,
-        )
+    def to_params(self) -> DetectParams:
+        """Return the same, as the graph takes it from any API."""
+        classes = tuple(name.strip() for item in self.classes for name in item.split(","))
+        return DetectParams(self.model, self.confidence, self.iou, self.max_detections, classes)
 
 
 class PictureUrl(BaseModel):
@@ -122,7 +111,8 @@ class DetectResponse(Found):
 
 
 def answer_fields(answer: Answer) -> dict[str, Any]:
-    """The fields of ``Found``, rounded to what a pixel and a confidence are worth."""
+    """Return the fields of ``Found``, rounded to what a pixel and a confidence are worth."""
+    labels, timing = answer.detections.labels or (), answer.timing
     return {
         "count": len(answer.detections),
         "detections": [
@@ -132,11 +122,17 @@ def answer_fields(answer: Answer) -> dict[str, Any]:
                 confidence=round(confidence, 4),
                 bbox=Box(x1=round(x1, 2), y1=round(y1, 2), x2=round(x2, 2), y2=round(y2, 2)),
             )
-            for label, ((x1, y1, x2, y2), confidence, class_id) in zip(answer.labels, answer.detections, strict=True)
+            for label, ((x1, y1, x2, y2), confidence, class_id) in zip(labels, answer.detections, strict=True)
         ],
         "image": ImageSize(width=answer.width_px, height=answer.height_px),
         "model": answer.model,
-        "timing_ms": TimingMs(**{stage: round(answer.timing_s[stage] * 1e3, 2) for stage in STAGES}),
+        "timing_ms": TimingMs(
+            decode=round(timing.decode_s * 1e3, 2),
+            queue=round(timing.queue_s * 1e3, 2),
+            inference=round(timing.inference_s * 1e3, 2),
+            postprocess=round(timing.postprocess_s * 1e3, 2),
+            total=round(timing.total_s * 1e3, 2),
+        ),
         "batch_size": answer.batch_size,
     }
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from serve_app.types import ModelInfo
+from serve_app.types import DetectorState
 
 
 class ModelStatus(BaseModel):
@@ -24,18 +24,19 @@ class ModelStatus(BaseModel):
     refused_change: str = Field(default="", description="Why it is not the one that it was to be changed to.")
 
     @classmethod
-    def of(cls, name: str, info: ModelInfo) -> ModelStatus:
-        """Of a model that is loaded."""
+    def of(cls, name: str, state: DetectorState) -> ModelStatus:
+        """Return the status of a model that is loaded."""
+        engine = state.model.engine
         return cls(
             name=name,
-            state="changing" if info.is_changing else "ready",
-            model=info.name,
-            version=info.version,
-            engine=info.engine,
-            precision=info.precision,
-            image_size_px=info.size_px,
-            labels=list(info.labels),
-            refused_change=info.refused_change,
+            state="changing" if state.is_changing else "ready",
+            model=engine.name,
+            version=state.model.version,
+            engine=engine.engine,
+            precision=engine.precision,
+            image_size_px=max(engine.input_shape),
+            labels=list(engine.labels),
+            refused_change=state.refused_change,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 from uuid import uuid4
 
@@ -187,8 +186,10 @@ class StreamResult(Found):
     age_s: float = Field(description="From capture to result.")
 
     @classmethod
-    def from_answer(cls, answer: Answer, frame: Frame, *, stream_id: str, track_ids: Sequence[int]) -> StreamResult:
-        """The answer as JSON; ``total`` is the result's age. A track id of -1 is none."""
+    def from_answer(cls, answer: Answer, frame: Frame, *, stream_id: str) -> StreamResult:
+        """Return the answer as JSON; ``total`` is the result's age. A track id of -1 is none."""
+        tracks = answer.detections.track_id
+        track_ids = [-1] * len(answer.detections) if tracks is None else tracks.tolist()
         fields = answer_fields(answer)
         fields["detections"] = [
             TrackedDetection(**dict(detection), track_id=track_id if track_id >= 0 else None)
@@ -198,7 +199,7 @@ class StreamResult(Found):
             stream_id=stream_id,
             frame_id=frame.frame_id,
             captured_at_s=frame.captured_at_s,
-            age_s=round(answer.timing_s["total"], 4),
+            age_s=round(answer.timing.total_s, 4),
             **fields,
         )
 

@@ -51,7 +51,7 @@ class Progress:
         self.processed = 0
         self.dropped: Counter[str] = Counter()
         self._drops = threading.Lock()  # both sides drop frames
-        self._given_up = 0  # for newer ones, that the Detector was not told of yet
+        self._superseded = 0  # for newer ones, that the Detector was not told of yet
         self._ahead: deque[tuple[int, str]] = deque(maxlen=10_000)  # frame ids and reasons
         self.reconnects = 0
         self.camera_rate = Rate(clock_s)
@@ -118,13 +118,13 @@ class Progress:
             self.dropped_rate.tick()
             if reason == "newer_frame":
                 self._late_rate.tick()
-                self._given_up += 1
+                self._superseded += 1
 
-    def take_given_up(self) -> int:
+    def take_superseded(self) -> int:
         """Frames that gave way to newer ones since the last call: the Detector was too busy for them."""
         with self._drops:
-            given_up, self._given_up = self._given_up, 0
-        return given_up
+            superseded, self._superseded = self._superseded, 0
+        return superseded
 
     def dropped_until(self, frame_id: int) -> dict[str, int]:
         """What was dropped up to that frame, which is the newest that the detecting loop has seen."""

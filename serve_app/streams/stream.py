@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, ModelChanged, PoisonPicture, ServeAppError
@@ -19,7 +21,6 @@ from serve_app.network.address_guard import Guard
 from serve_app.schemas.streams import (
     ClipNotice,
     Gap,
-    LineCrossing,
     Policy,
     Regions,
     State,
@@ -34,25 +35,27 @@ from serve_app.streams.capture.capture import Capture
 from serve_app.streams.capture.source import Source
 from serve_app.streams.capture.timestamps import USUAL_FPS
 from serve_app.streams.outputs.events import EventLog
-from serve_app.streams.outputs.recording import Clip, Recorder
+from serve_app.streams.outputs.recording import Recorder
 from serve_app.streams.outputs.sinks import check_sink, open_sink
 from serve_app.streams.progress import Progress
-from serve_app.streams.scene.regions import RegionEvent, ZoneEvent
+from serve_app.streams.scene.regions import RegionEvent
 from serve_app.streams.scene.scene import Scene
 from serve_app.types import Answer, DetectOptions, EventPage, Frame, Letterbox, ModelInfo, Pixels, Snapshot
 
 logger = logging.getLogger(__name__)
 
 _FRAME_TIMEOUT_S = 60.0  # a Detector that dies comes back in less
-_MAX_PIXELS = 50_000_000  # of a frame
 _RETRY_PAUSE_S = 0.2
 _OTHER_MODEL_PAUSE_S = 1.0
 _LOOK_PERIOD_S = 0.25  # at the state
 _CLOSE_WITHIN_S = 5.0
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-class Detector(Protocol):
-    """What a stream needs of the Detector: see ``serving.DetectorClient``."""
+
+class FrameDetector(Protocol):
+    """What a stream needs of the Detector: see ``deployments.detector_client.DetectorClient``."""
 
     async def connect(self) -> ModelInfo: ...
     async def model(self, time_left_s: float) -> ModelInfo: ...
@@ -60,7 +63,14 @@ class Detector(Protocol):
     @property
     def pool(self) -> FramePool: ...
     async def detect(
-        self, slot: Slot, box: Letterbox, model: ModelInfo, options: DetectOptions, *, time_left_s: float, given_up: int
+        self,
+        slot: Slot,
+        fitted: Letterbox,
+        model: ModelInfo,
+        options: DetectOptions,
+        *,
+        time_left_s: float,
+        superseded: int,
     ) -> Answer: ...
     def close(self) -> None: ...
 
@@ -88,14 +98,16 @@ class Stream:
         self,
         spec: StreamSpec,
         source: Source,
-        detector: Detector,
+        detector: FrameDetector,
         bookmark: Bookmark,
         args: StreamArgs,
         guard: Guard,
+        max_pixels: int,
     ) -> None:
-        """Raises StartError, InvalidParameter for a sink that cannot be."""
+        """``max_pixels`` bounds a frame. Raises StartError, and InvalidParameter for a sink that is not allowed."""
         output_dir = args.output_folder()
         self._spec = spec
+        self._params = spec.detect.to_params()
         self._source = source
         self._policy: Policy = policy_of(spec, source)
         self._detector = detector
@@ -110,12 +122,14 @@ class Stream:
         self._progress.resume(self._mark)
         self._detecting: asyncio.Task[None] | None = None  # once there is a Detector
         self._scene: Scene | None = None  # once the first frame is there
+        # Converting and scaling a frame takes milliseconds, in which the event loop could answer nobody.
+        self._frame_thread = ThreadPoolExecutor(1, "frame")
         self._latest: tuple[Frame, Pixels, Answer, StreamResult] | None = None
         self._newer = asyncio.Event()  # than the latest
         self._sinks = [open_sink(sink, spec.id, output_dir, guard) for sink in spec.sinks]
         self._events = EventLog(spec.id, self._sinks, self._mark.next_event_id)
         self._recorder = (
-            Recorder(spec.recording, output_dir / spec.id, on_clip=self._hear_of_clip)
+            Recorder(spec.recording, output_dir / spec.id, on_clip=self._on_clip)
             if spec.recording and output_dir
             else None
         )
@@ -125,9 +139,9 @@ class Stream:
             policy=self._policy,
             loop=spec.source.loop,
             max_fps=spec.max_fps,
-            max_pixels=_MAX_PIXELS,
+            max_pixels=max_pixels,
             after=self._mark.position,
-            at_s=self._mark.at_s,
+            stream_time_s=self._mark.at_s,
             hwaccel=args.hwaccel,
         )
 
@@ -136,7 +150,7 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         looking = asyncio.create_task(self._look())
         try:
-            self._spec.detect.to_options(await self._detector.connect())
+            self._params.to_options(await self._detector.connect())
             self._detecting = asyncio.create_task(self._detect_until_the_end())
             await asyncio.wait([self._detecting])
             if not self._detecting.cancelled():
@@ -148,7 +162,7 @@ class Stream:
             self._progress.source_is("failed", f"internal error: {type(exc).__name__}")
             raise
         finally:
-            self.give_up()
+            self.abort()
             looking.cancel()
             self._note_state()
             await self._close()
@@ -159,8 +173,8 @@ class Stream:
         self._is_stopped = True
         self._capture.stop()
 
-    def give_up(self) -> None:
-        """``run`` ends without it, and closes what it opened."""
+    def abort(self) -> None:
+        """End ``run`` without waiting for the frame in flight; it closes what it opened."""
         if self._detecting is not None:
             self._detecting.cancel()
 
@@ -220,21 +234,22 @@ class Stream:
             await asyncio.sleep(0)  # what it has said meanwhile
         await asyncio.gather(*(sink.close(_CLOSE_WITHIN_S) for sink in self._sinks))
         self._detector.close()
+        self._frame_thread.shutdown(wait=False)
 
     async def _detect_until_the_end(self) -> None:
         self._capture.start()
         while (frame := await self._capture.take()) is not None:
             try:
-                pixels = frame.pixels()
+                pixels = await self._in_thread(frame.pixels)
             except ServeAppError as exc:  # a picture of a folder
                 self._progress.drop(exc.code)
                 continue
             if self._scene is None:
                 fps = self._progress.source_fps or USUAL_FPS
                 self._scene = await asyncio.to_thread(Scene, self._spec, fps, self._mark)  # it may load a library
-            if self._scene.is_still(frame, pixels):
+            if await self._in_thread(self._scene.is_still, frame, pixels):
                 self._progress.drop("no_motion")
-                self._add_regions(frame, self._scene.stay(frame, pixels))
+                self._add_regions(self._scene.stay(frame, pixels))
             else:
                 await self._detect(frame, pixels, self._scene)
             self._move_mark(frame)
@@ -254,16 +269,16 @@ class Stream:
             self._add_gap(frame, self._gap_after)
             self._gap_after = None
         age_s = time.time() - frame.captured_at_s
-        answer.timing_s["total"] = age_s
-        track_ids, events = scene.update(answer, frame)
-        result = StreamResult.from_answer(answer, frame, stream_id=self._spec.id, track_ids=track_ids.tolist())
+        detections, events = scene.update(answer, frame)
+        answer = replace(answer, detections=detections, timing=replace(answer.timing, total_s=age_s))
+        result = StreamResult.from_answer(answer, frame, stream_id=self._spec.id)
         self._latest = frame, pixels, answer, result
         self._newer.set()
         self._newer = asyncio.Event()
         self._events.add("result", result)
-        self._add_regions(frame, events)
+        self._add_regions(events)
         if self._recorder:
-            self._recorder.put(pixels, answer.detections, answer.labels, frame.captured_at_s)
+            self._recorder.put(pixels, answer.detections, frame.captured_at_s)
 
     async def _answer(self, frame: Frame, pixels: Pixels) -> Answer | None:
         """What is found in it, however long the Detector is away; only newer frames can be lost meanwhile."""
@@ -289,20 +304,26 @@ class Stream:
                 return None
 
     async def _ask(self, pixels: Pixels, model: ModelInfo) -> Answer:
-        options = self._spec.detect.to_options(model)
+        options = self._params.to_options(model)
         with self._detector.pool.lease() as slot:
-            began_s = time.monotonic()
-            box = letterbox(pixels, slot.pixels)
-            decode_s = time.monotonic() - began_s
-            given_up = self._progress.take_given_up()
+            started_at_s = time.monotonic()
+            fitted = await self._in_thread(letterbox, pixels, slot.pixels)
+            decode_s = time.monotonic() - started_at_s
+            superseded = self._progress.take_superseded()
             answer = await self._detector.detect(
-                slot, box, model, options, time_left_s=_FRAME_TIMEOUT_S, given_up=given_up
+                slot, fitted, model, options, time_left_s=_FRAME_TIMEOUT_S, superseded=superseded
             )
-        answer.timing_s["decode"] = decode_s
-        return answer
+        return replace(answer, timing=replace(answer.timing, decode_s=decode_s))
+
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        call = functools.partial(work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._frame_thread, call)
 
     def _move_mark(self, frame: Frame) -> None:
-        """Whoever takes over goes on after this frame, which has begun or is done."""
+        """Write down that this frame has begun or is done, so that a successor continues after it.
+
+        The event loop itself writes: before it has, no follower may see an event whose id a successor would use again.
+        """
         progress, scene, is_live = self._progress, self._scene, self._source.is_live
         assert scene is not None
         self._mark = Mark(
@@ -310,7 +331,7 @@ class Stream:
             next_event_id=self._events.next_id,
             next_track_id=scene.next_track_id,
             position=None if is_live else frame.position,
-            at_s=frame.at_s,
+            at_s=frame.stream_time_s,
             processed=progress.processed,
             dropped=dict(progress.dropped) if is_live else progress.dropped_until(frame.frame_id),
             reconnects=progress.reconnects,
@@ -335,17 +356,13 @@ class Stream:
         away_s = round(frame.captured_at_s - before.marked_at_s, 3)
         self._events.add("gap", Gap(next_frame_id=frame.frame_id, lost=lost, away_s=away_s))
 
-    def _add_regions(self, frame: Frame, events: Sequence[RegionEvent]) -> None:
+    def _add_regions(self, events: Sequence[RegionEvent]) -> None:
         for event in events:
-            fields = asdict(event) | {"frame_id": frame.frame_id, "captured_at_s": frame.captured_at_s}
-            if isinstance(event, ZoneEvent):
-                self._events.add("zone", ZoneChange(**fields))
-            else:
-                self._events.add("line", LineCrossing(**fields))
+            self._events.add("zone" if isinstance(event, ZoneChange) else "line", event)
 
-    def _hear_of_clip(self, clip: Clip) -> None:
-        """Called by the recorder's thread."""
-        self._loop.call_soon_threadsafe(self._events.add, "recording", ClipNotice(**asdict(clip)))
+    def _on_clip(self, clip: ClipNotice) -> None:
+        # The recorder calls this in its own thread.
+        self._loop.call_soon_threadsafe(self._events.add, "recording", clip)
 
     async def _look(self) -> None:
         """After the state, which may change by nothing happening."""
@@ -368,5 +385,5 @@ class Stream:
 
 def _snapshot(frame: Frame, pixels: Pixels, answer: Answer | None) -> Snapshot:
     if answer is not None:
-        pixels = draw(pixels.copy(), answer.detections, answer.labels)
+        pixels = draw(pixels.copy(), answer.detections)
     return Snapshot(frame.frame_id, encode_jpeg(pixels))

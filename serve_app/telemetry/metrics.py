@@ -106,7 +106,7 @@ class Telemetry:
         self.record(IMAGES, traffic=traffic)
         for class_id, count in Counter(reply.detections.class_id.tolist()).items():
             self.record(DETECTIONS, count, label=labels[class_id])
-        self.record(STAGE_MS, reply.queue_s * 1e3, stage="queue")
+        self.record(STAGE_MS, reply.timing.queue_s * 1e3, stage="queue")
 
     def stream(self, status: StreamStatus, previous: State | None) -> None:
         """What a stream says of itself, and its state when it was last told; to be told every few seconds."""
@@ -126,6 +126,6 @@ class Telemetry:
         self.record(INFERENCES, len(replies))
         self.record(EXECUTIONS)
         self.record(BATCH_SIZE, len(replies))
-        self.record(STAGE_MS, replies[0].inference_s * 1e3, stage="inference")
+        self.record(STAGE_MS, replies[0].timing.inference_s * 1e3, stage="inference")
         for reply in replies:
-            self.record(STAGE_MS, reply.postprocess_s * 1e3, stage="postprocess")
+            self.record(STAGE_MS, reply.timing.postprocess_s * 1e3, stage="postprocess")

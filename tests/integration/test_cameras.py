@@ -194,7 +194,7 @@ async def test_a_web_cameras_frames_have_the_time_they_came_at(pictures: Path) -
             server.shutdown()
     assert watched.shown()[:CAMERA_FRAMES] == list(range(CAMERA_FRAMES))
     # FFmpeg makes up time stamps for what has none, as of 25 frames a second: max_fps would go by them.
-    assert {frame.position.at_s for frame in watched.frames} == {None}
+    assert {frame.position.timestamp_s for frame in watched.frames} == {None}
     assert watched.progress.source_fps is None
 
 

@@ -17,7 +17,7 @@ OPTIONS = DetectOptions(confidence=THRESHOLD - CONFIDENCE_TOLERANCE, iou=0.7, ma
 def detect(engine: Engine, data: bytes) -> list[Found]:
     """What we find, a little below the threshold too."""
     info = engine.info
-    slot = np.empty((info.size_px, info.size_px, 3), np.uint8)
+    slot = np.empty(info.input_shape.array, np.uint8)
     box = letterbox(decode(data, 50_000_000), slot)
     (raw,) = engine.infer([slot])
     detections = to_picture(to_detections(raw, OPTIONS, end_to_end=info.end_to_end), box)

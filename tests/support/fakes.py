@@ -8,13 +8,28 @@ import numpy as np
 
 from serve_app.errors import Conflict, NotFound, Overloaded, ServeAppError, Unavailable, Undecodable
 from serve_app.images.drawing import encode_jpeg
-from serve_app.schemas.detect import DetectQuery
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StateChange, StreamSpec, StreamStatus
 from serve_app.streams.outputs.events import EventLog
-from serve_app.types import Answer, Detections, DetectOptions, EventPage, ModelInfo, Snapshot
+from serve_app.types import (
+    Answer,
+    Detections,
+    DetectOptions,
+    DetectorState,
+    EngineInfo,
+    EventPage,
+    InputShape,
+    ModelInfo,
+    PictureRequest,
+    Snapshot,
+    Timing,
+)
 
-MODEL = ModelInfo("fake", "0123456789ab", "fake", ("cat", "dog"), 640, end_to_end=False)
+MODEL = ModelInfo(
+    EngineInfo("fake", "0123456789ab", "fake", ("cat", "dog"), InputShape.square(640), end_to_end=False),
+    version="0123456789ab",
+    defaults=DetectOptions(confidence=0.5, iou=0.7, max_detections=300),
+)
 
 
 class FakePipeline:
@@ -43,20 +58,19 @@ class FakePipeline:
         if self.is_full:
             raise Overloaded("the service is at its limit")
 
-    async def ready(self) -> ModelInfo:
+    async def ready(self) -> DetectorState:
         if self.failure:
             raise self.failure
-        return MODEL
+        return DetectorState(MODEL)
 
     async def models(self) -> list[ModelStatus]:
-        return [ModelStatus.of("default", MODEL), ModelStatus(name="plates", state="asleep")]
+        return [ModelStatus.of("default", DetectorState(MODEL)), ModelStatus(name="plates", state="asleep")]
 
-    async def detect(
-        self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str
-    ) -> Answer:
-        self.models_asked.append(query.model)
-        self.tenants.append(tenant)
-        self.options.append(query.to_options(MODEL))
+    async def detect(self, request: PictureRequest) -> Answer:
+        data = request.data
+        self.models_asked.append(request.params.model)
+        self.tenants.append(request.tenant)
+        self.options.append(request.params.to_options(MODEL))
         if self.failure:
             raise self.failure
         if data == b"bad":
@@ -65,14 +79,13 @@ class FakePipeline:
             await asyncio.Event().wait()
         box = np.array([[0, 0, len(data), 10]], np.float32)
         return Answer(
-            Detections(box, np.array([0.75], np.float32), np.array([1], np.int32)),
-            labels=("dog",),
+            Detections(box, np.array([0.75], np.float32), np.array([1], np.int32), ("dog",)),
             width_px=len(data),
             height_px=10,
             model=MODEL.name,
             batch_size=3,
-            timing_s={"decode": 0.001, "queue": 0.002, "inference": 0.003, "postprocess": 0.004},
-            annotated=encode_jpeg(np.zeros((8, 8, 3), np.uint8)) if annotate else None,
+            timing=Timing(decode_s=0.001, queue_s=0.002, inference_s=0.003, postprocess_s=0.004),
+            annotated=encode_jpeg(np.zeros((8, 8, 3), np.uint8)) if request.annotate else None,
         )
 
 

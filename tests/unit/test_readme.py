@@ -35,7 +35,7 @@ def test_every_setting_is_in_the_table_with_its_default(name: str, default: str)
 
 
 def test_every_variable_is_in_the_table() -> None:
-    assert config._variables - set(re.findall(r"SERVE_APP_\w+", README)) == set()
+    assert config.variables() - set(re.findall(r"SERVE_APP_\w+", README)) == set()
 
 
 @pytest.mark.parametrize(

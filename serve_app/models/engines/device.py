@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from serve_app.types import Pixels
+from serve_app.types import InputShape, Pixels
 
-Step = Callable[[torch.Tensor], torch.Tensor]  # (n, size_px, size_px, 3) uint8 BGR -> (n, rows, 6), on the device
+Step = Callable[[torch.Tensor], torch.Tensor]  # (n, height, width, 3) uint8 BGR -> (n, rows, 6), on the device
 
 
-class Lane:
-    """One batch's way through the device: gathered in pinned memory, copied, computed, and one small copy back.
+class ExecutionContext:
+    """What one batch needs to run on the device: pinned memory to gather it in, a CUDA stream, and the step.
 
-    ``stream``: None is the device's default one. For one thread at a time.
+    The batch is copied to the device once, and one small copy comes back. For one thread at a time.
     """
 
     def __init__(
@@ -24,13 +24,14 @@ class Lane:
         step: Step,
         device: torch.device,
         *,
-        size_px: int,
+        input_shape: InputShape,
         max_batch_size: int,
         stream: torch.cuda.Stream | None = None,
     ) -> None:
-        shape = (max_batch_size, size_px, size_px, 3)
+        """``stream``: None is the device's default stream."""
+        shape = (max_batch_size, *input_shape.array)
         self._gathered = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        self._places = self._gathered.numpy()
+        self._batch = self._gathered.numpy()
         self._step = step
         self._device = device
         self._stream = stream
@@ -38,14 +39,14 @@ class Lane:
     def infer(self, frames: Sequence[Pixels]) -> list[NDArray[np.float32]]:
         """The rows of each frame, in order: see ``to_rows``."""
         for number, frame in enumerate(frames):
-            self._places[number] = frame
+            self._batch[number] = frame
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             rows = self._step(self._gathered[: len(frames)].to(self._device, non_blocking=True))
             return list(rows.cpu().numpy())
 
 
 def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Frames as a network takes them: ``(n, 3, size_px, size_px)``, RGB, 0 to 1, channels last in memory."""
+    """Frames as a network takes them: ``(n, 3, height, width)``, RGB, 0 to 1, channels last in memory."""
     # NHWC in memory is what channels_last means: the permuted view costs nothing.
     return frames.flip(-1).permute(0, 3, 1, 2).to(dtype).div_(255)
 

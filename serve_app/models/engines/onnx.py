@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from serve_app.errors import ModelError
 from serve_app.models.engines.metadata import has_end_to_end_head, read_labels
-from serve_app.types import ModelInfo, Pixels, Precision
+from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 _FRAMES = "frames"
 
@@ -21,15 +21,17 @@ _FRAMES = "frames"
 class OnnxEngine:
     """One batch, one run; a file that was exported for one picture takes them one by one.
 
-    Computes in the file's own precision. A model whose input size is open is fixed at ``size_px``. Raises ModelError.
+    Computes in the file's own precision. A model whose input size is open is fixed at ``input_shape``. Raises ModelError.
     """
 
     concurrency = 1
 
-    def __init__(self, path: Path, *, name: str, version: str, size_px: int, threads: int, on_gpu: bool) -> None:
+    def __init__(
+        self, path: Path, *, name: str, version: str, input_shape: InputShape, threads: int, on_gpu: bool
+    ) -> None:
         try:
             model = onnx.load(path)
-            size_px = _uint8_in(model, size_px)
+            input_shape = _uint8_in(model, input_shape)
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads
             providers = ["CUDAExecutionProvider"] if on_gpu else []
@@ -45,14 +47,14 @@ class OnnxEngine:
             raise ModelError("Ray gave this Detector a GPU, but ONNX Runtime cannot use it: install onnxruntime-gpu")
         labels = read_labels(self._session.get_modelmeta().custom_metadata_map)
         self.takes_batches = not isinstance(self._session.get_inputs()[0].shape[0], int)
-        (blank,) = self.infer([np.zeros((size_px, size_px, 3), np.uint8)])  # a file may leave its output's shape open
-        self.info = ModelInfo(
+        (blank,) = self.infer([np.zeros(input_shape.array, np.uint8)])  # a file may leave its output's shape open
+        self.info = EngineInfo(
             name=name,
             version=version,
             engine="onnx",
             precision=_precision(model),
             labels=labels,
-            size_px=size_px,
+            input_shape=input_shape,
             end_to_end=has_end_to_end_head([1, *blank.shape], labels),
         )
 
@@ -63,16 +65,19 @@ class OnnxEngine:
         return [raw.astype(np.float32, copy=False) for output in outputs for raw in output]
 
 
-def _uint8_in(model: onnx.ModelProto, size_px: int) -> int:
-    """Put colour order, scaling and layout into the graph: it takes slots as they lie in memory. The input's side."""
+def _uint8_in(model: onnx.ModelProto, wanted: InputShape) -> InputShape:
+    """Put colour order, scaling and layout into the graph, which then takes slots as they lie in memory.
+
+    Return the shape of the input: the file's, or ``wanted`` if the file leaves it open.
+    """
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [one for one in graph.input if one.name not in constants]
     if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
-        raise ModelError("the model has not one picture as its input")
+        raise ModelError("the model must have exactly one image input")
     (old,) = inputs
     sides = [dim.dim_value or None for dim in old.type.tensor_type.shape.dim]
-    batch, channels, height, width = sides[0], sides[1] or 3, sides[2] or size_px, sides[3] or size_px
+    batch, channels, height, width = sides[0], sides[1] or 3, sides[2] or wanted.height_px, sides[3] or wanted.width_px
     if batch not in (None, 1) or channels != 3 or height != width:
         raise ModelError(f"the model's input is {batch}x{channels}x{height}x{width}; export it as 1x3xNxN")
     half = old.type.tensor_type.elem_type == TensorProto.FLOAT16
@@ -90,7 +95,7 @@ def _uint8_in(model: onnx.ModelProto, size_px: int) -> int:
     ]
     for place, step in enumerate(steps):
         graph.node.insert(place, step)
-    return int(height)
+    return InputShape(int(height), int(width))
 
 
 def _precision(model: onnx.ModelProto) -> Precision:

@@ -14,7 +14,7 @@ from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from serve_app.errors import ModelError
 from serve_app.models.engines.metadata import has_end_to_end_head, read_labels
-from serve_app.types import Json, ModelInfo, Pixels, Precision
+from serve_app.types import EngineInfo, InputShape, Json, Pixels, Precision
 
 
 class OpenVinoEngine:
@@ -24,26 +24,26 @@ class OpenVinoEngine:
     with as many streams as OpenVINO finds best for the machine, which take longer for one and less for all.
 
     ``path``: an exported OpenVINO folder, or an ``.onnx`` file. A model whose input size is open is fixed at
-    ``size_px``. Raises ModelError.
+    ``input_shape``. Raises ModelError.
     """
 
     takes_batches = False
 
     def __init__(
-        self, path: Path, *, name: str, version: str, size_px: int, precision: Precision, threads: int
+        self, path: Path, *, name: str, version: str, input_shape: InputShape, precision: Precision, threads: int
     ) -> None:
         core = ov.Core()
         model, metadata = _read(core, path)
-        size_px = _fix_size(model, size_px)
+        input_shape = _fix_shape(model, input_shape)
         labels = read_labels(metadata)
         precision = _choose(precision, is_quantised=_is_quantised(model), has_bf16=_has_bf16(core))
-        self.info = ModelInfo(
+        self.info = EngineInfo(
             name=name,
             version=version,
             engine="openvino",
             precision=precision,
             labels=labels,
-            size_px=size_px,
+            input_shape=input_shape,
             end_to_end=has_end_to_end_head(list(model.outputs[0].partial_shape), labels),
         )
         options: Json = {"INFERENCE_NUM_THREADS": threads}
@@ -106,18 +106,19 @@ def _read_metadata(path: Path) -> Json:
     return metadata
 
 
-def _fix_size(model: ov.Model, size_px: int) -> int:
-    """The side of the square input, fixed at ``size_px`` where the file leaves it open."""
+def _fix_shape(model: ov.Model, wanted: InputShape) -> InputShape:
+    """Return the shape of the input, which becomes ``wanted`` if the file leaves it open. Raises ModelError."""
     if len(model.inputs) != 1 or len(model.inputs[0].partial_shape) != 4:
-        raise ModelError("the model has not one picture as its input")
+        raise ModelError("the model must have exactly one image input")
     shape = model.inputs[0].partial_shape
     if shape.is_dynamic:
-        model.reshape([1, 3, *(size_px if side.is_dynamic else side.get_length() for side in list(shape)[2:])])
+        sides = zip(list(shape)[2:], wanted, strict=True)
+        model.reshape([1, 3, *(side_px if side.is_dynamic else side.get_length() for side, side_px in sides)])
         shape = model.inputs[0].partial_shape
     batch, channels, height, width = shape.to_shape()
     if (batch, channels) != (1, 3) or height != width:
         raise ModelError(f"the model's input is {batch}x{channels}x{height}x{width}; export it as 1x3xNxN")
-    return int(height)
+    return InputShape(int(height), int(width))
 
 
 def _uint8_in(model: ov.Model) -> ov.Model:

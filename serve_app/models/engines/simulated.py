@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.types import ModelInfo, Pixels
+from serve_app.types import EngineInfo, InputShape, Pixels
 
 _BATCH_S = 0.2
 
@@ -19,9 +19,9 @@ class SimulatedEngine:
     concurrency = 1
     takes_batches = True
 
-    def __init__(self, kind: str, *, size_px: int) -> None:
-        self.info = ModelInfo(
-            name=kind, version=kind, engine=kind, labels=("nothing",), size_px=size_px, end_to_end=True
+    def __init__(self, kind: str, *, input_shape: InputShape) -> None:
+        self.info = EngineInfo(
+            name=kind, version=kind, engine=kind, labels=("nothing",), input_shape=input_shape, end_to_end=True
         )
         self._batch_s = {"null": 0.0, "sleep": _BATCH_S}[kind]
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from ultralytics.nn.backends.tensorrt import TensorRTBackend
 
 from serve_app.errors import ModelError
-from serve_app.models.engines.device import Lane, to_input, to_rows
+from serve_app.models.engines.device import ExecutionContext, to_input, to_rows
 from serve_app.models.engines.metadata import has_end_to_end_head, read_labels
-from serve_app.types import ModelInfo, Pixels, Precision
+from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 
 class TensorRtEngine:
@@ -26,7 +26,7 @@ class TensorRtEngine:
     takes_batches = True
 
     def __init__(
-        self, path: Path, *, name: str, version: str, size_px: int, precision: Precision, max_batch_size: int
+        self, path: Path, *, name: str, version: str, input_shape: InputShape, precision: Precision, max_batch_size: int
     ) -> None:
         try:
             self._backend = TensorRTBackend(path, torch.device("cuda"))
@@ -34,21 +34,23 @@ class TensorRtEngine:
             raise ModelError(f"TensorRT cannot read {path.name}: {type(exc).__name__}") from exc
         labels = read_labels(self._backend.metadata)
         output = self._backend.bindings[self._backend.output_names[0]]
-        self.info = ModelInfo(
+        self.info = EngineInfo(
             name=name,
             version=version,
             engine="tensorrt",
             precision=precision,
             labels=labels,
-            size_px=size_px,
+            input_shape=input_shape,
             end_to_end=has_end_to_end_head(list(output.shape), labels),
         )
         self._dtype = torch.float16 if self._backend.fp16 else torch.float32
-        self._lane = Lane(self._step, torch.device("cuda"), size_px=size_px, max_batch_size=max_batch_size)
+        self._context = ExecutionContext(
+            self._step, torch.device("cuda"), input_shape=input_shape, max_batch_size=max_batch_size
+        )
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
         """See ``Engine``."""
-        return self._lane.infer(frames)
+        return self._context.infer(frames)
 
     def _step(self, frames: torch.Tensor) -> torch.Tensor:
         (raw, *_) = self._backend.forward(to_input(frames, self._dtype).contiguous())

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from serve_app.errors import ModelError
-from serve_app.models.engines.device import Lane, Step, to_input, to_rows
+from serve_app.models.engines.device import ExecutionContext, Step, to_input, to_rows
 from serve_app.models.engines.metadata import has_end_to_end_head
 from serve_app.models.engines.ultralytics import load_network
-from serve_app.types import ModelInfo, Pixels, Precision
+from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 logger = logging.getLogger(__name__)
 
-_GPU_LANES = 2  # one batch is gathered and postprocessed while the other is computed
+_GPU_CONTEXTS = 2  # one batch is gathered and postprocessed while the other is computed
 
 
 class TorchEngine:
@@ -35,7 +35,7 @@ class TorchEngine:
         *,
         name: str,
         version: str,
-        size_px: int,
+        input_shape: InputShape,
         precision: Precision,
         threads: int,
         max_batch_size: int,
@@ -60,45 +60,47 @@ class TorchEngine:
             return output[0] if isinstance(output, (list, tuple)) else output
 
         with torch.inference_mode():
-            blank = torch.zeros((1, size_px, size_px, 3), dtype=torch.uint8, device=device)
+            blank = torch.zeros((1, *input_shape.array), dtype=torch.uint8, device=device)
             end_to_end = has_end_to_end_head(list(raw_output(blank).shape), labels)
 
         def step(frames: torch.Tensor) -> torch.Tensor:
             return raw_output(frames).float() if end_to_end else to_rows(raw_output(frames))
 
-        self.info = ModelInfo(
+        self.info = EngineInfo(
             name=name,
             version=version,
             engine="torch",
             precision=precision,
             labels=labels,
-            size_px=size_px,
+            input_shape=input_shape,
             end_to_end=end_to_end,
         )
-        # Without graphs one lane alone: Ultralytics' head changes itself while it runs.
-        steps = _recorded(step, network, size_px, max_batch_size) if on_gpu else []
-        lanes: list[tuple[Step, torch.cuda.Stream | None]] = [(one, one.stream) for one in steps] or [(step, None)]
-        self.concurrency = len(lanes)
-        self._lanes = queue.SimpleQueue[Lane]()
-        for run, stream in lanes:
-            self._lanes.put(Lane(run, device, size_px=size_px, max_batch_size=max_batch_size, stream=stream))
+        # Without graphs there is one context alone: Ultralytics' head changes itself while it runs.
+        steps = _recorded(step, network, input_shape, max_batch_size) if on_gpu else []
+        runs: list[tuple[Step, torch.cuda.Stream | None]] = [(one, one.stream) for one in steps] or [(step, None)]
+        self.concurrency = len(runs)
+        self._contexts = queue.SimpleQueue[ExecutionContext]()  # those that are free
+        for run, stream in runs:
+            self._contexts.put(
+                ExecutionContext(run, device, input_shape=input_shape, max_batch_size=max_batch_size, stream=stream)
+            )
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
         """See ``Engine``."""
-        lane = self._lanes.get()
+        context = self._contexts.get()
         try:
-            return lane.infer(frames)
+            return context.infer(frames)
         finally:
-            self._lanes.put(lane)
+            self._contexts.put(context)
 
 
-def _recorded(step: Step, network: Any, size_px: int, max_batch_size: int) -> list[_Graphs]:
-    """The step as CUDA graphs, a set for each lane; none where they do not work or answer otherwise than the step."""
+def _recorded(step: Step, network: Any, input_shape: InputShape, max_batch_size: int) -> list[_Graphs]:
+    """Return the step as CUDA graphs, a set for each context; none if they fail or their output differs from the step's."""
     try:
-        lanes = [_Graphs(step, network, size_px, max_batch_size) for _ in range(_GPU_LANES)]
-        if all(graphs.agree_with(step) for graphs in lanes):
-            return lanes
-        logger.warning("CUDA graphs of this model answer otherwise than it does: it runs without them, slower")
+        contexts = [_Graphs(step, network, input_shape, max_batch_size) for _ in range(_GPU_CONTEXTS)]
+        if all(graphs.agree_with(step) for graphs in contexts):
+            return contexts
+        logger.warning("the CUDA graph's output differs from eager output: this model runs without CUDA graphs, slower")
     except RuntimeError as exc:
         logger.warning("this model cannot be recorded as CUDA graphs: it runs without them, slower: %s", exc)
     return []
@@ -110,17 +112,17 @@ class _Graphs:
     Sizes over 8 are rounded up to a multiple of 8. For one thread at a time, on ``stream``.
     """
 
-    def __init__(self, step: Step, network: Any, size_px: int, max_batch_size: int) -> None:
+    def __init__(self, step: Step, network: Any, input_shape: InputShape, max_batch_size: int) -> None:
         self.stream = torch.cuda.Stream()
         self._sizes = [n for n in range(1, max_batch_size) if n <= 8 or n % 8 == 0] + [max_batch_size]
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
         # Ultralytics' head makes its anchors anew for each batch size: those that a graph reads must live on.
         self._anchors = []
-        pool = torch.cuda.graph_pool_handle()  # the graphs of a lane run one after the other: they share memory
+        pool = torch.cuda.graph_pool_handle()  # the graphs of a context run one after the other: they share memory
         head = network.model[-1]
         with torch.inference_mode(), torch.cuda.stream(self.stream):
             for size in self._sizes:
-                frames = torch.zeros((size, size_px, size_px, 3), dtype=torch.uint8, device="cuda")
+                frames = torch.zeros((size, *input_shape.array), dtype=torch.uint8, device="cuda")
                 step(frames)  # cuDNN chooses its kernels, the head makes its anchors
                 self.stream.synchronize()
                 graph = torch.cuda.CUDAGraph()

@@ -32,10 +32,10 @@ class Capture:
         loop: bool = False,
         max_fps: float | None = None,
         after: Position | None = None,
-        at_s: float = 0.0,
+        stream_time_s: float = 0.0,
         hwaccel: str | None = None,
     ) -> None:
-        """A source that has an end begins after ``after``; the stream's own clock begins at ``at_s``.
+        """A source that has an end begins after ``after``; the stream's own clock begins at ``stream_time_s``.
 
         ``hwaccel``: see ``open_video``.
         """
@@ -50,8 +50,8 @@ class Capture:
         self._fault: Exception | None = None  # that ended the thread, and is none of the source's
         self._stopped = threading.Event()
         self._after = None if source.is_live else after
-        self._started_s = time.monotonic() - at_s
-        self._at_s = at_s  # on the stream's own clock
+        self._started_s = time.monotonic() - stream_time_s
+        self._stream_time_s = stream_time_s  # on the stream's own clock
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
 
     def start(self) -> None:
@@ -121,7 +121,9 @@ class Capture:
         at_own_pace = video.comes_in_bursts and self._policy == "drop_oldest"
         waits_its_turn = video.has_end and not video.is_timed  # a folder's pictures are all there at once
         opened_s = time.monotonic()
-        began_s = opened_s - self._started_s if self._source.is_live else self._at_s  # on the stream's own clock
+        began_s = (
+            opened_s - self._started_s if self._source.is_live else self._stream_time_s
+        )  # on the stream's own clock
         stamps = Stamps(video.fps)
         due_s = 0.0  # of the next frame that max_fps lets through
         pictures = iter(video)
@@ -134,11 +136,11 @@ class Capture:
             pixels, position = picture
             if waits_its_turn and self._stopped.wait(max(0.0, opened_s + due_s - time.monotonic())):
                 return
-            passed_s = stamps.passed_s(position.at_s)
+            passed_s = stamps.passed_s(position.timestamp_s)
             if at_own_pace and self._stopped.wait(max(0.0, opened_s + passed_s - time.monotonic())):
                 return
-            self._at_s = max(self._at_s, began_s + passed_s)
-            frame = Frame(self._progress.read(), time.time(), self._at_s, position, pixels)
+            self._stream_time_s = max(self._stream_time_s, began_s + passed_s)
+            frame = Frame(self._progress.read(), time.time(), self._stream_time_s, position, pixels)
             if passed_s < due_s - 1e-3:
                 self._progress.drop("max_fps", frame.frame_id)
                 continue

@@ -208,13 +208,13 @@ def _pictures_after(
     after: Position, pictures: Iterator[Picture], source: Source, container: Any, stream: Any
 ) -> Iterator[Picture]:
     """From the last key frame before it; a container without an index is read from its start."""
-    if after.at_s is None or container.format.name not in _INDEXED:
+    if after.timestamp_s is None or container.format.name not in _INDEXED:
         return ((pixels, at) for pixels, at in pictures if at.index > after.index)
     try:
-        container.seek(int(after.at_s / stream.time_base), stream=stream)
+        container.seek(int(after.timestamp_s / stream.time_base), stream=stream)
     except (av.FFmpegError, OSError) as exc:
         raise _explain(source, exc, timed_out=False) from None
-    later = (picture for picture in pictures if (picture[1].at_s or 0) > after.at_s)
+    later = (picture for picture in pictures if (picture[1].timestamp_s or 0) > after.timestamp_s)
     return ((pixels, replace(at, index=index)) for index, (pixels, at) in enumerate(later, after.index + 1))
 
 

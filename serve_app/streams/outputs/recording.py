@@ -10,7 +10,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from serve_app.images.drawing import draw, encode_jpeg
-from serve_app.schemas.streams import Recording, RecordingStatus
+from serve_app.schemas.streams import ClipNotice, Recording, RecordingStatus
 from serve_app.types import Detections, Pixels
 
 logger = logging.getLogger(__name__)
@@ -38,24 +38,11 @@ _CODEC_OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "crf": "26", "g":
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A recording that was begun or finished."""
-
-    change: Literal["started", "finished"]
-    clip: str  # file names in the recorder's folder
-    snapshot: str
-    labels: list[str]  # what was seen so far, sorted
-    began_at_s: float  # wall clock, of the clip's first frame
-    duration_s: float | None  # when finished
-
-
-@dataclass(frozen=True)
 class _Shown:
     """A frame, and what was found in it."""
 
     pixels: Pixels
     detections: Detections
-    labels: tuple[str, ...]
     captured_at_s: float
 
 
@@ -65,7 +52,7 @@ class Recorder:
     ``on_clip`` is called by that thread. A disk that takes nothing costs frames, which are counted, and no more.
     """
 
-    def __init__(self, spec: Recording, folder: Path, *, on_clip: Callable[[Clip], None]) -> None:
+    def __init__(self, spec: Recording, folder: Path, *, on_clip: Callable[[ClipNotice], None]) -> None:
         self._spec = spec
         self._folder = folder
         self._on_clip = on_clip
@@ -79,13 +66,13 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
         self._thread.start()
 
-    def put(self, pixels: Pixels, detections: Detections, labels: tuple[str, ...], captured_at_s: float) -> None:
+    def put(self, pixels: Pixels, detections: Detections, captured_at_s: float) -> None:
         """A frame, whose pixels nobody changes. Returns at once."""
         if 0 < self._due_s - captured_at_s < 1:  # more, and the wall clock was set back
             return
         self._due_s = captured_at_s + 0.95 / self._spec.max_fps
         try:
-            self._waiting.put_nowait(_Shown(pixels, detections, labels, captured_at_s))
+            self._waiting.put_nowait(_Shown(pixels, detections, captured_at_s))
         except queue.Full:
             self._dropped["queue_full"] += 1
 
@@ -133,7 +120,7 @@ class Recorder:
                 self._open = None
 
     def _take(self, shown: _Shown) -> None:
-        seen = {label for label in shown.labels if not self._spec.labels or label in self._spec.labels}
+        seen = {label for label in shown.detections.labels or () if not self._spec.labels or label in self._spec.labels}
         small = _drawn(shown)
         while self._before and not 0 <= shown.captured_at_s - self._before[0][0] <= self._spec.pre_roll_s:
             self._before.popleft()
@@ -150,7 +137,7 @@ class Recorder:
         self._folder.mkdir(mode=0o700, exist_ok=True)  # but not the one above it, which may have to be mounted
         name = datetime.fromtimestamp(shown.captured_at_s, UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")[:-3] + "Z"
         snapshot = self._folder / f"{name}.jpg"
-        _write(snapshot, encode_jpeg(draw(shown.pixels.copy(), shown.detections, shown.labels)))
+        _write(snapshot, encode_jpeg(draw(shown.pixels.copy(), shown.detections)))
         try:
             self._open = _OpenClip(self._folder / f"{name}.mp4", snapshot, small.shape, shown.captured_at_s)
         except BaseException:
@@ -234,15 +221,15 @@ class _OpenClip:
         self._container.mux(self._stream.encode(frame))
         self.frames += 1
 
-    def notice(self, change: Literal["started", "finished"], labels: Collection[str] = ()) -> Clip:
+    def notice(self, change: Literal["started", "finished"], labels: Collection[str] = ()) -> ClipNotice:
         """What is said of it."""
-        return Clip(
-            change,
-            self._path.name,
-            self._snapshot.name,
-            sorted(self._labels | set(labels)),
-            self._began_at_s or self._triggered_at_s,
-            round(float(self._last_pts * _TIME_BASE), 3) if change == "finished" else None,
+        return ClipNotice(
+            change=change,
+            clip=self._path.name,
+            snapshot=self._snapshot.name,
+            labels=sorted(self._labels | set(labels)),
+            began_at_s=self._began_at_s or self._triggered_at_s,
+            duration_s=round(float(self._last_pts * _TIME_BASE), 3) if change == "finished" else None,
         )
 
     def close(self) -> None:
@@ -267,8 +254,7 @@ def _drawn(shown: _Shown) -> Pixels:
     size = max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2)
     small: Pixels = cv2.resize(shown.pixels, size, interpolation=cv2.INTER_AREA)
     factors = np.array([size[0] / width, size[1] / height] * 2, np.float32)
-    found = Detections(shown.detections.xyxy * factors, shown.detections.confidence, shown.detections.class_id)
-    return draw(small, found, shown.labels)
+    return draw(small, replace(shown.detections, xyxy=shown.detections.xyxy * factors))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -7,16 +7,15 @@ who walked around the line's end, forgets an object after two frames without it,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from serve_app.schemas.streams import Line, LineCount, Regions, Zone, ZoneCount
-from serve_app.types import Detections
+from serve_app.schemas.streams import Line, LineCount, LineCrossing, Regions, Zone, ZoneChange, ZoneCount
+from serve_app.types import Detections, Frame
 
 _GONE_AFTER_S = 2.0  # unseen for longer, an object has left at the time it was last seen, and is forgotten
 _JITTER = 0.005  # of the picture's height: boxes of an object at rest move by less
@@ -24,30 +23,7 @@ _JITTER = 0.005  # of the picture's height: boxes of an object at rest move by l
 _Point = tuple[float, float]  # x, y: of the picture's width and height
 
 
-@dataclass(frozen=True)
-class ZoneEvent:
-    """An object entered or left a zone."""
-
-    zone: str
-    change: Literal["entered", "left"]
-    track_id: int
-    label: str
-    at_s: float  # for one that disappeared: when it was last seen
-    dwell_s: float | None = None  # how long it was inside, when it left
-
-
-@dataclass(frozen=True)
-class LineEvent:
-    """An object crossed a line."""
-
-    line: str
-    direction: Literal["in", "out"]
-    track_id: int
-    label: str
-    at_s: float
-
-
-RegionEvent = ZoneEvent | LineEvent
+RegionEvent = ZoneChange | LineCrossing
 
 
 class RegionCounter:
@@ -95,32 +71,32 @@ class RegionCounter:
 
     def update(
         self,
-        detections: Detections,
-        labels: Sequence[str],
-        track_ids: NDArray[np.int64],
+        tracked: Detections,
+        frame: Frame,
         width_px: int,
         height_px: int,
-        at_s: float,
     ) -> list[RegionEvent]:
         """What happened from the last frame to this one. To be called for frames without detections, too.
 
-        A detection without a track (-1) counts for nothing. ``at_s`` is of a clock that never goes back. Time in which
+        A detection without a track (-1) counts for nothing. Time in which
         there were no frames takes no object away that is still there after it.
         """
-        x = (detections.xyxy[:, 0] + detections.xyxy[:, 2]) / (2 * width_px)
-        y = detections.xyxy[:, 3] / height_px
+        if tracked.labels is None or tracked.track_id is None:
+            raise ValueError("only labelled and tracked detections can be counted")
+        x = (tracked.xyxy[:, 0] + tracked.xyxy[:, 2]) / (2 * width_px)
+        y = tracked.xyxy[:, 3] / height_px
         seen = [
             _Seen(track_id, label, point)
             for track_id, label, point in zip(
-                track_ids.tolist(), labels, zip(x.tolist(), y.tolist(), strict=True), strict=True
+                tracked.track_id.tolist(), tracked.labels, zip(x.tolist(), y.tolist(), strict=True), strict=True
             )
             if track_id >= 0
         ]
         events: list[RegionEvent] = []
         for zone in self._zones:
-            events += zone.update(seen, width_px, height_px, at_s)
+            events += zone.update(seen, frame, width_px, height_px)
         for line in self._lines:
-            events += line.update(seen, width_px, height_px, at_s)
+            events += line.update(seen, frame, width_px, height_px)
         return events
 
 
@@ -157,7 +133,8 @@ class _ZoneCounter:
         dwell_s = {track_id: round(visit.dwell_s, 3) for track_id, visit in self.visits.items()}
         return ZoneCount(inside=len(self.visits), entered=self.entered, left=self.left, dwell_s=dwell_s)
 
-    def update(self, seen: list[_Seen], width_px: int, height_px: int, at_s: float) -> list[ZoneEvent]:
+    def update(self, seen: list[_Seen], frame: Frame, width_px: int, height_px: int) -> list[ZoneChange]:
+        stream_time_s = frame.stream_time_s
         polygon_px = np.array(self.zone.polygon, np.float32) * np.array([width_px, height_px], np.float32)  # (n, 2)
         events = []
         for one in _counted(seen, self.zone.labels):
@@ -166,20 +143,33 @@ class _ZoneCounter:
             visit = self.visits.get(one.track_id)
             if visit is None:
                 if outside_px <= 0:  # the edge is inside: boxes end at the picture's, and so do zones
-                    self.visits[one.track_id] = _Visit(one.label, at_s, at_s)
+                    self.visits[one.track_id] = _Visit(one.label, stream_time_s, stream_time_s)
                     self.entered += 1
-                    events.append(ZoneEvent(self.zone.name, "entered", one.track_id, one.label, at_s))
+                    events.append(self._event(frame, "entered", one.track_id, one.label))
             else:
-                visit.label, visit.seen_at_s = one.label, at_s
+                visit.label, visit.seen_at_s = one.label, stream_time_s
                 if outside_px > _JITTER * height_px:
-                    events.append(self._leave(one.track_id))
-        gone = [track_id for track_id, visit in self.visits.items() if at_s - visit.seen_at_s > _GONE_AFTER_S]
-        return events + [self._leave(track_id) for track_id in gone]
+                    events.append(self._leave(frame, one.track_id))
+        gone = [track_id for track_id, visit in self.visits.items() if stream_time_s - visit.seen_at_s > _GONE_AFTER_S]
+        return events + [self._leave(frame, track_id) for track_id in gone]
 
-    def _leave(self, track_id: int) -> ZoneEvent:
+    def _leave(self, frame: Frame, track_id: int) -> ZoneChange:
         visit = self.visits.pop(track_id)
         self.left += 1
-        return ZoneEvent(self.zone.name, "left", track_id, visit.label, visit.seen_at_s, round(visit.dwell_s, 3))
+        return self._event(frame, "left", track_id, visit.label, round(visit.dwell_s, 3))
+
+    def _event(
+        self, frame: Frame, change: Literal["entered", "left"], track_id: int, label: str, dwell_s: float | None = None
+    ) -> ZoneChange:
+        return ZoneChange(
+            frame_id=frame.frame_id,
+            captured_at_s=frame.captured_at_s,
+            zone=self.zone.name,
+            change=change,
+            track_id=track_id,
+            label=label,
+            dwell_s=dwell_s,
+        )
 
 
 @dataclass
@@ -201,7 +191,8 @@ class _LineCounter:
     def count(self) -> LineCount:
         return LineCount(crossed_in=self.crossed_in, crossed_out=self.crossed_out)
 
-    def update(self, seen: list[_Seen], width_px: int, height_px: int, at_s: float) -> list[LineEvent]:
+    def update(self, seen: list[_Seen], frame: Frame, width_px: int, height_px: int) -> list[LineCrossing]:
+        stream_time_s = frame.stream_time_s
         start, end = self.line.start, self.line.end
         length_px = math.hypot((end[0] - start[0]) * width_px, (end[1] - start[1]) * height_px)
         # The area of a triangle over the line, twice, is its length times the point's distance from it.
@@ -211,23 +202,30 @@ class _LineCounter:
             area = _area(start, end, one.point)
             side = self.sides.get(one.track_id)
             if side is not None:
-                side.seen_at_s = at_s
+                side.seen_at_s = stream_time_s
             if abs(area) <= jitter:
                 continue  # on the line: on neither side yet
             is_right = area > 0
             if side is not None and side.is_right != is_right and _between(start, end, side.point, one.point):
-                events.append(self._cross(one, is_right, at_s))
-            self.sides[one.track_id] = _Side(is_right, one.point, at_s)
-        for track_id in [key for key, side in self.sides.items() if at_s - side.seen_at_s > _GONE_AFTER_S]:
+                events.append(self._cross(frame, one, is_right))
+            self.sides[one.track_id] = _Side(is_right, one.point, stream_time_s)
+        for track_id in [key for key, side in self.sides.items() if stream_time_s - side.seen_at_s > _GONE_AFTER_S]:
             del self.sides[track_id]
         return events
 
-    def _cross(self, one: _Seen, is_right: bool, at_s: float) -> LineEvent:
+    def _cross(self, frame: Frame, one: _Seen, is_right: bool) -> LineCrossing:
         if is_right:
             self.crossed_in += 1
         else:
             self.crossed_out += 1
-        return LineEvent(self.line.name, "in" if is_right else "out", one.track_id, one.label, at_s)
+        return LineCrossing(
+            frame_id=frame.frame_id,
+            captured_at_s=frame.captured_at_s,
+            line=self.line.name,
+            direction="in" if is_right else "out",
+            track_id=one.track_id,
+            label=one.label,
+        )
 
 
 def _counted(seen: list[_Seen], labels: list[str]) -> list[_Seen]:

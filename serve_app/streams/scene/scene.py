@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from serve_app.schemas.streams import LineCount, StreamSpec, ZoneCount
 from serve_app.streams.bookmark import Mark
@@ -25,7 +22,7 @@ class Scene:
         self._first_track_id = mark.next_track_id
         self._tracker = self._make_tracker() if spec.is_tracked else None
         self._regions = RegionCounter(spec, mark.zones, mark.lines)
-        self._before: tuple[Detections, Sequence[str]] = (Detections.empty(), ())
+        self._latest = Detections.empty()  # of the last frame that the model saw
 
     @property
     def zones(self) -> dict[str, ZoneCount]:
@@ -50,23 +47,22 @@ class Scene:
 
     def is_still(self, frame: Frame, pixels: Pixels) -> bool:
         """Nothing moved since the last frame that was looked at: what was there is there, and needs no model."""
-        return self._gate is not None and not self._gate.passes(pixels, frame.at_s)
+        return self._gate is not None and not self._gate.passes(pixels, frame.stream_time_s)
 
     def stay(self, frame: Frame, pixels: Pixels) -> list[RegionEvent]:
         """A frame that is still shows what the last one did; what happened since then, time included."""
-        return self._count(frame.at_s, pixels.shape[1], pixels.shape[0])[1]
+        return self._count(frame, pixels.shape[1], pixels.shape[0])[1]
 
-    def update(self, answer: Answer, frame: Frame) -> tuple[NDArray[np.int64], list[RegionEvent]]:
-        """Each detection's track id, -1 where there is none, and what happened since the last frame."""
-        self._before = (answer.detections, answer.labels)
-        return self._count(frame.at_s, answer.width_px, answer.height_px)
+    def update(self, answer: Answer, frame: Frame) -> tuple[Detections, list[RegionEvent]]:
+        """Return the detections, with their track ids if the stream is tracked, and what happened since the last frame."""
+        self._latest = answer.detections
+        return self._count(frame, answer.width_px, answer.height_px)
 
-    def _count(self, at_s: float, width_px: int, height_px: int) -> tuple[NDArray[np.int64], list[RegionEvent]]:
-        detections, labels = self._before
+    def _count(self, frame: Frame, width_px: int, height_px: int) -> tuple[Detections, list[RegionEvent]]:
         if self._tracker is None:
-            return np.full(len(detections), -1, np.int64), []
-        track_ids = self._tracker.update(detections, at_s)
-        return track_ids, self._regions.update(detections, labels, track_ids, width_px, height_px, at_s)
+            return self._latest, []
+        tracked = replace(self._latest, track_id=self._tracker.update(self._latest, frame.stream_time_s))
+        return tracked, self._regions.update(tracked, frame, width_px, height_px)
 
     def _make_tracker(self) -> Tracker:
         return Tracker(self._fps, self._first_track_id)

@@ -20,6 +20,7 @@ from serve_app import app
 from serve_app.config import parse_args
 from serve_app.deployments import stream_worker as worker
 from serve_app.ipc.frame_pool import pool_bytes
+from serve_app.types import InputShape
 
 ROOT = Path(__file__).resolve().parents[3]
 OBJECTS = [
@@ -101,8 +102,8 @@ def test_a_pod_is_given_longer_than_its_draining_takes(pod: dict[str, Any]) -> N
 def test_shared_memory_holds_the_frames_of_a_replica_and_its_replacement() -> None:
     (volume,) = (one for one in PODS["worker"]["spec"]["volumes"] if one["name"] == "shared-memory")
     args = parse_args(CONFIG["args"])
-    frames = 2 * pool_bytes(args.preprocessor.slots, args.model.image_size_px)
-    streams = 400 * pool_bytes(worker._SLOTS, args.model.image_size_px)  # as the file says
+    frames = 2 * pool_bytes(args.preprocessor.slots, InputShape.square(args.model.image_size_px))
+    streams = 400 * pool_bytes(worker._SLOTS, InputShape.square(args.model.image_size_px))  # as the file says
     store = int(WORKERS["rayStartParams"]["object-store-memory"])
     assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
     assert frames + streams + store < 1024 * MIB

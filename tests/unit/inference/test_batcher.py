@@ -382,16 +382,16 @@ async def test_an_engine_that_became_faster_is_in_no_more_demand_than_it_works()
         assert batcher.take_demand() == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(("given_up", "counted"), [(0, 0), (1, 1), (5, 2)])
+@pytest.mark.parametrize(("superseded", "counted"), [(0, 0), (1, 1), (5, 2)])
 async def test_frames_that_were_given_up_are_demand_as_far_as_they_waited_for_the_engine(
-    given_up: int, counted: int
+    superseded: int, counted: int
 ) -> None:
     """One that waited for two batches: five frames came meanwhile, and the engine would have taken two of them."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 1)
     async with batching(engine, max_batch_size=1, items_per_s=1, clock=clock) as batcher:
         ahead = submit(batcher, 1, 2, time_left_s=1e6)
-        frame = asyncio.create_task(batcher.submit(3, time_left_s=1e6, given_up=given_up))
+        frame = asyncio.create_task(batcher.submit(3, time_left_s=1e6, superseded=superseded))
         await asyncio.gather(*ahead, frame)
         clock.now_s = 10
         assert batcher.take_demand() == pytest.approx((3 + counted) / 10)

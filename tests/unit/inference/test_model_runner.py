@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from serve_app.config import BatcherArgs, DetectArgs, DetectorArgs
-from serve_app.inference.model_runner import Item, ServedModel
-from serve_app.types import DetectOptions, DetectReply, ModelInfo, Pixels
+from serve_app.inference.model_runner import EngineInput, ModelRunner
+from serve_app.types import DetectOptions, DetectReply, EngineInfo, InputShape, Pixels
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +29,7 @@ class HeldEngine:
 
     concurrency = 1
     takes_batches = True
-    info = ModelInfo("held", "v1", "held", ("dog",), 32, end_to_end=True)
+    info = EngineInfo("held", "v1", "held", ("dog",), InputShape.square(32), end_to_end=True)
 
     def __init__(self) -> None:
         self.may, self.is_in = threading.Event(), threading.Event()
@@ -40,16 +40,16 @@ class HeldEngine:
         return [np.empty((0, 6), np.float32) for _ in frames]
 
 
-def served(engine: HeldEngine, batches: list[int] | None = None) -> ServedModel:
+def served(engine: HeldEngine, batches: list[int] | None = None) -> ModelRunner:
     def observe(replies: list[DetectReply]) -> None:
         if batches is not None:
             batches.append(len(replies))
 
-    return ServedModel(engine, DetectorArgs(), 0.001, observe)
+    return ModelRunner(engine, DetectorArgs(), 0.001, observe)
 
 
-def item() -> Item:
-    return Item(np.zeros((32, 32, 3), np.uint8), np.zeros(1, np.uint8), OPTIONS)
+def item() -> EngineInput:
+    return EngineInput(np.zeros((32, 32, 3), np.uint8), np.zeros(1, np.uint8), OPTIONS)
 
 
 async def test_what_was_accepted_is_answered_before_a_model_is_freed() -> None:

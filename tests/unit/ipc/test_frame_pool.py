@@ -12,13 +12,14 @@ import pytest
 from serve_app.errors import Overloaded, SharedMemoryError, SlotElsewhere
 from serve_app.ipc.dev_shm import FOLDER, sweep
 from serve_app.ipc.frame_pool import FramePool, SlotReader
-from serve_app.types import SlotRef
+from serve_app.types import InputShape, SlotRef
 
 OWNER = """
 import sys, time
 from pathlib import Path
 from serve_app.ipc.frame_pool import FramePool
-pool = FramePool(2, 64, Path(sys.argv[1]))
+from serve_app.types import InputShape
+pool = FramePool(2, InputShape.square(64), Path(sys.argv[1]))
 slot = pool.take()
 slot.pixels[:] = 42
 print(slot.ref.pool, slot.ref.offset, flush=True)
@@ -35,7 +36,7 @@ def owner(tmp_path: Path) -> subprocess.Popen[str]:
 
 
 def test_a_reader_sees_what_the_owner_wrote(tmp_path: Path) -> None:
-    pool, reader = FramePool(2, 64, tmp_path), SlotReader(tmp_path)
+    pool, reader = FramePool(2, InputShape.square(64), tmp_path), SlotReader(tmp_path)
     with pool.lease() as slot:
         slot.pixels[:] = 7
         assert (reader.view(slot.ref)[0] == 7).all()
@@ -44,30 +45,31 @@ def test_a_reader_sees_what_the_owner_wrote(tmp_path: Path) -> None:
 
 
 def test_the_mark_of_a_frame_that_was_in_an_engine_outlives_its_reader(tmp_path: Path) -> None:
-    pool = FramePool(2, 32, tmp_path)
+    pool = FramePool(2, InputShape.square(32), tmp_path)
     first, second = pool.take(), pool.take()
     for slot in first, second:
         slot.pixels[:] = 255
-        slot.clear_mark()
+        slot.clear_flag()
     script = """
 import os, signal, sys
 from pathlib import Path
 from serve_app.ipc.frame_pool import SlotReader
-from serve_app.types import SlotRef
-pixels, mark = SlotReader(Path(sys.argv[1])).view(SlotRef(sys.argv[2], int(sys.argv[3]), 32))
-mark[0] = 1
+from serve_app.types import InputShape, SlotRef
+ref = SlotRef(sys.argv[2], int(sys.argv[3]), InputShape.square(32))
+pixels, in_engine = SlotReader(Path(sys.argv[1])).view(ref)
+in_engine[0] = 1
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", script, str(tmp_path), pool.name, str(first.ref.offset)], check=False)
-    assert (first.is_marked, second.is_marked) == (True, False)
-    first.clear_mark()
-    assert not first.is_marked
+    assert (first.was_in_engine, second.was_in_engine) == (True, False)
+    first.clear_flag()
+    assert not first.was_in_engine
     assert (first.pixels == 255).all()
     pool.close()
 
 
 def test_slots_do_not_overlap(tmp_path: Path) -> None:
-    pool = FramePool(3, 33, tmp_path)
+    pool = FramePool(3, InputShape.square(33), tmp_path)
     slots = [pool.take() for _ in range(3)]
     for value, slot in enumerate(slots):
         slot.pixels[:] = value
@@ -76,7 +78,7 @@ def test_slots_do_not_overlap(tmp_path: Path) -> None:
 
 
 def test_a_slot_is_free_again_after_an_error(tmp_path: Path) -> None:
-    pool = FramePool(1, 32, tmp_path)
+    pool = FramePool(1, InputShape.square(32), tmp_path)
     with pytest.raises(ZeroDivisionError), pool.lease():
         raise ZeroDivisionError
     assert pool.leased == 0
@@ -84,19 +86,19 @@ def test_a_slot_is_free_again_after_an_error(tmp_path: Path) -> None:
 
 
 def test_more_leases_than_slots_are_refused_at_once(tmp_path: Path) -> None:
-    pool = FramePool(1, 32, tmp_path)
+    pool = FramePool(1, InputShape.square(32), tmp_path)
     with pool.lease(), pytest.raises(Overloaded):
         pool.take()
     pool.close()
 
 
 def test_a_closed_pool_leaves_nothing(tmp_path: Path) -> None:
-    FramePool(1, 32, tmp_path).close()
+    FramePool(1, InputShape.square(32), tmp_path).close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_forgotten_pool_leaves_nothing(tmp_path: Path) -> None:
-    FramePool(1, 32, tmp_path)
+    FramePool(1, InputShape.square(32), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -105,7 +107,7 @@ def test_a_new_pool_sweeps_away_what_a_killed_owner_left(tmp_path: Path, owner: 
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     assert (tmp_path / name).exists()
-    pool = FramePool(1, 32, tmp_path)
+    pool = FramePool(1, InputShape.square(32), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [pool.name]
     pool.close()
 
@@ -118,7 +120,7 @@ def test_a_living_owners_pool_is_not_swept(tmp_path: Path, owner: subprocess.Pop
 
 def test_a_reader_keeps_what_it_maps_when_the_owner_is_killed(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
     name, offset = owner.stdout.readline().split()
-    ref = SlotRef(name, int(offset), 64)
+    ref = SlotRef(name, int(offset), InputShape.square(64))
     view, _ = SlotReader(tmp_path).view(ref)
     owner.send_signal(signal.SIGKILL)
     owner.wait()
@@ -130,10 +132,10 @@ def test_a_reader_drops_pools_that_are_gone(tmp_path: Path) -> None:
     reader = SlotReader(tmp_path)
     descriptors = set(os.listdir("/proc/self/fd"))
     for _ in range(20):
-        pool = FramePool(1, 32, tmp_path)
+        pool = FramePool(1, InputShape.square(32), tmp_path)
         reader.view(pool.take().ref)
         pool.close()
-    last = FramePool(1, 32, tmp_path)
+    last = FramePool(1, InputShape.square(32), tmp_path)
     reader.view(last.take().ref)
     last.close()
     reader.close()
@@ -149,5 +151,5 @@ def test_a_pool_that_is_not_here_is_elsewhere(tmp_path: Path, name: str) -> None
 def test_too_little_shared_memory_is_one_sentence_and_leaves_nothing() -> None:
     before = set(FOLDER.iterdir())
     with pytest.raises(SharedMemoryError, match="--shm-size"):
-        FramePool(10_000_000, 640)
+        FramePool(10_000_000, InputShape.square(640))
     assert set(FOLDER.iterdir()) == before

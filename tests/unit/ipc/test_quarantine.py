@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from serve_app.errors import NotAnImage, PoisonPicture
-from serve_app.images.prepare import preprocess, preprocessed
+from serve_app.images.prepare import prepare, prepare_new
 from serve_app.ipc.quarantine import Quarantine
+from serve_app.types import InputShape
 from tests.support import squares
 from tests.support.squares import Square
 
@@ -44,8 +45,8 @@ def where() -> int:
 
 async def test_it_gives_what_the_replica_would(quarantine: Quarantine) -> None:
     expected = np.empty((320, 320, 3), np.uint8)
-    box, _ = preprocess(PICTURE, 10**6, expected)
-    found, _, pixels = await quarantine.run(preprocessed, PICTURE, 10**6, 320)
+    box, _ = prepare(PICTURE, 10**6, expected)
+    found, _, pixels = await quarantine.run(prepare_new, PICTURE, 10**6, InputShape.square(320))
     assert found == box
     assert (pixels == expected).all()
 
@@ -67,7 +68,7 @@ async def test_what_hangs_is_refused_and_the_next_one_is_not() -> None:
 
 async def test_an_error_is_that_of_the_work(quarantine: Quarantine) -> None:
     with pytest.raises(NotAnImage):
-        await quarantine.run(preprocessed, b"nothing", 10**6, 320)
+        await quarantine.run(prepare_new, b"nothing", 10**6, InputShape.square(320))
 
 
 async def test_an_answer_nobody_waits_for_goes_to_nobody_else(quarantine: Quarantine) -> None:

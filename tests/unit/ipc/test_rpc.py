@@ -244,7 +244,7 @@ async def test_a_link_that_ended_is_not_called(tmp_path: Path) -> None:
         link = await _Link.to(path)
         link.close()
         with pytest.raises(ReplicaGone):
-            await link.call("echo", (1,))
+            await link.call("echo", (1,), {})
 
 
 async def test_what_others_left_in_the_folder_stops_no_server(tmp_path: Path) -> None:

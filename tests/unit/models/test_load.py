@@ -28,12 +28,12 @@ from scripts.codes.symbols import LABELS
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models import weights as weights_module
-from serve_app.models.engines.device import Lane, to_input
+from serve_app.models.engines.device import ExecutionContext, to_input
 from serve_app.models.engines.openvino import OpenVinoEngine
 from serve_app.models.engines.ultralytics import load_network
 from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
-from serve_app.types import DetectOptions
+from serve_app.types import DetectOptions, InputShape
 from tests.conftest import trusted
 from tests.support import squares
 from tests.support.squares import Square
@@ -337,7 +337,7 @@ def test_who_comes_after_a_killed_export_waits_for_it(tmp_path: Path) -> None:
             assert first.poll() is None
             time.sleep(0.01)
         first.kill()
-    assert load(ModelArgs.model_validate(args), has_gpu=False).info.size_px == 64
+    assert load(ModelArgs.model_validate(args), has_gpu=False).info.input_shape == (64, 64)
     model, lock = sorted(path.name for path in (tmp_path / "cache").iterdir())
     assert lock == f"{model}.lock"
 
@@ -361,15 +361,15 @@ def test_a_lane_gives_each_frame_its_own_rows() -> None:
         (red, green, blue) = to_input(frames, torch.float32).mean((2, 3)).unbind(1)
         return torch.stack([red, green, blue], 1)[:, None]
 
-    lane = Lane(step, torch.device("cpu"), size_px=32, max_batch_size=4)
+    context = ExecutionContext(step, torch.device("cpu"), input_shape=InputShape.square(32), max_batch_size=4)
     colours = [(0, 0, 255), (0, 51, 0), (255, 0, 0)]  # BGR
     for count in (3, 1, 2):
         frames = [np.full((32, 32, 3), colour, np.uint8) for colour in colours[:count]]
-        assert [rows.round(3).astype(float).round(3).tolist() for rows in lane.infer(frames)] == [
+        assert [rows.round(3).astype(float).round(3).tolist() for rows in context.infer(frames)] == [
             [[1.0, 0.0, 0.0]], [[0.0, 0.2, 0.0]], [[0.0, 0.0, 1.0]]
         ][:count]  # fmt: skip
     with pytest.raises(IndexError):
-        lane.infer([np.zeros((32, 32, 3), np.uint8)] * 5)
+        context.infer([np.zeros((32, 32, 3), np.uint8)] * 5)
 
 
 def test_what_an_engine_computes_in_is_said(squares_model: Path) -> None:
@@ -382,7 +382,7 @@ def test_a_model_that_computes_no_numbers_is_refused(tmp_path: Path) -> None:
     (boxes,) = (tensor for tensor in broken.graph.initializer if tensor.name == "boxes")
     boxes.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(boxes) * np.nan, "boxes"))
     onnx.save(broken, path)
-    with pytest.raises(ModelError, match="computes what is no number"):
+    with pytest.raises(ModelError, match="produces NaN or infinite values"):
         load(ModelArgs(weights=path), has_gpu=False)
 
 

@@ -103,9 +103,9 @@ def test_a_detector_that_takes_half_of_the_frames_blocks(progress: Progress, clo
 def test_frames_that_gave_way_to_newer_ones_are_told_of_once(progress: Progress) -> None:
     for reason in ("newer_frame", "max_fps", "newer_frame", "no_motion", "stopped"):
         progress.drop(reason)
-    assert (progress.take_given_up(), progress.take_given_up()) == (2, 0)
+    assert (progress.take_superseded(), progress.take_superseded()) == (2, 0)
     progress.drop("newer_frame")
-    assert progress.take_given_up() == 1
+    assert progress.take_superseded() == 1
 
 
 @pytest.mark.parametrize("reason", ["max_fps", "no_motion"])

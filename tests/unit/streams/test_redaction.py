@@ -57,7 +57,7 @@ class RunningStreams(FakeStreams):
         check_outputs(spec, self._folder, LOCAL)
         self.store.put(Record(spec=spec))
         bookmark = self.store.bookmark(spec.id)
-        stream = Stream(spec, source, FakeDetector(), bookmark, StreamArgs(output_dir=self._folder), LOCAL)
+        stream = Stream(spec, source, FakeDetector(), bookmark, StreamArgs(output_dir=self._folder), LOCAL, 10**7)
         self.running[spec.id] = stream, asyncio.create_task(stream.run())
         return stream.status()
 

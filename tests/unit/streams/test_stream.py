@@ -24,13 +24,27 @@ from serve_app.streams import stream as stream_module
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.store import StreamStore
 from serve_app.streams.stream import Stream, check_outputs
-from serve_app.types import Answer, Detections, DetectOptions, Event, Letterbox, ModelInfo
+from serve_app.types import (
+    Answer,
+    Detections,
+    DetectOptions,
+    EngineInfo,
+    Event,
+    InputShape,
+    Letterbox,
+    ModelInfo,
+    Timing,
+)
 from tests.support import squares
 from tests.support.videos import frame_of, frame_shown, save_video
 
 pytestmark = pytest.mark.anyio
 FRAMES = 20
-MODEL = ModelInfo("fake", "1", "fake", squares.LABELS, squares.SIZE_PX, True)
+MODEL = ModelInfo(
+    EngineInfo("fake", "1", "fake", squares.LABELS, InputShape.square(squares.SIZE_PX), end_to_end=True),
+    version="1",
+    defaults=DetectOptions(confidence=0.5, iou=0.7, max_detections=300),
+)
 EVERYWHERE = Zone(name="all", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
 
 
@@ -43,10 +57,10 @@ class FakeDetector:
     """Finds the one square of a frame, once ``failures`` are used up."""
 
     def __init__(self, failures: list[Exception] | None = None) -> None:
-        self.pool = FramePool(1, squares.SIZE_PX)
+        self.pool = FramePool(1, InputShape.square(squares.SIZE_PX))
         self.failures = failures or []
         self.seen: list[int] = []
-        self.given_up = 0
+        self.superseded = 0
         self.asked: Callable[[], None] = lambda: None
         self.info = MODEL  # the one that serves, and the one that was asked last:
         self.known: ModelInfo | None = None
@@ -62,9 +76,16 @@ class FakeDetector:
         self.known = None
 
     async def detect(
-        self, slot: Slot, box: Letterbox, model: ModelInfo, options: DetectOptions, *, time_left_s: float, given_up: int
+        self,
+        slot: Slot,
+        fitted: Letterbox,
+        model: ModelInfo,
+        options: DetectOptions,
+        *,
+        time_left_s: float,
+        superseded: int,
     ) -> Answer:
-        self.given_up += given_up
+        self.superseded += superseded
         self.asked()
         await asyncio.sleep(0)
         if self.failures:
@@ -73,9 +94,8 @@ class FakeDetector:
         self.seen.append(number)
         x, y = squares.STRIDE_PX * (number % 30), squares.STRIDE_PX * (number // 30)
         corners = np.array([[x, y, x + squares.SIDE_PX, y + squares.SIDE_PX]], np.float32)
-        found = Detections(corners, np.ones(1, np.float32), np.zeros(1, np.int32))
-        timing_s = {"queue": 0.0, "inference": 0.0, "postprocess": 0.0}
-        return Answer(found, ("red",), squares.SIZE_PX, squares.SIZE_PX, "fake", 1, timing_s)
+        found = Detections(corners, np.ones(1, np.float32), np.zeros(1, np.int32), ("red",))
+        return Answer(found, squares.SIZE_PX, squares.SIZE_PX, "fake", 1, Timing())
 
     def close(self) -> None:
         self.pool.close()
@@ -91,7 +111,9 @@ def make(video: Path, detector: FakeDetector, **fields: Any) -> Stream:
     spec = StreamSpec(id="lot", source=SourceSpec(uri=str(video), loop=fields.pop("loop", False)), **fields)
     bookmark = StreamStore(video.parent / "state").bookmark("lot")
     args = StreamArgs(output_dir=video.parent)
-    return Stream(spec, parse_source(str(video), (Path("/"),)), detector, bookmark, args, Guard())
+    return Stream(
+        spec, parse_source(str(video), (Path("/"),)), detector, bookmark, args, Guard(), max_pixels=50_000_000
+    )
 
 
 @asynccontextmanager
@@ -204,7 +226,7 @@ async def test_the_detector_hears_of_the_frames_that_gave_way_while_it_was_busy(
 
     detector.asked = wait
     await stream.run()
-    assert detector.given_up == stream.status().dropped["newer_frame"] > 0
+    assert detector.superseded == stream.status().dropped["newer_frame"] > 0
 
 
 async def test_no_event_id_is_given_twice(video: Path) -> None:
@@ -317,7 +339,9 @@ async def test_a_stream_waits_while_a_model_serves_that_does_not_know_its_classe
 
     def change() -> None:
         detector.asked = lambda: None
-        detector.info = dataclasses.replace(MODEL, version="2", labels=("cat",))
+        detector.info = dataclasses.replace(
+            MODEL, version="2", engine=dataclasses.replace(MODEL.engine, labels=("cat",))
+        )
         detector.failures, detector.known = [ModelChanged("changed")], None
 
     detector.asked = change
@@ -343,7 +367,7 @@ async def test_a_stream_that_gives_up_its_frame_closes_what_it_opened(video: Pat
         while detector.pool.leased == 0:
             await asyncio.sleep(0.01)
         stream.stop()
-        stream.give_up()
+        stream.abort()
         await task
     assert detector.pool.leased == 0
     written = [json.loads(line) for line in (video.parent / "lot/events.jsonl").read_text().splitlines()]

@@ -6,7 +6,7 @@ import numpy as np
 
 from serve_app.schemas.streams import State, StreamStatus
 from serve_app.telemetry.metrics import Metric, Telemetry
-from serve_app.types import Detections, DetectReply
+from serve_app.types import Detections, DetectReply, Timing
 
 Record = tuple[str, float, dict[str, str]]
 
@@ -44,7 +44,7 @@ def test_a_stream_is_in_one_state_and_no_longer_in_the_one_before() -> None:
 def test_an_answer_counts_once_and_each_of_its_labels() -> None:
     telemetry, records = recording()
     found = Detections(np.zeros((3, 4), np.float32), np.ones(3, np.float32), np.array([1, 0, 1], np.int32))
-    telemetry.answered(DetectReply(found, 0.002, 0.03, 0.0, 1), ("cat", "dog"), "stream")
+    telemetry.answered(DetectReply(found, Timing(queue_s=0.002, inference_s=0.03), 1), ("cat", "dog"), "stream")
     assert records[0] == ("images", 1, {"traffic": "stream"})
     assert sorted((value, tags["label"]) for name, value, tags in records if name == "detections") == [
         (1, "cat"),

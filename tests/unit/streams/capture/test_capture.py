@@ -80,12 +80,12 @@ async def test_who_is_slow_gets_the_newest_frame_and_the_rest_is_counted(video: 
 async def test_a_file_goes_on_after_a_frame(video: Path) -> None:
     async with capture_of(video) as (capture, _):
         begun = [await capture.take() for _ in range(5)][-1]
-    async with capture_of(video, after=begun.position, at_s=begun.at_s) as (capture, progress):
+    async with capture_of(video, after=begun.position, stream_time_s=begun.stream_time_s) as (capture, progress):
         progress.resume(Mark(next_frame_id=begun.frame_id + 1, processed=4))
         rest = await all_of(capture)
     assert [frame.frame_id for frame in rest] == [frame_shown(frame.pixels()) for frame in rest]
     assert [frame.frame_id for frame in rest] == list(range(5, FRAMES))
-    assert rest[0].at_s >= begun.at_s
+    assert rest[0].stream_time_s >= begun.stream_time_s
     assert (progress.captured, progress.dropped) == (FRAMES, {"restart": 1})
 
 
@@ -94,7 +94,7 @@ async def test_a_loop_goes_on_counting(video: Path) -> None:
         frames = [await capture.take() for _ in range(2 * FRAMES + 1)]
     assert [frame.frame_id for frame in frames] == list(range(2 * FRAMES + 1))
     assert [frame_shown(frame.pixels()) for frame in frames] == [n % FRAMES for n in range(2 * FRAMES + 1)]
-    times_s = [frame.at_s for frame in frames]
+    times_s = [frame.stream_time_s for frame in frames]
     assert times_s == sorted(times_s)
     assert times_s[-1] == pytest.approx(2 * (FRAMES - 1) / 200)  # the file's own clock
 

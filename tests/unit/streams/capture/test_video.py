@@ -28,7 +28,7 @@ def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
     path = save_video(tmp_path / "a.avi", frames=5, fps=50)
     with open_video(parse_source(str(path), (tmp_path,)), max_pixels=MAX_PIXELS) as video:
         assert (video.fps, video.has_end, video.comes_in_bursts) == (50, True, True)
-        read = [(frame_shown(pixels()), position.index, position.at_s) for pixels, position in video]
+        read = [(frame_shown(pixels()), position.index, position.timestamp_s) for pixels, position in video]
     assert read == [(number, number, pytest.approx(number / 50)) for number in range(5)]
 
 

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import pytest
 
-from serve_app.schemas.streams import Recording
-from serve_app.streams.outputs.recording import Clip, Recorder, _write
+from serve_app.schemas.streams import ClipNotice, Recording
+from serve_app.streams.outputs.recording import Recorder, _write
 from serve_app.types import Detections
 
 BEGAN_S = 1_700_000_000.0
@@ -28,19 +28,19 @@ class Recorded:
     """A recorder, and what it says."""
 
     def __init__(self, folder: Path, **fields: Any) -> None:
-        self.clips: list[Clip] = []
+        self.clips: list[ClipNotice] = []
         self.recorder = Recorder(Recording(**{"max_fps": 30} | fields), folder, on_clip=self.clips.append)
 
     def show(self, at_s: float, *labels: str, pixels: np.ndarray = GREY) -> None:
         """A frame, seconds after the start, with these objects; returns once it was taken."""
         n = len(labels)
         boxes = np.tile(np.array([[10, 20, 40, 40]], np.float32), (n, 1))
-        found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32))
-        self.recorder.put(pixels, found, labels, BEGAN_S + at_s)
+        found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32), labels)
+        self.recorder.put(pixels, found, BEGAN_S + at_s)
         while not self.recorder._waiting.empty():
             time.sleep(0.001)
 
-    def close(self) -> list[Clip]:
+    def close(self) -> list[ClipNotice]:
         """The finished clips."""
         self.recorder.close(10)
         assert not self.recorder._thread.is_alive()
@@ -186,9 +186,9 @@ def test_a_folder_that_cannot_be_written_costs_frames_that_are_counted(tmp_path:
 def test_a_disk_that_is_slow_never_makes_the_stream_wait(folder: Path) -> None:
     slow = threading.Event()
     recorder = Recorder(Recording(max_fps=30), folder, on_clip=lambda clip: slow.wait(30))
-    found = Detections(np.array([[1, 1, 9, 9]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int32))
+    found = Detections(np.array([[1, 1, 9, 9]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int32), ("dog",))
     for number in range(100):
-        recorder.put(GREY, found, ("dog",), BEGAN_S + number)
+        recorder.put(GREY, found, BEGAN_S + number)
     dropped = recorder.status().dropped["queue_full"]
     slow.set()
     recorder.close(30)

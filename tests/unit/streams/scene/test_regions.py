@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
 import pytest
 
-from serve_app.schemas.streams import Line, LineCount, Regions, Zone, ZoneCount
-from serve_app.streams.scene.regions import LineEvent, RegionCounter, RegionEvent, ZoneEvent
-from serve_app.types import Detections
+from serve_app.schemas.streams import Line, LineCount, LineCrossing, Regions, Zone, ZoneChange, ZoneCount
+from serve_app.streams.scene.regions import RegionCounter, RegionEvent
+from serve_app.types import Detections, Frame, Position
 
 WIDTH_PX, HEIGHT_PX = 1000, 500
 MIDDLE = Zone(name="middle", polygon=[(0.4, 0.4), (0.6, 0.4), (0.6, 0.8), (0.4, 0.8)])
@@ -13,6 +16,31 @@ EVERYWHERE = Zone(name="everywhere", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
 GATE = Line(name="gate", start=(0.3, 0.6), end=(0.7, 0.6))  # who looks along it has the picture's lower part at right
 
 Feet = tuple[float, float]  # where an object stands: of the picture's width and height
+
+
+def frame_at(at_s: float) -> Frame:
+    """Return a frame whose wall clock is the stream's clock."""
+    return Frame(round(at_s * 10), at_s, at_s, Position(0), lambda: np.zeros((1, 1, 3), np.uint8))
+
+
+def zone_change(
+    zone: str, change: Literal["entered", "left"], track_id: int, label: str, at_s: float, dwell_s: float | None = None
+) -> ZoneChange:
+    return ZoneChange(
+        frame_id=round(at_s * 10),
+        captured_at_s=at_s,
+        zone=zone,
+        change=change,
+        track_id=track_id,
+        label=label,
+        dwell_s=dwell_s,
+    )
+
+
+def crossing(line: str, direction: Literal["in", "out"], track_id: int, label: str, at_s: float) -> LineCrossing:
+    return LineCrossing(
+        frame_id=round(at_s * 10), captured_at_s=at_s, line=line, direction=direction, track_id=track_id, label=label
+    )
 
 
 def see(
@@ -28,7 +56,8 @@ def see(
     n = len(objects)
     detections = Detections(xyxy, np.full(n, 0.9, np.float32), np.zeros(n, np.int32))
     names = [(labels or {}).get(track_id, "person") for track_id in objects]
-    return counter.update(detections, names, np.array(list(objects), np.int64), *size_px, at_s)
+    tracked = replace(detections, labels=tuple(names), track_id=np.array(list(objects), np.int64))
+    return counter.update(tracked, frame_at(at_s), *size_px)
 
 
 def walk(counter: RegionCounter, *feet: Feet, track_id: int = 1, start_s: float = 0.0) -> list[RegionEvent]:
@@ -47,10 +76,10 @@ def lines(*some: Line) -> RegionCounter:
 def test_an_object_enters_stays_and_leaves() -> None:
     counter = zones(MIDDLE)
     assert see(counter, 10.0, {7: (0.2, 0.5)}) == []
-    assert see(counter, 11.0, {7: (0.5, 0.5)}) == [ZoneEvent("middle", "entered", 7, "person", 11.0)]
+    assert see(counter, 11.0, {7: (0.5, 0.5)}) == [zone_change("middle", "entered", 7, "person", 11.0)]
     assert see(counter, 12.5, {7: (0.55, 0.6)}) == []
     assert counter.zones == {"middle": ZoneCount(inside=1, entered=1, left=0, dwell_s={7: 1.5})}
-    assert see(counter, 13.0, {7: (0.9, 0.6)}) == [ZoneEvent("middle", "left", 7, "person", 13.0, 2.0)]
+    assert see(counter, 13.0, {7: (0.9, 0.6)}) == [zone_change("middle", "left", 7, "person", 13.0, 2.0)]
     assert counter.zones == {"middle": ZoneCount(inside=0, entered=1, left=1, dwell_s={})}
 
 
@@ -71,9 +100,9 @@ def test_an_object_that_disappears_left_when_it_was_last_seen() -> None:
     walk(counter, *[(0.5, 0.5)] * 31, track_id=4)  # last seen after 3 s
     assert see(counter, 5.0, {}) == []
     assert counter.zones["middle"] == ZoneCount(inside=1, entered=1, left=0, dwell_s={4: 3.0})
-    assert see(counter, 5.1, {}) == [ZoneEvent("middle", "left", 4, "person", 3.0, 3.0)]
+    assert see(counter, 5.1, {}) == [zone_change("middle", "left", 4, "person", 5.1, 3.0)]
     assert counter.zones["middle"] == ZoneCount(inside=0, entered=1, left=1, dwell_s={})
-    assert see(counter, 9.0, {4: (0.5, 0.5)}) == [ZoneEvent("middle", "entered", 4, "person", 9.0)]
+    assert see(counter, 9.0, {4: (0.5, 0.5)}) == [zone_change("middle", "entered", 4, "person", 9.0)]
 
 
 def test_an_object_that_is_hidden_for_less_than_two_seconds_stays_inside() -> None:
@@ -88,7 +117,7 @@ def test_an_object_that_is_hidden_for_less_than_two_seconds_stays_inside() -> No
 def test_time_without_frames_takes_no_object_away_that_is_still_there() -> None:
     counter = zones(MIDDLE)
     see(counter, 0.0, {1: (0.5, 0.5), 2: (0.5, 0.6)})
-    assert see(counter, 60.0, {1: (0.5, 0.5)}) == [ZoneEvent("middle", "left", 2, "person", 0.0, 0.0)]
+    assert see(counter, 60.0, {1: (0.5, 0.5)}) == [zone_change("middle", "left", 2, "person", 60.0, 0.0)]
     assert counter.zones["middle"].dwell_s == {1: 60.0}
 
 
@@ -137,7 +166,7 @@ def test_who_is_inside_are_those_who_entered_and_have_not_left(seed: int) -> Non
         at = np.clip(at + rng.normal(0, 0.02, at.shape), 0, 1)
         shown = np.flatnonzero(rng.random(30) < (0.02 if i % 100 > 70 else 0.9))
         for event in see(counter, i / 10, {int(k): (at[k, 0], at[k, 1]) for k in shown}):
-            assert isinstance(event, ZoneEvent)
+            assert isinstance(event, ZoneChange)
             if event.change == "entered":
                 assert event.track_id not in inside[event.zone]
                 inside[event.zone].add(event.track_id)
@@ -162,9 +191,9 @@ def test_who_is_inside_are_those_who_entered_and_have_not_left(seed: int) -> Non
 def test_in_is_to_the_right_of_who_looks_from_start_to_end(start: Feet, end: Feet, to_the_right: Feet) -> None:
     counter = lines(Line(name="line", start=start, end=end))
     right, left = (0.5 + to_the_right[0], 0.5 + to_the_right[1]), (0.5 - to_the_right[0], 0.5 - to_the_right[1])
-    assert walk(counter, left, right) == [LineEvent("line", "in", 1, "person", 0.1)]
+    assert walk(counter, left, right) == [crossing("line", "in", 1, "person", 0.1)]
     assert counter.lines == {"line": LineCount(crossed_in=1, crossed_out=0)}
-    assert walk(counter, left, start_s=0.2) == [LineEvent("line", "out", 1, "person", 0.2)]
+    assert walk(counter, left, start_s=0.2) == [crossing("line", "out", 1, "person", 0.2)]
     assert counter.lines == {"line": LineCount(crossed_in=1, crossed_out=1)}
 
 
@@ -198,7 +227,7 @@ def test_an_object_that_begins_on_the_line_is_not_counted_wherever_it_goes() -> 
 def test_an_object_that_goes_around_the_lines_end_has_not_crossed_it() -> None:
     counter = lines(GATE)
     assert walk(counter, (0.65, 0.5), (0.75, 0.55), (0.75, 0.65), (0.65, 0.7)) == []
-    assert walk(counter, (0.65, 0.5), start_s=0.4) == [LineEvent("gate", "out", 1, "person", 0.4)]  # straight back
+    assert walk(counter, (0.65, 0.5), start_s=0.4) == [crossing("gate", "out", 1, "person", 0.4)]  # straight back
     assert walk(counter, (0.25, 0.59), (0.25, 0.61), track_id=2) == []
     assert walk(counter, (0.1, 0.5), (0.28, 0.7), track_id=3) == []
 
@@ -213,7 +242,7 @@ def test_a_crossing_while_hidden_for_less_than_two_seconds_is_counted() -> None:
     counter = lines(GATE)
     assert see(counter, 0.0, {1: (0.5, 0.5), 2: (0.4, 0.5)}) == []
     assert see(counter, 1.9, {}) == []
-    assert see(counter, 2.0, {1: (0.5, 0.7)}) == [LineEvent("gate", "in", 1, "person", 2.0)]
+    assert see(counter, 2.0, {1: (0.5, 0.7)}) == [crossing("gate", "in", 1, "person", 2.0)]
     assert see(counter, 2.1, {}) == []
     assert see(counter, 2.2, {2: (0.4, 0.7)}) == []  # forgotten
 
@@ -246,7 +275,7 @@ def test_a_camera_that_changes_its_resolution_changes_no_count() -> None:
     counter = RegionCounter(Regions(zones=[MIDDLE], lines=[GATE]))
     see(counter, 0.0, {1: (0.5, 0.5)})
     events = see(counter, 0.1, {1: (0.5, 0.7)}, size_px=(3840, 2160))
-    assert events == [LineEvent("gate", "in", 1, "person", 0.1)]
+    assert events == [crossing("gate", "in", 1, "person", 0.1)]
     assert counter.zones["middle"].inside == 1
 
 
@@ -267,8 +296,8 @@ def test_an_edited_zone_starts_from_nothing_and_the_others_go_on() -> None:
     }
 
     assert see(counter, 0.5, {1: (0.5, 0.5)}) == [
-        ZoneEvent("middle", "entered", 1, "person", 0.5),
-        LineEvent("gate", "out", 1, "person", 0.5),  # where it was is known to the line that stayed
+        zone_change("middle", "entered", 1, "person", 0.5),
+        crossing("gate", "out", 1, "person", 0.5),  # where it was is known to the line that stayed
     ]
     assert counter.zones["everywhere"].dwell_s == {1: 0.5}
     counter.replace(Regions(zones=[EVERYWHERE.model_copy(update={"labels": ["car"]})], lines=[turned]))

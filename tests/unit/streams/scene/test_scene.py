@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from serve_app.schemas.streams import Line, Motion, SourceSpec, StreamSpec, Zone
+from serve_app.schemas.streams import Line, LineCrossing, Motion, SourceSpec, StreamSpec, Zone, ZoneChange
 from serve_app.streams.bookmark import Mark
-from serve_app.streams.scene.regions import LineEvent, ZoneEvent
 from serve_app.streams.scene.scene import Scene
-from serve_app.types import Answer, Detections, Frame, Position
+from serve_app.types import Answer, Detections, Frame, Position, Timing
 
 SIDE_PX = 100
 PIXELS = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
@@ -25,14 +24,14 @@ def answer(*left_px: int) -> Answer:
     boxes = np.array([[x, 30, x + 20, 50] for x in left_px], np.float32).reshape(-1, 4)
     n = len(left_px)
     found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32))
-    return Answer(found, ("dog",) * n, SIDE_PX, SIDE_PX, "fake", 1)
+    return Answer(found.labelled(("dog",)), SIDE_PX, SIDE_PX, "fake", 1, Timing())
 
 
 def test_a_stream_that_asks_for_nothing_remembers_nothing() -> None:
     scene = Scene(spec(), 10, Mark())
     assert not scene.is_still(frame(0), PIXELS)
-    ids, events = scene.update(answer(1, 50), frame(0))
-    assert (ids.tolist(), events, scene.zones, scene.lines) == ([-1, -1], [], {}, {})
+    detections, events = scene.update(answer(1, 50), frame(0))
+    assert (len(detections), detections.track_id, events, scene.zones, scene.lines) == (2, None, [], {}, {})
 
 
 def test_an_object_that_walks_through_is_counted_once() -> None:
@@ -41,11 +40,11 @@ def test_an_object_that_walks_through_is_counted_once() -> None:
     scene = Scene(spec(lines=[line], zones=[zone]), 10, Mark())
     seen, events = set(), []
     for number in range(16):
-        ids, new = scene.update(answer(5 * number), frame(number))
-        seen |= set(ids.tolist())
+        detections, new = scene.update(answer(5 * number), frame(number))
+        seen |= set(detections.track_id.tolist())
         events += new
     assert seen == {-1, 1}
-    assert [type(event) for event in events] == [ZoneEvent, ZoneEvent, LineEvent]
+    assert [type(event) for event in events] == [ZoneChange, ZoneChange, LineCrossing]
     assert scene.lines["gate"].crossed_in == 1
     assert (scene.zones["left half"].entered, scene.zones["left half"].left) == (1, 1)
 
@@ -59,7 +58,7 @@ def test_what_stands_still_keeps_its_id_and_goes_on_being_inside() -> None:
     for number in range(4, 100):
         assert scene.is_still(frame(number), PIXELS)
         assert scene.stay(frame(number), PIXELS) == []
-    ids, _ = scene.update(answer(40), frame(100))
-    assert ids.tolist() == [1]
+    detections, _ = scene.update(answer(40), frame(100))
+    assert detections.track_id.tolist() == [1]
     (dwell_s,) = scene.zones["all"].dwell_s.values()
     assert dwell_s > 9

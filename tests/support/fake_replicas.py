@@ -1,0 +1,86 @@
+"""Handles of Serve's that answer without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from serve_app.deployments import handles
+from serve_app.deployments.detector_client import DetectorClient
+from serve_app.errors import ServeAppError
+from serve_app.images.letterbox import letterbox
+from serve_app.types import (
+    Answer,
+    Detections,
+    DetectOptions,
+    DetectorState,
+    DetectReply,
+    DetectRequest,
+    EngineInfo,
+    InputShape,
+    ModelInfo,
+    Timing,
+)
+
+OPTIONS = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)
+REPLY = DetectReply(
+    Detections(np.array([[32, 32, 64, 64]], np.float32), np.array([0.9], np.float32), np.array([0], np.int32)),
+    Timing(),
+    batch_size=1,
+)
+
+
+def model_info(*labels: str, version: str = "v1", side_px: int = 64) -> ModelInfo:
+    """Return a model of these labels, with a square input."""
+    engine = EngineInfo("fake", version, "fake", labels, InputShape.square(side_px), end_to_end=False)
+    return ModelInfo(engine, version, OPTIONS)
+
+
+class FakeHandle:
+    """A Detector's handle. ``answer`` says what each request gets: a reply, or an error, raised or returned."""
+
+    app_name, deployment_name = "sightline", "Detector"
+
+    def __init__(self, answer: Callable[[DetectRequest], Any] = lambda request: REPLY) -> None:
+        self.answer = answer
+        self.info = model_info("dog")
+        self.requests: list[DetectRequest] = []
+        self.state = SimpleNamespace(remote=self._state)
+        self.detect = SimpleNamespace(remote=self._detect)
+
+    def _init(self, **options: Any) -> None:
+        pass
+
+    async def _state(self) -> DetectorState:
+        return DetectorState(self.info)
+
+    async def _detect(self, request: DetectRequest) -> DetectReply | ServeAppError:
+        self.requests.append(request)
+        result = self.answer(request)
+        if isinstance(result, Exception) and not isinstance(result, ServeAppError):
+            raise result
+        reply: DetectReply | ServeAppError = result
+        return reply
+
+
+async def ask(client: DetectorClient, pixels: np.ndarray) -> Answer:
+    """Return the answer to one picture, as a Preprocessor asks for it."""
+    model = await client.model(1)
+    with client.pool.lease() as slot:
+        fitted = letterbox(pixels, slot.pixels)
+        return await client.detect(slot, fitted, model, OPTIONS, time_left_s=10)
+
+
+async def no_listening(replica: object, stub: type[Any], *, max_calls: int, limit: str = "") -> None:
+    """Stand in for ``handles.listen``: no other process calls this replica."""
+
+
+def no_local_service(*_: str) -> str:
+    """Stand in for ``handles.service_name``: no replica is on this node, so that the handle is called."""
+    return "none"
+
+
+NOWHERE = (handles, "service_name", no_local_service)  # for ``monkeypatch.setattr``

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.exceptions import RayActorError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from serve_app.deployments.detector_client import DetectorClient
+from serve_app.errors import ModelChanged, Overloaded, PoisonPicture, ServeAppError, SlotElsewhere, Unavailable
+from serve_app.ipc.frame_pool import SlotReader
+from serve_app.types import DetectRequest
+from tests.support.fake_replicas import REPLY, FakeHandle, ask, model_info
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_frame_goes_by_name_and_its_boxes_come_back_in_its_pixels() -> None:
+    handle = FakeHandle()
+    client = DetectorClient(handle, slots=1, traffic="interactive")
+    answer = await ask(client, np.zeros((128, 128, 3), np.uint8))
+    assert not isinstance(handle.requests[0].frame, bytes)
+    assert answer.detections.xyxy.tolist() == [[64, 64, 128, 128]]
+    assert answer.detections.labels == ("dog",)
+    client.close()
+
+
+async def test_where_memory_is_not_shared_the_bytes_go() -> None:
+    handle = FakeHandle(lambda request: REPLY if isinstance(request.frame, bytes) else SlotElsewhere("elsewhere"))
+    client = DetectorClient(handle, slots=1, traffic="interactive")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    await ask(client, pixels)
+    _, by_bytes = handle.requests
+    assert by_bytes.frame == pixels.tobytes()
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (BackPressureError(num_queued_requests=1, max_queued_requests=1), Overloaded),
+        (DeploymentUnavailableError(DeploymentID("Detector")), Unavailable),
+        (Overloaded("full"), Overloaded),
+    ],
+)
+async def test_rays_errors_become_ours(raised: Exception, error: type[ServeAppError]) -> None:
+    client = DetectorClient(FakeHandle(lambda request: raised), slots=1, traffic="interactive")
+    with pytest.raises(error):
+        await ask(client, np.zeros((64, 64, 3), np.uint8))
+    assert client.pool.leased == 0
+    client.close()
+
+
+class Dying:
+    """A Detector that dies of the first ``deaths`` frames, which are in its engine then, or only wait for it."""
+
+    def __init__(self, deaths: int, *, in_engine: bool) -> None:
+        self.deaths, self.in_engine, self.reader = deaths, in_engine, SlotReader()
+
+    def __call__(self, request: DetectRequest) -> Any:
+        if self.deaths == 0:
+            return REPLY
+        self.deaths -= 1
+        _, in_engine = self.reader.view(request.frame)
+        in_engine[0] = self.in_engine
+        return RayActorError()
+
+
+async def test_a_frame_that_only_waited_when_the_detector_died_is_sent_again_as_it_was() -> None:
+    handle = FakeHandle(Dying(5, in_engine=False))
+    client = DetectorClient(handle, slots=1, traffic="interactive")
+    assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).detections.labels == ("dog",)
+    assert [request.isolated for request in handle.requests] == [False] * 6
+    client.close()
+
+
+async def test_a_frame_that_was_in_the_engine_when_it_died_is_isolated_from_then_on() -> None:
+    handle = FakeHandle(Dying(1, in_engine=True))
+    client = DetectorClient(handle, slots=1, traffic="interactive")
+    assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).detections.labels == ("dog",)
+    assert [request.isolated for request in handle.requests] == [False, True]
+    client.close()
+
+
+async def test_a_frame_that_kills_the_engine_in_isolation_is_refused() -> None:
+    handle = FakeHandle(Dying(2, in_engine=True))
+    client = DetectorClient(handle, slots=1, traffic="interactive")
+    with pytest.raises(PoisonPicture):
+        await ask(client, np.zeros((64, 64, 3), np.uint8))
+    assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).detections.labels == ("dog",)  # nobody else is
+    assert [request.isolated for request in handle.requests] == [False, True, False]
+    client.close()
+
+
+async def test_after_a_change_the_new_model_is_asked_for_and_the_slots_fit_it() -> None:
+    handle = FakeHandle(lambda request: ModelChanged("changed") if request.model_version == "v1" else REPLY)
+    client = DetectorClient(handle, slots=1, traffic="interactive")
+    with pytest.raises(ModelChanged):
+        await ask(client, np.zeros((64, 64, 3), np.uint8))
+    handle.info = model_info("dog", version="v2", side_px=96)
+    await ask(client, np.zeros((64, 64, 3), np.uint8))
+    assert client.pool.shape == (96, 96)
+    client.close()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from serve_app.deployments import supervisor_proxy
+from serve_app.deployments.supervisor_proxy import StreamClient
+from serve_app.errors import Unavailable
+
+pytestmark = pytest.mark.anyio
+
+
+class SupervisorHandle:
+    """A StreamSupervisor's: each method is gone for so many calls, and then answers with its name."""
+
+    app_name, deployment_name = "sightline", "StreamSupervisor"
+
+    def __init__(self, deaths: float) -> None:
+        self.deaths, self.calls = deaths, 0
+
+    def _init(self, **options: Any) -> None:
+        pass
+
+    def __getattr__(self, method: str) -> Any:
+        async def remote(*args: Any) -> str:
+            self.calls += 1
+            if self.calls <= self.deaths:
+                raise RayActorError
+            return method
+
+        return SimpleNamespace(remote=remote)
+
+
+READS: dict[str, tuple[Any, ...]] = {
+    "all": (), "status": ("lot",), "regions": ("lot",), "events": ("lot", None, 0.0), "snapshot": ("lot", None, 0.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", READS)
+async def test_who_reads_of_a_stream_does_not_notice_that_its_supervisor_died(method: str) -> None:
+    client = StreamClient(SupervisorHandle(deaths=3))
+    options = {"boxes": True} if method == "snapshot" else {}
+    assert await getattr(client, method)(*READS[method], **options) == method
+
+
+@pytest.mark.parametrize("method", ["create", "replace", "delete", "pause", "resume"])
+async def test_a_change_to_a_stream_is_not_made_twice(method: str) -> None:
+    handle = SupervisorHandle(deaths=1)
+    with pytest.raises(Unavailable):
+        await getattr(StreamClient(handle), method)("lot")
+    assert handle.calls == 1
+
+
+async def test_a_supervisor_that_stays_away_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_proxy, "_TIMEOUT_S", 0.2)
+    with pytest.raises(Unavailable, match="the stream supervisor does not answer"):
+        await StreamClient(SupervisorHandle(deaths=float("inf"))).status("lot")
