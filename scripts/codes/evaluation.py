@@ -6,7 +6,7 @@ import contextlib
 import io
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -19,13 +19,13 @@ from scripts.codes import dataset
 from scripts.codes.scenes import Scene, Truth
 from scripts.codes.score import Guess, Score, score
 from scripts.codes.symbols import LABELS
-from serve_app.config import ModelArgs
+from serve_app.config import DetectArgs, ModelArgs
 from serve_app.images.decode import decode
 from serve_app.images.letterbox import letterbox, to_picture
 from serve_app.models.engines import Engine
 from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
-from serve_app.types import Pixels
+from serve_app.types import DetectOptions, Pixels
 
 SIZE_PX = 640  # of the test pictures: the model input's, so that a pixel of the one is a pixel of the other
 WIDTHS_PX = (0, 16, 24, 32, 64, 128, 1000)  # bounds of the table of recall by size
@@ -81,7 +81,7 @@ def _share(found: int, asked: int) -> str:
 def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_sheet: Path | None = None) -> Report:
     """Runs so many test pictures and the photographs; saves successes above failures as one picture."""
     engine = load(ModelArgs(weights=Path("codes"), engine="openvino", image_size_px=SIZE_PX), has_gpu=False)
-    threshold = engine.info.defaults.confidence
+    threshold = DetectArgs().confidence
     truths: list[Sequence[Truth]] = []
     guesses: list[list[Guess]] = []
     scores: list[Score] = []
@@ -109,7 +109,7 @@ def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
     slot = np.empty(engine.info.input_shape.array, np.uint8)
     box = letterbox(pixels, slot)
     (raw,) = engine.infer([slot])
-    options = replace(engine.info.defaults, confidence=confidence)
+    options = DetectOptions(**DetectArgs(confidence=confidence).model_dump())
     detections = to_picture(to_detections(raw, options, end_to_end=engine.info.end_to_end), box)
     return [Guess(LABELS[class_id], confidence, tuple(xyxy)) for xyxy, confidence, class_id in detections]
 

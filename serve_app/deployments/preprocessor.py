@@ -103,7 +103,7 @@ class Preprocessor:
         return replace(answer, timing=replace(timing, queue_s=timing.queue_s + waited_s))
 
     async def check_health(self) -> None:
-        """End this replica if a decoder hangs, which would keep its slot and its thread. Serve calls this every second."""
+        """End this replica if a decoder hangs, which keeps its slot and its thread. Serve calls this every second."""
         oldest_s = time.monotonic() - min(self._decoding_since_s.values(), default=time.monotonic())
         if oldest_s > _DECODER_WEDGED_AFTER_S:
             logger.critical("a decoder has been busy with one picture for %.0f s: this replica ends", oldest_s)

@@ -19,7 +19,9 @@ class Engine(Protocol):
     takes_batches: bool  # several frames in a call may take less time than one by one
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
-        """One raw output a frame, in order. Frames have the shape ``info.input_shape.array``, are uint8 BGR and may be read-only.
+        """Return one raw output a frame, in order.
+
+        Frames have the shape ``info.input_shape.array``, are uint8 BGR and may be read-only.
 
         Colour order, scaling and layout are the engine's business. See ``postprocess`` for the raw output's shapes.
         ``alone``: no other call runs and nothing waits, so that every core may work on this one. An output stays valid

@@ -21,7 +21,8 @@ _FRAMES = "frames"
 class OnnxEngine:
     """One batch, one run; a file that was exported for one picture takes them one by one.
 
-    Computes in the file's own precision. A model whose input size is open is fixed at ``input_shape``. Raises ModelError.
+    It computes in the file's own precision. A model whose input size is open is fixed at ``input_shape``.
+    Raises ModelError.
     """
 
     concurrency = 1

@@ -95,7 +95,7 @@ class TorchEngine:
 
 
 def _recorded(step: Step, network: Any, input_shape: InputShape, max_batch_size: int) -> list[_Graphs]:
-    """Return the step as CUDA graphs, a set for each context; none if they fail or their output differs from the step's."""
+    """Return the step as CUDA graphs, a set for each context; none if they fail or their output differs."""
     try:
         contexts = [_Graphs(step, network, input_shape, max_batch_size) for _ in range(_GPU_CONTEXTS)]
         if all(graphs.agree_with(step) for graphs in contexts):

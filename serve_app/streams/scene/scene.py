@@ -54,7 +54,7 @@ class Scene:
         return self._count(frame, pixels.shape[1], pixels.shape[0])[1]
 
     def update(self, answer: Answer, frame: Frame) -> tuple[Detections, list[RegionEvent]]:
-        """Return the detections, with their track ids if the stream is tracked, and what happened since the last frame."""
+        """Return the detections, tracked if the stream asks for it, and what happened since the last frame."""
         self._latest = answer.detections
         return self._count(frame, answer.width_px, answer.height_px)
 
