@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")  # before any test imports Ultralytics
+# A shell starts its background jobs with SIGINT ignored, and programs that they start inherit that. Tests stop some of
+# these programs by SIGINT, as Ctrl-C does.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from tests.support import squares
 

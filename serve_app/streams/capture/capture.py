@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 
-from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled, SourceTooLarge, SourceUntrusted
 from serve_app.schemas.streams import Policy
 from serve_app.streams.capture.mailbox import WaitingPlace
+from serve_app.streams.capture.reconnect import ReconnectingSource
 from serve_app.streams.capture.source import Source
 from serve_app.streams.capture.timestamps import Stamps
-from serve_app.streams.capture.video import Video, open_video
+from serve_app.streams.capture.video import Video
 from serve_app.streams.progress import Progress
 from serve_app.types import Frame, Position
 
-_BACKOFF_S = (0.1, 1.5)  # first and longest pause before a source is tried again: it is back within 2 s of its return
-_FAILED_RETRY_S = 60.0  # before a source that needs a person is tried again: some cameras lock out who tries often
-
 
 class Capture:
-    """Reads a source until it ends or ``stop``. A live source that goes away is opened again, forever."""
+    """Reads a source until it ends or ``stop``. A live source that goes away is reopened: see ``ReconnectingSource``."""
 
     def __init__(
         self,
@@ -39,17 +35,16 @@ class Capture:
 
         ``hwaccel``: see ``open_video``.
         """
-        self._source = source
         self._progress = progress
         self._policy = policy
-        self._max_pixels = max_pixels
-        self._loop = loop
-        self._hwaccel = hwaccel
+        self._is_live = source.is_live
         self._interval_s = 1 / max_fps if max_fps else 0.0
         self._place = WaitingPlace()
         self._fault: Exception | None = None  # that ended the thread, and is none of the source's
         self._stopped = threading.Event()
-        self._after = None if source.is_live else after
+        self._source = ReconnectingSource(
+            source, progress, self._stopped, max_pixels=max_pixels, loop=loop, after=after, hwaccel=hwaccel
+        )
         self._started_s = time.monotonic() - stream_time_s
         self._stream_time_s = stream_time_s  # on the stream's own clock
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
@@ -72,58 +67,17 @@ class Capture:
 
     def _run(self) -> None:
         try:
-            self._read_until_the_end()
+            self._source.read_until_the_end(self._read)
         except Exception as exc:  # else the stream would stand still unnoticed
             self._fault = exc
         finally:
             self._place.close()
 
-    def _read_until_the_end(self) -> None:
-        failures = 0
-        while not self._stopped.is_set():
-            before = self._progress.captured
-            pause_s = 0.0
-            try:
-                with open_video(
-                    self._source, max_pixels=self._max_pixels, after=self._after, hwaccel=self._hwaccel
-                ) as video:
-                    self._progress.opened(video.fps)
-                    self._after = None
-                    self._read(video)
-                if video.has_end:
-                    if self._loop:
-                        continue
-                    return  # completed, once whoever takes has taken what waits
-                self._progress.source_is("reconnecting", f"{self._source.name} ended")
-            except SourceError as exc:
-                if self._needs_a_person(exc):
-                    self._progress.source_is("failed", exc.detail)
-                    if not self._source.is_live:
-                        return
-                    pause_s = _FAILED_RETRY_S
-                else:
-                    self._progress.source_is(
-                        "stalled" if isinstance(exc, SourceStalled) else "reconnecting", exc.detail
-                    )
-            finally:
-                self._progress.stopped_reading()
-            failures = 0 if self._progress.captured > before else failures + 1
-            self._progress.reconnects += 1
-            self._stopped.wait(pause_s or _pause_s(failures))
-
-    def _needs_a_person(self, error: SourceError) -> bool:
-        """Waiting will not help. A camera that has worked may send nonsense while it starts."""
-        if not self._source.is_live or isinstance(error, SourceDenied | SourceUntrusted | SourceTooLarge):
-            return True
-        return not isinstance(error, SourceGone) and not self._progress.captured
-
     def _read(self, video: Video) -> None:
         at_own_pace = video.comes_in_bursts and self._policy == "drop_oldest"
         waits_its_turn = video.has_end and not video.is_timed  # a folder's pictures are all there at once
         opened_s = time.monotonic()
-        began_s = (
-            opened_s - self._started_s if self._source.is_live else self._stream_time_s
-        )  # on the stream's own clock
+        began_s = opened_s - self._started_s if self._is_live else self._stream_time_s  # on the stream's own clock
         stamps = Stamps(video.fps)
         due_s = 0.0  # of the next frame that max_fps lets through
         pictures = iter(video)
@@ -150,12 +104,5 @@ class Capture:
                 continue
             if not self._stopped.is_set():
                 self._progress.drop("newer_frame", unused.frame_id)
-            elif self._source.is_live:
+            elif self._is_live:
                 self._progress.drop("stopped", unused.frame_id)  # a file's is read again when the stream goes on
-
-
-def _pause_s(failures: int) -> float:
-    """How long to wait after so many failures in a row: doubled each time, up to a bound."""
-    first_s, longest_s = _BACKOFF_S
-    # Jitter, so that forty cameras behind one switch do not come back in one instant.
-    return min(longest_s, first_s * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1)

@@ -14,8 +14,9 @@ import pytest
 
 from serve_app.errors import Undecodable
 from serve_app.streams.bookmark import Mark
-from serve_app.streams.capture.capture import Capture, _pause_s
+from serve_app.streams.capture.capture import Capture
 from serve_app.streams.capture.mailbox import WaitingPlace
+from serve_app.streams.capture.reconnect import _backoff_s
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.timestamps import Stamps
 from serve_app.streams.progress import Progress
@@ -289,5 +290,5 @@ async def test_a_place_that_is_closed_gives_back_what_it_does_not_take() -> None
 
 def test_pauses_grow_to_a_bound_and_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: high)
-    assert [_pause_s(failures) for failures in (0, 1, 2, 3)] == [0.1, 0.2, 0.4, 0.8]
-    assert _pause_s(7) == _pause_s(10_000) == 1.5
+    assert [_backoff_s(failures) for failures in (0, 1, 2, 3)] == [0.1, 0.2, 0.4, 0.8]
+    assert _backoff_s(7) == _backoff_s(10_000) == 1.5

@@ -1,0 +1,86 @@
+"""A source that goes away is opened again."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled, SourceTooLarge, SourceUntrusted
+from serve_app.schemas.streams import State
+from serve_app.streams.capture.source import Source
+from serve_app.streams.capture.video import Video, open_video
+from serve_app.streams.progress import Progress
+from serve_app.types import Position
+
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 1.5  # a source is read again within 2 s of its return
+_FAILED_RETRY_S = 60.0  # before a source that needs its operator is tried again: some cameras lock out frequent logins
+
+
+class ReconnectingSource:
+    """Opens a source, and reopens a live one indefinitely, with back-off. Blocks: it is for a thread of its own."""
+
+    def __init__(
+        self,
+        source: Source,
+        progress: Progress,
+        stopped: threading.Event,
+        *,
+        max_pixels: int,
+        loop: bool,
+        after: Position | None,
+        hwaccel: str | None,
+    ) -> None:
+        """``loop``: start a file over when it ends. A source that has an end begins after ``after``."""
+        self._source = source
+        self._progress = progress
+        self._stopped = stopped
+        self._max_pixels = max_pixels
+        self._loop = loop
+        self._after = None if source.is_live else after
+        self._hwaccel = hwaccel
+
+    def read_until_the_end(self, read: Callable[[Video], None]) -> None:
+        """Have ``read`` read the opened source, again after each failure, until the source ends or ``stopped`` is set."""
+        failures = 0
+        while not self._stopped.is_set():
+            captured = self._progress.captured
+            pause_s: float | None = None
+            try:
+                with open_video(
+                    self._source, max_pixels=self._max_pixels, after=self._after, hwaccel=self._hwaccel
+                ) as video:
+                    self._progress.opened(video.fps)
+                    self._after = None
+                    read(video)
+                if video.has_end:
+                    if self._loop:
+                        continue
+                    return
+                self._progress.source_is("reconnecting", f"{self._source.name} ended")
+            except SourceError as exc:
+                if self._needs_operator(exc):
+                    self._progress.source_is("failed", exc.detail)
+                    if not self._source.is_live:
+                        return
+                    pause_s = _FAILED_RETRY_S
+                else:
+                    state: State = "stalled" if isinstance(exc, SourceStalled) else "reconnecting"
+                    self._progress.source_is(state, exc.detail)
+            finally:
+                self._progress.stopped_reading()
+            failures = 0 if self._progress.captured > captured else failures + 1
+            self._progress.reconnects += 1
+            self._stopped.wait(_backoff_s(failures) if pause_s is None else pause_s)
+
+    def _needs_operator(self, error: SourceError) -> bool:
+        """Return whether waiting cannot help. A camera that has worked may send garbage while it starts."""
+        if not self._source.is_live or isinstance(error, SourceDenied | SourceUntrusted | SourceTooLarge):
+            return True
+        return not isinstance(error, SourceGone) and not self._progress.captured
+
+
+def _backoff_s(failures: int) -> float:
+    """Return how long to wait after so many failures in a row: doubled each time, up to a limit."""
+    # Jitter, so that forty cameras behind one switch do not reconnect at the same moment.
+    return min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1)
