@@ -42,11 +42,6 @@ QUEUE_SIZE = 1000
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # Debian's mosquitto is no user's command
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def connections() -> set[tuple[Any, ...]]:
     """Of this process, to anywhere."""
     return {(each.laddr, each.raddr) for each in psutil.Process().net_connections("tcp") if each.raddr}

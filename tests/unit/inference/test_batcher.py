@@ -14,11 +14,6 @@ from serve_app.types import Traffic
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class GatedEngine:
     """Doubles numbers, one batch each time the test opens the gate; remembers the batches."""
 

@@ -47,11 +47,6 @@ with socket.socket(socket.AF_UNIX) as caller:
 """
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @asynccontextmanager
 async def serving(folder: Path, max_calls: int = 100, **methods: Any) -> AsyncIterator[CallServer]:
     server = CallServer(methods, max_calls=max_calls)

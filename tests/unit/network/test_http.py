@@ -31,11 +31,6 @@ ALLOWED = Guard((ip_network(OPEN),))
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     return Names(monkeypatch)
 

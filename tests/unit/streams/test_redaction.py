@@ -38,11 +38,6 @@ WEBHOOK_SECRET = "whsec_" + base64.b64encode(SECRET.encode() * 4).decode()
 SECRETS = (SECRET, WEBHOOK_SECRET.removeprefix("whsec_"))
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class RunningStreams(FakeStreams):
     """Real ones, without Ray between us and them."""
 

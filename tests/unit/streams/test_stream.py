@@ -34,11 +34,6 @@ MODEL = ModelInfo("fake", "1", "fake", squares.LABELS, squares.SIZE_PX, True)
 EVERYWHERE = Zone(name="all", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class FakeDetector:
     """Finds the one square of a frame, once ``failures`` are used up."""
 

@@ -28,11 +28,6 @@ FRAMES = 12
 MAX_PIXELS = 1_000_000
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @asynccontextmanager
 async def capture_of(uri: Path | str, **changes: Any) -> AsyncIterator[tuple[Capture, Progress]]:
     """Started, and stopped at the end."""

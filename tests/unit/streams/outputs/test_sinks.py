@@ -26,11 +26,6 @@ pytestmark = pytest.mark.anyio
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def event(event_id: int, kind: str = "result") -> Event:
     text = json.dumps({"event_id": event_id, "type": kind, "stream_id": "lot"})
     return Event(event_id, kind, "lot", text)
