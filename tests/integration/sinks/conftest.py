@@ -20,15 +20,13 @@ from typing import Any
 import psutil
 import pytest
 import redis
-from pydantic import TypeAdapter
 
 from scripts.server import free_port
 from serve_app.network.address_guard import Guard
-from serve_app.schemas.streams import SinkSpec
-from serve_app.streams.outputs.sinks import Sink, open_sink
+from serve_app.streams.outputs.sinks import Sink
 from tests.integration.conftest import eventually
 from tests.support.receiver import Receiver
-from tests.support.sinks import event, until
+from tests.support.sinks import event, new_sink, until
 
 HERE = Guard((ip_network("127.0.0.0/8"),))
 QUEUE_SIZE = 1000
@@ -62,7 +60,7 @@ async def nothing_left(anyio_backend: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def opened(**spec: Any) -> AsyncIterator[Sink]:
     """Open a sink of the stream ``lot``, and close it at the end."""
-    sink = open_sink(TypeAdapter(SinkSpec).validate_python(spec), "lot", Path("/nowhere"), HERE)
+    sink = new_sink(Path("/nowhere"), HERE, **spec)
     try:
         yield sink
     finally:
