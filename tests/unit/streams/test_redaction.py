@@ -29,7 +29,7 @@ from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.stream import Stream, check_outputs
 from serve_app.types import EventPage
 from tests.support.fakes import FakePipeline, FakeStreams
-from tests.unit.streams.test_stream import FakeDetector
+from tests.support.local_streams import FakeDetector
 
 pytestmark = pytest.mark.anyio
 LOCAL = Guard((ip_network("127.0.0.0/8"),))
