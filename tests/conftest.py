@@ -16,8 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from tests.support import squares
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+from tests.support.paths import SHARED
 
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason="needs the folder ../shared (real photographs, videos and weights), which is not here"
@@ -40,6 +39,12 @@ def only_with_chaos(chaos: bool) -> None:
     """For a test of minutes whose fault another one shows in seconds."""
     if not chaos:
         pytest.skip("takes minutes, and another test shows the same once: scripts/test --chaos runs it")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run the tests that are coroutines on asyncio alone."""
+    return "asyncio"
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.codes.surfaces import Look, Picture, Rng, background, colour_pair, distractor, words, write
+from scripts.codes.distractors import distractor
+from scripts.codes.surfaces import Look, Picture, Rng, background, colour_pair, words, write
 from scripts.codes.symbols import Symbol, random_symbol
 
 _MIN_SIDE_PX = 9  # a smaller code is neither drawn nor asked for

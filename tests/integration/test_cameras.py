@@ -31,11 +31,6 @@ from tests.support.videos import frame_shown, square_of
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def camera_port(pictures: Path) -> Iterator[int]:
     with rtsp_camera(pictures) as port:

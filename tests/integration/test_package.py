@@ -20,8 +20,8 @@ from scripts.codes.score import Guess, score
 from scripts.server import free_port, is_ready
 from serve_app.images.drawing import encode_jpeg
 from tests.integration.conftest import PATIENCE_S, eventually, frame_pools
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 WEIGHTS = {"serve_app/models/embedded/codes.onnx", "serve_app/weights/codes.safetensors"}
 

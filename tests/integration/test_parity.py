@@ -17,10 +17,11 @@ from scripts.server import is_ready
 from serve_app.app import build_app
 from serve_app.schemas.streams import StreamResult
 from serve_app.types import Json
-from tests.conftest import SHARED, needs_shared
+from tests.conftest import needs_shared
 from tests.integration.conftest import PATIENCE_S, Service, delete_stream, eventually, start_stream, stream_results
 from tests.parity.pictures import shipped
 from tests.parity.reference import CONFIDENCE_TOLERANCE, THRESHOLD, Found, disagreements, predict
+from tests.support.paths import SHARED
 
 pytestmark = needs_shared
 

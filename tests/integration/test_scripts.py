@@ -20,10 +20,10 @@ import yaml
 from scripts.server import free_port, is_ready
 from tests.integration.conftest import PATIENCE_S, eventually, frame_pools
 from tests.support import squares
+from tests.support.paths import ROOT
 from tests.support.squares import Square
 from tests.support.videos import save_video
 
-ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 DEMO_TIMEOUT_S = 900
 

@@ -13,10 +13,11 @@ from ultralytics import YOLO
 from serve_app.config import ModelArgs
 from serve_app.models.engines import Engine
 from serve_app.models.load import load
-from tests.conftest import SHARED, needs_shared, trusted
+from tests.conftest import needs_shared, trusted
 from tests.parity.pictures import save_extremes, shipped
 from tests.parity.pipeline import detect
 from tests.parity.reference import disagreements, predict
+from tests.support.paths import SHARED
 
 pytestmark = needs_shared
 

@@ -10,6 +10,8 @@ from typing import NoReturn
 import pytest
 import ray
 
+from tests.support.traps import Trap, trap
+
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,6 +21,13 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a unit test must not start Ray")
 
     monkeypatch.setattr(ray, "init", refuse)
+
+
+@pytest.fixture
+def forbidden() -> Iterator[Trap]:
+    """Listen at a port to which nobody may connect."""
+    with trap() as it:
+        yield it
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2] / "serve_app"
+from tests.support.paths import ROOT
+
+PACKAGE = ROOT / "serve_app"
 MAY_IMPORT = {
     "types": "errors",
     "errors": "",
@@ -26,12 +28,12 @@ MAY_IMPORT = {
 }
 RAY_WING = {"deployments", "app", "cli", "__main__"}  # what may import Ray, and everything of ours
 ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime", "tensorrt"}
-FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
 def package_of(path: Path) -> str:
     """The package, or the module at the top, that a file belongs to."""
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported(path: Path) -> set[str]:
@@ -50,7 +52,7 @@ def test_the_plan_knows_every_package() -> None:
     assert {package_of(path) for path in FILES} == MAY_IMPORT.keys() | RAY_WING
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_package_imports_only_from_packages_before_it(path: Path) -> None:
     package = package_of(path)
     own = {name.split(".")[1] for name in imported(path) if name.startswith("serve_app.")} - {"__version__"}
@@ -59,12 +61,12 @@ def test_a_package_imports_only_from_packages_before_it(path: Path) -> None:
         assert "ray" not in {name.split(".")[0] for name in imported(path)}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_engine_libraries_stay_in_the_engines(path: Path) -> None:
     if "models/engines" not in str(path):
         assert not {name.split(".")[0] for name in imported(path)} & ENGINE_LIBRARIES
 
 
 def test_deployments_know_neither_the_application_nor_the_command() -> None:
-    for path in (ROOT / "deployments").glob("*.py"):
+    for path in (PACKAGE / "deployments").glob("*.py"):
         assert not {name for name in imported(path) if name.startswith(("serve_app.app", "serve_app.cli"))}

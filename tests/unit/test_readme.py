@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,8 @@ from serve_app import config, errors
 from serve_app.schemas.detect import DetectResponse
 from serve_app.telemetry import metrics as telemetry
 from serve_app.telemetry.metrics import Metric
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 SECTIONS = config.AppArgs.model_fields
 

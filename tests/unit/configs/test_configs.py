@@ -17,8 +17,8 @@ from serve_app.app import build_app
 from serve_app.config import parse_args
 from serve_app.deployments.autoscaling import TargetUtilisation
 from serve_app.deployments.preflight import unknown_keys
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 STREAMS = ROOT / "configs/streams.yaml"  # is no config of Serve's
 RAY_SERVICE = ROOT / "configs/kuberay/rayservice.yaml"  # has one inside
 CONFIGS = [*sorted(set((ROOT / "configs").glob("*.yaml")) - {STREAMS}), RAY_SERVICE]

@@ -14,7 +14,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.paths import ROOT
+
 DOCKERFILE = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE))
 INSTALLED = "/opt/sightline/share/sightline/"  # where the package puts configs/
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -27,8 +27,9 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 
 from scripts.server import free_port
+from tests.support.paths import ROOT
 
-GUARD = Path(__file__).resolve().parents[3] / "configs/haproxy.py"
+GUARD = ROOT / "configs/haproxy.py"
 SLOW_S = 1.0
 
 

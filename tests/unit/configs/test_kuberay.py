@@ -21,8 +21,8 @@ from serve_app.config import parse_args
 from serve_app.deployments import stream_worker as worker
 from serve_app.ipc.frame_pool import pool_bytes
 from serve_app.types import InputShape
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 OBJECTS = [
     item for path in sorted((ROOT / "configs/kuberay").glob("*.yaml")) for item in yaml.safe_load_all(path.read_text())
 ]

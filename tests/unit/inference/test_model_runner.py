@@ -19,11 +19,6 @@ pytestmark = pytest.mark.anyio
 OPTIONS = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class HeldEngine:
     """Finds nothing, as soon as it may."""
 

@@ -23,11 +23,6 @@ PICTURE = squares.encode(squares.picture([Square("red", 4, 4)], scale=2))
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def quarantine() -> AsyncIterator[Quarantine]:
     quarantine = Quarantine()
     yield quarantine

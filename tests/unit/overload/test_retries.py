@@ -11,11 +11,6 @@ from serve_app.overload.retries import Retries
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def after(*failures: Exception) -> Callable[[float], Awaitable[str]]:
     """An attempt that fails so, and then answers."""
     left = list(failures)

@@ -11,7 +11,7 @@ from scripts.codes.scenes import Art, Scene, Truth, bent, corners_of, outline_of
 from scripts.codes.score import Guess, score
 from scripts.codes.surfaces import HELD_OUT, TRAINING, package_files
 from scripts.codes.symbols import LABELS, Symbol, data_matrix, linear_barcode, marker, qr_code
-from tests.conftest import SHARED
+from tests.support.paths import SHARED
 
 
 def printed(symbol: Symbol, module_px: int = 6) -> np.ndarray:

@@ -20,9 +20,10 @@ from serve_app.api.access.keys import make_key
 from serve_app.errors import InvalidParameter
 from serve_app.schemas.streams import StreamStatus
 from serve_app.types import Snapshot
+from tests.support.paths import ROOT
 from tests.support.stream_server import StreamServer, serve_streams
 
-SCRIPT = Path(__file__).parents[3] / "scripts/streams.py"
+SCRIPT = ROOT / "scripts/streams.py"
 CAMERA = {"id": "lot", "source": {"uri": "rtsp://user:secret@camera/1"}}
 
 
@@ -200,4 +201,4 @@ def test_a_key_is_sent_where_the_server_wants_one(tmp_path: Path) -> None:
 
 def test_it_starts_without_ray() -> None:
     code = "import sys, scripts.streams; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parents[1], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0

@@ -8,19 +8,12 @@ import threading
 import pytest
 
 from serve_app.streams.progress import Progress, Rate
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.support.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture
@@ -161,7 +154,7 @@ def test_what_the_capture_dropped_ahead_counts_when_its_turn_has_come(progress: 
 
 
 def test_a_rate_is_that_of_the_last_seconds() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     rate = Rate(clock)
     for _ in range(10):
         clock.now_s += 1

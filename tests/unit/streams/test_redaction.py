@@ -29,18 +29,13 @@ from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.stream import Stream, check_outputs
 from serve_app.types import EventPage
 from tests.support.fakes import FakePipeline, FakeStreams
-from tests.unit.streams.test_stream import FakeDetector
+from tests.support.local_streams import FakeDetector
 
 pytestmark = pytest.mark.anyio
 LOCAL = Guard((ip_network("127.0.0.0/8"),))
 SECRET = "hunter2"
 WEBHOOK_SECRET = "whsec_" + base64.b64encode(SECRET.encode() * 4).decode()
 SECRETS = (SECRET, WEBHOOK_SECRET.removeprefix("whsec_"))
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 class RunningStreams(FakeStreams):

@@ -5,19 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from serve_app.schemas.streams import State, StreamStatus
-from serve_app.telemetry.metrics import Metric, Telemetry
+from serve_app.telemetry.metrics import Telemetry
 from serve_app.types import Detections, DetectReply, Timing
-
-Record = tuple[str, float, dict[str, str]]
-
-
-class FakeInstrument:
-    def __init__(self, metric: Metric, records: list[Record]) -> None:
-        self._name = metric.name.removeprefix("sightline_")
-        self._records = records
-
-    def record(self, value: float, tags: dict[str, str]) -> None:
-        self._records.append((self._name, value, tags))
+from tests.support.instruments import FakeInstrument, Record
 
 
 def recording() -> tuple[Telemetry, list[Record]]:

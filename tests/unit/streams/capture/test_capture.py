@@ -15,23 +15,16 @@ import pytest
 from serve_app.errors import Undecodable
 from serve_app.streams.bookmark import Mark
 from serve_app.streams.capture.capture import Capture
-from serve_app.streams.capture.mailbox import WaitingPlace
 from serve_app.streams.capture.reconnect import _backoff_s
 from serve_app.streams.capture.source import parse_source
-from serve_app.streams.capture.timestamps import Stamps
 from serve_app.streams.progress import Progress
-from serve_app.types import Frame, Position
+from serve_app.types import Frame
 from tests.support import squares
 from tests.support.videos import frame_shown, save_video, square_of
 
 pytestmark = pytest.mark.anyio
 FRAMES = 12
 MAX_PIXELS = 1_000_000
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @asynccontextmanager
@@ -150,38 +143,6 @@ async def test_a_picture_that_is_gone_is_told(tmp_path: Path) -> None:
         assert frame_shown((await capture.take()).pixels()) == 2
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.mark.parametrize("leap_s", [3600.0, -3600.0, -2.0])
-def test_time_stamps_that_leap_are_one_frame_further(leap_s: float) -> None:
-    stamps = Stamps(10.0, Clock())
-    passed = [stamps.passed_s(5 + 0.1 * n + (leap_s if n >= 3 else 0.0)) for n in range(6)]
-    assert passed == [pytest.approx(0.1 * n) for n in range(6)]
-
-
-def test_frames_may_be_rare() -> None:
-    clock = Clock()
-    stamps = Stamps(None, clock)
-    assert stamps.passed_s(0.0) == 0.0
-    clock.now_s += 60
-    assert stamps.passed_s(60.0) == 60.0
-    rare = Stamps(1 / 60, clock)
-    assert [rare.passed_s(stamp) for stamp in (0.0, 60.0, 120.0)] == [0.0, 60.0, 120.0]
-
-
-def test_frames_without_time_stamps_are_as_old_as_they_are_here() -> None:
-    clock = Clock()
-    stamps = Stamps(25.0, clock)
-    clock.now_s += 3
-    assert stamps.passed_s(None) == 3.0
-
-
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     """Takes connections and says nothing by itself."""
@@ -276,16 +237,6 @@ def jpegs_of(video: Path, folder: Path) -> list[Path]:
         cv2.imwrite(str(paths[-1]), read[1])
     reader.release()
     return paths
-
-
-async def test_a_place_that_is_closed_gives_back_what_it_does_not_take() -> None:
-    place = WaitingPlace()
-    frame = Frame(0, 0.0, 0.0, Position(0), lambda: None)
-    assert place.put(frame, wait=True) is None
-    place.close()
-    assert place.put(Frame(1, 0.0, 0.0, Position(1), lambda: None), wait=True).frame_id == 1
-    assert await place.take() is frame
-    assert await place.take() is None
 
 
 def test_pauses_grow_to_a_bound_and_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,6 @@ RUNNING = StateChange(state="running", previous="starting", detail='it says "hel
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def log() -> EventLog:
     return EventLog("lot", [], next_id=7)
 

@@ -9,42 +9,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
 import numpy as np
 import pytest
 
-from serve_app.schemas.streams import ClipNotice, Recording
+from serve_app.schemas.streams import Recording
 from serve_app.streams.outputs.recording import Recorder, _write
 from serve_app.types import Detections
-
-BEGAN_S = 1_700_000_000.0
-GREY = np.full((48, 64, 3), 90, np.uint8)
-
-
-class Recorded:
-    """A recorder, and what it says."""
-
-    def __init__(self, folder: Path, **fields: Any) -> None:
-        self.clips: list[ClipNotice] = []
-        self.recorder = Recorder(Recording(**{"max_fps": 30} | fields), folder, on_clip=self.clips.append)
-
-    def show(self, at_s: float, *labels: str, pixels: np.ndarray = GREY) -> None:
-        """A frame, seconds after the start, with these objects; returns once it was taken."""
-        n = len(labels)
-        boxes = np.tile(np.array([[10, 20, 40, 40]], np.float32), (n, 1))
-        found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32), labels)
-        self.recorder.put(pixels, found, BEGAN_S + at_s)
-        while not self.recorder._waiting.empty():
-            time.sleep(0.001)
-
-    def close(self) -> list[ClipNotice]:
-        """The finished clips."""
-        self.recorder.close(10)
-        assert not self.recorder._thread.is_alive()
-        return [clip for clip in self.clips if clip.change == "finished"]
+from tests.support.recordings import BEGAN_S, GREY, Recorded
 
 
 def frames_of(path: Path) -> list[tuple[float, np.ndarray]]:
@@ -221,7 +195,7 @@ def test_what_a_killed_process_leaves_can_be_played(folder: Path) -> None:
     code = """
         import os, signal, sys
         from pathlib import Path
-        from tests.unit.streams.outputs.test_recording import Recorded
+        from tests.support.recordings import Recorded
         recorded = Recorded(Path(sys.argv[1]))
         for tenth in range(50):
             recorded.show(tenth / 10, "dog")

@@ -1,0 +1,167 @@
+"""The servers behind the sinks, and a sink that is opened and closed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from scripts.server import free_port
+from serve_app.network.address_guard import Guard
+from serve_app.streams.outputs.sinks import Sink
+from tests.integration.conftest import eventually
+from tests.support.receiver import Receiver
+from tests.support.sinks import event, new_sink, until
+
+HERE = Guard((ip_network("127.0.0.0/8"),))
+QUEUE_SIZE = 1000
+SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # Debian's mosquitto is not in a user's PATH
+
+
+def connections() -> set[tuple[Any, ...]]:
+    """Return the TCP connections of this process."""
+    return {(each.laddr, each.raddr) for each in psutil.Process().net_connections("tcp") if each.raddr}
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left(anyio_backend: str) -> AsyncIterator[None]:
+    """Check that no task, thread or connection outlives its test; the event loop and the resolver keep theirs."""
+    threads, sockets = set(threading.enumerate()), connections()
+    gc.disable()  # it would close a connection that only an error's traceback still holds
+    yield
+
+    def left() -> set[Any]:
+        tasks = {task for task in asyncio.all_tasks() if not task.get_coro().__qualname__.startswith("TestRunner")}
+        lent = {thread for thread in threading.enumerate() if thread.name.startswith(("asyncio_", "resolve"))}
+        running = tasks - {asyncio.current_task()}
+        return running | (set(threading.enumerate()) - threads - lent) | (connections() - sockets)
+
+    try:
+        await until(lambda: not left(), what="a test that leaves nothing", within_s=20)
+    finally:
+        gc.enable()
+
+
+@asynccontextmanager
+async def opened(**spec: Any) -> AsyncIterator[Sink]:
+    """Open a sink of the stream ``lot``, and close it at the end."""
+    sink = new_sink(Path("/nowhere"), HERE, **spec)
+    try:
+        yield sink
+    finally:
+        await sink.close(0)
+
+
+def put(sink: Sink, event_ids: range) -> None:
+    """Put an event with each of these numbers."""
+    for event_id in event_ids:
+        sink.put(event(event_id))
+
+
+def executable(name: str) -> str:
+    """Return the path of a program; without it the test is skipped, or fails in CI."""
+    path = shutil.which(name, path=SEARCHED)
+    if path is None:
+        reason = f"no {name} is installed here: see scripts/servers"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+def answers(port: int) -> bool:
+    """Tell whether a program listens at the port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class ServerProcess:
+    """A program that listens, and can be killed and started again where it was."""
+
+    def __init__(self, command: list[str], port: int) -> None:
+        self.port = port
+        self._command = command
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        eventually(lambda: answers(self.port), what="a server")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def freeze(self) -> None:
+        """Stop the program: its port takes connections, and nobody answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+
+ServerStarter = Callable[..., ServerProcess]  # it takes the server's options
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """Start a receiver of webhooks."""
+    receiver = Receiver()
+    await receiver.start()
+    yield receiver
+    receiver.gate.set()
+    await receiver.stop()
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[ServerStarter]:
+    """Start Redis servers that lose nothing that they have confirmed."""
+    program = executable("redis-server")
+    with ExitStack() as started:
+
+        def start(*options: str) -> ServerProcess:
+            port = free_port()
+            command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
+            server = ServerProcess([*command, "--appendonly", "yes", "--appendfsync", "always", *options], port)
+            started.callback(server.kill)
+            return server
+
+        yield start
+
+
+def entries(port: int, key: str = "sightline:lot", **login: str) -> list[int]:
+    """Return the numbers of the events of a Redis Stream."""
+    with redis.Redis(port=port, **login) as client:  # type: ignore[arg-type]
+        return [json.loads(fields[b"event"])["event_id"] for _, fields in client.xrange(key)]
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[ServerStarter]:
+    """Start MQTT brokers."""
+    program = executable("mosquitto")
+    with ExitStack() as started:
+
+        def start(*options: str) -> ServerProcess:
+            port = free_port()
+            config = tmp_path / "mosquitto.conf"
+            lines = [f"listener {port} 127.0.0.1", "persistence false", *(options or ("allow_anonymous true",))]
+            config.write_text("\n".join(lines))
+            server = ServerProcess([program, "-c", str(config)], port)
+            started.callback(server.kill)
+            return server
+
+        yield start

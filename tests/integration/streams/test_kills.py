@@ -1,0 +1,92 @@
+"""Streams whose worker, supervisor or detector is killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serve_app.schemas.streams import StreamStatus
+from serve_app.streams.store import StreamStore
+from tests.integration.conftest import (
+    APPLICATION,
+    Service,
+    eventually,
+    replicas,
+    start_stream,
+    stream_events,
+    stream_results,
+    stream_status,
+    workers,
+)
+from tests.integration.streams.conftest import kill, process_of_stream, status_when
+from tests.support.videos import frame_of
+
+pytestmark = pytest.mark.usefixtures("streams")
+
+
+def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    events = stream_events(service.url, types="result,gap", after=0)
+    before = [next(events) for _ in range(20)]
+    kill(process_of_stream())
+    events.close()
+    later = stream_events(service.url, types="result,gap", after=0)
+    gap = next(later)
+    after = [next(later) for _ in range(20)]
+    assert gap["type"] == "gap"
+    assert gap["lost"] <= 1
+    ids = [event["frame_id"] for event in after]
+    assert ids == list(range(gap["next_frame_id"], gap["next_frame_id"] + 20))
+    assert before[-1]["frame_id"] < ids[0]
+    assert frame_of(*(after[0]["detections"][0]["bbox"][side] for side in ("x1", "y1"))) == ids[0] % 60
+    status = stream_status(service.url)
+    assert status.restarts == 1
+    assert status.captured - status.processed - sum(status.dropped.values()) in range(4)  # those under way
+
+
+def test_a_new_supervisor_joins_the_workers_that_run(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 1)
+    process, before = process_of_stream(), stream_status(service.url)
+    (supervisor,) = replicas("StreamSupervisor")
+    kill(supervisor)
+
+    def found() -> StreamStatus | None:
+        try:
+            return stream_status(service.url)
+        except httpx.HTTPStatusError:
+            return None
+
+    eventually(lambda: (status := found()) and status.processed > before.processed, what="an answer of the next one")
+    assert workers("StreamWorker") == [process]
+    after = stream_status(service.url)
+    assert (after.restarts, after.dropped) == (0, {})
+    assert after.uptime_s > before.uptime_s
+
+
+def test_a_new_supervisor_ends_what_is_not_to_run(
+    service: Service, video: Path, stream_folders: dict[str, str]
+) -> None:
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 1)
+    store = StreamStore(Path(stream_folders["state_dir"]) / APPLICATION)
+    (record,) = store.records()
+    (supervisor,) = replicas("StreamSupervisor")
+    # As if it had died between writing down that the stream is paused and ending its process.
+    store.put(record.model_copy(update={"spec": record.spec.model_copy(update={"paused": True})}))
+    kill(supervisor)
+    eventually(lambda: not workers("StreamWorker"), what="the end of its process")
+    assert status_when(service, "the pause", state="paused").restarts == 0
+
+
+def test_a_stream_goes_on_when_its_detector_was_killed(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    before = stream_results(service.url, 1)[0].frame_id
+    (detector,) = replicas("Detector")
+    kill(detector)
+    results = stream_results(service.url, 10)
+    assert [result.frame_id for result in results] == list(range(results[0].frame_id, results[0].frame_id + 10))
+    assert results[0].frame_id > before
+    assert stream_status(service.url).dropped == {}

@@ -1,0 +1,130 @@
+"""Streams that are paused, replaced, deleted and taken along by a rolling update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from ray import serve
+
+from serve_app.deployments import stream_worker as worker
+from tests.integration.conftest import (
+    APPLICATION,
+    PATIENCE_S,
+    Service,
+    delete_stream,
+    eventually,
+    frame_pools,
+    start_stream,
+    stream_events,
+    stream_ids,
+    stream_results,
+    stream_status,
+    workers,
+)
+from tests.integration.streams.conftest import status_when
+
+pytestmark = pytest.mark.usefixtures("streams")
+
+
+def test_a_stream_that_is_created_paused_waits_until_it_is_resumed(service: Service, video: Path) -> None:
+    created = start_stream(service.url, video, paused=True)
+    assert (created.state, workers("StreamWorker")) == ("paused", [])
+    resumed = httpx.post(f"{service.url}/streams/lot/resume", timeout=PATIENCE_S).raise_for_status().json()
+    assert resumed["state"] == "starting"
+    assert status_when(service, "the end", state="completed").processed == 60
+
+
+def test_a_stream_is_gone_though_nobody_waited_for_its_end(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 1)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.delete(f"{service.url}/streams/lot", timeout=0.02)
+    eventually(lambda: stream_ids(service.url) == [], what="its end")
+    assert worker.running(APPLICATION) == set()
+    assert status_of_missing(service) == 404
+
+
+def test_a_failed_stream_is_taken_up_when_its_source_is_mended(service: Service, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.avi").write_text("not a video")
+    start_stream(service.url, tmp_path / "a.avi")
+    status_when(service, "failure", state="failed")
+    (tmp_path / "a.avi").write_bytes(video.read_bytes())
+    httpx.post(f"{service.url}/streams/lot/resume", timeout=PATIENCE_S).raise_for_status()
+    assert status_when(service, "the end", state="completed").processed == 60
+
+
+def test_a_stream_is_replaced_and_goes_on_where_the_new_one_cannot_be(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    last_id = next(stream_events(service.url, types="result"))["event_id"]
+    spec = {"source": {"uri": str(video)}, "detect": {"classes": ["unicorn"]}}
+    assert httpx.put(f"{service.url}/streams/lot", json=spec, timeout=PATIENCE_S).status_code == 422
+    stream_results(service.url, 1)
+    httpx.put(f"{service.url}/streams/lot", json=spec | {"detect": {}}, timeout=PATIENCE_S).raise_for_status()
+    status = status_when(service, "the end", state="completed")
+    assert (status.captured, status.processed, status.dropped) == (60, 60, {})
+    events = stream_events(service.url, after=last_id, types="state")
+    assert next(event for event in events if event.get("state") == "completed")["event_id"] > last_id
+
+
+def status_of_missing(service: Service) -> int:
+    return httpx.get(f"{service.url}/streams/lot", timeout=PATIENCE_S).status_code
+
+
+def test_a_paused_stream_has_no_process_and_goes_on_where_it_was(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 10)
+    paused = httpx.post(f"{service.url}/streams/lot/pause", timeout=PATIENCE_S).raise_for_status().json()
+    assert paused["state"] == "paused"
+    eventually(lambda: not workers("StreamWorker"), what="the end of its process")
+    assert stream_status(service.url).state == "paused"
+    httpx.post(f"{service.url}/streams/lot/resume", timeout=PATIENCE_S).raise_for_status()
+    events = stream_events(service.url, types="gap,result", after=0)
+    gap = next(events)
+    events.close()
+    assert (gap["next_frame_id"], gap["lost"]) == (paused["latest"]["frame_id"] + 1, 0)
+
+
+def test_a_deleted_stream_leaves_nothing(service: Service, video: Path, stream_folders: dict[str, str]) -> None:
+    pools = frame_pools()
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 1)
+    delete_stream(service.url)
+    assert frame_pools() == pools
+    assert stream_ids(service.url) == []
+    assert worker.running(APPLICATION) == set()
+    kept = [path.name for path in (Path(stream_folders["state_dir"]) / APPLICATION).iterdir()]
+    assert kept == ["lock"]
+    missing = httpx.get(f"{service.url}/streams/lot", timeout=PATIENCE_S)
+    assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+
+
+@pytest.fixture
+def changing(service: Service) -> Iterator[Service]:
+    """The application of a test that deploys others in its place: whatever comes of it, the next test finds its own."""
+    yield service
+    service.deploy()
+
+
+def test_a_stream_outlives_a_rolling_update_and_ends_with_its_application_and_comes_back(
+    changing: Service, video: Path, others: set[str]
+) -> None:
+    service = changing
+    start_stream(service.url, video, loop=True)
+    stream_results(service.url, 1)
+    before = stream_status(service.url)
+    service.deploy(service.args | {"detect": {"confidence": 0.4}})
+    eventually(lambda: stream_status(service.url).processed > before.processed + 10, what="going on")
+    status = stream_status(service.url)
+    assert status.uptime_s > before.uptime_s  # the same worker, not a new one
+    assert status.dropped == {}
+    service.deploy(service.args | {"detect": {"confidence": 1.0}})  # nothing is above that
+    eventually(lambda: stream_status(service.url).latest.count == 0, what="the new threshold")
+    serve.delete(APPLICATION)
+    eventually(lambda: not workers("StreamWorker"), what="the stream's end")
+    eventually(lambda: frame_pools() <= others, what="an empty shared memory")
+    service.deploy()
+    eventually(lambda: stream_ids(service.url) == ["lot"], what="the stream's return")
+    assert stream_results(service.url, 1)[0].frame_id > status.processed

@@ -1,0 +1,39 @@
+"""A recorder, and what it has recorded."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serve_app.schemas.streams import ClipNotice, Recording
+from serve_app.streams.outputs.recording import Recorder
+from serve_app.types import Detections
+
+BEGAN_S = 1_700_000_000.0
+GREY = np.full((48, 64, 3), 90, np.uint8)
+
+
+class Recorded:
+    """A recorder, and the clips that it reports."""
+
+    def __init__(self, folder: Path, **fields: Any) -> None:
+        self.clips: list[ClipNotice] = []
+        self.recorder = Recorder(Recording(**{"max_fps": 30} | fields), folder, on_clip=self.clips.append)
+
+    def show(self, at_s: float, *labels: str, pixels: np.ndarray = GREY) -> None:
+        """Put a frame with these objects, so many seconds after the start, and wait until it is taken."""
+        n = len(labels)
+        boxes = np.tile(np.array([[10, 20, 40, 40]], np.float32), (n, 1))
+        found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32), labels)
+        self.recorder.put(pixels, found, BEGAN_S + at_s)
+        while not self.recorder._waiting.empty():
+            time.sleep(0.001)
+
+    def close(self) -> list[ClipNotice]:
+        """Close the recorder, and return the clips that are finished."""
+        self.recorder.close(10)
+        assert not self.recorder._thread.is_alive()
+        return [clip for clip in self.clips if clip.change == "finished"]

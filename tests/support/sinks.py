@@ -1,0 +1,39 @@
+"""Events for sinks, and patience until they have arrived."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from serve_app.network.address_guard import Guard
+from serve_app.schemas.streams import SinkSpec
+from serve_app.streams.outputs.sinks import Sink, open_sink
+from serve_app.types import Event
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+async def until(look: Callable[[], object], what: str = "it", within_s: float = 60) -> None:
+    """Wait until ``look`` returns something true."""
+    try:
+        async with asyncio.timeout(within_s):
+            while not look():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"{what} did not come true") from None
+
+
+def event(event_id: int, kind: str = "result") -> Event:
+    """Return an event of the stream ``lot``."""
+    text = json.dumps({"event_id": event_id, "type": kind, "stream_id": "lot"})
+    return Event(event_id, kind, "lot", text)
+
+
+def new_sink(folder: Path, guard: Guard | None = None, **spec: Any) -> Sink:
+    """Return a sink of the stream ``lot``."""
+    return open_sink(TypeAdapter(SinkSpec).validate_python(spec), "lot", folder, guard or Guard())

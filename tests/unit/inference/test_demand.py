@@ -1,0 +1,123 @@
+"""How much of the engine the batcher says it needs: the figures that autoscaling goes by."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from anyio import wait_all_tasks_blocked
+
+from tests.support.batching import GatedEngine, TimedEngine, batching, submit
+from tests.support.clock import Clock
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_demand_counts_the_engines_time_and_what_was_dropped() -> None:
+    """Two seconds of work and two pictures more than fit, in ten seconds."""
+    clock = Clock()
+    engine = TimedEngine(clock, lambda size: 0.5 * size)
+    async with batching(engine, max_batch_size=1, max_queue_size=4, items_per_s=2, clock=clock) as batcher:
+        await asyncio.gather(*submit(batcher, *range(6), time_left_s=1e6), return_exceptions=True)
+        clock.now_s = 10
+        assert batcher.take_demand() == pytest.approx(0.3)
+        clock.now_s = 20
+        assert batcher.take_demand() == 0
+
+
+async def test_small_batches_are_no_more_demand_than_large_ones() -> None:
+    """An engine of 40 pictures a second that is never idle, with half of them."""
+    clock = Clock()
+    engine = TimedEngine(clock, lambda size: 0.2)
+    async with batching(engine, max_batch_size=8, items_per_s=40, clock=clock) as batcher:
+        for _ in range(10):
+            await asyncio.gather(*submit(batcher, *range(4), time_left_s=1e6))
+        assert max(engine.sizes) == 4
+        assert batcher.take_demand() == pytest.approx(40 / 40 / clock.now_s)
+        assert batcher.items_per_s == 40
+
+
+async def test_an_engine_that_became_faster_is_in_no_more_demand_than_it_works() -> None:
+    clock = Clock()
+    engine = TimedEngine(clock, lambda size: 0.1)
+    async with batching(engine, items_per_s=1, clock=clock) as batcher:
+        await asyncio.gather(*submit(batcher, 1, time_left_s=1e6))
+        clock.now_s = 1
+        assert batcher.take_demand() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("superseded", "counted"), [(0, 0), (1, 1), (5, 2)])
+async def test_frames_that_were_given_up_are_demand_as_far_as_they_waited_for_the_engine(
+    superseded: int, counted: int
+) -> None:
+    """One that waited for two batches: five frames came meanwhile, and the engine would have taken two of them."""
+    clock = Clock()
+    engine = TimedEngine(clock, lambda size: 1)
+    async with batching(engine, max_batch_size=1, items_per_s=1, clock=clock) as batcher:
+        ahead = submit(batcher, 1, 2, time_left_s=1e6)
+        frame = asyncio.create_task(batcher.submit(3, time_left_s=1e6, superseded=superseded))
+        await asyncio.gather(*ahead, frame)
+        clock.now_s = 10
+        assert batcher.take_demand() == pytest.approx((3 + counted) / 10)
+
+
+async def test_what_the_next_batches_take_is_no_backlog() -> None:
+    engine = GatedEngine()
+    async with batching(engine, max_batch_size=1, concurrency=2, items_per_s=10) as batcher:
+        tasks = submit(batcher, 1, 2, 3, 4)
+        await wait_all_tasks_blocked()
+        assert engine.batches == [[1], [2]]
+        assert batcher.backlog_s == 0
+        tasks += submit(batcher, 5, 6, 7)
+        await wait_all_tasks_blocked()
+        assert batcher.backlog_s == pytest.approx(0.3)
+        for _ in tasks:
+            engine.gate.release()
+        await asyncio.gather(*tasks)
+        assert batcher.backlog_s == 0
+
+
+async def test_an_engine_that_never_pauses_is_in_full_demand_however_many_batches_it_takes_at_once() -> None:
+    """Two at once take twice as long as one: half a picture a second all the same."""
+    clock = Clock()
+    gate, begun = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def engine(items: list[int]) -> Sequence[int]:
+        begun.release()
+        await gate.acquire()
+        return items
+
+    async with batching(engine, max_batch_size=1, concurrency=2, items_per_s=0.5, clock=clock) as batcher:
+        first, second = submit(batcher, 1, 2, time_left_s=1e6)
+        await begun.acquire()
+        await begun.acquire()
+        clock.now_s = 4
+        gate.release()
+        gate.release()
+        await asyncio.gather(first, second)
+        assert batcher.take_demand() == pytest.approx(1)
+        clock.now_s = 8
+        assert batcher.take_demand() == 0
+
+
+async def test_an_engine_that_fails_is_in_demand_too() -> None:
+    clock = Clock()
+
+    async def fail(items: list[int]) -> Sequence[int]:
+        clock.now_s += 2
+        raise ValueError
+
+    async with batching(fail, max_batch_size=1, items_per_s=0.5, clock=clock) as batcher:
+        await asyncio.gather(*submit(batcher, 1, 2, time_left_s=1e6), return_exceptions=True)
+        clock.now_s = 10
+        assert batcher.take_demand() == pytest.approx(0.4)
+
+
+async def test_what_an_engine_can_do_is_seen_where_it_has_as_much_to_do_as_it_can() -> None:
+    """It was thought to do 100 pictures a second, and does 40."""
+    clock = Clock()
+    engine = TimedEngine(clock, lambda size: 0.2)
+    async with batching(engine, max_batch_size=8, max_queue_size=400, items_per_s=100, clock=clock) as batcher:
+        await asyncio.gather(*submit(batcher, *range(400), time_left_s=1e6))
+        assert batcher.items_per_s == pytest.approx(40, rel=0.01)

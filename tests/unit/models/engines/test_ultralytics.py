@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from ultralytics import RTDETR
+
+from serve_app.config import ModelArgs
+from serve_app.errors import ModelError
+from serve_app.models import weights as weights_module
+from serve_app.models.engines.ultralytics import load_network
+from serve_app.models.load import load
+from tests.conftest import trusted
+
+
+@pytest.mark.parametrize("damage", ["cut", "no metadata", "other shapes", "code", "a function for a layer"])
+def test_damaged_safetensors_are_refused_in_a_sentence(tmp_path: Path, damage: str) -> None:
+    whole = weights_module.EMBEDDED / "codes.safetensors"
+    path = tmp_path / "codes.safetensors"
+    with safe_open(whole, "np") as file:
+        weights, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118  # it is no dict
+    if damage == "cut":
+        path.write_bytes(whole.read_bytes()[:5000])
+    elif damage == "no metadata":
+        save_file(weights, path)
+    elif damage == "a function for a layer":
+        architecture = json.loads(metadata["architecture"])
+        architecture["head"].append([-1, 1, "torch_safe_load", ["/dev/null"]])
+        save_file(weights, path, metadata | {"architecture": json.dumps(architecture)})
+    elif damage == "code":
+        architecture = json.loads(metadata["architecture"]) | {"activation": "__import__('os').abort()"}
+        save_file(weights, path, metadata | {"architecture": json.dumps(architecture)})
+    else:
+        save_file({name: value.ravel() for name, value in weights.items()}, path, metadata)
+    with pytest.raises(ModelError, match=r"codes\.safetensors is damaged"):
+        load_network(path)
+
+
+def test_a_detector_that_is_no_yolo_is_refused(tmp_path: Path) -> None:
+    """Its output has an end-to-end head's shape, and other numbers in it."""
+    RTDETR("rtdetr-l.yaml").save(tmp_path / "rtdetr.pt")
+    with pytest.raises(ModelError, match="only YOLO models are served"):
+        load(ModelArgs(**trusted(tmp_path / "rtdetr.pt"), engine="torch"), has_gpu=False)

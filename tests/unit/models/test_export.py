@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from ultralytics import YOLO
+
+from serve_app.config import ModelArgs
+from serve_app.errors import ModelError
+from serve_app.models.load import load
+from tests.conftest import trusted
+
+
+@pytest.mark.parametrize(("folder", "sentence"), [(None, "needs model.calibration_dir"), ("", "there is no picture")])
+def test_int8_asks_for_pictures(tmp_path: Path, folder: str | None, sentence: str) -> None:
+    weights = tmp_path / "any.pt"
+    weights.write_bytes(b"never read")
+    calibration_dir = None if folder is None else tmp_path / folder
+    args = ModelArgs(**trusted(weights), precision="int8", calibration_dir=calibration_dir, cache_dir=tmp_path)
+    with pytest.raises(ModelError, match=sentence):
+        load(args, has_gpu=False)
+
+
+def test_a_precision_is_refused_before_anything_is_exported(tmp_path: Path) -> None:
+    weights = tmp_path / "any.pt"
+    weights.write_bytes(b"never read")
+    with pytest.raises(ModelError, match="cannot be told to compute in bf16"):
+        load(
+            ModelArgs(**trusted(weights), engine="onnx", precision="bf16", cache_dir=tmp_path / "cache"), has_gpu=False
+        )
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnxruntime", "tensorrt"])
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    (tmp_path / "any.pt").write_bytes(b"never read")
+    version, find_spec = importlib.metadata.version, importlib.util.find_spec
+
+    def without(name: str) -> str:
+        if name == library:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else find_spec(name))
+    engine = "tensorrt" if library == "tensorrt" else "onnx"
+    args = ModelArgs(**trusted(tmp_path / "any.pt"), engine=engine, cache_dir=tmp_path)
+    with pytest.raises(ModelError, match=rf"is an extra: pip install 'sightline\[{engine}\]'"):
+        load(args, has_gpu=engine == "tensorrt")
+
+
+def test_who_comes_after_a_killed_export_waits_for_it(tmp_path: Path) -> None:
+    """It goes on alone, and its file is used; nothing else is left in the cache."""
+    YOLO("yolov8n.yaml").save(tmp_path / "untrained.pt")
+    args = trusted(tmp_path / "untrained.pt") | {"image_size_px": 64, "cache_dir": str(tmp_path / "cache")}
+    program = (
+        "import sys, json; from serve_app.config import ModelArgs; from serve_app.models.load import load;"
+        "load(ModelArgs(**json.loads(sys.argv[1])), has_gpu=False)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, json.dumps(args)]) as first:
+        exporting = psutil.Process(first.pid).children
+        while not any("serve_app.models.engines.ultralytics" in process.cmdline() for process in exporting()):
+            assert first.poll() is None
+            time.sleep(0.01)
+        first.kill()
+    assert load(ModelArgs.model_validate(args), has_gpu=False).info.input_shape == (64, 64)
+    model, lock = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert lock == f"{model}.lock"

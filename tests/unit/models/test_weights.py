@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from safetensors import safe_open
+
+from serve_app.config import ModelArgs
+from serve_app.errors import ModelError
+from serve_app.models import weights as weights_module
+from serve_app.models.load import load
+from tests.conftest import trusted
+from tests.support import squares
+
+
+def test_the_version_is_that_of_the_weights(squares_model: Path, tmp_path: Path) -> None:
+    onnx = squares.save_onnx(tmp_path / "a.onnx")
+    versions = {load(ModelArgs(weights=path), has_gpu=False).info.version for path in (squares_model, onnx, onnx)}
+    assert len(versions) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("missing.pt", None, "there is no"),
+        ("model.h5", b"", r"reads a \.pt file or a \.onnx file or an exported folder, not model\.h5"),
+        ("model", b"", r"reads a \.pt file or a \.onnx file or an exported folder, not model"),
+        ("broken.onnx", b"nonsense", "cannot read"),
+        ("broken.pt", b"nonsense", r"broken\.pt is a pickle"),
+    ],
+)
+def test_weights_that_cannot_be_served_are_refused_in_a_sentence(
+    tmp_path: Path, name: str, content: bytes | None, sentence: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=sentence):
+        load(ModelArgs(weights=path, cache_dir=tmp_path / "cache"), has_gpu=False)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_weights_that_are_not_for_us_are_refused_in_a_sentence(public_folder: Path) -> None:
+    script = (
+        "import sys, os; from pathlib import Path; from serve_app.models import load, weights\n"
+        "from serve_app.config import ModelArgs; from serve_app.errors import ModelError\n"
+        "os.setuid(65534)\n"
+        "for use in (weights.check_weights, lambda args: load.load(args, has_gpu=False)):\n"
+        "    try: use(ModelArgs(weights=Path(sys.argv[1])))\n"
+        "    except ModelError as exc: print(exc)\n"
+    )
+    path = public_folder / "model.onnx"
+    path.write_bytes(b"never read")
+    path.chmod(0o600)
+    said = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True).stdout
+    assert re.match(
+        r"model\.weights: .*model\.onnx may not be read by user 65534\nmodel\.weights.*cannot be used", said
+    )
+
+
+def test_a_pickle_is_loaded_only_with_its_hash(tmp_path: Path) -> None:
+    path = tmp_path / "any.pt"
+    path.write_bytes(b"never read")
+    found = trusted(path)["weights_sha256"]
+    with pytest.raises(ModelError, match=f"is a pickle.*to {found}"):
+        load(ModelArgs(weights=path), has_gpu=False)
+    with pytest.raises(ModelError, match=f"is not that of any.pt, which is {found}"):
+        load(ModelArgs(weights=path, weights_sha256="0" * 64), has_gpu=False)
+
+
+class Evil:
+    """What a pickle of it does when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_a_pickle_that_is_swapped_once_it_was_checked_is_not_loaded(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, mark = tmp_path / "any.pt", tmp_path / "mark"
+    path.write_bytes(b"no model")
+    args = ModelArgs(**trusted(path), engine=engine, cache_dir=tmp_path / "cache")
+    check = weights_module._check_hash
+
+    def swap(checked: Path, expected: str | None) -> None:
+        check(checked, expected)
+        torch.save(Evil(mark), path)
+
+    monkeypatch.setattr(weights_module, "_check_hash", swap)
+    with pytest.raises(ModelError):
+        load(args, has_gpu=False)
+    assert not mark.exists()
+
+
+def test_a_gpu_is_not_held_in_vain(squares_model: Path) -> None:
+    with pytest.raises(ModelError, match=r"set model\.engine to openvino"):
+        load(ModelArgs(weights=squares_model), has_gpu=True)
+    assert load(ModelArgs(weights=squares_model, engine="openvino"), has_gpu=True).info.engine == "openvino"
+
+
+def test_the_torch_engine_wants_a_checkpoint(squares_model: Path) -> None:
+    with pytest.raises(ModelError, match=r"reads a .pt file"):
+        load(ModelArgs(weights=squares_model, engine="torch"), has_gpu=False)
+
+
+def test_the_embedded_model_is_small_and_no_pickle() -> None:
+    files = {path.name: path for path in weights_module.EMBEDDED.iterdir()}
+    assert files.keys() == {"codes.onnx", "codes.safetensors"}
+    assert sum(path.stat().st_size for path in files.values()) <= 3_000_000
+    onnx.checker.check_model(files["codes.onnx"])
+    with safe_open(files["codes.safetensors"], "np") as file:
+        assert {file.get_tensor(name).dtype.name for name in file.keys()} <= {"float16", "int64"}  # noqa: SIM118  # it is no dict

@@ -1,0 +1,182 @@
+"""What the fetcher of pictures takes from a web server, and what it gives up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+import pytest
+from anyio import wait_all_tasks_blocked
+
+from serve_app.api import url_fetcher as fetching
+from serve_app.api.url_fetcher import Fetcher
+from serve_app.errors import Overloaded, RateLimited, TooLarge, Unfetchable
+from tests.support.traps import Trap
+from tests.support.web_server import ALLOWED, MAX_BYTES, OPEN, WebServer, ok, refusal, to
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_picture_is_fetched_with_nothing_that_is_ours(server: WebServer) -> None:
+    server.answers["/a.jpg"] = ok(b"picture", "Set-Cookie: a=b\r\n")
+    fetcher = Fetcher(ALLOWED, MAX_BYTES)
+    for _ in range(2):
+        assert await fetcher.fetch(f"{server.url}/a.jpg?size=1") == b"picture"
+    first, *headers = server.requests[1].strip().split("\r\n")
+    assert first == "GET /a.jpg?size=1 HTTP/1.1"
+    assert dict(header.split(": ", 1) for header in headers) == {
+        "Host": f"{OPEN}:{server.port}", "User-Agent": "sightline", "Accept": "image/*", "Accept-Encoding": "identity"
+    }  # fmt: skip
+
+
+async def test_no_proxy_of_the_environments_is_asked(
+    server: WebServer, forbidden: Trap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{forbidden.port}")
+    monkeypatch.delenv("NO_PROXY")
+    assert await Fetcher(ALLOWED, MAX_BYTES).fetch(server.url) == b"picture"
+
+
+async def test_three_redirects_are_followed_and_no_more(server: WebServer) -> None:
+    server.answers |= {
+        "/3": to("/2", 301), "/2": to(f"{server.url}/1", 307), "/1": to("1/../0", 303), "/4": to("/3", 308)
+    }  # fmt: skip
+    assert await Fetcher(ALLOWED, MAX_BYTES).fetch(f"{server.url}/3") == b"picture"
+    assert isinstance(await refusal(f"{server.url}/4"), Unfetchable)
+
+
+@pytest.mark.parametrize("status", [201, 204, 206, 300, 304, 305, 400, 401, 404, 500, 503])
+async def test_only_an_answer_of_200_is_a_picture(status: int, server: WebServer) -> None:
+    server.answers["/a"] = f"HTTP/1.1 {status} Said\r\nContent-Length: 0\r\n\r\n".encode()
+    error = await refusal(f"{server.url}/a")
+    assert (error.status_code, error.code) == (422, "unfetchable")
+    assert error.detail == f"the url's server answers {status}"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(ok(b"x", "Content-Encoding: gzip\r\n"), id="compressed"),
+        pytest.param(ok(b"x", "Content-Encoding: identity, br\r\n"), id="compressed, too"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", id="compressed on the way"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 50_000 + b"\r\n", id="endless headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200_000, id="an endless header"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 200_000, id="an endless chunk"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", id="a negative length"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", id="two lengths"),
+        pytest.param(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n", id="another protocol"),
+        pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n", id="no HTTP"),
+    ],
+)
+async def test_an_answer_that_is_no_plain_file_is_refused(
+    answer: bytes, server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "_TIMEOUT_S", 0.5)
+    server.answers["/a"] = answer
+    assert isinstance(await refusal(f"{server.url}/a"), Unfetchable)
+
+
+@pytest.mark.parametrize(
+    "head", ["Content-Length: 100000000", "Transfer-Encoding: chunked", "Connection: close"], ids=lambda head: head[:8]
+)
+async def test_a_picture_is_limited_while_it_is_read(head: str, server: WebServer) -> None:
+    chunk = b"10000\r\n" + bytes(2**16) + b"\r\n"
+    server.answers["/a"] = f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode() + 100 * chunk
+    error = await refusal(f"{server.url}/a")
+    assert isinstance(error, TooLarge)
+
+
+async def test_a_picture_that_comes_byte_by_byte_is_given_up(server: WebServer) -> None:
+    """Each byte costs as much as a whole chunk does."""
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    server.answers |= {
+        "/bytes": chunked + 1000 * b"1\r\nx\r\n" + b"0\r\n\r\n",
+        "/tail": chunked + b"2000\r\n" + bytes(0x2000) + b"\r\n" + 2000 * b"1\r\nx\r\n" + b"0\r\n\r\n",
+        "/few": chunked + 100 * b"1\r\nx\r\n" + b"0\r\n\r\n",
+        "/large": chunked + 300 * (b"100\r\n" + bytes(256) + b"\r\n") + b"0\r\n\r\n",
+    }
+    for path in ("/bytes", "/tail"):
+        error = await refusal(f"{server.url}{path}")
+        assert isinstance(error, Unfetchable)
+        assert "too small" in error.detail
+    for path, size in (("/few", 100), ("/large", 300 * 256)):
+        assert len(await Fetcher(ALLOWED, MAX_BYTES).fetch(f"{server.url}{path}")) == size
+
+
+async def test_a_picture_of_just_the_limit_is_fetched(server: WebServer) -> None:
+    server.answers |= {"/limit": ok(bytes(MAX_BYTES)), "/over": ok(bytes(MAX_BYTES + 1))}
+    assert len(await Fetcher(ALLOWED, MAX_BYTES).fetch(f"{server.url}/limit")) == MAX_BYTES
+    assert isinstance(await refusal(f"{server.url}/over"), TooLarge)
+
+
+async def test_a_server_that_falls_silent_is_given_up(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "_TIMEOUT_S", 0.2)
+    server.answers["/a"] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nx"
+    assert isinstance(await refusal(f"{server.url}/a"), Unfetchable)
+
+
+async def test_a_closed_port_is_answered_as_a_silent_one(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "_TIMEOUT_S", 0.2)
+    server.gate.clear()
+    silent = await refusal(server.url)
+    with socket.create_server((OPEN, 0)) as closed:
+        port = closed.getsockname()[1]
+    assert (await refusal(f"http://{OPEN}:{port}/")).detail == silent.detail
+
+
+async def test_an_answer_that_never_begins_is_bounded_by_the_callers_time(server: WebServer) -> None:
+    server.answers["/a"] = b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await Fetcher(ALLOWED, MAX_BYTES).fetch(f"{server.url}/a")
+
+
+async def test_more_fetches_at_once_than_are_bearable_are_refused_at_once(server: WebServer) -> None:
+    server.gate.clear()
+    fetcher = Fetcher(ALLOWED, MAX_BYTES)
+    fetches = [asyncio.create_task(fetcher.fetch(server.url)) for _ in range(fetching._FETCHES_AT_ONCE)]
+    await wait_all_tasks_blocked()
+    with pytest.raises(Overloaded):
+        await fetcher.fetch(server.url)
+    server.gate.set()
+    assert await asyncio.gather(*fetches) == [b"picture"] * len(fetches)
+    assert await fetcher.fetch(server.url) == b"picture"
+
+
+async def test_one_keys_fetches_leave_room_for_anothers(server: WebServer) -> None:
+    server.gate.clear()
+    fetcher = Fetcher(ALLOWED, MAX_BYTES)
+    fetches = [asyncio.create_task(fetcher.fetch(server.url, "dock")) for _ in range(fetching._FETCHES_OF_A_KEY)]
+    await wait_all_tasks_blocked()
+    with pytest.raises(RateLimited):
+        await fetcher.fetch(server.url, "dock")
+    fetches.append(asyncio.create_task(fetcher.fetch(server.url, "yard")))
+    server.gate.set()
+    assert await asyncio.gather(*fetches) == [b"picture"] * len(fetches)
+    assert await fetcher.fetch(server.url, "dock") == b"picture"
+    assert not fetcher._under_way
+
+
+async def test_a_fetch_that_is_given_up_leaves_its_place(server: WebServer) -> None:
+    server.gate.clear()
+    fetcher = Fetcher(ALLOWED, MAX_BYTES)
+    for _ in range(fetching._FETCHES_AT_ONCE + 1):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await fetcher.fetch(server.url)
+    server.gate.set()
+    assert await fetcher.fetch(server.url) == b"picture"
+
+
+async def test_no_log_and_no_error_holds_the_urls_secrets(server: WebServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    server.answers |= {"/hunter2": to("/a?key=hunter2"), "/a": b"HTTP/1.1 404 Not\r\nContent-Length: 0\r\n\r\n"}
+    errors = [
+        await refusal(f"{server.url}/hunter2?key=hunter2"),
+        await refusal(f"http://me:hunter2@{OPEN}:{server.port}/"),
+        await refusal("http://10.0.0.1/hunter2"),
+        await refusal("http://127.0.0.1:hunter2/"),
+    ]
+    assert "hunter2" not in caplog.text + "".join(error.detail for error in errors)

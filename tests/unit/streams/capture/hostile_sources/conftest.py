@@ -1,0 +1,39 @@
+"""A video that nobody may see, and a folder whose videos everybody may."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from serve_app.streams.capture import video
+from tests.support.hostile_sources import FRAMES, frames_of, save
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A video that nobody may see."""
+    (tmp_path / "secret").mkdir()
+    return save(tmp_path / "secret/secret.ts", "mpeg2video")
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    """A folder whose files may be streamed."""
+    (tmp_path / "media").mkdir()
+    return tmp_path / "media"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the timeouts of every test of this folder."""
+    monkeypatch.setattr(video, "_OPEN_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(video, "_READ_TIMEOUT_S", 2.0)
+
+
+@pytest.fixture
+def lists(secret: Path, media: Path) -> None:
+    """Put a video at every path that the lists name."""
+    shutil.copy(secret, f"{secret}.m3u8")
+    assert frames_of(secret, secret.parent) == FRAMES

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import pytest
+
+from serve_app.streams.capture.mailbox import WaitingPlace
+from serve_app.types import Frame, Position
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_place_that_is_closed_gives_back_what_it_does_not_take() -> None:
+    place = WaitingPlace()
+    frame = Frame(0, 0.0, 0.0, Position(0), lambda: None)
+    assert place.put(frame, wait=True) is None
+    place.close()
+    assert place.put(Frame(1, 0.0, 0.0, Position(1), lambda: None), wait=True).frame_id == 1
+    assert await place.take() is frame
+    assert await place.take() is None

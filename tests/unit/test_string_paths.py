@@ -1,0 +1,94 @@
+"""Whatever names a module, a function or a file of ours in a string, a comment or a document names one that exists."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+
+from tests.support.paths import ROOT
+
+TOP = ("Dockerfile", "README.md", "SECURITY.md", "pyproject.toml", ".ci/run", ".gitignore", ".dockerignore")
+IMPORT = re.compile(r"\bfrom ((?:serve_app|scripts)[\w.]*) import (\w+(?:, \w+)*)")
+NAME = re.compile(r"(?<![\w./])(?:serve_app|scripts)(?:\.[A-Za-z_]\w*)+(?::\w+)?")
+PROGRAM = re.compile(r"-m[\s\"',]+((?:serve_app|scripts)(?:\.\w+)*)")
+FILE = re.compile(r"(?<![\w.-])(?:serve_app|scripts|configs|tests)/[\w./-]*\w")
+
+
+def texts() -> dict[str, str]:
+    """Return every text that may name something, by its path; imports are left out, as Python checks them itself."""
+    found = {}
+    folders = (path for name in ("serve_app", "scripts", "configs") for path in (ROOT / name).rglob("*"))
+    for path in (*(ROOT / name for name in TOP), *folders):
+        if path.is_file() and path.suffix != ".pyc":
+            text = path.read_text(errors="ignore")  # pictures and weights are read too, and name nothing
+            if path.suffix == ".py":
+                text = re.sub(r"^\s*(?:from|import) .*", "", text, flags=re.MULTILINE)
+            # A regular expression escapes the dots of a name, and a format string may have a placeholder for one.
+            found[str(path.relative_to(ROOT))] = re.sub(r"(?<=\w)\{\w+\}(?=\w)", ":", text.replace(r"\.", "."))
+    return found
+
+
+def module(name: str) -> ModuleSpec | None:
+    """Return where a module is, or None when there is none; its packages are imported, the module is not."""
+    try:
+        return find_spec(name)
+    except ModuleNotFoundError:
+        return None
+
+
+def is_there(name: str) -> bool:
+    """Tell whether a dotted name is a module's, or that of something in a module."""
+    prefix, attributes = name.replace(":", "."), []
+    while not module(prefix):
+        prefix, _, attribute = prefix.rpartition(".")
+        attributes.insert(0, attribute)
+    there = importlib.import_module(prefix) if attributes else None
+    for attribute in attributes:
+        if not hasattr(there, attribute):
+            return False
+        there = getattr(there, attribute)
+    return True
+
+
+def is_program(name: str) -> bool:
+    """Tell whether ``python -m`` runs the module."""
+    spec = module(name)
+    if spec and spec.submodule_search_locations:
+        return module(f"{name}.__main__") is not None
+    return spec is not None and '__name__ == "__main__"' in Path(str(spec.origin)).read_text()
+
+
+def test_every_name_leads_to_a_module_or_to_something_in_one() -> None:
+    lost = {path: [name for name in NAME.findall(text) if not is_there(name)] for path, text in texts().items()}
+    assert {path: names for path, names in lost.items() if names} == {}
+
+
+def test_every_import_in_a_string_finds_what_it_imports() -> None:
+    found = [
+        (path, f"{name}.{each}")
+        for path, text in texts().items()
+        for name, names in IMPORT.findall(text)
+        for each in names.split(", ")
+    ]
+    assert ("serve_app/ipc/quarantine.py", "serve_app.ipc.quarantine.serve") in found
+    assert [(path, name) for path, name in found if not is_there(name)] == []
+
+
+def test_every_module_that_is_run_is_a_program() -> None:
+    found = [(path, name) for path, text in texts().items() for name in PROGRAM.findall(text)]
+    assert ("serve_app/models/export.py", "serve_app.models.engines.ultralytics") in found
+    assert [(path, name) for path, name in found if not is_program(name)] == []
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    found = [(path, name) for path, text in texts().items() for name in FILE.findall(text)]
+    assert [(path, name) for path, name in found if not (ROOT / name).exists()] == []
+
+
+def test_every_file_with_a_secret_that_is_none_is_there() -> None:
+    found = json.loads((ROOT / ".secrets.baseline").read_text())["results"]
+    assert [path for path in found if not (ROOT / path).exists()] == []
