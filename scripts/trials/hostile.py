@@ -299,7 +299,7 @@ def _ours(answer: Answer) -> dict[str, Any] | None:
     """The error's fields, if it is one of ours, in our form."""
     try:
         body = json.loads(answer.body or b"")
-        is_ours = body.keys() == {"code", "detail", "request_id"} and body["code"] in _CODES
+        is_ours = body.keys() - {"limit"} == {"code", "detail", "request_id"} and body["code"] in _CODES
         is_named = body["request_id"] == answer.headers.get("x-request-id")
     except (ValueError, AttributeError):
         return None

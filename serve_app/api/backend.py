@@ -1,4 +1,4 @@
-"""What the HTTP interface needs of the graph behind it."""
+"""What the HTTP interface needs of what lies behind it: three ports."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.types import Answer, EventPage, ModelInfo, Snapshot
 
 
-class Pipeline(Protocol):
-    """Encoded picture in, answer out."""
+class Backend(Protocol):
+    """The graph: encoded picture in, answer out."""
 
     async def ready(self) -> ModelInfo:
-        """The model that serves now, asked of a warm replica. Raises Unavailable."""
+        """Return the model that serves now, asked of a warm replica. Raises Unavailable."""
 
     async def models(self) -> list[ModelStatus]:
-        """Every model that a request may name, the default one first. Raises Unavailable."""
+        """Return every model that a request may name, the default one first. Raises Unavailable."""
 
     def admit(self, tenant: str, model: str) -> None:
-        """Before a request's pictures are read. Raises Overloaded."""
+        """Refuse a request before its pictures are read where the graph is full. Raises Overloaded."""
 
     async def detect(
         self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str
     ) -> Answer:
-        """One picture's answer. Tenants take turns. Raises ServeAppError."""
+        """Return one picture's answer; the batcher is fair to each tenant. Raises ServeAppError."""
+
+
+class Metrics(Protocol):
+    """What the HTTP interface counts: see ``telemetry.metrics.Telemetry``."""
 
     def refused(self, error: ServeAppError) -> None:
-        """Count a picture or request that gets an error for its answer."""
+        """Count a picture or a request whose answer is an error."""
 
-    def asked(self, key: str, outcome: str) -> None:
-        """Count a request that came with a key of this name: ``admitted``, or the code of the error that refused it."""
+    def requested(self, key: str, outcome: str) -> None:
+        """Count a request with a key of this name: ``admitted``, or the code of the error that refused it."""
 
     def keys_unreadable(self) -> None:
-        """Count a look at the keys' file that found it missing or broken."""
+        """Count a reload of the keys' file that failed."""
 
 
 class Streams(Protocol):

@@ -60,7 +60,8 @@ class Detector:
             self._wanted = user_config
             await self._start(user_config)
             methods: dict[str, Method] = {"model": self.model, "capacity": self.capacity, "detect": self.detect}
-            self._server = await listen(methods, max_calls=self._args.batcher.max_calls)
+            max_calls = self._args.batcher.max_calls
+            self._server = await listen(methods, max_calls=max_calls, limit="batcher.max_queue_size")
         elif user_config != self._wanted:
             self._wanted = user_config
             if self._change is not None:

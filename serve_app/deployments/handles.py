@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
 from serve_app.errors import (
+    Limit,
     Overloaded,
     ReplicaDied,
     ReplicaGone,
@@ -58,10 +59,10 @@ def service_name(application: str, deployment: str) -> str:
     return hashlib.sha256(f"{node} {application} {deployment}".encode()).hexdigest()[:16]
 
 
-async def listen(methods: Mapping[str, Method], *, max_calls: int) -> CallServer:
-    """Serves this replica's methods to callers on its node, until it is closed."""
+async def listen(methods: Mapping[str, Method], *, max_calls: int, limit: Limit) -> CallServer:
+    """Serves this replica's methods to callers on its node, until it is closed. See ``CallServer`` for the limit."""
     context = serve.get_replica_context()
-    server = CallServer(methods, max_calls=max_calls)
+    server = CallServer(methods, max_calls=max_calls, limit=limit)
     await server.start(service_name(context.app_name, context.deployment))
     return server
 
@@ -113,7 +114,11 @@ class Replicas:
         try:
             return await getattr(self._handle, method).remote(*args)
         except BackPressureError as exc:
-            raise Overloaded("the service is at its limit") from exc
+            raise Overloaded(
+                f"max_queued_requests: no more may be queued for {self._handle.deployment_name}; retry later or add "
+                "replicas",
+                limit="max_queued_requests",
+            ) from exc
         except RayActorError as exc:  # it died, or did before, and Serve has not noticed yet
             raise ReplicaGone("a replica died or is not there; try again") from exc
         except DeploymentUnavailableError as exc:

@@ -21,12 +21,7 @@ from serve_app.overload.retries import Retries
 from serve_app.overload.throttle import Throttle
 from serve_app.schemas.detect import DetectQuery
 from serve_app.schemas.models import ModelStatus
-from serve_app.telemetry.metrics import (
-    KEYS_FILE_ERRORS,
-    REFUSALS,
-    REQUESTS,
-    Telemetry,
-)
+from serve_app.telemetry.metrics import Telemetry
 from serve_app.types import DEFAULT_MODEL, Answer, ModelInfo
 
 _READY_TIMEOUT_S = 5.0
@@ -47,13 +42,12 @@ class Ingress:
         self._streams = StreamClient(supervisor)
         self._args = args
         self._model: ModelInfo | None = None
-        self._telemetry = Telemetry(RayInstrument)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self, self._streams, self._args)
+        return build_api(self, self._streams, Telemetry(RayInstrument), self._args)
 
     async def ready(self) -> ModelInfo:
-        """See ``Pipeline``."""
+        """See ``Backend``."""
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 self._model = await self._preprocessor.call("model", DEFAULT_MODEL)
@@ -66,7 +60,7 @@ class Ingress:
         return self._model
 
     async def models(self) -> list[ModelStatus]:
-        """See ``Pipeline``."""
+        """See ``Backend``."""
         running = await asyncio.to_thread(running_replicas, serve.get_replica_context().app_name)
         return await asyncio.gather(*(self._model_status(name, running) for name in self._args.detectors()))
 
@@ -82,7 +76,7 @@ class Ingress:
     async def detect(
         self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str
     ) -> Answer:
-        """See ``Pipeline``."""
+        """See ``Backend``."""
         under_suspicion = False
 
         async def attempt(left_s: float) -> Answer:
@@ -96,27 +90,15 @@ class Ingress:
                 raise
             return answer
 
-        refused = False
+        refusal: Overloaded | None = None
         try:
             return await self._retries.run(attempt, time_left_s)
-        except Overloaded:
-            refused = True
+        except Overloaded as exc:
+            refusal = exc
             raise
         finally:
-            self._throttles[tenant, query.model].observe(refused=refused)
+            self._throttles[tenant, query.model].observe(refusal)
 
     def admit(self, tenant: str, model: str) -> None:
-        """See ``Pipeline``."""
+        """See ``Backend``."""
         self._throttles[tenant, model].admit()
-
-    def refused(self, error: ServeAppError) -> None:
-        """See ``Pipeline``."""
-        self._telemetry.record(REFUSALS, code=error.code)
-
-    def asked(self, key: str, outcome: str) -> None:
-        """See ``Pipeline``."""
-        self._telemetry.record(REQUESTS, key=key, outcome=outcome)
-
-    def keys_unreadable(self) -> None:
-        """See ``Pipeline``."""
-        self._telemetry.record(KEYS_FILE_ERRORS)

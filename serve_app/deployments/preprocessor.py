@@ -25,6 +25,7 @@ from serve_app.errors import ModelChanged, Unavailable
 from serve_app.images.drawing import encode_jpeg
 from serve_app.images.prepare import annotated, preprocess, preprocessed
 from serve_app.ipc.quarantine import Quarantine
+from serve_app.ipc.rpc import Method
 from serve_app.overload.limits import WaitingRoom
 from serve_app.schemas.detect import DetectQuery
 from serve_app.telemetry.metrics import (
@@ -77,7 +78,8 @@ class Preprocessor:
         self._decoding_since_s: dict[int, float] = {}  # by thread
         await self._lanes[DEFAULT_MODEL].detector.connect()  # the others may be asleep
         max_calls = args.preprocessor.max_calls * len(self._lanes)
-        self._server = await listen({"model": self.model, "detect": self.detect}, max_calls=max_calls)
+        methods: dict[str, Method] = {"model": self.model, "detect": self.detect}
+        self._server = await listen(methods, max_calls=max_calls, limit="preprocessor.slots")
 
     @refusals_as_values
     async def model(self, name: str) -> ModelInfo:

@@ -113,7 +113,7 @@ class StreamSupervisor:
         self._tasks = [asyncio.create_task(self._take_over())]
         names = "create replace all status delete pause resume regions set_regions events snapshot"
         methods = {name: getattr(self, name) for name in names.split()}
-        self._server = await listen(methods, max_calls=_MAX_CALLS)
+        self._server = await listen(methods, max_calls=_MAX_CALLS, limit="supervisor_calls")
 
     @refusals_as_values
     @_uninterrupted

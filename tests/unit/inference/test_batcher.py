@@ -110,8 +110,9 @@ async def test_a_full_queue_refuses_at_once() -> None:
         await wait_all_tasks_blocked()
         tasks += submit(batcher, 2, 3)
         await wait_all_tasks_blocked()
-        with pytest.raises(Overloaded):
+        with pytest.raises(Overloaded) as refusal:
             await batcher.submit(4, time_left_s=60)
+        assert refusal.value.limit == "batcher.max_queue_size"
         assert batcher.drops["interactive"] == {"overloaded": 1}
         for _ in tasks:
             engine.gate.release()
@@ -301,8 +302,9 @@ async def test_a_greedy_tenant_is_told_when_it_must_make_room() -> None:
         greedy = submit(batcher, 1, 2, 3, 4, tenant="greedy")
         await wait_all_tasks_blocked()
         (modest,) = submit(batcher, 9, tenant="modest")
-        with pytest.raises(Overloaded, match="this tenant's"):
+        with pytest.raises(Overloaded, match=r"^batcher\.max_queue_size: .* this tenant's") as refusal:
             await greedy[-1]
+        assert refusal.value.limit == "batcher.max_queue_size"
         for _ in range(5):
             engine.gate.release()
         assert (await modest).result == 18

@@ -30,7 +30,7 @@ async def serve():
     async def never(*args):
         print("called", flush=True)
         await asyncio.Event().wait()
-    await CallServer({"never": never}, max_calls=9).start("s", Path(sys.argv[1]))
+    await CallServer({"never": never}, max_calls=9, limit="preprocessor.slots").start("s", Path(sys.argv[1]))
     print("ready", flush=True)
     await asyncio.Event().wait()
 
@@ -54,7 +54,7 @@ def anyio_backend() -> str:
 
 @asynccontextmanager
 async def serving(folder: Path, max_calls: int = 100, **methods: Any) -> AsyncIterator[CallServer]:
-    server = CallServer(methods, max_calls=max_calls)
+    server = CallServer(methods, max_calls=max_calls, limit="preprocessor.slots")
     await server.start("s", folder)
     yield server
     await server.close()
@@ -164,7 +164,10 @@ async def test_a_full_server_refuses(tmp_path: Path) -> None:
     async with serving(tmp_path, max_calls=2, gate=gate), calling(tmp_path) as replicas:
         calls = [asyncio.create_task(replicas.call("gate")) for _ in range(2)]
         await gate.until(begun=2)
-        assert isinstance(await replicas.call("gate"), Overloaded)
+        refusal = await replicas.call("gate")
+        assert isinstance(refusal, Overloaded)
+        assert refusal.limit == "preprocessor.slots"
+        assert refusal.detail.startswith("preprocessor.slots: 2 calls are in flight")
         gate.opened.set()
         assert await asyncio.gather(*calls) == ["done"] * 2
 

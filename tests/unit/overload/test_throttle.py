@@ -9,6 +9,8 @@ from serve_app.errors import Overloaded
 from serve_app.overload.limits import WaitingRoom
 from serve_app.overload.throttle import Throttle
 
+FULL = Overloaded("preprocessor.slots: 64 pictures are in flight", limit="preprocessor.slots")
+
 
 class Service:
     """Takes so many requests a second, whatever comes, for as long as is told."""
@@ -29,7 +31,7 @@ class Service:
                     self.throttle.admit()
                 except Overloaded:
                     continue
-                self.throttle.observe(refused=left <= 0)
+                self.throttle.observe(None if left > 0 else FULL)
                 if second >= duration_s / 2:
                     accepted += left > 0
                     refused += left <= 0
@@ -62,10 +64,22 @@ def test_a_service_that_takes_nothing_is_asked_now_and_then() -> None:
 
 def test_the_refusal_says_when_to_come_back() -> None:
     throttle = Throttle(lambda: 0.0, lambda: 0.0)
-    throttle.observe(refused=True)
+    throttle.observe(FULL)
     with pytest.raises(Overloaded) as refusal:
         throttle.admit()
     assert refusal.value.retry_after_s
+
+
+def test_the_refusal_names_the_limit_that_the_service_named_last() -> None:
+    throttle = Throttle(lambda: 0.0, lambda: 0.0)
+    queue = Overloaded("batcher.max_queue_size: 128 pictures wait", limit="batcher.max_queue_size")
+    for observed in (FULL, queue):
+        throttle.observe(observed)
+        throttle.observe(None)  # an accepted request does not change the reason
+        with pytest.raises(Overloaded) as refusal:
+            throttle.admit()
+        assert (refusal.value.limit, refusal.value.detail) == (observed.limit, observed.detail)
+        assert refusal.value is not observed  # else each raise would lengthen its traceback
 
 
 class Room:
@@ -131,6 +145,16 @@ def test_a_service_that_was_slow_for_a_while_lets_more_in_again() -> None:
         room.serve(1, per_s=400)
         room.come(1)
     assert len(room.present) + room.come(1000) > 700
+
+
+def test_a_refusal_of_the_waiting_room_names_the_setting() -> None:
+    room = Room(seats=4)
+    room.come(40)
+    room.serve(30, per_s=10)
+    room.come(100)
+    with pytest.raises(Overloaded, match=r"^preprocessor\.slots: 2[01] pictures are in flight for 4 slots") as refusal:
+        room.room.enter("").__enter__()
+    assert refusal.value.limit == "preprocessor.slots"
 
 
 def test_who_asks_for_too_much_has_nobody_else_refused() -> None:
