@@ -62,7 +62,6 @@ FOREIGN = (
     Foreign("uvicorn", 400, b"Invalid HTTP request received.", "a method of 500 letters, a header without a name"),
     Foreign("uvicorn", 400, b"Failed to open a WebSocket connection", "Sec-WebSocket-Version: 8"),
     Foreign("uvicorn", 426, b"Failed to open a WebSocket connection", "Sec-WebSocket-Version: x"),
-    Foreign("uvicorn", 403, b"", "a WebSocket on /detect"),
 )
 
 

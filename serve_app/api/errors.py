@@ -28,6 +28,8 @@ def to_response(request: HTTPConnection, error: ServeAppError, status_code: int 
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     body = ErrorResponse.from_error(error, request_id(request))
+    if request.scope["type"] == "websocket":  # Serve echoes it to HTTP requests alone
+        headers["X-Request-ID"] = body.request_id
     return JSONResponse(body.model_dump(), status_code or error.status_code, headers)
 
 

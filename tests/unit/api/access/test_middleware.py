@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -112,6 +113,14 @@ def test_a_websocket_is_refused_before_it_is_accepted(keys: Keys) -> None:
                 connect_to(served)
             assert refused.value.response.status_code == 429
             assert refused.value.response.headers["retry-after"] == "1"
+            assert json.loads(refused.value.response.body)["limit"] == "access.concurrency"
+
+
+def test_a_refused_websocket_is_told_the_requests_id_as_any_other_request_is(keys: Keys) -> None:
+    with served_with(keys) as served, pytest.raises(InvalidStatus) as refused:
+        connect_to(served, additional_headers={"X-Request-ID": "abc"})
+    assert refused.value.response.headers["x-request-id"] == "abc"
+    assert json.loads(refused.value.response.body)["request_id"] == "abc"
 
 
 async def test_a_server_that_cannot_refuse_a_websocket_by_status_closes_it(backend: FakeBackend, keys: Keys) -> None:
