@@ -25,7 +25,7 @@
     `- StartError                  500 start               what keeps a deployment or a stream from starting
        |- ConfigError                                      a setting is wrong
        |- ModelError                                       the weights cannot be found, read or served
-       |- SharedMemoryError                                no room for the frame pool
+       |- SharedMemoryError                                too little shared memory for the frame pool
        `- SourceError             422 invalid_source      a stream's source is not allowed or is no video
           |- SourceDenied                                  it wants other credentials
           |- SourceUntrusted                               nobody here vouches for its certificate
@@ -215,7 +215,7 @@ class ModelError(StartError):
 
 
 class SharedMemoryError(StartError):
-    """No room for the frame pool."""
+    """There is too little shared memory for the frame pool."""
 
 
 class SourceError(StartError):

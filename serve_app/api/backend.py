@@ -43,40 +43,40 @@ class Metrics(Protocol):
 
 
 class Streams(Protocol):
-    """The streams behind the graph. Whoever is asked raises Unavailable while nobody answers there, and NotFound for an
-    id that no stream has."""
+    """The streams. Every method raises Unavailable while the supervisor does not answer, and NotFound for an id that no
+    stream has."""
 
     async def create(self, spec: StreamSpec) -> StreamStatus:
-        """A new stream. Raises Conflict, SourceError, InvalidParameter, Overloaded."""
+        """Start a stream. Raises Conflict, SourceError, InvalidParameter, Overloaded."""
 
     async def all(self) -> list[StreamStatus]:
-        """Every stream, sorted by id."""
+        """Return the status of every stream, sorted by id."""
 
     async def status(self, stream_id: str) -> StreamStatus:
-        """One stream."""
+        """Return one stream's status."""
 
     async def replace(self, spec: StreamSpec) -> StreamStatus:
-        """A stream in the place of the one of this id, which goes on if this one cannot be. Raises as ``create``."""
+        """Start this stream instead of the one of its id, which keeps running on a refusal. Raises as ``create``."""
 
     async def delete(self, stream_id: str) -> None:
-        """End it for good."""
+        """Stop the stream and forget it."""
 
     async def pause(self, stream_id: str) -> StreamStatus:
-        """Close its source until ``resume``. A stream that is paused already stays so."""
+        """Close the stream's source until ``resume``. A stream that is paused already stays so."""
 
     async def resume(self, stream_id: str) -> StreamStatus:
-        """Go on. A stream that is not paused does so anyway."""
+        """Open the source again. A stream that is running already keeps running."""
 
     async def regions(self, stream_id: str) -> Regions:
-        """What is counted."""
+        """Return the zones and lines in which objects are counted."""
 
     async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
-        """Count these from now on."""
+        """Count in these zones and lines from now on."""
 
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
-        """Events with an id above ``after`` (None: those to come), as soon as there is one; an empty page when the
-        time is up."""
+        """Return the events with an id above ``after`` (None: those to come) as soon as there is one, or an empty page
+        after ``within_s``."""
 
     async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
-        """The newest frame that was processed and has an id above ``after``, as soon as there is one; None when the
-        time is up."""
+        """Return the newest processed frame with an id above ``after`` as soon as there is one, or None after
+        ``within_s``."""

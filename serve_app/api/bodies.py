@@ -1,4 +1,4 @@
-"""A request's body -> the encoded pictures in it, within limits that hold while it is read."""
+"""Read the encoded pictures in a request's body, within limits that hold while it is read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from serve_app.schemas.detect import PictureUrl
 
 _MAX_JSON_BYTES = 2**14
 _SLICE_BYTES = 2**16  # parsed at once
-_MAX_PADDING_BYTES = 64  # behind a boundary, where nobody has any
+_MAX_PADDING_BYTES = 64  # behind a boundary, where clients send none
 
 
 async def read_pictures(
     request: Request, limits: LimitArgs, fetcher: Fetcher | None, tenant: str
 ) -> tuple[list[bytes], bool]:
-    """The pictures, and whether they came as multipart parts. Without a fetcher, none is fetched by its url.
+    """Return the pictures, and whether they came as multipart parts. Without a fetcher, none is fetched by its url.
 
     Raises Malformed, TooLarge, UrlsDisabled, InvalidParameter, and what ``Fetcher.fetch`` raises.
     """
@@ -95,11 +95,10 @@ async def _split(request: Request, body: bytes, limits: LimitArgs) -> list[bytes
 
 
 async def _slices(body: bytes, boundary: bytes, limits: LimitArgs) -> AsyncGenerator[bytes, None]:
-    """The body for the parser, bit by bit, so that others have their turn. Raises Malformed, TooLarge.
+    """Yield the body to the parser in slices, so that other requests run in between. Raises Malformed, TooLarge.
 
-    The parser takes long over each line that begins as a delimiter does, even where it then takes it for data, and
-    over white space behind one. RFC 2046, 5.1.1: a delimiter stands before each part and at the end, and no other line
-    begins so.
+    The parser is slow at each line that begins as a delimiter does, even where it then takes it for data, and at white
+    space behind one. RFC 2046, 5.1.1: a delimiter stands before each part and at the end, and no other line begins so.
     """
     delimiter, closing = b"\r\n--" + boundary, b"--" + boundary + b"--"
     delimiters, is_closed = 0, False

@@ -1,4 +1,4 @@
-"""The one place where an error becomes an answer: every one has the form of ``ErrorResponse``."""
+"""Turn every error into an answer of one form: ``ErrorResponse``."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ DROPS = Metric(
     "counter", "sightline_batcher_drops", "Pictures that left the queue before the engine", ("traffic", "reason")
 )
 MODEL_CHANGES = Metric(
-    "counter", "sightline_model_changes", "Changes of a Detector under way: made, or refused", ("outcome",)
+    "counter", "sightline_model_changes", "Changes of a Detector while it serves: made, or refused", ("outcome",)
 )
 INFERENCES = Metric("counter", "sightline_inferences", "Pictures that went through the engine")
 EXECUTIONS = Metric("counter", "sightline_executions", "Batches; the mean batch size is inferences by executions")

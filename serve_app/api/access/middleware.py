@@ -1,4 +1,4 @@
-"""Who may send a request, and how many: decided before its body is read, and counted until its answer has ended."""
+"""Admit or refuse a request before its body is read, and count it until its answer has ended."""
 
 from __future__ import annotations
 

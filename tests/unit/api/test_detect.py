@@ -13,7 +13,7 @@ from serve_app.api.bodies import read_pictures
 from serve_app.config import parse_args
 from serve_app.errors import Overloaded, Unavailable
 from serve_app.types import DetectOptions
-from tests.support.api import is_error
+from tests.support.api import build, client_of, is_error
 from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
 
 pytestmark = pytest.mark.anyio
@@ -170,6 +170,14 @@ async def test_a_body_that_does_not_say_its_size_is_limited_while_it_is_read(cli
             yield bytes(2**16)
 
     assert is_error(await client.post("/detect", content=endless()), 413, "too_large", "limits.max_body_mib")
+
+
+async def test_a_body_of_a_url_has_a_limit_of_its_own() -> None:
+    async with client_of(build(outbound={"detect_urls": True})) as client:
+        for size, code, limit in ((2**14, "malformed", ""), (2**14 + 1, "too_large", "json_body")):
+            header = {"Content-Type": "application/json"}
+            refused = await client.post("/detect", content=b" " * size, headers=header)
+            assert is_error(refused, 413 if limit else 400, code, limit)
 
 
 async def test_a_multipart_body_that_breaks_off_is_not_answered_in_part(client: httpx.AsyncClient) -> None:

@@ -40,7 +40,7 @@ def test_the_table_holds_every_route_of_the_application() -> None:
 
 
 def test_these_routes_are_open_and_no_others() -> None:
-    """Whoever opens another one decides so here, too."""
+    """A route that is to be open is added here, too, so that nobody opens one by mistake."""
     assert {route.path for route in API.route_table.routes if route.permission is None} == {
         *("/health", "/livez", "/readyz"),
         *("/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"),
