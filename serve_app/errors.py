@@ -14,8 +14,8 @@
     |- InvalidParameter            422 invalid_parameter
     |  `- InvalidUrl               422 invalid_url         malformed, or not an address that may be reached
     |- PoisonPicture               422 poison              a process died of it, while it worked on nothing else
-    |- RateLimited                 429 rate_limited        more than the key may; carries Retry-After
-    |- Overloaded                  503 overloaded          a bound is reached; carries Retry-After
+    |- RateLimited                 429 rate_limited        the key's rate or concurrency limit is exceeded; Retry-After
+    |- Overloaded                  503 overloaded          a limit is reached; carries Retry-After
     |- Unavailable                 503 unavailable         a replica died or is not ready; carries Retry-After
     |  |- SlotElsewhere                                    between us: the frame's memory is on another node
     |  |- ReplicaGone                                      between us: no replica is there, or it went away
@@ -25,7 +25,7 @@
     `- StartError                  500 start               what keeps a deployment or a stream from starting
        |- ConfigError                                      a setting is wrong
        |- ModelError                                       the weights cannot be found, read or served
-       |- SharedMemoryError                                no room for the frame pool
+       |- SharedMemoryError                                too little shared memory for the frame pool
        `- SourceError             422 invalid_source      a stream's source is not allowed or is no video
           |- SourceDenied                                  it wants other credentials
           |- SourceUntrusted                               nobody here vouches for its certificate
@@ -39,17 +39,43 @@ exception in a RayTaskError whose text is the remote traceback. What is raised a
 
 from __future__ import annotations
 
+from typing import Literal
+
+# The names of all limits that a refusal may name. A name with a dot is a setting; the others are fixed. The README's
+# table of limits says of each what is refused, and what to do about it.
+Limit = Literal[
+    "",  # no limit is the reason
+    "limits.max_requests",
+    "limits.max_body_mib",
+    "limits.max_megapixels",
+    "limits.max_images_per_request",
+    "access.concurrency",
+    "access.requests_per_s",
+    "preprocessor.slots",
+    "batcher.max_queue_size",
+    "streams.max_streams",
+    "max_queued_requests",  # Ray Serve's setting of a deployment
+    "detector_capacity",
+    "json_body",
+    "followers",
+    "supervisor_calls",
+    "url_fetches",
+    "url_fetches_per_key",
+]
+
 
 class ServeAppError(Exception):
-    """Base of the tree. ``detail`` is one sentence for the client: no traceback, no path, no credential."""
+    """Base of the tree. ``detail`` is one sentence for the client: no traceback, no path, no credential. ``limit``
+    names the limit that a refusal is for, so that an operator knows which one to raise."""
 
     status_code = 500
     code = "internal"
     retry_after_s: int | None = None
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)  # every argument goes to the base: that is what survives pickling
+    def __init__(self, detail: str, *, limit: Limit = "") -> None:
+        super().__init__(detail)  # a positional argument goes to the base: pickling passes it to the class again
         self.detail = detail
+        self.limit: Limit = limit
 
 
 class Malformed(ServeAppError):
@@ -131,17 +157,17 @@ class PoisonPicture(ServeAppError):
 
 
 class RateLimited(ServeAppError):
-    """More than the key may ask for. The request was not begun and may be sent again, after so long."""
+    """The key's rate or concurrency limit is exceeded. The request was not begun; the client may retry later."""
 
     status_code, code, retry_after_s = 429, "rate_limited", 1
 
-    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str, retry_after_s: int = 1, *, limit: Limit = "") -> None:
+        super().__init__(detail, limit=limit)
         self.retry_after_s = retry_after_s
 
 
 class Overloaded(ServeAppError):
-    """A bound is reached. The request was not begun and may be sent again."""
+    """A limit is reached. The request was not begun; the client may retry."""
 
     status_code, code, retry_after_s = 503, "overloaded", 1
 
@@ -189,7 +215,7 @@ class ModelError(StartError):
 
 
 class SharedMemoryError(StartError):
-    """No room for the frame pool."""
+    """There is too little shared memory for the frame pool."""
 
 
 class SourceError(StartError):

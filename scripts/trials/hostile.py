@@ -62,7 +62,6 @@ FOREIGN = (
     Foreign("uvicorn", 400, b"Invalid HTTP request received.", "a method of 500 letters, a header without a name"),
     Foreign("uvicorn", 400, b"Failed to open a WebSocket connection", "Sec-WebSocket-Version: 8"),
     Foreign("uvicorn", 426, b"Failed to open a WebSocket connection", "Sec-WebSocket-Version: x"),
-    Foreign("uvicorn", 403, b"", "a WebSocket on /detect"),
 )
 
 
@@ -299,7 +298,7 @@ def _ours(answer: Answer) -> dict[str, Any] | None:
     """The error's fields, if it is one of ours, in our form."""
     try:
         body = json.loads(answer.body or b"")
-        is_ours = body.keys() == {"code", "detail", "request_id"} and body["code"] in _CODES
+        is_ours = body.keys() - {"limit"} == {"code", "detail", "request_id"} and body["code"] in _CODES
         is_named = body["request_id"] == answer.headers.get("x-request-id")
     except (ValueError, AttributeError):
         return None

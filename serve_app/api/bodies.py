@@ -1,4 +1,4 @@
-"""A request's body -> the encoded pictures in it, within limits that hold while it is read."""
+"""Read the encoded pictures in a request's body, within limits that hold while it is read."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from starlette.requests import ClientDisconnect, Request
 
 from serve_app.api.url_fetcher import Fetcher
 from serve_app.config import LimitArgs
-from serve_app.errors import InvalidParameter, Malformed, ServeAppError, TooLarge, UrlsDisabled
+from serve_app.errors import InvalidParameter, Limit, Malformed, ServeAppError, TooLarge, UrlsDisabled
 from serve_app.schemas.detect import PictureUrl
 
 _MAX_JSON_BYTES = 2**14
 _SLICE_BYTES = 2**16  # parsed at once
-_MAX_PADDING_BYTES = 64  # behind a boundary, where nobody has any
+_MAX_PADDING_BYTES = 64  # behind a boundary, where clients send none
 
 
 async def read_pictures(
     request: Request, limits: LimitArgs, fetcher: Fetcher | None, tenant: str
 ) -> tuple[list[bytes], bool]:
-    """The pictures, and whether they came as multipart parts. Without a fetcher, none is fetched by its url.
+    """Return the pictures, and whether they came as multipart parts. Without a fetcher, none is fetched by its url.
 
     Raises Malformed, TooLarge, UrlsDisabled, InvalidParameter, and what ``Fetcher.fetch`` raises.
     """
@@ -32,9 +32,9 @@ async def read_pictures(
     if kind == "application/json":
         if fetcher is None:
             raise UrlsDisabled("pictures are not fetched by url here: send the picture, or set SERVE_APP_DETECT_URLS")
-        url = _url_in(await read_body(request, _MAX_JSON_BYTES))
+        url = _url_in(await read_body(request, _MAX_JSON_BYTES, "json_body"))
         return [await fetcher.fetch(url, tenant)], False
-    body = await read_body(request, limits.max_body_mib * 2**20)
+    body = await read_body(request, limits.max_body_mib * 2**20, "limits.max_body_mib")
     if kind != "multipart/form-data":
         return [body], False
     return await _split(request, body, limits), True
@@ -49,19 +49,22 @@ def _url_in(body: bytes) -> str:
         raise InvalidParameter('a picture\'s url is sent as {"url": "https://…"}, and nothing else') from None
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """All of it. Raises TooLarge as soon as it is, and Malformed."""
-    limit = f"{max_bytes >> 20} MiB" if max_bytes >> 20 else f"{max_bytes >> 10} KiB"
+async def read_body(request: Request, max_bytes: int, limit: Limit) -> bytes:
+    """Return the whole body. Raises TooLarge, which names ``limit``, as soon as it is too large, and Malformed."""
+    size_limit = f"{max_bytes >> 20} MiB" if max_bytes >> 20 else f"{max_bytes >> 10} KiB"
+    advice = "send less or raise it" if limit == "limits.max_body_mib" else "send less"
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > max_bytes:
-        raise TooLarge(f"the body has {int(declared)} bytes; the limit is {limit}")
+        raise TooLarge(
+            f"{limit}: the body has {int(declared)} bytes, and the limit is {size_limit}; {advice}", limit=limit
+        )
     chunks: list[bytes] = []
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > max_bytes:
-                raise TooLarge(f"the body is larger than the limit of {limit}")
+                raise TooLarge(f"{limit}: the body is larger than the limit of {size_limit}; {advice}", limit=limit)
             chunks.append(chunk)
     except ClientDisconnect as exc:
         raise Malformed("the client went away before its body was complete") from exc
@@ -92,11 +95,10 @@ async def _split(request: Request, body: bytes, limits: LimitArgs) -> list[bytes
 
 
 async def _slices(body: bytes, boundary: bytes, limits: LimitArgs) -> AsyncGenerator[bytes, None]:
-    """The body for the parser, bit by bit, so that others have their turn. Raises Malformed, TooLarge.
+    """Yield the body to the parser in slices, so that other requests run in between. Raises Malformed, TooLarge.
 
-    The parser takes long over each line that begins as a delimiter does, even where it then takes it for data, and
-    over white space behind one. RFC 2046, 5.1.1: a delimiter stands before each part and at the end, and no other line
-    begins so.
+    The parser is slow at each line that begins as a delimiter does, even where it then takes it for data, and at white
+    space behind one. RFC 2046, 5.1.1: a delimiter stands before each part and at the end, and no other line begins so.
     """
     delimiter, closing = b"\r\n--" + boundary, b"--" + boundary + b"--"
     delimiters, is_closed = 0, False
@@ -126,4 +128,8 @@ def _refusal(exc: MultiPartException, limits: LimitArgs) -> ServeAppError:
 
 
 def _too_many(limits: LimitArgs) -> TooLarge:
-    return TooLarge(f"more than {limits.max_images_per_request} pictures in one request")
+    return TooLarge(
+        f"limits.max_images_per_request: the request has more than {limits.max_images_per_request} pictures, which is "
+        "the limit; send fewer or raise it",
+        limit="limits.max_images_per_request",
+    )

@@ -8,10 +8,12 @@ import time
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
+from serve_app.api import examples
 from serve_app.api.access.middleware import tenant_of
-from serve_app.api.backend import Pipeline
+from serve_app.api.access.permissions import Router
+from serve_app.api.backend import Backend, Metrics
 from serve_app.api.bodies import read_pictures
 from serve_app.api.errors import request_id
 from serve_app.api.url_fetcher import Fetcher
@@ -40,7 +42,7 @@ _REQUEST_BODY = {
         },
         "image/*": _PICTURE,
         "application/octet-stream": _PICTURE,
-        "application/json": {"schema": PictureUrl.model_json_schema()},
+        "application/json": {"schema": PictureUrl.model_json_schema(), "example": examples.PICTURE_URL},
     },
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -48,7 +50,15 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "model": DetectResponse | DetectManyResponse,
         "description": "One picture answers an object; several answer `results`, in order. "
         "`Accept: image/jpeg` answers one picture with its boxes drawn.",
-        "content": {"image/jpeg": _PICTURE},
+        "content": {
+            "application/json": {
+                "examples": {
+                    "one picture": {"value": examples.DETECTED},
+                    "several pictures": {"value": examples.DETECTED_MANY},
+                }
+            },
+            "image/jpeg": _PICTURE,
+        },
     },
     400: {"model": ErrorResponse, "description": "`malformed`: an empty body, or no valid multipart"},
     403: {
@@ -64,33 +74,42 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
-    """The detection route over a pipeline."""
-    routes = APIRouter(tags=["detect"])
+def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
+    """Return the detection route. It reads pictures within limits of its own."""
+    routes = Router(permission="detect", reads_own_body=True, tags=["detect"])
     outbound = args.outbound
     models = tuple(args.detectors())
     fetcher = Fetcher(outbound.guard(), args.limits.max_body_mib * 2**20) if outbound.detect_urls else None
 
-    @routes.post("/detect", responses=_RESPONSES, response_model=None, openapi_extra={"requestBody": _REQUEST_BODY})
+    @routes.post(
+        "/detect",
+        summary="Detect objects in pictures",
+        responses=_RESPONSES,
+        response_model=None,
+        openapi_extra={"requestBody": _REQUEST_BODY},
+    )
     async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
-        """Detect objects in one picture or several."""
+        """Detect objects in one picture or several. Boxes are in the pixels of the picture as a viewer shows it.
+
+        A picture that cannot be answered does not hurt the others of its request: each has its own answer or error.
+        """
         expires_at_s = time.monotonic() + args.limits.deadline_s
         params, annotate, tenant = query.to_params(), _wants_jpeg(request), tenant_of(request)
         if repeated := [name for name in ONE_VALUE if len(request.query_params.getlist(name)) > 1]:
             raise InvalidParameter(f"{', '.join(repeated)}: given more than once")
         if query.model not in models:
             raise InvalidParameter(f"model: there is no {query.model!r}, but {', '.join(models)}")
-        pipeline.admit(tenant, query.model)
+        backend.admit(tenant, query.model)
         try:
             async with asyncio.timeout(args.limits.deadline_s):
                 pictures, is_multipart = await read_pictures(request, args.limits, fetcher, tenant)
                 many = is_multipart and len(pictures) > 1
                 if annotate and many:
                     raise InvalidParameter("an annotated picture is answered for one picture at a time")
-                turns = asyncio.Semaphore(_PICTURES_AT_ONCE)
+                slots = asyncio.Semaphore(_PICTURES_AT_ONCE)
                 answers = await asyncio.gather(
                     *(
-                        answer_one(PictureRequest(picture, params, 0.0, annotate, tenant), expires_at_s, turns)
+                        answer_one(PictureRequest(picture, params, 0.0, annotate, tenant), expires_at_s, slots)
                         for picture in pictures
                     )
                 )
@@ -107,20 +126,20 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
         results: list[DetectResponse | ErrorResponse] = []
         for answer in answers:
             if isinstance(answer, ServeAppError):
-                pipeline.refused(answer)
+                metrics.refused(answer)
                 results.append(ErrorResponse.from_error(answer, identity))
             else:
                 results.append(DetectResponse.from_answer(answer, identity))
         return _json(DetectManyResponse(results=results))
 
     async def answer_one(
-        request: PictureRequest, expires_at_s: float, turns: asyncio.Semaphore
+        request: PictureRequest, expires_at_s: float, slots: asyncio.Semaphore
     ) -> Answer | ServeAppError:
-        """Return the picture's answer or its own error: neither hurts the pictures beside it."""
+        """Return the picture's answer or its own error, so that neither hurts the pictures beside it."""
         started_at_s = time.monotonic()
         try:
-            async with turns:
-                answer = await pipeline.detect(replace(request, time_left_s=expires_at_s - time.monotonic()))
+            async with slots:
+                answer = await backend.detect(replace(request, time_left_s=expires_at_s - time.monotonic()))
         except ServeAppError as exc:
             return exc
         except Exception:
@@ -132,7 +151,7 @@ def router(pipeline: Pipeline, args: AppArgs) -> APIRouter:
 
 
 def _wants_jpeg(request: Request) -> bool:
-    """``Accept`` names JPEG, and does not mean to exclude it."""
+    """Return whether ``Accept`` names JPEG, and does not mean to exclude it."""
     accept = ",".join(request.headers.getlist("accept"))
     parts = (part.replace(" ", "").lower().split(";") for part in accept.split(","))
     return any(kind == "image/jpeg" and "q=0" not in options for kind, *options in parts)

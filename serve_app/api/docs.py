@@ -1,14 +1,15 @@
-"""``/docs``: the interface, described by Swagger UI. Its page takes nothing from another origin: no internet is needed,
-and nobody else's script runs beside an API key."""
+"""``/openapi.json`` describes the interface, and ``/docs`` shows it with Swagger UI. The page takes nothing from
+another origin: it needs no internet, and nobody else's script runs beside an API key."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi import Request
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
+from serve_app.api.access.permissions import Router
 from serve_app.errors import NotFound
 
 _ASSETS = Path(str(files("fastapi_offline"))) / "static"  # of the package we use Swagger UI's files alone
@@ -39,19 +40,26 @@ _PAGE = """<!DOCTYPE html>
 _START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});\n'
 
 
-def router() -> APIRouter:
-    """The page, and what it loads."""
-    routes = APIRouter(prefix="/docs", include_in_schema=False)
+def router() -> Router:
+    """Return the routes of the document, the page, and what the page loads."""
+    routes = Router(permission=None, include_in_schema=False)
 
-    @routes.get("")
+    @routes.head("/openapi.json")
+    @routes.get("/openapi.json")
+    async def document(request: Request) -> JSONResponse:
+        described = request.app.openapi()
+        root_path = request.scope.get("root_path", "").rstrip("/")
+        return JSONResponse(described | {"servers": [{"url": root_path}]} if root_path else described)
+
+    @routes.get("/docs")
     async def page() -> HTMLResponse:
         return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY})
 
-    @routes.get("/start.js")
+    @routes.get("/docs/start.js")
     async def start() -> Response:
         return Response(_START, media_type="text/javascript")
 
-    @routes.get("/{name}")
+    @routes.get("/docs/{name}")
     async def file(name: str) -> FileResponse:
         if name not in _FILES:
             raise NotFound("no such route")

@@ -1,4 +1,4 @@
-"""The one place where an error becomes an answer: every one has the form of ``ErrorResponse``."""
+"""Turn every error into an answer of one form: ``ErrorResponse``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from serve_app.api.backend import Pipeline
+from serve_app.api.backend import Metrics
 from serve_app.errors import InvalidParameter, Malformed, NotFound, ServeAppError, Unauthorized
 from serve_app.schemas.errors import ErrorResponse
 
@@ -18,24 +18,26 @@ logger = logging.getLogger(__name__)
 
 
 def request_id(request: HTTPConnection) -> str:
-    """The client's ``X-Request-ID`` or the one that Serve made; Serve echoes it in the answer's header."""
+    """Return the client's ``X-Request-ID`` or the one that Serve made; Serve echoes it in the answer's header."""
     return request.headers.get("x-request-id", "")
 
 
 def to_response(request: HTTPConnection, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
-    """The error as an answer."""
+    """Return the error as an answer."""
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     body = ErrorResponse.from_error(error, request_id(request))
+    if request.scope["type"] == "websocket":  # Serve echoes it to HTTP requests alone
+        headers["X-Request-ID"] = body.request_id
     return JSONResponse(body.model_dump(), status_code or error.status_code, headers)
 
 
-def register(api: FastAPI, pipeline: Pipeline) -> None:
+def register(api: FastAPI, metrics: Metrics) -> None:
     """Answer our own errors, FastAPI's, Starlette's and bugs in one form, and count each."""
 
     def answer(request: Request, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
-        pipeline.refused(error)
+        metrics.refused(error)
         return to_response(request, error, status_code)
 
     @api.exception_handler(ServeAppError)

@@ -1,20 +1,20 @@
-"""``GET /models``: what ``model=`` may name."""
+"""``GET /models``: the models that ``model=`` may name."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
-from serve_app.api.backend import Pipeline
+from serve_app.api import examples
+from serve_app.api.access.permissions import Router
+from serve_app.api.backend import Backend
 from serve_app.schemas.models import ModelList
 
 
-def router(pipeline: Pipeline) -> APIRouter:
-    """The models of a pipeline."""
-    routes = APIRouter(tags=["models"])
+def router(backend: Backend) -> Router:
+    """Return the route that lists the models."""
+    routes = Router(permission="detect", tags=["models"])
 
-    @routes.get("/models")
-    async def models() -> ModelList:
-        """Every model, the default one first."""
-        return ModelList(models=await pipeline.models())
+    @routes.get("/models", summary="List the models", responses=examples.answers(examples.MODELS))
+    async def list_models() -> ModelList:
+        """Return every model that `model` may name, the default one first, and whether it is in memory."""
+        return ModelList(models=await backend.models())
 
     return routes

@@ -1,4 +1,4 @@
-"""``/streams``: create, look at, pause and end streams, and follow what happens in them."""
+"""``/streams``: create, inspect, pause and delete streams, and follow what happens in them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any, get_args
 
-from fastapi import APIRouter, Header, Query, Response, WebSocket, WebSocketDisconnect
+from fastapi import Header, Path, Query, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
 
+from serve_app.api import examples
+from serve_app.api.access.permissions import Router
 from serve_app.api.backend import Streams
 from serve_app.errors import InvalidParameter, NotFound, ServeAppError, Unavailable
-from serve_app.overload.limits import Places
+from serve_app.overload.limits import ConcurrencyLimit
 from serve_app.schemas.errors import ErrorResponse
 from serve_app.schemas.streams import EventType, Regions, StreamList, StreamResult, StreamSpec, StreamStatus
 from serve_app.types import Event, EventPage, Snapshot
 
 _MAX_FOLLOWERS = 64  # of an Ingress: each holds a connection
-_KEEP_ALIVE_S = 10.0  # proxies cut a connection on which nothing comes
+_KEEP_ALIVE_S = 10.0  # proxies cut a connection on which nothing is sent
 _FIRST_FRAME_S = 2.0
 _LIVE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second: nginx passes each event on at once
 _BOUNDARY = "frame"
 _GONE, _REFUSED = 4404, 4000  # WebSocket's closing codes: those of an application begin at 4000
 
-After = Annotated[int | None, Query(ge=0, description="Those after this event's id. Default: those to come.")]
+StreamId = Annotated[str, Path(description="The stream's id.", examples=[examples.STREAM_ID])]
+After = Annotated[int | None, Query(ge=0, description="Only events after this event's id. Default: those to come.")]
 Types = Annotated[list[str], Query(description="Types of events, repeated or comma-separated. Default: every type.")]
 Boxes = Annotated[bool, Query(description="Draw what was found.")]
 
@@ -36,86 +39,117 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorResponse, "description": "`conflict`: there is a stream of this id"},
     422: {"model": ErrorResponse, "description": "`invalid_parameter` or `invalid_source`"},
-    503: {"model": ErrorResponse, "description": "`overloaded`: more than the detectors can hold; or `unavailable`"},
+    503: {
+        "model": ErrorResponse,
+        "description": "`overloaded`: `streams.max_streams` or `detector_capacity` is reached; or `unavailable`",
+    },
 }
+_STATUS = examples.answers(examples.STREAM_STATUS)
 
 
-def router(streams: Streams) -> APIRouter:
-    """The routes of streams."""
-    routes = APIRouter(tags=["streams"], prefix="/streams")
+def router(streams: Streams) -> Router:
+    """Return the routes of streams."""
+    routes = Router(permission="streams", tags=["streams"], prefix="/streams")
     followers = _Followers()
 
-    @routes.post("", status_code=201, responses=_REFUSALS)
-    async def create(spec: StreamSpec, response: Response) -> StreamStatus:
-        """Start a stream. It goes on over restarts of everything until it is deleted."""
+    @routes.post(
+        "",
+        summary="Start a stream",
+        status_code=201,
+        responses=examples.answers(examples.STREAM_STATUS, status_code=201) | _REFUSALS,
+        openapi_extra=examples.asks(examples.STREAM),
+    )
+    async def create_stream(spec: StreamSpec, response: Response) -> StreamStatus:
+        """Start a stream. It keeps running, over restarts of everything, until it is deleted."""
         status = await streams.create(spec)
         response.headers["Location"] = f"/streams/{spec.id}"
         return status
 
-    @routes.get("", responses={503: _ERRORS[503]})
-    async def every() -> StreamList:
-        """Every stream."""
+    @routes.get("", summary="List all streams", responses=examples.answers(examples.STREAMS) | {503: _ERRORS[503]})
+    async def list_streams() -> StreamList:
+        """Return the status of every stream, sorted by id."""
         return StreamList(streams=await streams.all())
 
-    @routes.get("/{stream_id}", responses=_ERRORS)
-    async def inspect(stream_id: str) -> StreamStatus:
-        """One stream: its state and why, its counters, its latest result."""
+    @routes.get("/{stream_id}", summary="Show one stream", responses=_STATUS | _ERRORS)
+    async def show_stream(stream_id: StreamId) -> StreamStatus:
+        """Return a stream's state and the reason for it, its counters and its latest result."""
         return await streams.status(stream_id)
 
-    @routes.put("/{stream_id}", responses=_ERRORS | {422: _REFUSALS[422]})
-    async def replace(stream_id: str, spec: StreamSpec) -> StreamStatus:
-        """Another stream in the place of this one, which goes on if the new one is refused. Counts begin at nothing."""
+    @routes.put(
+        "/{stream_id}",
+        summary="Replace a stream",
+        responses=_STATUS | _ERRORS | {422: _REFUSALS[422]},
+        openapi_extra=examples.asks(examples.STREAM),
+    )
+    async def replace_stream(stream_id: StreamId, spec: StreamSpec) -> StreamStatus:
+        """Start another stream under this id. Counts begin at zero. The old stream keeps running if the new one is
+        refused."""
         if "id" in spec.model_fields_set and spec.id != stream_id:
             raise InvalidParameter("id: it is not the one in the path")
         return await streams.replace(spec.model_copy(update={"id": stream_id}))
 
-    @routes.delete("/{stream_id}", status_code=204, responses=_ERRORS)
-    async def delete(stream_id: str) -> None:
-        """End a stream, and forget it."""
+    @routes.delete("/{stream_id}", summary="Delete a stream", status_code=204, responses=_ERRORS)
+    async def delete_stream(stream_id: StreamId) -> None:
+        """Stop a stream and forget it. What its sinks and its recorder wrote stays."""
         await streams.delete(stream_id)
 
-    @routes.post("/{stream_id}/pause", responses=_ERRORS)
-    async def pause(stream_id: str) -> StreamStatus:
-        """Close the source, and end the process, until it is resumed."""
+    @routes.post("/{stream_id}/pause", summary="Pause a stream", responses=_STATUS | _ERRORS)
+    async def pause_stream(stream_id: StreamId) -> StreamStatus:
+        """Close the stream's source and end its process, until the stream is resumed."""
         return await streams.pause(stream_id)
 
-    @routes.post("/{stream_id}/resume", responses=_ERRORS)
-    async def resume(stream_id: str) -> StreamStatus:
-        """Go on: a stream that is paused or has failed. A file goes on where it was."""
+    @routes.post("/{stream_id}/resume", summary="Resume a stream", responses=_STATUS | _ERRORS)
+    async def resume_stream(stream_id: StreamId) -> StreamStatus:
+        """Restart a stream that is paused or has failed. A file continues after the last frame that has a result."""
         return await streams.resume(stream_id)
 
-    @routes.get("/{stream_id}/regions", responses=_ERRORS)
-    async def regions(stream_id: str) -> Regions:
-        """The zones and lines in which objects are counted."""
+    @routes.get(
+        "/{stream_id}/regions",
+        summary="Show the regions of a stream",
+        responses=examples.answers(examples.REGIONS) | _ERRORS,
+    )
+    async def show_regions(stream_id: StreamId) -> Regions:
+        """Return the zones and lines in which objects are counted."""
         return await streams.regions(stream_id)
 
-    @routes.put("/{stream_id}/regions", responses=_ERRORS | {422: _REFUSALS[422]})
-    async def set_regions(stream_id: str, regions: Regions) -> StreamStatus:
-        """Other zones and lines from now on. Those that stay as they were keep their counts."""
+    @routes.put(
+        "/{stream_id}/regions",
+        summary="Replace the regions of a stream",
+        responses=_STATUS | _ERRORS | {422: _REFUSALS[422]},
+        openapi_extra=examples.asks(examples.REGIONS),
+    )
+    async def set_regions(stream_id: StreamId, regions: Regions) -> StreamStatus:
+        """Count in these zones and lines while the stream runs. Those that stay as they were keep their counts."""
         return await streams.set_regions(stream_id, regions)
 
-    @routes.get("/{stream_id}/detections", responses=_ERRORS)
-    async def detections(stream_id: str) -> StreamResult:
-        """The latest frame's result."""
+    @routes.get(
+        "/{stream_id}/detections",
+        summary="Show the latest result",
+        responses=examples.answers(examples.STREAM_RESULT) | _ERRORS,
+    )
+    async def latest_detections(stream_id: StreamId) -> StreamResult:
+        """Return what was found in the newest frame that was processed."""
         latest = (await streams.status(stream_id)).latest
         if latest is None:
-            raise Unavailable("no frame has been processed yet")
+            raise Unavailable("no frame has been processed yet; retry when one has been")
         return latest
 
     @routes.get(
         "/{stream_id}/events",
+        summary="Follow the events of a stream",
         response_class=StreamingResponse,
-        responses=_ERRORS | {200: {"content": {"text/event-stream": {}}}, 422: _REFUSALS[422]},
+        responses=_ERRORS | {422: _REFUSALS[422]} | examples.answers(examples.EVENTS, media_type="text/event-stream"),
     )
-    async def events(
-        stream_id: str,
+    async def follow_events(
+        stream_id: StreamId,
         types: Types = [],  # noqa: B006  # FastAPI copies it
         after: After = None,
         last_event_id: Annotated[int | None, Header(ge=0)] = None,
     ) -> StreamingResponse:
-        """What happens, as Server-Sent Events, without end; the same path answers a WebSocket.
+        """Send what happens in the stream as Server-Sent Events, without end. The same path answers a WebSocket.
 
-        `event: missed` says how many events are no longer kept. A browser that reconnects goes on where it was.
+        `event: missed` says how many events are no longer kept. A browser that reconnects continues after the last
+        event that it received.
         """
         wanted = _parse_types(types)
         after = after if last_event_id is None else last_event_id
@@ -126,7 +160,7 @@ def router(streams: Streams) -> APIRouter:
     @routes.websocket("/{stream_id}/events")
     async def events_by_websocket(
         socket: WebSocket,
-        stream_id: str,
+        stream_id: StreamId,
         types: Types = [],  # noqa: B006
         after: After = None,
     ) -> None:
@@ -141,25 +175,29 @@ def router(streams: Streams) -> APIRouter:
                 await socket.close(code, exc.detail[:100])  # a reason has 123 bytes at most
 
     @routes.get(
-        "/{stream_id}/frame.jpg", response_class=Response, responses=_ERRORS | {200: {"content": {"image/jpeg": {}}}}
+        "/{stream_id}/frame.jpg",
+        summary="Show the newest frame",
+        response_class=Response,
+        responses=_ERRORS | {200: {"content": {"image/jpeg": {}}}},
     )
-    async def frame(stream_id: str, boxes: Boxes = True) -> Response:
-        """The newest frame that was processed."""
+    async def newest_frame(stream_id: StreamId, boxes: Boxes = True) -> Response:
+        """Return the newest frame that was processed, as a JPEG."""
         shot = await streams.snapshot(stream_id, None, _FIRST_FRAME_S, boxes=boxes)
         if shot is None:
-            raise Unavailable("there is no frame to be seen now")
+            raise Unavailable("no frame can be shown now; retry when one has been processed")
         headers = {"X-Frame-Id": str(shot.frame_id), "Cache-Control": "no-store"}
         return Response(shot.jpeg, media_type="image/jpeg", headers=headers)
 
     @routes.get(
         "/{stream_id}/preview.mjpeg",
+        summary="Watch a stream as video",
         response_class=StreamingResponse,
         responses=_ERRORS | {200: {"content": {"multipart/x-mixed-replace": {}}}},
     )
-    async def preview(
-        stream_id: str, boxes: Boxes = True, max_fps: Annotated[float, Query(gt=0, le=30)] = 5.0
+    async def preview_frames(
+        stream_id: StreamId, boxes: Boxes = True, max_fps: Annotated[float, Query(gt=0, le=30)] = 5.0
     ) -> StreamingResponse:
-        """The newest frames, one after the other, as browsers show them in an `<img>`."""
+        """Send the newest frames one after the other, as Motion JPEG, which browsers show in an `<img>`."""
         first = await streams.snapshot(stream_id, None, 0, boxes=boxes)
         parts = followers.follow(_mjpeg(streams, stream_id, first, boxes, 1 / max_fps))
         return StreamingResponse(parts, media_type=f"multipart/x-mixed-replace; boundary={_BOUNDARY}", headers=_LIVE)
@@ -167,14 +205,15 @@ def router(streams: Streams) -> APIRouter:
     return routes
 
 
-class _Followers(Places):
-    """Connections that stay open."""
+class _Followers(ConcurrencyLimit):
+    """Counts the connections that stay open."""
 
     def __init__(self) -> None:
-        super().__init__(_MAX_FOLLOWERS, f"{_MAX_FOLLOWERS} connections follow streams already")
+        refusal = f"{_MAX_FOLLOWERS} connections follow streams, which is the limit; close one or retry later"
+        super().__init__(_MAX_FOLLOWERS, "followers", refusal)
 
     def follow(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The parts, counted from their first to their last. Raises Overloaded at once."""
+        """Yield the parts, and count the connection from the first to the last. Raises Overloaded at once."""
         with self.one():
             pass  # while there is still a status to send
 
@@ -187,7 +226,7 @@ class _Followers(Places):
 
 
 def _parse_types(types: list[str]) -> frozenset[str]:
-    """The types of events; every one where none is named. Raises InvalidParameter."""
+    """Return the types of events that were named, or all of them. Raises InvalidParameter."""
     known = get_args(EventType)
     named = frozenset(name.strip() for item in types for name in item.split(",")) or frozenset(known)
     if unknown := sorted(named - set(known)):
@@ -196,7 +235,7 @@ def _parse_types(types: list[str]) -> frozenset[str]:
 
 
 async def _pages(streams: Streams, stream_id: str, page: EventPage) -> AsyncIterator[EventPage]:
-    """That page and all that follow; an empty one when nothing came for a while."""
+    """Yield that page and all that follow; an empty one when nothing happened for a while."""
     while True:
         yield page
         last_id = page.events[-1].event_id if page.events else page.last_id
@@ -226,7 +265,7 @@ async def _send_all(
 
 
 async def _until_gone(socket: WebSocket, sending: Any) -> None:
-    """Sends until the client goes away, which only shows where one reads."""
+    """Send until the client goes away, which only a read notices."""
 
     async def read() -> None:
         with suppress(WebSocketDisconnect):

@@ -9,17 +9,18 @@ from typing import get_args
 import yaml
 from pydantic import ValidationError
 
-from serve_app.api.access.keys import Scope, make_key
+from serve_app.api.access.keys import Permission, make_key
 
 
 def main() -> None:
-    """``python -m serve_app.cli.keys new NAME SCOPE…``: the key to stdout, this once; its entry to stderr."""
+    """Print a new key to stdout, this once, and its entry for the keys' file to stderr."""
     parser = argparse.ArgumentParser(prog="python -m serve_app.cli.keys")
     new = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "new", help="make a key: it goes to stdout, its entry for the keys' file to stderr (2>> keys.yaml)"
     )
-    new.add_argument("name", help="whose it is: letters, digits, - . and _")
-    new.add_argument("scopes", nargs="+", choices=get_args(Scope), metavar="SCOPE", help=", ".join(get_args(Scope)))
+    new.add_argument("name", help="the client's name: letters, digits, - . and _")
+    permissions = get_args(Permission)
+    new.add_argument("scopes", nargs="+", choices=permissions, metavar="PERMISSION", help=", ".join(permissions))
     options = parser.parse_args()
     try:
         key, entry = make_key(options.name, options.scopes)

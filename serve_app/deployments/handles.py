@@ -22,7 +22,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
-from serve_app.errors import Overloaded, ReplicaDied, ReplicaGone, ServeAppError, Unavailable
+from serve_app.errors import Limit, Overloaded, ReplicaDied, ReplicaGone, ServeAppError, Unavailable
 from serve_app.ipc.rpc import CallServer, LocalReplicas
 from serve_app.types import DEFAULT_MODEL
 
@@ -70,14 +70,11 @@ def service_name(application: str, deployment: str) -> str:
     return hashlib.sha256(f"{node} {application} {deployment}".encode()).hexdigest()[:16]
 
 
-async def listen(replica: object, stub: type[Any], *, max_calls: int, limit: str = "") -> CallServer:
-    """Answer the calls of a stub to callers on this node, until ``close``.
-
-    ``max_calls`` may be in flight at once, ``limit`` names the setting that bounds them.
-    """
+async def listen(replica: object, stub: type[Any], *, max_calls: int, limit: Limit) -> CallServer:
+    """Answer the calls of a stub to callers on this node, until ``close``. See ``CallServer`` for the limit."""
     context = serve.get_replica_context()
     methods = {name: getattr(replica, name) for name in stub_methods(stub)}
-    server = CallServer(methods, max_calls=max_calls)
+    server = CallServer(methods, max_calls=max_calls, limit=limit)
     await server.start(service_name(context.app_name, context.deployment))
     return server
 
@@ -129,7 +126,11 @@ class Replicas:
         try:
             return await getattr(self._handle, name).remote(*args, **kwargs)
         except BackPressureError as exc:
-            raise Overloaded("the service is at its limit") from exc
+            raise Overloaded(
+                f"max_queued_requests: no more may be queued for {self._handle.deployment_name}; retry later or add "
+                "replicas",
+                limit="max_queued_requests",
+            ) from exc
         except RayActorError as exc:  # it died, or did before, and Serve has not noticed yet
             raise ReplicaGone("a replica died or is not there; try again") from exc
         except DeploymentUnavailableError as exc:

@@ -23,12 +23,7 @@ from serve_app.errors import Overloaded, ReplicaGone, ServeAppError, Unavailable
 from serve_app.overload.retries import Retries
 from serve_app.overload.throttle import Throttle
 from serve_app.schemas.models import ModelStatus
-from serve_app.telemetry.metrics import (
-    KEYS_FILE_ERRORS,
-    REFUSALS,
-    REQUESTS,
-    Telemetry,
-)
+from serve_app.telemetry.metrics import Telemetry
 from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, PictureRequest
 
 _READY_TIMEOUT_S = 5.0
@@ -50,13 +45,12 @@ class Ingress:
         self._streams = StreamClient(supervisor)
         self._args = args
         self._state: DetectorState | None = None
-        self._telemetry = Telemetry(RayInstrument)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self, self._streams, self._args)
+        return build_api(self, self._streams, Telemetry(RayInstrument), self._args)
 
     async def ready(self) -> DetectorState:
-        """See ``Pipeline``."""
+        """See ``Backend``."""
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 self._state = await self._preprocessor.call(PreprocessorStub.state, DEFAULT_MODEL)
@@ -69,7 +63,7 @@ class Ingress:
         return self._state
 
     async def models(self) -> list[ModelStatus]:
-        """See ``Pipeline``."""
+        """See ``Backend``."""
         running = await asyncio.to_thread(running_replicas, serve.get_replica_context().app_name)
         return await asyncio.gather(*(self._model_status(name, running) for name in self._args.detectors()))
 
@@ -83,7 +77,7 @@ class Ingress:
             return ModelStatus(name=name, state="unavailable")
 
     async def detect(self, request: PictureRequest) -> Answer:
-        """See ``Pipeline``."""
+        """See ``Backend``."""
         is_suspect = False
 
         async def attempt(left_s: float) -> Answer:
@@ -95,27 +89,15 @@ class Ingress:
                 is_suspect = True
                 raise
 
-        refused = False
+        refusal: Overloaded | None = None
         try:
             return await self._retries.run(attempt, request.time_left_s)
-        except Overloaded:
-            refused = True
+        except Overloaded as exc:
+            refusal = exc
             raise
         finally:
-            self._throttles[request.tenant, request.params.model].observe(refused=refused)
+            self._throttles[request.tenant, request.params.model].observe(refusal)
 
     def admit(self, tenant: str, model: str) -> None:
-        """See ``Pipeline``."""
+        """See ``Backend``."""
         self._throttles[tenant, model].admit()
-
-    def refused(self, error: ServeAppError) -> None:
-        """See ``Pipeline``."""
-        self._telemetry.record(REFUSALS, code=error.code)
-
-    def asked(self, key: str, outcome: str) -> None:
-        """See ``Pipeline``."""
-        self._telemetry.record(REQUESTS, key=key, outcome=outcome)
-
-    def keys_unreadable(self) -> None:
-        """See ``Pipeline``."""
-        self._telemetry.record(KEYS_FILE_ERRORS)

@@ -113,7 +113,7 @@ class StreamSupervisor:
         self._admitting = asyncio.Lock()  # one stream after the other: each counts for the next
         self._moving = asyncio.Semaphore(_MOVES_AT_ONCE)
         self._tasks = [asyncio.create_task(self._take_over())]
-        self._server = await listen(self, SupervisorStub, max_calls=_MAX_CALLS)
+        self._server = await listen(self, SupervisorStub, max_calls=_MAX_CALLS, limit="supervisor_calls")
 
     @_uninterrupted
     async def create(self, spec: StreamSpec) -> StreamStatus:

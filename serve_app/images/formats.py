@@ -199,7 +199,11 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise _unread()
     if width * height > max_pixels:
         megapixels = width * height / 1e6
-        raise TooLarge(f"the picture has {megapixels:.1f} megapixels; the limit is {max_pixels / 1e6:g}")
+        raise TooLarge(
+            f"limits.max_megapixels: the picture has {megapixels:.1f} megapixels, and the limit is "
+            f"{max_pixels / 1e6:g}; send a smaller one or raise it",
+            limit="limits.max_megapixels",
+        )
 
 
 def _unread() -> Undecodable:

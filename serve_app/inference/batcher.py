@@ -146,7 +146,11 @@ class Batcher(Generic[Item, Result]):
             self._drop(waiting, "overloaded", exc)
         else:
             if displaced is not None:
-                full = Overloaded("the detector's queue is full of this tenant's pictures")
+                full = Overloaded(
+                    "batcher.max_queue_size: the queue for the engine is full of this tenant's pictures; retry later "
+                    "or raise it",
+                    limit="batcher.max_queue_size",
+                )
                 self._drop(displaced, "overloaded", full)
             self._start()
         return await answer
@@ -171,7 +175,11 @@ class Batcher(Generic[Item, Result]):
 
     def _put_isolated(self, waiting: _Waiting[Item, Result]) -> None:
         if len(self._isolated) >= self._max_queue_size:
-            raise Overloaded("the detector's queue is full")
+            raise Overloaded(
+                f"batcher.max_queue_size: {self._max_queue_size} pictures wait to be alone in the engine, which is the "
+                "limit; retry later or raise it",
+                limit="batcher.max_queue_size",
+            )
         self._isolated.append(waiting)
 
     def _start(self) -> None:

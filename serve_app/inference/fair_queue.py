@@ -55,7 +55,11 @@ class FairQueue(Generic[Item]):
             kind.prune(self._is_wanted)
         displaced = kind.displace(tenant) if kind.size >= self._max_size else None
         if kind.size >= self._max_size:
-            raise Overloaded("the detector's queue is full")
+            raise Overloaded(
+                f"batcher.max_queue_size: {self._max_size} pictures wait for the engine, which is the limit; retry "
+                "later or raise it",
+                limit="batcher.max_queue_size",
+            )
         if not kind.size:
             kind.start = max(kind.start, self._now)
         kind.put(item, tenant)

@@ -99,7 +99,10 @@ class FramePool:
         try:
             return self._free.pop()  # the last one given back: it is warm in the cache
         except IndexError:
-            raise Overloaded(f"all {self.slots} frame slots are in use") from None
+            raise Overloaded(
+                f"preprocessor.slots: all {self.slots} frame slots are in use; retry later or raise it",
+                limit="preprocessor.slots",
+            ) from None
 
     @contextmanager
     def lease(self) -> Iterator[Slot]:

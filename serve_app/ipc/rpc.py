@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from serve_app.errors import Overloaded, ReplicaDied, ReplicaGone
+from serve_app.errors import Limit, Overloaded, ReplicaDied, ReplicaGone
 from serve_app.ipc import dev_shm
 
 logger = logging.getLogger(__name__)
@@ -96,11 +96,13 @@ class _Connection(asyncio.Protocol):
 
 
 class CallServer:
-    """Answers calls of ``methods`` by processes of this node, ``max_calls`` at once. One more is refused."""
+    """Answers calls of ``methods`` by processes of this node, ``max_calls`` at once. One more is refused: ``limit`` is
+    the name of what the number follows from."""
 
-    def __init__(self, methods: Mapping[str, Method], *, max_calls: int) -> None:
+    def __init__(self, methods: Mapping[str, Method], *, max_calls: int, limit: Limit) -> None:
         self._methods = methods
         self._max_calls = max_calls
+        self._limit: Limit = limit
         self._calls: dict[tuple[_Connection, int], asyncio.Task[None]] = {}
         self._connections: set[_Connection] = set()
         self._closing = False
@@ -148,7 +150,7 @@ class CallServer:
             if call in self._calls:
                 self._calls[call].cancel()
         elif len(self._calls) >= self._max_calls:
-            _reply(connection, number, (True, Overloaded("the service is at its limit")))
+            _reply(connection, number, (True, self._refusal()))
         else:
             task = self._calls[call] = asyncio.create_task(self._answer(connection, number, bytes(message)))
             task.add_done_callback(lambda _: self._calls.pop(call))
@@ -163,6 +165,10 @@ class CallServer:
             if not isinstance(exc, asyncio.CancelledError):
                 logger.exception("%s failed", method)
             _reply(connection, number, (False, f"{method} failed: {type(exc).__name__}"))
+
+    def _refusal(self) -> Overloaded:
+        detail = f"{self._limit}: {self._max_calls} calls are in flight at a replica, which is the limit; retry later"
+        return Overloaded(detail, limit=self._limit)
 
     def _lose(self, connection: _Connection) -> None:
         self._connections.discard(connection)

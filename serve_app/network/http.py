@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, contextmanager
 import httpcore
 import httpx
 
-from serve_app.errors import InvalidUrl, TooLarge
+from serve_app.errors import InvalidUrl, Limit, TooLarge
 from serve_app.network.address_guard import Guard
 
 _ADDRESSES_TRIED = 4  # of a host's
@@ -68,8 +68,9 @@ class Reply:
         wanted = name.lower().encode()
         return ", ".join(value.decode("latin-1") for key, value in self._response.headers if key.lower() == wanted)
 
-    async def read(self, max_bytes: int) -> bytes:
-        """The body, as it was sent. Raises NoAnswer, and TooLarge before more than that is read."""
+    async def read(self, max_bytes: int, limit: Limit = "") -> bytes:
+        """Return the body, as it was sent. Raises NoAnswer, and TooLarge, which names ``limit``, before more than
+        ``max_bytes`` are read."""
         chunks: list[bytes] = []
         left = max_bytes - int(self.header("content-length") or 0)
         with _explained(self._timeout_s):
@@ -83,7 +84,8 @@ class Reply:
                     if max_bytes - left < _MIN_CHUNK_BYTES * (len(chunks) - _SMALL_CHUNKS):
                         raise Dribbles("its answer comes in pieces that are too small")
         if left < 0:
-            raise TooLarge(f"the server's answer is larger than the limit of {max_bytes / 2**20:g} MiB")
+            prefix = f"{limit}: " if limit else ""
+            raise TooLarge(f"{prefix}the server's answer is larger than {max_bytes / 2**20:g} MiB", limit=limit)
         return b"".join(chunks)
 
 

@@ -29,7 +29,11 @@ class Load:
 def check_room(count: int, max_streams: int) -> None:
     """Raises Overloaded where there are as many streams as may be, also of those that are paused or wait."""
     if count >= max_streams:
-        raise Overloaded(f"there are {count} streams, and no more than {max_streams} may be: see streams.max_streams")
+        raise Overloaded(
+            f"streams.max_streams: there are {count} streams, and no more than {max_streams} may be; delete one or "
+            "raise it",
+            limit="streams.max_streams",
+        )
 
 
 def admit(new: Load, others: Iterable[Load], capacity_fps: float) -> None:
@@ -38,6 +42,8 @@ def admit(new: Load, others: Iterable[Load], capacity_fps: float) -> None:
     if new.spec.degrade or not new.fps or taken_fps + new.fps <= capacity_fps:
         return
     raise Overloaded(
-        f"the detectors take {capacity_fps:.0f} frames a second; the streams that there are send {taken_fps:.0f}, and "
-        f"this one would add {new.fps:.0f}: give it a lower max_fps, or say degrade to have frames dropped"
+        f"detector_capacity: the detectors take {capacity_fps:.0f} frames a second; the streams that there are send "
+        f"{taken_fps:.0f}, and this one would add {new.fps:.0f}: give it a lower max_fps, say degrade to have frames "
+        "dropped, or add Detector replicas",
+        limit="detector_capacity",
     )

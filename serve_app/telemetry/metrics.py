@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from serve_app.errors import ServeAppError
 from serve_app.schemas.streams import State, StreamStatus
 from serve_app.types import DetectReply, Traffic
 
@@ -33,19 +34,24 @@ IMAGES = Metric("counter", "sightline_images", "Pictures answered, by the traffi
 CROSSINGS = Metric(
     "counter", "sightline_crossings", "Frames that came from another node as bytes: it had no Detector", ("traffic",)
 )
-REFUSALS = Metric("counter", "sightline_refusals", "Pictures refused, by the error's code", ("code",))
+REFUSALS = Metric(
+    "counter",
+    "sightline_refusals",
+    "Pictures and requests refused, by the error's code and the limit that was reached, if one was",
+    ("code", "limit"),
+)
 REQUESTS = Metric(
     "counter", "sightline_requests", "Requests with an API key, by its name: admitted, or why not", ("key", "outcome")
 )
 KEYS_FILE_ERRORS = Metric(
-    "counter", "sightline_keys_file_errors", "Looks at the keys' file that found it missing or broken"
+    "counter", "sightline_keys_file_errors", "Failed reloads of the keys' file: it is missing or broken"
 )
 DETECTIONS = Metric("counter", "sightline_detections", "Detections answered, by label: watch it for drift", ("label",))
 DROPS = Metric(
     "counter", "sightline_batcher_drops", "Pictures that left the queue before the engine", ("traffic", "reason")
 )
 MODEL_CHANGES = Metric(
-    "counter", "sightline_model_changes", "Changes of a Detector under way: made, or refused", ("outcome",)
+    "counter", "sightline_model_changes", "Changes of a Detector while it serves: made, or refused", ("outcome",)
 )
 INFERENCES = Metric("counter", "sightline_inferences", "Pictures that went through the engine")
 EXECUTIONS = Metric("counter", "sightline_executions", "Batches; the mean batch size is inferences by executions")
@@ -100,6 +106,18 @@ class Telemetry:
             if grown:
                 self.record(metric, grown, **{tag: name}, **tags)
                 self._totals[series] = total
+
+    def refused(self, error: ServeAppError) -> None:
+        """Count a picture or a request whose answer is an error."""
+        self.record(REFUSALS, code=error.code, limit=error.limit)
+
+    def requested(self, key: str, outcome: str) -> None:
+        """Count a request with an API key of this name."""
+        self.record(REQUESTS, key=key, outcome=outcome)
+
+    def keys_unreadable(self) -> None:
+        """Count a reload of the keys' file that failed."""
+        self.record(KEYS_FILE_ERRORS)
 
     def answered(self, reply: DetectReply, labels: Sequence[str], traffic: Traffic) -> None:
         """One picture or frame was answered. ``labels``: of each class id."""

@@ -186,12 +186,16 @@ def test_metrics_tell_pictures_classes_batches_and_stages(service: Service) -> N
     with service.client() as client:
         client.post("/detect", content=GOOD)
         client.post("/detect", content=b"nothing")
+        refused = client.post("/detect", content=png_of(20_000, 10_000)).json()
+    assert refused["limit"] == "limits.max_megapixels"  # it crossed two processes
     (node,) = ray.nodes()
     url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     wanted = {
         "ray_sightline_images_total{",
         'traffic="interactive"',
         "ray_sightline_refusals_total",
+        'code="not_an_image"',
+        'limit="limits.max_megapixels"',
         'label="red"',
         "ray_sightline_inferences_total",
         "ray_sightline_executions_total",

@@ -20,7 +20,7 @@ async def serve():
     async def never(*args):
         print("called", flush=True)
         await asyncio.Event().wait()
-    await CallServer({"never": never}, max_calls=9).start("s", Path(sys.argv[1]))
+    await CallServer({"never": never}, max_calls=9, limit="preprocessor.slots").start("s", Path(sys.argv[1]))
     print("ready", flush=True)
     await asyncio.Event().wait()
 
@@ -31,7 +31,7 @@ asyncio.run(serve())
 @asynccontextmanager
 async def serving(folder: Path, max_calls: int = 100, **methods: Any) -> AsyncIterator[CallServer]:
     """Serve these methods in this process."""
-    server = CallServer(methods, max_calls=max_calls)
+    server = CallServer(methods, max_calls=max_calls, limit="preprocessor.slots")
     await server.start("s", folder)
     yield server
     await server.close()

@@ -32,31 +32,19 @@ MODEL = ModelInfo(
 )
 
 
-class FakePipeline:
+class FakeBackend:
     """Finds one dog as wide as the picture has bytes; the picture ``b"bad"`` is refused, ``b"slow"`` never answered."""
 
     def __init__(self) -> None:
         self.options: list[DetectOptions] = []
         self.models_asked: list[str] = []
         self.tenants: list[str] = []
-        self.refusals: list[str] = []
-        self.requests: list[tuple[str, str]] = []
-        self.unreadable = 0
         self.failure: Exception | None = None
         self.is_full = False
 
-    def asked(self, key: str, outcome: str) -> None:
-        self.requests.append((key, outcome))
-
-    def keys_unreadable(self) -> None:
-        self.unreadable += 1
-
-    def refused(self, error: ServeAppError) -> None:
-        self.refusals.append(error.code)
-
     def admit(self, tenant: str, model: str) -> None:
         if self.is_full:
-            raise Overloaded("the service is at its limit")
+            raise Overloaded("preprocessor.slots: it is full", limit="preprocessor.slots")
 
     async def ready(self) -> DetectorState:
         if self.failure:
@@ -87,6 +75,26 @@ class FakePipeline:
             timing=Timing(decode_s=0.001, queue_s=0.002, inference_s=0.003, postprocess_s=0.004),
             annotated=encode_jpeg(np.zeros((8, 8, 3), np.uint8)) if request.annotate else None,
         )
+
+
+class FakeMetrics:
+    """Writes down what is counted."""
+
+    def __init__(self) -> None:
+        self.refusals: list[str] = []
+        self.limits: list[str] = []
+        self.requests: list[tuple[str, str]] = []
+        self.unreadable = 0
+
+    def refused(self, error: ServeAppError) -> None:
+        self.refusals.append(error.code)
+        self.limits.append(error.limit)
+
+    def requested(self, key: str, outcome: str) -> None:
+        self.requests.append((key, outcome))
+
+    def keys_unreadable(self) -> None:
+        self.unreadable += 1
 
 
 class FakeStreams:

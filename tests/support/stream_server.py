@@ -15,7 +15,7 @@ import uvicorn
 from scripts.server import free_port
 from serve_app.api.app import build_api
 from serve_app.config import parse_args
-from tests.support.fakes import FakePipeline, FakeStreams
+from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
 
 
 class _Server(uvicorn.Server):
@@ -49,7 +49,7 @@ class StreamServer:
 def serve_streams(args: dict[str, Any] | None = None) -> Iterator[StreamServer]:
     """Started, and stopped at the end."""
     streams, port = FakeStreams(), free_port()
-    api = build_api(FakePipeline(), streams, parse_args(args or {}))
+    api = build_api(FakeBackend(), streams, FakeMetrics(), parse_args(args or {}))
     server = _Server(uvicorn.Config(api, port=port, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -1,1 +1,1 @@
-"""Who may call the HTTP interface, and how much."""
+"""Which clients may call the HTTP interface, and how much."""

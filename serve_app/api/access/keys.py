@@ -1,11 +1,11 @@
 """API keys: a file that names them by their hashes, and the command that makes one.
 
-- name: dock                  # shows in metrics, and takes its turn as one tenant; several keys may share it
+- name: dock                  # shows in metrics, and is one tenant in the batcher; several keys may share it
   sha256: 5f0c…               # of the whole key
-  scopes: [detect]            # detect, streams; admin includes both
-  requests_per_s: 50          # optional, as is what follows; 0: no limit
+  scopes: [detect]            # the key's permissions: detect, streams; admin includes both
+  requests_per_s: 50          # optional, as are the next two; 0: no limit
   concurrency: 16
-  expires: 2027-01-31         # refused from that day on, UTC
+  expires: 2027-01-31         # the key is refused from that day on, UTC
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from serve_app.errors import ConfigError
 
-Scope = Literal["detect", "streams", "admin"]
+Permission = Literal["detect", "streams", "admin"]  # a key's `scopes:` lists them
 
 _PREFIX = "sl_"  # by which a scanner for secrets knows a key that was left somewhere
 _KEY_BYTES = 32
@@ -40,7 +40,7 @@ class Key(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     # A fast hash without salt is right for what is random: NIST SP 800-63B, 5.1.2.2, for secrets of 112 bits and more.
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    scopes: tuple[Scope, ...] = Field(min_length=1)
+    scopes: tuple[Permission, ...] = Field(min_length=1)
     requests_per_s: float | None = Field(None, ge=0, allow_inf_nan=False)
     concurrency: int | None = Field(None, ge=0)
     expires: date | None = None
@@ -49,15 +49,15 @@ class Key(BaseModel):
     @classmethod
     def _is_of_something(cls, value: str) -> str:
         if value == hashlib.sha256().hexdigest():
-            raise ValueError("this is the hash of nothing: whatever was to print the key printed none")
+            raise ValueError("this is the SHA-256 of an empty string: the key command printed nothing")
         return value
 
-    def allows(self, scope: Scope) -> bool:
-        """Whether it may be used for that."""
-        return scope in self.scopes or "admin" in self.scopes
+    def allows(self, permission: Permission) -> bool:
+        """Return whether the key has this permission, or admin, which includes all of them."""
+        return permission in self.scopes or "admin" in self.scopes
 
     def has_expired(self) -> bool:
-        """Whether its last day, by UTC, is over."""
+        """Return whether the key's last day, by UTC, is over."""
         return self.expires is not None and datetime.now(UTC).date() >= self.expires
 
 
@@ -143,9 +143,9 @@ def _identity(stat: os.stat_result) -> tuple[int, ...]:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev
 
 
-def make_key(name: str, scopes: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """A new key, and its entry for the file. Raises ValidationError."""
+def make_key(name: str, permissions: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Return a new key, and its entry for the file. Raises ValidationError."""
     key = _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
-    entry = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "scopes": list(scopes)}
+    entry = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "scopes": list(permissions)}
     Key.model_validate(entry)
     return key, entry

@@ -1,4 +1,4 @@
-"""Without API keys, only this machine's own requests are answered."""
+"""Answer only this machine's own requests where there are no API keys."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 
 from serve_app.config import AccessArgs
-from serve_app.errors import (
-    ConfigError,
-    Forbidden,
-)
+from serve_app.errors import ConfigError, Forbidden
 
 
 def require_keys(args: AccessArgs, http_host: str | None) -> None:
-    """Raises ConfigError where other machines can reach us and no keys are set."""
+    """Raise ConfigError where other machines can reach us and no keys are set."""
     if args.keys_file is None and not _is_loopback(http_host):
         raise ConfigError(
             f"HTTP listens on {http_host}, and no API keys are set: name their file in access.keys_file "
@@ -24,15 +21,18 @@ def require_keys(args: AccessArgs, http_host: str | None) -> None:
 
 
 def check_local(request: HTTPConnection) -> None:
-    """That no web page asks: a browser on this machine reaches us for any page that is open in it, under a name of the
-    page's own that it makes point here, or across sites. With a GET, as for an ``<img>``, it names no origin, and says
-    only that it is across sites. Raises Forbidden."""
+    """Raise Forbidden for the request of a web page elsewhere.
+
+    A browser on this machine reaches us for any page that is open in it: under a name that the page's owner points
+    here, or across sites. For a GET without CORS, as for an ``<img>``, it names no origin, and says only that it is
+    across sites.
+    """
     origin = request.headers.get("origin")
-    site = request.headers.get("sec-fetch-site", "none")  # of a client that is no browser there is none
+    site = request.headers.get("sec-fetch-site", "none")  # only browsers send it
     if not _is_loopback(_host(f"//{request.headers.get('host', '')}")):
         raise Forbidden("without API keys, only requests to localhost are answered: set access.keys_file")
     if site not in {"same-origin", "none"} or (origin is not None and not _is_loopback(_host(origin))):
-        raise Forbidden("without API keys, requests of web pages elsewhere are not answered: set access.keys_file")
+        raise Forbidden("without API keys, cross-origin browser requests are refused: set access.keys_file")
 
 
 def _host(url: str) -> str | None:

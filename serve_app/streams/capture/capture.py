@@ -16,7 +16,7 @@ from serve_app.types import Frame, Position
 
 
 class Capture:
-    """Reads a source until it ends or ``stop``. A live source that goes away is reopened: see ``ReconnectingSource``."""
+    """Reads a source until it ends or ``stop``. ``ReconnectingSource`` reopens a live one that goes away."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ class ReconnectingSource:
         self._hwaccel = hwaccel
 
     def read_until_the_end(self, read: Callable[[Video], None]) -> None:
-        """Have ``read`` read the opened source, again after each failure, until the source ends or ``stopped`` is set."""
+        """Have ``read`` read the opened source, again after each failure, until it ends or ``stopped`` is set."""
         failures = 0
         while not self._stopped.is_set():
             captured = self._progress.captured

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -14,6 +13,7 @@ from websockets.sync.client import connect
 from serve_app.api.streams import _MAX_FOLLOWERS
 from serve_app.errors import Overloaded
 from serve_app.types import Snapshot
+from tests.support.api import is_error
 from tests.support.stream_server import StreamServer, serve_streams
 
 SPEC = {"id": "lot", "source": {"uri": "rtsp://user:secret@camera/1"}}
@@ -29,10 +29,6 @@ def served() -> Iterator[StreamServer]:
 def lot(served: StreamServer) -> StreamServer:
     served.http.post("/streams", json=SPEC).raise_for_status()
     return served
-
-
-def is_error(response: httpx.Response, status_code: int, code: str) -> bool:
-    return response.status_code == status_code and response.json()["code"] == code
 
 
 def sse(lines: Iterator[str]) -> dict[str, str]:
@@ -102,9 +98,9 @@ def test_what_is_wrong_is_said_without_what_may_be_secret(served: StreamServer, 
 
 
 def test_a_refusal_has_its_own_status(served: StreamServer) -> None:
-    served.streams.failure = Overloaded("the detectors take 40 frames a second")
+    served.streams.failure = Overloaded("detector_capacity: the detectors are full", limit="detector_capacity")
     refused = served.http.post("/streams", json=SPEC)
-    assert is_error(refused, 503, "overloaded")
+    assert is_error(refused, 503, "overloaded", "detector_capacity")
     assert refused.headers["Retry-After"] == "1"
 
 
@@ -200,10 +196,10 @@ def test_a_websocket_is_closed_with_the_reason(lot: StreamServer) -> None:
             assert closed.value.rcvd.code == code
 
 
-def test_followers_are_bounded_and_make_room_when_they_go(lot: StreamServer) -> None:
+def test_followers_are_limited_and_count_until_they_go(lot: StreamServer) -> None:
     sockets = [connect(f"ws://127.0.0.1:{lot.port}/streams/lot/events", proxy=None) for _ in range(_MAX_FOLLOWERS)]
     refused = lot.http.get("/streams/lot/events")
-    assert is_error(refused, 503, "overloaded")
+    assert is_error(refused, 503, "overloaded", "followers")
     for socket in sockets:
         socket.close()
     status_code = 503

@@ -38,17 +38,18 @@ async def test_where_memory_is_not_shared_the_bytes_go() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "error"),
+    ("raised", "error", "limit"),
     [
-        (BackPressureError(num_queued_requests=1, max_queued_requests=1), Overloaded),
-        (DeploymentUnavailableError(DeploymentID("Detector")), Unavailable),
-        (Overloaded("full"), Overloaded),
+        (BackPressureError(num_queued_requests=1, max_queued_requests=1), Overloaded, "max_queued_requests"),
+        (DeploymentUnavailableError(DeploymentID("Detector")), Unavailable, ""),
+        (Overloaded("full", limit="batcher.max_queue_size"), Overloaded, "batcher.max_queue_size"),
     ],
 )
-async def test_rays_errors_become_ours(raised: Exception, error: type[ServeAppError]) -> None:
+async def test_rays_errors_become_ours(raised: Exception, error: type[ServeAppError], limit: str) -> None:
     client = DetectorClient(FakeHandle(lambda request: raised), slots=1, traffic="interactive")
-    with pytest.raises(error):
+    with pytest.raises(error) as refused:
         await ask(client, np.zeros((64, 64, 3), np.uint8))
+    assert refused.value.limit == limit
     assert client.pool.leased == 0
     client.close()
 

@@ -108,6 +108,7 @@ def test_bad_bytes_get_their_own_error(data: bytes, error: type[ServeAppError]) 
     with pytest.raises(error) as caught:
         decode(data, MAX_PIXELS)
     assert type(caught.value) is error
+    assert caught.value.limit == ("limits.max_megapixels" if error is TooLarge else "")
 
 
 DECODE_FROM_STDIN = """

@@ -47,8 +47,9 @@ async def test_a_full_queue_refuses_at_once() -> None:
         await wait_all_tasks_blocked()
         tasks += submit(batcher, 2, 3)
         await wait_all_tasks_blocked()
-        with pytest.raises(Overloaded):
+        with pytest.raises(Overloaded) as refusal:
             await batcher.submit(4, time_left_s=60)
+        assert refusal.value.limit == "batcher.max_queue_size"
         assert batcher.drops["interactive"] == {"overloaded": 1}
         for _ in tasks:
             engine.gate.release()
@@ -230,6 +231,21 @@ async def test_a_client_does_not_wait_behind_streams_and_jobs() -> None:
     assert engine.batches[1] == [1000]
 
 
+async def test_one_isolated_picture_too_many_is_refused_by_the_same_limit() -> None:
+    engine = GatedEngine()
+    async with batching(engine, max_batch_size=1, max_queue_size=2) as batcher:
+        submit(batcher, 0)
+        await wait_all_tasks_blocked()
+        lone = [asyncio.create_task(batcher.submit(item, time_left_s=60, isolated=True)) for item in (5, 6)]
+        await wait_all_tasks_blocked()
+        with pytest.raises(Overloaded, match=r"^batcher\.max_queue_size: 2 pictures wait") as refusal:
+            await batcher.submit(7, time_left_s=60, isolated=True)
+        assert refusal.value.limit == "batcher.max_queue_size"
+        for _ in range(3):
+            engine.gate.release()
+        assert [answer.result for answer in await asyncio.gather(*lone)] == [10, 12]
+
+
 async def test_a_greedy_tenant_is_told_when_it_must_make_room() -> None:
     engine = GatedEngine()
     async with batching(engine, max_batch_size=1, max_queue_size=4) as batcher:
@@ -238,8 +254,9 @@ async def test_a_greedy_tenant_is_told_when_it_must_make_room() -> None:
         greedy = submit(batcher, 1, 2, 3, 4, tenant="greedy")
         await wait_all_tasks_blocked()
         (modest,) = submit(batcher, 9, tenant="modest")
-        with pytest.raises(Overloaded, match="this tenant's"):
+        with pytest.raises(Overloaded, match=r"^batcher\.max_queue_size: .* this tenant's") as refusal:
             await greedy[-1]
+        assert refusal.value.limit == "batcher.max_queue_size"
         for _ in range(5):
             engine.gate.release()
         assert (await modest).result == 18

@@ -63,8 +63,9 @@ def test_tenants_of_a_kind_take_turns() -> None:
 def test_a_full_kind_refuses_its_own_and_no_other() -> None:
     waiting = queue(max_size=2)
     put(waiting, "stream", "a", 2)
-    with pytest.raises(Overloaded):
+    with pytest.raises(Overloaded, match=r"^batcher\.max_queue_size: 2 pictures wait") as refusal:
         waiting.put("one more", "stream", "a")
+    assert refusal.value.limit == "batcher.max_queue_size"
     assert waiting.put("welcome", "interactive", "a") is None
     assert waiting.sizes() == {"interactive": 1, "stream": 2, "job": 0}
 

@@ -88,8 +88,9 @@ def test_a_slot_is_free_again_after_an_error(tmp_path: Path) -> None:
 
 def test_more_leases_than_slots_are_refused_at_once(tmp_path: Path) -> None:
     pool = FramePool(1, InputShape.square(32), tmp_path)
-    with pool.lease(), pytest.raises(Overloaded):
+    with pool.lease(), pytest.raises(Overloaded, match=r"^preprocessor\.slots: all 1 frame slots") as refusal:
         pool.take()
+    assert refusal.value.limit == "preprocessor.slots"
     pool.close()
 
 

@@ -87,7 +87,10 @@ async def test_a_full_server_refuses(tmp_path: Path) -> None:
     async with serving(tmp_path, max_calls=2, gate=gate), calling(tmp_path) as replicas:
         calls = [asyncio.create_task(replicas.call("gate")) for _ in range(2)]
         await gate.until(begun=2)
-        assert isinstance(await replicas.call("gate"), Overloaded)
+        refusal = await replicas.call("gate")
+        assert isinstance(refusal, Overloaded)
+        assert refusal.limit == "preprocessor.slots"
+        assert refusal.detail.startswith("preprocessor.slots: 2 calls are in flight")
         gate.opened.set()
         assert await asyncio.gather(*calls) == ["done"] * 2
 

@@ -86,6 +86,8 @@ async def test_a_picture_is_limited_while_it_is_read(head: str, server: WebServe
     server.answers["/a"] = f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode() + 100 * chunk
     error = await refusal(f"{server.url}/a")
     assert isinstance(error, TooLarge)
+    assert error.limit == "limits.max_body_mib"
+    assert error.detail.startswith("limits.max_body_mib: ")
 
 
 async def test_a_picture_that_comes_byte_by_byte_is_given_up(server: WebServer) -> None:
@@ -138,8 +140,9 @@ async def test_more_fetches_at_once_than_are_bearable_are_refused_at_once(server
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
     fetches = [asyncio.create_task(fetcher.fetch(server.url)) for _ in range(fetching._FETCHES_AT_ONCE)]
     await wait_all_tasks_blocked()
-    with pytest.raises(Overloaded):
+    with pytest.raises(Overloaded, match=r"^url_fetches: 16 pictures") as refused:
         await fetcher.fetch(server.url)
+    assert refused.value.limit == "url_fetches"
     server.gate.set()
     assert await asyncio.gather(*fetches) == [b"picture"] * len(fetches)
     assert await fetcher.fetch(server.url) == b"picture"
@@ -150,13 +153,14 @@ async def test_one_keys_fetches_leave_room_for_anothers(server: WebServer) -> No
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
     fetches = [asyncio.create_task(fetcher.fetch(server.url, "dock")) for _ in range(fetching._FETCHES_OF_A_KEY)]
     await wait_all_tasks_blocked()
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimited, match=r"^url_fetches_per_key: 4 pictures") as refused:
         await fetcher.fetch(server.url, "dock")
+    assert refused.value.limit == "url_fetches_per_key"
     fetches.append(asyncio.create_task(fetcher.fetch(server.url, "yard")))
     server.gate.set()
     assert await asyncio.gather(*fetches) == [b"picture"] * len(fetches)
     assert await fetcher.fetch(server.url, "dock") == b"picture"
-    assert not fetcher._under_way
+    assert not fetcher._in_flight
 
 
 async def test_a_fetch_that_is_given_up_leaves_its_place(server: WebServer) -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
+import pytest
+
 from serve_app.errors import Overloaded
-from serve_app.overload.limits import WaitingRoom
+from serve_app.overload.limits import ConcurrencyLimit, WaitingRoom
 
 
 class Room:
@@ -77,3 +79,31 @@ def test_who_asks_for_too_much_has_nobody_else_refused() -> None:
     room.serve(20, per_s=10)
     assert room.come(100, "greedy") == 0
     assert room.come(100, "modest") in {10, 11}  # half of the 20 who stay for 2 s, or one more
+
+
+def test_a_refusal_of_the_waiting_room_names_the_setting() -> None:
+    room = Room(seats=4)
+    room.come(40)
+    room.serve(30, per_s=10)
+    room.come(100)
+    with pytest.raises(Overloaded, match=r"^preprocessor\.slots: 2[01] pictures are in flight for 4 slots") as refusal:
+        room.room.enter("").__enter__()
+    assert refusal.value.limit == "preprocessor.slots"
+
+
+def test_as_many_as_the_limit_says_are_in_flight_and_one_more_is_refused_by_its_name() -> None:
+    limit = ConcurrencyLimit(2, "limits.max_requests", "2 requests are in flight")
+    with limit.one(), limit.one():
+        with pytest.raises(Overloaded) as refusal, limit.one():
+            pass
+        assert refusal.value.limit == "limits.max_requests"
+        assert refusal.value.detail == "limits.max_requests: 2 requests are in flight"
+    with limit.one(), limit.one():
+        pass
+
+
+def test_what_fails_is_no_longer_in_flight() -> None:
+    limit = ConcurrencyLimit(1, "followers", "1 connection follows streams")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), limit.one():
+            raise ZeroDivisionError

@@ -7,6 +7,8 @@ import pytest
 from serve_app.errors import Overloaded
 from serve_app.overload.throttle import Throttle
 
+FULL = Overloaded("preprocessor.slots: 64 pictures are in flight", limit="preprocessor.slots")
+
 
 class Service:
     """Takes so many requests a second, whatever comes, for as long as is told."""
@@ -27,7 +29,7 @@ class Service:
                     self.throttle.admit()
                 except Overloaded:
                     continue
-                self.throttle.observe(refused=left <= 0)
+                self.throttle.observe(None if left > 0 else FULL)
                 if second >= duration_s / 2:
                     accepted += left > 0
                     refused += left <= 0
@@ -60,7 +62,19 @@ def test_a_service_that_takes_nothing_is_asked_now_and_then() -> None:
 
 def test_the_refusal_says_when_to_come_back() -> None:
     throttle = Throttle(lambda: 0.0, lambda: 0.0)
-    throttle.observe(refused=True)
+    throttle.observe(FULL)
     with pytest.raises(Overloaded) as refusal:
         throttle.admit()
     assert refusal.value.retry_after_s
+
+
+def test_the_refusal_names_the_limit_that_the_service_named_last() -> None:
+    throttle = Throttle(lambda: 0.0, lambda: 0.0)
+    queue = Overloaded("batcher.max_queue_size: 128 pictures wait", limit="batcher.max_queue_size")
+    for observed in (FULL, queue):
+        throttle.observe(observed)
+        throttle.observe(None)  # an accepted request does not change the reason
+        with pytest.raises(Overloaded) as refusal:
+            throttle.admit()
+        assert (refusal.value.limit, refusal.value.detail) == (observed.limit, observed.detail)
+        assert refusal.value is not observed  # else each raise would lengthen its traceback

@@ -16,8 +16,10 @@ def test_what_the_detectors_can_hold_is_admitted() -> None:
 
 
 def test_one_stream_too_many_is_refused_with_the_figures() -> None:
-    with pytest.raises(Overloaded, match=r"take 34 frames a second; .* send 25, and this one would add 10"):
+    figures = r"^detector_capacity: .* take 34 frames a second; .* send 25, and this one would add 10"
+    with pytest.raises(Overloaded, match=figures) as refusal:
         admit(load(source_fps=10), [load(source_fps=20), load(max_fps=5)], 34)
+    assert refusal.value.limit == "detector_capacity"
 
 
 def test_who_says_degrade_is_admitted() -> None:
@@ -38,5 +40,7 @@ def test_a_source_that_has_not_said_its_rate_is_taken_for_a_usual_camera() -> No
 def test_there_may_be_as_many_streams_as_the_setting_says() -> None:
     check_room(255, 256)
     for count in (256, 257):  # more: it was lowered
-        with pytest.raises(Overloaded, match=r"no more than 256 .*streams\.max_streams"):
+        sentence = rf"^streams\.max_streams: there are {count} streams, and no more than 256 may be"
+        with pytest.raises(Overloaded, match=sentence) as refusal:
             check_room(count, 256)
+        assert refusal.value.limit == "streams.max_streams"

@@ -28,7 +28,7 @@ from serve_app.streams.capture.video import open_video
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.stream import Stream, check_outputs
 from serve_app.types import EventPage
-from tests.support.fakes import FakePipeline, FakeStreams
+from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
 from tests.support.local_streams import FakeDetector
 
 pytestmark = pytest.mark.anyio
@@ -160,7 +160,7 @@ def said(*texts: str) -> list[str]:
 
 async def test_a_refusal_does_not_repeat_what_may_be_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    transport = httpx.ASGITransport(build_api(FakePipeline(), RunningStreams(tmp_path), parse_args({})))
+    transport = httpx.ASGITransport(build_api(FakeBackend(), RunningStreams(tmp_path), FakeMetrics(), parse_args({})))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for spec in REFUSED:
             answers = [await client.post("/streams", json=spec)]
@@ -181,7 +181,9 @@ async def test_credentials_of_a_stream_come_back_in_no_answer_and_no_log_line(
     key, entry = make_key("dock", ["streams"])
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
     streams = RunningStreams(tmp_path)
-    api = build_api(FakePipeline(), streams, parse_args({"access": {"keys_file": str(tmp_path / "keys.yaml")}}))
+    api = build_api(
+        FakeBackend(), streams, FakeMetrics(), parse_args({"access": {"keys_file": str(tmp_path / "keys.yaml")}})
+    )
     header = {"Authorization": f"Bearer {key}"}
     answers: list[httpx.Response] = []
     async with (

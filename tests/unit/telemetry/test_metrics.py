@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from serve_app.errors import NotFound, Overloaded
 from serve_app.schemas.streams import State, StreamStatus
-from serve_app.telemetry.metrics import Telemetry
+from serve_app.telemetry.metrics import REFUSALS, Telemetry
 from serve_app.types import Detections, DetectReply, Timing
 from tests.support.instruments import FakeInstrument, Record
 
@@ -29,6 +30,24 @@ def test_a_stream_is_in_one_state_and_no_longer_in_the_one_before() -> None:
     assert states == [(1, "running"), (0, "running"), (1, "stalled")]
     frames = {tags["outcome"]: value for name, value, tags in records if name == "stream_frames"}
     assert frames == {"captured": 9, "processed": 7, "restart": 2}
+
+
+def test_a_refusal_counts_by_its_code_and_its_limit() -> None:
+    telemetry, records = recording()
+    telemetry.refused(Overloaded("followers: 64 connections follow streams", limit="followers"))
+    telemetry.refused(NotFound("no such route"))
+    assert records == [
+        ("refusals", 1, {"code": "overloaded", "limit": "followers"}),
+        ("refusals", 1, {"code": "not_found", "limit": ""}),
+    ]
+    assert set(REFUSALS.tags) == {"code", "limit"}
+
+
+def test_requests_count_by_key_and_failed_reloads_of_the_keys_file_count() -> None:
+    telemetry, records = recording()
+    telemetry.requested("dock", "admitted")
+    telemetry.keys_unreadable()
+    assert records == [("requests", 1, {"key": "dock", "outcome": "admitted"}), ("keys_file_errors", 1, {})]
 
 
 def test_an_answer_counts_once_and_each_of_its_labels() -> None:

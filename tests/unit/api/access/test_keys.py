@@ -95,7 +95,7 @@ def test_keys_of_one_name_overlap_while_one_takes_the_others_place() -> None:
         pytest.param(yaml.safe_dump([entry() | {"key": SECRET}]), "a field", id="the key beside its hash"),
         pytest.param(yaml.safe_dump([entry() | {SECRET: "dock"}]), "a field", id="the key as a name"),
         pytest.param(yaml.safe_dump([entry(sha256=hashed("a").upper())]), "sha256", id="upper case"),
-        pytest.param(yaml.safe_dump([entry("")]), "hash of nothing", id="hash of nothing"),
+        pytest.param(yaml.safe_dump([entry("")]), "of an empty string", id="hash of an empty string"),
         pytest.param(yaml.safe_dump([entry(scopes=[])]), "scopes", id="no scope"),
         pytest.param(yaml.safe_dump([entry(scopes=["all"])]), "scopes", id="unknown scope"),
         pytest.param(yaml.safe_dump([entry(name="a b")]), "name", id="name"),

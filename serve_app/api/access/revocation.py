@@ -1,0 +1,43 @@
+"""End the answers that a client follows when its key is revoked, has expired or has lost the permission."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serve_app.api.access.keys import Key, Permission
+from serve_app.api.access.reload import KeyReloader
+
+_POLL_INTERVAL_S = 1.0
+
+
+class Revocation:
+    """Watches the keys of the answers that may last, as long as there are any."""
+
+    def __init__(self, keys: KeyReloader) -> None:
+        self._keys = keys
+        self._watched: dict[asyncio.Timeout, tuple[Key, Permission]] = {}
+        self._watching: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def timeout(self, key: Key, permission: Permission) -> Iterator[asyncio.Timeout]:
+        """Yield a timeout that expires as soon as the key no longer has the permission."""
+        until_revoked = asyncio.timeout(None)
+        self._watched[until_revoked] = key, permission
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
+        try:
+            yield until_revoked
+        finally:
+            del self._watched[until_revoked]
+
+    async def _watch(self) -> None:
+        while self._watched:
+            await asyncio.sleep(_POLL_INTERVAL_S)
+            await self._keys.refresh()
+            valid = {key.sha256: key for key in self._keys.keys if not key.has_expired()}
+            for until_revoked, (key, permission) in self._watched.items():
+                now = valid.get(key.sha256)
+                if not until_revoked.expired() and (now is None or not now.allows(permission)):
+                    until_revoked.reschedule(asyncio.get_running_loop().time())

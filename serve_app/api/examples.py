@@ -1,0 +1,112 @@
+"""The examples of the OpenAPI document: a test holds each of them against its schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serve_app.types import Json
+
+REQUEST_ID = "93fba816-25d3-4914-9580-a3058a4fc6a6"
+STREAM_ID = "gate"
+EVENT_ID = 17
+
+_MARKER: Json = {
+    "label": "marker",
+    "class_id": 3,
+    "confidence": 0.944,
+    "bbox": {"x1": 994.34, "y1": 500.13, "x2": 1135.99, "y2": 640.26},
+}
+_FOUND: Json = {
+    "count": 1,
+    "detections": [_MARKER],
+    "image": {"width": 1280, "height": 720},
+    "model": "codes",
+    "timing_ms": {"decode": 8.1, "queue": 0.03, "inference": 28.93, "postprocess": 0.61, "total": 49.5},
+    "batch_size": 1,
+}
+_CORRUPT: Json = {"code": "undecodable", "detail": "the picture is truncated or corrupt", "request_id": REQUEST_ID}
+
+DETECTED: Json = _FOUND | {"request_id": REQUEST_ID}
+DETECTED_MANY: Json = {"results": [DETECTED, _CORRUPT]}
+PICTURE_URL: Json = {"url": "https://example.com/dock.jpg"}
+
+MODELS: Json = {
+    "models": [
+        {
+            "name": "default",
+            "state": "ready",
+            "model": "codes",
+            "version": "5f0c2a9b71d3",
+            "engine": "openvino",
+            "precision": "fp32",
+            "image_size_px": 640,
+            "labels": ["qr_code", "data_matrix", "barcode", "marker"],
+            "refused_change": "",
+        },
+        {"name": "plates", "state": "asleep"},
+    ]
+}
+HEALTH: Json = {"status": "ok"}
+READY: Json = {
+    "status": "ready",
+    "model": "codes",
+    "version": "5f0c2a9b71d3",
+    "engine": "openvino",
+    "precision": "fp32",
+    "refused_change": False,
+}
+
+REGIONS: Json = {
+    "zones": [{"name": "dock", "polygon": [[0.1, 0.5], [0.9, 0.5], [0.9, 1.0], [0.1, 1.0]], "labels": []}],
+    "lines": [{"name": "in", "start": [0.5, 1.0], "end": [0.5, 0.0], "labels": ["person"]}],
+}
+STREAM: Json = {
+    "id": STREAM_ID,
+    "source": {"uri": "rtsp://user:password@camera/1"},
+    "max_fps": 10,
+    "lines": REGIONS["lines"],
+    "sinks": [{"type": "mqtt", "url": "mqtt://127.0.0.1", "events": ["line", "state"]}],
+}
+STREAM_RESULT: Json = _FOUND | {
+    "detections": [_MARKER | {"track_id": 4}],
+    "stream_id": STREAM_ID,
+    "frame_id": 1730,
+    "captured_at_s": 1764331200.25,
+    "age_s": 0.0495,
+}
+STREAM_STATUS: Json = {
+    "stream_id": STREAM_ID,
+    "state": "running",
+    "detail": "",
+    "source": "rtsp://camera/1",
+    "policy": "drop_oldest",
+    "uptime_s": 173.1,
+    "source_fps": 25.0,
+    "captured": 1731,
+    "processed": 1730,
+    "dropped": {},
+    "camera_fps": 10.0,
+    "processed_fps": 10.0,
+    "dropped_fps": 0.0,
+    "lines": {"in": {"crossed_in": 12, "crossed_out": 9}},
+    "latest": STREAM_RESULT,
+}
+STREAMS: Json = {"streams": [STREAM_STATUS]}
+EVENTS = (
+    f"id: {EVENT_ID}\n"
+    "event: line\n"
+    f'data: {{"event_id":{EVENT_ID},"type":"line","stream_id":"{STREAM_ID}","at_s":1764331200.31,"frame_id":1730,'
+    '"captured_at_s":1764331200.25,"line":"in","direction":"in","track_id":4,"label":"person"}\n\n'
+)
+
+
+def answers(
+    example: Any, *, status_code: int = 200, media_type: str = "application/json"
+) -> dict[int | str, dict[str, Any]]:
+    """Return what adds an example to the answer: for a route's ``responses``."""
+    return {status_code: {"content": {media_type: {"example": example}}}}
+
+
+def asks(example: Json) -> dict[str, Any]:
+    """Return what adds an example to the request's body: for a route's ``openapi_extra``."""
+    return {"requestBody": {"content": {"application/json": {"example": example}}}}

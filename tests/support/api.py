@@ -1,0 +1,99 @@
+"""The HTTP interface over fakes, API keys in a real file, and what its tests ask of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from fastapi import FastAPI
+from websockets.sync.client import connect
+
+from serve_app.api.access.keys import make_key
+from serve_app.api.app import build_api
+from serve_app.config import parse_args
+from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
+from tests.support.stream_server import StreamServer, serve_streams
+
+STREAM = {"id": "lot", "source": {"uri": "rtsp://camera/1"}}
+
+
+class Keys:
+    """A file of keys, and how each is presented."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._entries: list[dict[str, Any]] = []
+        self.save()
+
+    def add(self, name: str, *scopes: str, **fields: Any) -> dict[str, str]:
+        """The header with a new key."""
+        key, entry = make_key(name, scopes)
+        self._entries.append(entry | fields)
+        self.save()
+        return {"Authorization": f"Bearer {key}"}
+
+    def clear(self) -> None:
+        self._entries = []
+        self.save()
+
+    def save(self) -> None:
+        self.path.write_text(yaml.safe_dump(self._entries))
+
+
+def build(
+    backend: FakeBackend | None = None, keys: Keys | None = None, metrics: FakeMetrics | None = None, **args: Any
+) -> FastAPI:
+    own = args.pop("access", {}) | ({"keys_file": str(keys.path)} if keys else {})
+    parsed = parse_args({"access": own, "limits": {"deadline_s": 0.2}} | args)
+    return build_api(backend or FakeBackend(), FakeStreams(), metrics or FakeMetrics(), parsed)
+
+
+def client_of(api: FastAPI, host: str = "localhost") -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url=f"http://{host}")
+
+
+def is_error(response: httpx.Response, status_code: int, code: str, limit: str = "") -> bool:
+    """Whether the answer is this error, names this limit or none, and has nothing else in it."""
+    body = response.json()
+    expected = {"code": code, "detail": body.get("detail"), "request_id": body.get("request_id")}
+    if limit:
+        expected["limit"] = limit
+    is_named = not limit or body.get("detail", "").startswith(f"{limit}: ")
+    return response.status_code == status_code and body == expected and None not in expected.values() and is_named
+
+
+async def until(look: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not look():
+            await asyncio.sleep(0.01)
+
+
+async def statuses(client: httpx.AsyncClient, header: dict[str, str], count: int) -> list[int]:
+    return [(await client.post("/detect", content=b"1", headers=header)).status_code for _ in range(count)]
+
+
+@contextmanager
+def served_with(keys: Keys, **fields: Any) -> Iterator[StreamServer]:
+    """A real server, which knows when a client has gone, and a stream. Its client has the key."""
+    header = keys.add("dock", "streams", **fields)
+    with serve_streams({"access": {"keys_file": str(keys.path)}}) as served:
+        served.http.headers.update(header)
+        served.http.post("/streams", json=STREAM).raise_for_status()
+        yield served
+
+
+def connect_to(served: StreamServer, **options: Any) -> Any:
+    header = {"Authorization": served.http.headers.get("Authorization", "")}
+    url = f"ws://127.0.0.1:{served.port}/streams/lot/events"
+    return connect(url, proxy=None, **{"additional_headers": header} | options)
+
+
+async def unread() -> AsyncIterator[bytes]:
+    raise AssertionError("the body was read")
+    yield b""

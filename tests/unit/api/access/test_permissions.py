@@ -1,0 +1,256 @@
+"""Every route, with every permission: generated from the application's own routes, so that a new one is among them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi.routing import iter_route_contexts
+from starlette.routing import Mount, WebSocketRoute
+
+from serve_app.api.access.permissions import RouteAccess, Router, RouteTable
+from tests.support.api import Keys, build, client_of, is_error
+from tests.support.fakes import FakeMetrics
+
+pytestmark = pytest.mark.anyio
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+API = build()
+HTTP = sorted({route.path for route in API.route_table.routes if route.methods})
+WEBSOCKET = sorted({route.path for route in API.route_table.routes if not route.methods})
+
+
+def access_to(path: str, method: str = "") -> RouteAccess:
+    """What the table says of a route, by its path as it was declared."""
+    of_path = [route for route in API.route_table.routes if route.path == path and bool(method) == bool(route.methods)]
+    return next((route for route in of_path if method in route.methods), of_path[0])
+
+
+def filled(path: str) -> str:
+    return path.replace("{stream_id}", "none").replace("{name}", "none")
+
+
+def test_the_table_holds_every_route_of_the_application() -> None:
+    served = {(route.path, frozenset(route.methods or ())) for route in iter_route_contexts(API.routes)}
+    assert served == {(route.path, route.methods) for route in API.route_table.routes}
+    assert {"/detect", "/models", "/streams/{stream_id}", "/readyz", "/openapi.json"} <= set(HTTP)
+    assert WEBSOCKET == ["/streams/{stream_id}/events"]
+
+
+def test_these_routes_are_open_and_no_others() -> None:
+    """A route that is to be open is added here, too, so that nobody opens one by mistake."""
+    assert {route.path for route in API.route_table.routes if route.permission is None} == {
+        *("/health", "/livez", "/readyz"),
+        *("/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"),
+    }
+
+
+def test_these_routes_read_their_own_body_and_no_others() -> None:
+    assert {route.path for route in API.route_table.routes if route.reads_own_body} == {"/detect"}
+
+
+class Callers:
+    """A key of each permission alone, one that has expired, and none."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = {name: keys.add(name, name) for name in ("detect", "streams", "admin")}
+        self.others = {"none": {}, "expired": keys.add("expired", "admin", expires="2020-01-01")}
+
+    def expected(self, access: RouteAccess) -> list[tuple[dict[str, str], str]]:
+        """Each one's header, and whether the route admits it, or why not."""
+        if access.permission is None:
+            return [(header, "admitted") for header in (self.keys | self.others).values()]
+        outcomes = [(header, "unauthorized") for header in self.others.values()]
+        for name, header in self.keys.items():
+            outcomes.append((header, "admitted" if name in {access.permission, "admin"} else "forbidden"))
+        return outcomes
+
+
+@pytest.mark.parametrize("path", HTTP)
+async def test_a_route_answers_a_key_that_has_its_permission_and_no_other_request(keys: Keys, path: str) -> None:
+    """With every method, those that it does not have among them: 405 comes after the key was checked."""
+    metrics, callers = FakeMetrics(), Callers(keys)
+    async with client_of(build(keys=keys, metrics=metrics)) as client:
+        for method in METHODS:
+            access = access_to(path, method)
+            admitted = set()
+            for header, outcome in callers.expected(access):
+                asked = len(metrics.requests)
+                answer = await client.request(method, filled(path), headers=header)
+                if outcome == "admitted":
+                    admitted.add(answer.status_code)
+                else:
+                    assert is_refusal(answer, 401 if outcome == "unauthorized" else 403, outcome), (method, header)
+                counted = [] if outcome == "unauthorized" or access.permission is None else [outcome]
+                assert [counted for _, counted in metrics.requests[asked:]] == counted
+            assert len(admitted) == 1, method
+            assert not {401, 403, 429, 500} & admitted, method
+            assert (admitted == {405}) == (method not in access.methods), method
+
+
+def is_refusal(answer: httpx.Response, status_code: int, code: str) -> bool:
+    if answer.request.method == "HEAD":
+        return answer.status_code == status_code
+    return is_error(answer, status_code, code)
+
+
+async def websocket_answer(api: FastAPI, path: str, header: dict[str, str]) -> dict[str, Any]:
+    """The first message that the server sends."""
+    incoming = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}])
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return next(incoming)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in header.items()]
+    scope = {"type": "websocket", "path": path, "headers": headers, "query_string": b"", "extensions": {}}
+    await api(scope | {"extensions": {"websocket.http.response": {}}}, receive, send)
+    return sent[0]
+
+
+@pytest.mark.parametrize("path", WEBSOCKET)
+async def test_a_websocket_is_accepted_of_a_key_that_has_its_permission_and_of_no_other(keys: Keys, path: str) -> None:
+    api = build(keys=keys)
+    for header, outcome in Callers(keys).expected(access_to(path)):
+        answer = await websocket_answer(api, filled(path), header)
+        if outcome == "admitted":
+            assert answer["type"] == "websocket.accept"
+        else:
+            assert (answer["type"], answer["status"]) == (
+                "websocket.http.response.start",
+                401 if outcome == "unauthorized" else 403,
+            )
+
+
+@pytest.mark.parametrize("path", ["/detect", "/health", "/nothing", "/streams/lot"])
+async def test_where_no_websocket_is_a_websocket_is_answered_404_without_a_key(keys: Keys, path: str) -> None:
+    answer = await websocket_answer(build(keys=keys), path, {})
+    assert (answer["type"], answer["status"]) == ("websocket.http.response.start", 404)
+
+
+BODIES = [
+    (method, path) for path in HTTP for method in ("POST", "PUT", "PATCH") if method in access_to(path, method).methods
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [(m, p) for m, p in BODIES if not access_to(p, m).reads_own_body], ids=" ".join
+)
+async def test_a_body_that_the_route_does_not_read_itself_is_limited(
+    unkeyed: httpx.AsyncClient, method: str, path: str
+) -> None:
+    answer = await unkeyed.request(method, filled(path), content=b" " * (2**20 + 1))
+    assert is_error(answer, 413, "too_large", "json_body")
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/streams/lot/nothing", "/streams/", "/detect/x", "/docs/x/y"])
+async def test_what_is_no_route_is_answered_404_without_a_key(keyed: httpx.AsyncClient, path: str) -> None:
+    for method in METHODS:
+        assert is_refusal(await keyed.request(method, path), 404, "not_found")
+
+
+async def test_a_route_that_is_in_no_router_of_ours_does_not_exist(keys: Keys) -> None:
+    api = build(keys=keys)
+    api.add_api_route("/extra", lambda: "open to everybody?")
+    async with client_of(api) as client:
+        assert is_error(await client.get("/extra", headers=keys.add("dock", "admin")), 404, "not_found")
+
+
+# Routers
+
+
+def test_a_router_that_declares_no_permission_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="permission"):
+        Router()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="permission"):
+        Router(prefix="/compat")  # type: ignore[call-arg]
+
+
+def test_what_is_no_router_of_ours_is_in_no_table() -> None:
+    plain = APIRouter()
+    plain.add_api_route("/extra", lambda: "open to everybody?")
+    with pytest.raises(AttributeError, match="permission"):
+        RouteTable([plain])  # type: ignore[list-item]
+
+
+def test_no_router_lies_inside_another_one_whose_permission_it_would_take() -> None:
+    with pytest.raises(TypeError, match="its own permission"):
+        Router(permission=None).include_router(Router(permission="admin"))
+    outer = Router(permission=None)
+    outer.routes.append(Mount("/inside", FastAPI()))
+    with pytest.raises(TypeError, match="routes with methods"):
+        RouteTable([outer])
+
+
+def overlapping() -> tuple[Router, ...]:
+    """Routes of which several take the same path. Each answers with its own."""
+    first, second, third = (Router(permission=permission) for permission in ("detect", "streams", None))
+
+    def add(router: Router, method: str, path: str) -> None:
+        router.add_api_route(path, lambda: path, methods=[method])
+
+    add(first, "POST", "/a/fixed")
+    add(first, "GET", "/a/{x}")
+    add(second, "GET", "/a/fixed")
+    add(second, "PUT", "/b/{rest:path}")
+    add(third, "GET", "/b/c")
+    add(third, "DELETE", "/a/{x}")
+    add(third, "GET", "/n/{x:int}")
+
+    async def follow(socket: WebSocket) -> None:
+        await socket.accept()
+
+    third.routes.append(WebSocketRoute("/a/{x}", follow))
+    return first, second, third
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/a/1", "/a/fixed", "/a/", "/a", "/a/1/2", "/A/1", "//a/1", "/b/c", "/b/c/d", "/b/", "/b", "/n/7", "/n/x", "/a/ä"],
+)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("root_path", ["", "/root"])
+async def test_the_table_finds_the_route_that_the_application_chooses(path: str, method: str, root_path: str) -> None:
+    routers = overlapping()
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    for router in routers:
+        app.include_router(router)
+    transport = httpx.ASGITransport(app, root_path=root_path)
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://localhost{root_path}") as client:
+        answer = await client.request(method, path)
+    scope = {"type": "http", "method": method, "path": root_path + path, "root_path": root_path}
+    found = RouteTable(routers).find(scope)
+    if answer.status_code == 404:
+        assert found is None
+    elif answer.status_code == 405:
+        assert found is not None
+        assert method not in found.methods
+        assert set(answer.headers["allow"].split(", ")) == found.methods
+    else:
+        assert answer.status_code == 200
+        assert found is not None
+        assert found.path == answer.json()
+
+
+def test_a_path_that_starlette_takes_for_another_is_no_routes() -> None:
+    """``$`` matches before a last line feed: the second route would answer for the first one, with its permission."""
+    first, second = Router(permission="admin"), Router(permission=None)
+    first.add_api_route("/fixed", lambda: None)
+    second.add_api_route("/{name}", lambda name: None)
+    table = RouteTable([first, second])
+    for path, permissions in (("/fixed", ["admin"]), ("/other", [None]), ("/fixed\n", [])):
+        found = table.find({"type": "http", "method": "GET", "path": path})
+        assert [route.permission for route in (found,) if route] == permissions
+
+
+def test_a_websocket_finds_websocket_routes_alone() -> None:
+    table = RouteTable(overlapping())
+    found = table.find({"type": "websocket", "path": "/a/1"})
+    assert found is not None
+    assert (found.path, found.permission, found.methods) == ("/a/{x}", None, frozenset())
+    assert table.find({"type": "websocket", "path": "/b/c"}) is None

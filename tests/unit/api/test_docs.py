@@ -1,0 +1,42 @@
+"""The page that shows the interface."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from tests.support.api import build, client_of, is_error
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(build()) as client:
+        yield client
+
+
+async def test_the_description_is_a_page_of_ours_alone(client: httpx.AsyncClient) -> None:
+    """It works without internet, and no script of others' is near an API key."""
+    page = await client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-security-policy"].startswith("default-src 'self'; ")
+    assert "//" not in page.text
+    assert "<script>" not in page.text  # the policy allows none
+    loaded = set(re.findall(r'(?:href|src)="(?!data:)([^"]+)"', page.text))
+    assert len(loaded) == 3
+    for address in loaded:
+        answer = await client.get(page.url.join(address))
+        assert answer.status_code == 200
+        kind = "text/css" if address.endswith(".css") else "text/javascript"
+        assert answer.headers["content-type"].startswith(kind)  # with nosniff, nothing else is run
+    assert "SwaggerUIBundle" in (await client.get("/docs/swagger-ui-bundle.js")).text
+    assert 'url: "openapi.json"' in (await client.get("/docs/start.js")).text
+
+
+@pytest.mark.parametrize("path", ["/redoc", "/docs/", "/docs/oauth2-redirect", "/docs/redoc.standalone.js", "/docs/.."])
+async def test_there_is_no_other_page(client: httpx.AsyncClient, path: str) -> None:
+    assert is_error(await client.get(path), 404, "not_found")

@@ -1,0 +1,158 @@
+"""The OpenAPI document: each operation is described as a stranger needs it, and what is shown is so."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from fastapi.routing import iter_route_contexts
+from jsonschema import Draft202012Validator
+
+from serve_app import __version__
+from serve_app.types import Json
+from tests.support.api import build
+
+pytestmark = pytest.mark.anyio
+
+API = build()
+DOCUMENT: Json = json.loads(json.dumps(API.openapi()))
+OPERATIONS = [(method, path) for path, operations in DOCUMENT["paths"].items() for method in operations]
+FUNCTIONS = {
+    (route.path, method): route.name for route in iter_route_contexts(API.routes) for method in route.methods or ()
+}
+
+
+def closed(schema: Any) -> Any:
+    """The schema, of which an object has no fields but those that it declares: a misspelt one in an example shows."""
+    if isinstance(schema, list):
+        return [closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    own = {} if "properties" not in schema else {"additionalProperties": schema.get("additionalProperties", False)}
+    return {name: closed(part) for name, part in schema.items()} | own
+
+
+def problems(example: Any, schema: Json) -> list[str]:
+    """What is wrong with an example."""
+    whole = closed(schema | {"components": DOCUMENT["components"]})
+    return [error.message for error in Draft202012Validator(whole).iter_errors(example)]
+
+
+def media(operation: Json) -> Iterator[tuple[str, Json]]:
+    """What an operation takes and answers when it succeeds, by its media type."""
+    yield from operation.get("requestBody", {}).get("content", {}).items()
+    for status_code, response in operation["responses"].items():
+        if status_code.startswith("2"):
+            yield from response.get("content", {}).items()
+
+
+def examples_in(content: Json) -> list[Any]:
+    single = [content["example"]] if "example" in content else []
+    return single + [example["value"] for example in content.get("examples", {}).values()]
+
+
+def is_text(media_type: str) -> bool:
+    return media_type in {"application/json", "text/event-stream"}
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=" ".join)
+def test_an_operation_has_a_summary_and_a_description_of_its_own(method: str, path: str) -> None:
+    operation = DOCUMENT["paths"][path][method]
+    summary, description = operation["summary"], operation["description"]
+    name = FUNCTIONS[path, method.upper()]
+    assert len(summary.split()) >= 2
+    assert summary != name.replace("_", " ").title()  # as FastAPI would call it
+    assert not summary.endswith(".")
+    sentence = description.partition("\n\n")[0]
+    assert sentence.endswith(".")
+    assert len(sentence.split()) >= 5
+    assert operation["operationId"] == name
+
+
+def test_no_two_operations_have_one_name_or_one_summary() -> None:
+    for field in ("operationId", "summary"):
+        names = [DOCUMENT["paths"][path][method][field] for method, path in OPERATIONS]
+        assert sorted(set(names)) == sorted(names)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=" ".join)
+def test_an_operation_has_examples_and_each_of_them_is_what_its_schema_says(method: str, path: str) -> None:
+    operation = DOCUMENT["paths"][path][method]
+    shown = 0
+    for media_type, content in media(operation):
+        examples = examples_in(content)
+        assert examples or not is_text(media_type), f"{media_type} has no example"
+        shown += len(examples)
+        for example in examples:
+            assert problems(example, content.get("schema", {})) == []
+    for parameter in operation.get("parameters", []):
+        if parameter["in"] == "path":
+            examples = parameter["schema"]["examples"]
+            shown += len(examples)
+            assert all(problems(example, parameter["schema"]) == [] for example in examples)
+    assert shown
+
+
+def test_a_wrong_example_would_be_noticed() -> None:
+    schema = DOCUMENT["paths"]["/streams"]["post"]["requestBody"]["content"]["application/json"]
+    for change in ({"typo": 1}, {"max_fps": "ten"}, {"source": {"uri": "a.mp4", "typo": 1}}):
+        assert problems(schema["example"] | change, schema["schema"])
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=" ".join)
+def test_an_operation_states_the_permission_that_its_router_declares(method: str, path: str) -> None:
+    operation = DOCUMENT["paths"][path][method]
+    access = API.route_table.find({"type": "http", "method": method.upper(), "path": path})
+    assert access is not None
+    if access.permission is None:
+        assert "security" not in operation
+        assert operation["description"].endswith("\n\nIt needs no API key.")
+        assert not {"401", "403", "429"} & set(operation["responses"])
+        return
+    assert operation["security"] == [{"key": [access.permission]}]
+    assert operation["description"].endswith(f"it needs the permission `{access.permission}`.")
+    assert {"400", "401", "403", "429", "503"} <= set(operation["responses"])
+
+
+def test_the_document_names_the_version_and_is_a_valid_one() -> None:
+    assert DOCUMENT["openapi"].startswith("3.1")
+    assert DOCUMENT["info"]["version"] == __version__
+    assert DOCUMENT["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    schema = schemathesis.openapi.from_dict(copy.deepcopy(DOCUMENT))
+    schema.validate()
+    assert sum(1 for result in schema.get_all_operations() if result.ok()) == len(OPERATIONS)
+
+
+def test_every_error_has_the_form_of_an_error_and_an_example_that_names_its_limit() -> None:
+    error = DOCUMENT["components"]["schemas"]["ErrorResponse"]
+    assert error["required"] == ["code", "detail", "request_id"]
+    assert problems(error["example"], error) == []
+    assert error["example"]["limit"]
+    for method, path in OPERATIONS:
+        for status_code, response in DOCUMENT["paths"][path][method]["responses"].items():
+            if not status_code.startswith("2"):
+                assert "ErrorResponse" in str(response["content"]["application/json"]["schema"])
+                assert response["description"].startswith("`")
+
+
+async def test_below_another_root_the_document_names_it() -> None:
+    transport = httpx.ASGITransport(build(), root_path="/sightline")
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost/sightline") as client:
+        assert (await client.get("/openapi.json")).json()["servers"] == [{"url": "/sightline"}]
+    transport = httpx.ASGITransport(build())
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        assert "servers" not in (await client.get("/openapi.json")).json()
+        assert (await client.head("/openapi.json")).status_code == 200
+
+
+def test_these_operations_need_these_permissions() -> None:
+    paths = DOCUMENT["paths"]
+    assert paths["/detect"]["post"]["security"] == [{"key": ["detect"]}]
+    assert paths["/models"]["get"]["security"] == [{"key": ["detect"]}]
+    assert paths["/streams/{stream_id}"]["put"]["security"] == [{"key": ["streams"]}]
+    assert "security" not in paths["/readyz"]["get"]
