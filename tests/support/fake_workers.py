@@ -152,6 +152,7 @@ class FakeWorkers:
         self.immortal: set[str] = set()  # names whose processes do not end
         self.draining: set[str] = set()
         self.node = "node-1"  # where the next one starts
+        self.kill_takes_s = 0.01
         self.is_gone = False
 
     @property
@@ -169,11 +170,15 @@ class FakeWorkers:
         return self.alive[name]
 
     async def kill(self, name: str) -> None:
+        """As the real one, do so also when the caller is cancelled meanwhile."""
         self.killed.append(name)
         if name in self.immortal:
             await asyncio.sleep(5)
             raise WorkerNotKilled("immortal")
-        await asyncio.sleep(0.01)
+        await asyncio.shield(asyncio.create_task(self._kill(name, self.kill_takes_s)))
+
+    async def _kill(self, name: str, takes_s: float) -> None:
+        await asyncio.sleep(takes_s)
         if worker := self.alive.pop(name, None):
             worker.die()
 

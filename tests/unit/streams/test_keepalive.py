@@ -178,6 +178,18 @@ async def test_a_process_that_takes_long_to_start_is_not_killed_and_the_status_s
     assert not workers.last.is_dead
 
 
+async def test_the_time_that_the_next_process_takes_to_start_is_not_taken_for_silence(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(100)
+        workers.prepare = lambda worker: setattr(worker, "answers_status", False)
+        workers.last.die()
+        await asyncio.sleep(100)
+    assert len(workers.started) == 2
+    assert not workers.last.is_dead
+
+
 async def test_a_finished_streams_process_answers_for_10_s(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:

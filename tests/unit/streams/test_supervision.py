@@ -166,6 +166,12 @@ async def test_replace_keeps_the_old_stream_when_the_new_one_is_refused(tmp_path
     assert stored(tmp_path) == {"lot": spec_of()}
 
 
+async def test_a_stream_makes_room_for_the_one_that_replaces_it(tmp_path: Path) -> None:
+    async with supervising(tmp_path, detectors=FakeDetectors(capacity_fps=30)) as supervision:
+        await supervision.create(spec_of())
+        await supervision.replace(spec_of(tags={"site": "north"}))
+
+
 async def test_a_deleted_stream_leaves_no_worker_and_nothing_in_the_store(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:

@@ -13,6 +13,7 @@ from serve_app.errors import Unavailable
 from serve_app.schemas.streams import StreamSpec
 from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
+from serve_app.streams.workers import WorkerFailed
 from tests.support.fake_workers import FakeWorkers, now_s, spec_of, supervising
 from tests.support.virtual_time import BACKEND
 
@@ -65,6 +66,22 @@ async def test_a_change_goes_on_when_its_caller_has_gone(tmp_path: Path) -> None
         await asyncio.sleep(10)
         assert workers.alive == {}
     assert stored(tmp_path) == {}
+
+
+async def test_a_change_waits_for_a_kill_in_progress_which_would_hit_the_next_worker(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.kill_takes_s = 3
+        workers.last.fail(WorkerFailed("RayTaskError"))
+        await asyncio.sleep(1)
+        workers.kill_takes_s = 0.01
+        await supervision.replace(spec_of(max_fps=5))
+        await asyncio.sleep(10)
+        assert (await supervision.status("lot")).restarts == 0
+    assert len(workers.started) == 2
+    assert not workers.last.is_dead
 
 
 async def test_a_change_is_finished_before_another_process_may_hold_the_store(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from serve_app.errors import SourceError, Unavailable
+from serve_app.errors import InvalidParameter, SourceError, Unavailable
 from serve_app.schemas.detect import DetectQuery
 from serve_app.schemas.streams import SourceSpec, StreamStatus
 from serve_app.streams.bookmark import Mark
@@ -91,9 +91,10 @@ async def test_counters_are_those_of_the_store_until_a_worker_answers(tmp_path: 
     over = StreamStatus(stream_id="over", state="completed", source="a.mp4", policy="wait", processed=60)
     store.put(Record(spec=spec_of("over"), ended=over))
     store.put(Record(spec=spec_of("paused", paused=True), restarts=3))
-    bookmark = store.bookmark("paused")
-    bookmark.write(Mark(next_frame_id=9, processed=8, dropped={"newer_frame": 1}))
-    bookmark.close()
+    for stream_id in ("over", "paused"):
+        bookmark = store.bookmark(stream_id)
+        bookmark.write(Mark(next_frame_id=9, processed=8, dropped={"newer_frame": 1}))
+        bookmark.close()
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         statuses = await supervision.all()
@@ -153,12 +154,24 @@ async def test_a_stream_whose_source_is_not_allowed_any_more_fails_and_its_worke
     assert len(workers.started) == 1
 
 
+async def test_a_stream_whose_source_has_come_back_can_be_resumed(tmp_path: Path) -> None:
+    video = tmp_path / "a.avi"
+    StreamStore(tmp_path / "state").put(Record(spec=spec_of(source=SourceSpec(uri=str(video)))))
+    workers = FakeWorkers()
+    async with supervising(tmp_path / "state", workers, media_dirs=str(tmp_path)) as supervision:
+        assert (await supervision.status("lot")).detail == "there is no file a.avi"
+        video.touch()
+        assert (await supervision.resume("lot")).state == "starting"
+        await asyncio.sleep(1)
+        assert (await supervision.status("lot")).state == "running"
+
+
 async def test_a_stream_whose_model_is_not_deployed_any_more_is_refused_each_time_it_is_resumed(tmp_path: Path) -> None:
     """The second time, it was once taken for one that runs."""
     StreamStore(tmp_path).put(Record(spec=spec_of(detect=DetectQuery(model="cars"))))
     async with supervising(tmp_path) as supervision:
         for _ in range(2):
-            with pytest.raises(Exception, match="there is no 'cars'"):
+            with pytest.raises(InvalidParameter, match="there is no 'cars'"):
                 await supervision.resume("lot")
             assert (await supervision.status("lot")).state == "failed"
 
