@@ -42,13 +42,13 @@ def serves(stub: type[Any]) -> Callable[[C], C]:
 
     def decorate(cls: C) -> C:
         for name in stub_methods(stub):
-            setattr(cls, name, _refusals_as_values(getattr(cls, name)))
+            setattr(cls, name, refusals_as_values(getattr(cls, name)))
         return cls
 
     return decorate
 
 
-def _refusals_as_values(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | ServeAppError]]:
+def refusals_as_values(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | ServeAppError]]:
     @functools.wraps(method)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T | ServeAppError:
         try:

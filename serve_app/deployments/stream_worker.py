@@ -1,4 +1,4 @@
-"""The StreamWorker: a named, detached Ray actor around one ``Stream``, and how actors are found and started."""
+"""The StreamWorker: a named, detached Ray actor around one ``Stream``, and the names that such actors have."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from typing import Any
 import cv2
 import ray
 from ray import serve
-from ray._private.worker import global_worker
-from ray.actor import ActorHandle
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
-from serve_app.config import StreamArgs
+from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
 from serve_app.deployments.handles import detector_name, serves
+from serve_app.deployments.ray_internals import is_application_gone
+from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import WorkerStub
-from serve_app.network.address_guard import Guard
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.streams.capture.source import Source
-from serve_app.streams.store import Record, StreamStore
+from serve_app.streams.store import StreamStore
 from serve_app.streams.stream import Stream
 from serve_app.types import EventPage, Snapshot
 
@@ -29,70 +27,77 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "sightline"
 _SLOTS = 1  # for the one frame in flight
-_UNWATCHED_S = 30.0  # without a call of the supervisor's, who calls far more often
-_LAST_FRAME_S = 5.0  # the Detector may be gone for good
-_CLOSE_S = 12.0  # recordings and sinks are given 5 s each
-_KILL_TIMEOUT_S = 5.0
-_KILL_PAUSE_S = 0.02
-_GCS_TIMEOUT_S = 5.0
-_OWNER_CHECK_PERIOD_S = 10.0  # it asks much of the controller
+_SUPERVISED_WITHIN_S = 30.0  # a supervisor calls every few seconds, so there is none after this long without a call
+_LAST_FRAME_TIMEOUT_S = 5.0  # the Detector may be gone for good
+_CLOSE_TIMEOUT_S = 12.0  # recordings and sinks are given 5 s each
+_OWNER_CHECK_INTERVAL_S = 10.0  # long, because the check costs the controller much
 
 
 @serves(WorkerStub)
 class StreamWorker:
-    """Runs one stream, for whichever supervisor calls ``run``: it goes on when that one dies, and the next one joins.
+    """Runs one stream, for any supervisor that calls ``run``. It goes on when that one dies, and the next one joins it.
 
-    A worker that nobody calls any more ends itself once its application is gone; a rolling update is not that.
+    A worker that no supervisor calls any more ends itself once its application is gone. A rolling update does not count
+    as that.
     """
 
-    def __init__(self, spec: StreamSpec, source: Source, application: str, args: StreamArgs, guard: Guard) -> None:
+    def __init__(self, spec: StreamSpec, source: Source, application: str, args: AppArgs) -> None:
+        log_as_serve()
         cv2.setNumThreads(1)
         self._application = application
-        self._watched_s = time.monotonic()
+        self._supervised_at_s = time.monotonic()
         self._name = spec.id
         self._detector = DetectorClient(
-            # Not asked whether it exists: a worker that starts while the controller does must not die of it.
+            # Whether it exists is not checked: a worker that starts while the controller does must not die of that.
             serve.get_deployment_handle(detector_name(spec.detect.model), app_name=application, _check_exists=False),
             slots=_SLOTS,
             traffic="stream",
             tenant=spec.id,
-            # The handle is used from the actor's loop; configs/serve.env would have it on the loop that made it.
+            # The handle is used on the actor's loop. configs/serve.env would tie it to the loop that made it.
             _run_router_in_separate_loop=True,
         )
-        self._arguments = spec, source, args, guard
+        self._arguments = spec, source, args
         self._stream: Stream
         self._running: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None  # when the application is gone
 
     def __repr__(self) -> str:
         return f"StreamWorker({self._name})"  # what the Ray dashboard and the logs show
 
     async def ready(self) -> None:
-        """When it has all that takes long to get: the process, and a Detector that answers."""
-        self._watch()
+        """Return once there is what takes long to get: the process, and a Detector that answers."""
+        self._note_supervisor()
         await self._detector.connect()
 
     async def node(self) -> str:
-        """The id of the node that it is on."""
+        """Return the id of the node that the process is on."""
         return str(ray.get_runtime_context().get_node_id())
 
     async def run(self) -> StreamStatus:
-        """Runs the stream, or joins its run; its status when it is over. Before that, there is no stream to ask about.
+        """Run the stream, or join the run that there is, and return the last status. The other calls need a run.
 
-        It goes on where its bookmark lies then: whoever ran it before has stopped.
+        The stream continues where its bookmark lies at this time, because whatever ran it before has stopped.
         """
-        self._watch()
+        self._note_supervisor()
         if self._running is None:
-            spec, source, args, guard = self._arguments
-            bookmark = StreamStore(args.state_folder(self._application)).bookmark(spec.id)
-            self._stream = Stream(spec, source, self._detector, bookmark, args, guard, 50_000_000)
+            spec, source, args = self._arguments
+            bookmark = StreamStore(args.streams.state_folder(self._application)).bookmark(spec.id)
+            self._stream = Stream(
+                spec,
+                source,
+                self._detector,
+                bookmark,
+                args.streams,
+                args.outbound.guard(),
+                max_pixels=args.limits.max_pixels,
+            )
             self._running = asyncio.create_task(self._stream.run())
         await asyncio.shield(self._running)
         return self._stream.status()
 
     async def status(self) -> StreamStatus:
-        """Now."""
-        self._watched_s = time.monotonic()
+        """Return the status now."""
+        self._supervised_at_s = time.monotonic()
         return self._stream.status()
 
     async def events(self, after: int | None, within_s: float) -> EventPage:
@@ -108,26 +113,26 @@ class StreamWorker:
         await self._stream.set_regions(regions)
 
     async def stop(self) -> StreamStatus:
-        """The stream ends here; its status then."""
+        """Stop the stream and return its last status."""
         self._stream.stop()
         if self._running is not None:
-            await asyncio.wait([self._running], timeout=_LAST_FRAME_S)
+            await asyncio.wait([self._running], timeout=_LAST_FRAME_TIMEOUT_S)
             self._stream.abort()
-            await asyncio.wait([self._running], timeout=_CLOSE_S)
-            self._running.cancel()  # it still waited for its first Detector
+            await asyncio.wait([self._running], timeout=_CLOSE_TIMEOUT_S)
+            self._running.cancel()  # it was still waiting for its first Detector
             await asyncio.wait([self._running])
         return self._stream.status()
 
-    def _watch(self) -> None:
-        self._watched_s = time.monotonic()
-        if self._watching is None:
-            self._watching = asyncio.create_task(self._end_with_application())
+    def _note_supervisor(self) -> None:
+        self._supervised_at_s = time.monotonic()
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end_with_application())
 
     async def _end_with_application(self) -> None:
         while True:
-            await asyncio.sleep(_OWNER_CHECK_PERIOD_S)
-            is_watched = time.monotonic() - self._watched_s < _UNWATCHED_S
-            if not is_watched and await asyncio.to_thread(is_gone, self._application):
+            await asyncio.sleep(_OWNER_CHECK_INTERVAL_S)
+            is_supervised = time.monotonic() - self._supervised_at_s < _SUPERVISED_WITHIN_S
+            if not is_supervised and await asyncio.to_thread(is_application_gone, self._application):
                 break
         logger.info("stream %s ends: its application is gone", self._name)
         if self._running is not None:
@@ -135,75 +140,13 @@ class StreamWorker:
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
 
-def actor_name(application: str, record: Record) -> str:
-    """Of the stream's actor."""
-    return f"{_prefix(application)}{record.spec.id}:{record.moves}"
-
-
-def start(record: Record, source: Source, application: str, args: StreamArgs, guard: Guard) -> ActorHandle:
-    """The stream's actor: the one that there is already, or a new one on the node that has fewest and stays."""
-    return (
-        ray.remote(StreamWorker)
-        .options(
-            name=actor_name(application, record),
-            namespace=NAMESPACE,
-            get_if_exists=True,
-            lifetime="detached",
-            max_restarts=0,  # the supervisor sees to that, so that it knows
-            num_cpus=0.02,
-            scheduling_strategy="SPREAD",
-            enable_task_events=False,  # each call would be kept by Ray's GCS: 8 MiB a minute with eleven streams
-            # Ray's node agent keeps a dead process's counters and histograms for ever, and streams come and go: the
-            # supervisor tells what is measured.
-            runtime_env={"env_vars": {"RAY_enable_metrics_collection": "0"}},
-        )
-        .remote(record.spec, source, application, args, guard)
-    )
+def name_prefix(application: str) -> str:
+    """Return what the names of an application's stream actors begin with."""
+    return f"stream:{application}:"
 
 
 def running(application: str) -> set[str]:
-    """The names of the actors that the application's streams have."""
+    """Return the full names of the application's stream actors. Blocks."""
     actors: list[dict[str, Any]] = ray.util.list_named_actors(all_namespaces=True)
     names = (actor["name"] for actor in actors if actor["namespace"] == NAMESPACE)
-    return {name for name in names if name.startswith(_prefix(application))}
-
-
-def kill(name: str) -> None:
-    """End the actor, if there is one, and wait until its name is free. Blocks."""
-    expires_s = time.monotonic() + _KILL_TIMEOUT_S
-    while time.monotonic() < expires_s:
-        try:
-            ray.kill(ray.get_actor(name, namespace=NAMESPACE))
-        except ValueError:
-            return
-        time.sleep(_KILL_PAUSE_S)
-
-
-def draining_nodes() -> set[str]:
-    """The ids of the nodes that are about to be taken away, and get no new actors; none while nobody can tell. Blocks.
-
-    ``ray drain-node`` says so of a node, as do autoscalers before they end one.
-    """
-    try:
-        return set(global_worker.gcs_client.get_draining_nodes(timeout=_GCS_TIMEOUT_S))
-    except Exception:  # the head is away, or starts again
-        return set()
-
-
-def is_gone(application: str) -> bool:
-    """The application was deleted, or Serve shut down. A controller that is restarting says nothing of the kind."""
-    try:
-        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    except ValueError:
-        return True
-    except Exception:  # whatever it is, it does not say that the application is gone
-        return False
-    try:
-        status = serve.status().applications.get(application)
-    except Exception:
-        return False
-    return status is None or status.status == "DELETING"
-
-
-def _prefix(application: str) -> str:
-    return f"stream:{application}:"
+    return {name for name in names if name.startswith(name_prefix(application))}

@@ -1,4 +1,4 @@
-"""The streams, as the HTTP interface sees them: the supervisor, asked over Serve."""
+"""The streams as the HTTP interface needs them: each operation is a call of the StreamSupervisor."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from serve_app.overload.retries import Retries
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.types import EventPage, Snapshot
 
-_IN_FLIGHT = 1024  # of those who follow a stream, each has one; the supervisor takes no more
-_TIMEOUT_S = 30.0  # a worker that is stopped sends first what its sinks hold
+_IN_FLIGHT = 1024  # each client that follows a stream has one call in flight; the supervisor takes no more
+_TIMEOUT_S = 30.0  # long, because a worker that is stopped first sends the events that its sinks still hold
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class StreamClient:
-    """See ``api.pipeline.Streams``. When the supervisor dies, a read is made again; a change may have been made."""
+    """The supervised streams. See ``api.backend.Streams``.
+
+    When the supervisor dies, reads are retried. A change is not, because it may have been made.
+    """
 
     def __init__(self, supervisor: DeploymentHandle) -> None:
         self._supervisor = Replicas(supervisor)

@@ -1,6 +1,6 @@
-"""What outlives every process: which streams there are to be, and how far each of them has come.
+"""What outlives every process: which streams should exist, and how far each of them has come.
 
-Files in one folder: on the disk of the machine, or, for a cluster of several, on a file system that its nodes share.
+These are files in one folder. It is on the machine's disk or, in a cluster, on a file system that the nodes share.
 """
 
 from __future__ import annotations
@@ -21,16 +21,21 @@ _RECORD, _MARK = ".json", ".mark"
 
 
 class Record(BaseModel):
-    """A stream that there is to be."""
+    """A stream that should exist."""
 
     spec: StreamSpec
     restarts: int = 0  # how often its process ended and was started again
-    moves: int = 0  # how often it was moved from a node that was about to end
-    ended: StreamStatus | None = None  # what it said last: it is over
+    moves: int = 0  # how often it was moved off a draining node
+    ended: StreamStatus | None = None  # its last status, once it is over
+
+    @property
+    def worker_name(self) -> str:
+        """The name of the stream's worker, unique within the application. After a move it is another one."""
+        return f"{self.spec.id}:{self.moves}"
 
 
 class StreamStore:
-    """The folder. Its files are the owner's only: a source's address may carry credentials."""
+    """The folder. Only its owner may read its files, because a source's address may carry credentials."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -38,7 +43,7 @@ class StreamStore:
         self._lock: int | None = None
 
     def hold(self) -> bool:
-        """Whether this process is now the one that runs these streams: until it ends, no other one is."""
+        """Make this process the one that supervises the streams, until it ends; return False while another one is."""
         if self._lock is None:
             lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -50,13 +55,13 @@ class StreamStore:
         return True
 
     def let_go(self) -> None:
-        """Another process may hold it."""
+        """Let another process hold the store."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def records(self) -> list[Record]:
-        """Every stream, sorted by id. One that cannot be read is logged, and left as it is."""
+        """Return every stream's record, sorted by id. A record that cannot be read is logged and left as it is."""
         found = []
         for path in sorted(self._folder.glob(f"*{_RECORD}")):
             try:
@@ -66,7 +71,7 @@ class StreamStore:
         return found
 
     def put(self, record: Record) -> None:
-        """Keep the record: whole, or not at all. Raises OSError."""
+        """Write a record, all of it or nothing. Raises OSError."""
         path = self._folder / f"{record.spec.id}{_RECORD}"
         part = path.with_suffix(".part")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -77,12 +82,12 @@ class StreamStore:
         part.replace(path)
 
     def delete(self, stream_id: str) -> None:
-        """Forget the stream. Raises OSError."""
-        for suffix in (_RECORD, _MARK):  # the mark last: without its record it is nobody's
+        """Delete what is stored of a stream. Raises OSError."""
+        for suffix in (_RECORD, _MARK):  # the record first, because a mark without a record does no harm
             (self._folder / f"{stream_id}{suffix}").unlink(missing_ok=True)
 
     def start_over(self, stream_id: str) -> None:
-        """The stream begins anew, but for its event ids: who follows it goes on. Raises OSError."""
+        """Reset a stream's progress but for its event ids, so that clients that follow it miss none. Raises OSError."""
         bookmark = self.bookmark(stream_id)
         try:
             if mark := bookmark.read():
@@ -91,7 +96,7 @@ class StreamStore:
             bookmark.close()
 
     def mark(self, stream_id: str) -> Mark | None:
-        """How far the stream has come; None for one that has not begun. Raises OSError."""
+        """Return how far a stream has come; None for one that has not started. Raises OSError."""
         bookmark = self.bookmark(stream_id)
         try:
             return bookmark.read()
@@ -99,5 +104,5 @@ class StreamStore:
             bookmark.close()
 
     def bookmark(self, stream_id: str) -> Bookmark:
-        """The stream's mark. Raises OSError."""
+        """Open the file that a stream's progress is written to. Raises OSError."""
         return Bookmark(self._folder / f"{stream_id}{_MARK}")

@@ -4,11 +4,11 @@ import pytest
 
 from serve_app.errors import Overloaded
 from serve_app.schemas.streams import Policy, SourceSpec, StreamSpec
-from serve_app.streams.admission import Load, admit, check_room
+from serve_app.streams.admission import StreamDemand, admit, check_room
 
 
-def load(policy: Policy = "drop_oldest", source_fps: float | None = None, **fields: object) -> Load:
-    return Load(StreamSpec(source=SourceSpec(uri="rtsp://host/"), **fields), policy, source_fps)
+def load(policy: Policy = "drop_oldest", source_fps: float | None = None, **fields: object) -> StreamDemand:
+    return StreamDemand(StreamSpec(source=SourceSpec(uri="rtsp://host/"), **fields), policy, source_fps)
 
 
 def test_what_the_detectors_can_hold_is_admitted() -> None:

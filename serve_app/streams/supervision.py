@@ -1,0 +1,297 @@
+"""Supervision of all streams: they are created, changed, watched and kept running. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+from serve_app.config import StreamArgs
+from serve_app.errors import Conflict, ServeAppError, Unavailable
+from serve_app.network.address_guard import Guard
+from serve_app.schemas.streams import Regions, State, StreamSpec, StreamStatus
+from serve_app.streams.admission import Admission, Detectors, StreamDemand, admit, check_room, check_tracking
+from serve_app.streams.handover import HandOver
+from serve_app.streams.keepalive import KeepAlive
+from serve_app.streams.registry import AT_REST, Registry, SupervisedStream, uninterrupted
+from serve_app.streams.store import Record, StreamStore
+from serve_app.streams.stream import policy_of
+from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, in_time
+from serve_app.types import EventPage, Snapshot
+
+_HOLD_POLL_INTERVAL_S = 0.5
+_POLL_INTERVAL_S = 5.0  # between two questions to each worker
+_REGIONS_TIMEOUT_S = 20.0
+_NO_WORKER_PAUSE_S = 1.0  # before a client that wants events of a stream without a worker may ask again
+
+
+class Supervision:
+    """Keeps every registered stream running, and answers what clients ask about streams and change in them.
+
+    Workers outlive it: the next supervision reads the store and joins them. Only one process at a time holds the store.
+    The operations are those of ``api.backend.Streams``, which says what they raise.
+    """
+
+    def __init__(
+        self,
+        store: StreamStore,
+        workers: Workers,
+        detectors: Detectors,
+        args: StreamArgs,
+        guard: Guard,
+        report: Callable[[StreamStatus, State | None], None],
+    ) -> None:
+        """Start supervising once the store is free. ``report`` records a stream's status and its last reported state in
+        the metrics, every few seconds.
+        """
+        self.registry = Registry(store)
+        self._store = store
+        self._workers = workers
+        self._args = args
+        self._report = report
+        self._admission = Admission(detectors, args, guard)
+        self._keep_alive = KeepAlive(self.registry, workers)
+        self._hand_over = HandOver(self.registry, workers, self._keep_alive)
+        self._admitting = asyncio.Lock()  # one stream after the other, because each counts for the next
+        self._tasks = [asyncio.create_task(self._take_over())]
+
+    @uninterrupted
+    async def create(self, spec: StreamSpec) -> StreamStatus:
+        """Add a stream, and start it unless it is paused."""
+        await self.registry.until_open()
+        async with self._admitting:
+            if spec.id in self.registry.streams:
+                raise Conflict(f"there is a stream {spec.id!r} already")
+            check_room(len(self.registry.streams), self._args.max_streams)
+            stream = await self._admitted(spec)
+            await self._install(stream)
+        return stream.public_status()
+
+    @uninterrupted
+    async def replace(self, spec: StreamSpec) -> StreamStatus:
+        """End the stream of this id and start this one in its place. Where this one is refused, the other one stays."""
+        async with self.registry.changing(spec.id) as before, self._admitting:
+            stream = await self._admitted(spec)
+            async with self._halted(before):
+                await asyncio.to_thread(self._store.start_over, spec.id)
+                await self._install(stream)
+        return stream.public_status()
+
+    async def all(self) -> list[StreamStatus]:
+        """Return the status of every stream, sorted by id."""
+        await self.registry.until_open()
+        streams = [self.registry.streams[stream_id] for stream_id in sorted(self.registry.streams)]
+        await asyncio.gather(*(self._keep_alive.ask(stream) for stream in streams))
+        return [stream.public_status() for stream in streams]
+
+    async def status(self, stream_id: str) -> StreamStatus:
+        """Return the status of a stream."""
+        stream = await self.registry.find(stream_id)
+        await self._keep_alive.ask(stream)
+        return stream.public_status()
+
+    @uninterrupted
+    async def delete(self, stream_id: str) -> None:
+        """End a stream and delete what is stored of it."""
+        async with self.registry.changing(stream_id) as stream, self._halted(stream):
+            await asyncio.to_thread(self._store.delete, stream_id)
+            del self.registry.streams[stream_id]
+
+    @uninterrupted
+    async def pause(self, stream_id: str) -> StreamStatus:
+        """End a stream's worker until the stream is resumed."""
+        async with self.registry.changing(stream_id) as stream:
+            if stream.should_run:
+                await self.registry.put(stream, spec=stream.record.spec.model_copy(update={"paused": True}))
+                await self._halt(stream)
+        return stream.public_status()
+
+    @uninterrupted
+    async def resume(self, stream_id: str) -> StreamStatus:
+        """Start a stream that is paused or has failed."""
+        async with self.registry.changing(stream_id) as stream, self._admitting:
+            if not stream.should_run and stream.status.state != "completed":
+                spec = stream.record.spec.model_copy(update={"paused": False})
+                source = self._admission.source(spec)
+                await self._admit(_demand(stream))
+                await self._halt(stream)
+                await self.registry.put(stream, spec=spec, ended=None)
+                stream.source = source
+                stream.status = stream.status.model_copy(update=AT_REST | {"state": "starting"})
+                self._keep_alive.begin(stream)
+        return stream.public_status()
+
+    async def regions(self, stream_id: str) -> Regions:
+        """Return the zones and lines that a stream counts."""
+        spec = (await self.registry.find(stream_id)).record.spec
+        return Regions(zones=spec.zones, lines=spec.lines)
+
+    @uninterrupted
+    async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
+        """Count other zones and lines from now on. Where the worker refuses them, the stream keeps those it has."""
+        async with self.registry.changing(stream_id) as stream:
+            before = stream.record.spec
+            spec = before.model_copy(update=dict(regions))
+            check_tracking(spec)
+            # Stored first: if the worker dies while it is asked, the next one must start with the new regions.
+            await self.registry.put(stream, spec=spec)
+            if stream.worker is not None:
+                try:
+                    await in_time(stream.worker.set_regions(regions), _REGIONS_TIMEOUT_S)
+                except WorkerError as exc:
+                    raise Unavailable("the stream's process did not answer; the next one counts these") from exc
+                except ServeAppError:
+                    await self.registry.note(stream, spec=before)
+                    raise
+            await self._keep_alive.ask(stream)
+        return stream.public_status()
+
+    async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
+        """Return events of a stream as soon as there are any, and an empty page after ``within_s`` seconds."""
+        stream = await self.registry.find(stream_id)
+        if stream.worker is not None:
+            try:
+                return await stream.worker.events(after, within_s)
+            except WorkerError:
+                pass  # the next worker has the next events
+        await asyncio.sleep(min(within_s, _NO_WORKER_PAUSE_S))
+        return EventPage([], after, 0)
+
+    async def snapshot(self, stream_id: str, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
+        """Return a stream's newest frame above ``after`` as soon as there is one, or None after ``within_s``."""
+        stream = await self.registry.find(stream_id)
+        if stream.worker is not None:
+            try:
+                return await stream.worker.snapshot(after, within_s, boxes)
+            except WorkerError:
+                pass
+        await asyncio.sleep(min(within_s, _NO_WORKER_PAUSE_S))
+        return None
+
+    def check(self) -> None:
+        """Raise what made a background task fail."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    async def stop(self) -> None:
+        """Stop supervising. Workers go on for the next supervision, unless the application is gone."""
+        for task in self._tasks:
+            task.cancel()
+        self._keep_alive.cancel_all()
+        await asyncio.gather(*self._tasks, return_exceptions=True)  # this undoes the moves that are not made yet
+        if self.registry.is_open and await self._workers.is_application_gone():
+            await asyncio.gather(*(self._keep_alive.try_halt(stream) for stream in self.registry.streams.values()))
+            self._keep_alive.cancel_all()  # a worker that could not be ended notices by itself
+
+    async def close(self) -> None:
+        """Wait for the changes in progress, and let another process hold the store."""
+        try:
+            await self.registry.finish_changes()
+        finally:
+            self._store.let_go()
+
+    async def _take_over(self) -> None:
+        while not self._store.hold():  # noqa: ASYNC110  # another process holds it, and no event of ours tells its end
+            await asyncio.sleep(_HOLD_POLL_INTERVAL_S)
+        streams = self.registry.streams
+        for record in await asyncio.to_thread(self._store.records):
+            stream = streams[record.spec.id] = self._stream(record)
+            mark = await asyncio.to_thread(self._store.mark, record.spec.id)
+            if mark is not None and record.ended is None:
+                stream.status = stream.status.model_copy(update=mark.counters())
+        for stream in streams.values():
+            if stream.should_run:
+                self._keep_alive.begin(stream)
+        await self._end_strays()
+        self.registry.open()
+        self._tasks += [asyncio.create_task(self._poll()), asyncio.create_task(self._hand_over.run())]
+
+    async def _end_strays(self) -> None:
+        """End the workers that should not run.
+
+        The last supervisor died while it deleted, paused or moved their streams, or its settings allowed their sources.
+        """
+        streams = {stream.record.worker_name: stream for stream in self.registry.streams.values()}
+        kept = {name for name, stream in streams.items() if stream.should_run}
+        for name in sorted(await self._workers.running() - kept):
+            if name in streams:
+                await self._keep_alive.try_halt(streams[name])
+            else:
+                await self._keep_alive.discard(name)
+
+    async def _poll(self) -> None:
+        """Ask each worker for its status every few seconds, which tells the worker that it is still supervised."""
+        while True:
+            await asyncio.sleep(_POLL_INTERVAL_S)
+            await asyncio.gather(*(self._keep_alive.ask(stream) for stream in self.registry.streams.values()))
+            for stream in self.registry.streams.values():
+                status = stream.public_status()
+                self._report(status, stream.reported_state)
+                stream.reported_state = status.state
+                self._keep_alive.kill_silent(stream)
+
+    async def _admitted(self, spec: StreamSpec) -> SupervisedStream:
+        """Return a stream that may run. Raises what keeps it from running."""
+        stream = self._stream(Record(spec=spec))
+        stream.source = self._admission.source(spec)  # raises what ``_stream`` keeps as the stream's detail
+        await self._admit(_demand(stream))
+        return stream
+
+    async def _admit(self, new: StreamDemand) -> None:
+        capacity_fps = await self._admission.check(new.spec)
+        if capacity_fps is not None:
+            admit(new, self._other_demands(new.spec), capacity_fps)
+
+    def _other_demands(self, spec: StreamSpec) -> Iterator[StreamDemand]:
+        """Yield the demand of each other stream that runs and has the same model."""
+        for stream in self.registry.streams.values():
+            other = stream.record.spec
+            if stream.should_run and other.id != spec.id and other.detect.model == spec.detect.model:
+                yield _demand(stream)
+
+    async def _install(self, stream: SupervisedStream) -> None:
+        await asyncio.to_thread(self._store.put, stream.record)
+        self.registry.streams[stream.record.spec.id] = stream
+        if stream.should_run:
+            self._keep_alive.begin(stream)
+
+    async def _halt(self, stream: SupervisedStream) -> None:
+        try:
+            await self._keep_alive.halt(stream)
+        except WorkerNotKilled as exc:
+            raise Unavailable("the stream's process could not be ended yet; try again") from exc
+
+    @asynccontextmanager
+    async def _halted(self, stream: SupervisedStream) -> AsyncIterator[None]:
+        """Halt a stream for a change of the store. Where the store cannot be written, the stream is started again."""
+        await self._halt(stream)
+        try:
+            yield
+        except OSError:
+            if stream.should_run:
+                self._keep_alive.begin(stream)
+            raise
+
+    def _stream(self, record: Record) -> SupervisedStream:
+        """Return a stream that is not running yet. Its status says why where it may not run."""
+        spec = record.spec
+        source, detail = None, ""
+        try:
+            self._admission.check_model(spec)
+            source = self._admission.source(spec)
+        except ServeAppError as exc:
+            detail = exc.detail
+        status = StreamStatus(
+            stream_id=spec.id,
+            state="starting" if source else "failed",
+            detail=detail,
+            source=source.name if source else "",
+            policy=policy_of(spec, source) if source else spec.policy or "wait",
+            tags=spec.tags,
+        )
+        return SupervisedStream(record, source, record.ended or status)
+
+
+def _demand(stream: SupervisedStream) -> StreamDemand:
+    return StreamDemand(stream.record.spec, stream.status.policy, stream.status.source_fps)

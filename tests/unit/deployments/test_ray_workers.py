@@ -1,0 +1,196 @@
+"""The supervision's border with Ray, over actors that are none. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray import serve
+from ray._raylet import InnerGcsClient
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    RayActorError,
+    RaySystemError,
+    RayTaskError,
+)
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME
+
+from serve_app.config import parse_args
+from serve_app.deployments import ray_internals
+from serve_app.deployments.handles import refusals_as_values
+from serve_app.deployments.ray_workers import RayWorker, RayWorkers
+from serve_app.deployments.stream_supervisor import StreamSupervisor
+from serve_app.errors import NotFound, StartError
+from serve_app.schemas.streams import Line, Regions, StreamStatus
+from serve_app.streams.capture.source import Source
+from serve_app.streams.store import Record
+from serve_app.streams.workers import WorkerDied, WorkerError, WorkerFailed, WorkerNotKilled, WorkerUnreachable
+from tests.support.fake_workers import FakeWorker, FakeWorkers, now_s, spec_of, supervising
+from tests.support.virtual_time import BACKEND
+
+pytestmark = pytest.mark.anyio
+
+GATE = Regions(lines=[Line(name="gate", start=(0, 0), end=(1, 1))])
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return BACKEND
+
+
+class Actor:
+    """The handle of an actor around a worker. As the real one, it returns a refusal of regions."""
+
+    def __init__(self, worker: FakeWorker) -> None:
+        self._worker = worker
+
+    def __getattr__(self, method: str) -> Any:
+        return SimpleNamespace(remote=refusals_as_values(getattr(self._worker, method)))
+
+
+class Actors(FakeWorkers):
+    """Workers behind handles."""
+
+    def start(self, record: Record, source: Source) -> RayWorker:  # type: ignore[override]
+        return RayWorker(Actor(super().start(record, source)))
+
+
+class NeverStopped(StreamSupervisor):
+    """Serve awaits the deployment's ``__del__``, the garbage collector does not."""
+
+    def __del__(self) -> None:
+        pass
+
+
+async def test_regions_that_the_worker_refuses_are_refused_to_the_caller(tmp_path: Path) -> None:
+    """The actor returns its refusal as a value, which was once dropped: the caller heard that all is well."""
+    workers = Actors()
+    async with supervising(tmp_path, workers) as supervision:
+        supervisor = NeverStopped.__new__(NeverStopped)
+        supervisor._supervision = supervision
+        assert isinstance(await supervisor.create(spec_of()), StreamStatus)
+        await asyncio.sleep(1)
+        workers.last.refusal = StartError("no tracker")
+        assert isinstance(await supervisor.set_regions("lot", GATE), StartError)
+        assert (await supervisor.regions("lot")).lines == []
+        assert isinstance(await supervisor.status("yard"), NotFound)
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (ActorUnavailableError("cut off", b"0" * 16), WorkerUnreachable),
+        (ActorDiedError(), WorkerDied),
+        (RayActorError(), WorkerDied),
+        (RayTaskError("status", "traceback", AttributeError("_stream")), WorkerFailed),
+        (RaySystemError("out of order"), WorkerFailed),
+    ],
+)
+async def test_rays_errors_become_the_supervisions(raised: Exception, error: type[WorkerError]) -> None:
+    async def fail() -> None:
+        raise raised
+
+    with pytest.raises(error) as caught:
+        await RayWorker(SimpleNamespace(status=SimpleNamespace(remote=fail))).status()
+    assert type(caught.value) is error
+    assert str(caught.value) == type(raised).__name__  # no traceback, which may show what is nobody's business
+
+
+def test_two_handles_of_one_actor_are_one_worker() -> None:
+    assert RayWorker("actor 1") == RayWorker("actor 1")
+    assert RayWorker("actor 1") != RayWorker("actor 2")
+
+
+class Cluster:
+    """What Ray knows of named actors: each takes so many calls to kill."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **actors: float) -> None:
+        self.actors = actors
+        self.failure: Exception | None = None
+        monkeypatch.setattr(ray, "get_actor", self._get)
+        monkeypatch.setattr(ray, "kill", self._kill)
+
+    def _get(self, name: str, namespace: str) -> str:
+        assert namespace == ("serve" if name == SERVE_CONTROLLER_NAME else "sightline")
+        if self.failure is not None:
+            raise self.failure
+        if not self.actors.get(name):
+            raise ValueError("no such actor")
+        return name
+
+    def _kill(self, name: str) -> None:
+        self.actors[name] -= 1
+
+
+@pytest.fixture
+def workers() -> RayWorkers:
+    return RayWorkers("shop", parse_args({}))
+
+
+async def test_a_kill_waits_until_the_name_is_free(workers: RayWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, **{"stream:shop:lot:0": 10, "stream:shop:lot:1": 1})
+    await workers.kill("lot:0")
+    assert cluster.actors == {"stream:shop:lot:0": 0, "stream:shop:lot:1": 1}
+    await workers.kill("lot:0")  # there is none any more
+    assert now_s() < 1
+
+
+@pytest.mark.parametrize("failure", [None, GetTimeoutError("the head is away")])
+async def test_an_actor_that_does_not_end_in_5_s_is_not_killed(
+    failure: Exception | None, workers: RayWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was once taken for dead."""
+    Cluster(monkeypatch, **{"stream:shop:lot:0": float("inf")}).failure = failure
+    with pytest.raises(WorkerNotKilled, match="within 5 s"):
+        await workers.kill("lot:0")
+    assert now_s() == pytest.approx(5, abs=0.1)
+
+
+async def test_workers_are_found_by_their_application(workers: RayWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"stream:shop:lot:0": "sightline", "stream:shop2:a:0": "sightline", "stream:shop:x:0": "serve"}
+    listed = [{"name": name, "namespace": namespace} for name, namespace in names.items()]
+    monkeypatch.setattr(ray.util, "list_named_actors", lambda all_namespaces: listed)
+    assert await workers.running() == {"lot:0"}
+
+
+async def test_where_the_head_cannot_tell_no_node_drains_and_no_application_is_gone(
+    workers: RayWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Cluster(monkeypatch).failure = GetTimeoutError("the head is away")
+    assert await workers.draining_nodes() == set()  # this process knows no head
+    assert await workers.is_application_gone() is False
+
+
+async def test_an_application_is_gone_when_it_is_deleted_or_serve_is(
+    workers: RayWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(monkeypatch, **{SERVE_CONTROLLER_NAME: 1})
+    applications: dict[str, Any] = {}
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=applications))
+    assert await workers.is_application_gone()
+    for status, is_gone in (("DELETING", True), ("DEPLOYING", False), ("RUNNING", False), ("UNHEALTHY", False)):
+        applications["shop"] = SimpleNamespace(status=status)
+        assert await workers.is_application_gone() is is_gone
+    cluster.actors.clear()
+    assert await workers.is_application_gone()
+
+
+@pytest.mark.parametrize(("autoscaling", "most"), [(None, 2), ({"max_replicas": 7}, 7)])
+def test_autoscaling_may_start_as_many_replicas_as_its_config_says(
+    autoscaling: Any, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = {"target_num_replicas": 2, "deployment_config": {"autoscaling_config": autoscaling}}
+    details = {"applications": {"shop": {"deployments": {"Detector": deployment}}}}
+    monkeypatch.setattr(ray_internals, "_get_global_client", lambda: SimpleNamespace(get_serve_details=lambda: details))
+    assert ray_internals.most_replicas("shop", "Detector") == most
+
+
+def test_ray_still_tells_which_nodes_drain() -> None:
+    """Under a private name, whose loss ``draining_nodes`` would take for a head that is away."""
+    assert callable(InnerGcsClient.get_draining_nodes)  # what ``global_worker.gcs_client`` passes calls on to

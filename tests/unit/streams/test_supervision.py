@@ -1,0 +1,305 @@
+"""What clients ask of streams, and change in them. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.errors import Conflict, InvalidParameter, NotFound, Overloaded, SourceError, StartError, Unavailable
+from serve_app.schemas.detect import DetectQuery
+from serve_app.schemas.streams import Line, Regions, SourceSpec, StreamSpec
+from serve_app.streams.bookmark import Mark
+from serve_app.streams.store import StreamStore
+from tests.support.fake_workers import FakeDetectors, FakeWorkers, Reports, now_s, spec_of, supervising
+from tests.support.virtual_time import BACKEND
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return BACKEND
+
+
+GATE = Regions(lines=[Line(name="gate", start=(0, 0), end=(1, 1))])
+DOOR = Regions(lines=[Line(name="door", start=(0, 0), end=(0, 1))])
+
+
+def stored(folder: Path) -> dict[str, StreamSpec]:
+    """Return the spec of each stream in the store."""
+    return {record.spec.id: record.spec for record in StreamStore(folder).records()}
+
+
+async def test_a_created_stream_is_stored_and_runs(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        created = await supervision.create(spec_of(tags={"site": "north"}))
+        assert (created.state, created.policy, created.tags) == ("starting", "drop_oldest", {"site": "north"})
+        assert stored(tmp_path) == {"lot": spec_of(tags={"site": "north"})}
+        await asyncio.sleep(1)
+        assert (await supervision.status("lot")).state == "running"
+        with pytest.raises(Conflict):
+            await supervision.create(spec_of())
+    assert workers.last.calls.count("run") == 1
+
+
+async def test_streams_are_listed_by_id(tmp_path: Path) -> None:
+    async with supervising(tmp_path) as supervision:
+        for stream_id in "bca":
+            await supervision.create(spec_of(stream_id))
+        assert [status.stream_id for status in await supervision.all()] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "sentence"),
+    [
+        (spec_of(source=SourceSpec(uri="/etc/hostname")), SourceError, "SERVE_APP_MEDIA_DIRS"),
+        (spec_of(detect=DetectQuery(model="cars")), InvalidParameter, "there is no 'cars'"),
+        (spec_of(detect=DetectQuery(classes=["unicorn"])), InvalidParameter, "unicorn"),
+        (spec_of(recording={}), InvalidParameter, "SERVE_APP_OUTPUT_DIR"),
+    ],
+)
+async def test_a_stream_that_cannot_run_is_refused(
+    spec: StreamSpec, error: type[Exception], sentence: str, tmp_path: Path
+) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        with pytest.raises(error, match=sentence):
+            await supervision.create(spec)
+        assert await supervision.all() == []
+    assert (stored(tmp_path), workers.started) == ({}, [])
+
+
+async def test_a_stream_that_needs_tracking_is_refused_where_it_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with supervising(tmp_path) as supervision:
+        await supervision.create(spec_of())
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(InvalidParameter, match="sightline\\[tracking\\]"):
+            await supervision.create(spec_of("yard", track=True))
+        with pytest.raises(InvalidParameter, match="sightline\\[tracking\\]"):
+            await supervision.set_regions("lot", GATE)
+    assert stored(tmp_path) == {"lot": spec_of()}
+
+
+async def test_a_full_registry_refuses_until_a_stream_is_deleted(tmp_path: Path) -> None:
+    async with supervising(tmp_path, max_streams=2) as supervision:
+        await supervision.create(spec_of("a"))
+        await supervision.create(spec_of("b", paused=True))
+        with pytest.raises(Overloaded, match=r"streams\.max_streams"):
+            await supervision.create(spec_of("c"))
+        await supervision.delete("b")
+        await supervision.create(spec_of("c"))
+
+
+async def test_admission_counts_one_stream_after_the_other(tmp_path: Path) -> None:
+    """All at once, each would see room for itself."""
+    detectors = FakeDetectors(capacity_fps=20, replicas=2)
+    detectors.answer_after_s = 0.5
+    async with supervising(tmp_path, detectors=detectors) as supervision:
+        creations = (supervision.create(spec_of(f"lot-{number}")) for number in range(3))
+        results = await asyncio.gather(*creations, return_exceptions=True)
+        assert [type(result).__name__ for result in results] == ["StreamStatus", "Overloaded", "Overloaded"]
+        await supervision.create(spec_of("slow", max_fps=15))
+        with pytest.raises(Overloaded):
+            await supervision.replace(spec_of("slow", max_fps=16))
+        await supervision.create(spec_of("any", degrade=True))
+
+
+async def test_streams_of_another_model_and_streams_that_do_not_run_leave_room(tmp_path: Path) -> None:
+    async with supervising(tmp_path, detectors=FakeDetectors(capacity_fps=30)) as supervision:
+        await supervision.create(spec_of("plates", detect=DetectQuery(model="plates")))
+        await supervision.create(spec_of("a"))
+        await supervision.pause("a")
+        await supervision.create(spec_of("b"))
+        with pytest.raises(Overloaded):
+            await supervision.resume("a")
+        assert (await supervision.status("a")).state == "paused"
+
+
+@pytest.mark.parametrize("answer_after_s", [1.9, 2.1])
+async def test_detectors_that_do_not_answer_in_2_s_refuse_no_stream(answer_after_s: float, tmp_path: Path) -> None:
+    detectors = FakeDetectors(capacity_fps=1)
+    detectors.answer_after_s = answer_after_s
+    async with supervising(tmp_path, detectors=detectors) as supervision:
+        if answer_after_s < 2:
+            with pytest.raises(Overloaded):
+                await supervision.create(spec_of())
+        else:
+            await supervision.create(spec_of())
+
+
+async def test_replace_stops_the_old_stream_first_and_keeps_its_event_ids(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    bookmark = StreamStore(tmp_path).bookmark("lot")
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        bookmark.write(Mark(next_frame_id=100, next_event_id=50))
+        replaced = await supervision.replace(spec_of(max_fps=5))
+        assert replaced.state == "starting"
+        await asyncio.sleep(1)
+    first, second = workers.started
+    assert "stop" in first.calls
+    assert workers.most_at_once == 1
+    assert second.record.spec.max_fps == 5
+    assert stored(tmp_path) == {"lot": spec_of(max_fps=5)}
+    assert bookmark.read() == Mark(next_event_id=50)
+    bookmark.close()
+
+
+async def test_replace_keeps_the_old_stream_when_the_new_one_is_refused(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        with pytest.raises(InvalidParameter):
+            await supervision.replace(spec_of(detect=DetectQuery(classes=["unicorn"])))
+        await asyncio.sleep(1)
+        assert (await supervision.status("lot")).state == "running"
+    assert "stop" not in workers.last.calls
+    assert stored(tmp_path) == {"lot": spec_of()}
+
+
+async def test_a_stream_makes_room_for_the_one_that_replaces_it(tmp_path: Path) -> None:
+    async with supervising(tmp_path, detectors=FakeDetectors(capacity_fps=30)) as supervision:
+        await supervision.create(spec_of())
+        await supervision.replace(spec_of(tags={"site": "north"}))
+
+
+async def test_a_deleted_stream_leaves_no_worker_and_nothing_in_the_store(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        StreamStore(tmp_path).bookmark("lot").close()
+        await asyncio.sleep(1)
+        await supervision.delete("lot")
+        assert workers.alive == {}
+        assert "stop" in workers.last.calls
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+        with pytest.raises(NotFound):
+            await supervision.status("lot")
+        await asyncio.sleep(100)
+    assert len(workers.started) == 1
+
+
+async def test_of_two_deletions_at_once_the_second_finds_nothing(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        results = await asyncio.gather(*(supervision.delete("lot") for _ in range(2)), return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), NotFound]
+
+
+async def test_a_paused_stream_has_no_worker_until_it_is_resumed(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        for _ in range(2):
+            paused = await supervision.pause("lot")
+            assert (paused.state, paused.camera_fps, paused.processed) == ("paused", 0, 7)
+        assert workers.alive == {}
+        assert stored(tmp_path)["lot"].paused
+        await asyncio.sleep(100)
+        assert (await supervision.events("lot", 3, 0.5)).last_id == 3
+        for _ in range(2):
+            assert (await supervision.resume("lot")).state == "starting"
+        await asyncio.sleep(1)
+        assert (await supervision.status("lot")).state == "running"
+    assert len(workers.started) == 2
+    assert not stored(tmp_path)["lot"].paused
+
+
+async def test_a_stream_that_is_created_paused_does_not_start(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        assert (await supervision.create(spec_of(paused=True))).state == "paused"
+        await asyncio.sleep(100)
+    assert workers.started == []
+
+
+async def test_a_failed_stream_can_be_resumed_and_a_completed_one_stays_so(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.last.finish("failed")
+        await asyncio.sleep(1)  # its process lingers
+        assert (await supervision.resume("lot")).state == "starting"
+        await asyncio.sleep(1)
+        assert len(workers.started) == 2
+        assert workers.most_at_once == 1
+        workers.last.finish("completed")
+        await asyncio.sleep(1)
+        assert (await supervision.resume("lot")).state == "completed"
+        await asyncio.sleep(100)
+    assert len(workers.started) == 2
+
+
+async def test_regions_are_stored_and_counted_at_once(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        await supervision.set_regions("lot", GATE)
+        assert workers.last.regions == await supervision.regions("lot") == GATE
+    assert stored(tmp_path) == {"lot": spec_of(lines=GATE.lines)}
+
+
+async def test_regions_that_the_worker_refuses_are_refused_and_not_kept(tmp_path: Path) -> None:
+    """The worker's refusal was once dropped: the client was told that the regions count."""
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of(lines=DOOR.lines))
+        await asyncio.sleep(1)
+        workers.last.refusal = StartError("no tracker")
+        with pytest.raises(StartError, match="no tracker"):
+            await supervision.set_regions("lot", GATE)
+        assert workers.last.regions == await supervision.regions("lot") == DOOR
+        workers.last.refusal = None
+        workers.last.die()
+        await asyncio.sleep(1)
+        assert workers.last.regions == DOOR
+    assert stored(tmp_path) == {"lot": spec_of(lines=DOOR.lines)}
+
+
+async def test_regions_that_the_worker_did_not_hear_of_are_counted_by_the_next_one(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.last.cut_off()
+        with pytest.raises(Unavailable, match="the next one counts these"):
+            await supervision.set_regions("lot", GATE)
+        workers.last.die()
+        await asyncio.sleep(2)
+        assert len(workers.started) == 2
+        assert workers.last.regions == GATE
+
+
+async def test_a_stream_without_a_worker_has_no_events_and_no_snapshot_for_a_second_at_most(tmp_path: Path) -> None:
+    async with supervising(tmp_path) as supervision:
+        await supervision.create(spec_of(paused=True))
+        for within_s in (0.3, 30):
+            began_s = now_s()
+            assert await supervision.snapshot("lot", None, within_s, True) is None
+            assert now_s() - began_s == pytest.approx(min(within_s, 1))
+
+
+async def test_each_streams_status_is_reported_every_few_seconds_with_the_state_before(tmp_path: Path) -> None:
+    workers, reports = FakeWorkers(), Reports()
+    async with supervising(tmp_path, workers, reports=reports) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(11)
+        await supervision.pause("lot")
+        await asyncio.sleep(5)
+    assert [(status.state, previous) for status, previous in reports] == [
+        ("running", None), ("running", "running"), ("paused", "running"),
+    ]  # fmt: skip

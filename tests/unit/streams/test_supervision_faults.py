@@ -1,0 +1,165 @@
+"""Changes of streams whose callers go away, whose processes do not end, or that cannot be stored. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from serve_app.errors import Unavailable
+from serve_app.schemas.streams import StreamSpec
+from serve_app.streams.store import StreamStore
+from serve_app.streams.supervision import Supervision
+from serve_app.streams.workers import WorkerFailed
+from tests.support.fake_workers import FakeWorkers, now_s, spec_of, supervising
+from tests.support.virtual_time import BACKEND
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return BACKEND
+
+
+CHANGES: dict[str, Callable[[Supervision], Awaitable[Any]]] = {
+    "delete": lambda supervision: supervision.delete("lot"),
+    "replace": lambda supervision: supervision.replace(spec_of(max_fps=5)),
+    "pause": lambda supervision: supervision.pause("lot"),
+}
+
+
+def stored(folder: Path) -> dict[str, StreamSpec]:
+    """Return the spec of each stream in the store."""
+    return {record.spec.id: record.spec for record in StreamStore(folder).records()}
+
+
+def fail(*args: object) -> NoReturn:
+    """Be what writes to a full disk."""
+    raise OSError(28, "No space left on device")
+
+
+async def test_a_worker_that_does_not_stop_in_20_s_is_killed(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.last.stop_takes_s = 1000
+        began_s = now_s()
+        await supervision.delete("lot")
+        assert now_s() - began_s == pytest.approx(20, abs=0.1)
+    assert workers.last.is_dead
+
+
+async def test_a_change_goes_on_when_its_caller_has_gone(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.last.stop_takes_s = 10
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(supervision.delete("lot"), 1)
+        assert workers.alive.keys() == {"lot:0"}
+        await asyncio.sleep(10)
+        assert workers.alive == {}
+    assert stored(tmp_path) == {}
+
+
+async def test_a_change_waits_for_a_kill_in_progress_which_would_hit_the_next_worker(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.kill_takes_s = 3
+        workers.last.fail(WorkerFailed("RayTaskError"))
+        await asyncio.sleep(1)
+        workers.kill_takes_s = 0.01
+        await supervision.replace(spec_of(max_fps=5))
+        await asyncio.sleep(10)
+        assert (await supervision.status("lot")).restarts == 0
+    assert len(workers.started) == 2
+    assert not workers.last.is_dead
+
+
+async def test_a_change_is_finished_before_another_process_may_hold_the_store(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.last.stop_takes_s = 10
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(supervision.delete("lot"), 1)
+    assert stored(tmp_path) == {}
+    assert workers.alive == {}
+
+
+async def test_a_stream_is_not_created_when_the_store_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        monkeypatch.setattr(StreamStore, "put", fail)
+        with pytest.raises(OSError, match="No space left"):
+            await supervision.create(spec_of())
+        assert await supervision.all() == []
+    assert workers.started == []
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_stream_goes_on_when_a_change_of_it_cannot_be_written(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        for method in ("put", "delete", "start_over"):
+            monkeypatch.setattr(StreamStore, method, fail)
+        with pytest.raises(OSError, match="No space left"):
+            await CHANGES[change](supervision)
+        await asyncio.sleep(1)
+        assert (await supervision.status("lot")).state == "running"
+        assert not workers.last.is_dead
+    assert stored(tmp_path) == {"lot": spec_of()}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_change_whose_old_process_does_not_end_is_refused_and_tried_again(change: str, tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.immortal.add("lot:0")
+        with pytest.raises(Unavailable, match="could not be ended yet"):
+            await CHANGES[change](supervision)
+        await asyncio.sleep(60)
+        status = await supervision.status("lot")
+        assert status.state == ("paused" if change == "pause" else "starting")
+        assert "could not be ended" in status.detail
+        assert len(workers.started) == 1
+        workers.immortal.clear()
+        await asyncio.sleep(10)
+        status = await supervision.status("lot")
+        assert (status.state, status.detail) == ("paused" if change == "pause" else "running", "")
+        await CHANGES[change](supervision)
+    assert len(workers.alive) == (1 if change == "replace" else 0)
+
+
+async def test_a_paused_stream_is_not_resumed_while_its_old_process_does_not_end(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.immortal.add("lot:0")
+        for change in (supervision.pause, supervision.resume):
+            with pytest.raises(Unavailable):
+                await change("lot")
+        assert (await supervision.status("lot")).state == "paused"
+        workers.immortal.clear()
+        await supervision.resume("lot")
+        await asyncio.sleep(1)
+        assert (await supervision.status("lot")).state == "running"
+    assert len(workers.started) == 2
