@@ -21,6 +21,7 @@ class FakePipeline:
     """Finds one dog as wide as the picture has bytes; the picture ``b"bad"`` is refused, ``b"slow"`` never answered."""
 
     def __init__(self) -> None:
+        self.pictures: list[bytes] = []
         self.options: list[DetectOptions] = []
         self.models_asked: list[str] = []
         self.tenants: list[str] = []
@@ -54,6 +55,7 @@ class FakePipeline:
     async def detect(
         self, data: bytes, query: DetectQuery, *, annotate: bool, time_left_s: float, tenant: str
     ) -> Answer:
+        self.pictures.append(data)
         self.models_asked.append(query.model)
         self.tenants.append(tenant)
         self.options.append(query.to_options(MODEL))
