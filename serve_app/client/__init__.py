@@ -15,7 +15,7 @@ It needs httpx and pydantic, and numpy where an array is asked for or given: non
 
 from serve_app.client.async_ import AsyncClient
 from serve_app.client.errors import ApiError, ConflictError, ConnectionFailed, NotFoundError, SightlineError
-from serve_app.client.events import Event, Missed
+from serve_app.client.events import MissedEvents, StreamEvent
 from serve_app.client.results import DetectResult, FrameResult
 from serve_app.client.sync import Client
 
@@ -24,8 +24,8 @@ __all__ = [
     "AsyncClient",
     "DetectResult",
     "FrameResult",
-    "Event",
-    "Missed",
+    "StreamEvent",
+    "MissedEvents",
     "SightlineError",
     "ConnectionFailed",
     "ApiError",

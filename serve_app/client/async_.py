@@ -12,7 +12,7 @@ import httpx
 from serve_app.client import requests
 from serve_app.client.connection import Endpoint
 from serve_app.client.errors import ApiError, SightlineError
-from serve_app.client.events import Event, EventFeed, Missed
+from serve_app.client.events import EventFeed, MissedEvents, StreamEvent
 from serve_app.client.requests import ApiRequest
 from serve_app.client.results import DetectResult, FrameResult
 from serve_app.schemas.health import HealthResponse, ReadyResponse
@@ -181,7 +181,7 @@ class AsyncStreamsApi:
 
     async def events(
         self, stream_id: str, types: Iterable[str] | None = None, after: int | None = None
-    ) -> AsyncIterator[Event | Missed]:
+    ) -> AsyncIterator[StreamEvent | MissedEvents]:
         """See ``StreamsApi.events``. Use ``contextlib.aclosing`` to close the connection where the loop ends early."""
         feed = EventFeed(stream_id, types, after)
         while True:

@@ -41,6 +41,7 @@ class Endpoint:
             "limits": httpx.Limits(
                 max_connections=None, max_keepalive_connections=20
             ),  # each followed stream holds one
+            "verify": parsed.scheme == "https",  # certificates are not read where none is checked
             "trust_env": False,  # a proxy for the outside world must not stand before the server
         }
         return cls(str(parsed.copy_with(userinfo=b"")).rstrip("/"), options, timeout_s)

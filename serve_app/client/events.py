@@ -34,7 +34,7 @@ _PAYLOADS: dict[str, type[Payload]] = {
 
 
 @dataclass(frozen=True)
-class Event:
+class StreamEvent:
     """Something that happened in a stream."""
 
     event_id: int  # counts up within a stream
@@ -46,7 +46,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Missed:
+class MissedEvents:
     """Events of any type that the server no longer keeps: the client was away, or reads too slowly."""
 
     missed: int
@@ -72,7 +72,7 @@ class EventFeed:
         timeout = httpx.Timeout(timeout_s, read=max(timeout_s, _LEAST_TIMEOUT_S))
         return ApiRequest("GET", self._path, check, {"params": self._types | after, "timeout": timeout})
 
-    def read(self, data: bytes) -> Iterator[Event | Missed]:
+    def read(self, data: bytes) -> Iterator[StreamEvent | MissedEvents]:
         """Return the events that these bytes of the answer complete."""
         self._has_connected = True
         for message in self._parser.feed(data):
@@ -94,10 +94,10 @@ class EventFeed:
         return max(pause_s * random.uniform(0.5, 1), asked_s or 0)
 
 
-def _to_event(message: Message) -> Event | Missed:
+def _to_event(message: Message) -> StreamEvent | MissedEvents:
     body: dict[str, Any] = json.loads(message.data)
     if message.event == "missed":
-        return Missed(body["missed"], message.data)
+        return MissedEvents(body["missed"], message.data)
     kind = _PAYLOADS.get(message.event)
     data: Payload | Json = body if kind is None else validated(kind, message.data)
-    return Event(body["event_id"], message.event, body["stream_id"], body["at_s"], data, message.data)
+    return StreamEvent(body["event_id"], message.event, body["stream_id"], body["at_s"], data, message.data)

@@ -12,7 +12,7 @@ import httpx
 from serve_app.client import requests
 from serve_app.client.connection import Endpoint
 from serve_app.client.errors import ApiError, SightlineError
-from serve_app.client.events import Event, EventFeed, Missed
+from serve_app.client.events import EventFeed, MissedEvents, StreamEvent
 from serve_app.client.requests import ApiRequest
 from serve_app.client.results import DetectResult, FrameResult
 from serve_app.schemas.health import HealthResponse, ReadyResponse
@@ -196,11 +196,11 @@ class StreamsApi:
 
     def events(
         self, stream_id: str, types: Iterable[str] | None = None, after: int | None = None
-    ) -> Iterator[Event | Missed]:
+    ) -> Iterator[StreamEvent | MissedEvents]:
         """Follow what happens in a stream, without end.
 
             for event in client.streams.events("gate", types=["line"]):
-                if isinstance(event, Missed):
+                if isinstance(event, MissedEvents):
                     print(event.missed, "events were missed")
                 else:
                     print(event.at_s, event.data.line, event.data.direction)

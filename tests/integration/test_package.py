@@ -11,19 +11,19 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 
 from scripts.codes import samples
 from scripts.codes.score import Guess, score
-from scripts.server import free_port, is_ready
+from scripts.launch import free_port, is_ready
+from serve_app.client import Client
 from serve_app.images.drawing import encode_jpeg
 from tests.integration.conftest import PATIENCE_S, eventually, frame_pools
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-WEIGHTS = {"serve_app/models/embedded/codes.onnx", "serve_app/weights/codes.safetensors"}
+WEIGHTS = {"serve_app/models/embedded/codes.onnx", "serve_app/models/embedded/codes.safetensors"}
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,10 @@ def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: 
         eventually(lambda: is_ready(url) or process.poll() is not None, what="readiness")
         assert process.poll() is None, log.read_text()[-3000:]
         scene = samples.picture(3)
-        body = httpx.post(f"{url}/detect", content=encode_jpeg(scene.pixels), timeout=PATIENCE_S).json()
-        result = score(scene, [Guess.from_json(detection) for detection in body["detections"]])
-        assert (body["model"], len(result.missed), len(result.false)) == ("codes", 0, 0)
+        with Client(url) as client:
+            answer = client.detect(encode_jpeg(scene.pixels))
+        result = score(scene, [Guess.of(found) for found in answer])
+        assert (answer.model, len(result.missed), len(result.false)) == ("codes", 0, 0)
         process.send_signal(signal.SIGINT)
         process.wait(90)
         assert frame_pools() <= pools

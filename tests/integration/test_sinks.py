@@ -27,7 +27,7 @@ import redis
 import standardwebhooks
 from pydantic import TypeAdapter
 
-from scripts.server import free_port
+from scripts.launch import free_port
 from scripts.trials.relay import Relay
 from serve_app.network.address_guard import Guard
 from serve_app.schemas.streams import SinkSpec

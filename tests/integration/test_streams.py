@@ -15,7 +15,7 @@ import psutil
 import pytest
 from ray import serve
 
-from scripts.server import is_ready
+from scripts.launch import is_ready
 from serve_app.app import build_app
 from serve_app.deployments import stream_worker as worker
 from serve_app.schemas.streams import StreamStatus

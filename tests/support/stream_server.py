@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from scripts.server import free_port
+from scripts.launch import free_port
 from serve_app.api.app import build_api
 from serve_app.config import parse_args
 from tests.support.fakes import FakePipeline, FakeStreams

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from scripts.server import free_port
+from scripts.launch import free_port
 from serve_app.api.access.keys import make_key
 from serve_app.client import ApiError, AsyncClient, Client, ConnectionFailed, DetectResult
 from serve_app.errors import Overloaded, RateLimited

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from scripts.server import free_port
-from serve_app.client import ApiError, ConnectionFailed, Event, FrameResult, Missed, NotFoundError, events
+from scripts.launch import free_port
+from serve_app.client import ApiError, ConnectionFailed, FrameResult, MissedEvents, NotFoundError, StreamEvent, events
 from serve_app.client.events import EventFeed
 from serve_app.schemas.streams import StateChange, ZoneChange
 from tests.support.cutting_relay import cutting_relay
@@ -37,7 +37,7 @@ def ids(following: Any, count: int) -> list[int]:
 def test_an_event_has_its_type_and_what_belongs_to_it(client: Any, lot: StreamServer) -> None:
     lot.happen()
     (event,) = itertools.islice(client.streams.events("lot", after=-1), 1)
-    assert isinstance(event, Event)
+    assert isinstance(event, StreamEvent)
     assert (event.event_id, event.type, event.stream_id) == (0, "state", "lot")
     assert event.at_s == pytest.approx(time.time(), abs=60)
     assert event.data == StateChange(state="running", previous="starting", detail="")
@@ -104,7 +104,7 @@ def test_what_is_no_longer_kept_is_said(client: Any, lot: StreamServer) -> None:
     lot.happen(600)
     following = client.streams.events("lot", after=0)
     missed = next(following)
-    assert isinstance(missed, Missed)
+    assert isinstance(missed, MissedEvents)
     assert (missed.missed, missed.type) == (87, "missed")
     assert ids(following, 512) == list(range(88, 600))
 
@@ -147,7 +147,7 @@ def test_pauses_grow_until_something_comes_and_are_as_long_as_the_server_asks() 
 def test_an_event_of_a_type_that_only_a_newer_server_knows_comes_as_json() -> None:
     body = {"event_id": 1, "type": "new", "stream_id": "lot", "at_s": 1, "more": 2}
     (event,) = EventFeed("lot", None, None).read(f"event: new\ndata: {json.dumps(body)}\n\n".encode())
-    assert isinstance(event, Event)
+    assert isinstance(event, StreamEvent)
     assert event.data == body
 
 
@@ -159,6 +159,6 @@ def test_results_are_arrays_too() -> None:
         "timing_ms": {"decode": 1, "queue": 2, "inference": 3, "postprocess": 4, "total": 10},
     }  # fmt: skip
     (event,) = EventFeed("lot", None, None).read(f"event: result\ndata: {json.dumps(body)}\n\n".encode())
-    assert isinstance(event, Event)
+    assert isinstance(event, StreamEvent)
     assert isinstance(event.data, FrameResult)
     assert event.data.xyxy.tolist() == [[1, 2, 3, 4]]

@@ -26,7 +26,7 @@ from ray.serve._private import haproxy
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
 
-from scripts.server import free_port
+from scripts.launch import free_port
 
 GUARD = Path(__file__).resolve().parents[3] / "configs/haproxy.py"
 SLOW_S = 1.0
