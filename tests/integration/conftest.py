@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +30,8 @@ from tests.support import squares
 from tests.support.videos import square_of
 
 T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
 SLOTS = 64
 PATIENCE_S = 180.0  # for what takes seconds: a machine may be many times slower than the one it was written on
 CAMERA_FRAMES = 30
@@ -137,6 +141,25 @@ class Service:
         """Deploy the application, or a changed one in its place, and wait until it is ready."""
         serve.run(build_app(args or self.args), name=APPLICATION, route_prefix="/")
         eventually(lambda: is_ready(self.url), what="readiness")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source distribution."""
+    folder = tmp_path_factory.mktemp("dist")
+    here = ["--no-build-isolation", "--python", sys.executable]  # with what is installed: no network
+    subprocess.run([BIN / "uv", "build", "--quiet", *here, "--out-dir", folder, ROOT], check=True, timeout=PATIENCE_S)
+    return folder
+
+
+def install_wheel(built: Path, venv: Path) -> tuple[Path, Path]:
+    """A new environment with the wheel and none of its dependencies: its Python, and where its packages lie."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=PATIENCE_S)
+    (wheel,) = built.glob("*.whl")
+    install = [BIN / "uv", "pip", "install", "--quiet", "--no-deps", "--python", venv / "bin/python", wheel]
+    subprocess.run(install, check=True, timeout=PATIENCE_S)
+    (packages,) = (venv / "lib").glob("python*/site-packages")
+    return venv / "bin/python", packages
 
 
 @pytest.fixture(scope="session")
