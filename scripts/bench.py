@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" "$0" "$@"'
 """Measures Sightline, the bare engine and its peers in one run, one after the other, round by round.
 
 scripts/bench.py                                                     the embedded model
@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from scripts.benchmark import report  # the script is run from any folder
+from scripts.benchmark import report
 from scripts.benchmark.contenders import peers, sightline
 from scripts.benchmark.pictures import save_photographs
 from scripts.benchmark.rounds import measure
 from scripts.benchmark.weights import openvino_folder
-from scripts.server import stop_on_signals
+from scripts.launch import ROOT, stop_on_signals
 
 FOLDER = ROOT / "build/bench"
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" "$0" "$@"'
 """Change the running application to what a Serve config says, under way, and say what came of it.
 
 scripts/deploy.py configs/local.yaml
@@ -20,15 +20,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if sys.prefix == sys.base_prefix and (ROOT / ".venv/bin/python").exists():  # started outside the environment
-    os.execv(ROOT / ".venv/bin/python", [str(ROOT / ".venv/bin/python"), __file__, *sys.argv[1:]])
-
 import httpx
 
+from serve_app.client import ApiError, Client, ConnectionFailed
 from serve_app.deployments import preflight
 from serve_app.errors import StartError
-from serve_app.schemas.models import ModelList, ModelStatus
+from serve_app.schemas.models import ModelStatus
 from serve_app.types import Json
 
 APPLICATIONS = "/api/serve/applications/"  # of the dashboard
@@ -38,7 +35,7 @@ _AVAILABLE_WITHIN_S = 60.0  # a model that was deployed, but has too much to do 
 _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
-class Refused(Exception):
+class DeployRefused(Exception):
     """Why the application is not what the config says, in a sentence."""
 
 
@@ -50,18 +47,23 @@ def main() -> None:
     parser.add_argument("--url", default=os.environ.get("SIGHTLINE_URL", "http://127.0.0.1:8000"))
     options = parser.parse_args()
     try:
+        client = Client(options.url)  # the key is no argument, since every user of the machine could see it
+    except ValueError as exc:
+        parser.error(f"--{exc}")
+    try:
         config = preflight.read(options.config)
         preflight.check_args(config)
         deploy(config, options.address, tell=lambda status: print(status, file=sys.stderr))
-        models = settled_models(options.url)
+        with client:
+            models = settled_models(client)
         for model in models:
             print(f"{model.name}: {model.state}" + (f", {model.model} {model.version}" if model.model else ""))
         check_changed(models)
     except StartError as exc:
         sys.exit(exc.detail)
-    except Refused as exc:
+    except DeployRefused as exc:
         sys.exit(str(exc))
-    except httpx.TransportError as exc:
+    except (httpx.TransportError, ConnectionFailed) as exc:
         sys.exit(f"nobody answers: start the application with scripts/serve, or say where it is ({exc})")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -78,7 +80,7 @@ def dashboard(address: str) -> httpx.Client:
 def deploy(config: Json, address: str, tell: Callable[[str], None] = lambda _: None) -> None:
     """Until every application runs as the config says; ``tell`` hears what Serve says meanwhile.
 
-    Raises Refused, httpx.TransportError.
+    Raises DeployRefused, httpx.TransportError.
     """
     told = ""
     names = [application.get("name", "default") for application in config["applications"]]
@@ -88,7 +90,7 @@ def deploy(config: Json, address: str, tell: Callable[[str], None] = lambda _: N
             applications = _answered(http.get(APPLICATIONS)).json()["applications"]
             for name in names:
                 if applications[name]["status"] in _FAILED:
-                    raise Refused(f"{name} cannot be deployed: {applications[name]['message']}")
+                    raise DeployRefused(f"{name} cannot be deployed: {applications[name]['message']}")
             if all(applications[name]["status"] == "RUNNING" for name in names):
                 return
             now = "; ".join(f"{name}: {_status(applications[name])}" for name in names)
@@ -97,29 +99,35 @@ def deploy(config: Json, address: str, tell: Callable[[str], None] = lambda _: N
             time.sleep(_LOOK_PERIOD_S)
 
 
-def settled_models(url: str) -> list[ModelStatus]:
-    """Which models serve, once none is being changed. Raises Refused, httpx.TransportError."""
+def settled_models(client: Client) -> list[ModelStatus]:
+    """Which models serve, once none is being changed. Raises DeployRefused, ConnectionFailed."""
     expires_s = time.monotonic() + _AVAILABLE_WITHIN_S
-    key = os.environ.get("SIGHTLINE_KEY")  # not an argument, which every user of the machine could see
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as http:
-        while True:
-            response = http.get("/models")
-            models = [] if response.status_code == 503 else ModelList.model_validate(_answered(response).json()).models
-            silent = [model.name for model in models if model.state == "unavailable"] if models else ["any model"]
-            if not silent:
-                if all(model.state != "changing" for model in models):
-                    return models
-                expires_s = time.monotonic() + _AVAILABLE_WITHIN_S
-            elif time.monotonic() > expires_s:
-                raise Refused(f"whether it was changed is not known: nothing is heard of {', '.join(silent)}")
-            time.sleep(_LOOK_PERIOD_S)
+    while True:
+        models = _models(client)
+        silent = [model.name for model in models if model.state == "unavailable"] if models else ["any model"]
+        if not silent:
+            if all(model.state != "changing" for model in models):
+                return models
+            expires_s = time.monotonic() + _AVAILABLE_WITHIN_S
+        elif time.monotonic() > expires_s:
+            raise DeployRefused(f"whether it was changed is not known: nothing is heard of {', '.join(silent)}")
+        time.sleep(_LOOK_PERIOD_S)
 
 
 def check_changed(models: list[ModelStatus]) -> None:
-    """Raises Refused for those that go on as they were though they were to change."""
+    """Raises DeployRefused for those that go on as they were though they were to change."""
     if refused := [f"{one.name} goes on as it was: {one.refused_change}" for one in models if one.refused_change]:
-        raise Refused("; ".join(refused))
+        raise DeployRefused("; ".join(refused))
+
+
+def _models(client: Client) -> list[ModelStatus]:
+    """Every model; none while the application has too much to do to say."""
+    try:
+        return client.models()
+    except ApiError as exc:
+        if exc.is_retryable:
+            return []
+        raise DeployRefused(f"{client.url} answers {exc.status_code}: {exc}") from exc
 
 
 def _status(application: Json) -> str:
@@ -134,7 +142,7 @@ def _status(application: Json) -> str:
 
 def _answered(response: httpx.Response) -> httpx.Response:
     if response.status_code != 200:
-        raise Refused(f"{response.url} answers {response.status_code}: {response.text[-500:]}")
+        raise DeployRefused(f"{response.url} answers {response.status_code}: {response.text[-500:]}")
     return response
 
 

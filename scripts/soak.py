@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" "$0" "$@"'
 """Half an hour of clients and streams, while one process after the other is killed; a plot, and one verdict.
 
 scripts/soak.py                         30 minutes, a fault a minute but in the last third
@@ -17,10 +17,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 import matplotlib
 
@@ -30,7 +26,7 @@ import numpy as np
 import psutil
 
 from scripts.benchmark.usage import memory_mib
-from scripts.server import StartFailed, StopFailed, stop_on_signals
+from scripts.launch import ROOT, StartFailed, StopFailed, stop_on_signals
 from scripts.trials.clients import Death, Request, clients, losses
 from scripts.trials.cluster import Cluster, frame_pools, stream, until
 from scripts.trials.kills import VICTIMS

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from scripts.server import ROOT, free_port, start, stop_group, wait_until_answered
+from scripts.launch import ROOT, free_port, start, stop_group, wait_until_answered
 
 PEERS = Path(__file__).with_name("peers")
 _PEERS_PACKAGES = ("litserve>=0.2.19,<0.3", "mosec>=0.9.8,<0.10", "uvicorn[standard]")

@@ -18,9 +18,9 @@ from scripts.benchmark import load
 from scripts.benchmark.contenders import sightline
 from scripts.benchmark.crowd import crowd
 from scripts.benchmark.pictures import save_photographs
-from scripts.benchmark.simulation import Crowd
+from scripts.benchmark.simulation import SenderGroup
 from scripts.benchmark.weights import openvino_folder
-from scripts.server import ROOT, ray_address, stop_on_signals
+from scripts.launch import ROOT, ray_address, stop_on_signals
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
@@ -28,10 +28,14 @@ from matplotlib import pyplot as plt  # after the backend is chosen
 FOLDER = ROOT / "build/bench"
 _CLIENTS = (1, 4)
 _WARM_UP_S = 3.0
-OVERLOAD = [*(Crowd("stream", f"stream {number}", senders=1) for number in range(16)), Crowd("job", "job", senders=32)]
+OVERLOAD = [
+    *(SenderGroup("stream", f"stream {number}", senders=1) for number in range(16)),
+    SenderGroup("job", "job", senders=32),
+]
 GREEDY = [
-    *(Crowd("job", f"modest {number}", senders=8) for number in range(3)), Crowd("job", "greedy", senders=96),
-]  # fmt: skip
+    *(SenderGroup("job", f"modest {number}", senders=8) for number in range(3)),
+    SenderGroup("job", "greedy", senders=96),
+]
 
 
 def main() -> None:
@@ -50,7 +54,7 @@ def main() -> None:
     model = {"weights": str(openvino_folder(options.model, FOLDER)), "engine": options.engine}
     with sightline(model, FOLDER).run() as running:
         plans = [
-            load.Plan(running.url, str(pictures), clients, duration_s, _WARM_UP_S, running.multipart)
+            load.LoadPlan(running.url, str(pictures), clients, duration_s, _WARM_UP_S, running.multipart)
             for clients in _CLIENTS
         ]
         address = ray_address(running.pid)

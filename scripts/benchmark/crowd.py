@@ -1,7 +1,7 @@
 """Streams and jobs, as many processes of a cluster would make them: frames straight to the Detector, in one process.
 
-Reads the cluster's address, ``Crowd``s and a time in seconds as JSON; prints a line when everybody has had an answer,
-and in the end images a second by tenant.
+Reads the cluster's address, ``SenderGroup``s and a time in seconds as JSON; prints a line when everybody has had an
+answer, and in the end images a second by tenant.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from scripts.benchmark.simulation import Crowd
+from scripts.benchmark.simulation import SenderGroup
 
 APPLICATION = "sightline"
 _PATIENCE_S = 60.0
 
 
 @contextmanager
-def crowd(address: str, crowds: list[Crowd], duration_s: float) -> Iterator[dict[str, float]]:
+def crowd(address: str, crowds: list[SenderGroup], duration_s: float) -> Iterator[dict[str, float]]:
     """They are there for the length of a ``with`` block, which must not be longer; images a second come at its end."""
     seen: dict[str, float] = {}
     command = [sys.executable, "-m", __name__]
@@ -40,7 +40,7 @@ def crowd(address: str, crowds: list[Crowd], duration_s: float) -> Iterator[dict
         seen.update(json.loads(process.stdout.readline()))
 
 
-async def _ask(crowds: list[Crowd], duration_s: float) -> dict[str, float]:
+async def _ask(crowds: list[SenderGroup], duration_s: float) -> dict[str, float]:
     from ray.serve.handle import DeploymentHandle
 
     from serve_app.deployments.detector_client import DetectorClient
@@ -100,6 +100,6 @@ if __name__ == "__main__":
 
     address, crowds, duration_s = json.load(sys.stdin)
     ray.init(address=address, log_to_driver=False)
-    rates = asyncio.run(_ask([Crowd(**one) for one in crowds], duration_s))
+    rates = asyncio.run(_ask([SenderGroup(**one) for one in crowds], duration_s))
     print(json.dumps(rates), flush=True)
     ray.shutdown()

@@ -1,7 +1,8 @@
 """The load generator, a process of its own: so many clients, each with one request at a time, over kept connections;
 or requests that come at a rate, whether others are answered or not.
 
-Reads a ``Plan`` as JSON from its input; prints a line when the warm-up is over, one when the time is, and the ``Load``.
+Reads a ``LoadPlan`` as JSON from its input; prints a line when the warm-up is over, one when the time is, and the
+``LoadResult``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadPlan:
     """What to send."""
 
     url: str
@@ -37,7 +38,7 @@ class Plan:
 
 
 @dataclass
-class Load:
+class LoadResult:
     """What came back between the end of the warm-up and the end of the time, or at a rate, of what was sent then."""
 
     duration_s: float = 0.0
@@ -47,7 +48,7 @@ class Load:
     stages_ms: dict[str, float] = field(default_factory=dict)  # mean, where the answers tell
 
 
-def run(plan: Plan, at_edge: Callable[[], None] = lambda: None) -> Load:
+def run(plan: LoadPlan, at_edge: Callable[[], None] = lambda: None) -> LoadResult:
     """Sends it all. ``at_edge`` is called when the warm-up is over and when the time is."""
     command = [sys.executable, "-m", __name__]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -58,11 +59,11 @@ def run(plan: Plan, at_edge: Callable[[], None] = lambda: None) -> Load:
         for _ in range(2):
             process.stdout.readline()
             at_edge()
-        return Load(**json.loads(process.stdout.read()))
+        return LoadResult(**json.loads(process.stdout.read()))
 
 
-async def _generate(plan: Plan, pictures: list[bytes]) -> Load:
-    load = Load()
+async def _generate(plan: LoadPlan, pictures: list[bytes]) -> LoadResult:
+    result = LoadResult()
     totals: dict[str, float] = {}
     timeout = aiohttp.ClientTimeout(TIMEOUT_S)
     connector = aiohttp.TCPConnector(limit=0)
@@ -103,15 +104,15 @@ async def _generate(plan: Plan, pictures: list[bytes]) -> Load:
         if not begins_s <= (sent_s if plan.rate_per_s else now_s) <= ends_s:
             return
         if outcome:
-            load.failures[outcome] = load.failures.get(outcome, 0) + 1
+            result.failures[outcome] = result.failures.get(outcome, 0) + 1
             return
-        load.latencies_s.append(now_s - sent_s)
+        result.latencies_s.append(now_s - sent_s)
         keep(answer)
 
     def keep(answer: bytes) -> None:
         body = json.loads(answer)
         if "batch_size" in body:
-            load.batch_sizes.append(body["batch_size"])
+            result.batch_sizes.append(body["batch_size"])
             for stage, ms in body["timing_ms"].items():
                 totals[stage] = totals.get(stage, 0.0) + ms
 
@@ -122,12 +123,12 @@ async def _generate(plan: Plan, pictures: list[bytes]) -> Load:
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
         clients = [client(http, number) for number in range(plan.concurrency)]
         await asyncio.gather(say_at(begins_s), say_at(ends_s), *(clients if not plan.rate_per_s else [arrivals(http)]))
-    load.duration_s = plan.duration_s
-    load.stages_ms = {stage: total / len(load.batch_sizes) for stage, total in totals.items()}
-    return load
+    result.duration_s = plan.duration_s
+    result.stages_ms = {stage: total / len(result.batch_sizes) for stage, total in totals.items()}
+    return result
 
 
 if __name__ == "__main__":
-    plan = Plan(**json.load(sys.stdin))
+    plan = LoadPlan(**json.load(sys.stdin))
     pictures = [path.read_bytes() for path in sorted(Path(plan.folder).iterdir())]
     print(json.dumps(dataclasses.asdict(asyncio.run(_generate(plan, pictures)))))

@@ -23,7 +23,7 @@ from scripts.benchmark.contenders import sightline
 from scripts.benchmark.pictures import save_photographs
 from scripts.benchmark.usage import Usage
 from scripts.benchmark.weights import openvino_folder
-from scripts.server import ROOT, stop_on_signals
+from scripts.launch import ROOT, stop_on_signals
 
 FOLDER = ROOT / "build/bench"
 _CLIENTS = (8, 16, 32, 64)
@@ -53,7 +53,7 @@ def main() -> None:
 
         def measure(name: str, clients: int, rate_per_s: float) -> float:
             edges: list[tuple[Usage, Usage]] = []  # of the server, and of all
-            plan = load.Plan(
+            plan = load.LoadPlan(
                 running.url, pictures, clients, duration_s, _WARM_UP_S, running.multipart, rate_per_s=rate_per_s
             )
             seen = load.run(plan, lambda: edges.append((Usage.of(running.pid), Usage.of(os.getpid()))))

@@ -53,7 +53,7 @@ def measure(
                         title = f"round {number + 1}: {contender.name}, {concurrency} clients"
                         progress.update(task, description=title)
                         clients = concurrency * contender.detectors
-                        plan = load.Plan(
+                        plan = load.LoadPlan(
                             running.url, str(pictures), clients, duration_s, _WARM_UP_S, running.multipart, number
                         )
                         seen = _measure(running, plan, idle_cpu_per_s)
@@ -71,7 +71,7 @@ def _idle(running: Running) -> float:
     return after.since(before).total() / (after.at_s - before.at_s)
 
 
-def _measure(running: Running, plan: load.Plan, idle_cpu_per_s: float) -> dict[str, Any]:
+def _measure(running: Running, plan: load.LoadPlan, idle_cpu_per_s: float) -> dict[str, Any]:
     edges: list[Usage] = []
     seen = load.run(plan, lambda: edges.append(Usage.of(running.pid)))
     before, after = edges

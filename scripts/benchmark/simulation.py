@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
-class Crowd:
+class SenderGroup:
     """Senders of one kind. Each has one picture under way and pauses so long on average before the next."""
 
     traffic: Traffic
@@ -40,7 +40,7 @@ class Waits:
     refused: int = 0
 
 
-def simulate(crowds: list[Crowd], *, batch_s: float, max_batch_size: int, duration_s: float) -> dict[str, Waits]:
+def simulate(crowds: list[SenderGroup], *, batch_s: float, max_batch_size: int, duration_s: float) -> dict[str, Waits]:
     """By tenant, on an engine that takes ``batch_s`` for up to ``max_batch_size`` pictures."""
     seen: dict[str, Waits] = defaultdict(Waits)
 
@@ -48,7 +48,7 @@ def simulate(crowds: list[Crowd], *, batch_s: float, max_batch_size: int, durati
         await asyncio.sleep(batch_s)
         return items
 
-    async def sender(crowd: Crowd, turn: random.Random, batcher: Batcher[int, int]) -> None:
+    async def sender(crowd: SenderGroup, turn: random.Random, batcher: Batcher[int, int]) -> None:
         loop = asyncio.get_running_loop()
         while True:
             if crowd.pause_s:
@@ -113,9 +113,9 @@ class _Jumping(selectors.DefaultSelector):
 
 
 OVERLOAD = [
-    Crowd("interactive", "clients", senders=8, pause_s=1.0),
-    *(Crowd("stream", f"stream {number}", senders=1) for number in range(16)),
-    Crowd("job", "job", senders=64),
+    SenderGroup("interactive", "clients", senders=8, pause_s=1.0),
+    *(SenderGroup("stream", f"stream {number}", senders=1) for number in range(16)),
+    SenderGroup("job", "job", senders=64),
 ]
 
 

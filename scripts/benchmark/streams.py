@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import math
 import time
 from collections import Counter
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import httpx
 import matplotlib as mpl
 import numpy as np
 import yaml
@@ -32,7 +30,8 @@ from rich.table import Table
 from scripts.benchmark import ceiling
 from scripts.benchmark.usage import Usage, memory_mib
 from scripts.benchmark.weights import openvino_folder
-from scripts.server import ROOT, Server, start, stop_on_signals
+from scripts.launch import ROOT, Server, start, stop_on_signals
+from serve_app.client import AsyncClient, FrameResult, StreamEvent
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
@@ -85,15 +84,9 @@ def start_streams(server: Server, video: Path, count: int, policy: str) -> None:
     """So many streams of the video; returns when each has a result."""
     for number in range(count):
         spec = {"id": f"s{number}", "source": {"uri": str(video), "loop": True}, "policy": policy, "degrade": True}
-        server.http.post("/streams", json=spec).raise_for_status()
-    while min(stream["processed"] for stream in all_streams(server)) < 5:
+        server.client.streams.create(spec)
+    while min(stream.processed for stream in server.client.streams.list()) < 5:
         time.sleep(0.5)
-
-
-def all_streams(server: Server) -> list[dict[str, Any]]:
-    """Every stream's status."""
-    streams: list[dict[str, Any]] = server.http.get("/streams").raise_for_status().json()["streams"]
-    return streams
 
 
 def show_shares(model: dict[str, Any], video: Path, count: int, rounds: int, duration_s: float) -> None:
@@ -119,7 +112,7 @@ def show_shares(model: dict[str, Any], video: Path, count: int, rounds: int, dur
 
 def count_frames(server: Server) -> int:
     """Frames processed so far, of all streams."""
-    return sum(stream["processed"] for stream in all_streams(server))
+    return sum(stream.processed for stream in server.client.streams.list())
 
 
 @dataclass
@@ -146,15 +139,14 @@ def watch_ages(model: dict[str, Any], video: Path, duration_s: float) -> Ages:
 async def _watch(server: Server, count: int, duration_s: float) -> Ages:
     ages, began_s = Ages(), time.monotonic()
 
-    async def follow(http: httpx.AsyncClient, number: int) -> None:
-        async with http.stream("GET", f"/streams/s{number}/events?types=result") as response:
-            async for line in response.aiter_lines():
-                if line.startswith("data:"):
-                    ages.at_s.append(time.monotonic() - began_s)
-                    ages.age_s.append(json.loads(line.removeprefix("data:"))["age_s"])
+    async def follow(client: AsyncClient, number: int) -> None:
+        async for event in client.streams.events(f"s{number}", ("result",)):
+            if isinstance(event, StreamEvent) and isinstance(event.data, FrameResult):
+                ages.at_s.append(time.monotonic() - began_s)
+                ages.age_s.append(event.data.age_s)
 
-    async with httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False) as http:
-        followers = [asyncio.create_task(follow(http, number)) for number in range(count)]
+    async with AsyncClient(server.url) as client:
+        followers = [asyncio.create_task(follow(client, number)) for number in range(count)]
         with Progress(console=console) as progress:
             task = progress.add_task(f"watching {count} streams", total=duration_s)
             while (at_s := time.monotonic() - began_s) < duration_s:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import yaml
 from rich.box import SIMPLE
 from rich.console import Console
@@ -27,10 +26,10 @@ from scripts.codes.scenes import Scene
 from scripts.codes.score import Guess, Score, score
 from scripts.codes.surfaces import package_files
 from scripts.codes.symbols import LABELS
-from scripts.server import ROOT, Server, StartFailed, StopFailed, is_ready, start, stop_on_signals
+from scripts.launch import ROOT, Server, StartFailed, StopFailed, is_ready, start, stop_on_signals
+from serve_app.client import Client, SightlineError
 from serve_app.config import ModelArgs
 from serve_app.images.drawing import encode_jpeg
-from serve_app.schemas.streams import StreamStatus
 
 FOLDER = ROOT / "build/demo"
 PICTURES, CLIENTS, FRAMES = 48, 8, 200
@@ -76,7 +75,9 @@ def run(*, keep: bool) -> str | None:
         of_frames, frames_per_s = run_stream(server, frames, keep=keep)
         console.print(result_table({"pictures": of_pictures, "frames": of_frames}))
         console.print(f"pictures: {pictures_per_s:.0f} a second from {CLIENTS} clients; stream: {frames_per_s:.0f} fps")
-        show_annotated(server, {"parcels": encode_jpeg(pictures[0].pixels), "belt": encode_jpeg(frames[-1].pixels)})
+        show_annotated(
+            server.client, {"parcels": encode_jpeg(pictures[0].pixels), "belt": encode_jpeg(frames[-1].pixels)}
+        )
         if weights:
             show_published(server)
         if keep:
@@ -140,8 +141,7 @@ def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], f
     """Every picture by HTTP, from several clients at once; how many a second."""
 
     def post(scene: Scene) -> Score:
-        answer = server.http.post("/detect", content=encode_jpeg(scene.pixels)).raise_for_status().json()
-        return score(scene, [Guess.from_json(detection) for detection in answer["detections"]])
+        return score(scene, [Guess.of(found) for found in server.client.detect(encode_jpeg(scene.pixels))])
 
     started_s = time.monotonic()
     clients = ThreadPoolExecutor(CLIENTS)
@@ -157,17 +157,17 @@ def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], f
 def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list[Score], float]:
     """The belt as a stream, every frame in turn: the scores of those results that were seen, and its fps."""
     spec = {"id": STREAM, "source": {"uri": str(FOLDER / "belt.mp4"), "loop": keep}}
-    server.http.post("/streams", json=spec).raise_for_status()
+    server.client.streams.create(spec)
     scores: dict[int, Score] = {}
     fps = 0.0
     expires_s = time.monotonic() + STREAM_TIMEOUT_S
     with progress() as bar:
         task = bar.add_task(f"stream {STREAM}: frames", total=FRAMES)
         while True:
-            status = StreamStatus(**server.http.get(f"/streams/{STREAM}").raise_for_status().json())
+            status = server.client.streams.status(STREAM)
             latest = status.latest
             if latest and latest.frame_id not in scores:
-                guesses = [Guess.from_json(detection.model_dump()) for detection in latest.detections]
+                guesses = [Guess.of(found) for found in latest.detections]
                 scores[latest.frame_id] = score(frames[latest.frame_id % FRAMES], guesses)
             bar.update(task, completed=min(status.processed, FRAMES))
             if status.processed >= FRAMES or status.state == "completed":
@@ -179,7 +179,7 @@ def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list
     if status.dropped or status.processed < FRAMES:  # it waits for every frame, so none may be lost
         sys.exit(f"the stream processed {status.processed} of {FRAMES} frames and dropped {status.dropped or 'none'}")
     if not keep:
-        server.http.delete(f"/streams/{STREAM}").raise_for_status()
+        server.client.streams.delete(STREAM)
     return list(scores.values()), fps
 
 
@@ -212,12 +212,11 @@ def verdict(scores: list[Score], title: str, least: int) -> str | None:
     return None
 
 
-def show_annotated(server: Server, pictures: dict[str, bytes], route: str = "") -> None:
+def show_annotated(client: Client, pictures: dict[str, bytes]) -> None:
     """Saves pictures with their boxes, as the service draws them."""
     for name, data in pictures.items():
-        answer = server.http.post(f"{route}/detect", content=data, headers={"Accept": "image/jpeg"})
         path = FOLDER / f"{name}-found.jpg"
-        path.write_bytes(answer.raise_for_status().content)
+        path.write_bytes(client.annotate(data))
         console.print(f"look at  {path}")
 
 
@@ -231,15 +230,14 @@ def wait_for_published(server: Server) -> None:
 
 def show_published(server: Server) -> None:
     """People and cars on the photographs that Ultralytics ships, or one line why not."""
-    route = f"/{published.NAME}"
     try:
         photographs = {path.stem: path.read_bytes() for path in package_files("ultralytics/assets")}
-        for name, data in photographs.items():
-            answer = server.http.post(f"{route}/detect", content=data).raise_for_status().json()
-            labels = Counter(detection["label"] for detection in answer["detections"])
-            console.print(f"{published.NAME}, {name}: " + ", ".join(f"{n} {label}" for label, n in labels.items()))
-        show_annotated(server, photographs, route)
-    except httpx.HTTPError as exc:
+        with Client(f"{server.url}/{published.NAME}") as client:
+            for name, data in photographs.items():
+                labels = Counter(client.detect(data).labels)
+                console.print(f"{published.NAME}, {name}: " + ", ".join(f"{n} {label}" for label, n in labels.items()))
+            show_annotated(client, photographs)
+    except SightlineError as exc:
         console.print(f"{published.NAME} was not served ({exc}): going on without people and cars")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scripts.codes.scenes import Box, Scene, Truth
+from serve_app.schemas.detect import Detection
 
 _LEAST_IOU_OF_CUT = 0.1  # half a code may look like another kind, and its box may end anywhere in it
 
@@ -19,10 +20,10 @@ class Guess:
     box: Box
 
     @classmethod
-    def from_json(cls, detection: dict) -> Guess:
-        """From an entry of ``detections`` in an answer."""
-        x1, y1, x2, y2 = (detection["bbox"][side] for side in ("x1", "y1", "x2", "y2"))
-        return cls(detection["label"], detection["confidence"], (x1, y1, x2, y2))
+    def of(cls, found: Detection) -> Guess:
+        """Return one of the detections in an answer."""
+        box = found.bbox
+        return cls(found.label, found.confidence, (box.x1, box.y1, box.x2, box.y2))
 
 
 @dataclass(frozen=True)

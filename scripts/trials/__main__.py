@@ -21,7 +21,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from scripts.server import StartFailed, StopFailed, stop_on_signals
+from scripts.launch import StartFailed, StopFailed, stop_on_signals
 from scripts.trials import runs
 from scripts.trials.camera import NoCamera
 from scripts.trials.stage import FOLDER, console

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scripts.server import free_port
+from scripts.launch import free_port
 
 FPS = 20
 _SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's, which has GStreamer

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import httpx
+from serve_app.client import ApiError, Client, DetectResult
 
 _TIMEOUT_S = 90.0  # above the server's deadline
 _PAUSE_S = 0.1  # a steady load, not all that the server takes
@@ -59,31 +59,24 @@ def losses(requests: Sequence[Request], deaths: Sequence[Death]) -> list[Loss]:
     return found
 
 
-Judge = Callable[[httpx.Response], bool]
+Judge = Callable[[DetectResult], bool]
 
 
-class SameLabels:
-    """Says of a response whether it has the labels of this one."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self._expected = self._found(response)
-
-    def __call__(self, response: httpx.Response) -> bool:
-        return self._found(response) == self._expected
-
-    @staticmethod
-    def _found(response: httpx.Response) -> list[str]:
-        return sorted(found["label"] for found in response.raise_for_status().json()["detections"])
+def same_labels(expected: DetectResult) -> Judge:
+    """Return what says whether a result has the labels of this one."""
+    return lambda result: sorted(result.labels) == sorted(expected.labels)
 
 
 class Clients:
     """So many, each in a thread, on a connection that it keeps."""
 
-    def __init__(self, url: str, picture: bytes, count: int, judge: Judge | None) -> None:
+    def __init__(self, url: str, picture: bytes, count: int, judge: Judge | None, model: str | None) -> None:
         self.requests: list[Request] = []
         self._url = url
         self._picture = picture
-        self._judge = judge or SameLabels(httpx.post(url, content=picture, timeout=_TIMEOUT_S, trust_env=False))
+        self._model = model
+        with Client(url, timeout_s=_TIMEOUT_S) as client:
+            self._judge = judge or same_labels(client.detect(picture, model=model))
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(count)]
         for thread in self._threads:
@@ -101,29 +94,31 @@ class Clients:
             thread.join()
 
     def _run(self) -> None:
-        with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as http:
+        with Client(self._url, timeout_s=_TIMEOUT_S) as client:
             while not self._stop.wait(_PAUSE_S):
                 begun_s = time.monotonic()
-                problem = self._ask(http)
+                problem = self._ask(client)
                 self.requests.append(Request(begun_s, time.monotonic(), problem))
 
-    def _ask(self, http: httpx.Client) -> str:
+    def _ask(self, client: Client) -> str:
         try:
-            response = http.post(self._url, content=self._picture)
-            if response.status_code != 200:
-                return f"{response.status_code} {response.text[:200]}"
-            return "" if self._judge(response) else f"another answer: {response.text[:200]}"
+            result = client.detect(self._picture, model=self._model)
+            return "" if self._judge(result) else f"another answer: {result!r:.200}"
+        except ApiError as exc:
+            return f"{exc.status_code} {exc.code}: {exc}"
         except Exception as exc:  # whatever it is, it is no answer, and the client goes on
             return f"{type(exc).__name__}: {exc}"
 
 
 @contextmanager
-def clients(url: str, picture: bytes, count: int, judge: Judge | None = None, query: str = "") -> Iterator[Clients]:
+def clients(
+    url: str, picture: bytes, count: int, judge: Judge | None = None, model: str | None = None
+) -> Iterator[Clients]:
     """So many for the length of a block, which begins when each of them has had its first answers.
 
     ``judge`` says whether an answer is right; without one, each has to have the labels of the first.
     """
-    crowd = Clients(f"{url}/detect{query}", picture, count, judge)
+    crowd = Clients(url, picture, count, judge, model)
     try:
         while len(crowd.requests) < count * _FIRST_ANSWERS:
             time.sleep(_PAUSE_S)

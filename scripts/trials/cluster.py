@@ -17,8 +17,9 @@ import psutil
 
 from scripts.deploy import APPLICATIONS, dashboard
 from scripts.trials.clients import Death
+from serve_app.client import Client, SightlineError
 from serve_app.ipc import dev_shm
-from serve_app.schemas.streams import StreamList, StreamStatus
+from serve_app.schemas.streams import StreamStatus
 from serve_app.types import Json
 
 T = TypeVar("T")
@@ -108,19 +109,23 @@ class Cluster:
     def create(self, stream_id: str, uri: Path | str, *, loop: bool = False, **fields: Any) -> None:
         """A new stream."""
         spec = {"id": stream_id, "source": {"uri": str(uri), "loop": loop}, "degrade": True} | fields
-        self._ask("POST", "/streams", json=spec)
+        with Client(self.url) as client:
+            client.streams.create(spec)
 
     def delete(self, stream_id: str) -> None:
         """End a stream, and forget it."""
-        self._ask("DELETE", f"/streams/{stream_id}")
+        with Client(self.url) as client:
+            client.streams.delete(stream_id)
 
     def status(self, stream_id: str) -> StreamStatus:
         """What a stream says of itself."""
-        return StreamStatus(**self._ask("GET", f"/streams/{stream_id}").json())
+        with Client(self.url) as client:
+            return client.streams.status(stream_id)
 
     def streams(self) -> list[StreamStatus]:
         """What all of them say."""
-        return StreamList(**self._ask("GET", "/streams").json()).streams
+        with Client(self.url) as client:
+            return client.streams.list()
 
     def series_of(self, stream_id: str) -> Counter[str]:
         """How many series of each metric Ray's node agents show that name a stream whose id begins so."""
@@ -143,10 +148,6 @@ class Cluster:
                         url = f"http://127.0.0.1:{socket.laddr.port}/metrics"
                         if httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).status_code == 200:
                             yield socket.laddr.port
-
-    def _ask(self, method: str, path: str, **body: Any) -> httpx.Response:
-        with httpx.Client(base_url=self.url, timeout=_TIMEOUT_S, trust_env=False) as http:
-            return http.request(method, path, **body).raise_for_status()
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def until(look: Callable[[], T], *, within_s: float = 120.0, what: str) -> T:
     """The first true value that ``look`` returns. Raises TimeoutError."""
     expires_s = time.monotonic() + within_s
     while time.monotonic() < expires_s:
-        with suppress(httpx.HTTPError):  # whoever answers may just be away
+        with suppress(SightlineError, httpx.HTTPError):  # what answers may just be away
             if value := look():
                 return value
         time.sleep(_LOOK_PERIOD_S)

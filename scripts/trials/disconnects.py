@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from scripts.trials.cluster import SLACK, Cluster, Footprint, frame_pools, stream
 from scripts.trials.follower import Follower
 from scripts.trials.relay import Relay
+from serve_app.client import StreamEvent
+from serve_app.schemas.streams import StateChange
 
 _SETTLED_AFTER = 3  # disconnects: by then everything that is opened once is open
 LEAST = _SETTLED_AFTER + SLACK + 1  # disconnects that show what each of them leaves
@@ -40,9 +42,7 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
                 trial.before, pools = Footprint.of(worker), frame_pools()
             pulled_s = time.time()
             cable.unplug()
-            follower.wait_for(
-                lambda event, since_s=pulled_s: event.get("state") == "reconnecting" and event["at_s"] > since_s
-            )
+            follower.wait_for(lambda event, since_s=pulled_s: event.at_s > since_s and _is_reconnecting(event))
             time.sleep(random.uniform(0, _LONGEST_PULL_S))  # the back-off is anywhere when the camera returns
             cable.plug()
             back_s = time.time()
@@ -59,6 +59,10 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
     if status.reconnects < times:
         trial.problems.append(f"{status.reconnects} reconnects were counted, of {times}")
     return trial
+
+
+def _is_reconnecting(event: StreamEvent) -> bool:
+    return isinstance(event.data, StateChange) and event.data.state == "reconnecting"
 
 
 def _problems(trial: Disconnects, follower: Follower) -> list[str]:

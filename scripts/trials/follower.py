@@ -1,4 +1,4 @@
-"""A stream's events, followed as a client does it: over broken connections, from the last one on."""
+"""A stream's events, followed as a client does it, and as its files have them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import httpx
+from serve_app.client import Client, ConnectionFailed, FrameResult, MissedEvents, NotFoundError, StreamEvent
+from serve_app.schemas.streams import Gap
+from serve_app.types import Json
 
-from scripts.streams import Busy, Refused, read_events
-
-Event = dict[str, Any]
-_PAUSE_S = 0.2  # before a connection is made again
-_TIMEOUT_S = 60.0  # a server says something at least every 10 s
+_PAUSE_S = 0.2  # before a first connection is tried again
+_END_TIMEOUT_S = 60.0
 
 
 class NothingCame(Exception):
@@ -28,27 +26,26 @@ class Seen:
     """An event, and when it was here: wall clock, seconds since the epoch."""
 
     at_s: float
-    event: Event
+    event: StreamEvent
 
 
-def written(output_dir: Path, stream_id: str) -> list[Event]:
-    """The events that a stream has written into its file."""
+def written(output_dir: Path, stream_id: str) -> list[Json]:
+    """Return the events that a stream has written into its file."""
     return [json.loads(line) for line in (output_dir / stream_id / "events.jsonl").read_text().splitlines()]
 
 
 class Follower:
     """Collects a stream's events in a thread, until the stream is deleted."""
 
-    def __init__(self, url: str, stream_id: str, types: str = "result,state,gap") -> None:
+    def __init__(self, url: str, stream_id: str) -> None:
         self.seen: list[Seen] = []
         self._url = url
         self._stream_id = stream_id
-        self._types = types
         self._arrived = threading.Condition()
         self._thread = threading.Thread(target=self._follow, name=f"follower of {stream_id}", daemon=True)
         self._thread.start()
 
-    def wait_for(self, wanted: Callable[[Event], bool], within_s: float = 120.0) -> Seen:
+    def wait_for(self, wanted: Callable[[StreamEvent], bool], within_s: float = 120.0) -> Seen:
         """The first event that is wanted, of those seen and those to come. Raises NothingCame."""
         expires_s = time.monotonic() + within_s
         looked_at = 0
@@ -64,15 +61,25 @@ class Follower:
     def result_after(self, at_s: float, within_s: float = 120.0, of_model: str | None = None) -> Seen:
         """The first result of a frame that was captured after a moment, of any model or of one."""
 
-        def is_it(event: Event) -> bool:
-            result = event["type"] == "result" and event["captured_at_s"] > at_s
-            return result and of_model in (None, event["model"])
+        def is_it(event: StreamEvent) -> bool:
+            found = event.data
+            return isinstance(found, FrameResult) and found.captured_at_s > at_s and of_model in (None, found.model)
 
         return self.wait_for(is_it, within_s)
 
+    def gap(self, within_s: float = 120.0) -> Gap:
+        """Return the first gap, which says what was lost when another process took the stream over."""
+        found = self.wait_for(lambda event: event.type == "gap", within_s).event.data
+        assert isinstance(found, Gap)
+        return found
+
+    def results(self) -> list[FrameResult]:
+        """Return every result, as they came."""
+        return [seen.event.data for seen in self.seen if isinstance(seen.event.data, FrameResult)]
+
     def frame_ids(self) -> list[int]:
-        """Of every result, as they came."""
-        return [seen.event["frame_id"] for seen in self.seen if seen.event["type"] == "result"]
+        """Return the frame of every result, as they came."""
+        return [result.frame_id for result in self.results()]
 
     @property
     def is_in_order(self) -> bool:
@@ -81,25 +88,21 @@ class Follower:
 
     def close(self) -> None:
         """To be called when the stream is deleted."""
-        self._thread.join(_TIMEOUT_S)
+        self._thread.join(_END_TIMEOUT_S)
 
     def _follow(self) -> None:
-        last_id: str | None = "0"  # from the first event on
-        with httpx.Client(base_url=self._url, timeout=_TIMEOUT_S, trust_env=False) as http:
+        with Client(self._url) as client:
             while True:
                 try:
-                    for name, value in read_events(http, self._stream_id, self._types, last_id):
-                        if name == "id":
-                            last_id = value
-                        elif "type" in (event := json.loads(value)):  # not: how many are kept no more
+                    for event in client.streams.events(self._stream_id, ("result", "state", "gap"), after=-1):
+                        if not isinstance(event, MissedEvents):
                             self._add(event)
-                except (httpx.TransportError, Busy):
-                    pass
-                except Refused:  # it is deleted
+                except ConnectionFailed:  # what answers may just have been killed, before we connected
+                    time.sleep(_PAUSE_S)
+                except NotFoundError:  # the stream is deleted
                     return
-                time.sleep(_PAUSE_S)
 
-    def _add(self, event: Event) -> None:
+    def _add(self, event: StreamEvent) -> None:
         with self._arrived:
             self.seen.append(Seen(time.time(), event))
             self._arrived.notify_all()

@@ -21,7 +21,8 @@ import psutil
 from scripts.trials.attacks import TARGET, Attack, held, make
 from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream, until
 from scripts.trials.described import described
-from scripts.trials.wire import Address, Answer, NotHttp, read_answers, send
+from scripts.trials.wire import Address, NotHttp, RawAnswer, read_answers, send
+from serve_app.client import Client, SightlineError
 from serve_app.errors import ServeAppError
 
 _BATCH = 2000
@@ -119,7 +120,7 @@ class _Patient:
     def __init__(self, url: str, picture: bytes, trial: Hostile) -> None:
         self._picture = picture
         self._trial = trial
-        self._http = httpx.Client(base_url=url, timeout=_TIMEOUT_S, trust_env=False)
+        self._client = Client(url)
         self._found = self._ask()
         assert self._found
 
@@ -128,7 +129,7 @@ class _Patient:
         began_s = time.monotonic()
         try:
             found = self._ask()
-        except httpx.HTTPError as exc:
+        except SightlineError as exc:
             self._trial.problems.append(f"an honest request: {type(exc).__name__} {exc}")
         else:
             if found != self._found:
@@ -154,10 +155,8 @@ class _Patient:
         self.ask()
 
     def _ask(self) -> list[tuple[str, list[int]]]:
-        answer = self._http.post("/detect", content=self._picture).raise_for_status().json()
-        return sorted(
-            (found["label"], [round(side) for side in found["bbox"].values()]) for found in answer["detections"]
-        )
+        result = self._client.detect(self._picture)
+        return sorted((found.label, [round(side) for side in found.bbox.model_dump().values()]) for found in result)
 
 
 class _Storm:
@@ -272,7 +271,7 @@ class _Holding:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def judge(answer: Answer) -> tuple[str, str]:
+def judge(answer: RawAnswer) -> tuple[str, str]:
     """What an answer is, and what is wrong with it, if anything."""
     if answer.status < 400:
         return str(answer.status), ""
@@ -294,11 +293,11 @@ def judge(answer: Answer) -> tuple[str, str]:
     return f"{answer.status} ?", f"{answer.status} {answer.headers} {answer.body[:300]!r}"
 
 
-def _ours(answer: Answer) -> dict[str, Any] | None:
+def _ours(answer: RawAnswer) -> dict[str, Any] | None:
     """The error's fields, if it is one of ours, in our form."""
     try:
         body = json.loads(answer.body or b"")
-        is_ours = body.keys() - {"limit"} == {"code", "detail", "request_id"} and body["code"] in _CODES
+        is_ours = {"code", "detail", "request_id"} <= body.keys() <= _FIELDS and body["code"] in _CODES
         is_named = body["request_id"] == answer.headers.get("x-request-id")
     except (ValueError, AttributeError):
         return None
@@ -310,3 +309,4 @@ def _codes(kind: type[ServeAppError]) -> set[str]:
 
 
 _CODES = _codes(ServeAppError)
+_FIELDS = {"code", "detail", "request_id", "limit"}  # of our errors

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
-import httpx
 import numpy as np
 
 from scripts.trials.cluster import Cluster, stream
+from serve_app.client import SightlineError
 
 IN_FLIGHT = 128  # requests at most: who waits for an answer sends nothing meanwhile
 _TIMEOUT_S = 90.0  # above the server's deadline
@@ -35,8 +35,8 @@ class Answers:
     p99_s: list[float]
 
 
-class Load(Protocol):
-    """Whoever sends pictures."""
+class AdjustableLoad(Protocol):
+    """Sends pictures, as many as it is told to."""
 
     def offer(self, level: int) -> None:
         """So much, from now on."""
@@ -69,12 +69,12 @@ class HttpLoad:
         self._end()
 
     def offer(self, level: int) -> None:
-        """See ``Load``: requests a second."""
+        """See ``AdjustableLoad``: requests a second."""
         self._rates.append((time.monotonic(), level))
         self._rate = level
 
     def answers(self, began_s: float) -> Answers:
-        """See ``Load``."""
+        """See ``AdjustableLoad``."""
         self._end()
         sent_s, ended_s = (np.array(times) - began_s for times in zip(*self._answered, strict=True))
         at_s = np.arange(_WINDOW_S, ended_s.max(), _WINDOW_S)
@@ -84,7 +84,7 @@ class HttpLoad:
         return _answers(at_s, offered, [len(window) / _WINDOW_S for window in windows], windows)
 
     def problems(self) -> list[str]:
-        """See ``Load``."""
+        """See ``AdjustableLoad``."""
         return self._problems
 
     @property
@@ -150,7 +150,7 @@ class StreamLoad:
         self.offer(0)
 
     def offer(self, level: int) -> None:
-        """See ``Load``: streams."""
+        """See ``AdjustableLoad``: streams."""
         while len(self._streams) < level:
             fields = {"loop": True, "policy": "drop_oldest"}
             self._streams.append(ExitStack())
@@ -161,7 +161,7 @@ class StreamLoad:
             self._streams.pop().close()
 
     def answers(self, began_s: float) -> Answers:
-        """See ``Load``. Ages are those of each stream's latest result, looked at twice a second."""
+        """See ``AdjustableLoad``. Ages are those of each stream's latest result, looked at twice a second."""
         at_s = np.arange(_WINDOW_S, self._sums[-1][0] - began_s, _WINDOW_S)
         seen_s, captured, processed = (np.array(column) for column in zip(*self._sums, strict=True))
         captured, processed = (np.interp(at_s + began_s, seen_s, column) for column in (captured, processed))
@@ -171,14 +171,14 @@ class StreamLoad:
         return _answers(at_s, *rates, windows)
 
     def problems(self) -> list[str]:
-        """See ``Load``."""
+        """See ``AdjustableLoad``."""
         return self._problems
 
     def _look(self) -> None:
         """A stream that is deleted keeps what it had."""
         latest: dict[str, tuple[int, int]] = {}
         while not self._stop.wait(_LOOK_PERIOD_S):
-            with suppress(httpx.HTTPError):  # whoever answers may just be away
+            with suppress(SightlineError):  # what answers may just be away
                 for status in self._cluster.streams():
                     latest[status.stream_id] = status.captured, status.processed
                     if status.latest:

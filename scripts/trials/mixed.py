@@ -42,8 +42,7 @@ def mix(cluster: Cluster, pictures: Path, duration_s: float, tell: Callable[[flo
             followers[model] = Follower(cluster.url, stream_id)
             followers[model].result_after(0)
             judge = _judge(reference, name)
-            query = f"?model={model}"
-            crowds[model] = stack.enter_context(clients(cluster.url, reference.picture, _CLIENTS, judge, query))
+            crowds[model] = stack.enter_context(clients(cluster.url, reference.picture, _CLIENTS, judge, model))
         began_s = time.monotonic()
         while (at_s := time.monotonic() - began_s) < duration_s:
             tell(at_s)
@@ -51,12 +50,11 @@ def mix(cluster: Cluster, pictures: Path, duration_s: float, tell: Callable[[flo
     for model, name in names.items():
         trial.problems += crowds[model].problems
         followers[model].close()
-        results = [seen.event for seen in followers[model].seen if seen.event["type"] == "result"]
-        wrong = [one for one in results if one["model"] != name or not reference.agrees(one)]
-        trial.problems += [f"the stream of {name} has a result of {one['model']}" for one in wrong]
+        wrong = [one for one in followers[model].results() if one.model != name or not reference.agrees(one)]
+        trial.problems += [f"the stream of {name} has a result of {one.model}" for one in wrong]
     trial.answers = reference.answers
     return trial
 
 
 def _judge(reference: Reference, name: str) -> Judge:
-    return lambda response: response.json()["model"] == name and reference.agrees(response.json())
+    return lambda result: result.model == name and reference.agrees(result)

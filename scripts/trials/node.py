@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from scripts.server import ROOT, StartFailed, ray_address
+from scripts.launch import ROOT, StartFailed, ray_address
 from scripts.trials.clients import clients
 from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower
@@ -69,7 +69,7 @@ def _lose(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
                 if until(lambda name=name: cluster.status(name), what="its status").restarts:
                     trial.moved += 1
                     trial.away_s.append(away_s)
-                    trial.lost += follower.wait_for(lambda event: event["type"] == "gap").event["lost"]
+                    trial.lost += follower.gap().lost
         for name, follower in followers.items():
             follower.close()
             if not follower.is_in_order:

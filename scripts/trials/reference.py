@@ -6,15 +6,12 @@ import ast
 from collections import Counter
 from pathlib import Path
 
-import httpx
-import numpy as np
 import onnx
 
+from serve_app.client import Client, DetectResult, FrameResult
 from serve_app.models.agreement import agree
 from serve_app.models.weights import EMBEDDED
-from serve_app.types import Detections, Json
-
-_TIMEOUT_S = 60.0
+from serve_app.types import Detections
 
 
 class Reference:
@@ -28,20 +25,19 @@ class Reference:
 
     def ask(self, url: str, model: str = "default") -> str:
         """Has a model say what it finds, while nobody else asks; its name."""
-        query = {"model": model}
-        answer = httpx.post(f"{url}/detect", content=self.picture, params=query, timeout=_TIMEOUT_S, trust_env=False)
-        found = answer.raise_for_status().json()
-        self._found[found["model"]] = _detections(found)
-        self._labels[found["model"]] = {one["label"] for one in found["detections"]}
-        return str(found["model"])
+        with Client(url) as client:
+            result = client.detect(self.picture, model=model)
+        self._found[result.model] = _detections(result)
+        self._labels[result.model] = set(result.labels)
+        return result.model
 
-    def agrees(self, answer: Json) -> bool:
-        """Whether the model that an answer names finds this."""
-        self.answers[answer["model"]] += 1
-        expected = self._found.get(answer["model"])
-        if expected is None or not agree(expected, _detections(answer)):
+    def agrees(self, result: DetectResult | FrameResult) -> bool:
+        """Whether the model that a result names finds this."""
+        self.answers[result.model] += 1
+        expected = self._found.get(result.model)
+        if expected is None or not agree(expected, _detections(result)):
             return False
-        return {one["label"] for one in answer["detections"]} <= self._labels[answer["model"]]
+        return set(result.labels) <= self._labels[result.model]
 
 
 def save_second_model(folder: Path) -> Path:
@@ -54,11 +50,5 @@ def save_second_model(folder: Path) -> Path:
     return path
 
 
-def _detections(answer: Json) -> Detections:
-    found = answer["detections"]
-    boxes = [[one["bbox"][side] for side in ("x1", "y1", "x2", "y2")] for one in found]
-    return Detections(
-        np.array(boxes, np.float32).reshape(-1, 4),
-        np.array([one["confidence"] for one in found], np.float32),
-        np.array([one["class_id"] for one in found], np.int32),
-    )
+def _detections(result: DetectResult | FrameResult) -> Detections:
+    return Detections(result.xyxy, result.confidence, result.class_id)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.server import ROOT, ray_address, raylet_flag
+from scripts.launch import ROOT, ray_address, raylet_flag
 from scripts.trials.clients import clients
 from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower, written
@@ -121,7 +121,7 @@ def _use_and_drain(
 
 def _moved(followers: dict[str, Follower]) -> set[str]:
     """Each says so by an event."""
-    return {name for name, one in followers.items() if any(seen.event["type"] == "gap" for seen in one.seen)}
+    return {name for name, one in followers.items() if any(seen.event.type == "gap" for seen in one.seen)}
 
 
 def _drain(cluster: Cluster, node: subprocess.Popen[bytes]) -> None:
@@ -147,10 +147,10 @@ def _judge(name: str, follower: Follower, output_dir: Path, trial: Resize) -> No
 
 def _measure(follower: Follower, drained_s: float, trial: Resize) -> None:
     """Around the gap, which comes before the first result from elsewhere."""
-    types = [seen.event["type"] for seen in follower.seen]
+    types = [seen.event.type for seen in follower.seen]
     gap = types.index("gap")
     before = gap - 1 - types[gap - 1 :: -1].index("result")
     after = types.index("result", gap)
     trial.away_s.append(follower.seen[after].at_s - follower.seen[before].at_s)
     trial.moved_s.append(follower.seen[after].at_s - drained_s)
-    trial.lost += follower.seen[gap].event["lost"]
+    trial.lost += follower.gap().lost

@@ -13,8 +13,8 @@ import httpx
 import numpy as np
 import yaml
 
-from scripts.server import ROOT
-from scripts.trials.loads import Answers, Load
+from scripts.launch import ROOT
+from scripts.trials.loads import AdjustableLoad, Answers
 from serve_app.types import Json
 
 UP_WITHIN_S = 60.0
@@ -37,7 +37,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Look:
+class DetectorCount:
     """The Detectors at a moment: seconds since the start."""
 
     at_s: float
@@ -50,7 +50,7 @@ class Scaling:
     """How it went."""
 
     plan: Plan
-    looks: list[Look]
+    looks: list[DetectorCount]
     up_at_s: float = 0.0  # the load stepped up, since the start,
     held_at_s: float = 0.0  # as many as wanted ran,
     down_at_s: float = 0.0  # and it stepped down
@@ -92,20 +92,22 @@ class Scaling:
         return [now for before, now in itertools.pairwise(wanted) if now != before]
 
 
-def scale(detectors: Callable[[], tuple[int, int]], load: Load, plan: Plan, tell: Callable[[float], None]) -> Scaling:
+def scale(
+    detectors: Callable[[], tuple[int, int]], load: AdjustableLoad, plan: Plan, tell: Callable[[float], None]
+) -> Scaling:
     """Low load, high load until it has its Detectors and a while longer, low load until they are gone again.
 
     ``detectors`` says how many Serve wants, and how many run; ``tell`` hears how many seconds are over.
     """
-    trial, began_s, over = Scaling(plan, [Look(0.0, *detectors())]), time.monotonic(), threading.Event()
+    trial, began_s, over = Scaling(plan, [DetectorCount(0.0, *detectors())]), time.monotonic(), threading.Event()
 
     def look() -> None:
         while not over.wait(_LOOK_PERIOD_S):
             with suppress(httpx.HTTPError):  # Serve may just be busy
                 wanted, running = detectors()
-                trial.looks.append(Look(time.monotonic() - began_s, wanted, running))
+                trial.looks.append(DetectorCount(time.monotonic() - began_s, wanted, running))
 
-    def wait(seconds: float, until: Callable[[Look], bool] = lambda _: False) -> float:
+    def wait(seconds: float, until: Callable[[DetectorCount], bool] = lambda _: False) -> float:
         """Until it is so, or the time is up; when that was, since the start."""
         expires_s = time.monotonic() + seconds
         while time.monotonic() < expires_s and not until(trial.looks[-1]):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from scripts.codes import samples
-from scripts.server import ROOT, start
+from scripts.launch import ROOT, start
 from scripts.trials.cluster import Cluster
 from serve_app.types import Json
 

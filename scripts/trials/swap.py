@@ -9,14 +9,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import yaml
 
-from scripts.deploy import Refused, check_changed, deploy, settled_models
+from scripts.deploy import DeployRefused, check_changed, deploy, settled_models
 from scripts.trials.clients import Request, clients
 from scripts.trials.cluster import Cluster, Footprint, stream, until
 from scripts.trials.follower import Follower
 from scripts.trials.reference import Reference
+from serve_app.client import Client
+from serve_app.schemas.health import ReadyResponse
 from serve_app.types import Json
 
 _CLIENTS = 4
@@ -24,7 +25,6 @@ _STREAMS = 4
 _STREAM_FPS = 5
 _SETTLED = 4  # changes, after which memory counts: both models were there twice
 _MEMORY_SLACK_MIB = 30.0
-_TIMEOUT_S = 60.0
 
 
 @dataclass
@@ -63,8 +63,7 @@ def swap(
             stack.enter_context(stream(cluster, name, pictures, loop=True, max_fps=_STREAM_FPS))
             followers.append(Follower(cluster.url, name))
             followers[-1].result_after(0)
-        judge = lambda response: reference.agrees(response.json())  # noqa: E731
-        crowd = stack.enter_context(clients(cluster.url, reference.picture, _CLIENTS, judge))
+        crowd = stack.enter_context(clients(cluster.url, reference.picture, _CLIENTS, reference.agrees))
         for number in range(times):
             begun_s = time.monotonic()
             _change(cluster, config, {"model": {"weights": weights[number % 2]}})
@@ -79,8 +78,8 @@ def swap(
         _deploy_no_model(cluster, config, crowd.requests, trial)
     for follower in followers:
         follower.close()
-        results = [seen.event for seen in follower.seen if seen.event["type"] == "result"]
-        trial.problems += [f"a stream: not what {one['model']} finds" for one in results if not reference.agrees(one)]
+        wrong = [one for one in follower.results() if not reference.agrees(one)]
+        trial.problems += [f"a stream: not what {one.model} finds" for one in wrong]
     trial.requests, trial.answers = len(crowd.requests), reference.answers
     trial.problems += crowd.problems
     if cluster.replicas("Detector") != [detector]:
@@ -92,12 +91,13 @@ def swap(
 
 
 def _change(cluster: Cluster, config: Path, user_config: Json) -> None:
-    """As scripts/deploy.py does it, with the file changed. Raises Refused."""
+    """As scripts/deploy.py does it, with the file changed. Raises DeployRefused."""
     settings = yaml.safe_load(config.read_text())
     (detector,) = (one for one in settings["applications"][0]["deployments"] if one["name"] == "Detector")
     detector["user_config"] = user_config
     deploy(settings, cluster.dashboard_url)
-    check_changed(settled_models(cluster.url))
+    with Client(cluster.url) as client:
+        check_changed(settled_models(client))
 
 
 def _deploy_no_model(cluster: Cluster, config: Path, requests: Sequence[Request], trial: Swaps) -> None:
@@ -106,17 +106,17 @@ def _deploy_no_model(cluster: Cluster, config: Path, requests: Sequence[Request]
     before = _readyz(cluster)
     try:
         _change(cluster, config, {"model": {"weights": str(broken)}})
-    except Refused as exc:
+    except DeployRefused as exc:
         trial.refusal = str(exc)
     else:
         trial.problems.append("nobody said that the file is no model")
     answered = len(requests)
     until(lambda: len(requests) > answered + 2 * _CLIENTS, what="answers after it")
     after = _readyz(cluster)
-    if after["version"] != before["version"] or not after["refused_change"]:
-        trial.problems.append(f"after a file that is no model /readyz says {after}")
+    if after.version != before.version or not after.refused_change:
+        trial.problems.append(f"after a file that is no model /readyz says {after!r}")
 
 
-def _readyz(cluster: Cluster) -> Json:
-    answer: Json = httpx.get(f"{cluster.url}/readyz", timeout=_TIMEOUT_S, trust_env=False).raise_for_status().json()
-    return answer
+def _readyz(cluster: Cluster) -> ReadyResponse:
+    with Client(cluster.url) as client:
+        return client.ready()

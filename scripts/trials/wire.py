@@ -20,7 +20,7 @@ class NotHttp(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class RawAnswer:
     """A response. ``body`` is None where there is none, and where it has no end."""
 
     status: int
@@ -78,7 +78,7 @@ def send(end: socket.socket, parts: Sequence[bytes], pause_s: float = 0) -> bool
     return True
 
 
-def read_answers(end: socket.socket, methods: Sequence[str]) -> list[Answer]:
+def read_answers(end: socket.socket, methods: Sequence[str]) -> list[RawAnswer]:
     """To requests of these methods, as long as the other end answers. Raises NotHttp, TimeoutError."""
     answers = []
     with end.makefile("rb") as file:
@@ -96,7 +96,7 @@ def read_answers(end: socket.socket, methods: Sequence[str]) -> list[Answer]:
     return answers
 
 
-def _read(file: BinaryIO, method: str) -> Answer | None:
+def _read(file: BinaryIO, method: str) -> RawAnswer | None:
     status = 100
     while status in range(100, 200) and status != 101:
         line = file.readline(65_537)
@@ -113,9 +113,9 @@ def _read(file: BinaryIO, method: str) -> Answer | None:
     headers = {name.lower(): value for name, value in parsed.items()}
     is_endless = headers.get("content-type", "").startswith(_ENDLESS)
     if method == "HEAD" or status in (101, 204, 304) or is_endless:
-        return Answer(status, headers, None)
+        return RawAnswer(status, headers, None)
     try:
-        return Answer(status, headers, _read_body(file, headers))
+        return RawAnswer(status, headers, _read_body(file, headers))
     except ValueError as exc:  # no length, or one that is none
         raise NotHttp(line) from exc
 

@@ -28,7 +28,10 @@ _BOUNDARY = "frame"
 _GONE, _REFUSED = 4404, 4000  # WebSocket's closing codes: those of an application begin at 4000
 
 StreamId = Annotated[str, Path(description="The stream's id.", examples=[examples.STREAM_ID])]
-After = Annotated[int | None, Query(ge=0, description="Only events after this event's id. Default: those to come.")]
+After = Annotated[
+    int | None,
+    Query(ge=-1, description="Only events after this event's id; -1: every one that is kept. Default: those to come."),
+]
 Types = Annotated[list[str], Query(description="Types of events, repeated or comma-separated. Default: every type.")]
 Boxes = Annotated[bool, Query(description="Draw what was found.")]
 
@@ -144,7 +147,7 @@ def router(streams: Streams) -> Router:
         stream_id: StreamId,
         types: Types = [],  # noqa: B006  # FastAPI copies it
         after: After = None,
-        last_event_id: Annotated[int | None, Header(ge=0)] = None,
+        last_event_id: Annotated[int | None, Header(ge=-1)] = None,
     ) -> StreamingResponse:
         """Send what happens in the stream as Server-Sent Events, without end. The same path answers a WebSocket.
 
@@ -246,7 +249,13 @@ async def _sse(streams: Streams, stream_id: str, wanted: frozenset[str], first: 
     async for page in _pages(streams, stream_id, first):
         parts = [f'event: missed\ndata: {{"missed":{page.missed}}}\n\n'] if page.missed else []
         parts += [_sse_event(event) for event in page.events if event.type in wanted]
-        yield ("".join(parts) or ": nothing new\n\n").encode()
+        yield ("".join(parts) or _sse_position(page)).encode()
+
+
+def _sse_position(page: EventPage) -> str:
+    """Tell a client that has nothing to read where it is, so that it misses nothing if it has to connect again."""
+    last_id = page.events[-1].event_id if page.events else page.last_id
+    return ": nothing new\n" + (f"id: {last_id}\n\n" if last_id is not None else "\n")
 
 
 def _sse_event(event: Event) -> str:

@@ -1,1 +1,34 @@
-"""A Python client of the HTTP interface."""
+"""A small client, synchronous or asynchronous, for the HTTP API: pictures in, detections and events out.
+
+    from serve_app.client import Client
+
+    with Client() as client:                                 # SIGHTLINE_URL and SIGHTLINE_KEY, or arguments
+        result = client.detect("dock.jpg", confidence=0.3)   # or bytes, a BGR array, a PIL image
+        print(result.labels, result.xyxy)
+
+        client.streams.create({"id": "gate", "source": {"uri": "rtsp://camera/1"}, "track": True})
+        for event in client.streams.events("gate", types=["result"]):
+            print(event)
+
+It needs httpx and pydantic, and numpy where an array is asked for or given: none of the server's other dependencies.
+"""
+
+from serve_app.client.async_ import AsyncClient
+from serve_app.client.errors import ApiError, ConflictError, ConnectionFailed, NotFoundError, SightlineError
+from serve_app.client.events import MissedEvents, StreamEvent
+from serve_app.client.results import DetectResult, FrameResult
+from serve_app.client.sync import Client
+
+__all__ = [
+    "Client",
+    "AsyncClient",
+    "DetectResult",
+    "FrameResult",
+    "StreamEvent",
+    "MissedEvents",
+    "SightlineError",
+    "ConnectionFailed",
+    "ApiError",
+    "NotFoundError",
+    "ConflictError",
+]

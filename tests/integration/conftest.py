@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,26 +20,31 @@ import pytest
 import ray
 from ray import serve
 
-from scripts.server import free_port, is_ready
+from scripts.launch import free_port, is_ready
 from scripts.trials.camera import FPS, NoCamera, camera
 from scripts.trials.cluster import APPLICATION, Cluster, frame_pools
 from serve_app.app import build_app
+from serve_app.client import Client, SightlineError
 from serve_app.schemas.streams import StreamResult, StreamStatus
 from tests.support import squares
+from tests.support.paths import ROOT
 from tests.support.videos import square_of
 
 T = TypeVar("T")
+
+BIN = Path(sys.executable).parent
 SLOTS = 64
 PATIENCE_S = 180.0  # for what takes seconds: a machine may be many times slower than the one it was written on
 CAMERA_FRAMES = 30
 
 
 def eventually(look: Callable[[], T], *, within_s: float = PATIENCE_S, what: str = "it") -> T:
-    """The first true value that ``look`` returns, looked for until the time is up."""
+    """The first true value that ``look`` returns, looked for until the time is up. What it asks may just be away."""
     expires_s = time.monotonic() + within_s
     while time.monotonic() < expires_s:
-        if value := look():
-            return value
+        with suppress(SightlineError):
+            if value := look():
+                return value
         time.sleep(0.1)
     raise AssertionError(f"{what} did not come true within {within_s:g} s")
 
@@ -47,36 +54,43 @@ def workers(title: str) -> list[psutil.Process]:
     return Cluster("", os.getpid()).processes(title)
 
 
+def asking(url: str) -> Client:
+    """A client with the tests' patience."""
+    return Client(url, timeout_s=PATIENCE_S)
+
+
 def start_stream(
     url: str, source: Path | str, *, loop: bool = False, stream_id: str = "lot", **fields: Any
 ) -> StreamStatus:
     """A new stream of the application there."""
     spec = {"id": stream_id, "source": {"uri": str(source), "loop": loop}} | fields
-    return StreamStatus(**httpx.post(f"{url}/streams", json=spec, timeout=PATIENCE_S).raise_for_status().json())
+    with asking(url) as client:
+        return client.streams.create(spec)
 
 
 def stream_status(url: str, stream_id: str = "lot") -> StreamStatus:
     """What the stream says of itself."""
-    return StreamStatus(**httpx.get(f"{url}/streams/{stream_id}", timeout=PATIENCE_S).raise_for_status().json())
+    with asking(url) as client:
+        return client.streams.status(stream_id)
 
 
 def stream_ids(url: str) -> list[str]:
     """Every stream of the application there."""
-    streams = httpx.get(f"{url}/streams", timeout=PATIENCE_S).raise_for_status().json()["streams"]
-    return [stream["stream_id"] for stream in streams]
+    with asking(url) as client:
+        return [stream.stream_id for stream in client.streams.list()]
 
 
 def delete_stream(url: str, stream_id: str = "lot") -> None:
     """End it for good."""
-    httpx.delete(f"{url}/streams/{stream_id}", timeout=PATIENCE_S).raise_for_status()
+    with asking(url) as client:
+        client.streams.delete(stream_id)
 
 
 def stream_events(url: str, stream_id: str = "lot", **query: Any) -> Iterator[dict[str, Any]]:
     """Its events, as they come, without end."""
-    with httpx.stream("GET", f"{url}/streams/{stream_id}/events", params=query, timeout=PATIENCE_S) as response:
-        for line in response.raise_for_status().iter_lines():
-            if line.startswith("data:"):
-                yield json.loads(line.removeprefix("data:"))
+    with asking(url) as client:
+        for event in client.streams.events(stream_id, **query):
+            yield json.loads(event.json)
 
 
 def stream_results(url: str, count: int, stream_id: str = "lot") -> list[StreamResult]:
@@ -128,6 +142,25 @@ class Service:
         """Deploy the application, or a changed one in its place, and wait until it is ready."""
         serve.run(build_app(args or self.args), name=APPLICATION, route_prefix="/")
         eventually(lambda: is_ready(self.url), what="readiness")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source distribution."""
+    folder = tmp_path_factory.mktemp("dist")
+    here = ["--no-build-isolation", "--python", sys.executable]  # with what is installed: no network
+    subprocess.run([BIN / "uv", "build", "--quiet", *here, "--out-dir", folder, ROOT], check=True, timeout=PATIENCE_S)
+    return folder
+
+
+def install_wheel(built: Path, venv: Path) -> tuple[Path, Path]:
+    """A new environment with the wheel and none of its dependencies: its Python, and where its packages lie."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=PATIENCE_S)
+    (wheel,) = built.glob("*.whl")
+    install = [BIN / "uv", "pip", "install", "--quiet", "--no-deps", "--python", venv / "bin/python", wheel]
+    subprocess.run(install, check=True, timeout=PATIENCE_S)
+    (packages,) = (venv / "lib").glob("python*/site-packages")
+    return venv / "bin/python", packages
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from ray import serve
 
-from scripts.server import is_ready
+from scripts.launch import is_ready
 from serve_app.app import build_app
 from tests.conftest import trusted
 from tests.integration.conftest import PATIENCE_S, Service, eventually, replicas

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import httpx
 import numpy as np
 import pytest
 from ray import serve
@@ -16,11 +15,11 @@ from ray import serve
 from scripts.codes import samples
 from scripts.codes.scenes import Scene
 from scripts.codes.score import Guess
-from scripts.server import is_ready
+from scripts.launch import is_ready
 from serve_app.app import build_app
+from serve_app.client import AsyncClient, DetectResult
 from serve_app.images.drawing import encode_jpeg
 from serve_app.schemas.streams import StreamResult
-from serve_app.types import Json
 from tests.integration.conftest import Service, delete_stream, eventually, start_stream, stream_results, stream_status
 
 CLIENTS, PICTURES_EACH = 8, 6
@@ -77,28 +76,26 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
     async def watch(name: str) -> None:
         results.extend(await asyncio.to_thread(stream_results, codes_url, results_each, name))
 
-    async def post(http: httpx.AsyncClient, mine: range, streams: asyncio.Future[object]) -> None:
+    async def post(client: AsyncClient, mine: range, streams: asyncio.Future[object]) -> None:
         """One client: its pictures one by one, all in one body, and drawn; over and over while the streams run."""
         while not (streams.done() and mine[-1] in drawn):
             for number in mine:
-                keep(number, (await http.post("/detect", content=encoded[number])).raise_for_status().json())
-            parts = [("file", encoded[number]) for number in mine]
-            for number, body in zip(mine, (await http.post("/detect", files=parts)).json()["results"], strict=True):
-                keep(number, body)
+                keep(number, await client.detect(encoded[number]))
+            many = await client.detect_many([encoded[number] for number in mine])
+            for number, result in zip(mine, many, strict=True):
+                assert isinstance(result, DetectResult)
+                keep(number, result)
             # Markers only: a box drawn over its QR code would keep it from being read.
-            jpeg = {"url": "/detect?classes=marker", "headers": {"Accept": "image/jpeg"}}
-            annotated = await http.post(**jpeg, content=encoded[mine[-1]])
-            drawn[mine[-1]] = annotated.raise_for_status().content
+            drawn[mine[-1]] = await client.annotate(encoded[mine[-1]], classes=["marker"])
 
-    def keep(number: int, body: Json) -> None:
-        guesses = tuple(Guess.from_json(detection) for detection in body["detections"])
-        answers.append(Answer(number, guesses, body["batch_size"]))
+    def keep(number: int, result: DetectResult) -> None:
+        answers.append(Answer(number, tuple(map(Guess.of, result)), result.batch_size))
 
     async def run() -> None:
-        async with asyncio.timeout(TIMEOUT_S), httpx.AsyncClient(base_url=codes_url, timeout=TIMEOUT_S) as http:
+        async with asyncio.timeout(TIMEOUT_S), AsyncClient(codes_url, timeout_s=TIMEOUT_S) as client:
             streams = asyncio.gather(*map(watch, belts))
             ranges = [range(n * PICTURES_EACH, (n + 1) * PICTURES_EACH) for n in range(CLIENTS)]
-            await asyncio.gather(streams, *(post(http, mine, streams) for mine in ranges))
+            await asyncio.gather(streams, *(post(client, mine, streams) for mine in ranges))
 
     asyncio.run(run())
     for name in belts:
@@ -120,7 +117,7 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
     assert len(results) == 2 * results_each
     for result in results:
         number = numbers[result.stream_id][result.frame_id % FRAMES]  # what the frame says of itself
-        guesses = [Guess.from_json(detection.model_dump()) for detection in result.detections]
+        guesses = [Guess.of(found) for found in result.detections]
         assert len(guesses) >= 2
         assert best_match(guesses, frames) == number, f"{result.stream_id}, frame {result.frame_id}"
 

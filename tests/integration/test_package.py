@@ -6,33 +6,20 @@ import os
 import signal
 import site
 import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
-import httpx
-import pytest
 import yaml
 
 from scripts.codes import samples
 from scripts.codes.score import Guess, score
-from scripts.server import free_port, is_ready
+from scripts.launch import free_port, is_ready
+from serve_app.client import Client
 from serve_app.images.drawing import encode_jpeg
-from tests.integration.conftest import PATIENCE_S, eventually, frame_pools
-from tests.support.paths import ROOT
+from tests.integration.conftest import eventually, frame_pools, install_wheel
 
-BIN = Path(sys.executable).parent
-WEIGHTS = {"serve_app/models/embedded/codes.onnx", "serve_app/weights/codes.safetensors"}
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and the source distribution."""
-    folder = tmp_path_factory.mktemp("dist")
-    here = ["--no-build-isolation", "--python", sys.executable]  # with what is installed: no network
-    subprocess.run([BIN / "uv", "build", "--quiet", *here, "--out-dir", folder, ROOT], check=True, timeout=PATIENCE_S)
-    return folder
+WEIGHTS = {"serve_app/models/embedded/codes.onnx", "serve_app/models/embedded/codes.safetensors"}
 
 
 def test_wheel_and_source_distribution_contain_the_model(built: Path) -> None:
@@ -46,12 +33,7 @@ def test_wheel_and_source_distribution_contain_the_model(built: Path) -> None:
 def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: Path) -> None:
     """Its dependencies are this environment's, lent by a .pth file; serve_app itself is the wheel's."""
     venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=PATIENCE_S)
-    python = venv / "bin/python"
-    (wheel,) = built.glob("*.whl")
-    install = [BIN / "uv", "pip", "install", "--quiet", "--no-deps", "--python", python, wheel]
-    subprocess.run(install, check=True, timeout=PATIENCE_S)
-    (packages,) = (venv / "lib").glob("python*/site-packages")
+    python, packages = install_wheel(built, venv)
     (packages / "lent.pth").write_text("\n".join(site.getsitepackages()))
 
     pools, port = frame_pools(), free_port()
@@ -70,9 +52,10 @@ def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: 
         eventually(lambda: is_ready(url) or process.poll() is not None, what="readiness")
         assert process.poll() is None, log.read_text()[-3000:]
         scene = samples.picture(3)
-        body = httpx.post(f"{url}/detect", content=encode_jpeg(scene.pixels), timeout=PATIENCE_S).json()
-        result = score(scene, [Guess.from_json(detection) for detection in body["detections"]])
-        assert (body["model"], len(result.missed), len(result.false)) == ("codes", 0, 0)
+        with Client(url) as client:
+            answer = client.detect(encode_jpeg(scene.pixels))
+        result = score(scene, [Guess.of(found) for found in answer])
+        assert (answer.model, len(result.missed), len(result.false)) == ("codes", 0, 0)
         process.send_signal(signal.SIGINT)
         process.wait(90)
         assert frame_pools() <= pools

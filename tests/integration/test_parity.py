@@ -13,7 +13,7 @@ import pytest
 from ray import serve
 from ultralytics import YOLO
 
-from scripts.server import is_ready
+from scripts.launch import is_ready
 from serve_app.app import build_app
 from serve_app.schemas.streams import StreamResult
 from serve_app.types import Json

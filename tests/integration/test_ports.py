@@ -17,8 +17,8 @@ import httpx
 import psutil
 import pytest
 
-from scripts import server
-from scripts.server import ROOT, Server
+from scripts import launch
+from scripts.launch import ROOT, Server
 from scripts.trials.cluster import Cluster
 from serve_app.config import LimitArgs
 from tests.integration.conftest import PATIENCE_S, eventually
@@ -47,7 +47,7 @@ class Open:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The local config."""
-    running = server.start(ROOT / "configs/local.yaml", tmp_path_factory.mktemp("ports") / "log")
+    running = launch.start(ROOT / "configs/local.yaml", tmp_path_factory.mktemp("ports") / "log")
     try:
         running.wait_until_ready()
         eventually(lambda: routed(running) == REPLICAS["Ingress"], what="both of them behind HAProxy")
@@ -143,7 +143,7 @@ def test_what_is_not_on_loopback_refuses_whoever_lacks_the_token(running: Server
 
 
 def test_ray_refuses_whoever_lacks_the_token(running: Server) -> None:
-    address = server.ray_address(running.process.pid)
+    address = launch.ray_address(running.process.pid)
     assert ip_address(address.rpartition(":")[0]).is_loopback
     assert_only_the_token_opens(address, TO_RAY)
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from scripts.server import free_port, is_ready
+from scripts.launch import free_port, is_ready
 from tests.integration.conftest import PATIENCE_S, eventually, frame_pools
 from tests.support import squares
 from tests.support.paths import ROOT

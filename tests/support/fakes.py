@@ -36,6 +36,7 @@ class FakeBackend:
     """Finds one dog as wide as the picture has bytes; the picture ``b"bad"`` is refused, ``b"slow"`` never answered."""
 
     def __init__(self) -> None:
+        self.pictures: list[bytes] = []
         self.options: list[DetectOptions] = []
         self.models_asked: list[str] = []
         self.tenants: list[str] = []
@@ -56,6 +57,7 @@ class FakeBackend:
 
     async def detect(self, request: PictureRequest) -> Answer:
         data = request.data
+        self.pictures.append(data)
         self.models_asked.append(request.params.model)
         self.tenants.append(request.tenant)
         self.options.append(request.params.to_options(MODEL))

@@ -1,10 +1,10 @@
-"""The HTTP interface in front of streams that a test makes happen."""
+"""The HTTP interface in front of a backend and streams that do what a test says."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from scripts.server import free_port
+from scripts.launch import free_port
 from serve_app.api.app import build_api
 from serve_app.config import parse_args
 from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
@@ -28,8 +28,9 @@ class _Server(uvicorn.Server):
 
 @dataclass
 class StreamServer:
-    """A server, and the streams behind it."""
+    """A server, and what is behind it."""
 
+    backend: FakeBackend
     streams: FakeStreams
     http: httpx.Client
     port: int
@@ -42,14 +43,18 @@ class StreamServer:
     def happen(self, count: int = 1) -> None:
         """Events in the stream ``lot``."""
         for _ in range(count):
-            self._server.loop.call_soon_threadsafe(self.streams.happen, "lot")
+            self.do(lambda: self.streams.happen("lot"))
+
+    def do(self, action: Callable[[], object]) -> None:
+        """Soon, on the server's loop."""
+        self._server.loop.call_soon_threadsafe(action)
 
 
 @contextmanager
 def serve_streams(args: dict[str, Any] | None = None) -> Iterator[StreamServer]:
     """Started, and stopped at the end."""
-    streams, port = FakeStreams(), free_port()
-    api = build_api(FakeBackend(), streams, FakeMetrics(), parse_args(args or {}))
+    backend, streams, port = FakeBackend(), FakeStreams(), free_port()
+    api = build_api(backend, streams, FakeMetrics(), parse_args(args or {}))
     server = _Server(uvicorn.Config(api, port=port, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -57,7 +62,7 @@ def serve_streams(args: dict[str, Any] | None = None) -> Iterator[StreamServer]:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
             while not server.started:
                 assert thread.is_alive()
-            yield StreamServer(streams, http, port, server)
+            yield StreamServer(backend, streams, http, port, server)
     finally:
         server.should_exit = True
         thread.join(20)

@@ -21,7 +21,7 @@ import psutil
 import pytest
 import redis
 
-from scripts.server import free_port
+from scripts.launch import free_port
 from serve_app.network.address_guard import Guard
 from serve_app.streams.outputs.sinks import Sink
 from tests.integration.conftest import eventually

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scripts.server import free_port
+from scripts.launch import free_port
 from tests.integration.sinks.conftest import ServerStarter, entries, executable, opened
 from tests.support.receiver import Receiver
 from tests.support.sinks import event, until

@@ -44,7 +44,7 @@ def sse(lines: Iterator[str]) -> dict[str, str]:
 
 
 def next_event(lines: Iterator[str]) -> dict[str, str]:
-    while not (event := {name: value for name, value in sse(lines).items() if name}):
+    while "data" not in (event := sse(lines)):
         pass
     return event
 
@@ -154,6 +154,15 @@ def test_a_browser_that_reconnects_goes_on_where_it_was(lot: StreamServer) -> No
         assert [next_event(lines)["id"] for _ in range(2)] == ["3", "4"]
 
 
+def test_a_client_is_told_where_it_is_before_the_first_event(lot: StreamServer) -> None:
+    with lot.http.stream("GET", "/streams/lot/events") as response:
+        assert sse(response.iter_lines()) == {"id": "-1"}
+    lot.happen(2)
+    with lot.http.stream("GET", "/streams/lot/events", headers={"Last-Event-ID": "-1"}) as response:
+        lines = response.iter_lines()
+        assert [next_event(lines)["id"] for _ in range(2)] == ["0", "1"]
+
+
 def test_what_is_no_longer_kept_is_said(lot: StreamServer) -> None:
     lot.happen(600)
     with lot.http.stream("GET", "/streams/lot/events?after=0") as response:
@@ -164,12 +173,8 @@ def test_what_is_no_longer_kept_is_said(lot: StreamServer) -> None:
 def test_only_the_types_that_are_asked_for_come(lot: StreamServer) -> None:
     lot.happen()
     with lot.http.stream("GET", "/streams/lot/events?types=zone,line&after=0") as response:
-        assert next_event_or_comment(response.iter_lines()) == {}
+        assert sse(response.iter_lines()) == {"id": "0"}
     assert is_error(lot.http.get("/streams/lot/events?types=zone,cat"), 422, "invalid_parameter")
-
-
-def next_event_or_comment(lines: Iterator[str]) -> dict[str, str]:
-    return {name: value for name, value in sse(lines).items() if name}
 
 
 def test_an_answer_ends_with_its_stream(lot: StreamServer) -> None:

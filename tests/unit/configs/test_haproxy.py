@@ -26,7 +26,7 @@ from ray.serve._private import haproxy
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
 
-from scripts.server import free_port
+from scripts.launch import free_port
 from tests.support.paths import ROOT
 
 GUARD = ROOT / "configs/haproxy.py"

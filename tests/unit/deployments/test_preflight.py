@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from scripts.server import free_port
+from scripts.launch import free_port
 from serve_app.deployments.preflight import check, read, unknown_keys
 from serve_app.errors import ConfigError, ModelError, SharedMemoryError
 from serve_app.types import Json

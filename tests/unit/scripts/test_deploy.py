@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from scripts import deploy as script
-from scripts.deploy import Refused, check_changed, deploy, settled_models
+from scripts.deploy import DeployRefused, check_changed, deploy, settled_models
+from serve_app.client import Client
 from serve_app.schemas.models import ModelStatus
 from serve_app.types import Json
 
@@ -95,34 +96,34 @@ def test_the_token_is_the_one_that_ray_would_show(monkeypatch: pytest.MonkeyPatc
 
 def test_what_serve_cannot_deploy_is_said(told: Told) -> None:
     told.answers = {"/api/serve/applications/": [applications("DEPLOY_FAILED", "no such deployment")]}
-    with pytest.raises(Refused, match="sightline cannot be deployed: no such deployment"):
+    with pytest.raises(DeployRefused, match="sightline cannot be deployed: no such deployment"):
         deploy(CONFIG, told.url)
 
 
 def test_a_dashboard_that_wants_another_token_is_said(told: Told) -> None:
     told.answers = {"/api/serve/applications/": [(401, "a token is missing")]}
-    with pytest.raises(Refused, match=r"answers 401: .*a token is missing"):
+    with pytest.raises(DeployRefused, match=r"answers 401: .*a token is missing"):
         deploy(CONFIG, told.url)
 
 
 def test_it_waits_until_no_model_is_being_changed(told: Told) -> None:
     told.answers = {"/models": [models("changing"), models("changing"), models("ready")]}
-    (model,) = settled_models(told.url)
+    (model,) = settled_models(Client(told.url))
     assert model.state == "ready"
     check_changed([model])
 
 
 def test_a_model_that_does_not_answer_is_asked_again_for_a_while(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     told.answers = {"/models": [(503, {"code": "unavailable"}), models("unavailable"), models("ready")]}
-    (model,) = settled_models(told.url)
+    (model,) = settled_models(Client(told.url))
     assert model.state == "ready"
     monkeypatch.setattr(script, "_AVAILABLE_WITHIN_S", 0.0)
     told.answers = {"/models": [models("unavailable")]}
-    with pytest.raises(Refused, match="nothing is heard of default"):
-        settled_models(told.url)
+    with pytest.raises(DeployRefused, match="nothing is heard of default"):
+        settled_models(Client(told.url))
 
 
 def test_a_model_that_goes_on_as_it_was_is_said(told: Told) -> None:
     told.answers = {"/models": [models("ready", "OpenVINO cannot read broken.onnx")]}
-    with pytest.raises(Refused, match=r"default goes on as it was: OpenVINO cannot read broken\.onnx"):
-        check_changed(settled_models(told.url))
+    with pytest.raises(DeployRefused, match=r"default goes on as it was: OpenVINO cannot read broken\.onnx"):
+        check_changed(settled_models(Client(told.url)))

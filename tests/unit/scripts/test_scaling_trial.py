@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.trials.scale import Look, Plan, Scaling, judge
+from scripts.trials.scale import DetectorCount, Plan, Scaling, judge
 
 PLAN = Plan(low=20, high=120, least=1, most=4, low_s=10, hold_s=60, downscale_delay_s=30)
 
 
 def trial(*wanted: tuple[float, int]) -> Scaling:
     """The load steps up after 10 s and down after 100; so many are wanted from a moment on, and run from 20 s on."""
-    looks = [Look(at_s, [number for from_s, number in wanted if from_s <= at_s][-1], 4) for at_s in range(200)]
+    looks = [DetectorCount(at_s, [number for from_s, number in wanted if from_s <= at_s][-1], 4) for at_s in range(200)]
     return Scaling(PLAN, looks, up_at_s=10, held_at_s=20, down_at_s=100)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.benchmark.simulation import OVERLOAD, Crowd, simulate
+from scripts.benchmark.simulation import OVERLOAD, SenderGroup, simulate
 
 BATCH_S = 0.2
 
@@ -27,9 +27,12 @@ def test_streams_have_equal_shares() -> None:
 @pytest.mark.parametrize("senders", [8, 400])
 def test_a_greedy_tenant_leaves_the_others_their_share(senders: int) -> None:
     """A fifth of 40 images/s each, whether the greedy one fills the queue or not."""
-    modest = [Crowd("interactive", f"modest {number}", senders=8) for number in range(4)]
+    modest = [SenderGroup("interactive", f"modest {number}", senders=8) for number in range(4)]
     seen = simulate(
-        [*modest, Crowd("interactive", "greedy", senders=senders)], batch_s=BATCH_S, max_batch_size=8, duration_s=60
+        [*modest, SenderGroup("interactive", "greedy", senders=senders)],
+        batch_s=BATCH_S,
+        max_batch_size=8,
+        duration_s=60,
     )
     for number in range(4):
         assert len(seen[f"modest {number}"].queue_s) / 60 == pytest.approx(8, rel=0.1)

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from scripts.server import free_port
+from scripts.launch import free_port
 from serve_app.api.access.keys import make_key
 from serve_app.api.app import build_api
 from serve_app.config import StreamArgs, parse_args

@@ -17,11 +17,13 @@ from pathlib import Path
 import httpx
 import psutil
 
+from serve_app.client import Client, SightlineError
+
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 300  # a slow disk
 STOP_TIMEOUT_S = 90  # what was accepted is answered first
 _CHILDREN_OUTLIVE_IT_S = 60  # Ray's agents, which were just being started
-REQUEST_TIMEOUT_S = 60
+_ANSWER_TIMEOUT_S = 10.0
 PORT = 8000  # Serve's default; another one where it is taken
 
 
@@ -35,12 +37,16 @@ class StopFailed(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """A scripts/serve that was started. ``http`` asks it, whatever proxy the shell names for the world outside."""
+    """A scripts/serve that was started, and a client for it."""
 
-    url: str
     process: subprocess.Popen[bytes]
     log: Path
-    http: httpx.Client
+    client: Client
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return self.client.url
 
     def wait_until_ready(self) -> None:
         """Raises StartFailed."""
@@ -60,7 +66,12 @@ class Server:
 
 def is_ready(url: str) -> bool:
     """Whether the application there answers with a warm model."""
-    return _answers(f"{url}/readyz")
+    with Client(url, timeout_s=_ANSWER_TIMEOUT_S) as client:
+        try:
+            client.ready()
+        except SightlineError:
+            return False
+    return True
 
 
 def wait_until_answered(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -74,7 +85,7 @@ def wait_until_answered(url: str, process: subprocess.Popen[bytes], log: Path) -
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=10, trust_env=False).status_code == 200
+        return httpx.get(url, timeout=_ANSWER_TIMEOUT_S, trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -133,12 +144,10 @@ def start(config: Path, log: Path) -> Server:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
     }
     command = [str(ROOT / "scripts/serve"), str(config), "--port", str(port)]
-    url = f"http://127.0.0.1:{port}"
-    http = httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S, trust_env=False)
     log.unlink(missing_ok=True)  # a server that was left running goes on writing into its own
     with log.open("w") as output:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
-    return Server(url, process, log, http)
+    return Server(process, log, Client(f"http://127.0.0.1:{port}"))
 
 
 def free_port(wanted: int = 0) -> int:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.server import free_port
-from scripts.streams import Refused, merged, read_specs
+from scripts.launch import free_port
 from serve_app.api.access.keys import make_key
+from serve_app.cli.streams import CommandFailed, merged, read_specs
 from serve_app.errors import InvalidParameter
 from serve_app.schemas.streams import StreamStatus
 from serve_app.types import Snapshot
@@ -112,7 +112,7 @@ def test_a_wrong_file_is_refused_in_a_sentence_before_anything_is_sent(
     tmp_path: Path, text: str, sentence: str
 ) -> None:
     (tmp_path / "streams.yaml").write_text(text)
-    with pytest.raises(Refused, match=sentence):
+    with pytest.raises(CommandFailed, match=sentence):
         read_specs(tmp_path / "streams.yaml")
 
 

@@ -1,0 +1,115 @@
+"""The server's answers -> results and errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from serve_app.client.errors import ApiError, ConflictError, NotFoundError
+from serve_app.client.results import DetectResult
+from serve_app.errors import ServeAppError
+from serve_app.types import Json, Snapshot
+
+M = TypeVar("M", bound=BaseModel)
+
+_OF_ONE_PICTURE = {"not_an_image", "undecodable", "too_large", "poison"}  # codes that say what is wrong with a picture
+
+
+def check(response: httpx.Response) -> None:
+    """Raise ApiError unless the answer, which has been read, is a success."""
+    if not response.is_success:
+        raise _error_of(response)
+
+
+def model_of(kind: type[M]) -> Callable[[httpx.Response], M]:
+    """Return what reads an answer as a model. It raises ApiError."""
+
+    def read(response: httpx.Response) -> M:
+        check(response)
+        return validated(kind, response.content)
+
+    return read
+
+
+def content_of(response: httpx.Response) -> bytes:
+    """Return the bytes of an answer. Raises ApiError."""
+    check(response)
+    return response.content
+
+
+def frame_of(response: httpx.Response) -> Snapshot:
+    """Return a frame and its id. Raises ApiError."""
+    check(response)
+    return Snapshot(int(response.headers["X-Frame-Id"]), response.content)
+
+
+def results_of(response: httpx.Response, count: int) -> list[DetectResult | ApiError]:
+    """Return the results of so many pictures. Raises ApiError where the whole request was refused.
+
+    The server answers a request of one picture as itself, without a list around it.
+    """
+    try:
+        body = _json(content_of(response))
+    except ApiError as exc:
+        if count == 1 and exc.code in _OF_ONE_PICTURE:
+            return [exc]
+        raise
+    if "results" not in body:
+        return [validated(DetectResult, response.content)]
+    return [
+        _error_of_picture(one) if "code" in one else validated(DetectResult, json.dumps(one)) for one in body["results"]
+    ]
+
+
+def validated(kind: type[M], data: str | bytes) -> M:
+    """Return JSON of the server as a model. Raises ApiError where it is something else."""
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as exc:
+        detail = f"the answer is not a {kind.__name__} as this version of the client knows it: check the url"
+        raise ApiError(detail, "unexpected_answer", 200) from exc
+
+
+def _json(data: bytes) -> Json:
+    try:
+        body = json.loads(data)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _error_of(response: httpx.Response) -> ApiError:
+    """Read an error of our own, or whatever a proxy in front of the server says."""
+    body, status_code = _json(response.content), response.status_code
+    retry_after = response.headers.get("Retry-After", "")
+    kind = {404: NotFoundError, 409: ConflictError}.get(status_code, ApiError)
+    return kind(
+        str(body.get("detail") or f"the server answers {status_code}"),
+        str(body.get("code") or f"http_{status_code}"),
+        status_code,
+        int(retry_after) if retry_after.isdecimal() else None,
+        body.get("limit"),
+        str(body.get("request_id") or response.headers.get("X-Request-ID", "")),
+    )
+
+
+def _error_of_picture(body: Json) -> ApiError:
+    """Read one of several pictures' errors. It has no status and no headers of its own; its code implies them."""
+    kind = _KINDS.get(body["code"], ServeAppError)
+    return ApiError(
+        body["detail"], body["code"], kind.status_code, kind.retry_after_s, body.get("limit"), body["request_id"]
+    )
+
+
+def _kinds(kind: type[ServeAppError]) -> dict[str, type[ServeAppError]]:
+    found: dict[str, type[ServeAppError]] = {}
+    for child in kind.__subclasses__():
+        found |= _kinds(child)
+    return found | {kind.code: kind}
+
+
+_KINDS = _kinds(ServeAppError)  # by code; those that share a code differ in nothing that a client sees

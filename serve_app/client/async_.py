@@ -1,0 +1,196 @@
+"""The client for code on an event loop: it does what ``Client`` does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import httpx
+
+from serve_app.client import requests
+from serve_app.client.connection import Endpoint
+from serve_app.client.errors import ApiError, SightlineError
+from serve_app.client.events import EventFeed, MissedEvents, StreamEvent
+from serve_app.client.requests import ApiRequest
+from serve_app.client.results import DetectResult, FrameResult
+from serve_app.schemas.health import HealthResponse, ReadyResponse
+from serve_app.schemas.models import ModelStatus
+from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
+from serve_app.types import Json, Snapshot
+
+if TYPE_CHECKING:
+    from serve_app.client.pictures import Picture
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talk to a running Sightline from asyncio: see ``Client`` for every method.
+
+    from serve_app.client import AsyncClient
+
+    async with AsyncClient() as client:
+        one, other = await asyncio.gather(client.detect("dock.jpg"), client.detect("shelf.jpg"))
+        async for event in client.streams.events("gate"):
+            print(event)
+    """
+
+    def __init__(self, url: str | None = None, api_key: str | None = None, timeout_s: float = 60.0) -> None:
+        self._endpoint = Endpoint.of(url, api_key, timeout_s)
+        self._http = httpx.AsyncClient(**self._endpoint.options)
+        self.streams = AsyncStreamsApi(self)
+
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        return self._endpoint.url
+
+    async def detect(
+        self,
+        image: Picture,
+        *,
+        model: str | None = None,
+        confidence: float | None = None,
+        iou: float | None = None,
+        classes: Iterable[str | int] | None = None,
+        max_detections: int | None = None,
+    ) -> DetectResult:
+        """See ``Client.detect``."""
+        params = requests.query(model, confidence, iou, classes, max_detections)
+        return await self.send(await asyncio.to_thread(requests.detect, image, params))
+
+    async def detect_many(
+        self,
+        images: Iterable[Picture],
+        *,
+        model: str | None = None,
+        confidence: float | None = None,
+        iou: float | None = None,
+        classes: Iterable[str | int] | None = None,
+        max_detections: int | None = None,
+    ) -> list[DetectResult | ApiError]:
+        """See ``Client.detect_many``."""
+        params, pictures = requests.query(model, confidence, iou, classes, max_detections), list(images)
+        return await self.send(await asyncio.to_thread(requests.detect_many, pictures, params)) if pictures else []
+
+    async def annotate(
+        self,
+        image: Picture,
+        *,
+        model: str | None = None,
+        confidence: float | None = None,
+        iou: float | None = None,
+        classes: Iterable[str | int] | None = None,
+        max_detections: int | None = None,
+    ) -> bytes:
+        """See ``Client.annotate``."""
+        params = requests.query(model, confidence, iou, classes, max_detections)
+        return await self.send(await asyncio.to_thread(requests.annotate, image, params))
+
+    async def models(self) -> list[ModelStatus]:
+        """See ``Client.models``."""
+        return (await self.send(requests.models())).models
+
+    async def health(self) -> HealthResponse:
+        """See ``Client.health``."""
+        return await self.send(requests.health())
+
+    async def ready(self) -> ReadyResponse:
+        """See ``Client.ready``."""
+        return await self.send(requests.ready())
+
+    async def send(self, request: ApiRequest[T]) -> T:
+        """Send one request of ``serve_app.client.requests``."""
+        with self._endpoint.errors():
+            response = await self._http.request(request.method, request.path, **request.options)
+        return request.read(response)
+
+    @asynccontextmanager
+    async def follow(self, feed: EventFeed) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Connect to where a feed is."""
+        request = feed.request(self._endpoint.timeout_s)
+        with self._endpoint.errors():
+            async with self._http.stream(request.method, request.path, **request.options) as response:
+                if not response.is_success:
+                    await response.aread()
+                request.read(response)
+                yield response.aiter_bytes()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class AsyncStreamsApi:
+    """The streams of a server: ``client.streams``. See ``StreamsApi`` for every method."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def create(self, spec: StreamSpec | Json) -> StreamStatus:
+        """See ``StreamsApi.create``."""
+        return await self._client.send(requests.create_stream(spec))
+
+    async def list(self) -> list[StreamStatus]:
+        """See ``StreamsApi.list``."""
+        return (await self._client.send(requests.list_streams())).streams
+
+    async def status(self, stream_id: str) -> StreamStatus:
+        """See ``StreamsApi.status``."""
+        return await self._client.send(requests.stream_status(stream_id))
+
+    async def replace(self, spec: StreamSpec | Json) -> StreamStatus:
+        """See ``StreamsApi.replace``."""
+        return await self._client.send(requests.replace_stream(spec))
+
+    async def delete(self, stream_id: str) -> None:
+        """See ``StreamsApi.delete``."""
+        await self._client.send(requests.delete_stream(stream_id))
+
+    async def pause(self, stream_id: str) -> StreamStatus:
+        """See ``StreamsApi.pause``."""
+        return await self._client.send(requests.pause_stream(stream_id))
+
+    async def resume(self, stream_id: str) -> StreamStatus:
+        """See ``StreamsApi.resume``."""
+        return await self._client.send(requests.resume_stream(stream_id))
+
+    async def regions(self, stream_id: str) -> Regions:
+        """See ``StreamsApi.regions``."""
+        return await self._client.send(requests.stream_regions(stream_id))
+
+    async def set_regions(self, stream_id: str, regions: Regions | Json) -> StreamStatus:
+        """See ``StreamsApi.set_regions``."""
+        return await self._client.send(requests.set_stream_regions(stream_id, regions))
+
+    async def detections(self, stream_id: str) -> FrameResult:
+        """See ``StreamsApi.detections``."""
+        return await self._client.send(requests.stream_detections(stream_id))
+
+    async def frame(self, stream_id: str, boxes: bool = True) -> Snapshot:
+        """See ``StreamsApi.frame``."""
+        return await self._client.send(requests.stream_frame(stream_id, boxes))
+
+    async def events(
+        self, stream_id: str, types: Iterable[str] | None = None, after: int | None = None
+    ) -> AsyncIterator[StreamEvent | MissedEvents]:
+        """See ``StreamsApi.events``. Use ``contextlib.aclosing`` to close the connection where the loop ends early."""
+        feed = EventFeed(stream_id, types, after)
+        while True:
+            error: SightlineError | None = None
+            try:
+                async with self._client.follow(feed) as parts:
+                    async for part in parts:
+                        for event in feed.read(part):
+                            yield event
+            except SightlineError as exc:
+                error = exc
+            await asyncio.sleep(feed.pause_s(error))

@@ -1,0 +1,57 @@
+"""Where the server is, and how both clients connect to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from serve_app.client.errors import ConnectionFailed
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server's address, and the time it is given."""
+
+    url: str  # without credentials: it is shown in errors
+    options: dict[str, Any] = field(repr=False)  # of httpx.Client and httpx.AsyncClient: the key is in them
+    timeout_s: float
+
+    @classmethod
+    def of(cls, url: str | None, api_key: str | None, timeout_s: float) -> Endpoint:
+        """Return the server that the arguments name, or else the environment. Raises ValueError for a malformed url."""
+        text = url or os.environ.get("SIGHTLINE_URL") or DEFAULT_URL
+        key = (api_key or os.environ.get("SIGHTLINE_KEY") or "").strip()
+        try:
+            parsed = httpx.URL(text)
+        except httpx.InvalidURL as exc:
+            raise ValueError(f"url: {exc}") from exc
+        if parsed.scheme not in {"http", "https"} or not parsed.host:
+            raise ValueError(f"url: expected http://… or https://…, such as {DEFAULT_URL}, but got {text!r}")
+        options = {
+            "base_url": parsed,
+            "headers": {"Authorization": f"Bearer {key}"} if key else {},
+            "timeout": timeout_s,
+            "limits": httpx.Limits(max_keepalive_connections=20),  # and any number: each followed stream holds one
+            "verify": parsed.scheme == "https",  # certificates are not read where none is checked
+            "trust_env": False,  # a proxy for the outside world must not stand before the server
+        }
+        return cls(str(parsed.copy_with(userinfo=b"")).rstrip("/"), options, timeout_s)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise ConnectionFailed where httpx says that no answer came."""
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
+            raise ConnectionFailed(f"nobody answers at {self.url}" + (f" ({exc})" if str(exc) else "")) from exc
+        except httpx.TimeoutException as exc:
+            raise ConnectionFailed(f"no answer from {self.url} within {self.timeout_s:g} s") from exc
+        except httpx.RequestError as exc:
+            raise ConnectionFailed(f"the connection to {self.url} broke: {str(exc) or type(exc).__name__}") from exc

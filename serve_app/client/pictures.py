@@ -1,0 +1,62 @@
+"""What a caller may hand over as a picture -> the bytes that are sent."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serve_app.client.png import encode_png
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image as PilImage
+
+    Picture = str | Path | bytes | NDArray[np.uint8] | PilImage
+
+
+def to_bytes(picture: Picture) -> bytes:
+    """Return an encoded picture. A file and bytes are sent as they are; pixels become a PNG, so that none is lost.
+
+    Raises TypeError for anything that is not a picture, ValueError for an array of no pixels, and OSError for a file
+    that cannot be read.
+    """
+    if isinstance(picture, (str, Path)):
+        return Path(picture).read_bytes()
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        return bytes(picture)
+    if _is_a(picture, "numpy", "ndarray"):
+        return _of_array(picture)
+    if _is_a(picture, "PIL.Image", "Image"):
+        return _of_pil(picture)
+    raise TypeError(
+        "image: expected a path, the bytes of an image file, a numpy array or a PIL image, "
+        f"but got {type(picture).__name__}"
+    )
+
+
+def _is_a(picture: object, module: str, name: str) -> bool:
+    """Ask without importing the module: whoever has made such an object has imported it already."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(picture, getattr(loaded, name))
+
+
+def _of_array(pixels: Any) -> bytes:
+    is_picture = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.dtype != "uint8" or not is_picture:
+        raise TypeError(
+            "image: an array must be uint8 and either BGR (height, width, 3) or grey (height, width), "
+            f"but got {pixels.dtype} {pixels.shape}"
+        )
+    if not pixels.size:
+        raise ValueError(f"image: the array has no pixels, its shape is {pixels.shape}")
+    return encode_png(pixels)
+
+
+def _of_pil(image: Any) -> bytes:
+    """Without its EXIF orientation: boxes are then in the pixels that the caller has, as with an array."""
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "PNG", compress_level=1, exif=b"")
+    return file.getvalue()

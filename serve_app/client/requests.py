@@ -1,0 +1,161 @@
+"""Every request that a client can send. Both clients send these, and differ only in how they do so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel
+
+from serve_app.client import answers
+from serve_app.client.errors import ApiError
+from serve_app.client.pictures import to_bytes
+from serve_app.client.results import DetectResult, FrameResult
+from serve_app.schemas.health import HealthResponse, ReadyResponse
+from serve_app.schemas.models import ModelList
+from serve_app.schemas.streams import Regions, StreamList, StreamSpec, StreamStatus
+from serve_app.types import Json, Snapshot
+
+if TYPE_CHECKING:
+    from serve_app.client.pictures import Picture
+
+T = TypeVar("T")
+
+_BINARY = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class ApiRequest(Generic[T]):
+    """One request, and what reads its answer. ``read`` raises ApiError."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    options: Mapping[str, Any] = field(default_factory=dict)  # as httpx takes them
+
+
+def query(
+    model: str | None,
+    confidence: float | None,
+    iou: float | None,
+    classes: Iterable[str | int] | None,
+    max_detections: int | None,
+) -> Json:
+    """Return the parameters that were given. The server has defaults for the others."""
+    named = None if classes is None else [str(one) for one in ([classes] if isinstance(classes, str) else classes)]
+    given = {
+        "model": model,
+        "confidence": confidence,
+        "iou": iou,
+        "classes": named,
+        "max_detections": max_detections,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def detect(image: Picture, params: Json) -> ApiRequest[DetectResult]:
+    """Detect objects in one picture."""
+    options = {"params": params, "content": to_bytes(image), "headers": {"Content-Type": _BINARY}}
+    return ApiRequest("POST", "/detect", answers.model_of(DetectResult), options)
+
+
+def annotate(image: Picture, params: Json) -> ApiRequest[bytes]:
+    """Detect objects in one picture, and answer it with their boxes drawn."""
+    headers = {"Content-Type": _BINARY, "Accept": "image/jpeg"}
+    options = {"params": params, "content": to_bytes(image), "headers": headers}
+    return ApiRequest("POST", "/detect", answers.content_of, options)
+
+
+def detect_many(images: Sequence[Picture], params: Json) -> ApiRequest[list[DetectResult | ApiError]]:
+    """Detect objects in several pictures."""
+    parts = [("file", (str(number), to_bytes(image), _BINARY)) for number, image in enumerate(images)]
+
+    def read(response: httpx.Response) -> list[DetectResult | ApiError]:
+        return answers.results_of(response, len(parts))
+
+    return ApiRequest("POST", "/detect", read, {"params": params, "files": parts})
+
+
+def create_stream(spec: StreamSpec | Json) -> ApiRequest[StreamStatus]:
+    """Start a stream."""
+    return ApiRequest("POST", "/streams", answers.model_of(StreamStatus), {"json": _to_json(spec)})
+
+
+def list_streams() -> ApiRequest[StreamList]:
+    """List every stream."""
+    return ApiRequest("GET", "/streams", answers.model_of(StreamList))
+
+
+def stream_status(stream_id: str) -> ApiRequest[StreamStatus]:
+    """Read a stream's status."""
+    return ApiRequest("GET", stream_path(stream_id), answers.model_of(StreamStatus))
+
+
+def replace_stream(spec: StreamSpec | Json) -> ApiRequest[StreamStatus]:
+    """Start a stream in place of the one that has its id."""
+    stream_id = spec.id if isinstance(spec, StreamSpec) else spec["id"]
+    return ApiRequest("PUT", stream_path(stream_id), answers.model_of(StreamStatus), {"json": _to_json(spec)})
+
+
+def delete_stream(stream_id: str) -> ApiRequest[None]:
+    """End a stream."""
+    return ApiRequest("DELETE", stream_path(stream_id), answers.check)
+
+
+def pause_stream(stream_id: str) -> ApiRequest[StreamStatus]:
+    """Pause a stream."""
+    return ApiRequest("POST", stream_path(stream_id, "pause"), answers.model_of(StreamStatus))
+
+
+def resume_stream(stream_id: str) -> ApiRequest[StreamStatus]:
+    """Resume a stream."""
+    return ApiRequest("POST", stream_path(stream_id, "resume"), answers.model_of(StreamStatus))
+
+
+def stream_regions(stream_id: str) -> ApiRequest[Regions]:
+    """Read a stream's zones and lines."""
+    return ApiRequest("GET", stream_path(stream_id, "regions"), answers.model_of(Regions))
+
+
+def set_stream_regions(stream_id: str, regions: Regions | Json) -> ApiRequest[StreamStatus]:
+    """Change a stream's zones and lines."""
+    options = {"json": _to_json(regions)}
+    return ApiRequest("PUT", stream_path(stream_id, "regions"), answers.model_of(StreamStatus), options)
+
+
+def stream_detections(stream_id: str) -> ApiRequest[FrameResult]:
+    """Read what is in a stream's latest frame."""
+    return ApiRequest("GET", stream_path(stream_id, "detections"), answers.model_of(FrameResult))
+
+
+def stream_frame(stream_id: str, boxes: bool) -> ApiRequest[Snapshot]:
+    """Read a stream's latest frame as a picture."""
+    return ApiRequest("GET", stream_path(stream_id, "frame.jpg"), answers.frame_of, {"params": {"boxes": boxes}})
+
+
+def models() -> ApiRequest[ModelList]:
+    """List every model."""
+    return ApiRequest("GET", "/models", answers.model_of(ModelList))
+
+
+def health() -> ApiRequest[HealthResponse]:
+    """Ask whether the process answers."""
+    return ApiRequest("GET", "/health", answers.model_of(HealthResponse))
+
+
+def ready() -> ApiRequest[ReadyResponse]:
+    """Ask whether a warm model answers."""
+    return ApiRequest("GET", "/readyz", answers.model_of(ReadyResponse))
+
+
+def stream_path(stream_id: str, *more: str) -> str:
+    """Return ``/streams/lot/events`` for ``lot`` and ``events``."""
+    return "/".join(("/streams", quote(stream_id, safe=""), *more))
+
+
+def _to_json(spec: BaseModel | Json) -> Json:
+    """Return a specification as JSON. A dictionary is sent as it is: the server says best what is wrong with it."""
+    return spec.model_dump(mode="json", exclude_unset=True) if isinstance(spec, BaseModel) else spec

@@ -1,0 +1,40 @@
+"""Server-Sent Events: the bytes of an answer -> messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message. Without data it is a keep-alive, which may still carry an id."""
+
+    id: str | None
+    event: str
+    data: str
+
+
+class SseParser:
+    """Parses one answer as its bytes come in. A message that is cut off is never returned."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Return the messages that these bytes complete."""
+        # We split bytes, not text: str.splitlines, which httpx uses, also splits at U+2028, which JSON may contain.
+        text = (self._rest + data).replace(b"\r\n", b"\n")
+        *blocks, self._rest = text.split(b"\n\n")
+        return [_parse(block.decode()) for block in blocks]
+
+
+def _parse(block: str) -> Message:
+    fields: dict[str, list[str]] = {}
+    for line in block.split("\n"):
+        name, _, value = line.partition(":")
+        fields.setdefault(name, []).append(value.removeprefix(" "))
+    return Message(
+        id=fields["id"][-1] if "id" in fields else None,
+        event=fields.get("event", ["message"])[-1],
+        data="\n".join(fields.get("data", [])),
+    )

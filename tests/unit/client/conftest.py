@@ -1,0 +1,91 @@
+"""Both clients, before a real server. The asynchronous one is driven here, so that one test states a fact of both."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from serve_app.client import AsyncClient, Client
+from tests.support.fakes import FakeBackend, FakeStreams
+from tests.support.stream_server import StreamServer, serve_streams
+
+
+class Driven:
+    """An object whose asynchronous methods are called as ordinary ones."""
+
+    def __init__(self, target: Any, runner: asyncio.Runner, iterators: list[Any]) -> None:
+        self._target = target
+        self._runner = runner
+        self._iterators = iterators
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._target, name)
+        if inspect.isasyncgenfunction(attribute):
+            return lambda *args, **kwargs: self._following(attribute(*args, **kwargs))
+        if inspect.iscoroutinefunction(attribute):
+            return lambda *args, **kwargs: self._runner.run(attribute(*args, **kwargs))
+        return Driven(attribute, self._runner, self._iterators) if name == "streams" else attribute
+
+    def _following(self, items: Any) -> Iterator[Any]:
+        self._iterators.append(self._iterate(items))
+        return self._iterators[-1]
+
+    def _iterate(self, items: Any) -> Iterator[Any]:
+        async def following() -> Any:
+            return await anext(items)
+
+        try:
+            while True:
+                yield self._runner.run(following())
+        finally:
+            self._runner.run(items.aclose())
+
+
+@pytest.fixture(scope="package")
+def server() -> Iterator[StreamServer]:
+    with serve_streams() as server:
+        yield server
+
+
+@pytest.fixture
+def served(server: StreamServer) -> StreamServer:
+    """The one server, as it is when it starts."""
+    vars(server.backend).update(vars(FakeBackend()))
+    vars(server.streams).update(vars(FakeStreams()))
+    return server
+
+
+@pytest.fixture(params=[Client, AsyncClient])
+def kind(request: pytest.FixtureRequest) -> type[Client] | type[AsyncClient]:
+    return request.param
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def connect(kind: Any, runner: asyncio.Runner) -> Iterator[Any]:
+    """Makes clients of one kind, and closes them."""
+    clients: list[Any] = []
+    iterators: list[Any] = []
+
+    def connect(*args: Any, **kwargs: Any) -> Any:
+        client = kind(*args, **kwargs)
+        clients.append(Driven(client, runner, iterators) if kind is AsyncClient else client)
+        return clients[-1]
+
+    yield connect
+    for one in iterators + clients:
+        one.close()
+
+
+@pytest.fixture
+def client(connect: Any, served: StreamServer) -> Any:
+    return connect(served.url)

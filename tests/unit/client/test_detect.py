@@ -1,0 +1,251 @@
+"""Pictures go to the server as they are, and results and errors come back."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from scripts.launch import free_port
+from serve_app.api.access.keys import make_key
+from serve_app.client import ApiError, AsyncClient, Client, ConnectionFailed, DetectResult
+from serve_app.errors import Overloaded, RateLimited
+from serve_app.images.decode import decode
+from tests.support.stream_server import StreamServer, serve_streams
+
+RNG = np.random.default_rng(7)
+BGR = RNG.integers(0, 256, (48, 64, 3), np.uint8)
+GREY = RNG.integers(0, 256, (48, 64), np.uint8)
+
+
+def received(served: StreamServer) -> np.ndarray:
+    """The last picture, as the server decodes it."""
+    return decode(served.backend.pictures[-1], 10**6)
+
+
+def save(folder: Path) -> Path:
+    cv2.imwrite(str(folder / "a.png"), BGR)
+    return folder / "a.png"
+
+
+SAME: dict[str, Callable[[Path], Any]] = {
+    "a path": save,
+    "a path as text": lambda folder: str(save(folder)),
+    "bytes": lambda folder: save(folder).read_bytes(),
+    "a bytearray": lambda folder: bytearray(save(folder).read_bytes()),
+    "an array": lambda _: BGR,
+    "an array that is not contiguous": lambda _: np.pad(BGR, ((1, 2), (3, 4), (0, 0)))[1:-2, 3:-4],
+    "a view of RGB": lambda _: np.ascontiguousarray(BGR[..., ::-1])[..., ::-1],
+    "a PIL image": lambda _: Image.fromarray(BGR[..., ::-1]),
+    "a PIL image with alpha": lambda _: Image.fromarray(BGR[..., ::-1]).convert("RGBA"),
+}
+
+
+@pytest.mark.parametrize("make", SAME.values(), ids=SAME)
+def test_a_picture_arrives_as_it_is_whatever_it_comes_as(
+    client: Any, served: StreamServer, tmp_path: Path, make: Callable[[Path], Any]
+) -> None:
+    result = client.detect(make(tmp_path))
+    assert (received(served) == BGR).all()
+    assert (result.labels, result.model, result.batch_size) == (["dog"], "fake", 3)
+
+
+@pytest.mark.parametrize("picture", [GREY, Image.fromarray(GREY)], ids=["array", "PIL"])
+def test_a_grey_picture_is_one(client: Any, served: StreamServer, picture: Any) -> None:
+    client.detect(picture)
+    assert (received(served) == GREY[..., None]).all()
+
+
+def test_a_pil_image_is_sent_with_the_pixels_that_the_caller_has(client: Any, served: StreamServer) -> None:
+    """Not turned by its EXIF orientation: boxes would then not fit the image in the caller's hands."""
+    image = Image.fromarray(BGR[..., ::-1])
+    image.getexif()[0x0112] = 6
+    image.info["exif"] = image.getexif().tobytes()
+    client.detect(image)
+    assert (received(served) == BGR).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 7), (7, 1), (3, 5, 3)])
+def test_the_smallest_pictures_arrive(client: Any, served: StreamServer, shape: tuple[int, ...]) -> None:
+    pixels = RNG.integers(0, 256, shape, np.uint8)
+    client.detect(pixels)
+    assert (received(served) == pixels.reshape(*shape[:2], -1)).all()
+
+
+@pytest.mark.parametrize(
+    ("picture", "sentence"),
+    [
+        (BGR.astype(np.float32), r"must be uint8 and either BGR.*float32 \(48, 64, 3\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"got uint8 \(4, 4, 4\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "got uint8"),
+        (7, "expected a path, the bytes .* but got int"),
+        (None, "but got NoneType"),
+        ([BGR], "but got list"),
+    ],
+)
+def test_what_is_no_picture_is_refused_before_anything_is_sent(
+    client: Any, served: StreamServer, picture: Any, sentence: str
+) -> None:
+    with pytest.raises(TypeError, match=f"image: .*{sentence}"):
+        client.detect(picture)
+    assert served.backend.pictures == []
+
+
+def test_an_array_without_pixels_and_a_file_that_is_not_there_are_said(client: Any) -> None:
+    with pytest.raises(ValueError, match="no pixels"):
+        client.detect(np.zeros((0, 4, 3), np.uint8))
+    with pytest.raises(FileNotFoundError):
+        client.detect("nowhere.jpg")
+
+
+def test_thresholds_are_sent_and_others_are_the_servers(client: Any, served: StreamServer) -> None:
+    client.detect(b"picture", model="default", confidence=0.25, iou=0.5, classes=["cat", 1], max_detections=7)
+    client.detect(b"picture", classes="dog")
+    given, default = served.backend.options
+    assert (given.confidence, given.iou, given.class_ids, given.max_detections) == (0.25, 0.5, (0, 1), 7)
+    assert (default.confidence, default.class_ids) == (0.5, (1,))
+
+
+def test_an_error_says_everything(client: Any, served: StreamServer) -> None:
+    with pytest.raises(ApiError, match="truncated or corrupt") as refused:
+        client.detect(b"bad")
+    error = refused.value
+    assert (error.code, error.status_code, error.retry_after_s, error.limit) == ("undecodable", 422, None, None)
+    assert not error.is_retryable
+    with pytest.raises(ApiError, match="knows no class 'unicorn'"):
+        client.detect(b"picture", classes=["unicorn"])
+    served.backend.failure = Overloaded("the service is at its limit")
+    with pytest.raises(ApiError) as refused:
+        client.annotate(b"picture")
+    assert (refused.value.code, refused.value.retry_after_s, refused.value.is_retryable) == ("overloaded", 1, True)
+
+
+def test_several_pictures_are_answered_in_order_each_for_itself(client: Any) -> None:
+    first, bad, last = client.detect_many([b"four", b"bad", b"sixsix"], confidence=0.3)
+    assert [one.xyxy.tolist() for one in (first, last)] == [[[0, 0, 4, 10]], [[0, 0, 6, 10]]]
+    assert (bad.code, bad.status_code, bad.detail) == ("undecodable", 422, "the picture is truncated or corrupt")
+
+
+def test_one_of_several_pictures_keeps_what_its_error_implies(client: Any, served: StreamServer) -> None:
+    served.backend.failure = RateLimited("more than the key may")
+    errors = client.detect_many([b"one", b"two"])
+    assert [(one.status_code, one.retry_after_s, one.is_retryable) for one in errors] == [(429, 1, True)] * 2
+
+
+def test_many_may_be_one_or_none(client: Any, served: StreamServer) -> None:
+    (one,) = client.detect_many([b"four"])
+    assert isinstance(one, DetectResult)
+    (bad,) = client.detect_many([b"bad"])
+    assert bad.code == "undecodable"
+    assert client.detect_many([]) == []
+    served.backend.failure = Overloaded("the service is at its limit")
+    with pytest.raises(ApiError, match="at its limit"):
+        client.detect_many([b"four"])
+
+
+def test_what_is_wrong_with_the_whole_request_is_raised(client: Any) -> None:
+    with pytest.raises(ApiError, match="more than 32 pictures") as refused:
+        client.detect_many([b"picture"] * 33)
+    assert refused.value.code == "too_large"
+
+
+def test_an_annotated_picture_is_a_jpeg(client: Any) -> None:
+    assert client.annotate(BGR).startswith(b"\xff\xd8")
+
+
+def test_models_and_health(client: Any, served: StreamServer) -> None:
+    assert [(model.name, model.state) for model in client.models()] == [("default", "ready"), ("plates", "asleep")]
+    assert client.health().status == "ok"
+    assert client.ready().model == "fake"
+    served.backend.failure = Overloaded("no model is ready")
+    with pytest.raises(ApiError, match="no model is ready"):
+        client.ready()
+
+
+def test_nobody_there_is_said_with_the_url(connect: Any) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ConnectionFailed, match=f"nobody answers at {url}") as failed:
+        connect(url).health()
+    assert failed.value.is_retryable
+
+
+def test_a_server_that_is_silent_is_waited_for_only_so_long(connect: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ConnectionFailed, match=rf"no answer from {url} within 0\.2 s"):
+            connect(url, timeout_s=0.2).health()
+
+
+def test_a_server_that_is_another_is_said(connect: Any, served: StreamServer) -> None:
+    with pytest.raises(ApiError, match="no such route"):
+        connect(f"{served.url}/elsewhere").ready()
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", "http://[::1", "localhost:8000"])
+def test_a_malformed_url_is_refused_at_once(kind: Any, url: str) -> None:
+    with pytest.raises(ValueError, match="url: "):
+        kind(url)
+
+
+def test_credentials_in_the_url_are_not_shown(connect: Any) -> None:
+    port = free_port()
+    with pytest.raises(ConnectionFailed, match="nobody answers at") as failed:
+        connect(f"http://user:secret@127.0.0.1:{port}").health()
+    assert "secret" not in str(failed.value)
+
+
+def test_the_environment_names_the_server_and_the_key(
+    connect: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, entry = make_key("dock", ["detect"])
+    (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
+    with serve_streams({"access": {"keys_file": str(tmp_path / "keys.yaml")}}) as served:
+        monkeypatch.setenv("SIGHTLINE_URL", served.url)
+        with pytest.raises(ApiError, match="needs an API key") as refused:
+            connect().detect(b"picture")
+        assert (refused.value.code, refused.value.status_code) == ("unauthorized", 401)
+        assert connect(api_key=key).detect(b"picture").labels == ["dog"]
+        monkeypatch.setenv("SIGHTLINE_KEY", f"{key}\n")
+        client = connect()
+        assert client.detect(b"picture").labels == ["dog"]
+        assert client.url == served.url
+        with pytest.raises(ApiError) as refused:
+            client.streams.list()
+        assert refused.value.code == "forbidden"
+
+
+def test_a_proxy_for_the_world_outside_does_not_stand_before_the_server(
+    connect: Any, served: StreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    assert connect(served.url).health().status == "ok"
+
+
+def test_the_clients_have_the_same_methods() -> None:
+    for one, other in ((Client, AsyncClient), (type(Client().streams), type(AsyncClient().streams))):
+        methods = {name: inspect.signature(method) for name, method in inspect.getmembers(one, inspect.isfunction)}
+        others = {name: inspect.signature(method) for name, method in inspect.getmembers(other, inspect.isfunction)}
+        dunder = {"__enter__", "__exit__", "__aenter__", "__aexit__", "__init__"}
+        assert methods.keys() - dunder == others.keys() - dunder
+        for name in methods.keys() - dunder:
+            assert methods[name].parameters.keys() == others[name].parameters.keys()
+
+
+def test_a_result_is_used_without_supervision_unless_it_is_asked_for(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = client.detect(b"picture")
+    assert "supervision" not in str(type(result))
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="pip install supervision"):
+        result.to_supervision()
