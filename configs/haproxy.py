@@ -90,7 +90,7 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-class Guard:
+class AddressGuard:
     """One HAProxy, of the configuration that Ray wrote, and its sockets."""
 
     def __init__(self, arguments: list[str]) -> None:
@@ -208,5 +208,5 @@ class Guard:
 
 if __name__ == "__main__":
     die_with(os.getppid())
-    status = Guard(sys.argv[1:]).run()
+    status = AddressGuard(sys.argv[1:]).run()
     sys.exit(128 - status if status < 0 else status)

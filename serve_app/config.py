@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 
 from serve_app.errors import ConfigError
-from serve_app.network.address_guard import Guard, Network
+from serve_app.network.address_guard import AddressGuard, Network
 from serve_app.types import DEFAULT_MODEL, Precision, Traffic
 
 _PREFIX = "SERVE_APP_"
@@ -260,9 +260,9 @@ class OutboundArgs(_Section):
         _networks(value)  # a ValueError says which is none
         return value
 
-    def guard(self) -> Guard:
+    def guard(self) -> AddressGuard:
         """Who lets through what is allowed."""
-        return Guard(_networks(self.allowed_networks))
+        return AddressGuard(_networks(self.allowed_networks))
 
 
 class AppArgs(DetectorArgs):

@@ -7,7 +7,7 @@ from collections import Counter
 import httpx
 
 from serve_app.errors import InvalidUrl, Overloaded, RateLimited, Unfetchable
-from serve_app.network.address_guard import NOT_ALLOWED, Guard
+from serve_app.network.address_guard import NOT_ALLOWED, AddressGuard
 from serve_app.network.http import Dribbles, GuardedHttp, NoAnswer, NoSuchHost, Reply, parse_http_url
 
 _FETCHES_AT_ONCE = 16  # of one Ingress: each may hold as many bytes as a body may have
@@ -21,7 +21,7 @@ _HEADERS = {"User-Agent": "sightline", "Accept": "image/*", "Accept-Encoding": "
 class Fetcher:
     """Fetches pictures. What it raises names neither the url nor what lies behind its host."""
 
-    def __init__(self, guard: Guard, max_bytes: int) -> None:
+    def __init__(self, guard: AddressGuard, max_bytes: int) -> None:
         self._http = GuardedHttp(guard, timeout_s=_TIMEOUT_S)
         self._max_bytes = max_bytes
         self._in_flight: Counter[str] = Counter()  # by tenant

@@ -18,7 +18,7 @@ from serve_app.deployments.ray_internals import http_host, running_replicas
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import PreprocessorStub
-from serve_app.deployments.supervisor_proxy import StreamClient
+from serve_app.deployments.supervisor_proxy import SupervisorProxy
 from serve_app.errors import Overloaded, ReplicaGone, ServeAppError, Unavailable
 from serve_app.overload.retries import Retries
 from serve_app.overload.throttle import Throttle
@@ -42,7 +42,7 @@ class Ingress:
         self._retries = Retries(in_flight=args.preprocessor.max_calls)
         # By tenant, which is by key, of those in the file; and by model.
         self._throttles: defaultdict[tuple[str, str], Throttle] = defaultdict(Throttle)
-        self._streams = StreamClient(supervisor)
+        self._streams = SupervisorProxy(supervisor)
         self._args = args
         self._state: DetectorState | None = None
 

@@ -81,12 +81,12 @@ class StreamWorker:
         self._note_supervisor()
         if self._running is None:
             spec, source, args = self._arguments
-            bookmark = StreamStore(args.streams.state_folder(self._application)).bookmark(spec.id)
+            bookmark_file = StreamStore(args.streams.state_folder(self._application)).bookmark_file(spec.id)
             self._stream = Stream(
                 spec,
                 source,
                 self._detector,
-                bookmark,
+                bookmark_file,
                 args.streams,
                 args.outbound.guard(),
                 max_pixels=args.limits.max_pixels,

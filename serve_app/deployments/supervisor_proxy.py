@@ -21,7 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class StreamClient:
+class SupervisorProxy:
     """The supervised streams. See ``api.backend.Streams``.
 
     When the supervisor dies, reads are retried. A change is not, because it may have been made.

@@ -28,7 +28,7 @@ _RESOLVERS = ThreadPoolExecutor(16, "resolve")
 
 
 @dataclass(frozen=True)
-class Guard:
+class AddressGuard:
     """Whoever connects asks it for a host's addresses, and connects to one of these, never to the name."""
 
     allowed: tuple[Network, ...] = ()  # besides what is public

@@ -20,7 +20,7 @@ import httpcore
 import httpx
 
 from serve_app.errors import InvalidUrl, Limit, TooLarge
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 
 _ADDRESSES_TRIED = 4  # of a host's
 _KEPT_S = 5.0  # a connection that may be used again
@@ -92,7 +92,7 @@ class Reply:
 class GuardedHttp:
     """A client for one event loop. Its bounds: ``timeout_s`` for each step, and 100 KiB of headers."""
 
-    def __init__(self, guard: Guard, *, timeout_s: float, kept: int = 0) -> None:
+    def __init__(self, guard: AddressGuard, *, timeout_s: float, kept: int = 0) -> None:
         """``kept`` connections stay open for the next request to the same server."""
         self._timeout_s = timeout_s
         self._pool = httpcore.AsyncConnectionPool(
@@ -131,7 +131,7 @@ class GuardedHttp:
 class _GuardedNetwork(httpcore.AsyncNetworkBackend):
     """Connects to addresses that the guard has checked."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: AddressGuard) -> None:
         self._guard = guard
         self._network = httpcore.AnyIOBackend()
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, Overloaded, Unavailable
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Policy, StreamSpec
 from serve_app.streams.capture.source import Source, parse_source
 from serve_app.streams.capture.timestamps import USUAL_FPS
@@ -84,7 +84,7 @@ class Detectors(Protocol):
 class Admission:
     """Checks streams against the settings and the detectors."""
 
-    def __init__(self, detectors: Detectors, args: StreamArgs, guard: Guard) -> None:
+    def __init__(self, detectors: Detectors, args: StreamArgs, guard: AddressGuard) -> None:
         self._detectors = detectors
         self._args = args
         self._guard = guard

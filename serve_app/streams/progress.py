@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from serve_app.schemas.streams import State
-from serve_app.streams.bookmark import Mark
+from serve_app.streams.bookmark import Bookmark
 
 _RATE_WINDOW_S = 5.0
 _STALLED_AFTER_S = 3.0  # of reading without a frame; a slow source has three frames' time
@@ -64,10 +64,10 @@ class Progress:
         self._reading_since_s: float | None = None  # the capture waits for the source,
         self._asking_since_s: float | None = None  # the detecting loop for the Detector
 
-    def resume(self, mark: Mark) -> None:
+    def resume(self, bookmark: Bookmark) -> None:
         """Go on counting where another process ended. Frames that it had begun are lost."""
-        self.captured, self.processed, self.reconnects = mark.next_frame_id, mark.processed, mark.reconnects
-        self.dropped = Counter(mark.dropped)
+        self.captured, self.processed, self.reconnects = bookmark.next_frame_id, bookmark.processed, bookmark.reconnects
+        self.dropped = Counter(bookmark.dropped)
         if (lost := self.captured - self.processed - self.dropped.total()) > 0:
             self.dropped["restart"] += lost
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from serve_app.schemas.streams import StreamSpec, StreamStatus
-from serve_app.streams.bookmark import Bookmark, Mark
+from serve_app.streams.bookmark import Bookmark, BookmarkFile
 
 logger = logging.getLogger(__name__)
 
-_RECORD, _MARK = ".json", ".mark"
+_RECORD, _BOOKMARK = ".json", ".mark"
 
 
 class Record(BaseModel):
@@ -83,26 +83,26 @@ class StreamStore:
 
     def delete(self, stream_id: str) -> None:
         """Delete what is stored of a stream. Raises OSError."""
-        for suffix in (_RECORD, _MARK):  # the record first, because a mark without a record does no harm
+        for suffix in (_RECORD, _BOOKMARK):  # the record first, because a bookmark without a record does no harm
             (self._folder / f"{stream_id}{suffix}").unlink(missing_ok=True)
 
     def start_over(self, stream_id: str) -> None:
         """Reset a stream's progress but for its event ids, so that clients that follow it miss none. Raises OSError."""
-        bookmark = self.bookmark(stream_id)
+        bookmark_file = self.bookmark_file(stream_id)
         try:
-            if mark := bookmark.read():
-                bookmark.write(Mark(next_event_id=mark.next_event_id))
+            if bookmark := bookmark_file.read():
+                bookmark_file.write(Bookmark(next_event_id=bookmark.next_event_id))
         finally:
-            bookmark.close()
+            bookmark_file.close()
 
-    def mark(self, stream_id: str) -> Mark | None:
+    def bookmark(self, stream_id: str) -> Bookmark | None:
         """Return how far a stream has come; None for one that has not started. Raises OSError."""
-        bookmark = self.bookmark(stream_id)
+        bookmark_file = self.bookmark_file(stream_id)
         try:
-            return bookmark.read()
+            return bookmark_file.read()
         finally:
-            bookmark.close()
+            bookmark_file.close()
 
-    def bookmark(self, stream_id: str) -> Bookmark:
+    def bookmark_file(self, stream_id: str) -> BookmarkFile:
         """Open the file that a stream's progress is written to. Raises OSError."""
-        return Bookmark(self._folder / f"{stream_id}{_MARK}")
+        return BookmarkFile(self._folder / f"{stream_id}{_BOOKMARK}")

@@ -17,7 +17,7 @@ from serve_app.errors import InvalidParameter, ModelChanged, PoisonPicture, Serv
 from serve_app.images.drawing import draw, encode_jpeg
 from serve_app.images.letterbox import letterbox
 from serve_app.ipc.frame_pool import FramePool, Slot
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import (
     ClipNotice,
     Gap,
@@ -30,7 +30,7 @@ from serve_app.schemas.streams import (
     StreamStatus,
     ZoneChange,
 )
-from serve_app.streams.bookmark import Bookmark, Mark
+from serve_app.streams.bookmark import Bookmark, BookmarkFile
 from serve_app.streams.capture.capture import Capture
 from serve_app.streams.capture.source import Source
 from serve_app.streams.capture.timestamps import USUAL_FPS
@@ -80,7 +80,7 @@ def policy_of(spec: StreamSpec, source: Source) -> Policy:
     return spec.policy or ("drop_oldest" if source.is_live else "wait")
 
 
-def check_outputs(spec: StreamSpec, output_dir: Path | None, guard: Guard) -> None:
+def check_outputs(spec: StreamSpec, output_dir: Path | None, guard: AddressGuard) -> None:
     """Raises InvalidParameter or StartError for sinks and recordings that cannot be."""
     for sink in spec.sinks:
         check_sink(sink, spec.id, output_dir, guard)
@@ -91,7 +91,7 @@ def check_outputs(spec: StreamSpec, output_dir: Path | None, guard: Guard) -> No
 class Stream:
     """Feeds one source's frames to the Detector, one at a time; keeps the latest result, the counters and the events.
 
-    Goes on where ``bookmark`` says that another process ended. To be used from one event loop.
+    It continues where the bookmark says that another process ended. To be used from one event loop.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class Stream:
         spec: StreamSpec,
         source: Source,
         detector: FrameDetector,
-        bookmark: Bookmark,
+        bookmark_file: BookmarkFile,
         args: StreamArgs,
-        guard: Guard,
+        guard: AddressGuard,
         max_pixels: int,
     ) -> None:
         """``max_pixels`` bounds a frame. Raises StartError, and InvalidParameter for a sink that is not allowed."""
@@ -111,15 +111,15 @@ class Stream:
         self._source = source
         self._policy: Policy = policy_of(spec, source)
         self._detector = detector
-        self._bookmark = bookmark
-        self._mark = bookmark.read() or Mark()
+        self._bookmark_file = bookmark_file
+        self._bookmark = bookmark_file.read() or Bookmark()
         self._is_stopped = False
-        self._is_mark_lost = False
-        self._gap_after = self._mark if self._mark.marked_at_s else None  # until the first frame after it
+        self._is_bookmark_lost = False
+        self._gap_after = self._bookmark if self._bookmark.marked_at_s else None  # until the first frame after it
         self._started_s = time.monotonic()
         self._state: State = "starting"
         self._progress = Progress()
-        self._progress.resume(self._mark)
+        self._progress.resume(self._bookmark)
         self._detecting: asyncio.Task[None] | None = None  # once there is a Detector
         self._scene: Scene | None = None  # once the first frame is there
         # Converting and scaling a frame takes milliseconds, in which the event loop could answer nobody.
@@ -127,7 +127,7 @@ class Stream:
         self._latest: tuple[Frame, Pixels, Answer, StreamResult] | None = None
         self._newer = asyncio.Event()  # than the latest
         self._sinks = [open_sink(sink, spec.id, output_dir, guard) for sink in spec.sinks]
-        self._events = EventLog(spec.id, self._sinks, self._mark.next_event_id)
+        self._events = EventLog(spec.id, self._sinks, self._bookmark.next_event_id)
         self._recorder = (
             Recorder(spec.recording, output_dir / spec.id, on_clip=self._on_clip)
             if spec.recording and output_dir
@@ -140,8 +140,8 @@ class Stream:
             loop=spec.source.loop,
             max_fps=spec.max_fps,
             max_pixels=max_pixels,
-            after=self._mark.position,
-            stream_time_s=self._mark.at_s,
+            after=self._bookmark.position,
+            stream_time_s=self._bookmark.stream_time_s,
             hwaccel=args.hwaccel,
         )
 
@@ -166,7 +166,7 @@ class Stream:
             looking.cancel()
             self._note_state()
             await self._close()
-            self._mark_events()
+            self._bookmark_events()
 
     def stop(self) -> None:
         """``run`` ends after the frame that is under way."""
@@ -180,7 +180,7 @@ class Stream:
 
     def status(self) -> StreamStatus:
         """Now. Of ``restarts`` it knows nothing."""
-        progress, mark = self._progress, self._mark
+        progress, bookmark = self._progress, self._bookmark
         state, detail = progress.health()
         return StreamStatus(
             stream_id=self._spec.id,
@@ -199,8 +199,8 @@ class Stream:
             camera_fps=round(progress.camera_rate.per_second(), 2),
             processed_fps=round(progress.processed_rate.per_second(), 2),
             dropped_fps=round(progress.dropped_rate.per_second(), 2),
-            zones=self._scene.zones if self._scene else mark.zones,
-            lines=self._scene.lines if self._scene else mark.lines,
+            zones=self._scene.zones if self._scene else bookmark.zones,
+            lines=self._scene.lines if self._scene else bookmark.lines,
             sinks=[sink.status() for sink in self._sinks],
             recording=self._recorder.status() if self._recorder else None,
             latest=self._latest[3] if self._latest else None,
@@ -246,19 +246,19 @@ class Stream:
                 continue
             if self._scene is None:
                 fps = self._progress.source_fps or USUAL_FPS
-                self._scene = await asyncio.to_thread(Scene, self._spec, fps, self._mark)  # it may load a library
+                self._scene = await asyncio.to_thread(Scene, self._spec, fps, self._bookmark)  # it may load a library
             if await self._in_thread(self._scene.is_still, frame, pixels):
                 self._progress.drop("no_motion")
                 self._add_regions(self._scene.stay(frame, pixels))
             else:
                 await self._detect(frame, pixels, self._scene)
-            self._move_mark(frame)
+            self._move_bookmark(frame)
         if not self._is_stopped:
             self._progress.finished()
 
     async def _detect(self, frame: Frame, pixels: Pixels, scene: Scene) -> None:
         self._progress.asking()
-        self._move_mark(frame)
+        self._move_bookmark(frame)
         answer = await self._answer(frame, pixels)
         if answer is None:
             return
@@ -319,19 +319,19 @@ class Stream:
         call = functools.partial(work, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._frame_thread, call)
 
-    def _move_mark(self, frame: Frame) -> None:
+    def _move_bookmark(self, frame: Frame) -> None:
         """Write down that this frame has begun or is done, so that a successor continues after it.
 
         The event loop itself writes: before it has, no follower may see an event whose id a successor would use again.
         """
         progress, scene, is_live = self._progress, self._scene, self._source.is_live
         assert scene is not None
-        self._mark = Mark(
+        self._bookmark = Bookmark(
             next_frame_id=progress.captured if is_live else frame.frame_id + 1,
             next_event_id=self._events.next_id,
             next_track_id=scene.next_track_id,
             position=None if is_live else frame.position,
-            at_s=frame.stream_time_s,
+            stream_time_s=frame.stream_time_s,
             processed=progress.processed,
             dropped=dict(progress.dropped) if is_live else progress.dropped_until(frame.frame_id),
             reconnects=progress.reconnects,
@@ -339,19 +339,19 @@ class Stream:
             lines=scene.lines,
             marked_at_s=time.time(),
         )
-        self._save_mark()
+        self._save_bookmark()
 
-    def _save_mark(self) -> None:
+    def _save_bookmark(self) -> None:
         try:
-            self._bookmark.write(self._mark)
+            self._bookmark_file.write(self._bookmark)
         except OSError as exc:
-            if not self._is_mark_lost:
+            if not self._is_bookmark_lost:
                 logger.error("stream %s cannot keep its place: %s", self._spec.id, exc.strerror)
-            self._is_mark_lost = True
+            self._is_bookmark_lost = True
         else:
-            self._is_mark_lost = False
+            self._is_bookmark_lost = False
 
-    def _add_gap(self, frame: Frame, before: Mark) -> None:
+    def _add_gap(self, frame: Frame, before: Bookmark) -> None:
         lost = self._progress.dropped["restart"] - before.dropped.get("restart", 0)
         away_s = round(frame.captured_at_s - before.marked_at_s, 3)
         self._events.add("gap", Gap(next_frame_id=frame.frame_id, lost=lost, away_s=away_s))
@@ -376,11 +376,11 @@ class Stream:
             return
         self._events.add("state", StateChange(state=state, previous=self._state, detail=detail))
         self._state = state
-        self._mark_events()
+        self._bookmark_events()
 
-    def _mark_events(self) -> None:
-        self._mark = self._mark.model_copy(update={"next_event_id": self._events.next_id})
-        self._save_mark()
+    def _bookmark_events(self) -> None:
+        self._bookmark = self._bookmark.model_copy(update={"next_event_id": self._events.next_id})
+        self._save_bookmark()
 
 
 def _snapshot(frame: Frame, pixels: Pixels, answer: Answer | None) -> Snapshot:

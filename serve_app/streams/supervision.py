@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from serve_app.config import StreamArgs
 from serve_app.errors import Conflict, ServeAppError, Unavailable
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Regions, State, StreamSpec, StreamStatus
 from serve_app.streams.admission import Admission, Detectors, StreamDemand, admit, check_room, check_tracking
 from serve_app.streams.handover import HandOver
@@ -38,7 +38,7 @@ class Supervision:
         workers: Workers,
         detectors: Detectors,
         args: StreamArgs,
-        guard: Guard,
+        guard: AddressGuard,
         report: Callable[[StreamStatus, State | None], None],
     ) -> None:
         """Start supervising once the store is free. ``report`` records a stream's status and its last reported state in
@@ -197,9 +197,9 @@ class Supervision:
         streams = self.registry.streams
         for record in await asyncio.to_thread(self._store.records):
             stream = streams[record.spec.id] = self._stream(record)
-            mark = await asyncio.to_thread(self._store.mark, record.spec.id)
-            if mark is not None and record.ended is None:
-                stream.status = stream.status.model_copy(update=mark.counters())
+            bookmark = await asyncio.to_thread(self._store.bookmark, record.spec.id)
+            if bookmark is not None and record.ended is None:
+                stream.status = stream.status.model_copy(update=bookmark.counters())
         for stream in streams.values():
             if stream.should_run:
                 self._keep_alive.begin(stream)

@@ -10,7 +10,7 @@ from typing import Any
 
 from serve_app.config import StreamArgs
 from serve_app.errors import ServeAppError, Unavailable
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Regions, SourceSpec, State, StreamSpec, StreamStatus
 from serve_app.streams.capture.source import Source
 from serve_app.streams.store import Record, StreamStore
@@ -235,7 +235,7 @@ async def supervising(
 
     async with asyncio.timeout(TEST_TIMEOUT_S):
         ports = workers or FakeWorkers(), detectors or FakeDetectors()
-        supervision = Supervision(StreamStore(folder), *ports, StreamArgs(**args), Guard(), report)
+        supervision = Supervision(StreamStore(folder), *ports, StreamArgs(**args), AddressGuard(), report)
         try:
             yield supervision
         finally:

@@ -13,7 +13,7 @@ import numpy as np
 
 from serve_app.config import StreamArgs
 from serve_app.ipc.frame_pool import FramePool, Slot
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import SourceSpec, StreamSpec, Zone
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.store import StreamStore
@@ -92,10 +92,16 @@ class FakeDetector:
 def new_stream(video: Path, detector: FakeDetector, **fields: Any) -> Stream:
     """Return a stream that begins where the store's bookmark says, as one in a process of its own does."""
     spec = StreamSpec(id="lot", source=SourceSpec(uri=str(video), loop=fields.pop("loop", False)), **fields)
-    bookmark = StreamStore(video.parent / "state").bookmark("lot")
+    bookmark_file = StreamStore(video.parent / "state").bookmark_file("lot")
     args = StreamArgs(output_dir=video.parent)
     return Stream(
-        spec, parse_source(str(video), (Path("/"),)), detector, bookmark, args, Guard(), max_pixels=50_000_000
+        spec,
+        parse_source(str(video), (Path("/"),)),
+        detector,
+        bookmark_file,
+        args,
+        AddressGuard(),
+        max_pixels=50_000_000,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import SinkSpec
 from serve_app.streams.outputs.sinks import Sink, open_sink
 from serve_app.types import Event
@@ -34,6 +34,6 @@ def event(event_id: int, kind: str = "result") -> Event:
     return Event(event_id, kind, "lot", text)
 
 
-def new_sink(folder: Path, guard: Guard | None = None, **spec: Any) -> Sink:
+def new_sink(folder: Path, guard: AddressGuard | None = None, **spec: Any) -> Sink:
     """Return a sink of the stream ``lot``."""
-    return open_sink(TypeAdapter(SinkSpec).validate_python(spec), "lot", folder, guard or Guard())
+    return open_sink(TypeAdapter(SinkSpec).validate_python(spec), "lot", folder, guard or AddressGuard())

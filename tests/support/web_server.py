@@ -10,11 +10,11 @@ import pytest
 
 from serve_app.api.url_fetcher import Fetcher
 from serve_app.errors import ServeAppError
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 
 MAX_BYTES = 100_000
 OPEN = "127.0.0.2"  # all of 127.0.0.0/8 is this machine: one address of it is allowed here, the others are not
-ALLOWED = Guard((ip_network(OPEN),))
+ALLOWED = AddressGuard((ip_network(OPEN),))
 
 
 class WebServer:
@@ -63,7 +63,7 @@ def to(location: str, status: int = 302) -> bytes:
     return f"HTTP/1.1 {status} Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
-async def refusal(url: str, guard: Guard = ALLOWED) -> ServeAppError:
+async def refusal(url: str, guard: AddressGuard = ALLOWED) -> ServeAppError:
     """Fetch a url that must be refused, and return the error."""
     with pytest.raises(ServeAppError) as caught:
         await Fetcher(guard, MAX_BYTES).fetch(url)

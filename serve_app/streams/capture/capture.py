@@ -6,10 +6,10 @@ import threading
 import time
 
 from serve_app.schemas.streams import Policy
-from serve_app.streams.capture.mailbox import WaitingPlace
+from serve_app.streams.capture.mailbox import FrameMailbox
 from serve_app.streams.capture.reconnect import ReconnectingSource
 from serve_app.streams.capture.source import Source
-from serve_app.streams.capture.timestamps import Stamps
+from serve_app.streams.capture.timestamps import Timestamps
 from serve_app.streams.capture.video import Video
 from serve_app.streams.progress import Progress
 from serve_app.types import Frame, Position
@@ -39,7 +39,7 @@ class Capture:
         self._policy = policy
         self._is_live = source.is_live
         self._interval_s = 1 / max_fps if max_fps else 0.0
-        self._place = WaitingPlace()
+        self._place = FrameMailbox()
         self._fault: Exception | None = None  # that ended the thread, and is none of the source's
         self._stopped = threading.Event()
         self._source = ReconnectingSource(
@@ -78,7 +78,7 @@ class Capture:
         waits_its_turn = video.has_end and not video.is_timed  # a folder's pictures are all there at once
         opened_s = time.monotonic()
         began_s = opened_s - self._started_s if self._is_live else self._stream_time_s  # on the stream's own clock
-        stamps = Stamps(video.fps)
+        stamps = Timestamps(video.fps)
         due_s = 0.0  # of the next frame that max_fps lets through
         pictures = iter(video)
         while not self._stopped.is_set():

@@ -8,7 +8,7 @@ import threading
 from serve_app.types import Frame
 
 
-class WaitingPlace:
+class FrameMailbox:
     """Room for one frame, between the capture thread and the loop that detects.
 
     When it is full, a put waits or replaces what is there.

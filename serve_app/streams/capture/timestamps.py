@@ -10,7 +10,7 @@ _LEAP_S = 5.0  # time stamps that go on by more than this have leapt, unless fra
 _LEAP_BACK_S = 1.0  # and those that go back by more than this
 
 
-class Stamps:
+class Timestamps:
     """Time that has passed since the first frame, by time stamps that may leap: a camera's clock is set, a recording
     is spliced. A leap counts as one frame's time. Frames without time stamps are as old as they are here."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from serve_app.schemas.streams import LineCount, StreamSpec, ZoneCount
-from serve_app.streams.bookmark import Mark
+from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.scene.motion import MotionGate
 from serve_app.streams.scene.regions import RegionCounter, RegionEvent
 from serve_app.streams.scene.tracking import Tracker
@@ -15,13 +15,13 @@ from serve_app.types import Answer, Detections, Frame, Pixels
 class Scene:
     """One stream's memory of its frames, as far as the stream asks for one."""
 
-    def __init__(self, spec: StreamSpec, fps: float, mark: Mark) -> None:
+    def __init__(self, spec: StreamSpec, fps: float, bookmark: Bookmark) -> None:
         """``fps`` is what the source sends. Raises StartError where tracking is not installed."""
         self._gate = MotionGate(spec.motion) if spec.motion else None
         self._fps = min(fps, spec.max_fps or fps)
-        self._first_track_id = mark.next_track_id
+        self._first_track_id = bookmark.next_track_id
         self._tracker = self._make_tracker() if spec.is_tracked else None
-        self._regions = RegionCounter(spec, mark.zones, mark.lines)
+        self._regions = RegionCounter(spec, bookmark.zones, bookmark.lines)
         self._latest = Detections.empty()  # of the last frame that the model saw
 
     @property

@@ -22,13 +22,13 @@ import pytest
 import redis
 
 from scripts.launch import free_port
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.streams.outputs.sinks import Sink
 from tests.integration.conftest import eventually
 from tests.support.receiver import Receiver
 from tests.support.sinks import event, new_sink, until
 
-HERE = Guard((ip_network("127.0.0.0/8"),))
+HERE = AddressGuard((ip_network("127.0.0.0/8"),))
 QUEUE_SIZE = 1000
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # Debian's mosquitto is not in a user's PATH
 

@@ -7,7 +7,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from serve_app.deployments import supervisor_proxy
-from serve_app.deployments.supervisor_proxy import StreamClient
+from serve_app.deployments.supervisor_proxy import SupervisorProxy
 from serve_app.errors import Unavailable
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +41,7 @@ READS: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("method", READS)
 async def test_who_reads_of_a_stream_does_not_notice_that_its_supervisor_died(method: str) -> None:
-    client = StreamClient(SupervisorHandle(deaths=3))
+    client = SupervisorProxy(SupervisorHandle(deaths=3))
     options = {"boxes": True} if method == "snapshot" else {}
     assert await getattr(client, method)(*READS[method], **options) == method
 
@@ -50,11 +50,11 @@ async def test_who_reads_of_a_stream_does_not_notice_that_its_supervisor_died(me
 async def test_a_change_to_a_stream_is_not_made_twice(method: str) -> None:
     handle = SupervisorHandle(deaths=1)
     with pytest.raises(Unavailable):
-        await getattr(StreamClient(handle), method)("lot")
+        await getattr(SupervisorProxy(handle), method)("lot")
     assert handle.calls == 1
 
 
 async def test_a_supervisor_that_stays_away_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor_proxy, "_TIMEOUT_S", 0.2)
     with pytest.raises(Unavailable, match="the stream supervisor does not answer"):
-        await StreamClient(SupervisorHandle(deaths=float("inf"))).status("lot")
+        await SupervisorProxy(SupervisorHandle(deaths=float("inf"))).status("lot")

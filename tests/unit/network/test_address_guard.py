@@ -9,7 +9,7 @@ import pytest
 from anyio import wait_all_tasks_blocked
 
 from serve_app.errors import InvalidUrl
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from tests.support.traps import Names
 
 pytestmark = pytest.mark.anyio
@@ -31,9 +31,9 @@ pytestmark = pytest.mark.anyio
 async def test_an_address_that_is_not_public_is_refused(address: str, names: Names) -> None:
     names.known["some.test"] = [[address]]
     with pytest.raises(InvalidUrl):
-        await Guard().resolve("some.test", 80)
+        await AddressGuard().resolve("some.test", 80)
     with pytest.raises(InvalidUrl):
-        Guard().check_digits(address)
+        AddressGuard().check_digits(address)
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ async def test_an_address_that_is_not_public_is_refused(address: str, names: Nam
 )
 async def test_a_public_address_is_allowed(address: str, names: Names) -> None:
     names.known["some.test"] = [[address]]
-    assert await Guard().resolve("some.test", 80) == [address]
-    Guard().check_digits(address)
+    assert await AddressGuard().resolve("some.test", 80) == [address]
+    AddressGuard().check_digits(address)
 
 
 async def test_networks_that_are_allowed_open_just_themselves(names: Names) -> None:
-    guard = Guard((ip_network("10.1.0.0/16"), ip_network("fd00::/64")))
+    guard = AddressGuard((ip_network("10.1.0.0/16"), ip_network("fd00::/64")))
     names.known |= {"in.test": [["10.1.2.3", "fd00::7"]], "out.test": [["10.2.0.1"]], "six.test": [["fd00:0:0:1::7"]]}
     assert await guard.resolve("in.test", 80) == ["10.1.2.3", "fd00::7"]
     for name in ("out.test", "six.test"):
@@ -58,7 +58,7 @@ async def test_names_that_take_long_hold_up_nothing_else(names: Names, monkeypat
     names.known["slow.test"] = [["10.0.0.1"]]
     answer, asked = threading.Event(), socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: answer.wait() and asked(*args, **options))
-    slow = [asyncio.create_task(Guard().resolve("slow.test", 80)) for _ in range(100)]
+    slow = [asyncio.create_task(AddressGuard().resolve("slow.test", 80)) for _ in range(100)]
     await wait_all_tasks_blocked()
     try:
         async with asyncio.timeout(10):

@@ -14,7 +14,7 @@ import pytest
 
 from serve_app.api.url_fetcher import Fetcher
 from serve_app.errors import Unfetchable
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.network.http import GuardedHttp, NoAnswer
 from tests.support.traps import Names
 from tests.support.web_server import ALLOWED, MAX_BYTES, OPEN, WebServer, refusal
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_the_next_address_is_tried_where_one_is_dead(names: Names, server: WebServer) -> None:
     names.known["two.test"] = [["127.0.0.3", OPEN]]
-    guard = Guard((ip_network("127.0.0.2/31"),))
+    guard = AddressGuard((ip_network("127.0.0.2/31"),))
     assert await Fetcher(guard, MAX_BYTES).fetch(f"http://two.test:{server.port}/") == b"picture"
 
 

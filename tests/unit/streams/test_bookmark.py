@@ -2,37 +2,43 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serve_app.streams.bookmark import Mark
+from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.store import StreamStore
 from serve_app.types import Position
 
 
-def test_a_mark_is_where_it_was_moved_last(tmp_path: Path) -> None:
+def test_a_bookmark_is_where_it_was_moved_last(tmp_path: Path) -> None:
     store = StreamStore(tmp_path)
-    bookmark = store.bookmark("lot")
-    assert bookmark.read() is None
-    long = Mark(next_frame_id=10**9, dropped={"newer_frame": 10**9}, position=Position(12345, 1 / 3))
-    for mark in (long, Mark(next_frame_id=1), long, Mark(next_frame_id=2, position=Position(1))):
-        bookmark.write(mark)
-        other = store.bookmark("lot")
-        assert other.read() == mark
+    bookmark_file = store.bookmark_file("lot")
+    assert bookmark_file.read() is None
+    long = Bookmark(next_frame_id=10**9, dropped={"newer_frame": 10**9}, position=Position(12345, 1 / 3))
+    for moved in (long, Bookmark(next_frame_id=1), long, Bookmark(next_frame_id=2, position=Position(1))):
+        bookmark_file.write(moved)
+        other = store.bookmark_file("lot")
+        assert other.read() == moved
         other.close()
-    bookmark.close()
+    bookmark_file.close()
 
 
-def test_a_mark_goes_with_its_stream_even_while_somebody_moves_it(tmp_path: Path) -> None:
+def test_a_bookmark_goes_with_its_stream_even_while_somebody_moves_it(tmp_path: Path) -> None:
     store = StreamStore(tmp_path)
-    bookmark = store.bookmark("lot")
+    bookmark_file = store.bookmark_file("lot")
     store.delete("lot")
-    bookmark.write(Mark(next_frame_id=5))
-    bookmark.close()
-    anew = store.bookmark("lot")
+    bookmark_file.write(Bookmark(next_frame_id=5))
+    bookmark_file.close()
+    anew = store.bookmark_file("lot")
     assert anew.read() is None
     anew.close()
 
 
-def test_a_mark_that_is_torn_is_none(tmp_path: Path) -> None:
+def test_a_bookmark_that_is_torn_is_none(tmp_path: Path) -> None:
     (tmp_path / "lot.mark").write_bytes(b'{"next_frame_id": 1')
+    bookmark_file = StreamStore(tmp_path).bookmark_file("lot")
+    assert bookmark_file.read() is None
+    bookmark_file.close()
+
+
+def test_a_bookmark_of_an_earlier_version_keeps_the_streams_clock(tmp_path: Path) -> None:
+    (tmp_path / "lot.mark").write_bytes(b'{"next_frame_id": 7, "at_s": 2.5, "position": {"index": 6, "at_s": 0.5}}')
     bookmark = StreamStore(tmp_path).bookmark("lot")
-    assert bookmark.read() is None
-    bookmark.close()
+    assert (bookmark.next_frame_id, bookmark.stream_time_s, bookmark.position.index) == (7, 2.5, 6)

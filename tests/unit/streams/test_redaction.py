@@ -21,7 +21,7 @@ from serve_app.api.access.keys import make_key
 from serve_app.api.app import build_api
 from serve_app.config import StreamArgs, parse_args
 from serve_app.errors import SourceError
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import StreamSpec, StreamStatus
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
@@ -32,7 +32,7 @@ from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
 from tests.support.local_streams import FakeDetector
 
 pytestmark = pytest.mark.anyio
-LOCAL = Guard((ip_network("127.0.0.0/8"),))
+LOCAL = AddressGuard((ip_network("127.0.0.0/8"),))
 SECRET = "hunter2"
 WEBHOOK_SECRET = "whsec_" + base64.b64encode(SECRET.encode() * 4).decode()
 SECRETS = (SECRET, WEBHOOK_SECRET.removeprefix("whsec_"))
@@ -51,8 +51,8 @@ class RunningStreams(FakeStreams):
         source = parse_source(spec.source.uri, (self._folder,))
         check_outputs(spec, self._folder, LOCAL)
         self.store.put(Record(spec=spec))
-        bookmark = self.store.bookmark(spec.id)
-        stream = Stream(spec, source, FakeDetector(), bookmark, StreamArgs(output_dir=self._folder), LOCAL, 10**7)
+        bookmark_file = self.store.bookmark_file(spec.id)
+        stream = Stream(spec, source, FakeDetector(), bookmark_file, StreamArgs(output_dir=self._folder), LOCAL, 10**7)
         self.running[spec.id] = stream, asyncio.create_task(stream.run())
         return stream.status()
 

@@ -34,7 +34,7 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     store = StreamStore(tmp_path / "app")
     store.put(record())
     assert store.hold()
-    store.bookmark("lot").close()
+    store.bookmark_file("lot").close()
     assert (tmp_path / "app").stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "app").iterdir()} == {0o600}
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from serve_app.errors import InvalidParameter, ModelChanged, Overloaded
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Motion, Recording, Regions, SourceSpec, StreamSpec
 from serve_app.streams import stream as stream_module
 from serve_app.streams.stream import check_outputs
@@ -140,8 +140,8 @@ def test_files_need_a_folder() -> None:
     source = SourceSpec(uri="a.mp4")
     for fields in ({"recording": {}}, {"sinks": [{"type": "jsonl"}]}):
         with pytest.raises(InvalidParameter, match="SERVE_APP_OUTPUT_DIR"):
-            check_outputs(StreamSpec(source=source, **fields), None, Guard())
-    check_outputs(StreamSpec(source=source), None, Guard())
+            check_outputs(StreamSpec(source=source, **fields), None, AddressGuard())
+    check_outputs(StreamSpec(source=source), None, AddressGuard())
 
 
 async def test_a_stream_waits_while_a_model_serves_that_does_not_know_its_classes(

@@ -12,7 +12,7 @@ import pytest
 from serve_app.errors import Conflict, InvalidParameter, NotFound, Overloaded, SourceError, StartError, Unavailable
 from serve_app.schemas.detect import DetectQuery
 from serve_app.schemas.streams import Line, Regions, SourceSpec, StreamSpec
-from serve_app.streams.bookmark import Mark
+from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.store import StreamStore
 from tests.support.fake_workers import FakeDetectors, FakeWorkers, Reports, now_s, spec_of, supervising
 from tests.support.virtual_time import BACKEND
@@ -136,11 +136,11 @@ async def test_detectors_that_do_not_answer_in_2_s_refuse_no_stream(answer_after
 
 async def test_replace_stops_the_old_stream_first_and_keeps_its_event_ids(tmp_path: Path) -> None:
     workers = FakeWorkers()
-    bookmark = StreamStore(tmp_path).bookmark("lot")
+    bookmark_file = StreamStore(tmp_path).bookmark_file("lot")
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
         await asyncio.sleep(1)
-        bookmark.write(Mark(next_frame_id=100, next_event_id=50))
+        bookmark_file.write(Bookmark(next_frame_id=100, next_event_id=50))
         replaced = await supervision.replace(spec_of(max_fps=5))
         assert replaced.state == "starting"
         await asyncio.sleep(1)
@@ -149,8 +149,8 @@ async def test_replace_stops_the_old_stream_first_and_keeps_its_event_ids(tmp_pa
     assert workers.most_at_once == 1
     assert second.record.spec.max_fps == 5
     assert stored(tmp_path) == {"lot": spec_of(max_fps=5)}
-    assert bookmark.read() == Mark(next_event_id=50)
-    bookmark.close()
+    assert bookmark_file.read() == Bookmark(next_event_id=50)
+    bookmark_file.close()
 
 
 async def test_replace_keeps_the_old_stream_when_the_new_one_is_refused(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ async def test_a_deleted_stream_leaves_no_worker_and_nothing_in_the_store(tmp_pa
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
-        StreamStore(tmp_path).bookmark("lot").close()
+        StreamStore(tmp_path).bookmark_file("lot").close()
         await asyncio.sleep(1)
         await supervision.delete("lot")
         assert workers.alive == {}

@@ -11,7 +11,7 @@ import pytest
 from serve_app.errors import InvalidParameter, SourceError, Unavailable
 from serve_app.schemas.detect import DetectQuery
 from serve_app.schemas.streams import SourceSpec, StreamStatus
-from serve_app.streams.bookmark import Mark
+from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.workers import WorkerUnreachable
 from tests.support.fake_workers import FakeWorkers, spec_of, supervising
@@ -92,9 +92,9 @@ async def test_counters_are_those_of_the_store_until_a_worker_answers(tmp_path: 
     store.put(Record(spec=spec_of("over"), ended=over))
     store.put(Record(spec=spec_of("paused", paused=True), restarts=3))
     for stream_id in ("over", "paused"):
-        bookmark = store.bookmark(stream_id)
-        bookmark.write(Mark(next_frame_id=9, processed=8, dropped={"newer_frame": 1}))
-        bookmark.close()
+        bookmark_file = store.bookmark_file(stream_id)
+        bookmark_file.write(Bookmark(next_frame_id=9, processed=8, dropped={"newer_frame": 1}))
+        bookmark_file.close()
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         statuses = await supervision.all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from serve_app.errors import InvalidParameter, StartError
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import JsonLinesSink, MqttSink, RedisSink, SinkSpec, WebhookSink
 from serve_app.streams.outputs.sinks.jsonl import JsonLinesOutlet
 from serve_app.streams.outputs.sinks.outlet import Outlet, parse_url
@@ -15,14 +15,14 @@ from serve_app.streams.outputs.sinks.webhook import WebhookOutlet
 __all__ = ["Sink", "check_sink", "open_sink"]
 
 
-def check_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: Guard) -> None:
+def check_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: AddressGuard) -> None:
     """Raises what ``open_sink`` raises, and InvalidUrl for an address in digits that is not allowed."""
     open_sink(spec, stream_id, output_dir, guard)
     if not isinstance(spec, JsonLinesSink):
         guard.check_digits(parse_url(spec.url).hostname or "")
 
 
-def open_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: Guard) -> Sink:
+def open_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: AddressGuard) -> Sink:
     """The sink, which connects when its first event comes, to where the guard lets it.
 
     Raises InvalidParameter for what it cannot be, StartError where its library is not installed.
@@ -30,7 +30,7 @@ def open_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: Gu
     return Sink(spec.type, _outlet(spec, stream_id, output_dir, guard), stream_id=stream_id, events=spec.events)
 
 
-def _outlet(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: Guard) -> Outlet:
+def _outlet(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: AddressGuard) -> Outlet:
     match spec:
         case JsonLinesSink():
             if output_dir is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from serve_app.errors import InvalidParameter
 from serve_app.schemas.streams import JsonLinesSink
-from serve_app.streams.outputs.sinks.outlet import Unsent, filled
+from serve_app.streams.outputs.sinks.outlet import DeliveryFailed, filled
 from serve_app.types import Event
 
 _MIB = 1 << 20
@@ -41,7 +41,7 @@ class JsonLinesOutlet:
         try:
             await asyncio.to_thread(self._write, lines)
         except OSError as exc:
-            raise Unsent(f"it cannot be written: {exc.strerror or type(exc).__name__}") from exc
+            raise DeliveryFailed(f"it cannot be written: {exc.strerror or type(exc).__name__}") from exc
 
     async def close(self) -> None:
         """Nothing is open."""

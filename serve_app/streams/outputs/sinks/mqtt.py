@@ -11,9 +11,16 @@ from urllib.parse import unquote
 from aiomqtt import Client, MqttError
 
 from serve_app.errors import InvalidParameter, InvalidUrl
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import MqttSink
-from serve_app.streams.outputs.sinks.outlet import TIMEOUT_S, Refused, Unsent, address, filled, parse_url
+from serve_app.streams.outputs.sinks.outlet import (
+    TIMEOUT_S,
+    DeliveryFailed,
+    DeliveryRefused,
+    address,
+    filled,
+    parse_url,
+)
 from serve_app.types import Event
 
 
@@ -25,7 +32,7 @@ class MqttOutlet:
 
     max_batch = 100
 
-    def __init__(self, spec: MqttSink, guard: Guard) -> None:
+    def __init__(self, spec: MqttSink, guard: AddressGuard) -> None:
         """Raises InvalidParameter for a malformed url or topic."""
         self._parts = parse_url(spec.url)
         if self._parts.path.strip("/") or self._parts.query or self._parts.fragment:
@@ -51,7 +58,7 @@ class MqttOutlet:
             reason = f"it cannot be reached: {exc.__cause__ or exc}"
             self._failures += 1
         await self.close()
-        raise Unsent(reason)  # not from the error, which holds the socket that it happened to
+        raise DeliveryFailed(reason)  # not from the error, which holds the socket that it happened to
 
     async def close(self) -> None:
         """The connection."""
@@ -68,9 +75,9 @@ class MqttOutlet:
             async with asyncio.timeout(TIMEOUT_S):
                 addresses = await self._guard.resolve(self._parts.hostname or "", self._port)
         except InvalidUrl as exc:
-            raise Refused(exc.detail) from exc
+            raise DeliveryRefused(exc.detail) from exc
         except (socket.gaierror, TimeoutError) as exc:
-            raise Unsent(f"it cannot be reached: {exc or 'no address within 5 s'}") from exc
+            raise DeliveryFailed(f"it cannot be reached: {exc or 'no address within 5 s'}") from exc
         return addresses[self._failures % len(addresses)]
 
     def _client(self, address: str) -> Client:

@@ -11,11 +11,11 @@ from serve_app.types import Event
 TIMEOUT_S = 5.0  # of each step over a network
 
 
-class Unsent(Exception):
+class DeliveryFailed(Exception):
     """It did not work, and may work later. The text says why, without credentials."""
 
 
-class Refused(Exception):
+class DeliveryRefused(Exception):
     """It will not work, however often it is tried. The text says why, without credentials."""
 
 
@@ -26,7 +26,10 @@ class Outlet(Protocol):
     max_batch: int  # events in a call of ``send``
 
     async def send(self, events: list[Event]) -> None:
-        """Hands them over, in order. Raises Unsent or Refused. After Unsent the very same list comes again."""
+        """Hand the events over, in order.
+
+        Raises DeliveryFailed, after which the very same list is sent again, or DeliveryRefused.
+        """
 
     async def close(self) -> None:
         """Leaves nothing open. Takes no longer than a step over a network may, and may be called twice."""

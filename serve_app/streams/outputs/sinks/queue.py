@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterator
 
 from serve_app.schemas.streams import SinkStatus
-from serve_app.streams.outputs.sinks.outlet import Outlet, Refused, Unsent
+from serve_app.streams.outputs.sinks.outlet import DeliveryFailed, DeliveryRefused, Outlet
 from serve_app.types import Event
 
 logger = logging.getLogger(__name__)
@@ -106,9 +106,9 @@ class Sink:
         while self._batch:
             try:
                 await self._outlet.send(self._batch)
-            except Unsent as exc:
+            except DeliveryFailed as exc:
                 self._say(str(exc))
-            except Refused as exc:
+            except DeliveryRefused as exc:
                 self._refuse(str(exc))
             except Exception as exc:  # a bug: one batch must not be the end of all that follow
                 self._refuse(f"the events cannot be sent: {type(exc).__name__}")

@@ -12,9 +12,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, TimeoutError
 
 from serve_app.errors import InvalidParameter, InvalidUrl
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import RedisSink
-from serve_app.streams.outputs.sinks.outlet import TIMEOUT_S, Refused, Unsent, address, filled, parse_url
+from serve_app.streams.outputs.sinks.outlet import (
+    TIMEOUT_S,
+    DeliveryFailed,
+    DeliveryRefused,
+    address,
+    filled,
+    parse_url,
+)
 from serve_app.types import Event
 
 
@@ -23,7 +30,7 @@ class RedisOutlet:
 
     max_batch = 100
 
-    def __init__(self, spec: RedisSink, guard: Guard) -> None:
+    def __init__(self, spec: RedisSink, guard: AddressGuard) -> None:
         """Raises InvalidParameter for a malformed url."""
         parts = parse_url(spec.url)
         database = parts.path.strip("/") or "0"
@@ -57,11 +64,11 @@ class RedisOutlet:
                 results = await transaction.execute(raise_on_error=False)
         except (RedisError, OSError) as exc:  # none of it was added, unless the connection broke at the very end
             if isinstance(exc.__cause__, InvalidUrl):
-                raise Refused(exc.__cause__.detail) from exc
-            raise Unsent(_reason(exc)) from exc
+                raise DeliveryRefused(exc.__cause__.detail) from exc
+            raise DeliveryFailed(_reason(exc)) from exc
         for result in results:
             if isinstance(result, RedisError):  # others of the batch were added: again would be twice
-                raise Refused(_reason(result))
+                raise DeliveryRefused(_reason(result))
 
     async def close(self) -> None:
         """The connection."""
@@ -73,7 +80,7 @@ class _Guarded(Connection):
 
     _address: str
 
-    def __init__(self, *, guard: Guard, **options: Any) -> None:
+    def __init__(self, *, guard: AddressGuard, **options: Any) -> None:
         super().__init__(**options)
         self._guard = guard
 

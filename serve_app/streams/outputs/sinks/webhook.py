@@ -11,10 +11,10 @@ import time
 from contextlib import suppress
 
 from serve_app.errors import InvalidParameter, InvalidUrl, TooLarge
-from serve_app.network.address_guard import Guard
+from serve_app.network.address_guard import AddressGuard
 from serve_app.network.http import GuardedHttp, NoAnswer, Reply, parse_http_url
 from serve_app.schemas.streams import WebhookSink
-from serve_app.streams.outputs.sinks.outlet import TIMEOUT_S, Refused, Unsent, address, parse_url
+from serve_app.streams.outputs.sinks.outlet import TIMEOUT_S, DeliveryFailed, DeliveryRefused, address, parse_url
 from serve_app.types import Event
 
 _TOTAL_S = 3 * TIMEOUT_S  # of a request: one that is answered letter by letter is not answered
@@ -26,7 +26,7 @@ _KEY_BYTES = range(24, 65)  # by the specification
 class WebhookOutlet:
     """Posts ``{"events": […]}``. The request's id is its content's: a receiver knows one that was sent twice."""
 
-    def __init__(self, spec: WebhookSink, guard: Guard) -> None:
+    def __init__(self, spec: WebhookSink, guard: AddressGuard) -> None:
         """Raises InvalidParameter for a malformed url or secret."""
         parts = parse_url(spec.url)
         self.target = f"{address(parts)}/…"
@@ -43,16 +43,16 @@ class WebhookOutlet:
             async with asyncio.timeout(_TOTAL_S), self._http.stream("POST", self._url, headers, body) as reply:
                 await _read(reply)
         except InvalidUrl as exc:
-            raise Refused(exc.detail) from exc
+            raise DeliveryRefused(exc.detail) from exc
         except NoAnswer as exc:
-            raise Unsent(str(exc)) from exc
+            raise DeliveryFailed(str(exc)) from exc
         except TimeoutError as exc:
-            raise Unsent(f"no answer within {_TOTAL_S:g} s") from exc
+            raise DeliveryFailed(f"no answer within {_TOTAL_S:g} s") from exc
         if 200 <= reply.status < 300:
             return
         if reply.status >= 500 or reply.status in _MAY_PASS:
-            raise Unsent(f"it answers {reply.status}")
-        raise Refused(f"it answers {reply.status}")
+            raise DeliveryFailed(f"it answers {reply.status}")
+        raise DeliveryRefused(f"it answers {reply.status}")
 
     async def close(self) -> None:
         """The connection."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from serve_app.errors import Undecodable
-from serve_app.streams.bookmark import Mark
+from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.capture.capture import Capture
 from serve_app.streams.capture.reconnect import _backoff_s
 from serve_app.streams.capture.source import parse_source
@@ -75,7 +75,7 @@ async def test_a_file_goes_on_after_a_frame(video: Path) -> None:
     async with capture_of(video) as (capture, _):
         begun = [await capture.take() for _ in range(5)][-1]
     async with capture_of(video, after=begun.position, stream_time_s=begun.stream_time_s) as (capture, progress):
-        progress.resume(Mark(next_frame_id=begun.frame_id + 1, processed=4))
+        progress.resume(Bookmark(next_frame_id=begun.frame_id + 1, processed=4))
         rest = await all_of(capture)
     assert [frame.frame_id for frame in rest] == [frame_shown(frame.pixels()) for frame in rest]
     assert [frame.frame_id for frame in rest] == list(range(5, FRAMES))

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.streams.capture.mailbox import WaitingPlace
+from serve_app.streams.capture.mailbox import FrameMailbox
 from serve_app.types import Frame, Position
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_place_that_is_closed_gives_back_what_it_does_not_take() -> None:
-    place = WaitingPlace()
+    place = FrameMailbox()
     frame = Frame(0, 0.0, 0.0, Position(0), lambda: None)
     assert place.put(frame, wait=True) is None
     place.close()

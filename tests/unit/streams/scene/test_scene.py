@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from serve_app.schemas.streams import Line, LineCrossing, Motion, SourceSpec, StreamSpec, Zone, ZoneChange
-from serve_app.streams.bookmark import Mark
+from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.scene.scene import Scene
 from serve_app.types import Answer, Detections, Frame, Position, Timing
 
@@ -28,7 +28,7 @@ def answer(*left_px: int) -> Answer:
 
 
 def test_a_stream_that_asks_for_nothing_remembers_nothing() -> None:
-    scene = Scene(spec(), 10, Mark())
+    scene = Scene(spec(), 10, Bookmark())
     assert not scene.is_still(frame(0), PIXELS)
     detections, events = scene.update(answer(1, 50), frame(0))
     assert (len(detections), detections.track_id, events, scene.zones, scene.lines) == (2, None, [], {}, {})
@@ -37,7 +37,7 @@ def test_a_stream_that_asks_for_nothing_remembers_nothing() -> None:
 def test_an_object_that_walks_through_is_counted_once() -> None:
     line = Line(name="gate", start=(0.5, 1.0), end=(0.5, 0.0))
     zone = Zone(name="left half", polygon=[(0, 0), (0.5, 0), (0.5, 1), (0, 1)])
-    scene = Scene(spec(lines=[line], zones=[zone]), 10, Mark())
+    scene = Scene(spec(lines=[line], zones=[zone]), 10, Bookmark())
     seen, events = set(), []
     for number in range(16):
         detections, new = scene.update(answer(5 * number), frame(number))
@@ -51,7 +51,7 @@ def test_an_object_that_walks_through_is_counted_once() -> None:
 
 def test_what_stands_still_keeps_its_id_and_goes_on_being_inside() -> None:
     zone = Zone(name="all", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
-    scene = Scene(spec(zones=[zone], motion=Motion(max_skip_s=60)), 10, Mark())
+    scene = Scene(spec(zones=[zone], motion=Motion(max_skip_s=60)), 10, Bookmark())
     for number in range(3):
         scene.update(answer(40), frame(number))
     assert not scene.is_still(frame(3), PIXELS)

@@ -11,7 +11,7 @@ import pytest
 from anyio import wait_all_tasks_blocked
 
 from serve_app.streams.outputs.sinks import Sink, queue
-from serve_app.streams.outputs.sinks.outlet import Refused, Unsent
+from serve_app.streams.outputs.sinks.outlet import DeliveryFailed, DeliveryRefused
 from serve_app.types import Event
 from tests.support.sinks import event, until
 
@@ -92,7 +92,7 @@ async def test_a_full_queue_loses_its_oldest_and_counts_them() -> None:
 
 
 async def test_a_batch_that_was_not_taken_comes_again_and_the_detail_says_why() -> None:
-    outlet = GatedOutlet(Unsent("nobody is there"), Unsent("still nobody"))
+    outlet = GatedOutlet(DeliveryFailed("nobody is there"), DeliveryFailed("still nobody"))
     sink = sink_of(outlet)
     sink.put(event(0))
     outlet.gate.release()
@@ -109,7 +109,7 @@ async def test_a_batch_that_was_not_taken_comes_again_and_the_detail_says_why() 
 @pytest.mark.parametrize(
     ("failure", "detail"),
     [
-        (Refused("it answers 404"), "it answers 404"),
+        (DeliveryRefused("it answers 404"), "it answers 404"),
         (ValueError("hunter2"), "the events cannot be sent: ValueError"),
     ],
 )
@@ -146,7 +146,7 @@ async def test_a_sink_without_an_event_closes() -> None:
 
 async def test_closing_does_not_wait_for_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "retry_pauses_s", lambda: itertools.repeat(3600.0))
-    outlet = GatedOutlet(Unsent("away"), Unsent("still away"))
+    outlet = GatedOutlet(DeliveryFailed("away"), DeliveryFailed("still away"))
     outlet.open()
     sink = sink_of(outlet)
     sink.put(event(0))
@@ -166,7 +166,7 @@ async def test_every_event_ends_as_sent_or_dropped_or_waits(seed: int, monkeypat
     monkeypatch.setattr(queue, "retry_pauses_s", lambda: itertools.repeat(0.0))
     monkeypatch.setattr(queue, "_MAX_WAITING", 8)
     chance = random.Random(seed)
-    failures = (Unsent("later"), Refused("no"), KeyError("bug"), None)
+    failures = (DeliveryFailed("later"), DeliveryRefused("no"), KeyError("bug"), None)
     outlet = GatedOutlet(*(chance.choice(failures) for _ in range(100)))  # type: ignore[arg-type]
     sink = sink_of(outlet)
 
