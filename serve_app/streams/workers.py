@@ -101,7 +101,7 @@ class Workers(Protocol):
         """Return the ids of the nodes that will be taken away soon; none where that is not known."""
 
     async def is_application_gone(self) -> bool:
-        """Return whether the application has been deleted; False during a rolling update, and where that is not known."""
+        """Return whether the application was deleted; False during a rolling update, and where that is not known."""
 
 
 async def in_time(answer: Awaitable[T], timeout_s: float) -> T:
