@@ -47,7 +47,7 @@ def draining_nodes() -> set[str]:
 
 
 def is_application_gone(application: str) -> bool:
-    """Return whether the application was deleted or Serve was shut down; False where nobody can tell. Blocks.
+    """Return whether the application was deleted or Serve was shut down; False where that is not known. Blocks.
 
     A controller that is restarting does not mean that the application is gone.
     """

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 _STATUS_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 20.0
-_RESTART_PAUSE_S = (0.1, 30.0)  # after a sound run, doubled for each death soon after a start, and the longest one
+_RESTART_PAUSE_S = (0.1, 30.0)  # after a sound run, and the longest; each death soon after a start doubles it
 _SOUND_AFTER_S = 30.0  # a worker that ran for longer than this starts the back-off over
 _UNREACHABLE_PAUSE_S = 1.0
 _KILL_RETRY_PAUSE_S = 1.0
@@ -36,8 +36,8 @@ class KeepAlive:
     async def halt(self, stream: SupervisedStream) -> None:
         """Stop a stream's worker, which closes what it opened, and end its process. Nothing else may change the stream.
 
-        Raises WorkerNotKilled. The process is then killed again and again until it ends, and after that another one
-        is started if the stream should run.
+        Raises WorkerNotKilled. The kill is then retried until the process ends, and after that a new one is started if
+        the stream should run.
         """
         if stream.keeper is not None:
             stream.keeper.cancel()
@@ -56,14 +56,14 @@ class KeepAlive:
             raise
 
     async def try_halt(self, stream: SupervisedStream) -> None:
-        """Halt a stream where nobody waits to hear that its process could not be ended."""
+        """Halt a stream, and only log where its process could not be ended. The kill is then retried."""
         try:
             await self.halt(stream)
         except WorkerNotKilled:
-            pass  # it is logged, and tried again
+            pass
 
     def cancel_all(self) -> None:
-        """Keep no worker alive any more. The workers go on."""
+        """Stop keeping workers alive. The workers themselves go on."""
         for stream in self._registry.streams.values():
             if stream.keeper is not None:
                 stream.keeper.cancel()
@@ -100,7 +100,7 @@ class KeepAlive:
             await self._kill_until_gone(stream)
         if stream.source is not None and stream.should_run:
             stream.status = await self._run(stream, stream.source)
-            async with stream.lock:  # whoever holds it to delete or pause the stream cancels us
+            async with stream.lock:  # a change that holds it to pause or delete the stream cancels us
                 await self._registry.note(stream, ended=stream.status)
             await asyncio.sleep(_LINGER_S)
             stream.worker = None

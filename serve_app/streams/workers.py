@@ -4,7 +4,7 @@
     |- WorkerDied          its process has ended
     |- WorkerUnreachable   its process may be alive, but cannot be reached now
     |- WorkerSilent        it did not answer in time
-    |- WorkerFailed        it answered with an error that nobody expects
+    |- WorkerFailed        it answered with an unexpected error
     `- WorkerNotKilled     its process did not end when it was killed
 
 These errors stay inside the supervision: a client is told in the words of ``serve_app.errors``.
@@ -41,11 +41,11 @@ class WorkerSilent(WorkerError):
 
 
 class WorkerFailed(WorkerError):
-    """The worker answered with an error that nobody expects."""
+    """The worker answered with an unexpected error."""
 
 
 class WorkerNotKilled(WorkerError):
-    """The worker's process did not end when it was killed, or nobody can tell whether it did."""
+    """The worker's process did not end when it was killed, or it is not known whether it did."""
 
 
 class Worker(Protocol):
@@ -98,10 +98,10 @@ class Workers(Protocol):
         """Return the names of all workers that are running."""
 
     async def draining_nodes(self) -> set[str]:
-        """Return the ids of the nodes that will be taken away soon; none where nobody can tell."""
+        """Return the ids of the nodes that will be taken away soon; none where that is not known."""
 
     async def is_application_gone(self) -> bool:
-        """Return whether the application has been deleted; False where nobody can tell. A rolling update is none."""
+        """Return whether the application was deleted; False during a rolling update, and where that is not known."""
 
 
 async def in_time(answer: Awaitable[T], timeout_s: float) -> T:

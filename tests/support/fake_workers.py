@@ -65,12 +65,12 @@ class FakeWorker:
         self._end(self._status(state))
 
     def cut_off(self) -> None:
-        """Let nobody reach the process from now on."""
+        """Make the process unreachable."""
         self.is_unreachable = True
         self._ran.set()
 
     def reconnect(self) -> None:
-        """Let it be reached again."""
+        """Make the process reachable again."""
         self.is_unreachable = False
         if self._outcome is None:
             self._ran.clear()

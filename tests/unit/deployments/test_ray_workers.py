@@ -99,7 +99,7 @@ async def test_rays_errors_become_the_supervisions(raised: Exception, error: typ
     with pytest.raises(error) as caught:
         await RayWorker(SimpleNamespace(status=SimpleNamespace(remote=fail))).status()
     assert type(caught.value) is error
-    assert str(caught.value) == type(raised).__name__  # no traceback, which may show what is nobody's business
+    assert str(caught.value) == type(raised).__name__  # no traceback: it goes to the log, and may show credentials
 
 
 def test_two_handles_of_one_actor_are_one_worker() -> None:

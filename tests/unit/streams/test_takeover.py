@@ -51,7 +51,7 @@ async def test_the_next_supervisor_joins_running_workers_and_kills_strays(tmp_pa
     assert workers.alive["a:0"].calls.count("run") == 2
 
 
-async def test_a_stray_that_does_not_end_is_in_nobodys_way_and_is_tried_again(tmp_path: Path) -> None:
+async def test_a_stray_that_does_not_end_holds_up_no_stream_and_its_kill_is_retried(tmp_path: Path) -> None:
     StreamStore(tmp_path).put(Record(spec=spec_of("a")))
     StreamStore(tmp_path).put(Record(spec=spec_of("b", paused=True)))
     workers = FakeWorkers()
