@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -20,7 +20,7 @@ class Endpoint:
     """A server's address, and the time it is given."""
 
     url: str  # without credentials: it is shown in errors
-    options: dict[str, Any]  # of httpx.Client and httpx.AsyncClient
+    options: dict[str, Any] = field(repr=False)  # of httpx.Client and httpx.AsyncClient: the key is in them
     timeout_s: float
 
     @classmethod
@@ -38,9 +38,7 @@ class Endpoint:
             "base_url": parsed,
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
             "timeout": timeout_s,
-            "limits": httpx.Limits(
-                max_connections=None, max_keepalive_connections=20
-            ),  # each followed stream holds one
+            "limits": httpx.Limits(max_keepalive_connections=20),  # and any number: each followed stream holds one
             "verify": parsed.scheme == "https",  # certificates are not read where none is checked
             "trust_env": False,  # a proxy for the outside world must not stand before the server
         }
