@@ -21,7 +21,8 @@ from scripts.codes.score import Guess, Score, score
 from scripts.codes.symbols import LABELS
 from serve_app.config import DetectArgs, ModelArgs
 from serve_app.images.decode import decode
-from serve_app.images.letterbox import letterbox, to_picture
+from serve_app.images.letterbox import letterbox
+from serve_app.images.map_back import to_picture
 from serve_app.models.engines import Engine
 from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections

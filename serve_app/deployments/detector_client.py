@@ -20,7 +20,7 @@ from serve_app.errors import (
     StartError,
     Unavailable,
 )
-from serve_app.images.letterbox import to_picture
+from serve_app.images.map_back import to_picture
 from serve_app.ipc.frame_pool import FramePool, Slot
 from serve_app.overload.retries import Retries
 from serve_app.types import (

@@ -1,16 +1,13 @@
-"""Fit a picture into the model input, and map boxes back.
+"""Fit a picture into the model input: scale it, centre it and pad it.
 
-The arithmetic is that of Ultralytics' ``LetterBox`` and ``scale_boxes`` (8.4), so that boxes agree to the pixel.
+The arithmetic is that of Ultralytics' ``LetterBox`` (8.4), so that boxes agree to the pixel. ``map_back`` is the inverse.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cv2
-import numpy as np
 
-from serve_app.types import Detections, InputShape, Letterbox, Pixels
+from serve_app.types import InputShape, Letterbox, Pixels
 
 _PADDING = 114  # the grey that YOLO models are trained with
 
@@ -48,12 +45,3 @@ def letterbox(pixels: Pixels, model_input: Pixels) -> Letterbox:
     model_input[top:bottom, :left] = _PADDING
     model_input[top:bottom, right:] = _PADDING
     return fitted
-
-
-def to_picture(detections: Detections, fitted: Letterbox) -> Detections:
-    """Return the detections in the picture's own pixels, clipped to its edges."""
-    pad = np.array([fitted.pad_x_px, fitted.pad_y_px] * 2, np.float32)
-    scale_x, scale_y = fitted.inner_width_px / fitted.width_px, fitted.inner_height_px / fitted.height_px
-    scale = np.array([scale_x, scale_y] * 2, np.float32)
-    limit = np.array([fitted.width_px, fitted.height_px] * 2, np.float32)
-    return replace(detections, xyxy=np.clip((detections.xyxy - pad) / scale, 0, limit))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from serve_app.images.decode import decode
-from serve_app.images.letterbox import letterbox, to_picture
+from serve_app.images.letterbox import letterbox
+from serve_app.images.map_back import to_picture
 from serve_app.models.engines import Engine
 from serve_app.models.tasks.detect import to_detections
 from serve_app.types import DetectOptions
