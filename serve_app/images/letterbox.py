@@ -1,6 +1,7 @@
 """Fit a picture into the model input: scale it, centre it and pad it.
 
-The arithmetic is that of Ultralytics' ``LetterBox`` (8.4), so that boxes agree to the pixel. ``map_back`` is the inverse.
+The arithmetic is that of Ultralytics' ``LetterBox`` (8.4), so that boxes agree to the pixel.
+``map_back`` is the inverse.
 """
 
 from __future__ import annotations
