@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def trusted(weights: Path) -> dict[str, str]:
+def trusted(weights: Path) -> dict[str, Any]:
     """The settings with which a checkpoint, which is a pickle, is loaded."""
     return {"weights": str(weights), "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from serve_app.inference.batcher import Batched, Batcher
@@ -26,7 +26,7 @@ class GatedEngine:
 
 @asynccontextmanager
 async def batching(
-    engine: GatedEngine,
+    engine: Callable[[list[int]], Awaitable[Sequence[int]]],
     *,
     max_batch_size: int = 4,
     max_queue_size: int = 8,

@@ -18,6 +18,7 @@ def save(path: Path, codec: str = "mpeg4", side_px: int = 64) -> Path:
     """Write a video of ``FRAMES`` frames of noise."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
+        assert isinstance(stream, av.VideoStream)
         stream.width = stream.height = side_px
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for number in range(FRAMES):

@@ -49,7 +49,7 @@ class FakeDetector:
         self.failures = failures or []
         self.seen: list[int] = []
         self.superseded = 0
-        self.asked: Callable[[], None] = lambda: None
+        self.asked: Callable[[], object] = lambda: None
         self.info = MODEL  # the one that serves, and the one that was asked last:
         self.known: ModelInfo | None = None
 

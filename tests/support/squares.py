@@ -58,8 +58,8 @@ def random_squares(rng: np.random.Generator, count: int) -> list[Square]:
     places = [(column, row) for column in range(0, _CELLS, pitch) for row in range(0, _CELLS, pitch)]
     chosen = rng.choice(len(places), count, replace=False)
     return [
-        Square(str(rng.choice(LABELS)), *places[place], int(rng.integers(229, 256)))  # confidence 0.18 to 1
-        for place in chosen
+        Square(str(rng.choice(LABELS)), column, row, int(rng.integers(229, 256)))  # confidence 0.18 to 1
+        for column, row in (places[place] for place in chosen)
     ]
 
 

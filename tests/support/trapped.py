@@ -18,7 +18,7 @@ SIZE_PX = 64
 _COLOURS = {"harmless": (0, 0, 0), "deadly": (0, 0, 255), "endless": (255, 0, 0)}  # BGR
 
 
-class TrappedModel(DetectionModel):
+class TrappedModel(DetectionModel):  # type: ignore[misc]  # mypy does not read Ultralytics
     """What the checkpoint holds."""
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:

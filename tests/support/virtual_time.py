@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Executor
+from typing import TypeVar, TypeVarTuple
 
 from scripts.benchmark.simulation import VirtualLoop
+
+Args = TypeVarTuple("Args")
+Result = TypeVar("Result")
 
 BACKEND = ("asyncio", {"loop_factory": lambda: ThreadlessLoop()})  # what a test's fixture ``anyio_backend`` returns
 
@@ -17,12 +21,14 @@ class ThreadlessLoop(VirtualLoop):
     As in a thread, the work is done also when its caller is cancelled.
     """
 
-    def run_in_executor(self, executor: Any, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        future = self.create_future()
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Args], Result], *args: *Args
+    ) -> asyncio.Future[Result]:
+        future: asyncio.Future[Result] = self.create_future()
 
         def work() -> None:
             try:
-                result = function(*args)
+                result = func(*args)
             except Exception as exc:
                 if not future.done():
                     future.set_exception(exc)

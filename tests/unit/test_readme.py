@@ -19,6 +19,7 @@ from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
 SECTIONS = config.AppArgs.model_fields
+ERRORS = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.ServeAppError)]
 
 
 def settings() -> list[tuple[str, str]]:
@@ -49,9 +50,7 @@ def test_every_metric_is_in_the_table(metric: Metric) -> None:
     assert f"| `{name}` | {', '.join(f'`{tag}`' for tag in metric.tags)} |" in README
 
 
-@pytest.mark.parametrize(
-    "code", sorted({cls.code for cls in vars(errors).values() if isinstance(cls, type)} - {"start", "conflict"})
-)
+@pytest.mark.parametrize("code", sorted({cls.code for cls in ERRORS} - {"start", "conflict"}))
 def test_every_error_code_is_in_the_table(code: str) -> None:
     assert f"`{code}`" in README
 
@@ -74,7 +73,7 @@ def test_a_limit_that_is_called_as_a_setting_is_one_and_the_others_are_fixed(
     assert ("." in name) == (name in dict(settings()))
     if "." in name:
         assert default == f"`{dict(settings())[name]}`"
-    (status,) = {cls.status_code for cls in vars(errors).values() if isinstance(cls, type) and cls.code == code}
+    (status,) = {cls.status_code for cls in ERRORS if cls.code == code}
     assert int(status_code) == status
 
 
@@ -93,7 +92,9 @@ def test_the_fixed_limits_are_as_the_table_says() -> None:
 
 
 def test_the_answer_shown_has_the_form_of_an_answer() -> None:
-    shown = json.loads(re.search(r"```json\n(.*?)```", README, re.DOTALL)[1])
+    found = re.search(r"```json\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    shown = json.loads(found[1])
     assert DetectResponse.model_validate(shown).model_dump() == shown
     assert shown["count"] == len(shown["detections"])
 

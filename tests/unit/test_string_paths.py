@@ -42,7 +42,8 @@ def module(name: str) -> ModuleSpec | None:
 
 def is_there(name: str) -> bool:
     """Tell whether a dotted name is a module's, or that of something in a module."""
-    prefix, attributes = name.replace(":", "."), []
+    prefix = name.replace(":", ".")
+    attributes: list[str] = []
     while not module(prefix):
         prefix, _, attribute = prefix.rpartition(".")
         attributes.insert(0, attribute)

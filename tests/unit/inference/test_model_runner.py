@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from serve_app.config import BatcherArgs, DetectArgs, DetectorArgs
 from serve_app.inference.model_runner import EngineInput, ModelRunner
-from serve_app.types import DetectOptions, DetectReply, EngineInfo, InputShape, Pixels
+from serve_app.types import DetectOptions, DetectReply, EngineInfo, InputShape, Pixels, Traffic
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,8 @@ def item() -> EngineInput:
 
 
 async def test_what_was_accepted_is_answered_before_a_model_is_freed() -> None:
-    engine, batches = HeldEngine(), []
+    engine = HeldEngine()
+    batches: list[int] = []
     model = served(engine, batches)
     waiting = [asyncio.create_task(model.batcher.submit(item(), time_left_s=30)) for _ in range(3)]
     await asyncio.to_thread(engine.is_in.wait, 30)
@@ -78,14 +79,15 @@ async def test_other_weights_of_traffic_count_from_the_next_batch_on() -> None:
     model = served(engine)
     order: list[str] = []
 
-    async def submit(traffic: str) -> None:
+    async def submit(traffic: Traffic) -> None:
         await model.batcher.submit(item(), time_left_s=30, traffic=traffic)
         order.append(traffic)
 
     first = asyncio.create_task(submit("interactive"))
     await asyncio.to_thread(engine.is_in.wait, 30)
     model.use(DetectArgs(), BatcherArgs(interactive_weight=1, job_weight=1000))
-    rest = [asyncio.create_task(submit(traffic)) for traffic in ["interactive"] * 4 + ["job"] * 4]
+    kinds: list[Traffic] = ["interactive", "job"]
+    rest = [asyncio.create_task(submit(traffic)) for traffic in kinds for _ in range(4)]
     await asyncio.sleep(0)
     engine.may.set()
     await asyncio.gather(first, *rest)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,7 +43,7 @@ def test_the_embedded_model_finds_every_code_of_the_samples(engine: str) -> None
         ({"engine": "torch", "precision": "bf16"}, "torch engine cannot be told to compute in bf16"),
     ],
 )
-def test_a_precision_that_an_engine_lacks_is_refused_in_a_sentence(settings: dict[str, str], sentence: str) -> None:
+def test_a_precision_that_an_engine_lacks_is_refused_in_a_sentence(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence):
         load(ModelArgs(threads=1, **settings), has_gpu=False)
 

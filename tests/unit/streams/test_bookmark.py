@@ -41,4 +41,6 @@ def test_a_bookmark_that_is_torn_is_none(tmp_path: Path) -> None:
 def test_a_bookmark_of_an_earlier_version_keeps_the_streams_clock(tmp_path: Path) -> None:
     (tmp_path / "lot.mark").write_bytes(b'{"next_frame_id": 7, "at_s": 2.5, "position": {"index": 6, "at_s": 0.5}}')
     bookmark = StreamStore(tmp_path).bookmark("lot")
+    assert bookmark is not None
+    assert bookmark.position is not None
     assert (bookmark.next_frame_id, bookmark.stream_time_s, bookmark.position.index) == (7, 2.5, 6)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from serve_app.schemas.streams import Recording
+from serve_app.streams.stream import Stream
 from tests.support.local_streams import EVERYWHERE, FRAMES, FakeDetector, all_events, new_stream, running
 
 pytestmark = pytest.mark.anyio
@@ -79,13 +80,22 @@ async def test_no_event_id_is_given_twice(video: Path) -> None:
     assert (await all_events(second))[0]["event_id"] == before[-1]["event_id"] + 1
 
 
+def track_id(stream: Stream) -> int:
+    """Of the newest result's first object."""
+    latest = stream.status().latest
+    assert latest is not None
+    found = latest.detections[0].track_id
+    assert found is not None
+    return found
+
+
 async def test_track_ids_and_counts_go_on(video: Path) -> None:
     first = new_stream(video, FakeDetector(), zones=[EVERYWHERE], loop=True)
     async with running(first):
-        while not (first.status().latest and first.status().latest.detections[0].track_id):
+        while not ((latest := first.status().latest) and latest.detections[0].track_id):
             await asyncio.sleep(0)
     second = new_stream(video, FakeDetector(), zones=[EVERYWHERE], loop=True)
     async with running(second):
         while second.status().zones["all"].entered == first.status().zones["all"].entered:
             await asyncio.sleep(0)
-    assert second.status().latest.detections[0].track_id > first.status().latest.detections[0].track_id
+    assert track_id(second) > track_id(first)

@@ -75,7 +75,9 @@ async def test_zones_are_changed_while_it_runs(video: Path) -> None:
         await stream.set_regions(Regions(zones=[EVERYWHERE]))
         while not stream.status().zones["all"].entered:
             await asyncio.sleep(0)
-        after = (await stream.events(None, 10)).last_id - 20
+        last_id = (await stream.events(None, 10)).last_id
+        assert last_id is not None
+        after = last_id - 20
         await stream.set_regions(Regions())
         assert stream.status().zones == {}
     assert any(event["type"] == "zone" for event in await all_events(stream, after - 500))
@@ -98,8 +100,11 @@ async def test_the_newest_frame_is_shown_with_its_boxes(video: Path) -> None:
     assert await stream.snapshot(None, 0.01, boxes=True) is None
     await stream.run()
     plain, drawn = await stream.snapshot(None, 1, boxes=False), await stream.snapshot(None, 1, boxes=True)
+    assert plain is not None
+    assert drawn is not None
     assert plain.frame_id == drawn.frame_id == FRAMES - 1
     pixels = cv2.imdecode(np.frombuffer(plain.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
     assert frame_shown(pixels) == FRAMES - 1
     assert plain.jpeg != drawn.jpeg
     assert await stream.snapshot(FRAMES - 1, 0.01, boxes=True) is None
@@ -138,7 +143,8 @@ async def test_events_go_to_a_file_and_clips_are_recorded(video: Path) -> None:
 
 def test_files_need_a_folder() -> None:
     source = SourceSpec(uri="a.mp4")
-    for fields in ({"recording": {}}, {"sinks": [{"type": "jsonl"}]}):
+    outputs: list[dict[str, Any]] = [{"recording": {}}, {"sinks": [{"type": "jsonl"}]}]
+    for fields in outputs:
         with pytest.raises(InvalidParameter, match="SERVE_APP_OUTPUT_DIR"):
             check_outputs(StreamSpec(source=source, **fields), None, AddressGuard())
     check_outputs(StreamSpec(source=source), None, AddressGuard())

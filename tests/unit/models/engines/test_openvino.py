@@ -7,7 +7,7 @@ import pytest
 
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
-from serve_app.models.engines.openvino import OpenVinoEngine
+from serve_app.models.engines import Engine
 from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
 from serve_app.types import DetectOptions
@@ -18,12 +18,12 @@ OPTIONS = DetectOptions(confidence=0.3, iou=0.7, max_detections=300)
 
 
 @pytest.fixture(params=["folder", "onnx"])
-def engine(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path) -> OpenVinoEngine:
+def engine(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path) -> Engine:
     path = squares_model if request.param == "folder" else squares.save_onnx(tmp_path / "squares.onnx")
     return load(ModelArgs(weights=path, threads=1), has_gpu=False)
 
 
-def test_every_square_is_found_where_it_is(engine: OpenVinoEngine) -> None:
+def test_every_square_is_found_where_it_is(engine: Engine) -> None:
     drawn = [Square("red", 0, 0), Square("green", 20, 7, 250), Square("blue", 36, 36, 240)]
     (raw,) = engine.infer([squares.picture(drawn)])
     found = to_detections(raw, OPTIONS, end_to_end=engine.info.end_to_end)
@@ -32,14 +32,14 @@ def test_every_square_is_found_where_it_is(engine: OpenVinoEngine) -> None:
     np.testing.assert_allclose(found.confidence, [square.confidence for square in drawn], atol=1e-3)
 
 
-def test_a_batch_answers_each_frame_with_its_own(engine: OpenVinoEngine) -> None:
+def test_a_batch_answers_each_frame_with_its_own(engine: Engine) -> None:
     pictures = [squares.picture([Square("red", column, column)]) for column in range(0, 24, 3)]
     for column, raw in zip(range(0, 24, 3), engine.infer(pictures), strict=True):
         found = to_detections(raw, OPTIONS, end_to_end=False)
         assert found.xyxy[:, 0].tolist() == [column * squares.STRIDE_PX]
 
 
-def test_a_batch_of_read_only_frames_is_read(engine: OpenVinoEngine) -> None:
+def test_a_batch_of_read_only_frames_is_read(engine: Engine) -> None:
     """Frames that came as bytes: each is copied, and the copies live as long as the engine reads them."""
     for _ in range(10):
         frames = [squares.picture([Square("blue", column, 3)]) for column in range(30)]

@@ -31,7 +31,7 @@ MAX_PIXELS = 1_000_000
 async def capture_of(uri: Path | str, **changes: Any) -> AsyncIterator[tuple[Capture, Progress]]:
     """Started, and stopped at the end."""
     progress = Progress()
-    fields = {"policy": "wait", "max_pixels": MAX_PIXELS} | changes
+    fields: dict[str, Any] = {"policy": "wait", "max_pixels": MAX_PIXELS} | changes
     capture = Capture(parse_source(str(uri), (Path("/"),)), progress, **fields)
     capture.start()
     try:
@@ -41,6 +41,12 @@ async def capture_of(uri: Path | str, **changes: Any) -> AsyncIterator[tuple[Cap
         capture.stop()
         await asyncio.to_thread(capture._thread.join, 30)
         assert not capture._thread.is_alive()
+
+
+async def next_of(capture: Capture) -> Frame:
+    frame = await capture.take()
+    assert frame is not None
+    return frame
 
 
 async def all_of(capture: Capture) -> list[Frame]:
@@ -73,7 +79,7 @@ async def test_who_is_slow_gets_the_newest_frame_and_the_rest_is_counted(video: 
 
 async def test_a_file_goes_on_after_a_frame(video: Path) -> None:
     async with capture_of(video) as (capture, _):
-        begun = [await capture.take() for _ in range(5)][-1]
+        begun = [await next_of(capture) for _ in range(5)][-1]
     async with capture_of(video, after=begun.position, stream_time_s=begun.stream_time_s) as (capture, progress):
         progress.resume(Bookmark(next_frame_id=begun.frame_id + 1, processed=4))
         rest = await all_of(capture)
@@ -85,7 +91,7 @@ async def test_a_file_goes_on_after_a_frame(video: Path) -> None:
 
 async def test_a_loop_goes_on_counting(video: Path) -> None:
     async with capture_of(video, loop=True) as (capture, _):
-        frames = [await capture.take() for _ in range(2 * FRAMES + 1)]
+        frames = [await next_of(capture) for _ in range(2 * FRAMES + 1)]
     assert [frame.frame_id for frame in frames] == list(range(2 * FRAMES + 1))
     assert [frame_shown(frame.pixels()) for frame in frames] == [n % FRAMES for n in range(2 * FRAMES + 1)]
     times_s = [frame.stream_time_s for frame in frames]
@@ -135,12 +141,12 @@ async def test_a_picture_that_is_gone_is_told(tmp_path: Path) -> None:
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), squares.picture([square_of(number)]))
     async with capture_of(tmp_path) as (capture, _):
-        first = await capture.take()
+        first = await next_of(capture)
         assert frame_shown(first.pixels()) == 0
         (tmp_path / "1.png").unlink()
         with pytest.raises(Undecodable, match="cannot be read"):
-            (await capture.take()).pixels()
-        assert frame_shown((await capture.take()).pixels()) == 2
+            (await next_of(capture)).pixels()
+        assert frame_shown((await next_of(capture)).pixels()) == 2
 
 
 @pytest.fixture
@@ -211,7 +217,7 @@ async def test_a_source_that_ends_comes_back_and_its_frames_are_numbered_on(
     parts = (b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(j), j) for j in frames)
     uri = answer_with(listener, head + b"".join(parts))
     async with capture_of(uri) as (capture, progress):
-        ids = [(await capture.take()).frame_id for _ in range(12)]
+        ids = [(await next_of(capture)).frame_id for _ in range(12)]
     assert ids == list(range(12))
     assert progress.reconnects >= 2
 
@@ -231,7 +237,8 @@ async def test_a_camera_whose_pictures_become_too_large_has_failed(listener: soc
 
 
 def jpegs_of(video: Path, folder: Path) -> list[Path]:
-    reader, paths = cv2.VideoCapture(str(video)), []
+    reader = cv2.VideoCapture(str(video))
+    paths: list[Path] = []
     while (read := reader.read())[0]:
         paths.append(folder / f"{len(paths)}.jpg")
         cv2.imwrite(str(paths[-1]), read[1])

@@ -50,6 +50,8 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(SimpleHTTPRequestHandler):
+    server: Server
+
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
         if self.path.startswith("/to/"):

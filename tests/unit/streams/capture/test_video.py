@@ -28,7 +28,9 @@ def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
     path = save_video(tmp_path / "a.avi", frames=5, fps=50)
     with open_video(parse_source(str(path), (tmp_path,)), max_pixels=MAX_PIXELS) as video:
         assert (video.fps, video.has_end, video.comes_in_bursts) == (50, True, True)
-        read = [(frame_shown(pixels()), position.index, position.timestamp_s) for pixels, position in video]
+        read: list[tuple[int, int, object]] = [
+            (frame_shown(pixels()), position.index, position.timestamp_s) for pixels, position in video
+        ]
     assert read == [(number, number, pytest.approx(number / 50)) for number in range(5)]
 
 
@@ -51,7 +53,7 @@ def thirty_frames(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         for number, picture in enumerate(pictures):
             cv2.imwrite(str(tmp_path / "pictures" / f"{number:02}.png"), picture)
         return tmp_path / "pictures"
-    path = tmp_path / request.param
+    path: Path = tmp_path / request.param
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"g": "10", "bf": "2", "crf": "10"})
         stream.height, stream.width = pictures[0].shape[:2]
@@ -140,6 +142,7 @@ def test_frames_that_become_too_large_are_the_end(tmp_path: Path, codec: str, co
         path = tmp_path / f"{side_px}.{container_format}"
         with av.open(str(path), "w", format=container_format) as container:
             stream = container.add_stream(codec, rate=25)
+            assert isinstance(stream, av.VideoStream)
             stream.width = stream.height = side_px
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
             for shade in range(10):
@@ -172,7 +175,9 @@ def test_a_frame_that_is_too_large_takes_no_memory(tmp_path: Path) -> None:
 
 def peak_kib() -> int:
     """Of memory that this process has used."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1])
 
 
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:

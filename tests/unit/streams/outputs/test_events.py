@@ -8,6 +8,7 @@ import pytest
 
 from serve_app.schemas.streams import StateChange
 from serve_app.streams.outputs.events import _KEPT, EventLog
+from serve_app.types import EventPage
 
 pytestmark = pytest.mark.anyio
 RUNNING = StateChange(state="running", previous="starting", detail='it says "hello"\n')
@@ -18,7 +19,7 @@ def log() -> EventLog:
     return EventLog("lot", [], next_id=7)
 
 
-def ids(log_page: object) -> list[int]:
+def ids(log_page: EventPage) -> list[int]:
     return [event.event_id for event in log_page.events]
 
 

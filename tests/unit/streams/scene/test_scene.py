@@ -41,6 +41,7 @@ def test_an_object_that_walks_through_is_counted_once() -> None:
     seen, events = set(), []
     for number in range(16):
         detections, new = scene.update(answer(5 * number), frame(number))
+        assert detections.track_id is not None
         seen |= set(detections.track_id.tolist())
         events += new
     assert seen == {-1, 1}
@@ -59,6 +60,7 @@ def test_what_stands_still_keeps_its_id_and_goes_on_being_inside() -> None:
         assert scene.is_still(frame(number), PIXELS)
         assert scene.stay(frame(number), PIXELS) == []
     detections, _ = scene.update(answer(40), frame(100))
+    assert detections.track_id is not None
     assert detections.track_id.tolist() == [1]
     (dwell_s,) = scene.zones["all"].dwell_s.values()
     assert dwell_s > 9

@@ -13,7 +13,7 @@ from serve_app.errors import SourceError
 from tests.support.hostile_sources import FRAMES, frames_of, save
 
 
-def _box(data: bytes, *names: bytes) -> list[int]:
+def _box(data: bytes | bytearray, *names: bytes) -> list[int]:
     """Where each box begins, the next one in the one before."""
     begins, at = [], 0
     for name in names:

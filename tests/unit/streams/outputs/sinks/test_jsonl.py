@@ -59,9 +59,13 @@ def test_a_file_of_events_is_told_by_its_name_and_not_put_aside_at_every_line(fi
 async def test_rotation_keeps_as_many_files_as_it_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsonl, "_MIB", 3 * LINE_BYTES)
     sink = new_sink(tmp_path, type="jsonl", path="a.jsonl", max_mib=1, keep=2)
+
+    async def until_sent(count: int) -> None:
+        await until(lambda: sink.status().sent == count)
+
     for event_id in range(10, 21):
         sink.put(event(event_id))
-        await until(lambda sent=event_id - 9: sink.status().sent == sent)
+        await until_sent(event_id - 9)
     await sink.close(60)
     found = {path.name: lines_of(path) for path in (tmp_path / "lot").iterdir()}
     assert found == {"a.jsonl": [19, 20], "a.jsonl.1": [16, 17, 18], "a.jsonl.2": [13, 14, 15]}
