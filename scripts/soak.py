@@ -17,6 +17,8 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import matplotlib
 
@@ -24,6 +26,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import psutil
+from matplotlib.colors import ListedColormap
 
 from scripts.benchmark.usage import memory_mib
 from scripts.launch import ROOT, StartFailed, StopFailed, stop_on_signals
@@ -31,13 +34,14 @@ from scripts.trials.clients import Death, Request, clients, losses
 from scripts.trials.cluster import Cluster, frame_pools, stream, until
 from scripts.trials.kills import VICTIMS
 from scripts.trials.stage import FOLDER, Tell, console, progress, save_pictures, save_video, serving
+from serve_app.schemas.streams import StreamStatus
 
 CLIENTS = 4
 LOOK_PERIOD_S = 5.0
 CALM = 1 / 3  # of the time, at its end: a process that is killed now and then shows no leak
 SETTLED = 0.3  # of the calm: every buffer is as large as it gets
 GROWTH_BAR_MIB = 0.5  # a minute, beyond what the scatter of the measurement explains
-STREAMS = {"steady": {"policy": "wait", "max_fps": 5}, "greedy": {"policy": "drop_oldest"}}
+STREAMS: dict[str, dict[str, Any]] = {"steady": {"policy": "wait", "max_fps": 5}, "greedy": {"policy": "drop_oldest"}}
 
 
 @dataclass
@@ -136,11 +140,14 @@ def _kill(cluster: Cluster, victim: str) -> Death:
     return killed.death
 
 
+def _goes_on(cluster: Cluster, before: StreamStatus) -> bool:
+    return cluster.status(before.stream_id).processed > before.processed
+
+
 def _check_streams(cluster: Cluster, soak: Soak) -> None:
     for status in cluster.streams():
-        began = status.processed
         try:
-            until(lambda one=status, began=began: cluster.status(one.stream_id).processed > began, what="a frame")
+            until(partial(_goes_on, cluster, status), what="a frame")
         except TimeoutError:
             soak.problems.append(f"stream {status.stream_id} stands still: {status.state} {status.detail}")
 
@@ -195,7 +202,9 @@ def show(soak: Soak) -> None:
     names = sorted({name for _, by_name in soak.memory for name in by_name})
     at_min = [at_s / 60 for at_s, _ in soak.memory]
     series = [[by_name[name] for _, by_name in soak.memory] for name in names]
-    memory.stackplot(at_min, series, labels=names, colors=plt.get_cmap("tab20").colors)
+    tab20 = plt.get_cmap("tab20")
+    assert isinstance(tab20, ListedColormap)
+    memory.stackplot(at_min, series, labels=names, colors=tab20.colors)
     memory.set(xlabel="minutes", ylabel="memory, MiB")
     memory.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
     for death in soak.deaths:

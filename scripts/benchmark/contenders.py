@@ -105,8 +105,9 @@ def _environment(folder: Path) -> Path:
     python = venv / "bin/python"
     if not (venv / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-        install = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--python", python]
-        subprocess.run([*install, *_PEERS_PACKAGES], check=True)
+        uv = Path(sys.executable).with_name("uv")
+        install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python, *_PEERS_PACKAGES]
+        subprocess.run(install, check=True)
         (packages,) = (venv / "lib").glob("python*/site-packages")
         (lent,) = (Path(sys.prefix) / "lib").glob("python*/site-packages")
         (packages / "lent.pth").write_text(str(lent))

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -86,7 +87,7 @@ async def _generate(plan: LoadPlan, pictures: list[bytes]) -> LoadResult:
 
     async def ask(http: aiohttp.ClientSession, picture: bytes) -> None:
         sent_s = time.monotonic()
-        body: dict = {"data": picture, "headers": {"Content-Type": "image/jpeg"}}
+        body: dict[str, Any] = {"data": picture, "headers": {"Content-Type": "image/jpeg"}}
         if plan.multipart:
             form = aiohttp.FormData()
             form.add_field("file", picture, filename="picture.jpg", content_type="image/jpeg")

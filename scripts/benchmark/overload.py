@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--measurement-interval", type=float, default=15_000, metavar="MS", help="of each measurement")
     parser.add_argument("--input-data", type=Path, metavar="FOLDER", help="of JPEGs; default: photographs of packages")
     options = parser.parse_args()
-    duration_s = options.measurement_interval / 1e3
+    duration_s: float = options.measurement_interval / 1e3
 
     FOLDER.mkdir(parents=True, exist_ok=True)
     pictures = str(save_photographs(options.input_data, FOLDER / "pictures"))

@@ -135,7 +135,7 @@ def _cpu(result: Result, folder: Path) -> Path:
             below += used_ms
     axes.set_xticks(range(len(hardest)), [f"{name}\n{most} clients" for name, most in hardest])
     axes.set(ylabel="CPU ms an image")
-    figure.legend(loc="outside right", fontsize="small")
+    figure.legend(loc="outside right center", fontsize="small")
     return _save(figure, folder / "cpu.png")
 
 
@@ -151,7 +151,7 @@ def _stages(result: Result, folder: Path) -> Path:
         below += heights
     axes.set_xticks(range(len(ours)), [f"{name.removeprefix('Sightline, ')}\n{count} clients" for name, count in ours])
     axes.set(ylabel="ms")
-    figure.legend(loc="outside right", fontsize="small", reverse=True)
+    figure.legend(loc="outside right center", fontsize="small", reverse=True)
     return _save(figure, folder / "stages.png")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -32,10 +32,10 @@ class Usage:
 
     def since(self, before: Usage) -> Counter[str]:
         """CPU seconds between two moments by process name; what a process used before it was born is nothing."""
-        used: Counter[str] = Counter()
+        used: defaultdict[str, float] = defaultdict(float)
         for pid, cpu_s in self.cpu_s.items():
             used[self.names[pid]] += cpu_s - before.cpu_s.get(pid, 0.0)
-        return used
+        return Counter(used)
 
 
 def memory_mib(pid: int) -> Counter[str]:
@@ -57,6 +57,7 @@ def _name(process: psutil.Process) -> str:
     title = command[0] if command else process.name()
     if found := re.match(r"ray::(?:ServeReplica:\w+:)?(\w+)", title):
         return found[1]  # Ray puts the actor's class into the title
-    if process.name().startswith(("haproxy", "raylet", "gcs_server")):
-        return process.name()
+    name: str = process.name()
+    if name.startswith(("haproxy", "raylet", "gcs_server")):
+        return name
     return "server" if not any("ray" in part for part in command) else "Ray's other processes"

@@ -73,7 +73,8 @@ def _chequered(rng: Rng, width: int, height: int) -> Picture:
         share = ((across[None] + down[:, None]) / 2)[..., None]  # gingham: threads cross
     else:
         share = (across[None] ^ down[:, None])[..., None]
-    return (light * (1 - share) + dark * share).astype(np.uint8)
+    cloth: Picture = (light * (1 - share) + dark * share).astype(np.uint8)
+    return cloth
 
 
 def _panes(rng: Rng, width: int, height: int) -> Picture:
@@ -103,12 +104,12 @@ def _crossword(rng: Rng, width: int, height: int) -> Picture:
     filled = rng.random((cells, cells)) < rng.uniform(0.15, 0.4)
     filled[:, 0] = filled[-1] = False  # a Data Matrix has both of them dark
     picture = np.where(filled[..., None], dark, light).astype(np.uint8)
-    picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST)
+    board: Picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST)
     for line in range(cells + 1):
         at = int(line * width / cells), int(line * height / cells)
-        picture[:, at[0] : at[0] + 1] = dark
-        picture[at[1] : at[1] + 1] = dark
-    return picture
+        board[:, at[0] : at[0] + 1] = dark
+        board[at[1] : at[1] + 1] = dark
+    return board
 
 
 def _ruler(rng: Rng, width: int, height: int) -> Picture:

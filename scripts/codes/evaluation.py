@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -112,7 +113,9 @@ def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
     (raw,) = engine.infer([slot])
     options = DetectOptions(**DetectArgs(confidence=confidence).model_dump())
     detections = to_picture(to_detections(raw, options, end_to_end=engine.info.end_to_end), box)
-    return [Guess(LABELS[class_id], confidence, tuple(xyxy)) for xyxy, confidence, class_id in detections]
+    return [
+        Guess(LABELS[class_id], confidence, (x1, y1, x2, y2)) for (x1, y1, x2, y2), confidence, class_id in detections
+    ]
 
 
 def _average_precision(
@@ -120,7 +123,7 @@ def _average_precision(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """mAP at an IoU of 0.5 and over 0.5 to 0.95, as COCO defines them, by label and for all."""
 
-    def entry(number: int, picture: int, label: str, box: tuple[float, ...]) -> dict:
+    def entry(number: int, picture: int, label: str, box: tuple[float, ...]) -> dict[str, Any]:
         x1, y1, x2, y2 = box
         area = (x2 - x1) * (y2 - y1)
         category = LABELS.index(label)
@@ -186,4 +189,5 @@ def _tile(scene: Scene, result: Score) -> Pixels:
     for (x1, y1, x2, y2), colour, text in boxes:
         cv2.rectangle(pixels, (round(x1), round(y1)), (round(x2), round(y2)), colour, 3)
         cv2.putText(pixels, text, (round(x1), max(round(y1) - 6, 20)), cv2.FONT_HERSHEY_SIMPLEX, 0.7, colour, 2)
-    return cv2.resize(pixels, (320, 320), interpolation=cv2.INTER_AREA)
+    small: Pixels = cv2.resize(pixels, (320, 320), interpolation=cv2.INTER_AREA)
+    return small

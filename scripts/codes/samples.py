@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -46,7 +46,8 @@ def belt_frame(number: int) -> Scene:
     """
     shift_px = number * _BELT_STEP_PX
     pixels = np.roll(_belt(), shift_px, axis=1)
-    whole, cut = [], []
+    whole: list[Truth | None] = []
+    cut: list[Truth] = []
     first = (shift_px - BELT_WIDTH_PX) // _PARCEL_PITCH_PX
     for parcel in range(first, shift_px // _PARCEL_PITCH_PX + 2):
         art, symbol = _belt_parcel(parcel + 100)
@@ -98,7 +99,12 @@ def read_qr_codes(pixels: Picture, boxes: Iterable[Box], reader: cv2.QRCodeDetec
 def _symbol(label: str, payload: str, number: int) -> Symbol:
     if label == "marker":
         return marker(number)
-    return {"qr_code": qr_code, "data_matrix": data_matrix, "barcode": linear_barcode}[label](payload)
+    kinds: dict[str, Callable[[str], Symbol]] = {
+        "qr_code": qr_code,
+        "data_matrix": data_matrix,
+        "barcode": linear_barcode,
+    }
+    return kinds[label](payload)
 
 
 @cache

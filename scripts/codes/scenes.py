@@ -153,12 +153,15 @@ def corners_of(width: float, height: float) -> NDArray[np.floating]:
 
 def turned(points: NDArray[np.floating], angle: float) -> NDArray[np.floating]:
     """The points turned about the origin, ``angle`` in radians."""
-    return points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    moved: NDArray[np.floating] = points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return moved
 
 
 def _view(art: Art, quad: Points) -> NDArray[np.float64]:
     height, width = art.pixels.shape[:2]
-    return cv2.getPerspectiveTransform(np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32), quad)
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    view: NDArray[np.float64] = cv2.getPerspectiveTransform(corners, quad)
+    return view
 
 
 def paste(pixels: Picture, art: Art, quad: Points) -> Box | None:
@@ -209,7 +212,7 @@ def _paste_somewhere(rng: Rng, look: Look, pixels: Picture, art: Art, width_px: 
                 continue
         taken.append(area)
         box = paste(pixels, art, quad)
-        return tuple(np.clip(box, 0, side).tolist()) if box else None  # type: ignore[return-value]
+        return tuple(np.clip(box, 0, side).tolist()) if box else None
     return None
 
 
@@ -256,11 +259,11 @@ def _photographed(rng: Rng, pixels: Picture, strength: float) -> Picture:
         angle = rng.uniform(0, np.pi)
         streak = np.zeros((length, length), np.float32)
         middle, reach = (length - 1) / 2, length / 2
-        ends = [
+        start, end = (
             (round(middle + sign * reach * np.cos(angle)), round(middle + sign * reach * np.sin(angle)))
             for sign in (-1, 1)
-        ]
-        cv2.line(streak, *ends, 1.0)
+        )
+        cv2.line(streak, start, end, 1.0)
         pixels = cv2.filter2D(pixels, -1, streak / streak.sum())
     if rng.random() < 0.45:  # a sensor at high gain
         noise = rng.standard_normal((side, side, 1 if rng.random() < 0.5 else 3), np.float32)
@@ -269,9 +272,13 @@ def _photographed(rng: Rng, pixels: Picture, strength: float) -> Picture:
         pixels = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     if rng.random() < 0.6:
         quality = int(rng.uniform(30 / strength, 92))
-        pixels = cv2.imdecode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+        data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        pixels = decoded
     return pixels
 
 
 def _lit(pixels: Picture, light: NDArray[np.float32]) -> Picture:
-    return np.clip(pixels * np.clip(light, 0.15, 1.7)[..., None], 0, 255).astype(np.uint8)
+    lit: Picture = np.clip(pixels * np.clip(light, 0.15, 1.7)[..., None], 0, 255).astype(np.uint8)
+    return lit

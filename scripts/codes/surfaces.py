@@ -37,7 +37,8 @@ def background(rng: Rng, look: Look, width: int, height: int) -> Picture:
         return photograph_part(rng, look, width, height)
     if kind < 0.5:  # there are few photographs, but many pairs of them: a reflection in a window looks like this
         first, second = (photograph_part(rng, look, width, height) for _ in range(2))
-        return cv2.addWeighted(first, share := rng.uniform(0.3, 0.7), second, 1 - share, 0)
+        both: Picture = cv2.addWeighted(first, share := rng.uniform(0.3, 0.7), second, 1 - share, 0)
+        return both
     surface = look.surfaces[rng.integers(len(look.surfaces))]
     return surface(rng, width, height)
 
@@ -84,7 +85,7 @@ def photograph_part(rng: Rng, look: Look, width: int, height: int) -> Picture:
     size = max(int(photograph.shape[1] * scale) + 1, width), max(int(photograph.shape[0] * scale) + 1, height)
     photograph = cv2.resize(photograph, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     x, y = rng.integers(size[0] - width + 1), rng.integers(size[1] - height + 1)
-    part = photograph[y : y + height, x : x + width]
+    part: Picture = photograph[y : y + height, x : x + width]
     part = part[:, ::-1].copy() if rng.random() < 0.5 else part.copy()
     if rng.random() < 0.5:  # other light, other colours: there are few photographs
         part = np.clip(part * rng.uniform(0.6, 1.4, 3), 0, 255).astype(np.uint8)
@@ -94,7 +95,7 @@ def photograph_part(rng: Rng, look: Look, width: int, height: int) -> Picture:
 @cache
 def read_photograph(name: str) -> Picture:
     """A picture that an installed package ships, by package/path."""
-    picture = cv2.imread(str(_installed(name)), cv2.IMREAD_COLOR)
+    picture: Picture | None = cv2.imread(str(_installed(name)), cv2.IMREAD_COLOR)
     if picture is None:
         raise FileNotFoundError(f"{name} is no longer shipped")
     return picture
@@ -125,12 +126,14 @@ def _noise(rng: Rng, width: int, height: int, cell_px: float) -> NDArray[np.floa
     """Smooth noise of 0 to 1, its spots about ``cell_px`` wide."""
     size = max(int(width / cell_px), 2), max(int(height / cell_px), 2)
     coarse = rng.random((size[1], size[0]), np.float32)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    fine: NDArray[np.float32] = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return fine
 
 
 def _colour(rng: Rng) -> NDArray[np.float32]:
     colour = rng.uniform(20, 240, 3)
-    return (colour.mean() + (colour - colour.mean()) * rng.random()).astype(np.float32)  # more greys than a rainbow has
+    paler: NDArray[np.float32] = (colour.mean() + (colour - colour.mean()) * rng.random()).astype(np.float32)
+    return paler  # more greys than a rainbow has
 
 
 def _tinted(texture: NDArray[np.float32], colour: NDArray[np.float32], contrast: float) -> Picture:

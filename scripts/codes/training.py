@@ -26,7 +26,7 @@ def network() -> DetectionModel:
     return CodesModel(architecture, nc=len(LABELS), verbose=False)
 
 
-class CodesModel(DetectionModel):
+class CodesModel(DetectionModel):  # type: ignore[misc]  # mypy skips Ultralytics: its classes are Any
     """Its forward pass runs in bfloat16 while training: half the time on a CPU with AMX, the loss stays float32."""
 
     def loss(self, batch: dict[str, Any], preds: Any = None) -> Any:
@@ -46,7 +46,7 @@ def _float32(value: Any) -> Any:
     return type(value)(_float32(item) for item in value)
 
 
-class CodesTrainer(DetectionTrainer):
+class CodesTrainer(DetectionTrainer):  # type: ignore[misc]  # as above
     """Ultralytics' trainer, of our network."""
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> DetectionModel:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream, until
@@ -59,10 +60,14 @@ def _visit(cluster: Cluster, video: Path, count: int, *, until_measured: bool = 
         for name in names:
             streams.enter_context(stream(cluster, name, video, loop=True))
         for name in names:
-            until(lambda name=name: cluster.status(name).processed, what="a result")
+            until(partial(_processed, cluster, name), what="a result")
         if until_measured:
             until(lambda: cluster.series_of(_NAME), what="metrics that name a stream")
     return time.monotonic() - began_s
+
+
+def _processed(cluster: Cluster, name: str) -> int:
+    return cluster.status(name).processed
 
 
 def _footprints(cluster: Cluster) -> dict[str, Footprint]:

@@ -95,7 +95,7 @@ def _truncate(rng: random.Random, data: bytes) -> bytes:
 def _put_edge(rng: random.Random, data: bytes) -> bytes:
     """A number at the edge of its type somewhere, most of the time near the start: a size, a count, an offset."""
     size = rng.choice((1, 2, 4))
-    value = (rng.choice(_EDGES) & (256**size - 1)).to_bytes(size, rng.choice(("big", "little")))
+    value: bytes = (rng.choice(_EDGES) & (256**size - 1)).to_bytes(size, rng.choice(("big", "little")))
     place = rng.randrange(max(1, min(len(data), rng.choice((64, 256, len(data) or 1)))))
     return data[:place] + value + data[place + size :]
 

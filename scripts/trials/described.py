@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
+from schemathesis.core.result import Ok
+from schemathesis.schemas import APIOperation
 
 from scripts.trials.attacks import TARGET, Attack
 from scripts.trials.wire import request
+
+Case = schemathesis.Case[Any]
+Operation = APIOperation[Any, Any, Any, Any]
 
 _STARTED = 0.02  # share of the streams that may be, for each is a process that has to start
 _SOURCES = (  # whatever answers there is on this machine, and that is nothing
@@ -26,9 +31,12 @@ _SOURCES = (  # whatever answers there is on this machine, and that is nothing
 def described(document: dict[str, Any], seed: int, count: int) -> list[Attack]:
     """So many, for every operation of the OpenAPI document."""
     schema = schemathesis.openapi.from_dict(document)
-    operations = [result.ok() for result in schema.get_all_operations()]
+    operations: list[Operation] = []
+    for result in schema.get_all_operations():
+        assert isinstance(result, Ok)
+        operations.append(result.ok())
     modes = list(schemathesis.GenerationMode)
-    cases: list[schemathesis.Case] = []
+    cases: list[Case] = []
 
     @hypothesis_seed(seed)
     @settings(
@@ -39,7 +47,7 @@ def described(document: dict[str, Any], seed: int, count: int) -> list[Attack]:
         suppress_health_check=list(HealthCheck),
     )
     @given(st.one_of([operation.as_strategy(generation_mode=mode) for operation in operations for mode in modes]))
-    def collect(case: schemathesis.Case) -> None:
+    def collect(case: Case) -> None:
         cases.append(case)
 
     collect()
@@ -47,7 +55,7 @@ def described(document: dict[str, Any], seed: int, count: int) -> list[Attack]:
     return [_attack(case, rng) for case in cases]
 
 
-def _attack(case: schemathesis.Case, rng: random.Random) -> Attack:
+def _attack(case: Case, rng: random.Random) -> Attack:
     spares_target = case.method == "DELETE" or case.path.endswith("/pause")
     if "stream_id" in case.path_parameters and not spares_target and rng.random() < 0.5:
         case.path_parameters["stream_id"] = TARGET
@@ -56,9 +64,9 @@ def _attack(case: schemathesis.Case, rng: random.Random) -> Attack:
     how = case.as_transport_kwargs(base_url="http://localhost")
     names = ("method", "url", "headers", "params", "data", "json", "files", "cookies")
     prepared = requests.Request(**{name: how[name] for name in names if name in how}).prepare()
-    body = prepared.body.encode() if isinstance(prepared.body, str) else prepared.body
+    body = cast("str | bytes | None", prepared.body)  # never a stream: what it is made of is none
     headers = [(_text(name), _text(value)) for name, value in prepared.headers.items()]
-    wire = request(prepared.method or "", prepared.path_url, headers, body)
+    wire = request(prepared.method or "", prepared.path_url, headers, body.encode() if isinstance(body, str) else body)
     return Attack(f"described: {case.method} {case.path}", (wire,), (prepared.method or "",))
 
 

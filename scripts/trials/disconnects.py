@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from scripts.trials.cluster import SLACK, Cluster, Footprint, frame_pools, stream
 from scripts.trials.follower import Follower
@@ -42,7 +43,7 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
                 trial.before, pools = Footprint.of(worker), frame_pools()
             pulled_s = time.time()
             cable.unplug()
-            follower.wait_for(lambda event, since_s=pulled_s: event.at_s > since_s and _is_reconnecting(event))
+            follower.wait_for(partial(_is_reconnecting_since, pulled_s))
             time.sleep(random.uniform(0, _LONGEST_PULL_S))  # the back-off is anywhere when the camera returns
             cable.plug()
             back_s = time.time()
@@ -63,6 +64,10 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
 
 def _is_reconnecting(event: StreamEvent) -> bool:
     return isinstance(event.data, StateChange) and event.data.state == "reconnecting"
+
+
+def _is_reconnecting_since(since_s: float, event: StreamEvent) -> bool:
+    return event.at_s > since_s and _is_reconnecting(event)
 
 
 def _problems(trial: Disconnects, follower: Follower) -> list[str]:

@@ -97,7 +97,8 @@ class HttpLoad:
         self._thread.join()
 
     async def _run(self) -> None:
-        room, asking = asyncio.Semaphore(IN_FLIGHT), set()
+        room = asyncio.Semaphore(IN_FLIGHT)
+        asking: set[asyncio.Task[None]] = set()
         due_s = time.monotonic()
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(_TIMEOUT_S), connector=aiohttp.TCPConnector(limit=0)
@@ -111,7 +112,8 @@ class HttpLoad:
                 await asyncio.sleep(due_s - time.monotonic())
                 await room.acquire()
                 asking.add(task := asyncio.create_task(self._ask(http)))
-                task.add_done_callback(lambda task: (asking.discard(task), room.release()))
+                task.add_done_callback(asking.discard)
+                task.add_done_callback(lambda _: room.release())
             await asyncio.gather(*asking)
 
     async def _ask(self, http: aiohttp.ClientSession) -> None:
@@ -167,8 +169,8 @@ class StreamLoad:
         captured, processed = (np.interp(at_s + began_s, seen_s, column) for column in (captured, processed))
         age_at_s, ages_s = (np.array(column) for column in zip(*self._ages, strict=True))
         windows = [ages_s[(at - _WINDOW_S < age_at_s - began_s) & (age_at_s - began_s <= at)] for at in at_s]
-        rates = (np.gradient(column, at_s) for column in (captured, processed))
-        return _answers(at_s, *rates, windows)
+        offered, answered = (np.gradient(column, at_s) for column in (captured, processed))
+        return _answers(at_s, offered, answered, windows)
 
     def problems(self) -> list[str]:
         """See ``AdjustableLoad``."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -66,7 +67,7 @@ def _lose(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
             killed_s = time.time()
             for name, follower in followers.items():
                 away_s = follower.result_after(killed_s).at_s - killed_s
-                if until(lambda name=name: cluster.status(name), what="its status").restarts:
+                if until(partial(cluster.status, name), what="its status").restarts:
                     trial.moved += 1
                     trial.away_s.append(away_s)
                     trial.lost += follower.gap().lost

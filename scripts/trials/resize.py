@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from scripts.launch import ROOT, ray_address, raylet_flag
@@ -85,7 +86,7 @@ def _use_and_drain(
     joined_s = time.time()
     there = Cluster(cluster.url, node.pid)
     for deployment in deployments:
-        until(lambda name=deployment: there.replicas(name), what=f"a {deployment} on the second node")
+        until(partial(there.replicas, deployment), what=f"a {deployment} on the second node")
     if "Detector" in deployments:
         until(lambda: there.total("sightline_inferences") >= _WORK, what="work for the second node")
     trial.joined_s.append(time.time() - joined_s)
@@ -108,7 +109,7 @@ def _use_and_drain(
         for follower in followers.values():
             follower.result_after(time.time())
         moved = _moved(followers)
-        statuses = {name: until(lambda name=name: cluster.status(name), what="its status") for name in followers}
+        statuses = {name: until(partial(cluster.status, name), what="its status") for name in followers}
     for name, follower in followers.items():
         follower.close()
         if statuses[name].restarts or statuses[name].dropped:

@@ -8,6 +8,7 @@ import secrets
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,7 @@ def run_resize(times: int, _: Namespace) -> list[str]:
 def run_scale(hold_s: int, _: Namespace) -> list[str]:
     """Whether Detectors follow a load, of pictures over HTTP, then of streams."""
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"GPU": 4, "CPU": 16})  # logical ones, of the Ray to be started
-    bounds = {"least": 1, "most": 4, "low_s": 30.0, "hold_s": hold_s, "downscale_delay_s": 30.0}
+    bounds: dict[str, Any] = {"least": 1, "most": 4, "low_s": 30.0, "hold_s": hold_s, "downscale_delay_s": 30.0}
     trials: dict[str, Scaling] = {}
     plan = Plan(low=20, high=120, **bounds)
     with (
@@ -200,8 +201,10 @@ def run_hostile(times: int, options: Namespace) -> list[str]:
 
 
 def _two_models(options: Namespace) -> tuple[str, str]:
-    first, second = options.weights or ("codes", save_second_model(FOLDER))
-    return str(first if first == "codes" else first.resolve()), str(second.resolve())
+    if not options.weights:
+        return "codes", str(save_second_model(FOLDER).resolve())
+    first, second = options.weights
+    return str(first.resolve()), str(second.resolve())
 
 
 def _show(what: str, seconds: Sequence[float], bar_s: float = float("inf")) -> list[str]:

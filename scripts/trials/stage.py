@@ -57,7 +57,7 @@ def local_config(args: Json | None = None, deployments: Mapping[str, Json] | Non
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Tell]:
+def progress(title: str, total: float) -> Iterator[Tell]:
     """A bar, and what moves it."""
     with Progress(console=console) as bar:
         task = bar.add_task(title, total=total)

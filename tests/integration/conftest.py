@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ PATIENCE_S = 180.0  # for what takes seconds: a machine may be many times slower
 CAMERA_FRAMES = 30
 
 
-def eventually(look: Callable[[], T], *, within_s: float = PATIENCE_S, what: str = "it") -> T:
+def eventually(look: Callable[[], T | None], *, within_s: float = PATIENCE_S, what: str = "it") -> T:
     """The first true value that ``look`` returns, looked for until the time is up. What it asks may just be away."""
     expires_s = time.monotonic() + within_s
     while time.monotonic() < expires_s:
@@ -86,7 +86,7 @@ def delete_stream(url: str, stream_id: str = "lot") -> None:
         client.streams.delete(stream_id)
 
 
-def stream_events(url: str, stream_id: str = "lot", **query: Any) -> Iterator[dict[str, Any]]:
+def stream_events(url: str, stream_id: str = "lot", **query: Any) -> Generator[dict[str, Any], None, None]:
     """Its events, as they come, without end."""
     with asking(url) as client:
         for event in client.streams.events(stream_id, **query):
@@ -157,10 +157,11 @@ def install_wheel(built: Path, venv: Path) -> tuple[Path, Path]:
     """A new environment with the wheel and none of its dependencies: its Python, and where its packages lie."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=PATIENCE_S)
     (wheel,) = built.glob("*.whl")
-    install = [BIN / "uv", "pip", "install", "--quiet", "--no-deps", "--python", venv / "bin/python", wheel]
+    python = venv / "bin/python"
+    install: list[str | Path] = [BIN / "uv", "pip", "install", "--quiet", "--no-deps", "--python", python, wheel]
     subprocess.run(install, check=True, timeout=PATIENCE_S)
     (packages,) = (venv / "lib").glob("python*/site-packages")
-    return venv / "bin/python", packages
+    return python, packages
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def python(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python, packages = install_wheel(built, tmp_path_factory.mktemp("light") / "venv")
     for package in needed("httpx", "pydantic", "numpy").values():
         for name in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
-            (packages / name).symlink_to(package.locate_file(name))
+            (packages / name).symlink_to(Path(str(package.locate_file(name))))
     return python
 
 

@@ -71,6 +71,7 @@ def test_the_annotated_picture_shows_the_boxes(service: Service) -> None:
     with service.client() as client:
         response = client.post("/detect", content=GOOD, headers={"Accept": "image/jpeg"})
     drawn = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_COLOR)
+    assert drawn is not None
     assert drawn.shape == (320, 320, 3)
     plain = squares.picture([Square("red", 5, 10), Square("blue", 20, 10, 250)])
     left, _, right, bottom = Square("red", 5, 10).box
@@ -97,7 +98,7 @@ def test_no_answer_is_ever_another_pictures_or_another_thresholds(service: Servi
             confidence = 8 * (int(rng.integers(230, 255)) + 0.5) / 255 - 7
             labels = tuple(str(label) for label in rng.choice(LABELS, int(rng.integers(1, 4)), replace=False))
             data = await asyncio.to_thread(squares.encode, squares.picture(drawn, scale))
-            params = {"confidence": confidence, "classes": labels}
+            params: dict[str, Any] = {"confidence": confidence, "classes": labels}
             response = await client.post("/detect", params=params, content=data)
             wanted = expected([Square(s.label, s.column, s.row, s.brightness) for s in drawn], confidence, labels)
             wanted = [(label, value, tuple(side * scale for side in box)) for label, value, box in wanted]

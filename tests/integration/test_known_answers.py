@@ -76,7 +76,7 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
     async def watch(name: str) -> None:
         results.extend(await asyncio.to_thread(stream_results, codes_url, results_each, name))
 
-    async def post(client: AsyncClient, mine: range, streams: asyncio.Future[object]) -> None:
+    async def post(client: AsyncClient, mine: range, streams: asyncio.Future[list[None]]) -> None:
         """One client: its pictures one by one, all in one body, and drawn; over and over while the streams run."""
         while not (streams.done() and mine[-1] in drawn):
             for number in mine:
@@ -109,6 +109,7 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
     reader = cv2.QRCodeDetector()
     for number, data in drawn.items():
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
         boxes = [truth.box for truth in pictures[number].truths]
         assert f"picture {number:06}" in samples.read_qr_codes(picture, boxes, reader)
 

@@ -15,9 +15,10 @@ import yaml
 from scripts.codes import samples
 from scripts.codes.score import Guess, score
 from scripts.launch import free_port, is_ready
+from scripts.trials.cluster import frame_pools
 from serve_app.client import Client
 from serve_app.images.drawing import encode_jpeg
-from tests.integration.conftest import eventually, frame_pools, install_wheel
+from tests.integration.conftest import eventually, install_wheel
 
 WEIGHTS = {"serve_app/models/embedded/codes.onnx", "serve_app/models/embedded/codes.safetensors"}
 

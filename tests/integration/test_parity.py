@@ -65,7 +65,7 @@ def test_photographs_and_frames_are_detected_as_ultralytics_does(photos_url: str
 
     async def run() -> list[tuple[Path, Json]]:
         async with httpx.AsyncClient(base_url=photos_url, timeout=PATIENCE_S) as http:
-            *answers, _ = await asyncio.gather(*(client(http, start) for start in range(8)), watch())
+            answers, _ = await asyncio.gather(asyncio.gather(*(client(http, start) for start in range(8))), watch())
         return [answer for one in answers for answer in one]
 
     answers = asyncio.run(run())

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from scripts.launch import free_port, is_ready
-from tests.integration.conftest import PATIENCE_S, eventually, frame_pools
+from scripts.trials.cluster import frame_pools
+from tests.integration.conftest import PATIENCE_S, eventually
 from tests.support import squares
 from tests.support.paths import ROOT
 from tests.support.squares import Square
@@ -155,7 +156,8 @@ class Script:
 
     def family(self) -> list[psutil.Process]:
         """Every process that it started, its server's included: that has a session of its own, not another parent."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return children
 
     def find(self, words: str) -> psutil.Process | None:
         """The first of them whose command line holds these words."""
@@ -232,12 +234,16 @@ def test_the_demo_finds_its_codes_and_is_kept_until_it_is_killed(demo: Script) -
     assert "yolo26n.pt cannot be fetched" in output
     for name in ("parcels-found.jpg", "belt-found.jpg"):
         assert str(ROOT / "build/demo" / name) in output
-    url = re.search(r"serving +(\S+)/docs", output)[1]
+    serving = re.search(r"serving +(\S+)/docs", output)
+    assert serving is not None
+    url = serving[1]
     assert httpx.get(f"{url}/readyz", timeout=10).json()["model"] == "codes"
     command = [sys.executable, str(ROOT / "scripts/streams.py"), "list", "--url", url]
     assert "running" in subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
 
-    server = psutil.Process(int(re.search(r"stop +kill (\d+)", output)[1]))
+    stop = re.search(r"stop +kill (\d+)", output)
+    assert stop is not None
+    server = psutil.Process(int(stop[1]))
     family = [server, *server.children(recursive=True)]
     server.terminate()
     assert_nothing_is_left(demo, family)

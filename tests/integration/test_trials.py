@@ -12,6 +12,7 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
+from scripts.launch import is_ready
 from scripts.trials.churn import churn
 from scripts.trials.cluster import Cluster, detectors
 from scripts.trials.crowd import crowd
@@ -26,7 +27,7 @@ from scripts.trials.resize import resize
 from scripts.trials.scale import Plan, scale, scaling_config
 from scripts.trials.stage import CONFIG, FOLDER, local_config, save_one_picture, serving
 from scripts.trials.swap import swap
-from tests.integration.conftest import SLOTS, Service, eventually, is_ready, rtsp_camera
+from tests.integration.conftest import SLOTS, Service, eventually, rtsp_camera
 from tests.support import squares
 from tests.support.squares import Square
 from tests.support.videos import save_video

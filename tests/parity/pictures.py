@@ -29,4 +29,6 @@ def save_extremes(folder: Path) -> list[Path]:
 def colourful(size_px: int = 640) -> np.ndarray:
     """Coloured noise in patches: something for randomly initialised weights to answer to."""
     rng = np.random.default_rng(0)
-    return cv2.resize(rng.integers(0, 256, (24, 32, 3), np.uint8), (size_px, size_px * 3 // 4))
+    patches = rng.integers(0, 256, (24, 32, 3), np.uint8)
+    picture: np.ndarray = cv2.resize(patches, (size_px, size_px * 3 // 4))
+    return picture

@@ -22,4 +22,7 @@ def detect(engine: Engine, data: bytes) -> list[Found]:
     box = letterbox(decode(data, 50_000_000), slot)
     (raw,) = engine.infer([slot])
     detections = to_picture(to_detections(raw, OPTIONS, end_to_end=info.end_to_end), box)
-    return [Found(info.labels[class_id], confidence, tuple(xyxy)) for xyxy, confidence, class_id in detections]
+    return [
+        Found(info.labels[class_id], confidence, (x1, y1, x2, y2))
+        for (x1, y1, x2, y2), confidence, class_id in detections
+    ]

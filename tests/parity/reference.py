@@ -30,8 +30,8 @@ def predict(model: YOLO, picture: Path | np.ndarray, *, size_px: int = 640) -> l
     )
     boxes = result.boxes
     return [
-        Found(result.names[int(class_id)], float(confidence), tuple(float(side) for side in xyxy))
-        for class_id, confidence, xyxy in zip(boxes.cls, boxes.conf, boxes.xyxy, strict=True)
+        Found(result.names[int(class_id)], float(confidence), (float(x1), float(y1), float(x2), float(y2)))
+        for class_id, confidence, (x1, y1, x2, y2) in zip(boxes.cls, boxes.conf, boxes.xyxy, strict=True)
     ]
 
 

@@ -78,7 +78,9 @@ def test_the_answer_is_that_of_ultralytics(checkpoint: Path, engine: str, tmp_pa
     expected = predict(YOLO(checkpoint), colourful())
     assert sum(found.confidence > CLEAR for found in expected) >= 20
     assert len({found.confidence for found in expected}) > 10  # not one answer everywhere
-    args = ModelArgs(**trusted(checkpoint), engine=engine, image_size_px=SIZE_PX, cache_dir=tmp_path)
+    args = ModelArgs.model_validate(
+        {**trusted(checkpoint), "engine": engine, "image_size_px": SIZE_PX, "cache_dir": tmp_path}
+    )
     loaded = load(args, has_gpu=False)
     assert loaded.info.end_to_end == checkpoint.stem.endswith("end-to-end")
     data = cv2.imencode(".png", colourful())[1].tobytes()
@@ -86,7 +88,9 @@ def test_the_answer_is_that_of_ultralytics(checkpoint: Path, engine: str, tmp_pa
 
 
 def test_a_checkpoint_is_exported_once(checkpoint: Path, tmp_path: Path) -> None:
-    args = ModelArgs(**trusted(checkpoint), engine="openvino", image_size_px=320, cache_dir=tmp_path)
+    args = ModelArgs.model_validate(
+        {**trusted(checkpoint), "engine": "openvino", "image_size_px": 320, "cache_dir": tmp_path}
+    )
     load(args, has_gpu=False)
     exported = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     load(args, has_gpu=False)

@@ -45,8 +45,12 @@ async def nothing_left(anyio_backend: str) -> AsyncIterator[None]:
     gc.disable()  # it would close a connection that only an error's traceback still holds
     yield
 
+    def name(task: asyncio.Task[Any]) -> str:
+        coro: Any = task.get_coro()
+        return str(coro.__qualname__)
+
     def left() -> set[Any]:
-        tasks = {task for task in asyncio.all_tasks() if not task.get_coro().__qualname__.startswith("TestRunner")}
+        tasks = {task for task in asyncio.all_tasks() if not name(task).startswith("TestRunner")}
         lent = {thread for thread in threading.enumerate() if thread.name.startswith(("asyncio_", "resolve"))}
         running = tasks - {asyncio.current_task()}
         return running | (set(threading.enumerate()) - threads - lent) | (connections() - sockets)
@@ -71,6 +75,10 @@ def put(sink: Sink, event_ids: range) -> None:
     """Put an event with each of these numbers."""
     for event_id in event_ids:
         sink.put(event(event_id))
+
+
+def has_sent(sink: Sink, count: int) -> bool:
+    return sink.status().sent == count
 
 
 def executable(name: str) -> str:

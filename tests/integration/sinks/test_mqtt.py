@@ -7,12 +7,13 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import aiomqtt
 import pytest
 
 from scripts.trials.relay import Relay
-from tests.integration.sinks.conftest import QUEUE_SIZE, ServerStarter, opened, put
+from tests.integration.sinks.conftest import QUEUE_SIZE, ServerStarter, has_sent, opened, put
 from tests.support.sinks import event, until
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +42,8 @@ def numbers(received: list[tuple[str, int]]) -> list[int]:
 
 @pytest.mark.parametrize("qos", [0, 1])
 async def test_events_are_mqtt_messages_in_their_order(qos: int, broker: ServerStarter) -> None:
-    port, received = broker().port, []
+    port = broker().port
+    received: list[tuple[str, int]] = []
     async with subscription(port, received), opened(type="mqtt", url=f"mqtt://127.0.0.1:{port}", qos=qos) as sink:
         put(sink, range(250))
         sink.put(event(250, "line"))
@@ -54,14 +56,15 @@ async def test_events_are_mqtt_messages_in_their_order(qos: int, broker: ServerS
 async def test_what_was_sent_while_the_broker_was_away_arrives_when_it_is_back(
     broker: ServerStarter,
 ) -> None:
-    server, received = broker(), []
+    server = broker()
+    received: list[tuple[str, int]] = []
     with Relay(server.port) as cable:  # plugged when the subscriber is back, too: the broker keeps nothing for it
         async with opened(type="mqtt", url=f"mqtt://127.0.0.1:{cable.port}") as sink:
             for times in range(3):
                 async with subscription(server.port, received):
                     cable.plug()
                     sink.put(event(100 * times))
-                    await until(lambda sent=100 * times + 1: sink.status().sent == sent)
+                    await until(partial(has_sent, sink, 100 * times + 1))
                     await until(lambda: sink.status().sent - 1 in numbers(received))
                 server.kill()
                 cable.unplug()
@@ -70,7 +73,7 @@ async def test_what_was_sent_while_the_broker_was_away_arrives_when_it_is_back(
                 server.start()
                 async with subscription(server.port, received):
                     cable.plug()
-                    await until(lambda sent=100 * times + 100: sink.status().sent == sent)
+                    await until(partial(has_sent, sink, 100 * times + 100))
                     await until(lambda: sink.status().sent - 1 in numbers(received))
                 assert sink.status().detail == ""
     assert numbers(received) == list(range(300))
@@ -81,7 +84,7 @@ async def test_a_broker_that_is_killed_is_found_again_at_its_port(broker: Server
     async with opened(type="mqtt", url=f"mqtt://127.0.0.1:{server.port}") as sink:
         for sent in (1, 2, 3):
             sink.put(event(sent))
-            await until(lambda sent=sent: sink.status().sent == sent)
+            await until(partial(has_sent, sink, sent))
             server.kill()
             server.start()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import pytest
 import redis
 
-from tests.integration.sinks.conftest import QUEUE_SIZE, ServerStarter, entries, opened, put
+from tests.integration.sinks.conftest import QUEUE_SIZE, ServerStarter, entries, has_sent, opened, put
 from tests.support.sinks import event, until
 
 pytestmark = pytest.mark.anyio
@@ -41,12 +42,12 @@ async def test_what_was_sent_while_redis_was_away_arrives_when_it_is_back(
     async with opened(type="redis", url=f"redis://127.0.0.1:{server.port}") as sink:
         for times in range(3):
             sink.put(event(100 * times))
-            await until(lambda sent=100 * times + 1: sink.status().sent == sent)
+            await until(partial(has_sent, sink, 100 * times + 1))
             server.kill()
             put(sink, range(100 * times + 1, 100 * times + 100))
             await until(lambda: sink.status().detail.startswith("it cannot be reached"))
             server.start()
-            await until(lambda sent=100 * times + 100: sink.status().sent == sent)
+            await until(partial(has_sent, sink, 100 * times + 100))
             assert sink.status().detail == ""
     assert entries(server.port) == list(range(300))
 

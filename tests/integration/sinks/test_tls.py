@@ -23,7 +23,8 @@ def certificate(tmp_path: Path) -> Path:
     path = tmp_path / "certificate.pem"
     names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
     kind = ["-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    command = [executable("openssl"), "req", *kind, *names, "-out", path, "-keyout", path.with_suffix(".key")]
+    files: list[str | Path] = ["-out", path, "-keyout", path.with_suffix(".key")]
+    command = [executable("openssl"), "req", *kind, *names, *files]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     return path
 

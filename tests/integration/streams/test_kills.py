@@ -7,10 +7,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from scripts.trials.cluster import APPLICATION
 from serve_app.schemas.streams import StreamStatus
 from serve_app.streams.store import StreamStore
 from tests.integration.conftest import (
-    APPLICATION,
     Service,
     eventually,
     replicas,

@@ -9,14 +9,13 @@ import httpx
 import pytest
 from ray import serve
 
+from scripts.trials.cluster import APPLICATION, frame_pools
 from serve_app.deployments import stream_worker as worker
 from tests.integration.conftest import (
-    APPLICATION,
     PATIENCE_S,
     Service,
     delete_stream,
     eventually,
-    frame_pools,
     start_stream,
     stream_events,
     stream_ids,
@@ -117,11 +116,17 @@ def test_a_stream_outlives_a_rolling_update_and_ends_with_its_application_and_co
     before = stream_status(service.url)
     service.deploy(service.args | {"detect": {"confidence": 0.4}})
     eventually(lambda: stream_status(service.url).processed > before.processed + 10, what="going on")
+
+    def nothing_found() -> bool:
+        latest = stream_status(service.url).latest
+        assert latest is not None
+        return latest.count == 0
+
     status = stream_status(service.url)
     assert status.uptime_s > before.uptime_s  # the same worker, not a new one
     assert status.dropped == {}
     service.deploy(service.args | {"detect": {"confidence": 1.0}})  # nothing is above that
-    eventually(lambda: stream_status(service.url).latest.count == 0, what="the new threshold")
+    eventually(nothing_found, what="the new threshold")
     serve.delete(APPLICATION)
     eventually(lambda: not workers("StreamWorker"), what="the stream's end")
     eventually(lambda: frame_pools() <= others, what="an empty shared memory")

@@ -32,7 +32,9 @@ def test_a_file_is_processed_to_its_end_and_nothing_is_dropped(service: Service,
     status = status_when(service, "the end", state="completed")
     assert (status.captured, status.processed, status.dropped, status.detail) == (60, 60, {}, "")
     assert status.tags == {"site": "north"}
+    assert status.latest is not None
     assert status.latest.frame_id == 59
+    assert status.latest.age_s is not None
     assert status.latest.age_s > 0
     eventually(lambda: not workers("StreamWorker"), what="the end of its process")
 
@@ -61,7 +63,9 @@ def test_http_and_a_stream_share_the_detector(service: Service, video: Path) -> 
     for _ in range(30):
         (found,) = httpx.post(f"{service.url}/detect", content=data, timeout=PATIENCE_S).json()["detections"]
         assert frame_of(found["bbox"]["x1"], found["bbox"]["y1"]) == 77
-    assert stream_status(service.url).latest.frame_id > before
+    latest = stream_status(service.url).latest
+    assert latest is not None
+    assert latest.frame_id > before
 
 
 def test_the_newest_frame_is_seen_with_its_boxes(service: Service, video: Path) -> None:
@@ -69,7 +73,9 @@ def test_the_newest_frame_is_seen_with_its_boxes(service: Service, video: Path) 
     stream_results(service.url, 1)
     shown = httpx.get(f"{service.url}/streams/lot/frame.jpg", params={"boxes": "false"}, timeout=PATIENCE_S)
     assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
-    number = frame_shown(cv2.imdecode(np.frombuffer(shown.content, np.uint8), cv2.IMREAD_COLOR))
+    pixels = cv2.imdecode(np.frombuffer(shown.content, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    number = frame_shown(pixels)
     assert number == int(shown.headers["X-Frame-Id"]) % 60
 
 

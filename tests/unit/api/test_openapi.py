@@ -12,14 +12,17 @@ import pytest
 import schemathesis
 from fastapi.routing import iter_route_contexts
 from jsonschema import Draft202012Validator
+from schemathesis.core.result import Ok
 
 from serve_app import __version__
+from serve_app.api.access.permissions import RouteTable
 from serve_app.types import Json
 from tests.support.api import build
 
 pytestmark = pytest.mark.anyio
 
 API = build()
+TABLE: RouteTable = vars(API)["route_table"]  # of our own FastAPI
 DOCUMENT: Json = json.loads(json.dumps(API.openapi()))
 OPERATIONS = [(method, path) for path, operations in DOCUMENT["paths"].items() for method in operations]
 FUNCTIONS = {
@@ -66,6 +69,7 @@ def test_an_operation_has_a_summary_and_a_description_of_its_own(method: str, pa
     summary, description = operation["summary"], operation["description"]
     name = FUNCTIONS[path, method.upper()]
     assert len(summary.split()) >= 2
+    assert name is not None
     assert summary != name.replace("_", " ").title()  # as FastAPI would call it
     assert not summary.endswith(".")
     sentence = description.partition("\n\n")[0]
@@ -107,7 +111,7 @@ def test_a_wrong_example_would_be_noticed() -> None:
 @pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=" ".join)
 def test_an_operation_states_the_permission_that_its_router_declares(method: str, path: str) -> None:
     operation = DOCUMENT["paths"][path][method]
-    access = API.route_table.find({"type": "http", "method": method.upper(), "path": path})
+    access = TABLE.find({"type": "http", "method": method.upper(), "path": path})
     assert access is not None
     if access.permission is None:
         assert "security" not in operation
@@ -125,7 +129,9 @@ def test_the_document_names_the_version_and_is_a_valid_one() -> None:
     assert DOCUMENT["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     schema = schemathesis.openapi.from_dict(copy.deepcopy(DOCUMENT))
     schema.validate()
-    assert sum(1 for result in schema.get_all_operations() if result.ok()) == len(OPERATIONS)
+    operations = list(schema.get_all_operations())
+    assert all(isinstance(operation, Ok) and operation.ok() for operation in operations)
+    assert len(operations) == len(OPERATIONS)
 
 
 def test_every_error_has_the_form_of_an_error_and_an_example_that_names_its_limit() -> None:

@@ -198,6 +198,7 @@ def test_a_websocket_is_closed_with_the_reason(lot: StreamServer) -> None:
         with connect(f"ws://127.0.0.1:{lot.port}/streams/{path}", proxy=None) as socket:
             with pytest.raises(ConnectionClosed) as closed:
                 socket.recv(20)
+            assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == code
 
 

@@ -167,6 +167,7 @@ def test_events_go_on_after_the_connection_broke(served: StreamServer) -> None:
     happening = threading.Thread(target=happen)
     happening.start()
     following = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert following.stdout is not None
     try:
         before = json.loads(following.stdout.readline())["event_id"]
         served.streams.outages = 3  # one ends the answer, the others meet who asks again

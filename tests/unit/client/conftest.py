@@ -31,8 +31,9 @@ class Driven:
         return Driven(attribute, self._runner, self._iterators) if name == "streams" else attribute
 
     def _following(self, items: Any) -> Iterator[Any]:
-        self._iterators.append(self._iterate(items))
-        return self._iterators[-1]
+        iterator = self._iterate(items)
+        self._iterators.append(iterator)
+        return iterator
 
     def _iterate(self, items: Any) -> Iterator[Any]:
         async def following() -> Any:
@@ -61,7 +62,8 @@ def served(server: StreamServer) -> StreamServer:
 
 @pytest.fixture(params=[Client, AsyncClient])
 def kind(request: pytest.FixtureRequest) -> type[Client] | type[AsyncClient]:
-    return request.param
+    client: type[Client] | type[AsyncClient] = request.param
+    return client
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ def test_a_picture_among_several_says_as_much() -> None:
     error, unknown = results_of(response, 2)
     assert isinstance(error, ApiError)
     assert (error.status_code, error.retry_after_s, error.limit) == (503, 1, "limits.max_requests")
+    assert isinstance(unknown, ApiError)
     assert (unknown.code, unknown.status_code) == ("new", 500)  # of a newer server
 
 

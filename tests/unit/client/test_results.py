@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any, cast
+
 import numpy as np
 
 from serve_app.client import DetectResult, FrameResult
+from serve_app.schemas.streams import TrackedDetection
 
-FIELDS = {
+FIELDS: dict[str, Any] = {
     "count": 2,
     "detections": [
         {"label": "cat", "class_id": 0, "confidence": 0.9, "bbox": {"x1": 1.5, "y1": 2, "x2": 3, "y2": 4}},
@@ -32,7 +36,8 @@ def test_arrays_have_one_length_and_the_types_of_detections() -> None:
     assert RESULT.confidence.tolist() == [np.float32(0.9), np.float32(0.6)]
     assert RESULT.class_id.tolist() == [0, 9]
     assert RESULT.labels == ["cat", "traffic light"]
-    assert (RESULT.xyxy.dtype, RESULT.confidence.dtype, RESULT.class_id.dtype) == ("float32", "float32", "int32")
+    dtypes = [array.dtype for array in (RESULT.xyxy, RESULT.confidence, RESULT.class_id)]
+    assert dtypes == ["float32", "float32", "int32"]
 
 
 def test_nothing_found_has_the_shapes_of_nothing() -> None:
@@ -63,4 +68,5 @@ def test_a_frame_has_track_ids() -> None:
     assert frame.track_id.tolist() == [4, -1]
     assert frame.to_supervision().tracker_id.tolist() == [4, -1]
     assert tracked(None, None).to_supervision().tracker_id is None
-    assert [found.track_id for found in frame] == [4, None]
+    tracked_ones = cast("Iterable[TrackedDetection]", frame)
+    assert [found.track_id for found in tracked_ones] == [4, None]

@@ -26,8 +26,10 @@ CONFIGS = [*sorted(set((ROOT / "configs").glob("*.yaml")) - {STREAMS}), RAY_SERV
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.name)
 def config(request: pytest.FixtureRequest) -> dict[str, Any]:
-    document = yaml.safe_load(request.param.read_text())
-    return yaml.safe_load(document["spec"]["serveConfigV2"]) if request.param == RAY_SERVICE else document
+    document: dict[str, Any] = yaml.safe_load(request.param.read_text())
+    if request.param == RAY_SERVICE:
+        document = yaml.safe_load(document["spec"]["serveConfigV2"])
+    return document
 
 
 def test_serve_knows_every_key(config: dict[str, Any]) -> None:

@@ -78,8 +78,9 @@ def test_the_first_lines_say_how_much_shared_memory_and_which_keys() -> None:
 
 def test_the_python_is_one_that_the_project_takes() -> None:
     image = instructions("FROM")[0].split()[0]
-    version = re.fullmatch(r"python:(3\.\d+)-slim-\w+", image)[1]
-    assert f"{version}.0" in Requirement(f"python{PROJECT['requires-python']}").specifier
+    version = re.fullmatch(r"python:(3\.\d+)-slim-\w+", image)
+    assert version is not None
+    assert f"{version[1]}.0" in Requirement(f"python{PROJECT['requires-python']}").specifier
 
 
 @pytest.mark.parametrize(

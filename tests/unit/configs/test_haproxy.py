@@ -125,7 +125,7 @@ def refuses(port: int) -> bool:
 
 def ended(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
-        return process.status() == psutil.STATUS_ZOMBIE
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
     return True
 
 
@@ -189,11 +189,15 @@ def test_a_reload_takes_the_sockets_over_and_the_old_one_finishes_its_requests(a
         asking = [asyncio.create_task(ask()) for _ in range(4)]
         for _ in range(2):
             old = api._proc
+
+            def has_ended(process: asyncio.subprocess.Process = old) -> bool:
+                return process.returncode is not None
+
             slow = asyncio.create_task(get(api, "/slow"))
             await asyncio.sleep(SLOW_S / 4)
             await api.reload()
             assert await slow == 200
-            await until(lambda old=old: old.returncode is not None)
+            await until(has_ended)
             assert old.returncode == 0
         reloaded.set()
         await asyncio.gather(*asking)

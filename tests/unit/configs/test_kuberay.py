@@ -46,7 +46,8 @@ def as_object(template: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(params=PODS)
 def pod(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return PODS[request.param]["spec"]
+    spec: dict[str, Any] = PODS[request.param]["spec"]
+    return spec
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -63,7 +63,8 @@ def test_before_a_replica_reported_none_is_asked_for() -> None:
 def served(now_s: list[float], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], tuple[int, dict[str, Any]]]:
     """The policy as Serve applies it, with its delays, at the time of a clock."""
     monkeypatch.setattr(autoscaling_policy, "time", SimpleNamespace(time=lambda: now_s[0]))
-    return autoscaling_policy._apply_autoscaling_config(POLICY)
+    policy: Callable[[Any], tuple[int, dict[str, Any]]] = autoscaling_policy._apply_autoscaling_config(POLICY)
+    return policy
 
 
 def test_a_model_that_nobody_uses_has_no_replica_after_a_while_and_one_again_for_who_waits(
@@ -132,7 +133,8 @@ class Site:
                 reports.append((batcher.take_demand(), batcher.backlog_s))
 
     async def _scale(self, policy: Callable[[Any], Any]) -> None:
-        target, state = 1, {}
+        target = 1
+        state: dict[str, Any] = {}
         while True:
             await asyncio.sleep(self.LOOK_PERIOD_S)
             means = [np.mean(reports[-self.REPORTS :], axis=0) for _, reports in self._replicas if reports]

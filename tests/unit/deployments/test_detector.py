@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from serve_app.config import DetectorArgs
 from serve_app.deployments import detector as detector_module
@@ -16,17 +17,17 @@ from serve_app.errors import ModelChanged, ModelError
 from serve_app.ipc.frame_pool import SlotReader
 from serve_app.types import DetectorState, DetectReply, DetectRequest
 from tests.support.fake_replicas import OPTIONS, FakeHandle, ask
-from tests.unit.telemetry.test_metrics import FakeInstrument, Record
+from tests.support.instruments import FakeInstrument, Record
 
 pytestmark = pytest.mark.anyio
 
 
 def detector(monkeypatch: pytest.MonkeyPatch, **model: Any) -> Detector:
     class NeverStopped(Detector):
-        def __del__(self) -> None:
+        def __del__(self) -> None:  # type: ignore[override]  # Serve awaits the real one
             pass
 
-    monkeypatch.setattr(detector_module.ray, "get_gpu_ids", list)
+    monkeypatch.setattr(ray, "get_gpu_ids", list)
     return NeverStopped(DetectorArgs(model={"engine": "null"} | model))
 
 

@@ -11,7 +11,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from serve_app.deployments.detector_client import DetectorClient
 from serve_app.errors import ModelChanged, Overloaded, PoisonPicture, ServeAppError, SlotElsewhere, Unavailable
 from serve_app.ipc.frame_pool import SlotReader
-from serve_app.types import DetectRequest
+from serve_app.types import DetectRequest, SlotRef
 from tests.support.fake_replicas import REPLY, FakeHandle, ask, model_info
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +64,7 @@ class Dying:
         if self.deaths == 0:
             return REPLY
         self.deaths -= 1
+        assert isinstance(request.frame, SlotRef)
         _, in_engine = self.reader.view(request.frame)
         in_engine[0] = self.in_engine
         return RayActorError()

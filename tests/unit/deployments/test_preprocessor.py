@@ -12,6 +12,7 @@ from serve_app.config import parse_args
 from serve_app.deployments import preprocessor as preprocessor_module
 from serve_app.deployments.preprocessor import Preprocessor
 from serve_app.errors import ModelChanged, ServeAppError, Unavailable
+from serve_app.images.prepare import prepare
 from serve_app.types import DEFAULT_MODEL, DetectParams, DetectReply, DetectRequest, PictureRequest
 from tests.support import squares
 from tests.support.fake_replicas import REPLY, FakeHandle, model_info
@@ -21,11 +22,12 @@ pytestmark = pytest.mark.anyio
 
 async def preprocessor(handle: FakeHandle, **others: FakeHandle) -> Preprocessor:
     class NeverStopped(Preprocessor):
-        def __del__(self) -> None:  # Serve awaits the real one, the garbage collector does not
+        def __del__(self) -> None:  # type: ignore[override]  # Serve awaits the real one, the garbage collector does not
             pass
 
     made = NeverStopped.__new__(NeverStopped)
-    await made.__init__({"default": handle, **others}, parse_args({"preprocessor": {"slots": 2, "decode_threads": 1}}))
+    args = parse_args({"preprocessor": {"slots": 2, "decode_threads": 1}})
+    await Preprocessor.__init__(made, {"default": handle, **others}, args)
     return made
 
 
@@ -66,7 +68,7 @@ async def test_a_cancelled_picture_keeps_its_slot_until_nothing_writes_into_it(
 ) -> None:
     """Given back earlier, the slot would be another picture's, and this one's pixels would land in it."""
     decoding, go_on = threading.Event(), threading.Event()
-    decode = preprocessor_module.prepare
+    decode = prepare
 
     def slow_decode(data: bytes, max_pixels: int, model_input: np.ndarray) -> Any:
         decoding.set()

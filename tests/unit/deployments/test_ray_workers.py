@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 from ray import serve
-from ray._raylet import InnerGcsClient
+from ray._raylet import InnerGcsClient  # type: ignore[attr-defined]  # the stub of this Cython module leaves it out
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -64,7 +64,7 @@ class Actors(FakeWorkers):
 class NeverStopped(StreamSupervisor):
     """Serve awaits the deployment's ``__del__``, the garbage collector does not."""
 
-    def __del__(self) -> None:
+    def __del__(self) -> None:  # type: ignore[override]  # as above
         pass
 
 

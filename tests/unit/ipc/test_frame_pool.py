@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,14 @@ time.sleep(60)
 """
 
 
+def line_of(process: subprocess.Popen[str]) -> str:
+    """The next one that it prints."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
 @pytest.fixture
-def owner(tmp_path: Path) -> subprocess.Popen[str]:
+def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that owns a pool in ``tmp_path`` and says its name."""
     with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         yield process
@@ -105,7 +112,7 @@ def test_a_forgotten_pool_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_new_pool_sweeps_away_what_a_killed_owner_left(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
-    name = owner.stdout.readline().split()[0]
+    name = line_of(owner).split()[0]
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     assert (tmp_path / name).exists()
@@ -115,13 +122,13 @@ def test_a_new_pool_sweeps_away_what_a_killed_owner_left(tmp_path: Path, owner: 
 
 
 def test_a_living_owners_pool_is_not_swept(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
-    name = owner.stdout.readline().split()[0]
+    name = line_of(owner).split()[0]
     assert sweep(tmp_path) == 0
     assert (tmp_path / name).exists()
 
 
 def test_a_reader_keeps_what_it_maps_when_the_owner_is_killed(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
-    name, offset = owner.stdout.readline().split()
+    name, offset = line_of(owner).split()
     ref = SlotRef(name, int(offset), InputShape.square(64))
     view, _ = SlotReader(tmp_path).view(ref)
     owner.send_signal(signal.SIGKILL)
@@ -150,7 +157,7 @@ def test_a_reader_drops_pools_that_are_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["sightline-0123456789abcdef", "../../etc/passwd", "sightline-../x", "other"])
 def test_a_pool_that_is_not_here_is_elsewhere(tmp_path: Path, name: str) -> None:
     with pytest.raises(SlotElsewhere):
-        SlotReader(tmp_path).view(SlotRef(name, 0, 32))
+        SlotReader(tmp_path).view(SlotRef(name, 0, InputShape.square(32)))
 
 
 def test_too_little_shared_memory_is_one_sentence_and_leaves_nothing() -> None:

@@ -44,7 +44,9 @@ async def test_every_call_gets_its_own_answer(tmp_path: Path) -> None:
 
 async def test_a_method_that_fails_hurts_its_own_call_only(tmp_path: Path) -> None:
     async with serving(tmp_path, echo=echo, fail=fail), calling(tmp_path) as replicas:
-        failed, answered = await asyncio.gather(replicas.call("fail"), replicas.call("echo", 1), return_exceptions=True)
+        calls = [replicas.call("fail"), replicas.call("echo", 1)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    failed, answered = answers
     assert (str(failed), answered) == ("fail failed: ZeroDivisionError", 1)
 
 

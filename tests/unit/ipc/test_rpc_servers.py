@@ -30,6 +30,12 @@ with socket.socket(socket.AF_UNIX) as caller:
 """
 
 
+def line_of(process: subprocess.Popen[str]) -> str:
+    """The next one that it prints."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
 async def test_calls_go_to_the_server_with_the_fewest_and_a_full_one_is_passed_over(tmp_path: Path) -> None:
     small, large = Gate(), Gate()
     async with (
@@ -69,14 +75,14 @@ async def test_calls_made_one_at_a_time_spread_over_the_servers(tmp_path: Path) 
 async def test_a_refusal_stands_when_the_next_server_ends(tmp_path: Path) -> None:
     """The service is full, not gone: the caller does not go elsewhere with a call that was refused."""
     with subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as ends:
-        assert ends.stdout.readline() == "ready\n"
+        assert line_of(ends) == "ready\n"
         async with calling(tmp_path) as replicas:
             lost = asyncio.create_task(replicas.call("never"))
-            assert await asyncio.to_thread(ends.stdout.readline) == "called\n"
+            assert await asyncio.to_thread(line_of, ends) == "called\n"
             async with serving(tmp_path, max_calls=0):
                 await replicas._scan()
                 refused = asyncio.create_task(replicas.call("never"))
-                assert await asyncio.to_thread(ends.stdout.readline) == "called\n"
+                assert await asyncio.to_thread(line_of, ends) == "called\n"
                 ends.kill()
                 assert isinstance(await refused, Overloaded)
                 with pytest.raises(ReplicaGone):
@@ -86,10 +92,10 @@ async def test_a_refusal_stands_when_the_next_server_ends(tmp_path: Path) -> Non
 async def test_a_server_that_does_not_read_gets_no_more_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_app.ipc.rpc._MAX_UNSENT_BYTES", 5_000_000)
     with subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout.readline() == "ready\n"
+        assert line_of(server) == "ready\n"
         async with calling(tmp_path) as replicas:
             calls = [asyncio.create_task(replicas.call("never"))]
-            assert await asyncio.to_thread(server.stdout.readline) == "called\n"
+            assert await asyncio.to_thread(line_of, server) == "called\n"
             server.send_signal(signal.SIGSTOP)
             calls += [asyncio.create_task(replicas.call("never", bytes(1_000_000))) for _ in range(50)]
             done, waiting = await asyncio.wait(calls, timeout=1)
@@ -128,11 +134,11 @@ async def test_a_closing_server_answers_what_it_took_and_takes_nothing_new(tmp_p
 async def test_a_call_to_a_killed_server_is_told_and_its_socket_swept(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SERVER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout.readline() == "ready\n"
+        assert line_of(server) == "ready\n"
         assert dev_shm.sweep(tmp_path) == 0
         async with calling(tmp_path) as replicas:
             call = asyncio.create_task(replicas.call("never"))
-            assert await asyncio.to_thread(server.stdout.readline) == "called\n"
+            assert await asyncio.to_thread(line_of, server) == "called\n"
             server.kill()
             with pytest.raises(ReplicaGone):
                 await call

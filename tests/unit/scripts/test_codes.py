@@ -19,7 +19,9 @@ def printed(symbol: Symbol, module_px: int = 6) -> np.ndarray:
     rows, columns = symbol.modules.shape
     size = columns * module_px, (rows if rows > 1 else columns // 2) * module_px
     modules = cv2.resize(symbol.modules, size, interpolation=cv2.INTER_NEAREST)
-    return cv2.copyMakeBorder(np.where(modules, 0, 255).astype(np.uint8), *[80] * 4, cv2.BORDER_CONSTANT, value=255)
+    dark = np.where(modules, 0, 255).astype(np.uint8)
+    picture: np.ndarray = cv2.copyMakeBorder(dark, 80, 80, 80, 80, cv2.BORDER_CONSTANT, value=255)
+    return picture
 
 
 def test_a_qr_code_says_its_payload() -> None:
@@ -85,6 +87,7 @@ def test_a_box_is_the_extent_of_the_modules(is_bent: bool) -> None:
         corners = corners_of(200, 160) * (1 + rng.uniform(-0.15, 0.15, (4, 2)))
         box = paste(canvas, art, (turned(corners, angle) + 200).astype(np.float32))
         rows, columns = np.nonzero(canvas[..., 0] < 150)
+        assert box is not None
         np.testing.assert_allclose(
             box, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), atol=2.5
         )  # a sharp corner ends in grey

@@ -81,7 +81,8 @@ def test_a_key_is_good_until_the_day_it_expires() -> None:
 
 def test_keys_of_one_name_overlap_while_one_takes_the_others_place() -> None:
     keys = parse_keys(yaml.safe_dump([entry("old", requests_per_s=5), entry("new", requests_per_s=5)]))
-    assert [find_key(keys, key).name for key in ("old", "new")] == ["dock", "dock"]
+    found = [find_key(keys, key) for key in ("old", "new")]
+    assert [key and key.name for key in found] == ["dock", "dock"]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message
 from websockets.exceptions import InvalidStatus
 
 from tests.support.api import Keys, build, client_of, connect_to, is_error, served_with, statuses, unread, until
@@ -30,8 +30,8 @@ async def test_without_its_key_nothing_is_answered(
     assert is_error(await keyed.get(f"/streams?api_key={good.removeprefix('Bearer ')}"), 401, "unauthorized")
     assert set(metrics.refusals) == {"unauthorized"}
     assert backend.tenants == []
-    for header in (good, good.replace("Bearer", "bearer"), good.replace(" ", "  ")):
-        assert (await keyed.post("/detect", content=b"1", headers={"Authorization": header})).status_code == 200
+    for spelling in (good, good.replace("Bearer", "bearer"), good.replace(" ", "  ")):
+        assert (await keyed.post("/detect", content=b"1", headers={"Authorization": spelling})).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -124,13 +124,16 @@ def test_a_refused_websocket_is_told_the_requests_id_as_any_other_request_is(key
 
 
 async def test_a_server_that_cannot_refuse_a_websocket_by_status_closes_it(backend: FakeBackend, keys: Keys) -> None:
-    sent = []
+    sent: list[Message] = []
 
-    async def send(message: dict[str, Any]) -> None:
+    async def receive() -> Message:
+        raise AssertionError("the connection was read")
+
+    async def send(message: Message) -> None:
         sent.append(message)
 
     connection = {"type": "websocket", "path": "/streams/lot/events", "headers": [], "query_string": b""}
-    await build(backend, keys)(connection, send, send)
+    await build(backend, keys)(connection, receive, send)
     assert [(message["type"], message["code"]) for message in sent] == [("websocket.close", 4401)]
 
 
@@ -175,12 +178,12 @@ async def test_a_body_where_none_belongs_is_refused_and_not_waited_for(
 async def test_what_has_no_body_is_answered_without_a_look_for_one(
     backend: FakeBackend, method: str, path: str, status_code: int
 ) -> None:
-    sent = []
+    sent: list[Message] = []
 
-    async def receive() -> dict[str, Any]:
+    async def receive() -> Message:
         raise AssertionError("the body was read")
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: Message) -> None:
         sent.append(message)
 
     headers = [(b"host", b"localhost"), (b"content-length", b"0" if method != "POST" else b"5")]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, WebSocket
 from fastapi.routing import iter_route_contexts
 from starlette.routing import Mount, WebSocketRoute
+from starlette.types import Message
 
 from serve_app.api.access.permissions import RouteAccess, Router, RouteTable
 from tests.support.api import Keys, build, client_of, is_error
@@ -18,13 +17,14 @@ pytestmark = pytest.mark.anyio
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 API = build()
-HTTP = sorted({route.path for route in API.route_table.routes if route.methods})
-WEBSOCKET = sorted({route.path for route in API.route_table.routes if not route.methods})
+TABLE: RouteTable = vars(API)["route_table"]  # of our own FastAPI
+HTTP = sorted({route.path for route in TABLE.routes if route.methods})
+WEBSOCKET = sorted({route.path for route in TABLE.routes if not route.methods})
 
 
 def access_to(path: str, method: str = "") -> RouteAccess:
     """What the table says of a route, by its path as it was declared."""
-    of_path = [route for route in API.route_table.routes if route.path == path and bool(method) == bool(route.methods)]
+    of_path = [route for route in TABLE.routes if route.path == path and bool(method) == bool(route.methods)]
     return next((route for route in of_path if method in route.methods), of_path[0])
 
 
@@ -34,21 +34,21 @@ def filled(path: str) -> str:
 
 def test_the_table_holds_every_route_of_the_application() -> None:
     served = {(route.path, frozenset(route.methods or ())) for route in iter_route_contexts(API.routes)}
-    assert served == {(route.path, route.methods) for route in API.route_table.routes}
+    assert served == {(route.path, route.methods) for route in TABLE.routes}
     assert {"/detect", "/models", "/streams/{stream_id}", "/readyz", "/openapi.json"} <= set(HTTP)
     assert WEBSOCKET == ["/streams/{stream_id}/events"]
 
 
 def test_these_routes_are_open_and_no_others() -> None:
     """A route that is to be open is added here, too, so that nobody opens one by mistake."""
-    assert {route.path for route in API.route_table.routes if route.permission is None} == {
+    assert {route.path for route in TABLE.routes if route.permission is None} == {
         *("/health", "/livez", "/readyz"),
         *("/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"),
     }
 
 
 def test_these_routes_read_their_own_body_and_no_others() -> None:
-    assert {route.path for route in API.route_table.routes if route.reads_own_body} == {"/detect"}
+    assert {route.path for route in TABLE.routes if route.reads_own_body} == {"/detect"}
 
 
 class Callers:
@@ -96,15 +96,16 @@ def is_refusal(answer: httpx.Response, status_code: int, code: str) -> bool:
     return is_error(answer, status_code, code)
 
 
-async def websocket_answer(api: FastAPI, path: str, header: dict[str, str]) -> dict[str, Any]:
+async def websocket_answer(api: FastAPI, path: str, header: dict[str, str]) -> Message:
     """The first message that the server sends."""
-    incoming = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}])
-    sent: list[dict[str, Any]] = []
+    events: list[Message] = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}]
+    incoming = iter(events)
+    sent: list[Message] = []
 
-    async def receive() -> dict[str, Any]:
+    async def receive() -> Message:
         return next(incoming)
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: Message) -> None:
         sent.append(message)
 
     headers = [(name.lower().encode(), value.encode()) for name, value in header.items()]

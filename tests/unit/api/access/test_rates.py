@@ -81,8 +81,12 @@ async def test_a_request_is_in_flight_until_it_ends_however_that_is(backend: Fak
         for _ in range(3):
             backend.failure = RuntimeError("a bug") if end == "bug" else None
             asked = len(backend.tenants)
+
+            def is_asked(before: int = asked) -> bool:
+                return len(backend.tenants) > before
+
             first = asyncio.create_task(client.post("/detect", content=picture, headers=header))
-            await until(lambda asked=asked: len(backend.tenants) > asked)
+            await until(is_asked)
             if end == "client gone":
                 assert is_error(
                     await client.post("/detect", content=b"1", headers=header),

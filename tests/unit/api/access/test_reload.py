@@ -48,8 +48,13 @@ async def test_a_changed_file_holds_while_every_thread_of_the_loops_own_is_busy(
 async def test_the_file_is_looked_at_no_more_often_than_once_a_while(
     keyed: httpx.AsyncClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = []
-    monkeypatch.setattr(KeyFile, "refresh", lambda self: looks.append(self) is not None)
+    looks: list[KeyFile] = []
+
+    def refresh(self: KeyFile) -> bool:
+        looks.append(self)
+        return False
+
+    monkeypatch.setattr(KeyFile, "refresh", refresh)
     monkeypatch.setattr(reload, "_POLL_INTERVAL_S", 3600.0)
     await asyncio.gather(*(keyed.post("/detect", content=b"1", headers=keys.add("dock", "detect")) for _ in range(20)))
     assert len(looks) == 1

@@ -41,6 +41,7 @@ def test_a_websocket_is_closed_when_its_key_is_no_longer_good(keys: Keys, how: s
         revoke(keys, how)
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv(timeout=60)
+        assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4401
 
 
