@@ -9,6 +9,7 @@ import yaml
 
 from serve_app.models.engines.ultralytics import export
 from serve_app.models.weights import EMBEDDED
+from serve_app.types import InputShape
 
 SIZE_PX = 640
 
@@ -25,7 +26,7 @@ def openvino_folder(weights: str, folder: Path) -> Path:
         link = folder / path.name
         link.unlink(missing_ok=True)
         link.symlink_to(path.resolve())
-        return export(link, format="openvino", size_px=SIZE_PX)
+        return export(link, format="openvino", input_shape=InputShape.square(SIZE_PX))
     model = ov.Core().read_model(path)
     model.reshape([1, 3, SIZE_PX, SIZE_PX])
     target.mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
-from serve_app.types import Json, Precision
+from serve_app.types import InputShape, Json, Precision
 
 _EXPORT_TIMEOUT_S = 900
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -55,7 +55,11 @@ def exported(
         cache_dir.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ModelError(f"model.cache_dir: {cache_dir} cannot be made") from exc
-    options = {"format": _FORMATS[engine], "size_px": args.image_size_px, "quantize": _BITS[precision]}
+    options = {
+        "format": _FORMATS[engine],
+        "input_shape": InputShape.square(args.image_size_px),
+        "quantize": _BITS[precision],
+    }
     with _locked(target.with_name(f"{target.name}.lock")) as lock:
         if not target.exists():
             folder = target.with_name(f"{target.name}.making")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,12 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
     return network.float(), tuple(str(name) for name in names)
 
 
-def export(path: Path, *, format: str, size_px: int, quantize: int = 32, max_batch_size: int = 1) -> Path:
-    """What ``format`` calls a model, beside ``path``; its input is fixed at ``size_px``. Raises ModelError.
+def export(path: Path, *, format: str, input_shape: Sequence[int], quantize: int = 32, max_batch_size: int = 1) -> Path:
+    """What ``format`` calls a model, beside ``path``; its input is fixed at ``input_shape``: height and width.
 
     ``quantize``: bits; with 8, weights and activations are fitted to the pictures in a folder ``images`` beside
-    ``path``, into which Ultralytics may write. ``max_batch_size``: over one, it takes batches of up to so many.
+    ``path``, into which Ultralytics may write. ``max_batch_size``: over one, it takes batches of up to so many. Raises
+    ModelError.
     """
     yolo = _open(path)
     options: Json = {"batch": max_batch_size, "dynamic": max_batch_size > 1}
@@ -68,7 +70,7 @@ def export(path: Path, *, format: str, size_px: int, quantize: int = 32, max_bat
         data = path.with_name("calibration.yaml")
         data.write_text(json.dumps({"path": str(path.parent), "train": "images", "val": "images", "names": yolo.names}))
         options["data"] = str(data)
-    return Path(yolo.export(format=format, imgsz=size_px, verbose=False, **options))
+    return Path(yolo.export(format=format, imgsz=list(input_shape), verbose=False, **options))
 
 
 def _open(path: Path) -> YOLO:

@@ -6,9 +6,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from ray import serve
 
 from serve_app.config import parse_args
-from serve_app.deployments import stream_worker
 from serve_app.deployments.stream_worker import StreamWorker
 from serve_app.schemas.streams import SourceSpec, StreamSpec
 from serve_app.streams.capture.source import parse_source
@@ -26,7 +26,7 @@ async def test_a_frame_may_have_as_many_pixels_as_a_picture(
     def handle(*args: Any, **options: Any) -> FakeHandle:
         return FakeHandle()
 
-    monkeypatch.setattr(stream_worker.serve, "get_deployment_handle", handle)
+    monkeypatch.setattr(serve, "get_deployment_handle", handle)
     folder = tmp_path / "pictures"
     folder.mkdir()
     cv2.imwrite(str(folder / "0.png"), np.zeros((1000, 1200, 3), np.uint8))
