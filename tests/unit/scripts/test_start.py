@@ -1,0 +1,33 @@
+"""The Python scripts start by themselves, from any folder, with the environment's Python."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
+
+
+def test_the_first_line_finds_the_environment_from_any_folder(tmp_path: Path) -> None:
+    (tmp_path / "a folder/scripts").mkdir(parents=True)
+    (tmp_path / "a folder/.venv").symlink_to(sys.prefix)
+    script = shutil.copy(SCRIPTS / "streams.py", tmp_path / "a folder/scripts/streams.py")
+    done = subprocess.run([script, "start", "--help"], cwd="/", capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--source" in done.stdout
+
+
+def test_all_of_them_begin_with_the_same_line_and_may_be_executed() -> None:
+    scripts = [SCRIPTS / name for name in ("bench.py", "deploy.py", "soak.py", "streams.py")]
+    assert len({script.read_text().splitlines()[0] for script in scripts}) == 1
+    assert all(script.stat().st_mode & 0o111 for script in scripts)
+
+
+def test_another_python_is_told_which_one_to_use() -> None:
+    """One without this environment's packages."""
+    command = [sys.executable, "-E", "-S", str(SCRIPTS / "streams.py"), "list"]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "No module named 'serve_app': run this with .venv/bin/python, which scripts/env makes\n"
