@@ -222,10 +222,11 @@ class Stream:
         return await asyncio.to_thread(_snapshot, frame, pixels, answer if boxes else None)
 
     async def set_regions(self, regions: Regions) -> None:
-        """Count these from now on. Raises StartError."""
-        self._spec = self._spec.model_copy(update={"zones": regions.zones, "lines": regions.lines})
+        """Count these regions from now on, or those there were if they are refused. Raises StartError."""
+        spec = self._spec.model_copy(update={"zones": regions.zones, "lines": regions.lines})
         if self._scene is not None:
-            await asyncio.to_thread(self._scene.replace, self._spec)
+            await asyncio.to_thread(self._scene.replace, spec)
+        self._spec = spec
 
     async def _close(self) -> None:
         self._capture.stop()

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 import pytest
 
-from serve_app.errors import InvalidParameter, ModelChanged, Overloaded
+from serve_app.errors import InvalidParameter, ModelChanged, Overloaded, StartError
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Motion, Recording, Regions, SourceSpec, StreamSpec
 from serve_app.streams import stream as stream_module
+from serve_app.streams.scene.scene import Scene
 from serve_app.streams.stream import check_outputs
 from serve_app.types import Answer, ModelInfo
 from tests.support import squares
@@ -81,6 +82,23 @@ async def test_zones_are_changed_while_it_runs(video: Path) -> None:
         await stream.set_regions(Regions())
         assert stream.status().zones == {}
     assert any(event["type"] == "zone" for event in await all_events(stream, after - 500))
+
+
+async def test_regions_that_are_refused_leave_those_that_there_were(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StartError("tracking is not installed")
+
+    stream = new_stream(video, FakeDetector(), loop=True)
+    async with running(stream):
+        while stream.status().processed < 3:
+            await asyncio.sleep(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(Scene, "_make_tracker", refuse)
+            with pytest.raises(StartError):
+                await stream.set_regions(Regions(zones=[EVERYWHERE]))
+        assert (stream.status().zones, stream._spec.zones) == ({}, [])
 
 
 async def test_frames_in_which_nothing_moves_skip_the_model_and_are_counted(tmp_path: Path) -> None:
