@@ -14,6 +14,7 @@ from serve_app.deployments.handles import detector_name
 from serve_app.deployments.ingress import Ingress
 from serve_app.deployments.preprocessor import Preprocessor
 from serve_app.deployments.stream_supervisor import StreamSupervisor
+from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS
 
 # A full replica is asked again after at most this long (Serve's default is 0.5 s, in which an engine would idle).
 _ROUTER = RequestRouterConfig(initial_backoff_s=0.005, max_backoff_s=0.02)
@@ -53,7 +54,7 @@ def build_app(args: dict[str, Any]) -> Application:
         StreamSupervisor,
         num_replicas=1,  # it holds the store
         ray_actor_options={"num_cpus": 0.05},
-        max_ongoing_requests=1024,  # most wait for events
+        max_ongoing_requests=SUPERVISOR_MAX_CALLS,
         **_COMMON,
     ).bind(detectors, app_args)
     ingress = serve.deployment(

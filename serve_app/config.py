@@ -10,16 +10,9 @@ from __future__ import annotations
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
 from serve_app.errors import ConfigError
 from serve_app.network.address_guard import AddressGuard, Network
@@ -36,30 +29,26 @@ def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value not in (None, "")}
 
 
-class _Section(BaseSettings):
-    """A section of the settings, whose defaults come from the environment."""
+class _Section(BaseModel):
+    """A section of the settings. What the YAML leaves open comes from the environment, and else from the default."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), env_prefix=_PREFIX, env_ignore_empty=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    env_prefix: ClassVar[str] = _PREFIX  # a further section's is SERVE_APP_<SECTION>_
+    not_from_env: ClassVar[frozenset[str]] = frozenset()  # fields
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_environment(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        environment = {name: os.environ.get(variable) for variable, name in cls.variables().items()}
+        return _without_empty(environment) | _without_empty(values)
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read the YAML's values and the environment, and no other files. See ``BaseSettings``."""
-        assert isinstance(init_settings, InitSettingsSource)
-        return InitSettingsSource(settings_cls, _without_empty(init_settings.init_kwargs)), env_settings
-
-    @classmethod
-    def variables(cls) -> set[str]:
-        """Return the names of the variables that the section reads."""
-        return {f"{cls.model_config['env_prefix']}{name}".upper() for name in cls.model_fields}
+    def variables(cls) -> dict[str, str]:
+        """Return the field that each variable of the environment sets."""
+        return {f"{cls.env_prefix}{name.upper()}": name for name in cls.model_fields if name not in cls.not_from_env}
 
 
 def _section() -> Any:
@@ -82,9 +71,6 @@ def _is_not_the_default(name: str) -> str:
 
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), AfterValidator(_is_not_the_default)]
-
-
-_OF_ONE_FILE = {"weights", "weights_sha256", "known_picture"}
 
 
 class ModelArgs(_Section):
@@ -110,14 +96,7 @@ class NamedModelArgs(ModelArgs):
 
     weights: Path
 
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], *args: PydanticBaseSettingsSource, **kwargs: PydanticBaseSettingsSource
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read from the environment only what is not about one file. See ``BaseSettings``."""
-        yaml_settings, _ = super().settings_customise_sources(settings_cls, *args, **kwargs)
-        common = {name: value for name, value in EnvSettingsSource(settings_cls)().items() if name not in _OF_ONE_FILE}
-        return yaml_settings, InitSettingsSource(settings_cls, common)
+    not_from_env = frozenset({"weights", "weights_sha256", "known_picture"})
 
 
 class DetectArgs(_Section):

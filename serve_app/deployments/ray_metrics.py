@@ -20,5 +20,5 @@ class RayInstrument:
             self._record = histogram.observe
 
     def record(self, value: float, tags: dict[str, str]) -> None:
-        """See ``telemetry.Instrument``."""
+        """See ``telemetry.metrics.Instrument``."""
         self._record(value, tags)

@@ -14,14 +14,12 @@ from serve_app.deployments.ray_internals import most_replicas
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.ray_workers import RayWorkers
 from serve_app.deployments.replica_logs import log_as_serve
-from serve_app.deployments.stubs import DetectorStub, SupervisorStub
+from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS, DetectorStub, SupervisorStub
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
 from serve_app.telemetry.metrics import Telemetry
 from serve_app.types import EventPage, ModelInfo, Snapshot
-
-_MAX_CALLS = 1024  # at once, most of which wait for events
 
 
 @serves(SupervisorStub)
@@ -42,7 +40,7 @@ class StreamSupervisor:
             args.outbound.guard(),
             Telemetry(RayInstrument).stream,
         )
-        self._server = await listen(self, SupervisorStub, max_calls=_MAX_CALLS, limit="supervisor_calls")
+        self._server = await listen(self, SupervisorStub, max_calls=SUPERVISOR_MAX_CALLS, limit="supervisor_calls")
 
     async def create(self, spec: StreamSpec) -> StreamStatus:
         return await self._supervision.create(spec)

@@ -20,6 +20,8 @@ from serve_app.types import (
     Snapshot,
 )
 
+SUPERVISOR_MAX_CALLS = 1024  # in flight; most are of clients that follow a stream, one call each
+
 
 class PreprocessorStub(Protocol):
     """The Preprocessor, as the Ingress calls it."""

@@ -8,13 +8,12 @@ from typing import ParamSpec, TypeVar
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.deployments.handles import Replicas, StubMethod
-from serve_app.deployments.stubs import SupervisorStub
+from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS, SupervisorStub
 from serve_app.errors import DeadlineExceeded, Unavailable
 from serve_app.overload.retries import Retries
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.types import EventPage, Snapshot
 
-_IN_FLIGHT = 1024  # each client that follows a stream has one call in flight; the supervisor takes no more
 _TIMEOUT_S = 30.0  # long, because a worker that is stopped first sends the events that its sinks still hold
 
 P = ParamSpec("P")
@@ -29,7 +28,7 @@ class SupervisorProxy:
 
     def __init__(self, supervisor: DeploymentHandle) -> None:
         self._supervisor = Replicas(supervisor)
-        self._retries = Retries(_IN_FLIGHT)
+        self._retries = Retries(in_flight=SUPERVISOR_MAX_CALLS)
 
     async def create(self, spec: StreamSpec) -> StreamStatus:
         return await self._call(SupervisorStub.create, spec)

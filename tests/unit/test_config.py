@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,21 @@ from serve_app.errors import ConfigError
 def test_a_misspelt_setting_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="confidance"):
         parse_args({"detect": {"confidance": 0.4}})
+
+
+@pytest.mark.parametrize("key", ["MAX_REQUESTS", "Max_requests", "_env_prefix", "__pydantic_self__", 1])
+def test_a_key_that_is_not_exactly_a_settings_name_is_refused_in_its_section(key: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"limits\.{key}"):
+        parse_args({"limits": {key: 99}})
+    with pytest.raises(ConfigError, match=rf"models\.plates\.{key}"):
+        parse_args({"models": {"plates": {"weights": "plates.onnx", key: 99}}})
+    with pytest.raises(ConfigError, match=rf"user_config\.model\.{key}"):
+        parse_args({}).detectors()["default"].changed_by({"model": {key: 99}})
+
+
+def test_a_variable_in_lower_case_is_another_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("serve_app_slots", "3")
+    assert parse_args({}).preprocessor.slots == 64
 
 
 def test_an_unknown_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

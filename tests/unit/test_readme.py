@@ -11,7 +11,7 @@ import pytest
 from serve_app import config, errors
 from serve_app.api import bodies, streams, url_fetcher
 from serve_app.api.access import middleware
-from serve_app.deployments import stream_supervisor
+from serve_app.deployments import stubs
 from serve_app.schemas.detect import DetectResponse
 from serve_app.telemetry import metrics as telemetry
 from serve_app.telemetry.metrics import Metric
@@ -82,7 +82,7 @@ def test_the_fixed_limits_are_as_the_table_says() -> None:
     assert fixed == {
         "json_body": f"{middleware._MAX_BODY_BYTES >> 20} MiB",
         "followers": str(streams._MAX_FOLLOWERS),
-        "supervisor_calls": str(stream_supervisor._MAX_CALLS),
+        "supervisor_calls": str(stubs.SUPERVISOR_MAX_CALLS),
         "url_fetches": str(url_fetcher._FETCHES_AT_ONCE),
         "url_fetches_per_key": str(url_fetcher._FETCHES_OF_A_KEY),
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from fastapi import APIRouter
 from starlette._utils import get_route_path  # as Starlette's own routes: a copy of ours could come to differ from it
@@ -27,6 +27,8 @@ class Router(APIRouter):
     """
 
     def __init__(self, *, permission: Permission | None, reads_own_body: bool = False, **options: Any) -> None:
+        if permission not in (None, *get_args(Permission)):
+            raise ValueError(f"there is no permission {permission!r}: they are {', '.join(get_args(Permission))}")
         super().__init__(**options)
         self.permission: Permission | None = permission
         self.reads_own_body = reads_own_body

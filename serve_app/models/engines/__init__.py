@@ -23,7 +23,7 @@ class Engine(Protocol):
 
         Frames have the shape ``info.input_shape.array``, are uint8 BGR and may be read-only.
 
-        Colour order, scaling and layout are the engine's business. See ``postprocess`` for the raw output's shapes.
+        Colour order, scaling and layout are the engine's business. See ``models.tasks`` for the raw output's shapes.
         ``alone``: no other call runs and nothing waits, so that every core may work on this one. An output stays valid
         until the same thread calls again.
         """

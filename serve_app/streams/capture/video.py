@@ -258,7 +258,10 @@ def _is_too_large(error: av.FFmpegError, codec: Any, max_pixels: int) -> bool:
 
 
 def _too_large(source: Source, max_pixels: int) -> SourceTooLarge:
-    return SourceTooLarge(f"{source.name} has pictures of more than {max_pixels // 1_000_000} megapixels")
+    return SourceTooLarge(
+        f"limits.max_megapixels: {source.name} has pictures of more than {max_pixels // 1_000_000} megapixels",
+        limit="limits.max_megapixels",
+    )
 
 
 def _pixels_of(frame: Any) -> Callable[[], Pixels]:

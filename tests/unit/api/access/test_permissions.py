@@ -170,6 +170,8 @@ def test_a_router_that_declares_no_permission_cannot_be_made() -> None:
         Router()  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="permission"):
         Router(prefix="/compat")  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="there is no permission 'strems'"):
+        Router(permission="strems")  # type: ignore[arg-type]
 
 
 def test_what_is_no_router_of_ours_is_in_no_table() -> None:
