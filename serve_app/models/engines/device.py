@@ -54,8 +54,8 @@ def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def to_rows(raw: torch.Tensor) -> torch.Tensor:
     """Each anchor's box and best class, ``(n, anchors, 6)``: left, top, right, bottom, confidence, class id.
 
-    ``raw`` is ``(n, 4 + classes, anchors)``: see ``models.tasks.detect``. Of 80 classes a fourteenth leaves the device so;
-    what follows depends on each picture's own thresholds and is left to that module.
+    ``raw`` is ``(n, 4 + classes, anchors)``: see ``models.tasks.detect``. Of 80 classes a fourteenth leaves the device
+    so; what follows depends on each picture's own thresholds and is left to that module.
     """
     confidence, class_id = raw[:, 4:].max(1)
     centre, size = raw[:, :4].float().chunk(2, 1)
