@@ -109,10 +109,10 @@ def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_s
 def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
     """What the engine finds in a picture, as the service would answer."""
     slot = np.empty(engine.info.input_shape.array, np.uint8)
-    box = letterbox(pixels, slot)
+    fitted = letterbox(pixels, slot)
     (raw,) = engine.infer([slot])
     options = DetectOptions(**DetectArgs(confidence=confidence).model_dump())
-    detections = to_picture(to_detections(raw, options, end_to_end=engine.info.end_to_end), box)
+    detections = to_picture(to_detections(raw, options, end_to_end=engine.info.end_to_end), fitted)
     return [
         Guess(LABELS[class_id], confidence, (x1, y1, x2, y2)) for (x1, y1, x2, y2), confidence, class_id in detections
     ]

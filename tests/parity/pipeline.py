@@ -19,9 +19,9 @@ def detect(engine: Engine, data: bytes) -> list[Found]:
     """What we find, a little below the threshold too."""
     info = engine.info
     slot = np.empty(info.input_shape.array, np.uint8)
-    box = letterbox(decode(data, 50_000_000), slot)
+    fitted = letterbox(decode(data, 50_000_000), slot)
     (raw,) = engine.infer([slot])
-    detections = to_picture(to_detections(raw, OPTIONS, end_to_end=info.end_to_end), box)
+    detections = to_picture(to_detections(raw, OPTIONS, end_to_end=info.end_to_end), fitted)
     return [
         Found(info.labels[class_id], confidence, (x1, y1, x2, y2))
         for (x1, y1, x2, y2), confidence, class_id in detections

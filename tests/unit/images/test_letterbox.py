@@ -25,9 +25,9 @@ def test_the_model_input_is_that_of_ultralytics(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_boxes_go_back_as_with_ultralytics(shape: tuple[int, int]) -> None:
     pixels = np.zeros((*shape, 3), np.uint8)
-    box = letterbox(pixels, np.empty((640, 640, 3), np.uint8))
+    fitted = letterbox(pixels, np.empty((640, 640, 3), np.uint8))
     corners = np.random.default_rng(1).uniform(-50, 690, (50, 2, 2)).astype(np.float32)
     xyxy = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-    ours = to_picture(Detections(xyxy, np.ones(50, np.float32), np.zeros(50, np.int32)), box).xyxy
+    ours = to_picture(Detections(xyxy, np.ones(50, np.float32), np.zeros(50, np.int32)), fitted).xyxy
     theirs = scale_boxes((640, 640), torch.from_numpy(xyxy.copy()), shape).numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=1e-5)
