@@ -44,7 +44,7 @@ class FakeWorker:
         self.stop_takes_s = 0.0
         self.answers_status = True  # False: it never does
         self.is_unreachable = False
-        self.refusal: ServeAppError | None = None  # of regions
+        self.refusals: dict[str, ServeAppError] = {}  # what each of these methods raises
         self._ran = asyncio.Event()  # the process ended, its stream did, or it cannot be reached any more
         self._outcome: StreamStatus | WorkerError | None = None
 
@@ -108,8 +108,6 @@ class FakeWorker:
 
     async def set_regions(self, regions: Regions) -> None:
         await self._call("set_regions")
-        if self.refusal is not None:
-            raise self.refusal
         self.regions = regions
 
     async def stop(self) -> StreamStatus:
@@ -127,6 +125,8 @@ class FakeWorker:
             raise WorkerUnreachable("cut off")
         if self.is_dead:
             raise WorkerDied("dead")
+        if method in self.refusals:
+            raise self.refusals[method]
 
     def _end(self, outcome: StreamStatus | WorkerError) -> None:
         if not self.is_dead:

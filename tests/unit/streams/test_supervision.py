@@ -259,11 +259,11 @@ async def test_regions_that_the_worker_refuses_are_refused_and_not_kept(tmp_path
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of(lines=DOOR.lines))
         await asyncio.sleep(1)
-        workers.last.refusal = StartError("no tracker")
+        workers.last.refusals["set_regions"] = StartError("no tracker")
         with pytest.raises(StartError, match="no tracker"):
             await supervision.set_regions("lot", GATE)
         assert workers.last.regions == await supervision.regions("lot") == DOOR
-        workers.last.refusal = None
+        workers.last.refusals.clear()
         workers.last.die()
         await asyncio.sleep(1)
         assert workers.last.regions == DOOR
