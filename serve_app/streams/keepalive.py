@@ -19,6 +19,7 @@ _SOUND_AFTER_S = 30.0  # a worker that ran for longer than this starts the back-
 _UNREACHABLE_PAUSE_S = 1.0
 _KILL_RETRY_PAUSE_S = 1.0
 _SILENT_TIMEOUT_S = 60.0  # a worker that has answered before and then does not for this long is killed
+_END_TIMEOUT_S = 5.0  # a cancelled keeper ends at once, unless it has a bug
 _LINGER_S = 10.0  # a worker still serves events for this long after its stream is over
 
 
@@ -67,6 +68,13 @@ class KeepAlive:
         for stream in self._registry.streams.values():
             if stream.keeper is not None:
                 stream.keeper.cancel()
+
+    async def end_all(self) -> None:
+        """Stop keeping workers alive, and wait a few seconds until nothing of it runs any more."""
+        self.cancel_all()
+        keepers = [stream.keeper for stream in self._registry.streams.values() if stream.keeper is not None]
+        if keepers:
+            await asyncio.wait(keepers, timeout=_END_TIMEOUT_S)
 
     async def ask(self, stream: SupervisedStream) -> None:
         """Ask a stream's worker for its status, and remember it where the worker answers in time."""

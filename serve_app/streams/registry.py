@@ -101,9 +101,12 @@ class Registry:
                     return
 
     async def put(self, stream: SupervisedStream, **changes: Any) -> None:
-        """Change a stream's record, in the store first. To be called with its lock held. Raises OSError."""
+        """Change a stream's record, in the store first. To be called with its lock held. Raises OSError.
+
+        ``finish_changes`` waits for the write also where the caller is cancelled, because its thread goes on.
+        """
         record = stream.record.model_copy(update=changes)
-        await asyncio.to_thread(self._store.put, record)
+        await self.complete(asyncio.to_thread(self._store.put, record))
         stream.record = record
 
     async def note(self, stream: SupervisedStream, **changes: Any) -> None:

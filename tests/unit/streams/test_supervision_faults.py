@@ -14,7 +14,7 @@ from serve_app.schemas.streams import StreamSpec
 from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
 from serve_app.streams.workers import WorkerFailed
-from tests.support.fake_workers import FakeWorkers, now_s, spec_of, supervising
+from tests.support.fake_workers import FakeDetectors, FakeWorkers, now_s, spec_of, supervising
 from tests.support.virtual_time import BACKEND
 
 pytestmark = pytest.mark.anyio
@@ -94,6 +94,51 @@ async def test_a_change_is_finished_before_another_process_may_hold_the_store(tm
             await asyncio.wait_for(supervision.delete("lot"), 1)
     assert stored(tmp_path) == {}
     assert workers.alive == {}
+
+
+async def test_a_stream_that_is_created_during_the_end_is_left_to_the_next_supervisor(tmp_path: Path) -> None:
+    """It was once kept alive without the store's lock, beside the next supervisor."""
+    workers, detectors = FakeWorkers(), FakeDetectors()
+    detectors.answer_after_s = 1
+    async with supervising(tmp_path, workers, detectors=detectors) as supervision:
+        creating = asyncio.create_task(supervision.create(spec_of()))
+        await asyncio.sleep(0.5)
+        assert stored(tmp_path) == {}
+    await creating
+    assert stored(tmp_path) == {"lot": spec_of()}
+    for worker in workers.started:
+        worker.die()
+    await asyncio.sleep(100)
+    assert workers.killed == []
+    assert all(worker.is_dead for worker in workers.started)
+
+
+async def test_a_restart_is_written_before_another_process_may_hold_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    async def write_slowly(function: Callable[..., Any], *args: Any) -> Any:
+        """Go on when the caller is cancelled, as a thread does."""
+
+        async def work() -> Any:
+            await asyncio.sleep(2)
+            done.append(function.__name__)
+            return function(*args)
+
+        return await asyncio.shield(asyncio.create_task(work()))
+
+    let_go = StreamStore.let_go
+    monkeypatch.setattr(StreamStore, "let_go", lambda store: (done.append("let_go"), let_go(store)))
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        monkeypatch.setattr(asyncio, "to_thread", write_slowly)
+        workers.last.die()
+        await asyncio.sleep(1)
+    assert done == ["put", "let_go"]
+    assert [record.restarts for record in StreamStore(tmp_path).records()] == [1]
 
 
 async def test_a_stream_is_not_created_when_the_store_cannot_be_written(
