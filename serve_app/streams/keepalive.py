@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from serve_app.errors import ServeAppError
 from serve_app.schemas.streams import StreamStatus
 from serve_app.streams.capture.source import Source
 from serve_app.streams.registry import Registry, SupervisedStream
-from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, WorkerUnreachable, in_time
+from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, WorkerUnreachable, in_time, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class KeepAlive:
         if stream.worker is not None:
             try:
                 stream.status = await in_time(stream.worker.stop(), _STOP_TIMEOUT_S)
-            except WorkerError:
+            except (WorkerError, ServeAppError):
                 pass  # it is killed all the same
             stream.worker = None  # not before it has stopped: until then it still serves the last events
         try:
@@ -131,13 +132,14 @@ class KeepAlive:
                 await asyncio.sleep(_UNREACHABLE_PAUSE_S)
                 continue
             except Exception as exc:  # it died or failed, whatever the reason: the next one may succeed
-                reason = str(exc) if isinstance(exc, WorkerError) else type(exc).__name__
+                reason = reason_of(exc)
                 logger.warning("stream %s: its process ended: %s", stream.record.spec.id, reason)
             deaths = 0 if _now_s() - started_at_s > _SOUND_AFTER_S else deaths + 1
             stream.worker = None
             await self._kill_until_gone(stream)  # it may be alive, where it failed
             await self._count_restart(stream)
-            _mark_starting(stream, f"its process ended, and is started again: {stream.record.restarts} times so far")
+            times = f"{stream.record.restarts} times so far"
+            _mark_starting(stream, f"its process ended ({reason}), and is started again: {times}")
             first_s, longest_s = _RESTART_PAUSE_S
             await asyncio.sleep(min(longest_s, first_s * 2 ** min(deaths, 16)))
 

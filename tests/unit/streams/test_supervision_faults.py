@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from serve_app.errors import Unavailable
+from serve_app.errors import StartError, Unavailable
 from serve_app.schemas.streams import StreamSpec
 from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
@@ -52,6 +52,20 @@ async def test_a_worker_that_does_not_stop_in_20_s_is_killed(tmp_path: Path) -> 
         await supervision.delete("lot")
         assert now_s() - began_s == pytest.approx(20, abs=0.1)
     assert workers.last.is_dead
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_worker_that_refuses_to_stop_is_killed(change: str, tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        first = workers.last
+        first.refusals["stop"] = StartError("the recording cannot be closed")
+        await CHANGES[change](supervision)
+        assert first.is_dead
+        await asyncio.sleep(1)
+    assert len(workers.alive) == (1 if change == "replace" else 0)
 
 
 async def test_a_change_goes_on_when_its_caller_has_gone(tmp_path: Path) -> None:
@@ -128,8 +142,7 @@ async def test_a_restart_is_written_before_another_process_may_hold_the_store(
 
         return await asyncio.shield(asyncio.create_task(work()))
 
-    let_go = StreamStore.let_go
-    monkeypatch.setattr(StreamStore, "let_go", lambda store: (done.append("let_go"), let_go(store)))
+    monkeypatch.setattr(StreamStore, "let_go", lambda store: done.append("let_go"))
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
