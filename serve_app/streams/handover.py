@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from serve_app.errors import NotFound
+from serve_app.errors import NotFound, ServeAppError
 from serve_app.streams.keepalive import KeepAlive
 from serve_app.streams.registry import Registry, SupervisedStream, uninterrupted
 from serve_app.streams.store import Record
-from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, in_time
+from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, in_time, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class HandOver:
             if node in draining:
                 async with self._moving:
                     await self._move(stream.record.spec.id)
-        except (WorkerError, NotFound):
+        except (WorkerError, ServeAppError):  # among them NotFound: the stream was deleted meanwhile
             pass  # the next poll sees the stream again, if it is still on that node
 
     async def _move(self, stream_id: str) -> None:
@@ -55,12 +55,14 @@ class HandOver:
         if stream.source is None or not stream.should_run:
             return
         moved = record.model_copy(update={"moves": record.moves + 1})
-        successor = self._workers.start(moved, stream.source)  # under a name of its own, on a node that stays
         try:
+            successor = self._workers.start(moved, stream.source)  # under a name of its own, on a node that stays
             await in_time(successor.ready(), _READY_TIMEOUT_S)  # without the lock: the stream may be changed meanwhile
-        except BaseException:  # also when the supervisor ends
+        except BaseException as exc:  # also when the supervisor ends
             await self._keep_alive.discard(moved.worker_name)
-            logger.warning("stream %s could not be moved off its draining node; will retry", stream_id)
+            logger.warning(
+                "stream %s could not be moved off its draining node; will retry: %s", stream_id, reason_of(exc)
+            )
             raise
         await self._hand_over(record, moved)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from serve_app.errors import ServeAppError
 from serve_app.schemas.streams import StreamStatus
 from serve_app.streams.capture.source import Source
 from serve_app.streams.registry import Registry, SupervisedStream
-from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, WorkerUnreachable, in_time
+from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, WorkerUnreachable, in_time, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ _SOUND_AFTER_S = 30.0  # a worker that ran for longer than this starts the back-
 _UNREACHABLE_PAUSE_S = 1.0
 _KILL_RETRY_PAUSE_S = 1.0
 _SILENT_TIMEOUT_S = 60.0  # a worker that has answered before and then does not for this long is killed
+_END_TIMEOUT_S = 5.0  # a cancelled keeper ends at once, unless it has a bug
 _LINGER_S = 10.0  # a worker still serves events for this long after its stream is over
 
 
@@ -46,7 +48,7 @@ class KeepAlive:
         if stream.worker is not None:
             try:
                 stream.status = await in_time(stream.worker.stop(), _STOP_TIMEOUT_S)
-            except WorkerError:
+            except (WorkerError, ServeAppError):
                 pass  # it is killed all the same
             stream.worker = None  # not before it has stopped: until then it still serves the last events
         try:
@@ -67,6 +69,13 @@ class KeepAlive:
         for stream in self._registry.streams.values():
             if stream.keeper is not None:
                 stream.keeper.cancel()
+
+    async def end_all(self) -> None:
+        """Stop keeping workers alive, and wait a few seconds until nothing of it runs any more."""
+        self.cancel_all()
+        keepers = [stream.keeper for stream in self._registry.streams.values() if stream.keeper is not None]
+        if keepers:
+            await asyncio.wait(keepers, timeout=_END_TIMEOUT_S)
 
     async def ask(self, stream: SupervisedStream) -> None:
         """Ask a stream's worker for its status, and remember it where the worker answers in time."""
@@ -123,13 +132,14 @@ class KeepAlive:
                 await asyncio.sleep(_UNREACHABLE_PAUSE_S)
                 continue
             except Exception as exc:  # it died or failed, whatever the reason: the next one may succeed
-                reason = str(exc) if isinstance(exc, WorkerError) else type(exc).__name__
+                reason = reason_of(exc)
                 logger.warning("stream %s: its process ended: %s", stream.record.spec.id, reason)
             deaths = 0 if _now_s() - started_at_s > _SOUND_AFTER_S else deaths + 1
             stream.worker = None
             await self._kill_until_gone(stream)  # it may be alive, where it failed
             await self._count_restart(stream)
-            _mark_starting(stream, f"its process ended, and is started again: {stream.record.restarts} times so far")
+            times = f"{stream.record.restarts} times so far"
+            _mark_starting(stream, f"its process ended ({reason}), and is started again: {times}")
             first_s, longest_s = _RESTART_PAUSE_S
             await asyncio.sleep(min(longest_s, first_s * 2 ** min(deaths, 16)))
 

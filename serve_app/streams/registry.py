@@ -89,17 +89,24 @@ class Registry:
 
     @asynccontextmanager
     async def changing(self, stream_id: str) -> AsyncIterator[SupervisedStream]:
-        """Hold the lock of a stream. Raises Unavailable, and NotFound also where it was deleted meanwhile."""
-        stream = await self.find(stream_id)
-        async with stream.lock:
-            if await self.find(stream_id) is not stream:
-                raise NotFound(f"no stream {stream_id[:64]!r}")
-            yield stream
+        """Hold the lock of a stream. Where it is replaced meanwhile, hold the lock of the new one.
+
+        Raises Unavailable, and NotFound also where the stream is deleted meanwhile.
+        """
+        while True:
+            stream = await self.find(stream_id)
+            async with stream.lock:
+                if self.streams.get(stream_id) is stream:
+                    yield stream
+                    return
 
     async def put(self, stream: SupervisedStream, **changes: Any) -> None:
-        """Change a stream's record, in the store first. To be called with its lock held. Raises OSError."""
+        """Change a stream's record, in the store first. To be called with its lock held. Raises OSError.
+
+        ``finish_changes`` waits for the write also where the caller is cancelled, because its thread goes on.
+        """
         record = stream.record.model_copy(update=changes)
-        await asyncio.to_thread(self._store.put, record)
+        await self.complete(asyncio.to_thread(self._store.put, record))
         stream.record = record
 
     async def note(self, stream: SupervisedStream, **changes: Any) -> None:

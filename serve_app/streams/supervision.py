@@ -185,9 +185,11 @@ class Supervision:
             self._keep_alive.cancel_all()  # a worker that could not be ended notices by itself
 
     async def close(self) -> None:
-        """Wait for the changes in progress, and let another process hold the store."""
+        """Wait for the changes in progress, and let another process hold the store. Call ``stop`` first."""
         try:
             await self.registry.finish_changes()
+            await self._keep_alive.end_all()  # those too that the changes have begun
+            await self.registry.finish_changes()  # what the cancelled ones were writing
         finally:
             self._store.let_go()
 

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Protocol, TypeVar
 
+from serve_app.errors import ServeAppError
 from serve_app.schemas.streams import Regions, StreamStatus
 from serve_app.streams.capture.source import Source
 from serve_app.streams.store import Record
@@ -51,7 +52,8 @@ class WorkerNotKilled(WorkerError):
 class Worker(Protocol):
     """A process that runs one stream. Two workers are equal where they are the same process.
 
-    Every call raises WorkerDied, WorkerUnreachable or WorkerFailed where it gets no answer.
+    Every call raises WorkerDied, WorkerUnreachable or WorkerFailed where it gets no answer, and the ServeAppError that
+    the process answers with where it refuses the call.
     """
 
     async def ready(self) -> None:
@@ -102,6 +104,11 @@ class Workers(Protocol):
 
     async def is_application_gone(self) -> bool:
         """Return whether the application was deleted; False during a rolling update, and where that is not known."""
+
+
+def reason_of(exc: BaseException) -> str:
+    """Return what a log line or a status says of an error: its sentence, or only its class where it is not ours."""
+    return str(exc) if isinstance(exc, WorkerError | ServeAppError) else type(exc).__name__
 
 
 async def in_time(answer: Awaitable[T], timeout_s: float) -> T:

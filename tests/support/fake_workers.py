@@ -44,9 +44,9 @@ class FakeWorker:
         self.stop_takes_s = 0.0
         self.answers_status = True  # False: it never does
         self.is_unreachable = False
-        self.refusal: ServeAppError | None = None  # of regions
+        self.refusals: dict[str, ServeAppError] = {}  # what each of these methods raises
         self._ran = asyncio.Event()  # the process ended, its stream did, or it cannot be reached any more
-        self._outcome: StreamStatus | WorkerError | None = None
+        self._outcome: StreamStatus | WorkerError | ServeAppError | None = None
 
     @property
     def is_dead(self) -> bool:
@@ -56,7 +56,7 @@ class FakeWorker:
         """End the process."""
         self._end(WorkerDied("killed"))
 
-    def fail(self, error: WorkerError) -> None:
+    def fail(self, error: WorkerError | ServeAppError) -> None:
         """Let ``run`` raise an error, while the process lives on."""
         self._end(error)
 
@@ -88,7 +88,7 @@ class FakeWorker:
         if self.is_unreachable:
             raise WorkerUnreachable("cut off")
         assert self._outcome is not None
-        if isinstance(self._outcome, WorkerError):
+        if isinstance(self._outcome, WorkerError | ServeAppError):
             raise self._outcome
         return self._outcome
 
@@ -108,8 +108,6 @@ class FakeWorker:
 
     async def set_regions(self, regions: Regions) -> None:
         await self._call("set_regions")
-        if self.refusal is not None:
-            raise self.refusal
         self.regions = regions
 
     async def stop(self) -> StreamStatus:
@@ -127,8 +125,10 @@ class FakeWorker:
             raise WorkerUnreachable("cut off")
         if self.is_dead:
             raise WorkerDied("dead")
+        if method in self.refusals:
+            raise self.refusals[method]
 
-    def _end(self, outcome: StreamStatus | WorkerError) -> None:
+    def _end(self, outcome: StreamStatus | WorkerError | ServeAppError) -> None:
         if not self.is_dead:
             self._outcome = outcome
             self._ran.set()

@@ -76,7 +76,7 @@ async def test_regions_that_the_worker_refuses_are_refused_to_the_caller(tmp_pat
         supervisor._supervision = supervision
         assert isinstance(await supervisor.create(spec_of()), StreamStatus)
         await asyncio.sleep(1)
-        workers.last.refusal = StartError("no tracker")
+        workers.last.refusals["set_regions"] = StartError("no tracker")
         assert isinstance(await supervisor.set_regions("lot", GATE), StartError)
         assert (await supervisor.regions("lot")).lines == []
         assert isinstance(await supervisor.status("yard"), NotFound)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.errors import SharedMemoryError
 from serve_app.schemas.streams import Line, Regions
 from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
@@ -116,6 +117,33 @@ async def test_a_move_whose_successor_is_not_ready_in_40_s_leaves_the_stream_and
         await asyncio.sleep(20)
         assert first.is_dead
         assert (await supervision.status("lot")).state == "running"
+    assert set(workers.alive) == {"lot:1"}
+
+
+async def test_a_move_whose_successor_refuses_to_start_leaves_the_stream_and_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One refusal once ended hand-over for good, and made the supervisor unhealthy."""
+
+    def refuse(worker: FakeWorker) -> None:
+        worker.refusals["ready"] = SharedMemoryError("/dev/shm is too small")
+
+    workers = FakeWorkers(refuse)
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        drain(workers)
+        await asyncio.sleep(5)
+        supervision.check()
+        first, *successors = workers.started
+        assert "stop" not in first.calls
+        assert (await supervision.status("lot")).state == "running"
+        assert len(successors) == 2
+        assert all(successor.is_dead for successor in successors)
+        assert caplog.text.count("draining node; will retry: /dev/shm is too small") == 2
+        workers.prepare = slow_elsewhere(0)
+        await asyncio.sleep(5)
+        assert first.is_dead
     assert set(workers.alive) == {"lot:1"}
 
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from serve_app.errors import SharedMemoryError
 from serve_app.schemas.streams import StreamStatus
 from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
@@ -78,7 +79,7 @@ async def test_restarts_are_counted_in_the_status_and_in_the_store(tmp_path: Pat
         await asyncio.sleep(0.1)
         waiting = await shown(supervision)
         assert (waiting.state, waiting.restarts) == ("starting", 1)
-        assert waiting.detail == "its process ended, and is started again: 1 times so far"
+        assert waiting.detail == "its process ended (killed), and is started again: 1 times so far"
         await asyncio.sleep(0.2)
         running = await shown(supervision)
         assert (running.state, running.restarts, running.detail) == ("running", 1, "")
@@ -97,6 +98,20 @@ async def test_a_worker_that_fails_while_its_process_lives_is_killed_and_replace
         assert len(workers.started) == 2
         assert workers.most_at_once == 1
         assert (await shown(supervision)).state == "running"
+
+
+async def test_the_status_and_the_log_say_why_a_stream_could_not_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.last.fail(SharedMemoryError("/dev/shm is too small"))
+        await asyncio.sleep(0.1)
+        detail = (await shown(supervision)).detail
+    assert detail == "its process ended (/dev/shm is too small), and is started again: 1 times so far"
+    assert "stream lot: its process ended: /dev/shm is too small" in caplog.text
 
 
 async def test_an_unreachable_worker_is_joined_again(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,38 @@ async def test_of_two_deletions_at_once_the_second_finds_nothing(tmp_path: Path)
     assert [type(result) for result in results] == [type(None), NotFound]
 
 
+@pytest.mark.parametrize("change", ["pause", "delete", "set_regions", "replace"])
+async def test_a_change_that_waits_while_the_stream_is_replaced_applies_to_the_new_one(
+    change: str, tmp_path: Path
+) -> None:
+    """It was once told that there is no such stream."""
+    expected = {
+        "pause": {"lot": spec_of(max_fps=5, paused=True)},
+        "delete": {},
+        "set_regions": {"lot": spec_of(max_fps=5, lines=GATE.lines)},
+        "replace": {"lot": spec_of(max_fps=6)},
+    }
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.last.stop_takes_s = 5
+        replacing = asyncio.create_task(supervision.replace(spec_of(max_fps=5)))
+        await asyncio.sleep(1)
+        changes: dict[str, Callable[[], Awaitable[Any]]] = {
+            "pause": lambda: supervision.pause("lot"),
+            "delete": lambda: supervision.delete("lot"),
+            "set_regions": lambda: supervision.set_regions("lot", GATE),
+            "replace": lambda: supervision.replace(spec_of(max_fps=6)),
+        }
+        await changes[change]()
+        assert replacing.done()
+        await asyncio.sleep(1)
+        assert len(workers.alive) == (1 if change in {"set_regions", "replace"} else 0)
+    assert workers.most_at_once == 1
+    assert stored(tmp_path) == expected[change]
+
+
 async def test_a_paused_stream_has_no_worker_until_it_is_resumed(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
@@ -259,11 +292,11 @@ async def test_regions_that_the_worker_refuses_are_refused_and_not_kept(tmp_path
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of(lines=DOOR.lines))
         await asyncio.sleep(1)
-        workers.last.refusal = StartError("no tracker")
+        workers.last.refusals["set_regions"] = StartError("no tracker")
         with pytest.raises(StartError, match="no tracker"):
             await supervision.set_regions("lot", GATE)
         assert workers.last.regions == await supervision.regions("lot") == DOOR
-        workers.last.refusal = None
+        workers.last.refusals.clear()
         workers.last.die()
         await asyncio.sleep(1)
         assert workers.last.regions == DOOR

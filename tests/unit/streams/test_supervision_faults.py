@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 
 import pytest
 
-from serve_app.errors import Unavailable
+from serve_app.errors import StartError, Unavailable
 from serve_app.schemas.streams import StreamSpec
 from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
 from serve_app.streams.workers import WorkerFailed
-from tests.support.fake_workers import FakeWorkers, now_s, spec_of, supervising
+from tests.support.fake_workers import FakeDetectors, FakeWorkers, now_s, spec_of, supervising
 from tests.support.virtual_time import BACKEND
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +52,20 @@ async def test_a_worker_that_does_not_stop_in_20_s_is_killed(tmp_path: Path) -> 
         await supervision.delete("lot")
         assert now_s() - began_s == pytest.approx(20, abs=0.1)
     assert workers.last.is_dead
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_worker_that_refuses_to_stop_is_killed(change: str, tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        first = workers.last
+        first.refusals["stop"] = StartError("the recording cannot be closed")
+        await CHANGES[change](supervision)
+        assert first.is_dead
+        await asyncio.sleep(1)
+    assert len(workers.alive) == (1 if change == "replace" else 0)
 
 
 async def test_a_change_goes_on_when_its_caller_has_gone(tmp_path: Path) -> None:
@@ -94,6 +108,50 @@ async def test_a_change_is_finished_before_another_process_may_hold_the_store(tm
             await asyncio.wait_for(supervision.delete("lot"), 1)
     assert stored(tmp_path) == {}
     assert workers.alive == {}
+
+
+async def test_a_stream_that_is_created_during_the_end_is_left_to_the_next_supervisor(tmp_path: Path) -> None:
+    """It was once kept alive without the store's lock, beside the next supervisor."""
+    workers, detectors = FakeWorkers(), FakeDetectors()
+    detectors.answer_after_s = 1
+    async with supervising(tmp_path, workers, detectors=detectors) as supervision:
+        creating = asyncio.create_task(supervision.create(spec_of()))
+        await asyncio.sleep(0.5)
+        assert stored(tmp_path) == {}
+    await creating
+    assert stored(tmp_path) == {"lot": spec_of()}
+    for worker in workers.started:
+        worker.die()
+    await asyncio.sleep(100)
+    assert workers.killed == []
+    assert all(worker.is_dead for worker in workers.started)
+
+
+async def test_a_restart_is_written_before_another_process_may_hold_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    async def write_slowly(function: Callable[..., Any], *args: Any) -> Any:
+        """Go on when the caller is cancelled, as a thread does."""
+
+        async def work() -> Any:
+            await asyncio.sleep(2)
+            done.append(function.__name__)
+            return function(*args)
+
+        return await asyncio.shield(asyncio.create_task(work()))
+
+    monkeypatch.setattr(StreamStore, "let_go", lambda store: done.append("let_go"))
+    workers = FakeWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        monkeypatch.setattr(asyncio, "to_thread", write_slowly)
+        workers.last.die()
+        await asyncio.sleep(1)
+    assert done == ["put", "let_go"]
+    assert [record.restarts for record in StreamStore(tmp_path).records()] == [1]
 
 
 async def test_a_stream_is_not_created_when_the_store_cannot_be_written(
