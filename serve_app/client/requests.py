@@ -163,6 +163,6 @@ def _to_json(spec: BaseModel | Json) -> Json:
     """Return a specification as JSON. A dictionary is sent as it is: the server says best what is wrong with it."""
     if not isinstance(spec, BaseModel):
         return spec
-    # An id that the caller has not set is sent too: the caller reads it as ``spec.id`` and expects the stream to have it.
+    # An id that the caller has not set is sent too: the caller expects the stream to have the id ``spec.id``.
     own_id = {"id": spec.id} if isinstance(spec, StreamSpec) else {}
     return spec.model_dump(mode="json", exclude_unset=True) | own_id

@@ -40,7 +40,7 @@ def test_a_stream_has_the_id_that_its_specification_made_up(client: Any, served:
 
 @pytest.mark.parametrize("body", [{"source": {"uri": "a.mp4"}}, {"id": 7, "source": {"uri": "a.mp4"}}])
 def test_a_stream_cannot_be_replaced_without_an_id(client: Any, body: Any) -> None:
-    with pytest.raises(ValueError, match="^id: a specification that replaces a stream must have the id"):
+    with pytest.raises(ValueError, match=r"^id: a specification that replaces a stream must have the id"):
         client.streams.replace(body)
 
 
