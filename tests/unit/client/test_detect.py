@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,64 @@ def test_credentials_in_the_url_are_not_shown(connect: Any) -> None:
     with pytest.raises(ConnectionFailed, match="nobody answers at") as failed:
         connect(f"http://user:secret@127.0.0.1:{port}").health()
     assert "secret" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@[::1",
+        "http://user:secret@host:port",
+        "http://user:80/secret@host",
+        "http://user:secret/more@host",
+        "http://user:se?secret@host",
+        "http://user:se#secret@host",
+        "user:secret@host",
+        "ftp://user:secret@host",
+        "http://user:secret@",
+    ],
+)
+def test_a_malformed_url_with_credentials_is_not_quoted(kind: Any, url: str) -> None:
+    with pytest.raises(ValueError, match="url: ") as refused:
+        kind(url)
+    assert "secret" not in "".join(traceback.format_exception_only(refused.value))
+    assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize("url", ["http://host/?a=1", "http://host?", "http://host/#a", "http://host#"])
+def test_a_url_with_a_query_or_a_fragment_is_refused(kind: Any, url: str) -> None:
+    with pytest.raises(ValueError, match="url: it has a query or a fragment"):
+        kind(url)
+
+
+@pytest.mark.parametrize(
+    "key", ["secret\nkey", "secret\r\nX: 1", "secret key", "s\u00e9cret", "secret\0", "secret\x7f"]
+)
+def test_a_key_that_no_header_can_carry_is_refused_and_not_quoted(
+    kind: Any, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="api_key: a key has only printable ASCII characters") as refused:
+        kind(api_key=key)
+    assert "cret" not in str(refused.value)
+    if "\0" not in key:
+        monkeypatch.setenv("SIGHTLINE_KEY", key)
+        with pytest.raises(ValueError, match="api_key: "):
+            kind()
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@host", "http://user@host"])
+def test_a_key_and_a_password_in_the_url_exclude_each_other(kind: Any, url: str) -> None:
+    with pytest.raises(ValueError, match="remove one of them") as refused:
+        kind(url, api_key="key")
+    assert "secret" not in str(refused.value)
+
+
+def test_blanks_around_the_url_of_the_environment_are_ignored(
+    connect: Any, served: StreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_URL", f" {served.url}\n")
+    client = connect()
+    assert client.health().status == "ok"
+    assert client.url == served.url
 
 
 def test_the_environment_names_the_server_and_the_key(
