@@ -7,11 +7,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from serve_app.client.errors import ConnectionFailed
+
+if TYPE_CHECKING:
+    import ssl
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -28,7 +31,8 @@ class Endpoint:
     def of(cls, url: str | None, api_key: str | None, timeout_s: float) -> Endpoint:
         """Return the server that the arguments name, or else the environment.
 
-        Raises ValueError for a malformed url or key. No error quotes a credential.
+        Raises ValueError for a malformed url or key, and for certificates of SSL_CERT_FILE or SSL_CERT_DIR that
+        cannot be read. No error quotes a credential.
         """
         key = _key(api_key or os.environ.get("SIGHTLINE_KEY") or "")
         parsed = _parse((url or os.environ.get("SIGHTLINE_URL") or "").strip() or DEFAULT_URL)
@@ -40,7 +44,7 @@ class Endpoint:
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
             "timeout": timeout_s,
             "limits": httpx.Limits(max_keepalive_connections=20),  # and any number: each followed stream holds one
-            "verify": parsed.scheme == "https",  # certificates are not read where none is checked
+            "verify": _trusted() if parsed.scheme == "https" else False,  # reading certificates takes a while
             "trust_env": False,  # a proxy for the outside world must not stand before the server
         }
         return cls(str(parsed.copy_with(userinfo=b"")).rstrip("/"), options, timeout_s)
@@ -65,6 +69,20 @@ def _key(text: str) -> str:
             "api_key: a key has only printable ASCII characters and no blanks: check the argument or SIGHTLINE_KEY"
         )
     return key
+
+
+def _trusted() -> ssl.SSLContext | bool:
+    """Return the certificates that the environment names, as httpx would if it read the environment."""
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if not (file or folder):
+        return True  # those of certifi
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=file or None, capath=None if file else folder)
+    except OSError as exc:  # ssl.SSLError is one
+        name, path = ("SSL_CERT_FILE", file) if file else ("SSL_CERT_DIR", folder)
+        raise ValueError(f"{name}: no certificates can be read from {path}: {exc}") from exc
 
 
 def _parse(text: str) -> httpx.URL:
