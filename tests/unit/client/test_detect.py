@@ -38,9 +38,20 @@ def save(folder: Path) -> Path:
     return folder / "a.png"
 
 
+class AnyPath:
+    """A path that is neither text nor a Path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __fspath__(self) -> str:
+        return str(self._path)
+
+
 SAME: dict[str, Callable[[Path], Any]] = {
     "a path": save,
     "a path as text": lambda folder: str(save(folder)),
+    "a path of another class": lambda folder: AnyPath(save(folder)),
     "bytes": lambda folder: save(folder).read_bytes(),
     "a bytearray": lambda folder: bytearray(save(folder).read_bytes()),
     "an array": lambda _: BGR,
@@ -101,6 +112,15 @@ def test_what_is_no_picture_is_refused_before_anything_is_sent(
     assert served.backend.pictures == []
 
 
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16B", "F"])
+def test_a_pil_image_of_more_than_8_bits_is_refused_rather_than_clipped(
+    client: Any, served: StreamServer, mode: str
+) -> None:
+    with pytest.raises(TypeError, match=f"image: a PIL image must have 8 bits a channel, but got mode {mode}"):
+        client.detect(Image.new(mode, (4, 3)))
+    assert served.backend.pictures == []
+
+
 def test_an_array_without_pixels_and_a_file_that_is_not_there_are_said(client: Any) -> None:
     with pytest.raises(ValueError, match="no pixels"):
         client.detect(np.zeros((0, 4, 3), np.uint8))
@@ -151,6 +171,21 @@ def test_many_may_be_one_or_none(client: Any, served: StreamServer) -> None:
     served.backend.failure = Overloaded("the service is at its limit")
     with pytest.raises(ApiError, match="at its limit"):
         client.detect_many([b"four"])
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [BGR, GREY, "dock.jpg", b"picture", bytearray(b"picture"), Path("dock.jpg"), Image.fromarray(GREY)],
+    ids=lambda picture: type(picture).__name__,
+)
+def test_one_picture_is_not_taken_for_several(client: Any, served: StreamServer, picture: Any) -> None:
+    with pytest.raises(TypeError, match=r"detect_many takes several pictures: .* but got one"):
+        client.detect_many(picture)
+    assert served.backend.pictures == []
+
+
+def test_several_pictures_may_be_one_array(client: Any) -> None:
+    assert len(client.detect_many(np.stack([BGR, BGR]))) == 2
 
 
 def test_what_is_wrong_with_the_whole_request_is_raised(client: Any) -> None:
