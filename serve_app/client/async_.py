@@ -13,6 +13,7 @@ from serve_app.client import requests
 from serve_app.client.connection import Endpoint
 from serve_app.client.errors import ApiError, SightlineError
 from serve_app.client.events import EventFeed, MissedEvents, StreamEvent
+from serve_app.client.pictures import several
 from serve_app.client.requests import ApiRequest
 from serve_app.client.results import DetectResult, FrameResult
 from serve_app.schemas.health import HealthResponse, ReadyResponse
@@ -72,7 +73,7 @@ class AsyncClient:
         max_detections: int | None = None,
     ) -> list[DetectResult | ApiError]:
         """See ``Client.detect_many``."""
-        params, pictures = requests.query(model, confidence, iou, classes, max_detections), list(images)
+        params, pictures = requests.query(model, confidence, iou, classes, max_detections), several(images)
         return await self.send(await asyncio.to_thread(requests.detect_many, pictures, params)) if pictures else []
 
     async def annotate(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as PilImage
 
-    Picture = str | Path | bytes | NDArray[np.uint8] | PilImage
+    Picture = str | os.PathLike[str] | bytes | NDArray[np.uint8] | PilImage
 
 
 def to_bytes(picture: Picture) -> bytes:
     """Return an encoded picture. A file and bytes are sent as they are; pixels become a PNG, so that none is lost.
 
-    Raises TypeError for anything that is not a picture, ValueError for an array of no pixels, and OSError for a file
+    Raises TypeError for anything that is not a picture or has more than 8 bits a channel, ValueError for an array of no pixels, and OSError for a file
     that cannot be read.
     """
-    if isinstance(picture, (str, Path)):
+    if isinstance(picture, (str, os.PathLike)):
         return Path(picture).read_bytes()
     if isinstance(picture, (bytes, bytearray, memoryview)):
         return bytes(picture)
@@ -35,6 +37,19 @@ def to_bytes(picture: Picture) -> bytes:
         "image: expected a path, the bytes of an image file, a numpy array or a PIL image, "
         f"but got {type(picture).__name__}"
     )
+
+
+def several(pictures: Iterable[Picture]) -> list[Picture]:
+    """Return pictures as a list. Raises TypeError for one picture, whose bytes or rows are no pictures themselves."""
+    if (
+        isinstance(pictures, (str, os.PathLike, bytes, bytearray, memoryview))
+        or _is_a(pictures, "PIL.Image", "Image")
+        or (_is_a(pictures, "numpy", "ndarray") and getattr(pictures, "ndim", 0) < 4)
+    ):
+        raise TypeError(
+            f"detect_many takes several pictures: expected a list of them, but got one {type(pictures).__name__}"
+        )
+    return list(pictures)
 
 
 def _is_a(picture: object, module: str, name: str) -> bool:
@@ -57,6 +72,10 @@ def _of_array(pixels: Any) -> bytes:
 
 def _of_pil(image: Any) -> bytes:
     """Without its EXIF orientation: boxes are then in the pixels that the caller has, as with an array."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        raise TypeError(
+            f"image: a PIL image must have 8 bits a channel, but got mode {image.mode}: scale it to 0-255 and convert it"
+        )
     file = io.BytesIO()
     image.convert("RGB").save(file, "PNG", compress_level=1, exif=b"")
     return file.getvalue()

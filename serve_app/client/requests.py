@@ -95,9 +95,12 @@ def stream_status(stream_id: str) -> ApiRequest[StreamStatus]:
 
 
 def replace_stream(spec: StreamSpec | Json) -> ApiRequest[StreamStatus]:
-    """Start a stream in place of the one that has its id."""
-    stream_id = spec.id if isinstance(spec, StreamSpec) else spec["id"]
-    return ApiRequest("PUT", stream_path(stream_id), answers.model_of(StreamStatus), {"json": _to_json(spec)})
+    """Start a stream in place of the one that has its id. Raises ValueError where the specification has none."""
+    body = _to_json(spec)
+    stream_id = body.get("id")
+    if not isinstance(stream_id, str):
+        raise ValueError("id: a specification that replaces a stream must have the id of that stream")
+    return ApiRequest("PUT", stream_path(stream_id), answers.model_of(StreamStatus), {"json": body})
 
 
 def delete_stream(stream_id: str) -> ApiRequest[None]:
@@ -158,4 +161,8 @@ def stream_path(stream_id: str, *more: str) -> str:
 
 def _to_json(spec: BaseModel | Json) -> Json:
     """Return a specification as JSON. A dictionary is sent as it is: the server says best what is wrong with it."""
-    return spec.model_dump(mode="json", exclude_unset=True) if isinstance(spec, BaseModel) else spec
+    if not isinstance(spec, BaseModel):
+        return spec
+    # An id that the caller has not set is sent too: the caller expects the stream to have the id ``spec.id``.
+    own_id = {"id": spec.id} if isinstance(spec, StreamSpec) else {}
+    return spec.model_dump(mode="json", exclude_unset=True) | own_id

@@ -13,6 +13,7 @@ from serve_app.client import requests
 from serve_app.client.connection import Endpoint
 from serve_app.client.errors import ApiError, SightlineError
 from serve_app.client.events import EventFeed, MissedEvents, StreamEvent
+from serve_app.client.pictures import several
 from serve_app.client.requests import ApiRequest
 from serve_app.client.results import DetectResult, FrameResult
 from serve_app.schemas.health import HealthResponse, ReadyResponse
@@ -85,7 +86,7 @@ class Client:
 
         The server takes 32 pictures and 32 MiB a request unless it is told otherwise.
         """
-        params, pictures = requests.query(model, confidence, iou, classes, max_detections), list(images)
+        params, pictures = requests.query(model, confidence, iou, classes, max_detections), several(images)
         return self.send(requests.detect_many(pictures, params)) if pictures else []
 
     def annotate(

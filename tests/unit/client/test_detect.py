@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,20 @@ def save(folder: Path) -> Path:
     return folder / "a.png"
 
 
+class AnyPath:
+    """A path that is neither text nor a Path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __fspath__(self) -> str:
+        return str(self._path)
+
+
 SAME: dict[str, Callable[[Path], Any]] = {
     "a path": save,
     "a path as text": lambda folder: str(save(folder)),
+    "a path of another class": lambda folder: AnyPath(save(folder)),
     "bytes": lambda folder: save(folder).read_bytes(),
     "a bytearray": lambda folder: bytearray(save(folder).read_bytes()),
     "an array": lambda _: BGR,
@@ -100,6 +112,15 @@ def test_what_is_no_picture_is_refused_before_anything_is_sent(
     assert served.backend.pictures == []
 
 
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16B", "F"])
+def test_a_pil_image_of_more_than_8_bits_is_refused_rather_than_clipped(
+    client: Any, served: StreamServer, mode: str
+) -> None:
+    with pytest.raises(TypeError, match=f"image: a PIL image must have 8 bits a channel, but got mode {mode}"):
+        client.detect(Image.new(mode, (4, 3)))
+    assert served.backend.pictures == []
+
+
 def test_an_array_without_pixels_and_a_file_that_is_not_there_are_said(client: Any) -> None:
     with pytest.raises(ValueError, match="no pixels"):
         client.detect(np.zeros((0, 4, 3), np.uint8))
@@ -152,6 +173,21 @@ def test_many_may_be_one_or_none(client: Any, served: StreamServer) -> None:
         client.detect_many([b"four"])
 
 
+@pytest.mark.parametrize(
+    "picture",
+    [BGR, GREY, "dock.jpg", b"picture", bytearray(b"picture"), Path("dock.jpg"), Image.fromarray(GREY)],
+    ids=lambda picture: type(picture).__name__,
+)
+def test_one_picture_is_not_taken_for_several(client: Any, served: StreamServer, picture: Any) -> None:
+    with pytest.raises(TypeError, match=r"detect_many takes several pictures: .* but got one"):
+        client.detect_many(picture)
+    assert served.backend.pictures == []
+
+
+def test_several_pictures_may_be_one_array(client: Any) -> None:
+    assert len(client.detect_many(np.stack([BGR, BGR]))) == 2
+
+
 def test_what_is_wrong_with_the_whole_request_is_raised(client: Any) -> None:
     with pytest.raises(ApiError, match="more than 32 pictures") as refused:
         client.detect_many([b"picture"] * 33)
@@ -201,6 +237,64 @@ def test_credentials_in_the_url_are_not_shown(connect: Any) -> None:
     with pytest.raises(ConnectionFailed, match="nobody answers at") as failed:
         connect(f"http://user:secret@127.0.0.1:{port}").health()
     assert "secret" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@[::1",
+        "http://user:secret@host:port",
+        "http://user:80/secret@host",
+        "http://user:secret/more@host",
+        "http://user:se?secret@host",
+        "http://user:se#secret@host",
+        "user:secret@host",
+        "ftp://user:secret@host",
+        "http://user:secret@",
+    ],
+)
+def test_a_malformed_url_with_credentials_is_not_quoted(kind: Any, url: str) -> None:
+    with pytest.raises(ValueError, match="url: ") as refused:
+        kind(url)
+    assert "secret" not in "".join(traceback.format_exception_only(refused.value))
+    assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize("url", ["http://host/?a=1", "http://host?", "http://host/#a", "http://host#"])
+def test_a_url_with_a_query_or_a_fragment_is_refused(kind: Any, url: str) -> None:
+    with pytest.raises(ValueError, match="url: it has a query or a fragment"):
+        kind(url)
+
+
+@pytest.mark.parametrize(
+    "key", ["secret\nkey", "secret\r\nX: 1", "secret key", "s\u00e9cret", "secret\0", "secret\x7f"]
+)
+def test_a_key_that_no_header_can_carry_is_refused_and_not_quoted(
+    kind: Any, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="api_key: a key has only printable ASCII characters") as refused:
+        kind(api_key=key)
+    assert "cret" not in str(refused.value)
+    if "\0" not in key:
+        monkeypatch.setenv("SIGHTLINE_KEY", key)
+        with pytest.raises(ValueError, match="api_key: "):
+            kind()
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@host", "http://user@host"])
+def test_a_key_and_a_password_in_the_url_exclude_each_other(kind: Any, url: str) -> None:
+    with pytest.raises(ValueError, match="remove one of them") as refused:
+        kind(url, api_key="key")
+    assert "secret" not in str(refused.value)
+
+
+def test_blanks_around_the_url_of_the_environment_are_ignored(
+    connect: Any, served: StreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_URL", f" {served.url}\n")
+    client = connect()
+    assert client.health().status == "ok"
+    assert client.url == served.url
 
 
 def test_the_environment_names_the_server_and_the_key(

@@ -31,6 +31,19 @@ def test_a_stream_without_an_id_is_given_one(client: Any) -> None:
     assert client.streams.create(StreamSpec(source=SourceSpec(uri="a.mp4"))).stream_id.startswith("stream-")
 
 
+def test_a_stream_has_the_id_that_its_specification_made_up(client: Any, served: StreamServer) -> None:
+    spec = StreamSpec(source=SourceSpec(uri="a.mp4"))
+    assert client.streams.create(spec).stream_id == spec.id
+    assert client.streams.replace(spec).stream_id == spec.id
+    assert list(served.streams.specs) == [spec.id]
+
+
+@pytest.mark.parametrize("body", [{"source": {"uri": "a.mp4"}}, {"id": 7, "source": {"uri": "a.mp4"}}])
+def test_a_stream_cannot_be_replaced_without_an_id(client: Any, body: Any) -> None:
+    with pytest.raises(ValueError, match=r"^id: a specification that replaces a stream must have the id"):
+        client.streams.replace(body)
+
+
 def test_a_stream_is_replaced(client: Any, served: StreamServer) -> None:
     client.streams.create(CAMERA)
     client.streams.replace(CAMERA | {"max_fps": 7})
