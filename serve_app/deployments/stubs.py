@@ -63,7 +63,7 @@ class SupervisorStub(Protocol):
 
 
 class WorkerStub(Protocol):
-    """A StreamWorker, as the StreamSupervisor calls it: see ``streams.supervision.Worker``."""
+    """A StreamWorker, as the StreamSupervisor calls it: see ``streams.workers.Worker``."""
 
     async def ready(self) -> None: ...
     async def node(self) -> str: ...

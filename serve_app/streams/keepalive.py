@@ -15,8 +15,10 @@ logger = logging.getLogger(__name__)
 
 _STATUS_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 20.0
-_RESTART_PAUSE_S = (0.1, 30.0)  # after a sound run, and the longest; each death soon after a start doubles it
-_SOUND_AFTER_S = 30.0  # a worker that ran for longer than this starts the back-off over
+# A worker that dies after a sound run is started again after the first pause. Each early death in a row doubles the
+# pause: 0.2 s after the first early death, 0.4 s after the second one, and so on.
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 30.0
+_SOUND_AFTER_S = 30.0  # a run that is longer than this is sound: the next pause is the first one again
 _UNREACHABLE_PAUSE_S = 1.0
 _KILL_RETRY_PAUSE_S = 1.0
 _SILENT_TIMEOUT_S = 60.0  # a worker that has answered before and then does not for this long is killed
@@ -33,7 +35,7 @@ class KeepAlive:
 
     def begin(self, stream: SupervisedStream) -> None:
         """Keep a worker alive for this stream from now on. Workers that run already are joined."""
-        stream.keeper = asyncio.create_task(self._keep(stream))
+        stream.keeper = asyncio.create_task(self._keep_despite_bugs(stream))
 
     async def halt(self, stream: SupervisedStream) -> None:
         """Stop a stream's worker, which closes what it opened, and end its process. Nothing else may change the stream.
@@ -104,8 +106,20 @@ class KeepAlive:
         except WorkerNotKilled:
             logger.error("the unused process %s could not be ended; the next supervisor tries again", name)
 
+    async def _keep_despite_bugs(self, stream: SupervisedStream) -> None:
+        while True:
+            try:
+                return await self._keep(stream)
+            except Exception:
+                pause = f"trying again in {_LONGEST_BACKOFF_S:g} s"
+                logger.exception("stream %s: an unexpected error in its supervision; %s", stream.record.spec.id, pause)
+            if stream.should_run:
+                _mark_starting(stream, "an unexpected error, which the supervisor's log shows; this is tried again")
+            await asyncio.sleep(_LONGEST_BACKOFF_S)
+
     async def _keep(self, stream: SupervisedStream) -> None:
-        if stream.is_stuck:
+        if stream.is_stuck or not stream.should_run:  # an unexpected error may have left its process
+            stream.worker = None
             await self._kill_until_gone(stream)
         if stream.source is not None and stream.should_run:
             stream.status = await self._run(stream, stream.source)
@@ -140,8 +154,7 @@ class KeepAlive:
             await self._count_restart(stream)
             times = f"{stream.record.restarts} times so far"
             _mark_starting(stream, f"its process ended ({reason}), and is started again: {times}")
-            first_s, longest_s = _RESTART_PAUSE_S
-            await asyncio.sleep(min(longest_s, first_s * 2 ** min(deaths, 16)))
+            await asyncio.sleep(min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(deaths, 16)))
 
     async def _count_restart(self, stream: SupervisedStream) -> None:
         async with stream.lock:

@@ -279,6 +279,53 @@ async def test_no_worker_is_started_while_the_last_one_of_the_name_does_not_end(
     assert len(workers.started) == 2
 
 
+class BuggyWorkers(FakeWorkers):
+    """Workers whose next kill raises an error that nobody expects."""
+
+    has_bug = True
+
+    async def kill(self, name: str) -> None:
+        if self.has_bug:
+            self.has_bug = False
+            raise RuntimeError("a bug")
+        await super().kill(name)
+
+
+async def test_an_unexpected_error_is_logged_and_the_stream_is_started_again_after_30_s(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its keeper once ended without a word, and the stream was never started again."""
+    workers = BuggyWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.last.die()
+        await asyncio.sleep(29)
+        status = await shown(supervision)
+        assert status.state == "starting"
+        assert "an unexpected error" in status.detail
+        assert "stream lot: an unexpected error in its supervision; trying again in 30 s" in caplog.text
+        assert "RuntimeError: a bug" in caplog.text
+        await asyncio.sleep(2)
+        assert (await shown(supervision)).state == "running"
+    assert len(workers.started) == 2
+
+
+async def test_the_process_of_a_finished_stream_ends_despite_an_unexpected_error(tmp_path: Path) -> None:
+    workers = BuggyWorkers()
+    async with supervising(tmp_path, workers) as supervision:
+        await supervision.create(spec_of())
+        await asyncio.sleep(1)
+        workers.last.finish()
+        await asyncio.sleep(11)
+        assert not workers.last.is_dead
+        await asyncio.sleep(31)
+        assert workers.alive == {}
+        status = await shown(supervision)
+    assert (status.state, status.detail) == ("completed", "")
+    assert len(workers.started) == 1
+
+
 async def test_the_process_of_a_finished_stream_is_killed_until_it_ends(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
