@@ -66,7 +66,7 @@ def annotate(image: Picture, params: Json) -> ApiRequest[bytes]:
     """Detect objects in one picture, and answer it with their boxes drawn."""
     headers = {"Content-Type": _BINARY, "Accept": "image/jpeg"}
     options = {"params": params, "content": to_bytes(image), "headers": headers}
-    return ApiRequest("POST", "/detect", answers.content_of, options)
+    return ApiRequest("POST", "/detect", answers.jpeg_of, options)
 
 
 def detect_many(images: Sequence[Picture], params: Json) -> ApiRequest[list[DetectResult | ApiError]]:
@@ -105,7 +105,7 @@ def replace_stream(spec: StreamSpec | Json) -> ApiRequest[StreamStatus]:
 
 def delete_stream(stream_id: str) -> ApiRequest[None]:
     """End a stream."""
-    return ApiRequest("DELETE", stream_path(stream_id), answers.check)
+    return ApiRequest("DELETE", stream_path(stream_id), answers.check_deleted)
 
 
 def pause_stream(stream_id: str) -> ApiRequest[StreamStatus]:
