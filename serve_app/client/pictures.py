@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from serve_app.client.png import encode_png
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as PilImage
 
-    Picture = str | os.PathLike[str] | bytes | NDArray[np.uint8] | PilImage
+    Picture: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8] | PilImage
+else:
+    Picture = Any  # typing.get_type_hints works without numpy and PIL
 
 
 def to_bytes(picture: Picture) -> bytes:
