@@ -14,7 +14,14 @@ It needs httpx and pydantic, and numpy where an array is asked for or given: non
 """
 
 from serve_app.client.async_ import AsyncClient
-from serve_app.client.errors import ApiError, ConflictError, ConnectionFailed, NotFoundError, SightlineError
+from serve_app.client.errors import (
+    ApiError,
+    ClientClosed,
+    ConflictError,
+    ConnectionFailed,
+    NotFoundError,
+    SightlineError,
+)
 from serve_app.client.events import MissedEvents, StreamEvent
 from serve_app.client.results import DetectResult, FrameResult
 from serve_app.client.sync import Client
@@ -28,6 +35,7 @@ __all__ = [
     "MissedEvents",
     "SightlineError",
     "ConnectionFailed",
+    "ClientClosed",
     "ApiError",
     "NotFoundError",
     "ConflictError",

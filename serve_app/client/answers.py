@@ -35,16 +35,34 @@ def model_of(kind: type[M]) -> Callable[[httpx.Response], M]:
     return read
 
 
-def content_of(response: httpx.Response) -> bytes:
-    """Return the bytes of an answer. Raises ApiError."""
+def check_deleted(response: httpx.Response) -> None:
+    """Raise ApiError unless the answer says that something is deleted."""
     check(response)
+    if response.status_code != 204:
+        raise unexpected(f"the server answers {response.status_code} where 204 is expected", response.status_code)
+
+
+def check_type(response: httpx.Response, expected: str) -> None:
+    """Raise ApiError unless the answer is a success of this content type."""
+    check(response)
+    found = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if found != expected:
+        raise unexpected(f"the answer has the content type {found or 'none'}, not {expected}", response.status_code)
+
+
+def jpeg_of(response: httpx.Response) -> bytes:
+    """Return the bytes of a picture. Raises ApiError."""
+    check_type(response, "image/jpeg")
     return response.content
 
 
 def frame_of(response: httpx.Response) -> Snapshot:
     """Return a frame and its id. Raises ApiError."""
-    check(response)
-    return Snapshot(int(response.headers["X-Frame-Id"]), response.content)
+    picture, frame_id = jpeg_of(response), response.headers.get("X-Frame-Id", "")
+    try:
+        return Snapshot(int(frame_id), picture)
+    except ValueError as exc:
+        raise unexpected("the answer has no number in its header X-Frame-Id", response.status_code) from exc
 
 
 def results_of(response: httpx.Response, count: int) -> list[DetectResult | ApiError]:
@@ -53,16 +71,23 @@ def results_of(response: httpx.Response, count: int) -> list[DetectResult | ApiE
     The server answers a request of one picture as itself, without a list around it.
     """
     try:
-        body = _json(content_of(response))
+        check(response)
     except ApiError as exc:
         if count == 1 and exc.code in _OF_ONE_PICTURE:
             return [exc]
         raise
+    body = _json(response.content)
     if "results" not in body:
         return [validated(DetectResult, response.content)]
-    return [
-        _error_of_picture(one) if "code" in one else validated(DetectResult, json.dumps(one)) for one in body["results"]
-    ]
+    found = body["results"]
+    if not isinstance(found, list) or len(found) != count or not all(isinstance(one, dict) for one in found):
+        raise unexpected(f"the answer does not have one result for each of {count} pictures", response.status_code)
+    return [_error_of_picture(one) if "code" in one else validated(DetectResult, json.dumps(one)) for one in found]
+
+
+def unexpected(detail: str, status_code: int = 200) -> ApiError:
+    """Return the error for a successful answer that no Sightline gives."""
+    return ApiError(f"{detail}: check the url", "unexpected_answer", status_code)
 
 
 def validated(kind: type[M], data: str | bytes) -> M:
@@ -70,8 +95,7 @@ def validated(kind: type[M], data: str | bytes) -> M:
     try:
         return kind.model_validate_json(data)
     except ValidationError as exc:
-        detail = f"the answer is not a {kind.__name__} as this version of the client knows it: check the url"
-        raise ApiError(detail, "unexpected_answer", 200) from exc
+        raise unexpected(f"the answer is not a {kind.__name__} as this version of the client knows it") from exc
 
 
 def _json(data: bytes) -> Json:
@@ -99,10 +123,10 @@ def _error_of(response: httpx.Response) -> ApiError:
 
 def _error_of_picture(body: Json) -> ApiError:
     """Read one of several pictures' errors. It has no status and no headers of its own; its code implies them."""
-    kind = _KINDS.get(body["code"], ServeAppError)
-    return ApiError(
-        body["detail"], body["code"], kind.status_code, kind.retry_after_s, body.get("limit"), body["request_id"]
-    )
+    code = str(body["code"])
+    kind = _KINDS.get(code, ServeAppError)
+    detail, request_id = str(body.get("detail") or code), str(body.get("request_id") or "")
+    return ApiError(detail, code, kind.status_code, kind.retry_after_s, body.get("limit"), request_id)
 
 
 def _kinds(kind: type[ServeAppError]) -> dict[str, type[ServeAppError]]:

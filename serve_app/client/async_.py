@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import httpx
 
@@ -13,16 +13,13 @@ from serve_app.client import requests
 from serve_app.client.connection import Endpoint
 from serve_app.client.errors import ApiError, SightlineError
 from serve_app.client.events import EventFeed, MissedEvents, StreamEvent
-from serve_app.client.pictures import several
+from serve_app.client.pictures import Picture, several
 from serve_app.client.requests import ApiRequest
 from serve_app.client.results import DetectResult, FrameResult
 from serve_app.schemas.health import HealthResponse, ReadyResponse
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.types import Json, Snapshot
-
-if TYPE_CHECKING:
-    from serve_app.client.pictures import Picture
 
 T = TypeVar("T")
 
@@ -55,7 +52,7 @@ class AsyncClient:
         model: str | None = None,
         confidence: float | None = None,
         iou: float | None = None,
-        classes: Iterable[str | int] | None = None,
+        classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> DetectResult:
         """See ``Client.detect``."""
@@ -69,7 +66,7 @@ class AsyncClient:
         model: str | None = None,
         confidence: float | None = None,
         iou: float | None = None,
-        classes: Iterable[str | int] | None = None,
+        classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> list[DetectResult | ApiError]:
         """See ``Client.detect_many``."""
@@ -83,7 +80,7 @@ class AsyncClient:
         model: str | None = None,
         confidence: float | None = None,
         iou: float | None = None,
-        classes: Iterable[str | int] | None = None,
+        classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> bytes:
         """See ``Client.annotate``."""
@@ -104,7 +101,7 @@ class AsyncClient:
 
     async def send(self, request: ApiRequest[T]) -> T:
         """Send one request of ``serve_app.client.requests``."""
-        with self._endpoint.errors():
+        with self._endpoint.errors(self._http):
             response = await self._http.request(request.method, request.path, **request.options)
         return request.read(response)
 
@@ -112,7 +109,7 @@ class AsyncClient:
     async def follow(self, feed: EventFeed) -> AsyncIterator[AsyncIterator[bytes]]:
         """Connect to where a feed is."""
         request = feed.request(self._endpoint.timeout_s)
-        with self._endpoint.errors():
+        with self._endpoint.errors(self._http):
             async with self._http.stream(request.method, request.path, **request.options) as response:
                 if not response.is_success:
                     await response.aread()

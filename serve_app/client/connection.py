@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from serve_app.client.errors import ConnectionFailed
+from serve_app.client.errors import ClientClosed, ConnectionFailed
 
 if TYPE_CHECKING:
     import ssl
@@ -50,8 +50,10 @@ class Endpoint:
         return cls(str(parsed.copy_with(userinfo=b"")).rstrip("/"), options, timeout_s)
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
+    def errors(self, http: httpx.Client | httpx.AsyncClient) -> Iterator[None]:
         """Raise ConnectionFailed where httpx says that no answer came."""
+        if http.is_closed:  # httpx would raise RuntimeError
+            raise ClientClosed("this client is closed")
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as exc:

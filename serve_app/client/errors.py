@@ -2,6 +2,7 @@
 
 SightlineError
 |- ConnectionFailed     no answer came: nobody listens at the url, the connection broke, or the timeout passed
+|  `- ClientClosed      close() has been called before
 `- ApiError             the server answered with an error
    |- NotFoundError     404: no stream has this id
    `- ConflictError     409: a stream of this id exists already
@@ -22,6 +23,12 @@ class ConnectionFailed(SightlineError):
     """No answer came. The server may still have worked on the request."""
 
     is_retryable = True
+
+
+class ClientClosed(ConnectionFailed):
+    """The client has been closed, so that nothing was sent."""
+
+    is_retryable = False
 
 
 class ApiError(SightlineError):

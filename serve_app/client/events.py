@@ -6,11 +6,12 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
-from serve_app.client.answers import check, validated
+from serve_app.client.answers import check_type, unexpected
 from serve_app.client.errors import ApiError, SightlineError
 from serve_app.client.requests import ApiRequest, stream_path
 from serve_app.client.results import FrameResult
@@ -41,7 +42,7 @@ class StreamEvent:
     type: str  # "result", "state", "gap", "zone", "line" or "recording"
     stream_id: str
     at_s: float  # wall clock, seconds since the epoch
-    data: Payload | Json = field(repr=False)  # JSON where this version of the client does not know the type
+    data: Payload | Json = field(repr=False)  # JSON where this version of the client does not know the type or a value
     json: str = field(repr=False)  # as the server sent it
 
 
@@ -70,17 +71,24 @@ class EventFeed:
         self._parser = SseParser()  # half an event of the last connection comes again as a whole
         after = {} if self._after is None else {"after": str(self._after)}
         timeout = httpx.Timeout(timeout_s, read=max(timeout_s, _LEAST_TIMEOUT_S))
-        return ApiRequest("GET", self._path, check, {"params": self._types | after, "timeout": timeout})
+        return ApiRequest("GET", self._path, _check, {"params": self._types | after, "timeout": timeout})
 
     def read(self, data: bytes) -> Iterator[StreamEvent | MissedEvents]:
-        """Return the events that these bytes of the answer complete."""
+        """Return the events that these bytes of the answer complete. Raises ApiError where they are none."""
         self._has_connected = True
-        for message in self._parser.feed(data):
+        for message in self._messages(data):
             if message.id is not None:
-                self._after = int(message.id)
+                self._after = _to_id(message.id)
             if message.data:
+                event = _to_event(message)
                 self._pause_s = _LEAST_PAUSE_S
-                yield _to_event(message)
+                yield event
+
+    def _messages(self, data: bytes) -> list[Message]:
+        try:
+            return self._parser.feed(data)
+        except UnicodeDecodeError as exc:
+            raise unexpected("the answer has an event that is not UTF-8") from exc
 
     def pause_s(self, error: SightlineError | None) -> float:
         """Return how long to wait before the next connection.
@@ -94,10 +102,47 @@ class EventFeed:
         return max(pause_s * random.uniform(0.5, 1), asked_s or 0)
 
 
+class _Envelope(BaseModel):
+    """What every event has, whatever its type."""
+
+    event_id: int
+    stream_id: str
+    at_s: float
+
+
+class _Missed(BaseModel):
+    missed: int
+
+
+def _check(response: httpx.Response) -> None:
+    check_type(response, "text/event-stream")
+
+
+def _to_id(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as exc:
+        raise unexpected("the answer has an event whose id is not a number") from exc
+
+
 def _to_event(message: Message) -> StreamEvent | MissedEvents:
-    body: dict[str, Any] = json.loads(message.data)
-    if message.event == "missed":
-        return MissedEvents(body["missed"], message.data)
+    try:
+        if message.event == "missed":
+            return MissedEvents(_Missed.model_validate_json(message.data).missed, message.data)
+        event = _Envelope.model_validate_json(message.data)
+        data = _payload(message)
+    except ValueError as exc:  # pydantic's ValidationError is one
+        raise unexpected("the answer has an event that this version of the client cannot read") from exc
+    return StreamEvent(event.event_id, message.event, event.stream_id, event.at_s, data, message.data)
+
+
+def _payload(message: Message) -> Payload | Json:
+    """Return what belongs to an event: as JSON where a newer server sends a type or a value that is not known here."""
     kind = _PAYLOADS.get(message.event)
-    data: Payload | Json = body if kind is None else validated(kind, message.data)
-    return StreamEvent(body["event_id"], message.event, body["stream_id"], body["at_s"], data, message.data)
+    if kind is not None:
+        try:
+            return kind.model_validate_json(message.data)
+        except ValidationError:
+            pass
+    body: Json = json.loads(message.data)
+    return body

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from serve_app.client.png import encode_png
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as PilImage
 
-    Picture = str | os.PathLike[str] | bytes | NDArray[np.uint8] | PilImage
+    Picture: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8] | PilImage
+else:
+    Picture = Any  # typing.get_type_hints works without numpy and PIL
 
 
 def to_bytes(picture: Picture) -> bytes:
     """Return an encoded picture. A file and bytes are sent as they are; pixels become a PNG, so that none is lost.
 
-    Raises TypeError for anything that is not a picture or has more than 8 bits a channel, ValueError for an array of no pixels, and OSError for a file
-    that cannot be read.
+    Raises TypeError for anything that is not a picture or has more than 8 bits a channel, ValueError for an array of
+    no pixels, and OSError for a file that cannot be read.
     """
     if isinstance(picture, (str, os.PathLike)):
         return Path(picture).read_bytes()
@@ -74,7 +76,7 @@ def _of_pil(image: Any) -> bytes:
     """Without its EXIF orientation: boxes are then in the pixels that the caller has, as with an array."""
     if image.mode == "F" or image.mode.startswith("I"):
         raise TypeError(
-            f"image: a PIL image must have 8 bits a channel, but got mode {image.mode}: scale it to 0-255 and convert it"
+            f"image: a PIL image must have 8 bits a channel, but got mode {image.mode}: scale and convert it"
         )
     file = io.BytesIO()
     image.convert("RGB").save(file, "PNG", compress_level=1, exif=b"")

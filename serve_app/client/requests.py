@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -12,15 +12,12 @@ from pydantic import BaseModel
 
 from serve_app.client import answers
 from serve_app.client.errors import ApiError
-from serve_app.client.pictures import to_bytes
+from serve_app.client.pictures import Picture, to_bytes
 from serve_app.client.results import DetectResult, FrameResult
 from serve_app.schemas.health import HealthResponse, ReadyResponse
 from serve_app.schemas.models import ModelList
 from serve_app.schemas.streams import Regions, StreamList, StreamSpec, StreamStatus
 from serve_app.types import Json, Snapshot
-
-if TYPE_CHECKING:
-    from serve_app.client.pictures import Picture
 
 T = TypeVar("T")
 
@@ -41,11 +38,17 @@ def query(
     model: str | None,
     confidence: float | None,
     iou: float | None,
-    classes: Iterable[str | int] | None,
+    classes: Iterable[str | int] | int | None,
     max_detections: int | None,
 ) -> Json:
-    """Return the parameters that were given. The server has defaults for the others."""
-    named = None if classes is None else [str(one) for one in ([classes] if isinstance(classes, str) else classes)]
+    """Return the parameters that were given. The server has defaults for the others.
+
+    Raises ValueError for classes that are an empty list, which HTTP cannot tell from classes that are left out.
+    """
+    several = classes if isinstance(classes, Iterable) and not isinstance(classes, str) else [classes]
+    named = None if classes is None else [str(one) for one in several]
+    if named == []:
+        raise ValueError("classes: the list is empty: name at least one class, or leave it out for every class")
     given = {
         "model": model,
         "confidence": confidence,
@@ -66,7 +69,7 @@ def annotate(image: Picture, params: Json) -> ApiRequest[bytes]:
     """Detect objects in one picture, and answer it with their boxes drawn."""
     headers = {"Content-Type": _BINARY, "Accept": "image/jpeg"}
     options = {"params": params, "content": to_bytes(image), "headers": headers}
-    return ApiRequest("POST", "/detect", answers.content_of, options)
+    return ApiRequest("POST", "/detect", answers.jpeg_of, options)
 
 
 def detect_many(images: Sequence[Picture], params: Json) -> ApiRequest[list[DetectResult | ApiError]]:
@@ -105,7 +108,7 @@ def replace_stream(spec: StreamSpec | Json) -> ApiRequest[StreamStatus]:
 
 def delete_stream(stream_id: str) -> ApiRequest[None]:
     """End a stream."""
-    return ApiRequest("DELETE", stream_path(stream_id), answers.check)
+    return ApiRequest("DELETE", stream_path(stream_id), answers.check_deleted)
 
 
 def pause_stream(stream_id: str) -> ApiRequest[StreamStatus]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import httpx
 
@@ -13,16 +13,13 @@ from serve_app.client import requests
 from serve_app.client.connection import Endpoint
 from serve_app.client.errors import ApiError, SightlineError
 from serve_app.client.events import EventFeed, MissedEvents, StreamEvent
-from serve_app.client.pictures import several
+from serve_app.client.pictures import Picture, several
 from serve_app.client.requests import ApiRequest
 from serve_app.client.results import DetectResult, FrameResult
 from serve_app.schemas.health import HealthResponse, ReadyResponse
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.types import Json, Snapshot
-
-if TYPE_CHECKING:
-    from serve_app.client.pictures import Picture
 
 T = TypeVar("T")
 
@@ -40,7 +37,8 @@ class Client:
             result.to_supervision()      # for supervision's annotators, trackers and metrics
 
     ``url`` is ``SIGHTLINE_URL`` or ``http://127.0.0.1:8000`` by default, and ``api_key`` is ``SIGHTLINE_KEY``.
-    Every method raises ConnectionFailed where no answer comes, and ApiError where the server answers with an error.
+    Every method raises ConnectionFailed where no answer comes, and ApiError where the server answers with an error or
+    with something that no Sightline answers.
     """
 
     def __init__(self, url: str | None = None, api_key: str | None = None, timeout_s: float = 60.0) -> None:
@@ -60,14 +58,15 @@ class Client:
         model: str | None = None,
         confidence: float | None = None,
         iou: float | None = None,
-        classes: Iterable[str | int] | None = None,
+        classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> DetectResult:
         """Detect objects in a picture.
 
         ``image`` is a path, the bytes of an image file, a PIL image, or a numpy array of uint8: BGR
         (height, width, 3) as OpenCV and Ultralytics have it, or grey (height, width). Pixels are sent without loss.
-        A parameter that is left out takes the server's default. ``classes`` are labels or class ids.
+        A parameter that is left out takes the server's default. ``classes`` are labels or class ids, or
+        one of them.
         """
         params = requests.query(model, confidence, iou, classes, max_detections)
         return self.send(requests.detect(image, params))
@@ -79,7 +78,7 @@ class Client:
         model: str | None = None,
         confidence: float | None = None,
         iou: float | None = None,
-        classes: Iterable[str | int] | None = None,
+        classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> list[DetectResult | ApiError]:
         """Detect objects in several pictures with one request: in their order, each its result or its own error.
@@ -96,7 +95,7 @@ class Client:
         model: str | None = None,
         confidence: float | None = None,
         iou: float | None = None,
-        classes: Iterable[str | int] | None = None,
+        classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> bytes:
         """Return the picture with the boxes of what was found drawn in, as a JPEG."""
@@ -117,7 +116,7 @@ class Client:
 
     def send(self, request: ApiRequest[T]) -> T:
         """Send one request of ``serve_app.client.requests``."""
-        with self._endpoint.errors():
+        with self._endpoint.errors(self._http):
             response = self._http.request(request.method, request.path, **request.options)
         return request.read(response)
 
@@ -126,7 +125,7 @@ class Client:
         """Connect to where a feed is."""
         request = feed.request(self._endpoint.timeout_s)
         with (
-            self._endpoint.errors(),
+            self._endpoint.errors(self._http),
             self._http.stream(request.method, request.path, **request.options) as response,
         ):
             if not response.is_success:

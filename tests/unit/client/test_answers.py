@@ -65,3 +65,10 @@ def test_an_answer_of_some_other_server_is_an_error(body: bytes) -> None:
         with pytest.raises(ApiError, match=r"is not a DetectResult .* check the url") as error:
             read(httpx.Response(200, content=body))
         assert error.value.code == "unexpected_answer"
+
+
+@pytest.mark.parametrize("results", [7, [], [7, 8], [{"code": "x"}]])
+def test_several_results_of_some_other_server_are_an_error(results: Any) -> None:
+    with pytest.raises(ApiError, match="does not have one result for each of 2 pictures") as error:
+        results_of(httpx.Response(200, json={"results": results}), 2)
+    assert error.value.code == "unexpected_answer"

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import cv2
 import numpy as np
@@ -134,6 +134,44 @@ def test_thresholds_are_sent_and_others_are_the_servers(client: Any, served: Str
     given, default = served.backend.options
     assert (given.confidence, given.iou, given.class_ids, given.max_detections) == (0.25, 0.5, (0, 1), 7)
     assert (default.confidence, default.class_ids) == (0.5, (1,))
+
+
+def test_one_class_may_be_given_by_itself(client: Any, served: StreamServer) -> None:
+    for classes in (1, np.int64(1), ["dog", 0], (name for name in ["dog"])):
+        client.detect(b"picture", classes=classes)
+    assert [given.class_ids for given in served.backend.options] == [(1,), (1,), (0, 1), (1,)]
+
+
+def test_no_class_at_all_is_refused(client: Any, served: StreamServer) -> None:
+    for call in (
+        client.detect,
+        client.annotate,
+        lambda picture, classes: client.detect_many([picture], classes=classes),
+    ):
+        with pytest.raises(ValueError, match="classes: the list is empty"):
+            call(b"picture", classes=[])
+    assert served.backend.pictures == []
+
+
+def test_a_closed_client_says_so(connect: Any, served: StreamServer) -> None:
+    served.http.post("/streams", json={"id": "lot", "source": {"uri": "a.mp4"}}).raise_for_status()
+    served.happen()
+    client = connect(served.url)
+    following = client.streams.events("lot", after=-1)
+    next(following)
+    client.close()
+    for call in (client.health, lambda: next(client.streams.events("lot"))):
+        with pytest.raises(ConnectionFailed, match="this client is closed") as failed:
+            call()
+        assert not failed.value.is_retryable
+    with pytest.raises(ConnectionFailed):  # rather than connecting again for ever
+        next(following)
+
+
+def test_types_can_be_read_at_run_time() -> None:
+    for one in (Client, AsyncClient, type(Client().streams), type(AsyncClient().streams)):
+        for _, method in inspect.getmembers(one, inspect.isfunction):
+            assert "return" in get_type_hints(method)
 
 
 def test_an_error_says_everything(client: Any, served: StreamServer) -> None:

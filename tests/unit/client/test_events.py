@@ -151,6 +151,35 @@ def test_an_event_of_a_type_that_only_a_newer_server_knows_comes_as_json() -> No
     assert event.data == body
 
 
+def test_an_event_with_a_value_that_only_a_newer_server_knows_comes_as_json() -> None:
+    body = {
+        "event_id": 1, "type": "state", "stream_id": "lot", "at_s": 1,
+        "state": "draining", "previous": "running", "detail": "",
+    }  # fmt: skip
+    (event,) = EventFeed("lot", None, None).read(f"event: state\ndata: {json.dumps(body)}\n\n".encode())
+    assert isinstance(event, StreamEvent)
+    assert (event.event_id, event.type, event.data) == (1, "state", body)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"id: x\n\n",
+        b"data: \xff\n\n",
+        b"data: nothing\n\n",
+        b"data: [1]\n\n",
+        b'data: {"stream_id":"lot","at_s":1}\n\n',
+        b'event: state\ndata: {"event_id":"x","stream_id":"lot","at_s":1}\n\n',
+        b"event: missed\ndata: {}\n\n",
+    ],
+)
+def test_an_event_that_cannot_be_read_is_an_error(data: bytes) -> None:
+    with pytest.raises(ApiError, match=r"the answer has an event .*: check the url") as error:
+        list(EventFeed("lot", None, None).read(data))
+    assert error.value.code == "unexpected_answer"
+    assert not error.value.is_retryable
+
+
 def test_results_are_arrays_too() -> None:
     body = {
         "event_id": 1, "type": "result", "stream_id": "lot", "at_s": 1, "count": 1, "model": "fake", "batch_size": 1,
