@@ -25,9 +25,9 @@ _HEADERS = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type
 def build_api(backend: Backend, streams: Streams, metrics: Metrics, args: AppArgs) -> FastAPI:
     """Return the ASGI application. Raises ConfigError for a keys' file that is missing or broken."""
     routers = (
+        detect.router(backend, metrics, args),  # first: FastAPI tries each route in turn, at 4 us each
         docs.router(),
         health.router(backend),
-        detect.router(backend, metrics, args),
         models.router(backend),
         stream_routes.router(streams),
     )
