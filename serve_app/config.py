@@ -168,7 +168,7 @@ class LimitArgs(_Section):
 
     max_body_mib: int = Field(32, ge=1, le=60)  # below the gRPC limit in configs/serve.env
     max_megapixels: int = Field(50, ge=1, le=170)
-    max_requests: int = Field(256, ge=8, le=4096)  # under way at once at an Ingress replica
+    max_requests: int = Field(256, ge=8, le=4096)  # in flight at an Ingress replica
     max_images_per_request: int = Field(32, ge=1, le=256)
     deadline_s: float = Field(60.0, gt=0, le=3600)
 
@@ -181,10 +181,10 @@ class LimitArgs(_Section):
 class AccessArgs(_Section):
     """Who may ask, and how much."""
 
-    keys_file: Path | None = None  # unset: whoever is on this machine may, and nobody else
+    keys_file: Path | None = None  # unset: only requests from this machine are answered
     # What a key may that names no limits of its own, at each Ingress replica; 0: no limit.
     requests_per_s: float = Field(0.0, ge=0, allow_inf_nan=False)  # all together without keys, too
-    concurrency: int = Field(32, ge=0)  # requests and followers under way at once
+    concurrency: int = Field(32, ge=0)  # requests and followers in flight
 
 
 class PreprocessorArgs(_Section):

@@ -55,7 +55,7 @@ def several(pictures: Iterable[Picture]) -> list[Picture]:
 
 
 def _is_a(picture: object, module: str, name: str) -> bool:
-    """Ask without importing the module: whoever has made such an object has imported it already."""
+    """Return whether the object is of this class, without importing its module: only a loaded module has objects."""
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(picture, getattr(loaded, name))
 

@@ -98,7 +98,7 @@ class Client:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> bytes:
-        """Return the picture with the boxes of what was found drawn in, as a JPEG."""
+        """Return the picture as a JPEG, with a box drawn around each detection."""
         params = requests.query(model, confidence, iou, classes, max_detections)
         return self.send(requests.annotate(image, params))
 

@@ -91,7 +91,7 @@ class DetectorClient:
             raise Unavailable(exc.detail) from exc
 
     def forget_model(self) -> None:
-        """Have ``model`` ask anew."""
+        """Have ``model`` ask a replica the next time."""
         self._model = None
 
     @property
@@ -115,7 +115,7 @@ class DetectorClient:
         """What the model finds in the slot's frame, in the pixels of the picture it was letterboxed from.
 
         ``tenant`` says whose this frame is, where not all are one's; of ``superseded`` see ``DetectRequest``. Raises
-        ServeAppError, for example PoisonPicture; after ModelChanged, ``model`` asks anew.
+        ServeAppError, for example PoisonPicture; after ModelChanged, ``model`` asks a replica.
         """
         request = DetectRequest(
             slot.ref, options, time_left_s, model.version, self._traffic, tenant or self._tenant, superseded=superseded
