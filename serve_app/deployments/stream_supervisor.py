@@ -72,7 +72,7 @@ class StreamSupervisor:
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
         return await self._supervision.events(stream_id, after, within_s)
 
-    async def snapshot(self, stream_id: str, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
+    async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
         return await self._supervision.snapshot(stream_id, after, within_s, boxes)
 
     async def check_health(self) -> None:

@@ -61,7 +61,7 @@ class SupervisorProxy:
         return await self._read(SupervisorStub.events, stream_id, after, within_s)
 
     async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
-        return await self._read(SupervisorStub.snapshot, stream_id, after, within_s, boxes)
+        return await self._read(SupervisorStub.snapshot, stream_id, after, within_s, boxes=boxes)
 
     async def _read(self, method: StubMethod[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:

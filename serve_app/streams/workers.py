@@ -49,8 +49,8 @@ class WorkerNotKilled(WorkerError):
     """The worker's process did not end when it was killed, or it is not known whether it did."""
 
 
-class Worker(Protocol):
-    """A process that runs one stream. Two workers are equal where they are the same process.
+class WorkerCalls(Protocol):
+    """What a process that runs one stream answers to others.
 
     Every call raises WorkerDied, WorkerUnreachable or WorkerFailed where it gets no answer, and the ServeAppError that
     the process answers with where it refuses the call.
@@ -79,6 +79,10 @@ class Worker(Protocol):
 
     async def stop(self) -> StreamStatus:
         """Stop the stream, close what it opened, and return its last status."""
+
+
+class Worker(WorkerCalls, Protocol):
+    """A process that runs one stream. Two workers are equal where they are the same process."""
 
     def kill(self) -> None:
         """Kill the process, without waiting for its end."""

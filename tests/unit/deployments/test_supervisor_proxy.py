@@ -25,7 +25,7 @@ class SupervisorHandle:
         pass
 
     def __getattr__(self, method: str) -> Any:
-        async def remote(*args: Any) -> str:
+        async def remote(*args: Any, **options: Any) -> str:
             self.calls += 1
             if self.calls <= self.deaths:
                 raise RayActorError
