@@ -43,7 +43,7 @@ def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(service: Service,
     assert frame_of(*(after[0]["detections"][0]["bbox"][side] for side in ("x1", "y1"))) == ids[0] % 60
     status = stream_status(service.url)
     assert status.restarts == 1
-    assert status.captured - status.processed - sum(status.dropped.values()) in range(4)  # those under way
+    assert status.captured - status.processed - sum(status.dropped.values()) in range(4)  # frames in flight
 
 
 def test_a_new_supervisor_joins_the_workers_that_run(service: Service, video: Path) -> None:

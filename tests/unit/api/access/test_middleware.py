@@ -163,7 +163,7 @@ BODILESS += [("HEAD", "/health"), ("HEAD", "/readyz"), ("DELETE", "/streams/lot"
 async def test_a_body_where_none_belongs_is_refused_and_not_waited_for(
     unkeyed: httpx.AsyncClient, method: str, path: str
 ) -> None:
-    """Else whoever needs no key holds a request open by a body that never comes."""
+    """Otherwise a client without a key could hold a request open with a body that never comes."""
     for header in ({"Content-Length": "5"}, {"Transfer-Encoding": "chunked"}):
         answer = await unkeyed.request(method, path, content=unread(), headers=header)
         assert answer.status_code == 400
