@@ -16,6 +16,7 @@ from serve_app.schemas.streams import StateChange
 
 _SETTLED_AFTER = 3  # disconnects: by then everything that is opened once is open
 LEAST = _SETTLED_AFTER + SLACK + 1  # disconnects that show what each of them leaves
+_ROUNDS = 3  # in each of which a process must hold more before we say that disconnects leave something behind
 _LONGEST_PULL_S = 2.0
 _MEMORY_SLACK_MIB = 20.0  # allocators keep some of what was given back
 
@@ -31,35 +32,52 @@ class Disconnects:
 
 
 def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[int], None]) -> Disconnects:
-    """So many times. ``tell`` hears how many there were."""
+    """Pull the cable so many times. ``tell`` hears how many there were.
+
+    A pool that still fills holds more threads afterwards, once. What each disconnect leaves behind grows in every
+    round: where the process holds more, another round shows which of the two it is.
+    """
     trial = Disconnects()
-    pools = set()
     with Relay(camera_port) as cable, stream(cluster, "cable", f"rtsp://127.0.0.1:{cable.port}/cam"):
         follower = Follower(cluster.url, "cable")
         follower.result_after(0)
         (worker,) = cluster.workers()
-        for done in range(times):
-            if done == min(_SETTLED_AFTER, times - 1):
-                trial.before, pools = Footprint.of(worker), frame_pools()
-            pulled_s = time.time()
-            cable.unplug()
-            follower.wait_for(partial(_is_reconnecting_since, pulled_s))
-            time.sleep(random.uniform(0, _LONGEST_PULL_S))  # the back-off is anywhere when the camera returns
-            cable.plug()
-            back_s = time.time()
-            trial.away_s.append(follower.result_after(back_s).at_s - back_s)
-            tell(done + 1)
+        settled = min(_SETTLED_AFTER, times - 1)
+        for _ in range(settled):
+            trial.away_s.append(_pull(cable, follower))
+        pools = frame_pools()
+        for _ in range(_ROUNDS):
+            trial.before = Footprint.of(worker)
+            for _ in range(times - settled):
+                trial.away_s.append(_pull(cable, follower))
+                tell(min(len(trial.away_s), times))
+            trial.after = Footprint.of(worker)
+            growth = trial.after.growth(trial.before, memory_slack_mib=_MEMORY_SLACK_MIB)
+            if not growth:
+                break
+        trial.problems += growth
         if cluster.workers() != [worker]:
             trial.problems.append("the stream's process was replaced")
-        trial.after = Footprint.of(worker)
         if frame_pools() != pools:
             trial.problems.append("other frame pools than before")
         status = cluster.status("cable")
     follower.close()
-    trial.problems += _problems(trial, follower)
-    if status.reconnects < times:
-        trial.problems.append(f"{status.reconnects} reconnects were counted, of {times}")
+    if not follower.is_in_order:
+        trial.problems.append("results came out of order, or twice")
+    if status.reconnects < len(trial.away_s):
+        trial.problems.append(f"{status.reconnects} reconnects were counted, of {len(trial.away_s)}")
     return trial
+
+
+def _pull(cable: Relay, follower: Follower) -> float:
+    """Pull the cable and put it back. Return how many seconds after that the next frame's result was captured."""
+    pulled_s = time.time()
+    cable.unplug()
+    follower.wait_for(partial(_is_reconnecting_since, pulled_s))
+    time.sleep(random.uniform(0, _LONGEST_PULL_S))  # the back-off is anywhere when the camera returns
+    cable.plug()
+    back_s = time.time()
+    return follower.result_after(back_s).at_s - back_s
 
 
 def _is_reconnecting(event: StreamEvent) -> bool:
@@ -68,13 +86,3 @@ def _is_reconnecting(event: StreamEvent) -> bool:
 
 def _is_reconnecting_since(since_s: float, event: StreamEvent) -> bool:
     return event.at_s > since_s and _is_reconnecting(event)
-
-
-def _problems(trial: Disconnects, follower: Follower) -> list[str]:
-    before, after = trial.before, trial.after
-    assert before is not None
-    assert after is not None
-    found = after.growth(before, memory_slack_mib=_MEMORY_SLACK_MIB)
-    if not follower.is_in_order:
-        found.append("results came out of order, or twice")
-    return found

@@ -8,14 +8,15 @@ import httpx
 import pytest
 
 from scripts.trials.cluster import APPLICATION
+from scripts.trials.follower import written
 from serve_app.schemas.streams import StreamStatus
 from serve_app.streams.store import StreamStore
 from tests.integration.conftest import (
     Service,
+    delete_stream,
     eventually,
     replicas,
     start_stream,
-    stream_events,
     stream_results,
     stream_status,
     workers,
@@ -26,22 +27,25 @@ from tests.support.videos import frame_of
 pytestmark = pytest.mark.usefixtures("streams")
 
 
-def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(service: Service, video: Path) -> None:
-    start_stream(service.url, video, loop=True)
-    events = stream_events(service.url, types="result,gap", after=0)
-    before = [next(events) for _ in range(20)]
+def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(
+    service: Service, video: Path, stream_folders: dict[str, str]
+) -> None:
+    start_stream(service.url, video, loop=True, stream_id="killed", sinks=[{"type": "jsonl"}])
+    stream_results(service.url, 20, "killed")
     kill(process_of_stream())
-    events.close()
-    later = stream_events(service.url, types="result,gap", after=0)
-    gap = next(later)
-    after = [next(later) for _ in range(20)]
-    assert gap["type"] == "gap"
+    stream_results(service.url, 20, "killed")
+    status = stream_status(service.url, "killed")
+    delete_stream(service.url, "killed")  # its file is complete then
+    events = [event for event in written(Path(stream_folders["output_dir"]), "killed") if event["type"] != "state"]
+    (gap,) = [event for event in events if event["type"] == "gap"]
+    before, after = events[: events.index(gap)], events[events.index(gap) + 1 :]
     assert gap["lost"] <= 1
+    assert len(before) >= 20
+    assert len(after) >= 20
     ids = [event["frame_id"] for event in after]
-    assert ids == list(range(gap["next_frame_id"], gap["next_frame_id"] + 20))
+    assert ids == list(range(gap["next_frame_id"], gap["next_frame_id"] + len(after)))
     assert before[-1]["frame_id"] < ids[0]
     assert frame_of(*(after[0]["detections"][0]["bbox"][side] for side in ("x1", "y1"))) == ids[0] % 60
-    status = stream_status(service.url)
     assert status.restarts == 1
     assert status.captured - status.processed - sum(status.dropped.values()) in range(4)  # frames in flight
 

@@ -10,6 +10,7 @@ import pytest
 from ray import serve
 
 from scripts.trials.cluster import APPLICATION, frame_pools
+from scripts.trials.follower import written
 from serve_app.deployments import stream_worker as worker
 from tests.integration.conftest import (
     PATIENCE_S,
@@ -72,17 +73,19 @@ def status_of_missing(service: Service) -> int:
     return httpx.get(f"{service.url}/streams/lot", timeout=PATIENCE_S).status_code
 
 
-def test_a_paused_stream_has_no_process_and_goes_on_where_it_was(service: Service, video: Path) -> None:
-    start_stream(service.url, video, loop=True)
-    stream_results(service.url, 10)
-    paused = httpx.post(f"{service.url}/streams/lot/pause", timeout=PATIENCE_S).raise_for_status().json()
+def test_a_paused_stream_has_no_process_and_goes_on_where_it_was(
+    service: Service, video: Path, stream_folders: dict[str, str]
+) -> None:
+    start_stream(service.url, video, loop=True, stream_id="paused", sinks=[{"type": "jsonl"}])
+    stream_results(service.url, 10, "paused")
+    paused = httpx.post(f"{service.url}/streams/paused/pause", timeout=PATIENCE_S).raise_for_status().json()
     assert paused["state"] == "paused"
     eventually(lambda: not workers("StreamWorker"), what="the end of its process")
-    assert stream_status(service.url).state == "paused"
-    httpx.post(f"{service.url}/streams/lot/resume", timeout=PATIENCE_S).raise_for_status()
-    events = stream_events(service.url, types="gap,result", after=0)
-    gap = next(events)
-    events.close()
+    assert stream_status(service.url, "paused").state == "paused"
+    httpx.post(f"{service.url}/streams/paused/resume", timeout=PATIENCE_S).raise_for_status()
+    stream_results(service.url, 1, "paused")
+    delete_stream(service.url, "paused")  # its file is complete then
+    (gap,) = [event for event in written(Path(stream_folders["output_dir"]), "paused") if event["type"] == "gap"]
     assert (gap["next_frame_id"], gap["lost"]) == (paused["latest"]["frame_id"] + 1, 0)
 
 
