@@ -27,6 +27,8 @@ from serve_app.types import DetectorState, DetectReply, DetectRequest, InputShap
 
 logger = logging.getLogger(__name__)
 
+_EXIT_TIMEOUT_S = 10  # of a process that has drained; then the kernel ends it
+
 
 @serves(DetectorStub)
 class Detector:
@@ -125,3 +127,5 @@ class Detector:
         finally:
             await self._rollout.close()
             self._reader.close()
+            # An engine's threads may hang while the process exits, which Serve would wait for without end.
+            signal.alarm(_EXIT_TIMEOUT_S)
