@@ -41,7 +41,7 @@ def test_a_stream_is_gone_though_nobody_waited_for_its_end(service: Service, vid
     start_stream(service.url, video, loop=True)
     stream_results(service.url, 1)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.delete(f"{service.url}/streams/lot", timeout=0.02)
+        httpx.delete(f"{service.url}/streams/lot", timeout=httpx.Timeout(PATIENCE_S, read=0.02))
     eventually(lambda: stream_ids(service.url) == [], what="its end")
     assert worker.running(APPLICATION) == set()
     assert status_of_missing(service) == 404
