@@ -140,6 +140,24 @@ def test_who_never_ends_a_header_is_sent_away(api: HAProxyApi) -> None:
     serving(api, use)
 
 
+@pytest.mark.parametrize("open_files", [1024, 4096])
+def test_it_takes_as_many_connections_as_files_may_be_open(
+    api: HAProxyApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_files: int
+) -> None:
+    """For the 4,096 of Ray's configuration it would want 10,270, and end where it does not get them."""
+    limited = tmp_path / "limited"
+    limited.write_text(f"#!/bin/sh\nulimit -n {open_files}\nexec '{GUARD}' \"$@\"\n")
+    limited.chmod(0o755)
+    monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_BINARY_PATH", str(limited))
+
+    async def use(guard: psutil.Process) -> None:
+        (child,) = guard.children()
+        assert child.rlimit(psutil.RLIMIT_NOFILE)[1] == open_files
+        assert await get(api) == 200
+
+    serving(api, use)
+
+
 @pytest.mark.parametrize(("api", "expected"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")], indirect=["api"])
 def test_only_the_frontend_may_leave_loopback_and_the_admin_socket_is_the_users(api: HAProxyApi, expected: str) -> None:
     async def use(guard: psutil.Process) -> None:
