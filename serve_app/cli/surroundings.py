@@ -120,11 +120,12 @@ def without_proxies(environment: os._Environ[str] | dict[str, str]) -> dict[str,
 
 def make_token(tell: Tell) -> None:
     """Make Ray's token where there is none: Ray itself would let every user of the machine read its file."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+    if os.environ.get("RAY_AUTH_TOKEN"):
         return
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     try:
-        file = Path.home() / ".ray/auth_token"
-        if file.exists():
+        file = Path(named).expanduser() if named else Path.home() / ".ray/auth_token"
+        if os.access(file, os.R_OK):
             return
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
@@ -132,6 +133,6 @@ def make_token(tell: Tell) -> None:
     except (OSError, RuntimeError) as exc:  # RuntimeError: there is no home
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         tell(
-            f"Ray's token cannot be kept in ~/.ray ({getattr(exc, 'strerror', None) or exc}), so it ends with this "
-            "service: scripts/deploy.py needs one that is kept, in a file that RAY_AUTH_TOKEN_PATH names"
+            f"Ray's token cannot be kept in {named or '~/.ray'} ({getattr(exc, 'strerror', None) or exc}), so it ends "
+            "with this service: for scripts/deploy.py, have RAY_AUTH_TOKEN_PATH name a file that can be written"
         )

@@ -106,6 +106,7 @@ _HOMES = _cases(
         "read-only, and no other folder for states": refused(
             "streams.state_dir", "SERVE_APP_STATE_DIR", HOME=_NOWHERE, SERVE_APP_STATE_DIR=None
         ),
+        "not there, but a file for the token": serves(HOME=_NOWHERE, RAY_AUTH_TOKEN_PATH="{folder}/token"),
         "unset": serves(HOME=None),
     },
     quick=("read-only, and no other folder for states",),

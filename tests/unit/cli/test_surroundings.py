@@ -80,11 +80,15 @@ def test_without_a_proxy_nothing_is_said_of_exceptions() -> None:
     assert without_proxies({"NO_PROXY": "a"}) == {}
 
 
-def test_rays_token_is_readable_by_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("named", ["", "a/token"])
+def test_rays_token_is_readable_by_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    if named:
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / named))
+    file = tmp_path / (named or ".ray/auth_token")
     make_token(pytest.fail)
-    file = tmp_path / ".ray/auth_token"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     token = file.read_text()
     assert len(token) >= 32
