@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -69,6 +70,16 @@ class Server:
 def text_of(log: Path) -> str:
     """What a program wrote, in whatever encoding: UTF-8 where it is that."""
     return log.read_text(encoding="utf-8", errors="replace")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of our own to write into. Raises StartFailed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise StartFailed(f"{folder} cannot be written ({exc.strerror}): this needs a checkout of your own") from exc
 
 
 def is_ready(url: str) -> bool:

@@ -22,7 +22,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from scripts.launch import StartFailed, StopFailed, stop_on_signals
+from scripts.launch import StartFailed, StopFailed, make_folder, stop_on_signals
 from scripts.trials import runs
 from scripts.trials.camera import NoCamera
 from scripts.trials.stage import FOLDER, console
@@ -47,8 +47,8 @@ def main() -> None:
     parser.add_argument("--kind", metavar="TEXT", help="of field: only the kinds whose name contains this")
     options = parser.parse_args()
     times, run = runs.TRIALS[options.trial]
-    FOLDER.mkdir(parents=True, exist_ok=True)
     try:
+        make_folder(FOLDER)
         problems = run(options.times or times, options)
     except (StartFailed, StopFailed, NoCamera) as exc:
         sys.exit(str(exc))

@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 import resource
 import secrets
+import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +46,7 @@ def made_fit(tell: Tell) -> Iterator[None]:
 
     Raises StartError for what cannot be mended here.
     """
+    check_path(sys.executable)
     raise_open_files(tell)
     os.environ["RAY_TMPDIR"] = str(ray_folder())
     os.environ |= without_proxies(os.environ)
@@ -52,6 +56,22 @@ def made_fit(tell: Tell) -> Iterator[None]:
         for variable, name in _HAPROXY_FILES.items():
             os.environ.setdefault(variable, str(folder / name))
         yield
+
+
+def check_path(interpreter: str) -> None:
+    """Raise ConfigError where Ray could not start a process by this path.
+
+    It writes commands down as Windows does, and reads them as POSIX does (``services.start_raylet``).
+    """
+    try:
+        is_understood = shlex.split(subprocess.list2cmdline([interpreter])) == [interpreter]
+    except ValueError:
+        is_understood = False
+    if not is_understood:
+        raise ConfigError(
+            f"Ray starts no process by the path {interpreter}, for it has an apostrophe or a backslash: move what lies "
+            "there to a folder without one"
+        )
 
 
 def raise_open_files(tell: Tell) -> None:

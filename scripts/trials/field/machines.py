@@ -38,7 +38,8 @@ _PATHS = _cases(
         "brackets and wildcards": serves(below="copy (2) [x] {y} *?"),
         "a colon, a comma, an equals sign": serves(below="a:b,c=d"),
         "250 bytes": serves(below="/".join(["a" * 60] * 4)),
-        "an apostrophe": serves(below="it's mine"),
+        "an apostrophe": refused("apostrophe", "move", below="o'brien"),
+        "an apostrophe and a space": serves(below="it's mine"),
         "quotation marks": serves(below='the "new" one'),
     },
 )

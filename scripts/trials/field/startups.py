@@ -39,15 +39,27 @@ def limited(open_files: int) -> list[str]:
     return ["prlimit", f"--nofile={open_files}:{open_files}"]
 
 
-def refused(*words: str, starter: Sequence[str] = (), config: str | None = None, **variables: str | None) -> Problem:
-    """It does not start, and its last line has these words; no traceback. ``config``: the text of one."""
+def refused(
+    *words: str,
+    starter: Sequence[str] = (),
+    below: str | None = None,
+    config: str | None = None,
+    **variables: str | None,
+) -> Problem:
+    """It does not start, and its last line has these words; no traceback.
+
+    ``below``: it is a checkout in a folder of this name. ``config``: the text of one, in place of configs/local.yaml.
+    """
 
     def problem(_: str) -> str | None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "config.yaml"
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            root = checkout(folder / below) if below else ROOT
+            path = folder / "config.yaml"
             path.write_bytes((ROOT / CONFIG).read_bytes() if config is None else config.encode())
-            command = [*starter, sys.executable, "-m", "serve_app", str(path), "--port", str(free_port())]
-            ours = {"RAY_ADDRESS": "local", "SERVE_APP_STATE_DIR": f"{folder}/state", "PYTHONPATH": str(ROOT)}
+            python = str(root / ".venv/bin/python") if below else sys.executable
+            command = [*starter, python, "-m", "serve_app", str(path), "--port", str(free_port())]
+            ours = {"RAY_ADDRESS": "local", "SERVE_APP_STATE_DIR": f"{folder}/state", "PYTHONPATH": str(root)}
             done = subprocess.run(
                 command,
                 env=environment(ours | variables),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cli.surroundings import make_token, ray_folder, without_proxies
+from serve_app.cli.surroundings import check_path, make_token, ray_folder, without_proxies
 from serve_app.errors import ConfigError
 
 SOCKET_PATH_BYTES = 107  # unix(7)
@@ -28,6 +28,17 @@ def in_a_process(code: str, *starter: str, **variables: str) -> subprocess.Compl
 def no_folders_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_TMPDIR", "TMPDIR", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("folder", ["plain", "my project", "it's mine", 'the "new" one', "a$b#c", "Prüfstand 📷"])
+def test_ray_understands_most_paths(folder: str) -> None:
+    check_path(f"/srv/{folder}/.venv/bin/python")
+
+
+@pytest.mark.parametrize("folder", ["o'brien", "a\\b"])
+def test_a_path_that_ray_would_misread_is_refused_in_a_sentence(folder: str) -> None:
+    with pytest.raises(ConfigError, match="has an apostrophe or a backslash: move"):
+        check_path(f"/srv/{folder}/.venv/bin/python")
 
 
 @pytest.mark.parametrize("length", [38, 90, 200])
