@@ -127,6 +127,10 @@ def _run(config: str) -> None:
         if _told_to_stop.is_set() or exc.code:
             raise KeyboardInterrupt from exc
         raise StartError("Ray Serve did not start: what it said stands above") from exc
+    except Exception as exc:  # whatever it is that Ray found on this machine
+        logs = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
+        reason = next(iter(str(exc).splitlines()), "")
+        raise StartError(f"Ray did not start ({type(exc).__name__}: {reason}): see {logs}") from exc
 
 
 def _is_running(name: str) -> bool:
