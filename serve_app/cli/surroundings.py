@@ -26,6 +26,7 @@ MIN_OPEN_FILES = 1024  # with fewer, Ray's own processes end while it starts
 _MANY_OPEN_FILES = 65_536  # more than we need; where "unlimited" is 2^30, some programs go through all of them
 _HAPROXY_OPEN_FILES = 10_340  # see `affordable` in configs/haproxy.py: all of Serve's 4,096 connections
 _SOCKET_PATH_BYTES = 107  # sockaddr_un's 108, less the NUL: unix(7)
+_LONGEST_OF_PYTHON = "/pymp-abcdefgh/listener-abcdefgh"  # multiprocessing's, of which Ray's dashboard makes use
 _LONGEST_OF_RAY = "/ray/session_2026-11-28_18-00-33_222873_4194304/sockets/plasma_store.1"
 _MIN_FREE_BYTES = 64 << 20  # for Ray's logs and sessions
 _LOOPBACK = "127.0.0.1", "localhost", "::1"
@@ -49,6 +50,7 @@ def made_fit(tell: Tell) -> Iterator[None]:
     check_path(sys.executable)
     raise_open_files(tell)
     os.environ["RAY_TMPDIR"] = str(ray_folder())
+    shorten_tmpdir(os.environ["RAY_TMPDIR"], tell)
     os.environ |= without_proxies(os.environ)
     if os.environ.get("RAY_AUTH_MODE") == "token":
         make_token(tell)
@@ -111,6 +113,14 @@ def ray_folder() -> Path:
             return folder
     tried = ", ".join(f"{folder} {problem}" for folder, problem in problems.items())
     raise ConfigError(f"Ray has no folder for its files ({tried}): {advice}")
+
+
+def shorten_tmpdir(short: str, tell: Tell) -> None:
+    """Have ``short`` in place of a TMPDIR in which a socket's path would be too long."""
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder + _LONGEST_OF_PYTHON)) > _SOCKET_PATH_BYTES:
+        tell(f"TMPDIR is too long for the paths of sockets, so temporary files lie in {short}")
+        os.environ["TMPDIR"] = tempfile.tempdir = short
 
 
 def _problem(folder: Path, longest: int) -> str | None:

@@ -86,7 +86,7 @@ _TEMPORARY = _cases(
     "a folder for temporary files",
     {
         "a path of 41 bytes": serves(TMPDIR="{folder}/" + "t" * 24, RAY_TMPDIR=None),
-        "a path of 120 bytes": serves(TMPDIR="{folder}/" + "t" * 103, RAY_TMPDIR=None),
+        "a path of 120 bytes": serves("TMPDIR is too long", TMPDIR="{folder}/" + "t" * 103, RAY_TMPDIR=None),
         "a short one with a space": serves(TMPDIR="{folder}/a b", RAY_TMPDIR=None),
         "one that cannot be made": serves(TMPDIR=_NOWHERE, RAY_TMPDIR=None),
         "a RAY_TMPDIR of 60 bytes": refused(

@@ -74,6 +74,20 @@ def test_a_ray_tmpdir_that_will_not_do_is_refused_in_a_sentence(
         ray_folder()
 
 
+@pytest.mark.parametrize("length", [60, 76, 200])
+def test_pythons_own_sockets_have_room_in_tmpdir(public_folder: Path, length: int) -> None:
+    folder = public_folder / ("t" * (length - len(f"{public_folder}/")))
+    folder.mkdir()
+    code = (
+        "import multiprocessing.connection, tempfile\n"
+        "s.shorten_tmpdir('/tmp', print)\n"
+        "multiprocessing.connection.Listener(family='AF_UNIX').close()\n"
+        "print(tempfile.gettempdir())"
+    )
+    *said, used = in_a_process(code, TMPDIR=str(folder)).stdout.splitlines()
+    assert (len(said), used) == ((0, str(folder)) if length == 60 else (1, "/tmp"))
+
+
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "https_proxy", "grpc_proxy"])
 @pytest.mark.parametrize("known", [{}, {"NO_PROXY": "intern.example"}, {"no_proxy": "localhost, intern.example"}])
 def test_no_proxy_stands_before_this_machine(monkeypatch: pytest.MonkeyPatch, name: str, known: dict[str, str]) -> None:
