@@ -175,7 +175,7 @@ def start(
     log.unlink(missing_ok=True)  # a server that was left running goes on writing into its own
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, env=environment(ours | variables), stdout=output, stderr=output, start_new_session=True
+            command, env=environment({**ours, **variables}), stdout=output, stderr=output, start_new_session=True
         )
     return Server(process, log, Client(f"http://127.0.0.1:{port}"))
 
@@ -183,7 +183,7 @@ def start(
 def environment(variables: Mapping[str, str | None]) -> dict[str, str]:
     """This program's, but for settings of Sightline, with these variables; without those that are None."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("SERVE_APP_")}
-    return {name: value for name, value in (ours | variables).items() if value is not None}
+    return {name: value for name, value in {**ours, **variables}.items() if value is not None}
 
 
 def free_port(wanted: int = 0) -> int:

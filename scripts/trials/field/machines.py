@@ -15,6 +15,7 @@ _PROXIES: dict[str, str | None] = {
     "no_proxy": None,
 }
 _TEXT = "\n# Prüfstand № 5: 検査\n"
+_MISSPELT = "applications: [{import_path: 'a:b', Prüfung: 1}]"
 _CONFIG = "http_options: {{host: '{host}'}}\napplications: [{{import_path: 'serve_app.app:build_app'}}]\n"
 _ASCII: dict[str, str | None] = {"LC_ALL": "C", "PYTHONUTF8": "0"}
 _SHARED_MEMORY = within("mount -t tmpfs -o size=8m x /dev/shm")
@@ -42,17 +43,20 @@ _PATHS = _cases(
         "an apostrophe and a space": serves(below="it's mine"),
         "quotation marks": serves(below='the "new" one'),
     },
+    quick=("an apostrophe",),
 )
 _LOCALES = _cases(
     "a locale that is not UTF-8",
     {
-        "ASCII": serves(config=_TEXT, **_ASCII),
+        "ASCII": serves(config=_TEXT, env=_ASCII),
         "POSIX, without Python's remedy": serves(config=_TEXT, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"),
         "none": serves(config=_TEXT, LC_ALL=None, LANG=None, LC_CTYPE=None),
         "one that is not installed": serves(config=_TEXT, LC_ALL="xx_XX.ISO-8859-1", PYTHONUTF8="0"),
         "PYTHONIOENCODING=ascii": serves(config=_TEXT, PYTHONIOENCODING="ascii"),
-        "a refusal that ASCII cannot say": refused("Pr", "fstand", config="Prüfstand: 1", **_ASCII),
-        "the script for streams, in ASCII": script("serve_app.cli.streams", "list", PYTHONIOENCODING="ascii", **_ASCII),
+        "a refusal that ASCII cannot say": refused("Serve knows no applications.Prüfung", config=_MISSPELT, env=_ASCII),
+        "the script for streams, in ASCII": script(
+            "serve_app.cli.streams", "list", PYTHONIOENCODING="ascii", env=_ASCII
+        ),
     },
     quick=("a refusal that ASCII cannot say", "the script for streams, in ASCII"),
 )
@@ -69,7 +73,7 @@ _USERS = _cases(
         ),
         "shared memory that is full": refused("of shared memory", "are free", starter=_SHARED_MEMORY),
     },
-    quick=("the folder of streams' states",),
+    quick=("the folder of streams' states", "the folder of streams' events"),
 )
 _FILES = _cases(
     "a hard limit of open files",
@@ -80,7 +84,7 @@ _FILES = _cases(
         "4096": serves("HAProxy takes fewer", starter=limited(4096)),
         "20000, and a soft one of 256": serves(starter=["prlimit", "--nofile=256:20000"]),
     },
-    quick=("512",),
+    quick=("64", "512"),
 )
 _TEMPORARY = _cases(
     "a folder for temporary files",
@@ -97,7 +101,7 @@ _TEMPORARY = _cases(
             "RAY_TMPDIR", "MiB free", starter=within("mount -t tmpfs -o size=1m x /mnt"), RAY_TMPDIR="/mnt"
         ),
     },
-    quick=("a RAY_TMPDIR of 60 bytes",),
+    quick=("a RAY_TMPDIR of 60 bytes", "a RAY_TMPDIR that cannot be made"),
 )
 _HOMES = _cases(
     "a home that cannot be written",
@@ -122,7 +126,7 @@ _FOLDERS = _cases(
         "weights": refused("model.weights", "/tmp/nowhere.onnx", SERVE_APP_WEIGHTS="/tmp/nowhere.onnx"),
         "/dev/shm, read-only": refused("/dev/shm", "mount a tmpfs", starter=within("mount -t tmpfs -o ro x /dev/shm")),
     },
-    quick=("output_dir",),
+    quick=("output_dir", "media_dirs", "state_dir below a file", "keys_file", "weights"),
 )
 _NETWORKS = _cases(
     "names, addresses and proxies",
@@ -133,11 +137,11 @@ _NETWORKS = _cases(
             "http_options.host", "no address of this machine",
             config=_CONFIG.format(host="192.0.2.1"), SERVE_APP_KEYS_FILE="/dev/null",
         ),
-        "proxies for HTTP": serves(**_PROXIES),
+        "proxies for HTTP": serves(env=_PROXIES),
         "a SOCKS proxy for everything": serves(ALL_PROXY="socks5://127.0.0.1:9", NO_PROXY=None, no_proxy=None),
-        "the script for streams, behind a proxy": script("serve_app.cli.streams", "list", **_PROXIES),
+        "the script for streams, behind a proxy": script("serve_app.cli.streams", "list", env=_PROXIES),
     },
-    quick=("the script for streams, behind a proxy",),
+    quick=("an address of another machine", "the script for streams, behind a proxy"),
 )  # fmt: skip
 
 CASES: tuple[Case, ...] = (

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 
@@ -44,6 +45,7 @@ def refused(
     starter: Sequence[str] = (),
     below: str | None = None,
     config: str | None = None,
+    env: Variables = MappingProxyType({}),
     **variables: str | None,
 ) -> Problem:
     """It does not start, and its last line has these words; no traceback.
@@ -62,7 +64,7 @@ def refused(
             ours = {"RAY_ADDRESS": "local", "SERVE_APP_STATE_DIR": f"{folder}/state", "PYTHONPATH": str(root)}
             done = subprocess.run(
                 command,
-                env=environment(ours | variables),
+                env=environment({**ours, **env, **variables}),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 timeout=_REFUSED_WITHIN_S,
@@ -82,12 +84,13 @@ def serves(
     starter: Sequence[str] = (),
     below: str | None = None,
     config: str | None = None,
+    env: Variables = MappingProxyType({}),
     **variables: str | None,
 ) -> Problem:
     """It starts, finds codes in a picture, and a stream of three pictures completes; its log has the words ``says``.
 
     ``below``: it is a checkout in a folder of this name. ``config``: what follows configs/local.yaml in the config.
-    ``{folder}`` in a variable is a folder that ends with the case.
+    ``{folder}`` in a variable is a folder that ends with the case; ``env`` are more variables.
     """
 
     def problem(_: str) -> str | None:
@@ -98,9 +101,9 @@ def serves(
             path.write_bytes((ROOT / CONFIG).read_bytes() + (config or "").encode())
             media = save_pictures(folder / "media")
             ours = {"SERVE_APP_MEDIA_DIRS": str(media.parent), "PYTHONPATH": str(root)}
-            theirs = {key: value and value.replace("{folder}", name) for key, value in variables.items()}
+            theirs = {key: value and value.replace("{folder}", name) for key, value in {**env, **variables}.items()}
             log = folder / "log"
-            server = start(path, log, root=root, variables=ours | theirs, starter=starter)
+            server = start(path, log, root=root, variables={**ours, **theirs}, starter=starter)
             try:
                 server.wait_until_ready()
                 found = len(server.client.detect(encoded(0)))
@@ -127,12 +130,12 @@ def serves(
     return problem
 
 
-def script(module: str, *arguments: str, **variables: str | None) -> Problem:
+def script(module: str, *arguments: str, env: Variables = MappingProxyType({}), **variables: str | None) -> Problem:
     """A command that asks the server ends with status 0."""
 
     def problem(url: str) -> str | None:
         command = [sys.executable, "-m", module, *arguments, "--url", url]
-        ours = environment({"PYTHONPATH": str(ROOT)} | variables)
+        ours = environment({"PYTHONPATH": str(ROOT), **env, **variables})
         done = subprocess.run(command, env=ours, capture_output=True, timeout=_SCRIPT_WITHIN_S, check=False)
         return f"exit {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}" if done.returncode else None
 
