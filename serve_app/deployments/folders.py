@@ -64,7 +64,8 @@ def _known(setting: str, find: Callable[[], T]) -> T:
     try:
         return find()
     except (RuntimeError, OSError) as exc:
-        raise ConfigError(f"{setting}: {exc}: set {_variable(setting)} to an absolute path") from exc
+        reason = "the folder in which this was started is gone" if isinstance(exc, OSError) else str(exc).rstrip(".")
+        raise ConfigError(f"{setting}: {reason}: set {_variable(setting)} to an absolute path") from exc
 
 
 def _variable(setting: str) -> str:

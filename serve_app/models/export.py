@@ -51,7 +51,9 @@ def exported(
     try:
         cache_dir = args.cache_dir.expanduser()
     except RuntimeError as exc:  # there is no home
-        raise ModelError(f"model.cache_dir: {exc}: set SERVE_APP_CACHE_DIR to an absolute path") from exc
+        raise ModelError(
+            f"model.cache_dir: {str(exc).rstrip('.')}: set SERVE_APP_CACHE_DIR to an absolute path"
+        ) from exc
     target = cache_dir / ("-".join(traits + libraries) + _SUFFIXES[engine])
     if os.path.exists(target):  # Path.exists would raise where a folder above it is another user's
         return target

@@ -190,6 +190,14 @@ def test_a_folder_that_cannot_be_used_is_found(setting: str, value: str) -> None
         check(config(streams={setting: value}))
 
 
+def test_a_folder_that_is_gone_since_the_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match=r"^streams\.media_dirs: the folder in which this was started is gone"):
+        check(config())
+
+
 def test_the_folder_of_streams_states_is_made(tmp_path: Path) -> None:
     check(config(streams={"state_dir": str(tmp_path / "a/b")}))
     folder = tmp_path / "a/b/sightline"
