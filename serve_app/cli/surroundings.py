@@ -22,7 +22,7 @@ from pathlib import Path
 from serve_app.errors import ConfigError
 from serve_app.ipc import dev_shm
 
-MIN_OPEN_FILES = 1024  # with fewer, Ray's own processes end while it starts
+MIN_OPEN_FILES = 1024  # what systems allow at least; it served with them, and fewer were not tried
 _MANY_OPEN_FILES = 65_536  # more than we need; where "unlimited" is 2^30, some programs go through all of them
 _HAPROXY_OPEN_FILES = 10_340  # see `affordable` in configs/haproxy.py: all of Serve's 4,096 connections
 _SOCKET_PATH_BYTES = 107  # sockaddr_un's 108, less the NUL: unix(7)
@@ -149,13 +149,15 @@ def without_proxies(environment: os._Environ[str] | dict[str, str]) -> dict[str,
 
 
 def make_token(tell: Tell) -> None:
-    """Make Ray's token where there is none: Ray itself would let every user of the machine read its file."""
+    """Make Ray's token where there is none, for its user alone: Ray lets every user of the machine read its file."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     try:
         file = Path(named).expanduser() if named else Path.home() / ".ray/auth_token"
         if os.access(file, os.R_OK):
+            if not named and file.stat().st_uid == os.getuid():
+                file.chmod(0o600)  # Ray made it for everybody to read
             return
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:

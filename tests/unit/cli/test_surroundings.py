@@ -121,6 +121,20 @@ def test_rays_token_is_readable_by_its_user_alone(tmp_path: Path, monkeypatch: p
     assert file.read_text() == token
 
 
+def test_a_token_that_ray_made_for_everybody_to_read_is_its_users_alone_from_now_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / ".ray/auth_token"
+    file.parent.mkdir()
+    file.write_text("token")
+    file.chmod(0o644)
+    make_token(pytest.fail)
+    assert (stat.S_IMODE(file.stat().st_mode), file.read_text()) == (0o600, "token")
+
+
 def test_where_the_home_cannot_be_written_the_token_is_this_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/proc/nowhere")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "")
