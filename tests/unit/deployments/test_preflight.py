@@ -8,6 +8,7 @@ import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from scripts.launch import free_port
+from serve_app.deployments import preflight
 from serve_app.deployments.preflight import check, read, unknown_keys
 from serve_app.errors import ConfigError, ModelError, SharedMemoryError
 from serve_app.types import Json
@@ -133,6 +134,12 @@ def test_too_little_shared_memory_is_found() -> None:
     wrong["applications"][0]["deployments"] = [{"name": "Preprocessor", "num_replicas": 1000}]
     with pytest.raises(SharedMemoryError, match=r"preprocessor\.slots"):
         check(wrong)
+
+
+def test_a_machine_without_shared_memory_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "FOLDER", tmp_path / "none")
+    with pytest.raises(SharedMemoryError, match="none is not there .*: mount a tmpfs there"):
+        check(config())
 
 
 @pytest.mark.parametrize(
