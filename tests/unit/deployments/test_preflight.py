@@ -138,7 +138,7 @@ def test_too_little_shared_memory_is_found() -> None:
 
 def test_a_machine_without_shared_memory_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "FOLDER", tmp_path / "none")
-    with pytest.raises(SharedMemoryError, match="none is not there .*: mount a tmpfs there"):
+    with pytest.raises(SharedMemoryError, match=r"none is not there .*: mount a tmpfs there"):
         check(config())
 
 
