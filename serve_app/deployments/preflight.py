@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.local import require_keys
 from serve_app.config import AppArgs, DetectorArgs, parse_args
 from serve_app.deployments.autoscaling import TargetUtilisation
+from serve_app.deployments.folders import check_folders
 from serve_app.deployments.handles import detector_name
 from serve_app.errors import ConfigError, SharedMemoryError
 from serve_app.ipc import dev_shm
@@ -29,16 +31,19 @@ from serve_app.types import InputShape, Json
 
 _IMPORT_PATH = "serve_app.app:build_app"
 _POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}  # Serve takes both
+_NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _HAPROXYS_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
 def read(path: Path) -> Json:
     """A Serve config from its file. Raises ConfigError, for a key that Serve would ignore, too."""
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_bytes())  # UTF-8, whatever the locale says, or UTF-16 with its mark
         ServeDeploySchema.model_validate(config)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path} cannot be read") from exc
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
+    except yaml.reader.ReaderError as exc:
+        raise ConfigError(f"{path} is no text in UTF-8 ({exc.reason} at {exc.position}): save it as UTF-8") from exc
     except yaml.YAMLError as exc:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(exc).split())}") from exc
     except (AttributeError, ImportError) as exc:  # it looks at what it is to import
@@ -59,12 +64,13 @@ def check(config: Json) -> None:
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
         for variable, port in _HAPROXYS_PORTS.items():
             _check_port("127.0.0.1", os.environ.get(variable, port), variable)
-    for args, detectors, deployments in _applications(config):
+    for application, args, detectors, deployments in _applications(config):
         require_keys(args.access, http.get("host", "0.0.0.0"))
         if args.access.keys_file:
             KeyFile(args.access.keys_file)
         for detector in detectors:
             check_weights(detector.model)
+        check_folders(args.streams, application)
         _check_shared_memory(args, detectors, deployments.get("Preprocessor", {}))
 
 
@@ -74,8 +80,8 @@ def check_args(config: Json) -> None:
         pass
 
 
-def _applications(config: Json) -> Iterator[tuple[AppArgs, list[DetectorArgs], dict[str, Json]]]:
-    """Of each of ours: its settings, what its Detectors are set to, and its deployments. Raises ConfigError."""
+def _applications(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArgs], dict[str, Json]]]:
+    """The name of each of ours, its settings, what its Detectors are set to, its deployments. Raises ConfigError."""
     for application in config["applications"]:
         if application["import_path"] == _IMPORT_PATH:
             args = parse_args(application.get("args", {}))
@@ -90,7 +96,7 @@ def _applications(config: Json) -> Iterator[tuple[AppArgs, list[DetectorArgs], d
                 detector.changed_by(deployments.get(name, {}).get("user_config"))
                 for name, detector in detectors.items()
             )
-            yield args, list(changed), deployments
+            yield application.get("name", "default"), args, list(changed), deployments
 
 
 def _check_policy(deployment: str, policy: Json) -> None:
@@ -126,12 +132,16 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _check_port(host: str, port: int | str, setting: str) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except (OSError, OverflowError, ValueError) as exc:
-            raise ConfigError(f"port {port} of {host} is in use or not allowed: set {setting} to another one") from exc
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # as configs/haproxy.py does
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address[0], int(port)))
+    except (OSError, OverflowError, ValueError) as exc:
+        if isinstance(exc, socket.gaierror) or (isinstance(exc, OSError) and exc.errno in _NO_SUCH_ADDRESS):
+            raise ConfigError(f"http_options.host: {host} is no address of this machine") from exc
+        raise ConfigError(f"port {port} of {host} is in use or not allowed: set {setting} to another one") from exc
 
 
 def _check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], preprocessor: Json) -> None:
@@ -139,7 +149,10 @@ def _check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], preproces
     count = replicas if isinstance(replicas, int) else 1
     shapes = (InputShape.square(detector.model.image_size_px) for detector in detectors)
     needed = count * sum(pool_bytes(args.preprocessor.slots, shape) for shape in shapes)
-    free = shutil.disk_usage(FOLDER).free
+    try:
+        free = shutil.disk_usage(FOLDER).free
+    except OSError as exc:
+        raise SharedMemoryError(f"{FOLDER} is not there ({exc.strerror}): mount a tmpfs there") from exc
     if needed > free:
         raise SharedMemoryError(
             f"the frame pools need {needed / 2**20:.0f} MiB of shared memory, and {free / 2**20:.0f} are free: "

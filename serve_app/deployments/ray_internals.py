@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import sys
+from typing import Any
 
 import ray
 from ray import serve
@@ -12,11 +15,21 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ReplicaState
 
-from serve_app.errors import (
-    Unavailable,
-)
+from serve_app.errors import Unavailable
 
 _GCS_TIMEOUT_S = 5.0
+
+
+def runtime_env(variables: dict[str, str]) -> dict[str, Any]:
+    """Return the ``runtime_env`` of an actor that has these variables.
+
+    A process with a runtime environment is started by a shell, for which Ray quotes everything but the interpreter
+    (``RuntimeEnvContext.exec_worker``): below a folder like "my project" none would start. An interpreter that needs no
+    quotes is left to Ray, since on another node it may be another one.
+    """
+    quoted = shlex.quote(sys.executable)
+    interpreter = {} if quoted == sys.executable else {"py_executable": quoted}
+    return {"env_vars": variables, **interpreter}
 
 
 def running_replicas(application: str) -> dict[str, int]:

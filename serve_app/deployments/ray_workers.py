@@ -12,7 +12,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
 from serve_app.config import AppArgs
 from serve_app.deployments.handles import ActorReplica, StubMethod
-from serve_app.deployments.ray_internals import draining_nodes, is_application_gone
+from serve_app.deployments.ray_internals import draining_nodes, is_application_gone, runtime_env
 from serve_app.deployments.stream_worker import NAMESPACE, StreamWorker, name_prefix, running
 from serve_app.deployments.stubs import WorkerStub
 from serve_app.schemas.streams import Regions, StreamStatus
@@ -93,7 +93,7 @@ class RayWorkers:
             enable_task_events=False,  # Ray's GCS would keep each call: 8 MiB a minute with eleven streams
             # Ray's node agent keeps a dead process's counters and histograms for ever, and streams come and go: the
             # supervisor reports the metrics instead.
-            runtime_env={"env_vars": {"RAY_enable_metrics_collection": "0"}},
+            runtime_env=runtime_env({"RAY_enable_metrics_collection": "0"}),
         )
         try:
             return RayWorker(actor.remote(record.spec, source, self._application, self._args))

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -47,14 +48,15 @@ def exported(
         from serve_app.models.engines.device import gpu_name
 
         traits.append(gpu_name())  # it runs on no other
-    cache_dir = args.cache_dir.expanduser()
-    target = cache_dir / ("-".join(traits + libraries) + _SUFFIXES[engine])
-    if target.exists():
-        return target
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ModelError(f"model.cache_dir: {cache_dir} cannot be made") from exc
+        cache_dir = args.cache_dir.expanduser()
+    except RuntimeError as exc:  # there is no home
+        raise ModelError(
+            f"model.cache_dir: {str(exc).rstrip('.')}: set SERVE_APP_CACHE_DIR to an absolute path"
+        ) from exc
+    target = cache_dir / ("-".join(traits + libraries) + _SUFFIXES[engine])
+    if os.path.exists(target):  # Path.exists would raise where a folder above it is another user's
+        return target
     options = {
         "format": _FORMATS[engine],
         "input_shape": InputShape.square(args.image_size_px),
@@ -136,6 +138,14 @@ def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]
 
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as exc:
+        raise ModelError(
+            f"model.cache_dir: {path.parent} cannot be written ({exc.strerror}): "
+            "set SERVE_APP_CACHE_DIR to another folder"
+        ) from exc
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()

@@ -14,7 +14,7 @@ from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Policy, StreamSpec
 from serve_app.streams.capture.source import Source, parse_source
 from serve_app.streams.capture.timestamps import USUAL_FPS
-from serve_app.streams.stream import check_outputs
+from serve_app.streams.outputs.checks import check_outputs
 from serve_app.types import ModelInfo
 
 _CAPACITY_TIMEOUT_S = 2.0

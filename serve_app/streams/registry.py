@@ -141,10 +141,19 @@ S = TypeVar("S", bound=_HasRegistry)
 def uninterrupted(
     method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-    """Run a method to its end also when its caller is cancelled: half a change would leave a stray worker."""
+    """Run a method to its end also when its caller is cancelled: half a change would leave a stray worker.
+
+    Raises Unavailable where the store cannot be written.
+    """
 
     @functools.wraps(method)
     async def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.registry.complete(method(self, *args, **kwargs))
+        try:
+            return await self.registry.complete(method(self, *args, **kwargs))
+        except OSError as exc:
+            if exc.strerror is None:  # a TimeoutError, which is an OSError, too
+                raise
+            logger.error("the store of streams cannot be written: %s", exc.strerror)
+            raise Unavailable(f"streams.state_dir cannot be written ({exc.strerror}): try again once it can") from exc
 
     return wrapper

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
 from serve_app.config import StreamArgs
@@ -36,7 +35,7 @@ from serve_app.streams.capture.source import Source
 from serve_app.streams.capture.timestamps import USUAL_FPS
 from serve_app.streams.outputs.events import EventLog
 from serve_app.streams.outputs.recording import Recorder
-from serve_app.streams.outputs.sinks import check_sink, open_sink
+from serve_app.streams.outputs.sinks import open_sink
 from serve_app.streams.progress import Progress
 from serve_app.streams.scene.regions import RegionEvent
 from serve_app.streams.scene.scene import Scene
@@ -78,14 +77,6 @@ class FrameDetector(Protocol):
 def policy_of(spec: StreamSpec, source: Source) -> Policy:
     """The one that is asked for, or the kind of source's own."""
     return spec.policy or ("drop_oldest" if source.is_live else "wait")
-
-
-def check_outputs(spec: StreamSpec, output_dir: Path | None, guard: AddressGuard) -> None:
-    """Raises InvalidParameter or StartError for sinks and recordings that cannot be."""
-    for sink in spec.sinks:
-        check_sink(sink, spec.id, output_dir, guard)
-    if spec.recording and output_dir is None:
-        raise InvalidParameter("recordings need streams.output_dir (SERVE_APP_OUTPUT_DIR)")
 
 
 class Stream:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import tomllib
@@ -66,6 +68,21 @@ def test_the_health_check_asks_for_a_warm_model_on_the_configs_port() -> None:
     port = config["http_options"]["port"]
     assert f"http://127.0.0.1:{port}/readyz" in instructions("HEALTHCHECK")[0]
     assert instructions("EXPOSE") == [str(port)]
+
+
+def test_the_health_check_asks_no_proxy() -> None:
+    """A container is often told of one, and none answers for it."""
+    (_, command) = instructions("HEALTHCHECK")[0].split("CMD ")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        words = [word.replace(":8000/", f":{port}/") for word in json.loads(command)]
+        env = os.environ | {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
+        with subprocess.Popen([sys.executable, *words[1:]], env=env) as asking:
+            connection, _ = server.accept()
+            with connection:
+                assert connection.recv(1 << 16).startswith(b"GET /readyz ")
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            assert asking.wait(30) == 0
 
 
 def test_the_first_lines_say_how_much_shared_memory_and_which_keys() -> None:

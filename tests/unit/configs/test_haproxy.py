@@ -95,9 +95,9 @@ def serving(api: HAProxyApi, use: Callable[[psutil.Process], Awaitable[None]]) -
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
-async def get(api: HAProxyApi, path: str = "/") -> int:
+async def get(api: HAProxyApi, path: str = "/", host: str = "127.0.0.1") -> int:
     """The status that one new connection gets."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
+    reader, writer = await asyncio.open_connection(host, api.cfg.http_options.port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     try:
         return int((await reader.read()).split()[1])
@@ -136,6 +136,32 @@ def test_who_never_ends_a_header_is_sent_away(api: HAProxyApi) -> None:
         async with asyncio.timeout(60):
             assert (await reader.read()).startswith(b"HTTP/1.1 408")
         writer.close()
+
+    serving(api, use)
+
+
+@pytest.mark.parametrize(("api", "address"), [("::1", "::1"), ("localhost", "127.0.0.1")], indirect=["api"])
+def test_it_listens_where_the_host_is_whatever_its_name(api: HAProxyApi, address: str) -> None:
+    async def use(guard: psutil.Process) -> None:
+        assert await get(api, host=address) == 200
+
+    serving(api, use)
+
+
+@pytest.mark.parametrize("open_files", [1024, 4096])
+def test_it_takes_as_many_connections_as_files_may_be_open(
+    api: HAProxyApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_files: int
+) -> None:
+    """For the 4,096 of Ray's configuration it would want 10,270, and end where it does not get them."""
+    limited = tmp_path / "limited"
+    limited.write_text(f"#!/bin/sh\nulimit -n {open_files}\nexec '{GUARD}' \"$@\"\n")
+    limited.chmod(0o755)
+    monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_BINARY_PATH", str(limited))
+
+    async def use(guard: psutil.Process) -> None:
+        (child,) = guard.children()
+        assert child.rlimit(psutil.RLIMIT_NOFILE)[1] == open_files
+        assert await get(api) == 200
 
     serving(api, use)
 

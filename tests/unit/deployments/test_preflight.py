@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import socket
+import stat
 from pathlib import Path
 
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from scripts.launch import free_port
+from serve_app.deployments import preflight
 from serve_app.deployments.preflight import check, read, unknown_keys
 from serve_app.errors import ConfigError, ModelError, SharedMemoryError
 from serve_app.types import Json
@@ -15,6 +17,12 @@ from serve_app.types import Json
 def config(**args: Json) -> Json:
     application = {"name": "sightline", "import_path": "serve_app.app:build_app", "args": args}
     return {"http_options": {"host": "127.0.0.1", "port": free_port()}, "applications": [application]}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of streams' states is made there."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 def test_a_good_config_passes() -> None:
@@ -128,6 +136,12 @@ def test_too_little_shared_memory_is_found() -> None:
         check(wrong)
 
 
+def test_a_machine_without_shared_memory_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "FOLDER", tmp_path / "none")
+    with pytest.raises(SharedMemoryError, match=r"none is not there .*: mount a tmpfs there"):
+        check(config())
+
+
 @pytest.mark.parametrize(
     ("user_config", "error", "says"),
     [
@@ -147,3 +161,63 @@ def test_a_deployment_that_there_is_not_is_found() -> None:
     wrong["applications"][0]["deployments"] = [{"name": "Detektor"}]
     with pytest.raises(ConfigError, match="there is no deployment Detektor: there are Detector, Ingress"):
         check(wrong)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+def test_every_way_to_name_this_machine_will_do(host: str) -> None:
+    local = config()
+    local["http_options"]["host"] = host
+    check(local)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1.invalid", "192.0.2.1"])  # the latter is of RFC 5737: for documentation
+def test_an_address_that_this_machine_does_not_have_is_found(host: str, tmp_path: Path) -> None:
+    (tmp_path / "keys.yaml").write_text("[]")
+    elsewhere = config(access={"keys_file": str(tmp_path / "keys.yaml")})
+    elsewhere["http_options"]["host"] = host
+    with pytest.raises(ConfigError, match=rf"^http_options\.host: {host} is no address of this machine"):
+        check(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("output_dir", "/nowhere"),
+        ("output_dir", "/etc/passwd"),
+        ("output_dir", "/proc"),
+        ("media_dirs", ".:/nowhere"),
+        ("media_dirs", "/etc/passwd"),
+        ("state_dir", "/proc/nowhere"),
+        ("state_dir", "/etc/passwd"),
+        ("state_dir", "~nobody-of-this-name/state"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_found(setting: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^streams\.{setting}: .*SERVE_APP_{setting.upper()}"):
+        check(config(streams={setting: value}))
+
+
+def test_a_folder_that_is_gone_since_the_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match=r"^streams\.media_dirs: the folder in which this was started is gone"):
+        check(config())
+
+
+def test_the_folder_of_streams_states_is_made(tmp_path: Path) -> None:
+    check(config(streams={"state_dir": str(tmp_path / "a/b")}))
+    folder = tmp_path / "a/b/sightline"
+    assert (stat.S_IMODE(folder.stat().st_mode), list(folder.iterdir())) == (0o700, [])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_config_is_unicode_whatever_the_locale_says(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "config.yaml").write_text("applications: [{import_path: a:b, name: Prüfstand}]", encoding=encoding)
+    assert read(tmp_path / "config.yaml")["applications"][0]["name"] == "Prüfstand"
+
+
+def test_a_config_of_another_encoding_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: Prüfstand", encoding="latin-1")
+    with pytest.raises(ConfigError, match="save it as UTF-8"):
+        read(tmp_path / "config.yaml")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,3 +196,26 @@ def test_autoscaling_may_start_as_many_replicas_as_its_config_says(
 def test_ray_still_tells_which_nodes_drain() -> None:
     """Under a private name, whose loss ``draining_nodes`` would take for a head that is away."""
     assert callable(InnerGcsClient.get_draining_nodes)  # what ``global_worker.gcs_client`` passes calls on to
+
+
+@pytest.mark.parametrize("folder", ["plain", "my project", "it's mine", 'the "new" one', "a$HOME;b#c", "Prüfstand"])
+def test_an_actor_with_variables_starts_wherever_the_interpreter_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """Ray has a shell start it, and quotes all but the interpreter."""
+    interpreter = tmp_path / folder / "python"
+    interpreter.parent.mkdir()
+    interpreter.symlink_to(sys.executable)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", str(interpreter))
+        env = ray_internals.runtime_env({"A": "1"})
+    context = (
+        f"RuntimeEnvContext(env_vars={env['env_vars']!r}, py_executable={env.get('py_executable', sys.executable)!r})"
+    )
+    program = (
+        "from ray._private.runtime_env.context import RuntimeEnvContext\n"
+        "from ray.core.generated.common_pb2 import Language\n"
+        f"{context}.exec_worker(['-c', 'import os; print(os.environ[\"A\"])'], Language.PYTHON)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("1\n", "")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from serve_app.errors import Overloaded, SharedMemoryError, SlotElsewhere
-from serve_app.ipc.dev_shm import FOLDER, sweep
+from serve_app.ipc.dev_shm import FOLDER, run_folder, sweep
 from serve_app.ipc.frame_pool import FramePool, SlotReader
 from serve_app.types import InputShape, SlotRef
 
@@ -165,3 +165,23 @@ def test_too_little_shared_memory_is_one_sentence_and_leaves_nothing() -> None:
     with pytest.raises(SharedMemoryError, match="--shm-size"):
         FramePool(10_000_000, InputShape.square(640))
     assert set(FOLDER.iterdir()) == before
+
+
+def test_a_runs_folder_is_its_own_and_swept_away_once_its_owner_is_dead(tmp_path: Path) -> None:
+    with run_folder(tmp_path) as folder:
+        (folder / "file").touch()
+        os.utime(folder, (0, 0))
+        assert sweep(tmp_path) == 0
+    assert not folder.exists()
+    left = tmp_path / "sightline-of-a-dead-one"
+    left.mkdir()
+    (left / "file").touch()
+    assert sweep(tmp_path) == 0  # it may be about to be locked
+    os.utime(left, (0, 0))
+    assert sweep(tmp_path) == 1
+    assert not left.exists()
+
+
+def test_where_shared_memory_cannot_be_written_a_runs_folder_is_refused() -> None:
+    with pytest.raises(SharedMemoryError, match="mount a tmpfs"), run_folder(Path("/proc")):
+        pass

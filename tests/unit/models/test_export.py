@@ -55,6 +55,14 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         load(args, has_gpu=engine == "tensorrt")
 
 
+@pytest.mark.parametrize("cache_dir", ["/proc/nowhere", "/etc/passwd", "/proc", "~nobody-of-this-name/cache"])
+def test_a_cache_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path, cache_dir: str) -> None:
+    (tmp_path / "any.pt").write_bytes(b"never read")
+    args = ModelArgs(**trusted(tmp_path / "any.pt"), cache_dir=Path(cache_dir))
+    with pytest.raises(ModelError, match=r"^model\.cache_dir: .*SERVE_APP_CACHE_DIR"):
+        load(args, has_gpu=False)
+
+
 def test_who_comes_after_a_killed_export_waits_for_it(tmp_path: Path) -> None:
     """It goes on alone, and its file is used; nothing else is left in the cache."""
     YOLO("yolov8n.yaml").save(tmp_path / "untrained.pt")

@@ -25,8 +25,9 @@ from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import StreamSpec, StreamStatus
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
+from serve_app.streams.outputs.checks import check_outputs
 from serve_app.streams.store import Record, StreamStore
-from serve_app.streams.stream import Stream, check_outputs
+from serve_app.streams.stream import Stream
 from serve_app.types import EventPage
 from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
 from tests.support.local_streams import FakeDetector

@@ -17,8 +17,8 @@ from serve_app.errors import InvalidParameter, ModelChanged, Overloaded, StartEr
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Motion, Recording, Regions, SourceSpec, StreamSpec
 from serve_app.streams import stream as stream_module
+from serve_app.streams.outputs.checks import check_outputs
 from serve_app.streams.scene.scene import Scene
-from serve_app.streams.stream import check_outputs
 from serve_app.types import Answer, ModelInfo
 from tests.support import squares
 from tests.support.local_streams import EVERYWHERE, FRAMES, MODEL, FakeDetector, all_events, new_stream, running
@@ -159,13 +159,17 @@ async def test_events_go_to_a_file_and_clips_are_recorded(video: Path) -> None:
     assert (status.sent, status.waiting, status.dropped) == (FRAMES + 2, 0, {})
 
 
-def test_files_need_a_folder() -> None:
+def test_files_need_a_folder_that_is_there(tmp_path: Path) -> None:
     source = SourceSpec(uri="a.mp4")
     outputs: list[dict[str, Any]] = [{"recording": {}}, {"sinks": [{"type": "jsonl"}]}]
     for fields in outputs:
         with pytest.raises(InvalidParameter, match="SERVE_APP_OUTPUT_DIR"):
             check_outputs(StreamSpec(source=source, **fields), None, AddressGuard())
-    check_outputs(StreamSpec(source=source), None, AddressGuard())
+        with pytest.raises(InvalidParameter, match="is not there") as refusal:
+            check_outputs(StreamSpec(source=source, **fields), tmp_path / "unmounted", AddressGuard())
+        assert str(tmp_path) not in refusal.value.detail
+        check_outputs(StreamSpec(source=source, **fields), tmp_path, AddressGuard())
+    check_outputs(StreamSpec(source=source), tmp_path / "unmounted", AddressGuard())
 
 
 async def test_a_stream_waits_while_a_model_serves_that_does_not_know_its_classes(

@@ -160,7 +160,7 @@ async def test_a_stream_is_not_created_when_the_store_cannot_be_written(
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         monkeypatch.setattr(StreamStore, "put", fail)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(Unavailable, match=r"streams\.state_dir cannot be written .No space left"):
             await supervision.create(spec_of())
         assert await supervision.all() == []
     assert workers.started == []
@@ -176,7 +176,7 @@ async def test_a_stream_goes_on_when_a_change_of_it_cannot_be_written(
         await asyncio.sleep(1)
         for method in ("put", "delete", "start_over"):
             monkeypatch.setattr(StreamStore, method, fail)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(Unavailable, match=r"streams\.state_dir cannot be written .No space left"):
             await CHANGES[change](supervision)
         await asyncio.sleep(1)
         assert (await supervision.status("lot")).state == "running"

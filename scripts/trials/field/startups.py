@@ -1,0 +1,176 @@
+"""The service started on machines that are not as we like them: what it says, or whether it serves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import cv2
+
+from scripts.codes import samples
+from scripts.launch import ROOT, StartFailed, StopFailed, environment, free_port, start, text_of
+from scripts.trials.cluster import until
+
+Problem = Callable[[str], str | None]  # see ``Case``
+Variables = Mapping[str, str | None]
+
+CONFIG = "configs/local.yaml"
+_REFUSED_WITHIN_S = 120.0  # of which Python takes most to read Ray's modules
+_STREAM_WITHIN_S = 60.0
+_SCRIPT_WITHIN_S = 60.0
+_CARRIED = "serve_app", "configs", "scripts", "pyproject.toml"  # of a checkout, what a service needs
+
+
+def within(setup: str) -> list[str]:
+    """A command that runs another one where ``setup`` has changed mounts and the host's name for it alone.
+
+    It needs no rights of root where the kernel lets users have namespaces of their own.
+    """
+    return ["unshare", "--map-root-user", "--mount", "--uts", "sh", "-c", f'{setup} && exec "$@"', "sh"]
+
+
+def limited(open_files: int) -> list[str]:
+    """A command that runs another one, which may open so many files."""
+    return ["prlimit", f"--nofile={open_files}:{open_files}"]
+
+
+def refused(
+    *words: str,
+    starter: Sequence[str] = (),
+    below: str | None = None,
+    config: str | None = None,
+    env: Variables = MappingProxyType({}),
+    **variables: str | None,
+) -> Problem:
+    """It does not start, and its last line has these words; no traceback.
+
+    ``below``: it is a checkout in a folder of this name. ``config``: the text of one, in place of configs/local.yaml.
+    """
+
+    def problem(_: str) -> str | None:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            root = checkout(folder / below) if below else ROOT
+            path = folder / "config.yaml"
+            path.write_bytes((ROOT / CONFIG).read_bytes() if config is None else config.encode())
+            python = str(root / ".venv/bin/python") if below else sys.executable
+            command = [*starter, python, "-m", "serve_app", str(path), "--port", str(free_port())]
+            ours = {"RAY_ADDRESS": "local", "SERVE_APP_STATE_DIR": f"{folder}/state", "PYTHONPATH": str(root)}
+            done = subprocess.run(
+                command,
+                env=environment({**ours, **env, **variables}),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=_REFUSED_WITHIN_S,
+                check=False,
+            )
+        text = done.stdout.decode(errors="replace").strip()
+        last = text.splitlines()[-1] if text else ""
+        if done.returncode != 1 or "Traceback" in text or not all(word in last for word in words):
+            return f"exit {done.returncode}, {text.count('Traceback')} tracebacks, and its last line is: {last[:300]}"
+        return None
+
+    return problem
+
+
+def serves(
+    *says: str,
+    starter: Sequence[str] = (),
+    below: str | None = None,
+    config: str | None = None,
+    env: Variables = MappingProxyType({}),
+    **variables: str | None,
+) -> Problem:
+    """It starts, finds codes in a picture, and a stream of three pictures completes; its log has the words ``says``.
+
+    ``below``: it is a checkout in a folder of this name. ``config``: what follows configs/local.yaml in the config.
+    ``{folder}`` in a variable is a folder that ends with the case; ``env`` are more variables.
+    """
+
+    def problem(_: str) -> str | None:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            root = checkout(folder / below) if below else ROOT
+            path = folder / "config.yaml"
+            path.write_bytes((ROOT / CONFIG).read_bytes() + (config or "").encode())
+            media = save_pictures(folder / "media")
+            ours = {"SERVE_APP_MEDIA_DIRS": str(media.parent), "PYTHONPATH": str(root)}
+            theirs = {key: value and value.replace("{folder}", name) for key, value in {**env, **variables}.items()}
+            log = folder / "log"
+            server = start(path, log, root=root, variables={**ours, **theirs}, starter=starter)
+            try:
+                server.wait_until_ready()
+                found = len(server.client.detect(encoded(0)))
+                server.client.streams.create({"id": "field", "source": {"uri": str(media)}})
+                until(
+                    lambda: server.client.streams.status("field").state in {"completed", "failed"},
+                    within_s=_STREAM_WITHIN_S,
+                    what="a stream's end",
+                )
+                stream = server.client.streams.status("field")
+                server.client.streams.delete("field")
+            except StartFailed:
+                return f"it does not start: {text_of(log).strip()[-500:]}"
+            finally:
+                with_left = _stop(server.stop)
+            said = text_of(log)
+        if not found:
+            return "it finds nothing in a picture with codes"
+        if (stream.state, stream.processed, stream.restarts) != ("completed", 3, 0):
+            return f"a stream of 3 pictures is {stream.state} after {stream.processed}: {stream.detail}"
+        unsaid = [words for words in says if words not in said]
+        return with_left or (f"its log does not say {unsaid}" if unsaid else None)
+
+    return problem
+
+
+def script(module: str, *arguments: str, env: Variables = MappingProxyType({}), **variables: str | None) -> Problem:
+    """A command that asks the server ends with status 0."""
+
+    def problem(url: str) -> str | None:
+        command = [sys.executable, "-m", module, *arguments, "--url", url]
+        ours = environment({"PYTHONPATH": str(ROOT), **env, **variables})
+        done = subprocess.run(command, env=ours, capture_output=True, timeout=_SCRIPT_WITHIN_S, check=False)
+        return f"exit {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}" if done.returncode else None
+
+    return problem
+
+
+def _stop(stop: Callable[[], None]) -> str | None:
+    try:
+        stop()
+    except StopFailed as exc:
+        return str(exc)
+    return None
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of this checkout, with this one's environment."""
+    folder.mkdir(parents=True)
+    for name in _CARRIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(ROOT / name, folder)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    os.utime(folder / "pyproject.toml", (0, 0))  # so that its environment is not made again
+    return folder
+
+
+def save_pictures(folder: Path) -> Path:
+    """Three pictures with codes."""
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number}.jpg").write_bytes(encoded(number))
+    return folder
+
+
+def encoded(number: int) -> bytes:
+    """A picture with codes, as JPEG."""
+    return cv2.imencode(".jpg", samples.belt_frame(number).pixels)[1].tobytes()
