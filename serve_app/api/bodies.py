@@ -66,6 +66,16 @@ async def read_upload(request: Request, limits: LimitArgs, fetcher: Fetcher | No
     return Upload([body])
 
 
+def is_untyped_json(request: Request, body: bytes) -> bool:
+    """Return whether the body is JSON that its client calls something else, as ``curl -d`` does.
+
+    A browser asks us before it sends JSON for a page elsewhere, but not before it sends other types: what has an
+    ``Origin``, as every POST and PUT of a browser has, must name its type.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return "origin" not in request.headers and not kind.endswith("json") and _is_json(body, b"")
+
+
 async def read_body(request: Request, max_bytes: int, limit: Limit) -> bytes:
     """Return the whole body, inflated. Raises TooLarge, which names ``limit``, as soon as the body is too large, as it
     comes or inflated, and Malformed, UnsupportedEncoding."""
@@ -116,7 +126,7 @@ async def _fetched(body: bytes, fetcher: Fetcher | None, tenant: str) -> bytes:
         if any(error["type"] == "json_invalid" for error in exc.errors()):
             raise Malformed(f"the body is no valid JSON; {HOW_TO_SEND}") from None
         raise InvalidParameter(
-            f'JSON holds no picture; {HOW_TO_SEND}; a picture\'s url is sent as {{"url": "https://…"}}, and nothing else'
+            f'JSON holds no picture; {HOW_TO_SEND}; the url of a picture is sent as {{"url": "https://…"}} alone'
         ) from None
     if url.lstrip().lower().startswith("data:"):
         raise InvalidParameter(f"url: a data URL is not read; {HOW_TO_SEND}")

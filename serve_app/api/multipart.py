@@ -1,6 +1,6 @@
 """Split a multipart body into its parts: RFC 2046, 5.1.1, and RFC 7578, with what clients make of them.
 
-The body is in memory. We look for its delimiters with ``bytes.find``: nothing here runs once for each byte, nor for each
+The body is in memory. We look for its delimiters with ``bytes.find``: nothing here runs once for each byte or for each
 line of a picture.
 """
 
