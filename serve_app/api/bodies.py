@@ -73,7 +73,8 @@ def is_untyped_json(request: Request, body: bytes) -> bool:
     ``Origin``, as every POST and PUT of a browser has, must name its type.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return "origin" not in request.headers and not kind.endswith("json") and _is_json(body, b"")
+    is_typed = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    return "origin" not in request.headers and not is_typed and _is_json(body, b"")
 
 
 async def read_body(request: Request, max_bytes: int, limit: Limit) -> bytes:
