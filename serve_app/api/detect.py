@@ -32,8 +32,9 @@ _PICTURES_AT_ONCE = 8  # of one request, so that one request of many pictures do
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY = {
     "required": True,
-    "description": "One picture as the body, or one or many as multipart parts named `file`; or, where "
-    "`outbound.detect_urls` is set, the url of one.",
+    "description": "One picture as the body, or one or many as multipart parts named `file`, beside which the query's "
+    "parameters may be fields; or, where `outbound.detect_urls` is set, the url of one. `Content-Encoding` may be gzip "
+    "or deflate.",
     "content": {
         "multipart/form-data": {
             "schema": {
@@ -51,7 +52,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": DetectResponse | DetectManyResponse,
         "description": "One picture answers an object; several answer `results`, in order. "
-        "`Accept: image/jpeg` answers one picture with its boxes drawn.",
+        "`Accept: image/jpeg` answers one picture with its boxes drawn, where it weighs more than JSON and `*/*`.",
         "content": {
             "application/json": {
                 "examples": {
@@ -68,7 +69,10 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "`forbidden`, or `urls_disabled`: pictures are not fetched by url here",
     },
     413: {"model": ErrorResponse, "description": "`too_large`: too many bytes, pixels or pictures"},
-    415: {"model": ErrorResponse, "description": "`not_an_image`: no picture format that is read here"},
+    415: {
+        "model": ErrorResponse,
+        "description": "`not_an_image`: no picture format that is read here; or `unsupported_encoding`",
+    },
     422: {"model": ErrorResponse, "description": "`undecodable`, `invalid_parameter`, `invalid_url` or `unfetchable`"},
     500: {"model": ErrorResponse, "description": "`internal`: a bug of ours"},
     503: {"model": ErrorResponse, "description": "`overloaded` or `unavailable`, with `Retry-After`"},
