@@ -103,7 +103,7 @@ class Access:
             check_local(request)
         route = self._routes.find(request.scope)
         if route is None:
-            raise NotFound("no such route")
+            raise NotFound("no such route; /docs shows those that there are")
         anyone = Caller("", self._args.requests_per_s, concurrency=0)
         if route.permission is None:
             return route, anyone

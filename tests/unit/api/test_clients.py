@@ -160,3 +160,9 @@ async def test_members_without_end_are_refused(client: httpx.AsyncClient) -> Non
     body = gzip.compress(b"") * 5000
     response = await client.post("/detect", content=body, headers={"Content-Encoding": "gzip"})
     assert is_error(response, 400, "malformed")
+
+
+@pytest.mark.parametrize("path", ["/health", "/models", "/streams", "/streams/lot", "/streams/lot/regions"])
+async def test_head_is_answered_where_get_is(client: httpx.AsyncClient, path: str) -> None:
+    await client.post("/streams", json=STREAM)
+    assert (await client.head(path)).status_code == (await client.get(path)).status_code == 200
