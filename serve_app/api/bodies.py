@@ -61,20 +61,27 @@ async def read_upload(request: Request, limits: LimitArgs, fetcher: Fetcher | No
         if kind.startswith(b"multipart/"):
             raise Malformed("the multipart body's Content-Type names no boundary; let the HTTP client set the header")
     if _is_json(body, kind):
+        if _may_be_of_a_page(request) and not _names_json(request):
+            raise InvalidParameter("JSON needs the header Content-Type: application/json where a page sends it")
         return Upload([await _fetched(body, fetcher, tenant)])
     _check_is_binary(body, is_form=kind == b"application/x-www-form-urlencoded")
     return Upload([body])
 
 
 def is_untyped_json(request: Request, body: bytes) -> bool:
-    """Return whether the body is JSON that its client calls something else, as ``curl -d`` does.
+    """Return whether the body is JSON that its client calls something else, as ``curl -d`` does."""
+    return not _names_json(request) and _is_json(body, b"") and not _may_be_of_a_page(request)
 
-    A browser asks us before it sends JSON for a page elsewhere, but not before it sends other types: what has an
-    ``Origin``, as every POST and PUT of a browser has, must name its type.
-    """
+
+def _names_json(request: Request) -> bool:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_typed = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
-    return "origin" not in request.headers and not is_typed and _is_json(body, b"")
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _may_be_of_a_page(request: Request) -> bool:
+    """Return whether a browser may have sent the request for a page elsewhere. It asks us before it sends JSON, and not
+    before it sends other types: what has an ``Origin``, as each of its POST and PUT has, must name its type."""
+    return "origin" in request.headers
 
 
 async def read_body(request: Request, max_bytes: int, limit: Limit) -> bytes:

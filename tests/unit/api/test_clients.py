@@ -97,6 +97,9 @@ async def test_a_page_elsewhere_has_to_call_json_what_it_is(client: httpx.AsyncC
         response = await client.post("/streams", content=JSON, headers=headers)
         assert response.status_code == status_code
         assert response.is_success or "Content-Type: application/json" in response.json()["detail"]
+    fetched = await client.post("/detect", content=b'{"url": "http://a/"}', headers={"Origin": "http://localhost:3000"})
+    assert is_error(fetched, 422, "invalid_parameter")
+    assert "Content-Type: application/json" in fetched.json()["detail"]
 
 
 async def test_a_stream_may_come_compressed(client: httpx.AsyncClient) -> None:

@@ -160,7 +160,7 @@ def _status(method: str, path: str, headers: dict[str, str], expected: int, word
 
 
 _TYPES_OF_JSON = ("application/x-www-form-urlencoded", "text/plain", "text/json", "application/json", "*/*")
-_PATHS = {
+_PATHS: dict[str, tuple[str, str, dict[str, str], int, str]] = {
     "a slash at the end": ("POST", "/detect/", {}, 200, "detections"),
     "two slashes at the beginning": ("POST", "//detect", {}, 200, "detections"),
     "/health/": ("GET", "/health/", {}, 200, "ok"),
