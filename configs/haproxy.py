@@ -6,6 +6,8 @@
 - The listening sockets are held here. A HAProxy that died is started again at once; who connects meanwhile waits.
 - Who sends no whole header in ten seconds is sent away; Ray would wait for ever.
 - Where fewer files may be open than Ray's number of connections needs, it takes fewer; HAProxy would not start.
+- A client may close its side of the connection behind its request, as ``nc -N`` does, and is answered all the same.
+- HAProxy's own errors are JSON in our form, but for those that it makes before it has read a request's headers.
 - While no application is there, before the first one or once the last one is being deleted, clients are told to come
   again; Ray would say that their path does not exist.
 - HAProxy dies with this process, and this one with Ray's actor: nothing outlives Ray.
@@ -31,6 +33,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -47,12 +50,39 @@ _HEADERS_TIMEOUTS = "timeout http-request 10s", "timeout http-keep-alive 60s"
 _REMEMBER_ID = (
     "http-request set-var(txn.request_id) req.fhdr(x-request-id)",
     "http-request set-var(txn.request_id) uuid() if !{ var(txn.request_id) -m found }",
+    "http-request set-header X-Request-ID %[var(txn.request_id)] if !{ req.fhdr(x-request-id) -m found }",
 )
-_RETURN_UNAVAILABLE = (  # as serve_app.errors.Unavailable
-    "return status 503 content-type application/json hdr Retry-After 1 hdr X-Request-ID %[var(txn.request_id)] "
-    """lf-string '{"code":"unavailable","detail":"no application is there","""
-    """"request_id":"%[var(txn.request_id),json(utf8s)]"}'"""
-)
+_HEADERS = "hdr X-Request-ID %[var(txn.request_id)]"
+
+
+def error(code: str, detail: str) -> str:
+    """What returns an error in the form of serve_app.schemas.errors."""
+    return (
+        f"""content-type application/json {_HEADERS} lf-string '{{"code":"{code}","detail":"{detail}","""
+        """"request_id":"%[var(txn.request_id),json(utf8s)]"}'"""
+    )
+
+
+_RETURN_UNAVAILABLE = f"return status 503 hdr Retry-After 1 {error('unavailable', 'no application is there')}"
+_RETURN_NOT_FOUND = f"return status 404 {error('not_found', 'no application has this path')}"
+_ERRORS = {  # what HAProxy says itself, once it has read the headers
+    400: error("malformed", "the request is not what HTTP demands, or broke off"),
+    403: error("forbidden", "the request is not allowed"),
+    408: error("deadline_exceeded", "the request did not come in time"),
+    413: error("too_large", "the request is too large"),
+    500: error("internal", "internal error"),
+    # Serve's default is 500 for these. A replica that died is as one that is not there: send the request again.
+    502: f"hdr Retry-After 1 {error('unavailable', 'the replica that had the request has gone; send it again')}",
+    503: f"hdr Retry-After 1 {error('unavailable', 'no replica is available; retry later')}",
+    504: error("deadline_exceeded", "no answer within the time limit of the proxy"),
+}
+_GONE_IS_UNAVAILABLE = "http-after-response set-status 503 if { status 502 }"
+# HAProxy cannot tell a client that has gone from one that has only closed its side. The second kind is written by hand:
+# it does not name itself, or speaks HTTP/1.0. (HAProxy's rules do not see `Connection: close`.) These go through a
+# frontend of our own to the same replicas, without `option abortonclose`: if one goes, its work is done to its end.
+_CLOSES_ITS_SIDE = "use_backend patient if !{ req.fhdr(user-agent) -m found } or { req.ver 1.0 }"
+_ABSTRACT = "abns@"
+_UNIX_PATH_BYTES = 108
 _FILES_A_CONNECTION = 2.5  # one at either end, and a pipe, which is two, for every fourth
 _OTHER_FILES = 100  # listeners, replicas' health checks and what HAProxy keeps in reserve; 30 were seen
 _PAUSE_S = 0.2  # between the starts of one that dies at once
@@ -68,12 +98,21 @@ def haproxy() -> str:
     return bundled if bundled and os.access(bundled, os.X_OK) else shutil.which("haproxy") or sys.exit("no HAProxy")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A new listening socket; of a name that has both, at its IPv4 address. Raises OSError."""
+def listen(address: str) -> socket.socket:
+    """A new listening socket, at ``host:port`` or at HAProxy's ``abns@name``. Raises OSError.
+
+    Of a host's name that has both, its IPv4 address is meant.
+    """
+    if address.startswith(_ABSTRACT):  # which HAProxy fills up with zeros: unix(7), abstract sockets
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(b"\0" + address.removeprefix(_ABSTRACT).encode().ljust(_UNIX_PATH_BYTES - 1, b"\0"))
+        listener.listen(_BACKLOG)
+        return listener
+    host, _, port = address.rpartition(":")
     host = "0.0.0.0" if host in {"", "*"} else host
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
-    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    family, *_, its_address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return socket.create_server(its_address[:2], family=family, backlog=_BACKLOG)
 
 
 def affordable(connections: int) -> int:
@@ -95,6 +134,37 @@ def change(config: str, pattern: str, replacement: str | Callable[[re.Match[str]
 def lines(*texts: str) -> str:
     """A replacement for a match whose first group is its indentation."""
     return "\n".join(rf"\1{text}" for text in texts)
+
+
+def with_errors_of_ours(config: str) -> str:
+    """The configuration, whose HAProxy says what is wrong as the application does."""
+    config = re.sub(r"^ *errorfile 50\d .*\n", "", config, flags=re.MULTILINE)
+    errors = (f"http-error status {status} {text}" for status, text in _ERRORS.items())
+    config = change(config, r"^( *)(mode http)$(?=\n *option log-health)", lines(r"\2", *errors))
+    rules = lines(r"\2", *_REMEMBER_ID, _GONE_IS_UNAVAILABLE)
+    config = change(config, r"(?<=^frontend http_frontend\n)( *)(bind .*)$", rules)
+    is_served = re.search(r"^ *use_backend ", config, re.MULTILINE)
+    answer = lines(f"http-request {_RETURN_NOT_FOUND if is_served else _RETURN_UNAVAILABLE}")
+    return change(config, r'^( *)http-request return status 404 .* lf-string "Path .*"$', answer)
+
+
+def with_patience(config: str, address: str) -> str:
+    """The configuration, whose HAProxy answers clients that have closed their side, through ``address``."""
+    config = change(config, r"^ *option abortonclose\n", "")
+    config = re.sub(r"^(backend (?!default_backend).*)$", r"\1\n    option abortonclose", config, flags=re.MULTILINE)
+    frontend = config[config.index("frontend http_frontend\n") : config.index("\nbackend default_backend\n") + 1]
+    routes = re.findall(r"^ *(?:acl is_\S+ path|use_backend|default_backend) ?.*$", frontend, re.MULTILINE)
+    rules = [f"    {rule}" for rule in (*_REMEMBER_ID, _GONE_IS_UNAVAILABLE)]
+    own = [
+        "backend patient",
+        f"    server again {address}",
+        "frontend patient_frontend",
+        f"    bind {address}",
+        "    no log",
+    ]
+    first = re.compile(r"^( *)((?:use|default)_backend .*)$", re.MULTILINE)
+    patient = first.sub(lines(_CLOSES_ITS_SIDE, r"\2"), frontend, count=1)
+    return config.replace(frontend, patient + "\n".join([*own, *rules, *routes, ""]))
 
 
 def die_with(parent: int) -> None:
@@ -122,21 +192,20 @@ class AddressGuard:
             local = rf"\g<1>\g<2>bind 127.0.0.1:\g<3>\n\g<2>{_LOCAL_ONLY}"
             config = change(config, rf"^({section}\n)( *)bind \*?:(\d+)$", local)
         config = change(config, r"^( *)(timeout client \d+s)$", lines(r"\2", *_HEADERS_TIMEOUTS))
-        if not re.search(r"^ *use_backend ", config, re.MULTILINE):
-            no_path = r'^( *)http-request return status 404 .* lf-string "Path .*"$'
-            config = change(config, no_path, lines(*_REMEMBER_ID, f"http-request {_RETURN_UNAVAILABLE}"))
+        config = with_errors_of_ours(config)
+        self._listeners = self._ask_predecessor() if self._predecessors else {}
+        abstract = (address for address in self._listeners if address.startswith(_ABSTRACT))
+        patient = next(abstract, f"{_ABSTRACT}sightline-{uuid.uuid4().hex}")
+        config = with_patience(config, patient)
         # Its Python proxy takes the place of replicas that are gone, and has heard before that their application goes.
         # An application's own 404 is JSON.
         is_rays = "{ status 404 } { srv_name \\3 } { res.hdr(content-type) -m beg text/plain }"
-        stand_in = lines(*_REMEMBER_ID, f"http-response {_RETURN_UNAVAILABLE} if {is_rays}", r"\2")
+        stand_in = lines(f"http-response {_RETURN_UNAVAILABLE} if {is_rays}", r"\2")
         config = re.sub(r"^( *)(server (\S+) \S+ check backup)$", stand_in, config, flags=re.MULTILINE)
         config = re.sub(r"^ *log 127\.0\.0\.1:514 .*\n", "", config, flags=re.MULTILINE)
 
-        self._listeners = self._ask_predecessor() if self._predecessors else {}
-        wanted = re.findall(r"^ *bind (\S*):(\d+)", config, re.MULTILINE)
-        self._listeners = {
-            f"{host}:{port}": self._listeners.get(f"{host}:{port}") or listen(host, int(port)) for host, port in wanted
-        }
+        wanted = [*re.findall(r"^ *bind (\S*:\d+)", config, re.MULTILINE), patient]
+        self._listeners = {address: self._listeners.get(address) or listen(address) for address in wanted}
         for address, listener in self._listeners.items():
             config = change(config, rf"^( *bind ){re.escape(address)}\b", rf"\g<1>fd@{listener.fileno()}")
 

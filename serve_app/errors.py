@@ -9,6 +9,7 @@
     |- Conflict                    409 conflict
     |- TooLarge                    413 too_large           too many bytes, pixels or pictures
     |- NotAnImage                  415 not_an_image        the bytes are in no picture format that we read
+    |- UnsupportedEncoding         415 unsupported_encoding  the body's Content-Encoding is not read here
     |- Undecodable                 422 undecodable         a picture by its first bytes, but broken
     |- Unfetchable                 422 unfetchable         the picture's url leads to no picture
     |- InvalidParameter            422 invalid_parameter
@@ -124,6 +125,12 @@ class NotAnImage(ServeAppError):
     """The bytes are in no picture format that we read."""
 
     status_code, code = 415, "not_an_image"
+
+
+class UnsupportedEncoding(ServeAppError):
+    """The body's ``Content-Encoding`` is not one that we undo."""
+
+    status_code, code = 415, "unsupported_encoding"
 
 
 class Undecodable(ServeAppError):

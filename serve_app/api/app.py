@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,10 @@ from serve_app.config import AppArgs
 _DESCRIPTION = "YOLO detection for images and live video on Ray Serve."
 # So that browsers show no answer in pages elsewhere, nor take one for what it does not say it is.
 _HEADERS = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type-options", b"nosniff")]
+
+# Clients put together a base that ends in a slash and a path that begins with one, or end a path by one. We redirect
+# nobody, since many do not send a body again: but for /docs/, since what that page loads would lie elsewhere.
+_LEADING, _TRAILING = re.compile("^/{2,}"), re.compile("(?<!/docs)/+$")
 
 
 def build_api(backend: Backend, streams: Streams, metrics: Metrics, args: AppArgs) -> FastAPI:
@@ -58,6 +63,8 @@ class _Api(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See FastAPI."""
+        if "path" in scope:
+            scope["path"] = _TRAILING.sub("", _LEADING.sub("/", scope["path"])) or "/"
 
         async def send_on(message: Message) -> None:
             if message["type"] in {"http.response.start", "websocket.http.response.start"}:

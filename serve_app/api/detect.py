@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Query, Request, Response
+from fastapi import Request, Response
 
-from serve_app.api import examples
+from serve_app.api import examples, parameters
 from serve_app.api.access.middleware import tenant_of
 from serve_app.api.access.permissions import Router
 from serve_app.api.backend import Backend, Metrics
-from serve_app.api.bodies import read_pictures
+from serve_app.api.bodies import read_upload
 from serve_app.api.errors import request_id
+from serve_app.api.negotiation import prefers_jpeg
 from serve_app.api.url_fetcher import Fetcher
 from serve_app.config import AppArgs
 from serve_app.errors import DeadlineExceeded, InvalidParameter, ServeAppError
-from serve_app.schemas.detect import ONE_VALUE, DetectManyResponse, DetectQuery, DetectResponse, PictureUrl
+from serve_app.schemas.detect import DetectManyResponse, DetectQuery, DetectResponse, PictureUrl
 from serve_app.schemas.errors import ErrorResponse
 from serve_app.types import Answer, PictureRequest
 
@@ -30,8 +32,9 @@ _PICTURES_AT_ONCE = 8  # of one request, so that one request of many pictures do
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY = {
     "required": True,
-    "description": "One picture as the body, or one or many as multipart parts named `file`; or, where "
-    "`outbound.detect_urls` is set, the url of one.",
+    "description": "One picture as the body, or one or many as multipart parts named `file`, beside which the query's "
+    "parameters may be fields; or, where `outbound.detect_urls` is set, the url of one. `Content-Encoding` may be gzip "
+    "or deflate.",
     "content": {
         "multipart/form-data": {
             "schema": {
@@ -49,7 +52,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": DetectResponse | DetectManyResponse,
         "description": "One picture answers an object; several answer `results`, in order. "
-        "`Accept: image/jpeg` answers one picture with its boxes drawn.",
+        "`Accept: image/jpeg` answers one picture with its boxes drawn, where it weighs more than JSON and `*/*`.",
         "content": {
             "application/json": {
                 "examples": {
@@ -66,7 +69,10 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "`forbidden`, or `urls_disabled`: pictures are not fetched by url here",
     },
     413: {"model": ErrorResponse, "description": "`too_large`: too many bytes, pixels or pictures"},
-    415: {"model": ErrorResponse, "description": "`not_an_image`: no picture format that is read here"},
+    415: {
+        "model": ErrorResponse,
+        "description": "`not_an_image`: no picture format that is read here; or `unsupported_encoding`",
+    },
     422: {"model": ErrorResponse, "description": "`undecodable`, `invalid_parameter`, `invalid_url` or `unfetchable`"},
     500: {"model": ErrorResponse, "description": "`internal`: a bug of ours"},
     503: {"model": ErrorResponse, "description": "`overloaded` or `unavailable`, with `Retry-After`"},
@@ -86,24 +92,24 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
         summary="Detect objects in pictures",
         responses=_RESPONSES,
         response_model=None,
-        openapi_extra={"requestBody": _REQUEST_BODY},
+        openapi_extra={"parameters": parameters.described(), "requestBody": _REQUEST_BODY},
     )
-    async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
+    async def detect(request: Request) -> Response:
         """Detect objects in one picture or several. Boxes are in the pixels of the picture as a viewer shows it.
 
         A picture that cannot be answered does not hurt the others of its request: each has its own answer or error.
         """
         expires_at_s = time.monotonic() + args.limits.deadline_s
-        params, annotate, tenant = query.to_params(), _wants_jpeg(request), tenant_of(request)
-        if repeated := [name for name in ONE_VALUE if len(request.query_params.getlist(name)) > 1]:
-            raise InvalidParameter(f"{', '.join(repeated)}: given more than once")
-        if query.model not in models:
-            raise InvalidParameter(f"model: there is no {query.model!r}, but {', '.join(models)}")
+        asked, annotate = request.query_params.multi_items(), prefers_jpeg(request.headers.getlist("accept"))
+        tenant, query = tenant_of(request), named(asked)
         backend.admit(tenant, query.model)
         try:
             async with asyncio.timeout(args.limits.deadline_s):
-                pictures, is_multipart = await read_pictures(request, args.limits, fetcher, tenant)
-                many = is_multipart and len(pictures) > 1
+                upload = await read_upload(request, args.limits, fetcher, tenant)
+                if upload.fields:
+                    query = named([*asked, *upload.fields])
+                params, pictures = query.to_params(), upload.pictures
+                many = upload.is_multipart and len(pictures) > 1
                 if annotate and many:
                     raise InvalidParameter("an annotated picture is answered for one picture at a time")
                 slots = asyncio.Semaphore(_PICTURES_AT_ONCE)
@@ -132,6 +138,13 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
                 results.append(DetectResponse.from_answer(answer, identity))
         return _json(DetectManyResponse(results=results))
 
+    def named(items: Sequence[tuple[str, str]]) -> DetectQuery:
+        """Return the parameters. Raises InvalidParameter, also for a model that there is not."""
+        query = parameters.parse(items)
+        if query.model not in models:
+            raise InvalidParameter(f"model: there is no {query.model!r}, but {', '.join(models)}")
+        return query
+
     async def answer_one(
         request: PictureRequest, expires_at_s: float, slots: asyncio.Semaphore
     ) -> Answer | ServeAppError:
@@ -148,13 +161,6 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
         return replace(answer, timing=replace(answer.timing, total_s=time.monotonic() - started_at_s))
 
     return routes
-
-
-def _wants_jpeg(request: Request) -> bool:
-    """Return whether ``Accept`` names JPEG, and does not mean to exclude it."""
-    accept = ",".join(request.headers.getlist("accept"))
-    parts = (part.replace(" ", "").lower().split(";") for part in accept.split(","))
-    return any(kind == "image/jpeg" and "q=0" not in options for kind, *options in parts)
 
 
 def _json(body: DetectResponse | DetectManyResponse) -> Response:

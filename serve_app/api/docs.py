@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from fastapi import Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from serve_app.api.access.permissions import Router
 from serve_app.errors import NotFound
@@ -54,6 +54,10 @@ def router() -> Router:
     @routes.get("/docs")
     async def page() -> HTMLResponse:
         return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY})
+
+    @routes.get("/docs/")
+    async def slashed_page() -> RedirectResponse:
+        return RedirectResponse("../docs", 308)  # relative: it names no host
 
     @routes.get("/docs/start.js")
     async def start() -> Response:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,11 +12,15 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
+from serve_app.api import parameters
 from serve_app.api.backend import Metrics
-from serve_app.errors import InvalidParameter, Malformed, NotFound, ServeAppError, Unauthorized
+from serve_app.api.content_coding import READABLE
+from serve_app.errors import InvalidParameter, Malformed, NotFound, ServeAppError, Unauthorized, UnsupportedEncoding
 from serve_app.schemas.errors import ErrorResponse
 
 logger = logging.getLogger(__name__)
+
+_NOT_AN_OBJECT = "the body is not an object in JSON; send one, with the header Content-Type: application/json"
 
 
 def request_id(request: HTTPConnection) -> str:
@@ -27,6 +33,8 @@ def to_response(request: HTTPConnection, error: ServeAppError, status_code: int 
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = READABLE  # RFC 9110, 15.5.16
     body = ErrorResponse.from_error(error, request_id(request))
     if request.scope["type"] == "websocket":  # Serve echoes it to HTTP requests alone
         headers["X-Request-ID"] = body.request_id
@@ -46,18 +54,37 @@ def register(api: FastAPI, metrics: Metrics) -> None:
 
     @api.exception_handler(RequestValidationError)
     async def validation(request: Request, exc: RequestValidationError) -> JSONResponse:
-        problems = (f"{'.'.join(str(part) for part in e['loc'][1:])}: {e['msg']}" for e in exc.errors())
-        return answer(request, InvalidParameter("; ".join(problems)))
+        problems = exc.errors()
+        if any(problem["type"] == "json_invalid" for problem in problems):
+            return answer(request, Malformed("the body is no valid JSON"))
+        if any(problem["loc"] == ("body",) for problem in problems):  # it is not there, or no object by its type
+            return answer(request, InvalidParameter(_NOT_AN_OBJECT))
+        return answer(request, InvalidParameter("; ".join(map(_problem, problems))))
 
     @api.exception_handler(HTTPException)
     async def http(request: Request, exc: HTTPException) -> JSONResponse:
-        """Starlette's own refusals: no such route, wrong method."""
-        error = NotFound("no such route") if exc.status_code == 404 else Malformed(str(exc.detail))
+        """Starlette's own refusals: no such route, wrong method, and a body that is no text or nested too deeply."""
+        headers = exc.headers or {}
+        if exc.status_code == 404:
+            error: ServeAppError = NotFound("no such route")
+        elif exc.status_code == 405:
+            error = Malformed(f"{request.method} is not answered here; use {headers.get('Allow', 'another method')}")
+        else:
+            error = Malformed("the body is no valid JSON")
         response = answer(request, error, exc.status_code)
-        response.headers.update(exc.headers or {})
+        response.headers.update(headers)
         return response
 
     @api.exception_handler(Exception)
     async def bug(request: Request, exc: Exception) -> JSONResponse:
         logger.error("request %s failed", request_id(request), exc_info=exc)
         return answer(request, ServeAppError("internal error"))
+
+
+def _problem(problem: Mapping[str, Any]) -> str:
+    """Return what is wrong with one parameter or field, which is named first."""
+    *_, name = location = [str(part) for part in problem["loc"][1:]]
+    if problem["type"] != "extra_forbidden":
+        return f"{'.'.join(location)}: {problem['msg']}"
+    hint = f"; use {parameters.SAME[name]}" if name in parameters.SAME else ""
+    return f"{'.'.join(location)}: there is no such field{hint}"

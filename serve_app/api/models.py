@@ -12,6 +12,7 @@ def router(backend: Backend) -> Router:
     """Return the route that lists the models."""
     routes = Router(permission="detect", tags=["models"])
 
+    @routes.head("/models", include_in_schema=False)
     @routes.get("/models", summary="List the models", responses=examples.answers(examples.MODELS))
     async def list_models() -> ModelList:
         """Return every model that `model` may name, the default one first, and whether it is in memory."""

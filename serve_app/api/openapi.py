@@ -16,6 +16,7 @@ _REFUSALS = {
 }
 _BODY_REFUSALS = {
     "413": "`too_large`: more than 1 MiB of JSON",
+    "415": "`unsupported_encoding`: a `Content-Encoding` other than gzip and deflate",
     "504": "`deadline_exceeded`: the body was not complete within `limits.deadline_s`",
 }
 _FASTAPIS_OWN = {"HTTPValidationError", "ValidationError"}  # forms of errors that we do not send

@@ -68,11 +68,13 @@ def router(streams: Streams) -> Router:
         response.headers["Location"] = f"/streams/{spec.id}"
         return status
 
+    @routes.head("", include_in_schema=False)
     @routes.get("", summary="List all streams", responses=examples.answers(examples.STREAMS) | {503: _ERRORS[503]})
     async def list_streams() -> StreamList:
         """Return the status of every stream, sorted by id."""
         return StreamList(streams=await streams.all())
 
+    @routes.head("/{stream_id}", include_in_schema=False)
     @routes.get("/{stream_id}", summary="Show one stream", responses=_STATUS | _ERRORS)
     async def show_stream(stream_id: StreamId) -> StreamStatus:
         """Return a stream's state and the reason for it, its counters and its latest result."""
@@ -106,6 +108,7 @@ def router(streams: Streams) -> Router:
         """Restart a stream that is paused or has failed. A file continues after the last frame that has a result."""
         return await streams.resume(stream_id)
 
+    @routes.head("/{stream_id}/regions", include_in_schema=False)
     @routes.get(
         "/{stream_id}/regions",
         summary="Show the regions of a stream",
@@ -125,6 +128,7 @@ def router(streams: Streams) -> Router:
         """Count in these zones and lines while the stream runs. Those that stay as they were keep their counts."""
         return await streams.set_regions(stream_id, regions)
 
+    @routes.head("/{stream_id}/detections", include_in_schema=False)
     @routes.get(
         "/{stream_id}/detections",
         summary="Show the latest result",
@@ -177,6 +181,7 @@ def router(streams: Streams) -> Router:
             with suppress(RuntimeError, WebSocketDisconnect):  # it has gone meanwhile
                 await socket.close(code, exc.detail[:100])  # a reason has 123 bytes at most
 
+    @routes.head("/{stream_id}/frame.jpg", include_in_schema=False)
     @routes.get(
         "/{stream_id}/frame.jpg",
         summary="Show the newest frame",

@@ -1,4 +1,4 @@
-"""What stands before Ray Serve's own reading of a request's headers: configs/serve.env names it."""
+"""What stands before Ray Serve's own reading of a request: configs/serve.env names it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve_app.deployments.half_closed import answer_half_closed
 
 # Serve obeys these, whoever sends them: another deadline than ours, a request that goes on when its client has gone.
 _ITS_OWN = re.compile(
@@ -16,7 +18,8 @@ _SOUND = re.compile(rb"[\x20-\x7e]{1,512}")  # else Serve answers 500, or writes
 
 
 def middlewares() -> list[Middleware]:
-    """See Ray Serve's ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``."""
+    """See Ray Serve's ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``: called in each process that listens."""
+    answer_half_closed()
     return [Middleware(CleanHeaders)]
 
 

@@ -16,7 +16,7 @@ from serve_app.api.access.rates import Caller, KeyUsage
 from serve_app.api.access.reload import KeyReloader
 from serve_app.api.access.revocation import Revocation
 from serve_app.api.backend import Metrics
-from serve_app.api.bodies import read_body
+from serve_app.api.bodies import is_untyped_json, read_body
 from serve_app.api.errors import to_response
 from serve_app.config import AppArgs
 from serve_app.errors import DeadlineExceeded, Forbidden, Malformed, NotFound, ServeAppError, Unauthorized
@@ -103,7 +103,7 @@ class Access:
             check_local(request)
         route = self._routes.find(request.scope)
         if route is None:
-            raise NotFound("no such route")
+            raise NotFound("no such route; /docs shows those that there are")
         anyone = Caller("", self._args.requests_per_s, concurrency=0)
         if route.permission is None:
             return route, anyone
@@ -158,6 +158,9 @@ class Access:
                 body = await read_body(request, _MAX_BODY_BYTES, "json_body")
         except TimeoutError as exc:
             raise DeadlineExceeded(f"the body was not complete within {self._deadline_s:g} s") from exc
+        if is_untyped_json(request, body):
+            headers = [header for header in request.scope["headers"] if header[0] != b"content-type"]
+            request.scope["headers"] = [*headers, (b"content-type", b"application/json")]
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> Message:

@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 
 from serve_app.api.app import build_api
-from serve_app.api.bodies import read_pictures
+from serve_app.api.bodies import Upload, read_upload
 from serve_app.config import parse_args
 from serve_app.errors import Overloaded, Unavailable
 from serve_app.types import DetectOptions
@@ -86,7 +86,7 @@ async def test_the_query_sets_the_thresholds(client: httpx.AsyncClient, backend:
         ("max_detections=0", "max_detections"),
         ("classes=unicorn", "unicorn"),
         ("classes=2", "2"),
-        ("conf=0.5", "conf"),
+        ("confidance=0.5", "confidence?"),
         ("confidence=0.3&confidence=0.9", "confidence"),
         ("classes=", "''"),
         ("classes=dog,", "''"),
@@ -110,7 +110,13 @@ async def test_a_wrong_parameter_is_named(client: httpx.AsyncClient, query: str,
             "limits.max_images_per_request",
             id="too many pictures",
         ),
-        pytest.param({"files": files(b"1", name="picture")}, 400, "malformed", "", id="part of another name"),
+        pytest.param(
+            {"files": files(b"1", name="a") + files(b"2", name="b")},
+            400,
+            "malformed",
+            "",
+            id="parts of two other names",
+        ),
         pytest.param(
             {"content": b"--x\r\nnonsense", "headers": {"content-type": "multipart/form-data; boundary=x"}},
             400,
@@ -140,7 +146,7 @@ async def test_a_wrong_parameter_is_named(client: httpx.AsyncClient, query: str,
             400,
             "malformed",
             "",
-            id="a field",
+            id="a field and no picture",
         ),
         pytest.param({"content": b"bad"}, 422, "undecodable", "", id="bad picture"),
         pytest.param({"content": b"slow"}, 504, "deadline_exceeded", "", id="no answer in time"),
@@ -193,9 +199,9 @@ def multipart(content: bytes, boundary: bytes = b"x") -> bytes:
 
 
 async def test_what_could_be_more_parts_than_are_allowed_is_refused_unparsed(client: httpx.AsyncClient) -> None:
-    """The parser stops at every line that begins as a boundary does: a body of nothing else took it seconds."""
+    """We stop at every line that begins as a boundary does: a body of nothing else would take seconds."""
     headers = {"content-type": "multipart/form-data; boundary=x"}
-    for line, count, status_code in ((b"\r\n--xy", 3, 200), (b"\r\n--xy", 4, 413), (b"\r\n--yx", 10_000, 200)):
+    for line, count, status_code in ((b"\r\n--xy", 18, 200), (b"\r\n--xy", 19, 413), (b"\r\n--yx", 10_000, 200)):
         answer = await client.post("/detect", content=multipart(line * count), headers=headers)
         assert answer.status_code == status_code
         assert answer.is_success or is_error(answer, 413, "too_large", "limits.max_images_per_request")
@@ -219,7 +225,7 @@ async def test_a_boundary_counts_once_wherever_the_body_is_cut_for_the_parser(
 ) -> None:
     headers = {"content-type": "multipart/form-data; boundary=x"}
     head = len(multipart(b"").removesuffix(b"\r\n--x--\r\n"))
-    for count, status_code in ((2, 200), (3, 413)):
+    for count, status_code in ((17, 200), (18, 413)):
         lines = bytes(2**16 - head + offset) + b"\r\n--xy" * count + bytes(2**16) + b"\r\n--xy"
         assert (await client.post("/detect", content=multipart(lines), headers=headers)).status_code == status_code
     content = multipart(bytes(2**16 - head + offset))
@@ -244,7 +250,7 @@ async def test_while_a_large_body_is_parsed_others_have_their_turn() -> None:
     headers = [(b"content-type", b"multipart/form-data; boundary=x")]
     request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
     other = asyncio.create_task(others())
-    assert await read_pictures(request, parse_args({}).limits, None, "") == ([content], True)
+    assert await read_upload(request, parse_args({}).limits, None, "") == Upload([content], is_multipart=True)
     other.cancel()
     assert turns >= 16
 
@@ -273,7 +279,7 @@ async def test_an_unknown_class_is_refused_for_all_pictures(client: httpx.AsyncC
     ("accept", "media_type"),
     [
         ("image/jpeg", "image/jpeg"),
-        ("text/html, IMAGE/JPEG; q=0.9, */*", "image/jpeg"),
+        ("text/html, IMAGE/JPEG; q=0.9, */*; q=0.1", "application/json"),
         ("image/jpeg;q=0, application/json", "application/json"),
         ("image/*, */*", "application/json"),
     ],

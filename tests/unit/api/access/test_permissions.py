@@ -43,7 +43,7 @@ def test_these_routes_are_open_and_no_others() -> None:
     """A route that is to be open is added here, too, so that nobody opens one by mistake."""
     assert {route.path for route in TABLE.routes if route.permission is None} == {
         *("/health", "/livez", "/readyz"),
-        *("/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"),
+        *("/openapi.json", "/docs", "/docs/", "/docs/start.js", "/docs/{name}"),
     }
 
 
@@ -149,10 +149,15 @@ async def test_a_body_that_the_route_does_not_read_itself_is_limited(
     assert is_error(answer, 413, "too_large", "json_body")
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/streams/lot/nothing", "/streams/", "/detect/x", "/docs/x/y"])
+@pytest.mark.parametrize("path", ["/", "/nothing", "/streams/lot/nothing", "/streams//lot", "/detect/x", "/docs/x/y"])
 async def test_what_is_no_route_is_answered_404_without_a_key(keyed: httpx.AsyncClient, path: str) -> None:
     for method in METHODS:
         assert is_refusal(await keyed.request(method, path), 404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/streams/", "//streams", "//streams//"])
+async def test_slashes_at_the_ends_of_a_path_open_nothing(keyed: httpx.AsyncClient, path: str) -> None:
+    assert is_refusal(await keyed.get(f"http://localhost{path}"), 401, "unauthorized")
 
 
 async def test_a_route_that_is_in_no_router_of_ours_does_not_exist(keys: Keys) -> None:

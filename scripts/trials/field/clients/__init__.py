@@ -1,0 +1,5 @@
+"""Cases of HTTP clients: what they send, and how they use the connection."""
+
+from scripts.trials.field.clients.cases import CASES
+
+__all__ = ["CASES"]

@@ -1,0 +1,91 @@
+"""configs/haproxy.py with the real HAProxy, driven by Ray Serve's own code for it, and a server for a replica."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import psutil
+from ray.serve._private.haproxy import HAProxyApi
+
+from tests.support.paths import ROOT
+
+GUARD = ROOT / "configs/haproxy.py"
+SLOW_S = 1.2
+
+
+class Replica(BaseHTTPRequestHandler):
+    """Answers /slow after a second, /missing by 404 as Ray does, /unknown as we do, /dying and /watched never, and what
+    else there is at once."""
+
+    cut = threading.Event()  # a connection that was at /watched has been cut
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path == "/slow":
+            time.sleep(SLOW_S)
+        if self.path in {"/dying", "/watched"}:
+            self.close_connection = True
+            if self.path == "/watched":
+                with suppress(OSError):
+                    self.rfile.read(1)
+                self.cut.set()
+            return
+        self.send_response(404 if self.path in {"/missing", "/unknown"} else 200)
+        self.send_header("Content-Type", "application/json" if self.path == "/unknown" else "text/plain; charset=utf-8")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    do_POST = do_GET
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    """Lets more clients wait than http.server's five."""
+
+    request_queue_size = 64
+
+
+def serving(api: HAProxyApi, use: Callable[[psutil.Process], Awaitable[None]]) -> None:
+    """Starts HAProxy, and stops it after its use, as Ray does. ``use`` gets the process that Ray started."""
+
+    async def run() -> None:
+        await api.start()
+        try:
+            assert api._proc is not None
+            await use(psutil.Process(api._proc.pid))
+        finally:
+            await api.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+async def get(api: HAProxyApi, path: str = "/", host: str = "127.0.0.1") -> int:
+    """The status that one new connection gets."""
+    reader, writer = await asyncio.open_connection(host, api.cfg.http_options.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    try:
+        return int((await reader.read()).split()[1])
+    finally:
+        writer.close()
+
+
+async def answer(api: HAProxyApi, path: str) -> httpx.Response:
+    """What a client gets that names its request."""
+    url = f"http://127.0.0.1:{api.cfg.http_options.port}{path}"
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.get(url, headers={"X-Request-ID": 'a "b"'})
+
+
+async def until(look: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not look():
+            await asyncio.sleep(0.02)

@@ -1,0 +1,171 @@
+"""Requests as clients really send them: each means the picture that is in it, or is told how to send one."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import zlib
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from scripts.trials.field.clients.requests import Sent, codings, multipart_forms, parameters, refused, types
+from tests.support.api import STREAM, build, client_of, is_error
+from tests.support.fakes import FakeBackend
+
+pytestmark = pytest.mark.anyio
+PICTURE = b"\xff\xd8\xff\xe0\0\x10JFIF\r\n\n" + random.Random(19).randbytes(9000)
+MEANT = multipart_forms(PICTURE) | types(PICTURE) | codings(PICTURE)
+REFUSED = refused(PICTURE)
+JSON = json.dumps(STREAM).encode()
+
+
+@pytest.fixture
+async def client(backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(build(backend, limits={"deadline_s": 20})) as client:
+        yield client
+
+
+async def post(client: httpx.AsyncClient, sent: Sent) -> httpx.Response:
+    return await client.post(sent.path, content=sent.body, headers=sent.headers)
+
+
+@pytest.mark.parametrize("member", MEANT)
+async def test_the_picture_is_read_as_it_is(client: httpx.AsyncClient, backend: FakeBackend, member: str) -> None:
+    response = await post(client, MEANT[member])
+    assert response.status_code == 200, response.text
+    assert backend.pictures == [PICTURE]
+
+
+@pytest.mark.parametrize("member", parameters(PICTURE))
+async def test_a_confidence_is_taken_by_any_name_that_means_it(
+    client: httpx.AsyncClient, backend: FakeBackend, member: str
+) -> None:
+    response = await post(client, parameters(PICTURE)[member])
+    assert response.status_code == 200, response.text
+    assert [options.confidence for options in backend.options] == [0.3]
+
+
+@pytest.mark.parametrize("member", REFUSED)
+async def test_a_refusal_says_what_to_do_instead(client: httpx.AsyncClient, backend: FakeBackend, member: str) -> None:
+    sent, status_code, word = REFUSED[member]
+    response = await post(client, sent)
+    assert response.status_code == status_code, response.text
+    assert word in response.json()["detail"]
+    assert backend.pictures == []
+
+
+async def test_a_refused_coding_names_those_that_are_read(client: httpx.AsyncClient) -> None:
+    response = await post(client, REFUSED["brotli"][0])
+    assert is_error(response, 415, "unsupported_encoding")
+    assert response.headers["accept-encoding"] == "gzip, deflate"
+
+
+async def test_several_pictures_under_one_other_name_are_in_order(client: httpx.AsyncClient) -> None:
+    files = [("images", (f"{size}.jpg", b"x" * size, "image/jpeg")) for size in (3, 5)]
+    results = (await client.post("/detect", files=files)).json()["results"]
+    assert [result["image"]["width"] for result in results] == [3, 5]
+
+
+async def test_fields_of_a_form_and_the_query_are_one(client: httpx.AsyncClient, backend: FakeBackend) -> None:
+    files = {"file": ("a.jpg", PICTURE, "image/jpeg")}
+    fields = {"iou_thres": "0.4", "classes[]": ["dog", "0"], "max_det": "7"}
+    assert (await client.post("/detect?conf=0.3", files=files, data=fields)).status_code == 200
+    (options,) = backend.options
+    assert (options.confidence, options.iou, options.max_detections, options.class_ids) == (0.3, 0.4, 7, (0, 1))
+    twice = await client.post("/detect?conf=0.3", files=files, data={"confidence": "0.3"})
+    assert is_error(twice, 422, "invalid_parameter")
+    unknown = await client.post("/detect", files=files, data={"model": "cars"})
+    assert is_error(unknown, 422, "invalid_parameter")
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "", "text/json", "*/*"])
+@pytest.mark.parametrize("body", [JSON, b"\xef\xbb\xbf" + JSON, b" \r\n" + JSON], ids=["plain", "BOM", "white space"])
+async def test_a_stream_starts_whatever_its_client_calls_json(
+    client: httpx.AsyncClient, kind: str, body: bytes
+) -> None:
+    response = await client.post("/streams", content=body, headers={"Content-Type": kind} if kind else {})
+    assert response.status_code == 201, response.text
+
+
+async def test_a_page_elsewhere_has_to_call_json_what_it_is(client: httpx.AsyncClient) -> None:
+    """A browser asks before it sends JSON across origins, and does not before it sends text."""
+    for kind, status_code in (("text/plain", 422), ("application/json", 201)):
+        headers = {"Content-Type": kind, "Origin": "http://localhost:3000"}
+        response = await client.post("/streams", content=JSON, headers=headers)
+        assert response.status_code == status_code
+        assert response.is_success or "Content-Type: application/json" in response.json()["detail"]
+    fetched = await client.post("/detect", content=b'{"url": "http://a/"}', headers={"Origin": "http://localhost:3000"})
+    assert is_error(fetched, 422, "invalid_parameter")
+    assert "Content-Type: application/json" in fetched.json()["detail"]
+
+
+async def test_a_stream_may_come_compressed(client: httpx.AsyncClient) -> None:
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    assert (await client.post("/streams", content=gzip.compress(JSON), headers=headers)).status_code == 201
+    bomb = gzip.compress(b" " * (1 << 20) + JSON)
+    assert is_error(await client.post("/streams", content=bomb, headers=headers), 413, "too_large", "json_body")
+
+
+@pytest.mark.parametrize(
+    ("body", "status_code", "word"),
+    [
+        (b"{", 400, "no valid JSON"),
+        (b"", 422, "application/json"),
+        (b"[]", 422, "object"),
+        (b"[" * 5000, 400, "no valid JSON"),
+        (b'{"id": "\xff"}', 400, "no valid JSON"),
+        (
+            json.dumps(STREAM | {"detect": {"conf": 0.3}}).encode(),
+            422,
+            "detect.conf: there is no such field; use confidence",
+        ),
+        (json.dumps(STREAM | {"sauce": 1}).encode(), 422, "sauce: there is no such field"),
+    ],
+)
+async def test_json_that_is_wrong_is_told_why(
+    client: httpx.AsyncClient, body: bytes, status_code: int, word: str
+) -> None:
+    response = await client.post("/streams", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == status_code
+    assert word in response.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/detect", "/detect/", "//detect", "///detect//"])
+async def test_slashes_at_the_ends_of_a_path_do_not_matter(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.post(f"http://localhost{path}", content=PICTURE)
+    assert response.status_code == 200
+
+
+async def test_the_page_with_a_slash_leads_to_the_page(client: httpx.AsyncClient) -> None:
+    response = await client.get("/docs/")
+    assert (response.status_code, response.headers["location"]) == (308, "../docs")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH"])
+async def test_another_method_is_told_which_one_to_use(client: httpx.AsyncClient, method: str) -> None:
+    response = await client.request(method, "/detect")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert method == "HEAD" or response.json()["detail"] == f"{method} is not answered here; use POST"
+
+
+async def test_what_inflates_to_whole_pieces_is_complete(client: httpx.AsyncClient, backend: FakeBackend) -> None:
+    for size in (2**16 - 1, 2**16, 2**17, 2**17 + 1):
+        content = PICTURE[:8] + bytes(size - 8)
+        body = zlib.compress(content)
+        assert (await client.post("/detect", content=body, headers={"Content-Encoding": "deflate"})).status_code == 200
+        assert backend.pictures[-1] == content
+
+
+async def test_members_without_end_are_refused(client: httpx.AsyncClient) -> None:
+    body = gzip.compress(b"") * 5000
+    response = await client.post("/detect", content=body, headers={"Content-Encoding": "gzip"})
+    assert is_error(response, 400, "malformed")
+
+
+@pytest.mark.parametrize("path", ["/health", "/models", "/streams", "/streams/lot", "/streams/lot/regions"])
+async def test_head_is_answered_where_get_is(client: httpx.AsyncClient, path: str) -> None:
+    await client.post("/streams", json=STREAM)
+    assert (await client.head(path)).status_code == (await client.get(path)).status_code == 200

@@ -1,0 +1,94 @@
+"""What configs/haproxy.py's HAProxy says itself, and what it makes of clients that close the connection."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import psutil
+import pytest
+from ray.serve._private.haproxy import HAProxyApi, ServerConfig
+
+from scripts.launch import free_port
+from tests.support.haproxy import Replica, answer, serving, until
+
+GET = b"GET /slow HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n"
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(GET + b"\r\n", id="GET"),
+        pytest.param(GET + b"Connection: close\r\n\r\n", id="the last request"),
+        pytest.param(b"GET /slow HTTP/1.0\r\nUser-Agent: a device/1\r\n\r\n", id="HTTP/1.0"),
+        pytest.param(POST + b"\r\n" + bytes(300_000), id="POST"),
+    ],
+)
+def test_a_client_that_closes_its_side_behind_its_request_is_answered(
+    api: HAProxyApi, sent: bytes, delay_s: float
+) -> None:
+    async def use(guard: psutil.Process) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
+        writer.write(sent)
+        await asyncio.sleep(delay_s)
+        writer.write_eof()
+        got = await reader.read()
+        assert (got.split()[1], got[-2:]) == (b"200", b"ok")
+        writer.close()
+
+    serving(api, use)
+
+
+def test_a_client_that_goes_takes_its_request_with_it(api: HAProxyApi) -> None:
+    async def use(guard: psutil.Process) -> None:
+        Replica.cut.clear()
+        _, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
+        writer.write(b"GET /watched HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/8.5.0\r\n\r\n")
+        await asyncio.sleep(0.2)
+        writer.close()
+        await until(Replica.cut.is_set)
+
+    serving(api, use)
+
+
+@pytest.mark.parametrize(
+    ("path", "status_code", "code"), [("/dying", 503, "unavailable"), ("/slow", 504, "deadline_exceeded")]
+)
+def test_what_haproxy_says_itself_is_said_as_we_do(api: HAProxyApi, path: str, status_code: int, code: str) -> None:
+    api.cfg.timeout_server_s = 1 if path == "/slow" else 20
+
+    async def use(guard: psutil.Process) -> None:
+        refusal = await answer(api, path)
+        assert refusal.status_code == status_code
+        assert refusal.json() == {"code": code, "detail": refusal.json()["detail"], "request_id": 'a "b"'}
+        assert refusal.headers["x-request-id"] == 'a "b"'
+        assert refusal.headers.get("retry-after") == ("1" if status_code == 503 else None)
+
+    serving(api, use)
+
+
+def test_without_a_replica_haproxy_says_so_as_we_do(api: HAProxyApi) -> None:
+    ((name, backend),) = api.backend_configs.items()
+    api.set_backend_configs({name: replace(backend, servers=[ServerConfig("replica", "127.0.0.1", free_port())])})
+
+    async def use(guard: psutil.Process) -> None:
+        refusal = await answer(api, "/")
+        assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
+        assert (refusal.json()["code"], refusal.json()["request_id"]) == ("unavailable", 'a "b"')
+
+    serving(api, use)
+
+
+def test_a_path_that_no_application_has_is_not_found(api: HAProxyApi) -> None:
+    api.set_backend_configs({name: replace(one, path_prefix="/app") for name, one in api.backend_configs.items()})
+
+    async def use(guard: psutil.Process) -> None:
+        assert (await answer(api, "/detect")).json() == {
+            "code": "not_found",
+            "detail": "no application has this path",
+            "request_id": 'a "b"',
+        }
+
+    serving(api, use)
