@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import cv2
@@ -61,7 +62,8 @@ EXPORTS: dict[str, Json] = {
 def export(request: pytest.FixtureRequest, reference: YOLO) -> tuple[Path, tuple[int, int], bool]:
     """The same weights in a file, the height and width of its input, and whether NMS is in it."""
     options = EXPORTS[request.param]
-    path = Path(reference.export(format="onnx", verbose=False, **options))
+    with warnings.catch_warnings(action="ignore"):  # tracing a network warns of each branch in it
+        path = Path(reference.export(format="onnx", verbose=False, **options))
     height, width = options.get("imgsz", (640, 640))
     return path, (height, width), "nms" in options
 

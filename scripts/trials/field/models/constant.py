@@ -61,7 +61,7 @@ def save(
         helper.make_node("ReduceMean", ["values"], ["means"], axes=[1, 2, 3], keepdims=0),
         helper.make_node("Mul", ["means", "zero"], ["nothing"]),
     ]
-    constants = {"zero": np.array(0, np.float32)}
+    constants: dict[str, NDArray[np.generic]] = {"zero": np.array(0, np.float32)}
     results = []
     for place, output in enumerate(outputs):
         axes = np.arange(1, output.ndim, dtype=np.int64)

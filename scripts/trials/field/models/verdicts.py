@@ -69,7 +69,7 @@ def _problem_of_refusal(make: Make, says: str, engines: Sequence[EngineName], *,
             sha256 = hashlib.sha256(weights.read_bytes()).hexdigest() if is_trusted else None
             try:
                 load(ModelArgs(weights=weights, weights_sha256=sha256, engine=engine, threads=1), has_gpu=False)
-                wrong = "it is served"
+                wrong: str | None = "it is served"
             except ModelError as exc:
                 wrong = _wrong_sentence(exc.detail, says)
             except Exception as exc:
