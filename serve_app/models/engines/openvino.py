@@ -20,6 +20,7 @@ from serve_app.models.failures import out_of_memory, reason
 from serve_app.models.heads import recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Json, Pixels, Precision
 
+_VERSION = str(ov.__version__).partition("-")[0]
 _FLOATS = (ov.Type.f32, ov.Type.f16, ov.Type.bf16, ov.Type.f64)
 
 
@@ -131,6 +132,11 @@ def _read_network(core: ov.Core, path: Path) -> ov.Model:
             raise ModelError(
                 f"OpenVINO cannot read {path.name}: {external[1]}, in which its weights are, is missing or incomplete: "
                 "keep both files in one folder"
+            ) from exc
+        if newer := re.search(r"(?:unsupported opset|operation with type): (\S+)", str(exc)):
+            raise ModelError(
+                f"OpenVINO cannot read {path.name}: this is OpenVINO {_VERSION}, which has no {newer[1]}: "
+                "export the model with this version or an older one"
             ) from exc
         raise ModelError(f"OpenVINO cannot read {path.name}: it is damaged, or a part of it is missing") from exc
 

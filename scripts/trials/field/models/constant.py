@@ -86,10 +86,12 @@ def save(
     return path
 
 
-def save_folder(folder: Path, *outputs: NDArray[np.float32], metadata: str) -> Path:
+def save_folder(
+    folder: Path, *outputs: NDArray[np.float32], metadata: str, sides: Sequence[Side] = (1, 3, SIDE_PX, SIDE_PX)
+) -> Path:
     """Write the model as an OpenVINO folder, with this text as its ``metadata.yaml``."""
     folder.mkdir(parents=True)
-    source = save(folder / "constant.onnx", *outputs)
+    source = save(folder / "constant.onnx", *outputs, sides=sides)
     ov.save_model(ov.Core().read_model(source), folder / "constant.xml", compress_to_fp16=False)
     source.unlink()
     (folder / "metadata.yaml").write_text(metadata, encoding="utf-8")

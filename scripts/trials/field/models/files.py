@@ -110,6 +110,10 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:30])
 
 
+def _newer(path: Path) -> None:
+    path.write_text(path.read_text(encoding="utf-8").replace('version="opset1"', 'version="opset99"'), encoding="utf-8")
+
+
 def _torch(content: object) -> Make:
     def make(folder: Path) -> Path:
         torch.save(content, folder / "model.pt")
@@ -184,6 +188,9 @@ _FILES: dict[str, Problem] = {
         _folder(lambda folder: (folder / "metadata.yaml").write_bytes(b"names: [M\xe4dchen]")),
         "metadata.yaml cannot be read",
         engines=["openvino"],
+    ),
+    "a folder of a newer OpenVINO": refused(
+        _folder(lambda folder: _newer(folder / "constant.xml")), "which has no opset99", engines=["openvino"]
     ),
     "YOLOv5's own folder, whose metadata has another name": served(
         _folder(lambda folder: (folder / "metadata.yaml").rename(folder / "constant.yaml")), engines=["openvino"]

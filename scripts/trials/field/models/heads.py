@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from scripts.trials.field.case import Case
 from scripts.trials.field.models.constant import BOX, CONFIDENCE, SIDE_PX, anchors, objectness, rows, save, save_folder
-from scripts.trials.field.models.verdicts import Make, Problem, refused, served
+from scripts.trials.field.models.verdicts import CPU_ENGINES, EngineName, Make, Problem, refused, served
 from serve_app.config import ModelArgs
 from serve_app.models.load import load
 from serve_app.types import Suppression
@@ -27,11 +27,11 @@ def _onnx(*outputs: Array, metadata: Mapping[str, str] | None = None, **options:
     return lambda folder: save(folder / "constant.onnx", *outputs, metadata=metadata, **options)  # type: ignore[arg-type]
 
 
-def _suppresses(make: Make, expected: Suppression) -> Problem:
+def _suppresses(make: Make, expected: Suppression, engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
     """Return the check of what ``GET /models`` says of who suppresses boxes."""
 
     def problem(_: str) -> str | None:
-        for engine in ("openvino", "onnx"):
+        for engine in engines:
             with TemporaryDirectory() as folder:
                 info = load(ModelArgs(weights=make(Path(folder)), engine=engine, threads=1), has_gpu=False).info
             if info.suppression != expected:
@@ -138,6 +138,11 @@ _SUPPRESSION: dict[str, Problem] = {
     "end to end: not needed": _suppresses(_onnx(rows(), metadata={"end2end": "True"}), "not_needed"),
     "nms=True in an ONNX file": _suppresses(_onnx(rows(), metadata=_NMS), "in_file"),
     "nms=True as JSON": _suppresses(_onnx(rows(), metadata={"args": '{"nms": true}'}), "in_file"),
+    "nms=True in a folder": _suppresses(
+        lambda folder: save_folder(folder / "model", rows(), metadata="names: [a, b]\nargs: {nms: true}\n"),
+        "in_file",
+        ["openvino"],
+    ),
     "nms=False": _suppresses(_onnx(rows(), metadata={"args": "{'nms': False}"}), "not_needed"),
 }
 CASES = (

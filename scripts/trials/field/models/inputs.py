@@ -18,7 +18,7 @@ from onnxruntime.quantization import (
 )
 
 from scripts.trials.field.case import Case
-from scripts.trials.field.models.constant import CONFIDENCE, anchors, save
+from scripts.trials.field.models.constant import CONFIDENCE, anchors, save, save_folder
 from scripts.trials.field.models.verdicts import Make, Problem, refused, served
 from serve_app.config import ModelArgs
 from serve_app.images.letterbox import letterbox
@@ -37,6 +37,12 @@ def _onnx(*sides: int | str, dtype: int = TensorProto.FLOAT, count: int = 84, **
         sides=sides,
         dtype=dtype,
         **options,  # type: ignore[arg-type]
+    )
+
+
+def _folder(*sides: int | str, count: int = 84) -> Make:
+    return lambda folder: save_folder(
+        folder / "constant_openvino_model", anchors(count=count), metadata="names: [person, car]\n", sides=sides
     )
 
 
@@ -172,6 +178,9 @@ _INPUTS: dict[str, Problem] = {
     "a rectangle of 384x640": served(_onnx(1, 3, 384, 640, count=5040)),
     "a rectangle of 384x640: boxes in pictures of any shape": _finds_red_in_a_rectangle,
     "a portrait of 640x384": served(_onnx(1, 3, 640, 384, count=5040)),
+    "a folder of 384x640": served(_folder(1, 3, 384, 640, count=5040), engines=["openvino"]),
+    "a folder for a batch of four": served(_folder(4, 3, 64, 64), engines=["openvino"]),
+    "a folder with everything open": served(_folder("n", 3, "h", "w", count=8400), engines=["openvino"]),
     "a batch of four": served(_onnx(4, 3, 64, 64)),
     "a batch of four that the graph insists on": refused(
         lambda folder: save(folder / "c.onnx", np.repeat(anchors(), 4, axis=0), sides=(4, 3, 64, 64)),
