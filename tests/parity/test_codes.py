@@ -54,7 +54,7 @@ EXPORTS: dict[str, Json] = {
     "fp16": {"quantize": 16},
     "open sizes": {"dynamic": True},
     "NMS in the file": {"nms": True},
-    "NMS in the file, a rectangle in a batch of four": {"nms": True, "imgsz": [384, 640], "batch": 4},
+    "NMS in the file, a rectangle": {"nms": True, "imgsz": [384, 640]},
 }
 
 

@@ -116,10 +116,11 @@ def _uint8_in(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | None, I
     shape = input_shape(sides, all(one.elem_type in _FLOATS for one in types), wanted)
     (old,) = inputs
     batch = sides[0][0]
-    if batch not in (None, 1):  # what was written down of other tensors is for the batch, too
+    if batch is not None and batch > 1:
+        _keep_any_batch(model, batch)
         del graph.value_info[:]
         for output in graph.output:
-            output.type.tensor_type.ClearField("shape")
+            output.type.tensor_type.ClearField("shape")  # what is written down of other tensors is for the batch, too
     half = old.type.tensor_type.elem_type == TensorProto.FLOAT16
     new = helper.make_tensor_value_info(_FRAMES, TensorProto.UINT8, [1 if batch else "batch", *shape.array])
     graph.input.remove(old)
@@ -138,6 +139,24 @@ def _uint8_in(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | None, I
     for place, step in enumerate(steps):
         graph.node.insert(place, step)
     return batch, shape
+
+
+def _keep_any_batch(model: onnx.ModelProto, batch: int) -> None:
+    """Have what reshapes within the graph keep its first side, instead of making that as long as the batch was."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {one.name: one.type.tensor_type.shape.dim for one in (*graph.input, *graph.value_info)}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    for node in model.graph.node:
+        if node.op_type != "Reshape" or node.input[1] not in constants or not shapes.get(node.input[0]):
+            continue
+        sides = numpy_helper.to_array(constants[node.input[1]]).copy()
+        if sides.size and sides[0] == batch == shapes[node.input[0]][0].dim_value:
+            sides[0] = 0  # "as it is": https://onnx.ai/onnx/operators/onnx__Reshape.html
+            name = f"sightline.{node.input[1]}"
+            if name not in {tensor.name for tensor in model.graph.initializer}:
+                model.graph.initializer.append(numpy_helper.from_array(sides, name))
+            node.input[1] = name
 
 
 def _precision(model: onnx.ModelProto) -> Precision:

@@ -172,6 +172,8 @@ def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
     batch = sides[0][0] or 1
     if sides[0] != [1, 3, *shape]:
         try:
+            if batch > 1:
+                _keep_any_batch(model, batch)
             model.reshape([1, 3, *shape])
         except RuntimeError as exc:
             if batch > 1:
@@ -180,6 +182,20 @@ def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
                 f"the model cannot take pictures of {shape}: set model.image_size_px to what it takes, or export it"
             ) from exc
     return batch, shape
+
+
+def _keep_any_batch(model: ov.Model, batch: int) -> None:
+    """Have what reshapes within the graph keep its first side, instead of making that as long as the batch was."""
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() != "Reshape" or not operation.get_attributes()["special_zero"]:
+            continue
+        given, target = operation.input_value(0).partial_shape, operation.input_value(1).get_node()
+        if target.get_type_name() != "Constant" or not given.rank.is_static or not len(given) or given[0] != batch:
+            continue
+        sides = target.data.copy()
+        if sides.size and sides[0] == batch:
+            sides[0] = 0  # "as it is": https://docs.openvino.ai, operation Reshape-1, special_zero
+            operation.input(1).replace_source_output(ov.op.Constant(sides).output(0))
 
 
 def _uint8_in(model: ov.Model) -> ov.Model:

@@ -55,6 +55,23 @@ def _two_inputs(folder: Path) -> Path:
     return path
 
 
+def _reshaping(batch: int) -> Make:
+    """As Ultralytics exports a batch: the graph says how many pictures there are wherever it reshapes."""
+
+    def make(folder: Path) -> Path:
+        path = save(folder / "constant.onnx", anchors(), sides=(batch, 3, 64, 64))
+        model = onnx.load(path)
+        (output,) = model.graph.output
+        shape = np.array([batch, 6, -1], np.int64)
+        model.graph.initializer.append(numpy_helper.from_array(shape, "with_batch"))
+        model.graph.node.append(helper.make_node("Reshape", [output.name, "with_batch"], ["reshaped"]))
+        output.name = "reshaped"
+        onnx.save(model, path)
+        return path
+
+    return make
+
+
 def _named(name: str) -> Make:
     """An input that has another name than Ultralytics gives it."""
 
@@ -182,6 +199,7 @@ _INPUTS: dict[str, Problem] = {
     "a folder for a batch of four": served(_folder(4, 3, 64, 64), engines=["openvino"]),
     "a folder with everything open": served(_folder("n", 3, "h", "w", count=8400), engines=["openvino"]),
     "a batch of four": served(_onnx(4, 3, 64, 64)),
+    "a batch of four that the graph writes down": served(_reshaping(4)),
     "a batch of four that the graph insists on": refused(
         lambda folder: save(folder / "c.onnx", np.repeat(anchors(), 4, axis=0), sides=(4, 3, 64, 64)),
         "takes 4 pictures at a time.*batch=1",
