@@ -5,7 +5,7 @@ A client of the HTTP interface imports this module and needs no numpy, so numpy 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 Pixels: TypeAlias = "NDArray[np.uint8]"  # (height, width, 3), BGR, as OpenCV decodes
 Traffic = Literal["interactive", "stream", "job"]  # who waits for the answer: a client, a live stream, nobody
+Suppression = Literal["by_request", "not_needed", "in_file"]  # what leaves one box of each object
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # what an engine computes in; auto: the engine chooses
 
 DEFAULT_MODEL = "default"  # the name of the model that answers a request which names none
@@ -109,7 +110,7 @@ class Detections:
 
     def labelled(self, labels: tuple[str, ...]) -> Detections:
         """Return the same objects with their labels. ``labels``: the model's, by class id."""
-        return replace(self, labels=tuple(labels[class_id] for class_id in self.class_id))
+        return replace(self, labels=tuple(label_of(class_id, labels) for class_id in self.class_id.tolist()))
 
     def __len__(self) -> int:
         return len(self.confidence)
@@ -117,6 +118,11 @@ class Detections:
     def __iter__(self) -> Iterator[tuple[list[float], float, int]]:
         """Yield each object as plain Python numbers: box, confidence, class id."""
         return zip(self.xyxy.tolist(), self.confidence.tolist(), self.class_id.tolist(), strict=True)
+
+
+def label_of(class_id: int, labels: Sequence[str]) -> str:
+    """Return the label of a class id. ``labels``: the model's, by class id; an id that they lack is its own label."""
+    return labels[class_id] if 0 <= class_id < len(labels) else f"class {class_id}"
 
 
 @dataclass(frozen=True)
@@ -138,8 +144,16 @@ class EngineInfo:
     engine: str
     labels: tuple[str, ...]  # the label of each class id
     input_shape: InputShape
-    end_to_end: bool  # the raw output's rows are sorted, and no two are of one object
+    end_to_end: bool  # no two rows of the raw output are of one object
+    has_built_in_nms: bool = False  # end to end because the file suppresses boxes by thresholds of its own
     precision: Precision = "fp32"
+
+    @property
+    def suppression(self) -> Suppression:
+        """What leaves one box of each object: a request's ``iou``, the head itself, or thresholds in the file."""
+        if self.has_built_in_nms:
+            return "in_file"
+        return "not_needed" if self.end_to_end else "by_request"
 
 
 @dataclass(frozen=True)
@@ -165,11 +179,26 @@ class ModelInfo:
         """The shape of the model's input."""
         return self.engine.input_shape
 
-    def class_ids(self, wanted: tuple[str, ...]) -> tuple[int, ...]:
-        """Return the class ids of labels, or of ids written as digits. Raises KeyError with the first unknown one."""
-        known = {label: class_id for class_id, label in enumerate(self.labels)}
-        known = {str(class_id): class_id for class_id in range(len(self.labels))} | known
-        return tuple(sorted({known[name] for name in wanted}))
+    def class_ids(self, wanted: Sequence[str | int], *, may_be_lists: bool = False) -> tuple[int, ...]:
+        """Return the class ids of labels, of numbers, or of ids written as digits.
+
+        A label that several classes have means all of them, and one of digits is a label before it is an id.
+        ``may_be_lists``: a text that is no label may be several, with commas between them. Raises KeyError with the
+        first unknown one.
+        """
+        known: dict[str | int, list[int]] = {}
+        for class_id, label in enumerate(self.labels):
+            known.setdefault(label, []).append(class_id)
+        for class_id in range(len(self.labels)):
+            known[class_id] = [class_id]
+            known.setdefault(str(class_id), [class_id])
+        found: set[int] = set()
+        for value in wanted:
+            name = value if isinstance(value, int) or value in known else value.strip()
+            is_list = may_be_lists and isinstance(name, str) and name not in known
+            for part in [one.strip() for one in str(name).split(",")] if is_list else [name]:
+                found.update(known[part])
+        return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
@@ -189,19 +218,23 @@ class DetectParams:
     confidence: float | None = None
     iou: float | None = None
     max_detections: int | None = None
-    classes: tuple[str, ...] = ()  # labels, or class ids as digits; none: every class
+    classes: tuple[str | int, ...] = ()  # labels, class ids as digits, or class ids; none: every class
+    classes_may_be_lists: bool = False  # one that is no label may be several, with commas between them: a query's
 
     def to_options(self, model: ModelInfo) -> DetectOptions:
         """Return the thresholds for this model. Raises InvalidParameter for a class that the model does not know."""
         try:
-            class_ids = model.class_ids(self.classes) if self.classes else None
+            known = model.class_ids(self.classes, may_be_lists=self.classes_may_be_lists)
         except KeyError as exc:
-            raise InvalidParameter(f"classes: the model {model.name} knows no class {exc.args[0][:64]!r}") from None
+            unknown = exc.args[0][:64] if isinstance(exc.args[0], str) else exc.args[0]
+            raise InvalidParameter(
+                f"classes: the model {model.name} knows no class {unknown!r}: GET /models lists its labels"
+            ) from None
         return DetectOptions(
             confidence=model.defaults.confidence if self.confidence is None else self.confidence,
             iou=model.defaults.iou if self.iou is None else self.iou,
             max_detections=self.max_detections or model.defaults.max_detections,
-            class_ids=class_ids,
+            class_ids=known if self.classes else None,
         )
 
 

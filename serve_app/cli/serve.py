@@ -26,6 +26,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatusOverview
 from ray.serve.scripts import run as serve_run
 
 from serve_app.cli.output import print_any_text
@@ -142,12 +143,23 @@ def _is_running(name: str) -> bool:
         if found := _SENTENCE.findall(message):
             raise StartError(found[-1])
     if application.status == "DEPLOY_FAILED":
-        raise StartError(f"{name} cannot be deployed: {application.message}")
+        raise StartError(_why(name, application))
     return bool(application.status == "RUNNING")
 
 
 def _tell(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
+
+
+def _why(name: str, application: ApplicationStatusOverview) -> str:
+    """Return one sentence for an application that failed without one of ours; its own message only names who failed."""
+    for deployment, state in application.deployments.items():
+        if state.status == "DEPLOY_FAILED":
+            if "died" in state.message.lower():
+                return f"{deployment} died while it started: it may have run out of memory, and its log may say more"
+            lines = [line.strip() for line in state.message.splitlines() if line.strip()]
+            return f"{deployment} does not start: {lines[-1] if lines else 'see its log'}"
+    return f"{name} cannot be deployed: {application.message}"
 
 
 def _on_signals(handler: Any) -> None:

@@ -15,6 +15,7 @@ SIGHTLINE_URL or --url is the server, http://127.0.0.1:8000 by default. SIGHTLIN
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import json
 import os
@@ -86,7 +87,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     start_parser.add_argument("--confidence", type=float, help="default: the application's")
     start_parser.add_argument("--iou", type=float)
-    start_parser.add_argument("--classes", action="append", default=[], help="labels or ids, comma-separated")
+    start_parser.add_argument(
+        "--classes",
+        action="append",
+        default=[],
+        help="labels or ids with commas between them; a label that has a comma stands in double quotes",
+    )
     start_parser.add_argument(
         "--policy",
         choices=("wait", "drop_oldest"),
@@ -129,7 +135,7 @@ def start(client: Client, options: argparse.Namespace) -> None:
     spec = {
         "id": options.id,
         "source": {"uri": found_here(options.source, Path()), "loop": options.loop},
-        "detect": {"confidence": options.confidence, "iou": options.iou, "classes": options.classes},
+        "detect": {"confidence": options.confidence, "iou": options.iou, "classes": split(options.classes)},
         "policy": options.policy,
         "max_fps": options.max_fps,
         "track": options.track,
@@ -144,6 +150,11 @@ def start(client: Client, options: argparse.Namespace) -> None:
         client.streams.delete(options.id)
         raise CommandFailed(f"stream {options.id}: {now.detail}")
     print(f"stream {options.id} is {now.state}: watch it with scripts/streams.py watch {options.id}")
+
+
+def split(values: list[str]) -> list[str]:
+    """Return the parts of comma-separated values; one with commas of its own stands in double quotes, as in CSV."""
+    return [part.strip() for row in csv.reader(values, skipinitialspace=True) for part in row]
 
 
 def apply(client: Client, options: argparse.Namespace) -> None:

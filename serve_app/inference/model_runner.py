@@ -17,6 +17,7 @@ from serve_app.inference.batcher import Batcher
 from serve_app.ipc.frame_pool import InEngineFlag
 from serve_app.models import load as model_loading
 from serve_app.models.engines import Engine
+from serve_app.models.failures import model_errors
 from serve_app.models.tasks.detect import to_detections
 from serve_app.types import DetectOptions, DetectReply, EngineInfo, ModelInfo, Pixels, Timing
 
@@ -64,7 +65,8 @@ class ModelRunner:
         engine = await asyncio.to_thread(
             model_loading.load, args.model, has_gpu=has_gpu, max_batch_size=args.batcher.max_batch_size
         )
-        batch_s = await asyncio.to_thread(_warm_up, engine, _batch_size(engine, args))
+        with model_errors():  # a batch takes more memory than the one picture with which it was checked
+            batch_s = await asyncio.to_thread(_warm_up, engine, _batch_size(engine, args))
         return cls(engine, args, batch_s, on_batch)
 
     @property

@@ -131,8 +131,16 @@ def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]
         )
     except subprocess.TimeoutExpired as exc:
         raise ModelError(f"exporting {weights.name} as {options['format']} took over {_EXPORT_TIMEOUT_S} s") from exc
+    if done.returncode < 0:
+        raise ModelError(
+            f"exporting {weights.name} as {options['format']} was ended by signal {-done.returncode}: it may have run "
+            "out of memory"
+        )
     if done.returncode:
         reason = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        ours = reason.removeprefix(f"{ModelError.__module__}.{ModelError.__name__}: ")
+        if ours != reason:  # a sentence already
+            raise ModelError(ours)
         raise ModelError(f"exporting {weights.name} as {options['format']} failed: {reason}")
 
 

@@ -15,8 +15,10 @@ from serve_app.models.agreement import CONFIDENCE_TOLERANCE, THRESHOLD, agree
 from serve_app.models.engines import Engine
 from serve_app.models.engines.simulated import SimulatedEngine
 from serve_app.models.export import calibration_pictures, exported
+from serve_app.models.failures import model_errors, out_of_memory, reason
+from serve_app.models.heads import check_output
 from serve_app.models.tasks.detect import to_detections
-from serve_app.models.weights import content_version, file_errors, find_weights, verified
+from serve_app.models.weights import content_version, find_weights, verified
 from serve_app.types import DetectOptions, InputShape, Json, Pixels, Precision
 
 _MAX_COMPARED_PICTURES = 50  # a few seconds at start
@@ -31,7 +33,7 @@ _COMPUTES_IN: dict[str, tuple[Precision, ...]] = {
 }
 
 
-@file_errors()
+@model_errors()
 def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
     """The engine of the configured model, ready to infer. Raises ModelError with one sentence.
 
@@ -49,7 +51,7 @@ def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
 
 
 def _check_itself(engine: Engine, args: ModelArgs) -> None:
-    """Raises ModelError for a model that computes no numbers, or finds nothing in the picture that it is to know."""
+    """Raises ModelError for a model that answers no boxes, or finds nothing in the picture that it is to know."""
     info = engine.info
     frame = (
         _model_input(args.known_picture, info.input_shape, "known_picture")
@@ -59,9 +61,9 @@ def _check_itself(engine: Engine, args: ModelArgs) -> None:
     try:
         raw = engine.infer([frame])[0]
     except Exception as exc:
-        raise ModelError(f"{info.name} fails on a known picture: {type(exc).__name__}") from exc
-    if not np.isfinite(raw).all():
-        raise ModelError(f"{info.name} produces NaN or infinite values")
+        failed = ModelError(f"{info.name} fails on a known picture: {type(exc).__name__}: {reason(exc)}")
+        raise out_of_memory(exc) or failed from exc
+    check_output(raw, info.labels)
     if args.known_picture and not len(to_detections(raw, _COMPARED, end_to_end=info.end_to_end)):
         raise ModelError(f"{info.name} finds nothing in model.known_picture")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models.export import digest
+from serve_app.models.failures import model_errors
+from serve_app.models.formats import check_start, why_not_read
 
 EMBEDDED = Path(__file__).with_name("embedded")  # the model "codes": scripts/codes makes it; neither file is a pickle
 _EMBEDDED_FILES = {"openvino": "codes.onnx", "onnx": "codes.onnx", "torch": "codes.safetensors"}  # by engine
@@ -24,46 +27,48 @@ _READS = {
 }
 
 
-@contextmanager
-def file_errors() -> Iterator[None]:
-    """Of the file system, as errors of the model."""
-    try:
-        yield
-    except OSError as exc:
-        raise ModelError(f"model.weights, or what is made of them in model.cache_dir, cannot be used: {exc}") from exc
-
-
-@file_errors()
+@model_errors()
 def check_weights(args: ModelArgs) -> None:
     """Raises ModelError for weights that are not here, or not for us; whether they can be loaded is not known yet."""
     if args.engine not in ("null", "sleep"):
         weights = find_weights(args, args.engine if args.engine != "auto" else "openvino")
-        if not os.access(weights, os.R_OK):
-            raise ModelError(f"model.weights: {weights} may not be read by user {os.getuid()}")
         _check_hash(weights, args.weights_sha256)
 
 
 def find_weights(args: ModelArgs, engine: str) -> Path:
-    """The file or folder that ``engine`` is to read."""
-    if args.weights == Path("codes") and engine in _EMBEDDED_FILES:
+    """The file or folder that ``engine`` is to read. Raises ModelError, OSError."""
+    if args.weights == Path("codes"):
+        if engine not in _EMBEDDED_FILES:
+            raise ModelError(f"the {engine} engine reads a .pt file, not the embedded model codes: set model.weights")
         return EMBEDDED / _EMBEDDED_FILES[engine]
+    if re.match(r"[a-z][a-z0-9+]+:/", str(args.weights)):
+        raise ModelError("model.weights is an address, and nothing is downloaded: fetch the file, and name it here")
     try:
         path = args.weights.expanduser().resolve()
+        is_there = path.exists()
+    except PermissionError as exc:
+        raise ModelError(f"model.weights: {args.weights} is in a folder that user {os.getuid()} may not read") from exc
     except (ValueError, RuntimeError, OSError) as exc:
         raise ModelError("model.weights is no valid path") from exc
-    if not path.exists():
+    if not is_there:
         raise ModelError(f"model.weights: there is no {path}")
+    if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
+        raise ModelError(f"model.weights: {path} may not be read by user {os.getuid()}")
     kind = "folder" if path.is_dir() else path.suffix
-    if kind in _READS[engine]:
+    if kind in _READS[engine] and not (path.is_dir() and why_not_read(path)):
+        check_start(path)
         return path
     if args.engine == "auto" and engine == "torch" and kind in _READS["openvino"]:
         raise ModelError(f"a GPU runs a .pt file; to run {path.name} on the CPU set model.engine to openvino")
     readable = " or ".join("an exported folder" if kind == "folder" else f"a {kind} file" for kind in _READS[engine])
-    raise ModelError(f"model.weights: the {engine} engine reads {readable}, not {path.name}")
+    hint = why_not_read(path)
+    raise ModelError(f"model.weights: the {engine} engine reads {readable}, not {path.name}{hint and f': {hint}'}")
 
 
 def _check_hash(path: Path, expected: str | None) -> None:
     """A pickle runs what its author put into it: it is loaded only where the operator names just this one."""
+    if path.is_dir() and expected is not None:
+        raise ModelError(f"model.weights_sha256 is a file's, and {path.name} is a folder: leave it out")
     if path.parent == EMBEDDED or path.is_dir() or (expected is None and path.suffix != ".pt"):
         return
     with path.open("rb") as file:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from serve_app.schemas.errors import ErrorResponse
 from serve_app.types import DEFAULT_MODEL, Answer, DetectParams
@@ -12,15 +13,21 @@ from serve_app.types import DEFAULT_MODEL, Answer, DetectParams
 ONE_VALUE = ("model", "confidence", "iou", "max_detections")  # parameters that a query may give once
 
 
-class DetectQuery(BaseModel):
-    """Query of ``POST /detect``. A parameter left out takes the server's default; an unknown one is refused."""
+class DetectSettings(BaseModel):
+    """What is asked of a model. A setting left out takes the server's default; an unknown one is refused."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[str, Field(max_length=64, description="Which of the models: see `GET /models`.")] = DEFAULT_MODEL
     confidence: Annotated[
         float | None,
-        Field(ge=0.01, le=1, allow_inf_nan=False, description="Keep detections above this confidence."),
+        Field(
+            ge=0.01,
+            le=1,
+            allow_inf_nan=False,
+            description="Keep detections above this confidence. A model whose `suppression` is `in_file` has no "
+            "detections below the confidence that its file was exported with: a lower one has no effect.",
+        ),
     ] = None
     iou: Annotated[
         float | None,
@@ -28,19 +35,31 @@ class DetectQuery(BaseModel):
             ge=0,
             le=1,
             allow_inf_nan=False,
-            description="Two boxes of one class that overlap by more are one.",
+            description="Two boxes of one class that overlap by more are one. It has an effect only on models whose "
+            "`suppression` is `by_request`: see `GET /models`.",
         ),
     ] = None
     classes: Annotated[
-        list[str],
-        Field(description="Labels or class ids, repeated or comma-separated. Default: every class."),
+        list[str | StrictInt],
+        Field(
+            description="Labels or class ids; a label that several classes have means all of them. Repeat it in a "
+            "query, or separate them by commas: a value that is a label as a whole is not split. A list in JSON is "
+            "never split, and a number in it is always a class id. Default: every class."
+        ),
     ] = []
     max_detections: Annotated[int | None, Field(ge=1, le=3000)] = None
 
     def to_params(self) -> DetectParams:
         """Return the same, as the graph takes it from any API."""
-        classes = tuple(name.strip() for item in self.classes for name in item.split(","))
-        return DetectParams(self.model, self.confidence, self.iou, self.max_detections, classes)
+        return DetectParams(self.model, self.confidence, self.iou, self.max_detections, tuple(self.classes))
+
+
+class DetectQuery(DetectSettings):
+    """Query of ``POST /detect``."""
+
+    def to_params(self) -> DetectParams:
+        """Return the same, as the graph takes it from any API: a value may be several classes."""
+        return replace(super().to_params(), classes_may_be_lists=True)
 
 
 class PictureUrl(BaseModel):

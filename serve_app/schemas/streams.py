@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve_app.schemas.detect import Detection, DetectQuery, Found, answer_fields
+from serve_app.schemas.detect import Detection, DetectSettings, Found, answer_fields
 from serve_app.types import Answer, Frame
 
 Policy = Literal["wait", "drop_oldest"]
@@ -149,7 +149,7 @@ class StreamSpec(Regions):
 
     id: str = Field(default_factory=lambda: f"stream-{uuid4().hex[:8]}", pattern=_ID)
     source: SourceSpec
-    detect: DetectQuery = DetectQuery()
+    detect: DetectSettings = DetectSettings()
     policy: Policy | None = Field(
         None,
         description="When the detector is slower than the source: `wait` for it (a file's default), or skip to the "

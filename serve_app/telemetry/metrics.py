@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from serve_app.errors import ServeAppError
 from serve_app.schemas.streams import State, StreamStatus
-from serve_app.types import DetectReply, Traffic
+from serve_app.types import DetectReply, Traffic, label_of
 
 _MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -123,7 +123,7 @@ class Telemetry:
         """One picture or frame was answered. ``labels``: of each class id."""
         self.record(IMAGES, traffic=traffic)
         for class_id, count in Counter(reply.detections.class_id.tolist()).items():
-            self.record(DETECTIONS, count, label=labels[class_id])
+            self.record(DETECTIONS, count, label=label_of(class_id, labels))
         self.record(STAGE_MS, reply.timing.queue_s * 1e3, stage="queue")
 
     def stream(self, status: StreamStatus, previous: State | None) -> None:

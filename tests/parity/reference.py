@@ -22,8 +22,8 @@ class Found:
     xyxy: tuple[float, float, float, float]
 
 
-def predict(model: YOLO, picture: Path | np.ndarray, *, size_px: int = 640) -> list[Found]:
-    """What Ultralytics finds, a little below the threshold too."""
+def predict(model: YOLO, picture: Path | np.ndarray, *, size_px: int | tuple[int, int] = 640) -> list[Found]:
+    """What Ultralytics finds, a little below the threshold too. ``size_px``: a square's side, or height and width."""
     confidence = THRESHOLD - CONFIDENCE_TOLERANCE
     (result,) = model.predict(
         picture, imgsz=size_px, rect=False, iou=0.7, max_det=300, conf=confidence, verbose=False, device="cpu"

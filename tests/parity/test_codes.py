@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from serve_app.config import ModelArgs
 from serve_app.models.engines.ultralytics import load_network
 from serve_app.models.load import load
 from serve_app.models.weights import EMBEDDED
+from serve_app.types import Json
 from tests.parity.pipeline import detect
 from tests.parity.reference import disagreements, predict
 from tests.support import squares
@@ -44,6 +46,47 @@ def test_codes_are_detected_as_ultralytics_does(reference: YOLO, engine: str) ->
         assert disagreements(detect(ours, data), expected) == []
         seen += len(expected)
     assert seen > 20
+
+
+EXPORTS: dict[str, Json] = {
+    "a rectangle": {"imgsz": [384, 640]},  # what a camera's 16:9 needs
+    "a batch of four": {"batch": 4},
+    "fp16": {"quantize": 16},
+    "open sizes": {"dynamic": True},
+    "NMS in the file": {"nms": True},
+    "NMS in the file, a rectangle": {"nms": True, "imgsz": [384, 640]},
+}
+
+
+@pytest.fixture(scope="module", params=EXPORTS)
+def export(request: pytest.FixtureRequest, reference: YOLO) -> tuple[Path, tuple[int, int], bool]:
+    """The same weights in a file, the height and width of its input, and whether NMS is in it."""
+    options = EXPORTS[request.param]
+    with warnings.catch_warnings(action="ignore"):  # tracing a network warns of each branch in it
+        path = Path(reference.export(format="onnx", verbose=False, **options))
+    height, width = options.get("imgsz", (640, 640))
+    return path, (height, width), "nms" in options
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_an_exported_files_codes_are_those_of_ultralytics(
+    reference: YOLO, export: tuple[Path, tuple[int, int], bool], engine: str
+) -> None:
+    path, shape, has_nms = export
+    ours = load(ModelArgs.model_validate({"weights": path, "engine": engine}), has_gpu=False)
+    assert ours.info.input_shape == shape
+    assert ours.info.suppression == ("in_file" if has_nms else "by_request")
+    scenes = [samples.picture(1), samples.belt_frame(60)]
+    scenes += [dataset.scene(5, dataset.TEST, number, 640) for number in range(6)]
+    pictures = [scene.pixels for scene in scenes]
+    pictures += [np.ascontiguousarray(np.rot90(picture)) for picture in pictures[:2]]  # taller than wide
+    seen = 0
+    for picture in pictures:
+        expected = predict(reference, picture, size_px=shape)
+        data = cv2.imencode(".png", picture)[1].tobytes()
+        assert disagreements(detect(ours, data), expected) == []
+        seen += len(expected)
+    assert seen > 10
 
 
 def test_auto_computes_in_bf16_only_where_that_finds_the_same(tmp_path: Path, squares_model: Path) -> None:

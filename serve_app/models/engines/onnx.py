@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,14 +13,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from serve_app.errors import ModelError
-from serve_app.models.engines.metadata import has_end_to_end_head, read_labels
+from serve_app.models.engines.inputs import fixed_batch, input_shape
+from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels
+from serve_app.models.failures import out_of_memory, reason
+from serve_app.models.heads import recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
-_FRAMES = "frames"
+_FRAMES = "sightline.frames"  # no name that the file has for a tensor of its own
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 class OnnxEngine:
-    """One batch, one run; a file that was exported for one picture takes them one by one.
+    """One batch, one run; a file that was exported for a fixed number of pictures takes them one by one.
 
     It computes in the file's own precision. A model whose input size is open is fixed at ``input_shape``.
     Raises ModelError.
@@ -30,73 +35,128 @@ class OnnxEngine:
     def __init__(
         self, path: Path, *, name: str, version: str, input_shape: InputShape, threads: int, on_gpu: bool
     ) -> None:
+        model = _read(path)
+        metadata = {one.key: one.value for one in model.metadata_props}
+        labels = read_labels(metadata)
+        batch, shape = _uint8_in(model, input_shape)
+        operations = {node.op_type for node in model.graph.node}
+        self.takes_batches = batch is None
+        self._has_objectness = False
         try:
-            model = onnx.load(path)
-            input_shape = _uint8_in(model, input_shape)
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads
+            options.log_severity_level = 3  # errors: of a batch that was changed it warns at length
             providers = ["CUDAExecutionProvider"] if on_gpu else []
             providers.append("CPUExecutionProvider")
             self._session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
-        except ModelError:
-            raise
-        except Exception as exc:  # protobuf's errors and ONNX Runtime's have no common base
-            raise ModelError(
-                f"ONNX Runtime cannot read {path.name}: it is damaged, or a part of it is missing"
-            ) from exc
+            blank = self._session.run(None, {_FRAMES: np.zeros((1, *shape.array), np.uint8)})
+        except Exception as exc:  # ONNX Runtime's errors have no common base
+            if batch not in (None, 1):
+                raise fixed_batch(batch) from exc
+            if known := re.search(r"Current official support for domain \S+ is till opset (\d+)", str(exc)):
+                raise ModelError(
+                    f"ONNX Runtime cannot run {path.name}: export it with opset={known[1]} or less"
+                ) from exc
+            cannot = ModelError(f"ONNX Runtime cannot run {path.name}: {reason(exc)}")
+            raise out_of_memory(exc) or cannot from exc
         if on_gpu and self._session.get_providers()[0] != "CUDAExecutionProvider":
             raise ModelError("Ray gave this Detector a GPU, but ONNX Runtime cannot use it: install onnxruntime-gpu")
-        labels = read_labels(self._session.get_modelmeta().custom_metadata_map)
-        self.takes_batches = not isinstance(self._session.get_inputs()[0].shape[0], int)
-        (blank,) = self.infer([np.zeros(input_shape.array, np.uint8)])  # a file may leave its output's shape open
+        outputs = [list(output.shape) for output in blank]
+        if batch not in (None, 1) and outputs[0][0] != 1:
+            raise fixed_batch(batch)
+        head = recognise(outputs, labels, shape, is_end_to_end=is_end_to_end(metadata))
+        self._has_objectness = head == "objectness"
         self.info = EngineInfo(
             name=name,
             version=version,
             engine="onnx",
             precision=_precision(model),
             labels=labels,
-            input_shape=input_shape,
-            end_to_end=has_end_to_end_head([1, *blank.shape], labels),
+            input_shape=shape,
+            end_to_end=head == "rows",
+            has_built_in_nms=head == "rows" and has_built_in_nms(metadata, operations),
         )
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
         """See ``Engine``."""
         batches = [np.stack(frames)] if self.takes_batches else [frame[None] for frame in frames]
         outputs = [self._session.run(None, {_FRAMES: batch})[0] for batch in batches]
-        return [raw.astype(np.float32, copy=False) for output in outputs for raw in output]
+        raw = [one.astype(np.float32, copy=False) for output in outputs for one in output]
+        return [to_rows(one) for one in raw] if self._has_objectness else raw
 
 
-def _uint8_in(model: onnx.ModelProto, wanted: InputShape) -> InputShape:
+def _read(path: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as exc:  # protobuf's errors have no common base
+        raise ModelError(f"ONNX Runtime cannot read {path.name}: it is damaged, or no ONNX file") from exc
+    if not model.graph.node:
+        raise ModelError(f"ONNX Runtime cannot read {path.name}: it is damaged, or a part of it is missing")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as exc:
+        raise ModelError(
+            f"ONNX Runtime cannot read {path.name}: the file beside it in which its weights are is missing or "
+            "incomplete: keep both in one folder"
+        ) from exc
+    return model
+
+
+def _uint8_in(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | None, InputShape]:
     """Put colour order, scaling and layout into the graph, which then takes slots as they lie in memory.
 
-    Return the shape of the input: the file's, or ``wanted`` if the file leaves it open.
+    Return the file's batch, None if it is open, and the shape of the input: the file's, or ``wanted`` if the file
+    leaves it open. A batch that is not open becomes one picture. Raises ModelError.
     """
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [one for one in graph.input if one.name not in constants]
-    if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
-        raise ModelError("the model must have exactly one image input")
+    types = [one.type.tensor_type for one in inputs]
+    sides = [[dim.dim_value or None for dim in one.shape.dim] for one in types]
+    shape = input_shape(sides, all(one.elem_type in _FLOATS for one in types), wanted)
     (old,) = inputs
-    sides = [dim.dim_value or None for dim in old.type.tensor_type.shape.dim]
-    batch, channels, height, width = sides[0], sides[1] or 3, sides[2] or wanted.height_px, sides[3] or wanted.width_px
-    if batch not in (None, 1) or channels != 3 or height != width:
-        raise ModelError(f"the model's input is {batch}x{channels}x{height}x{width}; export it as 1x3xNxN")
+    batch = sides[0][0]
+    if batch is not None and batch > 1:
+        _keep_any_batch(model, batch)
+        del graph.value_info[:]
+        for output in graph.output:
+            output.type.tensor_type.ClearField("shape")  # what is written down of other tensors is for the batch, too
     half = old.type.tensor_type.elem_type == TensorProto.FLOAT16
-    new = helper.make_tensor_value_info(_FRAMES, TensorProto.UINT8, [batch or "batch", height, width, 3])
+    new = helper.make_tensor_value_info(_FRAMES, TensorProto.UINT8, [1 if batch else "batch", *shape.array])
     graph.input.remove(old)
     graph.input.insert(0, new)
-    graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "rgb_of_bgr"))
+    graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "sightline.rgb_of_bgr"))
     scale = np.array(1 / 255, np.float16 if half else np.float32)
-    graph.initializer.append(numpy_helper.from_array(scale, "one_255th"))
+    graph.initializer.append(numpy_helper.from_array(scale, "sightline.one_255th"))
     steps = [
-        helper.make_node("Gather", [_FRAMES, "rgb_of_bgr"], ["rgb"], axis=3),
-        helper.make_node("Transpose", ["rgb"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["planes"], ["numbers"], to=TensorProto.FLOAT16 if half else TensorProto.FLOAT),
-        helper.make_node("Mul", ["numbers", "one_255th"], [old.name]),
+        helper.make_node("Gather", [_FRAMES, "sightline.rgb_of_bgr"], ["sightline.rgb"], axis=3),
+        helper.make_node("Transpose", ["sightline.rgb"], ["sightline.planes"], perm=[0, 3, 1, 2]),
+        helper.make_node(
+            "Cast", ["sightline.planes"], ["sightline.numbers"], to=TensorProto.FLOAT16 if half else TensorProto.FLOAT
+        ),
+        helper.make_node("Mul", ["sightline.numbers", "sightline.one_255th"], [old.name]),
     ]
     for place, step in enumerate(steps):
         graph.node.insert(place, step)
-    return InputShape(int(height), int(width))
+    return batch, shape
+
+
+def _keep_any_batch(model: onnx.ModelProto, batch: int) -> None:
+    """Have what reshapes within the graph keep its first side, instead of making that as long as the batch was."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {one.name: one.type.tensor_type.shape.dim for one in (*graph.input, *graph.value_info)}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    for node in model.graph.node:
+        if node.op_type != "Reshape" or node.input[1] not in constants or not shapes.get(node.input[0]):
+            continue
+        sides = numpy_helper.to_array(constants[node.input[1]]).copy()
+        if sides.size and sides[0] == batch == shapes[node.input[0]][0].dim_value:
+            sides[0] = 0  # "as it is": https://onnx.ai/onnx/operators/onnx__Reshape.html
+            name = f"sightline.{node.input[1]}"
+            if name not in {tensor.name for tensor in model.graph.initializer}:
+                model.graph.initializer.append(numpy_helper.from_array(sides, name))
+            node.input[1] = name
 
 
 def _precision(model: onnx.ModelProto) -> Precision:

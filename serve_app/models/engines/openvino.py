@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,14 @@ from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from serve_app.errors import ModelError
-from serve_app.models.engines.metadata import has_end_to_end_head, read_labels
+from serve_app.models.engines.inputs import fixed_batch, input_shape
+from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels
+from serve_app.models.failures import out_of_memory, reason
+from serve_app.models.heads import recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Json, Pixels, Precision
+
+_VERSION = str(ov.__version__).partition("-")[0]
+_FLOATS = (ov.Type.f32, ov.Type.f16, ov.Type.bf16, ov.Type.f64)
 
 
 class OpenVinoEngine:
@@ -24,7 +31,7 @@ class OpenVinoEngine:
     with as many streams as OpenVINO finds best for the machine, which take longer for one and less for all.
 
     ``path``: an exported OpenVINO folder, or an ``.onnx`` file. A model whose input size is open is fixed at
-    ``input_shape``. Raises ModelError.
+    ``input_shape``, and one that was exported for a batch is made to take one picture. Raises ModelError.
     """
 
     takes_batches = False
@@ -34,28 +41,39 @@ class OpenVinoEngine:
     ) -> None:
         core = ov.Core()
         model, metadata = _read(core, path)
-        input_shape = _fix_shape(model, input_shape)
         labels = read_labels(metadata)
+        batch, shape = _fix_shape(model, input_shape)
         precision = _choose(precision, is_quantised=_is_quantised(model), has_bf16=_has_bf16(core))
+        operations = {operation.get_type_name() for operation in model.get_ops()}
+        options: Json = {"INFERENCE_NUM_THREADS": threads}
+        if precision != "int8":
+            options["INFERENCE_PRECISION_HINT"] = {"fp32": "f32", "bf16": "bf16"}[precision]
+        self._requests = threading.local()  # a thread's own, by compiled model
+        self._has_objectness = False
+        try:
+            model = _uint8_in(model)
+            self._for_many = core.compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT"})
+            self.concurrency = int(self._for_many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+            self._for_one = self._for_many
+            if self.concurrency > 1:
+                self._for_one = core.compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
+            outputs = self._output_shapes(shape)
+        except RuntimeError as exc:
+            raise out_of_memory(exc) or _cannot_run(path, batch, precision, exc) from exc
+        if batch > 1 and outputs[0][0] != 1:
+            raise fixed_batch(batch)
+        head = recognise(outputs, labels, shape, is_end_to_end=is_end_to_end(metadata))
+        self._has_objectness = head == "objectness"
         self.info = EngineInfo(
             name=name,
             version=version,
             engine="openvino",
             precision=precision,
             labels=labels,
-            input_shape=input_shape,
-            end_to_end=has_end_to_end_head(list(model.outputs[0].partial_shape), labels),
+            input_shape=shape,
+            end_to_end=head == "rows",
+            has_built_in_nms=head == "rows" and has_built_in_nms(metadata, operations),
         )
-        options: Json = {"INFERENCE_NUM_THREADS": threads}
-        if precision != "int8":
-            options["INFERENCE_PRECISION_HINT"] = {"fp32": "f32", "bf16": "bf16"}[precision]
-        model = _uint8_in(model)
-        self._for_many = core.compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT"})
-        self.concurrency = int(self._for_many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._for_one = self._for_many
-        if self.concurrency > 1:
-            self._for_one = core.compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
-        self._requests = threading.local()  # a thread's own, by compiled model
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
         """See ``Engine``."""
@@ -71,19 +89,31 @@ class OpenVinoEngine:
             request.start_async()
         for request in requests:
             request.wait()
-        return [request.get_output_tensor(0).data[0] for request in requests]
+        raw = [request.get_output_tensor(0).data[0] for request in requests]
+        return [to_rows(one) for one in raw] if self._has_objectness else raw
+
+    def _output_shapes(self, shape: InputShape) -> list[list[int]]:
+        """Return each output's shape for one picture: some files leave it open until the model has run."""
+        self.infer([np.zeros(shape.array, np.uint8)])
+        (request,) = self._requests.one
+        return [list(tensor.shape) for tensor in request.output_tensors]
 
 
 def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
     """The network and the metadata that Ultralytics' export wrote beside or into it."""
     if path.is_dir():
-        networks = sorted(path.glob("*.xml"))
+        networks = sorted(one for one in path.iterdir() if one.suffix == ".xml")  # raises where glob() finds nothing
         if len(networks) != 1:
             raise ModelError(f"an OpenVINO folder holds one .xml file, this one {len(networks)}: {path}")
-        metadata = path / "metadata.yaml"
-        if not metadata.is_file():
+        (network,) = networks
+        if not network.with_suffix(".bin").is_file():
+            raise ModelError(f"OpenVINO cannot read {network.name}: {network.stem}.bin, its weights, is not beside it")
+        # YOLOv5's own export names it after the model.
+        places = [path / "metadata.yaml", network.with_suffix(".yaml")]
+        metadata = next((place for place in places if place.is_file()), None)
+        if metadata is None:
             raise ModelError(f"no metadata.yaml in {path}: export the model with Ultralytics")
-        return _read_network(core, networks[0]), _read_metadata(metadata)
+        return _read_network(core, network), _read_metadata(metadata)
     model = _read_network(core, path)
     info = model.get_rt_info()
     return model, {key: value.value for key, value in info["framework"].items()} if "framework" in info else {}
@@ -93,32 +123,79 @@ def _read_network(core: ov.Core, path: Path) -> ov.Model:
     try:
         return core.read_model(path)
     except RuntimeError as exc:
+        if unknown := re.search(r"No conversion rule found for operations: (.+)", str(exc)):
+            raise ModelError(
+                f"OpenVINO cannot run {path.name}: it has no operation {unknown[1]}; ONNX Runtime may have it: "
+                "set model.engine to onnx"
+            ) from exc
+        if external := re.search(r"stored data in file \(([^,)]+)", str(exc)):
+            raise ModelError(
+                f"OpenVINO cannot read {path.name}: {external[1]}, in which its weights are, is missing or incomplete: "
+                "keep both files in one folder"
+            ) from exc
+        if newer := re.search(r"(?:unsupported opset|operation with type): (\S+)", str(exc)):
+            raise ModelError(
+                f"OpenVINO cannot read {path.name}: this is OpenVINO {_VERSION}, which has no {newer[1]}: "
+                "export the model with this version or an older one"
+            ) from exc
         raise ModelError(f"OpenVINO cannot read {path.name}: it is damaged, or a part of it is missing") from exc
+
+
+def _cannot_run(path: Path, batch: int, precision: Precision, error: RuntimeError) -> ModelError:
+    """Return the error for a model that OpenVINO read and cannot compile or run."""
+    if batch > 1:
+        return fixed_batch(batch)
+    another = "; ONNX Runtime may do it: set model.engine to onnx" if path.suffix == ".onnx" else ": export it again"
+    return ModelError(f"OpenVINO cannot run {path.name} in {precision} on this CPU{another} ({reason(error)})")
 
 
 def _read_metadata(path: Path) -> Json:
     try:
-        metadata = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, ValueError, OSError) as exc:
+        # All of it as text, as in an ONNX file: to YAML's other loaders the label ``no`` is ``False``.
+        metadata = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as exc:
         raise ModelError(f"{path} cannot be read") from exc
     if not isinstance(metadata, dict):
         raise ModelError(f"{path} is no metadata of an exported model")
     return metadata
 
 
-def _fix_shape(model: ov.Model, wanted: InputShape) -> InputShape:
-    """Return the shape of the input, which becomes ``wanted`` if the file leaves it open. Raises ModelError."""
-    if len(model.inputs) != 1 or len(model.inputs[0].partial_shape) != 4:
-        raise ModelError("the model must have exactly one image input")
-    shape = model.inputs[0].partial_shape
-    if shape.is_dynamic:
-        sides = zip(list(shape)[2:], wanted, strict=True)
-        model.reshape([1, 3, *(side_px if side.is_dynamic else side.get_length() for side, side_px in sides)])
-        shape = model.inputs[0].partial_shape
-    batch, channels, height, width = shape.to_shape()
-    if (batch, channels) != (1, 3) or height != width:
-        raise ModelError(f"the model's input is {batch}x{channels}x{height}x{width}; export it as 1x3xNxN")
-    return InputShape(int(height), int(width))
+def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
+    """Return the file's batch, 1 if it is open, and the shape of the input, which then takes one picture of it.
+
+    Raises ModelError.
+    """
+    inputs = [list(one.partial_shape) if one.partial_shape.rank.is_static else [] for one in model.inputs]
+    sides = [[None if side.is_dynamic else side.get_length() for side in one] for one in inputs]
+    is_float = all(one.element_type in _FLOATS for one in model.inputs)
+    shape = input_shape(sides, is_float, wanted)
+    batch = sides[0][0] or 1
+    if sides[0] != [1, 3, *shape]:
+        try:
+            if batch > 1:
+                _keep_any_batch(model, batch)
+            model.reshape([1, 3, *shape])
+        except RuntimeError as exc:
+            if batch > 1:
+                raise fixed_batch(batch) from exc
+            raise ModelError(
+                f"the model cannot take pictures of {shape}: set model.image_size_px to what it takes, or export it"
+            ) from exc
+    return batch, shape
+
+
+def _keep_any_batch(model: ov.Model, batch: int) -> None:
+    """Have what reshapes within the graph keep its first side, instead of making that as long as the batch was."""
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() != "Reshape" or not operation.get_attributes()["special_zero"]:
+            continue
+        given, target = operation.input_value(0).partial_shape, operation.input_value(1).get_node()
+        if target.get_type_name() != "Constant" or not given.rank.is_static or not len(given) or given[0] != batch:
+            continue
+        sides = target.data.copy()
+        if sides.size and sides[0] == batch:
+            sides[0] = 0  # "as it is": https://docs.openvino.ai, operation Reshape-1, special_zero
+            operation.input(1).replace_source_output(ov.op.Constant(sides).output(0))
 
 
 def _uint8_in(model: ov.Model) -> ov.Model:

@@ -12,7 +12,8 @@ from ultralytics.nn.backends.tensorrt import TensorRTBackend
 
 from serve_app.errors import ModelError
 from serve_app.models.engines.device import ExecutionContext, to_input, to_rows
-from serve_app.models.engines.metadata import has_end_to_end_head, read_labels
+from serve_app.models.engines.metadata import is_end_to_end, read_labels
+from serve_app.models.heads import recognise
 from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 
@@ -32,8 +33,10 @@ class TensorRtEngine:
             self._backend = TensorRTBackend(path, torch.device("cuda"))
         except Exception as exc:  # TensorRT's errors have no common base
             raise ModelError(f"TensorRT cannot read {path.name}: {type(exc).__name__}") from exc
-        labels = read_labels(self._backend.metadata)
-        output = self._backend.bindings[self._backend.output_names[0]]
+        metadata = self._backend.metadata
+        labels = read_labels(metadata)
+        shapes = [[1, *self._backend.bindings[name].shape[1:]] for name in self._backend.output_names]
+        head = recognise(shapes, labels, input_shape, is_end_to_end=is_end_to_end(metadata))
         self.info = EngineInfo(
             name=name,
             version=version,
@@ -41,7 +44,7 @@ class TensorRtEngine:
             precision=precision,
             labels=labels,
             input_shape=input_shape,
-            end_to_end=has_end_to_end_head(list(output.shape), labels),
+            end_to_end=head == "rows",
         )
         self._dtype = torch.float16 if self._backend.fp16 else torch.float32
         self._context = ExecutionContext(

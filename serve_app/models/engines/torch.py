@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from serve_app.errors import ModelError
 from serve_app.models.engines.device import ExecutionContext, Step, to_input, to_rows
-from serve_app.models.engines.metadata import has_end_to_end_head
 from serve_app.models.engines.ultralytics import load_network
+from serve_app.models.heads import recognise
 from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ class TorchEngine:
 
         with torch.inference_mode():
             blank = torch.zeros((1, *input_shape.array), dtype=torch.uint8, device=device)
-            end_to_end = has_end_to_end_head(list(raw_output(blank).shape), labels)
+            shape = list(raw_output(blank).shape)
+            end_to_end = recognise([shape], labels, input_shape, is_end_to_end=True) == "rows"  # no other head has six
 
         def step(frames: torch.Tensor) -> torch.Tensor:
             return raw_output(frames).float() if end_to_end else to_rows(raw_output(frames))

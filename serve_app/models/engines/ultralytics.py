@@ -18,6 +18,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
 
 from serve_app.errors import ModelError
+from serve_app.models.engines.metadata import read_labels
 from serve_app.types import Json
 
 _LAYERS = {"Conv", "C3k2", "SPPF", "C2PSA", "nn.Upsample", "Concat", "Detect"}  # of YOLO11
@@ -32,10 +33,10 @@ def load_network(path: Path) -> tuple[Any, tuple[str, ...]]:
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     yolo = _open(path)
-    names = yolo.names
+    labels = read_labels({"names": yolo.names})
     if hasattr(yolo.model, "end2end"):
         yolo.model.end2end = False  # as Ultralytics predicts and exports; a model with one head keeps that one
-    return yolo.model.float(), tuple(str(names[class_id]) for class_id in range(len(names)))
+    return yolo.model.float(), labels
 
 
 def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
@@ -77,9 +78,21 @@ def _open(path: Path) -> YOLO:
     try:
         yolo = YOLO(path)
     except Exception as exc:  # unpickling raises whatever its content likes
-        raise ModelError(f"Ultralytics cannot read {path.name}: {type(exc).__name__}") from exc
+        if "YOLOv5" in str(exc):
+            raise ModelError(
+                f"{path.name} is a checkpoint of the YOLOv5 repository: export it there as ONNX, and name that file"
+            ) from exc
+        raise ModelError(
+            f"Ultralytics cannot read {path.name}, which is damaged or of another framework ({type(exc).__name__}): "
+            "export it as ONNX where it was made"
+        ) from exc
     if yolo.task != "detect":
         raise ModelError(f"the task of {path.name} is {yolo.task!r}; only detection is served")
+    if not isinstance(yolo.model, DetectionModel):  # Ultralytics takes any network, and guesses its task
+        raise ModelError(f"{path.name} holds no YOLO detection model: export it as ONNX where it was made")
+    channels = (getattr(yolo.model, "yaml", None) or {}).get("channels", 3)
+    if channels != 3:
+        raise ModelError(f"{path.name} takes pictures of {channels} channels, and only those of 3 are served")
     if isinstance(yolo.model, RTDETRDetectionModel):  # its boxes are shares of the picture's sides
         raise ModelError(f"{path.name} is an RT-DETR; only YOLO models are served")
     return yolo

@@ -20,13 +20,13 @@ def to_detections(raw: NDArray[np.float32], options: DetectOptions, *, end_to_en
     """Detections in model-input pixels, the most confident first.
 
     ``raw`` is ``(4 + classes, anchors)``: centre x, centre y, width, height and one score a class; or ``(n, 6)`` rows:
-    left, top, right, bottom, confidence, class id. ``end_to_end``: rows sorted by confidence, no two of one object.
+    left, top, right, bottom, confidence, class id. ``end_to_end``: no two rows are of one object.
     """
     has_rows = raw.shape[1] == 6  # and there are more anchors than that
     xyxy, confidence, class_id = _from_rows(raw, options) if has_rows else _from_anchors(raw, options)
+    best = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]  # a file's own suppression may sort otherwise
+    xyxy, confidence, class_id = xyxy[best], confidence[best], class_id[best]
     if not end_to_end:
-        best = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]
-        xyxy, confidence, class_id = xyxy[best], confidence[best], class_id[best]
         kept = _suppress(xyxy, confidence, class_id, options.iou)
         xyxy, confidence, class_id = xyxy[kept], confidence[kept], class_id[kept]
     n = options.max_detections

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,8 +14,9 @@ from serve_app.api.bodies import Upload, read_upload
 from serve_app.config import parse_args
 from serve_app.errors import Overloaded, Unavailable
 from serve_app.types import DetectOptions
+from tests.support import fakes
 from tests.support.api import build, client_of, is_error
-from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
+from tests.support.fakes import MODEL, FakeBackend, FakeMetrics, FakeStreams
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +75,16 @@ async def test_the_query_sets_the_thresholds(client: httpx.AsyncClient, backend:
     await client.post(f"/detect?{query}", content=b"1")
     await client.post("/detect", content=b"1")
     assert backend.options == [DetectOptions(0.25, 0.5, 7, (0, 1)), DetectOptions(0.5, 0.7, 300, None)]
+
+
+async def test_a_label_with_a_comma_is_looked_up_whole(
+    client: httpx.AsyncClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = replace(MODEL.engine, labels=("cat", "dog, sitting", "dog", "dog"))
+    monkeypatch.setattr(fakes, "MODEL", replace(MODEL, engine=engine))
+    for query in ("classes=dog,%20sitting", "classes=dog", "classes=cat,dog", "classes=cat,1"):
+        await client.post(f"/detect?{query}", content=b"1")
+    assert [options.class_ids for options in backend.options] == [(1,), (2, 3), (0, 2, 3), (0, 1)]
 
 
 @pytest.mark.parametrize(

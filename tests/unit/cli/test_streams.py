@@ -16,7 +16,7 @@ import yaml
 
 from scripts.launch import free_port
 from serve_app.api.access.keys import make_key
-from serve_app.cli.streams import CommandFailed, merged, read_specs
+from serve_app.cli.streams import CommandFailed, merged, read_specs, split
 from serve_app.errors import InvalidParameter
 from serve_app.schemas.streams import StreamStatus
 from serve_app.types import Snapshot
@@ -203,3 +203,7 @@ def test_a_key_is_sent_where_the_server_wants_one(tmp_path: Path) -> None:
 def test_it_starts_without_ray() -> None:
     code = "import sys, scripts.streams; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0
+
+
+def test_classes_are_separated_by_commas_and_one_with_a_comma_stands_in_quotes() -> None:
+    assert split(['"person, sitting",4', "car, bus"]) == ["person, sitting", "4", "car", "bus"]

@@ -80,3 +80,12 @@ def test_who_comes_after_a_killed_export_waits_for_it(tmp_path: Path) -> None:
     assert load(ModelArgs.model_validate(args), has_gpu=False).info.input_shape == (64, 64)
     model, lock = sorted(path.name for path in (tmp_path / "cache").iterdir())
     assert lock == f"{model}.lock"
+
+
+def test_a_checkpoint_that_cannot_be_exported_is_refused_in_our_own_words(tmp_path: Path) -> None:
+    weights = tmp_path / "other.pt"
+    weights.write_bytes(b"no checkpoint")
+    with pytest.raises(
+        ModelError, match=r"^Ultralytics cannot read other\.pt, which is damaged or of another framework"
+    ):
+        load(ModelArgs(**trusted(weights), cache_dir=tmp_path / "cache"), has_gpu=False)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serve_app.errors import Conflict, InvalidParameter, NotFound, Overloaded, SourceError, StartError, Unavailable
-from serve_app.schemas.detect import DetectQuery
+from serve_app.schemas.detect import DetectSettings
 from serve_app.schemas.streams import Line, Regions, SourceSpec, StreamSpec
 from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.store import StreamStore
@@ -59,8 +59,8 @@ async def test_streams_are_listed_by_id(tmp_path: Path) -> None:
     ("spec", "error", "sentence"),
     [
         (spec_of(source=SourceSpec(uri="/etc/hostname")), SourceError, "SERVE_APP_MEDIA_DIRS"),
-        (spec_of(detect=DetectQuery(model="cars")), InvalidParameter, "there is no 'cars'"),
-        (spec_of(detect=DetectQuery(classes=["unicorn"])), InvalidParameter, "unicorn"),
+        (spec_of(detect=DetectSettings(model="cars")), InvalidParameter, "there is no 'cars'"),
+        (spec_of(detect=DetectSettings(classes=["unicorn"])), InvalidParameter, "unicorn"),
         (spec_of(recording={}), InvalidParameter, "SERVE_APP_OUTPUT_DIR"),
     ],
 )
@@ -114,7 +114,7 @@ async def test_admission_counts_one_stream_after_the_other(tmp_path: Path) -> No
 
 async def test_streams_of_another_model_and_streams_that_do_not_run_leave_room(tmp_path: Path) -> None:
     async with supervising(tmp_path, detectors=FakeDetectors(capacity_fps=30)) as supervision:
-        await supervision.create(spec_of("plates", detect=DetectQuery(model="plates")))
+        await supervision.create(spec_of("plates", detect=DetectSettings(model="plates")))
         await supervision.create(spec_of("a"))
         await supervision.pause("a")
         await supervision.create(spec_of("b"))
@@ -160,7 +160,7 @@ async def test_replace_keeps_the_old_stream_when_the_new_one_is_refused(tmp_path
         await supervision.create(spec_of())
         await asyncio.sleep(1)
         with pytest.raises(InvalidParameter):
-            await supervision.replace(spec_of(detect=DetectQuery(classes=["unicorn"])))
+            await supervision.replace(spec_of(detect=DetectSettings(classes=["unicorn"])))
         await asyncio.sleep(1)
         assert (await supervision.status("lot")).state == "running"
     assert "stop" not in workers.last.calls

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pytest
 
 from serve_app.errors import InvalidParameter, SourceError, Unavailable
-from serve_app.schemas.detect import DetectQuery
+from serve_app.schemas.detect import DetectSettings
 from serve_app.schemas.streams import SourceSpec, StreamStatus
 from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.store import Record, StreamStore
@@ -168,7 +168,7 @@ async def test_a_stream_whose_source_has_come_back_can_be_resumed(tmp_path: Path
 
 async def test_a_stream_whose_model_is_not_deployed_any_more_is_refused_each_time_it_is_resumed(tmp_path: Path) -> None:
     """The second time, it was once taken for one that runs."""
-    StreamStore(tmp_path).put(Record(spec=spec_of(detect=DetectQuery(model="cars"))))
+    StreamStore(tmp_path).put(Record(spec=spec_of(detect=DetectSettings(model="cars"))))
     async with supervising(tmp_path) as supervision:
         for _ in range(2):
             with pytest.raises(InvalidParameter, match="there is no 'cars'"):

@@ -58,7 +58,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("metadata.yaml", "task: detect\nnames: {0: red}\n", "neither of YOLO's two heads for 1 classes"),
+        ("metadata.yaml", "task: detect\nnames: {0: red}\n", "no YOLO detection head has for the 1 classes"),
         ("metadata.yaml", "task: detect\nnames: {0: red, 2: blue}\n", "does not name its classes"),
         ("metadata.yaml", "task: detect\nnames: 5\n", "does not name its classes"),
         ("metadata.yaml", "- a list\n", "no metadata"),

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from ultralytics import RTDETR
+from ultralytics import RTDETR, YOLO
+from ultralytics.nn.tasks import DetectionModel
 
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
@@ -44,3 +45,17 @@ def test_a_detector_that_is_no_yolo_is_refused(tmp_path: Path) -> None:
     RTDETR("rtdetr-l.yaml").save(tmp_path / "rtdetr.pt")
     with pytest.raises(ModelError, match="only YOLO models are served"):
         load(ModelArgs(**trusted(tmp_path / "rtdetr.pt"), engine="torch"), has_gpu=False)
+
+
+def test_a_checkpoint_for_grey_pictures_is_refused(tmp_path: Path) -> None:
+    yolo = YOLO("yolo11n.yaml")
+    yolo.model = DetectionModel("yolo11n.yaml", ch=1, verbose=False)
+    yolo.save(tmp_path / "grey.pt")
+    with pytest.raises(ModelError, match=r"grey\.pt takes pictures of 1 channels"):
+        load(ModelArgs(**trusted(tmp_path / "grey.pt"), engine="torch"), has_gpu=False)
+
+
+def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path) -> None:
+    YOLO("yolo11n-pose.yaml").save(tmp_path / "pose.pt")
+    with pytest.raises(ModelError, match=r"the task of pose\.pt is 'pose'"):
+        load(ModelArgs(**trusted(tmp_path / "pose.pt"), engine="torch"), has_gpu=False)

@@ -1,0 +1,7 @@
+"""Models from the field: their names, heads, inputs and files. No case asks the running server."""
+
+from __future__ import annotations
+
+from scripts.trials.field.models import files, heads, inputs, names, starts
+
+CASES = (*names.CASES, *heads.CASES, *inputs.CASES, *files.CASES, *starts.CASES)

@@ -1,0 +1,103 @@
+"""Models whose answer is the same for every picture, as ONNX files: any head, any metadata, in a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino as ov
+from numpy.typing import ArrayLike, NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+SIDE_PX = 64  # of the input, unless a model is to have another one
+BOX = (8.0, 16.0, 40.0, 48.0)  # left, top, right, bottom: of the object that every model finds, in its input's pixels
+CONFIDENCE = 0.9
+NAMES = "{0: 'person', 1: 'car'}"
+
+Side = int | str  # a name where the file leaves the size open
+
+
+def anchors(classes: int = 2, class_id: int = 1, count: int = 84) -> NDArray[np.float32]:
+    """Return a raw head's output of one object, ``(1, 4 + classes, count)``: centre, size and scores."""
+    output = np.zeros((1, 4 + classes, count), np.float32)
+    output[0, :4, 0] = _centre_and_size()
+    output[0, 4 + class_id, 0] = CONFIDENCE
+    return output
+
+
+def rows(class_id: float = 1, count: int = 300, box: ArrayLike = BOX) -> NDArray[np.float32]:
+    """Return an end-to-end head's output of one object, ``(1, count, 6)``."""
+    output = np.zeros((1, count, 6), np.float32)
+    output[0, 0] = (*np.asarray(box, np.float32), CONFIDENCE, class_id)
+    return output
+
+
+def objectness(classes: int = 2, class_id: int = 1, count: int = 3 * 84) -> NDArray[np.float32]:
+    """Return a YOLOv5's output of one object, ``(1, count, 5 + classes)``: 0.9 is its objectness times its score."""
+    output = np.zeros((1, count, 5 + classes), np.float32)
+    output[0, 7, :4] = _centre_and_size()
+    output[0, 7, 4], output[0, 7, 5 + class_id] = 0.96, CONFIDENCE / 0.96
+    return output
+
+
+def save(
+    path: Path,
+    *outputs: NDArray[np.float32],
+    names: str | None = NAMES,
+    metadata: Mapping[str, str] | None = None,
+    sides: Sequence[Side] = (1, 3, SIDE_PX, SIDE_PX),
+    dtype: int = TensorProto.FLOAT,
+    opset: int = 17,
+) -> Path:
+    """Write the model to ``path``, and return that. It answers as many pictures as its input has.
+
+    ``names``: as text, as every value in an ONNX file's metadata is; None: there are none.
+    """
+    number = helper.np_dtype_to_tensor_dtype(np.dtype(np.float32))
+    nodes = [
+        helper.make_node("Cast", ["images"], ["values"], to=number),
+        helper.make_node("ReduceMean", ["values"], ["means"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Mul", ["means", "zero"], ["nothing"]),
+    ]
+    constants: dict[str, NDArray[np.generic]] = {"zero": np.array(0, np.float32)}
+    results = []
+    for place, output in enumerate(outputs):
+        axes = np.arange(1, output.ndim, dtype=np.int64)
+        constants |= {f"answer{place}": output, f"axes{place}": axes}
+        nodes += [
+            helper.make_node("Unsqueeze", ["nothing", f"axes{place}"], [f"nothing{place}"]),
+            helper.make_node("Add", [f"answer{place}", f"nothing{place}"], [f"output{place}"]),
+        ]
+        shape = [sides[0] if output.shape[0] == 1 and len(sides) else output.shape[0], *output.shape[1:]]
+        results.append(helper.make_tensor_value_info(f"output{place}", TensorProto.FLOAT, shape))
+    graph = helper.make_graph(
+        nodes,
+        "constant",
+        [helper.make_tensor_value_info("images", dtype, list(sides))],
+        results,
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    described = {"task": "detect"} | ({} if names is None else {"names": names}) | dict(metadata or {})
+    helper.set_model_props(model, {key: value for key, value in described.items() if value})
+    onnx.save(model, path)
+    return path
+
+
+def save_folder(
+    folder: Path, *outputs: NDArray[np.float32], metadata: str, sides: Sequence[Side] = (1, 3, SIDE_PX, SIDE_PX)
+) -> Path:
+    """Write the model as an OpenVINO folder, with this text as its ``metadata.yaml``."""
+    folder.mkdir(parents=True)
+    source = save(folder / "constant.onnx", *outputs, sides=sides)
+    ov.save_model(ov.Core().read_model(source), folder / "constant.xml", compress_to_fp16=False)
+    source.unlink()
+    (folder / "metadata.yaml").write_text(metadata, encoding="utf-8")
+    return folder
+
+
+def _centre_and_size() -> tuple[float, float, float, float]:
+    left, top, right, bottom = BOX
+    return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top

@@ -1,0 +1,151 @@
+"""Models that are not YOLO's raw head: served rightly, or refused by what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from scripts.trials.field.case import Case
+from scripts.trials.field.models.constant import BOX, CONFIDENCE, SIDE_PX, anchors, objectness, rows, save, save_folder
+from scripts.trials.field.models.verdicts import CPU_ENGINES, EngineName, Make, Problem, refused, served
+from serve_app.config import ModelArgs
+from serve_app.models.load import load
+from serve_app.types import Suppression
+
+Array = NDArray[np.float32]
+
+_SIDES_640 = (1, 3, 640, 640)
+_CELLS_640 = 8400
+
+
+def _onnx(*outputs: Array, metadata: Mapping[str, str] | None = None, **options: object) -> Make:
+    return lambda folder: save(folder / "constant.onnx", *outputs, metadata=metadata, **options)  # type: ignore[arg-type]
+
+
+def _suppresses(make: Make, expected: Suppression, engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
+    """Return the check of what ``GET /models`` says of who suppresses boxes."""
+
+    def problem(_: str) -> str | None:
+        for engine in engines:
+            with TemporaryDirectory() as folder:
+                info = load(ModelArgs(weights=make(Path(folder)), engine=engine, threads=1), has_gpu=False).info
+            if info.suppression != expected:
+                return f"{engine}: suppression is {info.suppression!r} in place of {expected!r}"
+        return None
+
+    return problem
+
+
+def _shares(count: int = 300, columns: int = 6) -> Array:
+    """Return an RT-DETR's output of one object: centre and size as shares of the picture, then scores."""
+    output = np.zeros((1, count, columns), np.float32)
+    output[0, 0, :5] = 0.5, 0.5, 0.4, 0.2, CONFIDENCE
+    return output
+
+
+def _of(*shape: int) -> Array:
+    return np.full(shape, 0.5, np.float32)
+
+
+def _transposed(output: Array) -> Array:
+    return np.ascontiguousarray(output.swapaxes(1, 2))
+
+
+def _logits() -> Array:
+    output = anchors()
+    output[:, 4:] -= 4
+    output[0, 5, 0] = 6.0
+    return output
+
+
+def _unsorted() -> Array:
+    output = rows()
+    output[0, 3] = output[0, 0]
+    output[0, 0] = (*BOX, 0.3, 0)
+    return output
+
+
+_IS_RTDETR = "RT-DETR"
+_NMS = {"args": "{'batch': 1, 'nms': True, 'simplify': True}"}
+_HEADS: dict[str, Problem] = {
+    "YOLOv8's raw head": served(_onnx(anchors())),
+    "YOLOv10's and YOLO26's end-to-end head": served(_onnx(rows(), metadata={"end2end": "True"})),
+    "an end-to-end head of few rows": served(_onnx(rows(count=84), metadata={"end2end": "True"})),
+    "an end-to-end head of 1,000 rows": served(_onnx(rows(count=1000))),
+    "rows in another order": served(_onnx(_unsorted())),
+    "YOLOv5's and YOLOv7's, with objectness": served(_onnx(objectness())),
+    "YOLOv5's of one class, which has six columns as well": served(
+        _onnx(objectness(classes=1, class_id=0, count=3 * _CELLS_640), names="['car']", sides=_SIDES_640)
+    ),
+    "YOLOv5's with its feature maps beside it": served(
+        _onnx(objectness(), _of(1, 3, 8, 8, 7), _of(1, 3, 4, 4, 7), _of(1, 3, 2, 2, 7))
+    ),
+    "RT-DETR by the head's name": refused(_onnx(_shares(), metadata={"head": "RTDETRDecoder"}), _IS_RTDETR),
+    "RT-DETR by its description": refused(
+        _onnx(_shares(), metadata={"description": "Ultralytics rtdetr-l model trained on coco.yaml"}), _IS_RTDETR
+    ),
+    "RT-DETR by its boxes alone": refused(_onnx(_shares()), _IS_RTDETR),
+    "RT-DETR as a folder": refused(
+        lambda folder: save_folder(
+            folder / "constant_openvino_model", _shares(), metadata="task: detect\nhead: RTDETRDecoder\nnames: [a, b]\n"
+        ),
+        _IS_RTDETR,
+        engines=["openvino"],
+    ),
+    "RT-DETR with a score for each class": refused(_onnx(_shares(columns=84), names=str(["a"] * 80)), _IS_RTDETR),
+    "RT-DETR of two classes, by older exporters": refused(_onnx(_shares()), _IS_RTDETR),
+    "boxes as shares of the sides, from TensorFlow": refused(
+        _onnx(anchors() * np.array([1 / SIDE_PX] * 4 + [1, 1], np.float32)[:, None]), "shares of the picture's sides"
+    ),
+    "YOLOX": refused(_onnx(_of(1, _CELLS_640, 7), sides=_SIDES_640), "YOLOX"),
+    "YOLOX of one class": refused(_onnx(_of(1, _CELLS_640, 6), names="['a']", sides=_SIDES_640), "YOLOX"),
+    "boxes, scores and labels in rows, not suppressed": refused(
+        _onnx(rows(count=_CELLS_640), sides=_SIDES_640), "one row a cell"
+    ),
+    "YOLO-NAS: boxes and scores apart": refused(_onnx(_of(1, 84, 4), _of(1, 84, 2)), "has 2 outputs"),
+    "YOLO-NAS with NMS inside": refused(_onnx(_of(5, 7)), "the model's output is 5x7"),
+    "YOLOv7 with NMS inside": refused(_onnx(_of(1, 100, 7)), "SSD's|YOLOv7's"),
+    "the raw head, transposed": refused(_onnx(_transposed(anchors(3)), names="['a', 'b', 'c']"), "boxes in rows"),
+    "the raw head of two classes, transposed": refused(_onnx(_transposed(anchors())), "no class ids"),
+    "scores before the sigmoid": refused(_onnx(_logits()), "not between 0 and 1"),
+    "corners where centre and size should be": refused(_onnx(rows(box=(40, 48, 8, 16))), "end before they begin"),
+    "rows without class ids": refused(_onnx(rows(class_id=0.4)), "no class ids"),
+    "not a number": refused(_onnx(anchors() * np.float32(np.nan)), "NaN or infinite"),
+    "segmentation": refused(_onnx(anchors(34), _of(1, 32, 16, 16), metadata={"task": "segment"}), "task is 'segment'"),
+    "segmentation that does not say so": refused(_onnx(anchors(34), _of(1, 32, 16, 16)), "has 2 outputs"),
+    "segmentation as a raw head alone": refused(_onnx(anchors(34)), "segmentation"),
+    "pose": refused(_onnx(anchors(53), metadata={"task": "pose"}), "task is 'pose'"),
+    "pose that does not say so": refused(_onnx(anchors(53)), "pose model's"),
+    "oriented boxes": refused(_onnx(anchors(3), metadata={"task": "obb"}), "task is 'obb'"),
+    "oriented boxes that do not say so": refused(_onnx(anchors(3)), "oriented boxes"),
+    "classification": refused(_onnx(_of(1, 2), metadata={"task": "classify"}), "task is 'classify'"),
+    "classification that does not say so": refused(_onnx(_of(1, 2)), "classification"),
+    "SSD": refused(_onnx(_of(1, 1, 100, 7)), "SSD"),
+    "SSD of TensorFlow: four outputs, whole numbers": refused(
+        _onnx(_of(1, 10, 4), _of(1, 10), _of(1, 10), _of(1), sides=(1, 3, 64, 64), dtype=TensorProto.UINT8),
+        "neither fp32 nor fp16",
+    ),
+    "no output at all of a known form": refused(_onnx(_of(1, 3, 8, 8, 7)), "the model's output is 1x3x8x8x7"),
+}
+_SUPPRESSION: dict[str, Problem] = {
+    "the raw head: by the request": _suppresses(_onnx(anchors()), "by_request"),
+    "objectness: by the request": _suppresses(_onnx(objectness()), "by_request"),
+    "end to end: not needed": _suppresses(_onnx(rows(), metadata={"end2end": "True"}), "not_needed"),
+    "nms=True in an ONNX file": _suppresses(_onnx(rows(), metadata=_NMS), "in_file"),
+    "nms=True as JSON": _suppresses(_onnx(rows(), metadata={"args": '{"nms": true}'}), "in_file"),
+    "nms=True in a folder": _suppresses(
+        lambda folder: save_folder(folder / "model", rows(), metadata="names: [a, b]\nargs: {nms: true}\n"),
+        "in_file",
+        ["openvino"],
+    ),
+    "nms=False": _suppresses(_onnx(rows(), metadata={"args": "{'nms': False}"}), "not_needed"),
+}
+CASES = (
+    *(Case("heads", member, problem) for member, problem in _HEADS.items()),
+    *(Case("suppression, as GET /models tells it", member, problem) for member, problem in _SUPPRESSION.items()),
+)
