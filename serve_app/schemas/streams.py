@@ -310,6 +310,7 @@ class StreamStatus(BaseModel):
     captured: int = 0
     processed: int = 0
     dropped: dict[str, int] = Field(default={}, description="By reason.")
+    passed_over: int = Field(default=0, description="Files of a folder that are no pictures.")
     reconnects: int = 0
     camera_fps: float = 0
     processed_fps: float = 0

@@ -160,7 +160,7 @@ def test_authorities_that_cannot_be_read_vouch_for_nobody(
     assert server.asked == []
 
 
-def test_a_playlist_whose_segments_nobody_would_check_is_not_read(
+def test_each_segment_of_a_playlist_comes_from_who_is_trusted(
     serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -172,9 +172,13 @@ def test_a_playlist_whose_segments_nobody_would_check_is_not_read(
             container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
         container.mux(stream.encode(None))
     trusted, stranger = serve(certificate), serve(make_certificate(tmp_path / "stranger.pem"))
-    segment = f"https://{stranger.address}/a.ts"
-    (tmp_path / "a.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.2,\n{segment}\n#EXT-X-ENDLIST\n")
-    with pytest.raises(SourceError, match="tls_verify: false"):
-        frames_of(f"https://{trusted.address}/a.m3u8")
-    assert (trusted.asked, stranger.asked) == (["/a.m3u8"], [])
-    assert frames_of(f"https://{trusted.address}/a.m3u8", tls_verify=False) == FRAMES
+    for name, server in (("own", trusted), ("other", stranger)):
+        segment = f"https://{server.address}/a.ts"
+        (tmp_path / f"{name}.m3u8").write_text(
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.2,\n{segment}\n#EXT-X-ENDLIST\n"
+        )
+    assert frames_of(f"https://{trusted.address}/own.m3u8") == FRAMES
+    with pytest.raises(SourceUntrusted):
+        frames_of(f"https://{trusted.address}/other.m3u8")
+    assert (trusted.asked, stranger.asked) == (["/own.m3u8", "/a.ts", "/other.m3u8"], [])
+    assert frames_of(f"https://{trusted.address}/other.m3u8", tls_verify=False) == FRAMES
