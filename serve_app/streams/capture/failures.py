@@ -17,7 +17,7 @@ from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalle
 from serve_app.streams.capture.source import Source
 
 _REACH_TIMEOUT_S = 2.0
-_PORTS = {"rtsp": 554, "rtsps": 322}
+_PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 _REFUSAL = re.compile(r"method \w+ failed: (\d{3})")  # FFmpeg's words; the camera's own follow
 _RTSP_STATUSES = {  # those that HTTP has not: RFC 2326, 7.1.1
     451: "Parameter Not Understood",
@@ -53,7 +53,7 @@ def explain(source: Source, exc: Exception, *, timed_out: bool, said: str = "") 
     with its credentials: it must not come into a log as the cause, either."""
     if isinstance(exc, PermissionError) and not isinstance(exc, av.FFmpegError):
         return SourceDenied(f"{source.name} may not be read by this process: see its permissions")
-    if is_verified(source) and (flaw := _flaw_of_certificate(source)):
+    if source.kind == "rtsps" and is_verified(source) and (flaw := _flaw_of_certificate(source)):
         return untrusted(source, flaw)
     if status := _status_of(exc, said):
         return refusal(source, status)

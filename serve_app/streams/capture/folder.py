@@ -16,6 +16,7 @@ _ENDINGS = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".jps", ".insp", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif",
     ".tiff", ".gif", ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".jxl", ".dng",
 }  # fmt: skip
+_STILL_BRANDS = {b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")}
 _FIRST_BYTES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8")
 
 
@@ -49,6 +50,11 @@ def is_picture(data: bytes) -> bool:
     return data.startswith(_FIRST_BYTES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
+def is_still(data: bytes) -> bool:
+    """Return whether a file's first bytes are those of HEIC, AVIF or JPEG 2000: FFmpeg reads their parts as videos."""
+    return data[4:12] in _STILL_BRANDS or data.startswith(b"\0\0\0\x0cjP  ")
+
+
 def _is_picture(path: Path) -> bool:
     """By its name, or by its first bytes: cameras and downloads leave endings out, and write some of their own.
 
@@ -60,7 +66,8 @@ def _is_picture(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return is_picture(file.read(16))
+            head = file.read(16)
+            return is_picture(head) or is_still(head)
     except OSError:
         return False
 

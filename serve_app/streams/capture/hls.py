@@ -199,7 +199,7 @@ def parse_playlist(text: str, url: str, name: str) -> Playlist:
     for line in filter(None, map(str.strip, text.splitlines())):
         tag, _, value = line.partition(":")
         if not line.startswith("#"):
-            target = urljoin(url, line)
+            target = _joined(url, line)
             first_byte, size = (0, None) if span is None else span
             if size is not None:
                 first_byte = after.get(target, 0) if first_byte < 0 else first_byte
@@ -216,7 +216,7 @@ def parse_playlist(text: str, url: str, name: str) -> Playlist:
         elif tag == "#EXT-X-MAP":
             attributes = _attributes(value)
             first_byte, size = _span(attributes["BYTERANGE"]) if "BYTERANGE" in attributes else (0, None)
-            head = Part(urljoin(url, attributes.get("URI", "")), key, max(0, first_byte), size)
+            head = Part(_joined(url, attributes.get("URI", "")), key, max(0, first_byte), size)
         elif tag == "#EXT-X-BYTERANGE":
             span = _span(value)
         elif tag == "#EXT-X-GAP":
@@ -239,9 +239,17 @@ def _variant(text: str, url: str, max_pixels: int) -> str | None:
             pixels = _whole(width_px) * _whole(height_px)
             rank = (pixels if pixels <= max_pixels else -1), _whole(attributes.get("BANDWIDTH", ""))
             if best is None or rank > best:
-                best, chosen = rank, urljoin(url, line)
+                best, chosen = rank, _joined(url, line)
             attributes = None
     return chosen
+
+
+def _joined(url: str, address: str) -> str:
+    """An address of no form at all is left as it is: whoever asks for it says so."""
+    try:
+        return urljoin(url, address)
+    except ValueError:
+        return address
 
 
 def _attributes(text: str) -> dict[str, str]:
@@ -254,11 +262,11 @@ def _key_of(attributes: dict[str, str], url: str, name: str) -> Key | None:
         return None
     if method != "AES-128" or attributes.get("KEYFORMAT", "identity") != "identity":
         raise SourceError(f"{name} is encrypted in a way that is not read: of HLS, only AES-128 with a plain key is")
-    iv = attributes.get("IV", "").lower().removeprefix("0x")
-    try:
-        return Key(urljoin(url, attributes.get("URI", "")), bytes.fromhex(iv.zfill(2 * _KEY_BYTES)) if iv else None)
-    except ValueError:
-        raise SourceError(f"{name} has a playlist with a broken IV") from None
+    digits = attributes.get("IV", "").lower().removeprefix("0x")
+    if not re.fullmatch(r"[0-9a-f]{0,32}", digits):
+        raise SourceError(f"{name} has a playlist with an IV that is none")
+    iv = int(digits, 16).to_bytes(_KEY_BYTES, "big") if digits else None
+    return Key(_joined(url, attributes.get("URI", "")), iv)
 
 
 def _span(text: str) -> tuple[int, int]:

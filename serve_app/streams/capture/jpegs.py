@@ -21,7 +21,7 @@ _MARKER = re.compile(rb"\xff+([^\xff\x00])", re.DOTALL)
 _SCAN_ENDS = re.compile(rb"\xff+([^\xff\x00\xd0-\xd7])", re.DOTALL)  # what is no byte of the scan, nor a restart marker
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # their segment has the picture's size
-_START_MARKER, _END_MARKER, _SCAN_MARKER = 0xD8, 0xD9, 0xDA
+_MARKER_BYTE, _START_MARKER, _END_MARKER, _SCAN_MARKER = 0xFF, 0xD8, 0xD9, 0xDA
 _LENGTH = re.compile(rb"content-length:[ \t]*(\d{1,9})[ \t]*\r?\n", re.IGNORECASE)
 _MAX_HEADER_BYTES = 4096  # of a part
 _MAX_PIXELS = 1 << 32
@@ -100,6 +100,8 @@ def _end_of_picture(buffer: bytearray, more: Callable[[], bool], max_pixels: int
     off with the body."""
     at, has_scan = 2, False
     while True:
+        if not has_scan and at < len(buffer) and buffer[at] != _MARKER_BYTE:
+            return 0
         found = (_SCAN_ENDS if has_scan else _MARKER).search(buffer, at)
         if found is None or (found.end() + 9 > len(buffer) and found[1][0] not in (_START_MARKER, _END_MARKER)):
             at = max(at, len(buffer) - 1) if found is None and has_scan else at
@@ -111,8 +113,6 @@ def _end_of_picture(buffer: bytearray, more: Callable[[], bool], max_pixels: int
             return found.end()
         if marker == _START_MARKER:  # the next picture's, of a camera that writes no last marker, or breaks off
             return found.start() if has_scan else 0
-        if not has_scan and found.start() != at:
-            return 0
         at = found.end()
         if marker in _STANDALONE:
             continue

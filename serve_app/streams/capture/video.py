@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from serve_app.errors import SourceError, SourceTooLarge
 from serve_app.network.address_guard import AddressGuard
 from serve_app.streams.capture.failures import explain
 from serve_app.streams.capture.ffmpeg import Input, open_media
-from serve_app.streams.capture.folder import open_folder
+from serve_app.streams.capture.folder import is_picture, is_still, open_folder
 from serve_app.streams.capture.pictures import Video
 from serve_app.streams.capture.source import Kind, Source, open_below
 from serve_app.streams.capture.tcp import open_tcp
@@ -22,6 +23,8 @@ _PROTOCOLS: dict[Kind, str] = {
     "rtsps": "rtsp,rtsps,rtp,tls,tcp",
     "udp": "udp",
 }
+_HEAD_BYTES = 16
+_A_PICTURE = "is a picture, not a video: put it into a folder, and name that"
 
 
 @contextmanager
@@ -49,10 +52,8 @@ def open_video(
         with open_tcp(source, max_pixels, hwaccel) as video:
             yield video
     elif source.kind == "file":
-        with _opened(source) as number:
-            options = {"fd": str(number), "protocol_whitelist": "fd"}
-            with open_media(source, Input("fd:", options, has_end=True), max_pixels, hwaccel, after) as video:
-                yield video
+        with _open_file(source, max_pixels, hwaccel, after) as video:
+            yield video
     elif source.kind == "device":
         with open_media(source, Input(source.uri, {}, format="v4l2"), max_pixels, hwaccel) as video:
             yield video
@@ -63,11 +64,23 @@ def open_video(
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[int]:
-    """The file's descriptor. It is opened here, so that it is one that is allowed."""
+def _open_file(source: Source, max_pixels: int, hwaccel: str | None, after: Position | None) -> Iterator[Video]:
+    """A video file. It is opened here, so that it is one that is allowed."""
     with ExitStack() as stack:
         try:
             file = stack.enter_context(open_below(source.root, Path(source.uri)))
+            head = file.read(_HEAD_BYTES)
+            file.seek(0)
         except OSError as exc:
             raise explain(source, exc, timed_out=False) from None
-        yield file.fileno()
+        if is_still(head):
+            raise SourceError(f"{source.name} {_A_PICTURE}")
+        options = {"fd": str(file.fileno()), "protocol_whitelist": "fd"}
+        try:
+            given = Input("fd:", options, has_end=True)
+            video = stack.enter_context(open_media(source, given, max_pixels, hwaccel, after))
+        except SourceError as exc:
+            if is_picture(head) and not isinstance(exc, SourceTooLarge):
+                raise SourceError(f"{source.name} {_A_PICTURE}") from None
+            raise
+        yield video

@@ -19,7 +19,7 @@ from serve_app.images.decode import decode
 from serve_app.network.address_guard import AddressGuard
 from serve_app.streams.capture.failures import too_large
 from serve_app.streams.capture.ffmpeg import Body, Input, open_media
-from serve_app.streams.capture.folder import is_picture
+from serve_app.streams.capture.folder import is_picture, is_still
 from serve_app.streams.capture.hls import HlsBody
 from serve_app.streams.capture.jpegs import MAX_PICTURE_BYTES, jpegs_of, numbered
 from serve_app.streams.capture.pictures import Picture, Video
@@ -29,6 +29,7 @@ from serve_app.types import Pixels, Position
 
 SNAPSHOT_INTERVAL_S = 1.0  # where max_fps does not say how often
 _HEAD_BYTES = 64
+_ENDLESS_BYTES = 1 << 40  # no clip is as large: a camera's length that is none
 _CLIPS = {".mjpeg", ".mjpg", ".mjp"}  # files of JPEG after JPEG
 _PAGE = re.compile(rb"<(!doctype html|html|head|body|script)", re.IGNORECASE)
 _BOUNDARY = re.compile(rb"\s*--[\x21-\x7e]")
@@ -56,11 +57,12 @@ def open_web(source: Source, guard: AddressGuard, max_pixels: int, hwaccel: str 
             raise SourceError(f"{source.name} answers with XML, such as DASH, which is not read: try HLS or RTSP")
         elif head.startswith(b"\xff\xd8\xff"):
             yield stack.enter_context(_open_jpegs(source, client, reply, max_pixels, hwaccel))
-        elif is_picture(head) or (kind.startswith("image/") and not head.startswith(b"GIF8")):
+        elif _is_snapshot(head, kind):
             yield _snapshots(source, client, _whole(source, reply), max_pixels)
         else:
-            file: Body = WebFile(client, reply) if _is_sought_in(reply) else reply
-            given = Input(file, _NO_NESTING, renew=client.renew)
+            file: Body = WebFile(client, reply) if _is_sought_in(client, reply) else reply
+            has_end = reply.size is not None and reply.size < _ENDLESS_BYTES
+            given = Input(file, _NO_NESTING, has_end=has_end, renew=client.renew)
             yield stack.enter_context(open_media(source, given, max_pixels, hwaccel))
 
 
@@ -125,8 +127,30 @@ def _ending(url: str) -> str:
     return PurePosixPath(urlsplit(url).path).suffix.lower()
 
 
-def _is_sought_in(reply: Reply) -> bool:
-    return reply.size is not None and reply.header("Accept-Ranges").strip().lower() == "bytes"
+def _is_snapshot(head: bytes, kind: str) -> bool:
+    """Of a GIF, nobody knows before its end whether it moves: it is a clip."""
+    if head.startswith(b"GIF8"):
+        return False
+    return is_picture(head) or is_still(head) or (kind.startswith("image/") and not _is_video(head))
+
+
+def _is_video(head: bytes) -> bool:
+    """Whatever its type says: MP4, Matroska, AVI, FLV, or MPEG-TS."""
+    return head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"RIFF", b"FLV")) or head[:1] == b"G"
+
+
+def _is_sought_in(client: WebClient, reply: Reply) -> bool:
+    """Whether the server sends parts of the file. Many that do so do not say so."""
+    if reply.size is None:
+        return False
+    said = reply.header("Accept-Ranges").strip().lower()
+    if said:
+        return said == "bytes"
+    try:
+        with closing(client.get(reply.url, {"Range": "bytes=0-0"})) as part:
+            return part.status == 206
+    except SourceError:
+        return False
 
 
 class WebFile:

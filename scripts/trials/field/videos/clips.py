@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import av
 import cv2
@@ -71,6 +73,19 @@ def save(
     with av.open(str(path), "w", format=container_format) as container:
         add_track(container, codec, frames, fps, size)
     return path
+
+
+def fragments() -> list[bytes]:
+    """Return a fragmented MP4: what comes first, and its fragments."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.mp4"
+        flags = "frag_keyframe+empty_moov+default_base_moof"
+        with av.open(str(path), "w", options={"movflags": flags}) as container:
+            add_track(container, "libx264", FRAMES, FPS, (WIDTH_PX, HEIGHT_PX))
+        named = [(name, content) for name, content in boxes(path.read_bytes()) if name != b"mfra"]
+    starts = [number for number, (name, _) in enumerate(named) if name == b"moof"]
+    parts = [named[: starts[0]], *(named[start:end] for start, end in pairwise([*starts, len(named)]))]
+    return [b"".join(content for _, content in part) for part in parts]
 
 
 def with_orientation(path: Path, orientation: str) -> Path:

@@ -88,6 +88,21 @@ def sends(data: bytes, status: int = 200, has_length: bool = True, **headers: st
     return answer
 
 
+def sends_parts(data: bytes, **headers: str) -> Answer:
+    """Answer with a body, or with the part of it that is asked for."""
+
+    def answer(handler: Handler) -> None:
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
+        if found is None:
+            sends(data, **headers)(handler)
+            return
+        start, last = int(found[1]), int(found[2] or len(data) - 1)
+        place = f"bytes {start}-{last}/{len(data)}"
+        sends(data[start : last + 1], 206, Content_Range=place, **headers)(handler)
+
+    return answer
+
+
 def streams(pieces: Callable[[bytes], bytes], is_chunked: bool = False, **headers: str) -> Answer:
     """Answer with JPEG after JPEG for ever, each as ``pieces`` puts it."""
 

@@ -6,6 +6,8 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 
@@ -23,6 +25,7 @@ from scripts.trials.field.videos.servers import (
     playlist,
     segments,
     sends,
+    sends_parts,
     serving,
     streams,
 )
@@ -31,6 +34,7 @@ from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
 
 _JPEGS, _HLS, _SNAPSHOTS, _REFUSALS = "JPEG after JPEG", "HLS", "a camera's snapshot address", "what a server refuses"
+_CLIPS = "clips over HTTP"
 _SHADES = list(range(0, 250, 10))[:5]  # of the first shots
 
 
@@ -153,7 +157,15 @@ def _refuses(path: str, *words: str, credentials: str = "") -> Callable[[str], s
     return problem
 
 
+def _fragments() -> Mapping[str, Answer]:
+    """Fragmented MP4: what has to be read first, and a fragment for each segment."""
+    first, *fragments = clips.fragments()
+    names = [f"{number}.cmfv" for number in range(len(fragments))]
+    return {**hls(names, fragments, '#EXT-X-MAP:URI="first.php"'), "/first.php": sends(first)}
+
+
 _HLS_CASES = [
+    ("fragments of MP4", _fragments, _plays(clips.FRAMES)),
     ("segments without an ending", _named("seg/0", "seg/1", "seg/2"), _plays()),
     ("segments that end in .php", _named("s.php?n=0"), _plays(10)),
     ("segments that end in .jpg", _named("0.jpg", "1.jpg", "2.jpg", content_type="image/jpeg"), _plays()),
@@ -246,6 +258,35 @@ _REFUSAL_CASES = [
 ]  # fmt: skip
 
 
+def _clip(codec: str, ending: str, has_ranges: bool = False, **headers: str) -> Callable[[], Mapping[str, Answer]]:
+    def answers() -> Mapping[str, Answer]:
+        with TemporaryDirectory() as folder:
+            container_format = ending if ending in {"h264", "mjpeg"} else None
+            data = clips.save(Path(folder) / f"a.{ending}", codec, container_format=container_format).read_bytes()
+        return {"/a.m3u8": sends_parts(data, **headers) if has_ranges else sends(data, **headers)}
+
+    return answers
+
+
+def _is_a_clip(url: str) -> str | None:
+    with open_video(parse_source(f"{url}/a.m3u8", ()), max_pixels=MAX_PIXELS) as video:
+        found = len(list(video)), video.has_end, video.pull_interval_s
+    right = clips.FRAMES, True, None
+    return None if found == right else f"frames, an end and a pause are {found}, and should be {right}"
+
+
+_CLIP_CASES = [
+    ("MP4 with its index at its end", _clip("libx264", "mp4", True, Accept_Ranges="bytes")),
+    ("MP4 with its index at its end, from a server that says nothing", _clip("libx264", "mp4", True)),
+    ("MP4 called image/jpeg", _clip("libx264", "mp4", True, Content_Type="image/jpeg")),
+    ("Matroska of no type", _clip("libx264", "mkv")),
+    ("AVI called text/plain", _clip("mpeg4", "avi", Content_Type="text/plain")),
+    ("MPEG-TS called image/png", _clip("libx264", "ts", Content_Type="image/png")),
+    ("a raw H.264 dump", _clip("libx264", "h264", Content_Type="application/octet-stream")),
+    ("JPEG after JPEG with a length", _clip("mjpeg", "mjpeg", Content_Type="video/x-motion-jpeg")),
+]
+
+
 @contextmanager
 def _environment(**variables: str) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in variables}
@@ -276,6 +317,7 @@ CASES: tuple[Case, ...] = (
     *(_case(_JPEGS, member, {"/cam": answer}, _shows_every_shot) for member, answer in _JPEG_CASES),
     _case(_JPEGS, "no boundaries, by HTTP/1.0", {"/cam": _JPEG_CASES[0][1]}, _shows_every_shot, "HTTP/1.0"),
     *(_case(_HLS, member, answers, problem) for member, answers, problem in _HLS_CASES),
+    *(_case(_CLIPS, member, answers, _is_a_clip) for member, answers in _CLIP_CASES),
     *(_case(_SNAPSHOTS, member, answers, _is_polled(given)) for member, answers, given in _SNAPSHOT_CASES),
     *(
         _case(_REFUSALS, member, answers, _refuses("/cam", *words, credentials=given))

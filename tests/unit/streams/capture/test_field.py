@@ -24,7 +24,7 @@ def test_every_case_is_of_a_kind_that_is_tested_here() -> None:
     assert {case.kind for case in CASES} == {
         "cover art and other tracks", "display matrices", "time stamps", "JPEG after JPEG", "HLS",
         "a camera's snapshot address", "what a server refuses", "proxies", "what a camera refuses over RTSP",
-        "video over TCP", "folders",
+        "video over TCP", "folders", "clips over HTTP",
     }  # fmt: skip
 
 
@@ -50,6 +50,11 @@ def test_a_cameras_pictures_are_read_whatever_lies_between_them(case: Case) -> N
 
 @of_kind("HLS")
 def test_a_playlists_segments_are_read_by_any_name_and_from_where_they_may_be(case: Case) -> None:
+    assert case.problem("") is None
+
+
+@of_kind("clips over HTTP")
+def test_a_clip_over_http_is_read_to_its_end_by_what_it_is(case: Case) -> None:
     assert case.problem("") is None
 
 

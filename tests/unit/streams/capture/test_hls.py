@@ -15,6 +15,7 @@ from serve_app.streams.capture.hls import HlsBody, Key, parse_playlist
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.web import WebClient
 
+Read = Callable[[dict[str, Answer]], tuple[bytes, list[str]]]
 URL = "http://host/live/a.m3u8?token=1"
 
 
@@ -53,6 +54,7 @@ def test_a_gap_is_left_out_and_counted() -> None:
         '#EXT-X-KEY:METHOD=SAMPLE-AES,URI="k"',
         '#EXT-X-KEY:METHOD=AES-128,URI="k",KEYFORMAT="com.apple.streamingkeydelivery"',
         '#EXT-X-KEY:METHOD=AES-128,URI="k",IV=0xzz',
+        f'#EXT-X-KEY:METHOD=AES-128,URI="k",IV=0x{"1" * 33}',
     ],
 )
 def test_a_key_that_is_not_read_is_refused(tag: str) -> None:
@@ -64,6 +66,12 @@ def test_a_key_that_is_not_read_is_refused(tag: str) -> None:
 def test_what_is_no_playlist_is_refused(text: str) -> None:
     with pytest.raises(SourceError):
         parse_playlist(text, URL, "x")
+
+
+@pytest.mark.parametrize("address", ["http://[x/", "http://host:99999/", "file:///etc/passwd", "data:,x", "http:///"])
+def test_an_address_that_is_none_is_refused_when_it_is_asked_for(address: str, read: Read) -> None:
+    with pytest.raises(SourceError):
+        read({"/a": sends(playlist(address))})
 
 
 def test_numbers_that_are_none_do_no_harm() -> None:
@@ -97,7 +105,7 @@ def _polls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def read() -> Callable[[dict[str, Answer]], tuple[bytes, list[str]]]:
+def read() -> Read:
     """All bytes of a server's ``/a``, and what it was asked for."""
 
     def read(answers: dict[str, Answer]) -> tuple[bytes, list[str]]:
@@ -110,7 +118,6 @@ def read() -> Callable[[dict[str, Answer]], tuple[bytes, list[str]]]:
     return read
 
 
-Read = Callable[[dict[str, Answer]], tuple[bytes, list[str]]]
 SEGMENTS = {f"/{n}": sends(b"<%d>" % n) for n in range(20)}
 
 

@@ -101,6 +101,21 @@ def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path, content: b
     assert caught.value.detail == "a.mp4 cannot be read as video"
 
 
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".webp", ".tif"])
+def test_a_picture_is_told_to_be_one(tmp_path: Path, kind: str) -> None:
+    cv2.imwrite(str(tmp_path / f"a{kind}"), np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(SourceError, match="is a picture, not a video: put it into a folder"):
+        frames_of(tmp_path / f"a{kind}")
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
+def test_a_picture_in_a_videos_container_is_no_video(tmp_path: Path, brand: bytes) -> None:
+    """FFmpeg would show one of its tiles."""
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
+    with pytest.raises(SourceError, match="is a picture, not a video"):
+        frames_of(tmp_path / "a.mp4")
+
+
 def test_a_file_that_names_other_files_is_no_video(tmp_path: Path) -> None:
     save_video(tmp_path / "secret.avi", frames=5, fps=50)
     playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.avi\n#EXT-X-ENDLIST\n"
