@@ -53,8 +53,8 @@ def explain(source: Source, exc: Exception, *, timed_out: bool, said: str = "") 
     with its credentials: it must not come into a log as the cause, either."""
     if isinstance(exc, PermissionError) and not isinstance(exc, av.FFmpegError):
         return SourceDenied(f"{source.name} may not be read by this process: see its permissions")
-    if source.kind == "rtsps" and is_verified(source) and (flaw := _flaw_of_certificate(source)):
-        return untrusted(source, flaw)
+    if source.kind == "rtsps" and (trouble := _trouble_with_tls(source)):
+        return trouble
     if status := _status_of(exc, said):
         return refusal(source, status)
     if timed_out and _is_reachable(source):
@@ -83,9 +83,15 @@ def refusal(source: Source, status: int, through: str = "") -> SourceError:
     return kind(f"{source.name} answers {status} {words}{through}{advice}")
 
 
-def untrusted(source: Source, flaw: str) -> SourceUntrusted:
-    """Return the refusal of a certificate."""
-    return SourceUntrusted(f"{source.name} shows a certificate that is not trusted here ({flaw}): see tls_verify")
+def explain_tls(source: Source, exc: ssl.SSLError) -> SourceError:
+    """What a failure of TLS means for the stream."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return SourceUntrusted(
+            f"{source.name} shows a certificate that is not trusted here ({exc.verify_message}): see tls_verify"
+        )
+    if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return SourceGone(f"{source.name}: the connection broke")
+    return SourceError(f"{source.name}: TLS failed ({(exc.reason or 'for no reason given').replace('_', ' ').lower()})")
 
 
 def too_large(source: Source, max_pixels: int) -> SourceTooLarge:
@@ -104,6 +110,14 @@ def is_verified(source: Source) -> bool:
 def authorities() -> str:
     """The file of those who vouch for certificates: ``SSL_CERT_FILE``, the system's, or else Mozilla's."""
     return ssl.get_default_verify_paths().cafile or certifi.where()
+
+
+def tls_for(source: Source) -> ssl.SSLContext:
+    """How to connect to the source, which may have to show a certificate."""
+    context = ssl.create_default_context(cafile=authorities() if is_verified(source) else None)
+    if not is_verified(source):
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def _status_of(exc: Exception, said: str) -> int:
@@ -128,19 +142,18 @@ def _has_address(name: str) -> bool:
         return False
 
 
-def _flaw_of_certificate(source: Source) -> str | None:
+def _trouble_with_tls(source: Source) -> SourceError | None:
     """FFmpeg says only that something went wrong."""
     parts = urlsplit(source.uri)
     address = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     try:
-        trusted = ssl.create_default_context(cafile=authorities())
         with (
             socket.create_connection(address, _REACH_TIMEOUT_S) as connection,
-            trusted.wrap_socket(connection, server_hostname=parts.hostname),
+            tls_for(source).wrap_socket(connection, server_hostname=parts.hostname),
         ):
             return None
-    except ssl.SSLCertVerificationError as exc:
-        return exc.verify_message
+    except ssl.SSLError as exc:
+        return explain_tls(source, exc)
     except (OSError, ValueError):  # nobody is there, or the host's name is none
         return None
 

@@ -38,6 +38,7 @@ _MAX_CORRUPT_PACKETS = 1_000  # in a row; then it is no video after all
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,h264,hevc,m4v,mjpeg,mpjpeg,ogg,asf,nut,gif,ivf"
 # What has no time stamps in it: FFmpeg makes some up for some, as of 25 frames a second.
 _UNTIMED = {"mpjpeg", "mjpeg", "h264", "hevc", "m4v"}
+_MAX_FPS = 1000  # a container that says more has no time stamps that are any use
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # in which a place is found exactly
 
 
@@ -75,7 +76,7 @@ def open_media(
         stream.codec_context.options = limit
         if stream.width * stream.height > max_pixels:
             raise too_large(source, max_pixels)
-        is_raw = container.format.name in _UNTIMED
+        is_raw = container.format.name in _UNTIMED or (stream.average_rate or 0) > _MAX_FPS
         has_end = given.has_end or (source.kind in {"http", "https"} and container.duration is not None)
         pictures = _decoded(source, given, container, stream, max_pixels)
         if after:
@@ -154,7 +155,7 @@ def _rate_of(stream: Any, is_raw: bool, has_end: bool) -> float | None:
     """Frames per second, as the source says itself. Of a raw one, FFmpeg's average is an assumption: its headers say
     it, or nobody does, and what is recorded then plays at the usual rate."""
     rate: Fraction | None = stream.codec_context.framerate if is_raw else stream.average_rate
-    if rate and 0 < rate <= 1000:
+    if rate and 0 < rate <= _MAX_FPS:
         return float(rate)
     return USUAL_FPS if is_raw and has_end else None
 

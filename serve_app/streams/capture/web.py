@@ -21,7 +21,7 @@ from serve_app.errors import InvalidUrl, ServeAppError, SourceError, SourceGone,
 from serve_app.network.address_guard import AddressGuard, addresses_of
 from serve_app.network.http import parse_http_url
 from serve_app.network.proxies import NotTunnelled, Proxy, proxy_for, tunnel
-from serve_app.streams.capture.failures import authorities, is_verified, refusal, untrusted
+from serve_app.streams.capture.failures import explain_tls, refusal, tls_for
 from serve_app.streams.capture.source import Source
 
 _TIMEOUT_S = 10.0  # of each step, and of a picture
@@ -120,19 +120,25 @@ class WebClient:
 
     def _ask(self, url: httpx.URL, headers: Mapping[str, str]) -> tuple[HTTPConnection, HTTPResponse]:
         """Ask with the credentials in the source's address, if the server wants them, and is the source's own."""
-        has_credentials = bool(self._url.userinfo) and _origin(url) == _origin(self._url)
-        if self._auth is None or not has_credentials:
-            connection, response = self._send(url, headers)
-            if response.status != 401 or not has_credentials:
-                return connection, response
+        if not self._url.userinfo or _origin(url) != _origin(self._url):
+            return self._send(url, headers)
+        if self._auth is None:
+            self._auth = httpx.DigestAuth(self._url.username, self._url.password)  # sends nothing unasked
+        connection, response = self._ask_by(self._auth, url, headers)
+        challenges = response.headers.get_all("WWW-Authenticate") or []
+        is_digest = any(challenge.lower().startswith("digest") for challenge in challenges)
+        if response.status == 401 and isinstance(self._auth, httpx.DigestAuth) and not is_digest:
             connection.close()
-            challenges = response.headers.get_all("WWW-Authenticate") or []
-            is_digest = any(challenge.lower().startswith("digest") for challenge in challenges)
-            kind = httpx.DigestAuth if is_digest else httpx.BasicAuth
-            self._auth = kind(self._url.username, self._url.password)
+            self._auth = httpx.BasicAuth(self._url.username, self._url.password)
+            return self._ask_by(self._auth, url, headers)
+        return connection, response
+
+    def _ask_by(
+        self, auth: httpx.Auth, url: httpx.URL, headers: Mapping[str, str]
+    ) -> tuple[HTTPConnection, HTTPResponse]:
+        request = httpx.Request("GET", url.copy_with(userinfo=b""))
+        flow = auth.auth_flow(request)
         try:
-            request = httpx.Request("GET", url.copy_with(userinfo=b""))
-            flow = self._auth.auth_flow(request)
             request = next(flow)
             while True:
                 sent = {key: request.headers[key] for key in ("Authorization", "Cookie") if key in request.headers}
@@ -143,7 +149,7 @@ class WebClient:
                 except StopIteration:
                     return connection, response
                 connection.close()
-        except (httpx.HTTPError, KeyError, NotImplementedError):
+        except (httpx.HTTPError, KeyError, NotImplementedError):  # a challenge of a kind that is not read
             raise refusal(self._source, 401) from None
 
     def _send(self, url: httpx.URL, headers: Mapping[str, str]) -> tuple[HTTPConnection, HTTPResponse]:
@@ -174,10 +180,7 @@ class WebClient:
             except NotTunnelled as exc:
                 said = f"answers {exc.status}" if exc.status else "answers no HTTP"
                 raise SourceGone(f"{self._source.name}: {_of_proxy(proxy)} {said}") from None
-        context = ssl.create_default_context(cafile=authorities() if is_verified(self._source) else None)
-        if not is_verified(self._source):
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return context.wrap_socket(connected, server_hostname=host)
+        return tls_for(self._source).wrap_socket(connected, server_hostname=host)
 
     def _dial_own(self, host: str, port: int) -> socket.socket:
         """To the source's own host, or to the proxy through which it is reached."""
@@ -227,11 +230,8 @@ class WebClient:
 
     def _trouble(self, exc: OSError | HTTPException | ValueError) -> SourceError:
         name = self._source.name
-        if isinstance(exc, ssl.SSLCertVerificationError):
-            return untrusted(self._source, exc.verify_message)
         if isinstance(exc, ssl.SSLError):
-            reason = (exc.reason or "the connection broke").replace("_", " ").lower()
-            return SourceError(f"{name}: TLS failed ({reason})")
+            return explain_tls(self._source, exc)
         if isinstance(exc, ConnectionError):  # http.client's, of a server that hangs up, among them
             return SourceGone(f"{name}: {_words(exc)}")
         if isinstance(exc, HTTPException | ValueError):

@@ -238,6 +238,12 @@ def without_index(data: bytes) -> bytes:
     return data[: data.rindex(b"idx1")]
 
 
+def with_absurd_rate(data: bytes) -> bytes:
+    """Return an AVI that says that it has a million frames a second."""
+    at = data.index(b"strh") + 8 + 20  # the scale and the rate of its track
+    return data[:at] + struct.pack("<II", 1, 1_000_000) + data[at + 8 :]
+
+
 def with_broken_index(data: bytes) -> bytes:
     """Return an AVI whose index points nowhere."""
     at = data.rindex(b"idx1")

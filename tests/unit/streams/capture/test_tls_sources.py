@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import pytest
 
+from scripts.trials.field.videos.other_cases import listening
 from serve_app.errors import SourceError, SourceUntrusted
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
@@ -128,6 +129,16 @@ def test_a_camera_is_asked_nothing_before_it_is_trusted(
     assert isinstance(refusal.value, SourceUntrusted) != is_trusted
     with pytest.raises(SourceError, match="cannot be read as video"):
         frames_of(f"rtsps://{server.address}/live", tls_verify=False)
+
+
+@pytest.mark.parametrize("tls_verify", [True, False])
+@pytest.mark.parametrize("scheme", ["https", "rtsps"])
+def test_a_port_without_tls_is_told_as_such(scheme: str, tls_verify: bool) -> None:
+    with (
+        listening(lambda connection: connection.sendall(b"RTSP/1.0 400 Bad Request\r\n\r\n")) as port,
+        pytest.raises(SourceError, match=r"TLS failed \(wrong version number\)"),
+    ):
+        frames_of(f"{scheme}://127.0.0.1:{port}/live", tls_verify=tls_verify)
 
 
 def test_a_redirect_leads_to_nobody_who_is_not_trusted(

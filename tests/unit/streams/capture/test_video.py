@@ -41,7 +41,7 @@ def test_every_kind_of_hardware_or_software_in_its_place_decodes_the_same_frames
         assert [frame_shown(pixels()) for pixels, _ in video] == list(range(5))
 
 
-@pytest.fixture(params=["h264.mp4", "h264.mkv", "h264.ts", "ffv1.avi", "folder"])
+@pytest.fixture(params=["h264.mp4", "h264.mkv", "h264.ts", "h264.flv", "h264.h264", "ffv1.avi", "folder"])
 def thirty_frames(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Each shows its number; H.264's have B frames, and a key frame every ten."""
     lossless = save_video(tmp_path / "a.avi", frames=30, fps=25)
