@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 _PORT = 3128  # Squid's, where the environment names none
 
@@ -41,7 +41,7 @@ def proxy_for(scheme: str, host: str, port: int, addresses: list[str]) -> Proxy 
     text = proxies.get(scheme) or proxies.get("all")
     if not text or not all(ip_address(address).is_global for address in addresses):
         return None
-    if proxy_bypass_environment(f"{host}:{port}", proxies):
+    if proxy_bypass(f"{host}:{port}", proxies):
         return None
     parts = urlsplit(text if "://" in text else f"http://{text}")
     if parts.scheme != "http" or not parts.hostname:

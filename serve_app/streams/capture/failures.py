@@ -124,7 +124,7 @@ def _status_of(exc: Exception, said: str) -> int:
     """The status that a camera answered, or 0. FFmpeg has an error of its own for some, and says all in its log."""
     if found := _REFUSAL.search(said):
         return int(found[1])
-    kinds = {
+    kinds: dict[type[Exception], int] = {
         av.error.HTTPUnauthorizedError: 401,
         av.error.HTTPForbiddenError: 403,
         av.error.HTTPNotFoundError: 404,
@@ -132,7 +132,7 @@ def _status_of(exc: Exception, said: str) -> int:
         av.error.HTTPTooManyRequestsError: 429,
         av.error.HTTPServerError: 500,
     }
-    return kinds.get(type(exc), 0)  # type: ignore[call-overload, no-any-return]  # a mapping of classes
+    return kinds.get(type(exc), 0)
 
 
 def _has_address(name: str) -> bool:

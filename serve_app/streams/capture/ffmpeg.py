@@ -96,7 +96,7 @@ def _open(source: Source, given: Input, limit: dict[str, str], hwaccel: str | No
     try:
         with _log_of(source) as lines:
             return av.open(
-                given.resource,  # type: ignore[arg-type]  # any object that has ``read``
+                given.resource,
                 format=given.format,
                 options=_options(source) | given.options | limit,  # its first frames are decoded to know what it is
                 timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),

@@ -73,6 +73,11 @@ def serving(answers: Mapping[str, Answer], protocol: str = "HTTP/1.1") -> Iterat
 
 def sends(data: bytes, status: int = 200, has_length: bool = True, **headers: str) -> Answer:
     """Answer with a body. ``headers`` are written with ``_`` for ``-``."""
+    return answers(data, headers, status, has_length)
+
+
+def answers(data: bytes, headers: Mapping[str, str], status: int = 200, has_length: bool = True) -> Answer:
+    """Do the same."""
 
     def answer(handler: Handler) -> None:
         handler.send_response(status)
@@ -94,11 +99,11 @@ def sends_parts(data: bytes, **headers: str) -> Answer:
     def answer(handler: Handler) -> None:
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
         if found is None:
-            sends(data, **headers)(handler)
+            answers(data, headers)(handler)
             return
         start, last = int(found[1]), int(found[2] or len(data) - 1)
         place = f"bytes {start}-{last}/{len(data)}"
-        sends(data[start : last + 1], 206, Content_Range=place, **headers)(handler)
+        answers(data[start : last + 1], {"Content-Range": place, **headers}, 206)(handler)
 
     return answer
 
@@ -182,7 +187,7 @@ def playlist(*lines: str, is_over: bool = True) -> bytes:
 def hls(names: list[str], parts: list[bytes], *tags: str, content_type: str = "video/mp2t") -> dict[str, Answer]:
     """Return the answers of a recording's server, whose playlist is ``/a.m3u8``."""
     text = playlist(*tags, *names)
-    answers = {"/a.m3u8": sends(text, Content_Type="application/vnd.apple.mpegurl")}
+    found = {"/a.m3u8": sends(text, Content_Type="application/vnd.apple.mpegurl")}
     for name, part in zip(names, parts, strict=True):
-        answers["/" + name.partition("?")[0].lstrip("/")] = sends(part, Content_Type=content_type)
-    return answers
+        found["/" + name.partition("?")[0].lstrip("/")] = sends(part, Content_Type=content_type)
+    return found

@@ -29,10 +29,14 @@ from scripts.trials.field.videos.servers import (
     serving,
     streams,
 )
+from scripts.trials.field.videos.servers import (
+    answers as answered,
+)
 from serve_app.errors import SourceError
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
 
+Answers = Mapping[str, Answer] | Callable[[], Mapping[str, Answer]]
 _JPEGS, _HLS, _SNAPSHOTS, _REFUSALS = "JPEG after JPEG", "HLS", "a camera's snapshot address", "what a server refuses"
 _CLIPS = "clips over HTTP"
 _SHADES = list(range(0, 250, 10))[:5]  # of the first shots
@@ -41,7 +45,7 @@ _SHADES = list(range(0, 250, 10))[:5]  # of the first shots
 def _case(
     kind: str,
     member: str,
-    answers: Mapping[str, Answer] | Callable[[], Mapping[str, Answer]],
+    answers: Answers,
     problem: Callable[[str], str | None],
     protocol: str = "HTTP/1.1",
 ) -> Case:
@@ -164,7 +168,7 @@ def _fragments() -> Mapping[str, Answer]:
     return {**hls(names, fragments, '#EXT-X-MAP:URI="first.php"'), "/first.php": sends(first)}
 
 
-_HLS_CASES = [
+_HLS_CASES: list[tuple[str, Answers, Callable[[str], str | None]]] = [
     ("fragments of MP4", _fragments, _plays(clips.FRAMES)),
     ("segments without an ending", _named("seg/0", "seg/1", "seg/2"), _plays()),
     ("segments that end in .php", _named("s.php?n=0"), _plays(10)),
@@ -226,7 +230,7 @@ def _unchanged() -> Mapping[str, Answer]:
 
 
 _SHOT = sends(SHOTS[5], Content_Type="image/jpeg")
-_SNAPSHOT_CASES: list[tuple[str, Mapping[str, Answer] | Callable[[], Mapping[str, Answer]], str]] = [
+_SNAPSHOT_CASES: list[tuple[str, Answers, str]] = [
     ("a JPEG", {"/cam": _SHOT}, ""),
     ("a JPEG without a length", {"/cam": sends(SHOTS[5], has_length=False, Content_Type="image/jpeg")}, ""),
     ("a JPEG of no type", {"/cam": sends(SHOTS[5])}, ""),
@@ -263,7 +267,7 @@ def _clip(codec: str, ending: str, has_ranges: bool = False, **headers: str) -> 
         with TemporaryDirectory() as folder:
             container_format = ending if ending in {"h264", "mjpeg"} else None
             data = clips.save(Path(folder) / f"a.{ending}", codec, container_format=container_format).read_bytes()
-        return {"/a.m3u8": sends_parts(data, **headers) if has_ranges else sends(data, **headers)}
+        return {"/a.m3u8": sends_parts(data, **headers) if has_ranges else answered(data, headers)}
 
     return answers
 

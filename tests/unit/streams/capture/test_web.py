@@ -130,7 +130,7 @@ def relay(connection: socket.socket, port: int) -> None:
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host of which this machine knows no address; loopback has no proxy otherwise."""
-    monkeypatch.setattr(proxies, "proxy_bypass_environment", lambda host, proxies: False)
+    monkeypatch.setattr(proxies, "proxy_bypass", lambda host, proxies: False)
 
 
 @pytest.mark.usefixtures("far")
