@@ -68,10 +68,7 @@ def open_media(
     limit = {"max_pixels": str(max_pixels)}  # FFmpeg then makes no room for a larger frame
     container = _open(source, given, limit, hwaccel)
     try:
-        stream = find_video(container)
-        if stream is None:
-            only = ", only still pictures such as a cover" if container.streams.video else ""
-            raise SourceError(f"{source.name} has no video in it{only}")
+        stream = find_video(container, source.name)
         stream.thread_count = 1  # streams are many: each on a core of its own costs least
         stream.codec_context.options = limit
         if stream.width * stream.height > max_pixels:
@@ -94,7 +91,7 @@ def open_media(
 def _open(source: Source, given: Input, limit: dict[str, str], hwaccel: str | None) -> Any:
     began_s = time.monotonic()
     try:
-        with _log_of(source) as lines:
+        with _log_of(source) as lines, _no_proxy(source):
             return av.open(
                 given.resource,
                 format=given.format,
@@ -122,6 +119,23 @@ def _log_of(source: Source) -> Iterator[list[str]]:
     finally:
         av.logging.set_level(level)
         lines += [message for _, _, message in said]
+
+
+@contextmanager
+def _no_proxy(source: Source) -> Iterator[None]:
+    """FFmpeg's TLS would ask the proxy that the environment names for HTTP, even of a camera next door, and has no
+    option against it. Only FFmpeg sees this: ``os.environ`` stays as it is."""
+    if source.kind != "rtsps":
+        yield
+        return
+    os.putenv("no_proxy", "*")
+    try:
+        yield
+    finally:
+        if (before := os.environ.get("no_proxy")) is None:
+            os.unsetenv("no_proxy")
+        else:
+            os.putenv("no_proxy", before)
 
 
 @functools.cache

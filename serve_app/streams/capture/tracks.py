@@ -6,17 +6,26 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition
 
+from serve_app.errors import SourceError
+
 # FFmpeg takes all of these for video: a song's cover, a film's thumbnails, a photograph beside a video.
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
-def find_video(container: InputContainer) -> av.VideoStream | None:
-    """Return the track that a player shows, or None where there are only covers, thumbnails and other still pictures.
+def find_video(container: InputContainer, name: str) -> av.VideoStream:
+    """Return the track that a player shows: no cover, thumbnail or other still picture.
 
-    Of several, the one that is marked as the default, then one of more than one frame, then the largest.
+    Of several, one of more than one frame, then the one that is marked as the default, then the largest.
+    Raises SourceError where there is none, or none of a codec that is read.
     """
-    moving = [track for track in container.streams.video if not track.disposition & _PICTURES and _is_decoded(track)]
-    return max(moving, key=_rank, default=None)
+    moving = [track for track in container.streams.video if not track.disposition & _PICTURES]
+    found = max((track for track in moving if _is_decoded(track)), key=_rank, default=None)
+    if found is not None:
+        return found
+    if moving:
+        raise SourceError(f"{name} has video of a codec that is not read")
+    only = ", only still pictures such as a cover" if container.streams.video else ""
+    raise SourceError(f"{name} has no video in it{only}")
 
 
 def _is_decoded(track: av.VideoStream) -> bool:

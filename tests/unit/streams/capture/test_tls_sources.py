@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -14,7 +16,7 @@ from pathlib import Path
 import av
 import pytest
 
-from scripts.trials.field.videos.other_cases import listening
+from scripts.trials.field.videos.other_cases import listening, refuses_by_rtsp
 from serve_app.errors import SourceError, SourceUntrusted
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
@@ -129,6 +131,24 @@ def test_a_camera_is_asked_nothing_before_it_is_trusted(
     assert isinstance(refusal.value, SourceUntrusted) != is_trusted
     with pytest.raises(SourceError, match="cannot be read as video"):
         frames_of(f"rtsps://{server.address}/live", tls_verify=False)
+
+
+def test_a_camera_by_tls_is_reached_without_the_proxy_of_the_environment(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    refuse = refuses_by_rtsp("404 Nope")
+
+    def answer(connection: socket.socket) -> None:
+        with tls.wrap_socket(connection, server_side=True) as secured:
+            refuse(secured)
+
+    with listening(answer) as port, pytest.raises(SourceError, match="404 Not Found"):
+        frames_of(f"rtsps://127.0.0.1:{port}/live", tls_verify=False)
+    assert os.environ["no_proxy"] == ""
 
 
 @pytest.mark.parametrize("tls_verify", [True, False])
