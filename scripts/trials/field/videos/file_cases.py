@@ -43,6 +43,24 @@ def _tracks(ending: str, *sizes: tuple[int, int, int], default: int = 0) -> Make
     return lambda folder: clips.save_tracks(folder / f"a.{ending}", *sizes, default=default)
 
 
+def _of_unknown_codec(make: Make) -> Make:
+    """Its first track is."""
+
+    def made(folder: Path) -> Path:
+        path = make(folder)
+        data = path.read_bytes()
+        at = data.index(b"avc1", data.index(b"stsd", data.rindex(b"moov")))
+        path.write_bytes(data[:at] + b"zzzz" + data[at + 4 :])
+        return path
+
+    return made
+
+
+def _only_an_unknown_codec(folder: Path) -> str | None:
+    said = refusal_of(_of_unknown_codec(lambda folder: clips.save(folder / "a.mp4"))(folder))
+    return None if "codec that is not read" in said else f"an unknown codec is not named as such: {said!r}"
+
+
 def _attachment(folder: Path) -> Path:
     with av.open(str(folder / "a.mkv"), "w") as container:
         container.add_attachment("cover.jpg", "image/jpeg", clips.jpeg(200, 200))
@@ -69,6 +87,7 @@ _COVER_CASES = [
     ("a track of one JPEG before the video, in MOV", _tracks("mov", (200, 200, 1), _WANTED)),
     ("a small track before the one that is the default", _tracks("mp4", _SMALL, _WANTED, default=1)),
     ("a small track behind the one that is the default", _tracks("mkv", _WANTED, _SMALL, default=0)),
+    ("a track of an unknown codec before the video", _of_unknown_codec(_tracks("mp4", _WANTED, _WANTED))),
     ("a large track that is not the default", _tracks("mkv", (256, 128, FRAMES), _WANTED, default=1)),
 ]
 
@@ -205,6 +224,7 @@ def _a_raw_one_of_ten(folder: Path) -> str | None:
 CASES: tuple[Case, ...] = (
     *(file_case(_COVERS, member, _shows_the_video(make)) for member, make in _COVER_CASES),
     file_case(_COVERS, "a cover and no video", _only_a_cover),
+    file_case(_COVERS, "a track of an unknown codec and no other", _only_an_unknown_codec),
     *(file_case(_MATRICES, member, _is_upright(make, right)) for member, make, right in _MATRIX_CASES),
     *(file_case(_TIMES, f"{member}: max_fps", _is_thinned(make)) for member, make in _TIME_CASES),
     *(file_case(_TIMES, f"{member}: its own pace", _plays_at_its_pace(make)) for member, make in _TIME_CASES[:4]),
