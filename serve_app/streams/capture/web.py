@@ -26,6 +26,7 @@ from serve_app.streams.capture.source import Source
 
 _TIMEOUT_S = 10.0  # of each step, and of a picture
 _MAX_REDIRECTS = 5
+_MAX_COOKIES = 50
 _ADDRESSES_TRIED = 4  # of a host's
 _REDIRECTS = {301, 302, 303, 307, 308}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -52,6 +53,7 @@ class WebClient:
         self._url = self._parsed(source.uri)
         self._own_addresses: list[str] | None = None  # once it was looked up
         self._proxy: Proxy | None = None  # through which the source's own host is reached
+        self._cookies = httpx.Cookies()  # a media server's, without which it sends no segments
         self._auth: httpx.Auth | None = None  # once the server has asked for credentials
         self._expires_at_s = 0.0
         self.renew()
@@ -141,11 +143,10 @@ class WebClient:
         try:
             request = next(flow)
             while True:
-                sent = {key: request.headers[key] for key in ("Authorization", "Cookie") if key in request.headers}
+                sent = {key: request.headers[key] for key in ("Authorization",) if key in request.headers}
                 connection, response = self._send(url, {**headers, **sent})
                 try:
-                    answered = list(response.headers.items())
-                    request = flow.send(httpx.Response(response.status, headers=answered, request=request))
+                    request = flow.send(_as_httpx(response, request))
                 except StopIteration:
                     return connection, response
                 connection.close()
@@ -158,20 +159,26 @@ class WebClient:
         connected = self._dial_own(host, port) if is_own else self._dial_other(host, port)
         proxy = self._proxy if is_own else None
         connection = HTTPConnection(host, port, timeout=_TIMEOUT_S)
+        asked = httpx.Request("GET", url.copy_with(userinfo=b""))
+        self._cookies.set_cookie_header(asked)
         try:
             with self.explained():
                 if url.scheme == "https":
                     connected = self._secured(connected, host, port, proxy)
                 target = url.raw_path.decode()
-                extra: Mapping[str, str] = {}
+                extra = {"Cookie": asked.headers["Cookie"]} if "Cookie" in asked.headers else {}
                 if proxy is not None and url.scheme == "http":
-                    target, extra = f"http://{url.netloc.decode()}{target}", proxy.headers
+                    target, extra = f"http://{url.netloc.decode()}{target}", extra | proxy.headers
                 connection.sock = connected
                 connection.request("GET", target, headers={"Host": url.netloc.decode(), **_HEADERS, **extra, **headers})
-                return connection, connection.getresponse()
+                response = connection.getresponse()
         except BaseException:
             connected.close()
             raise
+        self._cookies.extract_cookies(_as_httpx(response, asked))
+        if len(self._cookies.jar) > _MAX_COOKIES:
+            self._cookies.clear()
+        return connection, response
 
     def _secured(self, connected: socket.socket, host: str, port: int, proxy: Proxy | None) -> socket.socket:
         if proxy is not None:
@@ -301,6 +308,16 @@ class Reply:
 
 def _origin(url: httpx.URL) -> tuple[str, int]:
     return url.host, url.port or _DEFAULT_PORTS[url.scheme]
+
+
+def _as_httpx(response: HTTPResponse, request: httpx.Request) -> httpx.Response:
+    """What httpx has to know of an answer. Other headers may hold anything."""
+    headers = [
+        (name.encode("latin-1"), value.encode("latin-1", "replace"))
+        for name, value in response.headers.items()
+        if name.lower() in {"www-authenticate", "set-cookie"}
+    ]
+    return httpx.Response(response.status, headers=headers, request=request)
 
 
 def _connected(hosts: list[str], port: int) -> socket.socket:

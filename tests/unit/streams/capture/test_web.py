@@ -12,7 +12,7 @@ from ipaddress import ip_network
 import pytest
 
 from scripts.trials.field.videos.other_cases import listening
-from scripts.trials.field.videos.servers import SHOTS, Server, asks_for_credentials, sends, serving
+from scripts.trials.field.videos.servers import SHOTS, Handler, Server, asks_for_credentials, sends, serving
 from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled
 from serve_app.network import proxies
 from serve_app.network.address_guard import AddressGuard
@@ -74,6 +74,42 @@ def test_credentials_go_to_the_sources_own_server_only(camera: Server) -> None:
         assert body_of(client, f"{camera.url}/locked") == SHOTS[0]
         with pytest.raises(SourceDenied):
             client.get(f"{other.url}/locked")  # of the same host, at another port
+
+
+def test_a_media_servers_cookies_go_back_to_it_alone(camera: Server) -> None:
+    def answer(handler: Handler) -> None:
+        seen.append(handler.headers.get("Cookie", ""))
+        sends(b"x", Set_Cookie="pass=1; Path=/")(handler)
+
+    seen: list[str] = []
+    allowing = AddressGuard((ip_network("127.0.0.0/8"), ip_network("::1/128")))
+    with serving({"/a": answer}) as server:
+        client = client_of(server.url, allowing)
+        for url in (f"{server.url}/a", f"{server.url}/a", f"http://localhost:{server.server_port}/a"):
+            body_of(client, url)
+    assert seen == ["", "pass=1", ""]
+
+
+def test_cookies_without_end_are_not_kept(camera: Server) -> None:
+    def answer(handler: Handler) -> None:
+        sends(b"x", Set_Cookie=f"a{len(asked)}=1")(handler)
+        asked.append(handler.path)
+
+    asked: list[str] = []
+    with serving({"/a": answer}) as server:
+        client = client_of(server.url)
+        for _ in range(120):
+            body_of(client, f"{server.url}/a")
+    assert len(client._cookies.jar) <= 50
+
+
+def test_headers_of_any_letters_are_no_trouble() -> None:
+    head = 'HTTP/1.1 401 Nö\r\nServer: Kamera Tür €\r\nno colon\r\nWWW-Authenticate: Basic realm="Tür"\r\n\r\n'
+    with (
+        listening(lambda connection: connection.sendall(head.encode())) as port,
+        pytest.raises(SourceDenied, match="401 Unauthorized: it refuses"),
+    ):
+        client_of(f"http://me:pass@127.0.0.1:{port}").get(f"http://127.0.0.1:{port}/")
 
 
 def test_a_server_that_speaks_no_http_is_told_as_such() -> None:
