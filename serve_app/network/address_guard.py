@@ -6,7 +6,6 @@ import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from serve_app.errors import InvalidUrl
@@ -27,6 +26,15 @@ _GIVEN_OUT = ip_network("2000::/3")
 _RESOLVERS = ThreadPoolExecutor(16, "resolve")
 
 
+def addresses_of(host: str, port: int) -> list[str]:
+    """All that the host's name stands for, the best one first. Raises InvalidUrl, ``socket.gaierror``."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except ValueError as exc:  # no name at all: a label of 64 letters
+        raise InvalidUrl("the url names no host") from exc
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
 @dataclass(frozen=True)
 class AddressGuard:
     """Whoever connects asks it for a host's addresses, and connects to one of these, never to the name."""
@@ -38,14 +46,13 @@ class AddressGuard:
 
         Raises InvalidUrl, and ``socket.gaierror`` where it has none.
         """
-        try:
-            look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-            found = await asyncio.get_running_loop().run_in_executor(_RESOLVERS, look_up)
-        except ValueError as exc:  # no name at all: a label of 64 letters
-            raise InvalidUrl("the url names no host") from exc
-        addresses = [str(address[0]) for *_, address in found]
+        return await asyncio.get_running_loop().run_in_executor(_RESOLVERS, self.look_up, host, port)
+
+    def look_up(self, host: str, port: int) -> list[str]:
+        """Do the same in this thread."""
+        addresses = addresses_of(host, port)
         self._check(addresses)
-        return list(dict.fromkeys(addresses))
+        return addresses
 
     def check_digits(self, host: str) -> None:
         """Raises InvalidUrl for an address in digits, however they are written, that is not allowed. What a name stands

@@ -31,13 +31,13 @@ class SourceSpec(_Spec):
         min_length=1,
         max_length=4096,
         description="A file or a folder of pictures below SERVE_APP_MEDIA_DIRS, a device (`/dev/video0`), or an "
-        "`rtsp`, `rtsps`, `http`, `https`, `udp` or `tcp` address.",
+        "`rtsp`, `rtsps`, `http`, `https`, `udp` or `tcp` address. An HTTP address that answers one picture is asked "
+        "again at `max_fps`, or once a second.",
     )
     loop: bool = Field(False, description="Start a file over when it ends.")
     tls_verify: bool = Field(
         True,
-        description="Of `https` and `rtsps`: false takes any certificate, which many cameras need, and reads HLS over "
-        "`https`, whose segments' certificates are never checked.",
+        description="Of `https` and `rtsps`: false takes any certificate, which many cameras need.",
     )
 
 
@@ -310,6 +310,7 @@ class StreamStatus(BaseModel):
     captured: int = 0
     processed: int = 0
     dropped: dict[str, int] = Field(default={}, description="By reason.")
+    passed_over: int = Field(default=0, description="Files of a folder that are no pictures.")
     reconnects: int = 0
     camera_fps: float = 0
     processed_fps: float = 0

@@ -54,6 +54,7 @@ class Progress:
         self._superseded = 0  # for newer ones, that the Detector was not told of yet
         self._ahead: deque[tuple[int, str]] = deque(maxlen=10_000)  # frame ids and reasons
         self.reconnects = 0
+        self.passed_over = 0  # files of the source's folder that are no pictures
         self.camera_rate = Rate(clock_s)
         self.processed_rate = Rate(clock_s)
         self.dropped_rate = Rate(clock_s)
@@ -75,9 +76,10 @@ class Progress:
         """What the source does now, and why."""
         self._source = (state, detail)
 
-    def opened(self, fps: float | None) -> None:
-        """The source is connected and says that it sends so many frames a second."""
-        self.source_fps = fps
+    def opened(self, fps: float | None, passed_over: int = 0) -> None:
+        """The source is connected and says that it sends so many frames a second. Of a folder, so many files are
+        passed over: they are no pictures."""
+        self.source_fps, self.passed_over = fps, passed_over
 
     def reading(self) -> None:
         """The capture waits for a frame from now on."""

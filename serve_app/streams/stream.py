@@ -134,6 +134,7 @@ class Stream:
             after=self._bookmark.position,
             stream_time_s=self._bookmark.stream_time_s,
             hwaccel=args.hwaccel,
+            guard=guard,
         )
 
     async def run(self) -> None:
@@ -186,6 +187,7 @@ class Stream:
             captured=progress.captured,
             processed=progress.processed,
             dropped=dict(progress.dropped),
+            passed_over=progress.passed_over,
             reconnects=progress.reconnects,
             camera_fps=round(progress.camera_rate.per_second(), 2),
             processed_fps=round(progress.processed_rate.per_second(), 2),

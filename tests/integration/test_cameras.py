@@ -138,7 +138,8 @@ async def test_a_wrong_password_fails_and_is_not_shown(pictures: Path) -> None:
         async with watch(f"rtsp://admin:hunter2@127.0.0.1:{port}/cam") as watched:
             await watched.more(1)
         async with watch(f"rtsp://admin:wrong@127.0.0.1:{port}/cam") as watched:
-            assert await watched.health("failed") == f"rtsp://127.0.0.1:{port}/… refuses these credentials"
+            refusal = f"rtsp://127.0.0.1:{port}/… answers 401 Unauthorized: it refuses these credentials"
+            assert await watched.health("failed") == refusal
 
 
 def save_coded(path: Path, container_format: str, options: dict[str, str]) -> None:
@@ -194,7 +195,7 @@ async def test_a_web_cameras_frames_have_the_time_they_came_at(pictures: Path) -
 
 
 async def test_sound_that_goes_on_is_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.streams.capture.video._READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("serve_app.streams.capture.ffmpeg._READ_TIMEOUT_S", 0.3)
     with av.open(str(tmp_path / "a.ts"), "w", format="mpegts") as container:
         video, sound = container.add_stream("libx264", rate=FPS), container.add_stream("aac", rate=8000)
         video.width = video.height = squares.SIZE_PX

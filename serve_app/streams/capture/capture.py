@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Policy
 from serve_app.streams.capture.mailbox import FrameMailbox
+from serve_app.streams.capture.pictures import Video
 from serve_app.streams.capture.reconnect import ReconnectingSource
 from serve_app.streams.capture.source import Source
 from serve_app.streams.capture.timestamps import Timestamps
-from serve_app.streams.capture.video import Video
 from serve_app.streams.progress import Progress
 from serve_app.types import Frame, Position
 
@@ -30,20 +32,21 @@ class Capture:
         after: Position | None = None,
         stream_time_s: float = 0.0,
         hwaccel: str | None = None,
+        guard: AddressGuard | None = None,
     ) -> None:
         """A source that has an end begins after ``after``; the stream's own clock begins at ``stream_time_s``.
 
-        ``hwaccel``: see ``open_video``.
+        ``hwaccel``, ``guard``: see ``open_video``.
         """
         self._progress = progress
         self._policy = policy
         self._is_live = source.is_live
-        self._interval_s = 1 / max_fps if max_fps else 0.0
+        self._max_fps = max_fps
         self._place = FrameMailbox()
         self._fault: Exception | None = None  # that ended the thread, and is none of the source's
         self._stopped = threading.Event()
         self._source = ReconnectingSource(
-            source, progress, self._stopped, max_pixels=max_pixels, loop=loop, after=after, hwaccel=hwaccel
+            source, progress, self._stopped, max_pixels=max_pixels, loop=loop, after=after, hwaccel=hwaccel, guard=guard
         )
         self._started_s = time.monotonic() - stream_time_s
         self._stream_time_s = stream_time_s  # on the stream's own clock
@@ -75,21 +78,22 @@ class Capture:
 
     def _read(self, video: Video) -> None:
         at_own_pace = video.comes_in_bursts and self._policy == "drop_oldest"
-        waits_its_turn = video.has_end and not video.is_timed  # a folder's pictures are all there at once
+        pull_interval_s = video.pull_interval_s
+        interval_s = 1 / self._max_fps if self._max_fps else (pull_interval_s or 0.0)
         opened_s = time.monotonic()
         began_s = opened_s - self._started_s if self._is_live else self._stream_time_s  # on the stream's own clock
-        stamps = Timestamps(video.fps)
+        stamps = Timestamps(video.fps, is_recorded=video.has_end and pull_interval_s is None)
         due_s = 0.0  # of the next frame that max_fps lets through
         pictures = iter(video)
         while not self._stopped.is_set():
+            if pull_interval_s is not None and self._stopped.wait(max(0.0, opened_s + due_s - time.monotonic())):
+                return
             self._progress.reading()
             picture = next(pictures, None)
             self._progress.stopped_reading()
             if picture is None:
                 return
             pixels, position = picture
-            if waits_its_turn and self._stopped.wait(max(0.0, opened_s + due_s - time.monotonic())):
-                return
             passed_s = stamps.passed_s(position.timestamp_s)
             if at_own_pace and self._stopped.wait(max(0.0, opened_s + passed_s - time.monotonic())):
                 return
@@ -98,7 +102,8 @@ class Capture:
             if passed_s < due_s - 1e-3:
                 self._progress.drop("max_fps", frame.frame_id)
                 continue
-            due_s = max(due_s + self._interval_s, passed_s)
+            if interval_s:
+                due_s += interval_s * max(1, math.floor((passed_s - due_s) / interval_s) + 1)
             unused = self._place.put(frame, wait=self._policy == "wait")
             if unused is None:
                 continue

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable
 
 from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled, SourceTooLarge, SourceUntrusted
+from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import State
+from serve_app.streams.capture.pictures import Video
 from serve_app.streams.capture.source import Source
-from serve_app.streams.capture.video import Video, open_video
+from serve_app.streams.capture.video import open_video
 from serve_app.streams.progress import Progress
 from serve_app.types import Position
 
@@ -30,6 +32,7 @@ class ReconnectingSource:
         loop: bool,
         after: Position | None,
         hwaccel: str | None,
+        guard: AddressGuard | None,
     ) -> None:
         """``loop``: start a file over when it ends. A source that has an end begins after ``after``."""
         self._source = source
@@ -39,6 +42,7 @@ class ReconnectingSource:
         self._loop = loop
         self._after = None if source.is_live else after
         self._hwaccel = hwaccel
+        self._guard = guard
 
     def read_until_the_end(self, read: Callable[[Video], None]) -> None:
         """Have ``read`` read the opened source, again after each failure, until it ends or ``stopped`` is set."""
@@ -48,9 +52,13 @@ class ReconnectingSource:
             pause_s: float | None = None
             try:
                 with open_video(
-                    self._source, max_pixels=self._max_pixels, after=self._after, hwaccel=self._hwaccel
+                    self._source,
+                    max_pixels=self._max_pixels,
+                    after=self._after,
+                    hwaccel=self._hwaccel,
+                    guard=self._guard,
                 ) as video:
-                    self._progress.opened(video.fps)
+                    self._progress.opened(video.fps, video.passed_over)
                     self._after = None
                     read(video)
                 if video.has_end:

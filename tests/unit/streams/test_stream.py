@@ -68,6 +68,18 @@ async def test_the_detector_hears_of_the_frames_that_gave_way_while_it_was_busy(
     assert detector.superseded == stream.status().dropped["newer_frame"] > 0
 
 
+async def test_what_is_passed_over_in_a_folder_is_in_its_status(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "0.jpe").write_bytes(squares.encode(squares.picture([squares.Square("red", 3, 3)])))
+    (folder / "1.heic").write_bytes(b"\0\0\0\x18ftypheic, and no more")
+    (folder / "notes.txt").write_text("no picture")
+    stream = new_stream(folder, FakeDetector())
+    await stream.run()
+    status = stream.status()
+    assert (status.captured, status.processed, sum(status.dropped.values()), status.passed_over) == (2, 1, 1, 1)
+
+
 async def test_zones_are_changed_while_it_runs(video: Path) -> None:
     stream = new_stream(video, FakeDetector(), loop=True)
     async with running(stream):

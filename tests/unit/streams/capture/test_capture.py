@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from scripts.trials.field.videos.servers import SHOTS, sends, serving
 from serve_app.errors import Undecodable
 from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.capture.capture import Capture
@@ -147,6 +149,42 @@ async def test_a_picture_that_is_gone_is_told(tmp_path: Path) -> None:
         with pytest.raises(Undecodable, match="cannot be read"):
             (await next_of(capture)).pixels()
         assert frame_shown((await next_of(capture)).pixels()) == 2
+
+
+async def test_what_a_folder_has_beside_its_pictures_is_counted_each_time(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), squares.picture([square_of(0)]))
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "._0.png").write_bytes(b"\x00\x05\x16\x07")  # macOS's
+    (tmp_path / "deeper").mkdir()
+    async with capture_of(tmp_path, loop=True) as (capture, progress):
+        for _ in range(5):
+            assert frame_shown((await next_of(capture)).pixels()) == 0
+        assert (progress.passed_over, progress.dropped) == (3, {})
+
+
+async def test_a_snapshot_is_asked_for_as_often_as_frames_are_wanted() -> None:
+    with serving({"/cam": sends(SHOTS[5], Content_Type="image/jpeg")}) as server:
+        async with capture_of(f"{server.url}/cam", max_fps=50, policy="drop_oldest") as (capture, progress):
+            frames = [await next_of(capture) for _ in range(10)]
+            assert set(progress.dropped) <= {"newer_frame"}
+        assert len(server.asked) == progress.captured
+    times_s = [frame.stream_time_s for frame in frames]
+    assert times_s[-1] - times_s[0] >= 0.9 * 9 / 50
+    assert [frame.pixels()[0, 0].tolist() for frame in frames] == [[50, 50, 50]] * 10
+
+
+async def test_a_snapshot_that_fails_is_asked_for_again() -> None:
+    answers = [sends(SHOTS[5]), sends(b"", 503), sends(SHOTS[5]), sends(SHOTS[5][:-40]), sends(SHOTS[9])]
+    left = list(answers)
+    with serving({"/cam": lambda handler: (left.pop(0) if len(left) > 1 else left[0])(handler)}) as server:
+        async with capture_of(f"{server.url}/cam", max_fps=100) as (capture, progress):
+            greys = []
+            while 90 not in greys:
+                frame = await next_of(capture)
+                with contextlib.suppress(Undecodable):
+                    greys.append(round(frame.pixels().mean()))
+            assert greys[:2] == [50, 50]
+            assert progress.reconnects == 1
 
 
 @pytest.fixture

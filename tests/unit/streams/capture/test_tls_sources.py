@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -14,6 +16,7 @@ from pathlib import Path
 import av
 import pytest
 
+from scripts.trials.field.videos.other_cases import listening, refuses_by_rtsp
 from serve_app.errors import SourceError, SourceUntrusted
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
@@ -130,6 +133,34 @@ def test_a_camera_is_asked_nothing_before_it_is_trusted(
         frames_of(f"rtsps://{server.address}/live", tls_verify=False)
 
 
+def test_a_camera_by_tls_is_reached_without_the_proxy_of_the_environment(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    refuse = refuses_by_rtsp("404 Nope")
+
+    def answer(connection: socket.socket) -> None:
+        with tls.wrap_socket(connection, server_side=True) as secured:
+            refuse(secured)
+
+    with listening(answer) as port, pytest.raises(SourceError, match="404 Not Found"):
+        frames_of(f"rtsps://127.0.0.1:{port}/live", tls_verify=False)
+    assert os.environ["no_proxy"] == ""
+
+
+@pytest.mark.parametrize("tls_verify", [True, False])
+@pytest.mark.parametrize("scheme", ["https", "rtsps"])
+def test_a_port_without_tls_is_told_as_such(scheme: str, tls_verify: bool) -> None:
+    with (
+        listening(lambda connection: connection.sendall(b"RTSP/1.0 400 Bad Request\r\n\r\n")) as port,
+        pytest.raises(SourceError, match=r"TLS failed \(wrong version number\)"),
+    ):
+        frames_of(f"{scheme}://127.0.0.1:{port}/live", tls_verify=tls_verify)
+
+
 def test_a_redirect_leads_to_nobody_who_is_not_trusted(
     serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +191,7 @@ def test_authorities_that_cannot_be_read_vouch_for_nobody(
     assert server.asked == []
 
 
-def test_a_playlist_whose_segments_nobody_would_check_is_not_read(
+def test_each_segment_of_a_playlist_comes_from_who_is_trusted(
     serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -172,9 +203,13 @@ def test_a_playlist_whose_segments_nobody_would_check_is_not_read(
             container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
         container.mux(stream.encode(None))
     trusted, stranger = serve(certificate), serve(make_certificate(tmp_path / "stranger.pem"))
-    segment = f"https://{stranger.address}/a.ts"
-    (tmp_path / "a.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.2,\n{segment}\n#EXT-X-ENDLIST\n")
-    with pytest.raises(SourceError, match="tls_verify: false"):
-        frames_of(f"https://{trusted.address}/a.m3u8")
-    assert (trusted.asked, stranger.asked) == (["/a.m3u8"], [])
-    assert frames_of(f"https://{trusted.address}/a.m3u8", tls_verify=False) == FRAMES
+    for name, server in (("own", trusted), ("other", stranger)):
+        segment = f"https://{server.address}/a.ts"
+        (tmp_path / f"{name}.m3u8").write_text(
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.2,\n{segment}\n#EXT-X-ENDLIST\n"
+        )
+    assert frames_of(f"https://{trusted.address}/own.m3u8") == FRAMES
+    with pytest.raises(SourceUntrusted):
+        frames_of(f"https://{trusted.address}/other.m3u8")
+    assert (trusted.asked, stranger.asked) == (["/own.m3u8", "/a.ts", "/other.m3u8"], [])
+    assert frames_of(f"https://{trusted.address}/other.m3u8", tls_verify=False) == FRAMES

@@ -41,7 +41,7 @@ def test_every_kind_of_hardware_or_software_in_its_place_decodes_the_same_frames
         assert [frame_shown(pixels()) for pixels, _ in video] == list(range(5))
 
 
-@pytest.fixture(params=["h264.mp4", "h264.mkv", "h264.ts", "ffv1.avi", "folder"])
+@pytest.fixture(params=["h264.mp4", "h264.mkv", "h264.ts", "h264.flv", "h264.h264", "ffv1.avi", "folder"])
 def thirty_frames(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Each shows its number; H.264's have B frames, and a key frame every ten."""
     lossless = save_video(tmp_path / "a.avi", frames=30, fps=25)
@@ -84,21 +84,6 @@ def test_a_clip_that_comes_over_http_has_an_end(tmp_path: Path) -> None:
         server.shutdown()
 
 
-def test_a_video_that_was_held_sideways_is_shown_upright(tmp_path: Path) -> None:
-    wide = np.zeros((48, 96, 3), np.uint8)
-    wide[:, :32] = 255  # white on the left
-    with av.open(str(tmp_path / "a.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 96, 48, "yuv420p"
-        stream.set_display_rotation(90) if hasattr(stream, "set_display_rotation") else None
-        for packet in (*stream.encode(av.VideoFrame.from_ndarray(wide, "bgr24")), *stream.encode(None)):
-            container.mux(packet)
-    (pixels,) = frames_of(tmp_path / "a.mp4")
-    reader = cv2.VideoCapture(str(tmp_path / "a.mp4"))
-    assert pixels.shape == reader.read()[1].shape
-    reader.release()
-
-
 def test_a_corrupt_part_costs_its_frames_only(tmp_path: Path) -> None:
     path = save_video(tmp_path / "a.avi", frames=30, fps=50)
     data = bytearray(path.read_bytes())
@@ -114,6 +99,21 @@ def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path, content: b
     with pytest.raises(SourceError) as caught:
         frames_of(tmp_path / "a.mp4")
     assert caught.value.detail == "a.mp4 cannot be read as video"
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".webp", ".tif"])
+def test_a_picture_is_told_to_be_one(tmp_path: Path, kind: str) -> None:
+    cv2.imwrite(str(tmp_path / f"a{kind}"), np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(SourceError, match="is a picture, not a video: put it into a folder"):
+        frames_of(tmp_path / f"a{kind}")
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
+def test_a_picture_in_a_videos_container_is_no_video(tmp_path: Path, brand: bytes) -> None:
+    """FFmpeg would show one of its tiles."""
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
+    with pytest.raises(SourceError, match="is a picture, not a video"):
+        frames_of(tmp_path / "a.mp4")
 
 
 def test_a_file_that_names_other_files_is_no_video(tmp_path: Path) -> None:
@@ -192,5 +192,5 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_no_stream(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no picture"):
+    with pytest.raises(SourceError, match="no picture in it; files of other kinds: 0"):
         frames_of(tmp_path)

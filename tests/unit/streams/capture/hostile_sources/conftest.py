@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.streams.capture import video
+from serve_app.streams.capture import ffmpeg, web
 from tests.support.hostile_sources import FRAMES, frames_of, save
 
 
@@ -28,8 +28,9 @@ def media(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the timeouts of every test of this folder."""
-    monkeypatch.setattr(video, "_OPEN_TIMEOUT_S", 2.0)
-    monkeypatch.setattr(video, "_READ_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(ffmpeg, "_OPEN_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(ffmpeg, "_READ_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(web, "_TIMEOUT_S", 2.0)
 
 
 @pytest.fixture

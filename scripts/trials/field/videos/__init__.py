@@ -1,0 +1,8 @@
+"""Videos, cameras and folders that were read as something else than they are, or not at all."""
+
+from __future__ import annotations
+
+from scripts.trials.field.case import Case
+from scripts.trials.field.videos import file_cases, other_cases, web_cases
+
+CASES: tuple[Case, ...] = (*file_cases.CASES, *web_cases.CASES, *other_cases.CASES)

@@ -1,0 +1,250 @@
+"""Clips as phones, cameras and exporters write them: covers, display matrices, missing and broken time stamps."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+import cv2
+import numpy as np
+from av.bitstream import BitStreamFilterContext
+
+WIDTH_PX, HEIGHT_PX = 128, 64
+FRAMES, FPS = 50, 25
+_COLOURS = {"white": (255, 255, 255), "red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}  # BGR
+Matrix = tuple[int, int, int, int]  # a, b, c and d of a display matrix
+
+# EXIF's eight orientations, as display matrices, with the corners of the picture that a viewer shows: from the left of
+# the upper row to the right of the lower one.
+ORIENTATIONS: dict[str, tuple[Matrix, tuple[str, str, str, str]]] = {
+    "as it is": ((1, 0, 0, 1), ("white", "red", "green", "blue")),
+    "mirrored": ((-1, 0, 0, 1), ("red", "white", "blue", "green")),
+    "turned by 180 degrees": ((-1, 0, 0, -1), ("blue", "green", "red", "white")),
+    "upside down": ((1, 0, 0, -1), ("green", "blue", "white", "red")),
+    "transposed": ((0, 1, 1, 0), ("white", "green", "red", "blue")),
+    "turned to the right": ((0, 1, -1, 0), ("green", "white", "blue", "red")),
+    "transposed the other way": ((0, -1, -1, 0), ("blue", "red", "green", "white")),
+    "turned to the left": ((0, -1, 1, 0), ("red", "blue", "white", "green")),
+}
+
+
+def picture(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX) -> np.ndarray:
+    """Return a picture, BGR, whose quarters are white, red, green and blue."""
+    pixels = np.zeros((height_px, width_px, 3), np.uint8)
+    for number, colour in enumerate(_COLOURS.values()):
+        top, left = number // 2 * height_px // 2, number % 2 * width_px // 2
+        pixels[top : top + height_px // 2, left : left + width_px // 2] = colour
+    return pixels
+
+
+def corners(pixels: np.ndarray) -> tuple[str, ...]:
+    """Return the colours of a picture's quarters."""
+    height_px, width_px = pixels.shape[:2]
+    found = []
+    for y in (height_px // 4, 3 * height_px // 4):
+        for x in (width_px // 4, 3 * width_px // 4):
+            distances = {name: np.abs(pixels[y, x].astype(int) - colour).sum() for name, colour in _COLOURS.items()}
+            found.append(min(distances, key=lambda name: distances[name]))
+    return tuple(found)
+
+
+def jpeg(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, shade: int | None = None) -> bytes:
+    """Return the picture as a JPEG, or one of a grey."""
+    pixels = picture(width_px, height_px)
+    if shade is not None:
+        pixels[:] = shade
+    return bytes(cv2.imencode(".jpg", pixels)[1])
+
+
+def save(
+    path: Path,
+    codec: str = "libx264",
+    *,
+    frames: int = FRAMES,
+    fps: int = FPS,
+    container_format: str | None = None,
+    size: tuple[int, int] = (WIDTH_PX, HEIGHT_PX),
+) -> Path:
+    """Write a clip without B frames."""
+    with av.open(str(path), "w", format=container_format) as container:
+        add_track(container, codec, frames, fps, size)
+    return path
+
+
+def fragments() -> list[bytes]:
+    """Return a fragmented MP4: what comes first, and its fragments."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.mp4"
+        flags = "frag_keyframe+empty_moov+default_base_moof"
+        with av.open(str(path), "w", options={"movflags": flags}) as container:
+            add_track(container, "libx264", FRAMES, FPS, (WIDTH_PX, HEIGHT_PX))
+        named = [(name, content) for name, content in boxes(path.read_bytes()) if name != b"mfra"]
+    starts = [number for number, (name, _) in enumerate(named) if name == b"moof"]
+    parts = [named[: starts[0]], *(named[start:end] for start, end in pairwise([*starts, len(named)]))]
+    return [b"".join(content for _, content in part) for part in parts]
+
+
+def with_orientation(path: Path, orientation: str) -> Path:
+    """Turn a raw H.264 clip by a message (SEI) in its stream: ``rotate=90`` counter-clockwise, ``flip=horizontal``."""
+    with av.open(str(path), format="h264") as container:
+        filtered = BitStreamFilterContext(
+            f"h264_metadata=display_orientation=insert:{orientation}", container.streams.video[0]
+        )
+        packets = [out for packet in container.demux(video=0) for out in filtered.filter(packet)]
+    path.write_bytes(b"".join(map(bytes, packets)))
+    return path
+
+
+def add_track(
+    container: av.container.OutputContainer, codec: str, frames: int, fps: int, size: tuple[int, int]
+) -> None:
+    """Add a track, and its frames."""
+    options = {"bf": "0", "g": "10"} | ({"x265-params": "log-level=none"} if codec == "libx265" else {})
+    stream = container.add_stream(codec, rate=fps, options=options if "26" in codec else {})
+    assert isinstance(stream, av.VideoStream)
+    stream.width, stream.height = size
+    stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    shown = av.VideoFrame.from_ndarray(picture(*size), "bgr24")
+    packets = []
+    for number in range(frames):
+        shown.pts = number
+        packets += stream.encode(shown)
+    packets += stream.encode(None)
+    container.mux(packets)
+
+
+# Boxes: ISO 14496-12
+
+
+def boxes(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Return a file's boxes, or another box's: names, and all of their bytes."""
+    found, at = [], 0
+    while at + 8 <= len(data):
+        size = struct.unpack_from(">I", data, at)[0] or len(data) - at
+        found.append((data[at + 4 : at + 8], data[at : at + size]))
+        at += size
+    return found
+
+
+def box(name: bytes, *contents: bytes) -> bytes:
+    """Return a box."""
+    content = b"".join(contents)
+    return struct.pack(">I", 8 + len(content)) + name + content
+
+
+def with_matrix(data: bytes, matrix: Matrix, track: int = 0) -> bytes:
+    """Return an MP4 or MOV with another display matrix in one of its tracks."""
+    at = -1
+    for _ in range(track + 1):
+        at = data.index(b"tkhd", at + 1)
+    assert data[at + 4] == 0, "a tkhd of version 0"
+    a, b, c, d = (number << 16 for number in matrix)
+    numbers = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    return data[: at + 44] + numbers + data[at + 80 :]
+
+
+def with_cover(data: bytes, cover: bytes, *, first: bool, kind: int = 13) -> bytes:
+    """Return an MP4 with cover art, before or after its tracks. ``kind``: 13 is JPEG, 14 PNG, as iTunes numbers them.
+
+    The index has to lie behind the pictures, as FFmpeg writes it: it may then grow.
+    """
+    named = boxes(data)
+    assert [name for name, _ in named][-1] == b"moov"
+    art = box(b"covr", box(b"data", struct.pack(">II", kind, 0), cover))
+    handler = box(b"hdlr", bytes(8), b"mdirappl", bytes(9))
+    meta = box(b"udta", box(b"meta", bytes(4), handler, box(b"ilst", art)))
+    inner = [content for name, content in boxes(named[-1][1][8:]) if name != b"udta"]
+    inner.insert(1 if first else len(inner), meta)
+    return b"".join(content for _, content in named[:-1]) + box(b"moov", *inner)
+
+
+def save_tracks(path: Path, *sizes: tuple[int, int, int], default: int = 0) -> Path:
+    """Write a file of several video tracks: widths, heights, and how many frames each has."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for number, (width_px, height_px, frames) in enumerate(sizes):
+            codec = "mjpeg" if frames == 1 else "libx264"
+            stream = container.add_stream(codec, rate=FPS, options={"bf": "0"} if frames > 1 else {})
+            assert isinstance(stream, av.VideoStream)
+            stream.width, stream.height = width_px, height_px
+            stream.pix_fmt = "yuvj420p" if frames == 1 else "yuv420p"
+            stream.disposition = av.stream.Disposition.default if number == default else av.stream.Disposition(0)
+            streams.append((stream, frames))
+        for stream, frames in streams:
+            shown = av.VideoFrame.from_ndarray(picture(stream.width, stream.height), "bgr24")
+            for number in range(frames):
+                shown.pts = number
+                container.mux(stream.encode(shown))
+            container.mux(stream.encode(None))
+    return path
+
+
+# EBML: RFC 8794
+
+
+def with_roll(data: bytes, roll: float) -> bytes:
+    """Return a Matroska file whose video is turned by so many degrees, counter-clockwise, by ``ProjectionPoseRoll``."""
+    projection = _element(b"\x76\x70", _element(b"\x76\x71", b"\0") + _element(b"\x76\x75", struct.pack(">d", roll)))
+    return _appended(data, [b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0"], projection)
+
+
+def _element(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack(">Q", len(content) | 1 << 56) + content
+
+
+def _appended(data: bytes, path: Sequence[bytes], new: bytes) -> bytes:
+    """Return elements of which the one at ``path`` has one more within it."""
+    if not path:
+        return data + new
+    at, out = 0, b""
+    while at < len(data):
+        name_bytes = 9 - data[at].bit_length()
+        name = data[at : at + name_bytes]
+        first = data[at + name_bytes]
+        size_bytes = 9 - first.bit_length()
+        size = int.from_bytes(data[at + name_bytes : at + name_bytes + size_bytes], "big") & (1 << 7 * size_bytes) - 1
+        start = at + name_bytes + size_bytes
+        size = min(size, len(data) - start)
+        if name == path[0]:
+            return out + _element(name, _appended(data[start : start + size], path[1:], new)) + data[start + size :]
+        out += data[at : start + size]
+        at = start + size
+    raise ValueError(path[0])
+
+
+# FLV and AVI
+
+
+def with_stamps(data: bytes, stamps_ms: Sequence[int]) -> bytes:
+    """Return an FLV whose frames have these time stamps, of 32 bits with their sign."""
+    out, at, number = bytearray(data), 13, 0
+    while at + 11 <= len(out):
+        size = int.from_bytes(out[at + 1 : at + 4], "big")
+        is_frame = out[at] == 9 and out[at + 12] == 1  # a tag of H.264 that is neither its header nor its end
+        if is_frame and number < len(stamps_ms):
+            stamp = stamps_ms[number] & 0xFFFFFFFF
+            out[at + 4 : at + 8] = bytes([stamp >> 16 & 255, stamp >> 8 & 255, stamp & 255, stamp >> 24])
+            number += 1
+        at += 11 + size + 4
+    return bytes(out)
+
+
+def without_index(data: bytes) -> bytes:
+    """Return an AVI that broke off before its index was written."""
+    return data[: data.rindex(b"idx1")]
+
+
+def with_absurd_rate(data: bytes) -> bytes:
+    """Return an AVI that says that it has a million frames a second."""
+    at = data.index(b"strh") + 8 + 20  # the scale and the rate of its track
+    return data[:at] + struct.pack("<II", 1, 1_000_000) + data[at + 8 :]
+
+
+def with_broken_index(data: bytes) -> bytes:
+    """Return an AVI whose index points nowhere."""
+    at = data.rindex(b"idx1")
+    return data[: at + 8] + b"\xa5" * (len(data) - at - 8)

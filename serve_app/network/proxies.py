@@ -1,0 +1,72 @@
+"""The proxies that the environment names: ``http_proxy``, ``https_proxy``, ``all_proxy``, and ``no_proxy``."""
+
+from __future__ import annotations
+
+import base64
+import socket
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from ipaddress import ip_address
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+_PORT = 3128  # Squid's, where the environment names none
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """An HTTP proxy. ``name`` shows no credentials."""
+
+    host: str
+    port: int
+    name: str
+    headers: dict[str, str]  # with which it is asked
+
+
+class NotTunnelled(Exception):
+    """The proxy answers ``status`` to a request for a connection; 0: it answers no HTTP."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def proxy_for(scheme: str, host: str, port: int, addresses: list[str]) -> Proxy | None:
+    """Return the proxy through which a host is reached. ``addresses`` are those that the host's name stands for here.
+
+    One in a private network is reached without: a camera on the same premises is not behind the way out.
+    Raises ValueError where the environment names what is no HTTP proxy.
+    """
+    proxies = getproxies_environment()
+    text = proxies.get(scheme) or proxies.get("all")
+    if not text or not all(ip_address(address).is_global for address in addresses):
+        return None
+    if proxy_bypass(f"{host}:{port}", proxies):
+        return None
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError
+    headers = {}
+    if parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        headers["Proxy-Authorization"] = f"Basic {base64.b64encode(credentials).decode()}"
+    number = parts.port or _PORT
+    return Proxy(parts.hostname, number, f"http://{parts.hostname}:{number}", headers)
+
+
+def tunnel(connection: socket.socket, proxy: Proxy, host: str, port: int) -> None:
+    """Have the proxy at the other end connect to a host. Raises NotTunnelled, OSError."""
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [
+        f"CONNECT {target} HTTP/1.1",
+        f"Host: {target}",
+        *(f"{key}: {proxy.headers[key]}" for key in proxy.headers),
+    ]
+    connection.sendall("\r\n".join([*lines, "", ""]).encode())
+    response = HTTPResponse(connection, method="CONNECT")
+    try:
+        response.begin()
+    except HTTPException as exc:
+        raise NotTunnelled(0) from exc
+    if response.status != 200:
+        raise NotTunnelled(response.status)

@@ -1,0 +1,280 @@
+"""HLS: a playlist's segments, one after the other, as the bytes of one video. RFC 8216.
+
+FFmpeg's own reader takes only segments of certain names, fetches the segments of every variant, and asks nobody where
+their addresses, or a key's, may lead. This one asks for each by the source's ``WebClient``.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from urllib.parse import urljoin
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.padding import PKCS7
+
+from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled
+from serve_app.streams.capture.web import Reply, WebClient
+
+_MAX_PLAYLIST_BYTES = 4 << 20
+_KEY_BYTES = 16
+_LIVE_SEGMENTS = 3  # from the end: RFC 8216, 6.3.3
+_MAX_GONE = 3  # segments in a row, of a live playlist
+_STALLED_AFTER = 3  # playlists without a new segment, in target durations,
+_STALLED_AFTER_S = 10.0  # and at least this long
+_MAX_POLL_S = 3.0
+_ATTRIBUTE = re.compile(r'([A-Z0-9-]+)=("[^"]*"|[^",]*)')
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a segment is encrypted with, by AES-128 in CBC mode."""
+
+    url: str
+    iv: bytes | None  # None: the segment's number
+
+
+@dataclass(frozen=True)
+class Part:
+    """A resource, or some of its bytes."""
+
+    url: str
+    key: Key | None
+    first_byte: int = 0
+    size: int | None = None  # bytes; None: all of it
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A few seconds of video."""
+
+    number: int
+    part: Part
+    head: Part | None  # what has to be read before the first segment that names it
+
+
+@dataclass
+class Playlist:
+    """What is there now, and whether more will come."""
+
+    segments: list[Segment] = field(default_factory=list)
+    target_s: float = 6.0
+    has_end: bool = False
+
+
+class HlsBody:
+    """A playlist's video, to be read as a file that has no place but the next."""
+
+    def __init__(self, client: WebClient, reply: Reply, name: str, max_pixels: int) -> None:
+        """``reply`` is the playlist; of several variants, the largest within ``max_pixels``. Raises SourceError."""
+        self._client = client
+        self._name = name
+        text, self._url = self._text_of(reply), reply.url
+        if variant := _variant(text, self._url, max_pixels):
+            text, self._url = self._load(variant)
+            if _variant(text, self._url, max_pixels):
+                raise SourceError(f"{name} is a playlist of playlists of playlists, which is not read")
+        self._playlist = parse_playlist(text, self._url, name)
+        self.has_end = self._playlist.has_end
+        self._keys: dict[str, bytes] = {}  # the last one, by its url
+        self._chunks = self._all_chunks()
+        self._rest = b""
+
+    def read(self, size: int, /) -> bytes:
+        """Raises SourceError."""
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return b""
+            self._rest = chunk
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+    def _all_chunks(self) -> Iterator[bytes]:
+        head: Part | None = None
+        gone = 0
+        for segment in self._segments():
+            try:
+                if segment.head is not None and segment.head != head:
+                    yield from self._chunks_of(segment.head, segment.number)
+                    head = segment.head
+                yield from self._chunks_of(segment.part, segment.number)
+                gone = 0
+            except SourceDenied:
+                raise
+            except SourceGone:  # a live playlist's segments go away while they are asked for
+                gone += 1
+                if self.has_end or gone >= _MAX_GONE:
+                    raise
+
+    def _segments(self) -> Iterator[Segment]:
+        """Those of a recording, or those that come, from the last few on."""
+        if self.has_end:
+            yield from self._playlist.segments
+            return
+        coming = self._playlist.segments[-_LIVE_SEGMENTS:]
+        newest, came_at_s = -1, time.monotonic()
+        while True:
+            for segment in coming:
+                yield segment
+                newest, came_at_s = segment.number, time.monotonic()
+            if self._playlist.has_end:
+                return
+            patience_s = max(_STALLED_AFTER_S, _STALLED_AFTER * self._playlist.target_s)
+            if time.monotonic() - came_at_s > patience_s:
+                raise SourceStalled(f"{self._name} has no new segments in its playlist")
+            if not coming:
+                time.sleep(min(self._playlist.target_s / 2, _MAX_POLL_S))
+            text, self._url = self._load(self._url)
+            self._playlist = parse_playlist(text, self._url, self._name)
+            numbers = [segment.number for segment in self._playlist.segments]
+            if numbers and numbers[-1] < newest:  # its maker has started again
+                newest = numbers[-1] - _LIVE_SEGMENTS
+            coming = [segment for segment in self._playlist.segments if segment.number > newest]
+
+    def _load(self, url: str) -> tuple[str, str]:
+        reply = self._client.get(url)
+        return self._text_of(reply), reply.url
+
+    def _text_of(self, reply: Reply) -> str:
+        with closing(reply):
+            data = reply.read_all(_MAX_PLAYLIST_BYTES)
+        if data is None:
+            raise SourceError(f"{self._name} has a playlist of more than {_MAX_PLAYLIST_BYTES >> 20} MiB")
+        return data.decode("utf-8-sig", "replace")
+
+    def _chunks_of(self, part: Part, number: int) -> Iterator[bytes]:
+        chunks = self._plain_chunks_of(part)
+        if part.key is None:
+            return chunks
+        iv = part.key.iv if part.key.iv is not None else number.to_bytes(_KEY_BYTES, "big")
+        return self._decrypted(chunks, self._key(part.key.url), iv)
+
+    def _plain_chunks_of(self, part: Part) -> Iterator[bytes]:
+        last = "" if part.size is None else str(part.first_byte + part.size - 1)
+        is_some = part.size is not None or part.first_byte > 0
+        reply = self._client.get(part.url, {"Range": f"bytes={part.first_byte}-{last}"} if is_some else {})
+        with closing(reply):
+            skipped = part.first_byte if reply.status == 200 else 0  # by a server that sends all of it anyway
+            left = part.size
+            while (left is None or left > 0) and (chunk := reply.read()):
+                if skipped:
+                    skipped, chunk = max(0, skipped - len(chunk)), chunk[skipped:]
+                chunk = chunk[:left]
+                left = None if left is None else left - len(chunk)
+                yield chunk
+
+    def _key(self, url: str) -> bytes:
+        if url not in self._keys:
+            with closing(self._client.get(url)) as reply:
+                key = reply.read_all(1024)
+            if key is None or len(key) != _KEY_BYTES:
+                raise SourceError(f"{self._name} has a key that is no key of AES-128: it has to have 16 bytes")
+            self._keys = {url: key}
+        return self._keys[url]
+
+    def _decrypted(self, chunks: Iterator[bytes], key: bytes, iv: bytes) -> Iterator[bytes]:
+        decryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).decryptor()
+        padding = PKCS7(8 * _KEY_BYTES).unpadder()
+        try:
+            for chunk in chunks:
+                yield padding.update(decryptor.update(chunk))
+            yield padding.update(decryptor.finalize()) + padding.finalize()
+        except ValueError:
+            raise SourceError(f"{self._name} has segments that its key does not decrypt") from None
+
+
+def parse_playlist(text: str, url: str, name: str) -> Playlist:
+    """Return the segments of a media playlist at ``url``. Raises SourceError for what is none, or is not read."""
+    if not text.lstrip().startswith("#EXTM3U"):
+        raise SourceError(f"{name} has a playlist that is none")
+    playlist = Playlist()
+    number, key, head = 0, None, None
+    span: tuple[int, int] | None = None  # the next segment's first byte and size
+    after: dict[str, int] = {}  # by resource: where a span without a first byte begins
+    is_gap = False
+    for line in filter(None, map(str.strip, text.splitlines())):
+        tag, _, value = line.partition(":")
+        if not line.startswith("#"):
+            target = _joined(url, line)
+            first_byte, size = (0, None) if span is None else span
+            if size is not None:
+                first_byte = after.get(target, 0) if first_byte < 0 else first_byte
+                after[target] = first_byte + size
+            if not is_gap:
+                playlist.segments.append(Segment(number, Part(target, key, first_byte, size), head))
+            number, span, is_gap = number + 1, None, False
+        elif tag == "#EXT-X-MEDIA-SEQUENCE":
+            number = _whole(value) + len(playlist.segments)
+        elif tag == "#EXT-X-TARGETDURATION":
+            playlist.target_s = float(max(1, min(_whole(value), 60)))
+        elif tag == "#EXT-X-KEY":
+            key = _key_of(_attributes(value), url, name)
+        elif tag == "#EXT-X-MAP":
+            attributes = _attributes(value)
+            first_byte, size = _span(attributes["BYTERANGE"]) if "BYTERANGE" in attributes else (0, None)
+            head = Part(_joined(url, attributes.get("URI", "")), key, max(0, first_byte), size)
+        elif tag == "#EXT-X-BYTERANGE":
+            span = _span(value)
+        elif tag == "#EXT-X-GAP":
+            is_gap = True
+        elif tag == "#EXT-X-ENDLIST":
+            playlist.has_end = True
+    return playlist
+
+
+def _variant(text: str, url: str, max_pixels: int) -> str | None:
+    """Return the address of a master playlist's best variant, or None where it is none."""
+    best: tuple[int, int] | None = None
+    chosen: str | None = None
+    attributes: dict[str, str] | None = None
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if line.startswith("#EXT-X-STREAM-INF:"):
+            attributes = _attributes(line)
+        elif not line.startswith("#") and attributes is not None:
+            width_px, _, height_px = attributes.get("RESOLUTION", "").lower().partition("x")
+            pixels = _whole(width_px) * _whole(height_px)
+            rank = (pixels if pixels <= max_pixels else -1), _whole(attributes.get("BANDWIDTH", ""))
+            if best is None or rank > best:
+                best, chosen = rank, _joined(url, line)
+            attributes = None
+    return chosen
+
+
+def _joined(url: str, address: str) -> str:
+    """An address of no form at all is left as it is: whoever asks for it says so."""
+    try:
+        return urljoin(url, address)
+    except ValueError:
+        return address
+
+
+def _attributes(text: str) -> dict[str, str]:
+    return {name: value.strip('"') for name, value in _ATTRIBUTE.findall(text)}
+
+
+def _key_of(attributes: dict[str, str], url: str, name: str) -> Key | None:
+    method = attributes.get("METHOD", "NONE")
+    if method == "NONE":
+        return None
+    if method != "AES-128" or attributes.get("KEYFORMAT", "identity") != "identity":
+        raise SourceError(f"{name} is encrypted in a way that is not read: of HLS, only AES-128 with a plain key is")
+    digits = attributes.get("IV", "").lower().removeprefix("0x")
+    if not re.fullmatch(r"[0-9a-f]{0,32}", digits):
+        raise SourceError(f"{name} has a playlist with an IV that is none")
+    iv = int(digits, 16).to_bytes(_KEY_BYTES, "big") if digits else None
+    return Key(_joined(url, attributes.get("URI", "")), iv)
+
+
+def _span(text: str) -> tuple[int, int]:
+    """``size@first byte``; the first byte is -1 where it is not said."""
+    size, _, first_byte = text.strip().partition("@")
+    return _whole(first_byte) if first_byte else -1, _whole(size)
+
+
+def _whole(text: str) -> int:
+    digits = text.strip().split(".")[0]
+    return int(digits) if digits.isdecimal() and len(digits) < 19 else 0

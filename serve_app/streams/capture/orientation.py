@@ -1,0 +1,30 @@
+"""How a video is to be shown: turned by quarters, mirrored, or both."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from serve_app.types import Pixels
+
+_MATRIX_BYTES = 36  # nine numbers of 32 bits
+
+
+def upright(pixels: Pixels, matrix: bytes | None) -> Pixels:
+    """Return the picture as a player shows it, by its display matrix, turned to the nearest quarter.
+
+    ``matrix``: FFmpeg's ``AV_FRAME_DATA_DISPLAYMATRIX``, after the ``tkhd`` box of ISO 14496-12, 8.3.2: ``a b u, c d v,
+    x y w``; a pixel at column p and row q is shown at column ``a·p + c·q`` and row ``b·p + d·q``, but for an offset.
+    """
+    if matrix is None or len(matrix) < _MATRIX_BYTES:
+        return pixels
+    a, b, _, c, d = (int(number) for number in np.frombuffer(matrix, np.int32, 5))
+    shown = pixels
+    across, down = a, d  # which of the picture's ways is the screen's, and whether it runs backwards
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        shown = shown.transpose(1, 0, 2)
+        across, down = c, b
+    if across < 0:
+        shown = shown[:, ::-1]
+    if down < 0:
+        shown = shown[::-1]
+    return np.ascontiguousarray(shown)

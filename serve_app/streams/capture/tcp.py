@@ -1,0 +1,72 @@
+"""What comes over a bare TCP connection."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from serve_app.errors import SourceError
+from serve_app.streams.capture.failures import explain
+from serve_app.streams.capture.ffmpeg import Input, open_media
+from serve_app.streams.capture.jpegs import jpegs_of, numbered
+from serve_app.streams.capture.pictures import Video
+from serve_app.streams.capture.source import Source
+
+_TIMEOUT_S = 10.0  # of each step, and of a picture
+_HEAD_BYTES = 3
+
+
+@contextmanager
+def open_tcp(source: Source, max_pixels: int, hwaccel: str | None) -> Iterator[Video]:
+    """JPEG after JPEG, or what FFmpeg reads, open within the block. Raises SourceError; see ``open_video``."""
+    parts = urlsplit(source.uri)
+    if not parts.port:
+        raise SourceError("a tcp source is tcp://host:port")
+    try:
+        connection = socket.create_connection((parts.hostname or "", parts.port), _TIMEOUT_S)
+    except OSError as exc:
+        raise explain(source, exc, timed_out=isinstance(exc, TimeoutError)) from None
+    with connection:
+        body = _Body(source, connection)
+        if body.peek(_HEAD_BYTES) == b"\xff\xd8\xff":
+            yield Video(numbered(jpegs_of(source, body.read, body.renew, max_pixels), max_pixels))
+        else:
+            given = Input(body, {"protocol_whitelist": "none"}, renew=body.renew)
+            with open_media(source, given, max_pixels, hwaccel) as video:
+                yield video
+
+
+class _Body:
+    def __init__(self, source: Source, connection: socket.socket) -> None:
+        self._source = source
+        self._connection = connection
+        self._read_already = b""
+        self.renew()
+
+    def renew(self) -> None:
+        """Wait for the next picture from now on."""
+        self._expires_at_s = time.monotonic() + _TIMEOUT_S
+
+    def peek(self, size: int) -> bytes:
+        """The first bytes, which are read again."""
+        while len(self._read_already) < size and (data := self._fetch(1 << 16)):
+            self._read_already += data
+        return self._read_already[:size]
+
+    def read(self, size: int = 1 << 16, /) -> bytes:
+        """What has come; empty at the end. Raises SourceGone, SourceStalled."""
+        if self._read_already:
+            data, self._read_already = self._read_already[:size], self._read_already[size:]
+            return data
+        return self._fetch(size)
+
+    def _fetch(self, size: int) -> bytes:
+        try:
+            if time.monotonic() > self._expires_at_s:
+                raise TimeoutError
+            return self._connection.recv(size)
+        except OSError as exc:
+            raise explain(self._source, exc, timed_out=isinstance(exc, TimeoutError)) from None

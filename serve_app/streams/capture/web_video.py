@@ -1,0 +1,194 @@
+"""What a web address shows: a camera's pictures, one picture that changes, a playlist, or a video that FFmpeg reads.
+
+What it is, its first bytes say, and its ``Content-Type`` only where they do not: cameras send many wrong ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from serve_app.errors import NotAnImage, ServeAppError, SourceError, TooLarge, Undecodable
+from serve_app.images.decode import decode
+from serve_app.network.address_guard import AddressGuard
+from serve_app.streams.capture.failures import too_large
+from serve_app.streams.capture.ffmpeg import Body, Input, open_media
+from serve_app.streams.capture.folder import is_picture, is_still
+from serve_app.streams.capture.hls import HlsBody
+from serve_app.streams.capture.jpegs import MAX_PICTURE_BYTES, jpegs_of, numbered
+from serve_app.streams.capture.pictures import Picture, Video
+from serve_app.streams.capture.source import Source
+from serve_app.streams.capture.web import Reply, WebClient
+from serve_app.types import Pixels, Position
+
+SNAPSHOT_INTERVAL_S = 1.0  # where max_fps does not say how often
+_HEAD_BYTES = 64
+_ENDLESS_BYTES = 1 << 40  # no clip is as large: a camera's length that is none
+_CLIPS = {".mjpeg", ".mjpg", ".mjp"}  # files of JPEG after JPEG
+_PAGE = re.compile(rb"<(!doctype html|html|head|body|script)", re.IGNORECASE)
+_BOUNDARY = re.compile(rb"\s*--[\x21-\x7e]")
+_NO_NESTING = {"protocol_whitelist": "none"}  # what FFmpeg reads here names nothing else to open
+
+
+@contextmanager
+def open_web(source: Source, guard: AddressGuard, max_pixels: int, hwaccel: str | None) -> Iterator[Video]:
+    """The source, open within the block. Raises SourceError; see ``open_video``."""
+    client = WebClient(source, guard)
+    with ExitStack() as stack:
+        reply = stack.enter_context(closing(client.get(source.uri)))
+        head = reply.peek(_HEAD_BYTES)
+        text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+        kind = reply.content_type
+        if text.startswith(b"#EXTM3U"):
+            body = HlsBody(client, reply, source.name, max_pixels)
+            given = Input(body, _NO_NESTING, has_end=body.has_end, comes_in_bursts=True, renew=client.renew)
+            yield stack.enter_context(open_media(source, given, max_pixels, hwaccel))
+        elif kind.startswith("multipart/") or _BOUNDARY.match(head):
+            yield Video(numbered(jpegs_of(source, reply.read, client.renew, max_pixels), max_pixels))
+        elif _PAGE.match(text) or (kind == "text/html" and not is_picture(head)):
+            raise SourceError(f"{source.name} answers with a web page: give the address of its stream or snapshot")
+        elif text.startswith((b"<?xml", b"<MPD")):
+            raise SourceError(f"{source.name} answers with XML, such as DASH, which is not read: try HLS or RTSP")
+        elif head.startswith(b"\xff\xd8\xff"):
+            yield stack.enter_context(_open_jpegs(source, client, reply, max_pixels, hwaccel))
+        elif _is_snapshot(head, kind):
+            yield _snapshots(source, client, _whole(source, reply), max_pixels)
+        else:
+            file: Body = WebFile(client, reply) if _is_sought_in(client, reply) else reply
+            has_end = reply.size is not None and reply.size < _ENDLESS_BYTES
+            given = Input(file, _NO_NESTING, has_end=has_end, renew=client.renew)
+            yield stack.enter_context(open_media(source, given, max_pixels, hwaccel))
+
+
+@contextmanager
+def _open_jpegs(
+    source: Source, client: WebClient, reply: Reply, max_pixels: int, hwaccel: str | None
+) -> Iterator[Video]:
+    """A snapshot, a camera's stream, or a clip, all of which begin with a JPEG."""
+    is_clip = reply.content_type.startswith("video/") or _ending(reply.url) in _CLIPS
+    if reply.size is not None and is_clip:
+        given = Input(reply, _NO_NESTING, format="mjpeg", has_end=True, renew=client.renew)
+        with open_media(source, given, max_pixels, hwaccel) as video:
+            yield video
+        return
+    if reply.size is not None:
+        yield _snapshots(source, client, _whole(source, reply), max_pixels)
+        return
+    jpegs = jpegs_of(source, reply.read, client.renew, max_pixels)
+    first = list(itertools.islice(jpegs, 2))
+    if len(first) == 1:
+        yield _snapshots(source, client, first[0], max_pixels)
+    else:
+        yield Video(numbered(itertools.chain(first, jpegs), max_pixels))
+
+
+def _snapshots(source: Source, client: WebClient, first: bytes, max_pixels: int) -> Video:
+    def pictures() -> Iterator[Picture]:
+        data = first
+        for index in itertools.count():
+            yield _snapshot(source, data, max_pixels), Position(index)
+            with closing(client.get(source.uri)) as reply:
+                data = _whole(source, reply)
+
+    return Video(pictures(), pull_interval_s=SNAPSHOT_INTERVAL_S)
+
+
+def _snapshot(source: Source, data: bytes, max_pixels: int) -> Callable[[], Pixels]:
+    """Decode it at once: what is wrong with it is wrong with the next one, too."""
+    try:
+        pixels = decode(data, max_pixels)
+    except TooLarge:
+        raise too_large(source, max_pixels) from None
+    except NotAnImage as exc:
+        raise SourceError(f"{source.name} sends pictures that are not read: {exc.detail}") from None
+    except ServeAppError as exc:
+        return functools.partial(_refuse, exc.detail)
+    return lambda: pixels
+
+
+def _refuse(detail: str) -> Pixels:
+    raise Undecodable(detail)
+
+
+def _whole(source: Source, reply: Reply) -> bytes:
+    data = reply.read_all(MAX_PICTURE_BYTES)
+    if data is None:
+        raise SourceError(f"{source.name} sends a picture of more than {MAX_PICTURE_BYTES >> 20} MiB")
+    return data
+
+
+def _ending(url: str) -> str:
+    return PurePosixPath(urlsplit(url).path).suffix.lower()
+
+
+def _is_snapshot(head: bytes, kind: str) -> bool:
+    """Of a GIF, nobody knows before its end whether it moves: it is a clip."""
+    if head.startswith(b"GIF8"):
+        return False
+    return is_picture(head) or is_still(head) or (kind.startswith("image/") and not _is_video(head))
+
+
+def _is_video(head: bytes) -> bool:
+    """Whatever its type says: MP4, Matroska, AVI, FLV, or MPEG-TS."""
+    return head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"RIFF", b"FLV")) or head[:1] == b"G"
+
+
+def _is_sought_in(client: WebClient, reply: Reply) -> bool:
+    """Whether the server sends parts of the file. Many that do so do not say so."""
+    if reply.size is None:
+        return False
+    said = reply.header("Accept-Ranges").strip().lower()
+    if said:
+        return said == "bytes"
+    try:
+        with closing(client.get(reply.url, {"Range": "bytes=0-0"})) as part:
+            return part.status == 206
+    except SourceError:
+        return False
+
+
+class WebFile:
+    """A file on a web server, in which FFmpeg may go to another place: an MP4 may have its index at its end."""
+
+    def __init__(self, client: WebClient, reply: Reply) -> None:
+        self._client = client
+        self._reply: Reply | None = reply
+        self._url = reply.url
+        self._size = reply.size or 0
+        self._at = 0
+
+    def read(self, size: int, /) -> bytes:
+        """Raises SourceError."""
+        if self._at >= self._size:
+            return b""
+        if self._reply is None:
+            self._reply = self._client.get(self._url, {"Range": f"bytes={self._at}-"})
+            if self._reply.status != 206:
+                raise SourceError("the server says that it sends parts of files, and does not")
+        data = self._reply.read(size)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Return the new place."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if base + offset != self._at:
+            self.close()
+            self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._at
+
+    def close(self) -> None:
+        """The connection."""
+        if self._reply is not None:
+            self._reply.close()
+            self._reply = None

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from scripts.trials.field.videos.clips import jpeg
+from serve_app.streams.capture import jpegs
+from serve_app.streams.capture.jpegs import EndlessJpeg, JpegTooLarge, split_jpegs
+
+SHOTS = [jpeg(width, 64, shade) for width, shade in ((64, None), (48, 0), (80, 200), (64, 90))]
+
+
+def split(data: bytes, piece_bytes: int, max_pixels: int = 10_000) -> list[bytes]:
+    """The pictures in data that comes in pieces of that size."""
+    pieces = (data[at : at + piece_bytes] for at in itertools.count(0, piece_bytes))
+    return list(split_jpegs(lambda: next(pieces), max_pixels))
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 1000, 1_000_000])
+@pytest.mark.parametrize("between", [b"", bytes(9), b"\r\n--x\r\n\r\n", b"\xff\xd8 \xff\xd9"])
+def test_pictures_are_the_same_in_whatever_pieces_they_come(between: bytes, piece_bytes: int) -> None:
+    assert split(between.join(SHOTS), piece_bytes) == SHOTS
+
+
+def test_what_a_parts_length_includes_belongs_to_its_picture() -> None:
+    both = SHOTS[0] + SHOTS[1]  # as of two lenses
+    part = b"--x\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(both), both)
+    assert split(3 * part, 100) == 3 * [both]
+
+
+def test_a_picture_that_breaks_off_costs_no_other() -> None:
+    assert split(SHOTS[0][:200] + SHOTS[1] + SHOTS[2], 100) == SHOTS[1:3]  # within its header
+    first, *rest = split(SHOTS[0][:-20] + SHOTS[1] + SHOTS[2], 100)  # within its scan
+    assert (first, rest) == (SHOTS[0][:-20], SHOTS[1:3])
+    assert split(SHOTS[0] + SHOTS[1][:-10], 100) == SHOTS[:1]
+
+
+def test_a_camera_may_leave_out_the_last_marker() -> None:
+    shots = [shot[:-2] for shot in SHOTS]
+    assert split(b"".join(shots), 100) == shots[:-1]
+
+
+def test_a_picture_within_a_picture_is_none() -> None:
+    thumbnail = b"\xff\xe1" + (2 + len(SHOTS[1])).to_bytes(2, "big") + SHOTS[1]
+    shot = SHOTS[0][:2] + thumbnail + SHOTS[0][2:]
+    assert split(2 * shot, 100) == 2 * [shot]
+
+
+def test_a_picture_that_is_too_large_is_told_before_it_is_there() -> None:
+    with pytest.raises(JpegTooLarge):
+        split(SHOTS[0] + jpeg(128, 128)[:700], 100)
+
+
+def test_a_picture_without_an_end_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jpegs, "MAX_PICTURE_BYTES", 10_000)
+    endless = itertools.chain([SHOTS[0][:-2]], itertools.repeat(bytes(1000)))
+    with pytest.raises(EndlessJpeg):
+        list(split_jpegs(lambda: next(endless)))
