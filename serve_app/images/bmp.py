@@ -45,16 +45,14 @@ def read(data: bytes, max_pixels: int) -> Pixels:
     if header.bits not in _BITS.get(header.compression, ()):
         raise variant(f"a BMP of {header.bits} bits and compression {header.compression}")
     if header.compression in (_RLE8, _RLE4):
-        pixels = _palette(data, header)[_run_lengths(data, header)]
-    else:
-        rows = _rows(data, header)
-        if header.bits <= 8:
-            pixels = _palette(data, header)[_indices(rows, header)]
-        elif header.bits == 24:
-            pixels = rows[:, : 3 * header.width_px].reshape(header.height_px, header.width_px, 3)
-        else:
-            pixels = _masked(rows, data, header)
-    return np.ascontiguousarray(pixels if header.is_top_down else pixels[::-1])
+        return _palette(data, header)[_upright(_run_lengths(data, header), header)]
+    rows = _upright(_rows(data, header), header)
+    if header.bits <= 8:
+        return _palette(data, header)[_indices(rows, header)]
+    if header.bits == 24:
+        used = np.ascontiguousarray(rows[:, : 3 * header.width_px])
+        return used.reshape(header.height_px, header.width_px, 3)
+    return _masked(rows, data, header)
 
 
 def _header(data: bytes) -> _Header:
@@ -78,6 +76,10 @@ def _rows(data: bytes, header: _Header) -> Pixels:
     if header.pixels_at < 14 + header.size_bytes or header.pixels_at + needed_bytes > len(data):
         raise Undecodable("the picture is truncated")
     return np.frombuffer(data, np.uint8, needed_bytes, header.pixels_at).reshape(header.height_px, row_bytes)
+
+
+def _upright(rows: Pixels, header: _Header) -> Pixels:
+    return rows if header.is_top_down else rows[::-1]
 
 
 def _palette(data: bytes, header: _Header) -> Pixels:

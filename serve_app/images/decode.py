@@ -22,5 +22,5 @@ def decode(data: bytes, max_pixels: int) -> Pixels:
         raise NotAnImage(f"{formats.description(data)}: send {formats.READ}")
     try:
         return read(data, max_pixels)
-    except struct.error as exc:
+    except (struct.error, IndexError) as exc:
         raise Undecodable("the picture's header is truncated") from exc

@@ -24,12 +24,15 @@ def read(data: bytes, max_pixels: int) -> Pixels:
     width, height = max(screen_width, left + own_width), max(screen_height, top + own_height)
     check_size(width, height, max_pixels)
     plain = b"".join((data[:6], struct.pack("<HHBBB", width, height, 0, 0, 0), picture.data, _TERMINATOR))
-    pixels = decoded("gif", None, plain, width, height).to_ndarray(format="bgra")
-    written = pixels[:, :, 3] != 0
-    if not written[top : top + own_height, left : left + own_width].all():
+    frame = decoded("gif", None, plain, width, height)
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, : 4 * width].reshape(height, width, 4)
+    own = rows[top : top + own_height, left : left + own_width]
+    if not own[:, :, 3].all():  # what was not written is transparent
         raise Undecodable("the picture is truncated or corrupt")
-    pixels[~written, :3] = picture.background
-    return np.ascontiguousarray(pixels[:, :, :3])
+    pixels = np.full((height, width, 3), picture.background, np.uint8)
+    pixels[top : top + own_height, left : left + own_width] = own[:, :, :3]
+    return pixels
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ _OTHER_KINDS = {
 _UNREAD_PROPERTIES = {b"a1op": "several operating points", b"lsel": "several layers"}
 _MAX_SLICES = 100  # each may cost as much as a whole picture; phones write one
 _TILING = 2  # a picture's tiles may cover so many times what a picture may have
-_TILE_MARGIN_PX = 64  # a codec's blocks stand over the edges of a small tile
+_MAX_TILES = 1024  # a phone's picture of 50 megapixels has 192
 _AXES = {0: 4, 1: 2}  # imir's: what it exchanges, as an orientation
 _QUARTERS = {0: 1, 1: 8, 2: 3, 3: 6}  # irot's turns against the clock
 _AV1_FRAMES = (3, 6)  # OBU_FRAME_HEADER, OBU_FRAME (AV1 specification, 6.2.2)
@@ -83,8 +83,9 @@ class _Picture:
         if len(tiles) != rows * columns or any(tile.kind not in (*_HEVC, _AV1) for tile in tiles):
             raise unread()
         tile_width, tile_height = self._size(tiles[0])
-        covered = (tile_width + _TILE_MARGIN_PX) * (tile_height + _TILE_MARGIN_PX) * len(tiles)
-        if covered > _TILING * (self._max_pixels + len(tiles) * _TILE_MARGIN_PX**2):
+        if len(tiles) > _MAX_TILES:
+            raise Undecodable("the picture has too many tiles")
+        if tile_width * tile_height * len(tiles) > _TILING * self._max_pixels:
             raise Undecodable("the picture's tiles are far larger than it is")
         if tile_width * columns < width or tile_height * rows < height:
             raise unread()

@@ -56,10 +56,12 @@ class Items:
         if item.method not in (_IN_FILE, _IN_META):
             raise variant("a HEIF picture that lies within another item")
         source = self._file if item.method == _IN_FILE else self._own_data
-        parts = [source[at : at + (size or len(source))] for at, size in item.extents]
-        if not parts or any(len(part) < size for part, (_, size) in zip(parts, item.extents, strict=True)):
+        extents = [(at, size or len(source) - at) for at, size in item.extents]  # 0: up to the end
+        if not extents or any(size <= 0 or at + size > len(source) for at, size in extents):
             raise Undecodable("the picture is truncated")
-        return b"".join(parts)
+        if sum(size for _, size in extents) > len(source):
+            raise Undecodable("the picture's parts are larger than its file")
+        return b"".join(source[at : at + size] for at, size in extents)
 
 
 class _Reader:
@@ -141,6 +143,7 @@ def _read_places(items: dict[int, Item], data: bytes) -> None:
     reader = _Reader(data)
     version, _ = reader.full_box()
     sizes = reader.number(2)
+    left = MAX_PARTS
     offset_size, length_size, base_size, index_size = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
     for _ in range(reader.number(4 if version == 2 else 2)):
         item = items.setdefault(reader.number(4 if version == 2 else 2), Item())
@@ -150,7 +153,11 @@ def _read_places(items: dict[int, Item], data: bytes) -> None:
             raise variant("a HEIF picture that lies in another file")
         base = reader.number(base_size)
         item.extents.clear()
-        for _ in range(reader.number(2)):
+        extents = reader.number(2)
+        left -= 1 + extents
+        if left < 0:
+            raise Undecodable("the picture has too many parts")
+        for _ in range(extents):
             if version:
                 reader.number(index_size)
             item.extents.append((base + reader.number(offset_size), reader.number(length_size)))

@@ -16,7 +16,7 @@ from serve_app.types import Pixels
 UPRIGHT = 1
 _TAG = 0x0112
 _NUMBERS = {1: "B", 3: "H", 4: "I"}  # the TIFF types BYTE, SHORT and LONG
-_PREFIX = b"Exif\0\0"
+_PREFIX, _MOST_PREFIXES = b"Exif\0\0", 2
 _XMP_TAG = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
@@ -26,8 +26,8 @@ def of_exif(block: bytes) -> int | None:
     The block is a TIFF's header and directory. JPEG alone puts ``Exif\\0\\0`` before it, and many writers do so
     elsewhere, too; some write it twice.
     """
-    while block.startswith(_PREFIX):
-        block = block[len(_PREFIX) :]
+    for _ in range(_MOST_PREFIXES):
+        block = block.removeprefix(_PREFIX)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     if order is None:
         return None

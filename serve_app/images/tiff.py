@@ -16,7 +16,7 @@ import numpy as np
 from serve_app.errors import Undecodable
 from serve_app.images import orientation
 from serve_app.images import tiff_directory as tags
-from serve_app.images.limits import check_size, unread, variant
+from serve_app.images.limits import MAX_PARTS, check_size, unread, variant
 from serve_app.images.opencv import decoded
 from serve_app.images.tiff_directory import Directory, File, directories
 from serve_app.types import Pixels
@@ -147,14 +147,17 @@ def _check_parts(file: File, directory: Directory, bits: int, width: int, height
     in_plane = -(-width // columns) * -(-height // rows)
     if len(offsets) < in_plane * planes:
         raise Undecodable("the picture is truncated")
-    for number, (offset, size) in enumerate(zip(offsets[: in_plane * planes], sizes, strict=False)):
-        is_last = not is_tiled and number % in_plane == in_plane - 1
-        expected = row_bytes * (height - (in_plane - 1) * rows if is_last else rows)
-        if compression == _NONE:
-            if size < expected:
-                raise Undecodable("the picture is truncated")
-        else:
-            _check_inflated(file.data[int(offset) : int(offset + size)], expected)
+    expected = np.full(in_plane * planes, row_bytes * rows)
+    if not is_tiled:
+        expected[in_plane - 1 :: in_plane] = row_bytes * (height - (in_plane - 1) * rows)
+    if compression == _NONE:
+        if bool((sizes[: len(expected)] < expected).any()):
+            raise Undecodable("the picture is truncated")
+        return
+    if len(expected) > MAX_PARTS:
+        raise Undecodable("the picture has too many strips")
+    for offset, size, bytes_of_part in zip(offsets.tolist(), sizes.tolist(), expected.tolist(), strict=False):
+        _check_inflated(file.data[offset : offset + size], bytes_of_part)
 
 
 def _check_inflated(data: bytes, expected: int) -> None:

@@ -89,16 +89,24 @@ def run_length(rng: random.Random) -> Sample:
     palette = noisy(rng, (colours, 3))
     indices = np.repeat(noisy(rng, (height, width // 3 + 1), colours - 1), 3, axis=1)[:, :width]
     is_padded, has_end = rng.random() < 0.5, rng.random() < 0.8
+    data = runs(rng, indices, palette, bits, is_padded=is_padded, has_end=has_end)
+    name = f"BMP, runs of {bits} bits{', padded rows' * is_padded}{', no end' * (not has_end)}"
+    # Pillow 13 loses a pixel of every odd literal run, and goes on in the next row with what stands over.
+    return Sample(name, data, truth=palette[indices], is_for_pillow=False)
+
+
+def runs(
+    rng: random.Random, indices: Array, palette: Array, bits: int, *, is_padded: bool = True, has_end: bool = True
+) -> bytes:
+    """Return indices as runs of 4 or 8 bits."""
+    height, width = indices.shape
     code = bytearray()
     for number, row in enumerate(indices[::-1]):
         code += _row(rng, np.pad(row, (0, -width % 4 if is_padded else 0)), bits)
         if number < height - 1 or not has_end or rng.random() < 0.5:
             code += b"\0\0"
     code += b"\0\1" if has_end else b""
-    data = _file(40, (width, height), bits, 1 if bits == 8 else 2, palette, b"", len(code)) + code
-    name = f"BMP, runs of {bits} bits{', padded rows' * is_padded}{', no end' * (not has_end)}"
-    # Pillow 13 loses a pixel of every odd literal run, and goes on in the next row with what stands over.
-    return Sample(name, data, truth=palette[indices], is_for_pillow=False)
+    return _file(40, (width, height), bits, 1 if bits == 8 else 2, palette, b"", len(code)) + bytes(code)
 
 
 def _row(rng: random.Random, row: Array, bits: int) -> bytes:

@@ -132,16 +132,21 @@ def lossless(rng: random.Random) -> Sample:
     """Return a lossless JPEG (ITU-T T.81, annex H), one or three channels of 8 bits."""
     width, height = size(rng)
     channels, predictor = rng.choice((1, 3)), rng.randint(1, 7)
-    values = noisy(rng, (height, width, channels)).astype(np.int32)
+    values = noisy(rng, (height, width, channels))
+    truth = np.repeat(values, 3, axis=2) if channels == 1 else values
+    return Sample(f"JPEG, lossless, predictor {predictor}", lossless_of(values, predictor), LOSSLESS, truth)
+
+
+def lossless_of(values: Array, predictor: int) -> bytes:
+    """Return a lossless JPEG of rows, columns, and one or three channels."""
+    height, width, channels = values.shape
     ids = [1] if channels == 1 else [82, 71, 66]  # R, G, B
     frame = struct.pack(">BHHB", 8, height, width, channels) + b"".join(bytes((number, 0x11, 0)) for number in ids)
     # Seventeen categories, each a code of five bits.
     table = b"\0" + bytes(17 if length == 5 else 0 for length in range(1, 17)) + bytes(range(17))
     scan = bytes((channels,)) + b"".join(bytes((number, 0)) for number in ids) + bytes((predictor, 0, 0))
     data = b"\xff\xd8" + segment(0xC3, frame) + segment(0xC4, table) + segment(0xDA, scan)
-    data += _entropy(_differences(values, predictor)) + b"\xff\xd9"
-    truth = np.repeat(values, 3, axis=2) if channels == 1 else values
-    return Sample(f"JPEG, lossless, predictor {predictor}", data, LOSSLESS, truth.astype(np.uint8))
+    return data + _entropy(_differences(values.astype(np.int32), predictor)) + b"\xff\xd9"
 
 
 def _differences(values: Array, predictor: int) -> Array:

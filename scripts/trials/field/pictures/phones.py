@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import random
 import struct
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
+from scripts.trials.field.pictures import heif
 from scripts.trials.field.pictures.jpeg import saved
 from scripts.trials.field.pictures.metadata import PREFIX, exif, xmp
 from scripts.trials.field.pictures.scenes import LOSSLESS, LOSSY, Sample, faint, noisy, size, smooth, upright
@@ -111,13 +113,15 @@ def avif(rng: random.Random) -> Sample:
     sampling = rng.choice(("4:0:0", "4:2:0", "4:2:2", "4:4:4"))
     options: dict[str, object] = {"subsampling": sampling, "range": rng.choice(("full", "limited"))}
     options |= {"quality": rng.randint(30, 100), "speed": 10}
-    about = rng.choice(("", ", alpha", ", turned", ", animated"))
+    about = rng.choice(("", ", alpha", ", turned", ", tiles", ", animated"))
     if about == ", alpha":
         image.putalpha(Image.fromarray(noisy(rng, pixels.shape[:2])))
     elif about == ", turned":
         block = Image.Exif()
         block[0x0112] = rng.randint(1, 8)
         options["exif"] = block
+    elif about == ", tiles":
+        return heif.tiled(rng, "AVIF")
     elif about == ", animated":
         options |= {"save_all": True, "append_images": [image.rotate(180)]}
     return Sample(f"AVIF, {sampling}{about}", saved(image, "AVIF", **options), LOSSY)
@@ -130,7 +134,7 @@ def heic(rng: random.Random) -> Sample | None:
     # libheif takes the nearest sample of chroma, and we those around it: the colours change slowly.
     pixels = faint(smooth(rng, *(max(64, side) for side in size(rng))))
     chroma = rng.choice((420, 422, 444))
-    about = rng.choice(("", ", alpha", ", grey", ", turned", ", thumbnail", ", two pictures"))
+    about = rng.choice(("", ", alpha", ", grey", ", turned", ", tiles", ", thumbnail", ", two pictures"))
     image = Image.fromarray(pixels)
     options: dict[str, object] = {"quality": rng.randint(40, 95), "chroma": chroma}
     if about == ", alpha":
@@ -138,9 +142,12 @@ def heic(rng: random.Random) -> Sample | None:
     elif about == ", grey":
         image = image.convert("L")
     elif about == ", turned":
-        block = Image.Exif()
-        block[0x0112] = rng.randint(1, 8)
-        options["exif"] = block.tobytes()
+        still = heif.coded(saved(image, "HEIF", **options))
+        turns = rng.choice(((heif.turn(90),), (heif.turn(180), heif.mirror(0)), (heif.mirror(1), heif.turn(270))))
+        data = heif.file([replace(still, properties=still.properties + turns)])
+        return Sample(f"HEIC, {chroma}{about}", data, LOSSY)
+    elif about == ", tiles":
+        return heif.tiled(rng, "HEIF")
     elif about == ", thumbnail":
         options["thumbnails"] = [32]
     elif about == ", two pictures":
