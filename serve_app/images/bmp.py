@@ -40,7 +40,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
     """Return the picture, alpha dropped. Raises TooLarge, Undecodable."""
     header = _header(data)
     check_size(header.width_px, header.height_px, max_pixels)
-    if header.compression in _COMPRESSIONS:
+    if header.compression in _COMPRESSIONS and header.bits == 0:
         raise variant(_COMPRESSIONS[header.compression])
     if header.bits not in _BITS.get(header.compression, ()):
         raise variant(f"a BMP of {header.bits} bits and compression {header.compression}")

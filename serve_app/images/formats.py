@@ -52,6 +52,8 @@ _NAMES: tuple[tuple[int, bytes, str], ...] = (  # offset, bytes, name
     (0, b"DDS ", "DDS"),
     (0, b"\x59\xa6\x6a\x95", "Sun raster"),
     (0, b"\x01\xda", "SGI"),
+    (0, b"/* XPM */", "XPM"),
+    (0, b"\xabKTX ", "KTX"),
     (0, b"\x8aMNG", "MNG"),
     (0, b"\x8bJNG", "JNG"),
     (0, b"SIMPLE  =", "FITS"),
@@ -109,6 +111,8 @@ def _text_name(data: bytes) -> str | None:
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"<"):
         return next((name for text, name in _TEXTS if text in start), None)
+    if data.endswith(b"TRUEVISION-XFILE.\0"):
+        return "TGA"
     if start[:2].capitalize() in _NETPBM and start[2:3].isspace():
         return "Netpbm"
     if start.startswith((b"{", b"[")):

@@ -21,7 +21,11 @@ _MARKER = re.compile(rb"\xff([\x01-\xfe])")
 _MARKER_AFTER_SCAN = re.compile(rb"\xff(?![\0\xd0-\xd7\xff])")
 _ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA}  # baseline, extended, progressive, lossless; Huffman's and arithmetic
-_OTHER_FRAMES = {0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
+_OTHER_FRAMES = {
+    **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "a hierarchical JPEG"),
+    0xCB: "a lossless JPEG of arithmetic coding",
+    0xF7: "JPEG-LS",
+}
 _BETWEEN_SCANS = {0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE}  # tables, heights, notes, and scans
 _END, _SCAN, _APP1 = 0xD9, 0xDA, 0xE1
 _LOSSLESS = 0xC3
@@ -71,7 +75,7 @@ def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
             channels = _checked_frame(data, at, max_pixels)
             has_frame, is_lossless_grey = True, marker == _LOSSLESS and channels == 1
         elif marker in _OTHER_FRAMES:
-            raise variant("a hierarchical JPEG" if marker != 0xCB else "a lossless JPEG of arithmetic coding")
+            raise variant(_OTHER_FRAMES[marker])
         elif marker == _APP1:
             segment = data[at + 2 : at + length]
             if exif is None and segment.startswith(_EXIF):

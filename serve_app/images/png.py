@@ -7,7 +7,7 @@ import zlib
 
 from serve_app.errors import Undecodable
 from serve_app.images import orientation
-from serve_app.images.limits import MAX_PARTS, check_size, unread
+from serve_app.images.limits import MAX_PARTS, check_size, unread, variant
 from serve_app.images.opencv import decoded
 from serve_app.types import Pixels
 
@@ -27,6 +27,8 @@ def read(data: bytes, max_pixels: int) -> Pixels:
     compressed texts and left-over pixels without a bound, and writes a line about each chunk that comes twice.
     """
     kind, width, height, depth, colour, _, _, is_interlaced = struct.unpack_from(">4sIIBBBBB", data, 12)
+    if kind == b"CgBI":
+        raise variant("a PNG that was changed for iPhones (CgBI)")
     if kind != b"IHDR" or colour not in _CHANNELS:
         raise unread()
     check_size(width, height, max_pixels)

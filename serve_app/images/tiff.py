@@ -33,7 +33,9 @@ _LAYOUTS = {  # photometric: bits of a sample, samples of a pixel without those 
     _WHITE_IS_ZERO: ((1, 4, 8, 16), 1), _BLACK_IS_ZERO: ((1, 4, 8, 16), 1), _RGB: ((8, 16), 3),
     _PALETTE: ((1, 4, 8), 1), _CMYK: ((8,), 4), _YCBCR: ((8,), 3),
 }  # fmt: skip
+_WITH_ALPHA = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
 _ASSOCIATED_ALPHA = 1
+_CANON = b"CR"  # behind the header of a CR2
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _UNSIGNED, _UNDEFINED = 1, 4  # of SampleFormat
 _NONE, _DEFLATE = 1, (8, 32946)
@@ -44,6 +46,8 @@ _TILING = 2  # a picture's tiles may cover so many times what a picture may have
 
 def read(data: bytes, max_pixels: int) -> Pixels:
     """Return the file's first picture of full resolution. Raises TooLarge, Undecodable."""
+    if data[8:10] == _CANON:
+        raise variant("a camera's raw file")
     file = File(data, "<" if data.startswith(b"II") else ">", data[2:4] in (b"+\0", b"\0+"))
     directory = _first_whole(file)
     width, height = directory.value(tags.WIDTH, 0), directory.value(tags.HEIGHT, 0)
@@ -104,7 +108,7 @@ def _checked(directory: Directory) -> tuple[int, bool]:
     if set(all_bits) != {bits} or bits not in possible_bits:
         raise variant(f"a TIFF of {'/'.join(map(str, all_bits))} bits")
     extra = directory.values(tags.EXTRA_SAMPLES)
-    if not colours <= samples <= 4 or (samples > colours and bits < 8):
+    if not colours <= samples <= 4 or (samples > colours and (bits < 8 or photometric not in _WITH_ALPHA)):
         raise variant(f"a TIFF of {samples} samples a pixel")
     is_premultiplied = samples > colours and extra[:1] == (_ASSOCIATED_ALPHA,)
     if is_premultiplied and (bits != 8 or photometric != _RGB):
@@ -129,11 +133,13 @@ def _check_parts(file: File, directory: Directory, bits: int, width: int, height
     is_tiled = tags.TILE_OFFSETS in directory
     offsets = directory.array(tags.TILE_OFFSETS if is_tiled else tags.STRIP_OFFSETS)
     sizes = directory.array(tags.TILE_BYTES if is_tiled else tags.STRIP_BYTES)
-    if not len(offsets) or len(offsets) != len(sizes):
-        raise variant("a TIFF that does not say where its pixels lie")
-    if bool((offsets + sizes > len(file.data)).any()) or bool((sizes == 0).any()):
-        raise Undecodable("the picture is truncated")
     compression = directory.value(tags.COMPRESSION, 1)
+    if not len(sizes) and compression == _NONE:
+        sizes = np.ones_like(offsets)  # old writers left them out: libtiff finds them by itself
+    elif len(offsets) != len(sizes):
+        raise variant("a TIFF that does not say where its pixels lie")
+    if not len(offsets) or bool((offsets + sizes > len(file.data)).any()) or bool((sizes == 0).any()):
+        raise Undecodable("the picture is truncated")
     if compression not in (_NONE, *_DEFLATE):
         return
     planes, samples = 1, directory.value(tags.SAMPLES, 1)
@@ -143,15 +149,29 @@ def _check_parts(file: File, directory: Directory, bits: int, width: int, height
     rows = directory.value(tags.TILE_HEIGHT, 0) if is_tiled else min(directory.value(tags.STRIP_ROWS, height), height)
     if not rows or not columns:
         raise unread()
-    row_bytes = (columns * samples * bits + 7) // 8
+    if directory.value(tags.PHOTOMETRIC, 0) == _YCBCR and planes == 1:
+        across, down = directory.values(tags.SUBSAMPLING) or (2, 2)
+        if across not in (1, 2, 4) or down not in (1, 2, 4):
+            raise unread()
+    else:
+        across = down = 0
+
+    def expected_bytes(part_rows: int) -> int:
+        if across:
+            return -(-columns // across) * -(-part_rows // down) * (across * down + 2)
+        return (columns * samples * bits + 7) // 8 * part_rows
+
     in_plane = -(-width // columns) * -(-height // rows)
     if len(offsets) < in_plane * planes:
         raise Undecodable("the picture is truncated")
-    expected = np.full(in_plane * planes, row_bytes * rows)
+    expected = np.full(in_plane * planes, expected_bytes(rows))
     if not is_tiled:
-        expected[in_plane - 1 :: in_plane] = row_bytes * (height - (in_plane - 1) * rows)
+        expected[in_plane - 1 :: in_plane] = expected_bytes(height - (in_plane - 1) * rows)
     if compression == _NONE:
-        if bool((sizes[: len(expected)] < expected).any()):
+        ends = offsets[: len(expected)] + expected.astype(np.uint64)
+        if bool((ends > len(file.data)).any()) or (
+            tags.STRIP_BYTES in directory and bool((sizes[: len(expected)] < expected).any())
+        ):
             raise Undecodable("the picture is truncated")
         return
     if len(expected) > MAX_PARTS:

@@ -35,7 +35,9 @@ class File:
     is_big: bool
 
     def numbers(self, layout: str, at: int) -> tuple[int, ...]:
-        """Return numbers in the file's byte order."""
+        """Return numbers in the file's byte order. Raises Undecodable where they lie outside of it."""
+        if at + struct.calcsize("=" + layout) > len(self.data):
+            raise Undecodable("the picture's header is truncated")
         return struct.unpack_from(self.order + layout, self.data, at)
 
     @property
@@ -142,5 +144,5 @@ def directories(file: File) -> Iterator[Directory]:
         yield directory
         try:
             (at,) = file.numbers(file.offset, directory.end)
-        except struct.error:
+        except Undecodable:
             return

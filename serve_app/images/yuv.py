@@ -42,10 +42,8 @@ def to_bgr(frame: VideoFrame, colours: Colours | None) -> Pixels:
     if not 8 <= depth <= 12 or frame.format.is_big_endian:
         raise variant(f"a picture of {depth} bits")
     planes = [_numbers(plane, depth) for plane in frame.planes[: 1 if len(frame.planes) < 3 else 3]]
-    if frame.format.name.startswith("gbr"):
-        planes = [planes[1], planes[2], planes[0]]  # as V.273 names them: green, blue, red
+    if frame.format.name.startswith("gbr"):  # its planes are green, blue and red: H.273's order, too
         matrix = _bgr_matrix(Colours(_IDENTITY, colours.is_full_range), depth)
-        planes = [planes[2], planes[0], planes[1]]
     elif len(planes) == 1:
         matrix = _bgr_matrix(Colours(_DEFAULT, colours.is_full_range), depth)
     else:

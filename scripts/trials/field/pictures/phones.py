@@ -13,7 +13,7 @@ from PIL import Image
 from scripts.trials.field.pictures import heif
 from scripts.trials.field.pictures.jpeg import saved
 from scripts.trials.field.pictures.metadata import PREFIX, exif, xmp
-from scripts.trials.field.pictures.scenes import LOSSLESS, LOSSY, Sample, faint, noisy, size, smooth, upright
+from scripts.trials.field.pictures.scenes import LOSSLESS, LOSSY, Pixels, Sample, faint, noisy, size, smooth, upright
 
 try:
     import pillow_heif
@@ -137,11 +137,16 @@ def heic(rng: random.Random) -> Sample | None:
     about = rng.choice(("", ", alpha", ", grey", ", turned", ", tiles", ", thumbnail", ", two pictures"))
     image = Image.fromarray(pixels)
     options: dict[str, object] = {"quality": rng.randint(40, 95), "chroma": chroma}
+    options |= {"full_range_flag": rng.randrange(2), "matrix_coefficients": rng.choice((1, 5, 6, 9))}
+    if rng.random() < 0.15:
+        return _deep_heic(rng, pixels)
     if about == ", alpha":
         image.putalpha(Image.fromarray(noisy(rng, pixels.shape[:2])))
     elif about == ", grey":
         image = image.convert("L")
+        options["full_range_flag"] = 1  # libheif takes grey as of full range, whatever the file says
     elif about == ", turned":
+        options["chroma"] = chroma = 444 if chroma == 422 else chroma  # libheif forgets the range of a turned 4:2:2
         still = heif.coded(saved(image, "HEIF", **options))
         turns = rng.choice(((heif.turn(90),), (heif.turn(180), heif.mirror(0)), (heif.mirror(1), heif.turn(270))))
         data = heif.file([replace(still, properties=still.properties + turns)])
@@ -153,6 +158,17 @@ def heic(rng: random.Random) -> Sample | None:
     elif about == ", two pictures":
         options |= {"save_all": True, "append_images": [image.rotate(180)]}
     return Sample(f"HEIC, {chroma}{about}", saved(image, "HEIF", **options), LOSSY)
+
+
+def _deep_heic(rng: random.Random, pixels: Pixels) -> Sample:
+    """Return a HEIC of 10 or 12 bits, as cameras write it."""
+    bits = rng.choice((10, 12))
+    height, width = pixels.shape[:2]
+    still = pillow_heif.from_bytes("RGB;16", (width, height), (pixels.astype(np.uint16) * 257).tobytes())
+    pillow_heif.options.SAVE_HDR_TO_12_BIT = bits == 12
+    buffer = io.BytesIO()
+    still.save(buffer, quality=90)
+    return Sample(f"HEIC, {bits} bits", buffer.getvalue(), LOSSY)
 
 
 def opened(data: bytes) -> Image.Image:

@@ -37,9 +37,9 @@ def smooth(rng: random.Random, width: int = 0, height: int = 0) -> Pixels:
 
 
 def faint(pixels: Pixels) -> Pixels:
-    """Return the picture with a quarter of its colour."""
+    """Return the picture with a sixth of its colour."""
     middle = pixels.mean(axis=2, keepdims=True)
-    return np.rint(middle + (pixels - middle) / 4).astype(np.uint8)
+    return np.rint(middle + (pixels - middle) / 6).astype(np.uint8)
 
 
 def noisy(rng: random.Random, shape: tuple[int, ...], most: int = 255) -> Array:

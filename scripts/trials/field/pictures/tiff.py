@@ -9,9 +9,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
+from scripts.trials.field.pictures.jpeg import saved
 from scripts.trials.field.pictures.metadata import xmp
-from scripts.trials.field.pictures.scenes import Array, Pixels, Sample, eight_bits, grey, noisy, packed, size, upright
+from scripts.trials.field.pictures.scenes import (
+    JPEG,
+    LOSSLESS,
+    Array,
+    Pixels,
+    Sample,
+    eight_bits,
+    grey,
+    noisy,
+    packed,
+    size,
+    smooth,
+    upright,
+)  # fmt: skip
 
 Tags = dict[int, tuple[int, tuple[int, ...]]]  # tag: type, numbers
 
@@ -38,6 +53,8 @@ class Layout:
 
 def sample(rng: random.Random) -> Sample:
     """Return a TIFF."""
+    if rng.random() < 0.2:
+        return _of_pillow(rng)
     photometric = rng.choice(list(_COLOURS))
     bits = rng.choice(_BITS[photometric])
     width, height = size(rng)
@@ -75,6 +92,16 @@ def sample(rng: random.Random) -> Sample:
     name += f", alpha {alpha}" if alpha is not None else ""
     # Pillow reads the thumbnail where it comes first.
     return Sample(name, data, truth=upright(truth, orientation) if has_truth else None, is_for_pillow=not has_thumbnail)
+
+
+def _of_pillow(rng: random.Random) -> Sample:
+    """Return a TIFF of the compressions that Pillow writes by libtiff."""
+    mode = rng.choice(("1", "1", "L", "RGB", "CMYK", "YCbCr"))
+    compressions = ["packbits", "tiff_lzw", "tiff_adobe_deflate", None]
+    compressions += ["group3", "group4", "tiff_ccitt"] * 2 if mode == "1" else ["jpeg"] * 3
+    compression = rng.choice(compressions)
+    data = saved(Image.fromarray(smooth(rng)).convert(mode), "TIFF", compression=compression)
+    return Sample(f"TIFF, {mode}, compression {compression}", data, JPEG if compression == "jpeg" else LOSSLESS)
 
 
 def _truth(values: Array, photometric: int, bits: int) -> Pixels:
