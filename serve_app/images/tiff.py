@@ -80,13 +80,22 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _first_whole(file: File) -> Directory:
-    """Return the first directory that is neither a thumbnail nor a mask."""
+    """Return the first directory that is neither a thumbnail nor a mask, or the first one where all are.
+
+    A raw file has its thumbnail first, and the rest below it (TIFF/EP, ISO 12234-2).
+    """
+    first = None
     for directory in directories(file):
-        if tags.DNG in directory or directory.value(tags.PHOTOMETRIC, 0) in _RAW:
-            break
-        if not directory.value(tags.SUBFILE, 0) & (_REDUCED | _MASK):
+        is_small = directory.value(tags.SUBFILE, 0) & (_REDUCED | _MASK)
+        is_raw = tags.DNG in directory or directory.value(tags.PHOTOMETRIC, 0) in _RAW
+        if is_raw or (is_small and tags.SUB_DIRECTORIES in directory):
+            raise variant("a camera's raw file")
+        if not is_small:
             return directory
-    raise variant("a camera's raw file, or a TIFF with a thumbnail alone")
+        first = first or directory
+    if first is None:
+        raise unread()
+    return first
 
 
 def _checked(directory: Directory) -> tuple[int, bool]:

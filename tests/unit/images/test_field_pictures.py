@@ -209,7 +209,7 @@ def test_what_is_not_read_is_refused_by_its_name(name: str) -> None:
         ({262: (3, (8,))}, "L\\*a\\*b"),
         ({339: (3, (3, 3, 3))}, "floating point"),
         ({258: (3, (12, 12, 12))}, "12/12/12 bits"),
-        ({254: (4, (1,))}, "raw file"),
+        ({254: (4, (1,)), 330: (4, (8,))}, "raw file"),
         ({50706: (1, (1, 4, 0, 0))}, "raw file"),
     ],
 )
@@ -219,6 +219,12 @@ def test_a_tiff_that_is_not_read_is_refused_by_its_name(
     layout = tiff.Layout("<", False, 1, False, False, False, None, 16)
     with pytest.raises(Undecodable, match=name):
         read(tiff.encoded(smooth(rng(), 30, 20), 2, 8, {}, layout, instead=tags))
+
+
+def test_a_thumbnail_that_is_alone_is_the_picture() -> None:
+    values = smooth(rng(), 30, 20)
+    layout = tiff.Layout("<", False, 1, False, False, False, None, 16)
+    assert np.array_equal(read(tiff.encoded(values, 2, 8, {}, layout, instead={254: (4, (1,))})), values)
 
 
 def test_a_jpeg_of_twelve_bits_is_refused_by_its_name() -> None:
