@@ -240,7 +240,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 
 
 def _answer(url: str, data: bytes) -> httpx.Response:
-    return httpx.post(f"{url}/detect", content=data, timeout=_TIMEOUT_S)
+    return httpx.post(f"{url}/detect", content=data, timeout=_TIMEOUT_S, trust_env=False)
 
 
 def _plain(shape: tuple[int, ...]) -> bytes:
