@@ -11,13 +11,13 @@ from collections import Counter
 from scripts.trials.field.pictures.comparison import (
     DIFFERENT,
     FAMILIES,
+    LOST,
     MISTAKEN,
-    REFUSED,
-    SAME,
+    RESULTS,
     UNHEARD,
     samples,
     verdict,
-)
+)  # fmt: skip
 
 
 def main() -> int:
@@ -29,19 +29,18 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="print what the second decoder does not read, too")
     args = parser.parse_args()
     counts: Counter[tuple[str, bool, str]] = Counter()
-    shown = {DIFFERENT, UNHEARD, MISTAKEN} if args.verbose else {DIFFERENT}
+    shown = {DIFFERENT, LOST, UNHEARD, MISTAKEN} if args.verbose else {DIFFERENT}
     for number, (family, is_damaged, sample) in enumerate(samples(args.seed, args.count, args.damage)):
         found = verdict(family, is_damaged, sample)
         counts[family, is_damaged, found.result] += 1
         if found.result in shown:
             print(f"{number}: {found.result}: {sample.name}{', damaged' * is_damaged}: {found.remark}")
-    results = (SAME, REFUSED, UNHEARD, MISTAKEN, DIFFERENT)
     print(
-        "| format | " + " | ".join(f"{state}, {result}" for state in ("sound", "damaged") for result in results) + " |"
+        "| format | " + " | ".join(f"{state}, {result}" for state in ("sound", "damaged") for result in RESULTS) + " |"
     )
-    print("|---" * 11 + "|")
+    print("|---" * (1 + 2 * len(RESULTS)) + "|")
     for family in FAMILIES:
-        row = (str(counts[family, is_damaged, result]) for is_damaged in (False, True) for result in results)
+        row = (str(counts[family, is_damaged, result]) for is_damaged in (False, True) for result in RESULTS)
         print(f"| {family} | {' | '.join(row)} |")
     return 1 if any(result == DIFFERENT for _, _, result in counts.elements()) else 0
 

@@ -21,8 +21,11 @@ MAX_PIXELS = 1_000_000
 _MOST = {LOSSLESS: 1, JPEG: 2, LOSSY: 8}  # grey levels
 _MEAN = {LOSSLESS: 1.0, JPEG: 2.0, LOSSY: 1.0}
 
-# MISTAKEN: we have read what was written, and Pillow something else. UNHEARD: Pillow refuses it.
-SAME, REFUSED, UNHEARD, MISTAKEN, DIFFERENT = "same", "refused", "read by us alone", "Pillow wrong", "different"
+# MISTAKEN: we have read what was written, whatever was damaged beside it, and Pillow something else. UNHEARD: Pillow
+# refuses it; LOST: it does, and we have read it as something else than it was before the damage.
+SAME, REFUSED, MISTAKEN, DIFFERENT = "same", "refused", "Pillow wrong", "different"
+UNHEARD, LOST = "read by us alone", "read by us alone, with losses"
+RESULTS = (SAME, REFUSED, MISTAKEN, UNHEARD, LOST, DIFFERENT)
 
 FAMILIES: dict[str, Callable[[random.Random], Sample | None]] = {
     "JPEG": jpeg.sample,
@@ -89,10 +92,13 @@ def verdict(family: str, is_damaged: bool, sample: Sample) -> Verdict:
     except Exception as exc:  # each of its plugins has errors of its own
         remark = f"{type(exc).__name__}: {exc}"
         if sample.whole is not None and (lost := difference(ours, _whole(sample.whole), sample.loss)):
-            return Verdict(family, sample.name, is_damaged, UNHEARD, f"{remark}, and we lose: {lost}")
+            return Verdict(family, sample.name, is_damaged, LOST, f"{lost}; Pillow: {remark}")
         return Verdict(family, sample.name, is_damaged, UNHEARD, remark)
     remark = difference(ours, theirs, sample.loss)
-    if remark and sample.truth is not None:
+    is_right = sample.truth is not None or (
+        sample.whole is not None and not difference(ours, _whole(sample.whole), sample.loss)
+    )
+    if remark and is_right:
         return Verdict(family, sample.name, is_damaged, MISTAKEN, remark)
     return Verdict(family, sample.name, is_damaged, DIFFERENT if remark else SAME, remark)
 

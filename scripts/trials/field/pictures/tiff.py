@@ -90,8 +90,13 @@ def sample(rng: random.Random) -> Sample:
     name = f"{'Big' * layout.is_big}TIFF, {_NAMES[photometric]}, {bits} bits, compression {layout.compression}"
     name += f"{', planar' * layout.is_planar}{', tiles' * bool(layout.tile)}{', predictor' * layout.has_predictor}"
     name += f", alpha {alpha}" if alpha is not None else ""
-    # Pillow reads the thumbnail where it comes first.
-    return Sample(name, data, truth=upright(truth, orientation) if has_truth else None, is_for_pillow=not has_thumbnail)
+    # Pillow reads the thumbnail where it comes first, and does not invert 16 bits.
+    return Sample(
+        name,
+        data,
+        truth=upright(truth, orientation) if has_truth else None,
+        is_for_pillow=not has_thumbnail and (photometric, bits) != (0, 16),
+    )
 
 
 def _of_pillow(rng: random.Random) -> Sample:
