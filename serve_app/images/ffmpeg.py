@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import av
+import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
 
 from serve_app.errors import Undecodable
+from serve_app.types import Pixels
 
 _MARGIN_PX = 64  # codecs allocate whole blocks: pictures of up to so many more columns and rows
 
@@ -32,3 +35,8 @@ def decoded(codec_name: str, config: bytes | None, data: bytes, width_px: int, h
     if (frames[0].width, frames[0].height) != (width_px, height_px):
         raise Undecodable("the picture has another size than its header says")
     return frames[0]
+
+
+def rows_of(plane: VideoPlane) -> Pixels:
+    """Return the bytes of a plane, row by row, with what fills its lines."""
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height]

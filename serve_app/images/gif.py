@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve_app.errors import Undecodable
-from serve_app.images.ffmpeg import decoded
+from serve_app.images.ffmpeg import decoded, rows_of
 from serve_app.images.limits import MAX_PARTS, check_size, variant
 from serve_app.types import Pixels
 
@@ -25,8 +25,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
     check_size(width, height, max_pixels)
     plain = b"".join((data[:6], struct.pack("<HHBBB", width, height, 0, 0, 0), picture.data, _TERMINATOR))
     frame = decoded("gif", None, plain, width, height)
-    plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, : 4 * width].reshape(height, width, 4)
+    rows = rows_of(frame.planes[0])[:, : 4 * width].reshape(height, width, 4)
     own = rows[top : top + own_height, left : left + own_width]
     if not own[:, :, 3].all():  # what was not written is transparent
         raise Undecodable("the picture is truncated or corrupt")

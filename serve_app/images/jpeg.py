@@ -88,6 +88,7 @@ def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
 
 def _checked_frame(data: bytes, at: int, max_pixels: int) -> int:
     """Return how many channels the picture has."""
+    channels: int
     depth, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
     if not height:
         raise variant("a JPEG that names its height behind its pixels")

@@ -241,4 +241,5 @@ def _with_directory(file: File, entries: dict[int, bytes], tail: bytes) -> bytes
 def _divided_by_alpha(pixels: Pixels) -> Pixels:
     """Return BGR as it was before it was multiplied by alpha; black where nothing is left of it."""
     colours, alpha = pixels[:, :, :3].astype(np.uint16), pixels[:, :, 3:].astype(np.uint16)
-    return np.minimum((colours * 255 + alpha // 2) // np.maximum(alpha, 1), 255).astype(np.uint8)
+    divided: Pixels = np.minimum((colours * 255 + alpha // 2) // np.maximum(alpha, 1), 255).astype(np.uint8)
+    return divided

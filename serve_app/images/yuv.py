@@ -10,6 +10,7 @@ from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from numpy.typing import NDArray
 
+from serve_app.images.ffmpeg import rows_of
 from serve_app.images.limits import variant
 from serve_app.types import Pixels
 
@@ -63,9 +64,7 @@ def to_bgr(frame: VideoFrame, colours: Colours | None) -> Pixels:
 
 def _numbers(plane: VideoPlane, depth: int) -> NDArray[np.uint16]:
     """Return a plane's samples, without what fills its lines."""
-    kind = np.dtype(np.uint8 if depth == 8 else "<u2")
-    rows: NDArray[np.uint16] = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height].view(kind)
-    return rows[:, : plane.width]
+    return rows_of(plane).view(np.uint8 if depth == 8 else np.dtype("<u2"))[:, : plane.width]
 
 
 def _enlarged(plane: NDArray[np.uint16], shape: tuple[int, ...], top: int, height: int) -> NDArray[np.uint16]:

@@ -54,7 +54,7 @@ def sample(rng: random.Random) -> Sample:
 
 
 def _masked(rng: random.Random, width: int, height: int, bits: int, masks: tuple[int, ...]) -> tuple[Pixels, Array]:
-    words = noisy(rng, (height, width), 0xFFFF).astype(np.uint32)
+    words: Array = noisy(rng, (height, width), 0xFFFF).astype(np.uint32)
     if bits == 32:
         words = words << 16 | noisy(rng, (height, width), 0xFFFF)
     channels = []

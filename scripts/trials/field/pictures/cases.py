@@ -138,7 +138,8 @@ def _bitmaps() -> Iterator[tuple[str, Make]]:
         height = -_HEIGHT_PX if is_top_down else _HEIGHT_PX
         info = struct.pack("<IiiHHIIiiII", 40, _WIDTH_PX, height, 1, bits, compression, 0, 0, 0, 0, 0) + masks
         head = struct.pack("<2sIHHI", b"BM", 0, 0, 0, 14 + len(info))
-        return head + info + (rows if is_top_down else rows[::-1]).tobytes()
+        body: bytes = (rows if is_top_down else rows[::-1]).tobytes()
+        return head + info + body
 
     red, green, blue = (pixels()[:, :, channel].astype(np.uint32) for channel in range(3))
     yield "runs of 8 bits, padded rows", lambda: bmp.runs(_rng(), indices, palette, 8)

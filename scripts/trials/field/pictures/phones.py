@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import random
 import struct
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,8 +17,9 @@ from scripts.trials.field.pictures.jpeg import saved
 from scripts.trials.field.pictures.metadata import PREFIX, exif, xmp
 from scripts.trials.field.pictures.scenes import LOSSLESS, LOSSY, Pixels, Sample, faint, noisy, size, smooth, upright
 
+pillow_heif: Any
 try:
-    import pillow_heif
+    pillow_heif = importlib.import_module("pillow_heif")
 except ImportError:  # HEIC is then neither written nor compared
     pillow_heif = None
 else:

@@ -33,13 +33,15 @@ def smooth(rng: random.Random, width: int = 0, height: int = 0) -> Pixels:
     width, height = width or rng.randint(1, 97), height or rng.randint(1, 97)
     noise = np.random.default_rng(rng.getrandbits(32)).integers(0, 256, (4, 4, 3)).astype(np.float32)
     pixels = cv2.resize(noise, (max(width, 4), max(height, 4)), interpolation=cv2.INTER_CUBIC)
-    return np.clip(pixels[:height, :width], 0, 255).astype(np.uint8)
+    clipped: Pixels = np.clip(pixels[:height, :width], 0, 255).astype(np.uint8)
+    return clipped
 
 
 def faint(pixels: Pixels) -> Pixels:
     """Return the picture with a sixth of its colour."""
     middle = pixels.mean(axis=2, keepdims=True)
-    return np.rint(middle + (pixels - middle) / 6).astype(np.uint8)
+    result: Pixels = np.rint(middle + (pixels - middle) / 6).astype(np.uint8)
+    return result
 
 
 def noisy(rng: random.Random, shape: tuple[int, ...], most: int = 255) -> Array:
