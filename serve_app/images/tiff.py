@@ -147,7 +147,10 @@ def _check_parts(file: File, directory: Directory, bits: int, width: int, height
         sizes = np.ones_like(offsets)  # old writers left them out: libtiff finds them by itself
     elif len(offsets) != len(sizes):
         raise variant("a TIFF that does not say where its pixels lie")
-    if not len(offsets) or bool((offsets + sizes > len(file.data)).any()) or bool((sizes == 0).any()):
+    # Some writers say of the last strip that it is as long as the others: only what is compressed has to end where
+    # it says.
+    is_cut = compression != _NONE and bool((offsets + sizes > len(file.data)).any())
+    if not len(offsets) or is_cut or bool((sizes == 0).any()):
         raise Undecodable("the picture is truncated")
     if compression not in (_NONE, *_DEFLATE):
         return

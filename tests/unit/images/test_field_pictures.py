@@ -223,6 +223,22 @@ def test_a_tiff_that_is_not_read_is_refused_by_its_name(
         read(tiff.encoded(smooth(rng(), 30, 20), 2, 8, {}, layout, instead=tags))
 
 
+@pytest.mark.parametrize("sizes", [(1800,), (10_000,)], ids=["as it is", "too large"])
+def test_a_tiff_whose_last_strip_is_said_to_be_longer_than_it_is_is_whole(sizes: tuple[int, ...]) -> None:
+    values = smooth(rng(), 30, 20)
+    layout = tiff.Layout("<", False, 1, False, False, False, None, 200)
+    assert np.array_equal(read(tiff.encoded(values, 2, 8, {}, layout, instead={279: (4, sizes)})), values)
+
+
+@pytest.mark.parametrize("compression", [1, 5, 8, 32773])
+def test_a_tiff_that_is_cut_off_is_refused(compression: int) -> None:
+    values = smooth(rng(), 30, 20)
+    layout = tiff.Layout("<", False, compression, False, False, False, None, 4)
+    start = 16_000_000  # behind the file's end
+    with pytest.raises(Undecodable):
+        read(tiff.encoded(values, 2, 8, {}, layout, instead={273: (4, (16, 100, 200, 300, start))}))
+
+
 def test_a_thumbnail_that_is_alone_is_the_picture() -> None:
     values = smooth(rng(), 30, 20)
     layout = tiff.Layout("<", False, 1, False, False, False, None, 16)
