@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import random
 import struct
 from dataclasses import dataclass
@@ -130,14 +129,19 @@ def tiled(rng: random.Random, image_format: str = "AVIF") -> Sample:
 QUADRANTS: Pixels = np.zeros((64, 64, 3), np.uint8)
 QUADRANTS[:32, :32], QUADRANTS[32:, :32] = (200, 30, 30), (30, 30, 200)
 QUADRANTS[:32, 32:], QUADRANTS[32:, 32:] = (30, 160, 30), (240, 240, 240)
-_CONFIG = (
-    "AQQIAAAAnjgAAAAAHvAA/P/4+AAADwNgAAEAF0ABDAH//wQIAAADAJ44AAADAAAeugJAYQABACpCAQEECAAAAwCeOAAAAwAAHpAE"
-    "ECCy3UklNc3AQ0GBAAADABkAAAMAAQhiAAEACEQBwXKGDAIk"
+_CONFIG = bytes.fromhex(
+    "01 04 08 00 00 00 9e 38 00 00 00 00 1e f0 00 fc ff f8 f8 00 00 0f 03 60 00 01 00 17 40 01 0c 01 ff ff 04 "
+    "08 00 00 03 00 9e 38 00 00 03 00 00 1e ba 02 40 61 00 01 00 2a 42 01 01 04 08 00 00 03 00 9e 38 00 00 03 "
+    "00 00 1e 90 04 10 20 b2 dd 49 25 35 cd c0 43 41 81 00 00 03 00 19 00 00 03 00 01 08 62 00 01 00 08 44 01 "
+    "c1 72 86 0c 02 24 "
 )
-_SLICE = "AAAAPCgBrwngITl1X//9GN///CNPIftcr2eefM5If8GSf/8T9WMP/8gCID+XZ7v/hLi2d//5QBTp8Ig4voDF4A=="
+_SLICE = bytes.fromhex(
+    "00 00 00 3c 28 01 af 09 e0 21 39 75 5f ff fd 18 df ff fc 23 4f 21 fb 5c af 67 9e 7c ce 48 7f c1 92 7f ff "
+    "13 f5 63 0f ff c8 02 20 3f 97 67 bb ff 84 b8 b6 77 ff f9 40 14 e9 f0 88 38 be 80 c5 e0 "
+)
 
 
 def quadrants(*properties: bytes) -> Part:
     """Return that still as an item."""
-    config = box(b"hvcC", base64.b64decode(_CONFIG))
-    return Part(b"hvc1", base64.b64decode(_SLICE), (config, size_of(64, 64), *properties))
+    config = box(b"hvcC", _CONFIG)
+    return Part(b"hvc1", _SLICE, (config, size_of(64, 64), *properties))
