@@ -19,9 +19,10 @@ from serve_app.images.yuv import Colours, to_bgr
 from serve_app.types import Pixels
 
 _HEVC, _AV1, _GRID, _SAME = (b"hvc1", b"hev1"), b"av01", b"grid", b"iden"
+_TONE_MAP = b"tmap"  # what makes a brighter picture of a plain one, which is its first part (ISO 21496-1)
 _OTHER_KINDS = {
     b"jpeg": "JPEG", b"avc1": "H.264", b"vvc1": "H.266", b"j2k1": "JPEG 2000", b"unci": "uncompressed pixels",
-    b"iovl": "several pictures that lie over each other", b"tmap": "several exposures",
+    b"iovl": "several pictures that lie over each other",
 }  # fmt: skip
 _UNREAD_PROPERTIES = {b"a1op": "several operating points", b"lsel": "several layers"}
 _MAX_SLICES = 100  # each may cost as much as a whole picture; phones write one
@@ -58,7 +59,7 @@ class _Picture:
             pixels = self._coded(item, width, height, item)
         elif item.kind == _GRID:
             pixels = self._grid(item)
-        elif item.kind == _SAME and len(item.made_of) == 1 and depth == 0:
+        elif item.kind in (_SAME, _TONE_MAP) and item.made_of and depth == 0:
             pixels = self.pixels(self._items[item.made_of[0]], depth + 1)
         else:
             raise variant(f"a HEIF file of {_OTHER_KINDS.get(item.kind, 'an unknown kind')}")

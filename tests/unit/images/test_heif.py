@@ -76,6 +76,12 @@ def test_a_picture_that_is_the_same_as_another_is_that_one() -> None:
     assert apart(read(file(parts, 2)), np.rot90(QUADRANTS, 1)) < 7
 
 
+def test_a_picture_with_a_gain_map_is_its_plain_picture() -> None:
+    other = quadrants(turn(180))
+    parts = [quadrants(), other, Part(b"tmap", b"\0" * 62, (size_of(64, 64),), (1, 2))]
+    assert apart(read(file(parts, 3)), QUADRANTS) < 6
+
+
 @pytest.mark.parametrize("sampling", ["4:0:0", "4:2:0", "4:2:2", "4:4:4"])
 @pytest.mark.parametrize("colour_range", ["full", "limited"])
 def test_an_avif_is_read_as_pillow_reads_it(sampling: str, colour_range: str) -> None:
