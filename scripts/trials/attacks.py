@@ -8,12 +8,14 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from scripts.trials.bombs import BOMBS
+from scripts.trials import bombs
 from scripts.trials.damage import damaged, pictures
+from scripts.trials.field.pictures import doors
 from scripts.trials.wire import request
 
 TARGET = "target"  # the stream that is there to be attacked
-_PICTURES = list(pictures().values())
+_PICTURES = [*pictures().values(), *doors.whole(random.Random(0))]
+_BOMBS = bombs.BOMBS | doors.BOMBS
 _SOUND = pictures()["JPEG"]
 _MEBIBYTE = 1 << 20
 
@@ -63,8 +65,8 @@ def _picture(rng: random.Random) -> Attack:
 
 
 def _bomb(rng: random.Random) -> Attack:
-    name = rng.choice(list(BOMBS))
-    return _post(f"bomb: {name}", BOMBS[name]())
+    name = rng.choice(list(_BOMBS))
+    return _post(f"bomb: {name}", _BOMBS[name]())
 
 
 def _gzipped(rng: random.Random) -> Attack:

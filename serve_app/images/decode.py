@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import cv2
-import numpy as np
+import struct
 
-from serve_app.errors import Malformed, Undecodable
-from serve_app.images.formats import plain
+from serve_app.errors import Malformed, NotAnImage, Undecodable
+from serve_app.images import formats
 from serve_app.types import Pixels
-
-# What is wrong with a picture, its client is told. Of a damaged fax, libtiff would also write a line a row.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def decode(data: bytes, max_pixels: int) -> Pixels:
@@ -21,10 +17,10 @@ def decode(data: bytes, max_pixels: int) -> Pixels:
     """
     if not data:
         raise Malformed("the picture is empty: no bytes were sent")
+    read = formats.reader(data)
+    if read is None:
+        raise NotAnImage(f"{formats.description(data)}: send {formats.READ}")
     try:
-        pixels = cv2.imdecode(np.frombuffer(plain(data, max_pixels), np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as exc:
-        raise Undecodable("the picture is corrupt") from exc
-    if pixels is None:
-        raise Undecodable("the picture is truncated, corrupt or of a variant that is not read")
-    return pixels  # type: ignore[no-any-return]
+        return read(data, max_pixels)
+    except (struct.error, IndexError) as exc:
+        raise Undecodable("the picture's header is truncated") from exc

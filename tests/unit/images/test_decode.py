@@ -91,7 +91,7 @@ def test_sixteen_bits_are_scaled_to_eight() -> None:
     [
         pytest.param(b"", Malformed, id="empty"),
         pytest.param(b"<!doctype html><html><body>no</body></html>", NotAnImage, id="HTML"),
-        pytest.param(b"GIF89a" + bytes(100), NotAnImage, id="GIF"),
+        pytest.param(b"GIF89a" + bytes(100), Undecodable, id="GIF signature alone"),
         pytest.param(b"\xff", NotAnImage, id="one byte"),
         pytest.param(b"\xff\xd8\xff" + bytes(100), Undecodable, id="JPEG signature alone"),
         pytest.param(encoded(".jpg")[:-40], Undecodable, id="truncated JPEG"),

@@ -1,0 +1,84 @@
+"""GIF (89a): its first picture. FFmpeg decodes it, by way of PyAV."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+from serve_app.errors import Undecodable
+from serve_app.images.ffmpeg import decoded, rows_of
+from serve_app.images.limits import MAX_PARTS, check_size, variant
+from serve_app.types import Pixels
+
+_EXTENSION, _PICTURE = 0x21, 0x2C
+_TERMINATOR = b"\x3b"
+
+
+def read(data: bytes, max_pixels: int) -> Pixels:
+    """Return the first picture on its screen. Raises TooLarge, Undecodable."""
+    picture = _first(data)
+    left, top, own_width, own_height = struct.unpack_from("<4H", data, picture.at + 1)
+    screen_width, screen_height = struct.unpack_from("<HH", data, 6)
+    width, height = max(screen_width, left + own_width), max(screen_height, top + own_height)
+    check_size(width, height, max_pixels)
+    plain = b"".join((data[:6], struct.pack("<HHBBB", width, height, 0, 0, 0), picture.data, _TERMINATOR))
+    frame = decoded("gif", None, plain, width, height)
+    rows = rows_of(frame.planes[0])[:, : 4 * width].reshape(height, width, 4)
+    own = rows[top : top + own_height, left : left + own_width]
+    if not own[:, :, 3].all():  # what was not written is transparent
+        raise Undecodable("the picture is truncated or corrupt")
+    pixels = np.full((height, width, 3), picture.background, np.uint8)
+    pixels[top : top + own_height, left : left + own_width] = own[:, :, :3]
+    return pixels
+
+
+@dataclass(frozen=True)
+class _Picture:
+    at: int  # where it begins in the file
+    data: bytes  # with a colour table of its own
+    background: tuple[int, int, int]  # BGR
+
+
+def _first(data: bytes) -> _Picture:
+    """Return the file's first picture without extensions: one of them makes a colour transparent.
+
+    It gets the file's colour table as its own: without a common one, FFmpeg leaves transparent what it does not write.
+    """
+    flags, background, _ = struct.unpack_from("<3B", data, 10)
+    at = 13 + _table_bytes(flags)
+    table = data[13:at]
+    red, green, blue = table[3 * background : 3 * background + 3].ljust(3, b"\0")[:3]
+    for _ in range(MAX_PARTS):
+        if at >= len(data):
+            break
+        if data[at] == _EXTENSION:
+            at = _after_blocks(data, at + 2)
+        elif data[at] == _PICTURE:
+            (own_flags,) = struct.unpack_from("<B", data, at + 9)
+            start = at + 10 + _table_bytes(own_flags)
+            end = _after_blocks(data, start + 1)
+            if own_flags & 0x80:
+                return _Picture(at, data[at:end], (blue, green, red))
+            if not table:
+                raise variant("a GIF without colours")
+            own_flags = own_flags & 0x78 | 0x80 | flags & 7
+            body = data[at : at + 9] + bytes((own_flags,)) + table + data[start:end]
+            return _Picture(at, body, (blue, green, red))
+        else:
+            break
+    raise Undecodable("the picture is truncated or corrupt")
+
+
+def _table_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _after_blocks(data: bytes, at: int) -> int:
+    while at < len(data):
+        size = data[at]
+        at += 1 + size
+        if not size:
+            return at
+    raise Undecodable("the picture is truncated")

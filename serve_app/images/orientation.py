@@ -1,0 +1,78 @@
+"""How a picture has to be turned before it is shown, and the turning.
+
+Orientations are those of Exif 2.32, section 4.6.4 (tag 0x0112): 1 is upright, 6 is to be turned clockwise by a quarter.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import cv2
+import numpy as np
+
+from serve_app.types import Pixels
+
+UPRIGHT = 1
+_TAG = 0x0112
+_NUMBERS = {1: "B", 3: "H", 4: "I"}  # the TIFF types BYTE, SHORT and LONG
+_PREFIX, _MOST_PREFIXES = b"Exif\0\0", 2
+_XMP_TAG = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+
+
+def of_exif(block: bytes) -> int | None:
+    """Return the orientation that an EXIF block names, or None. A broken block names none.
+
+    The block is a TIFF's header and directory. JPEG alone puts ``Exif\\0\\0`` before it, and many writers do so
+    elsewhere, too; some write it twice.
+    """
+    for _ in range(_MOST_PREFIXES):
+        block = block.removeprefix(_PREFIX)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None:
+        return None
+    try:
+        (start,) = struct.unpack_from(f"{order}I", block, 4)
+        (count,) = struct.unpack_from(f"{order}H", block, start)
+    except struct.error:
+        return None
+    entries = block[start + 2 : start + 2 + 12 * count]
+    for tag, kind, number, value in struct.iter_unpack(f"{order}HHI4s", entries[: len(entries) // 12 * 12]):
+        if tag == _TAG and kind in _NUMBERS and number == 1:
+            return _sound(struct.unpack_from(order + _NUMBERS[kind], value)[0])
+    return None
+
+
+def of_xmp(packet: bytes) -> int | None:
+    """Return the orientation that an XMP packet names, or None (XMP specification, part 2: tiff:Orientation)."""
+    found = _XMP_TAG.search(packet)
+    return int(found[1]) if found else None
+
+
+def chosen(exif: bytes | None, xmp: bytes | None) -> int:
+    """Return the orientation: EXIF's where it has one, else XMP's, else upright."""
+    return (exif and of_exif(exif)) or (xmp and of_xmp(xmp)) or UPRIGHT
+
+
+def turned(pixels: Pixels, orientation: int) -> Pixels:
+    """Return the picture upright, in an array of its own where it had to be turned."""
+    match orientation:
+        case 2:
+            return cv2.flip(pixels, 1)  # type: ignore[no-any-return]
+        case 3:
+            return cv2.rotate(pixels, cv2.ROTATE_180)  # type: ignore[no-any-return]
+        case 4:
+            return cv2.flip(pixels, 0)  # type: ignore[no-any-return]
+        case 5:
+            return cv2.transpose(pixels)  # type: ignore[no-any-return]
+        case 6:
+            return cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE)  # type: ignore[no-any-return]
+        case 7:
+            return np.ascontiguousarray(cv2.rotate(pixels, cv2.ROTATE_180).transpose(1, 0, 2))
+        case 8:
+            return cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE)  # type: ignore[no-any-return]
+    return pixels
+
+
+def _sound(value: int) -> int | None:
+    return value if 1 <= value <= 8 else None

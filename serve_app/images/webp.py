@@ -1,0 +1,97 @@
+"""WebP (RFC 9649): the bitstream of its first picture, and its orientation.
+
+The bitstream is decoded alone: libwebp would read on in the chunks behind it where a bitstream is cut off. Alpha, which
+is a chunk of its own beside a lossy picture, is left out.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+
+from serve_app.errors import Undecodable
+from serve_app.images import orientation
+from serve_app.images.limits import MAX_PARTS, check_size, unread
+from serve_app.images.opencv import decoded
+from serve_app.types import Pixels
+
+_EXTENDED, _FRAME, _PICTURES = b"VP8X", b"ANMF", (b"VP8 ", b"VP8L")
+_HAS_XMP, _HAS_EXIF, _IS_ANIMATED = 0x04, 0x08, 0x02
+
+
+def read(data: bytes, max_pixels: int) -> Pixels:
+    """Return the picture, or the first of an animation in its place. Raises TooLarge, Undecodable."""
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if data[12:16] != _EXTENDED:
+        return _still(data, 12, end, None, max_pixels)
+    flags = data[20]
+    width, height = _number(data, 24) + 1, _number(data, 27) + 1
+    check_size(width, height, max_pixels)
+    exif = xmp = None
+    frame = None
+    for kind, start, stop in _chunks(data, 12, end):
+        if kind == _FRAME and frame is None:
+            frame = start, stop
+        elif kind == b"EXIF" and flags & _HAS_EXIF and exif is None:
+            exif = data[start:stop]
+        elif kind == b"XMP " and flags & _HAS_XMP and xmp is None:
+            xmp = data[start:stop]
+    turn = orientation.chosen(exif, xmp)
+    if not flags & _IS_ANIMATED:
+        return orientation.turned(_still(data, 12, end, (width, height), max_pixels), turn)
+    if frame is None:
+        raise unread()
+    start, stop = frame
+    left, top = 2 * _number(data, start), 2 * _number(data, start + 3)
+    own_width, own_height = _number(data, start + 6) + 1, _number(data, start + 9) + 1
+    if left + own_width > width or top + own_height > height:
+        raise unread()
+    own = _still(data, start + 16, stop, (own_width, own_height), max_pixels)
+    if own.shape[:2] == (height, width):
+        return orientation.turned(own, turn)
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[top : top + own_height, left : left + own_width] = own
+    return orientation.turned(pixels, turn)
+
+
+def _still(data: bytes, start: int, end: int, size: tuple[int, int] | None, max_pixels: int) -> Pixels:
+    """Return the one picture among these chunks, which has this size."""
+    found = [chunk for chunk in _chunks(data, start, end) if chunk[0] in _PICTURES]
+    if len(found) != 1:
+        raise unread()
+    kind, at, stop = found[0]
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, at + 1)
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, at + 6))
+    check_size(width, height, max_pixels)
+    if size is not None and size != (width, height):
+        raise Undecodable("the picture has another size than its header says")
+    body = data[at:stop] + b"\0" * ((stop - at) % 2)
+    return decoded(b"".join((struct.pack("<4sI4s4sI", b"RIFF", 12 + len(body), b"WEBP", kind, stop - at), body)))
+
+
+def _chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the kind of each chunk, and where its body begins and ends. Raises Undecodable where one is cut off.
+
+    Of a truncated picture, its orientation may be what is missing.
+    """
+    for _ in range(MAX_PARTS):
+        if at >= end - 1:
+            return
+        if at + 8 > len(data):
+            raise Undecodable("the picture is truncated")
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if at + 8 + length > len(data):
+            raise Undecodable("the picture is truncated")
+        yield kind, at + 8, at + 8 + length
+        at += 8 + length + length % 2
+    raise Undecodable("the picture has too many chunks")
+
+
+def _number(data: bytes, at: int) -> int:
+    """Return a number of three bytes."""
+    return int.from_bytes(data[at : at + 3], "little")

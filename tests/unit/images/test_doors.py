@@ -1,0 +1,62 @@
+"""What may be sent to the decoders that came last: damage, and bombs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from scripts.trials.field.pictures.doors import BOMBS
+
+DECODE_DAMAGED = """
+import random
+from scripts.trials.damage import damaged
+from scripts.trials.field.pictures.doors import whole
+from serve_app.images.decode import decode
+from serve_app.errors import ServeAppError
+rng = random.Random(0)
+pictures = whole(rng)
+for _ in range(3000):
+    data = damaged(rng, rng.choice(pictures), rng.choice(pictures))
+    try:
+        pixels = decode(data, 1_000_000)
+        assert pixels.dtype == "uint8" and pixels.ndim == 3 and pixels.size <= 3_000_000
+    except ServeAppError:
+        pass
+"""
+
+
+def test_a_damaged_picture_of_a_phone_is_read_or_refused_and_ends_no_process() -> None:
+    done = subprocess.run([sys.executable, "-c", DECODE_DAMAGED], capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()[-500:]
+    assert len(done.stderr) < 100_000
+
+
+DECODE_BOMBS = """
+import resource
+from scripts.trials.field.pictures.doors import BOMBS
+from serve_app.images.decode import decode
+from serve_app.errors import ServeAppError
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+for name, make in BOMBS.items():
+    data = make()
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    try:
+        result = "read" if decode(data, 50_000_000) is not None else ""
+    except ServeAppError as exc:
+        result = exc.code
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    grown_mib = (after.ru_maxrss - before.ru_maxrss) // 1024
+    print(name, result, grown_mib, round(after.ru_utime - before.ru_utime, 2), sep=":")
+"""
+
+
+def test_no_bomb_of_a_phone_costs_more_than_a_large_picture_does() -> None:
+    done = subprocess.run([sys.executable, "-c", DECODE_BOMBS], capture_output=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()[-500:]
+    results = [line.split(":") for line in done.stdout.decode().splitlines()]
+    assert [name for name, *_ in results] == list(BOMBS)
+    assert {result for name, result, *_ in results if "claims" in name} == {"too_large"}
+    # FFmpeg decodes a GIF of 49 megapixels into 4 bytes a pixel: with our 3, that is 327 MiB.
+    assert [name for name, _, grown_mib, _ in results if int(grown_mib) > 350] == []
+    assert [name for name, _, _, cpu_s in results if float(cpu_s) > 10] == []
+    assert len(done.stderr) < 10_000
