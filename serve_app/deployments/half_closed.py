@@ -15,7 +15,7 @@ _AT_ONCE_S = 0.1
 def answer_half_closed() -> None:
     """Have uvicorn answer them in this process. It closes the connection otherwise, and the request ends."""
     for protocol in (HttpToolsProtocol, H11Protocol):
-        if protocol.eof_received is not _eof_received:
+        if vars(protocol).get("eof_received") is not _eof_received:
             setattr(protocol, "data_received", _noting_time(protocol.data_received))  # noqa: B010  # not for mypy
             setattr(protocol, "eof_received", _eof_received)  # noqa: B010
 

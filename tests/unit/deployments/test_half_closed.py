@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.deployments.half_closed import answer_half_closed
 
@@ -23,6 +23,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+async def hear(receive: Receive) -> Message:
+    return await receive()
+
+
 class Application:
     """Answers as soon as it may, and hears whether the client goes."""
 
@@ -33,7 +37,7 @@ class Application:
         while (await receive()).get("more_body"):
             pass
         self.has_begun.set()
-        heard = asyncio.create_task(receive())
+        heard = asyncio.create_task(hear(receive))
         answer = asyncio.create_task(self.may_answer.wait())
         await asyncio.wait({heard, answer}, return_when=asyncio.FIRST_COMPLETED)
         if heard.done() and heard.result()["type"] == "http.disconnect":
