@@ -124,8 +124,8 @@ def _channel(words: NDArray[np.uint32], mask: int, bits: int) -> Pixels:
     if most == 255:
         return values.astype(np.uint8)
     scaled = np.arange(min(most, 0xFFFF) + 1) * 255 / min(most, 0xFFFF)
-    eight_bits: Pixels = np.rint(scaled).astype(np.uint8)
-    return eight_bits[values >> max(0, most.bit_length() - 16)]
+    channel: Pixels = np.rint(scaled).astype(np.uint8)[values >> max(0, most.bit_length() - 16)]
+    return channel
 
 
 def _run_lengths(data: bytes, header: _Header) -> Pixels:
