@@ -121,14 +121,11 @@ def _channel(words: NDArray[np.uint32], mask: int, bits: int) -> Pixels:
     if not mask or most & (most + 1) or mask >> bits:
         raise variant(f"a BMP of the mask {mask:#x}")
     values = words >> shift & most
-    pixels: Pixels
     if most == 255:
-        pixels = values.astype(np.uint8)
-        return pixels
+        return values.astype(np.uint8)
     scaled = np.arange(min(most, 0xFFFF) + 1) * 255 / min(most, 0xFFFF)
-    eight_bits: Pixels = np.rint(scaled).astype(np.uint8)
-    pixels = eight_bits[values >> max(0, most.bit_length() - 16)]
-    return pixels
+    channel: Pixels = np.rint(scaled).astype(np.uint8)[values >> max(0, most.bit_length() - 16)]
+    return channel
 
 
 def _run_lengths(data: bytes, header: _Header) -> Pixels:

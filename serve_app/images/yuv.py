@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -63,10 +63,10 @@ def to_bgr(frame: VideoFrame, colours: Colours | None) -> Pixels:
     return pixels
 
 
-def _numbers(plane: VideoPlane, depth: int) -> NDArray[np.uint16]:
+def _numbers(plane: VideoPlane, depth: int) -> NDArray[Any]:
     """Return a plane's samples, without what fills its lines."""
-    samples = rows_of(plane).view(np.uint8 if depth == 8 else np.dtype("<u2"))
-    return cast(NDArray[np.uint16], samples[:, : plane.width])
+    numbers: NDArray[Any] = rows_of(plane).view(np.uint8 if depth == 8 else np.dtype("<u2"))
+    return numbers[:, : plane.width]
 
 
 def _enlarged(plane: NDArray[np.uint16], shape: tuple[int, ...], top: int, height: int) -> NDArray[np.uint16]:
