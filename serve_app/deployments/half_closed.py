@@ -15,9 +15,10 @@ _AT_ONCE_S = 0.1
 def answer_half_closed() -> None:
     """Have uvicorn answer them in this process. It closes the connection otherwise, and the request ends."""
     for protocol in (HttpToolsProtocol, H11Protocol):
-        if vars(protocol).get("eof_received") is not _eof_received:
-            setattr(protocol, "data_received", _noting_time(protocol.data_received))  # noqa: B010  # not for mypy
-            setattr(protocol, "eof_received", _eof_received)  # noqa: B010
+        if not hasattr(protocol, "received_at_s"):  # else it was done before
+            ours = {"received_at_s": 0.0, "data_received": _noting_time(protocol.data_received)}
+            for name, value in (ours | {"eof_received": _eof_received}).items():
+                setattr(protocol, name, value)
 
 
 def _noting_time(data_received: Any) -> Any:
