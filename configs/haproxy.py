@@ -157,6 +157,8 @@ def with_patience(config: str, address: str) -> str:
     rules = [f"    {rule}" for rule in (*_REMEMBER_ID, _GONE_IS_UNAVAILABLE)]
     own = [
         "backend patient",
+        "    option http-server-close",  # a predecessor would not end before the connections to its own frontend do
+        "    http-reuse never",
         f"    server again {address}",
         "frontend patient_frontend",
         f"    bind {address}",
