@@ -12,11 +12,12 @@ import resource
 import secrets
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from serve_app.errors import ConfigError
@@ -38,6 +39,11 @@ _HAPROXY_FILES = {  # Serve's variables, and what it calls the files; the defaul
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
 }
 
+# Of Serve's Python proxy, to which HAProxy turns while it has no replica. Every Serve of a machine would listen there,
+# and the kernel deals requests out among those of one user, so that one service would answer for another.
+_FALLBACK_PORTS = {"RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500, "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 9500}
+_PORTS_TRIED = 1000
+
 Tell = Callable[[str], None]
 
 
@@ -54,10 +60,34 @@ def made_fit(tell: Tell) -> Iterator[None]:
     os.environ |= without_proxies(os.environ)
     if os.environ.get("RAY_AUTH_MODE") == "token":
         make_token(tell)
-    with dev_shm.run_folder() as folder:
+    with ExitStack() as kept:
+        folder = kept.enter_context(dev_shm.run_folder())
         for variable, name in _HAPROXY_FILES.items():
             os.environ.setdefault(variable, str(folder / name))
+        for variable, port in _FALLBACK_PORTS.items():
+            if variable not in os.environ:
+                os.environ[variable] = str(kept.enter_context(own_port(port)))
         yield
+
+
+@contextmanager
+def own_port(first: int) -> Iterator[int]:
+    """The first free port from this one on, kept from others: a program of this user may share it (SO_REUSEPORT).
+
+    Raises ConfigError where there is none.
+    """
+    for port in range(first, first + _PORTS_TRIED):
+        with socket.socket() as probe, socket.socket() as kept:
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            try:
+                probe.bind(("", port))
+                probe.close()
+                kept.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            yield port
+            return
+    raise ConfigError(f"no port from {first} to {first + _PORTS_TRIED} is free: end a program that has one")
 
 
 def check_path(interpreter: str) -> None:

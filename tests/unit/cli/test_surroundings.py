@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cli.surroundings import check_path, make_token, ray_folder, without_proxies
+from scripts.launch import free_port
+from serve_app.cli.surroundings import check_path, make_token, own_port, ray_folder, without_proxies
 from serve_app.errors import ConfigError
 
 SOCKET_PATH_BYTES = 107  # unix(7)
@@ -28,6 +30,20 @@ def in_a_process(code: str, *starter: str, **variables: str) -> subprocess.Compl
 def no_folders_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_TMPDIR", "TMPDIR", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
+
+
+def test_two_services_of_a_machine_have_a_port_each_for_serves_own_proxy() -> None:
+    """It listens with SO_REUSEPORT: on one port, each would answer for the other."""
+    with own_port(free_port()) as one, own_port(one) as other:
+        assert other != one
+        for port in (one, other):
+            with socket.socket() as proxy:
+                proxy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                proxy.bind(("127.0.0.1", port))
+                proxy.listen()
+                for _ in range(8):  # what keeps the port takes none of its connections
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    proxy.accept()[0].close()
 
 
 @pytest.mark.parametrize("folder", ["plain", "my project", "it's mine", 'the "new" one', "a$b#c", "Prüfstand 📷"])
