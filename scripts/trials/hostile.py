@@ -59,6 +59,7 @@ FOREIGN = (
     Foreign("HAProxy", 400, _HTML + b"400 Bad request", "a NUL in a header, two lengths, 16 KB of headers, no HTTP"),
     Foreign("HAProxy", 422, _HTML + b"422 Unprocessable Content", "Transfer-Encoding: chunked, chunked"),
     Foreign("HAProxy", 408, _HTML + b"408 Request Time-out", "a header that does not end"),
+    Foreign("Serve's own proxy", 404, b"Path '", "OPTIONS *"),
     Foreign("uvicorn", 400, b"Invalid HTTP request received.", "a method of 500 letters, a header without a name"),
     Foreign("uvicorn", 400, b"Failed to open a WebSocket connection", "Sec-WebSocket-Version: 8"),
     Foreign("uvicorn", 426, b"Failed to open a WebSocket connection", "Sec-WebSocket-Version: x"),
