@@ -30,13 +30,15 @@ pytestmark = pytest.mark.usefixtures("streams")
 def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(
     service: Service, video: Path, stream_folders: dict[str, str]
 ) -> None:
-    start_stream(service.url, video, loop=True, stream_id="killed", sinks=[{"type": "jsonl"}])
-    stream_results(service.url, 20, "killed")
+    start_stream(service.url, video, loop=True, stream_id="worker-killed", sinks=[{"type": "jsonl"}])
+    stream_results(service.url, 20, "worker-killed")
     kill(process_of_stream())
-    stream_results(service.url, 20, "killed")
-    status = stream_status(service.url, "killed")
-    delete_stream(service.url, "killed")  # its file is complete then
-    events = [event for event in written(Path(stream_folders["output_dir"]), "killed") if event["type"] != "state"]
+    stream_results(service.url, 20, "worker-killed")
+    status = stream_status(service.url, "worker-killed")
+    delete_stream(service.url, "worker-killed")  # its file is complete then
+    events = [
+        event for event in written(Path(stream_folders["output_dir"]), "worker-killed") if event["type"] != "state"
+    ]
     (gap,) = [event for event in events if event["type"] == "gap"]
     before, after = events[: events.index(gap)], events[events.index(gap) + 1 :]
     assert gap["lost"] <= 1

@@ -76,16 +76,16 @@ def status_of_missing(service: Service) -> int:
 def test_a_paused_stream_has_no_process_and_goes_on_where_it_was(
     service: Service, video: Path, stream_folders: dict[str, str]
 ) -> None:
-    start_stream(service.url, video, loop=True, stream_id="paused", sinks=[{"type": "jsonl"}])
-    stream_results(service.url, 10, "paused")
-    paused = httpx.post(f"{service.url}/streams/paused/pause", timeout=PATIENCE_S).raise_for_status().json()
+    start_stream(service.url, video, loop=True, stream_id="is-paused", sinks=[{"type": "jsonl"}])
+    stream_results(service.url, 10, "is-paused")
+    paused = httpx.post(f"{service.url}/streams/is-paused/pause", timeout=PATIENCE_S).raise_for_status().json()
     assert paused["state"] == "paused"
     eventually(lambda: not workers("StreamWorker"), what="the end of its process")
-    assert stream_status(service.url, "paused").state == "paused"
-    httpx.post(f"{service.url}/streams/paused/resume", timeout=PATIENCE_S).raise_for_status()
-    stream_results(service.url, 1, "paused")
-    delete_stream(service.url, "paused")  # its file is complete then
-    (gap,) = [event for event in written(Path(stream_folders["output_dir"]), "paused") if event["type"] == "gap"]
+    assert stream_status(service.url, "is-paused").state == "paused"
+    httpx.post(f"{service.url}/streams/is-paused/resume", timeout=PATIENCE_S).raise_for_status()
+    stream_results(service.url, 1, "is-paused")
+    delete_stream(service.url, "is-paused")  # its file is complete then
+    (gap,) = [event for event in written(Path(stream_folders["output_dir"]), "is-paused") if event["type"] == "gap"]
     assert (gap["next_frame_id"], gap["lost"]) == (paused["latest"]["frame_id"] + 1, 0)
 
 
