@@ -123,6 +123,21 @@ async def test_a_stream_may_come_compressed(client: httpx.AsyncClient) -> None:
             "detect.conf: there is no such field; use confidence",
         ),
         (json.dumps(STREAM | {"sauce": 1}).encode(), 422, "sauce: there is no such field"),
+        (
+            json.dumps(STREAM | {"detect": {"classes": ["\ud800"]}}).encode(),
+            422,
+            "detect.classes.0: the label has half",
+        ),
+        (
+            json.dumps(STREAM | {"detect": {"classes": ["a\udc00b"]}}).encode(),
+            422,
+            "detect.classes.0: the label has half",
+        ),
+        *(
+            (json.dumps(STREAM | {"detect": {"classes": ["dog", wrong]}}).encode(), 422, "detect.classes.1: a class is")
+            for wrong in (True, 1.5, None, [])
+        ),
+        (json.dumps(STREAM | {"detect": {"confidence": "0_1"}}).encode(), 422, "detect.confidence: a number has no"),
     ],
 )
 async def test_json_that_is_wrong_is_told_why(

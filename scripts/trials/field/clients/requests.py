@@ -36,6 +36,9 @@ ACCEPTS_JSON = {
     "half a type": "image/",
     "nonsense": ";;image/;;,,",
     "a comma in a quoted value": 'text/x;a="1, image/jpeg"',
+    "a weight in a quoted value": 'image/jpeg;q=0.5, application/json;profile="x;q=0.1"',
+    "a quote in a quoted value": r'image/jpeg;q=0.5, application/json;profile="x\";q=0.1"',
+    "a weight in quotes": 'image/jpeg;q="1"',
 }
 ACCEPTS_PICTURE = {
     "as documented": "image/jpeg",
@@ -50,6 +53,7 @@ ACCEPTS_PICTURE = {
     "any picture": "image/*",
     "a browser's img": "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8",
     "any of an application less": "image/jpeg, application/*;q=0.5",
+    "a semicolon in a quoted value": 'image/jpeg;profile="x;q=0.1", application/json;q=0.5',
 }
 
 
