@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from serve_app.api.content_coding import inflater
 from serve_app.api.multipart import Part, TooManyParts, guess_boundary, split
-from serve_app.api.parameters import is_parameter
+from serve_app.api.parameters import is_parameter, no_such
 from serve_app.api.url_fetcher import Fetcher
 from serve_app.config import LimitArgs
 from serve_app.errors import InvalidParameter, Limit, Malformed, NotAnImage, TooLarge, UrlsDisabled
@@ -21,7 +21,9 @@ from serve_app.schemas.detect import PictureUrl
 _MAX_JSON_BYTES = 2**14
 _MAX_FIELDS = 16  # of a form, beside its pictures
 _MAX_FIELD_BYTES = 8192
+_LOOKED_AT_BYTES = 1024  # of a body or a part, to see whether it is text: other requests wait meanwhile
 _WHITE_SPACE = b" \t\r\n"
+_CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0e-\x1f\x7f]")  # no text has them, and UTF-16 has zeros
 _BOM = b"\xef\xbb\xbf"  # .NET and PowerShell put it before JSON
 _FORM_WITHOUT_PARTS = re.compile(rb"[\w.\[\]%-]{1,64}=")
 # How the base64 of a JPEG, PNG, WebP, GIF, TIFF and BMP begins. A data URL may have quotes around it.
@@ -116,7 +118,7 @@ async def read_body(request: Request, max_bytes: int, limit: Limit) -> bytes:
 
 def _is_json(body: bytes, kind: bytes) -> bool:
     """Return whether the body is JSON: no picture begins as an object does, and JSON begins as no picture does."""
-    text = body.removeprefix(_BOM).lstrip(_WHITE_SPACE)
+    text = body[:_MAX_JSON_BYTES].removeprefix(_BOM).lstrip(_WHITE_SPACE)
     return text.startswith(b"{") or (kind.endswith(b"json") and text[:1] in {b"", b"[", b'"'})
 
 
@@ -143,13 +145,24 @@ async def _fetched(body: bytes, fetcher: Fetcher | None, tenant: str) -> bytes:
     return await fetcher.fetch(url, tenant)
 
 
+def looks_like_text(data: bytes) -> bool:
+    """Return whether the data begins as text does, in UTF-8, UTF-16 or an encoding of 8 bits."""
+    start = data[:_LOOKED_AT_BYTES]
+    return start.strip(b"\0") != b"" and _CONTROLS.search(start) is None
+
+
+def _is_base64(data: bytes) -> bool:
+    return _BASE64.match(data, 0, _LOOKED_AT_BYTES) is not None
+
+
 def _check_is_binary(body: bytes, *, is_form: bool = False) -> None:
     """Raise NotAnImage for a picture that is written as text, and Malformed for one that a client cut up."""
-    if _BASE64.match(body):
+    if _is_base64(body):
         raise NotAnImage(f"the picture is written as base64; {HOW_TO_SEND}")
     if is_form and _FORM_WITHOUT_PARTS.match(body) and b"\0" not in body[:64]:
         raise NotAnImage(f"a form that is not multipart holds no picture; {HOW_TO_SEND}")
-    if is_form and len(body) > _MAX_FIELD_BYTES and not any(byte in body for byte in (b"\n", b"\r", b"\0")):
+    is_long = is_form and len(body) > _MAX_FIELD_BYTES and not looks_like_text(body)
+    if is_long and not any(byte in body for byte in (b"\n", b"\r", b"\0")):
         raise Malformed("curl's -d leaves line ends and zeros out of a file; use --data-binary @a.jpg")
 
 
@@ -158,11 +171,22 @@ async def _form(body: bytes, boundary: bytes, limits: LimitArgs) -> Upload:
     try:
         parts = await split(body, boundary, most + _MAX_FIELDS)
     except TooManyParts:
-        raise _too_many(limits) from None
-    parts = [part for part in parts if part.data or part.filename]  # without: an input that was left empty
-    pictures = [part for part in parts if _is_picture(part)]
+        raise TooLarge(
+            f"limits.max_images_per_request: the form has more than {most + _MAX_FIELDS} parts, and it may have {most} "
+            f"pictures and {_MAX_FIELDS} fields; send fewer",
+            limit="limits.max_images_per_request",
+        ) from None
+    pictures: list[Part] = []
+    fields: list[Part] = []
+    for part in parts:
+        if part.data or part.filename:  # else an input that was left empty
+            (pictures if _is_picture(part) else fields).append(part)
     if len(pictures) > most:
-        raise _too_many(limits)
+        raise TooLarge(
+            f"limits.max_images_per_request: the request has more than {most} pictures, which is the limit; send fewer "
+            "or raise it",
+            limit="limits.max_images_per_request",
+        )
     if not pictures:
         raise Malformed(f"the multipart body has no picture; {HOW_TO_SEND}")
     if len(names := {part.name for part in pictures}) > 1:
@@ -170,30 +194,24 @@ async def _form(body: bytes, boundary: bytes, limits: LimitArgs) -> Upload:
         raise Malformed(f"the pictures have several names, {shown}; send each as a part named 'file'")
     for part in pictures:
         _check_is_binary(part.data)
-    fields = [_field(part) for part in parts if not _is_picture(part)]
-    return Upload([part.data for part in pictures], fields, is_multipart=True)
+    return Upload([part.data for part in pictures], [_field(part) for part in fields], is_multipart=True)
 
 
 def _is_picture(part: Part) -> bool:
-    """Return whether a part is a picture. Clients leave the name of a file out where they send bytes."""
+    """Return whether a part is a picture. Clients leave the name of a file out where they send bytes, and send a
+    parameter as a file: Python's requests does so for ``files={"conf": "0.3"}``."""
+    if is_parameter(part.name) and len(part.data) <= _MAX_FIELD_BYTES and looks_like_text(part.data):
+        return False
     if part.filename is not None or part.name == "file":
         return True
     if part.media_type.startswith("text/") or part.media_type.endswith("json"):
-        return not is_parameter(part.name) and (b"\0" in part.data[:1024] or _BASE64.match(part.data) is not None)
+        return not is_parameter(part.name) and (b"\0" in part.data[:_LOOKED_AT_BYTES] or _is_base64(part.data))
     return True
 
 
 def _field(part: Part) -> tuple[str, str]:
     if not is_parameter(part.name):
-        raise InvalidParameter(f"{part.name[:64]!r}: the form has a field that is no parameter; leave it out")
+        raise InvalidParameter(no_such(part.name))
     if len(part.data) > _MAX_FIELD_BYTES:
         raise Malformed(f"{part.name}: the field is longer than {_MAX_FIELD_BYTES >> 10} KiB")
     return part.name, part.data.decode("utf-8", "replace").strip()
-
-
-def _too_many(limits: LimitArgs) -> TooLarge:
-    return TooLarge(
-        f"limits.max_images_per_request: the request has more than {limits.max_images_per_request} pictures, which is "
-        "the limit; send fewer or raise it",
-        limit="limits.max_images_per_request",
-    )

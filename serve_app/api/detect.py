@@ -15,12 +15,12 @@ from serve_app.api import examples, parameters
 from serve_app.api.access.middleware import tenant_of
 from serve_app.api.access.permissions import Router
 from serve_app.api.backend import Backend, Metrics
-from serve_app.api.bodies import read_upload
+from serve_app.api.bodies import HOW_TO_SEND, looks_like_text, read_upload
 from serve_app.api.errors import request_id
 from serve_app.api.negotiation import prefers_jpeg
 from serve_app.api.url_fetcher import Fetcher
 from serve_app.config import AppArgs
-from serve_app.errors import DeadlineExceeded, InvalidParameter, ServeAppError
+from serve_app.errors import DeadlineExceeded, InvalidParameter, NotAnImage, ServeAppError
 from serve_app.schemas.detect import DetectManyResponse, DetectQuery, DetectResponse, PictureUrl
 from serve_app.schemas.errors import ErrorResponse
 from serve_app.types import Answer, PictureRequest
@@ -153,6 +153,8 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
         try:
             async with slots:
                 answer = await backend.detect(replace(request, time_left_s=expires_at_s - time.monotonic()))
+        except NotAnImage as exc:
+            return NotAnImage(f"{exc}; {HOW_TO_SEND}") if looks_like_text(request.data) else exc
         except ServeAppError as exc:
             return exc
         except Exception:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from urllib.request import parse_http_list
 
 _JPEG = {"image/jpeg", "image/jpg", "image/pjpeg"}  # the other two are common mistakes for the first
+_QUOTED = r'"(?:\\.|[^"\\])*"?'  # 5.6.4; the last quote may be missing
 _EVERYTHING = {"*/*", "*"}  # the second is how Java's HttpURLConnection writes it
 
 
@@ -33,8 +34,8 @@ def prefers_jpeg(accept: Sequence[str]) -> bool:
 def _weights(header: str) -> dict[str, float]:
     """Return the weight of each media range: 12.4.2. A range whose weight is no number is left out."""
     weights: dict[str, float] = {}
-    for element in parse_http_list(header):
-        name, *options = (word.strip() for word in element.split(";"))
+    for element in _split(header, ","):
+        name, *options = (word.strip() for word in _split(element, ";"))
         pairs = (option.partition("=") for option in options)
         quality = next((value.strip() for key, _, value in pairs if key.strip() == "q"), "1")
         try:
@@ -45,3 +46,8 @@ def _weights(header: str) -> dict[str, float]:
             name = "*/*" if name in _EVERYTHING else name
             weights[name] = max(weights.get(name, 0.0), min(max(weight, 0.0), 1.0))
     return weights
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Return what is between the separators. Those in quotes are none."""
+    return re.findall(rf'{separator}((?:[^{separator}"]|{_QUOTED})*)', separator + text)

@@ -56,7 +56,7 @@ def parse(items: Sequence[tuple[str, str]]) -> DetectQuery:
     if counts["classes"]:
         values["classes"] = [value for name, value in ours if name == "classes"]
     if unknown := [name for name in values if name not in _NAMES]:
-        raise InvalidParameter(_unknown(unknown[0]))
+        raise InvalidParameter(no_such(unknown[0]))
     try:
         return DetectQuery.model_validate(values)
     except ValidationError as exc:
@@ -69,7 +69,8 @@ def is_parameter(name: str) -> bool:
     return name in _NAMES or name in SAME
 
 
-def _unknown(name: str) -> str:
+def no_such(name: str) -> str:
+    """Return the sentence about a parameter that there is not: what to do instead, where that is known."""
     shown, lower = name[:_MAX_NAME_CHARS], name[:_MAX_NAME_CHARS].lower()
     if lower in _INSTEAD:
         return f"{shown}: there is no such parameter; {_INSTEAD[lower]}"

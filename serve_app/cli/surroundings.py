@@ -174,8 +174,9 @@ def without_proxies(environment: os._Environ[str] | dict[str, str]) -> dict[str,
         return {}
     known = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     hosts = [host.strip() for host in known.split(",") if host.strip()]
-    value = ",".join([*hosts, *(host for host in _LOOPBACK if host not in hosts)])
-    return {"no_proxy": value, "NO_PROXY": value, "no_grpc_proxy": value}
+    listed = ",".join([*hosts, *(host for host in _LOOPBACK if host not in hosts)])
+    value = "*" if "*" in hosts else listed  # Python takes it for every host only where it stands alone
+    return {"no_proxy": value, "NO_PROXY": value, "no_grpc_proxy": listed}
 
 
 def make_token(tell: Tell) -> None:

@@ -5,12 +5,29 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic_core import PydanticCustomError
 
 from serve_app.schemas.errors import ErrorResponse
 from serve_app.types import DEFAULT_MODEL, Answer, DetectParams
 
 ONE_VALUE = ("model", "confidence", "iou", "max_detections")  # parameters that a query may give once
+
+
+def _class(value: Any) -> Any:
+    """Return what may be a class. Pydantic takes halves of characters beyond 65,536, which UTF-8 cannot hold."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise PydanticCustomError("class", "a class is a label in quotes, or a class id, which is a whole number")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise PydanticCustomError("class", "the label has half a character (a lone surrogate): send it whole")
+    return value
+
+
+def _number(value: Any) -> Any:
+    """Return the number. Python and Pydantic take ``0_1`` for 1, as source code may have it."""
+    if isinstance(value, str) and "_" in value:
+        raise PydanticCustomError("number", "a number has no underscores")
+    return value
 
 
 class DetectSettings(BaseModel):
@@ -28,6 +45,7 @@ class DetectSettings(BaseModel):
             description="Keep detections above this confidence. A model whose `suppression` is `in_file` has no "
             "detections below the confidence that its file was exported with: a lower one has no effect.",
         ),
+        BeforeValidator(_number),
     ] = None
     iou: Annotated[
         float | None,
@@ -38,16 +56,17 @@ class DetectSettings(BaseModel):
             description="Two boxes of one class that overlap by more are one. It has an effect only on models whose "
             "`suppression` is `by_request`: see `GET /models`.",
         ),
+        BeforeValidator(_number),
     ] = None
     classes: Annotated[
-        list[str | StrictInt],
+        list[Annotated[str | StrictInt, BeforeValidator(_class)]],
         Field(
             description="Labels or class ids; a label that several classes have means all of them. Repeat it in a "
             "query, or separate them by commas: a value that is a label as a whole is not split. A list in JSON is "
             "never split, and a number in it is always a class id. Default: every class."
         ),
     ] = []
-    max_detections: Annotated[int | None, Field(ge=1, le=3000)] = None
+    max_detections: Annotated[int | None, Field(ge=1, le=3000), BeforeValidator(_number)] = None
 
     def to_params(self) -> DetectParams:
         """Return the same, as the graph takes it from any API."""

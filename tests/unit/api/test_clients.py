@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import random
@@ -11,7 +12,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from scripts.trials.field.clients.requests import Sent, codings, multipart_forms, parameters, refused, types
+from scripts.trials.field.clients.requests import Sent, codings, multipart_forms, parameters, refused, texts, types
+from serve_app.images.decode import decode
+from serve_app.types import Answer, PictureRequest
 from tests.support.api import STREAM, build, client_of, is_error
 from tests.support.fakes import FakeBackend
 
@@ -19,6 +22,7 @@ pytestmark = pytest.mark.anyio
 PICTURE = b"\xff\xd8\xff\xe0\0\x10JFIF\r\n\n" + random.Random(19).randbytes(9000)
 MEANT = multipart_forms(PICTURE) | types(PICTURE) | codings(PICTURE)
 REFUSED = refused(PICTURE)
+TEXTS = texts(PICTURE)
 JSON = json.dumps(STREAM).encode()
 
 
@@ -55,6 +59,38 @@ async def test_a_refusal_says_what_to_do_instead(client: httpx.AsyncClient, back
     assert response.status_code == status_code, response.text
     assert word in response.json()["detail"]
     assert backend.pictures == []
+
+
+class DecodingBackend(FakeBackend):
+    """It refuses what is no picture."""
+
+    async def detect(self, request: PictureRequest) -> Answer:
+        decode(request.data, max_pixels=1)
+        return await super().detect(request)
+
+
+@pytest.mark.parametrize("member", TEXTS)
+async def test_who_sends_text_for_a_picture_is_told_how_to_send_one(member: str) -> None:
+    async with client_of(build(DecodingBackend())) as client:
+        response = await post(client, TEXTS[member])
+        several = await client.post("/detect", files=[("file", TEXTS[member].body), ("file", b"\0\1\2")])
+    assert is_error(response, 415, "not_an_image"), response.text
+    assert "--data-binary" in response.json()["detail"]
+    text, octets = several.json()["results"]
+    assert text["code"] == octets["code"] == "not_an_image"
+    assert ("--data-binary" in text["detail"], "--data-binary" in octets["detail"]) == (True, False)
+
+
+async def test_a_bounded_number_of_bytes_is_looked_at_for_text(client: httpx.AsyncClient, backend: FakeBackend) -> None:
+    """Blanks and quotes may stand before base64, and a body of nothing else would stop every other request."""
+    text = base64.b64encode(b"\xff\xd8\xff" + PICTURE)
+    for before, after in ((b' \n"', text), (b" '" * 512, text), (b"data:" + b"a" * 1024 + b"/jpeg,", text)):
+        response = await client.post("/detect", content=before + after)
+        assert response.status_code == (415 if len(before) < 1024 else 200)
+    blank = b" " * 2**14
+    response = await client.post("/detect", content=blank + b'{"url": "http://a/"}')
+    assert response.status_code == 200
+    assert len(backend.pictures) == 3
 
 
 async def test_a_refused_coding_names_those_that_are_read(client: httpx.AsyncClient) -> None:
@@ -123,6 +159,21 @@ async def test_a_stream_may_come_compressed(client: httpx.AsyncClient) -> None:
             "detect.conf: there is no such field; use confidence",
         ),
         (json.dumps(STREAM | {"sauce": 1}).encode(), 422, "sauce: there is no such field"),
+        (
+            json.dumps(STREAM | {"detect": {"classes": ["\ud800"]}}).encode(),
+            422,
+            "detect.classes.0: the label has half",
+        ),
+        (
+            json.dumps(STREAM | {"detect": {"classes": ["a\udc00b"]}}).encode(),
+            422,
+            "detect.classes.0: the label has half",
+        ),
+        *(
+            (json.dumps(STREAM | {"detect": {"classes": ["dog", wrong]}}).encode(), 422, "detect.classes.1: a class is")
+            for wrong in (True, 1.5, None, {"id": 1})
+        ),
+        (json.dumps(STREAM | {"detect": {"confidence": "0_1"}}).encode(), 422, "detect.confidence: a number has no"),
     ],
 )
 async def test_json_that_is_wrong_is_told_why(

@@ -117,6 +117,15 @@ def bypasses(host: str) -> bool:
     return bool(urllib.request.proxy_bypass(host))
 
 
+@pytest.mark.parametrize("known", ["*", " * ", "*,intern.example"])
+def test_who_wants_no_proxy_for_any_host_has_none(monkeypatch: pytest.MonkeyPatch, known: str) -> None:
+    """Python takes the star for every host only where it stands alone."""
+    environment = {"HTTP_PROXY": "http://proxy.example:3128", "NO_PROXY": known}
+    monkeypatch.setattr(os, "environ", environment | without_proxies(environment))
+    assert all(bypasses(host) for host in ("127.0.0.1", "other.example"))
+    assert "127.0.0.1" in without_proxies(environment)["no_grpc_proxy"].split(",")  # gRPC knows no star
+
+
 def test_without_a_proxy_nothing_is_said_of_exceptions() -> None:
     assert without_proxies({"NO_PROXY": "a"}) == {}
 

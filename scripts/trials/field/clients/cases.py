@@ -22,6 +22,7 @@ from scripts.trials.field.clients.requests import (
     multipart_forms,
     parameters,
     refused,
+    texts,
     types,
 )
 
@@ -72,6 +73,14 @@ def _same(make: Callable[[bytes], dict[str, Any]], member: str, path: str, url: 
 
 def _refusal(member: str, url: str) -> str | None:
     sent, status, word = _made(refused)[member]
+    return _refused(sent, status, word, url)
+
+
+def _refused_text(member: str, url: str) -> str | None:
+    return _refused(_made(texts)[member], 415, "--data-binary", url)
+
+
+def _refused(sent: Sent, status: int, word: str, url: str) -> str | None:
     got, _, body = _ask(url, "POST", sent)
     detail = json.loads(body).get("detail", "") if body.startswith(b"{") else repr(body[:100])
     return None if got == status and word in detail else f"{got} {detail}, not {status} with {word!r}"
@@ -179,6 +188,7 @@ CASES: tuple[Case, ...] = (
     *_alike("content codings", codings),
     *_alike("names of parameters", parameters, "/detect?confidence=0.3"),
     *(Case("refusals", member, partial(_refusal, member)) for member in refused(b"")),
+    *(Case("text for a picture", member, partial(_refused_text, member)) for member in texts(b"")),
     *(
         Case(
             "types of JSON",

@@ -36,6 +36,9 @@ ACCEPTS_JSON = {
     "half a type": "image/",
     "nonsense": ";;image/;;,,",
     "a comma in a quoted value": 'text/x;a="1, image/jpeg"',
+    "a weight in a quoted value": 'image/jpeg;q=0.5, application/json;profile="x;q=0.1"',
+    "a quote in a quoted value": r'image/jpeg;q=0.5, application/json;profile="x\";q=0.1"',
+    "a weight in quotes": 'image/jpeg;q="1"',
 }
 ACCEPTS_PICTURE = {
     "as documented": "image/jpeg",
@@ -50,6 +53,7 @@ ACCEPTS_PICTURE = {
     "any picture": "image/*",
     "a browser's img": "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8",
     "any of an application less": "image/jpeg, application/*;q=0.5",
+    "a semicolon in a quoted value": 'image/jpeg;profile="x;q=0.1", application/json;q=0.5',
 }
 
 
@@ -169,6 +173,7 @@ def codings(picture: bytes) -> dict[str, Sent]:
 def parameters(picture: bytes) -> dict[str, Sent]:
     """Return requests that ask for a confidence of 0.3, by how they say so."""
     head = b'Content-Disposition: form-data; name="%b"\r\n'
+    octets = b"Content-Type: application/octet-stream\r\n"
 
     def field_of(name: bytes, value: bytes = b"0.3") -> Sent:
         return _multipart(form(part(value, head % name), part(picture)))
@@ -182,6 +187,13 @@ def parameters(picture: bytes) -> dict[str, Sent]:
         ),
         "a field beside another field name": _multipart(
             form(part(b"0.3", head % b"conf"), part(picture, _DISPOSITION.replace(b'"file"', b'"image"')))
+        ),
+        "a field as a file, of requests": _multipart(
+            form(part(b"0.3", head[:-2] % b"conf" + b'; filename="conf"\r\n'), part(picture))
+        ),
+        "a field as octets": _multipart(form(part(b"0.3", head % b"conf" + octets), part(picture))),
+        "a field as a Blob": _multipart(
+            form(part(picture), part(b"0.3", head[:-2] % b"confidence" + b'; filename="blob"\r\n' + octets))
         ),
         "an empty field": Sent(
             form(part(b"", head % b"iou"), part(picture)),
@@ -202,6 +214,12 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
     url, json = b"data:image/jpeg;base64," + text, {"Content-Type": "application/json"}
     urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
     head = b'Content-Disposition: form-data; name="%b"\r\n'
+    instead = {
+        "imgsz": "send the picture as it is", "CONF": "did you mean confidence?", "threshold": "use confidence",
+        "Confidence": "did you mean confidence?", "classes[0]": "did you mean classes?", "labels": "use classes",
+        "api_key": "Authorization: Bearer", "format": "Accept: image/jpeg", "url": "a picture is no parameter",
+        "camera": "'camera': there is no such parameter",
+    }  # fmt: skip
     squeezed = picture.replace(b"\n", b"").replace(b"\r", b"").replace(b"\0", b"")
     packed, coded = gzip.compress(picture), {"Content-Encoding": "gzip"}
     how = "--data-binary"
@@ -230,10 +248,11 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
         "a key in the query": (Sent(picture, {}, "/detect?api_key=s"), 422, "Authorization: Bearer"),
         "a format in the query": (Sent(picture, {}, "/detect?format=image"), 422, "Accept: image/jpeg"),
         "conf and confidence": (Sent(picture, {}, "/detect?conf=0.3&confidence=0.4"), 422, "more than once"),
-        "a field that is no parameter": (
-            _multipart(form(part(b"7", head % b"camera"), part(picture))), 422, "'camera'",
-        ),
-        "a field for imgsz": (_multipart(form(part(b"640", head % b"imgsz"), part(picture))), 422, "imgsz"),
+        **{
+            f"a field for {name}": (_multipart(form(part(b"7", head % name.encode()), part(picture))), 422, word)
+            for name, word in instead.items()
+        },
+        "many empty fields": (_multipart(form(*[part(b"", head % b"conf")] * 49, part(picture))), 413, "48 parts"),
         "pictures of several names": (
             _multipart(form(*(part(picture, _DISPOSITION.replace(b"file", name, 1)) for name in (b"a", b"b")))),
             400, "'file'",
@@ -243,4 +262,25 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
         "a part as uuencode": (
             _multipart(form(part(picture, _DISPOSITION + b"Content-Transfer-Encoding: x-uuencode\r\n"))), 400, "base64",
         ),
+    }  # fmt: skip
+
+
+def texts(picture: bytes) -> dict[str, Sent]:
+    """Return bodies that clients send for a picture, and that are some text instead."""
+    kinds = {name: {"Content-Type": name} for name in ("text/plain", "application/json")}
+    text = base64.b64encode(b"\xff\xd8\xff" + picture)
+    urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
+    return {
+        "base64url": Sent(text.replace(b"/", b"_").replace(b"+", b"-"), kinds["text/plain"]),
+        "Python's bytes, written down": Sent(repr(text).encode(), kinds["text/plain"]),
+        "base64, quoted for a URL": Sent(quote_plus(text).encode(), urlencoded),
+        "base64 of HEIC": Sent(base64.b64encode(b"\0\0\0\x18ftypheic\0\0\0\0" + picture), kinds["text/plain"]),
+        "base64 of AVIF": Sent(base64.b64encode(b"\0\0\0 ftypavif\0\0\0\0" + picture)),
+        "hexadecimal": Sent(picture.hex().encode()),
+        **{f"{word} as JSON": Sent(word.encode(), kinds["application/json"]) for word in ("null", "3", "true")},
+        **{f"JSON in {name}": Sent('{"image": "/9j/"}'.encode(name), kinds["application/json"])
+           for name in ("utf-16", "utf-16-be")},
+        "a file of JavaScript": Sent(b"[object File]", kinds["text/plain"]),
+        "an address": Sent(b"http://camera.example/a.jpg", kinds["text/plain"]),
+        "a path in French": Sent("C:\\été\\photo.jpg".encode("latin-1")),
     }  # fmt: skip
