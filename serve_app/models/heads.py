@@ -63,6 +63,14 @@ def recognise(
     )
 
 
+def not_floats() -> ModelError:
+    """Return the error for a file whose output is whole numbers: of what scale, only the numbers left out would say."""
+    return ModelError(
+        "the model's output is neither fp32 nor fp16, as a quantised model's without its last DequantizeLinear, and "
+        "what its numbers mean cannot be known: export it with an output in fp32"
+    )
+
+
 def _guess(shape: Sequence[int], classes: int, *, in_cells: bool = False) -> str:
     """Return what has an output of this shape, as a part of a sentence."""
     extra = shape[1] - 4 - classes if len(shape) == 3 else 0

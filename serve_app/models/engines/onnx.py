@@ -16,7 +16,7 @@ from serve_app.errors import ModelError
 from serve_app.models.engines.inputs import fixed_batch, input_shape
 from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels
 from serve_app.models.failures import out_of_memory, reason
-from serve_app.models.heads import recognise, to_rows
+from serve_app.models.heads import not_floats, recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 _FRAMES = "sightline.frames"  # no name that the file has for a tensor of its own
@@ -65,6 +65,8 @@ class OnnxEngine:
         if batch not in (None, 1) and outputs[0][0] != 1:
             raise fixed_batch(batch)
         head = recognise(outputs, labels, shape, is_end_to_end=is_end_to_end(metadata))
+        if blank[0].dtype.kind != "f":
+            raise not_floats()
         self._has_objectness = head == "objectness"
         self.info = EngineInfo(
             name=name,

@@ -17,7 +17,7 @@ from serve_app.errors import ModelError
 from serve_app.models.engines.inputs import fixed_batch, input_shape
 from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels
 from serve_app.models.failures import out_of_memory, reason
-from serve_app.models.heads import recognise, to_rows
+from serve_app.models.heads import not_floats, recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Json, Pixels, Precision
 
 _VERSION = str(ov.__version__).partition("-")[0]
@@ -45,6 +45,7 @@ class OpenVinoEngine:
         batch, shape = _fix_shape(model, input_shape)
         precision = _choose(precision, is_quantised=_is_quantised(model), has_bf16=_has_bf16(core))
         operations = {operation.get_type_name() for operation in model.get_ops()}
+        answers_floats = not model.outputs or model.output(0).element_type in _FLOATS
         options: Json = {"INFERENCE_NUM_THREADS": threads}
         if precision != "int8":
             options["INFERENCE_PRECISION_HINT"] = {"fp32": "f32", "bf16": "bf16"}[precision]
@@ -63,6 +64,8 @@ class OpenVinoEngine:
         if batch > 1 and outputs[0][0] != 1:
             raise fixed_batch(batch)
         head = recognise(outputs, labels, shape, is_end_to_end=is_end_to_end(metadata))
+        if not answers_floats:
+            raise not_floats()
         self._has_objectness = head == "objectness"
         self.info = EngineInfo(
             name=name,

@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from scripts.trials.field.case import Case
-from scripts.trials.field.models.constant import BOX, CONFIDENCE, SIDE_PX, anchors, objectness, rows, save, save_folder
+from scripts.trials.field.models.constant import (
+    BOX,
+    CONFIDENCE,
+    SIDE_PX,
+    anchors,
+    objectness,
+    rows,
+    save,
+    save_folder,
+    save_integers,
+)
 from scripts.trials.field.models.verdicts import CPU_ENGINES, EngineName, Make, Problem, refused, served
 from serve_app.config import ModelArgs
 from serve_app.models.load import load
@@ -25,6 +35,10 @@ _CELLS_640 = 8400
 
 def _onnx(*outputs: Array, metadata: Mapping[str, str] | None = None, **options: object) -> Make:
     return lambda folder: save(folder / "constant.onnx", *outputs, metadata=metadata, **options)  # type: ignore[arg-type]
+
+
+def _integers(dtype: int) -> Make:
+    return lambda folder: save_integers(folder / "constant.onnx", dtype)
 
 
 def _suppresses(make: Make, expected: Suppression, engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
@@ -145,7 +159,18 @@ _SUPPRESSION: dict[str, Problem] = {
     ),
     "nms=False": _suppresses(_onnx(rows(), metadata={"args": "{'nms': False}"}), "not_needed"),
 }
+_WHOLE_NUMBERS: dict[str, Problem] = {
+    name: refused(_integers(dtype), "output is neither fp32 nor fp16")
+    for name, dtype in {
+        "uint8": TensorProto.UINT8,
+        "int8": TensorProto.INT8,
+        "int32": TensorProto.INT32,
+        "int64": TensorProto.INT64,
+        "bool": TensorProto.BOOL,
+    }.items()
+}
 CASES = (
+    *(Case("outputs of whole numbers", member, problem) for member, problem in _WHOLE_NUMBERS.items()),
     *(Case("heads", member, problem) for member, problem in _HEADS.items()),
     *(Case("suppression, as GET /models tells it", member, problem) for member, problem in _SUPPRESSION.items()),
 )
