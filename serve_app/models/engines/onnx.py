@@ -114,7 +114,8 @@ def _uint8_in(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | None, I
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [one for one in graph.input if one.name not in constants]
     types = [one.type.tensor_type for one in inputs]
-    sides = [[dim.dim_value or None for dim in one.shape.dim] for one in types]
+    # Older exporters write -1 for a side that is open.
+    sides = [[dim.dim_value if dim.dim_value > 0 else None for dim in one.shape.dim] for one in types]
     shape = input_shape(sides, all(one.elem_type in _FLOATS for one in types), wanted)
     (old,) = inputs
     batch = sides[0][0]

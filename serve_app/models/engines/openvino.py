@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -21,6 +22,7 @@ from serve_app.models.heads import not_floats, recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Json, Pixels, Precision
 
 _VERSION = str(ov.__version__).partition("-")[0]
+_NOT_UTF8 = "\ufffd"
 _FLOATS = (ov.Type.f32, ov.Type.f16, ov.Type.bf16, ov.Type.f64)
 
 
@@ -105,7 +107,9 @@ class OpenVinoEngine:
 def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
     """The network and the metadata that Ultralytics' export wrote beside or into it."""
     if path.is_dir():
-        networks = sorted(one for one in path.iterdir() if one.suffix == ".xml")  # raises where glob() finds nothing
+        found = path.iterdir()  # raises where glob() finds nothing
+        # What macOS keeps of a file beside it begins so, where a disk or an archive holds nothing but content.
+        networks = sorted(one for one in found if one.suffix == ".xml" and not one.name.startswith("._"))
         if len(networks) != 1:
             raise ModelError(f"an OpenVINO folder holds one .xml file, this one {len(networks)}: {path}")
         (network,) = networks
@@ -119,7 +123,15 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
         return _read_network(core, network), _read_metadata(metadata)
     model = _read_network(core, path)
     info = model.get_rt_info()
-    return model, {key: value.value for key, value in info["framework"].items()} if "framework" in info else {}
+    return model, {key: _text(value) for key, value in info["framework"].items()} if "framework" in info else {}
+
+
+def _text(value: ov.OVAny) -> Any:
+    """Return one value of an ONNX file's metadata; what is not UTF-8 is nobody's label, and becomes no value at all."""
+    try:
+        return value.value
+    except UnicodeDecodeError:
+        return _NOT_UTF8
 
 
 def _read_network(core: ov.Core, path: Path) -> ov.Model:

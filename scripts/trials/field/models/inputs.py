@@ -46,6 +46,16 @@ def _folder(*sides: int | str, count: int = 84) -> Make:
     )
 
 
+def _minus_one(folder: Path) -> Path:
+    """As older exporters write that the sides are open."""
+    path = save(folder / "constant.onnx", anchors(count=8400))
+    model = onnx.load(path)
+    for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        side.dim_value = -1
+    onnx.save(model, path)
+    return path
+
+
 def _two_inputs(folder: Path) -> Path:
     """As the original RT-DETR's export takes them: a picture and its size."""
     path = save(folder / "constant.onnx", anchors())
@@ -208,6 +218,7 @@ _INPUTS: dict[str, Problem] = {
     "an open batch": served(_onnx("batch", 3, 64, 64)),
     "everything open": served(_onnx("batch", 3, "height", "width", count=8400)),
     "open sides alone": served(_onnx(1, 3, "height", "width", count=8400)),
+    "open sides, written as -1": served(_minus_one),
     "fp16": served(_onnx(1, 3, 64, 64, dtype=TensorProto.FLOAT16)),
     "8-bit numbers": refused(_onnx(1, 3, 64, 64, dtype=TensorProto.UINT8), "neither fp32 nor fp16"),
     "channels last": refused(_onnx(1, 64, 64, 3), "channels last: export it as 1x3xHxW"),
