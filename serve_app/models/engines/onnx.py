@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from serve_app.errors import ModelError
 from serve_app.models.engines.inputs import fixed_batch, input_shape
 from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels
+from serve_app.models.engines.precision import precision_of
 from serve_app.models.failures import out_of_memory, reason
 from serve_app.models.heads import not_floats, recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Pixels, Precision
@@ -163,7 +164,6 @@ def _keep_any_batch(model: onnx.ModelProto, batch: int) -> None:
 
 
 def _precision(model: onnx.ModelProto) -> Precision:
-    if any(node.op_type in ("DequantizeLinear", "QLinearConv", "ConvInteger") for node in model.graph.node):
-        return "int8"
-    kernels = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4}
-    return "fp16" if TensorProto.FLOAT16 in kernels else "fp32"
+    constants = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4]
+    kernels = {helper.tensor_dtype_to_np_dtype(tensor.data_type).name for tensor in constants}
+    return precision_of({node.op_type for node in model.graph.node}, kernels)
