@@ -59,8 +59,8 @@ def recognise(
     cells = {_cells(input_shape, strides) for strides in _STRIDES}
     has_one_a_cell = height in cells
     has_three_a_cell = height in {_ANCHORS_PER_CELL * n for n in (*cells, _cells(input_shape, _STRIDES_OF_TINY))}
-    is_short = height <= _MOST_ROWS
-    if width == 6 and (is_end_to_end or is_short or not (has_one_a_cell or has_three_a_cell)):
+    may_be_grid = height > _MOST_ROWS and (has_one_a_cell or has_three_a_cell)
+    if width == 6 and (is_end_to_end or not may_be_grid):
         return "rows"
     if height == 4 + classes and width != 6:
         return "anchors"
