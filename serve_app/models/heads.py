@@ -21,8 +21,14 @@ from serve_app.types import InputShape
 Head = Literal["anchors", "rows", "objectness"]
 
 _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # of the levels that YOLO heads have
+_STRIDES_OF_TINY = (16, 32)  # YOLOv3-tiny's and YOLOv4-tiny's, which have objectness
 _ANCHORS_PER_CELL = 3  # of heads with objectness, but for YOLOX, which has one
 _MOST_ROWS = 300  # of an end-to-end head unless it says otherwise; a grid has as few cells only in tiny pictures
+_END_TO_END = {  # what has rows of so many numbers, of which a detection model's have six
+    7: "as an end-to-end model's of oriented boxes is, an SSD's, or a YOLOv7's with NMS inside",
+    38: "as an end-to-end segmentation model's is",
+    57: "as an end-to-end pose model's is",
+}
 _EXPORT_IT = "export it with Ultralytics as a detection model"
 _SHARES_PX = 2.0  # boxes that nowhere reach further are shares of the picture's sides
 _ROUNDING = 0.01
@@ -50,26 +56,42 @@ def recognise(
     if len(shape) != 3:
         raise ModelError(f"the model's output is {_written(shape)}, {_guess(shape, classes)}: {_EXPORT_IT}")
     _, height, width = shape
-    cells = {sum(-(-input_shape.height_px // s) * -(-input_shape.width_px // s) for s in level) for level in _STRIDES}
-    has_three_a_cell = height in {_ANCHORS_PER_CELL * count for count in cells}
-    if width == 6 and (is_end_to_end or height <= _MOST_ROWS or not (height in cells or has_three_a_cell)):
+    cells = {_cells(input_shape, strides) for strides in _STRIDES}
+    has_one_a_cell = height in cells
+    has_three_a_cell = height in {_ANCHORS_PER_CELL * n for n in (*cells, _cells(input_shape, _STRIDES_OF_TINY))}
+    may_be_grid = height > _MOST_ROWS and (has_one_a_cell or has_three_a_cell)
+    if width == 6 and (is_end_to_end or not may_be_grid):
         return "rows"
     if height == 4 + classes and width != 6:
         return "anchors"
     if width == 5 + classes and has_three_a_cell:
         return "objectness"
     raise ModelError(
-        f"the model's output is {_written(shape)}, {_guess(shape, classes, in_cells=height in cells)}: {_EXPORT_IT}"
+        f"the model's output is {_written(shape)}, {_guess(shape, classes, in_cells=has_one_a_cell)}: {_EXPORT_IT}"
+    )
+
+
+def _cells(shape: InputShape, strides: Sequence[int]) -> int:
+    """Return how many cells the levels of these strides have together."""
+    return sum(-(-shape.height_px // stride) * -(-shape.width_px // stride) for stride in strides)
+
+
+def not_floats() -> ModelError:
+    """Return the error for a file whose output is whole numbers: of what scale, only the numbers left out would say."""
+    return ModelError(
+        "the model's output is neither fp32 nor fp16, as a quantised model's without its last DequantizeLinear, and "
+        "what its numbers mean cannot be known: export it with an output in fp32"
     )
 
 
 def _guess(shape: Sequence[int], classes: int, *, in_cells: bool = False) -> str:
     """Return what has an output of this shape, as a part of a sentence."""
-    extra = shape[1] - 4 - classes if len(shape) == 3 else 0
+    has_columns = len(shape) == 3 and shape[1] < shape[2]  # one a cell, as the raw heads of every task
+    extra = shape[1] - 4 - classes if has_columns else 0
     if len(shape) == 2 and shape[1] == classes:
         return "as a classification model's is"
     if in_cells and shape[2] in (6, 5 + classes):
-        return "one row a cell, as YOLOX has, which takes other pictures and leaves its boxes to be decoded"
+        return "one row a cell, as YOLOX's and YOLOv6's own exports have, which are not served"
     if len(shape) == 3 and shape[2] == 4 + classes:
         return "boxes in rows, as an RT-DETR's are"
     if extra == 32:
@@ -78,6 +100,8 @@ def _guess(shape: Sequence[int], classes: int, *, in_cells: bool = False) -> str
         return "as a model's of oriented boxes is"
     if extra > 1 and extra % 3 == 0:
         return "as a pose model's is, or that of other classes than it names"
+    if len(shape) == 3 and shape[2] in _END_TO_END and shape[1] <= _MOST_ROWS:
+        return _END_TO_END[shape[2]]
     if shape[-1] == 7:
         return "as an SSD's is, or a YOLOv7's with NMS inside"
     return f"which no YOLO detection head has for the {classes} classes that it names"

@@ -54,6 +54,8 @@ def find_weights(args: ModelArgs, engine: str) -> Path:
         raise ModelError(f"model.weights: there is no {path}")
     if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
         raise ModelError(f"model.weights: {path} may not be read by user {os.getuid()}")
+    if path.is_dir() and path.suffix == ".pt":
+        raise ModelError(f"model.weights: {path.name} is a folder, not a checkpoint: name the file in it")
     kind = "folder" if path.is_dir() else path.suffix
     if kind in _READS[engine] and not (path.is_dir() and why_not_read(path)):
         check_start(path)

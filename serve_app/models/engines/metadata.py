@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,8 @@ import yaml
 from serve_app.errors import ModelError
 from serve_app.types import Json
 
+_NOTHING = ("", "none", "null", "~")  # as Python, JSON and YAML write it
+
 
 def read_labels(metadata: Json) -> tuple[str, ...]:
     """Return the label of each class id, from the metadata's ``names``. Raises ModelError.
@@ -19,8 +22,8 @@ def read_labels(metadata: Json) -> tuple[str, ...]:
     ``names`` is a list, or a mapping of class ids, which may be text, to labels. It may itself be text, as it always is
     in an ONNX file: what Python prints, JSON or YAML. A label may occur twice. Raises ModelError for another task, too.
     """
-    task = metadata.get("task", "detect")
-    if task != "detect":
+    task = metadata.get("task")
+    if str(task).lower() not in (*_NOTHING, "detect"):
         raise ModelError(f"this model's task is {task!r}; only detection is served")
     if _is_rtdetr(metadata):
         raise ModelError("this model is an RT-DETR, whose boxes mean something else; only YOLO models are served")
@@ -61,9 +64,12 @@ def is_end_to_end(metadata: Json) -> bool:
 
 
 def _is_rtdetr(metadata: Json) -> bool:
-    """Return whether the head is an RT-DETR's: its name since Ultralytics 8.4, and the description before that."""
-    description = str(metadata.get("description", "")).lower().replace("-", "")
-    return metadata.get("head") == "RTDETRDecoder" or "rtdetr" in description
+    """Return whether the head is an RT-DETR's: its name since Ultralytics 8.4, and the description before that.
+
+    The description is "Ultralytics NAME model trained on DATA", and data sets are named after anything.
+    """
+    name, _, _ = str(metadata.get("description", "")).lower().partition(" trained on ")
+    return metadata.get("head") == "RTDETRDecoder" or "rtdetr" in re.sub("[-_ ]", "", name)
 
 
 def _from_text(text: str) -> Any:

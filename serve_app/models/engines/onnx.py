@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from serve_app.errors import ModelError
 from serve_app.models.engines.inputs import fixed_batch, input_shape
 from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels
+from serve_app.models.engines.precision import precision_of
 from serve_app.models.failures import out_of_memory, reason
-from serve_app.models.heads import recognise, to_rows
+from serve_app.models.heads import not_floats, recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 _FRAMES = "sightline.frames"  # no name that the file has for a tensor of its own
@@ -65,6 +66,8 @@ class OnnxEngine:
         if batch not in (None, 1) and outputs[0][0] != 1:
             raise fixed_batch(batch)
         head = recognise(outputs, labels, shape, is_end_to_end=is_end_to_end(metadata))
+        if blank[0].dtype.kind != "f":
+            raise not_floats()
         self._has_objectness = head == "objectness"
         self.info = EngineInfo(
             name=name,
@@ -112,7 +115,8 @@ def _uint8_in(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | None, I
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [one for one in graph.input if one.name not in constants]
     types = [one.type.tensor_type for one in inputs]
-    sides = [[dim.dim_value or None for dim in one.shape.dim] for one in types]
+    # Older exporters write -1 for a side that is open.
+    sides = [[dim.dim_value if dim.dim_value > 0 else None for dim in one.shape.dim] for one in types]
     shape = input_shape(sides, all(one.elem_type in _FLOATS for one in types), wanted)
     (old,) = inputs
     batch = sides[0][0]
@@ -160,7 +164,6 @@ def _keep_any_batch(model: onnx.ModelProto, batch: int) -> None:
 
 
 def _precision(model: onnx.ModelProto) -> Precision:
-    if any(node.op_type in ("DequantizeLinear", "QLinearConv", "ConvInteger") for node in model.graph.node):
-        return "int8"
-    kernels = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4}
-    return "fp16" if TensorProto.FLOAT16 in kernels else "fp32"
+    constants = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4]
+    kernels = {helper.tensor_dtype_to_np_dtype(tensor.data_type).name for tensor in constants}
+    return precision_of({node.op_type for node in model.graph.node}, kernels)

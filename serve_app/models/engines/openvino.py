@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -16,11 +17,14 @@ from openvino.preprocess import ColorFormat, PrePostProcessor
 from serve_app.errors import ModelError
 from serve_app.models.engines.inputs import fixed_batch, input_shape
 from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels
+from serve_app.models.engines.precision import precision_of
 from serve_app.models.failures import out_of_memory, reason
-from serve_app.models.heads import recognise, to_rows
+from serve_app.models.heads import not_floats, recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Json, Pixels, Precision
 
 _VERSION = str(ov.__version__).partition("-")[0]
+_NUMPY_NAMES = {"f32": "float32", "f16": "float16", "i8": "int8", "u8": "uint8"}
+_NOT_UTF8 = "\ufffd"
 _FLOATS = (ov.Type.f32, ov.Type.f16, ov.Type.bf16, ov.Type.f64)
 
 
@@ -43,11 +47,13 @@ class OpenVinoEngine:
         model, metadata = _read(core, path)
         labels = read_labels(metadata)
         batch, shape = _fix_shape(model, input_shape)
-        precision = _choose(precision, is_quantised=_is_quantised(model), has_bf16=_has_bf16(core))
         operations = {operation.get_type_name() for operation in model.get_ops()}
+        is_int8 = precision_of(operations, _kernels(model)) == "int8"
+        precision = _choose(precision, is_quantised=is_int8, has_bf16=_has_bf16(core))
+        answers_floats = not model.outputs or model.output(0).element_type in _FLOATS
         options: Json = {"INFERENCE_NUM_THREADS": threads}
-        if precision != "int8":
-            options["INFERENCE_PRECISION_HINT"] = {"fp32": "f32", "bf16": "bf16"}[precision]
+        if "FakeQuantize" not in operations:  # int8 weights without it, as of a dynamic file, are computed with in fp32
+            options["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bf16" else "f32"
         self._requests = threading.local()  # a thread's own, by compiled model
         self._has_objectness = False
         try:
@@ -63,6 +69,8 @@ class OpenVinoEngine:
         if batch > 1 and outputs[0][0] != 1:
             raise fixed_batch(batch)
         head = recognise(outputs, labels, shape, is_end_to_end=is_end_to_end(metadata))
+        if not answers_floats:
+            raise not_floats()
         self._has_objectness = head == "objectness"
         self.info = EngineInfo(
             name=name,
@@ -102,7 +110,9 @@ class OpenVinoEngine:
 def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
     """The network and the metadata that Ultralytics' export wrote beside or into it."""
     if path.is_dir():
-        networks = sorted(one for one in path.iterdir() if one.suffix == ".xml")  # raises where glob() finds nothing
+        found = path.iterdir()  # raises where glob() finds nothing
+        # What macOS keeps of a file beside it begins so, where a disk or an archive holds nothing but content.
+        networks = sorted(one for one in found if one.suffix == ".xml" and not one.name.startswith("._"))
         if len(networks) != 1:
             raise ModelError(f"an OpenVINO folder holds one .xml file, this one {len(networks)}: {path}")
         (network,) = networks
@@ -116,7 +126,15 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
         return _read_network(core, network), _read_metadata(metadata)
     model = _read_network(core, path)
     info = model.get_rt_info()
-    return model, {key: value.value for key, value in info["framework"].items()} if "framework" in info else {}
+    return model, {key: _text(value) for key, value in info["framework"].items()} if "framework" in info else {}
+
+
+def _text(value: ov.OVAny) -> Any:
+    """Return one value of an ONNX file's metadata; what is not UTF-8 is nobody's label, and becomes no value at all."""
+    try:
+        return value.value
+    except UnicodeDecodeError:
+        return _NOT_UTF8
 
 
 def _read_network(core: ov.Core, path: Path) -> ov.Model:
@@ -215,7 +233,7 @@ def _choose(wanted: Precision, *, is_quantised: bool, has_bf16: bool) -> Precisi
     A CPU with AMX would choose bf16, with which some models' boxes stay what they are and others' do not.
     """
     if is_quantised and wanted not in ("auto", "int8"):
-        raise ModelError(f"this model was quantised to int8 and cannot be computed in {wanted}")
+        raise ModelError(f"this model was quantised to int8 and is not served in {wanted}: set model.precision to auto")
     if is_quantised:
         return "int8"
     if wanted == "int8":
@@ -229,5 +247,8 @@ def _has_bf16(core: ov.Core) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _is_quantised(model: ov.Model) -> bool:
-    return any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
+def _kernels(model: ov.Model) -> set[str]:
+    """Return the number types of the constants of four sides, as numpy names those that it has."""
+    constants = [one.output(0) for one in model.get_ops() if one.get_type_name() == "Constant"]
+    kernels = {one.element_type.get_type_name() for one in constants if len(one.shape) == 4}
+    return {_NUMPY_NAMES.get(name, name) for name in kernels}

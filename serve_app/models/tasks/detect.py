@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.errors import ServeAppError
 from serve_app.types import Detections, DetectOptions
 
 MAX_CANDIDATES = 3000  # the most confident ones before NMS: bounds the time that a noisy picture can take
+_ROUNDING = 0.01  # that much a confidence may be over 1, in fp16 and int8
 _CLASS_OFFSET_PX = 7680.0  # moves each class's boxes apart, so that NMS never compares two classes (as Ultralytics)
 
 _Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]  # xyxy, confidence, class id
@@ -21,11 +23,17 @@ def to_detections(raw: NDArray[np.float32], options: DetectOptions, *, end_to_en
 
     ``raw`` is ``(4 + classes, anchors)``: centre x, centre y, width, height and one score a class; or ``(n, 6)`` rows:
     left, top, right, bottom, confidence, class id. ``end_to_end``: no two rows are of one object.
+
+    No confidence is over 1. Raises ServeAppError if one is by more than rounding: at start one picture is looked at.
     """
     has_rows = raw.shape[1] == 6  # and there are more anchors than that
     xyxy, confidence, class_id = _from_rows(raw, options) if has_rows else _from_anchors(raw, options)
     best = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]  # a file's own suppression may sort otherwise
     xyxy, confidence, class_id = xyxy[best], confidence[best], class_id[best]
+    if len(confidence) and confidence[0] > 1 + _ROUNDING:
+        most = f"{confidence[0]:.3g}"
+        raise ServeAppError(f"the model answers a confidence of {most}, and 1 is the most: export it again")
+    confidence = np.minimum(confidence, 1)
     if not end_to_end:
         kept = _suppress(xyxy, confidence, class_id, options.iou)
         xyxy, confidence, class_id = xyxy[kept], confidence[kept], class_id[kept]

@@ -86,6 +86,16 @@ def save(
     return path
 
 
+def save_integers(path: Path, dtype: int) -> Path:
+    """Write a model whose output is left in whole numbers, as a quantised one's without its last DequantizeLinear."""
+    model = onnx.load(save(path, anchors()))
+    (output,) = model.graph.output
+    model.graph.node.append(helper.make_node("Cast", [output.name], ["whole"], to=dtype))
+    output.name, output.type.tensor_type.elem_type = "whole", dtype
+    onnx.save(model, path)
+    return path
+
+
 def save_folder(
     folder: Path, *outputs: NDArray[np.float32], metadata: str, sides: Sequence[Side] = (1, 3, SIDE_PX, SIDE_PX)
 ) -> Path:

@@ -88,6 +88,11 @@ def _pipe(folder: Path) -> Path:
     return folder / "pipe.onnx"
 
 
+def _checkpoint_folder(folder: Path) -> Path:
+    (folder / "m.pt").mkdir()
+    return folder / "m.pt"
+
+
 def _loop(folder: Path) -> Path:
     (folder / "loop.onnx").symlink_to("loop.onnx")
     return folder / "loop.onnx"
@@ -163,6 +168,10 @@ _FILES: dict[str, Problem] = {
     "a part of a folder": refused(_file("a.xml", b"<net/>"), "is named by its folder"),
     "a pipe": refused(_pipe, "neither a file nor a folder"),
     "a link to itself": refused(_loop, "no valid path|there is no"),
+    "a folder with a checkpoint's name": refused(_checkpoint_folder, "m.pt is a folder, not a checkpoint"),
+    "a folder that macOS packed": served(
+        _folder(lambda folder: (folder / "._constant.xml").write_bytes(b"\0\5\x16\7")), engines=["openvino"]
+    ),
     "an empty folder": refused(lambda folder: folder, r"one \.xml file|an exported folder", engines=["openvino"]),
     "a TensorFlow folder": refused(_named("saved_model.pb"), "TensorFlow is not read", engines=["openvino"]),
     "an NCNN folder": refused(_named("model.ncnn.param"), "NCNN is not read", engines=["openvino"]),

@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from scripts.trials.field.case import Case
-from scripts.trials.field.models.constant import BOX, CONFIDENCE, SIDE_PX, anchors, objectness, rows, save, save_folder
+from scripts.trials.field.models.constant import (
+    BOX,
+    CONFIDENCE,
+    SIDE_PX,
+    anchors,
+    objectness,
+    rows,
+    save,
+    save_folder,
+    save_integers,
+)
 from scripts.trials.field.models.verdicts import CPU_ENGINES, EngineName, Make, Problem, refused, served
 from serve_app.config import ModelArgs
 from serve_app.models.load import load
@@ -25,6 +35,10 @@ _CELLS_640 = 8400
 
 def _onnx(*outputs: Array, metadata: Mapping[str, str] | None = None, **options: object) -> Make:
     return lambda folder: save(folder / "constant.onnx", *outputs, metadata=metadata, **options)  # type: ignore[arg-type]
+
+
+def _integers(dtype: int) -> Make:
+    return lambda folder: save_integers(folder / "constant.onnx", dtype)
 
 
 def _suppresses(make: Make, expected: Suppression, engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
@@ -70,6 +84,7 @@ def _unsorted() -> Array:
     return output
 
 
+_OF_COCO = str(["a"] * 80)
 _IS_RTDETR = "RT-DETR"
 _NMS = {"args": "{'batch': 1, 'nms': True, 'simplify': True}"}
 _HEADS: dict[str, Problem] = {
@@ -82,12 +97,33 @@ _HEADS: dict[str, Problem] = {
     "YOLOv5's of one class, which has six columns as well": served(
         _onnx(objectness(classes=1, class_id=0, count=3 * _CELLS_640), names="['car']", sides=_SIDES_640)
     ),
+    "YOLOv3-tiny's, of strides 16 and 32": served(
+        _onnx(objectness(classes=80, count=6000), names=str(["person", "car", *"x" * 78]), sides=_SIDES_640)
+    ),
+    "YOLOv3-tiny's of one class": served(
+        _onnx(objectness(classes=1, class_id=0, count=6000), names="['car']", sides=_SIDES_640)
+    ),
+    "YOLOv3-tiny's of a small picture": served(_onnx(objectness(count=3 * 20))),
     "YOLOv5's with its feature maps beside it": served(
         _onnx(objectness(), _of(1, 3, 8, 8, 7), _of(1, 3, 4, 4, 7), _of(1, 3, 2, 2, 7))
     ),
     "RT-DETR by the head's name": refused(_onnx(_shares(), metadata={"head": "RTDETRDecoder"}), _IS_RTDETR),
     "RT-DETR by its description": refused(
         _onnx(_shares(), metadata={"description": "Ultralytics rtdetr-l model trained on coco.yaml"}), _IS_RTDETR
+    ),
+    "RT-DETR by another writing of its name": refused(
+        _onnx(_shares(), metadata={"description": "Ultralytics RT-DETR-l model"}), _IS_RTDETR
+    ),
+    "a YOLO whose data set is named after RT-DETR": served(
+        _onnx(
+            anchors(),
+            metadata={"description": "Ultralytics YOLO11n model trained on /data/rt-detr-compare/data.yaml"},
+        )
+    ),
+    "a task that is null": served(_onnx(anchors(), metadata={"task": "null"})),
+    "a folder whose task is empty": served(
+        lambda folder: save_folder(folder / "model", anchors(), metadata="names: [person, car]\ntask:\n"),
+        engines=["openvino"],
     ),
     "RT-DETR by its boxes alone": refused(_onnx(_shares()), _IS_RTDETR),
     "RT-DETR as a folder": refused(
@@ -104,6 +140,9 @@ _HEADS: dict[str, Problem] = {
     ),
     "YOLOX": refused(_onnx(_of(1, _CELLS_640, 7), sides=_SIDES_640), "YOLOX"),
     "YOLOX of one class": refused(_onnx(_of(1, _CELLS_640, 6), names="['a']", sides=_SIDES_640), "YOLOX"),
+    "YOLOv6's own export": refused(
+        _onnx(objectness(classes=80, count=_CELLS_640), names=str(["a"] * 80), sides=_SIDES_640), "YOLOv6's own"
+    ),
     "boxes, scores and labels in rows, not suppressed": refused(
         _onnx(rows(count=_CELLS_640), sides=_SIDES_640), "one row a cell"
     ),
@@ -121,6 +160,10 @@ _HEADS: dict[str, Problem] = {
     "segmentation as a raw head alone": refused(_onnx(anchors(34)), "segmentation"),
     "pose": refused(_onnx(anchors(53), metadata={"task": "pose"}), "task is 'pose'"),
     "pose that does not say so": refused(_onnx(anchors(53)), "pose model's"),
+    "segmentation, end to end": refused(_onnx(_of(1, 300, 38), names=_OF_COCO), "end-to-end segmentation model's"),
+    "pose, end to end": refused(_onnx(_of(1, 300, 57)), "end-to-end pose model's"),
+    "oriented boxes, end to end": refused(_onnx(_of(1, 300, 7), names=_OF_COCO), "end-to-end model's of oriented"),
+    "RT-DETR that names too few classes": refused(_onnx(_shares(columns=84)), "which no YOLO detection head has"),
     "oriented boxes": refused(_onnx(anchors(3), metadata={"task": "obb"}), "task is 'obb'"),
     "oriented boxes that do not say so": refused(_onnx(anchors(3)), "oriented boxes"),
     "classification": refused(_onnx(_of(1, 2), metadata={"task": "classify"}), "task is 'classify'"),
@@ -145,7 +188,18 @@ _SUPPRESSION: dict[str, Problem] = {
     ),
     "nms=False": _suppresses(_onnx(rows(), metadata={"args": "{'nms': False}"}), "not_needed"),
 }
+_WHOLE_NUMBERS: dict[str, Problem] = {
+    name: refused(_integers(dtype), "output is neither fp32 nor fp16")
+    for name, dtype in {
+        "uint8": TensorProto.UINT8,
+        "int8": TensorProto.INT8,
+        "int32": TensorProto.INT32,
+        "int64": TensorProto.INT64,
+        "bool": TensorProto.BOOL,
+    }.items()
+}
 CASES = (
+    *(Case("outputs of whole numbers", member, problem) for member, problem in _WHOLE_NUMBERS.items()),
     *(Case("heads", member, problem) for member, problem in _HEADS.items()),
     *(Case("suppression, as GET /models tells it", member, problem) for member, problem in _SUPPRESSION.items()),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,13 +20,13 @@ from onnxruntime.quantization import (
 
 from scripts.trials.field.case import Case
 from scripts.trials.field.models.constant import CONFIDENCE, anchors, save, save_folder
-from scripts.trials.field.models.verdicts import Make, Problem, refused, served
+from scripts.trials.field.models.verdicts import CPU_ENGINES, EngineName, Make, Problem, refused, served
 from serve_app.config import ModelArgs
 from serve_app.images.letterbox import letterbox
 from serve_app.images.map_back import to_picture
 from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
-from serve_app.types import DetectOptions
+from serve_app.types import DetectOptions, Precision
 
 _RECTANGLE = (384, 640)  # height, width
 
@@ -44,6 +45,16 @@ def _folder(*sides: int | str, count: int = 84) -> Make:
     return lambda folder: save_folder(
         folder / "constant_openvino_model", anchors(count=count), metadata="names: [person, car]\n", sides=sides
     )
+
+
+def _minus_one(folder: Path) -> Path:
+    """As older exporters write that the sides are open."""
+    path = save(folder / "constant.onnx", anchors(count=8400))
+    model = onnx.load(path)
+    for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        side.dim_value = -1
+    onnx.save(model, path)
+    return path
 
 
 def _two_inputs(folder: Path) -> Path:
@@ -191,6 +202,21 @@ def _quantised(layout: QuantFormat | None, activations: QuantType = QuantType.QU
     return make
 
 
+def _is_int8(make: Make, precision: Precision = "auto", engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
+    """Return the check that each engine says that the file is in int8."""
+
+    def problem(_: str) -> str | None:
+        for engine in engines:
+            with TemporaryDirectory() as folder:
+                args = ModelArgs(weights=make(Path(folder)), engine=engine, precision=precision, threads=1)
+                said = load(args, has_gpu=False).info.precision
+            if said != "int8":
+                return f"{engine}: the precision is {said} in place of int8"
+        return None
+
+    return problem
+
+
 _INPUTS: dict[str, Problem] = {
     "a rectangle of 384x640": served(_onnx(1, 3, 384, 640, count=5040)),
     "a rectangle of 384x640: boxes in pictures of any shape": _finds_red_in_a_rectangle,
@@ -208,6 +234,7 @@ _INPUTS: dict[str, Problem] = {
     "an open batch": served(_onnx("batch", 3, 64, 64)),
     "everything open": served(_onnx("batch", 3, "height", "width", count=8400)),
     "open sides alone": served(_onnx(1, 3, "height", "width", count=8400)),
+    "open sides, written as -1": served(_minus_one),
     "fp16": served(_onnx(1, 3, 64, 64, dtype=TensorProto.FLOAT16)),
     "8-bit numbers": refused(_onnx(1, 3, 64, 64, dtype=TensorProto.UINT8), "neither fp32 nor fp16"),
     "channels last": refused(_onnx(1, 64, 64, 3), "channels last: export it as 1x3xHxW"),
@@ -226,6 +253,10 @@ _QUANTISED: dict[str, Problem] = {
     "QOperator, unsigned": served(_quantised(QuantFormat.QOperator)),
     "QOperator, signed": served(_quantised(QuantFormat.QOperator, QuantType.QInt8), or_says=_ONNX_DOES_IT),
     "dynamic": served(_quantised(None)),
+    "QDQ, unsigned: every engine says so": _is_int8(_quantised(QuantFormat.QDQ)),
+    "QOperator, unsigned: every engine says so": _is_int8(_quantised(QuantFormat.QOperator)),
+    "dynamic: every engine says so": _is_int8(_quantised(None)),
+    "dynamic, asked for": _is_int8(_quantised(None), "int8", ["openvino"]),
 }
 CASES = (
     *(Case("inputs", member, problem) for member, problem in _INPUTS.items()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 
@@ -23,6 +24,12 @@ def _onnx(names: str | None) -> Make:
 
 def _folder(metadata: str) -> Make:
     return lambda folder: save_folder(folder / "constant_openvino_model", anchors(), metadata=metadata)
+
+
+def _latin_1(folder: Path) -> Path:
+    path = save(folder / "constant.onnx", anchors(), names="['M@dchen', 'car']")
+    path.write_bytes(path.read_bytes().replace(b"M@dchen", b"M\xe4dchen"))
+    return path
 
 
 def _of_many(names: str, classes: int) -> Make:
@@ -80,6 +87,7 @@ _FORMS: dict[str, Problem] = {
     "an empty mapping": refused(_onnx("{}"), "names no class"),
     "an empty list": refused(_onnx("[]"), "names no class"),
     "words with commas": refused(_onnx("person,car"), "does not name its classes"),
+    "Latin-1": refused(_latin_1, "does not name its classes"),
     "a gap": refused(_onnx("{0: 'person', 2: 'car'}"), "none of them for class 1"),
     "counted from one": refused(_onnx("{1: 'person', 2: 'car'}"), "none of them for class 0"),
     "keys that are no numbers": refused(_onnx("{'a': 'person', 'b': 'car'}"), "no class ids"),

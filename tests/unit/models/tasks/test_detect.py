@@ -5,6 +5,7 @@ import pytest
 import torch
 from ultralytics.utils.nms import non_max_suppression
 
+from serve_app.errors import ServeAppError
 from serve_app.models.engines.device import to_rows
 from serve_app.models.tasks.detect import MAX_CANDIDATES, to_detections
 from serve_app.types import DetectOptions
@@ -84,3 +85,16 @@ def test_a_noisy_picture_costs_no_more_than_the_best_candidates() -> None:
 
 def test_no_candidate_is_no_detection() -> None:
     assert len(to_detections(np.zeros((7, 100), np.float32), DetectOptions(0.5, 0.7, 300), end_to_end=False)) == 0
+
+
+def test_a_confidence_that_rounding_put_over_1_is_1() -> None:
+    raw = np.array([[10, 20, 30, 40, 1.004, 0], [50, 60, 90, 90, 0.5, 0]], np.float32)
+    found = to_detections(raw, DetectOptions(0.3, 0.7, 300), end_to_end=True)
+    assert found.confidence.tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("confidence", [1.5, 145.0, np.inf])
+def test_a_confidence_far_over_1_is_never_an_answer(confidence: float) -> None:
+    raw = np.array([[10, 20, 30, 40, confidence, 0]], np.float32)
+    with pytest.raises(ServeAppError, match="1 is the most"):
+        to_detections(raw, DetectOptions(0.3, 0.7, 300), end_to_end=True)
