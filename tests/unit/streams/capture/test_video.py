@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import re
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +33,18 @@ def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
             (frame_shown(pixels()), position.index, position.timestamp_s) for pixels, position in video
         ]
     assert read == [(number, number, pytest.approx(number / 50)) for number in range(5)]
+
+
+def test_a_frame_is_free_as_soon_as_it_is_used(tmp_path: Path) -> None:
+    """One that refers to itself waits for the garbage collector, with its pixels and the threads that converted it."""
+    path = save_video(tmp_path / "a.avi", frames=5, fps=50)
+    gc.collect()
+    gc.disable()
+    try:
+        frames_of(path)
+        assert not [found for found in gc.get_objects() if isinstance(found, av.VideoFrame)]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("hwaccel", ["cuda", "qsv", "drm", "amf"])
