@@ -66,9 +66,8 @@ def read(data: bytes, max_pixels: int) -> Pixels:
     tail = b""
     if bits == 4 and directory.value(tags.PHOTOMETRIC, 0) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
         entries, tail = _greys_as_palette(file, entries, directory.value(tags.PHOTOMETRIC, 0))
-    turn = (directory.value(tags.ORIENTATION, 0) if tags.ORIENTATION in directory else 0) or orientation.chosen(
-        None, directory.bytes_of(tags.XMP, 1 << 18)
-    )
+    named = (*directory.values(tags.ORIENTATION), 0)[0]  # some writers count two
+    turn = named or orientation.chosen(None, directory.bytes_of(tags.XMP, 1 << 18))
     plain = _with_directory(file, entries, tail)
     if has_premultiplied_alpha:
         pixels = _divided_by_alpha(decoded(plain, flags=cv2.IMREAD_UNCHANGED))

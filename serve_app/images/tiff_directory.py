@@ -23,6 +23,7 @@ KEPT = {  # of a picture's layout and colours
 }  # fmt: skip
 LOOKED_AT = KEPT | {SUBFILE, ORIENTATION, SUB_DIRECTORIES, EXTRA_SAMPLES, XMP, DNG}
 _KINDS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # BYTE, SHORT, LONG, IFD, LONG8
+_SIGNED = {6: "b", 8: "h", 9: "i"}  # SBYTE, SSHORT, SLONG: of an orientation
 _MAX_DIRECTORIES = 64
 
 
@@ -83,9 +84,10 @@ class Directory:
             return ()
         entry = self._entries[tag]
         kind, count = struct.unpack_from(f"{self._file.order}H{self._file.offset}", entry, 2)
-        if kind not in _KINDS or count > most:
+        kinds = _KINDS | _SIGNED if tag == ORIENTATION else _KINDS
+        if kind not in kinds or count > most:
             raise unread()
-        layout = f"{count}{_KINDS[kind]}"
+        layout = f"{count}{kinds[kind]}"
         if struct.calcsize("=" + layout) <= self._file.value_bytes:
             return struct.unpack_from(self._file.order + layout, entry, self._file.entry_bytes - self._file.value_bytes)
         return self._file.numbers(layout, self._place(entry))
