@@ -12,6 +12,7 @@ from serve_app.images.opencv import decoded
 from serve_app.types import Pixels
 
 _CHUNKS = (b"PLTE", b"tRNS")  # beside IHDR, IDAT and IEND; the first of each
+_END = b"\0\0\0\0IEND\xaeB`\x82"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _MAX_RATIO = 1032  # of deflate: bytes from a byte
 _UNCOUNTED_BYTES = 500_000_000  # a second's work
@@ -35,11 +36,15 @@ def read(data: bytes, max_pixels: int) -> Pixels:
     if kind != b"IHDR" or colour not in _CHANNELS:
         raise unread()
     check_size(width, height, max_pixels)
-    parts, pixels, seen = [data[:33]], [], set()
+    parts, pixels, seen = [data[:33]], list[bytes](), set[bytes]()
     exif: bytes | None = None
     notes: dict[bytes, bytes] = {}
     at = 33
     for _ in range(MAX_PARTS):
+        if _END.startswith(data[at : at + 12]):  # some writers leave it out, or its checksum
+            row_bytes = 1 + (width * depth * _CHANNELS[colour] + 7) // 8
+            _check_inflated(pixels, row_bytes * height * (2 if is_interlaced else 1))
+            return decoded(b"".join((*parts, _END)), _turn(exif, notes))
         length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
         if end > len(data):
@@ -53,13 +58,9 @@ def read(data: bytes, max_pixels: int) -> Pixels:
             name, _, text = data[at + 8 : min(at + 8 + _MAX_TEXT_BYTES, end - 4)].partition(b"\0")
             if name in _NOTES and name not in notes:  # the first of each: so many are inflated
                 notes[name] = _plain(kind, text)
-        if kind in (b"IDAT", b"IEND") or (kind in _CHUNKS and kind not in seen):
+        if kind == b"IDAT" or (kind in _CHUNKS and kind not in seen):
             seen.add(kind)
             parts.append(data[at:end])
-        if kind == b"IEND":
-            row_bytes = 1 + (width * depth * _CHANNELS[colour] + 7) // 8
-            _check_inflated(pixels, row_bytes * height * (2 if is_interlaced else 1))
-            return decoded(b"".join(parts), _turn(exif, notes))
         at = end
     raise Undecodable("the picture is truncated or corrupt")
 
