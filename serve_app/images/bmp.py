@@ -66,6 +66,10 @@ def _header(data: bytes) -> _Header:
             compression, _, _, _, colours = struct.unpack_from("<IIiiI", data, 30)
     else:
         raise unread()
+    if not pixels_at:  # some writers leave it out: the pixels lie behind the header, its masks, and the palette
+        masks_bytes = {_BITFIELDS: 12, _ALPHA_BITFIELDS: 16}.get(compression, 0) if size_bytes == _WINDOWS_HEAD else 0
+        entries = min(colours or 1 << bits, 1 << bits) if bits <= 8 else colours
+        pixels_at = 14 + size_bytes + masks_bytes + entries * (3 if size_bytes == _OS2_HEAD else 4)
     return _Header(size_bytes, pixels_at, width, abs(height), height < 0, bits, compression, colours)
 
 
@@ -73,6 +77,9 @@ def _rows(data: bytes, header: _Header) -> Pixels:
     """Return the rows as bytes, in the order of the file. Each is filled up to 4 bytes."""
     row_bytes = (header.width_px * header.bits + 31) // 32 * 4
     needed_bytes = row_bytes * header.height_px
+    filling_bytes = row_bytes - (header.width_px * header.bits + 7) // 8
+    if 0 < header.pixels_at + needed_bytes - len(data) <= filling_bytes:
+        data += bytes(filling_bytes)  # some writers do not fill up the last row
     if header.pixels_at < 14 + header.size_bytes or header.pixels_at + needed_bytes > len(data):
         raise Undecodable("the picture is truncated")
     return np.frombuffer(data, np.uint8, needed_bytes, header.pixels_at).reshape(header.height_px, row_bytes)

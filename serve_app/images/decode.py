@@ -19,7 +19,7 @@ def decode(data: bytes, max_pixels: int) -> Pixels:
         raise Malformed("the picture is empty: no bytes were sent")
     read = formats.reader(data)
     if read is None:
-        raise NotAnImage(f"{formats.description(data)}: send {formats.READ}")
+        raise NotAnImage(f"{formats.description(data)} send {formats.READ}")
     try:
         return read(data, max_pixels)
     except (struct.error, IndexError) as exc:

@@ -27,7 +27,10 @@ _HEIF_BRANDS = {
     b"avif", b"avis", b"avio",
 }  # fmt: skip
 _RAW = "a camera's raw file"
+_VIDEO = "a video (MP4 or QuickTime): make a stream of it, or"
 _NAMES: tuple[tuple[int, bytes, str], ...] = (  # offset, bytes, name
+    (4, b"ftypcrx ", _RAW),
+    *((4, kind, _VIDEO) for kind in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")),
     (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
     (0, b"\xff\x0a", "JPEG XL"),
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
@@ -40,6 +43,8 @@ _NAMES: tuple[tuple[int, bytes, str], ...] = (  # offset, bytes, name
     (0, b"\xc5\xd0\xd3\xc6", "a PostScript document"),
     (0, b"AT&TFORM", "a DjVu document"),
     (0, b"\0\0\1\0", "an icon (ICO)"),
+    *((0, b"\0\0%c\0\0\0\0\0" % kind, "TGA") for kind in (2, 3, 10, 11)),  # without a palette
+    *((0, b"\0\1%c\0\0" % kind, "TGA") for kind in (1, 9)),
     (0, b"\0\0\2\0", "a cursor (CUR)"),
     (0, b"icns", "an icon (ICNS)"),
     (0, b"qoif", "QOI"),
@@ -68,8 +73,6 @@ _NAMES: tuple[tuple[int, bytes, str], ...] = (  # offset, bytes, name
     (0, b"FOVb", _RAW),
     (0, b"\0MRM", _RAW),
     (6, b"HEAPCCDR", _RAW),
-    (4, b"ftypcrx ", _RAW),
-    (4, b"ftyp", "a video (MP4 or QuickTime): make a stream of it, or"),
     (8, b"AVI ", "a video (AVI): make a stream of it, or"),
     (0, b"\x1aE\xdf\xa3", "a video (Matroska or WebM): make a stream of it, or"),
     (0, b"\0\0\1\xba", "a video (MPEG): make a stream of it, or"),
@@ -96,9 +99,11 @@ def reader(data: bytes) -> Reader | None:
 
 
 def description(data: bytes) -> str:
-    """Return half a sentence that says what the bytes are, where they are in no format that is read."""
+    """Return what the bytes are, where they are in no format that is read: a sentence's beginning before "send …"."""
     name = next((name for at, signature, name in _NAMES if data.startswith(signature, at)), None) or _text_name(data)
-    return f"this is {name}" if name else "these bytes are not a picture"
+    if name is None:
+        return "these bytes are not a picture:"
+    return f"this is {name}" if name.endswith((", and", ", or")) else f"this is {name}:"
 
 
 def _brands(data: bytes) -> set[bytes]:

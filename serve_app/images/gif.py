@@ -18,6 +18,7 @@ _TERMINATOR = b"\x3b"
 
 def read(data: bytes, max_pixels: int) -> Pixels:
     """Return the first picture on its screen. Raises TooLarge, Undecodable."""
+    data = data.removesuffix(_TERMINATOR) + b"\0" + _TERMINATOR  # some writers do not end the last block
     picture = _first(data)
     left, top, own_width, own_height = struct.unpack_from("<4H", data, picture.at + 1)
     screen_width, screen_height = struct.unpack_from("<HH", data, 6)
@@ -53,7 +54,9 @@ def _first(data: bytes) -> _Picture:
     for _ in range(MAX_PARTS):
         if at >= len(data):
             break
-        if data[at] == _EXTENSION:
+        if data[at] == 0:  # some writers end blocks twice
+            at += 1
+        elif data[at] == _EXTENSION:
             at = _after_blocks(data, at + 2)
         elif data[at] == _PICTURE:
             (own_flags,) = struct.unpack_from("<B", data, at + 9)

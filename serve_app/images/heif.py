@@ -6,7 +6,9 @@ left where it is.
 
 from __future__ import annotations
 
+import math
 import struct
+from fractions import Fraction
 
 import numpy as np
 
@@ -63,9 +65,7 @@ class _Picture:
             pixels = self.pixels(self._items[item.made_of[0]], depth + 1)
         else:
             raise variant(f"a HEIF file of {_OTHER_KINDS.get(item.kind, 'an unknown kind')}")
-        for each in item.properties:
-            pixels = _transformed(pixels, each)
-        return pixels
+        return _shown(pixels, item)
 
     def _size(self, item: Item) -> tuple[int, int]:
         body = item.of(b"ispe")
@@ -88,13 +88,18 @@ class _Picture:
             raise Undecodable("the picture has too many tiles")
         if tile_width * tile_height * len(tiles) > _TILING * self._max_pixels:
             raise Undecodable("the picture's tiles are far larger than it is")
-        if tile_width * columns < width or tile_height * rows < height:
-            raise unread()
         pixels = np.empty((height, width, 3), np.uint8)
         for number, tile in enumerate(tiles):
+            own = _shown(self._coded(tile, *self._size(tiles[0]), item), tile)
+            if number == 0:
+                tile_height, tile_width = own.shape[:2]
+                if tile_width * columns < width or tile_height * rows < height:
+                    raise unread()
+            if own.shape[:2] != (tile_height, tile_width):
+                raise unread()
             top, left = number // columns * tile_height, number % columns * tile_width
             room = pixels[top : top + tile_height, left : left + tile_width]
-            room[:] = self._coded(tile, tile_width, tile_height, item)[: room.shape[0], : room.shape[1]]
+            room[:] = own[: room.shape[0], : room.shape[1]]
         return pixels
 
     def _coded(self, item: Item, width: int, height: int, whole: Item) -> Pixels:
@@ -167,6 +172,13 @@ def _check_av1(data: bytes) -> None:
         raise variant("an AVIF picture of several frames or layers")
 
 
+def _shown(pixels: Pixels, item: Item) -> Pixels:
+    """Return an item, or a tile, as its properties say, in their order."""
+    for each in item.properties:
+        pixels = _transformed(pixels, each)
+    return pixels
+
+
 def _transformed(pixels: Pixels, how: Property) -> Pixels:
     """Apply a property that changes what is shown (23008-12, 6.5.9 to 6.5.12)."""
     match how.kind:
@@ -180,13 +192,18 @@ def _transformed(pixels: Pixels, how: Property) -> Pixels:
 
 
 def _cropped(pixels: Pixels, *parts: int) -> Pixels:
-    """Return the clean aperture: width, height, and how far its centre is from the picture's, each a fraction."""
+    """Return the clean aperture: width, height, and how far its centre is from the picture's, each a fraction.
+
+    Where its edges lie within pixels, they are rounded as libheif does: the standard does not say how.
+    """
     height_px, width_px = pixels.shape[:2]
     if min(parts[1::2]) <= 0:
         raise unread()
-    width, height, x, y = (above / below for above, below in zip(parts[::2], parts[1::2], strict=True))
-    left, top = round((width_px - width) / 2 + x), round((height_px - height) / 2 + y)
-    right, bottom = left + round(width), top + round(height)
+    width, height, x, y = (Fraction(above, below) for above, below in zip(parts[::2], parts[1::2], strict=True))
+    half = Fraction(1, 2)
+    left = math.floor((width_px - width) / 2 + x)
+    top = math.floor((height_px - height) / 2 + y + half)
+    right, bottom = left + math.floor(width + half), top + math.floor(height + half)
     if not (0 <= left < right <= width_px and 0 <= top < bottom <= height_px):
         raise unread()
     return np.ascontiguousarray(pixels[top:bottom, left:right])

@@ -46,14 +46,15 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
     """Return where the first picture ends, its orientation, and whether it is a lossless one of one channel."""
     at, scans, has_frame, is_lossless_grey = 2, 0, False, False
-    exif = xmp = None
+    exif: list[bytes] = []
+    xmp: list[bytes] = []
     for _ in range(MAX_PARTS):
         found = (_MARKER_AFTER_SCAN if scans else _MARKER).search(data, at)
         if found is None:
             if not scans:
                 break
             # A decoder says whether its pixels are all there.
-            return len(data), orientation.chosen(exif, xmp), is_lossless_grey
+            return len(data), orientation.chosen(b"".join(exif), b"".join(xmp)), is_lossless_grey
         at = found.start() + 2
         marker = data[at - 1] if at <= len(data) else _END
         if marker in _ALONE:
@@ -61,7 +62,7 @@ def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
         if marker == _END:
             if not scans:
                 break
-            return at, orientation.chosen(exif, xmp), is_lossless_grey
+            return at, orientation.chosen(b"".join(exif), b"".join(xmp)), is_lossless_grey
         (length,) = struct.unpack_from(">H", data, at)
         if scans and marker not in _BETWEEN_SCANS:
             raise Undecodable("the picture is corrupt")
@@ -78,10 +79,10 @@ def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
             raise variant(_OTHER_FRAMES[marker])
         elif marker == _APP1:
             segment = data[at + 2 : at + length]
-            if exif is None and segment.startswith(_EXIF):
-                exif = segment
-            elif xmp is None and segment.startswith(_XMP):
-                xmp = segment
+            if segment.startswith(_EXIF):  # what is too long for a segment goes on in the next one
+                exif.append(segment[len(_EXIF) + 1 :] if exif else segment)
+            elif segment.startswith(_XMP):
+                xmp.append(segment)
         at += length
     raise unread()
 

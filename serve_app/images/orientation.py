@@ -15,9 +15,10 @@ from serve_app.types import Pixels
 
 UPRIGHT = 1
 _TAG = 0x0112
-_NUMBERS = {1: "B", 3: "H", 4: "I"}  # the TIFF types BYTE, SHORT and LONG
+_NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # the TIFF types BYTE, SHORT and LONG, and signed ones
+_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II\0*": "<", b"MM*\0": ">"}  # some writers mix both up
 _PREFIX, _MOST_PREFIXES = b"Exif\0\0", 2
-_XMP_TAG = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+_XMP_TAG = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
 
 
 def of_exif(block: bytes) -> int | None:
@@ -28,7 +29,7 @@ def of_exif(block: bytes) -> int | None:
     """
     for _ in range(_MOST_PREFIXES):
         block = block.removeprefix(_PREFIX)
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    order = _ORDERS.get(block[:4])
     if order is None:
         return None
     try:
@@ -38,8 +39,13 @@ def of_exif(block: bytes) -> int | None:
         return None
     entries = block[start + 2 : start + 2 + 12 * count]
     for tag, kind, number, value in struct.iter_unpack(f"{order}HHI4s", entries[: len(entries) // 12 * 12]):
-        if tag == _TAG and kind in _NUMBERS and number == 1:
-            return _sound(struct.unpack_from(order + _NUMBERS[kind], value)[0])
+        if tag == _TAG and kind in _NUMBERS and number:
+            layout = order + _NUMBERS[kind]
+            if number * struct.calcsize(layout) <= len(value):
+                return _sound(*struct.unpack_from(layout, value))
+            (place,) = struct.unpack(f"{order}I", value)  # the first of many counts
+            found = block[place : place + struct.calcsize(layout)]
+            return _sound(*struct.unpack(layout, found)) if len(found) == struct.calcsize(layout) else None
     return None
 
 

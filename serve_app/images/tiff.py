@@ -8,7 +8,6 @@ shreds tiles of several bytes a pixel that stand over the picture's edge: the pi
 from __future__ import annotations
 
 import struct
-import zlib
 
 import cv2
 import numpy as np
@@ -16,9 +15,10 @@ import numpy as np
 from serve_app.errors import Undecodable
 from serve_app.images import orientation
 from serve_app.images import tiff_directory as tags
-from serve_app.images.limits import MAX_PARTS, check_size, unread, variant
+from serve_app.images.limits import check_size, unread, variant
 from serve_app.images.opencv import decoded
 from serve_app.images.tiff_directory import Directory, File, directories
+from serve_app.images.tiff_parts import check_parts
 from serve_app.types import Pixels
 
 _COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}  # none, fax, LZW, JPEG, deflate, PackBits
@@ -38,8 +38,6 @@ _ASSOCIATED_ALPHA = 1
 _CANON = b"CR"  # behind the header of a CR2
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _UNSIGNED, _UNDEFINED = 1, 4  # of SampleFormat
-_NONE, _DEFLATE = 1, (8, 32946)
-_STEP_BYTES = 1 << 20
 _LEAST_TILE_BYTES = 1024
 _TILING = 2  # a picture's tiles may cover so many times what a picture may have
 
@@ -60,7 +58,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
         raise Undecodable("the picture's tiles are far larger than it is")
     bits, has_premultiplied_alpha = _checked(directory)
     _check_tiles(directory, bits)
-    _check_parts(file, directory, bits, width, height)
+    check_parts(file, directory, bits, width, height)
     entries = directory.kept() | {
         tags.WIDTH: _long(file, tags.WIDTH, tiled_width),
         tags.HEIGHT: _long(file, tags.HEIGHT, tiled_height),
@@ -68,9 +66,8 @@ def read(data: bytes, max_pixels: int) -> Pixels:
     tail = b""
     if bits == 4 and directory.value(tags.PHOTOMETRIC, 0) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
         entries, tail = _greys_as_palette(file, entries, directory.value(tags.PHOTOMETRIC, 0))
-    turn = (directory.value(tags.ORIENTATION, 0) if tags.ORIENTATION in directory else 0) or orientation.chosen(
-        None, directory.bytes_of(tags.XMP, 1 << 18)
-    )
+    named = (*directory.values(tags.ORIENTATION), 0)[0]  # some writers count two
+    turn = named or orientation.chosen(None, directory.bytes_of(tags.XMP, 1 << 18))
     plain = _with_directory(file, entries, tail)
     if has_premultiplied_alpha:
         pixels = _divided_by_alpha(decoded(plain, flags=cv2.IMREAD_UNCHANGED))
@@ -132,80 +129,6 @@ def _check_tiles(directory: Directory, bits: int) -> None:
         tile_bits *= directory.value(tags.SAMPLES, 1)
     if directory.value(tags.COMPRESSION, 1) == 1 and 0 < tile_bits < 8 * _LEAST_TILE_BYTES:
         raise variant(f"a TIFF of tiles that are not compressed and have less than {_LEAST_TILE_BYTES} bytes")
-
-
-def _check_parts(file: File, directory: Directory, bits: int, width: int, height: int) -> None:
-    """Raises Undecodable where strips or tiles are not all there.
-
-    libtiff leaves the place of what it cannot read black, and OpenCV does not hear of it.
-    """
-    is_tiled = tags.TILE_OFFSETS in directory
-    offsets = directory.array(tags.TILE_OFFSETS if is_tiled else tags.STRIP_OFFSETS)
-    sizes = directory.array(tags.TILE_BYTES if is_tiled else tags.STRIP_BYTES)
-    compression = directory.value(tags.COMPRESSION, 1)
-    if not len(sizes) and compression == _NONE:
-        sizes = np.ones_like(offsets)  # old writers left them out: libtiff finds them by itself
-    elif len(offsets) != len(sizes):
-        raise variant("a TIFF that does not say where its pixels lie")
-    # Some writers say of the last strip that it is as long as the others: only what is compressed has to end where
-    # it says.
-    is_cut = compression != _NONE and bool((offsets + sizes > len(file.data)).any())
-    if not len(offsets) or is_cut or bool((sizes == 0).any()):
-        raise Undecodable("the picture is truncated")
-    if compression not in (_NONE, *_DEFLATE):
-        return
-    planes, samples = 1, directory.value(tags.SAMPLES, 1)
-    if directory.value(tags.PLANAR, 1) == 2:
-        planes, samples = samples, 1
-    columns = directory.value(tags.TILE_WIDTH, 0) if is_tiled else width
-    rows = directory.value(tags.TILE_HEIGHT, 0) if is_tiled else min(directory.value(tags.STRIP_ROWS, height), height)
-    if not rows or not columns:
-        raise unread()
-    if directory.value(tags.PHOTOMETRIC, 0) == _YCBCR and planes == 1:
-        across, down = directory.values(tags.SUBSAMPLING) or (2, 2)
-        if across not in (1, 2, 4) or down not in (1, 2, 4):
-            raise unread()
-    else:
-        across = down = 0
-
-    def expected_bytes(part_rows: int) -> int:
-        if across:
-            return -(-columns // across) * -(-part_rows // down) * (across * down + 2)
-        return (columns * samples * bits + 7) // 8 * part_rows
-
-    in_plane = -(-width // columns) * -(-height // rows)
-    if len(offsets) < in_plane * planes:
-        raise Undecodable("the picture is truncated")
-    expected = np.full(in_plane * planes, expected_bytes(rows))
-    if not is_tiled:
-        expected[in_plane - 1 :: in_plane] = expected_bytes(height - (in_plane - 1) * rows)
-    if compression == _NONE:
-        ends = offsets[: len(expected)] + expected.astype(np.uint64)
-        if bool((ends > len(file.data)).any()) or (
-            tags.STRIP_BYTES in directory and bool((sizes[: len(expected)] < expected).any())
-        ):
-            raise Undecodable("the picture is truncated")
-        return
-    if len(expected) > MAX_PARTS:
-        raise Undecodable("the picture has too many strips")
-    for offset, size, bytes_of_part in zip(offsets.tolist(), sizes.tolist(), expected.tolist(), strict=False):
-        _check_inflated(file.data[offset : offset + size], bytes_of_part)
-
-
-def _check_inflated(data: bytes, expected: int) -> None:
-    """Raises Undecodable where less than is expected comes out of it, or its checksum is wrong."""
-    inflater, inflated_bytes = zlib.decompressobj(), 0
-    try:
-        while not inflater.eof and inflated_bytes <= expected:
-            part = inflater.decompress(data, _STEP_BYTES)
-            inflated_bytes += len(part)
-            data = inflater.unconsumed_tail
-            if not part and not data:
-                break
-    except zlib.error as exc:
-        raise Undecodable("the picture is corrupt") from exc
-    if inflated_bytes < expected:
-        raise Undecodable("the picture is truncated or corrupt")
 
 
 def _long(file: File, tag: int, value: int) -> bytes:

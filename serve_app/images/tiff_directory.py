@@ -13,16 +13,17 @@ from serve_app.errors import Undecodable
 from serve_app.images.limits import unread
 
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
-ORIENTATION, SAMPLES, PLANAR, TILE_WIDTH, TILE_HEIGHT = 274, 277, 284, 322, 323
+FILL_ORDER, ORIENTATION, SAMPLES, PLANAR, TILE_WIDTH, TILE_HEIGHT = 266, 274, 277, 284, 322, 323
 STRIP_OFFSETS, STRIP_ROWS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 278, 279, 324, 325
 COLOUR_MAP, SUB_DIRECTORIES, EXTRA_SAMPLES, SAMPLE_FORMAT, SUBSAMPLING, XMP, DNG = 320, 330, 338, 339, 530, 700, 50706
 KEPT = {  # of a picture's layout and colours
-    WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, 266, STRIP_OFFSETS, SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR,
+    WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, STRIP_OFFSETS, SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR,
     292, 293, 317, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, 332, SAMPLE_FORMAT, 347, 529,
     SUBSAMPLING, 531, 532,
 }  # fmt: skip
 LOOKED_AT = KEPT | {SUBFILE, ORIENTATION, SUB_DIRECTORIES, EXTRA_SAMPLES, XMP, DNG}
 _KINDS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # BYTE, SHORT, LONG, IFD, LONG8
+_SIGNED = {6: "b", 8: "h", 9: "i"}  # SBYTE, SSHORT, SLONG: of an orientation
 _MAX_DIRECTORIES = 64
 
 
@@ -83,9 +84,10 @@ class Directory:
             return ()
         entry = self._entries[tag]
         kind, count = struct.unpack_from(f"{self._file.order}H{self._file.offset}", entry, 2)
-        if kind not in _KINDS or count > most:
+        kinds = _KINDS | _SIGNED if tag == ORIENTATION else _KINDS
+        if kind not in kinds or count > most:
             raise unread()
-        layout = f"{count}{_KINDS[kind]}"
+        layout = f"{count}{kinds[kind]}"
         if struct.calcsize("=" + layout) <= self._file.value_bytes:
             return struct.unpack_from(self._file.order + layout, entry, self._file.entry_bytes - self._file.value_bytes)
         return self._file.numbers(layout, self._place(entry))

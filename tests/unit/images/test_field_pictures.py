@@ -179,6 +179,7 @@ def test_a_gif_that_claims_too_much_is_not_decoded() -> None:
         read(data[:6] + struct.pack("<HH", 60_000, 60_000) + data[10:])
 
 
+VIDEO = "this is a video (MP4 or QuickTime): make a stream of it, or send JPEG"
 UNREAD = {
     "JPEG XL": b"\xff\x0a" + bytes(50),
     "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50),
@@ -196,6 +197,30 @@ UNREAD = {
     "Netpbm": b"P6\n1 1\n255\nabc",
     "JSON": b'{"image": "x"}',
 }
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", VIDEO),
+        (b"\0\0\1\0moov" + bytes(248), VIDEO),
+        (b"\0\0\1\0ftypqt  " + bytes(244), VIDEO),
+        (b"\0\0\0\x08wide\0\0\1\0mdat", VIDEO),
+        (b"/9j/4AAQSkZJRgABAQ", "this is base64 text: decode it, and send JPEG"),
+        (b"PK\3\4" + bytes(50), "this is a ZIP archive: unpack it, and send JPEG"),
+        (b"\0\0\2\0\1\0" + bytes(50), "this is a cursor (CUR): send JPEG"),
+        (b"\0\0\1\0\1\0" + bytes(50), "this is an icon (ICO): send JPEG"),
+        (saved(Image.fromarray(smooth(rng(), 9, 9)), "TGA"), "this is TGA: send JPEG"),
+        (saved(Image.fromarray(smooth(rng(), 9, 9)), "TGA")[:-26], "this is TGA: send JPEG"),
+        (saved(Image.fromarray(smooth(rng(), 9, 9)), "TGA", compression="tga_rle")[:-26], "this is TGA: send JPEG"),
+        (saved(Image.fromarray(smooth(rng(), 9, 9)).quantize(8), "TGA")[:-26], "this is TGA: send JPEG"),
+        (b"abc", "these bytes are not a picture: send JPEG"),
+    ],
+)  # fmt: skip
+def test_what_is_not_read_is_said_in_one_sentence(data: bytes, words: str) -> None:
+    with pytest.raises(NotAnImage) as error:
+        read(data)
+    assert error.value.detail.startswith(words)
 
 
 @pytest.mark.parametrize("name", UNREAD)

@@ -71,6 +71,36 @@ def test_the_tiles_of_a_heic_are_put_side_by_side_and_cut_at_its_edge() -> None:
     assert apart(read(file(parts, len(parts))), np.rot90(np.tile(QUADRANTS, (2, 3, 1))[:100, :180], 2)) < 7
 
 
+def test_the_tiles_of_a_heic_are_turned_each_by_itself() -> None:
+    parts = grid([quadrants(turn(90))] * 4, 2, 120, 128)
+    assert apart(read(file(parts, len(parts))), np.tile(np.rot90(QUADRANTS, 1), (2, 2, 1))[:, :120]) < 7
+    parts = grid([quadrants(crop(64, 32), turn(90)), quadrants(turn(90), crop(32, 64))], 2, 64, 64)
+    truth = np.concatenate([np.rot90(QUADRANTS[16:48], 1), np.rot90(QUADRANTS, 1)[:, 16:48]], axis=1)
+    assert apart(read(file(parts, len(parts))), truth) < 7
+
+
+def test_tiles_of_different_sizes_are_refused() -> None:
+    parts = grid([quadrants(), quadrants(crop(32, 64))], 2, 96, 64)
+    with pytest.raises(Undecodable):
+        read(file(parts, len(parts)))
+
+
+@pytest.mark.parametrize(
+    ("clap", "rows", "columns"),  # as libheif 1.23 cuts them
+    [
+        ((41, 1, 51, 1, 0, 1, 0, 1), slice(7, 58), slice(11, 52)),
+        ((33, 1, 63, 1, 1, 1, 0, 1), slice(1, 64), slice(16, 49)),
+        ((81, 2, 101, 2, 1, 2, -1, 2), slice(6, 57), slice(12, 53)),
+    ],
+)
+def test_a_crop_within_pixels_is_rounded_as_libheif_rounds_it(
+    clap: tuple[int, ...], rows: slice, columns: slice
+) -> None:
+    whole = read(file([quadrants()]))
+    data = file([quadrants(box(b"clap", struct.pack(">8i", *clap)))])
+    assert np.array_equal(read(data), whole[rows, columns])
+
+
 def test_a_picture_that_is_the_same_as_another_is_that_one() -> None:
     parts = [quadrants(), Part(b"iden", b"", (size_of(64, 64), turn(90)), (1,))]
     assert apart(read(file(parts, 2)), np.rot90(QUADRANTS, 1)) < 7

@@ -127,7 +127,7 @@ def _layout(rng: random.Random, bits: int, samples: int) -> Layout:
         compression=compression,
         has_predictor=has_predictor,
         is_planar=samples > 1 and bits == 8 and rng.random() < 0.2,
-        is_reversed=compression in (_NONE, _PACKBITS) and bits <= 8 and rng.random() < 0.1,
+        is_reversed=(compression != _NONE or bits <= 8) and rng.random() < 0.1,
         tile=sides if rng.random() < 0.25 else None,
         strip_rows=rng.choice((1, 7, 16, 200)),
     )
@@ -214,16 +214,16 @@ def _part(part: Array, bits: int, layout: Layout) -> bytes:
     rows = packed(part.reshape(len(part), -1), bits)
     if bits == 16 and layout.order == "<":
         rows = np.ascontiguousarray(rows).view(">u2").astype("<u2").view(np.uint8)
+    data = rows.tobytes()
     if layout.compression in (_DEFLATE, _OLD_DEFLATE):
-        return zlib.compress(rows.tobytes())
-    if layout.compression == _LZW:
-        return _lzw(rows.tobytes())
-    data = b"".join(map(_packbits, rows)) if layout.compression == _PACKBITS else rows.tobytes()
-    return (
-        np.packbits(np.unpackbits(np.frombuffer(data, np.uint8)), bitorder="little").tobytes()
-        if (layout.is_reversed)
-        else data
-    )
+        data = zlib.compress(data)
+    elif layout.compression == _LZW:
+        data = _lzw(data)
+    elif layout.compression == _PACKBITS:
+        data = b"".join(map(_packbits, rows))
+    if layout.is_reversed:
+        data = np.packbits(np.unpackbits(np.frombuffer(data, np.uint8)), bitorder="little").tobytes()
+    return data
 
 
 def _packbits(row: Array) -> bytes:

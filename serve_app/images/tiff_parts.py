@@ -1,0 +1,162 @@
+"""The strips and tiles of a TIFF (revision 6.0): whether what is said of them is all there.
+
+libtiff leaves the place of what it cannot read black, and OpenCV does not hear of it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from itertools import accumulate, groupby, islice
+from operator import itemgetter
+
+import numpy as np
+
+from serve_app.errors import Undecodable
+from serve_app.images import tiff_directory as tags
+from serve_app.images.ffmpeg import decoded
+from serve_app.images.limits import MAX_PARTS, unread, variant
+from serve_app.images.tiff_directory import Directory, File
+
+_NONE, _FAX, _LZW, _DEFLATE, _PACKBITS = 1, 2, 5, (8, 32946), 32773  # _FAX: rows by themselves, without ends
+# In other faxes, a row that was damaged on its way is an ordinary thing. JPEG leaves nothing black.
+_COUNTED = (_NONE, _FAX, _LZW, *_DEFLATE, _PACKBITS)
+_YCBCR = 6
+_LOWEST_BIT_FIRST = 2  # of FillOrder
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_STEP_BYTES = 1 << 20
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 1024, 1 << 24  # parts that FFmpeg is given together, unless one is larger
+
+
+def check_parts(file: File, directory: Directory, bits: int, width: int, height: int) -> None:
+    """Raises Undecodable where strips or tiles are not all there."""
+    is_tiled = tags.TILE_OFFSETS in directory
+    offsets = directory.array(tags.TILE_OFFSETS if is_tiled else tags.STRIP_OFFSETS)
+    sizes = directory.array(tags.TILE_BYTES if is_tiled else tags.STRIP_BYTES)
+    compression = directory.value(tags.COMPRESSION, 1)
+    if not len(sizes) and compression == _NONE:
+        sizes = np.ones_like(offsets)  # old writers left them out: libtiff finds them by itself
+    elif len(offsets) != len(sizes):
+        raise variant("a TIFF that does not say where its pixels lie")
+    # Some writers say of the last strip that it is as long as the others: only what is compressed has to end where
+    # it says.
+    is_cut = compression != _NONE and bool((offsets + sizes > len(file.data)).any())
+    if not len(offsets) or is_cut or bool((sizes == 0).any()):
+        raise Undecodable("the picture is truncated")
+    if compression not in _COUNTED:
+        return
+    planes, samples = 1, directory.value(tags.SAMPLES, 1)
+    if directory.value(tags.PLANAR, 1) == 2:
+        planes, samples = samples, 1
+    columns = directory.value(tags.TILE_WIDTH, 0) if is_tiled else width
+    rows = directory.value(tags.TILE_HEIGHT, 0) if is_tiled else min(directory.value(tags.STRIP_ROWS, height), height)
+    if not rows or not columns:
+        raise unread()
+    if directory.value(tags.PHOTOMETRIC, 0) == _YCBCR and planes == 1:
+        across, down = directory.values(tags.SUBSAMPLING) or (2, 2)
+        if across not in (1, 2, 4) or down not in (1, 2, 4):
+            raise unread()
+    else:
+        across = down = 0
+
+    def part(part_rows: int) -> tuple[int, int]:
+        """Return the rows that a part has, and their bytes; those of subsampled colours lie in blocks of rows."""
+        if across:
+            return -(-part_rows // down), -(-columns // across) * (across * down + 2)
+        return part_rows, (columns * samples * bits + 7) // 8
+
+    in_plane = -(-width // columns) * -(-height // rows)
+    if len(offsets) < in_plane * planes:
+        raise Undecodable("the picture is truncated")
+    shapes = [part(rows)] * (in_plane * planes)
+    if not is_tiled:
+        shapes[in_plane - 1 :: in_plane] = [part(height - (in_plane - 1) * rows)] * planes
+    if compression == _NONE:
+        expected = np.array([row_bytes * part_rows for part_rows, row_bytes in shapes])
+        ends = offsets[: len(expected)] + expected.astype(np.uint64)
+        if bool((ends > len(file.data)).any()) or (
+            tags.STRIP_BYTES in directory and bool((sizes[: len(expected)] < expected).any())
+        ):
+            raise Undecodable("the picture is truncated")
+        return
+    if len(shapes) > MAX_PARTS:
+        raise Undecodable("the picture has too many strips")
+    places = list(zip(offsets.tolist(), sizes.tolist(), strict=True))[: len(shapes)]
+    if compression not in _DEFLATE and sum(size for _, size in places) > len(file.data):
+        raise Undecodable("the picture's parts are larger than its file")
+    parts = (file.data[offset : offset + size] for offset, size in places)
+    if directory.value(tags.FILL_ORDER, 1) == _LOWEST_BIT_FIRST:
+        parts = (data.translate(_REVERSED) for data in parts)
+    if compression in _DEFLATE:
+        for data, (part_rows, row_bytes) in zip(parts, shapes, strict=True):
+            _check_inflated(data, part_rows * row_bytes)
+    elif compression == _PACKBITS:
+        for data, (part_rows, row_bytes) in zip(parts, shapes, strict=True):
+            _check_runs(data, part_rows * row_bytes)
+    else:
+        for (part_rows, row_bytes), group in groupby(zip(parts, shapes, strict=True), itemgetter(1)):
+            at_once = max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // (part_rows * row_bytes)))
+            same = map(itemgetter(0), group)
+            while batch := tuple(islice(same, at_once)):
+                _check_decoded(batch, compression, part_rows, row_bytes, columns)
+
+
+def _check_inflated(data: bytes, expected: int) -> None:
+    """Raises Undecodable where less than is expected comes out of it, or its checksum is wrong."""
+    inflater, inflated_bytes = zlib.decompressobj(), 0
+    try:
+        while not inflater.eof and inflated_bytes <= expected:
+            part = inflater.decompress(data, _STEP_BYTES)
+            inflated_bytes += len(part)
+            data = inflater.unconsumed_tail
+            if not part and not data:
+                break
+    except zlib.error as exc:
+        raise Undecodable("the picture is corrupt") from exc
+    if inflated_bytes < expected:
+        raise Undecodable("the picture is truncated or corrupt")
+
+
+def _check_runs(data: bytes, expected: int) -> None:
+    """Raises Undecodable where less than is expected comes out of PackBits (section 9)."""
+    at = unpacked_bytes = 0
+    while unpacked_bytes < expected and at < len(data):
+        head = data[at]
+        if head < 128:
+            at += head + 2
+            unpacked_bytes += head + 1
+        elif head > 128:
+            at += 2
+            unpacked_bytes += 257 - head
+        else:
+            at += 1
+    if unpacked_bytes < expected or at > len(data):
+        raise Undecodable("the picture is truncated or corrupt")
+
+
+def _check_decoded(parts: tuple[bytes, ...], compression: int, rows: int, row_bytes: int, columns: int) -> None:
+    """Raises Undecodable where FFmpeg, which says so, finds less than is expected in parts of LZW or of a fax.
+
+    They become the strips of a TIFF of their own, whose rows are bytes, or the fax's pixels.
+    """
+    if compression == _LZW and any(part[0] == 0 and part[1:2] and part[1] & 1 for part in parts):
+        return  # LZW of before TIFF 5.0: its lowest bits come first, and FFmpeg does not read it
+    width, bits = (row_bytes, 8) if compression == _LZW else (columns, 1)
+    height = rows * len(parts)
+    if (8 * width + 1024) * (height + 128) >= 1 << 31:  # FFmpeg's own limit
+        raise variant("a TIFF of a strip of more than 250 MB")
+    body = b"".join(parts)
+    starts = (8, *(8 + end for end in accumulate(map(len, parts))))[:-1]
+    count, values_at = len(parts), 8 + len(body) + len(body) % 2
+    place = values_at + 8 * count
+    numbers = {
+        tags.WIDTH: (1, width), tags.HEIGHT: (1, height), tags.BITS: (1, bits), tags.COMPRESSION: (1, compression),
+        tags.PHOTOMETRIC: (1, 1), tags.SAMPLES: (1, 1), tags.STRIP_ROWS: (1, rows),
+        tags.STRIP_OFFSETS: (count, values_at if count > 1 else 8),
+        tags.STRIP_BYTES: (count, values_at + 4 * count if count > 1 else len(body)),
+    }  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, *number) for tag, number in sorted(numbers.items()))
+    head = struct.pack("<2sHI", b"II", 42, place)
+    values = struct.pack(f"<{2 * count}I", *starts, *map(len, parts))
+    directory = struct.pack("<H", len(numbers)) + entries + bytes(4)
+    decoded("tiff", None, b"".join((head, body, bytes(len(body) % 2), values, directory)), width, height)
