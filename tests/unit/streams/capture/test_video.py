@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from scripts.trials.field.videos import clips
 from serve_app.errors import SourceError, SourceTooLarge
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
@@ -114,6 +115,13 @@ def test_a_picture_in_a_videos_container_is_no_video(tmp_path: Path, brand: byte
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
     with pytest.raises(SourceError, match="is a picture, not a video"):
         frames_of(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_jpegs_of_a_video_that_have_exif_are_shown_upright(tmp_path: Path, number: int) -> None:
+    (tmp_path / "a.mjpeg").write_bytes(3 * clips.jpeg_turned(1 + number))
+    _, shown = list(clips.ORIENTATIONS.values())[number]
+    assert [clips.corners(frame) for frame in frames_of(tmp_path / "a.mjpeg")] == 3 * [shown]
 
 
 def test_a_file_that_names_other_files_is_no_video(tmp_path: Path) -> None:
