@@ -70,6 +70,14 @@ def jpeg_turned(orientation: int) -> bytes:
     return out.getvalue()
 
 
+def several(*shades: int) -> bytes:
+    """Return an MPO: greys, the first of which says where the others are."""
+    out = io.BytesIO()
+    first, *others = [Image.new("RGB", (WIDTH_PX, HEIGHT_PX), (shade, shade, shade)) for shade in shades]
+    first.save(out, "MPO", save_all=True, append_images=others)
+    return out.getvalue()
+
+
 def save(
     path: Path,
     codec: str = "libx264",
