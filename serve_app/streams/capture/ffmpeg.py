@@ -22,7 +22,7 @@ from av.codec.hwaccel import HWAccel
 
 from serve_app.errors import SourceError, SourceStalled, Undecodable
 from serve_app.streams.capture.failures import authorities, explain, is_verified, too_large
-from serve_app.streams.capture.orientation import upright
+from serve_app.streams.capture.orientation import matrix_of, upright
 from serve_app.streams.capture.pictures import Picture, Video
 from serve_app.streams.capture.source import Source
 from serve_app.streams.capture.timestamps import USUAL_FPS
@@ -234,7 +234,6 @@ def _pixels_of(frame: Any) -> Callable[[], Pixels]:
             stored: Pixels = frame.to_ndarray(format="bgr24")
         except (av.FFmpegError, ValueError) as exc:
             raise Undecodable("the frame is of a format that is not read") from exc
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        return upright(stored, None if matrix is None else bytes(matrix))
+        return upright(stored, matrix_of(frame))
 
     return pixels

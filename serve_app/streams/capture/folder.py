@@ -50,6 +50,11 @@ def is_picture(data: bytes) -> bool:
     return data.startswith(_FIRST_BYTES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
+def is_named_a_picture(path: Path) -> bool:
+    """Return whether its name ends as a picture's."""
+    return path.suffix.lower() in _ENDINGS
+
+
 def is_still(data: bytes) -> bool:
     """Return whether a file's first bytes are those of HEIC, AVIF or JPEG 2000: FFmpeg reads their parts as videos."""
     return data[4:12] in _STILL_BRANDS or data.startswith(b"\0\0\0\x0cjP  ")
@@ -60,7 +65,7 @@ def _is_picture(path: Path) -> bool:
 
     macOS puts a file ``._name.jpg`` that is no picture beside each ``name.jpg`` on a memory card.
     """
-    if path.suffix.lower() in _ENDINGS and not path.name.startswith("._"):
+    if is_named_a_picture(path) and not path.name.startswith("._"):
         return not path.is_dir()
     if not path.is_file():
         return False

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer, Type
 
 from serve_app.types import Pixels
 
 _MATRIX_BYTES = 36  # nine numbers of 32 bits
+
+
+def _unnamed(kind: type[Type], number: Any) -> Type:
+    """A kind of data beside a frame that FFmpeg knows and PyAV does not, such as EXIF."""
+    member = object.__new__(kind)
+    member._name_, member._value_ = f"UNNAMED_{number}", number
+    return member
+
+
+# PyAV makes objects of all that lies beside a frame when one is asked for, and fails where it cannot name one.
+Type._missing_ = classmethod(_unnamed)  # type: ignore[assignment, method-assign]
+
+
+def matrix_of(frame: Any) -> bytes | None:
+    """Return the display matrix of a frame of PyAV's, for ``upright``."""
+    # Not ``frame.side_data``, by which the frame refers to itself: it would wait for the garbage collector, with its
+    # pixels and the threads that converted it.
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
+    return None if matrix is None else bytes(matrix)
 
 
 def upright(pixels: Pixels, matrix: bytes | None) -> Pixels:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from serve_app.errors import SourceError
 from serve_app.streams.capture.failures import explain
 from serve_app.streams.capture.ffmpeg import Input, open_media
-from serve_app.streams.capture.jpegs import jpegs_of, numbered
+from serve_app.streams.capture.jpegs import jpegs_of, video_of
 from serve_app.streams.capture.pictures import Video
 from serve_app.streams.capture.source import Source
 
@@ -32,7 +32,7 @@ def open_tcp(source: Source, max_pixels: int, hwaccel: str | None) -> Iterator[V
     with connection:
         body = _Body(source, connection)
         if body.peek(_HEAD_BYTES) == b"\xff\xd8\xff":
-            yield Video(numbered(jpegs_of(source, body.read, body.renew, max_pixels), max_pixels))
+            yield video_of(jpegs_of(source, body.read, body.renew, max_pixels), max_pixels)
         else:
             given = Input(body, {"protocol_whitelist": "none"}, renew=body.renew)
             with open_media(source, given, max_pixels, hwaccel) as video:

@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable
 
 USUAL_FPS = 25.0  # assumed of a source that does not say how many frames it sends
-_LEAP_S = 5.0  # time stamps that go on by more than this have leapt, unless frames are that rare,
+_LEAP_S = 5.0  # a live source's time stamps that go on by more than this have leapt, unless frames are that rare,
+_RECORDED_LEAP_S = 3600.0  # and a recording's, in which a pause of minutes is one,
 _LEAP_BACK_S = 1.0  # and those that go back by more than this
 
 
 class Timestamps:
     """Time that has passed since the first frame, by time stamps that may be missing, stand still or leap: a camera's
     clock is set, a recording is spliced. It never goes back.
+
+    A recording may have pauses, as of a camera that records what moves, or a screen on which nothing does.
 
     A frame of a recording whose time stamp is missing, does not go on or leaps comes one frame's time after the last.
     A live source's frame without a time stamp is as old as it is here.
@@ -23,6 +26,7 @@ class Timestamps:
     ) -> None:
         self._frame_s = 1 / (fps or USUAL_FPS)
         self._is_recorded = is_recorded
+        self._leap_s = _RECORDED_LEAP_S if is_recorded else _LEAP_S
         self._clock_s = clock_s
         self._opened_s = self._read_s = clock_s()
         self._newest: tuple[float, float] | None = None  # the newest time stamp, and what had passed then
@@ -38,7 +42,7 @@ class Timestamps:
         if stamp_s is not None:
             if self._newest is not None:
                 step_s = stamp_s - self._newest[0]
-                longest_s = max(_LEAP_S, 10 * self._frame_s, 2 * (now_s - self._read_s))
+                longest_s = max(self._leap_s, 10 * self._frame_s, 2 * (now_s - self._read_s))
                 if 0 < step_s <= longest_s:
                     passed_s = max(self._passed_s or 0.0, self._newest[1] + step_s)
             if self._newest is None or step_s > 0 or step_s < -_LEAP_BACK_S:

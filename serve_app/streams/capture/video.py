@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import itertools
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from serve_app.errors import SourceError, SourceTooLarge
 from serve_app.network.address_guard import AddressGuard
 from serve_app.streams.capture.failures import explain
 from serve_app.streams.capture.ffmpeg import Input, open_media
-from serve_app.streams.capture.folder import is_picture, is_still, open_folder
+from serve_app.streams.capture.folder import is_named_a_picture, is_picture, is_still, open_folder
+from serve_app.streams.capture.jpegs import jpegs_of, video_of
 from serve_app.streams.capture.pictures import Video
 from serve_app.streams.capture.source import Kind, Source, open_below
 from serve_app.streams.capture.tcp import open_tcp
@@ -24,6 +27,7 @@ _PROTOCOLS: dict[Kind, str] = {
     "udp": "udp",
 }
 _HEAD_BYTES = 16
+_PIECE_BYTES = 1 << 16
 _A_PICTURE = "is a picture, not a video: put it into a folder, and name that"
 
 
@@ -75,6 +79,9 @@ def _open_file(source: Source, max_pixels: int, hwaccel: str | None, after: Posi
             raise explain(source, exc, timed_out=False) from None
         if is_still(head):
             raise SourceError(f"{source.name} {_A_PICTURE}")
+        if head.startswith(b"\xff\xd8\xff"):
+            yield _video_of_jpegs(source, functools.partial(file.read, _PIECE_BYTES), max_pixels, after)
+            return
         options = {"fd": str(file.fileno()), "protocol_whitelist": "fd"}
         try:
             given = Input("fd:", options, has_end=True)
@@ -84,3 +91,16 @@ def _open_file(source: Source, max_pixels: int, hwaccel: str | None, after: Posi
                 raise SourceError(f"{source.name} {_A_PICTURE}") from None
             raise
         yield video
+
+
+def _video_of_jpegs(source: Source, read: Callable[[], bytes], max_pixels: int, after: Position | None) -> Video:
+    jpegs = jpegs_of(source, read, lambda: None, max_pixels)
+    try:
+        first = [] if is_named_a_picture(Path(source.uri)) else list(itertools.islice(jpegs, 2))
+    except SourceTooLarge:
+        raise
+    except SourceError:
+        first = []
+    if len(first) < 2:
+        raise SourceError(f"{source.name} {_A_PICTURE}")
+    return video_of(itertools.chain(first, jpegs), max_pixels, has_end=True, after=after)

@@ -21,7 +21,7 @@ from serve_app.streams.capture.failures import too_large
 from serve_app.streams.capture.ffmpeg import Body, Input, open_media
 from serve_app.streams.capture.folder import is_picture, is_still
 from serve_app.streams.capture.hls import HlsBody
-from serve_app.streams.capture.jpegs import MAX_PICTURE_BYTES, jpegs_of, numbered
+from serve_app.streams.capture.jpegs import MAX_PICTURE_BYTES, are_frames, jpegs_of, video_of
 from serve_app.streams.capture.pictures import Picture, Video
 from serve_app.streams.capture.source import Source
 from serve_app.streams.capture.web import Reply, WebClient
@@ -50,13 +50,13 @@ def open_web(source: Source, guard: AddressGuard, max_pixels: int, hwaccel: str 
             given = Input(body, _NO_NESTING, has_end=body.has_end, comes_in_bursts=True, renew=client.renew)
             yield stack.enter_context(open_media(source, given, max_pixels, hwaccel))
         elif kind.startswith("multipart/") or _BOUNDARY.match(head):
-            yield Video(numbered(jpegs_of(source, reply.read, client.renew, max_pixels), max_pixels))
+            yield video_of(jpegs_of(source, reply.read, client.renew, max_pixels), max_pixels)
         elif _PAGE.match(text) or (kind == "text/html" and not is_picture(head)):
             raise SourceError(f"{source.name} answers with a web page: give the address of its stream or snapshot")
         elif text.startswith((b"<?xml", b"<MPD")):
             raise SourceError(f"{source.name} answers with XML, such as DASH, which is not read: try HLS or RTSP")
         elif head.startswith(b"\xff\xd8\xff"):
-            yield stack.enter_context(_open_jpegs(source, client, reply, max_pixels, hwaccel))
+            yield _open_jpegs(source, client, reply, max_pixels)
         elif _is_snapshot(head, kind):
             yield _snapshots(source, client, _whole(source, reply), max_pixels)
         else:
@@ -66,26 +66,21 @@ def open_web(source: Source, guard: AddressGuard, max_pixels: int, hwaccel: str 
             yield stack.enter_context(open_media(source, given, max_pixels, hwaccel))
 
 
-@contextmanager
-def _open_jpegs(
-    source: Source, client: WebClient, reply: Reply, max_pixels: int, hwaccel: str | None
-) -> Iterator[Video]:
+def _open_jpegs(source: Source, client: WebClient, reply: Reply, max_pixels: int) -> Video:
     """A snapshot, a camera's stream, or a clip, all of which begin with a JPEG."""
-    is_clip = reply.content_type.startswith("video/") or _ending(reply.url) in _CLIPS
-    if reply.size is not None and is_clip:
-        given = Input(reply, _NO_NESTING, format="mjpeg", has_end=True, renew=client.renew)
-        with open_media(source, given, max_pixels, hwaccel) as video:
-            yield video
-        return
-    if reply.size is not None:
-        yield _snapshots(source, client, _whole(source, reply), max_pixels)
-        return
-    jpegs = jpegs_of(source, reply.read, client.renew, max_pixels)
-    first = list(itertools.islice(jpegs, 2))
-    if len(first) == 1:
-        yield _snapshots(source, client, first[0], max_pixels)
-    else:
-        yield Video(numbered(itertools.chain(first, jpegs), max_pixels))
+    size = reply.size if reply.size is not None and reply.size < _ENDLESS_BYTES else None
+    has_end, is_long = size is not None, size is None or size > MAX_PICTURE_BYTES
+    if is_long or reply.content_type.startswith("video/") or _ending(reply.url) in _CLIPS:
+        jpegs = jpegs_of(source, reply.read, client.renew, max_pixels)
+        first = list(itertools.islice(jpegs, 2))
+        if len(first) == 2:
+            return video_of(itertools.chain(first, jpegs), max_pixels, has_end=has_end)
+        return _snapshots(source, client, first[0], max_pixels)
+    data = _whole(source, reply)
+    if not are_frames(data):
+        return _snapshots(source, client, data, max_pixels)
+    read = functools.partial(io.BytesIO(data).read, 1 << 16)
+    return video_of(jpegs_of(source, read, client.renew, max_pixels), max_pixels, has_end=True)
 
 
 def _snapshots(source: Source, client: WebClient, first: bytes, max_pixels: int) -> Video:

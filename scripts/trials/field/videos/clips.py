@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,6 +13,7 @@ import av
 import cv2
 import numpy as np
 from av.bitstream import BitStreamFilterContext
+from PIL import ExifTags, Image
 
 WIDTH_PX, HEIGHT_PX = 128, 64
 FRAMES, FPS = 50, 25
@@ -58,6 +60,22 @@ def jpeg(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, shade: int | None
     if shade is not None:
         pixels[:] = shade
     return bytes(cv2.imencode(".jpg", pixels)[1])
+
+
+def jpeg_turned(orientation: int) -> bytes:
+    """Return the picture as a JPEG with EXIF, which has one of its eight orientations."""
+    exif, out = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.open(io.BytesIO(jpeg())).save(out, "JPEG", exif=exif, quality=95)
+    return out.getvalue()
+
+
+def several(*shades: int) -> bytes:
+    """Return an MPO: greys, the first of which says where the others are."""
+    out = io.BytesIO()
+    first, *others = [Image.new("RGB", (WIDTH_PX, HEIGHT_PX), (shade, shade, shade)) for shade in shades]
+    first.save(out, "MPO", save_all=True, append_images=others)
+    return out.getvalue()
 
 
 def save(

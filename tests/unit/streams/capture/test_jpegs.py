@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from scripts.trials.field.videos.clips import jpeg
+from scripts.trials.field.videos.clips import jpeg, several
 from serve_app.streams.capture import jpegs
-from serve_app.streams.capture.jpegs import EndlessJpeg, JpegTooLarge, split_jpegs
+from serve_app.streams.capture.jpegs import EndlessJpeg, JpegTooLarge, are_frames, split_jpegs
 
 SHOTS = [jpeg(width, 64, shade) for width, shade in ((64, None), (48, 0), (80, 200), (64, 90))]
 
@@ -27,6 +27,38 @@ def test_what_a_parts_length_includes_belongs_to_its_picture() -> None:
     both = SHOTS[0] + SHOTS[1]  # as of two lenses
     part = b"--x\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(both), both)
     assert split(3 * part, 100) == 3 * [both]
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 100, 1_000_000])
+@pytest.mark.parametrize("between", [b"", bytes(9), b"\r\n--x\r\n\r\n"])
+def test_several_pictures_in_one_are_one(between: bytes, piece_bytes: int) -> None:
+    shots = [several(50, 200), several(60, 210, 90), SHOTS[0]]
+    assert split(between.join(shots), piece_bytes) == shots
+
+
+def test_a_picture_that_names_others_and_is_alone_is_one() -> None:
+    alone = several(50, 200)[: several(50, 200).index(b"\xff\xd9") + 2]
+    assert split(alone + bytes(9) + SHOTS[0], 100) == [alone, SHOTS[0]]
+
+
+@pytest.mark.parametrize("index", [b"", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff" + bytes(90)])
+def test_an_index_of_pictures_that_is_none_does_no_harm(index: bytes) -> None:
+    said = b"MPF\0" + index
+    shot = SHOTS[0][:2] + b"\xff\xe2" + (2 + len(said)).to_bytes(2, "big") + said + SHOTS[0][2:]
+    assert split(2 * shot, 100) == 2 * [shot]
+
+
+def test_jpegs_of_one_size_are_frames_and_what_belongs_to_a_picture_is_none() -> None:
+    assert are_frames(SHOTS[0] + 2 * SHOTS[3])
+    pictures = (
+        SHOTS[0],
+        SHOTS[0] + SHOTS[3],
+        SHOTS[0] + SHOTS[1],
+        several(50, 200),
+        SHOTS[0] + b"\0\0\0\x18ftypmp42" + bytes(99),
+        b"\xff\xd8\xff",
+    )
+    assert not any(map(are_frames, pictures))
 
 
 def test_a_picture_that_breaks_off_costs_no_other() -> None:

@@ -52,3 +52,12 @@ def test_time_never_goes_back() -> None:
 
 def test_time_stamps_that_are_missing_here_and_there_are_made_up() -> None:
     assert recorded(0.0, None, 0.2, None, None, 0.5) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_a_pause_of_a_recording_is_time() -> None:
+    assert recorded(0.0, 0.1, 10.1, 10.2, 610.2) == [0.0, 0.1, 10.1, 10.2, 610.2]
+
+
+@pytest.mark.parametrize("leap_s", [20_000.0, 95_443.7, -100.0])
+def test_a_recordings_time_stamps_that_leap_by_hours_are_one_frame_further(leap_s: float) -> None:
+    assert recorded(0.0, 0.1, 0.2 + leap_s, 0.3 + leap_s) == [0.0, 0.1, 0.2, 0.3]

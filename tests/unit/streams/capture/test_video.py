@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import re
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+from scripts.trials.field.videos import clips
+from scripts.trials.field.videos.servers import sends, serving
 from serve_app.errors import SourceError, SourceTooLarge
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
@@ -127,6 +130,44 @@ def test_a_picture_in_a_videos_container_is_no_video(tmp_path: Path, brand: byte
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
     with pytest.raises(SourceError, match="is a picture, not a video"):
         frames_of(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_jpegs_of_a_video_that_have_exif_are_shown_upright(tmp_path: Path, number: int) -> None:
+    (tmp_path / "a.mjpeg").write_bytes(3 * clips.jpeg_turned(1 + number))
+    _, shown = list(clips.ORIENTATIONS.values())[number]
+    assert [clips.corners(frame) for frame in frames_of(tmp_path / "a.mjpeg")] == 3 * [shown]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.mpo", clips.several(50, 200)), ("a.bin", clips.several(50, 200)), ("a.JPG", clips.jpeg() * 2)],
+)
+def test_several_pictures_in_a_file_are_a_picture(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match="is a picture, not a video"):
+        frames_of(tmp_path / name)
+
+
+def test_a_video_of_several_pictures_each_shows_the_first_of_each(tmp_path: Path) -> None:
+    (tmp_path / "a.mjpeg").write_bytes(clips.several(50, 200) * 3)
+    assert [round(frame.mean()) for frame in frames_of(tmp_path / "a.mjpeg")] == [50, 50, 50]
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "application/octet-stream"])
+@pytest.mark.parametrize("has_length", [True, False])
+def test_jpegs_over_http_are_frames_and_several_pictures_in_one_are_one(kind: str, has_length: bool) -> None:
+    shots = b"".join(clips.jpeg(shade=shade) for shade in (50, 90, 130))
+    answers = {
+        "/shots": sends(shots, has_length=has_length, Content_Type=kind),
+        "/one": sends(clips.several(50, 200), has_length=has_length, Content_Type=kind),
+    }
+    with serving(answers) as server:
+        with open_video(parse_source(f"{server.url}/shots", ()), max_pixels=MAX_PIXELS) as video:
+            assert [round(pixels().mean()) for pixels, _ in video] == [50, 90, 130]
+        with open_video(parse_source(f"{server.url}/one", ()), max_pixels=MAX_PIXELS) as video:
+            assert [round(pixels().mean()) for pixels, _ in itertools.islice(video, 3)] == [50, 50, 50]
+    assert server.asked == ["/shots", "/one", "/one", "/one"]
 
 
 def test_a_file_that_names_other_files_is_no_video(tmp_path: Path) -> None:
