@@ -27,7 +27,7 @@ def matrix_of(frame: Any) -> bytes | None:
     """Return the display matrix of a frame of PyAV's, for ``upright``."""
     # Not ``frame.side_data``, by which the frame refers to itself: it would wait for the garbage collector, with its
     # pixels and the threads that converted it.
-    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # its stub has no constructor
     return None if matrix is None else bytes(matrix)
 
 
