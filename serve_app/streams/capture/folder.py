@@ -47,7 +47,8 @@ def open_folder(source: Source, max_pixels: int, after: Position | None) -> Vide
 
 def is_picture(data: bytes) -> bool:
     """Return whether a file's first bytes are those of a picture that has no other use."""
-    return data.startswith(_FIRST_BYTES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    is_bmp = data[:2] == b"BM" and data[6:10] == bytes(4)  # two reserved numbers
+    return data.startswith(_FIRST_BYTES) or is_bmp or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
 def is_named_a_picture(path: Path) -> bool:

@@ -26,6 +26,7 @@ _MAX_GONE = 3  # segments in a row, of a live playlist
 _STALLED_AFTER = 3  # playlists without a new segment, in target durations,
 _STALLED_AFTER_S = 10.0  # and at least this long
 _MAX_POLL_S = 3.0
+_AUDIO_CODECS = ("mp4a", "ac-3", "ec-3", "ac-4", "opus", "flac", "alac")  # RFC 6381's names, as CODECS has them
 _ATTRIBUTE = re.compile(r'([A-Z0-9-]+)=("[^"]*"|[^",]*)')
 
 
@@ -54,6 +55,7 @@ class Segment:
     number: int
     part: Part
     head: Part | None  # what has to be read before the first segment that names it
+    begins_run: bool = False  # a discontinuity stands before it: RFC 8216, 4.3.2.3
 
 
 @dataclass
@@ -66,7 +68,10 @@ class Playlist:
 
 
 class HlsBody:
-    """A playlist's video, to be read as a file that has no place but the next."""
+    """A playlist's video, to be read as a file that has no place but the next.
+
+    It ends where a run of segments does: behind a discontinuity, tracks, codecs and sizes may be others.
+    """
 
     def __init__(self, client: WebClient, reply: Reply, name: str, max_pixels: int) -> None:
         """``reply`` is the playlist; of several variants, the largest within ``max_pixels``. Raises SourceError."""
@@ -82,26 +87,42 @@ class HlsBody:
         self._keys: dict[str, bytes] = {}  # the last one, by its url
         self._chunks = self._all_chunks()
         self._rest = b""
+        self._is_between_runs = False
 
     def read(self, size: int, /) -> bytes:
-        """Raises SourceError."""
+        """Return what comes next; empty at the end of a run. Raises SourceError."""
         while not self._rest:
+            if self._is_between_runs:
+                return b""
             chunk = next(self._chunks, None)
             if chunk is None:
                 return b""
-            self._rest = chunk
+            self._rest, self._is_between_runs = chunk, not chunk
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
 
+    def next_run(self) -> bool:
+        """Go on with the next run; return whether there is one."""
+        has_more, self._is_between_runs = self._is_between_runs, False
+        return has_more
+
     def _all_chunks(self) -> Iterator[bytes]:
+        """Yield the bytes of all segments, and an empty chunk between two runs."""
         head: Part | None = None
         gone = 0
+        is_read, is_new_run = False, False  # whether this run has bytes that were read; whether another one is to begin
         for segment in self._segments():
+            is_new_run |= segment.begins_run or segment.head != head
+            if is_new_run and is_read:
+                yield b""
+                is_read, head = False, None
             try:
                 if segment.head is not None and segment.head != head:
-                    yield from self._chunks_of(segment.head, segment.number)
+                    yield from filter(None, self._chunks_of(segment.head, segment.number))
                     head = segment.head
-                yield from self._chunks_of(segment.part, segment.number)
+                for chunk in filter(None, self._chunks_of(segment.part, segment.number)):
+                    is_read, is_new_run = True, False
+                    yield chunk
                 gone = 0
             except SourceDenied:
                 raise
@@ -144,7 +165,10 @@ class HlsBody:
             data = reply.read_all(_MAX_PLAYLIST_BYTES)
         if data is None:
             raise SourceError(f"{self._name} has a playlist of more than {_MAX_PLAYLIST_BYTES >> 20} MiB")
-        return data.decode("utf-8-sig", "replace")
+        text = data.decode("utf-8-sig", "replace")
+        if "#EXT-X-DEFINE" in text:
+            raise SourceError(f"{self._name} has a playlist with variables (EXT-X-DEFINE), which is not read")
+        return text
 
     def _chunks_of(self, part: Part, number: int) -> Iterator[bytes]:
         chunks = self._plain_chunks_of(part)
@@ -192,10 +216,11 @@ def parse_playlist(text: str, url: str, name: str) -> Playlist:
     if not text.lstrip().startswith("#EXTM3U"):
         raise SourceError(f"{name} has a playlist that is none")
     playlist = Playlist()
-    number, key, head = 0, None, None
+    number, head = 0, None
+    keys: dict[str, dict[str, str]] = {}  # by their form: a player chooses one that it can read
     span: tuple[int, int] | None = None  # the next segment's first byte and size
     after: dict[str, int] = {}  # by resource: where a span without a first byte begins
-    is_gap = False
+    is_gap, begins_run = False, False
     for line in filter(None, map(str.strip, text.splitlines())):
         tag, _, value = line.partition(":")
         if not line.startswith("#"):
@@ -205,18 +230,26 @@ def parse_playlist(text: str, url: str, name: str) -> Playlist:
                 first_byte = after.get(target, 0) if first_byte < 0 else first_byte
                 after[target] = first_byte + size
             if not is_gap:
-                playlist.segments.append(Segment(number, Part(target, key, first_byte, size), head))
+                part = Part(target, _key_of(keys, url, name), first_byte, size)
+                playlist.segments.append(Segment(number, part, head, begins_run))
+                begins_run = False
             number, span, is_gap = number + 1, None, False
         elif tag == "#EXT-X-MEDIA-SEQUENCE":
             number = _whole(value) + len(playlist.segments)
         elif tag == "#EXT-X-TARGETDURATION":
             playlist.target_s = float(max(1, min(_whole(value), 60)))
+        elif tag == "#EXT-X-DISCONTINUITY":
+            begins_run = True
         elif tag == "#EXT-X-KEY":
-            key = _key_of(_attributes(value), url, name)
+            attributes = _attributes(value)
+            if attributes.get("METHOD", "NONE") == "NONE":
+                keys = {}
+            else:
+                keys = keys | {attributes.get("KEYFORMAT", "identity"): attributes}
         elif tag == "#EXT-X-MAP":
             attributes = _attributes(value)
             first_byte, size = _span(attributes["BYTERANGE"]) if "BYTERANGE" in attributes else (0, None)
-            head = Part(_joined(url, attributes.get("URI", "")), key, max(0, first_byte), size)
+            head = Part(_joined(url, attributes.get("URI", "")), _key_of(keys, url, name), max(0, first_byte), size)
         elif tag == "#EXT-X-BYTERANGE":
             span = _span(value)
         elif tag == "#EXT-X-GAP":
@@ -228,7 +261,7 @@ def parse_playlist(text: str, url: str, name: str) -> Playlist:
 
 def _variant(text: str, url: str, max_pixels: int) -> str | None:
     """Return the address of a master playlist's best variant, or None where it is none."""
-    best: tuple[int, int] | None = None
+    best: tuple[bool, int, int] | None = None
     chosen: str | None = None
     attributes: dict[str, str] | None = None
     for line in filter(None, map(str.strip, text.splitlines())):
@@ -237,11 +270,17 @@ def _variant(text: str, url: str, max_pixels: int) -> str | None:
         elif not line.startswith("#") and attributes is not None:
             width_px, _, height_px = attributes.get("RESOLUTION", "").lower().partition("x")
             pixels = _whole(width_px) * _whole(height_px)
-            rank = (pixels if pixels <= max_pixels else -1), _whole(attributes.get("BANDWIDTH", ""))
+            bandwidth = _whole(attributes.get("BANDWIDTH", ""))
+            rank = _has_video(attributes.get("CODECS", "")), (pixels if pixels <= max_pixels else -1), bandwidth
             if best is None or rank > best:
                 best, chosen = rank, _joined(url, line)
             attributes = None
     return chosen
+
+
+def _has_video(codecs: str) -> bool:
+    """Return whether a variant of these codecs may have video; one that does not name them may."""
+    return not all(codec.strip().lower().startswith(_AUDIO_CODECS) for codec in codecs.split(",")) if codecs else True
 
 
 def _joined(url: str, address: str) -> str:
@@ -256,12 +295,15 @@ def _attributes(text: str) -> dict[str, str]:
     return {name: value.strip('"') for name, value in _ATTRIBUTE.findall(text)}
 
 
-def _key_of(attributes: dict[str, str], url: str, name: str) -> Key | None:
-    method = attributes.get("METHOD", "NONE")
-    if method == "NONE":
+def _key_of(keys: dict[str, dict[str, str]], url: str, name: str) -> Key | None:
+    """Return the key of the form that is read, if segments are encrypted at all."""
+    if not keys:
         return None
-    if method != "AES-128" or attributes.get("KEYFORMAT", "identity") != "identity":
+    attributes = keys.get("identity", {})
+    if attributes.get("METHOD") != "AES-128":
         raise SourceError(f"{name} is encrypted in a way that is not read: of HLS, only AES-128 with a plain key is")
+    if attributes.get("URI", "").startswith("data:"):
+        raise SourceError(f"{name} has its key within its playlist (data:), which is not read: serve the key by HTTP")
     digits = attributes.get("IV", "").lower().removeprefix("0x")
     if not re.fullmatch(r"[0-9a-f]{0,32}", digits):
         raise SourceError(f"{name} has a playlist with an IV that is none")

@@ -10,7 +10,8 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ from serve_app.streams.capture.hls import HlsBody
 from serve_app.streams.capture.jpegs import MAX_PICTURE_BYTES, are_frames, jpegs_of, video_of
 from serve_app.streams.capture.pictures import Picture, Video
 from serve_app.streams.capture.source import Source
+from serve_app.streams.capture.timestamps import USUAL_FPS
 from serve_app.streams.capture.web import Reply, WebClient
 from serve_app.types import Pixels, Position
 
@@ -48,7 +50,12 @@ def open_web(source: Source, guard: AddressGuard, max_pixels: int, hwaccel: str 
         if text.startswith(b"#EXTM3U"):
             body = HlsBody(client, reply, source.name, max_pixels)
             given = Input(body, _NO_NESTING, has_end=body.has_end, comes_in_bursts=True, renew=client.renew)
-            yield stack.enter_context(open_media(source, given, max_pixels, hwaccel))
+            runs = stack.enter_context(ExitStack())
+            first = runs.enter_context(open_media(source, given, max_pixels, hwaccel))
+            yield replace(
+                first,
+                pictures=_of_all_runs(first, body, runs, lambda: open_media(source, given, max_pixels, hwaccel)),
+            )
         elif kind.startswith("multipart/") or _BOUNDARY.match(head):
             yield video_of(jpegs_of(source, reply.read, client.renew, max_pixels), max_pixels)
         elif _PAGE.match(text) or (kind == "text/html" and not is_picture(head)):
@@ -64,6 +71,31 @@ def open_web(source: Source, guard: AddressGuard, max_pixels: int, hwaccel: str 
             has_end = reply.size is not None and reply.size < _ENDLESS_BYTES
             given = Input(file, _NO_NESTING, has_end=has_end, renew=client.renew)
             yield stack.enter_context(open_media(source, given, max_pixels, hwaccel))
+
+
+def _of_all_runs(
+    video: Video, body: HlsBody, runs: ExitStack, open_next: Callable[[], AbstractContextManager[Video]]
+) -> Iterator[Picture]:
+    """Yield the pictures of a playlist's runs as one video's: each run comes one frame's time after the last.
+
+    ``runs`` holds the run that is open.
+    """
+    frame_s = 1 / (video.fps or USUAL_FPS)
+    last = Position(-1)
+    while True:
+        before, offset_s = last, None
+        for pixels, at in video:
+            stamp_s = at.timestamp_s
+            if stamp_s is not None and before.timestamp_s is not None:
+                if offset_s is None:
+                    offset_s = before.timestamp_s + frame_s - stamp_s
+                stamp_s += offset_s
+            last = Position(before.index + 1 + at.index, stamp_s)
+            yield pixels, last
+        if not body.next_run():
+            return
+        runs.close()
+        video = runs.enter_context(open_next())
 
 
 def _open_jpegs(source: Source, client: WebClient, reply: Reply, max_pixels: int) -> Video:

@@ -93,13 +93,13 @@ def save(
     return path
 
 
-def fragments() -> list[bytes]:
+def fragments(size: tuple[int, int] = (WIDTH_PX, HEIGHT_PX)) -> list[bytes]:
     """Return a fragmented MP4: what comes first, and its fragments."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.mp4"
         flags = "frag_keyframe+empty_moov+default_base_moof"
         with av.open(str(path), "w", options={"movflags": flags}) as container:
-            add_track(container, "libx264", FRAMES, FPS, (WIDTH_PX, HEIGHT_PX))
+            add_track(container, "libx264", FRAMES, FPS, size)
         named = [(name, content) for name, content in boxes(path.read_bytes()) if name != b"mfra"]
     starts = [number for number, (name, _) in enumerate(named) if name == b"moof"]
     parts = [named[: starts[0]], *(named[start:end] for start, end in pairwise([*starts, len(named)]))]

@@ -57,6 +57,17 @@ def refusal_of(uri: Path | str) -> str:
     return ""
 
 
+def refuses(path: str, *words: str, credentials: str = "") -> Callable[[str], str | None]:
+    """Return a check that a server's ``path`` is refused in these words."""
+
+    def problem(url: str) -> str | None:
+        said = refusal_of(url.replace("//", f"//{credentials}") + path)
+        missing = [word for word in words if word not in said]
+        return f"its refusal lacks {missing}: {said!r}" if missing else None
+
+    return problem
+
+
 def file_case(kind: str, member: str, problem: Callable[[Path], str | None], *, is_quick: bool = True) -> Case:
     """Return a case that needs no server, but an empty folder."""
 

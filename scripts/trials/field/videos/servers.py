@@ -23,6 +23,7 @@ KEY, IV = bytes(range(16)), bytes(range(16, 32))
 SHOTS = [clips.jpeg(shade=shade) for shade in range(0, 250, 10)]
 _PAUSE_S = 0.01
 Answer = Callable[["Handler"], None]
+Answers = Mapping[str, Answer] | Callable[[], Mapping[str, Answer]]  # by path; made when they are needed
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -13,17 +13,13 @@ import cv2
 
 from scripts.trials.field.case import Case
 from scripts.trials.field.videos import clips
-from scripts.trials.field.videos.reading import MAX_PIXELS, frames_of, refusal_of
+from scripts.trials.field.videos.hls_cases import HLS_CASES
+from scripts.trials.field.videos.reading import MAX_PIXELS, frames_of, refusal_of, refuses
 from scripts.trials.field.videos.servers import (
-    IV,
-    KEY,
     SHOTS,
     Answer,
+    Answers,
     asks_for_credentials,
-    encrypted,
-    hls,
-    playlist,
-    segments,
     sends,
     sends_parts,
     serving,
@@ -36,7 +32,6 @@ from serve_app.errors import SourceError
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
 
-Answers = Mapping[str, Answer] | Callable[[], Mapping[str, Answer]]
 _JPEGS, _HLS, _SNAPSHOTS, _REFUSALS = "JPEG after JPEG", "HLS", "a camera's snapshot address", "what a server refuses"
 _CLIPS = "clips over HTTP"
 _SHADES = list(range(0, 250, 10))[:5]  # of the first shots
@@ -113,98 +108,6 @@ _JPEG_CASES = [
 ]
 
 
-def _plays(frames: int = 30) -> Callable[[str], str | None]:
-    def problem(url: str) -> str | None:
-        found = len(frames_of(f"{url}/a.m3u8"))
-        return None if found == frames else f"it shows {found} frames, and should show {frames}"
-
-    return problem
-
-
-def _named(*names: str, content_type: str = "video/mp2t") -> Callable[[], Mapping[str, Answer]]:
-    return lambda: hls(list(names), segments(len(names)), content_type=content_type)
-
-
-def _keyed(tag: str, ivs: list[bytes], key_answer: Answer | None = None) -> Callable[[], Mapping[str, Answer]]:
-    def answers() -> Mapping[str, Answer]:
-        parts = [encrypted(part, iv) for part, iv in zip(segments(), ivs, strict=True)]
-        return {**hls(["0", "1", "2"], parts, tag), "/key": key_answer or sends(KEY)}
-
-    return answers
-
-
-_NUMBERS = [number.to_bytes(16, "big") for number in range(3)]
-_KEY_TAG = '#EXT-X-KEY:METHOD=AES-128,URI="key"'
-
-
-def _ranges() -> Mapping[str, Answer]:
-    parts = segments()
-    lines = [line for part in parts for line in (f"#EXT-X-BYTERANGE:{len(part)}", "all")]
-    return {"/a.m3u8": sends(playlist(*lines)), "/all": sends(b"".join(parts))}
-
-
-def _variants() -> Mapping[str, Answer]:
-    text = (
-        "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1000,RESOLUTION=64x32\nsmall.m3u8\n"
-        "#EXT-X-STREAM-INF:BANDWIDTH=2000,RESOLUTION=128x64\nlarge\n"
-    )
-    found = dict(hls(["0", "1", "2"], segments()))
-    return {**found, "/large": found["/a.m3u8"], "/a.m3u8": sends(text.encode())}
-
-
-def _refuses(path: str, *words: str, credentials: str = "") -> Callable[[str], str | None]:
-    def problem(url: str) -> str | None:
-        said = refusal_of(url.replace("//", f"//{credentials}") + path)
-        missing = [word for word in words if word not in said]
-        return f"its refusal lacks {missing}: {said!r}" if missing else None
-
-    return problem
-
-
-def _fragments() -> Mapping[str, Answer]:
-    """Fragmented MP4: what has to be read first, and a fragment for each segment."""
-    first, *fragments = clips.fragments()
-    names = [f"{number}.cmfv" for number in range(len(fragments))]
-    return {**hls(names, fragments, '#EXT-X-MAP:URI="first.php"'), "/first.php": sends(first)}
-
-
-_HLS_CASES: list[tuple[str, Answers, Callable[[str], str | None]]] = [
-    ("fragments of MP4", _fragments, _plays(clips.FRAMES)),
-    ("segments without an ending", _named("seg/0", "seg/1", "seg/2"), _plays()),
-    ("segments that end in .php", _named("s.php?n=0"), _plays(10)),
-    ("segments that end in .jpg", _named("0.jpg", "1.jpg", "2.jpg", content_type="image/jpeg"), _plays()),
-    ("segments that end in .html", _named("0.html", "1.html", content_type="text/html"), _plays(20)),
-    ("segments of strange endings", _named("0.dat", "1.key", "2.exe"), _plays()),
-    ("segments that are parts of one file", _ranges, _plays()),
-    ("two variants, the larger one without an ending", _variants, _plays()),
-    ("AES-128 with an IV", _keyed(f"{_KEY_TAG},IV=0x{IV.hex()}", [IV] * 3), _plays()),
-    ("AES-128 without an IV", _keyed(_KEY_TAG, _NUMBERS), _plays()),
-    ("AES-128 whose key is refused", _keyed(_KEY_TAG, _NUMBERS, sends(b"", 403)), _refuses("/a.m3u8", "403 Forbidden")),
-    ("AES-128 whose key is too short", _keyed(_KEY_TAG, _NUMBERS, sends(KEY[:15])), _refuses("/a.m3u8", "16 bytes")),
-    ("AES-128 with another key", _keyed(_KEY_TAG, _NUMBERS, sends(IV)), _refuses("/a.m3u8", "key")),
-    (
-        "a key on a machine of the network that the playlist names",
-        _keyed('#EXT-X-KEY:METHOD=AES-128,URI="http://localhost/key"', _NUMBERS),
-        _refuses("/a.m3u8", "SERVE_APP_ALLOWED_NETWORKS"),
-    ),
-    (
-        "a segment on a machine of the network that the playlist names",
-        {"/a.m3u8": sends(playlist("http://10.0.0.1/0.ts"))},
-        _refuses("/a.m3u8", "SERVE_APP_ALLOWED_NETWORKS"),
-    ),
-    (
-        "a playlist on a machine of the network that the playlist names",
-        {"/a.m3u8": sends(b"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nhttp://[::1]/a.m3u8\n")},
-        _refuses("/a.m3u8", "SERVE_APP_ALLOWED_NETWORKS"),
-    ),
-    (
-        "SAMPLE-AES",
-        _keyed('#EXT-X-KEY:METHOD=SAMPLE-AES,URI="key"', _NUMBERS),
-        _refuses("/a.m3u8", "only AES-128 with a plain key"),
-    ),
-]  # fmt: skip
-
-
 def _is_polled(credentials: str = "") -> Callable[[str], str | None]:
     def problem(url: str) -> str | None:
         uri = url.replace("//", f"//{credentials}") + "/cam"
@@ -239,6 +142,7 @@ _SNAPSHOT_CASES: list[tuple[str, Answers, str]] = [
     ("a PNG", {"/cam": sends(_picture(".png"), Content_Type="image/png")}, ""),
     ("a WebP of no type", {"/cam": sends(_picture(".webp"))}, ""),
     ("a BMP", {"/cam": sends(_picture(".bmp"), Content_Type="image/bmp")}, ""),
+    ("a BMP of no type", {"/cam": sends(_picture(".bmp"))}, ""),
     ("an ETag and a day in caches", _unchanged, ""),
     ("Basic credentials", {"/cam": asks_for_credentials("Basic", _SHOT)}, "admin:p%40ss%2Fword@"),
     ("Digest credentials", {"/cam": asks_for_credentials("Digest", _SHOT)}, "admin:p%40ss%2Fword@"),
@@ -320,11 +224,11 @@ def _a_dead_proxy_is_named(_: str) -> str | None:
 CASES: tuple[Case, ...] = (
     *(_case(_JPEGS, member, {"/cam": answer}, _shows_every_shot) for member, answer in _JPEG_CASES),
     _case(_JPEGS, "no boundaries, by HTTP/1.0", {"/cam": _JPEG_CASES[0][1]}, _shows_every_shot, "HTTP/1.0"),
-    *(_case(_HLS, member, answers, problem) for member, answers, problem in _HLS_CASES),
+    *(_case(_HLS, member, answers, problem) for member, answers, problem in HLS_CASES),
     *(_case(_CLIPS, member, answers, _is_a_clip) for member, answers in _CLIP_CASES),
     *(_case(_SNAPSHOTS, member, answers, _is_polled(given)) for member, answers, given in _SNAPSHOT_CASES),
     *(
-        _case(_REFUSALS, member, answers, _refuses("/cam", *words, credentials=given))
+        _case(_REFUSALS, member, answers, refuses("/cam", *words, credentials=given))
         for member, answers, words, given in _REFUSAL_CASES
     ),
     _case(

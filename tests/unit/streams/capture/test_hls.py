@@ -106,14 +106,17 @@ def _polls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def read() -> Read:
-    """All bytes of a server's ``/a``, and what it was asked for."""
+    """All bytes of a server's ``/a``, with a bar between two runs, and what it was asked for."""
 
     def read(answers: dict[str, Answer]) -> tuple[bytes, list[str]]:
         with serving(answers) as server:
             client = WebClient(parse_source(f"{server.url}/a", ()), AddressGuard())
             with closing(client.get(f"{server.url}/a")) as reply:
                 body = HlsBody(client, reply, "x", 1_000_000)
-                return b"".join(iter(lambda: body.read(3), b"")), server.asked
+                runs = [b"".join(iter(lambda: body.read(3), b""))]
+                while body.next_run():
+                    runs.append(b"".join(iter(lambda: body.read(3), b"")))
+                return b"|".join(runs), server.asked
 
     return read
 
@@ -149,9 +152,14 @@ def test_a_live_playlist_that_stands_still_has_stalled(read: Read, monkeypatch: 
         read(SEGMENTS | {"/a": live(window(0, 2))})
 
 
-def test_what_has_to_be_read_first_is_read_once(read: Read) -> None:
-    text = playlist('#EXT-X-MAP:URI="9"', "0", "1", '#EXT-X-MAP:URI="8"', "2")
-    assert read(SEGMENTS | {"/a": sends(text)})[0] == b"<9><0><1><8><2>"
+def test_what_has_to_be_read_first_is_read_once_in_a_run(read: Read) -> None:
+    text = playlist('#EXT-X-MAP:URI="9"', "0", "1", '#EXT-X-MAP:URI="8"', "2", "#EXT-X-DISCONTINUITY", "3")
+    assert read(SEGMENTS | {"/a": sends(text)})[0] == b"<9><0><1>|<8><2>|<8><3>"
+
+
+def test_a_run_begins_even_where_its_first_segment_is_gone(read: Read) -> None:
+    gone = "#EXT-X-DISCONTINUITY", "#EXT-X-GAP", "1"
+    assert read(SEGMENTS | {"/a": sends(playlist("0", *gone, "2", "3"))})[0] == b"<0>|<2><3>"
 
 
 def test_a_server_that_ignores_ranges_is_read_rightly(read: Read) -> None:
