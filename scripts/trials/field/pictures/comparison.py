@@ -83,8 +83,9 @@ def verdict(family: str, is_damaged: bool, sample: Sample) -> Verdict:
         return Verdict(family, sample.name, is_damaged, DIFFERENT if is_wrong else REFUSED, exc.detail)
     if sample.truth is not None and (remark := difference(ours, sample.truth, sample.loss)):
         return Verdict(family, sample.name, is_damaged, DIFFERENT, f"not the truth: {remark}")
-    if family == "HEIC" and sample.whole is not None and _stills(sample.data) != _stills(sample.whole):
-        return Verdict(family, sample.name, is_damaged, UNHEARD, "HEVC has no checksum: decoders differ in its damage")
+    has_no_checksum = family in {"HEIC", "AVIF"}  # nor has HEVC, nor AV1: decoders differ in what they make of damage
+    if has_no_checksum and sample.whole is not None and _stills(sample.data) != _stills(sample.whole):
+        return Verdict(family, sample.name, is_damaged, UNHEARD, "its coded data are damaged")
     if not sample.is_for_pillow:
         return Verdict(family, sample.name, is_damaged, SAME if sample.truth is not None else UNHEARD)
     try:
