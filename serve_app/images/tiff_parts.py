@@ -53,9 +53,10 @@ def check_parts(file: File, directory: Directory, bits: int, width: int, height:
     if not rows or not columns:
         raise unread()
     if directory.value(tags.PHOTOMETRIC, 0) == _YCBCR and planes == 1:
-        across, down = directory.values(tags.SUBSAMPLING) or (2, 2)
-        if across not in (1, 2, 4) or down not in (1, 2, 4):
+        subsampling = directory.values(tags.SUBSAMPLING) or (2, 2)
+        if len(subsampling) != 2 or not set(subsampling) <= {1, 2, 4}:
             raise unread()
+        across, down = subsampling
     else:
         across = down = 0
 

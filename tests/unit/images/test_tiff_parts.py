@@ -71,3 +71,10 @@ def test_a_run_may_go_on_in_the_next_row() -> None:
     data = tiff.encoded(values, 2, 8, {}, layout, instead={273: (4, (16,)), 279: (4, (6,))})
     runs = bytes((129, 200, 129, 200, 257 - 104, 200))
     assert np.array_equal(read(data[:16] + runs + data[16 + len(runs) :]), values)
+
+
+@pytest.mark.parametrize("subsampling", [(2,), (2, 2, 2), (3, 3)])
+def test_colours_of_another_density_than_there_is_are_refused(subsampling: tuple[int, ...]) -> None:
+    picture = Image.new("YCbCr", (16, 16), (90, 120, 130))
+    with pytest.raises(Undecodable):
+        decode(saved(picture, "TIFF", tiffinfo={530: subsampling}), MAX_PIXELS)
