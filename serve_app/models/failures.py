@@ -20,7 +20,7 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|bad_alloc|OutOfMemory|allocate memor
 
 @contextmanager
 def model_errors() -> Iterator[None]:
-    """Raise what goes wrong with a model as ModelError; nothing else can be told to whoever starts the service.
+    """Raise what goes wrong with a model as ModelError: only its sentence reaches the person who starts the service.
 
     A library may raise anything, and Serve reports any other exception as a failed deployment, without its reason.
     """

@@ -212,7 +212,10 @@ class HlsBody:
 
 
 def parse_playlist(text: str, url: str, name: str) -> Playlist:
-    """Return the segments of a media playlist at ``url``. Raises SourceError for what is none, or is not read."""
+    """Return the segments of a media playlist at ``url``.
+
+    Raises SourceError where the text is no playlist, or where the playlist needs something that is not read.
+    """
     if not text.lstrip().startswith("#EXTM3U"):
         raise SourceError(f"{name} has a playlist that is none")
     playlist = Playlist()
@@ -284,7 +287,7 @@ def _has_video(codecs: str) -> bool:
 
 
 def _joined(url: str, address: str) -> str:
-    """An address of no form at all is left as it is: whoever asks for it says so."""
+    """Return the address in full. One that cannot be parsed stays as it is: the request for it is then refused."""
     try:
         return urljoin(url, address)
     except ValueError:

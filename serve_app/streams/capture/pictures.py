@@ -17,7 +17,7 @@ class Video:
     pictures: Iterator[Picture]
     fps: float | None = None  # as the source says itself
     has_end: bool = False
-    comes_in_bursts: bool = False  # faster than a camera sends: whoever wants its pace waits
+    comes_in_bursts: bool = False  # faster than a camera sends: the capture waits where it keeps the pace
     # Of pictures that come only when they are asked for: how long to wait between two where max_fps does not say.
     pull_interval_s: float | None = None
     passed_over: int = 0  # files of a folder that are no pictures

@@ -127,7 +127,7 @@ def _picture(kind: str) -> bytes:
 
 
 def _unchanged() -> Mapping[str, Answer]:
-    """Says after its first answer that nothing has changed to whoever may not ask so."""
+    """Answer 304 after the first answer, although the client sends no ETag that would allow it."""
     first = sends(SHOTS[5], Content_Type="image/jpeg", ETag='"1"', Cache_Control="max-age=86400")
     return {"/cam": lambda handler: (sends(b"", 304) if "If-None-Match" in handler.headers else first)(handler)}
 
