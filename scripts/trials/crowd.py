@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from scripts.trials.cluster import Cluster, stream, until
+from scripts.trials.listener import listening
 from scripts.trials.relay import Relay
 from serve_app.schemas.streams import StreamStatus
 
@@ -40,7 +40,8 @@ def crowd(cluster: Cluster, camera_port: int, count: int, duration_s: float, tel
     sound = [f"sound-{number}" for number in range(count - len(BROKEN))]
     with ExitStack() as stack:
         cables = {name: stack.enter_context(Relay(camera_port)) for name in ("frozen", "refusing")}
-        ports = {name: cable.port for name, cable in cables.items()} | {"garbage": stack.enter_context(_garbage())}
+        garbage_port = stack.enter_context(listening(_send_garbage))
+        ports = {name: cable.port for name, cable in cables.items()} | {"garbage": garbage_port}
         for name, port in (ports | dict.fromkeys(sound, camera_port)).items():
             scheme, path = ("tcp", "") if name == "garbage" else ("rtsp", "/cam")
             stack.enter_context(stream(cluster, name, f"{scheme}://127.0.0.1:{port}{path}"))
@@ -86,22 +87,5 @@ def _all_run(cluster: Cluster, ids: list[str]) -> bool:
     return all(streams[name].state == "running" for name in ids)
 
 
-@contextmanager
-def _garbage() -> Iterator[int]:
-    """A server's port that answers with random bytes."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def answer() -> None:
-            with suppress(OSError):
-                while True:
-                    connection, _ = listener.accept()
-                    with connection, suppress(OSError):
-                        connection.sendall(os.urandom(1 << 20))
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
+def _send_garbage(connection: socket.socket) -> None:
+    connection.sendall(os.urandom(1 << 20))

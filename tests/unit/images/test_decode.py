@@ -15,6 +15,7 @@ from scripts.trials.bombs import BOMBS, after, tiff
 from scripts.trials.damage import pictures, png, png_chunk
 from serve_app.errors import Malformed, NotAnImage, ServeAppError, TooLarge, Undecodable
 from serve_app.images.decode import decode
+from tests.support.damaged_pictures import decode_damaged
 from tests.support.hostile import CRASHING_PNG, png_of
 
 MAX_PIXELS = 50_000_000
@@ -154,24 +155,15 @@ def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
         decode(whole[:-2] + 1000 * last_scan + whole[-2:], MAX_PIXELS)
 
 
-DECODE_DAMAGED = """
+SMALL_PICTURES = """
 import random
-from scripts.trials.damage import damaged, pictures
-from serve_app.images.decode import decode
-from serve_app.errors import ServeAppError
-rng, whole = random.Random(0), list(pictures().values())
-for _ in range(3000):
-    data = damaged(rng, rng.choice(whole), rng.choice(whole))
-    try:
-        pixels = decode(data, 1_000_000)
-        assert pixels.dtype == "uint8" and pixels.ndim == 3 and pixels.size <= 3_000_000
-    except ServeAppError:
-        pass
+from scripts.trials import damage
+rng, pictures = random.Random(0), list(damage.pictures().values())
 """
 
 
 def test_a_damaged_picture_is_read_or_refused_and_ends_no_process() -> None:
-    done = subprocess.run([sys.executable, "-c", DECODE_DAMAGED], capture_output=True, check=False, timeout=120)
+    done = decode_damaged(SMALL_PICTURES)
     assert done.returncode == 0, done.stderr.decode()[-500:]
 
 

@@ -6,27 +6,18 @@ import subprocess
 import sys
 
 from scripts.trials.field.pictures.doors import BOMBS
+from tests.support.damaged_pictures import decode_damaged
 
-DECODE_DAMAGED = """
+PICTURES_OF_PHONES = """
 import random
-from scripts.trials.damage import damaged
 from scripts.trials.field.pictures.doors import whole
-from serve_app.images.decode import decode
-from serve_app.errors import ServeAppError
 rng = random.Random(0)
 pictures = whole(rng)
-for _ in range(3000):
-    data = damaged(rng, rng.choice(pictures), rng.choice(pictures))
-    try:
-        pixels = decode(data, 1_000_000)
-        assert pixels.dtype == "uint8" and pixels.ndim == 3 and pixels.size <= 3_000_000
-    except ServeAppError:
-        pass
 """
 
 
 def test_a_damaged_picture_of_a_phone_is_read_or_refused_and_ends_no_process() -> None:
-    done = subprocess.run([sys.executable, "-c", DECODE_DAMAGED], capture_output=True, check=False, timeout=120)
+    done = decode_damaged(PICTURES_OF_PHONES)
     assert done.returncode == 0, done.stderr.decode()[-500:]
     assert len(done.stderr) < 100_000
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,14 +86,23 @@ def save(
     return path
 
 
-def save_integers(path: Path, dtype: int) -> Path:
-    """Write a model whose output is left in whole numbers, as a quantised one's without its last DequantizeLinear."""
-    model = onnx.load(save(path, anchors()))
-    (output,) = model.graph.output
-    model.graph.node.append(helper.make_node("Cast", [output.name], ["whole"], to=dtype))
-    output.name, output.type.tensor_type.elem_type = "whole", dtype
+def rewrite(path: Path, how: Callable[[onnx.ModelProto], None]) -> Path:
+    """Rewrite an ONNX file."""
+    model = onnx.load(path)
+    how(model)
     onnx.save(model, path)
     return path
+
+
+def save_integers(path: Path, dtype: int) -> Path:
+    """Write a model whose output is left in whole numbers, as a quantised one's without its last DequantizeLinear."""
+
+    def cast(model: onnx.ModelProto) -> None:
+        (output,) = model.graph.output
+        model.graph.node.append(helper.make_node("Cast", [output.name], ["whole"], to=dtype))
+        output.name, output.type.tensor_type.elem_type = "whole", dtype
+
+    return rewrite(save(path, anchors()), cast)
 
 
 def save_folder(

@@ -14,7 +14,7 @@ import torch
 from onnx import helper
 
 from scripts.trials.field.case import Case
-from scripts.trials.field.models.constant import anchors, save, save_folder
+from scripts.trials.field.models.constant import anchors, rewrite, save, save_folder
 from scripts.trials.field.models.verdicts import Make, Problem, refused, refused_checkpoint, served
 
 _METADATA = "task: detect\nnames: [person, car]\n"
@@ -29,15 +29,8 @@ def _file(name: str, content: bytes) -> Make:
     return make
 
 
-def _onnx(change: Callable[[onnx.ModelProto], None]) -> Make:
-    def make(folder: Path) -> Path:
-        path = save(folder / "constant.onnx", anchors())
-        model = onnx.load(path)
-        change(model)
-        onnx.save(model, path)
-        return path
-
-    return make
+def _onnx(how: Callable[[onnx.ModelProto], None]) -> Make:
+    return lambda folder: rewrite(save(folder / "constant.onnx", anchors()), how)
 
 
 def _truncated(share: float) -> Make:

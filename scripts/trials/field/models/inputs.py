@@ -19,7 +19,7 @@ from onnxruntime.quantization import (
 )
 
 from scripts.trials.field.case import Case
-from scripts.trials.field.models.constant import CONFIDENCE, anchors, save, save_folder
+from scripts.trials.field.models.constant import CONFIDENCE, anchors, rewrite, save, save_folder
 from scripts.trials.field.models.verdicts import CPU_ENGINES, EngineName, Make, Problem, refused, served
 from serve_app.config import ModelArgs
 from serve_app.images.letterbox import letterbox
@@ -49,51 +49,40 @@ def _folder(*sides: int | str, count: int = 84) -> Make:
 
 def _minus_one(folder: Path) -> Path:
     """As older exporters write that the sides are open."""
-    path = save(folder / "constant.onnx", anchors(count=8400))
-    model = onnx.load(path)
-    for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
-        side.dim_value = -1
-    onnx.save(model, path)
-    return path
+
+    def open_sides(model: onnx.ModelProto) -> None:
+        for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+            side.dim_value = -1
+
+    return rewrite(save(folder / "constant.onnx", anchors(count=8400)), open_sides)
 
 
 def _two_inputs(folder: Path) -> Path:
     """As the original RT-DETR's export takes them: a picture and its size."""
-    path = save(folder / "constant.onnx", anchors())
-    model = onnx.load(path)
-    model.graph.input.append(helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, [1, 2]))
-    onnx.save(model, path)
-    return path
+    size = helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, [1, 2])
+    return rewrite(save(folder / "constant.onnx", anchors()), lambda model: model.graph.input.append(size))
 
 
 def _reshaping(batch: int) -> Make:
     """As Ultralytics exports a batch: the graph says how many pictures there are wherever it reshapes."""
 
-    def make(folder: Path) -> Path:
-        path = save(folder / "constant.onnx", anchors(), sides=(batch, 3, 64, 64))
-        model = onnx.load(path)
+    def reshape(model: onnx.ModelProto) -> None:
         (output,) = model.graph.output
         shape = np.array([batch, 6, -1], np.int64)
         model.graph.initializer.append(numpy_helper.from_array(shape, "with_batch"))
         model.graph.node.append(helper.make_node("Reshape", [output.name, "with_batch"], ["reshaped"]))
         output.name = "reshaped"
-        onnx.save(model, path)
-        return path
 
-    return make
+    return lambda folder: rewrite(save(folder / "constant.onnx", anchors(), sides=(batch, 3, 64, 64)), reshape)
 
 
 def _named(name: str) -> Make:
     """An input that has another name than Ultralytics gives it."""
 
-    def make(folder: Path) -> Path:
-        path = save(folder / "constant.onnx", anchors())
-        model = onnx.load(path)
+    def rename(model: onnx.ModelProto) -> None:
         model.graph.input[0].name = model.graph.node[0].input[0] = name
-        onnx.save(model, path)
-        return path
 
-    return make
+    return lambda folder: rewrite(save(folder / "constant.onnx", anchors()), rename)
 
 
 def finder(path: Path, height_px: int, width_px: int) -> Path:
@@ -172,14 +161,14 @@ class _Noise(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has n
 
 def _convolved(folder: Path) -> Path:
     """The constant model behind a convolution whose result does not count, so that there is something to quantise."""
-    path = save(folder / "fp32.onnx", anchors())
-    model = onnx.load(path)
-    kernel = np.random.default_rng(1).normal(size=(3, 3, 3, 3)).astype(np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(kernel, "kernel"))
-    model.graph.node.insert(0, helper.make_node("Conv", ["images", "kernel"], ["convolved"]))
-    model.graph.node[1].input[0] = "convolved"
-    onnx.save(model, path)
-    return path
+
+    def convolve(model: onnx.ModelProto) -> None:
+        kernel = np.random.default_rng(1).normal(size=(3, 3, 3, 3)).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(kernel, "kernel"))
+        model.graph.node.insert(0, helper.make_node("Conv", ["images", "kernel"], ["convolved"]))
+        model.graph.node[1].input[0] = "convolved"
+
+    return rewrite(save(folder / "fp32.onnx", anchors()), convolve)
 
 
 def _quantised(layout: QuantFormat | None, activations: QuantType = QuantType.QUInt8) -> Make:

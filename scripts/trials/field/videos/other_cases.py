@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -16,6 +14,7 @@ from scripts.trials.field.case import Case
 from scripts.trials.field.videos import clips
 from scripts.trials.field.videos.reading import MAX_PIXELS, file_case, frames_of, refusal_of
 from scripts.trials.field.videos.servers import SHOTS
+from scripts.trials.listener import listening
 from serve_app.errors import ServeAppError, SourceError
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
@@ -23,32 +22,6 @@ from serve_app.streams.capture.video import open_video
 _FOLDERS, _RTSP, _TCP = "folders", "what a camera refuses over RTSP", "video over TCP"
 _SHADES = list(range(0, 250, 10))[:5]  # of the first shots
 _PAUSE_S = 0.01
-
-
-@contextmanager
-def listening(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port whose every connection is answered so, and closed."""
-
-    def serve(listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection:
-                try:
-                    answer(connection)
-                except OSError:
-                    pass  # whoever asked has gone
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, args=(listener,))
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
 
 
 def refuses_by_rtsp(status: str, method: str = "DESCRIBE") -> Callable[[socket.socket], None]:

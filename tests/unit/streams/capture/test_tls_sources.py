@@ -16,7 +16,8 @@ from pathlib import Path
 import av
 import pytest
 
-from scripts.trials.field.videos.other_cases import listening, refuses_by_rtsp
+from scripts.trials.field.videos.other_cases import refuses_by_rtsp
+from scripts.trials.listener import listening
 from serve_app.errors import SourceError, SourceUntrusted
 from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video

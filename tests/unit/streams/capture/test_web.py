@@ -11,8 +11,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from scripts.trials.field.videos.other_cases import listening
 from scripts.trials.field.videos.servers import SHOTS, Handler, Server, asks_for_credentials, sends, serving
+from scripts.trials.listener import listening
 from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled
 from serve_app.network import proxies
 from serve_app.network.address_guard import AddressGuard

@@ -1,0 +1,25 @@
+"""Pictures that are damaged and decoded, in a process of their own: a decoder may end it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+_DECODE = """
+from scripts.trials.damage import damaged
+from serve_app.images.decode import decode
+from serve_app.errors import ServeAppError
+for _ in range(3000):
+    data = damaged(rng, rng.choice(pictures), rng.choice(pictures))
+    try:
+        pixels = decode(data, 1_000_000)
+        assert pixels.dtype == "uint8" and pixels.ndim == 3 and pixels.size <= 3_000_000
+    except ServeAppError:
+        pass
+"""
+
+
+def decode_damaged(make_pictures: str) -> subprocess.CompletedProcess[bytes]:
+    """Return how that process ended. ``make_pictures`` is Python that sets ``rng`` and ``pictures``."""
+    code = make_pictures + _DECODE
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=120)
