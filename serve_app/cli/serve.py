@@ -1,7 +1,11 @@
 """python -m serve_app CONFIG [--port N]: serve a config in a Ray of its own, until SIGTERM or Ctrl-C.
 
-What keeps it from starting is said in one sentence, at once, with exit status 1. At the end it answers what it has
-accepted, and leaves nothing running. ``RAY_ADDRESS`` names a cluster to join instead.
+What keeps it from starting is said in one sentence, at once, with exit status 1. At the end it answers the requests
+that it has accepted, and leaves nothing running. ``RAY_ADDRESS`` names a cluster to join instead.
+
+This process takes the signals, and imports no Ray: ``serve_app.cli.driver``, which it starts, does the work. While Ray
+starts, it replaces our signal handlers by its own, one of which aborts the process, and it waits in native code, where
+no Python handler runs. So the driver never gets a signal: the end of its standard input tells it to stop.
 """
 
 from __future__ import annotations
@@ -9,168 +13,109 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import re
 import signal
+import socket
+import subprocess
 import sys
-import threading
-import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
-
-import yaml
-
-os.environ.setdefault("RAY_ADDRESS", "local")  # read when Serve's command is imported
-
-import ray
-from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationStatusOverview
-from ray.serve.scripts import run as serve_run
 
 from serve_app.cli.output import print_any_text
 from serve_app.cli.surroundings import made_fit
-from serve_app.deployments import preflight
 from serve_app.errors import StartError
 from serve_app.ipc import dev_shm
-from serve_app.types import Json
 
-_LOOK_PERIOD_S = 0.5
-_NO_SERVE = (RayServeException, RayError, TimeoutError)  # there is none any more, or it does not answer
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
-_told_to_stop = threading.Event()
-_SENTENCE = re.compile(r"serve_app\.errors\.\w+: (.+)")  # in what Serve says of a replica that did not start
 
 
 def main() -> None:
-    """Exits 0 when it was told to stop, 1 when it could not start."""
+    """Exit with 0 when the service was told to stop, and with 1 when it could not start."""
     parser = argparse.ArgumentParser(
         prog="python -m serve_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", type=Path)
     parser.add_argument("--port", type=int, help="in place of http_options.port")
     print_any_text()
-    options = parser.parse_args()
-    _on_signals(_stop)  # a shell has its background jobs ignore SIGINT
+    parser.parse_args()
+    has_own_ray = os.environ.setdefault("RAY_ADDRESS", "local") == "local"
     try:
-        config = preflight.read(options.config)
-        if options.port is not None:
-            config.setdefault("http_options", {})["port"] = options.port
-        is_ours = os.environ["RAY_ADDRESS"] == "local"  # the Ray in which it is to run
-        if is_ours:
-            preflight.check(config)
-        with made_fit(_tell) if is_ours else nullcontext():
-            _serve(config)
+        with made_fit(_tell) if has_own_ray else nullcontext():
+            status = _run([sys.executable, "-m", "serve_app.cli.driver", *sys.argv[1:]])
     except StartError as exc:
         sys.exit(exc.detail)
-    except KeyboardInterrupt:
-        pass
+    sys.exit(status)
 
 
-def _serve(config: Json) -> None:
-    """Until it is told to stop. Raises StartError."""
-    _adopt_orphans(True)
+def _run(driver: list[str]) -> int:
+    """Run the driver to its end, and end every process that it leaves. Returns its exit status."""
+    _adopt_orphans()
     try:
-        with os.fdopen(os.memfd_create("config.yaml"), "w") as file:  # no disk has to have room for it
-            yaml.safe_dump(config, file)
-            file.flush()
-            _run(f"/proc/self/fd/{file.fileno()}")
-        _on_signals(_stop)  # Ray has put its own handlers in their place
-        names = [application["name"] for application in config["applications"]]
-        while not all(_is_running(name) for name in names):
-            time.sleep(_LOOK_PERIOD_S)
-        _adopt_orphans(False)  # else they would stay zombies
-        print(f"serving {', '.join(names)}; Ctrl-C ends it", flush=True)
+        return Driver(driver).wait()
+    finally:
+        end_children()
+        dev_shm.sweep()  # what killed processes left behind
+
+
+class Driver:
+    """The process of ``serve_app.cli.driver``. A socket is its standard input: on it, it says that Ray has started.
+
+    It has a session of its own, so that a terminal's Ctrl-C reaches only this process.
+    """
+
+    def __init__(self, command: list[str]) -> None:
+        self._should_stop = False
+        self._was_killed = False
+        self._socket, its_socket = socket.socketpair()
+        self._process: subprocess.Popen[bytes] | None = None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a shell has its background jobs ignore SIGINT
+            signal.signal(number, self._take_signal)
+        with its_socket:
+            self._process = subprocess.Popen(command, stdin=its_socket.fileno(), start_new_session=True)
+        if self._should_stop:
+            self._stop(self._process)
+
+    def wait(self) -> int:
+        """Wait until it ends, and return its exit status as shells count it. Orphans are reaped meanwhile."""
+        assert self._process is not None
         while True:
-            signal.pause()
-    finally:
-        _on_signals(signal.SIG_IGN)  # it ends already
-        _adopt_orphans(True)
+            pid, status = os.wait()
+            if pid == self._process.pid:
+                code = self._process.returncode = os.waitstatus_to_exitcode(status)
+                return 0 if self._was_killed else code if code >= 0 else 128 - code
+
+    def _take_signal(self, *_: object) -> None:
+        self._should_stop = True
+        if self._process is not None:
+            self._stop(self._process)
+
+    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        """Have it drain the service; or kill it while Ray starts, for it has accepted nothing, and may hear nothing."""
+        if self._has_started_ray():
+            with suppress(OSError):  # it has ended
+                self._socket.shutdown(socket.SHUT_WR)
+        else:
+            self._was_killed = True
+            process.kill()
+
+    def _has_started_ray(self) -> bool:
         try:
-            if ray.is_initialized():
-                _shut_down()
-        finally:
-            _end_children()
-            dev_shm.sweep()  # what killed processes left behind
+            return bool(self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
 
 
-def _shut_down() -> None:
-    """What was accepted is answered first: Serve's own shutdown would end the proxy meanwhile."""
-    try:
-        with suppress(*_NO_SERVE):
-            for name in serve.status().applications:
-                serve.delete(name)
-        with suppress(*_NO_SERVE):
-            serve.shutdown()
-    finally:
-        ray.shutdown()
+def _adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _adopt_orphans(adopt: bool) -> None:
-    """Whether processes whose parent ends become children of this one."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt))
-
-
-def _end_children() -> None:
-    """Ray has ended what it knows of; what its raylet was just starting does not notice for a minute or more."""
+def end_children() -> None:
+    """Kill every child: processes that Ray was just starting would notice its end only after a minute or more."""
     while pids := [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
 
-def _run(config: str) -> None:
-    """As the command ``serve run`` does, but not until the end. Raises StartError, KeyboardInterrupt."""
-    try:
-        serve_run.main([config, "--non-blocking"], standalone_mode=False)
-    except SystemExit as exc:  # it exits 0 whatever happened, but for a signal that Ray took
-        if _told_to_stop.is_set() or exc.code:
-            raise KeyboardInterrupt from exc
-        raise StartError("Ray Serve did not start: what it said stands above") from exc
-    except Exception as exc:  # whatever it is that Ray found on this machine
-        logs = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
-        reason = next(iter(str(exc).splitlines()), "")
-        raise StartError(f"Ray did not start ({type(exc).__name__}: {reason}): see {logs}") from exc
-
-
-def _is_running(name: str) -> bool:
-    """Raises StartError, as soon as a replica says what waiting cannot mend."""
-    application = serve.status().applications.get(name)
-    if application is None:
-        return False
-    for message in (application.message, *(one.message for one in application.deployments.values())):
-        if found := _SENTENCE.findall(message):
-            raise StartError(found[-1])
-    if application.status == "DEPLOY_FAILED":
-        raise StartError(_why(name, application))
-    return bool(application.status == "RUNNING")
-
-
 def _tell(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
-
-
-def _why(name: str, application: ApplicationStatusOverview) -> str:
-    """Return one sentence for an application that failed without one of ours; its own message only names who failed."""
-    for deployment, state in application.deployments.items():
-        if state.status == "DEPLOY_FAILED":
-            if "died" in state.message.lower():
-                return f"{deployment} died while it started: it may have run out of memory, and its log may say more"
-            lines = [line.strip() for line in state.message.splitlines() if line.strip()]
-            return f"{deployment} does not start: {lines[-1] if lines else 'see its log'}"
-    return f"{name} cannot be deployed: {application.message}"
-
-
-def _on_signals(handler: Any) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, handler)
-
-
-def _stop(number: int, _: object) -> None:
-    _told_to_stop.set()
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    main()

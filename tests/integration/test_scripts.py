@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,79 @@ async def stop_under_way(running: Running, picture: bytes) -> list[int]:
         return [response.status_code for response in await asyncio.gather(*requests)]
 
 
+@pytest.fixture
+def starting(tmp_path: Path) -> Iterator[Running]:
+    """A scripts/serve that has just been started."""
+    port, pools = free_port(), frame_pools()
+    env = os.environ | {"SERVE_APP_STATE_DIR": str(tmp_path / "state")}
+    env |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
+    command = [str(ROOT / "scripts/serve"), "--port", str(port)]
+    with (tmp_path / "log").open("w") as output:
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield Running(process, f"http://127.0.0.1:{port}", signal.SIGTERM, pools)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def find(words: str, family: list[psutil.Process]) -> psutil.Process | None:
+    """Return the first of these processes whose command line contains the words."""
+    for process in family:
+        try:
+            if words in " ".join(process.cmdline()):
+                return process
+        except psutil.Error:
+            pass  # it ended while we looked
+    return None
+
+
+def is_idle(process: psutil.Process) -> bool:
+    """Return whether the process uses no CPU for a second."""
+    used = process.cpu_times()[:2]
+    time.sleep(1)
+    return used == process.cpu_times()[:2]
+
+
+def test_it_can_be_stopped_while_it_waits_for_a_ray_that_does_not_answer(starting: Running) -> None:
+    """The driver then waits in Ray's native code, where no signal handler of Python runs."""
+    server = psutil.Process(starting.process.pid)
+    eventually(lambda: find("raylet/raylet", server.children(recursive=True)), what="a raylet")
+    family = server.children(recursive=True)
+    gcs = find("gcs_server", family)
+    driver = find("-m serve_app.cli.driver", family)
+    assert gcs is not None
+    assert driver is not None
+    gcs.suspend()
+    eventually(lambda: is_idle(driver), what="the driver")
+    starting.process.terminate()
+    assert starting.process.wait(PATIENCE_S) == 0
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    assert alive == []
+    assert frame_pools() <= starting.pools_before
+
+
+def test_it_can_be_stopped_while_ray_has_its_own_signal_handlers(starting: Running, tmp_path: Path) -> None:
+    """Ray's handler of SIGTERM ends in SIGABRT, if it ever gets one."""
+    eventually(lambda: "Started a local Ray instance" in (tmp_path / "log").read_text(), what="Ray")
+    family = psutil.Process(starting.process.pid).children(recursive=True)
+    starting.process.terminate()
+    assert starting.process.wait(PATIENCE_S) == 0
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    assert alive == []
+    assert frame_pools() <= starting.pools_before
+
+
+def test_what_is_killed_leaves_no_ray_running(starting: Running) -> None:
+    server = psutil.Process(starting.process.pid)
+    eventually(lambda: find("raylet/raylet", server.children(recursive=True)), what="a raylet")
+    family = server.children(recursive=True)
+    server.kill()
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    assert alive == []
+
+
 def test_weights_that_are_not_there_are_refused_at_once() -> None:
     """And not replaced by the embedded model, which unset weights would be."""
     env = os.environ | {"SERVE_APP_WEIGHTS": "nowhere/yolo26n.pt"}
@@ -161,13 +235,7 @@ class Script:
 
     def find(self, words: str) -> psutil.Process | None:
         """The first of them whose command line holds these words."""
-        for process in self.family():
-            try:
-                if words in " ".join(process.cmdline()):
-                    return process
-            except psutil.Error:
-                pass  # it ended while we looked
-        return None
+        return find(words, self.family())
 
 
 @pytest.fixture

@@ -1,0 +1,145 @@
+"""The process that starts Ray and deploys a config: ``serve_app.cli.serve`` runs it, and tells it when to stop.
+
+Usage: python -m serve_app.cli.driver CONFIG [--port N]. Its standard input is a socket: one byte on it says that Ray
+has started, and its end tells the driver to stop, also when ``serve_app.cli.serve`` was killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import ray
+import yaml
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatusOverview
+from ray.serve.scripts import run as serve_run
+
+from serve_app.cli.output import print_any_text
+from serve_app.cli.serve import end_children
+from serve_app.deployments import preflight
+from serve_app.errors import StartError
+from serve_app.ipc import dev_shm
+from serve_app.types import Json
+
+_POLL_INTERVAL_S = 0.5
+_NO_SERVE = (RayServeException, RayError, TimeoutError)  # Serve has ended already, or does not answer
+_SENTENCE = re.compile(r"serve_app\.errors\.\w+: (.+)")  # our own error in what Serve says of a failed replica
+_has_started_ray = threading.Event()
+_should_stop = threading.Event()
+
+
+def main() -> None:
+    """Serve until standard input ends. Exit with 1 and one sentence when the config cannot be served."""
+    parser = argparse.ArgumentParser(prog="python -m serve_app.cli.driver")
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--port", type=int)
+    print_any_text()
+    options = parser.parse_args()
+    threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+    try:
+        config = preflight.read(options.config)
+        if options.port is not None:
+            config.setdefault("http_options", {})["port"] = options.port
+        if os.environ.get("RAY_ADDRESS") == "local":
+            preflight.check(config)
+        _serve(config)
+    except StartError as exc:
+        sys.exit(exc.detail)
+
+
+def _stop_at_end_of_input() -> None:
+    """Have the service drained at the end of standard input, or end this process at once while Ray still starts.
+
+    No request has been accepted by then, and the main thread may wait in Ray's native code.
+    """
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    _should_stop.set()
+    if not _has_started_ray.is_set():
+        with suppress(ProcessLookupError, ChildProcessError):  # the main thread may wait for a child of its own
+            end_children()
+        dev_shm.sweep()
+        os._exit(0)
+
+
+def _serve(config: Json) -> None:
+    """Serve until ``_should_stop`` is set. Raises StartError."""
+    try:
+        with os.fdopen(os.memfd_create("config.yaml"), "w") as file:  # a file that needs no room on a disk
+            yaml.safe_dump(config, file)
+            file.flush()
+            _deploy(f"/proc/self/fd/{file.fileno()}")
+        _has_started_ray.set()
+        os.write(sys.stdin.fileno(), b"1")
+        names = [application["name"] for application in config["applications"]]
+        while not all(_is_running(name) for name in names):
+            if _should_stop.wait(_POLL_INTERVAL_S):
+                return
+        print(f"serving {', '.join(names)}; Ctrl-C ends it", flush=True)
+        _should_stop.wait()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # it is stopping already
+        if ray.is_initialized():
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """Answer what was accepted, then end Serve and Ray: Serve's own shutdown would end the proxy first."""
+    try:
+        with suppress(*_NO_SERVE):
+            for name in serve.status().applications:
+                serve.delete(name)
+        with suppress(*_NO_SERVE):
+            serve.shutdown()
+    finally:
+        ray.shutdown()
+
+
+def _deploy(config: str) -> None:
+    """Start Ray and deploy the config, as the command ``serve run`` does. Raises StartError."""
+    try:
+        serve_run.main([config, "--non-blocking"], standalone_mode=False)
+    except SystemExit as exc:  # it exits with 0 whatever happened
+        raise StartError("Ray Serve did not start: its own messages above say why") from exc
+    except Exception as exc:  # Ray raises errors of many kinds for what it finds on a machine
+        logs = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
+        reason = next(iter(str(exc).splitlines()), "")
+        raise StartError(f"Ray did not start ({type(exc).__name__}: {reason}): see {logs}") from exc
+
+
+def _is_running(name: str) -> bool:
+    """Return whether the application answers. Raises StartError for a failure that waiting cannot mend."""
+    application = serve.status().applications.get(name)
+    if application is None:
+        return False
+    for message in (application.message, *(one.message for one in application.deployments.values())):
+        if found := _SENTENCE.findall(message):
+            raise StartError(found[-1])
+    if application.status == "DEPLOY_FAILED":
+        raise StartError(_why(name, application))
+    return bool(application.status == "RUNNING")
+
+
+def _why(name: str, application: ApplicationStatusOverview) -> str:
+    """Return one sentence for a failed application whose own message only names the deployment that failed."""
+    for deployment, state in application.deployments.items():
+        if state.status == "DEPLOY_FAILED":
+            if "died" in state.message.lower():
+                return f"{deployment} died while it started: it may have run out of memory, and its log may say more"
+            lines = [line.strip() for line in state.message.splitlines() if line.strip()]
+            return f"{deployment} does not start: {lines[-1] if lines else 'see its log'}"
+    return f"{name} cannot be deployed: {application.message}"
+
+
+if __name__ == "__main__":
+    main()
