@@ -29,6 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", action="store_true", help="each fault as often as its figures are measured: an hour")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Lift the timeout of a test where each fault is repeated as often as its figures are measured."""
+    if config.getoption("--chaos"):
+        config.option.timeout = 0
+
+
 @pytest.fixture(scope="session")
 def chaos(request: pytest.FixtureRequest) -> bool:
     """Whether --chaos was asked for."""
