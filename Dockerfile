@@ -1,15 +1,15 @@
-# Sightline, run by a user without rights, on a CPU:
+# Sightline on a CPU, run by an unprivileged user:
 #   docker build -t sightline .
 #   docker run --init --shm-size=1g --stop-timeout=90 -p 8000:8000 \
-#     -v "$PWD/keys:/run/secrets/sightline:ro" sightline       # a folder with keys.yaml: see the README
-# or on NVIDIA GPUs: --build-arg TORCH_BACKEND= brings CUDA's libraries (4 GB), and the host its driver. See "Containers
-# and Kubernetes" in the README, which also says what of this was tried.
+#     -v "$PWD/keys:/run/secrets/sightline:ro" sightline       # a folder with keys.yaml: see serve_app/api/README.md
+# For NVIDIA GPUs, build with `--build-arg TORCH_BACKEND=`, which adds CUDA's libraries (4 GB). The host needs the
+# driver. configs/README.md explains the options and says how much of this was tested.
 
-# The Python that the tests are run with.
+# The Python version that the tests run with.
 FROM python:3.11-slim-bookworm AS base
-# OpenCV is linked with libGL and libgthread, of which the slim image has neither; Debian's libgl1 brings Mesa and LLVM,
-# 350 MB in all. HAProxy comes with Ray, as a wheel that brings its own libraries, and FFmpeg with PyAV.
-# Debian keeps no old versions: a pinned one could not be had for long.
+# OpenCV is linked with libGL and libgthread, and the slim image has neither. Debian's libgl1 installs Mesa and LLVM,
+# 350 MB in all. HAProxy is a wheel that Ray depends on and that has its own libraries; FFmpeg is part of PyAV's wheel.
+# Versions are not pinned, because Debian soon deletes old ones.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends libgl1 libglib2.0-0 \
@@ -19,12 +19,12 @@ FROM base AS builder
 RUN pip install --no-cache-dir uv==0.13.9 && python -m venv /opt/sightline
 WORKDIR /build
 
-# What changes rarely, as one layer: all that pyproject.toml asks for, in the versions that were tested.
+# Everything that changes rarely is one layer: all dependencies in pyproject.toml, in the versions that were tested.
 FROM builder AS dependencies
 COPY pyproject.toml configs/constraints.txt ./
-# cpu: PyTorch's own wheels without CUDA; nothing: PyPI's, which bring it.
+# cpu: PyTorch's own wheels without CUDA. Empty: PyPI's wheels, which include CUDA.
 ARG TORCH_BACKEND=cpu
-# The extras are those of streams. As bytecode: whoever runs it may not write beside it.
+# The extras are for streams. We compile to bytecode here, because the user that runs the image may not write there.
 RUN uv pip install --no-cache --compile-bytecode --python /opt/sightline/bin/python --constraint constraints.txt \
       ${TORCH_BACKEND:+"--torch-backend=$TORCH_BACKEND"} \
       --requirement pyproject.toml --extra tracking --extra mqtt --extra redis
@@ -38,7 +38,7 @@ COPY --from=dependencies /opt/sightline /opt/sightline
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
     pip --python /opt/sightline/bin/python install --no-cache-dir --no-index --no-deps /dist/*.whl
 
-# A volume belongs there: what models were exported to, and which streams there are to be.
+# Mount a volume at /var/lib/sightline: it holds exported models and the list of streams.
 RUN useradd --create-home --uid 1000 sightline \
  && install --directory --owner=sightline /var/lib/sightline
 USER 1000
@@ -47,7 +47,8 @@ ENV PATH=/opt/sightline/bin:$PATH \
     SERVE_APP_CACHE_DIR=/var/lib/sightline/cache \
     SERVE_APP_STATE_DIR=/var/lib/sightline/state
 
-# configs/serve.env, where every flag is explained: no shell runs that could source it. A test compares the two.
+# The flags of configs/serve.env, which explains each of them. No shell runs here that could source that file. A test
+# compares the two.
 ENV RAY_SERVE_ENABLE_HA_PROXY=1 \
     RAY_SERVE_HAPROXY_NBTHREAD=2 \
     RAY_SERVE_HAPROXY_BINARY_PATH=/opt/sightline/share/sightline/configs/haproxy.py \
@@ -72,9 +73,10 @@ ENV RAY_SERVE_ENABLE_HA_PROXY=1 \
     PYTHONUTF8=1
 
 EXPOSE 8000
-# A warm model answers, whatever proxy the container has. An export at the first start takes 38 s for a nano model on 2 cores.
+# Healthy means that a warm model answers. The check ignores the container's proxy settings. At the first start, the
+# export of a nano model takes 38 s on 2 cores.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
   CMD ["python", "-c", "from urllib.request import *; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=4)"]
-# No shell between: SIGTERM reaches what drains.
+# Without a shell in between, SIGTERM reaches the process that drains the service.
 ENTRYPOINT ["python", "-m", "serve_app"]
 CMD ["/opt/sightline/share/sightline/configs/container.yaml"]

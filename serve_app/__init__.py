@@ -6,4 +6,4 @@ Everything that can fail for one picture happens left of ``||``; only valid fram
 point one way between the packages: ``tests/unit/test_imports.py`` has the plan.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
