@@ -53,7 +53,7 @@ _LOCALES = _cases(
         "none": serves(config=_TEXT, LC_ALL=None, LANG=None, LC_CTYPE=None),
         "one that is not installed": serves(config=_TEXT, LC_ALL="xx_XX.ISO-8859-1", PYTHONUTF8="0"),
         "PYTHONIOENCODING=ascii": serves(config=_TEXT, PYTHONIOENCODING="ascii"),
-        "a refusal that ASCII cannot say": refused("Serve knows no applications.Prüfung", config=_MISSPELT, env=_ASCII),
+        "a refusal that ASCII cannot say": refused("no setting applications.Prüfung", config=_MISSPELT, env=_ASCII),
         "the script for streams, in ASCII": script(
             "serve_app.cli.streams", "list", PYTHONIOENCODING="ascii", env=_ASCII
         ),
@@ -121,7 +121,7 @@ _FOLDERS = _cases(
     {
         "output_dir": refused("streams.output_dir", "is not there", SERVE_APP_OUTPUT_DIR="/tmp/nowhere/events"),
         "media_dirs": refused("streams.media_dirs", "is not there", SERVE_APP_MEDIA_DIRS="/tmp/nowhere"),
-        "state_dir below a file": refused("streams.state_dir", "cannot be made", SERVE_APP_STATE_DIR="/etc/passwd/x"),
+        "state_dir below a file": refused("streams.state_dir", "be created", SERVE_APP_STATE_DIR="/etc/passwd/x"),
         "keys_file": refused("/tmp/nowhere", "cannot be read", SERVE_APP_KEYS_FILE="/tmp/nowhere"),
         "weights": refused("model.weights", "/tmp/nowhere.onnx", SERVE_APP_WEIGHTS="/tmp/nowhere.onnx"),
         "/dev/shm, read-only": refused("/dev/shm", "mount a tmpfs", starter=within("mount -t tmpfs -o ro x /dev/shm")),

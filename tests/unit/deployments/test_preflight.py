@@ -117,7 +117,7 @@ def test_a_policy_has_to_be_of_serves_form() -> None:
         }
     }
     bad["applications"][0]["deployments"] = [{"name": "Detector", "autoscaling_config": scaling}]
-    with pytest.raises(ConfigError, match="policy_kwargs: 0 < calm"):
+    with pytest.raises(ConfigError, match="policy_kwargs: must satisfy 0 < calm"):
         check(bad)
     scaling["policy"] = "serve_app.deployments.autoscaling:TargetUtilisation"
     with pytest.raises(ConfigError, match="its keys are policy_function"):
