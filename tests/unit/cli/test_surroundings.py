@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scripts.launch import free_port
-from serve_app.cli.surroundings import check_path, make_token, reserve_port, ray_folder, without_proxies
+from serve_app.cli.surroundings import check_path, make_token, ray_folder, reserve_port, without_proxies
 from serve_app.errors import ConfigError
 
 SOCKET_PATH_BYTES = 107  # unix(7)
