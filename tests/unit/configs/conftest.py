@@ -1,4 +1,4 @@
-"""HAProxy in front of a server that stands for a replica."""
+"""Fixtures that run HAProxy in front of a server that acts as a replica."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.haproxy import GUARD, Replica, Server
 
 @pytest.fixture(scope="module")
 def replica() -> Iterator[int]:
-    """The port of a server that stands for a replica."""
+    """Run a server that acts as a replica, and yield its port."""
     with Server(("127.0.0.1", 0), Replica) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
@@ -26,7 +26,7 @@ def replica() -> Iterator[int]:
 
 @pytest.fixture
 def api(tmp_path: Path, replica: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> HAProxyApi:
-    """What Ray's actor starts, reloads and stops HAProxy with."""
+    """Return Ray's own code to start, reload and stop HAProxy."""
     monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_BINARY_PATH", str(GUARD))
     config = HAProxyConfig(
         socket_path=str(tmp_path / "admin.sock"),
