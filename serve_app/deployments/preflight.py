@@ -92,7 +92,7 @@ def _applications(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArg
             detectors = {detector_name(model): detector for model, detector in args.detectors().items()}
             known = {"Ingress", "Preprocessor", "StreamSupervisor", *detectors}
             if unknown := sorted(deployments.keys() - known):
-                raise ConfigError(f"deployments: {', '.join(unknown)} does not exist; use {', '.join(sorted(known))}")
+                raise ConfigError(f"deployments: {', '.join(unknown)} does not exist: use {', '.join(sorted(known))}")
             for name, deployment in deployments.items():
                 _check_policy(name, (deployment.get("autoscaling_config") or {}).get("policy") or {})
             changed = (
@@ -146,7 +146,9 @@ def _check_port(host: str, port: int | str, setting: str) -> None:
             probe.bind((address[0], int(port)))
     except (OSError, OverflowError, ValueError) as exc:
         if isinstance(exc, socket.gaierror) or (isinstance(exc, OSError) and exc.errno in _ADDRESS_ERRORS):
-            raise ConfigError(f"http_options.host: {host} is not an address of this machine; use 127.0.0.1") from exc
+            raise ConfigError(
+                f"http_options.host: {host} is not an address of this machine: set it to one, such as 127.0.0.1"
+            ) from exc
         raise ConfigError(f"{setting}: port {port} of {host} is in use or not allowed: set another port") from exc
 
 

@@ -34,7 +34,7 @@ from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, InputShape, Le
 logger = logging.getLogger(__name__)
 
 _DECODE_TIMEOUT_S = 20.0  # for one image; the largest allowed take 2 s
-_MODEL_CHANGED_PAUSE_S = 0.05
+_RETRY_INTERVAL_S = 0.05
 T = TypeVar("T")
 
 
@@ -95,9 +95,9 @@ class Preprocessor:
                         answer = await self._detect(queue.detector, request, expires_at_s)
                         break
                     except ModelChanged:  # during a roll-out: retry with the model that is served now
-                        if time.monotonic() + _MODEL_CHANGED_PAUSE_S > expires_at_s:
+                        if time.monotonic() + _RETRY_INTERVAL_S > expires_at_s:
                             raise
-                        await asyncio.sleep(_MODEL_CHANGED_PAUSE_S)
+                        await asyncio.sleep(_RETRY_INTERVAL_S)
         timing = answer.timing
         self._telemetry.record(STAGE_MS, timing.decode_s * 1e3, stage="decode")
         return replace(answer, timing=replace(timing, queue_s=timing.queue_s + waited_s))

@@ -24,7 +24,7 @@ PREFIX = "/guarded"
 
 
 def save(path: Path, entries: list[dict[str, Any]]) -> None:
-    """Replace the keys file atomically, as a mounted secret is replaced."""
+    """Replace the API-key file atomically, as a mounted secret is replaced."""
     (path.parent / "new").write_text(yaml.safe_dump(entries))
     (path.parent / "new").rename(path)
 

@@ -67,9 +67,8 @@ def test_kills_lose_no_request_and_count_no_frame_twice(
     tried: Cluster, video: Path, stream_folders: dict[str, str], chaos: bool
 ) -> None:
     picture = squares.encode(squares.picture([Square("red", 4, 4), Square("blue", 20, 20)]))
-    victims = tuple(
-        victim for victim in VICTIMS if victim != "HAProxy"
-    )  # these tests use Serve's own proxy instead of HAProxy
+    # These tests use Serve's own proxy instead of HAProxy.
+    victims = tuple(victim for victim in VICTIMS if victim != "HAProxy")
     trial = kill(tried, video, picture, Path(stream_folders["output_dir"]), victims, 10 if chaos else 1, quiet)
     assert trial.problems == []
     assert trial.gaps == (10 if chaos else 1)

@@ -43,9 +43,8 @@ def spread_scores(network: torch.nn.Module, branches: torch.nn.ModuleList) -> No
     network.eval()(model_input())
     for hook, branch, output in zip(hooks, branches, outputs, strict=True):
         hook.remove()
-        branch[-1].weight.mul_(
-            (1 / output.std(dim=(2, 3)).mean()).clamp(max=1e5)
-        )  # limited, because a checkpoint is saved in fp16
+        # The factor is limited, because a checkpoint is saved in fp16.
+        branch[-1].weight.mul_((1 / output.std(dim=(2, 3)).mean()).clamp(max=1e5))
 
 
 @pytest.fixture(scope="module", params=["yolo26n end-to-end", "yolo26n", "yolo11n", "yolov8n"])
@@ -97,7 +96,5 @@ def test_a_checkpoint_is_exported_once(checkpoint: Path, tmp_path: Path) -> None
     exported = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     load(args, has_gpu=False)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == exported
-    assert [path.name for path in checkpoint.parent.iterdir()] == [
-        checkpoint.name
-    ]  # no file was written beside the weights
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]  # no new files beside the weights
     assert np.array_equal([path.suffix for path in tmp_path.iterdir() if path.is_file()], [".lock"])

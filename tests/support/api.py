@@ -1,4 +1,4 @@
-"""Helpers for tests of the HTTP API: the API over fakes, a keys file, and checks of responses."""
+"""Helpers for tests of the HTTP API: the API over fakes, an API-key file, and checks of responses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STREAM = {"id": "lot", "source": {"uri": "rtsp://camera/1"}}
 
 
 class Keys:
-    """A keys file, to which tests add API keys."""
+    """An API-key file, to which tests add keys."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -104,9 +104,8 @@ def test_shared_memory_is_enough_for_a_replica_and_its_replacement() -> None:
     (volume,) = (one for one in PODS["worker"]["spec"]["volumes"] if one["name"] == "shared-memory")
     args = parse_args(CONFIG["args"])
     frames = 2 * pool_bytes(args.preprocessor.slots, InputShape.square(args.model.image_size_px))
-    streams = 400 * pool_bytes(
-        worker._SLOTS, InputShape.square(args.model.image_size_px)
-    )  # 400 streams, as the comment in the file says
+    # The comment in the file says that there is enough for 400 streams.
+    streams = 400 * pool_bytes(worker._SLOTS, InputShape.square(args.model.image_size_px))
     store = int(WORKERS["rayStartParams"]["object-store-memory"])
     assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
     assert frames + streams + store < 1024 * MIB

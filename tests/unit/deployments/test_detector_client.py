@@ -91,9 +91,8 @@ async def test_a_frame_that_kills_the_engine_while_alone_is_refused() -> None:
     client = DetectorClient(handle, slots=1, traffic="interactive")
     with pytest.raises(PoisonPicture):
         await ask(client, np.zeros((64, 64, 3), np.uint8))
-    assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).detections.labels == (
-        "dog",
-    )  # other frames are not refused
+    # Other frames are not refused.
+    assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).detections.labels == ("dog",)
     assert [request.isolated for request in handle.requests] == [False, True, False]
     client.close()
 

@@ -101,9 +101,8 @@ async def test_rays_errors_become_worker_errors(raised: Exception, error: type[W
     with pytest.raises(error) as caught:
         await RayWorker(SimpleNamespace(status=SimpleNamespace(remote=fail))).status()
     assert type(caught.value) is error
-    assert (
-        str(caught.value) == type(raised).__name__
-    )  # no traceback, because the text is logged and a traceback may show credentials
+    # The text has no traceback, because it is logged and a traceback may show credentials.
+    assert str(caught.value) == type(raised).__name__
 
 
 def test_two_handles_of_one_actor_are_one_worker() -> None:
