@@ -32,5 +32,5 @@ def photographs(folder: Path | None) -> list[bytes]:
         ]
     found = [path.read_bytes() for path in sorted(folder.glob("*.jp*g"))]
     if not found:
-        raise FileNotFoundError(f"no JPEG in {folder}")
+        raise FileNotFoundError(f"{folder} has no JPEG files")
     return found

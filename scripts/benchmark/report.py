@@ -22,12 +22,12 @@ def show(result: Result) -> None:
     """Print the table, with means over all rounds."""
     images_per_s, engine_ms = ceiling(result)
     columns = (
-        "", "clients", "images/s", "of the engine", "p50 ms", "p95", "p99", "CPU ms beyond", "batch", "MiB", "failed",
+        "", "clients", "images/s", "of engine", "p50 ms", "p95", "p99", "extra CPU ms", "batch", "MiB", "failed",
     )  # fmt: skip
     table = Table(*columns, box=SIMPLE, title=f"{result['machine']}, {result['date']}, {result['model']['weights']}")
     latency_ms = np.mean([one["latency_ms"] for one in result["ceiling"]])
     table.add_row(
-        "bare engine", "", f"{images_per_s:.1f}", "1.00", f"{latency_ms:.0f} alone", "", "", f"{engine_ms:.1f} its own"
+        "bare engine", "", f"{images_per_s:.1f}", "1.00", f"{latency_ms:.0f} alone", "", "", f"{engine_ms:.1f} in all"
     )
     for name, concurrency in cases(result):
         row = summary(result, name, concurrency)

@@ -1,6 +1,7 @@
 """The embedded model ``codes``: its generated training pictures, its training and evaluation, and the demo.
 
-Training (``python -m scripts.codes train``) uses symbols, surfaces, distractors -> scenes -> dataset -> training ->
-export. Evaluation (``python -m scripts.codes evaluate``, scripts/demo) uses scenes -> samples, score -> evaluation,
-demo.
+Training, by ``python -m scripts.codes train``:
+    symbols, surfaces, distractors -> scenes -> dataset -> training -> export
+Evaluation, by ``python -m scripts.codes evaluate`` and scripts/demo:
+    scenes -> samples, score -> evaluation, demo
 """
