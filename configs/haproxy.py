@@ -121,7 +121,7 @@ def listen(address: str) -> socket.socket:
     return socket.create_server(its_address[:2], family=family, backlog=_BACKLOG)
 
 
-def affordable(connections: int) -> int:
+def affordable_connections(connections: int) -> int:
     """Return ``connections``, or fewer if the hard limit of open files requires that."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
@@ -175,7 +175,7 @@ def with_half_close(config: str, address: str) -> str:
     return config.replace(frontend, patient + "\n".join([*own, *rules, *routes, ""]))
 
 
-def die_with(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Make the kernel kill this process when its parent ends for any reason."""
     _LIBC.prctl(_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -195,7 +195,9 @@ class HAProxyWrapper:
         self._admin_path = found[2] if found else ""
         self._admin, its_end = socket.socketpair()  # HAProxy receives admin connections through this pair
         config = change(config, stats_socket, rf"\g<1>sockpair@{its_end.fileno()} level admin")
-        config = change(config, r"^( *maxconn )(\d+)$", lambda found: f"{found[1]}{affordable(int(found[2]))}")
+        config = change(
+            config, r"^( *maxconn )(\d+)$", lambda found: f"{found[1]}{affordable_connections(int(found[2]))}"
+        )
         for section in ("frontend prometheus", "listen stats"):
             local = rf"\g<1>\g<2>bind 127.0.0.1:\g<3>\n\g<2>{_LOCAL_ONLY}"
             config = change(config, rf"^({section}\n)( *)bind \*?:(\d+)$", local)
@@ -234,7 +236,7 @@ class HAProxyWrapper:
         while True:
             started_at_s = time.monotonic()
             self._process = subprocess.Popen(
-                self._command, pass_fds=self._descriptors, preexec_fn=partial(die_with, os.getpid())
+                self._command, pass_fds=self._descriptors, preexec_fn=partial(die_with_parent, os.getpid())
             )
             if self._stopped_by:
                 self._process.send_signal(self._stopped_by)
@@ -299,6 +301,6 @@ class HAProxyWrapper:
 
 
 if __name__ == "__main__":
-    die_with(os.getppid())
+    die_with_parent(os.getppid())
     status = HAProxyWrapper(sys.argv[1:]).run()
     sys.exit(128 - status if status < 0 else status)

@@ -25,7 +25,7 @@ from serve_app.ipc import dev_shm
 
 MIN_OPEN_FILES = 1024  # the usual default soft limit; serving was tested with it, and not with fewer
 _MANY_OPEN_FILES = 65_536  # more than we need; if "unlimited" is 2^30, some programs loop over all numbers
-_HAPROXY_OPEN_FILES = 10_340  # needed for Serve's 4,096 connections: see `affordable` in configs/haproxy.py
+_HAPROXY_OPEN_FILES = 10_340  # needed for Serve's 4,096 connections: see `affordable_connections` in configs/haproxy.py
 _SOCKET_PATH_BYTES = 107  # sockaddr_un's 108, less the NUL: unix(7)
 _LONGEST_PYTHON_PATH = "/pymp-abcdefgh/listener-abcdefgh"  # made by multiprocessing, which Ray's dashboard uses
 _LONGEST_RAY_PATH = "/ray/session_2026-11-28_18-00-33_222873_4194304/sockets/plasma_store.1"

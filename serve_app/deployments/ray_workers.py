@@ -13,7 +13,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from serve_app.config import AppArgs
 from serve_app.deployments.handles import ActorReplica, StubMethod
 from serve_app.deployments.ray_internals import draining_nodes, is_application_gone, runtime_env
-from serve_app.deployments.stream_worker import NAMESPACE, StreamWorker, name_prefix, running
+from serve_app.deployments.stream_worker import NAMESPACE, StreamWorker, actor_names, name_prefix
 from serve_app.deployments.stubs import WorkerStub
 from serve_app.schemas.streams import Regions, StreamStatus
 from serve_app.streams.capture.source import Source
@@ -119,7 +119,7 @@ class RayWorkers:
 
     async def running(self) -> set[str]:
         """Return the names of the application's actors."""
-        names = await asyncio.to_thread(running, self._application)
+        names = await asyncio.to_thread(actor_names, self._application)
         return {name.removeprefix(name_prefix(self._application)) for name in names}
 
     async def draining_nodes(self) -> set[str]:

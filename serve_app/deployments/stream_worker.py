@@ -146,7 +146,7 @@ def name_prefix(application: str) -> str:
     return f"stream:{application}:"
 
 
-def running(application: str) -> set[str]:
+def actor_names(application: str) -> set[str]:
     """Return the full names of the application's stream actors. This blocks."""
     actors: list[dict[str, Any]] = ray.util.list_named_actors(all_namespaces=True)
     names = (actor["name"] for actor in actors if actor["namespace"] == NAMESPACE)

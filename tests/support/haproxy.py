@@ -15,7 +15,7 @@ from ray.serve._private.haproxy import HAProxyApi
 
 from tests.support.paths import ROOT
 
-GUARD = ROOT / "configs/haproxy.py"
+WRAPPER = ROOT / "configs/haproxy.py"
 SLOW_S = 1.2
 
 

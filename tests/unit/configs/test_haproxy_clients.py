@@ -27,7 +27,7 @@ POST = b"POST /slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n"
     ],
 )
 def test_a_client_that_closes_its_sending_side_is_answered(api: HAProxyApi, sent: bytes, delay_s: float) -> None:
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
         writer.write(sent)
         await asyncio.sleep(delay_s)
@@ -40,7 +40,7 @@ def test_a_client_that_closes_its_sending_side_is_answered(api: HAProxyApi, sent
 
 
 def test_the_request_of_a_client_that_disconnects_is_cancelled(api: HAProxyApi) -> None:
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         Replica.cut.clear()
         _, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
         writer.write(b"GET /watched HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/8.5.0\r\n\r\n")
@@ -57,7 +57,7 @@ def test_the_request_of_a_client_that_disconnects_is_cancelled(api: HAProxyApi) 
 def test_haproxys_own_errors_have_our_format(api: HAProxyApi, path: str, status_code: int, code: str) -> None:
     api.cfg.timeout_server_s = 1 if path == "/slow" else 20
 
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         refusal = await answer(api, path)
         assert refusal.status_code == status_code
         assert refusal.json() == {"code": code, "detail": refusal.json()["detail"], "request_id": 'a "b"'}
@@ -71,7 +71,7 @@ def test_a_missing_replica_is_reported_in_our_format(api: HAProxyApi) -> None:
     ((name, backend),) = api.backend_configs.items()
     api.set_backend_configs({name: replace(backend, servers=[ServerConfig("replica", "127.0.0.1", free_port())])})
 
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         refusal = await answer(api, "/")
         assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
         assert (refusal.json()["code"], refusal.json()["request_id"]) == ("unavailable", 'a "b"')
@@ -82,7 +82,7 @@ def test_a_missing_replica_is_reported_in_our_format(api: HAProxyApi) -> None:
 def test_a_path_that_no_application_serves_is_not_found(api: HAProxyApi) -> None:
     api.set_backend_configs({name: replace(one, path_prefix="/app") for name, one in api.backend_configs.items()})
 
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         assert (await answer(api, "/detect")).json() == {
             "code": "not_found",
             "detail": "no application serves this path",
