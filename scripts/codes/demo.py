@@ -117,7 +117,7 @@ def fetch_published() -> Path | None:
         with console.status(f"looking for {published.NAME}.pt"):
             return published.fetch(ModelArgs().cache_dir.expanduser())
     except published.NotFetched as exc:
-        console.print(f"{published.NAME}.pt cannot be downloaded ({exc}): continuing without people and cars")
+        console.print(f"{published.NAME}.pt cannot be fetched ({exc}): continuing without people and cars")
         return None
 
 

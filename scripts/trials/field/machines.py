@@ -80,8 +80,8 @@ _FILES = _cases(
     {
         "64": refused("ulimit -Hn", starter=limited(64)),
         "512": refused("ulimit -Hn", starter=limited(512)),
-        "1024": serves("HAProxy takes fewer", starter=limited(1024)),
-        "4096": serves("HAProxy takes fewer", starter=limited(4096)),
+        "1024": serves("HAProxy accepts fewer", starter=limited(1024)),
+        "4096": serves("HAProxy accepts fewer", starter=limited(4096)),
         "20000, and a soft one of 256": serves(starter=["prlimit", "--nofile=256:20000"]),
     },
     quick=("64", "512"),
@@ -119,8 +119,8 @@ _HOMES = _cases(
 _FOLDERS = _cases(
     "a folder or file that is not there",
     {
-        "output_dir": refused("streams.output_dir", "is not there", SERVE_APP_OUTPUT_DIR="/tmp/nowhere/events"),
-        "media_dirs": refused("streams.media_dirs", "is not there", SERVE_APP_MEDIA_DIRS="/tmp/nowhere"),
+        "output_dir": refused("streams.output_dir", "does not exist", SERVE_APP_OUTPUT_DIR="/tmp/nowhere/events"),
+        "media_dirs": refused("streams.media_dirs", "does not exist", SERVE_APP_MEDIA_DIRS="/tmp/nowhere"),
         "state_dir below a file": refused("streams.state_dir", "be created", SERVE_APP_STATE_DIR="/etc/passwd/x"),
         "keys_file": refused("/tmp/nowhere", "cannot be read", SERVE_APP_KEYS_FILE="/tmp/nowhere"),
         "weights": refused("model.weights", "/tmp/nowhere.onnx", SERVE_APP_WEIGHTS="/tmp/nowhere.onnx"),
@@ -134,7 +134,7 @@ _NETWORKS = _cases(
         "a host name that does not resolve": serves(starter=within("hostname no-such-host.invalid")),
         "no /etc/hosts": serves(starter=within("hostname x.invalid && mount --bind /dev/null /etc/hosts")),
         "an address of another machine": refused(
-            "http_options.host", "no address of this machine",
+            "http_options.host", "not an address of this machine",
             config=_CONFIG.format(host="192.0.2.1"), SERVE_APP_KEYS_FILE="/dev/null",
         ),
         "proxies for HTTP": serves(env=_PROXIES),
