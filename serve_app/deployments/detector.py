@@ -53,15 +53,15 @@ class Detector:
             self._server = await listen(self, DetectorStub, max_calls=self._max_calls, limit="batcher.max_queue_size")
 
     async def state(self) -> DetectorState:
-        """Implement ``DetectorStub.state``."""
+        """Return the model that is served: see ``DetectorStub.state``."""
         return self._rollout.state()
 
     async def capacity(self) -> float:
-        """Implement ``DetectorStub.capacity``."""
+        """Return the measured capacity in images/s: see ``DetectorStub.capacity``."""
         return self._rollout.runner.batcher.items_per_s
 
     async def detect(self, request: DetectRequest) -> DetectReply:
-        """Implement ``DetectorStub.detect``."""
+        """Return the detections in a model input: see ``DetectorStub.detect``."""
         runner = self._rollout.runner
         if request.model_version != runner.info.version:
             raise ModelChanged("the model was changed; retry the request")

@@ -50,7 +50,7 @@ class Ingress:
         return build_api(self, self._streams, Telemetry(RayInstrument), self._args)
 
     async def ready(self) -> DetectorState:
-        """Implement ``Backend.ready``."""
+        """Return the Detector's state if it is ready: see ``Backend.ready``."""
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 self._state = await self._preprocessor.call(PreprocessorStub.state, DEFAULT_MODEL)
@@ -63,7 +63,7 @@ class Ingress:
         return self._state
 
     async def models(self) -> list[ModelStatus]:
-        """Implement ``Backend.models``."""
+        """Return the status of every model: see ``Backend.models``."""
         running = await asyncio.to_thread(running_replicas, serve.get_replica_context().app_name)
         return await asyncio.gather(*(self._model_status(name, running) for name in self._args.detectors()))
 
@@ -77,7 +77,7 @@ class Ingress:
             return ModelStatus(name=name, state="unavailable")
 
     async def detect(self, request: PictureRequest) -> Answer:
-        """Implement ``Backend.detect``."""
+        """Return the detections in an image: see ``Backend.detect``."""
         is_suspect = False
 
         async def attempt(left_s: float) -> Answer:
@@ -99,5 +99,5 @@ class Ingress:
             self._throttles[request.tenant, request.params.model].observe(refusal)
 
     def admit(self, tenant: str, model: str) -> None:
-        """Implement ``Backend.admit``."""
+        """Refuse a request that would be overload: see ``Backend.admit``."""
         self._throttles[tenant, model].admit()

@@ -79,11 +79,11 @@ class Preprocessor:
         self._server = await listen(self, PreprocessorStub, max_calls=max_calls, limit="preprocessor.slots")
 
     async def state(self, model: str) -> DetectorState:
-        """Implement ``PreprocessorStub.state``."""
+        """Return the state of a model's Detector: see ``PreprocessorStub.state``."""
         return await self._queue(model).detector.fetch_state()
 
     async def detect(self, request: PictureRequest) -> Answer:
-        """Implement ``PreprocessorStub.detect``."""
+        """Return the detections in an image: see ``PreprocessorStub.detect``."""
         received_at_s = time.monotonic()
         expires_at_s = received_at_s + request.time_left_s
         queue = self._queue(request.params.model)

@@ -20,5 +20,5 @@ class RayInstrument:
             self._record = histogram.observe
 
     def record(self, value: float, tags: dict[str, str]) -> None:
-        """Implement ``telemetry.metrics.Instrument.record``."""
+        """Record a value with its tags: see ``telemetry.metrics.Instrument``."""
         self._record(value, tags)
