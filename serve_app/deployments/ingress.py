@@ -99,5 +99,5 @@ class Ingress:
             self._throttles[request.tenant, request.params.model].observe(refusal)
 
     def admit(self, tenant: str, model: str) -> None:
-        """Refuse a request that would be overload: see ``Backend.admit``."""
+        """Refuse a request if the graph is full: see ``Backend.admit``."""
         self._throttles[tenant, model].admit()
