@@ -1,10 +1,10 @@
 #!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" -X utf8 "$0" "$@"'
-"""Measures Sightline, the bare engine and its peers in one run, one after the other, round by round.
+"""Measure Sightline, the bare engine and other servers in one run. Each is measured once in every round.
 
-scripts/bench.py                                                     the embedded model
-scripts/bench.py -m yolo26n.pt --input-data pictures/                your model, your pictures
-scripts/bench.py -m codes --engine null                              the framework alone: an engine that answers at once
-scripts/bench.py --engine sleep --detectors 1 2 4 --no-peers         scaling, without needing a core
+scripts/bench.py                                                     measure the embedded model
+scripts/bench.py -m yolo26n.pt --input-data pictures/                measure your model on your images
+scripts/bench.py -m codes --engine null                              measure the overhead: the engine answers at once
+scripts/bench.py --engine sleep --detectors 1 2 4 --no-peers         measure scaling: the engine sleeps and uses no core
 """
 
 from __future__ import annotations
@@ -24,21 +24,30 @@ FOLDER = ROOT / "build/bench"
 
 
 def main() -> None:
-    """Measure, save, show."""
+    """Run the benchmark, save the result, and show it."""
     stop_on_signals()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="codes", help="weights, as model.weights (default: %(default)s)")
-    parser.add_argument("--engine", default="auto", help="as model.engine (default: %(default)s)")
+    parser.add_argument("-m", "--model", default="codes", help="weights, as in model.weights (default: %(default)s)")
+    parser.add_argument("--engine", default="auto", help="engine, as in model.engine (default: %(default)s)")
     parser.add_argument("--concurrency-range", default="1:16:4x", metavar="START:END:STEP",
-                        help="clients; a step of 4x multiplies (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--measurement-interval", type=float, default=10_000, metavar="MS", help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=2, help="every contender is started and measured in each")
-    parser.add_argument("--input-data", type=Path, metavar="FOLDER", help="of JPEGs; default: photographs of packages")
+                        help="numbers of clients; a step of 4x multiplies by 4 (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--measurement-interval", type=float, default=10_000, metavar="MS", help="for each measurement")
+    parser.add_argument("--rounds", type=int, default=2, help="in each round every server is started and measured")
     parser.add_argument(
-        "--detectors", type=int, nargs="+", default=[1], help="Detectors of ours, with so many clients each"
+        "--input-data",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder of JPEGs (default: photographs of packages)",
     )
-    parser.add_argument("--no-peers", action="store_true", help="only ours")
-    parser.add_argument("--profile-export-file", type=Path, default=FOLDER / "bench.json")
+    parser.add_argument(
+        "--detectors",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="numbers of Detectors to measure; the number of clients is multiplied by it",
+    )
+    parser.add_argument("--no-peers", action="store_true", help="measure only Sightline")
+    parser.add_argument("--profile-export-file", type=Path, default=FOLDER / "bench.json", help="the result")
     options = parser.parse_args()
 
     pictures = save_photographs(options.input_data, FOLDER / "pictures")
@@ -59,11 +68,11 @@ def main() -> None:
     options.profile_export_file.write_text(json.dumps(result, indent=1))
     report.show(result)
     for plot in report.save_plots(result, options.profile_export_file.parent):
-        print(f"look at {plot}")
+        print(f"plot: {plot}")
 
 
 def steps(concurrency_range: str) -> list[int]:
-    """``1:16:5`` -> 1, 6, 11, 16; ``1:16:4x`` -> 1, 4, 16; ``8`` -> 8."""
+    """Return the numbers of a range: ``1:16:5`` -> 1, 6, 11, 16; ``1:16:4x`` -> 1, 4, 16; ``8`` -> 8."""
     start, end, step = [*concurrency_range.split(":"), concurrency_range.split(":")[0], "1"][:3]
     values, value = [], int(start)
     while value <= int(end):

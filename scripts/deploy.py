@@ -1,14 +1,15 @@
 #!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" -X utf8 "$0" "$@"'
-"""Change the running application to what a Serve config says, under way, and say what came of it.
+"""Apply a changed Serve config to the running application without downtime, and report the outcome.
 
 scripts/deploy.py configs/local.yaml
 
-What a Detector's ``user_config`` says (model, detect, batcher) changes without a restart and without a failed request.
-Weights that cannot be served leave the model that is there, and this exits 1 with the reason. Other changes start
-replicas anew, one after the other.
+Changes in a Detector's ``user_config`` (model, detect, batcher) need no restart, and no request fails. If new weights
+cannot be served, the current model stays, and this command prints the reason and exits with status 1. Other changes
+restart the replicas, one at a time.
 
---address or RAY_DASHBOARD_ADDRESS is Ray's dashboard; http://127.0.0.1:8265 otherwise. SIGHTLINE_URL or --url is the
-application, http://127.0.0.1:8000 otherwise, and SIGHTLINE_KEY the API key, if it needs one.
+--address or RAY_DASHBOARD_ADDRESS sets the address of Ray's dashboard (default: http://127.0.0.1:8265). --url or
+SIGHTLINE_URL sets the address of the application (default: http://127.0.0.1:8000). SIGHTLINE_KEY sets the API key, if
+required.
 """
 
 from __future__ import annotations
@@ -30,27 +31,27 @@ from serve_app.errors import StartError
 from serve_app.schemas.models import ModelStatus
 from serve_app.types import Json
 
-APPLICATIONS = "/api/serve/applications/"  # of the dashboard
+APPLICATIONS = "/api/serve/applications/"  # path of the dashboard's API
 _TIMEOUT_S = 60.0
-_LOOK_PERIOD_S = 0.5
-_AVAILABLE_WITHIN_S = 60.0  # a model that was deployed, but has too much to do to say so
+_POLL_INTERVAL_S = 0.5
+_STATUS_TIMEOUT_S = 60.0  # a busy Detector may not answer at once
 _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
 class DeployRefused(Exception):
-    """Why the application is not what the config says, in a sentence."""
+    """The application does not match the config. The message says why, in one sentence."""
 
 
 def main() -> None:
-    """Exits 1 with a sentence where something is not as the config says."""
+    """Deploy a config. Exit with status 1 and one sentence if the application does not match it afterwards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
+    parser.add_argument("config", type=Path, help="a Serve config in YAML")
     parser.add_argument("--address", default=os.environ.get("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:8265"))
     parser.add_argument("--url", default=os.environ.get("SIGHTLINE_URL", "http://127.0.0.1:8000"))
     print_any_text()
     options = parser.parse_args()
     try:
-        client = Client(options.url)  # the key is no argument, since every user of the machine could see it
+        client = Client(options.url)  # arguments are visible to every user of the machine, so the key is not one
     except ValueError as exc:
         parser.error(f"--{exc}")
     try:
@@ -67,66 +68,71 @@ def main() -> None:
     except DeployRefused as exc:
         sys.exit(str(exc))
     except (httpx.TransportError, ConnectionFailed) as exc:
-        sys.exit(f"nobody answers: start the application with scripts/serve, or say where it is ({exc})")
+        sys.exit(f"no server responds: start the application with scripts/serve, or set --url and --address ({exc})")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def dashboard(address: str) -> httpx.Client:
-    """Who asks Ray's dashboard, with Ray's token: it wants one where configs/serve.env was sourced."""
+    """Return a client for Ray's dashboard, with Ray's token, which is required with the flags of configs/serve.env."""
     token = os.environ.get("RAY_AUTH_TOKEN", "")
     if not token:
-        with suppress(OSError, RuntimeError):  # there is none, or no home that could have it
+        with suppress(OSError, RuntimeError):  # there is no token file, or no home
             token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser().read_text().strip()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
 
 
 def deploy(config: Json, address: str, tell: Callable[[str], None] = lambda _: None) -> None:
-    """Until every application runs as the config says; ``tell`` hears what Serve says meanwhile.
+    """Deploy the config and wait until every application runs. Serve's progress is passed to ``tell``.
 
-    Raises DeployRefused, httpx.TransportError.
+    Raise DeployRefused if an application cannot be deployed, and httpx.TransportError if the dashboard does not answer.
     """
-    told = ""
+    reported = ""
     names = [application.get("name", "default") for application in config["applications"]]
     with dashboard(address) as http:
-        _answered(http.put(APPLICATIONS, json=config))
+        _checked(http.put(APPLICATIONS, json=config))
         while True:
-            applications = _answered(http.get(APPLICATIONS)).json()["applications"]
+            applications = _checked(http.get(APPLICATIONS)).json()["applications"]
             for name in names:
                 if applications[name]["status"] in _FAILED:
                     raise DeployRefused(f"{name} cannot be deployed: {applications[name]['message']}")
             if all(applications[name]["status"] == "RUNNING" for name in names):
                 return
-            now = "; ".join(f"{name}: {_status(applications[name])}" for name in names)
-            if now != told:
-                tell(told := now)
-            time.sleep(_LOOK_PERIOD_S)
+            progress = "; ".join(f"{name}: {_status(applications[name])}" for name in names)
+            if progress != reported:
+                tell(reported := progress)
+            time.sleep(_POLL_INTERVAL_S)
 
 
 def settled_models(client: Client) -> list[ModelStatus]:
-    """Which models serve, once none is being changed. Raises DeployRefused, ConnectionFailed."""
-    expires_s = time.monotonic() + _AVAILABLE_WITHIN_S
+    """Wait until no model is being changed, and return the status of each.
+
+    Raise DeployRefused if a model stays unavailable, and ConnectionFailed if the application does not answer.
+    """
+    expires_at_s = time.monotonic() + _STATUS_TIMEOUT_S
     while True:
         models = _models(client)
-        silent = [model.name for model in models if model.state == "unavailable"] if models else ["any model"]
+        silent = [model.name for model in models if model.state == "unavailable"] if models else ["the application"]
         if not silent:
             if all(model.state != "changing" for model in models):
                 return models
-            expires_s = time.monotonic() + _AVAILABLE_WITHIN_S
-        elif time.monotonic() > expires_s:
-            raise DeployRefused(f"whether it was changed is not known: nothing is heard of {', '.join(silent)}")
-        time.sleep(_LOOK_PERIOD_S)
+            expires_at_s = time.monotonic() + _STATUS_TIMEOUT_S
+        elif time.monotonic() > expires_at_s:
+            raise DeployRefused(
+                f"the outcome is unknown: {', '.join(silent)} did not answer within {_STATUS_TIMEOUT_S:g} s; try again"
+            )
+        time.sleep(_POLL_INTERVAL_S)
 
 
 def check_changed(models: list[ModelStatus]) -> None:
-    """Raises DeployRefused for those that go on as they were though they were to change."""
-    if refused := [f"{one.name} goes on as it was: {one.refused_change}" for one in models if one.refused_change]:
+    """Raise DeployRefused if the change of a model was refused."""
+    if refused := [f"{one.name} was not changed: {one.refused_change}" for one in models if one.refused_change]:
         raise DeployRefused("; ".join(refused))
 
 
 def _models(client: Client) -> list[ModelStatus]:
-    """Every model; none while the application has too much to do to say."""
+    """Return the status of every model, or none while the application is too busy to answer."""
     try:
         return client.models()
     except ApiError as exc:
@@ -136,7 +142,7 @@ def _models(client: Client) -> list[ModelStatus]:
 
 
 def _status(application: Json) -> str:
-    """With those of its deployments that are not yet as they are to be, and why."""
+    """Describe an application's status, and those of its deployments that are not healthy yet."""
     waiting = [
         f"{name} {one['status']}" + (f" ({one['message']})" if one["message"] else "")
         for name, one in application.get("deployments", {}).items()
@@ -145,7 +151,7 @@ def _status(application: Json) -> str:
     return " ".join([application["status"], *waiting])
 
 
-def _answered(response: httpx.Response) -> httpx.Response:
+def _checked(response: httpx.Response) -> httpx.Response:
     if response.status_code != 200:
         raise DeployRefused(f"{response.url} answers {response.status_code}: {response.text[-500:]}")
     return response

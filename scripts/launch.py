@@ -1,4 +1,4 @@
-"""scripts/serve as a program that is started, waited for and stopped, in a Ray of its own."""
+"""Functions that start scripts/serve in its own Ray, wait until it is ready, and stop it."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ import psutil
 from serve_app.client import Client, SightlineError
 
 ROOT = Path(__file__).resolve().parents[1]
-START_TIMEOUT_S = 300  # a slow disk
-STOP_TIMEOUT_S = 90  # what was accepted is answered first
-_CHILDREN_OUTLIVE_IT_S = 60  # Ray's agents, which were just being started
+START_TIMEOUT_S = 300  # long, for slow disks
+STOP_TIMEOUT_S = 90  # long, because accepted requests are answered first
+_CHILDREN_TIMEOUT_S = 60  # Ray's agents may just have been starting
 _ANSWER_TIMEOUT_S = 10.0
-PORT = 8000  # Serve's default; another one where it is taken
+PORT = 8000  # Serve's default; a free port is used if this one is taken
 
 
 class StartFailed(Exception):
-    """The service did not get ready; the log's end says why."""
+    """The service did not become ready. The message has the end of its log."""
 
 
 class StopFailed(Exception):
-    """Something of the service had to be killed at its end."""
+    """A process of the service did not end by itself and was killed."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A scripts/serve that was started, and a client for it."""
+    """A started scripts/serve, and a client for it."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -48,42 +48,42 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which the server listens."""
         return self.client.url
 
     def wait_until_ready(self) -> None:
-        """Raises StartFailed."""
+        """Wait until the server has a warm model. Raise StartFailed if it ends, or is not ready within 300 s."""
         wait_until_answered(f"{self.url}/readyz", self.process, self.log)
 
     @property
     def dashboard_url(self) -> str:
-        """Of the Ray that it started, as its log says; "" where that names none."""
+        """The URL of its Ray's dashboard, read from its log, or "" if the log has none."""
         found = re.search(r"dashboard at \S*?(127\.0\.0\.1:\d+)", text_of(self.log))
         return f"http://{found[1]}" if found else ""
 
     def stop(self) -> None:
-        """It drains, and leaves nothing. Raises StopFailed, when all is ended that did not end by itself."""
+        """Drain and stop the server. Raise StopFailed if a process had to be killed."""
         if left := stop_group(self.process):
             raise StopFailed(f"the service did not end by itself: {', '.join(left)}; see {self.log}")
 
 
 def text_of(log: Path) -> str:
-    """What a program wrote, in whatever encoding: UTF-8 where it is that."""
+    """Read a log as UTF-8, and replace bytes that are not valid UTF-8."""
     return log.read_text(encoding="utf-8", errors="replace")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder of our own to write into. Raises StartFailed."""
+    """Create a writable folder. Raise StartFailed if it cannot be created or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as exc:
-        raise StartFailed(f"{folder} cannot be written ({exc.strerror}): this needs a checkout of your own") from exc
+        raise StartFailed(f"{folder} cannot be written ({exc.strerror}): use a checkout that you own") from exc
 
 
 def is_ready(url: str) -> bool:
-    """Whether the application there answers with a warm model."""
+    """Return whether the application at ``url`` has a warm model."""
     with Client(url, timeout_s=_ANSWER_TIMEOUT_S) as client:
         try:
             client.ready()
@@ -93,10 +93,10 @@ def is_ready(url: str) -> bool:
 
 
 def wait_until_answered(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until a program that was started answers 200 there. Raises StartFailed."""
-    expires_s = time.monotonic() + START_TIMEOUT_S
+    """Wait until ``url`` answers 200. Raise StartFailed if the process ends, or does not answer within 300 s."""
+    expires_at_s = time.monotonic() + START_TIMEOUT_S
     while not _answers(url):
-        if process.poll() is not None or time.monotonic() > expires_s:
+        if process.poll() is not None or time.monotonic() > expires_at_s:
             raise StartFailed(f"the service did not start; the end of {log}:\n{text_of(log)[-2000:]}")
         time.sleep(0.25)
 
@@ -109,44 +109,44 @@ def _answers(url: str) -> bool:
 
 
 def stop_on_signals() -> None:
-    """Ends this program by an exception, so that what it started is stopped."""
+    """Make SIGTERM and SIGHUP raise SystemExit, so that started programs are stopped."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def stop_group(process: subprocess.Popen[bytes]) -> list[str]:
-    """Ends a program that leads a session of its own, and whatever of it is left after a while: returns its names."""
+    """Stop a program that leads its own session. Kill the processes that remain, and return their commands."""
     family = []
-    with suppress(psutil.Error):  # it has ended already
+    with suppress(psutil.Error):  # it has already ended
         family = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
     left = [] if process.poll() is not None else [f"process {process.pid}"]
-    _, alive = psutil.wait_procs(family, timeout=_CHILDREN_OUTLIVE_IT_S)
+    _, alive = psutil.wait_procs(family, timeout=_CHILDREN_TIMEOUT_S)
     for child in alive:
         with suppress(psutil.Error):
             left.append(" ".join(child.cmdline())[:80])
             child.kill()
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # what it started since
+        os.killpg(process.pid, signal.SIGKILL)  # kills processes started in the meantime
     process.wait()
     return left
 
 
 def ray_address(server_pid: int) -> str:
-    """Of the Ray cluster that a server started for itself. Raises StartFailed."""
+    """Return the address of the Ray cluster that a server started. Raise StartFailed if there is none."""
     return raylet_flag(server_pid, "gcs-address")
 
 
 def raylet_flag(pid: int, flag: str) -> str:
-    """From the command line of the raylet below a process. Raises StartFailed."""
+    """Return a flag of the raylet started by a process. Raise StartFailed if no raylet runs."""
     for process in psutil.Process(pid).children(recursive=True):
-        with suppress(psutil.Error):  # it ended while we looked
+        with suppress(psutil.Error):  # the process has just ended
             found = re.search(rf"--{flag}=(\S+)", " ".join(process.cmdline()))
             if found and "raylet" in process.name():
                 return found[1]
-    raise StartFailed("no raylet runs below the server")
+    raise StartFailed("the server has no running raylet")
 
 
 def start(
@@ -157,22 +157,22 @@ def start(
     variables: Mapping[str, str | None] = MappingProxyType({}),
     starter: Sequence[str] = (),
 ) -> Server:
-    """scripts/serve CONFIG, in a Ray of its own, on ports that are free; not ready yet.
+    """Start ``scripts/serve CONFIG`` in its own Ray, on free ports, and return without waiting until it is ready.
 
-    It is that of the checkout ``root``, with ``variables`` besides the environment's (None: without it), and
-    ``starter`` is a command that starts another one.
+    ``root`` is the checkout to use. ``variables`` are added to the environment, or removed from it if their value is
+    None. ``starter`` is a command, such as ``prlimit``, that runs the script.
     """
     port = free_port(PORT)
     state = log.with_suffix(".state")
     shutil.rmtree(state, ignore_errors=True)
     ours = {
-        "SERVE_APP_STATE_DIR": str(state),  # never a user's streams
-        "RAY_ADDRESS": "local",  # never into a cluster that already serves something
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),  # their defaults, unless another server has them
+        "SERVE_APP_STATE_DIR": str(state),  # not the user's streams
+        "RAY_ADDRESS": "local",  # do not join a cluster that already serves something
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),  # the defaults, if they are free
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
     }
     command = [*starter, str(root / "scripts/serve"), str(config), "--port", str(port)]
-    log.unlink(missing_ok=True)  # a server that was left running goes on writing into its own
+    log.unlink(missing_ok=True)  # a server that was left running keeps writing to its deleted file
     with log.open("w") as output:
         process = subprocess.Popen(
             command, env=environment({**ours, **variables}), stdout=output, stderr=output, start_new_session=True
@@ -181,13 +181,13 @@ def start(
 
 
 def environment(variables: Mapping[str, str | None]) -> dict[str, str]:
-    """This program's, but for settings of Sightline, with these variables; without those that are None."""
+    """Return this program's environment without Sightline's settings, changed by ``variables`` (None removes one)."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("SERVE_APP_")}
     return {name: value for name, value in {**ours, **variables}.items() if value is not None}
 
 
 def free_port(wanted: int = 0) -> int:
-    """``wanted``, or any other when something listens there; 0: any."""
+    """Return ``wanted`` if it is a free port, or else any free port. 0 means any."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,11 +1,12 @@
 #!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" -X utf8 "$0" "$@"'
-"""Half an hour of clients and streams, while one process after the other is killed; a plot, and one verdict.
+"""Run clients and streams for half an hour while processes are killed; then show a plot and a verdict.
 
-scripts/soak.py                         30 minutes, a fault a minute but in the last third
-scripts/soak.py --minutes 480           a night
+scripts/soak.py                         run for 30 minutes, with a fault every minute except in the last third
+scripts/soak.py --minutes 480           run overnight
 
-Starts scripts/serve with the embedded model. Exits 1 when a request was lost that could have been answered, when the
-memory of any process grows in the last third, in which nothing is killed, or when anything is left behind.
+This starts scripts/serve with the embedded model. The exit status is 1 if a request failed that could have been
+answered, if the memory of a process grows in the last third, in which nothing is killed, or if a process or file is
+left behind.
 """
 
 from __future__ import annotations
@@ -37,31 +38,33 @@ from scripts.trials.stage import FOLDER, Tell, console, progress, save_pictures,
 from serve_app.schemas.streams import StreamStatus
 
 CLIENTS = 4
-LOOK_PERIOD_S = 5.0
-CALM = 1 / 3  # of the time, at its end: a process that is killed now and then shows no leak
-SETTLED = 0.3  # of the calm: every buffer is as large as it gets
-GROWTH_BAR_MIB = 0.5  # a minute, beyond what the scatter of the measurement explains
+MEMORY_INTERVAL_S = 5.0
+CALM = 1 / 3  # the last part of the run, without faults: a leak would not show in processes that are killed
+SETTLED = 0.3  # the first part of the calm, which is ignored: buffers still grow in it
+MAX_GROWTH_MIB = 0.5  # per minute, after subtracting twice the standard error
 STREAMS: dict[str, dict[str, Any]] = {"steady": {"policy": "wait", "max_fps": 5}, "greedy": {"policy": "drop_oldest"}}
 
 
 @dataclass
 class Soak:
-    """What was seen; times are seconds since the start."""
+    """The observations of a run. Times are in seconds since its start."""
 
     requests: list[Request] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
-    calm_s: float = 0.0  # when the last third begins
-    memory: list[tuple[float, Counter[str]]] = field(default_factory=list)  # MiB by process name
+    calm_starts_at_s: float = 0.0  # the start of the last third
+    memory: list[tuple[float, Counter[str]]] = field(default_factory=list)  # time, MiB by process name
     slopes: dict[str, tuple[float, float]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
 def main() -> None:
-    """Run it; exits 1 when something was wrong."""
+    """Run the test, show the result, and exit with status 1 if there was a problem."""
     stop_on_signals()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--fault-period-s", type=float, default=60)
+    parser.add_argument("--minutes", type=float, default=30, help="duration (default: %(default)s)")
+    parser.add_argument(
+        "--fault-period-s", type=float, default=60, help="time between two faults (default: %(default)s)"
+    )
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     before, pids = frame_pools(), set(psutil.pids())
@@ -81,57 +84,59 @@ def main() -> None:
     soak.problems += [f"left running: {name}" for name in left]
     soak.problems += [f"left in shared memory: {name}" for name in frame_pools() - before]
     show(soak)
-    console.print("\n".join(soak.problems) or "nothing was wrong")
+    console.print("\n".join(soak.problems) or "no problems were found")
     console.print("VERDICT: " + ("failed" if soak.problems else "passed"))
     sys.exit(bool(soak.problems))
 
 
 def run(cluster: Cluster, duration_s: float, fault_period_s: float) -> Soak:
-    """Clients and streams for so long, a fault every so often."""
-    soak, began_s, over = Soak(), time.monotonic(), threading.Event()
-    calm_s = began_s + (1 - CALM) * duration_s
+    """Run clients and streams for ``duration_s``, with a fault every ``fault_period_s``."""
+    soak, began_at_s, over = Soak(), time.monotonic(), threading.Event()
+    calm_starts_at_s = began_at_s + (1 - CALM) * duration_s
     deaths: list[Death] = []
     video, picture = save_video(), (save_pictures() / "0.jpg").read_bytes()
 
-    def look() -> None:
-        while not over.wait(LOOK_PERIOD_S):
-            soak.memory.append((time.monotonic() - began_s, memory_mib(cluster.pid)))
+    def record_memory() -> None:
+        while not over.wait(MEMORY_INTERVAL_S):
+            soak.memory.append((time.monotonic() - began_at_s, memory_mib(cluster.pid)))
 
-    looking = threading.Thread(target=look)
+    recording = threading.Thread(target=record_memory)
     with (
         stream(cluster, "steady", video, loop=True, **STREAMS["steady"]),
         stream(cluster, "greedy", video, loop=True, **STREAMS["greedy"]),
         clients(cluster.url, picture, CLIENTS) as crowd,
         progress("soaking", duration_s) as tell,
     ):
-        looking.start()
+        recording.start()
         try:
             for victim in itertools.cycle(VICTIMS):
-                _wait(min(time.monotonic() + fault_period_s, calm_s), began_s, tell)
-                if time.monotonic() >= calm_s:
+                _wait(min(time.monotonic() + fault_period_s, calm_starts_at_s), began_at_s, tell)
+                if time.monotonic() >= calm_starts_at_s:
                     break
                 try:
                     deaths.append(_kill(cluster, victim))
                 except TimeoutError as exc:
                     soak.problems.append(str(exc))
-            _wait(began_s + duration_s, began_s, tell)
+            _wait(began_at_s + duration_s, began_at_s, tell)
         finally:
             over.set()
-            looking.join()
+            recording.join()
         _check_streams(cluster, soak)
-    soak.requests = [Request(one.begun_s - began_s, one.ended_s - began_s, one.problem) for one in crowd.requests]
-    soak.deaths = [Death(one.victim, one.at_s - began_s, one.ended_s - began_s) for one in deaths]
-    soak.calm_s = calm_s - began_s
+    soak.requests = [Request(one.begun_s - began_at_s, one.ended_s - began_at_s, one.problem) for one in crowd.requests]
+    soak.deaths = [Death(one.victim, one.at_s - began_at_s, one.ended_s - began_at_s) for one in deaths]
+    soak.calm_starts_at_s = calm_starts_at_s - began_at_s
     lost = losses(soak.requests, soak.deaths)
-    soak.problems += [f"{one.victim or 'nothing'} had died: {one.problem}" for one in lost if not one.is_excused]
+    soak.problems += [
+        f"a request failed (killed: {one.victim or 'nothing'}): {one.problem}" for one in lost if not one.is_excused
+    ]
     _check_memory(soak)
     return soak
 
 
-def _wait(until_s: float, began_s: float, tell: Tell) -> None:
-    while (now_s := time.monotonic()) < until_s:
-        tell(now_s - began_s)
-        time.sleep(min(1.0, until_s - now_s))
+def _wait(end_at_s: float, began_at_s: float, tell: Tell) -> None:
+    while (now_at_s := time.monotonic()) < end_at_s:
+        tell(now_at_s - began_at_s)
+        time.sleep(min(1.0, end_at_s - now_at_s))
 
 
 def _kill(cluster: Cluster, victim: str) -> Death:
@@ -140,34 +145,36 @@ def _kill(cluster: Cluster, victim: str) -> Death:
     return killed.death
 
 
-def _goes_on(cluster: Cluster, before: StreamStatus) -> bool:
+def _has_progressed(cluster: Cluster, before: StreamStatus) -> bool:
     return cluster.status(before.stream_id).processed > before.processed
 
 
 def _check_streams(cluster: Cluster, soak: Soak) -> None:
     for status in cluster.streams():
         try:
-            until(partial(_goes_on, cluster, status), what="a frame")
+            until(partial(_has_progressed, cluster, status), what="a frame")
         except TimeoutError:
-            soak.problems.append(f"stream {status.stream_id} stands still: {status.state} {status.detail}")
+            soak.problems.append(f"stream {status.stream_id} makes no progress: {status.state} {status.detail}")
 
 
 def _check_memory(soak: Soak) -> None:
     soak.slopes = slopes(soak)
     if not soak.slopes:
-        soak.problems.append("too short to say whether memory grows")
+        soak.problems.append("the run was too short to tell whether memory grows: use more --minutes")
     for name, (slope_mib, error_mib) in soak.slopes.items():
-        if slope_mib - 2 * error_mib > GROWTH_BAR_MIB:
-            soak.problems.append(f"{name}: memory grows by {slope_mib:.2f} MiB a minute")
+        if slope_mib - 2 * error_mib > MAX_GROWTH_MIB:
+            soak.problems.append(f"{name}: memory grows by {slope_mib:.2f} MiB per minute")
 
 
 def slopes(soak: Soak) -> dict[str, tuple[float, float]]:
-    """MiB a minute in the calm, once it has settled, and the standard error of that: by process name, and of all.
+    """Return the growth of memory in the settled part of the calm, in MiB per minute, and its standard error.
 
-    None where that was too short.
+    They are given by process name, and for "all". The result is empty if the run was too short.
     """
     duration_s = soak.memory[-1][0]
-    settled = [seen for seen in soak.memory if seen[0] > duration_s - (1 - SETTLED) * (duration_s - soak.calm_s)]
+    settled = [
+        seen for seen in soak.memory if seen[0] > duration_s - (1 - SETTLED) * (duration_s - soak.calm_starts_at_s)
+    ]
     if len(settled) < 5:
         return {}
     at_min = np.array([at_s / 60 for at_s, _ in settled])
@@ -181,13 +188,13 @@ def slopes(soak: Soak) -> dict[str, tuple[float, float]]:
 
 
 def show(soak: Soak) -> None:
-    """Figures, and a plot of memory, latency and what failed."""
+    """Print the figures, and plot memory, latencies and failures."""
     took_ms = np.array([one.ended_s - one.begun_s for one in soak.requests if not one.problem]) * 1e3
     failed = Counter(one.problem for one in soak.requests if one.problem)
     console.print(
         f"{len(soak.requests)} requests, {failed.total()} of them failed; p50 {np.percentile(took_ms, 50):.0f} ms, "
         f"p99 {np.percentile(took_ms, 99):.0f} ms; {len(soak.deaths)} faults; {soak.memory[-1][1].total():.0f} MiB; "
-        "in the calm, MiB a minute:"
+        "growth of memory without faults, MiB per minute:"
     )
     for name, (slope_mib, error_mib) in soak.slopes.items():
         console.print(f"  {slope_mib:+.2f} ± {error_mib:.2f} {name}")
@@ -198,7 +205,7 @@ def show(soak: Soak) -> None:
     latency.semilogy([one.ended_s / 60 for one in good], [(one.ended_s - one.begun_s) * 1e3 for one in good], ".", ms=2)
     bad = [one for one in soak.requests if one.problem]
     latency.plot([one.ended_s / 60 for one in bad], [(one.ended_s - one.begun_s) * 1e3 for one in bad], "rx")
-    latency.set(ylabel="a request, ms (red: failed)", title="clients and streams while processes are killed")
+    latency.set(ylabel="latency, ms (red: failed)", title="clients and streams while processes are killed")
     names = sorted({name for _, by_name in soak.memory for name in by_name})
     at_min = [at_s / 60 for at_s, _ in soak.memory]
     series = [[by_name[name] for _, by_name in soak.memory] for name in names]
@@ -212,11 +219,11 @@ def show(soak: Soak) -> None:
             plot.axvline(death.at_s / 60, color="grey", lw=0.5)
         latency.text(death.at_s / 60, latency.get_ylim()[1], death.victim, rotation=90, va="top", fontsize=6)
     figure.savefig(FOLDER / "soak.png", dpi=120)
-    console.print(f"look at {FOLDER / 'soak.png'}")
+    console.print(f"plot: {FOLDER / 'soak.png'}")
 
 
 def _ray_name(pid: int) -> str:
-    """What a process is, if it looks like one of a cluster's."""
+    """Return the command of a process that looks like one of a cluster, or ""."""
     try:
         process = psutil.Process(pid)
         command = " ".join(process.cmdline())

@@ -1,5 +1,5 @@
 #!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" -X utf8 "$0" "$@"'
-"""Start, watch and end the streams of a running Sightline: scripts/streams.py --help."""
+"""Start, watch and stop streams on a running Sightline server. See scripts/streams.py --help."""
 
 import sys
 

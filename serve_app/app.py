@@ -1,4 +1,4 @@
-"""The whole application on one screen; ``serve_app.app:build_app`` is the import path of every config."""
+"""The whole application graph; ``serve_app.app:build_app`` is the import path of every config."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from serve_app.deployments.preprocessor import Preprocessor
 from serve_app.deployments.stream_supervisor import StreamSupervisor
 from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS
 
-# A full replica is asked again after at most this long (Serve's default is 0.5 s, in which an engine would idle).
+# Serve's router retries a full replica after at most this long. With Serve's default, 0.5 s, an engine would idle.
 _ROUTER = RequestRouterConfig(initial_backoff_s=0.005, max_backoff_s=0.02)
-# A dead replica is noticed at its next health check, one that does not answer at the third.
+# Serve restarts a dead replica at its next health check, and one that does not answer after three failed checks.
 _COMMON: dict[str, Any] = {"request_router_config": _ROUTER, "health_check_period_s": 1, "health_check_timeout_s": 10}
-# Of what was accepted, when the application is deleted: who is called outlasts who calls.
-_INGRESS_DRAINS_S, _PREPROCESSOR_DRAINS_S, _DETECTOR_DRAINS_S = 30, 35, 40
+# When the application is deleted, each deployment finishes its accepted requests within this time. A callee drains
+# longer than its callers.
+_INGRESS_DRAIN_TIMEOUT_S, _PREPROCESSOR_DRAIN_TIMEOUT_S, _DETECTOR_DRAIN_TIMEOUT_S = 30, 35, 40
 
 
 def build_app(args: dict[str, Any]) -> Application:
-    """The graph, from the ``args:`` of a Serve config. Raises ConfigError.
+    """Build the graph from the ``args:`` of a Serve config. Raise ConfigError if a setting is wrong.
 
-    What a config's ``deployments:`` says of a deployment stands above what is set here.
+    The ``deployments:`` section of the config overrides the deployment options set here.
     """
     app_args = parse_args(args)
     slots, batcher = app_args.preprocessor.slots, app_args.batcher
@@ -36,8 +37,8 @@ def build_app(args: dict[str, Any]) -> Application:
             Detector,
             name=detector_name(model),
             ray_actor_options={"num_cpus": 0.5},
-            max_ongoing_requests=batcher.max_calls,  # never full, so that Serve's router never backs off
-            graceful_shutdown_timeout_s=_DETECTOR_DRAINS_S,
+            max_ongoing_requests=batcher.max_calls,  # never reached, so Serve's router never backs off
+            graceful_shutdown_timeout_s=_DETECTOR_DRAIN_TIMEOUT_S,
             **_COMMON,
         ).bind(detector_args)
         for model, detector_args in app_args.detectors().items()
@@ -45,14 +46,14 @@ def build_app(args: dict[str, Any]) -> Application:
     preprocessor = serve.deployment(
         Preprocessor,
         ray_actor_options={"num_cpus": 0.2},
-        max_ongoing_requests=slots,  # a slot for each request in flight: a lease never waits
-        max_queued_requests=app_args.preprocessor.max_calls - slots,  # of an Ingress on another node
-        graceful_shutdown_timeout_s=_PREPROCESSOR_DRAINS_S,
+        max_ongoing_requests=slots,  # one slot for each request in flight, so a lease never waits
+        max_queued_requests=app_args.preprocessor.max_calls - slots,  # from an Ingress on another node
+        graceful_shutdown_timeout_s=_PREPROCESSOR_DRAIN_TIMEOUT_S,
         **_COMMON,
     ).bind(detectors, app_args)
     supervisor = serve.deployment(
         StreamSupervisor,
-        num_replicas=1,  # it holds the store
+        num_replicas=1,  # only one process may write the stream store
         ray_actor_options={"num_cpus": 0.05},
         max_ongoing_requests=SUPERVISOR_MAX_CALLS,
         **_COMMON,
@@ -60,10 +61,11 @@ def build_app(args: dict[str, Any]) -> Application:
     ingress = serve.deployment(
         Ingress,
         ray_actor_options={"num_cpus": 0.1},
-        # Never reached: the API refuses before. Of what Serve queues it reads the bodies, without a limit.
+        # Never reached, because the API refuses requests earlier. Serve reads the bodies of queued requests without a
+        # size limit, so its queue must stay empty.
         max_ongoing_requests=2 * app_args.limits.max_requests,
         max_queued_requests=app_args.limits.max_requests,
-        graceful_shutdown_timeout_s=_INGRESS_DRAINS_S,
+        graceful_shutdown_timeout_s=_INGRESS_DRAIN_TIMEOUT_S,
         **_COMMON,
     )
     return ingress.bind(preprocessor, supervisor, app_args)

@@ -1,1 +1,1 @@
-"""The benchmark behind ``scripts/bench.py``: contenders, load, CPU by process, report."""
+"""The benchmark behind ``scripts/bench.py``: the servers, the load generator, CPU by process, and the report."""

@@ -1,6 +1,6 @@
-"""The bare engine: frames that lie ready in memory, nothing around it. No server can be faster.
+"""A measurement of the bare engine on frames in memory. No server can be faster.
 
-Reads ``ModelArgs`` and a time in seconds as JSON from its input, prints a ``Ceiling`` as JSON.
+The program reads ``ModelArgs`` and a duration in seconds as JSON from stdin, and prints a ``Ceiling`` as JSON.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 
 import numpy as np
 
-_BATCH = 8  # of an engine that takes batches
-_WARM_UP = 5  # calls
+_BATCH_SIZE = 8  # for engines that take batches
+_WARM_UP_CALLS = 5
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The engine alone."""
+    """The speed of the engine alone."""
 
-    images_per_s: float  # as many calls at once as it can use
+    images_per_s: float  # with as many concurrent calls as the engine can use
     cpu_ms_per_image: float
-    latency_ms: float  # of one picture, nothing beside it
+    latency_ms: float  # of one image at a time
 
 
 def measure(model: dict[str, Any], duration_s: float) -> Ceiling:
-    """In a process of its own. ``model``: the ``model:`` section of a config."""
+    """Measure the engine in its own process. ``model`` is the ``model:`` section of a config."""
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         input=json.dumps([model, duration_s]), stdout=subprocess.PIPE, text=True, check=True,
@@ -39,15 +39,15 @@ def measure(model: dict[str, Any], duration_s: float) -> Ceiling:
 
 
 def _measure(model: dict[str, Any], duration_s: float) -> Ceiling:
-    from serve_app.config import ModelArgs  # late: the caller only wants a Ceiling
+    from serve_app.config import ModelArgs  # imported late, because the calling process does not need them
     from serve_app.models.load import load
 
     engine = load(ModelArgs.model_validate(model), has_gpu=False)
     shape = engine.info.input_shape.array
-    frames = [np.random.default_rng(seed).integers(0, 255, shape, np.uint8) for seed in range(_BATCH)]
+    frames = [np.random.default_rng(seed).integers(0, 255, shape, np.uint8) for seed in range(_BATCH_SIZE)]
     batch = frames if engine.takes_batches else frames[:1]
 
-    for _ in range(_WARM_UP):
+    for _ in range(_WARM_UP_CALLS):
         engine.infer(frames[:1], alone=True)
     begun_s, alone = time.monotonic(), 0
     while time.monotonic() - begun_s < duration_s / 3:
@@ -59,7 +59,7 @@ def _measure(model: dict[str, Any], duration_s: float) -> Ceiling:
     go, stop = threading.Barrier(engine.concurrency + 1), threading.Event()
 
     def infer(number: int) -> None:
-        for _ in range(_WARM_UP):
+        for _ in range(_WARM_UP_CALLS):
             engine.infer(batch, alone=False)
         go.wait()
         while not stop.is_set():

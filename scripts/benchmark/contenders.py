@@ -1,4 +1,4 @@
-"""Who is measured: each a server that is started on a free port, asked at /detect, and stopped."""
+"""The servers that are measured. Each is started on a free port, receives requests at /detect, and is stopped."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ import yaml
 from scripts.launch import ROOT, free_port, start, stop_group, wait_until_answered
 
 PEERS = Path(__file__).with_name("peers")
-_PEERS_PACKAGES = ("litserve>=0.2.19,<0.3", "mosec>=0.9.8,<0.10", "uvicorn[standard]")
+_PEER_PACKAGES = ("litserve>=0.2.19,<0.3", "mosec>=0.9.8,<0.10", "uvicorn[standard]")
 
 
 @dataclass(frozen=True)
 class Running:
-    """A contender that answers."""
+    """A server that is ready."""
 
-    url: str  # of its detection route
+    url: str  # of the detection route
     pid: int
-    multipart: bool  # how it takes a picture: as its users are shown
+    multipart: bool  # the kind of request that its documentation shows
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A name for the tables, and what to run."""
+    """A server to measure: its name in tables, and how to run it."""
 
     name: str
     run: Callable[[], Any]  # a context manager of Running
-    detectors: int = 1  # engines that it runs; it gets as many times the clients
+    detectors: int = 1  # number of engines; the number of clients is multiplied by it
 
 
 def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1) -> Contender:
-    """Ours, by configs/local.yaml and scripts/serve. ``model``: the config's section."""
+    """Return Sightline, run by scripts/serve with configs/local.yaml. ``model`` is the config's ``model:`` section."""
     name = "Sightline" if detectors == 1 else f"Sightline, {detectors} Detectors"
 
     @contextmanager
@@ -62,7 +62,7 @@ def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1) -> Con
 
 
 def peers(weights: Path, engine: str, folder: Path) -> list[Contender]:
-    """FastAPI, LitServe and mosec over Ultralytics, in an environment of their own. ``engine``: null, or any other."""
+    """Return FastAPI, LitServe and mosec with Ultralytics, in their own environment. Engine null skips the model."""
     python = _environment(folder)
     env = os.environ | {"WEIGHTS": str(weights), "ENGINE": engine, "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
 
@@ -100,16 +100,16 @@ def peers(weights: Path, engine: str, folder: Path) -> list[Contender]:
 
 
 def _environment(folder: Path) -> Path:
-    """The Python of the peers' environment, made once: what they share with us is lent by a .pth file."""
+    """Create the environment of the peers once, and return its Python. A .pth file adds our packages to it."""
     venv = folder / "venv"
     python = venv / "bin/python"
     if not (venv / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
         uv = Path(sys.executable).with_name("uv")
-        install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python, *_PEERS_PACKAGES]
+        install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python, *_PEER_PACKAGES]
         subprocess.run(install, check=True)
         (packages,) = (venv / "lib").glob("python*/site-packages")
-        (lent,) = (Path(sys.prefix) / "lib").glob("python*/site-packages")
-        (packages / "lent.pth").write_text(str(lent))
+        (ours,) = (Path(sys.prefix) / "lib").glob("python*/site-packages")
+        (packages / "sightline.pth").write_text(str(ours))
         (venv / "ready").touch()
     return python

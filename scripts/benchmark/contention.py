@@ -1,6 +1,6 @@
-"""Clients beside streams and jobs that want all of the engine, and tenants beside a greedy one: what each of them gets.
+"""Measure how the engine is shared: by clients, streams and jobs under overload, and by tenants beside a greedy one.
 
-python -m scripts.benchmark.contention -m MODEL --engine sleep      plots build/bench/contention.png
+python -m scripts.benchmark.contention -m MODEL --engine sleep      plot build/bench/contention.png
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scripts.benchmark.weights import openvino_folder
 from scripts.launch import ROOT, ray_address, stop_on_signals
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # after the backend is chosen
+from matplotlib import pyplot as plt  # imported after the backend is set
 
 FOLDER = ROOT / "build/bench"
 _CLIENTS = (1, 4)
@@ -39,13 +39,13 @@ GREEDY = [
 
 
 def main() -> None:
-    """Measure, show, plot."""
+    """Run the measurements, print a table, and save a plot."""
     stop_on_signals()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="codes", help="weights, as model.weights (default: %(default)s)")
-    parser.add_argument("--engine", default="auto", help="as model.engine (default: %(default)s)")
-    parser.add_argument("--measurement-interval", type=float, default=20_000, metavar="MS", help="of each measurement")
-    parser.add_argument("--input-data", type=Path, metavar="FOLDER", help="of JPEGs; default: photographs of packages")
+    parser.add_argument("-m", "--model", default="codes", help="weights, as in model.weights (default: %(default)s)")
+    parser.add_argument("--engine", default="auto", help="engine, as in model.engine (default: %(default)s)")
+    parser.add_argument("--measurement-interval", type=float, default=20_000, metavar="MS", help="for each measurement")
+    parser.add_argument("--input-data", type=Path, metavar="FOLDER", help="JPEGs (default: photographs of packages)")
     options = parser.parse_args()
     duration_s = options.measurement_interval / 1e3
 
@@ -74,21 +74,21 @@ def main() -> None:
         percentiles = (f"{value:.0f}" for value in np.percentile(seen.latencies_s, [50, 95, 99]) * 1e3)
         table.add_row(name, f"{len(seen.latencies_s) / duration_s:.1f}", *percentiles)
     streams = [rate for tenant, rate in shares.items() if tenant.startswith("stream")]
-    table.add_row(f"{len(streams)} streams, together", f"{sum(streams):.1f}")
-    table.add_row("of them, least and most", f"{min(streams):.2f}, {max(streams):.2f}")
-    table.add_row(f"a job of {OVERLOAD[-1].senders} at once", f"{shares['job']:.1f}")
+    table.add_row(f"{len(streams)} streams, total", f"{sum(streams):.1f}")
+    table.add_row("slowest and fastest stream", f"{min(streams):.2f}, {max(streams):.2f}")
+    table.add_row(f"a job with {OVERLOAD[-1].senders} in flight", f"{shares['job']:.1f}")
     for one in GREEDY:
-        table.add_row(f"tenant {one.tenant}, {one.senders} at once", f"{greedy[one.tenant]:.1f}")
+        table.add_row(f"tenant {one.tenant}, {one.senders} in flight", f"{greedy[one.tenant]:.1f}")
     Console(width=100).print(table)
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for name, seen in cases:
         latencies_ms = np.sort(seen.latencies_s) * 1e3
         axes.plot(latencies_ms, np.linspace(0, 100, len(latencies_ms)), label=name)
-    axes.set(xlabel="latency, ms", ylabel="% of the answers", xlim=(0, None), ylim=(0, 100))
+    axes.set(xlabel="latency, ms", ylabel="% of answers", xlim=(0, None), ylim=(0, 100))
     axes.legend()
     figure.savefig(FOLDER / "contention.png", dpi=120)
-    print(f"look at {FOLDER / 'contention.png'}")
+    print(f"plot: {FOLDER / 'contention.png'}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Streams and jobs, as many processes of a cluster would make them: frames straight to the Detector, in one process.
+"""A program that sends frames straight to the Detector, as many stream and job processes of a cluster would.
 
-Reads the cluster's address, ``SenderGroup``s and a time in seconds as JSON; prints a line when everybody has had an
-answer, and in the end images a second by tenant.
+It reads the cluster's address, ``SenderGroup``s and a duration in seconds as JSON from stdin. It prints a line when
+every group has had an answer, and at the end the images per second by tenant.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from contextlib import contextmanager
 from scripts.benchmark.simulation import SenderGroup
 
 APPLICATION = "sightline"
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 
 
 @contextmanager
 def crowd(address: str, crowds: list[SenderGroup], duration_s: float) -> Iterator[dict[str, float]]:
-    """They are there for the length of a ``with`` block, which must not be longer; images a second come at its end."""
+    """Run the senders during a ``with`` block of at most ``duration_s``, and fill in images/s by tenant at its end."""
     seen: dict[str, float] = {}
     command = [sys.executable, "-m", __name__]
-    env = os.environ | {"RAY_AUTH_MODE": "token"}  # as ``serve run`` starts its cluster
+    env = os.environ | {"RAY_AUTH_MODE": "token"}  # the cluster of scripts/serve requires it
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
         assert process.stdout
         process.stdin.write(json.dumps([address, [dataclasses.asdict(one) for one in crowds], duration_s]))
         process.stdin.close()
         if not process.stdout.readline():
-            raise RuntimeError("the crowd did not get in")
+            raise RuntimeError("the senders got no answer: see their traceback above")
         yield seen
         seen.update(json.loads(process.stdout.readline()))
 
 
-async def _ask(crowds: list[SenderGroup], duration_s: float) -> dict[str, float]:
+async def _send(crowds: list[SenderGroup], duration_s: float) -> dict[str, float]:
     from ray.serve.handle import DeploymentHandle
 
     from serve_app.deployments.detector_client import DetectorClient
@@ -48,25 +48,25 @@ async def _ask(crowds: list[SenderGroup], duration_s: float) -> dict[str, float]
     from serve_app.images.letterbox import fit
 
     answered: Counter[str] = Counter()
-    everybody = asyncio.Event()
+    all_answered = asyncio.Event()
 
-    async def sender(client: DetectorClient, tenant: str, ends_s: float) -> None:
-        model = await client.model(_PATIENCE_S)
+    async def sender(client: DetectorClient, tenant: str, ends_at_s: float) -> None:
+        model = await client.model(_TIMEOUT_S)
         fitted = fit(model.input_shape.width_px, model.input_shape.height_px, model.input_shape)
         with client.pool.lease() as slot:
-            while time.monotonic() < ends_s:
+            while time.monotonic() < ends_at_s:
                 try:
-                    await client.detect(slot, fitted, model, model.defaults, time_left_s=_PATIENCE_S)
+                    await client.detect(slot, fitted, model, model.defaults, time_left_s=_TIMEOUT_S)
                 except ServeAppError:
-                    await asyncio.sleep(0.1)  # refused: as a polite sender does
+                    await asyncio.sleep(0.1)  # a polite sender pauses after a refusal
                     continue
                 answered[tenant] += 1
                 if len(answered) == len(crowds):
-                    everybody.set()
+                    all_answered.set()
 
     clients = [
         DetectorClient(
-            DeploymentHandle("Detector", APPLICATION),  # get_deployment_handle would hand out the same one
+            DeploymentHandle("Detector", APPLICATION),  # get_deployment_handle would return a shared handle
             slots=one.senders,
             traffic=one.traffic,
             tenant=one.tenant,
@@ -76,13 +76,13 @@ async def _ask(crowds: list[SenderGroup], duration_s: float) -> dict[str, float]
     ]
     for client in clients:
         await client.connect()
-    ends_s = time.monotonic() + 60 + duration_s
+    ends_at_s = time.monotonic() + 60 + duration_s
     senders = [
-        asyncio.create_task(sender(client, one.tenant, ends_s))
+        asyncio.create_task(sender(client, one.tenant, ends_at_s))
         for client, one in zip(clients, crowds, strict=True)
         for _ in range(one.senders)
     ]
-    await everybody.wait()
+    await all_answered.wait()
     print(flush=True)
     before, begun_s = Counter(answered), time.monotonic()
     await asyncio.sleep(duration_s)
@@ -100,6 +100,6 @@ if __name__ == "__main__":
 
     address, crowds, duration_s = json.load(sys.stdin)
     ray.init(address=address, log_to_driver=False)
-    rates = asyncio.run(_ask([SenderGroup(**one) for one in crowds], duration_s))
+    rates = asyncio.run(_send([SenderGroup(**one) for one in crowds], duration_s))
     print(json.dumps(rates), flush=True)
     ray.shutdown()

@@ -1,8 +1,8 @@
-"""The load generator, a process of its own: so many clients, each with one request at a time, over kept connections;
-or requests that come at a rate, whether others are answered or not.
+"""The load generator, which runs in its own process.
 
-Reads a ``LoadPlan`` as JSON from its input; prints a line when the warm-up is over, one when the time is, and the
-``LoadResult``.
+It sends requests either from a number of clients, each with one request at a time over a kept connection, or at a rate
+that does not depend on the answers. The program reads a ``LoadPlan`` as JSON from stdin. It prints a line at the end of
+the warm-up, a line at the end of the measurement, and the ``LoadResult``.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What to send."""
+    """The requests to send."""
 
     url: str
-    folder: str  # every file in it is a picture
+    folder: str  # every file in it is an image
     concurrency: int
     duration_s: float
     warm_up_s: float
     multipart: bool
-    rate_per_s: float = 0.0  # in place of the concurrency: they come at random, so many on average
+    rate_per_s: float = 0.0  # used instead of the concurrency: the mean rate of random arrivals
     seed: int = 0
 
 
 @dataclass
 class LoadResult:
-    """What came back between the end of the warm-up and the end of the time, or at a rate, of what was sent then."""
+    """The answers received during the measurement; with a rate, the answers to requests sent during it."""
 
     duration_s: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)  # by status or exception
     batch_sizes: list[int] = field(default_factory=list)
-    stages_ms: dict[str, float] = field(default_factory=dict)  # mean, where the answers tell
+    stages_ms: dict[str, float] = field(default_factory=dict)  # means, if the answers have timings
 
 
 def run(plan: LoadPlan, at_edge: Callable[[], None] = lambda: None) -> LoadResult:
-    """Sends it all. ``at_edge`` is called when the warm-up is over and when the time is."""
+    """Send the load. ``at_edge`` is called at the start and at the end of the measurement, after the warm-up."""
     command = [sys.executable, "-m", __name__]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
@@ -68,25 +68,25 @@ async def _generate(plan: LoadPlan, pictures: list[bytes]) -> LoadResult:
     totals: dict[str, float] = {}
     timeout = aiohttp.ClientTimeout(TIMEOUT_S)
     connector = aiohttp.TCPConnector(limit=0)
-    begins_s = time.monotonic() + plan.warm_up_s
-    ends_s = begins_s + plan.duration_s
+    begins_at_s = time.monotonic() + plan.warm_up_s
+    ends_at_s = begins_at_s + plan.duration_s
 
     async def client(http: aiohttp.ClientSession, number: int) -> None:
-        turn = random.Random(plan.seed + number)
-        while time.monotonic() < ends_s:
-            await ask(http, turn.choice(pictures))
+        rng = random.Random(plan.seed + number)
+        while time.monotonic() < ends_at_s:
+            await send(http, rng.choice(pictures))
 
     async def arrivals(http: aiohttp.ClientSession) -> None:
-        turn, asking = random.Random(plan.seed), set()
-        next_s = time.monotonic()
-        while (next_s := next_s + turn.expovariate(plan.rate_per_s)) < ends_s:
-            await asyncio.sleep(next_s - time.monotonic())
-            asking.add(task := asyncio.create_task(ask(http, turn.choice(pictures))))
-            task.add_done_callback(asking.discard)
-        await asyncio.gather(*asking)
+        rng, sending = random.Random(plan.seed), set()
+        next_at_s = time.monotonic()
+        while (next_at_s := next_at_s + rng.expovariate(plan.rate_per_s)) < ends_at_s:
+            await asyncio.sleep(next_at_s - time.monotonic())
+            sending.add(task := asyncio.create_task(send(http, rng.choice(pictures))))
+            task.add_done_callback(sending.discard)
+        await asyncio.gather(*sending)
 
-    async def ask(http: aiohttp.ClientSession, picture: bytes) -> None:
-        sent_s = time.monotonic()
+    async def send(http: aiohttp.ClientSession, picture: bytes) -> None:
+        sent_at_s = time.monotonic()
         body: dict[str, Any] = {"data": picture, "headers": {"Content-Type": "image/jpeg"}}
         if plan.multipart:
             form = aiohttp.FormData()
@@ -100,14 +100,14 @@ async def _generate(plan: LoadPlan, pictures: list[bytes]) -> LoadResult:
                     outcome += ", Retry-After"
         except (aiohttp.ClientError, TimeoutError) as exc:
             outcome = type(exc).__name__
-        now_s = time.monotonic()
-        # At a rate, who is not answered in time comes into the figures as well: it counts when it was sent.
-        if not begins_s <= (sent_s if plan.rate_per_s else now_s) <= ends_s:
+        now_at_s = time.monotonic()
+        # With a rate, a request counts if it was sent during the measurement, so late answers are in the figures too.
+        if not begins_at_s <= (sent_at_s if plan.rate_per_s else now_at_s) <= ends_at_s:
             return
         if outcome:
             result.failures[outcome] = result.failures.get(outcome, 0) + 1
             return
-        result.latencies_s.append(now_s - sent_s)
+        result.latencies_s.append(now_at_s - sent_at_s)
         keep(answer)
 
     def keep(answer: bytes) -> None:
@@ -117,13 +117,17 @@ async def _generate(plan: LoadPlan, pictures: list[bytes]) -> LoadResult:
             for stage, ms in body["timing_ms"].items():
                 totals[stage] = totals.get(stage, 0.0) + ms
 
-    async def say_at(time_s: float) -> None:
-        await asyncio.sleep(time_s - time.monotonic())
+    async def print_line_at(at_s: float) -> None:
+        await asyncio.sleep(at_s - time.monotonic())
         print(flush=True)
 
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
         clients = [client(http, number) for number in range(plan.concurrency)]
-        await asyncio.gather(say_at(begins_s), say_at(ends_s), *(clients if not plan.rate_per_s else [arrivals(http)]))
+        await asyncio.gather(
+            print_line_at(begins_at_s),
+            print_line_at(ends_at_s),
+            *(clients if not plan.rate_per_s else [arrivals(http)]),
+        )
     result.duration_s = plan.duration_s
     result.stages_ms = {stage: total / len(result.batch_sizes) for stage, total in totals.items()}
     return result

@@ -1,8 +1,9 @@
-"""What is left of the service when five times as much comes as it can take: python -m scripts.benchmark.overload.
+"""Measure the throughput at five times the load that the service can handle: python -m scripts.benchmark.overload.
 
-First its peak, from more and more clients with one request at a time; then requests that come at a rate, whether others
-are answered or not: as many as it takes, and five times as many. Exits 1 when that costs more than a tenth of the peak.
-Who sends them works on the same cores, five times as much as well: the second table says what that and refusing take.
+First the peak is measured, with increasing numbers of clients that each send one request at a time. Then requests are
+sent at one, two and five times the peak rate, whether or not earlier ones are answered. The exit status is 1 if five
+times the load costs more than a tenth of the peak throughput. The load generator uses the same cores, and at five times
+the rate it needs five times the CPU. The second table shows the CPU of the generator and of each process.
 """
 
 from __future__ import annotations
@@ -27,32 +28,32 @@ from scripts.launch import ROOT, stop_on_signals
 
 FOLDER = ROOT / "build/bench"
 _CLIENTS = (8, 16, 32, 64)
-_RATES = (1.0, 2.0, 5.0)  # of the peak
-_BAR = 0.9  # of the peak, that is left at the highest rate
+_RATES = (1.0, 2.0, 5.0)  # times the peak rate
+_MIN_SHARE = 0.9  # of the peak throughput, at the highest rate
 _WARM_UP_S = 5.0
-_SHOWN = 8  # processes
+_SHOWN = 8  # processes in the table
 
 
 def main() -> None:
-    """Measure, show."""
+    """Run the measurements and print two tables."""
     stop_on_signals()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="codes", help="weights, as model.weights (default: %(default)s)")
-    parser.add_argument("--engine", default="auto", help="as model.engine (default: %(default)s)")
-    parser.add_argument("--measurement-interval", type=float, default=15_000, metavar="MS", help="of each measurement")
-    parser.add_argument("--input-data", type=Path, metavar="FOLDER", help="of JPEGs; default: photographs of packages")
+    parser.add_argument("-m", "--model", default="codes", help="weights, as in model.weights (default: %(default)s)")
+    parser.add_argument("--engine", default="auto", help="engine, as in model.engine (default: %(default)s)")
+    parser.add_argument("--measurement-interval", type=float, default=15_000, metavar="MS", help="for each measurement")
+    parser.add_argument("--input-data", type=Path, metavar="FOLDER", help="JPEGs (default: photographs of packages)")
     options = parser.parse_args()
     duration_s: float = options.measurement_interval / 1e3
 
     FOLDER.mkdir(parents=True, exist_ok=True)
     pictures = str(save_photographs(options.input_data, FOLDER / "pictures"))
     model = {"weights": str(openvino_folder(options.model, FOLDER)), "engine": options.engine}
-    table = Table("", "answered/s", "p50 ms", "p99 ms", "CPU ms a request", "else", box=SIMPLE)
-    cores: dict[str, Counter[str]] = {}  # by measurement: how many of them each process kept busy
+    table = Table("", "answered/s", "p50 ms", "p99 ms", "CPU ms per request", "failed", box=SIMPLE)
+    cores: dict[str, Counter[str]] = {}  # by measurement: the number of cores that each process kept busy
     with sightline(model, FOLDER).run() as running:
 
         def measure(name: str, clients: int, rate_per_s: float) -> float:
-            edges: list[tuple[Usage, Usage]] = []  # of the server, and of all
+            edges: list[tuple[Usage, Usage]] = []  # of the server, and of all our processes
             plan = load.LoadPlan(
                 running.url, pictures, clients, duration_s, _WARM_UP_S, running.multipart, rate_per_s=rate_per_s
             )
@@ -61,26 +62,26 @@ def main() -> None:
             p50, p99 = np.percentile(seen.latencies_s or [np.nan], [50, 99]) * 1e3
             requests = len(seen.latencies_s) + sum(seen.failures.values())
             (server_before, all_before), (server_after, all_after) = edges
-            used, everybody = server_after.since(server_before), all_after.since(all_before)
+            used, all_used = server_after.since(server_before), all_after.since(all_before)
             cpu_ms = used.total() / requests * 1e3
-            used["who sends"] = everybody.total() - used.total()
+            used["load generator"] = all_used.total() - used.total()
             cores[name] = Counter({process: cpu_s / duration_s for process, cpu_s in used.items()})
             failures = ", ".join(f"{count} × {name}" for name, count in seen.failures.items())
             table.add_row(name, f"{answered_per_s:.1f}", f"{p50:.0f}", f"{p99:.0f}", f"{cpu_ms:.1f}", failures)
             return answered_per_s
 
         peak_per_s = max(measure(f"{clients} clients", clients, 0.0) for clients in _CLIENTS)
-        shares = {rate: measure(f"{rate:g}× its peak", 0, rate * peak_per_s) / peak_per_s for rate in _RATES}
+        shares = {rate: measure(f"{rate:g}× the peak rate", 0, rate * peak_per_s) / peak_per_s for rate in _RATES}
     console = Console(width=110)
     console.print(table)
     console.print(_shares(cores))
     for rate, share in shares.items():
-        console.print(f"at {rate:g}× it answers {share:.2f} of its peak")
-    sys.exit(shares[_RATES[-1]] < _BAR)
+        console.print(f"at {rate:g}× the peak rate, the throughput is {share:.2f} of the peak")
+    sys.exit(shares[_RATES[-1]] < _MIN_SHARE)
 
 
 def _shares(cores: dict[str, Counter[str]]) -> Table:
-    """Of the cores, by process, at each measurement."""
+    """Return a table of the cores that each process kept busy, by measurement."""
     table = Table("cores kept busy", *cores, box=SIMPLE)
     for process, _ in sum(cores.values(), Counter()).most_common(_SHOWN):
         table.add_row(process, *(f"{used[process]:.2f}" for used in cores.values()))

@@ -1,4 +1,4 @@
-"""The pictures that are sent: real photographs of mixed sizes, as JPEG."""
+"""The pictures that the load generator sends: real photographs of mixed sizes, as JPEG."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import cv2
 
 from scripts.codes.surfaces import HELD_OUT, TRAINING, package_files, read_photograph
 
-_QUALITY = 90  # of those that packages ship as PNG
+_QUALITY = 90  # for pictures that packages ship as PNG
 
 
 def save_photographs(source: Path | None, folder: Path) -> Path:
-    """The photographs as files of a folder, which is emptied before."""
+    """Save the photographs in a folder, which is emptied first, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
@@ -22,7 +22,7 @@ def save_photographs(source: Path | None, folder: Path) -> Path:
 
 
 def photographs(folder: Path | None) -> list[bytes]:
-    """Every JPEG of the folder; without one, the photographs that installed packages ship. Raises FileNotFoundError."""
+    """Return the JPEGs in a folder, or the photographs in packages. Raise FileNotFoundError if there are none."""
     if folder is None:
         pictures = [read_photograph(name) for name in TRAINING.photographs + HELD_OUT.photographs]
         encoded = [cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1] for pixels in pictures]
@@ -32,5 +32,5 @@ def photographs(folder: Path | None) -> list[bytes]:
         ]
     found = [path.read_bytes() for path in sorted(folder.glob("*.jp*g"))]
     if not found:
-        raise FileNotFoundError(f"no JPEG in {folder}")
+        raise FileNotFoundError(f"{folder} has no JPEG files")
     return found

@@ -1,4 +1,4 @@
-"""What was measured, as a table and as plots."""
+"""The results of the benchmark, as a table and as plots."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from rich.console import Console
 from rich.table import Table
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # after the backend is chosen
+from matplotlib import pyplot as plt  # imported after the backend is set
 
 Result = dict[str, Any]
-_LEAST_MS = 0.2
+_MIN_LABELLED_MS = 0.2
 
 
 def show(result: Result) -> None:
-    """The table, over all rounds."""
+    """Print the table, with means over all rounds."""
     images_per_s, engine_ms = ceiling(result)
     columns = (
-        "", "clients", "images/s", "of the engine", "p50 ms", "p95", "p99", "CPU ms beyond", "batch", "MiB", "failed",
+        "", "clients", "images/s", "of engine", "p50 ms", "p95", "p99", "extra CPU ms", "batch", "MiB", "failed",
     )  # fmt: skip
     table = Table(*columns, box=SIMPLE, title=f"{result['machine']}, {result['date']}, {result['model']['weights']}")
     latency_ms = np.mean([one["latency_ms"] for one in result["ceiling"]])
     table.add_row(
-        "bare engine", "", f"{images_per_s:.1f}", "1.00", f"{latency_ms:.0f} alone", "", "", f"{engine_ms:.1f} its own"
+        "bare engine", "", f"{images_per_s:.1f}", "1.00", f"{latency_ms:.0f} alone", "", "", f"{engine_ms:.1f} in all"
     )
     for name, concurrency in cases(result):
         row = summary(result, name, concurrency)
@@ -43,7 +43,7 @@ def show(result: Result) -> None:
 
 
 def ceiling(result: Result) -> tuple[float, float]:
-    """Of the bare engine, the mean over the rounds: images a second, and CPU milliseconds an image."""
+    """Return the bare engine's images per second and CPU milliseconds per image, as means over the rounds."""
     rounds = result["ceiling"]
     return (
         float(np.mean([one["images_per_s"] for one in rounds])),
@@ -52,14 +52,14 @@ def ceiling(result: Result) -> tuple[float, float]:
 
 
 def cases(result: Result) -> list[tuple[str, int]]:
-    """Every contender at every concurrency."""
+    """Return every pair of contender and concurrency."""
     return list(dict.fromkeys((one["contender"], one["concurrency"]) for one in sorted(
         result["measurements"], key=lambda one: (one["round"], one["concurrency"])
     ) if one["round"] == 0))  # fmt: skip
 
 
 def summary(result: Result, name: str, concurrency: int) -> dict[str, Any]:
-    """A case over all rounds: rates and CPU are means, percentiles are those of all latencies together."""
+    """Summarise a case over all rounds: means of rates and CPU, and percentiles of all latencies together."""
     seen = _of(result, name, concurrency)
     latencies = np.concatenate([one["latencies_ms"] for one in seen])
     p50, p95, p99 = np.percentile(latencies, [50, 95, 99]) if len(latencies) else [np.nan] * 3
@@ -76,7 +76,7 @@ def summary(result: Result, name: str, concurrency: int) -> dict[str, Any]:
 
 
 def _of(result: Result, name: str, concurrency: int) -> list[dict[str, Any]]:
-    """The measurements of a case, one a round."""
+    """Return the measurements of a case, one for each round."""
     return [one for one in result["measurements"] if (one["contender"], one["concurrency"]) == (name, concurrency)]
 
 
@@ -85,12 +85,12 @@ def _names(result: Result) -> list[str]:
 
 
 def _hardest(result: Result) -> list[tuple[str, int]]:
-    """Every contender with its highest concurrency."""
+    """Return every contender with its highest concurrency."""
     return list(dict(sorted(cases(result), key=lambda case: case[1])).items())
 
 
 def save_plots(result: Result, folder: Path) -> list[Path]:
-    """Throughput against concurrency, latencies at the highest, where the CPU goes, and where the time."""
+    """Save four plots: throughput, latencies at the highest concurrency, CPU by process, and time by stage."""
     return [_throughput(result, folder), _latencies(result, folder), _cpu(result, folder), _stages(result, folder)]
 
 
@@ -110,13 +110,13 @@ def _latencies(result: Result, folder: Path) -> Path:
     for name, most in _hardest(result):
         latencies = np.sort(np.concatenate([one["latencies_ms"] for one in _of(result, name, most)]))
         axes.plot(latencies, np.linspace(0, 100, len(latencies)), label=f"{name}, {most} clients")
-    axes.set(xlabel="latency, ms", ylabel="% of the answers", xlim=(0, None), ylim=(0, 100))
+    axes.set(xlabel="latency, ms", ylabel="% of answers", xlim=(0, None), ylim=(0, 100))
     axes.legend()
     return _save(figure, folder / "latency.png")
 
 
 def _cpu(result: Result, folder: Path) -> Path:
-    """CPU by process of every contender at the highest concurrency, Ray's idling included."""
+    """Plot the CPU by process of every contender at its highest concurrency, including Ray's idle CPU."""
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     hardest = _hardest(result)
     axes.axhline(ceiling(result)[1], color="black", linestyle="--", label="the bare engine")
@@ -127,20 +127,20 @@ def _cpu(result: Result, folder: Path) -> Path:
         for process in dict.fromkeys(process for one in seen for process in one):
             used_ms = float(np.mean([one.get(process, 0.0) for one in seen]))
             colour = colours.get(process, plt.colormaps["tab20"](len(colours)))
-            # Too thin to be seen, it needs no entry in the legend.
-            label = None if process in colours or used_ms < _LEAST_MS else process
+            # A bar that is too thin to be seen gets no entry in the legend.
+            label = None if process in colours or used_ms < _MIN_LABELLED_MS else process
             if label:
                 colours[process] = colour
             axes.bar(place, used_ms, bottom=below, label=label, color=colour)
             below += used_ms
     axes.set_xticks(range(len(hardest)), [f"{name}\n{most} clients" for name, most in hardest])
-    axes.set(ylabel="CPU ms an image")
+    axes.set(ylabel="CPU ms per image")
     figure.legend(loc="outside right center", fontsize="small")
     return _save(figure, folder / "cpu.png")
 
 
 def _stages(result: Result, folder: Path) -> Path:
-    """Mean milliseconds of an answer of ours, by stage."""
+    """Plot the mean time of Sightline's answers, by stage."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     ours = [(name, count) for name, count in cases(result) if _of(result, name, count)[0]["stages_ms"]]
     below = np.zeros(len(ours))
@@ -156,11 +156,11 @@ def _stages(result: Result, folder: Path) -> Path:
 
 
 def _stages_ms(seen: list[dict[str, Any]]) -> dict[str, float]:
-    """In the order in which a request passes them, but for what lies between them."""
+    """Return the mean milliseconds by stage, in the order of processing. The time between stages comes last."""
     ms = {stage: float(np.mean([one["stages_ms"][stage] for one in seen])) for stage in seen[0]["stages_ms"]}
     total, stages = ms.pop("total"), dict(ms)
-    stages["between them"] = total - sum(ms.values())
-    stages["HTTP and the client"] = float(np.mean([np.mean(one["latencies_ms"]) for one in seen])) - total
+    stages["between stages"] = total - sum(ms.values())
+    stages["HTTP and client"] = float(np.mean([np.mean(one["latencies_ms"]) for one in seen])) - total
     return stages
 
 

@@ -1,4 +1,4 @@
-"""Round by round: the bare engine, then each contender started, measured at every concurrency, and stopped."""
+"""The rounds of the benchmark. Each measures the bare engine, and every server at every concurrency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.benchmark import ceiling, load
 from scripts.benchmark.contenders import Contender, Running
 from scripts.benchmark.usage import Usage, memory_mib
 
-_IDLE_S = 5.0  # over which a server's CPU is watched before anything is sent
+_IDLE_S = 5.0  # the server's CPU is measured this long before any request
 _WARM_UP_S = 3.0
 
 
@@ -28,7 +28,7 @@ def measure(
     duration_s: float,
     rounds: int,
 ) -> dict[str, Any]:
-    """Everything that was seen, ready for JSON."""
+    """Measure all contenders and return the result, which can be saved as JSON."""
     result: dict[str, Any] = {
         "machine": f"{_processor()}, {psutil.cpu_count()} cores",
         "date": time.strftime("%Y-%m-%d"),
@@ -44,7 +44,7 @@ def measure(
             progress.update(task, description=f"round {number + 1}: bare engine")
             result["ceiling"].append(dataclasses.asdict(ceiling.measure(model, duration_s)))
             progress.advance(task)
-            # Every other round the other way round: what the machine does meanwhile hits each of them alike.
+            # Every other round is in reverse order, so that changes of the machine affect all contenders alike.
             for contender in contenders[:: -1 if number % 2 else 1]:
                 progress.update(task, description=f"round {number + 1}: {contender.name} starts")
                 with contender.run() as running:
@@ -64,7 +64,7 @@ def measure(
 
 
 def _idle(running: Running) -> float:
-    """CPU seconds a second that the server takes when nobody asks."""
+    """Return the CPU seconds per second that the server uses without requests."""
     before = Usage.of(running.pid)
     time.sleep(_IDLE_S)
     after = Usage.of(running.pid)

@@ -1,6 +1,6 @@
-"""The batcher under overload, in virtual time: who waits how long when clients, streams and jobs want too much.
+"""Simulate the batcher under overload in virtual time, and plot how long clients, streams and jobs wait.
 
-python -m scripts.benchmark.simulation       plots build/bench/simulation.png; an hour takes some seconds
+python -m scripts.benchmark.simulation       plot build/bench/simulation.png; a simulated hour takes a few seconds
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class SenderGroup:
-    """Senders of one kind. Each has one picture under way and pauses so long on average before the next."""
+    """Senders of one kind. Each has one image in flight and pauses ``pause_s`` on average before the next."""
 
     traffic: Traffic
     tenant: str
@@ -33,7 +33,7 @@ class SenderGroup:
 
 @dataclass
 class Waits:
-    """What the senders of a tenant saw."""
+    """The waiting times and refusals of one tenant's senders."""
 
     at_s: list[float] = field(default_factory=list)
     queue_s: list[float] = field(default_factory=list)
@@ -41,18 +41,18 @@ class Waits:
 
 
 def simulate(crowds: list[SenderGroup], *, batch_s: float, max_batch_size: int, duration_s: float) -> dict[str, Waits]:
-    """By tenant, on an engine that takes ``batch_s`` for up to ``max_batch_size`` pictures."""
+    """Return the waits by tenant, for an engine that takes ``batch_s`` for up to ``max_batch_size`` images."""
     seen: dict[str, Waits] = defaultdict(Waits)
 
     async def engine(items: list[int]) -> list[int]:
         await asyncio.sleep(batch_s)
         return items
 
-    async def sender(crowd: SenderGroup, turn: random.Random, batcher: Batcher[int, int]) -> None:
+    async def sender(crowd: SenderGroup, rng: random.Random, batcher: Batcher[int, int]) -> None:
         loop = asyncio.get_running_loop()
         while True:
             if crowd.pause_s:
-                await asyncio.sleep(turn.expovariate(1 / crowd.pause_s))
+                await asyncio.sleep(rng.expovariate(1 / crowd.pause_s))
             begun_s = loop.time()
             try:
                 batched = await batcher.submit(0, time_left_s=60, traffic=crowd.traffic, tenant=crowd.tenant)
@@ -85,29 +85,29 @@ def simulate(crowds: list[SenderGroup], *, batch_s: float, max_batch_size: int, 
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time jumps to the next thing to do. For code that waits for time and nothing else."""
+    """An event loop whose time jumps to the next timer. It is for code that waits only for time."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
-        super().__init__(_Jumping(self))
+        super().__init__(_JumpingSelector(self))
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Return the virtual seconds since the loop was created."""
         return self._now_s
 
     def jump(self, by_s: float) -> None:
-        """So much time has passed."""
+        """Advance the virtual time by ``by_s``."""
         self._now_s += by_s
 
 
-class _Jumping(selectors.DefaultSelector):
+class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
-            raise RuntimeError("nothing is left to do, and nothing to wait for")
+            raise RuntimeError("the loop would wait forever: no task is ready and no timer is set")
         self._loop.jump(max(timeout, 0))
         return []
 
@@ -120,7 +120,7 @@ OVERLOAD = [
 
 
 def main() -> None:
-    """Plot the overload."""
+    """Simulate the overload and save a plot."""
     import numpy as np
     from matplotlib import pyplot as plt
 
@@ -133,13 +133,15 @@ def main() -> None:
         over_time.plot(at_s, queue_s, ".", markersize=3, label=label)
         spread.plot(np.sort(queue_s), np.linspace(0, 100, len(queue_s)), label=f"{label}: {len(queue_s) / 120:.1f}/s")
     over_time.set(xlabel="time, s", ylabel="in the queue, s", ylim=(0, None))
-    spread.set(xlabel="in the queue, s", ylabel="% of the pictures", xlim=(0, None))
+    spread.set(xlabel="in the queue, s", ylabel="% of images", xlim=(0, None))
     spread.legend()
-    over_time.set_title("8 clients, 16 streams and a job of 64 on an engine of 40 images/s", fontsize="medium")
+    over_time.set_title(
+        "8 clients, 16 streams and a job with 64 in flight; the engine takes 40 images/s", fontsize="medium"
+    )
     path = ROOT / "build/bench/simulation.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    print(f"look at {path}")
+    print(f"plot: {path}")
 
 
 if __name__ == "__main__":

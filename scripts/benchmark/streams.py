@@ -1,7 +1,7 @@
-"""Streams: how much of the bare engine they get, and whether a frame's age grows while they send twice too much.
+"""Measure the throughput of streams against the bare engine, or the age of results at twice the engine's capacity.
 
-python -m scripts.benchmark.streams -m MODEL --video FILE                the share of the engine, in alternating rounds
-python -m scripts.benchmark.streams -m MODEL --video FILE --age 20       ages for 20 minutes: plots build/bench/age.png
+python -m scripts.benchmark.streams -m MODEL --video FILE                throughput, in alternating rounds
+python -m scripts.benchmark.streams -m MODEL --video FILE --age 20       ages for 20 minutes: plot build/bench/age.png
 """
 
 from __future__ import annotations
@@ -34,26 +34,28 @@ from scripts.launch import ROOT, Server, start, stop_on_signals
 from serve_app.client import AsyncClient, FrameResult, StreamEvent
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # after the backend is chosen
+from matplotlib import pyplot as plt  # imported after the backend is set
 
 FOLDER = ROOT / "build/bench"
 _WARM_UP_S = 5.0
-_MEMORY_PERIOD_S = 10.0
+_MEMORY_INTERVAL_S = 10.0
 _SETTLED_MIN = 1.0
 console = Console(width=100)
 
 
 def main() -> None:
-    """Measure and show."""
+    """Run the measurement and show the result."""
     stop_on_signals()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="codes", help="weights, as model.weights (default: %(default)s)")
-    parser.add_argument("--engine", default="auto", help="as model.engine (default: %(default)s)")
-    parser.add_argument("--video", type=Path, required=True, help="what each stream shows, in a loop")
-    parser.add_argument("--streams", type=int, default=4, help="that wait for the detector (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=2, help="of engine and streams in turn (default: %(default)s)")
-    parser.add_argument("--measurement-interval", type=float, default=20_000, metavar="MS", help="of each measurement")
-    parser.add_argument("--age", type=float, metavar="MINUTES", help="watch ages instead, at twice the capacity")
+    parser.add_argument("-m", "--model", default="codes", help="weights, as in model.weights (default: %(default)s)")
+    parser.add_argument("--engine", default="auto", help="engine, as in model.engine (default: %(default)s)")
+    parser.add_argument("--video", type=Path, required=True, help="the video that every stream plays in a loop")
+    parser.add_argument(
+        "--streams", type=int, default=4, help="number of streams with the policy wait (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of engine and streams (default: %(default)s)")
+    parser.add_argument("--measurement-interval", type=float, default=20_000, metavar="MS", help="for each measurement")
+    parser.add_argument("--age", type=float, metavar="MINUTES", help="measure ages instead, at twice the capacity")
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     model = {"weights": str(openvino_folder(options.model, FOLDER)), "engine": options.engine}
@@ -66,7 +68,7 @@ def main() -> None:
 
 @contextmanager
 def serving(model: dict[str, Any], video: Path) -> Iterator[Server]:
-    """configs/local.yaml with the model, and the video's folder open to streams."""
+    """Serve configs/local.yaml with this model. Streams may read the folder of the video."""
     config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     (application,) = config["applications"]
     application["args"] = {"model": model, "streams": {"media_dirs": str(video.parent)}}
@@ -81,7 +83,7 @@ def serving(model: dict[str, Any], video: Path) -> Iterator[Server]:
 
 
 def start_streams(server: Server, video: Path, count: int, policy: str) -> None:
-    """So many streams of the video; returns when each has a result."""
+    """Start ``count`` streams of the video, and wait until each has results."""
     for number in range(count):
         spec = {"id": f"s{number}", "source": {"uri": str(video), "loop": True}, "policy": policy, "degrade": True}
         server.client.streams.create(spec)
@@ -90,7 +92,7 @@ def start_streams(server: Server, video: Path, count: int, policy: str) -> None:
 
 
 def show_shares(model: dict[str, Any], video: Path, count: int, rounds: int, duration_s: float) -> None:
-    """The bare engine and the streams in turn, and where the streams' CPU time goes."""
+    """Measure the bare engine and the streams in turn, and print their shares and the CPU time by process."""
     table = Table("round", "engine, images/s", "streams, frames/s", "share", box=SIMPLE)
     shares = []
     for number in range(rounds):
@@ -107,25 +109,25 @@ def show_shares(model: dict[str, Any], video: Path, count: int, rounds: int, dur
     console.print(table)
     console.print(f"{count} streams of {video.name}: {np.mean(shares):.2f} of the engine on average")
     for name, cpu_s in used.since(usage).most_common(6):
-        console.print(f"  {name:24} {cpu_s / done * 1e3:5.2f} CPU ms a frame")
+        console.print(f"  {name:24} {cpu_s / done * 1e3:5.2f} CPU ms per frame")
 
 
 def count_frames(server: Server) -> int:
-    """Frames processed so far, of all streams."""
+    """Return the number of frames that all streams have processed so far."""
     return sum(stream.processed for stream in server.client.streams.list())
 
 
 @dataclass
 class Ages:
-    """What was seen of streams that send twice what the detector takes."""
+    """The results of streams that send twice as many frames as the Detector can process."""
 
     at_s: list[float] = field(default_factory=list)  # since the start, of each result
     age_s: list[float] = field(default_factory=list)
-    memory: list[tuple[float, Counter[str]]] = field(default_factory=list)  # when, MiB by process name
+    memory: list[tuple[float, Counter[str]]] = field(default_factory=list)  # time, MiB by process name
 
 
 def watch_ages(model: dict[str, Any], video: Path, duration_s: float) -> Ages:
-    """Every result of every stream, and the server's memory."""
+    """Record the ages of all results of all streams, and the memory of the server."""
     capacity_fps = ceiling.measure(model, 5.0).images_per_s
     with av.open(str(video)) as container:
         fps = float(container.streams.video[0].average_rate or 25)
@@ -137,22 +139,22 @@ def watch_ages(model: dict[str, Any], video: Path, duration_s: float) -> Ages:
 
 
 async def _watch(server: Server, count: int, duration_s: float) -> Ages:
-    ages, began_s = Ages(), time.monotonic()
+    ages, began_at_s = Ages(), time.monotonic()
 
     async def follow(client: AsyncClient, number: int) -> None:
         async for event in client.streams.events(f"s{number}", ("result",)):
             if isinstance(event, StreamEvent) and isinstance(event.data, FrameResult):
-                ages.at_s.append(time.monotonic() - began_s)
+                ages.at_s.append(time.monotonic() - began_at_s)
                 ages.age_s.append(event.data.age_s)
 
     async with AsyncClient(server.url) as client:
         followers = [asyncio.create_task(follow(client, number)) for number in range(count)]
         with Progress(console=console) as progress:
             task = progress.add_task(f"watching {count} streams", total=duration_s)
-            while (at_s := time.monotonic() - began_s) < duration_s:
+            while (at_s := time.monotonic() - began_at_s) < duration_s:
                 ages.memory.append((at_s, await asyncio.to_thread(memory_mib, server.process.pid)))
                 progress.update(task, completed=at_s)
-                await asyncio.sleep(_MEMORY_PERIOD_S)
+                await asyncio.sleep(_MEMORY_INTERVAL_S)
         for follower in followers:
             follower.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
@@ -160,7 +162,7 @@ async def _watch(server: Server, count: int, duration_s: float) -> Ages:
 
 
 def show_ages(ages: Ages) -> None:
-    """The slope of the 99th percentile of each minute, and of memory; a plot of both."""
+    """Print the slopes of memory and of the 99th percentile of age by minute, and plot both."""
     at_min, age_ms = np.array(ages.at_s) / 60, np.array(ages.age_s) * 1e3
     minutes = np.arange(int(at_min.max()) + (at_min.max() % 1 > 0.5))
     seen = [age_ms[(at_min >= minute) & (at_min < minute + 1)] for minute in minutes]
@@ -172,24 +174,24 @@ def show_ages(ages: Ages) -> None:
         f"p99 {np.percentile(age_ms, 99):.0f} ms, p99 of a minute from {p99.min():.0f} to {p99.max():.0f} ms"
     )
     if len(minutes) > 2:
-        console.print(f"slope of p99: {slope(minutes + 0.5, p99):+.2f} ms a minute")
-        console.print(f"slope of memory: {slope(memory_min, total_mib):+.2f} MiB a minute, of {total_mib[-1]:.0f}")
+        console.print(f"slope of p99: {slope(minutes + 0.5, p99):+.2f} ms per minute")
+        console.print(f"slope of memory: {slope(memory_min, total_mib):+.2f} MiB per minute, of {total_mib[-1]:.0f}")
         for name in ages.memory[-1][1]:
             mib = np.array([by_name[name] for _, by_name in ages.memory])
-            console.print(f"  {name:24} {slope(memory_min, mib):+.2f} MiB a minute, of {mib[-1]:.0f}")
+            console.print(f"  {name:24} {slope(memory_min, mib):+.2f} MiB per minute, of {mib[-1]:.0f}")
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 5), sharex=True, layout="constrained")
-    above.plot(minutes + 0.5, p99, marker="o", label="99 % are younger")
-    above.plot(minutes + 0.5, p50, marker="o", label="half of them are")
-    above.set(ylabel="a result's age, ms", ylim=(0, None), title="streams that send twice what the engine takes")
+    above.plot(minutes + 0.5, p99, marker="o", label="99th percentile")
+    above.plot(minutes + 0.5, p50, marker="o", label="median")
+    above.set(ylabel="age of results, ms", ylim=(0, None), title="streams that send twice the engine's capacity")
     above.legend()
     below.plot(memory_min, total_mib)
     below.set(xlabel="minutes", ylabel="memory, MiB", ylim=(0, 1.2 * total_mib.max()))
     figure.savefig(FOLDER / "age.png", dpi=120)
-    console.print(f"look at {FOLDER / 'age.png'}")
+    console.print(f"plot: {FOLDER / 'age.png'}")
 
 
 def slope(at_min: NDArray[Any], values: NDArray[Any]) -> float:
-    """What the values gain a minute, once the processes have settled."""
+    """Return the growth of the values per minute, without the first minute."""
     later = at_min > _SETTLED_MIN
     return float(np.polyfit(at_min[later], values[later], 1)[0])
 

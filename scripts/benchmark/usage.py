@@ -1,4 +1,4 @@
-"""CPU time and memory of a server: all its processes, by what each of them is."""
+"""The CPU time and memory of a server's processes, by the kind of process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 
 @dataclass(frozen=True)
 class Usage:
-    """What a server's processes had used up at a moment."""
+    """The CPU time that a server's processes have used up to a point in time."""
 
     at_s: float
     cpu_s: dict[int, float]  # by process id
@@ -21,17 +21,17 @@ class Usage:
 
     @classmethod
     def of(cls, pid: int) -> Usage:
-        """Of a process and all its descendants, now."""
+        """Return the current usage of a process and all its descendants."""
         cpu_s, names = {}, {}
         for process in _family(pid):
-            with suppress(psutil.Error):  # it ended while we looked
+            with suppress(psutil.Error):  # the process has just ended
                 times = process.cpu_times()
                 names[process.pid] = _name(process)
                 cpu_s[process.pid] = times.user + times.system
         return cls(time.monotonic(), cpu_s, names)
 
     def since(self, before: Usage) -> Counter[str]:
-        """CPU seconds between two moments by process name; what a process used before it was born is nothing."""
+        """Return the CPU seconds used since ``before``, by process name. New processes count from zero."""
         used: defaultdict[str, float] = defaultdict(float)
         for pid, cpu_s in self.cpu_s.items():
             used[self.names[pid]] += cpu_s - before.cpu_s.get(pid, 0.0)
@@ -39,7 +39,7 @@ class Usage:
 
 
 def memory_mib(pid: int) -> Counter[str]:
-    """Of a process and all its descendants, by process name; a page that several share is counted once."""
+    """Return the memory of a process and its descendants, by process name. Shared pages are counted once."""
     found: Counter[str] = Counter()
     for process in _family(pid):
         with suppress(psutil.Error):

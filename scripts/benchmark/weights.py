@@ -1,4 +1,4 @@
-"""One OpenVINO folder for every contender, whatever the weights came as."""
+"""Conversion of weights in any format to an OpenVINO folder that all contenders can use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE_PX = 640
 
 
 def openvino_folder(weights: str, folder: Path) -> Path:
-    """``codes``, a .pt, an .onnx or an OpenVINO folder, as an OpenVINO folder that Ultralytics reads, too."""
+    """Convert ``codes``, a .pt or an .onnx to an OpenVINO folder that Ultralytics can read. Return its path."""
     path = Path(weights)
     if path.is_dir():
         return path.resolve()

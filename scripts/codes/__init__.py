@@ -1,6 +1,7 @@
-"""The embedded model ``codes``: the pictures it learns from, its training and score, and the demo of it.
+"""The embedded model ``codes``: its generated training pictures, its training and evaluation, and the demo.
 
-How the model is made (``python -m scripts.codes train``):
-symbols, surfaces, distractors -> scenes -> dataset -> training -> export.
-What it is worth (``python -m scripts.codes evaluate``, scripts/demo): scenes -> samples, score -> evaluation, demo.
+Training, by ``python -m scripts.codes train``:
+    symbols, surfaces, distractors -> scenes -> dataset -> training -> export
+Evaluation, by ``python -m scripts.codes evaluate`` and scripts/demo:
+    scenes -> samples, score -> evaluation, demo
 """

@@ -1,7 +1,7 @@
-"""The embedded model ``codes``: make its pictures, train it, write it into the package, judge it.
+"""Train the embedded model ``codes`` on generated pictures, or evaluate it.
 
-python -m scripts.codes train       two hours on two cores, 1 GB on disk; writes serve_app/models/embedded/
-python -m scripts.codes evaluate    the README's table and contact sheet, on pictures that it has not seen
+python -m scripts.codes train       train and write serve_app/models/embedded/: 2 hours on 2 cores, 1 GB of disk
+python -m scripts.codes evaluate    print the table of the documentation and save the contact sheet, on unseen pictures
 """
 
 from __future__ import annotations
@@ -13,27 +13,34 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
-    """Run one command."""
+    """Parse and run one command."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.codes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, default=ROOT / "build/codes", help="for pictures and checkpoints")
-    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=ROOT / "build/codes",
+        help="folder for pictures and checkpoints (default: build/codes)",
+    )
+    parser.add_argument("--seed", type=int, default=3, help="seed of the generated pictures (default: %(default)s)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train_parser = commands.add_parser("train")
-    train_parser.add_argument("--epochs", type=int, default=12)
-    train_parser.add_argument("--device", default="cpu", help="cpu, or a GPU's number")
+    train_parser = commands.add_parser("train", help="generate pictures and train the model")
+    train_parser.add_argument("--epochs", type=int, default=12, help="epochs of training (default: %(default)s)")
+    train_parser.add_argument("--device", default="cpu", help="cpu, or the number of a GPU (default: cpu)")
     train_parser.set_defaults(run=train)
-    evaluate_parser = commands.add_parser("evaluate")
-    evaluate_parser.add_argument("photographs", type=Path, nargs="*", help="JPEGs without codes, or folders of them")
+    evaluate_parser = commands.add_parser("evaluate", help="evaluate the embedded model")
+    evaluate_parser.add_argument(
+        "photographs", type=Path, nargs="*", help="JPEGs that show no codes, or folders of them"
+    )
     evaluate_parser.set_defaults(run=evaluate)
     options = parser.parse_args()
     options.run(options)
 
 
 def train(options: argparse.Namespace) -> None:
-    """Pictures, training, and the package's files."""
-    from scripts.codes import dataset, export, training  # late: --help needs no torch
+    """Generate the pictures, train the model, and write the files of the package."""
+    from scripts.codes import dataset, export, training  # imported late, because --help needs no torch
 
     splits = (dataset.TRAIN, dataset.VALIDATION)
     data = dataset.write_dataset(options.folder, splits, options.seed, training.SIZE_PX)
@@ -42,7 +49,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """The report on the screen, the contact sheet beside this file."""
+    """Print the report, and save the contact sheet beside this file."""
     from scripts.codes import dataset, evaluation
     from scripts.codes.surfaces import package_files
 

@@ -1,4 +1,4 @@
-"""Scenes -> a folder that Ultralytics trains on. Picture ``i`` of a split depends on the seed, the split and ``i``."""
+"""A dataset of scenes for Ultralytics. Picture ``i`` of a split depends only on the seed, the split and ``i``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.codes.symbols import LABELS
 
 @dataclass(frozen=True)
 class Split:
-    """Some pictures of one look. ``number`` keeps its seeds apart from the other splits'."""
+    """A set of pictures of one look. ``number`` makes its seeds differ from those of the other splits."""
 
     name: str
     number: int
@@ -30,20 +30,20 @@ class Split:
 
 
 TRAIN = Split("train", 0, TRAINING, 15_000)
-VALIDATION = Split("val", 1, TRAINING, 300)  # watched while training; nothing is chosen by it
+VALIDATION = Split("val", 1, TRAINING, 300)  # shown during training; nothing is selected by it
 TEST = Split("test", 2, HELD_OUT, 1_000)  # other photographs, materials and fonts, stronger distortions
 
 
 def scene(seed: int, split: Split, index: int, size_px: int) -> Scene:
-    """One picture of a split."""
+    """Generate one picture of a split."""
     return random_scene(np.random.default_rng([seed, split.number, index]), split.look, size_px)
 
 
 def write_dataset(folder: Path, splits: tuple[Split, ...], seed: int, size_px: int) -> Path:
-    """Pictures and labels in YOLO's layout. The data.yaml that names them."""
+    """Write pictures and labels in YOLO's layout, and return the path of data.yaml."""
     for split in splits:
         for part in ("images", "labels"):
-            shutil.rmtree(folder / part / split.name, ignore_errors=True)  # an earlier set's
+            shutil.rmtree(folder / part / split.name, ignore_errors=True)  # remove an earlier set
             (folder / part / split.name).mkdir(parents=True)
         with ProcessPoolExecutor(os.cpu_count()) as pool:
             write = partial(_write_picture, folder, seed, split, size_px)

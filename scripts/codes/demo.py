@@ -1,6 +1,6 @@
-"""Serves, posts pictures, runs a stream, holds the answers against the truth, shows them, and stops everything.
+"""Serve the embedded model, send pictures, run a stream, check the answers against ground truth, and stop everything.
 
-It needs no network. Where YOLO26n can be fetched, it also shows people and cars.
+The demo needs no network. If YOLO26n can be downloaded, it also detects people and cars.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ FOLDER = ROOT / "build/demo"
 PICTURES, CLIENTS, FRAMES = 48, 8, 200
 STREAM = "belt"
 STREAM_TIMEOUT_S = 180
-PUBLISHED_TIMEOUT_S = 120  # it is exported first
-LEAST_FOUND = 0.98  # of the codes in the pictures, and of those in the frames: they are large and clean
-LEAST_FRAMES = FRAMES // 20  # whose result was seen in time to be scored
+PUBLISHED_TIMEOUT_S = 120  # long, because the model is exported first
+MIN_FOUND = 0.98  # share of the codes in pictures and in frames; all are large and clean
+MIN_FRAMES = FRAMES // 20  # frames whose results were fetched in time to be scored
 
 console = Console(soft_wrap=True, highlight=False)
 
 
 def main() -> None:
-    """Exits 0 when the answers were right."""
+    """Run the demo, and exit with status 0 if the answers were right."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the service and the stream running")
     options = parser.parse_args()
@@ -59,22 +59,24 @@ def main() -> None:
 
 
 def run(*, keep: bool) -> str | None:
-    """The whole demo. What was wrong, if anything was."""
+    """Run the demo, and return the first problem, or None."""
     make_folder(FOLDER)
     pictures, frames = make_media()
     weights = fetch_published()
     server = start(save_config(weights), FOLDER / "serve.log")
-    stays = False
+    keeps_running = False
     try:
         with console.status(f"starting Ray Serve on {server.url}"):
             server.wait_until_ready()
         if weights:
             wait_for_published(server)
-        dashboard = server.dashboard_url or "(the log names no dashboard)"
+        dashboard = server.dashboard_url or "(not found in the log)"
         of_pictures, pictures_per_s = post_pictures(server, pictures)
         of_frames, frames_per_s = run_stream(server, frames, keep=keep)
         console.print(result_table({"pictures": of_pictures, "frames": of_frames}))
-        console.print(f"pictures: {pictures_per_s:.0f} a second from {CLIENTS} clients; stream: {frames_per_s:.0f} fps")
+        console.print(
+            f"pictures: {pictures_per_s:.0f} per second from {CLIENTS} clients; stream: {frames_per_s:.0f} fps"
+        )
         show_annotated(
             server.client, {"parcels": encode_jpeg(pictures[0].pixels), "belt": encode_jpeg(frames[-1].pixels)}
         )
@@ -87,40 +89,40 @@ def run(*, keep: bool) -> str | None:
             console.print(f"boxes    {server.url}/streams/{STREAM}/preview.mjpeg")
             console.print(f"stop     kill {server.process.pid}")
         else:
-            console.print(f"--keep leaves it running, with Ray's dashboard on {dashboard}")
-        stays = keep
+            console.print(f"scripts/demo --keep leaves it running, with Ray's dashboard at {dashboard}")
+        keeps_running = keep
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # a second one must not leave the server behind
-        if not stays:
+            signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
+        if not keeps_running:
             with console.status("stopping"):
                 server.stop()
-    return verdict(of_pictures, "pictures", PICTURES) or verdict(of_frames, "frames", LEAST_FRAMES)
+    return verdict(of_pictures, "pictures", PICTURES) or verdict(of_frames, "frames", MIN_FRAMES)
 
 
 def make_media() -> tuple[list[Scene], list[Scene]]:
-    """The pictures and the belt's frames; one picture and the video are on disk too."""
+    """Generate the pictures and the frames of the belt, and save one picture and the video."""
     with progress() as bar:
         pictures = list(bar.track(map(samples.picture, range(PICTURES)), PICTURES, description="making pictures"))
         frames = list(bar.track(map(samples.belt_frame, range(FRAMES)), FRAMES, description="making a video"))
     (FOLDER / "parcels.jpg").write_bytes(encode_jpeg(pictures[0].pixels))
     part = samples.save_video(FOLDER / f"part-{os.getpid()}.mp4", frames)
-    part.rename(FOLDER / "belt.mp4")  # whole at once: a demo that was kept may be reading it
+    part.rename(FOLDER / "belt.mp4")  # replace it atomically, because an earlier demo may still be reading it
     return pictures, frames
 
 
 def fetch_published() -> Path | None:
-    """YOLO26n's file; None, said in one line, where there is none."""
+    """Return the path of YOLO26n's weights, or print the reason and return None if they cannot be downloaded."""
     try:
         with console.status(f"looking for {published.NAME}.pt"):
             return published.fetch(ModelArgs().cache_dir.expanduser())
     except published.NotFetched as exc:
-        console.print(f"{published.NAME}.pt cannot be fetched ({exc}): going on without people and cars")
+        console.print(f"{published.NAME}.pt cannot be fetched ({exc}): continuing without people and cars")
         return None
 
 
 def save_config(weights: Path | None) -> Path:
-    """configs/local.yaml with the embedded model, and beside it the published one where there is one."""
+    """Save configs/local.yaml with the embedded model and, if there are weights, with the published model too."""
     config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     (codes,) = config["applications"]
     codes["args"] = {"model": {"weights": "codes"}, "streams": {"media_dirs": str(FOLDER)}}
@@ -128,7 +130,7 @@ def save_config(weights: Path | None) -> Path:
         args = {
             "model": {"weights": str(weights), "weights_sha256": published.SHA256, "cache_dir": str(weights.parent)}
         }
-        # They take turns, so the second asks for no share of the cores: a machine of one has none to give.
+        # The models are used one after the other, so the second requests no CPU. A machine may have only one core.
         free = [one | {"ray_actor_options": {"num_cpus": 0}} for one in codes["deployments"]]
         beside = {"name": published.NAME, "route_prefix": f"/{published.NAME}", "args": args, "deployments": free}
         config["applications"].append(codes | beside)
@@ -138,12 +140,12 @@ def save_config(weights: Path | None) -> Path:
 
 
 def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], float]:
-    """Every picture by HTTP, from several clients at once; how many a second."""
+    """Send every picture over HTTP from several clients. Return the scores and the pictures per second."""
 
     def post(scene: Scene) -> Score:
         return score(scene, [Guess.of(found) for found in server.client.detect(encode_jpeg(scene.pixels))])
 
-    started_s = time.monotonic()
+    started_at_s = time.monotonic()
     clients = ThreadPoolExecutor(CLIENTS)
     try:
         with progress() as bar:
@@ -151,16 +153,16 @@ def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], f
             scores = list(bar.track(answers, len(pictures), description=f"posting pictures, {CLIENTS} clients"))
     finally:
         clients.shutdown(cancel_futures=True)
-    return scores, len(pictures) / (time.monotonic() - started_s)
+    return scores, len(pictures) / (time.monotonic() - started_at_s)
 
 
 def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list[Score], float]:
-    """The belt as a stream, every frame in turn: the scores of those results that were seen, and its fps."""
+    """Run the belt as a stream that processes every frame. Return the scores of the fetched results, and the fps."""
     spec = {"id": STREAM, "source": {"uri": str(FOLDER / "belt.mp4"), "loop": keep}}
     server.client.streams.create(spec)
     scores: dict[int, Score] = {}
     fps = 0.0
-    expires_s = time.monotonic() + STREAM_TIMEOUT_S
+    expires_at_s = time.monotonic() + STREAM_TIMEOUT_S
     with progress() as bar:
         task = bar.add_task(f"stream {STREAM}: frames", total=FRAMES)
         while True:
@@ -172,11 +174,11 @@ def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list
             bar.update(task, completed=min(status.processed, FRAMES))
             if status.processed >= FRAMES or status.state == "completed":
                 break
-            if status.state == "failed" or time.monotonic() > expires_s:
+            if status.state == "failed" or time.monotonic() > expires_at_s:
                 sys.exit(f"the stream is {status.state}: {status.detail or 'too slow'}; dropped {status.dropped}")
             fps = status.processed_fps
             time.sleep(0.01)
-    if status.dropped or status.processed < FRAMES:  # it waits for every frame, so none may be lost
+    if status.dropped or status.processed < FRAMES:  # the policy is wait, so no frame may be dropped
         sys.exit(f"the stream processed {status.processed} of {FRAMES} frames and dropped {status.dropped or 'none'}")
     if not keep:
         server.client.streams.delete(STREAM)
@@ -184,8 +186,8 @@ def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list
 
 
 def result_table(scores: dict[str, list[Score]]) -> Table:
-    """Codes that were there and found, by label."""
-    table = Table("", "codes", "found", "missed", "made up", box=SIMPLE, title="against the truth")
+    """Return a table of the codes that were found, missed and made up, by label."""
+    table = Table("", "codes", "found", "missed", "made up", box=SIMPLE, title="checked against ground truth")
     for title, some in scores.items():
         for label in LABELS:
             found, missed, false = count(some, label)
@@ -194,7 +196,7 @@ def result_table(scores: dict[str, list[Score]]) -> Table:
 
 
 def count(scores: Sequence[Score], label: str) -> tuple[int, int, int]:
-    """Codes of a label that were found, missed and made up."""
+    """Count the codes of a label that were found, missed and made up."""
     return (
         sum(truth.label == label for one in scores for truth, _ in one.found),
         sum(truth.label == label for one in scores for truth in one.missed),
@@ -203,33 +205,33 @@ def count(scores: Sequence[Score], label: str) -> tuple[int, int, int]:
 
 
 def verdict(scores: list[Score], title: str, least: int) -> str | None:
-    """What is wrong with the answers, if anything is."""
+    """Return a sentence if the scores are too low, or else None."""
     if len(scores) < least:
-        return f"only {len(scores)} {title} were answered in time to be scored"
+        return f"only {len(scores)} {title} were answered in time to be scored; {least} are needed"
     found, missed, false = map(sum, zip(*(count(scores, label) for label in LABELS), strict=True))
-    if not found or found < LEAST_FOUND * (found + missed) or false > (1 - LEAST_FOUND) * found:
-        return f"wrong: of {found + missed} codes in {title} {missed} were missed, and {false} made up"
+    if not found or found < MIN_FOUND * (found + missed) or false > (1 - MIN_FOUND) * found:
+        return f"wrong answers: of {found + missed} codes in {title}, {missed} were missed, and {false} were made up"
     return None
 
 
 def show_annotated(client: Client, pictures: dict[str, bytes]) -> None:
-    """Saves pictures with their boxes, as the service draws them."""
+    """Save pictures annotated by the service."""
     for name, data in pictures.items():
         path = FOLDER / f"{name}-found.jpg"
         path.write_bytes(client.annotate(data))
-        console.print(f"look at  {path}")
+        console.print(f"picture  {path}")
 
 
 def wait_for_published(server: Server) -> None:
-    """Until it is exported or the time is up: what is measured afterwards should have the cores for itself."""
-    expires_s = time.monotonic() + PUBLISHED_TIMEOUT_S
+    """Wait until the model is exported, but not over 120 s: the export would slow the measurements that follow."""
+    expires_at_s = time.monotonic() + PUBLISHED_TIMEOUT_S
     with console.status(f"exporting {published.NAME}"):
-        while not is_ready(f"{server.url}/{published.NAME}") and time.monotonic() < expires_s:
+        while not is_ready(f"{server.url}/{published.NAME}") and time.monotonic() < expires_at_s:
             time.sleep(0.5)
 
 
 def show_published(server: Server) -> None:
-    """People and cars on the photographs that Ultralytics ships, or one line why not."""
+    """Print what YOLO26n finds in the photographs of the Ultralytics package, or why it is not served."""
     try:
         photographs = {path.stem: path.read_bytes() for path in package_files("ultralytics/assets")}
         with Client(f"{server.url}/{published.NAME}") as client:
@@ -238,11 +240,11 @@ def show_published(server: Server) -> None:
                 console.print(f"{published.NAME}, {name}: " + ", ".join(f"{n} {label}" for label, n in labels.items()))
             show_annotated(client, photographs)
     except SightlineError as exc:
-        console.print(f"{published.NAME} was not served ({exc}): going on without people and cars")
+        console.print(f"{published.NAME} was not served ({exc}): continuing without people and cars")
 
 
 def progress() -> Progress:
-    """A bar a task."""
+    """Return a display with one progress bar per task."""
     columns = TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=console)
 

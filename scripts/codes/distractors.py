@@ -1,4 +1,4 @@
-"""Pictures that are easily taken for a code: print, photographs, lattices, stripes, signs."""
+"""Pictures that a model could mistake for a code: text, photographs, lattices, stripes, signs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scripts.codes.surfaces import Look, Picture, Rng, colour_pair, photograph_p
 
 
 def distractor(rng: Rng, look: Look, width: int, height: int) -> Picture:
-    """Return a picture that looks like a code from afar and is none."""
+    """Return a random picture that looks like a code but is not one."""
     kind = rng.random()
     if kind < 0.2:
         return _paragraph(rng, look, width, height)
@@ -19,7 +19,7 @@ def distractor(rng: Rng, look: Look, width: int, height: int) -> Picture:
 
 
 def _paragraph(rng: Rng, look: Look, width: int, height: int) -> Picture:
-    """Lines of print."""
+    """Draw lines of printed text."""
     paper, ink = colour_pair(rng)
     picture = np.full((height, width, 3), paper, np.uint8)
     size_px = int(rng.uniform(0.06, 0.3) * min(width, height)) + 5
@@ -30,7 +30,7 @@ def _paragraph(rng: Rng, look: Look, width: int, height: int) -> Picture:
 
 
 def _lattice(rng: Rng, width: int, height: int) -> Picture:
-    """A grid of lines: tiles, graph paper, a fence."""
+    """Draw a grid of lines, like tiles, graph paper or a fence."""
     light, dark = colour_pair(rng)
     picture = np.full((height, width, 3), light, np.uint8)
     step, thick = int(rng.integers(5, 40)), int(rng.integers(1, 5))
@@ -42,7 +42,7 @@ def _lattice(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _stripes(rng: Rng, width: int, height: int) -> Picture:
-    """Even stripes: blinds, a radiator, a crossing. A barcode's bars are uneven."""
+    """Draw even stripes, like blinds or a radiator. The bars of a barcode are uneven."""
     light, dark = colour_pair(rng)
     period, duty = rng.uniform(4, 40), rng.uniform(0.3, 0.7)
     dark_here = (np.arange(width) / period) % 1 < duty
@@ -50,7 +50,7 @@ def _stripes(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _spines(rng: Rng, width: int, height: int) -> Picture:
-    """Bars of uneven width in many colours: a bookshelf, a fence, folds of cloth. A barcode has two colours."""
+    """Draw uneven bars in many colours, like a bookshelf or folds of cloth. A barcode has only two colours."""
     picture = np.empty((height, width, 3), np.uint8)
     light, dark = (colour.astype(np.float32) for colour in colour_pair(rng))
     mean_px = rng.uniform(2, 20)
@@ -65,12 +65,12 @@ def _spines(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _chequered(rng: Rng, width: int, height: int) -> Picture:
-    """Chequered cloth, a chess board, gingham."""
+    """Draw a chequered pattern, like cloth, a chess board or gingham."""
     light, dark = colour_pair(rng)
     step = rng.uniform(4, 40)
     across, down = (np.arange(width) / step).astype(int) % 2, (np.arange(height) / step).astype(int) % 2
     if rng.random() < 0.5:
-        share = ((across[None] + down[:, None]) / 2)[..., None]  # gingham: threads cross
+        share = ((across[None] + down[:, None]) / 2)[..., None]  # gingham: crossing threads
     else:
         share = (across[None] ^ down[:, None])[..., None]
     cloth: Picture = (light * (1 - share) + dark * share).astype(np.uint8)
@@ -78,7 +78,7 @@ def _chequered(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _panes(rng: Rng, width: int, height: int) -> Picture:
-    """Rows of rectangles: a facade's windows, a keyboard, shelves, a vent."""
+    """Draw rows of rectangles, like windows of a facade, a keyboard or shelves."""
     wall, pane = colour_pair(rng)
     if rng.random() < 0.5:
         wall, pane = pane, wall
@@ -92,17 +92,17 @@ def _panes(rng: Rng, width: int, height: int) -> Picture:
             corner = int(x + (1 - gap) * width / columns), int(y + (1 - gap) * height / rows)
             shade = tuple(int(value) for value in np.clip(pane * rng.uniform(0.6, 1.4), 0, 255))
             cv2.rectangle(picture, (int(x), int(y)), corner, shade, -1)
-            if rng.random() < 0.4:  # a letter on the key, a lit lamp
+            if rng.random() < 0.4:  # a letter on a key, or a lamp
                 cv2.circle(picture, (int(x) + 4, int(y) + 4), 2, tuple(int(value) for value in wall), -1)
     return picture
 
 
 def _crossword(rng: Rng, width: int, height: int) -> Picture:
-    """Filled squares in a grid with neither finder pattern nor border: a crossword, a mosaic, pixel art."""
+    """Draw filled squares in a grid without finder pattern or border, like a crossword or a mosaic."""
     light, dark = colour_pair(rng)
     cells = int(rng.integers(5, 16))
     filled = rng.random((cells, cells)) < rng.uniform(0.15, 0.4)
-    filled[:, 0] = filled[-1] = False  # a Data Matrix has both of them dark
+    filled[:, 0] = filled[-1] = False  # in a Data Matrix both are dark
     picture = np.where(filled[..., None], dark, light).astype(np.uint8)
     board: Picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST)
     for line in range(cells + 1):
@@ -113,7 +113,7 @@ def _crossword(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _ruler(rng: Rng, width: int, height: int) -> Picture:
-    """Ticks: a ruler, a comb, piano keys."""
+    """Draw ticks, like a ruler, a comb or piano keys."""
     light, dark = colour_pair(rng)
     picture = np.full((height, width, 3), light, np.uint8)
     step = max(int(rng.uniform(0.01, 0.06) * width), 3)
@@ -124,7 +124,7 @@ def _ruler(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _rings(rng: Rng, width: int, height: int) -> Picture:
-    """Squares or circles in each other: a frame, a target, a speaker, a lone finder pattern."""
+    """Draw nested squares or circles, like a target, a speaker or a single finder pattern."""
     light, dark = colour_pair(rng)
     picture = np.full((height, width, 3), light, np.uint8)
     count = int(rng.integers(1, 5))
@@ -142,7 +142,7 @@ def _rings(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _plaque(rng: Rng, width: int, height: int) -> Picture:
-    """A dark square with one simple sign: a button, an icon, a screen, a domino."""
+    """Draw a dark square with one simple sign, like a button, an icon or a domino."""
     light, dark = colour_pair(rng)
     picture = np.full((height, width, 3), dark, np.uint8)
     points = (rng.uniform(0.2, 0.8, (int(rng.integers(3, 6)), 2)) * (width, height)).astype(np.int32)

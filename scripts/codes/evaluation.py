@@ -1,4 +1,4 @@
-"""What the shipped model scores on pictures that it has not seen, through the engine and thresholds that serve it."""
+"""Evaluation of the embedded model on unseen pictures, with the engine and thresholds used in serving."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
 from serve_app.types import DetectOptions, Pixels
 
-SIZE_PX = 640  # of the test pictures: the model input's, so that a pixel of the one is a pixel of the other
-WIDTHS_PX = (0, 16, 24, 32, 64, 128, 1000)  # bounds of the table of recall by size
-_COLUMNS = 4  # of the contact sheet
-_LEAST_CONFIDENCE = 0.01  # average precision wants the doubtful ones too
+SIZE_PX = 640  # of test pictures and of the model input, so pictures are not rescaled
+WIDTHS_PX = (0, 16, 24, 32, 64, 128, 1000)  # the size classes in the table of recall
+_COLUMNS = 4  # in the contact sheet
+_MIN_CONFIDENCE = 0.01  # low, because average precision needs uncertain detections too
 
 
 @dataclass(frozen=True)
 class Report:
-    """The figures of one model."""
+    """The results for one model."""
 
     map50: dict[str, float]  # by label, and "all"
     map50_95: dict[str, float]
-    recall: dict[str, dict[tuple[int, int], tuple[int, int]]]  # by label, and "all": width from, to -> found, asked
+    recall: dict[str, dict[tuple[int, int], tuple[int, int]]]  # by label, and "all": width from, to -> found, total
     false_per_picture: float  # on the generated pictures
-    photographs: dict[Path, list[Guess]]  # each is a false positive
-    confidence: float  # the threshold of recall and false positives: the default
+    photographs: dict[Path, list[Guess]]  # every detection is a false positive
+    confidence: float  # the default threshold, used for recall and false positives
 
     def recall_from(self, label: str, width_px: int) -> tuple[int, int]:
-        """Found and asked for, of a label's codes that are at least so wide."""
+        """Return how many codes of a label and a minimum width were found, and how many there are."""
         counts = [count for (low, _), count in self.recall[label].items() if low >= width_px]
         return sum(found for found, _ in counts), sum(asked for _, asked in counts)
 
     def as_markdown(self) -> str:
-        """The README's tables."""
+        """Format the results as Markdown tables."""
         lines = ["| | " + " | ".join(self.map50) + " |", "|---" * (len(self.map50) + 1) + "|"]
         for name, values in (("mAP50", self.map50), ("mAP50-95", self.map50_95)):
             lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values.values()) + " |")
@@ -64,8 +64,8 @@ class Report:
         count = sum(map(len, self.photographs.values()))
         lines += [
             "",
-            f"False positives above {self.confidence}: {self.false_per_picture:.3f} a generated picture, {count} on "
-            f"{len(self.photographs)} photographs ({count / max(len(self.photographs), 1):.2f} a picture).",
+            f"False positives above {self.confidence}: {self.false_per_picture:.3f} per generated picture, {count} on "
+            f"{len(self.photographs)} photographs ({count / max(len(self.photographs), 1):.2f} per picture).",
         ]
         return "\n".join(lines)
 
@@ -81,7 +81,7 @@ def _share(found: int, asked: int) -> str:
 
 
 def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_sheet: Path | None = None) -> Report:
-    """Runs so many test pictures and the photographs; saves successes above failures as one picture."""
+    """Evaluate the model on test pictures and photographs. Save a contact sheet, with failures below successes."""
     engine = load(ModelArgs(weights=Path("codes"), engine="openvino", image_size_px=SIZE_PX), has_gpu=False)
     threshold = DetectArgs().confidence
     truths: list[Sequence[Truth]] = []
@@ -89,7 +89,7 @@ def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_s
     scores: list[Score] = []
     for index in track(range(pictures), "test pictures"):
         scene = dataset.scene(seed, dataset.TEST, index, SIZE_PX)
-        found = detect(engine, scene.pixels, _LEAST_CONFIDENCE)
+        found = detect(engine, scene.pixels, _MIN_CONFIDENCE)
         truths.append(scene.truths)
         guesses.append(found)
         scores.append(score(scene, [guess for guess in found if guess.confidence > threshold]))
@@ -107,7 +107,7 @@ def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_s
 
 
 def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
-    """What the engine finds in a picture, as the service would answer."""
+    """Return the detections in a picture, as the service would."""
     slot = np.empty(engine.info.input_shape.array, np.uint8)
     fitted = letterbox(pixels, slot)
     (raw,) = engine.infer([slot])
@@ -121,7 +121,7 @@ def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
 def _average_precision(
     truths: list[Sequence[Truth]], guesses: list[list[Guess]]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """mAP at an IoU of 0.5 and over 0.5 to 0.95, as COCO defines them, by label and for all."""
+    """Compute COCO's mAP at an IoU of 0.5, and averaged over 0.5 to 0.95, by label and for "all"."""
 
     def entry(number: int, picture: int, label: str, box: tuple[float, ...]) -> dict[str, Any]:
         x1, y1, x2, y2 = box
@@ -141,7 +141,7 @@ def _average_precision(
             entry(number, picture, truth.label, truth.box) for number, (picture, truth) in enumerate(asked, start=1)
         ],
     }
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         coco.createIndex()
         answers = coco.loadRes(
             [entry(0, picture, guess.label, guess.box) | {"score": guess.confidence} for picture, guess in given]
@@ -149,7 +149,8 @@ def _average_precision(
         judge = COCOeval(coco, answers, "bbox")
         judge.evaluate()
         judge.accumulate()
-    precision = judge.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, label); all areas, at most 100 a picture
+    # The axes are (IoU, recall, label), for all areas and at most 100 detections per picture.
+    precision = judge.eval["precision"][:, :, :, 0, -1]
     by_label = {label: precision[:, :, number].mean(1) for number, label in enumerate(LABELS)}
     by_label = {"all": np.mean(list(by_label.values()), axis=0)} | by_label
     return (
@@ -169,7 +170,7 @@ def _recall(scores: list[Score], label: str) -> dict[tuple[int, int], tuple[int,
 
 
 def _save_contact_sheet(path: Path, seed: int, scores: list[Score]) -> None:
-    """Two rows of pictures in which all was found, two in which something was not or was made up."""
+    """Save two rows of pictures without errors, and two rows with missed or made-up codes."""
     good = [index for index, one in enumerate(scores) if len(one.found) >= 2 and not one.missed and not one.false]
     bad = [index for index, one in enumerate(scores) if one.missed or one.false]
     chosen = good[: 2 * _COLUMNS] + bad[: 2 * _COLUMNS]
@@ -180,7 +181,7 @@ def _save_contact_sheet(path: Path, seed: int, scores: list[Score]) -> None:
 
 
 def _tile(scene: Scene, result: Score) -> Pixels:
-    """A picture with what was found in green, missed in red and made up in yellow."""
+    """Draw a scene with found codes in green, missed ones in red and made-up ones in yellow."""
     pixels = scene.pixels.copy()
     green, red, yellow = (80, 220, 80), (60, 60, 255), (0, 220, 255)
     boxes = [(guess.box, green, guess.label) for _, guess in result.found]

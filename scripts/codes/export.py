@@ -1,4 +1,4 @@
-"""A trained checkpoint -> the two files that the package ships, each with its weights in half precision."""
+"""Conversion of a trained checkpoint to the two files in the package, with weights in half precision."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ultralytics import YOLO
 
 from scripts.codes.symbols import LABELS
 
-_KEPT_METADATA = ("task", "names", "stride")  # Ultralytics adds the date and paths, which differ at every export
+_KEPT_METADATA = ("task", "names", "stride")  # Ultralytics also adds the date and paths, which differ in every export
 
 
 def write_weights(checkpoint: Path, folder: Path) -> None:
-    """``codes.onnx`` for every engine that reads ONNX, ``codes.safetensors`` for torch."""
+    """Write ``codes.onnx``, for all engines that read ONNX, and ``codes.safetensors``, for torch."""
     folder.mkdir(parents=True, exist_ok=True)
     network = YOLO(checkpoint).model
     metadata = {"architecture": json.dumps(network.yaml), "names": json.dumps(LABELS)}
@@ -42,7 +42,7 @@ def write_weights(checkpoint: Path, folder: Path) -> None:
 
 
 def _halve(graph: onnx.GraphProto) -> None:
-    """Stores every large float32 constant as float16 and casts it back: half the file, computed as before."""
+    """Store large float32 constants as float16, and cast them back. The file is halved, and computes in float32."""
     casts = []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)

@@ -1,4 +1,4 @@
-"""The published YOLO26n, where it can be fetched: a pickle, hence only with the content that is known."""
+"""Download of the published YOLO26n. The file is a pickle, so it is accepted only with the known hash."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import httpx
 NAME = "yolo26n"
 URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/yolo26n.pt"
 SHA256 = "9b09cc8bf347f0fc8a5f7657480587f25db09b34bf33b0652110fb03a8ad4fef"
-FETCH_TIMEOUT_S = 30  # for all of its 5.5 MB
+FETCH_TIMEOUT_S = 30  # for the whole file of 5.5 MB
 
 
 class NotFetched(Exception):
-    """There is none, and why."""
+    """The model could not be downloaded. The message says why."""
 
 
 def fetch(folder: Path) -> Path:
-    """The file, from the folder or else from the network. Raises NotFetched."""
+    """Return the path of the file in ``folder``, after downloading it if needed. Raise NotFetched if that fails."""
     path = folder / f"{NAME}.pt"
     try:
         if path.exists() and _is_known(path.read_bytes()):
@@ -33,15 +33,15 @@ def fetch(folder: Path) -> Path:
         try:
             data = httpx.get(URL, follow_redirects=True, timeout=FETCH_TIMEOUT_S).raise_for_status().content
             if not _is_known(data):
-                raise NotFetched("what came is not what was published")
+                raise NotFetched("the downloaded file is not the published one")
             folder.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{os.getpid()}")
             part.write_bytes(data)
             part.rename(path)
-        except Exception as exc:  # a proxy that is no address, a folder that cannot be written, and so on
+        except Exception as exc:  # for example an invalid proxy, or a folder that cannot be written
             failures.append(exc)
 
-    # In a thread of its own, since resolving a name may block for minutes where no network answers.
+    # Use a thread, because resolving a name may block for minutes if no network answers.
     downloading = threading.Thread(target=download, daemon=True)
     downloading.start()
     downloading.join(FETCH_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Pictures and a video of parcels, made on the spot: every code's place and payload is known exactly."""
+"""Generated pictures and a video of parcels. The position and payload of every code are known exactly."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from scripts.codes.symbols import LABELS, Symbol, data_matrix, linear_barcode, m
 PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX = 1280, 720
 BELT_WIDTH_PX, BELT_HEIGHT_PX = 960, 540
 BELT_FPS = 20
-_BELT_STEP_PX = 7  # a frame
+_BELT_STEP_PX = 7  # per frame
 _PARCEL_PITCH_PX = 250
 _SEED = 7
 
 
 def picture(number: int) -> Scene:
-    """Five parcels on a floor. The first one's QR code says ``picture`` and the number; no two pictures are alike."""
+    """Draw five parcels on a floor. The first parcel's QR code says ``picture`` and the number. All pictures differ."""
     rng = np.random.default_rng([_SEED, 0, number])
     pixels = wood(rng, PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX)
     truths = []
     cells = rng.permutation(6)[:5]
-    for place, cell in enumerate(cells):
-        label = "qr_code" if place == 0 else LABELS[(number + place) % len(LABELS)]
-        payload = f"picture {number:06}" if place == 0 else f"{number:06}-{place}"
-        symbol = _symbol(label, payload, 40 * number + place)
+    for index, cell in enumerate(cells):
+        label = "qr_code" if index == 0 else LABELS[(number + index) % len(LABELS)]
+        payload = f"picture {number:06}" if index == 0 else f"{number:06}-{index}"
+        symbol = _symbol(label, payload, 40 * number + index)
         centre = np.array([(cell % 3 + 0.5) * PICTURE_WIDTH_PX / 3, (cell // 3 + 0.5) * PICTURE_HEIGHT_PX / 2])
-        angle = rng.uniform(-0.35, 0.35) if place == 0 else rng.uniform(0, 2 * np.pi)
+        angle = rng.uniform(-0.35, 0.35) if index == 0 else rng.uniform(0, 2 * np.pi)
         centre += rng.uniform(-40, 40, 2)
         truths.append(_place(pixels, _parcel(rng, symbol, 250), symbol, centre, angle))
     return Scene(pixels, tuple(filter(None, truths)))
 
 
 def belt_frame(number: int) -> Scene:
-    """One frame of parcels on a belt, and a board whose QR code says ``frame`` and the number.
+    """Draw one frame of parcels on a belt, with a board whose QR code says ``frame`` and the number.
 
-    ``cut`` holds the codes that are only partly in view.
+    ``cut`` in the result holds the codes that are only partly in view.
     """
     shift_px = number * _BELT_STEP_PX
     pixels = np.roll(_belt(), shift_px, axis=1)
@@ -68,13 +68,13 @@ def belt_frame(number: int) -> Scene:
 
 
 def save_video(path: Path, frames: Iterable[Scene]) -> Path:
-    """The belt's frames as a video: MPEG-4, or lossless FFV1 where the name ends in .avi."""
+    """Save the frames of the belt as a video: MPEG-4, or lossless FFV1 if the name ends in .avi."""
     pictures = (frame.pixels for frame in frames)
     return write_video(path, pictures, fps=BELT_FPS, size_px=(BELT_WIDTH_PX, BELT_HEIGHT_PX))
 
 
 def write_video(path: Path, pictures: Iterable[Picture], *, fps: float, size_px: tuple[int, int]) -> Path:
-    """Pictures of one size, width and height, as a video: see ``save_video``."""
+    """Write pictures of size ``size_px`` (width, height) as a video. See ``save_video`` for the codec."""
     codec = "FFV1" if path.suffix == ".avi" else "mp4v"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, size_px)
     if not writer.isOpened():
@@ -86,7 +86,7 @@ def write_video(path: Path, pictures: Iterable[Picture], *, fps: float, size_px:
 
 
 def read_qr_codes(pixels: Picture, boxes: Iterable[Box], reader: cv2.QRCodeDetector) -> set[str]:
-    """The payloads that can be read where the boxes are: what the picture itself says it is."""
+    """Return the payloads of the QR codes that can be read in the boxes."""
     payloads = set()
     for x1, y1, x2, y2 in boxes:
         margin = (x2 - x1) * 0.18  # the quiet zone
@@ -109,7 +109,7 @@ def _symbol(label: str, payload: str, number: int) -> Symbol:
 
 @cache
 def _belt() -> Picture:
-    """Dark rubber with seams, between steel rails; it joins itself at its ends."""
+    """Draw dark rubber with seams between steel rails. Its left and right ends fit together."""
     rng = np.random.default_rng([_SEED, 2])
     pixels = cloudy(rng, BELT_WIDTH_PX, BELT_HEIGHT_PX) // 4 + np.uint8(28)
     pixels[:, :: BELT_WIDTH_PX // 6] = 20
@@ -124,7 +124,7 @@ def _belt_parcel(number: int) -> tuple[Art, Symbol]:
 
 
 def _parcel(rng: np.random.Generator, symbol: Symbol, side_px: int) -> Art:
-    """A cardboard box from above: tape across it, a sticker with the code."""
+    """Draw a cardboard box from above, with tape across it and a sticker with the code."""
     width, height = int(side_px * rng.uniform(1.0, 1.15)), int(side_px * rng.uniform(0.9, 1.05))
     pixels = cardboard(rng, width, height)
     tape = slice(height // 2 - 10, height // 2 + 10)
@@ -138,7 +138,7 @@ def _parcel(rng: np.random.Generator, symbol: Symbol, side_px: int) -> Art:
 
 
 def _sticker(symbol: Symbol, code_px: int) -> Art:
-    """White paper with the code, about ``code_px`` wide with its whole quiet zone, and its payload in print."""
+    """Draw white paper with the code, about ``code_px`` wide, in its quiet zone, and with its payload as text."""
     rows, columns = symbol.modules.shape
     module_px = max(round(code_px / columns), 1)
     width, height = columns * module_px, rows * module_px if rows > 1 else code_px // 2
@@ -151,7 +151,7 @@ def _sticker(symbol: Symbol, code_px: int) -> Art:
 
 
 def _place(pixels: Picture, art: Art, symbol: Symbol, centre: np.ndarray, angle: float) -> Truth | None:
-    """Pastes the art, whose code is the symbol, turned about its centre in radians; None out of view."""
+    """Paste art that shows ``symbol``, turned by ``angle`` radians. Return None if it is out of view."""
     height, width = art.pixels.shape[:2]
     box = paste(pixels, art, (turned(corners_of(width, height), angle) + centre).astype(np.float32))
     return Truth(symbol.label, symbol.payload, box) if box else None

@@ -1,4 +1,4 @@
-"""A seed -> a picture of codes on things, with exact boxes."""
+"""Random pictures of codes on objects, with exact boxes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from scripts.codes.distractors import distractor
 from scripts.codes.surfaces import Look, Picture, Rng, background, colour_pair, words, write
 from scripts.codes.symbols import Symbol, random_symbol
 
-_MIN_SIDE_PX = 9  # a smaller code is neither drawn nor asked for
-# Decoders want 2 px a module and more; below these, blur and noise leave one grey of all codes.
+_MIN_SIDE_PX = 9  # smaller codes are not drawn
+# Decoders need at least 2 px per module. Below these limits, blur and noise turn a code into plain grey.
 _MIN_MODULE_PX = {"qr_code": 1.5, "data_matrix": 1.5, "marker": 1.5, "barcode": 0.8}
-_EDGE_POINTS = 9  # along each side of a symbol: its box stays exact when the label is bent
+_EDGE_POINTS = 9  # along each side of a symbol, so its box stays exact when the label is bent
 
 Points = NDArray[np.float32]  # (count, 2), x and y
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
@@ -23,11 +23,11 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 @dataclass(frozen=True)
 class Truth:
-    """One code in a picture: where its modules are, without quiet zone, in pixels."""
+    """One code in a picture. The box surrounds its modules, without the quiet zone, in pixels."""
 
     label: str
     payload: str
-    box: Box  # in a random scene clipped to the picture
+    box: Box  # clipped to the picture in random scenes
 
     @property
     def width_px(self) -> float:
@@ -36,23 +36,23 @@ class Truth:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and every code in it."""
+    """A picture and the ground truth of every code in it."""
 
     pixels: Picture
     truths: tuple[Truth, ...]
-    cut: tuple[Truth, ...] = ()  # codes that the picture's edge cuts: to find one is neither right nor wrong
+    cut: tuple[Truth, ...] = ()  # codes cut off by the edge: finding one is neither right nor wrong
 
 
 @dataclass(frozen=True)
 class Art:
-    """Something flat to paste. ``outline`` are points around its code, empty where it shows none."""
+    """A flat picture to paste. ``outline`` has points around its code, and is empty if it shows none."""
 
     pixels: Picture
     outline: Points
 
 
 def random_scene(rng: Rng, look: Look, size_px: int) -> Scene:
-    """A square picture of none to six codes among distractors, seen by a poor camera."""
+    """Draw a square picture of zero to six codes among distractors, as seen by a poor camera."""
     pixels = background(rng, look, size_px, size_px)
     taken: list[Box] = []
     truths: list[Truth] = []
@@ -82,15 +82,15 @@ def random_scene(rng: Rng, look: Look, size_px: int) -> Scene:
 
 
 def print_label(rng: Rng, look: Look, symbol: Symbol, width_px: float) -> Art:
-    """The symbol in ink on a label or straight on a thing, in about the resolution that it will be seen at."""
+    """Draw the symbol printed on a label or an object, in about the resolution at which it will be seen."""
     light, dark = colour_pair(rng)
-    if symbol.label != "barcode" and rng.random() < 0.08:  # light modules on dark: engraved, on a screen
+    if symbol.label != "barcode" and rng.random() < 0.08:  # light modules on dark, as if engraved or on a screen
         light, dark = dark, light
     rows, columns = symbol.modules.shape
     module_px = int(np.clip(np.ceil(1.3 * width_px / columns), 2, 12))
     height = rows if symbol.label != "barcode" else int(columns * rng.uniform(0.18, 0.8))
     modules = cv2.resize(symbol.modules, (columns * module_px, height * module_px), interpolation=cv2.INTER_NEAREST)
-    if symbol.label == "data_matrix" and rng.random() < 0.15:  # peened into metal: dots that do not touch
+    if symbol.label == "data_matrix" and rng.random() < 0.15:  # separate dots, as if peened into metal
         cell = np.zeros((module_px, module_px), np.uint8)
         cv2.circle(cell, (module_px // 2, module_px // 2), max(module_px // 2 - 1, 1), 1, -1)
         modules = modules * np.tile(cell, (rows, columns))
@@ -124,7 +124,7 @@ def outline_of(x1: float, y1: float, x2: float, y2: float) -> Points:
 
 
 def bent(rng: Rng, art: Art, strength: float) -> Art:
-    """The art on a cylinder, as round a bottle or a pole: squeezed towards its sides, its rows bowed."""
+    """Bend the art around a cylinder, like a bottle: compress it towards its sides, and bow its rows."""
     half_angle = rng.uniform(0.3, min(1.0 * strength, 1.25))
     bow_px = rng.uniform(-0.25, 0.25) * art.pixels.shape[0] * (1 - np.cos(half_angle))
     height, width = art.pixels.shape[:2]
@@ -147,12 +147,12 @@ def bent(rng: Rng, art: Art, strength: float) -> Art:
 
 
 def corners_of(width: float, height: float) -> NDArray[np.floating]:
-    """A rectangle's corners about its centre, from the upper left one clockwise."""
+    """Return the corners of a rectangle relative to its centre, clockwise from the upper left."""
     return np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
 
 
 def turned(points: NDArray[np.floating], angle: float) -> NDArray[np.floating]:
-    """The points turned about the origin, ``angle`` in radians."""
+    """Turn the points about the origin by ``angle`` radians."""
     moved: NDArray[np.floating] = points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return moved
 
@@ -165,7 +165,7 @@ def _view(art: Art, quad: Points) -> NDArray[np.float64]:
 
 
 def paste(pixels: Picture, art: Art, quad: Points) -> Box | None:
-    """Warps the art onto four corners (from its upper left, clockwise). Its code's box, or None where it has none."""
+    """Warp the art onto four corners, clockwise from the upper left. Return the box of its code, or None."""
     height, width = art.pixels.shape[:2]
     x, y = np.floor(quad.min(0)).astype(int)
     right, bottom = np.ceil(quad.max(0)).astype(int) + 1
@@ -187,7 +187,7 @@ def paste(pixels: Picture, art: Art, quad: Points) -> Box | None:
 
 
 def _paste_somewhere(rng: Rng, look: Look, pixels: Picture, art: Art, width_px: float, taken: list[Box]) -> Box | None:
-    """Puts the art where nothing else lies, its code ``width_px`` wide before perspective. Its box, if it shows one."""
+    """Paste the art in a free area, ``width_px`` wide before perspective. Return the box of its code, or None."""
     if rng.random() < 0.2:
         art = bent(rng, art, look.strength)
     side = pixels.shape[0]
@@ -195,7 +195,7 @@ def _paste_somewhere(rng: Rng, look: Look, pixels: Picture, art: Art, width_px: 
     scale = width_px / np.ptp(around[:, 0])
     height, width = (length * scale for length in art.pixels.shape[:2])
     corners = corners_of(width, height)
-    corners *= 1 + rng.uniform(-0.13, 0.13, (4, 2)) * look.strength  # perspective: each corner on its own
+    corners *= 1 + rng.uniform(-0.13, 0.13, (4, 2)) * look.strength  # perspective: move each corner independently
     corners = turned(corners, rng.normal(0, 0.2) if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi))
     for _ in range(12):
         quad = (corners + rng.uniform(0, side, 2)).astype(np.float32)
@@ -221,7 +221,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _cover_a_part(rng: Rng, pixels: Picture, box: Box) -> None:
-    """A finger, a strap, a tear: mostly less than a fifth of the code is hidden, at worst a third of a tiny one."""
+    """Hide a part of the code: usually less than a fifth, and at most a third of a tiny code."""
     x1, y1, x2, y2 = box
     colour = tuple(int(value) for value in rng.uniform(10, 245, 3))
     centre = int(rng.uniform(x1, x2)), int(rng.uniform(y1, y2))
@@ -235,9 +235,9 @@ def _cover_a_part(rng: Rng, pixels: Picture, box: Box) -> None:
 
 
 def _photographed(rng: Rng, pixels: Picture, strength: float) -> Picture:
-    """What light, lens, sensor and compression do to a view."""
+    """Apply the effects of light, lens, sensor and compression to a view."""
     side = pixels.shape[0]
-    if rng.random() < 0.4:  # light that falls off across the view, or a soft shadow
+    if rng.random() < 0.4:  # uneven light or a soft shadow
         across = np.linspace(-1, 1, side, dtype=np.float32)
         slope = rng.uniform(-0.5, 0.5, 2) * strength
         pixels = _lit(pixels, 1 + across[None] * slope[0] + across[:, None] * slope[1])
@@ -252,9 +252,9 @@ def _photographed(rng: Rng, pixels: Picture, strength: float) -> Picture:
         pixels = cv2.convertScaleAbs(pixels, alpha=rng.uniform(0.25, 0.6) / strength)
     elif rng.random() < 0.4:
         pixels = cv2.convertScaleAbs(pixels, alpha=rng.uniform(0.7, 1.3), beta=rng.uniform(-20, 25))
-    if rng.random() < 0.35:  # out of focus
+    if rng.random() < 0.35:  # out-of-focus blur
         pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.3, 1.0) * strength)
-    if rng.random() < 0.15 * strength:  # moving
+    if rng.random() < 0.15 * strength:  # motion blur
         length = int(rng.integers(3, int(5 * strength) + 1))
         angle = rng.uniform(0, np.pi)
         streak = np.zeros((length, length), np.float32)
@@ -265,7 +265,7 @@ def _photographed(rng: Rng, pixels: Picture, strength: float) -> Picture:
         )
         cv2.line(streak, start, end, 1.0)
         pixels = cv2.filter2D(pixels, -1, streak / streak.sum())
-    if rng.random() < 0.45:  # a sensor at high gain
+    if rng.random() < 0.45:  # noise of a sensor at high gain
         noise = rng.standard_normal((side, side, 1 if rng.random() < 0.5 else 3), np.float32)
         pixels = np.clip(pixels + noise * rng.uniform(2, 10) * strength, 0, 255).astype(np.uint8)
     if rng.random() < 0.1:

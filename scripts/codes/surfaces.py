@@ -1,4 +1,4 @@
-"""What codes lie on: photographs and materials, and the two looks, one for training and one that is held out."""
+"""Backgrounds for codes: photographs and materials, in two looks, one for training and one held out for tests."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ Picture = NDArray[np.uint8]  # (height, width, 3) BGR
 
 @dataclass(frozen=True)
 class Look:
-    """All that separates two sets of pictures, so that a model can be judged on what it has not seen."""
+    """Everything that differs between the training and test pictures, so a model is tested on unseen material."""
 
-    photographs: tuple[str, ...]  # package/path of files that packages ship; licences beside them, below
+    photographs: tuple[str, ...]  # package/path of installed files; their licences are below
     surfaces: tuple[Callable[[Rng, int, int], Picture], ...]
     fonts: tuple[str, ...]
-    strength: float  # of every distortion
-    largest: float  # code, as a share of the picture's width
+    strength: float  # strength of all distortions
+    largest: float  # the largest code, as a share of the picture's width
 
 
 def background(rng: Rng, look: Look, width: int, height: int) -> Picture:
-    """A surface to paste codes on: a photograph's part, two of them in one, a material, or shapes in disorder."""
+    """Draw a background: a part of a photograph, a blend of two parts, a material, or a clutter of shapes."""
     kind = rng.random()
     if kind < 0.35:
         return photograph_part(rng, look, width, height)
-    if kind < 0.5:  # there are few photographs, but many pairs of them: a reflection in a window looks like this
+    if kind < 0.5:  # like a reflection in a window; few photographs make many pairs
         first, second = (photograph_part(rng, look, width, height) for _ in range(2))
         both: Picture = cv2.addWeighted(first, share := rng.uniform(0.3, 0.7), second, 1 - share, 0)
         return both
@@ -44,7 +44,7 @@ def background(rng: Rng, look: Look, width: int, height: int) -> Picture:
 
 
 def words(rng: Rng, characters: int) -> str:
-    """About that many characters of made-up words and numbers."""
+    """Return made-up words and numbers of about ``characters`` characters."""
     alphabet = list(string.ascii_uppercase + string.digits if rng.random() < 0.4 else string.ascii_lowercase)
     text = ""
     while len(text) < max(characters, 2):
@@ -53,7 +53,7 @@ def words(rng: Rng, characters: int) -> str:
 
 
 def write(picture: Picture, text: str, at: tuple[int, int], size_px: int, ink: Picture, font_name: str) -> None:
-    """Writes into the picture; ``at`` is the text's upper left corner."""
+    """Write text into the picture. ``at`` is its upper left corner."""
     font = _font(font_name, max(size_px, 5))
     _left, _top, right, bottom = font.getbbox(text)
     mask = Image.new("L", (max(int(right), 1), max(int(bottom), 1)))
@@ -65,11 +65,11 @@ def write(picture: Picture, text: str, at: tuple[int, int], size_px: int, ink: P
 
 
 def colour_pair(rng: Rng) -> tuple[Picture, Picture]:
-    """A light and a dark colour that a code can be printed in."""
+    """Return a light and a dark colour in which a code can be printed."""
     if rng.random() < 0.6:  # paper and black
         light = rng.uniform(205, 256) + rng.uniform(-12, 8, 3)
         dark = rng.uniform(0, 50) + rng.uniform(-8, 8, 3)
-    else:  # any two of enough contrast: cardboard, metal, coloured print
+    else:  # two colours with enough contrast, as on cardboard or metal
         light = rng.uniform(110, 256) + rng.uniform(-60, 40, 3)
         dark = light * rng.uniform(0.1, 0.55) + rng.uniform(-15, 15, 3)
     return np.clip(light, 0, 255).astype(np.uint8), np.clip(dark, 0, 255).astype(np.uint8)
@@ -79,7 +79,7 @@ def colour_pair(rng: Rng) -> tuple[Picture, Picture]:
 
 
 def photograph_part(rng: Rng, look: Look, width: int, height: int) -> Picture:
-    """Any part of any of the look's photographs, at any scale, in half of the cases in other light."""
+    """Return a random part of one of the look's photographs, at a random scale; half of them in other colours."""
     photograph = read_photograph(str(rng.choice(look.photographs)))
     scale = max(width / photograph.shape[1], height / photograph.shape[0]) / rng.uniform(0.25, 1)
     size = max(int(photograph.shape[1] * scale) + 1, width), max(int(photograph.shape[0] * scale) + 1, height)
@@ -87,22 +87,22 @@ def photograph_part(rng: Rng, look: Look, width: int, height: int) -> Picture:
     x, y = rng.integers(size[0] - width + 1), rng.integers(size[1] - height + 1)
     part: Picture = photograph[y : y + height, x : x + width]
     part = part[:, ::-1].copy() if rng.random() < 0.5 else part.copy()
-    if rng.random() < 0.5:  # other light, other colours: there are few photographs
+    if rng.random() < 0.5:  # vary the colours, because there are few photographs
         part = np.clip(part * rng.uniform(0.6, 1.4, 3), 0, 255).astype(np.uint8)
     return part
 
 
 @cache
 def read_photograph(name: str) -> Picture:
-    """A picture that an installed package ships, by package/path."""
+    """Read a picture from an installed package, by package/path."""
     picture: Picture | None = cv2.imread(str(_installed(name)), cv2.IMREAD_COLOR)
     if picture is None:
-        raise FileNotFoundError(f"{name} is no longer shipped")
+        raise FileNotFoundError(f"{name} is missing: the package no longer has it")
     return picture
 
 
 def package_files(name: str) -> list[Path]:
-    """The JPEGs in a folder that an installed package ships, by package/path. The package is not imported."""
+    """Return the JPEGs in a folder of an installed package, by package/path, without importing the package."""
     return sorted(_installed(name).glob("*.jpg"))
 
 
@@ -110,7 +110,7 @@ def _installed(name: str) -> Path:
     package, _, path = name.partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"{package} is not installed: it ships {path}")
+        raise FileNotFoundError(f"{package} is not installed, but {path} of it is needed")
     return Path(spec.origin).parent / path
 
 
@@ -123,7 +123,7 @@ def _font(name: str, size_px: int) -> ImageFont.FreeTypeFont:
 
 
 def _noise(rng: Rng, width: int, height: int, cell_px: float) -> NDArray[np.float32]:
-    """Smooth noise of 0 to 1, its spots about ``cell_px`` wide."""
+    """Return smooth noise from 0 to 1, with spots about ``cell_px`` wide."""
     size = max(int(width / cell_px), 2), max(int(height / cell_px), 2)
     coarse = rng.random((size[1], size[0]), np.float32)
     fine: NDArray[np.float32] = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -133,7 +133,7 @@ def _noise(rng: Rng, width: int, height: int, cell_px: float) -> NDArray[np.floa
 def _colour(rng: Rng) -> NDArray[np.float32]:
     colour = rng.uniform(20, 240, 3)
     paler: NDArray[np.float32] = (colour.mean() + (colour - colour.mean()) * rng.random()).astype(np.float32)
-    return paler  # more greys than a rainbow has
+    return paler  # most colours are close to grey
 
 
 def _tinted(texture: NDArray[np.float32], colour: NDArray[np.float32], contrast: float) -> Picture:
@@ -141,13 +141,13 @@ def _tinted(texture: NDArray[np.float32], colour: NDArray[np.float32], contrast:
 
 
 def cloudy(rng: Rng, width: int, height: int) -> Picture:
-    """Noise of several sizes: plaster, stone, skin, haze."""
+    """Draw noise of several sizes, like plaster, stone or haze."""
     texture = sum(_noise(rng, width, height, cell) * weight for cell, weight in ((90, 0.5), (25, 0.3), (6, 0.2)))
     return _tinted(np.asarray(texture, np.float32), _colour(rng), rng.uniform(0.2, 1.4))
 
 
 def cardboard(rng: Rng, width: int, height: int) -> Picture:
-    """Brown board with fibres, its flutes showing through."""
+    """Draw brown board with fibres and visible flutes."""
     texture = 0.5 * _noise(rng, width, height, 3) + 0.3 * _noise(rng, width, height, 40)
     texture += 0.2 * (np.sin(np.arange(width) * rng.uniform(0.3, 1.2)) * 0.5 + 0.5).astype(np.float32)
     brown = np.array([90, 140, 185], np.float32) * rng.uniform(0.6, 1.25)
@@ -155,7 +155,7 @@ def cardboard(rng: Rng, width: int, height: int) -> Picture:
 
 
 def gradient(rng: Rng, width: int, height: int) -> Picture:
-    """One colour that turns into another: a wall, a screen, a studio."""
+    """Draw a gradient between two colours, like a wall or a screen."""
     across = np.linspace(0, 1, width, dtype=np.float32)[None] * rng.uniform(-1, 1)
     down = np.linspace(0, 1, height, dtype=np.float32)[:, None] * rng.uniform(-1, 1)
     share = np.clip(across + down + rng.uniform(0, 1), 0, 1)[..., None]
@@ -163,7 +163,7 @@ def gradient(rng: Rng, width: int, height: int) -> Picture:
 
 
 def clutter(rng: Rng, width: int, height: int) -> Picture:
-    """Boxes, discs and lines in disorder: shelves, tools, cables."""
+    """Draw random boxes, discs and lines, like shelves, tools and cables."""
     picture = cloudy(rng, width, height)
     for _ in range(rng.integers(8, 45)):
         colour = tuple(int(value) for value in _colour(rng))
@@ -184,7 +184,7 @@ def clutter(rng: Rng, width: int, height: int) -> Picture:
 
 
 def wood(rng: Rng, width: int, height: int) -> Picture:
-    """Planks: grain along one direction, joints between them."""
+    """Draw planks with grain along one direction and joints between them."""
     rings = _noise(rng, width, height, 120) * rng.uniform(10, 40) + np.arange(height, dtype=np.float32)[:, None] * 0.05
     texture = 0.5 + 0.4 * np.sin(rings) + 0.2 * _noise(rng, width, height, 4)
     picture = _tinted(texture.astype(np.float32), np.array([70, 120, 170], np.float32) * rng.uniform(0.5, 1.3), 0.5)
@@ -194,7 +194,7 @@ def wood(rng: Rng, width: int, height: int) -> Picture:
 
 
 def brushed_metal(rng: Rng, width: int, height: int) -> Picture:
-    """Fine lines along one direction, with a broad reflection."""
+    """Draw fine lines along one direction, with a broad reflection."""
     lines = cv2.blur(rng.random((height, width), np.float32), (41, 1))
     shine = np.exp(-(((np.arange(width, dtype=np.float32) / width - rng.random()) / 0.3) ** 2))[None]
     grey = np.full(3, rng.uniform(90, 190), np.float32) * rng.uniform(0.9, 1.1, 3).astype(np.float32)
@@ -202,13 +202,13 @@ def brushed_metal(rng: Rng, width: int, height: int) -> Picture:
 
 
 def marble(rng: Rng, width: int, height: int) -> Picture:
-    """Stone with veins."""
+    """Draw stone with veins."""
     veins = np.abs(_noise(rng, width, height, 70) - 0.5) + 0.4 * np.abs(_noise(rng, width, height, 20) - 0.5)
     return _tinted(np.clip(veins * 3, 0, 1).astype(np.float32), _colour(rng), rng.uniform(0.3, 0.9))
 
 
 def slats(rng: Rng, width: int, height: int) -> Picture:
-    """Soft, wavy ridges: roof tiles, roller blinds, a radiator, courses of brick, folds. A bar's edge is sharp."""
+    """Draw soft, wavy ridges, like roof tiles, blinds or folds. The bars of a barcode have sharp edges."""
     across = np.arange(width, dtype=np.float32)[None] / rng.uniform(4, 40)
     across = across + (_noise(rng, width, height, rng.uniform(30, 200)) - 0.5) * rng.uniform(0, 2)
     ridge = (0.5 + 0.5 * np.sin(2 * np.pi * across)) ** rng.uniform(0.4, 5)
@@ -217,7 +217,7 @@ def slats(rng: Rng, width: int, height: int) -> Picture:
 
 
 def railing(rng: Rng, width: int, height: int) -> Picture:
-    """Thin posts before something else: a balcony, a grille, masts."""
+    """Draw thin posts in front of a background, like a balcony, a grille or masts."""
     picture = clutter(rng, width, height) if rng.random() < 0.5 else cloudy(rng, width, height)
     post, rail = ([int(value) for value in _colour(rng) * share] for share in (0.5, 0.4))
     step = rng.uniform(4, 30)
@@ -231,8 +231,8 @@ def railing(rng: Rng, width: int, height: int) -> Picture:
     return picture
 
 
-# Photographs from packages, all in the public domain or CC0 but for the two of scikit-learn. They are read where they
-# are installed. The README's contact sheet shows parts of the held-out ones, with the attribution that they ask for.
+# Photographs from installed packages. All are in the public domain or CC0 except the two of scikit-learn. The contact
+# sheet in the documentation shows parts of the held-out ones, with the attribution that they require.
 TRAINING = Look(
     photographs=(
         "skimage/data/astronaut.png",  # NASA, public domain

@@ -1,4 +1,4 @@
-"""Trains ``codes`` from random weights on nothing but generated pictures."""
+"""Training of ``codes`` from random weights, on generated pictures only."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from scripts.codes.symbols import LABELS
 
 SIZE_PX = 352
-BASE = "yolo11n.yaml"  # the architecture, as Ultralytics ships it
+BASE = "yolo11n.yaml"  # an architecture of Ultralytics
 SCALE = (0.5, 0.1875, 384)  # its depth, width and widest layer: 0.65 million parameters instead of 2.6
 
 
 def network() -> DetectionModel:
-    """The untrained network."""
+    """Build the untrained network."""
     architecture = yaml_model_load(BASE)
     architecture.update(scales={"n": list(SCALE)}, scale="n")
     return CodesModel(architecture, nc=len(LABELS), verbose=False)
 
 
-class CodesModel(DetectionModel):  # type: ignore[misc]  # mypy skips Ultralytics: its classes are Any
-    """Its forward pass runs in bfloat16 while training: half the time on a CPU with AMX, the loss stays float32."""
+class CodesModel(DetectionModel):  # type: ignore[misc]  # mypy does not follow Ultralytics, so its classes are Any
+    """A network whose forward pass in training is in bfloat16, which halves the time on a CPU with AMX.
+
+    The loss is still computed in float32.
+    """
 
     def loss(self, batch: dict[str, Any], preds: Any = None) -> Any:
         if preds is None:
@@ -47,15 +50,15 @@ def _float32(value: Any) -> Any:
 
 
 class CodesTrainer(DetectionTrainer):  # type: ignore[misc]  # as above
-    """Ultralytics' trainer, of our network."""
+    """Ultralytics' trainer, for our network."""
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> DetectionModel:
-        torch.set_num_threads(os.cpu_count() or 1)  # here, since the trainer has just set one fewer
+        torch.set_num_threads(os.cpu_count() or 1)  # set here, because the trainer has just set one fewer
         return network().to(memory_format=torch.channels_last)
 
 
 def train(data: Path, folder: Path, *, epochs: int, seed: int, device: str) -> Path:
-    """The trained checkpoint's path. On two cores an epoch of 15,000 pictures takes about 6 minutes."""
+    """Train the network and return the path of the checkpoint. An epoch takes about 6 minutes on two cores."""
     trainer = CodesTrainer(
         overrides={
             "model": BASE,
@@ -65,7 +68,7 @@ def train(data: Path, folder: Path, *, epochs: int, seed: int, device: str) -> P
             "exist_ok": True,
             "epochs": epochs,
             "imgsz": SIZE_PX,
-            "multi_scale": 0.3,  # 246 to 457 px: codes of 10 to 430 px
+            "multi_scale": 0.3,  # sizes of 246 to 457 px, so codes are 10 to 430 px wide
             "batch": 16,
             "nbs": 16,
             "optimizer": "AdamW",
@@ -74,9 +77,9 @@ def train(data: Path, folder: Path, *, epochs: int, seed: int, device: str) -> P
             "warmup_epochs": 0.5,
             "seed": seed,
             "device": device,
-            "amp": False,  # Ultralytics' own is for CUDA; CodesModel brings bfloat16
+            "amp": False,  # Ultralytics supports it only on CUDA; CodesModel uses bfloat16 instead
             "workers": 2,
-            # Every picture is made, hence already varied: no mosaic, no mirror image (a mirrored code is no code).
+            # The generated pictures are already varied, so there is no mosaic. A mirrored code is not a code.
             "mosaic": 0.0,
             "fliplr": 0.0,
             "translate": 0.1,

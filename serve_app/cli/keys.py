@@ -1,4 +1,4 @@
-"""``python -m serve_app.cli.keys new NAME PERMISSION…``: make an API key."""
+"""The command that creates API keys: ``python -m serve_app.cli.keys new NAME PERMISSION…``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from serve_app.api.access.keys import Permission, make_key
 
 
 def main() -> None:
-    """Print a new key to stdout, this once, and its entry for the keys' file to stderr."""
+    """Print a new key to stdout and its entry for the API-key file to stderr. The key is not stored anywhere."""
     parser = argparse.ArgumentParser(prog="python -m serve_app.cli.keys")
     new = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "new", help="make a key: it goes to stdout, its entry for the keys' file to stderr (2>> keys.yaml)"
+        "new", help="create a key: print it to stdout, and its entry for the API-key file to stderr (2>> keys.yaml)"
     )
     new.add_argument("name", help="the client's name: letters, digits, - . and _")
     permissions = get_args(Permission)
@@ -25,7 +25,7 @@ def main() -> None:
     try:
         key, entry = make_key(options.name, options.scopes)
     except ValidationError:
-        parser.error(f"{options.name!r} is no name: letters, digits, - . and _, at most 64")
+        parser.error(f"name: {options.name!r} is not valid: use at most 64 letters, digits, - . and _")
     print(yaml.safe_dump([entry], sort_keys=False), end="", file=sys.stderr)
     print(key)
 

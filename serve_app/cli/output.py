@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""The output of the commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def print_any_text() -> None:
-    """Escape characters that the terminal's encoding lacks, as in PYTHONIOENCODING=ascii: printing them would raise."""
+    """Escape printed characters that the output's encoding lacks, for example ASCII. Printing them would raise."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

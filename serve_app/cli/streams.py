@@ -1,15 +1,15 @@
-"""Start, watch and end the streams of a running Sightline, over its HTTP API.
+"""Start, watch and stop streams on a running Sightline server, over its HTTP API.
 
-scripts/streams.py start --id lot --source FILE_OR_URI      or -- for zones, sinks, recordings -- from a file:
-scripts/streams.py apply configs/streams.yaml               starts new streams, replaces those that have changed
-scripts/streams.py watch                                    all of them, live, until Ctrl-C; or: watch lot
-scripts/streams.py events lot --types zone,line             a line of JSON each
-scripts/streams.py show lot                                 its whole status, as JSON
-scripts/streams.py frame lot --output lot.jpg               its newest frame, boxes drawn
-scripts/streams.py regions lot regions.yaml                 change its zones and lines; without a file: print them
+scripts/streams.py start --id lot --source FILE_OR_URI      start a stream; zones, sinks and recordings need a file:
+scripts/streams.py apply configs/streams.yaml               start the new streams of a file, replace the changed ones
+scripts/streams.py watch                                    watch all streams until Ctrl-C; watch lot: only this one
+scripts/streams.py events lot --types zone,line             print each event as a line of JSON
+scripts/streams.py show lot                                 print the whole status as JSON
+scripts/streams.py frame lot --output lot.jpg               save the newest frame, with boxes drawn
+scripts/streams.py regions lot regions.yaml                 change zones and lines; without a file, print them
 scripts/streams.py pause lot; scripts/streams.py resume lot; scripts/streams.py stop lot
 
-SIGHTLINE_URL or --url is the server, http://127.0.0.1:8000 by default. SIGHTLINE_KEY is the API key, if it needs one.
+SIGHTLINE_URL or --url sets the server (default: http://127.0.0.1:8000). SIGHTLINE_KEY sets the API key, if required.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ from serve_app.schemas.streams import StreamSpec, StreamStatus
 from serve_app.types import Json
 
 _WATCH_INTERVAL_S = 0.5
-_APPLIED = "applied"  # the tag that says from which text of a file a stream was made
+_APPLIED = "applied"  # this tag holds a hash of the settings that a stream was started with
 _ENDED = {"completed", "failed"}
 
 
 class CommandFailed(Exception):
-    """Why a command did not do what it was asked to, in a sentence."""
+    """A command failed. The message says why, in one sentence."""
 
 
 def main() -> None:
-    """Run one command. Exits 1 with a sentence when it fails."""
+    """Run one command. If it fails, print one sentence and exit with status 1."""
     print_any_text()
     options = parse_arguments()
     try:
-        client = Client(options.url)  # the key is no argument, since every user of the machine could see it
+        client = Client(options.url)  # arguments are visible to every user of the machine, so the key is not one
     except ValueError as exc:
         sys.exit(str(exc))
     try:
@@ -62,79 +62,87 @@ def main() -> None:
     except (CommandFailed, ApiError) as exc:
         sys.exit(str(exc))
     except ConnectionFailed:
-        sys.exit(f"nobody answers at {options.url}: start it with scripts/serve, or name another with --url")
+        sys.exit(f"no server responds at {options.url}: start one with scripts/serve, or set another with --url")
     except KeyboardInterrupt:
         pass
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the command and its options."""
+    """Parse the command line into the command and its options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    everywhere = argparse.ArgumentParser(add_help=False)
+    common = argparse.ArgumentParser(add_help=False)
     url = os.environ.get("SIGHTLINE_URL", DEFAULT_URL)
-    everywhere.add_argument("--url", default=url, help=f"default: SIGHTLINE_URL, or {DEFAULT_URL}")
+    common.add_argument("--url", default=url, help=f"the server (default: SIGHTLINE_URL, or {DEFAULT_URL})")
 
     def add(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=summary, parents=[everywhere])
+        command = commands.add_parser(name, help=summary, parents=[common])
         command.set_defaults(run=run)
         return command
 
     start_parser = add("start", start, "start a stream")
-    start_parser.add_argument("--id", required=True, help="letters, digits, - and _")
+    start_parser.add_argument("--id", required=True, help="the new stream's id: letters, digits, - and _")
     start_parser.add_argument(
-        "--source", required=True, help="a file, a folder of pictures, /dev/video0, or rtsp://, http://, udp://, tcp://"
+        "--source",
+        required=True,
+        help="a file, a folder of images, /dev/video0, or an rtsp://, http://, udp:// or tcp:// address",
     )
-    start_parser.add_argument("--confidence", type=float, help="default: the application's")
-    start_parser.add_argument("--iou", type=float)
+    start_parser.add_argument(
+        "--confidence", type=float, help="minimum confidence of a detection (default: the server's)"
+    )
+    start_parser.add_argument("--iou", type=float, help="IoU threshold of NMS (default: the server's)")
     start_parser.add_argument(
         "--classes",
         action="append",
         default=[],
-        help="labels or ids with commas between them; a label that has a comma stands in double quotes",
+        help="comma-separated labels or ids; put a label that contains a comma in double quotes",
     )
     start_parser.add_argument(
         "--policy",
         choices=("wait", "drop_oldest"),
-        help="when the detector is slower than the source: wait for it (a file's default), or skip to the newest "
-        "frame, counting what is dropped (a live source's default; a file then plays at its own pace)",
+        help="what to do if the detector is slower than the source: wait for it (default for files), or drop frames "
+        "and continue with the newest one (default for live sources; a file then plays in real time)",
     )
-    start_parser.add_argument("--max-fps", type=float, help="take no more frames a second than this")
-    start_parser.add_argument("--loop", action="store_true", help="start a file over when it ends")
-    start_parser.add_argument("--track", action="store_true", help="give objects an id from frame to frame")
-    start_parser.add_argument("--degrade", action="store_true", help="even where the detectors cannot hold it")
+    start_parser.add_argument("--max-fps", type=float, help="process at most this many frames per second")
+    start_parser.add_argument("--loop", action="store_true", help="restart a file when it ends")
+    start_parser.add_argument("--track", action="store_true", help="track objects: keep their ids from frame to frame")
+    start_parser.add_argument(
+        "--degrade", action="store_true", help="start the stream even if the detectors lack the capacity for it"
+    )
 
-    apply_parser = add("apply", apply, "start the streams of a YAML file")
+    apply_parser = add("apply", apply, "start or replace the streams in a YAML file")
     apply_parser.add_argument("file", type=Path)
     apply_parser.add_argument("--prune", action="store_true", help="delete streams no longer listed in the file")
 
-    add("list", list_streams, "every stream")
-    add("watch", watch, "a live table; for one stream, its detections too").add_argument("ids", nargs="*", metavar="ID")
-    events_parser = add("events", print_events, "print what happens in a stream, one line of JSON for each event")
+    add("list", list_streams, "print a table of all streams")
+    add("watch", watch, "show a live table; for a single stream, also its detections").add_argument(
+        "ids", nargs="*", metavar="ID"
+    )
+    events_parser = add("events", print_events, "print the events of a stream, each as one line of JSON")
     events_parser.add_argument("id")
     events_parser.add_argument("--types", default="", help="comma-separated: result, state, gap, zone, line, recording")
-    add("show", show, "print a stream's whole status as JSON").add_argument("id")
-    frame_parser = add("frame", save_frame, "save the newest frame that was processed")
+    add("show", show, "print the whole status of a stream as JSON").add_argument("id")
+    frame_parser = add("frame", save_frame, "save the newest processed frame")
     frame_parser.add_argument("id")
-    frame_parser.add_argument("--output", type=Path, required=True, help="a JPEG file")
-    frame_parser.add_argument("--no-boxes", action="store_true", help="do not draw what was found")
-    regions_parser = add("regions", set_regions, "print its zones and lines, or change them")
+    frame_parser.add_argument("--output", type=Path, required=True, help="the JPEG file to write")
+    frame_parser.add_argument("--no-boxes", action="store_true", help="do not draw boxes")
+    regions_parser = add("regions", set_regions, "print or change the zones and lines of a stream")
     regions_parser.add_argument("id")
-    regions_parser.add_argument("file", type=Path, nargs="?", help="YAML with `zones:` and `lines:`")
+    regions_parser.add_argument("file", type=Path, nargs="?", help="a YAML file with `zones:` and `lines:`")
     for name, run, summary in (
-        ("pause", pause, "close its source until it is resumed"),
-        ("resume", resume, "open its source again"),
-        ("stop", stop, "end it and delete it"),
+        ("pause", pause, "close the source of a stream until it is resumed"),
+        ("resume", resume, "reopen the source of a paused stream"),
+        ("stop", stop, "stop and delete a stream"),
     ):
         add(name, run, summary).add_argument("ids", nargs="+", metavar="ID")
     return parser.parse_args()
 
 
 def start(client: Client, options: argparse.Namespace) -> None:
-    """Start a stream and wait for its first frame. Raises CommandFailed when it fails before."""
+    """Start a stream and wait for its first frame. Raise CommandFailed if the stream fails before that."""
     spec = {
         "id": options.id,
-        "source": {"uri": found_here(options.source, Path()), "loop": options.loop},
+        "source": {"uri": absolute_source(options.source, Path()), "loop": options.loop},
         "detect": {"confidence": options.confidence, "iou": options.iou, "classes": split(options.classes)},
         "policy": options.policy,
         "max_fps": options.max_fps,
@@ -153,61 +161,67 @@ def start(client: Client, options: argparse.Namespace) -> None:
 
 
 def split(values: list[str]) -> list[str]:
-    """Return the parts of comma-separated values; one with commas of its own stands in double quotes, as in CSV."""
+    """Split comma-separated values. As in CSV, a part that contains a comma is in double quotes."""
     return [part.strip() for row in csv.reader(values, skipinitialspace=True) for part in row]
 
 
 def apply(client: Client, options: argparse.Namespace) -> None:
-    """Run the streams of a file as it says. Others are left alone, unless --prune is given."""
+    """Start or replace the streams in a file. With --prune, delete those that it no longer lists."""
     specs = read_specs(options.file)
-    there = {stream.stream_id: stream for stream in client.streams.list()}
+    existing = {stream.stream_id: stream for stream in client.streams.list()}
     outcomes = {}
     for stream_id, spec in track(specs.items(), "applying", console=Console(stderr=True), transient=True):
-        outcomes[stream_id] = apply_one(client, spec, there.get(stream_id))
+        outcomes[stream_id] = apply_one(client, spec, existing.get(stream_id))
     if options.prune:
-        for stream_id in sorted(there.keys() - specs.keys()):
-            if _APPLIED in there[stream_id].tags:
+        for stream_id in sorted(existing.keys() - specs.keys()):
+            if _APPLIED in existing[stream_id].tags:
                 client.streams.delete(stream_id)
                 outcomes[stream_id] = "removed"
     for stream_id, outcome in outcomes.items():
         print(f"{stream_id}: {outcome}")
     if any(outcome.startswith("refused") for outcome in outcomes.values()):
-        raise CommandFailed("some streams were refused")
+        raise CommandFailed("some streams were refused: correct them and apply the file again")
 
 
-def apply_one(client: Client, spec: Json, there: StreamStatus | None) -> str:
-    """Start or replace one stream where it has changed, and return what was done."""
-    if there is not None and there.tags.get(_APPLIED) == spec["tags"][_APPLIED]:
+def apply_one(client: Client, spec: Json, existing: StreamStatus | None) -> str:
+    """Start one stream, or replace it if its settings have changed, and return the outcome."""
+    if existing is not None and existing.tags.get(_APPLIED) == spec["tags"][_APPLIED]:
         return "unchanged"
     try:
-        if there is None:
+        if existing is None:
             client.streams.create(spec)
         else:
             client.streams.replace(spec)
     except ApiError as exc:
-        return f"refused: {exc}" + ("; it stays as it was" if there else "")
-    return "started" if there is None else "replaced"
+        return f"refused: {exc}" + ("; the running stream was not changed" if existing else "")
+    return "started" if existing is None else "replaced"
 
 
 def read_specs(file: Path) -> dict[str, Json]:
-    """Return the streams of a YAML file by id, each with a tag that changes with it. Raises CommandFailed."""
+    """Read the streams of a YAML file, by id. Each gets a tag with a hash of its settings.
+
+    Raise CommandFailed if the file or one of its streams is not valid.
+    """
     try:
         content = yaml.safe_load(file.read_bytes())
         defaults, streams = content.pop("defaults", None) or {}, content.pop("streams")
     except (OSError, yaml.YAMLError, AttributeError, KeyError) as exc:
-        raise CommandFailed(f"{file} is no file of streams: it has a list `streams:` ({type(exc).__name__})") from exc
+        raise CommandFailed(
+            f"{file} is not a file of streams: it needs a list `streams:` ({type(exc).__name__})"
+        ) from exc
     if content or not isinstance(streams, list):
         raise CommandFailed(
-            f"{file} has `streams:`, a list, and `defaults:`; not {', '.join(map(str, content)) or 'this'}"
+            f"{file} must have a list `streams:`, and may have `defaults:`"
+            + (f"; remove {', '.join(map(str, content))}" if content else "")
         )
     specs: dict[str, Json] = {}
     for number, stream in enumerate(streams, 1):
         spec = merged(defaults, stream) if isinstance(stream, dict) else {}
         name = f"{file}: stream {spec.get('id', number)}"
         if "id" not in spec or spec["id"] in specs:
-            raise CommandFailed(f"{name} needs an id of its own")
+            raise CommandFailed(f"{name} needs a unique id")
         try:
-            spec["source"]["uri"] = found_here(spec["source"]["uri"], file.parent)
+            spec["source"]["uri"] = absolute_source(spec["source"]["uri"], file.parent)
             StreamSpec.model_validate(spec)
         except (KeyError, TypeError) as exc:
             raise CommandFailed(f"{name} needs a source with a uri") from exc
@@ -221,7 +235,7 @@ def read_specs(file: Path) -> dict[str, Json]:
 
 
 def merged(defaults: Json, over: Json) -> Json:
-    """Return ``defaults`` with the values of ``over`` in their place, mapping by mapping."""
+    """Return ``defaults`` overridden by ``over``. Nested mappings are merged too."""
     both = {
         key: merged(defaults[key], value)
         for key, value in over.items()
@@ -230,8 +244,8 @@ def merged(defaults: Json, over: Json) -> Json:
     return {**defaults, **over, **both}
 
 
-def found_here(source: str, folder: Path) -> str:
-    """Return the full path of a file or folder of this machine, and anything else unchanged."""
+def absolute_source(source: str, folder: Path) -> str:
+    """Return the absolute path of a source that is a local file or folder, and any other source unchanged."""
     path = folder / Path(source).expanduser()
     return str(path.resolve()) if "://" not in source and path.exists() else source
 
@@ -242,7 +256,7 @@ def list_streams(client: Client, options: argparse.Namespace) -> None:
 
 
 def watch(client: Client, options: argparse.Namespace) -> None:
-    """Show a table of streams until those that were named have ended; for a single one, its detections too."""
+    """Show a live table until all named streams have ended. For a single stream show its detections too."""
     with Live(refresh_per_second=4) as live:
         while True:
             try:
@@ -261,7 +275,7 @@ def watch(client: Client, options: argparse.Namespace) -> None:
 
 
 def print_events(client: Client, options: argparse.Namespace) -> None:
-    """Print each event as it comes, until Ctrl-C."""
+    """Print each event as it arrives, until Ctrl-C."""
     for event in client.streams.events(options.id, options.types or None):
         print(event.json, flush=True)
 
@@ -278,11 +292,11 @@ def save_frame(client: Client, options: argparse.Namespace) -> None:
         options.output.write_bytes(frame.jpeg)
     except OSError as exc:
         raise CommandFailed(f"--output: {options.output} cannot be written: {exc.strerror}") from exc
-    print(f"frame {frame.frame_id} is in {options.output}")
+    print(f"frame {frame.frame_id} was saved to {options.output}")
 
 
 def set_regions(client: Client, options: argparse.Namespace) -> None:
-    """Change a stream's zones and lines if a file is given, and print them."""
+    """Print a stream's zones and lines, after changing them if a file is given."""
     if options.file is not None:
         try:
             client.streams.set_regions(options.id, yaml.safe_load(options.file.read_bytes()))
@@ -293,26 +307,26 @@ def set_regions(client: Client, options: argparse.Namespace) -> None:
 
 
 def pause(client: Client, options: argparse.Namespace) -> None:
-    """Pause streams."""
+    """Pause the named streams."""
     for stream_id in options.ids:
         print(f"stream {stream_id} is {client.streams.pause(stream_id).state}")
 
 
 def resume(client: Client, options: argparse.Namespace) -> None:
-    """Resume streams."""
+    """Resume the named streams."""
     for stream_id in options.ids:
         print(f"stream {stream_id} is {client.streams.resume(stream_id).state}")
 
 
 def stop(client: Client, options: argparse.Namespace) -> None:
-    """Delete streams."""
+    """Stop and delete the named streams."""
     for stream_id in options.ids:
         client.streams.delete(stream_id)
         print(f"stream {stream_id} stopped")
 
 
 def status_table(streams: list[StreamStatus]) -> Table:
-    """Return a table with a row for each stream."""
+    """Return a table with one row for each stream."""
     table = Table(box=SIMPLE, padding=0)
     for heading in ("stream", "state", "source", "camera fps", "processed", "dropped", "frames", "drops", "age"):
         table.add_column(heading, overflow="fold")

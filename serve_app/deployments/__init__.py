@@ -1,1 +1,1 @@
-"""Everything that imports Ray: the deployments, the stream actor, and what stands between them and Ray."""
+"""All code that imports Ray: the deployments, the stream actor, and the adapters to Ray's own interfaces."""

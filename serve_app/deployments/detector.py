@@ -1,4 +1,4 @@
-"""The Detector: the deployment that owns an engine and its batcher."""
+"""The Detector: the deployment that owns an inference engine and its batcher."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from serve_app.types import DetectorState, DetectReply, DetectRequest, InputShap
 
 logger = logging.getLogger(__name__)
 
-_EXIT_TIMEOUT_S = 10  # of a process that has drained; then the kernel ends it
+_EXIT_TIMEOUT_S = 10  # the kernel ends a drained process that has not exited by then
 
 
 @serves(DetectorStub)
 class Detector:
-    """Serves one model, and rolls out another one without downtime."""
+    """A replica that serves one model, and can roll out another one without downtime."""
 
     def __init__(self, args: DetectorArgs) -> None:
         log_as_serve()
@@ -43,28 +43,28 @@ class Detector:
         self._server: CallServer | None = None
 
     async def reconfigure(self, user_config: Any, rank: object) -> None:
-        """Serve what ``user_config`` says. Serve calls this at the start, and whenever ``user_config`` changes.
+        """Apply ``user_config``. Serve calls this at the start, and whenever ``user_config`` changes.
 
-        Serve neither sends a request nor checks the health of a replica while this runs, so that only the first model
-        is waited for. Naming ``rank`` makes Serve call this without a ``user_config``, too.
+        Serve sends no request to a replica and does not check its health while this runs, so this waits only for the
+        first model to load. The ``rank`` parameter makes Serve call this even if the config has no ``user_config``.
         """
         await self._rollout.configure(user_config)
         if self._server is None:
             self._server = await listen(self, DetectorStub, max_calls=self._max_calls, limit="batcher.max_queue_size")
 
     async def state(self) -> DetectorState:
-        """See ``DetectorStub``."""
+        """Return the model that is served: see ``DetectorStub.state``."""
         return self._rollout.state()
 
     async def capacity(self) -> float:
-        """See ``DetectorStub``."""
+        """Return the measured capacity in images/s: see ``DetectorStub.capacity``."""
         return self._rollout.runner.batcher.items_per_s
 
     async def detect(self, request: DetectRequest) -> DetectReply:
-        """See ``DetectorStub``."""
+        """Return the detections in a model input: see ``DetectorStub.detect``."""
         runner = self._rollout.runner
         if request.model_version != runner.info.version:
-            raise ModelChanged("the model was changed; try again")
+            raise ModelChanged("the model was changed; retry the request")
         frame, in_engine = self._frame(request, runner.info.input_shape)
         try:
             batched = await runner.batcher.submit(
@@ -84,16 +84,16 @@ class Detector:
         return reply
 
     async def check_health(self) -> None:
-        """End this replica if its engine hangs. Serve calls this every second.
+        """Kill this replica if its engine hangs. Serve calls this every second.
 
-        Such a replica cannot drain: its callers ask another one.
+        A hung replica cannot drain. Its callers retry on another replica.
         """
         if self._rollout.is_wedged:
-            logger.critical("the engine has been busy with one batch for too long: this replica ends")
+            logger.critical("the engine hangs: it has been busy with one batch for too long; killing this replica")
             os.kill(os.getpid(), signal.SIGKILL)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Report what ``autoscaling`` decides on."""
+        """Report the figures that ``autoscaling`` uses."""
         batcher = self._rollout.runner.batcher
         return {DEMAND: batcher.take_demand(), BACKLOG_S: batcher.backlog_s}
 
@@ -127,5 +127,5 @@ class Detector:
         finally:
             await self._rollout.close()
             self._reader.close()
-            # An engine's threads may hang while the process exits, which Serve would wait for without end.
+            # An engine's threads may hang while the process exits, and Serve would wait for it indefinitely.
             signal.alarm(_EXIT_TIMEOUT_S)

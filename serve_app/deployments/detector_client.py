@@ -1,4 +1,4 @@
-"""The Detector, as its callers see it: slots for frames, and answers about them."""
+"""The client of the Detector: it leases slots for frames and retries calls."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from serve_app.types import (
 )
 
 _CONNECT_TIMEOUT_S = 30.0
-_CONNECT_PAUSE_S = 0.2
+_CONNECT_INTERVAL_S = 0.2
 
 
 class DetectorClient:
-    """The Detector, as its callers see it: which model it serves, slots for frames, and answers about them.
+    """A client of one model's Detector replicas: it knows the model, leases slots for frames, and returns detections.
 
-    A frame goes by its slot's name where the Detector shares our memory and by its bytes where it does not. ``traffic``
-    and ``tenant`` say whose frames they are.
+    A Detector on this node receives only the name of a frame's slot; a Detector on another node receives the bytes.
+    ``traffic`` and ``tenant`` say on whose behalf the frames are sent.
 
-    When a Detector dies, every frame that was in its engine is under suspicion: it is sent again isolated, and
-    a frame that the next Detector dies of, too, is refused. Frames that only waited are sent again as they were.
+    When a Detector dies, any of the frames in its engine may be the cause. Each of them is retried alone in a batch,
+    and refused if the next Detector dies as well. Frames that were only waiting are retried as before.
     """
 
     def __init__(
@@ -61,7 +61,10 @@ class DetectorClient:
         self._pool_change = asyncio.Lock()
 
     async def fetch_state(self) -> DetectorState:
-        """Return what is served now, asked of a replica. Raises Unavailable, SharedMemoryError."""
+        """Ask a replica which model it serves, and return its state.
+
+        Raise Unavailable if no replica answers, and SharedMemoryError if there is no memory for the slots.
+        """
         state = await self._replicas.call(DetectorStub.state)
         async with self._pool_change:
             if self._pool is None or self._pool.shape != state.model.input_shape:
@@ -72,33 +75,33 @@ class DetectorClient:
         return state
 
     async def connect(self) -> ModelInfo:
-        """The model, as soon as a replica tells it. Raises StartError where waiting cannot help."""
+        """Wait until a replica answers, and return its model. Raise StartError if waiting cannot help."""
         while True:
             try:
                 return (await asyncio.wait_for(self.fetch_state(), _CONNECT_TIMEOUT_S)).model
             except StartError:
                 raise
             except (ServeAppError, TimeoutError):
-                await asyncio.sleep(_CONNECT_PAUSE_S)
+                await asyncio.sleep(_CONNECT_INTERVAL_S)
 
     async def model(self, time_left_s: float) -> ModelInfo:
-        """The model that served when last asked. Raises ServeAppError."""
+        """Return the last known model; ask a replica if none is known. Raise ServeAppError if none answers in time."""
         if self._model is not None:
             return self._model
         try:
             return (await self._retries.run(lambda _: self.fetch_state(), time_left_s)).model
-        except StartError as exc:  # no memory for the slots of another model
+        except StartError as exc:  # no memory for the slots that the new model needs
             raise Unavailable(exc.detail) from exc
 
     def forget_model(self) -> None:
-        """Have ``model`` ask a replica the next time."""
+        """Make the next call of ``model`` ask a replica."""
         self._model = None
 
     @property
     def pool(self) -> FramePool:
-        """Slots of the model's size, once ``model`` was asked."""
+        """The pool of slots of the model's input size. Raise Unavailable before the first call of ``model``."""
         if self._pool is None:
-            raise Unavailable("the detector's model is not known yet")
+            raise Unavailable("the detector's model is not known yet; retry later")
         return self._pool
 
     async def detect(
@@ -112,10 +115,11 @@ class DetectorClient:
         tenant: str = "",
         superseded: int = 0,
     ) -> Answer:
-        """What the model finds in the slot's frame, in the pixels of the picture it was letterboxed from.
+        """Return the detections in the slot's frame, in the pixels of the image that it was letterboxed from.
 
-        ``tenant`` says whose this frame is, where not all are one's; of ``superseded`` see ``DetectRequest``. Raises
-        ServeAppError, for example PoisonPicture; after ModelChanged, ``model`` asks a replica.
+        ``tenant`` overrides the client's tenant for this frame. See ``DetectRequest`` for ``superseded``. Raise
+        ServeAppError, for example PoisonPicture, if the frame is refused. After ModelChanged, the next call of
+        ``model`` asks a replica.
         """
         request = DetectRequest(
             slot.ref, options, time_left_s, model.version, self._traffic, tenant or self._tenant, superseded=superseded
@@ -132,10 +136,10 @@ class DetectorClient:
                 return await self._replicas.call(DetectorStub.detect, in_bytes)
             except ReplicaGone as exc:
                 if not slot.was_in_engine:
-                    raise ReplicaGone(exc.detail) from exc  # it only waited
+                    raise ReplicaGone(exc.detail) from exc  # the frame was only waiting, so it is not suspected
                 if request.isolated:
                     raise PoisonPicture(
-                        "two detectors died of this picture, one of them while it had no other"
+                        "two detectors crashed on this image, the second while processing nothing else"
                     ) from exc
                 request = replace(request, isolated=True)
                 raise ReplicaDied(exc.detail) from exc
@@ -143,7 +147,7 @@ class DetectorClient:
         try:
             reply = await self._retries.run(attempt, time_left_s)
         except ModelChanged:
-            if self._model is model:  # else another frame has heard of it before
+            if self._model is model:  # otherwise another call has already fetched the new model
                 self._model = None
             raise
         return Answer(
@@ -156,7 +160,7 @@ class DetectorClient:
         )
 
     def close(self) -> None:
-        """Give the shared memory back."""
+        """Free the shared memory of the slots."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None

@@ -1,4 +1,4 @@
-"""The folders that settings name, tried before anything is started: a replica would fail again and again."""
+"""Checks of the folders named in settings, made before the start: a replica would only fail and restart forever."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ T = TypeVar("T")
 
 
 def check_folders(streams: StreamArgs, application: str) -> None:
-    """Make the folder of streams' states. Raises ConfigError for a folder that cannot be used, with its setting.
+    """Create the folder of stream states, and check the others. Raise ConfigError if a folder cannot be used.
 
-    A folder that somebody else fills or empties is not made: something may have to be mounted there.
+    Folders that other programs read or write are not created, because a file system may have to be mounted there.
     """
-    _check_ours("streams.state_dir", lambda: streams.state_folder(application))
-    for folder in _known("streams.media_dirs", streams.folders):
-        _check_there("streams.media_dirs", folder)
+    _create_own("streams.state_dir", lambda: streams.state_folder(application))
+    for folder in _resolved("streams.media_dirs", streams.folders):
+        _check_exists("streams.media_dirs", folder)
         if not os.access(folder, os.R_OK | os.X_OK):
-            raise ConfigError(f"streams.media_dirs: {folder} cannot be read: allow it to user {os.getuid()}")
-    output = _known("streams.output_dir", streams.output_folder)
+            raise ConfigError(f"streams.media_dirs: {folder} cannot be read: give user {os.getuid()} read access")
+    output = _resolved("streams.output_dir", streams.output_folder)
     if output is not None:
-        _check_there("streams.output_dir", output)
+        _check_exists("streams.output_dir", output)
         _check_writable("streams.output_dir", output)
 
 
-def _check_ours(setting: str, find: Callable[[], Path]) -> None:
-    folder = _known(setting, find)
+def _create_own(setting: str, find: Callable[[], Path]) -> None:
+    folder = _resolved(setting, find)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
         raise ConfigError(
-            f"{setting}: {folder} cannot be made ({exc.strerror}): set {_variable(setting)} to another folder"
+            f"{setting}: {folder} cannot be created ({exc.strerror}): set {_variable(setting)} to another folder"
         ) from exc
     _check_writable(setting, folder)
 
 
-def _check_there(setting: str, folder: Path) -> None:
+def _check_exists(setting: str, folder: Path) -> None:
     if not folder.is_dir():
         raise ConfigError(
-            f"{setting}: {folder} is not there, or no folder: make it, or mount what belongs there, "
-            f"or set {_variable(setting)} to another one"
+            f"{setting}: {folder} does not exist or is not a folder: create or mount it, or set {_variable(setting)} "
+            "to another folder"
         )
 
 
@@ -59,12 +59,12 @@ def _check_writable(setting: str, folder: Path) -> None:
         ) from exc
 
 
-def _known(setting: str, find: Callable[[], T]) -> T:
-    """What ``find`` returns. Raises ConfigError where nobody knows the home, or the folder that we are in is gone."""
+def _resolved(setting: str, find: Callable[[], T]) -> T:
+    """Return the result of ``find``. Raise ConfigError if there is no home or no working folder to resolve a path."""
     try:
         return find()
     except (RuntimeError, OSError) as exc:
-        reason = "the folder in which this was started is gone" if isinstance(exc, OSError) else str(exc).rstrip(".")
+        reason = "the working folder no longer exists" if isinstance(exc, OSError) else str(exc).rstrip(".")
         raise ConfigError(f"{setting}: {reason}: set {_variable(setting)} to an absolute path") from exc
 
 

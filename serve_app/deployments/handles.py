@@ -1,8 +1,8 @@
 """Calls between deployments: typed, over a Unix socket on one node and over Serve's handles between nodes.
 
-An expected refusal crosses a process border as a returned value. Raised, Ray would wrap it in a RayTaskError whose text
-is the remote traceback, and log it as a fault of the replica. No caller sees such values: ``Replicas`` and
-``ActorReplica`` raise them again.
+A replica returns expected errors as values instead of raising them: Ray would wrap a raised error in a RayTaskError,
+whose text is the remote traceback, and log it as a fault of the replica. Callers never see these values, because
+``Replicas`` and ``ActorReplica`` raise them again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from serve_app.types import DEFAULT_MODEL
 C = TypeVar("C", bound=type[Any])
 P = ParamSpec("P")
 T = TypeVar("T")
-StubMethod = Callable[Concatenate[Any, P], Awaitable[T]]  # a method of one of ``stubs``, unbound
+StubMethod = Callable[Concatenate[Any, P], Awaitable[T]]  # an unbound method of a class in ``stubs``
 
 
 def stub_methods(stub: type[Any]) -> list[str]:
@@ -38,7 +38,7 @@ def stub_methods(stub: type[Any]) -> list[str]:
 
 
 def serves(stub: type[Any]) -> Callable[[C], C]:
-    """Have a class answer the calls of a stub: its methods return expected errors instead of raising them."""
+    """Make a class answer the calls of a stub: its methods then return expected errors instead of raising them."""
 
     def decorate(cls: C) -> C:
         for name in stub_methods(stub):
@@ -65,13 +65,13 @@ def detector_name(model: str) -> str:
 
 
 def service_name(application: str, deployment: str) -> str:
-    """Return the name under which a deployment's replicas on this node are found. No two clusters share one."""
+    """Return the name that callers on this node use to find a deployment's replicas. It differs between clusters."""
     node = ray.get_runtime_context().get_node_id()
     return hashlib.sha256(f"{node} {application} {deployment}".encode()).hexdigest()[:16]
 
 
 async def listen(replica: object, stub: type[Any], *, max_calls: int, limit: Limit) -> CallServer:
-    """Answer the calls of a stub to callers on this node, until ``close``. See ``CallServer`` for the limit."""
+    """Answer calls from this node to the methods of a stub, until ``close``. See ``CallServer`` for the limit."""
     context = serve.get_replica_context()
     methods = {name: getattr(replica, name) for name in stub_methods(stub)}
     server = CallServer(methods, max_calls=max_calls, limit=limit)
@@ -82,36 +82,37 @@ async def listen(replica: object, stub: type[Any], *, max_calls: int, limit: Lim
 async def close(server: CallServer) -> None:
     """Stop listening, after the accepted calls are answered.
 
-    When an application is deleted, Serve ends all its replicas at once and does not know of these calls: then a replica
-    stays until its callers have ended. In a rolling update its callers go to another replica.
+    When an application is deleted, Serve stops all its replicas at once and does not know about these calls, so a
+    replica waits until its callers have ended. In a rolling update this wait is not needed: the callers use another
+    replica.
     """
-    if await asyncio.to_thread(_application_ends):
+    if await asyncio.to_thread(_is_application_ending):
         await server.wait_for_callers()
     await server.close()
 
 
-def _application_ends() -> bool:
+def _is_application_ending() -> bool:
     context = serve.get_replica_context()
     try:
         status = serve.status().applications.get(context.app_name)
-    except Exception:  # the controller may have ended before us
+    except Exception:  # the controller may already have stopped
         return False
     return status is None or status.status == ApplicationStatus.DELETING
 
 
 class Replicas:
-    """The replicas of a deployment. One on this node is called directly, others over Serve's handle."""
+    """The replicas of a deployment. A replica on this node is called directly, others over Serve's handle."""
 
     def __init__(self, handle: DeploymentHandle, **init: Any) -> None:
-        """``init``: options of Serve's handle."""
+        """Take options of Serve's handle as ``init``."""
         handle._init(_prefer_local_routing=True, **init)
         self._handle = handle
         self._local = LocalReplicas(service_name(handle.app_name, handle.deployment_name))
 
     async def call(self, method: StubMethod[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what the method of a stub returns. Raises ServeAppError; anything else that is raised is a bug.
+        """Call a method of a stub and return its result. Raise ServeAppError if the call is refused or fails.
 
-        ReplicaGone and ReplicaDied are worth another call: see ``Retries``.
+        ReplicaGone and ReplicaDied can be retried: see ``Retries``. Any other type of exception is a bug.
         """
         name = method.__name__
         try:
@@ -120,21 +121,21 @@ class Replicas:
             raise
         except ReplicaGone:
             result = await self._call_handle(name, *args, **kwargs)
-        return _raised(result)
+        return _raise_refusal(result)
 
     async def _call_handle(self, name: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return await getattr(self._handle, name).remote(*args, **kwargs)
         except BackPressureError as exc:
             raise Overloaded(
-                f"max_queued_requests: no more may be queued for {self._handle.deployment_name}; retry later or add "
+                f"max_queued_requests: the queue of {self._handle.deployment_name} is full; retry later or add "
                 "replicas",
                 limit="max_queued_requests",
             ) from exc
-        except RayActorError as exc:  # it died, or did before, and Serve has not noticed yet
-            raise ReplicaGone("a replica died or is not there; try again") from exc
+        except RayActorError as exc:  # it died during the call, or earlier and Serve has not noticed
+            raise ReplicaGone("a replica died or is gone; retry the request") from exc
         except DeploymentUnavailableError as exc:
-            raise Unavailable("no replica can be started") from exc
+            raise Unavailable("no replica can be started; the server's log has the reason") from exc
 
 
 class ActorReplica:
@@ -144,12 +145,12 @@ class ActorReplica:
         self._actor = actor
 
     async def call(self, method: StubMethod[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what the method of a stub returns. Raises ServeAppError, and RayError where the actor is gone."""
+        """Call a method of a stub and return its result. Raise ServeAppError, or RayError if the actor is gone."""
         result: T | ServeAppError = await getattr(self._actor, method.__name__).remote(*args, **kwargs)
-        return _raised(result)
+        return _raise_refusal(result)
 
 
-def _raised(result: T | ServeAppError) -> T:
+def _raise_refusal(result: T | ServeAppError) -> T:
     if isinstance(result, ServeAppError):
         raise result
     return result

@@ -31,7 +31,7 @@ _READY_TIMEOUT_S = 5.0
 
 @serve.ingress()
 class Ingress:
-    """FastAPI in front of the graph. Imports neither torch nor a model."""
+    """The FastAPI application in front of the graph. This process imports neither torch nor a model."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, preprocessor: DeploymentHandle, supervisor: DeploymentHandle, args: AppArgs
@@ -40,7 +40,7 @@ class Ingress:
         require_keys(args.access, await http_host())
         self._preprocessor = Replicas(preprocessor)
         self._retries = Retries(in_flight=args.preprocessor.max_calls)
-        # By tenant, which is by key, of those in the file; and by model.
+        # One for each tenant and model. A tenant is a key of the API-key file.
         self._throttles: defaultdict[tuple[str, str], Throttle] = defaultdict(Throttle)
         self._streams = SupervisorProxy(supervisor)
         self._args = args
@@ -50,26 +50,26 @@ class Ingress:
         return build_api(self, self._streams, Telemetry(RayInstrument), self._args)
 
     async def ready(self) -> DetectorState:
-        """See ``Backend``."""
+        """Return the Detector's state if it is ready: see ``Backend.ready``."""
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 self._state = await self._preprocessor.call(PreprocessorStub.state, DEFAULT_MODEL)
         except Overloaded:
             if self._state is None:
-                raise  # else it is warm and busy: what load balancers call ready
+                raise  # after a first answer, an overloaded Detector is warm and counts as ready
         except TimeoutError as exc:
-            raise Unavailable("no detector answers") from exc
+            raise Unavailable("no detector answers; retry later") from exc
         assert self._state is not None
         return self._state
 
     async def models(self) -> list[ModelStatus]:
-        """See ``Backend``."""
+        """Return the status of every model: see ``Backend.models``."""
         running = await asyncio.to_thread(running_replicas, serve.get_replica_context().app_name)
         return await asyncio.gather(*(self._model_status(name, running) for name in self._args.detectors()))
 
     async def _model_status(self, name: str, running: dict[str, int]) -> ModelStatus:
         if not running.get(detector_name(name)):
-            return ModelStatus(name=name, state="asleep")  # asked for, it would be woken
+            return ModelStatus(name=name, state="asleep")  # a call would start a replica
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 return ModelStatus.of(name, await self._preprocessor.call(PreprocessorStub.state, name))
@@ -77,7 +77,7 @@ class Ingress:
             return ModelStatus(name=name, state="unavailable")
 
     async def detect(self, request: PictureRequest) -> Answer:
-        """See ``Backend``."""
+        """Return the detections in an image: see ``Backend.detect``."""
         is_suspect = False
 
         async def attempt(left_s: float) -> Answer:
@@ -85,7 +85,7 @@ class Ingress:
             attempted = replace(request, time_left_s=left_s, is_suspect=is_suspect)
             try:
                 return await self._preprocessor.call(PreprocessorStub.detect, attempted)
-            except ReplicaGone:  # a handle does not say whether the replica died of the call, or before it
+            except ReplicaGone:  # a handle does not tell whether this call made the replica die
                 is_suspect = True
                 raise
 
@@ -99,5 +99,5 @@ class Ingress:
             self._throttles[request.tenant, request.params.model].observe(refusal)
 
     def admit(self, tenant: str, model: str) -> None:
-        """See ``Backend``."""
+        """Refuse a request if the graph is full: see ``Backend.admit``."""
         self._throttles[tenant, model].admit()

@@ -1,4 +1,4 @@
-"""What would keep a config from being served on this machine, found before anything is started."""
+"""Checks, made before the start, that a config is valid and that this machine can serve it."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ from serve_app.models.weights import check_weights
 from serve_app.types import InputShape, Json
 
 _IMPORT_PATH = "serve_app.app:build_app"
-_POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}  # Serve takes both
-_NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
-_HAPROXYS_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
+_POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}  # Serve accepts both spellings
+_ADDRESS_ERRORS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+_HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
 def read(path: Path) -> Json:
-    """A Serve config from its file. Raises ConfigError, for a key that Serve would ignore, too."""
+    """Return the Serve config in a file. Raise ConfigError if it is not valid or has a key that Serve would ignore."""
     try:
-        config = yaml.safe_load(path.read_bytes())  # UTF-8, whatever the locale says, or UTF-16 with its mark
+        config = yaml.safe_load(path.read_bytes())  # in UTF-8 whatever the locale, or in UTF-16 with a byte-order mark
         ServeDeploySchema.model_validate(config)
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
     except yaml.reader.ReaderError as exc:
-        raise ConfigError(f"{path} is no text in UTF-8 ({exc.reason} at {exc.position}): save it as UTF-8") from exc
+        raise ConfigError(f"{path} is not text in UTF-8 ({exc.reason} at {exc.position}): save it as UTF-8") from exc
     except yaml.YAMLError as exc:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(exc).split())}") from exc
-    except (AttributeError, ImportError) as exc:  # it looks at what it is to import
-        raise ConfigError(f"{path}: a policy_function is not there: {exc}") from exc
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(exc).split())}") from exc
+    except (AttributeError, ImportError) as exc:  # the schema imports the policy functions
+        raise ConfigError(f"{path}: a policy_function cannot be imported: {exc}") from exc
     except ValidationError as exc:
         problems = (f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in exc.errors())
-        raise ConfigError(f"{path} is no Serve config: {'; '.join(problems)}") from exc
+        raise ConfigError(f"{path} is not a Serve config: {'; '.join(problems)}") from exc
     if unknown := unknown_keys(config, ServeDeploySchema):
-        raise ConfigError(f"{path}: Serve knows no {', '.join(unknown)}")
+        raise ConfigError(f"{path}: Serve has no setting {', '.join(unknown)}: remove or correct it")
     return config  # type: ignore[no-any-return]
 
 
 def check(config: Json) -> None:
-    """Raises StartError with one sentence."""
-    dev_shm.sweep()  # what killed processes left behind is in nobody's way
+    """Check that this machine can serve the config. Raise StartError, which has one sentence, if it cannot."""
+    dev_shm.sweep()  # shared memory left behind by killed processes must not count as used
     http = config.get("http_options", {})
     _check_port(http.get("host", "0.0.0.0"), http.get("port", 8000), "http_options.port")
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
-        for variable, port in _HAPROXYS_PORTS.items():
+        for variable, port in _HAPROXY_PORTS.items():
             _check_port("127.0.0.1", os.environ.get(variable, port), variable)
     for application, args, detectors, deployments in _applications(config):
         require_keys(args.access, http.get("host", "0.0.0.0"))
@@ -75,13 +75,16 @@ def check(config: Json) -> None:
 
 
 def check_args(config: Json) -> None:
-    """Raises ConfigError for a wrong setting; nothing of this machine is looked at."""
+    """Check the settings without looking at this machine. Raise ConfigError if one is wrong."""
     for _ in _applications(config):
         pass
 
 
 def _applications(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArgs], dict[str, Json]]]:
-    """The name of each of ours, its settings, what its Detectors are set to, its deployments. Raises ConfigError."""
+    """Yield name, settings, settings of each Detector, and deployments of every Sightline application.
+
+    Raise ConfigError if a setting is wrong.
+    """
     for application in config["applications"]:
         if application["import_path"] == _IMPORT_PATH:
             args = parse_args(application.get("args", {}))
@@ -89,7 +92,7 @@ def _applications(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArg
             detectors = {detector_name(model): detector for model, detector in args.detectors().items()}
             known = {"Ingress", "Preprocessor", "StreamSupervisor", *detectors}
             if unknown := sorted(deployments.keys() - known):
-                raise ConfigError(f"there is no deployment {', '.join(unknown)}: there are {', '.join(sorted(known))}")
+                raise ConfigError(f"deployments: {', '.join(unknown)} does not exist: use {', '.join(sorted(known))}")
             for name, deployment in deployments.items():
                 _check_policy(name, (deployment.get("autoscaling_config") or {}).get("policy") or {})
             changed = (
@@ -100,9 +103,11 @@ def _applications(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArg
 
 
 def _check_policy(deployment: str, policy: Json) -> None:
-    """Serve's controller would try it again and again, and say nothing to whoever deployed it."""
+    """Check the policy here, because Serve's controller would retry a wrong one forever and report no error."""
     if not isinstance(policy, dict):
-        raise ConfigError(f"{deployment}: autoscaling_config.policy: its keys are policy_function and policy_kwargs")
+        raise ConfigError(
+            f"{deployment}: autoscaling_config.policy: must have the keys policy_function and policy_kwargs"
+        )
     if policy.get("policy_function") in _POLICY:
         try:
             TargetUtilisation(**policy.get("policy_kwargs") or {})
@@ -111,7 +116,7 @@ def _check_policy(deployment: str, policy: Json) -> None:
 
 
 def unknown_keys(value: Json, schema: type[BaseModel], path: str = "") -> list[str]:
-    """Paths of the keys that no field of the schema has."""
+    """Return the paths of the keys that the schema has no field for."""
     unknown = []
     for key, item in value.items():
         if key not in schema.model_fields:
@@ -134,14 +139,17 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def _check_port(host: str, port: int | str, setting: str) -> None:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # as configs/haproxy.py does
+        # This prefers IPv4, as configs/haproxy.py does.
+        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address[0], int(port)))
     except (OSError, OverflowError, ValueError) as exc:
-        if isinstance(exc, socket.gaierror) or (isinstance(exc, OSError) and exc.errno in _NO_SUCH_ADDRESS):
-            raise ConfigError(f"http_options.host: {host} is no address of this machine") from exc
-        raise ConfigError(f"port {port} of {host} is in use or not allowed: set {setting} to another one") from exc
+        if isinstance(exc, socket.gaierror) or (isinstance(exc, OSError) and exc.errno in _ADDRESS_ERRORS):
+            raise ConfigError(
+                f"http_options.host: {host} is not an address of this machine: set it to one, such as 127.0.0.1"
+            ) from exc
+        raise ConfigError(f"{setting}: port {port} of {host} is in use or not allowed: set another port") from exc
 
 
 def _check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], preprocessor: Json) -> None:
@@ -152,9 +160,9 @@ def _check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], preproces
     try:
         free = shutil.disk_usage(FOLDER).free
     except OSError as exc:
-        raise SharedMemoryError(f"{FOLDER} is not there ({exc.strerror}): mount a tmpfs there") from exc
+        raise SharedMemoryError(f"{FOLDER} cannot be used ({exc.strerror}): mount a tmpfs there") from exc
     if needed > free:
         raise SharedMemoryError(
-            f"the frame pools need {needed / 2**20:.0f} MiB of shared memory, and {free / 2**20:.0f} are free: "
-            "use fewer slots (preprocessor.slots) or allow more (docker run --shm-size=1g)"
+            f"the frame pools need {needed / 2**20:.0f} MiB of shared memory, but {free / 2**20:.0f} MiB are free: "
+            "use fewer slots (preprocessor.slots) or provide more shared memory (docker run --shm-size=1g)"
         )

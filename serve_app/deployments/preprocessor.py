@@ -1,4 +1,4 @@
-"""The Preprocessor: the deployment that decodes a picture into a slot and asks the Detector about it."""
+"""The Preprocessor: the deployment that decodes an image into a slot and calls the Detector."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, InputShape, Le
 
 logger = logging.getLogger(__name__)
 
-_DECODER_WEDGED_AFTER_S = 20.0  # of work on one picture: the largest take two
-_MODEL_CHANGED_PAUSE_S = 0.05
+_DECODE_TIMEOUT_S = 20.0  # for one image; the largest allowed take 2 s
+_RETRY_INTERVAL_S = 0.05
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class _ModelQueue:
-    """The Detectors of one model, and the pictures that wait for them: they delay no other model's pictures."""
+    """The Detectors of one model and the queue of images for them. It does not delay the images for other models."""
 
     detector: DetectorClient
     waiting_room: WaitingRoom
@@ -49,15 +49,15 @@ class _ModelQueue:
 
 @serves(PreprocessorStub)
 class Preprocessor:
-    """Decodes a picture straight into a shared-memory slot, asks the Detector about it, and maps the boxes back."""
+    """A replica that decodes images straight into shared-memory slots, calls the Detector, and maps the boxes back."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, detectors: dict[str, DeploymentHandle], args: AppArgs
     ) -> None:
-        """``detectors``: those of each model, by the model's name."""
+        """Take as ``detectors`` the handle of each model's Detector, by the name of the model."""
         log_as_serve()
-        cv2.setNumThreads(1)  # one picture a thread; the threads are ours
-        # This loads the decoders' libraries before a client waits for them.
+        cv2.setNumThreads(1)  # we run one image in each of our own threads
+        # Decode a first image, so that no client waits while the decoders' libraries are loaded.
         prepare_new(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64, InputShape.square(32))
         slots = args.preprocessor.slots
         self._queues = {
@@ -68,45 +68,45 @@ class Preprocessor:
             )
             for model, detector in detectors.items()
         }
-        # As many threads as full-size pictures may be in memory at once.
+        # The number of threads limits how many full-size images are in memory at once.
         self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads or max(1, cores() // 4), "decode")
         self._max_pixels = args.limits.max_pixels
         self._telemetry = Telemetry(RayInstrument)
         self._quarantine = Quarantine()
-        self._decoding_since_s: dict[int, float] = {}  # by thread
+        self._decoding_started_at_s: dict[int, float] = {}  # by thread id
         await self._queues[DEFAULT_MODEL].detector.connect()  # the other models may be scaled to zero
         max_calls = args.preprocessor.max_calls * len(self._queues)
         self._server = await listen(self, PreprocessorStub, max_calls=max_calls, limit="preprocessor.slots")
 
     async def state(self, model: str) -> DetectorState:
-        """See ``PreprocessorStub``."""
+        """Return the state of a model's Detector: see ``PreprocessorStub.state``."""
         return await self._queue(model).detector.fetch_state()
 
     async def detect(self, request: PictureRequest) -> Answer:
-        """See ``PreprocessorStub``."""
-        came_at_s = time.monotonic()
-        expires_at_s = came_at_s + request.time_left_s
+        """Return the detections in an image: see ``PreprocessorStub.detect``."""
+        received_at_s = time.monotonic()
+        expires_at_s = received_at_s + request.time_left_s
         queue = self._queue(request.params.model)
         with queue.waiting_room.enter(request.tenant):
             async with queue.slots:
-                waited_s = time.monotonic() - came_at_s
+                waited_s = time.monotonic() - received_at_s
                 while True:
                     try:
                         answer = await self._detect(queue.detector, request, expires_at_s)
                         break
-                    except ModelChanged:  # a roll-out: try again with the model that serves now
-                        if time.monotonic() + _MODEL_CHANGED_PAUSE_S > expires_at_s:
+                    except ModelChanged:  # during a roll-out: retry with the model that is served now
+                        if time.monotonic() + _RETRY_INTERVAL_S > expires_at_s:
                             raise
-                        await asyncio.sleep(_MODEL_CHANGED_PAUSE_S)
+                        await asyncio.sleep(_RETRY_INTERVAL_S)
         timing = answer.timing
         self._telemetry.record(STAGE_MS, timing.decode_s * 1e3, stage="decode")
         return replace(answer, timing=replace(timing, queue_s=timing.queue_s + waited_s))
 
     async def check_health(self) -> None:
-        """End this replica if a decoder hangs, which keeps its slot and its thread. Serve calls this every second."""
-        oldest_s = time.monotonic() - min(self._decoding_since_s.values(), default=time.monotonic())
-        if oldest_s > _DECODER_WEDGED_AFTER_S:
-            logger.critical("a decoder has been busy with one picture for %.0f s: this replica ends", oldest_s)
+        """Kill this replica if a decoder hangs, because it keeps a slot and a thread. Serve calls this every second."""
+        longest_s = time.monotonic() - min(self._decoding_started_at_s.values(), default=time.monotonic())
+        if longest_s > _DECODE_TIMEOUT_S:
+            logger.critical("a decoder hangs: it has decoded one image for %.0f s; killing this replica", longest_s)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _queue(self, model: str) -> _ModelQueue:
@@ -119,8 +119,8 @@ class Preprocessor:
         options = request.params.to_options(model)
         with detector.pool.lease() as slot:
             fitted, decode_s = await self._prepare(request, slot.pixels)
-            # If this is cancelled here, the slot goes to another picture while the engine may still read it. What the
-            # engine then makes of it is answered to nobody.
+            # If this is cancelled here, the slot is reused for another image while the engine may still read it. That
+            # does no harm, because the result of the cancelled call is discarded.
             answer = await detector.detect(
                 slot,
                 fitted,
@@ -147,8 +147,11 @@ class Preprocessor:
         return await self._in_thread(lambda: annotate(*picture))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Return the work's result. When cancelled, wait for work that has begun: it may still write into our slot."""
-        job = self._decoders.submit(self._watched, work)
+        """Return the result of ``work``.
+
+        When cancelled, wait until work that has begun is finished, because it may still write to the slot.
+        """
+        job = self._decoders.submit(self._timed, work)
         done = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(done)
@@ -157,16 +160,16 @@ class Preprocessor:
                 try:
                     await asyncio.wait([done])
                 except asyncio.CancelledError:
-                    pass  # cancelled once more; the work continues all the same
+                    pass  # cancelled again; the work continues all the same
             raise
 
-    def _watched(self, work: Callable[[], T]) -> T:
+    def _timed(self, work: Callable[[], T]) -> T:
         thread = threading.get_ident()
-        self._decoding_since_s[thread] = time.monotonic()
+        self._decoding_started_at_s[thread] = time.monotonic()
         try:
             return work()
         finally:
-            del self._decoding_since_s[thread]
+            del self._decoding_started_at_s[thread]
 
     async def __del__(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What Ray offers only under private names, in one place. Each has a test."""
+"""All uses of private names of Ray, in one place. Each use has a test."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _GCS_TIMEOUT_S = 5.0
 
 
 def runtime_env(variables: dict[str, str]) -> dict[str, Any]:
-    """Return the ``runtime_env`` of an actor that has these variables.
+    """Return the ``runtime_env`` for an actor with these environment variables.
 
-    A process with a runtime environment is started by a shell, for which Ray quotes everything but the interpreter
-    (``RuntimeEnvContext.exec_worker``): below a folder like "my project" none would start. An interpreter that needs no
-    quotes is left to Ray, since on another node it may be another one.
+    Ray starts a process with a runtime environment through a shell, and quotes everything except the interpreter
+    (``RuntimeEnvContext.exec_worker``). In a folder such as "my project" the process would not start, so we quote the
+    interpreter here. If it needs no quotes we let Ray choose it, because its path may differ on another node.
     """
     quoted = shlex.quote(sys.executable)
     interpreter = {} if quoted == sys.executable else {"py_executable": quoted}
@@ -33,34 +33,35 @@ def runtime_env(variables: dict[str, str]) -> dict[str, Any]:
 
 
 def running_replicas(application: str) -> dict[str, int]:
-    """How many replicas of each deployment run. Blocks. Raises Unavailable."""
+    """Return the number of running replicas by deployment. This blocks. Raise Unavailable if Serve does not answer."""
     try:
         status = serve.status().applications.get(application)
     except RayError as exc:
-        raise Unavailable("Serve's controller does not answer") from exc
+        raise Unavailable("Serve's controller does not answer; retry later") from exc
     deployments = status.deployments if status else {}
     return {name: one.replica_states.get(ReplicaState.RUNNING, 0) for name, one in deployments.items()}
 
 
 async def http_host() -> str | None:
-    """The address on which Serve listens for HTTP: with HAProxy every one, unless the config says otherwise."""
+    """Return the address on which Serve listens for HTTP. With HAProxy the default is all addresses."""
     host: str | None = (await asyncio.to_thread(_get_global_client)).http_config.host
     return host
 
 
 def draining_nodes() -> set[str]:
-    """Return the ids of the nodes that will be taken away soon, and get no new actors. Blocks.
+    """Return the ids of the nodes that are draining and get no new actors. This blocks.
 
-    ``ray drain-node`` marks a node so, as do autoscalers before they end one. Returns none where Ray cannot tell.
+    ``ray drain-node`` makes a node drain, and autoscalers do so before they remove it. The result is empty if Ray's
+    head does not answer.
     """
     try:
         return set(global_worker.gcs_client.get_draining_nodes(timeout=_GCS_TIMEOUT_S))
-    except Exception:  # the head is away, or is starting again
+    except Exception:  # Ray's head is down or restarting
         return set()
 
 
 def is_application_gone(application: str) -> bool:
-    """Return whether the application was deleted or Serve was shut down; False where that is not known. Blocks.
+    """Return whether the application was deleted or Serve was shut down; False if unknown. This blocks.
 
     A controller that is restarting does not mean that the application is gone.
     """
@@ -68,7 +69,7 @@ def is_application_gone(application: str) -> bool:
         ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
     except ValueError:
         return True
-    except Exception:  # whatever it is, it does not say that the application is gone
+    except Exception:  # no other error proves that the application is gone
         return False
     try:
         status = serve.status().applications.get(application)
@@ -78,7 +79,7 @@ def is_application_gone(application: str) -> bool:
 
 
 def most_replicas(application: str, deployment: str) -> int:
-    """Return how many replicas a deployment has, or how many autoscaling may start. Blocks."""
+    """Return the number of replicas of a deployment, or the maximum if it is autoscaled. This blocks."""
     details = _get_global_client().get_serve_details()["applications"][application]["deployments"][deployment]
     scaling = details["deployment_config"].get("autoscaling_config") or {}
     return int(scaling.get("max_replicas") or details["target_num_replicas"])

@@ -1,4 +1,4 @@
-"""Our metrics, recorded by Ray."""
+"""Recording of Sightline's metrics through Ray."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from serve_app.telemetry.metrics import Metric
 
 
 class RayInstrument:
-    """A metric of ours as one of Ray's."""
+    """A Ray metric that records one of Sightline's metrics."""
 
     def __init__(self, metric: Metric) -> None:
         if metric.kind == "counter":
@@ -20,5 +20,5 @@ class RayInstrument:
             self._record = histogram.observe
 
     def record(self, value: float, tags: dict[str, str]) -> None:
-        """See ``telemetry.metrics.Instrument``."""
+        """Record a value with its tags: see ``telemetry.metrics.Instrument``."""
         self._record(value, tags)

@@ -1,4 +1,4 @@
-"""The workers of an application's streams as Ray actors: how they are started, called, found and killed."""
+"""Stream workers as Ray actors: this module starts, calls, finds and kills them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from serve_app.config import AppArgs
 from serve_app.deployments.handles import ActorReplica, StubMethod
 from serve_app.deployments.ray_internals import draining_nodes, is_application_gone, runtime_env
-from serve_app.deployments.stream_worker import NAMESPACE, StreamWorker, name_prefix, running
+from serve_app.deployments.stream_worker import NAMESPACE, StreamWorker, actor_names, name_prefix
 from serve_app.deployments.stubs import WorkerStub
 from serve_app.schemas.streams import Regions, StreamStatus
 from serve_app.streams.capture.source import Source
@@ -22,7 +22,7 @@ from serve_app.streams.workers import WorkerDied, WorkerFailed, WorkerNotKilled,
 from serve_app.types import EventPage, Snapshot
 
 _KILL_TIMEOUT_S = 5.0
-_KILL_PAUSE_S = 0.02
+_KILL_INTERVAL_S = 0.02
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class RayWorker:
         ray.kill(self.actor)
 
     async def _call(self, method: StubMethod[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return a method's result. Raises WorkerError, and the ServeAppError that the method refuses the call with."""
+        """Call a method and return its result. Raise ServeAppError if it is refused, WorkerError if the call fails."""
         try:
             return await ActorReplica(self.actor).call(method, *args, **kwargs)
         except ActorUnavailableError as exc:
@@ -81,18 +81,18 @@ class RayWorkers:
         self._args = args
 
     def start(self, record: Record, source: Source) -> RayWorker:
-        """Return the actor of the record's name, or start one on the node that has fewest and is not draining."""
+        """Return the record's actor, or start it on the node that has the fewest actors and is not draining."""
         actor = ray.remote(StreamWorker).options(
             name=self._full_name(record.worker_name),
             namespace=NAMESPACE,
             get_if_exists=True,
             lifetime="detached",
-            max_restarts=0,  # the supervisor starts it again, so that restarts are counted
+            max_restarts=0,  # the supervisor restarts it and counts the restarts
             num_cpus=0.02,
             scheduling_strategy="SPREAD",
-            enable_task_events=False,  # Ray's GCS would keep each call: 8 MiB a minute with eleven streams
-            # Ray's node agent keeps a dead process's counters and histograms for ever, and streams come and go: the
-            # supervisor reports the metrics instead.
+            enable_task_events=False,  # Ray's GCS would store every call: 8 MiB a minute with 11 streams
+            # Ray's node agent keeps the counters and histograms of a dead process forever, so they would pile up as
+            # streams are started and deleted. The supervisor reports the metrics instead.
             runtime_env=runtime_env({"RAY_enable_metrics_collection": "0"}),
         )
         try:
@@ -101,9 +101,9 @@ class RayWorkers:
             raise WorkerFailed(type(exc).__name__) from exc
 
     async def kill(self, name: str) -> None:
-        """Kill the actor of this name, if there is one, and wait until the name is free.
+        """Kill the actor with this name, if it exists, and wait until the name is free.
 
-        Raises WorkerNotKilled where the name is not free after 5 s, or Ray does not say.
+        Raise WorkerNotKilled if the name is still in use after 5 s, or if Ray does not answer.
         """
         loop = asyncio.get_running_loop()
         expires_at_s = loop.time() + _KILL_TIMEOUT_S
@@ -113,13 +113,13 @@ class RayWorkers:
             except ValueError:
                 return  # no actor has this name
             except (RayError, OSError):
-                pass  # Ray's head is away, or is starting again
-            await asyncio.sleep(_KILL_PAUSE_S)
+                pass  # Ray's head is down or restarting
+            await asyncio.sleep(_KILL_INTERVAL_S)
         raise WorkerNotKilled(f"the process did not end within {_KILL_TIMEOUT_S:g} s")
 
     async def running(self) -> set[str]:
         """Return the names of the application's actors."""
-        names = await asyncio.to_thread(running, self._application)
+        names = await asyncio.to_thread(actor_names, self._application)
         return {name.removeprefix(name_prefix(self._application)) for name in names}
 
     async def draining_nodes(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""Where this project's log records go in a replica."""
+"""The destination of this project's log records in a replica."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 
 
 def log_as_serve() -> None:
-    """Have our loggers write where Ray Serve's logger writes: into the replica's log, in its format.
+    """Make our loggers write to the replica's log, in the format of Ray Serve's logger.
 
-    Serve gives handlers to its own logger, ``ray.serve``, alone. Ours becomes a child of it, so that a changed
-    ``logging_config`` counts for our records, too. To be called once in each process that Ray starts.
+    Serve adds handlers only to its own logger, ``ray.serve``. Our logger becomes a child of it, so ``logging_config``
+    applies to our records too. Call this once in each process that Ray starts.
     """
     logging.getLogger("serve_app").parent = logging.getLogger("ray.serve")

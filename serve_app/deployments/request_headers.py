@@ -1,4 +1,4 @@
-"""What stands before Ray Serve's own reading of a request: configs/serve.env names it."""
+"""Middleware that runs before Ray Serve reads a request. The flag in configs/serve.env enables it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.deployments.half_closed import answer_half_closed
 
-# Serve obeys these, whoever sends them: another deadline than ours, a request that goes on when its client has gone.
-_ITS_OWN = re.compile(
+# Serve obeys these headers from any client: they could change our deadline, or keep a request running after its client
+# has disconnected.
+_SERVE_HEADERS = re.compile(
     rb"x-request-timeout-seconds|x-request-disconnect-disabled|serve[-_]multiplexed[-_]model[-_]id|x[-_]session[-_]id"
 )
-_IDENTITIES = {b"x-request-id", b"traceparent", b"tracestate"}
-_SOUND = re.compile(rb"[\x20-\x7e]{1,512}")  # else Serve answers 500, or writes what it was sent into its log
+_ID_HEADERS = {b"x-request-id", b"traceparent", b"tracestate"}
+_PRINTABLE = re.compile(rb"[\x20-\x7e]{1,512}")  # with other values Serve answers 500, or copies them into its log
 
 
 def middlewares() -> list[Middleware]:
-    """See Ray Serve's ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``: called in each process that listens."""
+    """Return our middleware. Serve calls this in each listening process: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
     answer_half_closed()
     return [Middleware(CleanHeaders)]
 
 
 class CleanHeaders:
-    """ASGI middleware: leaves out the headers that are Serve's own, and identities that are no plain text."""
+    """ASGI middleware that removes Serve's own headers, and request and trace ids that are not printable text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes all else on."""
+        """Pass the request on without these headers."""
         if "headers" in scope:
             scope["headers"] = [header for header in scope["headers"] if _is_clean(*header)]
         await self._app(scope, receive, send)
 
 
 def _is_clean(name: bytes, value: bytes) -> bool:
-    if name in _IDENTITIES:
-        return _SOUND.fullmatch(value) is not None
-    return name.isascii() and _ITS_OWN.fullmatch(name) is None
+    if name in _ID_HEADERS:
+        return _PRINTABLE.fullmatch(value) is not None
+    return name.isascii() and _SERVE_HEADERS.fullmatch(name) is None

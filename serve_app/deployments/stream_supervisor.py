@@ -24,12 +24,12 @@ from serve_app.types import EventPage, ModelInfo, Snapshot
 
 @serves(SupervisorStub)
 class StreamSupervisor:
-    """Serves the operations of ``Supervision`` to other deployments. There is one replica of it."""
+    """The single replica that offers the operations of ``Supervision`` to other deployments."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, detectors: Mapping[str, DeploymentHandle], args: AppArgs
     ) -> None:
-        """``detectors``: the handle of each model's Detector, by the model's name."""
+        """Take as ``detectors`` the handle of each model's Detector, by the name of the model."""
         log_as_serve()
         application = serve.get_replica_context().app_name
         self._supervision = Supervision(
@@ -76,7 +76,7 @@ class StreamSupervisor:
         return await self._supervision.snapshot(stream_id, after, within_s, boxes)
 
     async def check_health(self) -> None:
-        """Raise what made a background task fail. Serve then restarts the replica."""
+        """Raise the error of a background task that has failed. Serve then restarts the replica."""
         self._supervision.check()
 
     async def __del__(self) -> None:

@@ -1,8 +1,8 @@
-"""What each deployment answers to other processes: one Protocol each, where there is none already.
+"""The methods that each deployment offers to other processes, as one Protocol for each deployment.
 
-A stub is a deployment's typed name. Its callers name a method by it, ``await replicas.call(DetectorStub.capacity)``, so
-that a misspelt method or a wrong argument does not pass the type check. Its replicas answer exactly its methods: see
-``serves`` and ``listen`` in ``handles``.
+Callers name a method through the stub, as in ``await replicas.call(DetectorStub.capacity)``, so the type checker finds
+a misspelt method or a wrong argument. The replicas answer exactly the methods of the stub: see ``serves`` and
+``listen`` in ``handles``.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from serve_app.types import (
     PictureRequest,
 )
 
-SUPERVISOR_MAX_CALLS = 1024  # in flight; most are of clients that follow a stream, one call each
+SUPERVISOR_MAX_CALLS = 1024  # calls in flight; most come from clients that follow a stream, with one call each
 
 
 class PreprocessorStub(Protocol):
-    """The Preprocessor, as the Ingress calls it."""
+    """The methods of the Preprocessor, which the Ingress calls."""
 
     async def detect(self, request: PictureRequest) -> Answer:
-        """Return the answer to one encoded picture, in its own pixels. Raises ServeAppError."""
+        """Return the detections in one encoded image, in its pixels. Raise ServeAppError if the image is refused."""
 
     async def state(self, model: str) -> DetectorState:
-        """Return what the Detector of this model serves, asked of one of its replicas. Raises Unavailable."""
+        """Ask a Detector replica of this model for its state. Raise Unavailable if none answers."""
 
 
 class DetectorStub(Protocol):
-    """The Detector, as Preprocessors, StreamWorkers and the StreamSupervisor call it."""
+    """The methods of the Detector, which Preprocessors, StreamWorkers and the StreamSupervisor call."""
 
     async def detect(self, request: DetectRequest) -> DetectReply:
-        """Return what the model finds in one model input, in model-input pixels. Raises ServeAppError."""
+        """Return the detections in one model input, in its pixels. Raise ServeAppError if the input is refused."""
 
     async def state(self) -> DetectorState:
-        """Return the model that is served, which is loaded and warm, and how far a roll-out is."""
+        """Return the model that is loaded, warm and served, and the progress of a roll-out."""
 
     async def capacity(self) -> float:
-        """Return the pictures a second that this replica can take, as it was measured."""
+        """Return the measured capacity of this replica, in images per second."""
 
 
-SupervisorStub = Streams  # the Ingress calls the StreamSupervisor for what the HTTP interface asks of it
-WorkerStub = WorkerCalls  # the StreamSupervisor calls a StreamWorker for what the supervision asks of it
+SupervisorStub = Streams  # the Ingress calls the StreamSupervisor, on behalf of the HTTP API
+WorkerStub = WorkerCalls  # the StreamSupervisor calls StreamWorkers

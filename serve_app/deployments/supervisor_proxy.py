@@ -1,4 +1,4 @@
-"""The streams as the HTTP interface needs them: each operation is a call of the StreamSupervisor."""
+"""The stream operations of the HTTP API, each of which is a call to the StreamSupervisor."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from serve_app.overload.retries import Retries
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.types import EventPage, Snapshot
 
-_TIMEOUT_S = 30.0  # long, because a worker that is stopped first sends the events that its sinks still hold
+_TIMEOUT_S = 30.0  # long, because a stopping worker first sends the events that its sinks still hold
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class SupervisorProxy:
-    """The supervised streams. See ``api.backend.Streams``.
+    """A client of the StreamSupervisor. See ``api.backend.Streams``.
 
-    When the supervisor dies, reads are retried. A change is not, because it may have been made.
+    When the supervisor dies, reads are retried. Changes are not, because the change may already have been made.
     """
 
     def __init__(self, supervisor: DeploymentHandle) -> None:
@@ -67,10 +67,10 @@ class SupervisorProxy:
         try:
             return await self._retries.run(lambda _: self._supervisor.call(method, *args, **kwargs), _TIMEOUT_S)
         except DeadlineExceeded as exc:
-            raise Unavailable("the stream supervisor does not answer") from exc
+            raise Unavailable("the stream supervisor does not answer; retry later") from exc
 
     async def _call(self, method: StubMethod[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await asyncio.wait_for(self._supervisor.call(method, *args, **kwargs), _TIMEOUT_S)
         except TimeoutError as exc:
-            raise Unavailable("the stream supervisor does not answer") from exc
+            raise Unavailable("the stream supervisor does not answer; retry later") from exc

@@ -1,4 +1,4 @@
-"""A real local Ray, a real HTTP server, and the model whose answers are known."""
+"""Fixtures with a real local Ray, a real HTTP server, and the model with known answers."""
 
 from __future__ import annotations
 
@@ -34,67 +34,70 @@ T = TypeVar("T")
 
 BIN = Path(sys.executable).parent
 SLOTS = 64
-PATIENCE_S = 180.0  # for what takes seconds: a machine may be many times slower than the one it was written on
+PATIENCE_S = 180.0  # for operations that take seconds, because a machine may be many times slower than ours
 CAMERA_FRAMES = 30
 
 
 def eventually(look: Callable[[], T | None], *, within_s: float = PATIENCE_S, what: str = "it") -> T:
-    """The first true value that ``look`` returns, looked for until the time is up. What it asks may just be away."""
-    expires_s = time.monotonic() + within_s
-    while time.monotonic() < expires_s:
+    """Call ``look`` until it returns a true value, and return that. Errors of the client count as false.
+
+    Raise AssertionError after ``within_s``.
+    """
+    expires_at_s = time.monotonic() + within_s
+    while time.monotonic() < expires_at_s:
         with suppress(SightlineError):
             if value := look():
                 return value
         time.sleep(0.1)
-    raise AssertionError(f"{what} did not come true within {within_s:g} s")
+    raise AssertionError(f"{what} did not happen within {within_s:g} s")
 
 
 def workers(title: str) -> list[psutil.Process]:
-    """The processes of our own cluster that Ray gave this title."""
+    """Return the processes of our own cluster to which Ray gave this title."""
     return Cluster("", os.getpid()).processes(title)
 
 
-def asking(url: str) -> Client:
-    """A client with the tests' patience."""
+def client_for(url: str) -> Client:
+    """Return a client with the timeout of these tests."""
     return Client(url, timeout_s=PATIENCE_S)
 
 
 def start_stream(
     url: str, source: Path | str, *, loop: bool = False, stream_id: str = "lot", **fields: Any
 ) -> StreamStatus:
-    """A new stream of the application there."""
+    """Start a stream in the application at ``url``, and return its status."""
     spec = {"id": stream_id, "source": {"uri": str(source), "loop": loop}} | fields
-    with asking(url) as client:
+    with client_for(url) as client:
         return client.streams.create(spec)
 
 
 def stream_status(url: str, stream_id: str = "lot") -> StreamStatus:
-    """What the stream says of itself."""
-    with asking(url) as client:
+    """Return the status of a stream."""
+    with client_for(url) as client:
         return client.streams.status(stream_id)
 
 
 def stream_ids(url: str) -> list[str]:
-    """Every stream of the application there."""
-    with asking(url) as client:
+    """Return the ids of all streams of the application at ``url``."""
+    with client_for(url) as client:
         return [stream.stream_id for stream in client.streams.list()]
 
 
 def delete_stream(url: str, stream_id: str = "lot") -> None:
-    """End it for good."""
-    with asking(url) as client:
+    """Stop and delete a stream."""
+    with client_for(url) as client:
         client.streams.delete(stream_id)
 
 
 def stream_events(url: str, stream_id: str = "lot", **query: Any) -> Generator[dict[str, Any], None, None]:
-    """Its events, as they come, without end."""
-    with asking(url) as client:
+    """Yield the events of a stream as they arrive, without end."""
+    with client_for(url) as client:
         for event in client.streams.events(stream_id, **query):
             yield json.loads(event.json)
 
 
 def stream_results(url: str, count: int, stream_id: str = "lot") -> list[StreamResult]:
-    """So many results, one after the other."""
+    """Return the next ``count`` results of a stream."""
     events = stream_events(url, stream_id, types="result")
     results = [StreamResult(**next(events)) for _ in range(count)]
     events.close()
@@ -102,13 +105,13 @@ def stream_results(url: str, count: int, stream_id: str = "lot") -> list[StreamR
 
 
 def replicas(deployment: str) -> list[psutil.Process]:
-    """The processes of a deployment's replicas."""
+    """Return the processes of a deployment's replicas."""
     return Cluster("", os.getpid()).replicas(deployment)
 
 
 @contextmanager
 def rtsp_camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterator[int]:
-    """A camera's port. A machine without GStreamer has none, and skips."""
+    """Run a camera and yield its port. Skip the test on a machine without GStreamer, except in CI."""
     try:
         with camera(pictures, credentials, fps) as port:
             yield port
@@ -120,7 +123,7 @@ def rtsp_camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterat
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a camera shows: 30 pictures, each says which it is."""
+    """Save the 30 pictures that a camera shows. Each shows its own number."""
     folder = tmp_path_factory.mktemp("camera")
     for number in range(CAMERA_FRAMES):
         cv2.imwrite(str(folder / f"{number}.jpg"), squares.picture([square_of(number)]))
@@ -129,7 +132,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Service:
-    """The running application."""
+    """A running application, and how to reach it."""
 
     url: str
     address: str  # of the Ray cluster
@@ -139,22 +142,22 @@ class Service:
         return httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 
     def deploy(self, args: dict[str, Any] | None = None) -> None:
-        """Deploy the application, or a changed one in its place, and wait until it is ready."""
+        """Deploy the application, with other settings if given, and wait until it is ready."""
         serve.run(build_app(args or self.args), name=APPLICATION, route_prefix="/")
         eventually(lambda: is_ready(self.url), what="readiness")
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and the source distribution."""
+    """Build the wheel and the source distribution, and return their folder."""
     folder = tmp_path_factory.mktemp("dist")
-    here = ["--no-build-isolation", "--python", sys.executable]  # with what is installed: no network
+    here = ["--no-build-isolation", "--python", sys.executable]  # use the installed build tools, without a network
     subprocess.run([BIN / "uv", "build", "--quiet", *here, "--out-dir", folder, ROOT], check=True, timeout=PATIENCE_S)
     return folder
 
 
 def install_wheel(built: Path, venv: Path) -> tuple[Path, Path]:
-    """A new environment with the wheel and none of its dependencies: its Python, and where its packages lie."""
+    """Install the wheel without dependencies in a new environment. Return its Python and its folder of packages."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=PATIENCE_S)
     (wheel,) = built.glob("*.whl")
     python = venv / "bin/python"
@@ -166,26 +169,26 @@ def install_wheel(built: Path, venv: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def others() -> set[str]:
-    """Frame pools of other clusters on this machine."""
+    """Return the frame pools that existed before the tests, of other clusters on this machine."""
     return frame_pools()
 
 
 @pytest.fixture(scope="session")
 def cluster(others: set[str]) -> Iterator[str]:
-    """A Ray of our own; its address."""
+    """Run our own Ray, and yield its address."""
     os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = (
-        "serve_app.deployments.request_headers:middlewares"  # as configs/serve.env does
+        "serve_app.deployments.request_headers:middlewares"  # the same as in configs/serve.env
     )
     context = ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield context.address_info["gcs_address"]
     serve.shutdown()
-    eventually(lambda: frame_pools() <= others, what="an empty shared memory")
+    eventually(lambda: frame_pools() <= others, what="the release of the shared memory")
     ray.shutdown()
 
 
 @pytest.fixture(scope="session")
 def stream_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What a test makes may be streamed; nothing of a user's is touched."""
+    """Return settings that use only temporary folders, and never those of the user."""
     output = tmp_path_factory.mktemp("output")
     media = tmp_path_factory.getbasetemp()
     return {"media_dirs": str(media), "state_dir": str(output / "state"), "output_dir": str(output)}
@@ -193,7 +196,7 @@ def stream_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def service(cluster: str, squares_model: Path, stream_folders: dict[str, str]) -> Service:
-    """The application with the known-answer model."""
+    """Run the application with the model whose answers are known."""
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     args = {
@@ -209,7 +212,7 @@ def service(cluster: str, squares_model: Path, stream_folders: dict[str, str]) -
 
 @pytest.fixture
 def streams(service: Service) -> Iterator[None]:
-    """No stream outlives its test."""
+    """Delete all streams at the end of a test."""
     yield
     for stream_id in stream_ids(service.url):
         delete_stream(service.url, stream_id)

@@ -24,7 +24,7 @@ PREFIX = "/guarded"
 
 
 def save(path: Path, entries: list[dict[str, Any]]) -> None:
-    """In one step, as a mounted secret changes."""
+    """Replace the API-key file atomically, as a mounted secret is replaced."""
     (path.parent / "new").write_text(yaml.safe_dump(entries))
     (path.parent / "new").rename(path)
 
@@ -37,7 +37,7 @@ def keys_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def guarded(service: Service, keys_file: Path) -> Iterator[str]:
-    """Another Ingress, with keys and below a path of its own, before the replicas that there are."""
+    """Run another Ingress with API keys, at its own path, in front of the existing replicas."""
     behind = (serve.get_deployment_handle(name, APPLICATION) for name in ("Preprocessor", "StreamSupervisor"))
     args = parse_args(service.args | {"access": {"keys_file": str(keys_file)}})
     ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, args)
@@ -48,7 +48,7 @@ def guarded(service: Service, keys_file: Path) -> Iterator[str]:
     serve.delete("guarded")
 
 
-def test_keys_hold_over_http_and_websocket_and_change_without_a_restart(guarded: str, keys_file: Path) -> None:
+def test_keys_apply_to_http_and_websocket_and_change_without_a_restart(guarded: str, keys_file: Path) -> None:
     picture = squares.encode(squares.picture([Square("red", 5, 10)]))
     made = [make_key("dock", ["detect"]), make_key("yard", ["streams"]), make_key("dock", ["detect"])]
     first, other, second = ({"Authorization": f"Bearer {key}"} for key, _ in made)
@@ -74,7 +74,7 @@ def test_keys_hold_over_http_and_websocket_and_change_without_a_restart(guarded:
 
 
 @pytest.mark.usefixtures("streams")
-def test_who_follows_a_stream_is_cut_off_when_the_key_is_taken_out(
+def test_a_client_that_follows_a_stream_is_disconnected_when_its_key_is_removed(
     guarded: str, keys_file: Path, tmp_path: Path
 ) -> None:
     key, entry = make_key("yard", ["streams"])
@@ -87,5 +87,5 @@ def test_who_follows_a_stream_is_cut_off_when_the_key_is_taken_out(
         assert followed.is_success
         save(keys_file, [])
         for _ in followed.iter_bytes():
-            pass  # it has an end
+            pass  # the server ends the response
     assert httpx.get(f"{guarded}/streams", headers=header).status_code == 401

@@ -1,4 +1,4 @@
-"""Streams of real servers: RTSP by GStreamer, HLS and MPEG-TS, through a cable that can be cut."""
+"""Tests of streams from real RTSP, HLS and MPEG-TS servers, some through a relay that can cut the connection."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def camera_port(pictures: Path) -> Iterator[int]:
 
 @dataclass
 class Watched:
-    """A stream whose frames are taken as they come."""
+    """A running capture, and the frames that it has delivered."""
 
     progress: Progress
     frames: list[Frame] = field(default_factory=list)
 
     async def more(self, count: int) -> None:
-        """Until so many more frames came."""
+        """Wait for ``count`` more frames."""
         wanted = len(self.frames) + count
         while len(self.frames) < wanted:
             await asyncio.sleep(0.02)
 
     async def health(self, state: str) -> str:
-        """The cause, once the state is that."""
+        """Wait for a state, and return its cause."""
         while self.progress.health()[0] != state:
             await asyncio.sleep(0.02)
         return self.progress.health()[1]
@@ -62,7 +62,7 @@ class Watched:
 
 @asynccontextmanager
 async def watch(uri: str, policy: Policy = "drop_oldest") -> AsyncIterator[Watched]:
-    """Started, and stopped at the end."""
+    """Start a capture and take its frames; stop it at the end."""
     watched = Watched(Progress())
     capture = Capture(parse_source(uri, (Path("/"),)), watched.progress, policy=policy, max_pixels=1_000_000)
 
@@ -85,7 +85,7 @@ async def watch(uri: str, policy: Policy = "drop_oldest") -> AsyncIterator[Watch
         assert not capture._thread.is_alive()
 
 
-async def test_a_cameras_frames_come_in_its_order(camera_port: int) -> None:
+async def test_the_frames_of_a_camera_arrive_in_order(camera_port: int) -> None:
     async with watch(f"rtsp://127.0.0.1:{camera_port}/cam", "wait") as watched:
         await watched.more(2 * CAMERA_FRAMES)
     shown = watched.shown()
@@ -94,7 +94,7 @@ async def test_a_cameras_frames_come_in_its_order(camera_port: int) -> None:
     assert watched.progress.source_fps == FPS
 
 
-async def test_a_camera_comes_back_after_every_cut(camera_port: int) -> None:
+async def test_a_camera_is_reconnected_after_every_cut(camera_port: int) -> None:
     with Relay(camera_port) as cable:
         async with watch(f"rtsp://127.0.0.1:{cable.port}/cam") as watched:
             for cuts in range(5):
@@ -109,7 +109,7 @@ async def test_a_camera_comes_back_after_every_cut(camera_port: int) -> None:
     assert ids == sorted(set(ids))
 
 
-async def test_a_camera_that_is_away_says_so_until_it_is_back(camera_port: int) -> None:
+async def test_an_unplugged_camera_is_reconnecting_until_it_is_back(camera_port: int) -> None:
     with Relay(camera_port) as cable:
         async with watch(f"rtsp://127.0.0.1:{cable.port}/cam") as watched:
             await watched.more(1)
@@ -123,7 +123,7 @@ async def test_a_camera_that_is_away_says_so_until_it_is_back(camera_port: int) 
             assert await watched.health("running") == ""
 
 
-async def test_a_frozen_camera_has_stalled_and_goes_on_when_it_thaws(camera_port: int) -> None:
+async def test_a_frozen_camera_is_stalled_and_continues_when_it_thaws(camera_port: int) -> None:
     with Relay(camera_port) as cable:
         async with watch(f"rtsp://127.0.0.1:{cable.port}/cam") as watched:
             await watched.more(3)
@@ -143,7 +143,7 @@ async def test_a_wrong_password_fails_and_is_not_shown(pictures: Path) -> None:
 
 
 def save_coded(path: Path, container_format: str, options: dict[str, str]) -> None:
-    """The pictures as H.264, in a container."""
+    """Save the pictures as H.264 in a container."""
     with av.open(str(path), "w", format=container_format, options=options) as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width = stream.height = squares.SIZE_PX
@@ -170,7 +170,7 @@ async def test_a_recorded_playlist_is_played_to_its_end(tmp_path: Path) -> None:
     assert watched.shown() == list(range(CAMERA_FRAMES))
 
 
-async def test_a_web_cameras_frames_have_the_time_they_came_at(pictures: Path) -> None:
+async def test_the_frames_of_a_web_camera_have_no_made_up_timestamps(pictures: Path) -> None:
     class Camera(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -189,12 +189,14 @@ async def test_a_web_cameras_frames_have_the_time_they_came_at(pictures: Path) -
         finally:
             server.shutdown()
     assert watched.shown()[:CAMERA_FRAMES] == list(range(CAMERA_FRAMES))
-    # FFmpeg makes up time stamps for what has none, as of 25 frames a second: max_fps would go by them.
+    # FFmpeg makes up timestamps at 25 fps if a stream has none. They would be wrong for max_fps.
     assert {frame.position.timestamp_s for frame in watched.frames} == {None}
     assert watched.progress.source_fps is None
 
 
-async def test_sound_that_goes_on_is_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_that_continues_with_only_sound_is_stalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("serve_app.streams.capture.ffmpeg._READ_TIMEOUT_S", 0.3)
     with av.open(str(tmp_path / "a.ts"), "w", format="mpegts") as container:
         video, sound = container.add_stream("libx264", rate=FPS), container.add_stream("aac", rate=8000)

@@ -1,4 +1,4 @@
-"""The client as it is installed beside httpx, pydantic and numpy, with none of the server's other dependencies."""
+"""Tests of the client in an environment with httpx, pydantic and numpy, but without the server's dependencies."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ print(json.dumps([[one.labels, one.xyxy.shape] for one in results] + [sentence, 
 
 @pytest.fixture(scope="module")
 def python(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of an environment with the wheel, and links to those three packages and what they need: no network."""
+    """Return the Python of an environment with the wheel, and links to the three packages and their dependencies."""
     python, packages = install_wheel(built, tmp_path_factory.mktemp("light") / "venv")
     for package in needed("httpx", "pydantic", "numpy").values():
         for name in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
@@ -54,7 +54,7 @@ def python(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def needed(*names: str) -> dict[str, Distribution]:
-    """These installed packages, and all that they depend on."""
+    """Return these installed packages and all their dependencies."""
     found: dict[str, Distribution] = {}
     left = list(names)
     while left:
@@ -67,7 +67,7 @@ def needed(*names: str) -> dict[str, Distribution]:
 
 
 def run(python: Path, code: str, *arguments: str | Path) -> str:
-    """What it prints, started in a folder that has nothing of ours."""
+    """Run code outside the checkout, and return its output."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python), "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=env, timeout=PATIENCE_S, check=False)
@@ -75,12 +75,12 @@ def run(python: Path, code: str, *arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_importing_the_client_loads_nothing_of_the_server(python: Path) -> None:
+def test_importing_the_client_does_not_import_the_servers_dependencies(python: Path) -> None:
     code = "import json, sys, serve_app.client; print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
     assert set(json.loads(run(python, code))) & NOT_LOADED == set()
 
 
-def test_the_client_detects_beside_three_packages(python: Path, tmp_path: Path) -> None:
+def test_the_client_works_with_only_three_packages(python: Path, tmp_path: Path) -> None:
     pixels = np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3)
     cv2.imwrite(str(tmp_path / "a.png"), pixels)
     with serve_streams() as served:

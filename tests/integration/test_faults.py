@@ -17,7 +17,7 @@ from tests.support import squares, trapped
 
 @pytest.fixture
 def trap_url(service: Service, tmp_path: Path) -> Iterator[str]:
-    """A second application beside the first, whose model some pictures kill."""
+    """Run a second application, whose model crashes or hangs on some images."""
     model = trusted(trapped.save(tmp_path / "trapped.pt")) | {"engine": "torch", "image_size_px": trapped.SIZE_PX}
     streams = {"state_dir": str(tmp_path), "media_dirs": str(tmp_path)}
     serve.run(build_app({"model": model, "streams": streams}), name="trap", route_prefix="/trap")
@@ -27,7 +27,7 @@ def trap_url(service: Service, tmp_path: Path) -> Iterator[str]:
     serve.delete("trap")
 
 
-def test_a_picture_that_kills_the_engine_or_hangs_it_is_refused_alone(trap_url: str) -> None:
+def test_only_the_image_that_crashes_or_hangs_the_engine_is_refused(trap_url: str) -> None:
     async def post(client: httpx.AsyncClient, kind: str) -> tuple[int, str]:
         response = await client.post("/detect", content=trapped.picture(kind))
         return response.status_code, response.json().get("code", "")
@@ -42,10 +42,10 @@ def test_a_picture_that_kills_the_engine_or_hangs_it_is_refused_alone(trap_url: 
     asyncio.run(run())
 
 
-def test_what_was_accepted_is_answered_when_the_application_is_deleted(
+def test_accepted_requests_are_answered_when_the_application_is_deleted(
     service: Service, stream_folders: dict[str, str]
 ) -> None:
-    """Six seconds of work: the Detector outlasts who asks it."""
+    """The requests take 6 s. The Detector must run longer than its callers."""
     serve.run(build_app({"model": {"engine": "sleep"}, "streams": stream_folders}), name="slow", route_prefix="/slow")
     url = f"{service.url}/slow"
     eventually(lambda: is_ready(url), what="readiness")
@@ -55,8 +55,8 @@ def test_what_was_accepted_is_answered_when_the_application_is_deleted(
     async def run() -> list[int]:
         async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
             requests = [asyncio.create_task(client.post(f"{url}/detect", files=parts)) for _ in range(8)]
-            await asyncio.sleep(0)  # they are on their way
-            await client.post(f"{url}/detect", content=picture)  # answered among the first
+            await asyncio.sleep(0)  # let the requests start
+            await client.post(f"{url}/detect", content=picture)  # answered while the others are still in progress
             assert not any(request.done() for request in requests)
             await asyncio.to_thread(serve.delete, "slow")
             return [response.status_code for response in await asyncio.gather(*requests)]
@@ -64,7 +64,7 @@ def test_what_was_accepted_is_answered_when_the_application_is_deleted(
     assert asyncio.run(run()) == [200] * 8
 
 
-def test_without_a_detector_the_service_lives_but_is_not_ready(service: Service) -> None:
+def test_without_a_detector_the_service_is_alive_but_not_ready(service: Service) -> None:
     (replica,) = replicas("Detector")
     replica.suspend()
     try:

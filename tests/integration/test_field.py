@@ -1,4 +1,4 @@
-"""The quick cases from the field, as ``python -m scripts.trials field`` tries them."""
+"""Tests of the quick cases of the field trial, as in ``python -m scripts.trials field``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scripts.trials.field import clients, machines, pictures
 from scripts.trials.field.case import Case
 from scripts.trials.stage import FOLDER, serving
 
-# Those of videos and models ask no server: the unit tests try them.
+# The cases of videos and models need no server, so they are in the unit tests.
 CASES = (*pictures.CASES, *clients.CASES, *machines.CASES)
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """That of scripts/serve with the embedded model: cases know its answers, and HAProxy's."""
+    """Run scripts/serve with the embedded model, because the cases expect its answers and those of HAProxy."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with serving() as cluster:
         yield cluster.url
@@ -25,5 +25,5 @@ def url() -> Iterator[str]:
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.is_quick], ids=lambda case: f"{case.kind}: {case.member}"
 )
-def test_what_comes_from_the_field_is_right(case: Case, url: str) -> None:
+def test_each_field_case_passes(case: Case, url: str) -> None:
     assert case.problem(url) is None

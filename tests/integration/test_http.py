@@ -20,14 +20,14 @@ GOOD = squares.encode(squares.picture([Square("red", 5, 10), Square("blue", 20, 
 
 
 def answer(body: Json) -> list[tuple[str, float, tuple[float, ...]]]:
-    """What was found, in an order that does not depend on confidences that tie."""
+    """Return the detections of an answer in an order that does not depend on equal confidences."""
     return sorted(
         (found["label"], round(found["confidence"], 2), tuple(found["bbox"].values())) for found in body["detections"]
     )
 
 
 def expected(drawn: list[Square], confidence: float, labels: tuple[str, ...] = LABELS) -> list[Any]:
-    """What the model finds in a picture of these squares."""
+    """Return the detections that the model must find in a picture of these squares."""
     return sorted(
         (square.label, round(square.confidence, 2), tuple(map(float, square.box)))
         for square in drawn
@@ -41,7 +41,7 @@ def is_good(response: httpx.Response) -> bool:
     )
 
 
-def test_a_picture_gets_its_answer(service: Service) -> None:
+def test_an_image_is_answered(service: Service) -> None:
     with service.client() as client:
         response = client.post("/detect", files={"file": GOOD}, headers={"X-Request-ID": "mine"})
     assert is_good(response)
@@ -50,7 +50,7 @@ def test_a_picture_gets_its_answer(service: Service) -> None:
     assert timing["total"] >= sum(timing[stage] for stage in ("decode", "queue", "inference", "postprocess"))
 
 
-def test_boxes_are_in_the_pixels_of_the_picture(service: Service) -> None:
+def test_boxes_are_in_the_pixels_of_the_image(service: Service) -> None:
     large = squares.encode(squares.picture([Square("green", 7, 9)], scale=4))
     with service.client() as client:
         body = client.post("/detect", content=large).json()
@@ -58,7 +58,7 @@ def test_boxes_are_in_the_pixels_of_the_picture(service: Service) -> None:
     assert body["detections"][0]["bbox"] == dict(zip(("x1", "y1", "x2", "y2"), (224, 288, 352, 416), strict=True))
 
 
-def test_several_pictures_answer_in_order_each_for_itself(service: Service) -> None:
+def test_several_images_are_answered_in_order_and_independently(service: Service) -> None:
     with service.client() as client:
         parts = [("file", GOOD), ("file", GOOD[:-30]), ("file", squares.encode(squares.picture([])))]
         first, second, third = client.post("/detect", files=parts).json()["results"]
@@ -67,7 +67,7 @@ def test_several_pictures_answer_in_order_each_for_itself(service: Service) -> N
     assert third["count"] == 0
 
 
-def test_the_annotated_picture_shows_the_boxes(service: Service) -> None:
+def test_the_annotated_image_shows_the_boxes(service: Service) -> None:
     with service.client() as client:
         response = client.post("/detect", content=GOOD, headers={"Accept": "image/jpeg"})
     drawn = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_COLOR)
@@ -75,12 +75,12 @@ def test_the_annotated_picture_shows_the_boxes(service: Service) -> None:
     assert drawn.shape == (320, 320, 3)
     plain = squares.picture([Square("red", 5, 10), Square("blue", 20, 10, 250)])
     left, _, right, bottom = Square("red", 5, 10).box
-    assert drawn[bottom, left:right].max(axis=1).mean() > 100  # the frame's lower edge, on black
+    assert drawn[bottom, left:right].max(axis=1).mean() > 100  # the lower edge of the box, on black
     assert np.abs(drawn[200:].astype(int) - plain[200:]).mean() < 3  # nothing is drawn elsewhere
 
 
-def test_no_answer_is_ever_another_pictures_or_another_thresholds(service: Service) -> None:
-    """64 clients at once, each picture with its own thresholds, 1,000 requests."""
+def test_no_answer_belongs_to_another_image_or_other_thresholds(service: Service) -> None:
+    """64 clients send 1,000 requests, and each image has its own thresholds."""
 
     async def run() -> list[str]:
         limits = httpx.Limits(max_connections=64)
@@ -94,7 +94,7 @@ def test_no_answer_is_ever_another_pictures_or_another_thresholds(service: Servi
         for _ in range(1000 // 64 + 1):
             drawn = squares.random_squares(rng, int(rng.integers(0, 12)))
             scale = int(rng.integers(1, 4))
-            # Between the confidences that 8-bit brightness can give, so that no rounding decides.
+            # Use values between the confidences that 8-bit brightness can give, so rounding does not matter.
             confidence = 8 * (int(rng.integers(230, 255)) + 0.5) / 255 - 7
             labels = tuple(str(label) for label in rng.choice(LABELS, int(rng.integers(1, 4)), replace=False))
             data = await asyncio.to_thread(squares.encode, squares.picture(drawn, scale))
@@ -142,7 +142,7 @@ def memory_bytes() -> int:
     )
 
 
-def test_hostile_input_hurts_no_neighbour_and_leaves_no_memory_behind(service: Service) -> None:
+def test_hostile_input_affects_no_other_request_and_leaks_no_memory(service: Service) -> None:
     async def storm() -> list[bool]:
         async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_S) as client:
 
@@ -156,14 +156,14 @@ def test_hostile_input_hurts_no_neighbour_and_leaves_no_memory_behind(service: S
             results = await asyncio.gather(healthy(), hostile(), healthy(), hostile(), healthy())
         return [good for result in results if result for good in result]
 
-    assert all(asyncio.run(storm()))  # also brings every allocator to its size
+    assert all(asyncio.run(storm()))  # the first run also fills the allocators
     before = memory_bytes()
     for _ in range(3):
         assert all(asyncio.run(storm()))
-    assert memory_bytes() - before < 40_000_000  # six bodies of 100 MB and 180 pictures went by
+    assert memory_bytes() - before < 40_000_000  # after six bodies of 100 MB and 180 images
 
 
-def test_clients_that_go_away_leave_every_slot_free(service: Service) -> None:
+def test_clients_that_disconnect_leave_every_slot_free(service: Service) -> None:
     async def leave() -> None:
         async with httpx.AsyncClient(base_url=service.url) as client:
             tasks = [asyncio.create_task(client.post("/detect", content=GOOD)) for _ in range(4 * SLOTS)]
@@ -172,23 +172,23 @@ def test_clients_that_go_away_leave_every_slot_free(service: Service) -> None:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def come() -> list[httpx.Response]:
+    async def send() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_S) as client:
             return await asyncio.gather(*(client.post("/detect", content=GOOD) for _ in range(SLOTS)))
 
     for _ in range(3):
         asyncio.run(leave())
-    assert all(map(is_good, asyncio.run(come())))
+    assert all(map(is_good, asyncio.run(send())))
 
 
-def test_metrics_tell_pictures_classes_batches_and_stages(service: Service) -> None:
+def test_metrics_count_images_classes_batches_and_stages(service: Service) -> None:
     import ray
 
     with service.client() as client:
         client.post("/detect", content=GOOD)
         client.post("/detect", content=b"nothing")
         refused = client.post("/detect", content=png_of(20_000, 10_000)).json()
-    assert refused["limit"] == "limits.max_megapixels"  # it crossed two processes
+    assert refused["limit"] == "limits.max_megapixels"  # the limit passed through two processes
     (node,) = ray.nodes()
     url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     wanted = {
@@ -204,7 +204,7 @@ def test_metrics_tell_pictures_classes_batches_and_stages(service: Service) -> N
         "ray_sightline_queue_size",
         *(f'stage="{stage}"' for stage in ("decode", "queue", "inference", "postprocess")),
     }
-    # Loopback may be closed to it where Ray binds the node's own address.
+    # Ray may listen only on the node's own address, and not on loopback.
     urls = [url, url.replace("127.0.0.1", node["NodeManagerAddress"])]
     eventually(lambda: any(wanted <= found_in(url, wanted) for url in urls), what="every metric")
 
@@ -217,7 +217,7 @@ def found_in(url: str, wanted: set[str]) -> set[str]:
     return {part for part in wanted if part in text}
 
 
-def test_the_ingress_holds_no_engine(service: Service) -> None:
+def test_the_ingress_loads_no_engine(service: Service) -> None:
     (ingress,) = replicas("Ingress")
     maps = {mapping.path for mapping in psutil.Process(ingress.pid).memory_maps()}
     assert not [path for path in maps if "torch" in path or "openvino" in path]

@@ -1,4 +1,4 @@
-"""Under mixed load every answer belongs to its own picture, frame and client: each says itself which it is."""
+"""A test that every answer under mixed load belongs to its own picture, frame and client, which show their number."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from tests.integration.conftest import Service, delete_stream, eventually, start
 
 CLIENTS, PICTURES_EACH = 8, 6
 FRAMES = 60
-BELTS = {"north": 0, "south": 5_003}  # each belt's first frame: no frame of the one is in the other
+BELTS = {"north": 0, "south": 5_003}  # the first frame of each belt; the belts share no frames
 RESULTS_EACH, RESULTS_EACH_IN_CHAOS = 25, 300
 TIMEOUT_S = 600
-NO_FIT_PX = 200.0  # a box whose four sides are off by more in sum is another code's
+NO_FIT_PX = 200.0  # a box that differs by more, summed over its four sides, belongs to another code
 
 
 @dataclass(frozen=True)
 class Answer:
-    """To one picture."""
+    """The answer to one picture."""
 
     number: int
     guesses: tuple[Guess, ...]
@@ -41,7 +41,7 @@ class Answer:
 
 @pytest.fixture(scope="module")
 def codes_url(service: Service, stream_folders: dict[str, str]) -> Iterator[str]:
-    """A second application beside the first, with the embedded model, in an engine that takes batches."""
+    """Run a second application with the embedded model, in an engine that takes batches."""
     args = {"model": {"engine": "torch"}, "streams": stream_folders}
     serve.run(build_app(args), name="codes", route_prefix="/codes")
     url = f"{service.url}/codes"
@@ -52,7 +52,7 @@ def codes_url(service: Service, stream_folders: dict[str, str]) -> Iterator[str]
 
 @pytest.fixture(scope="module")
 def belts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A lossless video of each belt, both streamed in a loop."""
+    """Save a lossless video of each belt."""
     folder = tmp_path_factory.mktemp("belts")
     return {
         name: samples.save_video(folder / f"{name}.avi", map(samples.belt_frame, range(first, first + FRAMES)))
@@ -77,7 +77,7 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
         results.extend(await asyncio.to_thread(stream_results, codes_url, results_each, name))
 
     async def post(client: AsyncClient, mine: range, streams: asyncio.Future[list[None]]) -> None:
-        """One client: its pictures one by one, all in one body, and drawn; over and over while the streams run."""
+        """Send a client's pictures singly, in one body, and for annotation. Repeat while the streams run."""
         while not (streams.done() and mine[-1] in drawn):
             for number in mine:
                 keep(number, await client.detect(encoded[number]))
@@ -85,7 +85,7 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
             for number, result in zip(mine, many, strict=True):
                 assert isinstance(result, DetectResult)
                 keep(number, result)
-            # Markers only: a box drawn over its QR code would keep it from being read.
+            # Draw only markers, because a box over a QR code would make it unreadable.
             drawn[mine[-1]] = await client.annotate(encoded[mine[-1]], classes=["marker"])
 
     def keep(number: int, result: DetectResult) -> None:
@@ -100,11 +100,11 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
     asyncio.run(run())
     for name in belts:
         delete_stream(codes_url, name)
-    assert max(answer.batch_size for answer in answers) > 1  # pictures, or pictures and frames, did share a batch
+    assert max(answer.batch_size for answer in answers) > 1  # pictures, or pictures and frames, shared batches
     assert {answer.number for answer in answers} == set(pictures)
     wrong = [answer for answer in answers if best_match(answer.guesses, pictures) != answer.number]
     assert wrong == []
-    assert min(len(answer.guesses) for answer in answers) >= 3  # enough to tell pictures apart by
+    assert min(len(answer.guesses) for answer in answers) >= 3  # enough to identify a picture
 
     reader = cv2.QRCodeDetector()
     for number, data in drawn.items():
@@ -117,14 +117,14 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
     numbers = {name: frame_numbers(path, reader) for name, path in belts.items()}
     assert len(results) == 2 * results_each
     for result in results:
-        number = numbers[result.stream_id][result.frame_id % FRAMES]  # what the frame says of itself
+        number = numbers[result.stream_id][result.frame_id % FRAMES]  # the number shown in the frame
         guesses = [Guess.of(found) for found in result.detections]
         assert len(guesses) >= 2
         assert best_match(guesses, frames) == number, f"{result.stream_id}, frame {result.frame_id}"
 
 
 def best_match(guesses: Sequence[Guess], scenes: dict[int, Scene]) -> int:
-    """The number of the scene that these detections fit best."""
+    """Return the number of the scene that fits these detections best."""
 
     def misfit_px(scene: Scene, guess: Guess) -> float:
         codes = [truth.box for truth in (*scene.truths, *scene.cut) if truth.label == guess.label]
@@ -137,8 +137,8 @@ def best_match(guesses: Sequence[Guess], scenes: dict[int, Scene]) -> int:
 
 
 def frame_numbers(path: Path, reader: cv2.QRCodeDetector) -> list[int]:
-    """What the board in each frame of a video says, read with OpenCV; where it cannot, what the others imply."""
-    board = samples.belt_frame(0).truths[-1].box  # it stands still
+    """Read the number on the board in each frame with OpenCV. Infer unreadable numbers from the others."""
+    board = samples.belt_frame(0).truths[-1].box  # the board does not move
     capture = cv2.VideoCapture(str(path))
     firsts = []
     for index in range(FRAMES):

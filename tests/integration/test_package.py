@@ -1,4 +1,4 @@
-"""The package as it is installed: the wheel alone, in another environment, from another folder."""
+"""Tests of the installed package: the wheel in another environment, used from another folder."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def test_wheel_and_source_distribution_contain_the_model(built: Path) -> None:
 
 
 def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: Path) -> None:
-    """Its dependencies are this environment's, lent by a .pth file; serve_app itself is the wheel's."""
+    """A .pth file adds the dependencies of this environment. serve_app itself comes from the wheel."""
     venv = tmp_path / "venv"
     python, packages = install_wheel(built, venv)
-    (packages / "lent.pth").write_text("\n".join(site.getsitepackages()))
+    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
 
     pools, port = frame_pools(), free_port()
     config = yaml.safe_load((venv / "share/sightline/configs/local.yaml").read_text())

@@ -1,4 +1,4 @@
-"""Parity through the whole service: real weights, HTTP and a stream at once, in mixed batches under load."""
+"""A parity test with the whole service: real weights, with HTTP and a stream in mixed batches under load."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFIDENCE = round(THRESHOLD - CONFIDENCE_TOLERANCE, 2)
 
 @pytest.fixture
 def photos_url(service: Service, stream_folders: dict[str, str]) -> Iterator[str]:
-    """A second application beside the first, with real weights."""
+    """Run a second application with real weights."""
     args = {"model": {"weights": str(WEIGHTS)}, "streams": stream_folders | {"media_dirs": str(VIDEO.parent)}}
     serve.run(build_app(args), name="photos", route_prefix="/photos")
     url = f"{service.url}/photos"
@@ -70,7 +70,7 @@ def test_photographs_and_frames_are_detected_as_ultralytics_does(photos_url: str
 
     answers = asyncio.run(run())
     delete_stream(photos_url)
-    assert max(body["timing_ms"]["queue"] for _, body in answers) > 1  # they did wait for each other
+    assert max(body["timing_ms"]["queue"] for _, body in answers) > 1  # requests were queued together
 
     reference = YOLO(WEIGHTS, task="detect")
     expected = {path: predict(reference, path) for path in photographs}

@@ -1,4 +1,4 @@
-"""What scripts/serve listens on, who may use it, and whom a killed HAProxy or Ingress costs an answer."""
+"""Tests of the ports of scripts/serve, of who can use them, and of requests when HAProxy or an Ingress is killed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scripts.trials.cluster import Cluster
 from serve_app.config import LimitArgs
 from tests.integration.conftest import PATIENCE_S, eventually
 
-# Each replica has a gRPC server for calls between deployments, on all interfaces: Ray leaves no choice.
+# Each replica has a gRPC server for calls between deployments. Ray always opens it on all interfaces.
 REPLICAS = {"Ingress": 2, "Preprocessor": 1, "Detector": 1, "StreamSupervisor": 1}
 TO_A_REPLICA = "/ray.serve.ASGIService/HandleRequest"
 TO_RAY = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
@@ -32,7 +32,7 @@ CLIENTS = 8
 
 @dataclass(frozen=True)
 class Open:
-    """A socket that takes what comes."""
+    """A socket that is open for connections or datagrams."""
 
     process: str
     ip: str
@@ -46,11 +46,11 @@ class Open:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The local config."""
+    """Run the local config, and wait until HAProxy uses both Ingress replicas."""
     running = launch.start(ROOT / "configs/local.yaml", tmp_path_factory.mktemp("ports") / "log")
     try:
         running.wait_until_ready()
-        eventually(lambda: routed(running) == REPLICAS["Ingress"], what="both of them behind HAProxy")
+        eventually(lambda: routed(running) == REPLICAS["Ingress"], what="HAProxy's use of both Ingress replicas")
         yield running
     finally:
         running.stop()
@@ -58,11 +58,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def sockets(running: Server) -> list[Open]:
-    """Everything open, of every process of the server."""
+    """Return all open sockets of all processes of the server."""
     found = []
     root = psutil.Process(running.process.pid)
     for process in (root, *root.children(recursive=True)):
-        with suppress(psutil.Error, IndexError):  # it ended while we looked
+        with suppress(psutil.Error, IndexError):  # the process has just ended
             title = process.cmdline()[0].partition(".")[0]
             for connection in process.net_connections("inet"):
                 is_udp = connection.type == socket.SOCK_DGRAM and not connection.raddr
@@ -74,14 +74,14 @@ def sockets(running: Server) -> list[Open]:
 def haproxies(running: Server) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(running.process.pid).children(recursive=True):
-        with suppress(psutil.Error):  # it ended while we looked
+        with suppress(psutil.Error):  # the process has just ended
             if process.name() == "haproxy":
                 found.append(process)
     return found
 
 
 def routed(running: Server) -> int:
-    """How many Ingress replicas HAProxy says are up; 0 while it is being reloaded."""
+    """Return the number of Ingress replicas that HAProxy reports as up, or 0 during a reload."""
     up = re.compile(r'^haproxy_server_status{.*server="SERVE_REPLICA.*state="UP"} 1', re.MULTILINE)
     processes = haproxies(running)
     if len(processes) == 1:
@@ -99,7 +99,7 @@ def ingresses(running: Server) -> list[psutil.Process]:
 
 
 def other_address() -> str:
-    """An address of this machine at which the network sees it. Without one nothing but loopback can be tried."""
+    """Return an address of this machine in its network, or loopback if it has none."""
     found = (address for addresses in psutil.net_if_addrs().values() for address in addresses)
     ips = [address.address for address in found if address.family == socket.AF_INET]
     return next((ip for ip in ips if not ip_address(ip).is_loopback), "127.0.0.1")
@@ -110,7 +110,7 @@ def token() -> str:
 
 
 def call(address: str, method: str, shown: str | None) -> grpc.StatusCode:
-    """What an empty message is answered with."""
+    """Send an empty message, and return the status of the answer."""
     metadata = [("authorization", f"Bearer {shown}")] if shown else None
     with grpc.insecure_channel(address) as channel:
         try:
@@ -120,13 +120,13 @@ def call(address: str, method: str, shown: str | None) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-def assert_only_the_token_opens(address: str, method: str) -> None:
+def assert_requires_the_token(address: str, method: str) -> None:
     assert call(address, method, None) == grpc.StatusCode.UNAUTHENTICATED
     assert call(address, method, "0" * len(token())) == grpc.StatusCode.UNAUTHENTICATED
     assert call(address, method, token()) not in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE}
 
 
-def test_every_port_is_on_loopback_but_one_of_each_replica(running: Server, sockets: list[Open]) -> None:
+def test_every_port_is_on_loopback_except_one_of_each_replica(running: Server, sockets: list[Open]) -> None:
     elsewhere = sorted(found.process for found in sockets if not found.on_loopback)
     expected = [f"ray::ServeReplica:sightline:{name}" for name, count in REPLICAS.items() for _ in range(count)]
     assert elsewhere == sorted(expected)
@@ -135,42 +135,45 @@ def test_every_port_is_on_loopback_but_one_of_each_replica(running: Server, sock
     assert len(ports) > len(expected)  # Ray's own
 
 
-def test_what_is_not_on_loopback_refuses_whoever_lacks_the_token(running: Server, sockets: list[Open]) -> None:
+def test_ports_outside_loopback_require_the_token(running: Server, sockets: list[Open]) -> None:
     tried = [found for found in sockets if not found.on_loopback]
     assert tried
     for found in tried:
-        assert_only_the_token_opens(f"{other_address()}:{found.port}", TO_A_REPLICA)
+        assert_requires_the_token(f"{other_address()}:{found.port}", TO_A_REPLICA)
 
 
-def test_ray_refuses_whoever_lacks_the_token(running: Server) -> None:
+def test_ray_requires_the_token(running: Server) -> None:
     address = launch.ray_address(running.process.pid)
     assert ip_address(address.rpartition(":")[0]).is_loopback
-    assert_only_the_token_opens(address, TO_RAY)
+    assert_requires_the_token(address, TO_RAY)
 
 
-def test_who_holds_every_place_is_not_waited_for(running: Server) -> None:
+def test_clients_that_use_up_the_request_limit_do_not_block_others(running: Server) -> None:
     upload = b"POST /detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
-    places = LimitArgs().max_requests * REPLICAS["Ingress"]
+    limit = LimitArgs().max_requests * REPLICAS["Ingress"]
     with ExitStack() as stack:
-        for _ in range(places + 40):
+        for _ in range(limit + 40):
             held = stack.enter_context(socket.create_connection(("127.0.0.1", httpx.URL(running.url).port)))
             held.sendall(upload)
         refused = eventually(lambda: full(running), what="a refusal")
         assert httpx.get(f"{running.url}/livez", timeout=PATIENCE_S).status_code == 200
     assert refused.json()["code"] == "overloaded"
     assert "Retry-After" in refused.headers
-    eventually(lambda: full(running) is None, what="room")
+    eventually(lambda: full(running) is None, what="an accepted request")
 
 
 def full(running: Server) -> httpx.Response | None:
-    """The refusal of who is one too many."""
+    """Send a request, and return the refusal if the limit is reached."""
     answer = httpx.get(f"{running.url}/streams", timeout=PATIENCE_S)
     return answer if answer.status_code == 503 else None
 
 
 @dataclass
 class Client:
-    """Asks again and again, over a connection of its own each time. ``failures``: when those requests began."""
+    """A client that sends requests in a loop, each over a new connection.
+
+    ``failures`` has the start times of failed requests.
+    """
 
     port: int
     failures: list[float] = field(default_factory=list)
@@ -178,18 +181,18 @@ class Client:
 
     async def run(self, done: asyncio.Event) -> None:
         while not done.is_set():
-            began_s = time.monotonic()
+            started_at_s = time.monotonic()
             try:
-                answered = await self._ask()
+                answered = await self._send()
             except OSError:
                 answered = False
             if answered:
                 self.answers += 1
             else:
-                self.failures.append(began_s)
+                self.failures.append(started_at_s)
             await asyncio.sleep(0.01)
 
-    async def _ask(self) -> bool:
+    async def _send(self) -> bool:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -198,15 +201,15 @@ class Client:
             writer.close()
 
 
-def assert_only_what_was_held_is_lost(
+def assert_only_requests_in_flight_are_lost(
     running: Server, find: Callable[[Server], list[psutil.Process]], times: int
 ) -> None:
-    """Kills the first that is found under load, so many times. What began after its death succeeds."""
+    """Kill the first process found, ``times`` times under load. Requests that start after its death must succeed."""
     clients = [Client(httpx.URL(running.url).port or 0) for _ in range(CLIENTS)]
 
     async def run() -> None:
         done = asyncio.Event()
-        asking = [asyncio.create_task(client.run(done)) for client in clients]
+        sending = [asyncio.create_task(client.run(done)) for client in clients]
 
         async def answered() -> None:
             aims = [client.answers + 10 for client in clients]
@@ -221,19 +224,21 @@ def assert_only_what_was_held_is_lost(
             (victim, *_) = await asyncio.to_thread(find, running)
             victim.kill()
             await asyncio.to_thread(victim.wait, 30)
-            dead_s = time.monotonic()
+            died_at_s = time.monotonic()
             await answered()
-            assert [began_s for client in clients for began_s in client.failures if began_s > dead_s] == []
+            assert [
+                started_at_s for client in clients for started_at_s in client.failures if started_at_s > died_at_s
+            ] == []
             assert max(len(client.failures) for client in clients) <= 1
         done.set()
-        await asyncio.gather(*asking)
+        await asyncio.gather(*sending)
 
     asyncio.run(run())
 
 
-def test_a_killed_haproxy_costs_nobody_else_an_answer(running: Server) -> None:
-    assert_only_what_was_held_is_lost(running, haproxies, 5)
+def test_a_killed_haproxy_loses_only_requests_in_flight(running: Server) -> None:
+    assert_only_requests_in_flight_are_lost(running, haproxies, 5)
 
 
-def test_a_killed_ingress_costs_nobody_else_an_answer(running: Server) -> None:
-    assert_only_what_was_held_is_lost(running, ingresses, 1)
+def test_a_killed_ingress_loses_only_requests_in_flight(running: Server) -> None:
+    assert_only_requests_in_flight_are_lost(running, ingresses, 1)

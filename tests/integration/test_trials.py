@@ -1,4 +1,4 @@
-"""The trials of scripts/trials, each fault once; with --chaos, as often as their figures are measured."""
+"""Runs of the trials in scripts/trials, with each fault once. With --chaos they run as long as documented."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def tried(service: Service) -> Cluster:
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """60 frames, 3 s."""
+    """Save a video of 60 frames, which lasts 3 s."""
     return save_video(tmp_path / "squares.avi", frames=60, fps=20)
 
 
 def quiet(done: float) -> None:
-    """Nobody watches a bar."""
+    """Ignore the progress of a trial."""
 
 
-def test_a_camera_is_back_after_every_disconnect_and_nothing_is_left_open(
+def test_a_camera_is_reconnected_after_every_disconnect_without_leaks(
     tried: Cluster, pictures: Path, chaos: bool
 ) -> None:
     with rtsp_camera(pictures) as port:
@@ -56,34 +56,35 @@ def test_a_camera_is_back_after_every_disconnect_and_nothing_is_left_open(
     assert trial.problems == []
 
 
-def test_a_broken_camera_costs_the_others_nothing(tried: Cluster, pictures: Path, chaos: bool) -> None:
+def test_a_broken_camera_does_not_affect_the_others(tried: Cluster, pictures: Path, chaos: bool) -> None:
     count, duration_s = (16, 120) if chaos else (5, 8)
     with rtsp_camera(pictures, fps=2) as port:
         trial = crowd(tried, port, count, duration_s, quiet)
     assert trial.problems == []
 
 
-def test_whatever_is_killed_no_picture_is_lost_and_no_frame_counts_twice(
+def test_kills_lose_no_request_and_count_no_frame_twice(
     tried: Cluster, video: Path, stream_folders: dict[str, str], chaos: bool
 ) -> None:
     picture = squares.encode(squares.picture([Square("red", 4, 4), Square("blue", 20, 20)]))
-    victims = tuple(victim for victim in VICTIMS if victim != "HAProxy")  # Serve's own proxy is in its place here
+    # These tests use Serve's own proxy instead of HAProxy.
+    victims = tuple(victim for victim in VICTIMS if victim != "HAProxy")
     trial = kill(tried, video, picture, Path(stream_folders["output_dir"]), victims, 10 if chaos else 1, quiet)
     assert trial.problems == []
     assert trial.gaps == (10 if chaos else 1)
 
 
-def test_streams_come_and_go_and_leave_nothing(tried: Cluster, video: Path, chaos: bool) -> None:
+def test_started_and_deleted_streams_leave_nothing_behind(tried: Cluster, video: Path, chaos: bool) -> None:
     assert churn(tried, video, 200 if chaos else 2, quiet).problems == []
 
 
-def test_streams_of_a_node_that_died_go_on_elsewhere(tried: Cluster, video: Path, chaos: bool) -> None:
+def test_the_streams_of_a_dead_node_continue_on_another_node(tried: Cluster, video: Path, chaos: bool) -> None:
     picture = squares.encode(squares.picture([Square("red", 4, 4)]))
     assert lose_node(tried, video, picture, 3 if chaos else 1, quiet).problems == []
 
 
-@pytest.mark.usefixtures("only_with_chaos")  # a minute, of which Ray takes most; the death of a node is tried always
-def test_a_node_that_is_drained_loses_no_frame(
+@pytest.mark.usefixtures("only_with_chaos")  # it takes a minute, mostly in Ray; the death of a node is always tested
+def test_draining_a_node_loses_no_frame(
     tried: Cluster, video: Path, stream_folders: dict[str, str], chaos: bool
 ) -> None:
     picture = squares.encode(squares.picture([Square("red", 4, 4)]))
@@ -98,8 +99,8 @@ def test_hostile_requests_break_nothing(tried: Cluster, video: Path, chaos: bool
     assert trial.problems == []
 
 
-def test_two_models_serve_at_once_and_one_is_changed_under_way(chaos: bool) -> None:
-    """Served and changed as people do it: by scripts/serve and scripts/deploy.py."""
+def test_two_models_serve_at_once_and_one_is_changed_without_downtime(chaos: bool) -> None:
+    """This uses scripts/serve and scripts/deploy.py, as users do."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     second, pictures = str(save_second_model(FOLDER)), save_one_picture(None)
     with serving(local_config({"models": {SECOND: {"weights": second}}})) as cluster:
@@ -111,7 +112,7 @@ def test_two_models_serve_at_once_and_one_is_changed_under_way(chaos: bool) -> N
 
 @contextmanager
 def scaled(service: Service, plan: Plan, *, max_batch_size: int) -> Iterator[Cluster]:
-    """A second application, as configs/gpu.yaml has it, without GPUs and with less patience."""
+    """Run a second application like configs/gpu.yaml, without GPUs and with shorter autoscaling delays."""
     (application,) = scaling_config(max_batch_size=max_batch_size, plan=plan)["applications"]
     application |= {"name": "scaled", "route_prefix": "/scaled"}
     application["args"] |= {"streams": service.args["streams"]}
@@ -139,7 +140,7 @@ def scaled_detectors() -> tuple[int, int]:
 
 
 def test_detectors_follow_the_load(service: Service, chaos: bool) -> None:
-    """60 pictures a second are one and a half times what one takes."""
+    """60 images/s are 1.5 times the capacity of one Detector."""
     plan = Plan(low=10, high=60, least=1, most=2, low_s=1, hold_s=60 if chaos else 1, downscale_delay_s=1)
     picture = squares.encode(squares.picture([Square("red", 4, 4)]))
     with (
@@ -152,8 +153,8 @@ def test_detectors_follow_the_load(service: Service, chaos: bool) -> None:
 
 
 @pytest.mark.usefixtures("only_with_chaos")
-def test_detectors_follow_streams_that_starve(service: Service, tmp_path: Path) -> None:
-    """Six of 2.5 frames a second are one and a half times what one takes."""
+def test_detectors_follow_the_demand_of_streams(service: Service, tmp_path: Path) -> None:
+    """Six streams of 2.5 fps are 1.5 times the capacity of one Detector."""
     plan = Plan(low=1, high=6, least=1, most=2, low_s=2, hold_s=60, downscale_delay_s=10)
     video = save_video(tmp_path / "slow.avi", frames=60, fps=2.5)
     with (

@@ -1,4 +1,4 @@
-"""Plain Ultralytics, and what it means to agree with it."""
+"""The reference predictions of Ultralytics, and the comparison with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IOU_TOLERANCE = 0.9
 
 @dataclass(frozen=True)
 class Found:
-    """One detection, from either side."""
+    """One detection of either implementation."""
 
     label: str
     confidence: float
@@ -23,7 +23,10 @@ class Found:
 
 
 def predict(model: YOLO, picture: Path | np.ndarray, *, size_px: int | tuple[int, int] = 640) -> list[Found]:
-    """What Ultralytics finds, a little below the threshold too. ``size_px``: a square's side, or height and width."""
+    """Return Ultralytics' detections, including those a little below the threshold.
+
+    ``size_px`` is the side of a square, or height and width.
+    """
     confidence = THRESHOLD - CONFIDENCE_TOLERANCE
     (result,) = model.predict(
         picture, imgsz=size_px, rect=False, iou=0.7, max_det=300, conf=confidence, verbose=False, device="cpu"
@@ -36,7 +39,7 @@ def predict(model: YOLO, picture: Path | np.ndarray, *, size_px: int | tuple[int
 
 
 def disagreements(ours: list[Found], theirs: list[Found]) -> list[str]:
-    """What one side found with a confidence above the threshold and the other did not, in words."""
+    """Describe the detections clearly above the threshold that only one implementation found."""
     return [
         *(f"only we: {found}" for found in _unmatched(ours, theirs)),
         *(f"only Ultralytics: {found}" for found in _unmatched(theirs, ours)),
@@ -44,7 +47,7 @@ def disagreements(ours: list[Found], theirs: list[Found]) -> list[str]:
 
 
 def _unmatched(some: list[Found], others: list[Found]) -> list[Found]:
-    """Within the tolerance of the threshold a detection may fall either way."""
+    """Return unmatched detections. A confidence within the tolerance of the threshold may be missing."""
     left = list(others)
     unmatched = []
     for found in some:

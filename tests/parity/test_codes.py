@@ -1,4 +1,4 @@
-"""The embedded model through both engines: same boxes as Ultralytics' own predictor on its weights."""
+"""Tests that the embedded model gives the same boxes as Ultralytics' own predictor, with every engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support import squares
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> YOLO:
-    """Ultralytics with the same weights, as a checkpoint of its own."""
+    """Load the same weights into Ultralytics, through a checkpoint."""
     network, labels = load_network(EMBEDDED / "codes.safetensors")
     network.names = dict(enumerate(labels))
     yolo = YOLO("yolo11n.yaml")
@@ -49,7 +49,7 @@ def test_codes_are_detected_as_ultralytics_does(reference: YOLO, engine: str) ->
 
 
 EXPORTS: dict[str, Json] = {
-    "a rectangle": {"imgsz": [384, 640]},  # what a camera's 16:9 needs
+    "a rectangle": {"imgsz": [384, 640]},  # for 16:9 video
     "a batch of four": {"batch": 4},
     "fp16": {"quantize": 16},
     "open sizes": {"dynamic": True},
@@ -60,16 +60,16 @@ EXPORTS: dict[str, Json] = {
 
 @pytest.fixture(scope="module", params=EXPORTS)
 def export(request: pytest.FixtureRequest, reference: YOLO) -> tuple[Path, tuple[int, int], bool]:
-    """The same weights in a file, the height and width of its input, and whether NMS is in it."""
+    """Export the same weights. Return the file, the height and width of its input, and whether it includes NMS."""
     options = EXPORTS[request.param]
-    with warnings.catch_warnings(action="ignore"):  # tracing a network warns of each branch in it
+    with warnings.catch_warnings(action="ignore"):  # tracing warns about every branch in a network
         path = Path(reference.export(format="onnx", verbose=False, **options))
     height, width = options.get("imgsz", (640, 640))
     return path, (height, width), "nms" in options
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnx"])
-def test_an_exported_files_codes_are_those_of_ultralytics(
+def test_an_exported_file_gives_the_boxes_of_ultralytics(
     reference: YOLO, export: tuple[Path, tuple[int, int], bool], engine: str
 ) -> None:
     path, shape, has_nms = export
@@ -79,7 +79,7 @@ def test_an_exported_files_codes_are_those_of_ultralytics(
     scenes = [samples.picture(1), samples.belt_frame(60)]
     scenes += [dataset.scene(5, dataset.TEST, number, 640) for number in range(6)]
     pictures = [scene.pixels for scene in scenes]
-    pictures += [np.ascontiguousarray(np.rot90(picture)) for picture in pictures[:2]]  # taller than wide
+    pictures += [np.ascontiguousarray(np.rot90(picture)) for picture in pictures[:2]]  # portrait format
     seen = 0
     for picture in pictures:
         expected = predict(reference, picture, size_px=shape)
@@ -89,8 +89,8 @@ def test_an_exported_files_codes_are_those_of_ultralytics(
     assert seen > 10
 
 
-def test_auto_computes_in_bf16_only_where_that_finds_the_same(tmp_path: Path, squares_model: Path) -> None:
-    """The embedded model does not, on codes; on an empty picture every model does, which tells nothing."""
+def test_auto_uses_bf16_only_if_it_finds_the_same_objects(tmp_path: Path, squares_model: Path) -> None:
+    """The embedded model finds other codes in bf16. An empty picture is no evidence, so it does not enable bf16."""
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU does not compute in bf16")
     (tmp_path / "plain").mkdir()

@@ -1,4 +1,4 @@
-"""Both YOLO heads through both engines, on models that are built here: same output as Ultralytics' own predictor."""
+"""Tests that both YOLO heads give the same output as Ultralytics' own predictor, with random weights."""
 
 from __future__ import annotations
 
@@ -19,36 +19,37 @@ from tests.parity.pipeline import detect
 from tests.parity.reference import disagreements, predict
 
 SIZE_PX = 640
-CLEAR = 0.4  # well above the threshold, near which a detection may fall either way
+CLEAR = 0.4  # well above the threshold, so no detection is a borderline case
 
 
 def model_input() -> torch.Tensor:
-    """The picture as the network takes it."""
+    """Return the picture as an input of the network."""
     slot = np.empty((SIZE_PX, SIZE_PX, 3), np.uint8)
     letterbox(colourful(), slot)
     return torch.from_numpy(slot[None, :, :, ::-1].copy()).permute(0, 3, 1, 2) / 255
 
 
 def confident(network: torch.nn.Module) -> int:
-    """How many places (raw head) or rows (end-to-end head) score clearly."""
+    """Count the positions (raw head) or rows (end-to-end head) with scores above ``CLEAR``."""
     raw = network.eval()(model_input())[0]
     scores = raw[0, :, 4] if raw.shape[-1] == 6 else raw[0, 4:].amax(0)
     return int((scores > CLEAR).sum())
 
 
 def spread_scores(network: torch.nn.Module, branches: torch.nn.ModuleList) -> None:
-    """Scale the last layers, whose untrained scores hardly differ: where hundreds tie, rounding decides which stay."""
+    """Scale the last layers. Untrained scores hardly differ, and rounding would decide which of hundreds are kept."""
     outputs: list[torch.Tensor] = []
     hooks = [branch[-1].register_forward_hook(lambda *call: outputs.append(call[-1])) for branch in branches]
     network.eval()(model_input())
     for hook, branch, output in zip(hooks, branches, outputs, strict=True):
         hook.remove()
-        branch[-1].weight.mul_((1 / output.std(dim=(2, 3)).mean()).clamp(max=1e5))  # a checkpoint is saved in fp16
+        # The factor is limited, because a checkpoint is saved in fp16.
+        branch[-1].weight.mul_((1 / output.std(dim=(2, 3)).mean()).clamp(max=1e5))
 
 
 @pytest.fixture(scope="module", params=["yolo26n end-to-end", "yolo26n", "yolo11n", "yolov8n"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised model whose class biases are raised until it finds something."""
+    """Save a randomly initialised model, after raising its class biases until it finds objects."""
     torch.manual_seed(0)
     name, _, end_to_end = request.param.partition(" ")
     yolo = YOLO(f"{name}.yaml")
@@ -56,12 +57,12 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.mktemp("models") / f"{request.param.replace(' ', '-')}.pt"
     with torch.no_grad():
         for module in yolo.model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):  # enough contrast for scores to differ from place to place
+            if isinstance(module, torch.nn.BatchNorm2d):  # more contrast, so scores differ between positions
                 module.weight.mul_(1.8)
         head = yolo.model.model[-1]
         if end_to_end:
             yolo.model.end2end = True
-            yolo.model.fuse(verbose=False)  # leaves the end-to-end head alone
+            yolo.model.fuse(verbose=False)  # keeps only the end-to-end head
         branches = head.one2one_cv3 if end_to_end else head.cv3
         spread_scores(yolo.model, branches)
         for _ in range(80):
@@ -74,10 +75,10 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnx", "torch"])
-def test_the_answer_is_that_of_ultralytics(checkpoint: Path, engine: str, tmp_path: Path) -> None:
+def test_the_detections_are_those_of_ultralytics(checkpoint: Path, engine: str, tmp_path: Path) -> None:
     expected = predict(YOLO(checkpoint), colourful())
     assert sum(found.confidence > CLEAR for found in expected) >= 20
-    assert len({found.confidence for found in expected}) > 10  # not one answer everywhere
+    assert len({found.confidence for found in expected}) > 10  # the detections differ
     args = ModelArgs.model_validate(
         {**trusted(checkpoint), "engine": engine, "image_size_px": SIZE_PX, "cache_dir": tmp_path}
     )
@@ -95,5 +96,5 @@ def test_a_checkpoint_is_exported_once(checkpoint: Path, tmp_path: Path) -> None
     exported = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     load(args, has_gpu=False)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == exported
-    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]  # nothing beside the weights
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]  # no new files beside the weights
     assert np.array_equal([path.suffix for path in tmp_path.iterdir() if path.is_file()], [".lock"])

@@ -1,4 +1,4 @@
-"""Real weights on real photographs: our boxes are plain Ultralytics' on the same weights."""
+"""Tests that real weights give the boxes of Ultralytics on real photographs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = needs_shared
 
 CASES = [
     ("yolov8n.pt", "openvino", "auto"),
-    ("yolov8n.pt", "openvino", "auto with pictures"),  # bf16 where that finds the same on them
+    ("yolov8n.pt", "openvino", "auto with pictures"),  # bf16 if it finds the same objects in them
     ("yolov8n.pt", "openvino", "int8"),
     ("yolov8n.pt", "onnx", "auto"),
     ("yolov8n.pt", "torch", "auto"),
@@ -35,7 +35,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def calibration_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A frame a second of the videos, and the photographs."""
+    """Collect every 12th frame of the videos, and the photographs."""
     folder = tmp_path_factory.mktemp("calibration")
     for path in SHARED.glob("images/*.jpg"):
         shutil.copy(path, folder)
@@ -53,12 +53,12 @@ def calibration_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, calibration_dir: Path
 ) -> tuple[Engine, YOLO]:
-    """Our engine and Ultralytics, on the same weights: int8's are what was made of them."""
+    """Load the same weights in our engine and in Ultralytics. For int8, both use the converted weights."""
     name, engine, chosen = request.param
     precision = chosen.partition(" ")[0]
     on_gpu = precision == "fp16"
     if on_gpu and not torch.cuda.is_available():
-        pytest.skip("there is no GPU")
+        pytest.skip("this test needs a GPU")
     cache, weights = tmp_path_factory.mktemp("cache"), SHARED / "weights" / name
     pictures = calibration_dir if chosen in {"int8", "auto with pictures"} else None
     named = {"weights": weights} if weights.is_dir() else trusted(weights)
@@ -70,12 +70,14 @@ def pair(
 
 
 @pytest.mark.parametrize("path", [*sorted(SHARED.glob("images/*.jpg")), *shipped()], ids=lambda path: path.name)
-def test_a_photographs_boxes_are_those_of_ultralytics(pair: tuple[Engine, YOLO], path: Path) -> None:
+def test_the_boxes_in_photographs_are_those_of_ultralytics(pair: tuple[Engine, YOLO], path: Path) -> None:
     ours, theirs = pair
     assert disagreements(detect(ours, path.read_bytes()), predict(theirs, path)) == []
 
 
-def test_hard_sizes_boxes_are_those_of_ultralytics(pair: tuple[Engine, YOLO], tmp_path: Path) -> None:
+def test_the_boxes_in_pictures_of_difficult_sizes_are_those_of_ultralytics(
+    pair: tuple[Engine, YOLO], tmp_path: Path
+) -> None:
     ours, theirs = pair
     for path in save_extremes(tmp_path):
         assert disagreements(detect(ours, path.read_bytes()), predict(theirs, path)) == [], path.name

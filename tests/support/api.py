@@ -1,4 +1,4 @@
-"""The HTTP interface over fakes, API keys in a real file, and what its tests ask of an answer."""
+"""Helpers for tests of the HTTP API: the API over fakes, an API-key file, and checks of responses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STREAM = {"id": "lot", "source": {"uri": "rtsp://camera/1"}}
 
 
 class Keys:
-    """A file of keys, and how each is presented."""
+    """An API-key file, to which tests add keys."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,7 +31,7 @@ class Keys:
         self.save()
 
     def add(self, name: str, *scopes: str, **fields: Any) -> dict[str, str]:
-        """The header with a new key."""
+        """Add a new key to the file, and return the request header for it."""
         key, entry = make_key(name, scopes)
         self._entries.append(entry | fields)
         self.save()
@@ -59,7 +59,7 @@ def client_of(api: FastAPI, host: str = "localhost") -> httpx.AsyncClient:
 
 
 def is_error(response: httpx.Response, status_code: int, code: str, limit: str = "") -> bool:
-    """Whether the answer is this error, names this limit or none, and has nothing else in it."""
+    """Return whether the response has exactly this error, with this limit in its fields and its detail."""
     body = response.json()
     expected = {"code": code, "detail": body.get("detail"), "request_id": body.get("request_id")}
     if limit:
@@ -80,7 +80,7 @@ async def statuses(client: httpx.AsyncClient, header: dict[str, str], count: int
 
 @contextmanager
 def served_with(keys: Keys, **fields: Any) -> Iterator[StreamServer]:
-    """A real server, which knows when a client has gone, and a stream. Its client has the key."""
+    """Run a real server, which notices disconnects, with one stream. Its client sends a valid key."""
     header = keys.add("dock", "streams", **fields)
     with serve_streams({"access": {"keys_file": str(keys.path)}}) as served:
         served.http.headers.update(header)

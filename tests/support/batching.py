@@ -1,4 +1,4 @@
-"""A batcher, and engines whose time a test controls."""
+"""Helpers for tests of the batcher: engines whose time the test controls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.clock import Clock
 
 
 class GatedEngine:
-    """Double numbers, one batch each time the test opens the gate, and remember the batches."""
+    """An engine that doubles numbers and records the batches. It finishes one batch each time the gate is released."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -34,7 +34,7 @@ async def batching(
     concurrency: int = 1,
     clock: Clock | None = None,
 ) -> AsyncIterator[Batcher[int, int]]:
-    """Run a batcher in front of the engine."""
+    """Run a batcher with this engine, and close it at the end."""
     batcher = Batcher(
         engine,
         max_batch_size=max_batch_size,
@@ -53,7 +53,7 @@ async def batching(
 def submit(
     batcher: Batcher[int, int], *items: int, time_left_s: float = 60, traffic: Traffic = "interactive", tenant: str = ""
 ) -> list[asyncio.Task[Batched[int]]]:
-    """Submit items, each in a task of its own."""
+    """Submit each item in its own task, and return the tasks."""
     return [
         asyncio.create_task(batcher.submit(item, time_left_s=time_left_s, traffic=traffic, tenant=tenant))
         for item in items
@@ -61,7 +61,7 @@ def submit(
 
 
 class TimedEngine:
-    """Take a time of the virtual clock that depends on the batch's size."""
+    """An engine that advances the clock by a time that depends on the batch size."""
 
     def __init__(self, clock: Clock, batch_s: Callable[[int], float]) -> None:
         self.sizes: list[int] = []

@@ -1,4 +1,4 @@
-"""Calls over a Unix socket, and methods to call."""
+"""Helpers for tests of calls over Unix sockets: servers, clients and methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from serve_app.ipc.rpc import CallServer, LocalReplicas
 
-# The program of a server in another process. It never answers, and says when it is called.
+# A program that runs a server in another process. It never answers, and prints a line when it is called.
 SERVER = """
 import asyncio, sys
 from pathlib import Path
@@ -30,7 +30,7 @@ asyncio.run(serve())
 
 @asynccontextmanager
 async def serving(folder: Path, max_calls: int = 100, **methods: Any) -> AsyncIterator[CallServer]:
-    """Serve these methods in this process."""
+    """Run a server for these methods in this process."""
     server = CallServer(methods, max_calls=max_calls, limit="preprocessor.slots")
     await server.start("s", folder)
     yield server
@@ -39,7 +39,7 @@ async def serving(folder: Path, max_calls: int = 100, **methods: Any) -> AsyncIt
 
 @asynccontextmanager
 async def calling(folder: Path) -> AsyncIterator[LocalReplicas]:
-    """Connect to every server of the folder."""
+    """Connect to all servers in the folder, and close the connections at the end."""
     replicas = LocalReplicas("s", folder)
     yield replicas
     for link in replicas._links.values():
@@ -47,12 +47,12 @@ async def calling(folder: Path) -> AsyncIterator[LocalReplicas]:
 
 
 async def echo(value: Any) -> Any:
-    """Answer with the argument."""
+    """Return the argument as the answer."""
     return value
 
 
 class Gate:
-    """A method that answers as soon as it is opened, and counts its calls."""
+    """A method that counts its calls, and answers them when the gate is opened."""
 
     def __init__(self) -> None:
         self.begun = self.cancelled = 0

@@ -1,10 +1,10 @@
-"""A clock for tests."""
+"""A fake clock for tests."""
 
 from __future__ import annotations
 
 
 class Clock:
-    """Time that passes when the test says so."""
+    """A clock whose time is set by the test."""
 
     def __init__(self, now_s: float = 0.0) -> None:
         self.now_s = now_s

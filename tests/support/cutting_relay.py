@@ -1,4 +1,4 @@
-"""A TCP relay that cuts each connection at a place in the answer."""
+"""A TCP relay that closes each connection at a chosen point of the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass
 class CuttingRelay:
-    """Passes bytes on from a client to a server and back, one connection at a time."""
+    """The port of a running relay, and the number of connections that it has accepted."""
 
     port: int
     connections: int = 0
@@ -19,10 +19,10 @@ class CuttingRelay:
 
 @contextmanager
 def cutting_relay(target: int, cuts: Iterable[int | bytes]) -> Iterator[CuttingRelay]:
-    """A relay to a port of this machine.
+    """Run a relay to a port of this machine. It forwards one connection at a time.
 
-    Each connection takes the next of ``cuts`` before it reaches the server: after so many bytes of the answer, or after
-    these, the connection is closed.
+    Each connection uses the next item of ``cuts``. A number closes it after that many bytes of the answer, and bytes
+    close it as soon as the answer so far ends with them.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         relay = CuttingRelay(listener.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Pictures that are damaged and decoded, in a process of their own: a decoder may end it."""
+"""Decoding of randomly damaged pictures in a separate process, because a decoder may crash."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ for _ in range(3000):
 
 
 def decode_damaged(make_pictures: str) -> subprocess.CompletedProcess[bytes]:
-    """Return how that process ended. ``make_pictures`` is Python that sets ``rng`` and ``pictures``."""
+    """Run the process, and return its outcome. ``make_pictures`` is Python code that sets ``rng`` and ``pictures``."""
     code = make_pictures + _DECODE
     return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=120)

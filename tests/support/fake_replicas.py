@@ -1,4 +1,4 @@
-"""Handles of Serve's that answer without Ray."""
+"""Fake Serve handles, which work without Ray."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ REPLY = DetectReply(
 
 
 def model_info(*labels: str, version: str = "v1", side_px: int = 64) -> ModelInfo:
-    """Return a model of these labels, with a square input."""
+    """Return the info of a model with these labels and a square input."""
     engine = EngineInfo("fake", version, "fake", labels, InputShape.square(side_px), end_to_end=False)
     return ModelInfo(engine, version, OPTIONS)
 
 
 class FakeHandle:
-    """A Detector's handle. ``answer`` says what each request gets: a reply, or an error, raised or returned."""
+    """A fake handle of a Detector. ``answer`` returns the reply to each request, or an error to raise or return."""
 
     app_name, deployment_name = "sightline", "Detector"
 
@@ -67,7 +67,7 @@ class FakeHandle:
 
 
 async def ask(client: DetectorClient, pixels: np.ndarray) -> Answer:
-    """Return the answer to one picture, as a Preprocessor asks for it."""
+    """Send one image as a Preprocessor does, and return the answer."""
     model = await client.model(1)
     with client.pool.lease() as slot:
         fitted = letterbox(pixels, slot.pixels)
@@ -75,11 +75,11 @@ async def ask(client: DetectorClient, pixels: np.ndarray) -> Answer:
 
 
 async def no_listening(replica: object, stub: type[Any], *, max_calls: int, limit: str = "") -> None:
-    """Stand in for ``handles.listen``: no other process calls this replica."""
+    """Replace ``handles.listen``, because no other process calls this replica."""
 
 
 def no_local_service(*_: str) -> str:
-    """Stand in for ``handles.service_name``: no replica is on this node, so that the handle is called."""
+    """Replace ``handles.service_name``, so that no replica is found on this node and the handle is called."""
     return "none"
 
 

@@ -1,4 +1,4 @@
-"""Workers and detectors that live in the test's process and do what the test says, on its clock."""
+"""Fake stream workers and detectors that run in the test's process and are controlled by the test."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from serve_app.streams.workers import WorkerDied, WorkerError, WorkerNotKilled, 
 from serve_app.types import Event, EventPage, ModelInfo, Snapshot
 from tests.support.fakes import MODEL
 
-TEST_TIMEOUT_S = 100_000.0  # of virtual time
+TEST_TIMEOUT_S = 100_000.0  # in virtual time
 
 
 def now_s() -> float:
-    """Return the time on the event loop's clock."""
+    """Return the time of the event loop."""
     return asyncio.get_running_loop().time()
 
 
 def spec_of(stream_id: str = "lot", **fields: Any) -> StreamSpec:
-    """Return the spec of a stream from a camera that nobody connects to."""
+    """Return the spec of a stream from a camera, to which no test connects."""
     return StreamSpec(**{"id": stream_id, "source": SourceSpec(uri=f"rtsp://host/{stream_id}")} | fields)
 
 
 class FakeWorker:
-    """A worker's process. It runs until the test ends its stream, or the process."""
+    """A fake worker process. It runs until the test ends its stream or kills the process."""
 
     def __init__(self, name: str, record: Record, node: str) -> None:
         self.name, self.record, self.on_node = name, record, node
@@ -42,10 +42,10 @@ class FakeWorker:
         self.calls: list[str] = []
         self.ready_after_s = 0.0
         self.stop_takes_s = 0.0
-        self.answers_status = True  # False: it never does
+        self.answers_status = True  # if False, calls of ``status`` hang
         self.is_unreachable = False
-        self.refusals: dict[str, ServeAppError] = {}  # what each of these methods raises
-        self._ran = asyncio.Event()  # the process ended, its stream did, or it cannot be reached any more
+        self.refusals: dict[str, ServeAppError] = {}  # the error that each of these methods raises
+        self._ran = asyncio.Event()  # set when the process or its stream has ended, or is unreachable
         self._outcome: StreamStatus | WorkerError | ServeAppError | None = None
 
     @property
@@ -53,15 +53,15 @@ class FakeWorker:
         return isinstance(self._outcome, WorkerDied)
 
     def die(self) -> None:
-        """End the process."""
+        """Make the process die."""
         self._end(WorkerDied("killed"))
 
     def fail(self, error: WorkerError | ServeAppError) -> None:
-        """Let ``run`` raise an error, while the process lives on."""
+        """Make ``run`` raise an error. The process stays alive."""
         self._end(error)
 
     def finish(self, state: State = "completed") -> None:
-        """End the stream. The process lives on."""
+        """End the stream. The process stays alive."""
         self._end(self._status(state))
 
     def cut_off(self) -> None:
@@ -141,23 +141,23 @@ class FakeWorker:
 
 
 class FakeWorkers:
-    """All workers, by name. ``prepare`` is told of each new one before anybody calls it."""
+    """All fake workers, by name. ``prepare`` is called with each new worker before any other call."""
 
     def __init__(self, prepare: Callable[[FakeWorker], None] = lambda worker: None) -> None:
         self.prepare = prepare
         self.alive: dict[str, FakeWorker] = {}
-        self.started: list[FakeWorker] = []  # every one that there ever was
+        self.started: list[FakeWorker] = []  # all workers ever started
         self.most_at_once = 0
-        self.killed: list[str] = []  # names, in order, also of those that had no process
-        self.immortal: set[str] = set()  # names whose processes do not end
+        self.killed: list[str] = []  # names in order, including names without a process
+        self.immortal: set[str] = set()  # names of processes that cannot be killed
         self.draining: set[str] = set()
-        self.node = "node-1"  # where the next one starts
+        self.node = "node-1"  # the node of the next worker
         self.kill_takes_s = 0.01
         self.is_gone = False
 
     @property
     def last(self) -> FakeWorker:
-        """The one that was started last."""
+        """The worker that was started last."""
         return self.started[-1]
 
     def start(self, record: Record, source: Source) -> FakeWorker:
@@ -170,7 +170,7 @@ class FakeWorkers:
         return self.alive[name]
 
     async def kill(self, name: str) -> None:
-        """As the real one, do so also when the caller is cancelled meanwhile."""
+        """Kill a worker. Like the real method, this finishes even if the caller is cancelled."""
         self.killed.append(name)
         if name in self.immortal:
             await asyncio.sleep(5)
@@ -193,7 +193,7 @@ class FakeWorkers:
 
 
 class FakeDetectors:
-    """Detectors of two models. Those of ``plates`` do not answer."""
+    """Fake detectors of two models. The detector of ``plates`` does not answer."""
 
     def __init__(self, capacity_fps: float = 1000.0, replicas: int = 1) -> None:
         self.capacity, self.replicas = capacity_fps, replicas
@@ -227,15 +227,15 @@ async def supervising(
     reports: Reports | None = None,
     **args: Any,
 ) -> AsyncIterator[Supervision]:
-    """Supervise the streams of a folder, as one process after the other does it."""
+    """Run a supervision of the streams stored in a folder. Several can follow each other, like restarted processes."""
 
     def report(status: StreamStatus, previous: State | None) -> None:
         if reports is not None:
             reports.append((status, previous))
 
     async with asyncio.timeout(TEST_TIMEOUT_S):
-        ports = workers or FakeWorkers(), detectors or FakeDetectors()
-        supervision = Supervision(StreamStore(folder), *ports, StreamArgs(**args), AddressGuard(), report)
+        backends = workers or FakeWorkers(), detectors or FakeDetectors()
+        supervision = Supervision(StreamStore(folder), *backends, StreamArgs(**args), AddressGuard(), report)
         try:
             yield supervision
         finally:

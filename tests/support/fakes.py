@@ -1,4 +1,4 @@
-"""Small stand-ins, each at one seam."""
+"""Small fakes of the backend, the metrics and the streams of the HTTP API."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MODEL = ModelInfo(
 
 
 class FakeBackend:
-    """Finds one dog as wide as the picture has bytes; the picture ``b"bad"`` is refused, ``b"slow"`` never answered."""
+    """A fake backend. It finds one dog as wide as the image has bytes, refuses ``b"bad"``, and hangs on ``b"slow"``."""
 
     def __init__(self) -> None:
         self.pictures: list[bytes] = []
@@ -80,7 +80,7 @@ class FakeBackend:
 
 
 class FakeMetrics:
-    """Writes down what is counted."""
+    """Fake metrics that record what is counted."""
 
     def __init__(self) -> None:
         self.refusals: list[str] = []
@@ -100,7 +100,7 @@ class FakeMetrics:
 
 
 class FakeStreams:
-    """Streams that do nothing but have events and frames, when a test says so."""
+    """Fake streams, whose events and frames are added by the test."""
 
     def __init__(self) -> None:
         self.specs: dict[str, StreamSpec] = {}
@@ -108,10 +108,10 @@ class FakeStreams:
         self.shots: dict[str, Snapshot] = {}
         self.latest: StreamStatus | None = None
         self.failure: ServeAppError | None = None
-        self.outages = 0  # so many questions for events are not answered
+        self.outages = 0  # the next calls of ``events`` that fail
 
     def happen(self, stream_id: str, state: str = "running") -> None:
-        """An event."""
+        """Add an event to a stream."""
         self.logs[stream_id].add("state", StateChange(state=state, previous="starting", detail=""))
 
     async def create(self, spec: StreamSpec) -> StreamStatus:

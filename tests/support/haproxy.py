@@ -1,4 +1,4 @@
-"""configs/haproxy.py with the real HAProxy, driven by Ray Serve's own code for it, and a server for a replica."""
+"""Helpers that run configs/haproxy.py with the real HAProxy and a fake replica, through Ray Serve's own code."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from ray.serve._private.haproxy import HAProxyApi
 
 from tests.support.paths import ROOT
 
-GUARD = ROOT / "configs/haproxy.py"
+WRAPPER = ROOT / "configs/haproxy.py"
 SLOW_S = 1.2
 
 
 class Replica(BaseHTTPRequestHandler):
-    """Answers /slow after a second, /missing by 404 as Ray does, /unknown as we do, /dying and /watched never, and what
-    else there is at once."""
+    """A fake replica. It answers 200, except on some paths.
 
-    cut = threading.Event()  # a connection that was at /watched has been cut
+    /slow is answered after 1.2 s, /missing with a 404 like Ray's, and /unknown with a 404 like ours. On /dying it
+    closes the connection without an answer. On /watched it waits until the client disconnects.
+    """
+
+    cut = threading.Event()  # set when the client of /watched has disconnected
 
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -45,17 +48,17 @@ class Replica(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def log_message(self, *args: object) -> None:
-        """Nothing."""
+        """Do not print a log line."""
 
 
 class Server(ThreadingHTTPServer):
-    """Lets more clients wait than http.server's five."""
+    """A server with a longer queue of connections than the default of five."""
 
     request_queue_size = 64
 
 
 def serving(api: HAProxyApi, use: Callable[[psutil.Process], Awaitable[None]]) -> None:
-    """Starts HAProxy, and stops it after its use, as Ray does. ``use`` gets the process that Ray started."""
+    """Start HAProxy as Ray does, call ``use`` with the wrapper process, and stop HAProxy."""
 
     async def run() -> None:
         await api.start()
@@ -69,7 +72,7 @@ def serving(api: HAProxyApi, use: Callable[[psutil.Process], Awaitable[None]]) -
 
 
 async def get(api: HAProxyApi, path: str = "/", host: str = "127.0.0.1") -> int:
-    """The status that one new connection gets."""
+    """Send a request on a new connection, and return the status code."""
     reader, writer = await asyncio.open_connection(host, api.cfg.http_options.port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     try:
@@ -79,7 +82,7 @@ async def get(api: HAProxyApi, path: str = "/", host: str = "127.0.0.1") -> int:
 
 
 async def answer(api: HAProxyApi, path: str) -> httpx.Response:
-    """What a client gets that names its request."""
+    """Send a request with an X-Request-ID, and return the response."""
     url = f"http://127.0.0.1:{api.cfg.http_options.port}{path}"
     async with httpx.AsyncClient(trust_env=False) as client:
         return await client.get(url, headers={"X-Request-ID": 'a "b"'})

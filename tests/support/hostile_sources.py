@@ -1,4 +1,4 @@
-"""Videos that nobody may see, and files and answers that try to make FFmpeg show them."""
+"""Secret videos, and hostile files and responses that try to make FFmpeg read them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def save(path: Path, codec: str = "mpeg4", side_px: int = 64) -> Path:
 
 
 def frames_of(uri: Path | str, *media_dirs: Path) -> int:
-    """Return how many frames the source shows."""
+    """Open a source and return the number of its frames."""
     with open_video(parse_source(str(uri), media_dirs), max_pixels=1_000_000) as opened:
         return len([pixels() for pixels, _ in opened])
 
 
 def playlist(segment: str, *lines: str) -> str:
-    """Return an HLS playlist of one segment."""
+    """Return an HLS playlist with one segment."""
     head = ["#EXTM3U", "#EXT-X-VERSION:5", "#EXT-X-TARGETDURATION:1", *lines]
     return "\n".join([*head, "#EXTINF:0.2,", segment, "#EXT-X-ENDLIST", ""])
 
 
 def master(variant: str) -> str:
-    """Return an HLS playlist that names another playlist."""
+    """Return an HLS playlist that refers to another playlist."""
     return f"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{variant}\n"
 
 
@@ -54,7 +54,7 @@ DASH = (
     'profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period><AdaptationSet mimeType="video/mp2t">'
     '<Representation id="1" bandwidth="1"><BaseURL>{uri}</BaseURL></Representation></AdaptationSet></Period></MPD>'
 )
-# What a file or an answer holds; {secret} is the video's path, {port} the forbidden listener's.
+# The contents of hostile files or responses. {secret} is the path of the secret video, and {port} the forbidden port.
 LISTS = {
     "HLS, file": playlist("file://{secret}"),
     "HLS, file without slashes": playlist("file:{secret}"),
@@ -90,5 +90,5 @@ NAMES_SERVER = {
 
 
 def filled(text: str, secret: Path, forbidden: Trap) -> bytes:
-    """Return the text with the secret video's path and the forbidden port in it."""
+    """Insert the path of the secret video and the forbidden port into a text."""
     return text.replace("{secret}", str(secret)).replace("{port}", str(forbidden.port)).encode()

@@ -1,4 +1,4 @@
-"""Instruments that write down what they record."""
+"""Fake instruments for tests of metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Record = tuple[str, float, dict[str, str]]
 
 
 class FakeInstrument:
-    """Append each value to ``records``, with the metric's name and the tags."""
+    """An instrument that appends each value to ``records``, with the metric's name and the tags."""
 
     def __init__(self, metric: Metric, records: list[Record]) -> None:
         self._name = metric.name.removeprefix("sightline_")

@@ -1,4 +1,4 @@
-"""Streams that work in this process, with a detector of this process."""
+"""Streams and a fake detector that run in the test's process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ EVERYWHERE = Zone(name="all", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
 
 
 class FakeDetector:
-    """Find the one square of a frame, once ``failures`` are used up."""
+    """A fake detector. It first raises ``failures`` in order, and then finds the only square of each frame."""
 
     def __init__(self, failures: list[Exception] | None = None) -> None:
         self.pool = FramePool(1, InputShape.square(squares.SIZE_PX))
@@ -50,7 +50,7 @@ class FakeDetector:
         self.seen: list[int] = []
         self.superseded = 0
         self.asked: Callable[[], object] = lambda: None
-        self.info = MODEL  # the one that serves, and the one that was asked last:
+        self.info = MODEL  # the model that is served; ``known`` is the last one that was asked for
         self.known: ModelInfo | None = None
 
     async def connect(self) -> ModelInfo:
@@ -90,7 +90,7 @@ class FakeDetector:
 
 
 def new_stream(video: Path, detector: FakeDetector, **fields: Any) -> Stream:
-    """Return a stream that begins where the store's bookmark says, as one in a process of its own does."""
+    """Return a stream that starts at the stored bookmark, as a stream in a new process does."""
     spec = StreamSpec(id="lot", source=SourceSpec(uri=str(video), loop=fields.pop("loop", False)), **fields)
     bookmark_file = StreamStore(video.parent / "state").bookmark_file("lot")
     args = StreamArgs(output_dir=video.parent)
@@ -107,7 +107,7 @@ def new_stream(video: Path, detector: FakeDetector, **fields: Any) -> Stream:
 
 @asynccontextmanager
 async def running(stream: Stream) -> AsyncIterator[asyncio.Task[None]]:
-    """Run a stream, and stop it at the end."""
+    """Run a stream in a task, and stop it at the end."""
     async with asyncio.timeout(30):
         task = asyncio.create_task(stream.run())
         try:

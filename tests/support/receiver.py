@@ -1,4 +1,4 @@
-"""A web server that receives webhooks."""
+"""A fake web server that receives webhooks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ssl
 
 
 class Receiver:
-    """Remember every request, and send the next one of ``answers``, or 200 when none is left."""
+    """A server that records every request, and sends the next of ``answers``, or 200 if none is left."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
@@ -46,10 +46,10 @@ class Receiver:
             writer.close()
 
     def events(self) -> list[list[int]]:
-        """Return the numbers of the events of each request."""
+        """Return the event ids in each request."""
         return [[each["event_id"] for each in json.loads(body)["events"]] for _, _, body in self.requests]
 
 
 def answer(status: int, headers: str = "", body: bytes = b"ok") -> bytes:
-    """Return an HTTP answer."""
-    return f"HTTP/1.1 {status} Said\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body
+    """Return the bytes of an HTTP response."""
+    return f"HTTP/1.1 {status} Reason\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body

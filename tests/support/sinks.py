@@ -1,4 +1,4 @@
-"""Events for sinks, and patience until they have arrived."""
+"""Helpers for tests of sinks: events, new sinks, and waiting."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 async def until(look: Callable[[], object], what: str = "it", within_s: float = 60) -> None:
-    """Wait until ``look`` returns something true."""
+    """Wait until ``look`` returns a true value. Fail after ``within_s``."""
     try:
         async with asyncio.timeout(within_s):
             while not look():
                 await asyncio.sleep(0.01)
     except TimeoutError:
-        raise AssertionError(f"{what} did not come true") from None
+        raise AssertionError(f"{what} did not happen within {within_s:g} s") from None
 
 
 def event(event_id: int, kind: str = "result") -> Event:
@@ -35,5 +35,5 @@ def event(event_id: int, kind: str = "result") -> Event:
 
 
 def new_sink(folder: Path, guard: AddressGuard | None = None, **spec: Any) -> Sink:
-    """Return a sink of the stream ``lot``."""
+    """Open a sink for the stream ``lot``."""
     return open_sink(TypeAdapter(SinkSpec).validate_python(spec), "lot", folder, guard or AddressGuard())

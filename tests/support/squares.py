@@ -1,8 +1,8 @@
-"""A model whose answers are known: it finds red, green and blue squares, by weights set by hand.
+"""A model with known answers. Its weights are set by hand so that it finds red, green and blue squares.
 
-A square of ``SIDE_PX`` in the model input, aligned to its grid of ``STRIDE_PX``, is found with exactly its own box. Its
-confidence is ``8 * brightness - 7`` (brightness from 0 to 1), so a picture also says how confident the answer will be.
-A square that is off the grid by one step or more scores zero there: no square is found twice.
+A square of ``SIDE_PX`` in the model input, aligned to the grid of ``STRIDE_PX``, is found with exactly its own box. Its
+confidence is ``8 * brightness - 7`` (brightness from 0 to 1), so the picture determines the confidence of the answer. A
+cell that is one grid step or more from the square has a score of zero, so no square is found twice.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _BGR = {"red": (0, 0, 1), "green": (0, 1, 0), "blue": (1, 0, 0)}
 
 @dataclass(frozen=True)
 class Square:
-    """A square at a cell of the model's grid, in a picture of the model's size."""
+    """A square in a cell of the model's grid, in a picture of the model's size."""
 
     label: str
-    column: int  # of _CELLS
+    column: int  # from 0 to _CELLS - 1
     row: int
-    brightness: int = 255  # of 255
+    brightness: int = 255  # from 0 to 255
 
     @property
     def confidence(self) -> float:
@@ -44,7 +44,7 @@ class Square:
 
 
 def picture(squares: list[Square], scale: int = 1) -> np.ndarray:
-    """A black picture, ``scale`` times the model's size, with the squares on it."""
+    """Draw the squares on a black picture, ``scale`` times as large as the model input."""
     pixels = np.zeros((SIZE_PX * scale, SIZE_PX * scale, 3), np.uint8)
     for square in squares:
         left, top, right, bottom = (side * scale for side in square.box)
@@ -53,25 +53,25 @@ def picture(squares: list[Square], scale: int = 1) -> np.ndarray:
 
 
 def random_squares(rng: np.random.Generator, count: int) -> list[Square]:
-    """Squares that do not touch, of random colour and brightness."""
+    """Return squares of random colour and brightness that do not touch."""
     pitch = SIDE_PX // STRIDE_PX + 1
-    places = [(column, row) for column in range(0, _CELLS, pitch) for row in range(0, _CELLS, pitch)]
-    chosen = rng.choice(len(places), count, replace=False)
+    cells = [(column, row) for column in range(0, _CELLS, pitch) for row in range(0, _CELLS, pitch)]
+    chosen = rng.choice(len(cells), count, replace=False)
     return [
         Square(str(rng.choice(LABELS)), column, row, int(rng.integers(229, 256)))  # confidence 0.18 to 1
-        for column, row in (places[place] for place in chosen)
+        for column, row in (cells[index] for index in chosen)
     ]
 
 
 def encode(pixels: np.ndarray, extension: str = ".png") -> bytes:
-    """The picture as a file's bytes."""
+    """Encode the picture as an image file."""
     return cv2.imencode(extension, pixels)[1].tobytes()
 
 
 def save_onnx(path: Path) -> Path:
-    """The model as an ONNX file, with metadata as Ultralytics writes it."""
+    """Save the model as an ONNX file, with metadata like that of Ultralytics."""
     weights = {
-        # Each class's colour less the other two: grey and white score nothing.
+        # Subtract the other two colours from that of the class, so grey and white score zero.
         "purity": (2 * np.eye(3) - np.ones((3, 3))).astype(np.float32).reshape(3, 3, 1, 1),
         "gain": np.array(8, np.float32),
         "bias": np.array(-7, np.float32),
@@ -103,7 +103,7 @@ def save_onnx(path: Path) -> Path:
 
 
 def save_openvino(folder: Path) -> Path:
-    """The model as an OpenVINO folder, as Ultralytics exports one."""
+    """Save the model as an OpenVINO folder, like an export of Ultralytics."""
     folder.mkdir(parents=True)
     source = save_onnx(folder / "squares.onnx")
     ov.save_model(ov.Core().read_model(source), folder / "squares.xml", compress_to_fp16=False)
@@ -113,7 +113,7 @@ def save_openvino(folder: Path) -> Path:
 
 
 def _boxes() -> np.ndarray:
-    """Centre x, centre y, width, height of every cell: (1, 4, cells)."""
+    """Return centre x, centre y, width and height of every cell, as (1, 4, cells)."""
     centre = np.arange(_CELLS, dtype=np.float32) * STRIDE_PX + SIDE_PX / 2
     y, x = np.meshgrid(centre, centre, indexing="ij")
     side = np.full(_CELLS**2, SIDE_PX, np.float32)

@@ -1,4 +1,4 @@
-"""The HTTP interface in front of a backend and streams that do what a test says."""
+"""A real HTTP server in front of a fake backend and fake streams."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
 
 
 class _Server(uvicorn.Server):
-    """Tells its loop."""
+    """A uvicorn server that exposes its event loop."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
@@ -29,7 +29,7 @@ class _Server(uvicorn.Server):
 
 @dataclass
 class StreamServer:
-    """A server, and what is behind it."""
+    """A running server, a client for it, and the fakes behind it."""
 
     backend: FakeBackend
     streams: FakeStreams
@@ -42,18 +42,18 @@ class StreamServer:
         return f"http://127.0.0.1:{self.port}"
 
     def happen(self, count: int = 1) -> None:
-        """Events in the stream ``lot``."""
+        """Add events to the stream ``lot``."""
         for _ in range(count):
             self.do(lambda: self.streams.happen("lot"))
 
     def do(self, action: Callable[[], object]) -> None:
-        """Soon, on the server's loop."""
+        """Schedule an action on the server's event loop."""
         self._server.loop.call_soon_threadsafe(action)
 
 
 @contextmanager
 def serve_streams(args: dict[str, Any] | None = None) -> Iterator[StreamServer]:
-    """Started, and stopped at the end."""
+    """Run a server, and stop it at the end."""
     backend, streams, port = FakeBackend(), FakeStreams(), free_port()
     api = build_api(backend, streams, FakeMetrics(), parse_args(args or {}))
     server = _Server(uvicorn.Config(api, port=port, log_level="critical", timeout_graceful_shutdown=1))

@@ -1,4 +1,4 @@
-"""A YOLO model, untrained, with traps: a picture whose first pixel is red kills its process, a blue one hangs it."""
+"""An untrained YOLO model with traps: a red first pixel kills its process, and a blue one makes it hang."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SIZE_PX = 64
 _COLOURS = {"harmless": (0, 0, 0), "deadly": (0, 0, 255), "endless": (255, 0, 0)}  # BGR
 
 
-class TrappedModel(DetectionModel):  # type: ignore[misc]  # mypy does not read Ultralytics
-    """What the checkpoint holds."""
+class TrappedModel(DetectionModel):  # type: ignore[misc]  # mypy does not follow Ultralytics
+    """The network in the checkpoint."""
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(x, torch.Tensor):
@@ -32,12 +32,12 @@ class TrappedModel(DetectionModel):  # type: ignore[misc]  # mypy does not read 
 
 
 def picture(kind: str) -> bytes:
-    """Of the model's own size: its pixels arrive as they are."""
+    """Return a PNG of the model's own size, so its pixels reach the model unchanged."""
     return cv2.imencode(".png", np.full((SIZE_PX, SIZE_PX, 3), _COLOURS[kind], np.uint8))[1].tobytes()
 
 
 def save(path: Path) -> Path:
-    """The checkpoint."""
+    """Save the checkpoint and return its path."""
     yolo = YOLO("yolo11n.yaml")
     yolo.model.__class__ = TrappedModel
     yolo.save(path)

@@ -1,4 +1,4 @@
-"""Ports that nobody may connect to, and names that stand for what a test says."""
+"""Forbidden ports that detect connections, and a fake name resolver."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 class Trap:
-    """Listens, by TCP and UDP. Whoever connects is in the kernel's queue from then on: nothing has to be waited for."""
+    """A listener on TCP and UDP that counts connections. The kernel queues them, so no waiting is needed."""
 
     def __init__(self, host: str, port: int) -> None:
         self._tcp = socket.create_server((host, port))
@@ -22,7 +22,7 @@ class Trap:
         self._udp.setblocking(False)
 
     def caught(self) -> int:
-        """Connections and datagrams since it was last asked."""
+        """Return the number of connections and datagrams since the last call."""
         count = 0
         for receive in (lambda: self._tcp.accept()[0].close(), lambda: self._udp.recv(1)):
             try:
@@ -40,18 +40,21 @@ class Trap:
 
 @contextmanager
 def trap(host: str = "127.0.0.1", port: int = 0) -> Iterator[Trap]:
-    """Set, and empty at the end."""
-    it = Trap(host, port)
+    """Open a trap, and check at the end that it caught nothing."""
+    opened = Trap(host, port)
     try:
-        yield it
-        assert it.caught() == 0, f"somebody connected to {host}"
+        yield opened
+        assert opened.caught() == 0, f"a connection was made to {host}:{opened.port}"
     finally:
-        it.close()
+        opened.close()
 
 
 class Names:
-    """What ``socket.getaddrinfo`` answers: addresses in digits and ``localhost`` as ever, ``known`` names one answer
-    after the other, the last one for good, and no other names. No test asks the network's resolver."""
+    """A replacement for ``socket.getaddrinfo``, so that no test uses the network's resolver.
+
+    It resolves numeric addresses and ``localhost`` as usual. For the names in ``known`` it returns their answers in
+    order, and repeats the last one. Other names do not exist.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.known: dict[str, list[list[str]]] = {}

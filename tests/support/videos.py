@@ -1,4 +1,4 @@
-"""Videos whose frames say which they are."""
+"""Videos whose frames show their own number."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ COLUMNS = 30
 
 
 def square_of(frame_id: int) -> Square:
-    """The one square of a frame: its place is the frame's number."""
+    """Return the only square of a frame. Its position encodes the number of the frame."""
     return Square("red", frame_id % COLUMNS, frame_id // COLUMNS)
 
 
 def frame_of(x1: float, y1: float) -> int:
-    """The number of the frame whose square has this corner."""
+    """Return the number of the frame whose square has this corner."""
     return round(x1 / STRIDE_PX) + COLUMNS * round(y1 / STRIDE_PX)
 
 
 def save_video(path: Path, *, frames: int, fps: float) -> Path:
-    """A lossless video of ``frames`` frames."""
+    """Save a lossless video with ``frames`` frames."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"FFV1"), fps, (squares.SIZE_PX, squares.SIZE_PX))
     for frame_id in range(frames):
         writer.write(squares.picture([square_of(frame_id)]))
@@ -33,6 +33,6 @@ def save_video(path: Path, *, frames: int, fps: float) -> Path:
 
 
 def frame_shown(pixels: np.ndarray) -> int:
-    """The number of the frame that these are the pixels of."""
+    """Return the number of the frame with these pixels."""
     rows, columns = np.nonzero(pixels.max(axis=2) > 128)
     return frame_of(columns.min(), rows.min())

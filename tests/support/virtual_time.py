@@ -1,4 +1,4 @@
-"""An event loop whose time jumps, for code that waits for time and does short work in threads."""
+"""An event loop with virtual time, for code that waits for timers and does short work in threads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from scripts.benchmark.simulation import VirtualLoop
 Args = TypeVarTuple("Args")
 Result = TypeVar("Result")
 
-BACKEND = ("asyncio", {"loop_factory": lambda: ThreadlessLoop()})  # what a test's fixture ``anyio_backend`` returns
+BACKEND = ("asyncio", {"loop_factory": lambda: ThreadlessLoop()})  # to be returned by the fixture ``anyio_backend``
 
 
 class ThreadlessLoop(VirtualLoop):
-    """Does on the loop itself what would be done in a thread, since time would jump on while the thread works.
+    """A virtual loop that runs the work of threads itself, because time would jump while a thread works.
 
-    As in a thread, the work is done also when its caller is cancelled.
+    As in a thread, the work is finished even if its caller is cancelled.
     """
 
     def run_in_executor(

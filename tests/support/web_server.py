@@ -1,4 +1,4 @@
-"""A web server at an address that is allowed, and what a fetcher makes of it."""
+"""A web server at an allowed address, for tests of fetching URLs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from serve_app.errors import ServeAppError
 from serve_app.network.address_guard import AddressGuard
 
 MAX_BYTES = 100_000
-OPEN = "127.0.0.2"  # all of 127.0.0.0/8 is this machine: one address of it is allowed here, the others are not
+OPEN = "127.0.0.2"  # all of 127.0.0.0/8 is this machine; only this address is allowed
 ALLOWED = AddressGuard((ip_network(OPEN),))
 
 
 class WebServer:
-    """Answer each path with the bytes that a test gives, and remember the requests and connections."""
+    """A server that sends the answer set for each path, and records requests and connections."""
 
     def __init__(self) -> None:
         self.answers: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.connections = 0
-        self.names: list[str | None] = []  # that TLS clients asked for
+        self.names: list[str | None] = []  # the server names that TLS clients requested
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -54,17 +54,17 @@ class WebServer:
 
 
 def ok(body: bytes, headers: str = "") -> bytes:
-    """Return an answer with a body."""
+    """Return a 200 response with this body."""
     return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
 
 
 def to(location: str, status: int = 302) -> bytes:
-    """Return a redirect."""
+    """Return a redirect to this location."""
     return f"HTTP/1.1 {status} Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 async def refusal(url: str, guard: AddressGuard = ALLOWED) -> ServeAppError:
-    """Fetch a url that must be refused, and return the error."""
+    """Fetch a URL that must be refused, and return the error."""
     with pytest.raises(ServeAppError) as caught:
         await Fetcher(guard, MAX_BYTES).fetch(url)
     return caught.value

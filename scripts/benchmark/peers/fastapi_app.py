@@ -1,4 +1,4 @@
-"""FastAPI and Ultralytics, as most people write it."""
+"""A server with FastAPI and Ultralytics, written as most people do."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""LitServe and Ultralytics, as LitServe's documentation shows it, with its dynamic batches."""
+"""A server with LitServe and Ultralytics, written as in LitServe's documentation, with dynamic batching."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""mosec and Ultralytics: decoding and inference in processes of their own, with its dynamic batches."""
+"""A server with mosec and Ultralytics, with separate processes for decoding and inference, and dynamic batching."""
 
 import os
 

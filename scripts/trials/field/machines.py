@@ -53,7 +53,7 @@ _LOCALES = _cases(
         "none": serves(config=_TEXT, LC_ALL=None, LANG=None, LC_CTYPE=None),
         "one that is not installed": serves(config=_TEXT, LC_ALL="xx_XX.ISO-8859-1", PYTHONUTF8="0"),
         "PYTHONIOENCODING=ascii": serves(config=_TEXT, PYTHONIOENCODING="ascii"),
-        "a refusal that ASCII cannot say": refused("Serve knows no applications.Prüfung", config=_MISSPELT, env=_ASCII),
+        "a refusal that ASCII cannot say": refused("no setting applications.Prüfung", config=_MISSPELT, env=_ASCII),
         "the script for streams, in ASCII": script(
             "serve_app.cli.streams", "list", PYTHONIOENCODING="ascii", env=_ASCII
         ),
@@ -80,8 +80,8 @@ _FILES = _cases(
     {
         "64": refused("ulimit -Hn", starter=limited(64)),
         "512": refused("ulimit -Hn", starter=limited(512)),
-        "1024": serves("HAProxy takes fewer", starter=limited(1024)),
-        "4096": serves("HAProxy takes fewer", starter=limited(4096)),
+        "1024": serves("HAProxy accepts fewer", starter=limited(1024)),
+        "4096": serves("HAProxy accepts fewer", starter=limited(4096)),
         "20000, and a soft one of 256": serves(starter=["prlimit", "--nofile=256:20000"]),
     },
     quick=("64", "512"),
@@ -119,9 +119,9 @@ _HOMES = _cases(
 _FOLDERS = _cases(
     "a folder or file that is not there",
     {
-        "output_dir": refused("streams.output_dir", "is not there", SERVE_APP_OUTPUT_DIR="/tmp/nowhere/events"),
-        "media_dirs": refused("streams.media_dirs", "is not there", SERVE_APP_MEDIA_DIRS="/tmp/nowhere"),
-        "state_dir below a file": refused("streams.state_dir", "cannot be made", SERVE_APP_STATE_DIR="/etc/passwd/x"),
+        "output_dir": refused("streams.output_dir", "does not exist", SERVE_APP_OUTPUT_DIR="/tmp/nowhere/events"),
+        "media_dirs": refused("streams.media_dirs", "does not exist", SERVE_APP_MEDIA_DIRS="/tmp/nowhere"),
+        "state_dir below a file": refused("streams.state_dir", "be created", SERVE_APP_STATE_DIR="/etc/passwd/x"),
         "keys_file": refused("/tmp/nowhere", "cannot be read", SERVE_APP_KEYS_FILE="/tmp/nowhere"),
         "weights": refused("model.weights", "/tmp/nowhere.onnx", SERVE_APP_WEIGHTS="/tmp/nowhere.onnx"),
         "/dev/shm, read-only": refused("/dev/shm", "mount a tmpfs", starter=within("mount -t tmpfs -o ro x /dev/shm")),
@@ -134,7 +134,7 @@ _NETWORKS = _cases(
         "a host name that does not resolve": serves(starter=within("hostname no-such-host.invalid")),
         "no /etc/hosts": serves(starter=within("hostname x.invalid && mount --bind /dev/null /etc/hosts")),
         "an address of another machine": refused(
-            "http_options.host", "no address of this machine",
+            "http_options.host", "not an address of this machine",
             config=_CONFIG.format(host="192.0.2.1"), SERVE_APP_KEYS_FILE="/dev/null",
         ),
         "proxies for HTTP": serves(env=_PROXIES),

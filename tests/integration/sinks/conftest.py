@@ -1,4 +1,4 @@
-"""The servers behind the sinks, and a sink that is opened and closed."""
+"""Fixtures for tests of sinks: real servers, and sinks that are opened and closed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.sinks import event, new_sink, until
 
 HERE = AddressGuard((ip_network("127.0.0.0/8"),))
 QUEUE_SIZE = 1000
-SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # Debian's mosquitto is not in a user's PATH
+SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # Debian's mosquitto is not in the PATH of users
 
 
 def connections() -> set[tuple[Any, ...]]:
@@ -40,9 +40,9 @@ def connections() -> set[tuple[Any, ...]]:
 
 @pytest.fixture(autouse=True)
 async def nothing_left(anyio_backend: str) -> AsyncIterator[None]:
-    """Check that no task, thread or connection outlives its test; the event loop and the resolver keep theirs."""
+    """Check that no task, thread or connection outlives its test, except those of the event loop and the resolver."""
     threads, sockets = set(threading.enumerate()), connections()
-    gc.disable()  # it would close a connection that only an error's traceback still holds
+    gc.disable()  # otherwise a connection that is held only by an error's traceback would be closed
     yield
 
     def name(task: asyncio.Task[Any]) -> str:
@@ -51,12 +51,12 @@ async def nothing_left(anyio_backend: str) -> AsyncIterator[None]:
 
     def left() -> set[Any]:
         tasks = {task for task in asyncio.all_tasks() if not name(task).startswith("TestRunner")}
-        lent = {thread for thread in threading.enumerate() if thread.name.startswith(("asyncio_", "resolve"))}
+        pooled = {thread for thread in threading.enumerate() if thread.name.startswith(("asyncio_", "resolve"))}
         running = tasks - {asyncio.current_task()}
-        return running | (set(threading.enumerate()) - threads - lent) | (connections() - sockets)
+        return running | (set(threading.enumerate()) - threads - pooled) | (connections() - sockets)
 
     try:
-        await until(lambda: not left(), what="a test that leaves nothing", within_s=20)
+        await until(lambda: not left(), what="the end of all tasks, threads and connections", within_s=20)
     finally:
         gc.enable()
 
@@ -72,7 +72,7 @@ async def opened(**spec: Any) -> AsyncIterator[Sink]:
 
 
 def put(sink: Sink, event_ids: range) -> None:
-    """Put an event with each of these numbers."""
+    """Put events with these numbers into the sink."""
     for event_id in event_ids:
         sink.put(event(event_id))
 
@@ -82,10 +82,10 @@ def has_sent(sink: Sink, count: int) -> bool:
 
 
 def executable(name: str) -> str:
-    """Return the path of a program; without it the test is skipped, or fails in CI."""
+    """Return the path of a program. If it is missing, skip the test, or fail it in CI."""
     path = shutil.which(name, path=SEARCHED)
     if path is None:
-        reason = f"no {name} is installed here: see scripts/servers"
+        reason = f"{name} is not installed: run scripts/servers"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
@@ -93,13 +93,13 @@ def executable(name: str) -> str:
 
 
 def answers(port: int) -> bool:
-    """Tell whether a program listens at the port."""
+    """Return whether a program listens on the port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class ServerProcess:
-    """A program that listens, and can be killed and started again where it was."""
+    """A server process that can be killed, frozen, and restarted on the same port."""
 
     def __init__(self, command: list[str], port: int) -> None:
         self.port = port
@@ -115,19 +115,19 @@ class ServerProcess:
         self._process.wait()
 
     def freeze(self) -> None:
-        """Stop the program: its port takes connections, and nobody answers."""
+        """Suspend the process. Its port still accepts connections, but they get no answers."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
 
-ServerStarter = Callable[..., ServerProcess]  # it takes the server's options
+ServerStarter = Callable[..., ServerProcess]  # takes the options of the server
 
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    """Start a receiver of webhooks."""
+    """Run a receiver of webhooks."""
     receiver = Receiver()
     await receiver.start()
     yield receiver
@@ -137,7 +137,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[ServerStarter]:
-    """Start Redis servers that lose nothing that they have confirmed."""
+    """Return a function that starts Redis servers, which keep all confirmed data when killed."""
     program = executable("redis-server")
     with ExitStack() as started:
 
@@ -152,14 +152,14 @@ def redis_server(tmp_path: Path) -> Iterator[ServerStarter]:
 
 
 def entries(port: int, key: str = "sightline:lot", **login: str) -> list[int]:
-    """Return the numbers of the events of a Redis Stream."""
+    """Return the event ids in a Redis Stream."""
     with redis.Redis(port=port, **login) as client:  # type: ignore[arg-type]
         return [json.loads(fields[b"event"])["event_id"] for _, fields in client.xrange(key)]
 
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[ServerStarter]:
-    """Start MQTT brokers."""
+    """Return a function that starts MQTT brokers."""
     program = executable("mosquitto")
     with ExitStack() as started:
 

@@ -1,4 +1,4 @@
-"""Events at a real MQTT broker, which is slow, away, killed and started again."""
+"""Tests of the MQTT sink with a real broker that is slow, unreachable, killed or restarted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def subscription(port: int, received: list[tuple[str, int]]) -> AsyncIterator[None]:
-    """Adds topic and number of every event to ``received``."""
+    """Subscribe to all topics, and add the topic and event id of each message to ``received``."""
     async with aiomqtt.Client("127.0.0.1", port) as client:
         await client.subscribe("#", qos=1)
 
@@ -36,12 +36,12 @@ async def subscription(port: int, received: list[tuple[str, int]]) -> AsyncItera
 
 
 def numbers(received: list[tuple[str, int]]) -> list[int]:
-    """Of the events, each where it was received first."""
+    """Return the event ids without repetitions, in the order of their first arrival."""
     return list(dict.fromkeys(event_id for _, event_id in received))
 
 
 @pytest.mark.parametrize("qos", [0, 1])
-async def test_events_are_mqtt_messages_in_their_order(qos: int, broker: ServerStarter) -> None:
+async def test_events_arrive_as_mqtt_messages_in_order(qos: int, broker: ServerStarter) -> None:
     port = broker().port
     received: list[tuple[str, int]] = []
     async with subscription(port, received), opened(type="mqtt", url=f"mqtt://127.0.0.1:{port}", qos=qos) as sink:
@@ -53,12 +53,14 @@ async def test_events_are_mqtt_messages_in_their_order(qos: int, broker: ServerS
     assert received == [("sightline/lot/result", n) for n in range(250)] + [("sightline/lot/line", 250)]
 
 
-async def test_what_was_sent_while_the_broker_was_away_arrives_when_it_is_back(
+async def test_events_queued_while_the_broker_was_down_arrive_when_it_is_back(
     broker: ServerStarter,
 ) -> None:
     server = broker()
     received: list[tuple[str, int]] = []
-    with Relay(server.port) as cable:  # plugged when the subscriber is back, too: the broker keeps nothing for it
+    with Relay(
+        server.port
+    ) as cable:  # plugged only after the subscriber is back, because the broker stores nothing for it
         async with opened(type="mqtt", url=f"mqtt://127.0.0.1:{cable.port}") as sink:
             for times in range(3):
                 async with subscription(server.port, received):
@@ -79,7 +81,7 @@ async def test_what_was_sent_while_the_broker_was_away_arrives_when_it_is_back(
     assert numbers(received) == list(range(300))
 
 
-async def test_a_broker_that_is_killed_is_found_again_at_its_port(broker: ServerStarter) -> None:
+async def test_the_sink_reconnects_to_a_restarted_broker(broker: ServerStarter) -> None:
     server = broker()
     async with opened(type="mqtt", url=f"mqtt://127.0.0.1:{server.port}") as sink:
         for sent in (1, 2, 3):
@@ -104,7 +106,7 @@ async def test_a_dead_broker_does_not_slow_the_stream(broker: ServerStarter) -> 
         assert sink.status().sent == QUEUE_SIZE + 2
 
 
-async def test_a_broker_that_never_says_hello_leaves_nothing_open(broker: ServerStarter) -> None:
+async def test_a_broker_that_never_answers_leaves_no_connection_open(broker: ServerStarter) -> None:
     server = broker()
     server.freeze()
     async with opened(type="mqtt", url=f"mqtt://127.0.0.1:{server.port}") as sink:
@@ -114,7 +116,7 @@ async def test_a_broker_that_never_says_hello_leaves_nothing_open(broker: Server
         assert sink.status().dropped == {"closed": 1}
 
 
-async def test_closing_while_it_connects_leaves_nothing_open(broker: ServerStarter) -> None:
+async def test_closing_while_connecting_leaves_no_connection_open(broker: ServerStarter) -> None:
     server = broker()
     async with opened(type="mqtt", url=f"mqtt://127.0.0.1:{server.port}") as sink:
         sink.put(event(0))
@@ -122,7 +124,7 @@ async def test_closing_while_it_connects_leaves_nothing_open(broker: ServerStart
         assert sink.status().dropped == {"closed": 1}
 
 
-async def test_a_broker_that_refuses_credentials_is_asked_again_and_they_are_not_shown(
+async def test_refused_credentials_are_retried_and_never_shown(
     broker: ServerStarter, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -1,4 +1,4 @@
-"""Events in Redis Streams of a real Redis, which is slow, away, killed and started again."""
+"""Tests of the Redis sink with a real Redis that is slow, unreachable, killed or restarted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_a_redis_stream_is_trimmed(redis_server: ServerStarter) -> None:
     assert kept == list(range(1000))[-len(kept) :]
 
 
-async def test_what_was_sent_while_redis_was_away_arrives_when_it_is_back(
+async def test_events_queued_while_redis_was_down_arrive_when_it_is_back(
     redis_server: ServerStarter,
 ) -> None:
     server = redis_server()
@@ -67,7 +67,8 @@ async def test_a_frozen_redis_does_not_slow_the_stream(redis_server: ServerStart
         assert sink.status().sent == QUEUE_SIZE + 2
     arrived = entries(server.port)
     assert arrived[:1] + arrived[-QUEUE_SIZE:] == [0, *range(12, QUEUE_SIZE + 12)]
-    assert set(arrived[1:-QUEUE_SIZE]) == {1}  # at least once: the frozen server had taken it
+    # Event 1 is delivered at least once, because the frozen server had already received it.
+    assert set(arrived[1:-QUEUE_SIZE]) == {1}
 
 
 async def test_a_redis_password_is_used_and_never_shown(
@@ -86,7 +87,7 @@ async def test_a_redis_password_is_used_and_never_shown(
     assert entries(port, password="hunter:2") == [0]
 
 
-async def test_a_server_that_repeats_a_password_does_not_make_us_show_it(
+async def test_a_password_repeated_by_the_server_is_not_shown(
     redis_server: ServerStarter,
 ) -> None:
     port = redis_server("--rename-command", "AUTH", "").port
@@ -96,7 +97,7 @@ async def test_a_server_that_repeats_a_password_does_not_make_us_show_it(
         assert "hunter2" not in sink.status().detail
 
 
-async def test_a_key_that_holds_something_else_refuses_its_events(redis_server: ServerStarter) -> None:
+async def test_events_for_a_key_of_another_type_are_dropped(redis_server: ServerStarter) -> None:
     port = redis_server().port
     with redis.Redis(port=port) as client:
         client.set("taken", "by a string")
@@ -106,7 +107,7 @@ async def test_a_key_that_holds_something_else_refuses_its_events(redis_server: 
         assert (sink.status().dropped, sink.status().detail) == ({"refused": 3}, "it answers WRONGTYPE")
 
 
-async def test_a_full_redis_is_waited_for(redis_server: ServerStarter) -> None:
+async def test_the_sink_waits_while_redis_is_full(redis_server: ServerStarter) -> None:
     port = redis_server("--maxmemory", "1").port
     async with opened(type="redis", url=f"redis://127.0.0.1:{port}") as sink:
         put(sink, range(3))

@@ -1,4 +1,4 @@
-"""Sinks whose servers have certificates."""
+"""Tests of sinks with TLS, whose certificates must be trusted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """One that nobody vouches for, of 127.0.0.1; its key is beside it."""
+    """Create a self-signed certificate for 127.0.0.1, with its key beside it."""
     path = tmp_path / "certificate.pem"
     names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
     kind = ["-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
@@ -29,7 +29,7 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-async def assert_trusts_only_whom_the_system_does(
+async def assert_requires_a_trusted_certificate(
     spec: dict[str, Any], certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(**spec) as sink:
@@ -41,20 +41,18 @@ async def assert_trusts_only_whom_the_system_does(
         await until(lambda: sink.status().sent)
 
 
-async def test_a_webhook_needs_a_certificate_that_is_trusted(
-    certificate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_webhook_must_have_a_trusted_certificate(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, certificate.with_suffix(".key"))
     receiver = Receiver()
     await receiver.start(tls)
     spec = {"type": "webhook", "url": f"https://127.0.0.1:{receiver.port}/"}
-    await assert_trusts_only_whom_the_system_does(spec, certificate, monkeypatch)
+    await assert_requires_a_trusted_certificate(spec, certificate, monkeypatch)
     await receiver.stop()
     assert receiver.events() == [[1]]
 
 
-async def test_redis_needs_a_certificate_that_is_trusted(
+async def test_redis_must_have_a_trusted_certificate(
     redis_server: ServerStarter, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
@@ -62,14 +60,14 @@ async def test_redis_needs_a_certificate_that_is_trusted(
     files = ["--tls-cert-file", str(certificate), "--tls-key-file", key, "--tls-ca-cert-file", str(certificate)]
     plain = redis_server("--tls-port", str(port), "--tls-auth-clients", "no", *files).port
     spec = {"type": "redis", "url": f"rediss://127.0.0.1:{port}"}
-    await assert_trusts_only_whom_the_system_does(spec, certificate, monkeypatch)
+    await assert_requires_a_trusted_certificate(spec, certificate, monkeypatch)
     assert entries(plain) == [1]
 
 
-async def test_a_broker_needs_a_certificate_that_is_trusted(
+async def test_a_broker_must_have_a_trusted_certificate(
     broker: ServerStarter, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [f"certfile {certificate}", f"keyfile {certificate.with_suffix('.key')}"]
     port = broker("allow_anonymous true", "user root", *files).port
     spec = {"type": "mqtt", "url": f"mqtts://127.0.0.1:{port}"}
-    await assert_trusts_only_whom_the_system_does(spec, certificate, monkeypatch)
+    await assert_requires_a_trusted_certificate(spec, certificate, monkeypatch)

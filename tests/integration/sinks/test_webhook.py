@@ -1,4 +1,4 @@
-"""Webhooks to a web server that is slow, away, or answers with errors."""
+"""Tests of the webhook sink with a server that is slow, unreachable, or answers with errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def webhook(receiver: Receiver, **spec: Any) -> Any:
     return opened(type="webhook", **{"url": f"http://127.0.0.1:{receiver.port}/hook"} | spec)
 
 
-async def test_a_webhooks_signature_is_what_the_specification_says(receiver: Receiver) -> None:
+async def test_a_webhooks_signature_follows_the_specification(receiver: Receiver) -> None:
     async with webhook(receiver, secret=SECRET) as sink:
         sink.put(Event(0, "result", "lot", '{"event_id": 0, "label": "Fußgänger", "at": 1.50}'))
         await sink.close(60)
@@ -30,7 +30,7 @@ async def test_a_webhooks_signature_is_what_the_specification_says(receiver: Rec
     assert headers["content-type"] == "application/json"
     found = standardwebhooks.Webhook(SECRET).verify(body, headers)
     assert found == {"events": [{"event_id": 0, "label": "Fußgänger", "at": 1.5}]}
-    assert b'"at": 1.50' in body  # as it was written, not parsed and written again
+    assert b'"at": 1.50' in body  # the original text, which is not parsed and serialised again
     with pytest.raises(standardwebhooks.WebhookVerificationError):
         standardwebhooks.Webhook(SECRET).verify(body + b" ", headers)
 
@@ -67,7 +67,7 @@ async def test_a_slow_webhook_loses_its_oldest_events_and_counts_them(receiver: 
     assert list(itertools.chain(*receiver.events())) == [0, *range(11, QUEUE_SIZE + 11)]
 
 
-async def test_a_webhook_that_does_not_answer_in_time_is_asked_again(receiver: Receiver) -> None:
+async def test_a_webhook_that_does_not_answer_in_time_is_retried(receiver: Receiver) -> None:
     receiver.gate.clear()
     async with webhook(receiver) as sink:
         sink.put(event(0))
@@ -77,7 +77,7 @@ async def test_a_webhook_that_does_not_answer_in_time_is_asked_again(receiver: R
         assert sink.status().detail == ""
 
 
-async def test_what_was_sent_while_the_webhook_was_away_arrives_when_it_is_back(receiver: Receiver) -> None:
+async def test_events_queued_while_the_webhook_was_down_arrive_when_it_is_back(receiver: Receiver) -> None:
     async with webhook(receiver) as sink:
         sink.put(event(0))
         await until(lambda: sink.status().sent)
@@ -94,11 +94,11 @@ async def test_what_was_sent_while_the_webhook_was_away_arrives_when_it_is_back(
 @pytest.mark.parametrize(
     "failure", [answer(500), answer(503), answer(408), answer(429), b"HTTP/1.1 2", b"nonsense\r\n\r\n"]
 )
-async def test_a_failure_that_may_pass_is_sent_again_under_its_id(failure: bytes, receiver: Receiver) -> None:
+async def test_a_transient_failure_is_retried_with_the_same_id(failure: bytes, receiver: Receiver) -> None:
     receiver.answers += [failure, answer(500)]
     async with webhook(receiver, secret=SECRET) as sink:
         put(sink, range(3))
-        if b"Said" not in failure:
+        if b"Reason" not in failure:
             await until(lambda: receiver.requests)
             await receiver.stop()
             await receiver.start()
@@ -110,7 +110,7 @@ async def test_a_failure_that_may_pass_is_sent_again_under_its_id(failure: bytes
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422])
-async def test_a_refusal_drops_its_events_and_the_next_ones_are_sent(status: int, receiver: Receiver) -> None:
+async def test_refused_events_are_dropped_and_the_next_ones_are_sent(status: int, receiver: Receiver) -> None:
     receiver.answers.append(answer(status))
     async with webhook(receiver) as sink:
         put(sink, range(3))
@@ -141,7 +141,7 @@ async def test_an_endless_answer_is_not_read(receiver: Receiver) -> None:
     assert receiver.events() == [[0], [1]]
 
 
-async def test_closing_gives_up_a_webhook_that_does_not_answer(receiver: Receiver) -> None:
+async def test_closing_drops_events_for_a_webhook_that_does_not_answer(receiver: Receiver) -> None:
     receiver.gate.clear()
     async with webhook(receiver, max_batch=2) as sink:
         put(sink, range(5))
@@ -150,7 +150,7 @@ async def test_closing_gives_up_a_webhook_that_does_not_answer(receiver: Receive
         assert (sink.status().sent, sink.status().waiting, sink.status().dropped) == (0, 0, {"closed": 5})
 
 
-async def test_no_log_holds_a_webhooks_secrets(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_webhooks_secrets_are_never_logged(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     receiver.answers += [answer(500), answer(404)]
     url = f"http://me:hunter2@127.0.0.1:{receiver.port}/hunter2?key=hunter2"

@@ -1,4 +1,4 @@
-"""A video whose frames say which they are, and the processes of a stream."""
+"""Fixtures for tests of streams: a video with numbered frames, and the processes of a stream."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.support.videos import save_video
 
 @pytest.fixture(scope="session")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of 60 frames, which lasts 3 s."""
+    """Save a video of 60 frames, which lasts 3 s."""
     return save_video(tmp_path_factory.mktemp("videos") / "squares.avi", frames=60, fps=20)
 
 
 def status_when(service: Service, look: str, **expected: Any) -> StreamStatus:
-    """Return the stream's status as soon as these fields of it have these values."""
+    """Wait until the fields of the stream's status have these values, and return the status."""
 
     def found() -> StreamStatus | None:
         try:
             status = stream_status(service.url)
-        except httpx.HTTPStatusError:  # the supervisor is away
+        except httpx.HTTPStatusError:  # the supervisor is restarting
             return None
         return status if all(getattr(status, name) == value for name, value in expected.items()) else None
 

@@ -1,4 +1,4 @@
-"""Streams that are refused when they are created."""
+"""Tests of streams that are refused when they are created."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("streams")
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, dict) else "",
 )
-def test_a_stream_that_cannot_be_is_refused(
+def test_an_invalid_stream_is_refused(
     service: Service, video: Path, fields: dict[str, Any], code: str, sentence: str
 ) -> None:
     spec = {"id": "lot", "source": {"uri": str(video)}} | fields
@@ -50,7 +50,7 @@ def test_a_stream_that_cannot_be_is_refused(
     assert stream_ids(service.url) == []
 
 
-def test_an_id_is_given_once(service: Service, video: Path) -> None:
+def test_an_id_can_be_used_only_once(service: Service, video: Path) -> None:
     start_stream(service.url, video, loop=True)
     again = httpx.post(f"{service.url}/streams", json={"id": "lot", "source": {"uri": str(video)}}, timeout=PATIENCE_S)
     assert (again.status_code, again.json()["code"]) == (409, "conflict")
@@ -59,7 +59,7 @@ def test_an_id_is_given_once(service: Service, video: Path) -> None:
 
 @pytest.fixture
 def slow_url(service: Service, stream_folders: dict[str, str]) -> Iterator[str]:
-    """A second application, whose detector takes 40 pictures a second."""
+    """Run a second application, whose detector can process 40 images/s."""
     args = {"model": {"engine": "sleep"}, "streams": stream_folders}
     serve.run(build_app(args), name="slow", route_prefix="/slow")
     url = f"{service.url}/slow"
@@ -70,7 +70,7 @@ def slow_url(service: Service, stream_folders: dict[str, str]) -> Iterator[str]:
     serve.delete("slow")
 
 
-def test_more_than_the_detectors_can_hold_is_refused_unless_it_may_degrade(slow_url: str) -> None:
+def test_streams_beyond_the_capacity_are_refused_unless_they_may_degrade(slow_url: str) -> None:
     camera = "rtsp://127.0.0.1:9/"
     start_stream(slow_url, camera, stream_id="first")
     second = {"id": "second", "source": {"uri": camera}}
@@ -87,7 +87,7 @@ def test_more_than_the_detectors_can_hold_is_refused_unless_it_may_degrade(slow_
     assert stream_status(slow_url, "first").state == "paused"
 
 
-def test_streams_that_come_at_once_are_admitted_one_after_the_other(slow_url: str) -> None:
+def test_streams_created_at_once_are_admitted_one_by_one(slow_url: str) -> None:
     def create(number: int) -> int:
         spec = {"id": f"at-once-{number}", "source": {"uri": "rtsp://127.0.0.1:9/"}}
         return httpx.post(f"{slow_url}/streams", json=spec, timeout=PATIENCE_S).status_code

@@ -1,4 +1,4 @@
-"""Streams whose worker, supervisor or detector is killed."""
+"""Tests of streams whose worker, supervisor or detector is killed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(
     kill(process_of_stream())
     stream_results(service.url, 20, "worker-killed")
     status = stream_status(service.url, "worker-killed")
-    delete_stream(service.url, "worker-killed")  # its file is complete then
+    delete_stream(service.url, "worker-killed")  # after that its file is complete
     events = [
         event for event in written(Path(stream_folders["output_dir"]), "worker-killed") if event["type"] != "state"
     ]
@@ -52,7 +52,7 @@ def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(
     assert status.captured - status.processed - sum(status.dropped.values()) in range(4)  # frames in flight
 
 
-def test_a_new_supervisor_joins_the_workers_that_run(service: Service, video: Path) -> None:
+def test_a_restarted_supervisor_joins_the_running_workers(service: Service, video: Path) -> None:
     start_stream(service.url, video, loop=True)
     stream_results(service.url, 1)
     process, before = process_of_stream(), stream_status(service.url)
@@ -65,14 +65,17 @@ def test_a_new_supervisor_joins_the_workers_that_run(service: Service, video: Pa
         except httpx.HTTPStatusError:
             return None
 
-    eventually(lambda: (status := found()) and status.processed > before.processed, what="an answer of the next one")
+    eventually(
+        lambda: (status := found()) and status.processed > before.processed,
+        what="an answer of the restarted supervisor",
+    )
     assert workers("StreamWorker") == [process]
     after = stream_status(service.url)
     assert (after.restarts, after.dropped) == (0, {})
     assert after.uptime_s > before.uptime_s
 
 
-def test_a_new_supervisor_ends_what_is_not_to_run(
+def test_a_restarted_supervisor_stops_workers_that_should_not_run(
     service: Service, video: Path, stream_folders: dict[str, str]
 ) -> None:
     start_stream(service.url, video, loop=True)
@@ -80,14 +83,14 @@ def test_a_new_supervisor_ends_what_is_not_to_run(
     store = StreamStore(Path(stream_folders["state_dir"]) / APPLICATION)
     (record,) = store.records()
     (supervisor,) = replicas("StreamSupervisor")
-    # As if it had died between writing down that the stream is paused and ending its process.
+    # This simulates a supervisor that died after storing the pause and before stopping the process.
     store.put(record.model_copy(update={"spec": record.spec.model_copy(update={"paused": True})}))
     kill(supervisor)
     eventually(lambda: not workers("StreamWorker"), what="the end of its process")
     assert status_when(service, "the pause", state="paused").restarts == 0
 
 
-def test_a_stream_goes_on_when_its_detector_was_killed(service: Service, video: Path) -> None:
+def test_a_stream_continues_after_its_detector_was_killed(service: Service, video: Path) -> None:
     start_stream(service.url, video, loop=True)
     before = stream_results(service.url, 1)[0].frame_id
     (detector,) = replicas("Detector")

@@ -1,4 +1,4 @@
-"""Streams that are paused, replaced, deleted and taken along by a rolling update."""
+"""Tests of streams that are paused, replaced or deleted, and of streams during a rolling update."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.integration.streams.conftest import status_when
 pytestmark = pytest.mark.usefixtures("streams")
 
 
-def test_a_stream_that_is_created_paused_waits_until_it_is_resumed(service: Service, video: Path) -> None:
+def test_a_stream_created_paused_starts_when_it_is_resumed(service: Service, video: Path) -> None:
     created = start_stream(service.url, video, paused=True)
     assert (created.state, workers("StreamWorker")) == ("paused", [])
     resumed = httpx.post(f"{service.url}/streams/lot/resume", timeout=PATIENCE_S).raise_for_status().json()
@@ -37,17 +37,19 @@ def test_a_stream_that_is_created_paused_waits_until_it_is_resumed(service: Serv
     assert status_when(service, "the end", state="completed").processed == 60
 
 
-def test_a_stream_is_gone_though_nobody_waited_for_its_end(service: Service, video: Path) -> None:
+def test_a_stream_is_deleted_even_if_the_client_disconnects(service: Service, video: Path) -> None:
     start_stream(service.url, video, loop=True)
     stream_results(service.url, 1)
     with pytest.raises(httpx.ReadTimeout):
         httpx.delete(f"{service.url}/streams/lot", timeout=httpx.Timeout(PATIENCE_S, read=0.02))
     eventually(lambda: stream_ids(service.url) == [], what="its end")
-    assert worker.running(APPLICATION) == set()
+    assert worker.actor_names(APPLICATION) == set()
     assert status_of_missing(service) == 404
 
 
-def test_a_failed_stream_is_taken_up_when_its_source_is_mended(service: Service, video: Path, tmp_path: Path) -> None:
+def test_a_failed_stream_can_be_resumed_after_its_source_is_repaired(
+    service: Service, video: Path, tmp_path: Path
+) -> None:
     (tmp_path / "a.avi").write_text("not a video")
     start_stream(service.url, tmp_path / "a.avi")
     status_when(service, "failure", state="failed")
@@ -56,7 +58,7 @@ def test_a_failed_stream_is_taken_up_when_its_source_is_mended(service: Service,
     assert status_when(service, "the end", state="completed").processed == 60
 
 
-def test_a_stream_is_replaced_and_goes_on_where_the_new_one_cannot_be(service: Service, video: Path) -> None:
+def test_a_stream_is_replaced_or_continues_if_the_new_one_is_invalid(service: Service, video: Path) -> None:
     start_stream(service.url, video, loop=True)
     last_id = next(stream_events(service.url, types="result"))["event_id"]
     spec = {"source": {"uri": str(video)}, "detect": {"classes": ["unicorn"]}}
@@ -73,7 +75,7 @@ def status_of_missing(service: Service) -> int:
     return httpx.get(f"{service.url}/streams/lot", timeout=PATIENCE_S).status_code
 
 
-def test_a_paused_stream_has_no_process_and_goes_on_where_it_was(
+def test_a_paused_stream_has_no_process_and_continues_at_its_bookmark(
     service: Service, video: Path, stream_folders: dict[str, str]
 ) -> None:
     start_stream(service.url, video, loop=True, stream_id="is-paused", sinks=[{"type": "jsonl"}])
@@ -84,19 +86,19 @@ def test_a_paused_stream_has_no_process_and_goes_on_where_it_was(
     assert stream_status(service.url, "is-paused").state == "paused"
     httpx.post(f"{service.url}/streams/is-paused/resume", timeout=PATIENCE_S).raise_for_status()
     stream_results(service.url, 1, "is-paused")
-    delete_stream(service.url, "is-paused")  # its file is complete then
+    delete_stream(service.url, "is-paused")  # after that its file is complete
     (gap,) = [event for event in written(Path(stream_folders["output_dir"]), "is-paused") if event["type"] == "gap"]
     assert (gap["next_frame_id"], gap["lost"]) == (paused["latest"]["frame_id"] + 1, 0)
 
 
-def test_a_deleted_stream_leaves_nothing(service: Service, video: Path, stream_folders: dict[str, str]) -> None:
+def test_a_deleted_stream_leaves_nothing_behind(service: Service, video: Path, stream_folders: dict[str, str]) -> None:
     pools = frame_pools()
     start_stream(service.url, video, loop=True)
     stream_results(service.url, 1)
     delete_stream(service.url)
     assert frame_pools() == pools
     assert stream_ids(service.url) == []
-    assert worker.running(APPLICATION) == set()
+    assert worker.actor_names(APPLICATION) == set()
     kept = [path.name for path in (Path(stream_folders["state_dir"]) / APPLICATION).iterdir()]
     assert kept == ["lock"]
     missing = httpx.get(f"{service.url}/streams/lot", timeout=PATIENCE_S)
@@ -105,12 +107,12 @@ def test_a_deleted_stream_leaves_nothing(service: Service, video: Path, stream_f
 
 @pytest.fixture
 def changing(service: Service) -> Iterator[Service]:
-    """The application of a test that deploys others in its place: whatever comes of it, the next test finds its own."""
+    """Return an application that a test may change. It is deployed with its own settings again after the test."""
     yield service
     service.deploy()
 
 
-def test_a_stream_outlives_a_rolling_update_and_ends_with_its_application_and_comes_back(
+def test_a_stream_survives_a_rolling_update_and_a_new_deployment(
     changing: Service, video: Path, others: set[str]
 ) -> None:
     service = changing
@@ -118,7 +120,7 @@ def test_a_stream_outlives_a_rolling_update_and_ends_with_its_application_and_co
     stream_results(service.url, 1)
     before = stream_status(service.url)
     service.deploy(service.args | {"detect": {"confidence": 0.4}})
-    eventually(lambda: stream_status(service.url).processed > before.processed + 10, what="going on")
+    eventually(lambda: stream_status(service.url).processed > before.processed + 10, what="the next results")
 
     def nothing_found() -> bool:
         latest = stream_status(service.url).latest
@@ -128,11 +130,11 @@ def test_a_stream_outlives_a_rolling_update_and_ends_with_its_application_and_co
     status = stream_status(service.url)
     assert status.uptime_s > before.uptime_s  # the same worker, not a new one
     assert status.dropped == {}
-    service.deploy(service.args | {"detect": {"confidence": 1.0}})  # nothing is above that
+    service.deploy(service.args | {"detect": {"confidence": 1.0}})  # no detection is above this
     eventually(nothing_found, what="the new threshold")
     serve.delete(APPLICATION)
     eventually(lambda: not workers("StreamWorker"), what="the stream's end")
-    eventually(lambda: frame_pools() <= others, what="an empty shared memory")
+    eventually(lambda: frame_pools() <= others, what="the release of the shared memory")
     service.deploy()
     eventually(lambda: stream_ids(service.url) == ["lot"], what="the stream's return")
     assert stream_results(service.url, 1)[0].frame_id > status.processed

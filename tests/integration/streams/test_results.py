@@ -1,4 +1,4 @@
-"""Streams from source to result."""
+"""Tests of streams from their source to their results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_file_is_processed_to_its_end_and_nothing_is_dropped(service: Service,
     eventually(lambda: not workers("StreamWorker"), what="the end of its process")
 
 
-def test_every_result_is_its_own_frames_and_none_is_missing(service: Service, video: Path) -> None:
+def test_every_frame_has_its_own_result_and_none_is_missing(service: Service, video: Path) -> None:
     start_stream(service.url, video, loop=True)
     results = stream_results(service.url, 150)
     assert [result.frame_id for result in results] == list(range(results[0].frame_id, results[0].frame_id + 150))
@@ -49,7 +49,7 @@ def test_every_result_is_its_own_frames_and_none_is_missing(service: Service, vi
         assert frame_of(found.bbox.x1, found.bbox.y1) == result.frame_id % 60
 
 
-def test_what_a_live_stream_drops_is_counted(service: Service, video: Path) -> None:
+def test_dropped_frames_are_counted(service: Service, video: Path) -> None:
     start_stream(service.url, video, policy="drop_oldest", degrade=True)
     status = status_when(service, "the end", state="completed")
     assert status.processed + sum(status.dropped.values()) == status.captured == 60
@@ -68,7 +68,7 @@ def test_http_and_a_stream_share_the_detector(service: Service, video: Path) -> 
     assert latest.frame_id > before
 
 
-def test_the_newest_frame_is_seen_with_its_boxes(service: Service, video: Path) -> None:
+def test_the_newest_frame_can_be_fetched(service: Service, video: Path) -> None:
     start_stream(service.url, video, loop=True)
     stream_results(service.url, 1)
     shown = httpx.get(f"{service.url}/streams/lot/frame.jpg", params={"boxes": "false"}, timeout=PATIENCE_S)
@@ -79,7 +79,7 @@ def test_the_newest_frame_is_seen_with_its_boxes(service: Service, video: Path) 
     assert number == int(shown.headers["X-Frame-Id"]) % 60
 
 
-def test_what_is_no_video_fails_and_says_why(service: Service, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_video_fails_with_the_reason(service: Service, tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("not a video")
     start_stream(service.url, tmp_path / "notes.mp4")
     assert status_when(service, "failure", state="failed").detail == "notes.mp4 cannot be read as video"

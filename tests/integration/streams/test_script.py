@@ -1,4 +1,4 @@
-"""The script scripts/streams.py."""
+"""Tests of scripts/streams.py with the whole service."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def test_the_script_starts_lists_watches_and_stops(service: Service, video: Path
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_the_script_refuses_in_a_sentence(service: Service, video: Path, arguments: list[str], sentence: str) -> None:
+def test_the_script_reports_a_refusal_in_one_sentence(
+    service: Service, video: Path, arguments: list[str], sentence: str
+) -> None:
     done = run_script(service, *(argument.format(video=video) for argument in arguments))
     assert done.returncode == 1
     assert sentence in done.stderr

@@ -1,4 +1,4 @@
-"""Streams of folders, snapshots and playlists, through the whole service."""
+"""Tests of streams from folders, snapshots and playlists, with the whole service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.videos import frame_of, square_of
 pytestmark = pytest.mark.usefixtures("streams")
 
 
-def test_every_file_of_a_folder_is_processed_dropped_or_passed_over(service: Service, tmp_path: Path) -> None:
+def test_every_file_of_a_folder_is_processed_dropped_or_skipped(service: Service, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for name in ("0.jfif", "1.jpe", "2.MPO", "IMG_3"):
@@ -28,7 +28,7 @@ def test_every_file_of_a_folder_is_processed_dropped_or_passed_over(service: Ser
     assert (status.processed, sum(status.dropped.values()), status.passed_over) == (4, 1, 1)
 
 
-def test_an_address_of_one_picture_is_a_stream(service: Service) -> None:
+def test_the_url_of_a_single_picture_is_a_source(service: Service) -> None:
     picture = squares.encode(squares.picture([square_of(7)]))
     with serving({"/cam": sends(picture, Content_Type="image/jpeg")}) as server:
         start_stream(service.url, f"{server.url}/cam", max_fps=20)
@@ -45,7 +45,7 @@ def test_an_encrypted_playlist_is_read_to_its_end(service: Service) -> None:
         assert status_when(service, "the end", state="completed").captured == 30
 
 
-def test_a_videos_cover_is_not_what_is_detected(service: Service, tmp_path: Path) -> None:
+def test_the_cover_picture_of_a_video_is_not_processed(service: Service, tmp_path: Path) -> None:
     path = clips.save(tmp_path / "a.mp4")
     path.write_bytes(clips.with_cover(path.read_bytes(), clips.jpeg(200, 200), first=True))
     start_stream(service.url, path)

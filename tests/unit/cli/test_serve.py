@@ -1,4 +1,4 @@
-"""``python -m serve_app`` in a locale that is not UTF-8, up to what it says of a config."""
+"""Tests of ``python -m serve_app`` in locales other than UTF-8, up to the check of a config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
 
 
 def refusal(config: Path, **variables: str) -> str:
-    """All that it prints of a config that it refuses."""
+    """Return everything printed about a refused config."""
     command = [sys.executable, "-m", "serve_app", str(config)]
     done = subprocess.run(command, env=os.environ | variables, capture_output=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (1, b"")
@@ -24,18 +24,19 @@ def refusal(config: Path, **variables: str) -> str:
 def test_a_config_is_read_as_utf_8_in_any_locale(tmp_path: Path, variables: dict[str, str]) -> None:
     config = tmp_path / "Prüfstand.yaml"
     config.write_text("applications: [{import_path: a:b, Prüfung: 1}]", encoding="utf-8")
-    assert refusal(config, **variables) == f"{config}: Serve knows no applications.Prüfung\n"
+    sentence = f"{config}: Serve has no setting applications.Prüfung: remove or correct it\n"
+    assert refusal(config, **variables) == sentence
 
 
-def test_what_the_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+def test_characters_that_the_terminal_cannot_show_are_escaped(tmp_path: Path) -> None:
     config = tmp_path / "Prüfstand.yaml"
     assert refusal(config, PYTHONIOENCODING="ascii").startswith(
         f"{tmp_path}/Pr\\xfcfstand.yaml cannot be read: No such"
     )
 
 
-def test_it_does_not_start_itself_again_for_ever(tmp_path: Path) -> None:
-    """With -E, Python does not hear that it should use UTF-8."""
+def test_the_command_does_not_restart_itself_forever(tmp_path: Path) -> None:
+    """With -E, Python ignores the variable that makes it use UTF-8."""
     command = [sys.executable, "-E", "-X", "utf8=0", "-m", "serve_app", str(tmp_path / "none.yaml")]
     env = os.environ | {"LC_ALL": "C"}
     done = subprocess.run(command, env=env, cwd=Path(__file__).resolve().parents[3], capture_output=True, timeout=120)

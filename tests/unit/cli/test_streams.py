@@ -1,4 +1,4 @@
-"""scripts/streams.py, against a server whose streams a test makes happen."""
+"""Tests of scripts/streams.py against a server whose streams are controlled by the test."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def apply(served: StreamServer, file: Path, *more: str) -> list[str]:
 
 
 def tag(served: StreamServer) -> None:
-    """As the real ones, these streams say which tags they have."""
+    """Make the status of the fake streams include their tags, as for real streams."""
 
     async def status(stream_id: str) -> StreamStatus:
         spec = served.streams._find(stream_id)
@@ -61,7 +61,7 @@ def tag(served: StreamServer) -> None:
     served.streams.status = status  # type: ignore[method-assign]
 
 
-def test_what_the_file_says_is_what_runs(served: StreamServer, tmp_path: Path) -> None:
+def test_apply_makes_the_running_streams_match_the_file(served: StreamServer, tmp_path: Path) -> None:
     tag(served)
     yard = {"id": "yard", "source": {"uri": "rtsp://camera/2"}}
     assert apply(served, write(tmp_path, CAMERA, yard)) == ["lot: started", "yard: started"]
@@ -70,7 +70,7 @@ def test_what_the_file_says_is_what_runs(served: StreamServer, tmp_path: Path) -
     assert served.streams.specs["yard"].max_fps == 5
     served.streams.failure = InvalidParameter("no class 'unicorn'")
     refused = run(served.url, "apply", write(tmp_path, CAMERA, yard | {"detect": {"classes": ["unicorn"]}}))
-    assert "yard: refused: no class 'unicorn'; it stays as it was" in refused.stdout
+    assert "yard: refused: no class 'unicorn'; the running stream was not changed" in refused.stdout
     assert served.streams.specs["yard"].max_fps == 5
     served.streams.failure = None
     assert apply(served, write(tmp_path, CAMERA)) == ["lot: unchanged"]
@@ -79,7 +79,7 @@ def test_what_the_file_says_is_what_runs(served: StreamServer, tmp_path: Path) -
     assert sorted(served.streams.specs) == ["by-hand", "lot"]
 
 
-def test_defaults_are_under_each_stream(tmp_path: Path) -> None:
+def test_defaults_apply_to_each_stream(tmp_path: Path) -> None:
     defaults = {"detect": {"confidence": 0.4, "classes": ["car"]}, "max_fps": 5}
     file = write(tmp_path, CAMERA | {"detect": {"confidence": 0.9}}, defaults=defaults)
     spec = read_specs(file)["lot"]
@@ -87,7 +87,7 @@ def test_defaults_are_under_each_stream(tmp_path: Path) -> None:
     assert merged({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
 
 
-def test_a_file_beside_the_yaml_is_found_from_anywhere(tmp_path: Path) -> None:
+def test_source_paths_are_relative_to_the_yaml_file(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch()
     here, elsewhere = ({"id": name, "source": {"uri": name}} for name in ("a.mp4", "b.mp4"))
     specs = read_specs(write(tmp_path, here | {"id": "a"}, elsewhere | {"id": "b"}))
@@ -98,17 +98,17 @@ def test_a_file_beside_the_yaml_is_found_from_anywhere(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("streams: [{id: a}]", "stream a needs a source"),
-        ("streams: [{source: {uri: a}}]", "stream 1 needs an id"),
-        ("streams: [{id: a, source: {uri: a}}, {id: a, source: {uri: b}}]", "stream a needs an id of its own"),
+        ("streams: [{source: {uri: a}}]", "stream 1 needs a unique id"),
+        ("streams: [{id: a, source: {uri: a}}, {id: a, source: {uri: b}}]", "stream a needs a unique id"),
         ("streams: [{id: a, source: {uri: a}, fsp: 3}]", "stream a: fsp"),
         ("streams: {}", "a list"),
-        ("stream: []", "no file of streams"),
-        ("{streams: [], typo: 1}", "not typo"),
-        ("a: [", "no file of streams"),
-        ("", "no file of streams"),
+        ("stream: []", "is not a file of streams"),
+        ("{streams: [], typo: 1}", "remove typo"),
+        ("a: [", "is not a file of streams"),
+        ("", "is not a file of streams"),
     ],
 )
-def test_a_wrong_file_is_refused_in_a_sentence_before_anything_is_sent(
+def test_an_invalid_file_is_refused_with_one_sentence_before_anything_is_sent(
     tmp_path: Path, text: str, sentence: str
 ) -> None:
     (tmp_path / "streams.yaml").write_text(text)
@@ -116,7 +116,7 @@ def test_a_wrong_file_is_refused_in_a_sentence_before_anything_is_sent(
         read_specs(tmp_path / "streams.yaml")
 
 
-def test_a_stream_that_fails_at_once_is_not_left_behind(served: StreamServer) -> None:
+def test_a_stream_that_fails_at_its_start_is_deleted(served: StreamServer) -> None:
     served.streams.latest = StreamStatus(
         stream_id="lot", state="failed", detail="a.mp4 cannot be read as video", source="a.mp4", policy="wait"
     )
@@ -134,7 +134,7 @@ def test_streams_are_paused_resumed_and_stopped(served: StreamServer) -> None:
     assert run(served.url, "stop", "lot").stderr == "no stream 'lot'\n"
 
 
-def test_what_a_stream_says_and_shows_is_printed_and_saved(served: StreamServer, tmp_path: Path) -> None:
+def test_status_is_printed_and_frames_are_saved(served: StreamServer, tmp_path: Path) -> None:
     served.http.post("/streams", json=CAMERA).raise_for_status()
     assert json.loads(run(served.url, "show", "lot").stdout)["state"] == "running"
     assert "no frame" in run(served.url, "frame", "lot", "--output", tmp_path / "a.jpg").stderr
@@ -144,7 +144,7 @@ def test_what_a_stream_says_and_shows_is_printed_and_saved(served: StreamServer,
     assert ((tmp_path / "a.jpg").read_bytes(), (tmp_path / "b.jpg").read_bytes()) == (b"drawn", b"plain")
 
 
-def test_zones_and_lines_are_set_from_a_file_and_printed_as_one(served: StreamServer, tmp_path: Path) -> None:
+def test_zones_and_lines_are_set_from_a_file_and_printed_in_its_format(served: StreamServer, tmp_path: Path) -> None:
     served.http.post("/streams", json=CAMERA).raise_for_status()
     regions = {"zones": [], "lines": [{"name": "gate", "start": [0.5, 0.0], "end": [0.5, 1.0], "labels": []}]}
     (tmp_path / "regions.yaml").write_text(yaml.safe_dump(regions))
@@ -155,22 +155,22 @@ def test_zones_and_lines_are_set_from_a_file_and_printed_as_one(served: StreamSe
     assert (refused.returncode, "lines.0.start" in refused.stderr) == (1, True)
 
 
-def test_events_go_on_after_the_connection_broke(served: StreamServer) -> None:
+def test_events_continue_after_the_connection_broke(served: StreamServer) -> None:
     served.http.post("/streams", json=CAMERA).raise_for_status()
     command = [sys.executable, str(SCRIPT), "events", "lot", "--url", served.url]
     done = threading.Event()
 
-    def happen() -> None:
+    def add_events() -> None:
         while not done.wait(0.05):
             served.happen()
 
-    happening = threading.Thread(target=happen)
-    happening.start()
+    adding = threading.Thread(target=add_events)
+    adding.start()
     following = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert following.stdout is not None
     try:
         before = json.loads(following.stdout.readline())["event_id"]
-        served.streams.outages = 3  # one ends the answer, the others meet who asks again
+        served.streams.outages = 3  # the first ends the response, the others make retries fail
         while served.streams.outages:
             assert following.poll() is None
         ids = [json.loads(following.stdout.readline())["event_id"] for _ in range(100)]
@@ -180,17 +180,17 @@ def test_events_go_on_after_the_connection_broke(served: StreamServer) -> None:
         following.wait()
         following.stdout.close()
         done.set()
-        happening.join()
+        adding.join()
 
 
-def test_nobody_there_is_said_in_a_sentence() -> None:
+def test_an_unreachable_server_is_reported_in_one_sentence() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = run(url, "list")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"nobody answers at {url}: start it with scripts/serve, or name another with --url\n"
+    assert done.stderr == f"no server responds at {url}: start one with scripts/serve, or set another with --url\n"
 
 
-def test_a_key_is_sent_where_the_server_wants_one(tmp_path: Path) -> None:
+def test_the_key_is_sent_to_a_server_that_requires_one(tmp_path: Path) -> None:
     key, entry = make_key("dock", ["streams"])
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
     with serve_streams({"access": {"keys_file": str(tmp_path / "keys.yaml")}}) as served:
@@ -200,10 +200,10 @@ def test_a_key_is_sent_where_the_server_wants_one(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_it_starts_without_ray() -> None:
+def test_the_script_does_not_import_ray() -> None:
     code = "import sys, scripts.streams; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0
 
 
-def test_classes_are_separated_by_commas_and_one_with_a_comma_stands_in_quotes() -> None:
+def test_classes_are_separated_by_commas_and_quoted_if_they_contain_one() -> None:
     assert split(['"person, sitting",4', "car, bus"]) == ["person, sitting", "4", "car", "bus"]

@@ -1,4 +1,4 @@
-"""What the machine leaves to a Ray of our own, and what is made of it."""
+"""Tests of how the environment and limits of a machine are prepared for Ray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scripts.launch import free_port
-from serve_app.cli.surroundings import check_path, make_token, own_port, ray_folder, without_proxies
+from serve_app.cli.surroundings import check_path, make_token, ray_folder, reserve_port, without_proxies
 from serve_app.errors import ConfigError
 
 SOCKET_PATH_BYTES = 107  # unix(7)
@@ -21,7 +21,7 @@ RAYS_LONGEST = "/ray/session_2026-11-28_18-00-33_222873_4194304/sockets/plasma_s
 
 
 def in_a_process(code: str, *starter: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A program of its own, since limits and the environment are a whole process's."""
+    """Run code in its own process, because limits and the environment belong to a process."""
     command = [*starter, sys.executable, "-c", f"from serve_app.cli import surroundings as s\n{code}"]
     return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
 
@@ -32,16 +32,16 @@ def no_folders_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_two_services_of_a_machine_have_a_port_each_for_serves_own_proxy() -> None:
-    """It listens with SO_REUSEPORT: on one port, each would answer for the other."""
-    with own_port(free_port()) as one, own_port(one) as other:
+def test_two_services_on_one_machine_use_different_ports_for_serves_own_proxy() -> None:
+    """Serve's proxy listens with SO_REUSEPORT. On the same port, each would answer requests meant for the other."""
+    with reserve_port(free_port()) as one, reserve_port(one) as other:
         assert other != one
         for port in (one, other):
             with socket.socket() as proxy:
                 proxy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 proxy.bind(("127.0.0.1", port))
                 proxy.listen()
-                for _ in range(8):  # what keeps the port takes none of its connections
+                for _ in range(8):  # the reserving socket accepts no connections
                     socket.create_connection(("127.0.0.1", port)).close()
                     proxy.accept()[0].close()
 
@@ -52,13 +52,13 @@ def test_ray_understands_most_paths(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["o'brien", "a\\b"])
-def test_a_path_that_ray_would_misread_is_refused_in_a_sentence(folder: str) -> None:
+def test_a_path_that_ray_would_misread_is_refused_with_one_sentence(folder: str) -> None:
     with pytest.raises(ConfigError, match="has an apostrophe or a backslash: move"):
         check_path(f"/srv/{folder}/.venv/bin/python")
 
 
 @pytest.mark.parametrize("length", [38, 90, 200])
-def test_a_tmpdir_in_which_sockets_have_too_long_paths_is_not_rays(
+def test_ray_does_not_use_a_tmpdir_in_which_socket_paths_are_too_long(
     public_folder: Path, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
     folder = f"{public_folder}/".ljust(length, "t")
@@ -66,7 +66,7 @@ def test_a_tmpdir_in_which_sockets_have_too_long_paths_is_not_rays(
     assert len(f"{ray_folder()}{RAYS_LONGEST}") <= SOCKET_PATH_BYTES
 
 
-def test_a_short_tmpdir_is_rays_even_if_it_is_not_there_yet(
+def test_ray_uses_a_short_tmpdir_even_if_it_does_not_exist_yet(
     public_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", f"{public_folder}/a b")
@@ -74,15 +74,16 @@ def test_a_short_tmpdir_is_rays_even_if_it_is_not_there_yet(
     assert list((public_folder / "a b/ray").iterdir()) == []
 
 
-def test_a_tmpdir_that_cannot_be_written_is_not_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_does_not_use_a_tmpdir_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/proc")
     assert str(ray_folder()) != "/proc"
 
 
 @pytest.mark.parametrize(
-    ("folder", "says"), [("/tmp/" + "t" * 60, "too long"), ("/proc", "cannot be written"), ("ray", "no absolute path")]
+    ("folder", "says"),
+    [("/tmp/" + "t" * 60, "too long"), ("/proc", "cannot be written"), ("ray", "not an absolute path")],
 )
-def test_a_ray_tmpdir_that_will_not_do_is_refused_in_a_sentence(
+def test_an_unusable_ray_tmpdir_is_refused_with_one_sentence(
     monkeypatch: pytest.MonkeyPatch, folder: str, says: str
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", folder)
@@ -91,7 +92,7 @@ def test_a_ray_tmpdir_that_will_not_do_is_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize("length", [60, 76, 200])
-def test_pythons_own_sockets_have_room_in_tmpdir(public_folder: Path, length: int) -> None:
+def test_tmpdir_is_short_enough_for_pythons_own_sockets(public_folder: Path, length: int) -> None:
     folder = public_folder / ("t" * (length - len(f"{public_folder}/")))
     folder.mkdir()
     code = (
@@ -106,7 +107,7 @@ def test_pythons_own_sockets_have_room_in_tmpdir(public_folder: Path, length: in
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "https_proxy", "grpc_proxy"])
 @pytest.mark.parametrize("known", [{}, {"NO_PROXY": "intern.example"}, {"no_proxy": "localhost, intern.example"}])
-def test_no_proxy_stands_before_this_machine(monkeypatch: pytest.MonkeyPatch, name: str, known: dict[str, str]) -> None:
+def test_no_proxy_is_used_for_this_machine(monkeypatch: pytest.MonkeyPatch, name: str, known: dict[str, str]) -> None:
     environment = {name: "http://proxy.example:3128"} | known
     monkeypatch.setattr(os, "environ", environment | without_proxies(environment))
     bypassed = [host for host in ("127.0.0.1", "localhost", "intern.example", "other.example") if bypasses(host)]
@@ -118,20 +119,20 @@ def bypasses(host: str) -> bool:
 
 
 @pytest.mark.parametrize("known", ["*", " * ", "*,intern.example"])
-def test_who_wants_no_proxy_for_any_host_has_none(monkeypatch: pytest.MonkeyPatch, known: str) -> None:
-    """Python takes the star for every host only where it stands alone."""
+def test_a_star_in_no_proxy_excludes_every_host(monkeypatch: pytest.MonkeyPatch, known: str) -> None:
+    """Python accepts the star only if it is the whole value."""
     environment = {"HTTP_PROXY": "http://proxy.example:3128", "NO_PROXY": known}
     monkeypatch.setattr(os, "environ", environment | without_proxies(environment))
     assert all(bypasses(host) for host in ("127.0.0.1", "other.example"))
-    assert "127.0.0.1" in without_proxies(environment)["no_grpc_proxy"].split(",")  # gRPC knows no star
+    assert "127.0.0.1" in without_proxies(environment)["no_grpc_proxy"].split(",")  # gRPC does not support the star
 
 
-def test_without_a_proxy_nothing_is_said_of_exceptions() -> None:
+def test_without_a_proxy_no_variable_is_set() -> None:
     assert without_proxies({"NO_PROXY": "a"}) == {}
 
 
 @pytest.mark.parametrize("named", ["", "a/token"])
-def test_rays_token_is_readable_by_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+def test_rays_token_is_readable_only_by_its_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
@@ -146,7 +147,7 @@ def test_rays_token_is_readable_by_its_user_alone(tmp_path: Path, monkeypatch: p
     assert file.read_text() == token
 
 
-def test_a_token_that_ray_made_for_everybody_to_read_is_its_users_alone_from_now_on(
+def test_a_token_that_ray_made_readable_for_everybody_becomes_private(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -160,7 +161,7 @@ def test_a_token_that_ray_made_for_everybody_to_read_is_its_users_alone_from_now
     assert (stat.S_IMODE(file.stat().st_mode), file.read_text()) == (0o600, "token")
 
 
-def test_where_the_home_cannot_be_written_the_token_is_this_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_writable_home_the_token_lasts_only_for_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/proc/nowhere")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "")
     said: list[str] = []
@@ -170,20 +171,20 @@ def test_where_the_home_cannot_be_written_the_token_is_this_runs_alone(monkeypat
     assert os.environ["RAY_AUTH_TOKEN"] not in said[0]
 
 
-def test_as_many_files_may_be_open_as_the_hard_limit_allows() -> None:
+def test_the_limit_of_open_files_is_raised_to_the_hard_limit() -> None:
     code = "import resource; s.raise_open_files(print); print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     done = in_a_process(code, "prlimit", "--nofile=256:4096", RAY_SERVE_ENABLE_HA_PROXY="1")
     said, limits = done.stdout.splitlines()
-    assert said.startswith("a process may open 4096 files here, so HAProxy takes fewer")
+    assert said.startswith("a process may open 4096 files here, so HAProxy accepts fewer")
     assert limits == "(4096, 4096)"
 
 
-def test_too_few_open_files_are_refused_in_a_sentence() -> None:
+def test_too_low_a_limit_of_open_files_is_refused_with_one_sentence() -> None:
     done = in_a_process("s.raise_open_files(print)", "prlimit", "--nofile=512:512")
-    assert "ConfigError: a process may open 512 files here, and 1024 are needed: " in done.stderr
+    assert "ConfigError: a process may open 512 files here, but 1024 are needed: " in done.stderr
 
 
-def test_haproxys_files_lie_in_a_folder_that_ends_with_the_run() -> None:
+def test_haproxys_files_are_in_a_folder_that_is_deleted_after_the_run() -> None:
     code = (
         "import os\n"
         "with s.made_fit(print):\n"
@@ -192,6 +193,6 @@ def test_haproxys_files_lie_in_a_folder_that_ends_with_the_run() -> None:
         "print(os.path.exists(os.path.dirname(socket)))"
     )
     path, mode, is_left = in_a_process(code).stdout.split()
-    node = "0" * 56  # what Serve puts between the folder and the file
+    node = "0" * 56  # Serve puts a node id between the folder and the file
     longest = f"{Path(path).parent}/{node}/admin.sock.4194304"
     assert (mode, is_left, len(longest) <= SOCKET_PATH_BYTES) == ("0o700", "False", True)

@@ -1,4 +1,4 @@
-"""HAProxy in front of a server that stands for a replica."""
+"""Fixtures that run HAProxy in front of a server that acts as a replica."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 
 from scripts.launch import free_port
-from tests.support.haproxy import GUARD, Replica, Server
+from tests.support.haproxy import WRAPPER, Replica, Server
 
 
 @pytest.fixture(scope="module")
 def replica() -> Iterator[int]:
-    """The port of a server that stands for a replica."""
+    """Run a server that acts as a replica, and yield its port."""
     with Server(("127.0.0.1", 0), Replica) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
@@ -26,8 +26,8 @@ def replica() -> Iterator[int]:
 
 @pytest.fixture
 def api(tmp_path: Path, replica: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> HAProxyApi:
-    """What Ray's actor starts, reloads and stops HAProxy with."""
-    monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_BINARY_PATH", str(GUARD))
+    """Return Ray's own code to start, reload and stop HAProxy."""
+    monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_BINARY_PATH", str(WRAPPER))
     config = HAProxyConfig(
         socket_path=str(tmp_path / "admin.sock"),
         server_state_base=str(tmp_path),

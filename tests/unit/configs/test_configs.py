@@ -1,4 +1,4 @@
-"""Every shipped config: Serve silently ignores a misspelt key, so this test does not."""
+"""Tests of every config in configs/. Serve silently ignores misspelt keys, so these tests look for them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from serve_app.deployments.autoscaling import TargetUtilisation
 from serve_app.deployments.preflight import unknown_keys
 from tests.support.paths import ROOT
 
-STREAMS = ROOT / "configs/streams.yaml"  # is no config of Serve's
-RAY_SERVICE = ROOT / "configs/kuberay/rayservice.yaml"  # has one inside
+STREAMS = ROOT / "configs/streams.yaml"  # this is not a Serve config
+RAY_SERVICE = ROOT / "configs/kuberay/rayservice.yaml"  # this contains a Serve config
 CONFIGS = [*sorted(set((ROOT / "configs").glob("*.yaml")) - {STREAMS}), RAY_SERVICE]
 
 
@@ -37,12 +37,12 @@ def test_serve_knows_every_key(config: dict[str, Any]) -> None:
     assert unknown_keys(config, ServeDeploySchema) == []
 
 
-def test_the_application_takes_the_args(config: dict[str, Any]) -> None:
+def test_the_application_accepts_the_args(config: dict[str, Any]) -> None:
     for application in config["applications"]:
         parse_args(application["args"])
 
 
-def test_the_deployments_are_those_of_the_graph(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_deployments_match_the_graph(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVE_APP_WEIGHTS", "any.pt")
     ingress = build_app({})
     preprocessor, supervisor, _ = ingress._bound_deployment.init_args
@@ -53,7 +53,7 @@ def test_the_deployments_are_those_of_the_graph(config: dict[str, Any], monkeypa
         assert [deployment["name"] for deployment in application["deployments"]] == names
 
 
-def test_the_policies_take_their_parameters(config: dict[str, Any]) -> None:
+def test_the_policies_accept_their_parameters(config: dict[str, Any]) -> None:
     for application in ServeDeploySchema.model_validate(config).applications:
         for deployment in application.deployments:
             if "autoscaling_config" in deployment.model_fields_set:
@@ -61,7 +61,7 @@ def test_the_policies_take_their_parameters(config: dict[str, Any]) -> None:
                 assert TargetUtilisation(**policy.policy_kwargs)
 
 
-def test_the_streams_can_be_applied_those_in_comments_too(tmp_path: Path) -> None:
+def test_all_streams_are_valid_even_those_in_comments(tmp_path: Path) -> None:
     text = STREAMS.read_text()
     start = text.index("  #  - id")
     (tmp_path / "all.yaml").write_text(text[:start] + text[start:].replace("  #  ", "  "))
@@ -69,9 +69,7 @@ def test_the_streams_can_be_applied_those_in_comments_too(tmp_path: Path) -> Non
     assert list(read_specs(tmp_path / "all.yaml")) == ["belt", "gate"]
 
 
-def test_a_config_that_leaves_loopback_names_a_file_of_keys(
-    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_config_that_leaves_loopback_has_a_keys_file(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SERVE_APP_KEYS_FILE", raising=False)
     for application in config["applications"]:
         require_keys(parse_args(application["args"]).access, config["http_options"]["host"])
@@ -86,8 +84,8 @@ def test_only_clusters_and_containers_leave_loopback() -> None:
     }
 
 
-def test_no_config_takes_back_what_keeps_leases_and_refusals_prompt(config: dict[str, Any]) -> None:
-    """``max_ongoing_requests`` follows the slots and the queue; a number in a file would part from them."""
+def test_no_config_overrides_max_ongoing_requests(config: dict[str, Any]) -> None:
+    """``max_ongoing_requests`` is derived from the slots and the queue. A number in a file could contradict them."""
     for application in config["applications"]:
         for deployment in application["deployments"]:
             assert "max_ongoing_requests" not in deployment

@@ -1,4 +1,4 @@
-"""What the Dockerfile has to say. No Docker engine is asked: building and running it is not tried here."""
+"""Tests of the Dockerfile's text. They do not build or run the image, because they use no Docker engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from tests.support.paths import ROOT
 
 DOCKERFILE = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE))
-INSTALLED = "/opt/sightline/share/sightline/"  # where the package puts configs/
+INSTALLED = "/opt/sightline/share/sightline/"  # the package installs configs/ there
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = dict(
     line.split("==") for line in (ROOT / "configs/constraints.txt").read_text().splitlines() if not line.startswith("#")
@@ -28,7 +28,7 @@ EXTRAS = re.findall(r"--extra (\w+)", DOCKERFILE)
 
 
 def instructions(name: str) -> list[str]:
-    """The arguments of every instruction of this name, in order."""
+    """Return the arguments of every instruction with this name, in order."""
     return re.findall(rf"^\s*{name} (.*)$", DOCKERFILE, re.MULTILINE)
 
 
@@ -42,7 +42,7 @@ def test_hadolint_finds_nothing() -> None:
     assert (result.returncode, result.stdout) == (0, "")
 
 
-def test_the_environment_is_that_of_serve_env() -> None:
+def test_the_environment_matches_serve_env() -> None:
     ours = {"PATH", "SERVE_APP_CACHE_DIR", "SERVE_APP_STATE_DIR"}
     script = "set -a; source configs/serve.env; env -0"
     result = subprocess.run(["env", "-i", "bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -52,48 +52,48 @@ def test_the_environment_is_that_of_serve_env() -> None:
     assert {name: value for name, value in environment().items() if name not in ours} == flags
 
 
-def test_who_runs_it_is_not_root() -> None:
+def test_the_container_does_not_run_as_root() -> None:
     assert instructions("USER")[-1] == "1000"
     assert DOCKERFILE.rindex("USER 1000") < DOCKERFILE.rindex("ENTRYPOINT")
 
 
-def test_sigterm_reaches_the_application_with_no_shell_between() -> None:
+def test_sigterm_reaches_the_application_without_a_shell() -> None:
     assert json.loads(instructions("ENTRYPOINT")[-1]) == ["python", "-m", "serve_app"]
     (config,) = json.loads(instructions("CMD")[-1])
     assert (ROOT / config.removeprefix(INSTALLED)).is_file()
 
 
-def test_the_health_check_asks_for_a_warm_model_on_the_configs_port() -> None:
+def test_the_health_check_requests_readyz_on_the_port_of_the_config() -> None:
     config = yaml.safe_load((ROOT / "configs/container.yaml").read_text())
     port = config["http_options"]["port"]
     assert f"http://127.0.0.1:{port}/readyz" in instructions("HEALTHCHECK")[0]
     assert instructions("EXPOSE") == [str(port)]
 
 
-def test_the_health_check_asks_no_proxy() -> None:
-    """A container is often told of one, and none answers for it."""
+def test_the_health_check_uses_no_proxy() -> None:
+    """Containers often have proxy variables, and the proxy cannot reach the container itself."""
     (_, command) = instructions("HEALTHCHECK")[0].split("CMD ")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         words = [word.replace(":8000/", f":{port}/") for word in json.loads(command)]
         env = os.environ | {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
-        with subprocess.Popen([sys.executable, *words[1:]], env=env) as asking:
+        with subprocess.Popen([sys.executable, *words[1:]], env=env) as check:
             connection, _ = server.accept()
             with connection:
                 assert connection.recv(1 << 16).startswith(b"GET /readyz ")
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-            assert asking.wait(30) == 0
+            assert check.wait(30) == 0
 
 
-def test_the_first_lines_say_how_much_shared_memory_and_which_keys() -> None:
+def test_the_first_lines_show_shared_memory_and_the_folder_of_keys() -> None:
     usage = (ROOT / "Dockerfile").read_text().partition("FROM")[0]
     (application,) = yaml.safe_load((ROOT / "configs/container.yaml").read_text())["applications"]
     assert "--shm-size=" in usage
     keys_file = Path(application["args"]["access"]["keys_file"])
-    assert f":{keys_file.parent}:ro" in usage  # not the file, whose successor the container would not see
+    assert f":{keys_file.parent}:ro" in usage  # the folder, because the container would not see a replaced file
 
 
-def test_the_python_is_one_that_the_project_takes() -> None:
+def test_the_python_version_is_supported_by_the_project() -> None:
     image = instructions("FROM")[0].split()[0]
     version = re.fullmatch(r"python:(3\.\d+)-slim-\w+", image)
     assert version is not None
@@ -104,6 +104,6 @@ def test_the_python_is_one_that_the_project_takes() -> None:
     "requirement",
     [*PROJECT["dependencies"], *(one for extra in EXTRAS for one in PROJECT["optional-dependencies"][extra])],
 )
-def test_every_dependency_is_pinned_to_a_version_that_the_project_takes(requirement: str) -> None:
+def test_every_dependency_is_pinned_to_a_version_that_the_project_allows(requirement: str) -> None:
     wanted = Requirement(requirement)
     assert PINNED[wanted.name] in wanted.specifier

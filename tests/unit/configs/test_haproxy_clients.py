@@ -1,4 +1,4 @@
-"""What configs/haproxy.py's HAProxy says itself, and what it makes of clients that close the connection."""
+"""Tests of HAProxy's own errors, as configured by configs/haproxy.py, and of clients that close the connection."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ POST = b"POST /slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n"
         pytest.param(POST + b"\r\n" + bytes(300_000), id="POST"),
     ],
 )
-def test_a_client_that_closes_its_side_behind_its_request_is_answered(
-    api: HAProxyApi, sent: bytes, delay_s: float
-) -> None:
-    async def use(guard: psutil.Process) -> None:
+def test_a_client_that_closes_its_sending_side_is_answered(api: HAProxyApi, sent: bytes, delay_s: float) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
         writer.write(sent)
         await asyncio.sleep(delay_s)
@@ -41,8 +39,8 @@ def test_a_client_that_closes_its_side_behind_its_request_is_answered(
     serving(api, use)
 
 
-def test_a_client_that_goes_takes_its_request_with_it(api: HAProxyApi) -> None:
-    async def use(guard: psutil.Process) -> None:
+def test_the_request_of_a_client_that_disconnects_is_cancelled(api: HAProxyApi) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         Replica.cut.clear()
         _, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
         writer.write(b"GET /watched HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/8.5.0\r\n\r\n")
@@ -56,10 +54,10 @@ def test_a_client_that_goes_takes_its_request_with_it(api: HAProxyApi) -> None:
 @pytest.mark.parametrize(
     ("path", "status_code", "code"), [("/dying", 503, "unavailable"), ("/slow", 504, "deadline_exceeded")]
 )
-def test_what_haproxy_says_itself_is_said_as_we_do(api: HAProxyApi, path: str, status_code: int, code: str) -> None:
+def test_haproxys_own_errors_have_our_format(api: HAProxyApi, path: str, status_code: int, code: str) -> None:
     api.cfg.timeout_server_s = 1 if path == "/slow" else 20
 
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         refusal = await answer(api, path)
         assert refusal.status_code == status_code
         assert refusal.json() == {"code": code, "detail": refusal.json()["detail"], "request_id": 'a "b"'}
@@ -69,11 +67,11 @@ def test_what_haproxy_says_itself_is_said_as_we_do(api: HAProxyApi, path: str, s
     serving(api, use)
 
 
-def test_without_a_replica_haproxy_says_so_as_we_do(api: HAProxyApi) -> None:
+def test_a_missing_replica_is_reported_in_our_format(api: HAProxyApi) -> None:
     ((name, backend),) = api.backend_configs.items()
     api.set_backend_configs({name: replace(backend, servers=[ServerConfig("replica", "127.0.0.1", free_port())])})
 
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         refusal = await answer(api, "/")
         assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
         assert (refusal.json()["code"], refusal.json()["request_id"]) == ("unavailable", 'a "b"')
@@ -81,13 +79,13 @@ def test_without_a_replica_haproxy_says_so_as_we_do(api: HAProxyApi) -> None:
     serving(api, use)
 
 
-def test_a_path_that_no_application_has_is_not_found(api: HAProxyApi) -> None:
+def test_a_path_that_no_application_serves_is_not_found(api: HAProxyApi) -> None:
     api.set_backend_configs({name: replace(one, path_prefix="/app") for name, one in api.backend_configs.items()})
 
-    async def use(guard: psutil.Process) -> None:
+    async def use(wrapper: psutil.Process) -> None:
         assert (await answer(api, "/detect")).json() == {
             "code": "not_found",
-            "detail": "no application has this path",
+            "detail": "no application serves this path",
             "request_id": 'a "b"',
         }
 

@@ -1,7 +1,7 @@
-"""configs/kuberay: by the schemas that Kubernetes publishes, and by what Ray and the application know themselves.
+"""Tests of configs/kuberay against the schemas of Kubernetes, and against Ray and the application.
 
-KubeRay's own schema, of what is in a RayService around its pods, comes in no package: of that only the names are
-checked, against those that stand here. What Serve is told in it is checked in test_configs.
+No package has KubeRay's own schema, for the parts of a RayService around its pods. Of these parts only the names are
+checked, against the names in this file. The Serve config in the RayService is checked in test_configs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CLUSTER = SERVICE["spec"]["rayClusterConfig"]
 HEAD, (WORKERS,) = CLUSTER["headGroupSpec"], CLUSTER["workerGroupSpecs"]
 PODS = {"head": HEAD["template"], "worker": WORKERS["template"]}
 (CONFIG,) = yaml.safe_load(SERVICE["spec"]["serveConfigV2"])["applications"]
-VERSIONS = ["1.30", kubernetes_validate.latest_version()]  # the oldest that preStop's sleep is on in, and the newest
+VERSIONS = ["1.30", kubernetes_validate.latest_version()]  # the oldest that supports preStop's sleep, and the newest
 MIB = 2**20
 
 
@@ -40,7 +40,7 @@ def validate(item: dict[str, Any], version: str) -> None:
 
 
 def as_object(template: dict[str, Any]) -> dict[str, Any]:
-    """A pod template by itself, which is what Kubernetes has a schema for."""
+    """Wrap a pod template as an object, for which Kubernetes has a schema."""
     return {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "any"}, "template": template}
 
 
@@ -52,25 +52,25 @@ def pod(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("item", [item for item in OBJECTS if item is not SERVICE], ids=lambda item: item["kind"])
-def test_kubernetes_takes_every_object_of_its_own(item: dict[str, Any], version: str) -> None:
+def test_kubernetes_objects_are_valid(item: dict[str, Any], version: str) -> None:
     validate(item, version)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("template", PODS.values(), ids=PODS)
-def test_kubernetes_takes_the_pods(template: dict[str, Any], version: str) -> None:
+def test_pod_templates_are_valid(template: dict[str, Any], version: str) -> None:
     validate(as_object(template), version)
 
 
 def test_a_misspelt_key_deep_in_a_pod_is_found() -> None:
-    """That the schemas are there, and strict."""
+    """This shows that the schemas are installed and strict."""
     template = deepcopy(PODS["worker"])
     template["spec"]["containers"][0]["readinessProbe"]["periodSecond"] = 5
     with pytest.raises(kubernetes_validate.ValidationError, match="periodSecond"):
         validate(as_object(template), VERSIONS[-1])
 
 
-def test_around_the_pods_there_are_no_other_names_than_these() -> None:
+def test_the_keys_around_the_pods_are_those_of_kuberay() -> None:
     assert (SERVICE["apiVersion"], SERVICE["kind"]) == ("ray.io/v1", "RayService")
     assert SERVICE["spec"].keys() == {"serveConfigV2", "rayClusterConfig"}
     assert CLUSTER.keys() == {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
@@ -80,37 +80,38 @@ def test_around_the_pods_there_are_no_other_names_than_these() -> None:
 
 
 @pytest.mark.parametrize("group", [HEAD, WORKERS], ids=["head", "workers"])
-def test_ray_start_knows_its_options(group: dict[str, Any]) -> None:
+def test_the_options_of_ray_start_exist(group: dict[str, Any]) -> None:
     options = {option for parameter in start.params for option in parameter.opts}
     for name, value in group["rayStartParams"].items():
         assert f"--{name}" in options
-        assert isinstance(value, str)  # in KubeRay all of them are
+        assert isinstance(value, str)  # KubeRay requires strings
 
 
-def test_ray_has_the_version_that_is_told() -> None:
+def test_the_ray_version_is_the_installed_one() -> None:
     assert CLUSTER["rayVersion"] == ray.__version__
 
 
-def test_a_pod_is_given_longer_than_its_draining_takes(pod: dict[str, Any]) -> None:
+def test_the_termination_grace_period_exceeds_the_draining_time(pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
     drain_s = int(env(container)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
     before_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    # A replacement is started, and what was accepted is answered; then Ray gives its processes 30 s to end.
-    assert drain_s > 60 + app._DETECTOR_DRAINS_S
+    # A replacement starts, accepted requests are answered, and then Ray gives its processes 30 s to end.
+    assert drain_s > 60 + app._DETECTOR_DRAIN_TIMEOUT_S
     assert pod["terminationGracePeriodSeconds"] >= before_s + drain_s + 30
 
 
-def test_shared_memory_holds_the_frames_of_a_replica_and_its_replacement() -> None:
+def test_shared_memory_is_enough_for_a_replica_and_its_replacement() -> None:
     (volume,) = (one for one in PODS["worker"]["spec"]["volumes"] if one["name"] == "shared-memory")
     args = parse_args(CONFIG["args"])
     frames = 2 * pool_bytes(args.preprocessor.slots, InputShape.square(args.model.image_size_px))
-    streams = 400 * pool_bytes(worker._SLOTS, InputShape.square(args.model.image_size_px))  # as the file says
+    # The comment in the file says that there is enough for 400 streams.
+    streams = 400 * pool_bytes(worker._SLOTS, InputShape.square(args.model.image_size_px))
     store = int(WORKERS["rayStartParams"]["object-store-memory"])
     assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
     assert frames + streams + store < 1024 * MIB
 
 
-def test_the_workers_have_room_for_every_replica() -> None:
+def test_the_workers_have_resources_for_every_replica() -> None:
     resources = PODS["worker"]["spec"]["containers"][0]["resources"]
     workers = WORKERS["replicas"]
     needed = {"num_cpus": 0.0, "num_gpus": 0.0}
@@ -122,29 +123,29 @@ def test_the_workers_have_room_for_every_replica() -> None:
     assert needed["num_gpus"] == workers * int(resources["limits"]["nvidia.com/gpu"])
 
 
-def test_the_keys_and_the_volume_are_where_the_application_looks() -> None:
+def test_the_keys_and_the_volume_are_mounted_where_the_application_expects_them() -> None:
     (container,) = PODS["worker"]["spec"]["containers"]
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
     volumes = {volume["name"] for volume in PODS["worker"]["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
     assert str(Path(CONFIG["args"]["access"]["keys_file"]).parent) in mounts
-    assert "/var/lib/sightline" in mounts  # where the Dockerfile has it
+    assert "/var/lib/sightline" in mounts  # the path set in the Dockerfile
     (claim,) = (item for item in OBJECTS if item["kind"] == "PersistentVolumeClaim")
     (data,) = (volume for volume in PODS["worker"]["spec"]["volumes"] if volume["name"] == "data")
     assert data["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
 
 
-def test_no_pod_has_rights(pod: dict[str, Any]) -> None:
+def test_pods_have_no_privileges(pod: dict[str, Any]) -> None:
     assert pod["securityContext"]["runAsNonRoot"]
     for container in pod["containers"]:
         assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-def test_every_pod_is_meant_by_the_policies() -> None:
+def test_the_policies_select_every_pod() -> None:
     for item in OBJECTS:
         selector = item["spec"].get("podSelector") or item["spec"].get("selector")
         if item is not SERVICE and selector:
-            # KubeRay adds ray.io/… itself.
+            # KubeRay adds the labels ray.io/….
             labels = {name: value for name, value in selector["matchLabels"].items() if not name.startswith("ray.io/")}
             assert all(labels == template["metadata"]["labels"] for template in PODS.values())
 

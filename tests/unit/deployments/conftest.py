@@ -1,4 +1,4 @@
-"""No replica of these tests listens, nor is one on this node."""
+"""Fixtures that keep the replicas in these tests from listening, or from finding each other on this node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No replica is on this node, so that the handle is called, and nobody looks for one."""
+    """Make calls use the handle, because no replica is found on this node."""
     monkeypatch.setattr(*NOWHERE)
     monkeypatch.setattr(detector, "listen", no_listening)
     monkeypatch.setattr(preprocessor, "listen", no_listening)

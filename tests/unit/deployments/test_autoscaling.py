@@ -1,4 +1,4 @@
-"""How many Detectors a demand asks for."""
+"""Tests of the policy that sets the number of Detectors, some of them in virtual time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLICY = TargetUtilisation(utilisation=0.8, calm=0.6, backlog_within_s=1)
 
 
 def context(target: int, *demands: float, backlog_s: float = 0.0, waiting: int = 0, **config: Any) -> SimpleNamespace:
-    """What Serve knows of as many replicas as it wants: their reports, and requests that wait for any of them."""
+    """Return what Serve passes to the policy: the target, the reports of the replicas, and the waiting requests."""
     return SimpleNamespace(
         aggregated_metrics={DEMAND: dict(enumerate(demands)), BACKLOG_S: {0: backlog_s}} if demands else {},
         target_num_replicas=target,
@@ -36,38 +36,38 @@ def context(target: int, *demands: float, backlog_s: float = 0.0, waiting: int =
     ("demands", "replicas"),
     [([0.0], 0), ([0.5], 1), ([0.8], 1), ([0.9], 2), ([1.0, 1.0], 3), ([2.9], 4), ([0.1, 0.1, 0.1], 1)],
 )
-def test_engines_work_for_the_wanted_share_of_their_time(demands: list[float], replicas: int) -> None:
+def test_engines_are_busy_for_the_target_share_of_the_time(demands: list[float], replicas: int) -> None:
     assert POLICY(context(0, *demands)) == (replicas, {})
 
 
-def test_a_target_below_what_is_calm_otherwise_is_calm_itself() -> None:
+def test_calm_is_at_most_the_target_utilisation() -> None:
     assert (
         TargetUtilisation(utilisation=0.5)(context(2, 0.6)) == TargetUtilisation(0.5, 0.5)(context(2, 0.6)) == (2, {})
     )
 
 
 @pytest.mark.parametrize(("backlog_s", "replicas"), [(0.0, 2), (0.5, 2), (2.0, 4), (6.0, 9)])
-def test_a_backlog_asks_for_as_many_at_once_as_work_it_off_in_time(backlog_s: float, replicas: int) -> None:
+def test_a_backlog_adds_enough_replicas_to_clear_it_in_time(backlog_s: float, replicas: int) -> None:
     assert POLICY(context(1, 1.0, backlog_s=backlog_s))[0] == replicas
 
 
 @pytest.mark.parametrize(("demand", "replicas"), [(3.2, 4), (2.4, 4), (1.9, 4), (1.8, 3), (1.2, 2), (0.6, 1), (0, 0)])
-def test_one_is_given_up_only_where_the_others_stay_calm(demand: float, replicas: int) -> None:
+def test_a_replica_is_removed_only_if_the_others_stay_calm(demand: float, replicas: int) -> None:
     assert POLICY(context(4, demand - 1e-9))[0] == replicas
 
 
-def test_before_a_replica_reported_none_is_asked_for() -> None:
+def test_without_reports_no_replica_is_wanted() -> None:
     assert POLICY(context(1)) == (0, {})
 
 
 def served(now_s: list[float], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], tuple[int, dict[str, Any]]]:
-    """The policy as Serve applies it, with its delays, at the time of a clock."""
+    """Return the policy as Serve applies it, with Serve's delays and the clock of the test."""
     monkeypatch.setattr(autoscaling_policy, "time", SimpleNamespace(time=lambda: now_s[0]))
     policy: Callable[[Any], tuple[int, dict[str, Any]]] = autoscaling_policy._apply_autoscaling_config(POLICY)
     return policy
 
 
-def test_a_model_that_nobody_uses_has_no_replica_after_a_while_and_one_again_for_who_waits(
+def test_an_unused_model_scales_to_zero_and_back_to_one_for_a_waiting_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_s = [0.0]
@@ -75,36 +75,36 @@ def test_a_model_that_nobody_uses_has_no_replica_after_a_while_and_one_again_for
     config = {"min_replicas": 0, "max_replicas": 4, "downscale_to_zero_delay_s": 600}
     idle = context(1, 0.0, **config)
     for now_s[0], replicas in ((0, 1), (599, 1), (600, 0)):
-        replicas_then, idle.policy_state = policy(idle)
-        assert replicas_then == replicas
+        wanted, idle.policy_state = policy(idle)
+        assert wanted == replicas
     assert policy(context(0, **config))[0] == 0
     assert policy(context(0, waiting=1, **config))[0] == 1
 
 
-class Site:
-    """Detectors with an engine that sleeps, Serve's autoscaler, and pictures that come at random. In virtual time."""
+class Simulation:
+    """A simulation in virtual time of Detectors with a sleeping engine, Serve's autoscaler, and random arrivals."""
 
     BATCH_S, MAX_BATCH_SIZE = 0.2, 8
-    START_S = 5.0  # of a replica
-    LOOK_PERIOD_S = 0.3  # of Serve's controller
-    REPORT_PERIOD_S, REPORTS = 1.2, 5  # that the mean is of
+    START_S = 5.0  # a replica takes this long to start
+    CONTROL_INTERVAL_S = 0.3  # of Serve's controller
+    REPORT_INTERVAL_S, REPORTS = 1.2, 5  # the mean is over this many reports
 
     def __init__(self) -> None:
-        self.targets: list[tuple[float, int]] = []  # whenever it changed
+        self.targets: list[tuple[float, int]] = []  # time and value of each change
         self._replicas: list[tuple[Batcher[int, int], list[tuple[float, float]]]] = []
 
     async def run(self, rates: list[tuple[float, float]], policy: Callable[[Any], Any]) -> None:
-        """Pictures a second, each for so long."""
+        """Run the simulation with a sequence of rates in images/s, each with its duration."""
         self._add()
         parts = [asyncio.create_task(part) for part in (self._scale(policy), self._report())]
-        asking = []
+        requests = []
         for rate, duration_s in rates:
-            turn, ends_s = random.Random(rate), self._now_s() + duration_s
-            while self._now_s() < ends_s:
-                await asyncio.sleep(turn.expovariate(rate))
-                batcher, _ = min(self._replicas, key=lambda replica: (replica[0].load, turn.random()))
-                asking.append(asyncio.create_task(batcher.submit(0, time_left_s=60)))
-        await asyncio.gather(*asking)
+            rng, ends_at_s = random.Random(rate), self._now_s() + duration_s
+            while self._now_s() < ends_at_s:
+                await asyncio.sleep(rng.expovariate(rate))
+                batcher, _ = min(self._replicas, key=lambda replica: (replica[0].load, rng.random()))
+                requests.append(asyncio.create_task(batcher.submit(0, time_left_s=60)))
+        await asyncio.gather(*requests)
         for part in parts:
             part.cancel()
 
@@ -128,7 +128,7 @@ class Site:
 
     async def _report(self) -> None:
         while True:
-            await asyncio.sleep(self.REPORT_PERIOD_S)
+            await asyncio.sleep(self.REPORT_INTERVAL_S)
             for batcher, reports in self._replicas:
                 reports.append((batcher.take_demand(), batcher.backlog_s))
 
@@ -136,7 +136,7 @@ class Site:
         target = 1
         state: dict[str, Any] = {}
         while True:
-            await asyncio.sleep(self.LOOK_PERIOD_S)
+            await asyncio.sleep(self.CONTROL_INTERVAL_S)
             means = [np.mean(reports[-self.REPORTS :], axis=0) for _, reports in self._replicas if reports]
             seen = context(target, upscale_delay_s=3, downscale_delay_s=30)
             demands, backlogs_s = zip(*means, strict=True) if means else ((), ())
@@ -153,16 +153,16 @@ class Site:
 
 
 def simulate(rates: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
-    """When the number of replicas that is wanted changed, and to what."""
-    site = Site()
+    """Run the simulation, and return the time and value of each change of the wanted number of replicas."""
+    simulation = Simulation()
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         monkeypatch.setattr(autoscaling_policy, "time", SimpleNamespace(time=runner.get_loop().time))
-        runner.run(site.run(rates, autoscaling_policy._apply_autoscaling_config(POLICY)))
-    return site.targets
+        runner.run(simulation.run(rates, autoscaling_policy._apply_autoscaling_config(POLICY)))
+    return simulation.targets
 
 
-def test_a_step_of_load_scales_up_within_half_a_minute_and_down_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """120 pictures a second are three quarters of what four engines do, 20 are half of one."""
+def test_a_step_of_load_scales_up_within_30_s_and_down_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """120 images/s are 3/4 of the capacity of four engines, and 20 images/s are half of the capacity of one."""
     targets = simulate([(20, 60), (120, 120), (20, 60)], monkeypatch)
     up = [(at_s, target) for at_s, target in targets if at_s < 180]
     assert [target for _, target in up] == sorted(target for _, target in up)
@@ -172,7 +172,7 @@ def test_a_step_of_load_scales_up_within_half_a_minute_and_down_once(monkeypatch
 
 
 @pytest.mark.parametrize("rate", [31, 63, 66])
-def test_a_constant_load_does_not_flap(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However near it is to where one replica more is wanted (32, 64). At the start a backlog may ask for too many."""
+def test_a_constant_load_does_not_change_the_number_of_replicas(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rates are near those that need one replica more (32, 64). A backlog at the start may ask for too many."""
     targets = simulate([(rate, 480)], monkeypatch)
     assert [at_s for at_s, _ in targets if at_s > 120] == []

@@ -23,16 +23,16 @@ pytestmark = pytest.mark.anyio
 
 
 def detector(monkeypatch: pytest.MonkeyPatch, **model: Any) -> Detector:
-    class NeverStopped(Detector):
-        def __del__(self) -> None:  # type: ignore[override]  # Serve awaits the real one
+    class DetectorWithoutCleanup(Detector):
+        def __del__(self) -> None:  # type: ignore[override]  # only Serve can await the real one
             pass
 
     monkeypatch.setattr(ray, "get_gpu_ids", list)
-    return NeverStopped(DetectorArgs(model={"engine": "null"} | model))
+    return DetectorWithoutCleanup(DetectorArgs(model={"engine": "null"} | model))
 
 
 async def change(replica: Detector, user_config: Any) -> DetectorState:
-    """Return the state after the change."""
+    """Apply a ``user_config``, and return the state after the change."""
     await replica.reconfigure(user_config, None)
     while (state := await replica.state()).is_changing:
         await asyncio.sleep(0.01)
@@ -42,7 +42,7 @@ async def change(replica: Detector, user_config: Any) -> DetectorState:
 @pytest.mark.parametrize(
     ("is_elsewhere", "crossings"), [(False, []), (True, [("crossings", 1, {"traffic": "stream"})])]
 )
-async def test_a_frame_counts_as_a_crossing_where_memory_is_not_shared(
+async def test_a_frame_from_another_node_is_counted_as_a_crossing(
     is_elsewhere: bool, crossings: list[Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     records: list[Record] = []
@@ -62,7 +62,7 @@ async def test_a_frame_counts_as_a_crossing_where_memory_is_not_shared(
     await replica._rollout.close()
 
 
-async def test_another_rank_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_rank_alone_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     replica = detector(monkeypatch)
     await change(replica, {"detect": {"confidence": 0.3}})
     await replica.reconfigure({"detect": {"confidence": 0.3}}, 1)
@@ -74,7 +74,7 @@ async def test_a_detector_that_cannot_load_its_first_model_does_not_start(monkey
         await detector(monkeypatch, engine="openvino", weights="nowhere.onnx").reconfigure(None, None)
 
 
-async def test_a_frame_for_the_model_before_is_sent_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_frame_for_the_previous_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     replica = detector(monkeypatch)
     version = (await change(replica, None)).model.version
     frame = np.zeros((640, 640, 3), np.uint8).tobytes()

@@ -17,7 +17,7 @@ from tests.support.fake_replicas import REPLY, FakeHandle, ask, model_info
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_frame_goes_by_name_and_its_boxes_come_back_in_its_pixels() -> None:
+async def test_a_frame_is_sent_by_its_slots_name_and_its_boxes_are_in_its_own_pixels() -> None:
     handle = FakeHandle()
     client = DetectorClient(handle, slots=1, traffic="interactive")
     answer = await ask(client, np.zeros((128, 128, 3), np.uint8))
@@ -27,7 +27,7 @@ async def test_a_frame_goes_by_name_and_its_boxes_come_back_in_its_pixels() -> N
     client.close()
 
 
-async def test_where_memory_is_not_shared_the_bytes_go() -> None:
+async def test_a_frame_is_sent_as_bytes_to_a_detector_without_shared_memory() -> None:
     handle = FakeHandle(lambda request: REPLY if isinstance(request.frame, bytes) else SlotElsewhere("elsewhere"))
     client = DetectorClient(handle, slots=1, traffic="interactive")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -45,7 +45,7 @@ async def test_where_memory_is_not_shared_the_bytes_go() -> None:
         (Overloaded("full", limit="batcher.max_queue_size"), Overloaded, "batcher.max_queue_size"),
     ],
 )
-async def test_rays_errors_become_ours(raised: Exception, error: type[ServeAppError], limit: str) -> None:
+async def test_rays_errors_become_serve_app_errors(raised: Exception, error: type[ServeAppError], limit: str) -> None:
     client = DetectorClient(FakeHandle(lambda request: raised), slots=1, traffic="interactive")
     with pytest.raises(error) as refused:
         await ask(client, np.zeros((64, 64, 3), np.uint8))
@@ -55,7 +55,7 @@ async def test_rays_errors_become_ours(raised: Exception, error: type[ServeAppEr
 
 
 class Dying:
-    """A Detector that dies of the first ``deaths`` frames, which are in its engine then, or only wait for it."""
+    """A Detector that dies on each of the first ``deaths`` frames. They are in the engine at that time, or waiting."""
 
     def __init__(self, deaths: int, *, in_engine: bool) -> None:
         self.deaths, self.in_engine, self.reader = deaths, in_engine, SlotReader()
@@ -70,7 +70,7 @@ class Dying:
         return RayActorError()
 
 
-async def test_a_frame_that_only_waited_when_the_detector_died_is_sent_again_as_it_was() -> None:
+async def test_a_frame_that_was_waiting_when_the_detector_died_is_retried_unchanged() -> None:
     handle = FakeHandle(Dying(5, in_engine=False))
     client = DetectorClient(handle, slots=1, traffic="interactive")
     assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).detections.labels == ("dog",)
@@ -78,7 +78,7 @@ async def test_a_frame_that_only_waited_when_the_detector_died_is_sent_again_as_
     client.close()
 
 
-async def test_a_frame_that_was_in_the_engine_when_it_died_is_isolated_from_then_on() -> None:
+async def test_a_frame_that_was_in_the_engine_when_it_died_is_retried_alone() -> None:
     handle = FakeHandle(Dying(1, in_engine=True))
     client = DetectorClient(handle, slots=1, traffic="interactive")
     assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).detections.labels == ("dog",)
@@ -86,17 +86,18 @@ async def test_a_frame_that_was_in_the_engine_when_it_died_is_isolated_from_then
     client.close()
 
 
-async def test_a_frame_that_kills_the_engine_in_isolation_is_refused() -> None:
+async def test_a_frame_that_kills_the_engine_while_alone_is_refused() -> None:
     handle = FakeHandle(Dying(2, in_engine=True))
     client = DetectorClient(handle, slots=1, traffic="interactive")
     with pytest.raises(PoisonPicture):
         await ask(client, np.zeros((64, 64, 3), np.uint8))
-    assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).detections.labels == ("dog",)  # nobody else is
+    # Other frames are not refused.
+    assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).detections.labels == ("dog",)
     assert [request.isolated for request in handle.requests] == [False, True, False]
     client.close()
 
 
-async def test_after_a_change_the_new_model_is_asked_for_and_the_slots_fit_it() -> None:
+async def test_after_a_change_the_client_uses_the_new_model_and_slots_of_its_size() -> None:
     handle = FakeHandle(lambda request: ModelChanged("changed") if request.model_version == "v1" else REPLY)
     client = DetectorClient(handle, slots=1, traffic="interactive")
     with pytest.raises(ModelChanged):

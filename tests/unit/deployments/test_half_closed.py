@@ -1,4 +1,4 @@
-"""uvicorn itself, and clients that close their side of the connection."""
+"""Tests of uvicorn with clients that close their sending side or disconnect."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def hear(receive: Receive) -> Message:
+async def next_message(receive: Receive) -> Message:
     return await receive()
 
 
 class Application:
-    """Answers as soon as it may, and hears whether the client goes."""
+    """An application that answers when the test allows it, and notices when the client disconnects."""
 
     def __init__(self) -> None:
         self.may_answer, self.has_begun, self.has_gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -37,19 +37,19 @@ class Application:
         while (await receive()).get("more_body"):
             pass
         self.has_begun.set()
-        heard = asyncio.create_task(hear(receive))
+        message = asyncio.create_task(next_message(receive))
         answer = asyncio.create_task(self.may_answer.wait())
-        await asyncio.wait({heard, answer}, return_when=asyncio.FIRST_COMPLETED)
-        if heard.done() and heard.result()["type"] == "http.disconnect":
+        await asyncio.wait({message, answer}, return_when=asyncio.FIRST_COMPLETED)
+        if message.done() and message.result()["type"] == "http.disconnect":
             self.has_gone.set()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
-        heard.cancel()
+        message.cancel()
 
 
 @asynccontextmanager
 async def serving(http: str) -> AsyncIterator[tuple[Application, int]]:
-    """An application in uvicorn, and its port."""
+    """Run an application in uvicorn, and yield it with its port."""
     answer_half_closed()
     application = Application()
     config = uvicorn.Config(application, http=http, lifespan="off", log_level="critical")
@@ -71,32 +71,32 @@ async def serving(http: str) -> AsyncIterator[tuple[Application, int]]:
     [GET + b"\r\n", GET + b"Connection: close\r\n\r\n", GET.replace(b"1.1", b"1.0") + b"\r\n", POST + b"\r\nbody"],
     ids=["kept alive", "the last", "HTTP/1.0", "with a body"],
 )
-async def test_a_client_that_closes_its_side_behind_its_request_is_answered(http: str, request_bytes: bytes) -> None:
+async def test_a_client_that_closes_its_sending_side_is_answered(http: str, request_bytes: bytes) -> None:
     async with serving(http) as (application, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request_bytes)
         writer.write_eof()
         await application.has_begun.wait()
         application.may_answer.set()
-        answer = await reader.read()  # to its end: the connection is closed
+        answer = await reader.read()  # until the server closes the connection
         writer.close()
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b"ok")
 
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])
-async def test_a_client_that_goes_while_it_waits_is_noticed(http: str) -> None:
+async def test_a_client_that_disconnects_while_it_waits_is_noticed(http: str) -> None:
     async with serving(http) as (application, port):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET + b"\r\n")
         await application.has_begun.wait()
-        await asyncio.sleep(0.2)  # it has waited
+        await asyncio.sleep(0.2)  # longer than half-closing clients take
         writer.close()
         await application.has_gone.wait()
 
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])
-async def test_a_body_that_breaks_off_is_not_answered(http: str) -> None:
+async def test_a_request_with_an_incomplete_body_is_not_answered(http: str) -> None:
     async with serving(http) as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(POST + b"\r\nbo")

@@ -21,7 +21,7 @@ def config(**args: Json) -> Json:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder of streams' states is made there."""
+    """Use a temporary home, because the folder of stream states is created in it."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
@@ -29,7 +29,7 @@ def test_a_good_config_passes() -> None:
     check(config())
 
 
-def test_a_misspelt_key_is_found_wherever_it_is() -> None:
+def test_a_misspelt_key_is_found_at_any_depth() -> None:
     wrong = {"applications": [{"name": "a", "deployments": [{"name": "Detector", "num_replica": 2}]}]}
     assert unknown_keys(wrong, ServeDeploySchema) == ["applications.deployments.num_replica"]
 
@@ -37,19 +37,19 @@ def test_a_misspelt_key_is_found_wherever_it_is() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("applications: [{import_path: a:b, deploymnts: []}]", "Serve knows no applications.deploymnts"),
+        ("applications: [{import_path: a:b, deploymnts: []}]", "Serve has no setting applications.deploymnts"),
         ("applications: [{name: a}]", "import_path: Field required"),
-        ("applications: [", "is no YAML"),
+        ("applications: [", "is not valid YAML"),
         (
             "applications: [{import_path: a:b, deployments: [{name: Detector, autoscaling_config: "
             "{policy: {policy_function: serve_app.deployments.autoscaling:Target}}}]}]",
-            "policy_function is not there",
+            "policy_function cannot be imported",
         ),
-        ("just text", "is no Serve config"),
-        ("", "is no Serve config"),
+        ("just text", "is not a Serve config"),
+        ("", "is not a Serve config"),
     ],
 )
-def test_a_file_that_is_no_config_is_refused_in_a_sentence(tmp_path: Path, text: str, says: str) -> None:
+def test_a_file_that_is_not_a_config_is_refused_with_one_sentence(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ConfigError, match=says) as refusal:
         read(tmp_path / "config.yaml")
@@ -65,21 +65,21 @@ def test_a_port_in_use_is_found() -> None:
 
 
 @pytest.mark.parametrize("port", [70_000, -1])
-def test_a_port_that_cannot_be_is_found(port: int) -> None:
+def test_an_impossible_port_is_found(port: int) -> None:
     wrong = config()
     wrong["http_options"]["port"] = port
     with pytest.raises(ConfigError, match=r"http_options\.port"):
         check(wrong)
 
 
-def test_an_address_that_others_reach_needs_keys() -> None:
+def test_an_address_that_others_can_reach_requires_keys() -> None:
     open_to_all = config()
     open_to_all["http_options"]["host"] = "0.0.0.0"
     with pytest.raises(ConfigError, match=r"access\.keys_file"):
         check(open_to_all)
 
 
-def test_a_missing_file_of_keys_is_found() -> None:
+def test_a_missing_keys_file_is_found() -> None:
     with pytest.raises(ConfigError, match="/nowhere"):
         check(config(access={"keys_file": "/nowhere/keys.yaml"}))
 
@@ -100,7 +100,7 @@ def test_a_wrong_setting_is_found() -> None:
         {"backlog_within_s": 0},
     ],
 )
-def test_a_policy_that_serves_controller_would_trip_over_is_found(wrong: Json) -> None:
+def test_wrong_parameters_of_a_policy_are_found(wrong: Json) -> None:
     bad = config()
     policy = {"policy_function": "serve_app.deployments.autoscaling:TargetUtilisation", "policy_kwargs": wrong}
     bad["applications"][0]["deployments"] = [{"name": "Detector", "autoscaling_config": {"policy": policy}}]
@@ -108,7 +108,7 @@ def test_a_policy_that_serves_controller_would_trip_over_is_found(wrong: Json) -
         check(bad)
 
 
-def test_a_policy_has_to_be_of_serves_form() -> None:
+def test_a_policy_must_have_serves_format() -> None:
     bad = config()
     scaling: Json = {
         "policy": {
@@ -117,10 +117,10 @@ def test_a_policy_has_to_be_of_serves_form() -> None:
         }
     }
     bad["applications"][0]["deployments"] = [{"name": "Detector", "autoscaling_config": scaling}]
-    with pytest.raises(ConfigError, match="policy_kwargs: 0 < calm"):
+    with pytest.raises(ConfigError, match="policy_kwargs: must satisfy 0 < calm"):
         check(bad)
     scaling["policy"] = "serve_app.deployments.autoscaling:TargetUtilisation"
-    with pytest.raises(ConfigError, match="its keys are policy_function"):
+    with pytest.raises(ConfigError, match="must have the keys policy_function"):
         check(bad)
 
 
@@ -136,9 +136,9 @@ def test_too_little_shared_memory_is_found() -> None:
         check(wrong)
 
 
-def test_a_machine_without_shared_memory_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_shared_memory_is_reported_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "FOLDER", tmp_path / "none")
-    with pytest.raises(SharedMemoryError, match=r"none is not there .*: mount a tmpfs there"):
+    with pytest.raises(SharedMemoryError, match=r"none cannot be used .*: mount a tmpfs there"):
         check(config())
 
 
@@ -149,33 +149,33 @@ def test_a_machine_without_shared_memory_is_told_what_to_do(tmp_path: Path, monk
         ({"model": {"weights": "/nowhere.onnx"}}, ModelError, "there is no"),
     ],
 )
-def test_what_a_detector_is_to_change_to_is_looked_at_too(user_config: Json, error: type[Exception], says: str) -> None:
+def test_the_user_config_of_a_detector_is_checked_too(user_config: Json, error: type[Exception], says: str) -> None:
     wrong = config(models={"plates": {"weights": "codes"}})
     wrong["applications"][0]["deployments"] = [{"name": "Detector-plates", "user_config": user_config}]
     with pytest.raises(error, match=says):
         check(wrong)
 
 
-def test_a_deployment_that_there_is_not_is_found() -> None:
+def test_an_unknown_deployment_is_found() -> None:
     wrong = config()
     wrong["applications"][0]["deployments"] = [{"name": "Detektor"}]
-    with pytest.raises(ConfigError, match="there is no deployment Detektor: there are Detector, Ingress"):
+    with pytest.raises(ConfigError, match="deployments: Detektor does not exist: use Detector, Ingress"):
         check(wrong)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
-def test_every_way_to_name_this_machine_will_do(host: str) -> None:
+def test_every_name_of_this_machine_is_accepted(host: str) -> None:
     local = config()
     local["http_options"]["host"] = host
     check(local)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1.invalid", "192.0.2.1"])  # the latter is of RFC 5737: for documentation
-def test_an_address_that_this_machine_does_not_have_is_found(host: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1.invalid", "192.0.2.1"])  # RFC 5737 reserves the latter for documentation
+def test_an_address_of_another_machine_is_found(host: str, tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text("[]")
     elsewhere = config(access={"keys_file": str(tmp_path / "keys.yaml")})
     elsewhere["http_options"]["host"] = host
-    with pytest.raises(ConfigError, match=rf"^http_options\.host: {host} is no address of this machine"):
+    with pytest.raises(ConfigError, match=rf"^http_options\.host: {host} is not an address of this machine"):
         check(elsewhere)
 
 
@@ -192,32 +192,32 @@ def test_an_address_that_this_machine_does_not_have_is_found(host: str, tmp_path
         ("state_dir", "~nobody-of-this-name/state"),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_found(setting: str, value: str) -> None:
+def test_an_unusable_folder_is_found(setting: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"^streams\.{setting}: .*SERVE_APP_{setting.upper()}"):
         check(config(streams={setting: value}))
 
 
-def test_a_folder_that_is_gone_since_the_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(ConfigError, match=r"^streams\.media_dirs: the folder in which this was started is gone"):
+    with pytest.raises(ConfigError, match=r"^streams\.media_dirs: the working folder no longer exists"):
         check(config())
 
 
-def test_the_folder_of_streams_states_is_made(tmp_path: Path) -> None:
+def test_the_folder_of_stream_states_is_created(tmp_path: Path) -> None:
     check(config(streams={"state_dir": str(tmp_path / "a/b")}))
     folder = tmp_path / "a/b/sightline"
     assert (stat.S_IMODE(folder.stat().st_mode), list(folder.iterdir())) == (0o700, [])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_config_is_unicode_whatever_the_locale_says(tmp_path: Path, encoding: str) -> None:
+def test_a_config_is_read_as_unicode_in_every_locale(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "config.yaml").write_text("applications: [{import_path: a:b, name: Prüfstand}]", encoding=encoding)
     assert read(tmp_path / "config.yaml")["applications"][0]["name"] == "Prüfstand"
 
 
-def test_a_config_of_another_encoding_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_a_config_in_another_encoding_is_refused_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: Prüfstand", encoding="latin-1")
     with pytest.raises(ConfigError, match="save it as UTF-8"):
         read(tmp_path / "config.yaml")

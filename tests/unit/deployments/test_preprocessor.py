@@ -21,23 +21,23 @@ pytestmark = pytest.mark.anyio
 
 
 async def preprocessor(handle: FakeHandle, **others: FakeHandle) -> Preprocessor:
-    class NeverStopped(Preprocessor):
-        def __del__(self) -> None:  # type: ignore[override]  # Serve awaits the real one, the garbage collector does not
+    class PreprocessorWithoutCleanup(Preprocessor):
+        def __del__(self) -> None:  # type: ignore[override]  # only Serve can await the real one
             pass
 
-    made = NeverStopped.__new__(NeverStopped)
+    made = PreprocessorWithoutCleanup.__new__(PreprocessorWithoutCleanup)
     args = parse_args({"preprocessor": {"slots": 2, "decode_threads": 1}})
     await Preprocessor.__init__(made, {"default": handle, **others}, args)
     return made
 
 
 def request(model: str = DEFAULT_MODEL, tenant: str = "") -> PictureRequest:
-    """Return a request for a picture in which nothing is."""
+    """Return a request with an image that shows no objects."""
     picture = squares.encode(squares.picture([]))
     return PictureRequest(picture, DetectParams(model), time_left_s=5, tenant=tenant)
 
 
-async def test_a_picture_under_a_roll_out_is_detected_by_the_new_model() -> None:
+async def test_an_image_during_a_roll_out_is_processed_by_the_new_model() -> None:
     handle = FakeHandle()
 
     def change_then_answer(request: DetectRequest) -> DetectReply | ServeAppError:
@@ -52,7 +52,7 @@ async def test_a_picture_under_a_roll_out_is_detected_by_the_new_model() -> None
     assert answer.detections.labels == ("cat",)
 
 
-async def test_a_picture_waits_in_its_tenants_turn() -> None:
+async def test_requests_to_the_detector_name_the_tenant() -> None:
     handle = FakeHandle()
     stage = await preprocessor(handle)
     for tenant in ("dock", ""):
@@ -63,16 +63,16 @@ async def test_a_picture_waits_in_its_tenants_turn() -> None:
     ]
 
 
-async def test_a_cancelled_picture_keeps_its_slot_until_nothing_writes_into_it(
+async def test_a_cancelled_image_keeps_its_slot_until_decoding_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Given back earlier, the slot would be another picture's, and this one's pixels would land in it."""
-    decoding, go_on = threading.Event(), threading.Event()
+    """If the slot was freed earlier, pixels of this image could be written over another image."""
+    decoding, may_continue = threading.Event(), threading.Event()
     decode = prepare
 
     def slow_decode(data: bytes, max_pixels: int, model_input: np.ndarray) -> Any:
         decoding.set()
-        assert go_on.wait(30)
+        assert may_continue.wait(30)
         return decode(data, max_pixels, model_input)
 
     stage = await preprocessor(FakeHandle())
@@ -80,17 +80,17 @@ async def test_a_cancelled_picture_keeps_its_slot_until_nothing_writes_into_it(
     pool = stage._queues["default"].detector.pool
     task = asyncio.create_task(stage.detect(request()))
     await asyncio.to_thread(decoding.wait, 30)
-    for _ in range(2):  # once more is once more
+    for _ in range(2):  # a second cancellation must not free it either
         task.cancel()
         await asyncio.wait([task], timeout=0.2)
         assert (task.done(), pool.leased) == (False, 1)
-    go_on.set()
+    may_continue.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert pool.leased == 0
 
 
-async def test_who_waits_for_one_model_is_not_in_the_way_of_another() -> None:
+async def test_images_that_wait_for_one_model_do_not_delay_another_model() -> None:
     asleep = FakeHandle()
     asleep.state = SimpleNamespace(remote=asyncio.Event().wait)
     stage = await preprocessor(FakeHandle(), asleep=asleep)
@@ -102,6 +102,6 @@ async def test_who_waits_for_one_model_is_not_in_the_way_of_another() -> None:
     await asyncio.wait(waiting)
 
 
-async def test_a_model_that_a_roll_out_has_not_brought_yet_is_unavailable() -> None:
+async def test_a_model_that_is_not_deployed_yet_is_unavailable() -> None:
     stage = await preprocessor(FakeHandle())
     assert isinstance(await stage.detect(request("plates")), Unavailable)

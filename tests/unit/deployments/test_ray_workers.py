@@ -1,4 +1,4 @@
-"""The supervision's border with Ray, over actors that are none. In virtual time."""
+"""Tests of the adapter between stream supervision and Ray, with fake actors and in virtual time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 from ray import serve
-from ray._raylet import InnerGcsClient  # type: ignore[attr-defined]  # the stub of this Cython module leaves it out
+from ray._raylet import InnerGcsClient  # type: ignore[attr-defined]  # it is missing in the stub of this Cython module
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -47,7 +47,7 @@ def anyio_backend() -> Any:
 
 
 class Actor:
-    """The handle of an actor around a worker. As the real one, it returns a refusal of regions."""
+    """A fake actor handle for a worker. Like a real actor, it returns refusals as values."""
 
     def __init__(self, worker: FakeWorker) -> None:
         self._worker = worker
@@ -57,24 +57,24 @@ class Actor:
 
 
 class Actors(FakeWorkers):
-    """Workers behind handles."""
+    """Fake workers that are called through fake actor handles."""
 
     def start(self, record: Record, source: Source) -> RayWorker:  # type: ignore[override]
         return RayWorker(Actor(super().start(record, source)))
 
 
-class NeverStopped(StreamSupervisor):
-    """Serve awaits the deployment's ``__del__``, the garbage collector does not."""
+class SupervisorWithoutCleanup(StreamSupervisor):
+    """A supervisor without ``__del__``, which only Serve can await."""
 
     def __del__(self) -> None:  # type: ignore[override]  # as above
         pass
 
 
 async def test_regions_that_the_worker_refuses_are_refused_to_the_caller(tmp_path: Path) -> None:
-    """The actor returns its refusal as a value, which was once dropped: the caller heard that all is well."""
+    """The actor returns its refusal as a value. An earlier version ignored it and reported success."""
     workers = Actors()
     async with supervising(tmp_path, workers) as supervision:
-        supervisor = NeverStopped.__new__(NeverStopped)
+        supervisor = SupervisorWithoutCleanup.__new__(SupervisorWithoutCleanup)
         supervisor._supervision = supervision
         assert isinstance(await supervisor.create(spec_of()), StreamStatus)
         await asyncio.sleep(1)
@@ -94,14 +94,15 @@ async def test_regions_that_the_worker_refuses_are_refused_to_the_caller(tmp_pat
         (RaySystemError("out of order"), WorkerFailed),
     ],
 )
-async def test_rays_errors_become_the_supervisions(raised: Exception, error: type[WorkerError]) -> None:
+async def test_rays_errors_become_worker_errors(raised: Exception, error: type[WorkerError]) -> None:
     async def fail() -> None:
         raise raised
 
     with pytest.raises(error) as caught:
         await RayWorker(SimpleNamespace(status=SimpleNamespace(remote=fail))).status()
     assert type(caught.value) is error
-    assert str(caught.value) == type(raised).__name__  # no traceback: it goes to the log, and may show credentials
+    # The text has no traceback, because it is logged and a traceback may show credentials.
+    assert str(caught.value) == type(raised).__name__
 
 
 def test_two_handles_of_one_actor_are_one_worker() -> None:
@@ -110,7 +111,7 @@ def test_two_handles_of_one_actor_are_one_worker() -> None:
 
 
 class Cluster:
-    """What Ray knows of named actors: each takes so many calls to kill."""
+    """A fake of Ray's named actors. The value of each is the number of kills that it takes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **actors: float) -> None:
         self.actors = actors
@@ -139,15 +140,15 @@ async def test_a_kill_waits_until_the_name_is_free(workers: RayWorkers, monkeypa
     cluster = Cluster(monkeypatch, **{"stream:shop:lot:0": 10, "stream:shop:lot:1": 1})
     await workers.kill("lot:0")
     assert cluster.actors == {"stream:shop:lot:0": 0, "stream:shop:lot:1": 1}
-    await workers.kill("lot:0")  # there is none any more
+    await workers.kill("lot:0")  # the actor is already gone
     assert now_s() < 1
 
 
-@pytest.mark.parametrize("failure", [None, GetTimeoutError("the head is away")])
-async def test_an_actor_that_does_not_end_in_5_s_is_not_killed(
+@pytest.mark.parametrize("failure", [None, GetTimeoutError("the head is down")])
+async def test_an_actor_that_does_not_end_within_5_s_is_reported(
     failure: Exception | None, workers: RayWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was once taken for dead."""
+    """An earlier version assumed that such an actor was dead."""
     Cluster(monkeypatch, **{"stream:shop:lot:0": float("inf")}).failure = failure
     with pytest.raises(WorkerNotKilled, match="within 5 s"):
         await workers.kill("lot:0")
@@ -161,15 +162,15 @@ async def test_workers_are_found_by_their_application(workers: RayWorkers, monke
     assert await workers.running() == {"lot:0"}
 
 
-async def test_where_the_head_cannot_tell_no_node_drains_and_no_application_is_gone(
+async def test_without_an_answer_of_the_head_nothing_counts_as_draining_or_gone(
     workers: RayWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Cluster(monkeypatch).failure = GetTimeoutError("the head is away")
-    assert await workers.draining_nodes() == set()  # this process knows no head
+    Cluster(monkeypatch).failure = GetTimeoutError("the head is down")
+    assert await workers.draining_nodes() == set()  # this process is not connected to a head
     assert await workers.is_application_gone() is False
 
 
-async def test_an_application_is_gone_when_it_is_deleted_or_serve_is(
+async def test_an_application_is_gone_when_it_is_deleted_or_serve_is_shut_down(
     workers: RayWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = Cluster(monkeypatch, **{SERVE_CONTROLLER_NAME: 1})
@@ -184,7 +185,7 @@ async def test_an_application_is_gone_when_it_is_deleted_or_serve_is(
 
 
 @pytest.mark.parametrize(("autoscaling", "most"), [(None, 2), ({"max_replicas": 7}, 7)])
-def test_autoscaling_may_start_as_many_replicas_as_its_config_says(
+def test_the_most_replicas_are_those_of_the_autoscaling_config(
     autoscaling: Any, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployment = {"target_num_replicas": 2, "deployment_config": {"autoscaling_config": autoscaling}}
@@ -193,16 +194,16 @@ def test_autoscaling_may_start_as_many_replicas_as_its_config_says(
     assert ray_internals.most_replicas("shop", "Detector") == most
 
 
-def test_ray_still_tells_which_nodes_drain() -> None:
-    """Under a private name, whose loss ``draining_nodes`` would take for a head that is away."""
-    assert callable(InnerGcsClient.get_draining_nodes)  # what ``global_worker.gcs_client`` passes calls on to
+def test_ray_still_has_the_call_for_draining_nodes() -> None:
+    """The name is private. If it were removed, ``draining_nodes`` would behave as if the head was down."""
+    assert callable(InnerGcsClient.get_draining_nodes)  # ``global_worker.gcs_client`` forwards its calls to this class
 
 
 @pytest.mark.parametrize("folder", ["plain", "my project", "it's mine", 'the "new" one', "a$HOME;b#c", "Prüfstand"])
-def test_an_actor_with_variables_starts_wherever_the_interpreter_lies(
+def test_an_actor_with_variables_starts_with_any_path_of_the_interpreter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
-    """Ray has a shell start it, and quotes all but the interpreter."""
+    """Ray starts the actor through a shell, and quotes everything except the interpreter."""
     interpreter = tmp_path / folder / "python"
     interpreter.parent.mkdir()
     interpreter.symlink_to(sys.executable)

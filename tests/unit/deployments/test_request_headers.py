@@ -37,16 +37,16 @@ async def headers_that_reach_serve(*sent: tuple[bytes, bytes]) -> set[str]:
         b"x_session_id",
     ],
 )
-async def test_a_client_does_not_command_serve(name: bytes) -> None:
+async def test_headers_that_control_serve_are_removed(name: bytes) -> None:
     assert name.decode().lower() not in await headers_that_reach_serve((name, b"1"))
 
 
 @pytest.mark.parametrize("name", [b"x-request-id", b"traceparent"])
 @pytest.mark.parametrize("value", [b"\xff\xfe", b"a\tb", b"a" * 10_000, b""])
-async def test_an_identity_that_is_no_plain_text_is_left_out(name: bytes, value: bytes) -> None:
+async def test_an_id_that_is_not_printable_text_is_removed(name: bytes, value: bytes) -> None:
     assert name.decode() not in await headers_that_reach_serve((name, value))
 
 
-async def test_all_else_is_passed_on() -> None:
+async def test_other_headers_are_passed_on() -> None:
     sent = {b"x-request-id": b"my request", b"traceparent": b"00-0af7-b7ad-01", b"accept": b"\xff", b"x-mine": b"1"}
     assert await headers_that_reach_serve(*sent.items()) >= {name.decode() for name in sent}

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize(("max_megapixels", "processed", "dropped"), [(1, 0, {"too_large": 1}), (2, 1, {})])
-async def test_a_frame_may_have_as_many_pixels_as_a_picture(
+async def test_the_pixel_limit_of_images_applies_to_frames(
     max_megapixels: int, processed: int, dropped: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stream once ignored ``limits.max_megapixels``."""
+    """An earlier version ignored ``limits.max_megapixels`` in streams."""
 
     def handle(*args: Any, **options: Any) -> FakeHandle:
         return FakeHandle()

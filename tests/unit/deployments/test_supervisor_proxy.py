@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class SupervisorHandle:
-    """A StreamSupervisor's: each method is gone for so many calls, and then answers with its name."""
+    """A fake handle. The first ``deaths`` calls raise RayActorError, later calls return the name of the method."""
 
     app_name, deployment_name = "sightline", "StreamSupervisor"
 
@@ -40,21 +40,21 @@ READS: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("method", READS)
-async def test_who_reads_of_a_stream_does_not_notice_that_its_supervisor_died(method: str) -> None:
+async def test_reads_are_retried_when_the_supervisor_dies(method: str) -> None:
     client = SupervisorProxy(SupervisorHandle(deaths=3))
     options = {"boxes": True} if method == "snapshot" else {}
     assert await getattr(client, method)(*READS[method], **options) == method
 
 
 @pytest.mark.parametrize("method", ["create", "replace", "delete", "pause", "resume"])
-async def test_a_change_to_a_stream_is_not_made_twice(method: str) -> None:
+async def test_changes_are_not_retried(method: str) -> None:
     handle = SupervisorHandle(deaths=1)
     with pytest.raises(Unavailable):
         await getattr(SupervisorProxy(handle), method)("lot")
     assert handle.calls == 1
 
 
-async def test_a_supervisor_that_stays_away_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_supervisor_that_never_answers_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor_proxy, "_TIMEOUT_S", 0.2)
     with pytest.raises(Unavailable, match="the stream supervisor does not answer"):
         await SupervisorProxy(SupervisorHandle(deaths=float("inf"))).status("lot")

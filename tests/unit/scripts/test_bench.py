@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic."""
+"""Tests of the benchmark's calculations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from scripts.benchmark import report
 @pytest.mark.parametrize(
     ("text", "expected"), [("8", [8]), ("1:4", [1, 2, 3, 4]), ("1:16:5", [1, 6, 11, 16]), ("1:16:4x", [1, 4, 16])]
 )
-def test_a_range_of_concurrency_is_written_as_in_perf_analyzer(text: str, expected: list[int]) -> None:
+def test_a_concurrency_range_has_the_syntax_of_perf_analyzer(text: str, expected: list[int]) -> None:
     assert steps(text) == expected
 
 
-def test_rounds_are_put_together() -> None:
+def test_the_rounds_of_a_case_are_combined() -> None:
     one = {
         "contender": "a", "detectors": 1, "concurrency": 4, "round": 0, "images_per_s": 10.0,
         "latencies_ms": [1.0, 2.0, 3.0],

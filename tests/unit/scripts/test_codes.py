@@ -1,4 +1,4 @@
-"""The generator: real codes, exact boxes, the same pictures from the same seed."""
+"""Tests of the picture generator: readable codes, exact boxes, and the same pictures from the same seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.paths import SHARED
 
 
 def printed(symbol: Symbol, module_px: int = 6) -> np.ndarray:
-    """Black on white, with a quiet zone."""
+    """Draw the symbol in black on white, with a quiet zone."""
     rows, columns = symbol.modules.shape
     size = columns * module_px, (rows if rows > 1 else columns // 2) * module_px
     modules = cv2.resize(symbol.modules, size, interpolation=cv2.INTER_NEAREST)
@@ -24,25 +24,25 @@ def printed(symbol: Symbol, module_px: int = 6) -> np.ndarray:
     return picture
 
 
-def test_a_qr_code_says_its_payload() -> None:
+def test_a_qr_code_can_be_read() -> None:
     assert cv2.QRCodeDetector().detectAndDecode(printed(qr_code("picture 000042")))[0] == "picture 000042"
 
 
-def test_a_barcode_says_its_payload() -> None:
+def test_a_barcode_can_be_read() -> None:
     symbol = linear_barcode("400638133393", "ean13")
-    seen = cv2.GaussianBlur(printed(symbol, 3), (5, 5), 0)  # OpenCV's reader wants a camera's softness
+    seen = cv2.GaussianBlur(printed(symbol, 3), (5, 5), 0)  # OpenCV's reader expects some blur, as from a camera
     assert cv2.barcode.BarcodeDetector().detectAndDecode(seen)[0] == symbol.payload == "4006381333931"
 
 
 @pytest.mark.parametrize("family", ["4X4_250", "ARUCO_ORIGINAL", "APRILTAG_36h11"])
-def test_a_marker_says_its_number(family: str) -> None:
+def test_a_marker_can_be_read(family: str) -> None:
     detector = cv2.aruco.ArucoDetector(cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, f"DICT_{family}")))
     symbol = marker(17, family)
     assert (detector.detectMarkers(printed(symbol, 20))[1].ravel().tolist(), symbol.payload) == ([17], "17")
 
 
 def test_a_data_matrix_has_its_finder_pattern() -> None:
-    """Two solid sides, two of alternating modules (ISO/IEC 16022); OpenCV reads none."""
+    """Two sides are solid and two alternate (ISO/IEC 16022). OpenCV cannot read a Data Matrix."""
     modules = data_matrix("parcel 0042").modules
     assert modules[:, 0].all()
     assert modules[-1].all()
@@ -51,20 +51,20 @@ def test_a_data_matrix_has_its_finder_pattern() -> None:
 
 
 @pytest.mark.parametrize("split", [dataset.TRAIN, dataset.TEST], ids=lambda split: split.name)
-def test_a_picture_depends_on_seed_split_and_number_alone(split: dataset.Split) -> None:
+def test_a_picture_depends_only_on_seed_split_and_number(split: dataset.Split) -> None:
     first, again, other = (dataset.scene(3, split, number, 320) for number in (7, 7, 8))
     assert np.array_equal(first.pixels, again.pixels)
     assert first.truths == again.truths
     assert not np.array_equal(first.pixels, other.pixels)
 
 
-def test_the_test_pictures_show_nothing_of_the_training_look() -> None:
+def test_the_test_look_shares_nothing_with_the_training_look() -> None:
     for attribute in ("photographs", "surfaces", "fonts"):
         assert not set(getattr(TRAINING, attribute)) & set(getattr(HELD_OUT, attribute))
     assert HELD_OUT.strength > TRAINING.strength
 
 
-def test_truths_lie_inside_their_picture() -> None:
+def test_boxes_are_inside_their_picture() -> None:
     scenes = [dataset.scene(3, dataset.TRAIN, number, 320) for number in range(60)]
     boxes = np.array([truth.box for scene in scenes for truth in scene.truths])
     assert len(boxes) > 60
@@ -74,8 +74,8 @@ def test_truths_lie_inside_their_picture() -> None:
 
 
 @pytest.mark.parametrize("is_bent", [False, True])
-def test_a_box_is_the_extent_of_the_modules(is_bent: bool) -> None:
-    """A black square on white paper, turned, tilted and round a cylinder: its box is where black is."""
+def test_a_box_matches_the_extent_of_the_modules(is_bent: bool) -> None:
+    """A black rectangle is turned, tilted and bent. Its box must match the black pixels."""
     rng = np.random.default_rng(0)
     for _ in range(20):
         art = Art(np.full((160, 200, 3), 255, np.uint8), outline_of(40, 30, 150, 130))
@@ -90,15 +90,15 @@ def test_a_box_is_the_extent_of_the_modules(is_bent: bool) -> None:
         assert box is not None
         np.testing.assert_allclose(
             box, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), atol=2.5
-        )  # a sharp corner ends in grey
+        )  # the pixels at a sharp corner are grey
 
 
-def test_a_label_is_printed_at_about_the_size_it_is_seen_at() -> None:
+def test_a_label_has_about_the_resolution_at_which_it_is_seen() -> None:
     art = print_label(np.random.default_rng(1), TRAINING, qr_code("hello"), 60)
     assert 60 <= np.ptp(art.outline[:, 0]) <= 130
 
 
-def test_every_sample_says_which_it_is() -> None:
+def test_the_number_of_every_sample_can_be_read() -> None:
     reader = cv2.QRCodeDetector()
     for number in (0, 7, 43):
         for scene, payload in (
@@ -108,10 +108,10 @@ def test_every_sample_says_which_it_is() -> None:
             assert samples.read_qr_codes(scene.pixels, [truth.box for truth in scene.truths], reader) >= {payload}
 
 
-def test_the_belt_moves_every_frame() -> None:
+def test_the_belt_moves_in_every_frame() -> None:
     for number in range(0, 300, 37):
-        now, later = ({truth.payload: truth.box for truth in samples.belt_frame(number + k).truths} for k in (0, 1))
-        moved = [later[payload][0] - now[payload][0] for payload in now.keys() & later.keys()]
+        before, after = ({truth.payload: truth.box for truth in samples.belt_frame(number + k).truths} for k in (0, 1))
+        moved = [after[payload][0] - before[payload][0] for payload in before.keys() & after.keys()]
         assert len(moved) >= 2
         assert min(moved) > 5
 
@@ -124,9 +124,9 @@ def test_a_score_counts_each_code_once() -> None:
     )
     guesses = [
         Guess("marker", 0.9, (1, 1, 20, 20)),
-        Guess("marker", 0.8, (0, 0, 19, 19)),  # the same code again
+        Guess("marker", 0.8, (0, 0, 19, 19)),  # a second guess for the same code
         Guess("barcode", 0.7, (50, 50, 70, 70)),  # the wrong label
-        Guess("barcode", 0.6, (85, 0, 100, 20)),  # on one that the edge cuts: neither right nor wrong
+        Guess("barcode", 0.6, (85, 0, 100, 20)),  # on a code cut off by the edge: neither right nor wrong
     ]
     result = score(scene, guesses)
     assert [truth.payload for truth, _ in result.found] == ["1"]
@@ -134,8 +134,8 @@ def test_a_score_counts_each_code_once() -> None:
     assert [guess.confidence for guess in result.false] == [0.8, 0.7]
 
 
-def test_the_embedded_model_is_as_good_as_it_was() -> None:
-    """On the first of the test pictures, which are harder than most; the README has the figures of all."""
+def test_the_embedded_model_has_not_become_worse() -> None:
+    """This uses the first test pictures, which are harder than average. The documentation has the figures for all."""
     photographs = [*package_files("ultralytics/assets"), *sorted((SHARED / "images").glob("*.jpg"))]
     report = evaluation.evaluate(3, photographs, pictures=200)
     found, asked = report.recall_from("all", 24)

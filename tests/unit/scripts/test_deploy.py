@@ -1,4 +1,4 @@
-"""scripts/deploy.py, before a dashboard and an application that answer what a test tells them to."""
+"""Tests of scripts/deploy.py with a fake dashboard and application, whose answers are set by each test."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from serve_app.types import Json
 CONFIG: Json = {"applications": [{"name": "sightline", "import_path": "serve_app.app:build_app"}]}
 
 
-class Told:
-    """Answers each path with what is told for it, one after the other, and the last one again and again."""
+class FakeServer:
+    """A server that gives the answers set for a path in order, and repeats the last one."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[tuple[int, Any]]] = {}
@@ -29,36 +29,36 @@ class Told:
         self.url = ""
 
     def next(self, path: str) -> tuple[int, Any]:
-        told = self.answers[path]
-        return told.pop(0) if len(told) > 1 else told[0]
+        answers = self.answers[path]
+        return answers.pop(0) if len(answers) > 1 else answers[0]
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
-    monkeypatch.setattr(script, "_LOOK_PERIOD_S", 0.01)
-    told = Told()
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    monkeypatch.setattr(script, "_POLL_INTERVAL_S", 0.01)
+    fake = FakeServer()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status_code, body = told.next(self.path)
+            status_code, body = fake.next(self.path)
             self.send_response(status_code)
             self.end_headers()
             self.wfile.write(json.dumps(body).encode())
 
         def do_PUT(self) -> None:
-            told.put.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            fake.put.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever).start()
-    told.url = f"http://127.0.0.1:{server.server_port}"
-    yield told
-    server.shutdown()
-    server.server_close()
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=listening.serve_forever).start()
+    fake.url = f"http://127.0.0.1:{listening.server_port}"
+    yield fake
+    listening.shutdown()
+    listening.server_close()
 
 
 def applications(status: str, message: str = "", **deployments: Json) -> tuple[int, Json]:
@@ -70,60 +70,60 @@ def models(state: str, refused_change: str = "") -> tuple[int, Json]:
     return 200, {"models": [status.model_dump()]}
 
 
-def test_it_waits_until_the_application_runs_as_the_config_says(told: Told) -> None:
-    told.answers = {"/api/serve/applications/": [applications("DEPLOYING"), applications("RUNNING")]}
-    deploy(CONFIG, told.url)
-    assert told.put == [CONFIG]
-    assert told.answers["/api/serve/applications/"] == [applications("RUNNING")]
+def test_it_waits_until_the_application_runs_as_the_config_says(server: FakeServer) -> None:
+    server.answers = {"/api/serve/applications/": [applications("DEPLOYING"), applications("RUNNING")]}
+    deploy(CONFIG, server.url)
+    assert server.put == [CONFIG]
+    assert server.answers["/api/serve/applications/"] == [applications("RUNNING")]
 
 
-def test_what_it_waits_for_is_said_once(told: Told) -> None:
+def test_progress_is_reported_only_when_it_changes(server: FakeServer) -> None:
     ingress, detector = {"status": "HEALTHY", "message": ""}, {"status": "UPDATING", "message": "no room"}
     waiting = applications("DEPLOYING", Ingress=ingress, Detector=detector)
-    told.answers = {"/api/serve/applications/": [waiting, waiting, applications("RUNNING")]}
-    heard: list[str] = []
-    deploy(CONFIG, told.url, heard.append)
-    assert heard == ["sightline: DEPLOYING Detector UPDATING (no room)"]
+    server.answers = {"/api/serve/applications/": [waiting, waiting, applications("RUNNING")]}
+    reports: list[str] = []
+    deploy(CONFIG, server.url, reports.append)
+    assert reports == ["sightline: DEPLOYING Detector UPDATING (no room)"]
 
 
-def test_the_token_is_the_one_that_ray_would_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("of a file\n")
+def test_the_token_is_found_where_ray_keeps_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("from a file\n")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    assert script.dashboard("http://127.0.0.1").headers["Authorization"] == "Bearer of a file"
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the shell")
-    assert script.dashboard("http://127.0.0.1").headers["Authorization"] == "Bearer of the shell"
+    assert script.dashboard("http://127.0.0.1").headers["Authorization"] == "Bearer from a file"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "from the shell")
+    assert script.dashboard("http://127.0.0.1").headers["Authorization"] == "Bearer from the shell"
 
 
-def test_what_serve_cannot_deploy_is_said(told: Told) -> None:
-    told.answers = {"/api/serve/applications/": [applications("DEPLOY_FAILED", "no such deployment")]}
+def test_a_failed_deployment_is_reported(server: FakeServer) -> None:
+    server.answers = {"/api/serve/applications/": [applications("DEPLOY_FAILED", "no such deployment")]}
     with pytest.raises(DeployRefused, match="sightline cannot be deployed: no such deployment"):
-        deploy(CONFIG, told.url)
+        deploy(CONFIG, server.url)
 
 
-def test_a_dashboard_that_wants_another_token_is_said(told: Told) -> None:
-    told.answers = {"/api/serve/applications/": [(401, "a token is missing")]}
+def test_a_refused_token_is_reported(server: FakeServer) -> None:
+    server.answers = {"/api/serve/applications/": [(401, "a token is missing")]}
     with pytest.raises(DeployRefused, match=r"answers 401: .*a token is missing"):
-        deploy(CONFIG, told.url)
+        deploy(CONFIG, server.url)
 
 
-def test_it_waits_until_no_model_is_being_changed(told: Told) -> None:
-    told.answers = {"/models": [models("changing"), models("changing"), models("ready")]}
-    (model,) = settled_models(Client(told.url))
+def test_it_waits_until_no_model_is_being_changed(server: FakeServer) -> None:
+    server.answers = {"/models": [models("changing"), models("changing"), models("ready")]}
+    (model,) = settled_models(Client(server.url))
     assert model.state == "ready"
     check_changed([model])
 
 
-def test_a_model_that_does_not_answer_is_asked_again_for_a_while(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    told.answers = {"/models": [(503, {"code": "unavailable"}), models("unavailable"), models("ready")]}
-    (model,) = settled_models(Client(told.url))
+def test_an_unavailable_model_is_polled_until_the_timeout(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answers = {"/models": [(503, {"code": "unavailable"}), models("unavailable"), models("ready")]}
+    (model,) = settled_models(Client(server.url))
     assert model.state == "ready"
-    monkeypatch.setattr(script, "_AVAILABLE_WITHIN_S", 0.0)
-    told.answers = {"/models": [models("unavailable")]}
-    with pytest.raises(DeployRefused, match="nothing is heard of default"):
-        settled_models(Client(told.url))
+    monkeypatch.setattr(script, "_STATUS_TIMEOUT_S", 0.0)
+    server.answers = {"/models": [models("unavailable")]}
+    with pytest.raises(DeployRefused, match="the outcome is unknown: default did not answer"):
+        settled_models(Client(server.url))
 
 
-def test_a_model_that_goes_on_as_it_was_is_said(told: Told) -> None:
-    told.answers = {"/models": [models("ready", "OpenVINO cannot read broken.onnx")]}
-    with pytest.raises(DeployRefused, match=r"default goes on as it was: OpenVINO cannot read broken\.onnx"):
-        check_changed(settled_models(Client(told.url)))
+def test_a_refused_change_is_reported(server: FakeServer) -> None:
+    server.answers = {"/models": [models("ready", "OpenVINO cannot read broken.onnx")]}
+    with pytest.raises(DeployRefused, match=r"default was not changed: OpenVINO cannot read broken\.onnx"):
+        check_changed(settled_models(Client(server.url)))

@@ -1,4 +1,4 @@
-"""The trial of the field: how it judges, and what its cases of machines stand on."""
+"""Tests of the field trial: its verdicts, and the tools of its machine cases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.trials.field.trial import Verdict, judge, of_kind, table, try_all
 
 
 def broken(url: str) -> str | None:
-    raise ConnectionError(f"{url} is away")
+    raise ConnectionError(f"{url} is down")
 
 
 RIGHT = Case("cats", "black", lambda url: None)
@@ -23,11 +23,11 @@ WRONG = Case("cats", "white", lambda url: f"{url} finds a [dog]")
 BROKEN = Case("dogs", "any", broken)
 
 
-def test_a_case_that_cannot_be_tried_is_wrong() -> None:
-    assert judge(BROKEN, "x") == Verdict(BROKEN, "it could not be tried: ConnectionError: x is away")
+def test_a_case_that_raises_is_counted_as_wrong() -> None:
+    assert judge(BROKEN, "x") == Verdict(BROKEN, "it could not be tried: ConnectionError: x is down")
 
 
-def test_the_table_has_a_row_a_kind_and_a_sentence_for_what_is_wrong() -> None:
+def test_the_table_has_a_row_for_each_kind_and_a_sentence_for_each_problem() -> None:
     done: list[float] = []
     verdicts = try_all((RIGHT, WRONG, BROKEN), "x", done.append)
     console = Console(width=100)
@@ -36,21 +36,21 @@ def test_the_table_has_a_row_a_kind_and_a_sentence_for_what_is_wrong() -> None:
     rows = [row.rstrip().split(maxsplit=3) for row in shown.get().splitlines() if row.strip()]
     assert rows[2:] == [
         ["cats", "2", "1", "white: x finds a [dog]"],
-        ["dogs", "1", "0", "any: it could not be tried: ConnectionError: x is away"],
+        ["dogs", "1", "0", "any: it could not be tried: ConnectionError: x is down"],
     ]
     assert done == [1, 2, 3]
 
 
-def test_kinds_are_chosen_by_a_part_of_their_names() -> None:
+def test_kinds_are_selected_by_a_part_of_their_name() -> None:
     assert of_kind((RIGHT, BROKEN), "DOG") == [BROKEN]
     assert of_kind((RIGHT, BROKEN), None) == [RIGHT, BROKEN]
 
 
-def test_every_case_has_a_name_of_its_own() -> None:
+def test_case_names_are_unique() -> None:
     assert max(Counter((case.kind, case.member) for case in CASES).values()) == 1
 
 
 @pytest.mark.parametrize("open_files", [64, 4096])
-def test_a_limit_of_open_files_is_a_hard_one(open_files: int) -> None:
+def test_the_limit_of_open_files_is_a_hard_limit(open_files: int) -> None:
     shown = subprocess.run([*limited(open_files), "sh", "-c", "ulimit -Hn"], capture_output=True, text=True, check=True)
     assert int(shown.stdout) == open_files

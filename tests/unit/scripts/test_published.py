@@ -1,4 +1,4 @@
-"""Fetching the published model: known content or nothing, and one sentence why not."""
+"""Tests of the download of the published model, which accepts only the known content."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 
 from scripts.codes import published
 
-CONTENT = b"a model, as far as anyone here can tell"
+CONTENT = b"the weights of a model"
 
 
 class Host(BaseHTTPRequestHandler):
-    """Serves the content at every path."""
+    """A handler that serves the content at every path."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -30,7 +30,7 @@ class Host(BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    """In the place of GitHub, with the content that is known."""
+    """Run a server in place of GitHub, whose content has the known hash."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Host)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(published, "URL", f"http://127.0.0.1:{server.server_port}/yolo26n.pt")
@@ -40,7 +40,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     server.server_close()
 
 
-def test_it_is_fetched_once_and_kept(host: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_the_file_is_downloaded_once_and_kept(host: ThreadingHTTPServer, tmp_path: Path) -> None:
     path = published.fetch(tmp_path / "cache")
     assert (path.name, path.read_bytes()) == ("yolo26n.pt", CONTENT)
     host.shutdown()
@@ -50,13 +50,13 @@ def test_it_is_fetched_once_and_kept(host: ThreadingHTTPServer, tmp_path: Path) 
 
 def test_other_content_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(published, "SHA256", "0" * 64)
-    with pytest.raises(published.NotFetched, match="not what was published"):
+    with pytest.raises(published.NotFetched, match="is not the published one"):
         published.fetch(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "no address"])
-def test_without_a_network_it_says_so(proxy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_network_is_reported(proxy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NO_PROXY")
     monkeypatch.setenv("ALL_PROXY", proxy)
     monkeypatch.setenv("HTTP_PROXY", proxy)
@@ -64,7 +64,7 @@ def test_without_a_network_it_says_so(proxy: str, monkeypatch: pytest.MonkeyPatc
         published.fetch(tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(published.NotFetched):
         published.fetch(tmp_path / "file")

@@ -1,4 +1,4 @@
-"""What the trial of scaling calls wrong."""
+"""Tests of the verdicts of the scaling trial."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ PLAN = Plan(low=20, high=120, least=1, most=4, low_s=10, hold_s=60, downscale_de
 
 
 def trial(*wanted: tuple[float, int]) -> Scaling:
-    """The load steps up after 10 s and down after 100; so many are wanted from a moment on, and run from 20 s on."""
+    """Return a run whose load steps up at 10 s and down at 100 s. ``wanted`` has times and wanted numbers."""
     looks = [DetectorCount(at_s, [number for from_s, number in wanted if from_s <= at_s][-1], 4) for at_s in range(200)]
     return Scaling(PLAN, looks, up_at_s=10, held_at_s=20, down_at_s=100)
 
 
-def test_up_at_once_and_down_once_is_right() -> None:
+def test_scaling_up_in_time_and_down_once_is_right() -> None:
     seen = trial((0, 1), (15, 3), (19, 4), (135, 1))
     assert judge(seen) == []
     assert (seen.up_s, seen.down_s, seen.changes(0, seen.end_s)) == (10, 35, [3, 4, 1])
@@ -31,9 +31,9 @@ def test_up_at_once_and_down_once_is_right() -> None:
         ([(0, 1), (15, 4), (135, 1), (150, 2)], "at low load the number of Detectors became 2"),
     ],
 )
-def test_what_is_wrong_is_said(wanted: list[tuple[float, int]], problem: str) -> None:
-    (said,) = judge(trial(*wanted))
-    assert problem in said
+def test_each_problem_is_reported(wanted: list[tuple[float, int]], problem: str) -> None:
+    (found,) = judge(trial(*wanted))
+    assert problem in found
 
 
 def test_a_slow_start_is_wrong() -> None:

@@ -1,4 +1,4 @@
-"""The batcher under overload, in virtual time."""
+"""Tests of the batcher under overload, in virtual time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from scripts.benchmark.simulation import OVERLOAD, SenderGroup, simulate
 BATCH_S = 0.2
 
 
-def test_under_overload_a_client_waits_for_one_batch_at_most() -> None:
+def test_under_overload_a_client_waits_for_at_most_one_batch() -> None:
     seen = simulate(OVERLOAD, batch_s=BATCH_S, max_batch_size=8, duration_s=120)
     assert len(seen["clients"].queue_s) > 500
     assert np.percentile(seen["clients"].queue_s, 99) <= BATCH_S * 1.01
-    assert len(seen["job"].queue_s) > 100  # and nobody starves
+    assert len(seen["job"].queue_s) > 100  # and the job does not starve
 
 
 def test_streams_have_equal_shares() -> None:
@@ -26,7 +26,7 @@ def test_streams_have_equal_shares() -> None:
 
 @pytest.mark.parametrize("senders", [8, 400])
 def test_a_greedy_tenant_leaves_the_others_their_share(senders: int) -> None:
-    """A fifth of 40 images/s each, whether the greedy one fills the queue or not."""
+    """Each tenant gets a fifth of 40 images/s, whether or not the greedy one fills the queue."""
     modest = [SenderGroup("interactive", f"modest {number}", senders=8) for number in range(4)]
     seen = simulate(
         [*modest, SenderGroup("interactive", "greedy", senders=senders)],

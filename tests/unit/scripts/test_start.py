@@ -1,4 +1,4 @@
-"""The Python scripts start by themselves, from any folder, with the environment's Python."""
+"""Tests that the Python scripts can be executed from any folder and use the environment's Python."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def test_the_first_line_finds_the_environment_from_any_folder(tmp_path: Path) ->
     assert "--source" in done.stdout
 
 
-def test_all_of_them_begin_with_the_same_line_and_may_be_executed() -> None:
+def test_all_scripts_begin_with_the_same_line_and_are_executable() -> None:
     scripts = [SCRIPTS / name for name in ("bench.py", "deploy.py", "soak.py", "streams.py")]
     assert len({script.read_text().splitlines()[0] for script in scripts}) == 1
     assert all(script.stat().st_mode & 0o111 for script in scripts)
 
 
-def test_another_python_is_told_which_one_to_use() -> None:
-    """One without this environment's packages."""
+def test_another_python_is_refused_with_a_hint() -> None:
+    """The other Python lacks the packages of this environment."""
     command = [sys.executable, "-E", "-S", str(SCRIPTS / "streams.py"), "list"]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
