@@ -147,7 +147,7 @@ def ray_folder() -> Path:
 
 def shorten_tmpdir(short: str, tell: Tell) -> None:
     """Have ``short`` in place of a TMPDIR in which a socket's path would be too long."""
-    folder = tempfile.gettempdir()
+    folder = os.environ.get("TMPDIR") or tempfile.gettempdir()  # Ray makes a TMPDIR that does not exist
     if len(os.fsencode(folder + _LONGEST_OF_PYTHON)) > _SOCKET_PATH_BYTES:
         tell(f"TMPDIR is too long for the paths of sockets, so temporary files lie in {short}")
         os.environ["TMPDIR"] = tempfile.tempdir = short
