@@ -149,7 +149,7 @@ def ray_folder() -> Path:
 
 def shorten_tmpdir(short: str, tell: Tell) -> None:
     """Set TMPDIR to ``short`` if the paths of sockets in the current TMPDIR would be too long."""
-    folder = tempfile.gettempdir()
+    folder = os.environ.get("TMPDIR") or tempfile.gettempdir()  # Ray creates a TMPDIR that does not exist
     if len(os.fsencode(folder + _LONGEST_PYTHON_PATH)) > _SOCKET_PATH_BYTES:
         tell(f"TMPDIR is too long for the paths of sockets, so temporary files are kept in {short}")
         os.environ["TMPDIR"] = tempfile.tempdir = short

@@ -105,6 +105,12 @@ def test_tmpdir_is_short_enough_for_pythons_own_sockets(public_folder: Path, len
     assert (len(said), used) == ((0, str(folder)) if length == 60 else (1, "/tmp"))
 
 
+def test_a_long_tmpdir_that_is_still_to_be_made_is_shortened_too(public_folder: Path) -> None:
+    """Ray makes it."""
+    done = in_a_process("s.shorten_tmpdir('/tmp', print)", TMPDIR=str(public_folder / ("t" * 200)))
+    assert "TMPDIR is too long" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "https_proxy", "grpc_proxy"])
 @pytest.mark.parametrize("known", [{}, {"NO_PROXY": "intern.example"}, {"no_proxy": "localhost, intern.example"}])
 def test_no_proxy_is_used_for_this_machine(monkeypatch: pytest.MonkeyPatch, name: str, known: dict[str, str]) -> None:
