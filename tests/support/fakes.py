@@ -118,7 +118,7 @@ class FakeStreams:
         if self.failure:
             raise self.failure
         if spec.id in self.specs:
-            raise Conflict(f"there is a stream {spec.id!r} already")
+            raise Conflict(f"stream {spec.id!r} already exists")
         self.specs[spec.id], self.logs[spec.id] = spec, EventLog(spec.id, [])
         return await self.status(spec.id)
 

@@ -15,7 +15,7 @@ from serve_app.streams.capture.video import open_video
 from serve_app.streams.progress import Progress
 from serve_app.types import Position
 
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 1.5  # a source is read again within 2 s of its return
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 1.5  # a source is read again within 2 s of its return
 _FAILED_RETRY_S = 60.0  # before a source that needs its operator is tried again: some cameras lock out frequent logins
 
 
@@ -58,25 +58,25 @@ class ReconnectingSource:
                     hwaccel=self._hwaccel,
                     guard=self._guard,
                 ) as video:
-                    self._progress.opened(video.fps, video.passed_over)
+                    self._progress.source_opened(video.fps, video.passed_over)
                     self._after = None
                     read(video)
                 if video.has_end:
                     if self._loop:
                         continue
                     return
-                self._progress.source_is("reconnecting", f"{self._source.name} ended")
+                self._progress.set_source_state("reconnecting", f"{self._source.name} ended")
             except SourceError as exc:
                 if self._needs_operator(exc):
-                    self._progress.source_is("failed", exc.detail)
+                    self._progress.set_source_state("failed", exc.detail)
                     if not self._source.is_live:
                         return
                     pause_s = _FAILED_RETRY_S
                 else:
                     state: State = "stalled" if isinstance(exc, SourceStalled) else "reconnecting"
-                    self._progress.source_is(state, exc.detail)
+                    self._progress.set_source_state(state, exc.detail)
             finally:
-                self._progress.stopped_reading()
+                self._progress.read_ended()
             failures = 0 if self._progress.captured > captured else failures + 1
             self._progress.reconnects += 1
             self._stopped.wait(_backoff_s(failures) if pause_s is None else pause_s)
@@ -91,4 +91,4 @@ class ReconnectingSource:
 def _backoff_s(failures: int) -> float:
     """Return how long to wait after so many failures in a row: doubled each time, up to a limit."""
     # Jitter, so that forty cameras behind one switch do not reconnect at the same moment.
-    return min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1)
+    return min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1)

@@ -4,7 +4,7 @@ import pytest
 
 from serve_app.errors import Overloaded
 from serve_app.schemas.streams import Policy, SourceSpec, StreamSpec
-from serve_app.streams.admission import StreamDemand, admit, check_room
+from serve_app.streams.admission import StreamDemand, admit, check_stream_count
 
 
 def load(policy: Policy = "drop_oldest", source_fps: float | None = None, **fields: object) -> StreamDemand:
@@ -38,9 +38,9 @@ def test_a_source_that_has_not_said_its_rate_is_taken_for_a_usual_camera() -> No
 
 
 def test_there_may_be_as_many_streams_as_the_setting_says() -> None:
-    check_room(255, 256)
+    check_stream_count(255, 256)
     for count in (256, 257):  # more: it was lowered
         sentence = rf"^streams\.max_streams: there are {count} streams, and no more than 256 may be"
         with pytest.raises(Overloaded, match=sentence) as refusal:
-            check_room(count, 256)
+            check_stream_count(count, 256)
         assert refusal.value.limit == "streams.max_streams"

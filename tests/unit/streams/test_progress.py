@@ -20,19 +20,19 @@ def clock() -> Clock:
 def progress(clock: Clock) -> Progress:
     """A stream whose source is connected and said that it sends 10 frames a second."""
     progress = Progress(clock)
-    progress.opened(10)
+    progress.source_opened(10)
     return progress
 
 
 def frame(progress: Progress) -> None:
-    progress.reading()
-    progress.stopped_reading()
-    progress.read()
+    progress.read_started()
+    progress.read_ended()
+    progress.frame_captured()
 
 
 def result(progress: Progress) -> None:
-    progress.asking()
-    progress.answered()
+    progress.detection_started()
+    progress.detection_succeeded()
 
 
 def test_a_stream_starts_and_runs(progress: Progress) -> None:
@@ -43,7 +43,7 @@ def test_a_stream_starts_and_runs(progress: Progress) -> None:
 
 def test_a_source_that_is_connected_and_silent_has_stalled(progress: Progress, clock: Clock) -> None:
     frame(progress)
-    progress.reading()
+    progress.read_started()
     clock.now_s += 2.9
     assert progress.health()[0] == "running"
     clock.now_s += 0.2
@@ -53,9 +53,9 @@ def test_a_source_that_is_connected_and_silent_has_stalled(progress: Progress, c
 
 
 def test_a_slow_source_has_more_time(progress: Progress, clock: Clock) -> None:
-    progress.opened(0.1)
+    progress.source_opened(0.1)
     frame(progress)
-    progress.reading()
+    progress.read_started()
     clock.now_s += 29
     assert progress.health()[0] == "running"
     clock.now_s += 2
@@ -70,14 +70,14 @@ def test_a_source_that_is_waited_with_has_not_stalled(progress: Progress, clock:
 
 def test_a_detector_that_does_not_answer_blocks(progress: Progress, clock: Clock) -> None:
     frame(progress)
-    progress.asking()
+    progress.detection_started()
     clock.now_s += 1.9
     assert progress.health() == ("running", "")
     clock.now_s += 0.2
     assert progress.health() == ("blocked", "the detector does not answer")
-    progress.refused("the service is at its limit")
+    progress.detection_refused("the service is at its limit")
     assert progress.health() == ("blocked", "the service is at its limit")
-    progress.answered()
+    progress.detection_succeeded()
     assert progress.health() == ("running", "")
 
 
@@ -116,28 +116,28 @@ def test_frames_that_are_dropped_on_purpose_do_not_block(progress: Progress, clo
 
 def test_a_source_that_is_gone_says_so_whatever_the_detector_does(progress: Progress, clock: Clock) -> None:
     frame(progress)
-    progress.asking()
-    progress.source_is("reconnecting", "cam: Connection refused")
+    progress.detection_started()
+    progress.set_source_state("reconnecting", "cam: Connection refused")
     clock.now_s += 60
     assert progress.health() == ("reconnecting", "cam: Connection refused")
 
 
 def test_what_failed_is_not_completed(progress: Progress) -> None:
-    progress.source_is("failed", "cam cannot be read as video")
-    progress.finished()
+    progress.set_source_state("failed", "cam cannot be read as video")
+    progress.complete()
     assert progress.health() == ("failed", "cam cannot be read as video")
 
 
 def test_the_end_is_told(progress: Progress) -> None:
     frame(progress)
-    progress.finished()
+    progress.complete()
     assert progress.health() == ("completed", "")
 
 
 def test_a_lost_frame_is_counted(progress: Progress, clock: Clock) -> None:
     frame(progress)
-    progress.asking()
-    progress.lost("error", "the detector failed: RuntimeError")
+    progress.detection_started()
+    progress.detection_failed("error", "the detector failed: RuntimeError")
     clock.now_s += 60
     assert progress.health() == ("running", "the detector failed: RuntimeError")
     assert (progress.processed, progress.dropped) == (0, {"error": 1})
@@ -145,12 +145,12 @@ def test_a_lost_frame_is_counted(progress: Progress, clock: Clock) -> None:
 
 def test_what_the_capture_dropped_ahead_counts_when_its_turn_has_come(progress: Progress) -> None:
     for frame_id in range(6):
-        progress.read()
+        progress.frame_captured()
         if frame_id in {1, 2, 4, 5}:
             progress.drop("max_fps", frame_id)
-    assert progress.dropped_until(0) == {}
-    assert progress.dropped_until(3) == {"max_fps": 2}
-    assert progress.dropped_until(5) == progress.dropped == {"max_fps": 4}
+    assert progress.dropped_up_to(0) == {}
+    assert progress.dropped_up_to(3) == {"max_fps": 2}
+    assert progress.dropped_up_to(5) == progress.dropped == {"max_fps": 4}
 
 
 def test_a_rate_is_that_of_the_last_seconds() -> None:
@@ -180,7 +180,7 @@ def test_both_sides_may_drop_frames_at_once() -> None:
     try:
         for _ in range(2000):
             progress.drop("expired")
-            assert progress.dropped_until(-1)["expired"]
+            assert progress.dropped_up_to(-1)["expired"]
     finally:
         over.set()
         thread.join()

@@ -177,7 +177,7 @@ async def test_credentials_of_a_stream_come_back_in_no_answer_and_no_log_line(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serve_app.streams.stream._CLOSE_WITHIN_S", 0.1)
+    monkeypatch.setattr("serve_app.streams.stream._CLOSE_TIMEOUT_S", 0.1)
     caplog.set_level(logging.DEBUG)
     key, entry = make_key("dock", ["streams"])
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 async def test_who_takes_over_goes_on_and_says_what_is_lost(video: Path) -> None:
     died = new_stream(video, detector := FakeDetector())
     detector.asked = lambda: dying.cancel() if len(detector.seen) == 7 else None  # while frame 7 is under way
-    dying = asyncio.create_task(died._detect_until_the_end())
+    dying = asyncio.create_task(died._detect_frames())
     died._loop = asyncio.get_running_loop()
     await asyncio.gather(dying, return_exceptions=True)
     died.stop()

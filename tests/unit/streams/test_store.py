@@ -33,7 +33,7 @@ def test_a_record_is_replaced_and_deleted(tmp_path: Path) -> None:
 def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     store = StreamStore(tmp_path / "app")
     store.put(record())
-    assert store.hold()
+    assert store.acquire()
     store.bookmark_file("lot").close()
     assert (tmp_path / "app").stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "app").iterdir()} == {0o600}
@@ -54,9 +54,9 @@ def test_a_record_that_cannot_be_read_hurts_no_other_and_stays(
 
 def test_one_process_at_a_time_holds_it(tmp_path: Path) -> None:
     first, second = StreamStore(tmp_path), StreamStore(tmp_path)
-    assert first.hold()
-    assert first.hold()
-    assert not second.hold()
-    first.let_go()
-    assert second.hold()
-    second.let_go()
+    assert first.acquire()
+    assert first.acquire()
+    assert not second.acquire()
+    first.release()
+    assert second.acquire()
+    second.release()

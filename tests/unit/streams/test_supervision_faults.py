@@ -142,7 +142,7 @@ async def test_a_restart_is_written_before_another_process_may_hold_the_store(
 
         return await asyncio.shield(asyncio.create_task(work()))
 
-    monkeypatch.setattr(StreamStore, "let_go", lambda store: done.append("let_go"))
+    monkeypatch.setattr(StreamStore, "release", lambda store: done.append("release"))
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
@@ -150,7 +150,7 @@ async def test_a_restart_is_written_before_another_process_may_hold_the_store(
         monkeypatch.setattr(asyncio, "to_thread", write_slowly)
         workers.last.die()
         await asyncio.sleep(1)
-    assert done == ["put", "let_go"]
+    assert done == ["put", "release"]
     assert [record.restarts for record in StreamStore(tmp_path).records()] == [1]
 
 
