@@ -9,7 +9,7 @@ from serve_app.errors import NotFound, ServeAppError
 from serve_app.streams.keepalive import KeepAlive
 from serve_app.streams.registry import Registry, SupervisedStream, uninterrupted
 from serve_app.streams.store import Record
-from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, with_timeout, reason_of
+from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, reason_of, with_timeout
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from serve_app.errors import ServeAppError
 from serve_app.schemas.streams import StreamStatus
 from serve_app.streams.capture.source import Source
 from serve_app.streams.registry import Registry, SupervisedStream
-from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, WorkerUnreachable, with_timeout, reason_of
+from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, WorkerUnreachable, reason_of, with_timeout
 
 logger = logging.getLogger(__name__)
 

@@ -252,7 +252,7 @@ class Stream:
                 self._scene = await asyncio.to_thread(Scene, self._spec, fps, self._bookmark)  # it may load a library
             if await self._in_thread(self._scene.is_still, frame, pixels):
                 self._progress.drop("no_motion")
-                self._add_regions(self._scene.stay(frame, pixels))
+                self._add_regions(self._scene.update_still(frame, pixels))
             else:
                 await self._detect(frame, pixels, self._scene)
             self._move_bookmark(frame)

@@ -69,7 +69,7 @@ async def test_what_was_sent_while_the_broker_was_away_arrives_when_it_is_back(
                 server.kill()
                 cable.unplug()
                 put(sink, range(100 * times + 1, 100 * times + 100))
-                await until(lambda: sink.status().detail.startswith("it cannot be reached"))
+                await until(lambda: sink.status().detail.startswith("the broker cannot be reached"))
                 server.start()
                 async with subscription(server.port, received):
                     cable.plug()

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from serve_app.schemas.streams import StateChange
-from serve_app.streams.outputs.events import _KEPT, EventLog
+from serve_app.streams.outputs.events import _MAX_KEPT, EventLog
 from serve_app.types import EventPage
 
 pytestmark = pytest.mark.anyio
@@ -54,21 +54,21 @@ async def test_when_the_time_is_up_the_page_is_empty_and_says_where_to_go_on(log
 
 
 async def test_what_is_no_longer_kept_is_counted_as_missed(log: EventLog) -> None:
-    for _ in range(_KEPT + 10):
+    for _ in range(_MAX_KEPT + 10):
         log.add("state", RUNNING)
     page = await log.page(6, 0)
     assert (page.missed, page.events[0].event_id) == (10, 17)
 
 
 async def test_everything_is_read_page_by_page(log: EventLog) -> None:
-    for _ in range(_KEPT):
+    for _ in range(_MAX_KEPT):
         log.add("state", RUNNING)
     seen, after = [], 6
     while after < log.next_id - 1:
         page = await log.page(after, 0)
         seen += ids(page)
         after = seen[-1]
-    assert seen == list(range(7, 7 + _KEPT))
+    assert seen == list(range(7, 7 + _MAX_KEPT))
 
 
 async def test_an_event_that_comes_as_the_time_is_up_is_not_passed_over(log: EventLog) -> None:

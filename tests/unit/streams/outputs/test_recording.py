@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_written_costs_frames_that_are_counted(tmp_path:
     recorded.show(1, "dog")
     while recorded.recorder.status().dropped != {"unwritable": 2}:
         time.sleep(0.001)
-    assert recorded.recorder.status().detail == "it cannot be written: No such file or directory"
+    assert recorded.recorder.status().detail == "the recording cannot be written: No such file or directory"
     assert str(tmp_path) not in recorded.recorder.status().detail
     folder.parent.mkdir()
     recorded.show(2, "dog")

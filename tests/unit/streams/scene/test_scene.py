@@ -58,7 +58,7 @@ def test_what_stands_still_keeps_its_id_and_goes_on_being_inside() -> None:
     assert not scene.is_still(frame(3), PIXELS)
     for number in range(4, 100):
         assert scene.is_still(frame(number), PIXELS)
-        assert scene.stay(frame(number), PIXELS) == []
+        assert scene.update_still(frame(number), PIXELS) == []
     detections, _ = scene.update(answer(40), frame(100))
     assert detections.track_id is not None
     assert detections.track_id.tolist() == [1]

@@ -82,7 +82,7 @@ async def test_a_file_goes_on_where_an_earlier_sink_left_it(tmp_path: Path) -> N
 async def test_a_folder_that_is_missing_is_waited_for(tmp_path: Path) -> None:
     sink = new_sink(tmp_path / "mounted-later", type="jsonl", path="a/b.jsonl")
     sink.put(event(0))
-    await until(lambda: sink.status().detail == "it cannot be written: No such file or directory")
+    await until(lambda: sink.status().detail == "the file cannot be written: No such file or directory")
     (tmp_path / "mounted-later").mkdir()
     await until(lambda: sink.status().sent)
     assert lines_of(tmp_path / "mounted-later/lot/a/b.jsonl") == [0]
@@ -94,7 +94,7 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
     (tmp_path / "lot").mkdir()
     (tmp_path / "lot/a.jsonl").symlink_to("/dev/full")
     sink.put(event(0))
-    await until(lambda: sink.status().detail == "it cannot be written: No space left on device")
+    await until(lambda: sink.status().detail == "the file cannot be written: No space left on device")
     sink.put(event(1))
     (tmp_path / "lot/a.jsonl").unlink()
     await until(lambda: sink.status().sent == 2)
@@ -122,7 +122,7 @@ async def test_a_batch_that_fits_half_leaves_no_half_line(
     file_size_limit(full)
     for event_id in range(10, 13):
         sink.put(event(event_id))
-    await until(lambda: sink.status().detail == "it cannot be written: File too large")
+    await until(lambda: sink.status().detail == "the file cannot be written: File too large")
     assert path.stat().st_size == before
     file_size_limit(full + 1000)
     await until(lambda: sink.status().sent == 3)
