@@ -96,7 +96,9 @@ class Admission:
     def check_model(self, spec: StreamSpec) -> None:
         """Raise InvalidParameter if the stream's model is not deployed."""
         if not self._detectors.has_model(spec.detect.model):
-            raise InvalidParameter(f"detect.model: model {spec.detect.model!r} is not currently deployed; see GET /models")
+            raise InvalidParameter(
+                f"detect.model: model {spec.detect.model!r} is not currently deployed; see GET /models"
+            )
 
     async def check(self, spec: StreamSpec) -> float | None:
         """Check the settings of a stream that does not run yet.

@@ -137,9 +137,8 @@ class Recorder:
             self._pre_roll.append((frame.captured_at_s, encode_jpeg(small)))
 
     def _start(self, frame: _DetectedFrame, small: Pixels, seen: set[str]) -> None:
-        self._folder.mkdir(
-            mode=0o700, exist_ok=True
-        )  # without parents: they may be a mount point whose volume is missing
+        # We do not create the parents, because they may be the mount point of a volume that is missing.
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         name = datetime.fromtimestamp(frame.captured_at_s, UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")[:-3] + "Z"
         snapshot = self._folder / f"{name}.jpg"
         _write(snapshot, encode_jpeg(draw(frame.pixels.copy(), frame.detections)))

@@ -70,6 +70,6 @@ class Tracker:
         return ids
 
     def _advance(self, at_s: float | None) -> None:
-        passed_s = 0.0 if at_s is None or self._last_at_s is None else at_s - self._last_at_s
-        self._clock_s += passed_s if passed_s > 0 else self._frame_s
+        elapsed_s = 0.0 if at_s is None or self._last_at_s is None else at_s - self._last_at_s
+        self._clock_s += elapsed_s if elapsed_s > 0 else self._frame_s
         self._last_at_s = at_s

@@ -147,7 +147,7 @@ def test_a_live_playlist_that_starts_again_goes_on(read: Read) -> None:
 
 def test_a_live_playlist_that_stands_still_has_stalled(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hls, "_STALLED_AFTER_S", 0.0)
-    monkeypatch.setattr(hls, "_STALLED_AFTER", 0.0)
+    monkeypatch.setattr(hls, "_STALLED_AFTER_TARGETS", 0.0)
     with pytest.raises(SourceStalled, match="no new segments"):
         read(SEGMENTS | {"/a": live(window(0, 2))})
 

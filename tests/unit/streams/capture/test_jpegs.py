@@ -6,7 +6,7 @@ import pytest
 
 from scripts.trials.field.videos.clips import jpeg, several
 from serve_app.streams.capture import jpegs
-from serve_app.streams.capture.jpegs import EndlessJpeg, JpegTooLarge, are_frames, split_jpegs
+from serve_app.streams.capture.jpegs import EndlessJpeg, JpegTooLarge, is_mjpeg, split_jpegs
 
 SHOTS = [jpeg(width, 64, shade) for width, shade in ((64, None), (48, 0), (80, 200), (64, 90))]
 
@@ -49,7 +49,7 @@ def test_an_index_of_pictures_that_is_none_does_no_harm(index: bytes) -> None:
 
 
 def test_jpegs_of_one_size_are_frames_and_what_belongs_to_a_picture_is_none() -> None:
-    assert are_frames(SHOTS[0] + 2 * SHOTS[3])
+    assert is_mjpeg(SHOTS[0] + 2 * SHOTS[3])
     pictures = (
         SHOTS[0],
         SHOTS[0] + SHOTS[3],
@@ -58,7 +58,7 @@ def test_jpegs_of_one_size_are_frames_and_what_belongs_to_a_picture_is_none() ->
         SHOTS[0] + b"\0\0\0\x18ftypmp42" + bytes(99),
         b"\xff\xd8\xff",
     )
-    assert not any(map(are_frames, pictures))
+    assert not any(map(is_mjpeg, pictures))
 
 
 def test_a_picture_that_breaks_off_costs_no_other() -> None:
