@@ -168,5 +168,5 @@ class Progress:
             return "stalled", f"no frame for {now_s - self._reading_since_s:.0f} s"
         late, processed = self._late_rate.per_second(), self.processed_rate.per_second()
         if late and processed < _BLOCKED_SHARE * (late + processed):
-            return "blocked", f"the detector takes {processed:.1f} of {late + processed:.1f} frames a second"
+            return "blocked", f"the detector processes {processed:.1f} of {late + processed:.1f} frames per second"
         return state, self._detector_detail

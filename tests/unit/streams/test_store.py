@@ -30,7 +30,7 @@ def test_a_record_is_replaced_and_deleted(tmp_path: Path) -> None:
     assert store.records() == []
 
 
-def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+def test_only_the_owner_may_read_the_store(tmp_path: Path) -> None:
     store = StreamStore(tmp_path / "app")
     store.put(record())
     assert store.acquire()
@@ -39,9 +39,7 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "app").iterdir()} == {0o600}
 
 
-def test_a_record_that_cannot_be_read_hurts_no_other_and_stays(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unreadable_record_is_kept_and_affects_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = StreamStore(tmp_path)
     store.put(record())
     (tmp_path / "yard.json").write_text('{"spec": {"source": {"uri": "rtsp://user:secret@host"}, "typo": 1}}')
@@ -52,7 +50,7 @@ def test_a_record_that_cannot_be_read_hurts_no_other_and_stays(
     assert (tmp_path / "yard.json").exists()
 
 
-def test_one_process_at_a_time_holds_it(tmp_path: Path) -> None:
+def test_one_process_at_a_time_holds_the_store(tmp_path: Path) -> None:
     first, second = StreamStore(tmp_path), StreamStore(tmp_path)
     assert first.acquire()
     assert first.acquire()
