@@ -152,7 +152,10 @@ class KeepAlive:
             stream.worker = None
             await self._kill_until_gone(stream)  # a worker that failed may still be alive
             await self._count_restart(stream)
-            _mark_starting(stream, f"the stream's process ended ({reason}); restart {stream.record.restarts}")
+            _mark_starting(
+                stream,
+                f"the stream's process ended ({reason}); restarting it; restarts so far: {stream.record.restarts}",
+            )
             await asyncio.sleep(min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(deaths, 16)))
 
     async def _count_restart(self, stream: SupervisedStream) -> None:

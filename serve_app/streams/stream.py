@@ -255,13 +255,13 @@ class Stream:
                 self._add_regions(self._scene.update_still(frame, pixels))
             else:
                 await self._detect(frame, pixels, self._scene)
-            self._move_bookmark(frame)
+            self._update_bookmark(frame)
         if not self._is_stopped:
             self._progress.complete()
 
     async def _detect(self, frame: Frame, pixels: Pixels, scene: Scene) -> None:
         self._progress.detection_started()
-        self._move_bookmark(frame)
+        self._update_bookmark(frame)
         answer = await self._detect_with_retries(frame, pixels)
         if answer is None:
             return
@@ -325,7 +325,7 @@ class Stream:
         call = functools.partial(work, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._frame_thread, call)
 
-    def _move_bookmark(self, frame: Frame) -> None:
+    def _update_bookmark(self, frame: Frame) -> None:
         """Save that this frame has been started or processed, so that the next process continues after it.
 
         We write in the event loop itself, because no client may see an event before the bookmark covers its id:

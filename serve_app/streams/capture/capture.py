@@ -44,7 +44,7 @@ class Capture:
         self._is_live = source.is_live
         self._max_fps = max_fps
         self._mailbox = FrameMailbox()
-        self._fault: Exception | None = None  # the unexpected error that ended the thread
+        self._error: Exception | None = None  # the unexpected error that ended the thread
         self._stopped = threading.Event()
         self._source = ReconnectingSource(
             source, progress, self._stopped, max_pixels=max_pixels, loop=loop, after=after, hwaccel=hwaccel, guard=guard
@@ -65,15 +65,15 @@ class Capture:
     async def take(self) -> Frame | None:
         """Wait for the next frame and return it, or None at the end. Raise the error that ended the thread, if any."""
         frame = await self._mailbox.take()
-        if frame is None and self._fault is not None:
-            raise self._fault
+        if frame is None and self._error is not None:
+            raise self._error
         return frame
 
     def _run(self) -> None:
         try:
             self._source.read_until_the_end(self._read)
         except Exception as exc:  # ``take`` raises it; otherwise the stream would hang unnoticed
-            self._fault = exc
+            self._error = exc
         finally:
             self._mailbox.close()
 

@@ -75,7 +75,7 @@ def open_media(
             raise too_large(source, max_pixels)
         is_raw = container.format.name in _UNTIMED or (stream.average_rate or 0) > _MAX_FPS
         has_end = media.has_end or (source.kind in {"http", "https"} and container.duration is not None)
-        pictures = _decoded(source, media, container, stream, max_pixels)
+        pictures = _decode_pictures(source, media, container, stream, max_pixels)
         if after:
             pictures = _pictures_after(after, pictures, source, container, stream)
         yield Video(
@@ -91,7 +91,7 @@ def open_media(
 def _open(source: Source, media: Input, limit: dict[str, str], hwaccel: str | None) -> Any:
     started_at_s = time.monotonic()
     try:
-        with _log_of(source) as lines, _no_proxy(source):
+        with _captured_log(source) as lines, _no_proxy(source):
             return av.open(
                 media.resource,
                 format=media.format,
@@ -105,7 +105,7 @@ def _open(source: Source, media: Input, limit: dict[str, str], hwaccel: str | No
 
 
 @contextmanager
-def _log_of(source: Source) -> Iterator[list[str]]:
+def _captured_log(source: Source) -> Iterator[list[str]]:
     """Capture FFmpeg's log for a camera. It must not reach any other log, because it contains URLs with passwords."""
     lines: list[str] = []
     if source.kind not in {"rtsp", "rtsps"}:
@@ -142,7 +142,10 @@ def _no_proxy(source: Source) -> Iterator[None]:
 
 @functools.cache
 def _hardware(kind: str) -> HWAccel | None:
-    """Return the hardware decoder, or None with one log line if there is none, because opening a video would fail."""
+    """Return the hardware decoder, or None if it is not available, because opening a video would fail with it.
+
+    The result is cached, so that a missing decoder is logged only once.
+    """
     # Ray hides the GPUs from a process that requests no share of one. But the decoder is a separate unit of the GPU.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     try:
@@ -193,7 +196,7 @@ def _pictures_after(
     return ((pixels, replace(at, index=index)) for index, (pixels, at) in enumerate(later, after.index + 1))
 
 
-def _decoded(source: Source, media: Input, container: Any, stream: Any, max_pixels: int) -> Iterator[Picture]:
+def _decode_pictures(source: Source, media: Input, container: Any, stream: Any, max_pixels: int) -> Iterator[Picture]:
     """Yield the decoded pictures. Skip packets that cannot be decoded, because the next key frame repairs the video."""
     read_at_s = time.monotonic()
     corrupt, index = 0, -1

@@ -79,7 +79,7 @@ async def test_restarts_are_counted_in_the_status_and_in_the_store(tmp_path: Pat
         await asyncio.sleep(0.1)
         waiting = await shown(supervision)
         assert (waiting.state, waiting.restarts) == ("starting", 1)
-        assert waiting.detail == "the stream's process ended (killed); restart 1"
+        assert waiting.detail == "the stream's process ended (killed); restarting it; restarts so far: 1"
         await asyncio.sleep(0.2)
         running = await shown(supervision)
         assert (running.state, running.restarts, running.detail) == ("running", 1, "")
@@ -110,7 +110,7 @@ async def test_the_status_and_the_log_say_why_a_stream_could_not_run(
         workers.last.fail(SharedMemoryError("/dev/shm is too small"))
         await asyncio.sleep(0.1)
         detail = (await shown(supervision)).detail
-    assert detail == "the stream's process ended (/dev/shm is too small); restart 1"
+    assert detail == "the stream's process ended (/dev/shm is too small); restarting it; restarts so far: 1"
     assert "stream lot: its process ended: /dev/shm is too small" in caplog.text
 
 

@@ -26,7 +26,7 @@ from serve_app.types import Event
 
 
 class RedisOutlet:
-    """Adds entries with the single field ``event``. Each batch is one transaction, so it is added as a whole or not."""
+    """Adds entries with the single field ``event``. Each batch is one transaction, so a lost connection splits none."""
 
     max_batch = 100
 

@@ -164,12 +164,12 @@ def relay(connection: socket.socket, port: int) -> None:
 
 
 @pytest.fixture
-def far(monkeypatch: pytest.MonkeyPatch) -> None:
+def proxy_for_every_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the proxy apply to every host, because the loopback addresses of these tests would bypass it."""
     monkeypatch.setattr(proxies, "proxy_bypass", lambda host, proxies: False)
 
 
-@pytest.mark.usefixtures("far")
+@pytest.mark.usefixtures("proxy_for_every_host")
 def test_a_public_source_is_reached_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bytes] = []
 
@@ -186,7 +186,7 @@ def test_a_public_source_is_reached_through_the_proxy(monkeypatch: pytest.Monkey
     assert "Proxy-Authorization: Basic bWU6c2VAY3JldA==" in head
 
 
-@pytest.mark.usefixtures("far")
+@pytest.mark.usefixtures("proxy_for_every_host")
 @pytest.mark.parametrize("status", ["407 Nope", "403 Nope", "502 Nope"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxys_refusal_names_the_proxy(scheme: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_a_proxys_refusal_names_the_proxy(scheme: str, status: str, monkeypatch:
     assert status[:3] in refusal.value.detail
 
 
-@pytest.mark.usefixtures("far")
+@pytest.mark.usefixtures("proxy_for_every_host")
 def test_a_proxy_of_an_unsupported_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
     with pytest.raises(SourceError, match="no_proxy"):
