@@ -23,7 +23,7 @@ _UNREACHABLE_PAUSE_S = 1.0
 _KILL_RETRY_PAUSE_S = 1.0
 _SILENT_TIMEOUT_S = 60.0  # a worker that has answered before and is silent for this long is killed
 _END_TIMEOUT_S = 5.0  # a cancelled keeper ends at once unless it has a bug
-_LINGER_S = 10.0  # a worker still serves events for this long after its stream is over
+_LINGER_S = 10.0  # a worker still serves events for this long after its stream has ended
 
 
 class KeepAlive:
@@ -131,7 +131,7 @@ class KeepAlive:
         stream.keeper = None
 
     async def _run(self, stream: SupervisedStream, source: Source) -> StreamStatus:
-        """Run the stream in one worker after another until it is over. Return its last status."""
+        """Run the stream in one worker after another until it has ended. Return its last status."""
         deaths = 0  # early deaths in a row
         while True:
             started_at_s, stream.last_status_at_s = _now_s(), None

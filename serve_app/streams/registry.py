@@ -31,7 +31,7 @@ class SupervisedStream:
     """A registered stream, and what the supervision knows about it."""
 
     record: Record
-    source: Source | None  # None if the settings do not allow it any more
+    source: Source | None  # None if the settings no longer allow it
     status: StreamStatus  # the last known one
     last_status_at_s: float | None = None  # when the worker last answered, on the event loop's clock
     worker: Worker | None = None
@@ -42,7 +42,7 @@ class SupervisedStream:
 
     @property
     def should_run(self) -> bool:
-        """Whether the stream is allowed, and neither paused nor over."""
+        """Whether the stream is allowed, and neither paused nor ended."""
         return self.source is not None and not self.record.spec.paused and self.record.ended is None
 
     def public_status(self) -> StreamStatus:
@@ -84,7 +84,7 @@ class Registry:
         """Return a stream. Raise NotFound if it does not exist, and Unavailable if the registry does not open."""
         await self.wait_until_open()
         if stream_id not in self.streams:
-            raise NotFound(f"no stream {stream_id[:64]!r}")
+            raise NotFound(f"stream {stream_id[:64]!r} does not exist")
         return self.streams[stream_id]
 
     @asynccontextmanager

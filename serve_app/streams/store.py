@@ -26,7 +26,7 @@ class Record(BaseModel):
     spec: StreamSpec
     restarts: int = 0  # how often its process was restarted
     moves: int = 0  # how often the stream was moved off a draining node
-    ended: StreamStatus | None = None  # the last status, once the stream is over
+    ended: StreamStatus | None = None  # the last status, once the stream has ended
 
     @property
     def worker_name(self) -> str:

@@ -63,7 +63,7 @@ class WorkerCalls(Protocol):
         """Return the id of the node that the process runs on."""
 
     async def run(self) -> StreamStatus:
-        """Run the stream, or join the current run. Return the stream's last status when it is over."""
+        """Run the stream, or join the current run. Return the stream's last status when it has ended."""
 
     async def status(self) -> StreamStatus:
         """Return the stream's current status."""

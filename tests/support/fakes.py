@@ -172,5 +172,5 @@ class FakeStreams:
 
     def _find(self, stream_id: str) -> StreamSpec:
         if stream_id not in self.specs:
-            raise NotFound(f"no stream {stream_id!r}")
+            raise NotFound(f"stream {stream_id!r} does not exist")
         return self.specs[stream_id]

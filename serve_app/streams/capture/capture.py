@@ -82,9 +82,8 @@ class Capture:
         pull_interval_s = video.pull_interval_s
         interval_s = 1 / self._max_fps if self._max_fps else (pull_interval_s or 0.0)
         opened_at_s = time.monotonic()
-        opened_at_stream_s = (
-            opened_at_s - self._started_at_s if self._is_live else self._stream_time_s
-        )  # on the stream's own clock
+        # The same time on the stream's own clock.
+        opened_at_stream_s = opened_at_s - self._started_at_s if self._is_live else self._stream_time_s
         stamps = Timestamps(video.fps, is_recorded=video.has_end and pull_interval_s is None)
         due_s = 0.0  # when max_fps allows the next frame
         pictures = iter(video)

@@ -20,7 +20,7 @@ MAX_PICTURE_BYTES = 32 << 20
 _START = b"\xff\xd8\xff"
 _END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff+([^\xff\x00])", re.DOTALL)
-_SCAN_ENDS = re.compile(rb"\xff+([^\xff\x00\xd0-\xd7])", re.DOTALL)  # any marker but a restart
+_SCAN_ENDS = re.compile(rb"\xff+([^\xff\x00\xd0-\xd7])", re.DOTALL)  # any marker except restarts
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # frame headers, which contain the size
 _MARKER_BYTE, _START_MARKER, _END_MARKER, _SCAN_MARKER = 0xFF, 0xD8, 0xD9, 0xDA
@@ -28,7 +28,7 @@ _MPF_MARKER, _MPF = 0xE2, b"MPF\0"  # Multi-Picture Format: further images belon
 _MPF_ENTRIES = 0xB002
 _LENGTH = re.compile(rb"content-length:[ \t]*(\d{1,9})[ \t]*\r?\n", re.IGNORECASE)
 _MIN_FRAMES = 3
-_MAX_HEADER_BYTES = 4096  # of a part
+_MAX_HEADER_BYTES = 4096  # of one part of a multipart body
 _MAX_PIXELS = 1 << 32
 
 
@@ -96,16 +96,16 @@ def split_jpegs(read: Callable[[], bytes], max_pixels: int = _MAX_PIXELS) -> Ite
     Raise EndlessJpeg if a JPEG has too many bytes, and JpegTooLarge if it has too many pixels.
     """
     buffer = bytearray()
-    is_over = False
+    has_ended = False
 
     def more() -> bool:
-        nonlocal is_over
-        data = b"" if is_over else read()
-        is_over = is_over or not data
+        nonlocal has_ended
+        data = b"" if has_ended else read()
+        has_ended = has_ended or not data
         buffer.extend(data)
         if len(buffer) > MAX_PICTURE_BYTES:
             raise EndlessJpeg
-        return not is_over
+        return not has_ended
 
     while True:
         start = buffer.find(_START)

@@ -58,4 +58,4 @@ class FrameMailbox:
             try:
                 self._loop.call_soon_threadsafe(self._arrived.set)
             except RuntimeError:
-                pass  # the loop has ended, so no frame will be taken any more
+                pass  # the loop has ended, so no more frames will be taken

@@ -68,7 +68,7 @@ class Recorder:
         self._thread.start()
 
     def put(self, pixels: Pixels, detections: Detections, captured_at_s: float) -> None:
-        """Queue a frame, whose pixels must not change any more. Return at once."""
+        """Queue a frame, whose pixels must no longer change. Return at once."""
         if 0 < self._due_s - captured_at_s < 1:  # a larger difference means that the wall clock was set back
             return
         self._due_s = captured_at_s + 0.95 / self._spec.max_fps
@@ -126,7 +126,7 @@ class Recorder:
         while self._pre_roll and not 0 <= frame.captured_at_s - self._pre_roll[0][0] <= self._spec.pre_roll_s:
             self._pre_roll.popleft()
         if self._open_clip and (
-            self._open_clip.is_over(frame.captured_at_s, self._spec) or not self._open_clip.fits(small)
+            self._open_clip.ends_before(frame.captured_at_s, self._spec) or not self._open_clip.fits(small)
         ):
             self._finish()
         if self._open_clip is None and seen:
@@ -207,7 +207,7 @@ class _OpenClip:
         """Return whether a frame is as large as the clip's other frames."""
         return picture.shape == self._shape
 
-    def is_over(self, at_s: float, spec: Recording) -> bool:
+    def ends_before(self, at_s: float, spec: Recording) -> bool:
         """Return whether the clip ends before a frame of this time."""
         return at_s - self._seen_at_s > spec.post_roll_s or at_s - self._triggered_at_s > spec.max_clip_s
 

@@ -141,7 +141,7 @@ async def test_no_worker_is_started_after_the_deletion_of_its_application(tmp_pa
     assert len(workers.started) == 1
 
 
-async def test_a_stream_whose_source_is_not_allowed_any_more_fails_and_its_worker_ends(tmp_path: Path) -> None:
+async def test_a_stream_whose_source_is_no_longer_allowed_fails_and_its_worker_ends(tmp_path: Path) -> None:
     record = Record(spec=spec_of(source=SourceSpec(uri="/etc/hostname")))
     StreamStore(tmp_path).put(record)
     workers = FakeWorkers()
@@ -168,7 +168,7 @@ async def test_a_stream_whose_source_has_come_back_can_be_resumed(tmp_path: Path
         assert (await supervision.status("lot")).state == "running"
 
 
-async def test_a_stream_whose_model_is_not_deployed_any_more_is_refused_each_time_it_is_resumed(tmp_path: Path) -> None:
+async def test_a_stream_whose_model_is_no_longer_deployed_is_refused_each_time_it_is_resumed(tmp_path: Path) -> None:
     """Once, the second attempt was accepted, because the stream was treated as running."""
     StreamStore(tmp_path).put(Record(spec=spec_of(detect=DetectSettings(model="cars"))))
     async with supervising(tmp_path) as supervision:

@@ -81,11 +81,11 @@ def test_invalid_numbers_are_ignored() -> None:
     assert parse_playlist(playlist("#EXT-X-TARGETDURATION:" + "9" * 400).decode(), URL, "x").target_s == 1.0
 
 
-def window(first: int, last: int, is_over: bool = False) -> bytes:
+def window(first: int, last: int, has_end: bool = False) -> bytes:
     """Return the text of a live playlist with these segments."""
     head = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{first}\n"
     return (
-        head + "".join(f"#EXTINF:1,\n{n}\n" for n in range(first, last + 1)) + "#EXT-X-ENDLIST\n" * is_over
+        head + "".join(f"#EXTINF:1,\n{n}\n" for n in range(first, last + 1)) + "#EXT-X-ENDLIST\n" * has_end
     ).encode()
 
 
@@ -128,22 +128,22 @@ SEGMENTS = {f"/{n}": sends(b"<%d>" % n) for n in range(20)}
 
 
 def test_a_live_playlist_starts_near_its_end_and_shows_each_segment_once(read: Read) -> None:
-    windows = window(0, 9), window(0, 9), window(1, 10), window(2, 12), window(3, 12, is_over=True)
+    windows = window(0, 9), window(0, 9), window(1, 10), window(2, 12), window(3, 12, has_end=True)
     assert read(SEGMENTS | {"/a": live(*windows)})[0] == b"<7><8><9><10><11><12>"
 
 
 def test_a_missing_segment_of_a_live_playlist_is_skipped(read: Read) -> None:
-    answers = SEGMENTS | {"/a": live(window(0, 2), window(1, 4, is_over=True)), "/2": sends(b"", 404)}
+    answers = SEGMENTS | {"/a": live(window(0, 2), window(1, 4, has_end=True)), "/2": sends(b"", 404)}
     assert read(answers)[0] == b"<0><1><3><4>"
 
 
 def test_a_missing_segment_of_a_recording_is_reported(read: Read) -> None:
     with pytest.raises(SourceGone, match="404 Not Found"):
-        read(SEGMENTS | {"/a": live(window(0, 2, is_over=True)), "/1": sends(b"", 404)})
+        read(SEGMENTS | {"/a": live(window(0, 2, has_end=True)), "/1": sends(b"", 404)})
 
 
 def test_a_live_playlist_that_restarts_continues(read: Read) -> None:
-    assert read(SEGMENTS | {"/a": live(window(7, 9), window(0, 1), window(0, 2, is_over=True))})[0] == (
+    assert read(SEGMENTS | {"/a": live(window(7, 9), window(0, 1), window(0, 2, has_end=True))})[0] == (
         b"<7><8><9><0><1><2>"
     )
 

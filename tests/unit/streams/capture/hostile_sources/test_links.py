@@ -52,10 +52,10 @@ def test_links_that_change_constantly_never_lead_out_of_the_folder(secret: Path,
     path, mine = save(media / "a.ts", "mpeg2video", 96), media / "mine.ts"
     source = parse_source(str(path), (media,))
     shutil.copy(path, mine)
-    is_over = threading.Event()
+    is_stopped = threading.Event()
 
     def swap() -> None:
-        while not is_over.is_set():
+        while not is_stopped.is_set():
             for target in (secret, mine):
                 (media / "link").symlink_to(target)
                 (media / "link").replace(path)
@@ -72,7 +72,7 @@ def test_links_that_change_constantly_never_lead_out_of_the_folder(secret: Path,
             except SourceError:
                 refused += 1
     finally:
-        is_over.set()
+        is_stopped.set()
         swapping.join()
     assert shown == {(96, 96, 3)}
     assert refused > 0
