@@ -163,8 +163,8 @@ class Progress:
             return "blocked", self._detector_detail or "the detector does not answer"
         if state == "starting":
             return state, detail
-        patience_s = max(_STALLED_AFTER_S, 3 / self.source_fps if self.source_fps else 0)
-        if self._reading_since_s is not None and now_s - self._reading_since_s > patience_s:
+        stall_timeout_s = max(_STALLED_AFTER_S, 3 / self.source_fps if self.source_fps else 0)
+        if self._reading_since_s is not None and now_s - self._reading_since_s > stall_timeout_s:
             return "stalled", f"no frame for {now_s - self._reading_since_s:.0f} s"
         late, processed = self._late_rate.per_second(), self.processed_rate.per_second()
         if late and processed < _BLOCKED_SHARE * (late + processed):

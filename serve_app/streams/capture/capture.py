@@ -78,7 +78,7 @@ class Capture:
             self._mailbox.close()
 
     def _read(self, video: Video) -> None:
-        at_own_pace = video.comes_in_bursts and self._policy == "drop_oldest"
+        in_real_time = video.comes_in_bursts and self._policy == "drop_oldest"
         pull_interval_s = video.pull_interval_s
         interval_s = 1 / self._max_fps if self._max_fps else (pull_interval_s or 0.0)
         opened_at_s = time.monotonic()
@@ -97,7 +97,7 @@ class Capture:
                 return
             pixels, position = picture
             elapsed_s = stamps.elapsed_s(position.timestamp_s)
-            if at_own_pace and self._stopped.wait(max(0.0, opened_at_s + elapsed_s - time.monotonic())):
+            if in_real_time and self._stopped.wait(max(0.0, opened_at_s + elapsed_s - time.monotonic())):
                 return
             self._stream_time_s = max(self._stream_time_s, opened_at_stream_s + elapsed_s)
             frame = Frame(self._progress.frame_captured(), time.time(), self._stream_time_s, position, pixels)

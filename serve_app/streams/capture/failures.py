@@ -76,13 +76,13 @@ def explain(source: Source, exc: Exception, *, timed_out: bool, log_text: str = 
 
 def refusal(source: Source, status: int, through: str = "") -> SourceError:
     """Return the SourceError for an error status, with the standard's text, because we do not control the server's."""
-    words = _RTSP_STATUSES.get(status, "") if source.kind in {"rtsp", "rtsps"} else ""
-    words = words or responses.get(status, "(an error)")
+    reason = _RTSP_STATUSES.get(status, "") if source.kind in {"rtsp", "rtsps"} else ""
+    reason = reason or responses.get(status, "(an error)")
     advice = f": {_ADVICE[status]}" if status in _ADVICE else ""
     if status == 401 and "@" not in urlsplit(source.uri).netloc:
         advice = ": add user:password@ before the host"
     kind = SourceDenied if status in {401, 403, 407} else SourceGone
-    return kind(f"{source.name} answered {status} {words}{through}{advice}")
+    return kind(f"{source.name} answered {status} {reason}{through}{advice}")
 
 
 def explain_tls(source: Source, exc: ssl.SSLError) -> SourceError:

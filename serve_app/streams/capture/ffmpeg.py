@@ -114,11 +114,11 @@ def _captured_log(source: Source) -> Iterator[list[str]]:
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
-        with av.logging.Capture() as said:
+        with av.logging.Capture() as records:
             yield lines
     finally:
         av.logging.set_level(level)
-        lines += [message for _, _, message in said]
+        lines += [message for _, _, message in records]
 
 
 @contextmanager

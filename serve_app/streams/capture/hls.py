@@ -147,8 +147,8 @@ class HlsBody:
                 newest, newest_at_s = segment.number, time.monotonic()
             if self._playlist.has_end:
                 return
-            patience_s = max(_STALLED_AFTER_S, _STALLED_AFTER_TARGETS * self._playlist.target_s)
-            if time.monotonic() - newest_at_s > patience_s:
+            stall_timeout_s = max(_STALLED_AFTER_S, _STALLED_AFTER_TARGETS * self._playlist.target_s)
+            if time.monotonic() - newest_at_s > stall_timeout_s:
                 raise SourceStalled(f"{self._name} has no new segments in its playlist")
             if not new_segments:
                 time.sleep(min(self._playlist.target_s / 2, _MAX_POLL_S))

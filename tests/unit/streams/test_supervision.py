@@ -321,9 +321,9 @@ async def test_requests_to_a_stream_without_a_worker_wait_at_most_1_s(tmp_path: 
     async with supervising(tmp_path) as supervision:
         await supervision.create(spec_of(paused=True))
         for within_s in (0.3, 30):
-            began_s = now_s()
+            started_at_s = now_s()
             assert await supervision.snapshot("lot", None, within_s, True) is None
-            assert now_s() - began_s == pytest.approx(min(within_s, 1))
+            assert now_s() - started_at_s == pytest.approx(min(within_s, 1))
 
 
 async def test_each_streams_status_is_reported_every_few_seconds_with_the_previous_state(tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ async def test_a_worker_that_does_not_stop_in_20_s_is_killed(tmp_path: Path) -> 
         await supervision.create(spec_of())
         await asyncio.sleep(1)
         workers.last.stop_takes_s = 1000
-        began_s = now_s()
+        started_at_s = now_s()
         await supervision.delete("lot")
-        assert now_s() - began_s == pytest.approx(20, abs=0.1)
+        assert now_s() - started_at_s == pytest.approx(20, abs=0.1)
     assert workers.last.is_dead
 
 

@@ -59,10 +59,10 @@ class JsonLinesOutlet:
         return path
 
     def _write(self, lines: dict[Path, list[str]]) -> None:
-        for path, of_path in lines.items():
+        for path, path_lines in lines.items():
             for folder in reversed(path.relative_to(self._output_dir).parents[:-1]):
                 (self._output_dir / folder).mkdir(mode=0o700, exist_ok=True)
-            self._append(path, "".join(of_path).encode())
+            self._append(path, "".join(path_lines).encode())
 
     def _append(self, path: Path, data: bytes) -> None:
         size = path.stat().st_size if path.exists() else 0

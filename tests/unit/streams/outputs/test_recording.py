@@ -181,9 +181,9 @@ def test_a_clip_ends_when_the_camera_is_gone(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr("serve_app.streams.outputs.recording._LATE_FRAME_S", 0.05)
     recorded = Recorded(folder, post_roll_s=0)
     recorded.show(0, "dog")
-    expires_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 10
     while not recorded.recorder.status().clips:
-        assert time.monotonic() < expires_s
+        assert time.monotonic() < deadline_s
         time.sleep(0.01)
     assert len(recorded.close()) == 1
 
