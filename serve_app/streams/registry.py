@@ -1,4 +1,4 @@
-"""The streams that should exist, in memory and in the store, and the rules for changing them."""
+"""The registered streams, in memory and in the store, and the rules for changing them."""
 
 from __future__ import annotations
 
