@@ -1,1 +1,1 @@
-"""Live video: a source is captured continuously, and the replicas that answer HTTP detect its frames."""
+"""Live video: streams capture sources continuously and share the Detector replicas with the HTTP API."""

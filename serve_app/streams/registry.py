@@ -1,4 +1,4 @@
-"""The streams that should exist, in memory and in the store, and the rules for changing them."""
+"""The registered streams, in memory and in the store, and the rules for changing them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from serve_app.streams.workers import Worker
 
 logger = logging.getLogger(__name__)
 
-_OPEN_TIMEOUT_S = 15.0  # a supervisor that has started has its streams within this time
-_STUCK_DETAIL = "its last process could not be ended, so no other one is started; this is tried again"
-AT_REST = {"detail": "", "camera_fps": 0.0, "processed_fps": 0.0, "dropped_fps": 0.0}  # of a stream without a worker
+_OPEN_TIMEOUT_S = 15.0  # a new supervisor has read its streams within this time
+_STUCK_DETAIL = "the stream's last process could not be ended, so no other one is started; retrying"
+AT_REST = {"detail": "", "camera_fps": 0.0, "processed_fps": 0.0, "dropped_fps": 0.0}  # for a stream without a worker
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,25 +28,25 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class SupervisedStream:
-    """A stream that should exist, and what is known about it."""
+    """A registered stream, and what the supervision knows about it."""
 
     record: Record
-    source: Source | None  # None: the settings do not allow it any more
-    status: StreamStatus  # the last one that is known
-    last_status_at_s: float | None = None  # when its worker last answered; the event loop's clock
+    source: Source | None  # None if the settings no longer allow it
+    status: StreamStatus  # the last known one
+    last_status_at_s: float | None = None  # when the worker last answered, on the event loop's clock
     worker: Worker | None = None
-    reported_state: State | None = None  # the state that the metrics were last given
-    keeper: asyncio.Task[None] | None = None  # keeps its worker alive; ends some seconds after the stream
-    is_stuck: bool = False  # its last worker could not be killed
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by whatever changes the stream
+    reported_state: State | None = None  # the state last reported to the metrics
+    keeper: asyncio.Task[None] | None = None  # keeps the worker alive; ends some seconds after the stream
+    is_stuck: bool = False  # the last worker could not be killed
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held during every change of the stream
 
     @property
     def should_run(self) -> bool:
-        """Whether the stream is allowed, and neither paused nor over."""
+        """Whether the stream is allowed, and neither paused nor ended."""
         return self.source is not None and not self.record.spec.paused and self.record.ended is None
 
     def public_status(self) -> StreamStatus:
-        """Return the last status that is known, completed by what only the supervision knows."""
+        """Return the last known status, completed with the facts that only the supervision knows."""
         changes: dict[str, Any] = {"restarts": self.record.restarts}
         if self.record.spec.paused:
             changes |= AT_REST | {"state": "paused"}
@@ -56,7 +56,7 @@ class SupervisedStream:
 
 
 class Registry:
-    """The supervised streams by their ids. It is opened once the store is ours and has been read."""
+    """The supervised streams by their ids. It opens once this process holds the store and has read it."""
 
     def __init__(self, store: StreamStore) -> None:
         self.streams: dict[str, SupervisedStream] = {}
@@ -70,28 +70,28 @@ class Registry:
         return self._is_open.is_set()
 
     def open(self) -> None:
-        """Let everybody find the streams."""
+        """Make the streams available to all operations."""
         self._is_open.set()
 
-    async def until_open(self) -> None:
-        """Wait until the streams can be found. Raises Unavailable after 15 s."""
+    async def wait_until_open(self) -> None:
+        """Wait until the registry is open. Raise Unavailable after 15 s."""
         try:
             await asyncio.wait_for(self._is_open.wait(), _OPEN_TIMEOUT_S)
         except TimeoutError as exc:
-            raise Unavailable("another supervisor still has the streams") from exc
+            raise Unavailable("another supervisor still holds the streams; retry") from exc
 
     async def find(self, stream_id: str) -> SupervisedStream:
-        """Return a stream. Raises NotFound, Unavailable."""
-        await self.until_open()
+        """Return a stream. Raise NotFound if it does not exist, and Unavailable if the registry does not open."""
+        await self.wait_until_open()
         if stream_id not in self.streams:
-            raise NotFound(f"no stream {stream_id[:64]!r}")
+            raise NotFound(f"stream {stream_id[:64]!r} does not exist")
         return self.streams[stream_id]
 
     @asynccontextmanager
     async def changing(self, stream_id: str) -> AsyncIterator[SupervisedStream]:
-        """Hold the lock of a stream. Where it is replaced meanwhile, hold the lock of the new one.
+        """Hold the lock of a stream. If the stream is replaced while we wait, hold the lock of the new one.
 
-        Raises Unavailable, and NotFound also where the stream is deleted meanwhile.
+        Raise what ``find`` raises; NotFound also if the stream is deleted while we wait.
         """
         while True:
             stream = await self.find(stream_id)
@@ -101,16 +101,17 @@ class Registry:
                     return
 
     async def put(self, stream: SupervisedStream, **changes: Any) -> None:
-        """Change a stream's record, in the store first. To be called with its lock held. Raises OSError.
+        """Change a stream's record, in the store first. The caller holds the stream's lock.
 
-        ``finish_changes`` waits for the write also where the caller is cancelled, because its thread goes on.
+        ``finish_changes`` waits for the write even if the caller is cancelled, because the writing thread continues.
+        Raise OSError if the store cannot be written.
         """
         record = stream.record.model_copy(update=changes)
         await self.complete(asyncio.to_thread(self._store.put, record))
         stream.record = record
 
-    async def note(self, stream: SupervisedStream, **changes: Any) -> None:
-        """Change a stream's record as ``put`` does, but only log when the store cannot be written."""
+    async def put_or_log(self, stream: SupervisedStream, **changes: Any) -> None:
+        """Change a stream's record as ``put`` does, but only log an error if the store cannot be written."""
         try:
             await self.put(stream, **changes)
         except OSError as exc:
@@ -118,14 +119,14 @@ class Registry:
             stream.record = stream.record.model_copy(update=changes)
 
     async def complete(self, change: Coroutine[Any, Any, T]) -> T:
-        """Return the result of a change, which runs to its end also when its caller is cancelled."""
+        """Run a change and return its result. The change is completed even if the caller is cancelled."""
         task = asyncio.create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
         return await asyncio.shield(task)
 
     async def finish_changes(self) -> None:
-        """Wait for the changes that are in progress."""
+        """Wait for all changes in progress."""
         if self._changes:
             await asyncio.wait(self._changes)
 
@@ -141,9 +142,9 @@ S = TypeVar("S", bound=_HasRegistry)
 def uninterrupted(
     method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-    """Run a method to its end also when its caller is cancelled: half a change would leave a stray worker.
+    """Complete a method even if its caller is cancelled, because half a change would leave a stray worker.
 
-    Raises Unavailable where the store cannot be written.
+    Raise Unavailable if the store cannot be written.
     """
 
     @functools.wraps(method)
@@ -151,9 +152,9 @@ def uninterrupted(
         try:
             return await self.registry.complete(method(self, *args, **kwargs))
         except OSError as exc:
-            if exc.strerror is None:  # a TimeoutError, which is an OSError, too
+            if exc.strerror is None:  # a TimeoutError, which is also an OSError
                 raise
             logger.error("the store of streams cannot be written: %s", exc.strerror)
-            raise Unavailable(f"streams.state_dir cannot be written ({exc.strerror}): try again once it can") from exc
+            raise Unavailable(f"streams.state_dir cannot be written ({exc.strerror}); retry once it can") from exc
 
     return wrapper

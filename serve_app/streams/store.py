@@ -1,6 +1,6 @@
-"""What outlives every process: which streams should exist, and how far each of them has come.
+"""The state that outlives every process: the registered streams, and the progress of each.
 
-These are files in one folder. It is on the machine's disk or, in a cluster, on a file system that the nodes share.
+The state is kept in files in one folder, on the machine's disk or, in a cluster, on a file system that the nodes share.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ _RECORD, _BOOKMARK = ".json", ".mark"
 
 
 class Record(BaseModel):
-    """A stream that should exist."""
+    """The stored description of a registered stream."""
 
     spec: StreamSpec
-    restarts: int = 0  # how often its process ended and was started again
-    moves: int = 0  # how often it was moved off a draining node
-    ended: StreamStatus | None = None  # its last status, once it is over
+    restarts: int = 0  # how often its process was restarted
+    moves: int = 0  # how often the stream was moved off a draining node
+    ended: StreamStatus | None = None  # the last status, once the stream has ended
 
     @property
     def worker_name(self) -> str:
-        """The name of the stream's worker, unique within the application. After a move it is another one."""
+        """The name of the stream's worker, unique within the application. Each move changes it."""
         return f"{self.spec.id}:{self.moves}"
 
 
 class StreamStore:
-    """The folder. Only its owner may read its files, because a source's address may carry credentials."""
+    """The folder of stored streams. Only its owner may read the files, as a source's URI may contain credentials."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._lock: int | None = None
 
-    def hold(self) -> bool:
-        """Make this process the one that supervises the streams, until it ends; return False while another one is."""
+    def acquire(self) -> bool:
+        """Lock the store for this process, until ``release`` or its end. Return False if another process has it."""
         if self._lock is None:
             lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -54,24 +54,24 @@ class StreamStore:
             self._lock = lock
         return True
 
-    def let_go(self) -> None:
-        """Let another process hold the store."""
+    def release(self) -> None:
+        """Unlock the store, so that another process can acquire it."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def records(self) -> list[Record]:
-        """Return every stream's record, sorted by id. A record that cannot be read is logged and left as it is."""
+        """Return every stream's record, sorted by id. A record that cannot be read is logged and skipped."""
         found = []
         for path in sorted(self._folder.glob(f"*{_RECORD}")):
             try:
                 found.append(Record.model_validate_json(path.read_bytes()))
-            except (ValidationError, OSError) as exc:  # its text may hold credentials
+            except (ValidationError, OSError) as exc:  # we log only the class, because the text may contain credentials
                 logger.error("stream %s cannot be read from the store: %s", path.stem, type(exc).__name__)
         return found
 
     def put(self, record: Record) -> None:
-        """Write a record, all of it or nothing. Raises OSError."""
+        """Write a record atomically. Raise OSError if it cannot be written."""
         path = self._folder / f"{record.spec.id}{_RECORD}"
         part = path.with_suffix(".part")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -82,12 +82,15 @@ class StreamStore:
         part.replace(path)
 
     def delete(self, stream_id: str) -> None:
-        """Delete what is stored of a stream. Raises OSError."""
-        for suffix in (_RECORD, _BOOKMARK):  # the record first, because a bookmark without a record does no harm
+        """Delete a stream's record and bookmark. Raise OSError if they cannot be deleted."""
+        for suffix in (_RECORD, _BOOKMARK):  # the record first, because a bookmark without a record is harmless
             (self._folder / f"{stream_id}{suffix}").unlink(missing_ok=True)
 
     def start_over(self, stream_id: str) -> None:
-        """Reset a stream's progress but for its event ids, so that clients that follow it miss none. Raises OSError."""
+        """Reset a stream's progress but keep its event ids, so that clients that follow the stream miss no event.
+
+        Raise OSError if the bookmark cannot be written.
+        """
         bookmark_file = self.bookmark_file(stream_id)
         try:
             if bookmark := bookmark_file.read():
@@ -96,7 +99,7 @@ class StreamStore:
             bookmark_file.close()
 
     def bookmark(self, stream_id: str) -> Bookmark | None:
-        """Return how far a stream has come; None for one that has not started. Raises OSError."""
+        """Return a stream's saved progress, or None if it has not started. Raise OSError if it cannot be read."""
         bookmark_file = self.bookmark_file(stream_id)
         try:
             return bookmark_file.read()
@@ -104,5 +107,5 @@ class StreamStore:
             bookmark_file.close()
 
     def bookmark_file(self, stream_id: str) -> BookmarkFile:
-        """Open the file that a stream's progress is written to. Raises OSError."""
+        """Open the file that stores a stream's progress. Raise OSError if it cannot be opened."""
         return BookmarkFile(self._folder / f"{stream_id}{_BOOKMARK}")

@@ -1,4 +1,7 @@
-"""One stream at work: frames in, results, events and counters out. Knows neither Ray nor where the Detector is."""
+"""One running stream: frames go in; results, events and counters come out.
+
+This module depends neither on Ray nor on where the Detector runs.
+"""
 
 from __future__ import annotations
 
@@ -43,18 +46,18 @@ from serve_app.types import Answer, DetectOptions, EventPage, Frame, Letterbox, 
 
 logger = logging.getLogger(__name__)
 
-_FRAME_TIMEOUT_S = 60.0  # a Detector that dies comes back in less
+_FRAME_TIMEOUT_S = 60.0  # a Detector that dies is replaced in less time
 _RETRY_PAUSE_S = 0.2
 _OTHER_MODEL_PAUSE_S = 1.0
-_LOOK_PERIOD_S = 0.25  # at the state
-_CLOSE_WITHIN_S = 5.0
+_STATE_POLL_INTERVAL_S = 0.25
+_CLOSE_TIMEOUT_S = 5.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class FrameDetector(Protocol):
-    """What a stream needs of the Detector: see ``deployments.detector_client.DetectorClient``."""
+    """The calls that a stream makes to the Detector; ``deployments.detector_client.DetectorClient`` implements them."""
 
     async def connect(self) -> ModelInfo: ...
     async def model(self, time_left_s: float) -> ModelInfo: ...
@@ -75,14 +78,14 @@ class FrameDetector(Protocol):
 
 
 def policy_of(spec: StreamSpec, source: Source) -> Policy:
-    """The one that is asked for, or the kind of source's own."""
+    """Return the policy that the spec names, or the default for its kind of source."""
     return spec.policy or ("drop_oldest" if source.is_live else "wait")
 
 
 class Stream:
-    """Feeds one source's frames to the Detector, one at a time; keeps the latest result, the counters and the events.
+    """Sends one source's frames to the Detector, one at a time, and keeps the latest result, the counters and events.
 
-    It continues where the bookmark says that another process ended. To be used from one event loop.
+    The stream continues where its bookmark says that the previous process stopped. Use it from one event loop only.
     """
 
     def __init__(
@@ -95,7 +98,10 @@ class Stream:
         guard: AddressGuard,
         max_pixels: int,
     ) -> None:
-        """``max_pixels`` bounds a frame. Raises StartError, and InvalidParameter for a sink that is not allowed."""
+        """Prepare the stream; ``max_pixels`` is the largest allowed frame.
+
+        Raise StartError if the library for a sink is not installed, and InvalidParameter if a sink is not allowed.
+        """
         output_dir = args.output_folder()
         self._spec = spec
         self._params = spec.detect.to_params()
@@ -105,18 +111,18 @@ class Stream:
         self._bookmark_file = bookmark_file
         self._bookmark = bookmark_file.read() or Bookmark()
         self._is_stopped = False
-        self._is_bookmark_lost = False
-        self._gap_after = self._bookmark if self._bookmark.marked_at_s else None  # until the first frame after it
-        self._started_s = time.monotonic()
+        self._is_bookmark_failing = False
+        self._gap_after = self._bookmark if self._bookmark.marked_at_s else None  # until the gap is reported
+        self._started_at_s = time.monotonic()
         self._state: State = "starting"
         self._progress = Progress()
         self._progress.resume(self._bookmark)
-        self._detecting: asyncio.Task[None] | None = None  # once there is a Detector
-        self._scene: Scene | None = None  # once the first frame is there
-        # Converting and scaling a frame takes milliseconds, in which the event loop could answer nobody.
+        self._detecting: asyncio.Task[None] | None = None  # set once the Detector is connected
+        self._scene: Scene | None = None  # set at the first frame
+        # Converting and scaling a frame takes milliseconds, which would block the event loop.
         self._frame_thread = ThreadPoolExecutor(1, "frame")
         self._latest: tuple[Frame, Pixels, Answer, StreamResult] | None = None
-        self._newer = asyncio.Event()  # than the latest
+        self._frame_processed = asyncio.Event()  # set, and then replaced, at each new ``_latest``
         self._sinks = [open_sink(sink, spec.id, output_dir, guard) for sink in spec.sinks]
         self._events = EventLog(spec.id, self._sinks, self._bookmark.next_event_id)
         self._recorder = (
@@ -138,40 +144,40 @@ class Stream:
         )
 
     async def run(self) -> None:
-        """Until the source ends, or ``stop``. Raises what is a fault of ours."""
+        """Run until the source ends or ``stop`` is called. An unexpected error is logged and raised."""
         self._loop = asyncio.get_running_loop()
-        looking = asyncio.create_task(self._look())
+        state_watcher = asyncio.create_task(self._watch_state())
         try:
             self._params.to_options(await self._detector.connect())
-            self._detecting = asyncio.create_task(self._detect_until_the_end())
+            self._detecting = asyncio.create_task(self._detect_frames())
             await asyncio.wait([self._detecting])
             if not self._detecting.cancelled():
                 self._detecting.result()
-        except ServeAppError as exc:  # waiting cannot help: a class the model does not know, no shared memory
-            self._progress.source_is("failed", exc.detail)
-        except Exception as exc:  # a fault of ours: the supervisor starts the next one, which may fare better
+        except ServeAppError as exc:  # a retry cannot help: the model lacks a class, or shared memory is too small
+            self._progress.set_source_state("failed", exc.detail)
+        except Exception as exc:  # a bug: the supervisor starts another process, which may succeed
             logger.exception("stream %s failed", self._spec.id)
-            self._progress.source_is("failed", f"internal error: {type(exc).__name__}")
+            self._progress.set_source_state("failed", f"internal error: {type(exc).__name__}")
             raise
         finally:
             self.abort()
-            looking.cancel()
-            self._note_state()
+            state_watcher.cancel()
+            self._publish_state()
             await self._close()
-            self._bookmark_events()
+            self._save_next_event_id()
 
     def stop(self) -> None:
-        """``run`` ends after the frame that is under way."""
+        """Make ``run`` return after the frame in flight."""
         self._is_stopped = True
         self._capture.stop()
 
     def abort(self) -> None:
-        """End ``run`` without waiting for the frame in flight; it closes what it opened."""
+        """Make ``run`` return without waiting for the frame in flight. ``run`` still closes everything it opened."""
         if self._detecting is not None:
             self._detecting.cancel()
 
     def status(self) -> StreamStatus:
-        """Now. Of ``restarts`` it knows nothing."""
+        """Return the current status. ``restarts`` is 0, because only the supervisor counts restarts."""
         progress, bookmark = self._progress, self._bookmark
         state, detail = progress.health()
         return StreamStatus(
@@ -181,7 +187,7 @@ class Stream:
             source=self._source.name,
             policy=self._policy,
             tags=self._spec.tags,
-            uptime_s=round(time.monotonic() - self._started_s, 1),
+            uptime_s=round(time.monotonic() - self._started_at_s, 1),
             restarts=0,
             source_fps=progress.source_fps,
             captured=progress.captured,
@@ -200,22 +206,25 @@ class Stream:
         )
 
     async def events(self, after: int | None, within_s: float) -> EventPage:
-        """See ``EventLog.page``."""
+        """Return events as ``EventLog.page`` does."""
         return await self._events.page(after, within_s)
 
     async def snapshot(self, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
-        """The newest frame that was processed and has an id above ``after``; None when the time is up."""
+        """Return the newest processed frame whose id is above ``after``, or None if there is none in ``within_s``."""
         try:
             async with asyncio.timeout(within_s):
                 while self._latest is None or (after is not None and self._latest[0].frame_id <= after):
-                    await self._newer.wait()
+                    await self._frame_processed.wait()
         except TimeoutError:
             return None
         frame, pixels, answer, _ = self._latest
         return await asyncio.to_thread(_snapshot, frame, pixels, answer if boxes else None)
 
     async def set_regions(self, regions: Regions) -> None:
-        """Count these regions from now on, or those there were if they are refused. Raises StartError."""
+        """Count these regions from now on.
+
+        Raise StartError if tracking is not installed; the previous regions then stay in use.
+        """
         spec = self._spec.model_copy(update={"zones": regions.zones, "lines": regions.lines})
         if self._scene is not None:
             await asyncio.to_thread(self._scene.replace, spec)
@@ -224,18 +233,18 @@ class Stream:
     async def _close(self) -> None:
         self._capture.stop()
         if self._recorder:
-            await asyncio.to_thread(self._recorder.close, _CLOSE_WITHIN_S)
-            await asyncio.sleep(0)  # what it has said meanwhile
-        await asyncio.gather(*(sink.close(_CLOSE_WITHIN_S) for sink in self._sinks))
+            await asyncio.to_thread(self._recorder.close, _CLOSE_TIMEOUT_S)
+            await asyncio.sleep(0)  # let the recorder's last notices reach the event log before the sinks close
+        await asyncio.gather(*(sink.close(_CLOSE_TIMEOUT_S) for sink in self._sinks))
         self._detector.close()
         self._frame_thread.shutdown(wait=False)
 
-    async def _detect_until_the_end(self) -> None:
+    async def _detect_frames(self) -> None:
         self._capture.start()
         while (frame := await self._capture.take()) is not None:
             try:
                 pixels = await self._in_thread(frame.pixels)
-            except ServeAppError as exc:  # a picture of a folder
+            except ServeAppError as exc:  # a file of a folder that cannot be decoded
                 self._progress.drop(exc.code)
                 continue
             if self._scene is None:
@@ -243,22 +252,22 @@ class Stream:
                 self._scene = await asyncio.to_thread(Scene, self._spec, fps, self._bookmark)  # it may load a library
             if await self._in_thread(self._scene.is_still, frame, pixels):
                 self._progress.drop("no_motion")
-                self._add_regions(self._scene.stay(frame, pixels))
+                self._add_regions(self._scene.update_still(frame, pixels))
             else:
                 await self._detect(frame, pixels, self._scene)
-            self._move_bookmark(frame)
+            self._update_bookmark(frame)
         if not self._is_stopped:
-            self._progress.finished()
+            self._progress.complete()
 
     async def _detect(self, frame: Frame, pixels: Pixels, scene: Scene) -> None:
-        self._progress.asking()
-        self._move_bookmark(frame)
-        answer = await self._answer(frame, pixels)
+        self._progress.detection_started()
+        self._update_bookmark(frame)
+        answer = await self._detect_with_retries(frame, pixels)
         if answer is None:
             return
-        self._progress.answered()
+        self._progress.detection_succeeded()
         if self._state != "running":
-            self._note_state()  # however short a time it runs
+            self._publish_state()  # now, because a short run may end before the next poll
         if self._gap_after is not None:
             self._add_gap(frame, self._gap_after)
             self._gap_after = None
@@ -267,37 +276,40 @@ class Stream:
         answer = replace(answer, detections=detections, timing=replace(answer.timing, total_s=age_s))
         result = StreamResult.from_answer(answer, frame, stream_id=self._spec.id)
         self._latest = frame, pixels, answer, result
-        self._newer.set()
-        self._newer = asyncio.Event()
+        self._frame_processed.set()
+        self._frame_processed = asyncio.Event()
         self._events.add("result", result)
         self._add_regions(events)
         if self._recorder:
             self._recorder.put(pixels, answer.detections, frame.captured_at_s)
 
-    async def _answer(self, frame: Frame, pixels: Pixels) -> Answer | None:
-        """What is found in it, however long the Detector is away; only newer frames can be lost meanwhile."""
+    async def _detect_with_retries(self, frame: Frame, pixels: Pixels) -> Answer | None:
+        """Return the Detector's answer for a frame, or None if the Detector fails on this frame.
+
+        Retry for as long as the Detector is unavailable. Meanwhile, a live source drops only newer frames.
+        """
         while True:
             try:
                 model = await self._detector.model(_FRAME_TIMEOUT_S)
-                return await asyncio.wait_for(self._ask(pixels, model), _FRAME_TIMEOUT_S)
+                return await asyncio.wait_for(self._detect_once(pixels, model), _FRAME_TIMEOUT_S)
             except PoisonPicture as exc:
-                self._progress.lost(exc.code, exc.detail)
+                self._progress.detection_failed(exc.code, exc.detail)
                 return None
             except ModelChanged:
                 continue
-            except InvalidParameter as exc:  # another model serves now, which does not know a class that is wanted
-                self._progress.refused(exc.detail)
+            except InvalidParameter as exc:  # the Detector serves another model now, which lacks a requested class
+                self._progress.detection_refused(exc.detail)
                 await asyncio.sleep(_OTHER_MODEL_PAUSE_S)
                 self._detector.forget_model()
             except (ServeAppError, TimeoutError) as exc:
-                self._progress.refused(str(exc) or "the detector does not answer")
+                self._progress.detection_refused(str(exc) or "the detector does not answer")
                 await asyncio.sleep(_RETRY_PAUSE_S)
-            except Exception as exc:  # the engine failed on this batch: the next frame may fare better
+            except Exception as exc:  # the engine failed on this batch: the next frame may succeed
                 logger.exception("stream %s lost frame %d", self._spec.id, frame.frame_id)
-                self._progress.lost("error", f"the detector failed: {type(exc).__name__}")
+                self._progress.detection_failed("error", f"the detector failed: {type(exc).__name__}")
                 return None
 
-    async def _ask(self, pixels: Pixels, model: ModelInfo) -> Answer:
+    async def _detect_once(self, pixels: Pixels, model: ModelInfo) -> Answer:
         options = self._params.to_options(model)
         with self._detector.pool.lease() as slot:
             started_at_s = time.monotonic()
@@ -313,10 +325,11 @@ class Stream:
         call = functools.partial(work, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._frame_thread, call)
 
-    def _move_bookmark(self, frame: Frame) -> None:
-        """Write down that this frame has begun or is done, so that a successor continues after it.
+    def _update_bookmark(self, frame: Frame) -> None:
+        """Save that this frame has been started or processed, so that the next process continues after it.
 
-        The event loop itself writes: before it has, no follower may see an event whose id a successor would use again.
+        We write in the event loop itself, because no client may see an event before the bookmark covers its id:
+        the next process would use that id again.
         """
         progress, scene, is_live = self._progress, self._scene, self._source.is_live
         assert scene is not None
@@ -327,7 +340,7 @@ class Stream:
             position=None if is_live else frame.position,
             stream_time_s=frame.stream_time_s,
             processed=progress.processed,
-            dropped=dict(progress.dropped) if is_live else progress.dropped_until(frame.frame_id),
+            dropped=dict(progress.dropped) if is_live else progress.dropped_up_to(frame.frame_id),
             reconnects=progress.reconnects,
             zones=scene.zones,
             lines=scene.lines,
@@ -339,11 +352,11 @@ class Stream:
         try:
             self._bookmark_file.write(self._bookmark)
         except OSError as exc:
-            if not self._is_bookmark_lost:
-                logger.error("stream %s cannot keep its place: %s", self._spec.id, exc.strerror)
-            self._is_bookmark_lost = True
+            if not self._is_bookmark_failing:
+                logger.error("stream %s: its progress cannot be saved: %s", self._spec.id, exc.strerror)
+            self._is_bookmark_failing = True
         else:
-            self._is_bookmark_lost = False
+            self._is_bookmark_failing = False
 
     def _add_gap(self, frame: Frame, before: Bookmark) -> None:
         lost = self._progress.dropped["restart"] - before.dropped.get("restart", 0)
@@ -355,24 +368,24 @@ class Stream:
             self._events.add("zone" if isinstance(event, ZoneChange) else "line", event)
 
     def _on_clip(self, clip: ClipNotice) -> None:
-        # The recorder calls this in its own thread.
+        # The recorder calls this in its own thread, but the event log belongs to the event loop.
         self._loop.call_soon_threadsafe(self._events.add, "recording", clip)
 
-    async def _look(self) -> None:
-        """After the state, which may change by nothing happening."""
+    async def _watch_state(self) -> None:
+        """Publish state changes. We poll, because a stream stalls when nothing happens, so no event reports it."""
         while True:
-            self._note_state()
-            await asyncio.sleep(_LOOK_PERIOD_S)
+            self._publish_state()
+            await asyncio.sleep(_STATE_POLL_INTERVAL_S)
 
-    def _note_state(self) -> None:
+    def _publish_state(self) -> None:
         state, detail = self._progress.health()
         if state == self._state:
             return
         self._events.add("state", StateChange(state=state, previous=self._state, detail=detail))
         self._state = state
-        self._bookmark_events()
+        self._save_next_event_id()
 
-    def _bookmark_events(self) -> None:
+    def _save_next_event_id(self) -> None:
         self._bookmark = self._bookmark.model_copy(update={"next_event_id": self._events.next_id})
         self._save_bookmark()
 

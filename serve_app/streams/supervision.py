@@ -1,4 +1,4 @@
-"""Supervision of all streams: they are created, changed, watched and kept running. Knows nothing of Ray."""
+"""Supervision of all streams: create, change, watch them and keep them running. It does not depend on Ray."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from serve_app.config import StreamArgs
 from serve_app.errors import Conflict, ServeAppError, Unavailable
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Regions, State, StreamSpec, StreamStatus
-from serve_app.streams.admission import Admission, Detectors, StreamDemand, admit, check_room, check_tracking
+from serve_app.streams.admission import Admission, Detectors, StreamDemand, admit, check_stream_count, check_tracking
 from serve_app.streams.handover import HandOver
 from serve_app.streams.keepalive import KeepAlive
 from serve_app.streams.registry import AT_REST, Registry, SupervisedStream, uninterrupted
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.stream import policy_of
-from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, in_time
+from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, with_timeout
 from serve_app.types import EventPage, Snapshot
 
-_HOLD_POLL_INTERVAL_S = 0.5
-_POLL_INTERVAL_S = 5.0  # between two questions to each worker
+_STORE_POLL_INTERVAL_S = 0.5
+_POLL_INTERVAL_S = 5.0  # between two status requests to the same worker
 _REGIONS_TIMEOUT_S = 20.0
-_NO_WORKER_PAUSE_S = 1.0  # before a client that wants events of a stream without a worker may ask again
+_NO_WORKER_PAUSE_S = 1.0  # before an empty answer, so that clients of a stream without a worker do not busy-poll
 
 
 class Supervision:
-    """Keeps every registered stream running, and answers what clients ask about streams and change in them.
+    """Keeps every registered stream running, and serves the clients' queries and changes.
 
-    Workers outlive it: the next supervision reads the store and joins them. Only one process at a time holds the store.
-    The operations are those of ``api.backend.Streams``, which says what they raise.
+    Workers outlive it: the next supervision reads the store and takes the running workers over. Only one process at a
+    time holds the store. The operations and their errors are documented in ``api.backend.Streams``.
     """
 
     def __init__(
@@ -52,24 +52,24 @@ class Supervision:
         self._admission = Admission(detectors, args, guard)
         self._keep_alive = KeepAlive(self.registry, workers)
         self._hand_over = HandOver(self.registry, workers, self._keep_alive)
-        self._admitting = asyncio.Lock()  # one stream after the other, because each counts for the next
+        self._admitting = asyncio.Lock()  # one stream at a time, because each admission depends on the earlier ones
         self._tasks = [asyncio.create_task(self._take_over())]
 
     @uninterrupted
     async def create(self, spec: StreamSpec) -> StreamStatus:
         """Add a stream, and start it unless it is paused."""
-        await self.registry.until_open()
+        await self.registry.wait_until_open()
         async with self._admitting:
             if spec.id in self.registry.streams:
-                raise Conflict(f"there is a stream {spec.id!r} already")
-            check_room(len(self.registry.streams), self._args.max_streams)
+                raise Conflict(f"stream {spec.id!r} already exists")
+            check_stream_count(len(self.registry.streams), self._args.max_streams)
             stream = await self._admitted(spec)
             await self._install(stream)
         return stream.public_status()
 
     @uninterrupted
     async def replace(self, spec: StreamSpec) -> StreamStatus:
-        """End the stream of this id and start this one in its place. Where this one is refused, the other one stays."""
+        """Replace the stream that has this id. If the new spec is refused, the old stream keeps running."""
         async with self.registry.changing(spec.id) as before, self._admitting:
             stream = await self._admitted(spec)
             async with self._halted(before):
@@ -79,20 +79,20 @@ class Supervision:
 
     async def all(self) -> list[StreamStatus]:
         """Return the status of every stream, sorted by id."""
-        await self.registry.until_open()
+        await self.registry.wait_until_open()
         streams = [self.registry.streams[stream_id] for stream_id in sorted(self.registry.streams)]
-        await asyncio.gather(*(self._keep_alive.ask(stream) for stream in streams))
+        await asyncio.gather(*(self._keep_alive.refresh_status(stream) for stream in streams))
         return [stream.public_status() for stream in streams]
 
     async def status(self, stream_id: str) -> StreamStatus:
         """Return the status of a stream."""
         stream = await self.registry.find(stream_id)
-        await self._keep_alive.ask(stream)
+        await self._keep_alive.refresh_status(stream)
         return stream.public_status()
 
     @uninterrupted
     async def delete(self, stream_id: str) -> None:
-        """End a stream and delete what is stored of it."""
+        """End a stream, and delete its record and bookmark."""
         async with self.registry.changing(stream_id) as stream, self._halted(stream):
             await asyncio.to_thread(self._store.delete, stream_id)
             del self.registry.streams[stream_id]
@@ -128,22 +128,24 @@ class Supervision:
 
     @uninterrupted
     async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
-        """Count other zones and lines from now on. Where the worker refuses them, the stream keeps those it has."""
+        """Count other zones and lines from now on. If the worker refuses them, the stream keeps its current ones."""
         async with self.registry.changing(stream_id) as stream:
             before = stream.record.spec
             spec = before.model_copy(update=dict(regions))
             check_tracking(spec)
-            # Stored first: if the worker dies while it is asked, the next one must start with the new regions.
+            # We store first: if the worker dies during the call, the next one must start with the new regions.
             await self.registry.put(stream, spec=spec)
             if stream.worker is not None:
                 try:
-                    await in_time(stream.worker.set_regions(regions), _REGIONS_TIMEOUT_S)
+                    await with_timeout(stream.worker.set_regions(regions), _REGIONS_TIMEOUT_S)
                 except WorkerError as exc:
-                    raise Unavailable("the stream's process did not answer; the next one counts these") from exc
+                    raise Unavailable(
+                        "the stream's process did not answer; its next process uses these regions"
+                    ) from exc
                 except ServeAppError:
-                    await self.registry.note(stream, spec=before)
+                    await self.registry.put_or_log(stream, spec=before)
                     raise
-            await self._keep_alive.ask(stream)
+            await self._keep_alive.refresh_status(stream)
         return stream.public_status()
 
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
@@ -153,7 +155,7 @@ class Supervision:
             try:
                 return await stream.worker.events(after, within_s)
             except WorkerError:
-                pass  # the next worker has the next events
+                pass  # the next worker serves the next events
         await asyncio.sleep(min(within_s, _NO_WORKER_PAUSE_S))
         return EventPage([], after, 0)
 
@@ -169,33 +171,33 @@ class Supervision:
         return None
 
     def check(self) -> None:
-        """Raise what made a background task fail."""
+        """Raise the error of a background task that failed."""
         for task in self._tasks:
             if task.done():
                 task.result()
 
     async def stop(self) -> None:
-        """Stop supervising. Workers go on for the next supervision, unless the application is gone."""
+        """Stop supervising. The workers keep running for the next supervision, unless the application was deleted."""
         for task in self._tasks:
             task.cancel()
         self._keep_alive.cancel_all()
-        await asyncio.gather(*self._tasks, return_exceptions=True)  # this undoes the moves that are not made yet
+        await asyncio.gather(*self._tasks, return_exceptions=True)  # this also undoes the unfinished moves
         if self.registry.is_open and await self._workers.is_application_gone():
             await asyncio.gather(*(self._keep_alive.try_halt(stream) for stream in self.registry.streams.values()))
-            self._keep_alive.cancel_all()  # a worker that could not be ended notices by itself
+            self._keep_alive.cancel_all()  # a worker that we could not end exits by itself
 
     async def close(self) -> None:
         """Wait for the changes in progress, and let another process hold the store. Call ``stop`` first."""
         try:
             await self.registry.finish_changes()
-            await self._keep_alive.end_all()  # those too that the changes have begun
-            await self.registry.finish_changes()  # what the cancelled ones were writing
+            await self._keep_alive.end_all()  # also the keepers that those changes started
+            await self.registry.finish_changes()  # the writes of the keepers that were cancelled
         finally:
-            self._store.let_go()
+            self._store.release()
 
     async def _take_over(self) -> None:
-        while not self._store.hold():  # noqa: ASYNC110  # another process holds it, and no event of ours tells its end
-            await asyncio.sleep(_HOLD_POLL_INTERVAL_S)
+        while not self._store.acquire():  # noqa: ASYNC110  # another process holds it, and cannot signal us
+            await asyncio.sleep(_STORE_POLL_INTERVAL_S)
         streams = self.registry.streams
         for record in await asyncio.to_thread(self._store.records):
             stream = streams[record.spec.id] = self._stream(record)
@@ -212,7 +214,8 @@ class Supervision:
     async def _end_strays(self) -> None:
         """End the workers that should not run.
 
-        The last supervisor died while it deleted, paused or moved their streams, or its settings allowed their sources.
+        They exist if the previous supervisor died while it deleted, paused or moved their streams, or if its settings
+        allowed sources that ours do not.
         """
         streams = {stream.record.worker_name: stream for stream in self.registry.streams.values()}
         kept = {name for name, stream in streams.items() if stream.should_run}
@@ -223,10 +226,11 @@ class Supervision:
                 await self._keep_alive.discard(name)
 
     async def _poll(self) -> None:
-        """Ask each worker for its status every few seconds, which tells the worker that it is still supervised."""
+        """Request each worker's status every few seconds. The request also shows the worker that it is supervised."""
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
-            await asyncio.gather(*(self._keep_alive.ask(stream) for stream in self.registry.streams.values()))
+            streams = self.registry.streams.values()
+            await asyncio.gather(*(self._keep_alive.refresh_status(stream) for stream in streams))
             for stream in self.registry.streams.values():
                 status = stream.public_status()
                 self._report(status, stream.reported_state)
@@ -234,9 +238,9 @@ class Supervision:
                 self._keep_alive.kill_silent(stream)
 
     async def _admitted(self, spec: StreamSpec) -> SupervisedStream:
-        """Return a stream that may run. Raises what keeps it from running."""
+        """Return a stream that may run. Raise the error that keeps it from running."""
         stream = self._stream(Record(spec=spec))
-        stream.source = self._admission.source(spec)  # raises what ``_stream`` keeps as the stream's detail
+        stream.source = self._admission.source(spec)  # raises the error that ``_stream`` only stores as the detail
         await self._admit(_demand(stream))
         return stream
 
@@ -246,7 +250,7 @@ class Supervision:
             admit(new, self._other_demands(new.spec), capacity_fps)
 
     def _other_demands(self, spec: StreamSpec) -> Iterator[StreamDemand]:
-        """Yield the demand of each other stream that runs and has the same model."""
+        """Yield the demand of each other stream that should run on the same model."""
         for stream in self.registry.streams.values():
             other = stream.record.spec
             if stream.should_run and other.id != spec.id and other.detect.model == spec.detect.model:
@@ -262,11 +266,11 @@ class Supervision:
         try:
             await self._keep_alive.halt(stream)
         except WorkerNotKilled as exc:
-            raise Unavailable("the stream's process could not be ended yet; try again") from exc
+            raise Unavailable("the stream's process could not be ended yet; retry") from exc
 
     @asynccontextmanager
     async def _halted(self, stream: SupervisedStream) -> AsyncIterator[None]:
-        """Halt a stream for a change of the store. Where the store cannot be written, the stream is started again."""
+        """Halt a stream during a change of the store. If the store cannot be written, restart the stream."""
         await self._halt(stream)
         try:
             yield
@@ -276,7 +280,7 @@ class Supervision:
             raise
 
     def _stream(self, record: Record) -> SupervisedStream:
-        """Return a stream that is not running yet. Its status says why where it may not run."""
+        """Return a stream that is not running yet. If it may not run, its status says why."""
         spec = record.spec
         source, detail = None, ""
         try:

@@ -1,13 +1,13 @@
-"""The processes that run the streams, as their supervision needs them: two ports, and how a worker can fail.
+"""The interfaces through which the supervision uses the streams' processes, and the ways a worker can fail.
 
     WorkerError
-    |- WorkerDied          its process has ended
-    |- WorkerUnreachable   its process may be alive, but cannot be reached now
-    |- WorkerSilent        it did not answer in time
-    |- WorkerFailed        it answered with an unexpected error
-    `- WorkerNotKilled     its process did not end when it was killed
+    |- WorkerDied          the process has ended
+    |- WorkerUnreachable   the process may be alive, but cannot be reached now
+    |- WorkerSilent        the worker did not answer in time
+    |- WorkerFailed        the worker answered with an unexpected error
+    `- WorkerNotKilled     the process did not end when it was killed
 
-These errors stay inside the supervision: a client is told in the words of ``serve_app.errors``.
+These errors stay inside the supervision; clients get the errors of ``serve_app.errors``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class WorkerError(Exception):
-    """Something is wrong with a worker's process."""
+    """The base class of all failures of a worker's process."""
 
 
 class WorkerDied(WorkerError):
@@ -34,7 +34,7 @@ class WorkerDied(WorkerError):
 
 
 class WorkerUnreachable(WorkerError):
-    """The worker's process cannot be reached now. It may be alive, and come back."""
+    """The worker's process cannot be reached now. It may still be alive and become reachable again."""
 
 
 class WorkerSilent(WorkerError):
@@ -50,23 +50,23 @@ class WorkerNotKilled(WorkerError):
 
 
 class WorkerCalls(Protocol):
-    """What a process that runs one stream answers to others.
+    """The calls that a process running one stream answers.
 
-    Every call raises WorkerDied, WorkerUnreachable or WorkerFailed where it gets no answer, and the ServeAppError that
-    the process answers with where it refuses the call.
+    Every call raises WorkerDied, WorkerUnreachable or WorkerFailed if it gets no answer, and the worker's ServeAppError
+    if the worker refuses the call.
     """
 
     async def ready(self) -> None:
-        """Return when the process has started and a Detector answers it. This may take as long as that takes."""
+        """Wait, without a time limit, until the process has started and a Detector answers it."""
 
     async def node(self) -> str:
-        """Return the id of the node that the process is on."""
+        """Return the id of the node that the process runs on."""
 
     async def run(self) -> StreamStatus:
-        """Run the stream, or join the run that there is. Return the status of the stream when it is over."""
+        """Run the stream, or join the current run. Return the stream's last status when it has ended."""
 
     async def status(self) -> StreamStatus:
-        """Return the status of the stream now."""
+        """Return the stream's current status."""
 
     async def events(self, after: int | None, within_s: float) -> EventPage:
         """Return events as ``EventLog.page`` does."""
@@ -75,48 +75,54 @@ class WorkerCalls(Protocol):
         """Return a frame as ``Stream.snapshot`` does."""
 
     async def set_regions(self, regions: Regions) -> None:
-        """Count these regions from now on. Raises StartError where the stream cannot."""
+        """Count these regions from now on. Raise StartError if tracking is not installed."""
 
     async def stop(self) -> StreamStatus:
-        """Stop the stream, close what it opened, and return its last status."""
+        """Stop the stream, close everything it opened, and return its last status."""
 
 
 class Worker(WorkerCalls, Protocol):
-    """A process that runs one stream. Two workers are equal where they are the same process."""
+    """A process that runs one stream. Two workers are equal if they are the same process."""
 
     def kill(self) -> None:
-        """Kill the process, without waiting for its end."""
+        """Kill the process without waiting until it has ended."""
 
 
 class Workers(Protocol):
     """All workers of one application. They outlive the supervisor that started them, and are found by their names."""
 
     def start(self, record: Record, source: Source) -> Worker:
-        """Return the worker named ``record.worker_name``: the one that is there already, or a new one.
+        """Return the running worker named ``record.worker_name``, or start one.
 
-        Raises WorkerFailed where it can be neither found nor started.
+        Raise WorkerFailed if the worker can be neither found nor started.
         """
 
     async def kill(self, name: str) -> None:
-        """Kill the worker of this name, if there is one, and wait until the name is free. Raises WorkerNotKilled."""
+        """Kill the worker of this name, if it exists, and wait until the name is free.
+
+        Raise WorkerNotKilled if the process does not end.
+        """
 
     async def running(self) -> set[str]:
         """Return the names of all workers that are running."""
 
     async def draining_nodes(self) -> set[str]:
-        """Return the ids of the nodes that will be taken away soon; none where that is not known."""
+        """Return the ids of the draining nodes; an empty set if they are not known."""
 
     async def is_application_gone(self) -> bool:
-        """Return whether the application was deleted; False during a rolling update, and where that is not known."""
+        """Return whether the application was deleted; False during a rolling update, and if that is not known."""
 
 
 def reason_of(exc: BaseException) -> str:
-    """Return what a log line or a status says of an error: its sentence, or only its class where it is not ours."""
+    """Return the text for an error in a log line or status: its message, or only the class of a foreign error.
+
+    A foreign error's message may contain credentials.
+    """
     return str(exc) if isinstance(exc, WorkerError | ServeAppError) else type(exc).__name__
 
 
-async def in_time(answer: Awaitable[T], timeout_s: float) -> T:
-    """Return a worker's answer. Raises WorkerSilent where it does not come within ``timeout_s`` seconds."""
+async def with_timeout(answer: Awaitable[T], timeout_s: float) -> T:
+    """Return a worker's answer. Raise WorkerSilent if it takes longer than ``timeout_s`` seconds."""
     try:
         return await asyncio.wait_for(answer, timeout_s)
     except TimeoutError as exc:

@@ -138,7 +138,7 @@ async def test_a_wrong_password_fails_and_is_not_shown(pictures: Path) -> None:
         async with watch(f"rtsp://admin:hunter2@127.0.0.1:{port}/cam") as watched:
             await watched.more(1)
         async with watch(f"rtsp://admin:wrong@127.0.0.1:{port}/cam") as watched:
-            refusal = f"rtsp://127.0.0.1:{port}/… answers 401 Unauthorized: it refuses these credentials"
+            refusal = f"rtsp://127.0.0.1:{port}/… answered 401 Unauthorized: it refuses these credentials; check them"
             assert await watched.health("failed") == refusal
 
 

@@ -118,7 +118,7 @@ class FakeStreams:
         if self.failure:
             raise self.failure
         if spec.id in self.specs:
-            raise Conflict(f"there is a stream {spec.id!r} already")
+            raise Conflict(f"stream {spec.id!r} already exists")
         self.specs[spec.id], self.logs[spec.id] = spec, EventLog(spec.id, [])
         return await self.status(spec.id)
 
@@ -172,5 +172,5 @@ class FakeStreams:
 
     def _find(self, stream_id: str) -> StreamSpec:
         if stream_id not in self.specs:
-            raise NotFound(f"no stream {stream_id!r}")
+            raise NotFound(f"stream {stream_id!r} does not exist")
         return self.specs[stream_id]

@@ -1,1 +1,1 @@
-"""A source to frames: which sources are allowed, how they are read, and how they are reopened."""
+"""From a source to frames: checking, reading and reopening sources."""

@@ -1,4 +1,4 @@
-"""The continuous capture loop: source -> the waiting place, in a thread of its own."""
+"""The continuous capture loop, which moves frames from the source to the mailbox in its own thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serve_app.types import Frame, Position
 
 
 class Capture:
-    """Reads a source until it ends or ``stop``. ``ReconnectingSource`` reopens a live one that goes away."""
+    """Reads a source until it ends or ``stop`` is called. ``ReconnectingSource`` reopens a live source that fails."""
 
     def __init__(
         self,
@@ -34,80 +34,82 @@ class Capture:
         hwaccel: str | None = None,
         guard: AddressGuard | None = None,
     ) -> None:
-        """A source that has an end begins after ``after``; the stream's own clock begins at ``stream_time_s``.
+        """Prepare the capture. A source with an end starts after ``after``; the stream's own clock starts at
+        ``stream_time_s``.
 
-        ``hwaccel``, ``guard``: see ``open_video``.
+        For ``hwaccel`` and ``guard`` see ``open_video``.
         """
         self._progress = progress
         self._policy = policy
         self._is_live = source.is_live
         self._max_fps = max_fps
-        self._place = FrameMailbox()
-        self._fault: Exception | None = None  # that ended the thread, and is none of the source's
+        self._mailbox = FrameMailbox()
+        self._error: Exception | None = None  # the unexpected error that ended the thread
         self._stopped = threading.Event()
         self._source = ReconnectingSource(
             source, progress, self._stopped, max_pixels=max_pixels, loop=loop, after=after, hwaccel=hwaccel, guard=guard
         )
-        self._started_s = time.monotonic() - stream_time_s
+        self._started_at_s = time.monotonic() - stream_time_s
         self._stream_time_s = stream_time_s  # on the stream's own clock
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the capture thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the frame that is being read."""
+        """Stop the capture after the frame that is being read."""
         self._stopped.set()
-        self._place.close()
+        self._mailbox.close()
 
     async def take(self) -> Frame | None:
-        """The next frame to detect, as soon as there is one; None at the end. Raises what ended the thread."""
-        frame = await self._place.take()
-        if frame is None and self._fault is not None:
-            raise self._fault
+        """Wait for the next frame and return it, or None at the end. Raise the error that ended the thread, if any."""
+        frame = await self._mailbox.take()
+        if frame is None and self._error is not None:
+            raise self._error
         return frame
 
     def _run(self) -> None:
         try:
             self._source.read_until_the_end(self._read)
-        except Exception as exc:  # else the stream would stand still unnoticed
-            self._fault = exc
+        except Exception as exc:  # ``take`` raises it; otherwise the stream would hang unnoticed
+            self._error = exc
         finally:
-            self._place.close()
+            self._mailbox.close()
 
     def _read(self, video: Video) -> None:
-        at_own_pace = video.comes_in_bursts and self._policy == "drop_oldest"
+        in_real_time = video.comes_in_bursts and self._policy == "drop_oldest"
         pull_interval_s = video.pull_interval_s
         interval_s = 1 / self._max_fps if self._max_fps else (pull_interval_s or 0.0)
-        opened_s = time.monotonic()
-        began_s = opened_s - self._started_s if self._is_live else self._stream_time_s  # on the stream's own clock
+        opened_at_s = time.monotonic()
+        # The same time on the stream's own clock.
+        opened_at_stream_s = opened_at_s - self._started_at_s if self._is_live else self._stream_time_s
         stamps = Timestamps(video.fps, is_recorded=video.has_end and pull_interval_s is None)
-        due_s = 0.0  # of the next frame that max_fps lets through
+        due_s = 0.0  # when max_fps allows the next frame
         pictures = iter(video)
         while not self._stopped.is_set():
-            if pull_interval_s is not None and self._stopped.wait(max(0.0, opened_s + due_s - time.monotonic())):
+            if pull_interval_s is not None and self._stopped.wait(max(0.0, opened_at_s + due_s - time.monotonic())):
                 return
-            self._progress.reading()
+            self._progress.read_started()
             picture = next(pictures, None)
-            self._progress.stopped_reading()
+            self._progress.read_ended()
             if picture is None:
                 return
             pixels, position = picture
-            passed_s = stamps.passed_s(position.timestamp_s)
-            if at_own_pace and self._stopped.wait(max(0.0, opened_s + passed_s - time.monotonic())):
+            elapsed_s = stamps.elapsed_s(position.timestamp_s)
+            if in_real_time and self._stopped.wait(max(0.0, opened_at_s + elapsed_s - time.monotonic())):
                 return
-            self._stream_time_s = max(self._stream_time_s, began_s + passed_s)
-            frame = Frame(self._progress.read(), time.time(), self._stream_time_s, position, pixels)
-            if passed_s < due_s - 1e-3:
+            self._stream_time_s = max(self._stream_time_s, opened_at_stream_s + elapsed_s)
+            frame = Frame(self._progress.frame_captured(), time.time(), self._stream_time_s, position, pixels)
+            if elapsed_s < due_s - 1e-3:
                 self._progress.drop("max_fps", frame.frame_id)
                 continue
             if interval_s:
-                due_s += interval_s * max(1, math.floor((passed_s - due_s) / interval_s) + 1)
-            unused = self._place.put(frame, wait=self._policy == "wait")
+                due_s += interval_s * max(1, math.floor((elapsed_s - due_s) / interval_s) + 1)
+            unused = self._mailbox.put(frame, wait=self._policy == "wait")
             if unused is None:
                 continue
             if not self._stopped.is_set():
                 self._progress.drop("newer_frame", unused.frame_id)
             elif self._is_live:
-                self._progress.drop("stopped", unused.frame_id)  # a file's is read again when the stream goes on
+                self._progress.drop("stopped", unused.frame_id)  # a file's frame is read again later

@@ -1,4 +1,4 @@
-"""Why a source that FFmpeg reads cannot be read, in a sentence."""
+"""Error messages for sources that cannot be read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from serve_app.streams.capture.source import Source
 
 _REACH_TIMEOUT_S = 2.0
 _PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
-_REFUSAL = re.compile(r"method \w+ failed: (\d{3})")  # FFmpeg's words; the camera's own follow
-_RTSP_STATUSES = {  # those that HTTP has not: RFC 2326, 7.1.1
+_REFUSAL = re.compile(r"method \w+ failed: (\d{3})")  # FFmpeg's text, before the camera's own
+_RTSP_STATUSES = {  # the statuses that HTTP does not have: RFC 2326, 7.1.1
     451: "Parameter Not Understood",
     452: "Conference Not Found",
     453: "Not Enough Bandwidth",
@@ -36,29 +36,32 @@ _RTSP_STATUSES = {  # those that HTTP has not: RFC 2326, 7.1.1
     551: "Option Not Supported",
 }
 _ADVICE = {
-    401: "it refuses these credentials",
-    403: "it refuses these credentials",
-    404: "check the path of its address",
-    407: "it refuses these credentials",
-    410: "check the path of its address",
-    429: "it is asked too often",
+    401: "it refuses these credentials; check them",
+    403: "it refuses these credentials; check them",
+    404: "check the path of its URL",
+    407: "it refuses these credentials; check them",
+    410: "check the path of its URL",
+    429: "it gets too many requests",
     453: "it has too many viewers",
-    461: "it does not send over TCP, which is all that is read",
-    503: "it is overloaded, or starts",
+    461: "it does not send over TCP, the only supported transport",
+    503: "it is overloaded or still starting",
 }
 
 
-def explain(source: Source, exc: Exception, *, timed_out: bool, said: str = "") -> SourceError:
-    """What FFmpeg's error means for the stream. FFmpeg's own text, and what it ``said`` in its log, name the address,
-    with its credentials: it must not come into a log as the cause, either."""
+def explain(source: Source, exc: Exception, *, timed_out: bool, log_text: str = "") -> SourceError:
+    """Return the SourceError for an error of FFmpeg or the operating system.
+
+    FFmpeg's messages and its log (``log_text``) contain the URL with its credentials. So they never become part of the
+    message, and callers must raise ``from None``.
+    """
     if isinstance(exc, PermissionError) and not isinstance(exc, av.FFmpegError):
-        return SourceDenied(f"{source.name} may not be read by this process: see its permissions")
-    if source.kind == "rtsps" and (trouble := _trouble_with_tls(source)):
-        return trouble
-    if status := _status_of(exc, said):
+        return SourceDenied(f"{source.name} may not be read by this process; change its permissions")
+    if source.kind == "rtsps" and (error := _tls_error(source)):
+        return error
+    if status := _status_of(exc, log_text):
         return refusal(source, status)
     if timed_out and _is_reachable(source):
-        return SourceStalled(f"{source.name} is connected and sends no video")
+        return SourceStalled(f"{source.name} is connected but sends no video")
     if timed_out:
         return SourceGone(f"{source.name} does not answer")
     if isinstance(exc, av.InvalidDataError | ValueError) or (source.kind == "file" and isinstance(exc, av.EOFError)):
@@ -67,62 +70,62 @@ def explain(source: Source, exc: Exception, *, timed_out: bool, said: str = "") 
     if number in errno.errorcode:
         return SourceGone(f"{source.name}: {os.strerror(number)}")
     if (name := urlsplit(source.uri).hostname) and not _has_address(name):
-        return SourceGone(f"{source.name}: the host's name stands for no address")
-    return SourceGone(f"{source.name}: the connection broke")
+        return SourceGone(f"{source.name}: the host name cannot be resolved")
+    return SourceGone(f"{source.name}: the connection was lost")
 
 
 def refusal(source: Source, status: int, through: str = "") -> SourceError:
-    """What a status that is none of success means for the stream: by number, since the server's own words are not
-    ours to show."""
-    words = _RTSP_STATUSES.get(status, "") if source.kind in {"rtsp", "rtsps"} else ""
-    words = words or responses.get(status, "which is no success")
+    """Return the SourceError for an error status, with the standard's text, because we do not control the server's."""
+    reason = _RTSP_STATUSES.get(status, "") if source.kind in {"rtsp", "rtsps"} else ""
+    reason = reason or responses.get(status, "(an error)")
     advice = f": {_ADVICE[status]}" if status in _ADVICE else ""
     if status == 401 and "@" not in urlsplit(source.uri).netloc:
-        advice = ": write user:password@ before its host"
+        advice = ": add user:password@ before the host"
     kind = SourceDenied if status in {401, 403, 407} else SourceGone
-    return kind(f"{source.name} answers {status} {words}{through}{advice}")
+    return kind(f"{source.name} answered {status} {reason}{through}{advice}")
 
 
 def explain_tls(source: Source, exc: ssl.SSLError) -> SourceError:
-    """What a failure of TLS means for the stream."""
+    """Return the SourceError for a TLS failure."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return SourceUntrusted(
-            f"{source.name} shows a certificate that is not trusted here ({exc.verify_message}): see tls_verify"
+            f"{source.name} has a certificate that is not trusted here ({exc.verify_message}); trust its authority "
+            "(SSL_CERT_FILE) or set tls_verify to false"
         )
     if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        return SourceGone(f"{source.name}: the connection broke")
-    return SourceError(f"{source.name}: TLS failed ({(exc.reason or 'for no reason given').replace('_', ' ').lower()})")
+        return SourceGone(f"{source.name}: the connection was lost")
+    return SourceError(f"{source.name}: TLS failed ({(exc.reason or 'no reason given').replace('_', ' ').lower()})")
 
 
 def too_large(source: Source, max_pixels: int) -> SourceTooLarge:
-    """Return the refusal of pictures of more than ``max_pixels``."""
+    """Return the SourceError for frames of more than ``max_pixels``."""
     return SourceTooLarge(
-        f"limits.max_megapixels: {source.name} has pictures of more than {max_pixels // 1_000_000} megapixels",
+        f"limits.max_megapixels: {source.name} has frames of more than {max_pixels // 1_000_000} megapixels",
         limit="limits.max_megapixels",
     )
 
 
 def is_verified(source: Source) -> bool:
-    """Return whether its certificate is checked."""
+    """Return whether the source's certificate is verified."""
     return source.tls_verify and source.kind in {"https", "rtsps"}
 
 
-def authorities() -> str:
-    """The file of those who vouch for certificates: ``SSL_CERT_FILE``, the system's, or else Mozilla's."""
+def trusted_ca_file() -> str:
+    """Return the file of trusted certificate authorities: ``SSL_CERT_FILE``, the system's, or Mozilla's."""
     return ssl.get_default_verify_paths().cafile or certifi.where()
 
 
 def tls_for(source: Source) -> ssl.SSLContext:
-    """How to connect to the source, which may have to show a certificate."""
-    context = ssl.create_default_context(cafile=authorities() if is_verified(source) else None)
+    """Return the TLS context for a source. It verifies the certificate if the source asks for that."""
+    context = ssl.create_default_context(cafile=trusted_ca_file() if is_verified(source) else None)
     if not is_verified(source):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
 
-def _status_of(exc: Exception, said: str) -> int:
-    """The status that a camera answered, or 0. FFmpeg has an error of its own for some, and says all in its log."""
-    if found := _REFUSAL.search(said):
+def _status_of(exc: Exception, log_text: str) -> int:
+    """Return the status that a camera answered, or 0. FFmpeg logs all statuses, and has error classes for some."""
+    if found := _REFUSAL.search(log_text):
         return int(found[1])
     kinds: dict[type[Exception], int] = {
         av.error.HTTPUnauthorizedError: 401,
@@ -142,8 +145,8 @@ def _has_address(name: str) -> bool:
         return False
 
 
-def _trouble_with_tls(source: Source) -> SourceError | None:
-    """FFmpeg says only that something went wrong."""
+def _tls_error(source: Source) -> SourceError | None:
+    """Connect to find out why TLS failed, because FFmpeg does not report the reason. Return None if it works here."""
     parts = urlsplit(source.uri)
     address = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     try:
@@ -154,12 +157,12 @@ def _trouble_with_tls(source: Source) -> SourceError | None:
             return None
     except ssl.SSLError as exc:
         return explain_tls(source, exc)
-    except (OSError, ValueError):  # nobody is there, or the host's name is none
+    except (OSError, ValueError):  # the host is unreachable, or its name is not valid
         return None
 
 
 def _is_reachable(source: Source) -> bool:
-    """Somebody takes connections there: what sends nothing then is not the network."""
+    """Return whether the source accepts connections, so that its silence is not the network's fault."""
     parts = urlsplit(source.uri)
     if source.kind in {"udp", "file", "device"} or parts.hostname is None:
         return source.kind != "udp"

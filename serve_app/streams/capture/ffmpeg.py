@@ -1,8 +1,8 @@
-"""What FFmpeg reads: files, streams and what a web server sends, frame after frame.
+"""Frames from everything that FFmpeg reads: files, live streams and web servers.
 
-FFmpeg by PyAV. Against OpenCV's FFmpeg it takes the same CPU (0.73 ms a frame of H.264, 768×432, one thread) and gives
-the same pixels, but its errors say what happened, its time-outs hold for RTSP too, its options belong to one source and
-not to the process, and a frame that is dropped is never converted.
+We use FFmpeg through PyAV. It takes the same CPU time as OpenCV's FFmpeg (0.73 ms per H.264 frame of 768×432, one
+thread) and returns the same pixels. But its errors say what happened, its timeouts also work for RTSP, its options
+belong to one source instead of the process, and a dropped frame is never converted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import av
 from av.codec.hwaccel import HWAccel
 
 from serve_app.errors import SourceError, SourceStalled, Undecodable
-from serve_app.streams.capture.failures import authorities, explain, is_verified, too_large
+from serve_app.streams.capture.failures import explain, is_verified, too_large, trusted_ca_file
 from serve_app.streams.capture.orientation import matrix_of, upright
 from serve_app.streams.capture.pictures import Picture, Video
 from serve_app.streams.capture.source import Source
@@ -33,80 +33,80 @@ logger = logging.getLogger(__name__)
 
 _OPEN_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 10.0
-_MAX_CORRUPT_PACKETS = 1_000  # in a row; then it is no video after all
-# What a file may be: not one that names other files, as playlists and scripts of FFmpeg's do.
+_MAX_CORRUPT_PACKETS = 1_000  # in a row; with more the source is not a video
+# The allowed containers. None of them can name other files, as playlists and FFmpeg's scripts do.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,h264,hevc,m4v,mjpeg,mpjpeg,ogg,asf,nut,gif,ivf"
-# What has no time stamps in it: FFmpeg makes some up for some, as of 25 frames a second.
+# Formats without timestamps. For some, FFmpeg invents them, as if there were 25 frames per second.
 _UNTIMED = {"mpjpeg", "mjpeg", "h264", "hevc", "m4v"}
-_MAX_FPS = 1000  # a container that says more has no time stamps that are any use
-_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # in which a place is found exactly
+_MAX_FPS = 1000  # the timestamps of a container that declares more are unusable
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # formats that can be seeked exactly
 
 
 class Body(Protocol):
-    """A file that is read from elsewhere, and so by Python. One that has ``seek`` and ``tell``, too, is sought in."""
+    """A file-like object that Python reads for FFmpeg. If it also has ``seek`` and ``tell``, FFmpeg seeks in it."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
 class Input:
-    """What FFmpeg is to open, and how."""
+    """The resource that FFmpeg opens, and the options for it."""
 
     resource: str | Body
     options: dict[str, str]
-    format: str | None = None  # by FFmpeg's name; None: as it looks
+    format: str | None = None  # FFmpeg's name; None: detect the format
     has_end: bool = False
     comes_in_bursts: bool = False
-    renew: Callable[[], None] = lambda: None  # called when a frame has come
+    reset_timeout: Callable[[], None] = lambda: None  # called after each frame
 
 
 @contextmanager
 def open_media(
-    source: Source, given: Input, max_pixels: int, hwaccel: str | None = None, after: Position | None = None
+    source: Source, media: Input, max_pixels: int, hwaccel: str | None = None, after: Position | None = None
 ) -> Iterator[Video]:
-    """The video in it, open within the block. Raises SourceError; see ``open_video``."""
-    limit = {"max_pixels": str(max_pixels)}  # FFmpeg then makes no room for a larger frame
-    container = _open(source, given, limit, hwaccel)
+    """Open the video of an input within the block. Raise SourceError as ``open_video`` does."""
+    limit = {"max_pixels": str(max_pixels)}  # FFmpeg then allocates no larger frame
+    container = _open(source, media, limit, hwaccel)
     try:
         stream = find_video(container, source.name)
-        stream.thread_count = 1  # streams are many: each on a core of its own costs least
+        stream.thread_count = 1  # with many streams, one thread each takes the least CPU time
         stream.codec_context.options = limit
         if stream.width * stream.height > max_pixels:
             raise too_large(source, max_pixels)
         is_raw = container.format.name in _UNTIMED or (stream.average_rate or 0) > _MAX_FPS
-        has_end = given.has_end or (source.kind in {"http", "https"} and container.duration is not None)
-        pictures = _decoded(source, given, container, stream, max_pixels)
+        has_end = media.has_end or (source.kind in {"http", "https"} and container.duration is not None)
+        pictures = _decode_pictures(source, media, container, stream, max_pixels)
         if after:
             pictures = _pictures_after(after, pictures, source, container, stream)
         yield Video(
             ((pixels, Position(at.index)) for pixels, at in pictures) if is_raw else pictures,
             fps=_rate_of(stream, is_raw, has_end),
             has_end=has_end,
-            comes_in_bursts=has_end or given.comes_in_bursts,
+            comes_in_bursts=has_end or media.comes_in_bursts,
         )
     finally:
         container.close()
 
 
-def _open(source: Source, given: Input, limit: dict[str, str], hwaccel: str | None) -> Any:
-    began_s = time.monotonic()
+def _open(source: Source, media: Input, limit: dict[str, str], hwaccel: str | None) -> Any:
+    started_at_s = time.monotonic()
     try:
-        with _log_of(source) as lines, _no_proxy(source):
+        with _captured_log(source) as lines, _no_proxy(source):
             return av.open(
-                given.resource,
-                format=given.format,
-                options=_options(source) | given.options | limit,  # its first frames are decoded to know what it is
+                media.resource,
+                format=media.format,
+                options=_options(source) | media.options | limit,  # FFmpeg already decodes frames while it probes
                 timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
                 hwaccel=_hardware(hwaccel) if hwaccel else None,
             )
     except (av.FFmpegError, OSError, ValueError) as exc:
-        timed_out = time.monotonic() - began_s > 0.9 * _OPEN_TIMEOUT_S
-        raise explain(source, exc, timed_out=timed_out, said="\n".join(lines)) from None
+        timed_out = time.monotonic() - started_at_s > 0.9 * _OPEN_TIMEOUT_S
+        raise explain(source, exc, timed_out=timed_out, log_text="\n".join(lines)) from None
 
 
 @contextmanager
-def _log_of(source: Source) -> Iterator[list[str]]:
-    """What FFmpeg says of a camera in its log, which comes into no other log: it names addresses with passwords."""
+def _captured_log(source: Source) -> Iterator[list[str]]:
+    """Capture FFmpeg's log for a camera. It must not reach any other log, because it contains URLs with passwords."""
     lines: list[str] = []
     if source.kind not in {"rtsp", "rtsps"}:
         yield lines
@@ -114,17 +114,19 @@ def _log_of(source: Source) -> Iterator[list[str]]:
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
-        with av.logging.Capture() as said:
+        with av.logging.Capture() as records:
             yield lines
     finally:
         av.logging.set_level(level)
-        lines += [message for _, _, message in said]
+        lines += [message for _, _, message in records]
 
 
 @contextmanager
 def _no_proxy(source: Source) -> Iterator[None]:
-    """FFmpeg's TLS would ask the proxy that the environment names for HTTP, even of a camera next door, and has no
-    option against it. Only FFmpeg sees this: ``os.environ`` stays as it is."""
+    """Keep FFmpeg's TLS from using the environment's HTTP proxy, which it would use even for a camera on the LAN.
+
+    FFmpeg has no option against it. Only FFmpeg sees this variable; ``os.environ`` does not change.
+    """
     if source.kind != "rtsps":
         yield
         return
@@ -140,14 +142,17 @@ def _no_proxy(source: Source) -> Iterator[None]:
 
 @functools.cache
 def _hardware(kind: str) -> HWAccel | None:
-    """None, said once in the log, where there is no such hardware: to open a video would fail then."""
-    # Ray hides the GPUs from a process that asks for no share of one. A decoder is a part of its own in a GPU.
+    """Return the hardware decoder, or None if it is not available, because opening a video would fail with it.
+
+    The result is cached, so that a missing decoder is logged only once.
+    """
+    # Ray hides the GPUs from a process that requests no share of one. But the decoder is a separate unit of the GPU.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     try:
         hardware = HWAccel(kind, allow_software_fallback=True)
         hardware.create(av.Codec("h264", "r"))
     except (av.FFmpegError, OSError, ValueError, NotImplementedError) as exc:
-        logger.warning("no %s hardware decodes video here (%s): software does", kind, type(exc).__name__)
+        logger.warning("%s hardware is not available for decoding (%s); using software", kind, type(exc).__name__)
         return None
     return hardware
 
@@ -156,18 +161,21 @@ def _options(source: Source) -> dict[str, str]:
     if source.kind == "device":
         return {}
     if source.kind not in {"rtsp", "rtsps"}:
-        live = {"analyzeduration": "1000000", "fpsprobesize": "3"}  # us, frames: it is back the sooner
+        live = {"analyzeduration": "1000000", "fpsprobesize": "3"}  # µs, frames; short, to reconnect quickly
         return {"format_whitelist": _CONTAINERS} | (live if source.kind in {"tcp", "udp"} else {})
     options = {"format_whitelist": "rtsp,sdp,rtp", "analyzeduration": "1000000", "fpsprobesize": "3"}
     options |= {"rtsp_transport": "tcp"}
     if is_verified(source):
-        options |= {"tls_verify": "1", "ca_file": authorities()}
+        options |= {"tls_verify": "1", "ca_file": trusted_ca_file()}
     return options
 
 
 def _rate_of(stream: Any, is_raw: bool, has_end: bool) -> float | None:
-    """Frames per second, as the source says itself. Of a raw one, FFmpeg's average is an assumption: its headers say
-    it, or nobody does, and what is recorded then plays at the usual rate."""
+    """Return the frame rate that the source declares, in frames per second.
+
+    For a raw source, FFmpeg's average is only an assumption, so we use the rate in its headers. A raw recording without
+    such a rate plays at 25 frames per second.
+    """
     rate: Fraction | None = stream.codec_context.framerate if is_raw else stream.average_rate
     if rate and 0 < rate <= _MAX_FPS:
         return float(rate)
@@ -177,7 +185,7 @@ def _rate_of(stream: Any, is_raw: bool, has_end: bool) -> float | None:
 def _pictures_after(
     after: Position, pictures: Iterator[Picture], source: Source, container: Any, stream: Any
 ) -> Iterator[Picture]:
-    """From the last key frame before it; a container without an index is read from its start."""
+    """Return the pictures after a position. Seek to the key frame before it, or read a file without an index whole."""
     if after.timestamp_s is None or container.format.name not in _INDEXED:
         return ((pixels, at) for pixels, at in pictures if at.index > after.index)
     try:
@@ -188,15 +196,15 @@ def _pictures_after(
     return ((pixels, replace(at, index=index)) for index, (pixels, at) in enumerate(later, after.index + 1))
 
 
-def _decoded(source: Source, given: Input, container: Any, stream: Any, max_pixels: int) -> Iterator[Picture]:
-    """A packet that cannot be decoded is passed over: a camera's next key frame mends it."""
+def _decode_pictures(source: Source, media: Input, container: Any, stream: Any, max_pixels: int) -> Iterator[Picture]:
+    """Yield the decoded pictures. Skip packets that cannot be decoded, because the next key frame repairs the video."""
     read_at_s = time.monotonic()
     corrupt, index = 0, -1
     try:
-        for packet in container.demux():  # all of it: sound that goes on must not pass for video
+        for packet in container.demux():  # all tracks, to notice a source that still sends sound but no video
             if packet.stream is not stream:
                 if time.monotonic() - read_at_s > _READ_TIMEOUT_S:
-                    raise SourceStalled(f"{source.name} sends sound and no video")
+                    raise SourceStalled(f"{source.name} sends sound but no video")
                 continue
             try:
                 frames = packet.decode()
@@ -213,7 +221,7 @@ def _decoded(source: Source, given: Input, container: Any, stream: Any, max_pixe
                 corrupt, index = 0, index + 1
                 yield _pixels_of(frame), Position(index, frame.time)
             read_at_s = time.monotonic()
-            given.renew()
+            media.reset_timeout()
     except (av.FFmpegError, OSError) as exc:
         raise explain(source, exc, timed_out=time.monotonic() - read_at_s > 0.9 * _READ_TIMEOUT_S) from None
     if index < 0:
@@ -221,7 +229,7 @@ def _decoded(source: Source, given: Input, container: Any, stream: Any, max_pixe
 
 
 def _is_too_large(error: av.FFmpegError, codec: Any, max_pixels: int) -> bool:
-    """Each decoder says so by an error of its own, and some have forgotten the size by then."""
+    """Return whether a decoder refused a frame for its size. Each raises another error, and some forget the size."""
     size_px = codec.width * codec.height
     if size_px:
         return size_px > max_pixels or isinstance(error, av.error.OverflowError)
@@ -233,7 +241,7 @@ def _pixels_of(frame: Any) -> Callable[[], Pixels]:
         try:
             stored: Pixels = frame.to_ndarray(format="bgr24")
         except (av.FFmpegError, ValueError) as exc:
-            raise Undecodable("the frame is of a format that is not read") from exc
+            raise Undecodable("the frame's pixel format is not supported") from exc
         return upright(stored, matrix_of(frame))
 
     return pixels

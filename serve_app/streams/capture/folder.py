@@ -1,4 +1,4 @@
-"""A folder of pictures as a source."""
+"""A folder of images as a source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serve_app.streams.capture.pictures import Video
 from serve_app.streams.capture.source import Source, open_below
 from serve_app.types import Pixels, Position
 
-# What a picture's name ends in. Those that are not read are told apart by the decoder, which names their format.
+# File name endings of images. They include unsupported formats, because the decoder's error names the format.
 _ENDINGS = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".jps", ".insp", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif",
     ".tiff", ".gif", ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".jxl", ".dng",
@@ -21,9 +21,9 @@ _FIRST_BYTES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+
 
 
 def open_folder(source: Source, max_pixels: int, after: Position | None) -> Video:
-    """Return the folder's pictures, sorted by name, from the one after ``after``. What is no picture is counted.
+    """Return the folder's images, sorted by name, from the one after ``after``. Count the files that are not images.
 
-    Raises SourceError where there is no picture.
+    Raise SourceError if the folder has no image.
     """
     try:
         found = sorted(Path(source.uri).iterdir())
@@ -32,7 +32,7 @@ def open_folder(source: Source, max_pixels: int, after: Position | None) -> Vide
     paths = [path for path in found if _is_picture(path)]
     passed_over = len(found) - len(paths)
     if not paths:
-        raise SourceError(f"{source.name} has no picture in it; files of other kinds: {passed_over}")
+        raise SourceError(f"{source.name} has no image in it; files of other kinds: {passed_over}")
     first = after.index + 1 if after else 0
     return Video(
         (
@@ -46,25 +46,26 @@ def open_folder(source: Source, max_pixels: int, after: Position | None) -> Vide
 
 
 def is_picture(data: bytes) -> bool:
-    """Return whether a file's first bytes are those of a picture that has no other use."""
-    is_bmp = data[:2] == b"BM" and data[6:10] == bytes(4)  # two reserved numbers
+    """Return whether a file's first bytes show an image in a format that cannot also hold video."""
+    is_bmp = data[:2] == b"BM" and data[6:10] == bytes(4)  # two reserved numbers, which are 0
     return data.startswith(_FIRST_BYTES) or is_bmp or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
 def is_named_a_picture(path: Path) -> bool:
-    """Return whether its name ends as a picture's."""
+    """Return whether the file name has an image's ending."""
     return path.suffix.lower() in _ENDINGS
 
 
 def is_still(data: bytes) -> bool:
-    """Return whether a file's first bytes are those of HEIC, AVIF or JPEG 2000: FFmpeg reads their parts as videos."""
+    """Return whether a file's first bytes show HEIC, AVIF or JPEG 2000, whose parts FFmpeg would read as videos."""
     return data[4:12] in _STILL_BRANDS or data.startswith(b"\0\0\0\x0cjP  ")
 
 
 def _is_picture(path: Path) -> bool:
-    """By its name, or by its first bytes: cameras and downloads leave endings out, and write some of their own.
+    """Return whether a file is an image, by its name or by its first bytes.
 
-    macOS puts a file ``._name.jpg`` that is no picture beside each ``name.jpg`` on a memory card.
+    We check the bytes because cameras and downloads omit endings or write their own. On memory cards, macOS adds a file
+    ``._name.jpg`` that is not an image for each ``name.jpg``.
     """
     if is_named_a_picture(path) and not path.name.startswith("._"):
         return not path.is_dir()
@@ -83,4 +84,4 @@ def _read(root: Path | None, path: Path, max_pixels: int) -> Pixels:
         with open_below(root, path) as file:
             return decode(file.read(), max_pixels)
     except (OSError, SourceError) as exc:
-        raise Undecodable("a picture of the folder cannot be read") from exc
+        raise Undecodable("an image of the folder cannot be read") from exc

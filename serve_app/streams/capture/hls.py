@@ -1,7 +1,7 @@
-"""HLS: a playlist's segments, one after the other, as the bytes of one video. RFC 8216.
+"""HLS (RFC 8216): a playlist's segments, one after another, as the bytes of one video.
 
-FFmpeg's own reader takes only segments of certain names, fetches the segments of every variant, and asks nobody where
-their addresses, or a key's, may lead. This one asks for each by the source's ``WebClient``.
+FFmpeg's own HLS reader accepts only segments with certain file names, fetches the segments of every variant, and does
+not check where the URLs of segments and keys lead. This reader fetches each through the source's ``WebClient``.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ _MAX_PLAYLIST_BYTES = 4 << 20
 _KEY_BYTES = 16
 _LIVE_SEGMENTS = 3  # from the end: RFC 8216, 6.3.3
 _MAX_GONE = 3  # segments in a row, of a live playlist
-_STALLED_AFTER = 3  # playlists without a new segment, in target durations,
-_STALLED_AFTER_S = 10.0  # and at least this long
+_STALLED_AFTER_TARGETS = 3  # target durations without a new segment
+_STALLED_AFTER_S = 10.0  # the least time without a new segment
 _MAX_POLL_S = 3.0
-_AUDIO_CODECS = ("mp4a", "ac-3", "ec-3", "ac-4", "opus", "flac", "alac")  # RFC 6381's names, as CODECS has them
+_AUDIO_CODECS = ("mp4a", "ac-3", "ec-3", "ac-4", "opus", "flac", "alac")  # as in CODECS: RFC 6381
 _ATTRIBUTE = re.compile(r'([A-Z0-9-]+)=("[^"]*"|[^",]*)')
 
 
 @dataclass(frozen=True)
 class Key:
-    """What a segment is encrypted with, by AES-128 in CBC mode."""
+    """The key of an encrypted segment (AES-128 in CBC mode)."""
 
     url: str
-    iv: bytes | None  # None: the segment's number
+    iv: bytes | None  # None: the segment's number is the IV
 
 
 @dataclass(frozen=True)
 class Part:
-    """A resource, or some of its bytes."""
+    """A resource, or a byte range of it."""
 
     url: str
     key: Key | None
     first_byte: int = 0
-    size: int | None = None  # bytes; None: all of it
+    size: int | None = None  # bytes; None: to the end
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A few seconds of video."""
+    """One segment of a playlist: a few seconds of video."""
 
     number: int
     part: Part
-    head: Part | None  # what has to be read before the first segment that names it
-    begins_run: bool = False  # a discontinuity stands before it: RFC 8216, 4.3.2.3
+    head: Part | None  # the initialization section, to be read before the first segment that names it
+    begins_run: bool = False  # after a discontinuity: RFC 8216, 4.3.2.3
 
 
 @dataclass
 class Playlist:
-    """What is there now, and whether more will come."""
+    """The current segments of a playlist, and whether it is complete."""
 
     segments: list[Segment] = field(default_factory=list)
     target_s: float = 6.0
@@ -68,29 +68,32 @@ class Playlist:
 
 
 class HlsBody:
-    """A playlist's video, to be read as a file that has no place but the next.
+    """A playlist's video as a file-like object without seeking.
 
-    It ends where a run of segments does: behind a discontinuity, tracks, codecs and sizes may be others.
+    It ends at the end of each run of segments, because tracks, codecs and sizes may change after a discontinuity.
     """
 
     def __init__(self, client: WebClient, reply: Reply, name: str, max_pixels: int) -> None:
-        """``reply`` is the playlist; of several variants, the largest within ``max_pixels``. Raises SourceError."""
+        """Read the playlist ``reply``, or its largest variant within ``max_pixels``.
+
+        Raise SourceError if the playlist cannot be read.
+        """
         self._client = client
         self._name = name
         text, self._url = self._text_of(reply), reply.url
         if variant := _variant(text, self._url, max_pixels):
             text, self._url = self._load(variant)
             if _variant(text, self._url, max_pixels):
-                raise SourceError(f"{name} is a playlist of playlists of playlists, which is not read")
+                raise SourceError(f"{name} is a master playlist of master playlists, which is not supported")
         self._playlist = parse_playlist(text, self._url, name)
         self.has_end = self._playlist.has_end
-        self._keys: dict[str, bytes] = {}  # the last one, by its url
+        self._keys: dict[str, bytes] = {}  # only the last key, by its URL
         self._chunks = self._all_chunks()
         self._rest = b""
         self._is_between_runs = False
 
     def read(self, size: int, /) -> bytes:
-        """Return what comes next; empty at the end of a run. Raises SourceError."""
+        """Return the next bytes, or none at the end of a run. Raise SourceError if the server fails."""
         while not self._rest:
             if self._is_between_runs:
                 return b""
@@ -102,7 +105,7 @@ class HlsBody:
         return data
 
     def next_run(self) -> bool:
-        """Go on with the next run; return whether there is one."""
+        """Continue with the next run. Return False if there is none."""
         has_more, self._is_between_runs = self._is_between_runs, False
         return has_more
 
@@ -110,7 +113,7 @@ class HlsBody:
         """Yield the bytes of all segments, and an empty chunk between two runs."""
         head: Part | None = None
         gone = 0
-        is_read, is_new_run = False, False  # whether this run has bytes that were read; whether another one is to begin
+        is_read, is_new_run = False, False  # bytes of this run were read; the next bytes start another run
         for segment in self._segments():
             is_new_run |= segment.begins_run or segment.head != head
             if is_new_run and is_read:
@@ -126,35 +129,35 @@ class HlsBody:
                 gone = 0
             except SourceDenied:
                 raise
-            except SourceGone:  # a live playlist's segments go away while they are asked for
+            except SourceGone:  # the server may delete a live playlist's segment before we request it
                 gone += 1
                 if self.has_end or gone >= _MAX_GONE:
                     raise
 
     def _segments(self) -> Iterator[Segment]:
-        """Those of a recording, or those that come, from the last few on."""
+        """Yield all segments of a recording; for a live playlist, its last few and then each new one."""
         if self.has_end:
             yield from self._playlist.segments
             return
-        coming = self._playlist.segments[-_LIVE_SEGMENTS:]
-        newest, came_at_s = -1, time.monotonic()
+        new_segments = self._playlist.segments[-_LIVE_SEGMENTS:]
+        newest, newest_at_s = -1, time.monotonic()
         while True:
-            for segment in coming:
+            for segment in new_segments:
                 yield segment
-                newest, came_at_s = segment.number, time.monotonic()
+                newest, newest_at_s = segment.number, time.monotonic()
             if self._playlist.has_end:
                 return
-            patience_s = max(_STALLED_AFTER_S, _STALLED_AFTER * self._playlist.target_s)
-            if time.monotonic() - came_at_s > patience_s:
+            stall_timeout_s = max(_STALLED_AFTER_S, _STALLED_AFTER_TARGETS * self._playlist.target_s)
+            if time.monotonic() - newest_at_s > stall_timeout_s:
                 raise SourceStalled(f"{self._name} has no new segments in its playlist")
-            if not coming:
+            if not new_segments:
                 time.sleep(min(self._playlist.target_s / 2, _MAX_POLL_S))
             text, self._url = self._load(self._url)
             self._playlist = parse_playlist(text, self._url, self._name)
             numbers = [segment.number for segment in self._playlist.segments]
-            if numbers and numbers[-1] < newest:  # its maker has started again
+            if numbers and numbers[-1] < newest:  # the server has restarted
                 newest = numbers[-1] - _LIVE_SEGMENTS
-            coming = [segment for segment in self._playlist.segments if segment.number > newest]
+            new_segments = [segment for segment in self._playlist.segments if segment.number > newest]
 
     def _load(self, url: str) -> tuple[str, str]:
         reply = self._client.get(url)
@@ -167,22 +170,22 @@ class HlsBody:
             raise SourceError(f"{self._name} has a playlist of more than {_MAX_PLAYLIST_BYTES >> 20} MiB")
         text = data.decode("utf-8-sig", "replace")
         if "#EXT-X-DEFINE" in text:
-            raise SourceError(f"{self._name} has a playlist with variables (EXT-X-DEFINE), which is not read")
+            raise SourceError(f"{self._name} has a playlist with variables (EXT-X-DEFINE), which are not supported")
         return text
 
     def _chunks_of(self, part: Part, number: int) -> Iterator[bytes]:
-        chunks = self._plain_chunks_of(part)
+        chunks = self._raw_chunks_of(part)
         if part.key is None:
             return chunks
         iv = part.key.iv if part.key.iv is not None else number.to_bytes(_KEY_BYTES, "big")
         return self._decrypted(chunks, self._key(part.key.url), iv)
 
-    def _plain_chunks_of(self, part: Part) -> Iterator[bytes]:
+    def _raw_chunks_of(self, part: Part) -> Iterator[bytes]:
         last = "" if part.size is None else str(part.first_byte + part.size - 1)
-        is_some = part.size is not None or part.first_byte > 0
-        reply = self._client.get(part.url, {"Range": f"bytes={part.first_byte}-{last}"} if is_some else {})
+        is_range = part.size is not None or part.first_byte > 0
+        reply = self._client.get(part.url, {"Range": f"bytes={part.first_byte}-{last}"} if is_range else {})
         with closing(reply):
-            skipped = part.first_byte if reply.status == 200 else 0  # by a server that sends all of it anyway
+            skipped = part.first_byte if reply.status == 200 else 0  # the server ignored the range
             left = part.size
             while (left is None or left > 0) and (chunk := reply.read()):
                 if skipped:
@@ -196,7 +199,7 @@ class HlsBody:
             with closing(self._client.get(url)) as reply:
                 key = reply.read_all(1024)
             if key is None or len(key) != _KEY_BYTES:
-                raise SourceError(f"{self._name} has a key that is no key of AES-128: it has to have 16 bytes")
+                raise SourceError(f"{self._name} has a key that is not valid for AES-128; it must have 16 bytes")
             self._keys = {url: key}
         return self._keys[url]
 
@@ -208,26 +211,26 @@ class HlsBody:
                 yield padding.update(decryptor.update(chunk))
             yield padding.update(decryptor.finalize()) + padding.finalize()
         except ValueError:
-            raise SourceError(f"{self._name} has segments that its key does not decrypt") from None
+            raise SourceError(f"{self._name} has segments that its key does not decrypt; check the key") from None
 
 
 def parse_playlist(text: str, url: str, name: str) -> Playlist:
     """Return the segments of a media playlist at ``url``.
 
-    Raises SourceError where the text is no playlist, or where the playlist needs something that is not read.
+    Raise SourceError if the text is not a playlist, or if the playlist needs an unsupported feature.
     """
     if not text.lstrip().startswith("#EXTM3U"):
-        raise SourceError(f"{name} has a playlist that is none")
+        raise SourceError(f"{name} has a playlist that is not valid: it does not start with #EXTM3U")
     playlist = Playlist()
     number, head = 0, None
-    keys: dict[str, dict[str, str]] = {}  # by their form: a player chooses one that it can read
+    keys: dict[str, dict[str, str]] = {}  # by key format; a player chooses one that it supports
     span: tuple[int, int] | None = None  # the next segment's first byte and size
-    after: dict[str, int] = {}  # by resource: where a span without a first byte begins
+    after: dict[str, int] = {}  # by resource: where a range without a first byte starts
     is_gap, begins_run = False, False
     for line in filter(None, map(str.strip, text.splitlines())):
         tag, _, value = line.partition(":")
         if not line.startswith("#"):
-            target = _joined(url, line)
+            target = _join_url(url, line)
             first_byte, size = (0, None) if span is None else span
             if size is not None:
                 first_byte = after.get(target, 0) if first_byte < 0 else first_byte
@@ -238,9 +241,9 @@ def parse_playlist(text: str, url: str, name: str) -> Playlist:
                 begins_run = False
             number, span, is_gap = number + 1, None, False
         elif tag == "#EXT-X-MEDIA-SEQUENCE":
-            number = _whole(value) + len(playlist.segments)
+            number = _to_int(value) + len(playlist.segments)
         elif tag == "#EXT-X-TARGETDURATION":
-            playlist.target_s = float(max(1, min(_whole(value), 60)))
+            playlist.target_s = float(max(1, min(_to_int(value), 60)))
         elif tag == "#EXT-X-DISCONTINUITY":
             begins_run = True
         elif tag == "#EXT-X-KEY":
@@ -251,10 +254,10 @@ def parse_playlist(text: str, url: str, name: str) -> Playlist:
                 keys = keys | {attributes.get("KEYFORMAT", "identity"): attributes}
         elif tag == "#EXT-X-MAP":
             attributes = _attributes(value)
-            first_byte, size = _span(attributes["BYTERANGE"]) if "BYTERANGE" in attributes else (0, None)
-            head = Part(_joined(url, attributes.get("URI", "")), _key_of(keys, url, name), max(0, first_byte), size)
+            first_byte, size = _parse_byte_range(attributes["BYTERANGE"]) if "BYTERANGE" in attributes else (0, None)
+            head = Part(_join_url(url, attributes.get("URI", "")), _key_of(keys, url, name), max(0, first_byte), size)
         elif tag == "#EXT-X-BYTERANGE":
-            span = _span(value)
+            span = _parse_byte_range(value)
         elif tag == "#EXT-X-GAP":
             is_gap = True
         elif tag == "#EXT-X-ENDLIST":
@@ -263,7 +266,7 @@ def parse_playlist(text: str, url: str, name: str) -> Playlist:
 
 
 def _variant(text: str, url: str, max_pixels: int) -> str | None:
-    """Return the address of a master playlist's best variant, or None where it is none."""
+    """Return the URL of a master playlist's best variant, or None if the text is not a master playlist."""
     best: tuple[bool, int, int] | None = None
     chosen: str | None = None
     attributes: dict[str, str] | None = None
@@ -272,22 +275,22 @@ def _variant(text: str, url: str, max_pixels: int) -> str | None:
             attributes = _attributes(line)
         elif not line.startswith("#") and attributes is not None:
             width_px, _, height_px = attributes.get("RESOLUTION", "").lower().partition("x")
-            pixels = _whole(width_px) * _whole(height_px)
-            bandwidth = _whole(attributes.get("BANDWIDTH", ""))
+            pixels = _to_int(width_px) * _to_int(height_px)
+            bandwidth = _to_int(attributes.get("BANDWIDTH", ""))
             rank = _has_video(attributes.get("CODECS", "")), (pixels if pixels <= max_pixels else -1), bandwidth
             if best is None or rank > best:
-                best, chosen = rank, _joined(url, line)
+                best, chosen = rank, _join_url(url, line)
             attributes = None
     return chosen
 
 
 def _has_video(codecs: str) -> bool:
-    """Return whether a variant of these codecs may have video; one that does not name them may."""
+    """Return whether a variant with these codecs may have video. A variant that names no codecs may."""
     return not all(codec.strip().lower().startswith(_AUDIO_CODECS) for codec in codecs.split(",")) if codecs else True
 
 
-def _joined(url: str, address: str) -> str:
-    """Return the address in full. One that cannot be parsed stays as it is: the request for it is then refused."""
+def _join_url(url: str, address: str) -> str:
+    """Return the absolute URL. Return an invalid one unchanged, because the request for it will be refused."""
     try:
         return urljoin(url, address)
     except ValueError:
@@ -299,27 +302,27 @@ def _attributes(text: str) -> dict[str, str]:
 
 
 def _key_of(keys: dict[str, dict[str, str]], url: str, name: str) -> Key | None:
-    """Return the key of the form that is read, if segments are encrypted at all."""
+    """Return the key in the supported format, or None if the segments are not encrypted."""
     if not keys:
         return None
     attributes = keys.get("identity", {})
     if attributes.get("METHOD") != "AES-128":
-        raise SourceError(f"{name} is encrypted in a way that is not read: of HLS, only AES-128 with a plain key is")
+        raise SourceError(f"{name} uses unsupported HLS encryption; only AES-128 with a plain key is supported")
     if attributes.get("URI", "").startswith("data:"):
-        raise SourceError(f"{name} has its key within its playlist (data:), which is not read: serve the key by HTTP")
+        raise SourceError(f"{name} has its key inside the playlist (data:), which is not supported; serve it over HTTP")
     digits = attributes.get("IV", "").lower().removeprefix("0x")
     if not re.fullmatch(r"[0-9a-f]{0,32}", digits):
-        raise SourceError(f"{name} has a playlist with an IV that is none")
+        raise SourceError(f"{name} has a playlist with an IV that is not valid; it must be 0x and up to 32 hex digits")
     iv = int(digits, 16).to_bytes(_KEY_BYTES, "big") if digits else None
-    return Key(_joined(url, attributes.get("URI", "")), iv)
+    return Key(_join_url(url, attributes.get("URI", "")), iv)
 
 
-def _span(text: str) -> tuple[int, int]:
-    """``size@first byte``; the first byte is -1 where it is not said."""
+def _parse_byte_range(text: str) -> tuple[int, int]:
+    """Parse ``size@first byte``. Return the first byte, or -1 if it is missing, and the size."""
     size, _, first_byte = text.strip().partition("@")
-    return _whole(first_byte) if first_byte else -1, _whole(size)
+    return _to_int(first_byte) if first_byte else -1, _to_int(size)
 
 
-def _whole(text: str) -> int:
+def _to_int(text: str) -> int:
     digits = text.strip().split(".")[0]
     return int(digits) if digits.isdecimal() and len(digits) < 19 else 0

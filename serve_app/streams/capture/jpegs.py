@@ -1,4 +1,4 @@
-"""JPEG after JPEG: the body of a camera's MJPEG stream, with boundaries, without, and with wrong ones."""
+"""Splitting of MJPEG streams into JPEGs: with boundaries, without boundaries, and with wrong ones."""
 
 from __future__ import annotations
 
@@ -20,44 +20,49 @@ MAX_PICTURE_BYTES = 32 << 20
 _START = b"\xff\xd8\xff"
 _END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff+([^\xff\x00])", re.DOTALL)
-_SCAN_ENDS = re.compile(rb"\xff+([^\xff\x00\xd0-\xd7])", re.DOTALL)  # what is no byte of the scan, nor a restart marker
+_SCAN_ENDS = re.compile(rb"\xff+([^\xff\x00\xd0-\xd7])", re.DOTALL)  # any marker except restarts
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # their segment has the picture's size
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # frame headers, which contain the size
 _MARKER_BYTE, _START_MARKER, _END_MARKER, _SCAN_MARKER = 0xFF, 0xD8, 0xD9, 0xDA
-_SEVERAL_MARKER, _SEVERAL = 0xE2, b"MPF\0"  # of a picture that others belong to
-_SEVERAL_ENTRIES = 0xB002
+_MPF_MARKER, _MPF = 0xE2, b"MPF\0"  # Multi-Picture Format: further images belong to this one
+_MPF_ENTRIES = 0xB002
 _LENGTH = re.compile(rb"content-length:[ \t]*(\d{1,9})[ \t]*\r?\n", re.IGNORECASE)
-_FEWEST_FRAMES = 3
-_MAX_HEADER_BYTES = 4096  # of a part
+_MIN_FRAMES = 3
+_MAX_HEADER_BYTES = 4096  # of one part of a multipart body
 _MAX_PIXELS = 1 << 32
 
 
 class EndlessJpeg(Exception):
-    """A picture has more bytes than it may have."""
+    """A picture has more bytes than the limit."""
 
 
 class JpegTooLarge(Exception):
-    """A picture has more pixels than it may have."""
+    """A picture has more pixels than the limit."""
 
 
-def jpegs_of(source: Source, read: Callable[[], bytes], renew: Callable[[], None], max_pixels: int) -> Iterator[bytes]:
-    """Yield a camera's pictures, as they come; ``renew`` is called for each. Raises SourceError."""
+def jpegs_of(
+    source: Source, read: Callable[[], bytes], reset_timeout: Callable[[], None], max_pixels: int
+) -> Iterator[bytes]:
+    """Yield a camera's JPEGs as they arrive, and call ``reset_timeout`` for each.
+
+    Raise SourceError if there is no JPEG, or if one is too large.
+    """
     count = 0
     try:
         for jpeg in split_jpegs(read, max_pixels):
             count += 1
-            renew()
+            reset_timeout()
             yield jpeg
     except JpegTooLarge:
         raise too_large(source, max_pixels) from None
     except EndlessJpeg:
         raise SourceError(f"{source.name} sends a JPEG of more than {MAX_PICTURE_BYTES >> 20} MiB") from None
     if not count:
-        raise SourceError(f"{source.name} sends no JPEG, and so cannot be read as video")
+        raise SourceError(f"{source.name} sends no JPEG, so it cannot be read as video")
 
 
 def video_of(jpegs: Iterator[bytes], max_pixels: int, *, has_end: bool = False, after: Position | None = None) -> Video:
-    """Return them as a video, which continues after ``after``. They are decoded when they are asked for."""
+    """Return JPEGs as a video that starts after ``after``. Each JPEG is decoded only when its pixels are requested."""
     pictures = ((functools.partial(decode, jpeg, max_pixels), Position(index)) for index, jpeg in enumerate(jpegs))
     return Video(
         (picture for picture in pictures if after is None or picture[1].index > after.index),
@@ -67,38 +72,40 @@ def video_of(jpegs: Iterator[bytes], max_pixels: int, *, has_end: bool = False, 
     )
 
 
-def are_frames(data: bytes) -> bool:
-    """Return whether the bytes are JPEG after JPEG of one size, not a picture with what belongs to it: of two lenses,
-    some cameras put the second one's picture behind the first one's, and do not say so."""
+def is_mjpeg(data: bytes) -> bool:
+    """Return whether the bytes are a sequence of JPEGs of one size, not one image with others that belong to it.
+
+    Some cameras with two lenses append the second lens's image to the first one's without declaring it.
+    """
     pieces = iter([data])
     try:
-        first = list(itertools.islice(split_jpegs(lambda: next(pieces, b"")), _FEWEST_FRAMES))
+        first = list(itertools.islice(split_jpegs(lambda: next(pieces, b"")), _MIN_FRAMES))
     except EndlessJpeg:
         return False
-    return len(first) == _FEWEST_FRAMES and _SEVERAL not in first[0] and len(set(map(_size_of, first))) == 1
+    return len(first) == _MIN_FRAMES and _MPF not in first[0] and len(set(map(_size_of, first))) == 1
 
 
 def split_jpegs(read: Callable[[], bytes], max_pixels: int = _MAX_PIXELS) -> Iterator[bytes]:
-    """Yield each picture as soon as it is there. ``read`` returns what has come, and nothing at the end.
+    """Yield each JPEG as soon as it is complete. ``read`` returns the bytes that have arrived, and none at the end.
 
-    What lies between pictures is passed over, boundaries among it: too many cameras declare others than they write.
-    A part's ``Content-Length`` holds where a picture ends there, so that what lies behind it in the part belongs to it;
-    several pictures in one (MPO: of two lenses, or one and how bright it can be shown) that say where they are stay
-    together, too. Else a picture ends where its last marker says, or where the next one starts.
+    Skip everything between the JPEGs, including boundaries, because many cameras declare other boundaries than they
+    write. Use a part's ``Content-Length`` if a JPEG really ends there, so that data after its end marker stays with it.
+    Keep the images of a multi-picture file together if its index locates them (MPO: two lenses, or a gain map).
+    Otherwise a JPEG ends at its end marker, or where the next one starts.
 
-    Raises EndlessJpeg, JpegTooLarge.
+    Raise EndlessJpeg if a JPEG has too many bytes, and JpegTooLarge if it has too many pixels.
     """
     buffer = bytearray()
-    is_over = False
+    has_ended = False
 
     def more() -> bool:
-        nonlocal is_over
-        data = b"" if is_over else read()
-        is_over = is_over or not data
+        nonlocal has_ended
+        data = b"" if has_ended else read()
+        has_ended = has_ended or not data
         buffer.extend(data)
         if len(buffer) > MAX_PICTURE_BYTES:
             raise EndlessJpeg
-        return not is_over
+        return not has_ended
 
     while True:
         start = buffer.find(_START)
@@ -120,8 +127,10 @@ def split_jpegs(read: Callable[[], bytes], max_pixels: int = _MAX_PIXELS) -> Ite
 def _end_of_picture(
     buffer: bytearray, more: Callable[[], bool], max_pixels: int, length: int = 0, start: int = 0
 ) -> int | None:
-    """Return where the picture that begins at ``start`` ends, with all that belongs to it: 0 for one that is broken,
-    None for one that breaks off with the body."""
+    """Return where the picture that starts at ``start`` ends, including the images that belong to it.
+
+    Return 0 for a corrupt picture, and None if the body ends within the picture.
+    """
     at, last_at, has_scan = start + 2, 0, False
     while True:
         if not has_scan and at < len(buffer) and buffer[at] != _MARKER_BYTE:
@@ -135,7 +144,7 @@ def _end_of_picture(
         marker = found[1][0]
         if marker == _END_MARKER:
             return found.end()
-        if marker == _START_MARKER:  # the next picture's, of a camera that writes no last marker, or breaks off
+        if marker == _START_MARKER:  # the next picture's: this one has no end marker
             return found.start() if has_scan else 0
         at = found.end()
         if marker in _STANDALONE:
@@ -145,15 +154,15 @@ def _end_of_picture(
             if height_px * width_px > max_pixels:
                 raise JpegTooLarge
         size = struct.unpack_from(">H", buffer, at)[0]
-        if marker == _SEVERAL_MARKER and not (has_scan or start) and buffer[at + 2 : at + 6] == _SEVERAL:
+        if marker == _MPF_MARKER and not (has_scan or start) and buffer[at + 2 : at + 6] == _MPF:
             while len(buffer) < at + size:
                 if not more():
                     return None
-            last_at = at + 6 + _last_of_several(bytes(buffer[at + 6 : at + size]))
+            last_at = at + 6 + _last_mpf_image(bytes(buffer[at + 6 : at + size]))
         at += size
         if marker == _SCAN_MARKER:
             has_scan = True
-            if length and _is_there(buffer, more, length):
+            if length and _ends_at(buffer, more, length):
                 return length
             if last_at and _begins_at(buffer, more, last_at):
                 end = _end_of_picture(buffer, more, max_pixels, start=last_at)
@@ -161,8 +170,8 @@ def _end_of_picture(
                     return end
 
 
-def _is_there(buffer: bytearray, more: Callable[[], bool], length: int) -> bool:
-    """Return whether a picture of ``length`` bytes ends there, as its part's header says."""
+def _ends_at(buffer: bytearray, more: Callable[[], bool], length: int) -> bool:
+    """Return whether a picture ends after ``length`` bytes, as its part's header declares."""
     if length > MAX_PICTURE_BYTES // 2:
         return False
     while len(buffer) < length:
@@ -172,7 +181,7 @@ def _is_there(buffer: bytearray, more: Callable[[], bool], length: int) -> bool:
 
 
 def _begins_at(buffer: bytearray, more: Callable[[], bool], place: int) -> bool:
-    """Return whether another picture begins there."""
+    """Return whether another picture starts at this place."""
     if place > MAX_PICTURE_BYTES // 2:
         return False
     while len(buffer) < place + len(_START):
@@ -181,9 +190,11 @@ def _begins_at(buffer: bytearray, more: Callable[[], bool], place: int) -> bool:
     return buffer.startswith(_START, place)
 
 
-def _last_of_several(index: bytes) -> int:
-    """Return where the last of several pictures begins, from the index on: the CIPA's DC-007, 5.2. An index that is
-    none says 0. Of the pictures' sizes, which are in it too, some writers' are wrong."""
+def _last_mpf_image(index: bytes) -> int:
+    """Return the offset of the last image of a multi-picture file, relative to its index (CIPA DC-007, 5.2).
+
+    Return 0 if the index is not valid. We ignore the sizes in the index, because some writers get them wrong.
+    """
     order = ">" if index.startswith(b"MM") else "<"
     try:
         (at,) = struct.unpack_from(order + "I", index, 4)
@@ -191,13 +202,13 @@ def _last_of_several(index: bytes) -> int:
         fields = [struct.unpack_from(order + "HHII", index, at + 2 + 12 * number) for number in range(count)]
     except struct.error:
         return 0
-    entries = [index[start : start + size // 16 * 16] for tag, _, size, start in fields if tag == _SEVERAL_ENTRIES]
+    entries = [index[start : start + size // 16 * 16] for tag, _, size, start in fields if tag == _MPF_ENTRIES]
     whole = [entry[: len(entry) // 16 * 16] for entry in entries]
     return max((place for entry in whole for _, _, place, *_ in struct.iter_unpack(order + "IIIHH", entry)), default=0)
 
 
 def _size_of(jpeg: bytes) -> bytes:
-    """Its height and width, as they are written in it."""
+    """Return a JPEG's height and width, as the four bytes in its header."""
     at = 2
     while at + 9 <= len(jpeg):
         if jpeg[at + 1] in _FRAMES:

@@ -1,4 +1,4 @@
-"""Room for one frame, between two threads."""
+"""A one-element buffer for frames, between two threads."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from serve_app.types import Frame
 
 
 class FrameMailbox:
-    """Room for one frame, between the capture thread and the loop that detects.
+    """A buffer for one frame, between the capture thread and the detection loop.
 
-    When it is full, a put waits or replaces what is there.
+    When it is full, a put either waits or replaces the frame.
     """
 
     def __init__(self) -> None:
@@ -22,18 +22,18 @@ class FrameMailbox:
         self._arrived = asyncio.Event()
 
     def put(self, frame: Frame, *, wait: bool) -> Frame | None:
-        """Leave a frame; returns the one that will not be taken: the replaced one, or this one after ``close``."""
+        """Put a frame, and return the frame that will not be taken: the replaced one, or this one after ``close``."""
         with self._changed:
             while wait and self._frame is not None and not self._is_closed:
                 self._changed.wait()
             if self._is_closed:
                 return frame
             replaced, self._frame = self._frame, frame
-            self._tell()
+            self._notify_loop()
             return replaced
 
     async def take(self) -> Frame | None:
-        """The frame that waits, as soon as there is one; None once closed and empty."""
+        """Wait for a frame and return it, or None once the mailbox is closed and empty."""
         self._loop = asyncio.get_running_loop()
         while True:
             self._arrived.clear()
@@ -47,15 +47,15 @@ class FrameMailbox:
             await self._arrived.wait()
 
     def close(self) -> None:
-        """Nothing more comes. What waits may still be taken."""
+        """Accept no more frames. A waiting frame can still be taken."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-            self._tell()
+            self._notify_loop()
 
-    def _tell(self) -> None:
+    def _notify_loop(self) -> None:
         if self._loop is not None:
             try:
                 self._loop.call_soon_threadsafe(self._arrived.set)
             except RuntimeError:
-                pass  # the loop has ended: nobody takes any more
+                pass  # the loop has ended, so no more frames will be taken

@@ -1,4 +1,4 @@
-"""An opened source, whatever it is read by."""
+"""The common interface of all opened sources."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 from serve_app.types import Pixels, Position
 
-Picture = tuple[Callable[[], Pixels], Position]  # the pixels when asked for
+Picture = tuple[Callable[[], Pixels], Position]  # a function that converts the pixels, and the position
 
 
 @dataclass(frozen=True)
 class Video:
-    """An opened source. Iterate it once; that raises SourceError."""
+    """An opened source. Iterate it only once; the iteration raises SourceError if the source fails."""
 
     pictures: Iterator[Picture]
-    fps: float | None = None  # as the source says itself
+    fps: float | None = None  # as the source declares it
     has_end: bool = False
-    comes_in_bursts: bool = False  # faster than a camera sends: the capture waits where it keeps the pace
-    # Of pictures that come only when they are asked for: how long to wait between two where max_fps does not say.
+    comes_in_bursts: bool = False  # frames can arrive faster than real time, so the capture has to pace them
+    # For sources that send a frame only on request: the time between two requests, unless max_fps sets it.
     pull_interval_s: float | None = None
-    passed_over: int = 0  # files of a folder that are no pictures
+    passed_over: int = 0  # files in the folder that are not images
 
     def __iter__(self) -> Iterator[Picture]:
-        """Raises SourceError."""
+        """Iterate over the pictures. Raise SourceError if the source fails."""
         return self.pictures

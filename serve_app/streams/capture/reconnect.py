@@ -1,4 +1,4 @@
-"""A source that goes away is opened again."""
+"""Reopening of sources that fail or end."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from serve_app.streams.capture.video import open_video
 from serve_app.streams.progress import Progress
 from serve_app.types import Position
 
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 1.5  # a source is read again within 2 s of its return
-_FAILED_RETRY_S = 60.0  # before a source that needs its operator is tried again: some cameras lock out frequent logins
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 1.5  # a source is read within 2 s of its return
+_FAILED_RETRY_S = 60.0  # for a source that needs its operator; some cameras lock out clients that log in too often
 
 
 class ReconnectingSource:
-    """Opens a source, and reopens a live one indefinitely, with back-off. Blocks: it is for a thread of its own."""
+    """Opens a source, and reopens a live one indefinitely, with back-off. It blocks, so run it in its own thread."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class ReconnectingSource:
         hwaccel: str | None,
         guard: AddressGuard | None,
     ) -> None:
-        """``loop``: start a file over when it ends. A source that has an end begins after ``after``."""
+        """Prepare the source. ``loop`` restarts a file when it ends. A source with an end starts after ``after``."""
         self._source = source
         self._progress = progress
         self._stopped = stopped
@@ -45,7 +45,7 @@ class ReconnectingSource:
         self._guard = guard
 
     def read_until_the_end(self, read: Callable[[Video], None]) -> None:
-        """Have ``read`` read the opened source, again after each failure, until it ends or ``stopped`` is set."""
+        """Call ``read`` with the opened source, again after each failure, until it ends or ``stopped`` is set."""
         failures = 0
         while not self._stopped.is_set():
             captured = self._progress.captured
@@ -58,37 +58,37 @@ class ReconnectingSource:
                     hwaccel=self._hwaccel,
                     guard=self._guard,
                 ) as video:
-                    self._progress.opened(video.fps, video.passed_over)
+                    self._progress.source_opened(video.fps, video.passed_over)
                     self._after = None
                     read(video)
                 if video.has_end:
                     if self._loop:
                         continue
                     return
-                self._progress.source_is("reconnecting", f"{self._source.name} ended")
+                self._progress.set_source_state("reconnecting", f"{self._source.name} ended")
             except SourceError as exc:
                 if self._needs_operator(exc):
-                    self._progress.source_is("failed", exc.detail)
+                    self._progress.set_source_state("failed", exc.detail)
                     if not self._source.is_live:
                         return
                     pause_s = _FAILED_RETRY_S
                 else:
                     state: State = "stalled" if isinstance(exc, SourceStalled) else "reconnecting"
-                    self._progress.source_is(state, exc.detail)
+                    self._progress.set_source_state(state, exc.detail)
             finally:
-                self._progress.stopped_reading()
+                self._progress.read_ended()
             failures = 0 if self._progress.captured > captured else failures + 1
             self._progress.reconnects += 1
             self._stopped.wait(_backoff_s(failures) if pause_s is None else pause_s)
 
     def _needs_operator(self, error: SourceError) -> bool:
-        """Return whether waiting cannot help. A camera that has worked may send garbage while it starts."""
+        """Return whether the operator must act. Garbage from a camera that has worked is excluded: it may restart."""
         if not self._source.is_live or isinstance(error, SourceDenied | SourceUntrusted | SourceTooLarge):
             return True
         return not isinstance(error, SourceGone) and not self._progress.captured
 
 
 def _backoff_s(failures: int) -> float:
-    """Return how long to wait after so many failures in a row: doubled each time, up to a limit."""
-    # Jitter, so that forty cameras behind one switch do not reconnect at the same moment.
-    return min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1)
+    """Return the pause after this many failures in a row, which doubles up to a limit."""
+    # The jitter keeps forty cameras behind one switch from reconnecting at the same moment.
+    return min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1)

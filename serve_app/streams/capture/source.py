@@ -1,4 +1,4 @@
-"""Which sources are allowed, and what they are called in public."""
+"""The sources that are allowed, and the names under which they appear in public."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ _DEVICE = re.compile(r"/dev/video\d+")
 
 @dataclass(frozen=True)
 class Source:
-    """A source that is allowed. ``uri`` may carry credentials: show ``name`` instead."""
+    """An allowed source. ``uri`` may contain credentials; show ``name`` instead."""
 
     uri: str
     name: str
     kind: Kind
-    root: Path | None = None  # the folder of media_dirs that a file is below
-    tls_verify: bool = True  # of https and rtsps: a certificate that nobody here vouches for is refused
+    root: Path | None = None  # the folder of media_dirs that contains the file
+    tls_verify: bool = True  # for https and rtsps: refuse a certificate that is not trusted
 
     @property
     def is_live(self) -> bool:
-        """It does not end: when it does, it is gone, and comes back."""
+        """Whether the source has no end. A live source that ends has failed, and is reopened."""
         return self.kind not in {"file", "folder"}
 
 
 def parse_source(text: str, media_dirs: tuple[Path, ...], *, tls_verify: bool = True) -> Source:
-    """A file or a folder of pictures below one of ``media_dirs``, a camera at ``/dev/video…``, or an address.
+    """Parse a source: a file or a folder of images below ``media_dirs``, a camera at ``/dev/video…``, or a URL.
 
-    Raises SourceError.
+    Raise SourceError if the source is not valid or not allowed.
     """
     try:
-        text.encode()  # FFmpeg crashes on a name that is no UTF-8
+        text.encode()  # FFmpeg crashes on a name that cannot be encoded as UTF-8
         parts = urlsplit(text)
         if "://" in text and parts.scheme != "file":
             return _parse_address(text, parts, tls_verify)
@@ -56,53 +56,54 @@ def parse_source(text: str, media_dirs: tuple[Path, ...], *, tls_verify: bool = 
             return Source(text, text, "device")
         typed = Path(unquote(parts.path) if parts.scheme == "file" else text)
         path = typed.resolve()
-        # What is refused is called as it was typed: where a link leads is nobody's business. It may be an address,
-        # mistyped, with a password.
-        refused = _printable(typed.name).rpartition("@")[2] or "the source"
+        # A refusal shows the name as the client typed it, because it must not reveal where a link leads. We cut the
+        # part before an @, because a mistyped URL may contain a password.
+        refused = _to_printable(typed.name).rpartition("@")[2] or "the source"
         root = next((folder for folder in media_dirs if path.is_relative_to(folder)), None)
-        if root is None:  # said before the path is looked at: what there is elsewhere is nobody's business
-            raise SourceError(f"{refused} is not below a folder of SERVE_APP_MEDIA_DIRS")
+        if root is None:  # before we look at the path: a refusal must not reveal which other files exist
+            raise SourceError(f"{refused} is not below a folder of SERVE_APP_MEDIA_DIRS; move it or add its folder")
         kind: Kind | None = "file" if path.is_file() else "folder" if path.is_dir() else None
     except (ValueError, OSError, RuntimeError) as exc:
-        raise SourceError("the source is no valid file name or address") from exc
+        raise SourceError("source.uri is not a valid file name or URL") from exc
     if kind is None:
-        raise SourceError(f"there is no file {refused}")
-    return Source(str(path), _printable(path.name), kind, root)
+        raise SourceError(f"file {refused} does not exist")
+    return Source(str(path), _to_printable(path.name), kind, root)
 
 
-def _printable(name: str) -> str:
+def _to_printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
 @contextmanager
 def open_below(root: Path | None, path: Path) -> Iterator[BinaryIO]:
-    """The file, if it lies below ``root`` now that it is open: a link on its path may have changed meanwhile.
+    """Open a file and check that it lies below ``root``, because a link on its path may have changed meanwhile.
 
-    Raises OSError, SourceError.
+    Raise OSError if the file cannot be opened, and SourceError if it is not allowed.
     """
-    with open(path, "rb", buffering=0, opener=_at_once) as file:
+    with open(path, "rb", buffering=0, opener=_open_nonblocking) as file:
         real = Path(os.readlink(f"/proc/self/fd/{file.fileno()}"))
         if root is None or not real.is_relative_to(root):
-            raise SourceError("the file is not below a folder of SERVE_APP_MEDIA_DIRS any more")
+            raise SourceError("the file is no longer below a folder of SERVE_APP_MEDIA_DIRS")
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise SourceError("there is no file any more, but something else")
+            raise SourceError("the source is no longer a regular file")
         yield file
 
 
-def _at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe in a file's place would be waited for
+def _open_nonblocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # opening a pipe would block otherwise
 
 
 def _parse_address(text: str, parts: SplitResult, tls_verify: bool) -> Source:
-    """A camera's or a server's address. Its name shows neither credentials nor the path, which may hold some too."""
-    if not text.isprintable():  # FFmpeg would send a line break on, and what follows as a line of its own
-        raise SourceError("the source is no valid file name or address")
+    """Parse a URL. The source's name shows neither the credentials nor the path, which may contain secrets, too."""
+    if not text.isprintable():  # FFmpeg would pass a line break on, which injects a request header
+        raise SourceError("source.uri is not a valid file name or URL")
     if parts.scheme not in _ADDRESSES or not parts.hostname:
-        raise SourceError(f"a source is a file, a folder, /dev/video… or one of {', '.join(_ADDRESSES)}://…")
+        raise SourceError(f"source.uri must be a file, a folder, /dev/video… or one of {', '.join(_ADDRESSES)}://…")
     if "@" in parts.path + parts.query + parts.fragment:
-        raise SourceError("write / ? # and @ in a password as %2F %3F %23 and %40")
-    if parts.scheme in {"tcp", "udp"} and "?" in text:  # FFmpeg's: a port to listen at, a buffer of gigabytes
-        raise SourceError(f"a {parts.scheme} source is {parts.scheme}://host:port")
+        raise SourceError("source.uri: write / ? # and @ in a password as %2F %3F %23 and %40")
+    # FFmpeg reads options from the query, such as a port to listen on or a buffer of gigabytes.
+    if parts.scheme in {"tcp", "udp"} and "?" in text:
+        raise SourceError(f"source.uri: a {parts.scheme} source must be {parts.scheme}://host:port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = f":{parts.port}" if parts.port else ""
     return Source(text, f"{parts.scheme}://{host}{port}/…", _ADDRESSES[parts.scheme], tls_verify=tls_verify)

@@ -1,4 +1,4 @@
-"""What comes over a bare TCP connection."""
+"""Sources that send video over a plain TCP connection."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from serve_app.streams.capture.jpegs import jpegs_of, video_of
 from serve_app.streams.capture.pictures import Video
 from serve_app.streams.capture.source import Source
 
-_TIMEOUT_S = 10.0  # of each step, and of a picture
+_TIMEOUT_S = 10.0  # for each network operation, and for each frame
 _HEAD_BYTES = 3
 
 
 @contextmanager
 def open_tcp(source: Source, max_pixels: int, hwaccel: str | None) -> Iterator[Video]:
-    """JPEG after JPEG, or what FFmpeg reads, open within the block. Raises SourceError; see ``open_video``."""
+    """Open a source of JPEGs, or of a format that FFmpeg reads, within the block.
+
+    Raise SourceError as ``open_video`` does.
+    """
     parts = urlsplit(source.uri)
     if not parts.port:
-        raise SourceError("a tcp source is tcp://host:port")
+        raise SourceError("source.uri: a tcp source must be tcp://host:port")
     try:
         connection = socket.create_connection((parts.hostname or "", parts.port), _TIMEOUT_S)
     except OSError as exc:
@@ -32,10 +35,10 @@ def open_tcp(source: Source, max_pixels: int, hwaccel: str | None) -> Iterator[V
     with connection:
         body = _Body(source, connection)
         if body.peek(_HEAD_BYTES) == b"\xff\xd8\xff":
-            yield video_of(jpegs_of(source, body.read, body.renew, max_pixels), max_pixels)
+            yield video_of(jpegs_of(source, body.read, body.reset_timeout, max_pixels), max_pixels)
         else:
-            given = Input(body, {"protocol_whitelist": "none"}, renew=body.renew)
-            with open_media(source, given, max_pixels, hwaccel) as video:
+            media = Input(body, {"protocol_whitelist": "none"}, reset_timeout=body.reset_timeout)
+            with open_media(source, media, max_pixels, hwaccel) as video:
                 yield video
 
 
@@ -44,20 +47,23 @@ class _Body:
         self._source = source
         self._connection = connection
         self._read_already = b""
-        self.renew()
+        self.reset_timeout()
 
-    def renew(self) -> None:
-        """Wait for the next picture from now on."""
+    def reset_timeout(self) -> None:
+        """Start waiting for the next frame."""
         self._expires_at_s = time.monotonic() + _TIMEOUT_S
 
     def peek(self, size: int) -> bytes:
-        """The first bytes, which are read again."""
+        """Return the first bytes, which ``read`` returns again."""
         while len(self._read_already) < size and (data := self._fetch(1 << 16)):
             self._read_already += data
         return self._read_already[:size]
 
     def read(self, size: int = 1 << 16, /) -> bytes:
-        """What has come; empty at the end. Raises SourceGone, SourceStalled."""
+        """Return the next bytes, or none at the end.
+
+        Raise SourceGone if the connection fails, and SourceStalled if the source sends nothing.
+        """
         if self._read_already:
             data, self._read_already = self._read_already[:size], self._read_already[size:]
             return data

@@ -1,4 +1,4 @@
-"""Which of a container's tracks is the video."""
+"""Selection of a container's video track."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from av.stream import Disposition
 
 from serve_app.errors import SourceError
 
-# FFmpeg takes all of these for video: a song's cover, a film's thumbnails, a photograph beside a video.
-_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+# FFmpeg lists all of these as video: a song's cover art, a film's thumbnails, a photograph stored with a video.
+_STILL_IMAGES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
 def find_video(container: InputContainer, name: str) -> av.VideoStream:
-    """Return the track that a player shows: no cover, thumbnail or other still picture.
+    """Return the track that a player shows, which is never a cover, thumbnail or other still image.
 
-    Of several, one of more than one frame, then the one that is marked as the default, then the largest.
-    Raises SourceError where there is none, or none of a codec that is read.
+    Prefer tracks with more than one frame, then the track marked as default, then the largest.
+    Raise SourceError if there is no video track, or none with a supported codec.
     """
-    moving = [track for track in container.streams.video if not track.disposition & _PICTURES]
+    moving = [track for track in container.streams.video if not track.disposition & _STILL_IMAGES]
     found = max((track for track in moving if _is_decoded(track)), key=_rank, default=None)
     if found is not None:
         return found
     if moving:
-        raise SourceError(f"{name} has video of a codec that is not read")
-    only = ", only still pictures such as a cover" if container.streams.video else ""
+        raise SourceError(f"{name} has video of a codec that is not supported")
+    only = ", only still images such as a cover" if container.streams.video else ""
     raise SourceError(f"{name} has no video in it{only}")
 
 
@@ -33,6 +33,6 @@ def _is_decoded(track: av.VideoStream) -> bool:
 
 
 def _rank(track: av.VideoStream) -> tuple[bool, bool, int]:
-    """``max`` takes the first of equals."""
+    """Return the sort key of a track. ``max`` takes the first of equal tracks."""
     is_default = bool(track.disposition & Disposition.default)
     return track.frames != 1, is_default, track.width * track.height

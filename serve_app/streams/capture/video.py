@@ -1,4 +1,4 @@
-"""A source, opened by what it is."""
+"""Opening a source of any kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serve_app.streams.capture.tcp import open_tcp
 from serve_app.streams.capture.web_video import open_web
 from serve_app.types import Position
 
-# The protocols that FFmpeg may use for a kind; it would otherwise follow an answer into local files.
+# The protocols that FFmpeg may use for each kind. Without the list, a server's answer could make it open local files.
 _PROTOCOLS: dict[Kind, str] = {
     "rtsp": "rtsp,rtp,tcp,udp",
     "rtsps": "rtsp,rtsps,rtp,tls,tcp",
@@ -28,7 +28,7 @@ _PROTOCOLS: dict[Kind, str] = {
 }
 _HEAD_BYTES = 16
 _PIECE_BYTES = 1 << 16
-_A_PICTURE = "is a picture, not a video: put it into a folder, and name that"
+_IS_AN_IMAGE = "is an image, not a video; put it into a folder and use the folder as the source"
 
 
 @contextmanager
@@ -40,12 +40,12 @@ def open_video(
     hwaccel: str | None = None,
     guard: AddressGuard | None = None,
 ) -> Iterator[Video]:
-    """The source, open within the block. Its first picture is the one after ``after``.
+    """Open a source within the block. Its first picture is the one after ``after``.
 
-    ``hwaccel`` names the kind of hardware that decodes; software does the rest. ``guard`` says which other servers an
-    HTTP source may lead to, such as those of a playlist's segments: public ones where it is left out.
-    Raises SourceDenied, SourceUntrusted, SourceTooLarge, SourceStalled, SourceGone, or SourceError for what is no
-    video.
+    ``hwaccel`` names the hardware that decodes; software is the fallback. ``guard`` decides which other servers an HTTP
+    source may lead to, such as those of a playlist's segments; without it, only public ones are allowed.
+    Raise SourceDenied, SourceUntrusted, SourceTooLarge, SourceStalled or SourceGone, or a plain SourceError if the
+    source is not a video.
     """
     if source.kind == "folder":
         yield open_folder(source, max_pixels, after)
@@ -69,7 +69,7 @@ def open_video(
 
 @contextmanager
 def _open_file(source: Source, max_pixels: int, hwaccel: str | None, after: Position | None) -> Iterator[Video]:
-    """A video file. It is opened here, so that it is one that is allowed."""
+    """Open a video file. We open it ourselves and pass FFmpeg the descriptor, so that the checked file is used."""
     with ExitStack() as stack:
         try:
             file = stack.enter_context(open_below(source.root, Path(source.uri)))
@@ -78,17 +78,17 @@ def _open_file(source: Source, max_pixels: int, hwaccel: str | None, after: Posi
         except OSError as exc:
             raise explain(source, exc, timed_out=False) from None
         if is_still(head):
-            raise SourceError(f"{source.name} {_A_PICTURE}")
+            raise SourceError(f"{source.name} {_IS_AN_IMAGE}")
         if head.startswith(b"\xff\xd8\xff"):
             yield _video_of_jpegs(source, functools.partial(file.read, _PIECE_BYTES), max_pixels, after)
             return
         options = {"fd": str(file.fileno()), "protocol_whitelist": "fd"}
         try:
-            given = Input("fd:", options, has_end=True)
-            video = stack.enter_context(open_media(source, given, max_pixels, hwaccel, after))
+            media = Input("fd:", options, has_end=True)
+            video = stack.enter_context(open_media(source, media, max_pixels, hwaccel, after))
         except SourceError as exc:
             if is_picture(head) and not isinstance(exc, SourceTooLarge):
-                raise SourceError(f"{source.name} {_A_PICTURE}") from None
+                raise SourceError(f"{source.name} {_IS_AN_IMAGE}") from None
             raise
         yield video
 
@@ -102,5 +102,5 @@ def _video_of_jpegs(source: Source, read: Callable[[], bytes], max_pixels: int, 
     except SourceError:
         first = []
     if len(first) < 2:
-        raise SourceError(f"{source.name} {_A_PICTURE}")
+        raise SourceError(f"{source.name} {_IS_AN_IMAGE}")
     return video_of(itertools.chain(first, jpegs), max_pixels, has_end=True, after=after)

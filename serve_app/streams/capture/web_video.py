@@ -1,6 +1,7 @@
-"""What a web address shows: a camera's pictures, one picture that changes, a playlist, or a video that FFmpeg reads.
+"""Sources behind HTTP URLs: MJPEG cameras, snapshots that change, HLS playlists, and videos that FFmpeg reads.
 
-What it is, its first bytes say, and its ``Content-Type`` only where they do not: cameras send many wrong ones.
+We detect the kind from the first bytes. We use the ``Content-Type`` only if they are ambiguous, because many cameras
+send a wrong one.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ from serve_app.streams.capture.failures import too_large
 from serve_app.streams.capture.ffmpeg import Body, Input, open_media
 from serve_app.streams.capture.folder import is_picture, is_still
 from serve_app.streams.capture.hls import HlsBody
-from serve_app.streams.capture.jpegs import MAX_PICTURE_BYTES, are_frames, jpegs_of, video_of
+from serve_app.streams.capture.jpegs import MAX_PICTURE_BYTES, is_mjpeg, jpegs_of, video_of
 from serve_app.streams.capture.pictures import Picture, Video
 from serve_app.streams.capture.source import Source
 from serve_app.streams.capture.timestamps import USUAL_FPS
 from serve_app.streams.capture.web import Reply, WebClient
 from serve_app.types import Pixels, Position
 
-SNAPSHOT_INTERVAL_S = 1.0  # where max_fps does not say how often
+SNAPSHOT_INTERVAL_S = 1.0  # unless max_fps sets it
 _HEAD_BYTES = 64
-_ENDLESS_BYTES = 1 << 40  # no clip is as large: a camera's length that is none
-_CLIPS = {".mjpeg", ".mjpg", ".mjp"}  # files of JPEG after JPEG
+_MAX_CLIP_BYTES = 1 << 40  # a camera that declares a larger size sends an endless stream
+_CLIPS = {".mjpeg", ".mjpg", ".mjp"}  # files of concatenated JPEGs
 _PAGE = re.compile(rb"<(!doctype html|html|head|body|script)", re.IGNORECASE)
 _BOUNDARY = re.compile(rb"\s*--[\x21-\x7e]")
-_NO_NESTING = {"protocol_whitelist": "none"}  # what FFmpeg reads here names nothing else to open
+_NO_NESTING = {"protocol_whitelist": "none"}  # FFmpeg must not open anything that the data names
 
 
 @contextmanager
 def open_web(source: Source, guard: AddressGuard, max_pixels: int, hwaccel: str | None) -> Iterator[Video]:
-    """The source, open within the block. Raises SourceError; see ``open_video``."""
+    """Open an HTTP source within the block. Raise SourceError as ``open_video`` does."""
     client = WebClient(source, guard)
     with ExitStack() as stack:
         reply = stack.enter_context(closing(client.get(source.uri)))
@@ -49,36 +50,38 @@ def open_web(source: Source, guard: AddressGuard, max_pixels: int, hwaccel: str 
         kind = reply.content_type
         if text.startswith(b"#EXTM3U"):
             body = HlsBody(client, reply, source.name, max_pixels)
-            given = Input(body, _NO_NESTING, has_end=body.has_end, comes_in_bursts=True, renew=client.renew)
+            media = Input(
+                body, _NO_NESTING, has_end=body.has_end, comes_in_bursts=True, reset_timeout=client.reset_timeout
+            )
             runs = stack.enter_context(ExitStack())
-            first = runs.enter_context(open_media(source, given, max_pixels, hwaccel))
+            first = runs.enter_context(open_media(source, media, max_pixels, hwaccel))
             yield replace(
                 first,
-                pictures=_of_all_runs(first, body, runs, lambda: open_media(source, given, max_pixels, hwaccel)),
+                pictures=_read_all_runs(first, body, runs, lambda: open_media(source, media, max_pixels, hwaccel)),
             )
         elif kind.startswith("multipart/") or _BOUNDARY.match(head):
-            yield video_of(jpegs_of(source, reply.read, client.renew, max_pixels), max_pixels)
+            yield video_of(jpegs_of(source, reply.read, client.reset_timeout, max_pixels), max_pixels)
         elif _PAGE.match(text) or (kind == "text/html" and not is_picture(head)):
-            raise SourceError(f"{source.name} answers with a web page: give the address of its stream or snapshot")
+            raise SourceError(f"{source.name} answered with a web page; use the URL of its stream or snapshot")
         elif text.startswith((b"<?xml", b"<MPD")):
-            raise SourceError(f"{source.name} answers with XML, such as DASH, which is not read: try HLS or RTSP")
+            raise SourceError(f"{source.name} answered with XML, such as DASH, which is not supported; use HLS or RTSP")
         elif head.startswith(b"\xff\xd8\xff"):
             yield _open_jpegs(source, client, reply, max_pixels)
         elif _is_snapshot(head, kind):
-            yield _snapshots(source, client, _whole(source, reply), max_pixels)
+            yield _snapshots(source, client, _read_image(source, reply), max_pixels)
         else:
-            file: Body = WebFile(client, reply) if _is_sought_in(client, reply) else reply
-            has_end = reply.size is not None and reply.size < _ENDLESS_BYTES
-            given = Input(file, _NO_NESTING, has_end=has_end, renew=client.renew)
-            yield stack.enter_context(open_media(source, given, max_pixels, hwaccel))
+            file: Body = WebFile(client, reply) if _is_seekable(client, reply) else reply
+            has_end = reply.size is not None and reply.size < _MAX_CLIP_BYTES
+            media = Input(file, _NO_NESTING, has_end=has_end, reset_timeout=client.reset_timeout)
+            yield stack.enter_context(open_media(source, media, max_pixels, hwaccel))
 
 
-def _of_all_runs(
+def _read_all_runs(
     video: Video, body: HlsBody, runs: ExitStack, open_next: Callable[[], AbstractContextManager[Video]]
 ) -> Iterator[Picture]:
-    """Yield the pictures of a playlist's runs as one video's: each run comes one frame's time after the last.
+    """Yield the pictures of all runs of a playlist as one video. Each run starts one frame interval after the last one.
 
-    ``runs`` holds the run that is open.
+    A run is the video between two discontinuities. ``runs`` holds the open run.
     """
     frame_s = 1 / (video.fps or USUAL_FPS)
     last = Position(-1)
@@ -99,20 +102,20 @@ def _of_all_runs(
 
 
 def _open_jpegs(source: Source, client: WebClient, reply: Reply, max_pixels: int) -> Video:
-    """A snapshot, a camera's stream, or a clip, all of which begin with a JPEG."""
-    size = reply.size if reply.size is not None and reply.size < _ENDLESS_BYTES else None
+    """Open a source that starts with a JPEG: a snapshot, a camera's stream, or a clip."""
+    size = reply.size if reply.size is not None and reply.size < _MAX_CLIP_BYTES else None
     has_end, is_long = size is not None, size is None or size > MAX_PICTURE_BYTES
     if is_long or reply.content_type.startswith("video/") or _ending(reply.url) in _CLIPS:
-        jpegs = jpegs_of(source, reply.read, client.renew, max_pixels)
+        jpegs = jpegs_of(source, reply.read, client.reset_timeout, max_pixels)
         first = list(itertools.islice(jpegs, 2))
         if len(first) == 2:
             return video_of(itertools.chain(first, jpegs), max_pixels, has_end=has_end)
         return _snapshots(source, client, first[0], max_pixels)
-    data = _whole(source, reply)
-    if not are_frames(data):
+    data = _read_image(source, reply)
+    if not is_mjpeg(data):
         return _snapshots(source, client, data, max_pixels)
     read = functools.partial(io.BytesIO(data).read, 1 << 16)
-    return video_of(jpegs_of(source, read, client.renew, max_pixels), max_pixels, has_end=True)
+    return video_of(jpegs_of(source, read, client.reset_timeout, max_pixels), max_pixels, has_end=True)
 
 
 def _snapshots(source: Source, client: WebClient, first: bytes, max_pixels: int) -> Video:
@@ -121,19 +124,19 @@ def _snapshots(source: Source, client: WebClient, first: bytes, max_pixels: int)
         for index in itertools.count():
             yield _snapshot(source, data, max_pixels), Position(index)
             with closing(client.get(source.uri)) as reply:
-                data = _whole(source, reply)
+                data = _read_image(source, reply)
 
     return Video(pictures(), pull_interval_s=SNAPSHOT_INTERVAL_S)
 
 
 def _snapshot(source: Source, data: bytes, max_pixels: int) -> Callable[[], Pixels]:
-    """Decode it at once: what is wrong with it is wrong with the next one, too."""
+    """Decode a snapshot at once, because an unsupported format or size will not change and must end the source."""
     try:
         pixels = decode(data, max_pixels)
     except TooLarge:
         raise too_large(source, max_pixels) from None
     except NotAnImage as exc:
-        raise SourceError(f"{source.name} sends pictures that are not read: {exc.detail}") from None
+        raise SourceError(f"{source.name} sends images that cannot be read: {exc.detail}") from None
     except ServeAppError as exc:
         return functools.partial(_refuse, exc.detail)
     return lambda: pixels
@@ -143,10 +146,10 @@ def _refuse(detail: str) -> Pixels:
     raise Undecodable(detail)
 
 
-def _whole(source: Source, reply: Reply) -> bytes:
+def _read_image(source: Source, reply: Reply) -> bytes:
     data = reply.read_all(MAX_PICTURE_BYTES)
     if data is None:
-        raise SourceError(f"{source.name} sends a picture of more than {MAX_PICTURE_BYTES >> 20} MiB")
+        raise SourceError(f"{source.name} sends an image of more than {MAX_PICTURE_BYTES >> 20} MiB")
     return data
 
 
@@ -155,24 +158,24 @@ def _ending(url: str) -> str:
 
 
 def _is_snapshot(head: bytes, kind: str) -> bool:
-    """Of a GIF, nobody knows before its end whether it moves: it is a clip."""
+    """Return whether a response is one image. A GIF counts as a clip, because only its end shows whether it moves."""
     if head.startswith(b"GIF8"):
         return False
     return is_picture(head) or is_still(head) or (kind.startswith("image/") and not _is_video(head))
 
 
 def _is_video(head: bytes) -> bool:
-    """Whatever its type says: MP4, Matroska, AVI, FLV, or MPEG-TS."""
+    """Return whether the first bytes show video: MP4, Matroska, AVI, FLV, or MPEG-TS."""
     return head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"RIFF", b"FLV")) or head[:1] == b"G"
 
 
-def _is_sought_in(client: WebClient, reply: Reply) -> bool:
-    """Whether the server sends parts of the file. Many that do so do not say so."""
+def _is_seekable(client: WebClient, reply: Reply) -> bool:
+    """Return whether the server sends byte ranges. We try it, because many servers do not declare their support."""
     if reply.size is None:
         return False
-    said = reply.header("Accept-Ranges").strip().lower()
-    if said:
-        return said == "bytes"
+    accepted_ranges = reply.header("Accept-Ranges").strip().lower()
+    if accepted_ranges:
+        return accepted_ranges == "bytes"
     try:
         with closing(client.get(reply.url, {"Range": "bytes=0-0"})) as part:
             return part.status == 206
@@ -181,7 +184,7 @@ def _is_sought_in(client: WebClient, reply: Reply) -> bool:
 
 
 class WebFile:
-    """A file on a web server, in which FFmpeg may go to another place: an MP4 may have its index at its end."""
+    """A file on a web server in which FFmpeg can seek, because an MP4 may have its index at its end."""
 
     def __init__(self, client: WebClient, reply: Reply) -> None:
         self._client = client
@@ -191,19 +194,19 @@ class WebFile:
         self._at = 0
 
     def read(self, size: int, /) -> bytes:
-        """Raises SourceError."""
+        """Return the next bytes, or none at the end. Raise SourceError if the server fails."""
         if self._at >= self._size:
             return b""
         if self._reply is None:
             self._reply = self._client.get(self._url, {"Range": f"bytes={self._at}-"})
             if self._reply.status != 206:
-                raise SourceError("the server says that it sends parts of files, and does not")
+                raise SourceError("the server declares support for byte ranges but does not send them")
         data = self._reply.read(size)
         self._at += len(data)
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Return the new place."""
+        """Move to a position and return it."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if base + offset != self._at:
             self.close()
@@ -211,11 +214,11 @@ class WebFile:
         return self._at
 
     def tell(self) -> int:
-        """Return the place."""
+        """Return the current position in bytes."""
         return self._at
 
     def close(self) -> None:
-        """The connection."""
+        """Close the current response."""
         if self._reply is not None:
             self._reply.close()
             self._reply = None

@@ -1,1 +1,1 @@
-"""Where a stream's results go: followers, sinks and recordings."""
+"""The receivers of a stream's results: following clients, sinks and recordings."""

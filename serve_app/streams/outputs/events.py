@@ -1,4 +1,4 @@
-"""What happens in a stream, as events: the newest are kept for whoever asks, and each goes to the sinks."""
+"""A stream's events. The newest are kept for the clients that follow the stream, and each is sent to the sinks."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from serve_app.schemas.streams import EventType
 from serve_app.streams.outputs.sinks import Sink
 from serve_app.types import Event, EventPage
 
-_KEPT = 512  # for who comes back after a broken connection
-_PAGE = 128
+_MAX_KEPT = 512  # events, for clients that reconnect
+_MAX_PAGE = 128
 
 
 class EventLog:
-    """One stream's events. To be used from one event loop."""
+    """One stream's events. Use it from one event loop only."""
 
     def __init__(self, stream_id: str, sinks: Sequence[Sink], next_id: int = 0) -> None:
         self._stream_id = stream_id
         self._sinks = sinks
         self._next_id = next_id
-        self._kept: deque[Event] = deque(maxlen=_KEPT)
+        self._kept: deque[Event] = deque(maxlen=_MAX_KEPT)
         self._arrived = asyncio.Event()
 
     @property
     def next_id(self) -> int:
-        """The next event's."""
+        """The id of the next event."""
         return self._next_id
 
     def add(self, kind: EventType, body: BaseModel) -> None:
-        """Something happened, now; ``body`` says what."""
+        """Add an event that happens now; ``body`` holds its fields."""
         head = f'{{"event_id":{self._next_id},"type":"{kind}","stream_id":"{self._stream_id}","at_s":{time.time():.3f},'
         event = Event(self._next_id, kind, self._stream_id, head + body.model_dump_json()[1:])
         self._next_id += 1
@@ -44,13 +44,16 @@ class EventLog:
             sink.put(event)
 
     async def page(self, after: int | None, within_s: float) -> EventPage:
-        """Events with an id above ``after`` (None: those to come), as soon as there is one or the time is up."""
+        """Return events with an id above ``after`` (None: future ones) as soon as there is one.
+
+        Return an empty page if there is none within ``within_s`` seconds.
+        """
         after = self._next_id - 1 if after is None else after
         if after >= self._next_id - 1:
             try:
                 await asyncio.wait_for(self._arrived.wait(), within_s)
             except TimeoutError:
-                return EventPage([], min(after, self._next_id - 1), 0)  # not one that came just now
+                return EventPage([], min(after, self._next_id - 1), 0)  # do not skip an event that arrives just now
         wanted = [event for event in self._kept if event.event_id > after]
         missed = wanted[0].event_id - after - 1 if wanted else 0
-        return EventPage(wanted[:_PAGE], self._next_id - 1, missed)
+        return EventPage(wanted[:_MAX_PAGE], self._next_id - 1, missed)

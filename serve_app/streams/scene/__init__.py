@@ -1,1 +1,1 @@
-"""What happens in a stream from frame to frame: motion, tracks, zones and lines."""
+"""The state of a stream from frame to frame: motion, tracks, zones and lines."""

@@ -1,4 +1,4 @@
-"""What goes on in a stream from frame to frame: what moved, which object is which, and what is counted."""
+"""A stream's state from frame to frame: motion, tracked objects, and counts in zones and across lines."""
 
 from __future__ import annotations
 
@@ -13,48 +13,54 @@ from serve_app.types import Answer, Detections, Frame, Pixels
 
 
 class Scene:
-    """One stream's memory of its frames, as far as the stream asks for one."""
+    """The motion gate, tracker and counters of one stream, as far as its spec asks for them."""
 
     def __init__(self, spec: StreamSpec, fps: float, bookmark: Bookmark) -> None:
-        """``fps`` is what the source sends. Raises StartError where tracking is not installed."""
+        """Continue after ``bookmark``. ``fps`` is the source's frame rate.
+
+        Raise StartError if the stream needs tracking and it is not installed.
+        """
         self._gate = MotionGate(spec.motion) if spec.motion else None
         self._fps = min(fps, spec.max_fps or fps)
         self._first_track_id = bookmark.next_track_id
         self._tracker = self._make_tracker() if spec.is_tracked else None
         self._regions = RegionCounter(spec, bookmark.zones, bookmark.lines)
-        self._latest = Detections.empty()  # of the last frame that the model saw
+        self._latest = Detections.empty()  # of the last frame that the model processed
 
     @property
     def zones(self) -> dict[str, ZoneCount]:
-        """Each zone's counts, by name."""
+        """The counts of each zone, by name."""
         return self._regions.zones
 
     @property
     def lines(self) -> dict[str, LineCount]:
-        """Each line's counts, by name."""
+        """The counts of each line, by name."""
         return self._regions.lines
 
     @property
     def next_track_id(self) -> int:
-        """The next new object's."""
+        """The track id of the next new object."""
         return self._tracker.next_id if self._tracker else self._first_track_id
 
     def replace(self, spec: StreamSpec) -> None:
-        """Count these zones and lines from now on. Raises StartError."""
+        """Count these zones and lines from now on. Raise StartError if tracking is not installed."""
         if spec.is_tracked and self._tracker is None:
             self._tracker = self._make_tracker()
         self._regions.replace(spec)
 
     def is_still(self, frame: Frame, pixels: Pixels) -> bool:
-        """Nothing moved since the last frame that was looked at: what was there is there, and needs no model."""
+        """Return whether nothing moved since the last frame that the model processed, so that this one can skip it."""
         return self._gate is not None and not self._gate.passes(pixels, frame.stream_time_s)
 
-    def stay(self, frame: Frame, pixels: Pixels) -> list[RegionEvent]:
-        """A frame that is still shows what the last one did; what happened since then, time included."""
+    def update_still(self, frame: Frame, pixels: Pixels) -> list[RegionEvent]:
+        """Return the region events up to a still frame, which has the detections of the last processed one.
+
+        Objects that were not seen for a while leave their zones now, for example.
+        """
         return self._count(frame, pixels.shape[1], pixels.shape[0])[1]
 
     def update(self, answer: Answer, frame: Frame) -> tuple[Detections, list[RegionEvent]]:
-        """Return the detections, tracked if the stream asks for it, and what happened since the last frame."""
+        """Return the detections, with track ids if the stream is tracked, and the events since the last frame."""
         self._latest = answer.detections
         return self._count(frame, answer.width_px, answer.height_px)
 

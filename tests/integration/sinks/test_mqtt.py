@@ -71,7 +71,7 @@ async def test_events_queued_while_the_broker_was_down_arrive_when_it_is_back(
                 server.kill()
                 cable.unplug()
                 put(sink, range(100 * times + 1, 100 * times + 100))
-                await until(lambda: sink.status().detail.startswith("it cannot be reached"))
+                await until(lambda: sink.status().detail.startswith("the broker cannot be reached"))
                 server.start()
                 async with subscription(server.port, received):
                     cable.plug()

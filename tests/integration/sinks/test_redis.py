@@ -45,7 +45,7 @@ async def test_events_queued_while_redis_was_down_arrive_when_it_is_back(
             await until(partial(has_sent, sink, 100 * times + 1))
             server.kill()
             put(sink, range(100 * times + 1, 100 * times + 100))
-            await until(lambda: sink.status().detail.startswith("it cannot be reached"))
+            await until(lambda: sink.status().detail.startswith("the server cannot be reached"))
             server.start()
             await until(partial(has_sent, sink, 100 * times + 100))
             assert sink.status().detail == ""
@@ -82,7 +82,7 @@ async def test_a_redis_password_is_used_and_never_shown(
         assert sink.status().sent == 1
     async with opened(type="redis", url=f"redis://:hunter3@127.0.0.1:{port}") as sink:
         sink.put(event(1))
-        await until(lambda: "wants other credentials" in sink.status().detail)
+        await until(lambda: "refused the credentials" in sink.status().detail)
         assert "hunter" not in repr(sink.status()) + caplog.text
     assert entries(port, password="hunter:2") == [0]
 
@@ -104,14 +104,14 @@ async def test_events_for_a_key_of_another_type_are_dropped(redis_server: Server
     async with opened(type="redis", url=f"redis://127.0.0.1:{port}", key="taken") as sink:
         put(sink, range(3))
         await until(lambda: sink.status().dropped)
-        assert (sink.status().dropped, sink.status().detail) == ({"refused": 3}, "it answers WRONGTYPE")
+        assert (sink.status().dropped, sink.status().detail) == ({"refused": 3}, "the server answered WRONGTYPE")
 
 
 async def test_the_sink_waits_while_redis_is_full(redis_server: ServerStarter) -> None:
     port = redis_server("--maxmemory", "1").port
     async with opened(type="redis", url=f"redis://127.0.0.1:{port}") as sink:
         put(sink, range(3))
-        await until(lambda: sink.status().detail == "it answers OutOfMemoryError")
+        await until(lambda: sink.status().detail == "the server answered OutOfMemoryError")
         with redis.Redis(port=port) as client:
             client.config_set("maxmemory", 0)
         await until(lambda: sink.status().sent == 3)

@@ -115,7 +115,7 @@ async def test_refused_events_are_dropped_and_the_next_ones_are_sent(status: int
     async with webhook(receiver) as sink:
         put(sink, range(3))
         await until(lambda: sink.status().dropped)
-        assert (sink.status().dropped, sink.status().detail) == ({"refused": 3}, f"it answers {status}")
+        assert (sink.status().dropped, sink.status().detail) == ({"refused": 3}, f"the server answered {status}")
         sink.put(event(3))
         await sink.close(60)
         assert (sink.status().sent, sink.status().detail) == (1, "")
@@ -127,7 +127,7 @@ async def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
     async with webhook(receiver) as sink:
         sink.put(event(0))
         await sink.close(60)
-        assert (sink.status().dropped, sink.status().detail) == ({"refused": 1}, "it answers 307")
+        assert (sink.status().dropped, sink.status().detail) == ({"refused": 1}, "the server answered 307")
     assert len(receiver.requests) == 1
 
 
@@ -157,6 +157,6 @@ async def test_a_webhooks_secrets_are_never_logged(receiver: Receiver, caplog: p
     async with webhook(receiver, url=url, secret=SECRET) as sink:
         sink.put(event(0))
         await until(lambda: sink.status().dropped)
-    assert "it answers 500" in caplog.text
+    assert "the server answered 500" in caplog.text
     assert "hunter2" not in caplog.text
     assert SECRET.removeprefix("whsec_") not in caplog.text

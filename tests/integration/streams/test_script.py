@@ -49,8 +49,8 @@ def test_the_script_starts_lists_watches_and_stops(service: Service, video: Path
         (["start", "--id", "lot", "--source", "/etc/hostname"], "SERVE_APP_MEDIA_DIRS"),
         (["start", "--id", "lot", "--source", "ftp://host/file"], "rtsp"),
         (["start", "--id", "lot", "--source", "{video}", "--classes", "unicorn"], "no class 'unicorn'"),
-        (["stop", "lot"], "no stream"),
-        (["watch", "lot"], "no stream"),
+        (["stop", "lot"], "does not exist"),
+        (["watch", "lot"], "does not exist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

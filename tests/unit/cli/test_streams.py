@@ -131,7 +131,7 @@ def test_streams_are_paused_resumed_and_stopped(served: StreamServer) -> None:
     assert "paused" in run(served.url, "list").stdout
     assert run(served.url, "resume", "lot").stdout == "stream lot is running\n"
     assert run(served.url, "stop", "lot").stdout == "stream lot stopped\n"
-    assert run(served.url, "stop", "lot").stderr == "no stream 'lot'\n"
+    assert run(served.url, "stop", "lot").stderr == "stream 'lot' does not exist\n"
 
 
 def test_status_is_printed_and_frames_are_saved(served: StreamServer, tmp_path: Path) -> None:

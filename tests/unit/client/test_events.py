@@ -114,7 +114,7 @@ def test_it_ends_when_the_stream_is_deleted(client: Any, lot: StreamServer) -> N
     lot.happen()
     assert ids(following, 1) == [0]
     client.streams.delete("lot")
-    with pytest.raises(NotFoundError, match="no stream 'lot'"):
+    with pytest.raises(NotFoundError, match="stream 'lot' does not exist"):
         next(following)
     with pytest.raises(NotFoundError):
         next(client.streams.events("nothing"))

@@ -97,7 +97,7 @@ def test_the_latest_frame_is_a_result_and_a_picture(client: Any, served: StreamS
 
 def test_what_a_caller_would_want_to_catch_has_a_class_of_its_own(client: Any) -> None:
     client.streams.create(CAMERA)
-    with pytest.raises(ConflictError, match="there is a stream 'lot' already"):
+    with pytest.raises(ConflictError, match="stream 'lot' already exists"):
         client.streams.create(CAMERA)
     for stream_id in ("nothing", "a/b", "../lot", "ü"):
         with pytest.raises(NotFoundError):

@@ -1,4 +1,4 @@
-"""Streams that leave draining nodes. In virtual time."""
+"""Moves of streams off draining nodes, in virtual time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GATE = Regions(lines=[Line(name="gate", start=(0, 0), end=(1, 1))])
 
 
 def slow_elsewhere(ready_after_s: float) -> Callable[[FakeWorker], None]:
-    """Return what makes a worker on the second node take so long to be ready."""
+    """Return a function that makes workers on the second node ready only after this time."""
 
     def prepare(worker: FakeWorker) -> None:
         worker.ready_after_s = ready_after_s if worker.on_node == "node-2" else 0.0
@@ -63,7 +63,7 @@ async def test_a_stream_leaves_a_draining_node_once_its_next_worker_is_ready(tmp
     assert [record.moves for record in StreamStore(tmp_path).records()] == [1]
 
 
-async def test_a_stream_on_a_node_that_stays_is_left_alone(tmp_path: Path) -> None:
+async def test_a_stream_on_a_node_that_is_not_draining_is_not_moved(tmp_path: Path) -> None:
     workers = FakeWorkers()
     workers.draining = {"node-2"}
     async with supervising(tmp_path, workers) as supervision:
@@ -88,7 +88,7 @@ async def test_a_move_is_undone_when_the_stream_changes_meanwhile(change: str, t
         await asyncio.sleep(1)
         drain(workers)
         await asyncio.sleep(5)
-        workers.draining = set()  # so that nothing is moved after this
+        workers.draining = set()  # so that no further move starts
         successor = workers.last
         assert successor.name == "lot:1"
         await CHANGES[change](supervision)
@@ -99,7 +99,7 @@ async def test_a_move_is_undone_when_the_stream_changes_meanwhile(change: str, t
     assert {record.moves for record in StreamStore(tmp_path).records()} <= {0}
 
 
-async def test_a_move_whose_successor_is_not_ready_in_40_s_leaves_the_stream_and_is_tried_again(
+async def test_a_move_whose_successor_is_not_ready_in_40_s_is_undone_and_retried(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     workers = FakeWorkers(slow_elsewhere(41))
@@ -120,10 +120,10 @@ async def test_a_move_whose_successor_is_not_ready_in_40_s_leaves_the_stream_and
     assert set(workers.alive) == {"lot:1"}
 
 
-async def test_a_move_whose_successor_refuses_to_start_leaves_the_stream_and_is_tried_again(
+async def test_a_move_whose_successor_refuses_to_start_is_undone_and_retried(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One refusal once ended hand-over for good, and made the supervisor unhealthy."""
+    """Once, a single refusal ended all hand-overs and made the supervisor unhealthy."""
 
     def refuse(worker: FakeWorker) -> None:
         worker.refusals["ready"] = SharedMemoryError("/dev/shm is too small")
@@ -167,13 +167,13 @@ async def test_a_paused_and_a_finished_stream_are_not_moved(tmp_path: Path) -> N
         await asyncio.sleep(1)
         workers.last.finish()
         drain(workers)
-        await asyncio.sleep(5)  # its process is still there
+        await asyncio.sleep(5)  # the finished stream's process still runs
         assert not workers.last.is_dead
         await asyncio.sleep(100)
     assert [worker.name for worker in workers.started] == ["finished:0"]
 
 
-async def test_a_worker_that_does_not_say_where_it_is_is_asked_again(tmp_path: Path) -> None:
+async def test_a_worker_whose_node_is_unknown_is_asked_again(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
@@ -200,7 +200,7 @@ async def test_a_move_is_undone_when_the_supervisor_stops(tmp_path: Path) -> Non
 
 
 async def test_a_stream_whose_process_does_not_end_is_not_handed_over(tmp_path: Path) -> None:
-    """Two processes would run it. It starts again under its old name, and is moved from there."""
+    """Otherwise two processes would run the stream. It restarts under its old name, and is moved after that."""
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())

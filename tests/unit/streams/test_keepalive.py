@@ -1,4 +1,4 @@
-"""One stream's worker, which dies, falls silent or cannot be reached. In virtual time."""
+"""One stream's worker that dies, becomes silent or cannot be reached, in virtual time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def anyio_backend() -> Any:
 
 
 def life_of(*lives_s: float) -> Any:
-    """Return what makes one worker after the other die after so many seconds, and the last one live."""
+    """Return a function that makes each worker die after the given time, and lets the ones after those live."""
     remaining = list(lives_s)
 
     def prepare(worker: FakeWorker) -> None:
@@ -38,18 +38,18 @@ def life_of(*lives_s: float) -> Any:
 
 
 def pauses_s(workers: FakeWorkers, *lives_s: float) -> list[float]:
-    """Return how long after each death the next worker was started."""
+    """Return the time between each death and the start of the next worker."""
     starts = pairwise(worker.started_at_s for worker in workers.started)
     return [later - earlier - life_s for (earlier, later), life_s in zip(starts, lives_s, strict=True)]
 
 
 async def shown(supervision: Supervision) -> StreamStatus:
-    """Return what a list of all streams says of the only one."""
+    """Return the status of the only stream, from the list of all streams."""
     (status,) = await supervision.all()
     return status
 
 
-async def test_a_worker_that_dies_soon_is_started_again_after_0_2_s_and_then_twice_as_long_up_to_30_s(
+async def test_the_restart_pause_of_a_worker_that_dies_early_doubles_from_0_2_s_to_30_s(
     tmp_path: Path,
 ) -> None:
     workers = FakeWorkers(life_of(*[1.0] * 10))
@@ -61,7 +61,7 @@ async def test_a_worker_that_dies_soon_is_started_again_after_0_2_s_and_then_twi
     assert workers.most_at_once == 1
 
 
-async def test_a_worker_that_ran_for_30_s_starts_the_back_off_over(tmp_path: Path) -> None:
+async def test_a_worker_that_ran_for_30_s_resets_the_back_off(tmp_path: Path) -> None:
     lives_s = [1.0, 1.0, 1.0, 31.0, 1.0, 29.0]
     workers = FakeWorkers(life_of(*lives_s))
     async with supervising(tmp_path, workers) as supervision:
@@ -79,7 +79,7 @@ async def test_restarts_are_counted_in_the_status_and_in_the_store(tmp_path: Pat
         await asyncio.sleep(0.1)
         waiting = await shown(supervision)
         assert (waiting.state, waiting.restarts) == ("starting", 1)
-        assert waiting.detail == "its process ended (killed), and is started again: 1 times so far"
+        assert waiting.detail == "the stream's process ended (killed); restarting it; restarts so far: 1"
         await asyncio.sleep(0.2)
         running = await shown(supervision)
         assert (running.state, running.restarts, running.detail) == ("running", 1, "")
@@ -110,11 +110,11 @@ async def test_the_status_and_the_log_say_why_a_stream_could_not_run(
         workers.last.fail(SharedMemoryError("/dev/shm is too small"))
         await asyncio.sleep(0.1)
         detail = (await shown(supervision)).detail
-    assert detail == "its process ended (/dev/shm is too small), and is started again: 1 times so far"
+    assert detail == "the stream's process ended (/dev/shm is too small); restarting it; restarts so far: 1"
     assert "stream lot: its process ended: /dev/shm is too small" in caplog.text
 
 
-async def test_an_unreachable_worker_is_joined_again(tmp_path: Path) -> None:
+async def test_an_unreachable_worker_is_joined_again_when_it_can_be_reached(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
@@ -122,13 +122,13 @@ async def test_an_unreachable_worker_is_joined_again(tmp_path: Path) -> None:
         workers.last.cut_off()
         await asyncio.sleep(20)
         status = await shown(supervision)
-        assert (status.state, status.detail) == ("starting", "its process cannot be reached")
+        assert (status.state, status.detail) == ("starting", "the stream's process cannot be reached; retrying")
         workers.last.reconnect()
         await asyncio.sleep(1.1)
         status = await shown(supervision)
         assert (status.state, status.restarts, len(workers.started)) == ("running", 0, 1)
         assert workers.killed == []
-        workers.last.die()  # it is really joined: its death is noticed
+        workers.last.die()  # we really joined it, because we notice its death
         await asyncio.sleep(1)
         assert len(workers.started) == 2
 
@@ -157,7 +157,7 @@ async def test_a_silent_worker_is_killed_after_60_s(tmp_path: Path) -> None:
         assert not silent.is_dead
         while not silent.is_dead:
             await asyncio.sleep(0.1)
-        assert 59 < now_s() - silent_at_s < 70  # it is looked at every 7 s
+        assert 59 < now_s() - silent_at_s < 70  # it is checked every 7 s
         await asyncio.sleep(1)
         assert (await shown(supervision)).state == "running"
         assert len(workers.started) == 2
@@ -188,12 +188,12 @@ async def test_a_process_that_takes_long_to_start_is_not_killed_and_the_status_s
         await asyncio.sleep(600)
         status = await shown(supervision)
     assert (status.state, status.detail) == (
-        "starting", "its process has not started yet; it needs 0.02 of a core",
+        "starting", "the stream's process has not started yet; it needs 0.02 CPU cores",
     )  # fmt: skip
     assert not workers.last.is_dead
 
 
-async def test_the_time_that_the_next_process_takes_to_start_is_not_taken_for_silence(tmp_path: Path) -> None:
+async def test_a_new_process_that_starts_slowly_is_not_treated_as_silent(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
@@ -229,7 +229,7 @@ async def test_a_stream_that_is_paused_during_a_restart_is_not_started(tmp_path:
     workers = FakeWorkers(life_of(1.0, 1.0, 1.0))
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
-        await asyncio.sleep(4)  # the third one died 0.4 s ago, and the next one would start 0.8 s after that
+        await asyncio.sleep(4)  # the third worker died 0.4 s ago, and the next would start in 0.4 s
         assert len(workers.started) == 3
         paused = await supervision.pause("lot")
         assert (paused.state, paused.detail) == ("paused", "")
@@ -237,7 +237,7 @@ async def test_a_stream_that_is_paused_during_a_restart_is_not_started(tmp_path:
     assert len(workers.started) == 3
 
 
-async def test_a_store_that_cannot_be_written_stops_no_restart(
+async def test_a_worker_is_restarted_even_if_the_store_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*args: object) -> NoReturn:
@@ -270,7 +270,7 @@ async def test_no_worker_is_started_while_the_last_one_of_the_name_does_not_end(
         assert status.state == "starting"
         assert "could not be ended" in status.detail
         assert len(workers.started) == 1
-        assert 9 <= workers.killed.count("lot:0") <= 11  # an attempt takes 5 s, and the next one follows after 1 s
+        assert 9 <= workers.killed.count("lot:0") <= 11  # an attempt takes 5 s, and the pause after it 1 s
         assert caplog.text.count("could not be ended") == 1
         workers.immortal.clear()
         await asyncio.sleep(8)
@@ -280,7 +280,7 @@ async def test_no_worker_is_started_while_the_last_one_of_the_name_does_not_end(
 
 
 class BuggyWorkers(FakeWorkers):
-    """Workers whose next kill raises an error that nobody expects."""
+    """Workers whose first kill raises an unexpected error."""
 
     has_bug = True
 
@@ -291,10 +291,10 @@ class BuggyWorkers(FakeWorkers):
         await super().kill(name)
 
 
-async def test_an_unexpected_error_is_logged_and_the_stream_is_started_again_after_30_s(
+async def test_an_unexpected_error_is_logged_and_the_stream_is_restarted_after_30_s(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its keeper once ended without a word, and the stream was never started again."""
+    """Once, the keeper ended without a log line, and the stream was never restarted."""
     workers = BuggyWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
@@ -303,8 +303,8 @@ async def test_an_unexpected_error_is_logged_and_the_stream_is_started_again_aft
         await asyncio.sleep(29)
         status = await shown(supervision)
         assert status.state == "starting"
-        assert "an unexpected error" in status.detail
-        assert "stream lot: an unexpected error in its supervision; trying again in 30 s" in caplog.text
+        assert "unexpected error" in status.detail
+        assert "stream lot: unexpected error in its supervision; retrying in 30 s" in caplog.text
         assert "RuntimeError: a bug" in caplog.text
         await asyncio.sleep(2)
         assert (await shown(supervision)).state == "running"

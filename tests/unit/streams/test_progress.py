@@ -1,4 +1,4 @@
-"""What a stream says of itself, in virtual time."""
+"""A stream's state and counters, in virtual time."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def clock() -> Clock:
 
 @pytest.fixture
 def progress(clock: Clock) -> Progress:
-    """A stream whose source is connected and said that it sends 10 frames a second."""
+    """Return the progress of a stream whose source is connected and declares 10 frames per second."""
     progress = Progress(clock)
-    progress.opened(10)
+    progress.source_opened(10)
     return progress
 
 
 def frame(progress: Progress) -> None:
-    progress.reading()
-    progress.stopped_reading()
-    progress.read()
+    progress.read_started()
+    progress.read_ended()
+    progress.frame_captured()
 
 
 def result(progress: Progress) -> None:
-    progress.asking()
-    progress.answered()
+    progress.detection_started()
+    progress.detection_succeeded()
 
 
 def test_a_stream_starts_and_runs(progress: Progress) -> None:
@@ -43,7 +43,7 @@ def test_a_stream_starts_and_runs(progress: Progress) -> None:
 
 def test_a_source_that_is_connected_and_silent_has_stalled(progress: Progress, clock: Clock) -> None:
     frame(progress)
-    progress.reading()
+    progress.read_started()
     clock.now_s += 2.9
     assert progress.health()[0] == "running"
     clock.now_s += 0.2
@@ -53,35 +53,35 @@ def test_a_source_that_is_connected_and_silent_has_stalled(progress: Progress, c
 
 
 def test_a_slow_source_has_more_time(progress: Progress, clock: Clock) -> None:
-    progress.opened(0.1)
+    progress.source_opened(0.1)
     frame(progress)
-    progress.reading()
+    progress.read_started()
     clock.now_s += 29
     assert progress.health()[0] == "running"
     clock.now_s += 2
     assert progress.health()[0] == "stalled"
 
 
-def test_a_source_that_is_waited_with_has_not_stalled(progress: Progress, clock: Clock) -> None:
-    frame(progress)  # and then the capture waits for its frame to be taken
+def test_a_source_that_waits_for_the_detector_has_not_stalled(progress: Progress, clock: Clock) -> None:
+    frame(progress)  # from now on, the capture waits until its frame is taken
     clock.now_s += 60
     assert progress.health() == ("running", "")
 
 
-def test_a_detector_that_does_not_answer_blocks(progress: Progress, clock: Clock) -> None:
+def test_a_detector_that_does_not_answer_blocks_the_stream(progress: Progress, clock: Clock) -> None:
     frame(progress)
-    progress.asking()
+    progress.detection_started()
     clock.now_s += 1.9
     assert progress.health() == ("running", "")
     clock.now_s += 0.2
     assert progress.health() == ("blocked", "the detector does not answer")
-    progress.refused("the service is at its limit")
+    progress.detection_refused("the service is at its limit")
     assert progress.health() == ("blocked", "the service is at its limit")
-    progress.answered()
+    progress.detection_succeeded()
     assert progress.health() == ("running", "")
 
 
-def test_a_detector_that_takes_half_of_the_frames_blocks(progress: Progress, clock: Clock) -> None:
+def test_a_detector_that_processes_half_of_the_frames_blocks_the_stream(progress: Progress, clock: Clock) -> None:
     for number in range(100):
         clock.now_s += 0.1
         frame(progress)
@@ -90,10 +90,10 @@ def test_a_detector_that_takes_half_of_the_frames_blocks(progress: Progress, clo
         else:
             result(progress)
     state, detail = progress.health()
-    assert (state, detail[:29]) == ("blocked", "the detector takes 5.0 of 10.")
+    assert (state, detail[:33]) == ("blocked", "the detector processes 5.0 of 10.")
 
 
-def test_frames_that_gave_way_to_newer_ones_are_told_of_once(progress: Progress) -> None:
+def test_superseded_frames_are_reported_once(progress: Progress) -> None:
     for reason in ("newer_frame", "max_fps", "newer_frame", "no_motion", "stopped"):
         progress.drop(reason)
     assert (progress.take_superseded(), progress.take_superseded()) == (2, 0)
@@ -102,7 +102,9 @@ def test_frames_that_gave_way_to_newer_ones_are_told_of_once(progress: Progress)
 
 
 @pytest.mark.parametrize("reason", ["max_fps", "no_motion"])
-def test_frames_that_are_dropped_on_purpose_do_not_block(progress: Progress, clock: Clock, reason: str) -> None:
+def test_frames_that_are_dropped_on_purpose_do_not_block_the_stream(
+    progress: Progress, clock: Clock, reason: str
+) -> None:
     for number in range(100):
         clock.now_s += 0.1
         frame(progress)
@@ -114,46 +116,46 @@ def test_frames_that_are_dropped_on_purpose_do_not_block(progress: Progress, clo
     assert progress.dropped_rate.per_second() == pytest.approx(8, abs=0.3)
 
 
-def test_a_source_that_is_gone_says_so_whatever_the_detector_does(progress: Progress, clock: Clock) -> None:
+def test_a_source_failure_takes_precedence_over_a_blocked_detector(progress: Progress, clock: Clock) -> None:
     frame(progress)
-    progress.asking()
-    progress.source_is("reconnecting", "cam: Connection refused")
+    progress.detection_started()
+    progress.set_source_state("reconnecting", "cam: Connection refused")
     clock.now_s += 60
     assert progress.health() == ("reconnecting", "cam: Connection refused")
 
 
-def test_what_failed_is_not_completed(progress: Progress) -> None:
-    progress.source_is("failed", "cam cannot be read as video")
-    progress.finished()
+def test_a_failed_stream_is_not_completed(progress: Progress) -> None:
+    progress.set_source_state("failed", "cam cannot be read as video")
+    progress.complete()
     assert progress.health() == ("failed", "cam cannot be read as video")
 
 
-def test_the_end_is_told(progress: Progress) -> None:
+def test_a_stream_whose_frames_are_all_processed_is_completed(progress: Progress) -> None:
     frame(progress)
-    progress.finished()
+    progress.complete()
     assert progress.health() == ("completed", "")
 
 
 def test_a_lost_frame_is_counted(progress: Progress, clock: Clock) -> None:
     frame(progress)
-    progress.asking()
-    progress.lost("error", "the detector failed: RuntimeError")
+    progress.detection_started()
+    progress.detection_failed("error", "the detector failed: RuntimeError")
     clock.now_s += 60
     assert progress.health() == ("running", "the detector failed: RuntimeError")
     assert (progress.processed, progress.dropped) == (0, {"error": 1})
 
 
-def test_what_the_capture_dropped_ahead_counts_when_its_turn_has_come(progress: Progress) -> None:
+def test_drops_ahead_of_the_detection_loop_count_once_it_reaches_them(progress: Progress) -> None:
     for frame_id in range(6):
-        progress.read()
+        progress.frame_captured()
         if frame_id in {1, 2, 4, 5}:
             progress.drop("max_fps", frame_id)
-    assert progress.dropped_until(0) == {}
-    assert progress.dropped_until(3) == {"max_fps": 2}
-    assert progress.dropped_until(5) == progress.dropped == {"max_fps": 4}
+    assert progress.dropped_up_to(0) == {}
+    assert progress.dropped_up_to(3) == {"max_fps": 2}
+    assert progress.dropped_up_to(5) == progress.dropped == {"max_fps": 4}
 
 
-def test_a_rate_is_that_of_the_last_seconds() -> None:
+def test_a_rate_covers_the_last_seconds() -> None:
     clock = Clock(100.0)
     rate = Rate(clock)
     for _ in range(10):
@@ -165,7 +167,7 @@ def test_a_rate_is_that_of_the_last_seconds() -> None:
     assert rate.per_second() == 0.0
 
 
-def test_both_sides_may_drop_frames_at_once() -> None:
+def test_both_threads_may_drop_frames_at_once() -> None:
     progress = Progress()
     over = threading.Event()
 
@@ -180,7 +182,7 @@ def test_both_sides_may_drop_frames_at_once() -> None:
     try:
         for _ in range(2000):
             progress.drop("expired")
-            assert progress.dropped_until(-1)["expired"]
+            assert progress.dropped_up_to(-1)["expired"]
     finally:
         over.set()
         thread.join()

@@ -1,4 +1,4 @@
-"""Credentials, wherever a stream may carry them, come back in no answer and no log line."""
+"""A stream's credentials, wherever its spec contains them, appear in no response and no log line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SECRETS = (SECRET, WEBHOOK_SECRET.removeprefix("whsec_"))
 
 
 class RunningStreams(FakeStreams):
-    """Real ones, without Ray between us and them."""
+    """Real streams in this process, without Ray."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -74,7 +74,10 @@ class RunningStreams(FakeStreams):
 
 @asynccontextmanager
 async def server_that_answers(answer: bytes) -> AsyncIterator[int]:
-    """The same, whatever it is asked, at this port; an RTSP request's number is repeated."""
+    """Run a server that gives every request the same answer, and yield its port.
+
+    ``CSEQ`` in the answer is replaced by the CSeq header of an RTSP request.
+    """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
@@ -97,7 +100,7 @@ REDIS_DENIES = f"-WRONGPASS the password {SECRET} is wrong\r\n".encode()
 
 
 def sinks_at(ports: dict[str, int]) -> list[dict[str, Any]]:
-    """Each with credentials wherever it may have some."""
+    """Return sinks of every kind, each with credentials wherever its spec can contain them."""
     login = f"me:{SECRET}@127.0.0.1"
     url = f"http://{login}:{ports['http']}/{SECRET}?token={SECRET}"
     return [
@@ -111,7 +114,7 @@ def sinks_at(ports: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def sources_at(ports: dict[str, int]) -> list[str]:
-    """Sources of every kind, none of which works."""
+    """Return sources of every kind, none of which works."""
     login = f"me:{SECRET}@127.0.0.1"
     return [
         f"rtsp://{login}:{ports['rtsp']}/{SECRET}?token={SECRET}",
@@ -123,7 +126,7 @@ def sources_at(ports: dict[str, int]) -> list[str]:
 
 
 REFUSED: list[dict[str, Any]] = [
-    {"source": {"uri": f"rtsp:/me:{SECRET}@camera"}},  # a slash too few: a file
+    {"source": {"uri": f"rtsp:/me:{SECRET}@camera"}},  # one slash is missing, so this is a file name
     {"source": {"uri": f"me:{SECRET}@camera"}},
     {"source": {"uri": f"file:///somewhere/me:{SECRET}@camera"}},
     {"source": {"uri": f"rtsp://me:pass/{SECRET}@camera/1"}},
@@ -154,12 +157,12 @@ REFUSED: list[dict[str, Any]] = [
 ]
 
 
-def said(*texts: str) -> list[str]:
-    """The texts that show a secret."""
+def leaking(*texts: str) -> list[str]:
+    """Return the texts that contain a secret."""
     return [text for text in texts if any(secret in text for secret in SECRETS)]
 
 
-async def test_a_refusal_does_not_repeat_what_may_be_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refusal_does_not_repeat_secrets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     transport = httpx.ASGITransport(build_api(FakeBackend(), RunningStreams(tmp_path), FakeMetrics(), parse_args({})))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
@@ -167,17 +170,17 @@ async def test_a_refusal_does_not_repeat_what_may_be_secret(tmp_path: Path, capl
             answers = [await client.post("/streams", json=spec)]
             answers.append(await client.post("/streams", content=f'{{"source": {{"uri": "{SECRET}'.encode()))
             assert all(answer.is_client_error for answer in answers), answers[0].text
-            assert said(*(answer.text for answer in answers)) == []
-    assert said(caplog.text) == []
+            assert leaking(*(answer.text for answer in answers)) == []
+    assert leaking(caplog.text) == []
 
 
-async def test_credentials_of_a_stream_come_back_in_no_answer_and_no_log_line(
+async def test_a_streams_credentials_appear_in_no_response_and_no_log_line(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serve_app.streams.stream._CLOSE_WITHIN_S", 0.1)
+    monkeypatch.setattr("serve_app.streams.stream._CLOSE_TIMEOUT_S", 0.1)
     caplog.set_level(logging.DEBUG)
     key, entry = make_key("dock", ["streams"])
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
@@ -209,20 +212,20 @@ async def test_credentials_of_a_stream_come_back_in_no_answer_and_no_log_line(
         for number in range(len(streams.running)):
             answers.append(await client.get(f"/streams/s{number}"))
             page = await streams.events(f"s{number}", -1, 0)
-            assert said(*(event.json for event in page.events)) == []
+            assert leaking(*(event.json for event in page.events)) == []
         wrong = {"Authorization": f"Bearer {key}x"}
         answers.append(await client.get("/streams", headers=wrong))
         await streams.close()
-    assert said(*(answer.text + str(answer.headers) for answer in answers)) == []
+    assert leaking(*(answer.text + str(answer.headers) for answer in answers)) == []
     output = caplog.text + "".join(capfd.readouterr())
-    assert "sink http" in output  # it was said, after all, that they do not work
-    assert said(output) == []
+    assert "sink http" in output  # the sinks' failures were logged, so this test covers their messages
+    assert leaking(output) == []
     assert key not in output + "".join(answer.text for answer in answers)
     assert {path.stat().st_mode & 0o077 for path in (tmp_path / "state").iterdir()} == {0}
 
 
-async def test_not_even_the_cause_of_a_sources_error_shows_its_address() -> None:
-    """A traceback in a log would show it."""
+async def test_the_cause_of_a_source_error_does_not_show_its_url() -> None:
+    """A traceback in a log would show the cause, too."""
     async with server_that_answers(RTSP_DENIES) as rtsp, server_that_answers(HTTP_FAILS) as http:
         ports = {"rtsp": rtsp, "http": http, "closed": free_port()}
 
@@ -232,7 +235,7 @@ async def test_not_even_the_cause_of_a_sources_error_shows_its_address() -> None
                     next(iter(video))
             except SourceError as exc:
                 return "".join(traceback.format_exception(exc))
-            raise AssertionError("it was opened")
+            raise AssertionError("the source was opened")
 
         tracebacks = [await asyncio.to_thread(fail, uri) for uri in sources_at(ports)]
-    assert said(*tracebacks) == []
+    assert leaking(*tracebacks) == []

@@ -1,4 +1,4 @@
-"""A stream that another process takes up where the last one left it."""
+"""Streams that another process continues where the last one stopped."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tests.support.local_streams import EVERYWHERE, FRAMES, FakeDetector, all_ev
 pytestmark = pytest.mark.anyio
 
 
-async def test_who_takes_over_goes_on_and_says_what_is_lost(video: Path) -> None:
+async def test_the_next_process_continues_and_reports_the_lost_frame(video: Path) -> None:
     died = new_stream(video, detector := FakeDetector())
-    detector.asked = lambda: dying.cancel() if len(detector.seen) == 7 else None  # while frame 7 is under way
-    dying = asyncio.create_task(died._detect_until_the_end())
+    detector.asked = lambda: dying.cancel() if len(detector.seen) == 7 else None  # while frame 7 is in flight
+    dying = asyncio.create_task(died._detect_frames())
     died._loop = asyncio.get_running_loop()
     await asyncio.gather(dying, return_exceptions=True)
     died.stop()
     detector.close()
     before = await all_events(died)
 
-    stream = new_stream(video, heir := FakeDetector())
+    stream = new_stream(video, next_detector := FakeDetector())
     await stream.run()
-    assert (detector.seen, heir.seen) == (list(range(7)), list(range(8, FRAMES)))
+    assert (detector.seen, next_detector.seen) == (list(range(7)), list(range(8, FRAMES)))
     status = stream.status()
     assert (status.captured, status.processed, status.dropped) == (FRAMES, FRAMES - 1, {"restart": 1})
     after = await all_events(stream)
@@ -37,7 +37,7 @@ async def test_who_takes_over_goes_on_and_says_what_is_lost(video: Path) -> None
     assert before[-1]["event_id"] < after[0]["event_id"]
 
 
-async def test_who_takes_over_after_a_stop_has_lost_nothing(video: Path) -> None:
+async def test_the_next_process_after_a_stop_loses_nothing(video: Path) -> None:
     first = new_stream(video, FakeDetector(), loop=True)
     async with running(first):
         while first.status().processed < 5:
@@ -53,9 +53,7 @@ async def test_who_takes_over_after_a_stop_has_lost_nothing(video: Path) -> None
 
 
 @pytest.mark.parametrize("fields", [{"max_fps": 3}, {"policy": "drop_oldest"}, {}], ids=str)
-async def test_no_frame_counts_twice_in_a_file_that_is_left_and_taken_up_again(
-    video: Path, fields: dict[str, Any]
-) -> None:
+async def test_no_frame_of_a_file_counts_twice_across_restarts(video: Path, fields: dict[str, Any]) -> None:
     for until in (2, 4):
         stream = new_stream(video, FakeDetector(), **fields)
         async with running(stream):
@@ -74,14 +72,14 @@ async def test_no_event_id_is_given_twice(video: Path) -> None:
         while first.status().processed < 3:
             await asyncio.sleep(0)
     before = await all_events(first)
-    assert before[-1]["type"] == "recording"  # finished as the stream ended
+    assert before[-1]["type"] == "recording"  # the clip was finished when the stream ended
     second = new_stream(video, FakeDetector())
     await second.run()
     assert (await all_events(second))[0]["event_id"] == before[-1]["event_id"] + 1
 
 
 def track_id(stream: Stream) -> int:
-    """Of the newest result's first object."""
+    """Return the track id of the first object in the latest result."""
     latest = stream.status().latest
     assert latest is not None
     found = latest.detections[0].track_id
@@ -89,7 +87,7 @@ def track_id(stream: Stream) -> int:
     return found
 
 
-async def test_track_ids_and_counts_go_on(video: Path) -> None:
+async def test_track_ids_and_counts_continue(video: Path) -> None:
     first = new_stream(video, FakeDetector(), zones=[EVERYWHERE], loop=True)
     async with running(first):
         while not ((latest := first.status().latest) and latest.detections[0].track_id):

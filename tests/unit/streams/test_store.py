@@ -30,18 +30,16 @@ def test_a_record_is_replaced_and_deleted(tmp_path: Path) -> None:
     assert store.records() == []
 
 
-def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+def test_only_the_owner_may_read_the_store(tmp_path: Path) -> None:
     store = StreamStore(tmp_path / "app")
     store.put(record())
-    assert store.hold()
+    assert store.acquire()
     store.bookmark_file("lot").close()
     assert (tmp_path / "app").stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "app").iterdir()} == {0o600}
 
 
-def test_a_record_that_cannot_be_read_hurts_no_other_and_stays(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unreadable_record_is_kept_and_affects_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = StreamStore(tmp_path)
     store.put(record())
     (tmp_path / "yard.json").write_text('{"spec": {"source": {"uri": "rtsp://user:secret@host"}, "typo": 1}}')
@@ -52,11 +50,11 @@ def test_a_record_that_cannot_be_read_hurts_no_other_and_stays(
     assert (tmp_path / "yard.json").exists()
 
 
-def test_one_process_at_a_time_holds_it(tmp_path: Path) -> None:
+def test_one_process_at_a_time_holds_the_store(tmp_path: Path) -> None:
     first, second = StreamStore(tmp_path), StreamStore(tmp_path)
-    assert first.hold()
-    assert first.hold()
-    assert not second.hold()
-    first.let_go()
-    assert second.hold()
-    second.let_go()
+    assert first.acquire()
+    assert first.acquire()
+    assert not second.acquire()
+    first.release()
+    assert second.acquire()
+    second.release()

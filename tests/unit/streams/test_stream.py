@@ -1,4 +1,4 @@
-"""One stream at work, with a detector of this process."""
+"""One running stream, with a fake detector in this process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.videos import frame_of, frame_shown
 pytestmark = pytest.mark.anyio
 
 
-async def test_every_frame_has_its_result_and_its_event(video: Path) -> None:
+async def test_every_frame_has_a_result_and_an_event(video: Path) -> None:
     stream = new_stream(video, FakeDetector())
     await stream.run()
     status = stream.status()
@@ -42,7 +42,7 @@ async def test_every_frame_has_its_result_and_its_event(video: Path) -> None:
     assert states[-1] == "completed"
 
 
-async def test_a_frame_is_asked_for_until_it_is_answered(video: Path) -> None:
+async def test_a_frame_is_retried_until_the_detector_answers(video: Path) -> None:
     detector = FakeDetector([Overloaded("full"), Overloaded("full")])
     stream = new_stream(video, detector)
     await stream.run()
@@ -55,7 +55,7 @@ async def test_a_frame_on_which_the_engine_fails_is_counted(video: Path) -> None
     assert (stream.status().processed, stream.status().dropped) == (FRAMES - 1, {"error": 1})
 
 
-async def test_the_detector_hears_of_the_frames_that_gave_way_while_it_was_busy(video: Path) -> None:
+async def test_the_detector_is_told_how_many_frames_were_superseded(video: Path) -> None:
     detector = FakeDetector()
     stream = new_stream(video, detector, policy="drop_oldest")
 
@@ -68,7 +68,7 @@ async def test_the_detector_hears_of_the_frames_that_gave_way_while_it_was_busy(
     assert detector.superseded == stream.status().dropped["newer_frame"] > 0
 
 
-async def test_what_is_passed_over_in_a_folder_is_in_its_status(tmp_path: Path) -> None:
+async def test_the_status_counts_the_files_of_a_folder_that_are_not_images(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     (folder / "0.jpe").write_bytes(squares.encode(squares.picture([squares.Square("red", 3, 3)])))
@@ -80,7 +80,7 @@ async def test_what_is_passed_over_in_a_folder_is_in_its_status(tmp_path: Path) 
     assert (status.captured, status.processed, sum(status.dropped.values()), status.passed_over) == (2, 1, 1, 1)
 
 
-async def test_zones_are_changed_while_it_runs(video: Path) -> None:
+async def test_zones_can_be_changed_while_the_stream_runs(video: Path) -> None:
     stream = new_stream(video, FakeDetector(), loop=True)
     async with running(stream):
         while stream.status().processed < 3:
@@ -96,9 +96,7 @@ async def test_zones_are_changed_while_it_runs(video: Path) -> None:
     assert any(event["type"] == "zone" for event in await all_events(stream, after - 500))
 
 
-async def test_regions_that_are_refused_leave_those_that_there_were(
-    video: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_refused_regions_leave_the_previous_ones_in_use(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise StartError("tracking is not installed")
 
@@ -140,14 +138,14 @@ async def test_the_newest_frame_is_shown_with_its_boxes(video: Path) -> None:
     assert await stream.snapshot(FRAMES - 1, 0.01, boxes=True) is None
 
 
-async def test_a_class_that_the_model_does_not_know_is_the_end(video: Path) -> None:
+async def test_a_class_that_the_model_lacks_fails_the_stream(video: Path) -> None:
     stream = new_stream(video, FakeDetector(), detect={"classes": ["unicorn"]})
     await stream.run()
     assert stream.status().state == "failed"
     assert "unicorn" in stream.status().detail
 
 
-async def test_a_fault_of_ours_ends_the_process_which_is_started_again(video: Path) -> None:
+async def test_an_unexpected_error_is_raised_so_that_the_process_is_restarted(video: Path) -> None:
     class Broken(FakeDetector):
         async def connect(self) -> ModelInfo:
             raise RuntimeError("a bug")
@@ -171,20 +169,20 @@ async def test_events_go_to_a_file_and_clips_are_recorded(video: Path) -> None:
     assert (status.sent, status.waiting, status.dropped) == (FRAMES + 2, 0, {})
 
 
-def test_files_need_a_folder_that_is_there(tmp_path: Path) -> None:
+def test_files_need_an_existing_output_folder(tmp_path: Path) -> None:
     source = SourceSpec(uri="a.mp4")
     outputs: list[dict[str, Any]] = [{"recording": {}}, {"sinks": [{"type": "jsonl"}]}]
     for fields in outputs:
         with pytest.raises(InvalidParameter, match="SERVE_APP_OUTPUT_DIR"):
             check_outputs(StreamSpec(source=source, **fields), None, AddressGuard())
-        with pytest.raises(InvalidParameter, match="is not there") as refusal:
+        with pytest.raises(InvalidParameter, match="does not exist") as refusal:
             check_outputs(StreamSpec(source=source, **fields), tmp_path / "unmounted", AddressGuard())
         assert str(tmp_path) not in refusal.value.detail
         check_outputs(StreamSpec(source=source, **fields), tmp_path, AddressGuard())
     check_outputs(StreamSpec(source=source), tmp_path / "unmounted", AddressGuard())
 
 
-async def test_a_stream_waits_while_a_model_serves_that_does_not_know_its_classes(
+async def test_a_stream_waits_while_the_served_model_lacks_its_classes(
     video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_module, "_OTHER_MODEL_PAUSE_S", 0.01)
@@ -209,7 +207,7 @@ async def test_a_stream_waits_while_a_model_serves_that_does_not_know_its_classe
     assert stream.status().state == "completed"
 
 
-async def test_a_stream_that_gives_up_its_frame_closes_what_it_opened(video: Path, tmp_path: Path) -> None:
+async def test_an_aborted_stream_closes_everything_it_opened(video: Path, tmp_path: Path) -> None:
     class Hanging(FakeDetector):
         async def detect(self, *args: Any, **options: Any) -> Answer:
             await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""What clients ask of streams, and change in them. In virtual time."""
+"""Clients' queries and changes of streams, in virtual time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_streams_are_listed_by_id(tmp_path: Path) -> None:
     ("spec", "error", "sentence"),
     [
         (spec_of(source=SourceSpec(uri="/etc/hostname")), SourceError, "SERVE_APP_MEDIA_DIRS"),
-        (spec_of(detect=DetectSettings(model="cars")), InvalidParameter, "there is no 'cars'"),
+        (spec_of(detect=DetectSettings(model="cars")), InvalidParameter, "model 'cars' is not currently deployed"),
         (spec_of(detect=DetectSettings(classes=["unicorn"])), InvalidParameter, "unicorn"),
         (spec_of(recording={}), InvalidParameter, "SERVE_APP_OUTPUT_DIR"),
     ],
@@ -98,8 +98,8 @@ async def test_a_full_registry_refuses_until_a_stream_is_deleted(tmp_path: Path)
         await supervision.create(spec_of("c"))
 
 
-async def test_admission_counts_one_stream_after_the_other(tmp_path: Path) -> None:
-    """All at once, each would see room for itself."""
+async def test_streams_are_admitted_one_at_a_time(tmp_path: Path) -> None:
+    """If they were admitted at once, each would find enough capacity for itself."""
     detectors = FakeDetectors(capacity_fps=20, replicas=2)
     detectors.answer_after_s = 0.5
     async with supervising(tmp_path, detectors=detectors) as supervision:
@@ -112,7 +112,7 @@ async def test_admission_counts_one_stream_after_the_other(tmp_path: Path) -> No
         await supervision.create(spec_of("any", degrade=True))
 
 
-async def test_streams_of_another_model_and_streams_that_do_not_run_leave_room(tmp_path: Path) -> None:
+async def test_streams_of_other_models_and_paused_streams_use_no_capacity(tmp_path: Path) -> None:
     async with supervising(tmp_path, detectors=FakeDetectors(capacity_fps=30)) as supervision:
         await supervision.create(spec_of("plates", detect=DetectSettings(model="plates")))
         await supervision.create(spec_of("a"))
@@ -167,7 +167,7 @@ async def test_replace_keeps_the_old_stream_when_the_new_one_is_refused(tmp_path
     assert stored(tmp_path) == {"lot": spec_of()}
 
 
-async def test_a_stream_makes_room_for_the_one_that_replaces_it(tmp_path: Path) -> None:
+async def test_a_replaced_stream_does_not_count_against_its_replacement(tmp_path: Path) -> None:
     async with supervising(tmp_path, detectors=FakeDetectors(capacity_fps=30)) as supervision:
         await supervision.create(spec_of())
         await supervision.replace(spec_of(tags={"site": "north"}))
@@ -189,7 +189,7 @@ async def test_a_deleted_stream_leaves_no_worker_and_nothing_in_the_store(tmp_pa
     assert len(workers.started) == 1
 
 
-async def test_of_two_deletions_at_once_the_second_finds_nothing(tmp_path: Path) -> None:
+async def test_the_second_of_two_concurrent_deletions_finds_nothing(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
@@ -202,7 +202,7 @@ async def test_of_two_deletions_at_once_the_second_finds_nothing(tmp_path: Path)
 async def test_a_change_that_waits_while_the_stream_is_replaced_applies_to_the_new_one(
     change: str, tmp_path: Path
 ) -> None:
-    """It was once told that there is no such stream."""
+    """Once, such a change got the error that the stream does not exist."""
     expected = {
         "pause": {"lot": spec_of(max_fps=5, paused=True)},
         "delete": {},
@@ -258,13 +258,13 @@ async def test_a_stream_that_is_created_paused_does_not_start(tmp_path: Path) ->
     assert workers.started == []
 
 
-async def test_a_failed_stream_can_be_resumed_and_a_completed_one_stays_so(tmp_path: Path) -> None:
+async def test_a_failed_stream_can_be_resumed_but_a_completed_one_cannot(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
         await asyncio.sleep(1)
         workers.last.finish("failed")
-        await asyncio.sleep(1)  # its process lingers
+        await asyncio.sleep(1)  # the finished stream's process still runs
         assert (await supervision.resume("lot")).state == "starting"
         await asyncio.sleep(1)
         assert len(workers.started) == 2
@@ -287,7 +287,7 @@ async def test_regions_are_stored_and_counted_at_once(tmp_path: Path) -> None:
 
 
 async def test_regions_that_the_worker_refuses_are_refused_and_not_kept(tmp_path: Path) -> None:
-    """The worker's refusal was once dropped: the client was told that the regions count."""
+    """Once, the worker's refusal was ignored, and the client was told that the regions are counted."""
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of(lines=DOOR.lines))
@@ -303,13 +303,13 @@ async def test_regions_that_the_worker_refuses_are_refused_and_not_kept(tmp_path
     assert stored(tmp_path) == {"lot": spec_of(lines=DOOR.lines)}
 
 
-async def test_regions_that_the_worker_did_not_hear_of_are_counted_by_the_next_one(tmp_path: Path) -> None:
+async def test_regions_that_did_not_reach_the_worker_are_used_by_the_next_one(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
         await asyncio.sleep(1)
         workers.last.cut_off()
-        with pytest.raises(Unavailable, match="the next one counts these"):
+        with pytest.raises(Unavailable, match="its next process uses these regions"):
             await supervision.set_regions("lot", GATE)
         workers.last.die()
         await asyncio.sleep(2)
@@ -317,16 +317,16 @@ async def test_regions_that_the_worker_did_not_hear_of_are_counted_by_the_next_o
         assert workers.last.regions == GATE
 
 
-async def test_a_stream_without_a_worker_has_no_events_and_no_snapshot_for_a_second_at_most(tmp_path: Path) -> None:
+async def test_requests_to_a_stream_without_a_worker_wait_at_most_1_s(tmp_path: Path) -> None:
     async with supervising(tmp_path) as supervision:
         await supervision.create(spec_of(paused=True))
         for within_s in (0.3, 30):
-            began_s = now_s()
+            started_at_s = now_s()
             assert await supervision.snapshot("lot", None, within_s, True) is None
-            assert now_s() - began_s == pytest.approx(min(within_s, 1))
+            assert now_s() - started_at_s == pytest.approx(min(within_s, 1))
 
 
-async def test_each_streams_status_is_reported_every_few_seconds_with_the_state_before(tmp_path: Path) -> None:
+async def test_each_streams_status_is_reported_every_few_seconds_with_the_previous_state(tmp_path: Path) -> None:
     workers, reports = FakeWorkers(), Reports()
     async with supervising(tmp_path, workers, reports=reports) as supervision:
         await supervision.create(spec_of())

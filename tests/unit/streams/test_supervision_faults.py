@@ -1,4 +1,4 @@
-"""Changes of streams whose callers go away, whose processes do not end, or that cannot be stored. In virtual time."""
+"""Changes of streams whose callers are gone, whose processes do not end, or that cannot be stored, in virtual time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stored(folder: Path) -> dict[str, StreamSpec]:
 
 
 def fail(*args: object) -> NoReturn:
-    """Be what writes to a full disk."""
+    """Raise the error of a write to a full disk."""
     raise OSError(28, "No space left on device")
 
 
@@ -48,9 +48,9 @@ async def test_a_worker_that_does_not_stop_in_20_s_is_killed(tmp_path: Path) -> 
         await supervision.create(spec_of())
         await asyncio.sleep(1)
         workers.last.stop_takes_s = 1000
-        began_s = now_s()
+        started_at_s = now_s()
         await supervision.delete("lot")
-        assert now_s() - began_s == pytest.approx(20, abs=0.1)
+        assert now_s() - started_at_s == pytest.approx(20, abs=0.1)
     assert workers.last.is_dead
 
 
@@ -68,7 +68,7 @@ async def test_a_worker_that_refuses_to_stop_is_killed(change: str, tmp_path: Pa
     assert len(workers.alive) == (1 if change == "replace" else 0)
 
 
-async def test_a_change_goes_on_when_its_caller_has_gone(tmp_path: Path) -> None:
+async def test_a_change_is_completed_after_its_caller_is_gone(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
@@ -110,8 +110,8 @@ async def test_a_change_is_finished_before_another_process_may_hold_the_store(tm
     assert workers.alive == {}
 
 
-async def test_a_stream_that_is_created_during_the_end_is_left_to_the_next_supervisor(tmp_path: Path) -> None:
-    """It was once kept alive without the store's lock, beside the next supervisor."""
+async def test_a_stream_that_is_created_during_shutdown_is_left_to_the_next_supervisor(tmp_path: Path) -> None:
+    """Once, the old supervisor kept it alive without the store's lock, next to the new supervisor."""
     workers, detectors = FakeWorkers(), FakeDetectors()
     detectors.answer_after_s = 1
     async with supervising(tmp_path, workers, detectors=detectors) as supervision:
@@ -133,7 +133,7 @@ async def test_a_restart_is_written_before_another_process_may_hold_the_store(
     done: list[str] = []
 
     async def write_slowly(function: Callable[..., Any], *args: Any) -> Any:
-        """Go on when the caller is cancelled, as a thread does."""
+        """Continue when the caller is cancelled, as a thread does."""
 
         async def work() -> Any:
             await asyncio.sleep(2)
@@ -142,7 +142,7 @@ async def test_a_restart_is_written_before_another_process_may_hold_the_store(
 
         return await asyncio.shield(asyncio.create_task(work()))
 
-    monkeypatch.setattr(StreamStore, "let_go", lambda store: done.append("let_go"))
+    monkeypatch.setattr(StreamStore, "release", lambda store: done.append("release"))
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
@@ -150,7 +150,7 @@ async def test_a_restart_is_written_before_another_process_may_hold_the_store(
         monkeypatch.setattr(asyncio, "to_thread", write_slowly)
         workers.last.die()
         await asyncio.sleep(1)
-    assert done == ["put", "let_go"]
+    assert done == ["put", "release"]
     assert [record.restarts for record in StreamStore(tmp_path).records()] == [1]
 
 
@@ -167,7 +167,7 @@ async def test_a_stream_is_not_created_when_the_store_cannot_be_written(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_stream_goes_on_when_a_change_of_it_cannot_be_written(
+async def test_a_stream_keeps_running_when_a_change_cannot_be_stored(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workers = FakeWorkers()
@@ -185,7 +185,9 @@ async def test_a_stream_goes_on_when_a_change_of_it_cannot_be_written(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_change_whose_old_process_does_not_end_is_refused_and_tried_again(change: str, tmp_path: Path) -> None:
+async def test_a_change_whose_old_process_does_not_end_is_refused_and_the_kill_is_retried(
+    change: str, tmp_path: Path
+) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())

@@ -1,4 +1,4 @@
-"""One supervisor after the other. In virtual time."""
+"""Successive supervisors, which take over each other's streams, in virtual time."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def anyio_backend() -> Any:
 
 
 def start_stray(workers: FakeWorkers, record: Record) -> None:
-    """Start a worker that no supervisor knows of."""
+    """Start a worker that no supervisor knows."""
     workers.start(record, None)  # type: ignore[arg-type]
 
 
-async def test_the_next_supervisor_joins_running_workers_and_kills_strays(tmp_path: Path) -> None:
+async def test_the_next_supervisor_takes_over_running_workers_and_kills_strays(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         for stream_id in ("a", "b", "c"):
@@ -38,9 +38,11 @@ async def test_the_next_supervisor_joins_running_workers_and_kills_strays(tmp_pa
         await asyncio.sleep(1)
     assert workers.alive.keys() == {"a:0", "b:0", "c:0"}
     store = StreamStore(tmp_path)
-    store.put(Record(spec=spec_of("b", paused=True)))  # it died after it wrote this, and before it ended the worker
+    store.put(
+        Record(spec=spec_of("b", paused=True))
+    )  # the supervisor died after writing this and before ending the worker
     store.delete("c")
-    start_stray(workers, Record(spec=spec_of("a"), moves=1))  # nor did it end this move
+    start_stray(workers, Record(spec=spec_of("a"), moves=1))  # it did not end the worker of this move, either
     async with supervising(tmp_path, workers) as supervision:
         statuses = await supervision.all()
         assert [(status.stream_id, status.state) for status in statuses] == [("a", "running"), ("b", "paused")]
@@ -51,7 +53,7 @@ async def test_the_next_supervisor_joins_running_workers_and_kills_strays(tmp_pa
     assert workers.alive["a:0"].calls.count("run") == 2
 
 
-async def test_a_stray_that_does_not_end_holds_up_no_stream_and_its_kill_is_retried(tmp_path: Path) -> None:
+async def test_a_stray_that_does_not_end_delays_no_stream_and_its_kill_is_retried(tmp_path: Path) -> None:
     StreamStore(tmp_path).put(Record(spec=spec_of("a")))
     StreamStore(tmp_path).put(Record(spec=spec_of("b", paused=True)))
     workers = FakeWorkers()
@@ -76,7 +78,7 @@ async def test_the_next_supervisor_waits_for_the_store_and_says_so(tmp_path: Pat
             asked = asyncio.create_task(second.status("lot"))
             await asyncio.sleep(14.9)
             assert not asked.done()
-            with pytest.raises(Unavailable, match="another supervisor still has the streams"):
+            with pytest.raises(Unavailable, match="another supervisor still holds the streams"):
                 await asked
             assert workers.last.calls.count("run") == 1
             await first.stop()
@@ -86,7 +88,7 @@ async def test_the_next_supervisor_waits_for_the_store_and_says_so(tmp_path: Pat
     assert len(workers.started) == 1
 
 
-async def test_counters_are_those_of_the_store_until_a_worker_answers(tmp_path: Path) -> None:
+async def test_counters_come_from_the_store_until_a_worker_answers(tmp_path: Path) -> None:
     store = StreamStore(tmp_path)
     over = StreamStatus(stream_id="over", state="completed", source="a.mp4", policy="wait", processed=60)
     store.put(Record(spec=spec_of("over"), ended=over))
@@ -104,7 +106,7 @@ async def test_counters_are_those_of_the_store_until_a_worker_answers(tmp_path: 
     assert workers.started == []
 
 
-async def test_deletion_of_an_application_stops_its_workers_and_keeps_its_streams(tmp_path: Path) -> None:
+async def test_deleting_an_application_stops_its_workers_and_keeps_its_streams(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
@@ -127,7 +129,7 @@ async def test_a_rollout_stops_no_worker(tmp_path: Path) -> None:
 
 
 async def test_no_worker_is_started_after_the_deletion_of_its_application(tmp_path: Path) -> None:
-    """Not even where its process ends only later."""
+    """No worker is started even if its old process ends later."""
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
@@ -139,7 +141,7 @@ async def test_no_worker_is_started_after_the_deletion_of_its_application(tmp_pa
     assert len(workers.started) == 1
 
 
-async def test_a_stream_whose_source_is_not_allowed_any_more_fails_and_its_worker_ends(tmp_path: Path) -> None:
+async def test_a_stream_whose_source_is_no_longer_allowed_fails_and_its_worker_ends(tmp_path: Path) -> None:
     record = Record(spec=spec_of(source=SourceSpec(uri="/etc/hostname")))
     StreamStore(tmp_path).put(record)
     workers = FakeWorkers()
@@ -159,19 +161,19 @@ async def test_a_stream_whose_source_has_come_back_can_be_resumed(tmp_path: Path
     StreamStore(tmp_path / "state").put(Record(spec=spec_of(source=SourceSpec(uri=str(video)))))
     workers = FakeWorkers()
     async with supervising(tmp_path / "state", workers, media_dirs=str(tmp_path)) as supervision:
-        assert (await supervision.status("lot")).detail == "there is no file a.avi"
+        assert (await supervision.status("lot")).detail == "file a.avi does not exist"
         video.touch()
         assert (await supervision.resume("lot")).state == "starting"
         await asyncio.sleep(1)
         assert (await supervision.status("lot")).state == "running"
 
 
-async def test_a_stream_whose_model_is_not_deployed_any_more_is_refused_each_time_it_is_resumed(tmp_path: Path) -> None:
-    """The second time, it was once taken for one that runs."""
+async def test_a_stream_whose_model_is_no_longer_deployed_is_refused_each_time_it_is_resumed(tmp_path: Path) -> None:
+    """Once, the second attempt was accepted, because the stream was treated as running."""
     StreamStore(tmp_path).put(Record(spec=spec_of(detect=DetectSettings(model="cars"))))
     async with supervising(tmp_path) as supervision:
         for _ in range(2):
-            with pytest.raises(InvalidParameter, match="there is no 'cars'"):
+            with pytest.raises(InvalidParameter, match="model 'cars' is not currently deployed"):
                 await supervision.resume("lot")
             assert (await supervision.status("lot")).state == "failed"
 
@@ -179,7 +181,7 @@ async def test_a_stream_whose_model_is_not_deployed_any_more_is_refused_each_tim
 async def test_a_supervisor_that_cannot_take_over_is_not_healthy(tmp_path: Path) -> None:
     class Unknown(FakeWorkers):
         async def running(self) -> NoReturn:
-            raise WorkerUnreachable("Ray's head is away")
+            raise WorkerUnreachable("the Ray head is unreachable")
 
     async with supervising(tmp_path, Unknown()) as supervision:
         supervision.check()

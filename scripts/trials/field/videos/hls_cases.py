@@ -159,7 +159,7 @@ HLS_CASES: list[tuple[str, Answers, Callable[[str], str | None]]] = [
     (
         "a key within the playlist",
         _keyed('#EXT-X-KEY:METHOD=AES-128,URI="data:,0123456789abcdef"', _NUMBERS),
-        refuses("/a.m3u8", "serve the key by HTTP"),
+        refuses("/a.m3u8", "serve it over HTTP"),
     ),
     (
         "variables",

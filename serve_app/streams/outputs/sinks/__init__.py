@@ -1,4 +1,7 @@
-"""Where a stream's events go besides its subscribers: files, webhooks, MQTT brokers, Redis. One file a kind."""
+"""The sinks that receive a stream's events besides its subscribers: files, webhooks, MQTT brokers and Redis.
+
+Each kind of sink has its own module.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,16 @@ __all__ = ["Sink", "check_sink", "open_sink"]
 
 
 def check_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: AddressGuard) -> None:
-    """Raises what ``open_sink`` raises, and InvalidUrl for an address in digits that is not allowed."""
+    """Raise the errors of ``open_sink``, and InvalidUrl if the URL contains an IP address that is not allowed."""
     open_sink(spec, stream_id, output_dir, guard)
     if not isinstance(spec, JsonLinesSink):
         guard.check_digits(parse_url(spec.url).hostname or "")
 
 
 def open_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: AddressGuard) -> Sink:
-    """The sink, which connects when its first event comes, to where the guard lets it.
+    """Return a sink, which connects at its first event, and only to addresses that the guard allows.
 
-    Raises InvalidParameter for what it cannot be, StartError where its library is not installed.
+    Raise InvalidParameter if the sink's settings are not valid, and StartError if its library is not installed.
     """
     return Sink(spec.type, _outlet(spec, stream_id, output_dir, guard), stream_id=stream_id, events=spec.events)
 
@@ -34,7 +37,7 @@ def _outlet(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: Addr
     match spec:
         case JsonLinesSink():
             if output_dir is None:
-                raise InvalidParameter("a file of events needs streams.output_dir (SERVE_APP_OUTPUT_DIR)")
+                raise InvalidParameter("sinks: type jsonl needs streams.output_dir; set it (SERVE_APP_OUTPUT_DIR)")
             return JsonLinesOutlet(spec, stream_id, output_dir)
         case WebhookSink():
             return WebhookOutlet(spec, guard)
@@ -42,11 +45,11 @@ def _outlet(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: Addr
             try:
                 from serve_app.streams.outputs.sinks.mqtt import MqttOutlet
             except ImportError as exc:
-                raise StartError("MQTT is an extra: pip install 'sightline[mqtt]'") from exc
+                raise StartError("MQTT support is not installed; run: pip install 'sightline[mqtt]'") from exc
             return MqttOutlet(spec, guard)
         case RedisSink():
             try:
                 from serve_app.streams.outputs.sinks.redis import RedisOutlet
             except ImportError as exc:
-                raise StartError("Redis is an extra: pip install 'sightline[redis]'") from exc
+                raise StartError("Redis support is not installed; run: pip install 'sightline[redis]'") from exc
             return RedisOutlet(spec, guard)

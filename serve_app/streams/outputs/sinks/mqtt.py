@@ -1,4 +1,4 @@
-"""MQTT: a message an event."""
+"""The MQTT sink: one message per event."""
 
 from __future__ import annotations
 
@@ -17,51 +17,52 @@ from serve_app.streams.outputs.sinks.outlet import (
     TIMEOUT_S,
     DeliveryFailed,
     DeliveryRefused,
-    address,
-    filled,
+    fill_template,
     parse_url,
+    server_address,
 )
 from serve_app.types import Event
 
 
 class MqttOutlet:
-    """Publishes through one connection, a new one after that was lost.
+    """Publishes through one connection, and reconnects after a loss.
 
-    With a QoS of 1 a message was sent when the broker has confirmed it; with 0, when the connection took it.
+    With QoS 1, a message counts as sent when the broker has confirmed it; with QoS 0, when it was written to the
+    connection.
     """
 
     max_batch = 100
 
     def __init__(self, spec: MqttSink, guard: AddressGuard) -> None:
-        """Raises InvalidParameter for a malformed url or topic."""
+        """Check the settings. Raise InvalidParameter if the URL or the topic is malformed."""
         self._parts = parse_url(spec.url)
         if self._parts.path.strip("/") or self._parts.query or self._parts.fragment:
-            raise InvalidParameter("an MQTT url is mqtt://user:password@host:port, without a path")
+            raise InvalidParameter("sinks: url of type mqtt must be mqtt://user:password@host:port, without a path")
         if any(character in spec.topic for character in "+#\0"):
-            raise InvalidParameter("the topic of an MQTT message holds no + and no #")
-        self.target = address(self._parts)
+            raise InvalidParameter("sinks: topic must not contain + or #")
+        self.target = server_address(self._parts)
         self._topic = spec.topic
         self._qos = spec.qos
         self._guard = guard
-        self._failures = 0  # each is a reason to try the host's next address
+        self._failures = 0  # after each one we try the host's next address
         self._connection: _Connection | None = None
 
     async def send(self, events: list[Event]) -> None:
-        """All at once; they leave in their order."""
+        """Publish all events at once, in order."""
         if self._connection is None:
             self._connection = _Connection(self._client(await self._address()))
-        messages = [(filled(self._topic, event.stream_id, event.type), event.json) for event in events]
+        messages = [(fill_template(self._topic, event.stream_id, event.type), event.json) for event in events]
         try:
             await self._connection.publish(messages, self._qos)
             return
         except MqttError as exc:
-            reason = f"it cannot be reached: {exc.__cause__ or exc}"
+            reason = f"the broker cannot be reached: {exc.__cause__ or exc}"
             self._failures += 1
         await self.close()
-        raise DeliveryFailed(reason)  # not from the error, which holds the socket that it happened to
+        raise DeliveryFailed(reason)  # not ``from exc``, which would keep its socket open
 
     async def close(self) -> None:
-        """The connection."""
+        """Close the connection to the broker."""
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await connection.close()
@@ -77,7 +78,7 @@ class MqttOutlet:
         except InvalidUrl as exc:
             raise DeliveryRefused(exc.detail) from exc
         except (socket.gaierror, TimeoutError) as exc:
-            raise DeliveryFailed(f"it cannot be reached: {exc or 'no address within 5 s'}") from exc
+            raise DeliveryFailed(f"the broker cannot be reached: {exc or 'no address within 5 s'}") from exc
         return addresses[self._failures % len(addresses)]
 
     def _client(self, address: str) -> Client:
@@ -91,12 +92,15 @@ class MqttOutlet:
             keepalive=int(TIMEOUT_S),
             tls_context=_TlsFor(parts.hostname or "") if parts.scheme == "mqtts" else None,
         )
-        client.pending_calls_threshold = self.max_batch  # more are worth a warning
+        client.pending_calls_threshold = self.max_batch  # aiomqtt warns only above one batch
         return client
 
 
 class _TlsFor(ssl.SSLContext):
-    """TLS with ``name``, at whichever address; by the system's authorities."""
+    """A TLS context that verifies the server as ``name``, although we connect to an IP address.
+
+    It trusts the system's certificate authorities.
+    """
 
     name: str
 
@@ -107,44 +111,44 @@ class _TlsFor(ssl.SSLContext):
         return context
 
     def wrap_socket(self, sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
-        """See ``ssl.SSLContext``."""
+        """Wrap a socket as ``ssl.SSLContext`` does, but verify ``name``."""
         return super().wrap_socket(sock, *args, **options | {"server_hostname": self.name})
 
 
 class _Connection:
-    """A connection to a broker, for as long as it lasts."""
+    """One connection to a broker, from connecting until it is lost or closed."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._task: asyncio.Future[None] = asyncio.create_task(self._hold(), name="mqtt connection")
+        self._task: asyncio.Future[None] = asyncio.create_task(self._run(), name="mqtt connection")
 
     async def publish(self, messages: list[tuple[str, str]], qos: int) -> None:
-        """Raises MqttError."""
-        await self._or_lost(self._opened)
+        """Publish the messages. Raise MqttError if that fails or the connection is lost."""
+        await self._wait_unless_lost(self._opened)
         attempts = (self._client.publish(topic, text, qos) for topic, text in messages)
         publishing = asyncio.gather(*attempts, return_exceptions=True)
         try:
-            await self._or_lost(publishing)
+            await self._wait_unless_lost(publishing)
         finally:
             publishing.cancel()
         for failure in filter(None, publishing.result()):
             raise failure
 
     async def close(self) -> None:
-        """Says goodbye. An attempt to connect is waited for: cancelled, it would leave its socket open."""
+        """Disconnect. Await a connection attempt in progress, because cancelling it would leave its socket open."""
         await asyncio.wait({self._opened, self._task}, return_when=asyncio.FIRST_COMPLETED, timeout=TIMEOUT_S)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        del self._task  # its error knows us and the socket: that would stay open until the garbage is collected
+        del self._task  # its error refers to us and to the socket, which would stay open until garbage collection
 
-    async def _or_lost(self, result: asyncio.Future[Any]) -> None:
-        """Until it is there. Raises MqttError, also when the connection is lost before."""
+    async def _wait_unless_lost(self, result: asyncio.Future[Any]) -> None:
+        """Wait for a result. Raise its error, or MqttError if the connection is lost first."""
         await asyncio.wait({result, self._task}, return_when=asyncio.FIRST_COMPLETED)
         await (self._task if self._task.done() else result)
 
-    async def _hold(self) -> None:
-        """Connects, and ends with an MqttError when the connection is lost: nobody writes to us."""
+    async def _run(self) -> None:
+        """Connect and stay connected. Raise MqttError when the connection is lost; no messages are expected."""
         async with self._client as client:
             self._opened.set_result(None)
             async for _ in client.messages:

@@ -1,4 +1,4 @@
-"""What a sink's events leave through: what every kind promises, and what they share."""
+"""The outlets through which sinks send their events: their interface, and the helpers they share."""
 
 from __future__ import annotations
 
@@ -8,56 +8,57 @@ from urllib.parse import SplitResult, urlsplit
 from serve_app.errors import InvalidParameter
 from serve_app.types import Event
 
-TIMEOUT_S = 5.0  # of each step over a network
+TIMEOUT_S = 5.0  # for each network operation
 
 
 class DeliveryFailed(Exception):
-    """It did not work, and may work later. The text says why, without credentials."""
+    """A delivery failed, and a retry may succeed. The text says why, without credentials."""
 
 
 class DeliveryRefused(Exception):
-    """It will not work, however often it is tried. The text says why, without credentials."""
+    """A delivery failed, and a retry cannot succeed. The text says why, without credentials."""
 
 
 class Outlet(Protocol):
-    """One kind of receiver."""
+    """One kind of receiver for events."""
 
-    target: str  # who it is, without credentials
-    max_batch: int  # events in a call of ``send``
+    target: str  # the receiver's public name or address, without credentials
+    max_batch: int  # the most events in one call of ``send``
 
     async def send(self, events: list[Event]) -> None:
-        """Hand the events over, in order.
+        """Send the events, in order.
 
-        Raises DeliveryFailed, after which the very same list is sent again, or DeliveryRefused.
+        Raise DeliveryFailed if a retry may succeed (the sink then sends the same list again), and DeliveryRefused if it
+        cannot.
         """
 
     async def close(self) -> None:
-        """Leaves nothing open. Takes no longer than a step over a network may, and may be called twice."""
+        """Close everything, within ``TIMEOUT_S``. This may be called twice."""
 
 
-def filled(template: str, stream_id: str, event_type: str) -> str:
-    """The template with its two placeholders replaced. Any other brace is itself."""
+def fill_template(template: str, stream_id: str, event_type: str) -> str:
+    """Replace ``{stream_id}`` and ``{type}`` in a template. All other braces stay as they are."""
     return template.replace("{stream_id}", stream_id).replace("{type}", event_type)
 
 
 def parse_url(url: str) -> SplitResult:
-    """Raises InvalidParameter for what names no server."""
+    """Parse a sink's URL. Raise InvalidParameter if it does not name a server."""
     try:
         parts = urlsplit(url)
         (parts.hostname or "").encode("idna")
         is_valid = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
-        is_valid = is_valid and "@" not in parts.path + parts.query + parts.fragment  # what is before it is a password
+        is_valid = is_valid and "@" not in parts.path + parts.query + parts.fragment  # part of a password
     except ValueError:
         is_valid = False
     if not is_valid:
         raise InvalidParameter(
-            "a sink's url is no valid address; / ? # and @ in a password, and @ in a path, are %2F %3F %23 and %40"
+            "sinks: url is not valid; write / ? # and @ in a password, and @ in a path, as %2F %3F %23 and %40"
         )
     return parts
 
 
-def address(parts: SplitResult) -> str:
-    """The server's address, without what may be secret: credentials, path and query."""
+def server_address(parts: SplitResult) -> str:
+    """Return a server's URL without the parts that may be secret: credentials, path and query."""
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{host}{port}"

@@ -1,6 +1,6 @@
-"""A sink: events wait in a bounded queue until an outlet has taken them. Whoever puts them there never waits.
+"""A sink, which holds events in a bounded queue until its outlet has sent them. Adding an event never blocks.
 
-An event is handed over at least once: after a connection broke in the middle of a batch, all of it is sent again.
+Delivery is at least once: if a connection breaks in the middle of a batch, the whole batch is sent again.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from serve_app.types import Event
 
 logger = logging.getLogger(__name__)
 
-_MAX_WAITING = 1000  # events, besides the batch that is under way
+_MAX_WAITING = 1000  # events, not counting the batch in flight
 _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 30.0
 
 
 def retry_pauses_s() -> Iterator[float]:
-    """Twice as long each time, up to a bound; by chance shorter, so that a server's sinks do not all come at once."""
+    """Yield the pauses between retries: doubled each time up to 30 s, with jitter.
+
+    The jitter keeps the sinks of one server from retrying at the same moment.
+    """
     pause_s = _FIRST_RETRY_S
     while True:
         yield pause_s * random.uniform(0.5, 1)
@@ -31,10 +34,10 @@ def retry_pauses_s() -> Iterator[float]:
 
 
 class Sink:
-    """Hands ``events``, those types of them, to the outlet, in order. To be used from the event loop only.
+    """Sends events of the types ``events`` to the outlet, in order. Use it from the event loop only.
 
-    A batch that was not taken is tried again, later and later; meanwhile the queue drops its oldest. Every event ends
-    as sent or as dropped: ``queue_full``, ``refused`` or ``closed``.
+    A batch that fails is retried with back-off; meanwhile a full queue drops its oldest events. Every event is counted
+    as sent, or as dropped for one of the reasons ``queue_full``, ``refused`` and ``closed``.
     """
 
     def __init__(self, kind: str, outlet: Outlet, *, stream_id: str, events: Collection[str]) -> None:
@@ -43,15 +46,15 @@ class Sink:
         self._stream_id = stream_id
         self._events = frozenset(events)
         self._waiting: deque[Event] = deque()
-        self._batch: list[Event] = []  # under way
+        self._batch: list[Event] = []  # in flight
         self._sent = 0
         self._dropped: Counter[str] = Counter()
         self._detail = ""
-        self._task: asyncio.Task[None] | None = None  # while anything waits
+        self._task: asyncio.Task[None] | None = None  # runs while events are waiting
         self._closing = asyncio.Event()
 
     def put(self, event: Event) -> None:
-        """Takes the event, if it is of a type that is wanted. Returns at once, whatever the outlet does."""
+        """Queue the event if the sink wants its type. Return at once, whatever state the outlet is in."""
         if event.type not in self._events:
             return
         if self._closing.is_set():
@@ -65,7 +68,7 @@ class Sink:
             self._task = asyncio.create_task(self._run(), name=f"sink of {self._stream_id}")
 
     def status(self) -> SinkStatus:
-        """Its counters, and what is wrong now."""
+        """Return the sink's counters and its current problem, if any."""
         return SinkStatus(
             type=self._kind,
             target=self._outlet.target,
@@ -75,12 +78,12 @@ class Sink:
             detail=self._detail,
         )
 
-    async def close(self, within_s: float) -> None:
-        """Sends what waits, for at most so long, and drops the rest. Then the outlet is closed."""
+    async def close(self, timeout_s: float) -> None:
+        """Send the waiting events for at most ``timeout_s`` seconds, drop the rest, and close the outlet."""
         self._closing.set()
         if task := self._task:
             try:
-                await asyncio.wait({task}, timeout=within_s)
+                await asyncio.wait({task}, timeout=timeout_s)
             finally:
                 task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -91,7 +94,7 @@ class Sink:
         await self._outlet.close()
 
     async def _run(self) -> None:
-        """Batches, one after the other, until nothing waits."""
+        """Deliver one batch after another until no events are waiting."""
         try:
             while self._waiting:
                 size = min(self._outlet.max_batch, len(self._waiting))
@@ -101,31 +104,31 @@ class Sink:
             self._task = None
 
     async def _deliver(self) -> None:
-        """The batch, until it is taken or refused."""
+        """Retry the batch until it is sent or refused."""
         pauses_s = retry_pauses_s()
         while self._batch:
             try:
                 await self._outlet.send(self._batch)
             except DeliveryFailed as exc:
-                self._say(str(exc))
+                self._set_detail(str(exc))
             except DeliveryRefused as exc:
                 self._refuse(str(exc))
-            except Exception as exc:  # a bug: one batch must not be the end of all that follow
+            except Exception as exc:  # a bug, which must cost only this batch and none of the later ones
                 self._refuse(f"the events cannot be sent: {type(exc).__name__}")
             else:
-                self._say("")
+                self._set_detail("")
                 self._sent += len(self._batch)
                 self._batch = []
             if self._batch:
                 await self._pause(next(pauses_s))
 
     def _refuse(self, detail: str) -> None:
-        self._say(detail)
+        self._set_detail(detail)
         self._dropped["refused"] += len(self._batch)
         self._batch = []
 
     async def _pause(self, pause_s: float) -> None:
-        """So long, but for closing, which is a reason to hurry."""
+        """Wait for ``pause_s`` seconds, or only for 0.2 s while the sink is closing."""
         if self._closing.is_set():
             await asyncio.sleep(_FIRST_RETRY_S)
             return
@@ -135,7 +138,7 @@ class Sink:
         except TimeoutError:
             pass
 
-    def _say(self, detail: str) -> None:
+    def _set_detail(self, detail: str) -> None:
         if detail and not self._detail:
             logger.warning("stream %s: sink %s: %s", self._stream_id, self._outlet.target, detail)
         elif self._detail and not detail:

@@ -1,4 +1,4 @@
-"""Redis Streams: an entry an event."""
+"""The Redis Streams sink: one entry per event."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from serve_app.streams.outputs.sinks.outlet import (
     TIMEOUT_S,
     DeliveryFailed,
     DeliveryRefused,
-    address,
-    filled,
+    fill_template,
     parse_url,
+    server_address,
 )
 from serve_app.types import Event
 
 
 class RedisOutlet:
-    """Adds entries with the one field ``event``. A batch is a transaction: all of it, or nothing."""
+    """Adds entries with the single field ``event``. Each batch is one transaction, so a lost connection splits none."""
 
     max_batch = 100
 
     def __init__(self, spec: RedisSink, guard: AddressGuard) -> None:
-        """Raises InvalidParameter for a malformed url."""
+        """Check the settings. Raise InvalidParameter if the URL is malformed."""
         parts = parse_url(spec.url)
         database = parts.path.strip("/") or "0"
         if not database.isdecimal() or parts.query or parts.fragment:
-            raise InvalidParameter("a Redis url is redis://user:password@host:port/number of the database")
-        self.target = f"{address(parts)}/{database}"
+            raise InvalidParameter("sinks: url of type redis must be redis://user:password@host:port/database-number")
+        self.target = f"{server_address(parts)}/{database}"
         self._key = spec.key
         self._max_length = spec.max_length
         self._redis = Redis.from_pool(
@@ -50,33 +50,33 @@ class RedisOutlet:
                 password=unquote(parts.password) if parts.password else None,
                 socket_timeout=TIMEOUT_S,
                 socket_connect_timeout=TIMEOUT_S,
-                retry=Retry(NoBackoff(), 0),  # the sink does
+                retry=Retry(NoBackoff(), 0),  # the sink retries
             )
         )
 
     async def send(self, events: list[Event]) -> None:
-        """One transaction."""
+        """Add the events in one transaction."""
         try:
             async with self._redis.pipeline(transaction=True) as transaction:
                 for event in events:
-                    key = filled(self._key, event.stream_id, event.type)
+                    key = fill_template(self._key, event.stream_id, event.type)
                     transaction.xadd(key, {"event": event.json}, maxlen=self._max_length, approximate=True)
                 results = await transaction.execute(raise_on_error=False)
-        except (RedisError, OSError) as exc:  # none of it was added, unless the connection broke at the very end
+        except (RedisError, OSError) as exc:  # nothing was added, unless the connection broke after the commit
             if isinstance(exc.__cause__, InvalidUrl):
                 raise DeliveryRefused(exc.__cause__.detail) from exc
             raise DeliveryFailed(_reason(exc)) from exc
         for result in results:
-            if isinstance(result, RedisError):  # others of the batch were added: again would be twice
+            if isinstance(result, RedisError):  # the rest was added; a retry would add it twice
                 raise DeliveryRefused(_reason(result))
 
     async def close(self) -> None:
-        """The connection."""
+        """Close the connections to the server."""
         await self._redis.aclose()
 
 
 class _Guarded(Connection):
-    """Connects to an address of the host's that the guard has checked."""
+    """A connection that uses only addresses of the host that the guard has checked."""
 
     _address: str
 
@@ -85,7 +85,7 @@ class _Guarded(Connection):
         self._guard = guard
 
     async def _connect(self) -> None:
-        """To the first address that takes the connection."""
+        """Connect to the first address that accepts the connection."""
         async with asyncio.timeout(TIMEOUT_S):
             addresses = await self._guard.resolve(self.host, self.port)
             for self._address in addresses:
@@ -101,17 +101,17 @@ class _Guarded(Connection):
 
 
 class _GuardedTls(_Guarded, SSLConnection):
-    """The same, and verifies that it is the host."""
+    """A guarded connection over TLS, which verifies the certificate against the host's name."""
 
     def _connection_arguments(self) -> dict[str, Any]:
         return {**super()._connection_arguments(), "server_hostname": self.host}
 
 
 def _reason(exc: Exception) -> str:
-    """Why. Of an answer only its code: one to AUTH may repeat the password."""
-    if isinstance(exc, (AuthenticationError, AuthorizationError)):  # which are ConnectionErrors
-        return "it wants other credentials"
+    """Return the reason of a failure. Quote only a reply's code, because a reply to AUTH may contain the password."""
+    if isinstance(exc, (AuthenticationError, AuthorizationError)):  # subclasses of ConnectionError, so we test first
+        return "the server refused the credentials; check the url's user and password"
     if isinstance(exc, (ConnectionError, TimeoutError, OSError)):
-        return f"it cannot be reached: {exc}"
+        return f"the server cannot be reached: {exc}"
     code = str(exc).partition(" ")[0]
-    return f"it answers {code if code.isupper() else type(exc).__name__}"
+    return f"the server answered {code if code.isupper() else type(exc).__name__}"

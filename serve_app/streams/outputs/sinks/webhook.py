@@ -1,4 +1,4 @@
-"""Webhooks: events as POST requests, signed as https://www.standardwebhooks.com says."""
+"""The webhook sink: events as POST requests, signed as https://www.standardwebhooks.com specifies."""
 
 from __future__ import annotations
 
@@ -14,53 +14,56 @@ from serve_app.errors import InvalidParameter, InvalidUrl, TooLarge
 from serve_app.network.address_guard import AddressGuard
 from serve_app.network.http import GuardedHttp, NoAnswer, Reply, parse_http_url
 from serve_app.schemas.streams import WebhookSink
-from serve_app.streams.outputs.sinks.outlet import TIMEOUT_S, DeliveryFailed, DeliveryRefused, address, parse_url
+from serve_app.streams.outputs.sinks.outlet import TIMEOUT_S, DeliveryFailed, DeliveryRefused, parse_url, server_address
 from serve_app.types import Event
 
-_TOTAL_S = 3 * TIMEOUT_S  # of a request: one that is answered letter by letter is not answered
-_MAY_PASS = {408, 429}  # of the refusals
-_MAX_ANSWER_BYTES = 65_536  # read so that the connection can be kept; nobody looks at them
-_KEY_BYTES = range(24, 65)  # by the specification
+_TOTAL_TIMEOUT_S = 3 * TIMEOUT_S  # for a whole request, because a server may send its response byte by byte
+_RETRIED_STATUSES = {408, 429}  # besides 5xx
+_MAX_RESPONSE_BYTES = 65_536  # we read the body only so that the connection can be reused
+_KEY_BYTES = range(24, 65)  # from the specification
 
 
 class WebhookOutlet:
-    """Posts ``{"events": […]}``. The request's id is its content's: a receiver knows one that was sent twice."""
+    """Posts ``{"events": […]}``. The message id is derived from the body, so that receivers can recognise a retry."""
 
     def __init__(self, spec: WebhookSink, guard: AddressGuard) -> None:
-        """Raises InvalidParameter for a malformed url or secret."""
+        """Check the settings. Raise InvalidParameter if the URL or the secret is malformed."""
         parts = parse_url(spec.url)
-        self.target = f"{address(parts)}/…"
+        self.target = f"{server_address(parts)}/…"
         self.max_batch = spec.max_batch
         self._key = _parse_secret(spec.secret) if spec.secret else None
         self._url = parse_http_url(spec.url)
         self._http = GuardedHttp(guard, timeout_s=TIMEOUT_S, kept=1)
 
     async def send(self, events: list[Event]) -> None:
-        """One request."""
+        """Send the events in one request."""
         body = f'{{"events": [{", ".join(event.json for event in events)}]}}'.encode()
         headers = {"content-type": "application/json"} | self._signature(body)
         try:
-            async with asyncio.timeout(_TOTAL_S), self._http.stream("POST", self._url, headers, body) as reply:
+            async with (
+                asyncio.timeout(_TOTAL_TIMEOUT_S),
+                self._http.stream("POST", self._url, headers, body) as reply,
+            ):
                 await _read(reply)
         except InvalidUrl as exc:
             raise DeliveryRefused(exc.detail) from exc
         except NoAnswer as exc:
             raise DeliveryFailed(str(exc)) from exc
         except TimeoutError as exc:
-            raise DeliveryFailed(f"no answer within {_TOTAL_S:g} s") from exc
+            raise DeliveryFailed(f"no answer within {_TOTAL_TIMEOUT_S:g} s") from exc
         if 200 <= reply.status < 300:
             return
-        if reply.status >= 500 or reply.status in _MAY_PASS:
-            raise DeliveryFailed(f"it answers {reply.status}")
-        raise DeliveryRefused(f"it answers {reply.status}")
+        if reply.status >= 500 or reply.status in _RETRIED_STATUSES:
+            raise DeliveryFailed(f"the server answered {reply.status}")
+        raise DeliveryRefused(f"the server answered {reply.status}")
 
     async def close(self) -> None:
-        """The connection."""
+        """Close the connections to the server."""
         await self._http.close()
 
     def _signature(self, body: bytes) -> dict[str, str]:
         message_id = f"msg_{hashlib.sha256(body).hexdigest()[:32]}"
-        timestamp = str(int(time.time()))  # of this attempt: receivers refuse old ones
+        timestamp = str(int(time.time()))  # the time of this attempt, because receivers refuse old timestamps
         headers = {"webhook-id": message_id, "webhook-timestamp": timestamp}
         if self._key is not None:
             digest = hmac.digest(self._key, f"{message_id}.{timestamp}.".encode() + body, "sha256")
@@ -75,12 +78,12 @@ def _parse_secret(secret: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if prefix != "whsec" or len(key) not in _KEY_BYTES:
-        raise InvalidParameter("a webhook's secret is whsec_ and the base64 of 24 to 64 bytes")
+        raise InvalidParameter("sinks: secret must be whsec_ followed by 24 to 64 bytes in base64")
     return key
 
 
 async def _read(reply: Reply) -> None:
-    """The answer's body, not more than is sensible."""
-    with suppress(NoAnswer, TooLarge, TimeoutError):  # its status is there already
+    """Read the response body, up to a limit."""
+    with suppress(NoAnswer, TooLarge, TimeoutError):  # we already have the status, which is all that counts
         async with asyncio.timeout(TIMEOUT_S):
-            await reply.read(_MAX_ANSWER_BYTES)
+            await reply.read(_MAX_RESPONSE_BYTES)

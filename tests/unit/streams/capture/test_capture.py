@@ -31,7 +31,7 @@ MAX_PIXELS = 1_000_000
 
 @asynccontextmanager
 async def capture_of(uri: Path | str, **changes: Any) -> AsyncIterator[tuple[Capture, Progress]]:
-    """Started, and stopped at the end."""
+    """Start a capture, and stop it at the end of the block."""
     progress = Progress()
     fields: dict[str, Any] = {"policy": "wait", "max_pixels": MAX_PIXELS} | changes
     capture = Capture(parse_source(str(uri), (Path("/"),)), progress, **fields)
@@ -63,7 +63,7 @@ def video(tmp_path: Path) -> Path:
     return save_video(tmp_path / "a.avi", frames=FRAMES, fps=200)
 
 
-async def test_who_waits_gets_every_frame(video: Path) -> None:
+async def test_the_wait_policy_delivers_every_frame(video: Path) -> None:
     async with capture_of(video) as (capture, progress):
         frames = await all_of(capture)
     assert [frame.frame_id for frame in frames] == [frame_shown(frame.pixels()) for frame in frames]
@@ -71,27 +71,27 @@ async def test_who_waits_gets_every_frame(video: Path) -> None:
     assert (progress.captured, progress.dropped) == (FRAMES, {})
 
 
-async def test_who_is_slow_gets_the_newest_frame_and_the_rest_is_counted(video: Path) -> None:
+async def test_the_drop_oldest_policy_delivers_the_newest_frame_and_counts_the_others(video: Path) -> None:
     async with capture_of(video, policy="drop_oldest") as (capture, progress):
-        await asyncio.to_thread(capture._thread.join)  # nobody takes while the whole file goes by
+        await asyncio.to_thread(capture._thread.join)  # no frame is taken until the whole file is read
         (last,) = await all_of(capture)
     assert frame_shown(last.pixels()) == last.frame_id == FRAMES - 1
     assert (progress.captured, progress.dropped) == (FRAMES, {"newer_frame": FRAMES - 1})
 
 
-async def test_a_file_goes_on_after_a_frame(video: Path) -> None:
+async def test_a_file_continues_after_a_given_frame(video: Path) -> None:
     async with capture_of(video) as (capture, _):
-        begun = [await next_of(capture) for _ in range(5)][-1]
-    async with capture_of(video, after=begun.position, stream_time_s=begun.stream_time_s) as (capture, progress):
-        progress.resume(Bookmark(next_frame_id=begun.frame_id + 1, processed=4))
+        last = [await next_of(capture) for _ in range(5)][-1]
+    async with capture_of(video, after=last.position, stream_time_s=last.stream_time_s) as (capture, progress):
+        progress.resume(Bookmark(next_frame_id=last.frame_id + 1, processed=4))
         rest = await all_of(capture)
     assert [frame.frame_id for frame in rest] == [frame_shown(frame.pixels()) for frame in rest]
     assert [frame.frame_id for frame in rest] == list(range(5, FRAMES))
-    assert rest[0].stream_time_s >= begun.stream_time_s
+    assert rest[0].stream_time_s >= last.stream_time_s
     assert (progress.captured, progress.dropped) == (FRAMES, {"restart": 1})
 
 
-async def test_a_loop_goes_on_counting(video: Path) -> None:
+async def test_a_loop_continues_the_frame_ids(video: Path) -> None:
     async with capture_of(video, loop=True) as (capture, _):
         frames = [await next_of(capture) for _ in range(2 * FRAMES + 1)]
     assert [frame.frame_id for frame in frames] == list(range(2 * FRAMES + 1))
@@ -101,7 +101,7 @@ async def test_a_loop_goes_on_counting(video: Path) -> None:
     assert times_s[-1] == pytest.approx(2 * (FRAMES - 1) / 200)  # the file's own clock
 
 
-async def test_a_lower_rate_takes_frames_evenly_by_the_videos_own_clock(tmp_path: Path) -> None:
+async def test_max_fps_selects_frames_evenly_by_the_videos_own_clock(tmp_path: Path) -> None:
     path = save_video(tmp_path / "a.avi", frames=20, fps=20)
     async with capture_of(path, max_fps=5) as (capture, progress):
         frames = await all_of(capture)
@@ -115,11 +115,11 @@ async def test_stopping_ends_a_capture_that_waits(video: Path) -> None:
         capture.stop()
         left = await all_of(capture)
     assert len(left) <= 1
-    assert progress.captured - 1 - len(left) in {0, 1}  # one was read and not taken
-    assert progress.dropped == {}  # it is read again when the stream goes on
+    assert progress.captured - 1 - len(left) in {0, 1}  # one frame may have been read and not taken
+    assert progress.dropped == {}  # that frame is read again when the stream continues
 
 
-async def test_a_folder_is_a_stream_of_its_pictures_and_a_bad_one_is_told(tmp_path: Path) -> None:
+async def test_a_folder_is_a_stream_of_its_images_and_a_corrupt_one_is_reported(tmp_path: Path) -> None:
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), squares.picture([square_of(number)]))
     (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n, but no more")
@@ -131,7 +131,7 @@ async def test_a_folder_is_a_stream_of_its_pictures_and_a_bad_one_is_told(tmp_pa
         bad.pixels()
 
 
-async def test_a_folder_takes_its_time_and_leaves_no_picture_out(tmp_path: Path) -> None:
+async def test_a_folder_with_max_fps_drops_no_image(tmp_path: Path) -> None:
     for number in range(5):
         cv2.imwrite(str(tmp_path / f"{number}.png"), squares.picture([square_of(number)]))
     async with capture_of(tmp_path, max_fps=100) as (capture, progress):
@@ -139,7 +139,7 @@ async def test_a_folder_takes_its_time_and_leaves_no_picture_out(tmp_path: Path)
     assert progress.dropped == {}
 
 
-async def test_a_picture_that_is_gone_is_told(tmp_path: Path) -> None:
+async def test_a_deleted_image_is_reported(tmp_path: Path) -> None:
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), squares.picture([square_of(number)]))
     async with capture_of(tmp_path) as (capture, _):
@@ -151,7 +151,7 @@ async def test_a_picture_that_is_gone_is_told(tmp_path: Path) -> None:
         assert frame_shown((await next_of(capture)).pixels()) == 2
 
 
-async def test_what_a_folder_has_beside_its_pictures_is_counted_each_time(tmp_path: Path) -> None:
+async def test_a_folders_other_files_are_counted_in_each_loop(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), squares.picture([square_of(0)]))
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "._0.png").write_bytes(b"\x00\x05\x16\x07")  # macOS's
@@ -162,7 +162,7 @@ async def test_what_a_folder_has_beside_its_pictures_is_counted_each_time(tmp_pa
         assert (progress.passed_over, progress.dropped) == (3, {})
 
 
-async def test_a_snapshot_is_asked_for_as_often_as_frames_are_wanted() -> None:
+async def test_a_snapshot_is_requested_at_max_fps() -> None:
     with serving({"/cam": sends(SHOTS[5], Content_Type="image/jpeg")}) as server:
         async with capture_of(f"{server.url}/cam", max_fps=50, policy="drop_oldest") as (capture, progress):
             frames = [await next_of(capture) for _ in range(10)]
@@ -173,7 +173,7 @@ async def test_a_snapshot_is_asked_for_as_often_as_frames_are_wanted() -> None:
     assert [frame.pixels()[0, 0].tolist() for frame in frames] == [[50, 50, 50]] * 10
 
 
-async def test_a_snapshot_that_fails_is_asked_for_again() -> None:
+async def test_a_snapshot_that_fails_is_requested_again() -> None:
     answers = [sends(SHOTS[5]), sends(b"", 503), sends(SHOTS[5]), sends(SHOTS[5][:-40]), sends(SHOTS[9])]
     left = list(answers)
     with serving({"/cam": lambda handler: (left.pop(0) if len(left) > 1 else left[0])(handler)}) as server:
@@ -189,13 +189,13 @@ async def test_a_snapshot_that_fails_is_asked_for_again() -> None:
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """Takes connections and says nothing by itself."""
+    """Yield a socket that accepts connections and sends nothing by itself."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener
 
 
 def answer_with(listener: socket.socket, data: bytes) -> str:
-    """Every connection gets this and is closed, until the listener is."""
+    """Send the data to every connection and close it, until the listener is closed. Return the source's URI."""
 
     def answer() -> None:
         while True:
@@ -212,13 +212,13 @@ def answer_with(listener: socket.socket, data: bytes) -> str:
 
 
 async def health_of(progress: Progress, state: str) -> str:
-    """The cause, once the state is that."""
+    """Wait for a state, and return its detail."""
     while progress.health()[0] != state:
         await asyncio.sleep(0.01)
     return progress.health()[1]
 
 
-async def test_a_live_source_that_refuses_is_tried_again(listener: socket.socket) -> None:
+async def test_a_live_source_that_refuses_connections_is_retried(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     listener.close()
     async with capture_of(f"http://127.0.0.1:{port}/cam", policy="drop_oldest") as (_, progress):
@@ -230,12 +230,12 @@ async def test_a_live_source_that_refuses_is_tried_again(listener: socket.socket
 @pytest.mark.parametrize(
     ("head", "cause"),
     [
-        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "refuses these credentials"),
+        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "refuses these credentials; check them"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"\xa5" * 100_000, "cannot be read as video"),
     ],
     ids=["credentials", "garbage"],
 )
-async def test_what_needs_a_person_has_failed_and_is_not_hammered(
+async def test_a_source_that_needs_its_operator_has_failed_and_is_rarely_retried(
     listener: socket.socket, head: bytes, cause: str
 ) -> None:
     uri = answer_with(listener, head)
@@ -246,7 +246,7 @@ async def test_what_needs_a_person_has_failed_and_is_not_hammered(
     assert progress.reconnects == 1
 
 
-async def test_a_source_that_ends_comes_back_and_its_frames_are_numbered_on(
+async def test_a_live_source_that_ends_is_reopened_and_its_frame_ids_continue(
     listener: socket.socket, tmp_path: Path
 ) -> None:
     path = save_video(tmp_path / "a.avi", frames=5, fps=50)
@@ -260,7 +260,7 @@ async def test_a_source_that_ends_comes_back_and_its_frames_are_numbered_on(
     assert progress.reconnects >= 2
 
 
-async def test_a_camera_whose_pictures_become_too_large_has_failed(listener: socket.socket) -> None:
+async def test_a_camera_whose_frames_become_too_large_has_failed(listener: socket.socket) -> None:
     small, large = (cv2.imencode(".jpg", np.zeros((side, side, 3), np.uint8))[1].tobytes() for side in (64, 1024))
     head = b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=b\r\n\r\n"
     parts = (
@@ -270,7 +270,7 @@ async def test_a_camera_whose_pictures_become_too_large_has_failed(listener: soc
     uri = answer_with(listener, head + b"".join(parts))
     async with capture_of(uri, policy="drop_oldest") as (_, progress):
         detail = await health_of(progress, "failed")
-    assert detail.endswith("has pictures of more than 1 megapixels")
+    assert detail.endswith("has frames of more than 1 megapixels")
     assert (progress.captured, progress.reconnects) == (9, 1)
 
 
@@ -284,7 +284,7 @@ def jpegs_of(video: Path, folder: Path) -> list[Path]:
     return paths
 
 
-def test_pauses_grow_to_a_bound_and_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_grow_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: high)
     assert [_backoff_s(failures) for failures in (0, 1, 2, 3)] == [0.1, 0.2, 0.4, 0.8]
     assert _backoff_s(7) == _backoff_s(10_000) == 1.5

@@ -1,4 +1,4 @@
-"""Playlists, and the bytes of their segments."""
+"""HLS playlists, and the bytes of their segments."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def parts_of(*lines: str) -> list[tuple[str, int, int | None]]:
     return [(segment.part.url, segment.part.first_byte, segment.part.size) for segment in found]
 
 
-def test_addresses_are_taken_from_where_the_playlist_is() -> None:
+def test_relative_urls_are_resolved_against_the_playlists_url() -> None:
     found = parts_of("1.ts", "/2", "../3?x=1", "http://other/4", "//other/5")
     assert [url for url, *_ in found] == [
         "http://host/live/1.ts", "http://host/2", "http://host/3?x=1", "http://other/4", "http://other/5",
     ]  # fmt: skip
 
 
-def test_a_range_without_a_place_begins_where_the_last_one_of_its_file_ended() -> None:
+def test_a_byte_range_without_an_offset_starts_where_the_last_one_of_its_file_ended() -> None:
     lines = ["#EXT-X-BYTERANGE:10@5", "a", "#EXT-X-BYTERANGE:7", "a", "#EXT-X-BYTERANGE:3", "b", "c"]
     assert [part[1:] for part in parts_of(*lines)] == [(5, 10), (15, 7), (0, 3), (0, None)]
 
 
-def test_a_key_holds_until_the_next_one() -> None:
+def test_a_key_applies_until_the_next_one() -> None:
     lines = ["0", '#EXT-X-KEY:METHOD=AES-128,URI="k,1",IV=0X1f', "1", "2", "#EXT-X-KEY:METHOD=NONE", "3"]
     found = parse_playlist(playlist(*lines).decode(), URL, "x").segments
     key = Key("http://host/live/k,1", bytes(15) + b"\x1f")
     assert [segment.part.key for segment in found] == [None, key, key, None]
 
 
-def test_a_gap_is_left_out_and_counted() -> None:
+def test_a_gap_is_skipped_but_keeps_its_number() -> None:
     found = parse_playlist(playlist("0", "#EXT-X-GAP", "1", "2").decode(), URL, "x").segments
     assert [(segment.number, segment.part.url[-1]) for segment in found] == [(0, "0"), (2, "2")]
 
@@ -57,40 +57,40 @@ def test_a_gap_is_left_out_and_counted() -> None:
         f'#EXT-X-KEY:METHOD=AES-128,URI="k",IV=0x{"1" * 33}',
     ],
 )
-def test_a_key_that_is_not_read_is_refused(tag: str) -> None:
+def test_an_unsupported_key_is_refused(tag: str) -> None:
     with pytest.raises(SourceError):
         parts_of(tag, "0")
 
 
 @pytest.mark.parametrize("text", ["", "#EXT", "<html>", "#EXTM3U8"[:6]])
-def test_what_is_no_playlist_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_playlist_is_refused(text: str) -> None:
     with pytest.raises(SourceError):
         parse_playlist(text, URL, "x")
 
 
 @pytest.mark.parametrize("address", ["http://[x/", "http://host:99999/", "file:///etc/passwd", "data:,x", "http:///"])
-def test_an_address_that_is_none_is_refused_when_it_is_asked_for(address: str, read: Read) -> None:
+def test_an_invalid_url_is_refused_when_it_is_requested(address: str, read: Read) -> None:
     with pytest.raises(SourceError):
         read({"/a": sends(playlist(address))})
 
 
-def test_numbers_that_are_none_do_no_harm() -> None:
+def test_invalid_numbers_are_ignored() -> None:
     lines = ["#EXT-X-MEDIA-SEQUENCE:x", "#EXT-X-TARGETDURATION:-1", "#EXT-X-BYTERANGE:@", "#EXT-X-MAP:x", "0"]
     found = parse_playlist(playlist(*lines).decode(), URL, "x")
     assert (len(found.segments), found.target_s) == (1, 1.0)
     assert parse_playlist(playlist("#EXT-X-TARGETDURATION:" + "9" * 400).decode(), URL, "x").target_s == 1.0
 
 
-def window(first: int, last: int, is_over: bool = False) -> bytes:
-    """A live playlist's text."""
+def window(first: int, last: int, has_end: bool = False) -> bytes:
+    """Return the text of a live playlist with these segments."""
     head = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{first}\n"
     return (
-        head + "".join(f"#EXTINF:1,\n{n}\n" for n in range(first, last + 1)) + "#EXT-X-ENDLIST\n" * is_over
+        head + "".join(f"#EXTINF:1,\n{n}\n" for n in range(first, last + 1)) + "#EXT-X-ENDLIST\n" * has_end
     ).encode()
 
 
 def live(*windows: bytes) -> Answer:
-    """One after the other; the last one stays."""
+    """Answer with one playlist after another; repeat the last one."""
     left = list(windows)
 
     def answer(handler: Handler) -> None:
@@ -106,7 +106,10 @@ def _polls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def read() -> Read:
-    """All bytes of a server's ``/a``, with a bar between two runs, and what it was asked for."""
+    """Return a function that reads ``/a`` of a server.
+
+    It returns all bytes, with a bar between two runs, and the paths that the server was asked for.
+    """
 
     def read(answers: dict[str, Answer]) -> tuple[bytes, list[str]]:
         with serving(answers) as server:
@@ -124,45 +127,45 @@ def read() -> Read:
 SEGMENTS = {f"/{n}": sends(b"<%d>" % n) for n in range(20)}
 
 
-def test_a_live_playlist_begins_near_its_end_and_shows_each_segment_once(read: Read) -> None:
-    windows = window(0, 9), window(0, 9), window(1, 10), window(2, 12), window(3, 12, is_over=True)
+def test_a_live_playlist_starts_near_its_end_and_shows_each_segment_once(read: Read) -> None:
+    windows = window(0, 9), window(0, 9), window(1, 10), window(2, 12), window(3, 12, has_end=True)
     assert read(SEGMENTS | {"/a": live(*windows)})[0] == b"<7><8><9><10><11><12>"
 
 
-def test_a_live_segment_that_is_gone_is_passed_over(read: Read) -> None:
-    answers = SEGMENTS | {"/a": live(window(0, 2), window(1, 4, is_over=True)), "/2": sends(b"", 404)}
+def test_a_missing_segment_of_a_live_playlist_is_skipped(read: Read) -> None:
+    answers = SEGMENTS | {"/a": live(window(0, 2), window(1, 4, has_end=True)), "/2": sends(b"", 404)}
     assert read(answers)[0] == b"<0><1><3><4>"
 
 
-def test_a_recordings_segment_that_is_gone_is_told(read: Read) -> None:
+def test_a_missing_segment_of_a_recording_is_reported(read: Read) -> None:
     with pytest.raises(SourceGone, match="404 Not Found"):
-        read(SEGMENTS | {"/a": live(window(0, 2, is_over=True)), "/1": sends(b"", 404)})
+        read(SEGMENTS | {"/a": live(window(0, 2, has_end=True)), "/1": sends(b"", 404)})
 
 
-def test_a_live_playlist_that_starts_again_goes_on(read: Read) -> None:
-    assert read(SEGMENTS | {"/a": live(window(7, 9), window(0, 1), window(0, 2, is_over=True))})[0] == (
+def test_a_live_playlist_that_restarts_continues(read: Read) -> None:
+    assert read(SEGMENTS | {"/a": live(window(7, 9), window(0, 1), window(0, 2, has_end=True))})[0] == (
         b"<7><8><9><0><1><2>"
     )
 
 
-def test_a_live_playlist_that_stands_still_has_stalled(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_playlist_without_new_segments_has_stalled(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hls, "_STALLED_AFTER_S", 0.0)
-    monkeypatch.setattr(hls, "_STALLED_AFTER", 0.0)
+    monkeypatch.setattr(hls, "_STALLED_AFTER_TARGETS", 0.0)
     with pytest.raises(SourceStalled, match="no new segments"):
         read(SEGMENTS | {"/a": live(window(0, 2))})
 
 
-def test_what_has_to_be_read_first_is_read_once_in_a_run(read: Read) -> None:
+def test_an_initialization_section_is_read_once_in_a_run(read: Read) -> None:
     text = playlist('#EXT-X-MAP:URI="9"', "0", "1", '#EXT-X-MAP:URI="8"', "2", "#EXT-X-DISCONTINUITY", "3")
     assert read(SEGMENTS | {"/a": sends(text)})[0] == b"<9><0><1>|<8><2>|<8><3>"
 
 
-def test_a_run_begins_even_where_its_first_segment_is_gone(read: Read) -> None:
+def test_a_run_starts_even_if_its_first_segment_is_a_gap(read: Read) -> None:
     gone = "#EXT-X-DISCONTINUITY", "#EXT-X-GAP", "1"
     assert read(SEGMENTS | {"/a": sends(playlist("0", *gone, "2", "3"))})[0] == b"<0>|<2><3>"
 
 
-def test_a_server_that_ignores_ranges_is_read_rightly(read: Read) -> None:
+def test_a_server_that_ignores_byte_ranges_is_read_correctly(read: Read) -> None:
     text = playlist("#EXT-X-BYTERANGE:4@2", "all", "#EXT-X-BYTERANGE:3", "all")
     assert read({"/a": sends(text), "/all": sends(b"0123456789")})[0] == b"2345678"
 
@@ -177,13 +180,13 @@ def test_only_the_best_variant_that_fits_is_fetched(read: Read) -> None:
     assert read(SEGMENTS | found | {"/a": sends(text.encode())}) == (b"<3>", ["/a", "/v3", "/3"])
 
 
-def test_playlists_lead_to_playlists_once(read: Read) -> None:
+def test_a_master_playlist_must_not_lead_to_another_one(read: Read) -> None:
     text = sends(b"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n/b\n")
-    with pytest.raises(SourceError, match="playlist of playlists"):
+    with pytest.raises(SourceError, match="master playlist of master playlists"):
         read({"/a": text, "/b": text})
 
 
-def test_a_playlist_without_an_end_is_not_kept(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_playlist_that_is_too_large_is_refused(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hls, "_MAX_PLAYLIST_BYTES", 1000)
     with pytest.raises(SourceError, match="playlist of more than"):
         read({"/a": sends(playlist(*map(str, range(1000))))})

@@ -1,4 +1,4 @@
-"""Sources over TLS, and who vouches for them."""
+"""Sources over TLS, and the authorities that are trusted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FRAMES = 5
 
 
 def make_certificate(path: Path) -> Path:
-    """One that nobody vouches for, of 127.0.0.1; its key is beside it."""
+    """Make a self-signed certificate for 127.0.0.1, and put its key next to it."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl is installed here")
@@ -39,7 +39,7 @@ def make_certificate(path: Path) -> Path:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a folder by https, and remembers what it was asked for."""
+    """A server of a folder over HTTPS that records the requested paths."""
 
     def __init__(self, folder: Path, certificate: Path) -> None:
         self.asked: list[str] = []
@@ -50,7 +50,7 @@ class Server(ThreadingHTTPServer):
         self.address = f"127.0.0.1:{self.server_port}"
 
     def handle_error(self, *_: object) -> None:
-        """Whoever does not trust us hangs up."""
+        """Ignore errors, because clients that do not trust us hang up."""
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -71,7 +71,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[[Path], Server]]:
-    """By https, with a certificate of the test's."""
+    """Yield a function that serves the folder over HTTPS with a certificate."""
     servers = []
 
     def start(certificate: Path) -> Server:
@@ -96,20 +96,22 @@ def frames_of(uri: str, *, tls_verify: bool = True) -> int:
         return len(list(video))
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused_unless_it_need_not_be(
+def test_an_untrusted_certificate_is_refused_unless_verification_is_off(
     serve: Callable[[Path], Server], certificate: Path, tmp_path: Path
 ) -> None:
     save_video(tmp_path / "a.avi", frames=FRAMES, fps=50)
     server = serve(certificate)
     with pytest.raises(SourceUntrusted) as refusal:
         frames_of(f"https://me:hunter2@{server.address}/a.avi")
-    flaw = "a certificate that is not trusted here (self-signed certificate): see tls_verify"
-    assert refusal.value.detail == f"https://{server.address}/… shows {flaw}"
-    assert server.asked == []  # no password, either
+    assert refusal.value.detail == (
+        f"https://{server.address}/… has a certificate that is not trusted here (self-signed certificate); trust its "
+        "authority (SSL_CERT_FILE) or set tls_verify to false"
+    )
+    assert server.asked == []  # so we did not send the password, either
     assert frames_of(f"https://me:hunter2@{server.address}/a.avi", tls_verify=False) == FRAMES
 
 
-def test_ones_own_authority_is_named_by_the_environment(
+def test_the_environment_can_name_a_private_authority(
     serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_video(tmp_path / "a.avi", frames=FRAMES, fps=50)
@@ -121,12 +123,12 @@ def test_ones_own_authority_is_named_by_the_environment(
 
 
 @pytest.mark.parametrize("is_trusted", [True, False])
-def test_a_camera_is_asked_nothing_before_it_is_trusted(
+def test_a_camera_gets_no_request_before_it_is_trusted(
     is_trusted: bool, serve: Callable[[Path], Server], certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    server = serve(certificate)  # speaks no RTSP, and says so
+    server = serve(certificate)  # it does not speak RTSP, and answers so
     with pytest.raises(SourceError) as refusal:
         frames_of(f"rtsps://{server.address}/live")
     assert isinstance(refusal.value, SourceUntrusted) != is_trusted
@@ -134,7 +136,7 @@ def test_a_camera_is_asked_nothing_before_it_is_trusted(
         frames_of(f"rtsps://{server.address}/live", tls_verify=False)
 
 
-def test_a_camera_by_tls_is_reached_without_the_proxy_of_the_environment(
+def test_a_camera_over_tls_is_reached_without_the_environments_proxy(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
@@ -154,7 +156,7 @@ def test_a_camera_by_tls_is_reached_without_the_proxy_of_the_environment(
 
 @pytest.mark.parametrize("tls_verify", [True, False])
 @pytest.mark.parametrize("scheme", ["https", "rtsps"])
-def test_a_port_without_tls_is_told_as_such(scheme: str, tls_verify: bool) -> None:
+def test_a_port_without_tls_is_reported(scheme: str, tls_verify: bool) -> None:
     with (
         listening(lambda connection: connection.sendall(b"RTSP/1.0 400 Bad Request\r\n\r\n")) as port,
         pytest.raises(SourceError, match=r"TLS failed \(wrong version number\)"),
@@ -162,7 +164,7 @@ def test_a_port_without_tls_is_told_as_such(scheme: str, tls_verify: bool) -> No
         frames_of(f"{scheme}://127.0.0.1:{port}/live", tls_verify=tls_verify)
 
 
-def test_a_redirect_leads_to_nobody_who_is_not_trusted(
+def test_a_redirect_to_an_untrusted_server_is_not_followed(
     serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_video(tmp_path / "a.avi", frames=FRAMES, fps=50)
@@ -175,13 +177,13 @@ def test_a_redirect_leads_to_nobody_who_is_not_trusted(
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 70, "127.0.0.1:1", "*"])
-def test_a_host_that_cannot_be_reached_is_told_as_such(host: str) -> None:
+def test_a_host_that_cannot_be_reached_is_refused(host: str) -> None:
     for scheme in ("https", "rtsps"):
         with pytest.raises(SourceError):
             frames_of(f"{scheme}://{host}/a.avi")
 
 
-def test_authorities_that_cannot_be_read_vouch_for_nobody(
+def test_without_a_readable_authority_file_no_server_is_trusted(
     serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken.pem").write_text("no certificate")
@@ -192,7 +194,7 @@ def test_authorities_that_cannot_be_read_vouch_for_nobody(
     assert server.asked == []
 
 
-def test_each_segment_of_a_playlist_comes_from_who_is_trusted(
+def test_each_segment_of_a_playlist_must_come_from_a_trusted_server(
     serve: Callable[[Path], Server], certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))

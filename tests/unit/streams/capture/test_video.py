@@ -38,8 +38,8 @@ def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
     assert read == [(number, number, pytest.approx(number / 50)) for number in range(5)]
 
 
-def test_a_frame_is_free_as_soon_as_it_is_used(tmp_path: Path) -> None:
-    """One that refers to itself waits for the garbage collector, with its pixels and the threads that converted it."""
+def test_a_frames_memory_is_freed_without_garbage_collection(tmp_path: Path) -> None:
+    """A frame in a reference cycle would keep its pixels and conversion threads until the next garbage collection."""
     path = save_video(tmp_path / "a.avi", frames=5, fps=50)
 
     def frames_in_memory() -> int:
@@ -48,7 +48,7 @@ def test_a_frame_is_free_as_soon_as_it_is_used(tmp_path: Path) -> None:
     gc.collect()
     gc.disable()
     try:
-        before = frames_in_memory()  # other tests' may be kept
+        before = frames_in_memory()  # frames of other tests may still exist
         frames_of(path)
         assert frames_in_memory() <= before
     finally:
@@ -56,7 +56,7 @@ def test_a_frame_is_free_as_soon_as_it_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hwaccel", ["cuda", "qsv", "drm", "amf"])
-def test_every_kind_of_hardware_or_software_in_its_place_decodes_the_same_frames(tmp_path: Path, hwaccel: str) -> None:
+def test_every_hardware_decoder_or_its_software_fallback_returns_the_same_frames(tmp_path: Path, hwaccel: str) -> None:
     path = save_video(tmp_path / "a.avi", frames=5, fps=50)
     with open_video(parse_source(str(path), (tmp_path,)), max_pixels=MAX_PIXELS, hwaccel=hwaccel) as video:
         assert [frame_shown(pixels()) for pixels, _ in video] == list(range(5))
@@ -64,7 +64,7 @@ def test_every_kind_of_hardware_or_software_in_its_place_decodes_the_same_frames
 
 @pytest.fixture(params=["h264.mp4", "h264.mkv", "h264.ts", "h264.flv", "h264.h264", "ffv1.avi", "folder"])
 def thirty_frames(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Each shows its number; H.264's have B frames, and a key frame every ten."""
+    """Return a video whose frames show their numbers. H.264 videos have B-frames, and a key frame every ten frames."""
     lossless = save_video(tmp_path / "a.avi", frames=30, fps=25)
     if request.param == "ffv1.avi":
         return lossless
@@ -85,7 +85,7 @@ def thirty_frames(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("number", [0, 8, 9, 10, 17, 28, 29])
-def test_a_video_goes_on_right_after_any_frame(thirty_frames: Path, number: int) -> None:
+def test_a_video_continues_right_after_any_frame(thirty_frames: Path, number: int) -> None:
     source = parse_source(str(thirty_frames), (Path("/"),))
     with open_video(source, max_pixels=MAX_PIXELS) as video:
         position = [position for _, position in video][number]
@@ -105,7 +105,7 @@ def test_a_clip_that_comes_over_http_has_an_end(tmp_path: Path) -> None:
         server.shutdown()
 
 
-def test_a_corrupt_part_costs_its_frames_only(tmp_path: Path) -> None:
+def test_a_corrupt_part_affects_only_its_own_frames(tmp_path: Path) -> None:
     path = save_video(tmp_path / "a.avi", frames=30, fps=50)
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
@@ -115,7 +115,7 @@ def test_a_corrupt_part_costs_its_frames_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no video", b"", bytes(100_000)])
-def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_video_is_refused_without_showing_its_path(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(SourceError) as caught:
         frames_of(tmp_path / "a.mp4")
@@ -123,22 +123,22 @@ def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path, content: b
 
 
 @pytest.mark.parametrize("kind", [".jpg", ".png", ".webp", ".tif"])
-def test_a_picture_is_told_to_be_one(tmp_path: Path, kind: str) -> None:
+def test_an_image_is_refused_as_such(tmp_path: Path, kind: str) -> None:
     cv2.imwrite(str(tmp_path / f"a{kind}"), np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(SourceError, match="is a picture, not a video: put it into a folder"):
+    with pytest.raises(SourceError, match="is an image, not a video; put it into a folder"):
         frames_of(tmp_path / f"a{kind}")
 
 
 @pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
-def test_a_picture_in_a_videos_container_is_no_video(tmp_path: Path, brand: bytes) -> None:
-    """FFmpeg would show one of its tiles."""
+def test_an_image_in_a_video_container_is_refused(tmp_path: Path, brand: bytes) -> None:
+    """FFmpeg would show one of the image's tiles."""
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
-    with pytest.raises(SourceError, match="is a picture, not a video"):
+    with pytest.raises(SourceError, match="is an image, not a video"):
         frames_of(tmp_path / "a.mp4")
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_jpegs_of_a_video_that_have_exif_are_shown_upright(tmp_path: Path, number: int) -> None:
+def test_the_exif_orientation_of_jpegs_in_a_video_is_applied(tmp_path: Path, number: int) -> None:
     (tmp_path / "a.mjpeg").write_bytes(3 * clips.jpeg_turned(1 + number))
     _, shown = list(clips.ORIENTATIONS.values())[number]
     assert [clips.corners(frame) for frame in frames_of(tmp_path / "a.mjpeg")] == 3 * [shown]
@@ -148,20 +148,20 @@ def test_jpegs_of_a_video_that_have_exif_are_shown_upright(tmp_path: Path, numbe
     ("name", "content"),
     [("a.mpo", clips.several(50, 200)), ("a.bin", clips.several(50, 200)), ("a.JPG", clips.jpeg() * 2)],
 )
-def test_several_pictures_in_a_file_are_a_picture(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_multi_picture_file_is_an_image(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(SourceError, match="is a picture, not a video"):
+    with pytest.raises(SourceError, match="is an image, not a video"):
         frames_of(tmp_path / name)
 
 
-def test_a_video_of_several_pictures_each_shows_the_first_of_each(tmp_path: Path) -> None:
+def test_a_video_of_multi_picture_jpegs_shows_the_first_image_of_each(tmp_path: Path) -> None:
     (tmp_path / "a.mjpeg").write_bytes(clips.several(50, 200) * 3)
     assert [round(frame.mean()) for frame in frames_of(tmp_path / "a.mjpeg")] == [50, 50, 50]
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "application/octet-stream"])
 @pytest.mark.parametrize("has_length", [True, False])
-def test_jpegs_over_http_are_frames_and_several_pictures_in_one_are_one(kind: str, has_length: bool) -> None:
+def test_jpegs_over_http_are_frames_but_a_multi_picture_file_is_a_snapshot(kind: str, has_length: bool) -> None:
     shots = b"".join(clips.jpeg(shade=shade) for shade in (50, 90, 130))
     answers = {
         "/shots": sends(shots, has_length=has_length, Content_Type=kind),
@@ -175,7 +175,7 @@ def test_jpegs_over_http_are_frames_and_several_pictures_in_one_are_one(kind: st
     assert server.asked == ["/shots", "/one", "/one", "/one"]
 
 
-def test_a_file_that_names_other_files_is_no_video(tmp_path: Path) -> None:
+def test_a_file_that_names_other_files_is_refused(tmp_path: Path) -> None:
     save_video(tmp_path / "secret.avi", frames=5, fps=50)
     playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.avi\n#EXT-X-ENDLIST\n"
     (tmp_path / "a.m3u8").write_text(playlist)
@@ -185,7 +185,7 @@ def test_a_file_that_names_other_files_is_no_video(tmp_path: Path) -> None:
             frames_of(tmp_path / name)
 
 
-def test_a_video_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
+def test_a_video_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
     path = save_video(tmp_path / "a.avi", frames=1, fps=50)
     with pytest.raises(SourceError, match="megapixels"):
         frames_of(path, max_pixels=320 * 320 - 1)
@@ -196,7 +196,7 @@ def test_a_video_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
     [("mjpeg", "mjpeg"), ("libx264", "mpegts"), ("libx265", "hevc"), ("mpeg2video", "mpegts"), ("libvpx-vp9", "ivf"),
      ("libvpx", "ivf"), ("libsvtav1", "ivf")],
 )  # fmt: skip
-def test_frames_that_become_too_large_are_the_end(tmp_path: Path, codec: str, container_format: str) -> None:
+def test_frames_that_become_too_large_end_the_source(tmp_path: Path, codec: str, container_format: str) -> None:
     def coded(side_px: int) -> bytes:
         path = tmp_path / f"{side_px}.{container_format}"
         with av.open(str(path), "w", format=container_format) as container:
@@ -223,9 +223,9 @@ def test_frames_that_become_too_large_are_the_end(tmp_path: Path, codec: str, co
 
 def test_a_frame_that_is_too_large_takes_no_memory(tmp_path: Path) -> None:
     small = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
-    large = small.replace(b"\x00\x40\x00\x40", b"\x2e\xe0\x2e\xe0", 1)  # by its header, 12,000 pixels wide and high
+    large = small.replace(b"\x00\x40\x00\x40", b"\x2e\xe0\x2e\xe0", 1)  # its header now declares 12,000 × 12,000 pixels
     (tmp_path / "a.mjpeg").write_bytes(30 * small + large[:-2] + bytes(1_000_000) + large[-2:])
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is used now
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the memory in use now
     before_kib = peak_kib()
     with pytest.raises(SourceTooLarge):
         frames_of(tmp_path / "a.mjpeg", max_pixels=50_000_000)
@@ -233,13 +233,13 @@ def test_a_frame_that_is_too_large_takes_no_memory(tmp_path: Path) -> None:
 
 
 def peak_kib() -> int:
-    """Of memory that this process has used."""
+    """Return the peak memory use of this process, in KiB."""
     found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1])
 
 
-def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+def test_a_file_with_only_sound_is_refused(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.wav"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
@@ -250,6 +250,6 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
         frames_of(tmp_path / "a.wav")
 
 
-def test_an_empty_folder_is_no_stream(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no picture in it; files of other kinds: 0"):
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no image in it; files of other kinds: 0"):
         frames_of(tmp_path)

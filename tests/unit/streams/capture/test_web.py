@@ -1,4 +1,4 @@
-"""HTTP to a source: where it may lead, with which credentials, through which proxy."""
+"""The HTTP client for sources: allowed addresses, credentials, cookies and proxies."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def camera() -> Iterator[Server]:
         yield server
 
 
-def test_the_sources_own_host_may_be_anywhere_and_no_other_may(camera: Server) -> None:
+def test_only_the_sources_own_host_may_have_any_address(camera: Server) -> None:
     client = client_of(camera.url)
     assert body_of(client, f"{camera.url}/cam") == SHOTS[0]
     with pytest.raises(SourceError, match="SERVE_APP_ALLOWED_NETWORKS"):
@@ -46,20 +46,20 @@ def test_the_sources_own_host_may_be_anywhere_and_no_other_may(camera: Server) -
     assert camera.asked == ["/cam"]
 
 
-def test_other_hosts_may_be_in_networks_that_are_allowed(camera: Server) -> None:
+def test_other_hosts_may_be_in_allowed_networks(camera: Server) -> None:
     allowing = AddressGuard((ip_network("127.0.0.0/8"), ip_network("::1/128")))
     client = client_of(camera.url, allowing)
     assert body_of(client, f"http://localhost:{camera.server_port}/cam") == SHOTS[0]
 
 
-def test_a_redirect_leads_past_no_guard(camera: Server) -> None:
+def test_a_redirect_does_not_bypass_the_guard(camera: Server) -> None:
     there = f"http://localhost:{camera.server_port}/cam"
     with serving({"/to": sends(b"", 302, Location=there)}) as other, pytest.raises(SourceError, match="ALLOWED"):
         client_of(other.url).get(f"{other.url}/to")
     assert camera.asked == []
 
 
-def test_the_sources_name_leads_nowhere_else_later(camera: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sources_host_name_is_resolved_only_once(camera: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     client = client_of(f"http://localhost:{camera.server_port}")
     url = f"http://localhost:{camera.server_port}/cam"
     monkeypatch.setattr(web, "addresses_of", lambda host, port: ["127.0.0.1"])
@@ -73,10 +73,10 @@ def test_credentials_go_to_the_sources_own_server_only(camera: Server) -> None:
         client = client_of(camera.url.replace("//", "//admin:p%40ss%2Fword@"))
         assert body_of(client, f"{camera.url}/locked") == SHOTS[0]
         with pytest.raises(SourceDenied):
-            client.get(f"{other.url}/locked")  # of the same host, at another port
+            client.get(f"{other.url}/locked")  # on the same host, but on another port
 
 
-def test_a_media_servers_cookies_go_back_to_it_alone(camera: Server) -> None:
+def test_a_media_servers_cookies_are_sent_only_to_that_server(camera: Server) -> None:
     def answer(handler: Handler) -> None:
         seen.append(handler.headers.get("Cookie", ""))
         sends(b"x", Set_Cookie="pass=1; Path=/")(handler)
@@ -90,7 +90,7 @@ def test_a_media_servers_cookies_go_back_to_it_alone(camera: Server) -> None:
     assert seen == ["", "pass=1", ""]
 
 
-def test_cookies_without_end_are_not_kept(camera: Server) -> None:
+def test_the_number_of_cookies_is_limited(camera: Server) -> None:
     def answer(handler: Handler) -> None:
         sends(b"x", Set_Cookie=f"a{len(asked)}=1")(handler)
         asked.append(handler.path)
@@ -103,7 +103,7 @@ def test_cookies_without_end_are_not_kept(camera: Server) -> None:
     assert len(client._cookies.jar) <= 50
 
 
-def test_headers_of_any_letters_are_no_trouble() -> None:
+def test_headers_with_any_characters_are_accepted() -> None:
     head = 'HTTP/1.1 401 Nö\r\nServer: Kamera Tür €\r\nno colon\r\nWWW-Authenticate: Basic realm="Tür"\r\n\r\n'
     with (
         listening(lambda connection: connection.sendall(head.encode())) as port,
@@ -112,7 +112,7 @@ def test_headers_of_any_letters_are_no_trouble() -> None:
         client_of(f"http://me:pass@127.0.0.1:{port}").get(f"http://127.0.0.1:{port}/")
 
 
-def test_a_server_that_speaks_no_http_is_told_as_such() -> None:
+def test_a_server_that_does_not_speak_http_is_reported() -> None:
     with listening(lambda connection: connection.sendall(b"SSH-2.0-x\r\n")) as port:
         with pytest.raises(SourceError, match="does not answer in HTTP"):
             client_of(f"http://127.0.0.1:{port}").get(f"http://127.0.0.1:{port}/")
@@ -125,7 +125,7 @@ def test_a_server_that_hangs_up_may_come_back() -> None:
         client_of(f"http://127.0.0.1:{port}").get(f"http://127.0.0.1:{port}/")
 
 
-def test_a_body_that_breaks_off_is_told(camera: Server) -> None:
+def test_a_truncated_body_is_reported(camera: Server) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
     with listening(lambda connection: connection.sendall(head + bytes(50))) as port:
         reply = client_of(f"http://127.0.0.1:{port}").get(f"http://127.0.0.1:{port}/")
@@ -133,7 +133,7 @@ def test_a_body_that_breaks_off_is_told(camera: Server) -> None:
             reply.read_all(1000)
 
 
-def test_drops_are_no_video(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_arrives_byte_by_byte_has_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "_TIMEOUT_S", 0.3)
 
     def drip(connection: socket.socket) -> None:
@@ -148,7 +148,7 @@ def test_drops_are_no_video(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def relay(connection: socket.socket, port: int) -> None:
-    """A proxy's work after its first answer."""
+    """Copy bytes in both directions, as a proxy does after its first response."""
     with socket.create_connection(("127.0.0.1", port)) as there:
 
         def copy(source: socket.socket, target: socket.socket) -> None:
@@ -164,13 +164,13 @@ def relay(connection: socket.socket, port: int) -> None:
 
 
 @pytest.fixture
-def far(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host of which this machine knows no address; loopback has no proxy otherwise."""
+def proxy_for_every_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the proxy apply to every host, because the loopback addresses of these tests would bypass it."""
     monkeypatch.setattr(proxies, "proxy_bypass", lambda host, proxies: False)
 
 
-@pytest.mark.usefixtures("far")
-def test_a_source_that_is_far_is_reached_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("proxy_for_every_host")
+def test_a_public_source_is_reached_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bytes] = []
 
     def answer(connection: socket.socket) -> None:
@@ -186,7 +186,7 @@ def test_a_source_that_is_far_is_reached_through_the_proxy(monkeypatch: pytest.M
     assert "Proxy-Authorization: Basic bWU6c2VAY3JldA==" in head
 
 
-@pytest.mark.usefixtures("far")
+@pytest.mark.usefixtures("proxy_for_every_host")
 @pytest.mark.parametrize("status", ["407 Nope", "403 Nope", "502 Nope"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxys_refusal_names_the_proxy(scheme: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,8 +202,8 @@ def test_a_proxys_refusal_names_the_proxy(scheme: str, status: str, monkeypatch:
     assert status[:3] in refusal.value.detail
 
 
-@pytest.mark.usefixtures("far")
-def test_a_proxy_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("proxy_for_every_host")
+def test_a_proxy_of_an_unsupported_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
     with pytest.raises(SourceError, match="no_proxy"):
         client_of("http://cam.invalid/").get("http://cam.invalid/")
@@ -213,7 +213,7 @@ def test_a_proxy_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     ("addresses", "no_proxy", "is_used"),
     [
         (["93.184.215.14"], "", True),
-        ([], "", True),  # a name that only the proxy knows
+        ([], "", True),  # a name that only the proxy can resolve
         (["192.168.1.7"], "", False),
         (["fd00::7"], "", False),
         (["93.184.215.14", "10.0.0.7"], "", False),
@@ -224,7 +224,7 @@ def test_a_proxy_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         (["93.184.215.14"], "other.org", True),
     ],
 )
-def test_a_proxy_stands_before_what_is_far_and_is_not_left_out(
+def test_a_proxy_is_used_only_for_public_hosts_that_no_proxy_does_not_name(
     addresses: list[str], no_proxy: str, is_used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("NO_PROXY", "all_proxy", "ALL_PROXY"):

@@ -22,7 +22,7 @@ from tests.support.recordings import BEGAN_S, GREY, Recorded
 
 
 def frames_of(path: Path) -> list[tuple[float, np.ndarray]]:
-    """Seconds since the first, and pixels."""
+    """Return the time since the first frame, in seconds, and the pixels of each frame."""
     with av.open(str(path)) as container:
         frames = [(frame.time, frame.to_ndarray(format="bgr24")) for frame in container.decode(video=0)]
     return [(at_s - frames[0][0], pixels) for at_s, pixels in frames]
@@ -40,7 +40,7 @@ def _umask() -> Iterator[None]:
     os.umask(before)
 
 
-def test_a_clip_has_what_was_before_and_what_came_after(folder: Path) -> None:
+def test_a_clip_includes_the_pre_roll_and_the_post_roll(folder: Path) -> None:
     recorded = Recorded(folder, pre_roll_s=1, post_roll_s=2)
     for tenth in range(100):
         recorded.show(tenth / 10, *(["dog"] if 30 <= tenth < 40 else []))
@@ -69,7 +69,7 @@ def test_boxes_are_drawn_in_clip_and_snapshot(folder: Path) -> None:
     assert (before == GREY).all()
 
 
-def test_only_what_is_asked_for_starts_a_clip(folder: Path) -> None:
+def test_only_the_requested_labels_start_a_clip(folder: Path) -> None:
     recorded = Recorded(folder, labels=["cat"])
     recorded.show(0, "dog")
     recorded.show(1)
@@ -77,7 +77,7 @@ def test_only_what_is_asked_for_starts_a_clip(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_long_clip_ends_and_the_next_one_begins_without_a_gap(folder: Path) -> None:
+def test_a_long_clip_ends_and_the_next_one_starts_without_a_gap(folder: Path) -> None:
     recorded = Recorded(folder, pre_roll_s=5, max_clip_s=1)
     for tenth in range(25):
         recorded.show(tenth / 10, "dog")
@@ -87,7 +87,7 @@ def test_a_long_clip_ends_and_the_next_one_begins_without_a_gap(folder: Path) ->
     assert len(clips) == 3
 
 
-def test_a_picture_of_another_size_begins_another_clip(folder: Path) -> None:
+def test_a_frame_of_another_size_starts_another_clip(folder: Path) -> None:
     recorded = Recorded(folder)
     recorded.show(0, "dog")
     recorded.show(1, "dog", pixels=np.zeros((101, 201, 3), np.uint8))
@@ -95,7 +95,7 @@ def test_a_picture_of_another_size_begins_another_clip(folder: Path) -> None:
     assert sizes == [(48, 64), (100, 200)]
 
 
-def test_a_large_picture_is_small_in_the_clip_and_whole_in_the_snapshot(folder: Path) -> None:
+def test_a_large_frame_is_downscaled_in_the_clip_but_not_in_the_snapshot(folder: Path) -> None:
     recorded = Recorded(folder)
     recorded.show(0, "dog", pixels=np.zeros((1080, 1920, 3), np.uint8))
     (clip,) = recorded.close()
@@ -105,16 +105,16 @@ def test_a_large_picture_is_small_in_the_clip_and_whole_in_the_snapshot(folder: 
     assert snapshot.shape[:2] == (1080, 1920)
 
 
-def test_no_more_frames_than_asked_for(folder: Path) -> None:
+def test_a_clip_has_at_most_max_fps_frames_per_second(folder: Path) -> None:
     recorded = Recorded(folder, max_fps=5)
-    for hundredth in range(0, 400, 4):  # 25 a second
+    for hundredth in range(0, 400, 4):  # 25 fps
         recorded.show(hundredth / 100, "dog")
     (clip,) = recorded.close()
     assert 17 <= len(frames_of(folder / clip.clip)) <= 21
     assert recorded.recorder.status().dropped == {}
 
 
-def test_the_oldest_clips_go_and_nothing_else_does(folder: Path) -> None:
+def test_only_the_oldest_clips_are_deleted(folder: Path) -> None:
     folder.mkdir()
     (folder / "mine.mp4").write_text("keep me")
     recorded = Recorded(folder, keep=2, post_roll_s=0)
@@ -127,7 +127,7 @@ def test_the_oldest_clips_go_and_nothing_else_does(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == kept | {"mine.mp4"}
 
 
-def test_nobody_else_may_see_them(folder: Path) -> None:
+def test_only_the_owner_may_read_recordings(folder: Path) -> None:
     recorded = Recorded(folder)
     recorded.show(0, "dog")
     recorded.close()
@@ -135,7 +135,7 @@ def test_nobody_else_may_see_them(folder: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
 
 
-def test_a_clock_that_was_set_back_ends_nothing(folder: Path) -> None:
+def test_a_clock_that_is_set_back_does_not_end_a_clip(folder: Path) -> None:
     recorded = Recorded(folder)
     for at_s in (100, 100.1, 50, 50.1, 50.2):
         recorded.show(at_s, "dog")
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_written_costs_frames_that_are_counted(tmp_path:
     recorded.show(1, "dog")
     while recorded.recorder.status().dropped != {"unwritable": 2}:
         time.sleep(0.001)
-    assert recorded.recorder.status().detail == "it cannot be written: No such file or directory"
+    assert recorded.recorder.status().detail == "the recording cannot be written: No such file or directory"
     assert str(tmp_path) not in recorded.recorder.status().detail
     folder.parent.mkdir()
     recorded.show(2, "dog")
@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_written_costs_frames_that_are_counted(tmp_path:
     assert recorded.recorder.status().detail == ""
 
 
-def test_a_disk_that_is_slow_never_makes_the_stream_wait(folder: Path) -> None:
+def test_a_slow_disk_never_blocks_the_stream(folder: Path) -> None:
     slow = threading.Event()
 
     def wait(clip: ClipNotice) -> None:
@@ -178,17 +178,17 @@ def test_a_disk_that_is_slow_never_makes_the_stream_wait(folder: Path) -> None:
 
 
 def test_a_clip_ends_when_the_camera_is_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.streams.outputs.recording._LATE_S", 0.05)
+    monkeypatch.setattr("serve_app.streams.outputs.recording._LATE_FRAME_S", 0.05)
     recorded = Recorded(folder, post_roll_s=0)
     recorded.show(0, "dog")
-    expires_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 10
     while not recorded.recorder.status().clips:
-        assert time.monotonic() < expires_s
+        assert time.monotonic() < deadline_s
         time.sleep(0.01)
     assert len(recorded.close()) == 1
 
 
-def test_a_full_disk_is_not_filled_with_halves(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
     try:
@@ -199,7 +199,7 @@ def test_a_full_disk_is_not_filled_with_halves(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_leaves_can_be_played(folder: Path) -> None:
+def test_a_clip_of_a_killed_process_can_be_played(folder: Path) -> None:
     code = """
         import os, signal, sys
         from pathlib import Path

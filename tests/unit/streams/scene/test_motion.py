@@ -11,7 +11,7 @@ HD = (1080, 1920)
 
 
 def scene(seed: int = 0, shape: tuple[int, int] = HD) -> Pixels:
-    """A picture of large soft patches."""
+    """Return an image of large soft patches."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(40, 200, (9, 16, 3), dtype=np.uint8)
     return coarse.repeat(shape[0] // 9, axis=0).repeat(shape[1] // 16, axis=1)
@@ -23,7 +23,7 @@ def noisy(pixels: Pixels, rng: np.random.Generator, sigma: float = 5.0) -> Pixel
 
 
 def with_square(pixels: Pixels, share: float, at: tuple[int, int] = (300, 500)) -> Pixels:
-    """A white square over a share of the picture."""
+    """Return a copy with a white square over this share of the image."""
     side = round((share * pixels.shape[0] * pixels.shape[1]) ** 0.5)
     changed = pixels.copy()
     changed[at[0] : at[0] + side, at[1] : at[1] + side] = 255
@@ -45,7 +45,7 @@ def test_a_frame_passes_when_the_thresholds_share_of_it_changed(threshold: float
     assert gate.passes(with_square(scene(), threshold * 1.3), 0.2)
 
 
-def test_a_frame_passes_again_after_the_longest_skip_and_each_pass_starts_it_anew() -> None:
+def test_a_frame_passes_after_max_skip_s_and_each_pass_restarts_the_time() -> None:
     gate = MotionGate(Motion(max_skip_s=2.0))
     assert [at_s for at_s in np.arange(100.0, 107.0, 0.5) if gate.passes(scene(), at_s)] == [100, 102, 104, 106]
     assert gate.passes(scene(1), 106.75)
@@ -69,14 +69,14 @@ def test_motion_too_slow_for_two_frames_passes_once_it_adds_up() -> None:
     assert 10 <= sum(passed) <= 30  # of 120
 
 
-def test_light_that_drifts_passes_seldom() -> None:
+def test_slowly_changing_light_rarely_passes() -> None:
     gate = MotionGate(Motion(max_skip_s=3600))
     passed = [gate.passes(scene() + np.uint8(i // 4), i / 30) for i in range(200)]  # 50 levels in 200 frames
-    assert 3 <= sum(passed) <= 4  # the first one, then each 16th level
+    assert 3 <= sum(passed) <= 4  # the first one, then about every 16th level
 
 
 @pytest.mark.parametrize("shape", [(9, 16), (90, 160), (1920 // 16 * 9, 1920), (4320, 7680)])
-def test_pictures_of_any_size_are_compared(shape: tuple[int, int]) -> None:
+def test_frames_of_any_size_are_compared(shape: tuple[int, int]) -> None:
     gate = MotionGate(Motion())
     assert gate.passes(scene(0, shape), 0.0)
     assert not gate.passes(scene(0, shape), 0.1)

@@ -13,9 +13,9 @@ from serve_app.types import Detections, Frame, Position
 WIDTH_PX, HEIGHT_PX = 1000, 500
 MIDDLE = Zone(name="middle", polygon=[(0.4, 0.4), (0.6, 0.4), (0.6, 0.8), (0.4, 0.8)])
 EVERYWHERE = Zone(name="everywhere", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
-GATE = Line(name="gate", start=(0.3, 0.6), end=(0.7, 0.6))  # who looks along it has the picture's lower part at right
+GATE = Line(name="gate", start=(0.3, 0.6), end=(0.7, 0.6))  # the lower half is to its right
 
-Feet = tuple[float, float]  # where an object stands: of the picture's width and height
+Feet = tuple[float, float]  # where an object stands, as fractions of the frame's width and height
 
 
 def frame_at(at_s: float) -> Frame:
@@ -50,7 +50,7 @@ def see(
     labels: dict[int, str] | None = None,
     size_px: tuple[int, int] = (WIDTH_PX, HEIGHT_PX),
 ) -> list[RegionEvent]:
-    """One frame with a box of 40 × 100 px above each object's feet."""
+    """Count one frame with a box of 40 × 100 px above each object's feet, and return the events."""
     feet = np.array(list(objects.values()), np.float64).reshape(-1, 2) * size_px
     xyxy = np.tile(feet, 2).astype(np.float32) + np.array([-20, -100, 20, 0], np.float32)
     n = len(objects)
@@ -61,7 +61,7 @@ def see(
 
 
 def walk(counter: RegionCounter, *feet: Feet, track_id: int = 1, start_s: float = 0.0) -> list[RegionEvent]:
-    """Ten frames a second."""
+    """Move one object along a path, at ten frames per second, and return the events."""
     return [event for i, at in enumerate(feet) for event in see(counter, round(start_s + i / 10, 3), {track_id: at})]
 
 
@@ -86,10 +86,10 @@ def test_an_object_enters_stays_and_leaves() -> None:
 def test_an_object_stands_where_the_middle_of_its_boxs_lower_edge_is() -> None:
     counter = zones(MIDDLE)
     see(counter, 0.0, {1: (0.5, 0.85), 2: (0.5, 0.45), 3: (0.39, 0.5), 4: (0.41, 0.5)})
-    assert set(counter.zones["middle"].dwell_s) == {2, 4}  # the first one's box lies in the zone, but for its feet
+    assert set(counter.zones["middle"].dwell_s) == {2, 4}  # the first one's box is in the zone, but its feet are not
 
 
-def test_an_object_that_is_cut_off_by_the_pictures_edge_is_in_a_zone_that_ends_there() -> None:
+def test_an_object_cut_off_by_the_frames_edge_is_in_a_zone_that_ends_there() -> None:
     counter = zones(EVERYWHERE)
     see(counter, 0.0, {1: (0.5, 1.0), 2: (0.0, 0.5), 3: (1.0, 1.0)})
     assert counter.zones["everywhere"].inside == 3
@@ -114,14 +114,14 @@ def test_an_object_that_is_hidden_for_less_than_two_seconds_stays_inside() -> No
     assert counter.zones["middle"].dwell_s == {4: 2.1}
 
 
-def test_time_without_frames_takes_no_object_away_that_is_still_there() -> None:
+def test_an_object_that_is_still_there_after_a_gap_without_frames_has_not_left() -> None:
     counter = zones(MIDDLE)
     see(counter, 0.0, {1: (0.5, 0.5), 2: (0.5, 0.6)})
     assert see(counter, 60.0, {1: (0.5, 0.5)}) == [zone_change("middle", "left", 2, "person", 60.0, 0.0)]
     assert counter.zones["middle"].dwell_s == {1: 60.0}
 
 
-def test_an_object_that_trembles_on_a_zones_edge_enters_once() -> None:
+def test_an_object_that_jitters_at_a_zones_edge_enters_once() -> None:
     rng = np.random.default_rng(0)
     counter = zones(MIDDLE)
     walk(counter, *[(0.5, 0.8 + y) for y in rng.uniform(-0.004, 0.004, 300)])
@@ -129,7 +129,7 @@ def test_an_object_that_trembles_on_a_zones_edge_enters_once() -> None:
     assert counter.zones["middle"].inside == 1
 
 
-def test_a_detection_without_a_track_counts_for_nothing() -> None:
+def test_a_detection_without_a_track_is_not_counted() -> None:
     counter = RegionCounter(Regions(zones=[MIDDLE], lines=[GATE]))
     assert walk(counter, (0.5, 0.5), (0.5, 0.7), track_id=-1) == []
     assert counter.zones["middle"].inside == counter.lines["gate"].crossed_in == 0
@@ -156,7 +156,7 @@ def test_an_object_whose_label_flickers_does_not_leave_its_zone() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_who_is_inside_are_those_who_entered_and_have_not_left(seed: int) -> None:
+def test_the_objects_inside_are_those_that_entered_and_have_not_left(seed: int) -> None:
     rng = np.random.default_rng(seed)
     triangle = Zone(name="triangle", polygon=[(0.1, 0.1), (0.9, 0.2), (0.3, 0.9)])
     counter = zones(MIDDLE, triangle, EVERYWHERE)
@@ -181,14 +181,14 @@ def test_who_is_inside_are_those_who_entered_and_have_not_left(seed: int) -> Non
 @pytest.mark.parametrize(
     ("start", "end", "to_the_right"),
     [
-        ((0.2, 0.5), (0.8, 0.5), (0.0, 0.2)),  # looking to the right of the picture: down
-        ((0.8, 0.5), (0.2, 0.5), (0.0, -0.2)),  # left: up
-        ((0.5, 0.2), (0.5, 0.8), (-0.2, 0.0)),  # down: left
-        ((0.5, 0.8), (0.5, 0.2), (0.2, 0.0)),  # up: right
-        ((0.2, 0.2), (0.8, 0.8), (-0.2, 0.2)),  # down to the right: down to the left
+        ((0.2, 0.5), (0.8, 0.5), (0.0, 0.2)),  # a line to the right: down
+        ((0.8, 0.5), (0.2, 0.5), (0.0, -0.2)),  # a line to the left: up
+        ((0.5, 0.2), (0.5, 0.8), (-0.2, 0.0)),  # a line down: left
+        ((0.5, 0.8), (0.5, 0.2), (0.2, 0.0)),  # a line up: right
+        ((0.2, 0.2), (0.8, 0.8), (-0.2, 0.2)),  # a line down and to the right: down and to the left
     ],
 )
-def test_in_is_to_the_right_of_who_looks_from_start_to_end(start: Feet, end: Feet, to_the_right: Feet) -> None:
+def test_in_is_to_the_right_of_the_way_from_start_to_end(start: Feet, end: Feet, to_the_right: Feet) -> None:
     counter = lines(Line(name="line", start=start, end=end))
     right, left = (0.5 + to_the_right[0], 0.5 + to_the_right[1]), (0.5 - to_the_right[0], 0.5 - to_the_right[1])
     assert walk(counter, left, right) == [crossing("line", "in", 1, "person", 0.1)]
@@ -209,16 +209,16 @@ def test_an_object_that_turns_back_on_the_line_is_not_counted() -> None:
     assert walk(counter, (0.5, 0.7), (0.5, 0.6), (0.5, 0.7), track_id=2) == []
 
 
-def test_an_object_that_trembles_on_the_line_is_counted_when_it_went_across_and_once() -> None:
+def test_an_object_that_jitters_on_the_line_is_counted_once_when_it_crosses() -> None:
     rng = np.random.default_rng(0)
     counter = lines(GATE)
-    trembling = [(0.5, 0.6 + y) for y in rng.uniform(-0.004, 0.004, 300)]
-    assert walk(counter, (0.5, 0.5), *trembling) == []
-    assert len(walk(counter, (0.5, 0.7), *trembling, start_s=30.2)) == 1
+    jitter = [(0.5, 0.6 + y) for y in rng.uniform(-0.004, 0.004, 300)]
+    assert walk(counter, (0.5, 0.5), *jitter) == []
+    assert len(walk(counter, (0.5, 0.7), *jitter, start_s=30.2)) == 1
     assert counter.lines["gate"] == LineCount(crossed_in=1, crossed_out=0)
 
 
-def test_an_object_that_begins_on_the_line_is_not_counted_wherever_it_goes() -> None:
+def test_an_object_that_starts_on_the_line_is_not_counted() -> None:
     counter = lines(GATE)
     assert walk(counter, (0.5, 0.6), (0.5, 0.7)) == []
     assert walk(counter, (0.5, 0.6), (0.5, 0.5), track_id=2) == []
@@ -227,15 +227,17 @@ def test_an_object_that_begins_on_the_line_is_not_counted_wherever_it_goes() -> 
 def test_an_object_that_goes_around_the_lines_end_has_not_crossed_it() -> None:
     counter = lines(GATE)
     assert walk(counter, (0.65, 0.5), (0.75, 0.55), (0.75, 0.65), (0.65, 0.7)) == []
-    assert walk(counter, (0.65, 0.5), start_s=0.4) == [crossing("gate", "out", 1, "person", 0.4)]  # straight back
+    assert walk(counter, (0.65, 0.5), start_s=0.4) == [
+        crossing("gate", "out", 1, "person", 0.4)
+    ]  # straight back across the line
     assert walk(counter, (0.25, 0.59), (0.25, 0.61), track_id=2) == []
     assert walk(counter, (0.1, 0.5), (0.28, 0.7), track_id=3) == []
 
 
-def test_a_fast_object_is_counted_where_its_way_crosses_the_line() -> None:
+def test_a_fast_object_is_counted_if_its_path_crosses_the_line() -> None:
     counter = lines(GATE)
-    assert walk(counter, (0.1, 0.1), (0.9, 0.95)) != []  # neither sighting is beside the line
-    assert walk(counter, (0.1, 0.5), (0.9, 0.62), track_id=2) == []  # it passes beyond the line's end
+    assert walk(counter, (0.1, 0.1), (0.9, 0.95)) != []  # neither position is next to the line
+    assert walk(counter, (0.1, 0.5), (0.9, 0.62), track_id=2) == []  # its path passes beyond the line's end
 
 
 def test_a_crossing_while_hidden_for_less_than_two_seconds_is_counted() -> None:
@@ -248,12 +250,12 @@ def test_a_crossing_while_hidden_for_less_than_two_seconds_is_counted() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_crossings_are_those_of_the_true_paths(seed: int) -> None:
+def test_crossings_match_the_true_paths(seed: int) -> None:
     rng = np.random.default_rng(seed)
     counter = lines(Line(name="wall", start=(0.0, 0.5), end=(1.0, 0.5)))
     y = rng.uniform(0, 1, 20)
     crossed_in = crossed_out = 0
-    is_below = np.where(abs(y - 0.5) > 0.005, np.sign(y - 0.5), 0)  # 0: not yet known
+    is_below = np.where(abs(y - 0.5) > 0.005, np.sign(y - 0.5), 0)  # 0: not known yet
     for i in range(300):
         y = np.clip(y + rng.normal(0, 0.03, 20), 0, 1) if i else y
         see(counter, i / 10, {k: (0.02 + 0.05 * k, float(y[k])) for k in range(20)})
@@ -271,7 +273,7 @@ def test_a_line_without_length_is_refused() -> None:
         Line(name="dot", start=(0.5, 0.5), end=(0.5, 0.5))
 
 
-def test_a_camera_that_changes_its_resolution_changes_no_count() -> None:
+def test_a_change_of_resolution_changes_no_count() -> None:
     counter = RegionCounter(Regions(zones=[MIDDLE], lines=[GATE]))
     see(counter, 0.0, {1: (0.5, 0.5)})
     events = see(counter, 0.1, {1: (0.5, 0.7)}, size_px=(3840, 2160))
@@ -279,7 +281,7 @@ def test_a_camera_that_changes_its_resolution_changes_no_count() -> None:
     assert counter.zones["middle"].inside == 1
 
 
-def test_an_edited_zone_starts_from_nothing_and_the_others_go_on() -> None:
+def test_an_edited_zone_starts_at_zero_and_the_others_continue() -> None:
     counter = RegionCounter(Regions(zones=[MIDDLE, EVERYWHERE], lines=[GATE]))
     walk(counter, (0.5, 0.5), (0.5, 0.7))
     larger = MIDDLE.model_copy(update={"polygon": [(0.3, 0.3), (0.7, 0.3), (0.7, 0.9)]})
@@ -297,7 +299,7 @@ def test_an_edited_zone_starts_from_nothing_and_the_others_go_on() -> None:
 
     assert see(counter, 0.5, {1: (0.5, 0.5)}) == [
         zone_change("middle", "entered", 1, "person", 0.5),
-        crossing("gate", "out", 1, "person", 0.5),  # where it was is known to the line that stayed
+        crossing("gate", "out", 1, "person", 0.5),  # the unchanged line still knows the object's side
     ]
     assert counter.zones["everywhere"].dwell_s == {1: 0.5}
     counter.replace(Regions(zones=[EVERYWHERE.model_copy(update={"labels": ["car"]})], lines=[turned]))
@@ -305,11 +307,11 @@ def test_an_edited_zone_starts_from_nothing_and_the_others_go_on() -> None:
     assert counter.lines == {"gate": LineCount(crossed_in=0, crossed_out=0)}
 
 
-def test_objects_that_went_are_forgotten() -> None:
+def test_objects_that_left_are_forgotten() -> None:
     counter = RegionCounter(Regions(zones=[MIDDLE], lines=[GATE]))
     for i in range(1000):
         see(counter, i / 10, {i: (0.5, 0.5)})
-    assert len(counter._zones[0].visits) == len(counter._lines[0].sides) == 21  # those of the last two seconds
+    assert len(counter._zones[0].visits) == len(counter._lines[0].sides) == 21  # the objects of the last two seconds
     assert counter.zones["middle"].entered == 1000
 
 

@@ -20,21 +20,21 @@ def frame(number: int) -> Frame:
 
 
 def answer(*left_px: int) -> Answer:
-    """A dog of 20 px for each."""
+    """Return an answer with a dog, 20 px wide, at each position."""
     boxes = np.array([[x, 30, x + 20, 50] for x in left_px], np.float32).reshape(-1, 4)
     n = len(left_px)
     found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32))
     return Answer(found.labelled(("dog",)), SIDE_PX, SIDE_PX, "fake", 1, Timing())
 
 
-def test_a_stream_that_asks_for_nothing_remembers_nothing() -> None:
+def test_a_stream_without_tracking_and_motion_keeps_no_state() -> None:
     scene = Scene(spec(), 10, Bookmark())
     assert not scene.is_still(frame(0), PIXELS)
     detections, events = scene.update(answer(1, 50), frame(0))
     assert (len(detections), detections.track_id, events, scene.zones, scene.lines) == (2, None, [], {}, {})
 
 
-def test_an_object_that_walks_through_is_counted_once() -> None:
+def test_an_object_that_passes_through_is_counted_once() -> None:
     line = Line(name="gate", start=(0.5, 1.0), end=(0.5, 0.0))
     zone = Zone(name="left half", polygon=[(0, 0), (0.5, 0), (0.5, 1), (0, 1)])
     scene = Scene(spec(lines=[line], zones=[zone]), 10, Bookmark())
@@ -50,7 +50,7 @@ def test_an_object_that_walks_through_is_counted_once() -> None:
     assert (scene.zones["left half"].entered, scene.zones["left half"].left) == (1, 1)
 
 
-def test_what_stands_still_keeps_its_id_and_goes_on_being_inside() -> None:
+def test_an_object_at_rest_keeps_its_id_and_stays_inside() -> None:
     zone = Zone(name="all", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
     scene = Scene(spec(zones=[zone], motion=Motion(max_skip_s=60)), 10, Bookmark())
     for number in range(3):
@@ -58,7 +58,7 @@ def test_what_stands_still_keeps_its_id_and_goes_on_being_inside() -> None:
     assert not scene.is_still(frame(3), PIXELS)
     for number in range(4, 100):
         assert scene.is_still(frame(number), PIXELS)
-        assert scene.stay(frame(number), PIXELS) == []
+        assert scene.update_still(frame(number), PIXELS) == []
     detections, _ = scene.update(answer(40), frame(100))
     assert detections.track_id is not None
     assert detections.track_id.tolist() == [1]

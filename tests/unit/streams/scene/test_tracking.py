@@ -14,7 +14,7 @@ SIZE_PX = np.array([60.0, 120.0])
 
 
 def found(*centres: tuple[float, float] | None, confidence: float = 0.9) -> Detections:
-    """A box of one size around each centre; None is an object that is hidden."""
+    """Return boxes of equal size around the centres. None stands for a hidden object, which has no box."""
     at = np.array([centre for centre in centres if centre is not None], np.float32).reshape(-1, 2)
     boxes = np.concatenate([at - SIZE_PX / 2, at + SIZE_PX / 2], axis=1).astype(np.float32)
     return Detections(boxes, np.full(len(at), confidence, np.float32), np.zeros(len(at), np.int32))
@@ -36,7 +36,9 @@ def test_ids_are_in_the_order_of_the_detections() -> None:
     for i in range(20):
         order = rng.permutation(8)
         centres = [(x + 2, y) for x, y in centres]
-        detections = found(*(centres[k] for k in order), (200.0 + 150 * i, 900.0))  # and one that jumps about
+        detections = found(
+            *(centres[k] for k in order), (200.0 + 150 * i, 900.0)
+        )  # and one that jumps from frame to frame
         assert tracker.update(detections).tolist() == [*expected[order], -1]
 
 
@@ -47,7 +49,7 @@ def test_two_objects_that_cross_each_others_path_keep_their_ids(seed: int) -> No
     for i in range(100):
         jitter = rng.normal(0, 1, 4)
         one = (100 + 8 * i + jitter[0], 100 + 4 * i + jitter[1])
-        other = (900 - 8 * i + jitter[2], 100 + 4 * i + jitter[3])  # they meet in frame 50
+        other = (900 - 8 * i + jitter[2], 100 + 4 * i + jitter[3])  # the two meet in frame 50
         ids = tracker.update(found(one, other)).tolist()
         assert ids == ([-1, -1] if i == 0 else [1, 2])
 
@@ -62,14 +64,14 @@ def test_an_object_that_is_hidden_for_less_than_a_second_keeps_its_id(hidden_fra
     assert ids == [id_after]
 
 
-@pytest.mark.parametrize("at_s_is_told", [True, False])
-def test_an_object_of_a_stream_that_drops_frames_keeps_its_id_where_times_are_told(at_s_is_told: bool) -> None:
+@pytest.mark.parametrize("has_capture_times", [True, False])
+def test_an_object_keeps_its_id_despite_dropped_frames_if_capture_times_are_given(has_capture_times: bool) -> None:
     rng = np.random.default_rng(0)
     tracker = Tracker(FPS)
     for i in range(300):
         if rng.random() > 0.6:
-            tracker.update(found((100 + 10 * i, 300)), i / FPS if at_s_is_told else None)
-    assert (tracker.next_id == 2) is at_s_is_told  # without times it is lost, again and again
+            tracker.update(found((100 + 10 * i, 300)), i / FPS if has_capture_times else None)
+    assert (tracker.next_id == 2) is has_capture_times  # without capture times its track is lost repeatedly
 
 
 def test_a_second_without_frames_ends_a_track() -> None:
@@ -85,7 +87,7 @@ def test_a_clock_that_is_set_back_ends_no_track() -> None:
 
 
 @pytest.mark.parametrize("fps", [0.2, 1, 5, 30, 120])
-def test_one_frame_without_the_object_is_bridged_at_any_rate(fps: float) -> None:
+def test_a_track_survives_one_missed_detection_at_any_frame_rate(fps: float) -> None:
     tracker = Tracker(fps)
     for i in range(12):
         ids = tracker.update(found(None if i == 6 else (100, 300)), i / fps).tolist()
@@ -93,13 +95,13 @@ def test_one_frame_without_the_object_is_bridged_at_any_rate(fps: float) -> None
 
 
 @pytest.mark.parametrize("confidence", [0.01, 0.3, 0.5, 0.65])
-def test_whatever_the_detectors_threshold_let_pass_begins_and_continues_a_track(confidence: float) -> None:
+def test_every_detection_above_the_threshold_starts_and_continues_a_track(confidence: float) -> None:
     tracker = Tracker(FPS)
     ids = [tracker.update(found((100 + i, 300), confidence=confidence)).tolist() for i in range(10)]
     assert ids == [[-1]] + [[1]] * 9
 
 
-def test_ids_go_on_from_the_first_one_and_are_never_used_again() -> None:
+def test_ids_continue_from_the_first_id_and_are_never_reused() -> None:
     rng = np.random.default_rng(1)
     tracker = Tracker(FPS, first_id=700)
     assert tracker.next_id == 700
@@ -126,7 +128,7 @@ def test_a_frame_without_detections_has_no_ids() -> None:
         assert ids.dtype == np.int64
 
 
-def test_three_hundred_objects_are_tracked_and_a_box_without_area_is_none() -> None:
+def test_three_hundred_objects_are_tracked_and_a_box_without_area_is_not() -> None:
     grid = [(100.0 * (k % 20), 150.0 * (k // 20)) for k in range(299)]
     tracker = Tracker(FPS)
     for i in range(5):
@@ -137,7 +139,7 @@ def test_three_hundred_objects_are_tracked_and_a_box_without_area_is_none() -> N
     assert ids[299] == -1
 
 
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackers", None)
     with pytest.raises(StartError, match=r"pip install 'sightline\[tracking\]'"):
         Tracker(FPS)

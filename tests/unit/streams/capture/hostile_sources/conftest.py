@@ -1,4 +1,4 @@
-"""A video that nobody may see, and a folder whose videos everybody may."""
+"""A secret video outside the media folder, and a media folder."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tests.support.hostile_sources import FRAMES, frames_of, save
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A video that nobody may see."""
+    """Return a video that no stream may show."""
     (tmp_path / "secret").mkdir()
     return save(tmp_path / "secret/secret.ts", "mpeg2video")
 
 
 @pytest.fixture
 def media(tmp_path: Path) -> Path:
-    """A folder whose files may be streamed."""
+    """Return a folder whose files may be streamed."""
     (tmp_path / "media").mkdir()
     return tmp_path / "media"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the timeouts of every test of this folder."""
+def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the timeouts in every test of this folder."""
     monkeypatch.setattr(ffmpeg, "_OPEN_TIMEOUT_S", 2.0)
     monkeypatch.setattr(ffmpeg, "_READ_TIMEOUT_S", 2.0)
     monkeypatch.setattr(web, "_TIMEOUT_S", 2.0)

@@ -14,7 +14,7 @@ from tests.support.hostile_sources import FRAMES, frames_of, save
 
 
 def _box(data: bytes | bytearray, *names: bytes) -> list[int]:
-    """Where each box begins, the next one in the one before."""
+    """Return the start of each box, where each one is inside the one before it."""
     begins, at = [], 0
     for name in names:
         while True:
@@ -28,7 +28,10 @@ def _box(data: bytes | bytearray, *names: bytes) -> list[int]:
 
 
 def _alias(path: Path) -> bytes:
-    """A reference of Mac OS's to a file. FFmpeg takes what fills up an odd path for a "/": this one is even."""
+    """Return a Mac OS alias, which refers to a file.
+
+    The path must have an even length, because FFmpeg reads the padding after an odd one as a "/".
+    """
     target = os.fsencode(path)
     assert len(target) % 2 == 0
     head = struct.pack(">4xHHHB27s4x2s6xB63s16xhh16x", 0, 2, 0, 4, b"disk", b"H+", 1, b"x", -1, -1)
@@ -36,7 +39,7 @@ def _alias(path: Path) -> bytes:
 
 
 def outside(movie: bytes, path: Path) -> bytes:
-    """The movie without its frames, which are in the file at ``path``."""
+    """Return the movie without its frames, and with a reference to the file at ``path`` that contains them."""
     data = bytearray(movie)
     *parents, at = _box(data, b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref")
     alias = _alias(path)
@@ -56,6 +59,6 @@ def test_a_movie_whose_frames_are_in_another_file_is_not_shown(secret: Path, med
     (media / "a.mov").write_bytes(outside(movie.read_bytes(), movie))
     willing = {"enable_drefs": "1", "use_absolute_path": "1"}
     with av.open(str(media / "a.mov"), options=willing) as container:
-        assert len(list(container.decode(video=0))) == FRAMES  # it does lead there
+        assert len(list(container.decode(video=0))) == FRAMES  # the reference really leads to the frames
     with pytest.raises(SourceError):
         frames_of(media / "a.mov", media)

@@ -33,7 +33,7 @@ def test_a_link_within_the_folder_is_followed(media: Path) -> None:
 
 
 @pytest.mark.parametrize("swapped", ["file", "folder"])
-def test_a_link_that_is_put_in_a_files_place_later_is_not_followed(swapped: str, secret: Path, media: Path) -> None:
+def test_a_link_that_replaces_a_file_later_is_not_followed(swapped: str, secret: Path, media: Path) -> None:
     (media / "deep").mkdir()
     shutil.copy(secret, media / "deep/secret.ts")
     source = parse_source(str(media / "deep/secret.ts"), (media,))
@@ -47,15 +47,15 @@ def test_a_link_that_is_put_in_a_files_place_later_is_not_followed(swapped: str,
         pass
 
 
-def test_links_that_change_all_the_time_never_lead_out(secret: Path, media: Path) -> None:
-    """Frames of the secret video are of another size."""
+def test_links_that_change_constantly_never_lead_out_of_the_folder(secret: Path, media: Path) -> None:
+    """The frames of the secret video have another size, so that we can tell them apart."""
     path, mine = save(media / "a.ts", "mpeg2video", 96), media / "mine.ts"
     source = parse_source(str(path), (media,))
     shutil.copy(path, mine)
-    is_over = threading.Event()
+    is_stopped = threading.Event()
 
     def swap() -> None:
-        while not is_over.is_set():
+        while not is_stopped.is_set():
             for target in (secret, mine):
                 (media / "link").symlink_to(target)
                 (media / "link").replace(path)
@@ -72,13 +72,13 @@ def test_links_that_change_all_the_time_never_lead_out(secret: Path, media: Path
             except SourceError:
                 refused += 1
     finally:
-        is_over.set()
+        is_stopped.set()
         swapping.join()
     assert shown == {(96, 96, 3)}
     assert refused > 0
 
 
-def test_a_folders_pictures_are_its_own(secret: Path, media: Path) -> None:
+def test_links_and_pipes_in_a_folder_are_not_read(secret: Path, media: Path) -> None:
     picture = secret.with_suffix(".png")
     cv2.imwrite(str(picture), np.zeros((8, 8, 3), np.uint8))
     (media / "pictures").mkdir()
@@ -94,7 +94,7 @@ def test_a_folders_pictures_are_its_own(secret: Path, media: Path) -> None:
                 other()
 
 
-def test_a_pipe_in_a_files_place_is_not_waited_for(media: Path) -> None:
+def test_a_pipe_that_replaces_a_file_does_not_block(media: Path) -> None:
     source = parse_source(str(save(media / "a.avi")), (media,))
     (media / "a.avi").unlink()
     os.mkfifo(media / "a.avi")

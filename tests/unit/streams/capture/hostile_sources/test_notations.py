@@ -1,4 +1,4 @@
-"""Notations of FFmpeg's for a source that is not what it looks like."""
+"""FFmpeg's notations for sources, which can make it open something else than the text suggests."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ from tests.support.traps import Trap
         "tcp://127.0.0.1:{port}/#?listen=1",
     ],
 )  # fmt: skip
-def test_no_notation_of_ffmpegs_leads_out_of_the_media_folder(
+def test_no_ffmpeg_notation_leads_out_of_the_media_folder(
     text: str, secret: Path, media: Path, forbidden: Trap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(media)
@@ -103,7 +103,7 @@ def test_a_tcp_source_opens_no_port_here(media: Path) -> None:
         parse_source(f"tcp://0.0.0.0:{port}?listen", (media,))
 
 
-def test_a_file_of_a_strange_name_is_just_a_file(media: Path) -> None:
+def test_a_file_with_a_strange_name_is_only_a_file(media: Path) -> None:
     for name in ("concat:a.avi", "a|b.avi", "a\nb.avi", "%03d.avi", "-i.avi", "a b;c.avi", "ä.avi"):
         shutil.move(save(media / "a.avi"), media / name)
         assert frames_of(media / name, media) == FRAMES

@@ -14,7 +14,7 @@ from tests.support.traps import Trap
 @pytest.mark.usefixtures("lists")
 @pytest.mark.parametrize("suffix", [".m3u8", ".mp4", ".ts"])
 @pytest.mark.parametrize("name", [*LISTS, *NAMES_SERVER])
-def test_a_file_that_names_other_files_or_servers_is_no_video(
+def test_a_file_that_names_other_files_or_servers_is_refused(
     name: str, suffix: str, secret: Path, media: Path, forbidden: Trap
 ) -> None:
     path = media / f"a{suffix}"
@@ -24,7 +24,7 @@ def test_a_file_that_names_other_files_or_servers_is_no_video(
 
 
 @pytest.mark.parametrize("suffix", [".sdp", ".ffconcat", ".concat", ".mpd", ".xml", ".txt", ""])
-def test_nor_is_it_by_another_name(suffix: str, secret: Path, media: Path, forbidden: Trap) -> None:
+def test_such_a_file_is_also_refused_under_other_names(suffix: str, secret: Path, media: Path, forbidden: Trap) -> None:
     for number, text in enumerate((LISTS | NAMES_SERVER).values()):
         path = media / f"{number}{suffix}"
         path.write_bytes(filled(text, secret, forbidden))

@@ -1,4 +1,4 @@
-"""Servers and cameras whose answers name other files and servers."""
+"""Servers and cameras whose responses name other files and servers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.traps import Trap
 
 @pytest.fixture
 def answering(secret: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """A server's url, and what it answers by path: a body, or where it redirects to."""
+    """Yield a server's URL and its responses by path: a body, or for paths that start with /to a redirect's target."""
     answers: dict[str, bytes] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -44,7 +44,7 @@ def answering(secret: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 @pytest.mark.usefixtures("lists")
 @pytest.mark.parametrize("name", LISTS)
-def test_a_servers_playlist_leads_to_no_file_and_by_no_other_protocol(
+def test_a_servers_playlist_cannot_lead_to_files_or_other_protocols(
     name: str, secret: Path, forbidden: Trap, answering: tuple[str, dict[str, bytes]]
 ) -> None:
     url, answers = answering
@@ -53,7 +53,7 @@ def test_a_servers_playlist_leads_to_no_file_and_by_no_other_protocol(
         frames_of(f"{url}/a.m3u8")
 
 
-def test_a_servers_playlist_of_its_own_is_played(secret: Path, answering: tuple[str, dict[str, bytes]]) -> None:
+def test_a_servers_own_playlist_is_played(secret: Path, answering: tuple[str, dict[str, bytes]]) -> None:
     url, answers = answering
     answers |= {"/a.m3u8": playlist("a.ts").encode(), "/a.ts": secret.read_bytes(), "/to": b"/a.ts"}
     assert frames_of(f"{url}/a.m3u8") == frames_of(f"{url}/to") == FRAMES
@@ -69,7 +69,7 @@ def test_a_servers_playlist_of_its_own_is_played(secret: Path, answering: tuple[
         "ftp://127.0.0.1:{port}/", "gopher://127.0.0.1:{port}/", "https://127.0.0.1:{port}/", "tls://127.0.0.1:{port}",
     ],
 )  # fmt: skip
-def test_a_servers_redirect_leads_to_no_file_and_by_no_other_protocol(
+def test_a_servers_redirect_cannot_lead_to_files_or_other_protocols(
     location: str, secret: Path, forbidden: Trap, answering: tuple[str, dict[str, bytes]]
 ) -> None:
     url, answers = answering
@@ -79,7 +79,7 @@ def test_a_servers_redirect_leads_to_no_file_and_by_no_other_protocol(
 
 
 class RtspServer:
-    """A camera that describes itself as a test says, and hangs up when it should play."""
+    """A camera that sends the test's description, and hangs up when it should play."""
 
     def __init__(self, description: bytes, redirect: bytes) -> None:
         self._description, self._redirect = description, redirect
@@ -136,7 +136,9 @@ class RtspServer:
         pytest.param("", "concat:{secret}", id="redirected to concat"),
     ],
 )
-def test_a_camera_leads_to_nobody_else(description: str, redirect: str, secret: Path, forbidden: Trap) -> None:
+def test_a_camera_cannot_lead_to_another_server_or_file(
+    description: str, redirect: str, secret: Path, forbidden: Trap
+) -> None:
     server = RtspServer(filled(description, secret, forbidden), filled(redirect, secret, forbidden))
     serving = threading.Thread(target=server.serve)
     serving.start()

@@ -1,4 +1,4 @@
-"""Events in files of JSON Lines."""
+"""The sink that writes events to JSON Lines files."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from serve_app.streams.outputs.sinks import jsonl
 from tests.support.sinks import event, new_sink, until
 
 pytestmark = pytest.mark.anyio
-LINE_BYTES = len(event(10).json) + 1  # of every event with two digits
+LINE_BYTES = len(event(10).json) + 1  # the same for every two-digit event id
 
 
 def lines_of(path: Path) -> list[int]:
     return [json.loads(line)["event_id"] for line in path.read_text().splitlines()]
 
 
-async def test_a_line_an_event_in_a_file_that_only_we_may_read(tmp_path: Path) -> None:
+async def test_each_event_is_one_line_in_a_file_that_only_the_owner_may_read(tmp_path: Path) -> None:
     sink = new_sink(tmp_path, type="jsonl", path="{stream_id}/{type}.{x}.jsonl")
     for event_id in range(5):
         sink.put(event(event_id, "result" if event_id % 2 else "state"))
@@ -51,7 +51,7 @@ async def test_a_path_that_leads_out_of_the_streams_folder_is_refused(path: str,
     [{"path": "gate/x.mp4"}, {"path": "."}, {"path": "{type}/.."}, {"path": "a.jsonl.1"}, {"max_mib": 1e-6}],
     ids=str,
 )
-def test_a_file_of_events_is_told_by_its_name_and_not_put_aside_at_every_line(fields: dict[str, Any]) -> None:
+def test_an_invalid_file_name_or_size_limit_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(SinkSpec).validate_python({"type": "jsonl"} | fields)
 
@@ -71,7 +71,7 @@ async def test_rotation_keeps_as_many_files_as_it_should(tmp_path: Path, monkeyp
     assert found == {"a.jsonl": [19, 20], "a.jsonl.1": [16, 17, 18], "a.jsonl.2": [13, 14, 15]}
 
 
-async def test_a_file_goes_on_where_an_earlier_sink_left_it(tmp_path: Path) -> None:
+async def test_a_new_sink_appends_to_an_existing_file(tmp_path: Path) -> None:
     for event_id in range(3):
         sink = new_sink(tmp_path, type="jsonl")
         sink.put(event(event_id))
@@ -79,22 +79,22 @@ async def test_a_file_goes_on_where_an_earlier_sink_left_it(tmp_path: Path) -> N
     assert lines_of(tmp_path / "lot/events.jsonl") == [0, 1, 2]
 
 
-async def test_a_folder_that_is_missing_is_waited_for(tmp_path: Path) -> None:
+async def test_the_sink_retries_until_a_missing_folder_exists(tmp_path: Path) -> None:
     sink = new_sink(tmp_path / "mounted-later", type="jsonl", path="a/b.jsonl")
     sink.put(event(0))
-    await until(lambda: sink.status().detail == "it cannot be written: No such file or directory")
+    await until(lambda: sink.status().detail == "the file cannot be written: No such file or directory")
     (tmp_path / "mounted-later").mkdir()
     await until(lambda: sink.status().sent)
     assert lines_of(tmp_path / "mounted-later/lot/a/b.jsonl") == [0]
     await sink.close(0)
 
 
-async def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
+async def test_the_sink_retries_until_a_full_disk_has_space(tmp_path: Path) -> None:
     sink = new_sink(tmp_path, type="jsonl", path="a.jsonl")
     (tmp_path / "lot").mkdir()
     (tmp_path / "lot/a.jsonl").symlink_to("/dev/full")
     sink.put(event(0))
-    await until(lambda: sink.status().detail == "it cannot be written: No space left on device")
+    await until(lambda: sink.status().detail == "the file cannot be written: No space left on device")
     sink.put(event(1))
     (tmp_path / "lot/a.jsonl").unlink()
     await until(lambda: sink.status().sent == 2)
@@ -104,13 +104,13 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
 
 @pytest.fixture
 def file_size_limit() -> Iterator[Callable[[int], None]]:
-    """Sets how large this process's files may become, until the test is over."""
+    """Yield a function that limits the size of this process's files until the end of the test."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-async def test_a_batch_that_fits_half_leaves_no_half_line(
+async def test_a_batch_that_fits_only_in_part_leaves_no_partial_line(
     tmp_path: Path, file_size_limit: Callable[[int], None]
 ) -> None:
     full = 64 << 20
@@ -122,7 +122,7 @@ async def test_a_batch_that_fits_half_leaves_no_half_line(
     file_size_limit(full)
     for event_id in range(10, 13):
         sink.put(event(event_id))
-    await until(lambda: sink.status().detail == "it cannot be written: File too large")
+    await until(lambda: sink.status().detail == "the file cannot be written: File too large")
     assert path.stat().st_size == before
     file_size_limit(full + 1000)
     await until(lambda: sink.status().sent == 3)

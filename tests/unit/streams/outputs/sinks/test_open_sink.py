@@ -1,4 +1,4 @@
-"""What a sink is called, and what it cannot be."""
+"""The public names of sinks, and the settings that are refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_a_target_shows_no_secret(spec: dict[str, Any], target: str, tmp_p
         {"type": "webhook", "url": "https://ho st/hunter2"},
         {"type": "webhook", "url": "https://a..b/"},
         {"type": "webhook", "url": "https://[::1/"},
-        {"type": "webhook", "url": "http://admin:12345/hunter2@host/"},  # a host and a port, to who parses it
+        {"type": "webhook", "url": "http://admin:12345/hunter2@host/"},  # parsed as a host and a port
         {"type": "webhook", "url": "http://admin:12345?hunter2@host/"},
         {"type": "webhook", "url": "http://admin:12345#hunter2@host/"},
         {"type": "mqtt", "url": "mqtt://admin:12345/hunter2@host"},
@@ -59,14 +59,14 @@ async def test_a_target_shows_no_secret(spec: dict[str, Any], target: str, tmp_p
         {"type": "redis", "url": "redis://me:#hunter2@host"},
     ],
 )
-async def test_what_a_sink_cannot_be_is_refused_at_once(spec: dict[str, Any], tmp_path: Path) -> None:
+async def test_invalid_sink_settings_are_refused_at_once(spec: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InvalidParameter) as refusal:
         new_sink(tmp_path, **spec)
     assert "hunter2" not in refusal.value.detail
 
 
 @pytest.mark.parametrize(("kind", "library"), [("mqtt", "aiomqtt"), ("redis", "redis.asyncio")])
-async def test_a_library_that_is_missing_is_named(
+async def test_the_error_names_a_missing_library(
     kind: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, f"serve_app.streams.outputs.sinks.{kind}", raising=False)

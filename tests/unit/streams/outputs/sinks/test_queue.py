@@ -19,7 +19,10 @@ pytestmark = pytest.mark.anyio
 
 
 class GatedOutlet:
-    """Take a batch each time the test opens the gate, or fail as the test says, and remember the batches."""
+    """An outlet that accepts a batch, or fails as the test says, each time the test opens its gate.
+
+    It records all batches.
+    """
 
     target = "test"
     max_batch = 4
@@ -52,7 +55,7 @@ def sink_of(outlet: Any, events: tuple[str, ...] = ("result",)) -> Sink:
     return Sink("test", outlet, stream_id="lot", events=events)
 
 
-async def test_what_arrives_while_a_batch_is_under_way_is_the_next_one() -> None:
+async def test_events_that_arrive_during_a_batch_form_the_next_one() -> None:
     outlet = GatedOutlet()
     sink = sink_of(outlet)
     sink.put(event(0))
@@ -76,7 +79,7 @@ async def test_only_the_wanted_types_are_taken() -> None:
     assert (sink.status().sent, sink.status().dropped) == (2, {})
 
 
-async def test_a_full_queue_loses_its_oldest_and_counts_them() -> None:
+async def test_a_full_queue_drops_its_oldest_events_and_counts_them() -> None:
     outlet = GatedOutlet()
     sink = sink_of(outlet)
     sink.put(event(0))
@@ -91,12 +94,12 @@ async def test_a_full_queue_loses_its_oldest_and_counts_them() -> None:
     assert sink.status().sent == 1001
 
 
-async def test_a_batch_that_was_not_taken_comes_again_and_the_detail_says_why() -> None:
-    outlet = GatedOutlet(DeliveryFailed("nobody is there"), DeliveryFailed("still nobody"))
+async def test_a_failed_batch_is_retried_and_the_detail_says_why() -> None:
+    outlet = GatedOutlet(DeliveryFailed("no answer"), DeliveryFailed("still no answer"))
     sink = sink_of(outlet)
     sink.put(event(0))
     outlet.gate.release()
-    await until(lambda: sink.status().detail == "nobody is there")
+    await until(lambda: sink.status().detail == "no answer")
     sink.put(event(1))
     outlet.open()
     await until(lambda: sink.status().sent == 2)
@@ -109,7 +112,7 @@ async def test_a_batch_that_was_not_taken_comes_again_and_the_detail_says_why() 
 @pytest.mark.parametrize(
     ("failure", "detail"),
     [
-        (DeliveryRefused("it answers 404"), "it answers 404"),
+        (DeliveryRefused("the server answered 404"), "the server answered 404"),
         (ValueError("hunter2"), "the events cannot be sent: ValueError"),
     ],
 )
@@ -126,7 +129,7 @@ async def test_a_batch_that_is_refused_is_dropped_and_the_next_one_is_sent(failu
     assert (sink.status().sent, sink.status().detail) == (2, "")
 
 
-async def test_what_is_not_sent_in_time_is_dropped_when_it_closes() -> None:
+async def test_events_that_are_not_sent_in_time_are_dropped_on_close() -> None:
     outlet = GatedOutlet()
     sink = sink_of(outlet)
     for event_id in range(6):
@@ -146,7 +149,7 @@ async def test_a_sink_without_an_event_closes() -> None:
 
 async def test_closing_does_not_wait_for_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "retry_pauses_s", lambda: itertools.repeat(3600.0))
-    outlet = GatedOutlet(DeliveryFailed("away"), DeliveryFailed("still away"))
+    outlet = GatedOutlet(DeliveryFailed("unreachable"), DeliveryFailed("still unreachable"))
     outlet.open()
     sink = sink_of(outlet)
     sink.put(event(0))
@@ -155,14 +158,14 @@ async def test_closing_does_not_wait_for_the_next_attempt(monkeypatch: pytest.Mo
     assert sink.status().sent == 1
 
 
-def test_attempts_come_later_and_later_up_to_a_bound() -> None:
+def test_retry_pauses_double_up_to_a_limit() -> None:
     longest_s = [0.2 * 2**attempt for attempt in range(8)] + [30.0] * 3000
-    for pause_s, bound_s in zip(queue.retry_pauses_s(), longest_s, strict=False):
-        assert bound_s / 2 <= pause_s <= bound_s
+    for pause_s, limit_s in zip(queue.retry_pauses_s(), longest_s, strict=False):
+        assert limit_s / 2 <= pause_s <= limit_s
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_every_event_ends_as_sent_or_dropped_or_waits(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_event_is_sent_dropped_or_waiting(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "retry_pauses_s", lambda: itertools.repeat(0.0))
     monkeypatch.setattr(queue, "_MAX_WAITING", 8)
     chance = random.Random(seed)
