@@ -46,7 +46,7 @@ class Inflater:
             try:
                 piece = self._inflate.decompress(data, _PIECE_BYTES)
             except zlib.error as exc:
-                raise Malformed(f"the body is not valid {self._coding}, although its Content-Encoding says so") from exc
+                raise Malformed(f"the body is not {self._coding}, although its Content-Encoding says so") from exc
             yield piece
             data = self._inflate.unconsumed_tail or self._inflate.unused_data
             is_full = len(piece) == _PIECE_BYTES and not self._inflate.eof  # zlib may hold more output

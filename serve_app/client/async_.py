@@ -1,4 +1,4 @@
-"""The client for code on an event loop: it does what ``Client`` does."""
+"""The asynchronous client. It has the same methods as ``Client``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """Talk to a running Sightline from asyncio: see ``Client`` for every method.
+    """A client of a running Sightline server for asyncio: see ``Client`` for every method.
 
     from serve_app.client import AsyncClient
 
@@ -42,7 +42,7 @@ class AsyncClient:
 
     @property
     def url(self) -> str:
-        """Where the server is."""
+        """The URL of the server, without credentials."""
         return self._endpoint.url
 
     async def detect(
@@ -100,14 +100,14 @@ class AsyncClient:
         return await self.send(requests.ready())
 
     async def send(self, request: ApiRequest[T]) -> T:
-        """Send one request of ``serve_app.client.requests``."""
+        """Send one request from ``serve_app.client.requests``, and return its result."""
         with self._endpoint.errors(self._http):
             response = await self._http.request(request.method, request.path, **request.options)
         return request.read(response)
 
     @asynccontextmanager
     async def follow(self, feed: EventFeed) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Connect to where a feed is."""
+        """Open the next connection of an event feed, and yield its bytes."""
         request = feed.request(self._endpoint.timeout_s)
         with self._endpoint.errors(self._http):
             async with self._http.stream(request.method, request.path, **request.options) as response:
@@ -117,7 +117,7 @@ class AsyncClient:
                 yield response.aiter_bytes()
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close all connections to the server."""
         await self._http.aclose()
 
     async def __aenter__(self) -> AsyncClient:
@@ -128,7 +128,7 @@ class AsyncClient:
 
 
 class AsyncStreamsApi:
-    """The streams of a server: ``client.streams``. See ``StreamsApi`` for every method."""
+    """The streams of a server, as ``client.streams``. See ``StreamsApi`` for every method."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -180,7 +180,7 @@ class AsyncStreamsApi:
     async def events(
         self, stream_id: str, types: Iterable[str] | None = None, after: int | None = None
     ) -> AsyncIterator[StreamEvent | MissedEvents]:
-        """See ``StreamsApi.events``. Use ``contextlib.aclosing`` to close the connection where the loop ends early."""
+        """See ``StreamsApi.events``. Use ``contextlib.aclosing`` to close the connection when you leave the loop."""
         feed = EventFeed(stream_id, types, after)
         while True:
             error: SightlineError | None = None
