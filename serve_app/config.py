@@ -52,9 +52,8 @@ class _Section(BaseModel):
 
 
 def _section() -> Any:
-    return Field(
-        default={}, validate_default=True
-    )  # validated as part of its parent, so that an error names the section
+    # The default is validated with the parent model, so that an error names the section.
+    return Field(default={}, validate_default=True)
 
 
 class _Args(BaseModel):

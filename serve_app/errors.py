@@ -27,7 +27,7 @@
        |- ConfigError                                      a setting is wrong
        |- ModelError                                       the weights cannot be found, read or served
        |- SharedMemoryError                                too little shared memory for the frame pool
-       `- SourceError             422 invalid_source      a stream's source is not allowed or is no video
+       `- SourceError             422 invalid_source      a stream's source is not allowed or is not video
           |- SourceDenied                                  the source refuses the credentials
           |- SourceUntrusted                               the source's certificate is not trusted
           |- SourceTooLarge                                the source's frames have too many pixels

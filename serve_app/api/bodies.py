@@ -132,7 +132,7 @@ async def _fetch_picture(body: bytes, fetcher: Fetcher | None, tenant: str) -> b
     """Return the picture at the URL that the JSON body names."""
     if len(body) > _MAX_JSON_BYTES:
         raise TooLarge(
-            f"json_body: a JSON body holds a picture's URL, not the picture, and may have at most "
+            "json_body: a JSON body holds a picture's URL, not the picture, and may have at most "
             f"{_MAX_JSON_BYTES >> 10} KiB; {HOW_TO_SEND}",
             limit="json_body",
         )

@@ -44,22 +44,22 @@ def to_response(request: HTTPConnection, error: ServeAppError, status_code: int 
 def register(api: FastAPI, metrics: Metrics) -> None:
     """Respond to our own errors, FastAPI's, Starlette's and to bugs in one form, and count each."""
 
-    def answer(request: Request, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
+    def respond(request: Request, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
         metrics.refused(error)
         return to_response(request, error, status_code)
 
     @api.exception_handler(ServeAppError)
     async def ours(request: Request, exc: ServeAppError) -> JSONResponse:
-        return answer(request, exc)
+        return respond(request, exc)
 
     @api.exception_handler(RequestValidationError)
     async def validation(request: Request, exc: RequestValidationError) -> JSONResponse:
         problems = exc.errors()
         if any(problem["type"] == "json_invalid" for problem in problems):
-            return answer(request, Malformed("the body is not valid JSON"))
+            return respond(request, Malformed("the body is not valid JSON"))
         if any(problem["loc"] == ("body",) for problem in problems):  # it is missing, or its type is not JSON
-            return answer(request, InvalidParameter(_NOT_AN_OBJECT))
-        return answer(request, InvalidParameter("; ".join(map(_problem, problems))))
+            return respond(request, InvalidParameter(_NOT_AN_OBJECT))
+        return respond(request, InvalidParameter("; ".join(map(_problem, problems))))
 
     @api.exception_handler(HTTPException)
     async def http(request: Request, exc: HTTPException) -> JSONResponse:
@@ -73,14 +73,14 @@ def register(api: FastAPI, metrics: Metrics) -> None:
             )
         else:
             error = Malformed("the body is not valid JSON")
-        response = answer(request, error, exc.status_code)
+        response = respond(request, error, exc.status_code)
         response.headers.update(headers)
         return response
 
     @api.exception_handler(Exception)
     async def bug(request: Request, exc: Exception) -> JSONResponse:
         logger.error("request %s failed", request_id(request), exc_info=exc)
-        return answer(request, ServeAppError("internal error"))
+        return respond(request, ServeAppError("internal error"))
 
 
 def _problem(problem: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ def prefers_jpeg(accept: Sequence[str]) -> bool:
     """
     header = ",".join(accept).lower()
     if "image/" not in header:
-        return False  # a short cut for nearly every request: a JPEG then weighs no more than JSON
+        return False  # a shortcut for nearly every request: JPEG then has no higher weight than JSON
     weights = _weights(header)
     jpeg = max((weights[name] for name in _JPEG & weights.keys()), default=None)
     everything = weights.get("*/*", 0.0)

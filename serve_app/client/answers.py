@@ -16,12 +16,8 @@ from serve_app.types import Json, Snapshot
 
 M = TypeVar("M", bound=BaseModel)
 
-_PICTURE_ERROR_CODES = {
-    "not_an_image",
-    "undecodable",
-    "too_large",
-    "poison",
-}  # error codes about one picture, not the whole request
+# Error codes that concern one picture, not the whole request.
+_PICTURE_ERROR_CODES = {"not_an_image", "undecodable", "too_large", "poison"}
 
 
 def check(response: httpx.Response) -> None:

@@ -43,9 +43,8 @@ class Endpoint:
             "base_url": parsed,
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
             "timeout": timeout_s,
-            "limits": httpx.Limits(
-                max_keepalive_connections=20
-            ),  # no limit on their number, because each followed stream holds one
+            # The number of connections has no limit, because each followed stream holds one.
+            "limits": httpx.Limits(max_keepalive_connections=20),
             "verify": _trusted() if parsed.scheme == "https" else False,  # loading certificates is slow
             "trust_env": False,  # the environment's proxy is for the internet, not for this server
         }

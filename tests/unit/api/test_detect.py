@@ -341,7 +341,7 @@ async def test_a_request_to_a_full_service_is_refused_before_its_body_is_read(
 
 async def test_health_and_readiness_differ(client: httpx.AsyncClient, backend: FakeBackend) -> None:
     assert (await client.get("/readyz")).json()["model"] == "fake"
-    backend.failure = Unavailable("no detector answers")
+    backend.failure = Unavailable("no detector responds")
     assert (await client.get("/health")).json() == {"status": "ok"}
     assert (await client.get("/livez")).status_code == 200
     assert (await client.head("/health")).status_code == 200

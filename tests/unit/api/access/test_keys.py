@@ -93,7 +93,7 @@ def test_two_keys_of_one_name_are_valid_during_a_rotation() -> None:
         pytest.param(f"- name: [{SECRET}", "line", id="not YAML"),
         pytest.param(f"- {SECRET}", "0:", id="the key itself"),
         pytest.param(yaml.safe_dump([entry(sha256=SECRET)]), "sha256", id="a key in place of its hash"),
-        pytest.param(yaml.safe_dump([entry() | {"key": SECRET}]), "a field", id="the key beside its hash"),
+        pytest.param(yaml.safe_dump([entry() | {"key": SECRET}]), "a field", id="the key in addition to its hash"),
         pytest.param(yaml.safe_dump([entry() | {SECRET: "dock"}]), "a field", id="the key as a name"),
         pytest.param(yaml.safe_dump([entry(sha256=hashed("a").upper())]), "sha256", id="hash in upper case"),
         pytest.param(yaml.safe_dump([entry("")]), "of an empty string", id="hash of an empty string"),
