@@ -61,7 +61,7 @@ class Streams(Protocol):
         """Return the status of every stream, sorted by id."""
 
     async def status(self, stream_id: str) -> StreamStatus:
-        """Return one stream's status."""
+        """Return the status of one stream."""
 
     async def replace(self, spec: StreamSpec) -> StreamStatus:
         """Start this stream in place of the one with its id. Raise the errors of ``create`` if it is refused.

@@ -226,5 +226,5 @@ def _field(part: Part) -> tuple[str, str]:
     if not is_parameter(part.name):
         raise InvalidParameter(unknown_parameter(part.name))
     if len(part.data) > _MAX_FIELD_BYTES:
-        raise Malformed(f"{part.name}: the field is longer than {_MAX_FIELD_BYTES >> 10} KiB")
+        raise Malformed(f"{part.name}: the field is longer than {_MAX_FIELD_BYTES >> 10} KiB; shorten it")
     return part.name, part.data.decode("utf-8", "replace").strip()

@@ -53,7 +53,7 @@ def parse(items: Sequence[tuple[str, str]]) -> DetectQuery:
     ours = [(ALIASES.get(name, name), value) for name, value in items]
     counts = Counter(name for name, _ in ours)
     if repeated := [name for name in ONE_VALUE if counts[name] > 1]:
-        raise InvalidParameter(f"{', '.join(repeated)}: given more than once")
+        raise InvalidParameter(f"{', '.join(repeated)}: given more than once; send it once")
     values: dict[str, Any] = {name: value for name, value in ours if name != "classes"}
     if counts["classes"]:
         values["classes"] = [value for name, value in ours if name == "classes"]

@@ -55,7 +55,7 @@ class AsyncClient:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> DetectResult:
-        """See ``Client.detect``."""
+        """Detect objects in one picture: see ``Client.detect``."""
         params = requests.query(model, confidence, iou, classes, max_detections)
         return await self.send(await asyncio.to_thread(requests.detect, image, params))
 
@@ -69,7 +69,7 @@ class AsyncClient:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> list[DetectResult | ApiError]:
-        """See ``Client.detect_many``."""
+        """Detect objects in several pictures: see ``Client.detect_many``."""
         params, pictures = requests.query(model, confidence, iou, classes, max_detections), several(images)
         return await self.send(await asyncio.to_thread(requests.detect_many, pictures, params)) if pictures else []
 
@@ -83,20 +83,20 @@ class AsyncClient:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> bytes:
-        """See ``Client.annotate``."""
+        """Return the picture with its boxes drawn: see ``Client.annotate``."""
         params = requests.query(model, confidence, iou, classes, max_detections)
         return await self.send(await asyncio.to_thread(requests.annotate, image, params))
 
     async def models(self) -> list[ModelStatus]:
-        """See ``Client.models``."""
+        """Return the models of the server: see ``Client.models``."""
         return (await self.send(requests.models())).models
 
     async def health(self) -> HealthResponse:
-        """See ``Client.health``."""
+        """Check that the process responds: see ``Client.health``."""
         return await self.send(requests.health())
 
     async def ready(self) -> ReadyResponse:
-        """See ``Client.ready``."""
+        """Return which model serves: see ``Client.ready``."""
         return await self.send(requests.ready())
 
     async def send(self, request: ApiRequest[T]) -> T:
@@ -134,53 +134,56 @@ class AsyncStreamsApi:
         self._client = client
 
     async def create(self, spec: StreamSpec | Json) -> StreamStatus:
-        """See ``StreamsApi.create``."""
+        """Start a stream: see ``StreamsApi.create``."""
         return await self._client.send(requests.create_stream(spec))
 
     async def list(self) -> list[StreamStatus]:
-        """See ``StreamsApi.list``."""
+        """Return the status of every stream: see ``StreamsApi.list``."""
         return (await self._client.send(requests.list_streams())).streams
 
     async def status(self, stream_id: str) -> StreamStatus:
-        """See ``StreamsApi.status``."""
+        """Return the status of a stream: see ``StreamsApi.status``."""
         return await self._client.send(requests.stream_status(stream_id))
 
     async def replace(self, spec: StreamSpec | Json) -> StreamStatus:
-        """See ``StreamsApi.replace``."""
+        """Replace the stream that has this id: see ``StreamsApi.replace``."""
         return await self._client.send(requests.replace_stream(spec))
 
     async def delete(self, stream_id: str) -> None:
-        """See ``StreamsApi.delete``."""
+        """Stop a stream and remove it: see ``StreamsApi.delete``."""
         await self._client.send(requests.delete_stream(stream_id))
 
     async def pause(self, stream_id: str) -> StreamStatus:
-        """See ``StreamsApi.pause``."""
+        """Close a stream's source: see ``StreamsApi.pause``."""
         return await self._client.send(requests.pause_stream(stream_id))
 
     async def resume(self, stream_id: str) -> StreamStatus:
-        """See ``StreamsApi.resume``."""
+        """Restart a paused or failed stream: see ``StreamsApi.resume``."""
         return await self._client.send(requests.resume_stream(stream_id))
 
     async def regions(self, stream_id: str) -> Regions:
-        """See ``StreamsApi.regions``."""
+        """Return a stream's zones and lines: see ``StreamsApi.regions``."""
         return await self._client.send(requests.stream_regions(stream_id))
 
     async def set_regions(self, stream_id: str, regions: Regions | Json) -> StreamStatus:
-        """See ``StreamsApi.set_regions``."""
+        """Replace a stream's zones and lines: see ``StreamsApi.set_regions``."""
         return await self._client.send(requests.set_stream_regions(stream_id, regions))
 
     async def detections(self, stream_id: str) -> FrameResult:
-        """See ``StreamsApi.detections``."""
+        """Return the detections in the latest frame: see ``StreamsApi.detections``."""
         return await self._client.send(requests.stream_detections(stream_id))
 
     async def frame(self, stream_id: str, boxes: bool = True) -> Snapshot:
-        """See ``StreamsApi.frame``."""
+        """Return the latest frame as a JPEG: see ``StreamsApi.frame``."""
         return await self._client.send(requests.stream_frame(stream_id, boxes))
 
     async def events(
         self, stream_id: str, types: Iterable[str] | None = None, after: int | None = None
     ) -> AsyncIterator[StreamEvent | MissedEvents]:
-        """See ``StreamsApi.events``. Use ``contextlib.aclosing`` to close the connection when you leave the loop."""
+        """Follow a stream's events: see ``StreamsApi.events``.
+
+        Use ``contextlib.aclosing`` to close the connection when you leave the loop.
+        """
         feed = EventFeed(stream_id, types, after)
         while True:
             error: SightlineError | None = None

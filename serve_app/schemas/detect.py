@@ -33,7 +33,10 @@ def _number(value: Any) -> Any:
 
 
 class DetectSettings(BaseModel):
-    """The detection settings of a request or stream. A setting that is left out takes the server's default."""
+    """The detection settings of a request or stream.
+
+    A setting that is left out takes the server's default. An unknown setting is refused.
+    """
 
     model_config = ConfigDict(extra="forbid")
 

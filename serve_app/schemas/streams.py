@@ -78,7 +78,7 @@ class Line(_Spec):
 
 
 class Regions(_Spec):
-    """The zones and lines in which objects are counted. A stream that has any is tracked."""
+    """The zones and lines in which objects are counted. A stream with any of them is tracked."""
 
     zones: list[Zone] = Field([], max_length=32)
     lines: list[Line] = Field([], max_length=32)
@@ -166,7 +166,7 @@ class StreamSpec(Regions):
         None,
         description="What to do when the detector is slower than the source. `wait` processes every frame; it is the "
         "default for files. `drop_oldest` skips to the newest frame and counts the dropped ones; it is the default for "
-        "live sources, and a file then plays at its own speed.",
+        "live sources. A file with this policy plays at its own frame rate.",
     )
     max_fps: float | None = Field(None, gt=0, le=1000)
     motion: Motion | None = None

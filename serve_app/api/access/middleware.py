@@ -85,7 +85,7 @@ class Access:
         except TimeoutError:
             if not until_revoked.expired():
                 raise
-            error = Unauthorized("the API key is unknown or has expired")
+            error = Unauthorized("the API key is unknown or has expired; use a valid one")
             if not has_started:
                 await self._refuse(error, scope, receive, send)
                 return
@@ -157,7 +157,7 @@ class Access:
         if request.method in _METHODS_WITHOUT_BODY:
             declared = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
             if declared:
-                raise Malformed(f"{request.method} requests must not have a body")
+                raise Malformed(f"{request.method} requests must not have a body; remove it")
         if (
             route.reads_own_body or request.method not in _METHODS_WITH_BODY & route.methods
         ):  # a method that the route lacks gets 405
@@ -196,7 +196,7 @@ async def _authenticate(request: HTTPConnection, keys: KeyReloader) -> Key:
         raise Unauthorized("this request needs an API key; send it in the header Authorization: Bearer KEY")
     key = find_key(keys.keys, presented.strip())
     if key is None:
-        raise Unauthorized("the API key is unknown or has expired")
+        raise Unauthorized("the API key is unknown or has expired; use a valid one")
     return key
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 API = build()
-TABLE: RouteTable = vars(API)["route_table"]  # of our own FastAPI
+TABLE: RouteTable = vars(API)["route_table"]  # an attribute of our FastAPI subclass
 HTTP = sorted({route.path for route in TABLE.routes if route.methods})
 WEBSOCKET = sorted({route.path for route in TABLE.routes if not route.methods})
 
