@@ -2,8 +2,8 @@
 
     bytes -> pixels -> model input || batch -> raw output -> Detections -> response
 
-Everything that can fail for one picture happens left of ``||``; only valid frames of one shape enter a batch. Imports
-point one way between the packages: ``tests/unit/test_imports.py`` has the plan.
+Everything that can fail for one picture happens left of ``||``; only valid frames of one shape enter a batch. Packages
+import each other in one direction only: ``tests/unit/test_imports.py`` lists which package may import which.
 """
 
 __version__ = "0.2.0"

@@ -1,6 +1,6 @@
-"""The nouns: frozen values, with their shapes and units beside them.
+"""The shared value types: frozen dataclasses, with their shapes and units.
 
-A client of the HTTP interface imports this module and needs no numpy, so numpy is imported only where an array is made.
+The client package imports this module and must work without numpy, so numpy is imported only where an array is made.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 Pixels: TypeAlias = "NDArray[np.uint8]"  # (height, width, 3), BGR, as OpenCV decodes
-Traffic = Literal["interactive", "stream", "job"]  # who waits for the answer: a client, a live stream, nobody
-Suppression = Literal["by_request", "not_needed", "in_file"]  # what leaves one box of each object
-Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # what an engine computes in; auto: the engine chooses
+Traffic = Literal["interactive", "stream", "job"]  # who waits for the result: a client, a live stream, nobody
+Suppression = Literal["by_request", "not_needed", "in_file"]  # how duplicate boxes are removed
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # auto: the engine chooses
 
-DEFAULT_MODEL = "default"  # the name of the model that answers a request which names none
+DEFAULT_MODEL = "default"  # the model of requests that name none
 
 
 class InputShape(NamedTuple):
-    """The height and width of a model's input; its array is ``(height_px, width_px, 3)``, uint8, BGR."""
+    """The height and width of a model's input. The array is ``(height_px, width_px, 3)``, uint8, BGR."""
 
     height_px: int
     width_px: int
 
     @classmethod
     def square(cls, side_px: int) -> InputShape:
-        """Return the shape of a square."""
+        """Return a square shape with this side."""
         return cls(side_px, side_px)
 
     @property
@@ -42,7 +42,7 @@ class InputShape(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the input's array."""
+        """The size of the input's array in bytes."""
         return self.height_px * self.width_px * 3
 
     def __str__(self) -> str:
@@ -51,31 +51,31 @@ class InputShape(NamedTuple):
 
 @dataclass(frozen=True)
 class Position:
-    """Where in a video a frame is."""
+    """The position of a frame in a video."""
 
-    index: int  # from 0
+    index: int  # counts from 0
     timestamp_s: float | None = None  # the frame's presentation timestamp, if the video has timestamps
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a stream."""
+    """One frame of a stream."""
 
     frame_id: int  # counts from 0 at the stream's start and never goes back, not even when a file loops
-    captured_at_s: float  # wall clock, seconds since the epoch
-    stream_time_s: float  # the stream's own clock, which never goes back: a file's runs as fast as the file is read
+    captured_at_s: float  # wall clock, in seconds since the epoch
+    stream_time_s: float  # the stream's own clock: it never goes back, and for a file it runs at reading speed
     position: Position
-    pixels: Callable[[], Pixels]  # converted on demand: a frame that is dropped costs no conversion
+    pixels: Callable[[], Pixels]  # converts on demand, so that a dropped frame costs no conversion
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How a picture was fitted into the model input: scaled, centred, padded."""
+    """The scaling, centring and padding that fit a picture into the model input."""
 
-    width_px: int  # of the picture
+    width_px: int  # the picture's size
     height_px: int
     input_shape: InputShape
-    inner_width_px: int  # of the picture inside the model input
+    inner_width_px: int  # the picture's size inside the model input
     inner_height_px: int
     pad_x_px: int
     pad_y_px: int
@@ -83,13 +83,13 @@ class Letterbox:
 
 @dataclass(frozen=True)
 class Detections:
-    """The objects found in one picture, the most confident first: a struct of arrays of one length."""
+    """The objects found in one picture, the most confident first, as arrays of equal length."""
 
     xyxy: NDArray[np.float32]  # (n, 4): left, top, right, bottom
     confidence: NDArray[np.float32]  # (n,)
     class_id: NDArray[np.int32]  # (n,)
-    labels: tuple[str, ...] | None = None  # n of them, once the model's labels are known
-    track_id: NDArray[np.int64] | None = None  # (n,), if the stream is tracked; -1 where an object has no track yet
+    labels: tuple[str, ...] | None = None  # n labels, once the model's labels are known
+    track_id: NDArray[np.int64] | None = None  # (n,), if the stream is tracked; -1 for an object without a track
 
     def __post_init__(self) -> None:
         n = len(self.confidence)
@@ -103,54 +103,54 @@ class Detections:
 
     @classmethod
     def empty(cls) -> Detections:
-        """Return detections of no object."""
+        """Return detections without any object."""
         import numpy as np
 
         return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32), ())
 
     def labelled(self, labels: tuple[str, ...]) -> Detections:
-        """Return the same objects with their labels. ``labels``: the model's, by class id."""
+        """Return the same objects with their labels. ``labels`` are the model's, by class id."""
         return replace(self, labels=tuple(label_of(class_id, labels) for class_id in self.class_id.tolist()))
 
     def __len__(self) -> int:
         return len(self.confidence)
 
     def __iter__(self) -> Iterator[tuple[list[float], float, int]]:
-        """Yield each object as plain Python numbers: box, confidence, class id."""
+        """Yield each object as Python numbers: its box, confidence and class id."""
         return zip(self.xyxy.tolist(), self.confidence.tolist(), self.class_id.tolist(), strict=True)
 
 
 def label_of(class_id: int, labels: Sequence[str]) -> str:
-    """Return the label of a class id. ``labels``: the model's, by class id; an id that they lack is its own label."""
+    """Return the label of a class id. ``labels`` are the model's, by class id; other ids are called ``class N``."""
     return labels[class_id] if 0 <= class_id < len(labels) else f"class {class_id}"
 
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """The thresholds of one picture; every picture of a batch keeps its own."""
+    """The thresholds for one picture. Each picture of a batch has its own."""
 
     confidence: float  # detections above it are kept
-    iou: float  # two boxes of one class that overlap by more are one object; end-to-end models do without
+    iou: float  # boxes of one class that overlap by more are one object; has no effect on end-to-end models
     max_detections: int
-    class_ids: tuple[int, ...] | None = None  # None: every class
+    class_ids: tuple[int, ...] | None = None  # None means every class
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an engine says of the model that it has loaded."""
+    """The properties of the model that an engine has loaded."""
 
     name: str
     version: str  # 12 hex digits that change with the weights
     engine: str
     labels: tuple[str, ...]  # the label of each class id
     input_shape: InputShape
-    end_to_end: bool  # no two rows of the raw output are of one object
-    has_built_in_nms: bool = False  # end to end because the file suppresses boxes by thresholds of its own
+    end_to_end: bool  # the raw output has at most one row for each object
+    has_built_in_nms: bool = False  # end to end because the file removes duplicates by its own thresholds
     precision: Precision = "fp32"
 
     @property
     def suppression(self) -> Suppression:
-        """What leaves one box of each object: a request's ``iou``, the head itself, or thresholds in the file."""
+        """How duplicate boxes are removed: by a request's ``iou``, by the model's head, or by its file."""
         if self.has_built_in_nms:
             return "in_file"
         return "not_needed" if self.end_to_end else "by_request"
@@ -158,7 +158,7 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model that is being served: what a caller needs to make inputs for it and to read its answers."""
+    """A model that is being served: what a caller needs to make inputs for it and to read its results."""
 
     engine: EngineInfo
     version: str  # 12 hex digits that change with the weights, the input shape and the defaults
@@ -166,7 +166,7 @@ class ModelInfo:
 
     @property
     def name(self) -> str:
-        """The model's name, as answers give it."""
+        """The model's name, as results state it."""
         return self.engine.name
 
     @property
@@ -180,11 +180,11 @@ class ModelInfo:
         return self.engine.input_shape
 
     def class_ids(self, wanted: Sequence[str | int], *, may_be_lists: bool = False) -> tuple[int, ...]:
-        """Return the class ids of labels, of numbers, or of ids written as digits.
+        """Return the class ids for labels, for numbers, or for ids written as digits.
 
-        A label that several classes have means all of them, and one of digits is a label before it is an id.
-        ``may_be_lists``: a text that is no label may be several, with commas between them. Raises KeyError with the
-        first unknown one.
+        A label that several classes share stands for all of them. A text of digits is looked up as a label first, then
+        as an id. With ``may_be_lists``, a text that is not a label may be a list separated by commas. Raise KeyError
+        with the first class that is unknown.
         """
         known: dict[str | int, list[int]] = {}
         for class_id, label in enumerate(self.labels):
@@ -203,7 +203,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class DetectorState:
-    """What a Detector serves now, and how far its roll-out of another model is."""
+    """The model that a Detector serves, and the progress of its last roll-out."""
 
     model: ModelInfo
     is_changing: bool = False  # another model is being loaded
@@ -212,23 +212,23 @@ class DetectorState:
 
 @dataclass(frozen=True)
 class DetectParams:
-    """What a request, a stream or a job asks of a model. None takes the model's default."""
+    """The detection settings of a request, a stream or a job. None means the model's default."""
 
     model: str = DEFAULT_MODEL
     confidence: float | None = None
     iou: float | None = None
     max_detections: int | None = None
-    classes: tuple[str | int, ...] = ()  # labels, class ids as digits, or class ids; none: every class
-    classes_may_be_lists: bool = False  # one that is no label may be several, with commas between them: a query's
+    classes: tuple[str | int, ...] = ()  # labels, class ids as digits, or class ids; empty: every class
+    classes_may_be_lists: bool = False  # True for a query, where one value may list classes separated by commas
 
     def to_options(self, model: ModelInfo) -> DetectOptions:
-        """Return the thresholds for this model. Raises InvalidParameter for a class that the model does not know."""
+        """Return the thresholds for this model. Raise InvalidParameter if the model lacks one of the classes."""
         try:
             known = model.class_ids(self.classes, may_be_lists=self.classes_may_be_lists)
         except KeyError as exc:
             unknown = exc.args[0][:64] if isinstance(exc.args[0], str) else exc.args[0]
             raise InvalidParameter(
-                f"classes: the model {model.name} knows no class {unknown!r}: GET /models lists its labels"
+                f"classes: the model {model.name} has no class {unknown!r}; GET /models lists its labels"
             ) from None
         return DetectOptions(
             confidence=model.defaults.confidence if self.confidence is None else self.confidence,
@@ -240,7 +240,7 @@ class DetectParams:
 
 @dataclass(frozen=True)
 class Timing:
-    """Where a picture's time went, in seconds."""
+    """The time that each stage took for a picture, in seconds."""
 
     decode_s: float = 0.0  # decoding and letterboxing
     queue_s: float = 0.0
@@ -251,11 +251,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class SlotRef:
-    """Where a frame lies in shared memory; nothing else of it travels between processes."""
+    """The location of a frame in shared memory. Processes exchange this instead of the frame's bytes."""
 
     pool: str  # the name of the pool's file
     offset: int  # bytes from the start of the file
-    input_shape: InputShape  # the frame's; a flag follows it, which is 1 while the frame is in the engine
+    input_shape: InputShape  # the frame's shape; after the frame comes a flag, which is 1 while the engine has it
 
 
 @dataclass(frozen=True)
@@ -265,37 +265,37 @@ class PictureRequest:
     data: bytes
     params: DetectParams
     time_left_s: float  # a duration, because the clocks of two nodes differ
-    annotate: bool = False  # answer the picture with its boxes drawn, too
-    tenant: str = ""  # tenants are served in turn
-    is_suspect: bool = False  # a Preprocessor died while it had this picture: decode it in a process of its own
+    annotate: bool = False  # also return the picture with its boxes drawn
+    tenant: str = ""  # the batcher is fair between tenants
+    is_suspect: bool = False  # a Preprocessor died while it had this picture: decode it in a separate process
 
 
 @dataclass(frozen=True)
 class DetectRequest:
-    """One model input for the Detector: a slot, or its bytes if the slot's memory is not shared."""
+    """One model input for the Detector: a slot, or the frame's bytes if the memory is not shared."""
 
     frame: SlotRef | bytes
     options: DetectOptions
     time_left_s: float  # a duration, because the clocks of two nodes differ
-    model_version: str  # the model the frame was letterboxed for
+    model_version: str  # the model for which the frame was letterboxed
     traffic: Traffic
-    tenant: str  # tenants of one kind of traffic are served in turn: a key, a stream, a job
+    tenant: str  # a key, a stream or a job; the batcher is fair between the tenants of one kind of traffic
     isolated: bool = False  # a Detector died with this frame in its engine: run it alone
-    superseded: int = 0  # frames of the stream that were replaced by newer ones since the last one that it sent
+    superseded: int = 0  # frames that the stream has replaced by newer ones since it last sent one
 
 
 @dataclass(frozen=True)
 class DetectReply:
-    """The Detector's answer to one model input, in model-input pixels."""
+    """The Detector's result for one model input, in pixels of the model input."""
 
     detections: Detections
     timing: Timing
-    batch_size: int = 0  # frames that the engine took together
+    batch_size: int = 0  # the number of frames in the batch
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One picture's answer, in the pixels of the picture as a viewer shows it."""
+    """The result for one picture, in pixels of the picture as a viewer shows it."""
 
     detections: Detections
     width_px: int
@@ -303,31 +303,31 @@ class Answer:
     model: str
     batch_size: int
     timing: Timing
-    annotated: bytes | None = None  # a JPEG with the boxes drawn, if it was asked for
+    annotated: bytes | None = None  # a JPEG with the boxes drawn, if requested
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in a stream: a result, a change of state, a crossed line."""
+    """An event of a stream: a result, a change of state or a crossed line, for example."""
 
-    event_id: int  # counts up within a stream, also over restarts
+    event_id: int  # increases within a stream, also across restarts
     type: str
     stream_id: str
-    json: str  # an object; the three fields above are in it, too
+    json: str  # an object that also contains the three fields above
 
 
 @dataclass(frozen=True)
 class EventPage:
-    """Some of a stream's events, the oldest first."""
+    """A page of a stream's events, the oldest first."""
 
     events: list[Event]
-    last_id: int | None  # what to continue after if the page is empty; None: the next event to come
-    missed: int  # events that were asked for and are no longer kept
+    last_id: int | None  # the id after which to continue if the page is empty; None means the next new event
+    missed: int  # requested events that are no longer kept
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A frame as a picture."""
+    """A processed frame of a stream, as a JPEG."""
 
     frame_id: int
     jpeg: bytes

@@ -1,4 +1,4 @@
-"""Fixtures that every kind of test shares."""
+"""Fixtures and options that all tests share."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")  # before any test imports Ultralytics
-# A shell starts its background jobs with SIGINT ignored, and programs that they start inherit that. Tests stop some of
-# these programs by SIGINT, as Ctrl-C does.
+# A shell starts background jobs with SIGINT ignored, and child processes inherit that. We restore the handler, because
+# some tests stop programs with SIGINT, as Ctrl-C does.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -20,13 +20,15 @@ from tests.support import squares
 from tests.support.paths import SHARED
 
 needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="needs the folder ../shared (real photographs, videos and weights), which is not here"
+    not SHARED.is_dir(), reason="needs the folder ../shared with real photographs, videos and weights, which is missing"
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--chaos: for who has an hour."""
-    parser.addoption("--chaos", action="store_true", help="each fault as often as its figures are measured: an hour")
+    """Add the option ``--chaos``, which repeats each fault many times."""
+    parser.addoption(
+        "--chaos", action="store_true", help="repeat each fault as often as for the published figures (1 h)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,37 +39,37 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def chaos(request: pytest.FixtureRequest) -> bool:
-    """Whether --chaos was asked for."""
+    """Return whether the option ``--chaos`` is set."""
     return bool(request.config.getoption("--chaos"))
 
 
 @pytest.fixture
 def only_with_chaos(chaos: bool) -> None:
-    """For a test of minutes whose fault another one shows in seconds."""
+    """Skip a test that takes minutes, unless ``--chaos`` is set; another test covers the same fault in seconds."""
     if not chaos:
-        pytest.skip("takes minutes, and another test shows the same once: scripts/test --chaos runs it")
+        pytest.skip("takes minutes, and another test covers the same fault; run scripts/test --chaos to include it")
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Run the tests that are coroutines on asyncio alone."""
+    """Run asynchronous tests on asyncio only."""
     return "asyncio"
 
 
 @pytest.fixture(autouse=True)
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the shell's reaches a test, nor does its proxy stand before a server of ours."""
+    """Remove the shell's settings from the environment, and keep its proxy away from our servers."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in [name for name in os.environ if name.startswith("SERVE_APP_")]:
         monkeypatch.delenv(name)
 
 
 def trusted(weights: Path) -> dict[str, Any]:
-    """The settings with which a checkpoint, which is a pickle, is loaded."""
+    """Return the settings that allow a checkpoint, which is a pickle, to be loaded."""
     return {"weights": str(weights), "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
 
 
 @pytest.fixture(scope="session")
 def squares_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The known-answer model as an OpenVINO folder."""
+    """Export the known-answer model as an OpenVINO folder."""
     return squares.save_openvino(tmp_path_factory.mktemp("models") / "squares_openvino_model")

@@ -1,1 +1,1 @@
-"""The HTTP interface: FastAPI over two ports, the graph and the streams. This package knows neither Ray nor models."""
+"""The HTTP interface: FastAPI routes in front of the model graph and the streams. It imports neither Ray nor models."""

@@ -1,4 +1,4 @@
-"""The HTTP interface: small routers over three ports. Knows neither Ray nor models."""
+"""The FastAPI application, assembled from small routers over three ports. It knows neither Ray nor models."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from serve_app.api.backend import Backend, Metrics, Streams
 from serve_app.config import AppArgs
 
 _DESCRIPTION = "YOLO detection for images and live video on Ray Serve."
-# So that browsers show no answer in pages elsewhere, nor take one for what it does not say it is.
+# These keep browsers from embedding responses in other sites' pages, and from guessing another content type.
 _HEADERS = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type-options", b"nosniff")]
 
-# Clients put together a base that ends in a slash and a path that begins with one, or end a path by one. We redirect
-# nobody, since many do not send a body again: but for /docs/, since what that page loads would lie elsewhere.
+# Clients join a base URL that ends in a slash to a path that begins with one, or add a slash at the end. We strip those
+# slashes and do not redirect, because many clients do not send the body again after a redirect. Only /docs/ redirects,
+# because the relative links of that page would otherwise point to the wrong place.
 _LEADING, _TRAILING = re.compile("^/{2,}"), re.compile("(?<!/docs)/+$")
 
 
 def build_api(backend: Backend, streams: Streams, metrics: Metrics, args: AppArgs) -> FastAPI:
-    """Return the ASGI application. Raises ConfigError for a keys' file that is missing or broken."""
+    """Return the ASGI application. Raise ConfigError if the API-key file is missing or invalid."""
     routers = (
-        detect.router(backend, metrics, args),  # first: FastAPI tries each route in turn, at 4 us each
+        detect.router(backend, metrics, args),  # first, because FastAPI tries the routes in order and each costs 4 us
         docs.router(),
         health.router(backend),
         models.router(backend),
@@ -44,25 +45,26 @@ def build_api(backend: Backend, streams: Streams, metrics: Metrics, args: AppArg
 
 
 class _Api(FastAPI):
-    """FastAPI whose document says what ``Access`` asks for, and whose every answer has ``_HEADERS``."""
+    """FastAPI with the rules of ``Access`` in its OpenAPI document, and with ``_HEADERS`` on every response."""
 
     def __init__(self, routers: Sequence[Router]) -> None:
         super().__init__(
             title="Sightline",
             description=_DESCRIPTION,
             version=__version__,
-            openapi_url=None,  # ``docs`` has these routes: FastAPI's declare no permission, and load others' scripts
+            # ``docs`` serves these instead: FastAPI's own routes declare no permission and load third-party scripts.
+            openapi_url=None,
             docs_url=None,
             redoc_url=None,
             generate_unique_id_function=lambda route: route.name,
         )
-        self.router.redirect_slashes = False  # a redirect would go to whatever host the client names
+        self.router.redirect_slashes = False  # a redirect would go to the host that the client names
         self.route_table = RouteTable(routers)
         for router in routers:
             self.include_router(router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See FastAPI."""
+        """Strip extra slashes from the path, and add ``_HEADERS`` to the response."""
         if "path" in scope:
             scope["path"] = _TRAILING.sub("", _LEADING.sub("/", scope["path"])) or "/"
 
@@ -74,7 +76,7 @@ class _Api(FastAPI):
         await super().__call__(scope, receive, send_on)
 
     def openapi(self) -> dict[str, Any]:
-        """See FastAPI."""
+        """Return the OpenAPI document, with permissions and refusals added."""
         if self.openapi_schema is None:
             openapi.complete(super().openapi(), self.route_table)
         assert self.openapi_schema is not None

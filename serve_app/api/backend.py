@@ -1,4 +1,4 @@
-"""What the HTTP interface needs of what lies behind it: three ports."""
+"""The three ports through which the HTTP interface reaches the rest of the application."""
 
 from __future__ import annotations
 
@@ -11,69 +11,87 @@ from serve_app.types import Answer, DetectorState, EventPage, PictureRequest, Sn
 
 
 class Backend(Protocol):
-    """The graph: encoded picture in, answer out."""
+    """The port to the model graph: it takes an encoded picture and returns the answer."""
 
     async def ready(self) -> DetectorState:
-        """Return what serves now, asked of a warm replica. Raises Unavailable."""
+        """Return the state of the default model, as a warm replica reports it.
+
+        Raise Unavailable or Overloaded if no replica responds.
+        """
 
     async def models(self) -> list[ModelStatus]:
-        """Return every model that a request may name, the default one first. Raises Unavailable."""
+        """Return every model that a request may name, the default one first.
+
+        Raise Unavailable if they cannot be listed.
+        """
 
     def admit(self, tenant: str, model: str) -> None:
-        """Refuse a request before its pictures are read where the graph is full. Raises Overloaded."""
+        """Check for capacity before a request's pictures are read. Raise Overloaded if the graph is full."""
 
     async def detect(self, request: PictureRequest) -> Answer:
-        """Return one picture's answer; the batcher is fair to each tenant. Raises ServeAppError."""
+        """Return the answer for one picture. Raise ServeAppError if there is none.
+
+        The batcher shares the engine fairly between tenants.
+        """
 
 
 class Metrics(Protocol):
-    """What the HTTP interface counts: see ``telemetry.metrics.Telemetry``."""
+    """The port to the counters of the HTTP interface: see ``telemetry.metrics.Telemetry``."""
 
     def refused(self, error: ServeAppError) -> None:
-        """Count a picture or a request whose answer is an error."""
+        """Count a picture or a request that gets an error as its response."""
 
     def requested(self, key: str, outcome: str) -> None:
-        """Count a request with a key of this name: ``admitted``, or the code of the error that refused it."""
+        """Count a request with a key of this name. ``outcome`` is ``admitted`` or the code of the refusal."""
 
     def keys_unreadable(self) -> None:
-        """Count a reload of the keys' file that failed."""
+        """Count a failed reload of the API-key file."""
 
 
 class Streams(Protocol):
-    """The streams. Every method raises Unavailable while the supervisor does not answer, and NotFound for an id that no
-    stream has."""
+    """The port to the streams.
+
+    Every method raises Unavailable while the supervisor does not respond, and NotFound if no stream has the id.
+    """
 
     async def create(self, spec: StreamSpec) -> StreamStatus:
-        """Start a stream. Raises Conflict, SourceError, InvalidParameter, Overloaded."""
+        """Start a stream. Raise Conflict, SourceError, InvalidParameter or Overloaded if it is refused."""
 
     async def all(self) -> list[StreamStatus]:
         """Return the status of every stream, sorted by id."""
 
     async def status(self, stream_id: str) -> StreamStatus:
-        """Return one stream's status."""
+        """Return the status of one stream."""
 
     async def replace(self, spec: StreamSpec) -> StreamStatus:
-        """Start this stream instead of the one of its id, which keeps running on a refusal. Raises as ``create``."""
+        """Start this stream in place of the one with its id. Raise the errors of ``create`` if it is refused.
+
+        The old stream keeps running after a refusal.
+        """
 
     async def delete(self, stream_id: str) -> None:
         """Stop the stream and forget it."""
 
     async def pause(self, stream_id: str) -> StreamStatus:
-        """Close the stream's source until ``resume``. A stream that is paused already stays so."""
+        """Close the stream's source until ``resume``. A paused stream stays paused."""
 
     async def resume(self, stream_id: str) -> StreamStatus:
-        """Open the source again. A stream that is running already keeps running."""
+        """Open the stream's source again. A running stream keeps running."""
 
     async def regions(self, stream_id: str) -> Regions:
         """Return the zones and lines in which objects are counted."""
 
     async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
-        """Count in these zones and lines from now on."""
+        """Replace the zones and lines in which objects are counted."""
 
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
-        """Return the events with an id above ``after`` (None: those to come) as soon as there is one, or an empty page
-        after ``within_s``."""
+        """Return the events whose id is above ``after`` as soon as there is one, or an empty page after ``within_s``.
+
+        With ``after=None``, only events that have not happened yet are returned.
+        """
 
     async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
-        """Return the newest processed frame with an id above ``after`` as soon as there is one, or None after
-        ``within_s``."""
+        """Return the newest processed frame whose id is above ``after`` as soon as there is one.
+
+        Return None if there is none after ``within_s``.
+        """

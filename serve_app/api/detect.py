@@ -1,4 +1,4 @@
-"""``POST /detect``: pictures in, detections out."""
+"""The route ``POST /detect``: it takes pictures and returns detections."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from serve_app.types import Answer, PictureRequest
 
 logger = logging.getLogger(__name__)
 
-_PICTURES_AT_ONCE = 8  # of one request, so that one request of many pictures does not crowd others out
+_MAX_CONCURRENT_PICTURES = 8  # per request, so that a request of many pictures does not crowd out the others
 
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY = {
     "required": True,
-    "description": "One picture as the body, or one or many as multipart parts named `file`, beside which the query's "
-    "parameters may be fields; or, where `outbound.detect_urls` is set, the url of one. `Content-Encoding` may be gzip "
-    "or deflate.",
+    "description": "Send one picture as the body, or one or more pictures as multipart parts named `file`. A multipart "
+    "form may also have the query parameters as fields. If `outbound.detect_urls` is set, the body may be JSON with "
+    "the URL of one picture. `Content-Encoding` may be `gzip` or `deflate`.",
     "content": {
         "multipart/form-data": {
             "schema": {
@@ -51,8 +51,9 @@ _REQUEST_BODY = {
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": DetectResponse | DetectManyResponse,
-        "description": "One picture answers an object; several answer `results`, in order. "
-        "`Accept: image/jpeg` answers one picture with its boxes drawn, where it weighs more than JSON and `*/*`.",
+        "description": "One picture gets one result object. Several pictures get `results`, in the order in which they "
+        "were sent. If the `Accept` header prefers `image/jpeg` to JSON and to `*/*`, the response is the picture with "
+        "its boxes drawn; this works for one picture per request.",
         "content": {
             "application/json": {
                 "examples": {
@@ -63,25 +64,25 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
             "image/jpeg": _PICTURE,
         },
     },
-    400: {"model": ErrorResponse, "description": "`malformed`: an empty body, or no valid multipart"},
+    400: {"model": ErrorResponse, "description": "`malformed`: the body is empty or is not valid multipart"},
     403: {
         "model": ErrorResponse,
-        "description": "`forbidden`, or `urls_disabled`: pictures are not fetched by url here",
+        "description": "`forbidden`; or `urls_disabled`: fetching pictures by URL is disabled",
     },
     413: {"model": ErrorResponse, "description": "`too_large`: too many bytes, pixels or pictures"},
     415: {
         "model": ErrorResponse,
-        "description": "`not_an_image`: no picture format that is read here; or `unsupported_encoding`",
+        "description": "`not_an_image`: the picture's format is not supported; or `unsupported_encoding`",
     },
     422: {"model": ErrorResponse, "description": "`undecodable`, `invalid_parameter`, `invalid_url` or `unfetchable`"},
-    500: {"model": ErrorResponse, "description": "`internal`: a bug of ours"},
+    500: {"model": ErrorResponse, "description": "`internal`: a bug in the server"},
     503: {"model": ErrorResponse, "description": "`overloaded` or `unavailable`, with `Retry-After`"},
     504: {"model": ErrorResponse, "description": "`deadline_exceeded`"},
 }
 
 
 def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
-    """Return the detection route. It reads pictures within limits of its own."""
+    """Return the detection route, which reads request bodies itself."""
     routes = Router(permission="detect", reads_own_body=True, tags=["detect"])
     outbound = args.outbound
     models = tuple(args.detectors())
@@ -92,27 +93,30 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
         summary="Detect objects in pictures",
         responses=_RESPONSES,
         response_model=None,
-        openapi_extra={"parameters": parameters.described(), "requestBody": _REQUEST_BODY},
+        openapi_extra={"parameters": parameters.openapi_parameters(), "requestBody": _REQUEST_BODY},
     )
     async def detect(request: Request) -> Response:
-        """Detect objects in one picture or several. Boxes are in the pixels of the picture as a viewer shows it.
+        """Detect objects in one or more pictures.
 
-        A picture that cannot be answered does not hurt the others of its request: each has its own answer or error.
+        Box coordinates are pixels of the picture as a viewer shows it, with its EXIF orientation applied. If one of
+        several pictures fails, the others still succeed: each picture has its own result or its own error.
         """
         expires_at_s = time.monotonic() + args.limits.deadline_s
-        asked, annotate = request.query_params.multi_items(), prefers_jpeg(request.headers.getlist("accept"))
-        tenant, query = tenant_of(request), named(asked)
+        items, annotate = request.query_params.multi_items(), prefers_jpeg(request.headers.getlist("accept"))
+        tenant, query = tenant_of(request), parse_query(items)
         backend.admit(tenant, query.model)
         try:
             async with asyncio.timeout(args.limits.deadline_s):
                 upload = await read_upload(request, args.limits, fetcher, tenant)
                 if upload.fields:
-                    query = named([*asked, *upload.fields])
+                    query = parse_query([*items, *upload.fields])
                 params, pictures = query.to_params(), upload.pictures
                 many = upload.is_multipart and len(pictures) > 1
                 if annotate and many:
-                    raise InvalidParameter("an annotated picture is answered for one picture at a time")
-                slots = asyncio.Semaphore(_PICTURES_AT_ONCE)
+                    raise InvalidParameter(
+                        "Accept: image/jpeg works with one picture per request; send the pictures one by one"
+                    )
+                slots = asyncio.Semaphore(_MAX_CONCURRENT_PICTURES)
                 answers = await asyncio.gather(
                     *(
                         answer_one(PictureRequest(picture, params, 0.0, annotate, tenant), expires_at_s, slots)
@@ -120,7 +124,9 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
                     )
                 )
         except TimeoutError as exc:
-            raise DeadlineExceeded(f"no answer within {args.limits.deadline_s:g} s") from exc
+            raise DeadlineExceeded(
+                f"limits.deadline_s: no result within {args.limits.deadline_s:g} s; retry later or raise the limit"
+            ) from exc
         identity = request_id(request)
         if not many or isinstance(answers[0], InvalidParameter):  # the parameters are the same for every picture
             answer = answers[0]
@@ -138,17 +144,17 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
                 results.append(DetectResponse.from_answer(answer, identity))
         return _json(DetectManyResponse(results=results))
 
-    def named(items: Sequence[tuple[str, str]]) -> DetectQuery:
-        """Return the parameters. Raises InvalidParameter, also for a model that there is not."""
+    def parse_query(items: Sequence[tuple[str, str]]) -> DetectQuery:
+        """Return the parameters. Raise InvalidParameter if one is invalid or the model does not exist."""
         query = parameters.parse(items)
         if query.model not in models:
-            raise InvalidParameter(f"model: there is no {query.model!r}, but {', '.join(models)}")
+            raise InvalidParameter(f"model: no model is named {query.model!r}; use one of {', '.join(models)}")
         return query
 
     async def answer_one(
         request: PictureRequest, expires_at_s: float, slots: asyncio.Semaphore
     ) -> Answer | ServeAppError:
-        """Return the picture's answer or its own error, so that neither hurts the pictures beside it."""
+        """Return the answer or the error of one picture, so that an error does not affect the other pictures."""
         started_at_s = time.monotonic()
         try:
             async with slots:

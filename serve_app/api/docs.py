@@ -1,5 +1,8 @@
-"""``/openapi.json`` describes the interface, and ``/docs`` shows it with Swagger UI. The page takes nothing from
-another origin: it needs no internet, and nobody else's script runs beside an API key."""
+"""The routes ``/openapi.json``, which describes the interface, and ``/docs``, which shows it with Swagger UI.
+
+The page loads nothing from another origin: it works without internet access, and no third-party script runs where a
+user enters an API key.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Redirect
 from serve_app.api.access.permissions import Router
 from serve_app.errors import NotFound
 
-_ASSETS = Path(str(files("fastapi_offline"))) / "static"  # of the package we use Swagger UI's files alone
+_ASSETS = Path(str(files("fastapi_offline"))) / "static"  # we use only Swagger UI's files of this package
 _FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-# Swagger UI's pictures are data in its style sheet, and it sets styles of its own.
+# Swagger UI's style sheet contains its images as data URLs, and its script sets inline styles.
 _POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
     "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# Addresses are relative: the application may lie below another root.
+# The links are relative, because the application may be mounted below another root path.
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -36,12 +39,12 @@ _PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-# The validator would be told our address.
+# Without ``validatorUrl: null``, Swagger UI would send our address to an online validator.
 _START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});\n'
 
 
 def router() -> Router:
-    """Return the routes of the document, the page, and what the page loads."""
+    """Return the routes of the OpenAPI document, the page, and the files that the page loads."""
     routes = Router(permission=None, include_in_schema=False)
 
     @routes.head("/openapi.json")
@@ -57,7 +60,7 @@ def router() -> Router:
 
     @routes.get("/docs/")
     async def slashed_page() -> RedirectResponse:
-        return RedirectResponse("../docs", 308)  # relative: it names no host
+        return RedirectResponse("../docs", 308)  # relative, so that it names no host
 
     @routes.get("/docs/start.js")
     async def start() -> Response:
@@ -66,7 +69,7 @@ def router() -> Router:
     @routes.get("/docs/{name}")
     async def file(name: str) -> FileResponse:
         if name not in _FILES:
-            raise NotFound("no such route")
+            raise NotFound("no such route; /docs lists the routes")
         return FileResponse(_ASSETS / name, media_type=_FILES[name])
 
     return routes

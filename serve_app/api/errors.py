@@ -1,4 +1,4 @@
-"""Turn every error into an answer of one form: ``ErrorResponse``."""
+"""Handlers that turn every error into a response of one form: ``ErrorResponse``."""
 
 from __future__ import annotations
 
@@ -14,77 +14,79 @@ from starlette.requests import HTTPConnection
 
 from serve_app.api import parameters
 from serve_app.api.backend import Metrics
-from serve_app.api.content_coding import READABLE
+from serve_app.api.content_coding import SUPPORTED
 from serve_app.errors import InvalidParameter, Malformed, NotFound, ServeAppError, Unauthorized, UnsupportedEncoding
 from serve_app.schemas.errors import ErrorResponse
 
 logger = logging.getLogger(__name__)
 
-_NOT_AN_OBJECT = "the body is not an object in JSON; send one, with the header Content-Type: application/json"
+_NOT_AN_OBJECT = "the body is not a JSON object; send one, with the header Content-Type: application/json"
 
 
 def request_id(request: HTTPConnection) -> str:
-    """Return the client's ``X-Request-ID`` or the one that Serve made; Serve echoes it in the answer's header."""
+    """Return the client's ``X-Request-ID``, or the one that Serve made. Serve also sends it in the response."""
     return request.headers.get("x-request-id", "")
 
 
 def to_response(request: HTTPConnection, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
-    """Return the error as an answer."""
+    """Return the error as an HTTP response in JSON."""
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, UnsupportedEncoding):
-        headers["Accept-Encoding"] = READABLE  # RFC 9110, 15.5.16
+        headers["Accept-Encoding"] = SUPPORTED  # RFC 9110, 15.5.16
     body = ErrorResponse.from_error(error, request_id(request))
-    if request.scope["type"] == "websocket":  # Serve echoes it to HTTP requests alone
+    if request.scope["type"] == "websocket":  # Serve adds this header to HTTP responses only
         headers["X-Request-ID"] = body.request_id
     return JSONResponse(body.model_dump(), status_code or error.status_code, headers)
 
 
 def register(api: FastAPI, metrics: Metrics) -> None:
-    """Answer our own errors, FastAPI's, Starlette's and bugs in one form, and count each."""
+    """Respond to our own errors, FastAPI's, Starlette's and to bugs in one form, and count each."""
 
-    def answer(request: Request, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
+    def respond(request: Request, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
         metrics.refused(error)
         return to_response(request, error, status_code)
 
     @api.exception_handler(ServeAppError)
     async def ours(request: Request, exc: ServeAppError) -> JSONResponse:
-        return answer(request, exc)
+        return respond(request, exc)
 
     @api.exception_handler(RequestValidationError)
     async def validation(request: Request, exc: RequestValidationError) -> JSONResponse:
         problems = exc.errors()
         if any(problem["type"] == "json_invalid" for problem in problems):
-            return answer(request, Malformed("the body is no valid JSON"))
-        if any(problem["loc"] == ("body",) for problem in problems):  # it is not there, or no object by its type
-            return answer(request, InvalidParameter(_NOT_AN_OBJECT))
-        return answer(request, InvalidParameter("; ".join(map(_problem, problems))))
+            return respond(request, Malformed("the body is not valid JSON"))
+        if any(problem["loc"] == ("body",) for problem in problems):  # it is missing, or its type is not JSON
+            return respond(request, InvalidParameter(_NOT_AN_OBJECT))
+        return respond(request, InvalidParameter("; ".join(map(_problem, problems))))
 
     @api.exception_handler(HTTPException)
     async def http(request: Request, exc: HTTPException) -> JSONResponse:
-        """Starlette's own refusals: no such route, wrong method, and a body that is no text or nested too deeply."""
+        """Respond to Starlette's refusals: unknown route, wrong method, body that is not text or nested too deeply."""
         headers = exc.headers or {}
         if exc.status_code == 404:
-            error: ServeAppError = NotFound("no such route")
+            error: ServeAppError = NotFound("no such route; /docs lists the routes")
         elif exc.status_code == 405:
-            error = Malformed(f"{request.method} is not answered here; use {headers.get('Allow', 'another method')}")
+            error = Malformed(
+                f"{request.method} is not supported by this route; use {headers.get('Allow', 'another method')}"
+            )
         else:
-            error = Malformed("the body is no valid JSON")
-        response = answer(request, error, exc.status_code)
+            error = Malformed("the body is not valid JSON")
+        response = respond(request, error, exc.status_code)
         response.headers.update(headers)
         return response
 
     @api.exception_handler(Exception)
     async def bug(request: Request, exc: Exception) -> JSONResponse:
         logger.error("request %s failed", request_id(request), exc_info=exc)
-        return answer(request, ServeAppError("internal error"))
+        return respond(request, ServeAppError("internal error"))
 
 
 def _problem(problem: Mapping[str, Any]) -> str:
-    """Return what is wrong with one parameter or field, which is named first."""
+    """Return what is wrong with one parameter or field; its name comes first."""
     *_, name = location = [str(part) for part in problem["loc"][1:]]
     if problem["type"] != "extra_forbidden":
         return f"{'.'.join(location)}: {problem['msg']}"
-    hint = f"; use {parameters.SAME[name]}" if name in parameters.SAME else ""
+    hint = f"; use {parameters.ALIASES[name]}" if name in parameters.ALIASES else ""
     return f"{'.'.join(location)}: there is no such field{hint}"

@@ -1,4 +1,4 @@
-"""The examples of the OpenAPI document: a test holds each of them against its schema."""
+"""The examples of the OpenAPI document. A test checks each of them against its schema."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ EVENTS = (
 )
 
 
-def answers(
+def of_response(
     example: Any, *, status_code: int = 200, media_type: str = "application/json"
 ) -> dict[int | str, dict[str, Any]]:
-    """Return what adds an example to the answer: for a route's ``responses``."""
+    """Return a value for a route's ``responses`` that adds an example to the response."""
     return {status_code: {"content": {media_type: {"example": example}}}}
 
 
-def asks(example: Json) -> dict[str, Any]:
-    """Return what adds an example to the request's body: for a route's ``openapi_extra``."""
+def of_request(example: Json) -> dict[str, Any]:
+    """Return a value for a route's ``openapi_extra`` that adds an example to the request body."""
     return {"requestBody": {"content": {"application/json": {"example": example}}}}

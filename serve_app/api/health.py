@@ -1,4 +1,4 @@
-"""``/health`` and ``/livez``: the process answers. ``/readyz``: a warm model answers."""
+"""The health routes. ``/health`` and ``/livez`` check the process; ``/readyz`` checks that a warm model responds."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from serve_app.schemas.errors import ErrorResponse
 from serve_app.schemas.health import HealthResponse, ReadyResponse
 
 _NOT_READY: dict[int | str, dict[str, Any]] = {
-    503: {"model": ErrorResponse, "description": "`unavailable`: no warm model answers; with `Retry-After`"}
+    503: {"model": ErrorResponse, "description": "`unavailable`: no warm model responds; with `Retry-After`"}
 }
 
 
 def router(backend: Backend) -> Router:
-    """Return the routes for load balancers and probes, which present no key."""
+    """Return the routes for load balancers and probes, which need no API key."""
     routes = Router(permission=None, tags=["health"])
 
     @routes.head("/health", include_in_schema=False)
-    @routes.get("/health", summary="Check the process", responses=examples.answers(examples.HEALTH))
+    @routes.get("/health", summary="Check the process", responses=examples.of_response(examples.HEALTH))
     async def health() -> HealthResponse:
-        """Answer as soon as the process answers HTTP. It says nothing about the models."""
+        """Respond 200 as soon as the process serves HTTP. This says nothing about the models."""
         return HealthResponse()
 
     @routes.head("/livez", include_in_schema=False)
-    @routes.get("/livez", summary="Check liveness", responses=examples.answers(examples.HEALTH))
+    @routes.get("/livez", summary="Check liveness", responses=examples.of_response(examples.HEALTH))
     async def livez() -> HealthResponse:
-        """Answer as `/health` does: an orchestrator restarts the process when it does not."""
+        """Respond as `/health` does. An orchestrator should restart the process when this fails."""
         return HealthResponse()
 
     @routes.head("/readyz", include_in_schema=False)
-    @routes.get("/readyz", summary="Check readiness", responses=examples.answers(examples.READY) | _NOT_READY)
+    @routes.get("/readyz", summary="Check readiness", responses=examples.of_response(examples.READY) | _NOT_READY)
     async def readyz() -> ReadyResponse:
-        """Answer 200 when a warm model answers: a load balancer sends traffic then."""
+        """Respond 200 once the default model is loaded and warm. A load balancer should then send traffic."""
         state = await backend.ready()
         engine = state.model.engine
         return ReadyResponse(

@@ -1,4 +1,4 @@
-"""``GET /models``: the models that ``model=`` may name."""
+"""The route ``GET /models``: it lists the models that ``model=`` may name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def router(backend: Backend) -> Router:
     routes = Router(permission="detect", tags=["models"])
 
     @routes.head("/models", include_in_schema=False)
-    @routes.get("/models", summary="List the models", responses=examples.answers(examples.MODELS))
+    @routes.get("/models", summary="List the models", responses=examples.of_response(examples.MODELS))
     async def list_models() -> ModelList:
-        """Return every model that `model` may name, the default one first, and whether it is in memory."""
+        """Return every model that the parameter `model` may name, the default one first, and its state."""
         return ModelList(models=await backend.models())
 
     return routes

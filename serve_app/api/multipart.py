@@ -1,7 +1,7 @@
-"""Split a multipart body into its parts: RFC 2046, 5.1.1, and RFC 7578, with what clients make of them.
+"""A multipart parser for RFC 2046, 5.1.1, and RFC 7578, which also accepts common mistakes of clients.
 
-The body is in memory. We look for its delimiters with ``bytes.find``: nothing here runs once for each byte or for each
-line of a picture.
+The body is in memory, and its delimiters are found with ``bytes.find``. No Python code runs once per byte or per line
+of a picture, because that would be slow.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from python_multipart.multipart import parse_options_header
 
 from serve_app.errors import Malformed
 
-_SLICE_BYTES = 2**16  # looked through at once, before other requests run
-_MAX_PADDING_BYTES = 64  # behind a boundary, where clients send none
+_SLICE_BYTES = 2**16  # how much is searched at once; then other requests run
+_MAX_PADDING_BYTES = 64  # white space after a boundary; real clients send none
 _MAX_BOUNDARY_BYTES = 200  # RFC 2046 allows 70
-_MAX_HEADERS_BYTES = 8192  # of a part
-_MAX_DISPOSITION_CHARS = 2048  # Python reads its parameters in quadratic time
+_MAX_HEADERS_BYTES = 8192  # per part
+_MAX_DISPOSITION_CHARS = 2048  # Python parses its parameters in quadratic time
 _LINE_END = re.compile(rb"[ \t]*(\r?\n)")
-_CLOSING = re.compile(rb"--(?![\w'()+,./:=?-])")  # else the line is of a boundary that begins as ours does
+_CLOSING = re.compile(rb"--(?![\w'()+,./:=?-])")  # otherwise the line belongs to a longer boundary
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*[\d*]*\s*=", re.IGNORECASE)
 _FIRST_LINE = re.compile(rb"--([^\r\n]{1,70}?)[ \t]*\r?\n(?=content-)", re.IGNORECASE)
-_AS_IT_IS = {"", "7bit", "8bit", "binary"}
+_UNENCODED = {"", "7bit", "8bit", "binary"}
 
 
 class TooManyParts(Exception):
-    """The body has more parts than may come, or as many lines that begin as a delimiter does."""
+    """The body has more parts than allowed, or that many lines that begin like a delimiter."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part. ``filename`` is None where the part has none, and may be empty."""
+    """One part of the body. ``filename`` is None if the part has no file name; it may also be empty."""
 
     name: str
     filename: str | None
@@ -46,22 +46,26 @@ class Part:
 
 @dataclass(frozen=True)
 class _Delimiter:
-    begin: int  # of the line end before it
-    end: int  # behind its own line end
+    begin: int  # where the line end before the delimiter begins
+    end: int  # where the delimiter's own line end ends
     is_closing: bool
 
 
 def guess_boundary(body: bytes) -> bytes:
-    """Return the boundary of a body that begins as multipart does, or nothing.
+    """Return the boundary of a body that begins like multipart, or empty bytes.
 
-    Clients that set ``Content-Type`` by hand leave the boundary out, or name another type. No picture begins so.
+    Clients that set ``Content-Type`` by hand often leave out the boundary or name another type. No picture format
+    begins like multipart.
     """
     first = _FIRST_LINE.match(body)
     return first[1] if first else b""
 
 
 async def split(body: bytes, boundary: bytes, max_parts: int) -> list[Part]:
-    """Return the body's parts, without its preamble and its epilogue. Raises Malformed, TooManyParts."""
+    """Return the body's parts, without its preamble and its epilogue.
+
+    Raise Malformed if the body is not valid multipart, and TooManyParts if it has more than ``max_parts`` parts.
+    """
     if len(boundary) > _MAX_BOUNDARY_BYTES:
         raise Malformed(f"the multipart body's boundary is longer than {_MAX_BOUNDARY_BYTES} bytes")
     parts: list[Part] = []
@@ -72,18 +76,18 @@ async def split(body: bytes, boundary: bytes, max_parts: int) -> list[Part]:
         last = delimiter
     if last is None:
         raise Malformed("the multipart body does not have the boundary that its Content-Type names")
-    if not last.is_closing:  # else parts would be lost in silence
+    if not last.is_closing:  # otherwise parts could be missing without an error
         raise Malformed("the multipart body is truncated: its closing boundary is missing")
     return parts
 
 
-async def _delimiters(body: bytes, line: bytes, most: int) -> AsyncGenerator[_Delimiter, None]:
-    """Yield the delimiters. The first one says whether the body's lines end in CRLF or, as some clients', in LF."""
+async def _delimiters(body: bytes, line: bytes, max_count: int) -> AsyncGenerator[_Delimiter, None]:
+    """Yield the delimiters. The first one decides whether lines end in CRLF or, from some clients, in LF."""
     searched, line_end, count = b"\n" + line, b"", 0
     at = -1 if body.startswith(line) else await _find(body, searched, 0)
     while at is not None:
         count += 1
-        if count > most:
+        if count > max_count:
             raise TooManyParts
         after = at + len(searched)
         tail = body[after : after + _MAX_PADDING_BYTES]
@@ -91,7 +95,7 @@ async def _delimiters(body: bytes, line: bytes, most: int) -> AsyncGenerator[_De
             raise Malformed("a boundary of the multipart body is followed by nothing, or by too much white space")
         is_crlf = at > 0 and body[at - 1 : at] == b"\r"
         ending, is_closing = _LINE_END.match(tail), _CLOSING.match(tail) is not None
-        if (ending or is_closing) and (is_crlf or line_end != b"\r\n"):  # else it is a line of a picture
+        if (ending or is_closing) and (is_crlf or line_end != b"\r\n"):  # otherwise it is part of a picture
             line_end = line_end or (ending[1] if ending else b"")
             begin = at - 1 if is_crlf and line_end == b"\r\n" else at
             yield _Delimiter(begin, after + (ending.end() if ending else 0), is_closing)
@@ -113,28 +117,30 @@ async def _find(body: bytes, searched: bytes, start: int) -> int | None:
 async def _part(body: bytes, begin: int, end: int) -> Part:
     has_headers = body[begin : begin + 1] not in {b"\r", b"\n"}
     pattern = _BLANK_LINE if has_headers else _LINE_END
-    # The line end before the delimiter may be the blank line, too: the part is empty then.
+    # In an empty part, the line end before the delimiter may also be the blank line after the headers.
     blank = pattern.search(body, begin, min(end + 2, begin + _MAX_HEADERS_BYTES))
     if blank is None:
         raise Malformed(
-            f"a part of the multipart body has no blank line behind its headers, or over {_MAX_HEADERS_BYTES >> 10} "
-            "KiB of headers"
+            "a part of the multipart body has no blank line after its headers, or more than "
+            f"{_MAX_HEADERS_BYTES >> 10} KiB of headers"
         )
     headers = HeaderParser().parsestr(body[begin : blank.start()].decode("latin-1"))
     data = body[min(blank.end(), end) : end]
     encoding = headers.get("content-transfer-encoding", "").strip().lower()
     if encoding == "base64":
         data = await _from_base64(data)
-    elif encoding not in _AS_IT_IS:
-        raise Malformed(f"Content-Transfer-Encoding: {encoding[:64]!r} is not read in a part; send binary or base64")
+    elif encoding not in _UNENCODED:
+        raise Malformed(f"Content-Transfer-Encoding: {encoding[:64]!r} is not supported; send binary or base64")
     name, filename = _names(headers.get("content-disposition", ""))
     return Part(name, filename, headers.get_content_type(), data)
 
 
 def _names(disposition: str) -> tuple[str, str | None]:
-    """Return the part's name, and its file's, which some clients send as ``filename*`` alone (RFC 5987)."""
+    """Return the part's name and its file name, which some clients send only as ``filename*`` (RFC 5987)."""
     if len(disposition) > _MAX_DISPOSITION_CHARS:
-        raise Malformed("a part of the multipart body has too long a Content-Disposition")
+        raise Malformed(
+            f"a part of the multipart body has a Content-Disposition of more than {_MAX_DISPOSITION_CHARS} characters"
+        )
     _, parameters = parse_options_header(disposition)
     has_file = b"filename" in parameters or _EXTENDED_FILENAME.search(disposition) is not None
     filename = parameters.get(b"filename", b"?" if has_file else None)
@@ -153,5 +159,7 @@ async def _from_base64(data: bytes) -> bytes:
             decoded.append(binascii.a2b_base64(text[start : start + _SLICE_BYTES], strict_mode=True))
             await asyncio.sleep(0)
     except binascii.Error as exc:
-        raise Malformed("a part of the multipart body is not base64, which its Content-Transfer-Encoding says") from exc
+        raise Malformed(
+            "a part of the multipart body is not valid base64, although its Content-Transfer-Encoding says so"
+        ) from exc
     return b"".join(decoded)

@@ -1,4 +1,4 @@
-"""Which of our two representations a request's ``Accept`` prefers: JSON or the annotated picture. RFC 9110, 12.5.1."""
+"""Content negotiation: whether ``Accept`` prefers JSON or the annotated picture (RFC 9110, 12.5.1)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import math
 import re
 from collections.abc import Sequence
 
-_JPEG = {"image/jpeg", "image/jpg", "image/pjpeg"}  # the other two are common mistakes for the first
-_QUOTED = r'"(?:\\.|[^"\\])*"?'  # 5.6.4; the last quote may be missing
-_EVERYTHING = {"*/*", "*"}  # the second is how Java's HttpURLConnection writes it
+_JPEG = {"image/jpeg", "image/jpg", "image/pjpeg"}  # the last two are common misspellings
+_QUOTED = r'"(?:\\.|[^"\\])*"?'  # RFC 9110, 5.6.4; the last quote may be missing
+_EVERYTHING = {"*/*", "*"}  # Java's HttpURLConnection sends the second
 
 
 def prefers_jpeg(accept: Sequence[str]) -> bool:
-    """Return whether these ``Accept`` headers prefer a JPEG to JSON. A header that prefers neither means JSON.
+    """Return whether these ``Accept`` headers prefer a JPEG to JSON. JSON is the default if they prefer neither.
 
-    Two rules go beyond the weights. Clients that would take a web page first, as browsers that navigate and Java's
-    HttpURLConnection by default, ask for no picture in particular. And where ``*/*`` has the weight of ``image/jpeg``,
-    anything is as good, so it is JSON.
+    Two rules go beyond the weights. A client whose first choice is a web page gets JSON, because it does not ask for a
+    picture in particular; browsers send such headers when they navigate, and Java's HttpURLConnection by default. If
+    ``*/*`` has the weight of ``image/jpeg``, the client accepts anything equally, so it gets JSON too.
     """
     header = ",".join(accept).lower()
     if "image/" not in header:
-        return False  # nearly every request: JSON weighs as much then
+        return False  # a shortcut for nearly every request: JPEG then has no higher weight than JSON
     weights = _weights(header)
     jpeg = max((weights[name] for name in _JPEG & weights.keys()), default=None)
     everything = weights.get("*/*", 0.0)
@@ -32,7 +32,7 @@ def prefers_jpeg(accept: Sequence[str]) -> bool:
 
 
 def _weights(header: str) -> dict[str, float]:
-    """Return the weight of each media range: 12.4.2. A range whose weight is no number is left out."""
+    """Return the weight of each media range (RFC 9110, 12.4.2). A range with an invalid weight is left out."""
     weights: dict[str, float] = {}
     for element in _split(header, ","):
         name, *options = (word.strip() for word in _split(element, ";"))
@@ -49,5 +49,5 @@ def _weights(header: str) -> dict[str, float]:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """Return what is between the separators. Those in quotes are none."""
+    """Split text at the separators that are not inside quotes."""
     return re.findall(rf'{separator}((?:[^{separator}"]|{_QUOTED})*)', separator + text)

@@ -1,36 +1,40 @@
-"""Complete the OpenAPI document that FastAPI makes: the permission that each operation needs, and its refusals."""
+"""Additions to FastAPI's OpenAPI document: the permission that each operation needs, and its refusals."""
 
 from __future__ import annotations
 
 from serve_app.api.access.permissions import RouteTable
 from serve_app.types import Json
 
-_SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key, where the application has any."}
-_FORM = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
+_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key. It is needed only if the server has API keys.",
+}
+_ERROR_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
 _REFUSALS = {
-    "400": "`malformed`: a body that breaks off, or one that came with a `GET`, `HEAD` or `DELETE`",
-    "401": "`unauthorized`: no API key, or one that is unknown or has expired",
-    "403": "`forbidden`: the key lacks the permission; without keys, the request is not this machine's own",
-    "429": "`rate_limited`: the key's rate or concurrency limit is exceeded, with `Retry-After`",
-    "503": "`overloaded`: `limits.max_requests` are in flight, with `Retry-After`",
+    "400": "`malformed`: the body is incomplete, or a `GET`, `HEAD` or `DELETE` request has one",
+    "401": "`unauthorized`: the API key is missing, unknown or expired",
+    "403": "`forbidden`: the API key lacks the permission; or the server has no API keys and the request is not local",
+    "429": "`rate_limited`: the API key's rate or concurrency limit is exceeded, with `Retry-After`",
+    "503": "`overloaded`: `limits.max_requests` requests are in flight, with `Retry-After`",
 }
 _BODY_REFUSALS = {
-    "413": "`too_large`: more than 1 MiB of JSON",
-    "415": "`unsupported_encoding`: a `Content-Encoding` other than gzip and deflate",
+    "413": "`too_large`: the JSON body is larger than 1 MiB",
+    "415": "`unsupported_encoding`: the `Content-Encoding` is neither `gzip` nor `deflate`",
     "504": "`deadline_exceeded`: the body was not complete within `limits.deadline_s`",
 }
-_FASTAPIS_OWN = {"HTTPValidationError", "ValidationError"}  # forms of errors that we do not send
+_UNUSED_SCHEMAS = {"HTTPValidationError", "ValidationError"}  # FastAPI's forms of errors, which we do not send
 
 
 def complete(document: Json, routes: RouteTable) -> None:
-    """Add each operation's permission, as its router declares it, and the refusals of ``Access``."""
+    """Add to each operation the permission that its router declares, and the refusals of ``Access``."""
     components = document["components"]
-    components["schemas"] = {name: form for name, form in components["schemas"].items() if name not in _FASTAPIS_OWN}
+    components["schemas"] = {name: form for name, form in components["schemas"].items() if name not in _UNUSED_SCHEMAS}
     components["securitySchemes"] = {"key": _SCHEME}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             route = routes.find({"type": "http", "method": method.upper(), "path": path})
-            assert route is not None  # else a route is in no Router, and answers nobody
+            assert route is not None  # otherwise the route is in no Router, and every request gets 404
             responses = operation["responses"]
             if "HTTPValidationError" in str(responses.get("422")):
                 responses["422"] = _refusal("`invalid_parameter`: a parameter is out of range or of the wrong type")
@@ -45,4 +49,4 @@ def complete(document: Json, routes: RouteTable) -> None:
 
 
 def _refusal(description: str) -> Json:
-    return {"description": description, "content": _FORM}
+    return {"description": description, "content": _ERROR_CONTENT}

@@ -1,4 +1,4 @@
-"""Read the parameters of ``POST /detect`` from its query, and from the fields of a form."""
+"""The parameters of ``POST /detect``, which come from the query and from the fields of a form."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from serve_app.errors import InvalidParameter
 from serve_app.schemas.detect import ONE_VALUE, DetectQuery
 from serve_app.types import Json
 
-# What other servers and Ultralytics call the same: these mean ours.
-SAME = {
+# Names that Ultralytics and other servers use for our parameters; we accept them.
+ALIASES = {
     "conf": "confidence",
     "conf_thres": "confidence",
     "conf_threshold": "confidence",
@@ -23,13 +23,13 @@ SAME = {
     "iou_threshold": "iou",
     "max_det": "max_detections",
     "class": "classes",
-    "classes[]": "classes",  # as axios, jQuery and PHP send a list
+    "classes[]": "classes",  # axios, jQuery and PHP send a list this way
 }
-# What others have and we do not, and what to do instead.
-_SIZE = "the model has one input size, and pictures are scaled to it: send the picture as it is"
-_DRAWN = "ask for the picture with its boxes drawn by the header Accept: image/jpeg"
-_KEY = "send the API key as the header Authorization: Bearer KEY"
-_BY_MODEL = "this is the model's, and no request changes it"
+# Parameters of other servers that we do not have, and what to do instead.
+_SIZE = "the server scales pictures to the model's input size; send the picture as it is"
+_DRAWN = "send the header Accept: image/jpeg to get the picture with its boxes drawn"
+_KEY = "send the API key in the header Authorization: Bearer KEY"
+_BY_MODEL = "the model decides this, and a request cannot change it"
 _INSTEAD = {
     **dict.fromkeys(("imgsz", "img_size", "imgsize", "image_size", "size", "input_size"), _SIZE),
     **dict.fromkeys(("annotate", "annotated", "draw", "plot", "render", "visualize", "format", "output"), _DRAWN),
@@ -40,23 +40,25 @@ _INSTEAD = {
     **dict.fromkeys(("limit", "top_k", "topk"), "use max_detections"),
     **dict.fromkeys(("labels", "class_ids", "filter"), "use classes"),
     **dict.fromkeys(("model_id", "weights", "version"), "use model"),
-    **dict.fromkeys(("url", "image_url", "image", "img", "file", "data"), "a picture is no parameter: it is the body"),
+    **dict.fromkeys(
+        ("url", "image_url", "image", "img", "file", "data"), "send the picture as the body, not as a parameter"
+    ),
 }
 _NAMES = tuple(DetectQuery.model_fields)
-_MAX_NAME_CHARS = 64  # of a name that is shown
+_MAX_NAME_CHARS = 64  # how much of an unknown name is quoted
 
 
 def parse(items: Sequence[tuple[str, str]]) -> DetectQuery:
-    """Return the parameters of these names and values. Raises InvalidParameter, which names each that is wrong."""
-    ours = [(SAME.get(name, name), value) for name, value in items]
+    """Return the parameters in these names and values. Raise InvalidParameter, which names each wrong one."""
+    ours = [(ALIASES.get(name, name), value) for name, value in items]
     counts = Counter(name for name, _ in ours)
     if repeated := [name for name in ONE_VALUE if counts[name] > 1]:
-        raise InvalidParameter(f"{', '.join(repeated)}: given more than once")
+        raise InvalidParameter(f"{', '.join(repeated)}: given more than once; send it once")
     values: dict[str, Any] = {name: value for name, value in ours if name != "classes"}
     if counts["classes"]:
         values["classes"] = [value for name, value in ours if name == "classes"]
     if unknown := [name for name in values if name not in _NAMES]:
-        raise InvalidParameter(no_such(unknown[0]))
+        raise InvalidParameter(unknown_parameter(unknown[0]))
     try:
         return DetectQuery.model_validate(values)
     except ValidationError as exc:
@@ -65,22 +67,22 @@ def parse(items: Sequence[tuple[str, str]]) -> DetectQuery:
 
 
 def is_parameter(name: str) -> bool:
-    """Return whether a form's field of this name is a parameter of ours."""
-    return name in _NAMES or name in SAME
+    """Return whether a form field with this name is a parameter."""
+    return name in _NAMES or name in ALIASES
 
 
-def no_such(name: str) -> str:
-    """Return the sentence about a parameter that there is not: what to do instead, where that is known."""
+def unknown_parameter(name: str) -> str:
+    """Return the error text for an unknown parameter, with what to do instead if that is known."""
     shown, lower = name[:_MAX_NAME_CHARS], name[:_MAX_NAME_CHARS].lower()
     if lower in _INSTEAD:
         return f"{shown}: there is no such parameter; {_INSTEAD[lower]}"
-    meant = get_close_matches(SAME.get(lower, lower), _NAMES, 1)
-    hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(_NAMES)}"
+    meant = get_close_matches(ALIASES.get(lower, lower), _NAMES, 1)
+    hint = f"did you mean {meant[0]}?" if meant else f"use {', '.join(_NAMES)}"
     return f"{shown!r}: there is no such parameter; {hint}"
 
 
-def described() -> list[Json]:
-    """Return OpenAPI's description of the query."""
+def openapi_parameters() -> list[Json]:
+    """Return the OpenAPI description of the query parameters."""
     properties = DetectQuery.model_json_schema()["properties"]
     return [
         {"name": name, "in": "query", "required": False, "schema": schema}

@@ -1,4 +1,4 @@
-"""``/streams``: create, inspect, pause and delete streams, and follow what happens in them."""
+"""The routes below ``/streams``: create, inspect, pause and delete streams, and follow their events."""
 
 from __future__ import annotations
 
@@ -20,34 +20,37 @@ from serve_app.schemas.errors import ErrorResponse
 from serve_app.schemas.streams import EventType, Regions, StreamList, StreamResult, StreamSpec, StreamStatus
 from serve_app.types import Event, EventPage, Snapshot
 
-_MAX_FOLLOWERS = 64  # of an Ingress: each holds a connection
-_KEEP_ALIVE_S = 10.0  # proxies cut a connection on which nothing is sent
-_FIRST_FRAME_S = 2.0
-_LIVE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second: nginx passes each event on at once
+_MAX_FOLLOWERS = 64  # per Ingress replica; each holds a connection
+_KEEP_ALIVE_INTERVAL_S = 10.0  # proxies close a connection on which nothing is sent
+_FIRST_FRAME_TIMEOUT_S = 2.0
+_LIVE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second makes nginx forward each event at once
 _BOUNDARY = "frame"
-_GONE, _REFUSED = 4404, 4000  # WebSocket's closing codes: those of an application begin at 4000
+_NOT_FOUND, _REFUSED = 4404, 4000  # application-defined WebSocket close codes begin at 4000
 
 StreamId = Annotated[str, Path(description="The stream's id.", examples=[examples.STREAM_ID])]
 After = Annotated[
     int | None,
-    Query(ge=-1, description="Only events after this event's id; -1: every one that is kept. Default: those to come."),
+    Query(
+        ge=-1,
+        description="Send only events with a higher id. -1 sends every event still kept. Default: only new events.",
+    ),
 ]
-Types = Annotated[list[str], Query(description="Types of events, repeated or comma-separated. Default: every type.")]
-Boxes = Annotated[bool, Query(description="Draw what was found.")]
+Types = Annotated[list[str], Query(description="Event types, repeated or comma-separated. Default: every type.")]
+Boxes = Annotated[bool, Query(description="Draw a box around each detection.")]
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorResponse, "description": "`not_found`: no stream has this id"},
     503: {"model": ErrorResponse, "description": "`unavailable` or `overloaded`, with `Retry-After`"},
 }
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    409: {"model": ErrorResponse, "description": "`conflict`: there is a stream of this id"},
+    409: {"model": ErrorResponse, "description": "`conflict`: a stream with this id already exists"},
     422: {"model": ErrorResponse, "description": "`invalid_parameter` or `invalid_source`"},
     503: {
         "model": ErrorResponse,
         "description": "`overloaded`: `streams.max_streams` or `detector_capacity` is reached; or `unavailable`",
     },
 }
-_STATUS = examples.answers(examples.STREAM_STATUS)
+_STATUS = examples.of_response(examples.STREAM_STATUS)
 
 
 def router(streams: Streams) -> Router:
@@ -59,17 +62,17 @@ def router(streams: Streams) -> Router:
         "",
         summary="Start a stream",
         status_code=201,
-        responses=examples.answers(examples.STREAM_STATUS, status_code=201) | _REFUSALS,
-        openapi_extra=examples.asks(examples.STREAM),
+        responses=examples.of_response(examples.STREAM_STATUS, status_code=201) | _REFUSALS,
+        openapi_extra=examples.of_request(examples.STREAM),
     )
     async def create_stream(spec: StreamSpec, response: Response) -> StreamStatus:
-        """Start a stream. It keeps running, over restarts of everything, until it is deleted."""
+        """Start a stream. It runs until it is deleted, and survives restarts of the server."""
         status = await streams.create(spec)
         response.headers["Location"] = f"/streams/{spec.id}"
         return status
 
     @routes.head("", include_in_schema=False)
-    @routes.get("", summary="List all streams", responses=examples.answers(examples.STREAMS) | {503: _ERRORS[503]})
+    @routes.get("", summary="List all streams", responses=examples.of_response(examples.STREAMS) | {503: _ERRORS[503]})
     async def list_streams() -> StreamList:
         """Return the status of every stream, sorted by id."""
         return StreamList(streams=await streams.all())
@@ -84,35 +87,37 @@ def router(streams: Streams) -> Router:
         "/{stream_id}",
         summary="Replace a stream",
         responses=_STATUS | _ERRORS | {422: _REFUSALS[422]},
-        openapi_extra=examples.asks(examples.STREAM),
+        openapi_extra=examples.of_request(examples.STREAM),
     )
     async def replace_stream(stream_id: StreamId, spec: StreamSpec) -> StreamStatus:
-        """Start another stream under this id. Counts begin at zero. The old stream keeps running if the new one is
-        refused."""
+        """Start another stream under this id. Its counters start at zero.
+
+        If the new stream is refused, the old one keeps running.
+        """
         if "id" in spec.model_fields_set and spec.id != stream_id:
-            raise InvalidParameter("id: it is not the one in the path")
+            raise InvalidParameter("id: it differs from the id in the path; leave it out or make them equal")
         return await streams.replace(spec.model_copy(update={"id": stream_id}))
 
     @routes.delete("/{stream_id}", summary="Delete a stream", status_code=204, responses=_ERRORS)
     async def delete_stream(stream_id: StreamId) -> None:
-        """Stop a stream and forget it. What its sinks and its recorder wrote stays."""
+        """Stop a stream and remove it. Files and messages that it has written are kept."""
         await streams.delete(stream_id)
 
     @routes.post("/{stream_id}/pause", summary="Pause a stream", responses=_STATUS | _ERRORS)
     async def pause_stream(stream_id: StreamId) -> StreamStatus:
-        """Close the stream's source and end its process, until the stream is resumed."""
+        """Close the stream's source and end its process until the stream is resumed."""
         return await streams.pause(stream_id)
 
     @routes.post("/{stream_id}/resume", summary="Resume a stream", responses=_STATUS | _ERRORS)
     async def resume_stream(stream_id: StreamId) -> StreamStatus:
-        """Restart a stream that is paused or has failed. A file continues after the last frame that has a result."""
+        """Restart a paused or failed stream. A file continues after the last frame that has a result."""
         return await streams.resume(stream_id)
 
     @routes.head("/{stream_id}/regions", include_in_schema=False)
     @routes.get(
         "/{stream_id}/regions",
         summary="Show the regions of a stream",
-        responses=examples.answers(examples.REGIONS) | _ERRORS,
+        responses=examples.of_response(examples.REGIONS) | _ERRORS,
     )
     async def show_regions(stream_id: StreamId) -> Regions:
         """Return the zones and lines in which objects are counted."""
@@ -122,30 +127,32 @@ def router(streams: Streams) -> Router:
         "/{stream_id}/regions",
         summary="Replace the regions of a stream",
         responses=_STATUS | _ERRORS | {422: _REFUSALS[422]},
-        openapi_extra=examples.asks(examples.REGIONS),
+        openapi_extra=examples.of_request(examples.REGIONS),
     )
     async def set_regions(stream_id: StreamId, regions: Regions) -> StreamStatus:
-        """Count in these zones and lines while the stream runs. Those that stay as they were keep their counts."""
+        """Replace the zones and lines while the stream runs. Unchanged zones and lines keep their counts."""
         return await streams.set_regions(stream_id, regions)
 
     @routes.head("/{stream_id}/detections", include_in_schema=False)
     @routes.get(
         "/{stream_id}/detections",
         summary="Show the latest result",
-        responses=examples.answers(examples.STREAM_RESULT) | _ERRORS,
+        responses=examples.of_response(examples.STREAM_RESULT) | _ERRORS,
     )
     async def latest_detections(stream_id: StreamId) -> StreamResult:
-        """Return what was found in the newest frame that was processed."""
+        """Return the detections in the newest processed frame."""
         latest = (await streams.status(stream_id)).latest
         if latest is None:
-            raise Unavailable("no frame has been processed yet; retry when one has been")
+            raise Unavailable("the stream has not processed a frame yet; retry later")
         return latest
 
     @routes.get(
         "/{stream_id}/events",
         summary="Follow the events of a stream",
         response_class=StreamingResponse,
-        responses=_ERRORS | {422: _REFUSALS[422]} | examples.answers(examples.EVENTS, media_type="text/event-stream"),
+        responses=_ERRORS
+        | {422: _REFUSALS[422]}
+        | examples.of_response(examples.EVENTS, media_type="text/event-stream"),
     )
     async def follow_events(
         stream_id: StreamId,
@@ -153,14 +160,14 @@ def router(streams: Streams) -> Router:
         after: After = None,
         last_event_id: Annotated[int | None, Header(ge=-1)] = None,
     ) -> StreamingResponse:
-        """Send what happens in the stream as Server-Sent Events, without end. The same path answers a WebSocket.
+        """Send the stream's events as Server-Sent Events, without end. A WebSocket at the same path sends them too.
 
-        `event: missed` says how many events are no longer kept. A browser that reconnects continues after the last
-        event that it received.
+        If some of the requested events are no longer kept, `event: missed` says how many. A browser that reconnects
+        continues after the last event that it received.
         """
         wanted = _parse_types(types)
         after = after if last_event_id is None else last_event_id
-        page = await streams.events(stream_id, after, 0)  # NotFound, while there is still a status to send
+        page = await streams.events(stream_id, after, 0)  # raises NotFound while we can still send a status
         lines = followers.follow(_sse(streams, stream_id, wanted, page))
         return StreamingResponse(lines, media_type="text/event-stream", headers=_LIVE)
 
@@ -175,11 +182,11 @@ def router(streams: Streams) -> Router:
         try:
             with followers.one():
                 page = await streams.events(stream_id, after, 0)
-                await _until_gone(socket, _send_all(socket, streams, stream_id, _parse_types(types), page))
+                await _until_disconnected(socket, _send_all(socket, streams, stream_id, _parse_types(types), page))
         except ServeAppError as exc:
-            code = _GONE if isinstance(exc, NotFound) else _REFUSED + exc.status_code
-            with suppress(RuntimeError, WebSocketDisconnect):  # it has gone meanwhile
-                await socket.close(code, exc.detail[:100])  # a reason has 123 bytes at most
+            code = _NOT_FOUND if isinstance(exc, NotFound) else _REFUSED + exc.status_code
+            with suppress(RuntimeError, WebSocketDisconnect):  # the client may have disconnected meanwhile
+                await socket.close(code, exc.detail[:100])  # a reason may have at most 123 bytes
 
     @routes.head("/{stream_id}/frame.jpg", include_in_schema=False)
     @routes.get(
@@ -189,10 +196,10 @@ def router(streams: Streams) -> Router:
         responses=_ERRORS | {200: {"content": {"image/jpeg": {}}}},
     )
     async def newest_frame(stream_id: StreamId, boxes: Boxes = True) -> Response:
-        """Return the newest frame that was processed, as a JPEG."""
-        shot = await streams.snapshot(stream_id, None, _FIRST_FRAME_S, boxes=boxes)
+        """Return the newest processed frame as a JPEG. By default, a box is drawn around each detection."""
+        shot = await streams.snapshot(stream_id, None, _FIRST_FRAME_TIMEOUT_S, boxes=boxes)
         if shot is None:
-            raise Unavailable("no frame can be shown now; retry when one has been processed")
+            raise Unavailable("no processed frame is available; retry later")
         headers = {"X-Frame-Id": str(shot.frame_id), "Cache-Control": "no-store"}
         return Response(shot.jpeg, media_type="image/jpeg", headers=headers)
 
@@ -205,7 +212,7 @@ def router(streams: Streams) -> Router:
     async def preview_frames(
         stream_id: StreamId, boxes: Boxes = True, max_fps: Annotated[float, Query(gt=0, le=30)] = 5.0
     ) -> StreamingResponse:
-        """Send the newest frames one after the other, as Motion JPEG, which browsers show in an `<img>`."""
+        """Send the newest frames one after the other as Motion JPEG, which a browser shows in an `<img>`."""
         first = await streams.snapshot(stream_id, None, 0, boxes=boxes)
         parts = followers.follow(_mjpeg(streams, stream_id, first, boxes, 1 / max_fps))
         return StreamingResponse(parts, media_type=f"multipart/x-mixed-replace; boundary={_BOUNDARY}", headers=_LIVE)
@@ -214,19 +221,19 @@ def router(streams: Streams) -> Router:
 
 
 class _Followers(ConcurrencyLimit):
-    """Counts the connections that stay open."""
+    """The limit on connections that follow streams."""
 
     def __init__(self) -> None:
         refusal = f"{_MAX_FOLLOWERS} connections follow streams, which is the limit; close one or retry later"
         super().__init__(_MAX_FOLLOWERS, "followers", refusal)
 
     def follow(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Yield the parts, and count the connection from the first to the last. Raises Overloaded at once."""
+        """Return the parts, counting the connection while they are sent. Raise Overloaded if the limit is reached."""
         with self.one():
-            pass  # while there is still a status to send
+            pass  # raises Overloaded while we can still send a status
 
         async def counted() -> AsyncIterator[bytes]:
-            with suppress(ServeAppError), self.one():  # the stream has ended, and so does the answer
+            with suppress(ServeAppError), self.one():  # when the stream ends, so does the response
                 async for part in parts:
                     yield part
 
@@ -234,20 +241,20 @@ class _Followers(ConcurrencyLimit):
 
 
 def _parse_types(types: list[str]) -> frozenset[str]:
-    """Return the types of events that were named, or all of them. Raises InvalidParameter."""
+    """Return the requested event types, or all of them. Raise InvalidParameter if one is unknown."""
     known = get_args(EventType)
     named = frozenset(name.strip() for item in types for name in item.split(",")) or frozenset(known)
     if unknown := sorted(named - set(known)):
-        raise InvalidParameter(f"types: no events are called {unknown[0][:64]!r}; there are {', '.join(known)}")
+        raise InvalidParameter(f"types: no event type is named {unknown[0][:64]!r}; use {', '.join(known)}")
     return named
 
 
 async def _pages(streams: Streams, stream_id: str, page: EventPage) -> AsyncIterator[EventPage]:
-    """Yield that page and all that follow; an empty one when nothing happened for a while."""
+    """Yield the first page and all that follow. A page is empty when nothing has happened for a while."""
     while True:
         yield page
         last_id = page.events[-1].event_id if page.events else page.last_id
-        page = await streams.events(stream_id, last_id, _KEEP_ALIVE_S)
+        page = await streams.events(stream_id, last_id, _KEEP_ALIVE_INTERVAL_S)
 
 
 async def _sse(streams: Streams, stream_id: str, wanted: frozenset[str], first: EventPage) -> AsyncIterator[bytes]:
@@ -258,7 +265,7 @@ async def _sse(streams: Streams, stream_id: str, wanted: frozenset[str], first: 
 
 
 def _sse_position(page: EventPage) -> str:
-    """Tell a client that has nothing to read where it is, so that it misses nothing if it has to connect again."""
+    """Return a keep-alive with the current event id, so that a client that reconnects misses no event."""
     last_id = page.events[-1].event_id if page.events else page.last_id
     return ": nothing new\n" + (f"id: {last_id}\n\n" if last_id is not None else "\n")
 
@@ -278,8 +285,8 @@ async def _send_all(
                 await socket.send_text(event.json)
 
 
-async def _until_gone(socket: WebSocket, sending: Any) -> None:
-    """Send until the client goes away, which only a read notices."""
+async def _until_disconnected(socket: WebSocket, sending: Any) -> None:
+    """Send until the client disconnects, which only a read notices."""
 
     async def read() -> None:
         with suppress(WebSocketDisconnect):
@@ -301,13 +308,13 @@ async def _mjpeg(
     streams: Streams, stream_id: str, shot: Snapshot | None, boxes: bool, interval_s: float
 ) -> AsyncIterator[bytes]:
     while True:
-        began_s = time.monotonic()
+        started_at_s = time.monotonic()
         if shot is not None:
             yield _part(shot)
         shown = shot.frame_id if shot else None
-        newer = await streams.snapshot(stream_id, shown, _KEEP_ALIVE_S, boxes=boxes)
-        shot = newer or shot  # the old one again, so that the connection is not cut
-        await asyncio.sleep(max(0.0, began_s + interval_s - time.monotonic()))
+        newer = await streams.snapshot(stream_id, shown, _KEEP_ALIVE_INTERVAL_S, boxes=boxes)
+        shot = newer or shot  # the old frame again, so that proxies keep the connection open
+        await asyncio.sleep(max(0.0, started_at_s + interval_s - time.monotonic()))
 
 
 def _part(shot: Snapshot) -> bytes:

@@ -1,4 +1,4 @@
-"""A small client, synchronous or asynchronous, for the HTTP API: pictures in, detections and events out.
+"""A small client for the HTTP API, synchronous or asynchronous. It detects objects and manages streams.
 
     from serve_app.client import Client
 
@@ -10,7 +10,8 @@
         for event in client.streams.events("gate", types=["result"]):
             print(event)
 
-It needs httpx and pydantic, and numpy where an array is asked for or given: none of the server's other dependencies.
+It needs httpx and pydantic, and numpy if you pass or request an array. It needs none of the server's other
+dependencies.
 """
 
 from serve_app.client.async_ import AsyncClient

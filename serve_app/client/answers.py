@@ -1,4 +1,4 @@
-"""The server's answers -> results and errors."""
+"""Conversion of the server's responses to results and errors."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from serve_app.types import Json, Snapshot
 
 M = TypeVar("M", bound=BaseModel)
 
-_OF_ONE_PICTURE = {"not_an_image", "undecodable", "too_large", "poison"}  # codes that say what is wrong with a picture
+# Error codes that concern one picture, not the whole request.
+_PICTURE_ERROR_CODES = {"not_an_image", "undecodable", "too_large", "poison"}
 
 
 def check(response: httpx.Response) -> None:
-    """Raise ApiError unless the answer, which has been read, is a success."""
+    """Raise ApiError unless the response, which has been read, is a success."""
     if not response.is_success:
         raise _error_of(response)
 
 
 def model_of(kind: type[M]) -> Callable[[httpx.Response], M]:
-    """Return what reads an answer as a model. It raises ApiError."""
+    """Return a function that reads a response as a model, and raises ApiError if it is not one."""
 
     def read(response: httpx.Response) -> M:
         check(response)
@@ -36,44 +37,48 @@ def model_of(kind: type[M]) -> Callable[[httpx.Response], M]:
 
 
 def check_deleted(response: httpx.Response) -> None:
-    """Raise ApiError unless the answer says that something is deleted."""
+    """Raise ApiError unless the response has status 204, which confirms a deletion."""
     check(response)
     if response.status_code != 204:
-        raise unexpected(f"the server answers {response.status_code} where 204 is expected", response.status_code)
+        raise unexpected(
+            f"the server responded with status {response.status_code} instead of 204", response.status_code
+        )
 
 
 def check_type(response: httpx.Response, expected: str) -> None:
-    """Raise ApiError unless the answer is a success of this content type."""
+    """Raise ApiError unless the response is a success with this content type."""
     check(response)
     found = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if found != expected:
-        raise unexpected(f"the answer has the content type {found or 'none'}, not {expected}", response.status_code)
+        raise unexpected(
+            f"the response has the content type {found or 'none'} instead of {expected}", response.status_code
+        )
 
 
 def jpeg_of(response: httpx.Response) -> bytes:
-    """Return the bytes of a picture. Raises ApiError."""
+    """Return the bytes of a JPEG. Raise ApiError if the response is not one."""
     check_type(response, "image/jpeg")
     return response.content
 
 
 def frame_of(response: httpx.Response) -> Snapshot:
-    """Return a frame and its id. Raises ApiError."""
+    """Return a frame and its id. Raise ApiError if the response lacks either."""
     picture, frame_id = jpeg_of(response), response.headers.get("X-Frame-Id", "")
     try:
         return Snapshot(int(frame_id), picture)
     except ValueError as exc:
-        raise unexpected("the answer has no number in its header X-Frame-Id", response.status_code) from exc
+        raise unexpected("the response has no number in its header X-Frame-Id", response.status_code) from exc
 
 
 def results_of(response: httpx.Response, count: int) -> list[DetectResult | ApiError]:
-    """Return the results of so many pictures. Raises ApiError where the whole request was refused.
+    """Return the results for ``count`` pictures. Raise ApiError if the whole request was refused.
 
-    The server answers a request of one picture as itself, without a list around it.
+    For a request with one picture, the server returns the result itself instead of a list.
     """
     try:
         check(response)
     except ApiError as exc:
-        if count == 1 and exc.code in _OF_ONE_PICTURE:
+        if count == 1 and exc.code in _PICTURE_ERROR_CODES:
             return [exc]
         raise
     body = _json(response.content)
@@ -81,21 +86,21 @@ def results_of(response: httpx.Response, count: int) -> list[DetectResult | ApiE
         return [validated(DetectResult, response.content)]
     found = body["results"]
     if not isinstance(found, list) or len(found) != count or not all(isinstance(one, dict) for one in found):
-        raise unexpected(f"the answer does not have one result for each of {count} pictures", response.status_code)
+        raise unexpected(f"the response does not have one result for each of {count} pictures", response.status_code)
     return [_error_of_picture(one) if "code" in one else validated(DetectResult, json.dumps(one)) for one in found]
 
 
 def unexpected(detail: str, status_code: int = 200) -> ApiError:
-    """Return the error for a successful answer that no Sightline gives."""
-    return ApiError(f"{detail}: check the url", "unexpected_answer", status_code)
+    """Return the error for a successful response that does not come from a Sightline server."""
+    return ApiError(f"{detail}; check the url", "unexpected_answer", status_code)
 
 
 def validated(kind: type[M], data: str | bytes) -> M:
-    """Return JSON of the server as a model. Raises ApiError where it is something else."""
+    """Return the server's JSON as a model. Raise ApiError if it is anything else."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as exc:
-        raise unexpected(f"the answer is not a {kind.__name__} as this version of the client knows it") from exc
+        raise unexpected(f"the response is not a {kind.__name__} that this version of the client knows") from exc
 
 
 def _json(data: bytes) -> Json:
@@ -107,12 +112,12 @@ def _json(data: bytes) -> Json:
 
 
 def _error_of(response: httpx.Response) -> ApiError:
-    """Read an error of our own, or whatever a proxy in front of the server says."""
+    """Return the error in a response of the server, or of a proxy in front of it."""
     body, status_code = _json(response.content), response.status_code
     retry_after = response.headers.get("Retry-After", "")
     kind = {404: NotFoundError, 409: ConflictError}.get(status_code, ApiError)
     return kind(
-        str(body.get("detail") or f"the server answers {status_code}"),
+        str(body.get("detail") or f"the server responded with status {status_code}"),
         str(body.get("code") or f"http_{status_code}"),
         status_code,
         int(retry_after) if retry_after.isdecimal() else None,
@@ -122,7 +127,7 @@ def _error_of(response: httpx.Response) -> ApiError:
 
 
 def _error_of_picture(body: Json) -> ApiError:
-    """Read one of several pictures' errors. It has no status and no headers of its own; its code implies them."""
+    """Return the error of one of several pictures. Its code implies the status and headers that it lacks."""
     code = str(body["code"])
     kind = _KINDS.get(code, ServeAppError)
     detail, request_id = str(body.get("detail") or code), str(body.get("request_id") or "")
@@ -136,4 +141,4 @@ def _kinds(kind: type[ServeAppError]) -> dict[str, type[ServeAppError]]:
     return found | {kind.code: kind}
 
 
-_KINDS = _kinds(ServeAppError)  # by code; those that share a code differ in nothing that a client sees
+_KINDS = _kinds(ServeAppError)  # by code; classes that share a code look the same to a client

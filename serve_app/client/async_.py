@@ -1,4 +1,4 @@
-"""The client for code on an event loop: it does what ``Client`` does."""
+"""The asynchronous client. It has the same methods as ``Client``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """Talk to a running Sightline from asyncio: see ``Client`` for every method.
+    """A client of a running Sightline server for asyncio: see ``Client`` for every method.
 
     from serve_app.client import AsyncClient
 
@@ -42,7 +42,7 @@ class AsyncClient:
 
     @property
     def url(self) -> str:
-        """Where the server is."""
+        """The URL of the server, without credentials."""
         return self._endpoint.url
 
     async def detect(
@@ -55,7 +55,7 @@ class AsyncClient:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> DetectResult:
-        """See ``Client.detect``."""
+        """Detect objects in one picture: see ``Client.detect``."""
         params = requests.query(model, confidence, iou, classes, max_detections)
         return await self.send(await asyncio.to_thread(requests.detect, image, params))
 
@@ -69,7 +69,7 @@ class AsyncClient:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> list[DetectResult | ApiError]:
-        """See ``Client.detect_many``."""
+        """Detect objects in several pictures: see ``Client.detect_many``."""
         params, pictures = requests.query(model, confidence, iou, classes, max_detections), several(images)
         return await self.send(await asyncio.to_thread(requests.detect_many, pictures, params)) if pictures else []
 
@@ -83,31 +83,31 @@ class AsyncClient:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> bytes:
-        """See ``Client.annotate``."""
+        """Return the picture with its boxes drawn: see ``Client.annotate``."""
         params = requests.query(model, confidence, iou, classes, max_detections)
         return await self.send(await asyncio.to_thread(requests.annotate, image, params))
 
     async def models(self) -> list[ModelStatus]:
-        """See ``Client.models``."""
+        """Return the models of the server: see ``Client.models``."""
         return (await self.send(requests.models())).models
 
     async def health(self) -> HealthResponse:
-        """See ``Client.health``."""
+        """Check that the process responds: see ``Client.health``."""
         return await self.send(requests.health())
 
     async def ready(self) -> ReadyResponse:
-        """See ``Client.ready``."""
+        """Return which model serves: see ``Client.ready``."""
         return await self.send(requests.ready())
 
     async def send(self, request: ApiRequest[T]) -> T:
-        """Send one request of ``serve_app.client.requests``."""
+        """Send one request from ``serve_app.client.requests``, and return its result."""
         with self._endpoint.errors(self._http):
             response = await self._http.request(request.method, request.path, **request.options)
         return request.read(response)
 
     @asynccontextmanager
     async def follow(self, feed: EventFeed) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Connect to where a feed is."""
+        """Open the next connection of an event feed, and yield its bytes."""
         request = feed.request(self._endpoint.timeout_s)
         with self._endpoint.errors(self._http):
             async with self._http.stream(request.method, request.path, **request.options) as response:
@@ -117,7 +117,7 @@ class AsyncClient:
                 yield response.aiter_bytes()
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close all connections to the server."""
         await self._http.aclose()
 
     async def __aenter__(self) -> AsyncClient:
@@ -128,59 +128,62 @@ class AsyncClient:
 
 
 class AsyncStreamsApi:
-    """The streams of a server: ``client.streams``. See ``StreamsApi`` for every method."""
+    """The streams of a server, as ``client.streams``. See ``StreamsApi`` for every method."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
 
     async def create(self, spec: StreamSpec | Json) -> StreamStatus:
-        """See ``StreamsApi.create``."""
+        """Start a stream: see ``StreamsApi.create``."""
         return await self._client.send(requests.create_stream(spec))
 
     async def list(self) -> list[StreamStatus]:
-        """See ``StreamsApi.list``."""
+        """Return the status of every stream: see ``StreamsApi.list``."""
         return (await self._client.send(requests.list_streams())).streams
 
     async def status(self, stream_id: str) -> StreamStatus:
-        """See ``StreamsApi.status``."""
+        """Return the status of a stream: see ``StreamsApi.status``."""
         return await self._client.send(requests.stream_status(stream_id))
 
     async def replace(self, spec: StreamSpec | Json) -> StreamStatus:
-        """See ``StreamsApi.replace``."""
+        """Replace the stream that has this id: see ``StreamsApi.replace``."""
         return await self._client.send(requests.replace_stream(spec))
 
     async def delete(self, stream_id: str) -> None:
-        """See ``StreamsApi.delete``."""
+        """Stop a stream and remove it: see ``StreamsApi.delete``."""
         await self._client.send(requests.delete_stream(stream_id))
 
     async def pause(self, stream_id: str) -> StreamStatus:
-        """See ``StreamsApi.pause``."""
+        """Close a stream's source: see ``StreamsApi.pause``."""
         return await self._client.send(requests.pause_stream(stream_id))
 
     async def resume(self, stream_id: str) -> StreamStatus:
-        """See ``StreamsApi.resume``."""
+        """Restart a paused or failed stream: see ``StreamsApi.resume``."""
         return await self._client.send(requests.resume_stream(stream_id))
 
     async def regions(self, stream_id: str) -> Regions:
-        """See ``StreamsApi.regions``."""
+        """Return a stream's zones and lines: see ``StreamsApi.regions``."""
         return await self._client.send(requests.stream_regions(stream_id))
 
     async def set_regions(self, stream_id: str, regions: Regions | Json) -> StreamStatus:
-        """See ``StreamsApi.set_regions``."""
+        """Replace a stream's zones and lines: see ``StreamsApi.set_regions``."""
         return await self._client.send(requests.set_stream_regions(stream_id, regions))
 
     async def detections(self, stream_id: str) -> FrameResult:
-        """See ``StreamsApi.detections``."""
+        """Return the detections in the latest frame: see ``StreamsApi.detections``."""
         return await self._client.send(requests.stream_detections(stream_id))
 
     async def frame(self, stream_id: str, boxes: bool = True) -> Snapshot:
-        """See ``StreamsApi.frame``."""
+        """Return the latest frame as a JPEG: see ``StreamsApi.frame``."""
         return await self._client.send(requests.stream_frame(stream_id, boxes))
 
     async def events(
         self, stream_id: str, types: Iterable[str] | None = None, after: int | None = None
     ) -> AsyncIterator[StreamEvent | MissedEvents]:
-        """See ``StreamsApi.events``. Use ``contextlib.aclosing`` to close the connection where the loop ends early."""
+        """Follow a stream's events: see ``StreamsApi.events``.
+
+        Use ``contextlib.aclosing`` to close the connection when you leave the loop.
+        """
         feed = EventFeed(stream_id, types, after)
         while True:
             error: SightlineError | None = None

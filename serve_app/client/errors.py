@@ -1,38 +1,38 @@
-"""What the client raises.
+"""The errors that the client raises.
 
 SightlineError
-|- ConnectionFailed     no answer came: nobody listens at the url, the connection broke, or the timeout passed
-|  `- ClientClosed      close() has been called before
-`- ApiError             the server answered with an error
+|- ConnectionFailed     no response: no server listens at the URL, the connection failed, or the timeout expired
+|  `- ClientClosed      the client has been closed
+`- ApiError             the server responded with an error
    |- NotFoundError     404: no stream has this id
-   `- ConflictError     409: a stream of this id exists already
+   `- ConflictError     409: a stream with this id already exists
 """
 
 from __future__ import annotations
 
-_RETRYABLE = frozenset({429, 502, 503, 504})  # a limit, a replica or a proxy stood in the way, not the request itself
+_RETRYABLE = frozenset({429, 502, 503, 504})  # a limit, a replica or a proxy is the reason, not the request
 
 
 class SightlineError(Exception):
-    """The base of every error that the client raises on purpose."""
+    """The base class of all errors that the client raises on purpose."""
 
-    is_retryable = False  # whether the same request may succeed when it is sent again later
+    is_retryable = False  # whether the same request may succeed later
 
 
 class ConnectionFailed(SightlineError):
-    """No answer came. The server may still have worked on the request."""
+    """The server did not respond. It may still have processed the request."""
 
     is_retryable = True
 
 
 class ClientClosed(ConnectionFailed):
-    """The client has been closed, so that nothing was sent."""
+    """The client has been closed, so nothing was sent."""
 
     is_retryable = False
 
 
 class ApiError(SightlineError):
-    """The server answered with an error. Its text is ``detail``."""
+    """The server responded with an error. Its text is ``detail``."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class ApiError(SightlineError):
         limit: str | None = None,
         request_id: str = "",
     ) -> None:
-        # Every argument goes to the base class, because that is what survives pickling.
+        # The base class gets every argument, because pickle restores the error from those arguments.
         super().__init__(detail, code, status_code, retry_after_s, limit, request_id)
         self.detail = detail
-        self.code = code  # one of those in the README's table, such as "not_an_image"
+        self.code = code  # a code from the documentation's table of errors, such as "not_an_image"
         self.status_code = status_code
         self.retry_after_s = retry_after_s  # how long the server asks the client to wait
-        self.limit = limit  # the server's setting, where the request was refused because of one
-        self.request_id = request_id  # names the request in the server's log
+        self.limit = limit  # the limit of the server that was reached, if that is the reason
+        self.request_id = request_id  # identifies the request in the server's log
         self.is_retryable = status_code in _RETRYABLE
 
     def __str__(self) -> str:
@@ -62,4 +62,4 @@ class NotFoundError(ApiError):
 
 
 class ConflictError(ApiError):
-    """A stream of this id exists already."""
+    """A stream with this id already exists."""

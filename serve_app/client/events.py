@@ -1,4 +1,4 @@
-"""What happens in a stream, and how a client follows it over broken connections."""
+"""A stream's events, and the feed that follows them across failed connections."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from serve_app.client.sse import Message, SseParser
 from serve_app.schemas.streams import ClipNotice, Gap, LineCrossing, StateChange, ZoneChange
 from serve_app.types import Json
 
-_LEAST_PAUSE_S = 0.1  # before a connection is made again; doubled with each one that brings nothing
-_MOST_PAUSE_S = 5.0
-_LEAST_TIMEOUT_S = 30.0  # a server that has nothing to say sends a keep-alive every 10 s
+_MIN_PAUSE_S = 0.1  # before reconnecting; doubled after each connection without an event
+_MAX_PAUSE_S = 5.0
+_MIN_READ_TIMEOUT_S = 30.0  # a server without new events sends a keep-alive every 10 s
 
 Payload = FrameResult | StateChange | Gap | ZoneChange | LineCrossing | ClipNotice
 _PAYLOADS: dict[str, type[Payload]] = {
@@ -36,19 +36,19 @@ _PAYLOADS: dict[str, type[Payload]] = {
 
 @dataclass(frozen=True)
 class StreamEvent:
-    """Something that happened in a stream."""
+    """One event of a stream, such as a result or a change of state."""
 
-    event_id: int  # counts up within a stream
+    event_id: int  # increases within a stream
     type: str  # "result", "state", "gap", "zone", "line" or "recording"
     stream_id: str
-    at_s: float  # wall clock, seconds since the epoch
-    data: Payload | Json = field(repr=False)  # JSON where this version of the client does not know the type or a value
+    at_s: float  # wall clock, in seconds since the epoch
+    data: Payload | Json = field(repr=False)  # JSON if this version of the client does not know the type or a value
     json: str = field(repr=False)  # as the server sent it
 
 
 @dataclass(frozen=True)
 class MissedEvents:
-    """Events of any type that the server no longer keeps: the client was away, or reads too slowly."""
+    """The number of events that the server no longer keeps: the client was disconnected, or reads too slowly."""
 
     missed: int
     json: str = field(repr=False)  # as the server sent it
@@ -56,7 +56,7 @@ class MissedEvents:
 
 
 class EventFeed:
-    """Where a client is in a stream's events, over as many connections as that takes."""
+    """A client's position in a stream's events, across any number of connections."""
 
     def __init__(self, stream_id: str, types: Iterable[str] | None, after: int | None) -> None:
         self._path = stream_path(stream_id, "events")
@@ -64,46 +64,46 @@ class EventFeed:
         self._after = after
         self._parser = SseParser()
         self._has_connected = False
-        self._pause_s = _LEAST_PAUSE_S
+        self._pause_s = _MIN_PAUSE_S
 
     def request(self, timeout_s: float) -> ApiRequest[None]:
-        """Return what to ask the next connection for: whatever came after the last event."""
-        self._parser = SseParser()  # half an event of the last connection comes again as a whole
+        """Return the request for the next connection, which continues after the last event."""
+        self._parser = SseParser()  # an event that the last connection cut off is sent again as a whole
         after = {} if self._after is None else {"after": str(self._after)}
-        timeout = httpx.Timeout(timeout_s, read=max(timeout_s, _LEAST_TIMEOUT_S))
+        timeout = httpx.Timeout(timeout_s, read=max(timeout_s, _MIN_READ_TIMEOUT_S))
         return ApiRequest("GET", self._path, _check, {"params": self._types | after, "timeout": timeout})
 
     def read(self, data: bytes) -> Iterator[StreamEvent | MissedEvents]:
-        """Return the events that these bytes of the answer complete. Raises ApiError where they are none."""
+        """Yield the events that these bytes complete. Raise ApiError if they are not valid events."""
         self._has_connected = True
         for message in self._messages(data):
             if message.id is not None:
                 self._after = _to_id(message.id)
             if message.data:
                 event = _to_event(message)
-                self._pause_s = _LEAST_PAUSE_S
+                self._pause_s = _MIN_PAUSE_S
                 yield event
 
     def _messages(self, data: bytes) -> list[Message]:
         try:
             return self._parser.feed(data)
         except UnicodeDecodeError as exc:
-            raise unexpected("the answer has an event that is not UTF-8") from exc
+            raise unexpected("the response has an event that is not UTF-8") from exc
 
     def pause_s(self, error: SightlineError | None) -> float:
         """Return how long to wait before the next connection.
 
-        Raises the error where another connection would not help, or where there has been none yet.
+        Raise the error if another connection would not help, or if the first connection failed.
         """
         if error is not None and not (error.is_retryable and (self._has_connected or isinstance(error, ApiError))):
             raise error
         asked_s = error.retry_after_s if isinstance(error, ApiError) else None
-        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, _MOST_PAUSE_S)
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, _MAX_PAUSE_S)
         return max(pause_s * random.uniform(0.5, 1), asked_s or 0)
 
 
 class _Envelope(BaseModel):
-    """What every event has, whatever its type."""
+    """The fields that events of every type have."""
 
     event_id: int
     stream_id: str
@@ -122,7 +122,7 @@ def _to_id(text: str) -> int:
     try:
         return int(text)
     except ValueError as exc:
-        raise unexpected("the answer has an event whose id is not a number") from exc
+        raise unexpected("the response has an event whose id is not a number") from exc
 
 
 def _to_event(message: Message) -> StreamEvent | MissedEvents:
@@ -132,12 +132,12 @@ def _to_event(message: Message) -> StreamEvent | MissedEvents:
         event = _Envelope.model_validate_json(message.data)
         data = _payload(message)
     except ValueError as exc:  # pydantic's ValidationError is one
-        raise unexpected("the answer has an event that this version of the client cannot read") from exc
+        raise unexpected("the response has an event that this version of the client cannot read") from exc
     return StreamEvent(event.event_id, message.event, event.stream_id, event.at_s, data, message.data)
 
 
 def _payload(message: Message) -> Payload | Json:
-    """Return what belongs to an event: as JSON where a newer server sends a type or a value that is not known here."""
+    """Return an event's data, as JSON if a newer server sends a type or value that this version does not know."""
     kind = _PAYLOADS.get(message.event)
     if kind is not None:
         try:

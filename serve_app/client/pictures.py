@@ -1,4 +1,4 @@
-"""What a caller may hand over as a picture -> the bytes that are sent."""
+"""Conversion of every supported kind of picture to the bytes that are sent."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ else:
 
 
 def to_bytes(picture: Picture) -> bytes:
-    """Return an encoded picture. A file and bytes are sent as they are; pixels become a PNG, so that none is lost.
+    """Return an encoded picture. Files and bytes are sent unchanged; pixels become a PNG, which is lossless.
 
-    Raises TypeError for anything that is not a picture or has more than 8 bits a channel, ValueError for an array of
-    no pixels, and OSError for a file that cannot be read.
+    Raise TypeError if the argument is not a picture or has more than 8 bits per channel, ValueError if an array has no
+    pixels, and OSError if a file cannot be read.
     """
     if isinstance(picture, (str, os.PathLike)):
         return Path(picture).read_bytes()
@@ -42,20 +42,23 @@ def to_bytes(picture: Picture) -> bytes:
 
 
 def several(pictures: Iterable[Picture]) -> list[Picture]:
-    """Return pictures as a list. Raises TypeError for one picture, whose bytes or rows are no pictures themselves."""
+    """Return the pictures as a list. Raise TypeError if the argument is a single picture."""
     if (
         isinstance(pictures, (str, os.PathLike, bytes, bytearray, memoryview))
         or _is_a(pictures, "PIL.Image", "Image")
         or (_is_a(pictures, "numpy", "ndarray") and getattr(pictures, "ndim", 0) < 4)
     ):
         raise TypeError(
-            f"detect_many takes several pictures: expected a list of them, but got one {type(pictures).__name__}"
+            f"images: detect_many takes a list of pictures, but got one {type(pictures).__name__}; use detect for it"
         )
     return list(pictures)
 
 
 def _is_a(picture: object, module: str, name: str) -> bool:
-    """Return whether the object is of this class, without importing its module: only a loaded module has objects."""
+    """Return whether the object is of this class, without importing its module.
+
+    If the module is not loaded, no object of the class can exist.
+    """
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(picture, getattr(loaded, name))
 
@@ -73,10 +76,10 @@ def _of_array(pixels: Any) -> bytes:
 
 
 def _of_pil(image: Any) -> bytes:
-    """Without its EXIF orientation: boxes are then in the pixels that the caller has, as with an array."""
+    """Return a PIL image as a PNG without its EXIF orientation, so that boxes refer to the caller's pixels."""
     if image.mode == "F" or image.mode.startswith("I"):
         raise TypeError(
-            f"image: a PIL image must have 8 bits a channel, but got mode {image.mode}: scale and convert it"
+            f"image: a PIL image must have 8 bits per channel, but got mode {image.mode}; scale and convert it"
         )
     file = io.BytesIO()
     image.convert("RGB").save(file, "PNG", compress_level=1, exif=b"")

@@ -1,4 +1,4 @@
-"""Write an array as a PNG with the standard library: lossless, and quick rather than small."""
+"""A PNG encoder on the standard library: lossless, and optimised for speed rather than size."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2  # PNG's colour types
-_SUB = 1  # PNG's filter: each byte is the difference to the one a pixel to its left
+_SUB = 1  # PNG's filter type: each byte is the difference from the pixel to its left
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Return the PNG of a BGR array (height, width, 3) or a grey one (height, width).
+    """Encode a BGR array (height, width, 3) or a grey array (height, width) as a PNG.
 
-    OpenCV writes PNGs with the same filter and strategy. A photograph of 640×480 becomes 0.6 MB in 10 ms; deflate's
-    usual strategy takes twice as long and saves no more (2 slow cores, 2026-11-28).
+    OpenCV writes PNGs with the same filter and strategy. A 640×480 photograph becomes 0.6 MB in 10 ms; deflate's
+    default strategy takes twice as long and saves no space (2 slow cores, 2026-11-28).
     """
     import numpy as np
 

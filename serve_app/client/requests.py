@@ -1,4 +1,4 @@
-"""Every request that a client can send. Both clients send these, and differ only in how they do so."""
+"""Every request that a client can send. Both clients send these, one synchronously and one asynchronously."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _BINARY = "application/octet-stream"
 
 @dataclass(frozen=True)
 class ApiRequest(Generic[T]):
-    """One request, and what reads its answer. ``read`` raises ApiError."""
+    """One request, and the function that reads its response. ``read`` raises ApiError."""
 
     method: str
     path: str
     read: Callable[[httpx.Response], T]
-    options: Mapping[str, Any] = field(default_factory=dict)  # as httpx takes them
+    options: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments for httpx
 
 
 def query(
@@ -43,12 +43,12 @@ def query(
 ) -> Json:
     """Return the parameters that were given. The server has defaults for the others.
 
-    Raises ValueError for classes that are an empty list, which HTTP cannot tell from classes that are left out.
+    Raise ValueError if ``classes`` is an empty list, because HTTP cannot tell it from a parameter that is left out.
     """
     several = classes if isinstance(classes, Iterable) and not isinstance(classes, str) else [classes]
     named = None if classes is None else [str(one) for one in several]
     if named == []:
-        raise ValueError("classes: the list is empty: name at least one class, or leave it out for every class")
+        raise ValueError("classes: the list is empty; name at least one class, or leave it out for every class")
     given = {
         "model": model,
         "confidence": confidence,
@@ -60,20 +60,20 @@ def query(
 
 
 def detect(image: Picture, params: Json) -> ApiRequest[DetectResult]:
-    """Detect objects in one picture."""
+    """Return the request that detects objects in one picture."""
     options = {"params": params, "content": to_bytes(image), "headers": {"Content-Type": _BINARY}}
     return ApiRequest("POST", "/detect", answers.model_of(DetectResult), options)
 
 
 def annotate(image: Picture, params: Json) -> ApiRequest[bytes]:
-    """Detect objects in one picture, and answer it with their boxes drawn."""
+    """Return the request that detects objects in one picture and draws their boxes."""
     headers = {"Content-Type": _BINARY, "Accept": "image/jpeg"}
     options = {"params": params, "content": to_bytes(image), "headers": headers}
     return ApiRequest("POST", "/detect", answers.jpeg_of, options)
 
 
 def detect_many(images: Sequence[Picture], params: Json) -> ApiRequest[list[DetectResult | ApiError]]:
-    """Detect objects in several pictures."""
+    """Return the request that detects objects in several pictures."""
     parts = [("file", (str(number), to_bytes(image), _BINARY)) for number, image in enumerate(images)]
 
     def read(response: httpx.Response) -> list[DetectResult | ApiError]:
@@ -83,89 +83,89 @@ def detect_many(images: Sequence[Picture], params: Json) -> ApiRequest[list[Dete
 
 
 def create_stream(spec: StreamSpec | Json) -> ApiRequest[StreamStatus]:
-    """Start a stream."""
+    """Return the request that starts a stream."""
     return ApiRequest("POST", "/streams", answers.model_of(StreamStatus), {"json": _to_json(spec)})
 
 
 def list_streams() -> ApiRequest[StreamList]:
-    """List every stream."""
+    """Return the request that lists every stream."""
     return ApiRequest("GET", "/streams", answers.model_of(StreamList))
 
 
 def stream_status(stream_id: str) -> ApiRequest[StreamStatus]:
-    """Read a stream's status."""
+    """Return the request for a stream's status."""
     return ApiRequest("GET", stream_path(stream_id), answers.model_of(StreamStatus))
 
 
 def replace_stream(spec: StreamSpec | Json) -> ApiRequest[StreamStatus]:
-    """Start a stream in place of the one that has its id. Raises ValueError where the specification has none."""
+    """Return the request that replaces the stream with this id. Raise ValueError if ``spec`` has no id."""
     body = _to_json(spec)
     stream_id = body.get("id")
     if not isinstance(stream_id, str):
-        raise ValueError("id: a specification that replaces a stream must have the id of that stream")
+        raise ValueError("id: it is missing; a specification that replaces a stream must have the id of that stream")
     return ApiRequest("PUT", stream_path(stream_id), answers.model_of(StreamStatus), {"json": body})
 
 
 def delete_stream(stream_id: str) -> ApiRequest[None]:
-    """End a stream."""
+    """Return the request that deletes a stream."""
     return ApiRequest("DELETE", stream_path(stream_id), answers.check_deleted)
 
 
 def pause_stream(stream_id: str) -> ApiRequest[StreamStatus]:
-    """Pause a stream."""
+    """Return the request that pauses a stream."""
     return ApiRequest("POST", stream_path(stream_id, "pause"), answers.model_of(StreamStatus))
 
 
 def resume_stream(stream_id: str) -> ApiRequest[StreamStatus]:
-    """Resume a stream."""
+    """Return the request that resumes a stream."""
     return ApiRequest("POST", stream_path(stream_id, "resume"), answers.model_of(StreamStatus))
 
 
 def stream_regions(stream_id: str) -> ApiRequest[Regions]:
-    """Read a stream's zones and lines."""
+    """Return the request for a stream's zones and lines."""
     return ApiRequest("GET", stream_path(stream_id, "regions"), answers.model_of(Regions))
 
 
 def set_stream_regions(stream_id: str, regions: Regions | Json) -> ApiRequest[StreamStatus]:
-    """Change a stream's zones and lines."""
+    """Return the request that replaces a stream's zones and lines."""
     options = {"json": _to_json(regions)}
     return ApiRequest("PUT", stream_path(stream_id, "regions"), answers.model_of(StreamStatus), options)
 
 
 def stream_detections(stream_id: str) -> ApiRequest[FrameResult]:
-    """Read what is in a stream's latest frame."""
+    """Return the request for the detections in a stream's latest frame."""
     return ApiRequest("GET", stream_path(stream_id, "detections"), answers.model_of(FrameResult))
 
 
 def stream_frame(stream_id: str, boxes: bool) -> ApiRequest[Snapshot]:
-    """Read a stream's latest frame as a picture."""
+    """Return the request for a stream's latest frame as a JPEG."""
     return ApiRequest("GET", stream_path(stream_id, "frame.jpg"), answers.frame_of, {"params": {"boxes": boxes}})
 
 
 def models() -> ApiRequest[ModelList]:
-    """List every model."""
+    """Return the request that lists every model."""
     return ApiRequest("GET", "/models", answers.model_of(ModelList))
 
 
 def health() -> ApiRequest[HealthResponse]:
-    """Ask whether the process answers."""
+    """Return the request that checks whether the process responds."""
     return ApiRequest("GET", "/health", answers.model_of(HealthResponse))
 
 
 def ready() -> ApiRequest[ReadyResponse]:
-    """Ask whether a warm model answers."""
+    """Return the request that checks whether a warm model serves."""
     return ApiRequest("GET", "/readyz", answers.model_of(ReadyResponse))
 
 
 def stream_path(stream_id: str, *more: str) -> str:
-    """Return ``/streams/lot/events`` for ``lot`` and ``events``."""
+    """Return the path of a stream: ``/streams/lot/events`` for ``lot`` and ``events``."""
     return "/".join(("/streams", quote(stream_id, safe=""), *more))
 
 
 def _to_json(spec: BaseModel | Json) -> Json:
-    """Return a specification as JSON. A dictionary is sent as it is: the server says best what is wrong with it."""
+    """Return a specification as JSON. A dictionary is sent unchanged, because the server validates it."""
     if not isinstance(spec, BaseModel):
         return spec
-    # An id that the caller has not set is sent too: the caller expects the stream to have the id ``spec.id``.
+    # We also send an id that the caller has not set, because the caller expects the stream to have the id ``spec.id``.
     own_id = {"id": spec.id} if isinstance(spec, StreamSpec) else {}
     return spec.model_dump(mode="json", exclude_unset=True) | own_id

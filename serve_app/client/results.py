@@ -1,4 +1,4 @@
-"""What was found, as the server's JSON and as arrays."""
+"""Detection results: the server's JSON, with arrays."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class _Arrays(Found):
-    """The detections of one picture or frame, as arrays of one length, the most confident first."""
+    """The detections in one picture or frame as arrays of equal length, the most confident first."""
 
     @property
     def xyxy(self) -> NDArray[np.float32]:
-        """Left, top, right and bottom of each box in pixels of the picture as a viewer shows it: (n, 4)."""
+        """The left, top, right and bottom of each box, in pixels of the picture as a viewer shows it: (n, 4)."""
         import numpy as np
 
         boxes = [(one.bbox.x1, one.bbox.y1, one.bbox.x2, one.bbox.y2) for one in self.detections]
@@ -53,12 +53,12 @@ class _Arrays(Found):
     def to_supervision(self) -> sv.Detections:
         """Return supervision's Detections, with the labels in ``data["class_name"]``.
 
-        Raises ImportError where supervision is not installed.
+        Raise ImportError if supervision is not installed.
         """
         try:
             import supervision as sv
         except ImportError as exc:
-            raise ImportError("to_supervision needs the package supervision: pip install supervision") from exc
+            raise ImportError("to_supervision needs the package supervision; run pip install supervision") from exc
         import numpy as np
 
         return sv.Detections(
@@ -74,15 +74,15 @@ class _Arrays(Found):
 
 
 class DetectResult(DetectResponse, _Arrays):
-    """What was found in one picture."""
+    """The detections in one picture, as JSON fields and as arrays."""
 
 
 class FrameResult(StreamResult, _Arrays):
-    """What was found in one frame of a stream."""
+    """The detections in one frame of a stream, as JSON fields and as arrays."""
 
     @property
     def track_id(self) -> NDArray[np.int32]:
-        """The track id of each detection, -1 where it has none: (n,)."""
+        """The track id of each detection, or -1 if it has none: (n,)."""
         import numpy as np
 
         return np.array([-1 if one.track_id is None else one.track_id for one in self.detections], np.int32)

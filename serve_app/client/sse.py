@@ -1,4 +1,4 @@
-"""Server-Sent Events: the bytes of an answer -> messages."""
+"""A parser that turns the bytes of a response into Server-Sent Events messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Message:
-    """One message. Without data it is a keep-alive, which may still carry an id."""
+    """One message. A message without data is a keep-alive, which may still carry an id."""
 
     id: str | None
     event: str
@@ -15,7 +15,7 @@ class Message:
 
 
 class SseParser:
-    """Parses one answer as its bytes come in. A message that is cut off is never returned."""
+    """A parser for one response, fed with bytes as they arrive. It never returns an incomplete message."""
 
     def __init__(self) -> None:
         self._rest = b""

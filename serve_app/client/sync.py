@@ -1,4 +1,4 @@
-"""The client for ordinary code."""
+"""The synchronous client for the HTTP API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """Talk to a running Sightline. It keeps its connections, and may be shared between threads.
+    """A client of a running Sightline server. It keeps connections open, and threads may share it.
 
         from serve_app.client import Client
 
@@ -36,9 +36,9 @@ class Client:
             result.xyxy                  # (n, 4) float32
             result.to_supervision()      # for supervision's annotators, trackers and metrics
 
-    ``url`` is ``SIGHTLINE_URL`` or ``http://127.0.0.1:8000`` by default, and ``api_key`` is ``SIGHTLINE_KEY``.
-    Every method raises ConnectionFailed where no answer comes, and ApiError where the server answers with an error or
-    with something that no Sightline answers.
+    ``url`` defaults to the environment variable ``SIGHTLINE_URL`` or ``http://127.0.0.1:8000``, and ``api_key`` to
+    ``SIGHTLINE_KEY``. Every method raises ConnectionFailed if the server does not respond, and ApiError if it responds
+    with an error or is not a Sightline server.
     """
 
     def __init__(self, url: str | None = None, api_key: str | None = None, timeout_s: float = 60.0) -> None:
@@ -48,7 +48,7 @@ class Client:
 
     @property
     def url(self) -> str:
-        """Where the server is."""
+        """The URL of the server, without credentials."""
         return self._endpoint.url
 
     def detect(
@@ -61,12 +61,11 @@ class Client:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> DetectResult:
-        """Detect objects in a picture.
+        """Detect objects in one picture.
 
-        ``image`` is a path, the bytes of an image file, a PIL image, or a numpy array of uint8: BGR
-        (height, width, 3) as OpenCV and Ultralytics have it, or grey (height, width). Pixels are sent without loss.
-        A parameter that is left out takes the server's default. ``classes`` are labels or class ids, or
-        one of them.
+        ``image`` is a path, the bytes of an image file, a PIL image, or a numpy array of uint8: BGR (height, width, 3)
+        as OpenCV and Ultralytics use, or grey (height, width). Pixels are sent without loss. ``classes`` is a label, a
+        class id, or several of them. A parameter that is left out takes the server's default.
         """
         params = requests.query(model, confidence, iou, classes, max_detections)
         return self.send(requests.detect(image, params))
@@ -81,9 +80,10 @@ class Client:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> list[DetectResult | ApiError]:
-        """Detect objects in several pictures with one request: in their order, each its result or its own error.
+        """Detect objects in several pictures with one request.
 
-        The server takes 32 pictures and 32 MiB a request unless it is told otherwise.
+        The list has one entry per picture, in their order: a result, or the error of that picture. By default, the
+        server accepts 32 pictures and 32 MiB per request.
         """
         params, pictures = requests.query(model, confidence, iou, classes, max_detections), several(images)
         return self.send(requests.detect_many(pictures, params)) if pictures else []
@@ -103,26 +103,26 @@ class Client:
         return self.send(requests.annotate(image, params))
 
     def models(self) -> list[ModelStatus]:
-        """List the models that ``model`` may name, the default one first."""
+        """Return the models that ``model`` may name, the default one first."""
         return self.send(requests.models()).models
 
     def health(self) -> HealthResponse:
-        """Return at once where the server's process answers."""
+        """Check that the server's process responds. This says nothing about the models."""
         return self.send(requests.health())
 
     def ready(self) -> ReadyResponse:
-        """Say which model serves. Raises ApiError while none does."""
+        """Return which model serves. Raise ApiError while no model is ready."""
         return self.send(requests.ready())
 
     def send(self, request: ApiRequest[T]) -> T:
-        """Send one request of ``serve_app.client.requests``."""
+        """Send one request from ``serve_app.client.requests``, and return its result."""
         with self._endpoint.errors(self._http):
             response = self._http.request(request.method, request.path, **request.options)
         return request.read(response)
 
     @contextmanager
     def follow(self, feed: EventFeed) -> Iterator[Iterator[bytes]]:
-        """Connect to where a feed is."""
+        """Open the next connection of an event feed, and yield its bytes."""
         request = feed.request(self._endpoint.timeout_s)
         with (
             self._endpoint.errors(self._http),
@@ -134,7 +134,7 @@ class Client:
             yield response.iter_bytes()
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close all connections to the server."""
         self._http.close()
 
     def __enter__(self) -> Client:
@@ -145,13 +145,16 @@ class Client:
 
 
 class StreamsApi:
-    """The streams of a server: ``client.streams``. Each method that takes an id raises NotFoundError."""
+    """The streams of a server, as ``client.streams``. A method that takes an id raises NotFoundError if none has it."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     def create(self, spec: StreamSpec | Json) -> StreamStatus:
-        """Start a stream: ``{"id": "gate", "source": {"uri": "rtsp://camera/1"}}``. Raises ConflictError."""
+        """Start a stream: ``{"id": "gate", "source": {"uri": "rtsp://camera/1"}}``.
+
+        Raise ConflictError if a stream with this id already exists.
+        """
         return self._client.send(requests.create_stream(spec))
 
     def list(self) -> list[StreamStatus]:
@@ -163,19 +166,19 @@ class StreamsApi:
         return self._client.send(requests.stream_status(stream_id))
 
     def replace(self, spec: StreamSpec | Json) -> StreamStatus:
-        """Start a stream in place of the one that has its id, which continues where this one is refused."""
+        """Replace the stream that has this id. The old stream continues if the new one is refused."""
         return self._client.send(requests.replace_stream(spec))
 
     def delete(self, stream_id: str) -> None:
-        """End a stream, and forget it."""
+        """Stop a stream and remove it."""
         self._client.send(requests.delete_stream(stream_id))
 
     def pause(self, stream_id: str) -> StreamStatus:
-        """Close a stream's source until it is resumed."""
+        """Close a stream's source until the stream is resumed."""
         return self._client.send(requests.pause_stream(stream_id))
 
     def resume(self, stream_id: str) -> StreamStatus:
-        """Resume a stream that is paused or has failed."""
+        """Restart a stream that is paused or has failed."""
         return self._client.send(requests.resume_stream(stream_id))
 
     def regions(self, stream_id: str) -> Regions:
@@ -183,21 +186,21 @@ class StreamsApi:
         return self._client.send(requests.stream_regions(stream_id))
 
     def set_regions(self, stream_id: str, regions: Regions | Json) -> StreamStatus:
-        """Change the zones and lines of a stream. Those that stay the same keep their counts."""
+        """Replace the zones and lines of a stream. Unchanged zones and lines keep their counts."""
         return self._client.send(requests.set_stream_regions(stream_id, regions))
 
     def detections(self, stream_id: str) -> FrameResult:
-        """Return what is in the latest frame. Raises ApiError before the first one."""
+        """Return the detections in the latest frame. Raise ApiError if no frame has been processed yet."""
         return self._client.send(requests.stream_detections(stream_id))
 
     def frame(self, stream_id: str, boxes: bool = True) -> Snapshot:
-        """Return the id and the JPEG of the latest frame. Raises ApiError before the first one."""
+        """Return the id and the JPEG of the latest frame. Raise ApiError if no frame has been processed yet."""
         return self._client.send(requests.stream_frame(stream_id, boxes))
 
     def events(
         self, stream_id: str, types: Iterable[str] | None = None, after: int | None = None
     ) -> Iterator[StreamEvent | MissedEvents]:
-        """Follow what happens in a stream, without end.
+        """Follow the events of a stream, without end.
 
             for event in client.streams.events("gate", types=["line"]):
                 if isinstance(event, MissedEvents):
@@ -205,10 +208,10 @@ class StreamsApi:
                 else:
                     print(event.at_s, event.data.line, event.data.direction)
 
-        ``after`` is the id of the last event that is already known, -1 for every event that the server still keeps,
-        and by default only new events come. A connection that breaks, and a server that is overloaded or restarts, are
-        waited for: the iterator connects again and continues after the last event. Only a first connection that cannot
-        be made raises ConnectionFailed. Raises NotFoundError when the stream is deleted.
+        By default, the iterator yields only new events. With ``after``, it begins after the event with that id; -1
+        stands for every event that the server still keeps. If the connection fails, or the server is overloaded or
+        restarts, the iterator reconnects and continues after the last event. Raise ConnectionFailed only if the first
+        connection fails, and NotFoundError when the stream is deleted.
         """
         feed = EventFeed(stream_id, types, after)
         while True:

@@ -1,1 +1,1 @@
-"""The JSON of requests and responses. A client needs no more of this project than this and the errors."""
+"""The JSON of requests and responses. A client of the HTTP interface needs only this package, the types and errors."""

@@ -1,4 +1,4 @@
-"""What goes over the wire: the JSON of requests and answers, and what OpenAPI shows of it."""
+"""The JSON of ``POST /detect``: its parameters and its responses, with the texts that OpenAPI shows."""
 
 from __future__ import annotations
 
@@ -11,39 +11,44 @@ from pydantic_core import PydanticCustomError
 from serve_app.schemas.errors import ErrorResponse
 from serve_app.types import DEFAULT_MODEL, Answer, DetectParams
 
-ONE_VALUE = ("model", "confidence", "iou", "max_detections")  # parameters that a query may give once
+ONE_VALUE = ("model", "confidence", "iou", "max_detections")  # parameters that may occur only once
 
 
 def _class(value: Any) -> Any:
-    """Return what may be a class. Pydantic takes halves of characters beyond 65,536, which UTF-8 cannot hold."""
+    """Return the value if it is a valid class. Pydantic accepts lone surrogates, which UTF-8 cannot encode."""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise PydanticCustomError("class", "a class is a label in quotes, or a class id, which is a whole number")
+        raise PydanticCustomError("class", "a class must be a label (a string) or a class id (a whole number)")
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        raise PydanticCustomError("class", "the label has half a character (a lone surrogate): send it whole")
+        raise PydanticCustomError(
+            "class", "the label contains half a character (a lone surrogate); send the whole character"
+        )
     return value
 
 
 def _number(value: Any) -> Any:
-    """Return the number. Python and Pydantic take ``0_1`` for 1, as source code may have it."""
+    """Return the value unless it is a string with an underscore. Pydantic would read ``0_1`` as 1, as Python does."""
     if isinstance(value, str) and "_" in value:
-        raise PydanticCustomError("number", "a number has no underscores")
+        raise PydanticCustomError("number", "a number must not contain underscores")
     return value
 
 
 class DetectSettings(BaseModel):
-    """What is asked of a model. A setting left out takes the server's default; an unknown one is refused."""
+    """The detection settings of a request or stream.
+
+    A setting that is left out takes the server's default. An unknown setting is refused.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Annotated[str, Field(max_length=64, description="Which of the models: see `GET /models`.")] = DEFAULT_MODEL
+    model: Annotated[str, Field(max_length=64, description="The name of a model: see `GET /models`.")] = DEFAULT_MODEL
     confidence: Annotated[
         float | None,
         Field(
             ge=0.01,
             le=1,
             allow_inf_nan=False,
-            description="Keep detections above this confidence. A model whose `suppression` is `in_file` has no "
-            "detections below the confidence that its file was exported with: a lower one has no effect.",
+            description="Keep detections above this confidence. For a model whose `suppression` is `in_file`, a value "
+            "below the confidence with which its file was exported has no effect.",
         ),
         BeforeValidator(_number),
     ] = None
@@ -53,46 +58,47 @@ class DetectSettings(BaseModel):
             ge=0,
             le=1,
             allow_inf_nan=False,
-            description="Two boxes of one class that overlap by more are one. It has an effect only on models whose "
-            "`suppression` is `by_request`: see `GET /models`.",
+            description="Of two boxes of one class whose IoU is above this, only the more confident one is kept. This "
+            "has an effect only on models whose `suppression` is `by_request`: see `GET /models`.",
         ),
         BeforeValidator(_number),
     ] = None
     classes: Annotated[
         list[Annotated[str | StrictInt, BeforeValidator(_class)]],
         Field(
-            description="Labels or class ids; a label that several classes have means all of them. Repeat it in a "
-            "query, or separate them by commas: a value that is a label as a whole is not split. A list in JSON is "
-            "never split, and a number in it is always a class id. Default: every class."
+            description="Labels or class ids of the detections to keep. A label that several classes share selects all "
+            "of them. In a query, repeat the parameter or separate values by commas; a value that as a whole is a "
+            "label is not split. In JSON, strings are never split, and a number is always a class id. Default: every "
+            "class."
         ),
     ] = []
     max_detections: Annotated[int | None, Field(ge=1, le=3000), BeforeValidator(_number)] = None
 
     def to_params(self) -> DetectParams:
-        """Return the same, as the graph takes it from any API."""
+        """Return the settings in the form that the model graph takes."""
         return DetectParams(self.model, self.confidence, self.iou, self.max_detections, tuple(self.classes))
 
 
 class DetectQuery(DetectSettings):
-    """Query of ``POST /detect``."""
+    """The query parameters of ``POST /detect``."""
 
     def to_params(self) -> DetectParams:
-        """Return the same, as the graph takes it from any API: a value may be several classes."""
+        """Return the settings in the form that the graph takes, in which one value may name several classes."""
         return replace(super().to_params(), classes_may_be_lists=True)
 
 
 class PictureUrl(BaseModel):
-    """Body of ``POST /detect`` in JSON."""
+    """The JSON body of ``POST /detect``: the URL of a picture."""
 
     model_config = ConfigDict(extra="forbid")
 
     url: str = Field(
-        min_length=1, max_length=8192, description="`http` or `https`, of a picture that anybody may fetch."
+        min_length=1, max_length=8192, description="The `http` or `https` URL of a picture that needs no credentials."
     )
 
 
 class Box(BaseModel):
-    """Left, top, right and bottom in pixels of the picture as a viewer shows it."""
+    """A box: its left, top, right and bottom edges, in pixels of the picture as a viewer shows it."""
 
     x1: float
     y1: float
@@ -101,7 +107,7 @@ class Box(BaseModel):
 
 
 class Detection(BaseModel):
-    """One object."""
+    """One detected object: its class, its confidence and its box."""
 
     label: str
     class_id: int
@@ -110,14 +116,14 @@ class Detection(BaseModel):
 
 
 class ImageSize(BaseModel):
-    """Of the picture as a viewer shows it (EXIF orientation applied)."""
+    """The size of the picture in pixels, as a viewer shows it (EXIF orientation applied)."""
 
     width: int
     height: int
 
 
 class TimingMs(BaseModel):
-    """Where the time went, in milliseconds. ``total`` is from the request's last byte to the answer."""
+    """The time that each stage took, in milliseconds. ``total`` is from the request's last byte to the result."""
 
     decode: float
     queue: float
@@ -127,29 +133,29 @@ class TimingMs(BaseModel):
 
 
 class Found(BaseModel):
-    """What was found in one picture or frame, and how it was answered."""
+    """The detections in one picture or frame, with the model and the time that they took."""
 
     count: int
     detections: list[Detection]
     image: ImageSize
     model: str
     timing_ms: TimingMs
-    batch_size: int = Field(description="Pictures that the engine took together with this one.")
+    batch_size: int = Field(description="The number of pictures in the batch, this one included.")
 
 
 class DetectResponse(Found):
-    """One picture's answer."""
+    """The result for one picture."""
 
     request_id: str
 
     @classmethod
     def from_answer(cls, answer: Answer, request_id: str) -> DetectResponse:
-        """The answer as JSON, rounded to what a pixel and a confidence are worth."""
+        """Return the answer as JSON, rounded to a meaningful precision."""
         return cls(request_id=request_id, **answer_fields(answer))
 
 
 def answer_fields(answer: Answer) -> dict[str, Any]:
-    """Return the fields of ``Found``, rounded to what a pixel and a confidence are worth."""
+    """Return the fields of ``Found`` for an answer, rounded to a meaningful precision."""
     labels, timing = answer.detections.labels or (), answer.timing
     return {
         "count": len(answer.detections),
@@ -176,6 +182,6 @@ def answer_fields(answer: Answer) -> dict[str, Any]:
 
 
 class DetectManyResponse(BaseModel):
-    """Several pictures' answers, in the order they were sent: each its own answer or its own error."""
+    """The results for several pictures, in the order in which they were sent. Each is a result or an error."""
 
     results: list[DetectResponse | ErrorResponse]

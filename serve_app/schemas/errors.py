@@ -1,4 +1,4 @@
-"""The JSON of an error."""
+"""The JSON form of every error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from serve_app.errors import ServeAppError
 
 
 class ErrorResponse(BaseModel):
-    """Every error has this form. ``limit`` is left out where no limit is the reason."""
+    """The form of every error. ``limit`` is present only if a limit is the reason."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -22,16 +22,16 @@ class ErrorResponse(BaseModel):
         }
     )
 
-    code: str = Field(description="What went wrong, for programs: see the table of errors in the README.")
+    code: str = Field(description="What went wrong, for programs: see the table of errors in the documentation.")
     detail: str = Field(description="What went wrong and what to do, for people.")
-    request_id: str = Field(description="The request's `X-Request-ID`, sent or made.")
+    request_id: str = Field(description="The `X-Request-ID` of the request, sent by the client or made by the server.")
     limit: str = Field(
         "",
         exclude_if=lambda limit: not limit,
-        description="The limit that the request was refused for: a setting, or a name in the README's table of limits.",
+        description="The limit that was reached: a setting, or a name in the documentation's table of limits.",
     )
 
     @classmethod
     def from_error(cls, error: ServeAppError, request_id: str) -> ErrorResponse:
-        """The error as JSON."""
+        """Return the error in its JSON form."""
         return cls(code=error.code, detail=error.detail, request_id=request_id, limit=error.limit)

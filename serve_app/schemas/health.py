@@ -6,17 +6,19 @@ from pydantic import BaseModel, Field
 
 
 class HealthResponse(BaseModel):
-    """The process answers."""
+    """The response of a process that serves HTTP."""
 
     status: str = "ok"
 
 
 class ReadyResponse(BaseModel):
-    """A warm model answers."""
+    """The response while a warm model serves, and which model that is."""
 
     status: str = "ready"
     model: str
     version: str
     engine: str
     precision: str
-    refused_change: bool = Field(default=False, description="It was to be changed, and could not: see `GET /models`.")
+    refused_change: bool = Field(
+        default=False, description="Whether the last change of the model failed: see `GET /models`."
+    )

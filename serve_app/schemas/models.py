@@ -10,31 +10,36 @@ from serve_app.types import DetectorState, Suppression
 
 
 class ModelStatus(BaseModel):
-    """A model that requests can name. Changing, it serves, and another one is being loaded in its place; asleep, none
-    of it is in memory, and the first request brings it back."""
+    """A model that requests can name.
+
+    While its state is `changing`, it serves, and its replacement is being loaded. While it is `asleep`, it is not in
+    memory, and the next request loads it.
+    """
 
     name: str
     state: Literal["ready", "changing", "asleep", "unavailable"]
-    model: str | None = Field(default=None, description="The `model` of its answers.")
+    model: str | None = Field(default=None, description="The value of `model` in its results.")
     version: str | None = None
     engine: str | None = None
     precision: str | None = None
-    image_size_px: int | None = Field(default=None, description="The longer side of its input.")
+    image_size_px: int | None = Field(default=None, description="The longer side of the model's input.")
     input_height_px: int | None = None
     input_width_px: int | None = None
     suppression: Suppression | None = Field(
         default=None,
-        description="What leaves one box of each object. `by_request`: the request's `iou`. `not_needed`: its head "
-        "answers each object once, and `iou` has no effect. `in_file`: the file was exported with `nms=True`. It "
-        "suppresses by an IoU of its own and drops what is below a confidence of its own, 0.25 unless the export set "
-        "another, so that `iou` and a lower `confidence` have no effect.",
+        description="How duplicate boxes of one object are removed. `by_request`: by the request's `iou`. "
+        "`not_needed`: the model returns each object once, and `iou` has no effect. `in_file`: the file was exported "
+        "with `nms=True` and removes duplicates itself. It then uses the IoU and the confidence of its export "
+        "(Ultralytics' default confidence is 0.25), so `iou` and a lower `confidence` have no effect.",
     )
-    labels: list[str] | None = Field(default=None, description="By class id; the same label may occur twice.")
-    refused_change: str = Field(default="", description="Why it is not the one that it was to be changed to.")
+    labels: list[str] | None = Field(
+        default=None, description="The label of each class id; the same label may occur twice."
+    )
+    refused_change: str = Field(default="", description="Why the last change of the model failed; empty if it did not.")
 
     @classmethod
     def of(cls, name: str, state: DetectorState) -> ModelStatus:
-        """Return the status of a model that is loaded."""
+        """Return the status of a loaded model."""
         engine = state.model.engine
         return cls(
             name=name,

@@ -1,4 +1,4 @@
-"""The JSON of streams: what one is asked to be, what it says of itself, and what happens in it."""
+"""The JSON of streams: their specification, their status and their events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ State = Literal["starting", "running", "reconnecting", "stalled", "blocked", "pa
 EventType = Literal["result", "state", "gap", "zone", "line", "recording"]
 
 _ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-Coordinate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]  # of the picture's width or height
+Coordinate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]  # as a fraction of the picture's width or height
 Point = tuple[Coordinate, Coordinate]  # x, y
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -25,39 +25,45 @@ class _Spec(BaseModel):
 
 
 class SourceSpec(_Spec):
-    """Where frames come from."""
+    """The source of a stream's frames."""
 
     uri: str = Field(
         min_length=1,
         max_length=4096,
         description="A file or a folder of pictures below SERVE_APP_MEDIA_DIRS, a device (`/dev/video0`), or an "
-        "`rtsp`, `rtsps`, `http`, `https`, `udp` or `tcp` address. An HTTP address that answers one picture is asked "
-        "again at `max_fps`, or once a second.",
+        "`rtsp`, `rtsps`, `http`, `https`, `udp` or `tcp` URL. An HTTP URL that returns a single picture is requested "
+        "again at `max_fps`, or once per second.",
     )
-    loop: bool = Field(False, description="Start a file over when it ends.")
+    loop: bool = Field(False, description="Play a file again when it ends.")
     tls_verify: bool = Field(
         True,
-        description="Of `https` and `rtsps`: false takes any certificate, which many cameras need.",
+        description="Check the certificate of `https` and `rtsps` sources. Many cameras have a self-signed one and "
+        "need `false`.",
     )
 
 
 class Motion(_Spec):
-    """Frames in which nothing moved skip the model."""
+    """The motion filter: frames in which nothing has moved skip the model."""
 
-    threshold: float = Field(0.01, gt=0, lt=1, description="Share of the picture that has to change.")
-    max_skip_s: float = Field(10.0, gt=0, le=3600, description="A frame goes to the model at least this often.")
+    threshold: float = Field(0.01, gt=0, lt=1, description="The fraction of the picture that has to change.")
+    max_skip_s: float = Field(
+        10.0, gt=0, le=3600, description="A frame goes to the model at least this often, in seconds."
+    )
 
 
 class Zone(_Spec):
-    """An area. An object is inside when the middle of its box's lower edge is."""
+    """An area of the picture. An object is inside it while the middle of its box's lower edge is inside."""
 
     name: Label
     polygon: list[Point] = Field(min_length=3, max_length=64)
-    labels: list[Label] = Field([], description="Only these count. Default: every label.")
+    labels: list[Label] = Field([], description="Count only these labels. Default: every label.")
 
 
 class Line(_Spec):
-    """An object crosses it with the middle of its box's lower edge: in, to the right of who looks from start to end."""
+    """A line that objects cross. What crosses it is the middle of the lower edge of an object's box.
+
+    Seen from start to end, a crossing from left to right is `in`, and one from right to left is `out`.
+    """
 
     name: Label
     start: Point
@@ -67,12 +73,12 @@ class Line(_Spec):
     @model_validator(mode="after")
     def _has_a_length(self) -> Line:
         if self.start == self.end:
-            raise ValueError("a line that ends where it starts")
+            raise ValueError("a line must not end where it starts; move one of the two points")
         return self
 
 
 class Regions(_Spec):
-    """What is counted. A stream with any of them is tracked."""
+    """The zones and lines in which objects are counted. A stream with any of them is tracked."""
 
     zones: list[Zone] = Field([], max_length=32)
     lines: list[Line] = Field([], max_length=32)
@@ -81,7 +87,7 @@ class Regions(_Spec):
     def _names_are_unique(self) -> Regions:
         names = [zone.name for zone in self.zones] + [line.name for line in self.lines]
         if len(set(names)) < len(names):
-            raise ValueError("two zones or lines of one name")
+            raise ValueError("two zones or lines have the same name; rename one")
         return self
 
 
@@ -90,70 +96,77 @@ class _SinkSpec(_Spec):
 
 
 class JsonLinesSink(_SinkSpec):
-    """A line an event, in a file that is rotated by size."""
+    """A sink that writes one JSON line per event, to a file that is rotated by size."""
 
     type: Literal["jsonl"]
     path: str = Field(
         "events.jsonl",
         pattern=r"\.jsonl$",
         max_length=255,
-        description="Below the stream's own folder, which has its id for a name, in streams.output_dir.",
+        description="A path inside the stream's folder, which is named after its id and lies in `streams.output_dir`.",
     )
-    max_mib: float = Field(64, ge=1, le=65536, description="A file of this size is put aside.")
-    keep: int = Field(4, ge=1, le=1000, description="Files that were put aside.")
+    max_mib: float = Field(64, ge=1, le=65536, description="The file is rotated at this size.")
+    keep: int = Field(4, ge=1, le=1000, description="How many rotated files are kept.")
 
 
 class WebhookSink(_SinkSpec):
-    """Events as POST requests, signed as the Standard Webhooks specification says when there is a secret."""
+    """A sink that sends events as POST requests. With a secret, they are signed as Standard Webhooks specifies."""
 
     type: Literal["webhook"]
     url: str = Field(pattern=r"^https?://", max_length=4096)
-    secret: str = Field("", max_length=256, description="`whsec_` and base64.")
-    max_batch: int = Field(100, ge=1, le=1000, description="Events a request.")
+    secret: str = Field("", max_length=256, description="The signing secret: `whsec_` followed by base64.")
+    max_batch: int = Field(100, ge=1, le=1000, description="The most events in one request.")
 
 
 class MqttSink(_SinkSpec):
-    """A message an event."""
+    """A sink that publishes one MQTT message per event."""
 
     type: Literal["mqtt"]
-    url: str = Field(pattern=r"^mqtts?://", max_length=4096, description="`mqtt://user:password@host:1883`")
+    url: str = Field(
+        pattern=r"^mqtts?://", max_length=4096, description="For example `mqtt://user:password@host:1883`."
+    )
     topic: str = Field("sightline/{stream_id}/{type}", min_length=1, max_length=1024)
     qos: Literal[0, 1] = 1
 
 
 class RedisSink(_SinkSpec):
-    """An entry of a Redis Stream an event, in its field `event`."""
+    """A sink that adds one entry per event to a Redis Stream, in the entry's field `event`."""
 
     type: Literal["redis"]
     url: str = Field(pattern=r"^rediss?://", max_length=4096)
     key: str = Field("sightline:{stream_id}", min_length=1, max_length=1024)
-    max_length: int = Field(10_000, ge=1, le=10_000_000, description="Older entries are trimmed.")
+    max_length: int = Field(
+        10_000, ge=1, le=10_000_000, description="The most entries that are kept; older ones are trimmed."
+    )
 
 
 SinkSpec = Annotated[JsonLinesSink | WebhookSink | MqttSink | RedisSink, Field(discriminator="type")]
 
 
 class Recording(_Spec):
-    """A clip and a snapshot, boxes drawn, each time that something is seen."""
+    """The recorder: it writes a clip and a snapshot, with boxes drawn, each time that an object is detected."""
 
-    labels: list[Label] = Field([], description="What starts one. Default: any detection.")
-    pre_roll_s: float = Field(5.0, ge=0, le=30)
-    post_roll_s: float = Field(5.0, ge=0, le=60, description="After it was last seen.")
-    max_clip_s: float = Field(60.0, gt=0, le=600, description="After it was first seen.")
-    max_fps: float = Field(5.0, gt=0, le=30, description="Of a clip: more cost more.")
-    keep: int = Field(50, ge=1, le=10_000, description="Clips; the oldest one goes first.")
+    labels: list[Label] = Field([], description="Labels that start a clip. Default: any detection.")
+    pre_roll_s: float = Field(5.0, ge=0, le=30, description="Seconds of video before the first detection.")
+    post_roll_s: float = Field(5.0, ge=0, le=60, description="Seconds of video after the last detection.")
+    max_clip_s: float = Field(
+        60.0, gt=0, le=600, description="A clip ends at most this many seconds after its first detection."
+    )
+    max_fps: float = Field(5.0, gt=0, le=30, description="The frame rate of a clip; more frames cost more CPU time.")
+    keep: int = Field(50, ge=1, le=10_000, description="How many clips are kept; the oldest is deleted first.")
 
 
 class StreamSpec(Regions):
-    """Everything a stream is asked to be: the body of `POST /streams`."""
+    """The specification of a stream: the body of `POST /streams`."""
 
     id: str = Field(default_factory=lambda: f"stream-{uuid4().hex[:8]}", pattern=_ID)
     source: SourceSpec
     detect: DetectSettings = DetectSettings()
     policy: Policy | None = Field(
         None,
-        description="When the detector is slower than the source: `wait` for it (a file's default), or skip to the "
-        "newest frame and count what is dropped (a live source's default; a file then plays at its own pace).",
+        description="What to do when the detector is slower than the source. `wait` processes every frame; it is the "
+        "default for files. `drop_oldest` skips to the newest frame and counts the dropped ones; it is the default for "
+        "live sources. A file with this policy plays at its own frame rate.",
     )
     max_fps: float | None = Field(None, gt=0, le=1000)
     motion: Motion | None = None
@@ -161,33 +174,35 @@ class StreamSpec(Regions):
     sinks: list[SinkSpec] = Field([], max_length=8)
     recording: Recording | None = None
     tags: dict[Label, Annotated[str, Field(max_length=256)]] = Field({}, max_length=32)
-    degrade: bool = Field(False, description="Start it where the detectors cannot hold it, too: frames are dropped.")
+    degrade: bool = Field(
+        False, description="Start the stream even if the detectors lack the capacity for it; frames are then dropped."
+    )
     paused: bool = False
 
     @property
     def is_tracked(self) -> bool:
-        """Objects have an id from frame to frame."""
+        """Whether objects keep an id from frame to frame."""
         return bool(self.track or self.zones or self.lines)
 
 
 class TrackedDetection(Detection):
-    """One object of a frame."""
+    """One detected object in a frame of a stream."""
 
-    track_id: int | None = Field(None, description="The same from frame to frame, where the stream is tracked.")
+    track_id: int | None = Field(None, description="The object's id from frame to frame, if the stream is tracked.")
 
 
 class StreamResult(Found):
-    """What was found in one frame of a stream."""
+    """The detections in one frame of a stream."""
 
     detections: list[TrackedDetection]  # type: ignore[assignment]  # each is a Detection
     stream_id: str
     frame_id: int
-    captured_at_s: float = Field(description="Wall clock, seconds since the epoch.")
-    age_s: float = Field(description="From capture to result.")
+    captured_at_s: float = Field(description="When the frame was captured, in seconds since the epoch.")
+    age_s: float = Field(description="Seconds from capture to result.")
 
     @classmethod
     def from_answer(cls, answer: Answer, frame: Frame, *, stream_id: str) -> StreamResult:
-        """Return the answer as JSON; ``total`` is the result's age. A track id of -1 is none."""
+        """Return the answer as JSON. Its total time becomes ``age_s``, and a track id of -1 becomes null."""
         tracks = answer.detections.track_id
         track_ids = [-1] * len(answer.detections) if tracks is None else tracks.tolist()
         fields = answer_fields(answer)
@@ -205,25 +220,25 @@ class StreamResult(Found):
 
 
 class StateChange(BaseModel):
-    """Event ``state``: the stream's state is another one."""
+    """The event ``state``: the stream's state has changed."""
 
     state: State
     previous: State
-    detail: str = Field(description="Why, where the state does not say it all.")
+    detail: str = Field(description="The reason for the state, if it needs one.")
 
 
 class Gap(BaseModel):
-    """Event ``gap``: another process has taken the stream over, and frames have no result."""
+    """The event ``gap``: a new process continues the stream, and some frames have no result."""
 
     next_frame_id: int = Field(description="The first frame after the gap.")
     lost: int = Field(
-        description="Frames that were captured and have no result. What a camera sent since, nobody knows."
+        description="Captured frames that have no result. Frames that a camera sent during the gap are not counted."
     )
-    away_s: float = Field(description="Since the last frame before the gap.")
+    away_s: float = Field(description="Seconds since the last frame before the gap.")
 
 
 class ZoneChange(BaseModel):
-    """Event ``zone``: an object entered or left a zone."""
+    """The event ``zone``: an object entered or left a zone."""
 
     frame_id: int
     captured_at_s: float
@@ -231,11 +246,11 @@ class ZoneChange(BaseModel):
     change: Literal["entered", "left"]
     track_id: int
     label: str
-    dwell_s: float | None = Field(description="How long it was inside, when it left.")
+    dwell_s: float | None = Field(description="How many seconds the object was inside; only set when it left.")
 
 
 class LineCrossing(BaseModel):
-    """Event ``line``: an object crossed a line."""
+    """The event ``line``: an object crossed a line."""
 
     frame_id: int
     captured_at_s: float
@@ -246,27 +261,27 @@ class LineCrossing(BaseModel):
 
 
 class ClipNotice(BaseModel):
-    """Event ``recording``: a clip was begun, with a snapshot of what started it, or finished."""
+    """The event ``recording``: a clip was started, with a snapshot of its first detection, or finished."""
 
     change: Literal["started", "finished"]
-    clip: str = Field(description="File names, in the stream's folder below streams.output_dir.")
+    clip: str = Field(description="The clip's file name in the stream's folder in `streams.output_dir`.")
     snapshot: str
-    labels: list[str] = Field(description="What was seen.")
-    began_at_s: float = Field(description="Wall clock, of its first frame.")
-    duration_s: float | None = Field(description="When finished.")
+    labels: list[str] = Field(description="The labels that were detected.")
+    began_at_s: float = Field(description="When the clip's first frame was captured, in seconds since the epoch.")
+    duration_s: float | None = Field(description="The length of the clip in seconds; only set when it is finished.")
 
 
 class ZoneCount(BaseModel):
-    """A zone's counts since the stream began, and how long each object has been inside now."""
+    """A zone's counters since the stream was created, and how long each object inside has been there."""
 
     inside: int
     entered: int
     left: int
-    dwell_s: dict[int, float] = Field(description="By track id.")
+    dwell_s: dict[int, float] = Field(description="Seconds inside so far, by track id.")
 
 
 class LineCount(BaseModel):
-    """A line's counts since the stream began."""
+    """A line's counters since the stream was created."""
 
     crossed_in: int
     crossed_out: int
@@ -276,53 +291,53 @@ class SinkStatus(BaseModel):
     """A sink's counters. ``accepted = sent + dropped + waiting``."""
 
     type: str
-    target: str = Field(description="Without credentials.")
+    target: str = Field(description="Where the sink sends events, without credentials.")
     sent: int
     waiting: int
-    dropped: dict[str, int] = Field(description="By reason.")
-    detail: str = Field(description="What is wrong with it now.")
+    dropped: dict[str, int] = Field(description="Dropped events, by reason.")
+    detail: str = Field(description="What is wrong with the sink now; empty if nothing is.")
 
 
 class RecordingStatus(BaseModel):
-    """What a stream's recorder has done."""
+    """The state and counters of a stream's recorder."""
 
     is_recording: bool
-    clips: int = Field(description="Finished since the stream's process started.")
+    clips: int = Field(description="Clips finished since the stream's process started.")
     dropped: dict[str, int] = Field(description="Frames that are in no clip, by reason.")
-    detail: str = Field(description="What is wrong with it now.")
+    detail: str = Field(description="What is wrong with the recorder now; empty if nothing is.")
 
 
 class StreamStatus(BaseModel):
-    """A stream's state and counters. ``captured = processed + dropped``, but for the frames under way.
+    """A stream's state and counters. ``captured = processed + dropped``, apart from frames in flight.
 
-    Counters are since the stream was created: they outlive its process.
+    Counters start when the stream is created, and survive a restart of its process.
     """
 
     stream_id: str
     state: State
-    detail: str = Field(default="", description="Why, where the state does not say it all.")
-    source: str = Field(description="Without credentials.")
+    detail: str = Field(default="", description="The reason for the state, if it needs one.")
+    source: str = Field(description="The source, without credentials.")
     policy: Policy
     tags: dict[str, str] = {}
-    uptime_s: float = Field(default=0, description="Of its process.")
-    restarts: int = Field(default=0, description="How often its process ended and was started again.")
-    source_fps: float | None = Field(default=None, description="As the source says itself.")
+    uptime_s: float = Field(default=0, description="Seconds since the stream's process started.")
+    restarts: int = Field(default=0, description="How often the stream's process was restarted.")
+    source_fps: float | None = Field(default=None, description="The frame rate that the source declares.")
     captured: int = 0
     processed: int = 0
-    dropped: dict[str, int] = Field(default={}, description="By reason.")
-    passed_over: int = Field(default=0, description="Files of a folder that are no pictures.")
+    dropped: dict[str, int] = Field(default={}, description="Dropped frames, by reason.")
+    passed_over: int = Field(default=0, description="Files in a folder that are not pictures.")
     reconnects: int = 0
     camera_fps: float = 0
     processed_fps: float = 0
     dropped_fps: float = 0
-    zones: dict[str, ZoneCount] = Field(default={}, description="By name.")
-    lines: dict[str, LineCount] = Field(default={}, description="By name.")
+    zones: dict[str, ZoneCount] = Field(default={}, description="The zones' counters, by name.")
+    lines: dict[str, LineCount] = Field(default={}, description="The lines' counters, by name.")
     sinks: list[SinkStatus] = []
     recording: RecordingStatus | None = None
     latest: StreamResult | None = None
 
 
 class StreamList(BaseModel):
-    """Every stream, sorted by id."""
+    """The status of every stream, sorted by id."""
 
     streams: list[StreamStatus]

@@ -1,4 +1,4 @@
-"""Unit tests need no Ray."""
+"""Fixtures for unit tests, which must not start Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.traps import Trap, trap
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting Ray is an error."""
+    """Make any attempt to start Ray an error."""
 
     def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise AssertionError("a unit test must not start Ray")
@@ -25,14 +25,14 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def forbidden() -> Iterator[Trap]:
-    """Listen at a port to which nobody may connect."""
+    """Listen on a port to which no connection is allowed."""
     with trap() as it:
         yield it
 
 
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
-    """A folder that every user of the machine can read; ``tmp_path`` is its own user's."""
+    """Make a folder that every user can read; only its owner can read ``tmp_path``."""
     with TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

@@ -15,7 +15,7 @@ def test_a_misspelt_setting_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("key", ["MAX_REQUESTS", "Max_requests", "_env_prefix", "__pydantic_self__", 1])
-def test_a_key_that_is_not_exactly_a_settings_name_is_refused_in_its_section(key: Any) -> None:
+def test_a_key_that_is_not_exactly_a_settings_name_is_refused(key: Any) -> None:
     with pytest.raises(ConfigError, match=rf"limits\.{key}"):
         parse_args({"limits": {key: 99}})
     with pytest.raises(ConfigError, match=rf"models\.plates\.{key}"):
@@ -24,7 +24,7 @@ def test_a_key_that_is_not_exactly_a_settings_name_is_refused_in_its_section(key
         parse_args({}).detectors()["default"].changed_by({"model": {key: 99}})
 
 
-def test_a_variable_in_lower_case_is_another_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_in_lower_case_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("serve_app_slots", "3")
     assert parse_args({}).preprocessor.slots == 64
 
@@ -40,14 +40,14 @@ def test_a_variable_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_args({}).detect.confidence == 0.25
 
 
-def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVE_APP_WEIGHTS", "")
     monkeypatch.setenv("SERVE_APP_CONFIDENCE", "")
     assert parse_args({}).model.weights == Path("codes")
     assert parse_args({}).detect.confidence == 0.5
 
 
-def test_the_config_stands_above_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_yaml_overrides_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVE_APP_CONFIDENCE", "0.25")
     assert parse_args({"detect": {"confidence": 0.4}}).detect.confidence == 0.4
 
@@ -60,25 +60,25 @@ def test_a_variable_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, val
 
 
 def test_a_setting_without_a_value_is_unset() -> None:
-    """As YAML's ``weights:`` and an empty section."""
+    """YAML's ``weights:`` without a value is such a setting, and so is an empty section."""
     assert parse_args({"model": {"weights": None, "engine": ""}, "detect": None}) == parse_args({})
 
 
-def test_a_change_stands_above_what_was_deployed_and_leaves_the_rest() -> None:
+def test_user_config_overrides_the_deployed_settings_and_keeps_the_rest() -> None:
     deployed = parse_args({"detect": {"confidence": 0.4}, "batcher": {"job_weight": 2}}).detectors()["default"]
     changed = deployed.changed_by({"detect": {"iou": 0.5}})
     assert (changed.detect.confidence, changed.detect.iou, changed.batcher.job_weight) == (0.4, 0.5, 2)
     assert deployed.changed_by(None) == deployed
 
 
-def test_only_another_model_or_batch_size_needs_another_engine() -> None:
+def test_only_a_new_model_or_batch_size_needs_a_new_engine() -> None:
     deployed = parse_args({}).detectors()["default"]
     assert deployed.changed_by({"detect": {"iou": 0.5}, "batcher": {"job_weight": 2}}).has_engine_of(deployed)
     assert not deployed.changed_by({"batcher": {"max_batch_size": 3}}).has_engine_of(deployed)
     assert not deployed.changed_by({"model": {"weights": "other.onnx"}}).has_engine_of(deployed)
 
 
-def test_the_hash_of_other_weights_is_not_that_of_these(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hash_is_not_applied_to_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVE_APP_WEIGHTS", "a.pt")
     monkeypatch.setenv("SERVE_APP_WEIGHTS_SHA256", "a" * 64)
     args = parse_args({"models": {"plates": {"weights": "plates.onnx"}}})
@@ -89,13 +89,13 @@ def test_the_hash_of_other_weights_is_not_that_of_these(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("models", [{"default": {"weights": "a.onnx"}}, {"a/b": {"weights": "a.onnx"}}, {"plates": {}}])
-def test_a_model_has_a_name_of_its_own_and_weights(models: dict[str, dict[str, str]]) -> None:
+def test_a_named_model_needs_its_own_name_and_weights(models: dict[str, dict[str, str]]) -> None:
     with pytest.raises(ConfigError, match="models"):
         parse_args({"models": models})
 
 
 @pytest.mark.parametrize("empty", [{"detect": None}, {"batcher": {"max_batch_size": None}}, {"model": None}, {}])
-def test_a_change_without_a_value_is_none(empty: dict[str, object]) -> None:
+def test_user_config_without_values_changes_nothing(empty: dict[str, object]) -> None:
     deployed = parse_args({"detect": {"confidence": 0.25}, "batcher": {"max_batch_size": 32}}).detectors()["default"]
     changed = deployed.changed_by(empty)
     assert (changed.detect, changed.batcher, changed.has_engine_of(deployed)) == (

@@ -34,12 +34,12 @@ def test_the_name_of_a_limit_survives_pickling(cls: type[ServeAppError]) -> None
     assert (type(error), error.detail, error.limit) == (cls, "the reason", "preprocessor.slots")
 
 
-def test_what_a_rate_limit_says_of_the_time_survives_pickling() -> None:
+def test_the_retry_time_of_a_rate_limit_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(RateLimited("the reason", 7, limit="access.requests_per_s")))
     assert (error.detail, error.retry_after_s, error.limit) == ("the reason", 7, "access.requests_per_s")
 
 
-def test_the_json_of_an_error_has_a_limit_only_where_one_is_the_reason() -> None:
+def test_the_json_of_an_error_has_a_limit_only_if_one_is_the_reason() -> None:
     plain = ErrorResponse.from_error(ServeAppError("a bug"), "id")
     assert plain.model_dump() == {"code": "internal", "detail": "a bug", "request_id": "id"}
     refusal = ErrorResponse.from_error(Overloaded("full", limit="followers"), "id")
@@ -54,7 +54,7 @@ def test_the_tree_in_the_docstring_names_every_error(cls: type[ServeAppError]) -
 
 
 @pytest.mark.parametrize("cls", tree(ServeAppError))
-def test_who_may_come_again_is_told_when(cls: type[ServeAppError]) -> None:
+def test_only_retryable_errors_have_a_retry_time(cls: type[ServeAppError]) -> None:
     assert (cls.retry_after_s is not None) == (cls.status_code in {429, 503})
 
 
@@ -75,8 +75,8 @@ def test_every_refusal_for_a_limit_names_it() -> None:
     assert len(made) >= 15
 
 
-def test_every_limit_that_has_a_name_is_one_that_a_refusal_names() -> None:
-    """Of which the other half, that no refusal names an unknown one, is mypy's."""
+def test_every_limit_is_named_by_a_refusal() -> None:
+    """The reverse, that no refusal names an unknown limit, is checked by mypy."""
     given = {
         argument.value
         for _, node in nodes()

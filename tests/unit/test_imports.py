@@ -1,4 +1,4 @@
-"""Imports point one way: a package imports only from packages that stand before it in the plan."""
+"""Packages import each other in one direction only: each may import just the packages that ``MAY_IMPORT`` lists."""
 
 from __future__ import annotations
 
@@ -26,47 +26,47 @@ MAY_IMPORT = {
     "api": "types errors config schemas network overload telemetry",
     "streams": "types errors config schemas network images ipc telemetry",
 }
-RAY_WING = {"deployments", "app", "cli", "__main__"}  # what may import Ray, and everything of ours
+RAY_PACKAGES = {"deployments", "app", "cli", "__main__"}  # these may import Ray and all our packages
 ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime", "tensorrt"}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
 def package_of(path: Path) -> str:
-    """The package, or the module at the top, that a file belongs to."""
+    """Return the package or top-level module to which a file belongs."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported(path: Path) -> set[str]:
-    """The full names of what a file imports, anywhere in it."""
+    """Return the full names of everything that a file imports, at any level."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
+            assert node.level == 0, "imports must be absolute"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-def test_the_plan_knows_every_package() -> None:
-    assert {package_of(path) for path in FILES} == MAY_IMPORT.keys() | RAY_WING
+def test_the_rules_cover_every_package() -> None:
+    assert {package_of(path) for path in FILES} == MAY_IMPORT.keys() | RAY_PACKAGES
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_package_imports_only_from_packages_before_it(path: Path) -> None:
+def test_a_package_imports_only_the_packages_that_it_may(path: Path) -> None:
     package = package_of(path)
     own = {name.split(".")[1] for name in imported(path) if name.startswith("serve_app.")} - {"__version__"}
-    if package not in RAY_WING:
+    if package not in RAY_PACKAGES:
         assert own <= {package, *MAY_IMPORT[package].split()}
         assert "ray" not in {name.split(".")[0] for name in imported(path)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_engine_libraries_stay_in_the_engines(path: Path) -> None:
+def test_only_engines_import_engine_libraries(path: Path) -> None:
     if "models/engines" not in str(path):
         assert not {name.split(".")[0] for name in imported(path)} & ENGINE_LIBRARIES
 
 
-def test_deployments_know_neither_the_application_nor_the_command() -> None:
+def test_deployments_import_neither_the_application_nor_the_command() -> None:
     for path in (PACKAGE / "deployments").glob("*.py"):
         assert not {name for name in imported(path) if name.startswith(("serve_app.app", "serve_app.cli"))}

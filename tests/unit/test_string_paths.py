@@ -1,4 +1,4 @@
-"""Whatever names a module, a function or a file of ours in a string, a comment or a document names one that exists."""
+"""Names of our modules, functions and files in strings, comments and documents refer to things that exist."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FILE = re.compile(r"(?<![\w.-])(?:serve_app|scripts|configs|tests)/[\w./-]*\w")
 
 
 def texts() -> dict[str, str]:
-    """Return every text that may name something, by its path; imports are left out, as Python checks them itself."""
+    """Return every text that may contain such names, by its path. Imports are left out, because Python checks them."""
     found = {}
     folders = (path for name in ("serve_app", "scripts", "configs") for path in (ROOT / name).rglob("*"))
     for path in (*(ROOT / name for name in TOP), *folders):
         if path.is_file() and path.suffix != ".pyc":
-            text = path.read_text(errors="ignore")  # pictures and weights are read too, and name nothing
+            text = path.read_text(errors="ignore")  # binary files are read too, but contain no names
             if path.suffix == ".py":
                 text = re.sub(r"^\s*(?:from|import) .*", "", text, flags=re.MULTILINE)
             # A regular expression escapes the dots of a name, and a format string may have a placeholder for one.
@@ -33,15 +33,15 @@ def texts() -> dict[str, str]:
 
 
 def module(name: str) -> ModuleSpec | None:
-    """Return where a module is, or None when there is none; its packages are imported, the module is not."""
+    """Return the spec of a module, or None if it does not exist. Only its parent packages are imported."""
     try:
         return find_spec(name)
     except ModuleNotFoundError:
         return None
 
 
-def is_there(name: str) -> bool:
-    """Tell whether a dotted name is a module's, or that of something in a module."""
+def exists(name: str) -> bool:
+    """Return whether a dotted name is a module or something in a module."""
     prefix = name.replace(":", ".")
     attributes: list[str] = []
     while not module(prefix):
@@ -56,19 +56,19 @@ def is_there(name: str) -> bool:
 
 
 def is_program(name: str) -> bool:
-    """Tell whether ``python -m`` runs the module."""
+    """Return whether ``python -m`` can run the module."""
     spec = module(name)
     if spec and spec.submodule_search_locations:
         return module(f"{name}.__main__") is not None
     return spec is not None and '__name__ == "__main__"' in Path(str(spec.origin)).read_text()
 
 
-def test_every_name_leads_to_a_module_or_to_something_in_one() -> None:
-    lost = {path: [name for name in NAME.findall(text) if not is_there(name)] for path, text in texts().items()}
-    assert {path: names for path, names in lost.items() if names} == {}
+def test_every_dotted_name_exists() -> None:
+    missing = {path: [name for name in NAME.findall(text) if not exists(name)] for path, text in texts().items()}
+    assert {path: names for path, names in missing.items() if names} == {}
 
 
-def test_every_import_in_a_string_finds_what_it_imports() -> None:
+def test_every_import_in_a_string_works() -> None:
     found = [
         (path, f"{name}.{each}")
         for path, text in texts().items()
@@ -76,20 +76,20 @@ def test_every_import_in_a_string_finds_what_it_imports() -> None:
         for each in names.split(", ")
     ]
     assert ("serve_app/ipc/quarantine.py", "serve_app.ipc.quarantine.serve") in found
-    assert [(path, name) for path, name in found if not is_there(name)] == []
+    assert [(path, name) for path, name in found if not exists(name)] == []
 
 
-def test_every_module_that_is_run_is_a_program() -> None:
+def test_every_module_run_with_python_m_is_a_program() -> None:
     found = [(path, name) for path, text in texts().items() for name in PROGRAM.findall(text)]
     assert ("serve_app/models/export.py", "serve_app.models.engines.ultralytics") in found
     assert [(path, name) for path, name in found if not is_program(name)] == []
 
 
-def test_every_file_that_is_named_is_there() -> None:
+def test_every_named_file_exists() -> None:
     found = [(path, name) for path, text in texts().items() for name in FILE.findall(text)]
     assert [(path, name) for path, name in found if not (ROOT / name).exists()] == []
 
 
-def test_every_file_with_a_secret_that_is_none_is_there() -> None:
+def test_every_file_in_the_secrets_baseline_exists() -> None:
     found = json.loads((ROOT / ".secrets.baseline").read_text())["results"]
     assert [path for path in found if not (ROOT / path).exists()] == []

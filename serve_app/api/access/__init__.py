@@ -1,1 +1,1 @@
-"""Which clients may call the HTTP interface, and how much."""
+"""Access control for the HTTP interface: who may call it, and how often."""

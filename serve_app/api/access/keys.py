@@ -1,11 +1,13 @@
-"""API keys: a file that names them by their hashes, and the command that makes one.
+"""API keys: the file that lists them by their hashes, and the function that makes a new key.
 
-- name: dock                  # shows in metrics, and is one tenant in the batcher; several keys may share it
-  sha256: 5f0c…               # of the whole key
+An entry of the file looks like this:
+
+- name: dock                  # shown in metrics; one tenant in the batcher; several keys may share a name
+  sha256: 5f0c…               # the hash of the whole key
   scopes: [detect]            # the key's permissions: detect, streams; admin includes both
-  requests_per_s: 50          # optional, as are the next two; 0: no limit
+  requests_per_s: 50          # this and the next two are optional; 0 means no limit
   concurrency: 16
-  expires: 2027-01-31         # the key is refused from that day on, UTC
+  expires: 2027-01-31         # the key is refused from this day on (UTC)
 """
 
 from __future__ import annotations
@@ -26,19 +28,19 @@ from serve_app.errors import ConfigError
 
 Permission = Literal["detect", "streams", "admin"]  # a key's `scopes:` lists them
 
-_PREFIX = "sl_"  # by which a scanner for secrets knows a key that was left somewhere
+_PREFIX = "sl_"  # lets secret scanners recognise a leaked key
 _KEY_BYTES = 32
 _MAX_FILE_BYTES = 1 << 20
-_MAX_KEYS = 1000  # each is compared with every request's
+_MAX_KEYS = 1000  # every request is compared with every key
 
 
 class Key(BaseModel):
-    """An entry of the file."""
+    """One entry of the API-key file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    # A fast hash without salt is right for what is random: NIST SP 800-63B, 5.1.2.2, for secrets of 112 bits and more.
+    # A fast hash without a salt is enough for random secrets of 112 bits or more: NIST SP 800-63B, 5.1.2.2.
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     scopes: tuple[Permission, ...] = Field(min_length=1)
     requests_per_s: float | None = Field(None, ge=0, allow_inf_nan=False)
@@ -47,50 +49,61 @@ class Key(BaseModel):
 
     @field_validator("sha256")
     @classmethod
-    def _is_of_something(cls, value: str) -> str:
+    def _is_not_the_empty_hash(cls, value: str) -> str:
         if value == hashlib.sha256().hexdigest():
             raise ValueError("this is the SHA-256 of an empty string: the key command printed nothing")
         return value
 
     def allows(self, permission: Permission) -> bool:
-        """Return whether the key has this permission, or admin, which includes all of them."""
+        """Return whether the key has this permission; ``admin`` includes every permission."""
         return permission in self.scopes or "admin" in self.scopes
 
     def has_expired(self) -> bool:
-        """Return whether the key's last day, by UTC, is over."""
+        """Return whether the key's expiry date (UTC) has been reached."""
         return self.expires is not None and datetime.now(UTC).date() >= self.expires
 
 
 def parse_keys(text: str) -> tuple[Key, ...]:
-    """The file's entries. Raises ConfigError, whose text holds nothing of the file: a key may have got into it."""
+    """Return the entries of an API-key file.
+
+    Raise ConfigError if the file is invalid. The error never quotes the file, because somebody may have pasted a key
+    into it.
+    """
     try:
         keys = TypeAdapter(tuple[Key, ...]).validate_python(yaml.safe_load(text))
     except yaml.YAMLError as exc:
         line = (
             f", line {exc.problem_mark.line + 1}" if isinstance(exc, yaml.MarkedYAMLError) and exc.problem_mark else ""
         )
-        raise ConfigError(f"the keys' file is no YAML{line}") from None
+        raise ConfigError(f"access.keys_file: the file is not valid YAML{line}") from None
     except ValidationError as exc:
-        problems = (f"{'.'.join(map(_shown, e['loc']))}: {e['msg']}" for e in exc.errors(include_input=False))
-        raise ConfigError(f"the keys' file is wrong: {'; '.join(problems)}") from None
+        problems = (f"{'.'.join(map(_field_name, e['loc']))}: {e['msg']}" for e in exc.errors(include_input=False))
+        raise ConfigError(f"access.keys_file: the file has invalid entries: {'; '.join(problems)}") from None
     if len(keys) > _MAX_KEYS:
-        raise ConfigError(f"the keys' file has more than {_MAX_KEYS} keys")
+        raise ConfigError(f"access.keys_file: the file has more than {_MAX_KEYS} keys; remove some")
     if len({key.sha256 for key in keys}) < len(keys):
-        raise ConfigError("the keys' file has a key twice")
+        raise ConfigError("access.keys_file: the file lists the same key twice; remove one of the entries")
     limits: dict[str, tuple[float | None, int | None]] = {}
     for key in keys:
-        own = key.requests_per_s, key.concurrency
-        if limits.setdefault(key.name, own) != own:
-            raise ConfigError(f"the keys' file gives {key.name} different limits: its keys share them")
+        key_limits = key.requests_per_s, key.concurrency
+        if limits.setdefault(key.name, key_limits) != key_limits:
+            raise ConfigError(
+                f"access.keys_file: the keys named {key.name} have different limits; keys of one name share their "
+                "limits, so set the same values"
+            )
     return keys
 
 
-def _shown(part: int | str) -> str:
+def _field_name(part: int | str) -> str:
+    """Return a field's name for an error. An unknown name may be a key, so it is not quoted."""
     return str(part) if isinstance(part, int) or part in Key.model_fields else "a field"
 
 
 def find_key(keys: Sequence[Key], presented: str) -> Key | None:
-    """The key's entry; None for one that is unknown or has expired. Takes as long whichever it is."""
+    """Return the entry of a presented key, or None if the key is unknown or has expired.
+
+    Every entry is compared, so that the response time does not tell whether the key exists.
+    """
     digest = hashlib.sha256(presented.encode()).hexdigest()
     found = None
     for key in keys:
@@ -100,51 +113,54 @@ def find_key(keys: Sequence[Key], presented: str) -> Key | None:
 
 
 class KeyFile:
-    """The keys of a file, as they were when it was last read without a fault."""
+    """The keys of an API-key file, as they were when the file was last read successfully."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError for a file that is missing or broken."""
+        """Read the file. Raise ConfigError if it is missing or invalid."""
         self._path = path.expanduser()
-        self.keys, self._read_as = self._read()
+        self.keys, self._file_identity = self._read()
 
     def refresh(self) -> bool:
-        """Reads the file if it has changed, and whether it had.
+        """Read the file again if it has changed, and return whether it had.
 
-        Raises ConfigError, and keeps the keys, while it is missing or broken.
+        Raise ConfigError while the file is missing or invalid; the previous keys then stay in use.
         """
         try:
-            if _identity(os.stat(self._path)) == self._read_as:
+            if _identity(os.stat(self._path)) == self._file_identity:
                 return False
         except OSError as exc:
             raise self._unreadable(exc) from exc
-        self.keys, self._read_as = self._read()
+        self.keys, self._file_identity = self._read()
         return True
 
     def _read(self) -> tuple[tuple[Key, ...], tuple[int, ...]]:
         try:
             with open(self._path, "rb") as file:
-                read_as = _identity(os.fstat(file.fileno()))
+                file_identity = _identity(os.fstat(file.fileno()))
                 data = file.read(_MAX_FILE_BYTES + 1)
         except OSError as exc:
             raise self._unreadable(exc) from exc
         if len(data) > _MAX_FILE_BYTES:
-            raise ConfigError(f"the keys' file is larger than {_MAX_FILE_BYTES >> 20} MiB")
+            raise ConfigError(f"access.keys_file: the file is larger than {_MAX_FILE_BYTES >> 20} MiB")
         try:
-            return parse_keys(data.decode()), read_as
+            return parse_keys(data.decode()), file_identity
         except UnicodeDecodeError:
-            raise ConfigError("the keys' file is no text") from None
+            raise ConfigError("access.keys_file: the file is not UTF-8 text") from None
 
     def _unreadable(self, exc: OSError) -> ConfigError:
-        return ConfigError(f"the keys' file {self._path} cannot be read: {exc.strerror}")
+        return ConfigError(f"access.keys_file: {self._path} cannot be read: {exc.strerror}")
 
 
 def _identity(stat: os.stat_result) -> tuple[int, ...]:
-    """Changes with the file, also where a link is pointed to another one, as Kubernetes does to a mounted secret."""
+    """Return a value that changes when the file does.
+
+    It also changes when a symbolic link is pointed at another file, as Kubernetes does to update a mounted secret.
+    """
     return stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev
 
 
 def make_key(name: str, permissions: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Return a new key, and its entry for the file. Raises ValidationError."""
+    """Return a new key and its entry for the API-key file. Raise ValidationError if a name or scope is invalid."""
     key = _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
     entry = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "scopes": list(permissions)}
     Key.model_validate(entry)

@@ -1,4 +1,4 @@
-"""Answer only this machine's own requests where there are no API keys."""
+"""Without API keys, only requests from this machine are accepted: the checks for that."""
 
 from __future__ import annotations
 
@@ -12,27 +12,31 @@ from serve_app.errors import ConfigError, Forbidden
 
 
 def require_keys(args: AccessArgs, http_host: str | None) -> None:
-    """Raise ConfigError where other machines can reach us and no keys are set."""
+    """Raise ConfigError if other machines can reach the server and no API keys are set."""
     if args.keys_file is None and not _is_loopback(http_host):
         raise ConfigError(
-            f"HTTP listens on {http_host}, and no API keys are set: name their file in access.keys_file "
-            "(SERVE_APP_KEYS_FILE), or set http_options.host to 127.0.0.1"
+            f"access.keys_file: HTTP listens on {http_host} without API keys; set it (SERVE_APP_KEYS_FILE) to an "
+            "API-key file, or set http_options.host to 127.0.0.1"
         )
 
 
 def check_local(request: HTTPConnection) -> None:
-    """Raise Forbidden for the request of a web page elsewhere.
+    """Raise Forbidden if a browser sends the request for a web page of another site.
 
-    A browser on this machine reaches us for any page that is open in it: under a name that the page's owner points
-    here, or across sites. For a GET without CORS, as for an ``<img>``, it names no origin, and says only that it is
-    across sites.
+    Any page that is open in a browser on this machine can reach the server: by a host name that its owner points to
+    127.0.0.1 (DNS rebinding), or by a cross-site request. A browser sends no ``Origin`` with a GET without CORS, such
+    as that of an ``<img>``; only ``Sec-Fetch-Site`` then shows that the request is cross-site.
     """
     origin = request.headers.get("origin")
-    site = request.headers.get("sec-fetch-site", "none")  # only browsers send it
+    site = request.headers.get("sec-fetch-site", "none")  # only browsers send this header
     if not _is_loopback(_host(f"//{request.headers.get('host', '')}")):
-        raise Forbidden("without API keys, only requests to localhost are answered: set access.keys_file")
+        raise Forbidden(
+            "access.keys_file: without API keys, only requests to localhost are accepted; set it and send an API key"
+        )
     if site not in {"same-origin", "none"} or (origin is not None and not _is_loopback(_host(origin))):
-        raise Forbidden("without API keys, cross-origin browser requests are refused: set access.keys_file")
+        raise Forbidden(
+            "access.keys_file: without API keys, cross-origin browser requests are refused; set it and send an API key"
+        )
 
 
 def _host(url: str) -> str | None:

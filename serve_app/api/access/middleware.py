@@ -1,4 +1,4 @@
-"""Admit or refuse a request before its body is read, and count it until its answer has ended."""
+"""The middleware that admits or refuses a request before its body is read, and counts it until its response ends."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from serve_app.config import AppArgs
 from serve_app.errors import DeadlineExceeded, Forbidden, Malformed, NotFound, ServeAppError, Unauthorized
 from serve_app.overload.limits import ConcurrencyLimit
 
-_HAVE_A_BODY = {"POST", "PUT", "PATCH"}
-_HAVE_NONE = {"GET", "HEAD", "DELETE"}
-_MAX_BODY_BYTES = 1 << 20  # of JSON
-_LAST_MESSAGE_TIMEOUT_S = 1.0  # for a client to read it
-_REFUSED = 4000  # WebSocket's closing codes: those of an application begin at 4000
+_METHODS_WITH_BODY = {"POST", "PUT", "PATCH"}
+_METHODS_WITHOUT_BODY = {"GET", "HEAD", "DELETE"}
+_MAX_BODY_BYTES = 1 << 20  # JSON bodies only
+_LAST_MESSAGE_TIMEOUT_S = 1.0  # how long we wait for a client to read the last message
+_REFUSED = 4000  # application-defined WebSocket close codes begin at 4000
 
 
 class Access:
-    """ASGI middleware: finds out whose a request is, and admits what its key allows.
+    """ASGI middleware that identifies a request's API key and admits what the key allows.
 
-    Without keys only requests of this machine are admitted: see ``require_keys`` and ``check_local``.
+    Without API keys, only requests from this machine are admitted: see ``require_keys`` and ``check_local``.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Access:
         self._revocation = None if self._keys is None else Revocation(self._keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass an admitted request on to the application, and answer a refusal itself."""
+        """Pass an admitted request on to the application, and respond to a refused one."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -64,19 +64,19 @@ class Access:
             except ServeAppError as exc:
                 await self._refuse(exc, scope, receive, send)
                 return
-            if self._revocation and caller.key and route.permission and _may_last(scope):
+            if self._revocation and caller.key and route.permission and _may_be_endless(scope):
                 with self._revocation.timeout(caller.key, route.permission) as until_revoked:
                     await self._answer_until(until_revoked, scope, receive, send)
             else:
                 await self._app(scope, receive, send)
 
     async def _answer_until(self, until_revoked: asyncio.Timeout, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the application answer, which may take for ever, until the timeout expires."""
-        has_begun = False
+        """Let the application respond, possibly without end, until the timeout expires."""
+        has_started = False
 
         async def send_on(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
+            nonlocal has_started
+            has_started = True
             await send(message)
 
         try:
@@ -85,34 +85,35 @@ class Access:
         except TimeoutError:
             if not until_revoked.expired():
                 raise
-            error = Unauthorized("the API key is unknown or has expired")
-            if not has_begun:
+            error = Unauthorized("the API key is unknown or has expired; use a valid one")
+            if not has_started:
                 await self._refuse(error, scope, receive, send)
                 return
             self._metrics.refused(error)
-            with suppress(RuntimeError, OSError, TimeoutError):  # it has ended, or the client has gone or does not read
+            # The response may have ended already, and the client may have disconnected or stopped reading.
+            with suppress(RuntimeError, OSError, TimeoutError):
                 async with asyncio.timeout(_LAST_MESSAGE_TIMEOUT_S):
                     await send(_last_message(scope, error))
 
     async def _admit(self, request: HTTPConnection, stack: AsyncExitStack) -> tuple[RouteAccess, Caller]:
-        """Return the route that will answer the request, and the caller, whose limits count it until the stack ends.
+        """Return the route that will handle the request, and its caller.
 
-        Raises ServeAppError.
+        The request counts towards the caller's limits until ``stack`` is closed. Raise ServeAppError if it is refused.
         """
         if self._keys is None:
             check_local(request)
         route = self._routes.find(request.scope)
         if route is None:
-            raise NotFound("no such route; /docs shows those that there are")
-        anyone = Caller("", self._args.requests_per_s, concurrency=0)
+            raise NotFound("no such route; /docs lists the routes")
+        anonymous = Caller("", self._args.requests_per_s, concurrency=0)
         if route.permission is None:
-            return route, anyone
+            return route, anonymous
         if self._keys is None:
-            caller = anyone
-            await stack.enter_async_context(self._usage[""].one(anyone))
+            caller = anonymous
+            await stack.enter_async_context(self._usage[""].one(anonymous))
         else:
             caller = await self._authorise(request, self._keys, route.permission, stack)
-        stack.enter_context(self._requests.one())  # else Serve would queue it, and its body without a limit
+        stack.enter_context(self._requests.one())  # beyond this limit, Serve would queue bodies without bound
         return route, caller
 
     async def _authorise(
@@ -127,7 +128,10 @@ class Access:
         )
         try:
             if not key.allows(permission):
-                raise Forbidden(f"this API key lacks the permission {permission!r}: it has {', '.join(key.scopes)}")
+                raise Forbidden(
+                    f"this API key lacks the permission {permission!r}: it has {', '.join(key.scopes)}; use a key with "
+                    "that permission"
+                )
             await stack.enter_async_context(self._usage[key.name].one(caller))
         except ServeAppError as exc:
             self._metrics.requested(key.name, exc.code)
@@ -136,28 +140,36 @@ class Access:
         return caller
 
     def _forget_removed(self) -> None:
-        """Drop the counts of names that are no longer in the keys' file and have nothing in flight."""
+        """Drop the counters of names that are no longer in the API-key file and have no request in flight."""
         names = {key.name for key in self._keys.keys} if self._keys else set()
         kept = {name: usage for name, usage in self._usage.items() if name in names or usage.in_flight}
         self._usage = defaultdict(KeyUsage, kept)
 
     async def _with_body(self, request: Request, route: RouteAccess) -> Receive:
-        """Read the body while it is small enough: FastAPI reads JSON whole, and Ray queues without a limit what a
-        handler does not read. Of a method that has no body nothing is read, so that no answer waits for one.
+        """Read a JSON body within its size limit, and return a ``receive`` that replays it.
 
-        Raises Malformed, TooLarge, DeadlineExceeded.
+        We read it here because FastAPI reads JSON without a limit, and because Ray queues any bytes that a handler does
+        not read, also without a limit. For a method without a body nothing is read, so that its response never waits
+        for one.
+
+        Raise Malformed, TooLarge or DeadlineExceeded if the body is not acceptable or not complete in time.
         """
-        if request.method in _HAVE_NONE:
+        if request.method in _METHODS_WITHOUT_BODY:
             declared = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
             if declared:
-                raise Malformed(f"{request.method} requests must not have a body")
-        if route.reads_own_body or request.method not in _HAVE_A_BODY & route.methods:  # of another method: 405
+                raise Malformed(f"{request.method} requests must not have a body; remove it")
+        if (
+            route.reads_own_body or request.method not in _METHODS_WITH_BODY & route.methods
+        ):  # a method that the route lacks gets 405
             return request.receive
         try:
             async with asyncio.timeout(self._deadline_s):
                 body = await read_body(request, _MAX_BODY_BYTES, "json_body")
         except TimeoutError as exc:
-            raise DeadlineExceeded(f"the body was not complete within {self._deadline_s:g} s") from exc
+            raise DeadlineExceeded(
+                f"limits.deadline_s: the body was not complete within {self._deadline_s:g} s; send it faster or raise "
+                "the limit"
+            ) from exc
         if is_untyped_json(request, body):
             headers = [header for header in request.scope["headers"] if header[0] != b"content-type"]
             request.scope["headers"] = [*headers, (b"content-type", b"application/json")]
@@ -177,30 +189,30 @@ class Access:
 
 
 async def _authenticate(request: HTTPConnection, keys: KeyReloader) -> Key:
-    """Return the key that the request presents. Raises Unauthorized."""
+    """Return the key that the request presents. Raise Unauthorized if it has no valid key."""
     await keys.refresh()
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
-        raise Unauthorized("this needs an API key: Authorization: Bearer KEY")
+        raise Unauthorized("this request needs an API key; send it in the header Authorization: Bearer KEY")
     key = find_key(keys.keys, presented.strip())
     if key is None:
-        raise Unauthorized("the API key is unknown or has expired")
+        raise Unauthorized("the API key is unknown or has expired; use a valid one")
     return key
 
 
-def _may_last(scope: Scope) -> bool:
-    """Return whether the answer may be one without an end."""
+def _may_be_endless(scope: Scope) -> bool:
+    """Return whether the response may have no end, as that of an event stream."""
     return bool(scope["type"] == "websocket" or scope["method"] == "GET")
 
 
 def _last_message(scope: Scope, error: ServeAppError) -> Message:
-    """Return what ends an answer that has begun."""
+    """Return the ASGI message that ends a response that has already begun."""
     if scope["type"] == "http":
         return {"type": "http.response.body", "body": b""}
     return {"type": "websocket.close", "code": _REFUSED + error.status_code, "reason": error.detail[:100]}
 
 
 def tenant_of(request: HTTPConnection) -> str:
-    """Return the tenant that the batcher counts a request for: its key's name."""
+    """Return the tenant to which the batcher attributes a request: the name of its API key."""
     tenant: str = request.state.tenant
     return tenant

@@ -1,8 +1,8 @@
-"""Which permission each route needs: a router declares it, and ``RouteTable`` derives the map.
+"""The permission that each route needs: a router declares it, and ``RouteTable`` looks it up.
 
     routes = Router(permission="detect", tags=["detect"])
 
-There is no default, so that no route is open because somebody forgot it; a route of no such router is answered 404.
+There is no default, so a forgotten declaration cannot open a route. A route that belongs to no ``Router`` responds 404.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, get_args
 
 from fastapi import APIRouter
-from starlette._utils import get_route_path  # as Starlette's own routes: a copy of ours could come to differ from it
+from starlette._utils import get_route_path  # Starlette's routes use this; a copy of ours could diverge from it
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Scope
 
@@ -21,60 +21,65 @@ from serve_app.api.access.keys import Permission
 
 
 class Router(APIRouter):
-    """An APIRouter all of whose routes need one permission: None opens them to everybody.
+    """An APIRouter whose routes all need one permission; None opens them to everybody.
 
-    Access reads the body of a request, within a limit of its own, unless ``reads_own_body`` says that the routes do.
+    ``Access`` reads request bodies, within its own size limit, unless ``reads_own_body`` is true: the routes then read
+    their bodies themselves.
     """
 
     def __init__(self, *, permission: Permission | None, reads_own_body: bool = False, **options: Any) -> None:
         if permission not in (None, *get_args(Permission)):
-            raise ValueError(f"there is no permission {permission!r}: they are {', '.join(get_args(Permission))}")
+            raise ValueError(
+                f"permission: {permission!r} is unknown; use one of {', '.join(get_args(Permission))}, or None"
+            )
         super().__init__(**options)
         self.permission: Permission | None = permission
         self.reads_own_body = reads_own_body
 
     def include_router(self, *args: Any, **options: Any) -> NoReturn:
-        """Refuse: the other router's routes would take this one's permission."""
-        raise TypeError("include each router in the application itself, so that its own permission holds")
+        """Refuse to nest a router, because its routes would get this router's permission."""
+        raise TypeError("a Router cannot include another router; include each one in the application itself")
 
 
 @dataclass(frozen=True)
 class RouteAccess:
-    """A route, and what its router declared."""
+    """A route and the access rules that its router declares."""
 
     path: str
     pattern: re.Pattern[str]
-    methods: frozenset[str]  # empty: it is a WebSocket's
+    methods: frozenset[str]  # empty for a WebSocket route
     permission: Permission | None
     reads_own_body: bool
 
 
 class RouteTable:
-    """Finds the route that will answer a request, before the request reaches it."""
+    """The routes of all routers; finds the one that will handle a request, before the request reaches it."""
 
     def __init__(self, routers: Iterable[Router]) -> None:
-        """``routers``, in the order in which the application includes them, without a prefix."""
+        """Collect the routes of ``routers``, which are in the order in which the application includes them."""
         self.routes = tuple(_access_to(route, router) for router in routers for route in router.routes)
         self._http = tuple(route for route in self.routes if route.methods)
         self._websocket = tuple(route for route in self.routes if not route.methods)
 
     def find(self, scope: Scope) -> RouteAccess | None:
-        """Return the route that Starlette will choose: the first one of this path that takes the request's method, or
-        else the first one of this path, which will answer 405. None where there is no route.
+        """Return the route that Starlette will choose, or None if no route matches the path.
+
+        That is the first route that matches the path and the method, or else the first one that matches the path, which
+        will respond 405.
         """
         path = get_route_path(scope)
         is_http = scope["type"] == "http"
-        of_another_method = None
+        other_method = None
         for route in self._http if is_http else self._websocket:
             match = route.pattern.match(path)
             if match is None:
                 continue
             if match.end() != len(path):
-                return None  # `$` also matches before a last line feed: such a path is no route's
+                return None  # `$` also matches before a final line feed, but no route has such a path
             if not is_http or scope["method"] in route.methods:
                 return route
-            of_another_method = of_another_method or route
-        return of_another_method
+            other_method = other_method or route
+        return other_method
 
 
 def _access_to(route: BaseRoute, router: Router) -> RouteAccess:
@@ -83,5 +88,5 @@ def _access_to(route: BaseRoute, router: Router) -> RouteAccess:
     elif isinstance(route, WebSocketRoute):
         methods = frozenset()
     else:
-        raise TypeError(f"{route!r}: a Router takes routes with methods and WebSocket routes, and nothing else")
+        raise TypeError(f"{route!r}: a Router takes only routes with methods and WebSocket routes")
     return RouteAccess(route.path, route.path_regex, methods, router.permission, router.reads_own_body)

@@ -1,4 +1,4 @@
-"""How much each caller may ask for at once, and how fast."""
+"""The limits of each caller: how many requests may be in flight, and how many may start per second."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from serve_app.errors import RateLimited
 
 @dataclass(frozen=True)
 class Caller:
-    """The name of an API key and its limits; without keys, all clients together."""
+    """The name of an API key and its limits. Without API keys, all clients together are one caller."""
 
     name: str
-    requests_per_s: float  # 0: no limit
-    concurrency: int  # 0: no limit
+    requests_per_s: float  # 0 means no limit
+    concurrency: int  # 0 means no limit
     key: Key | None = None
 
 
 class KeyUsage:
-    """What the callers of one name have in flight, and how fast their requests come."""
+    """The requests in flight and the request rate of all callers that share one name."""
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -33,11 +33,11 @@ class KeyUsage:
 
     @asynccontextmanager
     async def one(self, caller: Caller) -> AsyncIterator[None]:
-        """Count one more request for the length of a block. Raises RateLimited."""
+        """Count one more request for the length of a block. Raise RateLimited if a limit is reached."""
         if caller.concurrency and self.in_flight >= caller.concurrency:
             raise RateLimited(
-                f"access.concurrency: {caller.concurrency} requests of this API key are in flight, which is its limit; "
-                "retry when one has ended, or raise it, or the key's own in the keys' file",
+                f"access.concurrency: {caller.concurrency} requests of this API key are in flight, which is the limit; "
+                "retry when one has finished, or raise this setting or the key's own limit in the API-key file",
                 limit="access.concurrency",
             )
         await self._keep_rate(caller.requests_per_s)
@@ -50,18 +50,16 @@ class KeyUsage:
     async def _keep_rate(self, requests_per_s: float) -> None:
         if requests_per_s != self._requests_per_s:
             self._requests_per_s = requests_per_s
-            # A second's requests may come at once; where less than one a second may come, one.
-            of_a_second = (
-                AsyncLimiter(max(1.0, requests_per_s), max(1.0, 1 / requests_per_s)) if requests_per_s else None
-            )
-            self._limiter = of_a_second
+            # One second's worth of requests may arrive at once, and never less than one request.
+            limiter = AsyncLimiter(max(1.0, requests_per_s), max(1.0, 1 / requests_per_s)) if requests_per_s else None
+            self._limiter = limiter
         if self._limiter is None:
             return
         if not self._limiter.has_capacity():
             raise RateLimited(
-                f"access.requests_per_s: {requests_per_s:g} requests a second are the limit; retry later, or raise it, "
-                "or the key's own in the keys' file",
-                math.ceil(1 / requests_per_s),  # the bucket has capacity for one more after at most so long
+                f"access.requests_per_s: the limit of {requests_per_s:g} requests per second is exceeded; retry later, "
+                "or raise this setting or the key's own limit in the API-key file",
+                math.ceil(1 / requests_per_s),  # the bucket has capacity for one more by then
                 limit="access.requests_per_s",
             )
-        await self._limiter.acquire()  # returns at once
+        await self._limiter.acquire()  # returns at once, because there is capacity

@@ -1,4 +1,4 @@
-"""Read the keys' file again when it changes, without a restart."""
+"""The reloader of the API-key file: it picks up changes without a restart."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ _POLL_INTERVAL_S = 1.0
 
 
 class KeyReloader:
-    """Holds the keys of a file, and keeps the old ones while the file is missing or broken."""
+    """The current API keys. The previous ones stay in use while the file is missing or invalid."""
 
     def __init__(self, file: KeyFile, metrics: Metrics, on_change: Callable[[], None]) -> None:
-        """``on_change`` is called after the keys have changed."""
+        """Start with the keys of ``file``. ``on_change`` is called after the keys have changed."""
         self._file = file
         self._metrics = metrics
         self._on_change = on_change
-        self._thread = ThreadPoolExecutor(1, "keys")  # its own: a revocation waits for no busy pool
+        self._thread = ThreadPoolExecutor(1, "keys")  # our own, so that a revocation never waits for a busy pool
         self._poll_at_s = 0.0
-        self._problem = ""  # that the file has
+        self._problem = ""  # the last error, so that each is logged once
 
     @property
     def keys(self) -> Sequence[Key]:
-        """The keys as they were when the file was last read without a fault."""
+        """The keys as they were when the file was last read successfully."""
         return self._file.keys
 
     async def refresh(self) -> None:
-        """Look whether the file has changed, at most once in ``_POLL_INTERVAL_S``."""
+        """Reload the file if it has changed, checking at most once per ``_POLL_INTERVAL_S``."""
         if time.monotonic() < self._poll_at_s:
             return
-        self._poll_at_s = math.inf  # other requests use the present keys meanwhile
+        self._poll_at_s = math.inf  # meanwhile, other requests use the current keys
         try:
             if await asyncio.get_running_loop().run_in_executor(self._thread, self._file.refresh):
-                logger.info("the keys' file was read again: %d keys", len(self.keys))
+                logger.info("access.keys_file: reloaded %d API keys", len(self.keys))
                 self._on_change()
             self._problem = ""
         except ConfigError as exc:
             self._metrics.keys_unreadable()
             if exc.detail != self._problem:
-                logger.error("%s; the keys stay as they were", exc.detail)
+                logger.error("%s; the previous API keys stay in use", exc.detail)
             self._problem = exc.detail
         finally:
             self._poll_at_s = time.monotonic() + _POLL_INTERVAL_S

@@ -1,4 +1,4 @@
-"""End the answers that a client follows when its key is revoked, has expired or has lost the permission."""
+"""Revocation: it ends open responses whose API key is removed, expires or loses the permission."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _POLL_INTERVAL_S = 1.0
 
 
 class Revocation:
-    """Watches the keys of the answers that may last, as long as there are any."""
+    """A watcher of the API keys of open responses. It runs only while there are such responses."""
 
     def __init__(self, keys: KeyReloader) -> None:
         self._keys = keys
@@ -38,6 +38,6 @@ class Revocation:
             await self._keys.refresh()
             valid = {key.sha256: key for key in self._keys.keys if not key.has_expired()}
             for until_revoked, (key, permission) in self._watched.items():
-                now = valid.get(key.sha256)
-                if not until_revoked.expired() and (now is None or not now.allows(permission)):
+                current = valid.get(key.sha256)
+                if not until_revoked.expired() and (current is None or not current.allows(permission)):
                     until_revoked.reschedule(asyncio.get_running_loop().time())

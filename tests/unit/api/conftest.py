@@ -1,4 +1,4 @@
-"""The fakes behind the HTTP interface."""
+"""Fakes of the ports behind the HTTP interface."""
 
 from __future__ import annotations
 

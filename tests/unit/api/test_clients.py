@@ -1,4 +1,4 @@
-"""Requests as clients really send them: each means the picture that is in it, or is told how to send one."""
+"""Requests as real clients send them: the picture in each is found, or the error says how to send one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.fakes import FakeBackend
 
 pytestmark = pytest.mark.anyio
 PICTURE = b"\xff\xd8\xff\xe0\0\x10JFIF\r\n\n" + random.Random(19).randbytes(9000)
-MEANT = multipart_forms(PICTURE) | types(PICTURE) | codings(PICTURE)
+ACCEPTED = multipart_forms(PICTURE) | types(PICTURE) | codings(PICTURE)
 REFUSED = refused(PICTURE)
 TEXTS = texts(PICTURE)
 JSON = json.dumps(STREAM).encode()
@@ -36,15 +36,17 @@ async def post(client: httpx.AsyncClient, sent: Sent) -> httpx.Response:
     return await client.post(sent.path, content=sent.body, headers=sent.headers)
 
 
-@pytest.mark.parametrize("member", MEANT)
-async def test_the_picture_is_read_as_it_is(client: httpx.AsyncClient, backend: FakeBackend, member: str) -> None:
-    response = await post(client, MEANT[member])
+@pytest.mark.parametrize("member", ACCEPTED)
+async def test_the_picture_reaches_the_backend_unchanged(
+    client: httpx.AsyncClient, backend: FakeBackend, member: str
+) -> None:
+    response = await post(client, ACCEPTED[member])
     assert response.status_code == 200, response.text
     assert backend.pictures == [PICTURE]
 
 
 @pytest.mark.parametrize("member", parameters(PICTURE))
-async def test_a_confidence_is_taken_by_any_name_that_means_it(
+async def test_every_alias_of_confidence_is_accepted(
     client: httpx.AsyncClient, backend: FakeBackend, member: str
 ) -> None:
     response = await post(client, parameters(PICTURE)[member])
@@ -62,7 +64,7 @@ async def test_a_refusal_says_what_to_do_instead(client: httpx.AsyncClient, back
 
 
 class DecodingBackend(FakeBackend):
-    """It refuses what is no picture."""
+    """A backend that refuses bytes that are not a picture."""
 
     async def detect(self, request: PictureRequest) -> Answer:
         decode(request.data, max_pixels=1)
@@ -70,7 +72,7 @@ class DecodingBackend(FakeBackend):
 
 
 @pytest.mark.parametrize("member", TEXTS)
-async def test_who_sends_text_for_a_picture_is_told_how_to_send_one(member: str) -> None:
+async def test_text_instead_of_a_picture_is_refused_with_how_to_send_one(member: str) -> None:
     async with client_of(build(DecodingBackend())) as client:
         response = await post(client, TEXTS[member])
         several = await client.post("/detect", files=[("file", TEXTS[member].body), ("file", b"\0\1\2")])
@@ -81,8 +83,8 @@ async def test_who_sends_text_for_a_picture_is_told_how_to_send_one(member: str)
     assert ("--data-binary" in text["detail"], "--data-binary" in octets["detail"]) == (True, False)
 
 
-async def test_a_bounded_number_of_bytes_is_looked_at_for_text(client: httpx.AsyncClient, backend: FakeBackend) -> None:
-    """Blanks and quotes may stand before base64, and a body of nothing else would stop every other request."""
+async def test_only_the_first_bytes_are_checked_for_text(client: httpx.AsyncClient, backend: FakeBackend) -> None:
+    """Spaces and quotes may precede base64; scanning a long body of them would block all other requests."""
     text = base64.b64encode(b"\xff\xd8\xff" + PICTURE)
     for before, after in ((b' \n"', text), (b" '" * 512, text), (b"data:" + b"a" * 1024 + b"/jpeg,", text)):
         response = await client.post("/detect", content=before + after)
@@ -93,19 +95,19 @@ async def test_a_bounded_number_of_bytes_is_looked_at_for_text(client: httpx.Asy
     assert len(backend.pictures) == 3
 
 
-async def test_a_refused_coding_names_those_that_are_read(client: httpx.AsyncClient) -> None:
+async def test_an_unsupported_coding_is_refused_with_the_supported_ones(client: httpx.AsyncClient) -> None:
     response = await post(client, REFUSED["brotli"][0])
     assert is_error(response, 415, "unsupported_encoding")
     assert response.headers["accept-encoding"] == "gzip, deflate"
 
 
-async def test_several_pictures_under_one_other_name_are_in_order(client: httpx.AsyncClient) -> None:
+async def test_pictures_under_another_part_name_keep_their_order(client: httpx.AsyncClient) -> None:
     files = [("images", (f"{size}.jpg", b"x" * size, "image/jpeg")) for size in (3, 5)]
     results = (await client.post("/detect", files=files)).json()["results"]
     assert [result["image"]["width"] for result in results] == [3, 5]
 
 
-async def test_fields_of_a_form_and_the_query_are_one(client: httpx.AsyncClient, backend: FakeBackend) -> None:
+async def test_form_fields_and_the_query_are_combined(client: httpx.AsyncClient, backend: FakeBackend) -> None:
     files = {"file": ("a.jpg", PICTURE, "image/jpeg")}
     fields = {"iou_thres": "0.4", "classes[]": ["dog", "0"], "max_det": "7"}
     assert (await client.post("/detect?conf=0.3", files=files, data=fields)).status_code == 200
@@ -119,15 +121,15 @@ async def test_fields_of_a_form_and_the_query_are_one(client: httpx.AsyncClient,
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "", "text/json", "*/*"])
 @pytest.mark.parametrize("body", [JSON, b"\xef\xbb\xbf" + JSON, b" \r\n" + JSON], ids=["plain", "BOM", "white space"])
-async def test_a_stream_starts_whatever_its_client_calls_json(
+async def test_a_stream_starts_with_any_content_type_of_its_json(
     client: httpx.AsyncClient, kind: str, body: bytes
 ) -> None:
     response = await client.post("/streams", content=body, headers={"Content-Type": kind} if kind else {})
     assert response.status_code == 201, response.text
 
 
-async def test_a_page_elsewhere_has_to_call_json_what_it_is(client: httpx.AsyncClient) -> None:
-    """A browser asks before it sends JSON across origins, and does not before it sends text."""
+async def test_a_page_of_another_origin_must_send_json_with_its_content_type(client: httpx.AsyncClient) -> None:
+    """A browser asks for permission before it sends JSON across origins, but not before it sends text."""
     for kind, status_code in (("text/plain", 422), ("application/json", 201)):
         headers = {"Content-Type": kind, "Origin": "http://localhost:3000"}
         response = await client.post("/streams", content=JSON, headers=headers)
@@ -138,7 +140,7 @@ async def test_a_page_elsewhere_has_to_call_json_what_it_is(client: httpx.AsyncC
     assert "Content-Type: application/json" in fetched.json()["detail"]
 
 
-async def test_a_stream_may_come_compressed(client: httpx.AsyncClient) -> None:
+async def test_the_json_of_a_stream_may_be_compressed(client: httpx.AsyncClient) -> None:
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     assert (await client.post("/streams", content=gzip.compress(JSON), headers=headers)).status_code == 201
     bomb = gzip.compress(b" " * (1 << 20) + JSON)
@@ -148,11 +150,11 @@ async def test_a_stream_may_come_compressed(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("body", "status_code", "word"),
     [
-        (b"{", 400, "no valid JSON"),
+        (b"{", 400, "not valid JSON"),
         (b"", 422, "application/json"),
         (b"[]", 422, "object"),
-        (b"[" * 5000, 400, "no valid JSON"),
-        (b'{"id": "\xff"}', 400, "no valid JSON"),
+        (b"[" * 5000, 400, "not valid JSON"),
+        (b'{"id": "\xff"}', 400, "not valid JSON"),
         (
             json.dumps(STREAM | {"detect": {"conf": 0.3}}).encode(),
             422,
@@ -162,21 +164,25 @@ async def test_a_stream_may_come_compressed(client: httpx.AsyncClient) -> None:
         (
             json.dumps(STREAM | {"detect": {"classes": ["\ud800"]}}).encode(),
             422,
-            "detect.classes.0: the label has half",
+            "detect.classes.0: the label contains half",
         ),
         (
             json.dumps(STREAM | {"detect": {"classes": ["a\udc00b"]}}).encode(),
             422,
-            "detect.classes.0: the label has half",
+            "detect.classes.0: the label contains half",
         ),
         *(
-            (json.dumps(STREAM | {"detect": {"classes": ["dog", wrong]}}).encode(), 422, "detect.classes.1: a class is")
+            (
+                json.dumps(STREAM | {"detect": {"classes": ["dog", wrong]}}).encode(),
+                422,
+                "detect.classes.1: a class must be",
+            )
             for wrong in (True, 1.5, None, {"id": 1})
         ),
-        (json.dumps(STREAM | {"detect": {"confidence": "0_1"}}).encode(), 422, "detect.confidence: a number has no"),
+        (json.dumps(STREAM | {"detect": {"confidence": "0_1"}}).encode(), 422, "detect.confidence: a number must not"),
     ],
 )
-async def test_json_that_is_wrong_is_told_why(
+async def test_invalid_json_is_refused_with_the_reason(
     client: httpx.AsyncClient, body: bytes, status_code: int, word: str
 ) -> None:
     response = await client.post("/streams", content=body, headers={"Content-Type": "application/json"})
@@ -185,24 +191,26 @@ async def test_json_that_is_wrong_is_told_why(
 
 
 @pytest.mark.parametrize("path", ["/detect", "/detect/", "//detect", "///detect//"])
-async def test_slashes_at_the_ends_of_a_path_do_not_matter(client: httpx.AsyncClient, path: str) -> None:
+async def test_extra_slashes_in_a_path_are_ignored(client: httpx.AsyncClient, path: str) -> None:
     response = await client.post(f"http://localhost{path}", content=PICTURE)
     assert response.status_code == 200
 
 
-async def test_the_page_with_a_slash_leads_to_the_page(client: httpx.AsyncClient) -> None:
+async def test_docs_with_a_slash_redirects_to_docs(client: httpx.AsyncClient) -> None:
     response = await client.get("/docs/")
     assert (response.status_code, response.headers["location"]) == (308, "../docs")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH"])
-async def test_another_method_is_told_which_one_to_use(client: httpx.AsyncClient, method: str) -> None:
+async def test_an_unsupported_method_is_refused_with_the_supported_one(client: httpx.AsyncClient, method: str) -> None:
     response = await client.request(method, "/detect")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
-    assert method == "HEAD" or response.json()["detail"] == f"{method} is not answered here; use POST"
+    assert method == "HEAD" or response.json()["detail"] == f"{method} is not supported by this route; use POST"
 
 
-async def test_what_inflates_to_whole_pieces_is_complete(client: httpx.AsyncClient, backend: FakeBackend) -> None:
+async def test_a_body_that_inflates_to_a_multiple_of_the_piece_size_is_complete(
+    client: httpx.AsyncClient, backend: FakeBackend
+) -> None:
     for size in (2**16 - 1, 2**16, 2**17, 2**17 + 1):
         content = PICTURE[:8] + bytes(size - 8)
         body = zlib.compress(content)
@@ -210,13 +218,13 @@ async def test_what_inflates_to_whole_pieces_is_complete(client: httpx.AsyncClie
         assert backend.pictures[-1] == content
 
 
-async def test_members_without_end_are_refused(client: httpx.AsyncClient) -> None:
+async def test_a_gzip_body_with_too_many_members_is_refused(client: httpx.AsyncClient) -> None:
     body = gzip.compress(b"") * 5000
     response = await client.post("/detect", content=body, headers={"Content-Encoding": "gzip"})
     assert is_error(response, 400, "malformed")
 
 
 @pytest.mark.parametrize("path", ["/health", "/models", "/streams", "/streams/lot", "/streams/lot/regions"])
-async def test_head_is_answered_where_get_is(client: httpx.AsyncClient, path: str) -> None:
+async def test_routes_with_get_also_support_head(client: httpx.AsyncClient, path: str) -> None:
     await client.post("/streams", json=STREAM)
     assert (await client.head(path)).status_code == (await client.get(path)).status_code == 200

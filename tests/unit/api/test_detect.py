@@ -51,12 +51,12 @@ async def test_a_raw_body_is_one_picture(client: httpx.AsyncClient) -> None:
     }
 
 
-async def test_one_part_answers_as_a_raw_body_does(client: httpx.AsyncClient) -> None:
+async def test_a_form_with_one_picture_gets_the_same_response_as_a_raw_body(client: httpx.AsyncClient) -> None:
     body = (await client.post("/detect", files=files(b"12345"))).json()
     assert body["image"]["width"] == 5
 
 
-async def test_several_parts_answer_in_order_each_for_itself(client: httpx.AsyncClient) -> None:
+async def test_several_pictures_get_results_in_order_each_with_its_own_error(client: httpx.AsyncClient) -> None:
     response = await client.post("/detect", files=files(b"1", b"bad", b"333"))
     assert response.status_code == 200
     first, second, third = response.json()["results"]
@@ -77,7 +77,7 @@ async def test_the_query_sets_the_thresholds(client: httpx.AsyncClient, backend:
     assert backend.options == [DetectOptions(0.25, 0.5, 7, (0, 1)), DetectOptions(0.5, 0.7, 300, None)]
 
 
-async def test_a_label_with_a_comma_is_looked_up_whole(
+async def test_a_label_that_contains_a_comma_is_not_split(
     client: httpx.AsyncClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = replace(MODEL.engine, labels=("cat", "dog, sitting", "dog", "dog"))
@@ -94,10 +94,10 @@ async def test_a_label_with_a_comma_is_looked_up_whole(
         ("confidence=nan", "confidence"),
         ("confidence=0", "confidence"),
         ("confidence=high", "confidence"),
-        ("confidence=0_1", "confidence: a number has no underscores"),
-        ("conf=0_1", "confidence: a number has no underscores"),
-        ("iou=0.1_5", "iou: a number has no underscores"),
-        ("max_det=1_0", "max_detections: a number has no underscores"),
+        ("confidence=0_1", "confidence: a number must not contain underscores"),
+        ("conf=0_1", "confidence: a number must not contain underscores"),
+        ("iou=0.1_5", "iou: a number must not contain underscores"),
+        ("max_det=1_0", "max_detections: a number must not contain underscores"),
         ("iou=-1", "iou"),
         ("max_detections=0", "max_detections"),
         ("classes=unicorn", "unicorn"),
@@ -131,7 +131,7 @@ async def test_a_wrong_parameter_is_named(client: httpx.AsyncClient, query: str,
             400,
             "malformed",
             "",
-            id="parts of two other names",
+            id="pictures with two part names",
         ),
         pytest.param(
             {"content": b"--x\r\nnonsense", "headers": {"content-type": "multipart/form-data; boundary=x"}},
@@ -162,27 +162,27 @@ async def test_a_wrong_parameter_is_named(client: httpx.AsyncClient, query: str,
             400,
             "malformed",
             "",
-            id="a field and no picture",
+            id="a field but no picture",
         ),
         pytest.param({"content": b"bad"}, 422, "undecodable", "", id="bad picture"),
-        pytest.param({"content": b"slow"}, 504, "deadline_exceeded", "", id="no answer in time"),
+        pytest.param({"content": b"slow"}, 504, "deadline_exceeded", "", id="deadline"),
         pytest.param(
             {"files": files(b"1", b"2"), "headers": {"accept": "image/jpeg"}},
             422,
             "invalid_parameter",
             "",
-            id="many drawn",
+            id="annotation of several pictures",
         ),
     ],
 )
-async def test_bad_input_gets_its_own_error(
+async def test_each_kind_of_invalid_input_gets_its_own_error(
     client: httpx.AsyncClient, request_args: dict[str, Any], status_code: int, code: str, limit: str
 ) -> None:
     response = await client.post("/detect", **request_args)
     assert is_error(response, status_code, code, limit), response.text
 
 
-async def test_a_body_that_does_not_say_its_size_is_limited_while_it_is_read(client: httpx.AsyncClient) -> None:
+async def test_a_body_without_content_length_is_limited_while_it_is_read(client: httpx.AsyncClient) -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -194,7 +194,7 @@ async def test_a_body_that_does_not_say_its_size_is_limited_while_it_is_read(cli
     assert is_error(await client.post("/detect", content=endless()), 413, "too_large", "limits.max_body_mib")
 
 
-async def test_a_body_of_a_url_has_a_limit_of_its_own() -> None:
+async def test_a_json_body_with_a_url_has_its_own_limit() -> None:
     async with client_of(build(outbound={"detect_urls": True})) as client:
         for size, code, limit in ((2**14, "malformed", ""), (2**14 + 1, "too_large", "json_body")):
             header = {"Content-Type": "application/json"}
@@ -202,7 +202,7 @@ async def test_a_body_of_a_url_has_a_limit_of_its_own() -> None:
             assert is_error(refused, 413 if limit else 400, code, limit)
 
 
-async def test_a_multipart_body_that_breaks_off_is_not_answered_in_part(client: httpx.AsyncClient) -> None:
+async def test_a_truncated_multipart_body_is_refused_as_a_whole(client: httpx.AsyncClient) -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\none\r\n'
     headers = {"content-type": "multipart/form-data; boundary=x"}
     assert (await client.post("/detect", content=part + b"--x--\r\n", headers=headers)).status_code == 200
@@ -214,31 +214,29 @@ def multipart(content: bytes, boundary: bytes = b"x") -> bytes:
     return b"--" + boundary + b"\r\n" + head + b"\r\n\r\n" + content + b"\r\n--" + boundary + b"--\r\n"
 
 
-async def test_what_could_be_more_parts_than_are_allowed_is_refused_unparsed(client: httpx.AsyncClient) -> None:
-    """We stop at every line that begins as a boundary does: a body of nothing else would take seconds."""
+async def test_a_body_with_too_many_possible_parts_is_refused_before_it_is_parsed(client: httpx.AsyncClient) -> None:
+    """The parser stops at each line that begins like a boundary; a body of only such lines would take seconds."""
     headers = {"content-type": "multipart/form-data; boundary=x"}
     for line, count, status_code in ((b"\r\n--xy", 18, 200), (b"\r\n--xy", 19, 413), (b"\r\n--yx", 10_000, 200)):
-        answer = await client.post("/detect", content=multipart(line * count), headers=headers)
-        assert answer.status_code == status_code
-        assert answer.is_success or is_error(answer, 413, "too_large", "limits.max_images_per_request")
+        response = await client.post("/detect", content=multipart(line * count), headers=headers)
+        assert response.status_code == status_code
+        assert response.is_success or is_error(response, 413, "too_large", "limits.max_images_per_request")
 
 
 @pytest.mark.parametrize(("padding", "status_code"), [(0, 200), (60, 200), (64, 400), (100_000, 400)])
-async def test_white_space_behind_a_boundary_is_limited(
+async def test_white_space_after_a_boundary_is_limited(
     client: httpx.AsyncClient, padding: int, status_code: int
 ) -> None:
-    """The parser looks at each of it."""
+    """The parser has to examine every character of it."""
     first, second = multipart(b"1").removesuffix(b"--\r\n"), multipart(b"2").removeprefix(b"--x")
     body = first + b" \t" * (padding // 2) + second
-    answer = await client.post("/detect", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
-    assert answer.status_code == status_code
-    assert answer.is_error or len(answer.json()["results"]) == 2
+    response = await client.post("/detect", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+    assert response.status_code == status_code
+    assert response.is_error or len(response.json()["results"]) == 2
 
 
 @pytest.mark.parametrize("offset", range(-7, 8))
-async def test_a_boundary_counts_once_wherever_the_body_is_cut_for_the_parser(
-    client: httpx.AsyncClient, offset: int
-) -> None:
+async def test_a_boundary_counts_once_wherever_the_search_slices_fall(client: httpx.AsyncClient, offset: int) -> None:
     headers = {"content-type": "multipart/form-data; boundary=x"}
     head = len(multipart(b"").removesuffix(b"\r\n--x--\r\n"))
     for count, status_code in ((17, 200), (18, 413)):
@@ -249,7 +247,7 @@ async def test_a_boundary_counts_once_wherever_the_body_is_cut_for_the_parser(
     assert is_error(await client.post("/detect", content=content[:-4], headers=headers), 400, "malformed")
 
 
-async def test_while_a_large_body_is_parsed_others_have_their_turn() -> None:
+async def test_other_tasks_run_while_a_large_body_is_parsed() -> None:
     content = bytes(2**20)
     body = multipart(content)
     turns = 0
@@ -280,7 +278,9 @@ async def test_every_refusal_is_counted(client: httpx.AsyncClient, metrics: Fake
     assert metrics.limits == ["", "", "", "limits.max_body_mib", ""]
 
 
-async def test_a_bug_in_one_picture_is_that_pictures_own(client: httpx.AsyncClient, backend: FakeBackend) -> None:
+async def test_an_unexpected_error_is_reported_for_its_picture_only(
+    client: httpx.AsyncClient, backend: FakeBackend
+) -> None:
     backend.failure = RuntimeError("secret")
     results = (await client.post("/detect", files=files(b"1", b"2"))).json()["results"]
     assert [result["code"] for result in results] == ["internal", "internal"]
@@ -300,37 +300,37 @@ async def test_an_unknown_class_is_refused_for_all_pictures(client: httpx.AsyncC
         ("image/*, */*", "application/json"),
     ],
 )
-async def test_the_picture_is_answered_to_who_asks_for_it(
+async def test_the_accept_header_chooses_between_json_and_the_picture(
     client: httpx.AsyncClient, accept: str, media_type: str
 ) -> None:
     response = await client.post("/detect", content=b"1", headers={"Accept": accept})
     assert response.headers["content-type"] == media_type
 
 
-async def test_routes_and_methods_that_do_not_exist_answer_in_the_same_form(client: httpx.AsyncClient) -> None:
+async def test_unknown_routes_and_methods_get_the_same_form_of_error(client: httpx.AsyncClient) -> None:
     assert is_error(await client.get("/nothing"), 404, "not_found")
     assert is_error(await client.get("/detect"), 405, "malformed")
 
 
-async def test_a_bug_is_not_shown(client: httpx.AsyncClient, backend: FakeBackend) -> None:
+async def test_an_unexpected_error_is_not_revealed(client: httpx.AsyncClient, backend: FakeBackend) -> None:
     backend.failure = RuntimeError("secret /path")
     response = await client.post("/detect", content=b"1")
     assert is_error(response, 500, "internal")
     assert "secret" not in response.text
 
 
-async def test_who_is_refused_is_told_when_to_come_again(client: httpx.AsyncClient, backend: FakeBackend) -> None:
+async def test_an_overload_refusal_says_when_to_retry(client: httpx.AsyncClient, backend: FakeBackend) -> None:
     backend.failure = Overloaded("preprocessor.slots: they are in use", limit="preprocessor.slots")
     response = await client.post("/detect", content=b"1")
     assert is_error(response, 503, "overloaded", "preprocessor.slots")
     assert response.headers["retry-after"] == "1"
 
 
-async def test_who_comes_to_a_full_service_is_refused_before_a_body_is_read(
+async def test_a_request_to_a_full_service_is_refused_before_its_body_is_read(
     client: httpx.AsyncClient, backend: FakeBackend
 ) -> None:
     async def body() -> AsyncIterator[bytes]:
-        raise AssertionError("it was read")
+        raise AssertionError("the body was read")
         yield b""
 
     backend.is_full = True
@@ -341,14 +341,14 @@ async def test_who_comes_to_a_full_service_is_refused_before_a_body_is_read(
 
 async def test_health_and_readiness_differ(client: httpx.AsyncClient, backend: FakeBackend) -> None:
     assert (await client.get("/readyz")).json()["model"] == "fake"
-    backend.failure = Unavailable("no detector answers")
+    backend.failure = Unavailable("no detector responds")
     assert (await client.get("/health")).json() == {"status": "ok"}
     assert (await client.get("/livez")).status_code == 200
     assert (await client.head("/health")).status_code == 200
     assert is_error(await client.get("/readyz"), 503, "unavailable")
 
 
-async def test_openapi_shows_the_request_the_answers_and_the_errors(client: httpx.AsyncClient) -> None:
+async def test_openapi_describes_the_request_the_responses_and_the_errors(client: httpx.AsyncClient) -> None:
     detect = (await client.get("/openapi.json")).json()["paths"]["/detect"]["post"]
     assert {"multipart/form-data", "image/*", "application/json"} <= set(detect["requestBody"]["content"])
     assert {parameter["name"] for parameter in detect["parameters"]} == {
@@ -366,7 +366,7 @@ async def test_openapi_shows_the_request_the_answers_and_the_errors(client: http
         assert ("ErrorResponse" in schema) == (status_code != "200")
 
 
-async def test_every_model_says_whether_it_is_in_memory(client: httpx.AsyncClient) -> None:
+async def test_the_model_list_shows_the_state_of_each_model(client: httpx.AsyncClient) -> None:
     ready, asleep = (await client.get("/models")).json()["models"]
     assert (ready["name"], ready["state"], ready["model"], ready["labels"]) == (
         "default",
@@ -377,13 +377,13 @@ async def test_every_model_says_whether_it_is_in_memory(client: httpx.AsyncClien
     assert (asleep["name"], asleep["state"], asleep["model"]) == ("plates", "asleep", None)
 
 
-async def test_a_request_names_its_model(client: httpx.AsyncClient, backend: FakeBackend) -> None:
+async def test_a_request_can_name_its_model(client: httpx.AsyncClient, backend: FakeBackend) -> None:
     for query in ({}, {"model": "plates"}):
         assert (await client.post("/detect", content=b"12345", params=query)).status_code == 200
     assert backend.models_asked == ["default", "plates"]
 
 
-async def test_a_model_that_there_is_not_is_refused_before_the_picture_is_read(
+async def test_an_unknown_model_is_refused_before_the_picture_is_read(
     client: httpx.AsyncClient, backend: FakeBackend
 ) -> None:
     response = await client.post("/detect", content=b"12345", params={"model": "cars"})

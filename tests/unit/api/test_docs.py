@@ -1,4 +1,4 @@
-"""The page that shows the interface."""
+"""The documentation page of the HTTP interface."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_the_description_is_a_page_of_ours_alone(client: httpx.AsyncClient) -> None:
-    """It works without internet, and no script of others' is near an API key."""
+async def test_the_page_loads_only_our_own_files(client: httpx.AsyncClient) -> None:
+    """The page works without internet access, and no third-party script runs where a user enters an API key."""
     page = await client.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert page.headers["content-security-policy"].startswith("default-src 'self'; ")
     assert "//" not in page.text
-    assert "<script>" not in page.text  # the policy allows none
+    assert "<script>" not in page.text  # the policy forbids inline scripts
     loaded = set(re.findall(r'(?:href|src)="(?!data:)([^"]+)"', page.text))
     assert len(loaded) == 3
     for address in loaded:
-        answer = await client.get(page.url.join(address))
-        assert answer.status_code == 200
+        response = await client.get(page.url.join(address))
+        assert response.status_code == 200
         kind = "text/css" if address.endswith(".css") else "text/javascript"
-        assert answer.headers["content-type"].startswith(kind)  # with nosniff, nothing else is run
+        assert response.headers["content-type"].startswith(kind)  # with nosniff, a browser refuses any other type
     assert "SwaggerUIBundle" in (await client.get("/docs/swagger-ui-bundle.js")).text
     assert 'url: "openapi.json"' in (await client.get("/docs/start.js")).text
 
@@ -40,5 +40,5 @@ async def test_the_description_is_a_page_of_ours_alone(client: httpx.AsyncClient
 @pytest.mark.parametrize(
     "path", ["/redoc", "/docs//x", "/docs/oauth2-redirect", "/docs/redoc.standalone.js", "/docs/.."]
 )
-async def test_there_is_no_other_page(client: httpx.AsyncClient, path: str) -> None:
+async def test_no_other_page_exists(client: httpx.AsyncClient, path: str) -> None:
     assert is_error(await client.get(path), 404, "not_found")

@@ -1,4 +1,4 @@
-"""The OpenAPI document: each operation is described as a stranger needs it, and what is shown is so."""
+"""The OpenAPI document: every operation is described, and its examples are valid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.api import build
 pytestmark = pytest.mark.anyio
 
 API = build()
-TABLE: RouteTable = vars(API)["route_table"]  # of our own FastAPI
+TABLE: RouteTable = vars(API)["route_table"]  # an attribute of our FastAPI subclass
 DOCUMENT: Json = json.loads(json.dumps(API.openapi()))
 OPERATIONS = [(method, path) for path, operations in DOCUMENT["paths"].items() for method in operations]
 FUNCTIONS = {
@@ -31,7 +31,7 @@ FUNCTIONS = {
 
 
 def closed(schema: Any) -> Any:
-    """The schema, of which an object has no fields but those that it declares: a misspelt one in an example shows."""
+    """Return the schema with undeclared fields forbidden, so that a misspelt field in an example is an error."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -41,13 +41,13 @@ def closed(schema: Any) -> Any:
 
 
 def problems(example: Any, schema: Json) -> list[str]:
-    """What is wrong with an example."""
+    """Return the validation errors of an example."""
     whole = closed(schema | {"components": DOCUMENT["components"]})
     return [error.message for error in Draft202012Validator(whole).iter_errors(example)]
 
 
 def media(operation: Json) -> Iterator[tuple[str, Json]]:
-    """What an operation takes and answers when it succeeds, by its media type."""
+    """Yield the content of an operation's request and of its successful responses, by media type."""
     yield from operation.get("requestBody", {}).get("content", {}).items()
     for status_code, response in operation["responses"].items():
         if status_code.startswith("2"):
@@ -64,13 +64,13 @@ def is_text(media_type: str) -> bool:
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=" ".join)
-def test_an_operation_has_a_summary_and_a_description_of_its_own(method: str, path: str) -> None:
+def test_an_operation_has_its_own_summary_and_description(method: str, path: str) -> None:
     operation = DOCUMENT["paths"][path][method]
     summary, description = operation["summary"], operation["description"]
     name = FUNCTIONS[path, method.upper()]
     assert len(summary.split()) >= 2
     assert name is not None
-    assert summary != name.replace("_", " ").title()  # as FastAPI would call it
+    assert summary != name.replace("_", " ").title()  # FastAPI's default summary
     assert not summary.endswith(".")
     sentence = description.partition("\n\n")[0]
     assert sentence.endswith(".")
@@ -78,14 +78,14 @@ def test_an_operation_has_a_summary_and_a_description_of_its_own(method: str, pa
     assert operation["operationId"] == name
 
 
-def test_no_two_operations_have_one_name_or_one_summary() -> None:
+def test_no_two_operations_share_a_name_or_summary() -> None:
     for field in ("operationId", "summary"):
         names = [DOCUMENT["paths"][path][method][field] for method, path in OPERATIONS]
         assert sorted(set(names)) == sorted(names)
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=" ".join)
-def test_an_operation_has_examples_and_each_of_them_is_what_its_schema_says(method: str, path: str) -> None:
+def test_an_operation_has_examples_that_match_their_schemas(method: str, path: str) -> None:
     operation = DOCUMENT["paths"][path][method]
     shown = 0
     for media_type, content in media(operation):
@@ -102,7 +102,7 @@ def test_an_operation_has_examples_and_each_of_them_is_what_its_schema_says(meth
     assert shown
 
 
-def test_a_wrong_example_would_be_noticed() -> None:
+def test_an_invalid_example_is_noticed() -> None:
     schema = DOCUMENT["paths"]["/streams"]["post"]["requestBody"]["content"]["application/json"]
     for change in ({"typo": 1}, {"max_fps": "ten"}, {"source": {"uri": "a.mp4", "typo": 1}}):
         assert problems(schema["example"] | change, schema["schema"])
@@ -123,7 +123,7 @@ def test_an_operation_states_the_permission_that_its_router_declares(method: str
     assert {"400", "401", "403", "429", "503"} <= set(operation["responses"])
 
 
-def test_the_document_names_the_version_and_is_a_valid_one() -> None:
+def test_the_document_is_valid_and_names_the_version() -> None:
     assert DOCUMENT["openapi"].startswith("3.1")
     assert DOCUMENT["info"]["version"] == __version__
     assert DOCUMENT["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
@@ -134,7 +134,7 @@ def test_the_document_names_the_version_and_is_a_valid_one() -> None:
     assert len(operations) == len(OPERATIONS)
 
 
-def test_every_error_has_the_form_of_an_error_and_an_example_that_names_its_limit() -> None:
+def test_every_error_response_has_the_same_form_and_an_example_with_a_limit() -> None:
     error = DOCUMENT["components"]["schemas"]["ErrorResponse"]
     assert error["required"] == ["code", "detail", "request_id"]
     assert problems(error["example"], error) == []
@@ -146,7 +146,7 @@ def test_every_error_has_the_form_of_an_error_and_an_example_that_names_its_limi
                 assert response["description"].startswith("`")
 
 
-async def test_below_another_root_the_document_names_it() -> None:
+async def test_the_document_names_a_root_path_as_its_server() -> None:
     transport = httpx.ASGITransport(build(), root_path="/sightline")
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost/sightline") as client:
         assert (await client.get("/openapi.json")).json()["servers"] == [{"url": "/sightline"}]
@@ -156,7 +156,7 @@ async def test_below_another_root_the_document_names_it() -> None:
         assert (await client.head("/openapi.json")).status_code == 200
 
 
-def test_these_operations_need_these_permissions() -> None:
+def test_known_operations_need_the_expected_permissions() -> None:
     paths = DOCUMENT["paths"]
     assert paths["/detect"]["post"]["security"] == [{"key": ["detect"]}]
     assert paths["/models"]["get"]["security"] == [{"key": ["detect"]}]

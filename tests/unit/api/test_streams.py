@@ -1,4 +1,4 @@
-"""The routes of streams, through a real server: most of them answer without end."""
+"""The routes of streams, tested through a real server, because several of their responses have no end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def lot(served: StreamServer) -> StreamServer:
 
 
 def sse(lines: Iterator[str]) -> dict[str, str]:
-    """The next event's fields; a comment's is empty."""
+    """Return the fields of the next event. A comment has no fields."""
     fields: dict[str, str] = {}
     for line in lines:
         if not line:
@@ -90,7 +90,7 @@ def test_regions_are_read_and_written(lot: StreamServer) -> None:
         {"source": {"uri": "a.mp4"}, "sinks": [{"type": "webhook", "url": "https://hook", "secret": "secret" * 99}]},
     ],
 )
-def test_what_is_wrong_is_said_without_what_may_be_secret(served: StreamServer, spec: dict[str, Any]) -> None:
+def test_a_refusal_does_not_quote_secrets(served: StreamServer, spec: dict[str, Any]) -> None:
     refused = served.http.post("/streams", json=spec)
     assert is_error(refused, 422, "invalid_parameter")
     assert "secretsecret" not in refused.text
@@ -104,19 +104,19 @@ def test_a_refusal_has_its_own_status(served: StreamServer) -> None:
     assert refused.headers["Retry-After"] == "1"
 
 
-def test_before_the_first_frame_there_is_nothing_to_show(lot: StreamServer) -> None:
+def test_before_the_first_frame_results_are_unavailable(lot: StreamServer) -> None:
     for path in ("detections", "frame.jpg"):
         assert is_error(lot.http.get(f"/streams/lot/{path}"), 503, "unavailable")
 
 
-def test_the_newest_frame_is_a_picture_with_or_without_boxes(lot: StreamServer) -> None:
+def test_the_newest_frame_is_returned_with_or_without_boxes(lot: StreamServer) -> None:
     lot.streams.shots = {"drawn": Snapshot(7, b"drawn"), "plain": Snapshot(7, b"plain")}
     drawn = lot.http.get("/streams/lot/frame.jpg")
     assert (drawn.content, drawn.headers["Content-Type"], drawn.headers["X-Frame-Id"]) == (b"drawn", "image/jpeg", "7")
     assert lot.http.get("/streams/lot/frame.jpg?boxes=false").content == b"plain"
 
 
-def test_a_preview_shows_each_frame_once(lot: StreamServer) -> None:
+def test_a_preview_shows_each_new_frame(lot: StreamServer) -> None:
     lot.streams.shots = {"drawn": Snapshot(1, b"first")}
     with lot.http.stream("GET", "/streams/lot/preview.mjpeg?max_fps=30") as response:
         assert response.headers["Content-Type"] == "multipart/x-mixed-replace; boundary=frame"
@@ -125,36 +125,36 @@ def test_a_preview_shows_each_frame_once(lot: StreamServer) -> None:
         lot.streams.shots = {"drawn": Snapshot(2, b"second")}
         seen = next(chunks)
         while b"X-Frame-Id: 2" not in seen:
-            assert b"X-Frame-Id: 1" in seen  # the old one again, while there is no other
+            assert b"X-Frame-Id: 1" in seen  # the old frame is sent again while there is no newer one
             seen = next(chunks)
         assert b"Content-Length: 6\r\n" in seen
 
 
 @pytest.mark.parametrize("path", ["events", "preview.mjpeg", "frame.jpg", "detections", "regions"])
-def test_an_unknown_stream_is_404_before_the_first_byte(served: StreamServer, path: str) -> None:
+def test_an_unknown_stream_gets_404(served: StreamServer, path: str) -> None:
     assert is_error(served.http.get(f"/streams/nothing/{path}"), 404, "not_found")
 
 
-def test_events_come_as_they_happen(lot: StreamServer) -> None:
+def test_events_are_sent_as_they_happen(lot: StreamServer) -> None:
     with lot.http.stream("GET", "/streams/lot/events") as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
         assert response.headers["Cache-Control"] == "no-store"
         lines = response.iter_lines()
-        sse(lines)  # the first comment: it listens
+        sse(lines)  # the first comment shows that the connection is established
         lot.happen(2)
         first, second = next_event(lines), next_event(lines)
     assert (first["id"], second["id"], first["event"]) == ("0", "1", "state")
     assert json.loads(first["data"])["stream_id"] == "lot"
 
 
-def test_a_browser_that_reconnects_goes_on_where_it_was(lot: StreamServer) -> None:
+def test_a_browser_that_reconnects_continues_after_its_last_event(lot: StreamServer) -> None:
     lot.happen(5)
     with lot.http.stream("GET", "/streams/lot/events?after=0", headers={"Last-Event-ID": "2"}) as response:
         lines = response.iter_lines()
         assert [next_event(lines)["id"] for _ in range(2)] == ["3", "4"]
 
 
-def test_a_client_is_told_where_it_is_before_the_first_event(lot: StreamServer) -> None:
+def test_a_client_gets_the_current_event_id_before_the_first_event(lot: StreamServer) -> None:
     with lot.http.stream("GET", "/streams/lot/events") as response:
         assert sse(response.iter_lines()) == {"id": "-1"}
     lot.happen(2)
@@ -163,21 +163,21 @@ def test_a_client_is_told_where_it_is_before_the_first_event(lot: StreamServer) 
         assert [next_event(lines)["id"] for _ in range(2)] == ["0", "1"]
 
 
-def test_what_is_no_longer_kept_is_said(lot: StreamServer) -> None:
+def test_events_that_are_no_longer_kept_are_reported_as_missed(lot: StreamServer) -> None:
     lot.happen(600)
     with lot.http.stream("GET", "/streams/lot/events?after=0") as response:
         missed = next_event(response.iter_lines())
     assert (missed["event"], json.loads(missed["data"])) == ("missed", {"missed": 87})
 
 
-def test_only_the_types_that_are_asked_for_come(lot: StreamServer) -> None:
+def test_only_the_requested_event_types_are_sent(lot: StreamServer) -> None:
     lot.happen()
     with lot.http.stream("GET", "/streams/lot/events?types=zone,line&after=0") as response:
         assert sse(response.iter_lines()) == {"id": "0"}
     assert is_error(lot.http.get("/streams/lot/events?types=zone,cat"), 422, "invalid_parameter")
 
 
-def test_an_answer_ends_with_its_stream(lot: StreamServer) -> None:
+def test_an_event_response_ends_when_its_stream_is_deleted(lot: StreamServer) -> None:
     with lot.http.stream("GET", "/streams/lot/events") as response:
         lines = response.iter_lines()
         sse(lines)
@@ -185,7 +185,7 @@ def test_an_answer_ends_with_its_stream(lot: StreamServer) -> None:
         assert [line for line in lines if line.startswith("data")] == []
 
 
-def test_a_websocket_hears_the_same(lot: StreamServer) -> None:
+def test_a_websocket_gets_the_same_events(lot: StreamServer) -> None:
     lot.happen(2)
     with connect(f"ws://127.0.0.1:{lot.port}/streams/lot/events?types=state&after=0", proxy=None) as socket:
         assert json.loads(socket.recv(20))["event_id"] == 1
@@ -202,14 +202,14 @@ def test_a_websocket_is_closed_with_the_reason(lot: StreamServer) -> None:
             assert closed.value.rcvd.code == code
 
 
-def test_followers_are_limited_and_count_until_they_go(lot: StreamServer) -> None:
+def test_followers_are_limited_and_count_until_they_disconnect(lot: StreamServer) -> None:
     sockets = [connect(f"ws://127.0.0.1:{lot.port}/streams/lot/events", proxy=None) for _ in range(_MAX_FOLLOWERS)]
     refused = lot.http.get("/streams/lot/events")
     assert is_error(refused, 503, "overloaded", "followers")
     for socket in sockets:
         socket.close()
     status_code = 503
-    while status_code == 503:  # until the server has noticed
+    while status_code == 503:  # until the server notices the disconnections
         with lot.http.stream("GET", "/streams/lot/events") as response:
             status_code = response.status_code
     assert status_code == 200

@@ -1,4 +1,4 @@
-"""Both clients, before a real server. The asynchronous one is driven here, so that one test states a fact of both."""
+"""Fixtures that run one test with both clients against a real server. The asynchronous client is wrapped for that."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.support.fakes import FakeBackend, FakeStreams
 from tests.support.stream_server import StreamServer, serve_streams
 
 
-class Driven:
-    """An object whose asynchronous methods are called as ordinary ones."""
+class SyncWrapper:
+    """A wrapper that makes an object's asynchronous methods synchronous."""
 
     def __init__(self, target: Any, runner: asyncio.Runner, iterators: list[Any]) -> None:
         self._target = target
@@ -25,23 +25,23 @@ class Driven:
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._target, name)
         if inspect.isasyncgenfunction(attribute):
-            return lambda *args, **kwargs: self._following(attribute(*args, **kwargs))
+            return lambda *args, **kwargs: self._start_iterator(attribute(*args, **kwargs))
         if inspect.iscoroutinefunction(attribute):
             return lambda *args, **kwargs: self._runner.run(attribute(*args, **kwargs))
-        return Driven(attribute, self._runner, self._iterators) if name == "streams" else attribute
+        return SyncWrapper(attribute, self._runner, self._iterators) if name == "streams" else attribute
 
-    def _following(self, items: Any) -> Iterator[Any]:
+    def _start_iterator(self, items: Any) -> Iterator[Any]:
         iterator = self._iterate(items)
         self._iterators.append(iterator)
         return iterator
 
     def _iterate(self, items: Any) -> Iterator[Any]:
-        async def following() -> Any:
+        async def next_item() -> Any:
             return await anext(items)
 
         try:
             while True:
-                yield self._runner.run(following())
+                yield self._runner.run(next_item())
         finally:
             self._runner.run(items.aclose())
 
@@ -54,7 +54,7 @@ def server() -> Iterator[StreamServer]:
 
 @pytest.fixture
 def served(server: StreamServer) -> StreamServer:
-    """The one server, as it is when it starts."""
+    """Return the shared server, reset to its initial state."""
     vars(server.backend).update(vars(FakeBackend()))
     vars(server.streams).update(vars(FakeStreams()))
     return server
@@ -74,13 +74,13 @@ def runner() -> Iterator[asyncio.Runner]:
 
 @pytest.fixture
 def connect(kind: Any, runner: asyncio.Runner) -> Iterator[Any]:
-    """Makes clients of one kind, and closes them."""
+    """Yield a function that makes clients of one kind, and close them afterwards."""
     clients: list[Any] = []
     iterators: list[Any] = []
 
     def connect(*args: Any, **kwargs: Any) -> Any:
         client = kind(*args, **kwargs)
-        clients.append(Driven(client, runner, iterators) if kind is AsyncClient else client)
+        clients.append(SyncWrapper(client, runner, iterators) if kind is AsyncClient else client)
         return clients[-1]
 
     yield connect

@@ -1,4 +1,4 @@
-"""Errors of the server, and of what stands in front of it."""
+"""Errors of the server, and of proxies in front of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def refused(status_code: int, **kwargs: Any) -> ApiError:
     return error.value
 
 
-def test_an_error_carries_everything_that_the_server_says() -> None:
+def test_an_error_has_every_field_of_the_response() -> None:
     error = refused(503, json=OVERLOADED, headers={"Retry-After": "3"})
     assert (error.code, error.detail, str(error)) == ("overloaded", "the queue is full", "the queue is full")
     assert (error.status_code, error.retry_after_s, error.is_retryable) == (503, 3, True)
@@ -29,13 +29,13 @@ def test_an_error_carries_everything_that_the_server_says() -> None:
     assert (copy.args, copy.limit, copy.is_retryable) == (error.args, error.limit, True)
 
 
-def test_a_picture_among_several_says_as_much() -> None:
+def test_the_error_of_one_of_several_pictures_has_the_same_fields() -> None:
     response = httpx.Response(200, json={"results": [OVERLOADED, {"code": "new", "detail": "x", "request_id": ""}]})
     error, unknown = results_of(response, 2)
     assert isinstance(error, ApiError)
     assert (error.status_code, error.retry_after_s, error.limit) == (503, 1, "limits.max_requests")
     assert isinstance(unknown, ApiError)
-    assert (unknown.code, unknown.status_code) == ("new", 500)  # of a newer server
+    assert (unknown.code, unknown.status_code) == ("new", 500)  # an error code of a newer server
 
 
 @pytest.mark.parametrize(
@@ -46,21 +46,23 @@ def test_a_picture_among_several_says_as_much() -> None:
         (504, ApiError, True), (302, ApiError, False),
     ],
 )  # fmt: skip
-def test_a_status_says_what_a_caller_can_do(status_code: int, kind: type[ApiError], is_retryable: bool) -> None:
+def test_the_status_decides_the_class_and_whether_to_retry(
+    status_code: int, kind: type[ApiError], is_retryable: bool
+) -> None:
     error = refused(status_code)
     assert (type(error), error.is_retryable) == (kind, is_retryable)
 
 
 @pytest.mark.parametrize("body", [b"<html>502 Bad Gateway</html>", b"", b"[]", b'"text"', b"\xff"])
-def test_a_proxys_error_is_one_too(body: bytes) -> None:
+def test_an_error_of_a_proxy_is_an_api_error(body: bytes) -> None:
     headers = {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT", "X-Request-ID": "9"}
     error = refused(502, content=body, headers=headers)
-    assert (error.code, error.detail) == ("http_502", "the server answers 502")
+    assert (error.code, error.detail) == ("http_502", "the server responded with status 502")
     assert (error.retry_after_s, error.request_id) == (None, "9")
 
 
 @pytest.mark.parametrize("body", [b"<html>welcome</html>", b"{}", b"[]"])
-def test_an_answer_of_some_other_server_is_an_error(body: bytes) -> None:
+def test_a_response_of_another_server_is_an_error(body: bytes) -> None:
     for read in (model_of(DetectResult), lambda response: results_of(response, 1)):
         with pytest.raises(ApiError, match=r"is not a DetectResult .* check the url") as error:
             read(httpx.Response(200, content=body))
@@ -68,7 +70,7 @@ def test_an_answer_of_some_other_server_is_an_error(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("results", [7, [], [7, 8], [{"code": "x"}]])
-def test_several_results_of_some_other_server_are_an_error(results: Any) -> None:
+def test_a_wrong_list_of_results_is_an_error(results: Any) -> None:
     with pytest.raises(ApiError, match="does not have one result for each of 2 pictures") as error:
         results_of(httpx.Response(200, json={"results": results}), 2)
     assert error.value.code == "unexpected_answer"

@@ -1,4 +1,4 @@
-"""Pictures go to the server as they are, and results and errors come back."""
+"""Detection with both clients: pictures arrive unchanged, and results and errors are returned."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GREY = RNG.integers(0, 256, (48, 64), np.uint8)
 
 
 def received(served: StreamServer) -> np.ndarray:
-    """The last picture, as the server decodes it."""
+    """Return the last picture as the server decodes it."""
     return decode(served.backend.pictures[-1], 10**6)
 
 
@@ -39,7 +39,7 @@ def save(folder: Path) -> Path:
 
 
 class AnyPath:
-    """A path that is neither text nor a Path."""
+    """A path object that is neither a string nor a Path."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -48,7 +48,7 @@ class AnyPath:
         return str(self._path)
 
 
-SAME: dict[str, Callable[[Path], Any]] = {
+SAME_PICTURE: dict[str, Callable[[Path], Any]] = {
     "a path": save,
     "a path as text": lambda folder: str(save(folder)),
     "a path of another class": lambda folder: AnyPath(save(folder)),
@@ -62,8 +62,8 @@ SAME: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("make", SAME.values(), ids=SAME)
-def test_a_picture_arrives_as_it_is_whatever_it_comes_as(
+@pytest.mark.parametrize("make", SAME_PICTURE.values(), ids=SAME_PICTURE)
+def test_every_kind_of_picture_arrives_unchanged(
     client: Any, served: StreamServer, tmp_path: Path, make: Callable[[Path], Any]
 ) -> None:
     result = client.detect(make(tmp_path))
@@ -72,13 +72,13 @@ def test_a_picture_arrives_as_it_is_whatever_it_comes_as(
 
 
 @pytest.mark.parametrize("picture", [GREY, Image.fromarray(GREY)], ids=["array", "PIL"])
-def test_a_grey_picture_is_one(client: Any, served: StreamServer, picture: Any) -> None:
+def test_a_grey_picture_arrives_unchanged(client: Any, served: StreamServer, picture: Any) -> None:
     client.detect(picture)
     assert (received(served) == GREY[..., None]).all()
 
 
-def test_a_pil_image_is_sent_with_the_pixels_that_the_caller_has(client: Any, served: StreamServer) -> None:
-    """Not turned by its EXIF orientation: boxes would then not fit the image in the caller's hands."""
+def test_a_pil_image_is_sent_without_applying_its_exif_orientation(client: Any, served: StreamServer) -> None:
+    """The EXIF orientation is not applied, because the boxes would then not fit the caller's image."""
     image = Image.fromarray(BGR[..., ::-1])
     image.getexif()[0x0112] = 6
     image.info["exif"] = image.getexif().tobytes()
@@ -87,7 +87,7 @@ def test_a_pil_image_is_sent_with_the_pixels_that_the_caller_has(client: Any, se
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 7), (7, 1), (3, 5, 3)])
-def test_the_smallest_pictures_arrive(client: Any, served: StreamServer, shape: tuple[int, ...]) -> None:
+def test_very_small_pictures_arrive_unchanged(client: Any, served: StreamServer, shape: tuple[int, ...]) -> None:
     pixels = RNG.integers(0, 256, shape, np.uint8)
     client.detect(pixels)
     assert (received(served) == pixels.reshape(*shape[:2], -1)).all()
@@ -104,7 +104,7 @@ def test_the_smallest_pictures_arrive(client: Any, served: StreamServer, shape: 
         ([BGR], "but got list"),
     ],
 )
-def test_what_is_no_picture_is_refused_before_anything_is_sent(
+def test_an_argument_that_is_not_a_picture_is_refused_before_sending(
     client: Any, served: StreamServer, picture: Any, sentence: str
 ) -> None:
     with pytest.raises(TypeError, match=f"image: .*{sentence}"):
@@ -116,19 +116,19 @@ def test_what_is_no_picture_is_refused_before_anything_is_sent(
 def test_a_pil_image_of_more_than_8_bits_is_refused_rather_than_clipped(
     client: Any, served: StreamServer, mode: str
 ) -> None:
-    with pytest.raises(TypeError, match=f"image: a PIL image must have 8 bits a channel, but got mode {mode}"):
+    with pytest.raises(TypeError, match=f"image: a PIL image must have 8 bits per channel, but got mode {mode}"):
         client.detect(Image.new(mode, (4, 3)))
     assert served.backend.pictures == []
 
 
-def test_an_array_without_pixels_and_a_file_that_is_not_there_are_said(client: Any) -> None:
+def test_an_empty_array_and_a_missing_file_are_refused(client: Any) -> None:
     with pytest.raises(ValueError, match="no pixels"):
         client.detect(np.zeros((0, 4, 3), np.uint8))
     with pytest.raises(FileNotFoundError):
         client.detect("nowhere.jpg")
 
 
-def test_thresholds_are_sent_and_others_are_the_servers(client: Any, served: StreamServer) -> None:
+def test_given_thresholds_are_sent_and_others_take_the_servers_defaults(client: Any, served: StreamServer) -> None:
     client.detect(b"picture", model="default", confidence=0.25, iou=0.5, classes=["cat", 1], max_detections=7)
     client.detect(b"picture", classes="dog")
     given, default = served.backend.options
@@ -136,13 +136,13 @@ def test_thresholds_are_sent_and_others_are_the_servers(client: Any, served: Str
     assert (default.confidence, default.class_ids) == (0.5, (1,))
 
 
-def test_one_class_may_be_given_by_itself(client: Any, served: StreamServer) -> None:
+def test_a_single_class_needs_no_list(client: Any, served: StreamServer) -> None:
     for classes in (1, np.int64(1), ["dog", 0], (name for name in ["dog"])):
         client.detect(b"picture", classes=classes)
     assert [given.class_ids for given in served.backend.options] == [(1,), (1,), (0, 1), (1,)]
 
 
-def test_no_class_at_all_is_refused(client: Any, served: StreamServer) -> None:
+def test_an_empty_list_of_classes_is_refused(client: Any, served: StreamServer) -> None:
     for call in (
         client.detect,
         client.annotate,
@@ -153,7 +153,7 @@ def test_no_class_at_all_is_refused(client: Any, served: StreamServer) -> None:
     assert served.backend.pictures == []
 
 
-def test_a_closed_client_says_so(connect: Any, served: StreamServer) -> None:
+def test_a_closed_client_raises_client_closed(connect: Any, served: StreamServer) -> None:
     served.http.post("/streams", json={"id": "lot", "source": {"uri": "a.mp4"}}).raise_for_status()
     served.happen()
     client = connect(served.url)
@@ -164,23 +164,23 @@ def test_a_closed_client_says_so(connect: Any, served: StreamServer) -> None:
         with pytest.raises(ConnectionFailed, match="this client is closed") as failed:
             call()
         assert not failed.value.is_retryable
-    with pytest.raises(ConnectionFailed):  # rather than connecting again for ever
+    with pytest.raises(ConnectionFailed):  # instead of reconnecting forever
         next(following)
 
 
-def test_types_can_be_read_at_run_time() -> None:
+def test_type_hints_can_be_resolved_at_run_time() -> None:
     for one in (Client, AsyncClient, type(Client().streams), type(AsyncClient().streams)):
         for _, method in inspect.getmembers(one, inspect.isfunction):
             assert "return" in get_type_hints(method)
 
 
-def test_an_error_says_everything(client: Any, served: StreamServer) -> None:
+def test_an_error_has_the_code_status_and_retry_time(client: Any, served: StreamServer) -> None:
     with pytest.raises(ApiError, match="truncated or corrupt") as refused:
         client.detect(b"bad")
     error = refused.value
     assert (error.code, error.status_code, error.retry_after_s, error.limit) == ("undecodable", 422, None, None)
     assert not error.is_retryable
-    with pytest.raises(ApiError, match="knows no class 'unicorn'"):
+    with pytest.raises(ApiError, match="has no class 'unicorn'"):
         client.detect(b"picture", classes=["unicorn"])
     served.backend.failure = Overloaded("the service is at its limit")
     with pytest.raises(ApiError) as refused:
@@ -188,19 +188,19 @@ def test_an_error_says_everything(client: Any, served: StreamServer) -> None:
     assert (refused.value.code, refused.value.retry_after_s, refused.value.is_retryable) == ("overloaded", 1, True)
 
 
-def test_several_pictures_are_answered_in_order_each_for_itself(client: Any) -> None:
+def test_several_pictures_get_results_in_order_each_with_its_own_error(client: Any) -> None:
     first, bad, last = client.detect_many([b"four", b"bad", b"sixsix"], confidence=0.3)
     assert [one.xyxy.tolist() for one in (first, last)] == [[[0, 0, 4, 10]], [[0, 0, 6, 10]]]
     assert (bad.code, bad.status_code, bad.detail) == ("undecodable", 422, "the picture is truncated or corrupt")
 
 
-def test_one_of_several_pictures_keeps_what_its_error_implies(client: Any, served: StreamServer) -> None:
-    served.backend.failure = RateLimited("more than the key may")
+def test_the_error_of_one_of_several_pictures_has_a_status_and_retry_time(client: Any, served: StreamServer) -> None:
+    served.backend.failure = RateLimited("the rate limit is exceeded")
     errors = client.detect_many([b"one", b"two"])
     assert [(one.status_code, one.retry_after_s, one.is_retryable) for one in errors] == [(429, 1, True)] * 2
 
 
-def test_many_may_be_one_or_none(client: Any, served: StreamServer) -> None:
+def test_detect_many_accepts_one_picture_or_none(client: Any, served: StreamServer) -> None:
     (one,) = client.detect_many([b"four"])
     assert isinstance(one, DetectResult)
     (bad,) = client.detect_many([b"bad"])
@@ -216,17 +216,17 @@ def test_many_may_be_one_or_none(client: Any, served: StreamServer) -> None:
     [BGR, GREY, "dock.jpg", b"picture", bytearray(b"picture"), Path("dock.jpg"), Image.fromarray(GREY)],
     ids=lambda picture: type(picture).__name__,
 )
-def test_one_picture_is_not_taken_for_several(client: Any, served: StreamServer, picture: Any) -> None:
-    with pytest.raises(TypeError, match=r"detect_many takes several pictures: .* but got one"):
+def test_detect_many_refuses_a_single_picture(client: Any, served: StreamServer, picture: Any) -> None:
+    with pytest.raises(TypeError, match="images: detect_many takes a list of pictures, but got one"):
         client.detect_many(picture)
     assert served.backend.pictures == []
 
 
-def test_several_pictures_may_be_one_array(client: Any) -> None:
+def test_detect_many_accepts_one_array_of_several_pictures(client: Any) -> None:
     assert len(client.detect_many(np.stack([BGR, BGR]))) == 2
 
 
-def test_what_is_wrong_with_the_whole_request_is_raised(client: Any) -> None:
+def test_an_error_of_the_whole_request_is_raised(client: Any) -> None:
     with pytest.raises(ApiError, match="more than 32 pictures") as refused:
         client.detect_many([b"picture"] * 33)
     assert refused.value.code == "too_large"
@@ -236,7 +236,7 @@ def test_an_annotated_picture_is_a_jpeg(client: Any) -> None:
     assert client.annotate(BGR).startswith(b"\xff\xd8")
 
 
-def test_models_and_health(client: Any, served: StreamServer) -> None:
+def test_models_health_and_readiness_are_returned(client: Any, served: StreamServer) -> None:
     assert [(model.name, model.state) for model in client.models()] == [("default", "ready"), ("plates", "asleep")]
     assert client.health().status == "ok"
     assert client.ready().model == "fake"
@@ -245,21 +245,21 @@ def test_models_and_health(client: Any, served: StreamServer) -> None:
         client.ready()
 
 
-def test_nobody_there_is_said_with_the_url(connect: Any) -> None:
+def test_an_unreachable_server_is_reported_with_its_url(connect: Any) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(ConnectionFailed, match=f"nobody answers at {url}") as failed:
+    with pytest.raises(ConnectionFailed, match=f"no server responds at {url}") as failed:
         connect(url).health()
     assert failed.value.is_retryable
 
 
-def test_a_server_that_is_silent_is_waited_for_only_so_long(connect: Any) -> None:
+def test_a_server_that_does_not_respond_times_out(connect: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(ConnectionFailed, match=rf"no answer from {url} within 0\.2 s"):
+        with pytest.raises(ConnectionFailed, match=rf"no response from {url} within 0\.2 s"):
             connect(url, timeout_s=0.2).health()
 
 
-def test_a_server_that_is_another_is_said(connect: Any, served: StreamServer) -> None:
+def test_a_wrong_path_in_the_url_is_an_error(connect: Any, served: StreamServer) -> None:
     with pytest.raises(ApiError, match="no such route"):
         connect(f"{served.url}/elsewhere").ready()
 
@@ -272,7 +272,7 @@ def test_a_malformed_url_is_refused_at_once(kind: Any, url: str) -> None:
 
 def test_credentials_in_the_url_are_not_shown(connect: Any) -> None:
     port = free_port()
-    with pytest.raises(ConnectionFailed, match="nobody answers at") as failed:
+    with pytest.raises(ConnectionFailed, match="no server responds at") as failed:
         connect(f"http://user:secret@127.0.0.1:{port}").health()
     assert "secret" not in str(failed.value)
 
@@ -307,10 +307,10 @@ def test_a_url_with_a_query_or_a_fragment_is_refused(kind: Any, url: str) -> Non
 @pytest.mark.parametrize(
     "key", ["secret\nkey", "secret\r\nX: 1", "secret key", "s\u00e9cret", "secret\0", "secret\x7f"]
 )
-def test_a_key_that_no_header_can_carry_is_refused_and_not_quoted(
+def test_a_key_that_a_header_cannot_contain_is_refused_and_not_quoted(
     kind: Any, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="api_key: a key has only printable ASCII characters") as refused:
+    with pytest.raises(ValueError, match="api_key: it must have only printable ASCII characters") as refused:
         kind(api_key=key)
     assert "cret" not in str(refused.value)
     if "\0" not in key:
@@ -320,13 +320,13 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_quoted(
 
 
 @pytest.mark.parametrize("url", ["http://user:secret@host", "http://user@host"])
-def test_a_key_and_a_password_in_the_url_exclude_each_other(kind: Any, url: str) -> None:
+def test_a_key_together_with_a_password_in_the_url_is_refused(kind: Any, url: str) -> None:
     with pytest.raises(ValueError, match="remove one of them") as refused:
         kind(url, api_key="key")
     assert "secret" not in str(refused.value)
 
 
-def test_blanks_around_the_url_of_the_environment_are_ignored(
+def test_white_space_around_the_environments_url_is_ignored(
     connect: Any, served: StreamServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIGHTLINE_URL", f" {served.url}\n")
@@ -355,7 +355,7 @@ def test_the_environment_names_the_server_and_the_key(
         assert refused.value.code == "forbidden"
 
 
-def test_a_proxy_for_the_world_outside_does_not_stand_before_the_server(
+def test_the_environments_proxy_is_not_used(
     connect: Any, served: StreamServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NO_PROXY")
@@ -363,7 +363,7 @@ def test_a_proxy_for_the_world_outside_does_not_stand_before_the_server(
     assert connect(served.url).health().status == "ok"
 
 
-def test_the_clients_have_the_same_methods() -> None:
+def test_both_clients_have_the_same_methods() -> None:
     for one, other in ((Client, AsyncClient), (type(Client().streams), type(AsyncClient().streams))):
         methods = {name: inspect.signature(method) for name, method in inspect.getmembers(one, inspect.isfunction)}
         others = {name: inspect.signature(method) for name, method in inspect.getmembers(other, inspect.isfunction)}
@@ -373,9 +373,7 @@ def test_the_clients_have_the_same_methods() -> None:
             assert methods[name].parameters.keys() == others[name].parameters.keys()
 
 
-def test_a_result_is_used_without_supervision_unless_it_is_asked_for(
-    client: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_supervision_is_only_needed_for_to_supervision(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     result = client.detect(b"picture")
     assert "supervision" not in str(type(result))
     monkeypatch.setitem(sys.modules, "supervision", None)

@@ -1,4 +1,4 @@
-"""A stream's events come once each and in order, whatever happens to the connection."""
+"""A client gets each event of a stream once and in order, even if the connection fails."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.support.cutting_relay import cutting_relay
 from tests.support.stream_server import StreamServer
 
 CAMERA = {"id": "lot", "source": {"uri": "rtsp://camera/1"}}
-WHOLE = 1 << 30  # an answer that is not cut
+WHOLE = 1 << 30  # the response is not cut
 
 
 @pytest.fixture
 def lot(served: StreamServer, monkeypatch: pytest.MonkeyPatch) -> StreamServer:
-    monkeypatch.setattr(events, "_LEAST_PAUSE_S", 0.01)
+    monkeypatch.setattr(events, "_MIN_PAUSE_S", 0.01)
     served.http.post("/streams", json=CAMERA).raise_for_status()
     return served
 
@@ -34,7 +34,7 @@ def ids(following: Any, count: int) -> list[int]:
     return [event.event_id for event in itertools.islice(following, count)]
 
 
-def test_an_event_has_its_type_and_what_belongs_to_it(client: Any, lot: StreamServer) -> None:
+def test_an_event_has_its_type_and_data(client: Any, lot: StreamServer) -> None:
     lot.happen()
     (event,) = itertools.islice(client.streams.events("lot", after=-1), 1)
     assert isinstance(event, StreamEvent)
@@ -44,7 +44,7 @@ def test_an_event_has_its_type_and_what_belongs_to_it(client: Any, lot: StreamSe
     assert json.loads(event.json)["state"] == "running"
 
 
-def test_only_the_types_that_are_asked_for_come(client: Any, lot: StreamServer) -> None:
+def test_only_the_requested_event_types_are_sent(client: Any, lot: StreamServer) -> None:
     lot.happen(2)
     change = ZoneChange(
         frame_id=7, captured_at_s=1, zone="dock", change="entered", track_id=3, label="cat", dwell_s=None
@@ -53,28 +53,26 @@ def test_only_the_types_that_are_asked_for_come(client: Any, lot: StreamServer) 
     for types in (["zone", "line"], "zone"):
         (event,) = itertools.islice(client.streams.events("lot", types, after=-1), 1)
         assert (event.event_id, event.data) == (2, change)
-    with pytest.raises(ApiError, match="no events are called 'cat'"):
+    with pytest.raises(ApiError, match="no event type is named 'cat'"):
         next(client.streams.events("lot", ["cat"]))
 
 
-def test_a_connection_that_is_cut_anywhere_costs_no_event(connect: Any, lot: StreamServer) -> None:
+def test_no_event_is_lost_when_the_connection_is_cut_anywhere(connect: Any, lot: StreamServer) -> None:
     lot.happen(60)
-    chance = random.Random(7)
-    with cutting_relay(lot.port, (chance.randrange(300, 1200) for _ in itertools.count())) as relay:
+    rng = random.Random(7)
+    with cutting_relay(lot.port, (rng.randrange(300, 1200) for _ in itertools.count())) as relay:
         following = connect(f"http://127.0.0.1:{relay.port}").streams.events("lot", after=-1)
         assert ids(following, 60) == list(range(60))
         following.close()
     assert relay.connections > 10
 
 
-def test_events_before_the_first_that_was_seen_are_not_lost_with_the_connection(
-    connect: Any, lot: StreamServer
-) -> None:
+def test_no_event_is_lost_when_the_connection_fails_before_the_first_one(connect: Any, lot: StreamServer) -> None:
     lot.happen(3)
 
     def cuts() -> Iterator[int | bytes]:
-        yield b"id: 2\n\n"  # of the keep-alive that the server begins with
-        lot.happen(2)  # while nobody is connected
+        yield b"id: 2\n\n"  # in the keep-alive that the server sends first
+        lot.happen(2)  # while no client is connected
         yield WHOLE
 
     with cutting_relay(lot.port, cuts()) as relay:
@@ -83,24 +81,24 @@ def test_events_before_the_first_that_was_seen_are_not_lost_with_the_connection(
         following.close()
 
 
-def test_a_server_that_is_away_for_a_while_is_waited_for(client: Any, lot: StreamServer) -> None:
+def test_the_client_waits_for_a_server_that_is_temporarily_unavailable(client: Any, lot: StreamServer) -> None:
     following = client.streams.events("lot", after=-1)
     lot.happen()
     assert ids(following, 1) == [0]
-    lot.streams.outages = 2  # one ends the answer, the other refuses the next connection
+    lot.streams.outages = 2  # one ends the response, the other refuses the next connection
 
-    def happen_then() -> None:
+    def happen_after_outages() -> None:
         while lot.streams.outages:
             time.sleep(0.01)
         lot.happen(2)
 
-    thread = threading.Thread(target=happen_then)
+    thread = threading.Thread(target=happen_after_outages)
     thread.start()
     assert ids(following, 2) == [1, 2]
     thread.join()
 
 
-def test_what_is_no_longer_kept_is_said(client: Any, lot: StreamServer) -> None:
+def test_events_that_are_no_longer_kept_are_reported_as_missed(client: Any, lot: StreamServer) -> None:
     lot.happen(600)
     following = client.streams.events("lot", after=0)
     missed = next(following)
@@ -109,7 +107,7 @@ def test_what_is_no_longer_kept_is_said(client: Any, lot: StreamServer) -> None:
     assert ids(following, 512) == list(range(88, 600))
 
 
-def test_it_ends_when_the_stream_is_deleted(client: Any, lot: StreamServer) -> None:
+def test_following_ends_when_the_stream_is_deleted(client: Any, lot: StreamServer) -> None:
     following = client.streams.events("lot", after=-1)
     lot.happen()
     assert ids(following, 1) == [0]
@@ -120,13 +118,13 @@ def test_it_ends_when_the_stream_is_deleted(client: Any, lot: StreamServer) -> N
         next(client.streams.events("nothing"))
 
 
-def test_a_first_connection_that_cannot_be_made_is_said_at_once(connect: Any) -> None:
-    with pytest.raises(ConnectionFailed, match="nobody answers"):
+def test_a_failed_first_connection_is_raised_at_once(connect: Any) -> None:
+    with pytest.raises(ConnectionFailed, match="no server responds"):
         next(connect(f"http://127.0.0.1:{free_port()}").streams.events("lot"))
 
 
-def test_connections_are_closed_when_nobody_follows_any_more(client: Any, lot: StreamServer) -> None:
-    """The server lets in 64 followers at once."""
+def test_closing_the_iterator_closes_its_connection(client: Any, lot: StreamServer) -> None:
+    """The server admits at most 64 followers at a time."""
     lot.happen()
     for _ in range(100):
         following = client.streams.events("lot", after=-1)
@@ -134,24 +132,24 @@ def test_connections_are_closed_when_nobody_follows_any_more(client: Any, lot: S
         following.close()
 
 
-def test_pauses_grow_until_something_comes_and_are_as_long_as_the_server_asks() -> None:
+def test_pauses_grow_until_an_event_arrives_and_respect_retry_after() -> None:
     feed = EventFeed("lot", None, None)
     pauses_s = [feed.pause_s(None) for _ in range(12)]
     assert 0.05 <= pauses_s[0] <= 0.1
     assert 2.5 <= pauses_s[-1] <= 5
-    assert feed.pause_s(ApiError("more than the key may", "rate_limited", 429, 30)) == 30
+    assert feed.pause_s(ApiError("the rate limit is exceeded", "rate_limited", 429, 30)) == 30
     list(feed.read(b'id: 1\nevent: new\ndata: {"event_id":1,"type":"new","stream_id":"lot","at_s":1}\n\n'))
-    assert feed.pause_s(ConnectionFailed("it broke")) <= 0.1
+    assert feed.pause_s(ConnectionFailed("the connection failed")) <= 0.1
 
 
-def test_an_event_of_a_type_that_only_a_newer_server_knows_comes_as_json() -> None:
+def test_an_event_of_an_unknown_type_is_returned_as_json() -> None:
     body = {"event_id": 1, "type": "new", "stream_id": "lot", "at_s": 1, "more": 2}
     (event,) = EventFeed("lot", None, None).read(f"event: new\ndata: {json.dumps(body)}\n\n".encode())
     assert isinstance(event, StreamEvent)
     assert event.data == body
 
 
-def test_an_event_with_a_value_that_only_a_newer_server_knows_comes_as_json() -> None:
+def test_an_event_with_an_unknown_value_is_returned_as_json() -> None:
     body = {
         "event_id": 1, "type": "state", "stream_id": "lot", "at_s": 1,
         "state": "draining", "previous": "running", "detail": "",
@@ -173,14 +171,14 @@ def test_an_event_with_a_value_that_only_a_newer_server_knows_comes_as_json() ->
         b"event: missed\ndata: {}\n\n",
     ],
 )
-def test_an_event_that_cannot_be_read_is_an_error(data: bytes) -> None:
-    with pytest.raises(ApiError, match=r"the answer has an event .*: check the url") as error:
+def test_an_invalid_event_is_an_error(data: bytes) -> None:
+    with pytest.raises(ApiError, match=r"the response has an event .*; check the url") as error:
         list(EventFeed("lot", None, None).read(data))
     assert error.value.code == "unexpected_answer"
     assert not error.value.is_retryable
 
 
-def test_results_are_arrays_too() -> None:
+def test_a_result_event_also_has_arrays() -> None:
     body = {
         "event_id": 1, "type": "result", "stream_id": "lot", "at_s": 1, "count": 1, "model": "fake", "batch_size": 1,
         "detections": [{"label": "cat", "class_id": 0, "confidence": 1, "bbox": {"x1": 1, "y1": 2, "x2": 3, "y2": 4}}],

@@ -1,4 +1,4 @@
-"""Whatever server answers, every method of a client raises ApiError where the answer is no Sightline's."""
+"""Every method of a client raises ApiError if the server is not a Sightline server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serve_app.client import ApiError
 
 
 class _Welcome(BaseHTTPRequestHandler):
-    """Answers 200 and a page to every request."""
+    """A handler that responds to every request with status 200 and a web page."""
 
     content_type = "text/html; charset=utf-8"
 
@@ -64,13 +64,15 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_page_is_an_unexpected_answer(client_of: Callable[[type[_Welcome]], Any], call: Callable[[Any], Any]) -> None:
+def test_a_web_page_is_an_unexpected_response(
+    client_of: Callable[[type[_Welcome]], Any], call: Callable[[Any], Any]
+) -> None:
     with pytest.raises(ApiError, match="check the url") as error:
         call(client_of(_Welcome))
     assert (error.value.code, error.value.is_retryable) == ("unexpected_answer", False)
 
 
-def test_a_frame_without_its_id_is_an_unexpected_answer(client_of: Callable[[type[_Welcome]], Any]) -> None:
+def test_a_frame_without_its_id_is_an_unexpected_response(client_of: Callable[[type[_Welcome]], Any]) -> None:
     with pytest.raises(ApiError, match="no number in its header X-Frame-Id") as error:
         client_of(_Pictures).streams.frame("lot")
     assert error.value.code == "unexpected_answer"

@@ -1,4 +1,4 @@
-"""A result is the server's JSON, and its arrays."""
+"""Results: the server's JSON with arrays."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tracked(*track_ids: int | None) -> FrameResult:
     return FrameResult.model_validate(FRAME | {"detections": detections})
 
 
-def test_arrays_have_one_length_and_the_types_of_detections() -> None:
+def test_arrays_have_equal_lengths_and_the_types_of_detections() -> None:
     assert RESULT.xyxy.tolist() == [[1.5, 2, 3, 4], [5, 6, 7, 8]]
     assert RESULT.confidence.tolist() == [np.float32(0.9), np.float32(0.6)]
     assert RESULT.class_id.tolist() == [0, 9]
@@ -40,22 +40,22 @@ def test_arrays_have_one_length_and_the_types_of_detections() -> None:
     assert dtypes == ["float32", "float32", "int32"]
 
 
-def test_nothing_found_has_the_shapes_of_nothing() -> None:
+def test_an_empty_result_has_empty_arrays() -> None:
     assert (EMPTY.xyxy.shape, EMPTY.confidence.shape, EMPTY.class_id.shape, EMPTY.labels) == ((0, 4), (0,), (0,), [])
     assert len(EMPTY.to_supervision()) == 0
 
 
-def test_a_result_is_as_long_as_what_was_found_and_iterates_over_it() -> None:
+def test_a_result_has_a_length_and_iterates_over_its_detections() -> None:
     assert (len(RESULT), len(EMPTY), bool(EMPTY)) == (2, 0, False)
     assert [found.label for found in RESULT] == RESULT.labels
 
 
-def test_a_result_is_still_the_servers_json() -> None:
+def test_a_result_keeps_the_servers_json() -> None:
     assert RESULT.model_dump() == FIELDS | {"request_id": "7"}
     assert RESULT.timing_ms.total == 10
 
 
-def test_supervision_takes_it_with_its_labels() -> None:
+def test_a_result_converts_to_supervision_with_its_labels() -> None:
     detections = RESULT.to_supervision()
     assert (detections.xyxy == RESULT.xyxy).all()
     assert detections.data["class_name"].tolist() == RESULT.labels
@@ -63,10 +63,10 @@ def test_supervision_takes_it_with_its_labels() -> None:
     assert detections[detections.confidence > 0.7].data["class_name"].tolist() == ["cat"]
 
 
-def test_a_frame_has_track_ids() -> None:
+def test_a_frame_result_has_track_ids() -> None:
     frame = tracked(4, None)
     assert frame.track_id.tolist() == [4, -1]
     assert frame.to_supervision().tracker_id.tolist() == [4, -1]
     assert tracked(None, None).to_supervision().tracker_id is None
-    tracked_ones = cast("Iterable[TrackedDetection]", frame)
-    assert [found.track_id for found in tracked_ones] == [4, None]
+    as_tracked = cast("Iterable[TrackedDetection]", frame)
+    assert [found.track_id for found in as_tracked] == [4, None]

@@ -1,4 +1,4 @@
-"""Server-Sent Events, however their bytes are split."""
+"""Parsing of Server-Sent Events whose bytes arrive in pieces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-def test_messages_are_whole_however_their_bytes_come(size: int) -> None:
+def test_messages_are_complete_for_any_size_of_pieces(size: int) -> None:
     parser = SseParser()
     found = []
     for start in range(0, len(STREAM), size):
@@ -27,5 +27,5 @@ def test_messages_are_whole_however_their_bytes_come(size: int) -> None:
     assert found == MESSAGES
 
 
-def test_a_message_that_is_cut_off_is_none() -> None:
+def test_an_incomplete_message_is_not_returned() -> None:
     assert SseParser().feed(STREAM[:-1]) == MESSAGES[:-1]

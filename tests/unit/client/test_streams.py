@@ -1,4 +1,4 @@
-"""Streams are created, looked at, changed and ended."""
+"""Streams are created, inspected, changed and deleted with both clients."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_a_stream_is_created_listed_and_deleted(client: Any, served: StreamServe
     assert list(served.streams.specs) == ["lot"]
 
 
-def test_a_stream_without_an_id_is_given_one(client: Any) -> None:
+def test_a_stream_without_an_id_gets_one(client: Any) -> None:
     assert client.streams.create({"source": {"uri": "a.mp4"}}).stream_id.startswith("stream-")
     assert client.streams.create(StreamSpec(source=SourceSpec(uri="a.mp4"))).stream_id.startswith("stream-")
 
 
-def test_a_stream_has_the_id_that_its_specification_made_up(client: Any, served: StreamServer) -> None:
+def test_a_stream_has_the_generated_id_of_its_specification(client: Any, served: StreamServer) -> None:
     spec = StreamSpec(source=SourceSpec(uri="a.mp4"))
     assert client.streams.create(spec).stream_id == spec.id
     assert client.streams.replace(spec).stream_id == spec.id
@@ -40,7 +40,9 @@ def test_a_stream_has_the_id_that_its_specification_made_up(client: Any, served:
 
 @pytest.mark.parametrize("body", [{"source": {"uri": "a.mp4"}}, {"id": 7, "source": {"uri": "a.mp4"}}])
 def test_a_stream_cannot_be_replaced_without_an_id(client: Any, body: Any) -> None:
-    with pytest.raises(ValueError, match=r"^id: a specification that replaces a stream must have the id"):
+    with pytest.raises(
+        ValueError, match=r"^id: it is missing; a specification that replaces a stream must have the id"
+    ):
         client.streams.replace(body)
 
 
@@ -69,9 +71,9 @@ def test_regions_are_read_and_changed(client: Any) -> None:
 
 def test_the_latest_frame_is_a_result_and_a_picture(client: Any, served: StreamServer) -> None:
     client.streams.create(CAMERA)
-    for look in (client.streams.detections, client.streams.frame):
+    for read in (client.streams.detections, client.streams.frame):
         with pytest.raises(ApiError) as refused:
-            look("lot")
+            read("lot")
         assert (refused.value.code, refused.value.is_retryable) == ("unavailable", True)
     served.streams.shots = {"drawn": Snapshot(7, b"drawn"), "plain": Snapshot(8, b"plain")}
     assert client.streams.frame("lot") == Snapshot(7, b"drawn")
@@ -95,7 +97,7 @@ def test_the_latest_frame_is_a_result_and_a_picture(client: Any, served: StreamS
     assert (frame.frame_id, frame.xyxy.shape, frame.track_id.shape) == (9, (0, 4), (0,))
 
 
-def test_what_a_caller_would_want_to_catch_has_a_class_of_its_own(client: Any) -> None:
+def test_conflicts_and_unknown_streams_have_their_own_error_classes(client: Any) -> None:
     client.streams.create(CAMERA)
     with pytest.raises(ConflictError, match="stream 'lot' already exists"):
         client.streams.create(CAMERA)
@@ -104,7 +106,7 @@ def test_what_a_caller_would_want_to_catch_has_a_class_of_its_own(client: Any) -
             client.streams.status(stream_id)
 
 
-def test_what_is_wrong_with_a_specification_the_server_says(client: Any, served: StreamServer) -> None:
+def test_the_servers_error_about_a_specification_is_raised(client: Any, served: StreamServer) -> None:
     with pytest.raises(ApiError, match="fsp"):
         client.streams.create(CAMERA | {"fsp": 3})
     served.streams.failure = InvalidParameter("no class 'unicorn'")

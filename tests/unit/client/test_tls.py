@@ -30,11 +30,11 @@ class _Healthy(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of 127.0.0.1 that signs itself, beside its key."""
+    """Make a self-signed certificate for 127.0.0.1, with its key in the same folder."""
     folder = tmp_path_factory.mktemp("tls")
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("no openssl is installed here")
+        pytest.skip("openssl is not installed")
     kind = ["-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
     command = [openssl, "req", *kind, *names, "-out", "cert.pem", "-keyout", "key.pem"]
@@ -47,7 +47,7 @@ def url(certificate: Path) -> Iterator[str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name("key.pem"))
     with HTTPServer(("127.0.0.1", 0), _Healthy) as server:
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that refuse it hang up
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that refuse the certificate disconnect
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -62,20 +62,20 @@ def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
 
 
-def test_a_private_authority_is_trusted_where_the_environment_names_it(
+def test_a_private_authority_is_trusted_if_the_environment_names_it(
     connect: Any, url: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert connect(url).health().status == "ok"
 
 
-def test_a_private_authority_is_not_trusted_otherwise(connect: Any, url: str) -> None:
+def test_a_private_authority_is_not_trusted_by_default(connect: Any, url: str) -> None:
     with pytest.raises(ConnectionFailed, match="certificate verify failed"):
         connect(url).health()
 
 
 @pytest.mark.parametrize("text", [None, "no certificate"])
-def test_certificates_that_cannot_be_read_are_said(
+def test_unreadable_certificates_are_refused_by_the_variables_name(
     kind: Any, tmp_path: Path, text: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if text is not None:
@@ -83,4 +83,4 @@ def test_certificates_that_cannot_be_read_are_said(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     with pytest.raises(ValueError, match="SSL_CERT_FILE: no certificates can be read from"):
         kind("https://host")
-    kind("http://host")  # checks no certificate
+    kind("http://host")  # needs no certificates

@@ -52,7 +52,7 @@ async def test_only_an_answer_of_200_is_a_picture(status: int, server: WebServer
     server.answers["/a"] = f"HTTP/1.1 {status} Said\r\nContent-Length: 0\r\n\r\n".encode()
     error = await refusal(f"{server.url}/a")
     assert (error.status_code, error.code) == (422, "unfetchable")
-    assert error.detail == f"the url's server answers {status}"
+    assert error.detail == f"url: the server responds with status {status} instead of 200"
 
 
 @pytest.mark.parametrize(

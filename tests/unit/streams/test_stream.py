@@ -200,7 +200,7 @@ async def test_a_stream_waits_while_the_served_model_lacks_its_classes(
     async with running(stream) as task:
         while stream.status().state != "blocked":
             await asyncio.sleep(0.01)
-        assert "knows no class 'red'" in stream.status().detail
+        assert "has no class 'red'" in stream.status().detail
         detector.info = MODEL
         await task
     assert detector.seen == list(range(FRAMES))

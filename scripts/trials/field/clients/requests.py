@@ -217,7 +217,7 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
     instead = {
         "imgsz": "send the picture as it is", "CONF": "did you mean confidence?", "threshold": "use confidence",
         "Confidence": "did you mean confidence?", "classes[0]": "did you mean classes?", "labels": "use classes",
-        "api_key": "Authorization: Bearer", "format": "Accept: image/jpeg", "url": "a picture is no parameter",
+        "api_key": "Authorization: Bearer", "format": "Accept: image/jpeg", "url": "send the picture as the body",
         "camera": "'camera': there is no such parameter",
     }  # fmt: skip
     squeezed = picture.replace(b"\n", b"").replace(b"\r", b"").replace(b"\0", b"")

@@ -230,7 +230,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "Fujifilm's raw file": (b"FUJIFILMCCD-RAW 0201" + bytes(50), "this is a camera's raw file"),
     "Canon's raw file": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "this is a camera's raw file"),
     "MP4": (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(50), "this is a video (MP4 or QuickTime)"),
-    "data URL": (b"data:image/jpeg;base64,/9j/4AAQ", "written as base64"),
+    "data URL": (b"data:image/jpeg;base64,/9j/4AAQ", "base64-encoded"),
     "base64": (b"/9j/4AAQSkZJRgABAQ", "this is base64 text"),
     "zstd in TIFF": (tiff.encoded(np.zeros((8, 8, 3)), 2, 8, {}, _LAYOUT, instead={259: (3, (50000,))}), "zstd"),
     "Adobe's raw file (DNG)": (

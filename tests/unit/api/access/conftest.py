@@ -1,4 +1,4 @@
-"""The HTTP interface with and without API keys."""
+"""Clients of the HTTP interface with and without API keys."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def keys(tmp_path: Path) -> Keys:
 
 
 @pytest.fixture(autouse=True)
-def always_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the file, with every request."""
+def check_key_file_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the API-key file for changes with every request."""
     monkeypatch.setattr(reload, "_POLL_INTERVAL_S", 0.0)
     monkeypatch.setattr(revocation, "_POLL_INTERVAL_S", 0.01)
 
 
 @pytest.fixture
 async def keyed(backend: FakeBackend, metrics: FakeMetrics, keys: Keys) -> AsyncIterator[httpx.AsyncClient]:
-    """The API with keys."""
+    """Return a client of an API with keys."""
     async with client_of(build(backend, keys, metrics), "sightline.example") as client:
         yield client
 
 
 @pytest.fixture
 async def unkeyed(backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
-    """The API without."""
+    """Return a client of an API without keys."""
     async with client_of(build(backend)) as client:
         yield client

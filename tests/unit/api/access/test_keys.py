@@ -30,20 +30,20 @@ def save(path: Path, *entries: dict[str, Any]) -> Path:
     return path
 
 
-def test_a_key_is_found_by_its_hash_and_no_other_is() -> None:
+def test_a_key_is_found_by_its_hash_and_a_wrong_key_is_not() -> None:
     keys = parse_keys(yaml.safe_dump([entry("other", name="yard"), entry()]))
     assert find_key(keys, SECRET) == keys[1]
     for wrong in ("", SECRET[:-1], SECRET + "x", SECRET.swapcase(), hashed(SECRET), "sl_\xff"):
         assert find_key(keys, wrong) is None
 
 
-def test_no_key_is_never_a_key() -> None:
-    """Even where its hash had got past the file."""
+def test_an_empty_key_is_never_valid() -> None:
+    """Even if the hash of an empty key had passed the validation of the file."""
     assert find_key([Key.model_construct(**entry(""))], "") is None
 
 
-def test_every_hash_is_compared_wherever_the_key_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the time of an answer would tell where in the file it stands."""
+def test_every_hash_is_compared_even_after_a_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, the response time would reveal the key's position in the file."""
     compared = []
 
     def compare(a: str, b: str) -> bool:
@@ -72,14 +72,14 @@ def test_a_scope_includes_itself_and_admin_includes_all(
     assert (key.allows("detect"), key.allows("streams"), key.allows("admin")) == (detect, streams, admin)
 
 
-def test_a_key_is_good_until_the_day_it_expires() -> None:
+def test_a_key_is_valid_until_its_expiry_date() -> None:
     today = datetime.now(UTC).date()
-    for days, is_good in ((-1, False), (0, False), (2, True)):
+    for days, is_valid in ((-1, False), (0, False), (2, True)):
         keys = parse_keys(yaml.safe_dump([entry(expires=today + timedelta(days=days))]))
-        assert (find_key(keys, SECRET) is not None) == is_good, days
+        assert (find_key(keys, SECRET) is not None) == is_valid, days
 
 
-def test_keys_of_one_name_overlap_while_one_takes_the_others_place() -> None:
+def test_two_keys_of_one_name_are_valid_during_a_rotation() -> None:
     keys = parse_keys(yaml.safe_dump([entry("old", requests_per_s=5), entry("new", requests_per_s=5)]))
     found = [find_key(keys, key) for key in ("old", "new")]
     assert [key and key.name for key in found] == ["dock", "dock"]
@@ -89,26 +89,28 @@ def test_keys_of_one_name_overlap_while_one_takes_the_others_place() -> None:
     ("text", "named"),
     [
         pytest.param("", "valid tuple", id="empty"),
-        pytest.param("name: dock", "valid tuple", id="no list"),
-        pytest.param(f"- name: [{SECRET}", "line", id="no YAML"),
+        pytest.param("name: dock", "valid tuple", id="not a list"),
+        pytest.param(f"- name: [{SECRET}", "line", id="not YAML"),
         pytest.param(f"- {SECRET}", "0:", id="the key itself"),
         pytest.param(yaml.safe_dump([entry(sha256=SECRET)]), "sha256", id="a key in place of its hash"),
-        pytest.param(yaml.safe_dump([entry() | {"key": SECRET}]), "a field", id="the key beside its hash"),
+        pytest.param(yaml.safe_dump([entry() | {"key": SECRET}]), "a field", id="the key in addition to its hash"),
         pytest.param(yaml.safe_dump([entry() | {SECRET: "dock"}]), "a field", id="the key as a name"),
-        pytest.param(yaml.safe_dump([entry(sha256=hashed("a").upper())]), "sha256", id="upper case"),
+        pytest.param(yaml.safe_dump([entry(sha256=hashed("a").upper())]), "sha256", id="hash in upper case"),
         pytest.param(yaml.safe_dump([entry("")]), "of an empty string", id="hash of an empty string"),
-        pytest.param(yaml.safe_dump([entry(scopes=[])]), "scopes", id="no scope"),
+        pytest.param(yaml.safe_dump([entry(scopes=[])]), "scopes", id="no scopes"),
         pytest.param(yaml.safe_dump([entry(scopes=["all"])]), "scopes", id="unknown scope"),
-        pytest.param(yaml.safe_dump([entry(name="a b")]), "name", id="name"),
-        pytest.param(yaml.safe_dump([entry(requests_per_s=-1)]), "requests_per_s", id="rate"),
-        pytest.param(yaml.safe_dump([entry(concurrency=-1)]), "concurrency", id="concurrency"),
-        pytest.param(yaml.safe_dump([entry(expires="soon")]), "expires", id="expires"),
-        pytest.param(yaml.safe_dump([entry(), entry(name="yard")]), "twice", id="twice"),
-        pytest.param(yaml.safe_dump([entry(), entry("b", concurrency=1)]), "limits", id="limits of one name"),
-        pytest.param(yaml.safe_dump([entry(str(i)) for i in range(1001)]), "1000", id="too many"),
+        pytest.param(yaml.safe_dump([entry(name="a b")]), "name", id="invalid name"),
+        pytest.param(yaml.safe_dump([entry(requests_per_s=-1)]), "requests_per_s", id="negative rate"),
+        pytest.param(yaml.safe_dump([entry(concurrency=-1)]), "concurrency", id="negative concurrency"),
+        pytest.param(yaml.safe_dump([entry(expires="soon")]), "expires", id="invalid expiry date"),
+        pytest.param(yaml.safe_dump([entry(), entry(name="yard")]), "twice", id="key listed twice"),
+        pytest.param(
+            yaml.safe_dump([entry(), entry("b", concurrency=1)]), "limits", id="different limits for one name"
+        ),
+        pytest.param(yaml.safe_dump([entry(str(i)) for i in range(1001)]), "1000", id="too many keys"),
     ],
 )
-def test_a_broken_file_is_refused_without_what_is_in_it(tmp_path: Path, text: str, named: str) -> None:
+def test_an_invalid_file_is_refused_without_quoting_its_contents(tmp_path: Path, text: str, named: str) -> None:
     (tmp_path / "keys.yaml").write_text(text)
     with pytest.raises(ConfigError, match=named) as refused:
         KeyFile(tmp_path / "keys.yaml")
@@ -124,7 +126,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
             KeyFile(tmp_path / name)
 
 
-def test_a_list_without_keys_lets_nobody_in(tmp_path: Path) -> None:
+def test_an_empty_list_admits_no_key(tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text("[]")
     assert KeyFile(tmp_path / "keys.yaml").keys == ()
 
@@ -138,12 +140,12 @@ def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(tmp_path: Path
     assert not file.refresh()
 
 
-def test_a_secret_that_is_swapped_by_its_link_is_read_again(tmp_path: Path) -> None:
-    """As Kubernetes does it: ``keys.yaml -> ..data/keys.yaml``, ``..data -> ..2026_11_25``, replaced in one step."""
+def test_a_file_that_is_replaced_through_its_symbolic_link_is_read_again(tmp_path: Path) -> None:
+    """Kubernetes does that: ``keys.yaml -> ..data/keys.yaml``, ``..data -> ..2026_11_25``, replaced atomically."""
     for version, key in (("..1", "old"), ("..2", "new")):
         (tmp_path / version).mkdir()
         save(tmp_path / version / "keys.yaml", entry(key))
-        os.utime(tmp_path / version / "keys.yaml", (1, 1))  # of the same size and time
+        os.utime(tmp_path / version / "keys.yaml", (1, 1))  # both versions have the same size and time
     (tmp_path / "..data").symlink_to("..1")
     (tmp_path / "keys.yaml").symlink_to("..data/keys.yaml")
     file = KeyFile(tmp_path / "keys.yaml")
@@ -155,11 +157,11 @@ def test_a_secret_that_is_swapped_by_its_link_is_read_again(tmp_path: Path) -> N
     assert not find_key(file.keys, "old")
 
 
-def test_while_the_file_is_broken_or_gone_the_old_keys_stay(tmp_path: Path) -> None:
+def test_the_previous_keys_stay_while_the_file_is_invalid_or_missing(tmp_path: Path) -> None:
     path = save(tmp_path / "keys.yaml", entry())
     file = KeyFile(path)
     path.write_text("- nonsense")
-    for _ in range(2):  # it is said each time
+    for _ in range(2):  # the error is raised each time
         with pytest.raises(ConfigError):
             file.refresh()
     path.unlink()
@@ -171,14 +173,14 @@ def test_while_the_file_is_broken_or_gone_the_old_keys_stay(tmp_path: Path) -> N
     assert not find_key(file.keys, SECRET)
 
 
-def test_a_made_key_is_random_and_its_entry_is_the_files() -> None:
+def test_a_new_key_is_random_and_its_entry_fits_the_file() -> None:
     made = [make_key("dock", ["detect", "streams"]) for _ in range(100)]
     keys = parse_keys(yaml.safe_dump([entry for _, entry in made]))
     assert all(find_key(keys, key) == keys[number] for number, (key, _) in enumerate(made))
     assert {(key[:3], len(key)) for key, _ in made} == {("sl_", 46)}  # 32 bytes in base64
 
 
-def test_the_command_shows_the_key_once_and_its_entry_beside_it() -> None:
+def test_the_command_prints_the_key_to_stdout_and_its_entry_to_stderr() -> None:
     command = [sys.executable, "-m", "serve_app.cli.keys", "new", "dock", "detect"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     (key,) = done.stdout.splitlines()

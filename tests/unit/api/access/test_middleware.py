@@ -1,4 +1,4 @@
-"""Who may send a request, through the whole API, with a real keys' file."""
+"""Admission of requests, tested through the whole API with a real API-key file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.fakes import FakeBackend, FakeMetrics
 pytestmark = pytest.mark.anyio
 
 
-async def test_without_its_key_nothing_is_answered(
+async def test_a_request_without_a_valid_key_is_refused(
     keyed: httpx.AsyncClient, keys: Keys, backend: FakeBackend, metrics: FakeMetrics
 ) -> None:
     good = keys.add("dock", "detect", "streams")["Authorization"]
@@ -37,30 +37,30 @@ async def test_without_its_key_nothing_is_answered(
 @pytest.mark.parametrize(
     ("scope", "detect", "streams"), [("detect", 200, 403), ("streams", 403, 200), ("admin", 200, 200)]
 )
-async def test_a_key_opens_what_its_permissions_include(
+async def test_a_key_admits_requests_that_its_permissions_include(
     keyed: httpx.AsyncClient, keys: Keys, metrics: FakeMetrics, scope: str, detect: int, streams: int
 ) -> None:
     header = keys.add("dock", scope)
-    answers = [await keyed.post("/detect", content=b"1", headers=header), await keyed.get("/streams", headers=header)]
-    assert [answer.status_code for answer in answers] == [detect, streams]
-    assert all(answer.is_success or is_error(answer, 403, "forbidden") for answer in answers)
+    responses = [await keyed.post("/detect", content=b"1", headers=header), await keyed.get("/streams", headers=header)]
+    assert [response.status_code for response in responses] == [detect, streams]
+    assert all(response.is_success or is_error(response, 403, "forbidden") for response in responses)
     outcomes = ["admitted" if status_code == 200 else "forbidden" for status_code in (detect, streams)]
     assert metrics.requests == [("dock", outcome) for outcome in outcomes]
 
 
 @pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/docs", "/openapi.json"])
-async def test_who_only_looks_whether_it_is_there_needs_no_key(keyed: httpx.AsyncClient, path: str) -> None:
+async def test_health_checks_and_the_documentation_need_no_key(keyed: httpx.AsyncClient, path: str) -> None:
     assert (await keyed.get(path)).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "//detect", "/detect%0A", "/DETECT", "/health%0A"])
-async def test_a_path_that_only_looks_like_a_route_is_none(keyed: httpx.AsyncClient, keys: Keys, path: str) -> None:
-    """Starlette takes ``/detect%0A`` for ``/detect``; a key of another scope must not pass by that."""
-    answer = await keyed.post(path, content=b"1", headers=keys.add("dock", "streams"))
-    assert is_error(answer, 404, "not_found")
+async def test_a_path_that_only_resembles_a_route_gets_404(keyed: httpx.AsyncClient, keys: Keys, path: str) -> None:
+    """Starlette matches ``/detect%0A`` to ``/detect``; a key with another scope must not get through that way."""
+    response = await keyed.post(path, content=b"1", headers=keys.add("dock", "streams"))
+    assert is_error(response, 404, "not_found")
 
 
-async def test_who_is_refused_is_so_before_a_byte_of_the_body_is_read(keyed: httpx.AsyncClient, keys: Keys) -> None:
+async def test_a_request_is_refused_before_any_of_its_body_is_read(keyed: httpx.AsyncClient, keys: Keys) -> None:
     keys.add("dock", "detect")
     for header, status_code in (({}, 401), (keys.add("yard", "streams"), 403)):
         assert (await keyed.post("/detect", content=unread(), headers=header)).status_code == status_code
@@ -68,16 +68,16 @@ async def test_who_is_refused_is_so_before_a_byte_of_the_body_is_read(keyed: htt
         assert (await keyed.post("/streams", content=unread(), headers=header)).status_code == status_code
 
 
-async def test_below_another_root_the_same_routes_need_the_same_keys(backend: FakeBackend, keys: Keys) -> None:
+async def test_routes_below_a_root_path_need_the_same_keys(backend: FakeBackend, keys: Keys) -> None:
     transport = httpx.ASGITransport(build(backend, keys), root_path="/sightline")
     async with httpx.AsyncClient(transport=transport, base_url="http://host/sightline") as client:
         assert (await client.get("/readyz")).status_code == 200
         assert is_error(await client.post("/detect", content=b"1"), 401, "unauthorized")
-        answer = await client.post("/detect", content=b"1", headers=keys.add("dock", "detect"))
-        assert answer.status_code == 200
+        response = await client.post("/detect", content=b"1", headers=keys.add("dock", "detect"))
+        assert response.status_code == 200
 
 
-async def test_a_keys_name_is_the_tenant(
+async def test_the_name_of_a_key_is_the_tenant(
     keyed: httpx.AsyncClient, unkeyed: httpx.AsyncClient, keys: Keys, backend: FakeBackend
 ) -> None:
     for name in ("dock", "yard", "dock"):
@@ -86,7 +86,9 @@ async def test_a_keys_name_is_the_tenant(
     assert backend.tenants == ["dock", "yard", "dock", ""]
 
 
-async def test_one_request_too_many_is_refused_at_once_and_names_the_limit(backend: FakeBackend, keys: Keys) -> None:
+async def test_a_request_beyond_the_limit_is_refused_at_once_with_the_limits_name(
+    backend: FakeBackend, keys: Keys
+) -> None:
     header = keys.add("dock", "detect")
     async with client_of(build(backend, keys, limits={"max_requests": 8, "deadline_s": 60})) as client:
         held = [asyncio.create_task(client.post("/detect", content=b"slow", headers=header)) for _ in range(8)]
@@ -116,14 +118,14 @@ def test_a_websocket_is_refused_before_it_is_accepted(keys: Keys) -> None:
             assert json.loads(refused.value.response.body)["limit"] == "access.concurrency"
 
 
-def test_a_refused_websocket_is_told_the_requests_id_as_any_other_request_is(keys: Keys) -> None:
+def test_the_refusal_of_a_websocket_has_the_request_id(keys: Keys) -> None:
     with served_with(keys) as served, pytest.raises(InvalidStatus) as refused:
         connect_to(served, additional_headers={"X-Request-ID": "abc"})
     assert refused.value.response.headers["x-request-id"] == "abc"
     assert json.loads(refused.value.response.body)["request_id"] == "abc"
 
 
-async def test_a_server_that_cannot_refuse_a_websocket_by_status_closes_it(backend: FakeBackend, keys: Keys) -> None:
+async def test_a_websocket_is_closed_if_it_cannot_be_refused_with_a_status(backend: FakeBackend, keys: Keys) -> None:
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -137,11 +139,11 @@ async def test_a_server_that_cannot_refuse_a_websocket_by_status_closes_it(backe
     assert [(message["type"], message["code"]) for message in sent] == [("websocket.close", 4401)]
 
 
-# Bodies
+# Request bodies
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/streams"), ("PUT", "/streams/lot")])
-async def test_a_body_of_json_is_limited_while_it_is_read(unkeyed: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_a_json_body_is_limited_while_it_is_read(unkeyed: httpx.AsyncClient, method: str, path: str) -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -160,14 +162,14 @@ BODILESS += [("HEAD", "/health"), ("HEAD", "/readyz"), ("DELETE", "/streams/lot"
 
 
 @pytest.mark.parametrize(("method", "path"), BODILESS)
-async def test_a_body_where_none_belongs_is_refused_and_not_waited_for(
+async def test_a_body_on_a_method_without_one_is_refused_without_waiting_for_it(
     unkeyed: httpx.AsyncClient, method: str, path: str
 ) -> None:
-    """Otherwise a client without a key could hold a request open with a body that never comes."""
+    """Otherwise, a client without a key could keep a request open with a body that never arrives."""
     for header in ({"Content-Length": "5"}, {"Transfer-Encoding": "chunked"}):
-        answer = await unkeyed.request(method, path, content=unread(), headers=header)
-        assert answer.status_code == 400
-        assert method == "HEAD" or is_error(answer, 400, "malformed")
+        response = await unkeyed.request(method, path, content=unread(), headers=header)
+        assert response.status_code == 400
+        assert method == "HEAD" or is_error(response, 400, "malformed")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ async def test_a_body_where_none_belongs_is_refused_and_not_waited_for(
     [*((("GET", path, 200)) for path in OPEN), ("GET", "/streams", 200), ("DELETE", "/streams/lot", 404)]
     + [("POST", path, 405) for path in OPEN],
 )
-async def test_what_has_no_body_is_answered_without_a_look_for_one(
+async def test_a_route_without_a_body_responds_without_reading_one(
     backend: FakeBackend, method: str, path: str, status_code: int
 ) -> None:
     sent: list[Message] = []

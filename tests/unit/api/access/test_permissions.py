@@ -1,4 +1,4 @@
-"""Every route, with every permission: generated from the application's own routes, so that a new one is among them."""
+"""Every route with every permission. The cases come from the application's routes, so they include new routes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.anyio
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 API = build()
-TABLE: RouteTable = vars(API)["route_table"]  # of our own FastAPI
+TABLE: RouteTable = vars(API)["route_table"]  # an attribute of our FastAPI subclass
 HTTP = sorted({route.path for route in TABLE.routes if route.methods})
 WEBSOCKET = sorted({route.path for route in TABLE.routes if not route.methods})
 
 
 def access_to(path: str, method: str = "") -> RouteAccess:
-    """What the table says of a route, by its path as it was declared."""
+    """Return the table's entry for a route, by the path with which it was declared."""
     of_path = [route for route in TABLE.routes if route.path == path and bool(method) == bool(route.methods)]
     return next((route for route in of_path if method in route.methods), of_path[0])
 
@@ -32,34 +32,34 @@ def filled(path: str) -> str:
     return path.replace("{stream_id}", "none").replace("{name}", "none")
 
 
-def test_the_table_holds_every_route_of_the_application() -> None:
+def test_the_table_has_every_route_of_the_application() -> None:
     served = {(route.path, frozenset(route.methods or ())) for route in iter_route_contexts(API.routes)}
     assert served == {(route.path, route.methods) for route in TABLE.routes}
     assert {"/detect", "/models", "/streams/{stream_id}", "/readyz", "/openapi.json"} <= set(HTTP)
     assert WEBSOCKET == ["/streams/{stream_id}/events"]
 
 
-def test_these_routes_are_open_and_no_others() -> None:
-    """A route that is to be open is added here, too, so that nobody opens one by mistake."""
+def test_only_these_routes_are_open() -> None:
+    """An open route has to be listed here too, so that nobody opens one by mistake."""
     assert {route.path for route in TABLE.routes if route.permission is None} == {
         *("/health", "/livez", "/readyz"),
         *("/openapi.json", "/docs", "/docs/", "/docs/start.js", "/docs/{name}"),
     }
 
 
-def test_these_routes_read_their_own_body_and_no_others() -> None:
+def test_only_these_routes_read_their_own_body() -> None:
     assert {route.path for route in TABLE.routes if route.reads_own_body} == {"/detect"}
 
 
 class Callers:
-    """A key of each permission alone, one that has expired, and none."""
+    """One key for each permission, an expired key, and no key."""
 
     def __init__(self, keys: Keys) -> None:
         self.keys = {name: keys.add(name, name) for name in ("detect", "streams", "admin")}
         self.others = {"none": {}, "expired": keys.add("expired", "admin", expires="2020-01-01")}
 
     def expected(self, access: RouteAccess) -> list[tuple[dict[str, str], str]]:
-        """Each one's header, and whether the route admits it, or why not."""
+        """Return each caller's header with the outcome: ``admitted`` or the code of the refusal."""
         if access.permission is None:
             return [(header, "admitted") for header in (self.keys | self.others).values()]
         outcomes = [(header, "unauthorized") for header in self.others.values()]
@@ -69,35 +69,35 @@ class Callers:
 
 
 @pytest.mark.parametrize("path", HTTP)
-async def test_a_route_answers_a_key_that_has_its_permission_and_no_other_request(keys: Keys, path: str) -> None:
-    """With every method, those that it does not have among them: 405 comes after the key was checked."""
+async def test_a_route_admits_only_keys_that_have_its_permission(keys: Keys, path: str) -> None:
+    """All methods are tried, including those that the route lacks: 405 comes only after the key check."""
     metrics, callers = FakeMetrics(), Callers(keys)
     async with client_of(build(keys=keys, metrics=metrics)) as client:
         for method in METHODS:
             access = access_to(path, method)
             admitted = set()
             for header, outcome in callers.expected(access):
-                asked = len(metrics.requests)
-                answer = await client.request(method, filled(path), headers=header)
+                counted_before = len(metrics.requests)
+                response = await client.request(method, filled(path), headers=header)
                 if outcome == "admitted":
-                    admitted.add(answer.status_code)
+                    admitted.add(response.status_code)
                 else:
-                    assert is_refusal(answer, 401 if outcome == "unauthorized" else 403, outcome), (method, header)
+                    assert is_refusal(response, 401 if outcome == "unauthorized" else 403, outcome), (method, header)
                 counted = [] if outcome == "unauthorized" or access.permission is None else [outcome]
-                assert [counted for _, counted in metrics.requests[asked:]] == counted
+                assert [counted for _, counted in metrics.requests[counted_before:]] == counted
             assert len(admitted) == 1, method
             assert not {401, 403, 429, 500} & admitted, method
             assert (admitted == {405}) == (method not in access.methods), method
 
 
-def is_refusal(answer: httpx.Response, status_code: int, code: str) -> bool:
-    if answer.request.method == "HEAD":
-        return answer.status_code == status_code
-    return is_error(answer, status_code, code)
+def is_refusal(response: httpx.Response, status_code: int, code: str) -> bool:
+    if response.request.method == "HEAD":
+        return response.status_code == status_code
+    return is_error(response, status_code, code)
 
 
-async def websocket_answer(api: FastAPI, path: str, header: dict[str, str]) -> Message:
-    """The first message that the server sends."""
+async def first_message(api: FastAPI, path: str, header: dict[str, str]) -> Message:
+    """Return the first message that the server sends."""
     events: list[Message] = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}]
     incoming = iter(events)
     sent: list[Message] = []
@@ -115,23 +115,23 @@ async def websocket_answer(api: FastAPI, path: str, header: dict[str, str]) -> M
 
 
 @pytest.mark.parametrize("path", WEBSOCKET)
-async def test_a_websocket_is_accepted_of_a_key_that_has_its_permission_and_of_no_other(keys: Keys, path: str) -> None:
+async def test_a_websocket_is_accepted_only_from_keys_that_have_its_permission(keys: Keys, path: str) -> None:
     api = build(keys=keys)
     for header, outcome in Callers(keys).expected(access_to(path)):
-        answer = await websocket_answer(api, filled(path), header)
+        response = await first_message(api, filled(path), header)
         if outcome == "admitted":
-            assert answer["type"] == "websocket.accept"
+            assert response["type"] == "websocket.accept"
         else:
-            assert (answer["type"], answer["status"]) == (
+            assert (response["type"], response["status"]) == (
                 "websocket.http.response.start",
                 401 if outcome == "unauthorized" else 403,
             )
 
 
 @pytest.mark.parametrize("path", ["/detect", "/health", "/nothing", "/streams/lot"])
-async def test_where_no_websocket_is_a_websocket_is_answered_404_without_a_key(keys: Keys, path: str) -> None:
-    answer = await websocket_answer(build(keys=keys), path, {})
-    assert (answer["type"], answer["status"]) == ("websocket.http.response.start", 404)
+async def test_a_websocket_to_another_route_gets_404_without_a_key(keys: Keys, path: str) -> None:
+    response = await first_message(build(keys=keys), path, {})
+    assert (response["type"], response["status"]) == ("websocket.http.response.start", 404)
 
 
 BODIES = [
@@ -145,22 +145,22 @@ BODIES = [
 async def test_a_body_that_the_route_does_not_read_itself_is_limited(
     unkeyed: httpx.AsyncClient, method: str, path: str
 ) -> None:
-    answer = await unkeyed.request(method, filled(path), content=b" " * (2**20 + 1))
-    assert is_error(answer, 413, "too_large", "json_body")
+    response = await unkeyed.request(method, filled(path), content=b" " * (2**20 + 1))
+    assert is_error(response, 413, "too_large", "json_body")
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/streams/lot/nothing", "/streams//lot", "/detect/x", "/docs/x/y"])
-async def test_what_is_no_route_is_answered_404_without_a_key(keyed: httpx.AsyncClient, path: str) -> None:
+async def test_an_unknown_route_gets_404_without_a_key(keyed: httpx.AsyncClient, path: str) -> None:
     for method in METHODS:
         assert is_refusal(await keyed.request(method, path), 404, "not_found")
 
 
 @pytest.mark.parametrize("path", ["/streams/", "//streams", "//streams//"])
-async def test_slashes_at_the_ends_of_a_path_open_nothing(keyed: httpx.AsyncClient, path: str) -> None:
+async def test_extra_slashes_do_not_bypass_the_key(keyed: httpx.AsyncClient, path: str) -> None:
     assert is_refusal(await keyed.get(f"http://localhost{path}"), 401, "unauthorized")
 
 
-async def test_a_route_that_is_in_no_router_of_ours_does_not_exist(keys: Keys) -> None:
+async def test_a_route_outside_our_routers_gets_404(keys: Keys) -> None:
     api = build(keys=keys)
     api.add_api_route("/extra", lambda: "open to everybody?")
     async with client_of(api) as client:
@@ -170,24 +170,24 @@ async def test_a_route_that_is_in_no_router_of_ours_does_not_exist(keys: Keys) -
 # Routers
 
 
-def test_a_router_that_declares_no_permission_cannot_be_made() -> None:
+def test_a_router_must_declare_a_permission() -> None:
     with pytest.raises(TypeError, match="permission"):
         Router()  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="permission"):
         Router(prefix="/compat")  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match="there is no permission 'strems'"):
+    with pytest.raises(ValueError, match="permission: 'strems' is unknown"):
         Router(permission="strems")  # type: ignore[arg-type]
 
 
-def test_what_is_no_router_of_ours_is_in_no_table() -> None:
+def test_the_table_refuses_a_plain_fastapi_router() -> None:
     plain = APIRouter()
     plain.add_api_route("/extra", lambda: "open to everybody?")
     with pytest.raises(AttributeError, match="permission"):
         RouteTable([plain])  # type: ignore[list-item]
 
 
-def test_no_router_lies_inside_another_one_whose_permission_it_would_take() -> None:
-    with pytest.raises(TypeError, match="its own permission"):
+def test_a_router_cannot_be_nested_in_another_router() -> None:
+    with pytest.raises(TypeError, match="cannot include another router"):
         Router(permission=None).include_router(Router(permission="admin"))
     outer = Router(permission=None)
     outer.routes.append(Mount("/inside", FastAPI()))
@@ -196,7 +196,7 @@ def test_no_router_lies_inside_another_one_whose_permission_it_would_take() -> N
 
 
 def overlapping() -> tuple[Router, ...]:
-    """Routes of which several take the same path. Each answers with its own."""
+    """Return routers with routes that match the same paths. Each route responds with its own path."""
     first, second, third = (Router(permission=permission) for permission in ("detect", "streams", None))
 
     def add(router: Router, method: str, path: str) -> None:
@@ -230,23 +230,23 @@ async def test_the_table_finds_the_route_that_the_application_chooses(path: str,
         app.include_router(router)
     transport = httpx.ASGITransport(app, root_path=root_path)
     async with httpx.AsyncClient(transport=transport, base_url=f"http://localhost{root_path}") as client:
-        answer = await client.request(method, path)
+        response = await client.request(method, path)
     scope = {"type": "http", "method": method, "path": root_path + path, "root_path": root_path}
     found = RouteTable(routers).find(scope)
-    if answer.status_code == 404:
+    if response.status_code == 404:
         assert found is None
-    elif answer.status_code == 405:
+    elif response.status_code == 405:
         assert found is not None
         assert method not in found.methods
-        assert set(answer.headers["allow"].split(", ")) == found.methods
+        assert set(response.headers["allow"].split(", ")) == found.methods
     else:
-        assert answer.status_code == 200
+        assert response.status_code == 200
         assert found is not None
-        assert found.path == answer.json()
+        assert found.path == response.json()
 
 
-def test_a_path_that_starlette_takes_for_another_is_no_routes() -> None:
-    """``$`` matches before a last line feed: the second route would answer for the first one, with its permission."""
+def test_a_path_with_a_final_line_feed_matches_no_route() -> None:
+    """``$`` matches before a final line feed, so the second route would handle the path without a permission."""
     first, second = Router(permission="admin"), Router(permission=None)
     first.add_api_route("/fixed", lambda: None)
     second.add_api_route("/{name}", lambda name: None)
@@ -256,7 +256,7 @@ def test_a_path_that_starlette_takes_for_another_is_no_routes() -> None:
         assert [route.permission for route in (found,) if route] == permissions
 
 
-def test_a_websocket_finds_websocket_routes_alone() -> None:
+def test_a_websocket_finds_only_websocket_routes() -> None:
     table = RouteTable(overlapping())
     found = table.find({"type": "websocket", "path": "/a/1"})
     assert found is not None

@@ -11,7 +11,7 @@ from tests.support.fakes import FakeBackend, FakeMetrics
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_second_takes_so_many_requests_and_the_next_client_is_told_when_to_retry(
+async def test_the_request_rate_is_limited_and_a_refusal_says_when_to_retry(
     keyed: httpx.AsyncClient, keys: Keys, metrics: FakeMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 1000.0
@@ -32,13 +32,13 @@ async def test_a_second_takes_so_many_requests_and_the_next_client_is_told_when_
     assert metrics.requests.count(("slow", "rate_limited")) == 4
 
 
-async def test_keys_of_one_name_share_its_limits_and_others_do_not(keyed: httpx.AsyncClient, keys: Keys) -> None:
+async def test_only_keys_of_the_same_name_share_limits(keyed: httpx.AsyncClient, keys: Keys) -> None:
     old, new = (keys.add("dock", "detect", requests_per_s=0.01) for _ in range(2))
     other = keys.add("yard", "detect", requests_per_s=0.01)
     assert [await statuses(keyed, header, 1) for header in (old, new, other)] == [[200], [429], [200]]
 
 
-async def test_a_changed_file_changes_the_limits_and_forgets_no_others(keyed: httpx.AsyncClient, keys: Keys) -> None:
+async def test_a_changed_file_changes_only_the_limits_that_differ(keyed: httpx.AsyncClient, keys: Keys) -> None:
     dock = keys.add("dock", "detect", requests_per_s=0.01)
     assert await statuses(keyed, dock, 2) == [200, 429]
     keys.add("yard", "detect")
@@ -48,7 +48,7 @@ async def test_a_changed_file_changes_the_limits_and_forgets_no_others(keyed: ht
     assert await statuses(keyed, dock, 9) == [200] * 9
 
 
-async def test_a_key_without_limits_of_its_own_has_the_settings(backend: FakeBackend, keys: Keys) -> None:
+async def test_a_key_without_its_own_limits_uses_the_settings(backend: FakeBackend, keys: Keys) -> None:
     api = build(backend, keys, access={"requests_per_s": 0.01})
     async with client_of(api) as client:
         assert await statuses(client, keys.add("dock", "detect"), 2) == [200, 429]
@@ -59,7 +59,7 @@ async def test_a_key_without_limits_of_its_own_has_the_settings(backend: FakeBac
 
 
 @pytest.mark.parametrize(("is_keyed", "status_code"), [(True, 429), (False, 200)])
-async def test_a_key_without_limits_has_32_requests_in_flight_and_this_machine_as_many_as_it_likes(
+async def test_a_key_may_have_32_requests_in_flight_by_default_and_unkeyed_clients_any_number(
     backend: FakeBackend, keys: Keys, is_keyed: bool, status_code: int
 ) -> None:
     header = keys.add("dock", "detect")
@@ -74,19 +74,21 @@ async def test_a_key_without_limits_has_32_requests_in_flight_and_this_machine_a
 
 
 @pytest.mark.parametrize("end", ["answered", "client gone", "bug", "deadline"])
-async def test_a_request_is_in_flight_until_it_ends_however_that_is(backend: FakeBackend, keys: Keys, end: str) -> None:
+async def test_a_request_counts_as_in_flight_until_it_ends_in_any_way(
+    backend: FakeBackend, keys: Keys, end: str
+) -> None:
     header = keys.add("dock", "detect", concurrency=1)
     picture = {"answered": b"1", "client gone": b"slow", "bug": b"1", "deadline": b"slow"}[end]
     async with client_of(build(backend, keys, limits={"deadline_s": 60 if end == "client gone" else 0.2})) as client:
         for _ in range(3):
             backend.failure = RuntimeError("a bug") if end == "bug" else None
-            asked = len(backend.tenants)
+            calls_before = len(backend.tenants)
 
-            def is_asked(before: int = asked) -> bool:
+            def has_arrived(before: int = calls_before) -> bool:
                 return len(backend.tenants) > before
 
             first = asyncio.create_task(client.post("/detect", content=picture, headers=header))
-            await until(is_asked)
+            await until(has_arrived)
             if end == "client gone":
                 assert is_error(
                     await client.post("/detect", content=b"1", headers=header),
@@ -101,11 +103,11 @@ async def test_a_request_is_in_flight_until_it_ends_however_that_is(backend: Fak
 
 
 @pytest.mark.parametrize("path", ["events", "preview.mjpeg"])
-def test_a_follower_is_in_flight_until_it_has_gone(keys: Keys, path: str) -> None:
+def test_a_follower_counts_as_in_flight_until_it_disconnects(keys: Keys, path: str) -> None:
     with served_with(keys, concurrency=1) as served:
         for _ in range(3):
             status_code = 429
-            while status_code == 429:  # until the server has noticed that the one before has gone
+            while status_code == 429:  # until the server notices that the previous follower has disconnected
                 with served.http.stream("GET", f"/streams/lot/{path}") as response:
                     status_code = response.status_code
                     if status_code == 200:
@@ -113,7 +115,7 @@ def test_a_follower_is_in_flight_until_it_has_gone(keys: Keys, path: str) -> Non
             assert status_code == 200
 
 
-def test_a_follower_is_no_longer_in_flight_when_its_stream_has_ended(keys: Keys) -> None:
+def test_a_follower_no_longer_counts_once_its_stream_has_ended(keys: Keys) -> None:
     with served_with(keys, concurrency=2) as served:
         with served.http.stream("GET", "/streams/lot/events") as response:
             assert served.http.delete("/streams/lot").status_code == 204
@@ -128,7 +130,7 @@ def test_a_follower_is_no_longer_in_flight_when_its_stream_has_ended(keys: Keys)
             assert socket.response.status_code == 101
 
 
-async def test_a_request_in_flight_counts_though_its_keys_name_was_away_for_a_while(
+async def test_a_request_in_flight_still_counts_after_its_key_was_removed_and_restored(
     backend: FakeBackend, keys: Keys
 ) -> None:
     header = keys.add("dock", "detect", concurrency=1)

@@ -17,7 +17,7 @@ from tests.support.fakes import FakeBackend, FakeMetrics
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_changed_file_holds_without_a_restart(keyed: httpx.AsyncClient, keys: Keys) -> None:
+async def test_a_changed_file_takes_effect_without_a_restart(keyed: httpx.AsyncClient, keys: Keys) -> None:
     first = keys.add("dock", "detect")
     assert (await keyed.post("/detect", content=b"1", headers=first)).status_code == 200
     second = keys.add("dock", "detect")
@@ -28,39 +28,39 @@ async def test_a_changed_file_holds_without_a_restart(keyed: httpx.AsyncClient, 
         assert is_error(await keyed.post("/detect", content=b"1", headers=header), 401, "unauthorized")
 
 
-async def test_a_changed_file_holds_while_every_thread_of_the_loops_own_is_busy(
+async def test_a_changed_file_takes_effect_while_the_event_loops_thread_pool_is_busy(
     keyed: httpx.AsyncClient, keys: Keys
 ) -> None:
     header = keys.add("dock", "detect")
     assert (await keyed.post("/detect", content=b"1", headers=header)).status_code == 200
-    go_on = threading.Event()
-    busy = [asyncio.create_task(asyncio.to_thread(go_on.wait)) for _ in range(100)]
-    await asyncio.sleep(0)  # they begin
+    release = threading.Event()
+    busy = [asyncio.create_task(asyncio.to_thread(release.wait)) for _ in range(100)]
+    await asyncio.sleep(0)  # lets the tasks start
     try:
         async with asyncio.timeout(10):
             keys.clear()
             assert is_error(await keyed.post("/detect", content=b"1", headers=header), 401, "unauthorized")
     finally:
-        go_on.set()
+        release.set()
         await asyncio.gather(*busy)
 
 
-async def test_the_file_is_looked_at_no_more_often_than_once_a_while(
+async def test_the_file_is_checked_at_most_once_per_interval(
     keyed: httpx.AsyncClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[KeyFile] = []
+    checks: list[KeyFile] = []
 
     def refresh(self: KeyFile) -> bool:
-        looks.append(self)
+        checks.append(self)
         return False
 
     monkeypatch.setattr(KeyFile, "refresh", refresh)
     monkeypatch.setattr(reload, "_POLL_INTERVAL_S", 3600.0)
     await asyncio.gather(*(keyed.post("/detect", content=b"1", headers=keys.add("dock", "detect")) for _ in range(20)))
-    assert len(looks) == 1
+    assert len(checks) == 1
 
 
-async def test_while_the_file_is_broken_the_old_keys_stay_and_it_is_told(
+async def test_the_previous_keys_stay_and_an_error_is_logged_while_the_file_is_invalid(
     keyed: httpx.AsyncClient, keys: Keys, metrics: FakeMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     header = keys.add("dock", "detect")
@@ -72,13 +72,13 @@ async def test_while_the_file_is_broken_the_old_keys_stay_and_it_is_told(
         for _ in range(3):
             assert (await keyed.post("/detect", content=b"1", headers=header)).status_code == 200
         assert metrics.unreadable == 3
-        assert [record.levelname for record in caplog.records if "keys' file" in record.message] == ["ERROR"]
+        assert [record.levelname for record in caplog.records if "access.keys_file" in record.message] == ["ERROR"]
         keys.save()
         assert (await keyed.post("/detect", content=b"1", headers=header)).status_code == 200
     assert metrics.unreadable == 3
     assert "sl_" not in caplog.text
 
 
-async def test_without_the_file_it_does_not_start(backend: FakeBackend, tmp_path: Path) -> None:
+async def test_the_application_does_not_start_if_the_file_is_missing(backend: FakeBackend, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         build(access={"keys_file": str(tmp_path / "nowhere.yaml")})

@@ -9,7 +9,7 @@ from tests.support.api import Keys, connect_to, served_with
 
 
 def revoke(keys: Keys, how: str) -> None:
-    if how == "taken out":
+    if how == "removed":
         keys._entries = [entry for entry in keys._entries if entry["name"] != "dock"]
     else:
         entry = next(entry for entry in keys._entries if entry["name"] == "dock")
@@ -17,24 +17,24 @@ def revoke(keys: Keys, how: str) -> None:
     keys.save()
 
 
-@pytest.mark.parametrize("how", ["taken out", "expired", "of another scope"])
+@pytest.mark.parametrize("how", ["removed", "expired", "other scope"])
 @pytest.mark.parametrize("path", ["events", "preview.mjpeg"])
-def test_a_followers_answer_ends_when_its_key_is_no_longer_good(keys: Keys, path: str, how: str) -> None:
+def test_a_followed_response_ends_when_its_key_is_revoked(keys: Keys, path: str, how: str) -> None:
     with served_with(keys) as served:
         other = keys.add("yard", "streams")
         with (
             served.http.stream("GET", f"/streams/lot/{path}") as follower,
-            served.http.stream("GET", "/streams/lot/events", headers=other) as unhurt,
+            served.http.stream("GET", "/streams/lot/events", headers=other) as unaffected,
         ):
-            assert (follower.status_code, unhurt.status_code) == (200, 200)
+            assert (follower.status_code, unaffected.status_code) == (200, 200)
             revoke(keys, how)
-            assert len(list(islice(follower.iter_raw(), 4))) < 4  # it ends, and as an answer does that is complete
+            assert len(list(islice(follower.iter_raw(), 4))) < 4  # the response ends, and is complete
             served.happen()
-            assert any("event: state" in text for text in unhurt.iter_text())
+            assert any("event: state" in text for text in unaffected.iter_text())
 
 
-@pytest.mark.parametrize("how", ["taken out", "expired", "of another scope"])
-def test_a_websocket_is_closed_when_its_key_is_no_longer_good(keys: Keys, how: str) -> None:
+@pytest.mark.parametrize("how", ["removed", "expired", "other scope"])
+def test_a_websocket_is_closed_when_its_key_is_revoked(keys: Keys, how: str) -> None:
     with served_with(keys) as served, connect_to(served) as socket:
         served.happen()
         assert "state" in socket.recv(timeout=60)
@@ -45,9 +45,9 @@ def test_a_websocket_is_closed_when_its_key_is_no_longer_good(keys: Keys, how: s
         assert closed.value.rcvd.code == 4401
 
 
-def test_while_the_file_is_broken_followers_stay(keys: Keys) -> None:
+def test_followers_stay_connected_while_the_file_is_invalid(keys: Keys) -> None:
     with served_with(keys) as served, connect_to(served) as socket:
         keys.path.write_text("broken: [")
-        assert served.http.get("/streams").status_code == 200  # the file has been looked at
+        assert served.http.get("/streams").status_code == 200  # this request has checked the file
         served.happen()
         assert "state" in socket.recv(timeout=60)

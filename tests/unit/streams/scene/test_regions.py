@@ -269,7 +269,7 @@ def test_crossings_match_the_true_paths(seed: int) -> None:
 
 
 def test_a_line_without_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="ends where it starts"):
+    with pytest.raises(ValueError, match="end where it starts"):
         Line(name="dot", start=(0.5, 0.5), end=(0.5, 0.5))
 
 
