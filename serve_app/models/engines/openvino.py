@@ -155,8 +155,8 @@ def _read_network(core: ov.Core, path: Path) -> ov.Model:
             ) from exc
         if external := re.search(r"stored data in file \(([^,)]+)", str(exc)):
             raise ModelError(
-                f"OpenVINO cannot read {path.name}: {external[1]}, the file with its weights, is missing or incomplete: "
-                "keep both files in one folder"
+                f"OpenVINO cannot read {path.name}: {external[1]}, the file with its weights, is missing or "
+                "incomplete: keep both files in one folder"
             ) from exc
         if newer := re.search(r"(?:unsupported opset|operation with type): (\S+)", str(exc)):
             raise ModelError(
