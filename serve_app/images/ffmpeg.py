@@ -33,7 +33,7 @@ def decode_with_ffmpeg(codec_name: str, config: bytes | None, data: bytes, width
     if len(frames) != 1 or frames[0].is_corrupt:
         raise Undecodable("the picture is truncated, corrupt or of an unsupported kind")
     if (frames[0].width, frames[0].height) != (width_px, height_px):
-        raise Undecodable("the picture has another size than its header says")
+        raise Undecodable("the picture's size differs from the size in its header")
     return frames[0]
 
 

@@ -66,7 +66,7 @@ def _first_picture(data: bytes) -> _Picture:
             if own_flags & 0x80:
                 return _Picture(at, data[at:end], (blue, green, red))
             if not table:
-                raise unsupported("a GIF without colours")
+                raise unsupported("a GIF without a colour table")
             own_flags = own_flags & 0x78 | 0x80 | flags & 7
             body = data[at : at + 9] + bytes((own_flags,)) + table + data[start:end]
             return _Picture(at, body, (blue, green, red))

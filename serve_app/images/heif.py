@@ -23,7 +23,8 @@ from serve_app.types import Pixels
 _HEVC, _AV1, _GRID, _IDENTITY = (b"hvc1", b"hev1"), b"av01", b"grid", b"iden"
 _TONE_MAP = b"tmap"  # an HDR picture made from an ordinary one, which is its first input (ISO 21496-1)
 _UNSUPPORTED_KINDS = {
-    b"jpeg": "JPEG", b"avc1": "H.264", b"vvc1": "H.266", b"j2k1": "JPEG 2000", b"unci": "uncompressed pixels",
+    b"jpeg": "JPEG data", b"avc1": "H.264 data", b"vvc1": "H.266 data", b"j2k1": "JPEG 2000 data",
+    b"unci": "uncompressed pixels",
     b"iovl": "several overlaid pictures",
 }  # fmt: skip
 _UNSUPPORTED_PROPERTIES = {b"a1op": "several operating points", b"lsel": "several layers"}
@@ -52,8 +53,8 @@ class _Decoder:
     def pixels(self, item: Item, depth: int = 0) -> Pixels:
         """Return an item's pixels with its rotation, mirroring and cropping applied."""
         for kind, name in _UNSUPPORTED_PROPERTIES.items():
-            if item.of(kind) is not None:
-                raise unsupported(f"a HEIF or AVIF picture of {name}")
+            if item.first_property(kind) is not None:
+                raise unsupported(f"a HEIF or AVIF picture with {name}")
         if item.is_premultiplied:
             raise unsupported("a HEIF or AVIF picture with premultiplied alpha")
         if item.kind in (*_HEVC, _AV1):
@@ -64,11 +65,11 @@ class _Decoder:
         elif item.kind in (_IDENTITY, _TONE_MAP) and item.made_of and depth == 0:
             pixels = self.pixels(self._items[item.made_of[0]], depth + 1)
         else:
-            raise unsupported(f"a HEIF file of {_UNSUPPORTED_KINDS.get(item.kind, 'an unknown kind')}")
+            raise unsupported(f"a HEIF file with {_UNSUPPORTED_KINDS.get(item.kind, 'an unknown kind of item')}")
         return _apply_properties(pixels, item)
 
     def _size(self, item: Item) -> tuple[int, int]:
-        body = item.of(b"ispe")
+        body = item.first_property(b"ispe")
         if body is None:
             raise unreadable_header()
         width, height = struct.unpack_from(">II", body, 4)
@@ -108,7 +109,7 @@ class _Decoder:
         if self._bytes_left < 0:
             raise Undecodable("the picture's parts are larger than its file")
         is_av1 = item.kind == _AV1
-        config = item.of(b"av1C" if is_av1 else b"hvcC")
+        config = item.first_property(b"av1C" if is_av1 else b"hvcC")
         if config is None or len(config) < 4:
             raise unreadable_header()
         if is_av1:

@@ -32,7 +32,7 @@ class Item:
     made_of: list[int] = field(default_factory=list)
     is_premultiplied: bool = False
 
-    def of(self, kind: bytes) -> bytes | None:
+    def first_property(self, kind: bytes) -> bytes | None:
         """Return the body of the first property of this kind, or None."""
         return next((each.body for each in self.properties if each.kind == kind), None)
 

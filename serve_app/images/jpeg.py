@@ -109,7 +109,7 @@ def _check_frame(data: bytes, at: int, max_pixels: int) -> int:
         raise unsupported("a JPEG that gives its height after its pixels")
     check_size(width, height, max_pixels)
     if depth != 8:
-        raise unsupported(f"a JPEG of {depth} bits")
+        raise unsupported(f"a JPEG with {depth} bits per sample")
     if channels not in (1, 3, 4):
         raise unsupported(f"a JPEG with {channels} channels")
     return channels

@@ -30,7 +30,7 @@ _COMPRESSION_NAMES = {
     50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL", 34892: "lossy JPEG", 34676: "SGI Log", 34677: "SGI Log",
 }  # fmt: skip
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
-_PHOTOMETRIC_NAMES = {4: "a mask", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32844: "LogL", 32845: "LogLuv"}
+_PHOTOMETRIC_NAMES = {4: "mask", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32844: "LogL", 32845: "LogLuv"}
 _RAW = {32803, 34892, 51177}  # colour filter array, linear raw, depth map
 _LAYOUTS = {  # photometric: allowed bits per sample, colour samples per pixel
     _WHITE_IS_ZERO: ((1, 4, 8, 16), 1), _BLACK_IS_ZERO: ((1, 4, 8, 16), 1), _RGB: ((8, 16), 3),
@@ -107,7 +107,9 @@ def _check_layout(directory: Directory) -> tuple[int, bool]:
         raise unsupported("a TIFF without a photometric interpretation")
     photometric = directory.value(tags.PHOTOMETRIC, 0)
     if photometric not in _LAYOUTS:
-        raise unsupported(f"a TIFF of {_PHOTOMETRIC_NAMES.get(photometric, f'colour space {photometric}')}")
+        raise unsupported(
+            f"a TIFF with the photometric interpretation {_PHOTOMETRIC_NAMES.get(photometric, photometric)}"
+        )
     possible_bits, colours = _LAYOUTS[photometric]
     samples = directory.value(tags.SAMPLES, 1)
     all_bits, formats = directory.values(tags.BITS) or (1,), directory.values(tags.SAMPLE_FORMAT) or (1,)

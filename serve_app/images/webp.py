@@ -69,7 +69,7 @@ def _still(data: bytes, start: int, end: int, size: tuple[int, int] | None, max_
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, at + 6))
     check_size(width, height, max_pixels)
     if size is not None and size != (width, height):
-        raise Undecodable("the picture has another size than its header says")
+        raise Undecodable("the picture's size differs from the size in its header")
     body = data[at:stop] + b"\0" * ((stop - at) % 2)
     return decode_with_opencv(
         b"".join((struct.pack("<4sI4s4sI", b"RIFF", 12 + len(body), b"WEBP", kind, stop - at), body))

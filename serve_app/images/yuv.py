@@ -42,7 +42,7 @@ def to_bgr(frame: VideoFrame, colours: Colours | None) -> Pixels:
     component = frame.format.components[0]
     depth = component.bits
     if not 8 <= depth <= 12 or frame.format.is_big_endian:
-        raise unsupported(f"a picture of {depth} bits")
+        raise unsupported(f"a picture with {depth} bits per sample")
     planes = [_samples(plane, depth) for plane in frame.planes[: 1 if len(frame.planes) < 3 else 3]]
     if frame.format.name.startswith("gbr"):  # its planes are green, blue and red, in the order of H.273
         matrix = _bgr_matrix(Colours(_IDENTITY, colours.is_full_range), depth)

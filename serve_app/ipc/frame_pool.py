@@ -133,7 +133,7 @@ class SlotReader:
         return _frame_and_flag(self._pools[ref.pool][1], ref)
 
     def close(self) -> None:
-        """Drop every mapping."""
+        """Unmap all pools that are mapped."""
         for name in list(self._pools):
             os.close(self._pools.pop(name)[0])
 

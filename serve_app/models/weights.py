@@ -55,7 +55,7 @@ def find_weights(args: ModelArgs, engine: str) -> Path:
     except (ValueError, RuntimeError, OSError) as exc:
         raise ModelError("model.weights is not a valid path") from exc
     if not is_there:
-        raise ModelError(f"model.weights: there is no {path}")
+        raise ModelError(f"model.weights: there is no {path}; check the path")
     if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
         raise ModelError(f"model.weights: {path} is not readable by user {os.getuid()}; change its permissions")
     if path.is_dir() and path.suffix == ".pt":

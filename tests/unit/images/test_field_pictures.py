@@ -71,8 +71,8 @@ def test_the_exif_orientation_of_webp_and_png_is_applied_with_any_prefix(orienta
     webp = phones.webp_with(saved(Image.fromarray(pixels), "WEBP", lossless=True), pixels.shape, [(b"EXIF", block)])
     assert np.array_equal(read(webp), upright(pixels, orientation))
     head, *chunks = split(saved(Image.fromarray(pixels), "PNG"))
-    for place in (1, len(chunks) - 1):
-        described = b"".join((head, *chunks[:place], png_chunk(b"eXIf", block), *chunks[place:]))
+    for index in (1, len(chunks) - 1):
+        described = b"".join((head, *chunks[:index], png_chunk(b"eXIf", block), *chunks[index:]))
         assert np.array_equal(read(described), upright(pixels, orientation))
 
 
@@ -142,7 +142,7 @@ def test_a_run_length_bmp_is_decoded_correctly(seed: int) -> None:
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)], ids=["RGB", "BGR"])
 def test_the_colour_masks_of_a_bmp_are_applied(bits: int, order: tuple[int, int, int]) -> None:
     masks = [0xF800, 0x07E0, 0x001F] if bits == 16 else [0xFF000000, 0xFF0000, 0xFF00]
-    red, green, blue = (masks[place] for place in order)
+    red, green, blue = (masks[index] for index in order)
     info = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, bits, 3, 0, 0, 0, 0, 0) + struct.pack("<III", red, green, blue)
     data = struct.pack("<2sIHHI", b"BM", 0, 0, 0, 66) + info + struct.pack("<I", red)
     assert read(data).tolist() == [[[255, 0, 0]]]
@@ -273,7 +273,7 @@ def test_a_thumbnail_without_another_picture_is_decoded() -> None:
 def test_the_error_for_a_twelve_bit_jpeg_names_the_reason() -> None:
     photo = bytearray(plain_jpeg())
     photo[photo.index(b"\xff\xc0") + 4] = 12
-    with pytest.raises(Undecodable, match="a JPEG of 12 bits"):
+    with pytest.raises(Undecodable, match="a JPEG with 12 bits"):
         read(bytes(photo))
 
 
