@@ -22,7 +22,7 @@ _HAS_XMP, _HAS_EXIF, _IS_ANIMATED = 0x04, 0x08, 0x02
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the picture, or the first frame of an animation on its canvas. Raise TooLarge or Undecodable on failure."""
+    """Return the picture, or the first frame of an animation. Raise TooLarge or Undecodable on failure."""
     end = 8 + int.from_bytes(data[4:8], "little")
     if data[12:16] != _EXTENDED:
         return _still(data, 12, end, None, max_pixels)
