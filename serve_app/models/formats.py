@@ -70,7 +70,7 @@ def check_start(path: Path) -> None:
     if path.is_dir():
         return
     if not path.is_file():  # reading from a pipe or a device could block forever
-        raise ModelError(f"model.weights: {path.name} is neither a file nor a folder")
+        raise ModelError(f"model.weights: {path.name} is neither a file nor a folder: set the path of a model")
     with path.open("rb") as file:
         start = file.read(_READ_BYTES).lstrip().lower()
     if not start:

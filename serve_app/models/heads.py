@@ -130,7 +130,7 @@ def check_output(raw: NDArray[np.float32], labels: Sequence[str]) -> None:
     ``raw`` is the output for any picture (see ``models.tasks.detect``). An output without boxes proves nothing.
     """
     if not np.isfinite(raw).all():
-        raise ModelError("the model produces NaN or infinite values")
+        raise ModelError("the model produces NaN or infinite values: export it again, in fp32 if it was fp16")
     if raw.shape[1] == 6:
         boxes, scores, class_id = raw[:, :4], raw[:, 4], raw[:, 5]
         if (class_id != np.round(class_id)).any():
