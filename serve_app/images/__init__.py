@@ -1,1 +1,1 @@
-"""Bytes to pixels to model input, and boxes back. This package knows neither models nor Ray."""
+"""Decode pictures, fit them into the model input, and map boxes back. This package imports neither models nor Ray."""

@@ -1,6 +1,7 @@
-"""BMP, as Windows and OS/2 write it (Windows GDI: BITMAPINFOHEADER, "Bitmap Compression").
+"""Decode BMP files as Windows and OS/2 write them (Windows GDI: BITMAPINFOHEADER, "Bitmap Compression").
 
-It is read here, by NumPy: OpenCV 5.0.0 shreds padded runs, and ignores the masks of 32 bits.
+We decode BMP with NumPy because OpenCV 5.0.0 garbles padded run-length rows and ignores the colour masks of 32-bit
+pixels.
 """
 
 from __future__ import annotations
@@ -12,22 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import Undecodable
-from serve_app.images.limits import check_size, unread, variant
+from serve_app.images.limits import check_size, unreadable_header, unsupported
 from serve_app.types import Pixels
 
 _RGB, _RLE8, _RLE4, _BITFIELDS, _ALPHA_BITFIELDS = 0, 1, 2, 3, 6
-_COMPRESSIONS = {4: "a BMP with a JPEG in it", 5: "a BMP with a PNG in it"}
-_OS2_HEAD, _WINDOWS_HEAD = 12, 40  # bytes of the headers; OS/2 2.x writes 16 to 64
+_UNSUPPORTED_COMPRESSIONS = {4: "a BMP with a JPEG in it", 5: "a BMP with a PNG in it"}
+_OS2_HEADER_BYTES, _WINDOWS_HEADER_BYTES = 12, 40  # OS/2 2.x writes headers of 16 to 64 bytes
 _BITS = {_RGB: (1, 4, 8, 16, 24, 32), _RLE8: (8,), _RLE4: (4,), _BITFIELDS: (16, 32), _ALPHA_BITFIELDS: (16, 32)}
-_MASKS = {16: (0x7C00, 0x03E0, 0x001F), 32: (0xFF0000, 0x00FF00, 0x0000FF)}  # red, green, blue where none are given
-_MOST_PADDING_PX = 7  # some writers fill the rows of run-length pictures, too
-_MAX_RUNS = 1_000_000  # a second's work
+_DEFAULT_MASKS = {
+    16: (0x7C00, 0x03E0, 0x001F),
+    32: (0xFF0000, 0x00FF00, 0x0000FF),
+}  # red, green, blue, for files without masks
+_MAX_PADDING_PX = 7  # some writers also pad the rows of run-length pictures
+_MAX_RUNS = 1_000_000  # decoding them takes about a second
 
 
 @dataclass(frozen=True)
 class _Header:
     size_bytes: int
-    pixels_at: int
+    pixels_offset: int
     width_px: int
     height_px: int
     is_top_down: bool
@@ -37,63 +41,67 @@ class _Header:
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the picture, alpha dropped. Raises TooLarge, Undecodable."""
+    """Return the picture without its alpha channel. Raise TooLarge or Undecodable on failure."""
     header = _header(data)
     check_size(header.width_px, header.height_px, max_pixels)
-    if header.compression in _COMPRESSIONS and header.bits == 0:
-        raise variant(_COMPRESSIONS[header.compression])
+    if header.compression in _UNSUPPORTED_COMPRESSIONS and header.bits == 0:
+        raise unsupported(_UNSUPPORTED_COMPRESSIONS[header.compression])
     if header.bits not in _BITS.get(header.compression, ()):
-        raise variant(f"a BMP of {header.bits} bits and compression {header.compression}")
+        raise unsupported(f"a BMP with {header.bits} bits per pixel and compression {header.compression}")
     if header.compression in (_RLE8, _RLE4):
-        return _palette(data, header)[_upright(_run_lengths(data, header), header)]
-    rows = _upright(_rows(data, header), header)
+        return _palette(data, header)[_top_row_first(_decode_runs(data, header), header)]
+    rows = _top_row_first(_rows(data, header), header)
     if header.bits <= 8:
         return _palette(data, header)[_indices(rows, header)]
     if header.bits == 24:
         used = np.ascontiguousarray(rows[:, : 3 * header.width_px])
         return used.reshape(header.height_px, header.width_px, 3)
-    return _masked(rows, data, header)
+    return _apply_masks(rows, data, header)
 
 
 def _header(data: bytes) -> _Header:
-    pixels_at, size_bytes = struct.unpack_from("<II", data, 10)
+    pixels_offset, size_bytes = struct.unpack_from("<II", data, 10)
     compression = colours = 0
-    if size_bytes == _OS2_HEAD:
+    if size_bytes == _OS2_HEADER_BYTES:
         width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
     elif size_bytes >= 16:
         width, height, _, bits = struct.unpack_from("<iiHH", data, 18)
-        if size_bytes >= _WINDOWS_HEAD:
+        if size_bytes >= _WINDOWS_HEADER_BYTES:
             compression, _, _, _, colours = struct.unpack_from("<IIiiI", data, 30)
     else:
-        raise unread()
-    if not pixels_at:  # some writers leave it out: the pixels lie behind the header, its masks, and the palette
-        masks_bytes = {_BITFIELDS: 12, _ALPHA_BITFIELDS: 16}.get(compression, 0) if size_bytes == _WINDOWS_HEAD else 0
+        raise unreadable_header()
+    if not pixels_offset:  # some writers leave it out; the pixels then follow the header, its masks and the palette
+        masks_bytes = (
+            {_BITFIELDS: 12, _ALPHA_BITFIELDS: 16}.get(compression, 0) if size_bytes == _WINDOWS_HEADER_BYTES else 0
+        )
         entries = min(colours or 1 << bits, 1 << bits) if bits <= 8 else colours
-        pixels_at = 14 + size_bytes + masks_bytes + entries * (3 if size_bytes == _OS2_HEAD else 4)
-    return _Header(size_bytes, pixels_at, width, abs(height), height < 0, bits, compression, colours)
+        pixels_offset = 14 + size_bytes + masks_bytes + entries * (3 if size_bytes == _OS2_HEADER_BYTES else 4)
+    return _Header(size_bytes, pixels_offset, width, abs(height), height < 0, bits, compression, colours)
 
 
 def _rows(data: bytes, header: _Header) -> Pixels:
-    """Return the rows as bytes, in the order of the file. Each is filled up to 4 bytes."""
+    """Return the rows as bytes, in the order of the file. Each row is padded to a multiple of 4 bytes."""
     row_bytes = (header.width_px * header.bits + 31) // 32 * 4
     needed_bytes = row_bytes * header.height_px
     filling_bytes = row_bytes - (header.width_px * header.bits + 7) // 8
-    if 0 < header.pixels_at + needed_bytes - len(data) <= filling_bytes:
-        data += bytes(filling_bytes)  # some writers do not fill up the last row
-    if header.pixels_at < 14 + header.size_bytes or header.pixels_at + needed_bytes > len(data):
+    if 0 < header.pixels_offset + needed_bytes - len(data) <= filling_bytes:
+        data += bytes(filling_bytes)  # some writers do not pad the last row
+    if header.pixels_offset < 14 + header.size_bytes or header.pixels_offset + needed_bytes > len(data):
         raise Undecodable("the picture is truncated")
-    return np.frombuffer(data, np.uint8, needed_bytes, header.pixels_at).reshape(header.height_px, row_bytes)
+    return np.frombuffer(data, np.uint8, needed_bytes, header.pixels_offset).reshape(header.height_px, row_bytes)
 
 
-def _upright(rows: Pixels, header: _Header) -> Pixels:
+def _top_row_first(rows: Pixels, header: _Header) -> Pixels:
     return rows if header.is_top_down else rows[::-1]
 
 
 def _palette(data: bytes, header: _Header) -> Pixels:
-    """Return 256 colours, BGR; those that the file does not have are black."""
-    entry_bytes = 3 if header.size_bytes == _OS2_HEAD else 4
+    """Return 256 BGR colours. Colours that the file does not define are black."""
+    entry_bytes = 3 if header.size_bytes == _OS2_HEADER_BYTES else 4
     start = 14 + header.size_bytes
-    count = min(header.colours or 1 << header.bits, 1 << header.bits, max(0, header.pixels_at - start) // entry_bytes)
+    count = min(
+        header.colours or 1 << header.bits, 1 << header.bits, max(0, header.pixels_offset - start) // entry_bytes
+    )
     if not count or start + count * entry_bytes > len(data):
         raise Undecodable("the picture's palette is truncated")
     palette = np.zeros((256, 3), np.uint8)
@@ -110,11 +118,11 @@ def _indices(rows: Pixels, header: _Header) -> Pixels:
     return np.unpackbits(rows, axis=1, count=header.width_px)
 
 
-def _masked(rows: Pixels, data: bytes, header: _Header) -> Pixels:
-    """Take the colours out of pixels of 16 or 32 bits."""
-    masks: tuple[int, ...] = _MASKS[header.bits]
+def _apply_masks(rows: Pixels, data: bytes, header: _Header) -> Pixels:
+    """Extract the colours of 16-bit or 32-bit pixels."""
+    masks: tuple[int, ...] = _DEFAULT_MASKS[header.bits]
     if header.compression != _RGB:
-        masks = struct.unpack_from("<III", data, 54)  # behind a header of 40 bytes, or in a longer one
+        masks = struct.unpack_from("<III", data, 54)  # they follow a header of 40 bytes and are part of a longer one
     pixels = np.empty((header.height_px, header.width_px, 3), np.uint8)
     words = rows.view("<u2" if header.bits == 16 else "<u4")[:, : header.width_px]
     for channel, mask in zip((2, 1, 0), masks, strict=True):
@@ -124,37 +132,37 @@ def _masked(rows: Pixels, data: bytes, header: _Header) -> Pixels:
 
 def _channel(words: NDArray[np.uint32], mask: int, bits: int) -> Pixels:
     shift = (mask & -mask).bit_length() - 1
-    most = mask >> max(shift, 0)
-    if not mask or most & (most + 1) or mask >> bits:
-        raise variant(f"a BMP of the mask {mask:#x}")
-    values = words >> shift & most
-    if most == 255:
+    max_value = mask >> max(shift, 0)
+    if not mask or max_value & (max_value + 1) or mask >> bits:
+        raise unsupported(f"a BMP with the colour mask {mask:#x}")
+    values = words >> shift & max_value
+    if max_value == 255:
         return values.astype(np.uint8)
-    scaled = np.arange(min(most, 0xFFFF) + 1) * 255 / min(most, 0xFFFF)
-    channel: Pixels = np.rint(scaled).astype(np.uint8)[values >> max(0, most.bit_length() - 16)]
+    scaled = np.arange(min(max_value, 0xFFFF) + 1) * 255 / min(max_value, 0xFFFF)
+    channel: Pixels = np.rint(scaled).astype(np.uint8)[values >> max(0, max_value.bit_length() - 16)]
     return channel
 
 
-def _run_lengths(data: bytes, header: _Header) -> Pixels:
-    """Return the palette's indices. What is skipped has index 0, and what goes beyond a row is dropped."""
+def _decode_runs(data: bytes, header: _Header) -> Pixels:
+    """Return the palette indices. Skipped pixels get index 0, and pixels beyond the end of a row are dropped."""
     height, width = header.height_px, header.width_px
     indices = np.zeros((height, width), np.uint8)
-    x, y, at = 0, 0, header.pixels_at
+    x, y, at = 0, 0, header.pixels_offset
     for _ in range(_MAX_RUNS):
         if at + 2 > len(data):
             raise Undecodable("the picture is truncated")
         count, value = data[at], data[at + 1]
         at += 2
-        if x > width + _MOST_PADDING_PX:
+        if x > width + _MAX_PADDING_PX:
             raise Undecodable("the picture is corrupt")
         if count:
             if y < height:
-                room = max(0, min(count, width - x))
+                visible_px = max(0, min(count, width - x))
                 if header.bits == 8:
-                    indices[y, x : x + room] = value
+                    indices[y, x : x + visible_px] = value
                 else:
-                    indices[y, x : x + room : 2] = value >> 4
-                    indices[y, x + 1 : x + room : 2] = value & 15
+                    indices[y, x : x + visible_px : 2] = value >> 4
+                    indices[y, x + 1 : x + visible_px : 2] = value & 15
             x += count
         elif value == 0:
             x, y = 0, y + 1
@@ -173,10 +181,10 @@ def _run_lengths(data: bytes, header: _Header) -> Pixels:
             if header.bits == 4:
                 literal = np.stack((literal >> 4, literal & 15), axis=1).reshape(-1)[:value]
             if y < height:
-                room = max(0, min(value, width - x))
-                indices[y, x : x + room] = literal[:room]
+                visible_px = max(0, min(value, width - x))
+                indices[y, x : x + visible_px] = literal[:visible_px]
             x += value
             at += size + size % 2
         if y >= height:
             return indices
-    raise variant(f"a BMP of more than {_MAX_RUNS:,} runs")
+    raise unsupported(f"a BMP with more than {_MAX_RUNS:,} runs")

@@ -1,4 +1,4 @@
-"""Encoded bytes -> pixels, within limits. A foreign decoder's errors end here."""
+"""Decode encoded pictures within limits. Errors of third-party decoders never leave this package."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from serve_app.types import Pixels
 
 
 def decode(data: bytes, max_pixels: int) -> Pixels:
-    """The picture as a viewer shows it: EXIF orientation applied, 8 bits, BGR, alpha dropped.
+    """Return the picture as a viewer shows it: EXIF orientation applied, 8 bits, BGR, without alpha.
 
-    The size is read from the header and held against ``max_pixels`` before any pixel is decoded.
-    Raises Malformed (no bytes), NotAnImage, TooLarge, Undecodable.
+    The size in the header is checked against ``max_pixels`` before any pixel is decoded.
+    Raise Malformed when there are no bytes, and NotAnImage, TooLarge or Undecodable.
     """
     if not data:
         raise Malformed("the picture is empty: no bytes were sent")

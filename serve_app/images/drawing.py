@@ -1,4 +1,4 @@
-"""Detections drawn on their picture."""
+"""Draw detections on their picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import cv2
 from serve_app.types import Detections, Pixels
 
 _JPEG_QUALITY = 90
-# Eight colours that stay apart for most kinds of colour vision (Okabe and Ito, 2008), BGR.
+# Eight BGR colours that people with most kinds of colour vision can tell apart (Okabe and Ito, 2008).
 _COLOURS = (
     (0, 159, 230),
     (233, 180, 86),
@@ -21,9 +21,9 @@ _COLOURS = (
 
 
 def draw(pixels: Pixels, detections: Detections) -> Pixels:
-    """Draw boxes and their labels on ``pixels`` in place, the least confident first: the best lie on top.
+    """Draw boxes and their labels on ``pixels`` in place, the least confident first so that the best are on top.
 
-    Raises ValueError for detections without labels.
+    Raise ValueError when the detections have no labels.
     """
     if detections.labels is None:
         raise ValueError("only labelled detections can be drawn")
@@ -46,5 +46,5 @@ def draw(pixels: Pixels, detections: Detections) -> Pixels:
 
 
 def encode_jpeg(pixels: Pixels) -> bytes:
-    """The picture as a JPEG."""
+    """Encode the picture as a JPEG."""
     return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1])

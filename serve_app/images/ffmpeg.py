@@ -1,4 +1,4 @@
-"""FFmpeg's codecs for single pictures, by way of PyAV. Their errors end here."""
+"""Decode single pictures with FFmpeg's codecs, through PyAV. FFmpeg's errors never leave this module."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from av.video.plane import VideoPlane
 from serve_app.errors import Undecodable
 from serve_app.types import Pixels
 
-_MARGIN_PX = 64  # codecs allocate whole blocks: pictures of up to so many more columns and rows
+_MARGIN_PX = 64  # codecs allocate whole blocks, so their frames may have this many more columns and rows
 
 
-def decoded(codec_name: str, config: bytes | None, data: bytes, width_px: int, height_px: int) -> VideoFrame:
-    """Return the one frame that ``data`` holds, of this size: the codec may allocate no larger one.
+def decode_with_ffmpeg(codec_name: str, config: bytes | None, data: bytes, width_px: int, height_px: int) -> VideoFrame:
+    """Return the only frame in ``data``. The codec may not allocate a frame larger than this size.
 
-    Raises Undecodable.
+    Raise Undecodable when the data hold no such frame.
     """
     try:
         codec = av.CodecContext.create(codec_name, "r")
         assert isinstance(codec, VideoCodecContext)
         codec.thread_count = 1
-        most_pixels = (width_px + _MARGIN_PX) * (height_px + _MARGIN_PX)
-        codec.options = {"max_pixels": str(most_pixels), "err_detect": "explode"}
+        max_pixels = (width_px + _MARGIN_PX) * (height_px + _MARGIN_PX)
+        codec.options = {"max_pixels": str(max_pixels), "err_detect": "explode"}
         if config is not None:
             codec.extradata = config
         frames = [*codec.decode(av.Packet(data)), *codec.decode(None)]
     except (av.FFmpegError, ValueError) as exc:
-        raise Undecodable("the picture is truncated, corrupt or of a variant that is not read") from exc
+        raise Undecodable("the picture is truncated, corrupt or of an unsupported kind") from exc
     if len(frames) != 1 or frames[0].is_corrupt:
-        raise Undecodable("the picture is truncated, corrupt or of a variant that is not read")
+        raise Undecodable("the picture is truncated, corrupt or of an unsupported kind")
     if (frames[0].width, frames[0].height) != (width_px, height_px):
-        raise Undecodable("the picture has another size than its header says")
+        raise Undecodable("the picture's size differs from the size in its header")
     return frames[0]
 
 
-def rows_of(plane: VideoPlane) -> Pixels:
-    """Return the bytes of a plane, row by row, with what fills its lines."""
+def plane_rows(plane: VideoPlane) -> Pixels:
+    """Return the bytes of a plane, row by row, including the padding of each row."""
     return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height]

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: how it is read, or what it is called where it is not."""
+"""Recognise a file by its first bytes: choose its reader, or name a format that is not supported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serve_app.types import Pixels
 
 READ = "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF"
 
-Reader = Callable[[bytes, int], Pixels]  # bytes, max_pixels -> pixels, upright
+Reader = Callable[[bytes, int], Pixels]  # bytes, max_pixels -> upright pixels
 
 _READERS: tuple[tuple[bytes, Reader], ...] = (
     (b"\xff\xd8\xff", jpeg.read),
@@ -90,7 +90,7 @@ _NETPBM = tuple(b"P%c" % digit for digit in b"1234567fF")
 
 
 def reader(data: bytes) -> Reader | None:
-    """Return how to read the picture, or None where it is in no format that is read."""
+    """Return the reader for the picture's format, or None when the format is not supported."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return webp.read
     if data[4:8] == b"ftyp":
@@ -99,7 +99,7 @@ def reader(data: bytes) -> Reader | None:
 
 
 def description(data: bytes) -> str:
-    """Return what the bytes are, where they are in no format that is read: a sentence's beginning before "send …"."""
+    """Return the first half of the error message for a format that is not supported; it ends before "send …"."""
     name = next((name for at, signature, name in _NAMES if data.startswith(signature, at)), None) or _text_name(data)
     if name is None:
         return "these bytes are not a picture:"
@@ -107,7 +107,7 @@ def description(data: bytes) -> str:
 
 
 def _brands(data: bytes) -> set[bytes]:
-    """Return the brands of a file of boxes: the major one, and those that it is compatible with."""
+    """Return the major brand and the compatible brands of an ISO media file."""
     size = min(int.from_bytes(data[:4], "big"), 1024)
     return {data[8:12], *(data[at : at + 4] for at in range(16, size - 3, 4))}
 

@@ -1,4 +1,4 @@
-"""GIF (89a): its first picture. FFmpeg decodes it, by way of PyAV."""
+"""Decode the first picture of a GIF (89a) with FFmpeg, through PyAV."""
 
 from __future__ import annotations
 
@@ -8,44 +8,45 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve_app.errors import Undecodable
-from serve_app.images.ffmpeg import decoded, rows_of
-from serve_app.images.limits import MAX_PARTS, check_size, variant
+from serve_app.images.ffmpeg import decode_with_ffmpeg, plane_rows
+from serve_app.images.limits import MAX_PARTS, check_size, unsupported
 from serve_app.types import Pixels
 
-_EXTENSION, _PICTURE = 0x21, 0x2C
+_EXTENSION, _IMAGE_DESCRIPTOR = 0x21, 0x2C
 _TERMINATOR = b"\x3b"
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the first picture on its screen. Raises TooLarge, Undecodable."""
+    """Return the first picture on the GIF's logical screen. Raise TooLarge or Undecodable on failure."""
     data = data.removesuffix(_TERMINATOR) + b"\0" + _TERMINATOR  # some writers do not end the last block
-    picture = _first(data)
+    picture = _first_picture(data)
     left, top, own_width, own_height = struct.unpack_from("<4H", data, picture.at + 1)
     screen_width, screen_height = struct.unpack_from("<HH", data, 6)
     width, height = max(screen_width, left + own_width), max(screen_height, top + own_height)
     check_size(width, height, max_pixels)
-    plain = b"".join((data[:6], struct.pack("<HHBBB", width, height, 0, 0, 0), picture.data, _TERMINATOR))
-    frame = decoded("gif", None, plain, width, height)
-    rows = rows_of(frame.planes[0])[:, : 4 * width].reshape(height, width, 4)
-    own = rows[top : top + own_height, left : left + own_width]
-    if not own[:, :, 3].all():  # what was not written is transparent
+    one_picture = b"".join((data[:6], struct.pack("<HHBBB", width, height, 0, 0, 0), picture.data, _TERMINATOR))
+    frame = decode_with_ffmpeg("gif", None, one_picture, width, height)
+    rows = plane_rows(frame.planes[0])[:, : 4 * width].reshape(height, width, 4)
+    decoded = rows[top : top + own_height, left : left + own_width]
+    if not decoded[:, :, 3].all():  # FFmpeg leaves pixels transparent when their data are missing
         raise Undecodable("the picture is truncated or corrupt")
     pixels = np.full((height, width, 3), picture.background, np.uint8)
-    pixels[top : top + own_height, left : left + own_width] = own[:, :, :3]
+    pixels[top : top + own_height, left : left + own_width] = decoded[:, :, :3]
     return pixels
 
 
 @dataclass(frozen=True)
 class _Picture:
-    at: int  # where it begins in the file
-    data: bytes  # with a colour table of its own
+    at: int  # offset of its image descriptor in the file
+    data: bytes  # with a local colour table
     background: tuple[int, int, int]  # BGR
 
 
-def _first(data: bytes) -> _Picture:
-    """Return the file's first picture without extensions: one of them makes a colour transparent.
+def _first_picture(data: bytes) -> _Picture:
+    """Return the file's first picture without extensions, because an extension can make a colour transparent.
 
-    It gets the file's colour table as its own: without a common one, FFmpeg leaves transparent what it does not write.
+    The picture gets the global colour table as its local one. In a file without a global table, FFmpeg leaves pixels
+    transparent when their data are missing, and ``read`` relies on that.
     """
     flags, background, _ = struct.unpack_from("<3B", data, 10)
     at = 13 + _table_bytes(flags)
@@ -58,14 +59,14 @@ def _first(data: bytes) -> _Picture:
             at += 1
         elif data[at] == _EXTENSION:
             at = _after_blocks(data, at + 2)
-        elif data[at] == _PICTURE:
+        elif data[at] == _IMAGE_DESCRIPTOR:
             (own_flags,) = struct.unpack_from("<B", data, at + 9)
             start = at + 10 + _table_bytes(own_flags)
             end = _after_blocks(data, start + 1)
             if own_flags & 0x80:
                 return _Picture(at, data[at:end], (blue, green, red))
             if not table:
-                raise variant("a GIF without colours")
+                raise unsupported("a GIF without a colour table")
             own_flags = own_flags & 0x78 | 0x80 | flags & 7
             body = data[at : at + 9] + bytes((own_flags,)) + table + data[start:end]
             return _Picture(at, body, (blue, green, red))

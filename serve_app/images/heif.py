@@ -1,7 +1,7 @@
-"""HEIC and AVIF: stills of HEVC (ISO/IEC 23008-12) and of AV1 (AVIF 1.1), whole or as a grid of tiles.
+"""Decode HEIC and AVIF: HEVC stills (ISO/IEC 23008-12) and AV1 stills (AVIF 1.1), whole or as a grid of tiles.
 
-FFmpeg decodes them, by way of PyAV, each within the size that the file names. Alpha is a picture of its own, and is
-left where it is.
+FFmpeg decodes each picture or tile, through PyAV, and may not exceed the size that the file names. Alpha is a separate
+picture in these files, and is ignored.
 """
 
 from __future__ import annotations
@@ -14,35 +14,36 @@ import numpy as np
 
 from serve_app.errors import Undecodable
 from serve_app.images import orientation
-from serve_app.images.ffmpeg import decoded
+from serve_app.images.ffmpeg import decode_with_ffmpeg
 from serve_app.images.isobmff import Item, Items, Property, read_items
-from serve_app.images.limits import MAX_PARTS, check_size, unread, variant
+from serve_app.images.limits import MAX_PARTS, check_size, unreadable_header, unsupported
 from serve_app.images.yuv import Colours, to_bgr
 from serve_app.types import Pixels
 
-_HEVC, _AV1, _GRID, _SAME = (b"hvc1", b"hev1"), b"av01", b"grid", b"iden"
-_TONE_MAP = b"tmap"  # what makes a brighter picture of a plain one, which is its first part (ISO 21496-1)
-_OTHER_KINDS = {
-    b"jpeg": "JPEG", b"avc1": "H.264", b"vvc1": "H.266", b"j2k1": "JPEG 2000", b"unci": "uncompressed pixels",
-    b"iovl": "several pictures that lie over each other",
+_HEVC, _AV1, _GRID, _IDENTITY = (b"hvc1", b"hev1"), b"av01", b"grid", b"iden"
+_TONE_MAP = b"tmap"  # an HDR picture made from an ordinary one, which is its first input (ISO 21496-1)
+_UNSUPPORTED_KINDS = {
+    b"jpeg": "JPEG data", b"avc1": "H.264 data", b"vvc1": "H.266 data", b"j2k1": "JPEG 2000 data",
+    b"unci": "uncompressed pixels",
+    b"iovl": "several overlaid pictures",
 }  # fmt: skip
-_UNREAD_PROPERTIES = {b"a1op": "several operating points", b"lsel": "several layers"}
-_MAX_SLICES = 100  # each may cost as much as a whole picture; phones write one
-_TILING = 2  # a picture's tiles may cover so many times what a picture may have
+_UNSUPPORTED_PROPERTIES = {b"a1op": "several operating points", b"lsel": "several layers"}
+_MAX_SLICES = 100  # decoding one may cost as much as a whole picture; phones write a single slice
+_MAX_TILE_AREA_RATIO = 2  # the area of all tiles, in multiples of the pixels allowed for a picture
 _MAX_TILES = 1024  # a phone's picture of 50 megapixels has 192
-_AXES = {0: 4, 1: 2}  # imir's: what it exchanges, as an orientation
-_QUARTERS = {0: 1, 1: 8, 2: 3, 3: 6}  # irot's turns against the clock
+_MIRROR_ORIENTATIONS = {0: 4, 1: 2}  # the axis of imir -> Exif orientation
+_ROTATION_ORIENTATIONS = {0: 1, 1: 8, 2: 3, 3: 6}  # the anticlockwise quarter turns of irot -> Exif orientation
 _AV1_FRAMES = (3, 6)  # OBU_FRAME_HEADER, OBU_FRAME (AV1 specification, 6.2.2)
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the file's primary picture. Raises TooLarge, Undecodable."""
+    """Return the file's primary picture. Raise TooLarge or Undecodable on failure."""
     items = read_items(data)
-    return _Picture(items, max_pixels, len(data)).pixels(items[items.primary])
+    return _Decoder(items, max_pixels, len(data)).pixels(items[items.primary])
 
 
-class _Picture:
-    """The decoding of a file: how much of it has been decoded already is counted."""
+class _Decoder:
+    """Decoder of one file, which never decodes more bytes than the file has."""
 
     def __init__(self, items: Items, max_pixels: int, file_bytes: int) -> None:
         self._items = items
@@ -50,27 +51,27 @@ class _Picture:
         self._bytes_left = file_bytes
 
     def pixels(self, item: Item, depth: int = 0) -> Pixels:
-        """Return an item as it is shown."""
-        for kind, name in _UNREAD_PROPERTIES.items():
-            if item.of(kind) is not None:
-                raise variant(f"a HEIF or AVIF picture of {name}")
+        """Return an item's pixels with its rotation, mirroring and cropping applied."""
+        for kind, name in _UNSUPPORTED_PROPERTIES.items():
+            if item.first_property(kind) is not None:
+                raise unsupported(f"a HEIF or AVIF picture with {name}")
         if item.is_premultiplied:
-            raise variant("a HEIF or AVIF picture whose colours are multiplied by alpha")
+            raise unsupported("a HEIF or AVIF picture with premultiplied alpha")
         if item.kind in (*_HEVC, _AV1):
             width, height = self._size(item)
-            pixels = self._coded(item, width, height, item)
+            pixels = self._decode(item, width, height, item)
         elif item.kind == _GRID:
             pixels = self._grid(item)
-        elif item.kind in (_SAME, _TONE_MAP) and item.made_of and depth == 0:
+        elif item.kind in (_IDENTITY, _TONE_MAP) and item.made_of and depth == 0:
             pixels = self.pixels(self._items[item.made_of[0]], depth + 1)
         else:
-            raise variant(f"a HEIF file of {_OTHER_KINDS.get(item.kind, 'an unknown kind')}")
-        return _shown(pixels, item)
+            raise unsupported(f"a HEIF file with {_UNSUPPORTED_KINDS.get(item.kind, 'an unknown kind of item')}")
+        return _apply_properties(pixels, item)
 
     def _size(self, item: Item) -> tuple[int, int]:
-        body = item.of(b"ispe")
+        body = item.first_property(b"ispe")
         if body is None:
-            raise unread()
+            raise unreadable_header()
         width, height = struct.unpack_from(">II", body, 4)
         check_size(width, height, self._max_pixels)
         return width, height
@@ -82,45 +83,45 @@ class _Picture:
         check_size(width, height, self._max_pixels)
         tiles = [self._items[number] for number in item.made_of]
         if len(tiles) != rows * columns or any(tile.kind not in (*_HEVC, _AV1) for tile in tiles):
-            raise unread()
+            raise unreadable_header()
         tile_width, tile_height = self._size(tiles[0])
         if len(tiles) > _MAX_TILES:
             raise Undecodable("the picture has too many tiles")
-        if tile_width * tile_height * len(tiles) > _TILING * self._max_pixels:
-            raise Undecodable("the picture's tiles are far larger than it is")
+        if tile_width * tile_height * len(tiles) > _MAX_TILE_AREA_RATIO * self._max_pixels:
+            raise Undecodable("the picture's tiles are far larger than the picture")
         pixels = np.empty((height, width, 3), np.uint8)
         for number, tile in enumerate(tiles):
-            own = _shown(self._coded(tile, *self._size(tiles[0]), item), tile)
+            tile_pixels = _apply_properties(self._decode(tile, *self._size(tiles[0]), item), tile)
             if number == 0:
-                tile_height, tile_width = own.shape[:2]
+                tile_height, tile_width = tile_pixels.shape[:2]
                 if tile_width * columns < width or tile_height * rows < height:
-                    raise unread()
-            if own.shape[:2] != (tile_height, tile_width):
-                raise unread()
+                    raise unreadable_header()
+            if tile_pixels.shape[:2] != (tile_height, tile_width):
+                raise unreadable_header()
             top, left = number // columns * tile_height, number % columns * tile_width
-            room = pixels[top : top + tile_height, left : left + tile_width]
-            room[:] = own[: room.shape[0], : room.shape[1]]
+            target = pixels[top : top + tile_height, left : left + tile_width]
+            target[:] = tile_pixels[: target.shape[0], : target.shape[1]]
         return pixels
 
-    def _coded(self, item: Item, width: int, height: int, whole: Item) -> Pixels:
+    def _decode(self, item: Item, width: int, height: int, whole: Item) -> Pixels:
         data = self._items.payload(item)
         self._bytes_left -= len(data)
         if self._bytes_left < 0:
             raise Undecodable("the picture's parts are larger than its file")
         is_av1 = item.kind == _AV1
-        config = item.of(b"av1C" if is_av1 else b"hvcC")
+        config = item.first_property(b"av1C" if is_av1 else b"hvcC")
         if config is None or len(config) < 4:
-            raise unread()
+            raise unreadable_header()
         if is_av1:
             _check_av1(data)
         else:
             _check_hevc(data, config)
-        frame = decoded("libdav1d" if is_av1 else "hevc", config, data, width, height)
+        frame = decode_with_ffmpeg("libdav1d" if is_av1 else "hevc", config, data, width, height)
         return to_bgr(frame, _colours(item) or _colours(whole))
 
 
 def _colours(item: Item) -> Colours | None:
-    """Return what the file says of colours: it counts more than what the bitstream says (nclx, 14496-12, 12.1.5)."""
+    """Return the file's own colour description, which overrides that of the bitstream (nclx, 14496-12, 12.1.5)."""
     for each in item.properties:
         if each.kind == b"colr" and each.body.startswith(b"nclx") and len(each.body) >= 11:
             (matrix,) = struct.unpack_from(">H", each.body, 8)
@@ -129,33 +130,33 @@ def _colours(item: Item) -> Colours | None:
 
 
 def _check_hevc(data: bytes, config: bytes) -> None:
-    """Raises Undecodable where there is more than one picture, or one that is not coded by itself."""
+    """Raise Undecodable when there is more than one picture, or one that depends on other pictures."""
     if len(config) < 23:
-        raise unread()
+        raise unreadable_header()
     length_size = (config[21] & 3) + 1
     at = slices = 0
     for _ in range(MAX_PARTS):
         if at + length_size >= len(data):
             return
         size = int.from_bytes(data[at : at + length_size], "big")
-        kind = data[at + length_size] >> 1 & 0x3F  # table 7-1 of ITU-T H.265; 16 to 21 are coded by themselves
+        kind = data[at + length_size] >> 1 & 0x3F  # table 7-1 of ITU-T H.265; 16 to 21 depend on no other picture
         if kind < 32:
             slices += 1
             if slices > _MAX_SLICES or not 16 <= kind <= 21:
-                raise Undecodable("the picture has too many slices, or is a part of a video")
+                raise Undecodable("the picture has too many slices, or is part of a video")
         at += length_size + size
     raise Undecodable("the picture has too many parts")
 
 
 def _check_av1(data: bytes) -> None:
-    """Raises Undecodable where there is more than one frame."""
+    """Raise Undecodable when there is more than one frame."""
     at = frames = 0
     for _ in range(MAX_PARTS):
         if at >= len(data):
             break
         header = data[at]
         frames += header >> 3 & 15 in _AV1_FRAMES
-        if not header & 2:  # it has no size: it is the last
+        if not header & 2:  # a unit without a size is the last one
             break
         at += 2 if header & 4 else 1
         size = shift = 0
@@ -169,41 +170,41 @@ def _check_av1(data: bytes) -> None:
     else:
         raise Undecodable("the picture has too many parts")
     if frames != 1:
-        raise variant("an AVIF picture of several frames or layers")
+        raise unsupported("an AVIF picture with several frames or layers")
 
 
-def _shown(pixels: Pixels, item: Item) -> Pixels:
-    """Return an item, or a tile, as its properties say, in their order."""
+def _apply_properties(pixels: Pixels, item: Item) -> Pixels:
+    """Apply the properties of an item or a tile to its pixels, in the order of the file."""
     for each in item.properties:
-        pixels = _transformed(pixels, each)
+        pixels = _apply_property(pixels, each)
     return pixels
 
 
-def _transformed(pixels: Pixels, how: Property) -> Pixels:
-    """Apply a property that changes what is shown (23008-12, 6.5.9 to 6.5.12)."""
-    match how.kind:
+def _apply_property(pixels: Pixels, applied: Property) -> Pixels:
+    """Apply one property if it rotates, mirrors or crops (23008-12, 6.5.9 to 6.5.12)."""
+    match applied.kind:
         case b"irot":
-            return orientation.turned(pixels, _QUARTERS[how.body[0] & 3]) if how.body else pixels
+            return orientation.apply(pixels, _ROTATION_ORIENTATIONS[applied.body[0] & 3]) if applied.body else pixels
         case b"imir":
-            return orientation.turned(pixels, _AXES[how.body[0] & 1]) if how.body else pixels
+            return orientation.apply(pixels, _MIRROR_ORIENTATIONS[applied.body[0] & 1]) if applied.body else pixels
         case b"clap":
-            return _cropped(pixels, *struct.unpack_from(">8i", how.body))
+            return _crop(pixels, *struct.unpack_from(">8i", applied.body))
     return pixels
 
 
-def _cropped(pixels: Pixels, *parts: int) -> Pixels:
-    """Return the clean aperture: width, height, and how far its centre is from the picture's, each a fraction.
+def _crop(pixels: Pixels, *parts: int) -> Pixels:
+    """Crop to the clean aperture. ``parts``: its width, height and offset from the picture's centre, as fractions.
 
-    Where its edges lie within pixels, they are rounded as libheif does: the standard does not say how.
+    Edges that fall inside a pixel are rounded as libheif rounds them, because the standard does not say how.
     """
     height_px, width_px = pixels.shape[:2]
     if min(parts[1::2]) <= 0:
-        raise unread()
+        raise unreadable_header()
     width, height, x, y = (Fraction(above, below) for above, below in zip(parts[::2], parts[1::2], strict=True))
     half = Fraction(1, 2)
     left = math.floor((width_px - width) / 2 + x)
     top = math.floor((height_px - height) / 2 + y + half)
     right, bottom = left + math.floor(width + half), top + math.floor(height + half)
     if not (0 <= left < right <= width_px and 0 <= top < bottom <= height_px):
-        raise unread()
+        raise unreadable_header()
     return np.ascontiguousarray(pixels[top:bottom, left:right])

@@ -1,4 +1,4 @@
-"""The items of a HEIF file (ISO/IEC 23008-12, on ISO/IEC 14496-12): where they lie, and what is said of them."""
+"""Read the items of a HEIF file (ISO/IEC 23008-12, based on ISO/IEC 14496-12): their data and their properties."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from serve_app.errors import Undecodable
-from serve_app.images.limits import MAX_PARTS, unread, variant
+from serve_app.images.limits import MAX_PARTS, unreadable_header, unsupported
 
-_MAX_META_BYTES = 1 << 20  # without what it carries itself; a phone's has 10 kB, for 200 items
-_IN_FILE, _IN_META = 0, 1  # iloc's construction methods; 2 is another item
+_MAX_META_BYTES = 1 << 20  # without the item data inside it; a phone writes 10 kB for 200 items
+_IN_FILE, _IN_META = 0, 1  # construction methods of iloc; method 2 takes the data from another item
 
 
 @dataclass(frozen=True)
 class Property:
-    """What is said of an item, in the box's own bytes."""
+    """A property of an item, as the raw body of its box."""
 
     kind: bytes
     body: bytes
@@ -23,7 +23,7 @@ class Property:
 
 @dataclass
 class Item:
-    """A picture, a part of one, or something beside it."""
+    """A picture, a tile of one, or auxiliary data."""
 
     kind: bytes = b""
     method: int = _IN_FILE
@@ -32,14 +32,14 @@ class Item:
     made_of: list[int] = field(default_factory=list)
     is_premultiplied: bool = False
 
-    def of(self, kind: bytes) -> bytes | None:
-        """Return the first property of this kind."""
+    def first_property(self, kind: bytes) -> bytes | None:
+        """Return the body of the first property of this kind, or None."""
         return next((each.body for each in self.properties if each.kind == kind), None)
 
 
 @dataclass(frozen=True)
 class Items:
-    """The items of a file, by their numbers."""
+    """The items of a file, by their ids."""
 
     primary: int
     by_id: dict[int, Item]
@@ -48,15 +48,15 @@ class Items:
 
     def __getitem__(self, number: int) -> Item:
         if number not in self.by_id:
-            raise unread()
+            raise unreadable_header()
         return self.by_id[number]
 
     def payload(self, item: Item) -> bytes:
-        """Return the item's bytes. Raises Undecodable where they are not all there."""
+        """Return the item's bytes. Raise Undecodable when some of them are missing."""
         if item.method not in (_IN_FILE, _IN_META):
-            raise variant("a HEIF picture that lies within another item")
+            raise unsupported("a HEIF picture whose data are part of another item")
         source = self._file if item.method == _IN_FILE else self._own_data
-        extents = [(at, size or len(source) - at) for at, size in item.extents]  # 0: up to the end
+        extents = [(at, size or len(source) - at) for at, size in item.extents]  # a size of 0 means up to the end
         if not extents or any(size <= 0 or at + size > len(source) for at, size in extents):
             raise Undecodable("the picture is truncated")
         if sum(size for _, size in extents) > len(source):
@@ -65,7 +65,7 @@ class Items:
 
 
 class _Reader:
-    """Numbers, one after the other."""
+    """A cursor that reads one big-endian number after another."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -74,18 +74,18 @@ class _Reader:
     def number(self, size: int) -> int:
         end = self.at + size
         if end > len(self._data):
-            raise unread()
+            raise unreadable_header()
         value = int.from_bytes(self._data[self.at : end], "big")
         self.at = end
         return value
 
     def full_box(self) -> tuple[int, int]:
-        """Return the version and the flags of a box that has them."""
+        """Return the version and the flags of a full box."""
         return self.number(1), self.number(3)
 
 
 def boxes(data: bytes, start: int = 0) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the kind of each box, and where its body begins and ends. What is cut off ends with the data."""
+    """Yield the kind of each box and the start and end of its body. A box that is cut off ends with the data."""
     for _ in range(MAX_PARTS):
         if start + 8 > len(data):
             return
@@ -104,23 +104,23 @@ def boxes(data: bytes, start: int = 0) -> Iterator[tuple[bytes, int, int]]:
 
 
 def read_items(data: bytes) -> Items:
-    """Return the file's items. Raises Undecodable."""
+    """Return the items of a file. Raise Undecodable on failure."""
     meta = next(((start, end) for kind, start, end in boxes(data) if kind == b"meta"), None)
     if meta is None:
-        raise variant("a HEIF or AVIF sequence without a still picture")
-    within = {
+        raise unsupported("a HEIF or AVIF sequence without a still picture")
+    boxes_by_kind = {
         kind: (start, end) for kind, start, end in reversed(list(boxes(data[: meta[1]], meta[0] + 4)))
     }  # the first of each
-    if sum(end - start for kind, (start, end) in within.items() if kind != b"idat") > _MAX_META_BYTES:
+    if sum(end - start for kind, (start, end) in boxes_by_kind.items() if kind != b"idat") > _MAX_META_BYTES:
         raise Undecodable("the picture's header is far larger than a picture needs")
 
     def body(kind: bytes) -> bytes:
-        start, end = within.get(kind, (0, 0))
+        start, end = boxes_by_kind.get(kind, (0, 0))
         return data[start:end]
 
     items: dict[int, Item] = {}
     _read_kinds(items, body(b"iinf"))
-    _read_places(items, body(b"iloc"))
+    _read_locations(items, body(b"iloc"))
     _read_properties(items, body(b"iprp"))
     _read_references(items, body(b"iref"))
     primary = _Reader(body(b"pitm"))
@@ -139,23 +139,23 @@ def _read_kinds(items: dict[int, Item], data: bytes) -> None:
             items.setdefault(number, Item()).kind = entry.number(4).to_bytes(4, "big")
 
 
-def _read_places(items: dict[int, Item], data: bytes) -> None:
+def _read_locations(items: dict[int, Item], data: bytes) -> None:
     reader = _Reader(data)
     version, _ = reader.full_box()
     sizes = reader.number(2)
-    left = MAX_PARTS
+    parts_left = MAX_PARTS
     offset_size, length_size, base_size, index_size = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
     for _ in range(reader.number(4 if version == 2 else 2)):
         item = items.setdefault(reader.number(4 if version == 2 else 2), Item())
         if version:
             item.method = reader.number(2) & 15
         if reader.number(2):
-            raise variant("a HEIF picture that lies in another file")
+            raise unsupported("a HEIF picture whose data are in another file")
         base = reader.number(base_size)
         item.extents.clear()
         extents = reader.number(2)
-        left -= 1 + extents
-        if left < 0:
+        parts_left -= 1 + extents
+        if parts_left < 0:
             raise Undecodable("the picture has too many parts")
         for _ in range(extents):
             if version:
@@ -164,10 +164,10 @@ def _read_places(items: dict[int, Item], data: bytes) -> None:
 
 
 def _read_properties(items: dict[int, Item], data: bytes) -> None:
-    within = {kind: data[start:end] for kind, start, end in boxes(data)}
-    known = within.get(b"ipco", b"")
+    boxes_by_kind = {kind: data[start:end] for kind, start, end in boxes(data)}
+    known = boxes_by_kind.get(b"ipco", b"")
     properties = [Property(kind, known[start:end]) for kind, start, end in boxes(known)]
-    reader = _Reader(within.get(b"ipma", b""))
+    reader = _Reader(boxes_by_kind.get(b"ipma", b""))
     version, flags = reader.full_box()
     for _ in range(reader.number(4)):
         item = items.setdefault(reader.number(4 if version else 2), Item())

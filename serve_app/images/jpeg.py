@@ -1,6 +1,7 @@
-"""JPEG (ITU-T T.81): the first picture of the file, and nothing that lies behind it.
+"""Decode the first picture of a JPEG file (ITU-T T.81), and ignore all data after it.
 
-A motion photo has a video behind its picture, an MPO further pictures: nothing of them may count.
+A motion photo has a video after its picture, and an MPO file has further pictures. The limits on scans and segments
+must not count them.
 """
 
 from __future__ import annotations
@@ -12,39 +13,52 @@ import cv2
 
 from serve_app.errors import Undecodable
 from serve_app.images import orientation
-from serve_app.images.limits import MAX_PARTS, check_size, unread, variant
-from serve_app.images.opencv import decoded
+from serve_app.images.limits import MAX_PARTS, check_size, unreadable_header, unsupported
+from serve_app.images.opencv import decode_with_opencv
 from serve_app.types import Pixels
 
-# Table B.1. Within a scan, FF 00 is a byte of pixels, and FF D0 to FF D7 restart the decoder.
+# Table B.1. Within a scan, FF 00 is pixel data, and FF D0 to FF D7 restart the decoder.
 _MARKER = re.compile(rb"\xff([\x01-\xfe])")
 _MARKER_AFTER_SCAN = re.compile(rb"\xff(?![\0\xd0-\xd7\xff])")
-_ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
-_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA}  # baseline, extended, progressive, lossless; Huffman's and arithmetic
-_OTHER_FRAMES = {
+_STANDALONE_MARKERS = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
+_FRAME_MARKERS = {
+    0xC0,
+    0xC1,
+    0xC2,
+    0xC3,
+    0xC9,
+    0xCA,
+}  # baseline, extended, progressive, lossless; Huffman and arithmetic
+_UNSUPPORTED_FRAMES = {
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "a hierarchical JPEG"),
-    0xCB: "a lossless JPEG of arithmetic coding",
+    0xCB: "a lossless JPEG with arithmetic coding",
     0xF7: "JPEG-LS",
 }
-_BETWEEN_SCANS = {0xC4, 0xCC, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE}  # tables, heights, notes, and scans
-_END, _SCAN, _APP1 = 0xD9, 0xDA, 0xE1
+_BETWEEN_SCANS = {
+    0xC4,
+    0xCC,
+    *range(0xDA, 0xDE),
+    *range(0xE0, 0xF0),
+    0xFE,
+}  # tables, heights, application data, comments and scans
+_END_MARKER, _SCAN_MARKER, _APP1 = 0xD9, 0xDA, 0xE1
 _LOSSLESS = 0xC3
 _GREY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-_MAX_SCANS = 100  # each costs as much as a whole picture; progressive encoders write about 10
+_MAX_SCANS = 100  # decoding one costs as much as a whole picture; progressive encoders write about 10
 _EXIF, _XMP = b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the file's first picture. Raises TooLarge, Undecodable."""
-    end, turn, is_lossless_grey = _first_picture(data, max_pixels)
-    plain = data if end == len(data) else memoryview(data)[:end]
-    if is_lossless_grey:  # libjpeg makes no colours of it
-        return cv2.cvtColor(decoded(plain, turn, _GREY), cv2.COLOR_GRAY2BGR)  # type: ignore[no-any-return]
-    return decoded(plain, turn)
+    """Return the file's first picture. Raise TooLarge or Undecodable on failure."""
+    end, orientation_tag, is_lossless_grey = _first_picture(data, max_pixels)
+    first_picture = data if end == len(data) else memoryview(data)[:end]
+    if is_lossless_grey:  # libjpeg cannot convert it to colour
+        return cv2.cvtColor(decode_with_opencv(first_picture, orientation_tag, _GREY), cv2.COLOR_GRAY2BGR)  # type: ignore[no-any-return]
+    return decode_with_opencv(first_picture, orientation_tag)
 
 
 def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
-    """Return where the first picture ends, its orientation, and whether it is a lossless one of one channel."""
+    """Return the end of the first picture, its orientation, and whether it is lossless with a single channel."""
     at, scans, has_frame, is_lossless_grey = 2, 0, False, False
     exif: list[bytes] = []
     xmp: list[bytes] = []
@@ -53,49 +67,49 @@ def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
         if found is None:
             if not scans:
                 break
-            # A decoder says whether its pixels are all there.
-            return len(data), orientation.chosen(b"".join(exif), b"".join(xmp)), is_lossless_grey
+            # The end marker is missing: the decoder finds out whether all pixels are there.
+            return len(data), orientation.select(b"".join(exif), b"".join(xmp)), is_lossless_grey
         at = found.start() + 2
-        marker = data[at - 1] if at <= len(data) else _END
-        if marker in _ALONE:
+        marker = data[at - 1] if at <= len(data) else _END_MARKER
+        if marker in _STANDALONE_MARKERS:
             continue
-        if marker == _END:
+        if marker == _END_MARKER:
             if not scans:
                 break
-            return at, orientation.chosen(b"".join(exif), b"".join(xmp)), is_lossless_grey
+            return at, orientation.select(b"".join(exif), b"".join(xmp)), is_lossless_grey
         (length,) = struct.unpack_from(">H", data, at)
         if scans and marker not in _BETWEEN_SCANS:
             raise Undecodable("the picture is corrupt")
-        if marker == _SCAN:
+        if marker == _SCAN_MARKER:
             if not has_frame or length != 6 + 2 * data[at + 2]:
                 break
             scans += 1
             if scans > _MAX_SCANS:
                 raise Undecodable("the picture has too many scans")
-        elif marker in _FRAMES:
-            channels = _checked_frame(data, at, max_pixels)
+        elif marker in _FRAME_MARKERS:
+            channels = _check_frame(data, at, max_pixels)
             has_frame, is_lossless_grey = True, marker == _LOSSLESS and channels == 1
-        elif marker in _OTHER_FRAMES:
-            raise variant(_OTHER_FRAMES[marker])
+        elif marker in _UNSUPPORTED_FRAMES:
+            raise unsupported(_UNSUPPORTED_FRAMES[marker])
         elif marker == _APP1:
             segment = data[at + 2 : at + length]
-            if segment.startswith(_EXIF):  # what is too long for a segment goes on in the next one
+            if segment.startswith(_EXIF):  # EXIF longer than one segment continues in the next one
                 exif.append(segment[len(_EXIF) + 1 :] if exif else segment)
             elif segment.startswith(_XMP):
                 xmp.append(segment)
         at += length
-    raise unread()
+    raise unreadable_header()
 
 
-def _checked_frame(data: bytes, at: int, max_pixels: int) -> int:
-    """Return how many channels the picture has."""
+def _check_frame(data: bytes, at: int, max_pixels: int) -> int:
+    """Check the picture's size and depth, and return how many channels it has."""
     channels: int
     depth, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
     if not height:
-        raise variant("a JPEG that names its height behind its pixels")
+        raise unsupported("a JPEG that gives its height after its pixels")
     check_size(width, height, max_pixels)
     if depth != 8:
-        raise variant(f"a JPEG of {depth} bits")
+        raise unsupported(f"a JPEG with {depth} bits per sample")
     if channels not in (1, 3, 4):
-        raise variant(f"a JPEG of {channels} channels")
+        raise unsupported(f"a JPEG with {channels} channels")
     return channels

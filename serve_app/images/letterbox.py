@@ -1,7 +1,7 @@
 """Fit a picture into the model input: scale it, centre it and pad it.
 
 The arithmetic is that of Ultralytics' ``LetterBox`` (8.4), so that boxes agree to the pixel.
-``map_back`` is the inverse.
+The module ``map_back`` is the inverse.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PADDING = 114  # the grey that YOLO models are trained with
 
 
 def fit(width_px: int, height_px: int, shape: InputShape) -> Letterbox:
-    """Return where a picture of this size lies inside a model input. A thin picture keeps one pixel."""
+    """Return the position of a picture of this size in a model input. A very thin picture keeps one pixel."""
     scale = min(shape.width_px / width_px, shape.height_px / height_px)
     inner_width = max(round(width_px * scale), 1)
     inner_height = max(round(height_px * scale), 1)
@@ -30,7 +30,7 @@ def fit(width_px: int, height_px: int, shape: InputShape) -> Letterbox:
 
 
 def letterbox(pixels: Pixels, model_input: Pixels) -> Letterbox:
-    """Scale ``pixels`` into ``model_input`` in place, overwriting what was in it; return how they were fitted."""
+    """Scale ``pixels`` into ``model_input``, overwriting its contents, and return the position in it."""
     height_px, width_px = model_input.shape[:2]
     fitted = fit(pixels.shape[1], pixels.shape[0], InputShape(height_px, width_px))
     left, top = fitted.pad_x_px, fitted.pad_y_px

@@ -1,30 +1,30 @@
-"""What a picture may cost: its size is checked before it is decoded, and its parts are counted."""
+"""Limits on the cost of decoding a picture, and the errors for pictures that cannot be decoded."""
 
 from __future__ import annotations
 
 from serve_app.errors import TooLarge, Undecodable
 
-MAX_PARTS = 65_536  # segments, chunks, tiles: a file of 32 MiB whose parts have 512 bytes
+MAX_PARTS = 65_536  # segments, chunks or tiles: enough for a file of 32 MiB with parts of 512 bytes
 
 
 def check_size(width_px: int, height_px: int, max_pixels: int) -> None:
-    """Raises Undecodable where there is no size, and TooLarge where it exceeds ``max_pixels``."""
+    """Raise Undecodable when the size is not positive, and TooLarge when it exceeds ``max_pixels``."""
     if width_px <= 0 or height_px <= 0:
-        raise unread()
+        raise unreadable_header()
     if width_px * height_px > max_pixels:
         megapixels = width_px * height_px / 1e6
         raise TooLarge(
             f"limits.max_megapixels: the picture has {megapixels:.1f} megapixels, and the limit is "
-            f"{max_pixels / 1e6:g}; send a smaller one or raise it",
+            f"{max_pixels / 1e6:g}; send a smaller picture or raise the limit",
             limit="limits.max_megapixels",
         )
 
 
-def unread() -> Undecodable:
+def unreadable_header() -> Undecodable:
     """Return the error for a picture whose header makes no sense."""
-    return Undecodable("the picture's header is truncated, corrupt or of a variant that is not read")
+    return Undecodable("the picture's header is truncated, corrupt or of an unsupported kind")
 
 
-def variant(what: str) -> Undecodable:
-    """Return the error for a picture that is sound, of a variant that is not read: ``what`` names it."""
-    return Undecodable(f"this is {what}, which is not read; save it as an ordinary JPEG or PNG")
+def unsupported(what: str) -> Undecodable:
+    """Return the error for an intact picture of an unsupported kind, which ``what`` names."""
+    return Undecodable(f"this is {what}, which is not supported; save it as an ordinary JPEG or PNG")

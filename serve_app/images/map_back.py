@@ -13,7 +13,7 @@ from serve_app.types import Detections, Letterbox
 
 
 def to_picture(detections: Detections, fitted: Letterbox) -> Detections:
-    """Return the detections in the picture's own pixels, clipped to its edges."""
+    """Return the detections in the original picture's pixels, clipped to its edges."""
     pad = np.array([fitted.pad_x_px, fitted.pad_y_px] * 2, np.float32)
     scale_x, scale_y = fitted.inner_width_px / fitted.width_px, fitted.inner_height_px / fitted.height_px
     scale = np.array([scale_x, scale_y] * 2, np.float32)

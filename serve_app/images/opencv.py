@@ -1,4 +1,4 @@
-"""OpenCV as a decoder of files that have been looked through. Its errors end here."""
+"""Decode files with OpenCV after their structure was checked. OpenCV's errors never leave this module."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import cv2
 import numpy as np
 
 from serve_app.errors import Undecodable
-from serve_app.images.orientation import UPRIGHT, turned
+from serve_app.images.orientation import UPRIGHT, apply
 from serve_app.types import Pixels
 
-# What is wrong with a picture, its client is told. Of a damaged fax, libtiff would also write a line a row.
+# The client learns what is wrong with a picture from our error. libtiff would also log one line for each damaged row
+# of a fax.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-# OpenCV reads no orientation behind a prefix, and turns some TIFFs twice: the orientation is ours.
+# OpenCV misses an orientation that has a prefix and applies that of some TIFFs twice, so we apply it ourselves.
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def decoded(data: bytes | memoryview, orientation: int = UPRIGHT, flags: int = _COLOUR) -> Pixels:
-    """Return the picture upright. Raises Undecodable."""
+def decode_with_opencv(data: bytes | memoryview, orientation: int = UPRIGHT, flags: int = _COLOUR) -> Pixels:
+    """Return the picture upright. Raise Undecodable on failure."""
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as exc:
-        raise Undecodable("the picture is corrupt, or of a variant that is not read") from exc
+        raise Undecodable("the picture is corrupt or of an unsupported kind") from exc
     if pixels is None:
-        raise Undecodable("the picture is truncated, corrupt or of a variant that is not read")
-    return turned(pixels, orientation)
+        raise Undecodable("the picture is truncated, corrupt or of an unsupported kind")
+    return apply(pixels, orientation)

@@ -1,6 +1,6 @@
-"""How a picture has to be turned before it is shown, and the turning.
+"""Find a picture's orientation in its metadata, and turn the picture upright.
 
-Orientations are those of Exif 2.32, section 4.6.4 (tag 0x0112): 1 is upright, 6 is to be turned clockwise by a quarter.
+Orientations are those of Exif 2.32, section 4.6.4 (tag 0x0112): 1 is upright, 6 needs a quarter turn clockwise.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from serve_app.types import Pixels
 
 UPRIGHT = 1
 _TAG = 0x0112
-_NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # the TIFF types BYTE, SHORT and LONG, and signed ones
-_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II\0*": "<", b"MM*\0": ">"}  # some writers mix both up
-_PREFIX, _MOST_PREFIXES = b"Exif\0\0", 2
+_NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # the TIFF types BYTE, SHORT, LONG and their signed forms
+_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II\0*": "<", b"MM*\0": ">"}  # some writers mix up the two byte orders
+_PREFIX, _MAX_PREFIXES = b"Exif\0\0", 2
 _XMP_TAG = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
 
 
 def of_exif(block: bytes) -> int | None:
-    """Return the orientation that an EXIF block names, or None. A broken block names none.
+    """Return the orientation in an EXIF block, or None when it has none or is broken.
 
-    The block is a TIFF's header and directory. JPEG alone puts ``Exif\\0\\0`` before it, and many writers do so
-    elsewhere, too; some write it twice.
+    The block is a TIFF header and directory. Only JPEG specifies the prefix ``Exif\\0\\0``, but many writers add it in
+    other formats, too, and some write it twice.
     """
-    for _ in range(_MOST_PREFIXES):
+    for _ in range(_MAX_PREFIXES):
         block = block.removeprefix(_PREFIX)
     order = _ORDERS.get(block[:4])
     if order is None:
@@ -42,26 +42,26 @@ def of_exif(block: bytes) -> int | None:
         if tag == _TAG and kind in _NUMBERS and number:
             layout = order + _NUMBERS[kind]
             if number * struct.calcsize(layout) <= len(value):
-                return _sound(*struct.unpack_from(layout, value))
-            (place,) = struct.unpack(f"{order}I", value)  # the first of many counts
-            found = block[place : place + struct.calcsize(layout)]
-            return _sound(*struct.unpack(layout, found)) if len(found) == struct.calcsize(layout) else None
+                return _valid_or_none(*struct.unpack_from(layout, value))
+            (offset,) = struct.unpack(f"{order}I", value)  # of several numbers, the first counts
+            found = block[offset : offset + struct.calcsize(layout)]
+            return _valid_or_none(*struct.unpack(layout, found)) if len(found) == struct.calcsize(layout) else None
     return None
 
 
 def of_xmp(packet: bytes) -> int | None:
-    """Return the orientation that an XMP packet names, or None (XMP specification, part 2: tiff:Orientation)."""
+    """Return the orientation in an XMP packet, or None (XMP specification, part 2: tiff:Orientation)."""
     found = _XMP_TAG.search(packet)
     return int(found[1]) if found else None
 
 
-def chosen(exif: bytes | None, xmp: bytes | None) -> int:
-    """Return the orientation: EXIF's where it has one, else XMP's, else upright."""
+def select(exif: bytes | None, xmp: bytes | None) -> int:
+    """Return the orientation in EXIF, else the one in XMP, else upright."""
     return (exif and of_exif(exif)) or (xmp and of_xmp(xmp)) or UPRIGHT
 
 
-def turned(pixels: Pixels, orientation: int) -> Pixels:
-    """Return the picture upright, in an array of its own where it had to be turned."""
+def apply(pixels: Pixels, orientation: int) -> Pixels:
+    """Apply an Exif orientation to the pixels. Return a new array unless the picture is upright already."""
     match orientation:
         case 2:
             return cv2.flip(pixels, 1)  # type: ignore[no-any-return]
@@ -80,5 +80,5 @@ def turned(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
-def _sound(value: int) -> int | None:
+def _valid_or_none(value: int) -> int | None:
     return value if 1 <= value <= 8 else None

@@ -1,4 +1,4 @@
-"""What a Preprocessor does with a picture's pixels, as functions that another process can run as well."""
+"""A Preprocessor's work on pixels, as functions that another process can run as well."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from serve_app.types import Detections, InputShape, Letterbox, Pixels
 
 
 def prepare(data: bytes, max_pixels: int, model_input: Pixels) -> tuple[Letterbox, float]:
-    """Decode a picture and fit it into ``model_input``; return how it was fitted, and the seconds that this took.
+    """Decode a picture and fit it into ``model_input``. Return its position there and the time taken in seconds.
 
-    Raises what ``decode`` raises.
+    Raise the errors of ``decode``.
     """
     started_at_s = time.monotonic()
     fitted = letterbox(decode(data, max_pixels), model_input)
@@ -23,12 +23,12 @@ def prepare(data: bytes, max_pixels: int, model_input: Pixels) -> tuple[Letterbo
 
 
 def prepare_new(data: bytes, max_pixels: int, shape: InputShape) -> tuple[Letterbox, float, Pixels]:
-    """Do the same into a model input of its own, which is returned last."""
+    """Decode a picture and fit it into a new model input, which is returned last. See ``prepare``."""
     model_input = np.empty(shape.array, np.uint8)
     return *prepare(data, max_pixels, model_input), model_input
 
 
 def annotate(data: bytes, max_pixels: int, detections: Detections) -> bytes:
     """Return the picture with its boxes drawn, as a JPEG."""
-    # Decoded again: to hold every picture's pixels until its boxes are known would cost far more memory.
+    # We decode it again because keeping the pixels of every picture until its boxes are known needs far more memory.
     return encode_jpeg(draw(decode(data, max_pixels), detections))

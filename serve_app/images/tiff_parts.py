@@ -1,6 +1,6 @@
-"""The strips and tiles of a TIFF (revision 6.0): whether what is said of them is all there.
+"""Check that the strips and tiles of a TIFF (revision 6.0) are complete.
 
-libtiff leaves the place of what it cannot read black, and OpenCV does not hear of it.
+libtiff leaves strips and tiles black when it cannot read them, and OpenCV does not report that.
 """
 
 from __future__ import annotations
@@ -14,36 +14,35 @@ import numpy as np
 
 from serve_app.errors import Undecodable
 from serve_app.images import tiff_directory as tags
-from serve_app.images.ffmpeg import decoded
-from serve_app.images.limits import MAX_PARTS, unread, variant
+from serve_app.images.ffmpeg import decode_with_ffmpeg
+from serve_app.images.limits import MAX_PARTS, unreadable_header, unsupported
 from serve_app.images.tiff_directory import Directory, File
 
-_NONE, _FAX, _LZW, _DEFLATE, _PACKBITS = 1, 2, 5, (8, 32946), 32773  # _FAX: rows by themselves, without ends
-# In other faxes, a row that was damaged on its way is an ordinary thing. JPEG leaves nothing black.
-_COUNTED = (_NONE, _FAX, _LZW, *_DEFLATE, _PACKBITS)
+_NONE, _FAX, _LZW, _DEFLATE, _PACKBITS = 1, 2, 5, (8, 32946), 32773  # _FAX: independent rows without end markers
+# Other fax encodings are not checked, because rows damaged in transmission are common. Damaged JPEG leaves no black.
+_CHECKED = (_NONE, _FAX, _LZW, *_DEFLATE, _PACKBITS)
 _YCBCR = 6
-_LOWEST_BIT_FIRST = 2  # of FillOrder
+_LOWEST_BIT_FIRST = 2  # value of FillOrder
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _STEP_BYTES = 1 << 20
-_MOST_AT_ONCE, _BYTES_AT_ONCE = 1024, 1 << 24  # parts that FFmpeg is given together, unless one is larger
+_MAX_BATCH_PARTS, _MAX_BATCH_BYTES = 1024, 1 << 24  # of strips or tiles checked by one FFmpeg call
 
 
 def check_parts(file: File, directory: Directory, bits: int, width: int, height: int) -> None:
-    """Raises Undecodable where strips or tiles are not all there."""
+    """Raise Undecodable when strips or tiles are missing or incomplete."""
     is_tiled = tags.TILE_OFFSETS in directory
     offsets = directory.array(tags.TILE_OFFSETS if is_tiled else tags.STRIP_OFFSETS)
     sizes = directory.array(tags.TILE_BYTES if is_tiled else tags.STRIP_BYTES)
     compression = directory.value(tags.COMPRESSION, 1)
     if not len(sizes) and compression == _NONE:
-        sizes = np.ones_like(offsets)  # old writers left them out: libtiff finds them by itself
+        sizes = np.ones_like(offsets)  # old writers left out the sizes, and libtiff computes them
     elif len(offsets) != len(sizes):
-        raise variant("a TIFF that does not say where its pixels lie")
-    # Some writers say of the last strip that it is as long as the others: only what is compressed has to end where
-    # it says.
+        raise unsupported("a TIFF without the offsets of its pixels")
+    # Some writers give the last strip the same size as the others. So only compressed strips must end inside the file.
     is_cut = compression != _NONE and bool((offsets + sizes > len(file.data)).any())
     if not len(offsets) or is_cut or bool((sizes == 0).any()):
         raise Undecodable("the picture is truncated")
-    if compression not in _COUNTED:
+    if compression not in _CHECKED:
         return
     planes, samples = 1, directory.value(tags.SAMPLES, 1)
     if directory.value(tags.PLANAR, 1) == 2:
@@ -51,27 +50,27 @@ def check_parts(file: File, directory: Directory, bits: int, width: int, height:
     columns = directory.value(tags.TILE_WIDTH, 0) if is_tiled else width
     rows = directory.value(tags.TILE_HEIGHT, 0) if is_tiled else min(directory.value(tags.STRIP_ROWS, height), height)
     if not rows or not columns:
-        raise unread()
+        raise unreadable_header()
     if directory.value(tags.PHOTOMETRIC, 0) == _YCBCR and planes == 1:
         subsampling = directory.values(tags.SUBSAMPLING) or (2, 2)
         if len(subsampling) != 2 or not set(subsampling) <= {1, 2, 4}:
-            raise unread()
-        across, down = subsampling
+            raise unreadable_header()
+        subsampling_x, subsampling_y = subsampling
     else:
-        across = down = 0
+        subsampling_x = subsampling_y = 0
 
-    def part(part_rows: int) -> tuple[int, int]:
-        """Return the rows that a part has, and their bytes; those of subsampled colours lie in blocks of rows."""
-        if across:
-            return -(-part_rows // down), -(-columns // across) * (across * down + 2)
+    def part_shape(part_rows: int) -> tuple[int, int]:
+        """Return the rows of a strip or tile and the bytes per row. Subsampled rows are stored in blocks of rows."""
+        if subsampling_x:
+            return -(-part_rows // subsampling_y), -(-columns // subsampling_x) * (subsampling_x * subsampling_y + 2)
         return part_rows, (columns * samples * bits + 7) // 8
 
     in_plane = -(-width // columns) * -(-height // rows)
     if len(offsets) < in_plane * planes:
         raise Undecodable("the picture is truncated")
-    shapes = [part(rows)] * (in_plane * planes)
+    shapes = [part_shape(rows)] * (in_plane * planes)
     if not is_tiled:
-        shapes[in_plane - 1 :: in_plane] = [part(height - (in_plane - 1) * rows)] * planes
+        shapes[in_plane - 1 :: in_plane] = [part_shape(height - (in_plane - 1) * rows)] * planes
     if compression == _NONE:
         expected = np.array([row_bytes * part_rows for part_rows, row_bytes in shapes])
         ends = offsets[: len(expected)] + expected.astype(np.uint64)
@@ -82,10 +81,10 @@ def check_parts(file: File, directory: Directory, bits: int, width: int, height:
         return
     if len(shapes) > MAX_PARTS:
         raise Undecodable("the picture has too many strips")
-    places = list(zip(offsets.tolist(), sizes.tolist(), strict=True))[: len(shapes)]
-    if compression not in _DEFLATE and sum(size for _, size in places) > len(file.data):
+    locations = list(zip(offsets.tolist(), sizes.tolist(), strict=True))[: len(shapes)]
+    if compression not in _DEFLATE and sum(size for _, size in locations) > len(file.data):
         raise Undecodable("the picture's parts are larger than its file")
-    parts = (file.data[offset : offset + size] for offset, size in places)
+    parts = (file.data[offset : offset + size] for offset, size in locations)
     if directory.value(tags.FILL_ORDER, 1) == _LOWEST_BIT_FIRST:
         parts = (data.translate(_REVERSED) for data in parts)
     if compression in _DEFLATE:
@@ -96,14 +95,14 @@ def check_parts(file: File, directory: Directory, bits: int, width: int, height:
             _check_runs(data, part_rows * row_bytes)
     else:
         for (part_rows, row_bytes), group in groupby(zip(parts, shapes, strict=True), itemgetter(1)):
-            at_once = max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // (part_rows * row_bytes)))
+            max_parts = max(1, min(_MAX_BATCH_PARTS, _MAX_BATCH_BYTES // (part_rows * row_bytes)))
             same = map(itemgetter(0), group)
-            while batch := tuple(islice(same, at_once)):
+            while batch := tuple(islice(same, max_parts)):
                 _check_decoded(batch, compression, part_rows, row_bytes, columns)
 
 
 def _check_inflated(data: bytes, expected: int) -> None:
-    """Raises Undecodable where less than is expected comes out of it, or its checksum is wrong."""
+    """Raise Undecodable when the data inflate to fewer bytes than expected, or their checksum is wrong."""
     inflater, inflated_bytes = zlib.decompressobj(), 0
     try:
         while not inflater.eof and inflated_bytes <= expected:
@@ -119,7 +118,7 @@ def _check_inflated(data: bytes, expected: int) -> None:
 
 
 def _check_runs(data: bytes, expected: int) -> None:
-    """Raises Undecodable where less than is expected comes out of PackBits (section 9)."""
+    """Raise Undecodable when PackBits data (section 9) unpack to fewer bytes than expected."""
     at = unpacked_bytes = 0
     while unpacked_bytes < expected and at < len(data):
         head = data[at]
@@ -136,20 +135,20 @@ def _check_runs(data: bytes, expected: int) -> None:
 
 
 def _check_decoded(parts: tuple[bytes, ...], compression: int, rows: int, row_bytes: int, columns: int) -> None:
-    """Raises Undecodable where FFmpeg, which says so, finds less than is expected in parts of LZW or of a fax.
+    """Raise Undecodable when LZW or fax data decode to less than expected. FFmpeg reports that; libtiff does not.
 
-    They become the strips of a TIFF of their own, whose rows are bytes, or the fax's pixels.
+    The parts become the strips of a new grey TIFF. A pixel of it is one byte of the LZW data or one bit of the fax.
     """
     if compression == _LZW and any(part[0] == 0 and part[1:2] and part[1] & 1 for part in parts):
-        return  # LZW of before TIFF 5.0: its lowest bits come first, and FFmpeg does not read it
+        return  # FFmpeg cannot read the LZW of TIFF before 5.0, whose lowest bits come first
     width, bits = (row_bytes, 8) if compression == _LZW else (columns, 1)
     height = rows * len(parts)
     if (8 * width + 1024) * (height + 128) >= 1 << 31:  # FFmpeg's own limit
-        raise variant("a TIFF of a strip of more than 250 MB")
+        raise unsupported("a TIFF with a strip of more than 250 MB")
     body = b"".join(parts)
     starts = (8, *(8 + end for end in accumulate(map(len, parts))))[:-1]
     count, values_at = len(parts), 8 + len(body) + len(body) % 2
-    place = values_at + 8 * count
+    directory_offset = values_at + 8 * count
     numbers = {
         tags.WIDTH: (1, width), tags.HEIGHT: (1, height), tags.BITS: (1, bits), tags.COMPRESSION: (1, compression),
         tags.PHOTOMETRIC: (1, 1), tags.SAMPLES: (1, 1), tags.STRIP_ROWS: (1, rows),
@@ -157,7 +156,7 @@ def _check_decoded(parts: tuple[bytes, ...], compression: int, rows: int, row_by
         tags.STRIP_BYTES: (count, values_at + 4 * count if count > 1 else len(body)),
     }  # fmt: skip
     entries = b"".join(struct.pack("<HHII", tag, 4, *number) for tag, number in sorted(numbers.items()))
-    head = struct.pack("<2sHI", b"II", 42, place)
+    head = struct.pack("<2sHI", b"II", 42, directory_offset)
     values = struct.pack(f"<{2 * count}I", *starts, *map(len, parts))
     directory = struct.pack("<H", len(numbers)) + entries + bytes(4)
-    decoded("tiff", None, b"".join((head, body, bytes(len(body) % 2), values, directory)), width, height)
+    decode_with_ffmpeg("tiff", None, b"".join((head, body, bytes(len(body) % 2), values, directory)), width, height)

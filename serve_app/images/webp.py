@@ -1,7 +1,7 @@
-"""WebP (RFC 9649): the bitstream of its first picture, and its orientation.
+"""Decode the first picture of a WebP file (RFC 9649), and apply its orientation.
 
-The bitstream is decoded alone: libwebp would read on in the chunks behind it where a bitstream is cut off. Alpha, which
-is a chunk of its own beside a lossy picture, is left out.
+We hand the decoder nothing but the bitstream: given the whole file, libwebp reads on into the following chunks when a
+bitstream is cut off. The alpha of a lossy picture has a chunk of its own, which is left out.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from serve_app.errors import Undecodable
 from serve_app.images import orientation
-from serve_app.images.limits import MAX_PARTS, check_size, unread
-from serve_app.images.opencv import decoded
+from serve_app.images.limits import MAX_PARTS, check_size, unreadable_header
+from serve_app.images.opencv import decode_with_opencv
 from serve_app.types import Pixels
 
 _EXTENDED, _FRAME, _PICTURES = b"VP8X", b"ANMF", (b"VP8 ", b"VP8L")
@@ -22,7 +22,7 @@ _HAS_XMP, _HAS_EXIF, _IS_ANIMATED = 0x04, 0x08, 0x02
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the picture, or the first of an animation in its place. Raises TooLarge, Undecodable."""
+    """Return the picture, or the first frame of an animation. Raise TooLarge or Undecodable on failure."""
     end = 8 + int.from_bytes(data[4:8], "little")
     if data[12:16] != _EXTENDED:
         return _still(data, 12, end, None, max_pixels)
@@ -38,29 +38,29 @@ def read(data: bytes, max_pixels: int) -> Pixels:
             exif = data[start:stop]
         elif kind == b"XMP " and flags & _HAS_XMP and xmp is None:
             xmp = data[start:stop]
-    turn = orientation.chosen(exif, xmp)
+    orientation_tag = orientation.select(exif, xmp)
     if not flags & _IS_ANIMATED:
-        return orientation.turned(_still(data, 12, end, (width, height), max_pixels), turn)
+        return orientation.apply(_still(data, 12, end, (width, height), max_pixels), orientation_tag)
     if frame is None:
-        raise unread()
+        raise unreadable_header()
     start, stop = frame
     left, top = 2 * _number(data, start), 2 * _number(data, start + 3)
-    own_width, own_height = _number(data, start + 6) + 1, _number(data, start + 9) + 1
-    if left + own_width > width or top + own_height > height:
-        raise unread()
-    own = _still(data, start + 16, stop, (own_width, own_height), max_pixels)
-    if own.shape[:2] == (height, width):
-        return orientation.turned(own, turn)
+    frame_width, frame_height = _number(data, start + 6) + 1, _number(data, start + 9) + 1
+    if left + frame_width > width or top + frame_height > height:
+        raise unreadable_header()
+    frame_pixels = _still(data, start + 16, stop, (frame_width, frame_height), max_pixels)
+    if frame_pixels.shape[:2] == (height, width):
+        return orientation.apply(frame_pixels, orientation_tag)
     pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[top : top + own_height, left : left + own_width] = own
-    return orientation.turned(pixels, turn)
+    pixels[top : top + frame_height, left : left + frame_width] = frame_pixels
+    return orientation.apply(pixels, orientation_tag)
 
 
 def _still(data: bytes, start: int, end: int, size: tuple[int, int] | None, max_pixels: int) -> Pixels:
-    """Return the one picture among these chunks, which has this size."""
+    """Return the only picture among these chunks. Raise Undecodable when it does not have this size."""
     found = [chunk for chunk in _chunks(data, start, end) if chunk[0] in _PICTURES]
     if len(found) != 1:
-        raise unread()
+        raise unreadable_header()
     kind, at, stop = found[0]
     if kind == b"VP8L":
         (bits,) = struct.unpack_from("<I", data, at + 1)
@@ -69,15 +69,17 @@ def _still(data: bytes, start: int, end: int, size: tuple[int, int] | None, max_
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, at + 6))
     check_size(width, height, max_pixels)
     if size is not None and size != (width, height):
-        raise Undecodable("the picture has another size than its header says")
+        raise Undecodable("the picture's size differs from the size in its header")
     body = data[at:stop] + b"\0" * ((stop - at) % 2)
-    return decoded(b"".join((struct.pack("<4sI4s4sI", b"RIFF", 12 + len(body), b"WEBP", kind, stop - at), body)))
+    return decode_with_opencv(
+        b"".join((struct.pack("<4sI4s4sI", b"RIFF", 12 + len(body), b"WEBP", kind, stop - at), body))
+    )
 
 
 def _chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the kind of each chunk, and where its body begins and ends. Raises Undecodable where one is cut off.
+    """Yield the kind of each chunk and the start and end of its body. Raise Undecodable when one is cut off.
 
-    Of a truncated picture, its orientation may be what is missing.
+    A truncated file is refused even when its pixels are complete, because its orientation may be missing.
     """
     for _ in range(MAX_PARTS):
         if at >= end - 1:
@@ -93,5 +95,5 @@ def _chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _number(data: bytes, at: int) -> int:
-    """Return a number of three bytes."""
+    """Return a little-endian number of three bytes."""
     return int.from_bytes(data[at : at + 3], "little")

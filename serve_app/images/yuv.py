@@ -1,4 +1,4 @@
-"""A decoded frame of a still picture -> BGR of 8 bits, by the matrices of ITU-T H.273."""
+"""Convert the decoded frame of a still picture to 8-bit BGR with the matrices of ITU-T H.273."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from numpy.typing import NDArray
 
-from serve_app.images.ffmpeg import rows_of
-from serve_app.images.limits import variant
+from serve_app.images.ffmpeg import plane_rows
+from serve_app.images.limits import unsupported
 from serve_app.types import Pixels
 
 _IDENTITY, _UNSPECIFIED = 0, 2
-_WEIGHTS = {  # of red and blue in what is bright, by H.273's matrix_coefficients (table 4)
+_WEIGHTS = {  # matrix_coefficients of H.273 (table 4): the weights of red and blue in luma
     1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593),
 }  # fmt: skip
 _DEFAULT = 6
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
-_BAND_ROWS = 256  # converted at once: a large picture is never in memory twice
+_BAND_ROWS = 256  # rows converted at once, so that a large picture is never in memory twice
 
 
 @dataclass(frozen=True)
 class Colours:
-    """How a picture's numbers become colours."""
+    """The colour matrix and range of a picture's samples."""
 
     matrix: int  # H.273's matrix_coefficients
     is_full_range: bool
 
 
 def to_bgr(frame: VideoFrame, colours: Colours | None) -> Pixels:
-    """Return the frame's pixels. ``colours``: what the file says; by default what the frame says.
+    """Return the frame's pixels as BGR. ``colours`` is the file's colour description; None uses that of the frame.
 
-    Chroma lies in the middle between its pixels, as in JPEG. Raises Undecodable.
+    Chroma samples are centred between their pixels, as in JPEG. Raise Undecodable for unsupported kinds.
     """
     if colours is None:
         colours = Colours(int(frame.colorspace), int(frame.color_range) == _FULL_RANGE)
     component = frame.format.components[0]
     depth = component.bits
     if not 8 <= depth <= 12 or frame.format.is_big_endian:
-        raise variant(f"a picture of {depth} bits")
-    planes = [_numbers(plane, depth) for plane in frame.planes[: 1 if len(frame.planes) < 3 else 3]]
-    if frame.format.name.startswith("gbr"):  # its planes are green, blue and red: H.273's order, too
+        raise unsupported(f"a picture with {depth} bits per sample")
+    planes = [_samples(plane, depth) for plane in frame.planes[: 1 if len(frame.planes) < 3 else 3]]
+    if frame.format.name.startswith("gbr"):  # its planes are green, blue and red, in the order of H.273
         matrix = _bgr_matrix(Colours(_IDENTITY, colours.is_full_range), depth)
     elif len(planes) == 1:
         matrix = _bgr_matrix(Colours(_DEFAULT, colours.is_full_range), depth)
@@ -58,19 +58,19 @@ def to_bgr(frame: VideoFrame, colours: Colours | None) -> Pixels:
             middle = np.full_like(luma, 1 << depth - 1)
             parts = [luma, middle, middle]
         else:
-            parts = [luma, *(_enlarged(plane, luma.shape, top, frame.height) for plane in planes[1:])]
+            parts = [luma, *(_upsample(plane, luma.shape, top, frame.height) for plane in planes[1:])]
         band[:] = _to_eight_bits(cv2.transform(cv2.merge(parts), matrix), depth)
     return pixels
 
 
-def _numbers(plane: VideoPlane, depth: int) -> NDArray[Any]:
-    """Return a plane's samples, without what fills its lines."""
-    numbers: NDArray[Any] = rows_of(plane).view(np.uint8 if depth == 8 else np.dtype("<u2"))
+def _samples(plane: VideoPlane, depth: int) -> NDArray[Any]:
+    """Return a plane's samples without the padding of its rows."""
+    numbers: NDArray[Any] = plane_rows(plane).view(np.uint8 if depth == 8 else np.dtype("<u2"))
     return numbers[:, : plane.width]
 
 
-def _enlarged(plane: NDArray[np.uint16], shape: tuple[int, ...], top: int, height: int) -> NDArray[np.uint16]:
-    """Return the rows of a chroma plane that lie beside a band of luma."""
+def _upsample(plane: NDArray[np.uint16], shape: tuple[int, ...], top: int, height: int) -> NDArray[np.uint16]:
+    """Return the rows of a chroma plane that belong to a band of luma, at the size of the luma."""
     rows, columns = shape
     down = 2 if len(plane) < height else 1
     if down == 1 and plane.shape[1] == columns:
@@ -85,18 +85,20 @@ def _enlarged(plane: NDArray[np.uint16], shape: tuple[int, ...], top: int, heigh
 
 
 def _bgr_matrix(colours: Colours, depth: int) -> NDArray[np.float32]:
-    """Return the matrix from Y, Cb and Cr to B, G and R, of the same depth; for the identity from G, B and R."""
-    most = (1 << depth) - 1
+    """Return the matrix from Y, Cb and Cr to B, G and R of the same depth. The identity matrix starts from G, B, R."""
+    max_value = (1 << depth) - 1
     unit = 1 << depth - 8
-    black, luma_span, chroma_span = (0, most, most) if colours.is_full_range else (16 * unit, 219 * unit, 224 * unit)
+    black, luma_span, chroma_span = (
+        (0, max_value, max_value) if colours.is_full_range else (16 * unit, 219 * unit, 224 * unit)
+    )
     if colours.matrix == _IDENTITY:
-        scale = most / luma_span
+        scale = max_value / luma_span
         rows = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]], np.float64) * scale
         return np.hstack([rows, -rows @ np.full((3, 1), float(black))]).astype(np.float32)
-    known = _DEFAULT if colours.matrix == _UNSPECIFIED else colours.matrix
-    if known not in _WEIGHTS:
-        raise variant(f"a picture of colour matrix {colours.matrix}")
-    red, blue = _WEIGHTS[known]
+    matrix_id = _DEFAULT if colours.matrix == _UNSPECIFIED else colours.matrix
+    if matrix_id not in _WEIGHTS:
+        raise unsupported(f"a picture with the colour matrix {colours.matrix}")
+    red, blue = _WEIGHTS[matrix_id]
     green = 1 - red - blue
     rows = np.array(
         [
@@ -104,7 +106,7 @@ def _bgr_matrix(colours: Colours, depth: int) -> NDArray[np.float32]:
             [1, -2 * (1 - blue) * blue / green, -2 * (1 - red) * red / green],
             [1, 0, 2 * (1 - red)],
         ]
-    ) @ np.diag([most / luma_span, most / chroma_span, most / chroma_span])
+    ) @ np.diag([max_value / luma_span, max_value / chroma_span, max_value / chroma_span])
     zero = np.array([[black], [1 << depth - 1], [1 << depth - 1]], np.float64)
     return np.hstack([rows, -rows @ zero]).astype(np.float32)
 

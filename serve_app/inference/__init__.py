@@ -1,1 +1,1 @@
-"""A loaded model at work: fair queue, dynamic batcher, engine threads, and the roll-out of another model."""
+"""Run a loaded model: fair queue, dynamic batcher, engine threads, and the roll-out of another model."""

@@ -1,7 +1,7 @@
-"""The dynamic batcher: whatever waits when the engine becomes free is the next batch.
+"""The dynamic batcher: when the engine becomes free, all waiting items form the next batch.
 
-A batch that is frozen earlier stays small under load, since the pictures that arrive while the engine works wait
-outside it. Plain asyncio; knows neither Ray nor models.
+A batch that is closed earlier stays small under load, because it misses the pictures that arrive while the engine is
+busy. This module uses plain asyncio and imports neither Ray nor models.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Batched(Generic[Result]):
-    """A result, and how its item fared."""
+    """A result, with the waiting time of its item and the size of its batch."""
 
     result: Result
     queue_s: float
@@ -43,13 +43,13 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs ``engine`` on up to ``max_batch_size`` items at a time, on ``concurrency`` batches at once.
+    """A queue that runs ``engine`` on batches of up to ``max_batch_size`` items, ``concurrency`` batches at once.
 
-    ``engine`` takes a list of items and returns as many results in their order. A batch is as large as pays (see
-    ``BatchSize``). Items are served in the order of ``FairQueue``, with these ``weights``; each kind of traffic has
-    room for ``max_queue_size``. An item that is isolated comes before them, and nothing else is in the engine then;
-    so is each item of a batch that failed. ``drops`` counts, by kind and reason, the items that never reached the
-    engine: ``cancelled``, ``expired``, ``overloaded``.
+    ``engine`` takes a list of items and returns one result per item, in their order. The size of batches adapts to the
+    engine (see ``BatchSize``). Items are served in the order of ``FairQueue`` with these ``weights``, and up to
+    ``max_queue_size`` items wait for each kind of traffic. An isolated item is served before all others, and alone in
+    the engine. When a batch fails, each of its items is retried in isolation. ``drops`` counts, by kind and reason, the
+    items that never reached the engine: ``cancelled``, ``expired``, ``overloaded``.
     """
 
     def __init__(
@@ -63,53 +63,54 @@ class Batcher(Generic[Item, Result]):
         concurrency: int = 1,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``items_per_s`` is what the engine was found to do before."""
-        self.items_per_s = items_per_s  # while it had as much to do as it can, on average
+        """Create a batcher for one event loop. ``items_per_s`` is the throughput measured before the first batch."""
+        self.items_per_s = items_per_s  # average throughput while the engine is fully loaded
         self._engine = engine
         self._batch_size = BatchSize(max_batch_size, clock_s)
         self._clock_s = clock_s
         self._queue = FairQueue[_Waiting[Item, Result]](weights, max_queue_size, self._is_wanted)
         self._isolated: deque[_Waiting[Item, Result]] = deque()
-        self._one_is_isolated = False  # in the engine, now
+        self._is_isolated_running = False
         self._max_queue_size = max_queue_size
         self._concurrency = concurrency
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
         self.drops: dict[Traffic, Counter[str]] = {traffic: Counter() for traffic in weights}
-        self._began_s: dict[asyncio.Task[Any] | None, float] = {}  # of each batch that is in the engine
-        self._demand_since_s = clock_s()  # since then:
-        self._work_s = 0.0  # of the engine's time,
-        self._missed = 0.0  # and items that it was too busy for
+        self._started_at_s: dict[asyncio.Task[Any] | None, float] = {}  # of each batch in the engine
+        self._demand_since_at_s = clock_s()  # the start of the period for the next two values
+        self._work_s = 0.0  # engine time
+        self._missed = 0.0  # items for which the engine was too busy
 
     @property
     def queue_sizes(self) -> dict[Traffic, int]:
-        """Items that wait now, by kind of traffic."""
+        """The number of waiting items by kind of traffic."""
         return self._queue.sizes()
 
     @property
     def load(self) -> int:
-        """Items that wait, and batches that are being run."""
+        """The number of waiting items plus the number of running batches."""
         return len(self._queue) + len(self._isolated) + len(self._running)
 
     @property
     def in_engine_s(self) -> float:
-        """For how long the batch that is in the engine longest has been there; 0 where none is."""
-        return self._clock_s() - min(self._began_s.values()) if self._began_s else 0.0
+        """The time since the oldest running batch entered the engine, or 0 when there is none."""
+        return self._clock_s() - min(self._started_at_s.values()) if self._started_at_s else 0.0
 
     def take_demand(self) -> float:
-        """The share of the time since the last call that the engine needed, or would have, for dropped items, too.
+        """Return the engine time needed since the last call, as a share of that period.
 
-        Over 1 it cannot keep up. Needed in batches as large as pay: one that takes what waits is never idle for long,
-        however little that is.
+        Dropped items count with the time that they would have needed. Above 1, the engine cannot keep up. The time is
+        that of batches of the best size, because an engine that takes whatever waits is rarely idle even when it has
+        little to do.
         """
         now_s = self._clock_s()
-        demand = (self._work_s + self._missed / self.items_per_s) / max(now_s - self._demand_since_s, 1e-3)
-        self._demand_since_s, self._work_s, self._missed = now_s, 0.0, 0.0
+        demand = (self._work_s + self._missed / self.items_per_s) / max(now_s - self._demand_since_at_s, 1e-3)
+        self._demand_since_at_s, self._work_s, self._missed = now_s, 0.0, 0.0
         return demand
 
     @property
     def backlog_s(self) -> float:
-        """The time that the engine needs for what waits now, beyond the next batches."""
+        """The engine time for the waiting items that do not fit into the next batches."""
         waiting = len(self._queue) + len(self._isolated)
         return max(0, waiting - self._batch_size.limit * self._concurrency) / self.items_per_s
 
@@ -123,13 +124,13 @@ class Batcher(Generic[Item, Result]):
         isolated: bool = False,
         superseded: int = 0,
     ) -> Batched[Result]:
-        """The item's result. Cancelling this takes the item out of the queue.
+        """Queue an item and return its result. Cancelling the call removes the item from the queue.
 
-        ``superseded``: items that the sender would have sent since its last one, had that not been in flight.
+        ``superseded``: the number of items that the sender skipped while its previous item was in flight.
 
-        Raises Overloaded when the queue is full (also later, when this item must make room for another tenant's),
-        DeadlineExceeded when the time is up before the engine was free, ReplicaGone when the batcher closes, and
-        whatever the engine raised for the item alone.
+        Raise Overloaded when the queue is full, or later when this item is displaced by another tenant's item. Raise
+        DeadlineExceeded when the time is up before the engine is free, ReplicaGone when the batcher closes, and the
+        engine's error when the item fails in isolation.
         """
         if self._closed:
             raise ReplicaGone("the detector is shutting down")
@@ -148,7 +149,7 @@ class Batcher(Generic[Item, Result]):
             if displaced is not None:
                 full = Overloaded(
                     "batcher.max_queue_size: the queue for the engine is full of this tenant's pictures; retry later "
-                    "or raise it",
+                    "or raise the limit",
                     limit="batcher.max_queue_size",
                 )
                 self._drop(displaced, "overloaded", full)
@@ -156,16 +157,16 @@ class Batcher(Generic[Item, Result]):
         return await answer
 
     def set_weights(self, weights: Mapping[Traffic, float]) -> None:
-        """Other weights from now on, of the same kinds of traffic."""
+        """Change the weights of the same kinds of traffic from now on."""
         self._queue.set_weights(weights)
 
     async def drain(self) -> None:
-        """Until nothing waits, and nothing runs."""
+        """Wait until no item is waiting or running."""
         while self._running:
             await asyncio.wait(self._running)
 
     async def close(self) -> None:
-        """Stop. Whoever waits is told that this replica is going away."""
+        """Stop the batcher. Waiting and running items fail with ReplicaGone."""
         self._closed = True
         for task in self._running:
             task.cancel()
@@ -176,8 +177,8 @@ class Batcher(Generic[Item, Result]):
     def _put_isolated(self, waiting: _Waiting[Item, Result]) -> None:
         if len(self._isolated) >= self._max_queue_size:
             raise Overloaded(
-                f"batcher.max_queue_size: {self._max_queue_size} pictures wait to be alone in the engine, which is the "
-                "limit; retry later or raise it",
+                f"batcher.max_queue_size: {self._max_queue_size} pictures wait to run alone in the engine, which is "
+                "the limit; retry later or raise the limit",
                 limit="batcher.max_queue_size",
             )
         self._isolated.append(waiting)
@@ -187,19 +188,19 @@ class Batcher(Generic[Item, Result]):
             self._running.add(asyncio.create_task(self._run(), name="batcher"))
 
     async def _run(self) -> None:
-        """Batches, one after the other, until nothing waits."""
+        """Run one batch after another until no item is waiting."""
         try:
             while batch := self._take():
                 await self._infer(batch)
-        finally:  # here, not in a callback: an item that comes in between would wait for nobody
+        finally:  # not in a done callback: an item that arrived before it would find no free runner and never be served
             self._running.discard(asyncio.current_task())
 
     def _take(self) -> list[_Waiting[Item, Result]]:
-        if self._one_is_isolated:
+        if self._is_isolated_running:
             return []
         while self._isolated:
             if len(self._running) > 1:
-                return []  # the last of them takes it
+                return []  # the runner of the last other batch will take it
             if self._is_wanted(lone := self._isolated.popleft()):
                 return [lone]
         batch: list[_Waiting[Item, Result]] = []
@@ -208,7 +209,7 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     def _is_wanted(self, waiting: _Waiting[Item, Result]) -> bool:
-        """Whether someone still waits for it, in time; else it is counted, and told."""
+        """Return whether the item is neither cancelled nor expired. If it is, count it and fail it."""
         if waiting.answer.done():
             self.drops[waiting.traffic]["cancelled"] += 1
             return False
@@ -224,8 +225,8 @@ class Batcher(Generic[Item, Result]):
         _fail(waiting, error)
 
     async def _infer(self, batch: list[_Waiting[Item, Result]]) -> None:
-        started_at_s = self._began_s[asyncio.current_task()] = self._clock_s()
-        self._one_is_isolated = batch[0].isolated
+        started_at_s = self._started_at_s[asyncio.current_task()] = self._clock_s()
+        self._is_isolated_running = batch[0].isolated
         was_full = len(self._running) == self._concurrency
         try:
             results = await self._engine([waiting.item for waiting in batch])
@@ -239,13 +240,13 @@ class Batcher(Generic[Item, Result]):
             for waiting in batch:
                 if len(batch) == 1:
                     _fail(waiting, exc)
-                else:  # one of them may be the reason: each once more, alone
+                else:  # a single item may be the reason, so each one is retried alone
                     waiting.isolated = True
                     self._isolated.append(waiting)
             return
         finally:
-            self._one_is_isolated = False
-            del self._began_s[asyncio.current_task()]
+            self._is_isolated_running = False
+            del self._started_at_s[asyncio.current_task()]
             took_s = max(self._clock_s() - started_at_s, 1e-6)
             self._work_s += min(took_s, len(batch) / self.items_per_s)
         self._batch_size.observe(len(batch), took_s)
@@ -254,8 +255,8 @@ class Batcher(Generic[Item, Result]):
             self.items_per_s += WEIGHT_OF_NEWEST * (len(batch) * self._concurrency / took_s - self.items_per_s)
         for waiting, result in zip(batch, results, strict=True):
             queue_s = started_at_s - waiting.queued_at_s
-            # No more than the sender could have had done meanwhile: what is superseded for being faster than the engine
-            # is, without any queue, no further engine would take.
+            # Count at most the items that the engine could have processed during the wait. A sender that is faster than
+            # an engine without a queue skips items in any case, and more engines would not change that.
             self._missed += min(waiting.superseded, queue_s / took_s)
             if not waiting.answer.done():
                 waiting.answer.set_result(Batched(result, queue_s, len(batch)))

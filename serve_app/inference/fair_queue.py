@@ -1,9 +1,9 @@
-"""What waits for the engine: weighted fair between kinds of traffic, in turns between the tenants of one kind.
+"""The queue for the engine: weighted fair queueing between kinds of traffic, round robin between tenants of one kind.
 
-Between kinds it is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) of items that cost the same: each
-kind has a virtual start time that a served item moves on by 1 / weight, the earliest is served, and a kind that was
-idle starts at the present, so that idling saves up nothing. Inside a kind, tenants take turns. Plain data: no clock, no
-loop.
+Between kinds, this is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) of items that cost the same. Each
+kind has a virtual start time. The kind with the earliest one is served, and each served item advances it by 1 / weight.
+A kind that was idle continues at the current virtual time, so it gains no credit while idle. This module needs neither
+a clock nor an event loop.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Item]):
-    """Holds up to ``max_size`` items of each kind of traffic in ``weights``.
+    """A queue for up to ``max_size`` items of each kind of traffic in ``weights``.
 
-    ``is_wanted`` says whether an item is still worth its turn. One that is not is left out, and costs no turn; it is
-    asked about once.
+    ``is_wanted`` returns whether an item should still be served. Unwanted items are removed without being counted as
+    served. ``is_wanted`` is called only once for each unwanted item.
     """
 
     def __init__(
@@ -31,24 +31,25 @@ class FairQueue(Generic[Item]):
         self._kinds = {traffic: _TenantQueues[Item](weight) for traffic, weight in weights.items()}
         self._max_size = max_size
         self._is_wanted = is_wanted
-        self._now = 0.0  # virtual time: the start of the item that was served last
+        self._now = 0.0  # virtual time: the start time of the last served item
 
     def __len__(self) -> int:
         return sum(kind.size for kind in self._kinds.values())
 
     def set_weights(self, weights: Mapping[Traffic, float]) -> None:
-        """Other weights from now on, of the same kinds."""
+        """Change the weights of the same kinds from now on."""
         for traffic, weight in weights.items():
             self._kinds[traffic].weight = weight
 
     def sizes(self) -> dict[Traffic, int]:
-        """Waiting items by kind of traffic."""
+        """Return the number of waiting items by kind of traffic."""
         return {traffic: kind.size for traffic, kind in self._kinds.items()}
 
     def put(self, item: Item, traffic: Traffic, tenant: str) -> Item | None:
-        """Queues the item. What had to make room for it: the newest item of a tenant who has more than this one.
+        """Queue the item. Return the item that it displaced, if the queue was full, else None.
 
-        Raises Overloaded when the kind's queue is full and nobody in it has more.
+        The displaced item is the newest one of the tenant with the most items. Raise Overloaded when the queue of this
+        kind is full and no other tenant has more items than this one would have.
         """
         kind = self._kinds[traffic]
         if kind.size >= self._max_size:
@@ -57,39 +58,41 @@ class FairQueue(Generic[Item]):
         if kind.size >= self._max_size:
             raise Overloaded(
                 f"batcher.max_queue_size: {self._max_size} pictures wait for the engine, which is the limit; retry "
-                "later or raise it",
+                "later or raise the limit",
                 limit="batcher.max_queue_size",
             )
         if not kind.size:
-            kind.start = max(kind.start, self._now)
+            kind.virtual_start = max(kind.virtual_start, self._now)
         kind.put(item, tenant)
         return displaced
 
     def take(self) -> Item | None:
-        """The item whose turn it is; None when nothing is wanted any more."""
+        """Remove and return the next wanted item, or None when there is none."""
         while waiting := [kind for kind in self._kinds.values() if kind.size]:
-            kind = min(waiting, key=lambda kind: kind.start)
+            kind = min(waiting, key=lambda kind: kind.virtual_start)
             item = kind.take(self._is_wanted)
             if item is not None:
-                self._now = kind.start
-                kind.start += 1 / kind.weight
+                self._now = kind.virtual_start
+                kind.virtual_start += 1 / kind.weight
                 return item
         return None
 
     def drain(self) -> Iterator[Item]:
-        """Every item, taken out."""
+        """Remove and yield every item."""
         for kind in self._kinds.values():
             yield from kind.drain()
 
 
 class _TenantQueues(Generic[Item]):
-    """One kind of traffic: a queue a tenant, taken from in turns."""
+    """The queues of one kind of traffic, one for each tenant, served round robin."""
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
-        self.start = 0.0
+        self.virtual_start = 0.0
         self.size = 0
-        self._tenants: OrderedDict[str, deque[Item]] = OrderedDict()  # only those who wait; the next one is first
+        self._tenants: OrderedDict[str, deque[Item]] = (
+            OrderedDict()
+        )  # only tenants with waiting items; the next to be served is first
 
     def put(self, item: Item, tenant: str) -> None:
         self._tenants.setdefault(tenant, deque()).append(item)
@@ -103,12 +106,12 @@ class _TenantQueues(Generic[Item]):
                 self.size -= 1
                 if is_wanted(item):
                     if queue:
-                        self._tenants[tenant] = queue  # at the end: the others come first
+                        self._tenants[tenant] = queue  # at the end, behind the other tenants
                     return item
         return None
 
     def displace(self, tenant: str) -> Item | None:
-        """Takes the newest item of whoever has most out, if that is more than the tenant would have with one more."""
+        """Remove the newest item of the tenant with the most items, unless this tenant would then have as many."""
         longest = max(self._tenants.values(), key=len)
         if len(longest) <= len(self._tenants.get(tenant, ())) + 1:
             return None
@@ -116,7 +119,7 @@ class _TenantQueues(Generic[Item]):
         return longest.pop()
 
     def prune(self, is_wanted: Callable[[Item], bool]) -> None:
-        """Takes out what nobody waits for."""
+        """Remove the items that are no longer wanted."""
         for tenant, queue in list(self._tenants.items()):
             kept = deque(item for item in queue if is_wanted(item))
             self.size -= len(queue) - len(kept)

@@ -1,4 +1,4 @@
-"""A model at work: its engine, the threads that the engine runs in, and its batcher. This module knows no Ray."""
+"""Run one model: its engine, the engine's threads, and its batcher. This module does not import Ray."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from serve_app.models.failures import model_errors
 from serve_app.models.tasks.detect import to_detections
 from serve_app.types import DetectOptions, DetectReply, EngineInfo, ModelInfo, Pixels, Timing
 
-_WEDGED_AFTER_S = 10.0  # in one batch; a slow engine has longer:
-_WEDGED_AFTER_BATCHES = 20  # as long as so many took when it was warm
+_HUNG_AFTER_S = 10.0  # the minimum time in one batch after which an engine counts as hung,
+_HUNG_AFTER_BATCHES = 20  # and for slow engines, the time that this many batches took at warm-up
 _WARM_UPS = 4
 
 
@@ -36,16 +36,16 @@ class EngineInput:
 
 
 class ModelRunner:
-    """Infers and postprocesses in engine threads, for which the event loop never waits."""
+    """A model that infers and postprocesses in engine threads, without blocking the event loop."""
 
     def __init__(
         self, engine: Engine, args: DetectorArgs, batch_s: float, on_batch: Callable[[list[DetectReply]], None]
     ) -> None:
-        """``batch_s``: what as many batches as run at once take. See ``load``."""
+        """Start the threads and the batcher. ``batch_s``: the seconds that concurrent batches take. See ``load``."""
         self._engine = engine
         self._on_batch = on_batch
         self._threads = ThreadPoolExecutor(engine.concurrency, "engine")
-        self._wedged_after_s = max(_WEDGED_AFTER_S, _WEDGED_AFTER_BATCHES * batch_s)
+        self._hung_after_s = max(_HUNG_AFTER_S, _HUNG_AFTER_BATCHES * batch_s)
         batch_size = _batch_size(engine, args)
         self.batcher = Batcher[EngineInput, DetectReply](
             self._infer,
@@ -61,33 +61,33 @@ class ModelRunner:
     async def load(
         cls, args: DetectorArgs, *, has_gpu: bool, on_batch: Callable[[list[DetectReply]], None]
     ) -> ModelRunner:
-        """Loaded, checked and warm. ``on_batch`` hears of each batch. Raises ModelError."""
+        """Load, check and warm up a model. ``on_batch`` gets the replies of each batch. Raise ModelError on failure."""
         engine = await asyncio.to_thread(
             model_loading.load, args.model, has_gpu=has_gpu, max_batch_size=args.batcher.max_batch_size
         )
-        with model_errors():  # a batch takes more memory than the one picture with which it was checked
+        with model_errors():  # a batch may run out of memory although the check with one picture did not
             batch_s = await asyncio.to_thread(_warm_up, engine, _batch_size(engine, args))
         return cls(engine, args, batch_s, on_batch)
 
     @property
     def is_wedged(self) -> bool:
-        """Whether one batch has been in the engine for longer than any should."""
-        return self.batcher.in_engine_s > self._wedged_after_s
+        """Whether a batch has been in the engine for so long that the engine counts as hung."""
+        return self.batcher.in_engine_s > self._hung_after_s
 
-    def use(self, detect: DetectArgs, batcher: BatcherArgs) -> None:
-        """Other default thresholds, and other shares of the engine, from now on."""
+    def apply_settings(self, detect: DetectArgs, batcher: BatcherArgs) -> None:
+        """Change the default thresholds and the weights of the kinds of traffic from now on."""
         self.info = _with_defaults(self._engine.info, detect)
         self.batcher.set_weights(batcher.weights())
 
     async def drain(self) -> None:
-        """Until whatever it has accepted is answered; then it is closed, and its memory free."""
+        """Answer all accepted items, then close the model and free its memory."""
         await self.batcher.drain()
         await self.close()
         del self._engine
         await asyncio.to_thread(_collect)
 
     async def close(self) -> None:
-        """Whoever still waits is told to ask elsewhere."""
+        """Stop the batcher and the threads. Waiting items fail with ReplicaGone."""
         await self.batcher.close()
         self._threads.shutdown(wait=False)
 
@@ -98,24 +98,29 @@ class ModelRunner:
         return replies
 
     def _run_engine(self, items: list[EngineInput], alone: bool) -> list[DetectReply]:
-        started_s = time.monotonic()
+        started_at_s = time.monotonic()
         for item in items:
             item.in_engine[0] = 1
         raw_outputs = self._engine.infer([item.frame for item in items], alone=alone)
-        inferred_s = time.monotonic()
+        inferred_at_s = time.monotonic()
         replies = []
         for item, raw in zip(items, raw_outputs, strict=True):
-            begun_s = time.monotonic()
+            postprocessing_at_s = time.monotonic()
             detections = to_detections(raw, item.options, end_to_end=self.info.engine.end_to_end)
-            timing = Timing(inference_s=inferred_s - started_s, postprocess_s=time.monotonic() - begun_s)
+            timing = Timing(
+                inference_s=inferred_at_s - started_at_s, postprocess_s=time.monotonic() - postprocessing_at_s
+            )
             replies.append(DetectReply(detections, timing))
             item.in_engine[0] = 0
         return replies
 
 
 def _collect() -> None:
-    """An engine is too large to wait until Python looks by itself; and Serve has it never look at what was there when
-    the replica had started (``RAY_SERVE_FREEZE_GC_ON_STARTUP``)."""
+    """Collect garbage now, because an engine is too large to wait for Python's next collection.
+
+    Python never collects the objects that Serve froze when the replica started (``RAY_SERVE_FREEZE_GC_ON_STARTUP``),
+    so they are unfrozen first.
+    """
     gc.unfreeze()
     gc.collect()
     gc.freeze()
@@ -126,21 +131,21 @@ def _batch_size(engine: Engine, args: DetectorArgs) -> int:
 
 
 def _warm_up(engine: Engine, batch_size: int) -> float:
-    """Returns how many seconds as many batches as run at once then take."""
+    """Run the engine until it is warm. Return the seconds that ``engine.concurrency`` simultaneous batches take."""
     frames = [np.zeros(engine.info.input_shape.array, np.uint8)] * batch_size
     engine.infer(frames, alone=True)
     took_s = []
     with ThreadPoolExecutor(engine.concurrency) as threads:
         for _ in range(_WARM_UPS):
-            began_s = time.monotonic()
+            began_at_s = time.monotonic()
             list(threads.map(lambda _: engine.infer(frames, alone=False), range(engine.concurrency)))
-            took_s.append(time.monotonic() - began_s)
-    return min(took_s)  # the first one was cold, and beside others another model may be at work
+            took_s.append(time.monotonic() - began_at_s)
+    return min(took_s)  # the first run is cold, and another model may slow down the others
 
 
 def _with_defaults(engine: EngineInfo, detect: DetectArgs) -> ModelInfo:
-    """Return the model with its default thresholds, under a version that says whether a frame was made for it."""
-    # Not the engine, nor the precision: on nodes of another kind a replica may have chosen another one.
+    """Return the model with its default thresholds. Its version changes with the input shape and the thresholds."""
+    # The version leaves out engine and precision, because replicas on other kinds of nodes may choose others.
     defaults = DetectOptions(**detect.model_dump())
     identity = f"{engine.name} {engine.version} {engine.input_shape} {defaults}"
     return ModelInfo(engine, hashlib.sha256(identity.encode()).hexdigest()[:12], defaults)

@@ -1,4 +1,4 @@
-"""Rolling out another model under a Detector that goes on serving. Plain asyncio: this module knows no Ray."""
+"""Roll out another model while a Detector keeps serving. This module uses plain asyncio and does not import Ray."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _FOLDERS = re.compile(r"""(?<!\w)/(?:[^/\n:;'"]+/)+""")  # their names may conta
 
 
 class Rollout:
-    """Serves one model, and changes to what ``user_config`` says without downtime.
+    """The served model, which changes to the newest ``user_config`` without downtime.
 
-    A change is loaded in the background while the present model serves. The newest change wins: one that is still being
-    loaded is cancelled. A change that fails leaves everything as it was, and ``state`` says why. The model that was
-    replaced answers what it has accepted, then frees its memory. To be used from one event loop.
+    The new model loads in the background while the current one serves. The newest change wins and cancels one that is
+    still loading. A change that fails leaves everything as it was, and ``state`` says why. The replaced model answers
+    its accepted items, then frees its memory. All calls must come from one event loop.
     """
 
     def __init__(
@@ -34,9 +34,12 @@ class Rollout:
         load: Callable[[DetectorArgs], Awaitable[ModelRunner]],
         on_outcome: Callable[[Outcome], None],
     ) -> None:
-        """``load`` raises ServeAppError; ``on_outcome`` is called at the end of each change but a cancelled one."""
-        self._deployed = args  # as the deployment was bound
-        self._serving = args  # as it is now
+        """Create a roll-out without a model. ``on_outcome`` is called at the end of each change that is not cancelled.
+
+        ``load`` may raise ServeAppError.
+        """
+        self._deployed = args  # the arguments of the deployment
+        self._serving = args  # the arguments with the current user_config applied
         self._load = load
         self._on_outcome = on_outcome
         self._user_config: Any = None  # the newest one
@@ -47,26 +50,26 @@ class Rollout:
 
     @property
     def runner(self) -> ModelRunner:
-        """The model that serves now. Only ``configure`` may be called before there is one."""
+        """The current model. It exists once the first call of ``configure`` has returned."""
         assert self._runner is not None
         return self._runner
 
     @property
     def is_wedged(self) -> bool:
-        """Whether the engine of the present model, or of one that is being retired, hangs."""
+        """Whether the engine of the current model, or of one that is being retired, is hung."""
         return any(runner.is_wedged for runner in (self.runner, *self._retiring))
 
     def state(self) -> DetectorState:
-        """Return what is served, and how far the change to another model is."""
+        """Return the current model, whether a change is in progress, and why the last change was refused."""
         is_changing = self._change is not None and not self._change.done()
         return DetectorState(self.runner.info, is_changing, self._refused_change)
 
     async def configure(self, user_config: Any) -> None:
-        """Serve what ``user_config`` says instead of the arguments, both of one form.
+        """Apply ``user_config``, whose settings override the arguments.
 
-        Only the first model is waited for, and only that may raise: a Detector has to start with some model. If it
-        cannot be changed to the ``user_config``, it starts with its arguments, as the replicas did that were running
-        when that change was refused: a Detector that dies needs a successor.
+        Only the first call waits for its model, and only the first call may raise, because a Detector must start with
+        some model. If the first ``user_config`` cannot be applied, the Detector starts with its arguments, like the
+        running replicas that refused the same change. Otherwise a Detector that died could not be replaced.
         """
         if self._runner is None:
             self._user_config = user_config
@@ -78,7 +81,7 @@ class Rollout:
             self._change = asyncio.create_task(self._change_to(user_config))
 
     async def close(self) -> None:
-        """Stop every model; what waits for them is told that this replica is going away."""
+        """Stop every model. Items that wait for them fail with ReplicaGone."""
         if self._change is not None:
             self._change.cancel()
         for runner in (self._runner, *self._retiring):
@@ -102,7 +105,7 @@ class Rollout:
         try:
             args = self._deployed.changed_by(user_config)
             if args.has_engine_of(self._serving):
-                before.use(args.detect, args.batcher)
+                before.apply_settings(args.detect, args.batcher)
             else:
                 self._runner = await self._load(args)
                 self._runner.batcher.drops = before.batcher.drops  # the counters continue
@@ -120,11 +123,11 @@ class Rollout:
             del self._retiring[runner]
 
     def _refuse(self, error: Exception) -> None:
-        logger.error("the change of the model is refused", exc_info=error)
+        logger.error("the change of the model was refused; the current model keeps serving", exc_info=error)
         self._refused_change = _without_folders(str(error)) if isinstance(error, ServeAppError) else _INTERNAL
         self._on_outcome("refused")
 
 
 def _without_folders(text: str) -> str:
-    """Return the text without the folders of its paths: clients may read it."""
+    """Remove the folders from paths in the text, because clients may read it."""
     return _FOLDERS.sub("", text)

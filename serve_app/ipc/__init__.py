@@ -1,1 +1,1 @@
-"""What processes of one node share: model inputs in shared memory, and calls over Unix sockets."""
+"""Communicate between processes of one node: model inputs in shared memory, and calls over Unix sockets."""

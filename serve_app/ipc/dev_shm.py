@@ -1,4 +1,4 @@
-"""What lies in /dev/shm for the processes of one node, and the sweep of what dead ones left there."""
+"""Name the files in /dev/shm that processes of one node share, and remove those of processes that have died."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from serve_app.errors import SharedMemoryError
 FOLDER = Path("/dev/shm")
 PREFIX = "sightline-"
 _SOCKET_SUFFIX = ".sock"
-_NEW_S = 1.0  # a socket that is younger may not be listened on yet, nor a folder be locked
+_MIN_AGE_S = 1.0  # before a sweep, because the owner may not listen on a new socket or lock a new folder yet
 
 
 def pool_path(folder: Path) -> Path:
-    """A path for a frame pool that was never used before. Its owner holds an ``flock`` on the file."""
+    """Return a new, unique path for a frame pool. Its owner holds an ``flock`` on the file."""
     return folder / f"{PREFIX}{secrets.token_hex(8)}"
 
 
 def socket_path(folder: Path, service: str) -> Path:
-    """A path for a socket of a service that was never used before. Its owner listens on it."""
+    """Return a new, unique path for a socket of a service. Its owner listens on it."""
     return folder / f"{PREFIX}{service}-{secrets.token_hex(4)}{_SOCKET_SUFFIX}"
 
 
 def sockets(folder: Path, service: str) -> list[Path]:
-    """The paths of a service's sockets."""
+    """Return the paths of a service's sockets."""
     return list(folder.glob(f"{PREFIX}{service}-*{_SOCKET_SUFFIX}"))
 
 
 @contextmanager
 def run_folder(folder: Path = FOLDER) -> Iterator[Path]:
-    """A folder of this run's own, whose path is short, for sockets. Its owner holds an ``flock`` on it.
+    """Create a temporary folder with a short path, for sockets. Its owner holds an ``flock`` on it.
 
-    Raises SharedMemoryError where none can be made.
+    Raise SharedMemoryError when it cannot be created.
     """
     try:
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
     except OSError as exc:
-        raise SharedMemoryError(f"{folder} cannot be written ({exc.strerror}): mount a tmpfs there") from exc
+        raise SharedMemoryError(f"{folder} is not writable ({exc.strerror}): mount a tmpfs there") from exc
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -57,7 +57,7 @@ def run_folder(folder: Path = FOLDER) -> Iterator[Path]:
 
 
 def sweep(folder: Path = FOLDER) -> int:
-    """Remove what dead owners left; returns how many files and folders."""
+    """Remove the files and folders of dead owners. Return how many were removed."""
     paths = list(folder.glob(f"{PREFIX}*"))
     return sum(_sweep_socket(path) if path.suffix == _SOCKET_SUFFIX else _sweep_locked(path) for path in paths)
 
@@ -69,36 +69,36 @@ def _sweep_locked(path: Path) -> bool:
             return False
         fd = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return False  # gone already, or another user's
+        return False  # already removed, or owned by another user
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if is_folder:
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)  # under the lock: its owner-to-be may not have it yet
+            path.unlink(missing_ok=True)  # while locked, because a new owner may not have locked it yet
         return True
     except OSError:
-        return False  # its owner lives, or it is another user's
+        return False  # its owner is alive, or it belongs to another user
     finally:
         os.close(fd)
 
 
 def _sweep_socket(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # one that lives and does not accept must not hold us up
+        probe.setblocking(False)  # a server that is alive but does not accept must not block us
         is_dead = probe.connect_ex(str(path)) == errno.ECONNREFUSED
     try:
         if is_dead and _is_old(path):
             path.unlink()
             return True
     except OSError:
-        pass  # another sweep was faster, or it is another user's
+        pass  # removed by another sweep, or owned by another user
     return False
 
 
 def _is_old(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > _NEW_S
+    return time.time() - path.stat().st_mtime > _MIN_AGE_S
 
 
-if __name__ == "__main__":  # after a cluster was stopped: what killed processes left behind
+if __name__ == "__main__":  # run after a cluster was stopped, to remove the files of killed processes
     sweep()

@@ -1,13 +1,13 @@
 """The frame pool: model inputs in shared memory, so that frames never travel through Ray.
 
-The owner leases a slot, writes a frame, sends the slot's name (``SlotRef``), and has the slot back when the answer
-is there. A reader on the same node maps the owner's file and reads the frame in place. A flag beside the frame, which
-the reader sets while the frame is in its engine, outlives the reader: it tells which frames may have killed it.
+The owner leases a slot, writes a frame, sends the slot's name (``SlotRef``), and releases the slot when the answer has
+arrived. A reader on the same node maps the owner's file and reads the frame in place. The reader sets a flag next to
+the frame while the frame is in its engine. The flag outlives the reader, and shows which frames may have killed it.
 
-Python's ``multiprocessing.shared_memory`` would not do: its resource tracker unlinks a file when *any* process that
-attached to it dies, and it only truncates, so that a full tmpfs kills by SIGBUS long after the start. Here the file
-is allocated in full at once, carries a random name that is never used again, and its owner holds an ``flock`` on it;
-a file whose lock can be taken has lost its owner, and whoever creates the next pool removes it.
+We do not use Python's ``multiprocessing.shared_memory``. Its resource tracker unlinks a file when *any* process that
+attached to it dies. It also only truncates the file, so a full tmpfs kills a process with SIGBUS long after the start.
+Our file is fully allocated when it is created, and has a random name that is never reused. Its owner holds an ``flock``
+on it. A file whose lock can be taken has lost its owner, and is removed when the next pool is created.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ InEngineFlag = NDArray[np.uint8]  # (1,), writable; 1 while the frame is in an e
 
 @dataclass(frozen=True)
 class Slot:
-    """Memory for one model input. Its owner gives it back once."""
+    """The memory for one model input. The owner must release it exactly once."""
 
     ref: SlotRef
     pixels: Pixels  # the shape of ``ref.input_shape``, writable
@@ -46,22 +46,22 @@ class Slot:
 
     @property
     def was_in_engine(self) -> bool:
-        """The frame is in a reader's engine, or was when the reader died."""
+        """Whether the frame is in a reader's engine, or was when the reader died."""
         return bool(self._in_engine[0])
 
     def clear_flag(self) -> None:
-        """Say that no engine has the frame. To be called before the frame is sent."""
+        """Mark the frame as being in no engine. Call this before the frame is sent."""
         self._in_engine[0] = 0
 
-    def give_back(self) -> None:
-        """Free the slot: nothing of ours reads or writes it any more."""
+    def release(self) -> None:
+        """Return the slot to its pool. Afterwards, nothing in this process may read or write it."""
         self._free.append(self)
 
 
 class FramePool:
     """Slots for model inputs of one shape, owned by this process.
 
-    Raises SharedMemoryError if shared memory has no room for them.
+    Raise SharedMemoryError when there is too little shared memory for them.
     """
 
     def __init__(self, slots: int, shape: InputShape, folder: Path = FOLDER) -> None:
@@ -69,7 +69,7 @@ class FramePool:
         stride = _slot_bytes(shape)
         path, fd = _create_locked(folder)
         self.name = path.name
-        # Runs when the pool is collected, when close() is called and when the interpreter exits, whichever is first.
+        # Runs once: when close() is called, the pool is garbage-collected or the interpreter exits.
         self._close = weakref.finalize(self, _remove, path, fd)
         try:
             os.posix_fallocate(fd, 0, pool_bytes(slots, shape))
@@ -78,8 +78,8 @@ class FramePool:
             if exc.errno != errno.ENOSPC:
                 raise
             raise SharedMemoryError(
-                f"the frame pool needs {slots * stride / 2**20:.0f} MiB of shared memory and does not get it; "
-                "use fewer slots (preprocessor.slots) or allow more (docker run --shm-size=1g)"
+                f"the frame pool needs {slots * stride / 2**20:.0f} MiB of shared memory, which is not available: use "
+                "fewer preprocessor.slots, or allow more shared memory (docker run --shm-size=1g)"
             ) from exc
         memory = np.frombuffer(mmap.mmap(fd, slots * stride), np.uint8)
         self._free: deque[Slot] = deque()
@@ -91,49 +91,49 @@ class FramePool:
 
     @property
     def leased(self) -> int:
-        """Slots in use now."""
+        """The number of slots in use."""
         return self.slots - len(self._free)
 
     def take(self) -> Slot:
-        """A free slot. Raises Overloaded: the owner must not hold more than it asked for."""
+        """Lease a free slot. Raise Overloaded when all slots are in use."""
         try:
-            return self._free.pop()  # the last one given back: it is warm in the cache
+            return self._free.pop()  # the last one released, because it is still in the CPU's cache
         except IndexError:
             raise Overloaded(
-                f"preprocessor.slots: all {self.slots} frame slots are in use; retry later or raise it",
+                f"preprocessor.slots: all {self.slots} frame slots are in use; retry later or raise the limit",
                 limit="preprocessor.slots",
             ) from None
 
     @contextmanager
     def lease(self) -> Iterator[Slot]:
-        """A slot for the length of a ``with`` block."""
+        """Lease a slot for the duration of a ``with`` block."""
         slot = self.take()
         try:
             yield slot
         finally:
-            slot.give_back()
+            slot.release()
 
     def close(self) -> None:
-        """Remove the file. Readers keep what they have mapped until they notice."""
+        """Remove the file. Readers keep their mappings until they notice."""
         self._close()
 
 
 class SlotReader:
-    """Other processes' slots, mapped once a pool and read in place."""
+    """A reader of other processes' slots, which maps each pool once and reads frames in place."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._folder = folder
         self._pools: dict[str, tuple[int, np.ndarray]] = {}  # name -> (descriptor, memory)
 
     def view(self, ref: SlotRef) -> tuple[Pixels, InEngineFlag]:
-        """Return the frame in the slot, not copied, and its flag. Raises SlotElsewhere."""
+        """Return the frame in the slot, without a copy, and its flag. Raise SlotElsewhere for slots of other nodes."""
         if ref.pool not in self._pools:
-            self._drop_unlinked()  # a new pool appears when an owner was replaced
+            self._drop_unlinked()  # a new pool often replaces one whose owner has died
             self._pools[ref.pool] = self._map(ref.pool)
         return _frame_and_flag(self._pools[ref.pool][1], ref)
 
     def close(self) -> None:
-        """Drop every mapping."""
+        """Unmap all pools that are mapped."""
         for name in list(self._pools):
             os.close(self._pools.pop(name)[0])
 
@@ -141,7 +141,7 @@ class SlotReader:
         if not name.startswith(PREFIX) or "/" in name:
             raise SlotElsewhere("not a frame pool's name")
         try:
-            # Mapped for writing though only flags are written: OpenVINO takes no read-only array without a copy.
+            # We map it writable although we only write flags, because OpenVINO copies read-only arrays.
             fd = os.open(self._folder / name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise SlotElsewhere("the frame pool is on another node") from None
@@ -155,7 +155,7 @@ class SlotReader:
         for name, (fd, _) in list(self._pools.items()):
             if os.fstat(fd).st_nlink == 0:
                 os.close(fd)
-                del self._pools[name]  # the memory itself goes with the last view of it
+                del self._pools[name]  # the memory itself is freed with the last view of it
 
 
 def pool_bytes(slots: int, shape: InputShape) -> int:
@@ -172,14 +172,14 @@ def _create_locked(folder: Path) -> tuple[Path, int]:
             if os.fstat(fd).st_nlink:
                 return path, fd
         except BlockingIOError:
-            pass  # between our open and our lock a sweep took the file for an orphan: make another
+            pass  # a sweep locked the file between our open and our lock, so we create another one
         os.close(fd)
         path.unlink(missing_ok=True)
 
 
 def _remove(path: Path, fd: int) -> None:
     path.unlink(missing_ok=True)
-    os.close(fd)  # frees the lock
+    os.close(fd)  # releases the lock
 
 
 def _slot_bytes(shape: InputShape) -> int:

@@ -1,7 +1,7 @@
-"""Work that may have killed its process is done again in a process of its own, one piece after the other.
+"""Retry work that may have killed its process in a separate process, one piece of work at a time.
 
-What kills or hangs that process is refused alone. The process is started when it is first needed and lives as
-long as its owner: it ends when its input does.
+Work that crashes or hangs that process, too, is refused, and nothing else is affected. The process is started when it
+is first needed. It ends with its owner, because it exits when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -24,32 +24,38 @@ T = TypeVar("T")
 
 
 class Quarantine:
-    """That process, as its owner sees it. Used from one event loop."""
+    """The separate process, as its owner uses it. All calls must come from one event loop."""
 
     def __init__(self, time_limit_s: float = 15.0) -> None:
-        """``time_limit_s``: for a piece of work, in which a process may have to be started; the largest takes two."""
+        """Set the time limit for a piece of work, including the start of the process; the largest work takes 2 s."""
         self._time_limit_s = time_limit_s
         self._lock = asyncio.Lock()
         self._process: Process | None = None
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the work returns, a function of a module. Raises PoisonPicture where its process dies or hangs."""
+        """Run a module's function in the process and return its result.
+
+        Raise PoisonPicture when the process crashes or hangs, and the error of the function when it fails.
+        """
         async with self._lock:
             try:
                 async with asyncio.timeout(self._time_limit_s):
                     worked, value = await self._ask(pickle.dumps((work, args, kwargs)))
             except (asyncio.IncompleteReadError, ConnectionError, TimeoutError) as exc:
                 await self.close()
-                raise PoisonPicture("two processes died of this picture, or hung, the second with no other") from exc
+                raise PoisonPicture(
+                    "two processes crashed or hung on this picture, the second while processing nothing else; send "
+                    "another one"
+                ) from exc
             except BaseException:
-                await self.close()  # it would answer to whoever comes next
+                await self.close()  # otherwise its answer would go to the next caller
                 raise
         if not worked:
             raise value
         return value  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        """The process is no longer needed."""
+        """Stop the process. The next call of ``run`` starts a new one."""
         process, self._process = self._process, None
         if process is not None:
             with suppress(ProcessLookupError):  # it has ended
@@ -58,7 +64,7 @@ class Quarantine:
 
     async def _ask(self, message: bytes) -> Any:
         if self._process is None:
-            # -c, not -m: it is to find our modules where this process found them.
+            # We use -c instead of -m so that it finds modules in the same places as this process.
             code = f"import sys; sys.path[:] = {sys.path!r}; from serve_app.ipc.quarantine import serve; serve()"
             self._process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=PIPE, stdout=PIPE)
         process = self._process
@@ -67,13 +73,13 @@ class Quarantine:
         process.stdin.writelines((_SIZE.pack(len(message)), message))
         await process.stdin.drain()
         (size,) = _SIZE.unpack(await process.stdout.readexactly(_SIZE.size))
-        return pickle.loads(await process.stdout.readexactly(size))  # of a process of ours
+        return pickle.loads(await process.stdout.readexactly(size))  # safe, because the process is ours
 
 
 def serve() -> None:
-    """What that process does."""
+    """Run the requested work until standard input is closed. This is the main function of the process."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # whatever a library prints is no answer
+    sys.stdout = sys.stderr  # so that the output of libraries does not mix with the answers
     while (message := _read(requests)) is not None:
         work, args, kwargs = pickle.loads(message)
         try:

@@ -1,10 +1,10 @@
-"""Calls between processes of one node: pickled messages over a Unix socket, many at once on one connection.
+"""Call other processes of the same node: pickled messages over a Unix socket, many calls at once per connection.
 
-A call over a Ray Serve handle passes through gRPC in Python, a router and several tasks at either end; beside a busy
-engine that took 3 ms of CPU a call, and this takes a tenth. Handles remain for calls to other nodes, and for the time
-until a server was found.
+A call over a Ray Serve handle passes through gRPC in Python, a router and several tasks at each end. With a busy engine
+on the same machine, that took 3 ms of CPU time per call; this takes a tenth of it. Handles are still used for calls to
+other nodes, and until a server is found.
 
-Both ends make sure that the other one is the same user's before they unpickle anything.
+Both ends check that the other end belongs to the same user before they unpickle anything.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from serve_app.ipc import dev_shm
 logger = logging.getLogger(__name__)
 
 _HEADER = struct.Struct("<QI")  # the call's number, and the length of the message
-_NOTHING = b""  # sent by a caller: it no longer waits for this call
-_GOING_AWAY = 0  # in place of a number, sent by a server: it takes no more calls
-_SCAN_PERIOD_S = 1.0
+_EMPTY = b""  # sent by a caller to cancel a call
+_GOING_AWAY = 0  # sent by a server instead of a call's number when it accepts no more calls
+_SCAN_INTERVAL_S = 1.0
 _DRAIN_TIMEOUT_S = 15.0
-_TRIES = 2  # servers that are asked when the first one is full
-_MAX_UNSENT_BYTES = 64 << 20  # towards a server that does not read: it gets no more calls
+_MAX_ATTEMPTS = 2  # servers that a call tries when they are full
+_MAX_UNSENT_BYTES = 64 << 20  # above it, a server that does not read gets no more calls
 
 Method = Callable[..., Awaitable[Any]]
 
 
 class _Connection(asyncio.Protocol):
-    """Numbered messages in both directions. What is received is valid during ``received`` only."""
+    """A connection for numbered messages in both directions. A received message is valid only during ``received``."""
 
     def __init__(
         self,
@@ -63,7 +63,9 @@ class _Connection(asyncio.Protocol):
         return int(self._transport.get_write_buffer_size())
 
     def send(self, number: int, message: bytes) -> None:
-        self._transport.writelines((_HEADER.pack(number, len(message)), message))  # not joined: it may be large
+        self._transport.writelines(
+            (_HEADER.pack(number, len(message)), message)
+        )  # not joined, because the message may be large
 
     def close(self) -> None:
         self._transport.close()
@@ -96,8 +98,10 @@ class _Connection(asyncio.Protocol):
 
 
 class CallServer:
-    """Answers calls of ``methods`` by processes of this node, ``max_calls`` at once. One more is refused: ``limit`` is
-    the name of what the number follows from."""
+    """A server for calls of ``methods`` from processes of this node, ``max_calls`` at once.
+
+    Further calls are refused. ``limit`` is the name of the setting that determines ``max_calls``.
+    """
 
     def __init__(self, methods: Mapping[str, Method], *, max_calls: int, limit: Limit) -> None:
         self._methods = methods
@@ -106,10 +110,10 @@ class CallServer:
         self._calls: dict[tuple[_Connection, int], asyncio.Task[None]] = {}
         self._connections: set[_Connection] = set()
         self._closing = False
-        self._nobody_left = asyncio.Event()
+        self._all_disconnected = asyncio.Event()
 
     async def start(self, service: str, folder: Path = dev_shm.FOLDER) -> None:
-        """Callers of ``service`` find it from now on."""
+        """Start to listen. From now on, callers of ``service`` find this server."""
         dev_shm.sweep(folder)
         self._path = dev_shm.socket_path(folder, service)
         self._server = await asyncio.get_running_loop().create_unix_server(
@@ -117,36 +121,36 @@ class CallServer:
         )
 
     async def wait_for_callers(self) -> None:
-        """Until nobody is connected, if anybody is."""
+        """Wait until all callers have disconnected."""
         if self._connections:
-            await self._nobody_left.wait()
+            await self._all_disconnected.wait()
 
     async def close(self) -> None:
-        """Answers what was accepted, takes nothing new."""
+        """Stop the server: refuse new calls, answer the accepted ones, then close the connections."""
         self._closing = True
         self._path.unlink(missing_ok=True)
         self._server.close()
         for connection in self._connections:
-            self._send_away(connection)
+            self._announce_shutdown(connection)
         if self._connections:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._nobody_left.wait(), _DRAIN_TIMEOUT_S)
+                await asyncio.wait_for(self._all_disconnected.wait(), _DRAIN_TIMEOUT_S)
         for connection in self._connections:
             connection.close()
 
     def _join(self, connection: _Connection) -> None:
         self._connections.add(connection)
-        self._nobody_left.clear()
-        if self._closing:  # it was on its way when we stopped listening
-            self._send_away(connection)
+        self._all_disconnected.clear()
+        if self._closing:  # it connected while we stopped listening
+            self._announce_shutdown(connection)
 
-    def _send_away(self, connection: _Connection) -> None:
+    def _announce_shutdown(self, connection: _Connection) -> None:
         if connection.is_open:
-            connection.send(_GOING_AWAY, _NOTHING)
+            connection.send(_GOING_AWAY, _EMPTY)
 
     def _receive(self, connection: _Connection, number: int, message: memoryview) -> None:
         call = connection, number
-        if message == _NOTHING:
+        if message == _EMPTY:
             if call in self._calls:
                 self._calls[call].cancel()
         elif len(self._calls) >= self._max_calls:
@@ -156,7 +160,7 @@ class CallServer:
             task.add_done_callback(lambda _: self._calls.pop(call))
 
     async def _answer(self, connection: _Connection, number: int, message: bytes) -> None:
-        """Whatever happens, the caller hears of it: else it would wait for ever."""
+        """Run a method and reply with its result or its error. Without a reply, the caller would wait forever."""
         method = "a call"
         try:
             method, args, kwargs = pickle.loads(message)
@@ -176,17 +180,17 @@ class CallServer:
             if caller is connection:
                 task.cancel()
         if not self._connections:
-            self._nobody_left.set()
+            self._all_disconnected.set()
 
 
 def _reply(connection: _Connection, number: int, answer: tuple[bool, Any]) -> None:
     message = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
-    if connection.is_open:  # else nobody waits any more
+    if connection.is_open:  # otherwise nobody is waiting for the answer
         connection.send(number, message)
 
 
 class LocalReplicas:
-    """The servers of a service on this node, as a caller sees them. Used from one event loop."""
+    """The servers of a service on this node, as a caller uses them. All calls must come from one event loop."""
 
     def __init__(self, service: str, folder: Path = dev_shm.FOLDER) -> None:
         self._service = service
@@ -196,23 +200,23 @@ class LocalReplicas:
         self._scanning: asyncio.Task[None]
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """The method's result, from the server with the fewest calls under way, or the next one if that is full.
+        """Call a method on the server with the fewest calls in flight, or on the next one when that is full.
 
-        Raises ReplicaGone where there is none, ReplicaDied where it ended under the call; RuntimeError where the method
-        failed.
+        Return the method's result, or an Overloaded when both servers are full. Raise ReplicaGone when there is no
+        server, ReplicaDied when it ends during the call, and RuntimeError when the method fails.
         """
         if time.monotonic() >= self._scan_at_s:
-            self._scan_at_s = time.monotonic() + _SCAN_PERIOD_S
+            self._scan_at_s = time.monotonic() + _SCAN_INTERVAL_S
             self._scanning = asyncio.create_task(self._scan())
         if not self._links:
-            await asyncio.shield(self._scanning)  # others may wait for it, too
+            await asyncio.shield(self._scanning)  # other calls may be waiting for it, too
         links = sorted(
-            (link for link in self._links.values() if link.takes_calls), key=lambda link: (link.load, random.random())
+            (link for link in self._links.values() if link.accepts_calls), key=lambda link: (link.load, random.random())
         )
         if not links:
             raise ReplicaGone("no replica on this node")
         refusal = None
-        for link in links[:_TRIES]:
+        for link in links[:_MAX_ATTEMPTS]:
             try:
                 result = await link.call(method, args, kwargs)
             except ReplicaGone:
@@ -228,12 +232,12 @@ class LocalReplicas:
         self._links = {path: link for path, link in self._links.items() if link.is_open}
         for path in dev_shm.sockets(self._folder, self._service):
             if path not in self._links:
-                with suppress(OSError):  # it has just ended, or another user's lies in its place
+                with suppress(OSError):  # the server has just ended, or the file belongs to another user
                     self._links[path] = await _Link.to(path)
 
 
 class _Link:
-    """A connection to a server, and the calls that wait for its answers."""
+    """A connection to a server, with the calls that wait for its answers."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, asyncio.Future[tuple[bool, Any]]] = {}
@@ -243,7 +247,7 @@ class _Link:
 
     @classmethod
     async def to(cls, path: Path) -> _Link:
-        """Connected. Raises OSError."""
+        """Connect to the server at a path. Raise OSError on failure."""
         link = cls()
         await asyncio.get_running_loop().create_unix_connection(lambda: link._connection, str(path))
         return link
@@ -253,7 +257,7 @@ class _Link:
         return self._connection.is_open
 
     @property
-    def takes_calls(self) -> bool:
+    def accepts_calls(self) -> bool:
         return self.is_open and not self._going_away and self._connection.unsent_bytes < _MAX_UNSENT_BYTES
 
     @property
@@ -261,7 +265,7 @@ class _Link:
         return len(self._waiting)
 
     async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.takes_calls:
+        if not self.accepts_calls:
             raise ReplicaGone("a replica ended before the call")
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
@@ -270,7 +274,7 @@ class _Link:
             worked, value = await answer
         except asyncio.CancelledError:
             if self.is_open:
-                self._connection.send(number, _NOTHING)
+                self._connection.send(number, _EMPTY)
             raise
         finally:
             del self._waiting[number]
@@ -290,13 +294,13 @@ class _Link:
         if number == _GOING_AWAY:
             self._going_away = True
             self._close_when_done()
-        elif (answer := self._waiting.get(number)) and not answer.done():  # else nobody waits any more
+        elif (answer := self._waiting.get(number)) and not answer.done():  # otherwise nobody is waiting for it
             try:
                 answer.set_result(pickle.loads(message))
-            except Exception as exc:  # of another version of our code, say
+            except Exception as exc:  # for example, the server runs another version of our code
                 answer.set_exception(RuntimeError(f"an answer cannot be read: {type(exc).__name__}"))
 
     def _lose(self, connection: _Connection) -> None:
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(ReplicaDied("a replica ended under the call"))
+                answer.set_exception(ReplicaDied("a replica ended during the call"))

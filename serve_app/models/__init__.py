@@ -1,1 +1,1 @@
-"""A model's file to a loaded engine, and its raw output to results."""
+"""Load a model's file into an engine, and turn its raw output into results."""

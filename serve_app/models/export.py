@@ -1,4 +1,4 @@
-"""A checkpoint -> the file that an engine reads: exported once, into the cache."""
+"""Export a checkpoint to the file that an engine reads. Each export happens once and is kept in the cache."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from serve_app.types import InputShape, Json, Precision
 
 _EXPORT_TIMEOUT_S = 900
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-_MAX_CALIBRATION_PICTURES = 300  # more take longer and change little: NNCF's own default
-_FORMATS = {"openvino": "openvino", "onnx": "onnx", "tensorrt": "engine"}  # in Ultralytics' words
-_SUFFIXES = {"openvino": "_openvino_model", "onnx": ".onnx", "tensorrt": ".engine"}  # of what it exports
+_MAX_CALIBRATION_PICTURES = 300  # NNCF's default; more take longer and change little
+_FORMATS = {"openvino": "openvino", "onnx": "onnx", "tensorrt": "engine"}  # engine -> Ultralytics' export format
+_SUFFIXES = {"openvino": "_openvino_model", "onnx": ".onnx", "tensorrt": ".engine"}  # of the exported file or folder
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8}
 
 
-def exported(
+def find_or_export(
     weights: Path, version: str, args: ModelArgs, engine: str, precision: Precision, max_batch_size: int = 1
 ) -> Path:
-    """What ``engine`` reads, made of a checkpoint. Raises ModelError.
+    """Return the cached export of a checkpoint for ``engine``; export it first if there is none.
 
-    Replicas and nodes that share the cache wait for one export.
+    Replicas and nodes that share a cache wait for a single export. Raise ModelError when the export fails.
     """
     try:
         libraries = [f"{library}{importlib.metadata.version(library)}" for library in (engine, "ultralytics")]
     except importlib.metadata.PackageNotFoundError as exc:
-        raise ModelError(f"the {engine} engine is an extra: pip install 'sightline[{engine}]'") from exc
+        raise ModelError(f"model.engine: {engine} is an extra: pip install 'sightline[{engine}]'") from exc
     pictures = _int8_pictures(args, engine, max_batch_size) if precision == "int8" else []
     traits = [weights.stem, version, f"{args.image_size_px}px", precision]
     if pictures:
@@ -47,15 +47,15 @@ def exported(
     if engine == "tensorrt":
         from serve_app.models.engines.device import gpu_name
 
-        traits.append(gpu_name())  # it runs on no other
+        traits.append(gpu_name())  # an engine file runs only on the model of GPU that built it
     try:
         cache_dir = args.cache_dir.expanduser()
-    except RuntimeError as exc:  # there is no home
+    except RuntimeError as exc:  # the user has no home directory
         raise ModelError(
             f"model.cache_dir: {str(exc).rstrip('.')}: set SERVE_APP_CACHE_DIR to an absolute path"
         ) from exc
     target = cache_dir / ("-".join(traits + libraries) + _SUFFIXES[engine])
-    if os.path.exists(target):  # Path.exists would raise where a folder above it is another user's
+    if os.path.exists(target):  # Path.exists would raise PermissionError below another user's folder
         return target
     options = {
         "format": _FORMATS[engine],
@@ -65,10 +65,10 @@ def exported(
     with _locked(target.with_name(f"{target.name}.lock")) as lock:
         if not target.exists():
             folder = target.with_name(f"{target.name}.making")
-            shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
+            shutil.rmtree(folder, ignore_errors=True)  # left by an export that was killed
             folder.mkdir()
             try:
-                # Ultralytics writes beside the weights, whose folder may be read-only: export a link to them.
+                # Ultralytics writes next to the weights, whose folder may be read-only. So we export a link to them.
                 link = folder / weights.name
                 link.symlink_to(weights)
                 _run_export(link, target, options | {"max_batch_size": max_batch_size}, pictures, lock)
@@ -78,28 +78,33 @@ def exported(
 
 
 def _int8_pictures(args: ModelArgs, engine: str, max_batch_size: int) -> list[Path]:
-    """The pictures that int8 is fitted to. Raises ModelError."""
+    """Return the pictures for int8 calibration. Raise ModelError when they or a library are missing."""
     if args.calibration_dir is None:
-        raise ModelError("model.precision int8 needs model.calibration_dir: a folder of some 300 pictures like yours")
+        raise ModelError(
+            "model.precision: int8 needs model.calibration_dir; set it to a folder of about 300 typical pictures"
+        )
     if engine == "openvino" and importlib.util.find_spec("nncf") is None:
-        raise ModelError("int8 is an extra: pip install 'sightline[int8]'")
+        raise ModelError("model.precision: int8 is an extra: pip install 'sightline[int8]'")
     pictures = calibration_pictures(args.calibration_dir)[:_MAX_CALIBRATION_PICTURES]
-    if len(pictures) < max_batch_size:  # TensorRT reads whole batches of them
-        raise ModelError(f"model.calibration_dir: {len(pictures)} pictures are fewer than a batch of {max_batch_size}")
+    if len(pictures) < max_batch_size:  # TensorRT calibrates with whole batches
+        raise ModelError(
+            f"model.calibration_dir: {len(pictures)} pictures are fewer than a batch of {max_batch_size}; add pictures "
+            "or lower batcher.max_batch_size"
+        )
     return pictures
 
 
 def calibration_pictures(folder: Path) -> list[Path]:
-    """The pictures in ``model.calibration_dir``. Raises ModelError."""
+    """Return the pictures in ``model.calibration_dir``. Raise ModelError when there are none."""
     folder = folder.expanduser()
     pictures = sorted(path for path in folder.glob("*") if path.suffix.lower() in _PICTURES) if folder.is_dir() else []
     if not pictures:
-        raise ModelError(f"model.calibration_dir: there is no picture in {folder}")
+        raise ModelError(f"model.calibration_dir: there is no picture in {folder}; it needs JPEG, PNG, WebP or BMP")
     return pictures
 
 
 def digest(paths: list[Path]) -> str:
-    """12 hex digits of the files' content."""
+    """Return 12 hex digits of a hash of the files' content."""
     hashed = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -108,12 +113,13 @@ def digest(paths: list[Path]) -> str:
 
 
 def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path], lock: int) -> None:
-    """``target`` appears whole or not at all.
+    """Export in a child process, so that ``target`` appears complete or not at all.
 
-    The exporting process holds the ``lock``, too: when we are killed it goes on, and who comes next waits for it.
+    The child process also holds the ``lock``. If this process is killed, the child finishes the export, and the next
+    process that needs it waits for the child.
     """
     if pictures:
-        copies = weights.with_name("images")  # Ultralytics may mend a picture in its place: not the user's
+        copies = weights.with_name("images")  # Ultralytics may repair pictures in place, so it gets copies
         copies.mkdir()
         for number, picture in enumerate(pictures):
             shutil.copy(picture, copies / f"{number}{picture.suffix}")
@@ -130,16 +136,19 @@ def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]
             command, capture_output=True, text=True, timeout=_EXPORT_TIMEOUT_S, check=False, pass_fds=[lock]
         )
     except subprocess.TimeoutExpired as exc:
-        raise ModelError(f"exporting {weights.name} as {options['format']} took over {_EXPORT_TIMEOUT_S} s") from exc
+        raise ModelError(
+            f"exporting {weights.name} as {options['format']} took more than {_EXPORT_TIMEOUT_S} s: export it "
+            "elsewhere, and set model.weights to the exported file"
+        ) from exc
     if done.returncode < 0:
         raise ModelError(
             f"exporting {weights.name} as {options['format']} was ended by signal {-done.returncode}: it may have run "
-            "out of memory"
+            "out of memory; give the Detector more"
         )
     if done.returncode:
         reason = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
         ours = reason.removeprefix(f"{ModelError.__module__}.{ModelError.__name__}: ")
-        if ours != reason:  # a sentence already
+        if ours != reason:  # one of our own errors, which needs no prefix
             raise ModelError(ours)
         raise ModelError(f"exporting {weights.name} as {options['format']} failed: {reason}")
 
@@ -151,7 +160,7 @@ def _locked(path: Path) -> Iterator[int]:
         file = path.open("w")
     except OSError as exc:
         raise ModelError(
-            f"model.cache_dir: {path.parent} cannot be written ({exc.strerror}): "
+            f"model.cache_dir: {path.parent} is not writable ({exc.strerror}): "
             "set SERVE_APP_CACHE_DIR to another folder"
         ) from exc
     with file:

@@ -1,4 +1,4 @@
-"""What libraries raise of a model, as one sentence that an operator can act on."""
+"""Turn the errors that libraries raise for a model into one sentence that an operator can act on."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from serve_app.errors import ModelError, ServeAppError
 
 logger = logging.getLogger(__name__)
 
-_MAX_REASON = 200  # characters of a library's words
+_MAX_REASON = 200  # characters of a library's message
 _PREAMBLE = re.compile(r"Exception from |Check '|\w+ API failed with|\[ONNXRuntimeError\] : \d+ : \w+ : $")
-_PLACE = re.compile(r"^/onnxruntime_src/.*?\) (?=[A-Z])")  # the source file and the function, with its parameters
+_SOURCE_LOCATION = re.compile(
+    r"^/onnxruntime_src/.*?\) (?=[A-Z])"
+)  # the source file and the function, with its parameters
 _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
 _OUT_OF_MEMORY = re.compile(r"out of memory|bad_alloc|OutOfMemory|allocate memory|MemoryError", re.IGNORECASE)
 
 
 @contextmanager
 def model_errors() -> Iterator[None]:
-    """Raise what goes wrong with a model as ModelError: only its sentence reaches the person who starts the service.
+    """Raise every failure inside the block as ModelError.
 
-    A library may raise anything, and Serve reports any other exception as a failed deployment, without its reason.
+    Only the text of a ModelError reaches the person who starts the service. Serve reports any other exception as a
+    failed deployment without a reason.
     """
     try:
         yield
     except ServeAppError:
         raise
     except OSError as exc:
-        raise ModelError(f"model.weights, or what is made of them in model.cache_dir, cannot be used: {exc}") from exc
+        raise ModelError(f"model.weights, or their export in model.cache_dir, cannot be used: {exc}") from exc
     except Exception as exc:
         logger.exception("the model cannot be loaded")
         unknown = ModelError(f"the model cannot be loaded: {type(exc).__name__}: {reason(exc)}")
@@ -37,18 +40,18 @@ def model_errors() -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> ModelError | None:
-    """Return what to say if the error is a lack of memory, on a GPU or not."""
+    """Return our error if the library ran out of CPU or GPU memory, else None."""
     if not _OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
         return None
     return ModelError(
-        "there is too little memory for the model: serve a smaller one, lower batcher.max_batch_size or "
+        "there is too little memory for the model: serve a smaller model, lower batcher.max_batch_size or "
         "model.image_size_px, or give the Detector more memory"
     )
 
 
 def reason(error: BaseException) -> str:
-    """Return the line of a library's message that says what is wrong, without where in the library that was found."""
-    lines = [_PLACE.sub("", _CODES.sub("", line.strip())) for line in str(error).splitlines()]
+    """Return the line of a library's message that says what is wrong, without the location in its source code."""
+    lines = [_SOURCE_LOCATION.sub("", _CODES.sub("", line.strip())) for line in str(error).splitlines()]
     listed = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
     said = listed or [line for line in lines if line and not _PREAMBLE.match(line)] or ["no reason given"]
     return said[0] if len(said[0]) <= _MAX_REASON else f"{said[0][:_MAX_REASON]}…"

@@ -1,7 +1,8 @@
-"""Which detection head an exported model has, known by the shapes and the values of its raw output.
+"""Recognise the detection head of an exported model from the shapes and the values of its raw output.
 
-A shape alone does not tell: an RT-DETR of two classes has the shape of YOLO's end-to-end head, and so has a YOLOv5 of
-one class. What cannot be told apart for certain is refused: a wrong guess would answer boxes of nonsense.
+The shape alone is not enough: an RT-DETR with two classes and a YOLOv5 with one class both have the shape of YOLO's
+end-to-end head. Models that cannot be recognised with certainty are refused, because a wrong guess would produce
+meaningless boxes.
 """
 
 from __future__ import annotations
@@ -16,107 +17,106 @@ from serve_app.errors import ModelError
 from serve_app.types import InputShape
 
 # anchors     (4 + classes, n): centre x, centre y, width, height, scores. YOLOv8, YOLO11 and their relatives.
-# rows        (n, 6): left, top, right, bottom, confidence, class id. End to end (YOLOv10, YOLO26), or with NMS inside.
+# rows        (n, 6): left, top, right, bottom, confidence, class id. End to end (YOLOv10, YOLO26), or built-in NMS.
 # objectness  (n, 5 + classes): centre x, centre y, width, height, objectness, scores. YOLOv3, YOLOv5 and YOLOv7.
 Head = Literal["anchors", "rows", "objectness"]
 
-_STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # of the levels that YOLO heads have
-_STRIDES_OF_TINY = (16, 32)  # YOLOv3-tiny's and YOLOv4-tiny's, which have objectness
-_ANCHORS_PER_CELL = 3  # of heads with objectness, but for YOLOX, which has one
-_MOST_ROWS = 300  # of an end-to-end head unless it says otherwise; a grid has as few cells only in tiny pictures
-_END_TO_END = {  # what has rows of so many numbers, of which a detection model's have six
-    7: "as an end-to-end model's of oriented boxes is, an SSD's, or a YOLOv7's with NMS inside",
-    38: "as an end-to-end segmentation model's is",
-    57: "as an end-to-end pose model's is",
+_STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # of the levels of YOLO heads
+_TINY_STRIDES = (16, 32)  # YOLOv3-tiny and YOLOv4-tiny, which have objectness
+_ANCHORS_PER_CELL = 3  # in heads with objectness, except YOLOX, which has one
+_MAX_ROWS = 300  # the default of end-to-end heads; a grid has so few cells only for tiny inputs
+_ROW_LENGTHS = {  # numbers per row -> kinds of model; a detection model has six
+    7: "like that of an end-to-end model with oriented boxes, an SSD, or a YOLOv7 with built-in NMS",
+    38: "like that of an end-to-end segmentation model",
+    57: "like that of an end-to-end pose model",
 }
-_EXPORT_IT = "export it with Ultralytics as a detection model"
-_SHARES_PX = 2.0  # boxes that nowhere reach further are shares of the picture's sides
+_EXPORT_HINT = "export it with Ultralytics as a detection model"
+_MAX_FRACTION = 2.0  # boxes whose coordinates are all below it are fractions of the picture's sides, not pixels
 _ROUNDING = 0.01
 _SLACK_PX = 1.0
-_LEAST_CONFIDENCE = 0.01  # a request can ask for no less
-_LEAST_SCORE = 1e-3  # boxes of lower scores may be anything
+_MIN_CONFIDENCE = 0.01  # the lowest threshold that a request may use
+_MIN_SCORE = 1e-3  # boxes with lower scores may be meaningless
 
 
 def recognise(
     outputs: Sequence[Sequence[int]], labels: Sequence[str], input_shape: InputShape, *, is_end_to_end: bool
 ) -> Head:
-    """Return the head that has outputs of these shapes, for one picture. Raises ModelError with what it is instead.
+    """Return the head whose outputs have these shapes for one picture. ``is_end_to_end`` is the file's own statement.
 
-    ``is_end_to_end``: the file says so.
+    Raise ModelError, which says what kind of model it seems to be, for every other head.
     """
     shape, *others = outputs
     classes = len(labels)
-    if any(len(other) != 5 for other in others):  # YOLOv5 used to export its feature maps, too, which have five
-        listed = " and ".join(_written(one) for one in outputs)
+    if any(len(other) != 5 for other in others):  # older YOLOv5 exports add feature maps, which have five axes
+        listed = " and ".join(_format_shape(one) for one in outputs)
         raise ModelError(
-            f"the model has {len(outputs)} outputs, {listed}, and a YOLO detection model one: {_EXPORT_IT}"
+            f"the model has {len(outputs)} outputs, {listed}, but a YOLO detection model has one: {_EXPORT_HINT}"
         )
     if len(shape) == 3 and shape[0] != 1:
-        raise ModelError(f"the model answers {shape[0]} pictures for one: export it with batch=1")
+        raise ModelError(f"the model returns results for {shape[0]} pictures when given one: export it with batch=1")
     if len(shape) != 3:
-        raise ModelError(f"the model's output is {_written(shape)}, {_guess(shape, classes)}: {_EXPORT_IT}")
+        raise ModelError(f"the model's output is {_format_shape(shape)}, {_describe(shape, classes)}: {_EXPORT_HINT}")
     _, height, width = shape
     cells = {_cells(input_shape, strides) for strides in _STRIDES}
-    has_one_a_cell = height in cells
-    has_three_a_cell = height in {_ANCHORS_PER_CELL * n for n in (*cells, _cells(input_shape, _STRIDES_OF_TINY))}
-    may_be_grid = height > _MOST_ROWS and (has_one_a_cell or has_three_a_cell)
+    has_one_per_cell = height in cells
+    has_three_per_cell = height in {_ANCHORS_PER_CELL * n for n in (*cells, _cells(input_shape, _TINY_STRIDES))}
+    may_be_grid = height > _MAX_ROWS and (has_one_per_cell or has_three_per_cell)
     if width == 6 and (is_end_to_end or not may_be_grid):
         return "rows"
     if height == 4 + classes and width != 6:
         return "anchors"
-    if width == 5 + classes and has_three_a_cell:
+    if width == 5 + classes and has_three_per_cell:
         return "objectness"
-    raise ModelError(
-        f"the model's output is {_written(shape)}, {_guess(shape, classes, in_cells=has_one_a_cell)}: {_EXPORT_IT}"
-    )
+    description = _describe(shape, classes, is_one_per_cell=has_one_per_cell)
+    raise ModelError(f"the model's output is {_format_shape(shape)}, {description}: {_EXPORT_HINT}")
 
 
 def _cells(shape: InputShape, strides: Sequence[int]) -> int:
-    """Return how many cells the levels of these strides have together."""
+    """Return the number of grid cells in all levels with these strides."""
     return sum(-(-shape.height_px // stride) * -(-shape.width_px // stride) for stride in strides)
 
 
-def not_floats() -> ModelError:
-    """Return the error for a file whose output is whole numbers: of what scale, only the numbers left out would say."""
+def integer_output_error() -> ModelError:
+    """Return the error for a file with an integer output, whose scale is unknown without the dequantisation."""
     return ModelError(
-        "the model's output is neither fp32 nor fp16, as a quantised model's without its last DequantizeLinear, and "
-        "what its numbers mean cannot be known: export it with an output in fp32"
+        "the model's output is neither fp32 nor fp16, like that of a quantised model without its last "
+        "DequantizeLinear, so the scale of its numbers is unknown: export it with an output in fp32"
     )
 
 
-def _guess(shape: Sequence[int], classes: int, *, in_cells: bool = False) -> str:
-    """Return what has an output of this shape, as a part of a sentence."""
-    has_columns = len(shape) == 3 and shape[1] < shape[2]  # one a cell, as the raw heads of every task
+def _describe(shape: Sequence[int], classes: int, *, is_one_per_cell: bool = False) -> str:
+    """Return a clause that says which kind of model has an output of this shape."""
+    has_columns = len(shape) == 3 and shape[1] < shape[2]  # one column per cell, like the raw heads of all tasks
     extra = shape[1] - 4 - classes if has_columns else 0
     if len(shape) == 2 and shape[1] == classes:
-        return "as a classification model's is"
-    if in_cells and shape[2] in (6, 5 + classes):
-        return "one row a cell, as YOLOX's and YOLOv6's own exports have, which are not served"
+        return "like that of a classification model"
+    if is_one_per_cell and shape[2] in (6, 5 + classes):
+        return "with one row per cell, like exports of YOLOX and YOLOv6, which are not supported"
     if len(shape) == 3 and shape[2] == 4 + classes:
-        return "boxes in rows, as an RT-DETR's are"
+        return "with boxes in rows, like that of an RT-DETR"
     if extra == 32:
-        return "as a segmentation model's is"
+        return "like that of a segmentation model"
     if extra == 1:
-        return "as a model's of oriented boxes is"
+        return "like that of a model with oriented boxes"
     if extra > 1 and extra % 3 == 0:
-        return "as a pose model's is, or that of other classes than it names"
-    if len(shape) == 3 and shape[2] in _END_TO_END and shape[1] <= _MOST_ROWS:
-        return _END_TO_END[shape[2]]
+        return "like that of a pose model, or of a model with more classes than it names"
+    if len(shape) == 3 and shape[2] in _ROW_LENGTHS and shape[1] <= _MAX_ROWS:
+        return _ROW_LENGTHS[shape[2]]
     if shape[-1] == 7:
-        return "as an SSD's is, or a YOLOv7's with NMS inside"
-    return f"which no YOLO detection head has for the {classes} classes that it names"
+        return "like that of an SSD, or a YOLOv7 with built-in NMS"
+    return f"which fits no YOLO detection head with the {classes} classes that it names"
 
 
-def _written(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
 def to_rows(raw: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows that a request can ask for, ``(n, 6)``, of a head with objectness.
+    """Convert the output of a head with objectness to rows, ``(n, 6)``, without those that no request can ask for.
 
-    The confidence is the objectness times the best class's score, as YOLOv5's own suppression has it.
+    The confidence is the objectness times the score of the best class, as in YOLOv5's own suppression.
     """
-    raw = raw[raw[:, 4] > _LEAST_CONFIDENCE]
+    raw = raw[raw[:, 4] > _MIN_CONFIDENCE]
     scores = raw[:, 5:]
     class_id = scores.argmax(axis=1)
     confidence = raw[:, 4] * scores[np.arange(len(raw)), class_id]
@@ -125,35 +125,37 @@ def to_rows(raw: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def check_output(raw: NDArray[np.float32], labels: Sequence[str]) -> None:
-    """Raises ModelError if the values of one raw output are not what its shape promises.
+    """Raise ModelError if the values of one raw output contradict the head that its shape stands for.
 
-    ``raw``: see ``models.tasks.detect``, of any picture. A picture in which nothing at all is found shows nothing.
+    ``raw`` is the output for any picture (see ``models.tasks.detect``). An output without boxes proves nothing.
     """
     if not np.isfinite(raw).all():
-        raise ModelError("the model produces NaN or infinite values")
+        raise ModelError("the model produces NaN or infinite values: export it again, in fp32 if it was fp16")
     if raw.shape[1] == 6:
         boxes, scores, class_id = raw[:, :4], raw[:, 4], raw[:, 5]
         if (class_id != np.round(class_id)).any():
-            raise ModelError(f"the last column of the model's rows holds no class ids: {_EXPORT_IT}")
-        _check_classes(class_id[scores > _LEAST_SCORE], len(labels))
+            raise ModelError(f"the last column of the model's output contains no class ids: {_EXPORT_HINT}")
+        _check_classes(class_id[scores > _MIN_SCORE], len(labels))
     else:
         boxes, scores = np.concatenate([raw[:2] - raw[2:4] / 2, raw[:2] + raw[2:4] / 2]).T, raw[4:].max(axis=0)
     if (scores < -_ROUNDING).any() or (scores > 1 + _ROUNDING).any():
-        raise ModelError(f"the model's scores are not between 0 and 1: {_EXPORT_IT}")
-    boxes = boxes[scores > _LEAST_SCORE]
-    if boxes.any() and np.abs(boxes).max() <= _SHARES_PX:
+        raise ModelError(f"the model's scores are not between 0 and 1: {_EXPORT_HINT}")
+    boxes = boxes[scores > _MIN_SCORE]
+    if boxes.any() and np.abs(boxes).max() <= _MAX_FRACTION:
         raise ModelError(
-            "the model's boxes are shares of the picture's sides, as an RT-DETR's are, and not pixels of its input: "
-            "only YOLO models exported by Ultralytics are served"
+            "the model's boxes are fractions of the picture's sides, like those of an RT-DETR, not pixels of its "
+            "input: only YOLO models exported by Ultralytics are supported"
         )
     inverted = (boxes[:, 2:] - boxes[:, :2] < -_SLACK_PX).any(axis=1)
-    if 2 * inverted.sum() > len(boxes):  # a head without limits has a few such boxes, of low scores
-        raise ModelError(f"the model's boxes end before they begin: {_EXPORT_IT}")
+    if 2 * inverted.sum() > len(boxes):  # an unbounded head has a few such boxes with low scores
+        raise ModelError(
+            f"most of the model's boxes have their right edge left of the left one, or bottom above top: {_EXPORT_HINT}"
+        )
 
 
 def _check_classes(class_id: NDArray[np.float32], classes: int) -> None:
     if len(class_id) and not 0 <= class_id.min() <= class_id.max() < classes:
         raise ModelError(
-            f"the model answers class {int(class_id.max())}, and names {classes} classes, 0 to {classes - 1}: "
+            f"the model returns class {int(class_id.max())}, but names only {classes} classes, 0 to {classes - 1}: "
             "export it again with the names of all its classes"
         )

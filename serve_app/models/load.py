@@ -1,4 +1,4 @@
-"""A model's file -> a loaded engine. What has to be exported is exported once, into the cache."""
+"""Load a model's file into an engine. Models that need an export are exported once, into the cache."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from serve_app.images.letterbox import letterbox
 from serve_app.models.agreement import CONFIDENCE_TOLERANCE, THRESHOLD, agree
 from serve_app.models.engines import Engine
 from serve_app.models.engines.simulated import SimulatedEngine
-from serve_app.models.export import calibration_pictures, exported
+from serve_app.models.export import calibration_pictures, find_or_export
 from serve_app.models.failures import model_errors, out_of_memory, reason
 from serve_app.models.heads import check_output
 from serve_app.models.tasks.detect import to_detections
-from serve_app.models.weights import content_version, find_weights, verified
+from serve_app.models.weights import content_version, find_weights, verified_weights
 from serve_app.types import DetectOptions, InputShape, Json, Pixels, Precision
 
-_MAX_COMPARED_PICTURES = 50  # a few seconds at start
-_MIN_COMPARED_DETECTIONS = 20  # fewer do not tell whether two engines agree
-_MAX_PIXELS = 50_000_000  # of a calibration or known picture, which the operator chose
+_MAX_COMPARED_PICTURES = 50  # comparing them takes a few seconds at start
+_MIN_COMPARED_DETECTIONS = 20  # with fewer, the comparison of two engines means little
+_MAX_PIXELS = 50_000_000  # in a calibration picture or the known picture
 _COMPARED = DetectOptions(confidence=THRESHOLD - CONFIDENCE_TOLERANCE, iou=0.7, max_detections=300)
-_COMPUTES_IN: dict[str, tuple[Precision, ...]] = {
+_PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "openvino": ("auto", "fp32", "bf16", "int8"),
-    "onnx": ("auto",),  # the file's own
+    "onnx": ("auto",),  # the precision of the file
     "torch": ("auto", "fp32", "fp16"),
     "tensorrt": ("auto", "fp32", "fp16", "int8"),
 }
@@ -35,23 +35,23 @@ _COMPUTES_IN: dict[str, tuple[Precision, ...]] = {
 
 @model_errors()
 def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
-    """The engine of the configured model, ready to infer. Raises ModelError with one sentence.
+    """Return the engine with the configured model, ready to infer. Raise ModelError when that is not possible.
 
-    ``has_gpu``: a GPU was given to this process. ``max_batch_size``: frames that a call of ``infer`` may have.
+    ``has_gpu``: whether this process was given a GPU. ``max_batch_size``: the most frames in one call of ``infer``.
     """
     engine = args.engine
     if engine in ("null", "sleep"):
         return SimulatedEngine(engine, input_shape=InputShape.square(args.image_size_px))
     if engine == "auto":
         engine = "torch" if has_gpu else "openvino"
-    with verified(find_weights(args, engine), args.weights_sha256) as weights:
+    with verified_weights(find_weights(args, engine), args.weights_sha256) as weights:
         loaded = _load(weights, args, engine, has_gpu, max_batch_size)
-    _check_itself(loaded, args)
+    _check_first_output(loaded, args)
     return loaded
 
 
-def _check_itself(engine: Engine, args: ModelArgs) -> None:
-    """Raises ModelError for a model that answers no boxes, or finds nothing in the picture that it is to know."""
+def _check_first_output(engine: Engine, args: ModelArgs) -> None:
+    """Raise ModelError when the model's output is not usable, or it finds nothing in ``model.known_picture``."""
     info = engine.info
     frame = (
         _model_input(args.known_picture, info.input_shape, "known_picture")
@@ -61,25 +61,27 @@ def _check_itself(engine: Engine, args: ModelArgs) -> None:
     try:
         raw = engine.infer([frame])[0]
     except Exception as exc:
-        failed = ModelError(f"{info.name} fails on a known picture: {type(exc).__name__}: {reason(exc)}")
+        failed = ModelError(f"{info.name} fails on its first picture: {type(exc).__name__}: {reason(exc)}")
         raise out_of_memory(exc) or failed from exc
     check_output(raw, info.labels)
     if args.known_picture and not len(to_detections(raw, _COMPARED, end_to_end=info.end_to_end)):
-        raise ModelError(f"{info.name} finds nothing in model.known_picture")
+        raise ModelError(f"model.known_picture: {info.name} finds nothing in it; check model.weights and the picture")
 
 
 def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_size: int) -> Engine:
     precision = args.precision
-    if precision not in _COMPUTES_IN[engine]:
-        known = ", ".join(_COMPUTES_IN[engine])
-        raise ModelError(f"the {engine} engine cannot be told to compute in {precision}: model.precision is {known}")
+    if precision not in _PRECISIONS[engine]:
+        known = ", ".join(_PRECISIONS[engine])
+        raise ModelError(
+            f"model.precision: the {engine} engine does not support {precision}; set it to one of: {known}"
+        )
     options: Json = {
         "name": weights.stem.removesuffix("_openvino_model"),
         "version": content_version(weights),
         "input_shape": InputShape.square(args.image_size_px),
     }
     threads = args.threads or cores()
-    # Each is imported late: a process loads only the engine it uses.
+    # Engines are imported late, so that a process loads only the libraries of the engine that it uses.
     if engine == "torch":
         from serve_app.models.engines.torch import TorchEngine
 
@@ -88,17 +90,19 @@ def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_
         )
     if engine == "tensorrt":
         if not has_gpu:
-            raise ModelError("the tensorrt engine needs a GPU: give the Detector one in ray_actor_options")
+            raise ModelError(
+                "model.engine: tensorrt needs a GPU; give the Detector one in ray_actor_options, or set another engine"
+            )
         precision = "fp16" if precision == "auto" else precision
-        weights = exported(weights, options["version"], args, engine, precision, max_batch_size)
+        weights = find_or_export(weights, options["version"], args, engine, precision, max_batch_size)
         from serve_app.models.engines.tensorrt import TensorRtEngine
 
         return TensorRtEngine(weights, precision=precision, max_batch_size=max_batch_size, **options)
     if engine == "onnx" and importlib.util.find_spec("onnxruntime") is None:
-        raise ModelError("the onnx engine is an extra: pip install 'sightline[onnx]'")
+        raise ModelError("model.engine: onnx is an extra: pip install 'sightline[onnx]'")
     if weights.suffix == ".pt":
         precision_of_file: Precision = "int8" if precision == "int8" else "fp32"
-        weights = exported(weights, options["version"], args, engine, precision_of_file)
+        weights = find_or_export(weights, options["version"], args, engine, precision_of_file)
     if engine == "onnx":
         from serve_app.models.engines.onnx import OnnxEngine
 
@@ -107,7 +111,10 @@ def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_
 
 
 def _load_openvino(weights: Path, options: Json, args: ModelArgs) -> Engine:
-    """In bf16 where nobody chose, and where it finds on every picture at hand what fp32 finds: it is far faster."""
+    """Load the OpenVINO engine, in bf16 when the precision is ``auto`` and bf16 is proven to find the same objects.
+
+    bf16 is far faster than fp32. The proof needs the pictures in ``model.calibration_dir``.
+    """
     from serve_app.models.engines.openvino import OpenVinoEngine
 
     engine = OpenVinoEngine(weights, **options)
@@ -116,13 +123,16 @@ def _load_openvino(weights: Path, options: Json, args: ModelArgs) -> Engine:
     try:
         faster = OpenVinoEngine(weights, **options | {"precision": "bf16"})
     except ModelError:
-        return engine  # this CPU does not compute in it
+        return engine  # this CPU does not support bf16
     pictures = calibration_pictures(args.calibration_dir)[:_MAX_COMPARED_PICTURES]
-    return faster if _find_the_same(engine, faster, pictures) else engine
+    return faster if _engines_agree(engine, faster, pictures) else engine
 
 
-def _find_the_same(some: Engine, other: Engine, pictures: list[Path]) -> bool:
-    """Whether both find the same in every picture, and enough for that to mean something. Raises ModelError."""
+def _engines_agree(some: Engine, other: Engine, pictures: list[Path]) -> bool:
+    """Return whether both engines find the same objects in every picture, and enough of them to be sure.
+
+    Raise ModelError when a picture cannot be read.
+    """
     seen = 0
     for picture in pictures:
         frame = _model_input(picture, some.info.input_shape, "calibration_dir")

@@ -1,1 +1,1 @@
-"""Connections to addresses that clients name."""
+"""Connect to addresses that clients name, through a guard."""

@@ -1,4 +1,4 @@
-"""Which addresses the server connects to on a client's word: public ones, and those in networks that are allowed."""
+"""Decide which addresses named by clients the server may connect to: public ones, and those in allowed networks."""
 
 from __future__ import annotations
 
@@ -12,51 +12,59 @@ from serve_app.errors import InvalidUrl
 
 Network = IPv4Network | IPv6Network
 
-NOT_ALLOWED = "the url's host has no address that may be reached; see SERVE_APP_ALLOWED_NETWORKS"
-# What ``is_global`` lets through in some version of Python, or in all: protocols' own addresses, relays, documentation
-# (IANA's registries of special-purpose addresses), and the address at which Azure tells a machine its secrets.
+NOT_ALLOWED = (
+    "the url's host has no allowed address; use a public one, or allow its network (SERVE_APP_ALLOWED_NETWORKS)"
+)
+# Special addresses that count as ``is_global`` in some or all versions of Python: those of protocols, relays and
+# documentation (IANA's registries of special-purpose addresses), and that of Azure's metadata service.
 _SPECIAL: tuple[Network, ...] = (
     *map(IPv4Network, ("192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24")),
     IPv4Network("168.63.129.16/32"),
     *map(IPv6Network, ("2001::/23", "2002::/16", "2620:4f:8000::/48", "3fff::/20")),
 )
-# All of IPv6 that is given out. Outside it lie the forms that hold an IPv4 address: mapped, compatible, NAT64.
-_GIVEN_OUT = ip_network("2000::/3")
-# Not asyncio's own threads, which others need: a name can take a resolver half a minute, and nothing cuts that short.
+# The allocated part of IPv6. The forms that embed an IPv4 address (mapped, compatible, NAT64) are outside of it.
+_ALLOCATED = ip_network("2000::/3")
+# Name resolution has its own threads, because it can take half a minute, cannot be cancelled, and would block asyncio's
+# default threads.
 _RESOLVERS = ThreadPoolExecutor(16, "resolve")
 
 
 def addresses_of(host: str, port: int) -> list[str]:
-    """All that the host's name stands for, the best one first. Raises InvalidUrl, ``socket.gaierror``."""
+    """Return all addresses of a host, the best one first.
+
+    Raise InvalidUrl when it is not a valid name, and ``socket.gaierror`` when it has no address.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except ValueError as exc:  # no name at all: a label of 64 letters
-        raise InvalidUrl("the url names no host") from exc
+    except ValueError as exc:  # for example, a label of 64 letters
+        raise InvalidUrl("the url has no valid host name") from exc
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 @dataclass(frozen=True)
 class AddressGuard:
-    """Whoever connects asks it for a host's addresses, and connects to one of these, never to the name."""
+    """A guard that resolves a host and checks its addresses. Callers connect to these addresses, never to the name."""
 
-    allowed: tuple[Network, ...] = ()  # besides what is public
+    allowed: tuple[Network, ...] = ()  # besides public addresses
 
     async def resolve(self, host: str, port: int) -> list[str]:
-        """The host's addresses, the best one first. One among them that is not allowed spoils them all.
+        """Return the host's addresses, the best one first.
 
-        Raises InvalidUrl, and ``socket.gaierror`` where it has none.
+        Raise InvalidUrl when any of them is not allowed, and ``socket.gaierror`` when there is none.
         """
         return await asyncio.get_running_loop().run_in_executor(_RESOLVERS, self.look_up, host, port)
 
     def look_up(self, host: str, port: int) -> list[str]:
-        """Do the same in this thread."""
+        """Resolve and check a host in this thread. See ``resolve``."""
         addresses = addresses_of(host, port)
         self._check(addresses)
         return addresses
 
     def check_digits(self, host: str) -> None:
-        """Raises InvalidUrl for an address in digits, however they are written, that is not allowed. What a name stands
-        for is known when somebody connects."""
+        """Raise InvalidUrl when the host is a numeric address, in any notation, that is not allowed.
+
+        Names are not resolved here. They are checked when a connection is made.
+        """
         try:
             found = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
         except (socket.gaierror, ValueError):
@@ -71,7 +79,7 @@ class AddressGuard:
         address = ip_address(text)
         if any(address in network for network in self.allowed):
             return True
-        if address.version == 6 and address not in _GIVEN_OUT:
+        if address.version == 6 and address not in _ALLOCATED:
             return False
         is_special = address.is_multicast or any(address in network for network in _SPECIAL)
         return address.is_global and not is_special

@@ -1,8 +1,8 @@
-"""HTTP to the addresses that clients name: every connection is made through a guard.
+"""An HTTP client for addresses that clients name, which makes every connection through a guard.
 
-The guard sits where connections are made, so that nothing leads past it: no redirect, no name that stands for another
-machine a moment later. TLS is verified for the name. What HTTP clients do by themselves, this one leaves: redirects,
-proxies of the environment's, cookies, decompression.
+The guard checks each connection, so neither a redirect nor a name that changes its address can bypass it. TLS
+certificates are verified against the name. Unlike other HTTP clients, this one does not follow redirects, use proxies
+from the environment, store cookies or decompress bodies.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ import httpx
 from serve_app.errors import InvalidUrl, Limit, TooLarge
 from serve_app.network.address_guard import AddressGuard
 
-_ADDRESSES_TRIED = 4  # of a host's
-_KEPT_S = 5.0  # a connection that may be used again
-_MIN_CHUNK_BYTES, _SMALL_CHUNKS = 256, 100  # on average, once so many have come: each costs the same, however small
-_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*")  # a name, or an address in digits
+_MAX_ADDRESSES = 4  # of a host that are tried
+_KEEPALIVE_S = 5.0
+_MIN_CHUNK_BYTES = 256  # the minimum average, because the cost of reading a chunk does not depend on its size
+_SMALL_CHUNKS = 100  # chunks that may be smaller
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*")  # a name or a numeric address
 
-logging.getLogger("httpcore").setLevel(logging.INFO)  # at DEBUG it writes headers, which may hold secrets
+logging.getLogger("httpcore").setLevel(logging.INFO)  # at DEBUG it logs headers, which may contain secrets
 
 
 class NoAnswer(Exception):
-    """The server cannot be reached, or its answer is none. The text says why, without the url."""
+    """The server cannot be reached, or does not answer with valid HTTP. The text says why, without the url."""
 
 
 class NoSuchHost(NoAnswer):
-    """The server's name stands for no address."""
+    """The server's name does not resolve to an address."""
 
 
 def parse_http_url(text: str) -> httpx.URL:
-    """Raises InvalidUrl for what is no plain address of HTTP."""
+    """Parse an http or https url. Raise InvalidUrl when it is not valid."""
     try:
         url = httpx.URL(text)
         is_valid = url.scheme in {"http", "https"} and bool(_HOST.fullmatch(url.raw_host.decode()))
@@ -47,16 +48,16 @@ def parse_http_url(text: str) -> httpx.URL:
     except (httpx.InvalidURL, ValueError):
         is_valid = False
     if not is_valid:
-        raise InvalidUrl("the url is no valid http:// or https:// address")
+        raise InvalidUrl("the url is not a valid http:// or https:// address")
     return url
 
 
 class Dribbles(NoAnswer):
-    """The server sends its answer in pieces so small that to read them costs more than they are worth."""
+    """The server sends its answer in chunks so small that reading them costs too much."""
 
 
 class Reply:
-    """A server's answer, as long as the connection lasts."""
+    """A server's answer, which can be read while its connection is open."""
 
     def __init__(self, response: httpcore.Response, timeout_s: float) -> None:
         self.status = response.status
@@ -64,16 +65,19 @@ class Reply:
         self._timeout_s = timeout_s
 
     def header(self, name: str) -> str:
-        """Its value; of several, all of them; empty where there is none."""
+        """Return the value of a header: all values joined by commas, or "" if there is none."""
         wanted = name.lower().encode()
         return ", ".join(value.decode("latin-1") for key, value in self._response.headers if key.lower() == wanted)
 
     async def read(self, max_bytes: int, limit: Limit = "") -> bytes:
-        """Return the body, as it was sent. Raises NoAnswer, and TooLarge, which names ``limit``, before more than
-        ``max_bytes`` are read."""
+        """Return the body as it was sent.
+
+        Raise TooLarge with the name ``limit`` before more than ``max_bytes`` are read, and NoAnswer when the connection
+        fails.
+        """
         chunks: list[bytes] = []
         left = max_bytes - int(self.header("content-length") or 0)
-        with _explained(self._timeout_s):
+        with _translated_errors(self._timeout_s):
             if left >= 0:
                 left = max_bytes
                 async for chunk in self._response.aiter_stream():
@@ -82,24 +86,26 @@ class Reply:
                         break
                     chunks.append(chunk)
                     if max_bytes - left < _MIN_CHUNK_BYTES * (len(chunks) - _SMALL_CHUNKS):
-                        raise Dribbles("its answer comes in pieces that are too small")
+                        raise Dribbles("its answer comes in chunks that are too small")
         if left < 0:
             prefix = f"{limit}: " if limit else ""
-            raise TooLarge(f"{prefix}the server's answer is larger than {max_bytes / 2**20:g} MiB", limit=limit)
+            raise TooLarge(
+                f"{prefix}the server's answer is larger than {max_bytes / 2**20:g} MiB, which is the limit", limit=limit
+            )
         return b"".join(chunks)
 
 
 class GuardedHttp:
-    """A client for one event loop. Its bounds: ``timeout_s`` for each step, and 100 KiB of headers."""
+    """An HTTP client for one event loop. Each step may take ``timeout_s``, and headers may have 100 KiB."""
 
     def __init__(self, guard: AddressGuard, *, timeout_s: float, kept: int = 0) -> None:
-        """``kept`` connections stay open for the next request to the same server."""
+        """Create a client that keeps up to ``kept`` idle connections open for further requests."""
         self._timeout_s = timeout_s
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context(),  # the system's authorities
+            ssl_context=ssl.create_default_context(),  # trusts the system's certificate authorities
             max_connections=None,
             max_keepalive_connections=kept,
-            keepalive_expiry=_KEPT_S,
+            keepalive_expiry=_KEEPALIVE_S,
             network_backend=_GuardedNetwork(guard),
         )
 
@@ -107,9 +113,10 @@ class GuardedHttp:
     async def stream(
         self, method: str, url: httpx.URL, headers: Mapping[str, str], content: bytes | None = None
     ) -> AsyncIterator[Reply]:
-        """The server's answer, whatever it is; its body is still to come. Credentials in the url go as Basic ones.
+        """Send a request and yield the server's answer, of any status, before its body is read.
 
-        Raises InvalidUrl, NoAnswer.
+        Credentials in the url are sent with Basic authentication. Raise InvalidUrl when the guard refuses the address,
+        and NoAnswer when there is no answer.
         """
         address = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         sent = {"Host": url.netloc.decode(), **headers}
@@ -117,19 +124,19 @@ class GuardedHttp:
             credentials = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
             sent["Authorization"] = f"Basic {credentials}"
         timeout = dict.fromkeys(("connect", "read", "write"), self._timeout_s)
-        with _explained(self._timeout_s):
+        with _translated_errors(self._timeout_s):
             async with self._pool.stream(
                 method, address, headers=list(sent.items()), content=content, extensions={"timeout": timeout}
             ) as response:
                 yield Reply(response, self._timeout_s)
 
     async def close(self) -> None:
-        """The connections."""
+        """Close the idle connections."""
         await self._pool.aclose()
 
 
 class _GuardedNetwork(httpcore.AsyncNetworkBackend):
-    """Connects to addresses that the guard has checked."""
+    """Network backend that connects only to addresses that the guard has checked."""
 
     def __init__(self, guard: AddressGuard) -> None:
         self._guard = guard
@@ -139,14 +146,14 @@ class _GuardedNetwork(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's
+        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's signature
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """To the first of the host's addresses that takes the connection, all in ``timeout`` seconds."""
+        """Connect to the first address of the host that accepts, within ``timeout`` seconds for all of them."""
         try:
             async with asyncio.timeout(timeout):
-                addresses = (await self._guard.resolve(host, port))[:_ADDRESSES_TRIED]
+                addresses = (await self._guard.resolve(host, port))[:_MAX_ADDRESSES]
                 share_s = timeout and timeout / len(addresses)
                 for address in addresses[:-1]:
                     try:
@@ -158,13 +165,13 @@ class _GuardedNetwork(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectTimeout from exc
 
     async def sleep(self, seconds: float) -> None:
-        """See ``httpcore.AsyncNetworkBackend``."""
+        """Sleep for some seconds: see ``httpcore.AsyncNetworkBackend``."""
         await asyncio.sleep(seconds)
 
 
 @contextmanager
-def _explained(timeout_s: float) -> Iterator[None]:
-    """httpcore's errors as ours."""
+def _translated_errors(timeout_s: float) -> Iterator[None]:
+    """Raise httpcore's errors inside the block as NoAnswer."""
     try:
         yield
     except httpcore.TimeoutException as exc:

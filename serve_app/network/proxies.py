@@ -1,4 +1,4 @@
-"""The proxies that the environment names: ``http_proxy``, ``https_proxy``, ``all_proxy``, and ``no_proxy``."""
+"""Use the proxies that the environment names: ``http_proxy``, ``https_proxy``, ``all_proxy`` and ``no_proxy``."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-_PORT = 3128  # Squid's, where the environment names none
+_DEFAULT_PORT = 3128  # that of Squid
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """An HTTP proxy. ``name`` shows no credentials."""
+    """An HTTP proxy. Its ``name`` contains no credentials."""
 
     host: str
     port: int
     name: str
-    headers: dict[str, str]  # with which it is asked
+    headers: dict[str, str]  # of requests to it
 
 
 class NotTunnelled(Exception):
-    """The proxy answers ``status`` to a request for a connection; 0: it answers no HTTP."""
+    """The proxy answered a CONNECT request with ``status``, or 0 when its answer is not HTTP."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -32,10 +32,10 @@ class NotTunnelled(Exception):
 
 
 def proxy_for(scheme: str, host: str, port: int, addresses: list[str]) -> Proxy | None:
-    """Return the proxy through which a host is reached. ``addresses`` are those that the host's name stands for here.
+    """Return the proxy for a host, or None to connect directly. ``addresses`` are those that the name resolves to here.
 
-    One in a private network is reached without: a camera on the same premises is not behind the way out.
-    Raises ValueError where the environment names what is no HTTP proxy.
+    Hosts in private networks are reached directly, because a camera in the local network is not behind the proxy.
+    Raise ValueError when the environment names something other than an HTTP proxy.
     """
     proxies = getproxies_environment()
     text = proxies.get(scheme) or proxies.get("all")
@@ -50,12 +50,12 @@ def proxy_for(scheme: str, host: str, port: int, addresses: list[str]) -> Proxy 
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
         headers["Proxy-Authorization"] = f"Basic {base64.b64encode(credentials).decode()}"
-    number = parts.port or _PORT
+    number = parts.port or _DEFAULT_PORT
     return Proxy(parts.hostname, number, f"http://{parts.hostname}:{number}", headers)
 
 
 def tunnel(connection: socket.socket, proxy: Proxy, host: str, port: int) -> None:
-    """Have the proxy at the other end connect to a host. Raises NotTunnelled, OSError."""
+    """Ask the proxy at the other end to connect to a host. Raise NotTunnelled when it refuses, and OSError."""
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     lines = [
         f"CONNECT {target} HTTP/1.1",

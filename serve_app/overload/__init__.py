@@ -1,1 +1,1 @@
-"""Limits, early refusals and retries. This package knows neither HTTP nor Ray."""
+"""Limits, early refusals and retries. This package imports neither HTTP libraries nor Ray."""

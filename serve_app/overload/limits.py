@@ -1,4 +1,4 @@
-"""Limits of what is in flight at once. Plain: this module knows neither HTTP nor Ray."""
+"""Limits on the number of requests in flight. This module imports neither HTTP libraries nor Ray."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from contextlib import contextmanager
 from serve_app.errors import Limit, Overloaded
 
 _MAX_WAIT_S = 2.0  # for a slot
-_MEASURED_OVER_S = 0.5
-_BRIEF_S = 0.1  # for which a slot may be free while all of them count as taken
+_MEASURING_S = 0.5  # the minimum time over which throughput is measured
+_MAX_GAP_S = 0.1  # a slot that is free for no longer still counts as in use
 
 
 class ConcurrencyLimit:
-    """Lets so many requests be in flight at once, and refuses the next one."""
+    """Limit on the number of requests in flight, which refuses any further one."""
 
     def __init__(self, count: int, limit: Limit, refusal: str) -> None:
-        """``limit`` names it; ``refusal`` says what is in flight and what to do."""
+        """Set the limit to ``count``. ``limit`` is its name; ``refusal`` says what is in flight and what to do."""
         self._free = count
         self._limit = limit
         self._refusal = f"{limit}: {refusal}"
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Count one more for the length of a block. Raises Overloaded."""
+        """Count one more request for the duration of a ``with`` block. Raise Overloaded when the limit is reached."""
         if not self._free:
             raise Overloaded(self._refusal, limit=self._limit)
         self._free -= 1
@@ -37,39 +37,39 @@ class ConcurrencyLimit:
 
 
 class WaitingRoom:
-    """Admits the requests that use one of ``slots``, and those that will get one soon.
+    """Limit that admits requests which get one of ``slots`` at once or soon.
 
-    How soon is known after all slots were in use for a while; until then every request is admitted. A client that would
-    wait for seconds had better retry elsewhere, and a queue longer than the service can answer in time would answer
-    nobody. No tenant is refused because of another one: each may have its share.
+    How soon is known only after all slots were in use for a while; until then, every request is admitted. A client
+    that would wait for seconds should retry elsewhere, and a queue longer than the service can answer in time would
+    help nobody. Each tenant may use its share, so no tenant is refused because of another one.
     """
 
     def __init__(self, slots: int, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._slots = slots
         self._clock_s = clock_s
         self._in_flight: Counter[str] = Counter()  # by tenant
-        self._per_s = 0.0  # requests that end, while all slots are in use; 0: not known
-        self._full_at_s = -math.inf  # when all slots were last seen in use
-        self._since_s = 0.0  # since when they are, but for moments, and how many requests ended since then:
-        self._ended = 0
+        self._completed_per_s = 0.0  # requests completed while all slots are in use; 0 when not known yet
+        self._last_full_at_s = -math.inf  # when all slots were last in use
+        self._full_since_at_s = 0.0  # since when all slots have been in use, apart from short gaps
+        self._ended = 0  # requests completed since then
 
     @contextmanager
     def enter(self, tenant: str) -> Iterator[None]:
-        """Count one more request for the length of a block. Raises Overloaded."""
+        """Count one more request for the duration of a ``with`` block. Raise Overloaded when it would wait too long."""
         in_flight = self._in_flight.total()
-        admitted = max(self._slots, _MAX_WAIT_S * self._per_s) if self._per_s else math.inf
+        admitted = max(self._slots, _MAX_WAIT_S * self._completed_per_s) if self._completed_per_s else math.inf
         tenants = len(self._in_flight) + (tenant not in self._in_flight)
         if in_flight >= admitted and self._in_flight[tenant] >= admitted / tenants:
             raise Overloaded(
-                f"preprocessor.slots: {in_flight} pictures are in flight for {self._slots} slots, more than end within "
-                f"{_MAX_WAIT_S:g} s; retry later or add Detector replicas",
+                f"preprocessor.slots: {in_flight} pictures are in flight for {self._slots} slots, more than can be "
+                f"answered within {_MAX_WAIT_S:g} s; retry later or add Detector replicas",
                 limit="preprocessor.slots",
             )
         if in_flight + 1 >= self._slots:
             now_s = self._clock_s()
-            if now_s - self._full_at_s > _BRIEF_S:
-                self._since_s, self._ended = now_s, 0
-            self._full_at_s = now_s
+            if now_s - self._last_full_at_s > _MAX_GAP_S:
+                self._full_since_at_s, self._ended = now_s, 0
+            self._last_full_at_s = now_s
         self._in_flight[tenant] += 1
         try:
             yield
@@ -79,12 +79,12 @@ class WaitingRoom:
     def _leave(self, tenant: str) -> None:
         self._ended += 1
         if self._in_flight.total() >= self._slots:
-            self._full_at_s = self._clock_s()
-            took_s = self._full_at_s - self._since_s
-            if took_s >= _MEASURED_OVER_S:
+            self._last_full_at_s = self._clock_s()
+            took_s = self._last_full_at_s - self._full_since_at_s
+            if took_s >= _MEASURING_S:
                 newest = self._ended / took_s
-                self._per_s = (self._per_s + newest) / 2 if self._per_s else newest
-                self._since_s, self._ended = self._full_at_s, 0
+                self._completed_per_s = (self._completed_per_s + newest) / 2 if self._completed_per_s else newest
+                self._full_since_at_s, self._ended = self._last_full_at_s, 0
         self._in_flight[tenant] -= 1
         if not self._in_flight[tenant]:
             del self._in_flight[tenant]

@@ -1,4 +1,4 @@
-"""Refuse early what would be refused anyway. Plain: this module knows neither HTTP nor Ray."""
+"""Refuse requests early when they would be refused anyway. This module imports neither HTTP libraries nor Ray."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable
 
 from serve_app.errors import Limit, Overloaded
 
-_HALF_LIFE_S = 0.5  # of an observation
-_SPARE = 1.5  # times as many requests are admitted as were accepted, so that a recovery is noticed soon
+_HALF_LIFE_S = 0.5  # of the weight of an observation
+_SPARE = 1.5  # ratio of admitted to accepted requests; above 1, so that a recovery is noticed soon
 
 
 class Throttle:
-    """Refuses requests in front of a full service, so that a refusal costs next to nothing: adaptive throttling.
+    """Adaptive throttling: refuses requests before they reach a full service, so that a refusal costs almost nothing.
 
-    The chance of a refusal is ``(requests - spare * accepted) / (requests + 1)`` of the last seconds (Beyer and others,
-    "Site Reliability Engineering", O'Reilly 2016, chapter 21). A request counts when its outcome is known. A refusal
-    names the limit that the service named when it last refused a request itself.
+    The probability of a refusal is ``(requests - spare * accepted) / (requests + 1)`` over the last seconds (Beyer and
+    others, "Site Reliability Engineering", O'Reilly 2016, chapter 21). A request counts once its outcome is known. A
+    refusal repeats the limit and the text of the service's own latest refusal.
     """
 
     def __init__(
@@ -28,18 +28,18 @@ class Throttle:
         self._seen_at_s = clock_s()
         self._requests = 0.0
         self._accepted = 0.0
-        self._limit: Limit = ""  # of the last refusal that was observed, and what it said
+        self._limit: Limit = ""  # of the latest observed refusal
         self._detail = ""
 
     def admit(self) -> None:
-        """Raise Overloaded for a share of the requests, as large as the service refused lately."""
+        """Raise Overloaded for a share of the requests that follows the service's recent refusals."""
         self._fade()
         if self._chance() < (self._requests - _SPARE * self._accepted) / (self._requests + 1):
             self._requests += 1
             raise Overloaded(self._detail, limit=self._limit)
 
     def observe(self, refusal: Overloaded | None) -> None:
-        """Count the outcome of a request that was admitted: the service's refusal, or None where it accepted."""
+        """Count the outcome of an admitted request: the service's refusal, or None if the service accepted it."""
         self._fade()
         self._requests += 1
         if refusal is None:

@@ -1,1 +1,1 @@
-"""What is measured."""
+"""Declare and record the metrics."""

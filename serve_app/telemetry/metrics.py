@@ -1,7 +1,7 @@
-"""What is measured: every metric's name, meaning and tags, declared once. Shells say how they are recorded.
+"""Declare every metric once, with its name, description and tags, and record values through an injected backend.
 
-Ray exports them with the prefix ``ray_`` (a counter with the suffix ``_total``) and adds deployment, replica and
-application where they are recorded inside a replica.
+Ray exports metrics with the prefix ``ray_``, and counters with the suffix ``_total``. It adds the tags deployment,
+replica and application to metrics that are recorded inside a replica.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric's declaration."""
+    """The declaration of one metric."""
 
     kind: Literal["counter", "gauge", "histogram"]
     name: str
@@ -30,61 +30,66 @@ class Metric:
     buckets: tuple[int, ...] = ()
 
 
-IMAGES = Metric("counter", "sightline_images", "Pictures answered, by the traffic's kind", ("traffic",))
+IMAGES = Metric("counter", "sightline_images", "Pictures answered, by kind of traffic", ("traffic",))
 CROSSINGS = Metric(
-    "counter", "sightline_crossings", "Frames that came from another node as bytes: it had no Detector", ("traffic",)
+    "counter", "sightline_crossings", "Frames received as bytes from another node, which had no Detector", ("traffic",)
 )
 REFUSALS = Metric(
     "counter",
     "sightline_refusals",
-    "Pictures and requests refused, by the error's code and the limit that was reached, if one was",
+    "Pictures and requests refused, by error code and by the limit that was reached, if any",
     ("code", "limit"),
 )
 REQUESTS = Metric(
-    "counter", "sightline_requests", "Requests with an API key, by its name: admitted, or why not", ("key", "outcome")
+    "counter", "sightline_requests", "Requests with an API key, by the key's name and the outcome", ("key", "outcome")
 )
 KEYS_FILE_ERRORS = Metric(
-    "counter", "sightline_keys_file_errors", "Failed reloads of the keys' file: it is missing or broken"
+    "counter", "sightline_keys_file_errors", "Failed reloads of the API-key file, which is missing or broken"
 )
-DETECTIONS = Metric("counter", "sightline_detections", "Detections answered, by label: watch it for drift", ("label",))
+DETECTIONS = Metric(
+    "counter", "sightline_detections", "Detections returned, by label; changes can show drift", ("label",)
+)
 DROPS = Metric(
-    "counter", "sightline_batcher_drops", "Pictures that left the queue before the engine", ("traffic", "reason")
+    "counter", "sightline_batcher_drops", "Pictures that left the queue without being processed", ("traffic", "reason")
 )
 MODEL_CHANGES = Metric(
-    "counter", "sightline_model_changes", "Changes of a Detector while it serves: made, or refused", ("outcome",)
+    "counter",
+    "sightline_model_changes",
+    "Changes of a running Detector's model or settings, by outcome: made or refused",
+    ("outcome",),
 )
-INFERENCES = Metric("counter", "sightline_inferences", "Pictures that went through the engine")
-EXECUTIONS = Metric("counter", "sightline_executions", "Batches; the mean batch size is inferences by executions")
-BATCH_SIZE = Metric("histogram", "sightline_batch_size", "Pictures taken together by the engine", (), _COUNTS)
-QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Pictures that wait for the engine", ("traffic",))
+INFERENCES = Metric("counter", "sightline_inferences", "Pictures processed by the engine")
+EXECUTIONS = Metric("counter", "sightline_executions", "Batches run; the mean batch size is inferences / executions")
+BATCH_SIZE = Metric("histogram", "sightline_batch_size", "Pictures per batch", (), _COUNTS)
+QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Pictures waiting for the engine", ("traffic",))
 STAGE_MS = Metric("histogram", "sightline_stage_ms", "Milliseconds a picture spends in a stage", ("stage",), _MS)
-# Of one stream: gauges, all of them. Ray forgets a gauge that is recorded no more, after 20 s, and nothing else.
+# The metrics of a stream are all gauges, because Ray forgets only gauges, 20 s after they were last recorded.
 STREAM_STATE = Metric(
-    "gauge", "sightline_stream_state", "1 for the state that the stream is in", ("stream_id", "state")
+    "gauge", "sightline_stream_state", "1 for the current state of the stream", ("stream_id", "state")
 )
 STREAM_FRAMES = Metric(
     "gauge",
     "sightline_stream_frames",
-    "Frames captured, processed and dropped by reason, since the stream was created",
+    "Frames captured, processed, and dropped by reason, since the stream was created",
     ("stream_id", "outcome"),
 )
 STREAM_RECONNECTS = Metric(
-    "gauge", "sightline_stream_reconnects", "Times that the source was opened again", ("stream_id",)
+    "gauge", "sightline_stream_reconnects", "Number of times that the source was reopened", ("stream_id",)
 )
 STREAM_AGE_MS = Metric(
-    "gauge", "sightline_stream_age_ms", "Milliseconds from capture to result, of the latest", ("stream_id",)
+    "gauge", "sightline_stream_age_ms", "Milliseconds from capture to result of the latest frame", ("stream_id",)
 )
 
 
 class Instrument(Protocol):
-    """A metric as something that can be recorded."""
+    """A metric that can be recorded."""
 
     def record(self, value: float, tags: dict[str, str]) -> None:
-        """Add to a counter, set a gauge, or observe in a histogram."""
+        """Add a value to a counter, set a gauge, or observe a value in a histogram."""
 
 
 class Telemetry:
-    """Records metrics through ``make``, which turns a declaration into an instrument once."""
+    """Recorder of all metrics. ``make`` turns a declaration into an instrument, once for each metric."""
 
     def __init__(self, make: Callable[[Metric], Instrument]) -> None:
         self._make = make
@@ -92,14 +97,14 @@ class Telemetry:
         self._totals: dict[tuple[str, ...], int] = {}
 
     def record(self, metric: Metric, value: float = 1, **tags: str) -> None:
-        """Record one value."""
+        """Record one value of a metric."""
         instrument = self._instruments.get(metric.name)
         if instrument is None:
             instrument = self._instruments[metric.name] = self._make(metric)
         instrument.record(value, tags)
 
     def record_totals(self, metric: Metric, totals: Mapping[str, int], tag: str, **tags: str) -> None:
-        """Record how far each of these totals, named by the tag's value, has grown since the last call."""
+        """Record the growth of each total since the last call. The names of the totals are the values of ``tag``."""
         for name, total in totals.items():
             series = (metric.name, name, *tags.values())
             grown = total - self._totals.get(series, 0)
@@ -108,26 +113,29 @@ class Telemetry:
                 self._totals[series] = total
 
     def refused(self, error: ServeAppError) -> None:
-        """Count a picture or a request whose answer is an error."""
+        """Count a picture or a request that was answered with an error."""
         self.record(REFUSALS, code=error.code, limit=error.limit)
 
     def requested(self, key: str, outcome: str) -> None:
-        """Count a request with an API key of this name."""
+        """Count a request with the API key of this name."""
         self.record(REQUESTS, key=key, outcome=outcome)
 
     def keys_unreadable(self) -> None:
-        """Count a reload of the keys' file that failed."""
+        """Count a failed reload of the API-key file."""
         self.record(KEYS_FILE_ERRORS)
 
     def answered(self, reply: DetectReply, labels: Sequence[str], traffic: Traffic) -> None:
-        """One picture or frame was answered. ``labels``: of each class id."""
+        """Count a picture or frame that was answered. ``labels`` are in the order of the class ids."""
         self.record(IMAGES, traffic=traffic)
         for class_id, count in Counter(reply.detections.class_id.tolist()).items():
             self.record(DETECTIONS, count, label=label_of(class_id, labels))
         self.record(STAGE_MS, reply.timing.queue_s * 1e3, stage="queue")
 
     def stream(self, status: StreamStatus, previous: State | None) -> None:
-        """What a stream says of itself, and its state when it was last told; to be told every few seconds."""
+        """Record a stream's status. ``previous`` is its state at the last call.
+
+        Call this every few seconds, because Ray forgets gauges that are not recorded again.
+        """
         stream_id = status.stream_id
         if previous not in {None, status.state}:
             self.record(STREAM_STATE, 0, stream_id=stream_id, state=str(previous))
@@ -140,7 +148,7 @@ class Telemetry:
             self.record(STREAM_AGE_MS, status.latest.age_s * 1e3, stream_id=stream_id)
 
     def inferred(self, replies: list[DetectReply]) -> None:
-        """One batch went through the engine."""
+        """Count a batch that went through the engine."""
         self.record(INFERENCES, len(replies))
         self.record(EXECUTIONS)
         self.record(BATCH_SIZE, len(replies))

@@ -1,4 +1,4 @@
-"""What runs a model: one file an engine, each importing its library late, all behind one protocol."""
+"""The engines that run a model. Each module is one engine, and all of them follow the protocol below."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from serve_app.types import EngineInfo, Pixels
 
 
 class Engine(Protocol):
-    """A loaded model."""
+    """A loaded model that is ready to infer."""
 
     info: EngineInfo
-    concurrency: int  # calls of ``infer`` that may run at once, each in a thread of its own
-    takes_batches: bool  # several frames in a call may take less time than one by one
+    concurrency: int  # calls of ``infer`` that may run at once, each in its own thread
+    takes_batches: bool  # whether several frames in one call may be faster than one by one
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
-        """Return one raw output a frame, in order.
+        """Return one raw output per frame, in order.
 
-        Frames have the shape ``info.input_shape.array``, are uint8 BGR and may be read-only.
+        Frames have the shape ``info.input_shape.array``, are uint8 BGR and may be read-only. The engine converts their
+        colour order, scale and layout. See ``models.tasks`` for the shapes of the raw output.
 
-        Colour order, scaling and layout are the engine's business. See ``models.tasks`` for the raw output's shapes.
-        ``alone``: no other call runs and nothing waits, so that every core may work on this one. An output stays valid
-        until the same thread calls again.
+        ``alone``: no other call is running or waiting, so this one may use all cores. An output stays valid until the
+        same thread calls ``infer`` again.
         """

@@ -1,4 +1,4 @@
-"""Frames to a GPU and rows back: what the engines of GPUs have in common. On a CPU the same steps run there."""
+"""Move frames to a GPU and rows back, for all GPU engines. The same code also runs on a CPU."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Step = Callable[[torch.Tensor], torch.Tensor]  # (n, height, width, 3) uint8 BGR
 
 
 class ExecutionContext:
-    """What one batch needs to run on the device: pinned memory to gather it in, a CUDA stream, and the step.
+    """The resources of one batch on the device: pinned memory to gather it in, a CUDA stream, and the step to run.
 
-    The batch is copied to the device once, and one small copy comes back. For one thread at a time.
+    The batch is copied to the device once, and one small copy comes back. Only one thread may use a context at a time.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class ExecutionContext:
         max_batch_size: int,
         stream: torch.cuda.Stream | None = None,
     ) -> None:
-        """``stream``: None is the device's default stream."""
+        """Allocate the memory for a batch. ``stream``: None stands for the device's default stream."""
         shape = (max_batch_size, *input_shape.array)
         self._gathered = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
         self._batch = self._gathered.numpy()
@@ -37,7 +37,7 @@ class ExecutionContext:
         self._stream = stream
 
     def infer(self, frames: Sequence[Pixels]) -> list[NDArray[np.float32]]:
-        """The rows of each frame, in order: see ``to_rows``."""
+        """Return the rows of each frame, in order: see ``to_rows``."""
         for number, frame in enumerate(frames):
             self._batch[number] = frame
         with torch.inference_mode(), torch.cuda.stream(self._stream):
@@ -46,16 +46,16 @@ class ExecutionContext:
 
 
 def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Frames as a network takes them: ``(n, 3, height, width)``, RGB, 0 to 1, channels last in memory."""
-    # NHWC in memory is what channels_last means: the permuted view costs nothing.
+    """Convert frames to network input: ``(n, 3, height, width)``, RGB, 0 to 1, channels last in memory."""
+    # channels_last means NHWC in memory, so the permuted view costs nothing.
     return frames.flip(-1).permute(0, 3, 1, 2).to(dtype).div_(255)
 
 
 def to_rows(raw: torch.Tensor) -> torch.Tensor:
-    """Each anchor's box and best class, ``(n, anchors, 6)``: left, top, right, bottom, confidence, class id.
+    """Return each anchor's box and best class, ``(n, anchors, 6)``: left, top, right, bottom, confidence, class id.
 
-    ``raw`` is ``(n, 4 + classes, anchors)``: see ``models.tasks.detect``. Of 80 classes a fourteenth leaves the device
-    so; what follows depends on each picture's own thresholds and is left to that module.
+    ``raw`` is ``(n, 4 + classes, anchors)``: see ``models.tasks.detect``. With 80 classes, this reduces the copy from
+    the device to one fourteenth. The rest depends on the thresholds of each picture and is left to that module.
     """
     confidence, class_id = raw[:, 4:].max(1)
     centre, size = raw[:, :4].float().chunk(2, 1)
@@ -64,5 +64,5 @@ def to_rows(raw: torch.Tensor) -> torch.Tensor:
 
 
 def gpu_name() -> str:
-    """The GPU's name, as a part of a file's."""
+    """Return the GPU's name in a form that fits into a file name."""
     return str(torch.cuda.get_device_name()).replace(" ", "_")

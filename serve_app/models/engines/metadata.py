@@ -1,4 +1,4 @@
-"""What an exported model says of itself: its classes, its task, and whether it suppresses its own boxes."""
+"""Read the metadata of an exported model: its classes, its task, and whether it suppresses its own boxes."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ import yaml
 from serve_app.errors import ModelError
 from serve_app.types import Json
 
-_NOTHING = ("", "none", "null", "~")  # as Python, JSON and YAML write it
+_NOTHING = ("", "none", "null", "~")  # the spellings of Python, JSON and YAML
 
 
 def read_labels(metadata: Json) -> tuple[str, ...]:
-    """Return the label of each class id, from the metadata's ``names``. Raises ModelError.
+    """Return the label of each class id, from ``names`` in the metadata.
 
-    ``names`` is a list, or a mapping of class ids, which may be text, to labels. It may itself be text, as it always is
-    in an ONNX file: what Python prints, JSON or YAML. A label may occur twice. Raises ModelError for another task, too.
+    ``names`` is a list of labels, or a mapping from class ids, which may be text, to labels. In ONNX files, ``names``
+    is text itself: Python's repr, JSON or YAML. A label may occur twice. Raise ModelError when the labels cannot be
+    read, and for another task than detection.
     """
     task = metadata.get("task")
     if str(task).lower() not in (*_NOTHING, "detect"):
-        raise ModelError(f"this model's task is {task!r}; only detection is served")
+        raise ModelError(f"the model's task is {task!r}, but only detection is supported: use a detection model")
     if _is_rtdetr(metadata):
-        raise ModelError("this model is an RT-DETR, whose boxes mean something else; only YOLO models are served")
+        raise ModelError("the model is an RT-DETR, whose output has another format: only YOLO models are supported")
     names = metadata.get("names")
     if isinstance(names, str):
         names = _from_text(names)
     if isinstance(names, (list, tuple)):
         names = dict(enumerate(names))
     if not isinstance(names, dict):
-        raise ModelError("the model does not name its classes: export it with Ultralytics, which writes them into it")
+        raise ModelError("the model does not name its classes: export it with Ultralytics, which adds their names")
     if not names:
-        raise ModelError("the model names no class: export it with Ultralytics, from a model with classes")
+        raise ModelError("the model names no class: export a model that has classes with Ultralytics")
     if not all(isinstance(label, (str, int, float, type(None))) for label in names.values()):
         raise ModelError("the model does not name its classes: its names are lists or mappings where labels should be")
     try:
-        by_id = {int(class_id): _whole(str(label)) for class_id, label in names.items()}
+        by_id = {int(class_id): _join_surrogates(str(label)) for class_id, label in names.items()}
     except (TypeError, ValueError) as exc:
         raise ModelError("the model does not name its classes: the keys of its names are no class ids") from exc
     if missing := [class_id for class_id in range(len(names)) if class_id not in by_id]:
         raise ModelError(
-            f"the model does not name its classes: it has {len(names)} names, and none of them for class {missing[0]}"
+            f"the model does not name its classes: it has {len(names)} names, but none of them for class {missing[0]}"
         )
     return tuple(by_id[class_id] for class_id in range(len(names)))
 
 
 def has_built_in_nms(metadata: Json, operations: Iterable[str]) -> bool:
-    """Return whether the file suppresses boxes itself: it says so (``nms=True``), or an operation of its graph does."""
+    """Return whether the file has built-in NMS: its metadata say so (``nms=True``), or its graph has the operation."""
     arguments = metadata.get("args")
     if isinstance(arguments, str):
         arguments = _from_text(arguments)
@@ -59,23 +60,23 @@ def has_built_in_nms(metadata: Json, operations: Iterable[str]) -> bool:
 
 
 def is_end_to_end(metadata: Json) -> bool:
-    """Return whether the file says that its head answers each object once, as YOLOv10's and YOLO26's do."""
+    """Return whether the metadata say that the head returns each object once, as those of YOLOv10 and YOLO26 do."""
     return str(metadata.get("end2end")).lower() == "true"
 
 
 def _is_rtdetr(metadata: Json) -> bool:
-    """Return whether the head is an RT-DETR's: its name since Ultralytics 8.4, and the description before that.
+    """Return whether the model is an RT-DETR, from its head's name (since Ultralytics 8.4) or its description.
 
-    The description is "Ultralytics NAME model trained on DATA", and data sets are named after anything.
+    The description is "Ultralytics NAME model trained on DATA". Only NAME counts, because a data set can have any name.
     """
     name, _, _ = str(metadata.get("description", "")).lower().partition(" trained on ")
     return metadata.get("head") == "RTDETRDecoder" or "rtdetr" in re.sub("[-_ ]", "", name)
 
 
 def _from_text(text: str) -> Any:
-    """Return the value that the text stands for; None if it is neither JSON, nor what Python prints, nor YAML.
+    """Return the value of a text in JSON, Python's repr or YAML, or None for another text.
 
-    YAML's scalars stay text: to its other readers the label ``no`` is ``False``.
+    YAML scalars stay text, because other YAML loaders turn the label ``no`` into ``False``.
     """
     for read in (json.loads, ast.literal_eval, lambda yaml_text: yaml.load(yaml_text, yaml.BaseLoader)):
         try:
@@ -85,9 +86,9 @@ def _from_text(text: str) -> Any:
     return None
 
 
-def _whole(label: str) -> str:
-    """Return the label with halves of characters joined, and those without their other half replaced.
+def _join_surrogates(label: str) -> str:
+    """Return the label with surrogate pairs joined into characters, and single surrogates replaced.
 
-    JSON and Python may write a character beyond the first 65,536 as two halves (surrogates), which UTF-8 cannot hold.
+    JSON and Python may write a character above U+FFFF as two surrogates, which UTF-8 cannot encode.
     """
     return label.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""ONNX Runtime, for CPUs and GPUs that the other engines do not know: reads an ``.onnx`` file."""
+"""The ONNX Runtime engine, for CPUs and GPUs that the other engines do not support. It reads an ``.onnx`` file."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from serve_app.errors import ModelError
-from serve_app.models.engines.inputs import fixed_batch, input_shape
+from serve_app.models.engines.inputs import fixed_batch_error, input_shape
 from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels
 from serve_app.models.engines.precision import precision_of
 from serve_app.models.failures import out_of_memory, reason
-from serve_app.models.heads import not_floats, recognise, to_rows
+from serve_app.models.heads import integer_output_error, recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
-_FRAMES = "sightline.frames"  # no name that the file has for a tensor of its own
+_FRAMES = "sightline.frames"  # the prefix avoids the names of the file's own tensors
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 class OnnxEngine:
-    """One batch, one run; a file that was exported for a fixed number of pictures takes them one by one.
+    """Engine that runs each batch at once, or picture by picture when the file was exported for a fixed batch.
 
-    It computes in the file's own precision. A model whose input size is open is fixed at ``input_shape``.
-    Raises ModelError.
+    It computes in the precision of the file. A dynamic input size is fixed at ``input_shape``. Raise ModelError when
+    the model cannot be read or run.
     """
 
     concurrency = 1
@@ -39,21 +39,21 @@ class OnnxEngine:
         model = _read(path)
         metadata = {one.key: one.value for one in model.metadata_props}
         labels = read_labels(metadata)
-        batch, shape = _uint8_in(model, input_shape)
+        batch, shape = _accept_uint8(model, input_shape)
         operations = {node.op_type for node in model.graph.node}
         self.takes_batches = batch is None
         self._has_objectness = False
         try:
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads
-            options.log_severity_level = 3  # errors: of a batch that was changed it warns at length
+            options.log_severity_level = 3  # errors only: it logs many warnings about a changed batch size
             providers = ["CUDAExecutionProvider"] if on_gpu else []
             providers.append("CPUExecutionProvider")
             self._session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
             blank = self._session.run(None, {_FRAMES: np.zeros((1, *shape.array), np.uint8)})
-        except Exception as exc:  # ONNX Runtime's errors have no common base
+        except Exception as exc:  # ONNX Runtime's errors have no common base class
             if batch not in (None, 1):
-                raise fixed_batch(batch) from exc
+                raise fixed_batch_error(batch) from exc
             if known := re.search(r"Current official support for domain \S+ is till opset (\d+)", str(exc)):
                 raise ModelError(
                     f"ONNX Runtime cannot run {path.name}: export it with opset={known[1]} or less"
@@ -64,10 +64,10 @@ class OnnxEngine:
             raise ModelError("Ray gave this Detector a GPU, but ONNX Runtime cannot use it: install onnxruntime-gpu")
         outputs = [list(output.shape) for output in blank]
         if batch not in (None, 1) and outputs[0][0] != 1:
-            raise fixed_batch(batch)
+            raise fixed_batch_error(batch)
         head = recognise(outputs, labels, shape, is_end_to_end=is_end_to_end(metadata))
         if blank[0].dtype.kind != "f":
-            raise not_floats()
+            raise integer_output_error()
         self._has_objectness = head == "objectness"
         self.info = EngineInfo(
             name=name,
@@ -81,7 +81,7 @@ class OnnxEngine:
         )
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
-        """See ``Engine``."""
+        """Run the model on frames: see ``Engine``."""
         batches = [np.stack(frames)] if self.takes_batches else [frame[None] for frame in frames]
         outputs = [self._session.run(None, {_FRAMES: batch})[0] for batch in batches]
         raw = [one.astype(np.float32, copy=False) for output in outputs for one in output]
@@ -91,31 +91,35 @@ class OnnxEngine:
 def _read(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception as exc:  # protobuf's errors have no common base
-        raise ModelError(f"ONNX Runtime cannot read {path.name}: it is damaged, or no ONNX file") from exc
+    except Exception as exc:  # protobuf's errors have no common base class
+        raise ModelError(
+            f"ONNX Runtime cannot read {path.name}: it is damaged, or not an ONNX file; copy or export it again"
+        ) from exc
     if not model.graph.node:
-        raise ModelError(f"ONNX Runtime cannot read {path.name}: it is damaged, or a part of it is missing")
+        raise ModelError(
+            f"ONNX Runtime cannot read {path.name}: it is damaged, or a part of it is missing; copy or export it again"
+        )
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as exc:
         raise ModelError(
-            f"ONNX Runtime cannot read {path.name}: the file beside it in which its weights are is missing or "
-            "incomplete: keep both in one folder"
+            f"ONNX Runtime cannot read {path.name}: the external file with its weights is missing or incomplete; keep "
+            "both files in one folder"
         ) from exc
     return model
 
 
-def _uint8_in(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | None, InputShape]:
-    """Put colour order, scaling and layout into the graph, which then takes slots as they lie in memory.
+def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | None, InputShape]:
+    """Add the conversion of colour order, scale and layout to the graph, which then takes slots without a copy.
 
-    Return the file's batch, None if it is open, and the shape of the input: the file's, or ``wanted`` if the file
-    leaves it open. A batch that is not open becomes one picture. Raises ModelError.
+    Return the file's batch size, None if it is dynamic, and the shape of the input: the file's, or ``wanted`` if it is
+    dynamic. A fixed batch size becomes one. Raise ModelError for inputs that are not supported.
     """
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [one for one in graph.input if one.name not in constants]
     types = [one.type.tensor_type for one in inputs]
-    # Older exporters write -1 for a side that is open.
+    # Older exporters write -1 for a dynamic side.
     sides = [[dim.dim_value if dim.dim_value > 0 else None for dim in one.shape.dim] for one in types]
     shape = input_shape(sides, all(one.elem_type in _FLOATS for one in types), wanted)
     (old,) = inputs
@@ -124,7 +128,7 @@ def _uint8_in(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | None, I
         _keep_any_batch(model, batch)
         del graph.value_info[:]
         for output in graph.output:
-            output.type.tensor_type.ClearField("shape")  # what is written down of other tensors is for the batch, too
+            output.type.tensor_type.ClearField("shape")  # like the shapes in value_info, it is for the old batch size
     half = old.type.tensor_type.elem_type == TensorProto.FLOAT16
     new = helper.make_tensor_value_info(_FRAMES, TensorProto.UINT8, [1 if batch else "batch", *shape.array])
     graph.input.remove(old)
@@ -140,13 +144,13 @@ def _uint8_in(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | None, I
         ),
         helper.make_node("Mul", ["sightline.numbers", "sightline.one_255th"], [old.name]),
     ]
-    for place, step in enumerate(steps):
-        graph.node.insert(place, step)
+    for index, step in enumerate(steps):
+        graph.node.insert(index, step)
     return batch, shape
 
 
 def _keep_any_batch(model: onnx.ModelProto, batch: int) -> None:
-    """Have what reshapes within the graph keep its first side, instead of making that as long as the batch was."""
+    """Change Reshape operations that fix the first side at the old batch size, so that they keep it as it is."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     shapes = {one.name: one.type.tensor_type.shape.dim for one in (*graph.input, *graph.value_info)}
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -156,7 +160,7 @@ def _keep_any_batch(model: onnx.ModelProto, batch: int) -> None:
             continue
         sides = numpy_helper.to_array(constants[node.input[1]]).copy()
         if sides.size and sides[0] == batch == shapes[node.input[0]][0].dim_value:
-            sides[0] = 0  # "as it is": https://onnx.ai/onnx/operators/onnx__Reshape.html
+            sides[0] = 0  # keeps the side: https://onnx.ai/onnx/operators/onnx__Reshape.html
             name = f"sightline.{node.input[1]}"
             if name not in {tensor.name for tensor in model.graph.initializer}:
                 model.graph.initializer.append(numpy_helper.from_array(sides, name))

@@ -1,4 +1,4 @@
-"""OpenVINO, the engine on a CPU: reads an exported folder or an ``.onnx`` file."""
+"""The OpenVINO engine for CPUs. It reads an exported folder or an ``.onnx`` file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from serve_app.errors import ModelError
-from serve_app.models.engines.inputs import fixed_batch, input_shape
+from serve_app.models.engines.inputs import fixed_batch_error, input_shape
 from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels
 from serve_app.models.engines.precision import precision_of
 from serve_app.models.failures import out_of_memory, reason
-from serve_app.models.heads import not_floats, recognise, to_rows
+from serve_app.models.heads import integer_output_error, recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Json, Pixels, Precision
 
 _VERSION = str(ov.__version__).partition("-")[0]
@@ -29,13 +29,14 @@ _FLOATS = (ov.Type.f32, ov.Type.f16, ov.Type.bf16, ov.Type.f64)
 
 
 class OpenVinoEngine:
-    """One picture a request, read in place in its slot.
+    """Engine that runs one picture per OpenVINO request and reads it in place from its slot.
 
-    The model is compiled twice: for pictures that come one by one, with all threads on each, and for several at once,
-    with as many streams as OpenVINO finds best for the machine, which take longer for one and less for all.
+    The model is compiled twice: for single pictures, with all threads on each, and for several pictures at once, with
+    as many OpenVINO streams as OpenVINO finds best for the machine. Streams are slower for one picture and faster for
+    many.
 
-    ``path``: an exported OpenVINO folder, or an ``.onnx`` file. A model whose input size is open is fixed at
-    ``input_shape``, and one that was exported for a batch is made to take one picture. Raises ModelError.
+    ``path``: an exported OpenVINO folder, or an ``.onnx`` file. A dynamic input size is fixed at ``input_shape``, and a
+    fixed batch size is changed to one. Raise ModelError when the model cannot be read or run.
     """
 
     takes_batches = False
@@ -49,15 +50,15 @@ class OpenVinoEngine:
         batch, shape = _fix_shape(model, input_shape)
         operations = {operation.get_type_name() for operation in model.get_ops()}
         is_int8 = precision_of(operations, _kernels(model)) == "int8"
-        precision = _choose(precision, is_quantised=is_int8, has_bf16=_has_bf16(core))
+        precision = _choose_precision(precision, is_quantised=is_int8, has_bf16=_has_bf16(core))
         answers_floats = not model.outputs or model.output(0).element_type in _FLOATS
         options: Json = {"INFERENCE_NUM_THREADS": threads}
-        if "FakeQuantize" not in operations:  # int8 weights without it, as of a dynamic file, are computed with in fp32
+        if "FakeQuantize" not in operations:  # without it, as after dynamic quantisation, int8 weights compute in fp32
             options["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bf16" else "f32"
-        self._requests = threading.local()  # a thread's own, by compiled model
+        self._requests = threading.local()  # by compiled model
         self._has_objectness = False
         try:
-            model = _uint8_in(model)
+            model = _accept_uint8(model)
             self._for_many = core.compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT"})
             self.concurrency = int(self._for_many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
             self._for_one = self._for_many
@@ -67,10 +68,10 @@ class OpenVinoEngine:
         except RuntimeError as exc:
             raise out_of_memory(exc) or _cannot_run(path, batch, precision, exc) from exc
         if batch > 1 and outputs[0][0] != 1:
-            raise fixed_batch(batch)
+            raise fixed_batch_error(batch)
         head = recognise(outputs, labels, shape, is_end_to_end=is_end_to_end(metadata))
         if not answers_floats:
-            raise not_floats()
+            raise integer_output_error()
         self._has_objectness = head == "objectness"
         self.info = EngineInfo(
             name=name,
@@ -84,13 +85,14 @@ class OpenVinoEngine:
         )
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
-        """See ``Engine``."""
+        """Run the model on frames: see ``Engine``."""
         compiled, name = (self._for_one, "one") if alone else (self._for_many, "many")
         requests = self._requests.__dict__.setdefault(name, [])
         while len(requests) < len(frames):
             requests.append(compiled.create_infer_request())
         requests = requests[: len(frames)]
-        # OpenVINO shares only what it may write, and keeps no array alive: these live until every request is done.
+        # OpenVINO shares memory only with writable arrays and keeps no reference to them. So we copy read-only frames,
+        # and keep all arrays alive until every request is done.
         shared = [frame if frame.flags.writeable else frame.copy() for frame in frames]
         for request, frame in zip(requests, shared, strict=True):
             request.set_input_tensor(ov.Tensor(frame[None], shared_memory=True))
@@ -101,28 +103,33 @@ class OpenVinoEngine:
         return [to_rows(one) for one in raw] if self._has_objectness else raw
 
     def _output_shapes(self, shape: InputShape) -> list[list[int]]:
-        """Return each output's shape for one picture: some files leave it open until the model has run."""
+        """Run the model once and return the shape of each output, which is dynamic in some files."""
         self.infer([np.zeros(shape.array, np.uint8)])
         (request,) = self._requests.one
         return [list(tensor.shape) for tensor in request.output_tensors]
 
 
 def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
-    """The network and the metadata that Ultralytics' export wrote beside or into it."""
+    """Return the network, and the metadata that Ultralytics' export wrote into it or next to it."""
     if path.is_dir():
-        found = path.iterdir()  # raises where glob() finds nothing
-        # What macOS keeps of a file beside it begins so, where a disk or an archive holds nothing but content.
+        found = path.iterdir()  # raises an OSError when glob() would silently find nothing
+        # macOS stores attributes of a file in a second file with the prefix "._" on some disks and in archives.
         networks = sorted(one for one in found if one.suffix == ".xml" and not one.name.startswith("._"))
         if len(networks) != 1:
-            raise ModelError(f"an OpenVINO folder holds one .xml file, this one {len(networks)}: {path}")
+            raise ModelError(
+                f"model.weights: an OpenVINO folder must have exactly one .xml file, but {path} has {len(networks)}"
+            )
         (network,) = networks
         if not network.with_suffix(".bin").is_file():
-            raise ModelError(f"OpenVINO cannot read {network.name}: {network.stem}.bin, its weights, is not beside it")
-        # YOLOv5's own export names it after the model.
-        places = [path / "metadata.yaml", network.with_suffix(".yaml")]
-        metadata = next((place for place in places if place.is_file()), None)
+            raise ModelError(
+                f"OpenVINO cannot read {network.name}: {network.stem}.bin, the file with its weights, is missing from "
+                "the folder"
+            )
+        # The export script of YOLOv5 names the metadata after the model.
+        candidates = [path / "metadata.yaml", network.with_suffix(".yaml")]
+        metadata = next((candidate for candidate in candidates if candidate.is_file()), None)
         if metadata is None:
-            raise ModelError(f"no metadata.yaml in {path}: export the model with Ultralytics")
+            raise ModelError(f"model.weights: there is no metadata.yaml in {path}: export the model with Ultralytics")
         return _read_network(core, network), _read_metadata(metadata)
     model = _read_network(core, path)
     info = model.get_rt_info()
@@ -130,7 +137,7 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
 
 
 def _text(value: ov.OVAny) -> Any:
-    """Return one value of an ONNX file's metadata; what is not UTF-8 is nobody's label, and becomes no value at all."""
+    """Return one value of an ONNX file's metadata. A value that is not UTF-8 is replaced, because it names no label."""
     try:
         return value.value
     except UnicodeDecodeError:
@@ -143,45 +150,47 @@ def _read_network(core: ov.Core, path: Path) -> ov.Model:
     except RuntimeError as exc:
         if unknown := re.search(r"No conversion rule found for operations: (.+)", str(exc)):
             raise ModelError(
-                f"OpenVINO cannot run {path.name}: it has no operation {unknown[1]}; ONNX Runtime may have it: "
-                "set model.engine to onnx"
+                f"OpenVINO cannot run {path.name}: it does not have the operation {unknown[1]}; ONNX Runtime may have "
+                "it: set model.engine to onnx"
             ) from exc
         if external := re.search(r"stored data in file \(([^,)]+)", str(exc)):
             raise ModelError(
-                f"OpenVINO cannot read {path.name}: {external[1]}, in which its weights are, is missing or incomplete: "
-                "keep both files in one folder"
+                f"OpenVINO cannot read {path.name}: {external[1]}, the file with its weights, is missing or "
+                "incomplete: keep both files in one folder"
             ) from exc
         if newer := re.search(r"(?:unsupported opset|operation with type): (\S+)", str(exc)):
             raise ModelError(
-                f"OpenVINO cannot read {path.name}: this is OpenVINO {_VERSION}, which has no {newer[1]}: "
+                f"OpenVINO cannot read {path.name}: this is OpenVINO {_VERSION}, which has no {newer[1]}; "
                 "export the model with this version or an older one"
             ) from exc
-        raise ModelError(f"OpenVINO cannot read {path.name}: it is damaged, or a part of it is missing") from exc
+        raise ModelError(
+            f"OpenVINO cannot read {path.name}: it is damaged, or a part of it is missing; copy or export it again"
+        ) from exc
 
 
 def _cannot_run(path: Path, batch: int, precision: Precision, error: RuntimeError) -> ModelError:
-    """Return the error for a model that OpenVINO read and cannot compile or run."""
+    """Return the error for a model that OpenVINO can read but cannot compile or run."""
     if batch > 1:
-        return fixed_batch(batch)
-    another = "; ONNX Runtime may do it: set model.engine to onnx" if path.suffix == ".onnx" else ": export it again"
+        return fixed_batch_error(batch)
+    another = "; ONNX Runtime may run it: set model.engine to onnx" if path.suffix == ".onnx" else ": export it again"
     return ModelError(f"OpenVINO cannot run {path.name} in {precision} on this CPU{another} ({reason(error)})")
 
 
 def _read_metadata(path: Path) -> Json:
     try:
-        # All of it as text, as in an ONNX file: to YAML's other loaders the label ``no`` is ``False``.
+        # Scalars stay text, as in ONNX files, because other YAML loaders turn the label ``no`` into ``False``.
         metadata = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as exc:
-        raise ModelError(f"{path} cannot be read") from exc
+        raise ModelError(f"{path} cannot be read: export the model with Ultralytics") from exc
     if not isinstance(metadata, dict):
-        raise ModelError(f"{path} is no metadata of an exported model")
+        raise ModelError(f"{path} contains no metadata of a model: export the model with Ultralytics")
     return metadata
 
 
 def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
-    """Return the file's batch, 1 if it is open, and the shape of the input, which then takes one picture of it.
+    """Fix the model's input at one picture. Return the file's batch size, 1 if it is dynamic, and the input shape.
 
-    Raises ModelError.
+    Raise ModelError when the input is not supported or cannot be changed.
     """
     inputs = [list(one.partial_shape) if one.partial_shape.rank.is_static else [] for one in model.inputs]
     sides = [[None if side.is_dynamic else side.get_length() for side in one] for one in inputs]
@@ -195,15 +204,16 @@ def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
             model.reshape([1, 3, *shape])
         except RuntimeError as exc:
             if batch > 1:
-                raise fixed_batch(batch) from exc
+                raise fixed_batch_error(batch) from exc
             raise ModelError(
-                f"the model cannot take pictures of {shape}: set model.image_size_px to what it takes, or export it"
+                f"model.image_size_px: the model does not take an input of {shape}; set the size that it takes, or "
+                "export it again"
             ) from exc
     return batch, shape
 
 
 def _keep_any_batch(model: ov.Model, batch: int) -> None:
-    """Have what reshapes within the graph keep its first side, instead of making that as long as the batch was."""
+    """Change Reshape operations that fix the first side at the old batch size, so that they keep it as it is."""
     for operation in model.get_ordered_ops():
         if operation.get_type_name() != "Reshape" or not operation.get_attributes()["special_zero"]:
             continue
@@ -212,12 +222,12 @@ def _keep_any_batch(model: ov.Model, batch: int) -> None:
             continue
         sides = target.data.copy()
         if sides.size and sides[0] == batch:
-            sides[0] = 0  # "as it is": https://docs.openvino.ai, operation Reshape-1, special_zero
+            sides[0] = 0  # keeps the side: https://docs.openvino.ai, operation Reshape-1, special_zero
             operation.input(1).replace_source_output(ov.op.Constant(sides).output(0))
 
 
-def _uint8_in(model: ov.Model) -> ov.Model:
-    """The model with colour order, scaling and layout in its graph: it takes a slot as it lies in memory."""
+def _accept_uint8(model: ov.Model) -> ov.Model:
+    """Add the conversion of colour order, scale and layout to the model, which then takes slots without a copy."""
     steps = PrePostProcessor(model)
     steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     steps.input().tensor().set_color_format(ColorFormat.BGR)
@@ -227,19 +237,21 @@ def _uint8_in(model: ov.Model) -> ov.Model:
     return steps.build()
 
 
-def _choose(wanted: Precision, *, is_quantised: bool, has_bf16: bool) -> Precision:
-    """What the file is in, or the wanted one. Raises ModelError.
+def _choose_precision(wanted: Precision, *, is_quantised: bool, has_bf16: bool) -> Precision:
+    """Return int8 for a quantised file, else the wanted precision. Raise ModelError when they do not fit.
 
-    A CPU with AMX would choose bf16, with which some models' boxes stay what they are and others' do not.
+    Left to itself, OpenVINO chooses bf16 on a CPU with AMX, which changes the boxes of some models.
     """
     if is_quantised and wanted not in ("auto", "int8"):
-        raise ModelError(f"this model was quantised to int8 and is not served in {wanted}: set model.precision to auto")
+        raise ModelError(f"model.precision: the model is quantised to int8 and cannot run in {wanted}; set it to auto")
     if is_quantised:
         return "int8"
     if wanted == "int8":
-        raise ModelError("int8 is made of a .pt file, fitted to the pictures in model.calibration_dir")
+        raise ModelError(
+            "model.precision: int8 needs a .pt file, which is calibrated with the pictures in model.calibration_dir"
+        )
     if wanted == "bf16" and not has_bf16:
-        raise ModelError("this CPU does not compute in bf16")
+        raise ModelError("model.precision: this CPU does not support bf16; set it to auto or fp32")
     return "fp32" if wanted == "auto" else wanted
 
 
@@ -248,7 +260,7 @@ def _has_bf16(core: ov.Core) -> bool:
 
 
 def _kernels(model: ov.Model) -> set[str]:
-    """Return the number types of the constants of four sides, as numpy names those that it has."""
+    """Return the number types of the four-dimensional constants, by their NumPy names where they exist."""
     constants = [one.output(0) for one in model.get_ops() if one.get_type_name() == "Constant"]
     kernels = {one.element_type.get_type_name() for one in constants if len(one.shape) == 4}
     return {_NUMPY_NAMES.get(name, name) for name in kernels}

@@ -1,4 +1,4 @@
-"""What numbers a model's file is in, the same for every engine that reads it."""
+"""Determine the precision of a model's file, in the same way for every engine that reads it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Set
 
 from serve_app.types import Precision
 
-_QUANTISING = {"FakeQuantize", "QuantizeLinear"}  # OpenVINO's, and ONNX's
+_QUANTISING = {"FakeQuantize", "QuantizeLinear"}  # the operations of OpenVINO and of ONNX
 
 
 def precision_of(operations: Set[str], kernels: Set[str]) -> Precision:
     """Return ``int8``, ``fp16`` or ``fp32``.
 
-    ``operations``: the types of the graph's. ``kernels``: the number types of its constants of four sides, which are
-    convolutions', as numpy names them: a file quantised as it runs (dynamic) shows it by these alone.
+    ``operations``: the types of the operations in the graph. ``kernels``: the NumPy number types of its
+    four-dimensional constants, which are convolution kernels. Dynamic quantisation shows only in the kernels.
     """
     if operations & _QUANTISING or kernels & {"int8", "uint8"}:
         return "int8"

@@ -1,4 +1,4 @@
-"""Engines without a model, which find nothing: for measuring everything else."""
+"""Engines without a model, which find nothing. They serve to measure everything else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BATCH_S = 0.2
 
 
 class SimulatedEngine:
-    """``null`` answers at once; ``sleep`` after 0.2 s, whatever the batch, and without a core: as a GPU would."""
+    """Engine ``null``, which answers at once, or ``sleep``, which takes 0.2 s per batch and no CPU, like a GPU."""
 
     concurrency = 1
     takes_batches = True
@@ -26,7 +26,7 @@ class SimulatedEngine:
         self._batch_s = {"null": 0.0, "sleep": _BATCH_S}[kind]
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
-        """See ``Engine``."""
+        """Return empty outputs for the frames: see ``Engine``."""
         if self._batch_s:
             time.sleep(self._batch_s)
         return [np.empty((0, 6), np.float32) for _ in frames]

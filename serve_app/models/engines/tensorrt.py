@@ -1,4 +1,4 @@
-"""TensorRT, a faster engine on an NVIDIA GPU: an ``.engine`` file, made and run by Ultralytics."""
+"""The TensorRT engine, the fastest on an NVIDIA GPU. Ultralytics builds and runs its ``.engine`` file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 
 class TensorRtEngine:
-    """One batch of at most ``max_batch_size``, one run. Raises ModelError.
+    """Engine that runs a batch of up to ``max_batch_size`` at once. Raise ModelError when the file cannot be read.
 
-    Ultralytics builds a file that takes batches for any size up to twice ours, and keeps memory for all of that.
+    Ultralytics builds the file for batches of up to twice our maximum, and reserves memory for that size.
     """
 
     concurrency = 1
@@ -31,8 +31,11 @@ class TensorRtEngine:
     ) -> None:
         try:
             self._backend = TensorRTBackend(path, torch.device("cuda"))
-        except Exception as exc:  # TensorRT's errors have no common base
-            raise ModelError(f"TensorRT cannot read {path.name}: {type(exc).__name__}") from exc
+        except Exception as exc:  # TensorRT's errors have no common base class
+            raise ModelError(
+                f"TensorRT cannot read {path.name} ({type(exc).__name__}): delete it from model.cache_dir to build it "
+                "again"
+            ) from exc
         metadata = self._backend.metadata
         labels = read_labels(metadata)
         shapes = [[1, *self._backend.bindings[name].shape[1:]] for name in self._backend.output_names]
@@ -52,7 +55,7 @@ class TensorRtEngine:
         )
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
-        """See ``Engine``."""
+        """Run the model on frames: see ``Engine``."""
         return self._context.infer(frames)
 
     def _step(self, frames: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""PyTorch, the engine on a GPU (fp16, channels last) and the reference on a CPU (fp32): reads a checkpoint."""
+"""The PyTorch engine, for GPUs (fp16, channels last), and as a reference on CPUs (fp32). It reads a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 logger = logging.getLogger(__name__)
 
-_GPU_CONTEXTS = 2  # one batch is gathered and postprocessed while the other is computed
+_GPU_CONTEXTS = 2  # one batch is gathered or postprocessed while the other is in the GPU
 
 
 class TorchEngine:
-    """One batch, one forward pass. Raises ModelError for a checkpoint that is no YOLO detection model."""
+    """Engine that runs a batch in one forward pass. Raise ModelError when it cannot run the checkpoint."""
 
     takes_batches = True
 
@@ -44,9 +44,12 @@ class TorchEngine:
         if precision == "auto":
             precision = "fp16" if on_gpu else "fp32"
         if precision == "fp16" and not on_gpu:
-            raise ModelError("the torch engine does not compute in fp16 on a CPU")
+            raise ModelError("model.precision: the torch engine does not support fp16 on a CPU; set it to auto or fp32")
         if on_gpu and not torch.cuda.is_available():
-            raise ModelError("Ray gave this Detector a GPU, but PyTorch cannot use it")
+            raise ModelError(
+                "Ray gave this Detector a GPU, but PyTorch cannot use it: check the NVIDIA driver, and install PyTorch "
+                "with CUDA"
+            )
         if not on_gpu:
             torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS=1 for an actor that asks for less than a core
         device = torch.device("cuda" if on_gpu else "cpu")
@@ -62,7 +65,9 @@ class TorchEngine:
         with torch.inference_mode():
             blank = torch.zeros((1, *input_shape.array), dtype=torch.uint8, device=device)
             shape = list(raw_output(blank).shape)
-            end_to_end = recognise([shape], labels, input_shape, is_end_to_end=True) == "rows"  # no other head has six
+            end_to_end = (
+                recognise([shape], labels, input_shape, is_end_to_end=True) == "rows"
+            )  # of a checkpoint's heads, only this one has six columns
 
         def step(frames: torch.Tensor) -> torch.Tensor:
             return raw_output(frames).float() if end_to_end else to_rows(raw_output(frames))
@@ -76,18 +81,18 @@ class TorchEngine:
             input_shape=input_shape,
             end_to_end=end_to_end,
         )
-        # Without graphs there is one context alone: Ultralytics' head changes itself while it runs.
-        steps = _recorded(step, network, input_shape, max_batch_size) if on_gpu else []
+        # Without graphs there is only one context, because Ultralytics' head changes its own state while it runs.
+        steps = _record_graphs(step, network, input_shape, max_batch_size) if on_gpu else []
         runs: list[tuple[Step, torch.cuda.Stream | None]] = [(one, one.stream) for one in steps] or [(step, None)]
         self.concurrency = len(runs)
-        self._contexts = queue.SimpleQueue[ExecutionContext]()  # those that are free
+        self._contexts = queue.SimpleQueue[ExecutionContext]()  # the free ones
         for run, stream in runs:
             self._contexts.put(
                 ExecutionContext(run, device, input_shape=input_shape, max_batch_size=max_batch_size, stream=stream)
             )
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
-        """See ``Engine``."""
+        """Run the model on frames: see ``Engine``."""
         context = self._contexts.get()
         try:
             return context.infer(frames)
@@ -95,36 +100,36 @@ class TorchEngine:
             self._contexts.put(context)
 
 
-def _recorded(step: Step, network: Any, input_shape: InputShape, max_batch_size: int) -> list[_Graphs]:
-    """Return the step as CUDA graphs, a set for each context; none if they fail or their output differs."""
+def _record_graphs(step: Step, network: Any, input_shape: InputShape, max_batch_size: int) -> list[_Graphs]:
+    """Record the step as CUDA graphs, one set for each context. Return none if that fails or the output differs."""
     try:
         contexts = [_Graphs(step, network, input_shape, max_batch_size) for _ in range(_GPU_CONTEXTS)]
         if all(graphs.agree_with(step) for graphs in contexts):
             return contexts
-        logger.warning("the CUDA graph's output differs from eager output: this model runs without CUDA graphs, slower")
+        logger.warning("the CUDA graph's output differs from eager output: the model runs without graphs, more slowly")
     except RuntimeError as exc:
-        logger.warning("this model cannot be recorded as CUDA graphs: it runs without them, slower: %s", exc)
+        logger.warning("the model cannot be recorded as CUDA graphs and runs without them, more slowly: %s", exc)
     return []
 
 
 class _Graphs:
-    """A step, recorded once for each batch size: to replay it is one launch instead of some hundreds.
+    """A step recorded as one CUDA graph per batch size. Replaying a graph is one launch instead of hundreds.
 
-    Sizes over 8 are rounded up to a multiple of 8. For one thread at a time, on ``stream``.
+    Batch sizes above 8 are rounded up to a multiple of 8. Only one thread may use the graphs at a time, on ``stream``.
     """
 
     def __init__(self, step: Step, network: Any, input_shape: InputShape, max_batch_size: int) -> None:
         self.stream = torch.cuda.Stream()
         self._sizes = [n for n in range(1, max_batch_size) if n <= 8 or n % 8 == 0] + [max_batch_size]
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
-        # Ultralytics' head makes its anchors anew for each batch size: those that a graph reads must live on.
+        # Ultralytics' head replaces its anchors for each batch size. We keep those that a recorded graph reads.
         self._anchors = []
-        pool = torch.cuda.graph_pool_handle()  # the graphs of a context run one after the other: they share memory
+        pool = torch.cuda.graph_pool_handle()  # shared, because the graphs of a context never run at the same time
         head = network.model[-1]
         with torch.inference_mode(), torch.cuda.stream(self.stream):
             for size in self._sizes:
                 frames = torch.zeros((size, *input_shape.array), dtype=torch.uint8, device="cuda")
-                step(frames)  # cuDNN chooses its kernels, the head makes its anchors
+                step(frames)  # cuDNN chooses its kernels, and the head computes its anchors
                 self.stream.synchronize()
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=pool, stream=self.stream):
@@ -134,16 +139,16 @@ class _Graphs:
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         size = self._sizes[bisect.bisect_left(self._sizes, len(frames))]
-        graph, taken, rows = self._graphs[size]
-        taken[: len(frames)].copy_(frames)
+        graph, static_input, rows = self._graphs[size]
+        static_input[: len(frames)].copy_(frames)
         graph.replay()
         return rows[: len(frames)]
 
     def agree_with(self, step: Step) -> bool:
-        """Whether every graph gives the step's boxes to a pixel and confidences to 0.01, on noise."""
+        """Return whether, for noise, every graph agrees with the step: boxes to 1 px and confidences to 0.01."""
         with torch.inference_mode(), torch.cuda.stream(self.stream):
-            for _, taken, _ in self._graphs.values():
-                noise = torch.randint_like(taken, 256)
+            for _, static_input, _ in self._graphs.values():
+                noise = torch.randint_like(static_input, 256)
                 rows, expected = self(noise), step(noise)
                 if not torch.allclose(rows[..., :4], expected[..., :4], atol=1):
                     return False

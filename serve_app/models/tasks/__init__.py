@@ -1,1 +1,1 @@
-"""One file a task: how a model's raw output becomes results."""
+"""Turn a model's raw output into results, with one module for each task."""

@@ -1,4 +1,7 @@
-"""Raw output -> Detections, for both YOLO heads. numpy and OpenCV only, over candidates above the threshold."""
+"""Turn raw output into Detections, for both YOLO heads, with NumPy and OpenCV only.
+
+Only candidates above the confidence threshold are processed.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,29 @@ from numpy.typing import NDArray
 from serve_app.errors import ServeAppError
 from serve_app.types import Detections, DetectOptions
 
-MAX_CANDIDATES = 3000  # the most confident ones before NMS: bounds the time that a noisy picture can take
-_ROUNDING = 0.01  # that much a confidence may be over 1, in fp16 and int8
+MAX_CANDIDATES = 3000  # the most confident ones go into NMS, which bounds its time for a noisy picture
+_ROUNDING = 0.01  # by which a confidence may exceed 1 in fp16 and int8
 _CLASS_OFFSET_PX = 7680.0  # moves each class's boxes apart, so that NMS never compares two classes (as Ultralytics)
 
 _Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]  # xyxy, confidence, class id
 
 
 def to_detections(raw: NDArray[np.float32], options: DetectOptions, *, end_to_end: bool) -> Detections:
-    """Detections in model-input pixels, the most confident first.
+    """Return the detections in pixels of the model input, the most confident first.
 
-    ``raw`` is ``(4 + classes, anchors)``: centre x, centre y, width, height and one score a class; or ``(n, 6)`` rows:
-    left, top, right, bottom, confidence, class id. ``end_to_end``: no two rows are of one object.
+    ``raw`` is ``(4 + classes, anchors)``: centre x, centre y, width, height and one score per class; or ``(n, 6)``
+    rows: left, top, right, bottom, confidence, class id. ``end_to_end``: each object has one row, so NMS is skipped.
 
-    No confidence is over 1. Raises ServeAppError if one is by more than rounding: at start one picture is looked at.
+    Confidences slightly above 1 become 1. Raise ServeAppError when one exceeds 1 by more than rounding. The check at
+    start can miss such a model, because it looks at a single picture.
     """
-    has_rows = raw.shape[1] == 6  # and there are more anchors than that
+    has_rows = raw.shape[1] == 6  # the other head always has more than six anchors
     xyxy, confidence, class_id = _from_rows(raw, options) if has_rows else _from_anchors(raw, options)
-    best = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]  # a file's own suppression may sort otherwise
+    best = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]  # built-in suppression may use another order
     xyxy, confidence, class_id = xyxy[best], confidence[best], class_id[best]
     if len(confidence) and confidence[0] > 1 + _ROUNDING:
         most = f"{confidence[0]:.3g}"
-        raise ServeAppError(f"the model answers a confidence of {most}, and 1 is the most: export it again")
+        raise ServeAppError(f"the model returns a confidence of {most}, but 1 is the maximum: export it again")
     confidence = np.minimum(confidence, 1)
     if not end_to_end:
         kept = _suppress(xyxy, confidence, class_id, options.iou)
@@ -44,7 +48,7 @@ def to_detections(raw: NDArray[np.float32], options: DetectOptions, *, end_to_en
 def _from_rows(raw: NDArray[np.float32], options: DetectOptions) -> _Candidates:
     rows = raw[raw[:, 4] > options.confidence]
     class_id = rows[:, 5].astype(np.int32)
-    wanted = _of_class(class_id, options)
+    wanted = _class_filter(class_id, options)
     return rows[wanted, :4], rows[wanted, 4], class_id[wanted]
 
 
@@ -53,14 +57,14 @@ def _from_anchors(raw: NDArray[np.float32], options: DetectOptions) -> _Candidat
     best = scores.max(axis=0)
     candidates = np.flatnonzero(best > options.confidence)
     class_id = scores[:, candidates].argmax(axis=0).astype(np.int32)
-    wanted = _of_class(class_id, options)
+    wanted = _class_filter(class_id, options)
     candidates, class_id = candidates[wanted], class_id[wanted]
     centre, size = raw[:2, candidates].T, raw[2:4, candidates].T
     return np.concatenate([centre - size / 2, centre + size / 2], axis=1), best[candidates], class_id
 
 
-def _of_class(class_id: NDArray[np.int32], options: DetectOptions) -> Any:
-    """An index: those of the wanted classes."""
+def _class_filter(class_id: NDArray[np.int32], options: DetectOptions) -> Any:
+    """Return an index that selects the requested classes."""
     return slice(None) if options.class_ids is None else np.isin(class_id, options.class_ids)
 
 
@@ -69,7 +73,7 @@ def _suppress(
 ) -> NDArray[np.intp]:
     if not len(xyxy):
         return np.empty(0, np.intp)
-    apart = class_id[:, None] * _CLASS_OFFSET_PX
-    xywh = np.concatenate([xyxy[:, :2] + apart, xyxy[:, 2:] - xyxy[:, :2]], axis=1, dtype=np.float64)
+    class_offset = class_id[:, None] * _CLASS_OFFSET_PX
+    xywh = np.concatenate([xyxy[:, :2] + class_offset, xyxy[:, 2:] - xyxy[:, :2]], axis=1, dtype=np.float64)
     kept = cv2.dnn.NMSBoxes(xywh, confidence, 0.0, iou)  # type: ignore[arg-type]  # its stubs know only lists
     return np.asarray(kept, np.intp).reshape(-1)

@@ -22,7 +22,7 @@ MAX_PIXELS = 50_000_000
 
 
 def gradient() -> np.ndarray:
-    """A smooth picture with a red corner, so that orientation and colour order show. BGR, 40 rows, 60 columns."""
+    """Return a smooth BGR picture of 40 rows and 60 columns, with a red corner to show orientation and colour order."""
     pixels = np.full((40, 60, 3), 96, np.uint8)
     pixels[:, :, 1] = np.linspace(0, 255, 60).astype(np.uint8)
     pixels[:20, :20] = (0, 0, 255)
@@ -47,7 +47,7 @@ def rgb() -> Image.Image:
 def test_every_format_decodes_to_the_same_picture(extension: str) -> None:
     pixels = decode(encoded(extension), MAX_PIXELS)
     assert pixels.dtype == np.uint8
-    assert np.abs(pixels.astype(int) - gradient()).mean() < 8  # JPEG's and WebP's loss
+    assert np.abs(pixels.astype(int) - gradient()).mean() < 8  # the loss of JPEG and WebP
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_every_kind_of_pixel_becomes_three_channels_of_eight_bits(data: bytes) -
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_the_picture_is_turned_as_a_viewer_shows_it(image_format: str) -> None:
+def test_the_exif_orientation_is_applied(image_format: str) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright: turn clockwise by a quarter
+    exif[0x0112] = 6  # the camera was held upright: the picture needs a quarter turn clockwise
     pixels = decode(saved(rgb(), image_format, exif=exif), MAX_PIXELS)
     assert pixels.shape == (60, 40, 3)
     assert pixels[5, 35, 2] > 200  # the red corner is now at the top right
@@ -105,7 +105,7 @@ def test_sixteen_bits_are_scaled_to_eight() -> None:
         pytest.param(png_of(100, 100), Undecodable, id="PNG header alone"),
     ],
 )
-def test_bad_bytes_get_their_own_error(data: bytes, error: type[ServeAppError]) -> None:
+def test_each_kind_of_bad_data_gets_its_own_error(data: bytes, error: type[ServeAppError]) -> None:
     with pytest.raises(error) as caught:
         decode(data, MAX_PIXELS)
     assert type(caught.value) is error
@@ -124,8 +124,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MiB")
 """
 
 
-def decode_apart(data: bytes) -> tuple[str, int]:
-    """What a process of its own makes of the bytes, and its peak memory in MiB."""
+def decode_in_subprocess(data: bytes) -> tuple[str, int]:
+    """Decode the bytes in a new process. Return its result and its peak memory in MiB."""
     command = [sys.executable, "-c", DECODE_FROM_STDIN]
     done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=60)
     assert done.returncode == 0, f"exit status {done.returncode}"
@@ -133,22 +133,22 @@ def decode_apart(data: bytes) -> tuple[str, int]:
     return result, int(peak.split()[0])
 
 
-def test_a_damaged_animation_does_not_end_the_process() -> None:
-    result, _ = decode_apart(CRASHING_PNG)
-    assert result == "(40, 64, 3)"  # the still picture in it is sound
+def test_a_damaged_animation_does_not_crash_the_process() -> None:
+    result, _ = decode_in_subprocess(CRASHING_PNG)
+    assert result == "(40, 64, 3)"  # the still picture in it is intact
 
 
-def test_a_png_takes_no_more_memory_than_its_picture() -> None:
+def test_a_png_chunk_that_claims_a_gibibyte_is_not_allocated() -> None:
     whole = encoded(".png")
-    _, usual_mib = decode_apart(whole)
+    _, usual_mib = decode_in_subprocess(whole)
     length = whole.index(b"IDAT") - 4
     claims_a_gibibyte = whole[:length] + struct.pack(">I", 2**30) + whole[length + 4 :]
-    result, peak_mib = decode_apart(claims_a_gibibyte)
+    result, peak_mib = decode_in_subprocess(claims_a_gibibyte)
     assert result == "undecodable"
     assert peak_mib < usual_mib + 50
 
 
-def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
+def test_a_jpeg_with_a_thousand_scans_is_refused() -> None:
     whole = saved(rgb(), "JPEG", progressive=True)
     last_scan = whole[whole.rindex(b"\xff\xda") : -2]
     with pytest.raises(Undecodable, match="scans"):
@@ -162,7 +162,7 @@ rng, pictures = random.Random(0), list(damage.pictures().values())
 """
 
 
-def test_a_damaged_picture_is_read_or_refused_and_ends_no_process() -> None:
+def test_a_damaged_picture_is_decoded_or_refused_without_a_crash() -> None:
     done = decode_damaged(SMALL_PICTURES)
     assert done.returncode == 0, done.stderr.decode()[-500:]
 
@@ -172,7 +172,7 @@ import resource
 from scripts.trials.bombs import BOMBS
 from serve_app.images.decode import decode
 from serve_app.errors import ServeAppError
-resource.setrlimit(resource.RLIMIT_CPU, (40, 40))  # they take 5 s, most of it to make them
+resource.setrlimit(resource.RLIMIT_CPU, (40, 40))  # they take 5 s, most of it for making the files
 for name, make in BOMBS.items():
     data = make()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -185,8 +185,8 @@ for name, make in BOMBS.items():
 """
 
 
-def test_no_bomb_costs_more_than_a_large_picture_does() -> None:
-    """Without what is held against them, they take minutes and gigabytes, and write 200 MB of remarks to stderr."""
+def test_a_decompression_bomb_costs_no_more_than_a_large_picture() -> None:
+    """Without our limits, these files take minutes and gigabytes, and the decoders write 200 MB to stderr."""
     done = subprocess.run([sys.executable, "-c", DECODE_BOMBS], capture_output=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr.decode()[-500:]
     results = [line.split(":") for line in done.stdout.decode().splitlines()]
@@ -197,8 +197,8 @@ def test_no_bomb_costs_more_than_a_large_picture_does() -> None:
 
 
 @pytest.mark.parametrize("kind", pictures())
-def test_every_kind_of_picture_is_read_as_opencv_reads_it(kind: str) -> None:
-    """What is left out of a file before it is decoded is not missed."""
+def test_every_kind_of_picture_decodes_to_the_same_pixels_as_with_opencv_alone(kind: str) -> None:
+    """The chunks and tags that we remove from a file before OpenCV decodes it do not change its pixels."""
     whole = pictures()[kind]
     read = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR)
     if read is None:
@@ -208,7 +208,7 @@ def test_every_kind_of_picture_is_read_as_opencv_reads_it(kind: str) -> None:
         assert np.array_equal(decode(whole, MAX_PIXELS), read)
 
 
-def test_pixels_that_are_left_over_are_found_behind_a_large_picture() -> None:
+def test_a_large_png_with_more_pixels_than_its_header_says_is_refused() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), np.uint8)
     rows = b"".join(b"\0" + row.tobytes() for row in noise)
     packer = zlib.compressobj(1)
@@ -220,7 +220,7 @@ def test_pixels_that_are_left_over_are_found_behind_a_large_picture() -> None:
         decode(more, MAX_PIXELS)
 
 
-def test_a_tiff_may_have_tiles_that_stand_over() -> None:
+def test_the_tiles_of_a_tiff_may_extend_beyond_its_edge() -> None:
     tile, start = zlib.compress(bytes(range(256)) * 3 * 256), after(11)
     layout = {256: 100, 257: 60, 258: 8, 259: 8, 262: 2, 277: 3, 284: 1, 322: 256, 323: 256, 324: start, 325: len(tile)}
     assert decode(tiff({tag: (4, 1, value) for tag, value in layout.items()}, tile), MAX_PIXELS).shape == (60, 100, 3)

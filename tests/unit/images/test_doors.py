@@ -1,4 +1,4 @@
-"""What may be sent to the decoders that came last: damage, and bombs."""
+"""Damaged files and decompression bombs in the formats of phones and cameras."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pictures = whole(rng)
 """
 
 
-def test_a_damaged_picture_of_a_phone_is_read_or_refused_and_ends_no_process() -> None:
+def test_a_damaged_picture_of_a_phone_is_decoded_or_refused_without_a_crash() -> None:
     done = decode_damaged(PICTURES_OF_PHONES)
     assert done.returncode == 0, done.stderr.decode()[-500:]
     assert len(done.stderr) < 100_000
@@ -41,13 +41,13 @@ for name, make in BOMBS.items():
 """
 
 
-def test_no_bomb_of_a_phone_costs_more_than_a_large_picture_does() -> None:
+def test_a_decompression_bomb_in_a_phone_format_costs_no_more_than_a_large_picture() -> None:
     done = subprocess.run([sys.executable, "-c", DECODE_BOMBS], capture_output=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr.decode()[-500:]
     results = [line.split(":") for line in done.stdout.decode().splitlines()]
     assert [name for name, *_ in results] == list(BOMBS)
     assert {result for name, result, *_ in results if "claims" in name} == {"too_large"}
-    # FFmpeg decodes a GIF of 49 megapixels into 4 bytes a pixel: with our 3, that is 327 MiB.
+    # FFmpeg decodes a GIF of 49 megapixels into 4 bytes per pixel. With our own 3 bytes, that makes 327 MiB.
     assert [name for name, _, grown_mib, _ in results if int(grown_mib) > 350] == []
     assert [name for name, _, _, cpu_s in results if float(cpu_s) > 10] == []
     assert len(done.stderr) < 10_000

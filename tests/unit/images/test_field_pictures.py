@@ -1,4 +1,4 @@
-"""Pictures as phones, cameras and editors write them: each is read as what it is, or refused by its name."""
+"""Pictures as phones, cameras and editors write them: each is decoded correctly, or refused with its format's name."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def plain_jpeg(**options: object) -> bytes:
 
 
 @pytest.mark.parametrize("is_progressive", [False, True])
-def test_a_motion_photo_is_its_first_picture(is_progressive: bool) -> None:
+def test_a_motion_photo_decodes_to_its_first_picture(is_progressive: bool) -> None:
     photo = plain_jpeg(progressive=is_progressive)
     assert np.array_equal(read(jpeg.motion_photo(rng(), photo)), read(photo))
 
 
 @pytest.mark.parametrize("count", [1, 40])
-def test_the_pictures_behind_a_jpeg_do_not_count(count: int) -> None:
+def test_pictures_after_the_first_jpeg_of_a_file_are_ignored(count: int) -> None:
     photo = plain_jpeg()
     assert np.array_equal(read(photo + plain_jpeg(progressive=True) * count), read(photo))
 
 
-def test_a_multi_picture_file_is_its_first_picture() -> None:
+def test_a_multi_picture_file_decodes_to_its_first_picture() -> None:
     data = jpeg.multi_picture(rng())
     assert difference(read(data), of_pillow(data), JPEG) == ""
 
 
-def test_a_thumbnail_and_a_comment_full_of_markers_are_no_scans() -> None:
+def test_markers_inside_a_thumbnail_or_a_comment_do_not_count_as_scans() -> None:
     photo = plain_jpeg()
     comment = jpeg.segment(0xFE, b"\xff\xda\xff\xd9" * 200)
     exif = jpeg.segment(0xE1, metadata.PREFIX + metadata.exif(rng(), 1, photo))
     assert np.array_equal(read(photo[:2] + comment + exif + photo[2:]), read(photo))
 
 
-def test_scans_within_the_first_picture_still_count() -> None:
+def test_the_scans_of_the_first_picture_are_limited() -> None:
     photo = plain_jpeg(progressive=True)
     last_scan = photo[photo.rindex(b"\xff\xda") : -2]
     with pytest.raises(Undecodable, match="scans"):
@@ -65,19 +65,19 @@ def test_scans_within_the_first_picture_still_count() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("prefix", [b"", metadata.PREFIX, metadata.PREFIX * 2], ids=["bare", "prefix", "two prefixes"])
-def test_exif_turns_a_webp_and_a_png_whatever_stands_before_it(orientation: int, prefix: bytes) -> None:
+def test_the_exif_orientation_of_webp_and_png_is_applied_with_any_prefix(orientation: int, prefix: bytes) -> None:
     pixels = smooth(rng(), 30, 20)
     block = prefix + metadata.exif(rng(), orientation)
     webp = phones.webp_with(saved(Image.fromarray(pixels), "WEBP", lossless=True), pixels.shape, [(b"EXIF", block)])
     assert np.array_equal(read(webp), upright(pixels, orientation))
     head, *chunks = split(saved(Image.fromarray(pixels), "PNG"))
-    for place in (1, len(chunks) - 1):
-        described = b"".join((head, *chunks[:place], png_chunk(b"eXIf", block), *chunks[place:]))
+    for index in (1, len(chunks) - 1):
+        described = b"".join((head, *chunks[:index], png_chunk(b"eXIf", block), *chunks[index:]))
         assert np.array_equal(read(described), upright(pixels, orientation))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_and_xmp_turn_a_jpeg(orientation: int) -> None:
+def test_the_exif_or_xmp_orientation_of_a_jpeg_is_applied(orientation: int) -> None:
     photo = plain_jpeg()
     for body in (
         metadata.PREFIX + metadata.exif(rng(), orientation),
@@ -88,7 +88,7 @@ def test_exif_and_xmp_turn_a_jpeg(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("exif", [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"xx*\0", b"MM\0*\0\0\0\x08\xff\xff"])
-def test_a_picture_of_broken_exif_is_upright(exif: bytes) -> None:
+def test_broken_exif_leaves_the_picture_as_it_is(exif: bytes) -> None:
     photo = plain_jpeg()
     described = photo[:2] + jpeg.segment(0xE1, metadata.PREFIX + exif) + photo[2:]
     assert np.array_equal(read(described), read(photo))
@@ -107,7 +107,7 @@ def test_the_alpha_of_a_tiff_is_dropped(bits: int, alpha: int, photometric: int)
     assert difference(read(data), truth, LOSSLESS) == ""
 
 
-def test_colours_that_a_tiff_has_multiplied_by_alpha_are_divided_by_it() -> None:
+def test_premultiplied_alpha_of_a_tiff_is_divided_out() -> None:
     colours, alpha = np.full((8, 8, 3), 200), np.full((8, 8, 1), 51)
     values = np.concatenate([colours * alpha // 255, alpha], axis=2).astype(np.uint8)
     layout = tiff.Layout(">", False, 8, False, False, False, None, 16)
@@ -116,7 +116,7 @@ def test_colours_that_a_tiff_has_multiplied_by_alpha_are_divided_by_it() -> None
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("photometric", [0, 1])
-def test_a_tile_that_stands_over_the_edge_is_not_shredded(photometric: int, bits: int) -> None:
+def test_a_tile_that_extends_beyond_the_edge_is_decoded_correctly(photometric: int, bits: int) -> None:
     grey = smooth(rng(), 83, 61)[:, :, :1].astype(np.uint16)
     values = np.concatenate([grey, grey], axis=2) if bits == 8 else grey * 257
     layout = tiff.Layout("<", True, 8, False, False, False, (32, 48), 16)
@@ -125,14 +125,14 @@ def test_a_tile_that_stands_over_the_edge_is_not_shredded(photometric: int, bits
     assert difference(read(data), truth, LOSSLESS) == ""
 
 
-def test_a_thumbnail_that_comes_first_is_not_the_picture() -> None:
+def test_a_thumbnail_before_the_picture_is_skipped() -> None:
     values = smooth(rng(), 30, 20)
     layout = tiff.Layout("<", False, 1, False, False, False, None, 16)
     assert np.array_equal(read(tiff.encoded(values, 2, 8, {}, layout, has_thumbnail=True)), values)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_bmp_of_runs_is_no_picture_in_shreds(seed: int) -> None:
+def test_a_run_length_bmp_is_decoded_correctly(seed: int) -> None:
     sample = bmp.run_length(random.Random(seed))
     assert sample.truth is not None
     assert np.array_equal(read(sample.data), sample.truth)
@@ -140,16 +140,16 @@ def test_a_bmp_of_runs_is_no_picture_in_shreds(seed: int) -> None:
 
 @pytest.mark.parametrize("bits", [16, 32])
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)], ids=["RGB", "BGR"])
-def test_the_masks_of_a_bmp_say_which_colour_is_which(bits: int, order: tuple[int, int, int]) -> None:
+def test_the_colour_masks_of_a_bmp_are_applied(bits: int, order: tuple[int, int, int]) -> None:
     masks = [0xF800, 0x07E0, 0x001F] if bits == 16 else [0xFF000000, 0xFF0000, 0xFF00]
-    red, green, blue = (masks[place] for place in order)
+    red, green, blue = (masks[index] for index in order)
     info = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, bits, 3, 0, 0, 0, 0, 0) + struct.pack("<III", red, green, blue)
     data = struct.pack("<2sIHHI", b"BM", 0, 0, 0, 66) + info + struct.pack("<I", red)
     assert read(data).tolist() == [[[255, 0, 0]]]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_lossless_jpeg_is_read_to_the_bit(channels: int) -> None:
+def test_a_lossless_jpeg_is_decoded_without_loss(channels: int) -> None:
     picked = random.Random(channels)
     sample = next(
         each
@@ -160,27 +160,27 @@ def test_a_lossless_jpeg_is_read_to_the_bit(channels: int) -> None:
     assert np.array_equal(read(sample.data), sample.truth)
 
 
-def test_a_gif_is_its_first_picture_with_the_colours_of_what_is_transparent() -> None:
+def test_a_gif_decodes_to_its_first_picture_with_the_colours_of_transparent_pixels() -> None:
     images = [Image.fromarray(smooth(random.Random(seed), 30, 20)).quantize(16) for seed in range(3)]
     data = saved(images[0], "GIF", save_all=True, append_images=images[1:], transparency=2)
     assert np.array_equal(read(data), np.asarray(images[0].convert("RGB")))
 
 
-def test_a_gif_smaller_than_its_screen_keeps_its_place() -> None:
+def test_a_gif_picture_smaller_than_its_screen_keeps_its_position() -> None:
     data = phones.placed_gif(rng())
     pixels = read(data)
     assert pixels.shape == (30, 40, 3)
     assert np.array_equal(pixels[9:19, 7:27], of_pillow(data)[9:19, 7:27])
 
 
-def test_a_gif_that_claims_too_much_is_not_decoded() -> None:
+def test_a_gif_whose_header_claims_too_many_pixels_is_not_decoded() -> None:
     data = phones.placed_gif(rng())
     with pytest.raises(TooLarge):
         read(data[:6] + struct.pack("<HH", 60_000, 60_000) + data[10:])
 
 
 VIDEO = "this is a video (MP4 or QuickTime): make a stream of it, or send JPEG"
-UNREAD = {
+UNSUPPORTED = {
     "JPEG XL": b"\xff\x0a" + bytes(50),
     "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50),
     "Photoshop": b"8BPS\0\1" + bytes(50),
@@ -217,16 +217,16 @@ UNREAD = {
         (b"abc", "these bytes are not a picture: send JPEG"),
     ],
 )  # fmt: skip
-def test_what_is_not_read_is_said_in_one_sentence(data: bytes, words: str) -> None:
+def test_the_error_for_an_unsupported_format_is_one_sentence(data: bytes, words: str) -> None:
     with pytest.raises(NotAnImage) as error:
         read(data)
     assert error.value.detail.startswith(words)
 
 
-@pytest.mark.parametrize("name", UNREAD)
-def test_what_is_not_read_is_refused_by_its_name(name: str) -> None:
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_the_error_for_an_unsupported_format_names_it(name: str) -> None:
     with pytest.raises(NotAnImage, match=f"{name}.*send JPEG, PNG"):
-        read(UNREAD[name])
+        read(UNSUPPORTED[name])
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_what_is_not_read_is_refused_by_its_name(name: str) -> None:
         ({50706: (1, (1, 4, 0, 0))}, "raw file"),
     ],
 )
-def test_a_tiff_that_is_not_read_is_refused_by_its_name(
+def test_the_error_for_an_unsupported_tiff_names_the_reason(
     tags: dict[int, tuple[int, tuple[int, ...]]], name: str
 ) -> None:
     layout = tiff.Layout("<", False, 1, False, False, False, None, 16)
@@ -249,7 +249,7 @@ def test_a_tiff_that_is_not_read_is_refused_by_its_name(
 
 
 @pytest.mark.parametrize("sizes", [(1800,), (10_000,)], ids=["as it is", "too large"])
-def test_a_tiff_whose_last_strip_is_said_to_be_longer_than_it_is_is_whole(sizes: tuple[int, ...]) -> None:
+def test_a_tiff_that_overstates_the_size_of_its_last_strip_is_decoded(sizes: tuple[int, ...]) -> None:
     values = smooth(rng(), 30, 20)
     layout = tiff.Layout("<", False, 1, False, False, False, None, 200)
     assert np.array_equal(read(tiff.encoded(values, 2, 8, {}, layout, instead={279: (4, sizes)})), values)
@@ -259,32 +259,32 @@ def test_a_tiff_whose_last_strip_is_said_to_be_longer_than_it_is_is_whole(sizes:
 def test_a_tiff_that_is_cut_off_is_refused(compression: int) -> None:
     values = smooth(rng(), 30, 20)
     layout = tiff.Layout("<", False, compression, False, False, False, None, 4)
-    start = 16_000_000  # behind the file's end
+    start = 16_000_000  # beyond the end of the file
     with pytest.raises(Undecodable):
         read(tiff.encoded(values, 2, 8, {}, layout, instead={273: (4, (16, 100, 200, 300, start))}))
 
 
-def test_a_thumbnail_that_is_alone_is_the_picture() -> None:
+def test_a_thumbnail_without_another_picture_is_decoded() -> None:
     values = smooth(rng(), 30, 20)
     layout = tiff.Layout("<", False, 1, False, False, False, None, 16)
     assert np.array_equal(read(tiff.encoded(values, 2, 8, {}, layout, instead={254: (4, (1,))})), values)
 
 
-def test_a_jpeg_of_twelve_bits_is_refused_by_its_name() -> None:
+def test_the_error_for_a_twelve_bit_jpeg_names_the_reason() -> None:
     photo = bytearray(plain_jpeg())
     photo[photo.index(b"\xff\xc0") + 4] = 12
-    with pytest.raises(Undecodable, match="a JPEG of 12 bits"):
+    with pytest.raises(Undecodable, match="a JPEG with 12 bits"):
         read(bytes(photo))
 
 
-def test_quick_pictures_are_read_as_they_were_written_and_as_pillow_reads_them() -> None:
-    """``python -m scripts.trials.field.pictures --count 2000`` does this for more of them."""
+def test_generated_pictures_decode_as_they_were_written_and_as_pillow_decodes_them() -> None:
+    """``python -m scripts.trials.field.pictures --count 2000`` does this for more pictures."""
     found = [verdict(*each) for each in samples(1, 300, families=("JPEG", "PNG", "TIFF", "BMP", "WebP", "GIF"))]
     assert [each for each in found if each.result == DIFFERENT] == []
 
 
 @needs_shared
-def test_the_pictures_that_failed_in_the_field() -> None:
+def test_pictures_that_failed_in_the_field_are_decoded() -> None:
     folder = SHARED / "field"
     if not folder.is_dir():
         pytest.skip("needs ../shared/field")

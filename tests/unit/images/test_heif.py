@@ -1,4 +1,4 @@
-"""HEIC and AVIF: tiles, turns and crops, and what may lie behind a file that is small to send."""
+"""HEIC and AVIF: tiles, rotations, crops, and small files that are expensive to decode."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def read(data: bytes) -> Pixels:
     return decode(data, MAX_PIXELS)[:, :, ::-1]
 
 
-def apart(pixels: Pixels, truth: Pixels) -> float:
-    """How far two pictures are apart in the mean; the edges of the quadrants are soft."""
+def mean_difference(pixels: Pixels, truth: Pixels) -> float:
+    """Return the mean difference of two pictures. The edges of the quadrants are soft, so it is never zero."""
     assert pixels.shape == truth.shape
     return float(np.abs(pixels.astype(int) - truth).mean())
 
 
-def test_a_heic_is_read_as_what_was_encoded() -> None:
-    assert apart(read(file([quadrants()])), QUADRANTS) < 6
+def test_a_heic_decodes_to_the_picture_that_was_encoded() -> None:
+    assert mean_difference(read(file([quadrants()])), QUADRANTS) < 6
 
 
 @pytest.mark.parametrize(
@@ -60,23 +60,23 @@ def test_a_heic_is_read_as_what_was_encoded() -> None:
         ((crop(64, 32, 0, -16), turn(90)), np.rot90(QUADRANTS[:32], 1)),
     ],
 )
-def test_a_heic_is_turned_mirrored_and_cropped_in_the_order_of_its_properties(
+def test_a_heic_is_rotated_mirrored_and_cropped_in_the_order_of_its_properties(
     properties: tuple[bytes, ...], truth: Pixels
 ) -> None:
-    assert apart(read(file([quadrants(*properties)])), truth) < 7
+    assert mean_difference(read(file([quadrants(*properties)])), truth) < 7
 
 
 def test_the_tiles_of_a_heic_are_put_side_by_side_and_cut_at_its_edge() -> None:
     parts = grid([quadrants()] * 6, 3, 180, 100, (turn(180),))
-    assert apart(read(file(parts, len(parts))), np.rot90(np.tile(QUADRANTS, (2, 3, 1))[:100, :180], 2)) < 7
+    assert mean_difference(read(file(parts, len(parts))), np.rot90(np.tile(QUADRANTS, (2, 3, 1))[:100, :180], 2)) < 7
 
 
-def test_the_tiles_of_a_heic_are_turned_each_by_itself() -> None:
+def test_each_tile_of_a_heic_is_rotated_and_cropped_by_its_own_properties() -> None:
     parts = grid([quadrants(turn(90))] * 4, 2, 120, 128)
-    assert apart(read(file(parts, len(parts))), np.tile(np.rot90(QUADRANTS, 1), (2, 2, 1))[:, :120]) < 7
+    assert mean_difference(read(file(parts, len(parts))), np.tile(np.rot90(QUADRANTS, 1), (2, 2, 1))[:, :120]) < 7
     parts = grid([quadrants(crop(64, 32), turn(90)), quadrants(turn(90), crop(32, 64))], 2, 64, 64)
     truth = np.concatenate([np.rot90(QUADRANTS[16:48], 1), np.rot90(QUADRANTS, 1)[:, 16:48]], axis=1)
-    assert apart(read(file(parts, len(parts))), truth) < 7
+    assert mean_difference(read(file(parts, len(parts))), truth) < 7
 
 
 def test_tiles_of_different_sizes_are_refused() -> None:
@@ -86,14 +86,14 @@ def test_tiles_of_different_sizes_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("clap", "rows", "columns"),  # as libheif 1.23 cuts them
+    ("clap", "rows", "columns"),  # as libheif 1.23 crops them
     [
         ((41, 1, 51, 1, 0, 1, 0, 1), slice(7, 58), slice(11, 52)),
         ((33, 1, 63, 1, 1, 1, 0, 1), slice(1, 64), slice(16, 49)),
         ((81, 2, 101, 2, 1, 2, -1, 2), slice(6, 57), slice(12, 53)),
     ],
 )
-def test_a_crop_within_pixels_is_rounded_as_libheif_rounds_it(
+def test_a_crop_edge_inside_a_pixel_is_rounded_as_libheif_rounds_it(
     clap: tuple[int, ...], rows: slice, columns: slice
 ) -> None:
     whole = read(file([quadrants()]))
@@ -101,39 +101,39 @@ def test_a_crop_within_pixels_is_rounded_as_libheif_rounds_it(
     assert np.array_equal(read(data), whole[rows, columns])
 
 
-def test_a_picture_that_is_the_same_as_another_is_that_one() -> None:
+def test_an_identity_item_decodes_to_the_picture_it_refers_to() -> None:
     parts = [quadrants(), Part(b"iden", b"", (size_of(64, 64), turn(90)), (1,))]
-    assert apart(read(file(parts, 2)), np.rot90(QUADRANTS, 1)) < 7
+    assert mean_difference(read(file(parts, 2)), np.rot90(QUADRANTS, 1)) < 7
 
 
-def test_a_picture_with_a_gain_map_is_its_plain_picture() -> None:
+def test_a_picture_with_a_gain_map_decodes_to_its_base_picture() -> None:
     other = quadrants(turn(180))
     parts = [quadrants(), other, Part(b"tmap", b"\0" * 62, (size_of(64, 64),), (1, 2))]
-    assert apart(read(file(parts, 3)), QUADRANTS) < 6
+    assert mean_difference(read(file(parts, 3)), QUADRANTS) < 6
 
 
 @pytest.mark.parametrize("sampling", ["4:0:0", "4:2:0", "4:2:2", "4:4:4"])
 @pytest.mark.parametrize("colour_range", ["full", "limited"])
-def test_an_avif_is_read_as_pillow_reads_it(sampling: str, colour_range: str) -> None:
+def test_an_avif_decodes_as_with_pillow(sampling: str, colour_range: str) -> None:
     image = Image.fromarray(smooth(random.Random(3), 67, 45))
     data = saved(image, "AVIF", subsampling=sampling, range=colour_range, speed=10)
     assert difference(read(data), of_pillow(data), LOSSY) == ""
 
 
-def test_the_tiles_of_an_avif_are_read_as_pillow_reads_them() -> None:
+def test_a_tiled_avif_decodes_as_with_pillow() -> None:
     sample = tiled(random.Random(2))
     assert difference(read(sample.data), of_pillow(sample.data), LOSSY) == ""
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_heic_is_read_as_libheif_reads_it(seed: int) -> None:
+def test_a_heic_decodes_as_with_libheif(seed: int) -> None:
     pytest.importorskip("pillow_heif", reason="needs pillow-heif, which writes HEIC")
     sample = phones.heic(random.Random(seed))
     assert sample is not None
     assert difference(read(sample.data), of_pillow(sample.data), LOSSY) == ""
 
 
-def test_the_size_is_that_of_the_header_before_anything_is_decoded() -> None:
+def test_the_size_in_the_header_is_checked_before_anything_is_decoded() -> None:
     still = quadrants()
     large = replace(still, properties=(still.properties[0], size_of(40_000, 40_000)))
     with pytest.raises(TooLarge):
@@ -143,7 +143,7 @@ def test_the_size_is_that_of_the_header_before_anything_is_decoded() -> None:
         read(file(parts, len(parts)))
 
 
-def test_a_still_that_is_larger_than_its_header_says_is_not_decoded() -> None:
+def test_a_still_that_is_larger_than_its_header_says_is_refused() -> None:
     still = quadrants()
     with pytest.raises(Undecodable):
         read(file([replace(still, properties=(still.properties[0], size_of(16, 16)))]))
@@ -155,7 +155,7 @@ def test_a_still_that_is_larger_than_its_header_says_is_not_decoded() -> None:
 
 
 def repeated(still: Part, times: int) -> bytes:
-    """A grid whose every tile is the same bytes: a kilobyte that is decoded again and again."""
+    """Return a grid whose tiles all share the same bytes: a kilobyte that is decoded again and again."""
     parts = grid([still], 1, 64, 64)
     head = bytes((0, 0, 0, times - 1)) + struct.pack(">HH", 64 * times, 64)
     parts[-1] = Part(b"grid", head, (size_of(64 * times, 64),), (1,) * times)
@@ -167,40 +167,40 @@ BAD: dict[str, bytes] = {
     "one tile many times": repeated(quadrants(), 200),
     "a grid without its tiles": file([*[quadrants()] * 3, Part(b"grid", bytes((0, 0, 4, 4, 1, 0, 1, 0)))], 4),
     "a grid of itself": file([Part(b"grid", bytes((0, 0, 0, 0, 0, 64, 0, 64)), (size_of(64, 64),), (1,))]),
-    "the same as itself": file([Part(b"iden", b"", (size_of(64, 64),), (1,))]),
+    "an identity item of itself": file([Part(b"iden", b"", (size_of(64, 64),), (1,))]),
     "no size": file([replace(quadrants(), properties=quadrants().properties[:1])]),
     "no configuration": file([replace(quadrants(), properties=quadrants().properties[1:])]),
     "many slices": file([replace(quadrants(), payload=quadrants().payload * 101)]),
     "slices of a video": file([replace(quadrants(), payload=b"\0\0\0\4\2\1\0\0")]),
     "a crop of nothing": file([quadrants(crop(0, 0))]),
-    "a crop beside it": file([quadrants(crop(64, 64, 40))]),
-    "a picture that is not there": file([quadrants()], 7),
+    "a crop outside of the picture": file([quadrants(crop(64, 64, 40))]),
+    "a missing primary picture": file([quadrants()], 7),
     "cut off": file([quadrants()])[:-20],
     "a header alone": file([quadrants()])[:100],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_heic_that_is_wrong_is_refused(name: str) -> None:
+def test_a_malformed_heic_is_refused(name: str) -> None:
     with pytest.raises(Undecodable):
         read(BAD[name])
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(b"jpeg", "JPEG"), (b"avc1", "H.264"), (b"unci", "uncompressed"), (b"iovl", "over each other")]
+    ("kind", "name"), [(b"jpeg", "JPEG"), (b"avc1", "H.264"), (b"unci", "uncompressed"), (b"iovl", "overlaid")]
 )
-def test_a_heif_of_another_codec_is_refused_by_its_name(kind: bytes, name: str) -> None:
+def test_the_error_for_an_unsupported_heif_item_names_its_kind(kind: bytes, name: str) -> None:
     with pytest.raises(Undecodable, match=name):
         read(file([replace(quadrants(), kind=kind)]))
 
 
-def test_an_avif_of_many_frames_is_not_decoded() -> None:
+def test_an_avif_with_several_frames_is_refused() -> None:
     still = coded(saved(Image.fromarray(faint(smooth(random.Random(0), 64, 64))), "AVIF", speed=10))
     with pytest.raises(Undecodable, match="several frames"):
         read(file([replace(still, payload=still.payload * 3)], brand=b"avif"))
 
 
-def test_a_damaged_heic_or_avif_is_read_or_refused() -> None:
+def test_a_damaged_heic_or_avif_is_decoded_or_refused() -> None:
     from scripts.trials.damage import damaged
 
     rng = random.Random(0)

@@ -14,16 +14,16 @@ SHAPES = [(640, 640), (480, 640), (1080, 810), (333, 517), (1, 1), (1, 4000), (4
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_model_input_is_that_of_ultralytics(shape: tuple[int, int]) -> None:
+def test_the_model_input_equals_that_of_ultralytics(shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    ours = np.full((640, 640, 3), 7, np.uint8)  # what an earlier picture left in the slot
+    ours = np.full((640, 640, 3), 7, np.uint8)  # leftovers of an earlier picture in the slot
     letterbox(pixels, ours)
     theirs = LetterBox((640, 640), auto=False)(image=pixels)
     assert np.array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_boxes_go_back_as_with_ultralytics(shape: tuple[int, int]) -> None:
+def test_boxes_are_mapped_back_as_by_ultralytics(shape: tuple[int, int]) -> None:
     pixels = np.zeros((*shape, 3), np.uint8)
     fitted = letterbox(pixels, np.empty((640, 640, 3), np.uint8))
     corners = np.random.default_rng(1).uniform(-50, 690, (50, 2, 2)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Where a picture's orientation may stand, and how it may be written."""
+"""The orientation of a picture, in every form and place in which writers store it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def described_png(kind: bytes, body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_exif_turns_a_picture_however_it_is_written(name: str) -> None:
+def test_every_form_of_the_exif_orientation_is_applied(name: str) -> None:
     exif = BLOCKS[name]
     webp = phones.webp_with(saved(IMAGE, "WEBP", lossless=True), PIXELS.shape, [(b"EXIF", exif)])
     photo = saved(IMAGE, "JPEG")
@@ -57,19 +57,19 @@ def test_exif_turns_a_picture_however_it_is_written(name: str) -> None:
     assert np.array_equal(read(described), upright(read(photo), 6))
 
 
-def test_a_number_that_lies_outside_of_its_block_turns_nothing() -> None:
+def test_an_orientation_stored_outside_of_its_block_is_ignored() -> None:
     outside = block(b"II*\0", 4, 2, b"\xff\xff\xff\xff")
     assert np.array_equal(read(described_png(b"eXIf", outside)), PIXELS)
 
 
-def test_exif_may_go_on_in_a_second_segment() -> None:
+def test_exif_may_continue_in_a_second_segment() -> None:
     photo = saved(IMAGE, "JPEG")
     exif = b"II*\0" + struct.pack("<I", 70_000) + bytes(69_992) + BLOCKS["two numbers"][8:]
     parts = (jpeg.segment(0xE1, metadata.PREFIX + each) for each in (exif[:65_000], exif[65_000:]))
     assert np.array_equal(read(photo[:2] + b"".join(parts) + photo[2:]), upright(read(photo), 6))
 
 
-def test_xmp_may_have_single_quotes_and_stand_in_a_second_segment() -> None:
+def test_xmp_may_have_single_quotes_and_be_in_a_second_segment() -> None:
     photo = saved(IMAGE, "JPEG")
     name = b"http://ns.adobe.com/xap/1.0/\0"
     for each in (
@@ -82,7 +82,7 @@ def test_xmp_may_have_single_quotes_and_stand_in_a_second_segment() -> None:
 
 
 @pytest.mark.parametrize(("kind", "numbers"), [(3, (6, 0)), (3, (6, 0, 0)), (4, (6, 0)), (1, (6,))])
-def test_a_tiff_may_name_its_orientation_twice(kind: int, numbers: tuple[int, ...]) -> None:
+def test_the_orientation_of_a_tiff_may_have_several_numbers(kind: int, numbers: tuple[int, ...]) -> None:
     layout = tiff.Layout("<", False, 1, False, False, False, None, 16)
     assert np.array_equal(read(tiff.encoded(PIXELS, 2, 8, {274: (kind, numbers)}, layout)), upright(PIXELS, 6))
 
@@ -106,13 +106,13 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_text_turns_a_png(name: str) -> None:
+def test_the_orientation_in_a_png_text_is_applied(name: str) -> None:
     assert np.array_equal(read(described_png(*TEXTS[name])), upright(PIXELS, 6))
 
 
 @pytest.mark.parametrize("body", [b"", b"\0", b"\1", b"\1\0", b"\1\0\0\0", b"\1\0\0\0junk", b"\0\0a\0b"])
 @pytest.mark.parametrize("name", [b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1"])
-def test_a_text_that_is_broken_turns_nothing(name: bytes, body: bytes) -> None:
+def test_a_broken_png_text_is_ignored(name: bytes, body: bytes) -> None:
     for kind in (b"tEXt", b"zTXt", b"iTXt"):
         assert np.array_equal(read(described_png(kind, name + b"\0" + body)), PIXELS)
         assert np.array_equal(read(described_png(kind, name)), PIXELS)

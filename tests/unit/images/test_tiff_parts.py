@@ -1,4 +1,4 @@
-"""The strips and tiles of a TIFF are all there, or it is refused: nothing of it is served black."""
+"""A TIFF with missing or incomplete strips or tiles is refused, never decoded with black areas."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(data: bytes) -> Pixels:
 
 
 def strip_of(data: bytes) -> tuple[int, int]:
-    """Return where the one strip lies, and its bytes."""
+    """Return the offset and the size of the only strip."""
     start = data.index(b"\x11\x01", int.from_bytes(data[4:8], "little")) + 8
     sizes = data.index(b"\x17\x01", start) + 8
     return int.from_bytes(data[start : start + 4], "little"), int.from_bytes(data[sizes : sizes + 4], "little")
@@ -43,7 +43,7 @@ def test_a_strip_whose_second_half_was_overwritten_is_refused(compression: str) 
 
 
 @pytest.mark.parametrize("compression", [*COMPRESSIONS, "tiff_ccitt"])
-def test_a_strip_that_is_said_to_be_half_as_long_is_refused(compression: str) -> None:
+def test_a_strip_whose_declared_size_was_halved_is_refused(compression: str) -> None:
     image = picture().convert("1") if compression == "tiff_ccitt" else picture()
     data = saved(image, "TIFF", compression=compression)
     assert np.array_equal(read(data), np.asarray(image.convert("RGB")))
@@ -56,7 +56,7 @@ def test_a_strip_that_is_said_to_be_half_as_long_is_refused(compression: str) ->
 @pytest.mark.parametrize("compression", [5, 8, 32773])
 @pytest.mark.parametrize("tile", [None, (16, 32)], ids=["strips", "tiles"])
 @pytest.mark.parametrize("is_planar", [False, True])
-def test_the_bits_of_a_part_may_come_in_either_order(
+def test_the_bits_of_a_strip_or_tile_may_come_in_either_order(
     compression: int, tile: tuple[int, int] | None, is_planar: bool
 ) -> None:
     values = smooth(random.Random(7), 30, 20)
@@ -65,7 +65,7 @@ def test_the_bits_of_a_part_may_come_in_either_order(
         assert np.array_equal(read(tiff.encoded(values, 2, 8, {}, layout)), values)
 
 
-def test_a_run_may_go_on_in_the_next_row() -> None:
+def test_a_packbits_run_may_continue_in_the_next_row() -> None:
     values = np.full((4, 30, 3), 200, np.uint8)
     layout = tiff.Layout("<", False, 32773, False, False, False, None, 4)
     data = tiff.encoded(values, 2, 8, {}, layout, instead={273: (4, (16,)), 279: (4, (6,))})
@@ -74,7 +74,7 @@ def test_a_run_may_go_on_in_the_next_row() -> None:
 
 
 @pytest.mark.parametrize("subsampling", [(2,), (2, 2, 2), (3, 3)])
-def test_colours_of_another_density_than_there_is_are_refused(subsampling: tuple[int, ...]) -> None:
+def test_an_invalid_chroma_subsampling_is_refused(subsampling: tuple[int, ...]) -> None:
     picture = Image.new("YCbCr", (16, 16), (90, 120, 130))
     with pytest.raises(Undecodable):
         decode(saved(picture, "TIFF", tiffinfo={530: subsampling}), MAX_PIXELS)

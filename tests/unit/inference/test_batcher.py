@@ -13,7 +13,7 @@ from tests.support.clock import Clock
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_arrives_while_the_engine_works_is_the_next_batch() -> None:
+async def test_items_that_arrive_while_the_engine_is_busy_form_the_next_batch() -> None:
     engine = GatedEngine()
     async with batching(engine) as batcher:
         first = submit(batcher, 1)
@@ -30,14 +30,14 @@ async def test_what_arrives_while_the_engine_works_is_the_next_batch() -> None:
     assert [answer.batch_size for answer in answers] == [1, 2, 2]
 
 
-async def test_a_batch_is_never_larger_than_allowed_and_order_is_kept() -> None:
+async def test_a_batch_never_exceeds_the_maximum_and_the_order_is_kept() -> None:
     engine = GatedEngine()
     async with batching(engine, max_batch_size=3) as batcher:
         tasks = submit(batcher, *range(8))
         for _ in range(4):
             engine.gate.release()
         await asyncio.gather(*tasks)
-    assert engine.batches == [[0], [1, 2], [3, 4, 5], [6, 7]]  # it grows while it pays
+    assert engine.batches == [[0], [1, 2], [3, 4, 5], [6, 7]]  # the size grows while that pays
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
@@ -56,7 +56,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
         assert [answer.result for answer in await asyncio.gather(*tasks)] == [2, 4, 6]
 
 
-async def test_the_cancelled_never_reach_the_engine() -> None:
+async def test_cancelled_items_never_reach_the_engine() -> None:
     engine = GatedEngine()
     async with batching(engine) as batcher:
         submit(batcher, 1)
@@ -72,7 +72,7 @@ async def test_the_cancelled_never_reach_the_engine() -> None:
         assert batcher.drops["interactive"] == {"cancelled": 1}
 
 
-async def test_the_cancelled_make_room_in_a_full_queue() -> None:
+async def test_cancelled_items_free_space_in_a_full_queue() -> None:
     engine = GatedEngine()
     async with batching(engine, max_batch_size=1, max_queue_size=1) as batcher:
         submit(batcher, 1)
@@ -87,7 +87,7 @@ async def test_the_cancelled_make_room_in_a_full_queue() -> None:
         assert (await kept).result == 6
 
 
-async def test_the_expired_never_reach_the_engine() -> None:
+async def test_expired_items_never_reach_the_engine() -> None:
     engine, clock = GatedEngine(), Clock()
     async with batching(engine, clock=clock) as batcher:
         submit(batcher, 1)
@@ -105,7 +105,7 @@ async def test_the_expired_never_reach_the_engine() -> None:
         assert batcher.drops["interactive"] == {"expired": 1}
 
 
-async def test_a_failed_batch_fails_alone() -> None:
+async def test_a_failed_batch_does_not_affect_the_next_one() -> None:
     engine = GatedEngine()
 
     async def fail_on_zero(items: list[int]) -> Sequence[int]:
@@ -121,7 +121,7 @@ async def test_a_failed_batch_fails_alone() -> None:
         assert (await good).result == 2
 
 
-async def test_in_a_batch_that_fails_only_the_item_that_fails_alone_is_refused() -> None:
+async def test_items_of_a_failed_batch_are_retried_alone_and_only_the_bad_one_fails() -> None:
     engine, batches = GatedEngine(), []
 
     async def fail_on_zero(items: list[int]) -> Sequence[int]:
@@ -142,7 +142,7 @@ async def test_in_a_batch_that_fails_only_the_item_that_fails_alone_is_refused()
     assert batches == [[9], [0, 1], [0], [1]]
 
 
-async def test_an_item_that_is_to_be_alone_has_the_engine_to_itself() -> None:
+async def test_an_isolated_item_runs_alone_in_the_engine() -> None:
     engine = GatedEngine()
     async with batching(engine, max_batch_size=2, concurrency=2) as batcher:
         tasks = submit(batcher, 1)
@@ -156,20 +156,22 @@ async def test_an_item_that_is_to_be_alone_has_the_engine_to_itself() -> None:
         for expected in ([[1], [2]], [[1], [2], [5]], [[1], [2], [5], [6]], [[1], [2], [5], [6], [3, 4]]):
             engine.gate.release()
             await wait_all_tasks_blocked()
-            assert engine.batches == expected  # after the first, the second still runs: nothing begins beside it
+            assert (
+                engine.batches == expected
+            )  # when the first batch ends, the second still runs, so nothing starts next to it
         engine.gate.release()
         await asyncio.gather(*tasks, *lone)
         tasks = submit(batcher, 7)
         await wait_all_tasks_blocked()
         tasks += submit(batcher, 8)
         await wait_all_tasks_blocked()
-        assert engine.batches[-2:] == [[7], [8]]  # two at once again
+        assert engine.batches[-2:] == [[7], [8]]  # two batches at once again
         for _ in tasks:
             engine.gate.release()
         await asyncio.gather(*tasks)
 
 
-async def test_it_is_known_how_long_the_engine_has_had_a_batch() -> None:
+async def test_in_engine_s_is_the_time_of_the_oldest_running_batch() -> None:
     engine, clock = GatedEngine(), Clock()
     async with batching(engine, concurrency=2, clock=clock) as batcher:
         assert batcher.in_engine_s == 0
@@ -195,7 +197,7 @@ async def test_an_engine_that_loses_a_result_fails_its_batch() -> None:
             await batcher.submit(1, time_left_s=60)
 
 
-async def test_closing_tells_whoever_waits() -> None:
+async def test_closing_fails_waiting_and_running_items() -> None:
     engine = GatedEngine()
     async with batching(engine, max_batch_size=1) as batcher:
         tasks = submit(batcher, 1, 2)
@@ -205,7 +207,7 @@ async def test_closing_tells_whoever_waits() -> None:
             await task
 
 
-async def test_two_batches_run_at_once_where_the_engine_takes_two() -> None:
+async def test_two_batches_run_at_once_if_the_engine_allows_two() -> None:
     engine = GatedEngine()
     async with batching(engine, max_batch_size=1, concurrency=2) as batcher:
         tasks = submit(batcher, 1, 2, 3)
@@ -218,7 +220,7 @@ async def test_two_batches_run_at_once_where_the_engine_takes_two() -> None:
         assert batcher.load == 0
 
 
-async def test_a_client_does_not_wait_behind_streams_and_jobs() -> None:
+async def test_a_request_does_not_wait_behind_streams_and_jobs() -> None:
     engine = GatedEngine()
     async with batching(engine, max_batch_size=1, max_queue_size=50) as batcher:
         crowd = submit(batcher, *range(20), traffic="stream") + submit(batcher, *range(20), traffic="job")
@@ -231,7 +233,7 @@ async def test_a_client_does_not_wait_behind_streams_and_jobs() -> None:
     assert engine.batches[1] == [1000]
 
 
-async def test_one_isolated_picture_too_many_is_refused_by_the_same_limit() -> None:
+async def test_isolated_items_are_subject_to_the_same_limit() -> None:
     engine = GatedEngine()
     async with batching(engine, max_batch_size=1, max_queue_size=2) as batcher:
         submit(batcher, 0)
@@ -246,7 +248,7 @@ async def test_one_isolated_picture_too_many_is_refused_by_the_same_limit() -> N
         assert [answer.result for answer in await asyncio.gather(*lone)] == [10, 12]
 
 
-async def test_a_greedy_tenant_is_told_when_it_must_make_room() -> None:
+async def test_a_displaced_item_of_a_greedy_tenant_fails_with_overloaded() -> None:
     engine = GatedEngine()
     async with batching(engine, max_batch_size=1, max_queue_size=4) as batcher:
         submit(batcher, 0)

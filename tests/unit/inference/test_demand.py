@@ -1,4 +1,4 @@
-"""How much of the engine the batcher says it needs: the figures that autoscaling goes by."""
+"""The demand and the backlog that the batcher reports for autoscaling."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.support.clock import Clock
 pytestmark = pytest.mark.anyio
 
 
-async def test_demand_counts_the_engines_time_and_what_was_dropped() -> None:
-    """Two seconds of work and two pictures more than fit, in ten seconds."""
+async def test_demand_counts_engine_time_and_dropped_items() -> None:
+    """In ten seconds, the engine works for two seconds, and two pictures do not fit into the queue."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 0.5 * size)
     async with batching(engine, max_batch_size=1, max_queue_size=4, items_per_s=2, clock=clock) as batcher:
@@ -26,8 +26,8 @@ async def test_demand_counts_the_engines_time_and_what_was_dropped() -> None:
         assert batcher.take_demand() == 0
 
 
-async def test_small_batches_are_no_more_demand_than_large_ones() -> None:
-    """An engine of 40 pictures a second that is never idle, with half of them."""
+async def test_small_batches_do_not_increase_the_demand() -> None:
+    """An engine for 40 pictures per second is never idle while it gets only 20 per second."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 0.2)
     async with batching(engine, max_batch_size=8, items_per_s=40, clock=clock) as batcher:
@@ -38,7 +38,7 @@ async def test_small_batches_are_no_more_demand_than_large_ones() -> None:
         assert batcher.items_per_s == 40
 
 
-async def test_an_engine_that_became_faster_is_in_no_more_demand_than_it_works() -> None:
+async def test_the_demand_on_an_engine_that_became_faster_is_at_most_its_working_time() -> None:
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 0.1)
     async with batching(engine, items_per_s=1, clock=clock) as batcher:
@@ -48,10 +48,10 @@ async def test_an_engine_that_became_faster_is_in_no_more_demand_than_it_works()
 
 
 @pytest.mark.parametrize(("superseded", "counted"), [(0, 0), (1, 1), (5, 2)])
-async def test_frames_that_were_given_up_are_demand_as_far_as_they_waited_for_the_engine(
+async def test_superseded_frames_count_only_as_far_as_the_engine_could_have_processed_them(
     superseded: int, counted: int
 ) -> None:
-    """One that waited for two batches: five frames came meanwhile, and the engine would have taken two of them."""
+    """A frame waits for two batches. Of five frames superseded meanwhile, the engine could have processed two."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 1)
     async with batching(engine, max_batch_size=1, items_per_s=1, clock=clock) as batcher:
@@ -62,7 +62,7 @@ async def test_frames_that_were_given_up_are_demand_as_far_as_they_waited_for_th
         assert batcher.take_demand() == pytest.approx((3 + counted) / 10)
 
 
-async def test_what_the_next_batches_take_is_no_backlog() -> None:
+async def test_items_that_fit_into_the_next_batches_are_no_backlog() -> None:
     engine = GatedEngine()
     async with batching(engine, max_batch_size=1, concurrency=2, items_per_s=10) as batcher:
         tasks = submit(batcher, 1, 2, 3, 4)
@@ -78,8 +78,8 @@ async def test_what_the_next_batches_take_is_no_backlog() -> None:
         assert batcher.backlog_s == 0
 
 
-async def test_an_engine_that_never_pauses_is_in_full_demand_however_many_batches_it_takes_at_once() -> None:
-    """Two at once take twice as long as one: half a picture a second all the same."""
+async def test_the_demand_on_an_engine_that_never_pauses_is_1_for_any_concurrency() -> None:
+    """Two batches at once take twice as long as one, so the throughput stays at half a picture per second."""
     clock = Clock()
     gate, begun = asyncio.Semaphore(0), asyncio.Semaphore(0)
 
@@ -101,7 +101,7 @@ async def test_an_engine_that_never_pauses_is_in_full_demand_however_many_batche
         assert batcher.take_demand() == 0
 
 
-async def test_an_engine_that_fails_is_in_demand_too() -> None:
+async def test_the_time_of_failed_batches_counts_as_demand() -> None:
     clock = Clock()
 
     async def fail(items: list[int]) -> Sequence[int]:
@@ -114,8 +114,8 @@ async def test_an_engine_that_fails_is_in_demand_too() -> None:
         assert batcher.take_demand() == pytest.approx(0.4)
 
 
-async def test_what_an_engine_can_do_is_seen_where_it_has_as_much_to_do_as_it_can() -> None:
-    """It was thought to do 100 pictures a second, and does 40."""
+async def test_the_throughput_of_an_engine_is_measured_at_full_load() -> None:
+    """The engine was assumed to process 100 pictures per second, but processes 40."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 0.2)
     async with batching(engine, max_batch_size=8, max_queue_size=400, items_per_s=100, clock=clock) as batcher:

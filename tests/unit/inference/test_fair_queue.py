@@ -1,4 +1,4 @@
-"""Turns: by weight between kinds of traffic, one each between tenants, and room for whoever has less."""
+"""The queue shares by weight between kinds of traffic, and equally between the tenants of one kind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def take(queue: FairQueue[str], count: int) -> list[str]:
     return [item for _ in range(count) if (item := queue.take()) is not None]
 
 
-def test_kinds_share_by_weight_while_all_wait() -> None:
+def test_kinds_share_by_weight_while_all_have_items() -> None:
     waiting = queue()
     for traffic in WEIGHTS:
         put(waiting, traffic, "a", 200)
@@ -34,13 +34,13 @@ def test_kinds_share_by_weight_while_all_wait() -> None:
     assert taken == {"interactive": 80, "stream": 40, "job": 10}
 
 
-def test_one_kind_alone_has_everything_and_keeps_its_order() -> None:
+def test_a_single_kind_gets_everything_in_its_order() -> None:
     waiting = queue()
     put(waiting, "job", "a", 5)
     assert take(waiting, 9) == [f"job a{number}" for number in range(5)]
 
 
-def test_who_was_idle_comes_next_but_has_saved_up_nothing() -> None:
+def test_a_kind_that_was_idle_is_served_next_but_has_no_credit() -> None:
     waiting = queue()
     put(waiting, "job", "a", 100)
     take(waiting, 50)
@@ -50,7 +50,7 @@ def test_who_was_idle_comes_next_but_has_saved_up_nothing() -> None:
     assert Counter(taken) == {"interactive": 17, "job": 2}
 
 
-def test_tenants_of_a_kind_take_turns() -> None:
+def test_tenants_of_a_kind_are_served_round_robin() -> None:
     waiting = queue()
     put(waiting, "stream", "greedy", 50)
     put(waiting, "stream", "modest", 2)
@@ -60,7 +60,7 @@ def test_tenants_of_a_kind_take_turns() -> None:
     ]  # fmt: skip
 
 
-def test_a_full_kind_refuses_its_own_and_no_other() -> None:
+def test_a_full_kind_refuses_only_its_own_items() -> None:
     waiting = queue(max_size=2)
     put(waiting, "stream", "a", 2)
     with pytest.raises(Overloaded, match=r"^batcher\.max_queue_size: 2 pictures wait") as refusal:
@@ -70,22 +70,22 @@ def test_a_full_kind_refuses_its_own_and_no_other() -> None:
     assert waiting.sizes() == {"interactive": 1, "stream": 2, "job": 0}
 
 
-def test_the_greedy_make_room_for_those_who_have_less() -> None:
+def test_items_of_a_greedy_tenant_are_displaced_by_those_of_others() -> None:
     waiting = queue(max_size=4)
     put(waiting, "interactive", "greedy", 4)
     assert waiting.put("first", "interactive", "modest") == "interactive greedy3"
     assert waiting.put("second", "interactive", "modest") == "interactive greedy2"
-    with pytest.raises(Overloaded):  # two each
+    with pytest.raises(Overloaded):  # both tenants have two
         waiting.put("third", "interactive", "modest")
     assert len(waiting) == 4
     assert take(waiting, 9) == ["interactive greedy0", "first", "interactive greedy1", "second"]
 
 
-def test_the_unwanted_cost_no_turn_and_leave_room() -> None:
+def test_unwanted_items_are_removed_without_being_served() -> None:
     unwanted = {"stream a0", "stream a1"}
     waiting = FairQueue[str](WEIGHTS, 3, lambda item: item not in unwanted)
     put(waiting, "stream", "a", 3)
-    waiting.put("new", "stream", "b")  # there is room: two are left out
+    waiting.put("new", "stream", "b")  # it fits because two unwanted items are removed
     assert waiting.sizes()["stream"] == 2
     assert take(waiting, 9) == ["stream a2", "new"]
 
@@ -98,7 +98,7 @@ def test_a_tenant_whose_items_are_all_unwanted_is_skipped() -> None:
     assert len(waiting) == 0
 
 
-def test_draining_takes_everything_out() -> None:
+def test_draining_removes_everything() -> None:
     waiting = queue()
     put(waiting, "job", "a", 2)
     put(waiting, "stream", "b", 1)

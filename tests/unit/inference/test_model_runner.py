@@ -1,4 +1,4 @@
-"""A model at work, and what changes while it is."""
+"""A running model, and changes of its settings."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ OPTIONS = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)
 
 
 class HeldEngine:
-    """Finds nothing, as soon as it may."""
+    """An engine that finds nothing, and waits for a permission to do so."""
 
     concurrency = 1
     takes_batches = True
     info = EngineInfo("held", "v1", "held", ("dog",), InputShape.square(32), end_to_end=True)
 
     def __init__(self) -> None:
-        self.may, self.is_in = threading.Event(), threading.Event()
+        self.released, self.entered = threading.Event(), threading.Event()
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
-        self.is_in.set()
-        assert self.may.wait(30)
+        self.entered.set()
+        assert self.released.wait(30)
         return [np.empty((0, 6), np.float32) for _ in frames]
 
 
@@ -47,34 +47,34 @@ def item() -> EngineInput:
     return EngineInput(np.zeros((32, 32, 3), np.uint8), np.zeros(1, np.uint8), OPTIONS)
 
 
-async def test_what_was_accepted_is_answered_before_a_model_is_freed() -> None:
+async def test_accepted_items_are_answered_before_a_model_is_freed() -> None:
     engine = HeldEngine()
     batches: list[int] = []
     model = served(engine, batches)
     waiting = [asyncio.create_task(model.batcher.submit(item(), time_left_s=30)) for _ in range(3)]
-    await asyncio.to_thread(engine.is_in.wait, 30)
+    await asyncio.to_thread(engine.entered.wait, 30)
     draining = asyncio.create_task(model.drain())
     await asyncio.sleep(0)
     assert not draining.done()
-    engine.may.set()
+    engine.released.set()
     await draining
     assert all(task.done() and len(task.result().result.detections) == 0 for task in waiting)
     assert sum(batches) == 3
     assert not hasattr(model, "_engine")
 
 
-async def test_other_thresholds_are_another_version_of_the_same_model() -> None:
+async def test_other_thresholds_make_another_version_of_the_same_model() -> None:
     model = served(HeldEngine())
     before = model.info
-    model.use(DetectArgs(confidence=0.9), BatcherArgs())
+    model.apply_settings(DetectArgs(confidence=0.9), BatcherArgs())
     assert (model.info.name, model.info.defaults.confidence) == (before.name, 0.9)
     assert model.info.version != before.version
-    model.use(DetectArgs(), BatcherArgs())
+    model.apply_settings(DetectArgs(), BatcherArgs())
     assert model.info == before
     await model.close()
 
 
-async def test_other_weights_of_traffic_count_from_the_next_batch_on() -> None:
+async def test_changed_weights_apply_from_the_next_batch() -> None:
     engine = HeldEngine()
     model = served(engine)
     order: list[str] = []
@@ -84,12 +84,12 @@ async def test_other_weights_of_traffic_count_from_the_next_batch_on() -> None:
         order.append(traffic)
 
     first = asyncio.create_task(submit("interactive"))
-    await asyncio.to_thread(engine.is_in.wait, 30)
-    model.use(DetectArgs(), BatcherArgs(interactive_weight=1, job_weight=1000))
+    await asyncio.to_thread(engine.entered.wait, 30)
+    model.apply_settings(DetectArgs(), BatcherArgs(interactive_weight=1, job_weight=1000))
     kinds: list[Traffic] = ["interactive", "job"]
     rest = [asyncio.create_task(submit(traffic)) for traffic in kinds for _ in range(4)]
     await asyncio.sleep(0)
-    engine.may.set()
+    engine.released.set()
     await asyncio.gather(first, *rest)
     assert order[-3:] == ["interactive"] * 3
     await model.close()

@@ -26,7 +26,7 @@ def anyio_backend() -> str:
 
 
 class Loader:
-    """Loads engines that find nothing. Models of a size in ``held`` wait for their event, those in ``broken`` fail."""
+    """A loader of engines that find nothing. Sizes in ``held`` wait for their event, and those in ``broken`` fail."""
 
     def __init__(self) -> None:
         self.held: dict[int, asyncio.Event] = {}
@@ -54,14 +54,14 @@ def loader() -> Loader:
 
 @pytest.fixture
 async def rollout(loader: Loader) -> AsyncIterator[Rollout]:
-    """Not started yet."""
+    """A roll-out without a model."""
     made = Rollout(NULL, loader.load, loader.outcomes.append)
     yield made
     await made.close()
 
 
 async def change(rollout: Rollout, user_config: Any) -> DetectorState:
-    """Return the state after the change."""
+    """Apply a change and return the state after it."""
     await rollout.configure(user_config)
     while rollout.state().is_changing:
         await asyncio.sleep(0.01)
@@ -72,7 +72,7 @@ def of_size(side_px: int, **sections: Any) -> dict[str, Any]:
     return {"model": {"image_size_px": side_px}, **sections}
 
 
-async def test_the_present_model_serves_while_another_one_is_loaded(rollout: Rollout, loader: Loader) -> None:
+async def test_the_current_model_serves_while_another_one_is_loading(rollout: Rollout, loader: Loader) -> None:
     before = (await change(rollout, None)).model
     loader.held[320] = asyncio.Event()
     await rollout.configure(of_size(320))
@@ -86,7 +86,7 @@ async def test_the_present_model_serves_while_another_one_is_loaded(rollout: Rol
 async def test_a_model_that_was_replaced_frees_its_memory(rollout: Rollout) -> None:
     before = (await change(rollout, None)).model
     engine = weakref.ref(rollout.runner._engine)
-    gc.freeze()  # as Serve does it, once a replica has started
+    gc.freeze()  # as Serve does after a replica has started
     await change(rollout, of_size(320, detect={"confidence": 0.25}))
     assert rollout.state().model.defaults.confidence == 0.25
     while rollout._retiring:
@@ -103,7 +103,7 @@ async def test_the_drop_counters_continue_with_the_next_model(rollout: Rollout) 
     assert rollout.runner.batcher.drops["stream"]["expired"] == 7
 
 
-async def test_other_thresholds_need_no_other_engine(rollout: Rollout) -> None:
+async def test_other_thresholds_keep_the_engine(rollout: Rollout) -> None:
     await change(rollout, None)
     runner = rollout.runner
     state = await change(rollout, {"detect": {"confidence": 0.3}, "batcher": {"job_weight": 2}})
@@ -120,7 +120,7 @@ async def test_the_newest_change_wins_over_one_that_is_still_loading(rollout: Ro
 
 
 async def test_the_same_user_config_again_is_no_change(rollout: Rollout, loader: Loader) -> None:
-    """Serve says it again when a replica gets another rank."""
+    """Serve repeats the user_config when a replica gets another rank."""
     await change(rollout, {"detect": {"confidence": 0.3}})
     await rollout.configure({"detect": {"confidence": 0.3}})
     assert not rollout.state().is_changing
@@ -140,8 +140,10 @@ async def test_a_replica_that_cannot_load_its_first_model_does_not_start(loader:
 
 
 @pytest.mark.parametrize("is_new", [False, True])
-async def test_a_bug_in_a_change_is_logged_and_not_shown(rollout: Rollout, loader: Loader, is_new: bool) -> None:
-    """A new replica has it in the ``user_config`` that it starts with."""
+async def test_an_unexpected_error_in_a_change_is_logged_and_not_shown(
+    rollout: Rollout, loader: Loader, is_new: bool
+) -> None:
+    """A new replica finds the change in the ``user_config`` that it starts with."""
     version = "" if is_new else (await change(rollout, None)).model.version
     loader.broken[96] = RuntimeError("CUDA out of memory at 0x7f")
     state = await change(rollout, of_size(96))
@@ -161,7 +163,7 @@ async def test_a_bug_in_a_change_is_logged_and_not_shown(rollout: Rollout, loade
         (["model"], "with the sections"),
     ],
 )
-async def test_a_change_that_cannot_be_made_leaves_the_model_and_says_why(
+async def test_a_change_that_fails_keeps_the_model_and_says_why(
     rollout: Rollout, loader: Loader, user_config: Any, reason: str
 ) -> None:
     before = await change(rollout, None)
@@ -172,10 +174,10 @@ async def test_a_change_that_cannot_be_made_leaves_the_model_and_says_why(
     assert not (await change(rollout, {"detect": {"confidence": 0.3}})).refused_change
 
 
-async def test_an_engine_that_hangs_shows_also_after_its_model_was_replaced(rollout: Rollout) -> None:
+async def test_a_hung_engine_is_reported_even_after_its_model_was_replaced(rollout: Rollout) -> None:
     await change(rollout, None)
     retired = rollout.runner
-    retired._wedged_after_s = -1.0
+    retired._hung_after_s = -1.0
     assert rollout.is_wedged
     rollout._retiring[retired] = asyncio.create_task(asyncio.sleep(0))
     rollout._runner = await ModelRunner.load(NULL, has_gpu=False, on_batch=lambda replies: None)

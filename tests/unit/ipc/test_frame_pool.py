@@ -30,14 +30,14 @@ time.sleep(60)
 
 
 def line_of(process: subprocess.Popen[str]) -> str:
-    """The next one that it prints."""
+    """Return the next line that the process prints."""
     assert process.stdout is not None
     return process.stdout.readline()
 
 
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that owns a pool in ``tmp_path`` and says its name."""
+    """Another process that owns a pool in ``tmp_path`` and prints its name."""
     with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
@@ -52,7 +52,7 @@ def test_a_reader_sees_what_the_owner_wrote(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_the_mark_of_a_frame_that_was_in_an_engine_outlives_its_reader(tmp_path: Path) -> None:
+def test_the_flag_of_a_frame_in_an_engine_outlives_its_reader(tmp_path: Path) -> None:
     pool = FramePool(2, InputShape.square(32), tmp_path)
     first, second = pool.take(), pool.take()
     for slot in first, second:
@@ -111,7 +111,7 @@ def test_a_forgotten_pool_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_new_pool_sweeps_away_what_a_killed_owner_left(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
+def test_a_new_pool_removes_the_file_of_a_killed_owner(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
     name = line_of(owner).split()[0]
     owner.send_signal(signal.SIGKILL)
     owner.wait()
@@ -121,13 +121,13 @@ def test_a_new_pool_sweeps_away_what_a_killed_owner_left(tmp_path: Path, owner: 
     pool.close()
 
 
-def test_a_living_owners_pool_is_not_swept(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
+def test_the_pool_of_a_living_owner_is_not_swept(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
     name = line_of(owner).split()[0]
     assert sweep(tmp_path) == 0
     assert (tmp_path / name).exists()
 
 
-def test_a_reader_keeps_what_it_maps_when_the_owner_is_killed(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
+def test_a_reader_keeps_its_mapping_when_the_owner_is_killed(tmp_path: Path, owner: subprocess.Popen[str]) -> None:
     name, offset = line_of(owner).split()
     ref = SlotRef(name, int(offset), InputShape.square(64))
     view, _ = SlotReader(tmp_path).view(ref)
@@ -155,33 +155,33 @@ def test_a_reader_drops_pools_that_are_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sightline-0123456789abcdef", "../../etc/passwd", "sightline-../x", "other"])
-def test_a_pool_that_is_not_here_is_elsewhere(tmp_path: Path, name: str) -> None:
+def test_an_unknown_pool_is_reported_as_elsewhere(tmp_path: Path, name: str) -> None:
     with pytest.raises(SlotElsewhere):
         SlotReader(tmp_path).view(SlotRef(name, 0, InputShape.square(32)))
 
 
-def test_too_little_shared_memory_is_one_sentence_and_leaves_nothing() -> None:
+def test_too_little_shared_memory_is_an_error_and_leaves_nothing() -> None:
     before = set(FOLDER.iterdir())
     with pytest.raises(SharedMemoryError, match="--shm-size"):
         FramePool(10_000_000, InputShape.square(640))
     assert set(FOLDER.iterdir()) == before
 
 
-def test_a_runs_folder_is_its_own_and_swept_away_once_its_owner_is_dead(tmp_path: Path) -> None:
+def test_a_run_folder_is_removed_only_when_its_owner_is_dead(tmp_path: Path) -> None:
     with run_folder(tmp_path) as folder:
         (folder / "file").touch()
         os.utime(folder, (0, 0))
         assert sweep(tmp_path) == 0
     assert not folder.exists()
-    left = tmp_path / "sightline-of-a-dead-one"
+    left = tmp_path / "sightline-of-a-dead-process"
     left.mkdir()
     (left / "file").touch()
-    assert sweep(tmp_path) == 0  # it may be about to be locked
+    assert sweep(tmp_path) == 0  # it is so new that its owner may be about to lock it
     os.utime(left, (0, 0))
     assert sweep(tmp_path) == 1
     assert not left.exists()
 
 
-def test_where_shared_memory_cannot_be_written_a_runs_folder_is_refused() -> None:
+def test_a_run_folder_in_unwritable_shared_memory_is_an_error() -> None:
     with pytest.raises(SharedMemoryError, match="mount a tmpfs"), run_folder(Path("/proc")):
         pass

@@ -34,11 +34,11 @@ def die() -> None:
 
 
 def where() -> int:
-    print("a library that has something to say")
+    print("the output of a library")
     return os.getpid()
 
 
-async def test_it_gives_what_the_replica_would(quarantine: Quarantine) -> None:
+async def test_work_in_quarantine_gives_the_same_result(quarantine: Quarantine) -> None:
     expected = np.empty((320, 320, 3), np.uint8)
     box, _ = prepare(PICTURE, 10**6, expected)
     found, _, pixels = await quarantine.run(prepare_new, PICTURE, 10**6, InputShape.square(320))
@@ -46,14 +46,14 @@ async def test_it_gives_what_the_replica_would(quarantine: Quarantine) -> None:
     assert (pixels == expected).all()
 
 
-async def test_what_kills_its_process_is_refused_and_nothing_else(quarantine: Quarantine) -> None:
+async def test_only_work_that_kills_its_process_is_refused(quarantine: Quarantine) -> None:
     works = [quarantine.run(work) for work in (where, die, where, die, where)]
     results = await asyncio.gather(*works, return_exceptions=True)
     assert [type(result) for result in results] == [int, PoisonPicture, int, PoisonPicture, int]
     assert os.getpid() not in results
 
 
-async def test_what_hangs_is_refused_and_the_next_one_is_not() -> None:
+async def test_only_work_that_hangs_is_refused() -> None:
     quarantine = Quarantine(time_limit_s=6)
     with pytest.raises(PoisonPicture):
         await quarantine.run(time.sleep, 60)
@@ -61,18 +61,18 @@ async def test_what_hangs_is_refused_and_the_next_one_is_not() -> None:
     await quarantine.close()
 
 
-async def test_an_error_is_that_of_the_work(quarantine: Quarantine) -> None:
+async def test_the_error_of_the_work_is_raised(quarantine: Quarantine) -> None:
     with pytest.raises(NotAnImage):
         await quarantine.run(prepare_new, b"nothing", 10**6, InputShape.square(320))
 
 
-async def test_an_answer_nobody_waits_for_goes_to_nobody_else(quarantine: Quarantine) -> None:
+async def test_the_answer_of_a_cancelled_call_does_not_go_to_the_next_one(quarantine: Quarantine) -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(quarantine.run(time.sleep, 60), 1)
     assert isinstance(await quarantine.run(where), int)
 
 
-async def test_its_process_ends_with_its_owner(quarantine: Quarantine) -> None:
+async def test_the_process_ends_with_its_owner(quarantine: Quarantine) -> None:
     process = psutil.Process(await quarantine.run(where))
     await quarantine.close()
     await asyncio.to_thread(process.wait, 30)

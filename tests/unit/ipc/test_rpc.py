@@ -22,7 +22,7 @@ async def fail() -> None:
 
 
 async def open_file() -> Any:
-    return Path(os.devnull).open()  # what cannot be pickled
+    return Path(os.devnull).open()  # a file cannot be pickled
 
 
 async def cancel() -> None:
@@ -30,7 +30,7 @@ async def cancel() -> None:
 
 
 class Unreadable:
-    """Pickled, it cannot be unpickled."""
+    """An object that can be pickled but not unpickled."""
 
     def __reduce__(self) -> Any:
         return int, ("no number",)
@@ -42,7 +42,7 @@ async def test_every_call_gets_its_own_answer(tmp_path: Path) -> None:
         assert await asyncio.gather(*(replicas.call("echo", value) for value in values)) == values
 
 
-async def test_a_method_that_fails_hurts_its_own_call_only(tmp_path: Path) -> None:
+async def test_a_method_that_fails_affects_only_its_own_call(tmp_path: Path) -> None:
     async with serving(tmp_path, echo=echo, fail=fail), calling(tmp_path) as replicas:
         calls = [replicas.call("fail"), replicas.call("echo", 1)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -51,14 +51,14 @@ async def test_a_method_that_fails_hurts_its_own_call_only(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("method", [open_file, cancel])
-async def test_a_caller_hears_of_an_answer_that_cannot_be_sent(tmp_path: Path, method: Any) -> None:
+async def test_an_answer_that_cannot_be_sent_becomes_an_error(tmp_path: Path, method: Any) -> None:
     async with serving(tmp_path, method=method, echo=echo), calling(tmp_path) as replicas:
         with pytest.raises(RuntimeError, match="method failed"):
             await replicas.call("method")
         assert await replicas.call("echo", 1) == 1
 
 
-async def test_what_cannot_be_unpickled_fails_its_own_call_only(tmp_path: Path) -> None:
+async def test_a_message_that_cannot_be_unpickled_affects_only_its_own_call(tmp_path: Path) -> None:
     async def unreadable() -> Any:
         return Unreadable()
 
@@ -74,7 +74,7 @@ async def test_what_cannot_be_unpickled_fails_its_own_call_only(tmp_path: Path) 
         assert await another == "done"
 
 
-async def test_a_caller_that_no_longer_waits_frees_what_its_call_holds(tmp_path: Path) -> None:
+async def test_cancelling_a_call_frees_its_place_at_the_server(tmp_path: Path) -> None:
     gate = Gate()
     async with serving(tmp_path, max_calls=1, gate=gate, echo=echo), calling(tmp_path) as replicas:
         call = asyncio.create_task(replicas.call("gate"))
@@ -97,7 +97,7 @@ async def test_a_full_server_refuses(tmp_path: Path) -> None:
         assert await asyncio.gather(*calls) == ["done"] * 2
 
 
-async def test_a_link_that_ended_is_not_called(tmp_path: Path) -> None:
+async def test_a_call_over_a_closed_connection_fails_with_replica_gone(tmp_path: Path) -> None:
     async with serving(tmp_path, echo=echo):
         (path,) = dev_shm.sockets(tmp_path, "s")
         link = await _Link.to(path)

@@ -1,4 +1,4 @@
-"""Servers of calls that come and go, that are full, and that others connect to."""
+"""Servers that start and end, are full, or are called by other users."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ with socket.socket(socket.AF_UNIX) as caller:
 
 
 def line_of(process: subprocess.Popen[str]) -> str:
-    """The next one that it prints."""
+    """Return the next line that the process prints."""
     assert process.stdout is not None
     return process.stdout.readline()
 
 
-async def test_calls_go_to_the_server_with_the_fewest_and_a_full_one_is_passed_over(tmp_path: Path) -> None:
+async def test_calls_go_to_the_least_loaded_server_and_skip_a_full_one(tmp_path: Path) -> None:
     small, large = Gate(), Gate()
     async with (
         serving(tmp_path, max_calls=1, gate=small),
@@ -53,7 +53,7 @@ async def test_calls_go_to_the_server_with_the_fewest_and_a_full_one_is_passed_o
         assert await asyncio.gather(*calls) == ["done"] * 4
 
 
-async def test_calls_made_one_at_a_time_spread_over_the_servers(tmp_path: Path) -> None:
+async def test_sequential_calls_are_spread_over_the_servers(tmp_path: Path) -> None:
     called = []
 
     async def first() -> None:
@@ -73,7 +73,7 @@ async def test_calls_made_one_at_a_time_spread_over_the_servers(tmp_path: Path) 
 
 
 async def test_a_refusal_stands_when_the_next_server_ends(tmp_path: Path) -> None:
-    """The service is full, not gone: the caller does not go elsewhere with a call that was refused."""
+    """The service is full, not gone, so the refused call must not be retried elsewhere."""
     with subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as ends:
         assert line_of(ends) == "ready\n"
         async with calling(tmp_path) as replicas:
@@ -99,13 +99,13 @@ async def test_a_server_that_does_not_read_gets_no_more_calls(tmp_path: Path, mo
             server.send_signal(signal.SIGSTOP)
             calls += [asyncio.create_task(replicas.call("never", bytes(1_000_000))) for _ in range(50)]
             done, waiting = await asyncio.wait(calls, timeout=1)
-            assert 5 <= len(waiting) <= 8  # what its socket took besides
+            assert 5 <= len(waiting) <= 8  # some fit into the buffer of its socket
             assert {type(call.exception()) for call in done} == {ReplicaGone}
             server.kill()
             await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_what_others_left_in_the_folder_stops_no_server(tmp_path: Path) -> None:
+async def test_other_entries_in_the_folder_do_not_stop_a_server(tmp_path: Path) -> None:
     (tmp_path / "sightline-folder.sock").mkdir()
     (tmp_path / "sightline-s-folder.sock").mkdir()
     (tmp_path / "sightline-folder").mkdir()
@@ -113,10 +113,10 @@ async def test_what_others_left_in_the_folder_stops_no_server(tmp_path: Path) ->
         assert await replicas.call("echo", 1) == 1
 
 
-async def test_a_closing_server_answers_what_it_took_and_takes_nothing_new(tmp_path: Path) -> None:
+async def test_a_closing_server_answers_accepted_calls_and_refuses_new_ones(tmp_path: Path) -> None:
     gate = Gate()
     async with calling(tmp_path) as replicas, serving(tmp_path, gate=gate, echo=echo) as server:
-        dev_shm.sweep(tmp_path)  # which connects, to see whether anyone listens, and goes
+        dev_shm.sweep(tmp_path)  # it connects to find out whether anyone listens, and disconnects
         async with calling(tmp_path) as another:
             await another.call("echo", 1)
         call = asyncio.create_task(replicas.call("gate"))
@@ -131,7 +131,7 @@ async def test_a_closing_server_answers_what_it_took_and_takes_nothing_new(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_call_to_a_killed_server_is_told_and_its_socket_swept(tmp_path: Path) -> None:
+async def test_a_call_to_a_killed_server_fails_and_its_socket_is_swept(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SERVER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert line_of(server) == "ready\n"
@@ -145,13 +145,13 @@ async def test_a_call_to_a_killed_server_is_told_and_its_socket_swept(tmp_path: 
             with pytest.raises(ReplicaGone):
                 await replicas.call("never")
     (left,) = tmp_path.iterdir()
-    os.utime(left, (0, 0))  # as if it had lain there for long
+    os.utime(left, (0, 0))  # old enough to be swept
     assert dev_shm.sweep(tmp_path) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_new_server_is_found_by_who_called_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.ipc.rpc._SCAN_PERIOD_S", 0.0)
+async def test_an_existing_caller_finds_a_new_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.ipc.rpc._SCAN_INTERVAL_S", 0.0)
     async with calling(tmp_path) as replicas:
         with pytest.raises(ReplicaGone):
             await replicas.call("echo", 1)
@@ -167,7 +167,7 @@ async def test_another_service_is_not_found(tmp_path: Path) -> None:
 
 
 class Trap:
-    """Unpickled, it leaves a trace."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -177,7 +177,7 @@ class Trap:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-async def test_what_another_user_sends_is_not_unpickled(public_folder: Path) -> None:
+async def test_a_message_of_another_user_is_not_unpickled(public_folder: Path) -> None:
     trace = public_folder / "trace"
     message = pickle.dumps(Trap(trace))
     async with serving(public_folder, echo=echo):

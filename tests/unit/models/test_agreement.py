@@ -1,4 +1,4 @@
-"""When two engines' answers count as the same."""
+"""The conditions under which the detections of two engines agree."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ ONE = found((BOX, 0.8, 0))
         (found((BOX, 0.8, 1)), False),
         (found(), False),
         (found((BOX, 0.8, 0), (BOX, 0.8, 0)), False),
-        (found((BOX, 0.8, 0), ((300.0, 300.0, 400.0, 400.0), 0.32, 0)), True),  # so near to the threshold
+        (found((BOX, 0.8, 0), ((300.0, 300.0, 400.0, 400.0), 0.32, 0)), True),  # within the tolerance of the threshold
         (found((BOX, 0.8, 0), ((300.0, 300.0, 400.0, 400.0), 0.5, 0)), False),
     ],
 )
-def test_answers_are_the_same_within_rounding(other: Detections, same: bool) -> None:
+def test_detections_agree_within_rounding(other: Detections, same: bool) -> None:
     assert agree(ONE, other) is same
     assert agree(other, ONE) is same
 
 
-def test_nothing_agrees_with_nothing() -> None:
+def test_two_empty_results_agree() -> None:
     assert agree(found(), found())

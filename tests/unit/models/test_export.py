@@ -19,7 +19,7 @@ from tests.conftest import trusted
 
 
 @pytest.mark.parametrize(("folder", "sentence"), [(None, "needs model.calibration_dir"), ("", "there is no picture")])
-def test_int8_asks_for_pictures(tmp_path: Path, folder: str | None, sentence: str) -> None:
+def test_int8_needs_calibration_pictures(tmp_path: Path, folder: str | None, sentence: str) -> None:
     weights = tmp_path / "any.pt"
     weights.write_bytes(b"never read")
     calibration_dir = None if folder is None else tmp_path / folder
@@ -28,10 +28,10 @@ def test_int8_asks_for_pictures(tmp_path: Path, folder: str | None, sentence: st
         load(args, has_gpu=False)
 
 
-def test_a_precision_is_refused_before_anything_is_exported(tmp_path: Path) -> None:
+def test_an_unsupported_precision_is_refused_before_any_export(tmp_path: Path) -> None:
     weights = tmp_path / "any.pt"
     weights.write_bytes(b"never read")
-    with pytest.raises(ModelError, match="cannot be told to compute in bf16"):
+    with pytest.raises(ModelError, match="does not support bf16"):
         load(
             ModelArgs(**trusted(weights), engine="onnx", precision="bf16", cache_dir=tmp_path / "cache"), has_gpu=False
         )
@@ -56,15 +56,15 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("cache_dir", ["/proc/nowhere", "/etc/passwd", "/proc", "~nobody-of-this-name/cache"])
-def test_a_cache_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path, cache_dir: str) -> None:
+def test_a_cache_that_is_not_writable_is_refused_in_one_sentence(tmp_path: Path, cache_dir: str) -> None:
     (tmp_path / "any.pt").write_bytes(b"never read")
     args = ModelArgs(**trusted(tmp_path / "any.pt"), cache_dir=Path(cache_dir))
     with pytest.raises(ModelError, match=r"^model\.cache_dir: .*SERVE_APP_CACHE_DIR"):
         load(args, has_gpu=False)
 
 
-def test_who_comes_after_a_killed_export_waits_for_it(tmp_path: Path) -> None:
-    """It goes on alone, and its file is used; nothing else is left in the cache."""
+def test_the_next_process_waits_for_the_export_of_a_killed_one(tmp_path: Path) -> None:
+    """The export of a killed process finishes, and the next process uses its file. Nothing else is left in the cache."""
     YOLO("yolov8n.yaml").save(tmp_path / "untrained.pt")
     args = trusted(tmp_path / "untrained.pt") | {"image_size_px": 64, "cache_dir": str(tmp_path / "cache")}
     program = (
@@ -82,7 +82,7 @@ def test_who_comes_after_a_killed_export_waits_for_it(tmp_path: Path) -> None:
     assert lock == f"{model}.lock"
 
 
-def test_a_checkpoint_that_cannot_be_exported_is_refused_in_our_own_words(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_exported_is_refused_with_our_own_message(tmp_path: Path) -> None:
     weights = tmp_path / "other.pt"
     weights.write_bytes(b"no checkpoint")
     with pytest.raises(

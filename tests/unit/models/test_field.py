@@ -1,4 +1,4 @@
-"""Models from the field: each is served rightly, or refused in a sentence that says what to do."""
+"""Models from the field: each is served correctly, or refused in one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ OPTIONS = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)
 @pytest.mark.parametrize(
     "case", [pytest.param(case, id=f"{case.kind}: {case.member}") for case in CASES if case.is_quick]
 )
-def test_a_model_is_served_rightly_or_refused_in_a_sentence(case: Case) -> None:
+def test_a_model_is_served_correctly_or_refused_in_one_sentence(case: Case) -> None:
     assert case.problem("") is None
 
 
 @needs_shared
 @pytest.mark.parametrize("engine", ["openvino", "onnx"])
-def test_two_classes_of_one_name_and_a_name_with_a_comma_are_found_by_name(engine: str) -> None:
+def test_a_repeated_class_name_and_a_name_with_a_comma_can_be_requested(engine: str) -> None:
     loaded = load(ModelArgs(weights=SHARED / "field" / "names_twice.onnx", engine=engine), has_gpu=False)
     model = ModelInfo(loaded.info, "1", OPTIONS)
     assert model.class_ids(("car",)) == (2, 3)
@@ -43,7 +43,7 @@ def test_two_classes_of_one_name_and_a_name_with_a_comma_are_found_by_name(engin
 
 @needs_shared
 @pytest.mark.parametrize("engine", ["openvino", "onnx"])
-def test_the_rtdetr_from_the_field_is_refused(engine: str) -> None:
+def test_an_rtdetr_from_the_field_is_refused(engine: str) -> None:
     with pytest.raises(ModelError, match="RT-DETR"):
         load(ModelArgs(weights=SHARED / "field" / "rtdetr_like.onnx", engine=engine), has_gpu=False)
 
@@ -59,19 +59,19 @@ def test_the_rtdetr_from_the_field_is_refused(engine: str) -> None:
         ((1, 3000, 6), 1, "rows"),
         ((1, 25200, 85), 80, "objectness"),
         ((1, 25200, 6), 1, "objectness"),
-        ((1, 25500, 85), 80, "objectness"),  # with a fourth level, of stride 64
+        ((1, 25500, 85), 80, "objectness"),  # with a fourth level at stride 64
     ],
 )
-def test_a_head_is_known_by_its_outputs_shape(output: tuple[int, ...], classes: int, head: str) -> None:
+def test_a_head_is_recognised_by_the_shape_of_its_output(output: tuple[int, ...], classes: int, head: str) -> None:
     labels = [str(class_id) for class_id in range(classes)]
     assert recognise([output], labels, InputShape(640, 640), is_end_to_end=False) == head
 
 
-def test_a_file_that_says_so_is_end_to_end_whatever_its_shape() -> None:
+def test_metadata_that_say_end_to_end_override_the_shape() -> None:
     assert recognise([(1, 8400, 6)], ["a"], InputShape(640, 640), is_end_to_end=True) == "rows"
 
 
-def test_the_confidence_with_objectness_is_the_product_and_the_class_the_best() -> None:
+def test_the_confidence_of_a_head_with_objectness_is_objectness_times_best_score() -> None:
     raw = np.array([[50, 60, 20, 40, 0.9, 0.2, 0.8], [9, 9, 2, 2, 0.005, 1, 1]], np.float32)
     np.testing.assert_allclose(to_rows(raw), [[40, 40, 60, 80, 0.72, 1]])
 
@@ -91,14 +91,14 @@ def test_the_confidence_with_objectness_is_the_product_and_the_class_the_best() 
         (ValueError(), "cannot be loaded: ValueError: no reason given"),
     ],
 )
-def test_whatever_a_library_raises_of_a_model_becomes_one_sentence(raised: Exception, sentence: str) -> None:
+def test_every_library_error_becomes_one_sentence(raised: Exception, sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence) as refusal, model_errors():
         raise raised
     assert "\n" not in refusal.value.detail
 
 
 @pytest.mark.anyio
-async def test_too_little_memory_for_a_batch_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_little_memory_for_a_batch_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def warm_up(*_: object) -> float:
         raise RuntimeError("CUDA out of memory")
 
@@ -108,7 +108,7 @@ async def test_too_little_memory_for_a_batch_is_said(tmp_path: Path, monkeypatch
         await ModelRunner.load(args, has_gpu=False, on_batch=lambda _: None)
 
 
-def test_what_has_no_effect_on_a_model_and_its_rectangle_are_shown(tmp_path: Path) -> None:
+def test_built_in_suppression_and_a_rectangular_input_are_reported(tmp_path: Path) -> None:
     path = save(tmp_path / "a.onnx", rows(), metadata={"args": "{'nms': True}"}, sides=(1, 3, 64, 96))
     info = load(ModelArgs(weights=path, threads=1), has_gpu=False).info
     shown = ModelStatus.of("default", DetectorState(ModelInfo(info, "1", OPTIONS)))
@@ -120,7 +120,7 @@ def test_a_class_without_a_name_is_labelled_by_its_id(tmp_path: Path) -> None:
     assert [label_of(class_id, info.labels) for class_id in (1, 7, -1)] == ["car", "class 7", "class -1"]
 
 
-def test_a_hash_of_a_folder_is_refused(squares_model: Path) -> None:
-    """It would not be checked."""
+def test_a_hash_for_a_folder_is_refused(squares_model: Path) -> None:
+    """A hash for a folder is an error, because it would not be checked."""
     with pytest.raises(ModelError, match="is a folder: leave it out"):
         load(ModelArgs(weights=squares_model, weights_sha256="0" * 64), has_gpu=False)

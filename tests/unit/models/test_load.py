@@ -20,8 +20,8 @@ from tests.support.squares import Square
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnx", "torch"])
-def test_the_embedded_model_finds_every_code_of_the_samples(engine: str) -> None:
-    """Unset weights are the embedded ones, in every engine."""
+def test_the_embedded_model_finds_every_code_in_the_samples(engine: str) -> None:
+    """Every engine loads the embedded model when no weights are set."""
     codes = load(ModelArgs(engine=engine, threads=1), has_gpu=False)
     assert (codes.info.name, codes.info.labels) == ("codes", LABELS)
     for scene in [*(samples.picture(number) for number in range(4)), *(samples.belt_frame(40 * n) for n in range(4))]:
@@ -32,23 +32,20 @@ def test_the_embedded_model_finds_every_code_of_the_samples(engine: str) -> None
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"precision": "int8"}, "int8 is made of a .pt file"),
-        ({"precision": "fp16"}, "openvino engine cannot be told to compute in fp16"),
-        (
-            {"engine": "onnx", "precision": "bf16"},
-            "onnx engine cannot be told to compute in bf16: model.precision is auto",
-        ),
-        ({"engine": "torch", "precision": "fp16"}, "does not compute in fp16 on a CPU"),
-        ({"engine": "torch", "precision": "int8"}, "torch engine cannot be told to compute in int8"),
-        ({"engine": "torch", "precision": "bf16"}, "torch engine cannot be told to compute in bf16"),
+        ({"precision": "int8"}, "int8 needs a .pt file"),
+        ({"precision": "fp16"}, "openvino engine does not support fp16"),
+        ({"engine": "onnx", "precision": "bf16"}, "onnx engine does not support bf16; set it to one of: auto"),
+        ({"engine": "torch", "precision": "fp16"}, "does not support fp16 on a CPU"),
+        ({"engine": "torch", "precision": "int8"}, "torch engine does not support int8"),
+        ({"engine": "torch", "precision": "bf16"}, "torch engine does not support bf16"),
     ],
 )
-def test_a_precision_that_an_engine_lacks_is_refused_in_a_sentence(settings: dict[str, Any], sentence: str) -> None:
+def test_an_unsupported_precision_is_refused_in_one_sentence(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence):
         load(ModelArgs(threads=1, **settings), has_gpu=False)
 
 
-def test_a_model_that_computes_no_numbers_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_produces_nan_is_refused(tmp_path: Path) -> None:
     path = squares.save_onnx(tmp_path / "squares.onnx")
     broken = onnx.load(path)
     (boxes,) = (tensor for tensor in broken.graph.initializer if tensor.name == "boxes")
@@ -58,7 +55,7 @@ def test_a_model_that_computes_no_numbers_is_refused(tmp_path: Path) -> None:
         load(ModelArgs(weights=path), has_gpu=False)
 
 
-def test_a_model_has_to_find_something_in_the_picture_that_it_is_to_know(squares_model: Path, tmp_path: Path) -> None:
+def test_a_model_must_find_something_in_its_known_picture(squares_model: Path, tmp_path: Path) -> None:
     known, blank = tmp_path / "known.png", tmp_path / "blank.png"
     known.write_bytes(squares.encode(squares.picture([Square("red", 3, 4)])))
     blank.write_bytes(squares.encode(squares.picture([])))

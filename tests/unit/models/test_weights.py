@@ -19,7 +19,7 @@ from tests.conftest import trusted
 from tests.support import squares
 
 
-def test_the_version_is_that_of_the_weights(squares_model: Path, tmp_path: Path) -> None:
+def test_the_version_depends_on_the_content_of_the_weights(squares_model: Path, tmp_path: Path) -> None:
     onnx = squares.save_onnx(tmp_path / "a.onnx")
     versions = {load(ModelArgs(weights=path), has_gpu=False).info.version for path in (squares_model, onnx, onnx)}
     assert len(versions) == 2
@@ -35,7 +35,7 @@ def test_the_version_is_that_of_the_weights(squares_model: Path, tmp_path: Path)
         ("broken.pt", b"nonsense", r"broken\.pt is a pickle"),
     ],
 )
-def test_weights_that_cannot_be_served_are_refused_in_a_sentence(
+def test_weights_that_cannot_be_loaded_are_refused_in_one_sentence(
     tmp_path: Path, name: str, content: bytes | None, sentence: str
 ) -> None:
     path = tmp_path / name
@@ -47,7 +47,7 @@ def test_weights_that_cannot_be_served_are_refused_in_a_sentence(
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("kind", ["file", "folder", "file in a folder"])
-def test_weights_that_are_not_for_us_are_refused_in_a_sentence(kind: str, public_folder: Path) -> None:
+def test_weights_that_are_not_readable_are_refused_in_one_sentence(kind: str, public_folder: Path) -> None:
     script = (
         "import sys, os; from pathlib import Path; from serve_app.models import load, weights\n"
         "from serve_app.config import ModelArgs; from serve_app.errors import ModelError\n"
@@ -60,14 +60,14 @@ def test_weights_that_are_not_for_us_are_refused_in_a_sentence(kind: str, public
     if kind == "file":
         path.write_bytes(b"never read")
         path.chmod(0o600)
-        says = r"model\.weights: .*model\.onnx may not be read by user 65534"
+        says = r"model\.weights: .*model\.onnx is not readable by user 65534; change its permissions"
     elif kind == "folder":
         path = public_folder / "model"
         path.mkdir(mode=0o700)
-        says = r"model\.weights: .*model may not be read by user 65534"
+        says = r"model\.weights: .*model is not readable by user 65534; change its permissions"
     else:
         public_folder.chmod(0o700)
-        says = r"model\.weights: .*model\.onnx is in a folder that user 65534 may not read"
+        says = r"model\.weights: .*model\.onnx is in a folder that user 65534 cannot read; change its permissions"
     said = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True).stdout
     assert re.fullmatch(rf"({says}\n){{2}}", said)
 
@@ -78,54 +78,54 @@ def test_a_pickle_is_loaded_only_with_its_hash(tmp_path: Path) -> None:
     found = trusted(path)["weights_sha256"]
     with pytest.raises(ModelError, match=f"is a pickle.*to {found}"):
         load(ModelArgs(weights=path), has_gpu=False)
-    with pytest.raises(ModelError, match=f"is not that of any.pt, which is {found}"):
+    with pytest.raises(ModelError, match=f"is not the hash of any.pt, which is {found}"):
         load(ModelArgs(weights=path, weights_sha256="0" * 64), has_gpu=False)
 
 
 class Evil:
-    """What a pickle of it does when it is loaded."""
+    """An object whose pickle creates a folder when it is loaded."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+    def __init__(self, created: Path) -> None:
+        self.created = created
 
     def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.mark),)
+        return os.mkdir, (str(self.created),)
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
-def test_a_pickle_that_is_swapped_once_it_was_checked_is_not_loaded(
+def test_a_pickle_that_is_replaced_after_its_check_is_not_loaded(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, mark = tmp_path / "any.pt", tmp_path / "mark"
+    path, created = tmp_path / "any.pt", tmp_path / "created"
     path.write_bytes(b"no model")
     args = ModelArgs(**trusted(path), engine=engine, cache_dir=tmp_path / "cache")
     check = weights_module._check_hash
 
     def swap(checked: Path, expected: str | None) -> None:
         check(checked, expected)
-        torch.save(Evil(mark), path)
+        torch.save(Evil(created), path)
 
     monkeypatch.setattr(weights_module, "_check_hash", swap)
     with pytest.raises(ModelError):
         load(args, has_gpu=False)
-    assert not mark.exists()
+    assert not created.exists()
 
 
-def test_a_gpu_is_not_held_in_vain(squares_model: Path) -> None:
+def test_an_exported_model_on_a_gpu_needs_an_explicit_engine(squares_model: Path) -> None:
     with pytest.raises(ModelError, match=r"set model\.engine to openvino"):
         load(ModelArgs(weights=squares_model), has_gpu=True)
     assert load(ModelArgs(weights=squares_model, engine="openvino"), has_gpu=True).info.engine == "openvino"
 
 
-def test_the_torch_engine_wants_a_checkpoint(squares_model: Path) -> None:
+def test_the_torch_engine_needs_a_checkpoint(squares_model: Path) -> None:
     with pytest.raises(ModelError, match=r"reads a .pt file"):
         load(ModelArgs(weights=squares_model, engine="torch"), has_gpu=False)
 
 
-def test_the_embedded_model_is_small_and_no_pickle() -> None:
+def test_the_embedded_model_is_small_and_contains_no_pickle() -> None:
     files = {path.name: path for path in weights_module.EMBEDDED.iterdir()}
     assert files.keys() == {"codes.onnx", "codes.safetensors"}
     assert sum(path.stat().st_size for path in files.values()) <= 3_000_000
     onnx.checker.check_model(files["codes.onnx"])
     with safe_open(files["codes.safetensors"], "np") as file:
-        assert {file.get_tensor(name).dtype.name for name in file.keys()} <= {"float16", "int64"}  # noqa: SIM118  # it is no dict
+        assert {file.get_tensor(name).dtype.name for name in file.keys()} <= {"float16", "int64"}  # noqa: SIM118  # not a dict

@@ -1,4 +1,4 @@
-"""Real servers, real sockets, and a resolver that says what a test tells it to."""
+"""Fixtures with real servers and sockets, and a resolver that each test controls."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tests.support.web_server import WebServer
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    """Replace the resolver."""
+    """Replace the resolver with one that the test controls."""
     return Names(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
 def _no_real_resolver(names: Names) -> None:
-    """Keep every test of this folder from asking the network's resolver by mistake."""
+    """Keep the tests of this folder from using the real resolver by mistake."""
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[WebServer]:
-    """Start a web server at the address that is allowed."""
+    """Start a web server at the allowed address."""
     server = WebServer()
     await server.start()
     yield server

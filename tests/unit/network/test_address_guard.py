@@ -45,7 +45,7 @@ async def test_a_public_address_is_allowed(address: str, names: Names) -> None:
     AddressGuard().check_digits(address)
 
 
-async def test_networks_that_are_allowed_open_just_themselves(names: Names) -> None:
+async def test_allowed_networks_add_only_their_own_addresses(names: Names) -> None:
     guard = AddressGuard((ip_network("10.1.0.0/16"), ip_network("fd00::/64")))
     names.known |= {"in.test": [["10.1.2.3", "fd00::7"]], "out.test": [["10.2.0.1"]], "six.test": [["fd00:0:0:1::7"]]}
     assert await guard.resolve("in.test", 80) == ["10.1.2.3", "fd00::7"]
@@ -54,7 +54,7 @@ async def test_networks_that_are_allowed_open_just_themselves(names: Names) -> N
             await guard.resolve(name, 80)
 
 
-async def test_names_that_take_long_hold_up_nothing_else(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_name_resolution_does_not_block_other_threads(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     names.known["slow.test"] = [["10.0.0.1"]]
     answer, asked = threading.Event(), socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: answer.wait() and asked(*args, **options))

@@ -1,4 +1,4 @@
-"""No address that a client names leads to a machine that is not public, by no spelling, redirect or name."""
+"""No spelling, redirect or name in a client's url leads to an address that is not public."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.web_server import ALLOWED, MAX_BYTES, OPEN, WebServer, refusa
 pytestmark = pytest.mark.anyio
 
 
-# Urls. ``{port}`` is the forbidden listener's; each would reach it, were it let through by one of the usual mistakes.
+# Urls that would reach the listener at the forbidden ``{port}`` if a guard made one of the usual mistakes.
 ATTACKS = {
     "loopback": "http://127.0.0.1:{port}/",
     "another loopback": "http://127.9.9.9:{port}/",
@@ -120,7 +120,7 @@ async def test_no_redirect_leads_to_a_forbidden_address(attack: str, forbidden: 
 
 
 @pytest.mark.parametrize("attack", sorted(RELATIVE))
-async def test_a_relative_redirect_stays_at_its_server(attack: str, forbidden: Trap, server: WebServer) -> None:
+async def test_a_relative_redirect_stays_on_its_server(attack: str, forbidden: Trap, server: WebServer) -> None:
     location = ATTACKS[attack].replace("{port}", str(forbidden.port))
     server.answers["/moved"] = to(location)
     try:
@@ -129,7 +129,7 @@ async def test_a_relative_redirect_stays_at_its_server(attack: str, forbidden: T
         pass
 
 
-async def test_what_a_fragment_holds_is_no_host(server: WebServer, forbidden: Trap) -> None:
+async def test_a_host_in_a_fragment_is_ignored(server: WebServer, forbidden: Trap) -> None:
     url = f"{server.url}#@127.0.0.1:{forbidden.port}/"
     assert await Fetcher(ALLOWED, MAX_BYTES).fetch(url) == b"picture"
 
@@ -141,16 +141,14 @@ async def test_a_redirect_from_an_allowed_server_to_a_forbidden_one_is_refused(s
     assert len(server.requests) == 1
 
 
-async def test_a_redirect_of_a_webhooks_kind_is_not_followed(server: WebServer, forbidden: Trap) -> None:
+async def test_a_redirect_of_a_post_request_is_not_followed(server: WebServer, forbidden: Trap) -> None:
     server.answers["/moved"] = to(f"http://127.0.0.1:{forbidden.port}/", 307)
     http = GuardedHttp(ALLOWED, timeout_s=5)
     async with http.stream("POST", httpx.URL(f"{server.url}/moved"), {}, b"body") as reply:
         assert reply.status == 307
 
 
-async def test_a_name_that_becomes_another_machine_is_looked_up_once_for_each_connection(
-    names: Names, server: WebServer
-) -> None:
+async def test_a_name_is_resolved_once_per_connection_so_rebinding_fails(names: Names, server: WebServer) -> None:
     names.known["rebinding.test"] = [[OPEN], ["127.0.0.1"]]
     url = f"http://rebinding.test:{server.port}/"
     with trap(port=server.port):
@@ -170,7 +168,7 @@ async def test_a_name_with_a_forbidden_address_among_others_is_refused(
     assert server.connections == 0
 
 
-async def test_a_name_that_does_not_exist_is_answered_as_one_inside(names: Names) -> None:
+async def test_a_missing_name_gets_the_same_error_as_an_internal_one(names: Names) -> None:
     names.known["inside.test"] = [["10.0.0.1"]]
     inside, missing = await refusal("http://inside.test/"), await refusal("http://missing.test/")
     assert (inside.code, inside.detail) == (missing.code, missing.detail)

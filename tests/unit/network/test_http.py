@@ -22,13 +22,13 @@ from tests.support.web_server import ALLOWED, MAX_BYTES, OPEN, WebServer, refusa
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_next_address_is_tried_where_one_is_dead(names: Names, server: WebServer) -> None:
+async def test_the_next_address_is_tried_when_one_is_dead(names: Names, server: WebServer) -> None:
     names.known["two.test"] = [["127.0.0.3", OPEN]]
     guard = AddressGuard((ip_network("127.0.0.2/31"),))
     assert await Fetcher(guard, MAX_BYTES).fetch(f"http://two.test:{server.port}/") == b"picture"
 
 
-async def test_names_at_one_address_share_no_connection(names: Names, server: WebServer) -> None:
+async def test_names_with_the_same_address_share_no_connection(names: Names, server: WebServer) -> None:
     names.known |= {"one.test": [[OPEN]], "two.test": [[OPEN]]}
     http = GuardedHttp(ALLOWED, timeout_s=5, kept=5)
     for name in ("one.test", "one.test", "two.test"):
@@ -40,7 +40,7 @@ async def test_names_at_one_address_share_no_connection(names: Names, server: We
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """One that nobody vouches for, of camera.test; its key is beside it."""
+    """A self-signed certificate for camera.test, next to its key."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl is installed here")
@@ -64,7 +64,7 @@ async def tls_server(certificate: Path, names: Names) -> AsyncIterator[WebServer
     await server.stop()
 
 
-async def test_tls_is_verified_for_the_name_though_the_address_is_pinned(
+async def test_tls_is_verified_for_the_name_although_the_address_is_pinned(
     tls_server: WebServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -77,12 +77,12 @@ async def test_tls_is_verified_for_the_name_though_the_address_is_pinned(
     assert len(tls_server.requests) == 1
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused(tls_server: WebServer) -> None:
+async def test_a_self_signed_certificate_is_refused(tls_server: WebServer) -> None:
     assert isinstance(await refusal(f"https://camera.test:{tls_server.port}/"), Unfetchable)
     assert tls_server.requests == []
 
 
-async def test_credentials_of_a_webhook_are_basic_ones(server: WebServer) -> None:
+async def test_credentials_in_a_url_are_sent_with_basic_authentication(server: WebServer) -> None:
     http = GuardedHttp(ALLOWED, timeout_s=5)
     url = httpx.URL(f"http://me:hunter%3A2@{OPEN}:{server.port}/")
     async with http.stream("POST", url, {}, b"") as reply:
@@ -91,7 +91,7 @@ async def test_credentials_of_a_webhook_are_basic_ones(server: WebServer) -> Non
     assert "@" not in server.requests[0]
 
 
-async def test_a_step_that_takes_too_long_says_so(server: WebServer) -> None:
+async def test_a_timeout_names_its_length(server: WebServer) -> None:
     server.gate.clear()
     http = GuardedHttp(ALLOWED, timeout_s=0.2)
     with pytest.raises(NoAnswer, match=r"no answer within 0\.2 s"):

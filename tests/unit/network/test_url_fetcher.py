@@ -1,4 +1,4 @@
-"""What the fetcher of pictures takes from a web server, and what it gives up."""
+"""The answers of web servers that the fetcher of pictures accepts or refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.web_server import ALLOWED, MAX_BYTES, OPEN, WebServer, ok, re
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_picture_is_fetched_with_nothing_that_is_ours(server: WebServer) -> None:
+async def test_a_request_for_a_picture_carries_no_private_headers(server: WebServer) -> None:
     server.answers["/a.jpg"] = ok(b"picture", "Set-Cookie: a=b\r\n")
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
     for _ in range(2):
@@ -30,7 +30,7 @@ async def test_a_picture_is_fetched_with_nothing_that_is_ours(server: WebServer)
     }  # fmt: skip
 
 
-async def test_no_proxy_of_the_environments_is_asked(
+async def test_proxies_from_the_environment_are_not_used(
     server: WebServer, forbidden: Trap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
@@ -39,7 +39,7 @@ async def test_no_proxy_of_the_environments_is_asked(
     assert await Fetcher(ALLOWED, MAX_BYTES).fetch(server.url) == b"picture"
 
 
-async def test_three_redirects_are_followed_and_no_more(server: WebServer) -> None:
+async def test_at_most_three_redirects_are_followed(server: WebServer) -> None:
     server.answers |= {
         "/3": to("/2", 301), "/2": to(f"{server.url}/1", 307), "/1": to("1/../0", 303), "/4": to("/3", 308)
     }  # fmt: skip
@@ -48,7 +48,7 @@ async def test_three_redirects_are_followed_and_no_more(server: WebServer) -> No
 
 
 @pytest.mark.parametrize("status", [201, 204, 206, 300, 304, 305, 400, 401, 404, 500, 503])
-async def test_only_an_answer_of_200_is_a_picture(status: int, server: WebServer) -> None:
+async def test_only_status_200_is_accepted(status: int, server: WebServer) -> None:
     server.answers["/a"] = f"HTTP/1.1 {status} Said\r\nContent-Length: 0\r\n\r\n".encode()
     error = await refusal(f"{server.url}/a")
     assert (error.status_code, error.code) == (422, "unfetchable")
@@ -59,8 +59,8 @@ async def test_only_an_answer_of_200_is_a_picture(status: int, server: WebServer
     "answer",
     [
         pytest.param(ok(b"x", "Content-Encoding: gzip\r\n"), id="compressed"),
-        pytest.param(ok(b"x", "Content-Encoding: identity, br\r\n"), id="compressed, too"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", id="compressed on the way"),
+        pytest.param(ok(b"x", "Content-Encoding: identity, br\r\n"), id="compressed twice"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", id="compressed transfer"),
         pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 50_000 + b"\r\n", id="endless headers"),
         pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200_000, id="an endless header"),
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 200_000, id="an endless chunk"),
@@ -70,7 +70,7 @@ async def test_only_an_answer_of_200_is_a_picture(status: int, server: WebServer
         pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n", id="no HTTP"),
     ],
 )
-async def test_an_answer_that_is_no_plain_file_is_refused(
+async def test_an_answer_that_is_not_a_plain_file_is_refused(
     answer: bytes, server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "_TIMEOUT_S", 0.5)
@@ -90,8 +90,8 @@ async def test_a_picture_is_limited_while_it_is_read(head: str, server: WebServe
     assert error.detail.startswith("limits.max_body_mib: ")
 
 
-async def test_a_picture_that_comes_byte_by_byte_is_given_up(server: WebServer) -> None:
-    """Each byte costs as much as a whole chunk does."""
+async def test_a_picture_sent_byte_by_byte_is_refused(server: WebServer) -> None:
+    """Reading a chunk of one byte costs as much as reading a large one."""
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     server.answers |= {
         "/bytes": chunked + 1000 * b"1\r\nx\r\n" + b"0\r\n\r\n",
@@ -107,19 +107,21 @@ async def test_a_picture_that_comes_byte_by_byte_is_given_up(server: WebServer) 
         assert len(await Fetcher(ALLOWED, MAX_BYTES).fetch(f"{server.url}{path}")) == size
 
 
-async def test_a_picture_of_just_the_limit_is_fetched(server: WebServer) -> None:
+async def test_a_picture_of_exactly_the_limit_is_fetched(server: WebServer) -> None:
     server.answers |= {"/limit": ok(bytes(MAX_BYTES)), "/over": ok(bytes(MAX_BYTES + 1))}
     assert len(await Fetcher(ALLOWED, MAX_BYTES).fetch(f"{server.url}/limit")) == MAX_BYTES
     assert isinstance(await refusal(f"{server.url}/over"), TooLarge)
 
 
-async def test_a_server_that_falls_silent_is_given_up(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_stops_sending_is_refused(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "_TIMEOUT_S", 0.2)
     server.answers["/a"] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nx"
     assert isinstance(await refusal(f"{server.url}/a"), Unfetchable)
 
 
-async def test_a_closed_port_is_answered_as_a_silent_one(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_closed_port_gets_the_same_error_as_a_silent_server(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fetching, "_TIMEOUT_S", 0.2)
     server.gate.clear()
     silent = await refusal(server.url)
@@ -128,14 +130,14 @@ async def test_a_closed_port_is_answered_as_a_silent_one(server: WebServer, monk
     assert (await refusal(f"http://{OPEN}:{port}/")).detail == silent.detail
 
 
-async def test_an_answer_that_never_begins_is_bounded_by_the_callers_time(server: WebServer) -> None:
+async def test_an_answer_that_never_begins_ends_with_the_callers_timeout(server: WebServer) -> None:
     server.answers["/a"] = b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
             await Fetcher(ALLOWED, MAX_BYTES).fetch(f"{server.url}/a")
 
 
-async def test_more_fetches_at_once_than_are_bearable_are_refused_at_once(server: WebServer) -> None:
+async def test_fetches_above_the_limit_are_refused_at_once(server: WebServer) -> None:
     server.gate.clear()
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
     fetches = [asyncio.create_task(fetcher.fetch(server.url)) for _ in range(fetching._FETCHES_AT_ONCE)]
@@ -148,7 +150,7 @@ async def test_more_fetches_at_once_than_are_bearable_are_refused_at_once(server
     assert await fetcher.fetch(server.url) == b"picture"
 
 
-async def test_one_keys_fetches_leave_room_for_anothers(server: WebServer) -> None:
+async def test_the_fetches_of_one_key_do_not_block_another_key(server: WebServer) -> None:
     server.gate.clear()
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
     fetches = [asyncio.create_task(fetcher.fetch(server.url, "dock")) for _ in range(fetching._FETCHES_OF_A_KEY)]
@@ -163,7 +165,7 @@ async def test_one_keys_fetches_leave_room_for_anothers(server: WebServer) -> No
     assert not fetcher._in_flight
 
 
-async def test_a_fetch_that_is_given_up_leaves_its_place(server: WebServer) -> None:
+async def test_a_cancelled_fetch_no_longer_counts(server: WebServer) -> None:
     server.gate.clear()
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
     for _ in range(fetching._FETCHES_AT_ONCE + 1):
@@ -174,7 +176,9 @@ async def test_a_fetch_that_is_given_up_leaves_its_place(server: WebServer) -> N
     assert await fetcher.fetch(server.url) == b"picture"
 
 
-async def test_no_log_and_no_error_holds_the_urls_secrets(server: WebServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_log_or_error_contains_secrets_from_the_url(
+    server: WebServer, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     server.answers |= {"/hunter2": to("/a?key=hunter2"), "/a": b"HTTP/1.1 404 Not\r\nContent-Length: 0\r\n\r\n"}
     errors = [

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 def after(*failures: Exception) -> Callable[[float], Awaitable[str]]:
-    """An attempt that fails so, and then answers."""
+    """Return an attempt that fails with these errors, and then answers."""
     left = list(failures)
 
     async def attempt(left_s: float) -> str:
@@ -23,25 +23,25 @@ def after(*failures: Exception) -> Callable[[float], Awaitable[str]]:
     return attempt
 
 
-async def test_a_call_outlives_its_replica() -> None:
+async def test_a_call_survives_the_death_of_its_replica() -> None:
     assert await Retries(in_flight=1).run(after(ReplicaDied("died"), ReplicaGone("gone")), 10) == "answer"
 
 
-async def test_a_refusal_is_not_asked_again() -> None:
+async def test_a_refusal_is_not_retried() -> None:
     with pytest.raises(Overloaded):
         await Retries(in_flight=1).run(after(Overloaded("full")), 10)
 
 
-async def test_an_attempt_is_told_how_much_time_is_left() -> None:
-    told = []
+async def test_an_attempt_gets_the_time_that_is_left() -> None:
+    times_left_s = []
 
     async def attempt(left_s: float) -> None:
-        told.append(left_s)
-        if len(told) < 3:
+        times_left_s.append(left_s)
+        if len(times_left_s) < 3:
             raise ReplicaGone("gone")
 
     await Retries(in_flight=1).run(attempt, 10)
-    assert 10 > told[0] > told[1] > told[2] > 0
+    assert 10 > times_left_s[0] > times_left_s[1] > times_left_s[2] > 0
 
 
 async def test_the_deadline_ends_the_retries() -> None:
@@ -60,14 +60,14 @@ async def test_deaths_without_answers_end_the_retries() -> None:
     retries = Retries(in_flight=2)
     with pytest.raises(Unavailable, match="faster than they answer"):
         await retries.run(after(*(ReplicaDied("died") for _ in range(9))), 60)
-    with pytest.raises(Unavailable):  # and the next call's
+    with pytest.raises(Unavailable):  # also for the next call
         await retries.run(after(ReplicaDied("died")), 60)
     for _ in range(5):
         await retries.run(after(), 60)
     assert await retries.run(after(ReplicaDied("died")), 60) == "answer"
 
 
-async def test_waiting_for_a_replica_costs_nothing() -> None:
+async def test_waiting_for_a_replica_does_not_spend_the_budget() -> None:
     retries = Retries(in_flight=1)
     for _ in range(3):
         assert await retries.run(after(ReplicaGone("gone"), ReplicaGone("gone")), 60) == "answer"

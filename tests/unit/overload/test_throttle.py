@@ -11,15 +11,15 @@ FULL = Overloaded("preprocessor.slots: 64 pictures are in flight", limit="prepro
 
 
 class Service:
-    """Takes so many requests a second, whatever comes, for as long as is told."""
+    """A service with a fixed capacity, behind a throttle."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        turn = random.Random(0)
-        self.throttle = Throttle(lambda: self.now_s, turn.random)
+        rng = random.Random(0)
+        self.throttle = Throttle(lambda: self.now_s, rng.random)
 
     def serve(self, *, capacity_per_s: int, offered_per_s: int, duration_s: int) -> tuple[float, float]:
-        """Accepted and refused by the service itself, a second, in the second half of the time."""
+        """Offer requests. Return how many per second the service itself accepted and refused in the second half."""
         accepted = refused = 0
         for second in range(duration_s):
             left = capacity_per_s
@@ -37,30 +37,30 @@ class Service:
         return accepted / (duration_s / 2), refused / (duration_s / 2)
 
 
-def test_below_its_capacity_nothing_is_refused() -> None:
+def test_nothing_is_refused_below_the_capacity() -> None:
     assert Service().serve(capacity_per_s=100, offered_per_s=99, duration_s=20) == (99, 0)
 
 
-def test_at_five_times_its_capacity_the_service_is_full_and_refuses_little_itself() -> None:
+def test_at_five_times_its_capacity_a_service_stays_busy_and_refuses_little_itself() -> None:
     accepted, refused = Service().serve(capacity_per_s=100, offered_per_s=500, duration_s=40)
     assert accepted > 95
     assert refused < 70  # of 400
 
 
-def test_after_an_overload_all_is_let_through_again() -> None:
+def test_everything_is_admitted_again_after_an_overload() -> None:
     service = Service()
     service.serve(capacity_per_s=100, offered_per_s=500, duration_s=20)
     assert service.serve(capacity_per_s=100, offered_per_s=80, duration_s=10) == (80, 0)  # 5 s later
 
 
-def test_a_service_that_takes_nothing_is_asked_now_and_then() -> None:
+def test_a_service_that_accepts_nothing_still_gets_some_requests() -> None:
     service = Service()
     service.serve(capacity_per_s=0, offered_per_s=100, duration_s=20)
     service.now_s += 30
     service.throttle.admit()
 
 
-def test_the_refusal_says_when_to_come_back() -> None:
+def test_a_refusal_says_when_to_retry() -> None:
     throttle = Throttle(lambda: 0.0, lambda: 0.0)
     throttle.observe(FULL)
     with pytest.raises(Overloaded) as refusal:
@@ -68,7 +68,7 @@ def test_the_refusal_says_when_to_come_back() -> None:
     assert refusal.value.retry_after_s
 
 
-def test_the_refusal_names_the_limit_that_the_service_named_last() -> None:
+def test_a_refusal_names_the_limit_of_the_services_latest_refusal() -> None:
     throttle = Throttle(lambda: 0.0, lambda: 0.0)
     queue = Overloaded("batcher.max_queue_size: 128 pictures wait", limit="batcher.max_queue_size")
     for observed in (FULL, queue):
@@ -77,4 +77,4 @@ def test_the_refusal_names_the_limit_that_the_service_named_last() -> None:
         with pytest.raises(Overloaded) as refusal:
             throttle.admit()
         assert (refusal.value.limit, refusal.value.detail) == (observed.limit, observed.detail)
-        assert refusal.value is not observed  # else each raise would lengthen its traceback
+        assert refusal.value is not observed  # otherwise each raise would lengthen its traceback

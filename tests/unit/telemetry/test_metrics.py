@@ -1,4 +1,4 @@
-"""What is recorded, by an instrument that writes it down."""
+"""The values that are recorded, seen by a fake instrument."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def status(state: State) -> StreamStatus:
     )
 
 
-def test_a_stream_is_in_one_state_and_no_longer_in_the_one_before() -> None:
+def test_a_stream_leaves_its_previous_state() -> None:
     telemetry, records = recording()
     telemetry.stream(status("running"), None)
     telemetry.stream(status("stalled"), "running")
@@ -32,7 +32,7 @@ def test_a_stream_is_in_one_state_and_no_longer_in_the_one_before() -> None:
     assert frames == {"captured": 9, "processed": 7, "restart": 2}
 
 
-def test_a_refusal_counts_by_its_code_and_its_limit() -> None:
+def test_refusals_are_counted_by_code_and_limit() -> None:
     telemetry, records = recording()
     telemetry.refused(Overloaded("followers: 64 connections follow streams", limit="followers"))
     telemetry.refused(NotFound("no such route"))
@@ -43,14 +43,14 @@ def test_a_refusal_counts_by_its_code_and_its_limit() -> None:
     assert set(REFUSALS.tags) == {"code", "limit"}
 
 
-def test_requests_count_by_key_and_failed_reloads_of_the_keys_file_count() -> None:
+def test_requests_are_counted_by_key_and_failed_reloads_of_the_key_file_are_counted() -> None:
     telemetry, records = recording()
     telemetry.requested("dock", "admitted")
     telemetry.keys_unreadable()
     assert records == [("requests", 1, {"key": "dock", "outcome": "admitted"}), ("keys_file_errors", 1, {})]
 
 
-def test_an_answer_counts_once_and_each_of_its_labels() -> None:
+def test_an_answer_is_counted_once_and_each_of_its_labels_too() -> None:
     telemetry, records = recording()
     found = Detections(np.zeros((3, 4), np.float32), np.ones(3, np.float32), np.array([1, 0, 1], np.int32))
     telemetry.answered(DetectReply(found, Timing(queue_s=0.002, inference_s=0.03), 1), ("cat", "dog"), "stream")

@@ -146,39 +146,39 @@ _FILES: dict[str, Problem] = {
     "half of it": refused(_truncated(0.5), f"{_DAMAGED}|a part of it is missing"),
     "all but its last bytes": refused(_truncated(0.97), f"{_DAMAGED}|a part of it is missing|does not name"),
     "a checkpoint under an ONNX file's name": refused(
-        _file("a.onnx", b"PK\x03\x04" + bytes(99)), "give it its own name"
+        _file("a.onnx", b"PK\x03\x04" + bytes(99)), "its original suffix"
     ),
     "compressed": refused(_file("a.onnx", b"\x1f\x8b" + bytes(99)), "unpack it"),
     "TensorFlow Lite under an ONNX file's name": refused(_file("a.onnx", b"\x1c\0\0\0TFL3" + bytes(99)), "Lite"),
-    "a TensorRT engine": refused(_file("a.engine", b"ftrt" + bytes(99)), "set model.engine to tensorrt"),
-    "TorchScript": refused(_file("a.torchscript", b"PK" + bytes(99)), "TorchScript is not read: export the .pt"),
-    "TensorFlow Lite": refused(_file("a.tflite", b"any"), "TensorFlow Lite is not read: export the .pt"),
-    "Keras": refused(_file("a.h5", b"any"), "Keras is not read: export the .pt"),
-    "CoreML": refused(_file("a.mlpackage", b"any"), "CoreML is not read: export the .pt"),
+    "a TensorRT engine": refused(_file("a.engine", b"ftrt" + bytes(99)), "model.engine to tensorrt"),
+    "TorchScript": refused(_file("a.torchscript", b"PK" + bytes(99)), "TorchScript is not supported: export the .pt"),
+    "TensorFlow Lite": refused(_file("a.tflite", b"any"), "TensorFlow Lite is not supported: export the .pt"),
+    "Keras": refused(_file("a.h5", b"any"), "Keras is not supported: export the .pt"),
+    "CoreML": refused(_file("a.mlpackage", b"any"), "CoreML is not supported: export the .pt"),
     "PyTorch's other ending": refused(_file("a.pth", b"any"), "export this one as ONNX"),
     "an ending in capitals": refused(_file("A.ONNX", b"any"), "not A.ONNX"),
     "without an ending": refused(_file("model", b"any"), "not model"),
-    "a part of a folder": refused(_file("a.xml", b"<net/>"), "is named by its folder"),
+    "a part of a folder": refused(_file("a.xml", b"<net/>"), "set model.weights to the folder"),
     "a pipe": refused(_pipe, "neither a file nor a folder"),
-    "a link to itself": refused(_loop, "no valid path|there is no"),
+    "a link to itself": refused(_loop, "not a valid path|there is no"),
     "a folder with a checkpoint's name": refused(_checkpoint_folder, "m.pt is a folder, not a checkpoint"),
     "a folder that macOS packed": served(
         _folder(lambda folder: (folder / "._constant.xml").write_bytes(b"\0\5\x16\7")), engines=["openvino"]
     ),
     "an empty folder": refused(lambda folder: folder, r"one \.xml file|an exported folder", engines=["openvino"]),
-    "a TensorFlow folder": refused(_named("saved_model.pb"), "TensorFlow is not read", engines=["openvino"]),
-    "an NCNN folder": refused(_named("model.ncnn.param"), "NCNN is not read", engines=["openvino"]),
+    "a TensorFlow folder": refused(_named("saved_model.pb"), "TensorFlow is not supported", engines=["openvino"]),
+    "an NCNN folder": refused(_named("model.ncnn.param"), "NCNN is not supported", engines=["openvino"]),
     "a folder of two models": refused(
-        _folder(lambda folder: (folder / "other.xml").write_text("<net/>")), "this one 2", engines=["openvino"]
+        _folder(lambda folder: (folder / "other.xml").write_text("<net/>")), "has 2", engines=["openvino"]
     ),
     "a folder without its .bin": refused(
-        _folder(lambda folder: (folder / "constant.bin").unlink()), "constant.bin.*not beside it", engines=["openvino"]
+        _folder(lambda folder: (folder / "constant.bin").unlink()), "constant.bin.*is missing", engines=["openvino"]
     ),
     "a folder with half of its .bin": refused(
         _folder(lambda folder: _cut(folder / "constant.bin")), "cannot read constant.xml", engines=["openvino"]
     ),
     "a folder without its .xml": refused(
-        _folder(lambda folder: (folder / "constant.xml").unlink()), "this one 0", engines=["openvino"]
+        _folder(lambda folder: (folder / "constant.xml").unlink()), "has 0", engines=["openvino"]
     ),
     "a folder with half of its .xml": refused(
         _folder(lambda folder: _cut(folder / "constant.xml")), "cannot read constant.xml", engines=["openvino"]

@@ -136,34 +136,34 @@ _HEADS: dict[str, Problem] = {
     "RT-DETR with a score for each class": refused(_onnx(_shares(columns=84), names=str(["a"] * 80)), _IS_RTDETR),
     "RT-DETR of two classes, by older exporters": refused(_onnx(_shares()), _IS_RTDETR),
     "boxes as shares of the sides, from TensorFlow": refused(
-        _onnx(anchors() * np.array([1 / SIDE_PX] * 4 + [1, 1], np.float32)[:, None]), "shares of the picture's sides"
+        _onnx(anchors() * np.array([1 / SIDE_PX] * 4 + [1, 1], np.float32)[:, None]), "fractions of the picture's sides"
     ),
     "YOLOX": refused(_onnx(_of(1, _CELLS_640, 7), sides=_SIDES_640), "YOLOX"),
     "YOLOX of one class": refused(_onnx(_of(1, _CELLS_640, 6), names="['a']", sides=_SIDES_640), "YOLOX"),
     "YOLOv6's own export": refused(
-        _onnx(objectness(classes=80, count=_CELLS_640), names=str(["a"] * 80), sides=_SIDES_640), "YOLOv6's own"
+        _onnx(objectness(classes=80, count=_CELLS_640), names=str(["a"] * 80), sides=_SIDES_640), "YOLOX and YOLOv6"
     ),
     "boxes, scores and labels in rows, not suppressed": refused(
-        _onnx(rows(count=_CELLS_640), sides=_SIDES_640), "one row a cell"
+        _onnx(rows(count=_CELLS_640), sides=_SIDES_640), "one row per cell"
     ),
     "YOLO-NAS: boxes and scores apart": refused(_onnx(_of(1, 84, 4), _of(1, 84, 2)), "has 2 outputs"),
     "YOLO-NAS with NMS inside": refused(_onnx(_of(5, 7)), "the model's output is 5x7"),
-    "YOLOv7 with NMS inside": refused(_onnx(_of(1, 100, 7)), "SSD's|YOLOv7's"),
+    "YOLOv7 with NMS inside": refused(_onnx(_of(1, 100, 7)), "SSD|YOLOv7"),
     "the raw head, transposed": refused(_onnx(_transposed(anchors(3)), names="['a', 'b', 'c']"), "boxes in rows"),
     "the raw head of two classes, transposed": refused(_onnx(_transposed(anchors())), "no class ids"),
     "scores before the sigmoid": refused(_onnx(_logits()), "not between 0 and 1"),
-    "corners where centre and size should be": refused(_onnx(rows(box=(40, 48, 8, 16))), "end before they begin"),
+    "corners where centre and size should be": refused(_onnx(rows(box=(40, 48, 8, 16))), "right edge left of"),
     "rows without class ids": refused(_onnx(rows(class_id=0.4)), "no class ids"),
     "not a number": refused(_onnx(anchors() * np.float32(np.nan)), "NaN or infinite"),
     "segmentation": refused(_onnx(anchors(34), _of(1, 32, 16, 16), metadata={"task": "segment"}), "task is 'segment'"),
     "segmentation that does not say so": refused(_onnx(anchors(34), _of(1, 32, 16, 16)), "has 2 outputs"),
     "segmentation as a raw head alone": refused(_onnx(anchors(34)), "segmentation"),
     "pose": refused(_onnx(anchors(53), metadata={"task": "pose"}), "task is 'pose'"),
-    "pose that does not say so": refused(_onnx(anchors(53)), "pose model's"),
-    "segmentation, end to end": refused(_onnx(_of(1, 300, 38), names=_OF_COCO), "end-to-end segmentation model's"),
-    "pose, end to end": refused(_onnx(_of(1, 300, 57)), "end-to-end pose model's"),
-    "oriented boxes, end to end": refused(_onnx(_of(1, 300, 7), names=_OF_COCO), "end-to-end model's of oriented"),
-    "RT-DETR that names too few classes": refused(_onnx(_shares(columns=84)), "which no YOLO detection head has"),
+    "pose that does not say so": refused(_onnx(anchors(53)), "a pose model"),
+    "segmentation, end to end": refused(_onnx(_of(1, 300, 38), names=_OF_COCO), "end-to-end segmentation model"),
+    "pose, end to end": refused(_onnx(_of(1, 300, 57)), "end-to-end pose model"),
+    "oriented boxes, end to end": refused(_onnx(_of(1, 300, 7), names=_OF_COCO), "end-to-end model with oriented"),
+    "RT-DETR that names too few classes": refused(_onnx(_shares(columns=84)), "which fits no YOLO detection head"),
     "oriented boxes": refused(_onnx(anchors(3), metadata={"task": "obb"}), "task is 'obb'"),
     "oriented boxes that do not say so": refused(_onnx(anchors(3)), "oriented boxes"),
     "classification": refused(_onnx(_of(1, 2), metadata={"task": "classify"}), "task is 'classify'"),

@@ -8,8 +8,8 @@ from serve_app.models.engines.device import ExecutionContext, to_input
 from serve_app.types import InputShape
 
 
-def test_a_lane_gives_each_frame_its_own_rows() -> None:
-    """On the CPU: what a GPU does between its network's kernels."""
+def test_an_execution_context_returns_each_frames_own_rows() -> None:
+    """The test runs on the CPU; only the network differs on a GPU."""
 
     def step(frames: torch.Tensor) -> torch.Tensor:
         (red, green, blue) = to_input(frames, torch.float32).mean((2, 3)).unbind(1)

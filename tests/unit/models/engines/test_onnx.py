@@ -14,7 +14,7 @@ from tests.support.squares import Square
 OPTIONS = DetectOptions(confidence=0.3, iou=0.7, max_detections=300)
 
 
-def test_onnx_runtime_finds_the_squares_too(tmp_path: Path) -> None:
+def test_onnx_runtime_finds_the_squares(tmp_path: Path) -> None:
     path = squares.save_onnx(tmp_path / "squares.onnx")
     engine = load(ModelArgs(weights=path, engine="onnx", threads=1), has_gpu=False)
     frames = [squares.picture([Square("red", 0, 0), Square("green", 20, 7, 250)]), squares.picture([])]
@@ -24,6 +24,6 @@ def test_onnx_runtime_finds_the_squares_too(tmp_path: Path) -> None:
     assert (engine.info.engine, engine.info.precision) == ("onnx", "fp32")
 
 
-def test_a_quantised_onnx_file_is_said_to_be_int8(tmp_path: Path) -> None:
+def test_a_quantised_onnx_file_reports_int8(tmp_path: Path) -> None:
     quantize_dynamic(squares.save_onnx(tmp_path / "squares.onnx"), tmp_path / "int8.onnx")
     assert load(ModelArgs(weights=tmp_path / "int8.onnx", engine="onnx"), has_gpu=False).info.precision == "int8"

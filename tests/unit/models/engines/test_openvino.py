@@ -23,7 +23,7 @@ def engine(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path) 
     return load(ModelArgs(weights=path, threads=1), has_gpu=False)
 
 
-def test_every_square_is_found_where_it_is(engine: Engine) -> None:
+def test_every_square_is_found_in_its_place(engine: Engine) -> None:
     drawn = [Square("red", 0, 0), Square("green", 20, 7, 250), Square("blue", 36, 36, 240)]
     (raw,) = engine.infer([squares.picture(drawn)])
     found = to_detections(raw, OPTIONS, end_to_end=engine.info.end_to_end)
@@ -32,7 +32,7 @@ def test_every_square_is_found_where_it_is(engine: Engine) -> None:
     np.testing.assert_allclose(found.confidence, [square.confidence for square in drawn], atol=1e-3)
 
 
-def test_a_batch_answers_each_frame_with_its_own(engine: Engine) -> None:
+def test_a_batch_returns_each_frames_own_result(engine: Engine) -> None:
     pictures = [squares.picture([Square("red", column, column)]) for column in range(0, 24, 3)]
     for column, raw in zip(range(0, 24, 3), engine.infer(pictures), strict=True):
         found = to_detections(raw, OPTIONS, end_to_end=False)
@@ -40,7 +40,7 @@ def test_a_batch_answers_each_frame_with_its_own(engine: Engine) -> None:
 
 
 def test_a_batch_of_read_only_frames_is_read(engine: Engine) -> None:
-    """Frames that came as bytes: each is copied, and the copies live as long as the engine reads them."""
+    """Frames that arrive as bytes are copied, and the copies live as long as the engine reads them."""
     for _ in range(10):
         frames = [squares.picture([Square("blue", column, 3)]) for column in range(30)]
         for frame in frames:
@@ -58,7 +58,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("metadata.yaml", "task: detect\nnames: {0: red}\n", "no YOLO detection head has for the 1 classes"),
+        ("metadata.yaml", "task: detect\nnames: {0: red}\n", "no YOLO detection head with the 1 classes"),
         ("metadata.yaml", "task: detect\nnames: {0: red, 2: blue}\n", "does not name its classes"),
         ("metadata.yaml", "task: detect\nnames: 5\n", "does not name its classes"),
         ("metadata.yaml", "- a list\n", "no metadata"),
@@ -67,7 +67,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         ("squares.bin", "", "OpenVINO cannot read squares.xml"),
     ],
 )
-def test_a_damaged_export_is_refused_in_a_sentence(
+def test_a_damaged_export_is_refused_in_one_sentence(
     squares_model: Path, tmp_path: Path, name: str, content: str, sentence: str
 ) -> None:
     folder = tmp_path / "squares_openvino_model"
@@ -79,5 +79,5 @@ def test_a_damaged_export_is_refused_in_a_sentence(
         load(ModelArgs(weights=folder), has_gpu=False)
 
 
-def test_what_an_engine_computes_in_is_said(squares_model: Path) -> None:
+def test_the_precision_of_an_engine_is_reported(squares_model: Path) -> None:
     assert load(ModelArgs(weights=squares_model, threads=1), has_gpu=False).info.precision == "fp32"

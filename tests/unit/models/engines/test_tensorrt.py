@@ -11,7 +11,7 @@ from tests.conftest import trusted
 
 
 @pytest.mark.parametrize(("weights", "sentence"), [("any.onnx", "reads a .pt file"), ("any.pt", "needs a GPU")])
-def test_tensorrt_says_what_it_lacks(tmp_path: Path, weights: str, sentence: str) -> None:
+def test_tensorrt_without_a_checkpoint_or_a_gpu_is_refused(tmp_path: Path, weights: str, sentence: str) -> None:
     (tmp_path / weights).write_bytes(b"never read")
     with pytest.raises(ModelError, match=sentence):
         load(ModelArgs(**trusted(tmp_path / weights), engine="tensorrt"), has_gpu=False)

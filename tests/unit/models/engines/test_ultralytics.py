@@ -18,11 +18,11 @@ from tests.conftest import trusted
 
 
 @pytest.mark.parametrize("damage", ["cut", "no metadata", "other shapes", "code", "a function for a layer"])
-def test_damaged_safetensors_are_refused_in_a_sentence(tmp_path: Path, damage: str) -> None:
+def test_damaged_safetensors_are_refused_in_one_sentence(tmp_path: Path, damage: str) -> None:
     whole = weights_module.EMBEDDED / "codes.safetensors"
     path = tmp_path / "codes.safetensors"
     with safe_open(whole, "np") as file:
-        weights, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118  # it is no dict
+        weights, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118  # not a dict
     if damage == "cut":
         path.write_bytes(whole.read_bytes()[:5000])
     elif damage == "no metadata":
@@ -40,10 +40,10 @@ def test_damaged_safetensors_are_refused_in_a_sentence(tmp_path: Path, damage: s
         load_network(path)
 
 
-def test_a_detector_that_is_no_yolo_is_refused(tmp_path: Path) -> None:
-    """Its output has an end-to-end head's shape, and other numbers in it."""
+def test_an_rtdetr_checkpoint_is_refused(tmp_path: Path) -> None:
+    """Its output has the shape of an end-to-end head, but other contents."""
     RTDETR("rtdetr-l.yaml").save(tmp_path / "rtdetr.pt")
-    with pytest.raises(ModelError, match="only YOLO models are served"):
+    with pytest.raises(ModelError, match="only YOLO models are supported"):
         load(ModelArgs(**trusted(tmp_path / "rtdetr.pt"), engine="torch"), has_gpu=False)
 
 

@@ -12,7 +12,7 @@ from serve_app.types import DetectOptions
 
 
 def crowded(seed: int, classes: int = 7, anchors: int = 900) -> np.ndarray:
-    """Raw output with many boxes that overlap: (4 + classes, anchors)."""
+    """Return raw output with many boxes that overlap: (4 + classes, anchors)."""
     rng = np.random.default_rng(seed)
     centre = rng.choice(np.linspace(100, 500, 6), (2, anchors)) + rng.normal(0, 6, (2, anchors))
     size = rng.uniform(40, 90, (2, anchors))
@@ -34,7 +34,7 @@ def crowded(seed: int, classes: int = 7, anchors: int = 900) -> np.ndarray:
     ],
     ids=str,
 )
-def test_the_raw_heads_detections_are_those_of_ultralytics(seed: int, options: DetectOptions) -> None:
+def test_detections_of_the_raw_head_equal_those_of_ultralytics(seed: int, options: DetectOptions) -> None:
     raw = crowded(seed)
     ours = to_detections(raw, options, end_to_end=False)
     theirs = non_max_suppression(
@@ -52,7 +52,7 @@ def test_the_raw_heads_detections_are_those_of_ultralytics(seed: int, options: D
 
 @pytest.mark.parametrize("class_ids", [None, (2, 5)])
 @pytest.mark.parametrize("confidence", [0.01, 0.2])
-def test_rows_made_on_the_device_are_the_same_detections(confidence: float, class_ids: tuple[int, ...] | None) -> None:
+def test_rows_made_on_the_device_give_the_same_detections(confidence: float, class_ids: tuple[int, ...] | None) -> None:
     options = DetectOptions(confidence, 0.7, 300, class_ids)
     raw = torch.stack([torch.from_numpy(crowded(seed, anchors=5000)) for seed in range(3)])
     for one, rows in zip(raw.numpy(), to_rows(raw).numpy(), strict=True):
@@ -65,17 +65,17 @@ def test_rows_made_on_the_device_are_the_same_detections(confidence: float, clas
     assert to_rows(raw.half()).dtype == torch.float32
 
 
-def test_the_end_to_end_heads_rows_are_kept_as_they_are() -> None:
+def test_rows_of_the_end_to_end_head_are_not_suppressed() -> None:
     raw = np.array(
         [[10, 10, 50, 50, 0.9, 2], [11, 11, 51, 51, 0.8, 2], [5, 5, 9, 9, 0.6, 0], [0, 0, 1, 1, 0.1, 1]], np.float32
     )
     found = to_detections(raw, DetectOptions(0.5, 0.1, 300), end_to_end=True)
-    assert found.class_id.tolist() == [2, 2, 0]  # nothing is suppressed, whatever the iou
+    assert found.class_id.tolist() == [2, 2, 0]  # nothing is suppressed at any iou
     assert to_detections(raw, DetectOptions(0.5, 0.1, 1), end_to_end=True).confidence.tolist() == [np.float32(0.9)]
     assert to_detections(raw, DetectOptions(0.05, 0.1, 9, (0, 1)), end_to_end=True).class_id.tolist() == [0, 1]
 
 
-def test_a_noisy_picture_costs_no_more_than_the_best_candidates() -> None:
+def test_only_the_best_candidates_of_a_noisy_picture_are_processed() -> None:
     raw = crowded(0, anchors=3 * MAX_CANDIDATES)
     raw[:2] = np.random.default_rng(0).uniform(0, 1e6, raw[:2].shape)  # nothing overlaps
     found = to_detections(raw, DetectOptions(0.0, 1.0, 10**6), end_to_end=False)
@@ -83,18 +83,18 @@ def test_a_noisy_picture_costs_no_more_than_the_best_candidates() -> None:
     assert found.confidence.min() >= np.sort(raw[4:].max(axis=0))[-MAX_CANDIDATES]
 
 
-def test_no_candidate_is_no_detection() -> None:
+def test_without_candidates_there_are_no_detections() -> None:
     assert len(to_detections(np.zeros((7, 100), np.float32), DetectOptions(0.5, 0.7, 300), end_to_end=False)) == 0
 
 
-def test_a_confidence_that_rounding_put_over_1_is_1() -> None:
+def test_a_confidence_slightly_above_1_becomes_1() -> None:
     raw = np.array([[10, 20, 30, 40, 1.004, 0], [50, 60, 90, 90, 0.5, 0]], np.float32)
     found = to_detections(raw, DetectOptions(0.3, 0.7, 300), end_to_end=True)
     assert found.confidence.tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize("confidence", [1.5, 145.0, np.inf])
-def test_a_confidence_far_over_1_is_never_an_answer(confidence: float) -> None:
+def test_a_confidence_far_above_1_is_an_error(confidence: float) -> None:
     raw = np.array([[10, 20, 30, 40, confidence, 0]], np.float32)
-    with pytest.raises(ServeAppError, match="1 is the most"):
+    with pytest.raises(ServeAppError, match="1 is the maximum"):
         to_detections(raw, DetectOptions(0.3, 0.7, 300), end_to_end=True)
