@@ -1,4 +1,4 @@
-"""Machines: where a checkout lies, and what the system around it allows."""
+"""Cases of machines: where the checkout lies, and what the system around it allows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from scripts.trials.field.case import Case
 from scripts.trials.field.startups import Problem, limited, refused, script, serves, within
 
-_NOWHERE = "/proc/nowhere"  # a folder that nobody can make, not even root
-_PROXY = "http://127.0.0.1:9"  # where nobody listens
+_NOWHERE = "/proc/nowhere"  # a folder that cannot be made, not even by root
+_PROXY = "http://127.0.0.1:9"  # where nothing listens
 _PROXIES: dict[str, str | None] = {
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _PROXY),
     "NO_PROXY": None,
@@ -22,7 +22,7 @@ _SHARED_MEMORY = within("mount -t tmpfs -o size=8m x /dev/shm")
 
 
 def _read_only(folder: str) -> list[str]:
-    """A command that runs another one where this folder is somebody else's: nothing can be made in it."""
+    """Return the start of a command that runs a program where ``folder`` is read-only, as another user's folder is."""
     return within(f"mkdir -p {folder} && mount -t tmpfs -o ro x {folder}")
 
 
