@@ -13,7 +13,7 @@ from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream, unti
 
 _AT_ONCE = 4
 _NAME = "guest"
-_FORGOTTEN_AFTER_S = 180.0  # Ray's node agent drops a gauge after two reports
+_FORGOTTEN_AFTER_S = 180.0  # Ray's node agent drops a gauge after two reports without it
 _LASTING = ("StreamSupervisor", "Detector", "Preprocessor", "Ingress")
 
 
@@ -21,8 +21,10 @@ _LASTING = ("StreamSupervisor", "Detector", "Preprocessor", "Ingress")
 class Churn:
     """The results of the trial."""
 
-    took_s: list[float] = field(default_factory=list)  # to create four streams, get a result of each and delete them
-    before: dict[str, Footprint] = field(default_factory=dict)  # by replica, settled
+    took_s: list[float] = field(
+        default_factory=list
+    )  # for each four streams: the time to create them, get a result of each and delete them
+    before: dict[str, Footprint] = field(default_factory=dict)  # by replica, after the first visit
     after: dict[str, Footprint] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 

@@ -12,8 +12,8 @@ from serve_app.client import ApiError, Client, DetectResult
 
 _TIMEOUT_S = 90.0  # above the server's deadline
 _PAUSE_S = 0.1  # a steady load, below what the server can take
-_FIRST_ANSWERS = 3  # of each client, before the trial breaks anything
-CUTS_CONNECTIONS = {"Ingress", "HAProxy"}  # clients never notice the death of any other process
+_FIRST_ANSWERS = 3  # that each client must have received before the trial breaks anything
+CUTS_CONNECTIONS = {"Ingress", "HAProxy"}  # for any other process, clients never notice its death
 
 
 @dataclass(frozen=True)

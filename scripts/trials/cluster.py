@@ -24,7 +24,7 @@ from serve_app.types import Json
 
 T = TypeVar("T")
 APPLICATION = "sightline"
-SLACK = 2  # descriptors or threads: Ray opens and closes connections and pool threads at any moment
+SLACK = 2  # more descriptors or threads are no leak, since Ray opens and closes some of its own at any time
 _TIMEOUT_S = 60.0
 _POLL_INTERVAL_S = 0.05
 
@@ -188,7 +188,7 @@ def stream(cluster: Cluster, stream_id: str, uri: Path | str, **fields: Any) -> 
 
 
 def frame_pools() -> set[str]:
-    """Return the names of our files in shared memory: frame pools and RPC sockets."""
+    """Return the names of the application's files in shared memory: frame pools and RPC sockets."""
     return {path.name for path in dev_shm.FOLDER.glob(f"{dev_shm.PREFIX}*")}
 
 

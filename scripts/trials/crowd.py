@@ -14,8 +14,10 @@ from scripts.trials.listener import listening
 from scripts.trials.relay import Relay
 from serve_app.schemas.streams import StreamStatus
 
-_START_TIMEOUT_S = 300.0  # many processes start at once
-_FAIR_SHARE = 0.9  # of the frames of the busiest stream: all healthy streams watch the same camera
+_START_TIMEOUT_S = 300.0  # long, since many processes start at once
+_FAIR_SHARE = (
+    0.9  # each healthy stream must capture this fraction of the most that one captured: all watch the same camera
+)
 _CALM_S = 5.0  # all streams run for this long before anything breaks
 BROKEN = {"frozen": "stalled", "refusing": "reconnecting", "garbage": "failed"}
 

@@ -14,8 +14,8 @@ from scripts.trials.relay import Relay
 from serve_app.client import StreamEvent
 from serve_app.schemas.streams import StateChange
 
-_SETTLED_AFTER = 3  # disconnects, after which everything that is opened only once is open
-LEAST = _SETTLED_AFTER + SLACK + 1  # the smallest number of disconnects that can show a leak of each of them
+_SETTLED_AFTER = 3  # after this many disconnects, everything that is opened only once is open
+LEAST = _SETTLED_AFTER + SLACK + 1  # the fewest disconnects in which one leak per disconnect exceeds the slack
 _ROUNDS = 3  # growth counts as a leak only when the process grows in each of these rounds
 _LONGEST_PULL_S = 2.0
 _MEMORY_SLACK_MIB = 20.0  # allocators keep some of the freed memory
@@ -25,7 +25,9 @@ _MEMORY_SLACK_MIB = 20.0  # allocators keep some of the freed memory
 class Disconnects:
     """The results of the trial."""
 
-    away_s: list[float] = field(default_factory=list)  # from the cable's return to the next frame's result
+    away_s: list[float] = field(
+        default_factory=list
+    )  # for each disconnect: from the cable's return to the next frame's result
     before: Footprint | None = None  # of the stream's process, once it has settled
     after: Footprint | None = None
     problems: list[str] = field(default_factory=list)
@@ -70,19 +72,19 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
 
 
 def _pull(cable: Relay, follower: Follower) -> float:
-    """Unplug the camera and plug it in again, and return how many seconds later a new frame's result arrived."""
-    pulled_s = time.time()
+    """Unplug the camera and plug it in again; return the seconds from then to the result of a new frame."""
+    pulled_at_s = time.time()
     cable.unplug()
-    follower.wait_for(partial(_is_reconnecting_since, pulled_s))
+    follower.wait_for(partial(_is_reconnecting_since, pulled_at_s))
     time.sleep(random.uniform(0, _LONGEST_PULL_S))  # the camera returns at a random point of the back-off
     cable.plug()
-    back_s = time.time()
-    return follower.result_after(back_s).at_s - back_s
+    returned_at_s = time.time()
+    return follower.result_after(returned_at_s).at_s - returned_at_s
 
 
 def _is_reconnecting(event: StreamEvent) -> bool:
     return isinstance(event.data, StateChange) and event.data.state == "reconnecting"
 
 
-def _is_reconnecting_since(since_s: float, event: StreamEvent) -> bool:
-    return event.at_s > since_s and _is_reconnecting(event)
+def _is_reconnecting_since(since_at_s: float, event: StreamEvent) -> bool:
+    return event.at_s > since_at_s and _is_reconnecting(event)

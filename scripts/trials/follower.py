@@ -17,7 +17,7 @@ _PAUSE_S = 0.2  # before another attempt to connect
 _END_TIMEOUT_S = 60.0
 
 
-class NothingCame(Exception):
+class EventTimeout(Exception):
     """The awaited event did not arrive in time."""
 
 
@@ -35,7 +35,7 @@ def written(output_dir: Path, stream_id: str) -> list[Json]:
 
 
 class Follower:
-    """Collects a stream's events in a thread, until the stream is deleted."""
+    """A client that collects a stream's events in a thread until the stream is deleted."""
 
     def __init__(self, url: str, stream_id: str) -> None:
         self.seen: list[Seen] = []
@@ -48,7 +48,7 @@ class Follower:
     def wait_for(self, wanted: Callable[[StreamEvent], bool], within_s: float = 120.0) -> Seen:
         """Return the first event that is wanted, among past and future ones.
 
-        Raise NothingCame when none arrives in time.
+        Raise EventTimeout when none arrives in time.
         """
         expires_at_s = time.monotonic() + within_s
         checked = 0
@@ -59,18 +59,18 @@ class Follower:
                         return seen
                 checked = len(self.seen)
                 if not self._arrived.wait(max(0.0, expires_at_s - time.monotonic())):
-                    raise NothingCame(
+                    raise EventTimeout(
                         f"stream {self._stream_id}: the awaited event did not arrive within {within_s:g} s"
                     )
 
     def result_after(self, at_s: float, within_s: float = 120.0, of_model: str | None = None) -> Seen:
         """Return the first result of a frame captured after ``at_s``; ``of_model``: only of this model."""
 
-        def is_it(event: StreamEvent) -> bool:
+        def matches(event: StreamEvent) -> bool:
             found = event.data
             return isinstance(found, FrameResult) and found.captured_at_s > at_s and of_model in (None, found.model)
 
-        return self.wait_for(is_it, within_s)
+        return self.wait_for(matches, within_s)
 
     def gap(self, within_s: float = 120.0) -> Gap:
         """Return the first gap event, which counts the frames lost when another process took the stream over."""

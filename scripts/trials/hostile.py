@@ -27,8 +27,8 @@ from serve_app.errors import ServeAppError
 
 _BATCH = 2000
 _WARM_UP = 4000  # requests, after which every kind was sent and allocators have reached their full size
-_HELD = 0.1  # share of the attacks that hold a connection open
-_DESCRIBED = 0.1  # this share of distinct attacks comes from the OpenAPI document; each is sent about 1.5 times
+_HELD = 0.1  # the fraction of attacks that hold a connection open
+_DESCRIBED = 0.1  # the number of attacks from the OpenAPI document, relative to all; each is sent about 1.5 times
 _AT_ONCE = 8
 _TIMEOUT_S = 60.0
 _HUNG_S = 2.0  # how long to wait for an answer that may never come, since the request is incomplete
@@ -45,9 +45,9 @@ _LEAKS = (b"Traceback", b'File "', b"site-packages", b".py", b"root:x:", *(b"/%b
 
 @dataclass(frozen=True)
 class Foreign:
-    """An answer from a component in front of the application, which never received the request."""
+    """An answer from a component in front of the application, when the application never receives the request."""
 
-    giver: str
+    answered_by: str
     status: int
     body: bytes  # how the body begins; empty: there is no body
     example: str  # a request that is answered like this
@@ -56,7 +56,12 @@ class Foreign:
 _HTTP2_SETTINGS = b"\4\0"  # how HAProxy answers a client that starts with HTTP/2's preface
 _HTML = b"<html><body><h1>"
 FOREIGN = (
-    Foreign("HAProxy", 400, _HTML + b"400 Bad request", "a NUL in a header, two lengths, 16 KB of headers, no HTTP"),
+    Foreign(
+        "HAProxy",
+        400,
+        _HTML + b"400 Bad request",
+        "a NUL in a header, two lengths, 16 KB of headers, bytes that are not HTTP",
+    ),
     Foreign("HAProxy", 422, _HTML + b"422 Unprocessable Content", "Transfer-Encoding: chunked, chunked"),
     Foreign("HAProxy", 408, _HTML + b"408 Request Time-out", "a header that does not end"),
     Foreign("Serve's own proxy", 404, b"Path '", "OPTIONS *"),
@@ -88,17 +93,17 @@ def hostile(
     in flight at once. ``video`` is the source of the stream under attack.
     """
     trial = Hostile(seed)
-    patient = _Patient(cluster.url, honest, trial)
+    client = _LegitimateClient(cluster.url, honest, trial)
     document = httpx.get(f"{cluster.url}/openapi.json", timeout=_TIMEOUT_S, trust_env=False).json()
     api = described(document, seed, max(20, int(times * _DESCRIBED)))
     with stream(cluster, TARGET, video, loop=True, max_fps=1):
-        storm = _Storm(cluster, api, patient, trial)
-        storm.rage(range(-min(_WARM_UP, times // 2), 0))
+        storm = _Storm(cluster, api, client, trial)
+        storm.send_all(range(-min(_WARM_UP, times // 2), 0))
         trial.before, pools = storm.settled({}), frame_pools()
         processes = {name: cluster.replicas(name) for name in _LASTING}
         for first in range(0, times, _BATCH):
             numbers = range(first, min(first + _BATCH, times))
-            storm.rage(numbers)
+            storm.send_all(numbers)
             tell(numbers.stop)
         trial.after = storm.settled(trial.before)
         if processes != {name: cluster.replicas(name) for name in _LASTING}:
@@ -106,7 +111,7 @@ def hostile(
         if len(frame_pools()) > len(pools):  # a replaced stream has a new pool, which is not a leak
             trial.problems.append("frame pools are left over")
         with ThreadPoolExecutor(slots) as pool:
-            list(pool.map(lambda _: patient.ask(), range(slots)))
+            list(pool.map(lambda _: client.ask(), range(slots)))
     with suppress(TimeoutError):
         until(lambda: not cluster.workers(), what="the end of the streams' processes")
     if cluster.workers():
@@ -117,7 +122,7 @@ def hostile(
     return trial
 
 
-class _Patient:
+class _LegitimateClient:
     """A legitimate client, which checks that its picture always gets the same answer."""
 
     def __init__(self, url: str, picture: bytes, trial: Hostile) -> None:
@@ -142,10 +147,10 @@ class _Patient:
     @contextmanager
     def asking(self) -> Iterator[None]:
         """Send requests repeatedly within the block, and one after it."""
-        over = threading.Event()
+        stop = threading.Event()
 
         def ask() -> None:
-            while not over.wait(_DRIP_S):
+            while not stop.wait(_DRIP_S):
                 self.ask()
 
         thread = threading.Thread(target=ask)
@@ -153,7 +158,7 @@ class _Patient:
         try:
             yield
         finally:
-            over.set()
+            stop.set()
             thread.join()
         self.ask()
 
@@ -165,18 +170,18 @@ class _Patient:
 class _Storm:
     """A sender of attacks that judges the answers."""
 
-    def __init__(self, cluster: Cluster, api: Sequence[Attack], patient: _Patient, trial: Hostile) -> None:
+    def __init__(self, cluster: Cluster, api: Sequence[Attack], client: _LegitimateClient, trial: Hostile) -> None:
         self._cluster = cluster
         self._address = Address.of(cluster.url)
         self._api = api
-        self._patient = patient
+        self._client = client
         self._trial = trial
 
-    def rage(self, numbers: range) -> None:
+    def send_all(self, numbers: range) -> None:
         """Send the attacks of these numbers, then delete the streams that they created."""
         holding = int(len(numbers) * _HELD)
-        held_open = _Holding(self._address, self._trial.seed, numbers[:holding])
-        with held_open, self._patient.asking(), ThreadPoolExecutor(_AT_ONCE) as pool:
+        held_open = _HeldConnections(self._address, self._trial.seed, numbers[:holding])
+        with held_open, self._client.asking(), ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(self._attack, numbers[holding:]))
         self._trial.sent += len(numbers)
         for status in self._cluster.streams():
@@ -186,7 +191,7 @@ class _Storm:
     def settled(self, before: dict[str, Footprint]) -> dict[str, Footprint]:
         """Wait until memory has settled, and return the footprints.
 
-        It has settled when no process is larger than ``before``, or when all stay the same if ``before`` is empty.
+        It has settled when no process exceeds ``before``; without ``before``, when the footprints no longer change.
         """
         expires_at_s = time.monotonic() + _SETTLED_WITHIN_S
         now = self._footprints()
@@ -242,20 +247,20 @@ def _are_alike(one: Footprint, other: Footprint) -> bool:
     return not one.growth(other, _SAME_MIB) and not other.growth(one, _SAME_MIB)
 
 
-class _Holding:
+class _HeldConnections:
     """Slow connections that send one byte at a time and never read, for the length of a block."""
 
     def __init__(self, address: Address, seed: int, numbers: Sequence[int]) -> None:
         self._address = address
         self._plans = [held(seed, number) for number in numbers]
-        self._over = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._hold)
 
     def __enter__(self) -> None:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join()
 
     def _hold(self) -> None:
@@ -268,7 +273,7 @@ class _Holding:
                     end.setblocking(False)
                     ends.append((end, rest))
             at = 0
-            while not self._over.wait(_DRIP_S):
+            while not self._stop.wait(_DRIP_S):
                 for end, rest in ends:
                     with suppress(OSError):  # the connection was closed, or its buffer is full
                         end.send(rest[at : at + 1])
@@ -281,25 +286,25 @@ def judge(answer: RawAnswer) -> tuple[str, str]:
     """Return a label for an answer, and what is wrong with it or an empty text."""
     if answer.status < 400:
         return str(answer.status), ""
-    if answer.body is None:  # to HEAD
+    if answer.body is None:  # an answer to HEAD
         return str(answer.status), f"{answer.status}" if answer.status >= 500 else ""
     if leaked := [leak for leak in _LEAKS if leak in answer.body]:
         return "leak", f"{answer.status} shows {leaked[0]!r}: {answer.body[:300]!r}"
-    if ours := _ours(answer):
-        code = ours["code"]
+    if error := _application_error(answer):
+        code = error["code"]
         if answer.status < 500:
             return f"{answer.status} {code}", ""
         if answer.status == 503 and "retry-after" in answer.headers:
             return f"{answer.status} {code}", ""
-        return f"{answer.status} {code}", f"{answer.status} {ours}"
+        return f"{answer.status} {code}", f"{answer.status} {error}"
     for foreign in FOREIGN:
         begins = answer.body.startswith(foreign.body) if foreign.body else not answer.body
         if answer.status == foreign.status and begins:
-            return f"{answer.status} of {foreign.giver}", ""
+            return f"{answer.status} of {foreign.answered_by}", ""
     return f"{answer.status} ?", f"{answer.status} {answer.headers} {answer.body[:300]!r}"
 
 
-def _ours(answer: RawAnswer) -> dict[str, Any] | None:
+def _application_error(answer: RawAnswer) -> dict[str, Any] | None:
     """Return the fields of an error that has the application's own form, or None for any other answer."""
     try:
         body = json.loads(answer.body or b"")
@@ -315,4 +320,4 @@ def _codes(kind: type[ServeAppError]) -> set[str]:
 
 
 _CODES = _codes(ServeAppError)
-_FIELDS = {"code", "detail", "request_id", "limit"}  # of our errors
+_FIELDS = {"code", "detail", "request_id", "limit"}  # the fields of the application's errors

@@ -39,7 +39,7 @@ class Kills:
     requests: int = 0
     lost: int = 0  # captured frames without a result, as counted by gap events
     gaps: int = 0
-    frames: int = 0  # with a result
+    frames: int = 0  # frames with a result
     problems: list[str] = field(default_factory=list)
 
 

@@ -21,7 +21,7 @@ IN_FLIGHT = 128  # the most requests in flight: above it, no request is sent unt
 _TIMEOUT_S = 90.0  # above the server's deadline
 _POLL_INTERVAL_S = 0.5
 _PAUSE_S = 0.01
-_WINDOW_S = 2.0  # over which rates and percentiles are computed
+_WINDOW_S = 2.0  # the length of the windows for rates and percentiles
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class AdjustableLoad(Protocol):
     def offer(self, level: int) -> None:
         """Set the level of the load from now on."""
 
-    def answers(self, began_s: float) -> Answers:
-        """End the load, wait for all answers and return them, with times relative to ``began_s``."""
+    def answers(self, started_at_s: float) -> Answers:
+        """End the load, wait for all answers and return them, with times relative to ``started_at_s``."""
 
     def problems(self) -> list[str]:
         """Return one message for each wrong or missing answer."""
@@ -73,14 +73,14 @@ class HttpLoad:
         self._rates.append((time.monotonic(), level))
         self._rate = level
 
-    def answers(self, began_s: float) -> Answers:
+    def answers(self, started_at_s: float) -> Answers:
         """Return the answers; see ``AdjustableLoad``."""
         self._end()
-        sent_s, ended_s = (np.array(times) - began_s for times in zip(*self._answered, strict=True))
-        at_s = np.arange(_WINDOW_S, ended_s.max(), _WINDOW_S)
-        windows = [(ended_s - sent_s)[(at - _WINDOW_S < ended_s) & (ended_s <= at)] for at in at_s]
-        changed_s, rates = zip(*self._rates, strict=True)
-        offered = [rates[int(np.searchsorted(changed_s, at + began_s - _WINDOW_S / 2)) - 1] for at in at_s]
+        sent_at_s, ended_at_s = (np.array(times) - started_at_s for times in zip(*self._answered, strict=True))
+        at_s = np.arange(_WINDOW_S, ended_at_s.max(), _WINDOW_S)
+        windows = [(ended_at_s - sent_at_s)[(at - _WINDOW_S < ended_at_s) & (ended_at_s <= at)] for at in at_s]
+        changed_at_s, rates = zip(*self._rates, strict=True)
+        offered = [rates[int(np.searchsorted(changed_at_s, at + started_at_s - _WINDOW_S / 2)) - 1] for at in at_s]
         return _answers(at_s, offered, [len(window) / _WINDOW_S for window in windows], windows)
 
     def problems(self) -> list[str]:
@@ -99,17 +99,17 @@ class HttpLoad:
     async def _run(self) -> None:
         slots = asyncio.Semaphore(IN_FLIGHT)
         pending: set[asyncio.Task[None]] = set()
-        due_s = time.monotonic()
+        due_at_s = time.monotonic()
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(_TIMEOUT_S), connector=aiohttp.TCPConnector(limit=0)
         ) as http:
             while not self._stop.is_set():
                 if slots.locked() or not self._rate:
                     await asyncio.sleep(_PAUSE_S)
-                    due_s = time.monotonic()  # requests that were due in the meantime are skipped
+                    due_at_s = time.monotonic()  # requests that were due in the meantime are skipped
                     continue
-                due_s += random.expovariate(self._rate)
-                await asyncio.sleep(due_s - time.monotonic())
+                due_at_s += random.expovariate(self._rate)
+                await asyncio.sleep(due_at_s - time.monotonic())
                 await slots.acquire()
                 pending.add(task := asyncio.create_task(self._ask(http)))
                 task.add_done_callback(pending.discard)
@@ -117,12 +117,12 @@ class HttpLoad:
             await asyncio.gather(*pending)
 
     async def _ask(self, http: aiohttp.ClientSession) -> None:
-        sent_s = time.monotonic()
+        sent_at_s = time.monotonic()
         try:
             async with http.post(self._url, data=self._picture, headers={"Content-Type": "image/jpeg"}) as response:
                 text = await response.text()
                 if response.status == 200:
-                    self._answered.append((sent_s, time.monotonic()))
+                    self._answered.append((sent_at_s, time.monotonic()))
                 else:
                     self._problems.append(f"a request got {response.status} {text[:200]}")
         except (aiohttp.ClientError, TimeoutError) as exc:
@@ -162,16 +162,16 @@ class StreamLoad:
         while len(self._streams) > level:
             self._streams.pop().close()
 
-    def answers(self, began_s: float) -> Answers:
+    def answers(self, started_at_s: float) -> Answers:
         """Return the answers; see ``AdjustableLoad``.
 
         Their ages are those of each stream's latest result, sampled twice a second.
         """
-        at_s = np.arange(_WINDOW_S, self._sums[-1][0] - began_s, _WINDOW_S)
-        seen_s, captured, processed = (np.array(column) for column in zip(*self._sums, strict=True))
-        captured, processed = (np.interp(at_s + began_s, seen_s, column) for column in (captured, processed))
+        at_s = np.arange(_WINDOW_S, self._sums[-1][0] - started_at_s, _WINDOW_S)
+        sampled_at_s, captured, processed = (np.array(column) for column in zip(*self._sums, strict=True))
+        captured, processed = (np.interp(at_s + started_at_s, sampled_at_s, column) for column in (captured, processed))
         age_at_s, ages_s = (np.array(column) for column in zip(*self._ages, strict=True))
-        windows = [ages_s[(at - _WINDOW_S < age_at_s - began_s) & (age_at_s - began_s <= at)] for at in at_s]
+        windows = [ages_s[(at - _WINDOW_S < age_at_s - started_at_s) & (age_at_s - started_at_s <= at)] for at in at_s]
         offered, answered = (np.gradient(column, at_s) for column in (captured, processed))
         return _answers(at_s, offered, answered, windows)
 

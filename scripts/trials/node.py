@@ -66,9 +66,9 @@ def _lose(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
             if there != _STREAMS // 2:
                 trial.problems.append(f"{there} of {_STREAMS} streams were on the second node")
             kill_all(node)
-            killed_s = time.time()
+            killed_at_s = time.time()
             for name, follower in followers.items():
-                away_s = follower.result_after(killed_s).at_s - killed_s
+                away_s = follower.result_after(killed_at_s).at_s - killed_at_s
                 if until(partial(cluster.status, name), what="the stream's status").restarts:
                     trial.moved += 1
                     trial.away_s.append(away_s)

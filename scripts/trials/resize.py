@@ -23,7 +23,7 @@ _CLIENTS = 4
 _WORK = 20  # pictures that the node's engine must process before the node counts as working
 _DEADLINE_S = 60  # from the drain to the node's end; longer than its replicas may take to finish
 _ENDS_WITHIN_S = 120.0
-_CALM_S = 5.0  # of load, after the node has ended
+_CALM_S = 5.0  # the load continues for this long after the node has ended
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Resize:
     )  # for each of them: from its last result on the node to the next one elsewhere
     moved_s: list[float] = field(default_factory=list)  # for each of them: from the drain to a result from elsewhere
     drain_s: list[float] = field(default_factory=list)  # for each node: from the drain to its end
-    frames: int = 0  # with a result
+    frames: int = 0  # frames with a result
     lost: int = 0  # captured frames without a result, as counted by gap events
     unseen: int = 0  # frames whose result a follower missed, because the process ended before it was fetched
     crossings: int = 0  # frames that were sent to the other node as bytes

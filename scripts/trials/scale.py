@@ -18,9 +18,11 @@ from scripts.trials.loads import AdjustableLoad, Answers
 from serve_app.types import Json
 
 UP_WITHIN_S = 60.0
-_DOWN_SLACK_S = 30.0  # beyond the delay: an average over some seconds must fall first, and replicas drain
+_DOWN_SLACK_S = (
+    30.0  # in addition to downscale_delay_s, since Serve averages the load over some seconds and replicas drain
+)
 _POLL_INTERVAL_S = 0.5
-_SETTLES_S = 5.0  # until the backlog is processed
+_SETTLE_S = 5.0  # after the Detectors run, until the backlog is processed
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Scaling:
     """The results of the trial."""
 
     plan: Plan
-    looks: list[DetectorCount]
+    counts: list[DetectorCount]
     up_at_s: float = 0.0  # when the load stepped up, since the start
     held_at_s: float = 0.0  # when all Detectors ran
     down_at_s: float = 0.0  # when the load stepped down
@@ -65,19 +67,19 @@ class Scaling:
     @property
     def down_s(self) -> float:
         """The time from the step down until the target was the lowest again."""
-        few = (look.at_s for look in self.looks if look.at_s > self.down_at_s and look.wanted <= self.plan.least)
+        few = (count.at_s for count in self.counts if count.at_s > self.down_at_s and count.wanted <= self.plan.least)
         return next(few, float("inf")) - self.down_at_s
 
     @property
     def end_s(self) -> float:
         """The end of the trial, in seconds since the start."""
-        return self.looks[-1].at_s
+        return self.counts[-1].at_s
 
     def held(self) -> str:
         """Describe the answers while the load was high and all Detectors ran, without the first seconds."""
         assert self.answers is not None
         windows = zip(*asdict(self.answers).values(), strict=True)
-        held = [window for window in windows if self.held_at_s + _SETTLES_S < window[0] < self.down_at_s]
+        held = [window for window in windows if self.held_at_s + _SETTLE_S < window[0] < self.down_at_s]
         if not held:
             return "too short to measure"
         _, offered, answered, p50_s, p99_s = (np.array(column) for column in zip(*held, strict=True))
@@ -88,50 +90,50 @@ class Scaling:
 
     def changes(self, from_s: float, until_s: float) -> list[int]:
         """Return each new target number of Detectors between two moments."""
-        wanted = [look.wanted for look in self.looks if from_s <= look.at_s <= until_s]
+        wanted = [count.wanted for count in self.counts if from_s <= count.at_s <= until_s]
         return [now for before, now in itertools.pairwise(wanted) if now != before]
 
 
 def scale(
     detectors: Callable[[], tuple[int, int]], load: AdjustableLoad, plan: Plan, tell: Callable[[float], None]
 ) -> Scaling:
-    """Apply low load, then high load until its Detectors run and for a while longer, then low load until they end.
+    """Apply low load, then high load until its Detectors run and for ``hold_s`` more, then low load until they end.
 
     ``detectors`` returns how many Detectors Serve wants and how many run. ``tell`` is called with the number of seconds
     that have passed.
     """
-    trial, began_s, over = Scaling(plan, [DetectorCount(0.0, *detectors())]), time.monotonic(), threading.Event()
+    trial, started_at_s, stop = Scaling(plan, [DetectorCount(0.0, *detectors())]), time.monotonic(), threading.Event()
 
-    def look() -> None:
-        while not over.wait(_POLL_INTERVAL_S):
+    def poll() -> None:
+        while not stop.wait(_POLL_INTERVAL_S):
             with suppress(httpx.HTTPError):  # Serve may be busy
                 wanted, running = detectors()
-                trial.looks.append(DetectorCount(time.monotonic() - began_s, wanted, running))
+                trial.counts.append(DetectorCount(time.monotonic() - started_at_s, wanted, running))
 
     def wait(seconds: float, until: Callable[[DetectorCount], bool] = lambda _: False) -> float:
         """Wait until a condition holds or the time has passed, and return the seconds since the start."""
         expires_at_s = time.monotonic() + seconds
-        while time.monotonic() < expires_at_s and not until(trial.looks[-1]):
+        while time.monotonic() < expires_at_s and not until(trial.counts[-1]):
             time.sleep(_POLL_INTERVAL_S)
-            tell(time.monotonic() - began_s)
-        return time.monotonic() - began_s
+            tell(time.monotonic() - started_at_s)
+        return time.monotonic() - started_at_s
 
-    poller = threading.Thread(target=look)
+    poller = threading.Thread(target=poll)
     poller.start()
     try:
         load.offer(plan.low)
         trial.up_at_s = wait(plan.low_s)
         load.offer(plan.high)
-        trial.held_at_s = wait(2 * UP_WITHIN_S, lambda look: look.running >= plan.most)
+        trial.held_at_s = wait(2 * UP_WITHIN_S, lambda count: count.running >= plan.most)
         trial.down_at_s = wait(plan.hold_s)
         load.offer(plan.low)
-        wait(plan.downscale_delay_s + 2 * _DOWN_SLACK_S, lambda look: look.wanted <= plan.least >= look.running)
+        wait(plan.downscale_delay_s + 2 * _DOWN_SLACK_S, lambda count: count.wanted <= plan.least >= count.running)
         wait(plan.low_s)
     finally:
         load.offer(0)
-        over.set()
+        stop.set()
         poller.join()
-    trial.answers = load.answers(began_s)
+    trial.answers = load.answers(started_at_s)
     trial.problems = load.problems() + judge(trial)
     return trial
 

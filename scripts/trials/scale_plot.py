@@ -27,10 +27,12 @@ def save_plot(trials: Mapping[str, Scaling], path: Path) -> Path:
         load.step(answers.at_s, answers.offered_per_s, where="pre", color=_OFFERED, label="offered")
         load.plot(answers.at_s, answers.answered_per_s, color=_ANSWERED, label="answered")
         load.set(title=title, ylabel="pictures per second", ylim=(0, None))
-        at_s = [look.at_s for look in trial.looks]
-        running = [look.running for look in trial.looks]
+        at_s = [count.at_s for count in trial.counts]
+        running = [count.running for count in trial.counts]
         detectors.fill_between(at_s, running, step="post", color=_ANSWERED, alpha=0.4, label="running")
-        detectors.step(at_s, [look.wanted for look in trial.looks], where="post", color="black", lw=1, label="wanted")
+        detectors.step(
+            at_s, [count.wanted for count in trial.counts], where="post", color="black", lw=1, label="wanted"
+        )
         detectors.set(ylabel="Detectors", ylim=(0, trial.plan.most + 0.5), yticks=range(trial.plan.most + 1))
         for label, seconds, color in (("p50", answers.p50_s, _ANSWERED), ("p99", answers.p99_s, _SLOWEST)):
             known = [(at, one) for at, one in zip(answers.at_s, seconds, strict=True) if not math.isnan(one)]

@@ -91,7 +91,7 @@ def honest_picture() -> bytes:
 
 
 def small_picture() -> bytes:
-    """Return a picture of 640×480. It is cheap to decode, which is the main cost when the engine only sleeps."""
+    """Return a picture of 640×480: decoding, the main cost when the engine only sleeps, is then cheap."""
     return cv2.imencode(".jpg", cv2.resize(samples.belt_frame(0).pixels, SMALL_PX))[1].tobytes()
 
 

@@ -198,7 +198,7 @@ def _blocks(file: str, source: str, comments: Iterator[tuple[int, int, str]]) ->
     for line, column, comment in comments:
         if _DIRECTIVE.match(comment):
             continue
-        context = lines[line - 1][:column].strip()
+        context = _code_beside(lines, line, column)
         if block and (line, column) == (end[0] + 1, end[1]) and not context:
             block = replace(block, text=f"{block.text}\n{comment}")
         else:
@@ -208,6 +208,16 @@ def _blocks(file: str, source: str, comments: Iterator[tuple[int, int, str]]) ->
         end = line, column
     if block:
         yield block
+
+
+def _code_beside(lines: list[str], line: int, column: int) -> str:
+    """Return the code beside a comment; beside a closing bracket, the line on which its statement begins."""
+    code = lines[line - 1][:column].strip()
+    if re.fullmatch(r"[)\]},]+", code):
+        indent = lines[line - 1].index(code[0])
+        begins = (other for other in reversed(lines[: line - 1]) if re.match(rf" {{{indent}}}[^\s)\]}}]", other))
+        return next(begins, code).strip()
+    return code
 
 
 def _paragraphs(file: str, source: str) -> Iterator[Text]:

@@ -31,7 +31,7 @@ def _cases(kind: str, members: dict[str, Problem], *, quick: Sequence[str] = ())
 
 
 _PATHS = _cases(
-    "a checkout below an odd path",
+    "a checkout below an unusual path",
     {
         "a space": serves(below="my project"),
         "umlauts and an emoji": serves(below="Prüfstand 📷"),
@@ -49,16 +49,20 @@ _LOCALES = _cases(
     "a locale that is not UTF-8",
     {
         "ASCII": serves(config=_TEXT, env=_ASCII),
-        "POSIX, without Python's remedy": serves(config=_TEXT, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"),
+        "POSIX, without Python's coercion to UTF-8": serves(
+            config=_TEXT, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
+        ),
         "none": serves(config=_TEXT, LC_ALL=None, LANG=None, LC_CTYPE=None),
         "one that is not installed": serves(config=_TEXT, LC_ALL="xx_XX.ISO-8859-1", PYTHONUTF8="0"),
         "PYTHONIOENCODING=ascii": serves(config=_TEXT, PYTHONIOENCODING="ascii"),
-        "a refusal that ASCII cannot say": refused("Serve knows no applications.Prüfung", config=_MISSPELT, env=_ASCII),
+        "a refusal with characters beyond ASCII": refused(
+            "Serve knows no applications.Prüfung", config=_MISSPELT, env=_ASCII
+        ),
         "the script for streams, in ASCII": script(
             "serve_app.cli.streams", "list", PYTHONIOENCODING="ascii", env=_ASCII
         ),
     },
-    quick=("a refusal that ASCII cannot say", "the script for streams, in ASCII"),
+    quick=("a refusal with characters beyond ASCII", "the script for streams, in ASCII"),
 )
 _USERS = _cases(
     "another user's files in shared places",

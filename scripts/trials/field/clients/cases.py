@@ -133,13 +133,15 @@ def half_closed(jpeg: bytes) -> dict[str, tuple[bytes, ...]]:
     kind = b"Content-Type: multipart/form-data; boundary=B\r\n"
     return {
         "nc -N": (_by_hand(),),
-        "nc -N, its last request": (_by_hand(headers=close),),
+        "nc -N, Connection: close": (_by_hand(headers=close),),
         "HTTP/1.0": (_by_hand(version=b"1.0"),),
-        "HTTP/1.0 of a device with a name": (_by_hand(version=b"1.0", headers=b"User-Agent: plc/2\r\n"),),
+        "HTTP/1.0 with a User-Agent": (_by_hand(version=b"1.0", headers=b"User-Agent: plc/2\r\n"),),
         "/models": (_by_hand(path=b"/models", headers=close),),
         "a picture": (_by_hand(b"POST", b"/detect", body=jpeg),),
-        "a picture, its last request": (_by_hand(b"POST", b"/detect", headers=close, body=jpeg),),
-        "a picture, drawn": (_by_hand(b"POST", b"/detect", headers=close + b"Accept: image/jpeg\r\n", body=jpeg),),
+        "a picture, Connection: close": (_by_hand(b"POST", b"/detect", headers=close, body=jpeg),),
+        "a picture, answered as an annotated picture": (
+            _by_hand(b"POST", b"/detect", headers=close + b"Accept: image/jpeg\r\n", body=jpeg),
+        ),
         "a form": (_by_hand(b"POST", b"/detect", headers=kind, body=head + jpeg + end),),
         "a picture by HTTP/1.0": (_by_hand(b"POST", b"/detect", b"1.0", body=jpeg),),
     }

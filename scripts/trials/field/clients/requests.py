@@ -16,8 +16,8 @@ JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
 ACCEPTS_JSON = {
     "curl, requests, wget, fetch, Postman": "*/*",
     "axios": "application/json, text/plain, */*",
-    "Java's HttpURLConnection to 17": JAVA,
-    "Java's HttpURLConnection since": "text/html, image/gif, image/jpeg, */*; q=0.2",
+    "Java's HttpURLConnection up to 17": JAVA,
+    "Java's HttpURLConnection after 17": "text/html, image/gif, image/jpeg, */*; q=0.2",
     "Chrome navigates": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
     "Firefox navigates": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
     "old IE": "image/gif, image/jpeg, image/pjpeg, application/x-ms-application, */*",
@@ -95,7 +95,7 @@ def multipart_forms(picture: bytes) -> dict[str, Sent]:
         "an epilogue": _multipart(plain + b"The end.\r\nReally.\r\n"),
         "an epilogue with a part": _multipart(plain + part(b"another")),
         "no line end at its end": _multipart(plain.removesuffix(b"\r\n")),
-        "a zero at its end": _multipart(plain.removesuffix(b"\r\n") + b"\0"),
+        "a NUL at its end": _multipart(plain.removesuffix(b"\r\n") + b"\0"),
         "a quoted boundary": _multipart(
             form(part(picture, boundary=odd), boundary=odd), f'multipart/form-data; boundary="{odd}"'
         ),
@@ -164,7 +164,7 @@ def codings(picture: bytes) -> dict[str, Sent]:
             gzip.compress(picture[:half]) + gzip.compress(picture[half:]), {"Content-Encoding": "gzip"}
         ),
         "deflate": Sent(zlib.compress(picture), {"Content-Encoding": "deflate"}),
-        "deflate without its frame": Sent(raw.compress(picture) + raw.flush(), {"Content-Encoding": "deflate"}),
+        "deflate without its zlib wrapper": Sent(raw.compress(picture) + raw.flush(), {"Content-Encoding": "deflate"}),
         "identity": Sent(picture, {"Content-Encoding": "identity"}),
         "a form, compressed": Sent(packed, {"Content-Encoding": "gzip", "Content-Type": kind}),
     }
@@ -239,8 +239,8 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
         "zstd": (Sent(picture, {"Content-Encoding": "zstd"}), 415, "gzip or deflate"),
         "two codings": (Sent(packed, {"Content-Encoding": "gzip, gzip"}), 415, "gzip or deflate"),
         "a charset for a coding": (Sent(picture, {"Content-Encoding": "utf-8"}), 415, "gzip or deflate"),
-        "a coding that says gzip wrongly": (Sent(picture, coded), 400, "not gzip"),
-        "gzip that breaks off": (Sent(packed[:-9], coded), 400, "truncated"),
+        "a body that is not gzip as claimed": (Sent(picture, coded), 400, "not gzip"),
+        "gzip that is cut off": (Sent(packed[:-9], coded), 400, "truncated"),
         "a gzip bomb": (Sent(_bomb(), coded), 413, "limits.max_body_mib"),
         "imgsz": (Sent(picture, {}, "/detect?imgsz=1280"), 422, "send the picture as it is"),
         "threshold": (Sent(picture, {}, "/detect?threshold=0.3"), 422, "use confidence"),

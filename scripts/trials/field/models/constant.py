@@ -56,7 +56,7 @@ def save(
     dtype: int = TensorProto.FLOAT,
     opset: int = 17,
 ) -> Path:
-    """Write a model with these outputs to ``path``, and return that. It accepts as many pictures as its batch size.
+    """Write a model with these outputs to ``path``, and return the path. The first of ``sides`` is the batch size.
 
     ``names`` is a text, like every value in an ONNX file's metadata; None leaves it out.
     """

@@ -25,7 +25,7 @@ Make = Callable[[Path], Path]  # an empty folder -> the model's file or folder i
 
 CPU_ENGINES: tuple[EngineName, ...] = ("openvino", "onnx")
 _OPTIONS = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)
-_MAX_SENTENCE = 500  # characters: a longer one is some library's message
+_MAX_SENTENCE = 500  # characters: anything longer is a library's raw message
 
 
 def served(

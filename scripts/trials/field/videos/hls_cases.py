@@ -68,7 +68,7 @@ def _fragments() -> Mapping[str, Answer]:
 
 
 def _spliced(*runs: tuple[str, tuple[int, int]]) -> Callable[[], Mapping[str, Answer]]:
-    """Return a maker of a playlist with ten frames of each codec and size, like advertising spliced into a broadcast."""
+    """Return a maker of a playlist with ten frames of each codec and size, like a broadcast with advertising."""
 
     def answers() -> Mapping[str, Answer]:
         found: dict[str, Answer] = {}
