@@ -7,7 +7,7 @@ python -m scripts.trials churn              create and delete 200 streams
 python -m scripts.trials node               kill a second Ray node that runs half of the streams
 python -m scripts.trials resize             add a second Ray node under load, drain it and let it end
 python -m scripts.trials scale              step a load up, hold it for 75 s and step it down; plot how Detectors follow
-python -m scripts.trials swap               change the model 20 times without downtime, then try a file that is no model
+python -m scripts.trials swap               change the model 20 times without downtime, then try an invalid file
 python -m scripts.trials mixed              serve two models at once for a minute
 python -m scripts.trials hostile            send 20,000 hostile requests: damaged pictures, bombs, malformed HTTP
 python -m scripts.trials field              try real-world pictures, cameras, models, clients and machines

@@ -19,8 +19,8 @@ _PIXELS = png_chunk(b"IDAT", zlib.compress(bytes(_HEIGHT_PX * (3 * _WIDTH_PX + 1
 _MEBIBYTE = zlib.compress(bytes(2**20), 9)
 
 
-def _fill(part: bytes, beside: int = 0) -> bytes:
-    return part * ((_FULL_BYTES - beside) // len(part))
+def _fill(part: bytes, reserved: int = 0) -> bytes:
+    return part * ((_FULL_BYTES - reserved) // len(part))
 
 
 def _chunky_png(chunk: bytes) -> bytes:
@@ -79,7 +79,7 @@ def tiff(entries: dict[int, tuple[int, int, int]], data: bytes) -> bytes:
 
 
 def after(entries: int) -> int:
-    """Return the offset of the data behind a directory of this many entries."""
+    """Return the offset of the data after a directory of this many entries."""
     return 14 + 12 * entries
 
 

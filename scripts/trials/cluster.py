@@ -24,7 +24,7 @@ from serve_app.types import Json
 
 T = TypeVar("T")
 APPLICATION = "sightline"
-SLACK = 2  # more descriptors or threads are no leak, since Ray opens and closes some of its own at any time
+SLACK = 2  # this much growth in descriptors or threads is not a leak: Ray opens and closes some at any time
 _TIMEOUT_S = 60.0
 _POLL_INTERVAL_S = 0.05
 

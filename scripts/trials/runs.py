@@ -179,7 +179,7 @@ def run_swap(times: int, options: Namespace) -> list[str]:
     _show("from the command to an answer of the new model", swapped.took_s)
     console.print(f"{swapped.requests} requests for pictures; answers by model: {dict(swapped.answers)}")
     console.print("the Detector, MiB: " + " ".join(f"{mib:.0f}" for mib in swapped.memory_mib))
-    console.print(f"the answer to a file that is no model: {swapped.refusal}")
+    console.print(f"the answer to an invalid model file: {swapped.refusal}")
     return swapped.problems
 
 

@@ -1,4 +1,4 @@
-"""Change the model back and forth under clients and streams, then try to change it to a file that is no model."""
+"""Change the model back and forth under clients and streams, then try to change it to an invalid file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Swaps:
     requests: int = 0
     answers: Counter[str] = field(default_factory=Counter)  # to requests and streams, by the model that made them
     memory_mib: list[float] = field(default_factory=list)  # of the Detector, after each change
-    refusal: str = ""  # the message about the file that is no model
+    refusal: str = ""  # the message about the invalid model file
     problems: list[str] = field(default_factory=list)
 
 
@@ -75,7 +75,7 @@ def swap(
                 follower.result_after(changed_at_s, of_model=name)
             trial.memory_mib.append(Footprint.of(detector).memory_mib)
             tell(number + 1)
-        _deploy_no_model(cluster, config, crowd.requests, trial)
+        _deploy_invalid_model(cluster, config, crowd.requests, trial)
     for follower in followers:
         follower.close()
         wrong = [one for one in follower.results() if not reference.agrees(one)]
@@ -100,7 +100,7 @@ def _change(cluster: Cluster, config: Path, user_config: Json) -> None:
         check_changed(settled_models(client))
 
 
-def _deploy_no_model(cluster: Cluster, config: Path, requests: Sequence[Request], trial: Swaps) -> None:
+def _deploy_invalid_model(cluster: Cluster, config: Path, requests: Sequence[Request], trial: Swaps) -> None:
     broken = config.with_name("broken.onnx")
     broken.write_bytes(b"no model")
     before = _readyz(cluster)
@@ -109,7 +109,7 @@ def _deploy_no_model(cluster: Cluster, config: Path, requests: Sequence[Request]
     except DeployRefused as exc:
         trial.refusal = str(exc)
     else:
-        trial.problems.append("the file that is no model was not refused")
+        trial.problems.append("the invalid model file was not refused")
     answered = len(requests)
     until(lambda: len(requests) > answered + 2 * _CLIENTS, what="answers after the refused change")
     after = _readyz(cluster)

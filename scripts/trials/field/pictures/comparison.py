@@ -84,7 +84,7 @@ def verdict(family: str, is_damaged: bool, sample: Sample) -> Verdict:
         return Verdict(family, sample.name, is_damaged, DIFFERENT if is_wrong else REFUSED, exc.detail)
     if sample.truth is not None and (remark := difference(ours, sample.truth, sample.loss)):
         return Verdict(family, sample.name, is_damaged, DIFFERENT, f"not the true pixels: {remark}")
-    has_no_checksum = family in {"HEIC", "AVIF"}  # nor have HEVC and AV1, so decoders differ on damaged data
+    has_no_checksum = family in {"HEIC", "AVIF"}  # HEVC and AV1 data have none, so decoders differ on damage
     if has_no_checksum and sample.whole is not None and _stills(sample.data) != _stills(sample.whole):
         return Verdict(family, sample.name, is_damaged, ONLY_OURS, "its coded data are damaged")
     if not sample.is_for_pillow:

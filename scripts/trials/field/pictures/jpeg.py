@@ -27,8 +27,8 @@ def sample(rng: random.Random) -> Sample:
         return lossless(rng)
     name, data = rng.choice((_of_pillow, _of_opencv))(rng)
     about, data = _described(rng, data)
-    behind, data = _followed(rng, data)
-    return Sample(f"JPEG, {name}{about}{behind}", data, JPEG)
+    after, data = _followed(rng, data)
+    return Sample(f"JPEG, {name}{about}{after}", data, JPEG)
 
 
 def _of_pillow(rng: random.Random) -> tuple[str, bytes]:
@@ -79,7 +79,7 @@ def _described(rng: random.Random, data: bytes) -> tuple[str, bytes]:
 def _followed(rng: random.Random, data: bytes) -> tuple[str, bytes]:
     """Append random data after the end."""
     other = saved(Image.fromarray(smooth(rng)), "JPEG", progressive=True)
-    name, behind = rng.choice(
+    name, after = rng.choice(
         (
             ("", b""),
             (", an MP4 after it", motion_video(rng)),
@@ -91,7 +91,7 @@ def _followed(rng: random.Random, data: bytes) -> tuple[str, bytes]:
             (", scans after it", _SCANS),
         )
     )
-    return name, data + behind
+    return name, data + after
 
 
 def motion_video(rng: random.Random) -> bytes:

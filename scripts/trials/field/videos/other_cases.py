@@ -96,7 +96,7 @@ def _clip_over_tcp(codec: str, container_format: str) -> Case:
 def _is_accounted_for(names: list[str], kind: str, passed_over: int = 0) -> Callable[[Path], str | None]:
     """Return the check that each named picture of ``kind`` is shown or refused with a reason.
 
-    ``passed_over`` is how many of the names are no pictures, and must be counted as such.
+    ``passed_over`` is how many of the named files are not pictures and must be counted as such.
     """
 
     def problem(folder: Path) -> str | None:
