@@ -8,56 +8,38 @@ from tests.support.paths import ROOT
 from tests.support.texts import Text, all_texts
 
 # The first version of this project had a language of its own. These words and phrases of it have no honest use here.
-# Each is matched as whole words, in any case and in names, where an underscore or a capital letter separates words.
+# Each is a regular expression for whole words, in any case, also in names, where an underscore or a capital letter
+# separates words. The comment says what to write instead.
 PRIVATE_WORDS = (
     "anew",  # again
     "under way",  # in flight, running
     "whoever",  # the client, the caller
-    "who comes",  # the client that arrives
-    "who asks",  # the client, the caller
-    "who calls",  # the caller
-    "who sends",  # the sender, the client
-    "who waits",  # the client that waits
-    "who connects",  # the client that connects
-    "who looks",  # a viewer
-    "for who",  # for a client that
-    "of who",  # of the client that
-    "to who",  # to the client that
-    "by who",  # by the client that
-    "is to be",  # should be, must be
-    "are to be",  # should be, must be
-    "was to be",  # should have been
-    "is to run",  # should run
-    "sees to it",  # ensures, keeps
-    "see to it",  # ensure
+    "who (?:comes|asks|calls|sends|waits|connects|looks)",  # the client that ..., a viewer
+    "(?:for|of|to|by) who",  # for the client that ...
+    "(?:is|are|was|were) to (?:be|run)",  # should be, must be, should run
+    "(?:sees?|saw) to it",  # ensures, keeps
     "for good",  # permanently
     "for ever",  # indefinitely
-    "that is none",  # that is not one, invalid
-    "which is none",  # which is not one
+    "(?:that|which) is (?-i:none)",  # that is not one, invalid
+    "(?<!there )is no (?:number|text|picture|video|model)",  # is not a number
+    "that there (?:are|were|is not)",  # the existing ..., that does not exist
+    "what (?:there is|is there|is live|stands)",  # the existing ..., live sources, the setting
+    "what (?:became|becomes|came|comes) of",  # the result of
+    "how it went",  # the results
     "any more",  # no longer
-    "hear of",  # notice, learn
-    "hears of",  # notices, learns
-    "heard",  # received
+    "so many",  # this many
+    "heard|hears?",  # received, notices
+    "vouch(?:es)? for",  # trusts
     "outlasts",  # lives longer than
-    "died of",  # crashed on
-    "dies of",  # crashes on
-    "ask again",  # retry
-    "asks again",  # retries
-    "asked again",  # retried
+    "(?:died|dies) of",  # crashed on
+    "asks? again|asked again",  # retries
     "given up",  # superseded, abandoned
     "in words",  # as text
     "its like",  # others of its kind
-    "against the truth",  # against ground truth
-    "what stands",  # the text, the setting
-    "what is live",  # live sources
-    "what is there",  # the existing ...
-    "what there is",  # the existing ...
-    "that there are",  # the existing ...
-    "somebody",  # a client, a person
-    "goes on",  # continues
-    "went on",  # continued
-    "is up",  # is running
-    "holds against",  # checks against
+    "against the truth|holds? against",  # against ground truth, checks against
+    "somebody",  # a client, a user
+    "(?:go|goes|went) on",  # continues
+    "(?<!time )is up",  # is running
     "look period",  # poll interval
 )
 PRIVATE_NAMES = ("told", "heard", "weigh", "whom")  # in names of code other than those of tests
@@ -68,7 +50,7 @@ ALLOWED = {  # texts that quote something, and so may have such a word
 _PRIVATE_WORDS = re.compile(rf"\b(?:{'|'.join(PRIVATE_WORDS)})\b", re.IGNORECASE)
 _PRIVATE_NAMES = re.compile(rf"\b(?:{'|'.join(PRIVATE_NAMES)})\b", re.IGNORECASE)
 _PARTS_OF_NAME = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_GLOSSARY = re.compile(r"^#+ .*\bglossary\b.*\n(.*?)(?=^#|\Z)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
+_GLOSSARY = re.compile(r"^#+ [^\n]*\bglossary\b[^\n]*\n(.*?)(?=^#|\Z)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 _ENTRY = re.compile(r"^(?:\|(?!\s*:?-)|[-*] ).*$", re.MULTILINE)
 
 
