@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from tests.support.paths import ROOT
-from tests.support.texts import Text, all_texts
+from tests.support.texts import Text, all_texts, texts_of
 
 # The first version of this project had a language of its own. These words and phrases of it have no honest use here.
 # Each is a regular expression for whole words, in any case, also in names, where an underscore or a capital letter
@@ -96,3 +97,30 @@ def test_the_glossary_has_at_most_forty_entries() -> None:
     entries = _ENTRY.findall(glossary[1])
     heading_rows = len(re.findall(r"^\|\s*:?-", glossary[1], re.MULTILINE))
     assert 1 <= len(entries) - heading_rows <= 40
+
+
+def test_every_kind_of_text_is_found(tmp_path: Path) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(
+        '''"""A module."""\n'''
+        "# A comment\n# of two lines.\n"
+        "WAIT_S = 3  # seconds\n"
+        "def run(times):  # noqa\n"
+        '    """Run it."""\n'
+        '    logger.info("ran %d times" if times else "did not run", times)\n'
+        '    raise ValueError(f"times: {times} is negative")\n'
+    )
+    found = {(text.kind, text.line, text.text) for text in texts_of(code) if text.kind != "name"}
+    assert found == {
+        ("docstring", 1, "A module."),
+        ("comment", 2, "A comment\nof two lines."),
+        ("comment", 4, "seconds"),
+        ("docstring", 6, "Run it."),
+        ("message", 7, "ran %d times"),
+        ("message", 7, "did not run"),
+        ("message", 8, "times: {…} is negative"),
+    }
+    document = tmp_path / "a.md"
+    document.write_text("# Title\n\nOne [link](b.md).\nTwo. Three.\n\n```\ncode\n```\n| cell |\n|---|\n- item\n")
+    sentences = [sentence.text for text in texts_of(document) for sentence in text.sentences()]
+    assert sentences == ["Title", "One link.", "Two.", "Three.", "cell", "item"]
