@@ -1,1 +1,4 @@
-"""Trials: what it does when something breaks, or somebody means to. python -m scripts.trials --help"""
+"""Trials: break, change or attack a running service and check what its users notice.
+
+Run ``python -m scripts.trials --help`` for the list.
+"""

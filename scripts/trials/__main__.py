@@ -1,19 +1,19 @@
-"""Trials: what it does when something breaks or changes, or somebody means to break it.
+"""Trials: break, change or attack a running service and check what its users notice.
 
-python -m scripts.trials disconnects        a camera's cable is pulled out, 200 times
-python -m scripts.trials kills              SIGKILL for every kind of process under clients and a stream, 10 times each
-python -m scripts.trials crowd              16 streams, one frozen, one refusing connections, one sending garbage
-python -m scripts.trials churn              200 streams come and go
-python -m scripts.trials node               a second Ray node with half of the streams dies
-python -m scripts.trials resize             a second Ray node joins under load, takes part of it, is drained, and ends
-python -m scripts.trials scale              a load that steps up and down, held for 75 s: Detectors follow it; a plot
-python -m scripts.trials swap               the model is changed 20 times, then to a file that is none
-python -m scripts.trials mixed              two models at once, for a minute
-python -m scripts.trials hostile            20,000 hostile requests: damaged pictures, bombs, HTTP that is none
-python -m scripts.trials field              what people's pictures, cameras, models, clients and machines really are
+python -m scripts.trials disconnects        unplug a camera 200 times
+python -m scripts.trials kills              kill each kind of process (SIGKILL) 10 times, under clients and a stream
+python -m scripts.trials crowd              run 16 streams while one camera freezes, one refuses and one sends garbage
+python -m scripts.trials churn              create and delete 200 streams
+python -m scripts.trials node               kill a second Ray node that runs half of the streams
+python -m scripts.trials resize             add a second Ray node under load, drain it and let it end
+python -m scripts.trials scale              step a load up, hold it for 75 s and step it down; plot how Detectors follow
+python -m scripts.trials swap               change the model 20 times without downtime, then try an invalid file
+python -m scripts.trials mixed              serve two models at once for a minute
+python -m scripts.trials hostile            send 20,000 hostile requests: damaged pictures, bombs, malformed HTTP
+python -m scripts.trials field              try real-world pictures, cameras, models, clients and machines
 
-Each starts scripts/serve with the embedded model, says what it saw, and exits 1 when something was wrong. The cameras
-are GStreamer's: see scripts/servers.
+Each trial starts scripts/serve with the embedded model, prints what it measured, and exits 1 when something was wrong.
+The cameras are GStreamer's RTSP server: scripts/servers installs it.
 """
 
 from __future__ import annotations
@@ -29,22 +29,28 @@ from scripts.trials.stage import FOLDER, console
 
 
 def main() -> None:
-    """Run one trial; exits 1 when something was wrong."""
+    """Run one trial and exit with status 1 when something was wrong."""
     stop_on_signals()
     parser = argparse.ArgumentParser(
         prog="python -m scripts.trials", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("trial", choices=runs.TRIALS)
     parser.add_argument(
-        "--times", type=int, help="how often (crowd, scale, mixed: for how many seconds); the defaults are above"
+        "--times",
+        type=int,
+        help="how many times (crowd, scale, mixed: for how many seconds); the list above shows the defaults",
     )
-    parser.add_argument("--streams", type=int, default=16, help="of crowd (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="of hostile: the same one sends the same (default: another each time)")
+    parser.add_argument("--streams", type=int, default=16, help="crowd: the number of streams (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="hostile: the same seed sends the same requests (default: random)")
     parser.add_argument(
-        "--weights", nargs=2, type=Path, metavar="MODEL", help="of swap, mixed (default: the embedded one, twice)"
+        "--weights",
+        nargs=2,
+        type=Path,
+        metavar="MODEL",
+        help="swap, mixed: the two models (default: the embedded one twice)",
     )
-    parser.add_argument("--picture", type=Path, help="of swap, mixed: in which both models find something")
-    parser.add_argument("--kind", metavar="TEXT", help="of field: only the kinds whose name contains this")
+    parser.add_argument("--picture", type=Path, help="swap, mixed: a picture in which both models detect something")
+    parser.add_argument("--kind", metavar="TEXT", help="field: try only the kinds whose name contains TEXT")
     options = parser.parse_args()
     times, run = runs.TRIALS[options.trial]
     try:
@@ -54,7 +60,7 @@ def main() -> None:
         sys.exit(str(exc))
     except KeyboardInterrupt:
         sys.exit(130)
-    console.print("\n".join(problems) or "nothing was wrong")
+    console.print("\n".join(problems) or "no problems found")
     sys.exit(bool(problems))
 
 

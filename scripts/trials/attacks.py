@@ -1,4 +1,4 @@
-"""Hostile requests, each made of a random number: damaged pictures, bombs, lengths that lie, multipart, HTTP itself."""
+"""Random hostile requests: damaged pictures, bombs, false lengths, malformed multipart and malformed HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scripts.trials.damage import damaged, pictures
 from scripts.trials.field.pictures import doors
 from scripts.trials.wire import request
 
-TARGET = "target"  # the stream that is there to be attacked
+TARGET = "target"  # the id of the stream under attack
 _PICTURES = [*pictures().values(), *doors.whole(random.Random(0))]
 _BOMBS = bombs.BOMBS | doors.BOMBS
 _SOUND = pictures()["JPEG"]
@@ -22,18 +22,18 @@ _MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Attack:
-    """What to send, and how."""
+    """A hostile request: the bytes to send, and how the server may react to them."""
 
     kind: str
     parts: Sequence[bytes]
-    methods: tuple[str, ...] = ("POST",)  # of as many answers as there may be
+    methods: tuple[str, ...] = ("POST",)  # one for each answer that may arrive
     pause_s: float = 0  # after each part
-    is_answered: bool = True  # for certain: else the connection may just be closed
-    leaves: bool = False  # without an answer
+    is_answered: bool = True  # False: the server may also close the connection without an answer
+    leaves: bool = False  # True: the client closes the connection before the answer
 
 
 def make(seed: int, number: int, api: Sequence[Attack]) -> Attack:
-    """The attack of this number; ``api``: those that were made of the application's own description."""
+    """Return attack ``number``; ``api`` holds the attacks generated from the application's OpenAPI document."""
     rng = random.Random(f"{seed} {number}")
     (family,) = rng.choices(list(_FAMILIES), list(_FAMILIES.values()))
     attack = rng.choice(api) if family is _api else family(rng)
@@ -47,11 +47,11 @@ def _post(kind: str, body: bytes, *headers: tuple[str, str], path: str = "/detec
 
 
 def _api(rng: random.Random) -> Attack:
-    raise NotImplementedError  # chosen from a list
+    raise NotImplementedError  # ``make`` picks one from its list instead
 
 
 def _picture(rng: random.Random) -> Attack:
-    """Damage of some kind: as the body, or as a part beside sound ones."""
+    """Return a damaged picture, as the body or as one part among intact ones."""
     body = damaged(rng, rng.choice(_PICTURES), rng.choice(_PICTURES))
     headers = [("Content-Type", rng.choice(("image/jpeg", "application/octet-stream", "text/html", "")))]
     if rng.random() < 0.1:
@@ -70,7 +70,7 @@ def _bomb(rng: random.Random) -> Attack:
 
 
 def _gzipped(rng: random.Random) -> Attack:
-    """Nobody is asked to inflate a body, and nobody does."""
+    """Return a compressed body, often with a false or an unsupported Content-Encoding."""
     body = gzip.compress(rng.choice((_SOUND, bytes(4 * _MEBIBYTE))), 1)
     encoding = rng.choice(("gzip", "deflate", "br", "gzip, gzip", "zstd", "identity", "x" * 1000))
     return _post("compressed body", body, ("Content-Encoding", encoding))
@@ -145,7 +145,7 @@ def _malformed_multipart(rng: random.Random) -> Attack:
 
 
 def _lying_length(rng: random.Random) -> Attack:
-    """Content-Length and Transfer-Encoding that contradict the body, themselves or one another."""
+    """Return a request whose Content-Length or Transfer-Encoding contradicts the body, itself or the other one."""
     length = len(_SOUND)
     lengths = (
         length + 1000, length - 100, 0, -1, 2**31, 2**63, 2**64, 10**99, f"+{length}", f"0x{length:x}",
@@ -177,7 +177,7 @@ def _lying_length(rng: random.Random) -> Attack:
 
 
 def _chunks(rng: random.Random) -> Attack:
-    """Transfer-Encoding: chunked, malformed or without an end."""
+    """Return a chunked body that is malformed or never ends."""
     path = rng.choice(("/detect", "/detect", "/streams", "/health", "/nothing"))
     head = request("POST", path, [("Transfer-Encoding", "chunked"), ("Content-Type", "application/json")])
     if rng.random() < 0.1:
@@ -256,14 +256,14 @@ def _header(rng: random.Random) -> Attack:
 
 
 def _headers(rng: random.Random) -> Attack:
-    """Too many, or too much."""
+    """Return a request with too many or too large headers."""
     count, size = rng.choice(((1000, 10), (10_000, 10), (1, 100_000), (100, 1000), (1, 2_000_000), (100, 50)))
     headers = [(f"X-{number}", size * "y") for number in range(count)]
     return Attack("headers without end", (request("GET", "/health", headers),), ("GET",), is_answered=False)
 
 
 def _garbage(rng: random.Random) -> Attack:
-    """What is no request."""
+    """Return bytes that are not an HTTP request."""
     lines = (
         b"GET /health\r\n", b"GET\r\n\r\n", b"\r\n\r\n\r\n", b"GET /health HTTP/9.9\r\nHost: a\r\n\r\n", b"\0" * 100,
         b" GET / HTTP/1.1\r\n\r\n", b"GET /health HTTP/1.0\r\n\r\n", b"GET /health HTTP/1.1\r\n\r\n",
@@ -278,7 +278,7 @@ def _garbage(rng: random.Random) -> Attack:
 
 
 def _pipelined(rng: random.Random) -> Attack:
-    """Requests that do not wait for answers."""
+    """Return several requests that are sent without waiting for answers."""
     requests = [request("GET", "/health"), request("POST", "/detect", body=_SOUND), request("GET", "/nothing")]
     requests += [
         request("POST", "/detect", body=b"no"),
@@ -291,7 +291,7 @@ def _pipelined(rng: random.Random) -> Attack:
 
 
 def _socket(rng: random.Random) -> Attack:
-    """WebSocket: hands that are not shaken rightly, and frames that are none."""
+    """Return a WebSocket handshake, often a wrong one, followed by malformed frames."""
     path = rng.choice(
         (f"/streams/{TARGET}/events", f"/streams/{TARGET}/events", "/streams/none/events", "/detect", "/health")
     )
@@ -318,7 +318,7 @@ def _socket(rng: random.Random) -> Attack:
 
 
 def _follower(rng: random.Random) -> Attack:
-    """Answers without end, of which hardly anything is read."""
+    """Return a request for an endless response, of which the client reads almost nothing."""
     path = f"/streams/{TARGET}/" + rng.choice(("events", "events?after=0", "preview.mjpeg", "preview.mjpeg?max_fps=30"))
     headers = rng.choice(([], [("x-request-disconnect-disabled", "?1")], [("Last-Event-ID", "0")]))
     return Attack("follower", (request("GET", path, headers),), ("GET",))
@@ -344,7 +344,7 @@ _FAMILIES: dict[Callable[[random.Random], Attack], float] = {
 
 
 def held(seed: int, number: int) -> tuple[bytes, bytes]:
-    """What a connection sends at once, and what it then sends a byte at a time, for as long as it is held."""
+    """Return what a held connection sends at once, and what it then sends one byte at a time."""
     rng = random.Random(f"{seed} held {number}")
     detect = request("POST", "/detect", [("Content-Length", "100000")])
     chunked = request("POST", "/detect", [("Transfer-Encoding", "chunked")])

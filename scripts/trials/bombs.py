@@ -1,5 +1,7 @@
-"""Pictures that are small to send and made to cost a decoder a minute, or gigabytes. None is to cost more than an
-honest picture of the size that is allowed."""
+"""Picture bombs: small files built to cost a decoder minutes or gigabytes.
+
+None of them may cost the server more than a legitimate picture of the largest allowed size.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ from collections.abc import Callable
 from scripts.trials.damage import pictures, png, png_chunk, split
 
 _WIDTH_PX, _HEIGHT_PX = 48, 40
-_FULL_BYTES = 32 * 2**20 - 4096  # just below the limit of a body
+_FULL_BYTES = 32 * 2**20 - 4096  # just below the limit for a body
 _PIXELS = png_chunk(b"IDAT", zlib.compress(bytes(_HEIGHT_PX * (3 * _WIDTH_PX + 1))))
 _MEBIBYTE = zlib.compress(bytes(2**20), 9)
 
 
-def _fill(part: bytes, beside: int = 0) -> bytes:
-    return part * ((_FULL_BYTES - beside) // len(part))
+def _fill(part: bytes, reserved: int = 0) -> bytes:
+    return part * ((_FULL_BYTES - reserved) // len(part))
 
 
 def _chunky_png(chunk: bytes) -> bytes:
@@ -26,7 +28,10 @@ def _chunky_png(chunk: bytes) -> bytes:
 
 
 def _zeros(mebibytes: int) -> bytes:
-    """So many, deflated without work: a block that ends in a full flush stands for itself, as often as one likes."""
+    """Return this many mebibytes of zeros, deflated.
+
+    A block that ends in a full flush depends on nothing before it, so one compressed block can simply be repeated.
+    """
     packer = zlib.compressobj(9)
     block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
     again = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -43,7 +48,7 @@ def _stuffed_jpeg(segment: bytes) -> bytes:
 
 
 def _scanning_jpeg() -> bytes:
-    """A scan costs as much as a picture, and takes nine bytes."""
+    """Return a JPEG of very many scans: each takes nine bytes, and costs as much as decoding the whole picture."""
     whole = pictures()["JPEG, progressive"]
     return whole[:-2] + _fill(whole[whole.rindex(b"\xff\xda") : -2], len(whole)) + whole[-2:]
 
@@ -54,7 +59,7 @@ def _claiming_jpeg() -> bytes:
 
 
 def _exif_jpeg() -> bytes:
-    """A directory of 65,535 entries, each of which says that it is the whole of 16 MB."""
+    """Return a JPEG whose EXIF directory has 65,535 entries, each of which claims the same 16 MB as its value."""
     size = 16_000_000
     entries = b"".join(struct.pack("<HHII", tag, 1, size, 8) for tag in range(65_535))
     exif = (b"II*\0\x08\0\0\0" + struct.pack("<H", 65_535) + entries).ljust(size + 8, b"\0")
@@ -65,13 +70,16 @@ def _exif_jpeg() -> bytes:
 
 
 def tiff(entries: dict[int, tuple[int, int, int]], data: bytes) -> bytes:
-    """A TIFF of one directory, type, count and value by tag; ``data`` follows it. See ``after``."""
+    """Return a TIFF with one directory, followed by ``data``; ``after`` tells where the data begins.
+
+    ``entries`` maps each tag to its type, count and value.
+    """
     packed = b"".join(struct.pack("<HHII", tag, *entry) for tag, entry in sorted(entries.items()))
     return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + packed + bytes(4) + data
 
 
 def after(entries: int) -> int:
-    """Where a TIFF's data begins."""
+    """Return the offset of the data after a directory of this many entries."""
     return 14 + 12 * entries
 
 
@@ -81,7 +89,7 @@ def _layout(width: int, height: int, compression: int = 8) -> dict[int, tuple[in
 
 
 def _tiled_tiff() -> bytes:
-    """A strip of a picture, of which each tile is 16 megapixels: 4 gigapixels are decoded for 48 thousand."""
+    """Return a narrow, tall TIFF in tiles of 16 megapixels each: reading its 48 megapixels decodes 4 gigapixels."""
     side, height = 4096, 1_000_000
     tile = zlib.compress(bytes(3 * side * side), 9)
     count, start = -(-height // side), after(11)
@@ -92,7 +100,7 @@ def _tiled_tiff() -> bytes:
 
 
 def _striped_tiff() -> bytes:
-    """Four million strips of a pixel."""
+    """Return a TIFF of four million strips, each one pixel."""
     height, start = 4_000_000, after(10)
     entries = _layout(1, height, compression=1) | {278: (4, 1, 1)}
     entries |= {273: (4, height, start + 4), 279: (4, height, start + 4 + 4 * height)}
@@ -100,7 +108,7 @@ def _striped_tiff() -> bytes:
 
 
 def _tagged_tiff() -> bytes:
-    """60,000 tags, each of which says that it is the whole of 8 MB."""
+    """Return a TIFF with 60,000 tags, each of which claims the same 8 MB as its value."""
     size = 8_000_000
     entries = _layout(_WIDTH_PX, _HEIGHT_PX, compression=1) | dict.fromkeys(range(700, 60700), (1, size, 8))
     entries |= {273: (4, 1, 8), 278: (4, 1, _HEIGHT_PX), 279: (4, 1, 3 * _WIDTH_PX * _HEIGHT_PX)}
@@ -108,7 +116,7 @@ def _tagged_tiff() -> bytes:
 
 
 def _fax_tiff() -> bytes:
-    """A line is written to stderr about each row."""
+    """Return a fax-coded TIFF of noise: libtiff prints a warning to stderr for every row."""
     height, noise = 250_000, random.Random(0).randbytes(1_000_000)
     entries = {256: (4, 1, 40), 257: (4, 1, height), 258: (3, 1, 1), 259: (3, 1, 3), 262: (3, 1, 0), 277: (3, 1, 1)}
     entries |= {273: (4, 1, after(9)), 278: (4, 1, height), 279: (4, 1, len(noise))}
@@ -121,7 +129,7 @@ def _strip_tiff(width: int, height: int, data: bytes) -> bytes:
 
 
 def _endless_tiff(count: int) -> bytes:
-    """Directories that lead to one another, and at last to the first."""
+    """Return a TIFF with a chain of directories, the last of which points back to the first."""
     whole = pictures()["TIFF"]
     (start,) = struct.unpack("<I", whole[4:8])
     link = start + 2 + 12 * struct.unpack("<H", whole[start : start + 2])[0]
@@ -181,11 +189,11 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "JPEG with a terabyte of EXIF": _exif_jpeg,
     "TIFF that claims 50,000 px": lambda: _strip_tiff(50_000, 50_000, zlib.compress(bytes(1000))),
     "TIFF with 30 gigabytes left over": lambda: _strip_tiff(_WIDTH_PX, _HEIGHT_PX, _zeros(30_000)),
-    "TIFF of tiles that it does not fill": _tiled_tiff,
+    "TIFF much narrower than its tiles": _tiled_tiff,
     "TIFF of four million strips": _striped_tiff,
     "TIFF with half a terabyte of tags": _tagged_tiff,
-    "TIFF of 250,000 wrong rows": _fax_tiff,
-    "TIFF that comes back to its start": functools.partial(_endless_tiff, 0),
+    "TIFF of 250,000 invalid rows": _fax_tiff,
+    "TIFF whose directory points to itself": functools.partial(_endless_tiff, 0),
     "TIFF of a million directories": functools.partial(_endless_tiff, 1_000_000),
     "WebP that claims 16,000 px": functools.partial(_animated_webp, 16_384, 16_384, 1),
     "WebP of 80,000 frames": functools.partial(_animated_webp, _WIDTH_PX, _HEIGHT_PX, 80_000),

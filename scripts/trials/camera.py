@@ -1,4 +1,4 @@
-"""A camera: a real RTSP server that shows a folder's pictures, in a process of its own."""
+"""A camera for trials: a real RTSP server in its own process that shows the pictures of a folder."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ _START_TIMEOUT_S = 60.0
 
 
 class NoCamera(Exception):
-    """There is no RTSP server to start."""
+    """The RTSP server is not installed or does not start."""
 
 
 @contextmanager
 def camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterator[int]:
-    """The camera's port; it shows ``pictures/0.jpg`` and so on, over and over, at ``/cam``. Raises NoCamera."""
+    """Run a camera that repeats ``pictures/0.jpg``, ``1.jpg`` and so on at ``/cam``, and yield its port.
+
+    Raise NoCamera when it does not start.
+    """
     port = free_port()
     arguments = [str(port), str(pictures), str(fps), *filter(None, [credentials])]
     process = subprocess.Popen([_SYSTEM_PYTHON, str(_PROGRAM), *arguments], stderr=subprocess.DEVNULL)
     try:
-        expires_s = time.monotonic() + _START_TIMEOUT_S
+        expires_at_s = time.monotonic() + _START_TIMEOUT_S
         while not _answers(port):
-            if process.poll() is not None or time.monotonic() > expires_s:
+            if process.poll() is not None or time.monotonic() > expires_at_s:
                 raise NoCamera(
-                    "no RTSP server: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good"
+                    "the RTSP server does not start: "
+                    "apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good"
                 )
             time.sleep(0.05)
         yield port

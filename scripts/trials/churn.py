@@ -1,4 +1,4 @@
-"""Streams come and go, and leave nothing behind."""
+"""Create and delete many streams, and check that they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -13,48 +13,53 @@ from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream, unti
 
 _AT_ONCE = 4
 _NAME = "guest"
-_FORGOTTEN_AFTER_S = 180.0  # Ray's node agent drops a gauge after two reports
+_FORGOTTEN_AFTER_S = 180.0  # Ray's node agent drops a gauge after two reports without it
 _LASTING = ("StreamSupervisor", "Detector", "Preprocessor", "Ingress")
 
 
 @dataclass
 class Churn:
-    """How it went."""
+    """The results of the trial."""
 
-    took_s: list[float] = field(default_factory=list)  # to create four streams, have a result of each and delete them
-    before: dict[str, Footprint] = field(default_factory=dict)  # by replica, settled
+    took_s: list[float] = field(
+        default_factory=list
+    )  # for each four streams: the time to create them, get a result of each and delete them
+    before: dict[str, Footprint] = field(default_factory=dict)  # by replica, after the first visit
     after: dict[str, Footprint] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
 def churn(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]) -> Churn:
-    """So many streams, four at once."""
+    """Create and delete ``times`` streams, four at a time."""
     trial = Churn()
-    # After this, everything that is opened once is open. Metrics are told every few seconds: until then they stay.
+    # The first visit opens everything that is opened only once. It waits for metrics, which are recorded every few
+    # seconds, so that they are part of the baseline.
     _visit(cluster, video, _AT_ONCE, until_measured=True)
-    _wait_until_over(cluster)
+    _wait_for_end(cluster)
     trial.before, pools = _footprints(cluster), frame_pools()
     for done in range(0, times, _AT_ONCE):
         trial.took_s.append(_visit(cluster, video, min(_AT_ONCE, times - done)))
         tell(min(done + _AT_ONCE, times))
-    _wait_until_over(cluster)
-    until(lambda: not cluster.series_of(_NAME), within_s=_FORGOTTEN_AFTER_S, what="the end of the last one's metrics")
+    _wait_for_end(cluster)
+    until(
+        lambda: not cluster.series_of(_NAME), within_s=_FORGOTTEN_AFTER_S, what="the end of the last stream's metrics"
+    )
     trial.after = _footprints(cluster)
     if cluster.streams() or cluster.workers():
-        trial.problems.append("streams or their processes are left")
+        trial.problems.append("streams or their processes are left over")
     if frame_pools() - pools:
-        trial.problems.append("frame pools are left")
+        trial.problems.append("frame pools are left over")
     for name, before in trial.before.items():
         if name not in trial.after:
-            trial.problems.append(f"{name} is gone")
+            trial.problems.append(f"{name} was replaced or has ended")
         else:
             trial.problems += [f"{name}: {growth}" for growth in trial.after[name].growth(before)]
     return trial
 
 
 def _visit(cluster: Cluster, video: Path, count: int, *, until_measured: bool = False) -> float:
-    """So many streams at once; how many seconds they took."""
-    began_s = time.monotonic()
+    """Run ``count`` streams at once until each has a result, and return how many seconds that took."""
+    started_at_s = time.monotonic()
     names = [f"{_NAME}-{number}" for number in range(count)]
     with ExitStack() as streams:
         for name in names:
@@ -63,7 +68,7 @@ def _visit(cluster: Cluster, video: Path, count: int, *, until_measured: bool = 
             until(partial(_processed, cluster, name), what="a result")
         if until_measured:
             until(lambda: cluster.series_of(_NAME), what="metrics that name a stream")
-    return time.monotonic() - began_s
+    return time.monotonic() - started_at_s
 
 
 def _processed(cluster: Cluster, name: str) -> int:
@@ -75,5 +80,5 @@ def _footprints(cluster: Cluster) -> dict[str, Footprint]:
     return {f"{name} {process.pid}": Footprint.of(process) for name, process in replicas}
 
 
-def _wait_until_over(cluster: Cluster) -> None:
-    until(lambda: not cluster.workers(), what="the end of the last one's process")
+def _wait_for_end(cluster: Cluster) -> None:
+    until(lambda: not cluster.workers(), what="the end of the last stream's process")

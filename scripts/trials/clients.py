@@ -1,4 +1,4 @@
-"""Clients that post a picture over and over, and remember what became of each request."""
+"""Clients that post one picture repeatedly and record the outcome of every request."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from serve_app.client import ApiError, Client, DetectResult
 
 _TIMEOUT_S = 90.0  # above the server's deadline
-_PAUSE_S = 0.1  # a steady load, not all that the server takes
-_FIRST_ANSWERS = 3  # of each client, before anything is broken
-CUTS_CONNECTIONS = {"Ingress", "HAProxy"}  # the death of any other is hidden from who posts pictures
+_PAUSE_S = 0.1  # a steady load, below what the server can take
+_FIRST_ANSWERS = 3  # that each client must have received before the trial breaks anything
+CUTS_CONNECTIONS = {"Ingress", "HAProxy"}  # for any other process, clients never notice its death
 
 
 @dataclass(frozen=True)
 class Request:
-    """One of them, on the monotonic clock."""
+    """One request; its times are on the monotonic clock."""
 
     begun_s: float
     ended_s: float
-    problem: str = ""  # what it got in place of the right answer
+    problem: str = ""  # what the client got instead of the right answer
 
 
 @dataclass(frozen=True)
 class Death:
-    """That a process was killed, on the monotonic clock: it took until ``ended_s`` to end."""
+    """A killed process: when it was killed and when it had ended, on the monotonic clock."""
 
     victim: str
     at_s: float
@@ -36,20 +36,20 @@ class Death:
 
 @dataclass(frozen=True)
 class Loss:
-    """A request that did not get its answer, and the death that explains it best."""
+    """A failed request, and the death that explains the failure best."""
 
     problem: str
-    victim: str  # "": nothing had died before it
-    was_cut: bool  # it was under way when that died
+    victim: str  # "": no process had died before it
+    was_cut: bool  # the request was in flight when that process died
 
     @property
     def is_excused(self) -> bool:
-        """Nothing could have saved it."""
+        """Whether no retry could have saved the request, because its connection broke."""
         return self.was_cut and self.victim in CUTS_CONNECTIONS
 
 
 def losses(requests: Sequence[Request], deaths: Sequence[Death]) -> list[Loss]:
-    """Every request that failed, whenever it ended."""
+    """Return every failed request together with the death that explains it best."""
     found = []
     for request in (one for one in requests if one.problem):
         during = [one.victim for one in deaths if request.begun_s <= one.ended_s and one.at_s <= request.ended_s]
@@ -63,12 +63,12 @@ Judge = Callable[[DetectResult], bool]
 
 
 def same_labels(expected: DetectResult) -> Judge:
-    """Return what says whether a result has the labels of this one."""
+    """Return a judge that accepts results with the same labels as ``expected``."""
     return lambda result: sorted(result.labels) == sorted(expected.labels)
 
 
 class Clients:
-    """So many, each in a thread, on a connection that it keeps."""
+    """A number of clients, each with its own thread and its own persistent connection."""
 
     def __init__(self, url: str, picture: bytes, count: int, judge: Judge | None, model: str | None) -> None:
         self.requests: list[Request] = []
@@ -84,11 +84,11 @@ class Clients:
 
     @property
     def problems(self) -> list[str]:
-        """Of each request that did not get the right answer."""
+        """One message for each request that did not get the right answer."""
         return [f"a request got {request.problem}" for request in self.requests if request.problem]
 
     def close(self) -> None:
-        """When the requests under way are answered."""
+        """Stop the clients once their requests in flight are answered."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -103,10 +103,10 @@ class Clients:
     def _ask(self, client: Client) -> str:
         try:
             result = client.detect(self._picture, model=self._model)
-            return "" if self._judge(result) else f"another answer: {result!r:.200}"
+            return "" if self._judge(result) else f"a wrong answer: {result!r:.200}"
         except ApiError as exc:
             return f"{exc.status_code} {exc.code}: {exc}"
-        except Exception as exc:  # whatever it is, it is no answer, and the client goes on
+        except Exception as exc:  # record any failure as a problem, so that the client continues
             return f"{type(exc).__name__}: {exc}"
 
 
@@ -114,9 +114,9 @@ class Clients:
 def clients(
     url: str, picture: bytes, count: int, judge: Judge | None = None, model: str | None = None
 ) -> Iterator[Clients]:
-    """So many for the length of a block, which begins when each of them has had its first answers.
+    """Run ``count`` clients within a block, which begins when each of them has received its first answers.
 
-    ``judge`` says whether an answer is right; without one, each has to have the labels of the first.
+    ``judge`` tells whether an answer is right. Without one, every answer must have the labels of the first.
     """
     crowd = Clients(url, picture, count, judge, model)
     try:

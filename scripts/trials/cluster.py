@@ -1,4 +1,4 @@
-"""The application under trial: its HTTP API, its processes, and what each of them holds."""
+"""The application under trial: its HTTP API, its processes and the resources that each process holds."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from serve_app.types import Json
 
 T = TypeVar("T")
 APPLICATION = "sightline"
-SLACK = 2  # descriptors, threads: Ray opens and ends some of its own, a connection or a pool's thread, at any moment
+SLACK = 2  # this much growth in descriptors or threads is not a leak: Ray opens and closes some at any time
 _TIMEOUT_S = 60.0
-_LOOK_PERIOD_S = 0.05
+_POLL_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a process holds."""
+    """The resources that a process holds."""
 
     descriptors: int
     threads: int
-    memory_mib: float  # its own: not what it shares, as slots of the frame pool
+    memory_mib: float  # private memory only: not what it shares, such as slots of the frame pool
 
     @classmethod
     def of(cls, process: psutil.Process) -> Footprint:
-        """Now."""
+        """Measure a process now."""
         memory = process.memory_info()
         return cls(process.num_fds(), process.num_threads(), (memory.rss - memory.shared) / 2**20)
 
     def growth(self, before: Footprint, memory_slack_mib: float = math.inf) -> list[str]:
-        """In words, what is open or runs now that did not before, and memory that grew by more than the slack."""
+        """Describe the growth since ``before``: descriptors, threads, and memory beyond the slack."""
         found = []
         if self.descriptors > before.descriptors + SLACK:
-            found.append(f"{before.descriptors} descriptors became {self.descriptors}")
+            found.append(f"descriptors grew from {before.descriptors} to {self.descriptors}")
         if self.threads > before.threads + SLACK:
-            found.append(f"{before.threads} threads became {self.threads}")
+            found.append(f"threads grew from {before.threads} to {self.threads}")
         if self.memory_mib > before.memory_mib + memory_slack_mib:
-            found.append(f"{before.memory_mib:.0f} MiB became {self.memory_mib:.0f}")
+            found.append(f"memory grew from {before.memory_mib:.0f} to {self.memory_mib:.0f} MiB")
         return found
 
 
@@ -64,33 +64,33 @@ class Cluster:
     dashboard_url: str = ""
 
     def processes(self, title: str) -> list[psutil.Process]:
-        """Those that Ray gave this title; it appends the method that one is running."""
-        return self._those(lambda process: (process.cmdline() or [""])[0].partition(".")[0] == f"ray::{title}")
+        """Return the processes to which Ray gave this title, without the method name that it appends."""
+        return self._matching(lambda process: (process.cmdline() or [""])[0].partition(".")[0] == f"ray::{title}")
 
     def named(self, name: str) -> list[psutil.Process]:
-        """Those of a program."""
-        return self._those(lambda process: process.name() == name)
+        """Return the processes of a program."""
+        return self._matching(lambda process: process.name() == name)
 
-    def _those(self, are_meant: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
+    def _matching(self, matches: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
         found = []
         for process in psutil.Process(self.pid).children(recursive=True):
-            with suppress(psutil.Error):  # it ended while we looked
-                if are_meant(process):
+            with suppress(psutil.Error):  # the process ended while we looked at it
+                if matches(process):
                     found.append(process)
         return found
 
     def workers(self) -> list[psutil.Process]:
-        """The streams' processes."""
+        """Return the processes that run the streams."""
         return self.processes("StreamWorker")
 
     def alive(self, kind: str) -> list[psutil.Process]:
-        """The processes of a kind: a deployment, ``StreamWorker``, ``ServeController``, or ``HAProxy``."""
+        """Return the processes of a kind: a deployment, ``StreamWorker``, ``ServeController`` or ``HAProxy``."""
         if kind == "HAProxy":
             return self.named("haproxy")
         return self.processes(kind) if kind in {"StreamWorker", "ServeController"} else self.replicas(kind)
 
     def kill_one(self, kind: str) -> Killed:
-        """SIGKILL for one process of a kind, which has ended then."""
+        """Kill one process of a kind by SIGKILL and wait until it has ended."""
         before = until(lambda: self.alive(kind), what=f"a {kind}")
         at_s = time.monotonic()
         before[0].kill()
@@ -98,41 +98,44 @@ class Cluster:
         return Killed(self, Death(kind, at_s, time.monotonic()), before)
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
-        """A deployment's."""
+        """Return the replicas' processes of a deployment."""
         return self.processes(f"ServeReplica:{APPLICATION}:{deployment}")
 
     def detectors(self) -> tuple[int, int]:
-        """How many Serve wants, and how many run, as Ray's dashboard says. Raises httpx.HTTPError."""
+        """Return how many Detectors Serve wants and how many run, according to Ray's dashboard.
+
+        Raise httpx.HTTPError when the dashboard does not answer.
+        """
         with dashboard(self.dashboard_url) as http:
             return detectors(http.get(APPLICATIONS).raise_for_status().json(), APPLICATION)
 
     def create(self, stream_id: str, uri: Path | str, *, loop: bool = False, **fields: Any) -> None:
-        """A new stream."""
+        """Create a stream that processes the source at ``uri``."""
         spec = {"id": stream_id, "source": {"uri": str(uri), "loop": loop}, "degrade": True} | fields
         with Client(self.url) as client:
             client.streams.create(spec)
 
     def delete(self, stream_id: str) -> None:
-        """End a stream, and forget it."""
+        """Delete a stream, which ends its process."""
         with Client(self.url) as client:
             client.streams.delete(stream_id)
 
     def status(self, stream_id: str) -> StreamStatus:
-        """What a stream says of itself."""
+        """Return the status of a stream."""
         with Client(self.url) as client:
             return client.streams.status(stream_id)
 
     def streams(self) -> list[StreamStatus]:
-        """What all of them say."""
+        """Return the status of every stream."""
         with Client(self.url) as client:
             return client.streams.list()
 
     def series_of(self, stream_id: str) -> Counter[str]:
-        """How many series of each metric Ray's node agents show that name a stream whose id begins so."""
+        """Count, for each metric of Ray's node agents, the series of streams whose id begins with ``stream_id``."""
         return Counter(re.findall(rf'^(\w+)\{{.*"{re.escape(stream_id)}', self._metrics(), re.MULTILINE))
 
     def total(self, metric: str) -> int:
-        """The sum of a counter's series, as Ray's node agents show them."""
+        """Return the sum of a counter's series over all of Ray's node agents."""
         values = re.findall(rf"^ray_{metric}_total\{{.*\}} (\S+)", self._metrics(), re.MULTILINE)
         return int(sum(map(float, values)))
 
@@ -152,14 +155,14 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Killed:
-    """A process that was killed, among its like."""
+    """A killed process, and all processes of its kind that ran before."""
 
     cluster: Cluster
     death: Death
     before: list[psutil.Process]
 
     def wait_for_successor(self) -> None:
-        """Until there are as many again. Raises TimeoutError."""
+        """Wait until as many processes of the kind run as before. Raise TimeoutError when that takes too long."""
         until(self._is_replaced, what=f"a new {self.death.victim}")
 
     def _is_replaced(self) -> bool:
@@ -168,7 +171,7 @@ class Killed:
 
 
 def detectors(details: Json, application: str) -> tuple[int, int]:
-    """How many Serve wants, and how many run, of its own details."""
+    """Return how many Detectors Serve wants and how many run, read from Serve's own details."""
     detector = details["applications"][application]["deployments"]["Detector"]
     running = sum(replica["state"] == "RUNNING" for replica in detector["replicas"])
     return detector["target_num_replicas"], running
@@ -176,7 +179,7 @@ def detectors(details: Json, application: str) -> tuple[int, int]:
 
 @contextmanager
 def stream(cluster: Cluster, stream_id: str, uri: Path | str, **fields: Any) -> Iterator[None]:
-    """A stream for the length of a block."""
+    """Run a stream within a block and delete it afterwards."""
     cluster.create(stream_id, uri, **fields)
     try:
         yield
@@ -185,16 +188,19 @@ def stream(cluster: Cluster, stream_id: str, uri: Path | str, **fields: Any) -> 
 
 
 def frame_pools() -> set[str]:
-    """What of ours lies in shared memory: frame pools and sockets of calls."""
+    """Return the names of the application's files in shared memory: frame pools and RPC sockets."""
     return {path.name for path in dev_shm.FOLDER.glob(f"{dev_shm.PREFIX}*")}
 
 
-def until(look: Callable[[], T], *, within_s: float = 120.0, what: str) -> T:
-    """The first true value that ``look`` returns. Raises TimeoutError."""
-    expires_s = time.monotonic() + within_s
-    while time.monotonic() < expires_s:
-        with suppress(SightlineError, httpx.HTTPError):  # what answers may just be away
-            if value := look():
+def until(probe: Callable[[], T], *, within_s: float = 120.0, what: str) -> T:
+    """Call ``probe`` until it returns a true value, and return that.
+
+    Raise TimeoutError when it does not do so in time; the message names what it waited for.
+    """
+    expires_at_s = time.monotonic() + within_s
+    while time.monotonic() < expires_at_s:
+        with suppress(SightlineError, httpx.HTTPError):  # the server may be restarting
+            if value := probe():
                 return value
-        time.sleep(_LOOK_PERIOD_S)
-    raise TimeoutError(f"{what}: not within {within_s:g} s")
+        time.sleep(_POLL_INTERVAL_S)
+    raise TimeoutError(f"timed out after {within_s:g} s waiting for {what}")

@@ -1,4 +1,4 @@
-"""Many cameras, of which one freezes, one refuses connections and one sends garbage."""
+"""Run many cameras, of which one freezes, one refuses connections and one sends garbage."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from scripts.trials.listener import listening
 from scripts.trials.relay import Relay
 from serve_app.schemas.streams import StreamStatus
 
-_START_TIMEOUT_S = 300.0  # so many processes start at once
-_FAIR_SHARE = 0.9  # they watch the same camera
-_CALM_S = 5.0  # all of them running, before anything breaks
+_START_TIMEOUT_S = 300.0  # long, since many processes start at once
+_FAIR_SHARE = (
+    0.9  # each healthy stream must capture this fraction of the most that one captured: all watch the same camera
+)
+_CALM_S = 5.0  # all streams run for this long before anything breaks
 BROKEN = {"frozen": "stalled", "refusing": "reconnecting", "garbage": "failed"}
 
 
 @dataclass
 class Crowd:
-    """How it went: the sound streams' frames while the others were broken."""
+    """The results of the trial: what the healthy streams did while the others were broken."""
 
-    states: dict[str, str] = field(default_factory=dict)  # of the broken ones: what they say of themselves
+    states: dict[str, str] = field(default_factory=dict)  # of the broken streams: state and detail
     captured: int = 0
     processed: int = 0
     dropped: int = 0
@@ -32,21 +34,20 @@ class Crowd:
 
 
 def crowd(cluster: Cluster, camera_port: int, count: int, duration_s: float, tell: Callable[[float], None]) -> Crowd:
-    """``count`` streams of a camera, three of them broken after a while, for ``duration_s``.
+    """Run ``count`` streams of a camera and break three of them for ``duration_s``.
 
-    ``tell`` hears how many seconds of it are over.
+    ``tell`` is called with the number of seconds that have passed.
     """
     trial = Crowd()
-    sound = [f"sound-{number}" for number in range(count - len(BROKEN))]
+    healthy = [f"healthy-{number}" for number in range(count - len(BROKEN))]
     with ExitStack() as stack:
         cables = {name: stack.enter_context(Relay(camera_port)) for name in ("frozen", "refusing")}
         garbage_port = stack.enter_context(listening(_send_garbage))
         ports = {name: cable.port for name, cable in cables.items()} | {"garbage": garbage_port}
-        for name, port in (ports | dict.fromkeys(sound, camera_port)).items():
+        for name, port in (ports | dict.fromkeys(healthy, camera_port)).items():
             scheme, path = ("tcp", "") if name == "garbage" else ("rtsp", "/cam")
             stack.enter_context(stream(cluster, name, f"{scheme}://127.0.0.1:{port}{path}"))
-        healthy = [*sound, *cables]
-        until(lambda: _all_run(cluster, healthy), within_s=_START_TIMEOUT_S, what="all of them running")
+        until(lambda: _all_run(cluster, [*healthy, *cables]), within_s=_START_TIMEOUT_S, what="all streams to run")
         time.sleep(_CALM_S)
         cables["frozen"].freeze()
         cables["refusing"].unplug()
@@ -57,24 +58,28 @@ def crowd(cluster: Cluster, camera_port: int, count: int, duration_s: float, tel
         after = _by_id(cluster)
         trial.states = {name: f"{after[name].state}: {after[name].detail}" for name in BROKEN}
         cables["frozen"].thaw()
-    seen = {name: after[name].captured - before[name].captured for name in sound}
-    for name in sound:
+    seen = {name: after[name].captured - before[name].captured for name in healthy}
+    for name in healthy:
         if seen[name] < _FAIR_SHARE * max(seen.values()):
-            trial.problems.append(f"{name} captured {seen[name]} frames, another one {max(seen.values())}")
+            trial.problems.append(
+                f"{name} captured {seen[name]} frames, while another stream captured {max(seen.values())}"
+            )
         trial.captured += after[name].captured - before[name].captured
         trial.processed += after[name].processed - before[name].processed
         trial.dropped += sum(after[name].dropped.values()) - sum(before[name].dropped.values())
         if after[name].state != "running":
             trial.problems.append(f"{name} is {after[name].state}: {after[name].detail}")
         if after[name].reconnects:
-            trial.problems.append(f"{name} was connected {after[name].reconnects + 1} times")
+            trial.problems.append(f"{name} reconnected {after[name].reconnects} times, although its camera was healthy")
     trial.problems += [
-        f"{name} is {after[name].state}, not {state}" for name, state in BROKEN.items() if after[name].state != state
+        f"{name} is {after[name].state}, and should be {state}"
+        for name, state in BROKEN.items()
+        if after[name].state != state
     ]
     if trial.dropped:
-        trial.problems.append(f"sound streams lost {trial.dropped} frames")
+        trial.problems.append(f"healthy streams dropped {trial.dropped} frames")
     if not trial.processed:
-        trial.problems.append("sound streams processed nothing")
+        trial.problems.append("healthy streams processed no frame")
     return trial
 
 

@@ -1,4 +1,4 @@
-"""Real pictures of every kind that is read, and damage to them: bytes that a decoder has to survive."""
+"""Intact pictures of every supported format, and ways to damage them: bytes that a decoder must survive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Damage = Callable[[random.Random, bytes], bytes]
 
 
 def pictures() -> dict[str, bytes]:
-    """One of each kind, a few kilobytes each."""
+    """Return one picture of each kind, a few kilobytes each."""
     rows, columns = np.mgrid[0:_HEIGHT_PX, 0:_WIDTH_PX]
     pixels = np.stack([columns * 5, rows * 6, (rows * columns) % 256], axis=2).astype(np.uint8)
     rgb = Image.fromarray(pixels)
@@ -68,10 +68,10 @@ def pictures() -> dict[str, bytes]:
 
 
 def damaged(rng: random.Random, whole: bytes, other: bytes) -> bytes:
-    """The picture with up to four kinds of damage; ``other`` is a picture that parts may come from."""
+    """Damage a picture in up to four ways; parts of the picture ``other`` may be inserted."""
     data = whole
     for _ in range(rng.choice((1, 1, 2, 4))):
-        data = data[:_LONGEST_BYTES]  # what is repeated again and again has no end
+        data = data[:_LONGEST_BYTES]  # repeated damage must not make the file grow without limit
         data = rng.choice(_DAMAGES)(rng, data) if rng.random() < 0.85 else _splice(rng, data, other)
     return _mended(data) if rng.random() < 0.8 else data
 
@@ -93,7 +93,7 @@ def _truncate(rng: random.Random, data: bytes) -> bytes:
 
 
 def _put_edge(rng: random.Random, data: bytes) -> bytes:
-    """A number at the edge of its type somewhere, most of the time near the start: a size, a count, an offset."""
+    """Overwrite a number, such as a size or an offset, by one at the edge of its type, mostly near the start."""
     size = rng.choice((1, 2, 4))
     value: bytes = (rng.choice(_EDGES) & (256**size - 1)).to_bytes(size, rng.choice(("big", "little")))
     place = rng.randrange(max(1, min(len(data), rng.choice((64, 256, len(data) or 1)))))
@@ -116,7 +116,7 @@ def _swap_signature(rng: random.Random, data: bytes) -> bytes:
 
 
 def _shuffle_parts(rng: random.Random, data: bytes) -> bytes:
-    """Segments or chunks in another order, some twice, some gone."""
+    """Move, repeat or remove segments or chunks."""
     parts = split(data)
     head, rest = parts[:1], parts[1:]
     for _ in range(rng.choice((1, 2, 5))):
@@ -135,7 +135,7 @@ def _shuffle_parts(rng: random.Random, data: bytes) -> bytes:
 
 
 def _change_entry(rng: random.Random, data: bytes) -> bytes:
-    """Another tag, type, count or value in the first directory of a TIFF; elsewhere an edge."""
+    """Change a tag, type, count or value in the first directory of a TIFF; in other formats, put an edge number."""
     if data[:4] not in (b"II*\0", b"MM\0*"):
         return _put_edge(rng, data)
     order = "<" if data[:2] == b"II" else ">"
@@ -180,7 +180,10 @@ _DAMAGES: tuple[Damage, ...] = (
 
 
 def split(data: bytes) -> list[bytes]:
-    """A JPEG's segments, a PNG's or a WebP's chunks, each with its head, after the file's own. Joined, they are it."""
+    """Split a picture into its file header and its segments (JPEG) or chunks (PNG, WebP), which join to the same file.
+
+    Other formats are split into pieces of 64 bytes.
+    """
     if data.startswith(b"\x89PNG"):
         return _chunks(data, 8, lambda at: 12 + int.from_bytes(data[at : at + 4], "big"))
     if data.startswith(b"RIFF"):
@@ -205,7 +208,7 @@ def _segments(data: bytes) -> list[bytes]:
 
 
 def _mended(data: bytes) -> bytes:
-    """With the checksums and the total that a decoder looks at first, so that it goes on to the rest."""
+    """Correct the checksums and the total size, so that a decoder does not stop at them and reads the damaged parts."""
     if data.startswith(b"RIFF"):
         return data[:4] + struct.pack("<I", max(0, len(data) - 8)) + data[8:]
     if not data.startswith(b"\x89PNG"):
@@ -227,12 +230,12 @@ def _encoded(extension: str, pixels: np.ndarray, *options: int) -> bytes:
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
-    """With its length and its checksum."""
+    """Return a PNG chunk with its length and checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png(width: int, height: int, *chunks: bytes, depth: int = 8, colour: int = 2, interlaced: bool = False) -> bytes:
-    """A PNG of this size with these chunks between its header and its end."""
+    """Return a PNG of this size with these chunks between its header and its end."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + b"".join(chunks) + png_chunk(b"IEND", b"")
 
@@ -245,7 +248,7 @@ def _interlaced_png(pixels: np.ndarray) -> bytes:
 
 
 def _run_length_bmp() -> bytes:
-    """Runs, literal pixels and jumps."""
+    """Return a run-length BMP with runs, literal pixels and jumps."""
     row = bytes([20, 7, 0, 4, 1, 2, 3, 4, _WIDTH_PX - 24, 9, 0, 0])
     data = row * (_HEIGHT_PX - 4) + bytes([0, 2, 3, 2, 5, 1, 0, 1])
     palette = bytes(value for number in range(256) for value in (number, 255 - number, number, 0))

@@ -1,4 +1,4 @@
-"""Requests made of the application's own description: values that it allows, and values that it does not."""
+"""Requests generated from the application's OpenAPI document, with valid and with invalid values."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from scripts.trials.wire import request
 Case = schemathesis.Case[Any]
 Operation = APIOperation[Any, Any, Any, Any]
 
-_STARTED = 0.02  # share of the streams that may be, for each is a process that has to start
-_SOURCES = (  # whatever answers there is on this machine, and that is nothing
+_STARTED = 0.02  # the fraction of created streams that may run: each of them starts a process
+_SOURCES = (  # all of them on this machine, where nothing answers
     "/etc/passwd", "file:///etc/shadow", "../../../../etc/passwd", "/proc/self/environ", "/dev/zero", "/dev/video99",
     "pipe:0", "concat:/etc/passwd", "subfile,,start,0,end,0,,:/etc/passwd", "data:,x", "http://127.0.0.1:1/",
     "http://[::1", "a\0b", "rtsp://user:secret@127.0.0.1:1/x", "tcp://127.0.0.1:1", "udp://127.0.0.1:1",
@@ -29,7 +29,7 @@ _SOURCES = (  # whatever answers there is on this machine, and that is nothing
 
 
 def described(document: dict[str, Any], seed: int, count: int) -> list[Attack]:
-    """So many, for every operation of the OpenAPI document."""
+    """Return ``count`` attacks spread over all operations of the OpenAPI document."""
     schema = schemathesis.openapi.from_dict(document)
     operations: list[Operation] = []
     for result in schema.get_all_operations():
@@ -64,14 +64,14 @@ def _attack(case: Case, rng: random.Random) -> Attack:
     how = case.as_transport_kwargs(base_url="http://localhost")
     names = ("method", "url", "headers", "params", "data", "json", "files", "cookies")
     prepared = requests.Request(**{name: how[name] for name in names if name in how}).prepare()
-    body = cast("str | bytes | None", prepared.body)  # never a stream: what it is made of is none
+    body = cast("str | bytes | None", prepared.body)  # never an iterator, since no argument above is one
     headers = [(_text(name), _text(value)) for name, value in prepared.headers.items()]
     wire = request(prepared.method or "", prepared.path_url, headers, body.encode() if isinstance(body, str) else body)
     return Attack(f"described: {case.method} {case.path}", (wire,), (prepared.method or "",))
 
 
 def _tame(spec: dict[str, Any], rng: random.Random) -> None:
-    """A stream reaches nothing but this machine, and is at rest most of the time."""
+    """Change a stream's specification so that it reaches no other machine and is mostly paused."""
     if isinstance(spec.get("source"), dict) and (rng.random() < 0.5 or "://" in str(spec["source"].get("uri"))):
         spec["source"]["uri"] = rng.choice(_SOURCES)
     for sink in spec["sinks"] if isinstance(spec.get("sinks"), list) else []:

@@ -1,4 +1,4 @@
-"""A camera's cable is pulled out and put back, again and again."""
+"""Unplug a camera repeatedly, and check that its stream recovers and leaks nothing."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from scripts.trials.relay import Relay
 from serve_app.client import StreamEvent
 from serve_app.schemas.streams import StateChange
 
-_SETTLED_AFTER = 3  # disconnects: by then everything that is opened once is open
-LEAST = _SETTLED_AFTER + SLACK + 1  # disconnects that show what each of them leaves
-_ROUNDS = 3  # in each of which a process must hold more before we say that disconnects leave something behind
+_SETTLED_AFTER = 3  # after this many disconnects, everything that is opened only once is open
+LEAST = _SETTLED_AFTER + SLACK + 1  # the fewest disconnects in which one leak per disconnect exceeds the slack
+_ROUNDS = 3  # growth counts as a leak only when the process grows in each of these rounds
 _LONGEST_PULL_S = 2.0
-_MEMORY_SLACK_MIB = 20.0  # allocators keep some of what was given back
+_MEMORY_SLACK_MIB = 20.0  # allocators keep some of the freed memory
 
 
 @dataclass
 class Disconnects:
-    """How it went."""
+    """The results of the trial."""
 
-    away_s: list[float] = field(default_factory=list)  # from the cable's return to the next frame's result
-    before: Footprint | None = None  # of the stream's process, settled
+    away_s: list[float] = field(
+        default_factory=list
+    )  # for each disconnect: from the cable's return to the next frame's result
+    before: Footprint | None = None  # of the stream's process, once it has settled
     after: Footprint | None = None
     problems: list[str] = field(default_factory=list)
 
 
 def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[int], None]) -> Disconnects:
-    """Pull the cable so many times. ``tell`` hears how many there were.
+    """Unplug a camera ``times`` times. ``tell`` is called with the number of disconnects so far.
 
-    A pool that still fills holds more threads afterwards, once. What each disconnect leaves behind grows in every
-    round: where the process holds more, another round shows which of the two it is.
+    A thread pool that still fills makes the process grow once, while a leak makes it grow in every round. So another
+    round is run after growth, to tell the two apart.
     """
     trial = Disconnects()
     with Relay(camera_port) as cable, stream(cluster, "cable", f"rtsp://127.0.0.1:{cable.port}/cam"):
@@ -59,30 +61,30 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
         if cluster.workers() != [worker]:
             trial.problems.append("the stream's process was replaced")
         if frame_pools() != pools:
-            trial.problems.append("other frame pools than before")
+            trial.problems.append("the stream left a frame pool behind, or lost one")
         status = cluster.status("cable")
     follower.close()
     if not follower.is_in_order:
-        trial.problems.append("results came out of order, or twice")
+        trial.problems.append("results arrived twice or out of order")
     if status.reconnects < len(trial.away_s):
-        trial.problems.append(f"{status.reconnects} reconnects were counted, of {len(trial.away_s)}")
+        trial.problems.append(f"only {status.reconnects} of {len(trial.away_s)} reconnects were counted")
     return trial
 
 
 def _pull(cable: Relay, follower: Follower) -> float:
-    """Pull the cable and put it back. Return how many seconds after that the next frame's result was captured."""
-    pulled_s = time.time()
+    """Unplug the camera and plug it in again; return the seconds from then to the result of a new frame."""
+    pulled_at_s = time.time()
     cable.unplug()
-    follower.wait_for(partial(_is_reconnecting_since, pulled_s))
-    time.sleep(random.uniform(0, _LONGEST_PULL_S))  # the back-off is anywhere when the camera returns
+    follower.wait_for(partial(_is_reconnecting_since, pulled_at_s))
+    time.sleep(random.uniform(0, _LONGEST_PULL_S))  # the camera returns at a random point of the back-off
     cable.plug()
-    back_s = time.time()
-    return follower.result_after(back_s).at_s - back_s
+    returned_at_s = time.time()
+    return follower.result_after(returned_at_s).at_s - returned_at_s
 
 
 def _is_reconnecting(event: StreamEvent) -> bool:
     return isinstance(event.data, StateChange) and event.data.state == "reconnecting"
 
 
-def _is_reconnecting_since(since_s: float, event: StreamEvent) -> bool:
-    return event.at_s > since_s and _is_reconnecting(event)
+def _is_reconnecting_since(since_at_s: float, event: StreamEvent) -> bool:
+    return event.at_s > since_at_s and _is_reconnecting(event)

@@ -1,4 +1,4 @@
-"""A stream's events, followed as a client does it, and as its files have them."""
+"""The events of a stream, as a client follows them and as its file contains them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from serve_app.client import Client, ConnectionFailed, FrameResult, MissedEvents
 from serve_app.schemas.streams import Gap
 from serve_app.types import Json
 
-_PAUSE_S = 0.2  # before a first connection is tried again
+_PAUSE_S = 0.2  # before another attempt to connect
 _END_TIMEOUT_S = 60.0
 
 
-class NothingCame(Exception):
-    """What was waited for did not happen in time."""
+class EventTimeout(Exception):
+    """The awaited event did not arrive in time."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """An event, and when it was here: wall clock, seconds since the epoch."""
+    """An event and its time of arrival, in seconds since the epoch."""
 
     at_s: float
     event: StreamEvent
@@ -35,7 +35,7 @@ def written(output_dir: Path, stream_id: str) -> list[Json]:
 
 
 class Follower:
-    """Collects a stream's events in a thread, until the stream is deleted."""
+    """A client that collects a stream's events in a thread until the stream is deleted."""
 
     def __init__(self, url: str, stream_id: str) -> None:
         self.seen: list[Seen] = []
@@ -46,48 +46,53 @@ class Follower:
         self._thread.start()
 
     def wait_for(self, wanted: Callable[[StreamEvent], bool], within_s: float = 120.0) -> Seen:
-        """The first event that is wanted, of those seen and those to come. Raises NothingCame."""
-        expires_s = time.monotonic() + within_s
-        looked_at = 0
+        """Return the first event that is wanted, among past and future ones.
+
+        Raise EventTimeout when none arrives in time.
+        """
+        expires_at_s = time.monotonic() + within_s
+        checked = 0
         with self._arrived:
             while True:
-                for seen in self.seen[looked_at:]:
+                for seen in self.seen[checked:]:
                     if wanted(seen.event):
                         return seen
-                looked_at = len(self.seen)
-                if not self._arrived.wait(max(0.0, expires_s - time.monotonic())):
-                    raise NothingCame(f"stream {self._stream_id}: it did not come in {within_s:g} s")
+                checked = len(self.seen)
+                if not self._arrived.wait(max(0.0, expires_at_s - time.monotonic())):
+                    raise EventTimeout(
+                        f"stream {self._stream_id}: the awaited event did not arrive within {within_s:g} s"
+                    )
 
     def result_after(self, at_s: float, within_s: float = 120.0, of_model: str | None = None) -> Seen:
-        """The first result of a frame that was captured after a moment, of any model or of one."""
+        """Return the first result of a frame captured after ``at_s``; ``of_model``: only of this model."""
 
-        def is_it(event: StreamEvent) -> bool:
+        def matches(event: StreamEvent) -> bool:
             found = event.data
             return isinstance(found, FrameResult) and found.captured_at_s > at_s and of_model in (None, found.model)
 
-        return self.wait_for(is_it, within_s)
+        return self.wait_for(matches, within_s)
 
     def gap(self, within_s: float = 120.0) -> Gap:
-        """Return the first gap, which says what was lost when another process took the stream over."""
+        """Return the first gap event, which counts the frames lost when another process took the stream over."""
         found = self.wait_for(lambda event: event.type == "gap", within_s).event.data
         assert isinstance(found, Gap)
         return found
 
     def results(self) -> list[FrameResult]:
-        """Return every result, as they came."""
+        """Return every result, in the order of arrival."""
         return [seen.event.data for seen in self.seen if isinstance(seen.event.data, FrameResult)]
 
     def frame_ids(self) -> list[int]:
-        """Return the frame of every result, as they came."""
+        """Return the frame id of every result, in the order of arrival."""
         return [result.frame_id for result in self.results()]
 
     @property
     def is_in_order(self) -> bool:
-        """Whether it saw no frame twice, nor one after a later one."""
+        """Whether every frame arrived once and in order."""
         return self.frame_ids() == sorted(set(self.frame_ids()))
 
     def close(self) -> None:
-        """To be called when the stream is deleted."""
+        """Wait for the end of the events; call this after the stream is deleted."""
         self._thread.join(_END_TIMEOUT_S)
 
     def _follow(self) -> None:
@@ -97,7 +102,7 @@ class Follower:
                     for event in client.streams.events(self._stream_id, ("result", "state", "gap"), after=-1):
                         if not isinstance(event, MissedEvents):
                             self._add(event)
-                except ConnectionFailed:  # what answers may just have been killed, before we connected
+                except ConnectionFailed:  # the server process may have been killed before we connected
                     time.sleep(_PAUSE_S)
                 except NotFoundError:  # the stream is deleted
                     return

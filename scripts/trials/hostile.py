@@ -1,4 +1,4 @@
-"""Thousands of hostile requests, while honest ones go on being answered."""
+"""Send thousands of hostile requests, and check that legitimate requests are still answered."""
 
 from __future__ import annotations
 
@@ -26,37 +26,42 @@ from serve_app.client import Client, SightlineError
 from serve_app.errors import ServeAppError
 
 _BATCH = 2000
-_WARM_UP = 4000  # by then every kind has come, and allocators are as large as they get
-_HELD = 0.1  # share of the requests that are connections held open
-_DESCRIBED = 0.1  # as many are made of the application's description, and sent some 1.5 times each
+_WARM_UP = 4000  # requests, after which every kind was sent and allocators have reached their full size
+_HELD = 0.1  # the fraction of attacks that hold a connection open
+_DESCRIBED = 0.1  # the number of attacks from the OpenAPI document, relative to all; each is sent about 1.5 times
 _AT_ONCE = 8
 _TIMEOUT_S = 60.0
-_HUNG_S = 2.0  # a request that is never complete has no answer: so long it is waited for
+_HUNG_S = 2.0  # how long to wait for an answer that may never come, since the request is incomplete
 _DRIP_S = 0.1  # between the bytes of a held connection
 _SMALL_WINDOW_BYTES = 2048
 _SETTLED_WITHIN_S = 90.0
 _SAME_FOR_S = 3.0
 _SAME_MIB = 5.0
-_MEMORY_SLACK_MIB = 100.0  # of a process: allocators keep some of what 32 MiB bodies and 50 megapixels took
-_TOP_FOLDERS = (b"tmp", b"home", b"usr", b"root")  # of a file system: whoever is told of one learns where we lie
+_MEMORY_SLACK_MIB = 100.0  # per process: allocators keep memory of 32 MiB bodies and 50-megapixel pictures
+_TOP_FOLDERS = (b"tmp", b"home", b"usr", b"root")  # of a file system: an answer that shows one reveals our location
 _LASTING = ("Ingress", "Preprocessor", "Detector", "StreamSupervisor")
 _LEAKS = (b"Traceback", b'File "', b"site-packages", b".py", b"root:x:", *(b"/%b/" % top for top in _TOP_FOLDERS))
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """An answer that is not ours: whoever gives it answers before we hear of the request."""
+    """An answer from a component in front of the application, when the application never receives the request."""
 
-    giver: str
+    answered_by: str
     status: int
-    body: bytes  # its beginning; empty: it has none
-    example: str
+    body: bytes  # how the body begins; empty: there is no body
+    example: str  # a request that is answered like this
 
 
-_HTTP2_SETTINGS = b"\4\0"  # how HAProxy answers who begins as HTTP/2 does
+_HTTP2_SETTINGS = b"\4\0"  # how HAProxy answers a client that starts with HTTP/2's preface
 _HTML = b"<html><body><h1>"
 FOREIGN = (
-    Foreign("HAProxy", 400, _HTML + b"400 Bad request", "a NUL in a header, two lengths, 16 KB of headers, no HTTP"),
+    Foreign(
+        "HAProxy",
+        400,
+        _HTML + b"400 Bad request",
+        "a NUL in a header, two lengths, 16 KB of headers, bytes that are not HTTP",
+    ),
     Foreign("HAProxy", 422, _HTML + b"422 Unprocessable Content", "Transfer-Encoding: chunked, chunked"),
     Foreign("HAProxy", 408, _HTML + b"408 Request Time-out", "a header that does not end"),
     Foreign("Serve's own proxy", 404, b"Path '", "OPTIONS *"),
@@ -68,13 +73,13 @@ FOREIGN = (
 
 @dataclass
 class Hostile:
-    """How it went."""
+    """The results of the trial."""
 
     seed: int
     sent: int = 0
     answers: Counter[str] = field(default_factory=Counter)
-    honest_s: list[float] = field(default_factory=list)  # how long each honest request took
-    before: dict[str, Footprint] = field(default_factory=dict)  # by process, settled
+    honest_s: list[float] = field(default_factory=list)  # the duration of each legitimate request
+    before: dict[str, Footprint] = field(default_factory=dict)  # by process, once memory has settled
     after: dict[str, Footprint] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -82,40 +87,43 @@ class Hostile:
 def hostile(
     cluster: Cluster, seed: int, times: int, honest: bytes, slots: int, video: Path, tell: Callable[[int], None]
 ) -> Hostile:
-    """So many hostile requests, the same for the same seed. In the picture ``honest`` something is found; ``slots`` of
-    those may be under way at once; ``video`` is what the stream under attack shows."""
+    """Send ``times`` hostile requests; the same seed sends the same ones.
+
+    ``honest`` is a picture in which the model detects something, for the legitimate requests, of which ``slots`` may be
+    in flight at once. ``video`` is the source of the stream under attack.
+    """
     trial = Hostile(seed)
-    patient = _Patient(cluster.url, honest, trial)
+    client = _LegitimateClient(cluster.url, honest, trial)
     document = httpx.get(f"{cluster.url}/openapi.json", timeout=_TIMEOUT_S, trust_env=False).json()
     api = described(document, seed, max(20, int(times * _DESCRIBED)))
     with stream(cluster, TARGET, video, loop=True, max_fps=1):
-        storm = _Storm(cluster, api, patient, trial)
-        storm.rage(range(-min(_WARM_UP, times // 2), 0))
+        storm = _Storm(cluster, api, client, trial)
+        storm.send_all(range(-min(_WARM_UP, times // 2), 0))
         trial.before, pools = storm.settled({}), frame_pools()
         processes = {name: cluster.replicas(name) for name in _LASTING}
         for first in range(0, times, _BATCH):
             numbers = range(first, min(first + _BATCH, times))
-            storm.rage(numbers)
+            storm.send_all(numbers)
             tell(numbers.stop)
         trial.after = storm.settled(trial.before)
         if processes != {name: cluster.replicas(name) for name in _LASTING}:
             trial.problems.append("a process was replaced")
-        if len(frame_pools()) > len(pools):  # a stream that was replaced has another one
-            trial.problems.append("frame pools are left")
+        if len(frame_pools()) > len(pools):  # a replaced stream has a new pool, which is not a leak
+            trial.problems.append("frame pools are left over")
         with ThreadPoolExecutor(slots) as pool:
-            list(pool.map(lambda _: patient.ask(), range(slots)))
+            list(pool.map(lambda _: client.ask(), range(slots)))
     with suppress(TimeoutError):
         until(lambda: not cluster.workers(), what="the end of the streams' processes")
     if cluster.workers():
-        trial.problems.append("processes of streams are left")
+        trial.problems.append("processes of streams are left over")
     for name, before in trial.before.items():
         growths = trial.after[name].growth(before, memory_slack_mib=_MEMORY_SLACK_MIB)
         trial.problems += [f"{name}: {growth}" for growth in growths]
     return trial
 
 
-class _Patient:
-    """An honest client."""
+class _LegitimateClient:
+    """A legitimate client, which checks that its picture always gets the same answer."""
 
     def __init__(self, url: str, picture: bytes, trial: Hostile) -> None:
         self._picture = picture
@@ -125,24 +133,24 @@ class _Patient:
         assert self._found
 
     def ask(self) -> None:
-        """Once; what is wrong with the answer becomes a problem."""
-        began_s = time.monotonic()
+        """Send one request and record a wrong or missing answer as a problem."""
+        started_at_s = time.monotonic()
         try:
             found = self._ask()
         except SightlineError as exc:
-            self._trial.problems.append(f"an honest request: {type(exc).__name__} {exc}")
+            self._trial.problems.append(f"a legitimate request failed: {type(exc).__name__} {exc}")
         else:
             if found != self._found:
-                self._trial.problems.append(f"an honest request: {found}, and not {self._found}")
-        self._trial.honest_s.append(time.monotonic() - began_s)
+                self._trial.problems.append(f"a legitimate request was answered {found} instead of {self._found}")
+        self._trial.honest_s.append(time.monotonic() - started_at_s)
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Again and again, within the block, and once after it."""
-        over = threading.Event()
+        """Send requests repeatedly within the block, and one after it."""
+        stop = threading.Event()
 
         def ask() -> None:
-            while not over.wait(_DRIP_S):
+            while not stop.wait(_DRIP_S):
                 self.ask()
 
         thread = threading.Thread(target=ask)
@@ -150,7 +158,7 @@ class _Patient:
         try:
             yield
         finally:
-            over.set()
+            stop.set()
             thread.join()
         self.ask()
 
@@ -160,20 +168,20 @@ class _Patient:
 
 
 class _Storm:
-    """Sends attacks, and judges the answers."""
+    """A sender of attacks that judges the answers."""
 
-    def __init__(self, cluster: Cluster, api: Sequence[Attack], patient: _Patient, trial: Hostile) -> None:
+    def __init__(self, cluster: Cluster, api: Sequence[Attack], client: _LegitimateClient, trial: Hostile) -> None:
         self._cluster = cluster
         self._address = Address.of(cluster.url)
         self._api = api
-        self._patient = patient
+        self._client = client
         self._trial = trial
 
-    def rage(self, numbers: range) -> None:
-        """The attacks of these numbers."""
+    def send_all(self, numbers: range) -> None:
+        """Send the attacks of these numbers, then delete the streams that they created."""
         holding = int(len(numbers) * _HELD)
-        held_open = _Holding(self._address, self._trial.seed, numbers[:holding])
-        with held_open, self._patient.asking(), ThreadPoolExecutor(_AT_ONCE) as pool:
+        held_open = _HeldConnections(self._address, self._trial.seed, numbers[:holding])
+        with held_open, self._client.asking(), ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(self._attack, numbers[holding:]))
         self._trial.sent += len(numbers)
         for status in self._cluster.streams():
@@ -181,10 +189,13 @@ class _Storm:
                 self._cluster.delete(status.stream_id)
 
     def settled(self, before: dict[str, Footprint]) -> dict[str, Footprint]:
-        """Footprints, as soon as they are no larger than those before, or without any the same as a while ago."""
-        expires_s = time.monotonic() + _SETTLED_WITHIN_S
+        """Wait until memory has settled, and return the footprints.
+
+        It has settled when no process exceeds ``before``; without ``before``, when the footprints no longer change.
+        """
+        expires_at_s = time.monotonic() + _SETTLED_WITHIN_S
         now = self._footprints()
-        while time.monotonic() < expires_s:
+        while time.monotonic() < expires_at_s:
             time.sleep(_SAME_FOR_S)
             earlier, now = now, self._footprints()
             if before:
@@ -208,7 +219,7 @@ class _Storm:
             with self._address.connect(_TIMEOUT_S if attack.is_answered else _HUNG_S) as end:
                 send(end, attack.parts, attack.pause_s)
                 if attack.leaves:
-                    label = "left"
+                    label = "client left"
                     return
                 answers = read_answers(end, attack.methods)
             for answer in answers:
@@ -222,7 +233,7 @@ class _Storm:
             self._tell(number, attack, "hung", f"no answer in {_TIMEOUT_S:g} s" if attack.is_answered else "")
         except NotHttp as exc:
             is_http2 = exc.args[0][3:5] == _HTTP2_SETTINGS
-            self._tell(number, attack, "HTTP/2" if is_http2 else "no HTTP", "" if is_http2 else f"no HTTP: {exc}")
+            self._tell(number, attack, "HTTP/2" if is_http2 else "not HTTP", "" if is_http2 else f"not HTTP: {exc}")
         except OSError as exc:
             self._tell(number, attack, "closed", type(exc).__name__ if attack.is_answered else "")
 
@@ -236,20 +247,20 @@ def _are_alike(one: Footprint, other: Footprint) -> bool:
     return not one.growth(other, _SAME_MIB) and not other.growth(one, _SAME_MIB)
 
 
-class _Holding:
-    """Connections that send a byte now and then and never read, for the length of a block."""
+class _HeldConnections:
+    """Slow connections that send one byte at a time and never read, for the length of a block."""
 
     def __init__(self, address: Address, seed: int, numbers: Sequence[int]) -> None:
         self._address = address
         self._plans = [held(seed, number) for number in numbers]
-        self._over = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._hold)
 
     def __enter__(self) -> None:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join()
 
     def _hold(self) -> None:
@@ -262,39 +273,39 @@ class _Holding:
                     end.setblocking(False)
                     ends.append((end, rest))
             at = 0
-            while not self._over.wait(_DRIP_S):
+            while not self._stop.wait(_DRIP_S):
                 for end, rest in ends:
-                    with suppress(OSError):  # it was closed, or takes nothing now
+                    with suppress(OSError):  # the connection was closed, or its buffer is full
                         end.send(rest[at : at + 1])
                 at += 1
-            for end, _ in ends[::2]:  # these end by a reset
+            for end, _ in ends[::2]:  # half of them end with a TCP reset
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def judge(answer: RawAnswer) -> tuple[str, str]:
-    """What an answer is, and what is wrong with it, if anything."""
+    """Return a label for an answer, and what is wrong with it or an empty text."""
     if answer.status < 400:
         return str(answer.status), ""
-    if answer.body is None:  # to HEAD
+    if answer.body is None:  # an answer to HEAD
         return str(answer.status), f"{answer.status}" if answer.status >= 500 else ""
     if leaked := [leak for leak in _LEAKS if leak in answer.body]:
         return "leak", f"{answer.status} shows {leaked[0]!r}: {answer.body[:300]!r}"
-    if ours := _ours(answer):
-        code = ours["code"]
+    if error := _application_error(answer):
+        code = error["code"]
         if answer.status < 500:
             return f"{answer.status} {code}", ""
         if answer.status == 503 and "retry-after" in answer.headers:
             return f"{answer.status} {code}", ""
-        return f"{answer.status} {code}", f"{answer.status} {ours}"
+        return f"{answer.status} {code}", f"{answer.status} {error}"
     for foreign in FOREIGN:
         begins = answer.body.startswith(foreign.body) if foreign.body else not answer.body
         if answer.status == foreign.status and begins:
-            return f"{answer.status} of {foreign.giver}", ""
+            return f"{answer.status} of {foreign.answered_by}", ""
     return f"{answer.status} ?", f"{answer.status} {answer.headers} {answer.body[:300]!r}"
 
 
-def _ours(answer: RawAnswer) -> dict[str, Any] | None:
-    """The error's fields, if it is one of ours, in our form."""
+def _application_error(answer: RawAnswer) -> dict[str, Any] | None:
+    """Return the fields of an error that has the application's own form, or None for any other answer."""
     try:
         body = json.loads(answer.body or b"")
         is_ours = {"code", "detail", "request_id"} <= body.keys() <= _FIELDS and body["code"] in _CODES
@@ -309,4 +320,4 @@ def _codes(kind: type[ServeAppError]) -> set[str]:
 
 
 _CODES = _codes(ServeAppError)
-_FIELDS = {"code", "detail", "request_id", "limit"}  # of our errors
+_FIELDS = {"code", "detail", "request_id", "limit"}  # the fields of the application's errors

@@ -1,4 +1,4 @@
-"""SIGKILL for every kind of process, under clients that post pictures and a stream that wants every frame."""
+"""Kill every kind of process (SIGKILL) while clients post pictures and a stream must keep every frame."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ _CALM_S = 2.0  # between kills
 
 @dataclass
 class Deaths:
-    """Of one kind of process: what they cost."""
+    """What the deaths of one kind of process cost."""
 
-    away_s: list[float] = field(default_factory=list)  # each: to a result of a later frame at who follows the stream
-    slowest_s: list[float] = field(default_factory=list)  # each: the longest that a request for a picture took
-    cut: Counter[str] = field(default_factory=Counter)  # what requests got that were under way
-    failed: Counter[str] = field(default_factory=Counter)  # what requests got that began after it
+    away_s: list[float] = field(
+        default_factory=list
+    )  # for each kill: until the stream's follower gets the result of a later frame
+    slowest_s: list[float] = field(default_factory=list)  # for each kill: the slowest request
+    cut: Counter[str] = field(default_factory=Counter)  # errors of requests in flight at the kill
+    failed: Counter[str] = field(default_factory=Counter)  # errors of requests sent after the kill
 
 
 @dataclass
 class Kills:
-    """How it went."""
+    """The results of the trial."""
 
     deaths: dict[str, Deaths] = field(default_factory=dict)  # by victim
     requests: int = 0
-    lost: int = 0  # frames that were captured and have no result, as the events say
+    lost: int = 0  # captured frames without a result, as counted by gap events
     gaps: int = 0
-    frames: int = 0  # that have a result
+    frames: int = 0  # frames with a result
     problems: list[str] = field(default_factory=list)
 
 
@@ -50,11 +52,10 @@ def kill(
     times: int,
     tell: Callable[[int], None],
 ) -> Kills:
-    """Each of the victims in turn, so many times.
+    """Kill each kind of victim in turn, ``times`` times.
 
-    What the stream wrote into its file below ``output_dir`` is what counts: no frame may be in it twice. A picture
-    whose request fails is a problem where a retry inside the server could have hidden the death, and where the request
-    began after it.
+    The file that the stream writes below ``output_dir`` is decisive: no frame may appear in it twice. A failed request
+    is a problem when a retry inside the server could have hidden the death, or when it was sent after the death.
     """
     trial = Kills({victim: Deaths() for victim in victims})
     done = 0
@@ -70,7 +71,7 @@ def kill(
             deaths.append(_kill_one(cluster, victim, crowd, follower, trial.deaths[victim]))
             done += 1
             tell(done)
-        status = until(lambda: cluster.status("killed"), what="its status")
+        status = until(lambda: cluster.status("killed"), what="the stream's status")
     follower.close()
     _judge(trial, crowd.requests, deaths)
     events = written(output_dir, "killed")
@@ -80,36 +81,40 @@ def kill(
     if frame_ids != sorted(set(frame_ids)):
         trial.problems.append("a frame has two results, or they are out of order")
     if not follower.is_in_order:
-        trial.problems.append("a client saw a frame twice, or out of order")
+        trial.problems.append("a follower received a frame twice or out of order")
     if victims.count("StreamWorker") * times != status.restarts:
-        trial.problems.append(f"{status.restarts} restarts were counted")
+        trial.problems.append(
+            f"{status.restarts} restarts of the stream were counted, not {victims.count('StreamWorker') * times}"
+        )
     if set(status.dropped) - {"restart"}:
         trial.problems.append(f"frames were dropped: {status.dropped}")
     if status.dropped.get("restart", 0) != trial.lost:
-        trial.problems.append(f"{status.dropped.get('restart', 0)} frames were lost, and {trial.lost} are in gaps")
+        trial.problems.append(
+            f"the status counts {status.dropped.get('restart', 0)} lost frames, and gap events count {trial.lost}"
+        )
     return trial
 
 
 def _kill_one(cluster: Cluster, victim: str, crowd: Clients, follower: Follower, seen: Deaths) -> Death:
     killed = cluster.kill_one(victim)
     killed_at_s = time.time()
-    # What was under way when it died may still arrive; a frame captured later needs its successor.
+    # A result in flight at the kill may still arrive. Only a later frame shows that the successor works.
     seen.away_s.append(follower.result_after(killed_at_s).at_s - killed_at_s)
     killed.wait_for_successor()
     answered = len(crowd.requests)
-    until(lambda: len(crowd.requests) >= answered + 2 * _CLIENTS, what="answers to requests that began after it")
+    until(lambda: len(crowd.requests) >= answered + 2 * _CLIENTS, what="answers to requests sent after the kill")
     return killed.death
 
 
 def _judge(trial: Kills, requests: Sequence[Request], deaths: Sequence[Death]) -> None:
-    """When all have ended, however late."""
+    """Attribute slow and failed requests to the deaths, once all requests have ended."""
     trial.requests = len(requests)
     for death, following in pairwise([*deaths, Death("", math.inf, math.inf)]):
         took_s = [one.ended_s - one.begun_s for one in requests if death.at_s <= one.ended_s <= following.at_s]
         trial.deaths[death.victim].slowest_s.append(max(took_s, default=0.0))
     for loss in losses(requests, deaths):
         if not loss.is_excused:
-            trial.problems.append(f"{loss.victim or 'nothing'} had died: a request got {loss.problem}")
+            trial.problems.append(f"after the death of {loss.victim or 'no process'}: a request got {loss.problem}")
         if loss.victim:
             seen = trial.deaths[loss.victim]
             (seen.cut if loss.was_cut else seen.failed)[loss.problem] += 1

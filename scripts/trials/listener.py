@@ -1,4 +1,4 @@
-"""A server of a few lines, for what is not HTTP."""
+"""A minimal TCP server for protocols other than HTTP."""
 
 from __future__ import annotations
 

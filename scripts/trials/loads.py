@@ -1,4 +1,4 @@
-"""Load that can be turned up and down: pictures over HTTP, or streams."""
+"""Adjustable load: pictures over HTTP, or streams."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import numpy as np
 from scripts.trials.cluster import Cluster, stream
 from serve_app.client import SightlineError
 
-IN_FLIGHT = 128  # requests at most: who waits for an answer sends nothing meanwhile
+IN_FLIGHT = 128  # the most requests in flight: above it, no request is sent until one is answered
 _TIMEOUT_S = 90.0  # above the server's deadline
-_LOOK_PERIOD_S = 0.5
+_POLL_INTERVAL_S = 0.5
 _PAUSE_S = 0.01
-_WINDOW_S = 2.0  # of a rate or a percentile
+_WINDOW_S = 2.0  # the length of the windows for rates and percentiles
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What became of the load, by windows of two seconds: seconds since the start, a second, seconds."""
+    """The offered load and its answers in windows of two seconds; times are seconds since the start."""
 
     at_s: list[float]
     offered_per_s: list[float]
@@ -36,27 +36,27 @@ class Answers:
 
 
 class AdjustableLoad(Protocol):
-    """Sends pictures, as many as it is told to."""
+    """A load that sends pictures at an adjustable level."""
 
     def offer(self, level: int) -> None:
-        """So much, from now on."""
+        """Set the level of the load from now on."""
 
-    def answers(self, began_s: float) -> Answers:
-        """What became of it, with times since then. Ends it: whatever was sent has its answer."""
+    def answers(self, started_at_s: float) -> Answers:
+        """End the load, wait for all answers and return them, with times relative to ``started_at_s``."""
 
     def problems(self) -> list[str]:
-        """What was answered wrongly, or not at all."""
+        """Return one message for each wrong or missing answer."""
 
 
 class HttpLoad:
-    """Requests that come at random, so many a second. While ``IN_FLIGHT`` of them wait for answers none is sent."""
+    """Requests at random times, ``level`` a second on average, while fewer than ``IN_FLIGHT`` wait for an answer."""
 
     def __init__(self, url: str, picture: bytes) -> None:
         self._url = url
         self._picture = picture
         self._rate = 0
-        self._rates: list[tuple[float, int]] = []  # since when
-        self._answered: list[tuple[float, float]] = []  # sent, ended
+        self._rates: list[tuple[float, int]] = []  # when each rate began, and the rate
+        self._answered: list[tuple[float, float]] = []  # when each request was sent and answered
         self._problems: list[str] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
@@ -69,27 +69,27 @@ class HttpLoad:
         self._end()
 
     def offer(self, level: int) -> None:
-        """See ``AdjustableLoad``: requests a second."""
+        """Set the number of requests a second; see ``AdjustableLoad``."""
         self._rates.append((time.monotonic(), level))
         self._rate = level
 
-    def answers(self, began_s: float) -> Answers:
-        """See ``AdjustableLoad``."""
+    def answers(self, started_at_s: float) -> Answers:
+        """Return the answers; see ``AdjustableLoad``."""
         self._end()
-        sent_s, ended_s = (np.array(times) - began_s for times in zip(*self._answered, strict=True))
-        at_s = np.arange(_WINDOW_S, ended_s.max(), _WINDOW_S)
-        windows = [(ended_s - sent_s)[(at - _WINDOW_S < ended_s) & (ended_s <= at)] for at in at_s]
-        changed_s, rates = zip(*self._rates, strict=True)
-        offered = [rates[int(np.searchsorted(changed_s, at + began_s - _WINDOW_S / 2)) - 1] for at in at_s]
+        sent_at_s, ended_at_s = (np.array(times) - started_at_s for times in zip(*self._answered, strict=True))
+        at_s = np.arange(_WINDOW_S, ended_at_s.max(), _WINDOW_S)
+        windows = [(ended_at_s - sent_at_s)[(at - _WINDOW_S < ended_at_s) & (ended_at_s <= at)] for at in at_s]
+        changed_at_s, rates = zip(*self._rates, strict=True)
+        offered = [rates[int(np.searchsorted(changed_at_s, at + started_at_s - _WINDOW_S / 2)) - 1] for at in at_s]
         return _answers(at_s, offered, [len(window) / _WINDOW_S for window in windows], windows)
 
     def problems(self) -> list[str]:
-        """See ``AdjustableLoad``."""
+        """Return the problems; see ``AdjustableLoad``."""
         return self._problems
 
     @property
     def count(self) -> int:
-        """Requests, answered or not."""
+        """The number of requests, whether they succeeded or failed."""
         return len(self._answered) + len(self._problems)
 
     def _end(self) -> None:
@@ -97,32 +97,32 @@ class HttpLoad:
         self._thread.join()
 
     async def _run(self) -> None:
-        room = asyncio.Semaphore(IN_FLIGHT)
-        asking: set[asyncio.Task[None]] = set()
-        due_s = time.monotonic()
+        slots = asyncio.Semaphore(IN_FLIGHT)
+        pending: set[asyncio.Task[None]] = set()
+        due_at_s = time.monotonic()
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(_TIMEOUT_S), connector=aiohttp.TCPConnector(limit=0)
         ) as http:
             while not self._stop.is_set():
-                if room.locked() or not self._rate:
+                if slots.locked() or not self._rate:
                     await asyncio.sleep(_PAUSE_S)
-                    due_s = time.monotonic()  # what could not be sent meanwhile never is
+                    due_at_s = time.monotonic()  # requests that were due in the meantime are skipped
                     continue
-                due_s += random.expovariate(self._rate)
-                await asyncio.sleep(due_s - time.monotonic())
-                await room.acquire()
-                asking.add(task := asyncio.create_task(self._ask(http)))
-                task.add_done_callback(asking.discard)
-                task.add_done_callback(lambda _: room.release())
-            await asyncio.gather(*asking)
+                due_at_s += random.expovariate(self._rate)
+                await asyncio.sleep(due_at_s - time.monotonic())
+                await slots.acquire()
+                pending.add(task := asyncio.create_task(self._ask(http)))
+                task.add_done_callback(pending.discard)
+                task.add_done_callback(lambda _: slots.release())
+            await asyncio.gather(*pending)
 
     async def _ask(self, http: aiohttp.ClientSession) -> None:
-        sent_s = time.monotonic()
+        sent_at_s = time.monotonic()
         try:
             async with http.post(self._url, data=self._picture, headers={"Content-Type": "image/jpeg"}) as response:
                 text = await response.text()
                 if response.status == 200:
-                    self._answered.append((sent_s, time.monotonic()))
+                    self._answered.append((sent_at_s, time.monotonic()))
                 else:
                     self._problems.append(f"a request got {response.status} {text[:200]}")
         except (aiohttp.ClientError, TimeoutError) as exc:
@@ -130,17 +130,17 @@ class HttpLoad:
 
 
 class StreamLoad:
-    """So many streams of a video at its own pace, each as a camera: what is not taken gives way to newer frames."""
+    """Streams of a video at its own pace, each like a camera: newer frames replace those not yet processed."""
 
     def __init__(self, cluster: Cluster, video: Path) -> None:
         self._cluster = cluster
         self._video = video
         self._streams: list[ExitStack] = []
-        self._sums: list[tuple[float, int, int]] = []  # frames captured and processed until then
-        self._ages: list[tuple[float, float]] = []
+        self._sums: list[tuple[float, int, int]] = []  # time, and the frames captured and processed up to it
+        self._ages: list[tuple[float, float]] = []  # time, and the age of a stream's latest result
         self._problems: list[str] = []
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._poll)
 
     def __enter__(self) -> StreamLoad:
         self._thread.start()
@@ -152,7 +152,7 @@ class StreamLoad:
         self.offer(0)
 
     def offer(self, level: int) -> None:
-        """See ``AdjustableLoad``: streams."""
+        """Set the number of streams; see ``AdjustableLoad``."""
         while len(self._streams) < level:
             fields = {"loop": True, "policy": "drop_oldest"}
             self._streams.append(ExitStack())
@@ -162,25 +162,28 @@ class StreamLoad:
         while len(self._streams) > level:
             self._streams.pop().close()
 
-    def answers(self, began_s: float) -> Answers:
-        """See ``AdjustableLoad``. Ages are those of each stream's latest result, looked at twice a second."""
-        at_s = np.arange(_WINDOW_S, self._sums[-1][0] - began_s, _WINDOW_S)
-        seen_s, captured, processed = (np.array(column) for column in zip(*self._sums, strict=True))
-        captured, processed = (np.interp(at_s + began_s, seen_s, column) for column in (captured, processed))
+    def answers(self, started_at_s: float) -> Answers:
+        """Return the answers; see ``AdjustableLoad``.
+
+        Their ages are those of each stream's latest result, sampled twice a second.
+        """
+        at_s = np.arange(_WINDOW_S, self._sums[-1][0] - started_at_s, _WINDOW_S)
+        sampled_at_s, captured, processed = (np.array(column) for column in zip(*self._sums, strict=True))
+        captured, processed = (np.interp(at_s + started_at_s, sampled_at_s, column) for column in (captured, processed))
         age_at_s, ages_s = (np.array(column) for column in zip(*self._ages, strict=True))
-        windows = [ages_s[(at - _WINDOW_S < age_at_s - began_s) & (age_at_s - began_s <= at)] for at in at_s]
+        windows = [ages_s[(at - _WINDOW_S < age_at_s - started_at_s) & (age_at_s - started_at_s <= at)] for at in at_s]
         offered, answered = (np.gradient(column, at_s) for column in (captured, processed))
         return _answers(at_s, offered, answered, windows)
 
     def problems(self) -> list[str]:
-        """See ``AdjustableLoad``."""
+        """Return the problems; see ``AdjustableLoad``."""
         return self._problems
 
-    def _look(self) -> None:
-        """A stream that is deleted keeps what it had."""
+    def _poll(self) -> None:
+        """Sample the counters of all streams; the sums keep the last counters of a deleted stream."""
         latest: dict[str, tuple[int, int]] = {}
-        while not self._stop.wait(_LOOK_PERIOD_S):
-            with suppress(SightlineError):  # what answers may just be away
+        while not self._stop.wait(_POLL_INTERVAL_S):
+            with suppress(SightlineError):  # the server may be restarting
                 for status in self._cluster.streams():
                     latest[status.stream_id] = status.captured, status.processed
                     if status.latest:

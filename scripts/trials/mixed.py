@@ -1,4 +1,4 @@
-"""Two models at once, under clients and streams of both."""
+"""Serve two models at once to clients and streams, and check that no answer comes from the wrong model."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from scripts.trials.cluster import Cluster, stream
 from scripts.trials.follower import Follower
 from scripts.trials.reference import Reference
 
-SECOND = "second"  # the name of the model beside the default one
+SECOND = "second"  # the name of the model next to the default one
 _CLIENTS = 2  # of each model
 _STREAM_FPS = 5
 
 
 @dataclass
 class Mixed:
-    """How it went."""
+    """The results of the trial."""
 
-    answers: Counter[str] = field(default_factory=Counter)  # of requests and streams, by the model that made them
+    answers: Counter[str] = field(default_factory=Counter)  # to requests and streams, by the model that made them
     problems: list[str] = field(default_factory=list)
 
 
 def mix(cluster: Cluster, pictures: Path, duration_s: float, tell: Callable[[float], None]) -> Mixed:
-    """For so long, clients and streams ask two models for what is in one picture, the only one in ``pictures``."""
+    """Let clients and streams use both models for ``duration_s``, on the only picture in the folder ``pictures``."""
     trial = Mixed()
     (picture,) = pictures.iterdir()
     reference = Reference(picture.read_bytes())
@@ -43,15 +43,15 @@ def mix(cluster: Cluster, pictures: Path, duration_s: float, tell: Callable[[flo
             followers[model].result_after(0)
             judge = _judge(reference, name)
             crowds[model] = stack.enter_context(clients(cluster.url, reference.picture, _CLIENTS, judge, model))
-        began_s = time.monotonic()
-        while (at_s := time.monotonic() - began_s) < duration_s:
+        started_at_s = time.monotonic()
+        while (at_s := time.monotonic() - started_at_s) < duration_s:
             tell(at_s)
             time.sleep(1)
     for model, name in names.items():
         trial.problems += crowds[model].problems
         followers[model].close()
         wrong = [one for one in followers[model].results() if one.model != name or not reference.agrees(one)]
-        trial.problems += [f"the stream of {name} has a result of {one.model}" for one in wrong]
+        trial.problems += [f"the stream of {name} has a wrong result, made by {one.model}" for one in wrong]
     trial.answers = reference.answers
     return trial
 

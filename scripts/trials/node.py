@@ -1,4 +1,4 @@
-"""A second Ray node on this machine carries half of the streams, and dies."""
+"""Kill a second Ray node that runs half of the streams, and check that they continue on the first."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower
 from serve_app.ipc import dev_shm
 
-SEVERAL_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # else configs/serve.env has Ray keep to loopback
+SEVERAL_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # without it, configs/serve.env keeps Ray on loopback
 _STREAMS = 4
 _CLIENTS = 2
-_STARTED = "Ray runtime started"  # what ray start says when the node has joined
-_CURRENT = Path("/tmp/ray/ray_current_cluster")  # ray start names its cluster there; who starts Ray next would join it
+_STARTED = "Ray runtime started"  # what ray start prints when the node has joined
+_CURRENT = Path("/tmp/ray/ray_current_cluster")  # ray start records its cluster here, and the next Ray would join it
 _OBJECT_STORE_BYTES = 100 << 20
 
 
 @dataclass
 class NodeLoss:
-    """How it went."""
+    """The results of the trial."""
 
     moved: int = 0  # streams that were on the node
-    away_s: list[float] = field(default_factory=list)  # of each of those: to the next frame's result at a client
-    lost: int = 0  # frames that were captured and have no result, as the events say
+    away_s: list[float] = field(
+        default_factory=list
+    )  # for each of them: from the kill until a client gets a later frame's result
+    lost: int = 0  # captured frames without a result, as counted by gap events
     requests: int = 0  # for pictures
     problems: list[str] = field(default_factory=list)
 
 
 def lose_node(cluster: Cluster, video: Path, picture: bytes, times: int, tell: Callable[[int], None]) -> NodeLoss:
-    """So many times: a node joins, streams are started, and all processes of the node are killed at once.
+    """Add a node, start streams on it and kill all of its processes at once, ``times`` times.
 
-    Meanwhile clients post pictures. Nothing that answers them is on the node.
+    Meanwhile clients post pictures, which are answered by replicas on the first node only.
     """
     trial = NodeLoss()
     with clients(cluster.url, picture, _CLIENTS) as crowd:
@@ -64,24 +66,27 @@ def _lose(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
             if there != _STREAMS // 2:
                 trial.problems.append(f"{there} of {_STREAMS} streams were on the second node")
             kill_all(node)
-            killed_s = time.time()
+            killed_at_s = time.time()
             for name, follower in followers.items():
-                away_s = follower.result_after(killed_s).at_s - killed_s
-                if until(partial(cluster.status, name), what="its status").restarts:
+                away_s = follower.result_after(killed_at_s).at_s - killed_at_s
+                if until(partial(cluster.status, name), what="the stream's status").restarts:
                     trial.moved += 1
                     trial.away_s.append(away_s)
                     trial.lost += follower.gap().lost
         for name, follower in followers.items():
             follower.close()
             if not follower.is_in_order:
-                trial.problems.append(f"{name}: a client saw a frame twice, or out of order")
+                trial.problems.append(f"{name}: a follower received a frame twice or out of order")
         tell(done + 1)
     if trial.moved != times * _STREAMS // 2:
-        trial.problems.append(f"{trial.moved} streams were taken over")
+        trial.problems.append(f"{trial.moved} streams were taken over, not {times * _STREAMS // 2}")
 
 
 def own_memory() -> list[str]:
-    """What starts a command with a /dev/shm of its own, as another machine has; empty where that is not allowed."""
+    """Return the start of a command that gives a program its own /dev/shm, as on another machine.
+
+    It is empty where the kernel does not allow that.
+    """
     command = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
     try:
         return command if subprocess.run([*command, "true"], capture_output=True).returncode == 0 else []
@@ -91,7 +96,10 @@ def own_memory() -> list[str]:
 
 @contextmanager
 def second_node(cluster: Cluster, log: Path, starter: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
-    """Its process, once the node has joined; ``starter`` stands before its command."""
+    """Start a second node and yield its process once it has joined.
+
+    ``starter`` is put in front of its command. Raise StartFailed when the node does not start.
+    """
     address = ray_address(cluster.pid)
     command = [*starter, ROOT / ".venv/bin/ray", "start", "--block", f"--address={address}", "--num-cpus=1"]
     command += [f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats"]
@@ -103,7 +111,7 @@ def second_node(cluster: Cluster, log: Path, starter: Sequence[str] = ()) -> Ite
     try:
         until(lambda: node.poll() is not None or _STARTED in log.read_text(), what="a second node")
         if node.poll() is not None:
-            raise StartFailed(f"the second node did not start: see {log}")
+            raise StartFailed(f"the second node did not start; see {log}")
         yield node
     finally:
         kill_all(node)
@@ -114,7 +122,7 @@ def second_node(cluster: Cluster, log: Path, starter: Sequence[str] = ()) -> Ite
 
 
 def kill_all(node: subprocess.Popen[bytes]) -> None:
-    """Of its processes, if it runs still."""
+    """Kill the node and all of its processes, if it still runs."""
     if node.poll() is None:
         root = psutil.Process(node.pid)
         for process in (root, *root.children(recursive=True)):

@@ -1,4 +1,4 @@
-"""What each of two models finds in one picture, and whether an answer is that."""
+"""The detections that two models should return for one picture."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from serve_app.types import Detections
 
 
 class Reference:
-    """What models find in a picture, by their names."""
+    """The expected detections of one picture, by the name of the model."""
 
     def __init__(self, picture: bytes) -> None:
         self.picture = picture
-        self.answers: Counter[str] = Counter()  # that were judged, by the model that made them
+        self.answers: Counter[str] = Counter()  # how many answers were judged, by the model that made them
         self._found: dict[str, Detections] = {}
         self._labels: dict[str, set[str]] = {}
 
     def ask(self, url: str, model: str = "default") -> str:
-        """Has a model say what it finds, while nobody else asks; its name."""
+        """Record what a model detects while the server has no other load, and return the model's name."""
         with Client(url) as client:
             result = client.detect(self.picture, model=model)
         self._found[result.model] = _detections(result)
@@ -32,7 +32,7 @@ class Reference:
         return result.model
 
     def agrees(self, result: DetectResult | FrameResult) -> bool:
-        """Whether the model that a result names finds this."""
+        """Tell whether a result equals what the model that it names detected before."""
         self.answers[result.model] += 1
         expected = self._found.get(result.model)
         if expected is None or not agree(expected, _detections(result)):
@@ -41,7 +41,7 @@ class Reference:
 
 
 def save_second_model(folder: Path) -> Path:
-    """The embedded model once more, under another name and with other labels."""
+    """Save a copy of the embedded model with another name and other labels, and return its path."""
     model = onnx.load(EMBEDDED / "codes.onnx")
     (labels,) = (entry for entry in model.metadata_props if entry.key == "names")
     labels.value = repr({class_id: f"second {name}" for class_id, name in ast.literal_eval(labels.value).items()})

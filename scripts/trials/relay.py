@@ -1,4 +1,4 @@
-"""A cable that can be cut: a TCP relay on loopback that stands between a camera and who watches it."""
+"""A TCP relay on loopback between a camera and its viewer, which can be frozen or unplugged like a cable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import TracebackType
 
 
 class Relay:
-    """Passes every byte on, both ways, until told otherwise."""
+    """A relay that passes every byte on in both directions until it is frozen, cut or unplugged."""
 
     def __init__(self, port: int) -> None:
         self._target = ("127.0.0.1", port)
@@ -38,27 +38,27 @@ class Relay:
             assert not thread.is_alive()
 
     def freeze(self) -> None:
-        """Connections stay, and nothing comes through."""
+        """Keep the connections open, and let no byte through."""
         self._flows.clear()
 
     def thaw(self) -> None:
-        """What was held back comes through."""
+        """Let bytes through again, including those held back."""
         self._flows.set()
 
     def cut(self) -> None:
-        """Every connection breaks."""
+        """Break every open connection."""
         for end in self._ends:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         self._ends.clear()
 
     def unplug(self) -> None:
-        """Every connection breaks, and new ones do at once."""
+        """Break every open connection, and close each new one at once."""
         self._plugged = False
         self.cut()
 
     def plug(self) -> None:
-        """New connections are passed on again."""
+        """Accept new connections again."""
         self._plugged = True
 
     def _listen(self) -> None:

@@ -1,4 +1,4 @@
-"""A second Ray node joins under load, takes its part of it, is drained, and ends."""
+"""Add a second Ray node under load, let it take its share, drain it, and check that no frame is lost."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower, written
 from scripts.trials.node import own_memory, second_node
 
-# One for each of two nodes: the second replica waits for its node.
+# One replica for each of two nodes: the second replica waits until its node joins.
 SPREAD = {name: {"num_replicas": 2, "max_replicas_per_node": 1} for name in ("Ingress", "Preprocessor", "Detector")}
 _STREAMS = 4
 _CLIENTS = 4
-_WORK = 20  # pictures that its engine has to take, to count as at work
-_DEADLINE_S = 60  # from the drain to the node's end; more than its replicas are given to finish
+_WORK = 20  # pictures that the node's engine must process before the node counts as working
+_DEADLINE_S = 60  # from the drain to the node's end; longer than its replicas may take to finish
 _ENDS_WITHIN_S = 120.0
-_CALM_S = 5.0  # of load, after the node has ended
+_CALM_S = 5.0  # the load continues for this long after the node has ended
 
 
 @dataclass
 class Resize:
-    """How it went."""
+    """The results of the trial."""
 
     requests: int = 0  # for pictures
-    joined_s: list[float] = field(default_factory=list)  # each time: from the node's joining to its part of the work
+    joined_s: list[float] = field(default_factory=list)  # for each node: from its joining until it works
     moved: int = 0  # streams that were on the node
-    away_s: list[float] = field(default_factory=list)  # of each of those: from its last result there to the next
-    moved_s: list[float] = field(default_factory=list)  # of each of those: from the drain to a result from elsewhere
-    ended_s: list[float] = field(default_factory=list)  # each time: from the drain to the node's end
-    frames: int = 0  # that have a result
-    lost: int = 0  # that were captured and have none, as the events say
-    unseen: int = 0  # that have a result which a client missed: its process ended before it was fetched
-    crossings: int = 0  # frames that went to the other node as bytes
+    away_s: list[float] = field(
+        default_factory=list
+    )  # for each of them: from its last result on the node to the next one elsewhere
+    moved_s: list[float] = field(default_factory=list)  # for each of them: from the drain to a result from elsewhere
+    drain_s: list[float] = field(default_factory=list)  # for each node: from the drain to its end
+    frames: int = 0  # frames with a result
+    lost: int = 0  # captured frames without a result, as counted by gap events
+    unseen: int = 0  # frames whose result a follower missed, because the process ended before it was fetched
+    crossings: int = 0  # frames that were sent to the other node as bytes
     problems: list[str] = field(default_factory=list)
 
 
@@ -52,9 +54,9 @@ def resize(
     times: int,
     tell: Callable[[int], None],
 ) -> Resize:
-    """So many times: a node joins, has a replica of each of the deployments, and streams; it is drained, and ends.
+    """Add a node, start replicas of ``deployments`` and streams on it, and drain it, ``times`` times.
 
-    Meanwhile clients post pictures. Every frame of a stream that was on the node has to have one result.
+    Meanwhile clients post pictures. Every frame of a stream that was on the node must have exactly one result.
     """
     starter = own_memory()
     trial = Resize()
@@ -70,7 +72,7 @@ def resize(
     trial.problems += crowd.problems
     trial.crossings = cluster.total("sightline_crossings") - crossed
     if starter and not trial.crossings:
-        trial.problems.append("no frame crossed nodes")
+        trial.problems.append("no frame was sent from one node to the other")
     return trial
 
 
@@ -83,13 +85,13 @@ def _use_and_drain(
     deployments: Collection[str],
     trial: Resize,
 ) -> None:
-    joined_s = time.time()
+    joined_at_s = time.time()
     there = Cluster(cluster.url, node.pid)
     for deployment in deployments:
         until(partial(there.replicas, deployment), what=f"a {deployment} on the second node")
     if "Detector" in deployments:
-        until(lambda: there.total("sightline_inferences") >= _WORK, what="work for the second node")
-    trial.joined_s.append(time.time() - joined_s)
+        until(lambda: there.total("sightline_inferences") >= _WORK, what="the second node to process pictures")
+    trial.joined_s.append(time.time() - joined_at_s)
     with ExitStack() as streams:
         followers = {}
         for name in names:
@@ -100,16 +102,16 @@ def _use_and_drain(
         count = len(there.workers())
         if count != _STREAMS // 2:
             trial.problems.append(f"{count} of {_STREAMS} streams were on the second node")
-        drained_s = time.time()
+        drained_at_s = time.time()
         _drain(cluster, node)
-        until(lambda: not there.workers(), what="the end of its streams there")
-        until(lambda: len(_moved(followers)) >= count, what="their going on elsewhere")
-        until(lambda: not there.named("raylet"), within_s=_ENDS_WITHIN_S, what="the node's end")  # by itself
-        trial.ended_s.append(time.time() - drained_s)
+        until(lambda: not there.workers(), what="the node's streams to end there")
+        until(lambda: len(_moved(followers)) >= count, what="the streams to continue elsewhere")
+        until(lambda: not there.named("raylet"), within_s=_ENDS_WITHIN_S, what="the node to end by itself")
+        trial.drain_s.append(time.time() - drained_at_s)
         for follower in followers.values():
             follower.result_after(time.time())
         moved = _moved(followers)
-        statuses = {name: until(partial(cluster.status, name), what="its status") for name in followers}
+        statuses = {name: until(partial(cluster.status, name), what="the stream's status") for name in followers}
     for name, follower in followers.items():
         follower.close()
         if statuses[name].restarts or statuses[name].dropped:
@@ -117,16 +119,16 @@ def _use_and_drain(
         _judge(name, follower, output_dir, trial)
     for name in moved:
         trial.moved += 1
-        _measure(followers[name], drained_s, trial)
+        _measure(followers[name], drained_at_s, trial)
 
 
 def _moved(followers: dict[str, Follower]) -> set[str]:
-    """Each says so by an event."""
+    """Return the streams that report a gap event, which each of them does once it has moved."""
     return {name for name, one in followers.items() if any(seen.event.type == "gap" for seen in one.seen)}
 
 
 def _drain(cluster: Cluster, node: subprocess.Popen[bytes]) -> None:
-    """As a cloud does that takes it away in a minute."""
+    """Drain the node as a cloud does that will take the machine away in a minute."""
     flags = f"--address={ray_address(cluster.pid)} --node-id={raylet_flag(node.pid, 'node_id')}"
     reason = "--reason=DRAIN_NODE_REASON_PREEMPTION --reason-message=trial"
     script = f"source configs/serve.env; exec .venv/bin/ray drain-node {flags} {reason}"
@@ -135,23 +137,23 @@ def _drain(cluster: Cluster, node: subprocess.Popen[bytes]) -> None:
 
 
 def _judge(name: str, follower: Follower, output_dir: Path, trial: Resize) -> None:
-    """What the stream wrote into its file is what counts."""
+    """Check the frames in the stream's file, which is decisive, and those that the follower received."""
     frame_ids = [event["frame_id"] for event in written(output_dir, name) if event["type"] == "result"]
     seen = follower.frame_ids()
     if frame_ids != list(range(len(frame_ids))):
-        trial.problems.append(f"{name}: a frame has two results, or none")
+        trial.problems.append(f"{name}: a frame has two results or none")
     if not follower.is_in_order:
-        trial.problems.append(f"{name}: a client saw a frame twice, or out of order")
+        trial.problems.append(f"{name}: a follower received a frame twice or out of order")
     trial.frames += len(frame_ids)
     trial.unseen += len(set(range(max(seen))) - set(seen))
 
 
-def _measure(follower: Follower, drained_s: float, trial: Resize) -> None:
-    """Around the gap, which comes before the first result from elsewhere."""
+def _measure(follower: Follower, drained_at_s: float, trial: Resize) -> None:
+    """Measure the interruption around the gap event, which precedes the first result from elsewhere."""
     types = [seen.event.type for seen in follower.seen]
     gap = types.index("gap")
     before = gap - 1 - types[gap - 1 :: -1].index("result")
     after = types.index("result", gap)
     trial.away_s.append(follower.seen[after].at_s - follower.seen[before].at_s)
-    trial.moved_s.append(follower.seen[after].at_s - drained_s)
+    trial.moved_s.append(follower.seen[after].at_s - drained_at_s)
     trial.lost += follower.gap().lost

@@ -1,6 +1,6 @@
-"""A camera: an RTSP server that shows a folder's JPEG files, one after the other, for ever.
+"""A camera for trials: an RTSP server that shows the JPEG files of a folder in an endless loop.
 
-Run by the system's Python, which has GStreamer: rtsp_camera.py PORT FOLDER FPS [USER:PASSWORD]
+The system's Python runs it, since that one has GStreamer: rtsp_camera.py PORT FOLDER FPS [USER:PASSWORD]
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import gi
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # after their versions
+from gi.repository import GLib, Gst, GstRtspServer  # import only after the versions are required
 
 
 def main(port: str, folder: str, fps: str, credentials: str = "") -> None:
-    """Serve /cam until killed."""
+    """Serve the pictures at /cam until the process is killed."""
     Gst.init(None)
     server = GstRtspServer.RTSPServer.new()
     server.set_address("127.0.0.1")

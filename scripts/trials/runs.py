@@ -1,4 +1,4 @@
-"""Each trial on its stage, with a bar, and what it says at the end. Each returns what was wrong."""
+"""Run each trial with a server and a progress bar, print its results, and return its problems."""
 
 from __future__ import annotations
 
@@ -45,41 +45,41 @@ from scripts.trials.stage import (
 from scripts.trials.swap import swap
 from serve_app.config import PreprocessorArgs
 
-_CROWD_FPS = 1  # of a camera: what 16 send is half of what two cores detect
-_SCALE_S = 170.0  # of that trial, about, beside the load that is held
+_CROWD_FPS = 1  # of a camera: 16 cameras then send half of what two cores can process
+_SCALE_S = 170.0  # about how long the trial takes, without the time that the load is held
 _RETURN_BAR_S = 2.0
 _KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}
 _MOVE_BAR_S = 5.0
-_NODE_BAR_S = 30.0  # of which Ray takes 15 to say that a node is dead
+_NODE_BAR_S = 30.0  # Ray takes 15 s of it to declare a node dead
 
 
 def run_disconnects(times: int, _: Namespace) -> list[str]:
-    """How long a camera's stream is away."""
+    """Measure how long a stream is interrupted when its camera is unplugged."""
     with serving() as cluster, progress("disconnects", times) as tell, camera(save_pictures()) as port:
         pulled = disconnect(cluster, port, times, tell)
-    late = _show("from the cable's return to a result", pulled.away_s, _RETURN_BAR_S)
+    late = _show("from plugging the camera in to a result", pulled.away_s, _RETURN_BAR_S)
     _show_footprints("StreamWorker", pulled.before, pulled.after)
     return pulled.problems + late
 
 
 def run_kills(times: int, _: Namespace) -> list[str]:
-    """What the death of each kind of process costs."""
+    """Measure what the death of each kind of process costs."""
     picture = (save_pictures() / "0.jpg").read_bytes()
     with serving() as cluster, progress("kills", times * len(VICTIMS)) as tell:
         killed = kill(cluster, save_video(), picture, FOLDER / "output", VICTIMS, times, tell)
     late = []
     for victim, deaths in killed.deaths.items():
         bar_s = _KILL_BARS_S.get(victim, float("inf"))
-        late += _show(f"SIGKILL of {victim}: to a later frame's result", deaths.away_s, bar_s)
+        late += _show(f"SIGKILL of {victim}: until a later frame's result", deaths.away_s, bar_s)
         _show(f"SIGKILL of {victim}: the slowest request", deaths.slowest_s)
-        console.print(f"  cut: {dict(deaths.cut)}; began afterwards and failed: {dict(deaths.failed)}")
+        console.print(f"  failed in flight: {dict(deaths.cut)}; sent afterwards and failed: {dict(deaths.failed)}")
     console.print(f"{killed.requests} requests for pictures")
     console.print(f"{killed.frames} frames with a result, {killed.lost} lost in {killed.gaps} gaps")
     return killed.problems + late
 
 
 def run_crowd(duration_s: int, options: Namespace) -> list[str]:
-    """What broken cameras cost the others."""
+    """Measure what broken cameras cost the healthy ones."""
     with (
         serving() as cluster,
         progress("crowd", duration_s) as tell,
@@ -87,7 +87,7 @@ def run_crowd(duration_s: int, options: Namespace) -> list[str]:
     ):
         crowded = crowd(cluster, port, options.streams, duration_s, tell)
     console.print(
-        f"the sound streams: {crowded.captured} frames captured, {crowded.processed} processed, "
+        f"the healthy streams: {crowded.captured} frames captured, {crowded.processed} processed, "
         f"{crowded.dropped} dropped"
     )
     for name, state in crowded.states.items():
@@ -96,17 +96,17 @@ def run_crowd(duration_s: int, options: Namespace) -> list[str]:
 
 
 def run_churn(times: int, _: Namespace) -> list[str]:
-    """What streams leave that have come and gone."""
+    """Measure what deleted streams leave behind."""
     with serving() as cluster, progress("churn", times) as tell:
         churned = churn(cluster, save_video(), times, tell)
-    _show("to create four streams, have a result of each and delete them", churned.took_s)
+    _show("to create four streams, get a result of each and delete them", churned.took_s)
     for name, before in churned.before.items():
         _show_footprints(name, before, churned.after.get(name))
     return churned.problems
 
 
 def run_node(times: int, _: Namespace) -> list[str]:
-    """How long the streams of a dead node are away."""
+    """Measure how long the streams of a dead node are interrupted."""
     os.environ[SEVERAL_NODES] = "1"
     with serving() as cluster, progress("node", times) as tell:
         moved = lose_node(cluster, save_video(), honest_picture(), times, tell)
@@ -117,26 +117,28 @@ def run_node(times: int, _: Namespace) -> list[str]:
 
 
 def run_resize(times: int, _: Namespace) -> list[str]:
-    """What it costs that a node comes and goes."""
+    """Measure what it costs to add a node and to drain it."""
     os.environ[SEVERAL_NODES] = "1"
     with serving(local_config(deployments=SPREAD)) as cluster, progress("resize", times) as tell:
         resized = resize(cluster, save_video(), honest_picture(), FOLDER / "output", SPREAD, times, tell)
-    _show("from the node's joining to its part of the work", resized.joined_s)
+    _show("from the node's joining until it works", resized.joined_s)
     _show("from the drain to a stream's result from elsewhere", resized.moved_s)
-    late = _show("of that, without a result", resized.away_s, _MOVE_BAR_S)
-    _show("from the drain to the node's end", resized.ended_s)
+    late = _show("the interruption of a moved stream", resized.away_s, _MOVE_BAR_S)
+    _show("from the drain to the node's end", resized.drain_s)
     console.print(f"{resized.requests} requests for pictures")
     console.print(
-        f"{resized.moved} streams moved; {resized.frames} frames with a result, of which a client missed "
+        f"{resized.moved} streams moved; {resized.frames} frames with a result, of which followers missed "
         f"{resized.unseen}; {resized.lost} lost"
     )
-    console.print(f"{resized.crossings} frames went to the other node as bytes")
+    console.print(f"{resized.crossings} frames were sent to the other node as bytes")
     return resized.problems + late
 
 
 def run_scale(hold_s: int, _: Namespace) -> list[str]:
-    """Whether Detectors follow a load, of pictures over HTTP, then of streams."""
-    os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"GPU": 4, "CPU": 16})  # logical ones, of the Ray to be started
+    """Check that the number of Detectors follows a load of pictures over HTTP, then one of streams."""
+    os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps(
+        {"GPU": 4, "CPU": 16}
+    )  # logical resources of the Ray that ``serving`` starts
     bounds: dict[str, Any] = {"least": 1, "most": 4, "low_s": 30.0, "hold_s": hold_s, "downscale_delay_s": 30.0}
     trials: dict[str, Scaling] = {}
     plan = Plan(low=20, high=120, **bounds)
@@ -145,7 +147,7 @@ def run_scale(hold_s: int, _: Namespace) -> list[str]:
         progress("pictures over HTTP", _SCALE_S + hold_s) as tell,
         HttpLoad(f"{cluster.url}/detect", small_picture()) as load,
     ):
-        trials["pictures over HTTP: a Detector takes 40/s"] = scale(cluster.detectors, load, plan, tell)
+        trials["pictures over HTTP: one Detector takes 40/s"] = scale(cluster.detectors, load, plan, tell)
     console.print(f"{load.count} requests for pictures")
     plan = Plan(low=2, high=12, **bounds)  # streams
     with (
@@ -153,32 +155,36 @@ def run_scale(hold_s: int, _: Namespace) -> list[str]:
         progress("streams", _SCALE_S + hold_s) as tell,
         StreamLoad(cluster, save_camera()) as streams,
     ):
-        trials["12 streams of 2.5 frames/s: a Detector takes 10/s"] = scale(cluster.detectors, streams, plan, tell)
+        trials["12 streams of 2.5 frames/s: one Detector takes 10/s"] = scale(cluster.detectors, streams, plan, tell)
     for title, trial in trials.items():
         up, down = trial.changes(trial.up_at_s, trial.held_at_s), trial.changes(trial.down_at_s, trial.end_s)
-        console.print(f"{title}: {plan.most} Detectors {trial.up_s:.0f} s after the step, wanted in turn: {up}")
-        console.print(f"  {plan.least} wanted {trial.down_s:.0f} s after the step back, wanted in turn: {down}")
-        console.print(f"  while the load was held, a second: {trial.held()}")
+        console.print(
+            f"{title}: {plan.most} Detectors ran {trial.up_s:.0f} s after the step up; targets in order: {up}"
+        )
+        console.print(
+            f"  the target was {plan.least} again {trial.down_s:.0f} s after the step down; targets in order: {down}"
+        )
+        console.print(f"  while the load was held, per second: {trial.held()}")
     (FOLDER / "scaling.json").write_text(json.dumps({title: asdict(trial) for title, trial in trials.items()}))
-    console.print(f"look at {save_plot(trials, FOLDER / 'scaling.png')}")
+    console.print(f"plot: {save_plot(trials, FOLDER / 'scaling.png')}")
     return [f"{title}: {problem}" for title, trial in trials.items() for problem in trial.problems]
 
 
 def run_swap(times: int, options: Namespace) -> list[str]:
-    """What it costs to change the model under way."""
+    """Measure what it costs to change the model without downtime."""
     first, second = _two_models(options)
     config = local_config({"model": {"weights": first}})
     with serving(config) as cluster, progress("swap", times) as tell:
         swapped = swap(cluster, CONFIG, (second, first), save_one_picture(options.picture), times, tell)
-    _show("from the command to an answer of the other model", swapped.took_s)
+    _show("from the command to an answer of the new model", swapped.took_s)
     console.print(f"{swapped.requests} requests for pictures; answers by model: {dict(swapped.answers)}")
     console.print("the Detector, MiB: " + " ".join(f"{mib:.0f}" for mib in swapped.memory_mib))
-    console.print(f"of a file that is no model: {swapped.refusal}")
+    console.print(f"the answer to an invalid model file: {swapped.refusal}")
     return swapped.problems
 
 
 def run_mixed(duration_s: int, options: Namespace) -> list[str]:
-    """Whether two models are told apart."""
+    """Check that two models at once never answer for each other."""
     first, second = _two_models(options)
     config = local_config({"model": {"weights": first}, "models": {SECOND: {"weights": second}}})
     with serving(config) as cluster, progress("mixed", duration_s) as tell:
@@ -188,13 +194,13 @@ def run_mixed(duration_s: int, options: Namespace) -> list[str]:
 
 
 def run_hostile(times: int, options: Namespace) -> list[str]:
-    """What attackers get, and what they cost the others."""
+    """Measure what hostile requests get, and what they cost legitimate ones."""
     seed = secrets.randbits(32) if options.seed is None else options.seed
     console.print(f"--seed {seed}")
     slots = PreprocessorArgs().slots
     with serving() as cluster, progress("hostile", times) as tell:
         attacked = hostile(cluster, seed, times, honest_picture(), slots, save_video(), tell)
-    _show("an honest request meanwhile", attacked.honest_s)
+    _show("a legitimate request meanwhile", attacked.honest_s)
     for name, before in attacked.before.items():
         _show_footprints(name, before, attacked.after[name])
     for label, number in attacked.answers.most_common():
@@ -203,10 +209,10 @@ def run_hostile(times: int, options: Namespace) -> list[str]:
 
 
 def run_field(times: int, options: Namespace) -> list[str]:
-    """What people's pictures, cameras, models, clients and machines come to."""
+    """Check real-world pictures, cameras, models, clients and machines."""
     cases = of_kind(CASES, options.kind) * times
     if not cases:
-        return [f"--kind: no kind of case contains {options.kind!r}"]
+        return [f"--kind: the name of no kind contains {options.kind!r}"]
     with serving() as cluster, progress("field", len(cases)) as tell:
         verdicts = try_all(cases, cluster.url, tell)
     console.print(table(verdicts))
@@ -221,14 +227,14 @@ def _two_models(options: Namespace) -> tuple[str, str]:
 
 
 def _show(what: str, seconds: Sequence[float], bar_s: float = float("inf")) -> list[str]:
-    """Their median, and the longest; what is wrong when that is above the bar."""
+    """Print the median and the maximum, and return a problem when the maximum is above the bar."""
     if seconds:
         console.print(f"{what}: median {np.median(seconds):.2f} s, longest {max(seconds):.2f} s, of {len(seconds)}")
-    return [f"{what}: {max(seconds):.2f} s are more than {bar_s:g}"] if seconds and max(seconds) > bar_s else []
+    return [f"{what}: {max(seconds):.2f} s, above the limit of {bar_s:g} s"] if seconds and max(seconds) > bar_s else []
 
 
 def _show_footprints(name: str, before: Footprint | None, after: Footprint | None) -> None:
-    """What a process held."""
+    """Print what a process held before and after the trial."""
     if before and after:
         console.print(
             f"{name}: {before.descriptors} -> {after.descriptors} descriptors, {before.threads} -> {after.threads} "
@@ -236,7 +242,7 @@ def _show_footprints(name: str, before: Footprint | None, after: Footprint | Non
         )
 
 
-# How often each is run, or for how many seconds, unless told otherwise.
+# By default, how many times each trial is repeated, or for how many seconds it runs.
 TRIALS: dict[str, tuple[int, Callable[[int, Namespace], list[str]]]] = {
     "disconnects": (200, run_disconnects),
     "kills": (10, run_kills),

@@ -1,4 +1,4 @@
-"""A load that steps up and back down, over HTTP or by streams alone, on Detectors that Serve's autoscaler starts."""
+"""Step a load up and down, and check that Serve's autoscaler makes the number of Detectors follow."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ from scripts.trials.loads import AdjustableLoad, Answers
 from serve_app.types import Json
 
 UP_WITHIN_S = 60.0
-_DOWN_SLACK_S = 30.0  # beyond the delay: a mean of some seconds has to fall first, and replicas drain
-_LOOK_PERIOD_S = 0.5
-_SETTLES_S = 5.0  # what waited is worked off
+_DOWN_SLACK_S = (
+    30.0  # in addition to downscale_delay_s, since Serve averages the load over some seconds and replicas drain
+)
+_POLL_INTERVAL_S = 0.5
+_SETTLE_S = 5.0  # after the Detectors run, until the backlog is processed
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much load, and how long it stays."""
+    """The levels of the load, how long each lasts, and the Detectors that they need."""
 
     low: int
     high: int
-    least: int  # Detectors, of low load
-    most: int
+    least: int  # Detectors at low load
+    most: int  # Detectors at high load
     low_s: float
-    hold_s: float  # of high load, once there are as many as wanted
-    downscale_delay_s: float  # as the config has it
+    hold_s: float  # of high load, once all of its Detectors run
+    downscale_delay_s: float  # the setting in the config
 
 
 @dataclass(frozen=True)
 class DetectorCount:
-    """The Detectors at a moment: seconds since the start."""
+    """The number of Detectors at a moment, in seconds since the start."""
 
     at_s: float
     wanted: int
@@ -47,39 +49,39 @@ class DetectorCount:
 
 @dataclass
 class Scaling:
-    """How it went."""
+    """The results of the trial."""
 
     plan: Plan
-    looks: list[DetectorCount]
-    up_at_s: float = 0.0  # the load stepped up, since the start,
-    held_at_s: float = 0.0  # as many as wanted ran,
-    down_at_s: float = 0.0  # and it stepped down
+    counts: list[DetectorCount]
+    up_at_s: float = 0.0  # when the load stepped up, since the start
+    held_at_s: float = 0.0  # when all Detectors ran
+    down_at_s: float = 0.0  # when the load stepped down
     answers: Answers | None = None
     problems: list[str] = field(default_factory=list)
 
     @property
     def up_s(self) -> float:
-        """From the step to as many as wanted."""
+        """The time from the step up until all Detectors ran."""
         return self.held_at_s - self.up_at_s
 
     @property
     def down_s(self) -> float:
-        """From the step down until as few are wanted as before."""
-        few = (look.at_s for look in self.looks if look.at_s > self.down_at_s and look.wanted <= self.plan.least)
+        """The time from the step down until the target was the lowest again."""
+        few = (count.at_s for count in self.counts if count.at_s > self.down_at_s and count.wanted <= self.plan.least)
         return next(few, float("inf")) - self.down_at_s
 
     @property
     def end_s(self) -> float:
-        """Of the trial, since the start."""
-        return self.looks[-1].at_s
+        """The end of the trial, in seconds since the start."""
+        return self.counts[-1].at_s
 
     def held(self) -> str:
-        """What was answered while the load was high and all Detectors ran, but for the first seconds."""
+        """Describe the answers while the load was high and all Detectors ran, without the first seconds."""
         assert self.answers is not None
         windows = zip(*asdict(self.answers).values(), strict=True)
-        held = [window for window in windows if self.held_at_s + _SETTLES_S < window[0] < self.down_at_s]
+        held = [window for window in windows if self.held_at_s + _SETTLE_S < window[0] < self.down_at_s]
         if not held:
-            return "too short to say"
+            return "too short to measure"
         _, offered, answered, p50_s, p99_s = (np.array(column) for column in zip(*held, strict=True))
         return (
             f"{answered.mean():.1f} of {offered.mean():.1f} pictures answered, p50 {np.nanmedian(p50_s):.2f} s, "
@@ -87,72 +89,73 @@ class Scaling:
         )
 
     def changes(self, from_s: float, until_s: float) -> list[int]:
-        """The numbers that were wanted between two moments, each time that another one was."""
-        wanted = [look.wanted for look in self.looks if from_s <= look.at_s <= until_s]
+        """Return each new target number of Detectors between two moments."""
+        wanted = [count.wanted for count in self.counts if from_s <= count.at_s <= until_s]
         return [now for before, now in itertools.pairwise(wanted) if now != before]
 
 
 def scale(
     detectors: Callable[[], tuple[int, int]], load: AdjustableLoad, plan: Plan, tell: Callable[[float], None]
 ) -> Scaling:
-    """Low load, high load until it has its Detectors and a while longer, low load until they are gone again.
+    """Apply low load, then high load until its Detectors run and for ``hold_s`` more, then low load until they end.
 
-    ``detectors`` says how many Serve wants, and how many run; ``tell`` hears how many seconds are over.
+    ``detectors`` returns how many Detectors Serve wants and how many run. ``tell`` is called with the number of seconds
+    that have passed.
     """
-    trial, began_s, over = Scaling(plan, [DetectorCount(0.0, *detectors())]), time.monotonic(), threading.Event()
+    trial, started_at_s, stop = Scaling(plan, [DetectorCount(0.0, *detectors())]), time.monotonic(), threading.Event()
 
-    def look() -> None:
-        while not over.wait(_LOOK_PERIOD_S):
-            with suppress(httpx.HTTPError):  # Serve may just be busy
+    def poll() -> None:
+        while not stop.wait(_POLL_INTERVAL_S):
+            with suppress(httpx.HTTPError):  # Serve may be busy
                 wanted, running = detectors()
-                trial.looks.append(DetectorCount(time.monotonic() - began_s, wanted, running))
+                trial.counts.append(DetectorCount(time.monotonic() - started_at_s, wanted, running))
 
     def wait(seconds: float, until: Callable[[DetectorCount], bool] = lambda _: False) -> float:
-        """Until it is so, or the time is up; when that was, since the start."""
-        expires_s = time.monotonic() + seconds
-        while time.monotonic() < expires_s and not until(trial.looks[-1]):
-            time.sleep(_LOOK_PERIOD_S)
-            tell(time.monotonic() - began_s)
-        return time.monotonic() - began_s
+        """Wait until a condition holds or the time has passed, and return the seconds since the start."""
+        expires_at_s = time.monotonic() + seconds
+        while time.monotonic() < expires_at_s and not until(trial.counts[-1]):
+            time.sleep(_POLL_INTERVAL_S)
+            tell(time.monotonic() - started_at_s)
+        return time.monotonic() - started_at_s
 
-    looking = threading.Thread(target=look)
-    looking.start()
+    poller = threading.Thread(target=poll)
+    poller.start()
     try:
         load.offer(plan.low)
         trial.up_at_s = wait(plan.low_s)
         load.offer(plan.high)
-        trial.held_at_s = wait(2 * UP_WITHIN_S, lambda look: look.running >= plan.most)
+        trial.held_at_s = wait(2 * UP_WITHIN_S, lambda count: count.running >= plan.most)
         trial.down_at_s = wait(plan.hold_s)
         load.offer(plan.low)
-        wait(plan.downscale_delay_s + 2 * _DOWN_SLACK_S, lambda look: look.wanted <= plan.least >= look.running)
+        wait(plan.downscale_delay_s + 2 * _DOWN_SLACK_S, lambda count: count.wanted <= plan.least >= count.running)
         wait(plan.low_s)
     finally:
         load.offer(0)
-        over.set()
-        looking.join()
-    trial.answers = load.answers(began_s)
+        stop.set()
+        poller.join()
+    trial.answers = load.answers(started_at_s)
     trial.problems = load.problems() + judge(trial)
     return trial
 
 
 def judge(trial: Scaling) -> list[str]:
-    """What was wrong with the number of Detectors."""
+    """Return what was wrong with the number of Detectors."""
     plan, problems = trial.plan, []
     if extra := [number for number in trial.changes(0, trial.up_at_s) if number > plan.least]:
-        problems.append(f"low load asked for {max(extra)} Detectors")
+        problems.append(f"low load made Serve ask for {max(extra)} Detectors, more than {plan.least}")
     if trial.up_s > UP_WITHIN_S:
-        problems.append(f"{plan.most} Detectors ran after {trial.up_s:.0f} s, more than {UP_WITHIN_S:g}")
+        problems.append(f"{plan.most} Detectors ran after {trial.up_s:.0f} s, later than {UP_WITHIN_S:g} s")
     if changes := trial.changes(trial.held_at_s, trial.down_at_s):
-        problems.append(f"at constant load the number of Detectors became {', '.join(map(str, changes))}")
+        problems.append(f"at constant load, the number of Detectors changed to {', '.join(map(str, changes))}")
     if trial.down_s > plan.downscale_delay_s + _DOWN_SLACK_S:
-        problems.append(f"{plan.least} were wanted {trial.down_s:.0f} s after the load had gone")
+        problems.append(f"the target fell to {plan.least} only {trial.down_s:.0f} s after the load fell")
     if changes := trial.changes(trial.down_at_s + trial.down_s, trial.end_s):
-        problems.append(f"at low load the number of Detectors became {', '.join(map(str, changes))}")
+        problems.append(f"at low load, the number of Detectors changed to {', '.join(map(str, changes))}")
     return problems
 
 
 def scaling_config(*, max_batch_size: int, plan: Plan) -> Json:
-    """configs/gpu.yaml with an engine that sleeps for 0.2 s a batch, and less patience before it scales down."""
+    """Return configs/gpu.yaml with an engine that sleeps for 0.2 s per batch, and with a shorter downscale delay."""
     config: Json = yaml.safe_load((ROOT / "configs/gpu.yaml").read_text())
     (application,) = config["applications"]
     application["args"] |= {"model": {"engine": "sleep"}}

@@ -1,4 +1,4 @@
-"""What a trial of scaling saw, as a picture."""
+"""A plot of the scaling trial."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OFFERED, _ANSWERED, _SLOWEST = "#9aa0a6", "#1a73e8", "#d93025"
 
 
 def save_plot(trials: Mapping[str, Scaling], path: Path) -> Path:
-    """A column for each trial: load, Detectors and time to the answer, over time."""
+    """Plot load, Detectors and latency over time, with one column for each trial, and return the path."""
     figure, columns = plt.subplots(
         3, len(trials), figsize=(5.5 * len(trials), 7), sharex="col", squeeze=False, layout="constrained"
     )
@@ -26,16 +26,18 @@ def save_plot(trials: Mapping[str, Scaling], path: Path) -> Path:
         assert answers is not None
         load.step(answers.at_s, answers.offered_per_s, where="pre", color=_OFFERED, label="offered")
         load.plot(answers.at_s, answers.answered_per_s, color=_ANSWERED, label="answered")
-        load.set(title=title, ylabel="pictures a second", ylim=(0, None))
-        at_s = [look.at_s for look in trial.looks]
-        running = [look.running for look in trial.looks]
+        load.set(title=title, ylabel="pictures per second", ylim=(0, None))
+        at_s = [count.at_s for count in trial.counts]
+        running = [count.running for count in trial.counts]
         detectors.fill_between(at_s, running, step="post", color=_ANSWERED, alpha=0.4, label="running")
-        detectors.step(at_s, [look.wanted for look in trial.looks], where="post", color="black", lw=1, label="wanted")
+        detectors.step(
+            at_s, [count.wanted for count in trial.counts], where="post", color="black", lw=1, label="wanted"
+        )
         detectors.set(ylabel="Detectors", ylim=(0, trial.plan.most + 0.5), yticks=range(trial.plan.most + 1))
         for label, seconds, color in (("p50", answers.p50_s, _ANSWERED), ("p99", answers.p99_s, _SLOWEST)):
             known = [(at, one) for at, one in zip(answers.at_s, seconds, strict=True) if not math.isnan(one)]
             latency.plot(*zip(*known, strict=True), color=color, label=label)
-        latency.set(xlabel="seconds", ylabel="to the answer, s", ylim=(0, None), xlim=(0, trial.end_s))
+        latency.set(xlabel="seconds", ylabel="latency, s", ylim=(0, None), xlim=(0, trial.end_s))
         for axes in (load, detectors, latency):
             for step_s in (trial.up_at_s, trial.down_at_s):
                 axes.axvline(step_s, color="black", lw=0.6, ls=":")

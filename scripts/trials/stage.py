@@ -1,4 +1,4 @@
-"""Where trials take place: the application as scripts/serve runs it, and what is shown to it."""
+"""What trials need: the application as scripts/serve runs it, and the pictures and videos that it processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scripts.trials.cluster import Cluster
 from serve_app.types import Json
 
 FOLDER = ROOT / "build/trials"
-CONFIG = FOLDER / "trials.yaml"  # what is served
+CONFIG = FOLDER / "trials.yaml"  # the config that is served
 FRAMES = 100
 SMALL_PX = 640, 480
 CAMERA_FPS = 2.5
@@ -29,13 +29,13 @@ Tell = Callable[[float], None]
 
 @contextmanager
 def serving(config: Json | None = None) -> Iterator[Cluster]:
-    """A config, or ``local_config()``, in a Ray of its own. Raises StartFailed."""
+    """Serve a config, by default ``local_config()``, in its own Ray. Raise StartFailed when it does not start."""
     config = config or local_config()
     (application,) = config["applications"]
     output = FOLDER / "output"
     output.mkdir(exist_ok=True)
-    for left in output.rglob("*.jsonl*"):
-        left.unlink()
+    for old in output.rglob("*.jsonl*"):
+        old.unlink()
     application["args"] |= {"streams": {"media_dirs": str(FOLDER), "output_dir": str(output)}}
     CONFIG.write_text(yaml.safe_dump(config))
     server = start(CONFIG, FOLDER / "serve.log")
@@ -47,7 +47,10 @@ def serving(config: Json | None = None) -> Iterator[Cluster]:
 
 
 def local_config(args: Json | None = None, deployments: Mapping[str, Json] | None = None) -> Json:
-    """configs/local.yaml with the embedded model, and these settings, of the application and of its deployments."""
+    """Return configs/local.yaml with the embedded model and further settings.
+
+    ``args`` are settings of the application, and ``deployments`` maps a deployment's name to its settings.
+    """
     config: Json = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     (application,) = config["applications"]
     application["args"] |= args or {}
@@ -58,14 +61,14 @@ def local_config(args: Json | None = None, deployments: Mapping[str, Json] | Non
 
 @contextmanager
 def progress(title: str, total: float) -> Iterator[Tell]:
-    """A bar, and what moves it."""
+    """Show a progress bar, and yield the function that sets it."""
     with Progress(console=console) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.update(task, completed=done)
 
 
 def save_pictures() -> Path:
-    """What a camera shows."""
+    """Save the pictures that a camera shows, and return their folder."""
     folder = FOLDER / "camera"
     folder.mkdir(exist_ok=True)
     for number in range(FRAMES):
@@ -74,7 +77,7 @@ def save_pictures() -> Path:
 
 
 def save_one_picture(of: Path | None) -> Path:
-    """A folder with one picture: this one, or one in which the embedded model finds something."""
+    """Make a folder with one picture: ``of``, or one in which the embedded model detects something."""
     folder = FOLDER / "one"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -83,21 +86,21 @@ def save_one_picture(of: Path | None) -> Path:
 
 
 def honest_picture() -> bytes:
-    """In which something is found."""
+    """Return a picture in which the embedded model detects something."""
     return cv2.imencode(".jpg", samples.belt_frame(0).pixels)[1].tobytes()
 
 
 def small_picture() -> bytes:
-    """640×480: it costs the server little beside what an engine that sleeps costs nothing."""
+    """Return a picture of 640×480: decoding, the main cost when the engine only sleeps, is then cheap."""
     return cv2.imencode(".jpg", cv2.resize(samples.belt_frame(0).pixels, SMALL_PX))[1].tobytes()
 
 
 def save_camera() -> Path:
-    """A small video of so few frames a second that an engine of 0.2 s can take each."""
+    """Save a small video whose frame rate an engine of 0.2 s per batch can keep up with."""
     pictures = (cv2.resize(samples.belt_frame(number).pixels, SMALL_PX) for number in range(FRAMES))
     return samples.write_video(FOLDER / "camera.mp4", pictures, fps=CAMERA_FPS, size_px=SMALL_PX)
 
 
 def save_video() -> Path:
-    """What a file shows."""
+    """Save the video that streams of a file show."""
     return samples.save_video(FOLDER / "belt.mp4", map(samples.belt_frame, range(FRAMES)))

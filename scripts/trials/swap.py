@@ -1,4 +1,4 @@
-"""The model is changed to another one and back, under clients and streams; then to a file that is no model."""
+"""Change the model back and forth under clients and streams, then try to change it to an invalid file."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from serve_app.types import Json
 _CLIENTS = 4
 _STREAMS = 4
 _STREAM_FPS = 5
-_SETTLED = 4  # changes, after which memory counts: both models were there twice
+_SETTLED = 4  # changes after which memory may no longer grow: both models were loaded twice by then
 _MEMORY_SLACK_MIB = 30.0
 
 
 @dataclass
 class Swaps:
-    """How it went."""
+    """The results of the trial."""
 
-    took_s: list[float] = field(default_factory=list)  # from the command to the first answer of the other model
+    took_s: list[float] = field(default_factory=list)  # from the command to the first answer of the new model
     requests: int = 0
-    answers: Counter[str] = field(default_factory=Counter)  # of requests and streams, by the model that made them
+    answers: Counter[str] = field(default_factory=Counter)  # to requests and streams, by the model that made them
     memory_mib: list[float] = field(default_factory=list)  # of the Detector, after each change
-    refusal: str = ""  # what was said of the file that is no model
+    refusal: str = ""  # the message about the invalid model file
     problems: list[str] = field(default_factory=list)
 
 
 def swap(
     cluster: Cluster, config: Path, weights: Sequence[str], pictures: Path, times: int, tell: Callable[[int], None]
 ) -> Swaps:
-    """So many changes between two models; every answer has to be what the model that it names finds.
+    """Change between two models ``times`` times; every answer must equal what the model that it names detects.
 
-    ``pictures``: a folder with one picture, which clients post and streams show. Raises NothingCame for a stream that
-    shows no result of the model that it was changed to.
+    ``pictures`` is a folder with one picture, which clients post and streams show. Raise EventTimeout when a stream
+    shows no result of the new model.
     """
     trial = Swaps()
     (picture,) = pictures.iterdir()
@@ -65,33 +65,33 @@ def swap(
             followers[-1].result_after(0)
         crowd = stack.enter_context(clients(cluster.url, reference.picture, _CLIENTS, reference.agrees))
         for number in range(times):
-            begun_s = time.monotonic()
+            started_at_s = time.monotonic()
             _change(cluster, config, {"model": {"weights": weights[number % 2]}})
             name, changed_at_s = names[number % 2], time.time()
             before = reference.answers[name]
             until(lambda: reference.answers[name] > before, what=f"an answer of {name}")  # noqa: B023
-            trial.took_s.append(time.monotonic() - begun_s)
+            trial.took_s.append(time.monotonic() - started_at_s)
             for follower in followers:
                 follower.result_after(changed_at_s, of_model=name)
             trial.memory_mib.append(Footprint.of(detector).memory_mib)
             tell(number + 1)
-        _deploy_no_model(cluster, config, crowd.requests, trial)
+        _deploy_invalid_model(cluster, config, crowd.requests, trial)
     for follower in followers:
         follower.close()
         wrong = [one for one in follower.results() if not reference.agrees(one)]
-        trial.problems += [f"a stream: not what {one.model} finds" for one in wrong]
+        trial.problems += [f"a stream has a result that {one.model} does not produce" for one in wrong]
     trial.requests, trial.answers = len(crowd.requests), reference.answers
     trial.problems += crowd.problems
     if cluster.replicas("Detector") != [detector]:
         trial.problems.append("the Detector was replaced")
     settled_mib = trial.memory_mib[_SETTLED:]
     if settled_mib and settled_mib[-1] > settled_mib[0] + _MEMORY_SLACK_MIB:
-        trial.problems.append(f"the Detector's {settled_mib[0]:.0f} MiB became {settled_mib[-1]:.0f}")
+        trial.problems.append(f"the Detector's memory grew from {settled_mib[0]:.0f} to {settled_mib[-1]:.0f} MiB")
     return trial
 
 
 def _change(cluster: Cluster, config: Path, user_config: Json) -> None:
-    """As scripts/deploy.py does it, with the file changed. Raises DeployRefused."""
+    """Change the model as scripts/deploy.py does. Raise DeployRefused when the server refuses the change."""
     settings = yaml.safe_load(config.read_text())
     (detector,) = (one for one in settings["applications"][0]["deployments"] if one["name"] == "Detector")
     detector["user_config"] = user_config
@@ -100,7 +100,7 @@ def _change(cluster: Cluster, config: Path, user_config: Json) -> None:
         check_changed(settled_models(client))
 
 
-def _deploy_no_model(cluster: Cluster, config: Path, requests: Sequence[Request], trial: Swaps) -> None:
+def _deploy_invalid_model(cluster: Cluster, config: Path, requests: Sequence[Request], trial: Swaps) -> None:
     broken = config.with_name("broken.onnx")
     broken.write_bytes(b"no model")
     before = _readyz(cluster)
@@ -109,12 +109,12 @@ def _deploy_no_model(cluster: Cluster, config: Path, requests: Sequence[Request]
     except DeployRefused as exc:
         trial.refusal = str(exc)
     else:
-        trial.problems.append("nobody said that the file is no model")
+        trial.problems.append("the invalid model file was not refused")
     answered = len(requests)
-    until(lambda: len(requests) > answered + 2 * _CLIENTS, what="answers after it")
+    until(lambda: len(requests) > answered + 2 * _CLIENTS, what="answers after the refused change")
     after = _readyz(cluster)
     if after.version != before.version or not after.refused_change:
-        trial.problems.append(f"after a file that is no model /readyz says {after!r}")
+        trial.problems.append(f"/readyz is wrong after the refused change: {after!r}")
 
 
 def _readyz(cluster: Cluster) -> ReadyResponse:

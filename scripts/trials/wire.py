@@ -1,4 +1,4 @@
-"""HTTP by hand: bytes to a socket, and what comes back. A client that behaves cannot send what an attacker does."""
+"""HTTP over a plain socket, since no HTTP client library sends what an attacker sends."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _ENDLESS = ("text/event-stream", "multipart/x-mixed-replace")
 
 
 class NotHttp(Exception):
-    """What came back is no HTTP/1.1; its argument is its beginning, in bytes."""
+    """The answer is not HTTP/1.1; the exception's argument is its first line, in bytes."""
 
 
 @dataclass(frozen=True)
 class RawAnswer:
-    """A response. ``body`` is None where there is none, and where it has no end."""
+    """A response. ``body`` is None when there is no body or when it never ends."""
 
     status: int
     headers: dict[str, str]  # names in lower case
@@ -30,21 +30,21 @@ class RawAnswer:
 
 @dataclass(frozen=True)
 class Address:
-    """Where the application listens."""
+    """The address at which the application listens."""
 
     host: str
     port: int
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Of an http:// address."""
+        """Return the address of an http:// URL."""
         parts = urlsplit(url)
         assert parts.hostname
         return cls(parts.hostname, parts.port or 80)
 
     @contextmanager
     def connect(self, timeout_s: float, window_bytes: int = 0) -> Iterator[socket.socket]:
-        """A connection for the length of a block; ``window_bytes``: what it takes that is not read."""
+        """Open a connection for the length of a block; ``window_bytes`` limits its receive buffer."""
         with socket.socket() as end:
             if window_bytes:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes)
@@ -56,7 +56,7 @@ class Address:
 def request(
     method: str = "GET", path: str = "/", headers: Sequence[tuple[str, str]] = (), body: bytes | None = None
 ) -> bytes:
-    """A request as it ought to be, and no further than latin-1 if ``path`` or ``headers`` are not."""
+    """Return a request, well-formed as far as ``path`` and ``headers`` are; non-Latin-1 characters become "?" in it."""
     lines = [f"{method} {path} HTTP/1.1"]
     if not any(name.lower() == "host" for name, _ in headers):
         lines.append("Host: localhost")
@@ -67,7 +67,7 @@ def request(
 
 
 def send(end: socket.socket, parts: Sequence[bytes], pause_s: float = 0) -> bool:
-    """The parts one after the other; False: the other end did not want them all."""
+    """Send the parts one after the other, and return False when the server closes the connection before the last."""
     try:
         for part in parts:
             end.sendall(part)
@@ -79,7 +79,10 @@ def send(end: socket.socket, parts: Sequence[bytes], pause_s: float = 0) -> bool
 
 
 def read_answers(end: socket.socket, methods: Sequence[str]) -> list[RawAnswer]:
-    """To requests of these methods, as long as the other end answers. Raises NotHttp, TimeoutError."""
+    """Read the answers to requests of these methods, until the server closes the connection.
+
+    Raise NotHttp when an answer is not HTTP/1.1, and TimeoutError when none arrives.
+    """
     answers = []
     with end.makefile("rb") as file:
         for method in methods:
@@ -90,7 +93,7 @@ def read_answers(end: socket.socket, methods: Sequence[str]) -> list[RawAnswer]:
             if answer is None:
                 break
             answers.append(answer)
-            # To a HEAD that it refuses HAProxy sends a body all the same.
+            # HAProxy sends a body even with its refusal of a HEAD request, so nothing after it can be parsed.
             if answer.body is None or answer.headers.get("connection", "").lower() == "close":
                 break
     return answers
@@ -116,7 +119,7 @@ def _read(file: BinaryIO, method: str) -> RawAnswer | None:
         return RawAnswer(status, headers, None)
     try:
         return RawAnswer(status, headers, _read_body(file, headers))
-    except ValueError as exc:  # no length, or one that is none
+    except ValueError as exc:  # the length is missing or not a number
         raise NotHttp(line) from exc
 
 
@@ -133,5 +136,5 @@ def _read_body(file: BinaryIO, headers: dict[str, str]) -> bytes:
     length = int(headers["content-length"])
     body = file.read(length)
     if len(body) < length:
-        raise ConnectionError("the rest of the answer did not come")
+        raise ConnectionError("the answer ended before its Content-Length")
     return body

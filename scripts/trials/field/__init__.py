@@ -1,4 +1,4 @@
-"""Cases from the field: what people's pictures, cameras, models, clients and machines really are.
+"""Cases from the field: real-world pictures, cameras, models, clients and machines.
 
-Each module is one part of the field and has its ``CASES``.
+Each module covers one part of the field and lists its cases in ``CASES``.
 """

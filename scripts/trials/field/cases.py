@@ -1,4 +1,4 @@
-"""Every case of every part of the field."""
+"""All cases from all parts of the field."""
 
 from __future__ import annotations
 

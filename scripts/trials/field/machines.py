@@ -1,4 +1,4 @@
-"""Machines: where a checkout lies, and what the system around it allows."""
+"""Cases of machines: where the checkout lies, and what the system around it allows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from scripts.trials.field.case import Case
 from scripts.trials.field.startups import Problem, limited, refused, script, serves, within
 
-_NOWHERE = "/proc/nowhere"  # a folder that nobody can make, not even root
-_PROXY = "http://127.0.0.1:9"  # where nobody listens
+_NOWHERE = "/proc/nowhere"  # a folder that cannot be made, not even by root
+_PROXY = "http://127.0.0.1:9"  # where nothing listens
 _PROXIES: dict[str, str | None] = {
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _PROXY),
     "NO_PROXY": None,
@@ -22,7 +22,7 @@ _SHARED_MEMORY = within("mount -t tmpfs -o size=8m x /dev/shm")
 
 
 def _read_only(folder: str) -> list[str]:
-    """A command that runs another one where this folder is somebody else's: nothing can be made in it."""
+    """Return the start of a command that runs a program where ``folder`` is read-only, as another user's folder is."""
     return within(f"mkdir -p {folder} && mount -t tmpfs -o ro x {folder}")
 
 
@@ -31,7 +31,7 @@ def _cases(kind: str, members: dict[str, Problem], *, quick: Sequence[str] = ())
 
 
 _PATHS = _cases(
-    "a checkout below an odd path",
+    "a checkout below an unusual path",
     {
         "a space": serves(below="my project"),
         "umlauts and an emoji": serves(below="Prüfstand 📷"),
@@ -49,16 +49,20 @@ _LOCALES = _cases(
     "a locale that is not UTF-8",
     {
         "ASCII": serves(config=_TEXT, env=_ASCII),
-        "POSIX, without Python's remedy": serves(config=_TEXT, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"),
+        "POSIX, without Python's coercion to UTF-8": serves(
+            config=_TEXT, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
+        ),
         "none": serves(config=_TEXT, LC_ALL=None, LANG=None, LC_CTYPE=None),
         "one that is not installed": serves(config=_TEXT, LC_ALL="xx_XX.ISO-8859-1", PYTHONUTF8="0"),
         "PYTHONIOENCODING=ascii": serves(config=_TEXT, PYTHONIOENCODING="ascii"),
-        "a refusal that ASCII cannot say": refused("no setting applications.Prüfung", config=_MISSPELT, env=_ASCII),
+        "a refusal with characters beyond ASCII": refused(
+            "no setting applications.Prüfung", config=_MISSPELT, env=_ASCII
+        ),
         "the script for streams, in ASCII": script(
             "serve_app.cli.streams", "list", PYTHONIOENCODING="ascii", env=_ASCII
         ),
     },
-    quick=("a refusal that ASCII cannot say", "the script for streams, in ASCII"),
+    quick=("a refusal with characters beyond ASCII", "the script for streams, in ASCII"),
 )
 _USERS = _cases(
     "another user's files in shared places",

@@ -1,4 +1,4 @@
-"""The service started on machines that are not as we like them: what it says, or whether it serves."""
+"""Start the service on unusual machines, and check that it either serves or says what is wrong."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Problem = Callable[[str], str | None]  # see ``Case``
 Variables = Mapping[str, str | None]
 
 CONFIG = "configs/local.yaml"
-_REFUSED_WITHIN_S = 120.0  # of which Python takes most to read Ray's modules
+_REFUSED_WITHIN_S = 120.0  # most of it is the time that Python takes to import Ray
 _STREAM_WITHIN_S = 60.0
 _SCRIPT_WITHIN_S = 60.0
-_CARRIED = "serve_app", "configs", "scripts", "pyproject.toml"  # of a checkout, what a service needs
+_CARRIED = "serve_app", "configs", "scripts", "pyproject.toml"  # the parts of a checkout that the service needs
 
 
 def within(setup: str) -> list[str]:
-    """A command that runs another one where ``setup`` has changed mounts and the host's name for it alone.
+    """Return the start of a command that runs a program after ``setup``, which may change mounts and the host name.
 
-    It needs no rights of root where the kernel lets users have namespaces of their own.
+    The changes affect that program only. They need no root where the kernel allows users to create namespaces.
     """
     return ["unshare", "--map-root-user", "--mount", "--uts", "sh", "-c", f'{setup} && exec "$@"', "sh"]
 
 
 def limited(open_files: int) -> list[str]:
-    """A command that runs another one, which may open so many files."""
+    """Return the start of a command that runs a program with a hard limit of ``open_files`` open files."""
     return ["prlimit", f"--nofile={open_files}:{open_files}"]
 
 
@@ -48,9 +48,9 @@ def refused(
     env: Variables = MappingProxyType({}),
     **variables: str | None,
 ) -> Problem:
-    """It does not start, and its last line has these words; no traceback.
+    """Return the check that the service does not start, and prints ``words`` in its last line and no traceback.
 
-    ``below``: it is a checkout in a folder of this name. ``config``: the text of one, in place of configs/local.yaml.
+    ``below`` is the name of a folder in which the checkout lies. ``config`` is a text that replaces configs/local.yaml.
     """
 
     def problem(_: str) -> str | None:
@@ -73,7 +73,9 @@ def refused(
         text = done.stdout.decode(errors="replace").strip()
         last = text.splitlines()[-1] if text else ""
         if done.returncode != 1 or "Traceback" in text or not all(word in last for word in words):
-            return f"exit {done.returncode}, {text.count('Traceback')} tracebacks, and its last line is: {last[:300]}"
+            return (
+                f"exit status {done.returncode}, {text.count('Traceback')} tracebacks; the last line is: {last[:300]}"
+            )
         return None
 
     return problem
@@ -87,10 +89,10 @@ def serves(
     env: Variables = MappingProxyType({}),
     **variables: str | None,
 ) -> Problem:
-    """It starts, finds codes in a picture, and a stream of three pictures completes; its log has the words ``says``.
+    """Return the check that the service starts, detects codes in a picture and completes a stream of three pictures.
 
-    ``below``: it is a checkout in a folder of this name. ``config``: what follows configs/local.yaml in the config.
-    ``{folder}`` in a variable is a folder that ends with the case; ``env`` are more variables.
+    Its log must contain ``says``. ``below`` is the name of a folder in which the checkout lies. ``config`` is appended
+    to configs/local.yaml. ``{folder}`` in a variable stands for a temporary folder; ``env`` holds further variables.
     """
 
     def problem(_: str) -> str | None:
@@ -111,33 +113,35 @@ def serves(
                 until(
                     lambda: server.client.streams.status("field").state in {"completed", "failed"},
                     within_s=_STREAM_WITHIN_S,
-                    what="a stream's end",
+                    what="the stream to end",
                 )
                 stream = server.client.streams.status("field")
                 server.client.streams.delete("field")
             except StartFailed:
-                return f"it does not start: {text_of(log).strip()[-500:]}"
+                return f"the service does not start: {text_of(log).strip()[-500:]}"
             finally:
-                with_left = _stop(server.stop)
+                stop_problem = _stop(server.stop)
             said = text_of(log)
         if not found:
-            return "it finds nothing in a picture with codes"
+            return "nothing is detected in a picture with codes"
         if (stream.state, stream.processed, stream.restarts) != ("completed", 3, 0):
-            return f"a stream of 3 pictures is {stream.state} after {stream.processed}: {stream.detail}"
-        unsaid = [words for words in says if words not in said]
-        return with_left or (f"its log does not say {unsaid}" if unsaid else None)
+            return f"a stream of 3 pictures is {stream.state} after {stream.processed} pictures: {stream.detail}"
+        missing = [words for words in says if words not in said]
+        return stop_problem or (f"the log lacks {missing}" if missing else None)
 
     return problem
 
 
 def script(module: str, *arguments: str, env: Variables = MappingProxyType({}), **variables: str | None) -> Problem:
-    """A command that asks the server ends with status 0."""
+    """Return the check that a client command exits with status 0."""
 
     def problem(url: str) -> str | None:
         command = [sys.executable, "-m", module, *arguments, "--url", url]
         ours = environment({"PYTHONPATH": str(ROOT), **env, **variables})
         done = subprocess.run(command, env=ours, capture_output=True, timeout=_SCRIPT_WITHIN_S, check=False)
-        return f"exit {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}" if done.returncode else None
+        return (
+            f"exit status {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}" if done.returncode else None
+        )
 
     return problem
 
@@ -151,7 +155,7 @@ def _stop(stop: Callable[[], None]) -> str | None:
 
 
 def checkout(folder: Path) -> Path:
-    """A copy of this checkout, with this one's environment."""
+    """Copy this checkout into ``folder``, with a link to this one's environment, and return the folder."""
     folder.mkdir(parents=True)
     for name in _CARRIED:
         if (ROOT / name).is_dir():
@@ -159,12 +163,12 @@ def checkout(folder: Path) -> Path:
         else:
             shutil.copy2(ROOT / name, folder)
     (folder / ".venv").symlink_to(Path(sys.prefix))
-    os.utime(folder / "pyproject.toml", (0, 0))  # so that its environment is not made again
+    os.utime(folder / "pyproject.toml", (0, 0))  # an old file, so that scripts/serve does not rebuild the environment
     return folder
 
 
 def save_pictures(folder: Path) -> Path:
-    """Three pictures with codes."""
+    """Save three pictures with codes, and return their folder."""
     folder.mkdir(parents=True)
     for number in range(3):
         (folder / f"{number}.jpg").write_bytes(encoded(number))
@@ -172,5 +176,5 @@ def save_pictures(folder: Path) -> Path:
 
 
 def encoded(number: int) -> bytes:
-    """A picture with codes, as JPEG."""
+    """Return a picture with codes as a JPEG."""
     return cv2.imencode(".jpg", samples.belt_frame(number).pixels)[1].tobytes()

@@ -1,4 +1,4 @@
-"""Cases from the field, tried one after the other."""
+"""Try the cases from the field one after the other."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from scripts.trials.field.case import Case
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a case."""
+    """The outcome of a case."""
 
     case: Case
-    problem: str | None  # a sentence; None: it is right
+    problem: str | None  # a sentence about what is wrong, or None
 
     def __str__(self) -> str:
-        return f"{self.case.kind}: {self.case.member}: {self.problem or 'right'}"
+        return f"{self.case.kind}: {self.case.member}: {self.problem or 'correct'}"
 
 
 def judge(case: Case, url: str) -> Verdict:
-    """Try a case. One that fails is as wrong as one whose answer is."""
+    """Try a case. An exception counts as a problem, as a wrong answer does."""
     try:
         return Verdict(case, case.problem(url))
     except Exception as exc:
@@ -32,7 +32,7 @@ def judge(case: Case, url: str) -> Verdict:
 
 
 def try_all(cases: Sequence[Case], url: str, tell: Callable[[float], None]) -> list[Verdict]:
-    """Try each case against the server there; ``tell`` hears how many were."""
+    """Try each case against the server at ``url``; ``tell`` is called with the number of cases done."""
     verdicts = []
     for number, case in enumerate(cases, 1):
         verdicts.append(judge(case, url))
@@ -41,18 +41,18 @@ def try_all(cases: Sequence[Case], url: str, tell: Callable[[float], None]) -> l
 
 
 def of_kind(cases: Iterable[Case], part: str | None) -> list[Case]:
-    """The cases whose kind contains a text, in any case; all of them without one."""
+    """Return the cases whose kind contains ``part``, ignoring upper and lower case; without ``part``, all cases."""
     return [case for case in cases if part is None or part.lower() in case.kind.lower()]
 
 
 def table(verdicts: Iterable[Verdict]) -> Table:
-    """A row for each kind: how many members are right, and what is wrong with the others."""
+    """Make a table with one row per kind: how many members are correct, and what is wrong with the others."""
     kinds: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         kinds.setdefault(verdict.case.kind, []).append(verdict)
-    rows = Table("kind", "members", "right", "wrong", box=SIMPLE)
+    rows = Table("kind", "members", "correct", "wrong", box=SIMPLE)
     for kind, members in kinds.items():
         wrong = [f"{one.case.member}: {one.problem}" for one in members if one.problem]
-        right = str(len(members) - len(wrong))
-        rows.add_row(Text(kind), str(len(members)), right, Text("\n".join(wrong)))
+        correct = str(len(members) - len(wrong))
+        rows.add_row(Text(kind), str(len(members)), correct, Text("\n".join(wrong)))
     return rows

@@ -24,11 +24,11 @@ def test_scaling_up_in_time_and_down_once_is_right() -> None:
 @pytest.mark.parametrize(
     ("wanted", "problem"),
     [
-        ([(0, 1), (5, 2), (15, 4), (135, 1)], "low load asked for 2"),
-        ([(0, 1), (15, 4), (50, 3), (135, 1)], "at constant load the number of Detectors became 3"),
-        ([(0, 1), (15, 4), (180, 1)], "1 were wanted 80 s after"),
-        ([(0, 1), (15, 4)], "1 were wanted inf s after"),
-        ([(0, 1), (15, 4), (135, 1), (150, 2)], "at low load the number of Detectors became 2"),
+        ([(0, 1), (5, 2), (15, 4), (135, 1)], "low load made Serve ask for 2"),
+        ([(0, 1), (15, 4), (50, 3), (135, 1)], "at constant load, the number of Detectors changed to 3"),
+        ([(0, 1), (15, 4), (180, 1)], "fell to 1 only 80 s after"),
+        ([(0, 1), (15, 4)], "fell to 1 only inf s after"),
+        ([(0, 1), (15, 4), (135, 1), (150, 2)], "at low load, the number of Detectors changed to 2"),
     ],
 )
 def test_each_problem_is_reported(wanted: list[tuple[float, int]], problem: str) -> None:
@@ -39,4 +39,4 @@ def test_each_problem_is_reported(wanted: list[tuple[float, int]], problem: str)
 def test_a_slow_start_is_wrong() -> None:
     seen = trial((0, 1), (15, 4), (135, 1))
     seen.up_at_s, seen.held_at_s = 10, 71
-    assert judge(seen) == ["4 Detectors ran after 61 s, more than 60"]
+    assert judge(seen) == ["4 Detectors ran after 61 s, later than 60 s"]

@@ -1,4 +1,4 @@
-"""Cases of HTTP clients: what they send, and how they use the connection."""
+"""Cases of HTTP clients: the requests that they send, and how they use the connection."""
 
 from scripts.trials.field.clients.cases import CASES
 

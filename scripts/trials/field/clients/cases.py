@@ -1,4 +1,4 @@
-"""Requests of real clients to a running server: each is answered as a plain request is, or told what to do instead."""
+"""Requests of real clients: each must be answered like a plain request, or refused with advice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from scripts.trials.field.clients.requests import (
 )
 
 _TIMEOUT_S = 30.0
-_NO_STREAM = json.dumps({"id": "field-clients", "source": {"uri": "gopher://nowhere"}}).encode()  # of no known scheme
+_NO_STREAM = json.dumps(
+    {"id": "field-clients", "source": {"uri": "gopher://nowhere"}}
+).encode()  # the scheme is not supported
 
 
 @cache
@@ -52,7 +54,7 @@ def _ask(url: str, method: str, sent: Sent) -> tuple[int, http.client.HTTPMessag
 
 
 def _found(url: str, sent: Sent) -> Any:
-    """Return what was found in the picture, or the status and the words of a refusal."""
+    """Return the detections, or the status and the text of a refusal."""
     status, _, body = _ask(url, "POST", sent)
     if status != 200:
         return f"{status} {body[:200]!r}"
@@ -67,8 +69,8 @@ def _made(make: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
 def _same(make: Callable[[bytes], dict[str, Any]], member: str, path: str, url: str) -> str | None:
     found, expected = _found(url, _made(make)[member]), _found(url, Sent(_picture(), {}, path))
     if not isinstance(expected, list) or not expected:
-        return f"the plain request finds nothing: {expected}"
-    return None if found == expected else f"it is answered otherwise than a plain request: {str(found)[:300]}"
+        return f"the plain request detects nothing: {expected}"
+    return None if found == expected else f"the answer differs from that to a plain request: {str(found)[:300]}"
 
 
 def _refusal(member: str, url: str) -> str | None:
@@ -83,17 +85,26 @@ def _refused_text(member: str, url: str) -> str | None:
 def _refused(sent: Sent, status: int, word: str, url: str) -> str | None:
     got, _, body = _ask(url, "POST", sent)
     detail = json.loads(body).get("detail", "") if body.startswith(b"{") else repr(body[:100])
-    return None if got == status and word in detail else f"{got} {detail}, not {status} with {word!r}"
+    return (
+        None
+        if got == status and word in detail
+        else f"the answer is {got} {detail}, and should be {status} with {word!r}"
+    )
 
 
 def _kind_of_answer(accept: str, media_type: str, url: str) -> str | None:
     status, headers, _ = _ask(url, "POST", Sent(_picture(), {"Accept": accept}))
     got = headers.get_content_type()
-    return None if (status, got) == (200, media_type) else f"{status} {got}, not 200 {media_type}"
+    return (
+        None if (status, got) == (200, media_type) else f"the answer is {status} {got}, and should be 200 {media_type}"
+    )
 
 
 def _raw(make: Callable[[bytes], dict[str, Any]], member: str, closes: bool, url: str) -> str | None:
-    """Send by hand; the client closes its side behind its request, or only reads. The answer comes to an end."""
+    """Send a request over a plain socket and check that a complete answer arrives.
+
+    ``closes``: the client closes its side of the connection after the request.
+    """
     parts = _made(make)[member]
     with socket.create_connection(_address(url), timeout=_TIMEOUT_S) as client:
         for one in parts:
@@ -105,7 +116,7 @@ def _raw(make: Callable[[bytes], dict[str, Any]], member: str, closes: bool, url
         except OSError as exc:
             return f"the connection broke: {exc}"
     final = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
-    return None if final[8:13] == b" 200 " else f"it got {answer[:100]!r}"
+    return None if final[8:13] == b" 200 " else f"the answer is {answer[:100]!r}"
 
 
 def _by_hand(
@@ -116,26 +127,28 @@ def _by_hand(
 
 
 def half_closed(jpeg: bytes) -> dict[str, tuple[bytes, ...]]:
-    """Return requests by hand, behind which the client closes its side."""
+    """Return raw requests after which the client closes its side of the connection."""
     close = b"Connection: close\r\n"
     head, end = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n', b"\r\n--B--\r\n"
     kind = b"Content-Type: multipart/form-data; boundary=B\r\n"
     return {
         "nc -N": (_by_hand(),),
-        "nc -N, its last request": (_by_hand(headers=close),),
+        "nc -N, Connection: close": (_by_hand(headers=close),),
         "HTTP/1.0": (_by_hand(version=b"1.0"),),
-        "HTTP/1.0 of a device with a name": (_by_hand(version=b"1.0", headers=b"User-Agent: plc/2\r\n"),),
+        "HTTP/1.0 with a User-Agent": (_by_hand(version=b"1.0", headers=b"User-Agent: plc/2\r\n"),),
         "/models": (_by_hand(path=b"/models", headers=close),),
         "a picture": (_by_hand(b"POST", b"/detect", body=jpeg),),
-        "a picture, its last request": (_by_hand(b"POST", b"/detect", headers=close, body=jpeg),),
-        "a picture, drawn": (_by_hand(b"POST", b"/detect", headers=close + b"Accept: image/jpeg\r\n", body=jpeg),),
+        "a picture, Connection: close": (_by_hand(b"POST", b"/detect", headers=close, body=jpeg),),
+        "a picture, answered as an annotated picture": (
+            _by_hand(b"POST", b"/detect", headers=close + b"Accept: image/jpeg\r\n", body=jpeg),
+        ),
         "a form": (_by_hand(b"POST", b"/detect", headers=kind, body=head + jpeg + end),),
         "a picture by HTTP/1.0": (_by_hand(b"POST", b"/detect", b"1.0", body=jpeg),),
     }
 
 
 def connections(jpeg: bytes) -> dict[str, tuple[bytes, ...]]:
-    """Return requests by hand that use the connection as few do, in the parts in which they are sent."""
+    """Return raw requests that use the connection in unusual ways, split into the parts to send."""
     close = b"Connection: close\r\nUser-Agent: field/1\r\n"
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in (jpeg[:7], jpeg[7:5000], jpeg[5000:])) + b"0\r\n\r\n"
     expecting = _by_hand(b"POST", b"/detect", headers=close + b"Expect: 100-continue\r\n", body=jpeg)
@@ -152,7 +165,7 @@ def connections(jpeg: bytes) -> dict[str, tuple[bytes, ...]]:
 
 
 def _alike(kind: str, make: Callable[[bytes], dict[str, Any]], path: str = "/detect") -> list[Case]:
-    """Return cases that are answered as a plain request at ``path`` is."""
+    """Return cases that must be answered like a plain request to ``path``."""
     return [Case(kind, member, partial(_same, make, member, path)) for member in make(b"")]
 
 
@@ -164,7 +177,9 @@ def _status(method: str, path: str, headers: dict[str, str], expected: int, word
     body = _NO_STREAM if path == "/streams" else _picture() if method in {"POST", "PUT"} else b""
     status, _, answer = _ask(url, method, Sent(body, headers, path))
     return (
-        None if status == expected and word.encode() in answer else f"{status} {answer[:200]!r}, not {expected} {word}"
+        None
+        if status == expected and word.encode() in answer
+        else f"the answer is {status} {answer[:200]!r}, and should be {expected} {word}"
     )
 
 

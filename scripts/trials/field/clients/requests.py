@@ -1,4 +1,4 @@
-"""Requests as clients really send them, about one picture, and what each of them means."""
+"""Requests with one picture as real clients send them, and what each of them means."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
 ACCEPTS_JSON = {
     "curl, requests, wget, fetch, Postman": "*/*",
     "axios": "application/json, text/plain, */*",
-    "Java's HttpURLConnection to 17": JAVA,
-    "Java's HttpURLConnection since": "text/html, image/gif, image/jpeg, */*; q=0.2",
+    "Java's HttpURLConnection up to 17": JAVA,
+    "Java's HttpURLConnection after 17": "text/html, image/gif, image/jpeg, */*; q=0.2",
     "Chrome navigates": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
     "Firefox navigates": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
     "old IE": "image/gif, image/jpeg, image/pjpeg, application/x-ms-application, */*",
-    "a page as much as the picture": "text/html;q=0.9, image/jpeg;q=0.9",
-    "JSON rather": "application/json, image/jpeg;q=0.1",
-    "both as much": "application/json, image/jpeg",
+    "a page and a picture, equally": "text/html;q=0.9, image/jpeg;q=0.9",
+    "JSON preferred": "application/json, image/jpeg;q=0.1",
+    "both equally": "application/json, image/jpeg",
     "no picture": "image/jpeg;q=0.0, */*",
-    "no JPEG, though pictures": "image/jpeg;q=0, image/*",
+    "any picture except JPEG": "image/jpeg;q=0, image/*",
     "a weight in capitals": "image/jpeg; Q=0.000",
-    "anything as much": "image/jpeg, */*",
-    "anything as much, by its weight": "image/jpeg;q=0.5, */*;q=0.5",
+    "anything equally": "image/jpeg, */*",
+    "anything equally, by its weight": "image/jpeg;q=0.5, */*;q=0.5",
     "any picture, or anything": "image/*, */*",
-    "only a picture that there is not": "image/png",
-    "a weight that is no number": "image/jpeg;q=high",
-    "a weight that is not a number": "image/jpeg;q=nan",
+    "only an unsupported format": "image/png",
+    "a weight that is a word": "image/jpeg;q=high",
+    "a weight that is NaN": "image/jpeg;q=nan",
     "half a type": "image/",
     "nonsense": ";;image/;;,,",
     "a comma in a quoted value": 'text/x;a="1, image/jpeg"',
@@ -43,23 +43,23 @@ ACCEPTS_JSON = {
 ACCEPTS_PICTURE = {
     "as documented": "image/jpeg",
     "in capitals": "IMAGE/JPEG",
-    "by its common wrong name": "image/jpg",
-    "or else anything": "image/jpeg, */*;q=0.8",
-    "JSON only rather than nothing": "image/jpeg, application/json;q=0.9",
+    "by a common wrong name": "image/jpg",
+    "JPEG preferred to anything": "image/jpeg, */*;q=0.8",
+    "JPEG preferred to JSON": "image/jpeg, application/json;q=0.9",
     "by weights": "image/jpeg;q=0.3, application/json;q=.2",
-    "spaces anywhere": "image/jpeg ; q = 0.7 , */* ; q = 0.1",
+    "spaces everywhere": "image/jpeg ; q = 0.7 , */* ; q = 0.1",
     "a weight above one counts as one": "image/jpeg;q=1.5",
-    "a page rather not": "text/html;q=0.5, image/jpeg",
+    "JPEG preferred to a page": "text/html;q=0.5, image/jpeg",
     "any picture": "image/*",
     "a browser's img": "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8",
-    "any of an application less": "image/jpeg, application/*;q=0.5",
+    "JPEG preferred to any application type": "image/jpeg, application/*;q=0.5",
     "a semicolon in a quoted value": 'image/jpeg;profile="x;q=0.1", application/json;q=0.5',
 }
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A POST. ``path`` has its query."""
+    """A POST request; ``path`` includes the query."""
 
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
@@ -67,12 +67,12 @@ class Sent:
 
 
 def part(content: bytes, head: bytes = _DISPOSITION, boundary: str = BOUNDARY) -> bytes:
-    """Return a part without the delimiter behind it."""
+    """Return a part without the delimiter that follows it."""
     return b"--" + boundary.encode() + b"\r\n" + head + b"\r\n" + content + b"\r\n"
 
 
 def form(*parts: bytes, boundary: str = BOUNDARY) -> bytes:
-    """Return a multipart body."""
+    """Return a multipart body of these parts."""
     return b"".join(parts) + b"--" + boundary.encode() + b"--\r\n"
 
 
@@ -81,7 +81,7 @@ def _multipart(body: bytes, kind: str = f"multipart/form-data; boundary={BOUNDAR
 
 
 def multipart_forms(picture: bytes) -> dict[str, Sent]:
-    """Return multipart bodies that hold this one picture, by what is special about them: RFC 2046, RFC 7578."""
+    """Return multipart bodies with this picture, by what is unusual about them (RFC 2046, RFC 7578)."""
     plain, closed = form(part(picture)), f"--{BOUNDARY}--".encode()
     head, odd = b'Content-Disposition: form-data; name="%b"\r\n', "it's(odd)+_,./:=? b"
     octets = b"Content-Type: application/octet-stream\r\n"
@@ -95,12 +95,12 @@ def multipart_forms(picture: bytes) -> dict[str, Sent]:
         "an epilogue": _multipart(plain + b"The end.\r\nReally.\r\n"),
         "an epilogue with a part": _multipart(plain + part(b"another")),
         "no line end at its end": _multipart(plain.removesuffix(b"\r\n")),
-        "a zero at its end": _multipart(plain.removesuffix(b"\r\n") + b"\0"),
+        "a NUL at its end": _multipart(plain.removesuffix(b"\r\n") + b"\0"),
         "a quoted boundary": _multipart(
             form(part(picture, boundary=odd), boundary=odd), f'multipart/form-data; boundary="{odd}"'
         ),
-        "a charset beside the boundary": _multipart(plain, f"multipart/form-data; charset=utf-8; Boundary={BOUNDARY}"),
-        "white space behind the boundary": _multipart(plain.replace(b"--\r\n", b"-- \t\r\n")),
+        "a charset next to the boundary": _multipart(plain, f"multipart/form-data; charset=utf-8; Boundary={BOUNDARY}"),
+        "white space after the boundary": _multipart(plain.replace(b"--\r\n", b"-- \t\r\n")),
         "lines that end in LF": _multipart(lines, "multipart/form-data; boundary=B"),
         "filename* alone": _multipart(form(part(picture, head[:-2] % b"file" + b"; filename*=UTF-8''%C3%A4.jpg\r\n"))),
         "filename and filename*": _multipart(
@@ -134,7 +134,7 @@ def multipart_forms(picture: bytes) -> dict[str, Sent]:
         "a part as base64": _multipart(form(part(base64.encodebytes(picture), mime % b"base64"))),
         "a part as binary": _multipart(form(part(picture, mime % b"Binary"))),
         "no boundary in its type": _multipart(plain, "multipart/form-data"),
-        "a type that it is not": _multipart(plain, "application/octet-stream"),
+        "a wrong type": _multipart(plain, "application/octet-stream"),
         "called JSON": _multipart(plain, "application/json"),
         "no type at all": _multipart(plain, ""),
         "multipart/related": _multipart(plain, f'multipart/related; type="image/jpeg"; boundary="{BOUNDARY}"'),
@@ -143,7 +143,7 @@ def multipart_forms(picture: bytes) -> dict[str, Sent]:
 
 
 def types(picture: bytes) -> dict[str, Sent]:
-    """Return this picture as bodies of types that it may or may not have."""
+    """Return this picture with right and wrong values of Content-Type."""
     names = ("image/jpeg", "image/jpg", "image/png", "application/octet-stream", "application/json", "text/plain")
     others = ("application/x-www-form-urlencoded", "text/html; charset=utf-8", "*/*", "nonsense", "binary/octet-stream")
     return {f"called {name}": Sent(picture, {"Content-Type": name}) for name in (*names, *others)} | {
@@ -152,7 +152,7 @@ def types(picture: bytes) -> dict[str, Sent]:
 
 
 def codings(picture: bytes) -> dict[str, Sent]:
-    """Return this picture in content codings that are undone: RFC 9110, 8.4."""
+    """Return this picture in the supported content codings (RFC 9110, section 8.4)."""
     raw = zlib.compressobj(wbits=-15)
     half, packed = len(picture) // 2, gzip.compress(form(part(picture)))
     kind = f"multipart/form-data; boundary={BOUNDARY}"
@@ -164,14 +164,14 @@ def codings(picture: bytes) -> dict[str, Sent]:
             gzip.compress(picture[:half]) + gzip.compress(picture[half:]), {"Content-Encoding": "gzip"}
         ),
         "deflate": Sent(zlib.compress(picture), {"Content-Encoding": "deflate"}),
-        "deflate without its frame": Sent(raw.compress(picture) + raw.flush(), {"Content-Encoding": "deflate"}),
+        "deflate without its zlib wrapper": Sent(raw.compress(picture) + raw.flush(), {"Content-Encoding": "deflate"}),
         "identity": Sent(picture, {"Content-Encoding": "identity"}),
         "a form, compressed": Sent(packed, {"Content-Encoding": "gzip", "Content-Type": kind}),
     }
 
 
 def parameters(picture: bytes) -> dict[str, Sent]:
-    """Return requests that ask for a confidence of 0.3, by how they say so."""
+    """Return requests for a confidence of 0.3, by how they pass the parameter."""
     head = b'Content-Disposition: form-data; name="%b"\r\n'
     octets = b"Content-Type: application/octet-stream\r\n"
 
@@ -185,7 +185,7 @@ def parameters(picture: bytes) -> dict[str, Sent]:
         "a field with a type": _multipart(
             form(part(picture), part(b"0.3", head % b"confidence" + b"Content-Type: text/plain; charset=utf-8\r\n"))
         ),
-        "a field beside another field name": _multipart(
+        "a field next to another field name": _multipart(
             form(part(b"0.3", head % b"conf"), part(picture, _DISPOSITION.replace(b'"file"', b'"image"')))
         ),
         "a field as a file, of requests": _multipart(
@@ -205,11 +205,11 @@ def parameters(picture: bytes) -> dict[str, Sent]:
 
 @cache
 def _bomb() -> bytes:
-    return gzip.compress(bytes((32 << 20) + 1), 1)  # one byte more than a body may have
+    return gzip.compress(bytes((32 << 20) + 1), 1)  # one byte above the limit for a body
 
 
 def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
-    """Return requests that are refused: each with its status and a word of the sentence that helps its client."""
+    """Return requests that must be refused: each with its status and a part of the advice that the error must give."""
     text = base64.b64encode(picture)
     url, json = b"data:image/jpeg;base64," + text, {"Content-Type": "application/json"}
     urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -239,8 +239,8 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
         "zstd": (Sent(picture, {"Content-Encoding": "zstd"}), 415, "gzip or deflate"),
         "two codings": (Sent(packed, {"Content-Encoding": "gzip, gzip"}), 415, "gzip or deflate"),
         "a charset for a coding": (Sent(picture, {"Content-Encoding": "utf-8"}), 415, "gzip or deflate"),
-        "gzip that it is not": (Sent(picture, coded), 400, "not gzip"),
-        "gzip that breaks off": (Sent(packed[:-9], coded), 400, "truncated"),
+        "a body that is not gzip as claimed": (Sent(picture, coded), 400, "not gzip"),
+        "gzip that is cut off": (Sent(packed[:-9], coded), 400, "truncated"),
         "a gzip bomb": (Sent(_bomb(), coded), 413, "limits.max_body_mib"),
         "imgsz": (Sent(picture, {}, "/detect?imgsz=1280"), 422, "send the picture as it is"),
         "threshold": (Sent(picture, {}, "/detect?threshold=0.3"), 422, "use confidence"),
@@ -258,7 +258,7 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
             400, "'file'",
         ),
         "a form without a picture": (_multipart(form(part(b"0.3", head % b"conf"))), 400, "-F file=@a.jpg"),
-        "a boundary it has not": (_multipart(form(part(picture)), "multipart/form-data; boundary=x"), 400, "bound"),
+        "a wrong boundary": (_multipart(form(part(picture)), "multipart/form-data; boundary=x"), 400, "bound"),
         "a part as uuencode": (
             _multipart(form(part(picture, _DISPOSITION + b"Content-Transfer-Encoding: x-uuencode\r\n"))), 400, "base64",
         ),
@@ -266,7 +266,7 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
 
 
 def texts(picture: bytes) -> dict[str, Sent]:
-    """Return bodies that clients send for a picture, and that are some text instead."""
+    """Return bodies that are text, although the client means to send a picture."""
     kinds = {name: {"Content-Type": name} for name in ("text/plain", "application/json")}
     text = base64.b64encode(b"\xff\xd8\xff" + picture)
     urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -1,4 +1,4 @@
-"""Models from the field: their names, heads, inputs and files. No case asks the running server."""
+"""Cases of models: their class names, heads, inputs and files. No case uses the running server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models whose answer is the same for every picture, as ONNX files: any head, any metadata, in a moment."""
+"""Tiny ONNX models that return the same output for every picture, with any head and any metadata."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ import openvino as ov
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-SIDE_PX = 64  # of the input, unless a model is to have another one
-BOX = (8.0, 16.0, 40.0, 48.0)  # left, top, right, bottom: of the object that every model finds, in its input's pixels
+SIDE_PX = 64  # of the input, by default
+BOX = (
+    8.0,
+    16.0,
+    40.0,
+    48.0,
+)  # left, top, right, bottom of the one object that every model detects, in pixels of the input
 CONFIDENCE = 0.9
 NAMES = "{0: 'person', 1: 'car'}"
 
-Side = int | str  # a name where the file leaves the size open
+Side = int | str  # a name where the file leaves the size dynamic
 
 
 def anchors(classes: int = 2, class_id: int = 1, count: int = 84) -> NDArray[np.float32]:
-    """Return a raw head's output of one object, ``(1, 4 + classes, count)``: centre, size and scores."""
+    """Return a raw head's output with one object, ``(1, 4 + classes, count)``: centre, size and scores."""
     output = np.zeros((1, 4 + classes, count), np.float32)
     output[0, :4, 0] = _centre_and_size()
     output[0, 4 + class_id, 0] = CONFIDENCE
@@ -28,14 +33,14 @@ def anchors(classes: int = 2, class_id: int = 1, count: int = 84) -> NDArray[np.
 
 
 def rows(class_id: float = 1, count: int = 300, box: ArrayLike = BOX) -> NDArray[np.float32]:
-    """Return an end-to-end head's output of one object, ``(1, count, 6)``."""
+    """Return an end-to-end head's output with one object, ``(1, count, 6)``."""
     output = np.zeros((1, count, 6), np.float32)
     output[0, 0] = (*np.asarray(box, np.float32), CONFIDENCE, class_id)
     return output
 
 
 def objectness(classes: int = 2, class_id: int = 1, count: int = 3 * 84) -> NDArray[np.float32]:
-    """Return a YOLOv5's output of one object, ``(1, count, 5 + classes)``: 0.9 is its objectness times its score."""
+    """Return a YOLOv5's output with one object, ``(1, count, 5 + classes)``: objectness times score is 0.9."""
     output = np.zeros((1, count, 5 + classes), np.float32)
     output[0, 7, :4] = _centre_and_size()
     output[0, 7, 4], output[0, 7, 5 + class_id] = 0.96, CONFIDENCE / 0.96
@@ -51,9 +56,9 @@ def save(
     dtype: int = TensorProto.FLOAT,
     opset: int = 17,
 ) -> Path:
-    """Write the model to ``path``, and return that. It answers as many pictures as its input has.
+    """Write a model with these outputs to ``path``, and return the path. The first of ``sides`` is the batch size.
 
-    ``names``: as text, as every value in an ONNX file's metadata is; None: there are none.
+    ``names`` is a text, like every value in an ONNX file's metadata; None leaves it out.
     """
     number = helper.np_dtype_to_tensor_dtype(np.dtype(np.float32))
     nodes = [
@@ -87,7 +92,7 @@ def save(
 
 
 def rewrite(path: Path, how: Callable[[onnx.ModelProto], None]) -> Path:
-    """Rewrite an ONNX file."""
+    """Change an ONNX file by ``how``, and return its path."""
     model = onnx.load(path)
     how(model)
     onnx.save(model, path)
@@ -95,7 +100,7 @@ def rewrite(path: Path, how: Callable[[onnx.ModelProto], None]) -> Path:
 
 
 def save_integers(path: Path, dtype: int) -> Path:
-    """Write a model whose output is left in whole numbers, as a quantised one's without its last DequantizeLinear."""
+    """Write a model whose output is integers, like a quantised model without its last DequantizeLinear."""
 
     def cast(model: onnx.ModelProto) -> None:
         (output,) = model.graph.output
@@ -108,7 +113,7 @@ def save_integers(path: Path, dtype: int) -> Path:
 def save_folder(
     folder: Path, *outputs: NDArray[np.float32], metadata: str, sides: Sequence[Side] = (1, 3, SIDE_PX, SIDE_PX)
 ) -> Path:
-    """Write the model as an OpenVINO folder, with this text as its ``metadata.yaml``."""
+    """Write the model as an OpenVINO folder with this text as its ``metadata.yaml``, and return the folder."""
     folder.mkdir(parents=True)
     source = save(folder / "constant.onnx", *outputs, sides=sides)
     ov.save_model(ov.Core().read_model(source), folder / "constant.xml", compress_to_fp16=False)

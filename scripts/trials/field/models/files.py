@@ -1,4 +1,4 @@
-"""Files that are no model, or not all of one: every refusal is one sentence that says what to do."""
+"""Cases of files that are not a model, or only part of one: each is refused with advice in one sentence."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _truncated(share: float) -> Make:
 
 
 def _external(change: Callable[[Path], object]) -> Make:
-    """An ONNX file whose weights are in another file, as of models over 2 GB, and what happened to that one."""
+    """Make an ONNX file whose weights are in a second file, as in models above 2 GB, and change the second file."""
 
     def make(folder: Path) -> Path:
         path = save(folder / "constant.onnx", anchors())
@@ -66,7 +66,7 @@ def _folder(change: Callable[[Path], object]) -> Make:
 
 
 def _named(name: str) -> Make:
-    """A folder with one file of this name."""
+    """Make a folder with one file of this name."""
 
     def make(folder: Path) -> Path:
         (folder / "model").mkdir()
@@ -121,7 +121,7 @@ def _torch(content: object) -> Make:
 
 
 def _script(folder: Path) -> Path:
-    with warnings.catch_warnings(action="ignore"):  # PyTorch would have it replaced; the files are still there
+    with warnings.catch_warnings(action="ignore"):  # PyTorch calls TorchScript deprecated, but such files still exist
         torch.jit.save(torch.jit.script(torch.nn.ReLU()), folder / "model.pt")
     return folder / "model.pt"
 
@@ -220,6 +220,6 @@ _CHECKPOINTS: dict[str, Problem] = {
     ),
 }
 CASES = (
-    *(Case("files that are no model", member, problem) for member, problem in _FILES.items()),
-    *(Case("checkpoints that are no YOLO's", member, problem) for member, problem in _CHECKPOINTS.items()),
+    *(Case("files that are not a model", member, problem) for member, problem in _FILES.items()),
+    *(Case("checkpoints that are not of a YOLO", member, problem) for member, problem in _CHECKPOINTS.items()),
 )

@@ -1,4 +1,4 @@
-"""Models that are not YOLO's raw head: served rightly, or refused by what they are."""
+"""Cases of heads other than YOLO's raw head: each is served correctly, or refused by its name."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def _integers(dtype: int) -> Make:
 
 
 def _suppresses(make: Make, expected: Suppression, engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
-    """Return the check of what ``GET /models`` says of who suppresses boxes."""
+    """Return the check of ``suppression``: where ``GET /models`` says that overlapping boxes are removed."""
 
     def problem(_: str) -> str | None:
         for engine in engines:
             with TemporaryDirectory() as folder:
                 info = load(ModelArgs(weights=make(Path(folder)), engine=engine, threads=1), has_gpu=False).info
             if info.suppression != expected:
-                return f"{engine}: suppression is {info.suppression!r} in place of {expected!r}"
+                return f"{engine}: suppression is {info.suppression!r}, and should be {expected!r}"
         return None
 
     return problem
 
 
 def _shares(count: int = 300, columns: int = 6) -> Array:
-    """Return an RT-DETR's output of one object: centre and size as shares of the picture, then scores."""
+    """Return an RT-DETR's output with one object: centre and size as fractions of the picture, then scores."""
     output = np.zeros((1, count, columns), np.float32)
     output[0, 0, :5] = 0.5, 0.5, 0.4, 0.2, CONFIDENCE
     return output
@@ -104,14 +104,14 @@ _HEADS: dict[str, Problem] = {
         _onnx(objectness(classes=1, class_id=0, count=6000), names="['car']", sides=_SIDES_640)
     ),
     "YOLOv3-tiny's of a small picture": served(_onnx(objectness(count=3 * 20))),
-    "YOLOv5's with its feature maps beside it": served(
+    "YOLOv5's with additional outputs for its feature maps": served(
         _onnx(objectness(), _of(1, 3, 8, 8, 7), _of(1, 3, 4, 4, 7), _of(1, 3, 2, 2, 7))
     ),
     "RT-DETR by the head's name": refused(_onnx(_shares(), metadata={"head": "RTDETRDecoder"}), _IS_RTDETR),
     "RT-DETR by its description": refused(
         _onnx(_shares(), metadata={"description": "Ultralytics rtdetr-l model trained on coco.yaml"}), _IS_RTDETR
     ),
-    "RT-DETR by another writing of its name": refused(
+    "RT-DETR by another spelling of its name": refused(
         _onnx(_shares(), metadata={"description": "Ultralytics RT-DETR-l model"}), _IS_RTDETR
     ),
     "a YOLO whose data set is named after RT-DETR": served(
@@ -135,7 +135,7 @@ _HEADS: dict[str, Problem] = {
     ),
     "RT-DETR with a score for each class": refused(_onnx(_shares(columns=84), names=str(["a"] * 80)), _IS_RTDETR),
     "RT-DETR of two classes, by older exporters": refused(_onnx(_shares()), _IS_RTDETR),
-    "boxes as shares of the sides, from TensorFlow": refused(
+    "boxes as fractions of the sides, from TensorFlow": refused(
         _onnx(anchors() * np.array([1 / SIDE_PX] * 4 + [1, 1], np.float32)[:, None]), "fractions of the picture's sides"
     ),
     "YOLOX": refused(_onnx(_of(1, _CELLS_640, 7), sides=_SIDES_640), "YOLOX"),
@@ -169,11 +169,11 @@ _HEADS: dict[str, Problem] = {
     "classification": refused(_onnx(_of(1, 2), metadata={"task": "classify"}), "task is 'classify'"),
     "classification that does not say so": refused(_onnx(_of(1, 2)), "classification"),
     "SSD": refused(_onnx(_of(1, 1, 100, 7)), "SSD"),
-    "SSD of TensorFlow: four outputs, whole numbers": refused(
+    "SSD of TensorFlow: four outputs, integers": refused(
         _onnx(_of(1, 10, 4), _of(1, 10), _of(1, 10), _of(1), sides=(1, 3, 64, 64), dtype=TensorProto.UINT8),
         "neither fp32 nor fp16",
     ),
-    "no output at all of a known form": refused(_onnx(_of(1, 3, 8, 8, 7)), "the model's output is 1x3x8x8x7"),
+    "no output of a known form": refused(_onnx(_of(1, 3, 8, 8, 7)), "the model's output is 1x3x8x8x7"),
 }
 _SUPPRESSION: dict[str, Problem] = {
     "the raw head: by the request": _suppresses(_onnx(anchors()), "by_request"),
@@ -199,7 +199,7 @@ _WHOLE_NUMBERS: dict[str, Problem] = {
     }.items()
 }
 CASES = (
-    *(Case("outputs of whole numbers", member, problem) for member, problem in _WHOLE_NUMBERS.items()),
+    *(Case("outputs of integers", member, problem) for member, problem in _WHOLE_NUMBERS.items()),
     *(Case("heads", member, problem) for member, problem in _HEADS.items()),
-    *(Case("suppression, as GET /models tells it", member, problem) for member, problem in _SUPPRESSION.items()),
+    *(Case("suppression, as GET /models reports it", member, problem) for member, problem in _SUPPRESSION.items()),
 )

@@ -1,4 +1,4 @@
-"""What models take: rectangles, batches, channels, number formats, sizes left open, and every form of INT8."""
+"""Cases of model inputs: rectangles, batches, channels, number formats, dynamic sizes, and every form of INT8."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _folder(*sides: int | str, count: int = 84) -> Make:
 
 
 def _minus_one(folder: Path) -> Path:
-    """As older exporters write that the sides are open."""
+    """Make a model with dynamic sides, written as -1 as older exporters do."""
 
     def open_sides(model: onnx.ModelProto) -> None:
         for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
@@ -58,13 +58,13 @@ def _minus_one(folder: Path) -> Path:
 
 
 def _two_inputs(folder: Path) -> Path:
-    """As the original RT-DETR's export takes them: a picture and its size."""
+    """Make a model with two inputs, a picture and its size, like the export of the original RT-DETR."""
     size = helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, [1, 2])
     return rewrite(save(folder / "constant.onnx", anchors()), lambda model: model.graph.input.append(size))
 
 
 def _reshaping(batch: int) -> Make:
-    """As Ultralytics exports a batch: the graph says how many pictures there are wherever it reshapes."""
+    """Make a model with a fixed batch size in its Reshape nodes, as Ultralytics exports a batch."""
 
     def reshape(model: onnx.ModelProto) -> None:
         (output,) = model.graph.output
@@ -77,7 +77,7 @@ def _reshaping(batch: int) -> Make:
 
 
 def _named(name: str) -> Make:
-    """An input that has another name than Ultralytics gives it."""
+    """Make a model whose input does not have the name that Ultralytics uses."""
 
     def rename(model: onnx.ModelProto) -> None:
         model.graph.input[0].name = model.graph.node[0].input[0] = name
@@ -86,7 +86,7 @@ def _named(name: str) -> Make:
 
 
 def finder(path: Path, height_px: int, width_px: int) -> Path:
-    """Write a model whose one box has its centre where a picture's red has its centre of mass."""
+    """Write a model that returns one box, centred on the centre of mass of the picture's red."""
     constants: dict[str, NDArray[np.generic]] = {
         "only_red": np.array([1, -1, -1], np.float32).reshape(1, 3, 1, 1),
         "columns": np.arange(width_px, dtype=np.float32).reshape(1, 1, 1, -1) + 0.5,
@@ -128,7 +128,7 @@ def finder(path: Path, height_px: int, width_px: int) -> Path:
 
 
 def _finds_red_in_a_rectangle(_: str) -> str | None:
-    """Check pictures of other shapes than the model's: the box has to be where the red is, in the picture's pixels."""
+    """Check, for pictures of other shapes than the model's, that the box is at the red in the picture's pixels."""
     for engine in ("openvino", "onnx"):
         with TemporaryDirectory() as folder:
             path = finder(Path(folder, "finder.onnx"), *_RECTANGLE)
@@ -146,7 +146,9 @@ def _finds_red_in_a_rectangle(_: str) -> str | None:
             found = to_picture(to_detections(raw, DetectOptions(0.5, 0.7, 300), end_to_end=False), fitted)
             centre = (found.xyxy[:, :2] + found.xyxy[:, 2:]) / 2
             if len(found) != 1 or np.abs(centre[0] - (x, y)).max() > 0.02 * max(height_px, width_px):
-                return f"{engine}: in a picture of {width_px}x{height_px} red is at {centre.tolist()}, not at {(x, y)}"
+                return (
+                    f"{engine}: in a picture of {width_px}x{height_px} the box is at {centre.tolist()}, not at {(x, y)}"
+                )
     return None
 
 
@@ -160,7 +162,7 @@ class _Noise(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has n
 
 
 def _convolved(folder: Path) -> Path:
-    """The constant model behind a convolution whose result does not count, so that there is something to quantise."""
+    """Make the constant model with a convolution in front, so that there is something to quantise."""
 
     def convolve(model: onnx.ModelProto) -> None:
         kernel = np.random.default_rng(1).normal(size=(3, 3, 3, 3)).astype(np.float32)
@@ -192,7 +194,7 @@ def _quantised(layout: QuantFormat | None, activations: QuantType = QuantType.QU
 
 
 def _is_int8(make: Make, precision: Precision = "auto", engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
-    """Return the check that each engine says that the file is in int8."""
+    """Return the check that each engine reports the file's precision as int8."""
 
     def problem(_: str) -> str | None:
         for engine in engines:
@@ -200,7 +202,7 @@ def _is_int8(make: Make, precision: Precision = "auto", engines: Sequence[Engine
                 args = ModelArgs(weights=make(Path(folder)), engine=engine, precision=precision, threads=1)
                 said = load(args, has_gpu=False).info.precision
             if said != "int8":
-                return f"{engine}: the precision is {said} in place of int8"
+                return f"{engine}: the precision is {said}, and should be int8"
         return None
 
     return problem
@@ -212,40 +214,40 @@ _INPUTS: dict[str, Problem] = {
     "a portrait of 640x384": served(_onnx(1, 3, 640, 384, count=5040)),
     "a folder of 384x640": served(_folder(1, 3, 384, 640, count=5040), engines=["openvino"]),
     "a folder for a batch of four": served(_folder(4, 3, 64, 64), engines=["openvino"]),
-    "a folder with everything open": served(_folder("n", 3, "h", "w", count=8400), engines=["openvino"]),
+    "a folder with all sides dynamic": served(_folder("n", 3, "h", "w", count=8400), engines=["openvino"]),
     "a batch of four": served(_onnx(4, 3, 64, 64)),
-    "a batch of four that the graph writes down": served(_reshaping(4)),
-    "a batch of four that the graph insists on": refused(
+    "a batch of four in a Reshape of the graph": served(_reshaping(4)),
+    "a batch of four that cannot be changed": refused(
         lambda folder: save(folder / "c.onnx", np.repeat(anchors(), 4, axis=0), sides=(4, 3, 64, 64)),
         "takes 4 pictures at a time.*batch=1",
     ),
     "a batch of 16, a rectangle": served(_onnx(16, 3, 64, 96, count=126)),
-    "an open batch": served(_onnx("batch", 3, 64, 64)),
-    "everything open": served(_onnx("batch", 3, "height", "width", count=8400)),
-    "open sides alone": served(_onnx(1, 3, "height", "width", count=8400)),
-    "open sides, written as -1": served(_minus_one),
+    "a dynamic batch": served(_onnx("batch", 3, 64, 64)),
+    "batch and sides dynamic": served(_onnx("batch", 3, "height", "width", count=8400)),
+    "only the sides dynamic": served(_onnx(1, 3, "height", "width", count=8400)),
+    "dynamic sides, written as -1": served(_minus_one),
     "fp16": served(_onnx(1, 3, 64, 64, dtype=TensorProto.FLOAT16)),
     "8-bit numbers": refused(_onnx(1, 3, 64, 64, dtype=TensorProto.UINT8), "neither fp32 nor fp16"),
     "channels last": refused(_onnx(1, 64, 64, 3), "channels last: export it as 1x3xHxW"),
     "one channel": refused(_onnx(1, 1, 64, 64), "pictures of 1 channels"),
     "four channels": refused(_onnx(1, 4, 64, 64), "pictures of 4 channels"),
-    "a side beyond any picture": refused(_onnx(1, 3, 100_000, 64), "at most 8192 px"),
+    "a side longer than any picture": refused(_onnx(1, 3, 100_000, 64), "at most 8192 px"),
     "a vector": refused(_onnx(1, 3), "exactly one image input|cannot run|cannot read"),
     "a picture and its size": refused(_two_inputs, "exactly one image input.*1x2"),
     "an input named frames": served(_named("frames")),
     "an input named rgb": served(_named("rgb")),
 }
-_ONNX_DOES_IT = "set model.engine to onnx"  # what OpenVINO can run depends on the CPU
+_ONNX_DOES_IT = "set model.engine to onnx"  # whether OpenVINO can run it depends on the CPU
 _QUANTISED: dict[str, Problem] = {
     "QDQ, unsigned": served(_quantised(QuantFormat.QDQ)),
     "QDQ, signed": served(_quantised(QuantFormat.QDQ, QuantType.QInt8), or_says=_ONNX_DOES_IT),
     "QOperator, unsigned": served(_quantised(QuantFormat.QOperator)),
     "QOperator, signed": served(_quantised(QuantFormat.QOperator, QuantType.QInt8), or_says=_ONNX_DOES_IT),
     "dynamic": served(_quantised(None)),
-    "QDQ, unsigned: every engine says so": _is_int8(_quantised(QuantFormat.QDQ)),
-    "QOperator, unsigned: every engine says so": _is_int8(_quantised(QuantFormat.QOperator)),
-    "dynamic: every engine says so": _is_int8(_quantised(None)),
-    "dynamic, asked for": _is_int8(_quantised(None), "int8", ["openvino"]),
+    "QDQ, unsigned: the reported precision": _is_int8(_quantised(QuantFormat.QDQ)),
+    "QOperator, unsigned: the reported precision": _is_int8(_quantised(QuantFormat.QOperator)),
+    "dynamic: the reported precision": _is_int8(_quantised(None)),
+    "dynamic: int8 requested": _is_int8(_quantised(None), "int8", ["openvino"]),
 }
 CASES = (
     *(Case("inputs", member, problem) for member, problem in _INPUTS.items()),

@@ -1,4 +1,4 @@
-"""Class names as exporters write them, and what ``classes`` means by them."""
+"""Cases of class names: how exporters write them, and which classes the parameter ``classes`` selects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _of_many(names: str, classes: int) -> Make:
 
 
 def _chosen(settings: DetectSettings, labels: Sequence[str], expected: tuple[int, ...] | None) -> Problem:
-    """``expected``: class ids; None: refused, since the model does not know one of the classes."""
+    """Return the check that the request selects ``expected`` class ids, or is refused when that is None."""
 
     def problem(_: str) -> str | None:
         engine = EngineInfo("model", "1", "none", tuple(labels), InputShape.square(64), end_to_end=False)
@@ -46,7 +46,7 @@ def _chosen(settings: DetectSettings, labels: Sequence[str], expected: tuple[int
             found = settings.to_params().to_options(model).class_ids
         except InvalidParameter as exc:
             return f"it is refused: {exc}" if expected is not None else None
-        return None if found == expected else f"the classes are {found} in place of {expected}"
+        return None if found == expected else f"the classes are {found}, and should be {expected}"
 
     return problem
 
@@ -74,10 +74,10 @@ _FORMS: dict[str, Problem] = {
     "a label with quotes in it": served(_onnx(str(["it's", 'a "car"'])), label='a "car"'),
     "labels that are numbers": served(_onnx("{0: 1, 1: 2}"), label="2"),
     "an empty label": served(_onnx("{0: 'person', 1: ''}"), label=""),
-    "half a character": served(_onnx(r'["person", "car\ud83d"]'), label="car\N{REPLACEMENT CHARACTER}"),
+    "half of a surrogate pair": served(_onnx(r'["person", "car\ud83d"]'), label="car\N{REPLACEMENT CHARACTER}"),
     "a folder's mapping": served(_folder(yaml.safe_dump({"names": {0: "person", 1: "car"}})), engines=["openvino"]),
     "a folder's list": served(_folder("names: [person, car]\n"), engines=["openvino"]),
-    "a folder's labels that YAML takes for truth values": served(
+    "a folder's labels that YAML reads as booleans": served(
         _folder("names: {0: yes, 1: no}\n"), engines=["openvino"], label="no"
     ),
     "a folder's labels beyond ASCII": served(
@@ -90,32 +90,32 @@ _FORMS: dict[str, Problem] = {
     "Latin-1": refused(_latin_1, "does not name its classes"),
     "a gap": refused(_onnx("{0: 'person', 2: 'car'}"), "none of them for class 1"),
     "counted from one": refused(_onnx("{1: 'person', 2: 'car'}"), "none of them for class 0"),
-    "keys that are no numbers": refused(_onnx("{'a': 'person', 'b': 'car'}"), "no class ids"),
-    "fewer than classes": refused(_of_many("['a', 'b']", 5), "more classes than it names|classes that it names"),
-    "more than classes": refused(_of_many("['a', 'b', 'c']", 2), "classes that it names"),
-    "fewer than an end-to-end head answers": refused(
+    "keys that are not numbers": refused(_onnx("{'a': 'person', 'b': 'car'}"), "no class ids"),
+    "fewer names than classes": refused(_of_many("['a', 'b']", 5), "more classes than it names|classes that it names"),
+    "more names than classes": refused(_of_many("['a', 'b', 'c']", 2), "classes that it names"),
+    "fewer names than an end-to-end head returns": refused(
         lambda folder: save(folder / "constant.onnx", rows(class_id=7)), "returns class 7, but names only 2 classes"
     ),
-    "nested beyond reason": refused(_onnx("[" * 5000), "does not name its classes"),
+    "nested too deeply": refused(_onnx("[" * 5000), "does not name its classes"),
     "labels that are mappings": refused(_onnx("{0: {'name': 'person'}, 1: {'name': 'car'}}"), "where labels should be"),
 }
 _CHOICES: dict[str, Problem] = {
     "a label that occurs twice": _chosen(_query("car"), TWICE, (2, 3)),
-    "one of them by its id": _chosen(_query("3"), TWICE, (3,)),
+    "one of two equal labels, by its id": _chosen(_query("3"), TWICE, (3,)),
     "a label with a comma": _chosen(_query("person, sitting"), TWICE, (4,)),
     "labels with commas between them": _chosen(_query("truck,bus"), TWICE, (0, 1)),
-    "spaces around them": _chosen(_query(" truck , 1 "), TWICE, (0, 1)),
+    "spaces around labels": _chosen(_query(" truck , 1 "), TWICE, (0, 1)),
     "a label with a comma, and another one": _chosen(_query("person, sitting", "car"), TWICE, (2, 3, 4)),
     "a label with a comma among others in one value": _chosen(_query("car,person, sitting"), TWICE, None),
-    "that label by its id among others": _chosen(_query("car,4"), TWICE, (2, 3, 4)),
+    "a label with a comma, by its id among others": _chosen(_query("car,4"), TWICE, (2, 3, 4)),
     "a part of a label with a comma": _chosen(_query("person"), TWICE, None),
-    "labels that are digits, before ids": _chosen(_query("1"), ("9", "0", "1"), (2,)),
+    "a number that is a label and an id: the label wins": _chosen(_query("1"), ("9", "0", "1"), (2,)),
     "JSON: a label with a comma": _chosen(_json('{"classes": ["person, sitting"]}'), TWICE, (4,)),
     "JSON: a label that occurs twice": _chosen(_json('{"classes": ["car"]}'), TWICE, (2, 3)),
     "JSON: never split": _chosen(_json('{"classes": ["truck,bus"]}'), TWICE, None),
     "JSON: an id as text": _chosen(_json('{"classes": ["3"]}'), TWICE, (3,)),
-    "JSON: a number is an id, whatever labels are": _chosen(_json('{"classes": [1]}'), ("9", "0", "1"), (1,)),
-    "an id that there is not": _chosen(_query("5"), TWICE, None),
+    "JSON: a number is always an id": _chosen(_json('{"classes": [1]}'), ("9", "0", "1"), (1,)),
+    "an unknown id": _chosen(_query("5"), TWICE, None),
     "no class": _chosen(_query(), TWICE, None),
 }
 CASES = (

@@ -1,4 +1,4 @@
-"""The whole service with a model that cannot be served: its last line is one sentence, and its exit status 1."""
+"""Cases of the whole service with a model that cannot be served: its last line says why, and it exits with status 1."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SIGKILL = 9
 
 
 class _Deadly:
-    """What unpickles to the end of its process, as the kernel ends one that takes too much memory."""
+    """A pickle that ends the process that loads it, as the kernel does with one that takes too much memory."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return os._exit, (_SIGKILL,)
@@ -66,13 +66,13 @@ def _ends_in(make: Make, says: str, settings: Mapping[str, str] | None = None) -
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
         if done.returncode != 1:
             return f"the exit status is {done.returncode}: {said}"
-        return None if re.search(says, said) and "Failed to update" not in said else f"its last line is {said!r}"
+        return None if re.search(says, said) and "Failed to update" not in said else f"the last line is {said!r}"
 
     return problem
 
 
 def _rectangle(_: str) -> str | None:
-    """Pictures of other shapes than the model's go through HTTP, shared memory and back."""
+    """Check that pictures of other shapes than the model's get right boxes over HTTP and shared memory."""
     with TemporaryDirectory() as folder:
         config = yaml.safe_load((ROOT / "configs/local.yaml").read_text(encoding="utf-8"))
         weights = finder(Path(folder, "finder.onnx"), 384, 640)
@@ -97,7 +97,7 @@ def _wrong_place(url: str) -> str | None:
         boxes = [detection["bbox"] for detection in answer.get("detections", [])]
         centres = [((box["x1"] + box["x2"]) / 2, (box["y1"] + box["y2"]) / 2) for box in boxes]
         if len(centres) != 1 or max(abs(centres[0][0] - x), abs(centres[0][1] - y)) > 0.02 * max(width_px, height_px):
-            return f"in a picture of {width_px}x{height_px} red is at {centres}, not at {(x, y)}: {answer}"
+            return f"in a picture of {width_px}x{height_px} the box is at {centres}, not at {(x, y)}: {answer}"
     return None
 
 
@@ -107,10 +107,10 @@ _STARTS: dict[str, Problem] = {
     "an RT-DETR": _ends_in(
         lambda folder: save(folder / "rtdetr.onnx", rows(), metadata={"head": "RTDETRDecoder"}), "is an RT-DETR"
     ),
-    "a network that computes no numbers": _ends_in(
+    "a network that computes NaN": _ends_in(
         lambda folder: save(folder / "nan.onnx", anchors() * float("nan")), "NaN or infinite"
     ),
-    "a checkpoint that ends its process": _ends_in(_deadly, "died.*memory", {"SERVE_APP_ENGINE": "torch"}),
+    "a checkpoint that kills its process": _ends_in(_deadly, "died.*memory", {"SERVE_APP_ENGINE": "torch"}),
     "a GPU's engine without a GPU": _ends_in(
         lambda folder: save(folder / "a.onnx", anchors()).rename(folder / "a.pt"),
         "needs a GPU",

@@ -1,4 +1,4 @@
-"""Whether a model is served rightly, or refused in a sentence that says what to do."""
+"""Checks that a model is served correctly, or refused with advice in one sentence."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Make = Callable[[Path], Path]  # an empty folder -> the model's file or folder i
 
 CPU_ENGINES: tuple[EngineName, ...] = ("openvino", "onnx")
 _OPTIONS = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)
-_MAX_SENTENCE = 500  # characters: what is longer is somebody else's message
+_MAX_SENTENCE = 500  # characters: anything longer is a library's raw message
 
 
 def served(
     make: Make, *, engines: Sequence[EngineName] = CPU_ENGINES, label: str = "car", or_says: str | None = None
 ) -> Problem:
-    """Return the check that each engine serves the model and finds its one object.
+    """Return the check that each engine serves the model and detects its one object.
 
-    ``or_says``: what OpenVINO may say instead, where it depends on the CPU whether it can.
+    ``or_says`` is what OpenVINO may say instead, when it depends on the CPU whether OpenVINO can run the model.
     """
 
     def problem(_: str) -> str | None:
@@ -58,7 +58,7 @@ def refused(make: Make, says: str, *, engines: Sequence[EngineName] = CPU_ENGINE
 
 
 def refused_checkpoint(make: Make, says: str) -> Problem:
-    """Return the same check for a ``.pt`` that is named by its hash, in the engine that reads it itself."""
+    """Return the same check for a ``.pt`` whose hash is given, in the torch engine, which reads it directly."""
     return lambda _: _problem_of_refusal(make, says, ["torch"], is_trusted=True)
 
 
@@ -73,24 +73,24 @@ def _problem_of_refusal(make: Make, says: str, engines: Sequence[EngineName], *,
             except ModelError as exc:
                 wrong = _wrong_sentence(exc.detail, says)
             except Exception as exc:
-                wrong = f"ends in {type(exc).__name__}: {exc}"
+                wrong = f"it raises {type(exc).__name__}: {exc}"
         if wrong:
             return f"{engine}: {wrong}"
     return None
 
 
 def _wrong_answer(engine: Engine, label: str) -> str | None:
-    """Whether the object is found in any picture, alone, and where it is."""
+    """Return what is wrong unless exactly the one object is detected, at its place, in every picture."""
     frames = [np.full(engine.info.input_shape.array, value, np.uint8) for value in (0, 200)]
     for raw in engine.infer(frames):
         found = to_detections(raw, _OPTIONS, end_to_end=engine.info.end_to_end)
         labels = [label_of(class_id, engine.info.labels) for class_id in found.class_id.tolist()]
         if labels != [label]:
-            return f"it finds {labels} in place of {[label]}"
+            return f"it detects {labels}, and should detect {[label]}"
         if not np.allclose(found.xyxy[0], BOX, atol=0.5):
-            return f"its box is {found.xyxy[0].tolist()} in place of {list(BOX)}"
+            return f"its box is {found.xyxy[0].tolist()}, and should be {list(BOX)}"
         if abs(float(found.confidence[0]) - CONFIDENCE) > 0.01:
-            return f"its confidence is {found.confidence[0]:.2f} in place of {CONFIDENCE}"
+            return f"its confidence is {found.confidence[0]:.2f}, and should be {CONFIDENCE}"
     return None
 
 
@@ -98,5 +98,5 @@ def _wrong_sentence(sentence: str, says: str) -> str | None:
     if not re.search(says, sentence):
         return f"the sentence is {sentence!r}"
     if "\n" in sentence or len(sentence) > _MAX_SENTENCE:
-        return f"no single sentence: {sentence!r}"
+        return f"it is not a single sentence: {sentence!r}"
     return None

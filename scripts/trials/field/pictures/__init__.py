@@ -1,4 +1,4 @@
-"""Pictures from the field: generators of every format and variant, a second decoder, and the cases."""
+"""Cases of pictures: generators of every format and variant, and a comparison with a second decoder."""
 
 from scripts.trials.field.pictures.cases import CASES
 

@@ -1,4 +1,4 @@
-"""Generate pictures over formats, variants and damage, and hold what is read against a second decoder.
+"""Generate pictures of many formats and variants, damage some, and compare our decoder with a second one.
 
 ``python -m scripts.trials.field.pictures --count 2000 --seed 0``
 """
@@ -11,32 +11,38 @@ from collections import Counter
 from scripts.trials.field.pictures.comparison import (
     DIFFERENT,
     FAMILIES,
-    LOST,
-    MISTAKEN,
+    ONLY_OURS,
+    ONLY_OURS_WITH_LOSSES,
+    PILLOW_WRONG,
     RESULTS,
-    UNHEARD,
     samples,
     verdict,
 )  # fmt: skip
 
 
 def main() -> int:
-    """Print a table, and what is different; return 1 where anything is."""
+    """Print a table and every difference, and return 1 if there is any."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--damage", type=float, default=0.3, help="the share of files that are damaged")
-    parser.add_argument("--verbose", action="store_true", help="print what the second decoder does not read, too")
+    parser.add_argument("--count", type=int, default=2000, help="how many files to generate (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed generates the same files (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--damage", type=float, default=0.3, help="the fraction of files to damage (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="also print the files that the second decoder cannot read"
+    )
     args = parser.parse_args()
     counts: Counter[tuple[str, bool, str]] = Counter()
-    shown = {DIFFERENT, LOST, UNHEARD, MISTAKEN} if args.verbose else {DIFFERENT}
+    shown = {DIFFERENT, ONLY_OURS_WITH_LOSSES, ONLY_OURS, PILLOW_WRONG} if args.verbose else {DIFFERENT}
     for number, (family, is_damaged, sample) in enumerate(samples(args.seed, args.count, args.damage)):
         found = verdict(family, is_damaged, sample)
         counts[family, is_damaged, found.result] += 1
         if found.result in shown:
             print(f"{number}: {found.result}: {sample.name}{', damaged' * is_damaged}: {found.remark}")
     print(
-        "| format | " + " | ".join(f"{state}, {result}" for state in ("sound", "damaged") for result in RESULTS) + " |"
+        "| format | " + " | ".join(f"{state}, {result}" for state in ("intact", "damaged") for result in RESULTS) + " |"
     )
     print("|---" * (1 + 2 * len(RESULTS)) + "|")
     for family in FAMILIES:

@@ -1,4 +1,4 @@
-"""BMPs of every header, depth, mask and compression."""
+"""A generator of BMPs with every header, depth, mask and compression."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MASKS = {
 
 
 def sample(rng: random.Random) -> Sample:
-    """Return a BMP."""
+    """Return a random BMP."""
     if rng.random() < 0.35:
         return run_length(rng)
     bits = rng.choice((1, 4, 8, 16, 24, 32))
@@ -82,7 +82,7 @@ def _file(
 
 
 def run_length(rng: random.Random) -> Sample:
-    """Return a BMP of runs, as different writers make them."""
+    """Return a random run-length BMP, with the variations of different writers."""
     bits = rng.choice((4, 8))
     width, height = size(rng)
     colours = 1 << bits
@@ -91,14 +91,14 @@ def run_length(rng: random.Random) -> Sample:
     is_padded, has_end = rng.random() < 0.5, rng.random() < 0.8
     data = runs(rng, indices, palette, bits, is_padded=is_padded, has_end=has_end)
     name = f"BMP, runs of {bits} bits{', padded rows' * is_padded}{', no end' * (not has_end)}"
-    # Pillow 13 loses a pixel of every odd literal run, and goes on in the next row with what stands over.
+    # Pillow 13 loses a pixel of every odd literal run, and moves surplus pixels into the next row.
     return Sample(name, data, truth=palette[indices], is_for_pillow=False)
 
 
 def runs(
     rng: random.Random, indices: Array, palette: Array, bits: int, *, is_padded: bool = True, has_end: bool = True
 ) -> bytes:
-    """Return indices as runs of 4 or 8 bits."""
+    """Return a BMP of palette indices as runs of 4 or 8 bits."""
     height, width = indices.shape
     code = bytearray()
     for number, row in enumerate(indices[::-1]):

@@ -1,4 +1,4 @@
-"""The cases: each file is sent, and what is found in it has to be what is found in a plain PNG of the same pixels."""
+"""Cases of pictures: each file must get the detections of a plain PNG with the same pixels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Make = Callable[[], bytes]
 
 @cache
 def pixels() -> Pixels:
-    """Return the picture that most files are made of: parcels with codes."""
+    """Return the picture from which most files are made: parcels with codes."""
     small = cv2.resize(picture(3).pixels, (_WIDTH_PX, _HEIGHT_PX), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(small[:, :, ::-1])
 
@@ -43,7 +43,7 @@ def _rng() -> random.Random:
 
 
 def _image(orientation: int = 1) -> Image.Image:
-    """Return the picture as a camera stores it that is held so."""
+    """Return the picture as a camera stores it when held in this orientation."""
     inverse = {6: 8, 8: 6}.get(orientation, orientation)
     return Image.fromarray(upright(pixels(), inverse))
 
@@ -71,11 +71,11 @@ def _deep() -> Any:
 
 def _behind() -> Iterator[tuple[str, Make]]:
     other = saved(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
-    yield "an MP4 behind a JPEG", lambda: jpeg.motion_photo(_rng(), _photo())
-    yield "an MP4 behind a progressive JPEG", lambda: jpeg.motion_photo(_rng(), _photo(progressive=True))
-    yield "a JPEG behind a JPEG", lambda: _photo() + other
-    yield "forty JPEGs behind a JPEG", lambda: _photo() + 40 * other
-    yield "a ZIP behind a JPEG", lambda: _photo() + b"PK\3\4" + b"\xff\xda" * 300
+    yield "an MP4 after a JPEG", lambda: jpeg.motion_photo(_rng(), _photo())
+    yield "an MP4 after a progressive JPEG", lambda: jpeg.motion_photo(_rng(), _photo(progressive=True))
+    yield "a JPEG after a JPEG", lambda: _photo() + other
+    yield "forty JPEGs after a JPEG", lambda: _photo() + 40 * other
+    yield "a ZIP after a JPEG", lambda: _photo() + b"PK\3\4" + b"\xff\xda" * 300
     yield "a multi-picture file", lambda: saved(_image(), "MPO", save_all=True, append_images=[_image().rotate(180)])
     yield (
         "a thumbnail in EXIF",
@@ -96,7 +96,7 @@ def _turned() -> Iterator[tuple[str, Make]]:
 
     exif = metadata.exif(_rng(), 6)
     text = f"\nexif\n{len(exif):8}\n{exif.hex()}\n".encode()
-    yield "WebP by the book", lambda: webp(b"")
+    yield "WebP as specified", lambda: webp(b"")
     yield "WebP with prefix", lambda: webp(metadata.PREFIX)
     yield "WebP with two prefixes", lambda: webp(2 * metadata.PREFIX)
     yield "PNG with prefix", lambda: png(b"eXIf", metadata.PREFIX + exif)
@@ -131,7 +131,7 @@ def _transparent() -> Iterator[tuple[str, Make]]:
 
 def _bitmaps() -> Iterator[tuple[str, Make]]:
     few = _image().quantize(16)
-    indices = np.asarray(few)[:, :-3]  # 637 columns: rows that have to be filled
+    indices = np.asarray(few)[:, :-3]  # 637 columns, so that rows need padding
     palette = np.array(few.getpalette()[:48], np.uint8).reshape(-1, 3)  # type: ignore[index]
 
     def of(bits: int, compression: int, rows: Any, masks: bytes = b"", *, is_top_down: bool = False) -> bytes:
@@ -245,7 +245,7 @@ def _answer(url: str, data: bytes) -> httpx.Response:
 
 
 def _plain(shape: tuple[int, ...]) -> bytes:
-    """Return the picture as a PNG; some files lack a few columns of it."""
+    """Return the picture as a plain PNG of this shape, since some files lack a few columns."""
     return saved(Image.fromarray(pixels()[: shape[0], : shape[1]]), "PNG")
 
 
@@ -257,25 +257,25 @@ def _read(make: Make) -> Callable[[str], str | None]:
         size = answer.json()["image"]
         if not (_WIDTH_PX - 3 <= size["width"] <= _WIDTH_PX and size["height"] == _HEIGHT_PX):
             return f"it is read as {size['width']}×{size['height']} pixels"
-        right = _answer(url, _plain((size["height"], size["width"]))).json()["detections"]
-        return _difference(answer.json()["detections"], right)
+        expected = _answer(url, _plain((size["height"], size["width"]))).json()["detections"]
+        return _difference(answer.json()["detections"], expected)
 
     return problem
 
 
-def _difference(found: list[dict[str, Any]], right: list[dict[str, Any]]) -> str | None:
-    """Return what is missing: every confident detection of the plain picture is found in the other, at its place."""
-    sure = [each for each in right if each["confidence"] > 0.7]
-    if not sure:
-        return "nothing is found in the plain picture"
-    for each in sure:
+def _difference(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> str | None:
+    """Return which confident detection of the plain picture is missing in ``found``, or lies elsewhere."""
+    confident = [each for each in expected if each["confidence"] > 0.7]
+    if not confident:
+        return "nothing is detected in the plain picture"
+    for each in confident:
         box = np.array(list(each["bbox"].values()))
         if not any(
             other["label"] == each["label"]
             and np.abs(np.array(list(other["bbox"].values())) - box).max() <= _MOST_APART_PX
             for other in found
         ):
-            return f"{each['label']} at {box.round().tolist()} is not found"
+            return f"{each['label']} at {box.round().tolist()} is not detected"
     return None
 
 
@@ -284,7 +284,7 @@ def _refused(data: bytes, words: str) -> Callable[[str], str | None]:
         answer = _answer(url, data)
         if answer.status_code in (415, 422) and words in answer.json()["detail"]:
             return None
-        return f"it is answered with {answer.status_code}: {answer.text[:200]}"
+        return f"the answer is {answer.status_code}: {answer.text[:200]}"
 
     return problem
 
@@ -298,8 +298,8 @@ def _generated(count: int) -> Callable[[str], str | None]:
 
 
 _KINDS: dict[str, Callable[[], Iterator[tuple[str, Make]]]] = {
-    "what lies behind or within a JPEG": _behind,
-    "orientations, and what stands before them": _turned,
+    "data after or inside a JPEG": _behind,
+    "orientations, and prefixes of EXIF": _turned,
     "alpha": _transparent,
     "BMPs": _bitmaps,
     "layouts of TIFFs": _layouts,
@@ -308,7 +308,7 @@ _KINDS: dict[str, Callable[[], Iterator[tuple[str, Make]]]] = {
 
 CASES: tuple[Case, ...] = (
     *(Case(kind, member, _read(make)) for kind, members in _KINDS.items() for member, make in members()),
-    *(Case("formats that are not read", name, _refused(*each)) for name, each in REFUSED.items()),
+    *(Case("unsupported formats", name, _refused(*each)) for name, each in REFUSED.items()),
     Case("generated pictures", "100 of them", _generated(100)),
     Case("generated pictures", "2,000 of them", _generated(2000), is_quick=False),
 )

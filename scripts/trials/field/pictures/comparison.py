@@ -1,4 +1,4 @@
-"""What we read held against the truth, where it is known, and against Pillow."""
+"""Compare our decoder's pixels with the true pixels, where they are known, and with Pillow's."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ MAX_PIXELS = 1_000_000
 _MOST = {LOSSLESS: 1, JPEG: 2, LOSSY: 8}  # grey levels
 _MEAN = {LOSSLESS: 1.0, JPEG: 2.0, LOSSY: 1.0}
 
-# MISTAKEN: we have read what was written, whatever was damaged beside it, and Pillow something else. UNHEARD: Pillow
-# refuses it; LOST: it does, and we have read it as something else than it was before the damage.
-SAME, REFUSED, MISTAKEN, DIFFERENT = "same", "refused", "Pillow wrong", "different"
-UNHEARD, LOST = "read by us alone", "read by us alone, with losses"
-RESULTS = (SAME, REFUSED, MISTAKEN, UNHEARD, LOST, DIFFERENT)
+# PILLOW_WRONG: our pixels are those that were written, and Pillow's differ. ONLY_OURS: Pillow cannot judge the file,
+# mostly because it refuses it. ONLY_OURS_WITH_LOSSES: Pillow refuses it, and our pixels differ from those of the file
+# before it was damaged.
+SAME, REFUSED, PILLOW_WRONG, DIFFERENT = "same", "refused", "Pillow wrong", "different"
+ONLY_OURS, ONLY_OURS_WITH_LOSSES = "read by us alone", "read by us alone, with losses"
+RESULTS = (SAME, REFUSED, PILLOW_WRONG, ONLY_OURS, ONLY_OURS_WITH_LOSSES, DIFFERENT)
 
 FAMILIES: dict[str, Callable[[random.Random], Sample | None]] = {
     "JPEG": jpeg.sample,
@@ -42,7 +43,7 @@ _WEIGHTS = {"JPEG": 6, "PNG": 5, "TIFF": 6, "BMP": 4, "WebP": 3, "GIF": 2, "AVIF
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a file."""
+    """The outcome of decoding a file twice."""
 
     family: str
     name: str
@@ -54,7 +55,7 @@ class Verdict:
 def samples(
     seed: int, count: int, damage: float = 0.3, families: Sequence[str] = tuple(FAMILIES)
 ) -> list[tuple[str, bool, Sample]]:
-    """Return files by their family, and whether they were damaged. The same seed makes the same ones."""
+    """Return files with their family and whether they were damaged. The same seed makes the same files."""
     rng = random.Random(seed)
     weights = [_WEIGHTS[family] for family in families]
     made: list[tuple[str, bool, Sample]] = []
@@ -75,32 +76,32 @@ def samples(
 
 
 def verdict(family: str, is_damaged: bool, sample: Sample) -> Verdict:
-    """Decode a file twice."""
+    """Decode a file by our decoder and by Pillow, and compare the results."""
     try:
         ours: Pixels = decode(sample.data, MAX_PIXELS)[:, :, ::-1]
     except ServeAppError as exc:
         is_wrong = not is_damaged and not isinstance(exc, TooLarge)
         return Verdict(family, sample.name, is_damaged, DIFFERENT if is_wrong else REFUSED, exc.detail)
     if sample.truth is not None and (remark := difference(ours, sample.truth, sample.loss)):
-        return Verdict(family, sample.name, is_damaged, DIFFERENT, f"not the truth: {remark}")
-    has_no_checksum = family in {"HEIC", "AVIF"}  # nor has HEVC, nor AV1: decoders differ in what they make of damage
+        return Verdict(family, sample.name, is_damaged, DIFFERENT, f"not the true pixels: {remark}")
+    has_no_checksum = family in {"HEIC", "AVIF"}  # HEVC and AV1 data have none, so decoders differ on damage
     if has_no_checksum and sample.whole is not None and _stills(sample.data) != _stills(sample.whole):
-        return Verdict(family, sample.name, is_damaged, UNHEARD, "its coded data are damaged")
+        return Verdict(family, sample.name, is_damaged, ONLY_OURS, "its coded data are damaged")
     if not sample.is_for_pillow:
-        return Verdict(family, sample.name, is_damaged, SAME if sample.truth is not None else UNHEARD)
+        return Verdict(family, sample.name, is_damaged, SAME if sample.truth is not None else ONLY_OURS)
     try:
         theirs = of_pillow(sample.data)
-    except Exception as exc:  # each of its plugins has errors of its own
+    except Exception as exc:  # each of its plugins raises other errors
         remark = f"{type(exc).__name__}: {exc}"
         if sample.whole is not None and (lost := difference(ours, _whole(sample.whole), sample.loss)):
-            return Verdict(family, sample.name, is_damaged, LOST, f"{lost}; Pillow: {remark}")
-        return Verdict(family, sample.name, is_damaged, UNHEARD, remark)
+            return Verdict(family, sample.name, is_damaged, ONLY_OURS_WITH_LOSSES, f"{lost}; Pillow: {remark}")
+        return Verdict(family, sample.name, is_damaged, ONLY_OURS, remark)
     remark = difference(ours, theirs, sample.loss)
     is_right = sample.truth is not None or (
         sample.whole is not None and not difference(ours, _whole(sample.whole), sample.loss)
     )
     if remark and is_right:
-        return Verdict(family, sample.name, is_damaged, MISTAKEN, remark)
+        return Verdict(family, sample.name, is_damaged, PILLOW_WRONG, remark)
     return Verdict(family, sample.name, is_damaged, DIFFERENT if remark else SAME, remark)
 
 
@@ -115,17 +116,17 @@ def _whole(data: bytes) -> Pixels:
 
 
 def difference(ours: Pixels, theirs: Pixels, loss: str) -> str:
-    """Return how far two pictures are apart, where it is too far."""
+    """Return how much two pictures differ, or an empty text when they are close enough."""
     if ours.shape != theirs.shape:
-        return f"{ours.shape[1]}×{ours.shape[0]} pixels, and not {theirs.shape[1]}×{theirs.shape[0]}"
+        return f"{ours.shape[1]}×{ours.shape[0]} pixels, and should be {theirs.shape[1]}×{theirs.shape[0]}"
     apart = np.abs(ours.astype(np.int16) - theirs)
     if apart.max() > _MOST[loss] or apart.mean() > _MEAN[loss]:
-        return f"{apart.max()} grey levels at most, {apart.mean():.2f} in the mean"
+        return f"differs by up to {apart.max()} grey levels, {apart.mean():.2f} on average"
     return ""
 
 
 def of_pillow(data: bytes) -> Pixels:
-    """Return the picture as Pillow reads it, turned, without alpha, 8 bits. Raises what its plugins raise."""
+    """Return the picture as Pillow reads it: upright, without alpha, with 8 bits. Raise whatever its plugins raise."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = phones.opened(data)
@@ -133,7 +134,7 @@ def of_pillow(data: bytes) -> Pixels:
         try:
             image = ImageOps.exif_transpose(image)
         except (SyntaxError, ValueError, TypeError, KeyError, OSError):
-            pass  # its EXIF is broken: the picture is upright
+            pass  # broken EXIF: the picture counts as upright
         if image.mode.startswith("I;16") or image.mode == "I":
             values = np.asarray(image).astype(np.float64) / 257
             return np.repeat(np.rint(values)[:, :, None], 3, axis=2).astype(np.uint8)

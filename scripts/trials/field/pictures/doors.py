@@ -1,4 +1,4 @@
-"""What is sent to the decoders of formats that came last: sound pictures to damage, and bombs."""
+"""Input for the decoders of the newest formats: intact pictures to damage, and picture bombs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from scripts.trials.field.pictures.heif import Part, box, quadrants, size_of
 from scripts.trials.field.pictures.jpeg import saved
 from scripts.trials.field.pictures.scenes import smooth
 
-_FULL_BYTES = 32 * 2**20 - 65_536  # just below the limit of a body
+_FULL_BYTES = 32 * 2**20 - 65_536  # just below the limit for a body
 _SIDE_PX = 7000  # 49 megapixels
 
 
 def whole(rng: random.Random) -> list[bytes]:
-    """Return pictures of each of these formats, a few kilobytes each."""
+    """Return intact pictures of each of these formats, a few kilobytes each."""
     image = Image.fromarray(smooth(rng, 48, 40))
     frames = [image.rotate(90 * quarter) for quarter in range(1, 3)]
     deep = smooth(rng, 40, 30).astype(np.uint16) * 257
@@ -45,12 +45,12 @@ def whole(rng: random.Random) -> list[bytes]:
 
 
 def _large_gif() -> bytes:
-    """Forty-nine megapixels of one colour, in codes of growing runs."""
+    """Return a GIF of 49 megapixels in one colour, coded as growing runs."""
     codes, table, left = [4], 6, _SIDE_PX * _SIDE_PX
     run = 1
     codes.append(0)
     left -= 1
-    while left > 0:  # each code says one pixel more than the last one
+    while left > 0:  # each code stands for one pixel more than the last one
         run = min(run + 1, left, 4090)
         codes.append(table if run > 1 else 0)
         left -= run
@@ -62,7 +62,7 @@ def _large_gif() -> bytes:
 
 
 def _packed(codes: list[int]) -> bytes:
-    """Return GIF's codes, the least significant bit first, in sub-blocks."""
+    """Pack GIF codes, least significant bit first, into sub-blocks."""
     value, at, width, table = 0, 0, 3, 6
     data = bytearray()
     fresh = True
@@ -96,14 +96,14 @@ def _heif(*meta: bytes) -> bytes:
 
 
 def _tiles(count: int) -> bytes:
-    """The same tile again and again: a file of a kilobyte."""
+    """Return a HEIC of about a kilobyte that repeats the same tile ``count`` times."""
     rows = columns = round(count**0.5)
     head = bytes((0, 1, rows - 1, columns - 1)) + struct.pack(">II", 64 * columns, 64 * rows)
     return heif.file([quadrants(), Part(b"grid", head, (size_of(64, 64),), (1,) * (rows * columns))], 2)
 
 
 def _extents() -> bytes:
-    """Places of no bytes, by the thousand million."""
+    """Return a HEIC that lists thousands of millions of extents of no bytes."""
     entry = struct.pack(">HHH", 1, 0, 0xFFFF)
     count = 100_000
     return _heif(
@@ -112,7 +112,7 @@ def _extents() -> bytes:
 
 
 def _whole_files() -> bytes:
-    """A picture of sixty thousand parts, each of which is the whole file."""
+    """Return a HEIC whose picture has 60,000 extents, each of which is the whole file."""
     parts = struct.pack(">II", 0, 0) * 60_000
     place = struct.pack(">HHHH", 1, 1, 0, 60_000) + parts
     return _heif(
@@ -138,7 +138,7 @@ def _frames() -> bytes:
 
 
 def _runs() -> bytes:
-    """Runs of a pixel each."""
+    """Return a BMP whose runs have one pixel each."""
     start = 54 + 1024
     head = struct.pack("<2sIHHI", b"BM", 0, 0, 0, start)
     head += struct.pack("<IiiHHIIiiII", 40, _SIDE_PX, _SIDE_PX, 1, 8, 1, 0, 0, 0, 0, 0)
@@ -147,7 +147,7 @@ def _runs() -> bytes:
 
 
 def _strips() -> bytes:
-    """Four million strips, deflated."""
+    """Return a TIFF of four million deflated strips."""
     height, strip = 4_000_000, zlib.compress(b"\1\2\3")
     entries = {256: 1, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, 278: 1}
     start = 8 + 2 + 12 * 9 + 4

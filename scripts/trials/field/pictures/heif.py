@@ -1,4 +1,4 @@
-"""HEIF files made box by box: grids of tiles as phones write them, turns, mirrors and crops."""
+"""HEIF files built box by box: grids of tiles as phones write them, rotations, mirrors and crops."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scripts.trials.field.pictures.jpeg import saved
 from scripts.trials.field.pictures.scenes import LOSSY, Pixels, Sample, faint, smooth
 from serve_app.images.isobmff import read_items
 
-_QUARTERS = {90: 1, 180: 2, 270: 3}  # irot, against the clock
+_QUARTERS = {90: 1, 180: 2, 270: 3}  # counter-clockwise, as irot counts
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Part:
 
 
 def box(kind: bytes, *parts: bytes) -> bytes:
-    """Return a box."""
+    """Return a box of this kind."""
     body = b"".join(parts)
     return struct.pack(">I4s", 8 + len(body), kind) + body
 
 
 def file(parts: list[Part], primary: int = 1, brand: bytes = b"heic") -> bytes:
-    """Return a file of these items, which are numbered from 1."""
+    """Return a file with these items, which are numbered from 1."""
     head = box(b"ftyp", brand, bytes(4), b"mif1", brand)
     infos, places, references, known, associations = [], [], [], [], []
     offset = 0
@@ -70,27 +70,27 @@ def file(parts: list[Part], primary: int = 1, brand: bytes = b"heic") -> bytes:
 
 
 def size_of(width: int, height: int) -> bytes:
-    """Return the property of a picture's size."""
+    """Return the property with a picture's size."""
     return box(b"ispe", bytes(4), struct.pack(">II", width, height))
 
 
 def turn(degrees: int) -> bytes:
-    """Return the property that turns a picture against the clock."""
+    """Return the property that rotates a picture counter-clockwise."""
     return box(b"irot", bytes((_QUARTERS[degrees],)))
 
 
 def mirror(axis: int) -> bytes:
-    """Return the property that exchanges top and bottom (0) or left and right (1)."""
+    """Return the property that swaps top and bottom (0) or left and right (1)."""
     return box(b"imir", bytes((axis,)))
 
 
 def crop(width: int, height: int, right: int = 0, down: int = 0) -> bytes:
-    """Return the property that shows a part alone; its centre lies so many pixels beside the picture's."""
+    """Return the property that crops a picture; ``right`` and ``down`` shift the crop from the centre, in pixels."""
     return box(b"clap", struct.pack(">8i", width, 1, height, 1, right, 1, down, 1))
 
 
 def coded(data: bytes) -> Part:
-    """Return the primary picture of a file that an encoder wrote, without what turns it."""
+    """Return the primary picture of an encoder's file, without rotation and mirror."""
     items = read_items(data)
     item = items[items.primary]
     kept = tuple(
@@ -102,14 +102,14 @@ def coded(data: bytes) -> Part:
 
 
 def grid(tiles: list[Part], columns: int, width: int, height: int, properties: tuple[bytes, ...] = ()) -> list[Part]:
-    """Return the items of a picture of tiles; it is the last of them."""
+    """Return the items of a picture made of tiles; the last item is the picture."""
     head = bytes((0, 0, len(tiles) // columns - 1, columns - 1)) + struct.pack(">HH", width, height)
     made_of = tuple(range(1, len(tiles) + 1))
     return [*tiles, Part(b"grid", head, (size_of(width, height), *properties), made_of)]
 
 
 def tiled(rng: random.Random, image_format: str = "AVIF") -> Sample:
-    """Return a picture of tiles, whose last row and column stand over its edges."""
+    """Return a random picture of tiles, whose last row and column extend beyond its edges."""
     side, columns, rows = 64, rng.randint(1, 3), rng.randint(1, 3)
     width = side * columns - 2 * rng.randint(0, 10)
     height = side * rows - 2 * rng.randint(0, 10)
@@ -124,8 +124,8 @@ def tiled(rng: random.Random, image_format: str = "AVIF") -> Sample:
     return Sample(f"{image_format}, tiles", file(parts, len(parts), brand), LOSSY)
 
 
-# A HEVC still of 64×64 pixels, red over blue on the left and green over white on the right: its configuration, and its
-# slice. So the tests need no encoder.
+# A HEVC still of 64×64 pixels, red over blue on the left and green over white on the right, as its configuration and
+# its slice. It is stored here so that tests need no encoder.
 QUADRANTS: Pixels = np.zeros((64, 64, 3), np.uint8)
 QUADRANTS[:32, :32], QUADRANTS[32:, :32] = (200, 30, 30), (30, 30, 200)
 QUADRANTS[:32, 32:], QUADRANTS[32:, 32:] = (30, 160, 30), (240, 240, 240)
@@ -142,6 +142,6 @@ _SLICE = bytes.fromhex(
 
 
 def quadrants(*properties: bytes) -> Part:
-    """Return that still as an item."""
+    """Return the stored HEVC still as an item."""
     config = box(b"hvcC", _CONFIG)
     return Part(b"hvc1", _SLICE, (config, size_of(64, 64), *properties))

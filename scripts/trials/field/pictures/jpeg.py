@@ -1,4 +1,4 @@
-"""JPEGs as phones, cameras and editors write them: with thumbnails before their pixels, and anything behind them."""
+"""A generator of JPEGs as phones, cameras and editors write them, with thumbnails and with data after the end."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SCANS = b"\xff\xda\0\x0c" * 150
 
 
 def sample(rng: random.Random) -> Sample:
-    """Return a JPEG."""
+    """Return a random JPEG."""
     if rng.random() < 0.1:
         return lossless(rng)
     name, data = rng.choice((_of_pillow, _of_opencv))(rng)
     about, data = _described(rng, data)
-    behind, data = _followed(rng, data)
-    return Sample(f"JPEG, {name}{about}{behind}", data, JPEG)
+    after, data = _followed(rng, data)
+    return Sample(f"JPEG, {name}{about}{after}", data, JPEG)
 
 
 def _of_pillow(rng: random.Random) -> tuple[str, bytes]:
@@ -55,7 +55,7 @@ def _of_opencv(rng: random.Random) -> tuple[str, bytes]:
 
 
 def _described(rng: random.Random, data: bytes) -> tuple[str, bytes]:
-    """Put segments before the pixels."""
+    """Insert random segments before the pixels."""
     orientation = rng.randint(1, 8)
     thumbnail = saved(Image.fromarray(smooth(rng, 16, 12)), "JPEG", progressive=rng.random() < 0.5)
     packet = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp(orientation))
@@ -64,7 +64,7 @@ def _described(rng: random.Random, data: bytes) -> tuple[str, bytes]:
             ("", []),
             (", EXIF", [segment(0xE1, PREFIX + exif(rng, orientation))]),
             (", EXIF and thumbnail", [segment(0xE1, PREFIX + exif(rng, orientation, thumbnail))]),
-            (", EXIF behind XMP", [packet, segment(0xE1, PREFIX + exif(rng, rng.randint(1, 8)))]),
+            (", EXIF after XMP", [packet, segment(0xE1, PREFIX + exif(rng, rng.randint(1, 8)))]),
             (", XMP", [packet]),
             (", broken EXIF", [segment(0xE1, PREFIX + rng.choice((b"", b"II*\0", b"II*\0\xff\0\0\0", b"xx*\0")))]),
             (", two EXIFs", [segment(0xE1, PREFIX + exif(rng, orientation)), segment(0xE1, PREFIX)]),
@@ -77,59 +77,59 @@ def _described(rng: random.Random, data: bytes) -> tuple[str, bytes]:
 
 
 def _followed(rng: random.Random, data: bytes) -> tuple[str, bytes]:
-    """Put anything behind the end."""
+    """Append random data after the end."""
     other = saved(Image.fromarray(smooth(rng)), "JPEG", progressive=True)
-    name, behind = rng.choice(
+    name, after = rng.choice(
         (
             ("", b""),
-            (", an MP4 behind it", motion_video(rng)),
-            (", a JPEG behind it", other),
-            (", forty JPEGs behind it", other * 40),
-            (", a ZIP behind it", b"PK\3\4" + rng.randbytes(300) + _SCANS),
-            (", a PNG behind it", png(1, 1)),
-            (", zeros behind it", bytes(5000)),
-            (", scans behind it", _SCANS),
+            (", an MP4 after it", motion_video(rng)),
+            (", a JPEG after it", other),
+            (", forty JPEGs after it", other * 40),
+            (", a ZIP after it", b"PK\3\4" + rng.randbytes(300) + _SCANS),
+            (", a PNG after it", png(1, 1)),
+            (", zeros after it", bytes(5000)),
+            (", scans after it", _SCANS),
         )
     )
-    return name, data + behind
+    return name, data + after
 
 
 def motion_video(rng: random.Random) -> bytes:
-    """Return what looks to a JPEG's reader like an MP4: boxes, and scans by the hundred within."""
+    """Return data that looks like an MP4, with 150 markers of JPEG scans in it."""
     body = b"".join(rng.randbytes(rng.randint(1, 400)) + b"\xff\xda" for _ in range(150))
     return struct.pack(">I8sII", 24, b"ftypmp42", 0, 0) + b"isom" + struct.pack(">I4s", 8 + len(body), b"mdat") + body
 
 
 def motion_photo(rng: random.Random, data: bytes) -> bytes:
-    """Return a phone's motion photo of a JPEG."""
+    """Return a motion photo as phones write it: the JPEG with an MP4 after it."""
     return data + motion_video(rng)
 
 
 def segment(marker: int, body: bytes) -> bytes:
-    """Return a segment with its length."""
+    """Return a JPEG segment with its length."""
     return bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
 
 
 def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
-    """Return what Pillow writes."""
+    """Return the picture as Pillow encodes it."""
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
 
 
 def multi_picture(rng: random.Random) -> bytes:
-    """Return an MPO, as cameras of two lenses write it."""
+    """Return a random MPO, as cameras with two lenses write it."""
     pictures = [Image.fromarray(smooth(rng, 60, 40)) for _ in range(3)]
     return saved(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
 
 
 def without_end(data: bytes) -> bytes:
-    """Return the JPEG up to its end's marker."""
+    """Return the JPEG without its end marker."""
     return b"".join(part for part in split(data) if not part.startswith(b"\xff\xd9"))
 
 
 def lossless(rng: random.Random) -> Sample:
-    """Return a lossless JPEG (ITU-T T.81, annex H), one or three channels of 8 bits."""
+    """Return a random lossless JPEG (ITU-T T.81, annex H) with one or three channels of 8 bits."""
     width, height = size(rng)
     channels, predictor = rng.choice((1, 3)), rng.randint(1, 7)
     values = noisy(rng, (height, width, channels))
@@ -138,11 +138,11 @@ def lossless(rng: random.Random) -> Sample:
 
 
 def lossless_of(values: Array, predictor: int) -> bytes:
-    """Return a lossless JPEG of rows, columns, and one or three channels."""
+    """Return a lossless JPEG of ``values``: rows, columns, and one or three channels."""
     height, width, channels = values.shape
     ids = [1] if channels == 1 else [82, 71, 66]  # R, G, B
     frame = struct.pack(">BHHB", 8, height, width, channels) + b"".join(bytes((number, 0x11, 0)) for number in ids)
-    # Seventeen categories, each a code of five bits.
+    # The Huffman table gives each of the seventeen categories a code of five bits.
     table = b"\0" + bytes(17 if length == 5 else 0 for length in range(1, 17)) + bytes(range(17))
     scan = bytes((channels,)) + b"".join(bytes((number, 0)) for number in ids) + bytes((predictor, 0, 0))
     data = b"\xff\xd8" + segment(0xC3, frame) + segment(0xC4, table) + segment(0xDA, scan)

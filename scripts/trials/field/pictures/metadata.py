@@ -9,7 +9,7 @@ PREFIX = b"Exif\0\0"
 
 
 def exif(rng: random.Random, orientation: int, thumbnail: bytes = b"") -> bytes:
-    """Return an EXIF block in one of both byte orders, with tags around the orientation's."""
+    """Return an EXIF block with the orientation among other tags, in a random byte order."""
     order = rng.choice("<>")
     entries = [
         (0x010E, 2, 4, b"abc\0"),
@@ -31,7 +31,7 @@ def exif(rng: random.Random, orientation: int, thumbnail: bytes = b"") -> bytes:
 
 
 def xmp(orientation: int) -> bytes:
-    """Return an XMP packet."""
+    """Return an XMP packet with the orientation."""
     return (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/></rdf:RDF></x:xmpmeta>'

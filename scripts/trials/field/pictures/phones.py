@@ -1,4 +1,4 @@
-"""WebP, GIF, AVIF and HEIC, as phones and their messengers send them."""
+"""Generators of WebP, GIF, AVIF and HEIC as phones and messengers send them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from scripts.trials.field.pictures.scenes import LOSSLESS, LOSSY, Pixels, Sample
 pillow_heif: Any
 try:
     pillow_heif = importlib.import_module("pillow_heif")
-except ImportError:  # HEIC is then neither written nor compared
+except ImportError:  # without it, HEIC is neither generated nor compared
     pillow_heif = None
 else:
     pillow_heif.register_heif_opener()
 
 
 def webp(rng: random.Random) -> Sample:
-    """Return a WebP."""
+    """Return a random WebP."""
     is_lossless, has_alpha = rng.random() < 0.5, rng.random() < 0.4
     pixels = smooth(rng)
     image = Image.fromarray(pixels)
@@ -57,7 +57,7 @@ def webp(rng: random.Random) -> Sample:
 
 
 def webp_with(data: bytes, shape: tuple[int, ...], chunks: list[tuple[bytes, bytes]]) -> bytes:
-    """Return a WebP with further chunks."""
+    """Return a WebP with additional chunks."""
     if not chunks:
         return data
     body = data[12:]
@@ -77,7 +77,7 @@ def webp_with(data: bytes, shape: tuple[int, ...], chunks: list[tuple[bytes, byt
 
 
 def gif(rng: random.Random) -> Sample:
-    """Return a GIF."""
+    """Return a random GIF."""
     pixels = smooth(rng)
     image = Image.fromarray(pixels).quantize(rng.choice((2, 3, 16, 200, 256)))
     truth = np.asarray(image.convert("RGB"))
@@ -110,7 +110,7 @@ def placed_gif(rng: random.Random) -> bytes:
 
 
 def avif(rng: random.Random) -> Sample:
-    """Return an AVIF."""
+    """Return a random AVIF."""
     pixels = smooth(rng, *(max(16, side) for side in size(rng)))
     image = Image.fromarray(pixels)
     sampling = rng.choice(("4:0:0", "4:2:0", "4:2:2", "4:4:4"))
@@ -131,10 +131,10 @@ def avif(rng: random.Random) -> Sample:
 
 
 def heic(rng: random.Random) -> Sample | None:
-    """Return a HEIC, or None where there is nothing that writes one."""
+    """Return a random HEIC, or None without pillow-heif, which encodes it."""
     if pillow_heif is None:
         return None
-    # libheif takes the nearest sample of chroma, and we those around it: the colours change slowly.
+    # libheif takes the nearest chroma sample and we interpolate, so the colours must change slowly to be comparable.
     pixels = faint(smooth(rng, *(max(64, side) for side in size(rng))))
     chroma = rng.choice((420, 422, 444))
     about = rng.choice(("", ", alpha", ", grey", ", turned", ", tiles", ", thumbnail", ", two pictures"))
@@ -147,9 +147,9 @@ def heic(rng: random.Random) -> Sample | None:
         image.putalpha(Image.fromarray(noisy(rng, pixels.shape[:2])))
     elif about == ", grey":
         image = image.convert("L")
-        options["full_range_flag"] = 1  # libheif takes grey as of full range, whatever the file says
+        options["full_range_flag"] = 1  # libheif always reads grey as full range
     elif about == ", turned":
-        options["chroma"] = chroma = 444 if chroma == 422 else chroma  # libheif forgets the range of a turned 4:2:2
+        options["chroma"] = chroma = 444 if chroma == 422 else chroma  # libheif loses the range of a rotated 4:2:2
         still = heif.coded(saved(image, "HEIF", **options))
         turns = rng.choice(((heif.turn(90),), (heif.turn(180), heif.mirror(0)), (heif.mirror(1), heif.turn(270))))
         data = heif.file([replace(still, properties=still.properties + turns)])
@@ -164,7 +164,7 @@ def heic(rng: random.Random) -> Sample | None:
 
 
 def _deep_heic(rng: random.Random, pixels: Pixels) -> Sample:
-    """Return a HEIC of 10 or 12 bits, as cameras write it."""
+    """Return a random HEIC with 10 or 12 bits, as cameras write it."""
     bits = rng.choice((10, 12))
     height, width = pixels.shape[:2]
     still = pillow_heif.from_bytes("RGB;16", (width, height), (pixels.astype(np.uint16) * 257).tobytes())
@@ -175,6 +175,6 @@ def _deep_heic(rng: random.Random, pixels: Pixels) -> Sample:
 
 
 def opened(data: bytes) -> Image.Image:
-    """Return what Pillow, with libheif for HEIC, makes of a file."""
+    """Open a file by Pillow, which uses libheif for HEIC."""
     image: Image.Image = Image.open(io.BytesIO(data))
     return image

@@ -1,4 +1,4 @@
-"""PNGs of every colour type, depth, filter and interlacing, with metadata as writers put it."""
+"""A generator of PNGs with every colour type, depth, filter and interlacing, and with metadata."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
 
 
 def sample(rng: random.Random) -> Sample:
-    """Return a PNG."""
+    """Return a random PNG."""
     colour = rng.choice(list(_DEPTHS))
     depth = rng.choice(_DEPTHS[colour])
     width, height = size(rng)
@@ -51,7 +51,7 @@ def sample(rng: random.Random) -> Sample:
 
 
 def _notes(rng: random.Random) -> tuple[str, int, list[bytes], bool]:
-    """Return what to call it, the orientation, its chunks, and whether they come first."""
+    """Return a name for random metadata, its orientation, its chunks, and whether they precede the pixels."""
     orientation = rng.randint(1, 8)
     block = exif(rng, orientation)
     text = f"\nexif\n{len(block):8}\n{(PREFIX + block).hex()}\n".encode()

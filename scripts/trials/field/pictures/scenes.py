@@ -1,4 +1,4 @@
-"""Pictures to encode, and what was made of one: the bytes of a file beside the pixels that are right for it."""
+"""Random pixels to encode, and ``Sample``: a file together with the pixels that it should be decoded to."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ LOSSLESS, JPEG, LOSSY = "lossless", "JPEG", "lossy"
 
 @dataclass(frozen=True)
 class Sample:
-    """A file from the field."""
+    """A generated file and its true pixels."""
 
     name: str  # "BMP, 8 bits, top down"
     data: bytes
-    loss: str = LOSSLESS  # how far decoders may be apart
-    truth: Pixels | None = None  # as a viewer shows it; None where only another decoder knows
-    is_for_pillow: bool = True  # False: Pillow reads the sound ones wrongly
-    whole: bytes | None = None  # what it was before it was damaged
+    loss: str = LOSSLESS  # how much decoders may differ
+    truth: Pixels | None = None  # as a viewer shows it; None when only another decoder can tell
+    is_for_pillow: bool = True  # False: Pillow reads even intact files wrongly
+    whole: bytes | None = None  # the file before it was damaged
 
 
 def smooth(rng: random.Random, width: int = 0, height: int = 0) -> Pixels:
-    """Return colours that change slowly, with a bright corner: 1 to 97 pixels a side unless told."""
+    """Return slowly changing colours; a side that is not given is random, from 1 to 97 pixels."""
     width, height = width or rng.randint(1, 97), height or rng.randint(1, 97)
     noise = np.random.default_rng(rng.getrandbits(32)).integers(0, 256, (4, 4, 3)).astype(np.float32)
     pixels = cv2.resize(noise, (max(width, 4), max(height, 4)), interpolation=cv2.INTER_CUBIC)
@@ -38,35 +38,35 @@ def smooth(rng: random.Random, width: int = 0, height: int = 0) -> Pixels:
 
 
 def faint(pixels: Pixels) -> Pixels:
-    """Return the picture with a sixth of its colour."""
+    """Return the picture with its colour reduced to a sixth."""
     middle = pixels.mean(axis=2, keepdims=True)
     result: Pixels = np.rint(middle + (pixels - middle) / 6).astype(np.uint8)
     return result
 
 
 def noisy(rng: random.Random, shape: tuple[int, ...], most: int = 255) -> Array:
-    """Return numbers without any order, up to ``most``."""
+    """Return random numbers up to ``most``."""
     kind = np.uint8 if most < 256 else np.uint16
     return np.random.default_rng(rng.getrandbits(32)).integers(0, most + 1, shape).astype(kind)
 
 
 def size(rng: random.Random) -> tuple[int, int]:
-    """Return a width and a height."""
+    """Return a random width and height."""
     return rng.randint(1, 97), rng.randint(1, 97)
 
 
 def grey(values: Array) -> Pixels:
-    """Return one channel as three."""
+    """Return one channel repeated as three."""
     return np.repeat(values[:, :, None], 3, axis=2).astype(np.uint8)
 
 
 def eight_bits(values: Array, most: int) -> Pixels:
-    """Return numbers up to ``most`` as numbers up to 255."""
+    """Scale numbers up to ``most`` to numbers up to 255."""
     return np.rint(values.astype(np.float64) * 255 / most).astype(np.uint8)
 
 
 def packed(values: Array, bits: int) -> Array:
-    """Return rows of bytes in which each number takes 1, 2, 4, 8 or 16 (most significant byte first) bits."""
+    """Pack numbers into rows of bytes, with 1, 2, 4, 8 or 16 bits each (16: most significant byte first)."""
     if bits == 16:
         return values.astype(">u2").view(np.uint8)
     if bits == 8:
@@ -77,7 +77,7 @@ def packed(values: Array, bits: int) -> Array:
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Return the picture as EXIF's orientation wants it shown, by the table of Exif 2.32, section 4.6.4."""
+    """Return the picture turned as this EXIF orientation requires (Exif 2.32, section 4.6.4)."""
     rows_first = pixels if orientation <= 4 else pixels.transpose(1, 0, 2)
     down, across = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}[
         orientation

@@ -1,4 +1,4 @@
-"""TIFFs and BigTIFFs of every layout, depth, colour space and alpha."""
+"""A generator of TIFFs and BigTIFFs with every layout, depth, colour space and kind of alpha."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _NAMES = {0: "white is zero", 1: "black is zero", 2: "RGB", 3: "palette", 5: "CM
 
 @dataclass(frozen=True)
 class Layout:
-    """How the numbers of a picture lie in its file."""
+    """How a picture's numbers are stored in its file."""
 
     order: str
     is_big: bool
@@ -52,7 +52,7 @@ class Layout:
 
 
 def sample(rng: random.Random) -> Sample:
-    """Return a TIFF."""
+    """Return a random TIFF."""
     if rng.random() < 0.2:
         return _of_pillow(rng)
     photometric = rng.choice(list(_COLOURS))
@@ -83,14 +83,14 @@ def sample(rng: random.Random) -> Sample:
     layout = _layout(rng, bits, values.shape[2])
     if rng.random() < 0.3:
         tags[339] = _SHORT, (1,) * values.shape[2]
-    # Where colours were multiplied by alpha, the numbers are gone: another decoder says how they are divided.
+    # Colours multiplied by alpha cannot be restored exactly, so another decoder must tell how they are divided.
     has_truth = alpha != 1 and photometric not in (5, 6)
     has_thumbnail = has_truth and rng.random() < 0.1
     data = encoded(values, photometric, bits, tags, layout, has_thumbnail=has_thumbnail)
     name = f"{'Big' * layout.is_big}TIFF, {_NAMES[photometric]}, {bits} bits, compression {layout.compression}"
     name += f"{', planar' * layout.is_planar}{', tiles' * bool(layout.tile)}{', predictor' * layout.has_predictor}"
     name += f", alpha {alpha}" if alpha is not None else ""
-    # Pillow reads the thumbnail where it comes first, and does not invert 16 bits.
+    # Pillow reads a thumbnail that comes first instead of the picture, and does not invert 16 bits.
     return Sample(
         name,
         data,
@@ -100,7 +100,7 @@ def sample(rng: random.Random) -> Sample:
 
 
 def _of_pillow(rng: random.Random) -> Sample:
-    """Return a TIFF of the compressions that Pillow writes by libtiff."""
+    """Return a random TIFF in one of the compressions that Pillow writes by libtiff."""
     mode = rng.choice(("1", "1", "L", "RGB", "CMYK", "YCbCr"))
     compressions = ["packbits", "tiff_lzw", "tiff_adobe_deflate", None]
     compressions += ["group3", "group4", "tiff_ccitt"] * 2 if mode == "1" else ["jpeg"] * 3
@@ -118,7 +118,7 @@ def _truth(values: Array, photometric: int, bits: int) -> Pixels:
 
 def _layout(rng: random.Random, bits: int, samples: int) -> Layout:
     compression = rng.choice((_NONE, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS))
-    # OpenCV reads no tile of less than 1,024 bytes that is not compressed.
+    # OpenCV reads no uncompressed tile of less than 1,024 bytes.
     sides = (128, 64) if compression == _NONE else (16 * rng.randint(1, 4), 16 * rng.randint(1, 4))
     has_predictor = bits >= 8 and compression in (_LZW, _DEFLATE, _OLD_DEFLATE) and rng.random() < 0.4
     return Layout(
@@ -137,7 +137,7 @@ def encoded(
     values: Array, photometric: int, bits: int, tags: Tags, layout: Layout,
     *, has_thumbnail: bool = False, instead: Tags | None = None,
 ) -> bytes:  # fmt: skip
-    """Return the file: its pixels, then its directories. ``instead``: tags that say something else than it is."""
+    """Return the file: its pixels, then its directories. ``instead`` replaces tags by other, usually false, values."""
     height, width, samples = values.shape
     planes = [values[:, :, number : number + 1] for number in range(samples)] if layout.is_planar else [values]
     parts = [_part(part, bits, layout) for plane in planes for part in _parts(plane, layout)]
@@ -162,7 +162,7 @@ def encoded(
     body = b"".join(parts)
     body += b"\0" * (len(body) % 2)
     pages = [tags]
-    if has_thumbnail:  # it is the first, as cameras and scanners write it
+    if has_thumbnail:  # the thumbnail comes first, as cameras and scanners write it
         small = dict(tags)
         small |= {254: (_LONG, (1,)), 256: (_LONG, (1,)), 257: (_LONG, (1,)), 259: (_SHORT, (1,))}
         pages.insert(0, small)
@@ -194,7 +194,7 @@ def _file(body: bytes, pages: list[Tags], layout: Layout) -> bytes:
 
 
 def _parts(plane: Array, layout: Layout) -> Iterator[Array]:
-    """Yield strips or tiles; the last ones of a row or a column of tiles are filled."""
+    """Yield strips or tiles; tiles at the right and lower edges are padded."""
     height, width, _ = plane.shape
     if not layout.tile:
         for top in range(0, height, layout.strip_rows):
@@ -227,7 +227,7 @@ def _part(part: Array, bits: int, layout: Layout) -> bytes:
 
 
 def _packbits(row: Array) -> bytes:
-    """Return a row as literals, and as runs where three bytes are the same."""
+    """Pack a row into literals, and into runs where at least three bytes are the same."""
     data, result, at = row.tobytes(), bytearray(), 0
     while at < len(data):
         run = 1
@@ -244,7 +244,7 @@ def _packbits(row: Array) -> bytes:
 
 
 def _lzw(data: bytes) -> bytes:
-    """Return codes of nine bits: the table is cleared before they would have to grow."""
+    """Encode data as LZW codes of nine bits, clearing the table before longer codes are needed."""
     codes = []
     for at in range(0, len(data), 200):
         codes += [256, *data[at : at + 200]]

@@ -1,4 +1,4 @@
-"""Videos, cameras and folders that were read as something else than they are, or not at all."""
+"""Cases of videos, cameras and folders that were once read wrongly or not at all."""
 
 from __future__ import annotations
 

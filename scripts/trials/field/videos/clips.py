@@ -1,4 +1,4 @@
-"""Clips as phones, cameras and exporters write them: covers, display matrices, missing and broken time stamps."""
+"""Clips as phones, cameras and exporters write them: with covers, display matrices and wrong time stamps."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ FRAMES, FPS = 50, 25
 _COLOURS = {"white": (255, 255, 255), "red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}  # BGR
 Matrix = tuple[int, int, int, int]  # a, b, c and d of a display matrix
 
-# EXIF's eight orientations, as display matrices, with the corners of the picture that a viewer shows: from the left of
-# the upper row to the right of the lower one.
+# EXIF's eight orientations as display matrices, and the colours of the quarters that a viewer shows: upper left, upper
+# right, lower left, lower right.
 ORIENTATIONS: dict[str, tuple[Matrix, tuple[str, str, str, str]]] = {
     "as it is": ((1, 0, 0, 1), ("white", "red", "green", "blue")),
     "mirrored": ((-1, 0, 0, 1), ("red", "white", "blue", "green")),
-    "turned by 180 degrees": ((-1, 0, 0, -1), ("blue", "green", "red", "white")),
+    "rotated by 180 degrees": ((-1, 0, 0, -1), ("blue", "green", "red", "white")),
     "upside down": ((1, 0, 0, -1), ("green", "blue", "white", "red")),
     "transposed": ((0, 1, 1, 0), ("white", "green", "red", "blue")),
-    "turned to the right": ((0, 1, -1, 0), ("green", "white", "blue", "red")),
-    "transposed the other way": ((0, -1, -1, 0), ("blue", "red", "green", "white")),
-    "turned to the left": ((0, -1, 1, 0), ("red", "blue", "white", "green")),
+    "rotated to the right": ((0, 1, -1, 0), ("green", "white", "blue", "red")),
+    "transposed over the other diagonal": ((0, -1, -1, 0), ("blue", "red", "green", "white")),
+    "rotated to the left": ((0, -1, 1, 0), ("red", "blue", "white", "green")),
 }
 
 
 def picture(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX) -> np.ndarray:
-    """Return a picture, BGR, whose quarters are white, red, green and blue."""
+    """Return a BGR picture whose quarters are white, red, green and blue."""
     pixels = np.zeros((height_px, width_px, 3), np.uint8)
     for number, colour in enumerate(_COLOURS.values()):
         top, left = number // 2 * height_px // 2, number % 2 * width_px // 2
@@ -55,7 +55,7 @@ def corners(pixels: np.ndarray) -> tuple[str, ...]:
 
 
 def jpeg(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, shade: int | None = None) -> bytes:
-    """Return the picture as a JPEG, or one of a grey."""
+    """Return the picture as a JPEG, or a picture of one grey when ``shade`` is given."""
     pixels = picture(width_px, height_px)
     if shade is not None:
         pixels[:] = shade
@@ -63,7 +63,7 @@ def jpeg(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, shade: int | None
 
 
 def jpeg_turned(orientation: int) -> bytes:
-    """Return the picture as a JPEG with EXIF, which has one of its eight orientations."""
+    """Return the picture as a JPEG with this EXIF orientation, 1 to 8."""
     exif, out = Image.Exif(), io.BytesIO()
     exif[ExifTags.Base.Orientation] = orientation
     Image.open(io.BytesIO(jpeg())).save(out, "JPEG", exif=exif, quality=95)
@@ -71,7 +71,7 @@ def jpeg_turned(orientation: int) -> bytes:
 
 
 def several(*shades: int) -> bytes:
-    """Return an MPO: greys, the first of which says where the others are."""
+    """Return an MPO of grey pictures, the first of which holds the index of the others."""
     out = io.BytesIO()
     first, *others = [Image.new("RGB", (WIDTH_PX, HEIGHT_PX), (shade, shade, shade)) for shade in shades]
     first.save(out, "MPO", save_all=True, append_images=others)
@@ -87,14 +87,14 @@ def save(
     container_format: str | None = None,
     size: tuple[int, int] = (WIDTH_PX, HEIGHT_PX),
 ) -> Path:
-    """Write a clip without B frames."""
+    """Write a clip without B frames, and return its path."""
     with av.open(str(path), "w", format=container_format) as container:
         add_track(container, codec, frames, fps, size)
     return path
 
 
 def fragments(size: tuple[int, int] = (WIDTH_PX, HEIGHT_PX)) -> list[bytes]:
-    """Return a fragmented MP4: what comes first, and its fragments."""
+    """Return a fragmented MP4: its initialisation segment, then its fragments."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.mp4"
         flags = "frag_keyframe+empty_moov+default_base_moof"
@@ -107,7 +107,10 @@ def fragments(size: tuple[int, int] = (WIDTH_PX, HEIGHT_PX)) -> list[bytes]:
 
 
 def with_orientation(path: Path, orientation: str) -> Path:
-    """Turn a raw H.264 clip by a message (SEI) in its stream: ``rotate=90`` counter-clockwise, ``flip=horizontal``."""
+    """Add an orientation to a raw H.264 clip by a message (SEI) in its stream, and return its path.
+
+    ``rotate=90`` rotates counter-clockwise, and ``flip=horizontal`` mirrors.
+    """
     with av.open(str(path), format="h264") as container:
         filtered = BitStreamFilterContext(
             f"h264_metadata=display_orientation=insert:{orientation}", container.streams.video[0]
@@ -120,7 +123,7 @@ def with_orientation(path: Path, orientation: str) -> Path:
 def add_track(
     container: av.container.OutputContainer, codec: str, frames: int, fps: int, size: tuple[int, int]
 ) -> None:
-    """Add a track, and its frames."""
+    """Add a video track with its frames."""
     options = {"bf": "0", "g": "10"} | ({"x265-params": "log-level=none"} if codec == "libx265" else {})
     stream = container.add_stream(codec, rate=fps, options=options if "26" in codec else {})
     assert isinstance(stream, av.VideoStream)
@@ -135,11 +138,11 @@ def add_track(
     container.mux(packets)
 
 
-# Boxes: ISO 14496-12
+# Boxes of MP4 and MOV: ISO 14496-12
 
 
 def boxes(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Return a file's boxes, or another box's: names, and all of their bytes."""
+    """Return the boxes of a file, or those inside a box: name and all bytes of each."""
     found, at = [], 0
     while at + 8 <= len(data):
         size = struct.unpack_from(">I", data, at)[0] or len(data) - at
@@ -149,13 +152,13 @@ def boxes(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def box(name: bytes, *contents: bytes) -> bytes:
-    """Return a box."""
+    """Return a box with this name and contents."""
     content = b"".join(contents)
     return struct.pack(">I", 8 + len(content)) + name + content
 
 
 def with_matrix(data: bytes, matrix: Matrix, track: int = 0) -> bytes:
-    """Return an MP4 or MOV with another display matrix in one of its tracks."""
+    """Return an MP4 or MOV with this display matrix in one of its tracks."""
     at = -1
     for _ in range(track + 1):
         at = data.index(b"tkhd", at + 1)
@@ -166,9 +169,9 @@ def with_matrix(data: bytes, matrix: Matrix, track: int = 0) -> bytes:
 
 
 def with_cover(data: bytes, cover: bytes, *, first: bool, kind: int = 13) -> bytes:
-    """Return an MP4 with cover art, before or after its tracks. ``kind``: 13 is JPEG, 14 PNG, as iTunes numbers them.
+    """Return an MP4 with cover art before or after its tracks. ``kind`` is 13 for JPEG and 14 for PNG, as in iTunes.
 
-    The index has to lie behind the pictures, as FFmpeg writes it: it may then grow.
+    The index must come after the frames, as FFmpeg writes it, so that it can grow.
     """
     named = boxes(data)
     assert [name for name, _ in named][-1] == b"moov"
@@ -181,7 +184,10 @@ def with_cover(data: bytes, cover: bytes, *, first: bool, kind: int = 13) -> byt
 
 
 def save_tracks(path: Path, *sizes: tuple[int, int, int], default: int = 0) -> Path:
-    """Write a file of several video tracks: widths, heights, and how many frames each has."""
+    """Write a file with several video tracks, and return its path.
+
+    ``sizes`` holds the width, height and number of frames of each; ``default`` is the index of the default track.
+    """
     with av.open(str(path), "w") as container:
         streams = []
         for number, (width_px, height_px, frames) in enumerate(sizes):
@@ -201,11 +207,11 @@ def save_tracks(path: Path, *sizes: tuple[int, int, int], default: int = 0) -> P
     return path
 
 
-# EBML: RFC 8794
+# EBML, the format of Matroska: RFC 8794
 
 
 def with_roll(data: bytes, roll: float) -> bytes:
-    """Return a Matroska file whose video is turned by so many degrees, counter-clockwise, by ``ProjectionPoseRoll``."""
+    """Return a Matroska file whose ``ProjectionPoseRoll`` rotates the video counter-clockwise by ``roll`` degrees."""
     projection = _element(b"\x76\x70", _element(b"\x76\x71", b"\0") + _element(b"\x76\x75", struct.pack(">d", roll)))
     return _appended(data, [b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0"], projection)
 
@@ -215,7 +221,7 @@ def _element(name: bytes, content: bytes) -> bytes:
 
 
 def _appended(data: bytes, path: Sequence[bytes], new: bytes) -> bytes:
-    """Return elements of which the one at ``path`` has one more within it."""
+    """Return the elements of ``data`` with ``new`` appended to the element at ``path``."""
     if not path:
         return data + new
     at, out = 0, b""
@@ -238,11 +244,11 @@ def _appended(data: bytes, path: Sequence[bytes], new: bytes) -> bytes:
 
 
 def with_stamps(data: bytes, stamps_ms: Sequence[int]) -> bytes:
-    """Return an FLV whose frames have these time stamps, of 32 bits with their sign."""
+    """Return an FLV whose frames have these time stamps, stored as signed numbers of 32 bits."""
     out, at, number = bytearray(data), 13, 0
     while at + 11 <= len(out):
         size = int.from_bytes(out[at + 1 : at + 4], "big")
-        is_frame = out[at] == 9 and out[at + 12] == 1  # a tag of H.264 that is neither its header nor its end
+        is_frame = out[at] == 9 and out[at + 12] == 1  # an H.264 tag with a frame, not one with the header or the end
         if is_frame and number < len(stamps_ms):
             stamp = stamps_ms[number] & 0xFFFFFFFF
             out[at + 4 : at + 8] = bytes([stamp >> 16 & 255, stamp >> 8 & 255, stamp & 255, stamp >> 24])
@@ -252,17 +258,17 @@ def with_stamps(data: bytes, stamps_ms: Sequence[int]) -> bytes:
 
 
 def without_index(data: bytes) -> bytes:
-    """Return an AVI that broke off before its index was written."""
+    """Return an AVI whose writer stopped before the index."""
     return data[: data.rindex(b"idx1")]
 
 
 def with_absurd_rate(data: bytes) -> bytes:
-    """Return an AVI that says that it has a million frames a second."""
+    """Return an AVI that claims a million frames per second."""
     at = data.index(b"strh") + 8 + 20  # the scale and the rate of its track
     return data[:at] + struct.pack("<II", 1, 1_000_000) + data[at + 8 :]
 
 
 def with_broken_index(data: bytes) -> bytes:
-    """Return an AVI whose index points nowhere."""
+    """Return an AVI whose index has invalid offsets."""
     at = data.rindex(b"idx1")
     return data[: at + 8] + b"\xa5" * (len(data) - at - 8)

@@ -1,4 +1,4 @@
-"""Video files that were read as something else than they are."""
+"""Cases of video files: cover art, display matrices and wrong time stamps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from scripts.trials.field.videos.reading import file_case, frames_of, refusal_of
 
 Make = Callable[[Path], Path]
 _COVERS, _MATRICES, _TIMES = "cover art and other tracks", "display matrices", "time stamps"
-_FIVE_FPS = [number / 5 for number in range(10)]  # the times of FRAMES at FPS, of which max_fps lets five a second pass
+_TIMES_AT_5_FPS = [
+    number / 5 for number in range(10)
+]  # the times of the frames that max_fps=5 takes from FRAMES at FPS
 
 
 def _shows_the_video(make: Make, frames: int = FRAMES) -> Callable[[Path], str | None]:
@@ -44,7 +46,7 @@ def _tracks(ending: str, *sizes: tuple[int, int, int], default: int = 0) -> Make
 
 
 def _of_unknown_codec(make: Make) -> Make:
-    """Its first track is."""
+    """Return a maker of the same file with an unknown codec in its first track."""
 
     def made(folder: Path) -> Path:
         path = make(folder)
@@ -58,7 +60,7 @@ def _of_unknown_codec(make: Make) -> Make:
 
 def _only_an_unknown_codec(folder: Path) -> str | None:
     said = refusal_of(_of_unknown_codec(lambda folder: clips.save(folder / "a.mp4"))(folder))
-    return None if "codec that is not supported" in said else f"an unknown codec is not named as such: {said!r}"
+    return None if "codec that is not supported" in said else f"the refusal does not name an unknown codec: {said!r}"
 
 
 def _attachment(folder: Path) -> Path:
@@ -72,21 +74,21 @@ def _only_a_cover(folder: Path) -> str | None:
     path = clips.save(folder / "a.mp4", frames=1)
     data = clips.with_cover(path.read_bytes(), clips.jpeg(200, 200), first=False)
     at = data.index(b"hdlr", data.rindex(b"moov")) + 12
-    path.write_bytes(data[:at] + b"soun" + data[at + 4 :])  # the only track is said to be sound
+    path.write_bytes(data[:at] + b"soun" + data[at + 4 :])  # declare the only track to be sound
     said = refusal_of(path)
-    return None if "only still images" in said else f"a cover alone is not refused as such: {said!r}"
+    return None if "only still images" in said else f"the refusal does not say that there is only a cover: {said!r}"
 
 
 _WANTED, _SMALL = (WIDTH_PX, HEIGHT_PX, FRAMES), (64, 32, FRAMES)
 _COVER_CASES = [
     ("a cover before the tracks of an MP4", _cover(first=True)),
-    ("a cover behind the tracks of an MP4", _cover(first=False)),
+    ("a cover after the tracks of an MP4", _cover(first=False)),
     ("a cover that is a PNG", _cover(first=True, kind=".png")),
     ("a cover attached to a Matroska file", _attachment),
     ("a track of one JPEG before the video", _tracks("mp4", (200, 200, 1), _WANTED)),
     ("a track of one JPEG before the video, in MOV", _tracks("mov", (200, 200, 1), _WANTED)),
-    ("a small track before the one that is the default", _tracks("mp4", _SMALL, _WANTED, default=1)),
-    ("a small track behind the one that is the default", _tracks("mkv", _WANTED, _SMALL, default=0)),
+    ("a small track before the default one", _tracks("mp4", _SMALL, _WANTED, default=1)),
+    ("a small track after the default one", _tracks("mkv", _WANTED, _SMALL, default=0)),
     ("a track of an unknown codec before the video", _of_unknown_codec(_tracks("mp4", _WANTED, _WANTED))),
     ("a large track that is not the default", _tracks("mkv", (256, 128, FRAMES), _WANTED, default=1)),
 ]
@@ -118,7 +120,7 @@ def _rolled(roll: float) -> Make:
     return make
 
 
-def _told(orientation: str) -> Make:
+def _with_message(orientation: str) -> Make:
     return lambda folder: clips.with_orientation(
         clips.save(folder / "a.h264", frames=2, container_format="h264"), orientation
     )
@@ -132,13 +134,13 @@ _MATRIX_CASES = [
     ),
     *(
         (f"Matroska's roll of {roll} degrees", _rolled(roll), ORIENTATIONS[name][1])
-        for roll, name in ((90, "turned to the left"), (-90, "turned to the right"), (180, "turned by 180 degrees"))
+        for roll, name in ((90, "rotated to the left"), (-90, "rotated to the right"), (180, "rotated by 180 degrees"))
     ),
     *(
-        (f"H.264's own message: {told}", _told(told), ORIENTATIONS[name][1])
-        for told, name in (
-            ("rotate=90", "turned to the left"),
-            ("rotate=180", "turned by 180 degrees"),
+        (f"H.264's orientation message: {message}", _with_message(message), ORIENTATIONS[name][1])
+        for message, name in (
+            ("rotate=90", "rotated to the left"),
+            ("rotate=180", "rotated by 180 degrees"),
             ("flip=horizontal", "mirrored"),
             ("flip=vertical", "upside down"),
         )
@@ -174,20 +176,20 @@ _TIME_CASES = [
     ("a raw H.265 dump", _raw("hevc", "libx265")),
     ("a raw MPEG-4 dump", _raw("m4v", "mpeg4")),
     ("JPEG after JPEG in a file", _raw("mjpeg", "mjpeg")),
-    ("an AVI that broke off before its index", _avi(clips.without_index)),
-    ("an AVI whose index points nowhere", _avi(clips.with_broken_index)),
-    ("an AVI of a million frames a second", _avi(clips.with_absurd_rate)),
+    ("an AVI that ends before its index", _avi(clips.without_index)),
+    ("an AVI with a broken index", _avi(clips.with_broken_index)),
+    ("an AVI that claims a million frames per second", _avi(clips.with_absurd_rate)),
     ("time stamps that are all 0", _stamped([0] * FRAMES)),
     ("time stamps that come in pairs", _stamped([stamp // 80 * 80 for stamp in _STEADY])),
     ("time stamps that run backwards", _stamped([2000 - stamp for stamp in _STEADY])),
     ("time stamps that begin below 0", _stamped([stamp - 1000 for stamp in _STEADY])),
-    ("a clock that is set an hour forth", _stamped([stamp + 3_600_000 * (stamp >= 800) for stamp in _STEADY])),
-    ("a clock that is set an hour back", _stamped([stamp + 3_600_000 * (stamp < 800) for stamp in _STEADY])),
-    ("time stamps that pass the end of 32 bits", _stamped([stamp + 2**31 - 1 - 1000 for stamp in _STEADY])),
+    ("a clock that is set forward by an hour", _stamped([stamp + 3_600_000 * (stamp >= 800) for stamp in _STEADY])),
+    ("a clock that is set back by an hour", _stamped([stamp + 3_600_000 * (stamp < 800) for stamp in _STEADY])),
+    ("time stamps that overflow 32 bits", _stamped([stamp + 2**31 - 1 - 1000 for stamp in _STEADY])),
 ]
 
 
-def _is_thinned(make: Make, right: Sequence[float] = _FIVE_FPS) -> Callable[[Path], str | None]:
+def _is_thinned(make: Make, right: Sequence[float] = _TIMES_AT_5_FPS) -> Callable[[Path], str | None]:
     def problem(folder: Path) -> str | None:
         found = [round(time_s, 2) for time_s in times_of(make(folder), max_fps=5)]
         close = len(found) == len(right) and all(abs(a - b) < 0.1 for a, b in zip(found, right, strict=True))
@@ -199,39 +201,43 @@ def _is_thinned(make: Make, right: Sequence[float] = _FIVE_FPS) -> Callable[[Pat
 def _plays_at_its_pace(make: Make) -> Callable[[Path], str | None]:
     def problem(folder: Path) -> str | None:
         path = make(folder)
-        began_s = time.monotonic()
+        started_at_s = time.monotonic()
         last_s = times_of(path, policy="drop_oldest")[-1]
-        took_s = time.monotonic() - began_s
+        took_s = time.monotonic() - started_at_s
         right_s = (FRAMES - 1) / FPS
         if took_s < 0.9 * right_s:
-            return f"it is over after {took_s:.2f} s, and should last {right_s:.2f} s"
+            return f"it ends after {took_s:.2f} s, and should last {right_s:.2f} s"
         return None if abs(last_s - right_s) < 0.1 else f"it lasts {last_s:.2f} s, and should last {right_s:.2f} s"
 
     return problem
 
 
 def _varying(folder: Path) -> Path:
-    """A second of 10 frames, a second of one, and one of 39."""
+    """Make a clip with one second of 10 frames, one of a single frame, and one of 39."""
     stamps_ms = [*range(0, 1000, 100), 1000, *(2000 + 25 * number for number in range(FRAMES - 11))]
     return _stamped(stamps_ms)(folder)
 
 
 def _a_raw_one_of_ten(folder: Path) -> str | None:
     found = len(times_of(_raw("h264", "libx264", 10)(folder), max_fps=5))
-    return None if found == FRAMES // 2 else f"of {FRAMES} frames, 10 a second, max_fps 5 takes {found}"
+    return (
+        None
+        if found == FRAMES // 2
+        else f"of {FRAMES} frames at 10 per second, max_fps 5 takes {found}, and should take {FRAMES // 2}"
+    )
 
 
 CASES: tuple[Case, ...] = (
     *(file_case(_COVERS, member, _shows_the_video(make)) for member, make in _COVER_CASES),
     file_case(_COVERS, "a cover and no video", _only_a_cover),
-    file_case(_COVERS, "a track of an unknown codec and no other", _only_an_unknown_codec),
+    file_case(_COVERS, "only a track of an unknown codec", _only_an_unknown_codec),
     *(file_case(_MATRICES, member, _is_upright(make, right)) for member, make, right in _MATRIX_CASES),
     *(file_case(_TIMES, f"{member}: max_fps", _is_thinned(make)) for member, make in _TIME_CASES),
     *(file_case(_TIMES, f"{member}: its own pace", _plays_at_its_pace(make)) for member, make in _TIME_CASES[:4]),
-    file_case(_TIMES, "a raw dump that says itself how many frames it has a second", _a_raw_one_of_ten),
+    file_case(_TIMES, "a raw dump that states its frame rate", _a_raw_one_of_ten),
     file_case(
         _TIMES,
-        "frames that come at changing rates",
+        "a variable frame rate",
         _is_thinned(_varying, [0, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 2.2, 2.4, 2.6, 2.8]),
     ),
 )

@@ -1,4 +1,4 @@
-"""Playlists of media servers: names, keys, variants and discontinuities."""
+"""Cases of HLS playlists from media servers: names, keys, variants and discontinuities."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def _variants() -> Mapping[str, Answer]:
 
 
 def _fragments() -> Mapping[str, Answer]:
-    """Fragmented MP4: what has to be read first, and a fragment for each segment."""
+    """Return the answers of a server of fragmented MP4: the initialisation segment, and a fragment per segment."""
     first, *fragments = clips.fragments()
     names = [f"{number}.cmfv" for number in range(len(fragments))]
     return {**hls(names, fragments, '#EXT-X-MAP:URI="first.php"'), "/first.php": sends(first)}
 
 
 def _spliced(*runs: tuple[str, tuple[int, int]]) -> Callable[[], Mapping[str, Answer]]:
-    """Ten frames of each codec and size, one after the other, as advertising is put into a broadcast."""
+    """Return a maker of a playlist with ten frames of each codec and size, like a broadcast with advertising."""
 
     def answers() -> Mapping[str, Answer]:
         found: dict[str, Answer] = {}
@@ -99,7 +99,11 @@ def _ends_as(frames: int, size: tuple[int, int]) -> Callable[[str], str | None]:
     def problem(url: str) -> str | None:
         shown = frames_of(f"{url}/a.m3u8")
         found = len(shown), shown[-1].shape[1::-1]
-        return None if found == (frames, size) else f"it has {found[0]} frames, the last of {found[1]}"
+        return (
+            None
+            if found == (frames, size)
+            else f"it has {found[0]} frames, the last of {found[1]}, and should have {frames}, the last of {size}"
+        )
 
     return problem
 
@@ -123,7 +127,7 @@ HLS_CASES: list[tuple[str, Answers, Callable[[str], str | None]]] = [
     ("segments that end in .php", _named("s.php?n=0"), _plays(10)),
     ("segments that end in .jpg", _named("0.jpg", "1.jpg", "2.jpg", content_type="image/jpeg"), _plays()),
     ("segments that end in .html", _named("0.html", "1.html", content_type="text/html"), _plays(20)),
-    ("segments of strange endings", _named("0.dat", "1.key", "2.exe"), _plays()),
+    ("segments with unusual endings", _named("0.dat", "1.key", "2.exe"), _plays()),
     ("segments that are parts of one file", _ranges, _plays()),
     ("two variants, the larger one without an ending", _variants, _plays()),
     ("AES-128 with an IV", _keyed(f"{_KEY_TAG},IV=0x{IV.hex()}", [IV] * 3), _plays()),
@@ -132,32 +136,32 @@ HLS_CASES: list[tuple[str, Answers, Callable[[str], str | None]]] = [
     ("AES-128 whose key is too short", _keyed(_KEY_TAG, _NUMBERS, sends(KEY[:15])), refuses("/a.m3u8", "16 bytes")),
     ("AES-128 with another key", _keyed(_KEY_TAG, _NUMBERS, sends(IV)), refuses("/a.m3u8", "key")),
     (
-        "a key on a machine of the network that the playlist names",
+        "a key at a private address",
         _keyed('#EXT-X-KEY:METHOD=AES-128,URI="http://localhost/key"', _NUMBERS),
         refuses("/a.m3u8", "SERVE_APP_ALLOWED_NETWORKS"),
     ),
     (
-        "a segment on a machine of the network that the playlist names",
+        "a segment at a private address",
         {"/a.m3u8": sends(playlist("http://10.0.0.1/0.ts"))},
         refuses("/a.m3u8", "SERVE_APP_ALLOWED_NETWORKS"),
     ),
     (
-        "a playlist on a machine of the network that the playlist names",
+        "a playlist at a private address",
         {"/a.m3u8": sends(b"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nhttp://[::1]/a.m3u8\n")},
         refuses("/a.m3u8", "SERVE_APP_ALLOWED_NETWORKS"),
     ),
-    ("another codec behind a discontinuity", _spliced(("libx264", _SMALL), ("mpeg2video", _SMALL)), _plays(20)),
+    ("another codec after a discontinuity", _spliced(("libx264", _SMALL), ("mpeg2video", _SMALL)), _plays(20)),
     (
         "another size between two discontinuities",
         _spliced(("libx264", _SMALL), ("libx264", _LARGE), ("libx264", _SMALL)),
         _ends_as(30, _SMALL),
     ),
-    ("another map behind a discontinuity", _spliced_fragments(_LARGE), _ends_as(2 * clips.FRAMES, _LARGE)),
+    ("another map after a discontinuity", _spliced_fragments(_LARGE), _ends_as(2 * clips.FRAMES, _LARGE)),
     ("another map of the same size", _spliced_fragments(_SMALL), _ends_as(2 * clips.FRAMES, _SMALL)),
-    ("a variant of sound alone has the most bits", _sound_and_video, _plays()),
-    ("AES-128 beside FairPlay", _keyed(f"{_KEY_TAG}\n{_FAIRPLAY}", _NUMBERS), _plays()),
+    ("an audio-only variant with the highest bandwidth", _sound_and_video, _plays()),
+    ("AES-128 next to FairPlay", _keyed(f"{_KEY_TAG}\n{_FAIRPLAY}", _NUMBERS), _plays()),
     (
-        "a key within the playlist",
+        "a key inside the playlist",
         _keyed('#EXT-X-KEY:METHOD=AES-128,URI="data:,0123456789abcdef"', _NUMBERS),
         refuses("/a.m3u8", "serve it over HTTP"),
     ),

@@ -1,4 +1,4 @@
-"""Cameras over RTSP and TCP, and folders of pictures."""
+"""Cases of cameras over RTSP and TCP, and of folders of pictures."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
 
 _FOLDERS, _RTSP, _TCP = "folders", "what a camera refuses over RTSP", "video over TCP"
-_SHADES = list(range(0, 250, 10))[:5]  # of the first shots
+_SHADES = list(range(0, 250, 10))[:5]  # the greys of the first pictures
 _PAUSE_S = 0.01
 
 
 def refuses_by_rtsp(status: str, method: str = "DESCRIBE") -> Callable[[socket.socket], None]:
-    """Answer as a camera that answers ``method`` with a status, in words of its own, and takes all else."""
+    """Return a handler for a camera that answers ``method`` with ``status`` and accepts all other methods."""
     description = b"v=0\r\ns=x\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:1\r\n"
 
     def answer(connection: socket.socket) -> None:
@@ -51,7 +51,7 @@ def _rtsp_case(status: str, words: list[str], method: str = "DESCRIBE") -> Case:
         with listening(refuses_by_rtsp(status, method)) as port:
             said = refusal_of(f"rtsp://127.0.0.1:{port}/live")
         missing = [word for word in words if word not in said]
-        return f"its refusal lacks {missing}: {said!r}" if missing else None
+        return f"the refusal lacks {missing}: {said!r}" if missing else None
 
     return Case(_RTSP, f"{status} to {method}", problem)
 
@@ -78,7 +78,7 @@ def _tcp_case(member: str, between: bytes) -> Case:
     def problem(_: str) -> str | None:
         with listening(answer) as port:
             found = [10 * round(pixels.mean() / 10) for pixels in frames_of(f"tcp://127.0.0.1:{port}", len(_SHADES))]
-        return None if found == _SHADES else f"the pictures' greys are {found}, and should be {_SHADES}"
+        return None if found == _SHADES else f"the greys of the pictures are {found}, and should be {_SHADES}"
 
     return Case(_TCP, member, problem)
 
@@ -94,7 +94,10 @@ def _clip_over_tcp(codec: str, container_format: str) -> Case:
 
 
 def _is_accounted_for(names: list[str], kind: str, passed_over: int = 0) -> Callable[[Path], str | None]:
-    """Each name is one picture, of ``kind``, that is read or refused by name; the others are counted."""
+    """Return the check that each named picture of ``kind`` is shown or refused with a reason.
+
+    ``passed_over`` is how many of the named files are not pictures and must be counted as such.
+    """
 
     def problem(folder: Path) -> str | None:
         data = _picture(kind)
@@ -107,7 +110,7 @@ def _is_accounted_for(names: list[str], kind: str, passed_over: int = 0) -> Call
             counts = len(found), video.passed_over
         right = 1 + len(names) - passed_over, 1 + passed_over
         if counts != right:
-            return f"pictures and files that are passed over are {counts}, and should be {right}"
+            return f"the numbers of pictures and of other files are {counts}, and should be {right}"
         lost = [said for said in found if said == "lost"]
         return f"{len(lost)} pictures are neither shown nor refused" if lost else None
 
@@ -118,7 +121,7 @@ def _picture(kind: str) -> bytes:
     if kind == ".gif":
         header = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\xff\xff\xff\x00\x00\x00"
         return header + b",\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;"
-    if kind == "resource fork":  # of macOS, on a memory card: AppleDouble
+    if kind == "resource fork":  # macOS writes these AppleDouble files to memory cards
         return b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(50)
     return bytes(cv2.imencode(kind, clips.picture())[1])
 
@@ -134,9 +137,9 @@ def _no_picture_at_all(folder: Path) -> str | None:
     (folder / "notes.txt").write_text("no picture")
     try:
         with open_video(parse_source(str(folder), (folder,)), max_pixels=MAX_PIXELS):
-            return "a folder without a picture is opened"
+            return "a folder without pictures is opened, and should be refused"
     except SourceError as exc:
-        return None if "other kinds: 1" in exc.detail else f"it is not said what is there: {exc.detail!r}"
+        return None if "other kinds: 1" in exc.detail else f"the refusal does not count the other files: {exc.detail!r}"
 
 
 _FOLDER_CASES = [
@@ -146,7 +149,7 @@ _FOLDER_CASES = [
     ("names that end in .gif", _is_accounted_for(["a.gif", "b.GIF"], ".gif")),
     ("names that end in .tif, .dib and .webp", _is_accounted_for(["a.tif", "b.dib", "c.webp"], ".webp")),
     ("names that end in .heic, .avif and .jp2", _is_accounted_for(["a.heic", "b.avif", "c.jp2"], ".png")),
-    ("the files of macOS beside its pictures", _is_accounted_for(["._a.jpg", "._b.png"], "resource fork", 2)),
+    ("files that macOS adds to pictures", _is_accounted_for(["._a.jpg", "._b.png"], "resource fork", 2)),
 ]
 
 CASES: tuple[Case, ...] = (

@@ -1,4 +1,4 @@
-"""What a stream's capture makes of a source."""
+"""What a stream's capture reads from a source: frames, their times, or a refusal."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _TIMEOUT_S = 60.0
 
 
 def frames_of(uri: Path | str, most: int | None = None) -> list[np.ndarray]:
-    """Return a source's frames, or the first of them. Raises SourceError."""
+    """Return the frames of a source, at most ``most`` of them. Raise SourceError when the source is refused."""
     with open_video(parse_source(str(uri), (Path("/"),)), max_pixels=MAX_PIXELS) as video:
         return [pixels() for pixels, _ in itertools.islice(video, most)]
 
 
 def times_of(uri: Path | str, *, max_fps: float | None = None, policy: Policy = "wait") -> list[float]:
-    """Return when the frames are that a stream takes, in seconds of its own clock."""
+    """Return the times of the frames that a stream takes, in seconds of the stream's clock."""
 
     async def take_all() -> list[float]:
         capture = Capture(
@@ -49,7 +49,7 @@ def times_of(uri: Path | str, *, max_fps: float | None = None, policy: Policy = 
 
 
 def refusal_of(uri: Path | str) -> str:
-    """Return why a source is not read, or an empty text for one that is."""
+    """Return why a source is refused, or an empty text when it is read."""
     try:
         frames_of(uri, 1)
     except SourceError as exc:
@@ -58,18 +58,18 @@ def refusal_of(uri: Path | str) -> str:
 
 
 def refuses(path: str, *words: str, credentials: str = "") -> Callable[[str], str | None]:
-    """Return a check that a server's ``path`` is refused in these words."""
+    """Return the check that a server's ``path`` is refused with these words."""
 
     def problem(url: str) -> str | None:
         said = refusal_of(url.replace("//", f"//{credentials}") + path)
         missing = [word for word in words if word not in said]
-        return f"its refusal lacks {missing}: {said!r}" if missing else None
+        return f"the refusal lacks {missing}: {said!r}" if missing else None
 
     return problem
 
 
 def file_case(kind: str, member: str, problem: Callable[[Path], str | None], *, is_quick: bool = True) -> Case:
-    """Return a case that needs no server, but an empty folder."""
+    """Return a case whose check gets an empty folder instead of a server."""
 
     def in_a_folder(_: str) -> str | None:
         with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Web servers as cameras and media servers are: their headers, boundaries, playlists and snapshots."""
+"""Web servers that imitate cameras and media servers: headers, boundaries, playlists and snapshots."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ KEY, IV = bytes(range(16)), bytes(range(16, 32))
 SHOTS = [clips.jpeg(shade=shade) for shade in range(0, 250, 10)]
 _PAUSE_S = 0.01
 Answer = Callable[["Handler"], None]
-Answers = Mapping[str, Answer] | Callable[[], Mapping[str, Answer]]  # by path; made when they are needed
+Answers = (
+    Mapping[str, Answer] | Callable[[], Mapping[str, Answer]]
+)  # by path, or a function that makes them when they are needed
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers by its server's table of paths."""
+    """A handler that answers from its server's table of paths."""
 
     server: Server
 
     def do_GET(self) -> None:
-        """Whatever the table says."""
+        """Send the answer from the table, or 404 when it has none."""
         self.server.asked.append(self.path)
         answer = self.server.answers.get(self.path.partition("?")[0])
         try:
@@ -44,11 +46,11 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing, to keep the output readable."""
 
 
 class Server(ThreadingHTTPServer):
-    """Remembers what it was asked for."""
+    """A web server that records the requested paths."""
 
     daemon_threads = True
 
@@ -61,7 +63,7 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving(answers: Mapping[str, Answer], protocol: str = "HTTP/1.1") -> Iterator[Server]:
-    """A server on loopback."""
+    """Run a server with these answers on loopback within a block, and yield it."""
     with Server(answers, protocol) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -73,12 +75,12 @@ def serving(answers: Mapping[str, Answer], protocol: str = "HTTP/1.1") -> Iterat
 
 
 def sends(data: bytes, status: int = 200, has_length: bool = True, **headers: str) -> Answer:
-    """Answer with a body. ``headers`` are written with ``_`` for ``-``."""
+    """Return an answer with a body; an underscore in the name of a header stands for a hyphen."""
     return answers(data, headers, status, has_length)
 
 
 def answers(data: bytes, headers: Mapping[str, str], status: int = 200, has_length: bool = True) -> Answer:
-    """Do the same."""
+    """Return an answer with a body and headers given as a mapping."""
 
     def answer(handler: Handler) -> None:
         handler.send_response(status)
@@ -95,7 +97,7 @@ def answers(data: bytes, headers: Mapping[str, str], status: int = 200, has_leng
 
 
 def sends_parts(data: bytes, **headers: str) -> Answer:
-    """Answer with a body, or with the part of it that is asked for."""
+    """Return an answer with a body, or with the byte range that the client requests."""
 
     def answer(handler: Handler) -> None:
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
@@ -110,7 +112,7 @@ def sends_parts(data: bytes, **headers: str) -> Answer:
 
 
 def streams(pieces: Callable[[bytes], bytes], is_chunked: bool = False, **headers: str) -> Answer:
-    """Answer with JPEG after JPEG for ever, each as ``pieces`` puts it."""
+    """Return an answer of endless JPEGs, each formatted by ``pieces``."""
 
     def answer(handler: Handler) -> None:
         handler.send_response(200)
@@ -130,7 +132,11 @@ def streams(pieces: Callable[[bytes], bytes], is_chunked: bool = False, **header
 
 
 def asks_for_credentials(kind: str, then: Answer, user: str = "admin", password: str = "p@ss/word") -> Answer:
-    """Answer to those who know them, by ``Basic`` or ``Digest`` (RFC 2617, 3.2.2), or by the second of both."""
+    """Return an answer that requires credentials before it gives ``then``.
+
+    ``kind`` is "Basic", "Digest" (RFC 2617, section 3.2.2), "old" for Digest without a qop, or "both" to offer both and
+    accept only Digest.
+    """
     realm, nonce = "camera", "dcd98b7102dd2f0e8b11d0f600bfb0c093"
 
     def is_right(given: str, path: str) -> bool:
@@ -163,7 +169,7 @@ def asks_for_credentials(kind: str, then: Answer, user: str = "admin", password:
 
 
 def segments(count: int = 3, codec: str = "libx264") -> list[bytes]:
-    """Return pieces of an MPEG-TS clip, which has ten frames for each."""
+    """Return ``count`` pieces of an MPEG-TS clip that has ten frames per piece."""
     with tempfile.TemporaryDirectory() as folder:
         data = clips.save(Path(folder) / "a.ts", codec, frames=10 * count).read_bytes()
     share = len(data) // 188 // count
@@ -172,21 +178,21 @@ def segments(count: int = 3, codec: str = "libx264") -> list[bytes]:
 
 
 def encrypted(data: bytes, iv: bytes = IV, key: bytes = KEY) -> bytes:
-    """Return a segment as AES-128 of HLS makes it: RFC 8216, 4.3.2.4."""
+    """Encrypt a segment by AES-128 as in HLS (RFC 8216, section 4.3.2.4)."""
     padder = PKCS7(128).padder()
     encryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).encryptor()
     return encryptor.update(padder.update(data) + padder.finalize()) + encryptor.finalize()
 
 
 def playlist(*lines: str, is_over: bool = True) -> bytes:
-    """Return a media playlist: a segment's address stands alone, a tag begins with ``#``."""
+    """Return a media playlist of ``lines``: URIs of segments, and tags, which begin with ``#``."""
     head = ["#EXTM3U", "#EXT-X-VERSION:7", "#EXT-X-TARGETDURATION:1", "#EXT-X-MEDIA-SEQUENCE:0"]
     body = [line if line.startswith("#") else f"#EXTINF:0.4,\n{line}" for line in lines]
     return "\n".join([*head, *body, *["#EXT-X-ENDLIST"] * is_over, ""]).encode()
 
 
 def hls(names: list[str], parts: list[bytes], *tags: str, content_type: str = "video/mp2t") -> dict[str, Answer]:
-    """Return the answers of a recording's server, whose playlist is ``/a.m3u8``."""
+    """Return the answers of a server with an HLS recording, whose playlist is ``/a.m3u8``."""
     text = playlist(*tags, *names)
     found = {"/a.m3u8": sends(text, Content_Type="application/vnd.apple.mpegurl")}
     for name, part in zip(names, parts, strict=True):

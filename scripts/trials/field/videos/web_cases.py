@@ -1,4 +1,4 @@
-"""Cameras and media servers over HTTP that were not read, or not as they are."""
+"""Cases of cameras and media servers over HTTP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from serve_app.streams.capture.video import open_video
 
 _JPEGS, _HLS, _SNAPSHOTS, _REFUSALS = "JPEG after JPEG", "HLS", "a camera's snapshot address", "what a server refuses"
 _CLIPS = "clips over HTTP"
-_SHADES = list(range(0, 250, 10))[:5]  # of the first shots
+_SHADES = list(range(0, 250, 10))[:5]  # the greys of the first pictures
 
 
 def _case(
@@ -56,7 +56,7 @@ def _case(
 
 def _shows_every_shot(url: str) -> str | None:
     found = [10 * round(pixels.mean() / 10) for pixels in frames_of(f"{url}/cam", len(_SHADES))]
-    return None if found == _SHADES else f"the first pictures' greys are {found}, and should be {_SHADES}"
+    return None if found == _SHADES else f"the greys of the first pictures are {found}, and should be {_SHADES}"
 
 
 def _plain(jpeg: bytes) -> bytes:
@@ -70,7 +70,10 @@ def _padded(jpeg: bytes) -> bytes:
 def _part(
     boundary: bytes = b"--frame", length: int | None = 0, end: bytes = b"\r\n", more: bytes = b""
 ) -> Callable[[bytes], bytes]:
-    """A part as some camera writes it; ``length`` is how wrong its length is, and None leaves it out."""
+    """Return a formatter of multipart parts as some camera writes them.
+
+    ``length`` is the error of the Content-Length, and None leaves that header out.
+    """
 
     def piece(jpeg: bytes) -> bytes:
         lines = [boundary, b"Content-Type: image/jpeg", *([more] if more else [])]
@@ -90,15 +93,15 @@ _JPEG_CASES = [
     ("no boundaries and no type", streams(_plain)),
     ("no boundaries, in chunks", streams(_plain, is_chunked=True, Content_Type="video/x-motion-jpeg")),
     ("no boundaries, zeros between", streams(_padded, Content_Type="video/x-motion-jpeg")),
-    ("no boundaries, though multipart is said", streams(_plain, Content_Type=f"{_MIXED}; boundary=frame")),
+    ("no boundaries, although the type is multipart", streams(_plain, Content_Type=f"{_MIXED}; boundary=frame")),
     ("a boundary", streams(_part(), Content_Type=f"{_MIXED}; boundary=frame")),
     ("a boundary in quotes", streams(_part(), Content_Type=f'{_MIXED}; boundary="frame"')),
     ("a boundary with its dashes", streams(_part(), Content_Type=f"{_MIXED};boundary=--frame")),
     ("a boundary with its dashes in quotes", streams(_part(), Content_Type=f'{_MIXED};boundary="--frame"')),
-    ("a boundary that is not named", streams(_part(), Content_Type=_MIXED)),
-    ("a boundary that is another one", streams(_part(), Content_Type=f"{_MIXED}; boundary=other")),
-    ("boundaries, though text/plain is said", streams(_part(), Content_Type="text/plain")),
-    ("boundaries, though text/html is said", streams(_part(), Content_Type="text/html")),
+    ("a boundary that the header does not name", streams(_part(), Content_Type=_MIXED)),
+    ("a boundary other than the one in the header", streams(_part(), Content_Type=f"{_MIXED}; boundary=other")),
+    ("boundaries, although the type is text/plain", streams(_part(), Content_Type="text/plain")),
+    ("boundaries, although the type is text/html", streams(_part(), Content_Type="text/html")),
     ("parts without a length", streams(_part(length=None), Content_Type=f"{_MIXED}; boundary=frame")),
     ("parts whose length is too large", streams(_part(length=7), Content_Type=f"{_MIXED}; boundary=frame")),
     ("parts whose length is too small", streams(_part(length=-7), Content_Type=f"{_MIXED}; boundary=frame")),
@@ -114,7 +117,7 @@ def _is_polled(credentials: str = "") -> Callable[[str], str | None]:
         with open_video(parse_source(uri, ()), max_pixels=MAX_PIXELS) as video:
             greys = [round(pixels().mean()) for pixels, _ in itertools.islice(video, 3)]
         if video.pull_interval_s != 1.0 or video.has_end:
-            return f"it is asked every {video.pull_interval_s} s, and should be every second"
+            return f"it is polled every {video.pull_interval_s} s, and should be polled every second and never end"
         return None if all(abs(grey - 50) < 2 for grey in greys) else f"the greys are {greys}, and should be 50"
 
     return problem
@@ -127,7 +130,7 @@ def _picture(kind: str) -> bytes:
 
 
 def _unchanged() -> Mapping[str, Answer]:
-    """Answer 304 after the first answer, although the client sends no ETag that would allow it."""
+    """Return an answer with an ETag, which becomes 304 when the client wrongly sends If-None-Match."""
     first = sends(SHOTS[5], Content_Type="image/jpeg", ETag='"1"', Cache_Control="max-age=86400")
     return {"/cam": lambda handler: (sends(b"", 304) if "If-None-Match" in handler.headers else first)(handler)}
 
@@ -136,14 +139,14 @@ _SHOT = sends(SHOTS[5], Content_Type="image/jpeg")
 _SNAPSHOT_CASES: list[tuple[str, Answers, str]] = [
     ("a JPEG", {"/cam": _SHOT}, ""),
     ("a JPEG without a length", {"/cam": sends(SHOTS[5], has_length=False, Content_Type="image/jpeg")}, ""),
-    ("a JPEG of no type", {"/cam": sends(SHOTS[5])}, ""),
+    ("a JPEG without a type", {"/cam": sends(SHOTS[5])}, ""),
     ("a JPEG called text/html", {"/cam": sends(SHOTS[5], Content_Type="text/html")}, ""),
-    ("a JPEG with bytes behind it", {"/cam": sends(SHOTS[5] + SHOTS[9], Content_Type="image/jpeg")}, ""),
+    ("a JPEG with bytes after it", {"/cam": sends(SHOTS[5] + SHOTS[9], Content_Type="image/jpeg")}, ""),
     ("a PNG", {"/cam": sends(_picture(".png"), Content_Type="image/png")}, ""),
-    ("a WebP of no type", {"/cam": sends(_picture(".webp"))}, ""),
+    ("a WebP without a type", {"/cam": sends(_picture(".webp"))}, ""),
     ("a BMP", {"/cam": sends(_picture(".bmp"), Content_Type="image/bmp")}, ""),
-    ("a BMP of no type", {"/cam": sends(_picture(".bmp"))}, ""),
-    ("an ETag and a day in caches", _unchanged, ""),
+    ("a BMP without a type", {"/cam": sends(_picture(".bmp"))}, ""),
+    ("an ETag and a day of caching", _unchanged, ""),
     ("Basic credentials", {"/cam": asks_for_credentials("Basic", _SHOT)}, "admin:p%40ss%2Fword@"),
     ("Digest credentials", {"/cam": asks_for_credentials("Digest", _SHOT)}, "admin:p%40ss%2Fword@"),
     ("Digest credentials without a qop", {"/cam": asks_for_credentials("old", _SHOT)}, "admin:p%40ss%2Fword@"),
@@ -154,15 +157,15 @@ _SNAPSHOT_CASES: list[tuple[str, Answers, str]] = [
 _REFUSAL_CASES = [
     ("no credentials", {"/cam": asks_for_credentials("Digest", _SHOT)}, ["401 Unauthorized", "user:password@"], ""),
     ("wrong credentials", {"/cam": asks_for_credentials("Digest", _SHOT)}, ["401", "refuses these"], "admin:x@"),
-    ("a path that is not there", {}, ["404 Not Found", "path"], ""),
+    ("a path that does not exist", {}, ["404 Not Found", "path"], ""),
     ("403", {"/cam": sends(b"", 403)}, ["403 Forbidden"], ""),
     ("500", {"/cam": sends(b"", 500)}, ["500 Internal Server Error"], ""),
     ("503", {"/cam": sends(b"", 503)}, ["503 Service Unavailable", "overloaded"], ""),
     ("a page to log in", {"/cam": sends(b"\n<!DOCTYPE html><html>", Content_Type="text/html")}, ["web page"], ""),
     ("DASH", {"/cam": sends(b'<?xml version="1.0"?><MPD/>', Content_Type="application/dash+xml")}, ["DASH"], ""),
     ("a redirect to https", {"/cam": sends(b"", 302, Location="https://127.0.0.1/")}, ["https://", "name that"], ""),
-    ("redirects in a ring", {"/cam": sends(b"", 302, Location="/cam")}, ["redirects more than"], ""),
-    ("an answer that is compressed", {"/cam": sends(b"", Content_Encoding="gzip")}, ["compresses"], ""),
+    ("a redirect loop", {"/cam": sends(b"", 302, Location="/cam")}, ["redirects more than"], ""),
+    ("a compressed answer", {"/cam": sends(b"", Content_Encoding="gzip")}, ["compresses"], ""),
 ]  # fmt: skip
 
 
@@ -180,14 +183,18 @@ def _is_a_clip(url: str) -> str | None:
     with open_video(parse_source(f"{url}/a.m3u8", ()), max_pixels=MAX_PIXELS) as video:
         found = len(list(video)), video.has_end, video.pull_interval_s
     right = clips.FRAMES, True, None
-    return None if found == right else f"frames, an end and a pause are {found}, and should be {right}"
+    return (
+        None
+        if found == right
+        else f"the number of frames, has_end and pull_interval_s are {found}, and should be {right}"
+    )
 
 
 _CLIP_CASES = [
     ("MP4 with its index at its end", _clip("libx264", "mp4", True, Accept_Ranges="bytes")),
-    ("MP4 with its index at its end, from a server that says nothing", _clip("libx264", "mp4", True)),
+    ("MP4 with its index at its end, without Accept-Ranges", _clip("libx264", "mp4", True)),
     ("MP4 called image/jpeg", _clip("libx264", "mp4", True, Content_Type="image/jpeg")),
-    ("Matroska of no type", _clip("libx264", "mkv")),
+    ("Matroska without a type", _clip("libx264", "mkv")),
     ("AVI called text/plain", _clip("mpeg4", "avi", Content_Type="text/plain")),
     ("MPEG-TS called image/png", _clip("libx264", "ts", Content_Type="image/png")),
     ("a raw H.264 dump", _clip("libx264", "h264", Content_Type="application/octet-stream")),
@@ -209,16 +216,16 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _a_camera_next_door_is_reached_without_the_proxy(url: str) -> str | None:
+def _a_camera_on_loopback_bypasses_the_proxy(url: str) -> str | None:
     with _environment(http_proxy="http://127.0.0.1:9", no_proxy=""):
         return _shows_every_shot(url)
 
 
-def _a_dead_proxy_is_named(_: str) -> str | None:
+def _an_unreachable_proxy_is_named(_: str) -> str | None:
     with _environment(http_proxy="http://me:secret@127.0.0.1:9", no_proxy=""):
         said = refusal_of("http://192.0.2.1.invalid/cam")
     right = "the proxy http://127.0.0.1:9" in said and "Connection refused" in said and "secret" not in said
-    return None if right else f"a proxy that refuses is not named as such: {said!r}"
+    return None if right else f"the refusal does not name the proxy and its error: {said!r}"
 
 
 CASES: tuple[Case, ...] = (
@@ -231,8 +238,6 @@ CASES: tuple[Case, ...] = (
         _case(_REFUSALS, member, answers, refuses("/cam", *words, credentials=given))
         for member, answers, words, given in _REFUSAL_CASES
     ),
-    _case(
-        "proxies", "a camera next door", {"/cam": _JPEG_CASES[0][1]}, _a_camera_next_door_is_reached_without_the_proxy
-    ),
-    _case("proxies", "a proxy that refuses", {}, _a_dead_proxy_is_named),
+    _case("proxies", "a camera on loopback", {"/cam": _JPEG_CASES[0][1]}, _a_camera_on_loopback_bypasses_the_proxy),
+    _case("proxies", "a proxy that refuses", {}, _an_unreachable_proxy_is_named),
 )

@@ -1,0 +1,126 @@
+"""The project is written in plain English: no private words, whole docstrings, a short glossary."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.support.paths import ROOT
+from tests.support.texts import Text, all_texts, texts_of
+
+# The first version of this project had a language of its own. These words and phrases of it have no honest use here.
+# Each is a regular expression for whole words, in any case, also in names, where an underscore or a capital letter
+# separates words. The comment says what to write instead.
+PRIVATE_WORDS = (
+    "anew",  # again
+    "under way",  # in flight, running
+    "whoever",  # the client, the caller
+    "who (?:comes|asks|calls|sends|waits|connects|looks)",  # the client that ..., a viewer
+    "(?:for|of|to|by) who",  # for the client that ...
+    "(?:is|are|was|were) to (?:be|run)",  # should be, must be, should run
+    "(?:sees?|saw) to it",  # ensures, keeps
+    "for good",  # permanently
+    "for ever",  # indefinitely
+    "(?:that|which) is (?-i:none)",  # that is not one, invalid
+    "(?<!there )is no (?:number|text|picture|video|model)",  # is not a number
+    "that there (?:are|were|is not)",  # the existing ..., that does not exist
+    "what (?:there is|is there|is live|stands)",  # the existing ..., live sources, the setting
+    "what (?:became|becomes|came|comes) of",  # the result of
+    "how it went",  # the results
+    "any more",  # no longer
+    "so many",  # this many
+    "heard|hears?",  # received, notices
+    "vouch(?:es)? for",  # trusts
+    "outlasts",  # lives longer than
+    "(?:died|dies) of",  # crashed on
+    "asks? again|asked again",  # retries
+    "given up",  # superseded, abandoned
+    "in words",  # as text
+    "its like",  # others of its kind
+    "against the truth|holds? against",  # against ground truth, checks against
+    "somebody",  # a client, a user
+    "(?:go|goes|went) on",  # continues
+    "(?<!time )is up",  # is running
+    "look period",  # poll interval
+)
+PRIVATE_NAMES = ("told", "heard", "weigh", "whom")  # in names of code other than those of tests
+ALLOWED = {  # texts that quote something, and so may have such a word
+    "tests/unit/test_english.py",
+}
+
+_PRIVATE_WORDS = re.compile(rf"\b(?:{'|'.join(PRIVATE_WORDS)})\b", re.IGNORECASE)
+_PRIVATE_NAMES = re.compile(rf"\b(?:{'|'.join(PRIVATE_NAMES)})\b", re.IGNORECASE)
+_PARTS_OF_NAME = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_GLOSSARY = re.compile(r"^#+ [^\n]*\bglossary\b[^\n]*\n(.*?)(?=^#|\Z)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
+_ENTRY = re.compile(r"^(?:\|(?!\s*:?-)|[-*] ).*$", re.MULTILINE)
+
+
+def is_public(docstring: Text) -> bool:
+    """Tell whether a docstring describes something of serve_app that other code may use."""
+    owner = re.match(r"(?:async )?(?:def|class) (\w+)", docstring.context)
+    return docstring.file.startswith("serve_app/") and not (owner and owner[1].startswith("_"))
+
+
+def test_no_text_has_a_private_word() -> None:
+    found = [
+        f"{text.file}:{text.line}: {word!r} in {text.text!r:.120}"
+        for text in all_texts()
+        if text.kind != "name" and text.file not in ALLOWED
+        for word in _PRIVATE_WORDS.findall(" ".join(text.text.split()))
+    ]
+    assert not found, "\n".join(["", *found])
+
+
+def test_no_name_has_a_private_word() -> None:
+    found = []
+    for text in all_texts():
+        if text.kind == "name" and text.file not in ALLOWED:
+            words = " ".join(_PARTS_OF_NAME.findall(text.text))
+            is_test = text.text.startswith("test_")
+            if _PRIVATE_WORDS.search(words) or (not is_test and _PRIVATE_NAMES.search(words)):
+                found.append(f"{text.file}:{text.line}: {text.text}")
+    assert not found, "\n".join(["", *found])
+
+
+def test_public_docstrings_have_at_least_four_words() -> None:
+    found = [
+        f"{text.file}:{text.line}: {text.text!r}"
+        for text in all_texts()
+        if text.kind == "docstring" and is_public(text) and len(re.findall(r"[A-Za-z][\w'-]*", text.text)) < 4
+    ]
+    assert not found, "\n".join(["", *found])
+
+
+def test_the_glossary_has_at_most_forty_entries() -> None:
+    glossary = _GLOSSARY.search((ROOT / "serve_app" / "README.md").read_text())
+    assert glossary, "serve_app/README.md has no section named Glossary"
+    entries = _ENTRY.findall(glossary[1])
+    heading_rows = len(re.findall(r"^\|\s*:?-", glossary[1], re.MULTILINE))
+    assert 1 <= len(entries) - heading_rows <= 40
+
+
+def test_every_kind_of_text_is_found(tmp_path: Path) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(
+        '''"""A module."""\n'''
+        "# A comment\n# of two lines.\n"
+        "WAIT_S = 3  # seconds\n"
+        "def run(times):  # noqa\n"
+        '    """Run it."""\n'
+        '    logger.info("ran %d times" if times else "did not run", times)\n'
+        '    raise ValueError(f"times: {times} is negative")\n'
+    )
+    found = {(text.kind, text.line, text.text) for text in texts_of(code) if text.kind != "name"}
+    assert found == {
+        ("docstring", 1, "A module."),
+        ("comment", 2, "A comment\nof two lines."),
+        ("comment", 4, "seconds"),
+        ("docstring", 6, "Run it."),
+        ("message", 7, "ran %d times"),
+        ("message", 7, "did not run"),
+        ("message", 8, "times: {…} is negative"),
+    }
+    document = tmp_path / "a.md"
+    document.write_text("# Title\n\nOne [link](b.md).\nTwo. Three.\n\n```\ncode\n```\n| cell |\n|---|\n- item\n")
+    sentences = [sentence.text for text in texts_of(document) for sentence in text.sentences()]
+    assert sentences == ["Title", "One link.", "Two.", "Three.", "cell", "item"]
