@@ -58,7 +58,7 @@ class Server:
     @property
     def dashboard_url(self) -> str:
         """The URL of its Ray's dashboard, read from its log, or "" if the log has none."""
-        found = re.search(r"dashboard at \S*?(127\.0\.0\.1:\d+)", text_of(self.log))
+        found = re.search(r"dashboard at \S*?(127\.0\.0\.1:\d+)", read_log(self.log))
         return f"http://{found[1]}" if found else ""
 
     def stop(self) -> None:
@@ -67,7 +67,7 @@ class Server:
             raise StopFailed(f"the service did not end by itself: {', '.join(left)}; see {self.log}")
 
 
-def text_of(log: Path) -> str:
+def read_log(log: Path) -> str:
     """Read a log as UTF-8, and replace bytes that are not valid UTF-8."""
     return log.read_text(encoding="utf-8", errors="replace")
 
@@ -97,7 +97,7 @@ def wait_until_answered(url: str, process: subprocess.Popen[bytes], log: Path) -
     expires_at_s = time.monotonic() + START_TIMEOUT_S
     while not _answers(url):
         if process.poll() is not None or time.monotonic() > expires_at_s:
-            raise StartFailed(f"the service did not start; the end of {log}:\n{text_of(log)[-2000:]}")
+            raise StartFailed(f"the service did not start; the end of {log}:\n{read_log(log)[-2000:]}")
         time.sleep(0.25)
 
 

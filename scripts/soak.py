@@ -122,8 +122,10 @@ def run(cluster: Cluster, duration_s: float, fault_period_s: float) -> Soak:
             over.set()
             recording.join()
         _check_streams(cluster, soak)
-    soak.requests = [Request(one.begun_s - began_at_s, one.ended_s - began_at_s, one.problem) for one in crowd.requests]
-    soak.deaths = [Death(one.victim, one.at_s - began_at_s, one.ended_s - began_at_s) for one in deaths]
+    soak.requests = [
+        Request(one.started_at_s - began_at_s, one.ended_at_s - began_at_s, one.problem) for one in crowd.requests
+    ]
+    soak.deaths = [Death(one.victim, one.at_s - began_at_s, one.ended_at_s - began_at_s) for one in deaths]
     soak.calm_starts_at_s = calm_starts_at_s - began_at_s
     lost = losses(soak.requests, soak.deaths)
     soak.problems += [
@@ -189,7 +191,7 @@ def slopes(soak: Soak) -> dict[str, tuple[float, float]]:
 
 def show(soak: Soak) -> None:
     """Print the figures, and plot memory, latencies and failures."""
-    took_ms = np.array([one.ended_s - one.begun_s for one in soak.requests if not one.problem]) * 1e3
+    took_ms = np.array([one.ended_at_s - one.started_at_s for one in soak.requests if not one.problem]) * 1e3
     failed = Counter(one.problem for one in soak.requests if one.problem)
     console.print(
         f"{len(soak.requests)} requests, {failed.total()} of them failed; p50 {np.percentile(took_ms, 50):.0f} ms, "
@@ -202,9 +204,11 @@ def show(soak: Soak) -> None:
         console.print(f"  {count} × {problem}")
     figure, (latency, memory) = plt.subplots(2, 1, figsize=(10, 6), sharex=True, layout="constrained")
     good = [one for one in soak.requests if not one.problem]
-    latency.semilogy([one.ended_s / 60 for one in good], [(one.ended_s - one.begun_s) * 1e3 for one in good], ".", ms=2)
+    latency.semilogy(
+        [one.ended_at_s / 60 for one in good], [(one.ended_at_s - one.started_at_s) * 1e3 for one in good], ".", ms=2
+    )
     bad = [one for one in soak.requests if one.problem]
-    latency.plot([one.ended_s / 60 for one in bad], [(one.ended_s - one.begun_s) * 1e3 for one in bad], "rx")
+    latency.plot([one.ended_at_s / 60 for one in bad], [(one.ended_at_s - one.started_at_s) * 1e3 for one in bad], "rx")
     latency.set(ylabel="latency, ms (red: failed)", title="clients and streams while processes are killed")
     names = sorted({name for _, by_name in soak.memory for name in by_name})
     at_min = [at_s / 60 for at_s, _ in soak.memory]

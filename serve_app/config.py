@@ -130,13 +130,13 @@ class BatcherArgs(_Section):
 
 
 class DetectorArgs(_Args):
-    """The settings of a Detector. Nearly all may change while it serves: see ``changed_by``."""
+    """The settings of a Detector. Nearly all may change while it serves: see ``with_user_config``."""
 
     model: ModelArgs = _section()
     detect: DetectArgs = _section()
     batcher: BatcherArgs = _section()
 
-    def changed_by(self, user_config: Any) -> DetectorArgs:
+    def with_user_config(self, user_config: Any) -> DetectorArgs:
         """Return the settings, overridden by a deployment's ``user_config``, which has the form of ``args:``.
 
         Raise ConfigError if it is invalid.
@@ -158,7 +158,7 @@ class DetectorArgs(_Args):
             raise ConfigError("user_config: batcher.max_queue_size cannot change while a Detector runs; set it in args")
         return changed
 
-    def has_engine_of(self, other: DetectorArgs) -> bool:
+    def can_reuse_engine_of(self, other: DetectorArgs) -> bool:
         """Return whether the engine that was loaded for the other settings also fits these."""
         same_batches = self.batcher.max_batch_size == other.batcher.max_batch_size
         return same_batches and self.model.model_dump() == other.model.model_dump()

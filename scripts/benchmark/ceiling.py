@@ -49,11 +49,11 @@ def _measure(model: dict[str, Any], duration_s: float) -> Ceiling:
 
     for _ in range(_WARM_UP_CALLS):
         engine.infer(frames[:1], alone=True)
-    begun_s, alone = time.monotonic(), 0
-    while time.monotonic() - begun_s < duration_s / 3:
+    started_at_s, alone = time.monotonic(), 0
+    while time.monotonic() - started_at_s < duration_s / 3:
         engine.infer(frames[:1], alone=True)
         alone += 1
-    latency_s = (time.monotonic() - begun_s) / alone
+    latency_s = (time.monotonic() - started_at_s) / alone
 
     images = [0] * engine.concurrency
     go, stop = threading.Barrier(engine.concurrency + 1), threading.Event()
@@ -70,9 +70,9 @@ def _measure(model: dict[str, Any], duration_s: float) -> Ceiling:
     for thread in threads:
         thread.start()
     go.wait()
-    begun_s, cpu_s = time.monotonic(), time.process_time()
+    started_at_s, cpu_s = time.monotonic(), time.process_time()
     stop.wait(duration_s)
-    took_s, used_s, count = time.monotonic() - begun_s, time.process_time() - cpu_s, sum(images)
+    took_s, used_s, count = time.monotonic() - started_at_s, time.process_time() - cpu_s, sum(images)
     stop.set()
     for thread in threads:
         thread.join()

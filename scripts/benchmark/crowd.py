@@ -84,9 +84,11 @@ async def _send(crowds: list[SenderGroup], duration_s: float) -> dict[str, float
     ]
     await all_answered.wait()
     print(flush=True)
-    before, begun_s = Counter(answered), time.monotonic()
+    before, started_at_s = Counter(answered), time.monotonic()
     await asyncio.sleep(duration_s)
-    rates = {one.tenant: (answered[one.tenant] - before[one.tenant]) / (time.monotonic() - begun_s) for one in crowds}
+    rates = {
+        one.tenant: (answered[one.tenant] - before[one.tenant]) / (time.monotonic() - started_at_s) for one in crowds
+    }
     for task in senders:
         task.cancel()
     await asyncio.gather(*senders, return_exceptions=True)

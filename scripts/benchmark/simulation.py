@@ -53,14 +53,14 @@ def simulate(crowds: list[SenderGroup], *, batch_s: float, max_batch_size: int, 
         while True:
             if crowd.pause_s:
                 await asyncio.sleep(rng.expovariate(1 / crowd.pause_s))
-            begun_s = loop.time()
+            started_at_s = loop.time()
             try:
                 batched = await batcher.submit(0, time_left_s=60, traffic=crowd.traffic, tenant=crowd.tenant)
             except ServeAppError:
                 seen[crowd.tenant].refused += 1
                 await asyncio.sleep(batch_s)
                 continue
-            seen[crowd.tenant].at_s.append(begun_s)
+            seen[crowd.tenant].at_s.append(started_at_s)
             seen[crowd.tenant].queue_s.append(batched.queue_s)
 
     async def run() -> None:

@@ -20,8 +20,8 @@ CUTS_CONNECTIONS = {"Ingress", "HAProxy"}  # for any other process, clients neve
 class Request:
     """One request; its times are on the monotonic clock."""
 
-    begun_s: float
-    ended_s: float
+    started_at_s: float
+    ended_at_s: float
     problem: str = ""  # what the client got instead of the right answer
 
 
@@ -31,7 +31,7 @@ class Death:
 
     victim: str
     at_s: float
-    ended_s: float
+    ended_at_s: float
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ def losses(requests: Sequence[Request], deaths: Sequence[Death]) -> list[Loss]:
     """Return every failed request together with the death that explains it best."""
     found = []
     for request in (one for one in requests if one.problem):
-        during = [one.victim for one in deaths if request.begun_s <= one.ended_s and one.at_s <= request.ended_s]
-        before = [one.victim for one in deaths if one.ended_s < request.begun_s]
+        during = [
+            one.victim for one in deaths if request.started_at_s <= one.ended_at_s and one.at_s <= request.ended_at_s
+        ]
+        before = [one.victim for one in deaths if one.ended_at_s < request.started_at_s]
         during.sort(key=lambda victim: victim in CUTS_CONNECTIONS)
         found.append(Loss(request.problem, (during or before or [""])[-1], bool(during)))
     return found
@@ -96,9 +98,9 @@ class Clients:
     def _run(self) -> None:
         with Client(self._url, timeout_s=_TIMEOUT_S) as client:
             while not self._stop.wait(_PAUSE_S):
-                begun_s = time.monotonic()
+                started_at_s = time.monotonic()
                 problem = self._ask(client)
-                self.requests.append(Request(begun_s, time.monotonic(), problem))
+                self.requests.append(Request(started_at_s, time.monotonic(), problem))
 
     def _ask(self, client: Client) -> str:
         try:

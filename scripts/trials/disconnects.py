@@ -15,7 +15,9 @@ from serve_app.client import StreamEvent
 from serve_app.schemas.streams import StateChange
 
 _SETTLED_AFTER = 3  # after this many disconnects, everything that is opened only once is open
-LEAST = _SETTLED_AFTER + SLACK + 1  # the fewest disconnects in which one leak per disconnect exceeds the slack
+MIN_DISCONNECTS = (
+    _SETTLED_AFTER + SLACK + 1
+)  # the fewest disconnects in which one leak per disconnect exceeds the slack
 _ROUNDS = 3  # growth counts as a leak only when the process grows in each of these rounds
 _LONGEST_PULL_S = 2.0
 _MEMORY_SLACK_MIB = 20.0  # allocators keep some of the freed memory

@@ -110,7 +110,9 @@ def _judge(trial: Kills, requests: Sequence[Request], deaths: Sequence[Death]) -
     """Attribute slow and failed requests to the deaths, once all requests have ended."""
     trial.requests = len(requests)
     for death, following in pairwise([*deaths, Death("", math.inf, math.inf)]):
-        took_s = [one.ended_s - one.begun_s for one in requests if death.at_s <= one.ended_s <= following.at_s]
+        took_s = [
+            one.ended_at_s - one.started_at_s for one in requests if death.at_s <= one.ended_at_s <= following.at_s
+        ]
         trial.deaths[death.victim].slowest_s.append(max(took_s, default=0.0))
     for loss in losses(requests, deaths):
         if not loss.is_excused:

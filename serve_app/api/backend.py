@@ -44,7 +44,7 @@ class Metrics(Protocol):
     def requested(self, key: str, outcome: str) -> None:
         """Count a request with a key of this name. ``outcome`` is ``admitted`` or the code of the refusal."""
 
-    def keys_unreadable(self) -> None:
+    def keys_reload_failed(self) -> None:
         """Count a failed reload of the API-key file."""
 
 

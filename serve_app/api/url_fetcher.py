@@ -8,10 +8,10 @@ import httpx
 
 from serve_app.errors import InvalidUrl, Overloaded, RateLimited, Unfetchable
 from serve_app.network.address_guard import NOT_ALLOWED, AddressGuard
-from serve_app.network.http import Dribbles, GuardedHttp, NoAnswer, NoSuchHost, Reply, parse_http_url
+from serve_app.network.http import GuardedHttp, NoAnswer, NoSuchHost, Reply, TooManySmallChunks, parse_http_url
 
-_FETCHES_AT_ONCE = 16  # per Ingress replica; each may hold as many bytes as a body may have
-_FETCHES_OF_A_KEY = 4  # so that the slow servers of one key do not keep other keys from fetching
+_MAX_FETCHES = 16  # per Ingress replica; each may hold as many bytes as a body may have
+_MAX_FETCHES_PER_KEY = 4  # so that the slow servers of one key do not keep other keys from fetching
 _TIMEOUT_S = 5.0  # for each step; the request's deadline limits their sum
 _MAX_REDIRECTS = 3
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -33,15 +33,15 @@ class Fetcher:
         Unfetchable or TooLarge if the picture cannot be fetched. Raise RateLimited if the key has too many fetches in
         flight, and Overloaded if all keys together do; both are raised at once.
         """
-        if tenant and self._in_flight[tenant] >= _FETCHES_OF_A_KEY:
+        if tenant and self._in_flight[tenant] >= _MAX_FETCHES_PER_KEY:
             raise RateLimited(
-                f"url_fetches_per_key: {_FETCHES_OF_A_KEY} pictures are being fetched for this API key, which is the "
-                "limit; retry later or send the picture itself",
+                f"url_fetches_per_key: {_MAX_FETCHES_PER_KEY} pictures are being fetched for this API key, which is "
+                "the limit; retry later or send the picture itself",
                 limit="url_fetches_per_key",
             )
-        if self._in_flight.total() >= _FETCHES_AT_ONCE:
+        if self._in_flight.total() >= _MAX_FETCHES:
             raise Overloaded(
-                f"url_fetches: {_FETCHES_AT_ONCE} pictures are being fetched, which is the limit; retry later or send "
+                f"url_fetches: {_MAX_FETCHES} pictures are being fetched, which is the limit; retry later or send "
                 "the picture itself",
                 limit="url_fetches",
             )
@@ -50,7 +50,7 @@ class Fetcher:
             return await self._follow(_parse(url))
         except NoSuchHost as exc:  # the same error as for a forbidden address, so that names cannot be probed
             raise InvalidUrl(NOT_ALLOWED) from exc
-        except Dribbles as exc:
+        except TooManySmallChunks as exc:
             raise Unfetchable("url: the server sends its response in pieces that are too small") from exc
         except NoAnswer as exc:
             raise Unfetchable("url: the server cannot be reached, or does not respond in time") from exc

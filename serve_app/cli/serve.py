@@ -21,7 +21,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from serve_app.cli.output import print_any_text
-from serve_app.cli.surroundings import made_fit
+from serve_app.cli.surroundings import prepare_environment
 from serve_app.errors import StartError
 from serve_app.ipc import dev_shm
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.parse_args()
     has_own_ray = os.environ.setdefault("RAY_ADDRESS", "local") == "local"
     try:
-        with made_fit(_tell) if has_own_ray else nullcontext():
+        with prepare_environment(_tell) if has_own_ray else nullcontext():
             status = _run([sys.executable, "-m", "serve_app.cli.driver", *sys.argv[1:]])
     except StartError as exc:
         sys.exit(exc.detail)

@@ -49,7 +49,7 @@ Tell = Callable[[str], None]
 
 
 @contextmanager
-def made_fit(tell: Tell) -> Iterator[None]:
+def prepare_environment(tell: Tell) -> Iterator[None]:
     """Change this process's environment and limits, which Ray's processes inherit.
 
     Notices for the user are passed to ``tell``. Raise StartError if this machine cannot run Ray and only the user can

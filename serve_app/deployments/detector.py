@@ -88,7 +88,7 @@ class Detector:
 
         A hung replica cannot drain. Its callers retry on another replica.
         """
-        if self._rollout.is_wedged:
+        if self._rollout.is_hung:
             logger.critical("the engine hangs: it has been busy with one batch for too long; killing this replica")
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -87,7 +87,7 @@ async def close(server: CallServer) -> None:
     replica.
     """
     if await asyncio.to_thread(_is_application_ending):
-        await server.wait_for_callers()
+        await server.wait_until_disconnected()
     await server.close()
 
 

@@ -96,7 +96,7 @@ def _applications(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArg
             for name, deployment in deployments.items():
                 _check_policy(name, (deployment.get("autoscaling_config") or {}).get("policy") or {})
             changed = (
-                detector.changed_by(deployments.get(name, {}).get("user_config"))
+                detector.with_user_config(deployments.get(name, {}).get("user_config"))
                 for name, detector in detectors.items()
             )
             yield application.get("name", "default"), args, list(changed), deployments

@@ -27,7 +27,7 @@ from serve_app.errors import ModelChanged, Unavailable
 from serve_app.images.drawing import encode_jpeg
 from serve_app.images.prepare import annotate, prepare, prepare_new
 from serve_app.ipc.quarantine import Quarantine
-from serve_app.overload.limits import WaitingRoom
+from serve_app.overload.limits import AdmissionLimit
 from serve_app.telemetry.metrics import STAGE_MS, Telemetry
 from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, InputShape, Letterbox, PictureRequest, Pixels
 
@@ -43,7 +43,7 @@ class _ModelQueue:
     """The Detectors of one model and the queue of images for them. It does not delay the images for other models."""
 
     detector: DetectorClient
-    waiting_room: WaitingRoom
+    admission_limit: AdmissionLimit
     slots: asyncio.Semaphore
 
 
@@ -63,7 +63,7 @@ class Preprocessor:
         self._queues = {
             model: _ModelQueue(
                 DetectorClient(detector, slots=slots, traffic="interactive"),
-                WaitingRoom(slots),
+                AdmissionLimit(slots),
                 asyncio.Semaphore(slots),
             )
             for model, detector in detectors.items()
@@ -87,7 +87,7 @@ class Preprocessor:
         received_at_s = time.monotonic()
         expires_at_s = received_at_s + request.time_left_s
         queue = self._queue(request.params.model)
-        with queue.waiting_room.enter(request.tenant):
+        with queue.admission_limit.enter(request.tenant):
             async with queue.slots:
                 waited_s = time.monotonic() - received_at_s
                 while True:

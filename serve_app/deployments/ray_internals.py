@@ -78,7 +78,7 @@ def is_application_gone(application: str) -> bool:
     return status is None or status.status == "DELETING"
 
 
-def most_replicas(application: str, deployment: str) -> int:
+def max_replica_count(application: str, deployment: str) -> int:
     """Return the number of replicas of a deployment, or the maximum if it is autoscaled. This blocks."""
     details = _get_global_client().get_serve_details()["applications"][application]["deployments"][deployment]
     scaling = details["deployment_config"].get("autoscaling_config") or {}

@@ -10,7 +10,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import AppArgs
 from serve_app.deployments.handles import Replicas, detector_name, listen, serves
-from serve_app.deployments.ray_internals import most_replicas
+from serve_app.deployments.ray_internals import max_replica_count
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.ray_workers import RayWorkers
 from serve_app.deployments.replica_logs import log_as_serve
@@ -103,5 +103,5 @@ class ServeDetectors:
     async def capacity_fps(self, name: str) -> float:
         return await self._detectors[name].call(DetectorStub.capacity)
 
-    async def most_replicas(self, name: str) -> int:
-        return await asyncio.to_thread(most_replicas, self._application, detector_name(name))
+    async def max_replica_count(self, name: str) -> int:
+        return await asyncio.to_thread(max_replica_count, self._application, detector_name(name))

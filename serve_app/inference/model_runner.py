@@ -70,7 +70,7 @@ class ModelRunner:
         return cls(engine, args, batch_s, on_batch)
 
     @property
-    def is_wedged(self) -> bool:
+    def is_hung(self) -> bool:
         """Whether a batch has been in the engine for so long that the engine counts as hung."""
         return self.batcher.in_engine_s > self._hung_after_s
 

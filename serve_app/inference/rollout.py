@@ -55,9 +55,9 @@ class Rollout:
         return self._runner
 
     @property
-    def is_wedged(self) -> bool:
+    def is_hung(self) -> bool:
         """Whether the engine of the current model, or of one that is being retired, is hung."""
-        return any(runner.is_wedged for runner in (self.runner, *self._retiring))
+        return any(runner.is_hung for runner in (self.runner, *self._retiring))
 
     def state(self) -> DetectorState:
         """Return the current model, whether a change is in progress, and why the last change was refused."""
@@ -90,7 +90,7 @@ class Rollout:
 
     async def _start(self, user_config: Any) -> None:
         try:
-            args = self._deployed.changed_by(user_config)
+            args = self._deployed.with_user_config(user_config)
             self._runner = await self._load(args)
         except Exception as exc:
             if not user_config:
@@ -103,8 +103,8 @@ class Rollout:
     async def _change_to(self, user_config: Any) -> None:
         before = self.runner
         try:
-            args = self._deployed.changed_by(user_config)
-            if args.has_engine_of(self._serving):
+            args = self._deployed.with_user_config(user_config)
+            if args.can_reuse_engine_of(self._serving):
                 before.apply_settings(args.detect, args.batcher)
             else:
                 self._runner = await self._load(args)

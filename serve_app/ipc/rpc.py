@@ -120,7 +120,7 @@ class CallServer:
             lambda: _Connection(self._receive, self._lose, self._join), self._path
         )
 
-    async def wait_for_callers(self) -> None:
+    async def wait_until_disconnected(self) -> None:
         """Wait until all callers have disconnected."""
         if self._connections:
             await self._all_disconnected.wait()

@@ -60,7 +60,7 @@ class AddressGuard:
         self._check(addresses)
         return addresses
 
-    def check_digits(self, host: str) -> None:
+    def check_literal_address(self, host: str) -> None:
         """Raise InvalidUrl when the host is a numeric address, in any notation, that is not allowed.
 
         Names are not resolved here. They are checked when a connection is made.

@@ -52,7 +52,7 @@ def parse_http_url(text: str) -> httpx.URL:
     return url
 
 
-class Dribbles(NoAnswer):
+class TooManySmallChunks(NoAnswer):
     """The server sends its answer in chunks so small that reading them costs too much."""
 
 
@@ -86,7 +86,7 @@ class Reply:
                         break
                     chunks.append(chunk)
                     if max_bytes - left < _MIN_CHUNK_BYTES * (len(chunks) - _SMALL_CHUNKS):
-                        raise Dribbles("its answer comes in chunks that are too small")
+                        raise TooManySmallChunks("its answer comes in chunks that are too small")
         if left < 0:
             prefix = f"{limit}: " if limit else ""
             raise TooLarge(

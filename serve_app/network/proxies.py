@@ -23,7 +23,7 @@ class Proxy:
     headers: dict[str, str]  # of requests to it
 
 
-class NotTunnelled(Exception):
+class TunnelRefused(Exception):
     """The proxy answered a CONNECT request with ``status``, or 0 when its answer is not HTTP."""
 
     def __init__(self, status: int) -> None:
@@ -55,7 +55,7 @@ def proxy_for(scheme: str, host: str, port: int, addresses: list[str]) -> Proxy 
 
 
 def tunnel(connection: socket.socket, proxy: Proxy, host: str, port: int) -> None:
-    """Ask the proxy at the other end to connect to a host. Raise NotTunnelled when it refuses, and OSError."""
+    """Ask the proxy at the other end to connect to a host. Raise TunnelRefused when it refuses, and OSError."""
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     lines = [
         f"CONNECT {target} HTTP/1.1",
@@ -67,6 +67,6 @@ def tunnel(connection: socket.socket, proxy: Proxy, host: str, port: int) -> Non
     try:
         response.begin()
     except HTTPException as exc:
-        raise NotTunnelled(0) from exc
+        raise TunnelRefused(0) from exc
     if response.status != 200:
-        raise NotTunnelled(response.status)
+        raise TunnelRefused(response.status)

@@ -36,7 +36,7 @@ class ConcurrencyLimit:
             self._free += 1
 
 
-class WaitingRoom:
+class AdmissionLimit:
     """Limit that admits requests which get one of ``slots`` at once or soon.
 
     How soon is known only after all slots were in use for a while; until then, every request is admitted. A client

@@ -77,7 +77,7 @@ class Detectors(Protocol):
     async def capacity_fps(self, name: str) -> float:
         """Return how many frames per second one detector of a model can process."""
 
-    async def most_replicas(self, name: str) -> int:
+    async def max_replica_count(self, name: str) -> int:
         """Return how many detectors of a model run, or how many autoscaling may start."""
 
 
@@ -113,7 +113,7 @@ class Admission:
         try:
             async with asyncio.timeout(_CAPACITY_TIMEOUT_S):
                 model = await self._detectors.model(name)
-                replicas = await self._detectors.most_replicas(name)
+                replicas = await self._detectors.max_replica_count(name)
                 capacity_fps = await self._detectors.capacity_fps(name) * replicas
         except (TimeoutError, Unavailable):
             return None

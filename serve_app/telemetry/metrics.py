@@ -120,7 +120,7 @@ class Telemetry:
         """Count a request with the API key of this name."""
         self.record(REQUESTS, key=key, outcome=outcome)
 
-    def keys_unreadable(self) -> None:
+    def keys_reload_failed(self) -> None:
         """Count a failed reload of the API-key file."""
         self.record(KEYS_FILE_ERRORS)
 

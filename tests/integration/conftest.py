@@ -34,11 +34,11 @@ T = TypeVar("T")
 
 BIN = Path(sys.executable).parent
 SLOTS = 64
-PATIENCE_S = 180.0  # for operations that take seconds, because a machine may be many times slower than ours
+LONG_TIMEOUT_S = 180.0  # for operations that take seconds, because a machine may be many times slower than ours
 CAMERA_FRAMES = 30
 
 
-def eventually(look: Callable[[], T | None], *, within_s: float = PATIENCE_S, what: str = "it") -> T:
+def eventually(look: Callable[[], T | None], *, within_s: float = LONG_TIMEOUT_S, what: str = "it") -> T:
     """Call ``look`` until it returns a true value, and return that. Errors of the client count as false.
 
     Raise AssertionError after ``within_s``.
@@ -59,7 +59,7 @@ def workers(title: str) -> list[psutil.Process]:
 
 def client_for(url: str) -> Client:
     """Return a client with the timeout of these tests."""
-    return Client(url, timeout_s=PATIENCE_S)
+    return Client(url, timeout_s=LONG_TIMEOUT_S)
 
 
 def start_stream(
@@ -139,7 +139,7 @@ class Service:
     args: dict[str, Any]
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=PATIENCE_S)
+        return httpx.Client(base_url=self.url, timeout=LONG_TIMEOUT_S)
 
     def deploy(self, args: dict[str, Any] | None = None) -> None:
         """Deploy the application, with other settings if given, and wait until it is ready."""
@@ -152,17 +152,19 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel and the source distribution, and return their folder."""
     folder = tmp_path_factory.mktemp("dist")
     here = ["--no-build-isolation", "--python", sys.executable]  # use the installed build tools, without a network
-    subprocess.run([BIN / "uv", "build", "--quiet", *here, "--out-dir", folder, ROOT], check=True, timeout=PATIENCE_S)
+    subprocess.run(
+        [BIN / "uv", "build", "--quiet", *here, "--out-dir", folder, ROOT], check=True, timeout=LONG_TIMEOUT_S
+    )
     return folder
 
 
 def install_wheel(built: Path, venv: Path) -> tuple[Path, Path]:
     """Install the wheel without dependencies in a new environment. Return its Python and its folder of packages."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=PATIENCE_S)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=LONG_TIMEOUT_S)
     (wheel,) = built.glob("*.whl")
     python = venv / "bin/python"
     install: list[str | Path] = [BIN / "uv", "pip", "install", "--quiet", "--no-deps", "--python", python, wheel]
-    subprocess.run(install, check=True, timeout=PATIENCE_S)
+    subprocess.run(install, check=True, timeout=LONG_TIMEOUT_S)
     (packages,) = (venv / "lib").glob("python*/site-packages")
     return python, packages
 

@@ -15,7 +15,7 @@ from scripts.trials.cluster import APPLICATION
 from serve_app.api.access.keys import make_key
 from serve_app.config import parse_args
 from serve_app.deployments.ingress import Ingress
-from tests.integration.conftest import PATIENCE_S, Service, eventually
+from tests.integration.conftest import LONG_TIMEOUT_S, Service, eventually
 from tests.support import squares
 from tests.support.squares import Square
 from tests.support.videos import save_video
@@ -55,7 +55,7 @@ def test_keys_apply_to_http_and_websocket_and_change_without_a_restart(guarded: 
     entries = [entry for _, entry in made]
 
     def ask(header: dict[str, str]) -> httpx.Response:
-        return httpx.post(f"{guarded}/detect", content=picture, headers=header, timeout=PATIENCE_S)
+        return httpx.post(f"{guarded}/detect", content=picture, headers=header, timeout=LONG_TIMEOUT_S)
 
     save(keys_file, entries[:2])
     answer = eventually(lambda: response if (response := ask(first)).is_success else None, what="the key")
@@ -82,8 +82,8 @@ def test_a_client_that_follows_a_stream_is_disconnected_when_its_key_is_removed(
     save(keys_file, [entry])
     eventually(lambda: httpx.get(f"{guarded}/streams", headers=header).is_success, what="the key")
     spec = {"id": "lot", "source": {"uri": str(save_video(tmp_path / "a.avi", frames=10, fps=10))}, "paused": True}
-    httpx.post(f"{guarded}/streams", json=spec, headers=header, timeout=PATIENCE_S).raise_for_status()
-    with httpx.stream("GET", f"{guarded}/streams/lot/events", headers=header, timeout=PATIENCE_S) as followed:
+    httpx.post(f"{guarded}/streams", json=spec, headers=header, timeout=LONG_TIMEOUT_S).raise_for_status()
+    with httpx.stream("GET", f"{guarded}/streams/lot/events", headers=header, timeout=LONG_TIMEOUT_S) as followed:
         assert followed.is_success
         save(keys_file, [])
         for _ in followed.iter_bytes():

@@ -9,7 +9,7 @@ from ray import serve
 
 from scripts.launch import is_ready
 from serve_app.app import build_app
-from tests.integration.conftest import PATIENCE_S, Service, eventually
+from tests.integration.conftest import LONG_TIMEOUT_S, Service, eventually
 from tests.support import squares
 
 
@@ -29,7 +29,7 @@ def test_batches_fill_while_the_engine_is_busy(slow_url: str) -> None:
 
     async def run() -> list[int]:
         data = squares.encode(squares.picture([]))
-        async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
+        async with httpx.AsyncClient(timeout=LONG_TIMEOUT_S) as client:
 
             async def one_client() -> list[int]:
                 return [(await client.post(f"{slow_url}/detect", content=data)).json()["batch_size"] for _ in range(10)]

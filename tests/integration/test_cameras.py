@@ -68,10 +68,10 @@ async def watch(uri: str, policy: Policy = "drop_oldest") -> AsyncIterator[Watch
 
     async def take() -> None:
         while (frame := await capture.take()) is not None:
-            watched.progress.asking()
+            watched.progress.detection_started()
             watched.frames.append(frame)
-            watched.progress.answered()
-        watched.progress.finished()
+            watched.progress.detection_succeeded()
+        watched.progress.complete()
 
     capture.start()
     taking = asyncio.create_task(take())

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from serve_app.images.decode import decode
-from tests.integration.conftest import PATIENCE_S, install_wheel
+from tests.integration.conftest import LONG_TIMEOUT_S, install_wheel
 from tests.support.stream_server import serve_streams
 
 NOT_LOADED = {"numpy", "ray", "torch", "cv2", "yaml", "rich", "fastapi", "starlette", "supervision", "PIL"}
@@ -70,7 +70,9 @@ def run(python: Path, code: str, *arguments: str | Path) -> str:
     """Run code outside the checkout, and return its output."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python), "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=env, timeout=PATIENCE_S, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd="/", env=env, timeout=LONG_TIMEOUT_S, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -11,7 +11,7 @@ from ray import serve
 from scripts.launch import is_ready
 from serve_app.app import build_app
 from tests.conftest import trusted
-from tests.integration.conftest import PATIENCE_S, Service, eventually, replicas
+from tests.integration.conftest import LONG_TIMEOUT_S, Service, eventually, replicas
 from tests.support import squares, trapped
 
 
@@ -33,7 +33,7 @@ def test_only_the_image_that_crashes_or_hangs_the_engine_is_refused(trap_url: st
         return response.status_code, response.json().get("code", "")
 
     async def run() -> None:
-        async with httpx.AsyncClient(base_url=trap_url, timeout=PATIENCE_S) as client:
+        async with httpx.AsyncClient(base_url=trap_url, timeout=LONG_TIMEOUT_S) as client:
             kinds = ["harmless", "deadly", "harmless", "endless", "harmless"]
             first = await asyncio.gather(*(post(client, kind) for kind in kinds))
             assert first == [(422, "poison") if kind in {"deadly", "endless"} else (200, "") for kind in kinds]
@@ -53,7 +53,7 @@ def test_accepted_requests_are_answered_when_the_application_is_deleted(
     parts = [("file", picture)] * 32
 
     async def run() -> list[int]:
-        async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
+        async with httpx.AsyncClient(timeout=LONG_TIMEOUT_S) as client:
             requests = [asyncio.create_task(client.post(f"{url}/detect", files=parts)) for _ in range(8)]
             await asyncio.sleep(0)  # let the requests start
             await client.post(f"{url}/detect", content=picture)  # answered while the others are still in progress
@@ -68,9 +68,9 @@ def test_without_a_detector_the_service_is_alive_but_not_ready(service: Service)
     (replica,) = replicas("Detector")
     replica.suspend()
     try:
-        response = httpx.get(f"{service.url}/readyz", timeout=PATIENCE_S)
+        response = httpx.get(f"{service.url}/readyz", timeout=LONG_TIMEOUT_S)
         assert (response.status_code, response.json()["code"]) == (503, "unavailable")
-        assert httpx.get(f"{service.url}/livez", timeout=PATIENCE_S).status_code == 200
+        assert httpx.get(f"{service.url}/livez", timeout=LONG_TIMEOUT_S).status_code == 200
     finally:
         replica.resume()
     eventually(lambda: is_ready(service.url), what="readiness")

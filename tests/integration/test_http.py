@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from serve_app.types import Json
-from tests.integration.conftest import PATIENCE_S, SLOTS, Service, eventually, replicas
+from tests.integration.conftest import LONG_TIMEOUT_S, SLOTS, Service, eventually, replicas
 from tests.support import squares
 from tests.support.hostile import png_of
 from tests.support.squares import LABELS, Square
@@ -84,7 +84,7 @@ def test_no_answer_belongs_to_another_image_or_other_thresholds(service: Service
 
     async def run() -> list[str]:
         limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_S, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=LONG_TIMEOUT_S, limits=limits) as client:
             results = await asyncio.gather(*(one_client(client, number) for number in range(64)))
         return [problem for problems in results for problem in problems]
 
@@ -144,7 +144,7 @@ def memory_bytes() -> int:
 
 def test_hostile_input_affects_no_other_request_and_leaks_no_memory(service: Service) -> None:
     async def storm() -> list[bool]:
-        async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_S) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=LONG_TIMEOUT_S) as client:
 
             async def hostile() -> None:
                 for request, _, _ in HOSTILE.values():
@@ -173,7 +173,7 @@ def test_clients_that_disconnect_leave_every_slot_free(service: Service) -> None
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def send() -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_S) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=LONG_TIMEOUT_S) as client:
             return await asyncio.gather(*(client.post("/detect", content=GOOD) for _ in range(SLOTS)))
 
     for _ in range(3):

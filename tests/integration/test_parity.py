@@ -18,7 +18,7 @@ from serve_app.app import build_app
 from serve_app.schemas.streams import StreamResult
 from serve_app.types import Json
 from tests.conftest import needs_shared
-from tests.integration.conftest import PATIENCE_S, Service, delete_stream, eventually, start_stream, stream_results
+from tests.integration.conftest import LONG_TIMEOUT_S, Service, delete_stream, eventually, start_stream, stream_results
 from tests.parity.pictures import shipped
 from tests.parity.reference import CONFIDENCE_TOLERANCE, THRESHOLD, Found, disagreements, predict
 from tests.support.paths import SHARED
@@ -64,7 +64,7 @@ def test_photographs_and_frames_are_detected_as_ultralytics_does(photos_url: str
         ]
 
     async def run() -> list[tuple[Path, Json]]:
-        async with httpx.AsyncClient(base_url=photos_url, timeout=PATIENCE_S) as http:
+        async with httpx.AsyncClient(base_url=photos_url, timeout=LONG_TIMEOUT_S) as http:
             answers, _ = await asyncio.gather(asyncio.gather(*(client(http, start) for start in range(8))), watch())
         return [answer for one in answers for answer in one]
 

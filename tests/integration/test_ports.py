@@ -21,7 +21,7 @@ from scripts import launch
 from scripts.launch import ROOT, Server
 from scripts.trials.cluster import Cluster
 from serve_app.config import LimitArgs
-from tests.integration.conftest import PATIENCE_S, eventually
+from tests.integration.conftest import LONG_TIMEOUT_S, eventually
 
 # Each replica has a gRPC server for calls between deployments. Ray always opens it on all interfaces.
 REPLICAS = {"Ingress": 2, "Preprocessor": 1, "Detector": 1, "StreamSupervisor": 1}
@@ -156,7 +156,7 @@ def test_clients_that_use_up_the_request_limit_do_not_block_others(running: Serv
             held = stack.enter_context(socket.create_connection(("127.0.0.1", httpx.URL(running.url).port)))
             held.sendall(upload)
         refused = eventually(lambda: full(running), what="a refusal")
-        assert httpx.get(f"{running.url}/livez", timeout=PATIENCE_S).status_code == 200
+        assert httpx.get(f"{running.url}/livez", timeout=LONG_TIMEOUT_S).status_code == 200
     assert refused.json()["code"] == "overloaded"
     assert "Retry-After" in refused.headers
     eventually(lambda: full(running) is None, what="an accepted request")
@@ -164,7 +164,7 @@ def test_clients_that_use_up_the_request_limit_do_not_block_others(running: Serv
 
 def full(running: Server) -> httpx.Response | None:
     """Send a request, and return the refusal if the limit is reached."""
-    answer = httpx.get(f"{running.url}/streams", timeout=PATIENCE_S)
+    answer = httpx.get(f"{running.url}/streams", timeout=LONG_TIMEOUT_S)
     return answer if answer.status_code == 503 else None
 
 

@@ -1,4 +1,4 @@
-"""The service as people start it: with scripts/serve and Ray's flags, and with plain ``serve run`` and none."""
+"""Start the service as people do: with scripts/serve and Ray's flags, or with plain ``serve run`` and no flags."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import yaml
 
 from scripts.launch import free_port, is_ready
 from scripts.trials.cluster import frame_pools
-from tests.integration.conftest import PATIENCE_S, eventually
+from tests.integration.conftest import LONG_TIMEOUT_S, eventually
 from tests.support import squares
 from tests.support.paths import ROOT
 from tests.support.squares import Square
@@ -42,7 +42,7 @@ class Running:
 
 @pytest.fixture(params=["scripts/serve with Ray's flags, SIGTERM", "serve run without flags, Ctrl-C"])
 def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path) -> Iterator[Running]:
-    """The shipped local config on a free port."""
+    """Serve the shipped local config on a free port."""
     if request.param.startswith("serve run"):
         request.getfixturevalue("only_with_chaos")  # the installed wheel is served in this way, too
     port = free_port()
@@ -79,7 +79,7 @@ def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path)
             process.wait()
 
 
-def test_what_keeps_a_replica_from_starting_ends_it_in_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_replica_that_cannot_start_ends_the_service_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "damaged.onnx").write_bytes(bytes(1000))
     pools = frame_pools()
     env = os.environ | {"SERVE_APP_WEIGHTS": str(tmp_path / "damaged.onnx"), "SERVE_APP_STATE_DIR": str(tmp_path)}
@@ -91,20 +91,20 @@ def test_what_keeps_a_replica_from_starting_ends_it_in_a_sentence_and_leaves_not
     assert frame_pools() <= pools
 
 
-def test_it_answers_streams_and_leaves_nothing_running(running: Running, tmp_path: Path) -> None:
+def test_the_service_answers_and_streams_and_leaves_nothing_running(running: Running, tmp_path: Path) -> None:
     picture = squares.encode(squares.picture([Square("red", 3, 4), Square("blue", 20, 4, 240)]))
-    (found,) = httpx.post(f"{running.url}/detect", files={"file": picture}, timeout=PATIENCE_S).json()["detections"]
+    (found,) = httpx.post(f"{running.url}/detect", files={"file": picture}, timeout=LONG_TIMEOUT_S).json()["detections"]
     assert found["label"] == "red"  # the blue one is below SERVE_APP_CONFIDENCE
     large = squares.encode(squares.picture([Square("green", 9, 9)], scale=8), ".bmp")  # 19 MB: over gRPC's own limit
-    assert httpx.post(f"{running.url}/detect", content=large, timeout=PATIENCE_S).json()["count"] == 1
-    too_large = httpx.post(f"{running.url}/detect", content=bytes(100_000_000), timeout=PATIENCE_S)
+    assert httpx.post(f"{running.url}/detect", content=large, timeout=LONG_TIMEOUT_S).json()["count"] == 1
+    too_large = httpx.post(f"{running.url}/detect", content=bytes(100_000_000), timeout=LONG_TIMEOUT_S)
     assert (too_large.status_code, too_large.json()["code"]) == (413, "too_large")
 
     save_video(tmp_path / "squares.avi", frames=10, fps=20)
 
     def script(*arguments: str) -> str:
         command = [sys.executable, str(ROOT / "scripts/streams.py"), *arguments, "--url", running.url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONG_TIMEOUT_S, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -118,7 +118,7 @@ def test_it_answers_streams_and_leaves_nothing_running(running: Running, tmp_pat
     else:  # serve run ends its Python proxy without waiting for what that has under way
         running.process.send_signal(running.stop_signal)
     running.process.wait(90)
-    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    _, alive = psutil.wait_procs(family, timeout=LONG_TIMEOUT_S)
     assert alive == []
     assert frame_pools() <= running.pools_before
     with pytest.raises(httpx.TransportError):
@@ -126,8 +126,8 @@ def test_it_answers_streams_and_leaves_nothing_running(running: Running, tmp_pat
 
 
 async def stop_under_way(running: Running, picture: bytes) -> list[int]:
-    """What requests get that are under way when it is told to stop."""
-    async with httpx.AsyncClient(base_url=running.url, timeout=PATIENCE_S) as client:
+    """Stop the server while requests are in flight, and return the status of each."""
+    async with httpx.AsyncClient(base_url=running.url, timeout=LONG_TIMEOUT_S) as client:
         requests = [asyncio.create_task(client.post("/detect", content=picture)) for _ in range(8)]
         await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
         running.process.send_signal(running.stop_signal)
@@ -136,7 +136,7 @@ async def stop_under_way(running: Running, picture: bytes) -> list[int]:
 
 @pytest.fixture
 def starting(tmp_path: Path) -> Iterator[Running]:
-    """A scripts/serve that has just been started."""
+    """Start scripts/serve, and do not wait until it is ready."""
     port, pools = free_port(), frame_pools()
     env = os.environ | {"SERVE_APP_STATE_DIR": str(tmp_path / "state")}
     env |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
@@ -166,10 +166,10 @@ def is_idle(process: psutil.Process) -> bool:
     """Return whether the process uses no CPU for a second."""
     used = process.cpu_times()[:2]
     time.sleep(1)
-    return used == process.cpu_times()[:2]
+    return bool(used == process.cpu_times()[:2])
 
 
-def test_it_can_be_stopped_while_it_waits_for_a_ray_that_does_not_answer(starting: Running) -> None:
+def test_the_service_can_be_stopped_while_it_waits_for_a_ray_that_does_not_respond(starting: Running) -> None:
     """The driver then waits in Ray's native code, where no signal handler of Python runs."""
     server = psutil.Process(starting.process.pid)
     eventually(lambda: find("raylet/raylet", server.children(recursive=True)), what="a raylet")
@@ -181,37 +181,37 @@ def test_it_can_be_stopped_while_it_waits_for_a_ray_that_does_not_answer(startin
     gcs.suspend()
     eventually(lambda: is_idle(driver), what="the driver")
     starting.process.terminate()
-    assert starting.process.wait(PATIENCE_S) == 0
-    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    assert starting.process.wait(LONG_TIMEOUT_S) == 0
+    _, alive = psutil.wait_procs(family, timeout=LONG_TIMEOUT_S)
     assert alive == []
     assert frame_pools() <= starting.pools_before
 
 
-def test_it_can_be_stopped_while_ray_has_its_own_signal_handlers(starting: Running, tmp_path: Path) -> None:
-    """Ray's handler of SIGTERM ends in SIGABRT, if it ever gets one."""
+def test_the_service_can_be_stopped_while_ray_has_its_own_signal_handlers(starting: Running, tmp_path: Path) -> None:
+    """Ray's own handler would end a SIGTERM at this moment in SIGABRT."""
     eventually(lambda: "Started a local Ray instance" in (tmp_path / "log").read_text(), what="Ray")
     family = psutil.Process(starting.process.pid).children(recursive=True)
     starting.process.terminate()
-    assert starting.process.wait(PATIENCE_S) == 0
-    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    assert starting.process.wait(LONG_TIMEOUT_S) == 0
+    _, alive = psutil.wait_procs(family, timeout=LONG_TIMEOUT_S)
     assert alive == []
     assert frame_pools() <= starting.pools_before
 
 
-def test_what_is_killed_leaves_no_ray_running(starting: Running) -> None:
+def test_a_service_that_is_killed_leaves_no_ray_running(starting: Running) -> None:
     server = psutil.Process(starting.process.pid)
     eventually(lambda: find("raylet/raylet", server.children(recursive=True)), what="a raylet")
     family = server.children(recursive=True)
     server.kill()
-    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    _, alive = psutil.wait_procs(family, timeout=LONG_TIMEOUT_S)
     assert alive == []
 
 
-def test_weights_that_are_not_there_are_refused_at_once() -> None:
-    """And not replaced by the embedded model, which unset weights would be."""
+def test_weights_that_do_not_exist_are_refused_at_once() -> None:
+    """The embedded model, which unset weights stand for, does not replace them."""
     env = os.environ | {"SERVE_APP_WEIGHTS": "nowhere/yolo26n.pt"}
     serve = subprocess.run(
-        [str(ROOT / "scripts/serve")], env=env, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+        [str(ROOT / "scripts/serve")], env=env, capture_output=True, text=True, check=False, timeout=LONG_TIMEOUT_S
     )
     assert (serve.returncode, "nowhere/yolo26n.pt" in serve.stderr) == (1, True)
 
@@ -229,18 +229,18 @@ class Script:
     pools_before: set[str]
 
     def family(self) -> list[psutil.Process]:
-        """Every process that it started, its server's included: that has a session of its own, not another parent."""
+        """Return every process that it started, including those of its server, which has a session of its own."""
         children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
         return children
 
     def find(self, words: str) -> psutil.Process | None:
-        """The first of them whose command line holds these words."""
+        """Return the first process of the family whose command line contains the words."""
         return find(words, self.family())
 
 
 @pytest.fixture
 def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Script]:
-    """Started where no network answers, with the arguments that the test asks for."""
+    """Start the demo without a network, with the arguments that the test asks for."""
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "SERVE_APP_CACHE_DIR": str(tmp_path)}
     command = [str(ROOT / "scripts/demo"), *getattr(request, "param", [])]
     process = subprocess.Popen(
@@ -259,7 +259,7 @@ def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Script]:
 
 
 def assert_nothing_is_left(script: Script, family: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    _, alive = psutil.wait_procs(family, timeout=LONG_TIMEOUT_S)
     assert alive == []
     assert frame_pools() <= script.pools_before
 
@@ -268,7 +268,7 @@ def test_the_demo_that_is_interrupted_leaves_nothing_running(demo: Script) -> No
     eventually(lambda: demo.find("raylet"), what="Ray")
     family = demo.family()
     demo.process.send_signal(signal.SIGTERM)
-    output, _ = demo.process.communicate(timeout=PATIENCE_S)
+    output, _ = demo.process.communicate(timeout=LONG_TIMEOUT_S)
     assert demo.process.returncode == 128 + signal.SIGTERM, output
     assert_nothing_is_left(demo, family)
 
@@ -281,7 +281,7 @@ def test_the_benchmark_that_is_interrupted_leaves_nothing_running() -> None:
     eventually(lambda: bench.find("raylet"), what="Ray")
     family = bench.family()
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=PATIENCE_S)
+    output, _ = process.communicate(timeout=LONG_TIMEOUT_S)
     assert process.returncode == 128 + signal.SIGTERM, output
     assert_nothing_is_left(bench, family)
 
@@ -307,7 +307,9 @@ def test_the_demo_finds_its_codes_and_is_kept_until_it_is_killed(demo: Script) -
     url = serving[1]
     assert httpx.get(f"{url}/readyz", timeout=10).json()["model"] == "codes"
     command = [sys.executable, str(ROOT / "scripts/streams.py"), "list", "--url", url]
-    assert "running" in subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
+    assert (
+        "running" in subprocess.run(command, capture_output=True, text=True, timeout=LONG_TIMEOUT_S, check=True).stdout
+    )
 
     stop = re.search(r"stop +kill (\d+)", output)
     assert stop is not None

@@ -16,7 +16,7 @@ from scripts.launch import is_ready
 from scripts.trials.churn import churn
 from scripts.trials.cluster import Cluster, detectors
 from scripts.trials.crowd import crowd
-from scripts.trials.disconnects import LEAST, disconnect
+from scripts.trials.disconnects import MIN_DISCONNECTS, disconnect
 from scripts.trials.hostile import hostile
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.loads import HttpLoad, StreamLoad
@@ -52,7 +52,7 @@ def test_a_camera_is_reconnected_after_every_disconnect_without_leaks(
     tried: Cluster, pictures: Path, chaos: bool
 ) -> None:
     with rtsp_camera(pictures) as port:
-        trial = disconnect(tried, port, 200 if chaos else LEAST, quiet)
+        trial = disconnect(tried, port, 200 if chaos else MIN_DISCONNECTS, quiet)
     assert trial.problems == []
 
 

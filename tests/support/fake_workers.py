@@ -211,7 +211,7 @@ class FakeDetectors:
     async def capacity_fps(self, name: str) -> float:
         return self.capacity
 
-    async def most_replicas(self, name: str) -> int:
+    async def max_replica_count(self, name: str) -> int:
         return self.replicas
 
 

@@ -95,7 +95,7 @@ class FakeMetrics:
     def requested(self, key: str, outcome: str) -> None:
         self.requests.append((key, outcome))
 
-    def keys_unreadable(self) -> None:
+    def keys_reload_failed(self) -> None:
         self.unreadable += 1
 
 

@@ -12,7 +12,7 @@ from serve_app.schemas.streams import ClipNotice, Recording
 from serve_app.streams.outputs.recording import Recorder
 from serve_app.types import Detections
 
-BEGAN_S = 1_700_000_000.0
+STARTED_AT_S = 1_700_000_000.0
 GREY = np.full((48, 64, 3), 90, np.uint8)
 
 
@@ -28,7 +28,7 @@ class Recorded:
         n = len(labels)
         boxes = np.tile(np.array([[10, 20, 40, 40]], np.float32), (n, 1))
         found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32), labels)
-        self.recorder.put(pixels, found, BEGAN_S + at_s)
+        self.recorder.put(pixels, found, STARTED_AT_S + at_s)
         while not self.recorder._waiting.empty():
             time.sleep(0.001)
 

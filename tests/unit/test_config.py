@@ -21,7 +21,7 @@ def test_a_key_that_is_not_exactly_a_settings_name_is_refused(key: Any) -> None:
     with pytest.raises(ConfigError, match=rf"models\.plates\.{key}"):
         parse_args({"models": {"plates": {"weights": "plates.onnx", key: 99}}})
     with pytest.raises(ConfigError, match=rf"user_config\.model\.{key}"):
-        parse_args({}).detectors()["default"].changed_by({"model": {key: 99}})
+        parse_args({}).detectors()["default"].with_user_config({"model": {key: 99}})
 
 
 def test_a_variable_in_lower_case_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,16 +66,18 @@ def test_a_setting_without_a_value_is_unset() -> None:
 
 def test_user_config_overrides_the_deployed_settings_and_keeps_the_rest() -> None:
     deployed = parse_args({"detect": {"confidence": 0.4}, "batcher": {"job_weight": 2}}).detectors()["default"]
-    changed = deployed.changed_by({"detect": {"iou": 0.5}})
+    changed = deployed.with_user_config({"detect": {"iou": 0.5}})
     assert (changed.detect.confidence, changed.detect.iou, changed.batcher.job_weight) == (0.4, 0.5, 2)
-    assert deployed.changed_by(None) == deployed
+    assert deployed.with_user_config(None) == deployed
 
 
 def test_only_a_new_model_or_batch_size_needs_a_new_engine() -> None:
     deployed = parse_args({}).detectors()["default"]
-    assert deployed.changed_by({"detect": {"iou": 0.5}, "batcher": {"job_weight": 2}}).has_engine_of(deployed)
-    assert not deployed.changed_by({"batcher": {"max_batch_size": 3}}).has_engine_of(deployed)
-    assert not deployed.changed_by({"model": {"weights": "other.onnx"}}).has_engine_of(deployed)
+    assert deployed.with_user_config({"detect": {"iou": 0.5}, "batcher": {"job_weight": 2}}).can_reuse_engine_of(
+        deployed
+    )
+    assert not deployed.with_user_config({"batcher": {"max_batch_size": 3}}).can_reuse_engine_of(deployed)
+    assert not deployed.with_user_config({"model": {"weights": "other.onnx"}}).can_reuse_engine_of(deployed)
 
 
 def test_a_hash_is_not_applied_to_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,8 +86,8 @@ def test_a_hash_is_not_applied_to_other_weights(monkeypatch: pytest.MonkeyPatch)
     args = parse_args({"models": {"plates": {"weights": "plates.onnx"}}})
     deployed = args.detectors()
     assert (deployed["default"].model.weights_sha256, deployed["plates"].model.weights_sha256) == ("a" * 64, None)
-    assert deployed["default"].changed_by({"model": {"precision": "fp32"}}).model.weights_sha256 == "a" * 64
-    assert deployed["default"].changed_by({"model": {"weights": "b.onnx"}}).model.weights_sha256 is None
+    assert deployed["default"].with_user_config({"model": {"precision": "fp32"}}).model.weights_sha256 == "a" * 64
+    assert deployed["default"].with_user_config({"model": {"weights": "b.onnx"}}).model.weights_sha256 is None
 
 
 @pytest.mark.parametrize("models", [{"default": {"weights": "a.onnx"}}, {"a/b": {"weights": "a.onnx"}}, {"plates": {}}])
@@ -97,8 +99,8 @@ def test_a_named_model_needs_its_own_name_and_weights(models: dict[str, dict[str
 @pytest.mark.parametrize("empty", [{"detect": None}, {"batcher": {"max_batch_size": None}}, {"model": None}, {}])
 def test_user_config_without_values_changes_nothing(empty: dict[str, object]) -> None:
     deployed = parse_args({"detect": {"confidence": 0.25}, "batcher": {"max_batch_size": 32}}).detectors()["default"]
-    changed = deployed.changed_by(empty)
-    assert (changed.detect, changed.batcher, changed.has_engine_of(deployed)) == (
+    changed = deployed.with_user_config(empty)
+    assert (changed.detect, changed.batcher, changed.can_reuse_engine_of(deployed)) == (
         deployed.detect,
         deployed.batcher,
         True,

@@ -12,7 +12,7 @@ from serve_app import __version__, config, errors
 from serve_app.api import bodies, streams, url_fetcher
 from serve_app.api.access import middleware
 from serve_app.api.access.keys import parse_keys
-from serve_app.api.parameters import SAME
+from serve_app.api.parameters import ALIASES
 from serve_app.deployments import stubs
 from serve_app.schemas.detect import DetectResponse
 from serve_app.schemas.streams import EventType, State
@@ -175,8 +175,8 @@ def test_the_fixed_limits_are_as_the_table_says() -> None:
         "json_body": f"{middleware._MAX_BODY_BYTES >> 20} MiB",
         "followers": str(streams._MAX_FOLLOWERS),
         "supervisor_calls": str(stubs.SUPERVISOR_MAX_CALLS),
-        "url_fetches": str(url_fetcher._FETCHES_AT_ONCE),
-        "url_fetches_per_key": str(url_fetcher._FETCHES_OF_A_KEY),
+        "url_fetches": str(url_fetcher._MAX_FETCHES),
+        "url_fetches_per_key": str(url_fetcher._MAX_FETCHES_PER_KEY),
     }
     assert f'`{{"url": …}}`, more than {bodies._MAX_JSON_BYTES >> 10} KiB' in API
     defaults, slots = {name: default for name, default, *_ in LIMITS}, config.parse_args({}).preprocessor
@@ -207,7 +207,7 @@ def test_other_names_of_parameters_mean_what_the_table_says() -> None:
         for name in re.findall(r"`([^`]+)`", names)
     }
     assert named
-    assert named.items() <= SAME.items()
+    assert named.items() <= ALIASES.items()
 
 
 def test_the_answer_shown_has_the_form_of_an_answer() -> None:

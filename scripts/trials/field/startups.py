@@ -14,7 +14,7 @@ from types import MappingProxyType
 import cv2
 
 from scripts.codes import samples
-from scripts.launch import ROOT, StartFailed, StopFailed, environment, free_port, start, text_of
+from scripts.launch import ROOT, StartFailed, StopFailed, environment, free_port, read_log, start
 from scripts.trials.cluster import until
 
 Problem = Callable[[str], str | None]  # see ``Case``
@@ -118,10 +118,10 @@ def serves(
                 stream = server.client.streams.status("field")
                 server.client.streams.delete("field")
             except StartFailed:
-                return f"the service does not start: {text_of(log).strip()[-500:]}"
+                return f"the service does not start: {read_log(log).strip()[-500:]}"
             finally:
                 stop_problem = _stop(server.stop)
-            said = text_of(log)
+            said = read_log(log)
         if not found:
             return "nothing is detected in a picture with codes"
         if (stream.state, stream.processed, stream.restarts) != ("completed", 3, 0):

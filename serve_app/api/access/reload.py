@@ -46,7 +46,7 @@ class KeyReloader:
                 self._on_change()
             self._problem = ""
         except ConfigError as exc:
-            self._metrics.keys_unreadable()
+            self._metrics.keys_reload_failed()
             if exc.detail != self._problem:
                 logger.error("%s; the previous API keys stay in use", exc.detail)
             self._problem = exc.detail

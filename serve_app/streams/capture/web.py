@@ -20,7 +20,7 @@ import httpx
 from serve_app.errors import InvalidUrl, ServeAppError, SourceError, SourceGone, SourceStalled
 from serve_app.network.address_guard import AddressGuard, addresses_of
 from serve_app.network.http import parse_http_url
-from serve_app.network.proxies import NotTunnelled, Proxy, proxy_for, tunnel
+from serve_app.network.proxies import Proxy, TunnelRefused, proxy_for, tunnel
 from serve_app.streams.capture.failures import explain_tls, refusal, tls_for
 from serve_app.streams.capture.source import Source
 
@@ -187,7 +187,7 @@ class WebClient:
         if proxy is not None:
             try:
                 tunnel(sock, proxy, host, port)
-            except NotTunnelled as exc:
+            except TunnelRefused as exc:
                 problem = f"answered {exc.status}" if exc.status else "does not speak HTTP"
                 raise SourceGone(f"{self._source.name}: {_describe_proxy(proxy)} {problem}") from None
         return tls_for(self._source).wrap_socket(sock, server_hostname=host)

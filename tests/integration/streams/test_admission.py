@@ -14,7 +14,7 @@ from ray import serve
 from scripts.launch import is_ready
 from serve_app.app import build_app
 from tests.integration.conftest import (
-    PATIENCE_S,
+    LONG_TIMEOUT_S,
     Service,
     delete_stream,
     eventually,
@@ -43,7 +43,7 @@ def test_an_invalid_stream_is_refused(
     service: Service, video: Path, fields: dict[str, Any], code: str, sentence: str
 ) -> None:
     spec = {"id": "lot", "source": {"uri": str(video)}} | fields
-    refused = httpx.post(f"{service.url}/streams", json=spec, timeout=PATIENCE_S)
+    refused = httpx.post(f"{service.url}/streams", json=spec, timeout=LONG_TIMEOUT_S)
     assert (refused.status_code, refused.json()["code"]) == (422, code)
     assert sentence in refused.json()["detail"]
     assert "secret" not in refused.text
@@ -52,7 +52,9 @@ def test_an_invalid_stream_is_refused(
 
 def test_an_id_can_be_used_only_once(service: Service, video: Path) -> None:
     start_stream(service.url, video, loop=True)
-    again = httpx.post(f"{service.url}/streams", json={"id": "lot", "source": {"uri": str(video)}}, timeout=PATIENCE_S)
+    again = httpx.post(
+        f"{service.url}/streams", json={"id": "lot", "source": {"uri": str(video)}}, timeout=LONG_TIMEOUT_S
+    )
     assert (again.status_code, again.json()["code"]) == (409, "conflict")
     assert stream_ids(service.url) == ["lot"]
 
@@ -74,15 +76,15 @@ def test_streams_beyond_the_capacity_are_refused_unless_they_may_degrade(slow_ur
     camera = "rtsp://127.0.0.1:9/"
     start_stream(slow_url, camera, stream_id="first")
     second = {"id": "second", "source": {"uri": camera}}
-    refused = httpx.post(f"{slow_url}/streams", json=second, timeout=PATIENCE_S)
+    refused = httpx.post(f"{slow_url}/streams", json=second, timeout=LONG_TIMEOUT_S)
     assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
     assert "send 25, and this one would add 25" in refused.json()["detail"]
     for fields in ({"max_fps": 5}, {"degrade": True}):
-        httpx.post(f"{slow_url}/streams", json=second | fields, timeout=PATIENCE_S).raise_for_status()
+        httpx.post(f"{slow_url}/streams", json=second | fields, timeout=LONG_TIMEOUT_S).raise_for_status()
         delete_stream(slow_url, "second")
-    httpx.post(f"{slow_url}/streams/first/pause", timeout=PATIENCE_S).raise_for_status()
-    httpx.post(f"{slow_url}/streams", json=second, timeout=PATIENCE_S).raise_for_status()
-    resumed = httpx.post(f"{slow_url}/streams/first/resume", timeout=PATIENCE_S)
+    httpx.post(f"{slow_url}/streams/first/pause", timeout=LONG_TIMEOUT_S).raise_for_status()
+    httpx.post(f"{slow_url}/streams", json=second, timeout=LONG_TIMEOUT_S).raise_for_status()
+    resumed = httpx.post(f"{slow_url}/streams/first/resume", timeout=LONG_TIMEOUT_S)
     assert resumed.status_code == 503
     assert stream_status(slow_url, "first").state == "paused"
 
@@ -90,7 +92,7 @@ def test_streams_beyond_the_capacity_are_refused_unless_they_may_degrade(slow_ur
 def test_streams_created_at_once_are_admitted_one_by_one(slow_url: str) -> None:
     def create(number: int) -> int:
         spec = {"id": f"at-once-{number}", "source": {"uri": "rtsp://127.0.0.1:9/"}}
-        return httpx.post(f"{slow_url}/streams", json=spec, timeout=PATIENCE_S).status_code
+        return httpx.post(f"{slow_url}/streams", json=spec, timeout=LONG_TIMEOUT_S).status_code
 
     with ThreadPoolExecutor(4) as clients:
         assert sorted(clients.map(create, range(4))) == [201, 503, 503, 503]

@@ -13,7 +13,7 @@ from scripts.trials.cluster import APPLICATION, frame_pools
 from scripts.trials.follower import written
 from serve_app.deployments import stream_worker as worker
 from tests.integration.conftest import (
-    PATIENCE_S,
+    LONG_TIMEOUT_S,
     Service,
     delete_stream,
     eventually,
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("streams")
 def test_a_stream_created_paused_starts_when_it_is_resumed(service: Service, video: Path) -> None:
     created = start_stream(service.url, video, paused=True)
     assert (created.state, workers("StreamWorker")) == ("paused", [])
-    resumed = httpx.post(f"{service.url}/streams/lot/resume", timeout=PATIENCE_S).raise_for_status().json()
+    resumed = httpx.post(f"{service.url}/streams/lot/resume", timeout=LONG_TIMEOUT_S).raise_for_status().json()
     assert resumed["state"] == "starting"
     assert status_when(service, "the end", state="completed").processed == 60
 
@@ -41,7 +41,7 @@ def test_a_stream_is_deleted_even_if_the_client_disconnects(service: Service, vi
     start_stream(service.url, video, loop=True)
     stream_results(service.url, 1)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.delete(f"{service.url}/streams/lot", timeout=httpx.Timeout(PATIENCE_S, read=0.02))
+        httpx.delete(f"{service.url}/streams/lot", timeout=httpx.Timeout(LONG_TIMEOUT_S, read=0.02))
     eventually(lambda: stream_ids(service.url) == [], what="its end")
     assert worker.actor_names(APPLICATION) == set()
     assert status_of_missing(service) == 404
@@ -54,7 +54,7 @@ def test_a_failed_stream_can_be_resumed_after_its_source_is_repaired(
     start_stream(service.url, tmp_path / "a.avi")
     status_when(service, "failure", state="failed")
     (tmp_path / "a.avi").write_bytes(video.read_bytes())
-    httpx.post(f"{service.url}/streams/lot/resume", timeout=PATIENCE_S).raise_for_status()
+    httpx.post(f"{service.url}/streams/lot/resume", timeout=LONG_TIMEOUT_S).raise_for_status()
     assert status_when(service, "the end", state="completed").processed == 60
 
 
@@ -62,9 +62,9 @@ def test_a_stream_is_replaced_or_continues_if_the_new_one_is_invalid(service: Se
     start_stream(service.url, video, loop=True)
     last_id = next(stream_events(service.url, types="result"))["event_id"]
     spec = {"source": {"uri": str(video)}, "detect": {"classes": ["unicorn"]}}
-    assert httpx.put(f"{service.url}/streams/lot", json=spec, timeout=PATIENCE_S).status_code == 422
+    assert httpx.put(f"{service.url}/streams/lot", json=spec, timeout=LONG_TIMEOUT_S).status_code == 422
     stream_results(service.url, 1)
-    httpx.put(f"{service.url}/streams/lot", json=spec | {"detect": {}}, timeout=PATIENCE_S).raise_for_status()
+    httpx.put(f"{service.url}/streams/lot", json=spec | {"detect": {}}, timeout=LONG_TIMEOUT_S).raise_for_status()
     status = status_when(service, "the end", state="completed")
     assert (status.captured, status.processed, status.dropped) == (60, 60, {})
     events = stream_events(service.url, after=last_id, types="state")
@@ -72,7 +72,7 @@ def test_a_stream_is_replaced_or_continues_if_the_new_one_is_invalid(service: Se
 
 
 def status_of_missing(service: Service) -> int:
-    return httpx.get(f"{service.url}/streams/lot", timeout=PATIENCE_S).status_code
+    return httpx.get(f"{service.url}/streams/lot", timeout=LONG_TIMEOUT_S).status_code
 
 
 def test_a_paused_stream_has_no_process_and_continues_at_its_bookmark(
@@ -80,11 +80,11 @@ def test_a_paused_stream_has_no_process_and_continues_at_its_bookmark(
 ) -> None:
     start_stream(service.url, video, loop=True, stream_id="is-paused", sinks=[{"type": "jsonl"}])
     stream_results(service.url, 10, "is-paused")
-    paused = httpx.post(f"{service.url}/streams/is-paused/pause", timeout=PATIENCE_S).raise_for_status().json()
+    paused = httpx.post(f"{service.url}/streams/is-paused/pause", timeout=LONG_TIMEOUT_S).raise_for_status().json()
     assert paused["state"] == "paused"
     eventually(lambda: not workers("StreamWorker"), what="the end of its process")
     assert stream_status(service.url, "is-paused").state == "paused"
-    httpx.post(f"{service.url}/streams/is-paused/resume", timeout=PATIENCE_S).raise_for_status()
+    httpx.post(f"{service.url}/streams/is-paused/resume", timeout=LONG_TIMEOUT_S).raise_for_status()
     stream_results(service.url, 1, "is-paused")
     delete_stream(service.url, "is-paused")  # after that its file is complete
     (gap,) = [event for event in written(Path(stream_folders["output_dir"]), "is-paused") if event["type"] == "gap"]
@@ -101,7 +101,7 @@ def test_a_deleted_stream_leaves_nothing_behind(service: Service, video: Path, s
     assert worker.actor_names(APPLICATION) == set()
     kept = [path.name for path in (Path(stream_folders["state_dir"]) / APPLICATION).iterdir()]
     assert kept == ["lock"]
-    missing = httpx.get(f"{service.url}/streams/lot", timeout=PATIENCE_S)
+    missing = httpx.get(f"{service.url}/streams/lot", timeout=LONG_TIMEOUT_S)
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
 
 

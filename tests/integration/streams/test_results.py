@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.integration.conftest import (
-    PATIENCE_S,
+    LONG_TIMEOUT_S,
     Service,
     eventually,
     start_stream,
@@ -61,7 +61,7 @@ def test_http_and_a_stream_share_the_detector(service: Service, video: Path) -> 
     before = stream_results(service.url, 1)[0].frame_id
     data = squares.encode(squares.picture([square_of(77)]))
     for _ in range(30):
-        (found,) = httpx.post(f"{service.url}/detect", content=data, timeout=PATIENCE_S).json()["detections"]
+        (found,) = httpx.post(f"{service.url}/detect", content=data, timeout=LONG_TIMEOUT_S).json()["detections"]
         assert frame_of(found["bbox"]["x1"], found["bbox"]["y1"]) == 77
     latest = stream_status(service.url).latest
     assert latest is not None
@@ -71,7 +71,7 @@ def test_http_and_a_stream_share_the_detector(service: Service, video: Path) -> 
 def test_the_newest_frame_can_be_fetched(service: Service, video: Path) -> None:
     start_stream(service.url, video, loop=True)
     stream_results(service.url, 1)
-    shown = httpx.get(f"{service.url}/streams/lot/frame.jpg", params={"boxes": "false"}, timeout=PATIENCE_S)
+    shown = httpx.get(f"{service.url}/streams/lot/frame.jpg", params={"boxes": "false"}, timeout=LONG_TIMEOUT_S)
     assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
     pixels = cv2.imdecode(np.frombuffer(shown.content, np.uint8), cv2.IMREAD_COLOR)
     assert pixels is not None
@@ -94,7 +94,7 @@ def test_zones_are_counted_and_edited_while_the_stream_runs(service: Service, vi
     assert (entered["zone"], entered["change"], entered["label"]) == ("all", "entered", "red")
     line = {"name": "gate", "start": (0.5, 0), "end": (0.5, 1)}
     changed = httpx.put(
-        f"{service.url}/streams/lot/regions", json={"lines": [line]}, timeout=PATIENCE_S
+        f"{service.url}/streams/lot/regions", json={"lines": [line]}, timeout=LONG_TIMEOUT_S
     ).raise_for_status()
     assert changed.json()["zones"] == {}
     eventually(lambda: any(stream_status(service.url).lines["gate"].model_dump().values()), what="a crossing")

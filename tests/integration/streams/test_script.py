@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import PATIENCE_S, Service, stream_ids
+from tests.integration.conftest import LONG_TIMEOUT_S, Service, stream_ids
 from tests.integration.streams.conftest import status_when
 from tests.support.paths import ROOT
 
@@ -22,7 +22,7 @@ def run_script(service: Service, *arguments: str) -> subprocess.CompletedProcess
         env=os.environ | {"SIGHTLINE_URL": service.url, "COLUMNS": "160"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=LONG_TIMEOUT_S,
         check=False,
     )
 

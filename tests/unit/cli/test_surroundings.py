@@ -193,7 +193,7 @@ def test_too_low_a_limit_of_open_files_is_refused_with_one_sentence() -> None:
 def test_haproxys_files_are_in_a_folder_that_is_deleted_after_the_run() -> None:
     code = (
         "import os\n"
-        "with s.made_fit(print):\n"
+        "with s.prepare_environment(print):\n"
         "    socket = os.environ['RAY_SERVE_HAPROXY_SOCKET_PATH']\n"
         "    print(socket, oct(os.stat(os.path.dirname(socket)).st_mode & 0o777))\n"
         "print(os.path.exists(os.path.dirname(socket)))"

@@ -191,7 +191,7 @@ def test_the_most_replicas_are_those_of_the_autoscaling_config(
     deployment = {"target_num_replicas": 2, "deployment_config": {"autoscaling_config": autoscaling}}
     details = {"applications": {"shop": {"deployments": {"Detector": deployment}}}}
     monkeypatch.setattr(ray_internals, "_get_global_client", lambda: SimpleNamespace(get_serve_details=lambda: details))
-    assert ray_internals.most_replicas("shop", "Detector") == most
+    assert ray_internals.max_replica_count("shop", "Detector") == most
 
 
 def test_ray_still_has_the_call_for_draining_nodes() -> None:

@@ -178,8 +178,8 @@ async def test_a_hung_engine_is_reported_even_after_its_model_was_replaced(rollo
     await change(rollout, None)
     retired = rollout.runner
     retired._hung_after_s = -1.0
-    assert rollout.is_wedged
+    assert rollout.is_hung
     rollout._retiring[retired] = asyncio.create_task(asyncio.sleep(0))
     rollout._runner = await ModelRunner.load(NULL, has_gpu=False, on_batch=lambda replies: None)
-    assert rollout.is_wedged
+    assert rollout.is_hung
     await retired.close()

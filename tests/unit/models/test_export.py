@@ -64,7 +64,7 @@ def test_a_cache_that_is_not_writable_is_refused_in_one_sentence(tmp_path: Path,
 
 
 def test_the_next_process_waits_for_the_export_of_a_killed_one(tmp_path: Path) -> None:
-    """The export of a killed process finishes, and the next process uses its file. Nothing else is left in the cache."""
+    """The export of a killed process finishes, and the next process uses its file. The cache holds no other."""
     YOLO("yolov8n.yaml").save(tmp_path / "untrained.pt")
     args = trusted(tmp_path / "untrained.pt") | {"image_size_px": 64, "cache_dir": str(tmp_path / "cache")}
     program = (

@@ -33,7 +33,7 @@ async def test_an_address_that_is_not_public_is_refused(address: str, names: Nam
     with pytest.raises(InvalidUrl):
         await AddressGuard().resolve("some.test", 80)
     with pytest.raises(InvalidUrl):
-        AddressGuard().check_digits(address)
+        AddressGuard().check_literal_address(address)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ async def test_an_address_that_is_not_public_is_refused(address: str, names: Nam
 async def test_a_public_address_is_allowed(address: str, names: Names) -> None:
     names.known["some.test"] = [[address]]
     assert await AddressGuard().resolve("some.test", 80) == [address]
-    AddressGuard().check_digits(address)
+    AddressGuard().check_literal_address(address)
 
 
 async def test_allowed_networks_add_only_their_own_addresses(names: Names) -> None:

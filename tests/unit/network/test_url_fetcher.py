@@ -140,7 +140,7 @@ async def test_an_answer_that_never_begins_ends_with_the_callers_timeout(server:
 async def test_fetches_above_the_limit_are_refused_at_once(server: WebServer) -> None:
     server.gate.clear()
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
-    fetches = [asyncio.create_task(fetcher.fetch(server.url)) for _ in range(fetching._FETCHES_AT_ONCE)]
+    fetches = [asyncio.create_task(fetcher.fetch(server.url)) for _ in range(fetching._MAX_FETCHES)]
     await wait_all_tasks_blocked()
     with pytest.raises(Overloaded, match=r"^url_fetches: 16 pictures") as refused:
         await fetcher.fetch(server.url)
@@ -153,7 +153,7 @@ async def test_fetches_above_the_limit_are_refused_at_once(server: WebServer) ->
 async def test_the_fetches_of_one_key_do_not_block_another_key(server: WebServer) -> None:
     server.gate.clear()
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
-    fetches = [asyncio.create_task(fetcher.fetch(server.url, "dock")) for _ in range(fetching._FETCHES_OF_A_KEY)]
+    fetches = [asyncio.create_task(fetcher.fetch(server.url, "dock")) for _ in range(fetching._MAX_FETCHES_PER_KEY)]
     await wait_all_tasks_blocked()
     with pytest.raises(RateLimited, match=r"^url_fetches_per_key: 4 pictures") as refused:
         await fetcher.fetch(server.url, "dock")
@@ -168,7 +168,7 @@ async def test_the_fetches_of_one_key_do_not_block_another_key(server: WebServer
 async def test_a_cancelled_fetch_no_longer_counts(server: WebServer) -> None:
     server.gate.clear()
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
-    for _ in range(fetching._FETCHES_AT_ONCE + 1):
+    for _ in range(fetching._MAX_FETCHES + 1):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await fetcher.fetch(server.url)

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from serve_app.errors import Overloaded
-from serve_app.overload.limits import ConcurrencyLimit, WaitingRoom
+from serve_app.overload.limits import AdmissionLimit, ConcurrencyLimit
 
 
 class Service:
@@ -14,7 +14,7 @@ class Service:
     def __init__(self, slots: int) -> None:
         self.now_s = 0.0
         self.in_flight: list[AbstractContextManager[None]] = []
-        self.limit = WaitingRoom(slots, lambda: self.now_s)
+        self.limit = AdmissionLimit(slots, lambda: self.now_s)
 
     def send(self, count: int, tenant: str = "") -> int:
         """Send requests until one is refused. Return how many were admitted."""

@@ -46,7 +46,7 @@ def test_refusals_are_counted_by_code_and_limit() -> None:
 def test_requests_are_counted_by_key_and_failed_reloads_of_the_key_file_are_counted() -> None:
     telemetry, records = recording()
     telemetry.requested("dock", "admitted")
-    telemetry.keys_unreadable()
+    telemetry.keys_reload_failed()
     assert records == [("requests", 1, {"key": "dock", "outcome": "admitted"}), ("keys_file_errors", 1, {})]
 
 

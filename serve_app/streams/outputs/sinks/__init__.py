@@ -22,7 +22,7 @@ def check_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: A
     """Raise the errors of ``open_sink``, and InvalidUrl if the URL contains an IP address that is not allowed."""
     open_sink(spec, stream_id, output_dir, guard)
     if not isinstance(spec, JsonLinesSink):
-        guard.check_digits(parse_url(spec.url).hostname or "")
+        guard.check_literal_address(parse_url(spec.url).hostname or "")
 
 
 def open_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: AddressGuard) -> Sink:

@@ -18,7 +18,7 @@ import pytest
 from serve_app.schemas.streams import ClipNotice, Recording
 from serve_app.streams.outputs.recording import Recorder, _write
 from serve_app.types import Detections
-from tests.support.recordings import BEGAN_S, GREY, Recorded
+from tests.support.recordings import GREY, STARTED_AT_S, Recorded
 
 
 def frames_of(path: Path) -> list[tuple[float, np.ndarray]]:
@@ -46,7 +46,7 @@ def test_a_clip_includes_the_pre_roll_and_the_post_roll(folder: Path) -> None:
         recorded.show(tenth / 10, *(["dog"] if 30 <= tenth < 40 else []))
     (clip,) = recorded.close()
     times = [at_s for at_s, _ in frames_of(folder / clip.clip)]
-    assert clip.began_at_s - BEGAN_S == pytest.approx(2.0)
+    assert clip.began_at_s - STARTED_AT_S == pytest.approx(2.0)
     assert clip.labels == ["dog"]
     assert times == pytest.approx([n / 10 for n in range(40)], abs=0.001)  # from 2.0 to 5.9
     assert clip.duration_s == pytest.approx(3.9)
@@ -82,7 +82,9 @@ def test_a_long_clip_ends_and_the_next_one_starts_without_a_gap(folder: Path) ->
     for tenth in range(25):
         recorded.show(tenth / 10, "dog")
     clips = recorded.close()
-    seen = [round(clip.began_at_s - BEGAN_S + at_s, 1) for clip in clips for at_s, _ in frames_of(folder / clip.clip)]
+    seen = [
+        round(clip.began_at_s - STARTED_AT_S + at_s, 1) for clip in clips for at_s, _ in frames_of(folder / clip.clip)
+    ]
     assert seen == [n / 10 for n in range(25)]
     assert len(clips) == 3
 
@@ -170,7 +172,7 @@ def test_a_slow_disk_never_blocks_the_stream(folder: Path) -> None:
     recorder = Recorder(Recording(max_fps=30), folder, on_clip=wait)
     found = Detections(np.array([[1, 1, 9, 9]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int32), ("dog",))
     for number in range(100):
-        recorder.put(GREY, found, BEGAN_S + number)
+        recorder.put(GREY, found, STARTED_AT_S + number)
     dropped = recorder.status().dropped["queue_full"]
     slow.set()
     recorder.close(30)
