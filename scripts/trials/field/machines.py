@@ -56,7 +56,7 @@ _LOCALES = _cases(
         "one that is not installed": serves(config=_TEXT, LC_ALL="xx_XX.ISO-8859-1", PYTHONUTF8="0"),
         "PYTHONIOENCODING=ascii": serves(config=_TEXT, PYTHONIOENCODING="ascii"),
         "a refusal with characters beyond ASCII": refused(
-            "Serve knows no applications.Prüfung", config=_MISSPELT, env=_ASCII
+            "no setting applications.Prüfung", config=_MISSPELT, env=_ASCII
         ),
         "the script for streams, in ASCII": script(
             "serve_app.cli.streams", "list", PYTHONIOENCODING="ascii", env=_ASCII

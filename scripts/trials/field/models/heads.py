@@ -136,7 +136,7 @@ _HEADS: dict[str, Problem] = {
     "RT-DETR with a score for each class": refused(_onnx(_shares(columns=84), names=str(["a"] * 80)), _IS_RTDETR),
     "RT-DETR of two classes, by older exporters": refused(_onnx(_shares()), _IS_RTDETR),
     "boxes as fractions of the sides, from TensorFlow": refused(
-        _onnx(anchors() * np.array([1 / SIDE_PX] * 4 + [1, 1], np.float32)[:, None]), "shares of the picture's sides"
+        _onnx(anchors() * np.array([1 / SIDE_PX] * 4 + [1, 1], np.float32)[:, None]), "fractions of the picture's sides"
     ),
     "YOLOX": refused(_onnx(_of(1, _CELLS_640, 7), sides=_SIDES_640), "YOLOX"),
     "YOLOX of one class": refused(_onnx(_of(1, _CELLS_640, 6), names="['a']", sides=_SIDES_640), "YOLOX"),

@@ -91,10 +91,10 @@ _FORMS: dict[str, Problem] = {
     "a gap": refused(_onnx("{0: 'person', 2: 'car'}"), "none of them for class 1"),
     "counted from one": refused(_onnx("{1: 'person', 2: 'car'}"), "none of them for class 0"),
     "keys that are not numbers": refused(_onnx("{'a': 'person', 'b': 'car'}"), "no class ids"),
-    "fewer names than classes": refused(_of_many("['a', 'b']", 5), "other classes than it names|classes that it names"),
+    "fewer names than classes": refused(_of_many("['a', 'b']", 5), "more classes than it names|classes that it names"),
     "more names than classes": refused(_of_many("['a', 'b', 'c']", 2), "classes that it names"),
     "fewer names than an end-to-end head returns": refused(
-        lambda folder: save(folder / "constant.onnx", rows(class_id=7)), "answers class 7, and names 2 classes"
+        lambda folder: save(folder / "constant.onnx", rows(class_id=7)), "returns class 7, but names only 2 classes"
     ),
     "nested too deeply": refused(_onnx("[" * 5000), "does not name its classes"),
     "labels that are mappings": refused(_onnx("{0: {'name': 'person'}, 1: {'name': 'car'}}"), "where labels should be"),

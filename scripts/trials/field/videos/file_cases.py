@@ -60,7 +60,7 @@ def _of_unknown_codec(make: Make) -> Make:
 
 def _only_an_unknown_codec(folder: Path) -> str | None:
     said = refusal_of(_of_unknown_codec(lambda folder: clips.save(folder / "a.mp4"))(folder))
-    return None if "codec that is not read" in said else f"the refusal does not name an unknown codec: {said!r}"
+    return None if "codec that is not supported" in said else f"the refusal does not name an unknown codec: {said!r}"
 
 
 def _attachment(folder: Path) -> Path:
@@ -76,7 +76,7 @@ def _only_a_cover(folder: Path) -> str | None:
     at = data.index(b"hdlr", data.rindex(b"moov")) + 12
     path.write_bytes(data[:at] + b"soun" + data[at + 4 :])  # declare the only track to be sound
     said = refusal_of(path)
-    return None if "only still pictures" in said else f"the refusal does not say that there is only a cover: {said!r}"
+    return None if "only still images" in said else f"the refusal does not say that there is only a cover: {said!r}"
 
 
 _WANTED, _SMALL = (WIDTH_PX, HEIGHT_PX, FRAMES), (64, 32, FRAMES)
