@@ -42,6 +42,20 @@ PRIVATE_WORDS = (
     "(?:go|goes|went) on",  # continues
     "(?<!time )is up",  # is running
     "look period",  # poll interval
+    "nobody hears",  # clients never notice
+    "is had",  # is available
+    "made fit",  # prepared
+    "wedged",  # hung
+    "seats?",  # slots
+    "shredded|shreds",  # garbled
+    "dribbles?",  # too many small chunks
+    "falls? silent",  # stops sending
+    "stands? (?:above|over)",  # overrides, extends beyond
+    "later and later",  # with back-off
+    "put aside",  # rotated
+    "saved up",  # credit
+    "makes? room",  # frees space, is displaced
+    "goes round",  # bypasses
 )
 PRIVATE_NAMES = ("told", "heard", "weigh", "whom")  # in names of code other than those of tests
 ALLOWED = {  # texts that quote something, and so may have such a word
