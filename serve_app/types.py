@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 Pixels: TypeAlias = "NDArray[np.uint8]"  # (height, width, 3), BGR, as OpenCV decodes
-Traffic = Literal["interactive", "stream", "job"]  # who waits for the result: a client, a live stream, nobody
+Traffic = Literal["interactive", "stream", "job"]  # from a client, a live stream or a batch job
 Suppression = Literal["by_request", "not_needed", "in_file"]  # how duplicate boxes are removed
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # auto: the engine chooses
 

@@ -1,7 +1,8 @@
 """python -m serve_app CONFIG [--port N]: serve a config in a Ray of its own, until SIGTERM or Ctrl-C.
 
-What keeps it from starting is said in one sentence, at once, with exit status 1. At the end it answers the requests
-that it has accepted, and leaves nothing running. ``RAY_ADDRESS`` names a cluster to join instead.
+An error in the config or on the machine is reported at once, in one sentence, with exit status 1. At the end, the
+service answers the requests that it has accepted, and leaves nothing running. ``RAY_ADDRESS`` names a cluster to join
+in place of starting one.
 
 This process takes the signals, and imports no Ray: ``serve_app.cli.driver``, which it starts, does the work. While Ray
 starts, it replaces our signal handlers by its own, one of which aborts the process, and it waits in native code, where
@@ -89,7 +90,7 @@ class Driver:
             self._stop(self._process)
 
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
-        """Have it drain the service; or kill it while Ray starts, for it has accepted nothing, and may hear nothing."""
+        """Make it drain the service. While Ray starts, kill it: it has accepted no request and may not respond."""
         if self._has_started_ray():
             with suppress(OSError):  # it has ended
                 self._socket.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""Tests of the ports of scripts/serve, of who can use them, and of requests when HAProxy or an Ingress is killed."""
+"""Tests of the ports of scripts/serve and their users, and of requests when HAProxy or an Ingress is killed."""
 
 from __future__ import annotations
 

@@ -114,8 +114,8 @@ def test_the_service_answers_and_streams_and_leaves_nothing_running(running: Run
     family = psutil.Process(running.process.pid).children(recursive=True)
     assert any("raylet" in process.name() for process in family)
     if running.stop_signal == signal.SIGTERM:
-        assert asyncio.run(stop_under_way(running, large)) == [200] * 8
-    else:  # serve run ends its Python proxy without waiting for what that has under way
+        assert asyncio.run(stop_with_requests_in_flight(running, large)) == [200] * 8
+    else:  # serve run ends its Python proxy without waiting for requests in flight
         running.process.send_signal(running.stop_signal)
     running.process.wait(90)
     _, alive = psutil.wait_procs(family, timeout=LONG_TIMEOUT_S)
@@ -125,7 +125,7 @@ def test_the_service_answers_and_streams_and_leaves_nothing_running(running: Run
         httpx.get(f"{running.url}/livez")
 
 
-async def stop_under_way(running: Running, picture: bytes) -> list[int]:
+async def stop_with_requests_in_flight(running: Running, picture: bytes) -> list[int]:
     """Stop the server while requests are in flight, and return the status of each."""
     async with httpx.AsyncClient(base_url=running.url, timeout=LONG_TIMEOUT_S) as client:
         requests = [asyncio.create_task(client.post("/detect", content=picture)) for _ in range(8)]

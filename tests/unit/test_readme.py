@@ -76,7 +76,7 @@ def settings() -> list[tuple[str, str]]:
     ]
 
 
-def test_the_documents_are_all_that_there_are() -> None:
+def test_every_document_is_listed() -> None:
     found = {
         str(path.relative_to(ROOT))
         for folder in ("configs", "scripts", "serve_app")

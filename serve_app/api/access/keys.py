@@ -66,8 +66,8 @@ class Key(BaseModel):
 def parse_keys(text: str) -> tuple[Key, ...]:
     """Return the entries of an API-key file.
 
-    Raise ConfigError if the file is invalid. The error never quotes the file, because somebody may have pasted a key
-    into it.
+    Raise ConfigError if the file is invalid. The error never quotes the file, because it may contain
+    a pasted key.
     """
     try:
         keys = TypeAdapter(tuple[Key, ...]).validate_python(yaml.safe_load(text))

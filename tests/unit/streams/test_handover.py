@@ -173,7 +173,7 @@ async def test_a_paused_and_a_finished_stream_are_not_moved(tmp_path: Path) -> N
     assert [worker.name for worker in workers.started] == ["finished:0"]
 
 
-async def test_a_worker_whose_node_is_unknown_is_asked_again(tmp_path: Path) -> None:
+async def test_a_worker_whose_node_is_unknown_is_queried_later(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
