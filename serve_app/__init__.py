@@ -2,7 +2,7 @@
 
     bytes -> pixels -> model input || batch -> raw output -> Detections -> response
 
-Everything that can fail for one picture happens left of ``||``; only valid frames of one shape enter a batch. Packages
+Everything that can fail for one image happens left of ``||``; only valid frames of one shape enter a batch. Packages
 import each other in one direction only: ``tests/unit/test_imports.py`` lists which package may import which.
 """
 

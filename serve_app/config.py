@@ -83,11 +83,11 @@ class ModelArgs(_Section):
     # The engines null and sleep run no model; they are for measuring everything else.
     engine: Literal["auto", "openvino", "onnx", "torch", "tensorrt", "null", "sleep"] = "auto"
     precision: Precision = "auto"
-    # A folder of typical pictures. With precision auto, the engine computes in bf16 if it finds the same objects in
+    # A folder of typical images. With precision auto, the engine computes in bf16 if it finds the same objects in
     # them; int8 is calibrated on them.
     calibration_dir: Path | None = None
     image_size_px: int = Field(640, ge=32, le=2048, multiple_of=32)  # only used if the file does not fix the size
-    # A picture in which the model must find something before it serves. If unset, the model only has to run.
+    # An image in which the model must find something before it serves. If unset, the model only has to run.
     known_picture: Path | None = None
     threads: int = Field(0, ge=0, le=1024)  # threads of a CPU engine; 0: one per core
     cache_dir: Path = Path("~/.cache/sightline")  # exported models; nodes may share the folder
@@ -110,7 +110,7 @@ class DetectArgs(_Section):
 
 
 class BatcherArgs(_Section):
-    """The batcher, which collects pictures while the engine is busy."""
+    """The batcher, which collects images while the engine is busy."""
 
     max_batch_size: int = Field(8, ge=1, le=256)
     max_queue_size: int = Field(128, ge=1, le=10_000)  # per kind of traffic
@@ -179,7 +179,7 @@ class LimitArgs(_Section):
 
     @property
     def max_pixels(self) -> int:
-        """The most pixels that a picture or a frame may have."""
+        """The most pixels that an image or a frame may have."""
         return self.max_megapixels * 1_000_000
 
 
@@ -196,7 +196,7 @@ class PreprocessorArgs(_Section):
     """The settings of each Preprocessor replica."""
 
     slots: int = Field(64, ge=1, le=1024)  # requests in flight, one shared-memory slot each
-    # Pictures decoded at the same time; 0: one per four cores. More threads than needed compete with the engine.
+    # Images decoded at the same time; 0: one per four cores. More threads than needed compete with the engine.
     decode_threads: int = Field(0, ge=0, le=64)
 
     @property
@@ -233,7 +233,7 @@ class StreamArgs(_Section):
 
 
 class OutboundArgs(_Section):
-    """The limits on addresses that clients name: picture URLs and sinks. Camera addresses are not limited."""
+    """The limits on addresses that clients name: image URLs and sinks. Camera addresses are not limited."""
 
     allowed_networks: str | None = None  # allowed besides public addresses, comma-separated
     detect_urls: bool = False  # allow POST /detect {"url": …}

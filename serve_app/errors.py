@@ -5,16 +5,16 @@
     |- Unauthorized                401 unauthorized        the API key is missing, unknown or expired
     |- Forbidden                   403 forbidden           the API key lacks the permission
     |- NotFound                    404 not_found           no such route, stream or model
-    |- UrlsDisabled                403 urls_disabled       fetching pictures by URL is disabled
+    |- UrlsDisabled                403 urls_disabled       fetching images by URL is disabled
     |- Conflict                    409 conflict            the name is already taken
-    |- TooLarge                    413 too_large           too many bytes, pixels or pictures
-    |- NotAnImage                  415 not_an_image        the bytes are in no supported picture format
+    |- TooLarge                    413 too_large           too many bytes, pixels or images
+    |- NotAnImage                  415 not_an_image        the bytes are in no supported image format
     |- UnsupportedEncoding         415 unsupported_encoding  the body's Content-Encoding is not supported
-    |- Undecodable                 422 undecodable         the picture is truncated or corrupt
-    |- Unfetchable                 422 unfetchable         the picture's URL cannot be fetched
+    |- Undecodable                 422 undecodable         the image is truncated or corrupt
+    |- Unfetchable                 422 unfetchable         the image's URL cannot be fetched
     |- InvalidParameter            422 invalid_parameter   a parameter is out of range, unknown or of the wrong type
     |  `- InvalidUrl               422 invalid_url         the URL is malformed, or its address is not allowed
-    |- PoisonPicture               422 poison              the picture crashed a process that worked on nothing else
+    |- PoisonPicture               422 poison              the image crashed a process that worked on nothing else
     |- RateLimited                 429 rate_limited        the key's rate or concurrency limit is exceeded; Retry-After
     |- Overloaded                  503 overloaded          a limit is reached; carries Retry-After
     |- Unavailable                 503 unavailable         a replica died or is not ready; carries Retry-After
@@ -102,7 +102,7 @@ class Forbidden(ServeAppError):
 
 
 class UrlsDisabled(ServeAppError):
-    """Fetching pictures by URL is disabled."""
+    """Fetching images by URL is disabled."""
 
     status_code, code = 403, "urls_disabled"
 
@@ -120,13 +120,13 @@ class Conflict(ServeAppError):
 
 
 class TooLarge(ServeAppError):
-    """The request has too many bytes, pixels or pictures."""
+    """The request has too many bytes, pixels or images."""
 
     status_code, code = 413, "too_large"
 
 
 class NotAnImage(ServeAppError):
-    """The bytes are in no supported picture format."""
+    """The bytes are in no supported image format."""
 
     status_code, code = 415, "not_an_image"
 
@@ -138,7 +138,7 @@ class UnsupportedEncoding(ServeAppError):
 
 
 class Undecodable(ServeAppError):
-    """The bytes begin like a picture, but it is truncated or corrupt."""
+    """The bytes begin like an image, but it is truncated or corrupt."""
 
     status_code, code = 422, "undecodable"
 
@@ -162,7 +162,7 @@ class InvalidUrl(InvalidParameter):
 
 
 class PoisonPicture(ServeAppError):
-    """A process crashed on this picture, and a second one crashed while it worked on nothing else."""
+    """A process crashed on this image, and a second one crashed while it worked on nothing else."""
 
     status_code, code = 422, "poison"
 

@@ -70,12 +70,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """The scaling, centring and padding that fit a picture into the model input."""
+    """The scaling, centring and padding that fit an image into the model input."""
 
-    width_px: int  # the picture's size
+    width_px: int  # the image's size
     height_px: int
     input_shape: InputShape
-    inner_width_px: int  # the picture's size inside the model input
+    inner_width_px: int  # the image's size inside the model input
     inner_height_px: int
     pad_x_px: int
     pad_y_px: int
@@ -83,7 +83,7 @@ class Letterbox:
 
 @dataclass(frozen=True)
 class Detections:
-    """The objects found in one picture, the most confident first, as arrays of equal length."""
+    """The objects found in one image, the most confident first, as arrays of equal length."""
 
     xyxy: NDArray[np.float32]  # (n, 4): left, top, right, bottom
     confidence: NDArray[np.float32]  # (n,)
@@ -127,7 +127,7 @@ def label_of(class_id: int, labels: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """The thresholds for one picture. Each picture of a batch has its own."""
+    """The thresholds for one image. Each image of a batch has its own."""
 
     confidence: float  # detections above it are kept
     iou: float  # boxes of one class that overlap by more are one object; has no effect on end-to-end models
@@ -240,7 +240,7 @@ class DetectParams:
 
 @dataclass(frozen=True)
 class Timing:
-    """The time that each stage took for a picture, in seconds."""
+    """The time that each stage took for an image, in seconds."""
 
     decode_s: float = 0.0  # decoding and letterboxing
     queue_s: float = 0.0
@@ -260,14 +260,14 @@ class SlotRef:
 
 @dataclass(frozen=True)
 class PictureRequest:
-    """One encoded picture for the Preprocessor."""
+    """One encoded image for the Preprocessor."""
 
     data: bytes
     params: DetectParams
     time_left_s: float  # a duration, because the clocks of two nodes differ
-    annotate: bool = False  # also return the picture with its boxes drawn
+    annotate: bool = False  # also return the image with its boxes drawn
     tenant: str = ""  # the batcher is fair between tenants
-    is_suspect: bool = False  # a Preprocessor died while it had this picture: decode it in a separate process
+    is_suspect: bool = False  # a Preprocessor died while it had this image: decode it in a separate process
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ class DetectReply:
 
 @dataclass(frozen=True)
 class Answer:
-    """The result for one picture, in pixels of the picture as a viewer shows it."""
+    """The result for one image, in pixels of the image as a viewer shows it."""
 
     detections: Detections
     width_px: int

@@ -1,4 +1,4 @@
-"""The pictures that the load generator sends: real photographs of mixed sizes, as JPEG."""
+"""The images that the load generator sends: real photographs of mixed sizes, as JPEG."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 
 from scripts.codes.surfaces import HELD_OUT, TRAINING, package_files, read_photograph
 
-_QUALITY = 90  # for pictures that packages ship as PNG
+_QUALITY = 90  # for images that packages ship as PNG
 
 
 def save_photographs(source: Path | None, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The embedded model ``codes``: its generated training pictures, its training and evaluation, and the demo.
+"""The embedded model ``codes``: its generated training images, its training and evaluation, and the demo.
 
 Training, by ``python -m scripts.codes train``:
     symbols, surfaces, distractors -> scenes -> dataset -> training -> export

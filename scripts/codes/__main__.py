@@ -1,7 +1,7 @@
-"""Train the embedded model ``codes`` on generated pictures, or evaluate it.
+"""Train the embedded model ``codes`` on generated images, or evaluate it.
 
 python -m scripts.codes train       train and write serve_app/models/embedded/: 2 hours on 2 cores, 1 GB of disk
-python -m scripts.codes evaluate    print the table of the documentation and save the contact sheet, on unseen pictures
+python -m scripts.codes evaluate    print the table of the documentation and save the contact sheet, on unseen images
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def main() -> None:
         "--folder",
         type=Path,
         default=ROOT / "build/codes",
-        help="folder for pictures and checkpoints (default: build/codes)",
+        help="folder for images and checkpoints (default: build/codes)",
     )
-    parser.add_argument("--seed", type=int, default=3, help="seed of the generated pictures (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=3, help="seed of the generated images (default: %(default)s)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train_parser = commands.add_parser("train", help="generate pictures and train the model")
+    train_parser = commands.add_parser("train", help="generate images and train the model")
     train_parser.add_argument("--epochs", type=int, default=12, help="epochs of training (default: %(default)s)")
     train_parser.add_argument("--device", default="cpu", help="cpu, or the number of a GPU (default: cpu)")
     train_parser.set_defaults(run=train)
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Generate the pictures, train the model, and write the files of the package."""
+    """Generate the images, train the model, and write the files of the package."""
     from scripts.codes import dataset, export, training  # imported late, because --help needs no torch
 
     splits = (dataset.TRAIN, dataset.VALIDATION)

@@ -1,4 +1,4 @@
-"""A dataset of scenes for Ultralytics. Picture ``i`` of a split depends only on the seed, the split and ``i``."""
+"""A dataset of scenes for Ultralytics. Image ``i`` of a split depends only on the seed, the split and ``i``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.codes.symbols import LABELS
 
 @dataclass(frozen=True)
 class Split:
-    """A set of pictures of one look. ``number`` makes its seeds differ from those of the other splits."""
+    """A set of images of one look. ``number`` makes its seeds differ from those of the other splits."""
 
     name: str
     number: int
@@ -35,12 +35,12 @@ TEST = Split("test", 2, HELD_OUT, 1_000)  # other photographs, materials and fon
 
 
 def scene(seed: int, split: Split, index: int, size_px: int) -> Scene:
-    """Generate one picture of a split."""
+    """Generate one image of a split."""
     return random_scene(np.random.default_rng([seed, split.number, index]), split.look, size_px)
 
 
 def write_dataset(folder: Path, splits: tuple[Split, ...], seed: int, size_px: int) -> Path:
-    """Write pictures and labels in YOLO's layout, and return the path of data.yaml."""
+    """Write images and labels in YOLO's layout, and return the path of data.yaml."""
     for split in splits:
         for part in ("images", "labels"):
             shutil.rmtree(folder / part / split.name, ignore_errors=True)  # remove an earlier set
@@ -48,7 +48,7 @@ def write_dataset(folder: Path, splits: tuple[Split, ...], seed: int, size_px: i
         with ProcessPoolExecutor(os.cpu_count()) as pool:
             write = partial(_write_picture, folder, seed, split, size_px)
             done = pool.map(write, range(split.pictures), chunksize=50)
-            for _ in track(done, f"{split.name}: making pictures", total=split.pictures):
+            for _ in track(done, f"{split.name}: making images", total=split.pictures):
                 pass
     data = folder / "data.yaml"
     paths = {split.name: f"images/{split.name}" for split in splits}

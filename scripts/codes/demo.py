@@ -1,4 +1,4 @@
-"""Serve the embedded model, send pictures, run a stream, check the answers against ground truth, and stop everything.
+"""Serve the embedded model, send images, run a stream, check the answers against ground truth, and stop everything.
 
 The demo needs no network. If YOLO26n can be downloaded, it also detects people and cars.
 """
@@ -36,7 +36,7 @@ PICTURES, CLIENTS, FRAMES = 48, 8, 200
 STREAM = "belt"
 STREAM_TIMEOUT_S = 180
 PUBLISHED_TIMEOUT_S = 120  # long, because the model is exported first
-MIN_FOUND = 0.98  # share of the codes in pictures and in frames; all are large and clean
+MIN_FOUND = 0.98  # share of the codes in images and in frames; all are large and clean
 MIN_FRAMES = FRAMES // 20  # frames whose results were fetched in time to be scored
 
 console = Console(soft_wrap=True, highlight=False)
@@ -74,9 +74,7 @@ def run(*, keep: bool) -> str | None:
         of_pictures, pictures_per_s = post_pictures(server, pictures)
         of_frames, frames_per_s = run_stream(server, frames, keep=keep)
         console.print(result_table({"pictures": of_pictures, "frames": of_frames}))
-        console.print(
-            f"pictures: {pictures_per_s:.0f} per second from {CLIENTS} clients; stream: {frames_per_s:.0f} fps"
-        )
+        console.print(f"images: {pictures_per_s:.0f} per second from {CLIENTS} clients; stream: {frames_per_s:.0f} fps")
         show_annotated(
             server.client, {"parcels": encode_jpeg(pictures[0].pixels), "belt": encode_jpeg(frames[-1].pixels)}
         )
@@ -101,9 +99,9 @@ def run(*, keep: bool) -> str | None:
 
 
 def make_media() -> tuple[list[Scene], list[Scene]]:
-    """Generate the pictures and the frames of the belt, and save one picture and the video."""
+    """Generate the images and the frames of the belt, and save one image and the video."""
     with progress() as bar:
-        pictures = list(bar.track(map(samples.picture, range(PICTURES)), PICTURES, description="making pictures"))
+        pictures = list(bar.track(map(samples.picture, range(PICTURES)), PICTURES, description="making images"))
         frames = list(bar.track(map(samples.belt_frame, range(FRAMES)), FRAMES, description="making a video"))
     (FOLDER / "parcels.jpg").write_bytes(encode_jpeg(pictures[0].pixels))
     part = samples.save_video(FOLDER / f"part-{os.getpid()}.mp4", frames)
@@ -140,7 +138,7 @@ def save_config(weights: Path | None) -> Path:
 
 
 def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], float]:
-    """Send every picture over HTTP from several clients. Return the scores and the pictures per second."""
+    """Send every image over HTTP from several clients. Return the scores and the images per second."""
 
     def post(scene: Scene) -> Score:
         return score(scene, [Guess.of(found) for found in server.client.detect(encode_jpeg(scene.pixels))])
@@ -150,7 +148,7 @@ def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], f
     try:
         with progress() as bar:
             answers = clients.map(post, pictures)
-            scores = list(bar.track(answers, len(pictures), description=f"posting pictures, {CLIENTS} clients"))
+            scores = list(bar.track(answers, len(pictures), description=f"posting images, {CLIENTS} clients"))
     finally:
         clients.shutdown(cancel_futures=True)
     return scores, len(pictures) / (time.monotonic() - started_at_s)
@@ -215,11 +213,11 @@ def verdict(scores: list[Score], title: str, least: int) -> str | None:
 
 
 def show_annotated(client: Client, pictures: dict[str, bytes]) -> None:
-    """Save pictures annotated by the service."""
+    """Save images annotated by the service."""
     for name, data in pictures.items():
         path = FOLDER / f"{name}-found.jpg"
         path.write_bytes(client.annotate(data))
-        console.print(f"picture  {path}")
+        console.print(f"image  {path}")
 
 
 def wait_for_published(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""Pictures that a model could mistake for a code: text, photographs, lattices, stripes, signs."""
+"""Images that a model could mistake for a code: text, photographs, lattices, stripes, signs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scripts.codes.surfaces import Look, Picture, Rng, colour_pair, photograph_p
 
 
 def distractor(rng: Rng, look: Look, width: int, height: int) -> Picture:
-    """Return a random picture that looks like a code but is not one."""
+    """Return a random image that looks like a code but is not one."""
     kind = rng.random()
     if kind < 0.2:
         return _paragraph(rng, look, width, height)

@@ -1,4 +1,4 @@
-"""Evaluation of the embedded model on unseen pictures, with the engine and thresholds used in serving."""
+"""Evaluation of the embedded model on unseen images, with the engine and thresholds used in serving."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
 from serve_app.types import DetectOptions, Pixels
 
-SIZE_PX = 640  # of test pictures and of the model input, so pictures are not rescaled
+SIZE_PX = 640  # of test images and of the model input, so images are not rescaled
 WIDTHS_PX = (0, 16, 24, 32, 64, 128, 1000)  # the size classes in the table of recall
 _COLUMNS = 4  # in the contact sheet
 _MIN_CONFIDENCE = 0.01  # low, because average precision needs uncertain detections too
@@ -42,7 +42,7 @@ class Report:
     map50: dict[str, float]  # by label, and "all"
     map50_95: dict[str, float]
     recall: dict[str, dict[tuple[int, int], tuple[int, int]]]  # by label, and "all": width from, to -> found, total
-    false_per_picture: float  # on the generated pictures
+    false_per_picture: float  # on the generated images
     photographs: dict[Path, list[Guess]]  # every detection is a false positive
     confidence: float  # the default threshold, used for recall and false positives
 
@@ -64,8 +64,8 @@ class Report:
         count = sum(map(len, self.photographs.values()))
         lines += [
             "",
-            f"False positives above {self.confidence}: {self.false_per_picture:.3f} per generated picture, {count} on "
-            f"{len(self.photographs)} photographs ({count / max(len(self.photographs), 1):.2f} per picture).",
+            f"False positives above {self.confidence}: {self.false_per_picture:.3f} per generated image, {count} on "
+            f"{len(self.photographs)} photographs ({count / max(len(self.photographs), 1):.2f} per image).",
         ]
         return "\n".join(lines)
 
@@ -81,13 +81,13 @@ def _share(found: int, asked: int) -> str:
 
 
 def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_sheet: Path | None = None) -> Report:
-    """Evaluate the model on test pictures and photographs. Save a contact sheet, with failures below successes."""
+    """Evaluate the model on test images and photographs. Save a contact sheet, with failures below successes."""
     engine = load(ModelArgs(weights=Path("codes"), engine="openvino", image_size_px=SIZE_PX), has_gpu=False)
     threshold = DetectArgs().confidence
     truths: list[Sequence[Truth]] = []
     guesses: list[list[Guess]] = []
     scores: list[Score] = []
-    for index in track(range(pictures), "test pictures"):
+    for index in track(range(pictures), "test images"):
         scene = dataset.scene(seed, dataset.TEST, index, SIZE_PX)
         found = detect(engine, scene.pixels, _MIN_CONFIDENCE)
         truths.append(scene.truths)
@@ -107,7 +107,7 @@ def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_s
 
 
 def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
-    """Return the detections in a picture, as the service would."""
+    """Return the detections in an image, as the service would."""
     slot = np.empty(engine.info.input_shape.array, np.uint8)
     fitted = letterbox(pixels, slot)
     (raw,) = engine.infer([slot])
@@ -149,7 +149,7 @@ def _average_precision(
         judge = COCOeval(coco, answers, "bbox")
         judge.evaluate()
         judge.accumulate()
-    # The axes are (IoU, recall, label), for all areas and at most 100 detections per picture.
+    # The axes are (IoU, recall, label), for all areas and at most 100 detections per image.
     precision = judge.eval["precision"][:, :, :, 0, -1]
     by_label = {label: precision[:, :, number].mean(1) for number, label in enumerate(LABELS)}
     by_label = {"all": np.mean(list(by_label.values()), axis=0)} | by_label
@@ -170,7 +170,7 @@ def _recall(scores: list[Score], label: str) -> dict[tuple[int, int], tuple[int,
 
 
 def _save_contact_sheet(path: Path, seed: int, scores: list[Score]) -> None:
-    """Save two rows of pictures without errors, and two rows with missed or made-up codes."""
+    """Save two rows of images without errors, and two rows with missed or made-up codes."""
     good = [index for index, one in enumerate(scores) if len(one.found) >= 2 and not one.missed and not one.false]
     bad = [index for index, one in enumerate(scores) if one.missed or one.false]
     chosen = good[: 2 * _COLUMNS] + bad[: 2 * _COLUMNS]

@@ -1,4 +1,4 @@
-"""Generated pictures and a video of parcels. The position and payload of every code are known exactly."""
+"""Generated images and a video of parcels. The position and payload of every code are known exactly."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SEED = 7
 
 
 def picture(number: int) -> Scene:
-    """Draw five parcels on a floor. The first parcel's QR code says ``picture`` and the number. All pictures differ."""
+    """Draw five parcels on a floor. The first parcel's QR code says ``image`` and the number. All images differ."""
     rng = np.random.default_rng([_SEED, 0, number])
     pixels = wood(rng, PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX)
     truths = []
     cells = rng.permutation(6)[:5]
     for index, cell in enumerate(cells):
         label = "qr_code" if index == 0 else LABELS[(number + index) % len(LABELS)]
-        payload = f"picture {number:06}" if index == 0 else f"{number:06}-{index}"
+        payload = f"image {number:06}" if index == 0 else f"{number:06}-{index}"
         symbol = _symbol(label, payload, 40 * number + index)
         centre = np.array([(cell % 3 + 0.5) * PICTURE_WIDTH_PX / 3, (cell // 3 + 0.5) * PICTURE_HEIGHT_PX / 2])
         angle = rng.uniform(-0.35, 0.35) if index == 0 else rng.uniform(0, 2 * np.pi)
@@ -74,7 +74,7 @@ def save_video(path: Path, frames: Iterable[Scene]) -> Path:
 
 
 def write_video(path: Path, pictures: Iterable[Picture], *, fps: float, size_px: tuple[int, int]) -> Path:
-    """Write pictures of size ``size_px`` (width, height) as a video. See ``save_video`` for the codec."""
+    """Write images of size ``size_px`` (width, height) as a video. See ``save_video`` for the codec."""
     codec = "FFV1" if path.suffix == ".avi" else "mp4v"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, size_px)
     if not writer.isOpened():

@@ -1,4 +1,4 @@
-"""Random pictures of codes on objects, with exact boxes."""
+"""Random images of codes on objects, with exact boxes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 @dataclass(frozen=True)
 class Truth:
-    """One code in a picture. The box surrounds its modules, without the quiet zone, in pixels."""
+    """One code in an image. The box surrounds its modules, without the quiet zone, in pixels."""
 
     label: str
     payload: str
-    box: Box  # clipped to the picture in random scenes
+    box: Box  # clipped to the image in random scenes
 
     @property
     def width_px(self) -> float:
@@ -36,7 +36,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and the ground truth of every code in it."""
+    """An image and the ground truth of every code in it."""
 
     pixels: Picture
     truths: tuple[Truth, ...]
@@ -45,14 +45,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Art:
-    """A flat picture to paste. ``outline`` has points around its code, and is empty if it shows none."""
+    """A flat image to paste. ``outline`` has points around its code, and is empty if it shows none."""
 
     pixels: Picture
     outline: Points
 
 
 def random_scene(rng: Rng, look: Look, size_px: int) -> Scene:
-    """Draw a square picture of zero to six codes among distractors, as seen by a poor camera."""
+    """Draw a square image of zero to six codes among distractors, as seen by a poor camera."""
     pixels = background(rng, look, size_px, size_px)
     taken: list[Box] = []
     truths: list[Truth] = []

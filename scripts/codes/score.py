@@ -1,4 +1,4 @@
-"""Comparison of answers with the ground truth of a picture."""
+"""Comparison of answers with the ground truth of an image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Score:
-    """The found and missed codes of a picture, and the false positives."""
+    """The found and missed codes of an image, and the false positives."""
 
     found: tuple[tuple[Truth, Guess], ...]
     missed: tuple[Truth, ...]

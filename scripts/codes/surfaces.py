@@ -21,13 +21,13 @@ Picture = NDArray[np.uint8]  # (height, width, 3) BGR
 
 @dataclass(frozen=True)
 class Look:
-    """Everything that differs between the training and test pictures, so a model is tested on unseen material."""
+    """Everything that differs between the training and test images, so a model is tested on unseen material."""
 
     photographs: tuple[str, ...]  # package/path of installed files; their licences are below
     surfaces: tuple[Callable[[Rng, int, int], Picture], ...]
     fonts: tuple[str, ...]
     strength: float  # strength of all distortions
-    largest: float  # the largest code, as a share of the picture's width
+    largest: float  # the largest code, as a share of the image's width
 
 
 def background(rng: Rng, look: Look, width: int, height: int) -> Picture:
@@ -53,7 +53,7 @@ def words(rng: Rng, characters: int) -> str:
 
 
 def write(picture: Picture, text: str, at: tuple[int, int], size_px: int, ink: Picture, font_name: str) -> None:
-    """Write text into the picture. ``at`` is its upper left corner."""
+    """Write text into the image. ``at`` is its upper left corner."""
     font = _font(font_name, max(size_px, 5))
     _left, _top, right, bottom = font.getbbox(text)
     mask = Image.new("L", (max(int(right), 1), max(int(bottom), 1)))
@@ -94,7 +94,7 @@ def photograph_part(rng: Rng, look: Look, width: int, height: int) -> Picture:
 
 @cache
 def read_photograph(name: str) -> Picture:
-    """Read a picture from an installed package, by package/path."""
+    """Read an image from an installed package, by package/path."""
     picture: Picture | None = cv2.imread(str(_installed(name)), cv2.IMREAD_COLOR)
     if picture is None:
         raise FileNotFoundError(f"{name} is missing: the package no longer has it")

@@ -1,4 +1,4 @@
-"""Training of ``codes`` from random weights, on generated pictures only."""
+"""Training of ``codes`` from random weights, on generated images only."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def train(data: Path, folder: Path, *, epochs: int, seed: int, device: str) -> P
             "device": device,
             "amp": False,  # Ultralytics supports it only on CUDA; CodesModel uses bfloat16 instead
             "workers": 2,
-            # The generated pictures are already varied, so there is no mosaic. A mirrored code is not a code.
+            # The generated images are already varied, so there is no mosaic. A mirrored code is not a code.
             "mosaic": 0.0,
             "fliplr": 0.0,
             "translate": 0.1,

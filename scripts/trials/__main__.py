@@ -9,8 +9,8 @@ python -m scripts.trials resize             add a second Ray node under load, dr
 python -m scripts.trials scale              step a load up, hold it for 75 s and step it down; plot how Detectors follow
 python -m scripts.trials swap               change the model 20 times without downtime, then try an invalid file
 python -m scripts.trials mixed              serve two models at once for a minute
-python -m scripts.trials hostile            send 20,000 hostile requests: damaged pictures, bombs, malformed HTTP
-python -m scripts.trials field              try real-world pictures, cameras, models, clients and machines
+python -m scripts.trials hostile            send 20,000 hostile requests: damaged images, bombs, malformed HTTP
+python -m scripts.trials field              try real-world images, cameras, models, clients and machines
 
 Each trial starts scripts/serve with the embedded model, prints what it measured, and exits 1 when something was wrong.
 The cameras are GStreamer's RTSP server: scripts/servers installs it.
@@ -49,7 +49,7 @@ def main() -> None:
         metavar="MODEL",
         help="swap, mixed: the two models (default: the embedded one twice)",
     )
-    parser.add_argument("--picture", type=Path, help="swap, mixed: a picture in which both models detect something")
+    parser.add_argument("--picture", type=Path, help="swap, mixed: an image in which both models detect something")
     parser.add_argument("--kind", metavar="TEXT", help="field: try only the kinds whose name contains TEXT")
     options = parser.parse_args()
     times, run = runs.TRIALS[options.trial]

@@ -1,4 +1,4 @@
-"""Random hostile requests: damaged pictures, bombs, false lengths, malformed multipart and malformed HTTP."""
+"""Random hostile requests: damaged images, bombs, false lengths, malformed multipart and malformed HTTP."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _api(rng: random.Random) -> Attack:
 
 
 def _picture(rng: random.Random) -> Attack:
-    """Return a damaged picture, as the body or as one part among intact ones."""
+    """Return a damaged image, as the body or as one part among intact ones."""
     body = damaged(rng, rng.choice(_PICTURES), rng.choice(_PICTURES))
     headers = [("Content-Type", rng.choice(("image/jpeg", "application/octet-stream", "text/html", "")))]
     if rng.random() < 0.1:
@@ -61,7 +61,7 @@ def _picture(rng: random.Random) -> Attack:
         return _post("picture", body, *headers, path=path)
     parts = [body, *(rng.choice((_SOUND, body, b"")) for _ in range(rng.randrange(4)))]
     rng.shuffle(parts)
-    return _multipart("picture in parts", b"".join(_part(part) for part in parts) + b"--x--\r\n", path=path)
+    return _multipart("image in parts", b"".join(_part(part) for part in parts) + b"--x--\r\n", path=path)
 
 
 def _bomb(rng: random.Random) -> Attack:

@@ -1,6 +1,6 @@
-"""Picture bombs: small files built to cost a decoder minutes or gigabytes.
+"""Image bombs: small files built to cost a decoder minutes or gigabytes.
 
-None of them may cost the server more than a legitimate picture of the largest allowed size.
+None of them may cost the server more than a legitimate image of the largest allowed size.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _stuffed_jpeg(segment: bytes) -> bytes:
 
 
 def _scanning_jpeg() -> bytes:
-    """Return a JPEG of very many scans: each takes nine bytes, and costs as much as decoding the whole picture."""
+    """Return a JPEG of very many scans: each takes nine bytes, and costs as much as decoding the whole image."""
     whole = pictures()["JPEG, progressive"]
     return whole[:-2] + _fill(whole[whole.rindex(b"\xff\xda") : -2], len(whole)) + whole[-2:]
 

@@ -1,4 +1,4 @@
-"""A camera for trials: a real RTSP server in its own process that shows the pictures of a folder."""
+"""A camera for trials: a real RTSP server in its own process that shows the images of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that post one picture repeatedly and record the outcome of every request."""
+"""Clients that post one image repeatedly and record the outcome of every request."""
 
 from __future__ import annotations
 

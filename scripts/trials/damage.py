@@ -1,4 +1,4 @@
-"""Intact pictures of every supported format, and ways to damage them: bytes that a decoder must survive."""
+"""Intact images of every supported format, and ways to damage them: bytes that a decoder must survive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Damage = Callable[[random.Random, bytes], bytes]
 
 
 def pictures() -> dict[str, bytes]:
-    """Return one picture of each kind, a few kilobytes each."""
+    """Return one image of each kind, a few kilobytes each."""
     rows, columns = np.mgrid[0:_HEIGHT_PX, 0:_WIDTH_PX]
     pixels = np.stack([columns * 5, rows * 6, (rows * columns) % 256], axis=2).astype(np.uint8)
     rgb = Image.fromarray(pixels)
@@ -68,7 +68,7 @@ def pictures() -> dict[str, bytes]:
 
 
 def damaged(rng: random.Random, whole: bytes, other: bytes) -> bytes:
-    """Damage a picture in up to four ways; parts of the picture ``other`` may be inserted."""
+    """Damage an image in up to four ways; parts of the image ``other`` may be inserted."""
     data = whole
     for _ in range(rng.choice((1, 1, 2, 4))):
         data = data[:_LONGEST_BYTES]  # repeated damage must not make the file grow without limit
@@ -180,7 +180,7 @@ _DAMAGES: tuple[Damage, ...] = (
 
 
 def split(data: bytes) -> list[bytes]:
-    """Split a picture into its file header and its segments (JPEG) or chunks (PNG, WebP), which join to the same file.
+    """Split an image into its file header and its segments (JPEG) or chunks (PNG, WebP), which join to the same file.
 
     Other formats are split into pieces of 64 bytes.
     """

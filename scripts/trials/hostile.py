@@ -37,7 +37,7 @@ _SMALL_WINDOW_BYTES = 2048
 _SETTLED_WITHIN_S = 90.0
 _SAME_FOR_S = 3.0
 _SAME_MIB = 5.0
-_MEMORY_SLACK_MIB = 100.0  # per process: allocators keep memory of 32 MiB bodies and 50-megapixel pictures
+_MEMORY_SLACK_MIB = 100.0  # per process: allocators keep memory of 32 MiB bodies and 50-megapixel images
 _TOP_FOLDERS = (b"tmp", b"home", b"usr", b"root")  # of a file system: an answer that shows one reveals our location
 _LASTING = ("Ingress", "Preprocessor", "Detector", "StreamSupervisor")
 _LEAKS = (b"Traceback", b'File "', b"site-packages", b".py", b"root:x:", *(b"/%b/" % top for top in _TOP_FOLDERS))
@@ -89,7 +89,7 @@ def hostile(
 ) -> Hostile:
     """Send ``times`` hostile requests; the same seed sends the same ones.
 
-    ``honest`` is a picture in which the model detects something, for the legitimate requests, of which ``slots`` may be
+    ``honest`` is an image in which the model detects something, for the legitimate requests, of which ``slots`` may be
     in flight at once. ``video`` is the source of the stream under attack.
     """
     trial = Hostile(seed)
@@ -123,7 +123,7 @@ def hostile(
 
 
 class _LegitimateClient:
-    """A legitimate client, which checks that its picture always gets the same answer."""
+    """A legitimate client, which checks that its image always gets the same answer."""
 
     def __init__(self, url: str, picture: bytes, trial: Hostile) -> None:
         self._picture = picture

@@ -1,4 +1,4 @@
-"""Kill every kind of process (SIGKILL) while clients post pictures and a stream must keep every frame."""
+"""Kill every kind of process (SIGKILL) while clients post images and a stream must keep every frame."""
 
 from __future__ import annotations
 

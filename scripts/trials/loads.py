@@ -1,4 +1,4 @@
-"""Adjustable load: pictures over HTTP, or streams."""
+"""Adjustable load: images over HTTP, or streams."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Answers:
 
 
 class AdjustableLoad(Protocol):
-    """A load that sends pictures at an adjustable level."""
+    """A load that sends images at an adjustable level."""
 
     def offer(self, level: int) -> None:
         """Set the level of the load from now on."""

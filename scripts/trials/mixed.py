@@ -28,7 +28,7 @@ class Mixed:
 
 
 def mix(cluster: Cluster, pictures: Path, duration_s: float, tell: Callable[[float], None]) -> Mixed:
-    """Let clients and streams use both models for ``duration_s``, on the only picture in the folder ``pictures``."""
+    """Let clients and streams use both models for ``duration_s``, on the only image in the folder ``images``."""
     trial = Mixed()
     (picture,) = pictures.iterdir()
     reference = Reference(picture.read_bytes())

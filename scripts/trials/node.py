@@ -36,14 +36,14 @@ class NodeLoss:
         default_factory=list
     )  # for each of them: from the kill until a client gets a later frame's result
     lost: int = 0  # captured frames without a result, as counted by gap events
-    requests: int = 0  # for pictures
+    requests: int = 0  # for images
     problems: list[str] = field(default_factory=list)
 
 
 def lose_node(cluster: Cluster, video: Path, picture: bytes, times: int, tell: Callable[[int], None]) -> NodeLoss:
     """Add a node, start streams on it and kill all of its processes at once, ``times`` times.
 
-    Meanwhile clients post pictures, which are answered by replicas on the first node only.
+    Meanwhile clients post images, which are answered by replicas on the first node only.
     """
     trial = NodeLoss()
     with clients(cluster.url, picture, _CLIENTS) as crowd:

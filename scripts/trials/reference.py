@@ -1,4 +1,4 @@
-"""The detections that two models should return for one picture."""
+"""The detections that two models should return for one image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from serve_app.types import Detections
 
 
 class Reference:
-    """The expected detections of one picture, by the name of the model."""
+    """The expected detections of one image, by the name of the model."""
 
     def __init__(self, picture: bytes) -> None:
         self.picture = picture

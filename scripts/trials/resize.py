@@ -20,7 +20,7 @@ from scripts.trials.node import own_memory, second_node
 SPREAD = {name: {"num_replicas": 2, "max_replicas_per_node": 1} for name in ("Ingress", "Preprocessor", "Detector")}
 _STREAMS = 4
 _CLIENTS = 4
-_WORK = 20  # pictures that the node's engine must process before the node counts as working
+_WORK = 20  # images that the node's engine must process before the node counts as working
 _DEADLINE_S = 60  # from the drain to the node's end; longer than its replicas may take to finish
 _ENDS_WITHIN_S = 120.0
 _CALM_S = 5.0  # the load continues for this long after the node has ended
@@ -30,7 +30,7 @@ _CALM_S = 5.0  # the load continues for this long after the node has ended
 class Resize:
     """The results of the trial."""
 
-    requests: int = 0  # for pictures
+    requests: int = 0  # for images
     joined_s: list[float] = field(default_factory=list)  # for each node: from its joining until it works
     moved: int = 0  # streams that were on the node
     away_s: list[float] = field(
@@ -56,7 +56,7 @@ def resize(
 ) -> Resize:
     """Add a node, start replicas of ``deployments`` and streams on it, and drain it, ``times`` times.
 
-    Meanwhile clients post pictures. Every frame of a stream that was on the node must have exactly one result.
+    Meanwhile clients post images. Every frame of a stream that was on the node must have exactly one result.
     """
     starter = own_memory()
     trial = Resize()
@@ -90,7 +90,7 @@ def _use_and_drain(
     for deployment in deployments:
         until(partial(there.replicas, deployment), what=f"a {deployment} on the second node")
     if "Detector" in deployments:
-        until(lambda: there.total("sightline_inferences") >= _WORK, what="the second node to process pictures")
+        until(lambda: there.total("sightline_inferences") >= _WORK, what="the second node to process images")
     trial.joined_s.append(time.time() - joined_at_s)
     with ExitStack() as streams:
         followers = {}

@@ -15,7 +15,7 @@ from gi.repository import GLib, Gst, GstRtspServer  # import only after the vers
 
 
 def main(port: str, folder: str, fps: str, credentials: str = "") -> None:
-    """Serve the pictures at /cam until the process is killed."""
+    """Serve the images at /cam until the process is killed."""
     Gst.init(None)
     server = GstRtspServer.RTSPServer.new()
     server.set_address("127.0.0.1")

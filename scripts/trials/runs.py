@@ -73,7 +73,7 @@ def run_kills(times: int, _: Namespace) -> list[str]:
         late += _show(f"SIGKILL of {victim}: until a later frame's result", deaths.away_s, bar_s)
         _show(f"SIGKILL of {victim}: the slowest request", deaths.slowest_s)
         console.print(f"  failed in flight: {dict(deaths.cut)}; sent afterwards and failed: {dict(deaths.failed)}")
-    console.print(f"{killed.requests} requests for pictures")
+    console.print(f"{killed.requests} requests for images")
     console.print(f"{killed.frames} frames with a result, {killed.lost} lost in {killed.gaps} gaps")
     return killed.problems + late
 
@@ -111,7 +111,7 @@ def run_node(times: int, _: Namespace) -> list[str]:
     with serving() as cluster, progress("node", times) as tell:
         moved = lose_node(cluster, save_video(), honest_picture(), times, tell)
     late = _show("from the node's death to a later frame's result", moved.away_s, _NODE_BAR_S)
-    console.print(f"{moved.requests} requests for pictures")
+    console.print(f"{moved.requests} requests for images")
     console.print(f"{moved.moved} streams were taken over, {moved.lost} frames lost in gaps")
     return moved.problems + late
 
@@ -125,7 +125,7 @@ def run_resize(times: int, _: Namespace) -> list[str]:
     _show("from the drain to a stream's result from elsewhere", resized.moved_s)
     late = _show("the interruption of a moved stream", resized.away_s, _MOVE_BAR_S)
     _show("from the drain to the node's end", resized.drain_s)
-    console.print(f"{resized.requests} requests for pictures")
+    console.print(f"{resized.requests} requests for images")
     console.print(
         f"{resized.moved} streams moved; {resized.frames} frames with a result, of which followers missed "
         f"{resized.unseen}; {resized.lost} lost"
@@ -135,7 +135,7 @@ def run_resize(times: int, _: Namespace) -> list[str]:
 
 
 def run_scale(hold_s: int, _: Namespace) -> list[str]:
-    """Check that the number of Detectors follows a load of pictures over HTTP, then one of streams."""
+    """Check that the number of Detectors follows a load of images over HTTP, then one of streams."""
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps(
         {"GPU": 4, "CPU": 16}
     )  # logical resources of the Ray that ``serving`` starts
@@ -144,11 +144,11 @@ def run_scale(hold_s: int, _: Namespace) -> list[str]:
     plan = Plan(low=20, high=120, **bounds)
     with (
         serving(scaling_config(max_batch_size=8, plan=plan)) as cluster,
-        progress("pictures over HTTP", _SCALE_S + hold_s) as tell,
+        progress("images over HTTP", _SCALE_S + hold_s) as tell,
         HttpLoad(f"{cluster.url}/detect", small_picture()) as load,
     ):
-        trials["pictures over HTTP: one Detector takes 40/s"] = scale(cluster.detectors, load, plan, tell)
-    console.print(f"{load.count} requests for pictures")
+        trials["images over HTTP: one Detector takes 40/s"] = scale(cluster.detectors, load, plan, tell)
+    console.print(f"{load.count} requests for images")
     plan = Plan(low=2, high=12, **bounds)  # streams
     with (
         serving(scaling_config(max_batch_size=2, plan=plan)) as cluster,
@@ -177,7 +177,7 @@ def run_swap(times: int, options: Namespace) -> list[str]:
     with serving(config) as cluster, progress("swap", times) as tell:
         swapped = swap(cluster, CONFIG, (second, first), save_one_picture(options.picture), times, tell)
     _show("from the command to an answer of the new model", swapped.took_s)
-    console.print(f"{swapped.requests} requests for pictures; answers by model: {dict(swapped.answers)}")
+    console.print(f"{swapped.requests} requests for images; answers by model: {dict(swapped.answers)}")
     console.print("the Detector, MiB: " + " ".join(f"{mib:.0f}" for mib in swapped.memory_mib))
     console.print(f"the answer to an invalid model file: {swapped.refusal}")
     return swapped.problems
@@ -209,7 +209,7 @@ def run_hostile(times: int, options: Namespace) -> list[str]:
 
 
 def run_field(times: int, options: Namespace) -> list[str]:
-    """Check real-world pictures, cameras, models, clients and machines."""
+    """Check real-world images, cameras, models, clients and machines."""
     cases = of_kind(CASES, options.kind) * times
     if not cases:
         return [f"--kind: the name of no kind contains {options.kind!r}"]

@@ -84,7 +84,7 @@ class Scaling:
             return "too short to measure"
         _, offered, answered, p50_s, p99_s = (np.array(column) for column in zip(*held, strict=True))
         return (
-            f"{answered.mean():.1f} of {offered.mean():.1f} pictures answered, p50 {np.nanmedian(p50_s):.2f} s, "
+            f"{answered.mean():.1f} of {offered.mean():.1f} images answered, p50 {np.nanmedian(p50_s):.2f} s, "
             f"p99 {np.nanmedian(p99_s):.2f} s (median of windows), {np.nanmax(p99_s):.2f} s at most"
         )
 

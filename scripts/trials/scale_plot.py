@@ -26,7 +26,7 @@ def save_plot(trials: Mapping[str, Scaling], path: Path) -> Path:
         assert answers is not None
         load.step(answers.at_s, answers.offered_per_s, where="pre", color=_OFFERED, label="offered")
         load.plot(answers.at_s, answers.answered_per_s, color=_ANSWERED, label="answered")
-        load.set(title=title, ylabel="pictures per second", ylim=(0, None))
+        load.set(title=title, ylabel="images per second", ylim=(0, None))
         at_s = [count.at_s for count in trial.counts]
         running = [count.running for count in trial.counts]
         detectors.fill_between(at_s, running, step="post", color=_ANSWERED, alpha=0.4, label="running")

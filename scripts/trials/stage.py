@@ -1,4 +1,4 @@
-"""What trials need: the application as scripts/serve runs it, and the pictures and videos that it processes."""
+"""What trials need: the application as scripts/serve runs it, and the images and videos that it processes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def progress(title: str, total: float) -> Iterator[Tell]:
 
 
 def save_pictures() -> Path:
-    """Save the pictures that a camera shows, and return their folder."""
+    """Save the images that a camera shows, and return their folder."""
     folder = FOLDER / "camera"
     folder.mkdir(exist_ok=True)
     for number in range(FRAMES):
@@ -77,7 +77,7 @@ def save_pictures() -> Path:
 
 
 def save_one_picture(of: Path | None) -> Path:
-    """Make a folder with one picture: ``of``, or one in which the embedded model detects something."""
+    """Make a folder with one image: ``of``, or one in which the embedded model detects something."""
     folder = FOLDER / "one"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -86,12 +86,12 @@ def save_one_picture(of: Path | None) -> Path:
 
 
 def honest_picture() -> bytes:
-    """Return a picture in which the embedded model detects something."""
+    """Return an image in which the embedded model detects something."""
     return cv2.imencode(".jpg", samples.belt_frame(0).pixels)[1].tobytes()
 
 
 def small_picture() -> bytes:
-    """Return a picture of 640×480: decoding, the main cost when the engine only sleeps, is then cheap."""
+    """Return an image of 640×480: decoding, the main cost when the engine only sleeps, is then cheap."""
     return cv2.imencode(".jpg", cv2.resize(samples.belt_frame(0).pixels, SMALL_PX))[1].tobytes()
 
 

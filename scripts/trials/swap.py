@@ -44,7 +44,7 @@ def swap(
 ) -> Swaps:
     """Change between two models ``times`` times; every answer must equal what the model that it names detects.
 
-    ``pictures`` is a folder with one picture, which clients post and streams show. Raise EventTimeout when a stream
+    ``images`` is a folder with one image, which clients post and streams show. Raise EventTimeout when a stream
     shows no result of the new model.
     """
     trial = Swaps()

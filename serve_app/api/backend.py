@@ -11,7 +11,7 @@ from serve_app.types import Answer, DetectorState, EventPage, PictureRequest, Sn
 
 
 class Backend(Protocol):
-    """The port to the model graph: it takes an encoded picture and returns the answer."""
+    """The port to the model graph: it takes an encoded image and returns the answer."""
 
     async def ready(self) -> DetectorState:
         """Return the state of the default model, as a warm replica reports it.
@@ -26,10 +26,10 @@ class Backend(Protocol):
         """
 
     def admit(self, tenant: str, model: str) -> None:
-        """Check for capacity before a request's pictures are read. Raise Overloaded if the graph is full."""
+        """Check for capacity before a request's images are read. Raise Overloaded if the graph is full."""
 
     async def detect(self, request: PictureRequest) -> Answer:
-        """Return the answer for one picture. Raise ServeAppError if there is none.
+        """Return the answer for one image. Raise ServeAppError if there is none.
 
         The batcher shares the engine fairly between tenants.
         """
@@ -39,7 +39,7 @@ class Metrics(Protocol):
     """The port to the counters of the HTTP interface: see ``telemetry.metrics.Telemetry``."""
 
     def refused(self, error: ServeAppError) -> None:
-        """Count a picture or a request that gets an error as its response."""
+        """Count an image or a request that gets an error as its response."""
 
     def requested(self, key: str, outcome: str) -> None:
         """Count a request with a key of this name. ``outcome`` is ``admitted`` or the code of the refusal."""

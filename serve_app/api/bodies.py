@@ -1,4 +1,4 @@
-"""Reading pictures from a request's body, within limits that are enforced while the body is read."""
+"""Reading images from a request's body, within limits that are enforced while the body is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serve_app.errors import InvalidParameter, Limit, Malformed, NotAnImage, Too
 from serve_app.schemas.detect import PictureUrl
 
 _MAX_JSON_BYTES = 2**14
-_MAX_FIELDS = 16  # form fields besides the pictures
+_MAX_FIELDS = 16  # form fields besides the images
 _MAX_FIELD_BYTES = 8192
 _SNIFF_BYTES = 1024  # how much of a body or part is checked for text; other requests wait meanwhile
 _WHITE_SPACE = b" \t\r\n"
@@ -31,14 +31,14 @@ _BASE64 = re.compile(
     rb"[\s\"']*(?:data:[\w.+-]+/[\w.+-]+[;,]|(?:/9j/|iVBORw0KGgo|UklGR|R0lGOD|SUkqA|TU0AK|Qk[0-3])[\w+/=\s-]{64})"
 )
 HOW_TO_SEND = (
-    "send the picture's bytes as the body (curl --data-binary @a.jpg), or as a multipart part named 'file' "
+    "send the image's bytes as the body (curl --data-binary @a.jpg), or as a multipart part named 'file' "
     "(curl -F file=@a.jpg)"
 )
 
 
 @dataclass(frozen=True)
 class Upload:
-    """The pictures of a request, and the form fields sent with them."""
+    """The images of a request, and the form fields sent with them."""
 
     pictures: list[bytes]
     fields: list[tuple[str, str]] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Upload:
 
 
 async def read_upload(request: Request, limits: LimitArgs, fetcher: Fetcher | None, tenant: str) -> Upload:
-    """Return the pictures of the body. Without a fetcher, no picture is fetched by its URL.
+    """Return the images of the body. Without a fetcher, no image is fetched by its URL.
 
     The first bytes of the body decide how it is read, because many clients send a Content-Type that nobody chose.
 
@@ -123,16 +123,16 @@ async def read_body(request: Request, max_bytes: int, limit: Limit) -> bytes:
 
 
 def _is_json(body: bytes, kind: bytes) -> bool:
-    """Return whether the body is JSON. No picture format begins like a JSON object."""
+    """Return whether the body is JSON. No image format begins like a JSON object."""
     text = body[:_MAX_JSON_BYTES].removeprefix(_BOM).lstrip(_WHITE_SPACE)
     return text.startswith(b"{") or (kind.endswith(b"json") and text[:1] in {b"", b"[", b'"'})
 
 
 async def _fetch_picture(body: bytes, fetcher: Fetcher | None, tenant: str) -> bytes:
-    """Return the picture at the URL that the JSON body names."""
+    """Return the image at the URL that the JSON body names."""
     if len(body) > _MAX_JSON_BYTES:
         raise TooLarge(
-            "json_body: a JSON body holds a picture's URL, not the picture, and may have at most "
+            "json_body: a JSON body holds an image's URL, not the image, and may have at most "
             f"{_MAX_JSON_BYTES >> 10} KiB; {HOW_TO_SEND}",
             limit="json_body",
         )
@@ -142,14 +142,14 @@ async def _fetch_picture(body: bytes, fetcher: Fetcher | None, tenant: str) -> b
         if any(error["type"] == "json_invalid" for error in exc.errors()):
             raise Malformed(f"the body is not valid JSON; {HOW_TO_SEND}") from None
         raise InvalidParameter(
-            f"a JSON body cannot hold a picture; {HOW_TO_SEND}; to send a picture's URL, send only "
+            f"a JSON body cannot hold an image; {HOW_TO_SEND}; to send an image's URL, send only "
             '{"url": "https://…"}'
         ) from None
     if url.lstrip().lower().startswith("data:"):
         raise InvalidParameter(f"url: data URLs are not supported; {HOW_TO_SEND}")
     if fetcher is None:
         raise UrlsDisabled(
-            "outbound.detect_urls: fetching pictures by URL is disabled; send the picture itself, or set "
+            "outbound.detect_urls: fetching images by URL is disabled; send the image itself, or set "
             "SERVE_APP_DETECT_URLS=true"
         )
     return await fetcher.fetch(url, tenant)
@@ -166,11 +166,11 @@ def _is_base64(data: bytes) -> bool:
 
 
 def _check_is_binary(body: bytes, *, is_form: bool = False) -> None:
-    """Raise NotAnImage if a picture is encoded as text, and Malformed if a client removed bytes from it."""
+    """Raise NotAnImage if an image is encoded as text, and Malformed if a client removed bytes from it."""
     if _is_base64(body):
-        raise NotAnImage(f"the picture is base64-encoded; {HOW_TO_SEND}")
+        raise NotAnImage(f"the image is base64-encoded; {HOW_TO_SEND}")
     if is_form and _FORM_WITHOUT_PARTS.match(body) and b"\0" not in body[:64]:
-        raise NotAnImage(f"a form that is not multipart cannot hold a picture; {HOW_TO_SEND}")
+        raise NotAnImage(f"a form that is not multipart cannot hold an image; {HOW_TO_SEND}")
     is_long = is_form and len(body) > _MAX_FIELD_BYTES and not looks_like_text(body)
     if is_long and not any(byte in body for byte in (b"\n", b"\r", b"\0")):
         raise Malformed("the body lacks bytes, because curl -d strips line ends and zeros; use --data-binary @a.jpg")
@@ -183,7 +183,7 @@ async def _form(body: bytes, boundary: bytes, limits: LimitArgs) -> Upload:
     except TooManyParts:
         raise TooLarge(
             f"limits.max_images_per_request: the form has more than {max_pictures + _MAX_FIELDS} parts; it may have "
-            f"{max_pictures} pictures and {_MAX_FIELDS} fields; send fewer",
+            f"{max_pictures} images and {_MAX_FIELDS} fields; send fewer",
             limit="limits.max_images_per_request",
         ) from None
     pictures: list[Part] = []
@@ -193,24 +193,24 @@ async def _form(body: bytes, boundary: bytes, limits: LimitArgs) -> Upload:
             (pictures if _is_picture(part) else fields).append(part)
     if len(pictures) > max_pictures:
         raise TooLarge(
-            f"limits.max_images_per_request: the request has more than {max_pictures} pictures, which is the limit; "
+            f"limits.max_images_per_request: the request has more than {max_pictures} images, which is the limit; "
             "send fewer or raise the limit",
             limit="limits.max_images_per_request",
         )
     if not pictures:
-        raise Malformed(f"the multipart body contains no picture; {HOW_TO_SEND}")
+        raise Malformed(f"the multipart body contains no image; {HOW_TO_SEND}")
     if len(names := {part.name for part in pictures}) > 1:
         shown = ", ".join(repr(name[:64]) for name in sorted(names)[:4])
-        raise Malformed(f"the pictures have different part names, {shown}; send each as a part named 'file'")
+        raise Malformed(f"the images have different part names, {shown}; send each as a part named 'file'")
     for part in pictures:
         _check_is_binary(part.data)
     return Upload([part.data for part in pictures], [_field(part) for part in fields], is_multipart=True)
 
 
 def _is_picture(part: Part) -> bool:
-    """Return whether a part is a picture.
+    """Return whether a part is an image.
 
-    A file name alone does not decide it. Some clients send a picture's bytes without one, and some send a parameter
+    A file name alone does not decide it. Some clients send an image's bytes without one, and some send a parameter
     with one: Python's requests does so for ``files={"conf": "0.3"}``.
     """
     if is_parameter(part.name) and len(part.data) <= _MAX_FIELD_BYTES and looks_like_text(part.data):

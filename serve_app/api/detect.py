@@ -1,4 +1,4 @@
-"""The route ``POST /detect``: it takes pictures and returns detections."""
+"""The route ``POST /detect``: it takes images and returns detections."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from serve_app.types import Answer, PictureRequest
 
 logger = logging.getLogger(__name__)
 
-_MAX_CONCURRENT_PICTURES = 8  # per request, so that a request of many pictures does not crowd out the others
+_MAX_CONCURRENT_PICTURES = 8  # per request, so that a request of many images does not crowd out the others
 
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY = {
     "required": True,
-    "description": "Send one picture as the body, or one or more pictures as multipart parts named `file`. A multipart "
+    "description": "Send one image as the body, or one or more images as multipart parts named `file`. A multipart "
     "form may also have the query parameters as fields. If `outbound.detect_urls` is set, the body may be JSON with "
-    "the URL of one picture. `Content-Encoding` may be `gzip` or `deflate`.",
+    "the URL of one image. `Content-Encoding` may be `gzip` or `deflate`.",
     "content": {
         "multipart/form-data": {
             "schema": {
@@ -51,14 +51,14 @@ _REQUEST_BODY = {
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": DetectResponse | DetectManyResponse,
-        "description": "One picture gets one result object. Several pictures get `results`, in the order in which they "
-        "were sent. If the `Accept` header prefers `image/jpeg` to JSON and to `*/*`, the response is the picture with "
-        "its boxes drawn; this works for one picture per request.",
+        "description": "One image gets one result object. Several images get `results`, in the order in which they "
+        "were sent. If the `Accept` header prefers `image/jpeg` to JSON and to `*/*`, the response is the image with "
+        "its boxes drawn; this works for one image per request.",
         "content": {
             "application/json": {
                 "examples": {
-                    "one picture": {"value": examples.DETECTED},
-                    "several pictures": {"value": examples.DETECTED_MANY},
+                    "one image": {"value": examples.DETECTED},
+                    "several images": {"value": examples.DETECTED_MANY},
                 }
             },
             "image/jpeg": _PICTURE,
@@ -67,12 +67,12 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "`malformed`: the body is empty or is not valid multipart"},
     403: {
         "model": ErrorResponse,
-        "description": "`forbidden`; or `urls_disabled`: fetching pictures by URL is disabled",
+        "description": "`forbidden`; or `urls_disabled`: fetching images by URL is disabled",
     },
-    413: {"model": ErrorResponse, "description": "`too_large`: too many bytes, pixels or pictures"},
+    413: {"model": ErrorResponse, "description": "`too_large`: too many bytes, pixels or images"},
     415: {
         "model": ErrorResponse,
-        "description": "`not_an_image`: the picture's format is not supported; or `unsupported_encoding`",
+        "description": "`not_an_image`: the image's format is not supported; or `unsupported_encoding`",
     },
     422: {"model": ErrorResponse, "description": "`undecodable`, `invalid_parameter`, `invalid_url` or `unfetchable`"},
     500: {"model": ErrorResponse, "description": "`internal`: a bug in the server"},
@@ -90,16 +90,16 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
 
     @routes.post(
         "/detect",
-        summary="Detect objects in pictures",
+        summary="Detect objects in images",
         responses=_RESPONSES,
         response_model=None,
         openapi_extra={"parameters": parameters.openapi_parameters(), "requestBody": _REQUEST_BODY},
     )
     async def detect(request: Request) -> Response:
-        """Detect objects in one or more pictures.
+        """Detect objects in one or more images.
 
-        Box coordinates are pixels of the picture as a viewer shows it, with its EXIF orientation applied. If one of
-        several pictures fails, the others still succeed: each picture has its own result or its own error.
+        Box coordinates are pixels of the image as a viewer shows it, with its EXIF orientation applied. If one of
+        several images fails, the others still succeed: each image has its own result or its own error.
         """
         expires_at_s = time.monotonic() + args.limits.deadline_s
         items, annotate = request.query_params.multi_items(), prefers_jpeg(request.headers.getlist("accept"))
@@ -114,7 +114,7 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
                 many = upload.is_multipart and len(pictures) > 1
                 if annotate and many:
                     raise InvalidParameter(
-                        "Accept: image/jpeg works with one picture per request; send the pictures one by one"
+                        "Accept: image/jpeg works with one image per request; send the images one by one"
                     )
                 slots = asyncio.Semaphore(_MAX_CONCURRENT_PICTURES)
                 answers = await asyncio.gather(
@@ -128,7 +128,7 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
                 f"limits.deadline_s: no result within {args.limits.deadline_s:g} s; retry later or raise the limit"
             ) from exc
         identity = request_id(request)
-        if not many or isinstance(answers[0], InvalidParameter):  # the parameters are the same for every picture
+        if not many or isinstance(answers[0], InvalidParameter):  # the parameters are the same for every image
             answer = answers[0]
             if isinstance(answer, ServeAppError):
                 raise answer
@@ -154,7 +154,7 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
     async def answer_one(
         request: PictureRequest, expires_at_s: float, slots: asyncio.Semaphore
     ) -> Answer | ServeAppError:
-        """Return the answer or the error of one picture, so that an error does not affect the other pictures."""
+        """Return the answer or the error of one image, so that an error does not affect the other images."""
         started_at_s = time.monotonic()
         try:
             async with slots:
@@ -164,7 +164,7 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
         except ServeAppError as exc:
             return exc
         except Exception:
-            logger.exception("a picture's detection failed")
+            logger.exception("an image's detection failed")
             return ServeAppError("internal error")
         return replace(answer, timing=replace(answer.timing, total_s=time.monotonic() - started_at_s))
 

@@ -24,7 +24,7 @@ _FOUND: Json = {
     "timing_ms": {"decode": 8.1, "queue": 0.03, "inference": 28.93, "postprocess": 0.61, "total": 49.5},
     "batch_size": 1,
 }
-_CORRUPT: Json = {"code": "undecodable", "detail": "the picture is truncated or corrupt", "request_id": REQUEST_ID}
+_CORRUPT: Json = {"code": "undecodable", "detail": "the image is truncated or corrupt", "request_id": REQUEST_ID}
 
 DETECTED: Json = _FOUND | {"request_id": REQUEST_ID}
 DETECTED_MANY: Json = {"results": [DETECTED, _CORRUPT]}

@@ -1,7 +1,7 @@
 """A multipart parser for RFC 2046, 5.1.1, and RFC 7578, which also accepts common mistakes of clients.
 
 The body is in memory, and its delimiters are found with ``bytes.find``. No Python code runs once per byte or per line
-of a picture, because that would be slow.
+of an image, because that would be slow.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Delimiter:
 def guess_boundary(body: bytes) -> bytes:
     """Return the boundary of a body that begins like multipart, or empty bytes.
 
-    Clients that set ``Content-Type`` by hand often leave out the boundary or name another type. No picture format
+    Clients that set ``Content-Type`` by hand often leave out the boundary or name another type. No image format
     begins like multipart.
     """
     first = _FIRST_LINE.match(body)
@@ -95,7 +95,7 @@ async def _delimiters(body: bytes, line: bytes, max_count: int) -> AsyncGenerato
             raise Malformed("a boundary of the multipart body is followed by nothing, or by too much white space")
         is_crlf = at > 0 and body[at - 1 : at] == b"\r"
         ending, is_closing = _LINE_END.match(tail), _CLOSING.match(tail) is not None
-        if (ending or is_closing) and (is_crlf or line_end != b"\r\n"):  # otherwise it is part of a picture
+        if (ending or is_closing) and (is_crlf or line_end != b"\r\n"):  # otherwise it is part of an image
             line_end = line_end or (ending[1] if ending else b"")
             begin = at - 1 if is_crlf and line_end == b"\r\n" else at
             yield _Delimiter(begin, after + (ending.end() if ending else 0), is_closing)

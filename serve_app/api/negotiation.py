@@ -1,4 +1,4 @@
-"""Content negotiation: whether ``Accept`` prefers JSON or the annotated picture (RFC 9110, 12.5.1)."""
+"""Content negotiation: whether ``Accept`` prefers JSON or the annotated image (RFC 9110, 12.5.1)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def prefers_jpeg(accept: Sequence[str]) -> bool:
     """Return whether these ``Accept`` headers prefer a JPEG to JSON. JSON is the default if they prefer neither.
 
     Two rules go beyond the weights. A client whose first choice is a web page gets JSON, because it does not ask for a
-    picture in particular; browsers send such headers when they navigate, and Java's HttpURLConnection by default. If
+    image in particular; browsers send such headers when they navigate, and Java's HttpURLConnection by default. If
     ``*/*`` has the weight of ``image/jpeg``, the client accepts anything equally, so it gets JSON too.
     """
     header = ",".join(accept).lower()

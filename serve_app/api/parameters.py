@@ -26,8 +26,8 @@ ALIASES = {
     "classes[]": "classes",  # axios, jQuery and PHP send a list this way
 }
 # Parameters of other servers that we do not have, and what to do instead.
-_SIZE = "the server scales pictures to the model's input size; send the picture as it is"
-_DRAWN = "send the header Accept: image/jpeg to get the picture with its boxes drawn"
+_SIZE = "the server scales images to the model's input size; send the image as it is"
+_DRAWN = "send the header Accept: image/jpeg to get the image with its boxes drawn"
 _KEY = "send the API key in the header Authorization: Bearer KEY"
 _BY_MODEL = "the model decides this, and a request cannot change it"
 _INSTEAD = {
@@ -41,7 +41,7 @@ _INSTEAD = {
     **dict.fromkeys(("labels", "class_ids", "filter"), "use classes"),
     **dict.fromkeys(("model_id", "weights", "version"), "use model"),
     **dict.fromkeys(
-        ("url", "image_url", "image", "img", "file", "data"), "send the picture as the body, not as a parameter"
+        ("url", "image_url", "image", "img", "file", "data"), "send the image as the body, not as a parameter"
     ),
 }
 _NAMES = tuple(DetectQuery.model_fields)

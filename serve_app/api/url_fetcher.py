@@ -1,4 +1,4 @@
-"""Fetching of a picture by its URL, through the guarded HTTP client and within limits."""
+"""Fetching of an image by its URL, through the guarded HTTP client and within limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEADERS = {"User-Agent": "sightline", "Accept": "image/*", "Accept-Encoding": "
 
 
 class Fetcher:
-    """A fetcher of pictures. Its errors reveal neither the URL nor anything about the network behind its host."""
+    """A fetcher of images. Its errors reveal neither the URL nor anything about the network behind its host."""
 
     def __init__(self, guard: AddressGuard, max_bytes: int) -> None:
         self._http = GuardedHttp(guard, timeout_s=_TIMEOUT_S)
@@ -30,19 +30,19 @@ class Fetcher:
         """Return the bytes that the URL's server sends.
 
         ``tenant`` is the name of the request's API key, or empty if the server has no keys. Raise InvalidUrl,
-        Unfetchable or TooLarge if the picture cannot be fetched. Raise RateLimited if the key has too many fetches in
+        Unfetchable or TooLarge if the image cannot be fetched. Raise RateLimited if the key has too many fetches in
         flight, and Overloaded if all keys together do; both are raised at once.
         """
         if tenant and self._in_flight[tenant] >= _MAX_FETCHES_PER_KEY:
             raise RateLimited(
-                f"url_fetches_per_key: {_MAX_FETCHES_PER_KEY} pictures are being fetched for this API key, which is "
-                "the limit; retry later or send the picture itself",
+                f"url_fetches_per_key: {_MAX_FETCHES_PER_KEY} images are being fetched for this API key, which is "
+                "the limit; retry later or send the image itself",
                 limit="url_fetches_per_key",
             )
         if self._in_flight.total() >= _MAX_FETCHES:
             raise Overloaded(
-                f"url_fetches: {_MAX_FETCHES} pictures are being fetched, which is the limit; retry later or send "
-                "the picture itself",
+                f"url_fetches: {_MAX_FETCHES} images are being fetched, which is the limit; retry later or send "
+                "the image itself",
                 limit="url_fetches",
             )
         self._in_flight[tenant] += 1
@@ -64,7 +64,7 @@ class Fetcher:
                 if reply.status not in _REDIRECTS:
                     return await self._read(reply)
                 url = _target(url, reply.header("location"))
-        raise Unfetchable(f"url: it is redirected more than {_MAX_REDIRECTS} times; send the URL of the picture itself")
+        raise Unfetchable(f"url: it is redirected more than {_MAX_REDIRECTS} times; send the URL of the image itself")
 
     async def _read(self, reply: Reply) -> bytes:
         if reply.status != 200:

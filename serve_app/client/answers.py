@@ -16,7 +16,7 @@ from serve_app.types import Json, Snapshot
 
 M = TypeVar("M", bound=BaseModel)
 
-# Error codes that concern one picture, not the whole request.
+# Error codes that concern one image, not the whole request.
 _PICTURE_ERROR_CODES = {"not_an_image", "undecodable", "too_large", "poison"}
 
 
@@ -71,9 +71,9 @@ def frame_of(response: httpx.Response) -> Snapshot:
 
 
 def results_of(response: httpx.Response, count: int) -> list[DetectResult | ApiError]:
-    """Return the results for ``count`` pictures. Raise ApiError if the whole request was refused.
+    """Return the results for ``count`` images. Raise ApiError if the whole request was refused.
 
-    For a request with one picture, the server returns the result itself instead of a list.
+    For a request with one image, the server returns the result itself instead of a list.
     """
     try:
         check(response)
@@ -86,7 +86,7 @@ def results_of(response: httpx.Response, count: int) -> list[DetectResult | ApiE
         return [validated(DetectResult, response.content)]
     found = body["results"]
     if not isinstance(found, list) or len(found) != count or not all(isinstance(one, dict) for one in found):
-        raise unexpected(f"the response does not have one result for each of {count} pictures", response.status_code)
+        raise unexpected(f"the response does not have one result for each of {count} images", response.status_code)
     return [_error_of_picture(one) if "code" in one else validated(DetectResult, json.dumps(one)) for one in found]
 
 
@@ -127,7 +127,7 @@ def _error_of(response: httpx.Response) -> ApiError:
 
 
 def _error_of_picture(body: Json) -> ApiError:
-    """Return the error of one of several pictures. Its code implies the status and headers that it lacks."""
+    """Return the error of one of several images. Its code implies the status and headers that it lacks."""
     code = str(body["code"])
     kind = _KINDS.get(code, ServeAppError)
     detail, request_id = str(body.get("detail") or code), str(body.get("request_id") or "")

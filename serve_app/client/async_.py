@@ -55,7 +55,7 @@ class AsyncClient:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> DetectResult:
-        """Detect objects in one picture: see ``Client.detect``."""
+        """Detect objects in one image: see ``Client.detect``."""
         params = requests.query(model, confidence, iou, classes, max_detections)
         return await self.send(await asyncio.to_thread(requests.detect, image, params))
 
@@ -69,7 +69,7 @@ class AsyncClient:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> list[DetectResult | ApiError]:
-        """Detect objects in several pictures: see ``Client.detect_many``."""
+        """Detect objects in several images: see ``Client.detect_many``."""
         params, pictures = requests.query(model, confidence, iou, classes, max_detections), several(images)
         return await self.send(await asyncio.to_thread(requests.detect_many, pictures, params)) if pictures else []
 
@@ -83,7 +83,7 @@ class AsyncClient:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> bytes:
-        """Return the picture with its boxes drawn: see ``Client.annotate``."""
+        """Return the image with its boxes drawn: see ``Client.annotate``."""
         params = requests.query(model, confidence, iou, classes, max_detections)
         return await self.send(await asyncio.to_thread(requests.annotate, image, params))
 

@@ -1,4 +1,4 @@
-"""Conversion of every supported kind of picture to the bytes that are sent."""
+"""Conversion of every supported kind of image to the bytes that are sent."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ else:
 
 
 def to_bytes(picture: Picture) -> bytes:
-    """Return an encoded picture. Files and bytes are sent unchanged; pixels become a PNG, which is lossless.
+    """Return an encoded image. Files and bytes are sent unchanged; pixels become a PNG, which is lossless.
 
-    Raise TypeError if the argument is not a picture or has more than 8 bits per channel, ValueError if an array has no
+    Raise TypeError if the argument is not an image or has more than 8 bits per channel, ValueError if an array has no
     pixels, and OSError if a file cannot be read.
     """
     if isinstance(picture, (str, os.PathLike)):
@@ -42,14 +42,14 @@ def to_bytes(picture: Picture) -> bytes:
 
 
 def several(pictures: Iterable[Picture]) -> list[Picture]:
-    """Return the pictures as a list. Raise TypeError if the argument is a single picture."""
+    """Return the images as a list. Raise TypeError if the argument is a single image."""
     if (
         isinstance(pictures, (str, os.PathLike, bytes, bytearray, memoryview))
         or _is_a(pictures, "PIL.Image", "Image")
         or (_is_a(pictures, "numpy", "ndarray") and getattr(pictures, "ndim", 0) < 4)
     ):
         raise TypeError(
-            f"images: detect_many takes a list of pictures, but got one {type(pictures).__name__}; use detect for it"
+            f"images: detect_many takes a list of images, but got one {type(pictures).__name__}; use detect for it"
         )
     return list(pictures)
 

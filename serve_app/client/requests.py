@@ -60,20 +60,20 @@ def query(
 
 
 def detect(image: Picture, params: Json) -> ApiRequest[DetectResult]:
-    """Return the request that detects objects in one picture."""
+    """Return the request that detects objects in one image."""
     options = {"params": params, "content": to_bytes(image), "headers": {"Content-Type": _BINARY}}
     return ApiRequest("POST", "/detect", answers.model_of(DetectResult), options)
 
 
 def annotate(image: Picture, params: Json) -> ApiRequest[bytes]:
-    """Return the request that detects objects in one picture and draws their boxes."""
+    """Return the request that detects objects in one image and draws their boxes."""
     headers = {"Content-Type": _BINARY, "Accept": "image/jpeg"}
     options = {"params": params, "content": to_bytes(image), "headers": headers}
     return ApiRequest("POST", "/detect", answers.jpeg_of, options)
 
 
 def detect_many(images: Sequence[Picture], params: Json) -> ApiRequest[list[DetectResult | ApiError]]:
-    """Return the request that detects objects in several pictures."""
+    """Return the request that detects objects in several images."""
     parts = [("file", (str(number), to_bytes(image), _BINARY)) for number, image in enumerate(images)]
 
     def read(response: httpx.Response) -> list[DetectResult | ApiError]:

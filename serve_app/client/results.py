@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class _Arrays(Found):
-    """The detections in one picture or frame as arrays of equal length, the most confident first."""
+    """The detections in one image or frame as arrays of equal length, the most confident first."""
 
     @property
     def xyxy(self) -> NDArray[np.float32]:
-        """The left, top, right and bottom of each box, in pixels of the picture as a viewer shows it: (n, 4)."""
+        """The left, top, right and bottom of each box, in pixels of the image as a viewer shows it: (n, 4)."""
         import numpy as np
 
         boxes = [(one.bbox.x1, one.bbox.y1, one.bbox.x2, one.bbox.y2) for one in self.detections]
@@ -74,7 +74,7 @@ class _Arrays(Found):
 
 
 class DetectResult(DetectResponse, _Arrays):
-    """The detections in one picture, as JSON fields and as arrays."""
+    """The detections in one image, as JSON fields and as arrays."""
 
 
 class FrameResult(StreamResult, _Arrays):

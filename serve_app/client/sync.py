@@ -61,7 +61,7 @@ class Client:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> DetectResult:
-        """Detect objects in one picture.
+        """Detect objects in one image.
 
         ``image`` is a path, the bytes of an image file, a PIL image, or a numpy array of uint8: BGR (height, width, 3)
         as OpenCV and Ultralytics use, or grey (height, width). Pixels are sent without loss. ``classes`` is a label, a
@@ -80,10 +80,10 @@ class Client:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> list[DetectResult | ApiError]:
-        """Detect objects in several pictures with one request.
+        """Detect objects in several images with one request.
 
-        The list has one entry per picture, in their order: a result, or the error of that picture. By default, the
-        server accepts 32 pictures and 32 MiB per request.
+        The list has one entry per image, in their order: a result, or the error of that image. By default, the
+        server accepts 32 images and 32 MiB per request.
         """
         params, pictures = requests.query(model, confidence, iou, classes, max_detections), several(images)
         return self.send(requests.detect_many(pictures, params)) if pictures else []
@@ -98,7 +98,7 @@ class Client:
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
     ) -> bytes:
-        """Return the picture as a JPEG, with a box drawn around each detection."""
+        """Return the image as a JPEG, with a box drawn around each detection."""
         params = requests.query(model, confidence, iou, classes, max_detections)
         return self.send(requests.annotate(image, params))
 

@@ -24,7 +24,7 @@ _DEFAULT_MASKS = {
     16: (0x7C00, 0x03E0, 0x001F),
     32: (0xFF0000, 0x00FF00, 0x0000FF),
 }  # red, green, blue, for files without masks
-_MAX_PADDING_PX = 7  # some writers also pad the rows of run-length pictures
+_MAX_PADDING_PX = 7  # some writers also pad the rows of run-length images
 _MAX_RUNS = 1_000_000  # decoding them takes about a second
 
 
@@ -41,7 +41,7 @@ class _Header:
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the picture without its alpha channel. Raise TooLarge or Undecodable on failure."""
+    """Return the image without its alpha channel. Raise TooLarge or Undecodable on failure."""
     header = _header(data)
     check_size(header.width_px, header.height_px, max_pixels)
     if header.compression in _UNSUPPORTED_COMPRESSIONS and header.bits == 0:
@@ -87,7 +87,7 @@ def _rows(data: bytes, header: _Header) -> Pixels:
     if 0 < header.pixels_offset + needed_bytes - len(data) <= filling_bytes:
         data += bytes(filling_bytes)  # some writers do not pad the last row
     if header.pixels_offset < 14 + header.size_bytes or header.pixels_offset + needed_bytes > len(data):
-        raise Undecodable("the picture is truncated")
+        raise Undecodable("the image is truncated")
     return np.frombuffer(data, np.uint8, needed_bytes, header.pixels_offset).reshape(header.height_px, row_bytes)
 
 
@@ -103,7 +103,7 @@ def _palette(data: bytes, header: _Header) -> Pixels:
         header.colours or 1 << header.bits, 1 << header.bits, max(0, header.pixels_offset - start) // entry_bytes
     )
     if not count or start + count * entry_bytes > len(data):
-        raise Undecodable("the picture's palette is truncated")
+        raise Undecodable("the image's palette is truncated")
     palette = np.zeros((256, 3), np.uint8)
     entries = np.frombuffer(data, np.uint8, count * entry_bytes, start)
     palette[:count] = entries.reshape(count, entry_bytes)[:, :3]
@@ -150,11 +150,11 @@ def _decode_runs(data: bytes, header: _Header) -> Pixels:
     x, y, at = 0, 0, header.pixels_offset
     for _ in range(_MAX_RUNS):
         if at + 2 > len(data):
-            raise Undecodable("the picture is truncated")
+            raise Undecodable("the image is truncated")
         count, value = data[at], data[at + 1]
         at += 2
         if x > width + _MAX_PADDING_PX:
-            raise Undecodable("the picture is corrupt")
+            raise Undecodable("the image is corrupt")
         if count:
             if y < height:
                 visible_px = max(0, min(count, width - x))
@@ -170,14 +170,14 @@ def _decode_runs(data: bytes, header: _Header) -> Pixels:
             return indices
         elif value == 2:
             if at + 2 > len(data):
-                raise Undecodable("the picture is truncated")
+                raise Undecodable("the image is truncated")
             x, y = x + data[at], y + data[at + 1]
             at += 2
         else:
             size = value if header.bits == 8 else (value + 1) // 2
             literal = np.frombuffer(data[at : at + size], np.uint8)
             if len(literal) < size:
-                raise Undecodable("the picture is truncated")
+                raise Undecodable("the image is truncated")
             if header.bits == 4:
                 literal = np.stack((literal >> 4, literal & 15), axis=1).reshape(-1)[:value]
             if y < height:

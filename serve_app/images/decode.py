@@ -1,4 +1,4 @@
-"""Decode encoded pictures within limits. Errors of third-party decoders never leave this package."""
+"""Decode encoded images within limits. Errors of third-party decoders never leave this package."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from serve_app.types import Pixels
 
 
 def decode(data: bytes, max_pixels: int) -> Pixels:
-    """Return the picture as a viewer shows it: EXIF orientation applied, 8 bits, BGR, without alpha.
+    """Return the image as a viewer shows it: EXIF orientation applied, 8 bits, BGR, without alpha.
 
     The size in the header is checked against ``max_pixels`` before any pixel is decoded.
     Raise Malformed when there are no bytes, and NotAnImage, TooLarge or Undecodable.
     """
     if not data:
-        raise Malformed("the picture is empty: no bytes were sent")
+        raise Malformed("the image is empty: no bytes were sent")
     read = formats.reader(data)
     if read is None:
         raise NotAnImage(f"{formats.description(data)} send {formats.READ}")
     try:
         return read(data, max_pixels)
     except (struct.error, IndexError) as exc:
-        raise Undecodable("the picture's header is truncated") from exc
+        raise Undecodable("the image's header is truncated") from exc

@@ -1,4 +1,4 @@
-"""Draw detections on their picture."""
+"""Draw detections on their image."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def draw(pixels: Pixels, detections: Detections) -> Pixels:
         cv2.rectangle(pixels, (left, top), (round(x2), round(y2)), colour, thickness, cv2.LINE_AA)
         text = f"{label} {confidence:.2f}"
         (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        left = max(0, min(left, pixels.shape[1] - width))  # the label stays inside the picture
+        left = max(0, min(left, pixels.shape[1] - width))  # the label stays inside the image
         base = max(height + below, top - below)
         cv2.rectangle(pixels, (left, base - height - below), (left + width, base + below), colour, cv2.FILLED)
         cv2.putText(pixels, text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
@@ -46,5 +46,5 @@ def draw(pixels: Pixels, detections: Detections) -> Pixels:
 
 
 def encode_jpeg(pixels: Pixels) -> bytes:
-    """Encode the picture as a JPEG."""
+    """Encode the image as a JPEG."""
     return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1])

@@ -1,4 +1,4 @@
-"""Decode single pictures with FFmpeg's codecs, through PyAV. FFmpeg's errors never leave this module."""
+"""Decode single images with FFmpeg's codecs, through PyAV. FFmpeg's errors never leave this module."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def decode_with_ffmpeg(codec_name: str, config: bytes | None, data: bytes, width
             codec.extradata = config
         frames = [*codec.decode(av.Packet(data)), *codec.decode(None)]
     except (av.FFmpegError, ValueError) as exc:
-        raise Undecodable("the picture is truncated, corrupt or of an unsupported kind") from exc
+        raise Undecodable("the image is truncated, corrupt or of an unsupported kind") from exc
     if len(frames) != 1 or frames[0].is_corrupt:
-        raise Undecodable("the picture is truncated, corrupt or of an unsupported kind")
+        raise Undecodable("the image is truncated, corrupt or of an unsupported kind")
     if (frames[0].width, frames[0].height) != (width_px, height_px):
-        raise Undecodable("the picture's size differs from the size in its header")
+        raise Undecodable("the image's size differs from the size in its header")
     return frames[0]
 
 

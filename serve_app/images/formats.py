@@ -90,7 +90,7 @@ _NETPBM = tuple(b"P%c" % digit for digit in b"1234567fF")
 
 
 def reader(data: bytes) -> Reader | None:
-    """Return the reader for the picture's format, or None when the format is not supported."""
+    """Return the reader for the image's format, or None when the format is not supported."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return webp.read
     if data[4:8] == b"ftyp":
@@ -102,7 +102,7 @@ def description(data: bytes) -> str:
     """Return the first half of the error message for a format that is not supported; it ends before "send …"."""
     name = next((name for at, signature, name in _NAMES if data.startswith(signature, at)), None) or _text_name(data)
     if name is None:
-        return "these bytes are not a picture:"
+        return "these bytes are not an image:"
     return f"this is {name}" if name.endswith((", and", ", or")) else f"this is {name}:"
 
 

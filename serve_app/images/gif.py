@@ -1,4 +1,4 @@
-"""Decode the first picture of a GIF (89a) with FFmpeg, through PyAV."""
+"""Decode the first image of a GIF (89a) with FFmpeg, through PyAV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TERMINATOR = b"\x3b"
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the first picture on the GIF's logical screen. Raise TooLarge or Undecodable on failure."""
+    """Return the first image on the GIF's logical screen. Raise TooLarge or Undecodable on failure."""
     data = data.removesuffix(_TERMINATOR) + b"\0" + _TERMINATOR  # some writers do not end the last block
     picture = _first_picture(data)
     left, top, own_width, own_height = struct.unpack_from("<4H", data, picture.at + 1)
@@ -29,7 +29,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
     rows = plane_rows(frame.planes[0])[:, : 4 * width].reshape(height, width, 4)
     decoded = rows[top : top + own_height, left : left + own_width]
     if not decoded[:, :, 3].all():  # FFmpeg leaves pixels transparent when their data are missing
-        raise Undecodable("the picture is truncated or corrupt")
+        raise Undecodable("the image is truncated or corrupt")
     pixels = np.full((height, width, 3), picture.background, np.uint8)
     pixels[top : top + own_height, left : left + own_width] = decoded[:, :, :3]
     return pixels
@@ -43,9 +43,9 @@ class _Picture:
 
 
 def _first_picture(data: bytes) -> _Picture:
-    """Return the file's first picture without extensions, because an extension can make a colour transparent.
+    """Return the file's first image without extensions, because an extension can make a colour transparent.
 
-    The picture gets the global colour table as its local one. In a file without a global table, FFmpeg leaves pixels
+    The image gets the global colour table as its local one. In a file without a global table, FFmpeg leaves pixels
     transparent when their data are missing, and ``read`` relies on that.
     """
     flags, background, _ = struct.unpack_from("<3B", data, 10)
@@ -72,7 +72,7 @@ def _first_picture(data: bytes) -> _Picture:
             return _Picture(at, body, (blue, green, red))
         else:
             break
-    raise Undecodable("the picture is truncated or corrupt")
+    raise Undecodable("the image is truncated or corrupt")
 
 
 def _table_bytes(flags: int) -> int:
@@ -85,4 +85,4 @@ def _after_blocks(data: bytes, at: int) -> int:
         at += 1 + size
         if not size:
             return at
-    raise Undecodable("the picture is truncated")
+    raise Undecodable("the image is truncated")

@@ -1,7 +1,7 @@
 """Decode HEIC and AVIF: HEVC stills (ISO/IEC 23008-12) and AV1 stills (AVIF 1.1), whole or as a grid of tiles.
 
-FFmpeg decodes each picture or tile, through PyAV, and may not exceed the size that the file names. Alpha is a separate
-picture in these files, and is ignored.
+FFmpeg decodes each image or tile, through PyAV, and may not exceed the size that the file names. Alpha is a separate
+image in these files, and is ignored.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from serve_app.images.yuv import Colours, to_bgr
 from serve_app.types import Pixels
 
 _HEVC, _AV1, _GRID, _IDENTITY = (b"hvc1", b"hev1"), b"av01", b"grid", b"iden"
-_TONE_MAP = b"tmap"  # an HDR picture made from an ordinary one, which is its first input (ISO 21496-1)
+_TONE_MAP = b"tmap"  # an HDR image made from an ordinary one, which is its first input (ISO 21496-1)
 _UNSUPPORTED_KINDS = {
     b"jpeg": "JPEG data", b"avc1": "H.264 data", b"vvc1": "H.266 data", b"j2k1": "JPEG 2000 data",
     b"unci": "uncompressed pixels",
-    b"iovl": "several overlaid pictures",
+    b"iovl": "several overlaid images",
 }  # fmt: skip
 _UNSUPPORTED_PROPERTIES = {b"a1op": "several operating points", b"lsel": "several layers"}
-_MAX_SLICES = 100  # decoding one may cost as much as a whole picture; phones write a single slice
-_MAX_TILE_AREA_RATIO = 2  # the area of all tiles, in multiples of the pixels allowed for a picture
-_MAX_TILES = 1024  # a phone's picture of 50 megapixels has 192
+_MAX_SLICES = 100  # decoding one may cost as much as a whole image; phones write a single slice
+_MAX_TILE_AREA_RATIO = 2  # the area of all tiles, in multiples of the pixels allowed for an image
+_MAX_TILES = 1024  # a phone's image of 50 megapixels has 192
 _MIRROR_ORIENTATIONS = {0: 4, 1: 2}  # the axis of imir -> Exif orientation
 _ROTATION_ORIENTATIONS = {0: 1, 1: 8, 2: 3, 3: 6}  # the anticlockwise quarter turns of irot -> Exif orientation
 _AV1_FRAMES = (3, 6)  # OBU_FRAME_HEADER, OBU_FRAME (AV1 specification, 6.2.2)
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the file's primary picture. Raise TooLarge or Undecodable on failure."""
+    """Return the file's primary image. Raise TooLarge or Undecodable on failure."""
     items = read_items(data)
     return _Decoder(items, max_pixels, len(data)).pixels(items[items.primary])
 
@@ -54,9 +54,9 @@ class _Decoder:
         """Return an item's pixels with its rotation, mirroring and cropping applied."""
         for kind, name in _UNSUPPORTED_PROPERTIES.items():
             if item.first_property(kind) is not None:
-                raise unsupported(f"a HEIF or AVIF picture with {name}")
+                raise unsupported(f"a HEIF or AVIF image with {name}")
         if item.is_premultiplied:
-            raise unsupported("a HEIF or AVIF picture with premultiplied alpha")
+            raise unsupported("a HEIF or AVIF image with premultiplied alpha")
         if item.kind in (*_HEVC, _AV1):
             width, height = self._size(item)
             pixels = self._decode(item, width, height, item)
@@ -86,9 +86,9 @@ class _Decoder:
             raise unreadable_header()
         tile_width, tile_height = self._size(tiles[0])
         if len(tiles) > _MAX_TILES:
-            raise Undecodable("the picture has too many tiles")
+            raise Undecodable("the image has too many tiles")
         if tile_width * tile_height * len(tiles) > _MAX_TILE_AREA_RATIO * self._max_pixels:
-            raise Undecodable("the picture's tiles are far larger than the picture")
+            raise Undecodable("the image's tiles are far larger than the image")
         pixels = np.empty((height, width, 3), np.uint8)
         for number, tile in enumerate(tiles):
             tile_pixels = _apply_properties(self._decode(tile, *self._size(tiles[0]), item), tile)
@@ -107,7 +107,7 @@ class _Decoder:
         data = self._items.payload(item)
         self._bytes_left -= len(data)
         if self._bytes_left < 0:
-            raise Undecodable("the picture's parts are larger than its file")
+            raise Undecodable("the image's parts are larger than its file")
         is_av1 = item.kind == _AV1
         config = item.first_property(b"av1C" if is_av1 else b"hvcC")
         if config is None or len(config) < 4:
@@ -130,7 +130,7 @@ def _colours(item: Item) -> Colours | None:
 
 
 def _check_hevc(data: bytes, config: bytes) -> None:
-    """Raise Undecodable when there is more than one picture, or one that depends on other pictures."""
+    """Raise Undecodable when there is more than one image, or one that depends on other images."""
     if len(config) < 23:
         raise unreadable_header()
     length_size = (config[21] & 3) + 1
@@ -139,13 +139,13 @@ def _check_hevc(data: bytes, config: bytes) -> None:
         if at + length_size >= len(data):
             return
         size = int.from_bytes(data[at : at + length_size], "big")
-        kind = data[at + length_size] >> 1 & 0x3F  # table 7-1 of ITU-T H.265; 16 to 21 depend on no other picture
+        kind = data[at + length_size] >> 1 & 0x3F  # table 7-1 of ITU-T H.265; 16 to 21 depend on no other image
         if kind < 32:
             slices += 1
             if slices > _MAX_SLICES or not 16 <= kind <= 21:
-                raise Undecodable("the picture has too many slices, or is part of a video")
+                raise Undecodable("the image has too many slices, or is part of a video")
         at += length_size + size
-    raise Undecodable("the picture has too many parts")
+    raise Undecodable("the image has too many parts")
 
 
 def _check_av1(data: bytes) -> None:
@@ -168,9 +168,9 @@ def _check_av1(data: bytes) -> None:
                 break
         at += size
     else:
-        raise Undecodable("the picture has too many parts")
+        raise Undecodable("the image has too many parts")
     if frames != 1:
-        raise unsupported("an AVIF picture with several frames or layers")
+        raise unsupported("an AVIF image with several frames or layers")
 
 
 def _apply_properties(pixels: Pixels, item: Item) -> Pixels:
@@ -193,7 +193,7 @@ def _apply_property(pixels: Pixels, applied: Property) -> Pixels:
 
 
 def _crop(pixels: Pixels, *parts: int) -> Pixels:
-    """Crop to the clean aperture. ``parts``: its width, height and offset from the picture's centre, as fractions.
+    """Crop to the clean aperture. ``parts``: its width, height and offset from the image's centre, as fractions.
 
     Edges that fall inside a pixel are rounded as libheif rounds them, because the standard does not say how.
     """

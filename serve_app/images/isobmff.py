@@ -23,7 +23,7 @@ class Property:
 
 @dataclass
 class Item:
-    """A picture, a tile of one, or auxiliary data."""
+    """An image, a tile of one, or auxiliary data."""
 
     kind: bytes = b""
     method: int = _IN_FILE
@@ -54,13 +54,13 @@ class Items:
     def payload(self, item: Item) -> bytes:
         """Return the item's bytes. Raise Undecodable when some of them are missing."""
         if item.method not in (_IN_FILE, _IN_META):
-            raise unsupported("a HEIF picture whose data are part of another item")
+            raise unsupported("a HEIF image whose data are part of another item")
         source = self._file if item.method == _IN_FILE else self._own_data
         extents = [(at, size or len(source) - at) for at, size in item.extents]  # a size of 0 means up to the end
         if not extents or any(size <= 0 or at + size > len(source) for at, size in extents):
-            raise Undecodable("the picture is truncated")
+            raise Undecodable("the image is truncated")
         if sum(size for _, size in extents) > len(source):
-            raise Undecodable("the picture's parts are larger than its file")
+            raise Undecodable("the image's parts are larger than its file")
         return b"".join(source[at : at + size] for at, size in extents)
 
 
@@ -100,19 +100,19 @@ def boxes(data: bytes, start: int = 0) -> Iterator[tuple[bytes, int, int]]:
             return
         yield kind, body, min(start + size, len(data))
         start += size
-    raise Undecodable("the picture has too many parts")
+    raise Undecodable("the image has too many parts")
 
 
 def read_items(data: bytes) -> Items:
     """Return the items of a file. Raise Undecodable on failure."""
     meta = next(((start, end) for kind, start, end in boxes(data) if kind == b"meta"), None)
     if meta is None:
-        raise unsupported("a HEIF or AVIF sequence without a still picture")
+        raise unsupported("a HEIF or AVIF sequence without a still image")
     boxes_by_kind = {
         kind: (start, end) for kind, start, end in reversed(list(boxes(data[: meta[1]], meta[0] + 4)))
     }  # the first of each
     if sum(end - start for kind, (start, end) in boxes_by_kind.items() if kind != b"idat") > _MAX_META_BYTES:
-        raise Undecodable("the picture's header is far larger than a picture needs")
+        raise Undecodable("the image's header is far larger than an image needs")
 
     def body(kind: bytes) -> bytes:
         start, end = boxes_by_kind.get(kind, (0, 0))
@@ -150,13 +150,13 @@ def _read_locations(items: dict[int, Item], data: bytes) -> None:
         if version:
             item.method = reader.number(2) & 15
         if reader.number(2):
-            raise unsupported("a HEIF picture whose data are in another file")
+            raise unsupported("a HEIF image whose data are in another file")
         base = reader.number(base_size)
         item.extents.clear()
         extents = reader.number(2)
         parts_left -= 1 + extents
         if parts_left < 0:
-            raise Undecodable("the picture has too many parts")
+            raise Undecodable("the image has too many parts")
         for _ in range(extents):
             if version:
                 reader.number(index_size)

@@ -1,6 +1,6 @@
-"""Decode the first picture of a JPEG file (ITU-T T.81), and ignore all data after it.
+"""Decode the first image of a JPEG file (ITU-T T.81), and ignore all data after it.
 
-A motion photo has a video after its picture, and an MPO file has further pictures. The limits on scans and segments
+A motion photo has a video after its image, and an MPO file has further images. The limits on scans and segments
 must not count them.
 """
 
@@ -44,12 +44,12 @@ _BETWEEN_SCANS = {
 _END_MARKER, _SCAN_MARKER, _APP1 = 0xD9, 0xDA, 0xE1
 _LOSSLESS = 0xC3
 _GREY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-_MAX_SCANS = 100  # decoding one costs as much as a whole picture; progressive encoders write about 10
+_MAX_SCANS = 100  # decoding one costs as much as a whole image; progressive encoders write about 10
 _EXIF, _XMP = b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the file's first picture. Raise TooLarge or Undecodable on failure."""
+    """Return the file's first image. Raise TooLarge or Undecodable on failure."""
     end, orientation_tag, is_lossless_grey = _first_picture(data, max_pixels)
     first_picture = data if end == len(data) else memoryview(data)[:end]
     if is_lossless_grey:  # libjpeg cannot convert it to colour
@@ -58,7 +58,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
-    """Return the end of the first picture, its orientation, and whether it is lossless with a single channel."""
+    """Return the end of the first image, its orientation, and whether it is lossless with a single channel."""
     at, scans, has_frame, is_lossless_grey = 2, 0, False, False
     exif: list[bytes] = []
     xmp: list[bytes] = []
@@ -79,13 +79,13 @@ def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
             return at, orientation.select(b"".join(exif), b"".join(xmp)), is_lossless_grey
         (length,) = struct.unpack_from(">H", data, at)
         if scans and marker not in _BETWEEN_SCANS:
-            raise Undecodable("the picture is corrupt")
+            raise Undecodable("the image is corrupt")
         if marker == _SCAN_MARKER:
             if not has_frame or length != 6 + 2 * data[at + 2]:
                 break
             scans += 1
             if scans > _MAX_SCANS:
-                raise Undecodable("the picture has too many scans")
+                raise Undecodable("the image has too many scans")
         elif marker in _FRAME_MARKERS:
             channels = _check_frame(data, at, max_pixels)
             has_frame, is_lossless_grey = True, marker == _LOSSLESS and channels == 1
@@ -102,7 +102,7 @@ def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
 
 
 def _check_frame(data: bytes, at: int, max_pixels: int) -> int:
-    """Check the picture's size and depth, and return how many channels it has."""
+    """Check the image's size and depth, and return how many channels it has."""
     channels: int
     depth, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
     if not height:

@@ -1,4 +1,4 @@
-"""Fit a picture into the model input: scale it, centre it and pad it.
+"""Fit an image into the model input: scale it, centre it and pad it.
 
 The arithmetic is that of Ultralytics' ``LetterBox`` (8.4), so that boxes agree to the pixel.
 The module ``map_back`` is the inverse.
@@ -14,7 +14,7 @@ _PADDING = 114  # the grey that YOLO models are trained with
 
 
 def fit(width_px: int, height_px: int, shape: InputShape) -> Letterbox:
-    """Return the position of a picture of this size in a model input. A very thin picture keeps one pixel."""
+    """Return the position of an image of this size in a model input. A very thin image keeps one pixel."""
     scale = min(shape.width_px / width_px, shape.height_px / height_px)
     inner_width = max(round(width_px * scale), 1)
     inner_height = max(round(height_px * scale), 1)

@@ -1,4 +1,4 @@
-"""Limits on the cost of decoding a picture, and the errors for pictures that cannot be decoded."""
+"""Limits on the cost of decoding an image, and the errors for images that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def check_size(width_px: int, height_px: int, max_pixels: int) -> None:
     if width_px * height_px > max_pixels:
         megapixels = width_px * height_px / 1e6
         raise TooLarge(
-            f"limits.max_megapixels: the picture has {megapixels:.1f} megapixels, and the limit is "
-            f"{max_pixels / 1e6:g}; send a smaller picture or raise the limit",
+            f"limits.max_megapixels: the image has {megapixels:.1f} megapixels, and the limit is "
+            f"{max_pixels / 1e6:g}; send a smaller image or raise the limit",
             limit="limits.max_megapixels",
         )
 
 
 def unreadable_header() -> Undecodable:
-    """Return the error for a picture whose header makes no sense."""
-    return Undecodable("the picture's header is truncated, corrupt or of an unsupported kind")
+    """Return the error for an image whose header makes no sense."""
+    return Undecodable("the image's header is truncated, corrupt or of an unsupported kind")
 
 
 def unsupported(what: str) -> Undecodable:
-    """Return the error for an intact picture of an unsupported kind, which ``what`` names."""
+    """Return the error for an intact image of an unsupported kind, which ``what`` names."""
     return Undecodable(f"this is {what}, which is not supported; save it as an ordinary JPEG or PNG")

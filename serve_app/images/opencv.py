@@ -9,7 +9,7 @@ from serve_app.errors import Undecodable
 from serve_app.images.orientation import UPRIGHT, apply
 from serve_app.types import Pixels
 
-# The client learns what is wrong with a picture from our error. libtiff would also log one line for each damaged row
+# The client learns what is wrong with an image from our error. libtiff would also log one line for each damaged row
 # of a fax.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -18,11 +18,11 @@ _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def decode_with_opencv(data: bytes | memoryview, orientation: int = UPRIGHT, flags: int = _COLOUR) -> Pixels:
-    """Return the picture upright. Raise Undecodable on failure."""
+    """Return the image upright. Raise Undecodable on failure."""
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as exc:
-        raise Undecodable("the picture is corrupt or of an unsupported kind") from exc
+        raise Undecodable("the image is corrupt or of an unsupported kind") from exc
     if pixels is None:
-        raise Undecodable("the picture is truncated, corrupt or of an unsupported kind")
+        raise Undecodable("the image is truncated, corrupt or of an unsupported kind")
     return apply(pixels, orientation)

@@ -1,4 +1,4 @@
-"""Find a picture's orientation in its metadata, and turn the picture upright.
+"""Find an image's orientation in its metadata, and turn the image upright.
 
 Orientations are those of Exif 2.32, section 4.6.4 (tag 0x0112): 1 is upright, 6 needs a quarter turn clockwise.
 """
@@ -61,7 +61,7 @@ def select(exif: bytes | None, xmp: bytes | None) -> int:
 
 
 def apply(pixels: Pixels, orientation: int) -> Pixels:
-    """Apply an Exif orientation to the pixels. Return a new array unless the picture is upright already."""
+    """Apply an Exif orientation to the pixels. Return a new array unless the image is upright already."""
     match orientation:
         case 2:
             return cv2.flip(pixels, 1)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Decode the still picture of a PNG (third edition, 2025) at a cost in proportion to its pixels."""
+"""Decode the still image of a PNG (third edition, 2025) at a cost in proportion to its pixels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOTES = (*_PROFILES, _XMP)
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the still picture. Raise TooLarge or Undecodable on failure.
+    """Return the still image. Raise TooLarge or Undecodable on failure.
 
     The decoder gets only the chunks that it needs. OpenCV 5.0.0 crashes on damaged animation chunks and allocates
     whatever length a chunk claims. libpng inflates compressed texts and surplus pixels without a limit, and logs a line
@@ -63,7 +63,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
             seen.add(kind)
             parts.append(data[at:end])
         at = end
-    raise Undecodable("the picture is truncated or corrupt")
+    raise Undecodable("the image is truncated or corrupt")
 
 
 def _orientation_tag(exif: bytes | None, notes: dict[bytes, bytes]) -> int:
@@ -99,7 +99,7 @@ def _profile_bytes(text: bytes) -> bytes:
 
 
 def _check_inflated(pixels: list[bytes], expected_bytes: int) -> None:
-    """Raise Undecodable when the data could keep a decoder busy and hold more bytes than the picture needs."""
+    """Raise Undecodable when the data could keep a decoder busy and hold more bytes than the image needs."""
     max_bytes = _MAX_RATIO * sum(map(len, pixels))
     if max_bytes <= 2 * expected_bytes or max_bytes <= _UNCHECKED_BYTES:
         return
@@ -109,7 +109,7 @@ def _check_inflated(pixels: list[bytes], expected_bytes: int) -> None:
             while part and not inflater.eof:
                 inflated_bytes += len(inflater.decompress(part, _STEP_BYTES))
                 if inflated_bytes > expected_bytes + _STEP_BYTES:
-                    raise Undecodable("the picture has more pixels than its header says")
+                    raise Undecodable("the image has more pixels than its header says")
                 part = inflater.unconsumed_tail
     except zlib.error:
         pass  # the decoder reports corrupt data itself

@@ -13,7 +13,7 @@ from serve_app.types import Detections, InputShape, Letterbox, Pixels
 
 
 def prepare(data: bytes, max_pixels: int, model_input: Pixels) -> tuple[Letterbox, float]:
-    """Decode a picture and fit it into ``model_input``. Return its position there and the time taken in seconds.
+    """Decode an image and fit it into ``model_input``. Return its position there and the time taken in seconds.
 
     Raise the errors of ``decode``.
     """
@@ -23,12 +23,12 @@ def prepare(data: bytes, max_pixels: int, model_input: Pixels) -> tuple[Letterbo
 
 
 def prepare_new(data: bytes, max_pixels: int, shape: InputShape) -> tuple[Letterbox, float, Pixels]:
-    """Decode a picture and fit it into a new model input, which is returned last. See ``prepare``."""
+    """Decode an image and fit it into a new model input, which is returned last. See ``prepare``."""
     model_input = np.empty(shape.array, np.uint8)
     return *prepare(data, max_pixels, model_input), model_input
 
 
 def annotate(data: bytes, max_pixels: int, detections: Detections) -> bytes:
-    """Return the picture with its boxes drawn, as a JPEG."""
-    # We decode it again because keeping the pixels of every picture until its boxes are known needs far more memory.
+    """Return the image with its boxes drawn, as a JPEG."""
+    # We decode it again because keeping the pixels of every image until its boxes are known needs far more memory.
     return encode_jpeg(draw(decode(data, max_pixels), detections))

@@ -1,10 +1,10 @@
-"""Decode the first full-resolution picture of a TIFF (revision 6.0) or BigTIFF.
+"""Decode the first full-resolution image of a TIFF (revision 6.0) or BigTIFF.
 
 We rewrite the file before OpenCV decodes it, because libtiff and OpenCV 5.0.0 have these faults:
 
 - They go through every directory of the file. We keep one directory.
 - They multiply colours by unassociated alpha, and apply some orientations. We remove these tags.
-- They garble tiles of several bytes per pixel that extend beyond the picture's edge. We declare the picture to be as
+- They garble tiles of several bytes per pixel that extend beyond the image's edge. We declare the image to be as
   large as its tiles and crop it afterwards.
 """
 
@@ -42,11 +42,11 @@ _CANON = b"CR"  # follows the header of a CR2 file
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _UNSIGNED, _UNDEFINED = 1, 4  # values of SampleFormat
 _MIN_UNCOMPRESSED_TILE_BYTES = 1024
-_MAX_TILE_AREA_RATIO = 2  # the area of all tiles, in multiples of the pixels allowed for a picture
+_MAX_TILE_AREA_RATIO = 2  # the area of all tiles, in multiples of the pixels allowed for an image
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the file's first full-resolution picture. Raise TooLarge or Undecodable on failure."""
+    """Return the file's first full-resolution image. Raise TooLarge or Undecodable on failure."""
     if data[8:10] == _CANON:
         raise unsupported("a camera's raw file")
     file = File(data, "<" if data.startswith(b"II") else ">", data[2:4] in (b"+\0", b"\0+"))
@@ -58,7 +58,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
         for side, tile in ((width, directory.value(tags.TILE_WIDTH, 0)), (height, directory.value(tags.TILE_HEIGHT, 0)))
     )
     if tiled_width * tiled_height > _MAX_TILE_AREA_RATIO * max_pixels:
-        raise Undecodable("the picture's tiles are far larger than the picture")
+        raise Undecodable("the image's tiles are far larger than the image")
     bits, has_premultiplied_alpha = _check_layout(directory)
     _check_tiles(directory, bits)
     check_parts(file, directory, bits, width, height)
@@ -82,7 +82,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 def _first_full_resolution(file: File) -> Directory:
     """Return the first directory that is neither a thumbnail nor a mask, or else the first one.
 
-    A camera's raw file begins with a thumbnail and has its other pictures in subdirectories (TIFF/EP, ISO 12234-2).
+    A camera's raw file begins with a thumbnail and has its other images in subdirectories (TIFF/EP, ISO 12234-2).
     """
     first = None
     for directory in directories(file):

@@ -1,4 +1,4 @@
-"""Read the directories of a TIFF (revision 6.0, section 2) or BigTIFF, which hold the tags of each picture."""
+"""Read the directories of a TIFF (revision 6.0, section 2) or BigTIFF, which hold the tags of each image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259
 FILL_ORDER, ORIENTATION, SAMPLES, PLANAR, TILE_WIDTH, TILE_HEIGHT = 266, 274, 277, 284, 322, 323
 STRIP_OFFSETS, STRIP_ROWS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 278, 279, 324, 325
 COLOUR_MAP, SUB_DIRECTORIES, EXTRA_SAMPLES, SAMPLE_FORMAT, SUBSAMPLING, XMP, DNG = 320, 330, 338, 339, 530, 700, 50706
-KEPT_TAGS = {  # those for the layout and colours of a picture, which the decoder needs
+KEPT_TAGS = {  # those for the layout and colours of an image, which the decoder needs
     WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, STRIP_OFFSETS, SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR,
     292, 293, 317, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, 332, SAMPLE_FORMAT, 347, 529,
     SUBSAMPLING, 531, 532,
@@ -38,7 +38,7 @@ class File:
     def numbers(self, layout: str, at: int) -> tuple[int, ...]:
         """Return numbers in the file's byte order. Raise Undecodable when they lie outside of the file."""
         if at + struct.calcsize("=" + layout) > len(self.data):
-            raise Undecodable("the picture's header is truncated")
+            raise Undecodable("the image's header is truncated")
         return struct.unpack_from(self.order + layout, self.data, at)
 
     @property
@@ -63,7 +63,7 @@ class File:
 
 
 class Directory:
-    """The tags of one picture. It keeps only tags in ``READ_TAGS``, and the first when a tag is repeated."""
+    """The tags of one image. It keeps only tags in ``READ_TAGS``, and the first when a tag is repeated."""
 
     def __init__(self, file: File, start: int) -> None:
         (count,) = file.numbers(file.count_format, start)
@@ -72,7 +72,7 @@ class Directory:
         at = start + struct.calcsize("=" + file.count_format)
         self.end = at + count * file.entry_bytes
         if self.end > len(file.data):
-            raise Undecodable("the picture's header is truncated")
+            raise Undecodable("the image's header is truncated")
         for position in range(at, self.end, file.entry_bytes):
             (tag,) = file.numbers("H", position)
             if tag in READ_TAGS and tag not in self._entries:
@@ -123,7 +123,7 @@ class Directory:
         else:
             source, at = self._file.data, self._value_offset(entry)
         if at + count * number.itemsize > len(source):
-            raise Undecodable("the picture is truncated")
+            raise Undecodable("the image is truncated")
         return np.frombuffer(source, number, count, at).astype(np.uint64)
 
     def kept(self) -> dict[int, bytes]:

@@ -41,7 +41,7 @@ def check_parts(file: File, directory: Directory, bits: int, width: int, height:
     # Some writers give the last strip the same size as the others. So only compressed strips must end inside the file.
     is_cut = compression != _NONE and bool((offsets + sizes > len(file.data)).any())
     if not len(offsets) or is_cut or bool((sizes == 0).any()):
-        raise Undecodable("the picture is truncated")
+        raise Undecodable("the image is truncated")
     if compression not in _CHECKED:
         return
     planes, samples = 1, directory.value(tags.SAMPLES, 1)
@@ -67,7 +67,7 @@ def check_parts(file: File, directory: Directory, bits: int, width: int, height:
 
     in_plane = -(-width // columns) * -(-height // rows)
     if len(offsets) < in_plane * planes:
-        raise Undecodable("the picture is truncated")
+        raise Undecodable("the image is truncated")
     shapes = [part_shape(rows)] * (in_plane * planes)
     if not is_tiled:
         shapes[in_plane - 1 :: in_plane] = [part_shape(height - (in_plane - 1) * rows)] * planes
@@ -77,13 +77,13 @@ def check_parts(file: File, directory: Directory, bits: int, width: int, height:
         if bool((ends > len(file.data)).any()) or (
             tags.STRIP_BYTES in directory and bool((sizes[: len(expected)] < expected).any())
         ):
-            raise Undecodable("the picture is truncated")
+            raise Undecodable("the image is truncated")
         return
     if len(shapes) > MAX_PARTS:
-        raise Undecodable("the picture has too many strips")
+        raise Undecodable("the image has too many strips")
     locations = list(zip(offsets.tolist(), sizes.tolist(), strict=True))[: len(shapes)]
     if compression not in _DEFLATE and sum(size for _, size in locations) > len(file.data):
-        raise Undecodable("the picture's parts are larger than its file")
+        raise Undecodable("the image's parts are larger than its file")
     parts = (file.data[offset : offset + size] for offset, size in locations)
     if directory.value(tags.FILL_ORDER, 1) == _LOWEST_BIT_FIRST:
         parts = (data.translate(_REVERSED) for data in parts)
@@ -112,9 +112,9 @@ def _check_inflated(data: bytes, expected: int) -> None:
             if not part and not data:
                 break
     except zlib.error as exc:
-        raise Undecodable("the picture is corrupt") from exc
+        raise Undecodable("the image is corrupt") from exc
     if inflated_bytes < expected:
-        raise Undecodable("the picture is truncated or corrupt")
+        raise Undecodable("the image is truncated or corrupt")
 
 
 def _check_runs(data: bytes, expected: int) -> None:
@@ -131,7 +131,7 @@ def _check_runs(data: bytes, expected: int) -> None:
         else:
             at += 1
     if unpacked_bytes < expected or at > len(data):
-        raise Undecodable("the picture is truncated or corrupt")
+        raise Undecodable("the image is truncated or corrupt")
 
 
 def _check_decoded(parts: tuple[bytes, ...], compression: int, rows: int, row_bytes: int, columns: int) -> None:

@@ -1,7 +1,7 @@
-"""Decode the first picture of a WebP file (RFC 9649), and apply its orientation.
+"""Decode the first image of a WebP file (RFC 9649), and apply its orientation.
 
 We hand the decoder nothing but the bitstream: given the whole file, libwebp reads on into the following chunks when a
-bitstream is cut off. The alpha of a lossy picture has a chunk of its own, which is left out.
+bitstream is cut off. The alpha of a lossy image has a chunk of its own, which is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HAS_XMP, _HAS_EXIF, _IS_ANIMATED = 0x04, 0x08, 0x02
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the picture, or the first frame of an animation. Raise TooLarge or Undecodable on failure."""
+    """Return the image, or the first frame of an animation. Raise TooLarge or Undecodable on failure."""
     end = 8 + int.from_bytes(data[4:8], "little")
     if data[12:16] != _EXTENDED:
         return _still(data, 12, end, None, max_pixels)
@@ -57,7 +57,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _still(data: bytes, start: int, end: int, size: tuple[int, int] | None, max_pixels: int) -> Pixels:
-    """Return the only picture among these chunks. Raise Undecodable when it does not have this size."""
+    """Return the only image among these chunks. Raise Undecodable when it does not have this size."""
     found = [chunk for chunk in _chunks(data, start, end) if chunk[0] in _PICTURES]
     if len(found) != 1:
         raise unreadable_header()
@@ -69,7 +69,7 @@ def _still(data: bytes, start: int, end: int, size: tuple[int, int] | None, max_
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, at + 6))
     check_size(width, height, max_pixels)
     if size is not None and size != (width, height):
-        raise Undecodable("the picture's size differs from the size in its header")
+        raise Undecodable("the image's size differs from the size in its header")
     body = data[at:stop] + b"\0" * ((stop - at) % 2)
     return decode_with_opencv(
         b"".join((struct.pack("<4sI4s4sI", b"RIFF", 12 + len(body), b"WEBP", kind, stop - at), body))
@@ -85,13 +85,13 @@ def _chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
         if at >= end - 1:
             return
         if at + 8 > len(data):
-            raise Undecodable("the picture is truncated")
+            raise Undecodable("the image is truncated")
         kind, length = struct.unpack_from("<4sI", data, at)
         if at + 8 + length > len(data):
-            raise Undecodable("the picture is truncated")
+            raise Undecodable("the image is truncated")
         yield kind, at + 8, at + 8 + length
         at += 8 + length + length % 2
-    raise Undecodable("the picture has too many chunks")
+    raise Undecodable("the image has too many chunks")
 
 
 def _number(data: bytes, at: int) -> int:

@@ -1,4 +1,4 @@
-"""Convert the decoded frame of a still picture to 8-bit BGR with the matrices of ITU-T H.273."""
+"""Convert the decoded frame of a still image to 8-bit BGR with the matrices of ITU-T H.273."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _WEIGHTS = {  # matrix_coefficients of H.273 (table 4): the weights of red and b
 }  # fmt: skip
 _DEFAULT = 6
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
-_BAND_ROWS = 256  # rows converted at once, so that a large picture is never in memory twice
+_BAND_ROWS = 256  # rows converted at once, so that a large image is never in memory twice
 
 
 @dataclass(frozen=True)
 class Colours:
-    """The colour matrix and range of a picture's samples."""
+    """The colour matrix and range of an image's samples."""
 
     matrix: int  # H.273's matrix_coefficients
     is_full_range: bool
@@ -42,7 +42,7 @@ def to_bgr(frame: VideoFrame, colours: Colours | None) -> Pixels:
     component = frame.format.components[0]
     depth = component.bits
     if not 8 <= depth <= 12 or frame.format.is_big_endian:
-        raise unsupported(f"a picture with {depth} bits per sample")
+        raise unsupported(f"an image with {depth} bits per sample")
     planes = [_samples(plane, depth) for plane in frame.planes[: 1 if len(frame.planes) < 3 else 3]]
     if frame.format.name.startswith("gbr"):  # its planes are green, blue and red, in the order of H.273
         matrix = _bgr_matrix(Colours(_IDENTITY, colours.is_full_range), depth)
@@ -97,7 +97,7 @@ def _bgr_matrix(colours: Colours, depth: int) -> NDArray[np.float32]:
         return np.hstack([rows, -rows @ np.full((3, 1), float(black))]).astype(np.float32)
     matrix_id = _DEFAULT if colours.matrix == _UNSPECIFIED else colours.matrix
     if matrix_id not in _WEIGHTS:
-        raise unsupported(f"a picture with the colour matrix {colours.matrix}")
+        raise unsupported(f"an image with the colour matrix {colours.matrix}")
     red, blue = _WEIGHTS[matrix_id]
     green = 1 - red - blue
     rows = np.array(

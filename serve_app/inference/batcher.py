@@ -1,6 +1,6 @@
 """The dynamic batcher: when the engine becomes free, all waiting items form the next batch.
 
-A batch that is closed earlier stays small under load, because it misses the pictures that arrive while the engine is
+A batch that is closed earlier stays small under load, because it misses the images that arrive while the engine is
 busy. This module uses plain asyncio and imports neither Ray nor models.
 """
 
@@ -148,7 +148,7 @@ class Batcher(Generic[Item, Result]):
         else:
             if displaced is not None:
                 full = Overloaded(
-                    "batcher.max_queue_size: the queue for the engine is full of this tenant's pictures; retry later "
+                    "batcher.max_queue_size: the queue for the engine is full of this tenant's images; retry later "
                     "or raise the limit",
                     limit="batcher.max_queue_size",
                 )
@@ -177,7 +177,7 @@ class Batcher(Generic[Item, Result]):
     def _put_isolated(self, waiting: _Waiting[Item, Result]) -> None:
         if len(self._isolated) >= self._max_queue_size:
             raise Overloaded(
-                f"batcher.max_queue_size: {self._max_queue_size} pictures wait to run alone in the engine, which is "
+                f"batcher.max_queue_size: {self._max_queue_size} images wait to run alone in the engine, which is "
                 "the limit; retry later or raise the limit",
                 limit="batcher.max_queue_size",
             )
@@ -214,7 +214,7 @@ class Batcher(Generic[Item, Result]):
             self.drops[waiting.traffic]["cancelled"] += 1
             return False
         if waiting.expires_at_s <= self._clock_s():
-            late = DeadlineExceeded("the deadline passed while the picture waited for the detector")
+            late = DeadlineExceeded("the deadline passed while the image waited for the detector")
             self._drop(waiting, "expired", late)
             return False
         return True

@@ -57,7 +57,7 @@ class FairQueue(Generic[Item]):
         displaced = kind.displace(tenant) if kind.size >= self._max_size else None
         if kind.size >= self._max_size:
             raise Overloaded(
-                f"batcher.max_queue_size: {self._max_size} pictures wait for the engine, which is the limit; retry "
+                f"batcher.max_queue_size: {self._max_size} images wait for the engine, which is the limit; retry "
                 "later or raise the limit",
                 limit="batcher.max_queue_size",
             )

@@ -65,7 +65,7 @@ class ModelRunner:
         engine = await asyncio.to_thread(
             model_loading.load, args.model, has_gpu=has_gpu, max_batch_size=args.batcher.max_batch_size
         )
-        with model_errors():  # a batch may run out of memory although the check with one picture did not
+        with model_errors():  # a batch may run out of memory although the check with one image did not
             batch_s = await asyncio.to_thread(_warm_up, engine, _batch_size(engine, args))
         return cls(engine, args, batch_s, on_batch)
 

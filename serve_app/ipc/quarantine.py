@@ -44,7 +44,7 @@ class Quarantine:
             except (asyncio.IncompleteReadError, ConnectionError, TimeoutError) as exc:
                 await self.close()
                 raise PoisonPicture(
-                    "two processes crashed or hung on this picture, the second while processing nothing else; send "
+                    "two processes crashed or hung on this image, the second while processing nothing else; send "
                     "another one"
                 ) from exc
             except BaseException:

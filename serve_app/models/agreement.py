@@ -1,4 +1,4 @@
-"""Compare the detections of two engines in one picture, with tolerances for rounding."""
+"""Compare the detections of two engines in one image, with tolerances for rounding."""
 
 from __future__ import annotations
 

@@ -78,28 +78,28 @@ def find_or_export(
 
 
 def _int8_pictures(args: ModelArgs, engine: str, max_batch_size: int) -> list[Path]:
-    """Return the pictures for int8 calibration. Raise ModelError when they or a library are missing."""
+    """Return the images for int8 calibration. Raise ModelError when they or a library are missing."""
     if args.calibration_dir is None:
         raise ModelError(
-            "model.precision: int8 needs model.calibration_dir; set it to a folder of about 300 typical pictures"
+            "model.precision: int8 needs model.calibration_dir; set it to a folder of about 300 typical images"
         )
     if engine == "openvino" and importlib.util.find_spec("nncf") is None:
         raise ModelError("model.precision: int8 is an extra: pip install 'sightline[int8]'")
     pictures = calibration_pictures(args.calibration_dir)[:_MAX_CALIBRATION_PICTURES]
     if len(pictures) < max_batch_size:  # TensorRT calibrates with whole batches
         raise ModelError(
-            f"model.calibration_dir: {len(pictures)} pictures are fewer than a batch of {max_batch_size}; add pictures "
+            f"model.calibration_dir: {len(pictures)} images are fewer than a batch of {max_batch_size}; add images "
             "or lower batcher.max_batch_size"
         )
     return pictures
 
 
 def calibration_pictures(folder: Path) -> list[Path]:
-    """Return the pictures in ``model.calibration_dir``. Raise ModelError when there are none."""
+    """Return the images in ``model.calibration_dir``. Raise ModelError when there are none."""
     folder = folder.expanduser()
     pictures = sorted(path for path in folder.glob("*") if path.suffix.lower() in _PICTURES) if folder.is_dir() else []
     if not pictures:
-        raise ModelError(f"model.calibration_dir: there is no picture in {folder}; it needs JPEG, PNG, WebP or BMP")
+        raise ModelError(f"model.calibration_dir: there is no image in {folder}; it needs JPEG, PNG, WebP or BMP")
     return pictures
 
 
@@ -119,7 +119,7 @@ def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]
     process that needs it waits for the child.
     """
     if pictures:
-        copies = weights.with_name("images")  # Ultralytics may repair pictures in place, so it gets copies
+        copies = weights.with_name("images")  # Ultralytics may repair images in place, so it gets copies
         copies.mkdir()
         for number, picture in enumerate(pictures):
             shutil.copy(picture, copies / f"{number}{picture.suffix}")

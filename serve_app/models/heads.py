@@ -31,7 +31,7 @@ _ROW_LENGTHS = {  # numbers per row -> kinds of model; a detection model has six
     57: "like that of an end-to-end pose model",
 }
 _EXPORT_HINT = "export it with Ultralytics as a detection model"
-_MAX_FRACTION = 2.0  # boxes whose coordinates are all below it are fractions of the picture's sides, not pixels
+_MAX_FRACTION = 2.0  # boxes whose coordinates are all below it are fractions of the image's sides, not pixels
 _ROUNDING = 0.01
 _SLACK_PX = 1.0
 _MIN_CONFIDENCE = 0.01  # the lowest threshold that a request may use
@@ -41,7 +41,7 @@ _MIN_SCORE = 1e-3  # boxes with lower scores may be meaningless
 def recognise(
     outputs: Sequence[Sequence[int]], labels: Sequence[str], input_shape: InputShape, *, is_end_to_end: bool
 ) -> Head:
-    """Return the head whose outputs have these shapes for one picture. ``is_end_to_end`` is the file's own statement.
+    """Return the head whose outputs have these shapes for one image. ``is_end_to_end`` is the file's own statement.
 
     Raise ModelError, which says what kind of model it seems to be, for every other head.
     """
@@ -53,7 +53,7 @@ def recognise(
             f"the model has {len(outputs)} outputs, {listed}, but a YOLO detection model has one: {_EXPORT_HINT}"
         )
     if len(shape) == 3 and shape[0] != 1:
-        raise ModelError(f"the model returns results for {shape[0]} pictures when given one: export it with batch=1")
+        raise ModelError(f"the model returns results for {shape[0]} images when given one: export it with batch=1")
     if len(shape) != 3:
         raise ModelError(f"the model's output is {_format_shape(shape)}, {_describe(shape, classes)}: {_EXPORT_HINT}")
     _, height, width = shape
@@ -127,7 +127,7 @@ def to_rows(raw: NDArray[np.float32]) -> NDArray[np.float32]:
 def check_output(raw: NDArray[np.float32], labels: Sequence[str]) -> None:
     """Raise ModelError if the values of one raw output contradict the head that its shape stands for.
 
-    ``raw`` is the output for any picture (see ``models.tasks.detect``). An output without boxes proves nothing.
+    ``raw`` is the output for any image (see ``models.tasks.detect``). An output without boxes proves nothing.
     """
     if not np.isfinite(raw).all():
         raise ModelError("the model produces NaN or infinite values: export it again, in fp32 if it was fp16")
@@ -143,7 +143,7 @@ def check_output(raw: NDArray[np.float32], labels: Sequence[str]) -> None:
     boxes = boxes[scores > _MIN_SCORE]
     if boxes.any() and np.abs(boxes).max() <= _MAX_FRACTION:
         raise ModelError(
-            "the model's boxes are fractions of the picture's sides, like those of an RT-DETR, not pixels of its "
+            "the model's boxes are fractions of the image's sides, like those of an RT-DETR, not pixels of its "
             "input: only YOLO models exported by Ultralytics are supported"
         )
     inverted = (boxes[:, 2:] - boxes[:, :2] < -_SLACK_PX).any(axis=1)

@@ -23,7 +23,7 @@ from serve_app.types import DetectOptions, InputShape, Json, Pixels, Precision
 
 _MAX_COMPARED_PICTURES = 50  # comparing them takes a few seconds at start
 _MIN_COMPARED_DETECTIONS = 20  # with fewer, the comparison of two engines means little
-_MAX_PIXELS = 50_000_000  # in a calibration picture or the known picture
+_MAX_PIXELS = 50_000_000  # in a calibration image or the known image
 _COMPARED = DetectOptions(confidence=THRESHOLD - CONFIDENCE_TOLERANCE, iou=0.7, max_detections=300)
 _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "openvino": ("auto", "fp32", "bf16", "int8"),
@@ -61,11 +61,11 @@ def _check_first_output(engine: Engine, args: ModelArgs) -> None:
     try:
         raw = engine.infer([frame])[0]
     except Exception as exc:
-        failed = ModelError(f"{info.name} fails on its first picture: {type(exc).__name__}: {reason(exc)}")
+        failed = ModelError(f"{info.name} fails on its first image: {type(exc).__name__}: {reason(exc)}")
         raise out_of_memory(exc) or failed from exc
     check_output(raw, info.labels)
     if args.known_picture and not len(to_detections(raw, _COMPARED, end_to_end=info.end_to_end)):
-        raise ModelError(f"model.known_picture: {info.name} finds nothing in it; check model.weights and the picture")
+        raise ModelError(f"model.known_picture: {info.name} finds nothing in it; check model.weights and the image")
 
 
 def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_size: int) -> Engine:
@@ -113,7 +113,7 @@ def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_
 def _load_openvino(weights: Path, options: Json, args: ModelArgs) -> Engine:
     """Load the OpenVINO engine, in bf16 when the precision is ``auto`` and bf16 is proven to find the same objects.
 
-    bf16 is far faster than fp32. The proof needs the pictures in ``model.calibration_dir``.
+    bf16 is far faster than fp32. The proof needs the images in ``model.calibration_dir``.
     """
     from serve_app.models.engines.openvino import OpenVinoEngine
 
@@ -129,9 +129,9 @@ def _load_openvino(weights: Path, options: Json, args: ModelArgs) -> Engine:
 
 
 def _engines_agree(some: Engine, other: Engine, pictures: list[Path]) -> bool:
-    """Return whether both engines find the same objects in every picture, and enough of them to be sure.
+    """Return whether both engines find the same objects in every image, and enough of them to be sure.
 
-    Raise ModelError when a picture cannot be read.
+    Raise ModelError when an image cannot be read.
     """
     seen = 0
     for picture in pictures:

@@ -61,7 +61,7 @@ class AdmissionLimit:
         tenants = len(self._in_flight) + (tenant not in self._in_flight)
         if in_flight >= admitted and self._in_flight[tenant] >= admitted / tenants:
             raise Overloaded(
-                f"preprocessor.slots: {in_flight} pictures are in flight for {self._slots} slots, more than can be "
+                f"preprocessor.slots: {in_flight} images are in flight for {self._slots} slots, more than can be "
                 f"answered within {_MAX_WAIT_S:g} s; retry later or add Detector replicas",
                 limit="preprocessor.slots",
             )

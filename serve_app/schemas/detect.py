@@ -88,17 +88,17 @@ class DetectQuery(DetectSettings):
 
 
 class PictureUrl(BaseModel):
-    """The JSON body of ``POST /detect``: the URL of a picture."""
+    """The JSON body of ``POST /detect``: the URL of an image."""
 
     model_config = ConfigDict(extra="forbid")
 
     url: str = Field(
-        min_length=1, max_length=8192, description="The `http` or `https` URL of a picture that needs no credentials."
+        min_length=1, max_length=8192, description="The `http` or `https` URL of an image that needs no credentials."
     )
 
 
 class Box(BaseModel):
-    """A box: its left, top, right and bottom edges, in pixels of the picture as a viewer shows it."""
+    """A box: its left, top, right and bottom edges, in pixels of the image as a viewer shows it."""
 
     x1: float
     y1: float
@@ -116,7 +116,7 @@ class Detection(BaseModel):
 
 
 class ImageSize(BaseModel):
-    """The size of the picture in pixels, as a viewer shows it (EXIF orientation applied)."""
+    """The size of the image in pixels, as a viewer shows it (EXIF orientation applied)."""
 
     width: int
     height: int
@@ -133,18 +133,18 @@ class TimingMs(BaseModel):
 
 
 class Found(BaseModel):
-    """The detections in one picture or frame, with the model and the time that they took."""
+    """The detections in one image or frame, with the model and the time that they took."""
 
     count: int
     detections: list[Detection]
     image: ImageSize
     model: str
     timing_ms: TimingMs
-    batch_size: int = Field(description="The number of pictures in the batch, this one included.")
+    batch_size: int = Field(description="The number of images in the batch, this one included.")
 
 
 class DetectResponse(Found):
-    """The result for one picture."""
+    """The result for one image."""
 
     request_id: str
 
@@ -182,6 +182,6 @@ def answer_fields(answer: Answer) -> dict[str, Any]:
 
 
 class DetectManyResponse(BaseModel):
-    """The results for several pictures, in the order in which they were sent. Each is a result or an error."""
+    """The results for several images, in the order in which they were sent. Each is a result or an error."""
 
     results: list[DetectResponse | ErrorResponse]

@@ -15,7 +15,7 @@ State = Literal["starting", "running", "reconnecting", "stalled", "blocked", "pa
 EventType = Literal["result", "state", "gap", "zone", "line", "recording"]
 
 _ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-Coordinate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]  # as a fraction of the picture's width or height
+Coordinate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]  # as a fraction of the image's width or height
 Point = tuple[Coordinate, Coordinate]  # x, y
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -30,8 +30,8 @@ class SourceSpec(_Spec):
     uri: str = Field(
         min_length=1,
         max_length=4096,
-        description="A file or a folder of pictures below SERVE_APP_MEDIA_DIRS, a device (`/dev/video0`), or an "
-        "`rtsp`, `rtsps`, `http`, `https`, `udp` or `tcp` URL. An HTTP URL that returns a single picture is requested "
+        description="A file or a folder of images below SERVE_APP_MEDIA_DIRS, a device (`/dev/video0`), or an "
+        "`rtsp`, `rtsps`, `http`, `https`, `udp` or `tcp` URL. An HTTP URL that returns a single image is requested "
         "again at `max_fps`, or once per second.",
     )
     loop: bool = Field(False, description="Play a file again when it ends.")
@@ -45,14 +45,14 @@ class SourceSpec(_Spec):
 class Motion(_Spec):
     """The motion filter: frames in which nothing has moved skip the model."""
 
-    threshold: float = Field(0.01, gt=0, lt=1, description="The fraction of the picture that has to change.")
+    threshold: float = Field(0.01, gt=0, lt=1, description="The fraction of the image that has to change.")
     max_skip_s: float = Field(
         10.0, gt=0, le=3600, description="A frame goes to the model at least this often, in seconds."
     )
 
 
 class Zone(_Spec):
-    """An area of the picture. An object is inside it while the middle of its box's lower edge is inside."""
+    """An area of the image. An object is inside it while the middle of its box's lower edge is inside."""
 
     name: Label
     polygon: list[Point] = Field(min_length=3, max_length=64)
@@ -325,7 +325,7 @@ class StreamStatus(BaseModel):
     captured: int = 0
     processed: int = 0
     dropped: dict[str, int] = Field(default={}, description="Dropped frames, by reason.")
-    passed_over: int = Field(default=0, description="Files in a folder that are not pictures.")
+    passed_over: int = Field(default=0, description="Files in a folder that are not images.")
     reconnects: int = 0
     camera_fps: float = 0
     processed_fps: float = 0

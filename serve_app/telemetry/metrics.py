@@ -30,14 +30,14 @@ class Metric:
     buckets: tuple[int, ...] = ()
 
 
-IMAGES = Metric("counter", "sightline_images", "Pictures answered, by kind of traffic", ("traffic",))
+IMAGES = Metric("counter", "sightline_images", "Images answered, by kind of traffic", ("traffic",))
 CROSSINGS = Metric(
     "counter", "sightline_crossings", "Frames received as bytes from another node, which had no Detector", ("traffic",)
 )
 REFUSALS = Metric(
     "counter",
     "sightline_refusals",
-    "Pictures and requests refused, by error code and by the limit that was reached, if any",
+    "Images and requests refused, by error code and by the limit that was reached, if any",
     ("code", "limit"),
 )
 REQUESTS = Metric(
@@ -50,7 +50,7 @@ DETECTIONS = Metric(
     "counter", "sightline_detections", "Detections returned, by label; changes can show drift", ("label",)
 )
 DROPS = Metric(
-    "counter", "sightline_batcher_drops", "Pictures that left the queue without being processed", ("traffic", "reason")
+    "counter", "sightline_batcher_drops", "Images that left the queue without being processed", ("traffic", "reason")
 )
 MODEL_CHANGES = Metric(
     "counter",
@@ -58,11 +58,11 @@ MODEL_CHANGES = Metric(
     "Changes of a running Detector's model or settings, by outcome: made or refused",
     ("outcome",),
 )
-INFERENCES = Metric("counter", "sightline_inferences", "Pictures processed by the engine")
+INFERENCES = Metric("counter", "sightline_inferences", "Images processed by the engine")
 EXECUTIONS = Metric("counter", "sightline_executions", "Batches run; the mean batch size is inferences / executions")
-BATCH_SIZE = Metric("histogram", "sightline_batch_size", "Pictures per batch", (), _COUNTS)
-QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Pictures waiting for the engine", ("traffic",))
-STAGE_MS = Metric("histogram", "sightline_stage_ms", "Milliseconds a picture spends in a stage", ("stage",), _MS)
+BATCH_SIZE = Metric("histogram", "sightline_batch_size", "Images per batch", (), _COUNTS)
+QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Images waiting for the engine", ("traffic",))
+STAGE_MS = Metric("histogram", "sightline_stage_ms", "Milliseconds an image spends in a stage", ("stage",), _MS)
 # The metrics of a stream are all gauges, because Ray forgets only gauges, 20 s after they were last recorded.
 STREAM_STATE = Metric(
     "gauge", "sightline_stream_state", "1 for the current state of the stream", ("stream_id", "state")
@@ -113,7 +113,7 @@ class Telemetry:
                 self._totals[series] = total
 
     def refused(self, error: ServeAppError) -> None:
-        """Count a picture or a request that was answered with an error."""
+        """Count an image or a request that was answered with an error."""
         self.record(REFUSALS, code=error.code, limit=error.limit)
 
     def requested(self, key: str, outcome: str) -> None:
@@ -125,7 +125,7 @@ class Telemetry:
         self.record(KEYS_FILE_ERRORS)
 
     def answered(self, reply: DetectReply, labels: Sequence[str], traffic: Traffic) -> None:
-        """Count a picture or frame that was answered. ``labels`` are in the order of the class ids."""
+        """Count an image or frame that was answered. ``labels`` are in the order of the class ids."""
         self.record(IMAGES, traffic=traffic)
         for class_id, count in Counter(reply.detections.class_id.tolist()).items():
             self.record(DETECTIONS, count, label=label_of(class_id, labels))

@@ -123,7 +123,7 @@ def rtsp_camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterat
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save the 30 pictures that a camera shows. Each shows its own number."""
+    """Save the 30 images that a camera shows. Each shows its own number."""
     folder = tmp_path_factory.mktemp("camera")
     for number in range(CAMERA_FRAMES):
         cv2.imwrite(str(folder / f"{number}.jpg"), squares.picture([square_of(number)]))

@@ -143,7 +143,7 @@ async def test_a_wrong_password_fails_and_is_not_shown(pictures: Path) -> None:
 
 
 def save_coded(path: Path, container_format: str, options: dict[str, str]) -> None:
-    """Save the pictures as H.264 in a container."""
+    """Save the images as H.264 in a container."""
     with av.open(str(path), "w", format=container_format, options=options) as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width = stream.height = squares.SIZE_PX

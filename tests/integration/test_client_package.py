@@ -26,7 +26,7 @@ import numpy as np
 from serve_app.client import ApiError, Client, NotFoundError
 
 with Client(sys.argv[1]) as client:
-    results = [client.detect(picture) for picture in (sys.argv[2], open(sys.argv[2], "rb").read())]
+    results = [client.detect(image) for image in (sys.argv[2], open(sys.argv[2], "rb").read())]
     results.append(client.detect(np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3)))
     try:
         results[0].to_supervision()

@@ -27,7 +27,7 @@ def answer(body: Json) -> list[tuple[str, float, tuple[float, ...]]]:
 
 
 def expected(drawn: list[Square], confidence: float, labels: tuple[str, ...] = LABELS) -> list[Any]:
-    """Return the detections that the model must find in a picture of these squares."""
+    """Return the detections that the model must find in an image of these squares."""
     return sorted(
         (square.label, round(square.confidence, 2), tuple(map(float, square.box)))
         for square in drawn

@@ -1,4 +1,4 @@
-"""A test that every answer under mixed load belongs to its own picture, frame and client, which show their number."""
+"""A test that every answer under mixed load belongs to its own image, frame and client, which show their number."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_FIT_PX = 200.0  # a box that differs by more, summed over its four sides, bel
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one picture."""
+    """The answer to one image."""
 
     number: int
     guesses: tuple[Guess, ...]
@@ -77,7 +77,7 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
         results.extend(await asyncio.to_thread(stream_results, codes_url, results_each, name))
 
     async def post(client: AsyncClient, mine: range, streams: asyncio.Future[list[None]]) -> None:
-        """Send a client's pictures singly, in one body, and for annotation. Repeat while the streams run."""
+        """Send a client's images singly, in one body, and for annotation. Repeat while the streams run."""
         while not (streams.done() and mine[-1] in drawn):
             for number in mine:
                 keep(number, await client.detect(encoded[number]))
@@ -100,18 +100,18 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
     asyncio.run(run())
     for name in belts:
         delete_stream(codes_url, name)
-    assert max(answer.batch_size for answer in answers) > 1  # pictures, or pictures and frames, shared batches
+    assert max(answer.batch_size for answer in answers) > 1  # images, or images and frames, shared batches
     assert {answer.number for answer in answers} == set(pictures)
     wrong = [answer for answer in answers if best_match(answer.guesses, pictures) != answer.number]
     assert wrong == []
-    assert min(len(answer.guesses) for answer in answers) >= 3  # enough to identify a picture
+    assert min(len(answer.guesses) for answer in answers) >= 3  # enough to identify an image
 
     reader = cv2.QRCodeDetector()
     for number, data in drawn.items():
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None
         boxes = [truth.box for truth in pictures[number].truths]
-        assert f"picture {number:06}" in samples.read_qr_codes(picture, boxes, reader)
+        assert f"image {number:06}" in samples.read_qr_codes(picture, boxes, reader)
 
     frames = {first + k: samples.belt_frame(first + k) for first in BELTS.values() for k in range(FRAMES)}
     numbers = {name: frame_numbers(path, reader) for name, path in belts.items()}

@@ -1,4 +1,4 @@
-"""The pictures for parity tests: real photographs, and sizes that are difficult for a letterbox."""
+"""The images for parity tests: real photographs, and sizes that are difficult for a letterbox."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def shipped() -> list[Path]:
 
 
 def save_extremes(folder: Path) -> list[Path]:
-    """Save pictures of 1×1, 1×4000, 4000×1 and 6000×4000 px, resized from a photograph."""
+    """Save images of 1×1, 1×4000, 4000×1 and 6000×4000 px, resized from a photograph."""
     photograph = cv2.imread(str(ASSETS / "zidane.jpg"))
     sizes = [(1, 1), (1, 4000), (4000, 1), (6000, 4000)]
     paths = [folder / f"{width}x{height}.jpg" for width, height in sizes]

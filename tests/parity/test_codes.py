@@ -90,7 +90,7 @@ def test_an_exported_file_gives_the_boxes_of_ultralytics(
 
 
 def test_auto_uses_bf16_only_if_it_finds_the_same_objects(tmp_path: Path, squares_model: Path) -> None:
-    """The embedded model finds other codes in bf16. An empty picture is no evidence, so it does not enable bf16."""
+    """The embedded model finds other codes in bf16. An empty image is no evidence, so it does not enable bf16."""
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU does not compute in bf16")
     (tmp_path / "plain").mkdir()

@@ -23,7 +23,7 @@ CLEAR = 0.4  # well above the threshold, so no detection is a borderline case
 
 
 def model_input() -> torch.Tensor:
-    """Return the picture as an input of the network."""
+    """Return the image as an input of the network."""
     slot = np.empty((SIZE_PX, SIZE_PX, 3), np.uint8)
     letterbox(colourful(), slot)
     return torch.from_numpy(slot[None, :, :, ::-1].copy()).permute(0, 3, 1, 2) / 255

@@ -23,7 +23,7 @@ pytestmark = needs_shared
 
 CASES = [
     ("yolov8n.pt", "openvino", "auto"),
-    ("yolov8n.pt", "openvino", "auto with pictures"),  # bf16 if it finds the same objects in them
+    ("yolov8n.pt", "openvino", "auto with images"),  # bf16 if it finds the same objects in them
     ("yolov8n.pt", "openvino", "int8"),
     ("yolov8n.pt", "onnx", "auto"),
     ("yolov8n.pt", "torch", "auto"),
@@ -60,7 +60,7 @@ def pair(
     if on_gpu and not torch.cuda.is_available():
         pytest.skip("this test needs a GPU")
     cache, weights = tmp_path_factory.mktemp("cache"), SHARED / "weights" / name
-    pictures = calibration_dir if chosen in {"int8", "auto with pictures"} else None
+    pictures = calibration_dir if chosen in {"int8", "auto with images"} else None
     named = {"weights": weights} if weights.is_dir() else trusted(weights)
     args = ModelArgs(**named, engine=engine, precision=precision, calibration_dir=pictures, cache_dir=cache)
     ours = load(args, has_gpu=on_gpu)

@@ -1,4 +1,4 @@
-"""Decoding of randomly damaged pictures in a separate process, because a decoder may crash."""
+"""Decoding of randomly damaged images in a separate process, because a decoder may crash."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scripts.trials.damage import damaged
 from serve_app.images.decode import decode
 from serve_app.errors import ServeAppError
 for _ in range(3000):
-    data = damaged(rng, rng.choice(pictures), rng.choice(pictures))
+    data = damaged(rng, rng.choice(images), rng.choice(images))
     try:
         pixels = decode(data, 1_000_000)
         assert pixels.dtype == "uint8" and pixels.ndim == 3 and pixels.size <= 3_000_000
@@ -20,6 +20,6 @@ for _ in range(3000):
 
 
 def decode_damaged(make_pictures: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the process, and return its outcome. ``make_pictures`` is Python code that sets ``rng`` and ``pictures``."""
+    """Run the process, and return its outcome. ``make_pictures`` is Python code that sets ``rng`` and ``images``."""
     code = make_pictures + _DECODE
     return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=120)

@@ -64,7 +64,7 @@ class FakeBackend:
         if self.failure:
             raise self.failure
         if data == b"bad":
-            raise Undecodable("the picture is truncated or corrupt")
+            raise Undecodable("the image is truncated or corrupt")
         if data == b"slow":
             await asyncio.Event().wait()
         box = np.array([[0, 0, len(data), 10]], np.float32)

@@ -1,7 +1,7 @@
 """A model with known answers. Its weights are set by hand so that it finds red, green and blue squares.
 
 A square of ``SIDE_PX`` in the model input, aligned to the grid of ``STRIDE_PX``, is found with exactly its own box. Its
-confidence is ``8 * brightness - 7`` (brightness from 0 to 1), so the picture determines the confidence of the answer. A
+confidence is ``8 * brightness - 7`` (brightness from 0 to 1), so the image determines the confidence of the answer. A
 cell that is one grid step or more from the square has a score of zero, so no square is found twice.
 """
 
@@ -26,7 +26,7 @@ _BGR = {"red": (0, 0, 1), "green": (0, 1, 0), "blue": (1, 0, 0)}
 
 @dataclass(frozen=True)
 class Square:
-    """A square in a cell of the model's grid, in a picture of the model's size."""
+    """A square in a cell of the model's grid, in an image of the model's size."""
 
     label: str
     column: int  # from 0 to _CELLS - 1
@@ -44,7 +44,7 @@ class Square:
 
 
 def picture(squares: list[Square], scale: int = 1) -> np.ndarray:
-    """Draw the squares on a black picture, ``scale`` times as large as the model input."""
+    """Draw the squares on a black image, ``scale`` times as large as the model input."""
     pixels = np.zeros((SIZE_PX * scale, SIZE_PX * scale, 3), np.uint8)
     for square in squares:
         left, top, right, bottom = (side * scale for side in square.box)
@@ -64,7 +64,7 @@ def random_squares(rng: np.random.Generator, count: int) -> list[Square]:
 
 
 def encode(pixels: np.ndarray, extension: str = ".png") -> bytes:
-    """Encode the picture as an image file."""
+    """Encode the image as an image file."""
     return cv2.imencode(extension, pixels)[1].tobytes()
 
 

@@ -22,7 +22,7 @@ PRIVATE_WORDS = (
     "for good",  # permanently
     "for ever",  # indefinitely
     "(?:that|which) is (?-i:none)",  # that is not one, invalid
-    "(?<!there )is no (?:number|text|picture|video|model)",  # is not a number
+    "(?<!there )is no (?:number|text|image|video|model)",  # is not a number
     "that there (?:are|were|is not)",  # the existing ..., that does not exist
     "what (?:there is|is there|is live|stands)",  # the existing ..., live sources, the setting
     "what (?:became|becomes|came|comes) of",  # the result of

@@ -89,7 +89,7 @@ def serves(
     env: Variables = MappingProxyType({}),
     **variables: str | None,
 ) -> Problem:
-    """Return the check that the service starts, detects codes in a picture and completes a stream of three pictures.
+    """Return the check that the service starts, detects codes in an image and completes a stream of three images.
 
     Its log must contain ``says``. ``below`` is the name of a folder in which the checkout lies. ``config`` is appended
     to configs/local.yaml. ``{folder}`` in a variable stands for a temporary folder; ``env`` holds further variables.
@@ -123,9 +123,9 @@ def serves(
                 stop_problem = _stop(server.stop)
             said = read_log(log)
         if not found:
-            return "nothing is detected in a picture with codes"
+            return "nothing is detected in an image with codes"
         if (stream.state, stream.processed, stream.restarts) != ("completed", 3, 0):
-            return f"a stream of 3 pictures is {stream.state} after {stream.processed} pictures: {stream.detail}"
+            return f"a stream of 3 images is {stream.state} after {stream.processed} images: {stream.detail}"
         missing = [words for words in says if words not in said]
         return stop_problem or (f"the log lacks {missing}" if missing else None)
 
@@ -168,7 +168,7 @@ def checkout(folder: Path) -> Path:
 
 
 def save_pictures(folder: Path) -> Path:
-    """Save three pictures with codes, and return their folder."""
+    """Save three images with codes, and return their folder."""
     folder.mkdir(parents=True)
     for number in range(3):
         (folder / f"{number}.jpg").write_bytes(encoded(number))
@@ -176,5 +176,5 @@ def save_pictures(folder: Path) -> Path:
 
 
 def encoded(number: int) -> bytes:
-    """Return a picture with codes as a JPEG."""
+    """Return an image with codes as a JPEG."""
     return cv2.imencode(".jpg", samples.belt_frame(number).pixels)[1].tobytes()

@@ -55,7 +55,7 @@ def to_rows(raw: torch.Tensor) -> torch.Tensor:
     """Return each anchor's box and best class, ``(n, anchors, 6)``: left, top, right, bottom, confidence, class id.
 
     ``raw`` is ``(n, 4 + classes, anchors)``: see ``models.tasks.detect``. With 80 classes, this reduces the copy from
-    the device to one fourteenth. The rest depends on the thresholds of each picture and is left to that module.
+    the device to one fourteenth. The rest depends on the thresholds of each image and is left to that module.
     """
     confidence, class_id = raw[:, 4:].max(1)
     centre, size = raw[:, :4].float().chunk(2, 1)

@@ -1,4 +1,4 @@
-"""Determine the input shape of an exported model, and refuse models that do not take pictures as YOLO models do."""
+"""Determine the input shape of an exported model, and refuse models that do not take images as YOLO models do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from serve_app.errors import ModelError
 from serve_app.types import InputShape
 
-MAX_SIDE_PX = 8192  # 64 slots of this size take 13 GB; larger inputs are not meant for pictures
+MAX_SIDE_PX = 8192  # 64 slots of this size take 13 GB; larger inputs are not meant for images
 
 
 def input_shape(inputs: Sequence[Sequence[int | None]], is_float: bool, wanted: InputShape) -> InputShape:
@@ -29,7 +29,7 @@ def input_shape(inputs: Sequence[Sequence[int | None]], is_float: bool, wanted: 
         raise ModelError(f"the model's input is {_format_shape(sides)}, channels last: export it as 1x3xHxW")
     if channels not in (None, 3):
         raise ModelError(
-            f"the model's input is {_format_shape(sides)}, pictures of {channels} channels, but only 3 are supported: "
+            f"the model's input is {_format_shape(sides)}, images of {channels} channels, but only 3 are supported: "
             "export it as 1x3xHxW"
         )
     if not is_float:
@@ -53,6 +53,4 @@ def _format_shape(sides: Sequence[int | None]) -> str:
 
 def fixed_batch_error(batch: int) -> ModelError:
     """Return the error for a file with a fixed batch of ``batch`` that cannot be changed to a batch of one."""
-    return ModelError(
-        f"the model takes {batch} pictures at a time and cannot take a single one: export it with batch=1"
-    )
+    return ModelError(f"the model takes {batch} images at a time and cannot take a single one: export it with batch=1")

@@ -25,7 +25,7 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 class OnnxEngine:
-    """Engine that runs each batch at once, or picture by picture when the file was exported for a fixed batch.
+    """Engine that runs each batch at once, or image by image when the file was exported for a fixed batch.
 
     It computes in the precision of the file. A dynamic input size is fixed at ``input_shape``. Raise ModelError when
     the model cannot be read or run.

@@ -29,10 +29,10 @@ _FLOATS = (ov.Type.f32, ov.Type.f16, ov.Type.bf16, ov.Type.f64)
 
 
 class OpenVinoEngine:
-    """Engine that runs one picture per OpenVINO request and reads it in place from its slot.
+    """Engine that runs one image per OpenVINO request and reads it in place from its slot.
 
-    The model is compiled twice: for single pictures, with all threads on each, and for several pictures at once, with
-    as many OpenVINO streams as OpenVINO finds best for the machine. Streams are slower for one picture and faster for
+    The model is compiled twice: for single images, with all threads on each, and for several images at once, with
+    as many OpenVINO streams as OpenVINO finds best for the machine. Streams are slower for one image and faster for
     many.
 
     ``path``: an exported OpenVINO folder, or an ``.onnx`` file. A dynamic input size is fixed at ``input_shape``, and a
@@ -188,7 +188,7 @@ def _read_metadata(path: Path) -> Json:
 
 
 def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
-    """Fix the model's input at one picture. Return the file's batch size, 1 if it is dynamic, and the input shape.
+    """Fix the model's input at one image. Return the file's batch size, 1 if it is dynamic, and the input shape.
 
     Raise ModelError when the input is not supported or cannot be changed.
     """
@@ -248,7 +248,7 @@ def _choose_precision(wanted: Precision, *, is_quantised: bool, has_bf16: bool) 
         return "int8"
     if wanted == "int8":
         raise ModelError(
-            "model.precision: int8 needs a .pt file, which is calibrated with the pictures in model.calibration_dir"
+            "model.precision: int8 needs a .pt file, which is calibrated with the images in model.calibration_dir"
         )
     if wanted == "bf16" and not has_bf16:
         raise ModelError("model.precision: this CPU does not support bf16; set it to auto or fp32")

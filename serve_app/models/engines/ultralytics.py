@@ -62,7 +62,7 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
 def export(path: Path, *, format: str, input_shape: Sequence[int], quantize: int = 32, max_batch_size: int = 1) -> Path:
     """Export a checkpoint to ``format`` next to ``path``, with the fixed input ``input_shape``: height and width.
 
-    ``quantize``: bits per number. With 8, the folder ``images`` next to ``path`` must have calibration pictures, which
+    ``quantize``: bits per number. With 8, the folder ``images`` next to ``path`` must have calibration images, which
     Ultralytics may modify. ``max_batch_size``: above one, the export takes any batch of up to this size. Raise
     ModelError when the checkpoint is not a YOLO detection model.
     """
@@ -101,10 +101,10 @@ def _open(path: Path) -> YOLO:
     channels = (getattr(yolo.model, "yaml", None) or {}).get("channels", 3)
     if channels != 3:
         raise ModelError(
-            f"{path.name} takes pictures of {channels} channels, but only 3 are supported: use a model for colour "
+            f"{path.name} takes images of {channels} channels, but only 3 are supported: use a model for colour "
             "pictures"
         )
-    if isinstance(yolo.model, RTDETRDetectionModel):  # its boxes are fractions of the picture's sides
+    if isinstance(yolo.model, RTDETRDetectionModel):  # its boxes are fractions of the image's sides
         raise ModelError(f"{path.name} is an RT-DETR, but only YOLO models are supported: use a YOLO model")
     return yolo
 

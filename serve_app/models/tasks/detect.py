@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from serve_app.errors import ServeAppError
 from serve_app.types import Detections, DetectOptions
 
-MAX_CANDIDATES = 3000  # the most confident ones go into NMS, which bounds its time for a noisy picture
+MAX_CANDIDATES = 3000  # the most confident ones go into NMS, which bounds its time for a noisy image
 _ROUNDING = 0.01  # by which a confidence may exceed 1 in fp16 and int8
 _CLASS_OFFSET_PX = 7680.0  # moves each class's boxes apart, so that NMS never compares two classes (as Ultralytics)
 
@@ -28,7 +28,7 @@ def to_detections(raw: NDArray[np.float32], options: DetectOptions, *, end_to_en
     rows: left, top, right, bottom, confidence, class id. ``end_to_end``: each object has one row, so NMS is skipped.
 
     Confidences slightly above 1 become 1. Raise ServeAppError when one exceeds 1 by more than rounding. The check at
-    start can miss such a model, because it looks at a single picture.
+    start can miss such a model, because it looks at a single image.
     """
     has_rows = raw.shape[1] == 6  # the other head always has more than six anchors
     xyxy, confidence, class_id = _from_rows(raw, options) if has_rows else _from_anchors(raw, options)

@@ -185,7 +185,7 @@ def _rate_of(stream: Any, is_raw: bool, has_end: bool) -> float | None:
 def _pictures_after(
     after: Position, pictures: Iterator[Picture], source: Source, container: Any, stream: Any
 ) -> Iterator[Picture]:
-    """Return the pictures after a position. Seek to the key frame before it, or read a file without an index whole."""
+    """Return the images after a position. Seek to the key frame before it, or read a file without an index whole."""
     if after.timestamp_s is None or container.format.name not in _INDEXED:
         return ((pixels, at) for pixels, at in pictures if at.index > after.index)
     try:
@@ -197,7 +197,7 @@ def _pictures_after(
 
 
 def _decode_pictures(source: Source, media: Input, container: Any, stream: Any, max_pixels: int) -> Iterator[Picture]:
-    """Yield the decoded pictures. Skip packets that cannot be decoded, because the next key frame repairs the video."""
+    """Yield the decoded images. Skip packets that cannot be decoded, because the next key frame repairs the video."""
     read_at_s = time.monotonic()
     corrupt, index = 0, -1
     try:

@@ -33,11 +33,11 @@ _MAX_PIXELS = 1 << 32
 
 
 class EndlessJpeg(Exception):
-    """A picture has more bytes than the limit."""
+    """An image has more bytes than the limit."""
 
 
 class JpegTooLarge(Exception):
-    """A picture has more pixels than the limit."""
+    """An image has more pixels than the limit."""
 
 
 def jpegs_of(
@@ -127,9 +127,9 @@ def split_jpegs(read: Callable[[], bytes], max_pixels: int = _MAX_PIXELS) -> Ite
 def _end_of_picture(
     buffer: bytearray, more: Callable[[], bool], max_pixels: int, length: int = 0, start: int = 0
 ) -> int | None:
-    """Return where the picture that starts at ``start`` ends, including the images that belong to it.
+    """Return where the image that starts at ``start`` ends, including the images that belong to it.
 
-    Return 0 for a corrupt picture, and None if the body ends within the picture.
+    Return 0 for a corrupt image, and None if the body ends within the image.
     """
     at, last_at, has_scan = start + 2, 0, False
     while True:
@@ -144,7 +144,7 @@ def _end_of_picture(
         marker = found[1][0]
         if marker == _END_MARKER:
             return found.end()
-        if marker == _START_MARKER:  # the next picture's: this one has no end marker
+        if marker == _START_MARKER:  # the next image's: this one has no end marker
             return found.start() if has_scan else 0
         at = found.end()
         if marker in _STANDALONE:
@@ -171,7 +171,7 @@ def _end_of_picture(
 
 
 def _ends_at(buffer: bytearray, more: Callable[[], bool], length: int) -> bool:
-    """Return whether a picture ends after ``length`` bytes, as its part's header declares."""
+    """Return whether an image ends after ``length`` bytes, as its part's header declares."""
     if length > MAX_PICTURE_BYTES // 2:
         return False
     while len(buffer) < length:
@@ -181,7 +181,7 @@ def _ends_at(buffer: bytearray, more: Callable[[], bool], length: int) -> bool:
 
 
 def _begins_at(buffer: bytearray, more: Callable[[], bool], place: int) -> bool:
-    """Return whether another picture starts at this place."""
+    """Return whether another image starts at this place."""
     if place > MAX_PICTURE_BYTES // 2:
         return False
     while len(buffer) < place + len(_START):

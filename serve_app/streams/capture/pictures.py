@@ -23,5 +23,5 @@ class Video:
     passed_over: int = 0  # files in the folder that are not images
 
     def __iter__(self) -> Iterator[Picture]:
-        """Iterate over the pictures. Raise SourceError if the source fails."""
+        """Iterate over the images. Raise SourceError if the source fails."""
         return self.pictures

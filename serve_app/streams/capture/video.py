@@ -40,7 +40,7 @@ def open_video(
     hwaccel: str | None = None,
     guard: AddressGuard | None = None,
 ) -> Iterator[Video]:
-    """Open a source within the block. Its first picture is the one after ``after``.
+    """Open a source within the block. Its first image is the one after ``after``.
 
     ``hwaccel`` names the hardware that decodes; software is the fallback. ``guard`` decides which other servers an HTTP
     source may lead to, such as those of a playlist's segments; without it, only public ones are allowed.

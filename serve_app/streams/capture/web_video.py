@@ -79,7 +79,7 @@ def open_web(source: Source, guard: AddressGuard, max_pixels: int, hwaccel: str 
 def _read_all_runs(
     video: Video, body: HlsBody, runs: ExitStack, open_next: Callable[[], AbstractContextManager[Video]]
 ) -> Iterator[Picture]:
-    """Yield the pictures of all runs of a playlist as one video. Each run starts one frame interval after the last one.
+    """Yield the images of all runs of a playlist as one video. Each run starts one frame interval after the last one.
 
     A run is the video between two discontinuities. ``runs`` holds the open run.
     """

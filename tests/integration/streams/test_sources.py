@@ -22,7 +22,7 @@ def test_every_file_of_a_folder_is_processed_dropped_or_skipped(service: Service
     for name in ("0.jfif", "1.jpe", "2.MPO", "IMG_3"):
         (folder / name).write_bytes(squares.encode(squares.picture([square_of(0)])))
     (folder / "4.heic").write_bytes(b"\0\0\0\x18ftypheic, and no more")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     start_stream(service.url, folder)
     status = status_when(service, "the end", state="completed")
     assert (status.processed, sum(status.dropped.values()), status.passed_over) == (4, 1, 1)

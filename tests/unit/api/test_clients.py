@@ -1,4 +1,4 @@
-"""Requests as real clients send them: the picture in each is found, or the error says how to send one."""
+"""Requests as real clients send them: the image in each is found, or the error says how to send one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_a_refusal_says_what_to_do_instead(client: httpx.AsyncClient, back
 
 
 class DecodingBackend(FakeBackend):
-    """A backend that refuses bytes that are not a picture."""
+    """A backend that refuses bytes that are not an image."""
 
     async def detect(self, request: PictureRequest) -> Answer:
         decode(request.data, max_pixels=1)

@@ -71,6 +71,6 @@ def test_a_response_of_another_server_is_an_error(body: bytes) -> None:
 
 @pytest.mark.parametrize("results", [7, [], [7, 8], [{"code": "x"}]])
 def test_a_wrong_list_of_results_is_an_error(results: Any) -> None:
-    with pytest.raises(ApiError, match="does not have one result for each of 2 pictures") as error:
+    with pytest.raises(ApiError, match="does not have one result for each of 2 images") as error:
         results_of(httpx.Response(200, json={"results": results}), 2)
     assert error.value.code == "unexpected_answer"

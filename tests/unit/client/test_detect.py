@@ -1,4 +1,4 @@
-"""Detection with both clients: pictures arrive unchanged, and results and errors are returned."""
+"""Detection with both clients: images arrive unchanged, and results and errors are returned."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GREY = RNG.integers(0, 256, (48, 64), np.uint8)
 
 
 def received(served: StreamServer) -> np.ndarray:
-    """Return the last picture as the server decodes it."""
+    """Return the last image as the server decodes it."""
     return decode(served.backend.pictures[-1], 10**6)
 
 
@@ -191,7 +191,7 @@ def test_an_error_has_the_code_status_and_retry_time(client: Any, served: Stream
 def test_several_pictures_get_results_in_order_each_with_its_own_error(client: Any) -> None:
     first, bad, last = client.detect_many([b"four", b"bad", b"sixsix"], confidence=0.3)
     assert [one.xyxy.tolist() for one in (first, last)] == [[[0, 0, 4, 10]], [[0, 0, 6, 10]]]
-    assert (bad.code, bad.status_code, bad.detail) == ("undecodable", 422, "the picture is truncated or corrupt")
+    assert (bad.code, bad.status_code, bad.detail) == ("undecodable", 422, "the image is truncated or corrupt")
 
 
 def test_the_error_of_one_of_several_pictures_has_a_status_and_retry_time(client: Any, served: StreamServer) -> None:
@@ -217,7 +217,7 @@ def test_detect_many_accepts_one_picture_or_none(client: Any, served: StreamServ
     ids=lambda picture: type(picture).__name__,
 )
 def test_detect_many_refuses_a_single_picture(client: Any, served: StreamServer, picture: Any) -> None:
-    with pytest.raises(TypeError, match="images: detect_many takes a list of pictures, but got one"):
+    with pytest.raises(TypeError, match="images: detect_many takes a list of images, but got one"):
         client.detect_many(picture)
     assert served.backend.pictures == []
 
@@ -227,7 +227,7 @@ def test_detect_many_accepts_one_array_of_several_pictures(client: Any) -> None:
 
 
 def test_an_error_of_the_whole_request_is_raised(client: Any) -> None:
-    with pytest.raises(ApiError, match="more than 32 pictures") as refused:
+    with pytest.raises(ApiError, match="more than 32 images") as refused:
         client.detect_many([b"picture"] * 33)
     assert refused.value.code == "too_large"
 

@@ -22,7 +22,7 @@ MAX_PIXELS = 50_000_000
 
 
 def gradient() -> np.ndarray:
-    """Return a smooth BGR picture of 40 rows and 60 columns, with a red corner to show orientation and colour order."""
+    """Return a smooth BGR image of 40 rows and 60 columns, with a red corner to show orientation and colour order."""
     pixels = np.full((40, 60, 3), 96, np.uint8)
     pixels[:, :, 1] = np.linspace(0, 255, 60).astype(np.uint8)
     pixels[:20, :20] = (0, 0, 255)
@@ -75,7 +75,7 @@ def test_every_kind_of_pixel_becomes_three_channels_of_eight_bits(data: bytes) -
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_the_exif_orientation_is_applied(image_format: str) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright: the picture needs a quarter turn clockwise
+    exif[0x0112] = 6  # the camera was held upright: the image needs a quarter turn clockwise
     pixels = decode(saved(rgb(), image_format, exif=exif), MAX_PIXELS)
     assert pixels.shape == (60, 40, 3)
     assert pixels[5, 35, 2] > 200  # the red corner is now at the top right
@@ -135,7 +135,7 @@ def decode_in_subprocess(data: bytes) -> tuple[str, int]:
 
 def test_a_damaged_animation_does_not_crash_the_process() -> None:
     result, _ = decode_in_subprocess(CRASHING_PNG)
-    assert result == "(40, 64, 3)"  # the still picture in it is intact
+    assert result == "(40, 64, 3)"  # the still image in it is intact
 
 
 def test_a_png_chunk_that_claims_a_gibibyte_is_not_allocated() -> None:
@@ -158,7 +158,7 @@ def test_a_jpeg_with_a_thousand_scans_is_refused() -> None:
 SMALL_PICTURES = """
 import random
 from scripts.trials import damage
-rng, pictures = random.Random(0), list(damage.pictures().values())
+rng, images = random.Random(0), list(damage.pictures().values())
 """
 
 

@@ -12,7 +12,7 @@ PICTURES_OF_PHONES = """
 import random
 from scripts.trials.field.pictures.doors import whole
 rng = random.Random(0)
-pictures = whole(rng)
+images = whole(rng)
 """
 
 

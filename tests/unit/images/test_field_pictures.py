@@ -1,4 +1,4 @@
-"""Pictures as phones, cameras and editors write them: each is decoded correctly, or refused with its format's name."""
+"""Images as phones, cameras and editors write them: each is decoded correctly, or refused with its format's name."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ UNSUPPORTED = {
         (saved(Image.fromarray(smooth(rng(), 9, 9)), "TGA")[:-26], "this is TGA: send JPEG"),
         (saved(Image.fromarray(smooth(rng(), 9, 9)), "TGA", compression="tga_rle")[:-26], "this is TGA: send JPEG"),
         (saved(Image.fromarray(smooth(rng(), 9, 9)).quantize(8), "TGA")[:-26], "this is TGA: send JPEG"),
-        (b"abc", "these bytes are not a picture: send JPEG"),
+        (b"abc", "these bytes are not an image: send JPEG"),
     ],
 )  # fmt: skip
 def test_the_error_for_an_unsupported_format_is_one_sentence(data: bytes, words: str) -> None:
@@ -278,7 +278,7 @@ def test_the_error_for_a_twelve_bit_jpeg_names_the_reason() -> None:
 
 
 def test_generated_pictures_decode_as_they_were_written_and_as_pillow_decodes_them() -> None:
-    """``python -m scripts.trials.field.pictures --count 2000`` does this for more pictures."""
+    """``python -m scripts.trials.field.pictures --count 2000`` does this for more images."""
     found = [verdict(*each) for each in samples(1, 300, families=("JPEG", "PNG", "TIFF", "BMP", "WebP", "GIF"))]
     assert [each for each in found if each.result == DIFFERENT] == []
 

@@ -37,7 +37,7 @@ def read(data: bytes) -> Pixels:
 
 
 def mean_difference(pixels: Pixels, truth: Pixels) -> float:
-    """Return the mean difference of two pictures. The edges of the quadrants are soft, so it is never zero."""
+    """Return the mean difference of two images. The edges of the quadrants are soft, so it is never zero."""
     assert pixels.shape == truth.shape
     return float(np.abs(pixels.astype(int) - truth).mean())
 
@@ -173,8 +173,8 @@ BAD: dict[str, bytes] = {
     "many slices": file([replace(quadrants(), payload=quadrants().payload * 101)]),
     "slices of a video": file([replace(quadrants(), payload=b"\0\0\0\4\2\1\0\0")]),
     "a crop of nothing": file([quadrants(crop(0, 0))]),
-    "a crop outside of the picture": file([quadrants(crop(64, 64, 40))]),
-    "a missing primary picture": file([quadrants()], 7),
+    "a crop outside of the image": file([quadrants(crop(64, 64, 40))]),
+    "a missing primary image": file([quadrants()], 7),
     "cut off": file([quadrants()])[:-20],
     "a header alone": file([quadrants()])[:100],
 }  # fmt: skip

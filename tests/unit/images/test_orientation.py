@@ -1,4 +1,4 @@
-"""The orientation of a picture, in every form and place in which writers store it."""
+"""The orientation of an image, in every form and place in which writers store it."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def without_offset(bmp: bytes) -> bytes:
         "PNG without the checksum of its end chunk", "PNG cut inside its end chunk", "PNG without its end chunk",
         "BMP with a short last row", "BMP without a pixel offset", "palette BMP without a pixel offset",
         "grey BMP without a pixel offset", "grey BMP without padding of its last row",
-        "GIF with a zero before its picture", "GIF without its trailer", "GIF without trailer and block terminator",
+        "GIF with a zero before its image", "GIF without its trailer", "GIF without trailer and block terminator",
         "GIF without a block terminator",
     ],
 )  # fmt: skip

@@ -240,7 +240,7 @@ async def test_isolated_items_are_subject_to_the_same_limit() -> None:
         await wait_all_tasks_blocked()
         lone = [asyncio.create_task(batcher.submit(item, time_left_s=60, isolated=True)) for item in (5, 6)]
         await wait_all_tasks_blocked()
-        with pytest.raises(Overloaded, match=r"^batcher\.max_queue_size: 2 pictures wait") as refusal:
+        with pytest.raises(Overloaded, match=r"^batcher\.max_queue_size: 2 images wait") as refusal:
             await batcher.submit(7, time_left_s=60, isolated=True)
         assert refusal.value.limit == "batcher.max_queue_size"
         for _ in range(3):

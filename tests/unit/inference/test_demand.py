@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_demand_counts_engine_time_and_dropped_items() -> None:
-    """In ten seconds, the engine works for two seconds, and two pictures do not fit into the queue."""
+    """In ten seconds, the engine works for two seconds, and two images do not fit into the queue."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 0.5 * size)
     async with batching(engine, max_batch_size=1, max_queue_size=4, items_per_s=2, clock=clock) as batcher:
@@ -27,7 +27,7 @@ async def test_demand_counts_engine_time_and_dropped_items() -> None:
 
 
 async def test_small_batches_do_not_increase_the_demand() -> None:
-    """An engine for 40 pictures per second is never idle while it gets only 20 per second."""
+    """An engine for 40 images per second is never idle while it gets only 20 per second."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 0.2)
     async with batching(engine, max_batch_size=8, items_per_s=40, clock=clock) as batcher:
@@ -79,7 +79,7 @@ async def test_items_that_fit_into_the_next_batches_are_no_backlog() -> None:
 
 
 async def test_the_demand_on_an_engine_that_never_pauses_is_1_for_any_concurrency() -> None:
-    """Two batches at once take twice as long as one, so the throughput stays at half a picture per second."""
+    """Two batches at once take twice as long as one, so the throughput stays at half an image per second."""
     clock = Clock()
     gate, begun = asyncio.Semaphore(0), asyncio.Semaphore(0)
 
@@ -115,7 +115,7 @@ async def test_the_time_of_failed_batches_counts_as_demand() -> None:
 
 
 async def test_the_throughput_of_an_engine_is_measured_at_full_load() -> None:
-    """The engine was assumed to process 100 pictures per second, but processes 40."""
+    """The engine was assumed to process 100 images per second, but processes 40."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 0.2)
     async with batching(engine, max_batch_size=8, max_queue_size=400, items_per_s=100, clock=clock) as batcher:

@@ -63,7 +63,7 @@ def test_tenants_of_a_kind_are_served_round_robin() -> None:
 def test_a_full_kind_refuses_only_its_own_items() -> None:
     waiting = queue(max_size=2)
     put(waiting, "stream", "a", 2)
-    with pytest.raises(Overloaded, match=r"^batcher\.max_queue_size: 2 pictures wait") as refusal:
+    with pytest.raises(Overloaded, match=r"^batcher\.max_queue_size: 2 images wait") as refusal:
         waiting.put("one more", "stream", "a")
     assert refusal.value.limit == "batcher.max_queue_size"
     assert waiting.put("welcome", "interactive", "a") is None

@@ -18,7 +18,7 @@ from serve_app.models.load import load
 from tests.conftest import trusted
 
 
-@pytest.mark.parametrize(("folder", "sentence"), [(None, "needs model.calibration_dir"), ("", "there is no picture")])
+@pytest.mark.parametrize(("folder", "sentence"), [(None, "needs model.calibration_dir"), ("", "there is no image")])
 def test_int8_needs_calibration_pictures(tmp_path: Path, folder: str | None, sentence: str) -> None:
     weights = tmp_path / "any.pt"
     weights.write_bytes(b"never read")

@@ -62,6 +62,6 @@ def test_a_model_must_find_something_in_its_known_picture(squares_model: Path, t
     assert load(ModelArgs(weights=squares_model, known_picture=known), has_gpu=False).info.name == "squares"
     with pytest.raises(ModelError, match="finds nothing"):
         load(ModelArgs(weights=squares_model, known_picture=blank), has_gpu=False)
-    blank.write_bytes(b"no picture")
+    blank.write_bytes(b"no image")
     with pytest.raises(ModelError, match=r"^model\.known_picture: blank\.png cannot be read"):
         load(ModelArgs(weights=squares_model, known_picture=blank), has_gpu=False)

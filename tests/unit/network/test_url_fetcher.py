@@ -1,4 +1,4 @@
-"""The answers of web servers that the fetcher of pictures accepts or refuses."""
+"""The answers of web servers that the fetcher of images accepts or refuses."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def test_fetches_above_the_limit_are_refused_at_once(server: WebServer) ->
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
     fetches = [asyncio.create_task(fetcher.fetch(server.url)) for _ in range(fetching._MAX_FETCHES)]
     await wait_all_tasks_blocked()
-    with pytest.raises(Overloaded, match=r"^url_fetches: 16 pictures") as refused:
+    with pytest.raises(Overloaded, match=r"^url_fetches: 16 images") as refused:
         await fetcher.fetch(server.url)
     assert refused.value.limit == "url_fetches"
     server.gate.set()
@@ -155,7 +155,7 @@ async def test_the_fetches_of_one_key_do_not_block_another_key(server: WebServer
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
     fetches = [asyncio.create_task(fetcher.fetch(server.url, "dock")) for _ in range(fetching._MAX_FETCHES_PER_KEY)]
     await wait_all_tasks_blocked()
-    with pytest.raises(RateLimited, match=r"^url_fetches_per_key: 4 pictures") as refused:
+    with pytest.raises(RateLimited, match=r"^url_fetches_per_key: 4 images") as refused:
         await fetcher.fetch(server.url, "dock")
     assert refused.value.limit == "url_fetches_per_key"
     fetches.append(asyncio.create_task(fetcher.fetch(server.url, "yard")))

@@ -87,7 +87,7 @@ def test_a_refusal_of_the_admission_limit_names_the_setting() -> None:
     service.send(40)
     service.complete(30, per_s=10)
     service.send(100)
-    with pytest.raises(Overloaded, match=r"^preprocessor\.slots: 2[01] pictures are in flight for 4 slots") as refusal:
+    with pytest.raises(Overloaded, match=r"^preprocessor\.slots: 2[01] images are in flight for 4 slots") as refusal:
         service.limit.enter("").__enter__()
     assert refusal.value.limit == "preprocessor.slots"
 

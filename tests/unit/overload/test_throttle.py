@@ -7,7 +7,7 @@ import pytest
 from serve_app.errors import Overloaded
 from serve_app.overload.throttle import Throttle
 
-FULL = Overloaded("preprocessor.slots: 64 pictures are in flight", limit="preprocessor.slots")
+FULL = Overloaded("preprocessor.slots: 64 images are in flight", limit="preprocessor.slots")
 
 
 class Service:
@@ -70,7 +70,7 @@ def test_a_refusal_says_when_to_retry() -> None:
 
 def test_a_refusal_names_the_limit_of_the_services_latest_refusal() -> None:
     throttle = Throttle(lambda: 0.0, lambda: 0.0)
-    queue = Overloaded("batcher.max_queue_size: 128 pictures wait", limit="batcher.max_queue_size")
+    queue = Overloaded("batcher.max_queue_size: 128 images wait", limit="batcher.max_queue_size")
     for observed in (FULL, queue):
         throttle.observe(observed)
         throttle.observe(None)  # an accepted request does not change the reason

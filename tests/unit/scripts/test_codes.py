@@ -1,4 +1,4 @@
-"""Tests of the picture generator: readable codes, exact boxes, and the same pictures from the same seed."""
+"""Tests of the image generator: readable codes, exact boxes, and the same images from the same seed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def printed(symbol: Symbol, module_px: int = 6) -> np.ndarray:
 
 
 def test_a_qr_code_can_be_read() -> None:
-    assert cv2.QRCodeDetector().detectAndDecode(printed(qr_code("picture 000042")))[0] == "picture 000042"
+    assert cv2.QRCodeDetector().detectAndDecode(printed(qr_code("image 000042")))[0] == "image 000042"
 
 
 def test_a_barcode_can_be_read() -> None:
@@ -102,7 +102,7 @@ def test_the_number_of_every_sample_can_be_read() -> None:
     reader = cv2.QRCodeDetector()
     for number in (0, 7, 43):
         for scene, payload in (
-            (samples.picture(number), f"picture {number:06}"),
+            (samples.picture(number), f"image {number:06}"),
             (samples.belt_frame(number), f"frame {number:06}"),
         ):
             assert samples.read_qr_codes(scene.pixels, [truth.box for truth in scene.truths], reader) >= {payload}
@@ -135,7 +135,7 @@ def test_a_score_counts_each_code_once() -> None:
 
 
 def test_the_embedded_model_has_not_become_worse() -> None:
-    """This uses the first test pictures, which are harder than average. The documentation has the figures for all."""
+    """This uses the first test images, which are harder than average. The documentation has the figures for all."""
     photographs = [*package_files("ultralytics/assets"), *sorted((SHARED / "images").glob("*.jpg"))]
     report = evaluation.evaluate(3, photographs, pictures=200)
     found, asked = report.recall_from("all", 24)

@@ -73,7 +73,7 @@ async def test_the_status_counts_the_files_of_a_folder_that_are_not_images(tmp_p
     folder.mkdir()
     (folder / "0.jpe").write_bytes(squares.encode(squares.picture([squares.Square("red", 3, 3)])))
     (folder / "1.heic").write_bytes(b"\0\0\0\x18ftypheic, and no more")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     stream = new_stream(folder, FakeDetector())
     await stream.run()
     status = stream.status()

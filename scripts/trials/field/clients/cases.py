@@ -137,13 +137,13 @@ def half_closed(jpeg: bytes) -> dict[str, tuple[bytes, ...]]:
         "HTTP/1.0": (_by_hand(version=b"1.0"),),
         "HTTP/1.0 with a User-Agent": (_by_hand(version=b"1.0", headers=b"User-Agent: plc/2\r\n"),),
         "/models": (_by_hand(path=b"/models", headers=close),),
-        "a picture": (_by_hand(b"POST", b"/detect", body=jpeg),),
-        "a picture, Connection: close": (_by_hand(b"POST", b"/detect", headers=close, body=jpeg),),
-        "a picture, answered as an annotated picture": (
+        "an image": (_by_hand(b"POST", b"/detect", body=jpeg),),
+        "an image, Connection: close": (_by_hand(b"POST", b"/detect", headers=close, body=jpeg),),
+        "an image, answered as an annotated image": (
             _by_hand(b"POST", b"/detect", headers=close + b"Accept: image/jpeg\r\n", body=jpeg),
         ),
         "a form": (_by_hand(b"POST", b"/detect", headers=kind, body=head + jpeg + end),),
-        "a picture by HTTP/1.0": (_by_hand(b"POST", b"/detect", b"1.0", body=jpeg),),
+        "an image by HTTP/1.0": (_by_hand(b"POST", b"/detect", b"1.0", body=jpeg),),
     }
 
 
@@ -154,7 +154,7 @@ def connections(jpeg: bytes) -> dict[str, tuple[bytes, ...]]:
     expecting = _by_hand(b"POST", b"/detect", headers=close + b"Expect: 100-continue\r\n", body=jpeg)
     return {
         "HTTP/1.0": (_by_hand(version=b"1.0"),),
-        "a picture by HTTP/1.0": (_by_hand(b"POST", b"/detect", b"1.0", headers=b"User-Agent: a/1\r\n", body=jpeg),),
+        "an image by HTTP/1.0": (_by_hand(b"POST", b"/detect", b"1.0", headers=b"User-Agent: a/1\r\n", body=jpeg),),
         "chunks": (_by_hand(b"POST", b"/detect", headers=close + b"Transfer-Encoding: chunked\r\n"), chunks),
         "Expect: 100-continue": (expecting[: -len(jpeg)], jpeg),
         "Expect: 100-Continue, of .NET": (expecting.replace(b"100-c", b"100-C"),),
@@ -195,15 +195,15 @@ _PATHS: dict[str, tuple[str, str, dict[str, str], int, str]] = {
 }
 CASES: tuple[Case, ...] = (
     *(Case("Accept: JSON", m, partial(_kind_of_answer, a, "application/json")) for m, a in ACCEPTS_JSON.items()),
-    *(Case("Accept: picture", m, partial(_kind_of_answer, a, "image/jpeg")) for m, a in ACCEPTS_PICTURE.items()),
+    *(Case("Accept: image", m, partial(_kind_of_answer, a, "image/jpeg")) for m, a in ACCEPTS_PICTURE.items()),
     *_by_hands("half-closed sockets", half_closed, closes=True),
     *_by_hands("connections", connections, closes=False),
     *_alike("multipart bodies", multipart_forms),
-    *_alike("types of a picture", types),
+    *_alike("types of an image", types),
     *_alike("content codings", codings),
     *_alike("names of parameters", parameters, "/detect?confidence=0.3"),
     *(Case("refusals", member, partial(_refusal, member)) for member in refused(b"")),
-    *(Case("text for a picture", member, partial(_refused_text, member)) for member in texts(b"")),
+    *(Case("text for an image", member, partial(_refused_text, member)) for member in texts(b"")),
     *(
         Case(
             "types of JSON",

@@ -1,4 +1,4 @@
-"""Requests with one picture as real clients send them, and what each of them means."""
+"""Requests with one image as real clients send them, and what each of them means."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ ACCEPTS_JSON = {
     "Chrome navigates": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
     "Firefox navigates": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
     "old IE": "image/gif, image/jpeg, image/pjpeg, application/x-ms-application, */*",
-    "a page and a picture, equally": "text/html;q=0.9, image/jpeg;q=0.9",
+    "a page and an image, equally": "text/html;q=0.9, image/jpeg;q=0.9",
     "JSON preferred": "application/json, image/jpeg;q=0.1",
     "both equally": "application/json, image/jpeg",
-    "no picture": "image/jpeg;q=0.0, */*",
-    "any picture except JPEG": "image/jpeg;q=0, image/*",
+    "no image": "image/jpeg;q=0.0, */*",
+    "any image except JPEG": "image/jpeg;q=0, image/*",
     "a weight in capitals": "image/jpeg; Q=0.000",
     "anything equally": "image/jpeg, */*",
     "anything equally, by its weight": "image/jpeg;q=0.5, */*;q=0.5",
-    "any picture, or anything": "image/*, */*",
+    "any image, or anything": "image/*, */*",
     "only an unsupported format": "image/png",
     "a weight that is a word": "image/jpeg;q=high",
     "a weight that is NaN": "image/jpeg;q=nan",
@@ -50,7 +50,7 @@ ACCEPTS_PICTURE = {
     "spaces everywhere": "image/jpeg ; q = 0.7 , */* ; q = 0.1",
     "a weight above one counts as one": "image/jpeg;q=1.5",
     "JPEG preferred to a page": "text/html;q=0.5, image/jpeg",
-    "any picture": "image/*",
+    "any image": "image/*",
     "a browser's img": "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8",
     "JPEG preferred to any application type": "image/jpeg, application/*;q=0.5",
     "a semicolon in a quoted value": 'image/jpeg;profile="x;q=0.1", application/json;q=0.5',
@@ -81,7 +81,7 @@ def _multipart(body: bytes, kind: str = f"multipart/form-data; boundary={BOUNDAR
 
 
 def multipart_forms(picture: bytes) -> dict[str, Sent]:
-    """Return multipart bodies with this picture, by what is unusual about them (RFC 2046, RFC 7578)."""
+    """Return multipart bodies with this image, by what is unusual about them (RFC 2046, RFC 7578)."""
     plain, closed = form(part(picture)), f"--{BOUNDARY}--".encode()
     head, odd = b'Content-Disposition: form-data; name="%b"\r\n', "it's(odd)+_,./:=? b"
     octets = b"Content-Type: application/octet-stream\r\n"
@@ -143,7 +143,7 @@ def multipart_forms(picture: bytes) -> dict[str, Sent]:
 
 
 def types(picture: bytes) -> dict[str, Sent]:
-    """Return this picture with right and wrong values of Content-Type."""
+    """Return this image with right and wrong values of Content-Type."""
     names = ("image/jpeg", "image/jpg", "image/png", "application/octet-stream", "application/json", "text/plain")
     others = ("application/x-www-form-urlencoded", "text/html; charset=utf-8", "*/*", "nonsense", "binary/octet-stream")
     return {f"called {name}": Sent(picture, {"Content-Type": name}) for name in (*names, *others)} | {
@@ -152,7 +152,7 @@ def types(picture: bytes) -> dict[str, Sent]:
 
 
 def codings(picture: bytes) -> dict[str, Sent]:
-    """Return this picture in the supported content codings (RFC 9110, section 8.4)."""
+    """Return this image in the supported content codings (RFC 9110, section 8.4)."""
     raw = zlib.compressobj(wbits=-15)
     half, packed = len(picture) // 2, gzip.compress(form(part(picture)))
     kind = f"multipart/form-data; boundary={BOUNDARY}"
@@ -215,9 +215,9 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
     urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
     head = b'Content-Disposition: form-data; name="%b"\r\n'
     instead = {
-        "imgsz": "send the picture as it is", "CONF": "did you mean confidence?", "threshold": "use confidence",
+        "imgsz": "send the image as it is", "CONF": "did you mean confidence?", "threshold": "use confidence",
         "Confidence": "did you mean confidence?", "classes[0]": "did you mean classes?", "labels": "use classes",
-        "api_key": "Authorization: Bearer", "format": "Accept: image/jpeg", "url": "send the picture as the body",
+        "api_key": "Authorization: Bearer", "format": "Accept: image/jpeg", "url": "send the image as the body",
         "camera": "'camera': there is no such parameter",
     }  # fmt: skip
     squeezed = picture.replace(b"\n", b"").replace(b"\r", b"").replace(b"\0", b"")
@@ -242,7 +242,7 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
         "a body that is not gzip as claimed": (Sent(picture, coded), 400, "not gzip"),
         "gzip that is cut off": (Sent(packed[:-9], coded), 400, "truncated"),
         "a gzip bomb": (Sent(_bomb(), coded), 413, "limits.max_body_mib"),
-        "imgsz": (Sent(picture, {}, "/detect?imgsz=1280"), 422, "send the picture as it is"),
+        "imgsz": (Sent(picture, {}, "/detect?imgsz=1280"), 422, "send the image as it is"),
         "threshold": (Sent(picture, {}, "/detect?threshold=0.3"), 422, "use confidence"),
         "a parameter in capitals": (Sent(picture, {}, "/detect?Confidence=0.3"), 422, "did you mean confidence?"),
         "a key in the query": (Sent(picture, {}, "/detect?api_key=s"), 422, "Authorization: Bearer"),
@@ -253,11 +253,11 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
             for name, word in instead.items()
         },
         "many empty fields": (_multipart(form(*[part(b"", head % b"conf")] * 49, part(picture))), 413, "48 parts"),
-        "pictures of several names": (
+        "images of several names": (
             _multipart(form(*(part(picture, _DISPOSITION.replace(b"file", name, 1)) for name in (b"a", b"b")))),
             400, "'file'",
         ),
-        "a form without a picture": (_multipart(form(part(b"0.3", head % b"conf"))), 400, "-F file=@a.jpg"),
+        "a form without an image": (_multipart(form(part(b"0.3", head % b"conf"))), 400, "-F file=@a.jpg"),
         "a wrong boundary": (_multipart(form(part(picture)), "multipart/form-data; boundary=x"), 400, "bound"),
         "a part as uuencode": (
             _multipart(form(part(picture, _DISPOSITION + b"Content-Transfer-Encoding: x-uuencode\r\n"))), 400, "base64",
@@ -266,7 +266,7 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
 
 
 def texts(picture: bytes) -> dict[str, Sent]:
-    """Return bodies that are text, although the client means to send a picture."""
+    """Return bodies that are text, although the client means to send an image."""
     kinds = {name: {"Content-Type": name} for name in ("text/plain", "application/json")}
     text = base64.b64encode(b"\xff\xd8\xff" + picture)
     urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -1,4 +1,4 @@
-"""Tiny ONNX models that return the same output for every picture, with any head and any metadata."""
+"""Tiny ONNX models that return the same output for every image, with any head and any metadata."""
 
 from __future__ import annotations
 

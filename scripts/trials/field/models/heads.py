@@ -56,7 +56,7 @@ def _suppresses(make: Make, expected: Suppression, engines: Sequence[EngineName]
 
 
 def _shares(count: int = 300, columns: int = 6) -> Array:
-    """Return an RT-DETR's output with one object: centre and size as fractions of the picture, then scores."""
+    """Return an RT-DETR's output with one object: centre and size as fractions of the image, then scores."""
     output = np.zeros((1, count, columns), np.float32)
     output[0, 0, :5] = 0.5, 0.5, 0.4, 0.2, CONFIDENCE
     return output
@@ -103,7 +103,7 @@ _HEADS: dict[str, Problem] = {
     "YOLOv3-tiny's of one class": served(
         _onnx(objectness(classes=1, class_id=0, count=6000), names="['car']", sides=_SIDES_640)
     ),
-    "YOLOv3-tiny's of a small picture": served(_onnx(objectness(count=3 * 20))),
+    "YOLOv3-tiny's of a small image": served(_onnx(objectness(count=3 * 20))),
     "YOLOv5's with additional outputs for its feature maps": served(
         _onnx(objectness(), _of(1, 3, 8, 8, 7), _of(1, 3, 4, 4, 7), _of(1, 3, 2, 2, 7))
     ),
@@ -136,7 +136,7 @@ _HEADS: dict[str, Problem] = {
     "RT-DETR with a score for each class": refused(_onnx(_shares(columns=84), names=str(["a"] * 80)), _IS_RTDETR),
     "RT-DETR of two classes, by older exporters": refused(_onnx(_shares()), _IS_RTDETR),
     "boxes as fractions of the sides, from TensorFlow": refused(
-        _onnx(anchors() * np.array([1 / SIDE_PX] * 4 + [1, 1], np.float32)[:, None]), "fractions of the picture's sides"
+        _onnx(anchors() * np.array([1 / SIDE_PX] * 4 + [1, 1], np.float32)[:, None]), "fractions of the image's sides"
     ),
     "YOLOX": refused(_onnx(_of(1, _CELLS_640, 7), sides=_SIDES_640), "YOLOX"),
     "YOLOX of one class": refused(_onnx(_of(1, _CELLS_640, 6), names="['a']", sides=_SIDES_640), "YOLOX"),

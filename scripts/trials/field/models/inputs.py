@@ -58,7 +58,7 @@ def _minus_one(folder: Path) -> Path:
 
 
 def _two_inputs(folder: Path) -> Path:
-    """Make a model with two inputs, a picture and its size, like the export of the original RT-DETR."""
+    """Make a model with two inputs, an image and its size, like the export of the original RT-DETR."""
     size = helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, [1, 2])
     return rewrite(save(folder / "constant.onnx", anchors()), lambda model: model.graph.input.append(size))
 
@@ -86,7 +86,7 @@ def _named(name: str) -> Make:
 
 
 def finder(path: Path, height_px: int, width_px: int) -> Path:
-    """Write a model that returns one box, centred on the centre of mass of the picture's red."""
+    """Write a model that returns one box, centred on the centre of mass of the image's red."""
     constants: dict[str, NDArray[np.generic]] = {
         "only_red": np.array([1, -1, -1], np.float32).reshape(1, 3, 1, 1),
         "columns": np.arange(width_px, dtype=np.float32).reshape(1, 1, 1, -1) + 0.5,
@@ -128,7 +128,7 @@ def finder(path: Path, height_px: int, width_px: int) -> Path:
 
 
 def _finds_red_in_a_rectangle(_: str) -> str | None:
-    """Check, for pictures of other shapes than the model's, that the box is at the red in the picture's pixels."""
+    """Check, for images of other shapes than the model's, that the box is at the red in the image's pixels."""
     for engine in ("openvino", "onnx"):
         with TemporaryDirectory() as folder:
             path = finder(Path(folder, "finder.onnx"), *_RECTANGLE)
@@ -147,7 +147,7 @@ def _finds_red_in_a_rectangle(_: str) -> str | None:
             centre = (found.xyxy[:, :2] + found.xyxy[:, 2:]) / 2
             if len(found) != 1 or np.abs(centre[0] - (x, y)).max() > 0.02 * max(height_px, width_px):
                 return (
-                    f"{engine}: in a picture of {width_px}x{height_px} the box is at {centre.tolist()}, not at {(x, y)}"
+                    f"{engine}: in an image of {width_px}x{height_px} the box is at {centre.tolist()}, not at {(x, y)}"
                 )
     return None
 
@@ -210,7 +210,7 @@ def _is_int8(make: Make, precision: Precision = "auto", engines: Sequence[Engine
 
 _INPUTS: dict[str, Problem] = {
     "a rectangle of 384x640": served(_onnx(1, 3, 384, 640, count=5040)),
-    "a rectangle of 384x640: boxes in pictures of any shape": _finds_red_in_a_rectangle,
+    "a rectangle of 384x640: boxes in images of any shape": _finds_red_in_a_rectangle,
     "a portrait of 640x384": served(_onnx(1, 3, 640, 384, count=5040)),
     "a folder of 384x640": served(_folder(1, 3, 384, 640, count=5040), engines=["openvino"]),
     "a folder for a batch of four": served(_folder(4, 3, 64, 64), engines=["openvino"]),
@@ -219,7 +219,7 @@ _INPUTS: dict[str, Problem] = {
     "a batch of four in a Reshape of the graph": served(_reshaping(4)),
     "a batch of four that cannot be changed": refused(
         lambda folder: save(folder / "c.onnx", np.repeat(anchors(), 4, axis=0), sides=(4, 3, 64, 64)),
-        "takes 4 pictures at a time.*batch=1",
+        "takes 4 images at a time.*batch=1",
     ),
     "a batch of 16, a rectangle": served(_onnx(16, 3, 64, 96, count=126)),
     "a dynamic batch": served(_onnx("batch", 3, 64, 64)),
@@ -229,11 +229,11 @@ _INPUTS: dict[str, Problem] = {
     "fp16": served(_onnx(1, 3, 64, 64, dtype=TensorProto.FLOAT16)),
     "8-bit numbers": refused(_onnx(1, 3, 64, 64, dtype=TensorProto.UINT8), "neither fp32 nor fp16"),
     "channels last": refused(_onnx(1, 64, 64, 3), "channels last: export it as 1x3xHxW"),
-    "one channel": refused(_onnx(1, 1, 64, 64), "pictures of 1 channels"),
-    "four channels": refused(_onnx(1, 4, 64, 64), "pictures of 4 channels"),
-    "a side longer than any picture": refused(_onnx(1, 3, 100_000, 64), "at most 8192 px"),
+    "one channel": refused(_onnx(1, 1, 64, 64), "images of 1 channels"),
+    "four channels": refused(_onnx(1, 4, 64, 64), "images of 4 channels"),
+    "a side longer than any image": refused(_onnx(1, 3, 100_000, 64), "at most 8192 px"),
     "a vector": refused(_onnx(1, 3), "exactly one image input|cannot run|cannot read"),
-    "a picture and its size": refused(_two_inputs, "exactly one image input.*1x2"),
+    "an image and its size": refused(_two_inputs, "exactly one image input.*1x2"),
     "an input named frames": served(_named("frames")),
     "an input named rgb": served(_named("rgb")),
 }

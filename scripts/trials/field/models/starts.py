@@ -72,7 +72,7 @@ def _ends_in(make: Make, says: str, settings: Mapping[str, str] | None = None) -
 
 
 def _rectangle(_: str) -> str | None:
-    """Check that pictures of other shapes than the model's get right boxes over HTTP and shared memory."""
+    """Check that images of other shapes than the model's get right boxes over HTTP and shared memory."""
     with TemporaryDirectory() as folder:
         config = yaml.safe_load((ROOT / "configs/local.yaml").read_text(encoding="utf-8"))
         weights = finder(Path(folder, "finder.onnx"), 384, 640)
@@ -97,7 +97,7 @@ def _wrong_place(url: str) -> str | None:
         boxes = [detection["bbox"] for detection in answer.get("detections", [])]
         centres = [((box["x1"] + box["x2"]) / 2, (box["y1"] + box["y2"]) / 2) for box in boxes]
         if len(centres) != 1 or max(abs(centres[0][0] - x), abs(centres[0][1] - y)) > 0.02 * max(width_px, height_px):
-            return f"in a picture of {width_px}x{height_px} the box is at {centres}, not at {(x, y)}: {answer}"
+            return f"in an image of {width_px}x{height_px} the box is at {centres}, not at {(x, y)}: {answer}"
     return None
 
 

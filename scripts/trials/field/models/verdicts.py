@@ -80,7 +80,7 @@ def _problem_of_refusal(make: Make, says: str, engines: Sequence[EngineName], *,
 
 
 def _wrong_answer(engine: Engine, label: str) -> str | None:
-    """Return what is wrong unless exactly the one object is detected, at its place, in every picture."""
+    """Return what is wrong unless exactly the one object is detected, at its place, in every image."""
     frames = [np.full(engine.info.input_shape.array, value, np.uint8) for value in (0, 200)]
     for raw in engine.infer(frames):
         found = to_detections(raw, _OPTIONS, end_to_end=engine.info.end_to_end)

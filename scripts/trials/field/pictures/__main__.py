@@ -1,4 +1,4 @@
-"""Generate pictures of many formats and variants, damage some, and compare our decoder with a second one.
+"""Generate images of many formats and variants, damage some, and compare our decoder with a second one.
 
 ``python -m scripts.trials.field.pictures --count 2000 --seed 0``
 """

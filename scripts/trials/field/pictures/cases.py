@@ -1,4 +1,4 @@
-"""Cases of pictures: each file must get the detections of a plain PNG with the same pixels."""
+"""Cases of images: each file must get the detections of a plain PNG with the same pixels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Make = Callable[[], bytes]
 
 @cache
 def pixels() -> Pixels:
-    """Return the picture from which most files are made: parcels with codes."""
+    """Return the image from which most files are made: parcels with codes."""
     small = cv2.resize(picture(3).pixels, (_WIDTH_PX, _HEIGHT_PX), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(small[:, :, ::-1])
 
@@ -43,7 +43,7 @@ def _rng() -> random.Random:
 
 
 def _image(orientation: int = 1) -> Image.Image:
-    """Return the picture as a camera stores it when held in this orientation."""
+    """Return the image as a camera stores it when held in this orientation."""
     inverse = {6: 8, 8: 6}.get(orientation, orientation)
     return Image.fromarray(upright(pixels(), inverse))
 
@@ -245,7 +245,7 @@ def _answer(url: str, data: bytes) -> httpx.Response:
 
 
 def _plain(shape: tuple[int, ...]) -> bytes:
-    """Return the picture as a plain PNG of this shape, since some files lack a few columns."""
+    """Return the image as a plain PNG of this shape, since some files lack a few columns."""
     return saved(Image.fromarray(pixels()[: shape[0], : shape[1]]), "PNG")
 
 
@@ -264,10 +264,10 @@ def _read(make: Make) -> Callable[[str], str | None]:
 
 
 def _difference(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> str | None:
-    """Return which confident detection of the plain picture is missing in ``found``, or lies elsewhere."""
+    """Return which confident detection of the plain image is missing in ``found``, or lies elsewhere."""
     confident = [each for each in expected if each["confidence"] > 0.7]
     if not confident:
-        return "nothing is detected in the plain picture"
+        return "nothing is detected in the plain image"
     for each in confident:
         box = np.array(list(each["bbox"].values()))
         if not any(
@@ -309,6 +309,6 @@ _KINDS: dict[str, Callable[[], Iterator[tuple[str, Make]]]] = {
 CASES: tuple[Case, ...] = (
     *(Case(kind, member, _read(make)) for kind, members in _KINDS.items() for member, make in members()),
     *(Case("unsupported formats", name, _refused(*each)) for name, each in REFUSED.items()),
-    Case("generated pictures", "100 of them", _generated(100)),
-    Case("generated pictures", "2,000 of them", _generated(2000), is_quick=False),
+    Case("generated images", "100 of them", _generated(100)),
+    Case("generated images", "2,000 of them", _generated(2000), is_quick=False),
 )

@@ -116,7 +116,7 @@ def _whole(data: bytes) -> Pixels:
 
 
 def difference(ours: Pixels, theirs: Pixels, loss: str) -> str:
-    """Return how much two pictures differ, or an empty text when they are close enough."""
+    """Return how much two images differ, or an empty text when they are close enough."""
     if ours.shape != theirs.shape:
         return f"{ours.shape[1]}×{ours.shape[0]} pixels, and should be {theirs.shape[1]}×{theirs.shape[0]}"
     apart = np.abs(ours.astype(np.int16) - theirs)
@@ -126,7 +126,7 @@ def difference(ours: Pixels, theirs: Pixels, loss: str) -> str:
 
 
 def of_pillow(data: bytes) -> Pixels:
-    """Return the picture as Pillow reads it: upright, without alpha, with 8 bits. Raise whatever its plugins raise."""
+    """Return the image as Pillow reads it: upright, without alpha, with 8 bits. Raise whatever its plugins raise."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = phones.opened(data)
@@ -134,7 +134,7 @@ def of_pillow(data: bytes) -> Pixels:
         try:
             image = ImageOps.exif_transpose(image)
         except (SyntaxError, ValueError, TypeError, KeyError, OSError):
-            pass  # broken EXIF: the picture counts as upright
+            pass  # broken EXIF: the image counts as upright
         if image.mode.startswith("I;16") or image.mode == "I":
             values = np.asarray(image).astype(np.float64) / 257
             return np.repeat(np.rint(values)[:, :, None], 3, axis=2).astype(np.uint8)

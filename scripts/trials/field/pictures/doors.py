@@ -1,4 +1,4 @@
-"""Input for the decoders of the newest formats: intact pictures to damage, and picture bombs."""
+"""Input for the decoders of the newest formats: intact images to damage, and image bombs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIDE_PX = 7000  # 49 megapixels
 
 
 def whole(rng: random.Random) -> list[bytes]:
-    """Return intact pictures of each of these formats, a few kilobytes each."""
+    """Return intact images of each of these formats, a few kilobytes each."""
     image = Image.fromarray(smooth(rng, 48, 40))
     frames = [image.rotate(90 * quarter) for quarter in range(1, 3)]
     deep = smooth(rng, 40, 30).astype(np.uint16) * 257
@@ -112,7 +112,7 @@ def _extents() -> bytes:
 
 
 def _whole_files() -> bytes:
-    """Return a HEIC whose picture has 60,000 extents, each of which is the whole file."""
+    """Return a HEIC whose image has 60,000 extents, each of which is the whole file."""
     parts = struct.pack(">II", 0, 0) * 60_000
     place = struct.pack(">HHHH", 1, 1, 0, 60_000) + parts
     return _heif(

@@ -70,12 +70,12 @@ def file(parts: list[Part], primary: int = 1, brand: bytes = b"heic") -> bytes:
 
 
 def size_of(width: int, height: int) -> bytes:
-    """Return the property with a picture's size."""
+    """Return the property with an image's size."""
     return box(b"ispe", bytes(4), struct.pack(">II", width, height))
 
 
 def turn(degrees: int) -> bytes:
-    """Return the property that rotates a picture counter-clockwise."""
+    """Return the property that rotates an image counter-clockwise."""
     return box(b"irot", bytes((_QUARTERS[degrees],)))
 
 
@@ -85,12 +85,12 @@ def mirror(axis: int) -> bytes:
 
 
 def crop(width: int, height: int, right: int = 0, down: int = 0) -> bytes:
-    """Return the property that crops a picture; ``right`` and ``down`` shift the crop from the centre, in pixels."""
+    """Return the property that crops an image; ``right`` and ``down`` shift the crop from the centre, in pixels."""
     return box(b"clap", struct.pack(">8i", width, 1, height, 1, right, 1, down, 1))
 
 
 def coded(data: bytes) -> Part:
-    """Return the primary picture of an encoder's file, without rotation and mirror."""
+    """Return the primary image of an encoder's file, without rotation and mirror."""
     items = read_items(data)
     item = items[items.primary]
     kept = tuple(
@@ -102,14 +102,14 @@ def coded(data: bytes) -> Part:
 
 
 def grid(tiles: list[Part], columns: int, width: int, height: int, properties: tuple[bytes, ...] = ()) -> list[Part]:
-    """Return the items of a picture made of tiles; the last item is the picture."""
+    """Return the items of an image made of tiles; the last item is the image."""
     head = bytes((0, 0, len(tiles) // columns - 1, columns - 1)) + struct.pack(">HH", width, height)
     made_of = tuple(range(1, len(tiles) + 1))
     return [*tiles, Part(b"grid", head, (size_of(width, height), *properties), made_of)]
 
 
 def tiled(rng: random.Random, image_format: str = "AVIF") -> Sample:
-    """Return a random picture of tiles, whose last row and column extend beyond its edges."""
+    """Return a random image of tiles, whose last row and column extend beyond its edges."""
     side, columns, rows = 64, rng.randint(1, 3), rng.randint(1, 3)
     width = side * columns - 2 * rng.randint(0, 10)
     height = side * rows - 2 * rng.randint(0, 10)

@@ -69,7 +69,7 @@ def _described(rng: random.Random, data: bytes) -> tuple[str, bytes]:
             (", broken EXIF", [segment(0xE1, PREFIX + rng.choice((b"", b"II*\0", b"II*\0\xff\0\0\0", b"xx*\0")))]),
             (", two EXIFs", [segment(0xE1, PREFIX + exif(rng, orientation)), segment(0xE1, PREFIX)]),
             (", markers in a comment", [segment(0xFE, b"\xff\xd9" + _SCANS + thumbnail)]),
-            (", a picture in APP13", [segment(0xED, b"Photoshop 3.0\0" + thumbnail)]),
+            (", an image in APP13", [segment(0xED, b"Photoshop 3.0\0" + thumbnail)]),
             (", fill bytes", [b"\xff" * 7 + segment(0xFE, b"x")]),
         )
     )
@@ -111,7 +111,7 @@ def segment(marker: int, body: bytes) -> bytes:
 
 
 def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
-    """Return the picture as Pillow encodes it."""
+    """Return the image as Pillow encodes it."""
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()

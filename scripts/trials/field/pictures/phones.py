@@ -100,7 +100,7 @@ def gif(rng: random.Random) -> Sample:
 
 
 def placed_gif(rng: random.Random) -> bytes:
-    """Return a GIF whose first picture does not fill its screen."""
+    """Return a GIF whose first image does not fill its screen."""
     image = Image.fromarray(smooth(rng, 20, 10)).quantize(16)
     data = bytearray(saved(image, "GIF"))
     data[6:10] = struct.pack("<HH", 40, 30)
@@ -137,7 +137,7 @@ def heic(rng: random.Random) -> Sample | None:
     # libheif takes the nearest chroma sample and we interpolate, so the colours must change slowly to be comparable.
     pixels = faint(smooth(rng, *(max(64, side) for side in size(rng))))
     chroma = rng.choice((420, 422, 444))
-    about = rng.choice(("", ", alpha", ", grey", ", turned", ", tiles", ", thumbnail", ", two pictures"))
+    about = rng.choice(("", ", alpha", ", grey", ", turned", ", tiles", ", thumbnail", ", two images"))
     image = Image.fromarray(pixels)
     options: dict[str, object] = {"quality": rng.randint(40, 95), "chroma": chroma}
     options |= {"full_range_flag": rng.randrange(2), "matrix_coefficients": rng.choice((1, 5, 6, 9))}
@@ -158,7 +158,7 @@ def heic(rng: random.Random) -> Sample | None:
         return heif.tiled(rng, "HEIF")
     elif about == ", thumbnail":
         options["thumbnails"] = [32]
-    elif about == ", two pictures":
+    elif about == ", two images":
         options |= {"save_all": True, "append_images": [image.rotate(180)]}
     return Sample(f"HEIC, {chroma}{about}", saved(image, "HEIF", **options), LOSSY)
 

@@ -38,7 +38,7 @@ def smooth(rng: random.Random, width: int = 0, height: int = 0) -> Pixels:
 
 
 def faint(pixels: Pixels) -> Pixels:
-    """Return the picture with its colour reduced to a sixth."""
+    """Return the image with its colour reduced to a sixth."""
     middle = pixels.mean(axis=2, keepdims=True)
     result: Pixels = np.rint(middle + (pixels - middle) / 6).astype(np.uint8)
     return result
@@ -77,7 +77,7 @@ def packed(values: Array, bits: int) -> Array:
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Return the picture turned as this EXIF orientation requires (Exif 2.32, section 4.6.4)."""
+    """Return the image turned as this EXIF orientation requires (Exif 2.32, section 4.6.4)."""
     rows_first = pixels if orientation <= 4 else pixels.transpose(1, 0, 2)
     down, across = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}[
         orientation

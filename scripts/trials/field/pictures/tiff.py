@@ -39,7 +39,7 @@ _NAMES = {0: "white is zero", 1: "black is zero", 2: "RGB", 3: "palette", 5: "CM
 
 @dataclass(frozen=True)
 class Layout:
-    """How a picture's numbers are stored in its file."""
+    """How an image's numbers are stored in its file."""
 
     order: str
     is_big: bool
@@ -90,7 +90,7 @@ def sample(rng: random.Random) -> Sample:
     name = f"{'Big' * layout.is_big}TIFF, {_NAMES[photometric]}, {bits} bits, compression {layout.compression}"
     name += f"{', planar' * layout.is_planar}{', tiles' * bool(layout.tile)}{', predictor' * layout.has_predictor}"
     name += f", alpha {alpha}" if alpha is not None else ""
-    # Pillow reads a thumbnail that comes first instead of the picture, and does not invert 16 bits.
+    # Pillow reads a thumbnail that comes first instead of the image, and does not invert 16 bits.
     return Sample(
         name,
         data,

@@ -35,7 +35,7 @@ ORIENTATIONS: dict[str, tuple[Matrix, tuple[str, str, str, str]]] = {
 
 
 def picture(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX) -> np.ndarray:
-    """Return a BGR picture whose quarters are white, red, green and blue."""
+    """Return a BGR image whose quarters are white, red, green and blue."""
     pixels = np.zeros((height_px, width_px, 3), np.uint8)
     for number, colour in enumerate(_COLOURS.values()):
         top, left = number // 2 * height_px // 2, number % 2 * width_px // 2
@@ -44,7 +44,7 @@ def picture(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX) -> np.ndarray:
 
 
 def corners(pixels: np.ndarray) -> tuple[str, ...]:
-    """Return the colours of a picture's quarters."""
+    """Return the colours of an image's quarters."""
     height_px, width_px = pixels.shape[:2]
     found = []
     for y in (height_px // 4, 3 * height_px // 4):
@@ -55,7 +55,7 @@ def corners(pixels: np.ndarray) -> tuple[str, ...]:
 
 
 def jpeg(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, shade: int | None = None) -> bytes:
-    """Return the picture as a JPEG, or a picture of one grey when ``shade`` is given."""
+    """Return the image as a JPEG, or an image of one grey when ``shade`` is given."""
     pixels = picture(width_px, height_px)
     if shade is not None:
         pixels[:] = shade
@@ -63,7 +63,7 @@ def jpeg(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, shade: int | None
 
 
 def jpeg_turned(orientation: int) -> bytes:
-    """Return the picture as a JPEG with this EXIF orientation, 1 to 8."""
+    """Return the image as a JPEG with this EXIF orientation, 1 to 8."""
     exif, out = Image.Exif(), io.BytesIO()
     exif[ExifTags.Base.Orientation] = orientation
     Image.open(io.BytesIO(jpeg())).save(out, "JPEG", exif=exif, quality=95)
@@ -71,7 +71,7 @@ def jpeg_turned(orientation: int) -> bytes:
 
 
 def several(*shades: int) -> bytes:
-    """Return an MPO of grey pictures, the first of which holds the index of the others."""
+    """Return an MPO of grey images, the first of which holds the index of the others."""
     out = io.BytesIO()
     first, *others = [Image.new("RGB", (WIDTH_PX, HEIGHT_PX), (shade, shade, shade)) for shade in shades]
     first.save(out, "MPO", save_all=True, append_images=others)

@@ -1,4 +1,4 @@
-"""Cases of cameras over RTSP and TCP, and of folders of pictures."""
+"""Cases of cameras over RTSP and TCP, and of folders of images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
 
 _FOLDERS, _RTSP, _TCP = "folders", "what a camera refuses over RTSP", "video over TCP"
-_SHADES = list(range(0, 250, 10))[:5]  # the greys of the first pictures
+_SHADES = list(range(0, 250, 10))[:5]  # the greys of the first images
 _PAUSE_S = 0.01
 
 
@@ -78,7 +78,7 @@ def _tcp_case(member: str, between: bytes) -> Case:
     def problem(_: str) -> str | None:
         with listening(answer) as port:
             found = [10 * round(pixels.mean() / 10) for pixels in frames_of(f"tcp://127.0.0.1:{port}", len(_SHADES))]
-        return None if found == _SHADES else f"the greys of the pictures are {found}, and should be {_SHADES}"
+        return None if found == _SHADES else f"the greys of the images are {found}, and should be {_SHADES}"
 
     return Case(_TCP, member, problem)
 
@@ -94,25 +94,25 @@ def _clip_over_tcp(codec: str, container_format: str) -> Case:
 
 
 def _is_accounted_for(names: list[str], kind: str, passed_over: int = 0) -> Callable[[Path], str | None]:
-    """Return the check that each named picture of ``kind`` is shown or refused with a reason.
+    """Return the check that each named image of ``kind`` is shown or refused with a reason.
 
-    ``passed_over`` is how many of the named files are not pictures and must be counted as such.
+    ``passed_over`` is how many of the named files are not images and must be counted as such.
     """
 
     def problem(folder: Path) -> str | None:
         data = _picture(kind)
         for name in names:
             (folder / name).write_bytes(data)
-        (folder / "notes.txt").write_text("no picture")
+        (folder / "notes.txt").write_text("no image")
         (folder / "z.png").write_bytes(_picture(".png"))
         with open_video(parse_source(str(folder), (folder,)), max_pixels=MAX_PIXELS) as video:
             found = [_verdict(pixels) for pixels, _ in video]
             counts = len(found), video.passed_over
         right = 1 + len(names) - passed_over, 1 + passed_over
         if counts != right:
-            return f"the numbers of pictures and of other files are {counts}, and should be {right}"
+            return f"the numbers of images and of other files are {counts}, and should be {right}"
         lost = [said for said in found if said == "lost"]
-        return f"{len(lost)} pictures are neither shown nor refused" if lost else None
+        return f"{len(lost)} images are neither shown nor refused" if lost else None
 
     return problem
 
@@ -134,10 +134,10 @@ def _verdict(pixels: Callable[[], object]) -> str:
 
 
 def _no_picture_at_all(folder: Path) -> str | None:
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     try:
         with open_video(parse_source(str(folder), (folder,)), max_pixels=MAX_PIXELS):
-            return "a folder without pictures is opened, and should be refused"
+            return "a folder without images is opened, and should be refused"
     except SourceError as exc:
         return None if "other kinds: 1" in exc.detail else f"the refusal does not count the other files: {exc.detail!r}"
 
@@ -149,7 +149,7 @@ _FOLDER_CASES = [
     ("names that end in .gif", _is_accounted_for(["a.gif", "b.GIF"], ".gif")),
     ("names that end in .tif, .dib and .webp", _is_accounted_for(["a.tif", "b.dib", "c.webp"], ".webp")),
     ("names that end in .heic, .avif and .jp2", _is_accounted_for(["a.heic", "b.avif", "c.jp2"], ".png")),
-    ("files that macOS adds to pictures", _is_accounted_for(["._a.jpg", "._b.png"], "resource fork", 2)),
+    ("files that macOS adds to images", _is_accounted_for(["._a.jpg", "._b.png"], "resource fork", 2)),
 ]
 
 CASES: tuple[Case, ...] = (
@@ -160,5 +160,5 @@ CASES: tuple[Case, ...] = (
     _clip_over_tcp("libx264", "mpegts"),
     _clip_over_tcp("libx265", "hevc"),
     *(file_case(_FOLDERS, member, problem) for member, problem in _FOLDER_CASES),
-    file_case(_FOLDERS, "a folder without a picture", _no_picture_at_all),
+    file_case(_FOLDERS, "a folder without an image", _no_picture_at_all),
 )

@@ -34,7 +34,7 @@ from serve_app.streams.capture.video import open_video
 
 _JPEGS, _HLS, _SNAPSHOTS, _REFUSALS = "JPEG after JPEG", "HLS", "a camera's snapshot address", "what a server refuses"
 _CLIPS = "clips over HTTP"
-_SHADES = list(range(0, 250, 10))[:5]  # the greys of the first pictures
+_SHADES = list(range(0, 250, 10))[:5]  # the greys of the first images
 
 
 def _case(
@@ -56,7 +56,7 @@ def _case(
 
 def _shows_every_shot(url: str) -> str | None:
     found = [10 * round(pixels.mean() / 10) for pixels in frames_of(f"{url}/cam", len(_SHADES))]
-    return None if found == _SHADES else f"the greys of the first pictures are {found}, and should be {_SHADES}"
+    return None if found == _SHADES else f"the greys of the first images are {found}, and should be {_SHADES}"
 
 
 def _plain(jpeg: bytes) -> bytes:

@@ -51,7 +51,7 @@ def test_a_checkpoint_for_grey_pictures_is_refused(tmp_path: Path) -> None:
     yolo = YOLO("yolo11n.yaml")
     yolo.model = DetectionModel("yolo11n.yaml", ch=1, verbose=False)
     yolo.save(tmp_path / "grey.pt")
-    with pytest.raises(ModelError, match=r"grey\.pt takes pictures of 1 channels"):
+    with pytest.raises(ModelError, match=r"grey\.pt takes images of 1 channels"):
         load(ModelArgs(**trusted(tmp_path / "grey.pt"), engine="torch"), has_gpu=False)
 
 

@@ -123,7 +123,7 @@ async def test_a_folder_is_a_stream_of_its_images_and_a_corrupt_one_is_reported(
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), squares.picture([square_of(number)]))
     (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n, but no more")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     async with capture_of(tmp_path) as (capture, _):
         first, bad, last = await all_of(capture)
     assert (frame_shown(first.pixels()), frame_shown(last.pixels())) == (0, 2)
@@ -153,7 +153,7 @@ async def test_a_deleted_image_is_reported(tmp_path: Path) -> None:
 
 async def test_a_folders_other_files_are_counted_in_each_loop(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), squares.picture([square_of(0)]))
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "._0.png").write_bytes(b"\x00\x05\x16\x07")  # macOS's
     (tmp_path / "deeper").mkdir()
     async with capture_of(tmp_path, loop=True) as (capture, progress):
