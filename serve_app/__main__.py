@@ -5,7 +5,8 @@ import sys
 
 if __name__ == "__main__":
     if not sys.flags.utf8_mode and os.environ.get("PYTHONUTF8") != "1":
-        # Ray, its processes and ours write and read files in the locale's encoding, and end over what it lacks.
+        # Without UTF-8 mode, Ray's processes and ours would read and write files in the locale's encoding, and crash at
+        # a character that this encoding lacks.
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

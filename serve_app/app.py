@@ -1,4 +1,4 @@
-"""The whole application graph; ``serve_app.app:build_app`` is the import path of every config."""
+"""The application graph. Every config names ``serve_app.app:build_app`` as its import path."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from serve_app.deployments.preprocessor import Preprocessor
 from serve_app.deployments.stream_supervisor import StreamSupervisor
 from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS
 
-# Serve's router retries a full replica after at most this long. With Serve's default, 0.5 s, an engine would idle.
+# If all replicas are full, Serve's router tries again after these delays. With Serve's default, up to 0.5 s, an engine
+# would idle.
 _ROUTER = RequestRouterConfig(initial_backoff_s=0.005, max_backoff_s=0.02)
-# Serve restarts a dead replica at its next health check, and one that does not answer after three failed checks.
+# Serve replaces a dead replica at the next health check, and a replica that does not answer after three failed checks.
 _COMMON: dict[str, Any] = {"request_router_config": _ROUTER, "health_check_period_s": 1, "health_check_timeout_s": 10}
-# When the application is deleted, each deployment finishes its accepted requests within this time. A callee drains
-# longer than its callers.
+# The time that each deployment has to finish its accepted requests when the application is deleted. A deployment gets
+# more time than the deployments that call it.
 _INGRESS_DRAIN_TIMEOUT_S, _PREPROCESSOR_DRAIN_TIMEOUT_S, _DETECTOR_DRAIN_TIMEOUT_S = 30, 35, 40
 
 
@@ -37,7 +38,7 @@ def build_app(args: dict[str, Any]) -> Application:
             Detector,
             name=detector_name(model),
             ray_actor_options={"num_cpus": 0.5},
-            max_ongoing_requests=batcher.max_calls,  # never reached, so Serve's router never backs off
+            max_ongoing_requests=batcher.max_calls,  # our limits are lower, so a replica is never full
             graceful_shutdown_timeout_s=_DETECTOR_DRAIN_TIMEOUT_S,
             **_COMMON,
         ).bind(detector_args)
@@ -46,8 +47,8 @@ def build_app(args: dict[str, Any]) -> Application:
     preprocessor = serve.deployment(
         Preprocessor,
         ray_actor_options={"num_cpus": 0.2},
-        max_ongoing_requests=slots,  # one slot for each request in flight, so a lease never waits
-        max_queued_requests=app_args.preprocessor.max_calls - slots,  # from an Ingress on another node
+        max_ongoing_requests=slots,  # each request in flight needs one slot, so none waits for a slot
+        max_queued_requests=app_args.preprocessor.max_calls - slots,  # for Ingresses on other nodes
         graceful_shutdown_timeout_s=_PREPROCESSOR_DRAIN_TIMEOUT_S,
         **_COMMON,
     ).bind(detectors, app_args)
@@ -61,8 +62,8 @@ def build_app(args: dict[str, Any]) -> Application:
     ingress = serve.deployment(
         Ingress,
         ray_actor_options={"num_cpus": 0.1},
-        # Never reached, because the API refuses requests earlier. Serve reads the bodies of queued requests without a
-        # size limit, so its queue must stay empty.
+        # The API refuses requests above ``limits.max_requests``, so Serve never reaches these limits and queues
+        # nothing. This matters because Serve reads the body of a queued request into memory without a size limit.
         max_ongoing_requests=2 * app_args.limits.max_requests,
         max_queued_requests=app_args.limits.max_requests,
         graceful_shutdown_timeout_s=_INGRESS_DRAIN_TIMEOUT_S,

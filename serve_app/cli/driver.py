@@ -1,7 +1,8 @@
-"""The process that starts Ray and deploys a config: ``serve_app.cli.serve`` runs it, and tells it when to stop.
+"""The driver process, which starts Ray and deploys a config. ``serve_app.cli.serve`` starts and stops it.
 
-Usage: python -m serve_app.cli.driver CONFIG [--port N]. Its standard input is a socket: one byte on it says that Ray
-has started, and its end tells the driver to stop, also when ``serve_app.cli.serve`` was killed.
+Usage: python -m serve_app.cli.driver CONFIG [--port N]. The driver's standard input is a socket to
+``serve_app.cli.serve``. The driver writes one byte to the socket when Ray has started. It stops when the socket is
+closed, which also happens when ``serve_app.cli.serve`` is killed.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from serve_app.ipc import dev_shm
 from serve_app.types import Json
 
 _POLL_INTERVAL_S = 0.5
-_NO_SERVE = (RayServeException, RayError, TimeoutError)  # Serve has ended already, or does not answer
-_SENTENCE = re.compile(r"serve_app\.errors\.\w+: (.+)")  # our own error in what Serve says of a failed replica
+_NO_SERVE = (RayServeException, RayError, TimeoutError)  # raised if Serve has already ended or does not answer
+_SENTENCE = re.compile(r"serve_app\.errors\.\w+: (.+)")  # finds our own error in Serve's message about a failed replica
 _has_started_ray = threading.Event()
 _should_stop = threading.Event()
 
 
 def main() -> None:
-    """Serve until standard input ends. Exit with 1 and one sentence when the config cannot be served."""
+    """Serve until standard input ends. If the config cannot be served, print one sentence and exit with status 1."""
     parser = argparse.ArgumentParser(prog="python -m serve_app.cli.driver")
     parser.add_argument("config", type=Path)
     parser.add_argument("--port", type=int)
@@ -57,24 +58,25 @@ def main() -> None:
 
 
 def _stop_at_end_of_input() -> None:
-    """Have the service drained at the end of standard input, or end this process at once while Ray still starts.
+    """Wait until standard input ends, then let the main thread drain the service.
 
-    No request has been accepted by then, and the main thread may wait in Ray's native code.
+    While Ray is still starting, exit at once instead. No request has been accepted yet, and the main thread may be
+    blocked in Ray's native code.
     """
     while os.read(sys.stdin.fileno(), 4096):
         pass
     _should_stop.set()
     if not _has_started_ray.is_set():
-        with suppress(ProcessLookupError, ChildProcessError):  # the main thread may wait for a child of its own
+        with suppress(ProcessLookupError, ChildProcessError):  # the main thread may already have waited for the child
             end_children()
         dev_shm.sweep()
         os._exit(0)
 
 
 def _serve(config: Json) -> None:
-    """Serve until ``_should_stop`` is set. Raises StartError."""
+    """Serve until ``_should_stop`` is set. Raise StartError if Ray or the application does not start."""
     try:
-        with os.fdopen(os.memfd_create("config.yaml"), "w") as file:  # a file that needs no room on a disk
+        with os.fdopen(os.memfd_create("config.yaml"), "w") as file:  # needs no disk, which may be full
             yaml.safe_dump(config, file)
             file.flush()
             _deploy(f"/proc/self/fd/{file.fileno()}")
@@ -84,17 +86,20 @@ def _serve(config: Json) -> None:
         while not all(_is_running(name) for name in names):
             if _should_stop.wait(_POLL_INTERVAL_S):
                 return
-        print(f"serving {', '.join(names)}; Ctrl-C ends it", flush=True)
+        print(f"serving {', '.join(names)}; press Ctrl-C to stop", flush=True)
         _should_stop.wait()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # it is stopping already
+            signal.signal(number, signal.SIG_IGN)  # we are already stopping
         if ray.is_initialized():
             _shut_down()
 
 
 def _shut_down() -> None:
-    """Answer what was accepted, then end Serve and Ray: Serve's own shutdown would end the proxy first."""
+    """Finish all accepted requests, then end Serve and Ray.
+
+    The applications are deleted first, because ``serve.shutdown`` would end the HTTP proxy before the replicas.
+    """
     try:
         with suppress(*_NO_SERVE):
             for name in serve.status().applications:
@@ -106,19 +111,19 @@ def _shut_down() -> None:
 
 
 def _deploy(config: str) -> None:
-    """Start Ray and deploy the config, as the command ``serve run`` does. Raises StartError."""
+    """Start Ray and deploy the config, as the command ``serve run`` does. Raise StartError if that fails."""
     try:
         serve_run.main([config, "--non-blocking"], standalone_mode=False)
-    except SystemExit as exc:  # it exits with 0 whatever happened
-        raise StartError("Ray Serve did not start: its own messages above say why") from exc
-    except Exception as exc:  # Ray raises errors of many kinds for what it finds on a machine
+    except SystemExit as exc:  # its exit status is always 0
+        raise StartError("Ray Serve did not start: see its messages above for the reason") from exc
+    except Exception as exc:  # Ray raises errors of many types for problems of the machine
         logs = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
         reason = next(iter(str(exc).splitlines()), "")
         raise StartError(f"Ray did not start ({type(exc).__name__}: {reason}): see {logs}") from exc
 
 
 def _is_running(name: str) -> bool:
-    """Return whether the application answers. Raises StartError for a failure that waiting cannot mend."""
+    """Return whether the application is running. Raise StartError if it has failed for good."""
     application = serve.status().applications.get(name)
     if application is None:
         return False
@@ -131,11 +136,14 @@ def _is_running(name: str) -> bool:
 
 
 def _why(name: str, application: ApplicationStatusOverview) -> str:
-    """Return one sentence for a failed application whose own message only names the deployment that failed."""
+    """Return one sentence that says why an application failed.
+
+    The application's own message only names the failed deployment, so the reason comes from that deployment's message.
+    """
     for deployment, state in application.deployments.items():
         if state.status == "DEPLOY_FAILED":
             if "died" in state.message.lower():
-                return f"{deployment} died while it started: it may have run out of memory, and its log may say more"
+                return f"{deployment} died while it started: it may have run out of memory; see its log"
             lines = [line.strip() for line in state.message.splitlines() if line.strip()]
             return f"{deployment} does not start: {lines[-1] if lines else 'see its log'}"
     return f"{name} cannot be deployed: {application.message}"

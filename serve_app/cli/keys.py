@@ -18,7 +18,7 @@ def main() -> None:
     new = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "new", help="create a key: print it to stdout, and its entry for the API-key file to stderr (2>> keys.yaml)"
     )
-    new.add_argument("name", help="the client's name: letters, digits, - . and _")
+    new.add_argument("name", help="the client's name: at most 64 letters, digits, - . and _")
     permissions = get_args(Permission)
     new.add_argument("scopes", nargs="+", choices=permissions, metavar="PERMISSION", help=", ".join(permissions))
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The output of the commands."""
+"""Settings for the output of the command-line programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def print_any_text() -> None:
-    """Escape printed characters that the output's encoding lacks, for example ASCII. Printing them would raise."""
+    """Make ``print`` escape characters that the output's encoding lacks, instead of raising UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,12 +1,13 @@
-"""python -m serve_app CONFIG [--port N]: serve a config in a Ray of its own, until SIGTERM or Ctrl-C.
+"""python -m serve_app CONFIG [--port N]: start Ray and serve a config until SIGTERM or Ctrl-C.
 
-An error in the config or on the machine is reported at once, in one sentence, with exit status 1. At the end, the
-service answers the requests that it has accepted, and leaves nothing running. ``RAY_ADDRESS`` names a cluster to join
-in place of starting one.
+If the config or the machine has an error, the command prints one sentence and exits with status 1. When the service
+stops, it answers the requests that it has accepted, and leaves no process running. If ``RAY_ADDRESS`` is set, the
+command joins that cluster instead of starting one.
 
-This process takes the signals, and imports no Ray: ``serve_app.cli.driver``, which it starts, does the work. While Ray
-starts, it replaces our signal handlers by its own, one of which aborts the process, and it waits in native code, where
-no Python handler runs. So the driver never gets a signal: the end of its standard input tells it to stop.
+This process handles signals, and starts ``serve_app.cli.driver``, which does everything that needs Ray. Signals cannot
+be handled in the driver. While Ray starts, it installs its own signal handlers, one of which aborts the process, and it
+blocks in native code, where Python's handlers do not run. The driver therefore receives no signals. It stops when its
+standard input ends.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 def main() -> None:
-    """Exit with 0 when the service was told to stop, and with 1 when it could not start."""
+    """Serve a config. Exit with status 0 after the service was stopped, and with status 1 if it could not start."""
     parser = argparse.ArgumentParser(
         prog="python -m serve_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", type=Path)
-    parser.add_argument("--port", type=int, help="in place of http_options.port")
+    parser.add_argument("--port", type=int, help="the HTTP port (default: http_options.port of the config)")
     print_any_text()
     parser.parse_args()
     has_own_ray = os.environ.setdefault("RAY_ADDRESS", "local") == "local"
@@ -48,19 +49,20 @@ def main() -> None:
 
 
 def _run(driver: list[str]) -> int:
-    """Run the driver to its end, and end every process that it leaves. Returns its exit status."""
+    """Run the driver until it ends, and return its exit status. Then kill every process that it has left."""
     _adopt_orphans()
     try:
         return Driver(driver).wait()
     finally:
         end_children()
-        dev_shm.sweep()  # what killed processes left behind
+        dev_shm.sweep()  # killed processes may have left files there
 
 
 class Driver:
-    """The process of ``serve_app.cli.driver``. A socket is its standard input: on it, it says that Ray has started.
+    """The process of ``serve_app.cli.driver``.
 
-    It has a session of its own, so that a terminal's Ctrl-C reaches only this process.
+    Its standard input is a socket to this process, on which it reports that Ray has started. It runs in a session of
+    its own, so Ctrl-C in a terminal sends a signal to this process only.
     """
 
     def __init__(self, command: list[str]) -> None:
@@ -68,7 +70,7 @@ class Driver:
         self._was_killed = False
         self._socket, its_socket = socket.socketpair()
         self._process: subprocess.Popen[bytes] | None = None
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a shell has its background jobs ignore SIGINT
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # in background jobs, shells ignore SIGINT
             signal.signal(number, self._take_signal)
         with its_socket:
             self._process = subprocess.Popen(command, stdin=its_socket.fileno(), start_new_session=True)
@@ -76,7 +78,10 @@ class Driver:
             self._stop(self._process)
 
     def wait(self) -> int:
-        """Wait until it ends, and return its exit status as shells count it. Orphans are reaped meanwhile."""
+        """Wait until the driver ends, and return its exit status, 128 + N for signal N.
+
+        Reap orphans in the meantime.
+        """
         assert self._process is not None
         while True:
             pid, status = os.wait()
@@ -90,9 +95,12 @@ class Driver:
             self._stop(self._process)
 
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
-        """Make it drain the service. While Ray starts, kill it: it has accepted no request and may not respond."""
+        """Make the driver drain the service and exit.
+
+        While Ray is still starting, kill the driver instead. It has not accepted any request, and may not respond.
+        """
         if self._has_started_ray():
-            with suppress(OSError):  # it has ended
+            with suppress(OSError):  # the driver has already ended
                 self._socket.shutdown(socket.SHUT_WR)
         else:
             self._was_killed = True
@@ -111,7 +119,10 @@ def _adopt_orphans() -> None:
 
 
 def end_children() -> None:
-    """Kill every child: processes that Ray was just starting would notice its end only after a minute or more."""
+    """Kill every child process.
+
+    Processes that Ray was just starting would otherwise run for a minute or more before they notice that Ray has ended.
+    """
     while pids := [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)

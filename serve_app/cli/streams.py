@@ -1,15 +1,16 @@
 """Start, watch and stop streams on a running Sightline server, over its HTTP API.
 
-scripts/streams.py start --id lot --source FILE_OR_URI      start a stream; zones, sinks and recordings need a file:
-scripts/streams.py apply configs/streams.yaml               start the new streams of a file, replace the changed ones
-scripts/streams.py watch                                    watch all streams until Ctrl-C; watch lot: only this one
+scripts/streams.py start --id lot --source FILE_OR_URI      start a stream without zones, sinks or recordings
+scripts/streams.py apply configs/streams.yaml               start the new streams in a file, and replace changed streams
+scripts/streams.py watch                                    watch all streams until Ctrl-C; `watch lot` watches one
 scripts/streams.py events lot --types zone,line             print each event as a line of JSON
 scripts/streams.py show lot                                 print the whole status as JSON
 scripts/streams.py frame lot --output lot.jpg               save the newest frame, with boxes drawn
-scripts/streams.py regions lot regions.yaml                 change zones and lines; without a file, print them
+scripts/streams.py regions lot regions.yaml                 change the zones and lines; without a file, print them
 scripts/streams.py pause lot; scripts/streams.py resume lot; scripts/streams.py stop lot
 
-SIGHTLINE_URL or --url sets the server (default: http://127.0.0.1:8000). SIGHTLINE_KEY sets the API key, if required.
+--url or SIGHTLINE_URL sets the server (default: http://127.0.0.1:8000). SIGHTLINE_KEY sets the API key if the server
+requires one.
 """
 
 from __future__ import annotations
@@ -40,20 +41,20 @@ from serve_app.schemas.streams import StreamSpec, StreamStatus
 from serve_app.types import Json
 
 _WATCH_INTERVAL_S = 0.5
-_APPLIED = "applied"  # this tag holds a hash of the settings that a stream was started with
+_APPLIED = "applied"  # the tag with a hash of the settings with which a stream was started
 _ENDED = {"completed", "failed"}
 
 
 class CommandFailed(Exception):
-    """A command failed. The message says why, in one sentence."""
+    """A command failed. The message is one sentence that says why."""
 
 
 def main() -> None:
-    """Run one command. If it fails, print one sentence and exit with status 1."""
+    """Run one command. If the command fails, print one sentence and exit with status 1."""
     print_any_text()
     options = parse_arguments()
     try:
-        client = Client(options.url)  # arguments are visible to every user of the machine, so the key is not one
+        client = Client(options.url)  # the key is no argument, because every user can see arguments
     except ValueError as exc:
         sys.exit(str(exc))
     try:
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Parse the command line into the command and its options."""
+    """Parse the command line. The attribute ``run`` of the result is the command's function."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
@@ -104,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
         "and continue with the newest one (default for live sources; a file then plays in real time)",
     )
     start_parser.add_argument("--max-fps", type=float, help="process at most this many frames per second")
-    start_parser.add_argument("--loop", action="store_true", help="restart a file when it ends")
+    start_parser.add_argument("--loop", action="store_true", help="when a file ends, play it again")
     start_parser.add_argument("--track", action="store_true", help="track objects: keep their ids from frame to frame")
     start_parser.add_argument(
         "--degrade", action="store_true", help="start the stream even if the detectors lack the capacity for it"
@@ -139,7 +140,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def start(client: Client, options: argparse.Namespace) -> None:
-    """Start a stream and wait for its first frame. Raise CommandFailed if the stream fails before that."""
+    """Start a stream and wait for its first frame. Raise CommandFailed if the stream fails before its first frame."""
     spec = {
         "id": options.id,
         "source": {"uri": absolute_source(options.source, Path()), "loop": options.loop},
@@ -161,12 +162,12 @@ def start(client: Client, options: argparse.Namespace) -> None:
 
 
 def split(values: list[str]) -> list[str]:
-    """Split comma-separated values. As in CSV, a part that contains a comma is in double quotes."""
+    """Split comma-separated values. As in CSV, double quotes protect a comma inside a value."""
     return [part.strip() for row in csv.reader(values, skipinitialspace=True) for part in row]
 
 
 def apply(client: Client, options: argparse.Namespace) -> None:
-    """Start or replace the streams in a file. With --prune, delete those that it no longer lists."""
+    """Start or replace the streams in a file. With --prune, delete the streams that the file no longer lists."""
     specs = read_specs(options.file)
     existing = {stream.stream_id: stream for stream in client.streams.list()}
     outcomes = {}
@@ -198,7 +199,7 @@ def apply_one(client: Client, spec: Json, existing: StreamStatus | None) -> str:
 
 
 def read_specs(file: Path) -> dict[str, Json]:
-    """Read the streams of a YAML file, by id. Each gets a tag with a hash of its settings.
+    """Return the streams of a YAML file by id. Each stream gets a tag with a hash of its settings.
 
     Raise CommandFailed if the file or one of its streams is not valid.
     """
@@ -235,7 +236,7 @@ def read_specs(file: Path) -> dict[str, Json]:
 
 
 def merged(defaults: Json, over: Json) -> Json:
-    """Return ``defaults`` overridden by ``over``. Nested mappings are merged too."""
+    """Return ``defaults`` with the values of ``over`` taking precedence. Nested mappings are merged too."""
     both = {
         key: merged(defaults[key], value)
         for key, value in over.items()
@@ -245,7 +246,7 @@ def merged(defaults: Json, over: Json) -> Json:
 
 
 def absolute_source(source: str, folder: Path) -> str:
-    """Return the absolute path of a source that is a local file or folder, and any other source unchanged."""
+    """Return the absolute path if the source is a local file or folder. Return any other source unchanged."""
     path = folder / Path(source).expanduser()
     return str(path.resolve()) if "://" not in source and path.exists() else source
 
@@ -256,7 +257,7 @@ def list_streams(client: Client, options: argparse.Namespace) -> None:
 
 
 def watch(client: Client, options: argparse.Namespace) -> None:
-    """Show a live table until all named streams have ended. For a single stream show its detections too."""
+    """Show a live table until all named streams have ended. If only one stream is named, show its detections too."""
     with Live(refresh_per_second=4) as live:
         while True:
             try:
@@ -296,7 +297,7 @@ def save_frame(client: Client, options: argparse.Namespace) -> None:
 
 
 def set_regions(client: Client, options: argparse.Namespace) -> None:
-    """Print a stream's zones and lines, after changing them if a file is given."""
+    """Change a stream's zones and lines if a file is given, and then print the current ones."""
     if options.file is not None:
         try:
             client.streams.set_regions(options.id, yaml.safe_load(options.file.read_bytes()))
@@ -343,7 +344,7 @@ def status_table(streams: list[StreamStatus]) -> Table:
 
 
 def details(stream: StreamStatus) -> Iterator[Table]:
-    """Return tables of one stream: its counts, its sinks, and the detections of its latest frame."""
+    """Yield the tables of one stream: its counts, its sinks, and the detections in its latest frame."""
     if stream.zones or stream.lines:
         counts = Table("zone or line", "inside", "in", "out", box=SIMPLE)
         for name, zone in stream.zones.items():

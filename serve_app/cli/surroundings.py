@@ -1,8 +1,7 @@
-"""Preparation of this process's environment and limits for a Ray that we start ourselves.
+"""Prepare this process's environment and limits before we start Ray.
 
-Ray and Ray Serve assume that the machine has a single user with a writable home, that temporary files have short paths,
-that programs may open many files, and that no proxy is used for the machine itself. Otherwise they fail with a
-traceback or hang.
+Ray and Ray Serve fail with a traceback or hang unless the machine has a single user with a writable home, the paths of
+temporary files are short, programs may open many files, and no proxy is used for connections to the machine itself.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from pathlib import Path
 from serve_app.errors import ConfigError
 from serve_app.ipc import dev_shm
 
-MIN_OPEN_FILES = 1024  # the usual default soft limit; serving was tested with it, and not with fewer
-_MANY_OPEN_FILES = 65_536  # more than we need; if "unlimited" is 2^30, some programs loop over all numbers
+MIN_OPEN_FILES = 1024  # the usual default of the soft limit, and the lowest limit that was tested
+_MANY_OPEN_FILES = 65_536  # enough for us; with far higher limits, programs that close every possible file are slow
 _HAPROXY_OPEN_FILES = 10_340  # needed for Serve's 4,096 connections: see `affordable_connections` in configs/haproxy.py
-_SOCKET_PATH_BYTES = 107  # sockaddr_un's 108, less the NUL: unix(7)
-_LONGEST_PYTHON_PATH = "/pymp-abcdefgh/listener-abcdefgh"  # made by multiprocessing, which Ray's dashboard uses
+_SOCKET_PATH_BYTES = 107  # sun_path has 108 bytes, including the final NUL; see unix(7)
+_LONGEST_PYTHON_PATH = "/pymp-abcdefgh/listener-abcdefgh"  # of multiprocessing, which Ray's dashboard uses
 _LONGEST_RAY_PATH = "/ray/session_2026-11-28_18-00-33_222873_4194304/sockets/plasma_store.1"
 _MIN_FREE_BYTES = 64 << 20  # for Ray's logs and sessions
 _LOOPBACK = "127.0.0.1", "localhost", "::1"
-_HAPROXY_FILES = {  # Serve's variables and its file names; the default folder is /tmp/haproxy-serve
+_HAPROXY_FILES = {  # Serve's variables, and its default file names in /tmp/haproxy-serve
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
     "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
@@ -39,9 +38,9 @@ _HAPROXY_FILES = {  # Serve's variables and its file names; the default folder i
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
 }
 
-# The ports of Serve's Python proxy, which HAProxy uses while no replica is available. By default all Serve instances of
-# a machine listen on the same ports. The kernel distributes requests among the instances of one user, so one service
-# would answer requests meant for another.
+# The ports of Serve's Python proxy, to which HAProxy forwards requests while no replica is available. By default all
+# Serve instances on a machine use the same ports. If a user runs two instances, the kernel distributes the requests
+# between them, and one instance would answer requests that are meant for the other.
 _FALLBACK_PORTS = {"RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500, "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 9500}
 _PORTS_TRIED = 1000
 
@@ -52,8 +51,7 @@ Tell = Callable[[str], None]
 def prepare_environment(tell: Tell) -> Iterator[None]:
     """Change this process's environment and limits, which Ray's processes inherit.
 
-    Notices for the user are passed to ``tell``. Raise StartError if this machine cannot run Ray and only the user can
-    change that.
+    Pass notices for the user to ``tell``. Raise StartError if Ray cannot run until the user changes the machine.
     """
     check_path(sys.executable)
     raise_open_files(tell)
@@ -74,9 +72,9 @@ def prepare_environment(tell: Tell) -> Iterator[None]:
 
 @contextmanager
 def reserve_port(first: int) -> Iterator[int]:
-    """Reserve the first free port from ``first`` on. Only a program of this user can share it (SO_REUSEPORT).
+    """Reserve the first free port at or above ``first``. Other programs of this user can still share it (SO_REUSEPORT).
 
-    Raise ConfigError if none of the next 1000 ports is free.
+    Raise ConfigError if none of the 1000 ports that start at ``first`` is free.
     """
     for port in range(first, first + _PORTS_TRIED):
         with socket.socket() as probe, socket.socket() as reserved:
@@ -93,9 +91,9 @@ def reserve_port(first: int) -> Iterator[int]:
 
 
 def check_path(interpreter: str) -> None:
-    """Raise ConfigError if Ray cannot start a process with this path.
+    """Raise ConfigError if Ray cannot start a process whose program has this path.
 
-    Ray quotes commands by the rules of Windows and parses them by those of POSIX (``services.start_raylet``).
+    Ray quotes commands by Windows rules, but parses them by POSIX rules (``services.start_raylet``).
     """
     try:
         is_understood = shlex.split(subprocess.list2cmdline([interpreter])) == [interpreter]
@@ -109,7 +107,7 @@ def check_path(interpreter: str) -> None:
 
 
 def raise_open_files(tell: Tell) -> None:
-    """Raise the limit of open files to the hard limit. Raise ConfigError if that is too low."""
+    """Raise the soft limit of open files to the hard limit. Raise ConfigError if the hard limit is too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = _MANY_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_OPEN_FILES)
     if allowed < MIN_OPEN_FILES:
@@ -127,9 +125,9 @@ def raise_open_files(tell: Tell) -> None:
 
 
 def ray_folder() -> Path:
-    """Return the folder in which Ray creates its folder ``ray``: RAY_TMPDIR, TMPDIR, or another usable folder.
+    """Return the parent of Ray's folder ``ray``: RAY_TMPDIR, or else TMPDIR, or else another usable folder.
 
-    Raise ConfigError if RAY_TMPDIR names a folder that Ray cannot use, or if there is no usable folder at all.
+    Raise ConfigError if Ray cannot use the folder that RAY_TMPDIR names, or if no folder is usable.
     """
     longest = _SOCKET_PATH_BYTES - len(_LONGEST_RAY_PATH)
     advice = f"set RAY_TMPDIR to a writable folder whose path has at most {longest} bytes"
@@ -148,10 +146,10 @@ def ray_folder() -> Path:
 
 
 def shorten_tmpdir(short: str, tell: Tell) -> None:
-    """Set TMPDIR to ``short`` if the paths of sockets in the current TMPDIR would be too long."""
+    """Set TMPDIR to ``short`` if the path of a socket in the current TMPDIR would be too long."""
     folder = os.environ.get("TMPDIR") or tempfile.gettempdir()  # Ray creates a TMPDIR that does not exist
     if len(os.fsencode(folder + _LONGEST_PYTHON_PATH)) > _SOCKET_PATH_BYTES:
-        tell(f"TMPDIR is too long for the paths of sockets, so temporary files are kept in {short}")
+        tell(f"TMPDIR is too long for a socket's path: temporary files are kept in {short} instead")
         os.environ["TMPDIR"] = tempfile.tempdir = short
 
 
@@ -160,7 +158,7 @@ def _problem(folder: Path, longest: int) -> str | None:
     if not folder.is_absolute():
         return "is not an absolute path"
     if len(os.fsencode(folder)) > longest:
-        return "is too long for the paths of sockets"
+        return "is too long for a socket's path"
     try:
         (folder / "ray").mkdir(parents=True, exist_ok=True)
         os.rmdir(tempfile.mkdtemp(dir=folder / "ray"))
@@ -171,18 +169,18 @@ def _problem(folder: Path, longest: int) -> str | None:
 
 
 def without_proxies(environment: os._Environ[str] | dict[str, str]) -> dict[str, str]:
-    """Return variables that exclude this machine from any proxy, or none if no proxy is set."""
+    """Return the environment variables that make connections to this machine bypass a proxy, or {} if none is set."""
     if not any(name.lower() in {"http_proxy", "https_proxy", "all_proxy", "grpc_proxy"} for name in environment):
         return {}
     known = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     hosts = [host.strip() for host in known.split(",") if host.strip()]
     listed = ",".join([*hosts, *(host for host in _LOOPBACK if host not in hosts)])
-    value = "*" if "*" in hosts else listed  # Python accepts a star for all hosts only if it is the whole value
+    value = "*" if "*" in hosts else listed  # Python accepts "*" only as the whole value
     return {"no_proxy": value, "NO_PROXY": value, "no_grpc_proxy": listed}
 
 
 def make_token(tell: Tell) -> None:
-    """Create Ray's token if there is none. Only its user can read it; Ray would let every user read the file."""
+    """Create the file of Ray's token if there is none, and let only our user read it. Ray's file is world-readable."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -190,12 +188,12 @@ def make_token(tell: Tell) -> None:
         file = Path(named).expanduser() if named else Path.home() / ".ray/auth_token"
         if os.access(file, os.R_OK):
             if not named and file.stat().st_uid == os.getuid():
-                file.chmod(0o600)  # Ray created it readable for everybody
+                file.chmod(0o600)  # Ray creates it readable for all users
             return
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
             opened.write(secrets.token_hex(32))
-    except (OSError, RuntimeError) as exc:  # RuntimeError means that there is no home
+    except (OSError, RuntimeError) as exc:  # RuntimeError: the user has no home
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         tell(
             f"Ray's token cannot be kept in {named or '~/.ray'} ({getattr(exc, 'strerror', None) or exc}), so it lasts "

@@ -1,1 +1,1 @@
-"""All code that imports Ray: the deployments, the stream actor, and the adapters to Ray's own interfaces."""
+"""The deployments, the stream actor, and adapters to Ray's interfaces. Other packages do not import Ray."""

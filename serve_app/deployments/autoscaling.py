@@ -1,4 +1,4 @@
-"""The policy that sets the number of Detector replicas: ``policy`` in a config's ``autoscaling_config``."""
+"""The autoscaling policy for Detector replicas. Configs name it in ``autoscaling_config.policy``."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from ray.serve.config import AutoscalingContext
 
 from serve_app.errors import ConfigError
 
-# Each Detector replica reports these two figures.
+# The names of the two figures that each Detector replica reports.
 DEMAND = "demand"  # see ``Batcher.take_demand``
 BACKLOG_S = "backlog_s"  # see ``Batcher.backlog_s``
 
 
 class TargetUtilisation:
-    """A policy that keeps each engine busy ``utilisation`` of the time and clears a backlog in ``backlog_within_s``.
+    """A policy that keeps each engine busy for a share ``utilisation`` of the time.
 
-    The policy does not use the number of requests in flight, because a stream always has one frame in flight, however
-    well or badly it is served.
+    If there is a backlog, the policy adds the replicas that process it in ``backlog_within_s``. It removes a replica
+    only if the remaining replicas would then be busy for at most a share ``calm`` of the time. Without this margin,
+    small changes of a constant load would keep adding and removing a replica.
 
-    A replica is removed only if the remaining ones would be busy for no more than ``calm`` of the time. Without this
-    margin, noise around a constant load would keep adding and removing a replica.
+    The policy ignores the number of requests in flight, because each stream always has one frame in flight, whether it
+    is served quickly or slowly.
     """
 
     def __init__(self, utilisation: float = 0.8, calm: float | None = None, backlog_within_s: float = 1.0) -> None:
-        """Use 0.6 for ``calm`` by default, or ``utilisation`` if that is less. Raise ConfigError for wrong values."""
+        """Check the arguments. The default of ``calm`` is the lower of 0.6 and ``utilisation``. Raise ConfigError."""
         calm = min(0.6, utilisation) if calm is None and isinstance(utilisation, int | float) else calm
         numbers = (utilisation, calm, backlog_within_s)
         if not all(isinstance(number, int | float) for number in numbers) or not (
@@ -37,9 +38,10 @@ class TargetUtilisation:
         self._backlog_within_s = backlog_within_s
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """Return the wanted number of replicas, which Serve limits to ``min_replicas`` … ``max_replicas``.
+        """Return the wanted number of replicas and an empty state. Serve applies ``min_replicas`` and ``max_replicas``.
 
-        At zero replicas nothing is reported, so this returns zero: Serve itself starts a replica for a waiting request.
+        A deployment with zero replicas reports no figures, so this returns zero. Serve itself starts a replica when a
+        request waits.
         """
         reports = context.aggregated_metrics or {}
         demand, backlog_s = (sum(reports.get(name, {}).values()) for name in (DEMAND, BACKLOG_S))

@@ -27,12 +27,12 @@ from serve_app.types import DetectorState, DetectReply, DetectRequest, InputShap
 
 logger = logging.getLogger(__name__)
 
-_EXIT_TIMEOUT_S = 10  # the kernel ends a drained process that has not exited by then
+_EXIT_TIMEOUT_S = 10  # the kernel then ends a drained process that still runs
 
 
 @serves(DetectorStub)
 class Detector:
-    """A replica that serves one model, and can roll out another one without downtime."""
+    """A replica that serves one model, and can change to another model without downtime."""
 
     def __init__(self, args: DetectorArgs) -> None:
         log_as_serve()
@@ -43,17 +43,18 @@ class Detector:
         self._server: CallServer | None = None
 
     async def reconfigure(self, user_config: Any, rank: object) -> None:
-        """Apply ``user_config``. Serve calls this at the start, and whenever ``user_config`` changes.
+        """Apply ``user_config``. Serve calls this method at the start, and whenever ``user_config`` changes.
 
-        Serve sends no request to a replica and does not check its health while this runs, so this waits only for the
-        first model to load. The ``rank`` parameter makes Serve call this even if the config has no ``user_config``.
+        While this method runs, Serve does not send requests to the replica or check its health. It therefore waits only
+        until the first model is loaded; later models load in the background. Because the method has the parameter
+        ``rank``, Serve calls it even if the config has no ``user_config``.
         """
         await self._rollout.configure(user_config)
         if self._server is None:
             self._server = await listen(self, DetectorStub, max_calls=self._max_calls, limit="batcher.max_queue_size")
 
     async def state(self) -> DetectorState:
-        """Return the model that is served: see ``DetectorStub.state``."""
+        """Return the state of the served model: see ``DetectorStub.state``."""
         return self._rollout.state()
 
     async def capacity(self) -> float:
@@ -84,16 +85,16 @@ class Detector:
         return reply
 
     async def check_health(self) -> None:
-        """Kill this replica if its engine hangs. Serve calls this every second.
+        """Kill this replica if its engine hangs. Serve calls this method every second.
 
-        A hung replica cannot drain. Its callers retry on another replica.
+        A replica with a hung engine cannot finish its requests. The callers retry them on another replica.
         """
         if self._rollout.is_hung:
             logger.critical("the engine hangs: it has been busy with one batch for too long; killing this replica")
             os.kill(os.getpid(), signal.SIGKILL)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Report the figures that ``autoscaling`` uses."""
+        """Return the figures that the policy in ``autoscaling`` uses."""
         batcher = self._rollout.runner.batcher
         return {DEMAND: batcher.take_demand(), BACKLOG_S: batcher.backlog_s}
 
@@ -127,5 +128,5 @@ class Detector:
         finally:
             await self._rollout.close()
             self._reader.close()
-            # An engine's threads may hang while the process exits, and Serve would wait for it indefinitely.
+            # An engine's threads may keep the process from exiting, and Serve would wait for the process indefinitely.
             signal.alarm(_EXIT_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""The client of the Detector: it leases slots for frames and retries calls."""
+"""The client with which Preprocessors and stream workers call the Detector."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _CONNECT_INTERVAL_S = 0.2
 
 
 class DetectorClient:
-    """A client of one model's Detector replicas: it knows the model, leases slots for frames, and returns detections.
+    """A client of one model's Detector replicas. It owns the slots for frames, and retries failed calls.
 
-    A Detector on this node receives only the name of a frame's slot; a Detector on another node receives the bytes.
-    ``traffic`` and ``tenant`` say on whose behalf the frames are sent.
+    A Detector on this node receives only a reference to a frame's slot. A Detector on another node receives the pixels.
+    ``traffic`` and ``tenant`` identify the sender of the frames.
 
-    When a Detector dies, any of the frames in its engine may be the cause. Each of them is retried alone in a batch,
-    and refused if the next Detector dies as well. Frames that were only waiting are retried as before.
+    When a Detector dies, any frame in its engine may have caused the crash. Each of these frames is retried in a batch
+    of its own, and is refused if that Detector dies too. Frames that were still in the queue are retried normally.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class DetectorClient:
         self._pool_change = asyncio.Lock()
 
     async def fetch_state(self) -> DetectorState:
-        """Ask a replica which model it serves, and return its state.
+        """Ask a replica for its state, which includes the served model, and return it.
 
-        Raise Unavailable if no replica answers, and SharedMemoryError if there is no memory for the slots.
+        Raise Unavailable if no replica answers, or SharedMemoryError if there is no memory for the slots.
         """
         state = await self._replicas.call(DetectorStub.state)
         async with self._pool_change:
@@ -75,7 +75,7 @@ class DetectorClient:
         return state
 
     async def connect(self) -> ModelInfo:
-        """Wait until a replica answers, and return its model. Raise StartError if waiting cannot help."""
+        """Wait until a replica answers, and return its model. Raise StartError if there is no memory for the slots."""
         while True:
             try:
                 return (await asyncio.wait_for(self.fetch_state(), _CONNECT_TIMEOUT_S)).model
@@ -85,21 +85,21 @@ class DetectorClient:
                 await asyncio.sleep(_CONNECT_INTERVAL_S)
 
     async def model(self, time_left_s: float) -> ModelInfo:
-        """Return the last known model; ask a replica if none is known. Raise ServeAppError if none answers in time."""
+        """Return the model that was last fetched, or fetch it. Raise ServeAppError if no replica answers in time."""
         if self._model is not None:
             return self._model
         try:
             return (await self._retries.run(lambda _: self.fetch_state(), time_left_s)).model
-        except StartError as exc:  # no memory for the slots that the new model needs
+        except StartError as exc:  # there is no shared memory for the new model's slots
             raise Unavailable(exc.detail) from exc
 
     def forget_model(self) -> None:
-        """Make the next call of ``model`` ask a replica."""
+        """Make the next call of ``model`` fetch the model from a replica."""
         self._model = None
 
     @property
     def pool(self) -> FramePool:
-        """The pool of slots of the model's input size. Raise Unavailable before the first call of ``model``."""
+        """The pool of slots, which have the model's input size. Raise Unavailable before the model has been fetched."""
         if self._pool is None:
             raise Unavailable("the detector's model is not known yet; retry later")
         return self._pool
@@ -115,11 +115,13 @@ class DetectorClient:
         tenant: str = "",
         superseded: int = 0,
     ) -> Answer:
-        """Return the detections in the slot's frame, in the pixels of the image that it was letterboxed from.
+        """Return the detections in the slot's frame, in pixels of the original image.
 
-        ``tenant`` overrides the client's tenant for this frame. See ``DetectRequest`` for ``superseded``. Raise
-        ServeAppError, for example PoisonPicture, if the frame is refused. After ModelChanged, the next call of
-        ``model`` asks a replica.
+        ``fitted`` describes how the original image was letterboxed into the frame. ``tenant`` overrides the client's
+        tenant for this frame. ``superseded`` is explained in ``DetectRequest``.
+
+        Raise ServeAppError, for example PoisonPicture, if the frame is refused. If this raises ModelChanged, the next
+        call of ``model`` fetches the new model.
         """
         request = DetectRequest(
             slot.ref, options, time_left_s, model.version, self._traffic, tenant or self._tenant, superseded=superseded
@@ -136,7 +138,7 @@ class DetectorClient:
                 return await self._replicas.call(DetectorStub.detect, in_bytes)
             except ReplicaGone as exc:
                 if not slot.was_in_engine:
-                    raise ReplicaGone(exc.detail) from exc  # the frame was only waiting, so it is not suspected
+                    raise ReplicaGone(exc.detail) from exc  # it was in the queue, so it cannot be the cause
                 if request.isolated:
                     raise PoisonPicture(
                         "two detectors crashed on this image, the second while processing nothing else"
@@ -147,7 +149,7 @@ class DetectorClient:
         try:
             reply = await self._retries.run(attempt, time_left_s)
         except ModelChanged:
-            if self._model is model:  # otherwise another call has already fetched the new model
+            if self._model is model:  # if not, another call has already fetched the new model
                 self._model = None
             raise
         return Answer(

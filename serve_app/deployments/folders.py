@@ -1,4 +1,4 @@
-"""Checks of the folders named in settings, made before the start: a replica would only fail and restart forever."""
+"""Checks of the folders that settings name. Without them, a replica would fail and restart forever."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 
 def check_folders(streams: StreamArgs, application: str) -> None:
-    """Create the folder of stream states, and check the others. Raise ConfigError if a folder cannot be used.
+    """Create ``streams.state_dir``, and check the other folders. Raise ConfigError if a folder cannot be used.
 
-    Folders that other programs read or write are not created, because a file system may have to be mounted there.
+    The other folders are not created, because a missing folder may mean that a file system is not mounted.
     """
     _create_own("streams.state_dir", lambda: streams.state_folder(application))
     for folder in _resolved("streams.media_dirs", streams.folders):
@@ -60,7 +60,7 @@ def _check_writable(setting: str, folder: Path) -> None:
 
 
 def _resolved(setting: str, find: Callable[[], T]) -> T:
-    """Return the result of ``find``. Raise ConfigError if there is no home or no working folder to resolve a path."""
+    """Return the result of ``find``. Raise ConfigError if it needs a home or working folder that does not exist."""
     try:
         return find()
     except (RuntimeError, OSError) as exc:

@@ -7,15 +7,19 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# A client that disconnects looks the same as one that closes only its sending side. The time tells them apart: the
-# second kind closes right after its request, and the first kind gives up later, after it has waited for the answer.
+# To a server, a client that disconnects looks the same as a client that closes only its sending side. Only the time
+# differs. A client that still wants the answer closes its sending side right after the request. A client that gives up
+# has waited for the answer, and disconnects later.
 _MAX_DELAY_S = 0.1
 
 
 def answer_half_closed() -> None:
-    """Make uvicorn answer such clients in this process. By default it closes the connection and cancels the request."""
+    """Make uvicorn in this process answer a client that has closed its sending side.
+
+    By default uvicorn would close the connection and cancel the request.
+    """
     for protocol in (HttpToolsProtocol, H11Protocol):
-        if not hasattr(protocol, "received_at_s"):  # otherwise it was already changed
+        if not hasattr(protocol, "received_at_s"):  # the protocol is not patched yet
             ours = {"received_at_s": 0.0, "data_received": _recording_time(protocol.data_received)}
             for name, value in (ours | {"eof_received": _eof_received}).items():
                 setattr(protocol, name, value)
@@ -30,7 +34,7 @@ def _recording_time(data_received: Any) -> Any:
 
 
 def _eof_received(self: Any) -> bool:
-    """Return True to keep the connection open for the answer. See ``asyncio.Protocol.eof_received``."""
+    """Return whether to keep the connection open for the answer. See ``asyncio.Protocol.eof_received``."""
     cycle = self.cycle
     if cycle is None or cycle.more_body or cycle.response_complete:
         return False

@@ -1,8 +1,8 @@
-"""Calls between deployments: typed, over a Unix socket on one node and over Serve's handles between nodes.
+"""Typed calls between deployments, over a Unix socket within a node and over Serve's handles between nodes.
 
-A replica returns expected errors as values instead of raising them: Ray would wrap a raised error in a RayTaskError,
-whose text is the remote traceback, and log it as a fault of the replica. Callers never see these values, because
-``Replicas`` and ``ActorReplica`` raise them again.
+A replica returns expected errors as values instead of raising them. Ray would wrap a raised error in a RayTaskError,
+whose text is the remote traceback, and would log it as a fault of the replica. Callers do not see the difference,
+because ``Replicas`` and ``ActorReplica`` raise the returned errors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def stub_methods(stub: type[Any]) -> list[str]:
 
 
 def serves(stub: type[Any]) -> Callable[[C], C]:
-    """Make a class answer the calls of a stub: its methods then return expected errors instead of raising them."""
+    """Return a class decorator that makes a stub's methods return expected errors instead of raising them."""
 
     def decorate(cls: C) -> C:
         for name in stub_methods(stub):
@@ -65,13 +65,16 @@ def detector_name(model: str) -> str:
 
 
 def service_name(application: str, deployment: str) -> str:
-    """Return the name that callers on this node use to find a deployment's replicas. It differs between clusters."""
+    """Return the name by which callers find a deployment's replicas on this node. It is unique to this Ray cluster."""
     node = ray.get_runtime_context().get_node_id()
     return hashlib.sha256(f"{node} {application} {deployment}".encode()).hexdigest()[:16]
 
 
 async def listen(replica: object, stub: type[Any], *, max_calls: int, limit: Limit) -> CallServer:
-    """Answer calls from this node to the methods of a stub, until ``close``. See ``CallServer`` for the limit."""
+    """Answer calls of a stub's methods from this node, until ``close`` is called.
+
+    ``CallServer`` explains ``max_calls`` and ``limit``.
+    """
     context = serve.get_replica_context()
     methods = {name: getattr(replica, name) for name in stub_methods(stub)}
     server = CallServer(methods, max_calls=max_calls, limit=limit)
@@ -80,11 +83,11 @@ async def listen(replica: object, stub: type[Any], *, max_calls: int, limit: Lim
 
 
 async def close(server: CallServer) -> None:
-    """Stop listening, after the accepted calls are answered.
+    """Stop listening after all accepted calls are answered.
 
-    When an application is deleted, Serve stops all its replicas at once and does not know about these calls, so a
-    replica waits until its callers have ended. In a rolling update this wait is not needed: the callers use another
-    replica.
+    When an application is deleted, Serve stops all replicas at the same time, and does not know about calls over Unix
+    sockets. A replica therefore waits until its callers have exited. In a rolling update it need not wait, because its
+    callers use other replicas.
     """
     if await asyncio.to_thread(_is_application_ending):
         await server.wait_until_disconnected()
@@ -101,10 +104,13 @@ def _is_application_ending() -> bool:
 
 
 class Replicas:
-    """The replicas of a deployment. A replica on this node is called directly, others over Serve's handle."""
+    """The replicas of a deployment.
+
+    Calls go directly to a replica on this node if there is one, else to Serve's handle.
+    """
 
     def __init__(self, handle: DeploymentHandle, **init: Any) -> None:
-        """Take options of Serve's handle as ``init``."""
+        """Wrap a handle of Serve. ``init`` has options of the handle's private method ``_init``."""
         handle._init(_prefer_local_routing=True, **init)
         self._handle = handle
         self._local = LocalReplicas(service_name(handle.app_name, handle.deployment_name))
@@ -132,14 +138,14 @@ class Replicas:
                 "replicas",
                 limit="max_queued_requests",
             ) from exc
-        except RayActorError as exc:  # it died during the call, or earlier and Serve has not noticed
-            raise ReplicaGone("a replica died or is gone; retry the request") from exc
+        except RayActorError as exc:  # it may have died earlier, before Serve noticed
+            raise ReplicaGone("the replica that was called has died; retry the request") from exc
         except DeploymentUnavailableError as exc:
             raise Unavailable("no replica can be started; the server's log has the reason") from exc
 
 
 class ActorReplica:
-    """A plain Ray actor that answers the calls of a stub."""
+    """A Ray actor outside Serve that answers the calls of a stub."""
 
     def __init__(self, actor: ActorHandle) -> None:
         self._actor = actor

@@ -31,7 +31,7 @@ _READY_TIMEOUT_S = 5.0
 
 @serve.ingress()
 class Ingress:
-    """The FastAPI application in front of the graph. This process imports neither torch nor a model."""
+    """The FastAPI application in front of the other deployments. Its process loads neither PyTorch nor a model."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, preprocessor: DeploymentHandle, supervisor: DeploymentHandle, args: AppArgs
@@ -40,7 +40,7 @@ class Ingress:
         require_keys(args.access, await http_host())
         self._preprocessor = Replicas(preprocessor)
         self._retries = Retries(in_flight=args.preprocessor.max_calls)
-        # One for each tenant and model. A tenant is a key of the API-key file.
+        # One throttle for each tenant and model. Each client in the API-key file is a tenant.
         self._throttles: defaultdict[tuple[str, str], Throttle] = defaultdict(Throttle)
         self._streams = SupervisorProxy(supervisor)
         self._args = args
@@ -56,7 +56,7 @@ class Ingress:
                 self._state = await self._preprocessor.call(PreprocessorStub.state, DEFAULT_MODEL)
         except Overloaded:
             if self._state is None:
-                raise  # after a first answer, an overloaded Detector is warm and counts as ready
+                raise  # once it has answered, an overloaded Detector counts as ready
         except TimeoutError as exc:
             raise Unavailable("no detector answers; retry later") from exc
         assert self._state is not None
@@ -69,7 +69,7 @@ class Ingress:
 
     async def _model_status(self, name: str, running: dict[str, int]) -> ModelStatus:
         if not running.get(detector_name(name)):
-            return ModelStatus(name=name, state="asleep")  # a call would start a replica
+            return ModelStatus(name=name, state="asleep")  # asking for its state would start a replica
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 return ModelStatus.of(name, await self._preprocessor.call(PreprocessorStub.state, name))
@@ -85,7 +85,7 @@ class Ingress:
             attempted = replace(request, time_left_s=left_s, is_suspect=is_suspect)
             try:
                 return await self._preprocessor.call(PreprocessorStub.detect, attempted)
-            except ReplicaGone:  # a handle does not tell whether this call made the replica die
+            except ReplicaGone:  # this image may have made the replica die
                 is_suspect = True
                 raise
 
@@ -99,5 +99,5 @@ class Ingress:
             self._throttles[request.tenant, request.params.model].observe(refusal)
 
     def admit(self, tenant: str, model: str) -> None:
-        """Refuse a request if the graph is full: see ``Backend.admit``."""
+        """Refuse a request if the service is overloaded: see ``Backend.admit``."""
         self._throttles[tenant, model].admit()

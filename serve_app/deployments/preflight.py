@@ -1,4 +1,4 @@
-"""Checks, made before the start, that a config is valid and that this machine can serve it."""
+"""Checks that a config is valid and that this machine can serve it. They run before Ray starts."""
 
 from __future__ import annotations
 
@@ -30,15 +30,18 @@ from serve_app.models.weights import check_weights
 from serve_app.types import InputShape, Json
 
 _IMPORT_PATH = "serve_app.app:build_app"
-_POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}  # Serve accepts both spellings
+_POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}  # Serve accepts both signs
 _ADDRESS_ERRORS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
 def read(path: Path) -> Json:
-    """Return the Serve config in a file. Raise ConfigError if it is not valid or has a key that Serve would ignore."""
+    """Return the Serve config in a file. Raise ConfigError if the config is not valid, or has an unknown key.
+
+    Serve itself would ignore an unknown key, for example a misspelt one.
+    """
     try:
-        config = yaml.safe_load(path.read_bytes())  # in UTF-8 whatever the locale, or in UTF-16 with a byte-order mark
+        config = yaml.safe_load(path.read_bytes())  # from bytes, YAML detects UTF-8 and UTF-16
         ServeDeploySchema.model_validate(config)
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
@@ -46,7 +49,7 @@ def read(path: Path) -> Json:
         raise ConfigError(f"{path} is not text in UTF-8 ({exc.reason} at {exc.position}): save it as UTF-8") from exc
     except yaml.YAMLError as exc:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(exc).split())}") from exc
-    except (AttributeError, ImportError) as exc:  # the schema imports the policy functions
+    except (AttributeError, ImportError) as exc:  # the schema's validation imports policy functions
         raise ConfigError(f"{path}: a policy_function cannot be imported: {exc}") from exc
     except ValidationError as exc:
         problems = (f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in exc.errors())
@@ -57,7 +60,7 @@ def read(path: Path) -> Json:
 
 
 def check(config: Json) -> None:
-    """Check that this machine can serve the config. Raise StartError, which has one sentence, if it cannot."""
+    """Check that this machine can serve the config. If it cannot, raise StartError with one sentence for the user."""
     dev_shm.sweep()  # shared memory left behind by killed processes must not count as used
     http = config.get("http_options", {})
     _check_port(http.get("host", "0.0.0.0"), http.get("port", 8000), "http_options.port")
@@ -75,15 +78,16 @@ def check(config: Json) -> None:
 
 
 def check_args(config: Json) -> None:
-    """Check the settings without looking at this machine. Raise ConfigError if one is wrong."""
+    """Check only the settings of a config, and not this machine. Raise ConfigError if a setting is wrong."""
     for _ in _applications(config):
         pass
 
 
 def _applications(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArgs], dict[str, Json]]]:
-    """Yield name, settings, settings of each Detector, and deployments of every Sightline application.
+    """Yield four values for each Sightline application in the config. Raise ConfigError if a setting is wrong.
 
-    Raise ConfigError if a setting is wrong.
+    They are the application's name, its settings, the settings of each of its Detectors, and its ``deployments:`` by
+    name.
     """
     for application in config["applications"]:
         if application["import_path"] == _IMPORT_PATH:
@@ -103,7 +107,7 @@ def _applications(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArg
 
 
 def _check_policy(deployment: str, policy: Json) -> None:
-    """Check the policy here, because Serve's controller would retry a wrong one forever and report no error."""
+    """Check an autoscaling policy. If it were wrong, Serve's controller would retry it forever and report no error."""
     if not isinstance(policy, dict):
         raise ConfigError(
             f"{deployment}: autoscaling_config.policy: must have the keys policy_function and policy_kwargs"
@@ -116,7 +120,7 @@ def _check_policy(deployment: str, policy: Json) -> None:
 
 
 def unknown_keys(value: Json, schema: type[BaseModel], path: str = "") -> list[str]:
-    """Return the paths of the keys that the schema has no field for."""
+    """Return the path of each key for which the schema has no field, such as ``http_options.prot``."""
     unknown = []
     for key, item in value.items():
         if key not in schema.model_fields:
@@ -139,7 +143,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def _check_port(host: str, port: int | str, setting: str) -> None:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        # This prefers IPv4, as configs/haproxy.py does.
+        # Like configs/haproxy.py, this prefers an IPv4 address.
         family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -33,14 +33,14 @@ from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, InputShape, Le
 
 logger = logging.getLogger(__name__)
 
-_DECODE_TIMEOUT_S = 20.0  # for one image; the largest allowed take 2 s
+_DECODE_TIMEOUT_S = 20.0  # for one image; decoding the largest allowed image takes 2 s
 _RETRY_INTERVAL_S = 0.05
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class _ModelQueue:
-    """The Detectors of one model and the queue of images for them. It does not delay the images for other models."""
+    """The Detectors of one model, and the queue of images for them. Other models' images wait in their own queues."""
 
     detector: DetectorClient
     admission_limit: AdmissionLimit
@@ -49,15 +49,15 @@ class _ModelQueue:
 
 @serves(PreprocessorStub)
 class Preprocessor:
-    """A replica that decodes images straight into shared-memory slots, calls the Detector, and maps the boxes back."""
+    """A replica that decodes images into shared-memory slots, calls the Detector, and scales boxes to the images."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, detectors: dict[str, DeploymentHandle], args: AppArgs
     ) -> None:
-        """Take as ``detectors`` the handle of each model's Detector, by the name of the model."""
+        """Connect to the Detectors. ``detectors`` maps each model's name to the handle of its Detector deployment."""
         log_as_serve()
-        cv2.setNumThreads(1)  # we run one image in each of our own threads
-        # Decode a first image, so that no client waits while the decoders' libraries are loaded.
+        cv2.setNumThreads(1)  # our own threads decode several images in parallel
+        # Decode an image now, so that the first request does not wait until the decoders' libraries are loaded.
         prepare_new(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64, InputShape.square(32))
         slots = args.preprocessor.slots
         self._queues = {
@@ -68,7 +68,7 @@ class Preprocessor:
             )
             for model, detector in detectors.items()
         }
-        # The number of threads limits how many full-size images are in memory at once.
+        # Each thread holds one full-size image, so their number limits the memory for images.
         self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads or max(1, cores() // 4), "decode")
         self._max_pixels = args.limits.max_pixels
         self._telemetry = Telemetry(RayInstrument)
@@ -94,7 +94,7 @@ class Preprocessor:
                     try:
                         answer = await self._detect(queue.detector, request, expires_at_s)
                         break
-                    except ModelChanged:  # during a roll-out: retry with the model that is served now
+                    except ModelChanged:  # during a roll-out; retry with the new model
                         if time.monotonic() + _RETRY_INTERVAL_S > expires_at_s:
                             raise
                         await asyncio.sleep(_RETRY_INTERVAL_S)
@@ -103,14 +103,17 @@ class Preprocessor:
         return replace(answer, timing=replace(timing, queue_s=timing.queue_s + waited_s))
 
     async def check_health(self) -> None:
-        """Kill this replica if a decoder hangs, because it keeps a slot and a thread. Serve calls this every second."""
+        """Kill this replica if a decoder hangs. Serve calls this method every second.
+
+        A hung decoder would occupy a slot and a thread forever.
+        """
         longest_s = time.monotonic() - min(self._decoding_started_at_s.values(), default=time.monotonic())
         if longest_s > _DECODE_TIMEOUT_S:
             logger.critical("a decoder hangs: it has decoded one image for %.0f s; killing this replica", longest_s)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _queue(self, model: str) -> _ModelQueue:
-        if model not in self._queues:  # during a roll-out that adds or removes it
+        if model not in self._queues:  # while a roll-out adds or removes the model
             raise Unavailable(f"model {model!r} is not currently deployed")
         return self._queues[model]
 
@@ -119,8 +122,8 @@ class Preprocessor:
         options = request.params.to_options(model)
         with detector.pool.lease() as slot:
             fitted, decode_s = await self._prepare(request, slot.pixels)
-            # If this is cancelled here, the slot is reused for another image while the engine may still read it. That
-            # does no harm, because the result of the cancelled call is discarded.
+            # If this call is cancelled, another image may get the slot while the engine still reads it. This does no
+            # harm, because the engine's result for a cancelled call is discarded.
             answer = await detector.detect(
                 slot,
                 fitted,
@@ -147,9 +150,10 @@ class Preprocessor:
         return await self._in_thread(lambda: annotate(*picture))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Return the result of ``work``.
+        """Run ``work`` in a decoding thread and return its result.
 
-        When cancelled, wait until work that has begun is finished, because it may still write to the slot.
+        If this is cancelled after ``work`` has started, wait until ``work`` ends, because it may still write to the
+        slot.
         """
         job = self._decoders.submit(self._timed, work)
         done = asyncio.wrap_future(job)
@@ -160,7 +164,7 @@ class Preprocessor:
                 try:
                     await asyncio.wait([done])
                 except asyncio.CancelledError:
-                    pass  # cancelled again; the work continues all the same
+                    pass  # a second cancellation cannot stop the thread either
             raise
 
     def _timed(self, work: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""All uses of private names of Ray, in one place. Each use has a test."""
+"""Functions that need private names of Ray. Each of these names has a test."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _GCS_TIMEOUT_S = 5.0
 def runtime_env(variables: dict[str, str]) -> dict[str, Any]:
     """Return the ``runtime_env`` for an actor with these environment variables.
 
-    Ray starts a process with a runtime environment through a shell, and quotes everything except the interpreter
-    (``RuntimeEnvContext.exec_worker``). In a folder such as "my project" the process would not start, so we quote the
-    interpreter here. If it needs no quotes we let Ray choose it, because its path may differ on another node.
+    Ray starts such an actor through a shell, and quotes everything except the interpreter's path
+    (``RuntimeEnvContext.exec_worker``). An interpreter in a folder such as "my project" would not start, so we pass a
+    quoted path. If the path needs no quotes, we let Ray choose the interpreter, because its path may differ on another
+    node.
     """
     quoted = shlex.quote(sys.executable)
     interpreter = {} if quoted == sys.executable else {"py_executable": quoted}
@@ -33,7 +34,10 @@ def runtime_env(variables: dict[str, str]) -> dict[str, Any]:
 
 
 def running_replicas(application: str) -> dict[str, int]:
-    """Return the number of running replicas by deployment. This blocks. Raise Unavailable if Serve does not answer."""
+    """Return each deployment's number of running replicas. This call blocks.
+
+    Raise Unavailable if Serve does not answer.
+    """
     try:
         status = serve.status().applications.get(application)
     except RayError as exc:
@@ -43,16 +47,16 @@ def running_replicas(application: str) -> dict[str, int]:
 
 
 async def http_host() -> str | None:
-    """Return the address on which Serve listens for HTTP. With HAProxy the default is all addresses."""
+    """Return the address on which Serve listens for HTTP, or None. With HAProxy, None means all addresses."""
     host: str | None = (await asyncio.to_thread(_get_global_client)).http_config.host
     return host
 
 
 def draining_nodes() -> set[str]:
-    """Return the ids of the nodes that are draining and get no new actors. This blocks.
+    """Return the ids of the draining nodes. This call blocks.
 
-    ``ray drain-node`` makes a node drain, and autoscalers do so before they remove it. The result is empty if Ray's
-    head does not answer.
+    Ray starts no new actors on a draining node. A node drains after ``ray drain-node``, and before an autoscaler
+    removes it. The result is empty if Ray's head does not answer.
     """
     try:
         return set(global_worker.gcs_client.get_draining_nodes(timeout=_GCS_TIMEOUT_S))
@@ -61,9 +65,9 @@ def draining_nodes() -> set[str]:
 
 
 def is_application_gone(application: str) -> bool:
-    """Return whether the application was deleted or Serve was shut down; False if unknown. This blocks.
+    """Return whether the application was deleted or Serve was shut down. This call blocks.
 
-    A controller that is restarting does not mean that the application is gone.
+    Return False if this is not known, for example while Serve's controller restarts.
     """
     try:
         ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
@@ -79,7 +83,7 @@ def is_application_gone(application: str) -> bool:
 
 
 def max_replica_count(application: str, deployment: str) -> int:
-    """Return the number of replicas of a deployment, or the maximum if it is autoscaled. This blocks."""
+    """Return a deployment's number of replicas, or its ``max_replicas`` if it is autoscaled. This call blocks."""
     details = _get_global_client().get_serve_details()["applications"][application]["deployments"][deployment]
     scaling = details["deployment_config"].get("autoscaling_config") or {}
     return int(scaling.get("max_replicas") or details["target_num_replicas"])

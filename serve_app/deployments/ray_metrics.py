@@ -1,4 +1,4 @@
-"""Recording of Sightline's metrics through Ray."""
+"""The adapter that records Sightline's metrics with Ray."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from serve_app.telemetry.metrics import Metric
 
 
 class RayInstrument:
-    """A Ray metric that records one of Sightline's metrics."""
+    """The Ray metric for one of Sightline's metrics. See ``telemetry.metrics.Instrument``."""
 
     def __init__(self, metric: Metric) -> None:
         if metric.kind == "counter":
@@ -20,5 +20,5 @@ class RayInstrument:
             self._record = histogram.observe
 
     def record(self, value: float, tags: dict[str, str]) -> None:
-        """Record a value with its tags: see ``telemetry.metrics.Instrument``."""
+        """Record a value with its tags."""
         self._record(value, tags)

@@ -1,4 +1,4 @@
-"""Stream workers as Ray actors: this module starts, calls, finds and kills them."""
+"""Adapters that start, call, find and kill the Ray actors of streams."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ class RayWorker:
         ray.kill(self.actor)
 
     async def _call(self, method: StubMethod[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a method and return its result. Raise ServeAppError if it is refused, WorkerError if the call fails."""
+        """Call a method of the actor and return the result.
+
+        Raise ServeAppError if the actor refuses the call, or WorkerError if the call fails.
+        """
         try:
             return await ActorReplica(self.actor).call(method, *args, **kwargs)
         except ActorUnavailableError as exc:
@@ -81,18 +84,18 @@ class RayWorkers:
         self._args = args
 
     def start(self, record: Record, source: Source) -> RayWorker:
-        """Return the record's actor, or start it on the node that has the fewest actors and is not draining."""
+        """Return the record's actor. If there is none, start one. Ray spreads actors over nodes that do not drain."""
         actor = ray.remote(StreamWorker).options(
             name=self._full_name(record.worker_name),
             namespace=NAMESPACE,
             get_if_exists=True,
             lifetime="detached",
-            max_restarts=0,  # the supervisor restarts it and counts the restarts
+            max_restarts=0,  # the supervisor restarts actors and counts the restarts
             num_cpus=0.02,
             scheduling_strategy="SPREAD",
-            enable_task_events=False,  # Ray's GCS would store every call: 8 MiB a minute with 11 streams
-            # Ray's node agent keeps the counters and histograms of a dead process forever, so they would pile up as
-            # streams are started and deleted. The supervisor reports the metrics instead.
+            enable_task_events=False,  # otherwise Ray's GCS stores every call; 11 streams took 8 MiB a minute
+            # The supervisor reports the streams' metrics. If each actor reported its own, Ray's node agent would keep
+            # the counters and histograms of every deleted stream forever.
             runtime_env=runtime_env({"RAY_enable_metrics_collection": "0"}),
         )
         try:
@@ -118,7 +121,7 @@ class RayWorkers:
         raise WorkerNotKilled(f"the process did not end within {_KILL_TIMEOUT_S:g} s")
 
     async def running(self) -> set[str]:
-        """Return the names of the application's actors."""
+        """Return the names of the application's stream actors."""
         names = await asyncio.to_thread(actor_names, self._application)
         return {name.removeprefix(name_prefix(self._application)) for name in names}
 

@@ -1,4 +1,4 @@
-"""The destination of this project's log records in a replica."""
+"""Logging in Ray's processes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 
 
 def log_as_serve() -> None:
-    """Make our loggers write to the replica's log, in the format of Ray Serve's logger.
+    """Make our loggers write to the replica's log file, in Serve's format.
 
-    Serve adds handlers only to its own logger, ``ray.serve``. Our logger becomes a child of it, so ``logging_config``
-    applies to our records too. Call this once in each process that Ray starts.
+    Serve adds handlers only to its own logger, ``ray.serve``. This function makes ours a child of that logger, so
+    Serve's ``logging_config`` applies to our records too. Call this function once in each process that Ray starts.
     """
     logging.getLogger("serve_app").parent = logging.getLogger("ray.serve")

@@ -1,4 +1,7 @@
-"""Middleware that runs before Ray Serve reads a request. The flag in configs/serve.env enables it."""
+"""ASGI middleware that runs before Ray Serve reads a request.
+
+configs/serve.env enables it with RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,29 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.deployments.half_closed import answer_half_closed
 
-# Serve obeys these headers from any client: they could change our deadline, or keep a request running after its client
-# has disconnected.
+# Serve obeys these headers from any client. With them, a client could change our deadline, or keep its request running
+# after it has disconnected.
 _SERVE_HEADERS = re.compile(
     rb"x-request-timeout-seconds|x-request-disconnect-disabled|serve[-_]multiplexed[-_]model[-_]id|x[-_]session[-_]id"
 )
 _ID_HEADERS = {b"x-request-id", b"traceparent", b"tracestate"}
-_PRINTABLE = re.compile(rb"[\x20-\x7e]{1,512}")  # with other values Serve answers 500, or copies them into its log
+_PRINTABLE = re.compile(rb"[\x20-\x7e]{1,512}")  # Serve answers other values with 500, or copies them into its log
 
 
 def middlewares() -> list[Middleware]:
-    """Return our middleware. Serve calls this in each listening process: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    """Return our middleware. Serve calls this function in each process that listens for HTTP."""
     answer_half_closed()
     return [Middleware(CleanHeaders)]
 
 
 class CleanHeaders:
-    """ASGI middleware that removes Serve's own headers, and request and trace ids that are not printable text."""
+    """ASGI middleware that removes headers that control Serve, and unprintable request and trace ids."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on without these headers."""
+        """Pass the request on without those headers."""
         if "headers" in scope:
             scope["headers"] = [header for header in scope["headers"] if _is_clean(*header)]
         await self._app(scope, receive, send)

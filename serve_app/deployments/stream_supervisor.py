@@ -24,12 +24,12 @@ from serve_app.types import EventPage, ModelInfo, Snapshot
 
 @serves(SupervisorStub)
 class StreamSupervisor:
-    """The single replica that offers the operations of ``Supervision`` to other deployments."""
+    """The only replica of its deployment. It lets other deployments call ``Supervision``."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, detectors: Mapping[str, DeploymentHandle], args: AppArgs
     ) -> None:
-        """Take as ``detectors`` the handle of each model's Detector, by the name of the model."""
+        """Start supervising. ``detectors`` maps each model's name to the handle of its Detector deployment."""
         log_as_serve()
         application = serve.get_replica_context().app_name
         self._supervision = Supervision(
@@ -76,7 +76,7 @@ class StreamSupervisor:
         return await self._supervision.snapshot(stream_id, after, within_s, boxes)
 
     async def check_health(self) -> None:
-        """Raise the error of a background task that has failed. Serve then restarts the replica."""
+        """If a background task has failed, raise its error, so that Serve restarts the replica."""
         self._supervision.check()
 
     async def __del__(self) -> None:

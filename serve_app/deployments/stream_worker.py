@@ -1,4 +1,4 @@
-"""The StreamWorker, a named, detached Ray actor that runs one ``Stream``, and the names of these actors."""
+"""The StreamWorker, which is a named, detached Ray actor that runs one ``Stream``."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "sightline"
 _SLOTS = 1  # for the one frame in flight
-_SUPERVISOR_TIMEOUT_S = 30.0  # a supervisor calls every few seconds, so it is gone after this long without a call
-_LAST_FRAME_TIMEOUT_S = 5.0  # the Detector may never answer
+_SUPERVISOR_TIMEOUT_S = 30.0  # supervisors call every few seconds; without a call for so long, there is none
+_LAST_FRAME_TIMEOUT_S = 5.0  # to wait for the frame in flight, because the Detector may never answer
 _CLOSE_TIMEOUT_S = 12.0  # recordings and sinks have 5 s each to finish
 _OWNER_CHECK_INTERVAL_S = 10.0  # long, because the check is expensive for Serve's controller
 
 
 @serves(WorkerStub)
 class StreamWorker:
-    """The actor that runs one stream. It keeps running when its supervisor dies, and the next supervisor joins the run.
+    """The actor that runs one stream. It keeps running when the supervisor dies, and the next supervisor takes it over.
 
-    A worker that no supervisor calls any longer exits when its application has been deleted. A rolling update does not
-    delete the application.
+    If no supervisor calls the worker any more and the application was deleted, the worker exits. A rolling update does
+    not delete the application.
     """
 
     def __init__(self, spec: StreamSpec, source: Source, application: str, args: AppArgs) -> None:
@@ -48,25 +48,26 @@ class StreamWorker:
         self._last_call_at_s = time.monotonic()
         self._name = spec.id
         self._detector = DetectorClient(
-            # We do not check that it exists: a worker that starts while the controller restarts must not fail.
+            # We do not check that the deployment exists. That check would make a worker fail if Serve's controller
+            # happens to restart while the worker starts.
             serve.get_deployment_handle(detector_name(spec.detect.model), app_name=application, _check_exists=False),
             slots=_SLOTS,
             traffic="stream",
             tenant=spec.id,
-            # The handle must work on the actor's event loop. With the flags of configs/serve.env alone it would work
-            # only on the loop that created it.
+            # We create the handle here, but call it on the actor's event loop. With the flags of configs/serve.env, a
+            # handle works only on the loop on which it was created, unless its router has a loop of its own.
             _run_router_in_separate_loop=True,
         )
         self._arguments = spec, source, args
         self._stream: Stream
         self._running: asyncio.Task[None] | None = None
-        self._exiting: asyncio.Task[None] | None = None  # exits when the application is gone
+        self._exiting: asyncio.Task[None] | None = None  # exits after the application was deleted
 
     def __repr__(self) -> str:
-        return f"StreamWorker({self._name})"  # this appears in the Ray dashboard and in logs
+        return f"StreamWorker({self._name})"  # Ray's dashboard and logs show this name
 
     async def ready(self) -> None:
-        """Return once this process runs and a Detector answers, which can both take long."""
+        """Return once this process is running and a Detector answers. Both can take long."""
         self._note_call()
         await self._detector.connect()
 
@@ -75,9 +76,10 @@ class StreamWorker:
         return str(ray.get_runtime_context().get_node_id())
 
     async def run(self) -> StreamStatus:
-        """Run the stream, or join its current run, and return the last status. Call this before the other methods.
+        """Run the stream until it ends, and return its last status. If it is already running, wait for the same end.
 
-        The stream continues at its stored bookmark, because any earlier worker of this stream has stopped by now.
+        Call this method before those below. The stream continues at its stored bookmark. By now, no earlier worker of
+        this stream writes to that bookmark any more.
         """
         self._note_call()
         if self._running is None:
@@ -110,7 +112,7 @@ class StreamWorker:
         return await self._stream.snapshot(after, within_s, boxes)
 
     async def set_regions(self, regions: Regions) -> None:
-        """Change zones and lines: see ``Stream.set_regions``."""
+        """Replace the stream's zones and lines: see ``Stream.set_regions``."""
         await self._stream.set_regions(regions)
 
     async def stop(self) -> StreamStatus:
@@ -120,7 +122,7 @@ class StreamWorker:
             await asyncio.wait([self._running], timeout=_LAST_FRAME_TIMEOUT_S)
             self._stream.abort()
             await asyncio.wait([self._running], timeout=_CLOSE_TIMEOUT_S)
-            self._running.cancel()  # it may still be waiting for its first Detector
+            self._running.cancel()  # the stream may still wait for its first Detector
             await asyncio.wait([self._running])
         return self._stream.status()
 
@@ -142,12 +144,12 @@ class StreamWorker:
 
 
 def name_prefix(application: str) -> str:
-    """Return the common prefix of the names of an application's stream actors."""
+    """Return the prefix that the names of all stream actors of an application share."""
     return f"stream:{application}:"
 
 
 def actor_names(application: str) -> set[str]:
-    """Return the full names of the application's stream actors. This blocks."""
+    """Return the full names of the application's stream actors. This call blocks."""
     actors: list[dict[str, Any]] = ray.util.list_named_actors(all_namespaces=True)
     names = (actor["name"] for actor in actors if actor["namespace"] == NAMESPACE)
     return {name for name in names if name.startswith(name_prefix(application))}

@@ -1,7 +1,7 @@
-"""The methods that each deployment offers to other processes, as one Protocol for each deployment.
+"""The stubs, which are Protocols of the methods that a deployment offers to other processes.
 
-Callers name a method through the stub, as in ``await replicas.call(DetectorStub.capacity)``, so the type checker finds
-a misspelt method or a wrong argument. The replicas answer exactly the methods of the stub: see ``serves`` and
+A caller names a method of a stub, as in ``await replicas.call(DetectorStub.capacity)``. The type checker therefore
+finds a misspelt method or a wrong argument. A replica answers only calls of its stub's methods: see ``serves`` and
 ``listen`` in ``handles``.
 """
 
@@ -19,31 +19,37 @@ from serve_app.types import (
     PictureRequest,
 )
 
-SUPERVISOR_MAX_CALLS = 1024  # calls in flight; most come from clients that follow a stream, with one call each
+SUPERVISOR_MAX_CALLS = 1024  # in flight; most are calls for clients that follow a stream, one call per client
 
 
 class PreprocessorStub(Protocol):
     """The methods of the Preprocessor, which the Ingress calls."""
 
     async def detect(self, request: PictureRequest) -> Answer:
-        """Return the detections in one encoded image, in its pixels. Raise ServeAppError if the image is refused."""
+        """Return the detections in an encoded image, in pixels of that image.
+
+        Raise ServeAppError if the image is refused.
+        """
 
     async def state(self, model: str) -> DetectorState:
-        """Ask a Detector replica of this model for its state. Raise Unavailable if none answers."""
+        """Return the state of one of the model's Detector replicas. Raise Unavailable if no replica answers."""
 
 
 class DetectorStub(Protocol):
     """The methods of the Detector, which Preprocessors, StreamWorkers and the StreamSupervisor call."""
 
     async def detect(self, request: DetectRequest) -> DetectReply:
-        """Return the detections in one model input, in its pixels. Raise ServeAppError if the input is refused."""
+        """Return the detections in a model input, in pixels of that input.
+
+        Raise ServeAppError if the input is refused.
+        """
 
     async def state(self) -> DetectorState:
-        """Return the model that is loaded, warm and served, and the progress of a roll-out."""
+        """Return the model that the replica serves, and the progress of a roll-out."""
 
     async def capacity(self) -> float:
         """Return the measured capacity of this replica, in images per second."""
 
 
-SupervisorStub = Streams  # the Ingress calls the StreamSupervisor, on behalf of the HTTP API
+SupervisorStub = Streams  # the Ingress calls the StreamSupervisor for the HTTP API
 WorkerStub = WorkerCalls  # the StreamSupervisor calls StreamWorkers

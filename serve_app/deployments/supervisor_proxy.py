@@ -1,4 +1,4 @@
-"""The stream operations of the HTTP API, each of which is a call to the StreamSupervisor."""
+"""The client with which the HTTP API calls the StreamSupervisor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serve_app.overload.retries import Retries
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.types import EventPage, Snapshot
 
-_TIMEOUT_S = 30.0  # long, because a stopping worker first sends the events that its sinks still hold
+_TIMEOUT_S = 30.0  # long, because a stopping worker first sends the events that wait in its sinks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,7 +23,8 @@ T = TypeVar("T")
 class SupervisorProxy:
     """A client of the StreamSupervisor. See ``api.backend.Streams``.
 
-    When the supervisor dies, reads are retried. Changes are not, because the change may already have been made.
+    When the supervisor dies during a call that only reads, the call is retried. A call that changes something is not
+    retried, because the supervisor may already have made the change.
     """
 
     def __init__(self, supervisor: DeploymentHandle) -> None:

@@ -221,7 +221,7 @@ def test_the_configuration_of_another_ray_version_is_refused(
 ) -> None:
     assert of_ray in haproxy.HAPROXY_CONFIG_TEMPLATE
     monkeypatch.setattr(haproxy, "HAPROXY_CONFIG_TEMPLATE", haproxy.HAPROXY_CONFIG_TEMPLATE.replace(of_ray, other))
-    with pytest.raises(RuntimeError, match="is not for this version of Ray"):
+    with pytest.raises(RuntimeError, match="does not support this Ray version"):
         asyncio.run(api.start())
 
 
