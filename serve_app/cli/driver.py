@@ -123,7 +123,7 @@ def _deploy(config: str) -> None:
 
 
 def _is_running(name: str) -> bool:
-    """Return whether the application is running. Raise StartError if it has failed for good."""
+    """Return whether the application is running. Raise StartError if it has failed permanently."""
     application = serve.status().applications.get(name)
     if application is None:
         return False

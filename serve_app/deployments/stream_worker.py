@@ -37,7 +37,7 @@ _OWNER_CHECK_INTERVAL_S = 10.0  # long, because the check is expensive for Serve
 class StreamWorker:
     """The actor that runs one stream. It keeps running when the supervisor dies, and the next supervisor takes it over.
 
-    If no supervisor calls the worker any more and the application was deleted, the worker exits. A rolling update does
+    If no supervisor calls the worker and the application was deleted, the worker exits. A rolling update does
     not delete the application.
     """
 
@@ -78,8 +78,8 @@ class StreamWorker:
     async def run(self) -> StreamStatus:
         """Run the stream until it ends, and return its last status. If it is already running, wait for the same end.
 
-        Call this method before those below. The stream continues at its stored bookmark. By now, no earlier worker of
-        this stream writes to that bookmark any more.
+        Call this method before the methods below. The stream continues at its stored bookmark, because the supervisor
+        calls this method only after any earlier worker of the stream has ended.
         """
         self._note_call()
         if self._running is None:

@@ -15,24 +15,24 @@ from tests.support.traps import Trap, trap
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make any attempt to start Ray an error."""
+    """Fail a test that tries to start Ray."""
 
     def refuse(*args: object, **kwargs: object) -> NoReturn:
-        raise AssertionError("a unit test must not start Ray")
+        raise AssertionError("unit tests must not start Ray: move this test to tests/integration")
 
     monkeypatch.setattr(ray, "init", refuse)
 
 
 @pytest.fixture
 def forbidden() -> Iterator[Trap]:
-    """Listen on a port to which no connection is allowed."""
+    """Listen on a port, and fail the test if anything connects to it."""
     with trap() as it:
         yield it
 
 
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
-    """Make a folder that every user can read; only its owner can read ``tmp_path``."""
+    """Create a folder that every user can read. (Pytest's ``tmp_path`` can be read only by its owner.)"""
     with TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

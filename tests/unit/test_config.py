@@ -60,7 +60,7 @@ def test_a_variable_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, val
 
 
 def test_a_setting_without_a_value_is_unset() -> None:
-    """YAML's ``weights:`` without a value is such a setting, and so is an empty section."""
+    """In YAML, ``weights:`` without a value is null. A section without settings is null too."""
     assert parse_args({"model": {"weights": None, "engine": ""}, "detect": None}) == parse_args({})
 
 

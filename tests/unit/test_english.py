@@ -1,4 +1,7 @@
-"""The project is written in plain English: no private words, whole docstrings, a short glossary."""
+"""Tests that the project is written in plain English.
+
+No text or name has a private word, public docstrings have at least four words, and the glossary is short.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from pathlib import Path
 from tests.support.paths import ROOT
 from tests.support.texts import Text, all_texts, texts_of
 
-# The first version of this project had a language of its own. These words and phrases of it have no honest use here.
-# Each is a regular expression for whole words, in any case, also in names, where an underscore or a capital letter
-# separates words. The comment says what to write instead.
+# Words and phrases that the first version of this project used in a sense of its own. Each is a regular expression that
+# matches whole words and ignores case. It also applies to names, which are split into words at underscores and capital
+# letters. The comment beside each says what to write instead.
 PRIVATE_WORDS = (
     "anew",  # again
     "under way",  # in flight, running
@@ -57,8 +60,8 @@ PRIVATE_WORDS = (
     "makes? room",  # frees space, is displaced
     "goes round",  # bypasses
 )
-PRIVATE_NAMES = ("told", "heard", "weigh", "whom")  # in names of code other than those of tests
-ALLOWED = {  # texts that quote something, and so may have such a word
+PRIVATE_NAMES = ("told", "heard", "weigh", "whom")  # not allowed in names, except in the names of tests
+ALLOWED = {  # files that may quote these words
     "tests/unit/test_english.py",
 }
 
@@ -70,7 +73,7 @@ _ENTRY = re.compile(r"^(?:\|(?!\s*:?-)|[-*] ).*$", re.MULTILINE)
 
 
 def is_public(docstring: Text) -> bool:
-    """Tell whether a docstring describes something of serve_app that other code may use."""
+    """Return whether a docstring belongs to a module, class or function of serve_app that other modules may use."""
     owner = re.match(r"(?:async )?(?:def|class) (\w+)", docstring.context)
     return docstring.file.startswith("serve_app/") and not (owner and owner[1].startswith("_"))
 
@@ -107,7 +110,7 @@ def test_public_docstrings_have_at_least_four_words() -> None:
 
 def test_the_glossary_has_at_most_forty_entries() -> None:
     glossary = _GLOSSARY.search((ROOT / "serve_app" / "README.md").read_text())
-    assert glossary, "serve_app/README.md has no section named Glossary"
+    assert glossary, "serve_app/README.md needs a section named Glossary"
     entries = _ENTRY.findall(glossary[1])
     heading_rows = len(re.findall(r"^\|\s*:?-", glossary[1], re.MULTILINE))
     assert 1 <= len(entries) - heading_rows <= 40

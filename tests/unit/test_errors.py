@@ -76,7 +76,7 @@ def test_every_refusal_for_a_limit_names_it() -> None:
 
 
 def test_every_limit_is_named_by_a_refusal() -> None:
-    """The reverse, that no refusal names an unknown limit, is checked by mypy."""
+    """This test finds unused limits. Mypy finds refusals that name an unknown limit."""
     given = {
         argument.value
         for _, node in nodes()

@@ -1,4 +1,4 @@
-"""Packages import each other in one direction only: each may import just the packages that ``MAY_IMPORT`` lists."""
+"""Tests that each package imports only the packages that ``MAY_IMPORT`` lists, so that no imports are circular."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ MAY_IMPORT = {
     "api": "types errors config schemas network overload telemetry",
     "streams": "types errors config schemas network images ipc telemetry",
 }
-RAY_PACKAGES = {"deployments", "app", "cli", "__main__"}  # these may import Ray and all our packages
+RAY_PACKAGES = {"deployments", "app", "cli", "__main__"}  # packages that may import Ray and all of our packages
 ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime", "tensorrt"}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
 def package_of(path: Path) -> str:
-    """Return the package or top-level module to which a file belongs."""
+    """Return the name of the package or top-level module of ``serve_app`` that contains a file."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported(path: Path) -> set[str]:
-    """Return the full names of everything that a file imports, at any level."""
+    """Return the full names of everything that a file imports, including imports inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The tables, examples, paths and links of the documents agree with the code."""
+"""Tests that the tables, examples, paths and links in the documents agree with the code."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ LINKS = sorted(
 
 
 def section(text: str, heading: str) -> str:
-    """Return what a document has below a heading, up to the next heading of that level or a higher one."""
+    """Return the section below a heading, which ends at the next heading of the same or a higher level."""
     level = heading.split()[0]
     start = text.index(f"\n{heading}\n")
     following = re.search(rf"^#{{1,{len(level)}}} ", text[start + len(heading) + 2 :], re.MULTILINE)
@@ -60,14 +60,14 @@ def section(text: str, heading: str) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """Return the anchors that GitHub gives to the headings of a document."""
+    """Return the anchors that GitHub creates for a document's headings."""
     without_code = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#+ (.+)$", without_code, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def settings() -> list[tuple[str, str]]:
-    """Return each setting as ``section.name``, and its default as text."""
+    """Return pairs of a setting, written ``section.name``, and its default as text."""
     return [
         (f"{section}.{name}", str(value))
         for section, values in config.parse_args({})

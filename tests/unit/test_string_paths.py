@@ -1,4 +1,4 @@
-"""Names of our modules, functions and files in strings, comments and documents refer to things that exist."""
+"""Tests that every module, function and file named in a string, a comment or a document exists."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ FILE = re.compile(r"(?<![\w.-])(?:serve_app|scripts|configs|tests)/[\w./-]*\w")
 
 
 def texts() -> dict[str, str]:
-    """Return every text that may contain such names, by its path. Imports are left out, because Python checks them."""
+    """Return the content of each file that may contain such names, by path.
+
+    Import statements are removed, because Python checks them.
+    """
     found = {}
     folders = (path for name in ("serve_app", "scripts", "configs") for path in (ROOT / name).rglob("*"))
     for path in (*(ROOT / name for name in TOP), *folders):
         if path.is_file() and path.suffix != ".pyc":
-            text = path.read_text(errors="ignore")  # binary files are read too, but contain no names
+            text = path.read_text(errors="ignore")  # binary files are read too, but contain no such names
             if path.suffix == ".py":
                 text = re.sub(r"^\s*(?:from|import) .*", "", text, flags=re.MULTILINE)
-            # A regular expression escapes the dots of a name, and a format string may have a placeholder for one.
+            # In a regular expression the dots of a name are escaped. In a format string a placeholder may replace a
+            # dot.
             found[str(path.relative_to(ROOT))] = re.sub(r"(?<=\w)\{\w+\}(?=\w)", ":", text.replace(r"\.", "."))
     return found
 
 
 def module(name: str) -> ModuleSpec | None:
-    """Return the spec of a module, or None if it does not exist. Only its parent packages are imported."""
+    """Return a module's spec, or None if the module does not exist. This imports only the module's parent packages."""
     try:
         return find_spec(name)
     except ModuleNotFoundError:
@@ -41,7 +45,7 @@ def module(name: str) -> ModuleSpec | None:
 
 
 def exists(name: str) -> bool:
-    """Return whether a dotted name is a module or something in a module."""
+    """Return whether a dotted name is a module, or an attribute of a module."""
     prefix = name.replace(":", ".")
     attributes: list[str] = []
     while not module(prefix):

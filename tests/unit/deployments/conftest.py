@@ -1,4 +1,4 @@
-"""Fixtures that keep the replicas in these tests from listening, or from finding each other on this node."""
+"""Fixtures that stop replicas from listening on Unix sockets and from finding each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make calls use the handle, because no replica is found on this node."""
+    """Hide all replicas on this node, so that calls use the deployment's handle."""
     monkeypatch.setattr(*NOWHERE)
     monkeypatch.setattr(detector, "listen", no_listening)
     monkeypatch.setattr(preprocessor, "listen", no_listening)

@@ -1,4 +1,4 @@
-"""Tests of the policy that sets the number of Detectors, some of them in virtual time."""
+"""Tests of the autoscaling policy for Detectors. Some of them simulate time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ POLICY = TargetUtilisation(utilisation=0.8, calm=0.6, backlog_within_s=1)
 
 
 def context(target: int, *demands: float, backlog_s: float = 0.0, waiting: int = 0, **config: Any) -> SimpleNamespace:
-    """Return what Serve passes to the policy: the target, the reports of the replicas, and the waiting requests."""
+    """Return the context that Serve passes to the policy.
+
+    ``target`` is the current target number of replicas, and ``demands`` has the reported demand of each replica.
+    """
     return SimpleNamespace(
         aggregated_metrics={DEMAND: dict(enumerate(demands)), BACKLOG_S: {0: backlog_s}} if demands else {},
         target_num_replicas=target,
@@ -61,7 +64,7 @@ def test_without_reports_no_replica_is_wanted() -> None:
 
 
 def served(now_s: list[float], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], tuple[int, dict[str, Any]]]:
-    """Return the policy as Serve applies it, with Serve's delays and the clock of the test."""
+    """Return the policy wrapped by Serve, which adds delays and limits. ``now_s[0]`` is the time that Serve sees."""
     monkeypatch.setattr(autoscaling_policy, "time", SimpleNamespace(time=lambda: now_s[0]))
     policy: Callable[[Any], tuple[int, dict[str, Any]]] = autoscaling_policy._apply_autoscaling_config(POLICY)
     return policy
@@ -82,19 +85,22 @@ def test_an_unused_model_scales_to_zero_and_back_to_one_for_a_waiting_request(
 
 
 class Simulation:
-    """A simulation in virtual time of Detectors with a sleeping engine, Serve's autoscaler, and random arrivals."""
+    """A simulation, in virtual time, of Serve's autoscaler and of Detectors whose engine only sleeps.
+
+    Requests arrive at random times.
+    """
 
     BATCH_S, MAX_BATCH_SIZE = 0.2, 8
-    START_S = 5.0  # a replica takes this long to start
+    START_S = 5.0  # until a new replica serves
     CONTROL_INTERVAL_S = 0.3  # of Serve's controller
-    REPORT_INTERVAL_S, REPORTS = 1.2, 5  # the mean is over this many reports
+    REPORT_INTERVAL_S, REPORTS = 1.2, 5  # the policy sees the mean of the last five reports
 
     def __init__(self) -> None:
-        self.targets: list[tuple[float, int]] = []  # time and value of each change
+        self.targets: list[tuple[float, int]] = []  # the time and the new value of each change
         self._replicas: list[tuple[Batcher[int, int], list[tuple[float, float]]]] = []
 
     async def run(self, rates: list[tuple[float, float]], policy: Callable[[Any], Any]) -> None:
-        """Run the simulation with a sequence of rates in images/s, each with its duration."""
+        """Run the simulation. ``rates`` has pairs of an arrival rate in images/s and its duration in seconds."""
         self._add()
         parts = [asyncio.create_task(part) for part in (self._scale(policy), self._report())]
         requests = []
@@ -153,7 +159,7 @@ class Simulation:
 
 
 def simulate(rates: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
-    """Run the simulation, and return the time and value of each change of the wanted number of replicas."""
+    """Run the simulation. For each change of the target, return the time in seconds and the new number of replicas."""
     simulation = Simulation()
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         monkeypatch.setattr(autoscaling_policy, "time", SimpleNamespace(time=runner.get_loop().time))
@@ -162,7 +168,7 @@ def simulate(rates: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_step_of_load_scales_up_within_30_s_and_down_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """120 images/s are 3/4 of the capacity of four engines, and 20 images/s are half of the capacity of one."""
+    """Each engine processes 40 images/s, so 120 images/s need four replicas, and 20 images/s need one."""
     targets = simulate([(20, 60), (120, 120), (20, 60)], monkeypatch)
     up = [(at_s, target) for at_s, target in targets if at_s < 180]
     assert [target for _, target in up] == sorted(target for _, target in up)
@@ -173,6 +179,9 @@ def test_a_step_of_load_scales_up_within_30_s_and_down_once(monkeypatch: pytest.
 
 @pytest.mark.parametrize("rate", [31, 63, 66])
 def test_a_constant_load_does_not_change_the_number_of_replicas(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rates are near those that need one replica more (32, 64). A backlog at the start may ask for too many."""
+    """The rates are close to 32 and 64 images/s, above which one more replica is needed.
+
+    Changes in the first two minutes are allowed, because a backlog at the start may add too many replicas.
+    """
     targets = simulate([(rate, 480)], monkeypatch)
     assert [at_s for at_s, _ in targets if at_s > 120] == []

@@ -32,7 +32,7 @@ def detector(monkeypatch: pytest.MonkeyPatch, **model: Any) -> Detector:
 
 
 async def change(replica: Detector, user_config: Any) -> DetectorState:
-    """Apply a ``user_config``, and return the state after the change."""
+    """Apply a ``user_config``, wait until the change is done, and return the new state."""
     await replica.reconfigure(user_config, None)
     while (state := await replica.state()).is_changing:
         await asyncio.sleep(0.01)

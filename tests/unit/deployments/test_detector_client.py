@@ -55,7 +55,10 @@ async def test_rays_errors_become_serve_app_errors(raised: Exception, error: typ
 
 
 class Dying:
-    """A Detector that dies on each of the first ``deaths`` frames. They are in the engine at that time, or waiting."""
+    """A Detector that dies on each of its first ``deaths`` frames.
+
+    ``in_engine`` says whether a frame is already in the engine when the Detector dies, or still in the queue.
+    """
 
     def __init__(self, deaths: int, *, in_engine: bool) -> None:
         self.deaths, self.in_engine, self.reader = deaths, in_engine, SlotReader()
@@ -91,7 +94,7 @@ async def test_a_frame_that_kills_the_engine_while_alone_is_refused() -> None:
     client = DetectorClient(handle, slots=1, traffic="interactive")
     with pytest.raises(PoisonPicture):
         await ask(client, np.zeros((64, 64, 3), np.uint8))
-    # Other frames are not refused.
+    # The next frame is accepted.
     assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).detections.labels == ("dog",)
     assert [request.isolated for request in handle.requests] == [False, True, False]
     client.close()

@@ -1,4 +1,4 @@
-"""Tests of uvicorn with clients that close their sending side or disconnect."""
+"""Tests that uvicorn answers clients that close their sending side, and notices clients that disconnect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ async def next_message(receive: Receive) -> Message:
 
 
 class Application:
-    """An application that answers when the test allows it, and notices when the client disconnects."""
+    """An ASGI application that answers once the test sets ``may_answer``.
+
+    If the client disconnects first, the application sets ``has_gone``.
+    """
 
     def __init__(self) -> None:
         self.may_answer, self.has_begun, self.has_gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -49,7 +52,7 @@ class Application:
 
 @asynccontextmanager
 async def serving(http: str) -> AsyncIterator[tuple[Application, int]]:
-    """Run an application in uvicorn, and yield it with its port."""
+    """Run an application in uvicorn, and yield the application and its port."""
     answer_half_closed()
     application = Application()
     config = uvicorn.Config(application, http=http, lifespan="off", log_level="critical")
@@ -78,7 +81,7 @@ async def test_a_client_that_closes_its_sending_side_is_answered(http: str, requ
         writer.write_eof()
         await application.has_begun.wait()
         application.may_answer.set()
-        answer = await reader.read()  # until the server closes the connection
+        answer = await reader.read()  # read until the server closes the connection
         writer.close()
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b"ok")
@@ -90,7 +93,7 @@ async def test_a_client_that_disconnects_while_it_waits_is_noticed(http: str) ->
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET + b"\r\n")
         await application.has_begun.wait()
-        await asyncio.sleep(0.2)  # longer than half-closing clients take
+        await asyncio.sleep(0.2)  # uvicorn counts only a later close as a disconnect
         writer.close()
         await application.has_gone.wait()
 

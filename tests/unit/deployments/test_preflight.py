@@ -21,7 +21,7 @@ def config(**args: Json) -> Json:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use a temporary home, because the folder of stream states is created in it."""
+    """Set HOME to a temporary folder, because the check creates ``streams.state_dir`` there."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
@@ -170,7 +170,7 @@ def test_every_name_of_this_machine_is_accepted(host: str) -> None:
     check(local)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1.invalid", "192.0.2.1"])  # RFC 5737 reserves the latter for documentation
+@pytest.mark.parametrize("host", ["127.0.0.1.invalid", "192.0.2.1"])  # 192.0.2.1 is for documentation (RFC 5737)
 def test_an_address_of_another_machine_is_found(host: str, tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text("[]")
     elsewhere = config(access={"keys_file": str(tmp_path / "keys.yaml")})

@@ -66,7 +66,7 @@ async def test_requests_to_the_detector_name_the_tenant() -> None:
 async def test_a_cancelled_image_keeps_its_slot_until_decoding_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If the slot was freed earlier, pixels of this image could be written over another image."""
+    """If the slot were freed earlier, the decoder could write this image over another image in the same slot."""
     decoding, may_continue = threading.Event(), threading.Event()
     decode = prepare
 
@@ -80,7 +80,7 @@ async def test_a_cancelled_image_keeps_its_slot_until_decoding_has_ended(
     pool = stage._queues["default"].detector.pool
     task = asyncio.create_task(stage.detect(request()))
     await asyncio.to_thread(decoding.wait, 30)
-    for _ in range(2):  # a second cancellation must not free it either
+    for _ in range(2):  # a second cancellation must not free the slot either
         task.cancel()
         await asyncio.wait([task], timeout=0.2)
         assert (task.done(), pool.leased) == (False, 1)

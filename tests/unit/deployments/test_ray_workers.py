@@ -1,4 +1,4 @@
-"""Tests of the adapter between stream supervision and Ray, with fake actors and in virtual time."""
+"""Tests of the adapter between stream supervision and Ray, with fake actors and a virtual clock."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def anyio_backend() -> Any:
 
 
 class Actor:
-    """A fake actor handle for a worker. Like a real actor, it returns refusals as values."""
+    """A fake actor handle for a worker.
+
+    Like a real actor's method, each method returns a refusal instead of raising.
+    """
 
     def __init__(self, worker: FakeWorker) -> None:
         self._worker = worker
@@ -57,21 +60,21 @@ class Actor:
 
 
 class Actors(FakeWorkers):
-    """Fake workers that are called through fake actor handles."""
+    """Fake workers behind fake actor handles."""
 
     def start(self, record: Record, source: Source) -> RayWorker:  # type: ignore[override]
         return RayWorker(Actor(super().start(record, source)))
 
 
 class SupervisorWithoutCleanup(StreamSupervisor):
-    """A supervisor without ``__del__``, which only Serve can await."""
+    """A supervisor without the asynchronous ``__del__``, which works only in Serve."""
 
     def __del__(self) -> None:  # type: ignore[override]  # as above
         pass
 
 
 async def test_regions_that_the_worker_refuses_are_refused_to_the_caller(tmp_path: Path) -> None:
-    """The actor returns its refusal as a value. An earlier version ignored it and reported success."""
+    """An earlier version ignored a refusal that the actor returned as a value, and reported success."""
     workers = Actors()
     async with supervising(tmp_path, workers) as supervision:
         supervisor = SupervisorWithoutCleanup.__new__(SupervisorWithoutCleanup)
@@ -101,7 +104,7 @@ async def test_rays_errors_become_worker_errors(raised: Exception, error: type[W
     with pytest.raises(error) as caught:
         await RayWorker(SimpleNamespace(status=SimpleNamespace(remote=fail))).status()
     assert type(caught.value) is error
-    # The text has no traceback, because it is logged and a traceback may show credentials.
+    # The message must not contain the traceback, which may show credentials, because the message is logged.
     assert str(caught.value) == type(raised).__name__
 
 
@@ -111,7 +114,7 @@ def test_two_handles_of_one_actor_are_one_worker() -> None:
 
 
 class Cluster:
-    """A fake of Ray's named actors. The value of each is the number of kills that it takes."""
+    """A fake of Ray's named actors. ``actors`` maps each name to the number of kills after which the actor is gone."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **actors: float) -> None:
         self.actors = actors
@@ -148,7 +151,7 @@ async def test_a_kill_waits_until_the_name_is_free(workers: RayWorkers, monkeypa
 async def test_an_actor_that_does_not_end_within_5_s_is_reported(
     failure: Exception | None, workers: RayWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An earlier version assumed that such an actor was dead."""
+    """An earlier version treated such an actor as dead."""
     Cluster(monkeypatch, **{"stream:shop:lot:0": float("inf")}).failure = failure
     with pytest.raises(WorkerNotKilled, match="within 5 s"):
         await workers.kill("lot:0")
@@ -195,7 +198,7 @@ def test_the_most_replicas_are_those_of_the_autoscaling_config(
 
 
 def test_ray_still_has_the_call_for_draining_nodes() -> None:
-    """The name is private. If it were removed, ``draining_nodes`` would behave as if the head was down."""
+    """If Ray removed this private method, ``draining_nodes`` would hide the error and always return an empty set."""
     assert callable(InnerGcsClient.get_draining_nodes)  # ``global_worker.gcs_client`` forwards its calls to this class
 
 
@@ -203,7 +206,7 @@ def test_ray_still_has_the_call_for_draining_nodes() -> None:
 def test_an_actor_with_variables_starts_with_any_path_of_the_interpreter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
-    """Ray starts the actor through a shell, and quotes everything except the interpreter."""
+    """Ray starts such an actor through a shell, and does not quote the interpreter's path."""
     interpreter = tmp_path / folder / "python"
     interpreter.parent.mkdir()
     interpreter.symlink_to(sys.executable)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 async def test_the_pixel_limit_of_images_applies_to_frames(
     max_megapixels: int, processed: int, dropped: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An earlier version ignored ``limits.max_megapixels`` in streams."""
+    """An earlier version did not apply ``limits.max_megapixels`` to streams."""
 
     def handle(*args: Any, **options: Any) -> FakeHandle:
         return FakeHandle()

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class SupervisorHandle:
-    """A fake handle. The first ``deaths`` calls raise RayActorError, later calls return the name of the method."""
+    """A fake handle whose first ``deaths`` calls raise RayActorError. Later calls return the method's name."""
 
     app_name, deployment_name = "sightline", "StreamSupervisor"
 

@@ -1,4 +1,4 @@
-"""The values that are recorded, seen by a fake instrument."""
+"""Tests of the recorded values, with a fake instrument."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_stream_leaves_its_previous_state() -> None:
 
 def test_refusals_are_counted_by_code_and_limit() -> None:
     telemetry, records = recording()
-    telemetry.refused(Overloaded("followers: 64 connections follow streams", limit="followers"))
+    telemetry.refused(Overloaded("followers: 64 connections already follow streams", limit="followers"))
     telemetry.refused(NotFound("no such route"))
     assert records == [
         ("refusals", 1, {"code": "overloaded", "limit": "followers"}),
