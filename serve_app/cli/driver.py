@@ -76,7 +76,7 @@ def _stop_at_end_of_input() -> None:
 def _serve(config: Json) -> None:
     """Serve until ``_should_stop`` is set. Raise StartError if Ray or the application does not start."""
     try:
-        with os.fdopen(os.memfd_create("config.yaml"), "w") as file:  # needs no disk, which may be full
+        with os.fdopen(os.memfd_create("config.yaml"), "w") as file:  # in memory; the disk may be full
             yaml.safe_dump(config, file)
             file.flush()
             _deploy(f"/proc/self/fd/{file.fileno()}")
@@ -116,7 +116,7 @@ def _deploy(config: str) -> None:
         serve_run.main([config, "--non-blocking"], standalone_mode=False)
     except SystemExit as exc:  # its exit status is always 0
         raise StartError("Ray Serve did not start: see its messages above for the reason") from exc
-    except Exception as exc:  # Ray raises errors of many types for problems of the machine
+    except Exception as exc:  # Ray raises errors of many types if the machine has a problem
         logs = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
         reason = next(iter(str(exc).splitlines()), "")
         raise StartError(f"Ray did not start ({type(exc).__name__}: {reason}): see {logs}") from exc

@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _run(driver: list[str]) -> int:
-    """Run the driver until it ends, and return its exit status. Then kill every process that it has left."""
+    """Run the driver until it ends, kill every process that it has left behind, and return its exit status."""
     _adopt_orphans()
     try:
         return Driver(driver).wait()
@@ -70,7 +70,7 @@ class Driver:
         self._was_killed = False
         self._socket, its_socket = socket.socketpair()
         self._process: subprocess.Popen[bytes] | None = None
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # in background jobs, shells ignore SIGINT
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # background jobs start with SIGINT ignored
             signal.signal(number, self._take_signal)
         with its_socket:
             self._process = subprocess.Popen(command, stdin=its_socket.fileno(), start_new_session=True)
@@ -78,7 +78,7 @@ class Driver:
             self._stop(self._process)
 
     def wait(self) -> int:
-        """Wait until the driver ends, and return its exit status, 128 + N for signal N.
+        """Wait until the driver ends, and return its exit status, or 128 + N if signal N ended it.
 
         Reap orphans in the meantime.
         """

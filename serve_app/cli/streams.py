@@ -1,13 +1,14 @@
 """Start, watch and stop streams on a running Sightline server, over its HTTP API.
 
-scripts/streams.py start --id lot --source FILE_OR_URI      start a stream without zones, sinks or recordings
-scripts/streams.py apply configs/streams.yaml               start the new streams in a file, and replace changed streams
-scripts/streams.py watch                                    watch all streams until Ctrl-C; `watch lot` watches one
-scripts/streams.py events lot --types zone,line             print each event as a line of JSON
-scripts/streams.py show lot                                 print the whole status as JSON
-scripts/streams.py frame lot --output lot.jpg               save the newest frame, with boxes drawn
-scripts/streams.py regions lot regions.yaml                 change the zones and lines; without a file, print them
-scripts/streams.py pause lot; scripts/streams.py resume lot; scripts/streams.py stop lot
+  scripts/streams.py start --id lot --source FILE_OR_URI    start a stream without zones, sinks or recordings
+  scripts/streams.py apply configs/streams.yaml             start new streams in a file, and replace changed streams
+  scripts/streams.py watch                                  watch all streams until Ctrl-C; `watch lot` watches one
+  scripts/streams.py events lot --types zone,line           print each event as a line of JSON
+  scripts/streams.py show lot                               print the whole status as JSON
+  scripts/streams.py frame lot --output lot.jpg             save the newest frame, with boxes drawn
+  scripts/streams.py regions lot regions.yaml               change the zones and lines; without a file, print them
+  scripts/streams.py pause lot                              close the source; `resume lot` opens it again
+  scripts/streams.py stop lot                               stop and delete the stream
 
 --url or SIGHTLINE_URL sets the server (default: http://127.0.0.1:8000). SIGHTLINE_KEY sets the API key if the server
 requires one.
@@ -54,7 +55,7 @@ def main() -> None:
     print_any_text()
     options = parse_arguments()
     try:
-        client = Client(options.url)  # the key is no argument, because every user can see arguments
+        client = Client(options.url)  # no argument sets the key, because all users can see arguments
     except ValueError as exc:
         sys.exit(str(exc))
     try:

@@ -74,7 +74,7 @@ def prepare_environment(tell: Tell) -> Iterator[None]:
 def reserve_port(first: int) -> Iterator[int]:
     """Reserve the first free port at or above ``first``. Other programs of this user can still share it (SO_REUSEPORT).
 
-    Raise ConfigError if none of the 1000 ports that start at ``first`` is free.
+    Raise ConfigError if the 1000 ports from ``first`` on are all in use.
     """
     for port in range(first, first + _PORTS_TRIED):
         with socket.socket() as probe, socket.socket() as reserved:
@@ -169,7 +169,7 @@ def _problem(folder: Path, longest: int) -> str | None:
 
 
 def without_proxies(environment: os._Environ[str] | dict[str, str]) -> dict[str, str]:
-    """Return the environment variables that make connections to this machine bypass a proxy, or {} if none is set."""
+    """Return the variables that make connections to this machine bypass a proxy, or {} if no proxy is set."""
     if not any(name.lower() in {"http_proxy", "https_proxy", "all_proxy", "grpc_proxy"} for name in environment):
         return {}
     known = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
@@ -180,7 +180,7 @@ def without_proxies(environment: os._Environ[str] | dict[str, str]) -> dict[str,
 
 
 def make_token(tell: Tell) -> None:
-    """Create the file of Ray's token if there is none, and let only our user read it. Ray's file is world-readable."""
+    """Create Ray's token file if there is none. Only our user can read it; Ray itself would make it world-readable."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")

@@ -17,16 +17,16 @@ BACKLOG_S = "backlog_s"  # see ``Batcher.backlog_s``
 class TargetUtilisation:
     """A policy that keeps each engine busy for a share ``utilisation`` of the time.
 
-    If there is a backlog, the policy adds the replicas that process it in ``backlog_within_s``. It removes a replica
-    only if the remaining replicas would then be busy for at most a share ``calm`` of the time. Without this margin,
-    small changes of a constant load would keep adding and removing a replica.
+    If there is a backlog, the policy adds enough replicas to process it within ``backlog_within_s`` seconds. It removes
+    a replica only if the remaining replicas would then be busy for at most a share ``calm`` of the time. Without this
+    margin, small changes of a constant load would keep adding and removing a replica.
 
     The policy ignores the number of requests in flight, because each stream always has one frame in flight, whether it
     is served quickly or slowly.
     """
 
     def __init__(self, utilisation: float = 0.8, calm: float | None = None, backlog_within_s: float = 1.0) -> None:
-        """Check the arguments. The default of ``calm`` is the lower of 0.6 and ``utilisation``. Raise ConfigError."""
+        """Raise ConfigError if an argument is invalid. The default of ``calm`` is ``min(0.6, utilisation)``."""
         calm = min(0.6, utilisation) if calm is None and isinstance(utilisation, int | float) else calm
         numbers = (utilisation, calm, backlog_within_s)
         if not all(isinstance(number, int | float) for number in numbers) or not (

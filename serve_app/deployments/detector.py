@@ -27,7 +27,7 @@ from serve_app.types import DetectorState, DetectReply, DetectRequest, InputShap
 
 logger = logging.getLogger(__name__)
 
-_EXIT_TIMEOUT_S = 10  # the kernel then ends a drained process that still runs
+_EXIT_TIMEOUT_S = 10  # after this time, the kernel ends a drained process that is still running
 
 
 @serves(DetectorStub)

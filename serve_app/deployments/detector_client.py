@@ -42,7 +42,7 @@ class DetectorClient:
     """A client of one model's Detector replicas. It owns the slots for frames, and retries failed calls.
 
     A Detector on this node receives only a reference to a frame's slot. A Detector on another node receives the pixels.
-    ``traffic`` and ``tenant`` identify the sender of the frames.
+    The arguments ``traffic`` and ``tenant`` identify the sender of the frames.
 
     When a Detector dies, any frame in its engine may have caused the crash. Each of these frames is retried in a batch
     of its own, and is refused if that Detector dies too. Frames that were still in the queue are retried normally.
@@ -117,8 +117,8 @@ class DetectorClient:
     ) -> Answer:
         """Return the detections in the slot's frame, in pixels of the original image.
 
-        ``fitted`` describes how the original image was letterboxed into the frame. ``tenant`` overrides the client's
-        tenant for this frame. ``superseded`` is explained in ``DetectRequest``.
+        ``fitted`` describes how the original image was letterboxed into the frame. If ``tenant`` is given, it replaces
+        the client's tenant for this frame. See ``DetectRequest`` for ``superseded``.
 
         Raise ServeAppError, for example PoisonPicture, if the frame is refused. If this raises ModelChanged, the next
         call of ``model`` fetches the new model.
@@ -138,7 +138,7 @@ class DetectorClient:
                 return await self._replicas.call(DetectorStub.detect, in_bytes)
             except ReplicaGone as exc:
                 if not slot.was_in_engine:
-                    raise ReplicaGone(exc.detail) from exc  # it was in the queue, so it cannot be the cause
+                    raise ReplicaGone(exc.detail) from exc  # the frame was in the queue, so it is not the cause
                 if request.isolated:
                     raise PoisonPicture(
                         "two detectors crashed on this image, the second while processing nothing else"

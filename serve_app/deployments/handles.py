@@ -65,13 +65,13 @@ def detector_name(model: str) -> str:
 
 
 def service_name(application: str, deployment: str) -> str:
-    """Return the name by which callers find a deployment's replicas on this node. It is unique to this Ray cluster."""
+    """Return the name by which callers find a deployment's replicas on this node. Each Ray cluster has other names."""
     node = ray.get_runtime_context().get_node_id()
     return hashlib.sha256(f"{node} {application} {deployment}".encode()).hexdigest()[:16]
 
 
 async def listen(replica: object, stub: type[Any], *, max_calls: int, limit: Limit) -> CallServer:
-    """Answer calls of a stub's methods from this node, until ``close`` is called.
+    """Answer calls that processes on this node make to a stub's methods, until ``close`` is called.
 
     ``CallServer`` explains ``max_calls`` and ``limit``.
     """
@@ -138,7 +138,7 @@ class Replicas:
                 "replicas",
                 limit="max_queued_requests",
             ) from exc
-        except RayActorError as exc:  # it may have died earlier, before Serve noticed
+        except RayActorError as exc:  # the replica may have died before this call
             raise ReplicaGone("the replica that was called has died; retry the request") from exc
         except DeploymentUnavailableError as exc:
             raise Unavailable("no replica can be started; the server's log has the reason") from exc

@@ -56,7 +56,7 @@ class Ingress:
                 self._state = await self._preprocessor.call(PreprocessorStub.state, DEFAULT_MODEL)
         except Overloaded:
             if self._state is None:
-                raise  # once it has answered, an overloaded Detector counts as ready
+                raise  # an overloaded Detector is ready only if it has answered before
         except TimeoutError as exc:
             raise Unavailable("no detector answers; retry later") from exc
         assert self._state is not None

@@ -30,7 +30,8 @@ from serve_app.models.weights import check_weights
 from serve_app.types import InputShape, Json
 
 _IMPORT_PATH = "serve_app.app:build_app"
-_POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}  # Serve accepts both signs
+# Serve accepts a colon or a dot before the name of a class.
+_POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}
 _ADDRESS_ERRORS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
@@ -41,7 +42,7 @@ def read(path: Path) -> Json:
     Serve itself would ignore an unknown key, for example a misspelt one.
     """
     try:
-        config = yaml.safe_load(path.read_bytes())  # from bytes, YAML detects UTF-8 and UTF-16
+        config = yaml.safe_load(path.read_bytes())  # as bytes, because text would depend on the locale
         ServeDeploySchema.model_validate(config)
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
@@ -86,8 +87,8 @@ def check_args(config: Json) -> None:
 def _applications(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArgs], dict[str, Json]]]:
     """Yield four values for each Sightline application in the config. Raise ConfigError if a setting is wrong.
 
-    They are the application's name, its settings, the settings of each of its Detectors, and its ``deployments:`` by
-    name.
+    The values are the application's name, its settings, the settings of each of its Detectors, and its ``deployments:``
+    by name.
     """
     for application in config["applications"]:
         if application["import_path"] == _IMPORT_PATH:

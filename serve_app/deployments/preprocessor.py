@@ -49,7 +49,7 @@ class _ModelQueue:
 
 @serves(PreprocessorStub)
 class Preprocessor:
-    """A replica that decodes images into shared-memory slots, calls the Detector, and scales boxes to the images."""
+    """A replica that decodes images into shared-memory slots, calls the Detector, and maps boxes to image pixels."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, detectors: dict[str, DeploymentHandle], args: AppArgs
@@ -68,7 +68,7 @@ class Preprocessor:
             )
             for model, detector in detectors.items()
         }
-        # Each thread holds one full-size image, so their number limits the memory for images.
+        # Each thread holds one full-size image, so the number of threads limits the memory for images.
         self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads or max(1, cores() // 4), "decode")
         self._max_pixels = args.limits.max_pixels
         self._telemetry = Telemetry(RayInstrument)

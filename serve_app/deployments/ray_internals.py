@@ -1,4 +1,4 @@
-"""Functions that need private names of Ray. Each of these names has a test."""
+"""Functions that use private APIs of Ray. Tests check that Ray still has each of these APIs."""
 
 from __future__ import annotations
 

@@ -84,7 +84,10 @@ class RayWorkers:
         self._args = args
 
     def start(self, record: Record, source: Source) -> RayWorker:
-        """Return the record's actor. If there is none, start one. Ray spreads actors over nodes that do not drain."""
+        """Return the record's actor.
+
+        If there is none, start one. Ray spreads actors over the nodes that are not draining.
+        """
         actor = ray.remote(StreamWorker).options(
             name=self._full_name(record.worker_name),
             namespace=NAMESPACE,

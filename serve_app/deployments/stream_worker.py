@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "sightline"
 _SLOTS = 1  # for the one frame in flight
-_SUPERVISOR_TIMEOUT_S = 30.0  # supervisors call every few seconds; without a call for so long, there is none
-_LAST_FRAME_TIMEOUT_S = 5.0  # to wait for the frame in flight, because the Detector may never answer
+_SUPERVISOR_TIMEOUT_S = 30.0  # the supervisor calls every few seconds, so after this time it is gone
+_LAST_FRAME_TIMEOUT_S = 5.0  # for the frame in flight, because the Detector may never answer
 _CLOSE_TIMEOUT_S = 12.0  # recordings and sinks have 5 s each to finish
 _OWNER_CHECK_INTERVAL_S = 10.0  # long, because the check is expensive for Serve's controller
 
@@ -76,10 +76,10 @@ class StreamWorker:
         return str(ray.get_runtime_context().get_node_id())
 
     async def run(self) -> StreamStatus:
-        """Run the stream until it ends, and return its last status. If it is already running, wait for the same end.
+        """Run the stream until it ends, and return its last status. If it is already running, wait for that run.
 
-        Call this method before the methods below. The stream continues at its stored bookmark, because the supervisor
-        calls this method only after any earlier worker of the stream has ended.
+        Call this method before the methods below. The stream continues at its stored bookmark. This is safe, because
+        the supervisor starts a worker only after any earlier worker of the stream has ended.
         """
         self._note_call()
         if self._running is None:

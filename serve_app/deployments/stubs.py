@@ -19,7 +19,7 @@ from serve_app.types import (
     PictureRequest,
 )
 
-SUPERVISOR_MAX_CALLS = 1024  # in flight; most are calls for clients that follow a stream, one call per client
+SUPERVISOR_MAX_CALLS = 1024  # in flight; each client that follows a stream has one call
 
 
 class PreprocessorStub(Protocol):

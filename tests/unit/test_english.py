@@ -11,54 +11,54 @@ from pathlib import Path
 from tests.support.paths import ROOT
 from tests.support.texts import Text, all_texts, texts_of
 
-# Words and phrases that the first version of this project used in a sense of its own. Each is a regular expression that
+# Words and phrases to which the first version of this project gave a private sense. Each is a regular expression that
 # matches whole words and ignores case. It also applies to names, which are split into words at underscores and capital
 # letters. The comment beside each says what to write instead.
 PRIVATE_WORDS = (
-    "anew",  # again
-    "under way",  # in flight, running
-    "whoever",  # the client, the caller
-    "who (?:comes|asks|calls|sends|waits|connects|looks)",  # the client that ..., a viewer
-    "(?:for|of|to|by) who",  # for the client that ...
-    "(?:is|are|was|were) to (?:be|run)",  # should be, must be, should run
-    "(?:sees?|saw) to it",  # ensures, keeps
-    "for good",  # permanently
-    "for ever",  # indefinitely
-    "(?:that|which) is (?-i:none)",  # that is not one, invalid
-    "(?<!there )is no (?:number|text|image|video|model)",  # is not a number
-    "that there (?:are|were|is not)",  # the existing ..., that does not exist
-    "what (?:there is|is there|is live|stands)",  # the existing ..., live sources, the setting
-    "what (?:became|becomes|came|comes) of",  # the result of
-    "how it went",  # the results
-    "any more",  # no longer
-    "so many",  # this many
-    "heard|hears?",  # received, notices
-    "vouch(?:es)? for",  # trusts
-    "outlasts",  # lives longer than
-    "(?:died|dies) of",  # crashed on
-    "asks? again|asked again",  # retries
-    "given up",  # superseded, abandoned
-    "in words",  # as text
-    "its like",  # others of its kind
-    "against the truth|holds? against",  # against ground truth, checks against
-    "somebody",  # a client, a user
-    "(?:go|goes|went) on",  # continues
-    "(?<!time )is up",  # is running
-    "look period",  # poll interval
-    "nobody hears",  # clients never notice
-    "is had",  # is available
-    "made fit",  # prepared
-    "wedged",  # hung
-    "seats?",  # slots
-    "shredded|shreds",  # garbled
-    "dribbles?",  # too many small chunks
-    "falls? silent",  # stops sending
-    "stands? (?:above|over)",  # overrides, extends beyond
-    "later and later",  # with back-off
-    "put aside",  # rotated
-    "saved up",  # credit
-    "makes? room",  # frees space, is displaced
-    "goes round",  # bypasses
+    "anew",  # use: again
+    "under way",  # use: in flight, running
+    "whoever",  # use: the client, the caller
+    "who (?:comes|asks|calls|sends|waits|connects|looks)",  # use: the client that ..., a viewer
+    "(?:for|of|to|by) who",  # use: for the client that ...
+    "(?:is|are|was|were) to (?:be|run)",  # use: should be, must be, should run
+    "(?:sees?|saw) to it",  # use: ensures, keeps
+    "for good",  # use: permanently
+    "for ever",  # use: indefinitely
+    "(?:that|which) is (?-i:none)",  # use: that is not one, invalid
+    "(?<!there )is no (?:number|text|image|video|model)",  # use: is not a number
+    "that there (?:are|were|is not)",  # use: the existing ..., that does not exist
+    "what (?:there is|is there|is live|stands)",  # use: the existing ..., live sources, the setting
+    "what (?:became|becomes|came|comes) of",  # use: the result of
+    "how it went",  # use: the results
+    "any more",  # use: no longer
+    "so many",  # use: this many
+    "heard|hears?",  # use: received, notices
+    "vouch(?:es)? for",  # use: trusts
+    "outlasts",  # use: lives longer than
+    "(?:died|dies) of",  # use: crashed on
+    "asks? again|asked again",  # use: retries
+    "given up",  # use: superseded, abandoned
+    "in words",  # use: as text
+    "its like",  # use: others of its kind
+    "against the truth|holds? against",  # use: against ground truth, checks against
+    "somebody",  # use: a client, a user
+    "(?:go|goes|went) on",  # use: continues
+    "(?<!time )is up",  # use: is running
+    "look period",  # use: poll interval
+    "nobody hears",  # use: clients never notice
+    "is had",  # use: is available
+    "made fit",  # use: prepared
+    "wedged",  # use: hung
+    "seats?",  # use: slots
+    "shredded|shreds",  # use: garbled
+    "dribbles?",  # use: too many small chunks
+    "falls? silent",  # use: stops sending
+    "stands? (?:above|over)",  # use: overrides, extends beyond
+    "later and later",  # use: with back-off
+    "put aside",  # use: rotated
+    "saved up",  # use: credit
+    "makes? room",  # use: frees space, is displaced
+    "goes round",  # use: bypasses
 )
 PRIVATE_NAMES = ("told", "heard", "weigh", "whom")  # not allowed in names, except in the names of tests
 ALLOWED = {  # files that may quote these words

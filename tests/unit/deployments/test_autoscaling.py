@@ -91,7 +91,7 @@ class Simulation:
     """
 
     BATCH_S, MAX_BATCH_SIZE = 0.2, 8
-    START_S = 5.0  # until a new replica serves
+    START_S = 5.0  # the time until a new replica serves requests
     CONTROL_INTERVAL_S = 0.3  # of Serve's controller
     REPORT_INTERVAL_S, REPORTS = 1.2, 5  # the policy sees the mean of the last five reports
 

@@ -1,4 +1,4 @@
-"""Tests of the recorded values, with a fake instrument."""
+"""Tests of the values that ``Telemetry`` records, with a fake instrument."""
 
 from __future__ import annotations
 
