@@ -47,8 +47,8 @@ def build_app(args: dict[str, Any]) -> Application:
     preprocessor = serve.deployment(
         Preprocessor,
         ray_actor_options={"num_cpus": 0.2},
-        max_ongoing_requests=slots,  # each request in flight needs one slot, so none waits for a slot
-        max_queued_requests=app_args.preprocessor.max_calls - slots,  # for Ingresses on other nodes
+        max_ongoing_requests=slots,  # so that no accepted request waits for a slot
+        max_queued_requests=app_args.preprocessor.max_calls - slots,  # calls from other nodes may queue
         graceful_shutdown_timeout_s=_PREPROCESSOR_DRAIN_TIMEOUT_S,
         **_COMMON,
     ).bind(detectors, app_args)

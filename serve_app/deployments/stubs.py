@@ -19,7 +19,7 @@ from serve_app.types import (
     PictureRequest,
 )
 
-SUPERVISOR_MAX_CALLS = 1024  # in flight; each client that follows a stream has one call
+SUPERVISOR_MAX_CALLS = 1024  # the limit of calls in flight; each client that follows a stream has one
 
 
 class PreprocessorStub(Protocol):
