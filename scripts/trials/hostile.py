@@ -309,7 +309,8 @@ def _application_error(answer: RawAnswer) -> dict[str, Any] | None:
     try:
         body = json.loads(answer.body or b"")
         is_ours = {"code", "detail", "request_id"} <= body.keys() <= _FIELDS and body["code"] in _CODES
-        is_named = body["request_id"] == answer.headers.get("x-request-id")
+        # HAProxy refuses some requests before it gives them an id. Both are then empty.
+        is_named = body["request_id"] == answer.headers.get("x-request-id", "")
     except (ValueError, AttributeError):
         return None
     return body if is_ours and is_named else None

@@ -199,7 +199,7 @@ def router(streams: Streams) -> Router:
         """Return the newest processed frame as a JPEG. By default, a box is drawn around each detection."""
         shot = await streams.snapshot(stream_id, None, _FIRST_FRAME_TIMEOUT_S, boxes=boxes)
         if shot is None:
-            raise Unavailable("no processed frame is available; retry later")
+            raise Unavailable("no frame is available yet; retry later")
         headers = {"X-Frame-Id": str(shot.frame_id), "Cache-Control": "no-store"}
         return Response(shot.jpeg, media_type="image/jpeg", headers=headers)
 

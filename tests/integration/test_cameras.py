@@ -222,7 +222,7 @@ async def test_a_stream_that_continues_with_only_sound_is_stalled(
         thread = threading.Thread(target=send)
         thread.start()
         async with watch(f"tcp://127.0.0.1:{listener.getsockname()[1]}", "wait") as watched:
-            assert "sound and no video" in await watched.health("stalled")
+            assert "sound but no video" in await watched.health("stalled")
         thread.join(10)
 
 

@@ -137,7 +137,7 @@ def test_streams_are_paused_resumed_and_stopped(served: StreamServer) -> None:
 def test_status_is_printed_and_frames_are_saved(served: StreamServer, tmp_path: Path) -> None:
     served.http.post("/streams", json=CAMERA).raise_for_status()
     assert json.loads(run(served.url, "show", "lot").stdout)["state"] == "running"
-    assert "no processed frame" in run(served.url, "frame", "lot", "--output", tmp_path / "a.jpg").stderr
+    assert "no frame is available" in run(served.url, "frame", "lot", "--output", tmp_path / "a.jpg").stderr
     served.streams.shots = {"drawn": Snapshot(7, b"drawn"), "plain": Snapshot(7, b"plain")}
     assert "frame 7" in run(served.url, "frame", "lot", "--output", tmp_path / "a.jpg").stdout
     run(served.url, "frame", "lot", "--output", tmp_path / "b.jpg", "--no-boxes")

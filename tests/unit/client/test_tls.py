@@ -47,7 +47,7 @@ def url(certificate: Path) -> Iterator[str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name("key.pem"))
     with HTTPServer(("127.0.0.1", 0), _Healthy) as server:
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that refuse the certificate disconnect
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # refusing clients disconnect
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
