@@ -1,4 +1,4 @@
-"""Admission of new streams: checks of their settings, of the number of streams, and of the detectors' capacity."""
+"""Checks before a stream starts: its settings, the number of streams, and the capacity of the detectors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StreamDemand:
 
     spec: StreamSpec
     policy: Policy
-    source_fps: float | None  # the declared frame rate; None if the source was never opened
+    source_fps: float | None  # the frame rate that the source declares; None if it is not known
 
     @property
     def fps(self) -> float:
@@ -109,8 +109,8 @@ class Admission:
     async def check(self, spec: StreamSpec) -> float | None:
         """Check the settings of a stream before it starts.
 
-        Return how many frames per second all detectors of the stream's model together can process, or None if the
-        detectors do not answer within 2 s. Raise InvalidParameter if a setting is not valid, and StartError if a
+        Return the total number of frames per second that the detectors of the stream's model can process, or None if
+        the detectors do not answer within 2 s. Raise InvalidParameter if a setting is not valid, and StartError if a
         sink's library is not installed.
         """
         self.check_model(spec)

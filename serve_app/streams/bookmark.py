@@ -18,8 +18,8 @@ class Bookmark(BaseModel):
     next_frame_id: int = 0
     next_event_id: int = 0
     next_track_id: int = 1
-    position: Position | None = None  # the last frame sent to the model; None for a live source
-    stream_time_s: float = 0.0  # the time of that frame on the stream's own clock
+    position: Position | None = None  # where to continue in a file or folder; None for a live source
+    stream_time_s: float = 0.0  # the last frame's time on the stream's own clock
     processed: int = 0
     dropped: dict[str, int] = {}
     reconnects: int = 0
@@ -42,7 +42,7 @@ class Bookmark(BaseModel):
 
 
 class BookmarkFile:
-    """A file that holds a stream's bookmark, and that is overwritten in place for every frame.
+    """The file of a stream's bookmark. It is overwritten in place for every frame.
 
     A killed process cannot leave a partly written bookmark. Only a power failure can.
     """
@@ -62,7 +62,7 @@ class BookmarkFile:
 
     def write(self, bookmark: Bookmark) -> None:
         """Overwrite the saved bookmark. Raise OSError if the file cannot be written."""
-        text = bookmark.model_dump_json().encode().ljust(self._size)  # padded to overwrite a longer old text
+        text = bookmark.model_dump_json().encode().ljust(self._size)  # spaces overwrite a longer old text
         os.pwrite(self._file, text, 0)
         self._size = len(text)
 

@@ -71,7 +71,10 @@ class HandOver:
 
     @uninterrupted
     async def _hand_over(self, record: Record, moved: Record) -> None:
-        """Replace the stream's worker by that of ``moved``, which is ready. Discard it if the stream was changed."""
+        """Replace the stream's worker by the ready worker of ``moved``.
+
+        If the stream was changed meanwhile, discard the ready worker instead.
+        """
         try:
             async with self.registry.changing(record.spec.id) as stream:
                 if stream.record is record and stream.keeper is not None:

@@ -22,7 +22,7 @@ _STABLE_AFTER_S = 30.0  # a worker that runs longer is stable, which resets the 
 _UNREACHABLE_PAUSE_S = 1.0
 _KILL_RETRY_PAUSE_S = 1.0
 _SILENT_TIMEOUT_S = 60.0  # a worker that stops answering for this long is killed
-_END_TIMEOUT_S = 5.0  # long, because a cancelled keeper ends at once unless it has a bug
+_END_TIMEOUT_S = 5.0  # enough, because a cancelled keeper ends at once unless it has a bug
 _LINGER_S = 10.0  # how long a worker still serves events after its stream has ended
 
 
@@ -34,7 +34,7 @@ class KeepAlive:
         self._workers = workers
 
     def begin(self, stream: SupervisedStream) -> None:
-        """Start to keep a worker alive for this stream. If the stream's worker is running, reuse it."""
+        """Start a task that keeps a worker alive for this stream. If a worker is running already, reuse it."""
         stream.keeper = asyncio.create_task(self._keep_despite_bugs(stream))
 
     async def halt(self, stream: SupervisedStream) -> None:
@@ -67,13 +67,13 @@ class KeepAlive:
             pass
 
     def cancel_all(self) -> None:
-        """Stop keeping workers alive. The workers themselves keep running."""
+        """Cancel the tasks that keep workers alive. The workers themselves keep running."""
         for stream in self._registry.streams.values():
             if stream.keeper is not None:
                 stream.keeper.cancel()
 
     async def end_all(self) -> None:
-        """Stop keeping workers alive, and wait up to 5 s until all keepers have ended."""
+        """Cancel the tasks that keep workers alive, and wait up to 5 s until they have ended."""
         self.cancel_all()
         keepers = [stream.keeper for stream in self._registry.streams.values() if stream.keeper is not None]
         if keepers:
@@ -86,7 +86,7 @@ class KeepAlive:
         try:
             stream.status = await with_timeout(stream.worker.status(), _STATUS_TIMEOUT_S)
             stream.last_status_at_s = _now_s()
-        except WorkerError:  # nothing to do, because the keeper restarts a dead worker
+        except WorkerError:  # a dead worker is restarted by its keeper
             if stream.last_status_at_s is None and stream.status.state == "starting":
                 detail = stream.status.detail or "the stream's process has not started yet; it needs 0.02 CPU cores"
                 stream.status = stream.status.model_copy(update={"detail": detail})
@@ -131,7 +131,7 @@ class KeepAlive:
         stream.keeper = None
 
     async def _run(self, stream: SupervisedStream, source: Source) -> StreamStatus:
-        """Run the stream until it has ended, replacing workers that die. Return the stream's last status."""
+        """Run the stream until it has ended, and replace workers that die. Return the stream's last status."""
         deaths = 0  # how many workers in a row died early
         while True:
             started_at_s, stream.last_status_at_s = _now_s(), None
@@ -141,7 +141,7 @@ class KeepAlive:
                 if before is not None and before != worker:  # the unreachable worker was dead
                     await self._count_restart(stream)
                 return await worker.run()
-            except WorkerUnreachable:  # either it comes back, or Ray reports its node as dead after about 15 s
+            except WorkerUnreachable:  # it may come back, or Ray reports its node as dead after about 15 s
                 _mark_starting(stream, "the stream's process cannot be reached; retrying")
                 await asyncio.sleep(_UNREACHABLE_PAUSE_S)
                 continue

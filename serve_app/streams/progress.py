@@ -11,8 +11,8 @@ from serve_app.schemas.streams import State
 from serve_app.streams.bookmark import Bookmark
 
 _RATE_WINDOW_S = 5.0
-_STALLED_AFTER_S = 3.0  # since the last frame; longer for a source below 1 fps: three frame intervals
-_BLOCKED_AFTER_S = 2.0  # of waiting for the Detector's answer to one frame
+_STALLED_AFTER_S = 3.0  # without a frame; for a source below 1 fps, three frame intervals without a frame
+_BLOCKED_AFTER_S = 2.0  # without an answer of the Detector
 _BLOCKED_SHARE = 0.8  # a stream is also blocked if it processes a smaller share of its frames
 
 
@@ -32,7 +32,7 @@ class Rate:
             self._ticks_s.popleft()
 
     def per_second(self) -> float:
-        """Return the number of events per second over the last 5 s, or since the start if that was more recent."""
+        """Return the number of events per second. During the first 5 s, average over the time since the start."""
         now_s = self._clock_s()
         window_s = min(_RATE_WINDOW_S, now_s - self._started_at_s)
         recent = sum(1 for tick_s in list(self._ticks_s) if tick_s > now_s - window_s)
@@ -42,8 +42,8 @@ class Rate:
 class Progress:
     """A stream's counters and health. Every captured frame is in flight until it is counted as processed or dropped.
 
-    The capture thread updates the state of the source, and the detection loop that of the Detector. Any thread may read
-    both.
+    The capture thread updates the state of the source. The detection loop updates the state of the Detector. Any thread
+    may read both.
     """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
@@ -53,7 +53,7 @@ class Progress:
         self.dropped: Counter[str] = Counter()
         self._drops_lock = threading.Lock()  # needed because the capture thread and the detection loop both drop frames
         self._superseded = 0  # frames replaced by newer frames since the last ``take_superseded``
-        # The ids and reasons of dropped frames that are newer than the newest frame of the detection loop.
+        # The ids and reasons of dropped frames that the detection loop has not reached yet.
         self._drops_ahead: deque[tuple[int, str]] = deque(maxlen=10_000)
         self.reconnects = 0
         self.passed_over = 0  # the number of files in the source's folder that are not images

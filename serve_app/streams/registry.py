@@ -1,4 +1,4 @@
-"""The registered streams in memory and in the store, and the locks under which they are changed."""
+"""The registered streams, in memory and in the store, with the locks that protect changes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SupervisedStream:
     """A registered stream with its status and worker."""
 
     record: Record
-    source: Source | None  # None if the settings no longer allow it
+    source: Source | None  # None if the settings do not allow the source
     status: StreamStatus  # the last known status
     last_status_at_s: float | None = None  # when the worker last sent its status, on the event loop's clock
     worker: Worker | None = None
@@ -47,7 +47,7 @@ class SupervisedStream:
         return self.source is not None and not self.record.spec.paused and self.record.ended is None
 
     def public_status(self) -> StreamStatus:
-        """Return the last known status, including the restarts and states that the worker does not know."""
+        """Return the last known status, with the restarts and the states that only the supervision knows."""
         changes: dict[str, Any] = {"restarts": self.record.restarts}
         if self.record.spec.paused:
             changes |= AT_REST | {"state": "paused"}
@@ -155,9 +155,9 @@ def uninterrupted(
         try:
             return await self.registry.complete(method(self, *args, **kwargs))
         except OSError as exc:
-            if exc.strerror is None:  # TimeoutError is a subclass of OSError
+            if exc.strerror is None:  # a TimeoutError, which is a subclass of OSError
                 raise
             logger.error("the store of streams cannot be written: %s", exc.strerror)
-            raise Unavailable(f"streams.state_dir cannot be written ({exc.strerror}); retry once it can") from exc
+            raise Unavailable(f"streams.state_dir cannot be written ({exc.strerror}); fix this and retry") from exc
 
     return wrapper

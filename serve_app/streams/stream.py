@@ -85,7 +85,7 @@ def policy_of(spec: StreamSpec, source: Source) -> Policy:
 class Stream:
     """Sends the frames of a source to the Detector, one at a time. Keeps the latest result, the counters and events.
 
-    A stream that has run before continues from its bookmark. Use it from one event loop only.
+    A stream that has run before continues from its bookmark. Use a stream from one event loop only.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Stream:
         self._bookmark = bookmark_file.read() or Bookmark()
         self._is_stopped = False
         self._is_bookmark_failing = False
-        # The previous process's bookmark, until the gap behind it is reported.
+        # The bookmark of the previous process, until the gap event is sent.
         self._gap_after = self._bookmark if self._bookmark.marked_at_s else None
         self._started_at_s = time.monotonic()
         self._state: State = "starting"
@@ -238,7 +238,7 @@ class Stream:
         self._capture.stop()
         if self._recorder:
             await asyncio.to_thread(self._recorder.close, _CLOSE_TIMEOUT_S)
-            await asyncio.sleep(0)  # so that the recorder's last events are logged before the sinks close
+            await asyncio.sleep(0)  # so that the last recording events reach the sinks before these close
         await asyncio.gather(*(sink.close(_CLOSE_TIMEOUT_S) for sink in self._sinks))
         self._detector.close()
         self._frame_thread.shutdown(wait=False)
@@ -253,7 +253,7 @@ class Stream:
                 continue
             if self._scene is None:
                 fps = self._progress.source_fps or USUAL_FPS
-                self._scene = await asyncio.to_thread(Scene, self._spec, fps, self._bookmark)  # may import trackers
+                self._scene = await asyncio.to_thread(Scene, self._spec, fps, self._bookmark)  # may import libraries
             if await self._in_thread(self._scene.is_still, frame, pixels):
                 self._progress.drop("no_motion")
                 self._add_regions(self._scene.update_still(frame, pixels))

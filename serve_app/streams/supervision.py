@@ -47,8 +47,8 @@ class Supervision:
     ) -> None:
         """Start supervising once no other process has locked the store.
 
-        Every few seconds, ``report`` gets each stream's status and the state that was reported before it. It updates
-        the metrics.
+        Every few seconds, ``report`` is called with each stream's status and with the state that was last reported. It
+        updates the metrics.
         """
         self.registry = Registry(store)
         self._store = store
@@ -58,7 +58,7 @@ class Supervision:
         self._admission = Admission(detectors, args, guard)
         self._keep_alive = KeepAlive(self.registry, workers)
         self._hand_over = HandOver(self.registry, workers, self._keep_alive)
-        self._admitting = asyncio.Lock()  # admits one stream at a time, because each one uses capacity
+        self._admitting = asyncio.Lock()  # held during an admission, because each admitted stream uses capacity
         self._tasks = [asyncio.create_task(self._take_over())]
 
     @uninterrupted
@@ -105,7 +105,7 @@ class Supervision:
 
     @uninterrupted
     async def pause(self, stream_id: str) -> StreamStatus:
-        """End a stream's worker until the stream is resumed."""
+        """End a stream's worker, and start none until the stream is resumed."""
         async with self.registry.changing(stream_id) as stream:
             if stream.should_run:
                 await self.registry.put(stream, spec=stream.record.spec.model_copy(update={"paused": True}))
@@ -155,7 +155,7 @@ class Supervision:
         return stream.public_status()
 
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
-        """Wait for events of a stream and return them. Return an empty page after ``within_s`` seconds without one."""
+        """Wait for events of a stream and return them. Return an empty page after ``within_s`` seconds."""
         stream = await self.registry.find(stream_id)
         if stream.worker is not None:
             try:
@@ -247,7 +247,7 @@ class Supervision:
                 self._keep_alive.kill_silent(stream)
 
     async def _admitted(self, spec: StreamSpec) -> SupervisedStream:
-        """Return a new stream for this spec. Raise an error if it is not valid or there is no capacity for it."""
+        """Return a new stream for this spec. Raise an error if the spec is not valid or the capacity is used up."""
         stream = self._stream(Record(spec=spec))
         stream.source = self._admission.source(spec)  # raises an error that ``_stream`` only puts into the status
         await self._admit(_demand(stream))
@@ -279,7 +279,7 @@ class Supervision:
 
     @asynccontextmanager
     async def _halted(self, stream: SupervisedStream) -> AsyncIterator[None]:
-        """Halt a stream for the duration of the block. Restart it if the block cannot write the store."""
+        """Halt a stream for the duration of the block. Restart the stream if the block cannot write the store."""
         await self._halt(stream)
         try:
             yield

@@ -113,7 +113,7 @@ class Workers(Protocol):
         """Return the ids of the draining nodes, or an empty set if Ray does not answer."""
 
     async def is_application_gone(self) -> bool:
-        """Return whether the application was deleted. Return False during a rolling update, and in case of doubt."""
+        """Return whether the application was deleted. Return False during a rolling update, or if this is not known."""
 
 
 def reason_of(exc: BaseException) -> str:

@@ -63,7 +63,7 @@ class Capture:
         self._mailbox.close()
 
     async def take(self) -> Frame | None:
-        """Wait for the next frame and return it, or None at the end. Raise the error if one has ended the thread."""
+        """Wait for the next frame and return it, or None at the end. If an error ended the thread, raise it."""
         frame = await self._mailbox.take()
         if frame is None and self._error is not None:
             raise self._error
@@ -85,7 +85,7 @@ class Capture:
         # When the source was opened, on the stream's own clock.
         opened_at_stream_s = opened_at_s - self._started_at_s if self._is_live else self._stream_time_s
         stamps = Timestamps(video.fps, is_recorded=video.has_end and pull_interval_s is None)
-        due_s = 0.0  # when max_fps allows the next frame
+        due_s = 0.0  # the elapsed time at which the next frame is due
         pictures = iter(video)
         while not self._stopped.is_set():
             if pull_interval_s is not None and self._stopped.wait(max(0.0, opened_at_s + due_s - time.monotonic())):
@@ -111,5 +111,5 @@ class Capture:
                 continue
             if not self._stopped.is_set():
                 self._progress.drop("newer_frame", unused.frame_id)
-            elif self._is_live:
-                self._progress.drop("stopped", unused.frame_id)  # a file's frame is read again later
+            elif self._is_live:  # a file's frame is not dropped, because it is read again when the stream continues
+                self._progress.drop("stopped", unused.frame_id)

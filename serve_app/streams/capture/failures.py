@@ -55,7 +55,7 @@ def explain(source: Source, exc: Exception, *, timed_out: bool, log_text: str = 
     neither, and callers must raise it ``from None``.
     """
     if isinstance(exc, PermissionError) and not isinstance(exc, av.FFmpegError):
-        return SourceDenied(f"{source.name} may not be read by this process; change its permissions")
+        return SourceDenied(f"{source.name} cannot be read by this process; change its permissions")
     if source.kind == "rtsps" and (error := _tls_error(source)):
         return error
     if status := _status_of(exc, log_text):
@@ -174,7 +174,7 @@ def _tls_error(source: Source) -> SourceError | None:
 
 
 def _is_reachable(source: Source) -> bool:
-    """Return whether the source accepts connections. If so, the network is not why it sends nothing."""
+    """Return whether the source accepts connections. If it does, its silence is not a network failure."""
     parts = urlsplit(source.uri)
     if source.kind in {"udp", "file", "device"} or parts.hostname is None:
         return source.kind != "udp"

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 _OPEN_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 10.0
-_MAX_CORRUPT_PACKETS = 1_000  # after more of them in a row, we conclude that the source is not a video
+_MAX_CORRUPT_PACKETS = 1_000  # a source with more of them in a row is not a video
 # The allowed containers. Playlists and FFmpeg's scripts are excluded, because they can name other files.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,h264,hevc,m4v,mjpeg,mpjpeg,ogg,asf,nut,gif,ivf"
 # Formats without timestamps. For some of these formats, FFmpeg invents timestamps for 25 frames per second.
@@ -213,7 +213,7 @@ def _decode_pictures(source: Source, media: Input, container: Any, stream: Any, 
     read_at_s = time.monotonic()
     corrupt, index = 0, -1
     try:
-        for packet in container.demux():  # of all tracks, to notice that only sound arrives
+        for packet in container.demux():  # packets of all tracks, to notice if only sound arrives
             if packet.stream is not stream:
                 if time.monotonic() - read_at_s > _READ_TIMEOUT_S:
                     raise SourceStalled(f"{source.name} sends sound but no video")

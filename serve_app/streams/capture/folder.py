@@ -24,7 +24,7 @@ _FIRST_BYTES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+
 def open_folder(source: Source, max_pixels: int, after: Position | None) -> Video:
     """Return the folder's images after the position ``after``, sorted by file name.
 
-    The Video also says how many files are not images. Raise SourceError if the folder has no image.
+    ``Video.passed_over`` counts the files that are not images. Raise SourceError if the folder has no image.
     """
     try:
         found = sorted(Path(source.uri).iterdir())
@@ -48,7 +48,7 @@ def open_folder(source: Source, max_pixels: int, after: Position | None) -> Vide
 
 def is_picture(data: bytes) -> bool:
     """Return whether a file's first bytes are those of a format that holds only images, not video."""
-    is_bmp = data[:2] == b"BM" and data[6:10] == bytes(4)  # the last four bytes are reserved and must be 0
+    is_bmp = data[:2] == b"BM" and data[6:10] == bytes(4)  # bytes 6 to 9 are reserved and must be 0
     return data.startswith(_FIRST_BYTES) or is_bmp or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 

@@ -22,10 +22,10 @@ from serve_app.streams.capture.web import Reply, WebClient
 
 _MAX_PLAYLIST_BYTES = 4 << 20
 _KEY_BYTES = 16
-_LIVE_SEGMENTS = 3  # where a live playlist starts, counted from its end (RFC 8216, 6.3.3)
-_MAX_GONE = 3  # missing segments in a row after which a live source has failed
-_STALLED_AFTER_TARGETS = 3  # in target durations, since the last new segment
-_STALLED_AFTER_S = 10.0  # a lower limit for short target durations
+_LIVE_SEGMENTS = 3  # a live stream starts this many segments before the end (RFC 8216, 6.3.3)
+_MAX_GONE = 3  # a live source fails after this many missing segments in a row
+_STALLED_AFTER_TARGETS = 3  # a live source stalls after this many target durations without a new segment
+_STALLED_AFTER_S = 10.0  # a live source does not stall before this time
 _MAX_POLL_S = 3.0
 _AUDIO_CODECS = ("mp4a", "ac-3", "ec-3", "ac-4", "opus", "flac", "alac")  # in the attribute CODECS (RFC 6381)
 _ATTRIBUTE = re.compile(r'([A-Z0-9-]+)=("[^"]*"|[^",]*)')
@@ -71,8 +71,8 @@ class Playlist:
 class HlsBody:
     """A playlist's video as a file-like object that cannot seek.
 
-    A run is the segments between two discontinuities. ``read`` reports the end of the file at the end of each run,
-    because the tracks, codecs and frame sizes of the next run may differ.
+    A run is a sequence of segments without a discontinuity. ``read`` reports an end of the file after each run, because
+    the tracks, codecs and frame sizes of the next run may differ.
     """
 
     def __init__(self, client: WebClient, reply: Reply, name: str, max_pixels: int) -> None:
@@ -158,7 +158,7 @@ class HlsBody:
             text, self._url = self._load(self._url)
             self._playlist = parse_playlist(text, self._url, self._name)
             numbers = [segment.number for segment in self._playlist.segments]
-            if numbers and numbers[-1] < newest:  # the server has restarted
+            if numbers and numbers[-1] < newest:  # the server has restarted its numbering
                 newest = numbers[-1] - _LIVE_SEGMENTS
             new_segments = [segment for segment in self._playlist.segments if segment.number > newest]
 
@@ -226,9 +226,9 @@ def parse_playlist(text: str, url: str, name: str) -> Playlist:
         raise SourceError(f"{name} has a playlist that is not valid: it does not start with #EXTM3U")
     playlist = Playlist()
     number, head = 0, None
-    keys: dict[str, dict[str, str]] = {}  # by key format, of which a player uses one that it supports
+    keys: dict[str, dict[str, str]] = {}  # by key format; a player needs only one of them
     span: tuple[int, int] | None = None  # the next segment's first byte and size
-    after: dict[str, int] = {}  # by resource, where the next range starts if it names no first byte
+    after: dict[str, int] = {}  # by URL, the end of the last range; a range without a first byte starts there
     is_gap, begins_run = False, False
     for line in filter(None, map(str.strip, text.splitlines())):
         tag, _, value = line.partition(":")
@@ -293,7 +293,7 @@ def _has_video(codecs: str) -> bool:
 
 
 def _join_url(url: str, address: str) -> str:
-    """Return ``address`` as an absolute URL. Return an invalid one unchanged; requesting it raises the error."""
+    """Return the absolute URL. Return an invalid address unchanged, because the request for it will raise an error."""
     try:
         return urljoin(url, address)
     except ValueError:

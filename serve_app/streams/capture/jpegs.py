@@ -1,4 +1,4 @@
-"""Splitting of MJPEG streams into JPEGs. The streams may have multipart boundaries, wrong ones, or none."""
+"""Splitting of MJPEG streams into JPEGs. The boundaries in a stream may be right, wrong or missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_PICTURE_BYTES = 32 << 20
 _START = b"\xff\xd8\xff"
 _END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff+([^\xff\x00])", re.DOTALL)
-_SCAN_ENDS = re.compile(rb"\xff+([^\xff\x00\xd0-\xd7])", re.DOTALL)  # all but restart markers
+_SCAN_ENDS = re.compile(rb"\xff+([^\xff\x00\xd0-\xd7])", re.DOTALL)  # any but a restart
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # frame headers, which contain the size
 _MARKER_BYTE, _START_MARKER, _END_MARKER, _SCAN_MARKER = 0xFF, 0xD8, 0xD9, 0xDA
@@ -79,7 +79,7 @@ def is_mjpeg(data: bytes) -> bool:
     """Return whether the bytes are a video, which we assume if they start with three JPEGs of equal size.
 
     Two are not enough, because some cameras with two lenses append the second image to the first without declaring it.
-    Images that declare further ones (multi-picture files) are not videos, either.
+    Multi-picture files are not videos, either.
     """
     pieces = iter([data])
     try:
@@ -95,9 +95,9 @@ def split_jpegs(read: Callable[[], bytes], max_pixels: int = _MAX_PIXELS) -> Ite
     ``read`` returns the bytes that have arrived, and ``b""`` at the end. Everything between two JPEGs is skipped,
     including boundaries, because the boundaries of many cameras differ from the declared one.
 
-    If the part of a JPEG declares a ``Content-Length``, and an end marker is there, the JPEG ends there. It then
-    includes data behind its first end marker, such as a second image. A multi-picture file (MPO) ends after the last
-    image in its index. Any other JPEG ends at its first end marker, or where the next JPEG starts.
+    If the headers before a JPEG declare a ``Content-Length``, and an end marker is there, the JPEG ends there. It may
+    then contain earlier end markers, for example if it consists of two images. A multi-picture file (MPO) ends after
+    the last image in its index. Any other JPEG ends at its first end marker, or where the next JPEG starts.
 
     Raise EndlessJpeg if a JPEG has too many bytes, and JpegTooLarge if it has too many pixels.
     """
@@ -133,7 +133,7 @@ def split_jpegs(read: Callable[[], bytes], max_pixels: int = _MAX_PIXELS) -> Ite
 def _end_of_picture(
     buffer: bytearray, more: Callable[[], bool], max_pixels: int, length: int = 0, start: int = 0
 ) -> int | None:
-    """Return the end of the image that starts at ``start``, and of all images that belong to it.
+    """Return the offset behind the image that starts at ``start`` and behind all images that belong to it.
 
     Return 0 for a corrupt image, and None if the response ends within the image.
     """

@@ -19,7 +19,7 @@ def _unnamed(kind: type[Type], number: Any) -> Type:
     return member
 
 
-# PyAV reads all side data of a frame even if only one kind is requested, and fails if it does not know one of them.
+# PyAV reads all side data of a frame even if only one kind is requested, and fails if one kind is unknown.
 Type._missing_ = classmethod(_unnamed)  # type: ignore[assignment, method-assign]
 
 

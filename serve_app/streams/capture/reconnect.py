@@ -20,7 +20,7 @@ _FAILED_RETRY_S = 60.0  # long, because some cameras lock out clients that log i
 
 
 class ReconnectingSource:
-    """Opens a source, and reopens a live source indefinitely, with back-off. Run it in its own thread, as it blocks."""
+    """Opens a source, and reopens a live source indefinitely, with back-off. It blocks, so run it in its own thread."""
 
     def __init__(
         self,
@@ -34,7 +34,10 @@ class ReconnectingSource:
         hwaccel: str | None,
         guard: AddressGuard | None,
     ) -> None:
-        """Prepare the source. ``loop`` restarts a file when it ends. A file or folder is read from after ``after``."""
+        """Prepare the source. ``loop`` restarts a file when it ends.
+
+        A file or folder starts at the first frame after the position ``after``.
+        """
         self._source = source
         self._progress = progress
         self._stopped = stopped
@@ -85,10 +88,9 @@ class ReconnectingSource:
             self._stopped.wait(_backoff_s(failures) if pause_s is None else pause_s)
 
     def _needs_operator(self, error: SourceError) -> bool:
-        """Return whether an error needs an operator, so that retrying soon cannot help.
+        """Return whether only an operator can fix an error. There is then no reason to retry soon.
 
-        Data that is not video does not need an operator if the camera has worked before, because the camera may be
-        restarting.
+        If a camera that has worked before sends no valid video, it may be restarting and does not need an operator.
         """
         if not self._source.is_live or isinstance(error, SourceDenied | SourceUntrusted | SourceTooLarge):
             return True

@@ -1,4 +1,4 @@
-"""Parsing of sources, with checks that they are allowed, and names for them that show no secrets."""
+"""Parsing of sources. Each source is checked, and gets a public name without secrets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Source:
     name: str
     kind: Kind
     root: Path | None = None  # the folder of media_dirs that contains the file
-    tls_verify: bool = True  # whether https and rtsps refuse untrusted certificates
+    tls_verify: bool = True  # whether untrusted certificates are refused (for https and rtsps)
 
     @property
     def is_live(self) -> bool:
@@ -60,7 +60,7 @@ def parse_source(text: str, media_dirs: tuple[Path, ...], *, tls_verify: bool = 
         # the part before an @, because a mistyped URL may contain a password.
         refused = _to_printable(typed.name).rpartition("@")[2] or "the source"
         root = next((folder for folder in media_dirs if path.is_relative_to(folder)), None)
-        if root is None:  # checked before the path, because an error must not reveal which other files exist
+        if root is None:  # checked first, because errors must not reveal which other files exist
             raise SourceError(f"{refused} is not below a folder of SERVE_APP_MEDIA_DIRS; move it or add its folder")
         kind: Kind | None = "file" if path.is_file() else "folder" if path.is_dir() else None
     except (ValueError, OSError, RuntimeError) as exc:
@@ -97,7 +97,7 @@ def _open_nonblocking(path: str, flags: int) -> int:
 
 def _parse_address(text: str, parts: SplitResult, tls_verify: bool) -> Source:
     """Parse a URL. The source's name omits the credentials, and also the path, which may contain secrets."""
-    if not text.isprintable():  # a line break would let FFmpeg send an injected request header
+    if not text.isprintable():  # a line break could inject a header into FFmpeg's request
         raise SourceError("source.uri is not a valid file name or URL")
     if parts.scheme not in _ADDRESSES or not parts.hostname:
         raise SourceError(f"source.uri must be a file, a folder, /dev/video… or one of {', '.join(_ADDRESSES)}://…")

@@ -15,7 +15,7 @@ from serve_app.streams.capture.jpegs import jpegs_of, video_of
 from serve_app.streams.capture.pictures import Video
 from serve_app.streams.capture.source import Source
 
-_TIMEOUT_S = 10.0  # both for one network operation and for one frame
+_TIMEOUT_S = 10.0  # for each network operation, and also for each frame
 _HEAD_BYTES = 3
 
 
@@ -50,7 +50,7 @@ class _Body:
         self.reset_timeout()
 
     def reset_timeout(self) -> None:
-        """Restart the timeout, because a frame has arrived."""
+        """Restart the timeout for the next frame."""
         self._expires_at_s = time.monotonic() + _TIMEOUT_S
 
     def peek(self, size: int) -> bytes:

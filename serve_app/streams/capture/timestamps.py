@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 USUAL_FPS = 25.0  # assumed for a source that does not declare its frame rate
-_JUMP_S = 5.0  # in a live source, a larger step forward is an error, unless frames are rarer than that
+_JUMP_S = 5.0  # in a live source, a larger step forward is a jump, unless frames are very rare
 _RECORDED_JUMP_S = 3600.0  # larger for a recording, which may have real pauses of minutes
 _JUMP_BACK_S = 1.0  # a larger step back means that the source's clock was set back
 
@@ -17,7 +17,7 @@ class Timestamps:
     Timestamps may be missing, repeat or jump, for example because a camera's clock was set or a recording was spliced.
     A recording may also have real pauses, for example if a camera records only motion.
 
-    If a timestamp does not increase or jumps, its frame is placed one frame interval after the previous frame. The same
+    If a timestamp jumps or does not increase, its frame is placed one frame interval after the previous frame. The same
     applies to a missing timestamp in a recording. In a live source, a frame without a timestamp gets its arrival time.
     """
 

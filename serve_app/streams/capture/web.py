@@ -24,7 +24,7 @@ from serve_app.network.proxies import Proxy, TunnelRefused, proxy_for, tunnel
 from serve_app.streams.capture.failures import explain_tls, refusal, tls_for
 from serve_app.streams.capture.source import Source
 
-_TIMEOUT_S = 10.0  # both for one network operation and for one frame
+_TIMEOUT_S = 10.0  # for each network operation, and also for each frame
 _MAX_REDIRECTS = 5
 _MAX_COOKIES = 50
 _MAX_ADDRESSES = 4  # how many addresses of a host we try
@@ -68,8 +68,8 @@ class WebClient:
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> Reply:
         """Send a request, and return the response before its body is read. Follow redirects to the same URL scheme.
 
-        Raise SourceError if the request fails, or its subclass SourceDenied, SourceUntrusted, SourceGone or
-        SourceStalled.
+        Raise SourceError or one of its subclasses SourceDenied, SourceUntrusted, SourceGone and SourceStalled if the
+        request fails.
         """
         self.reset_timeout()
         target = self._parse_url(url)
@@ -245,7 +245,7 @@ class WebClient:
         name = self._source.name
         if isinstance(exc, ssl.SSLError):
             return explain_tls(self._source, exc)
-        if isinstance(exc, ConnectionError):  # http.client raises one, too, if the server closes early
+        if isinstance(exc, ConnectionError):  # also raised by http.client if the server hangs up
             return SourceGone(f"{name}: {_error_text(exc)}")
         if isinstance(exc, HTTPException | ValueError):
             return SourceError(f"{name} does not answer in HTTP; check the port and scheme")
@@ -320,7 +320,7 @@ def _origin(url: httpx.URL) -> tuple[str, int]:
 
 
 def _as_httpx(response: HTTPResponse, request: httpx.Request) -> httpx.Response:
-    """Return an httpx response with only the headers that httpx needs here. It may refuse the others as malformed."""
+    """Return an httpx response with only the headers that we need. It could refuse the others as malformed."""
     headers = [
         (name.encode("latin-1"), value.encode("latin-1", "replace"))
         for name, value in response.headers.items()

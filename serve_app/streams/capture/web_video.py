@@ -82,7 +82,7 @@ def _read_all_runs(
     """Yield the images of all runs of a playlist as one video.
 
     A run is the video between two discontinuities. The timestamps of a run are shifted so that it starts one frame
-    interval after the previous run. ``runs`` closes the current run.
+    interval after the previous run. Closing ``runs`` closes the current run.
     """
     frame_s = 1 / (video.fps or USUAL_FPS)
     last = Position(-1)
@@ -133,8 +133,9 @@ def _snapshots(source: Source, client: WebClient, first: bytes, max_pixels: int)
 def _snapshot(source: Source, data: bytes, max_pixels: int) -> Callable[[], Pixels]:
     """Return a function that returns a snapshot's pixels.
 
-    Decode the snapshot here, so that an unsupported format or size raises SourceError. Later snapshots would have it,
-    too. Raise any other decoding error only when the pixels are requested, because the next snapshot may be valid.
+    Decode the snapshot here, so that an unsupported format or size raises SourceError. Later snapshots would
+    have the same problem. Any other decoding error is raised only when the pixels are requested, because the next
+    snapshot may be valid.
     """
     try:
         pixels = decode(data, max_pixels)

@@ -12,7 +12,9 @@ from serve_app.streams.outputs.sinks import check_sink
 
 
 def check_outputs(spec: StreamSpec, output_dir: Path | None, guard: AddressGuard) -> None:
-    """Raise InvalidParameter if a sink or the recording has settings that are not valid, or cannot write its files.
+    """Raise InvalidParameter if the settings of a sink or the recording are not valid.
+
+    The output folder must also be writable if the stream writes files.
 
     Raise StartError if the library for a sink is not installed.
     """

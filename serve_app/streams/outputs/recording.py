@@ -1,4 +1,4 @@
-"""Recording of clips and snapshots when objects are detected in a stream. The objects' boxes are drawn."""
+"""Recording of clips and snapshots while objects are detected in a stream. The boxes of the objects are drawn."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from serve_app.types import Detections, Pixels
 logger = logging.getLogger(__name__)
 
 _MAX_WAITING = 8  # few frames, because each holds its pixels in memory
-_LATE_FRAME_S = 2.0  # how much longer than post_roll_s we wait for a frame
+_LATE_FRAME_S = 2.0  # how much longer than post_roll_s we wait for a clip's next frame
 _MAX_SIDE_PX = 1280  # limit for a clip's width and height
 _TIME_BASE = Fraction(1, 90_000)
 _NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}Z\.(mp4|mp4\.part|jpg)")
 _PART = ".part"
-# A fragmented MP4 can be played up to its last fragment even if the process was killed while writing it.
+# A fragmented MP4 can be played up to its last fragment even if the process was killed.
 _OPTIONS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 _CODEC_OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "crf": "26", "g": "10"}  # g: one fragment per ten frames
 

@@ -1,4 +1,4 @@
-"""The motion gate, which keeps frames without motion from the model."""
+"""The motion gate, which skips the model for frames without motion."""
 
 from __future__ import annotations
 

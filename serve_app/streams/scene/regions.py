@@ -30,8 +30,8 @@ RegionEvent = ZoneChange | LineCrossing
 class RegionCounter:
     """Counts a stream's tracked objects in zones and across lines.
 
-    The position of an object is the middle of its box's lower edge. To ignore jitter of boxes, an object crosses a line
-    or leaves a zone only when it is beyond the edge by more than 0.5 % of the frame's height.
+    The position of an object is the middle of its box's lower edge. Because boxes jitter, an object has crossed a line
+    or left a zone only when its position is beyond the edge by more than 0.5 % of the frame's height.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class _ZoneCounter:
             outside_px = -cv2.pointPolygonTest(polygon_px, (x * width_px, y * height_px), measureDist=True)
             visit = self.visits.get(seen_object.track_id)
             if visit is None:
-                if outside_px <= 0:  # the edge is inside, as many zones and boxes end at the frame's edge
+                if outside_px <= 0:  # the edge is part of the zone, because zones and boxes may end at the frame's edge
                     self.visits[seen_object.track_id] = _Visit(seen_object.label, stream_time_s, stream_time_s)
                     self.entered += 1
                     events.append(self._event(frame, "entered", seen_object.track_id, seen_object.label))
@@ -202,8 +202,7 @@ class _LineCounter:
         stream_time_s = frame.stream_time_s
         start, end = self.line.start, self.line.end
         length_px = math.hypot((end[0] - start[0]) * width_px, (end[1] - start[1]) * height_px)
-        # The doubled area of the triangle of the line and a point is the line's length times the point's distance from
-        # the line.
+        # A line and a point form a triangle. Twice its area is the line's length times the point's distance.
         jitter = _JITTER * height_px * length_px / (width_px * height_px)
         events = []
         for seen_object in _counted(seen, self.line.labels):

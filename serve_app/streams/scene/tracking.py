@@ -55,7 +55,7 @@ class Tracker:
         """Return the track id of each detection, in the same order. It is -1 for an object that has no track yet.
 
         Call this for frames without detections, too. ``at_s`` is the frame's capture time, from which the tracker knows
-        how far objects moved during dropped frames. If it is None or lower than before, one frame interval is assumed.
+        how far objects moved during dropped frames. If ``at_s`` is None or went back, one frame interval is assumed.
         """
         import supervision
 

@@ -28,7 +28,7 @@ GATE = Regions(lines=[Line(name="gate", start=(0, 0), end=(1, 1))])
 
 
 def slow_elsewhere(ready_after_s: float) -> Callable[[FakeWorker], None]:
-    """Return a function that prepares workers: those on the second node need this time to become ready."""
+    """Return a function that makes workers on the second node need ``ready_after_s`` to become ready."""
 
     def prepare(worker: FakeWorker) -> None:
         worker.ready_after_s = ready_after_s if worker.on_node == "node-2" else 0.0

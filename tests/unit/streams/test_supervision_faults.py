@@ -1,6 +1,6 @@
-"""Changes of streams that go wrong. The tests run in virtual time.
+"""Changes of streams that go wrong.
 
-The caller is cancelled, a process does not end, or the store cannot be written.
+The caller is cancelled, a process does not end, or the store cannot be written. The tests run in virtual time.
 """
 
 from __future__ import annotations

@@ -19,14 +19,14 @@ __all__ = ["Sink", "check_sink", "open_sink"]
 
 
 def check_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: AddressGuard) -> None:
-    """Check a sink's settings as ``open_sink`` does. Raise InvalidUrl if the URL contains a forbidden IP address."""
+    """Raise the same errors as ``open_sink``, and InvalidUrl if the URL contains an IP address that is not allowed."""
     open_sink(spec, stream_id, output_dir, guard)
     if not isinstance(spec, JsonLinesSink):
         guard.check_literal_address(parse_url(spec.url).hostname or "")
 
 
 def open_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: AddressGuard) -> Sink:
-    """Return a sink. It connects at its first event, and only to addresses that ``guard`` allows.
+    """Return a sink. It connects when it sends its first event, and only to addresses that ``guard`` allows.
 
     Raise InvalidParameter if the sink's settings are not valid, and StartError if its library is not installed.
     """

@@ -16,7 +16,7 @@ _MIB = 1 << 20
 
 
 class JsonLinesOutlet:
-    """Appends to files below the stream's own folder, so that no stream writes to another's files.
+    """Appends to files below the stream's own folder, so that streams cannot write to each other's files.
 
     We do not create ``output_dir``, because a missing folder may be the mount point of a volume. A file is open only
     during a write, so it may be moved away at any time. Writing continues once a full disk has space again.
@@ -75,7 +75,7 @@ class JsonLinesOutlet:
                     rest = rest[file.write(rest) :]
             except OSError:
                 with suppress(OSError):
-                    file.truncate(size)  # the sink will retry all lines, so none of them may stay
+                    file.truncate(size)  # the sink will send all lines again, so none may stay
                 raise
 
     def _rotate(self, path: Path) -> None:

@@ -47,7 +47,8 @@ def parse_url(url: str) -> SplitResult:
         parts = urlsplit(url)
         (parts.hostname or "").encode("idna")
         is_valid = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
-        is_valid = is_valid and "@" not in parts.path + parts.query + parts.fragment  # in a password
+        # An @ after the host means that a password contains characters that must be escaped.
+        is_valid = is_valid and "@" not in parts.path + parts.query + parts.fragment
     except ValueError:
         is_valid = False
     if not is_valid:

@@ -34,7 +34,7 @@ def retry_pauses_s() -> Iterator[float]:
 
 
 class Sink:
-    """Sends events to the outlet, in order. ``events`` lists the types to send. Use it from the event loop only.
+    """Sends events to the outlet, in order. ``events`` lists the types to send. Use it in the event loop only.
 
     A batch that fails is retried with back-off. If the queue is full, its oldest event is dropped. Every event is
     counted as sent, or as dropped for one of the reasons ``queue_full``, ``refused`` and ``closed``.

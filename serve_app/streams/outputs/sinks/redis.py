@@ -115,7 +115,7 @@ def _reason(exc: Exception) -> str:
 
     Quote only the error code of a server's reply, because a reply to AUTH may contain the password.
     """
-    if isinstance(exc, (AuthenticationError, AuthorizationError)):  # before ConnectionError, their base class
+    if isinstance(exc, (AuthenticationError, AuthorizationError)):  # tested before their base class ConnectionError
         return "the server refused the credentials; check the url's user and password"
     if isinstance(exc, (ConnectionError, TimeoutError, OSError)):
         return f"the server cannot be reached: {exc}"

@@ -30,7 +30,7 @@ def _box(data: bytes | bytearray, *names: bytes) -> list[int]:
 def _alias(path: Path) -> bytes:
     """Return a Mac OS alias that refers to a file.
 
-    The path must have an even length, because FFmpeg reads the padding of an odd length as a "/".
+    The path must have an even length, because FFmpeg would read a padding byte as a "/".
     """
     target = os.fsencode(path)
     assert len(target) % 2 == 0
