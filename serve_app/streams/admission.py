@@ -1,4 +1,4 @@
-"""Admission of new streams: valid settings, the limit on their number, and the capacity of the detectors."""
+"""Checks before a stream starts: its settings, the number of streams, and the capacity of the detectors."""
 
 from __future__ import annotations
 
@@ -26,18 +26,21 @@ class StreamDemand:
 
     spec: StreamSpec
     policy: Policy
-    source_fps: float | None  # as the source declares it; None before it was opened
+    source_fps: float | None  # the frame rate that the source declares; None if it is not known
 
     @property
     def fps(self) -> float:
-        """The frames per second that cannot wait: 0 for a stream with the policy ``wait``."""
+        """The frames per second that the detectors must keep up with.
+
+        This is 0 for a stream with the policy ``wait``, because such a stream slows down instead of dropping frames.
+        """
         if self.policy == "wait":
             return 0.0
         return min(self.source_fps or USUAL_FPS, self.spec.max_fps or float("inf"))
 
 
 def check_stream_count(count: int, max_streams: int) -> None:
-    """Raise Overloaded if ``max_streams`` streams exist already. Paused and waiting streams count, too."""
+    """Raise Overloaded if ``max_streams`` or more streams exist. Paused streams count, too."""
     if count >= max_streams:
         raise Overloaded(
             f"streams.max_streams: {count} streams exist and {max_streams} are allowed; delete a stream or raise the "
@@ -47,7 +50,10 @@ def check_stream_count(count: int, max_streams: int) -> None:
 
 
 def admit(new: StreamDemand, others: Iterable[StreamDemand], capacity_fps: float) -> None:
-    """Raise Overloaded if the new stream would make the detectors drop frames of any stream."""
+    """Raise Overloaded if the detectors cannot process the new stream in addition to the others.
+
+    A stream that sets ``degrade`` or has the policy ``wait`` is always admitted.
+    """
     used_fps = sum(demand.fps for demand in others)
     if new.spec.degrade or not new.fps or used_fps + new.fps <= capacity_fps:
         return
@@ -60,25 +66,25 @@ def admit(new: StreamDemand, others: Iterable[StreamDemand], capacity_fps: float
 
 
 def check_tracking(spec: StreamSpec) -> None:
-    """Raise InvalidParameter if the stream needs tracking and the library for it is not installed."""
+    """Raise InvalidParameter if the stream needs tracking and the tracking library is not installed."""
     if spec.is_tracked and importlib.util.find_spec("trackers") is None:
         raise InvalidParameter("tracking is not installed; run: pip install 'sightline[tracking]'")
 
 
 class Detectors(Protocol):
-    """The detectors of each model. A call that must reach a detector raises Unavailable if none answers."""
+    """The detectors of each model. The asynchronous methods raise Unavailable if no detector answers."""
 
     def has_model(self, name: str) -> bool:
         """Return whether a model of this name is deployed."""
 
     async def model(self, name: str) -> ModelInfo:
-        """Return the description of the model version that the detectors serve now."""
+        """Return the description of the model version that the detectors currently serve."""
 
     async def capacity_fps(self, name: str) -> float:
         """Return how many frames per second one detector of a model can process."""
 
     async def max_replica_count(self, name: str) -> int:
-        """Return how many detectors of a model run, or how many autoscaling may start."""
+        """Return the number of detectors of a model. With autoscaling, return the upper limit."""
 
 
 class Admission:
@@ -90,7 +96,7 @@ class Admission:
         self._guard = guard
 
     def source(self, spec: StreamSpec) -> Source:
-        """Return the stream's source. Raise SourceError if the settings do not allow it."""
+        """Return the stream's source. Raise SourceError if the source is not valid or not allowed."""
         return parse_source(spec.source.uri, self._args.folders(), tls_verify=spec.source.tls_verify)
 
     def check_model(self, spec: StreamSpec) -> None:
@@ -101,10 +107,11 @@ class Admission:
             )
 
     async def check(self, spec: StreamSpec) -> float | None:
-        """Check the settings of a stream that does not run yet.
+        """Check the settings of a stream before it starts.
 
-        Return how many frames per second all detectors of its model can process, or None if they do not answer within
-        2 s. Raise InvalidParameter if a setting is not valid, and StartError if a sink's library is not installed.
+        Return the total number of frames per second that the detectors of the stream's model can process, or None if
+        the detectors do not answer within 2 s. Raise InvalidParameter if a setting is not valid, and StartError if a
+        sink's library is not installed.
         """
         self.check_model(spec)
         check_outputs(spec, self._args.output_folder(), self._guard)

@@ -1,4 +1,4 @@
-"""A stream's progress, saved so that another process can continue from there."""
+"""A stream's progress, which is saved so that another process can continue the stream."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from serve_app.types import Position
 
 
 class Bookmark(BaseModel):
-    """A stream's progress: where the next process continues, so that no frame counts twice."""
+    """A stream's progress, which the next process reads so that it counts no frame twice."""
 
     next_frame_id: int = 0
     next_event_id: int = 0
     next_track_id: int = 1
-    position: Position | None = None  # of the last frame that was started; None for a live source
-    stream_time_s: float = 0.0  # the stream's own clock at that frame
+    position: Position | None = None  # where to continue in a file or folder; None for a live source
+    stream_time_s: float = 0.0  # the last frame's time on the stream's own clock
     processed: int = 0
     dropped: dict[str, int] = {}
     reconnects: int = 0
     zones: dict[str, ZoneCount] = {}
     lines: dict[str, LineCount] = {}
-    marked_at_s: float = 0.0  # wall clock, seconds since the epoch
+    marked_at_s: float = 0.0  # when this bookmark was written, in seconds since the epoch
 
     @model_validator(mode="before")
     @classmethod
     def _read_earlier_versions(cls, values: Any) -> Any:
-        """Read ``at_s`` as ``stream_time_s``, so that a stream continues after an upgrade."""
+        """Accept the old field name ``at_s`` for ``stream_time_s``, so that a stream continues after an upgrade."""
         if isinstance(values, dict) and "at_s" in values:
             return {"stream_time_s": values["at_s"], **values}
         return values
 
     def counters(self) -> dict[str, Any]:
-        """Return the saved counters, under their names in ``StreamStatus``."""
+        """Return the saved counters by their field names in ``StreamStatus``."""
         counted = {name: getattr(self, name) for name in ("processed", "dropped", "reconnects", "zones", "lines")}
         return {"captured": self.next_frame_id, **counted}
 
 
 class BookmarkFile:
-    """The file of a stream's bookmark, which is rewritten in place for every frame.
+    """The file of a stream's bookmark. It is overwritten in place for every frame.
 
-    That is safe if the process is killed; only a power failure can leave a partial write.
+    A killed process cannot leave a partly written bookmark. Only a power failure can.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,10 +62,10 @@ class BookmarkFile:
 
     def write(self, bookmark: Bookmark) -> None:
         """Overwrite the saved bookmark. Raise OSError if the file cannot be written."""
-        text = bookmark.model_dump_json().encode().ljust(self._size)  # spaces overwrite the end of a longer text
+        text = bookmark.model_dump_json().encode().ljust(self._size)  # spaces overwrite a longer old text
         os.pwrite(self._file, text, 0)
         self._size = len(text)
 
     def close(self) -> None:
-        """Close the file; call this once."""
+        """Close the file. Do not call this method twice."""
         os.close(self._file)

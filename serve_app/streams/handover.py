@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 _POLL_INTERVAL_S = 2.0  # short, because a draining node may have only 30 s left
 _NODE_TIMEOUT_S = 2.0
-_READY_TIMEOUT_S = 40.0  # on two busy cores, a worker took 20 s to be ready
-_MOVES_AT_ONCE = 4  # each move starts a process, which takes seconds of a core
+_READY_TIMEOUT_S = 40.0  # on two busy cores, a worker needed 20 s to become ready
+_MOVES_AT_ONCE = 4  # each move starts a process, which takes several seconds of CPU time
 
 
 class HandOver:
-    """Moves each stream on a draining node to a second worker on another node, once that worker is ready.
+    """Moves each stream on a draining node to a new worker on another node.
 
-    The first worker keeps running until then, so that no frame is lost while the second one starts.
+    The old worker keeps running until the new one is ready, so that no frame is lost while the new worker starts.
     """
 
     def __init__(self, registry: Registry, workers: Workers, keep_alive: KeepAlive) -> None:
@@ -32,7 +32,7 @@ class HandOver:
         self._moving = asyncio.Semaphore(_MOVES_AT_ONCE)
 
     async def run(self) -> None:
-        """Watch for draining nodes, and move their streams, until cancelled. Cancelling undoes unfinished moves."""
+        """Move the streams off draining nodes, until this task is cancelled. Cancelling undoes unfinished moves."""
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
             if draining := await self._workers.draining_nodes():
@@ -48,7 +48,7 @@ class HandOver:
             if node in draining:
                 async with self._moving:
                     await self._move(stream.record.spec.id)
-        except (WorkerError, ServeAppError):  # also NotFound: the stream was deleted meanwhile
+        except (WorkerError, ServeAppError):  # including NotFound, if the stream was deleted meanwhile
             pass  # the next poll retries if the stream is still on that node
 
     async def _move(self, stream_id: str) -> None:
@@ -58,10 +58,10 @@ class HandOver:
             return
         moved = record.model_copy(update={"moves": record.moves + 1})
         try:
-            successor = self._workers.start(moved, stream.source)  # under its own name, on a node that is not draining
+            successor = self._workers.start(moved, stream.source)  # runs on a node that is not draining
             # We do not hold the stream's lock here, so that clients can change the stream while the successor starts.
             await with_timeout(successor.ready(), _READY_TIMEOUT_S)
-        except BaseException as exc:  # also the cancellation when the supervisor stops
+        except BaseException as exc:  # including the cancellation when the supervisor stops
             await self._keep_alive.discard(moved.worker_name)
             logger.warning(
                 "stream %s could not be moved off its draining node; will retry: %s", stream_id, reason_of(exc)
@@ -71,7 +71,10 @@ class HandOver:
 
     @uninterrupted
     async def _hand_over(self, record: Record, moved: Record) -> None:
-        """Let the ready worker of ``moved`` take over, unless the stream was changed meanwhile."""
+        """Replace the stream's worker by the ready worker of ``moved``.
+
+        If the stream was changed meanwhile, discard the ready worker instead.
+        """
         try:
             async with self.registry.changing(record.spec.id) as stream:
                 if stream.record is record and stream.keeper is not None:

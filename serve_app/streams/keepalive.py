@@ -1,4 +1,4 @@
-"""Keeping one stream's worker alive: start it, watch it, restart it when it dies, and end it."""
+"""Starts, restarts and ends the workers of streams."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ logger = logging.getLogger(__name__)
 
 _STATUS_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 20.0
-# A worker that dies after a stable run is restarted after the first pause. Each early death in a row doubles the
-# pause: 0.2 s after the first early death, 0.4 s after the second one, and so on.
+# A worker that dies after a stable run is restarted after 0.1 s. Each early death in a row doubles this pause. It is
+# 0.2 s after the first early death, 0.4 s after the second, and so on.
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 30.0
-_STABLE_AFTER_S = 30.0  # a longer run is stable, and resets the pause
+_STABLE_AFTER_S = 30.0  # a worker that runs longer is stable, which resets the pause
 _UNREACHABLE_PAUSE_S = 1.0
 _KILL_RETRY_PAUSE_S = 1.0
-_SILENT_TIMEOUT_S = 60.0  # a worker that has answered before and is silent for this long is killed
-_END_TIMEOUT_S = 5.0  # a cancelled keeper ends at once unless it has a bug
-_LINGER_S = 10.0  # a worker still serves events for this long after its stream has ended
+_SILENT_TIMEOUT_S = 60.0  # a worker that stops answering for this long is killed
+_END_TIMEOUT_S = 5.0  # enough, because a cancelled keeper ends at once unless it has a bug
+_LINGER_S = 10.0  # how long a worker still serves events after its stream has ended
 
 
 class KeepAlive:
-    """Keeps one worker running for each stream that should run. Replaces workers that die, with back-off."""
+    """Keeps one worker running for each stream that should run. Replaces dead workers, with back-off."""
 
     def __init__(self, registry: Registry, workers: Workers) -> None:
         self._registry = registry
         self._workers = workers
 
     def begin(self, stream: SupervisedStream) -> None:
-        """Keep a worker alive for this stream from now on. Reuse its running worker, if there is one."""
+        """Start a task that keeps a worker alive for this stream. If a worker is running already, reuse it."""
         stream.keeper = asyncio.create_task(self._keep_despite_bugs(stream))
 
     async def halt(self, stream: SupervisedStream) -> None:
-        """Stop a stream's worker, which closes everything it opened, and end its process.
+        """Stop a stream's worker, and end its process.
 
-        The caller must be the only one that changes the stream. Raise WorkerNotKilled if the process does not end. The
-        kill is then retried until it does; after that, a new worker is started if the stream should run.
+        The caller must hold the stream's lock. Raise WorkerNotKilled if the process does not end. A background task
+        then retries the kill until the process has ended, and starts a new worker if the stream should run.
         """
         if stream.keeper is not None:
             stream.keeper.cancel()
@@ -51,8 +51,8 @@ class KeepAlive:
             try:
                 stream.status = await with_timeout(stream.worker.stop(), _STOP_TIMEOUT_S)
             except (WorkerError, ServeAppError):
-                pass  # we kill the process in any case
-            stream.worker = None  # only after it has stopped: until then it serves the last events
+                pass  # ignored, because we kill the process next
+            stream.worker = None  # not earlier, because the worker serves events until it stops
         try:
             await self._kill(stream)
         except WorkerNotKilled:
@@ -60,39 +60,39 @@ class KeepAlive:
             raise
 
     async def try_halt(self, stream: SupervisedStream) -> None:
-        """Halt a stream, and only log an error if its process does not end. The kill is then retried."""
+        """Halt a stream as ``halt`` does, but do not raise WorkerNotKilled."""
         try:
             await self.halt(stream)
         except WorkerNotKilled:
             pass
 
     def cancel_all(self) -> None:
-        """Stop keeping workers alive. The workers themselves keep running."""
+        """Cancel the tasks that keep workers alive. The workers themselves keep running."""
         for stream in self._registry.streams.values():
             if stream.keeper is not None:
                 stream.keeper.cancel()
 
     async def end_all(self) -> None:
-        """Stop keeping workers alive, and wait up to 5 s until all keepers have ended."""
+        """Cancel the tasks that keep workers alive, and wait up to 5 s until they have ended."""
         self.cancel_all()
         keepers = [stream.keeper for stream in self._registry.streams.values() if stream.keeper is not None]
         if keepers:
             await asyncio.wait(keepers, timeout=_END_TIMEOUT_S)
 
     async def refresh_status(self, stream: SupervisedStream) -> None:
-        """Request the status of a stream's worker, and store it if the worker answers in time."""
+        """Request the status from a stream's worker, and store it if the worker answers within 2 s."""
         if stream.worker is None:
             return
         try:
             stream.status = await with_timeout(stream.worker.status(), _STATUS_TIMEOUT_S)
             stream.last_status_at_s = _now_s()
-        except WorkerError:  # if the worker is dead, the keeper notices it by itself
+        except WorkerError:  # a dead worker is restarted by its keeper
             if stream.last_status_at_s is None and stream.status.state == "starting":
                 detail = stream.status.detail or "the stream's process has not started yet; it needs 0.02 CPU cores"
                 stream.status = stream.status.model_copy(update={"detail": detail})
 
     def kill_silent(self, stream: SupervisedStream) -> None:
-        """Kill a stream's worker if it has not answered for 60 s. Its keeper then starts another one."""
+        """Kill a stream's worker if it has not answered for 60 s. The stream's keeper then starts a new worker."""
         if stream.worker is None or stream.last_status_at_s is None:
             return
         if _now_s() - stream.last_status_at_s > _SILENT_TIMEOUT_S:
@@ -100,7 +100,7 @@ class KeepAlive:
             stream.worker.kill()
 
     async def discard(self, name: str) -> None:
-        """Kill a worker that no stream needs. If it does not end, it is harmless, because it runs no stream."""
+        """Kill a worker that no stream needs. Only log an error if its process does not end."""
         try:
             await self._workers.kill(name)
         except WorkerNotKilled:
@@ -118,12 +118,12 @@ class KeepAlive:
             await asyncio.sleep(_MAX_BACKOFF_S)
 
     async def _keep(self, stream: SupervisedStream) -> None:
-        if stream.is_stuck or not stream.should_run:  # after an unexpected error its process may still run
+        if stream.is_stuck or not stream.should_run:  # after an unexpected error, the old process may still be running
             stream.worker = None
             await self._kill_until_gone(stream)
         if stream.source is not None and stream.should_run:
             stream.status = await self._run(stream, stream.source)
-            async with stream.lock:  # a change that holds the lock to pause or delete the stream cancels us
+            async with stream.lock:  # ``pause`` and ``delete`` hold this lock, and cancel this task
                 await self._registry.put_or_log(stream, ended=stream.status)
             await asyncio.sleep(_LINGER_S)
             stream.worker = None
@@ -131,26 +131,26 @@ class KeepAlive:
         stream.keeper = None
 
     async def _run(self, stream: SupervisedStream, source: Source) -> StreamStatus:
-        """Run the stream in one worker after another until it has ended. Return its last status."""
-        deaths = 0  # early deaths in a row
+        """Run the stream until it has ended, and replace workers that die. Return the stream's last status."""
+        deaths = 0  # how many workers in a row died early
         while True:
             started_at_s, stream.last_status_at_s = _now_s(), None
             try:
                 before = stream.worker
                 stream.worker = worker = self._workers.start(stream.record, source)
-                if before is not None and before != worker:  # it was unreachable because it was dead
+                if before is not None and before != worker:  # the unreachable worker was dead
                     await self._count_restart(stream)
                 return await worker.run()
-            except WorkerUnreachable:  # Ray notices a dead node only after about 15 s; or the worker comes back
+            except WorkerUnreachable:  # it may come back, or Ray reports its node as dead after about 15 s
                 _mark_starting(stream, "the stream's process cannot be reached; retrying")
                 await asyncio.sleep(_UNREACHABLE_PAUSE_S)
                 continue
-            except Exception as exc:  # whatever made the worker die or fail, the next one may succeed
+            except Exception as exc:  # any error, because the next worker may succeed
                 reason = reason_of(exc)
                 logger.warning("stream %s: its process ended: %s", stream.record.spec.id, reason)
             deaths = 0 if _now_s() - started_at_s > _STABLE_AFTER_S else deaths + 1
             stream.worker = None
-            await self._kill_until_gone(stream)  # a worker that failed may still be alive
+            await self._kill_until_gone(stream)  # a worker that raised an error may still be running
             await self._count_restart(stream)
             _mark_starting(
                 stream,
@@ -163,7 +163,7 @@ class KeepAlive:
             await self._registry.put_or_log(stream, restarts=stream.record.restarts + 1)
 
     async def _kill(self, stream: SupervisedStream) -> None:
-        """End the process that has the stream's name, if it exists. Raise WorkerNotKilled if it does not end."""
+        """Kill the process of the stream's worker, if it exists. Raise WorkerNotKilled if it does not end."""
         try:
             await self._workers.kill(stream.record.worker_name)
         except WorkerNotKilled:
@@ -174,9 +174,10 @@ class KeepAlive:
         stream.is_stuck = False
 
     async def _kill_until_gone(self, stream: SupervisedStream) -> None:
-        """End the process that has the stream's name, however long that takes. Hold the lock during each attempt.
+        """Kill the process of the stream's worker, and retry until it has ended.
 
-        Without the lock, a change could cancel us and start a new worker, which our last attempt would then kill.
+        Hold the stream's lock during each attempt. Otherwise a concurrent change of the stream could start a new
+        worker, and our attempt would then kill the new worker.
         """
         while True:
             async with stream.lock:

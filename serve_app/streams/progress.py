@@ -11,13 +11,13 @@ from serve_app.schemas.streams import State
 from serve_app.streams.bookmark import Bookmark
 
 _RATE_WINDOW_S = 5.0
-_STALLED_AFTER_S = 3.0  # without a frame; three frame intervals for a source slower than 1 fps
-_BLOCKED_AFTER_S = 2.0  # of waiting for one answer
-_BLOCKED_SHARE = 0.8  # a stream that processes a smaller share of its frames is blocked, too
+_STALLED_AFTER_S = 3.0  # without a frame; for a source below 1 fps, three frame intervals without a frame
+_BLOCKED_AFTER_S = 2.0  # without an answer of the Detector
+_BLOCKED_SHARE = 0.8  # a stream is also blocked if it processes a smaller share of its frames
 
 
 class Rate:
-    """The number of events per second, over the last five seconds."""
+    """Measures the number of events per second over the last 5 s."""
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
@@ -32,7 +32,7 @@ class Rate:
             self._ticks_s.popleft()
 
     def per_second(self) -> float:
-        """Return the rate over the window, or over the time since the start if that is shorter."""
+        """Return the number of events per second. During the first 5 s, average over the time since the start."""
         now_s = self._clock_s()
         window_s = min(_RATE_WINDOW_S, now_s - self._started_at_s)
         recent = sum(1 for tick_s in list(self._ticks_s) if tick_s > now_s - window_s)
@@ -40,10 +40,10 @@ class Rate:
 
 
 class Progress:
-    """A stream's counters and health. ``captured = processed + dropped``, except for the frames in flight.
+    """A stream's counters and health. Every captured frame is in flight until it is counted as processed or dropped.
 
-    The capture thread reports what the source does, and the detection loop reports what the Detector does. Any thread
-    may read.
+    The capture thread updates the state of the source. The detection loop updates the state of the Detector. Any thread
+    may read both.
     """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
@@ -51,31 +51,31 @@ class Progress:
         self.captured = 0
         self.processed = 0
         self.dropped: Counter[str] = Counter()
-        self._drops_lock = threading.Lock()  # the capture thread and the detection loop both drop frames
-        self._superseded = 0  # frames dropped for newer ones since the last ``take_superseded``
-        # Frames that the capture dropped and the detection loop has not reached yet: ids and reasons.
+        self._drops_lock = threading.Lock()  # needed because the capture thread and the detection loop both drop frames
+        self._superseded = 0  # frames replaced by newer frames since the last ``take_superseded``
+        # The ids and reasons of dropped frames that the detection loop has not reached yet.
         self._drops_ahead: deque[tuple[int, str]] = deque(maxlen=10_000)
         self.reconnects = 0
-        self.passed_over = 0  # files in the source's folder that are not images
+        self.passed_over = 0  # the number of files in the source's folder that are not images
         self.camera_rate = Rate(clock_s)
         self.processed_rate = Rate(clock_s)
         self.dropped_rate = Rate(clock_s)
         self._late_rate = Rate(clock_s)
         self._source: tuple[State, str] = ("starting", "")
-        self.source_fps: float | None = None  # as the source declares it
+        self.source_fps: float | None = None  # the frame rate that the source declares
         self._detector_detail = ""
         self._reading_since_s: float | None = None  # when the capture began to wait for the source
         self._detecting_since_s: float | None = None  # when the detection loop began to wait for the Detector
 
     def resume(self, bookmark: Bookmark) -> None:
-        """Continue counting where the previous process stopped. The frames that it had started count as dropped."""
+        """Continue with the counters of the previous process. Count its frames in flight as dropped."""
         self.captured, self.processed, self.reconnects = bookmark.next_frame_id, bookmark.processed, bookmark.reconnects
         self.dropped = Counter(bookmark.dropped)
         if (lost := self.captured - self.processed - self.dropped.total()) > 0:
             self.dropped["restart"] += lost
 
     def set_source_state(self, state: State, detail: str = "") -> None:
-        """Set the state of the source, and the reason for it."""
+        """Set the state of the source and the reason for this state."""
         self._source = (state, detail)
 
     def source_opened(self, fps: float | None, passed_over: int = 0) -> None:
@@ -87,7 +87,7 @@ class Progress:
         self.source_fps, self.passed_over = fps, passed_over
 
     def read_started(self) -> None:
-        """Record that the capture begins to wait for a frame."""
+        """Record that the capture thread begins to wait for a frame."""
         self._reading_since_s = self._clock_s()
 
     def frame_captured(self) -> int:
@@ -99,15 +99,15 @@ class Progress:
         return self.captured - 1
 
     def read_ended(self) -> None:
-        """Record that the capture received a frame or closed the source."""
+        """Record that the capture thread received a frame or closed the source."""
         self._reading_since_s = None
 
     def detection_started(self) -> None:
-        """Record that a frame is sent to the Detector."""
+        """Record that a frame is being sent to the Detector."""
         self._detecting_since_s = self._clock_s()
 
     def detection_refused(self, detail: str) -> None:
-        """Record that the Detector refused the frame, which will be retried."""
+        """Record that the Detector refused the frame. The stream will retry the frame."""
         self._detector_detail = detail
 
     def detection_succeeded(self) -> None:
@@ -119,7 +119,8 @@ class Progress:
     def drop(self, reason: str, frame_id: int | None = None) -> None:
         """Count one frame that will have no result.
 
-        The capture also passes ``frame_id``, because the detection loop has not reached that frame yet.
+        The capture thread also passes ``frame_id``, so that ``dropped_up_to`` can exclude frames that the detection
+        loop has not reached yet.
         """
         with self._drops_lock:
             self.dropped[reason] += 1
@@ -131,20 +132,23 @@ class Progress:
                 self._superseded += 1
 
     def take_superseded(self) -> int:
-        """Return how many frames were dropped for newer ones since the last call, because the Detector was busy."""
+        """Return how many frames were replaced by newer frames since the last call, because the Detector was busy."""
         with self._drops_lock:
             superseded, self._superseded = self._superseded, 0
         return superseded
 
     def dropped_up_to(self, frame_id: int) -> dict[str, int]:
-        """Return the drops by reason up to a frame, which is the newest one that the detection loop has seen."""
+        """Return the number of dropped frames by reason, up to the frame ``frame_id``.
+
+        Each call must pass the newest frame that the detection loop has reached.
+        """
         with self._drops_lock:
             while self._drops_ahead and self._drops_ahead[0][0] <= frame_id:
                 self._drops_ahead.popleft()
             return dict(self.dropped - Counter(reason for _, reason in self._drops_ahead))
 
     def detection_failed(self, reason: str, detail: str) -> None:
-        """Record that the Detector failed on the frame, which will have no result."""
+        """Record that the Detector failed on the frame, and count the frame as dropped."""
         self._detecting_since_s, self._detector_detail = None, detail
         self.drop(reason)
 
@@ -154,7 +158,7 @@ class Progress:
             self._source = ("completed", "")
 
     def health(self) -> tuple[State, str]:
-        """Return the state, and the reason if it is not ``running``."""
+        """Return the stream's state and the reason for it. The reason is empty for a healthy stream."""
         state, detail = self._source
         if state not in {"starting", "running"}:
             return state, detail

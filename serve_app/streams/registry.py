@@ -1,4 +1,4 @@
-"""The registered streams, in memory and in the store, and the rules for changing them."""
+"""The registered streams, in memory and in the store, with the locks that protect changes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from serve_app.streams.workers import Worker
 
 logger = logging.getLogger(__name__)
 
-_OPEN_TIMEOUT_S = 15.0  # a new supervisor has read its streams within this time
-_STUCK_DETAIL = "the stream's last process could not be ended, so no other one is started; retrying"
-AT_REST = {"detail": "", "camera_fps": 0.0, "processed_fps": 0.0, "dropped_fps": 0.0}  # for a stream without a worker
+_OPEN_TIMEOUT_S = 15.0  # a new supervisor needs less time to read its streams
+_STUCK_DETAIL = "the stream's old process could not be ended, so no new one is started; retrying"
+# The status of a stream without a worker.
+AT_REST = {"detail": "", "camera_fps": 0.0, "processed_fps": 0.0, "dropped_fps": 0.0}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,25 +29,25 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class SupervisedStream:
-    """A registered stream, and what the supervision knows about it."""
+    """A registered stream with its status and worker."""
 
     record: Record
-    source: Source | None  # None if the settings no longer allow it
-    status: StreamStatus  # the last known one
-    last_status_at_s: float | None = None  # when the worker last answered, on the event loop's clock
+    source: Source | None  # None if the settings do not allow the source
+    status: StreamStatus  # the last known status
+    last_status_at_s: float | None = None  # when the worker last sent its status, on the event loop's clock
     worker: Worker | None = None
-    reported_state: State | None = None  # the state last reported to the metrics
-    keeper: asyncio.Task[None] | None = None  # keeps the worker alive; ends some seconds after the stream
-    is_stuck: bool = False  # the last worker could not be killed
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held during every change of the stream
+    reported_state: State | None = None  # the state that the metrics show
+    keeper: asyncio.Task[None] | None = None  # keeps the worker alive until some seconds after the stream's end
+    is_stuck: bool = False  # whether the last attempt to kill the worker failed
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while the stream is changed
 
     @property
     def should_run(self) -> bool:
-        """Whether the stream is allowed, and neither paused nor ended."""
+        """Whether the stream's source is allowed, and the stream is neither paused nor ended."""
         return self.source is not None and not self.record.spec.paused and self.record.ended is None
 
     def public_status(self) -> StreamStatus:
-        """Return the last known status, completed with the facts that only the supervision knows."""
+        """Return the last known status, with the restarts and the states that only the supervision knows."""
         changes: dict[str, Any] = {"restarts": self.record.restarts}
         if self.record.spec.paused:
             changes |= AT_REST | {"state": "paused"}
@@ -56,7 +57,7 @@ class SupervisedStream:
 
 
 class Registry:
-    """The supervised streams by their ids. It opens once this process holds the store and has read it."""
+    """The supervised streams by their ids. The registry opens once this process has locked and read the store."""
 
     def __init__(self, store: StreamStore) -> None:
         self.streams: dict[str, SupervisedStream] = {}
@@ -78,10 +79,10 @@ class Registry:
         try:
             await asyncio.wait_for(self._is_open.wait(), _OPEN_TIMEOUT_S)
         except TimeoutError as exc:
-            raise Unavailable("another supervisor still holds the streams; retry") from exc
+            raise Unavailable("another supervisor still manages the streams; retry") from exc
 
     async def find(self, stream_id: str) -> SupervisedStream:
-        """Return a stream. Raise NotFound if it does not exist, and Unavailable if the registry does not open."""
+        """Return a stream. Raise NotFound if it does not exist, and Unavailable as ``wait_until_open`` does."""
         await self.wait_until_open()
         if stream_id not in self.streams:
             raise NotFound(f"stream {stream_id[:64]!r} does not exist")
@@ -89,9 +90,10 @@ class Registry:
 
     @asynccontextmanager
     async def changing(self, stream_id: str) -> AsyncIterator[SupervisedStream]:
-        """Hold the lock of a stream. If the stream is replaced while we wait, hold the lock of the new one.
+        """Hold the lock of a stream for the duration of the block.
 
-        Raise what ``find`` raises; NotFound also if the stream is deleted while we wait.
+        If the stream is replaced while we wait for its lock, hold the lock of the new stream. Raise NotFound if the
+        stream does not exist or is deleted meanwhile, and Unavailable as ``find`` does.
         """
         while True:
             stream = await self.find(stream_id)
@@ -101,9 +103,9 @@ class Registry:
                     return
 
     async def put(self, stream: SupervisedStream, **changes: Any) -> None:
-        """Change a stream's record, in the store first. The caller holds the stream's lock.
+        """Change a stream's record, first in the store and then in memory. The caller must hold the stream's lock.
 
-        ``finish_changes`` waits for the write even if the caller is cancelled, because the writing thread continues.
+        The write continues in its thread even if the caller is cancelled. ``finish_changes`` waits for it.
         Raise OSError if the store cannot be written.
         """
         record = stream.record.model_copy(update=changes)
@@ -119,7 +121,7 @@ class Registry:
             stream.record = stream.record.model_copy(update=changes)
 
     async def complete(self, change: Coroutine[Any, Any, T]) -> T:
-        """Run a change and return its result. The change is completed even if the caller is cancelled."""
+        """Run a change and return its result. The change continues even if the caller is cancelled."""
         task = asyncio.create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
@@ -142,9 +144,10 @@ S = TypeVar("S", bound=_HasRegistry)
 def uninterrupted(
     method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-    """Complete a method even if its caller is cancelled, because half a change would leave a stray worker.
+    """Let a method run to its end even if its caller is cancelled.
 
-    Raise Unavailable if the store cannot be written.
+    A change that stopped halfway would leave a worker that no stream owns. The decorated method raises Unavailable if
+    the store cannot be written.
     """
 
     @functools.wraps(method)
@@ -152,9 +155,9 @@ def uninterrupted(
         try:
             return await self.registry.complete(method(self, *args, **kwargs))
         except OSError as exc:
-            if exc.strerror is None:  # a TimeoutError, which is also an OSError
+            if exc.strerror is None:  # a TimeoutError, which is a subclass of OSError
                 raise
             logger.error("the store of streams cannot be written: %s", exc.strerror)
-            raise Unavailable(f"streams.state_dir cannot be written ({exc.strerror}); retry once it can") from exc
+            raise Unavailable(f"streams.state_dir cannot be written ({exc.strerror}); fix this and retry") from exc
 
     return wrapper

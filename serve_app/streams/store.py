@@ -1,6 +1,6 @@
-"""The state that outlives every process: the registered streams, and the progress of each.
+"""The state that survives a restart of every process: the registered streams and their progress.
 
-The state is kept in files in one folder, on the machine's disk or, in a cluster, on a file system that the nodes share.
+It is kept as files in one folder. In a cluster, this folder must be on a file system that all nodes share.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ class Record(BaseModel):
     """The stored description of a registered stream."""
 
     spec: StreamSpec
-    restarts: int = 0  # how often its process was restarted
+    restarts: int = 0  # how often the stream's process was restarted
     moves: int = 0  # how often the stream was moved off a draining node
-    ended: StreamStatus | None = None  # the last status, once the stream has ended
+    ended: StreamStatus | None = None  # the last status if the stream has ended
 
     @property
     def worker_name(self) -> str:
-        """The name of the stream's worker, unique within the application. Each move changes it."""
+        """The name of the stream's worker, unique within the application. It changes when the stream is moved."""
         return f"{self.spec.id}:{self.moves}"
 
 
 class StreamStore:
-    """The folder of stored streams. Only its owner may read the files, as a source's URI may contain credentials."""
+    """A folder of stored streams.
+
+    Only the folder's owner may read its files, because the URIs of sources may contain credentials.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -43,7 +46,10 @@ class StreamStore:
         self._lock: int | None = None
 
     def acquire(self) -> bool:
-        """Lock the store for this process, until ``release`` or its end. Return False if another process has it."""
+        """Lock the store until this process calls ``release`` or ends.
+
+        Return False if another process has locked it.
+        """
         if self._lock is None:
             lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -66,7 +72,7 @@ class StreamStore:
         for path in sorted(self._folder.glob(f"*{_RECORD}")):
             try:
                 found.append(Record.model_validate_json(path.read_bytes()))
-            except (ValidationError, OSError) as exc:  # we log only the class, because the text may contain credentials
+            except (ValidationError, OSError) as exc:  # not logged with its text, which may contain credentials
                 logger.error("stream %s cannot be read from the store: %s", path.stem, type(exc).__name__)
         return found
 
@@ -83,12 +89,13 @@ class StreamStore:
 
     def delete(self, stream_id: str) -> None:
         """Delete a stream's record and bookmark. Raise OSError if they cannot be deleted."""
-        for suffix in (_RECORD, _BOOKMARK):  # the record first, because a bookmark without a record is harmless
+        for suffix in (_RECORD, _BOOKMARK):  # in this order, because a bookmark without a record is harmless
             (self._folder / f"{stream_id}{suffix}").unlink(missing_ok=True)
 
     def start_over(self, stream_id: str) -> None:
-        """Reset a stream's progress but keep its event ids, so that clients that follow the stream miss no event.
+        """Reset a stream's progress, but continue its event ids.
 
+        Clients ask for the events after the last id that they received. If ids started again, they would miss events.
         Raise OSError if the bookmark cannot be written.
         """
         bookmark_file = self.bookmark_file(stream_id)

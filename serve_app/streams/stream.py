@@ -1,6 +1,6 @@
-"""One running stream: frames go in; results, events and counters come out.
+"""A running stream, which sends the frames of its source to the Detector and publishes the results as events.
 
-This module depends neither on Ray nor on where the Detector runs.
+This module does not depend on Ray.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from serve_app.types import Answer, DetectOptions, EventPage, Frame, Letterbox, 
 
 logger = logging.getLogger(__name__)
 
-_FRAME_TIMEOUT_S = 60.0  # a Detector that dies is replaced in less time
+_FRAME_TIMEOUT_S = 60.0  # long enough for the replacement of a dead Detector
 _RETRY_PAUSE_S = 0.2
 _OTHER_MODEL_PAUSE_S = 1.0
 _STATE_POLL_INTERVAL_S = 0.25
@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 class FrameDetector(Protocol):
-    """The calls that a stream makes to the Detector; ``deployments.detector_client.DetectorClient`` implements them."""
+    """The calls of a stream to the Detector. ``deployments.detector_client.DetectorClient`` implements them."""
 
     async def connect(self) -> ModelInfo: ...
     async def model(self, time_left_s: float) -> ModelInfo: ...
@@ -78,14 +78,14 @@ class FrameDetector(Protocol):
 
 
 def policy_of(spec: StreamSpec, source: Source) -> Policy:
-    """Return the policy that the spec names, or the default for its kind of source."""
+    """Return the policy in the spec, or the default policy for this kind of source."""
     return spec.policy or ("drop_oldest" if source.is_live else "wait")
 
 
 class Stream:
-    """Sends one source's frames to the Detector, one at a time, and keeps the latest result, the counters and events.
+    """Sends the frames of a source to the Detector, one at a time. Keeps the latest result, the counters and events.
 
-    The stream continues where its bookmark says that the previous process stopped. Use it from one event loop only.
+    A stream that has run before continues from its bookmark. Use a stream from one event loop only.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class Stream:
         guard: AddressGuard,
         max_pixels: int,
     ) -> None:
-        """Prepare the stream; ``max_pixels`` is the largest allowed frame.
+        """Prepare the stream. Frames of more than ``max_pixels`` are refused.
 
-        Raise StartError if the library for a sink is not installed, and InvalidParameter if a sink is not allowed.
+        Raise StartError if the library for a sink is not installed, and InvalidParameter if a sink is not valid.
         """
         output_dir = args.output_folder()
         self._spec = spec
@@ -112,17 +112,18 @@ class Stream:
         self._bookmark = bookmark_file.read() or Bookmark()
         self._is_stopped = False
         self._is_bookmark_failing = False
-        self._gap_after = self._bookmark if self._bookmark.marked_at_s else None  # until the gap is reported
+        # The bookmark of the previous process, until the gap event is sent.
+        self._gap_after = self._bookmark if self._bookmark.marked_at_s else None
         self._started_at_s = time.monotonic()
         self._state: State = "starting"
         self._progress = Progress()
         self._progress.resume(self._bookmark)
         self._detecting: asyncio.Task[None] | None = None  # set once the Detector is connected
         self._scene: Scene | None = None  # set at the first frame
-        # Converting and scaling a frame takes milliseconds, which would block the event loop.
+        # A thread to convert and scale frames, because that takes milliseconds and would block the event loop.
         self._frame_thread = ThreadPoolExecutor(1, "frame")
         self._latest: tuple[Frame, Pixels, Answer, StreamResult] | None = None
-        self._frame_processed = asyncio.Event()  # set, and then replaced, at each new ``_latest``
+        self._frame_processed = asyncio.Event()  # set and then replaced whenever ``_latest`` changes
         self._sinks = [open_sink(sink, spec.id, output_dir, guard) for sink in spec.sinks]
         self._events = EventLog(spec.id, self._sinks, self._bookmark.next_event_id)
         self._recorder = (
@@ -144,7 +145,7 @@ class Stream:
         )
 
     async def run(self) -> None:
-        """Run until the source ends or ``stop`` is called. An unexpected error is logged and raised."""
+        """Run until the source ends or ``stop`` is called. Log and raise any unexpected error."""
         self._loop = asyncio.get_running_loop()
         state_watcher = asyncio.create_task(self._watch_state())
         try:
@@ -153,9 +154,9 @@ class Stream:
             await asyncio.wait([self._detecting])
             if not self._detecting.cancelled():
                 self._detecting.result()
-        except ServeAppError as exc:  # a retry cannot help: the model lacks a class, or shared memory is too small
+        except ServeAppError as exc:  # for example, if the model lacks a requested class
             self._progress.set_source_state("failed", exc.detail)
-        except Exception as exc:  # a bug: the supervisor starts another process, which may succeed
+        except Exception as exc:  # a bug; the supervisor then starts a new process, which may succeed
             logger.exception("stream %s failed", self._spec.id)
             self._progress.set_source_state("failed", f"internal error: {type(exc).__name__}")
             raise
@@ -172,12 +173,12 @@ class Stream:
         self._capture.stop()
 
     def abort(self) -> None:
-        """Make ``run`` return without waiting for the frame in flight. ``run`` still closes everything it opened."""
+        """Make ``run`` return without waiting for the frame in flight. ``run`` still closes sinks and files."""
         if self._detecting is not None:
             self._detecting.cancel()
 
     def status(self) -> StreamStatus:
-        """Return the current status. ``restarts`` is 0, because only the supervisor counts restarts."""
+        """Return the current status. Its ``restarts`` is always 0, because only the supervisor counts restarts."""
         progress, bookmark = self._progress, self._bookmark
         state, detail = progress.health()
         return StreamStatus(
@@ -206,11 +207,14 @@ class Stream:
         )
 
     async def events(self, after: int | None, within_s: float) -> EventPage:
-        """Return events as ``EventLog.page`` does."""
+        """Wait for events and return them, as ``EventLog.page`` does."""
         return await self._events.page(after, within_s)
 
     async def snapshot(self, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
-        """Return the newest processed frame whose id is above ``after``, or None if there is none in ``within_s``."""
+        """Wait for a processed frame with an id above ``after``, and return the newest one.
+
+        Return None if there is none within ``within_s`` seconds.
+        """
         try:
             async with asyncio.timeout(within_s):
                 while self._latest is None or (after is not None and self._latest[0].frame_id <= after):
@@ -221,9 +225,9 @@ class Stream:
         return await asyncio.to_thread(_snapshot, frame, pixels, answer if boxes else None)
 
     async def set_regions(self, regions: Regions) -> None:
-        """Count these regions from now on.
+        """Change the zones and lines that are counted.
 
-        Raise StartError if tracking is not installed; the previous regions then stay in use.
+        Raise StartError, and keep the previous regions, if tracking is not installed.
         """
         spec = self._spec.model_copy(update={"zones": regions.zones, "lines": regions.lines})
         if self._scene is not None:
@@ -234,7 +238,7 @@ class Stream:
         self._capture.stop()
         if self._recorder:
             await asyncio.to_thread(self._recorder.close, _CLOSE_TIMEOUT_S)
-            await asyncio.sleep(0)  # let the recorder's last notices reach the event log before the sinks close
+            await asyncio.sleep(0)  # so that the last recording events reach the sinks before these close
         await asyncio.gather(*(sink.close(_CLOSE_TIMEOUT_S) for sink in self._sinks))
         self._detector.close()
         self._frame_thread.shutdown(wait=False)
@@ -244,12 +248,12 @@ class Stream:
         while (frame := await self._capture.take()) is not None:
             try:
                 pixels = await self._in_thread(frame.pixels)
-            except ServeAppError as exc:  # a file of a folder that cannot be decoded
+            except ServeAppError as exc:  # an image that cannot be decoded
                 self._progress.drop(exc.code)
                 continue
             if self._scene is None:
                 fps = self._progress.source_fps or USUAL_FPS
-                self._scene = await asyncio.to_thread(Scene, self._spec, fps, self._bookmark)  # it may load a library
+                self._scene = await asyncio.to_thread(Scene, self._spec, fps, self._bookmark)  # may import libraries
             if await self._in_thread(self._scene.is_still, frame, pixels):
                 self._progress.drop("no_motion")
                 self._add_regions(self._scene.update_still(frame, pixels))
@@ -267,7 +271,7 @@ class Stream:
             return
         self._progress.detection_succeeded()
         if self._state != "running":
-            self._publish_state()  # now, because a short run may end before the next poll
+            self._publish_state()  # not at the next poll, because a short run may end before it
         if self._gap_after is not None:
             self._add_gap(frame, self._gap_after)
             self._gap_after = None
@@ -286,7 +290,7 @@ class Stream:
     async def _detect_with_retries(self, frame: Frame, pixels: Pixels) -> Answer | None:
         """Return the Detector's answer for a frame, or None if the Detector fails on this frame.
 
-        Retry for as long as the Detector is unavailable. Meanwhile, a live source drops only newer frames.
+        Retry until the Detector is available. Meanwhile, the capture thread drops newer frames of a live source.
         """
         while True:
             try:
@@ -297,14 +301,14 @@ class Stream:
                 return None
             except ModelChanged:
                 continue
-            except InvalidParameter as exc:  # the Detector serves another model now, which lacks a requested class
+            except InvalidParameter as exc:  # the Detector now serves a model that lacks a requested class
                 self._progress.detection_refused(exc.detail)
                 await asyncio.sleep(_OTHER_MODEL_PAUSE_S)
                 self._detector.forget_model()
             except (ServeAppError, TimeoutError) as exc:
                 self._progress.detection_refused(str(exc) or "the detector does not answer")
                 await asyncio.sleep(_RETRY_PAUSE_S)
-            except Exception as exc:  # the engine failed on this batch: the next frame may succeed
+            except Exception as exc:  # the model failed on this batch, but the next frame may succeed
                 logger.exception("stream %s lost frame %d", self._spec.id, frame.frame_id)
                 self._progress.detection_failed("error", f"the detector failed: {type(exc).__name__}")
                 return None
@@ -326,10 +330,10 @@ class Stream:
         return await asyncio.get_running_loop().run_in_executor(self._frame_thread, call)
 
     def _update_bookmark(self, frame: Frame) -> None:
-        """Save that this frame has been started or processed, so that the next process continues after it.
+        """Save a bookmark, so that the next process continues after this frame.
 
-        We write in the event loop itself, because no client may see an event before the bookmark covers its id:
-        the next process would use that id again.
+        We write it in the event loop, so that no client receives an event before its id is saved. Otherwise the next
+        process could use that id again.
         """
         progress, scene, is_live = self._progress, self._scene, self._source.is_live
         assert scene is not None
@@ -368,11 +372,11 @@ class Stream:
             self._events.add("zone" if isinstance(event, ZoneChange) else "line", event)
 
     def _on_clip(self, clip: ClipNotice) -> None:
-        # The recorder calls this in its own thread, but the event log belongs to the event loop.
+        # The recorder calls this in its own thread, but the event log may be used only in the event loop.
         self._loop.call_soon_threadsafe(self._events.add, "recording", clip)
 
     async def _watch_state(self) -> None:
-        """Publish state changes. We poll, because a stream stalls when nothing happens, so no event reports it."""
+        """Publish state changes. We poll the state, because a stream stalls exactly when nothing happens."""
         while True:
             self._publish_state()
             await asyncio.sleep(_STATE_POLL_INTERVAL_S)

@@ -1,4 +1,7 @@
-"""Supervision of all streams: create, change, watch them and keep them running. It does not depend on Ray."""
+"""Supervision of all streams, which creates, changes and watches them and keeps them running.
+
+This module does not depend on Ray.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,15 @@ from serve_app.types import EventPage, Snapshot
 _STORE_POLL_INTERVAL_S = 0.5
 _POLL_INTERVAL_S = 5.0  # between two status requests to the same worker
 _REGIONS_TIMEOUT_S = 20.0
-_NO_WORKER_PAUSE_S = 1.0  # before an empty answer, so that clients of a stream without a worker do not busy-poll
+_NO_WORKER_PAUSE_S = 1.0  # before an empty answer for a stream without a worker, so that clients do not busy-poll
 
 
 class Supervision:
-    """Keeps every registered stream running, and serves the clients' queries and changes.
+    """Keeps all registered streams running, and handles the clients' requests for streams.
 
-    Workers outlive it: the next supervision reads the store and takes the running workers over. Only one process at a
-    time holds the store. The operations and their errors are documented in ``api.backend.Streams``.
+    Workers keep running when the supervision ends. The next supervision reads the store and takes over the running
+    workers. Only one process at a time can lock the store. The operations and their errors are documented in
+    ``api.backend.Streams``.
     """
 
     def __init__(
@@ -41,8 +45,10 @@ class Supervision:
         guard: AddressGuard,
         report: Callable[[StreamStatus, State | None], None],
     ) -> None:
-        """Start supervising once the store is free. ``report`` records a stream's status and its last reported state in
-        the metrics, every few seconds.
+        """Start supervising once no other process has locked the store.
+
+        Every few seconds, ``report`` is called with each stream's status and with the state that was last reported. It
+        updates the metrics.
         """
         self.registry = Registry(store)
         self._store = store
@@ -52,7 +58,7 @@ class Supervision:
         self._admission = Admission(detectors, args, guard)
         self._keep_alive = KeepAlive(self.registry, workers)
         self._hand_over = HandOver(self.registry, workers, self._keep_alive)
-        self._admitting = asyncio.Lock()  # one stream at a time, because each admission depends on the earlier ones
+        self._admitting = asyncio.Lock()  # held during an admission, because each admitted stream uses capacity
         self._tasks = [asyncio.create_task(self._take_over())]
 
     @uninterrupted
@@ -69,7 +75,7 @@ class Supervision:
 
     @uninterrupted
     async def replace(self, spec: StreamSpec) -> StreamStatus:
-        """Replace the stream that has this id. If the new spec is refused, the old stream keeps running."""
+        """Replace the stream with the id in ``spec``. If the new spec is refused, the old stream keeps running."""
         async with self.registry.changing(spec.id) as before, self._admitting:
             stream = await self._admitted(spec)
             async with self._halted(before):
@@ -99,7 +105,7 @@ class Supervision:
 
     @uninterrupted
     async def pause(self, stream_id: str) -> StreamStatus:
-        """End a stream's worker until the stream is resumed."""
+        """End a stream's worker, and start none until the stream is resumed."""
         async with self.registry.changing(stream_id) as stream:
             if stream.should_run:
                 await self.registry.put(stream, spec=stream.record.spec.model_copy(update={"paused": True}))
@@ -128,19 +134,19 @@ class Supervision:
 
     @uninterrupted
     async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
-        """Count other zones and lines from now on. If the worker refuses them, the stream keeps its current ones."""
+        """Change the zones and lines that a stream counts. If the worker refuses them, keep the current ones."""
         async with self.registry.changing(stream_id) as stream:
             before = stream.record.spec
             spec = before.model_copy(update=dict(regions))
             check_tracking(spec)
-            # We store first: if the worker dies during the call, the next one must start with the new regions.
+            # We store the regions before the call. If the worker dies during the call, the next worker uses them.
             await self.registry.put(stream, spec=spec)
             if stream.worker is not None:
                 try:
                     await with_timeout(stream.worker.set_regions(regions), _REGIONS_TIMEOUT_S)
                 except WorkerError as exc:
                     raise Unavailable(
-                        "the stream's process did not answer; its next process uses these regions"
+                        "the stream's process did not answer; the regions are saved and apply when it restarts"
                     ) from exc
                 except ServeAppError:
                     await self.registry.put_or_log(stream, spec=before)
@@ -149,18 +155,18 @@ class Supervision:
         return stream.public_status()
 
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
-        """Return events of a stream as soon as there are any, and an empty page after ``within_s`` seconds."""
+        """Wait for events of a stream and return them. Return an empty page after ``within_s`` seconds."""
         stream = await self.registry.find(stream_id)
         if stream.worker is not None:
             try:
                 return await stream.worker.events(after, within_s)
             except WorkerError:
-                pass  # the next worker serves the next events
+                pass  # the client retries, and the next worker answers
         await asyncio.sleep(min(within_s, _NO_WORKER_PAUSE_S))
         return EventPage([], after, 0)
 
     async def snapshot(self, stream_id: str, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
-        """Return a stream's newest frame above ``after`` as soon as there is one, or None after ``within_s``."""
+        """Wait for a frame with an id above ``after``, and return it. Return None after ``within_s`` seconds."""
         stream = await self.registry.find(stream_id)
         if stream.worker is not None:
             try:
@@ -171,32 +177,32 @@ class Supervision:
         return None
 
     def check(self) -> None:
-        """Raise the error of a background task that failed."""
+        """Raise the error if a background task has failed."""
         for task in self._tasks:
             if task.done():
                 task.result()
 
     async def stop(self) -> None:
-        """Stop supervising. The workers keep running for the next supervision, unless the application was deleted."""
+        """Stop supervising. End the workers only if the application was deleted."""
         for task in self._tasks:
             task.cancel()
         self._keep_alive.cancel_all()
-        await asyncio.gather(*self._tasks, return_exceptions=True)  # this also undoes the unfinished moves
+        await asyncio.gather(*self._tasks, return_exceptions=True)  # cancelling undoes unfinished moves of streams
         if self.registry.is_open and await self._workers.is_application_gone():
             await asyncio.gather(*(self._keep_alive.try_halt(stream) for stream in self.registry.streams.values()))
-            self._keep_alive.cancel_all()  # a worker that we could not end exits by itself
+            self._keep_alive.cancel_all()  # workers that we could not end exit by themselves
 
     async def close(self) -> None:
-        """Wait for the changes in progress, and let another process hold the store. Call ``stop`` first."""
+        """Wait for the changes in progress, and unlock the store for another process. Call ``stop`` first."""
         try:
             await self.registry.finish_changes()
-            await self._keep_alive.end_all()  # also the keepers that those changes started
-            await self.registry.finish_changes()  # the writes of the keepers that were cancelled
+            await self._keep_alive.end_all()  # including keepers that those changes have started
+            await self.registry.finish_changes()  # including writes of the cancelled keepers
         finally:
             self._store.release()
 
     async def _take_over(self) -> None:
-        while not self._store.acquire():  # noqa: ASYNC110  # another process holds it, and cannot signal us
+        while not self._store.acquire():  # noqa: ASYNC110  # the process that has locked it cannot notify us
             await asyncio.sleep(_STORE_POLL_INTERVAL_S)
         streams = self.registry.streams
         for record in await asyncio.to_thread(self._store.records):
@@ -214,8 +220,8 @@ class Supervision:
     async def _end_strays(self) -> None:
         """End the workers that should not run.
 
-        They exist if the previous supervisor died while it deleted, paused or moved their streams, or if its settings
-        allowed sources that ours do not.
+        There are such workers if the previous supervisor died while it deleted, paused or moved a stream, or if its
+        settings allowed a source that our settings do not allow.
         """
         streams = {stream.record.worker_name: stream for stream in self.registry.streams.values()}
         kept = {name for name, stream in streams.items() if stream.should_run}
@@ -226,7 +232,10 @@ class Supervision:
                 await self._keep_alive.discard(name)
 
     async def _poll(self) -> None:
-        """Request each worker's status every few seconds. The request also shows the worker that it is supervised."""
+        """Request each worker's status every few seconds.
+
+        Workers that get no requests check whether their application was deleted, and then exit.
+        """
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
             streams = self.registry.streams.values()
@@ -238,9 +247,9 @@ class Supervision:
                 self._keep_alive.kill_silent(stream)
 
     async def _admitted(self, spec: StreamSpec) -> SupervisedStream:
-        """Return a stream that may run. Raise the error that keeps it from running."""
+        """Return a new stream for this spec. Raise an error if the spec is not valid or the capacity is used up."""
         stream = self._stream(Record(spec=spec))
-        stream.source = self._admission.source(spec)  # raises the error that ``_stream`` only stores as the detail
+        stream.source = self._admission.source(spec)  # raises an error that ``_stream`` only puts into the status
         await self._admit(_demand(stream))
         return stream
 
@@ -250,7 +259,7 @@ class Supervision:
             admit(new, self._other_demands(new.spec), capacity_fps)
 
     def _other_demands(self, spec: StreamSpec) -> Iterator[StreamDemand]:
-        """Yield the demand of each other stream that should run on the same model."""
+        """Yield the demand of every other running stream that uses the same model."""
         for stream in self.registry.streams.values():
             other = stream.record.spec
             if stream.should_run and other.id != spec.id and other.detect.model == spec.detect.model:
@@ -270,7 +279,7 @@ class Supervision:
 
     @asynccontextmanager
     async def _halted(self, stream: SupervisedStream) -> AsyncIterator[None]:
-        """Halt a stream during a change of the store. If the store cannot be written, restart the stream."""
+        """Halt a stream for the duration of the block. Restart the stream if the block cannot write the store."""
         await self._halt(stream)
         try:
             yield
@@ -280,7 +289,7 @@ class Supervision:
             raise
 
     def _stream(self, record: Record) -> SupervisedStream:
-        """Return a stream that is not running yet. If it may not run, its status says why."""
+        """Return a stream that is not running yet. If its model or source is not allowed, its status says so."""
         spec = record.spec
         source, detail = None, ""
         try:

@@ -1,13 +1,13 @@
-"""The interfaces through which the supervision uses the streams' processes, and the ways a worker can fail.
+"""The interfaces of workers, which are the processes that run the streams, and the errors of workers.
 
     WorkerError
     |- WorkerDied          the process has ended
     |- WorkerUnreachable   the process may be alive, but cannot be reached now
     |- WorkerSilent        the worker did not answer in time
     |- WorkerFailed        the worker answered with an unexpected error
-    `- WorkerNotKilled     the process did not end when it was killed
+    `- WorkerNotKilled     the process was killed but may not have ended
 
-These errors stay inside the supervision; clients get the errors of ``serve_app.errors``.
+The supervision handles these errors. Clients get only the errors of ``serve_app.errors``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class WorkerError(Exception):
-    """The base class of all failures of a worker's process."""
+    """The base class of all errors of workers."""
 
 
 class WorkerDied(WorkerError):
@@ -34,7 +34,7 @@ class WorkerDied(WorkerError):
 
 
 class WorkerUnreachable(WorkerError):
-    """The worker's process cannot be reached now. It may still be alive and become reachable again."""
+    """The worker's process cannot be reached. It may be alive, and may become reachable again."""
 
 
 class WorkerSilent(WorkerError):
@@ -46,24 +46,24 @@ class WorkerFailed(WorkerError):
 
 
 class WorkerNotKilled(WorkerError):
-    """The worker's process did not end when it was killed, or it is not known whether it did."""
+    """The worker's process was killed, but has not ended, or we do not know whether it has."""
 
 
 class WorkerCalls(Protocol):
-    """The calls that a process running one stream answers.
+    """The remote calls to a process that runs one stream.
 
-    Every call raises WorkerDied, WorkerUnreachable or WorkerFailed if it gets no answer, and the worker's ServeAppError
-    if the worker refuses the call.
+    A call raises WorkerDied, WorkerUnreachable or WorkerFailed if it fails. If the worker refuses the call, the call
+    raises the worker's ServeAppError.
     """
 
     async def ready(self) -> None:
-        """Wait, without a time limit, until the process has started and a Detector answers it."""
+        """Wait until the process has started and has an answer from a Detector. There is no time limit."""
 
     async def node(self) -> str:
         """Return the id of the node that the process runs on."""
 
     async def run(self) -> StreamStatus:
-        """Run the stream, or join the current run. Return the stream's last status when it has ended."""
+        """Run the stream until it has ended, and return its last status. If it is already running, wait for its end."""
 
     async def status(self) -> StreamStatus:
         """Return the stream's current status."""
@@ -75,30 +75,33 @@ class WorkerCalls(Protocol):
         """Return a frame as ``Stream.snapshot`` does."""
 
     async def set_regions(self, regions: Regions) -> None:
-        """Count these regions from now on. Raise StartError if tracking is not installed."""
+        """Change the zones and lines that the stream counts. Raise StartError if tracking is not installed."""
 
     async def stop(self) -> StreamStatus:
         """Stop the stream, close everything it opened, and return its last status."""
 
 
 class Worker(WorkerCalls, Protocol):
-    """A process that runs one stream. Two workers are equal if they are the same process."""
+    """A process that runs one stream. Two workers are equal if they refer to the same process."""
 
     def kill(self) -> None:
-        """Kill the process without waiting until it has ended."""
+        """Kill the process, and do not wait until it has ended."""
 
 
 class Workers(Protocol):
-    """All workers of one application. They outlive the supervisor that started them, and are found by their names."""
+    """All workers of one application.
+
+    Workers keep running when their supervisor ends. The next supervisor finds them by their names.
+    """
 
     def start(self, record: Record, source: Source) -> Worker:
-        """Return the running worker named ``record.worker_name``, or start one.
+        """Return the worker named ``record.worker_name``. Start it if it is not running.
 
-        Raise WorkerFailed if the worker can be neither found nor started.
+        Raise WorkerFailed if the worker cannot be started.
         """
 
     async def kill(self, name: str) -> None:
-        """Kill the worker of this name, if it exists, and wait until the name is free.
+        """Kill the worker with this name, if it exists, and wait until it has ended.
 
         Raise WorkerNotKilled if the process does not end.
         """
@@ -107,22 +110,23 @@ class Workers(Protocol):
         """Return the names of all workers that are running."""
 
     async def draining_nodes(self) -> set[str]:
-        """Return the ids of the draining nodes; an empty set if they are not known."""
+        """Return the ids of the draining nodes, or an empty set if Ray does not answer."""
 
     async def is_application_gone(self) -> bool:
-        """Return whether the application was deleted; False during a rolling update, and if that is not known."""
+        """Return whether the application was deleted. Return False during a rolling update, or if this is not known."""
 
 
 def reason_of(exc: BaseException) -> str:
-    """Return the text for an error in a log line or status: its message, or only the class of a foreign error.
+    """Return the text by which an error is described in logs and in the status.
 
-    A foreign error's message may contain credentials.
+    For our own errors, return the message. For other errors, return only the name of the class, because their messages
+    may contain credentials.
     """
     return str(exc) if isinstance(exc, WorkerError | ServeAppError) else type(exc).__name__
 
 
 async def with_timeout(answer: Awaitable[T], timeout_s: float) -> T:
-    """Return a worker's answer. Raise WorkerSilent if it takes longer than ``timeout_s`` seconds."""
+    """Await a worker's answer and return it. Raise WorkerSilent after ``timeout_s`` seconds."""
     try:
         return await asyncio.wait_for(answer, timeout_s)
     except TimeoutError as exc:

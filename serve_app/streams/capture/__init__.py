@@ -1,1 +1,1 @@
-"""From a source to frames: checking, reading and reopening sources."""
+"""Capture of frames from sources, which are checked, opened, read and reopened."""

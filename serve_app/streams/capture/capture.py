@@ -1,4 +1,4 @@
-"""The continuous capture loop, which moves frames from the source to the mailbox in its own thread."""
+"""The capture thread, which moves frames from the source to the mailbox."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Capture:
         hwaccel: str | None = None,
         guard: AddressGuard | None = None,
     ) -> None:
-        """Prepare the capture. A source with an end starts after ``after``; the stream's own clock starts at
-        ``stream_time_s``.
+        """Prepare the capture without starting it.
 
-        For ``hwaccel`` and ``guard`` see ``open_video``.
+        A file or folder starts at the first frame after the position ``after``. The stream's own clock starts at
+        ``stream_time_s``. ``hwaccel`` and ``guard`` are explained in ``open_video``.
         """
         self._progress = progress
         self._policy = policy
@@ -50,7 +50,7 @@ class Capture:
             source, progress, self._stopped, max_pixels=max_pixels, loop=loop, after=after, hwaccel=hwaccel, guard=guard
         )
         self._started_at_s = time.monotonic() - stream_time_s
-        self._stream_time_s = stream_time_s  # on the stream's own clock
+        self._stream_time_s = stream_time_s  # the newest frame's time on the stream's own clock
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
 
     def start(self) -> None:
@@ -58,12 +58,12 @@ class Capture:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the capture after the frame that is being read."""
+        """Stop the capture once the current read ends."""
         self._stopped.set()
         self._mailbox.close()
 
     async def take(self) -> Frame | None:
-        """Wait for the next frame and return it, or None at the end. Raise the error that ended the thread, if any."""
+        """Wait for the next frame and return it, or None at the end. If an error ended the thread, raise it."""
         frame = await self._mailbox.take()
         if frame is None and self._error is not None:
             raise self._error
@@ -72,7 +72,7 @@ class Capture:
     def _run(self) -> None:
         try:
             self._source.read_until_the_end(self._read)
-        except Exception as exc:  # ``take`` raises it; otherwise the stream would hang unnoticed
+        except Exception as exc:  # ``take`` raises this error; otherwise the stream would hang unnoticed
             self._error = exc
         finally:
             self._mailbox.close()
@@ -82,10 +82,10 @@ class Capture:
         pull_interval_s = video.pull_interval_s
         interval_s = 1 / self._max_fps if self._max_fps else (pull_interval_s or 0.0)
         opened_at_s = time.monotonic()
-        # The same time on the stream's own clock.
+        # When the source was opened, on the stream's own clock.
         opened_at_stream_s = opened_at_s - self._started_at_s if self._is_live else self._stream_time_s
         stamps = Timestamps(video.fps, is_recorded=video.has_end and pull_interval_s is None)
-        due_s = 0.0  # when max_fps allows the next frame
+        due_s = 0.0  # the elapsed time at which the next frame is due
         pictures = iter(video)
         while not self._stopped.is_set():
             if pull_interval_s is not None and self._stopped.wait(max(0.0, opened_at_s + due_s - time.monotonic())):
@@ -111,5 +111,5 @@ class Capture:
                 continue
             if not self._stopped.is_set():
                 self._progress.drop("newer_frame", unused.frame_id)
-            elif self._is_live:
-                self._progress.drop("stopped", unused.frame_id)  # a file's frame is read again later
+            elif self._is_live:  # a file's frame is not dropped, because it is read again when the stream continues
+                self._progress.drop("stopped", unused.frame_id)

@@ -18,8 +18,8 @@ from serve_app.streams.capture.source import Source
 
 _REACH_TIMEOUT_S = 2.0
 _PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
-_REFUSAL = re.compile(r"method \w+ failed: (\d{3})")  # FFmpeg's text, before the camera's own
-_RTSP_STATUSES = {  # the statuses that HTTP does not have: RFC 2326, 7.1.1
+_REFUSAL = re.compile(r"method \w+ failed: (\d{3})")  # FFmpeg's text, which precedes the camera's text
+_RTSP_STATUSES = {  # the statuses that only RTSP has (RFC 2326, 7.1.1)
     451: "Parameter Not Understood",
     452: "Conference Not Found",
     453: "Not Enough Bandwidth",
@@ -51,11 +51,11 @@ _ADVICE = {
 def explain(source: Source, exc: Exception, *, timed_out: bool, log_text: str = "") -> SourceError:
     """Return the SourceError for an error of FFmpeg or the operating system.
 
-    FFmpeg's messages and its log (``log_text``) contain the URL with its credentials. So they never become part of the
-    message, and callers must raise ``from None``.
+    FFmpeg's error messages and its log (``log_text``) contain the URL with its credentials. So the SourceError quotes
+    neither, and callers must raise it ``from None``.
     """
     if isinstance(exc, PermissionError) and not isinstance(exc, av.FFmpegError):
-        return SourceDenied(f"{source.name} may not be read by this process; change its permissions")
+        return SourceDenied(f"{source.name} cannot be read by this process; change its permissions")
     if source.kind == "rtsps" and (error := _tls_error(source)):
         return error
     if status := _status_of(exc, log_text):
@@ -75,7 +75,10 @@ def explain(source: Source, exc: Exception, *, timed_out: bool, log_text: str = 
 
 
 def refusal(source: Source, status: int, through: str = "") -> SourceError:
-    """Return the SourceError for an error status, with the standard's text, because we do not control the server's."""
+    """Return the SourceError for an error status.
+
+    Its message contains the standard reason phrase, because the server's own phrase could contain anything.
+    """
     reason = _RTSP_STATUSES.get(status, "") if source.kind in {"rtsp", "rtsps"} else ""
     reason = reason or responses.get(status, "(an error)")
     advice = f": {_ADVICE[status]}" if status in _ADVICE else ""
@@ -89,8 +92,8 @@ def explain_tls(source: Source, exc: ssl.SSLError) -> SourceError:
     """Return the SourceError for a TLS failure."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return SourceUntrusted(
-            f"{source.name} has a certificate that is not trusted here ({exc.verify_message}); trust its authority "
-            "(SSL_CERT_FILE) or set tls_verify to false"
+            f"{source.name} has a certificate that is not trusted ({exc.verify_message}); add its authority to the "
+            "file SSL_CERT_FILE or set tls_verify to false"
         )
     if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return SourceGone(f"{source.name}: the connection was lost")
@@ -111,12 +114,15 @@ def is_verified(source: Source) -> bool:
 
 
 def trusted_ca_file() -> str:
-    """Return the file of trusted certificate authorities: ``SSL_CERT_FILE``, the system's, or Mozilla's."""
+    """Return the path of the trusted certificate authorities.
+
+    It is the value of ``SSL_CERT_FILE``, else the system's file, else Mozilla's list (certifi).
+    """
     return ssl.get_default_verify_paths().cafile or certifi.where()
 
 
 def tls_for(source: Source) -> ssl.SSLContext:
-    """Return the TLS context for a source. It verifies the certificate if the source asks for that."""
+    """Return the TLS context for a source, which verifies the certificate unless ``tls_verify`` is false."""
     context = ssl.create_default_context(cafile=trusted_ca_file() if is_verified(source) else None)
     if not is_verified(source):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -124,7 +130,10 @@ def tls_for(source: Source) -> ssl.SSLContext:
 
 
 def _status_of(exc: Exception, log_text: str) -> int:
-    """Return the status that a camera answered, or 0. FFmpeg logs all statuses, and has error classes for some."""
+    """Return the error status in a camera's response, or 0 if there was none.
+
+    FFmpeg logs all RTSP statuses, but has error classes for only some of them.
+    """
     if found := _REFUSAL.search(log_text):
         return int(found[1])
     kinds: dict[type[Exception], int] = {
@@ -146,7 +155,10 @@ def _has_address(name: str) -> bool:
 
 
 def _tls_error(source: Source) -> SourceError | None:
-    """Connect to find out why TLS failed, because FFmpeg does not report the reason. Return None if it works here."""
+    """Return why TLS failed, or None if we find no reason.
+
+    We connect to the source for this, because FFmpeg does not report the reason.
+    """
     parts = urlsplit(source.uri)
     address = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     try:
@@ -162,7 +174,7 @@ def _tls_error(source: Source) -> SourceError | None:
 
 
 def _is_reachable(source: Source) -> bool:
-    """Return whether the source accepts connections, so that its silence is not the network's fault."""
+    """Return whether the source accepts connections. If it does, its silence is not a network failure."""
     parts = urlsplit(source.uri)
     if source.kind in {"udp", "file", "device"} or parts.hostname is None:
         return source.kind != "udp"

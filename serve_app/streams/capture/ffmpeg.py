@@ -1,8 +1,8 @@
-"""Frames from everything that FFmpeg reads: files, live streams and web servers.
+"""Reading of frames with FFmpeg, from files, live streams and web servers.
 
 We use FFmpeg through PyAV. It takes the same CPU time as OpenCV's FFmpeg (0.73 ms per H.264 frame of 768×432, one
-thread) and returns the same pixels. But its errors say what happened, its timeouts also work for RTSP, its options
-belong to one source instead of the process, and a dropped frame is never converted.
+thread) and returns the same pixels. PyAV has four advantages over OpenCV: errors say what happened, timeouts also work
+for RTSP, options apply to one source instead of the whole process, and dropped frames are not converted to pixels.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ logger = logging.getLogger(__name__)
 
 _OPEN_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 10.0
-_MAX_CORRUPT_PACKETS = 1_000  # in a row; with more the source is not a video
-# The allowed containers. None of them can name other files, as playlists and FFmpeg's scripts do.
+_MAX_CORRUPT_PACKETS = 1_000  # a source with more of them in a row is not a video
+# The allowed containers. Playlists and FFmpeg's scripts are excluded, because they can name other files.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,h264,hevc,m4v,mjpeg,mpjpeg,ogg,asf,nut,gif,ivf"
-# Formats without timestamps. For some, FFmpeg invents them, as if there were 25 frames per second.
+# Formats without timestamps. For some of these formats, FFmpeg invents timestamps for 25 frames per second.
 _UNTIMED = {"mpjpeg", "mjpeg", "h264", "hevc", "m4v"}
-_MAX_FPS = 1000  # the timestamps of a container that declares more are unusable
-_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # formats that can be seeked exactly
+_MAX_FPS = 1000  # containers that declare more have unusable timestamps
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # formats in which FFmpeg seeks exactly
 
 
 class Body(Protocol):
-    """A file-like object that Python reads for FFmpeg. If it also has ``seek`` and ``tell``, FFmpeg seeks in it."""
+    """A file-like object from which FFmpeg reads. FFmpeg can seek in it if it has ``seek`` and ``tell``."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -54,7 +54,7 @@ class Input:
 
     resource: str | Body
     options: dict[str, str]
-    format: str | None = None  # FFmpeg's name; None: detect the format
+    format: str | None = None  # FFmpeg's name for the format; None to detect it
     has_end: bool = False
     comes_in_bursts: bool = False
     reset_timeout: Callable[[], None] = lambda: None  # called after each frame
@@ -64,12 +64,12 @@ class Input:
 def open_media(
     source: Source, media: Input, max_pixels: int, hwaccel: str | None = None, after: Position | None = None
 ) -> Iterator[Video]:
-    """Open the video of an input within the block. Raise SourceError as ``open_video`` does."""
-    limit = {"max_pixels": str(max_pixels)}  # FFmpeg then allocates no larger frame
+    """Open an input for the duration of the block, and yield its video. Raise SourceError as ``open_video`` does."""
+    limit = {"max_pixels": str(max_pixels)}  # keeps FFmpeg from allocating larger frames
     container = _open(source, media, limit, hwaccel)
     try:
         stream = find_video(container, source.name)
-        stream.thread_count = 1  # with many streams, one thread each takes the least CPU time
+        stream.thread_count = 1  # decoding with one thread takes the least CPU time per stream
         stream.codec_context.options = limit
         if stream.width * stream.height > max_pixels:
             raise too_large(source, max_pixels)
@@ -95,7 +95,7 @@ def _open(source: Source, media: Input, limit: dict[str, str], hwaccel: str | No
             return av.open(
                 media.resource,
                 format=media.format,
-                options=_options(source) | media.options | limit,  # FFmpeg already decodes frames while it probes
+                options=_options(source) | media.options | limit,  # the limit must apply while FFmpeg probes, too
                 timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
                 hwaccel=_hardware(hwaccel) if hwaccel else None,
             )
@@ -106,7 +106,10 @@ def _open(source: Source, media: Input, limit: dict[str, str], hwaccel: str | No
 
 @contextmanager
 def _captured_log(source: Source) -> Iterator[list[str]]:
-    """Capture FFmpeg's log for a camera. It must not reach any other log, because it contains URLs with passwords."""
+    """Collect what FFmpeg logs about a camera.
+
+    FFmpeg's lines must not reach any other log, because they contain URLs with passwords.
+    """
     lines: list[str] = []
     if source.kind not in {"rtsp", "rtsps"}:
         yield lines
@@ -123,9 +126,10 @@ def _captured_log(source: Source) -> Iterator[list[str]]:
 
 @contextmanager
 def _no_proxy(source: Source) -> Iterator[None]:
-    """Keep FFmpeg's TLS from using the environment's HTTP proxy, which it would use even for a camera on the LAN.
+    """Keep FFmpeg from connecting to an RTSPS camera through the environment's HTTP proxy.
 
-    FFmpeg has no option against it. Only FFmpeg sees this variable; ``os.environ`` does not change.
+    FFmpeg would use the proxy even for a camera on the LAN, and has no option to turn that off. ``os.putenv`` sets the
+    variable for FFmpeg but does not change ``os.environ``.
     """
     if source.kind != "rtsps":
         yield
@@ -142,11 +146,13 @@ def _no_proxy(source: Source) -> Iterator[None]:
 
 @functools.cache
 def _hardware(kind: str) -> HWAccel | None:
-    """Return the hardware decoder, or None if it is not available, because opening a video would fail with it.
+    """Return the hardware decoder, or None if it is not available.
 
-    The result is cached, so that a missing decoder is logged only once.
+    We check this first, because opening a video with a missing decoder fails. The result is cached, so that a missing
+    decoder is logged only once.
     """
-    # Ray hides the GPUs from a process that requests no share of one. But the decoder is a separate unit of the GPU.
+    # Ray hides all GPUs from a process that requests none. The decoder can be used anyway, because it is a separate
+    # unit of the GPU.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     try:
         hardware = HWAccel(kind, allow_software_fallback=True)
@@ -161,7 +167,7 @@ def _options(source: Source) -> dict[str, str]:
     if source.kind == "device":
         return {}
     if source.kind not in {"rtsp", "rtsps"}:
-        live = {"analyzeduration": "1000000", "fpsprobesize": "3"}  # µs, frames; short, to reconnect quickly
+        live = {"analyzeduration": "1000000", "fpsprobesize": "3"}  # in µs and frames; low, to reconnect quickly
         return {"format_whitelist": _CONTAINERS} | (live if source.kind in {"tcp", "udp"} else {})
     options = {"format_whitelist": "rtsp,sdp,rtp", "analyzeduration": "1000000", "fpsprobesize": "3"}
     options |= {"rtsp_transport": "tcp"}
@@ -173,8 +179,8 @@ def _options(source: Source) -> dict[str, str]:
 def _rate_of(stream: Any, is_raw: bool, has_end: bool) -> float | None:
     """Return the frame rate that the source declares, in frames per second.
 
-    For a raw source, FFmpeg's average is only an assumption, so we use the rate in its headers. A raw recording without
-    such a rate plays at 25 frames per second.
+    FFmpeg invents the average rate of a source without timestamps, so we use the rate in the codec's headers instead. A
+    recording with neither timestamps nor a declared rate plays at 25 frames per second.
     """
     rate: Fraction | None = stream.codec_context.framerate if is_raw else stream.average_rate
     if rate and 0 < rate <= _MAX_FPS:
@@ -185,7 +191,10 @@ def _rate_of(stream: Any, is_raw: bool, has_end: bool) -> float | None:
 def _pictures_after(
     after: Position, pictures: Iterator[Picture], source: Source, container: Any, stream: Any
 ) -> Iterator[Picture]:
-    """Return the images after a position. Seek to the key frame before it, or read a file without an index whole."""
+    """Return the images after a position.
+
+    In a format with an index, seek to the key frame before the position. In other formats, decode from the start.
+    """
     if after.timestamp_s is None or container.format.name not in _INDEXED:
         return ((pixels, at) for pixels, at in pictures if at.index > after.index)
     try:
@@ -197,11 +206,14 @@ def _pictures_after(
 
 
 def _decode_pictures(source: Source, media: Input, container: Any, stream: Any, max_pixels: int) -> Iterator[Picture]:
-    """Yield the decoded images. Skip packets that cannot be decoded, because the next key frame repairs the video."""
+    """Yield the decoded images.
+
+    Skip packets that cannot be decoded, because decoding recovers at the next key frame.
+    """
     read_at_s = time.monotonic()
     corrupt, index = 0, -1
     try:
-        for packet in container.demux():  # all tracks, to notice a source that still sends sound but no video
+        for packet in container.demux():  # packets of all tracks, to notice if only sound arrives
             if packet.stream is not stream:
                 if time.monotonic() - read_at_s > _READ_TIMEOUT_S:
                     raise SourceStalled(f"{source.name} sends sound but no video")
@@ -229,7 +241,10 @@ def _decode_pictures(source: Source, media: Input, container: Any, stream: Any, 
 
 
 def _is_too_large(error: av.FFmpegError, codec: Any, max_pixels: int) -> bool:
-    """Return whether a decoder refused a frame for its size. Each raises another error, and some forget the size."""
+    """Return whether a decoder refused a frame because the frame is too large.
+
+    Each decoder raises a different error, and some then report a size of 0.
+    """
     size_px = codec.width * codec.height
     if size_px:
         return size_px > max_pixels or isinstance(error, av.error.OverflowError)

@@ -11,7 +11,8 @@ from serve_app.streams.capture.pictures import Video
 from serve_app.streams.capture.source import Source, open_below
 from serve_app.types import Pixels, Position
 
-# File name endings of images. They include unsupported formats, because the decoder's error names the format.
+# File name extensions of images. Unsupported formats are included, because the decoder then names the format in its
+# error.
 _ENDINGS = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".jps", ".insp", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif",
     ".tiff", ".gif", ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".jxl", ".dng",
@@ -21,9 +22,9 @@ _FIRST_BYTES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+
 
 
 def open_folder(source: Source, max_pixels: int, after: Position | None) -> Video:
-    """Return the folder's images, sorted by name, from the one after ``after``. Count the files that are not images.
+    """Return the folder's images after the position ``after``, sorted by file name.
 
-    Raise SourceError if the folder has no image.
+    ``Video.passed_over`` counts the files that are not images. Raise SourceError if the folder has no image.
     """
     try:
         found = sorted(Path(source.uri).iterdir())
@@ -46,26 +47,29 @@ def open_folder(source: Source, max_pixels: int, after: Position | None) -> Vide
 
 
 def is_picture(data: bytes) -> bool:
-    """Return whether a file's first bytes show an image in a format that cannot also hold video."""
-    is_bmp = data[:2] == b"BM" and data[6:10] == bytes(4)  # two reserved numbers, which are 0
+    """Return whether a file's first bytes are those of a format that holds only images, not video."""
+    is_bmp = data[:2] == b"BM" and data[6:10] == bytes(4)  # bytes 6 to 9 are reserved and must be 0
     return data.startswith(_FIRST_BYTES) or is_bmp or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
 def is_named_a_picture(path: Path) -> bool:
-    """Return whether the file name has an image's ending."""
+    """Return whether the file name has the extension of an image format."""
     return path.suffix.lower() in _ENDINGS
 
 
 def is_still(data: bytes) -> bool:
-    """Return whether a file's first bytes show HEIC, AVIF or JPEG 2000, whose parts FFmpeg would read as videos."""
+    """Return whether a file's first bytes are those of HEIC, AVIF or JPEG 2000.
+
+    FFmpeg would read parts of such images as videos.
+    """
     return data[4:12] in _STILL_BRANDS or data.startswith(b"\0\0\0\x0cjP  ")
 
 
 def _is_picture(path: Path) -> bool:
-    """Return whether a file is an image, by its name or by its first bytes.
+    """Return whether a file's name or first bytes show that it is an image.
 
-    We check the bytes because cameras and downloads omit endings or write their own. On memory cards, macOS adds a file
-    ``._name.jpg`` that is not an image for each ``name.jpg``.
+    We check the bytes, too, because some cameras and downloads write no extension or an unusual one. We do not trust
+    names like ``._name.jpg``, because macOS adds such files, which are not images, to memory cards.
     """
     if is_named_a_picture(path) and not path.name.startswith("._"):
         return not path.is_dir()

@@ -1,7 +1,8 @@
-"""HLS (RFC 8216): a playlist's segments, one after another, as the bytes of one video.
+"""Reading of HLS playlists (RFC 8216), whose segments are concatenated to the bytes of one video.
 
 FFmpeg's own HLS reader accepts only segments with certain file names, fetches the segments of every variant, and does
-not check where the URLs of segments and keys lead. This reader fetches each through the source's ``WebClient``.
+not check the addresses of segments and keys. This reader fetches all of them through the source's ``WebClient``, which
+checks every address.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from serve_app.streams.capture.web import Reply, WebClient
 
 _MAX_PLAYLIST_BYTES = 4 << 20
 _KEY_BYTES = 16
-_LIVE_SEGMENTS = 3  # from the end: RFC 8216, 6.3.3
-_MAX_GONE = 3  # segments in a row, of a live playlist
-_STALLED_AFTER_TARGETS = 3  # target durations without a new segment
-_STALLED_AFTER_S = 10.0  # the least time without a new segment
+_LIVE_SEGMENTS = 3  # a live stream starts this many segments before the end (RFC 8216, 6.3.3)
+_MAX_GONE = 3  # a live source fails after this many missing segments in a row
+_STALLED_AFTER_TARGETS = 3  # a live source stalls after this many target durations without a new segment
+_STALLED_AFTER_S = 10.0  # a live source does not stall before this time
 _MAX_POLL_S = 3.0
-_AUDIO_CODECS = ("mp4a", "ac-3", "ec-3", "ac-4", "opus", "flac", "alac")  # as in CODECS: RFC 6381
+_AUDIO_CODECS = ("mp4a", "ac-3", "ec-3", "ac-4", "opus", "flac", "alac")  # in the attribute CODECS (RFC 6381)
 _ATTRIBUTE = re.compile(r'([A-Z0-9-]+)=("[^"]*"|[^",]*)')
 
 
@@ -35,7 +36,7 @@ class Key:
     """The key of an encrypted segment (AES-128 in CBC mode)."""
 
     url: str
-    iv: bytes | None  # None: the segment's number is the IV
+    iv: bytes | None  # None if the segment's number is the IV
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Part:
     url: str
     key: Key | None
     first_byte: int = 0
-    size: int | None = None  # bytes; None: to the end
+    size: int | None = None  # in bytes; None for everything up to the end
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Segment:
 
     number: int
     part: Part
-    head: Part | None  # the initialization section, to be read before the first segment that names it
-    begins_run: bool = False  # after a discontinuity: RFC 8216, 4.3.2.3
+    head: Part | None  # the initialization section, which precedes the first segment that names it
+    begins_run: bool = False  # whether a discontinuity precedes it (RFC 8216, 4.3.2.3)
 
 
 @dataclass
@@ -68,13 +69,14 @@ class Playlist:
 
 
 class HlsBody:
-    """A playlist's video as a file-like object without seeking.
+    """A playlist's video as a file-like object that cannot seek.
 
-    It ends at the end of each run of segments, because tracks, codecs and sizes may change after a discontinuity.
+    A run is a sequence of segments without a discontinuity. ``read`` reports an end of the file after each run, because
+    the tracks, codecs and frame sizes of the next run may differ.
     """
 
     def __init__(self, client: WebClient, reply: Reply, name: str, max_pixels: int) -> None:
-        """Read the playlist ``reply``, or its largest variant within ``max_pixels``.
+        """Read the playlist ``reply``. If it lists variants, read the largest one of at most ``max_pixels``.
 
         Raise SourceError if the playlist cannot be read.
         """
@@ -93,7 +95,7 @@ class HlsBody:
         self._is_between_runs = False
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes, or none at the end of a run. Raise SourceError if the server fails."""
+        """Return the next bytes, or ``b""`` at the end of a run. Raise SourceError if the server fails."""
         while not self._rest:
             if self._is_between_runs:
                 return b""
@@ -105,15 +107,16 @@ class HlsBody:
         return data
 
     def next_run(self) -> bool:
-        """Continue with the next run. Return False if there is none."""
+        """Continue with the next run. Return False if there is no further run."""
         has_more, self._is_between_runs = self._is_between_runs, False
         return has_more
 
     def _all_chunks(self) -> Iterator[bytes]:
-        """Yield the bytes of all segments, and an empty chunk between two runs."""
+        """Yield the bytes of all segments, with an empty chunk between two runs."""
         head: Part | None = None
         gone = 0
-        is_read, is_new_run = False, False  # bytes of this run were read; the next bytes start another run
+        is_read = False  # whether any bytes of this run were read
+        is_new_run = False  # whether the next bytes start another run
         for segment in self._segments():
             is_new_run |= segment.begins_run or segment.head != head
             if is_new_run and is_read:
@@ -135,7 +138,7 @@ class HlsBody:
                     raise
 
     def _segments(self) -> Iterator[Segment]:
-        """Yield all segments of a recording; for a live playlist, its last few and then each new one."""
+        """Yield all segments of a recording. Yield the last three segments of a live playlist, then each new one."""
         if self.has_end:
             yield from self._playlist.segments
             return
@@ -155,7 +158,7 @@ class HlsBody:
             text, self._url = self._load(self._url)
             self._playlist = parse_playlist(text, self._url, self._name)
             numbers = [segment.number for segment in self._playlist.segments]
-            if numbers and numbers[-1] < newest:  # the server has restarted
+            if numbers and numbers[-1] < newest:  # the server has restarted its numbering
                 newest = numbers[-1] - _LIVE_SEGMENTS
             new_segments = [segment for segment in self._playlist.segments if segment.number > newest]
 
@@ -185,7 +188,7 @@ class HlsBody:
         is_range = part.size is not None or part.first_byte > 0
         reply = self._client.get(part.url, {"Range": f"bytes={part.first_byte}-{last}"} if is_range else {})
         with closing(reply):
-            skipped = part.first_byte if reply.status == 200 else 0  # the server ignored the range
+            skipped = part.first_byte if reply.status == 200 else 0  # status 200: the server ignored the range
             left = part.size
             while (left is None or left > 0) and (chunk := reply.read()):
                 if skipped:
@@ -215,7 +218,7 @@ class HlsBody:
 
 
 def parse_playlist(text: str, url: str, name: str) -> Playlist:
-    """Return the segments of a media playlist at ``url``.
+    """Parse a media playlist that was read from ``url``.
 
     Raise SourceError if the text is not a playlist, or if the playlist needs an unsupported feature.
     """
@@ -223,9 +226,9 @@ def parse_playlist(text: str, url: str, name: str) -> Playlist:
         raise SourceError(f"{name} has a playlist that is not valid: it does not start with #EXTM3U")
     playlist = Playlist()
     number, head = 0, None
-    keys: dict[str, dict[str, str]] = {}  # by key format; a player chooses one that it supports
+    keys: dict[str, dict[str, str]] = {}  # by key format; a player needs only one of them
     span: tuple[int, int] | None = None  # the next segment's first byte and size
-    after: dict[str, int] = {}  # by resource: where a range without a first byte starts
+    after: dict[str, int] = {}  # by URL, the end of the last range; a range without a first byte starts there
     is_gap, begins_run = False, False
     for line in filter(None, map(str.strip, text.splitlines())):
         tag, _, value = line.partition(":")
@@ -285,12 +288,12 @@ def _variant(text: str, url: str, max_pixels: int) -> str | None:
 
 
 def _has_video(codecs: str) -> bool:
-    """Return whether a variant with these codecs may have video. A variant that names no codecs may."""
+    """Return whether a variant may contain video. This is True if the variant does not name its codecs."""
     return not all(codec.strip().lower().startswith(_AUDIO_CODECS) for codec in codecs.split(",")) if codecs else True
 
 
 def _join_url(url: str, address: str) -> str:
-    """Return the absolute URL. Return an invalid one unchanged, because the request for it will be refused."""
+    """Return the absolute URL. Return an invalid address unchanged, because the request for it will raise an error."""
     try:
         return urljoin(url, address)
     except ValueError:
@@ -302,14 +305,17 @@ def _attributes(text: str) -> dict[str, str]:
 
 
 def _key_of(keys: dict[str, dict[str, str]], url: str, name: str) -> Key | None:
-    """Return the key in the supported format, or None if the segments are not encrypted."""
+    """Return the key of the next segments, or None if they are not encrypted.
+
+    Raise SourceError if the playlist offers no key of a supported kind.
+    """
     if not keys:
         return None
     attributes = keys.get("identity", {})
     if attributes.get("METHOD") != "AES-128":
         raise SourceError(f"{name} uses unsupported HLS encryption; only AES-128 with a plain key is supported")
     if attributes.get("URI", "").startswith("data:"):
-        raise SourceError(f"{name} has its key inside the playlist (data:), which is not supported; serve it over HTTP")
+        raise SourceError(f"{name} has a key inside the playlist (data:), which is not supported; serve it over HTTP")
     digits = attributes.get("IV", "").lower().removeprefix("0x")
     if not re.fullmatch(r"[0-9a-f]{0,32}", digits):
         raise SourceError(f"{name} has a playlist with an IV that is not valid; it must be 0x and up to 32 hex digits")
@@ -318,7 +324,10 @@ def _key_of(keys: dict[str, dict[str, str]], url: str, name: str) -> Key | None:
 
 
 def _parse_byte_range(text: str) -> tuple[int, int]:
-    """Parse ``size@first byte``. Return the first byte, or -1 if it is missing, and the size."""
+    """Parse a byte range of the form ``size@first_byte``.
+
+    Return the index of the first byte, or -1 if it is missing, and the size in bytes.
+    """
     size, _, first_byte = text.strip().partition("@")
     return _to_int(first_byte) if first_byte else -1, _to_int(size)
 

@@ -1,4 +1,4 @@
-"""Splitting of MJPEG streams into JPEGs: with boundaries, without boundaries, and with wrong ones."""
+"""Splitting of MJPEG streams into JPEGs. The boundaries in a stream may be right, wrong or missing."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MAX_PICTURE_BYTES = 32 << 20
 _START = b"\xff\xd8\xff"
 _END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff+([^\xff\x00])", re.DOTALL)
-_SCAN_ENDS = re.compile(rb"\xff+([^\xff\x00\xd0-\xd7])", re.DOTALL)  # any marker except restarts
+_SCAN_ENDS = re.compile(rb"\xff+([^\xff\x00\xd0-\xd7])", re.DOTALL)  # any but a restart
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # frame headers, which contain the size
 _MARKER_BYTE, _START_MARKER, _END_MARKER, _SCAN_MARKER = 0xFF, 0xD8, 0xD9, 0xDA
-_MPF_MARKER, _MPF = 0xE2, b"MPF\0"  # Multi-Picture Format: further images belong to this one
+_MPF_MARKER, _MPF = 0xE2, b"MPF\0"  # the Multi-Picture Format, in which further images belong to the first one
 _MPF_ENTRIES = 0xB002
 _LENGTH = re.compile(rb"content-length:[ \t]*(\d{1,9})[ \t]*\r?\n", re.IGNORECASE)
 _MIN_FRAMES = 3
-_MAX_HEADER_BYTES = 4096  # of one part of a multipart body
+_MAX_HEADER_BYTES = 4096  # for the headers of one part of a multipart body
 _MAX_PIXELS = 1 << 32
 
 
@@ -43,9 +43,9 @@ class JpegTooLarge(Exception):
 def jpegs_of(
     source: Source, read: Callable[[], bytes], reset_timeout: Callable[[], None], max_pixels: int
 ) -> Iterator[bytes]:
-    """Yield a camera's JPEGs as they arrive, and call ``reset_timeout`` for each.
+    """Yield a source's JPEGs as they arrive, and call ``reset_timeout`` for each.
 
-    Raise SourceError if there is no JPEG, or if one is too large.
+    Raise SourceError if the source sends no JPEG, or a JPEG that is too large.
     """
     count = 0
     try:
@@ -62,7 +62,10 @@ def jpegs_of(
 
 
 def video_of(jpegs: Iterator[bytes], max_pixels: int, *, has_end: bool = False, after: Position | None = None) -> Video:
-    """Return JPEGs as a video that starts after ``after``. Each JPEG is decoded only when its pixels are requested."""
+    """Return a video of the JPEGs after the position ``after``.
+
+    A JPEG is decoded only when its pixels are requested.
+    """
     pictures = ((functools.partial(decode, jpeg, max_pixels), Position(index)) for index, jpeg in enumerate(jpegs))
     return Video(
         (picture for picture in pictures if after is None or picture[1].index > after.index),
@@ -73,9 +76,10 @@ def video_of(jpegs: Iterator[bytes], max_pixels: int, *, has_end: bool = False, 
 
 
 def is_mjpeg(data: bytes) -> bool:
-    """Return whether the bytes are a sequence of JPEGs of one size, not one image with others that belong to it.
+    """Return whether the bytes are a video, which we assume if they start with three JPEGs of equal size.
 
-    Some cameras with two lenses append the second lens's image to the first one's without declaring it.
+    Two are not enough, because some cameras with two lenses append the second image to the first without declaring it.
+    Multi-picture files are not videos, either.
     """
     pieces = iter([data])
     try:
@@ -86,12 +90,14 @@ def is_mjpeg(data: bytes) -> bool:
 
 
 def split_jpegs(read: Callable[[], bytes], max_pixels: int = _MAX_PIXELS) -> Iterator[bytes]:
-    """Yield each JPEG as soon as it is complete. ``read`` returns the bytes that have arrived, and none at the end.
+    """Yield each JPEG as soon as it is complete.
 
-    Skip everything between the JPEGs, including boundaries, because many cameras declare other boundaries than they
-    write. Use a part's ``Content-Length`` if a JPEG really ends there, so that data after its end marker stays with it.
-    Keep the images of a multi-picture file together if its index locates them (MPO: two lenses, or a gain map).
-    Otherwise a JPEG ends at its end marker, or where the next one starts.
+    ``read`` returns the bytes that have arrived, and ``b""`` at the end. Everything between two JPEGs is skipped,
+    including boundaries, because the boundaries of many cameras differ from the declared one.
+
+    If the headers before a JPEG declare a ``Content-Length``, and an end marker is there, the JPEG ends there. It may
+    then contain earlier end markers, for example if it consists of two images. A multi-picture file (MPO) ends after
+    the last image in its index. Any other JPEG ends at its first end marker, or where the next JPEG starts.
 
     Raise EndlessJpeg if a JPEG has too many bytes, and JpegTooLarge if it has too many pixels.
     """
@@ -127,9 +133,9 @@ def split_jpegs(read: Callable[[], bytes], max_pixels: int = _MAX_PIXELS) -> Ite
 def _end_of_picture(
     buffer: bytearray, more: Callable[[], bool], max_pixels: int, length: int = 0, start: int = 0
 ) -> int | None:
-    """Return where the image that starts at ``start`` ends, including the images that belong to it.
+    """Return the offset behind the image that starts at ``start`` and behind all images that belong to it.
 
-    Return 0 for a corrupt image, and None if the body ends within the image.
+    Return 0 for a corrupt image, and None if the response ends within the image.
     """
     at, last_at, has_scan = start + 2, 0, False
     while True:
@@ -144,7 +150,7 @@ def _end_of_picture(
         marker = found[1][0]
         if marker == _END_MARKER:
             return found.end()
-        if marker == _START_MARKER:  # the next image's: this one has no end marker
+        if marker == _START_MARKER:  # the next image starts, so this one has no end marker
             return found.start() if has_scan else 0
         at = found.end()
         if marker in _STANDALONE:
@@ -171,7 +177,7 @@ def _end_of_picture(
 
 
 def _ends_at(buffer: bytearray, more: Callable[[], bool], length: int) -> bool:
-    """Return whether an image ends after ``length`` bytes, as its part's header declares."""
+    """Return whether an image really ends after the ``length`` bytes that its header declares."""
     if length > MAX_PICTURE_BYTES // 2:
         return False
     while len(buffer) < length:
@@ -181,7 +187,7 @@ def _ends_at(buffer: bytearray, more: Callable[[], bool], length: int) -> bool:
 
 
 def _begins_at(buffer: bytearray, more: Callable[[], bool], place: int) -> bool:
-    """Return whether another image starts at this place."""
+    """Return whether another image starts at the offset ``place``."""
     if place > MAX_PICTURE_BYTES // 2:
         return False
     while len(buffer) < place + len(_START):
@@ -191,9 +197,10 @@ def _begins_at(buffer: bytearray, more: Callable[[], bool], place: int) -> bool:
 
 
 def _last_mpf_image(index: bytes) -> int:
-    """Return the offset of the last image of a multi-picture file, relative to its index (CIPA DC-007, 5.2).
+    """Return the offset of the last image of a multi-picture file (CIPA DC-007, 5.2).
 
-    Return 0 if the index is not valid. We ignore the sizes in the index, because some writers get them wrong.
+    The offset is relative to the start of ``index``, or 0 if the index is not valid. We ignore the image sizes in the
+    index, because some cameras write wrong ones.
     """
     order = ">" if index.startswith(b"MM") else "<"
     try:
@@ -208,7 +215,7 @@ def _last_mpf_image(index: bytes) -> int:
 
 
 def _size_of(jpeg: bytes) -> bytes:
-    """Return a JPEG's height and width, as the four bytes in its header."""
+    """Return the four bytes of a JPEG's header that contain its height and width."""
     at = 2
     while at + 9 <= len(jpeg):
         if jpeg[at + 1] in _FRAMES:

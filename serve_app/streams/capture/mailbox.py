@@ -1,4 +1,4 @@
-"""A one-element buffer for frames, between two threads."""
+"""A buffer that hands one frame at a time from one thread to another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serve_app.types import Frame
 class FrameMailbox:
     """A buffer for one frame, between the capture thread and the detection loop.
 
-    When it is full, a put either waits or replaces the frame.
+    If the buffer is full, ``put`` either waits or replaces the buffered frame.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,10 @@ class FrameMailbox:
         self._arrived = asyncio.Event()
 
     def put(self, frame: Frame, *, wait: bool) -> Frame | None:
-        """Put a frame, and return the frame that will not be taken: the replaced one, or this one after ``close``."""
+        """Put a frame into the buffer, and return the frame that was replaced, if any.
+
+        After ``close``, do nothing and return ``frame`` itself.
+        """
         with self._changed:
             while wait and self._frame is not None and not self._is_closed:
                 self._changed.wait()
@@ -47,7 +50,7 @@ class FrameMailbox:
             await self._arrived.wait()
 
     def close(self) -> None:
-        """Accept no more frames. A waiting frame can still be taken."""
+        """Accept no more frames. A frame that is already in the buffer can still be taken."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

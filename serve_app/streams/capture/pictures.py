@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 from serve_app.types import Pixels, Position
 
-Picture = tuple[Callable[[], Pixels], Position]  # a function that converts the pixels, and the position
+Picture = tuple[Callable[[], Pixels], Position]  # a function that returns the pixels, and the frame's position
 
 
 @dataclass(frozen=True)
 class Video:
-    """An opened source. Iterate it only once; the iteration raises SourceError if the source fails."""
+    """An opened source, whose images can be iterated over once."""
 
     pictures: Iterator[Picture]
-    fps: float | None = None  # as the source declares it
+    fps: float | None = None  # the frame rate that the source declares
     has_end: bool = False
-    comes_in_bursts: bool = False  # frames can arrive faster than real time, so the capture has to pace them
-    # For sources that send a frame only on request: the time between two requests, unless max_fps sets it.
+    comes_in_bursts: bool = False  # frames may arrive faster than real time, so the capture paces them
+    # The time between two requests to a source that sends a frame only on request. ``max_fps`` overrides this time.
     pull_interval_s: float | None = None
-    passed_over: int = 0  # files in the folder that are not images
+    passed_over: int = 0  # the number of files in a folder that are not images
 
     def __iter__(self) -> Iterator[Picture]:
         """Iterate over the images. Raise SourceError if the source fails."""

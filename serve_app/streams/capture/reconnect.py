@@ -15,12 +15,12 @@ from serve_app.streams.capture.video import open_video
 from serve_app.streams.progress import Progress
 from serve_app.types import Position
 
-_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 1.5  # a source is read within 2 s of its return
-_FAILED_RETRY_S = 60.0  # for a source that needs its operator; some cameras lock out clients that log in too often
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 1.5  # short enough to read a source again within 2 s of its return
+_FAILED_RETRY_S = 60.0  # long, because some cameras lock out clients that log in too often
 
 
 class ReconnectingSource:
-    """Opens a source, and reopens a live one indefinitely, with back-off. It blocks, so run it in its own thread."""
+    """Opens a source, and reopens a live source indefinitely, with back-off. It blocks, so run it in its own thread."""
 
     def __init__(
         self,
@@ -34,7 +34,10 @@ class ReconnectingSource:
         hwaccel: str | None,
         guard: AddressGuard | None,
     ) -> None:
-        """Prepare the source. ``loop`` restarts a file when it ends. A source with an end starts after ``after``."""
+        """Prepare the source. ``loop`` restarts a file when it ends.
+
+        A file or folder starts at the first frame after the position ``after``.
+        """
         self._source = source
         self._progress = progress
         self._stopped = stopped
@@ -45,7 +48,10 @@ class ReconnectingSource:
         self._guard = guard
 
     def read_until_the_end(self, read: Callable[[Video], None]) -> None:
-        """Call ``read`` with the opened source, again after each failure, until it ends or ``stopped`` is set."""
+        """Open the source and call ``read`` with it. Repeat this after each failure.
+
+        Return when a file or folder ends, when it cannot be read, or when ``stopped`` is set.
+        """
         failures = 0
         while not self._stopped.is_set():
             captured = self._progress.captured
@@ -82,13 +88,16 @@ class ReconnectingSource:
             self._stopped.wait(_backoff_s(failures) if pause_s is None else pause_s)
 
     def _needs_operator(self, error: SourceError) -> bool:
-        """Return whether the operator must act. Garbage from a camera that has worked is excluded: it may restart."""
+        """Return whether only an operator can fix an error. There is then no reason to retry soon.
+
+        If a camera that has worked before sends no valid video, it may be restarting and does not need an operator.
+        """
         if not self._source.is_live or isinstance(error, SourceDenied | SourceUntrusted | SourceTooLarge):
             return True
         return not isinstance(error, SourceGone) and not self._progress.captured
 
 
 def _backoff_s(failures: int) -> float:
-    """Return the pause after this many failures in a row, which doubles up to a limit."""
-    # The jitter keeps forty cameras behind one switch from reconnecting at the same moment.
+    """Return the pause after ``failures`` failures in a row. It doubles with each failure, up to a limit."""
+    # The jitter spreads the attempts when many cameras are lost at once, for example behind one switch.
     return min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1)

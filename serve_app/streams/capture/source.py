@@ -1,4 +1,4 @@
-"""The sources that are allowed, and the names under which they appear in public."""
+"""Parsing of sources. Each source is checked, and gets a public name without secrets."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Source:
     name: str
     kind: Kind
     root: Path | None = None  # the folder of media_dirs that contains the file
-    tls_verify: bool = True  # for https and rtsps: refuse a certificate that is not trusted
+    tls_verify: bool = True  # whether untrusted certificates are refused (for https and rtsps)
 
     @property
     def is_live(self) -> bool:
-        """Whether the source has no end. A live source that ends has failed, and is reopened."""
+        """Whether the source is neither a file nor a folder. A live source that ends is reopened."""
         return self.kind not in {"file", "folder"}
 
 
@@ -56,11 +56,11 @@ def parse_source(text: str, media_dirs: tuple[Path, ...], *, tls_verify: bool = 
             return Source(text, text, "device")
         typed = Path(unquote(parts.path) if parts.scheme == "file" else text)
         path = typed.resolve()
-        # A refusal shows the name as the client typed it, because it must not reveal where a link leads. We cut the
-        # part before an @, because a mistyped URL may contain a password.
+        # The error shows the name as the client typed it, because it must not reveal the target of a link. It omits
+        # the part before an @, because a mistyped URL may contain a password.
         refused = _to_printable(typed.name).rpartition("@")[2] or "the source"
         root = next((folder for folder in media_dirs if path.is_relative_to(folder)), None)
-        if root is None:  # before we look at the path: a refusal must not reveal which other files exist
+        if root is None:  # checked first, because errors must not reveal which other files exist
             raise SourceError(f"{refused} is not below a folder of SERVE_APP_MEDIA_DIRS; move it or add its folder")
         kind: Kind | None = "file" if path.is_file() else "folder" if path.is_dir() else None
     except (ValueError, OSError, RuntimeError) as exc:
@@ -76,7 +76,9 @@ def _to_printable(name: str) -> str:
 
 @contextmanager
 def open_below(root: Path | None, path: Path) -> Iterator[BinaryIO]:
-    """Open a file and check that it lies below ``root``, because a link on its path may have changed meanwhile.
+    """Open a file for the duration of the block, and check again that it is below ``root``.
+
+    A link on its path may have changed since ``parse_source`` checked it.
 
     Raise OSError if the file cannot be opened, and SourceError if it is not allowed.
     """
@@ -90,18 +92,18 @@ def open_below(root: Path | None, path: Path) -> Iterator[BinaryIO]:
 
 
 def _open_nonblocking(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # opening a pipe would block otherwise
+    return os.open(path, flags | os.O_NONBLOCK)  # otherwise, opening a pipe would block
 
 
 def _parse_address(text: str, parts: SplitResult, tls_verify: bool) -> Source:
-    """Parse a URL. The source's name shows neither the credentials nor the path, which may contain secrets, too."""
-    if not text.isprintable():  # FFmpeg would pass a line break on, which injects a request header
+    """Parse a URL. The source's name omits the credentials, and also the path, which may contain secrets."""
+    if not text.isprintable():  # a line break could inject a header into FFmpeg's request
         raise SourceError("source.uri is not a valid file name or URL")
     if parts.scheme not in _ADDRESSES or not parts.hostname:
         raise SourceError(f"source.uri must be a file, a folder, /dev/video… or one of {', '.join(_ADDRESSES)}://…")
     if "@" in parts.path + parts.query + parts.fragment:
-        raise SourceError("source.uri: write / ? # and @ in a password as %2F %3F %23 and %40")
-    # FFmpeg reads options from the query, such as a port to listen on or a buffer of gigabytes.
+        raise SourceError("source.uri has an @ after the host; in a password, write / ? # and @ as %2F %3F %23 and %40")
+    # FFmpeg would read options from the query, such as a port to listen on or a buffer size of gigabytes.
     if parts.scheme in {"tcp", "udp"} and "?" in text:
         raise SourceError(f"source.uri: a {parts.scheme} source must be {parts.scheme}://host:port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

@@ -15,13 +15,13 @@ from serve_app.streams.capture.jpegs import jpegs_of, video_of
 from serve_app.streams.capture.pictures import Video
 from serve_app.streams.capture.source import Source
 
-_TIMEOUT_S = 10.0  # for each network operation, and for each frame
+_TIMEOUT_S = 10.0  # for each network operation, and also for each frame
 _HEAD_BYTES = 3
 
 
 @contextmanager
 def open_tcp(source: Source, max_pixels: int, hwaccel: str | None) -> Iterator[Video]:
-    """Open a source of JPEGs, or of a format that FFmpeg reads, within the block.
+    """Open a TCP source, which sends JPEGs or a format that FFmpeg reads, for the duration of the block.
 
     Raise SourceError as ``open_video`` does.
     """
@@ -50,17 +50,17 @@ class _Body:
         self.reset_timeout()
 
     def reset_timeout(self) -> None:
-        """Start waiting for the next frame."""
+        """Restart the timeout for the next frame."""
         self._expires_at_s = time.monotonic() + _TIMEOUT_S
 
     def peek(self, size: int) -> bytes:
-        """Return the first bytes, which ``read`` returns again."""
+        """Return the first ``size`` bytes without consuming them."""
         while len(self._read_already) < size and (data := self._fetch(1 << 16)):
             self._read_already += data
         return self._read_already[:size]
 
     def read(self, size: int = 1 << 16, /) -> bytes:
-        """Return the next bytes, or none at the end.
+        """Return the next bytes, or ``b""`` at the end.
 
         Raise SourceGone if the connection fails, and SourceStalled if the source sends nothing.
         """

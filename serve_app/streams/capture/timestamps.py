@@ -1,4 +1,4 @@
-"""Conversion of a source's timestamps into steadily increasing time."""
+"""Conversion of a source's timestamps into a time that never goes back."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable
 
 USUAL_FPS = 25.0  # assumed for a source that does not declare its frame rate
-_JUMP_S = 5.0  # a larger step forward in a live source is a jump, unless its frames are that rare
-_RECORDED_JUMP_S = 3600.0  # the same for a recording, which may really contain pauses of minutes
-_JUMP_BACK_S = 1.0  # a larger step back is a jump, too
+_JUMP_S = 5.0  # in a live source, a larger step forward is a jump, unless frames are very rare
+_RECORDED_JUMP_S = 3600.0  # larger for a recording, which may have real pauses of minutes
+_JUMP_BACK_S = 1.0  # a larger step back means that the source's clock was set back
 
 
 class Timestamps:
-    """The time since the first frame, which never goes back, whatever the source's timestamps do.
+    """Converts timestamps into the elapsed time since the first frame, which never goes back.
 
-    Timestamps may be missing, stand still or jump, because a camera's clock is set or a recording is spliced. A
-    recording may also have real pauses, for example if a camera records only motion.
+    Timestamps may be missing, repeat or jump, for example because a camera's clock was set or a recording was spliced.
+    A recording may also have real pauses, for example if a camera records only motion.
 
-    If a timestamp of a recording is missing, does not increase or jumps, its frame comes one frame interval after the
-    last one. A live source's frame without a timestamp gets its time of arrival.
+    If a timestamp jumps or does not increase, its frame is placed one frame interval after the previous frame. The same
+    applies to a missing timestamp in a recording. In a live source, a frame without a timestamp gets its arrival time.
     """
 
     def __init__(
@@ -29,11 +29,11 @@ class Timestamps:
         self._jump_s = _RECORDED_JUMP_S if is_recorded else _JUMP_S
         self._clock_s = clock_s
         self._opened_at_s = self._read_at_s = clock_s()
-        self._newest: tuple[float, float] | None = None  # the newest timestamp, and the elapsed time at it
-        self._elapsed_s: float | None = None  # at the last frame
+        self._newest: tuple[float, float] | None = None  # the newest timestamp, and its elapsed time
+        self._elapsed_s: float | None = None  # the last frame's elapsed time
 
     def elapsed_s(self, stamp_s: float | None) -> float:
-        """Return the elapsed time at the next frame, which has just been read and has this timestamp."""
+        """Return the elapsed time of the frame that has just been read. ``stamp_s`` is the frame's timestamp."""
         now_s = self._clock_s()
         if stamp_s is None and not self._is_recorded:
             self._elapsed_s = max(now_s - self._opened_at_s, self._elapsed_s or 0.0)

@@ -8,15 +8,15 @@ from av.stream import Disposition
 
 from serve_app.errors import SourceError
 
-# FFmpeg lists all of these as video: a song's cover art, a film's thumbnails, a photograph stored with a video.
+# FFmpeg lists these as video tracks, too: a song's cover art, a film's thumbnails, a photograph stored with a video.
 _STILL_IMAGES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
 def find_video(container: InputContainer, name: str) -> av.VideoStream:
-    """Return the track that a player shows, which is never a cover, thumbnail or other still image.
+    """Return the track that a player would show. Ignore covers, thumbnails and other still images.
 
-    Prefer tracks with more than one frame, then the track marked as default, then the largest.
-    Raise SourceError if there is no video track, or none with a supported codec.
+    Prefer tracks with more than one frame, then the track that is marked as default, then the track with the most
+    pixels. Raise SourceError if there is no video track, or none with a supported codec.
     """
     moving = [track for track in container.streams.video if not track.disposition & _STILL_IMAGES]
     found = max((track for track in moving if _is_decoded(track)), key=_rank, default=None)
@@ -33,6 +33,6 @@ def _is_decoded(track: av.VideoStream) -> bool:
 
 
 def _rank(track: av.VideoStream) -> tuple[bool, bool, int]:
-    """Return the sort key of a track. ``max`` takes the first of equal tracks."""
+    """Return the sort key by which ``max`` selects the track."""
     is_default = bool(track.disposition & Disposition.default)
     return track.frames != 1, is_default, track.width * track.height

@@ -1,4 +1,4 @@
-"""Opening a source of any kind."""
+"""Opening of sources of all kinds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from serve_app.streams.capture.tcp import open_tcp
 from serve_app.streams.capture.web_video import open_web
 from serve_app.types import Position
 
-# The protocols that FFmpeg may use for each kind. Without the list, a server's answer could make it open local files.
+# The protocols that FFmpeg may use for each kind of source. Without this list, a server's response could make FFmpeg
+# open local files.
 _PROTOCOLS: dict[Kind, str] = {
     "rtsp": "rtsp,rtp,tcp,udp",
     "rtsps": "rtsp,rtsps,rtp,tls,tcp",
@@ -40,10 +41,12 @@ def open_video(
     hwaccel: str | None = None,
     guard: AddressGuard | None = None,
 ) -> Iterator[Video]:
-    """Open a source within the block. Its first image is the one after ``after``.
+    """Open a source for the duration of the block, and yield its images after the position ``after``.
 
-    ``hwaccel`` names the hardware that decodes; software is the fallback. ``guard`` decides which other servers an HTTP
-    source may lead to, such as those of a playlist's segments; without it, only public ones are allowed.
+    ``hwaccel`` names the hardware decoder. If it is not available, FFmpeg decodes in software. ``guard`` decides which
+    other servers an HTTP source may refer to, for example for a playlist's segments. Without ``guard``, only servers
+    with public addresses are allowed.
+
     Raise SourceDenied, SourceUntrusted, SourceTooLarge, SourceStalled or SourceGone, or a plain SourceError if the
     source is not a video.
     """
@@ -69,7 +72,7 @@ def open_video(
 
 @contextmanager
 def _open_file(source: Source, max_pixels: int, hwaccel: str | None, after: Position | None) -> Iterator[Video]:
-    """Open a video file. We open it ourselves and pass FFmpeg the descriptor, so that the checked file is used."""
+    """Open a video file. We pass FFmpeg a file descriptor, so that it reads exactly the file that we have checked."""
     with ExitStack() as stack:
         try:
             file = stack.enter_context(open_below(source.root, Path(source.uri)))

@@ -1,8 +1,8 @@
-"""The HTTP client for sources: cameras, media servers, and the servers that their playlists and redirects lead to.
+"""The HTTP client for sources such as cameras and media servers.
 
-FFmpeg's own HTTP client follows playlists and redirects to any address, uses the environment's proxy even for cameras
-on the LAN, and does not report why a request failed. This client blocks, so run it in its own thread. It builds on
-Python's ``http.client``, because other clients refuse the nonstandard headers that some cameras send.
+We do not use FFmpeg's own HTTP client. It follows playlists and redirects to any address, uses the environment's proxy
+even for cameras on the LAN, and does not report why a request failed. This client is based on Python's ``http.client``,
+because other clients refuse the nonstandard headers that some cameras send. It blocks, so run it in its own thread.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from serve_app.network.proxies import Proxy, TunnelRefused, proxy_for, tunnel
 from serve_app.streams.capture.failures import explain_tls, refusal, tls_for
 from serve_app.streams.capture.source import Source
 
-_TIMEOUT_S = 10.0  # for each network operation, and for each frame
+_TIMEOUT_S = 10.0  # for each network operation, and also for each frame
 _MAX_REDIRECTS = 5
 _MAX_COOKIES = 50
-_MAX_ADDRESSES = 4  # tried for each host
+_MAX_ADDRESSES = 4  # how many addresses of a host we try
 _REDIRECTS = {301, 302, 303, 307, 308}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HEADERS = {
     "User-Agent": "sightline",
     "Accept": "*/*",
     "Accept-Encoding": "identity",
-    "Cache-Control": "no-cache",  # a cache would return the first snapshot again and again
+    "Cache-Control": "no-cache",  # a cache would repeat the first snapshot
     "Connection": "close",
 }
 
 
 class WebClient:
-    """Sends requests to one source's server, and to other servers that it leads to if ``guard`` allows them.
+    """Sends requests to a source's host. Playlists and redirects may refer to other hosts if ``guard`` allows them.
 
-    The source's own host may be anywhere, because the user chose it. We keep its first addresses, so that its name
-    cannot lead elsewhere later.
+    The source's own host may have any address, because the user chose it. We resolve its name only once, so that the
+    name cannot point to another address later.
     """
 
     def __init__(self, source: Source, guard: AddressGuard) -> None:
@@ -52,21 +52,24 @@ class WebClient:
         self._guard = guard
         self._url = self._parse_url(source.uri)
         self._own_addresses: list[str] | None = None  # None until resolved
-        self._proxy: Proxy | None = None  # for the source's own host
+        self._proxy: Proxy | None = None  # used for the source's own host only
         self._cookies = httpx.Cookies()  # some media servers send segments only to clients that return their cookies
         self._auth: httpx.Auth | None = None  # set at the first request that may need credentials
         self._expires_at_s = 0.0
         self.reset_timeout()
 
     def reset_timeout(self) -> None:
-        """Start waiting for the next frame. The timeout is per frame, because a source may send bytes one by one."""
+        """Restart the timeout for one frame.
+
+        A timeout per read is not enough, because a source may send its bytes one by one.
+        """
         self._expires_at_s = time.monotonic() + _TIMEOUT_S
 
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> Reply:
-        """Return the server's response without its body. Follow redirects as long as the URL scheme does not change.
+        """Send a request, and return the response before its body is read. Follow redirects to the same URL scheme.
 
-        Raise SourceError if the request fails, or its subclass SourceDenied, SourceUntrusted, SourceGone or
-        SourceStalled.
+        Raise SourceError or one of its subclasses SourceDenied, SourceUntrusted, SourceGone and SourceStalled if the
+        request fails.
         """
         self.reset_timeout()
         target = self._parse_url(url)
@@ -89,7 +92,7 @@ class WebClient:
         raise SourceError(f"{self._source.name} redirects more than {_MAX_REDIRECTS} times")
 
     def check_timeout(self) -> None:
-        """Raise SourceStalled if the source has not sent a frame for too long."""
+        """Raise SourceStalled if the timeout for the current frame has expired."""
         if time.monotonic() > self._expires_at_s:
             raise SourceStalled(f"{self._source.name} is connected but sends no video")
 
@@ -107,7 +110,7 @@ class WebClient:
         try:
             url = parse_http_url(text)
         except InvalidUrl:
-            raise SourceError(f"{self._source.name} is, or leads to, an invalid http:// or https:// URL") from None
+            raise SourceError(f"{self._source.name} is an invalid http:// or https:// URL, or leads to one") from None
         if url.scheme != self._source.kind:
             kind = self._source.kind
             raise SourceError(
@@ -123,11 +126,11 @@ class WebClient:
             return ""
 
     def _request(self, url: httpx.URL, headers: Mapping[str, str]) -> tuple[HTTPConnection, HTTPResponse]:
-        """Send a request. Use the credentials in the source's URL if its own server asks for them."""
+        """Send a request. The credentials in the source's URL are used only for that URL's host and port."""
         if not self._url.userinfo or _origin(url) != _origin(self._url):
             return self._send(url, headers)
         if self._auth is None:
-            # Digest first, because it sends credentials only after a challenge.
+            # We try digest authentication first, because it sends no credentials before the server's challenge.
             self._auth = httpx.DigestAuth(self._url.username, self._url.password)
         connection, response = self._request_with_auth(self._auth, url, headers)
         challenges = response.headers.get_all("WWW-Authenticate") or []
@@ -212,7 +215,7 @@ class WebClient:
             except OSError as exc:
                 raise SourceGone(f"{self._source.name}: {_describe_proxy(self._proxy)}: {_error_text(exc)}") from None
         if not self._own_addresses:
-            self._own_addresses = None  # resolve again at the next attempt
+            self._own_addresses = None  # so that the next attempt resolves the name again
             raise SourceGone(f"{self._source.name}: the host name cannot be resolved")
         return self._connect(self._own_addresses, port)
 
@@ -222,10 +225,10 @@ class WebClient:
         except socket.gaierror:
             addresses = []
         except ServeAppError:
-            addresses = []  # the same error, so as not to reveal whether a name exists
+            addresses = []  # treated like an unknown name, so as not to reveal which names exist
         if not addresses:
             raise SourceError(
-                f"{self._source.name} leads to another server, which has no allowed address; allow it in "
+                f"{self._source.name} leads to another server, whose address is not allowed; add it to "
                 "SERVE_APP_ALLOWED_NETWORKS"
             )
         return self._connect(addresses, port)
@@ -242,7 +245,7 @@ class WebClient:
         name = self._source.name
         if isinstance(exc, ssl.SSLError):
             return explain_tls(self._source, exc)
-        if isinstance(exc, ConnectionError):  # including http.client's error for a server that hangs up
+        if isinstance(exc, ConnectionError):  # also raised by http.client if the server hangs up
             return SourceGone(f"{name}: {_error_text(exc)}")
         if isinstance(exc, HTTPException | ValueError):
             return SourceError(f"{name} does not answer in HTTP; check the port and scheme")
@@ -263,7 +266,7 @@ class Reply:
         self._read_already = b""
 
     def header(self, name: str) -> str:
-        """Return a header's value, or an empty text."""
+        """Return a header's value, or an empty string if it is missing."""
         return str(self._response.headers.get(name, ""))
 
     @property
@@ -272,13 +275,13 @@ class Reply:
         return self.header("Content-Type").partition(";")[0].strip().lower()
 
     def peek(self, size: int) -> bytes:
-        """Return the body's first bytes, which ``read`` returns again; fewer if the body is shorter."""
+        """Return at least the first ``size`` bytes without consuming them. Return fewer if the body is shorter."""
         while len(self._read_already) < size and (data := self._fetch(1 << 16)):
             self._read_already += data
         return self._read_already
 
     def read(self, size: int = 1 << 16, /) -> bytes:
-        """Return the next bytes, at most ``size``, or none at the end.
+        """Return at most ``size`` of the next bytes, or ``b""`` at the end.
 
         Raise SourceGone if the connection fails, and SourceStalled if the server sends nothing.
         """
@@ -317,7 +320,7 @@ def _origin(url: httpx.URL) -> tuple[str, int]:
 
 
 def _as_httpx(response: HTTPResponse, request: httpx.Request) -> httpx.Response:
-    """Return the part of a response that httpx needs. The other headers may contain bytes that it refuses."""
+    """Return an httpx response with only the headers that we need. It could refuse the others as malformed."""
     headers = [
         (name.encode("latin-1"), value.encode("latin-1", "replace"))
         for name, value in response.headers.items()
@@ -327,7 +330,7 @@ def _as_httpx(response: HTTPResponse, request: httpx.Request) -> httpx.Response:
 
 
 def _open_socket(hosts: list[str], port: int) -> socket.socket:
-    """Connect to the first host that accepts the connection. Raise the last host's OSError if none does."""
+    """Connect to the first host that accepts a connection. Raise the OSError of the last host if all fail."""
     hosts = hosts[:_MAX_ADDRESSES]
     for host in hosts[:-1]:
         try:

@@ -1,7 +1,7 @@
-"""Sources behind HTTP URLs: MJPEG cameras, snapshots that change, HLS playlists, and videos that FFmpeg reads.
+"""HTTP sources: MJPEG cameras, snapshots that change, HLS playlists, and videos that FFmpeg reads.
 
-We detect the kind from the first bytes. We use the ``Content-Type`` only if they are ambiguous, because many cameras
-send a wrong one.
+We detect the kind of source from the first bytes. We use the ``Content-Type`` only if these bytes are ambiguous,
+because many cameras send a wrong ``Content-Type``.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from serve_app.streams.capture.timestamps import USUAL_FPS
 from serve_app.streams.capture.web import Reply, WebClient
 from serve_app.types import Pixels, Position
 
-SNAPSHOT_INTERVAL_S = 1.0  # unless max_fps sets it
+SNAPSHOT_INTERVAL_S = 1.0  # max_fps overrides this
 _HEAD_BYTES = 64
-_MAX_CLIP_BYTES = 1 << 40  # a camera that declares a larger size sends an endless stream
+_MAX_CLIP_BYTES = 1 << 40  # a larger declared size means an endless stream
 _CLIPS = {".mjpeg", ".mjpg", ".mjp"}  # files of concatenated JPEGs
 _PAGE = re.compile(rb"<(!doctype html|html|head|body|script)", re.IGNORECASE)
 _BOUNDARY = re.compile(rb"\s*--[\x21-\x7e]")
-_NO_NESTING = {"protocol_whitelist": "none"}  # FFmpeg must not open anything that the data names
+_NO_NESTING = {"protocol_whitelist": "none"}  # keeps FFmpeg from opening what the data refers to
 
 
 @contextmanager
 def open_web(source: Source, guard: AddressGuard, max_pixels: int, hwaccel: str | None) -> Iterator[Video]:
-    """Open an HTTP source within the block. Raise SourceError as ``open_video`` does."""
+    """Open an HTTP source for the duration of the block. Raise SourceError as ``open_video`` does."""
     client = WebClient(source, guard)
     with ExitStack() as stack:
         reply = stack.enter_context(closing(client.get(source.uri)))
@@ -79,9 +79,10 @@ def open_web(source: Source, guard: AddressGuard, max_pixels: int, hwaccel: str 
 def _read_all_runs(
     video: Video, body: HlsBody, runs: ExitStack, open_next: Callable[[], AbstractContextManager[Video]]
 ) -> Iterator[Picture]:
-    """Yield the images of all runs of a playlist as one video. Each run starts one frame interval after the last one.
+    """Yield the images of all runs of a playlist as one video.
 
-    A run is the video between two discontinuities. ``runs`` holds the open run.
+    A run is the video between two discontinuities. The timestamps of a run are shifted so that it starts one frame
+    interval after the previous run. Closing ``runs`` closes the current run.
     """
     frame_s = 1 / (video.fps or USUAL_FPS)
     last = Position(-1)
@@ -102,7 +103,7 @@ def _read_all_runs(
 
 
 def _open_jpegs(source: Source, client: WebClient, reply: Reply, max_pixels: int) -> Video:
-    """Open a source that starts with a JPEG: a snapshot, a camera's stream, or a clip."""
+    """Open a source that starts with a JPEG. It may be a snapshot, a camera's stream, or a clip."""
     size = reply.size if reply.size is not None and reply.size < _MAX_CLIP_BYTES else None
     has_end, is_long = size is not None, size is None or size > MAX_PICTURE_BYTES
     if is_long or reply.content_type.startswith("video/") or _ending(reply.url) in _CLIPS:
@@ -130,7 +131,12 @@ def _snapshots(source: Source, client: WebClient, first: bytes, max_pixels: int)
 
 
 def _snapshot(source: Source, data: bytes, max_pixels: int) -> Callable[[], Pixels]:
-    """Decode a snapshot at once, because an unsupported format or size will not change and must end the source."""
+    """Return a function that returns a snapshot's pixels.
+
+    Decode the snapshot here, so that an unsupported format or size raises SourceError. Later snapshots would
+    have the same problem. Any other decoding error is raised only when the pixels are requested, because the next
+    snapshot may be valid.
+    """
     try:
         pixels = decode(data, max_pixels)
     except TooLarge:
@@ -158,19 +164,25 @@ def _ending(url: str) -> str:
 
 
 def _is_snapshot(head: bytes, kind: str) -> bool:
-    """Return whether a response is one image. A GIF counts as a clip, because only its end shows whether it moves."""
+    """Return whether a response is one image.
+
+    A GIF counts as a video, because its first bytes do not show whether it is animated.
+    """
     if head.startswith(b"GIF8"):
         return False
     return is_picture(head) or is_still(head) or (kind.startswith("image/") and not _is_video(head))
 
 
 def _is_video(head: bytes) -> bool:
-    """Return whether the first bytes show video: MP4, Matroska, AVI, FLV, or MPEG-TS."""
+    """Return whether the first bytes are those of MP4, Matroska, AVI, FLV or MPEG-TS."""
     return head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"RIFF", b"FLV")) or head[:1] == b"G"
 
 
 def _is_seekable(client: WebClient, reply: Reply) -> bool:
-    """Return whether the server sends byte ranges. We try it, because many servers do not declare their support."""
+    """Return whether the server supports byte ranges.
+
+    If the server does not declare it, request one byte, because many servers support ranges without declaring it.
+    """
     if reply.size is None:
         return False
     accepted_ranges = reply.header("Accept-Ranges").strip().lower()
@@ -184,7 +196,10 @@ def _is_seekable(client: WebClient, reply: Reply) -> bool:
 
 
 class WebFile:
-    """A file on a web server in which FFmpeg can seek, because an MP4 may have its index at its end."""
+    """A file on a web server in which FFmpeg can seek.
+
+    FFmpeg must seek because the index of an MP4 may be at its end.
+    """
 
     def __init__(self, client: WebClient, reply: Reply) -> None:
         self._client = client
@@ -194,7 +209,7 @@ class WebFile:
         self._at = 0
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes, or none at the end. Raise SourceError if the server fails."""
+        """Return the next bytes, or ``b""`` at the end. Raise SourceError if the server fails."""
         if self._at >= self._size:
             return b""
         if self._reply is None:
@@ -206,7 +221,7 @@ class WebFile:
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to a position and return it."""
+        """Move to a position, and return it in bytes from the start."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if base + offset != self._at:
             self.close()

@@ -1,1 +1,1 @@
-"""The receivers of a stream's results: following clients, sinks and recordings."""
+"""The outputs of a stream: events for clients, sinks and recordings."""

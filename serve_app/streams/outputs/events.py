@@ -1,4 +1,4 @@
-"""A stream's events. The newest are kept for the clients that follow the stream, and each is sent to the sinks."""
+"""A stream's events. The newest events are kept for clients, and every event is sent to the sinks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from serve_app.schemas.streams import EventType
 from serve_app.streams.outputs.sinks import Sink
 from serve_app.types import Event, EventPage
 
-_MAX_KEPT = 512  # events, for clients that reconnect
+_MAX_KEPT = 512  # how many events a client can catch up on after it reconnects
 _MAX_PAGE = 128
 
 
 class EventLog:
-    """One stream's events. Use it from one event loop only."""
+    """The event log of one stream. Use it from one event loop only."""
 
     def __init__(self, stream_id: str, sinks: Sequence[Sink], next_id: int = 0) -> None:
         self._stream_id = stream_id
@@ -33,7 +33,7 @@ class EventLog:
         return self._next_id
 
     def add(self, kind: EventType, body: BaseModel) -> None:
-        """Add an event that happens now; ``body`` holds its fields."""
+        """Add an event with the current time and the fields of ``body``."""
         head = f'{{"event_id":{self._next_id},"type":"{kind}","stream_id":"{self._stream_id}","at_s":{time.time():.3f},'
         event = Event(self._next_id, kind, self._stream_id, head + body.model_dump_json()[1:])
         self._next_id += 1
@@ -44,16 +44,17 @@ class EventLog:
             sink.put(event)
 
     async def page(self, after: int | None, within_s: float) -> EventPage:
-        """Return events with an id above ``after`` (None: future ones) as soon as there is one.
+        """Wait until there is an event with an id above ``after``, and return all such events, up to 128.
 
-        Return an empty page if there is none within ``within_s`` seconds.
+        If ``after`` is None, wait for the next event. Return an empty page after ``within_s`` seconds without an event.
         """
         after = self._next_id - 1 if after is None else after
         if after >= self._next_id - 1:
             try:
                 await asyncio.wait_for(self._arrived.wait(), within_s)
             except TimeoutError:
-                return EventPage([], min(after, self._next_id - 1), 0)  # do not skip an event that arrives just now
+                # An event may arrive together with the timeout. The returned ``after`` lets the next call find it.
+                return EventPage([], min(after, self._next_id - 1), 0)
         wanted = [event for event in self._kept if event.event_id > after]
         missed = wanted[0].event_id - after - 1 if wanted else 0
         return EventPage(wanted[:_MAX_PAGE], self._next_id - 1, missed)

@@ -1,4 +1,4 @@
-"""Recording of clips and snapshots when objects are detected in a stream, with their boxes drawn."""
+"""Recording of clips and snapshots while objects are detected in a stream. The boxes of the objects are drawn."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from serve_app.types import Detections, Pixels
 
 logger = logging.getLogger(__name__)
 
-_MAX_WAITING = 8  # frames; few, because each holds its pixels
-_LATE_FRAME_S = 2.0  # how long after a clip's end we still wait for a late frame
-_MAX_SIDE_PX = 1280  # of a clip's longer side
+_MAX_WAITING = 8  # few frames, because each holds its pixels in memory
+_LATE_FRAME_S = 2.0  # how much longer than post_roll_s we wait for a clip's next frame
+_MAX_SIDE_PX = 1280  # limit for a clip's width and height
 _TIME_BASE = Fraction(1, 90_000)
 _NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}Z\.(mp4|mp4\.part|jpg)")
 _PART = ".part"
-# A fragmented MP4 can be played up to its last fragment if the process is killed.
+# A fragmented MP4 can be played up to its last fragment even if the process was killed.
 _OPTIONS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
-_CODEC_OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "crf": "26", "g": "10"}  # one fragment per ten frames
+_CODEC_OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "crf": "26", "g": "10"}  # g: one fragment per ten frames
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class _DetectedFrame:
 class Recorder:
     """Records one stream in its own thread, so that adding a frame never blocks.
 
-    That thread calls ``on_clip``. If the disk cannot be written, frames are dropped and counted, and the stream
-    continues.
+    ``on_clip`` is called in that thread. If the disk cannot be written, the recorder counts the frames as dropped, and
+    the stream continues.
     """
 
     def __init__(self, spec: Recording, folder: Path, *, on_clip: Callable[[ClipNotice], None]) -> None:
@@ -58,9 +58,9 @@ class Recorder:
         self._folder = folder
         self._on_clip = on_clip
         self._waiting: queue.Queue[_DetectedFrame | None] = queue.Queue(_MAX_WAITING)
-        self._due_s = 0.0  # when max_fps allows the next frame
+        self._due_s = 0.0  # the earliest capture time of the next frame, because of max_fps
         self._dropped: Counter[str] = Counter()
-        self._pre_roll: deque[tuple[float, bytes]] = deque()  # capture times and JPEGs
+        self._pre_roll: deque[tuple[float, bytes]] = deque()  # the capture times and JPEGs of frames before a clip
         self._open_clip: _OpenClip | None = None
         self._clips = 0
         self._detail = ""
@@ -68,7 +68,7 @@ class Recorder:
         self._thread.start()
 
     def put(self, pixels: Pixels, detections: Detections, captured_at_s: float) -> None:
-        """Queue a frame, whose pixels must no longer change. Return at once."""
+        """Queue a frame without waiting. The caller must not change its pixels afterwards."""
         if 0 < self._due_s - captured_at_s < 1:  # a larger difference means that the wall clock was set back
             return
         self._due_s = captured_at_s + 0.95 / self._spec.max_fps
@@ -87,7 +87,7 @@ class Recorder:
         )
 
     def close(self, timeout_s: float) -> None:
-        """Record the waiting frames and finish the clip. This blocks for up to twice ``timeout_s``."""
+        """Record the queued frames and finish the open clip. This blocks for up to twice ``timeout_s``."""
         with suppress(queue.Full):
             self._waiting.put(None, timeout=timeout_s)
         self._thread.join(timeout_s)
@@ -99,7 +99,10 @@ class Recorder:
         self._try(self._finish)
 
     def _next(self) -> _DetectedFrame | None:
-        """Return the next frame, or None at the end. Finish an open clip if no frame arrives in time."""
+        """Wait for the next frame and return it, or None at the end.
+
+        Finish the open clip if no frame arrives before the clip must end.
+        """
         while True:
             try:
                 return self._waiting.get(timeout=self._spec.post_roll_s + _LATE_FRAME_S if self._open_clip else None)
@@ -137,7 +140,7 @@ class Recorder:
             self._pre_roll.append((frame.captured_at_s, encode_jpeg(small)))
 
     def _start(self, frame: _DetectedFrame, small: Pixels, seen: set[str]) -> None:
-        # We do not create the parents, because they may be the mount point of a volume that is missing.
+        # We do not create the parent folder, because a missing folder may be the mount point of a volume.
         self._folder.mkdir(mode=0o700, exist_ok=True)
         name = datetime.fromtimestamp(frame.captured_at_s, UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")[:-3] + "Z"
         snapshot = self._folder / f"{name}.jpg"
@@ -169,7 +172,7 @@ class Recorder:
             clip.with_suffix(".jpg").unlink(missing_ok=True)
 
     def _finish_leftover_clips(self) -> None:
-        """Rename the partial clips of a killed process. They can be played up to their last fragment."""
+        """Give the unfinished clips of a killed process their final names, because they can be played."""
         with suppress(OSError):
             for part in self._folder.glob(f"*{_PART}"):
                 if _NAME.fullmatch(part.name):
@@ -177,7 +180,7 @@ class Recorder:
 
 
 class _OpenClip:
-    """An MP4 file during its recording."""
+    """A clip that is being recorded to an MP4 file."""
 
     def __init__(self, path: Path, snapshot: Path, shape: tuple[int, ...], triggered_at_s: float) -> None:
         self._path = path
@@ -204,15 +207,15 @@ class _OpenClip:
         self._stream.thread_count = 1
 
     def fits(self, picture: Pixels) -> bool:
-        """Return whether a frame is as large as the clip's other frames."""
+        """Return whether an image has the same size as the clip's frames."""
         return picture.shape == self._shape
 
     def ends_before(self, at_s: float, spec: Recording) -> bool:
-        """Return whether the clip ends before a frame of this time."""
+        """Return whether a frame that was captured at ``at_s`` is too late for this clip."""
         return at_s - self._seen_at_s > spec.post_roll_s or at_s - self._triggered_at_s > spec.max_clip_s
 
     def add(self, picture: Pixels, at_s: float, seen: set[str]) -> None:
-        """Append a frame, and the labels in it that keep the clip open."""
+        """Append a frame. ``seen`` contains the frame's labels that keep the clip open."""
         if self._started_at_s is None:
             self._started_at_s = at_s
         if seen:
@@ -252,7 +255,7 @@ class _OpenClip:
 
 
 def _draw_small(frame: _DetectedFrame) -> Pixels:
-    """Draw a frame's boxes on a copy that is small enough for a clip and has even sides, as H.264 requires."""
+    """Scale a frame down to the size of a clip, and draw its boxes. Both sides are even, as H.264 requires."""
     height, width = frame.pixels.shape[:2]
     scale = min(1.0, _MAX_SIDE_PX / max(height, width))
     size = max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2)
@@ -267,5 +270,5 @@ def _write(path: Path, data: bytes) -> None:
         with open(descriptor, "wb") as file:
             file.write(data)
     except OSError:
-        path.unlink(missing_ok=True)  # no partial files on a full disk
+        path.unlink(missing_ok=True)  # the disk may be full, so keep no partial file
         raise

@@ -1,1 +1,1 @@
-"""The state of a stream from frame to frame: motion, tracks, zones and lines."""
+"""Everything that a stream remembers from frame to frame: motion, tracks, zones and lines."""

@@ -1,4 +1,4 @@
-"""The motion gate, which lets still frames skip the model."""
+"""The motion gate, which skips the model for frames without motion."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ import numpy as np
 from serve_app.schemas.streams import Motion
 from serve_app.types import Pixels
 
-_SAMPLED_PX = (384, 216)  # width, height of the sampled grid: every fifth pixel each way, at 1080p
-_SMALL_PX = (96, 54)  # width, height of the compared image: each pixel is the mean of 16 samples, with 1/4 the noise
-_CHANGED = 15  # of 255: a pixel that differs by more has changed
+# A frame is sampled at 384 × 216 pixels, which is every fifth row and column of a 1080p frame. Each pixel of the
+# compared image is the mean of 16 samples, which divides the noise by 4. All sizes are (width, height).
+_SAMPLED_PX = (384, 216)
+_SMALL_PX = (96, 54)
+_CHANGED = 15  # in grey levels of 0 to 255; a pixel has changed if it differs by more
 
 
 class MotionGate:
-    """Lets only those frames of a stream pass in which something moved."""
+    """Selects the frames of a stream that differ from the last selected frame."""
 
     def __init__(self, motion: Motion) -> None:
         self._motion = motion
-        self._last_passed: Any = None  # the last frame that passed, downscaled: (54, 96) uint8
+        self._last_passed: Any = None  # the last selected frame, scaled down; (54, 96) uint8
         self._last_passed_at_s = 0.0
 
     def passes(self, pixels: Pixels, at_s: float) -> bool:
-        """Return whether a frame passes: the first one, and each that differs enough from the last one that passed.
+        """Return whether a frame is selected.
 
-        A frame also passes if the last one passed too long ago. ``at_s`` is the frame's time on a monotonic clock.
+        A frame is selected if it is the first one, if it differs enough from the last selected frame, or if the last
+        selected frame is too long ago. ``at_s`` is the frame's time on a clock that is never set back.
         """
         small = _downscale(pixels)
         if (
@@ -40,7 +43,8 @@ class MotionGate:
 
 
 def _downscale(pixels: Pixels) -> Any:
-    sampled = cv2.resize(pixels, _SAMPLED_PX, interpolation=cv2.INTER_NEAREST)  # reads no more pixels than it returns
+    # INTER_NEAREST is fast, because it reads only the sampled pixels.
+    sampled = cv2.resize(pixels, _SAMPLED_PX, interpolation=cv2.INTER_NEAREST)
     grey = cv2.cvtColor(sampled, cv2.COLOR_BGR2GRAY)
     return cv2.resize(grey, _SMALL_PX, interpolation=cv2.INTER_AREA)
 

@@ -1,8 +1,8 @@
 """Counting of objects in zones and across lines.
 
-We do not use supervision here. Its PolygonZone does not report which objects enter and leave, nor how long each stays.
-Its LineZone counts objects that walk around the line's end, forgets an object after two frames without a detection, and
-loses its counts when the line is edited.
+We do not use the library ``supervision`` here. Its PolygonZone does not report which objects enter and leave a zone, or
+how long they stay. Its LineZone counts objects that walk around the end of the line, forgets an object after two frames
+without a detection, and loses its counts when the line is edited.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from serve_app.schemas.streams import Line, LineCount, LineCrossing, Regions, Zone, ZoneChange, ZoneCount
 from serve_app.types import Detections, Frame
 
-_GONE_AFTER_S = 2.0  # an object unseen for longer is forgotten, and has left when it was last seen
-_JITTER = 0.005  # of the frame's height; the boxes of an object at rest move by less
+_GONE_AFTER_S = 2.0  # an object that is not seen for longer has left
+_JITTER = 0.005  # a share of the frame's height; the box of a still object jitters by less
 
 _Point = tuple[float, float]  # x, y, as fractions of the frame's width and height
 
@@ -28,10 +28,10 @@ RegionEvent = ZoneChange | LineCrossing
 
 
 class RegionCounter:
-    """Counts one stream's tracked objects by the middle of their box's lower edge.
+    """Counts a stream's tracked objects in zones and across lines.
 
-    Jitter at an edge is not counted: an object changes sides only when it is 0.5 % of the frame's height behind the
-    line, and leaves a zone only when it is that far outside.
+    The position of an object is the middle of its box's lower edge. Because boxes jitter, an object has crossed a line
+    or left a zone only when its position is beyond the edge by more than 0.5 % of the frame's height.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class RegionCounter:
         zones: Mapping[str, ZoneCount] | None = None,
         lines: Mapping[str, LineCount] | None = None,
     ) -> None:
-        """Continue from the counts ``zones`` and ``lines``, by name.
+        """Continue from the earlier counts ``zones`` and ``lines``, which are given by name.
 
-        Objects that were inside a zone count as left, and enter again when they are seen.
+        Objects that were inside a zone are counted as having left, and as entering again when they are seen.
         """
         self._zones = [_ZoneCounter(zone) for zone in regions.zones]
         self._lines = [_LineCounter(line) for line in regions.lines]
@@ -64,10 +64,10 @@ class RegionCounter:
         return {counter.line.name: counter.count() for counter in self._lines}
 
     def replace(self, regions: Regions) -> None:
-        """Count these regions from now on.
+        """Change the zones and lines that are counted.
 
-        Unchanged zones and lines keep their counts; the others start at zero. A removed zone sends no ``left`` events
-        for the objects inside it.
+        Unchanged zones and lines keep their counts, and all others start at zero. If a zone is removed, there are no
+        ``left`` events for the objects inside it.
         """
         self._zones = [
             next((old for old in self._zones if old.zone == zone), _ZoneCounter(zone)) for zone in regions.zones
@@ -83,13 +83,13 @@ class RegionCounter:
         width_px: int,
         height_px: int,
     ) -> list[RegionEvent]:
-        """Return the events between the last frame and this one. Call it for frames without detections, too.
+        """Count the objects of a frame, and return the events since the previous frame.
 
-        Detections without a track (-1) are not counted. An object that is still there after a gap without frames has
-        not left.
+        Call this for frames without detections, too. Detections without a track (-1) are not counted. An object that is
+        seen again in the first frame after a long gap has not left.
         """
         if tracked.labels is None or tracked.track_id is None:
-            raise ValueError("only labelled and tracked detections can be counted")
+            raise ValueError("detections cannot be counted without labels and track ids")
         x = (tracked.xyxy[:, 0] + tracked.xyxy[:, 2]) / (2 * width_px)
         y = tracked.xyxy[:, 3] / height_px
         seen = [
@@ -134,7 +134,7 @@ class _ZoneCounter:
     zone: Zone
     entered: int = 0
     left: int = 0
-    visits: dict[int, _Visit] = field(default_factory=dict)  # the objects inside now, by track id
+    visits: dict[int, _Visit] = field(default_factory=dict)  # of the objects that are inside, by track id
 
     def count(self) -> ZoneCount:
         dwell_s = {track_id: round(visit.dwell_s, 3) for track_id, visit in self.visits.items()}
@@ -149,7 +149,7 @@ class _ZoneCounter:
             outside_px = -cv2.pointPolygonTest(polygon_px, (x * width_px, y * height_px), measureDist=True)
             visit = self.visits.get(seen_object.track_id)
             if visit is None:
-                if outside_px <= 0:  # the edge counts as inside, because boxes and zones both end at the frame's edge
+                if outside_px <= 0:  # the edge is part of the zone, because zones and boxes may end at the frame's edge
                     self.visits[seen_object.track_id] = _Visit(seen_object.label, stream_time_s, stream_time_s)
                     self.entered += 1
                     events.append(self._event(frame, "entered", seen_object.track_id, seen_object.label))
@@ -181,11 +181,11 @@ class _ZoneCounter:
 
 @dataclass
 class _Side:
-    """The last position at which an object was clearly on one side of a line."""
+    """The side of a line on which an object is, and its last position that was clearly on this side."""
 
     is_right: bool
     point: _Point
-    seen_at_s: float  # when the object was last seen, on either side
+    seen_at_s: float  # when the object was last seen, even if it was too close to the line
 
 
 @dataclass
@@ -202,7 +202,7 @@ class _LineCounter:
         stream_time_s = frame.stream_time_s
         start, end = self.line.start, self.line.end
         length_px = math.hypot((end[0] - start[0]) * width_px, (end[1] - start[1]) * height_px)
-        # Twice the area of the triangle over the line is the line's length times the point's distance from it.
+        # A line and a point form a triangle. Twice its area is the line's length times the point's distance.
         jitter = _JITTER * height_px * length_px / (width_px * height_px)
         events = []
         for seen_object in _counted(seen, self.line.labels):
@@ -211,7 +211,7 @@ class _LineCounter:
             if side is not None:
                 side.seen_at_s = stream_time_s
             if abs(area) <= jitter:
-                continue  # too close to the line to be on either side
+                continue  # the object is too close to the line to say on which side it is
             is_right = area > 0
             has_changed = side is not None and side.is_right != is_right
             if side is not None and has_changed and _crosses_between(start, end, side.point, seen_object.point):
@@ -241,13 +241,17 @@ def _counted(seen: list[_SeenObject], labels: list[str]) -> list[_SeenObject]:
 
 
 def _area(start: _Point, end: _Point, point: _Point) -> float:
-    """Return twice the signed area of a triangle: positive if the point is right of the way from start to end.
+    """Return twice the signed area of a triangle.
 
-    The y axis points down.
+    The result is positive if ``point`` is to the right of the direction from ``start`` to ``end``. The y axis points
+    down.
     """
     return (end[0] - start[0]) * (point[1] - start[1]) - (end[1] - start[1]) * (point[0] - start[0])
 
 
 def _crosses_between(start: _Point, end: _Point, before: _Point, after: _Point) -> bool:
-    """Return whether the way from ``before`` to ``after``, which are on different sides, passes between the ends."""
+    """Return whether the path from ``before`` to ``after`` crosses the line between its ends ``start`` and ``end``.
+
+    The two positions must be on different sides of the line.
+    """
     return _area(before, after, start) * _area(before, after, end) <= 0

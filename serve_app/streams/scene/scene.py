@@ -1,4 +1,4 @@
-"""A stream's state from frame to frame: motion, tracked objects, and counts in zones and across lines."""
+"""The scene of a stream, which combines motion, tracked objects, and counts in zones and across lines."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from serve_app.types import Answer, Detections, Frame, Pixels
 
 
 class Scene:
-    """The motion gate, tracker and counters of one stream, as far as its spec asks for them."""
+    """The motion gate, the tracker and the counters of one stream. Only those that its spec requests are used."""
 
     def __init__(self, spec: StreamSpec, fps: float, bookmark: Bookmark) -> None:
-        """Continue after ``bookmark``. ``fps`` is the source's frame rate.
+        """Continue from ``bookmark``. ``fps`` is the source's frame rate.
 
-        Raise StartError if the stream needs tracking and it is not installed.
+        Raise StartError if the stream needs tracking and tracking is not installed.
         """
         self._gate = MotionGate(spec.motion) if spec.motion else None
         self._fps = min(fps, spec.max_fps or fps)
         self._first_track_id = bookmark.next_track_id
         self._tracker = self._make_tracker() if spec.is_tracked else None
         self._regions = RegionCounter(spec, bookmark.zones, bookmark.lines)
-        self._latest = Detections.empty()  # of the last frame that the model processed
+        self._latest = Detections.empty()  # the detections of the last frame that the model processed
 
     @property
     def zones(self) -> dict[str, ZoneCount]:
@@ -39,28 +39,32 @@ class Scene:
 
     @property
     def next_track_id(self) -> int:
-        """The track id of the next new object."""
+        """The track id that the next new object gets."""
         return self._tracker.next_id if self._tracker else self._first_track_id
 
     def replace(self, spec: StreamSpec) -> None:
-        """Count these zones and lines from now on. Raise StartError if tracking is not installed."""
+        """Change the zones and lines to those of ``spec``. Raise StartError if tracking is not installed."""
         if spec.is_tracked and self._tracker is None:
             self._tracker = self._make_tracker()
         self._regions.replace(spec)
 
     def is_still(self, frame: Frame, pixels: Pixels) -> bool:
-        """Return whether nothing moved since the last frame that the model processed, so that this one can skip it."""
+        """Return whether a frame can skip the model, because nothing has moved since the last processed frame."""
         return self._gate is not None and not self._gate.passes(pixels, frame.stream_time_s)
 
     def update_still(self, frame: Frame, pixels: Pixels) -> list[RegionEvent]:
-        """Return the region events up to a still frame, which has the detections of the last processed one.
+        """Count a frame that skips the model, and return the region events since the previous frame.
 
-        Objects that were not seen for a while leave their zones now, for example.
+        The frame gets the detections of the last processed frame. Objects may leave their zones in a still frame,
+        because they were last seen too long ago.
         """
         return self._count(frame, pixels.shape[1], pixels.shape[0])[1]
 
     def update(self, answer: Answer, frame: Frame) -> tuple[Detections, list[RegionEvent]]:
-        """Return the detections, with track ids if the stream is tracked, and the events since the last frame."""
+        """Return the detections of a processed frame, and the region events since the previous frame.
+
+        If the stream needs tracking, the detections have track ids.
+        """
         self._latest = answer.detections
         return self._count(frame, answer.width_px, answer.height_px)
 

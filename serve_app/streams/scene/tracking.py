@@ -1,8 +1,8 @@
-"""Tracking of objects: each detection gets a track id that stays the same from frame to frame of a stream.
+"""Tracking of objects. The detections of the same object in successive frames get the same track id.
 
 The algorithm is ByteTrack (Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection Box", ECCV
-2022), from Roboflow's library `trackers`: a Kalman filter predicts each box's next position, and each new box is
-assigned to the prediction that it overlaps most, whatever its class.
+2022), as implemented in Roboflow's library `trackers`. A Kalman filter predicts the next box of each object. Each
+detected box is then assigned to the prediction that it overlaps most. The classes of objects are ignored.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from serve_app.errors import StartError
 from serve_app.types import Detections
 
-_LOST_FRAMES = 30  # at 30 fps, as in the paper: a track survives 1 s without a detection
-_MIN_LOST_FRAMES = 3  # even in a slow stream, a track survives one missed detection and late frames
+_LOST_FRAMES = 30  # a track survives 1 s without a detection (30 frames at 30 fps), as in the paper
+_MIN_LOST_FRAMES = 3  # in slow streams, tracks must survive a missed detection and late frames
 
 
 class Tracker:
     """Assigns track ids to the detections of one stream."""
 
     def __init__(self, fps: float, first_id: int = 1) -> None:
-        """Start tracking at ``fps`` frames per second. Raise StartError if the library is not installed."""
+        """Prepare tracking at ``fps`` frames per second. Raise StartError if the library is not installed."""
         try:
-            # We import here, because the library costs 76 MB and 1.7 s and most streams do not need it.
+            # We import the library here, because it takes 76 MB and 1.7 s and most streams do not need it.
             from trackers import ByteTrackTracker
         except ImportError as exc:
             raise StartError("tracking is not installed; run: pip install 'sightline[tracking]'") from exc
@@ -34,11 +34,13 @@ class Tracker:
         self._next_id = first_id
         self._clock_s = 0.0
         self._last_at_s: float | None = None
-        # Every detection above the detector's threshold is an object. So each may start a track (activation), and none
-        # is only good enough to continue one (high_conf). An id still takes two frames in a row, as in the paper.
+        # We regard every detection above the detector's threshold as an object, so both thresholds of the library are
+        # 0. Then every detection may start a track (track_activation_threshold) or continue one
+        # (high_conf_det_threshold). As in the paper, an object gets its id after detections in two frames in a row.
         self._library = ByteTrackTracker(
             frame_rate=fps,
-            lost_track_buffer=max(_LOST_FRAMES, math.ceil(_MIN_LOST_FRAMES * 30 / fps)),  # in frames at 30 fps
+            # The library expects this number for 30 fps, and scales it to ``frame_rate``.
+            lost_track_buffer=max(_LOST_FRAMES, math.ceil(_MIN_LOST_FRAMES * 30 / fps)),
             track_activation_threshold=0.0,
             high_conf_det_threshold=0.0,
             minimum_consecutive_frames=2,
@@ -46,21 +48,21 @@ class Tracker:
 
     @property
     def next_id(self) -> int:
-        """The id of the next new object. Pass it as ``first_id`` when the stream restarts."""
+        """The id that the next new object gets. Pass it as ``first_id`` after a restart of the stream."""
         return self._next_id
 
     def update(self, detections: Detections, at_s: float | None = None) -> NDArray[np.int64]:
-        """Return the track id of each detection, in the same order; -1 for an object seen for the first time.
+        """Return the track id of each detection, in the same order. It is -1 for an object that has no track yet.
 
-        Call it for frames without detections, too. ``at_s`` is the frame's capture time, so that predictions move
-        further after dropped frames. Without it, or if the clock was set back, the frame counts as the next one.
+        Call this for frames without detections, too. ``at_s`` is the frame's capture time, from which the tracker knows
+        how far objects moved during dropped frames. If ``at_s`` is None or went back, one frame interval is assumed.
         """
         import supervision
 
         self._advance(at_s)
         n = len(detections)
         tracked = self._library.update(
-            # The library returns the detections in another order. It ignores classes, so we pass the indices as such.
+            # The library reorders the detections. We pass their indices as class ids, because it ignores the classes.
             supervision.Detections(detections.xyxy, confidence=detections.confidence, class_id=np.arange(n)),
             timestamp=self._clock_s,
         )

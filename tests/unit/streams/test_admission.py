@@ -39,7 +39,7 @@ def test_an_undeclared_frame_rate_counts_as_25_fps() -> None:
 
 def test_the_setting_limits_the_number_of_streams() -> None:
     check_stream_count(255, 256)
-    for count in (256, 257):  # there are more than the limit if the setting was lowered
+    for count in (256, 257):  # 257 streams can exist if the limit was lowered
         sentence = rf"^streams\.max_streams: {count} streams exist and 256 are allowed"
         with pytest.raises(Overloaded, match=sentence) as refusal:
             check_stream_count(count, 256)

@@ -28,7 +28,7 @@ GATE = Regions(lines=[Line(name="gate", start=(0, 0), end=(1, 1))])
 
 
 def slow_elsewhere(ready_after_s: float) -> Callable[[FakeWorker], None]:
-    """Return a function that makes workers on the second node ready only after this time."""
+    """Return a function that makes workers on the second node need ``ready_after_s`` to become ready."""
 
     def prepare(worker: FakeWorker) -> None:
         worker.ready_after_s = ready_after_s if worker.on_node == "node-2" else 0.0
@@ -37,7 +37,7 @@ def slow_elsewhere(ready_after_s: float) -> Callable[[FakeWorker], None]:
 
 
 def drain(workers: FakeWorkers) -> None:
-    """Drain the first node. Workers start on the second one from now on."""
+    """Drain the first node. New workers then start on the second node."""
     workers.node = "node-2"
     workers.draining = {"node-1"}
 
@@ -88,7 +88,7 @@ async def test_a_move_is_undone_when_the_stream_changes_meanwhile(change: str, t
         await asyncio.sleep(1)
         drain(workers)
         await asyncio.sleep(5)
-        workers.draining = set()  # so that no further move starts
+        workers.draining = set()  # so that the move is not retried
         successor = workers.last
         assert successor.name == "lot:1"
         await CHANGES[change](supervision)
@@ -123,7 +123,7 @@ async def test_a_move_whose_successor_is_not_ready_in_40_s_is_undone_and_retried
 async def test_a_move_whose_successor_refuses_to_start_is_undone_and_retried(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, a single refusal ended all hand-overs and made the supervisor unhealthy."""
+    """Test a former bug: a single refusal ended all moves and made the supervisor unhealthy."""
 
     def refuse(worker: FakeWorker) -> None:
         worker.refusals["ready"] = SharedMemoryError("/dev/shm is too small")
@@ -167,7 +167,7 @@ async def test_a_paused_and_a_finished_stream_are_not_moved(tmp_path: Path) -> N
         await asyncio.sleep(1)
         workers.last.finish()
         drain(workers)
-        await asyncio.sleep(5)  # the finished stream's process still runs
+        await asyncio.sleep(5)  # the process of the finished stream is still running
         assert not workers.last.is_dead
         await asyncio.sleep(100)
     assert [worker.name for worker in workers.started] == ["finished:0"]
@@ -200,7 +200,7 @@ async def test_a_move_is_undone_when_the_supervisor_stops(tmp_path: Path) -> Non
 
 
 async def test_a_stream_whose_process_does_not_end_is_not_handed_over(tmp_path: Path) -> None:
-    """Otherwise two processes would run the stream. It restarts under its old name, and is moved after that."""
+    """Let only one process run the stream. It restarts under its old name and is moved later."""
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())

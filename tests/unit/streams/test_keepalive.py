@@ -1,4 +1,4 @@
-"""One stream's worker that dies, becomes silent or cannot be reached, in virtual time."""
+"""Workers that die, become silent or cannot be reached. The tests run in virtual time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def anyio_backend() -> Any:
 
 
 def life_of(*lives_s: float) -> Any:
-    """Return a function that makes each worker die after the given time, and lets the ones after those live."""
+    """Return a function that makes the first workers die after the given times. Later workers live."""
     remaining = list(lives_s)
 
     def prepare(worker: FakeWorker) -> None:
@@ -38,13 +38,13 @@ def life_of(*lives_s: float) -> Any:
 
 
 def pauses_s(workers: FakeWorkers, *lives_s: float) -> list[float]:
-    """Return the time between each death and the start of the next worker."""
+    """Return the time from each worker's death to the start of the next worker."""
     starts = pairwise(worker.started_at_s for worker in workers.started)
     return [later - earlier - life_s for (earlier, later), life_s in zip(starts, lives_s, strict=True)]
 
 
 async def shown(supervision: Supervision) -> StreamStatus:
-    """Return the status of the only stream, from the list of all streams."""
+    """Return the status of the only stream. Get it from the list of all streams."""
     (status,) = await supervision.all()
     return status
 
@@ -128,7 +128,7 @@ async def test_an_unreachable_worker_is_joined_again_when_it_can_be_reached(tmp_
         status = await shown(supervision)
         assert (status.state, status.restarts, len(workers.started)) == ("running", 0, 1)
         assert workers.killed == []
-        workers.last.die()  # we really joined it, because we notice its death
+        workers.last.die()  # the supervision notices this only if it has joined the worker's run
         await asyncio.sleep(1)
         assert len(workers.started) == 2
 
@@ -157,7 +157,7 @@ async def test_a_silent_worker_is_killed_after_60_s(tmp_path: Path) -> None:
         assert not silent.is_dead
         while not silent.is_dead:
             await asyncio.sleep(0.1)
-        assert 59 < now_s() - silent_at_s < 70  # it is checked every 7 s
+        assert 59 < now_s() - silent_at_s < 70  # the supervision checks every 5 s, and waits 2 s for the status
         await asyncio.sleep(1)
         assert (await shown(supervision)).state == "running"
         assert len(workers.started) == 2
@@ -229,7 +229,7 @@ async def test_a_stream_that_is_paused_during_a_restart_is_not_started(tmp_path:
     workers = FakeWorkers(life_of(1.0, 1.0, 1.0))
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
-        await asyncio.sleep(4)  # the third worker died 0.4 s ago, and the next would start in 0.4 s
+        await asyncio.sleep(4)  # 0.4 s after the third worker's death, and 0.4 s before the next start
         assert len(workers.started) == 3
         paused = await supervision.pause("lot")
         assert (paused.state, paused.detail) == ("paused", "")
@@ -270,7 +270,7 @@ async def test_no_worker_is_started_while_the_last_one_of_the_name_does_not_end(
         assert status.state == "starting"
         assert "could not be ended" in status.detail
         assert len(workers.started) == 1
-        assert 9 <= workers.killed.count("lot:0") <= 11  # an attempt takes 5 s, and the pause after it 1 s
+        assert 9 <= workers.killed.count("lot:0") <= 11  # each attempt takes 5 s, and each pause 1 s
         assert caplog.text.count("could not be ended") == 1
         workers.immortal.clear()
         await asyncio.sleep(8)
@@ -280,7 +280,7 @@ async def test_no_worker_is_started_while_the_last_one_of_the_name_does_not_end(
 
 
 class BuggyWorkers(FakeWorkers):
-    """Workers whose first kill raises an unexpected error."""
+    """Workers whose first call of ``kill`` raises an unexpected error."""
 
     has_bug = True
 
@@ -294,7 +294,7 @@ class BuggyWorkers(FakeWorkers):
 async def test_an_unexpected_error_is_logged_and_the_stream_is_restarted_after_30_s(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, the keeper ended without a log line, and the stream was never restarted."""
+    """Test a former bug: the keeper ended without a log line, and the stream was never restarted."""
     workers = BuggyWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())

@@ -1,4 +1,4 @@
-"""A stream's state and counters, in virtual time."""
+"""The state and the counters of a stream, with a fake clock."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_slow_source_has_more_time(progress: Progress, clock: Clock) -> None:
 
 
 def test_a_source_that_waits_for_the_detector_has_not_stalled(progress: Progress, clock: Clock) -> None:
-    frame(progress)  # from now on, the capture waits until its frame is taken
+    frame(progress)  # the capture thread then waits until this frame is taken
     clock.now_s += 60
     assert progress.health() == ("running", "")
 

@@ -1,4 +1,4 @@
-"""A stream's credentials, wherever its spec contains them, appear in no response and no log line."""
+"""Redaction: the credentials in a stream's spec appear in no response and in no log line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SECRETS = (SECRET, WEBHOOK_SECRET.removeprefix("whsec_"))
 
 
 class RunningStreams(FakeStreams):
-    """Real streams in this process, without Ray."""
+    """A fake of the supervision that runs real streams in this process."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -74,9 +74,9 @@ class RunningStreams(FakeStreams):
 
 @asynccontextmanager
 async def server_that_answers(answer: bytes) -> AsyncIterator[int]:
-    """Run a server that gives every request the same answer, and yield its port.
+    """Run a server that sends the same answer to every request, and yield its port.
 
-    ``CSEQ`` in the answer is replaced by the CSeq header of an RTSP request.
+    ``CSEQ`` in the answer is replaced by the CSeq header of the RTSP request.
     """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -100,7 +100,7 @@ REDIS_DENIES = f"-WRONGPASS the password {SECRET} is wrong\r\n".encode()
 
 
 def sinks_at(ports: dict[str, int]) -> list[dict[str, Any]]:
-    """Return sinks of every kind, each with credentials wherever its spec can contain them."""
+    """Return sinks of all kinds, with credentials in every field that can contain them."""
     login = f"me:{SECRET}@127.0.0.1"
     url = f"http://{login}:{ports['http']}/{SECRET}?token={SECRET}"
     return [
@@ -114,7 +114,7 @@ def sinks_at(ports: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def sources_at(ports: dict[str, int]) -> list[str]:
-    """Return sources of every kind, none of which works."""
+    """Return sources of all network kinds. All of them contain credentials, and none of them works."""
     login = f"me:{SECRET}@127.0.0.1"
     return [
         f"rtsp://{login}:{ports['rtsp']}/{SECRET}?token={SECRET}",
@@ -126,7 +126,7 @@ def sources_at(ports: dict[str, int]) -> list[str]:
 
 
 REFUSED: list[dict[str, Any]] = [
-    {"source": {"uri": f"rtsp:/me:{SECRET}@camera"}},  # one slash is missing, so this is a file name
+    {"source": {"uri": f"rtsp:/me:{SECRET}@camera"}},  # a file name, because one slash is missing
     {"source": {"uri": f"me:{SECRET}@camera"}},
     {"source": {"uri": f"file:///somewhere/me:{SECRET}@camera"}},
     {"source": {"uri": f"rtsp://me:pass/{SECRET}@camera/1"}},
@@ -218,14 +218,14 @@ async def test_a_streams_credentials_appear_in_no_response_and_no_log_line(
         await streams.close()
     assert leaking(*(answer.text + str(answer.headers) for answer in answers)) == []
     output = caplog.text + "".join(capfd.readouterr())
-    assert "sink http" in output  # the sinks' failures were logged, so this test covers their messages
+    assert "sink http" in output  # proves that the sinks' failures were logged
     assert leaking(output) == []
     assert key not in output + "".join(answer.text for answer in answers)
     assert {path.stat().st_mode & 0o077 for path in (tmp_path / "state").iterdir()} == {0}
 
 
 async def test_the_cause_of_a_source_error_does_not_show_its_url() -> None:
-    """A traceback in a log would show the cause, too."""
+    """Check tracebacks, because a logged traceback shows the causes of an error, too."""
     async with server_that_answers(RTSP_DENIES) as rtsp, server_that_answers(HTTP_FAILS) as http:
         ports = {"rtsp": rtsp, "http": http, "closed": free_port()}
 

@@ -1,4 +1,4 @@
-"""Streams that another process continues where the last one stopped."""
+"""Streams that a new process continues after the old process stopped or died."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_the_next_process_continues_and_reports_the_lost_frame(video: Path) -> None:
     died = new_stream(video, detector := FakeDetector())
-    detector.asked = lambda: dying.cancel() if len(detector.seen) == 7 else None  # while frame 7 is in flight
+    detector.asked = lambda: dying.cancel() if len(detector.seen) == 7 else None  # die while frame 7 is in flight
     dying = asyncio.create_task(died._detect_frames())
     died._loop = asyncio.get_running_loop()
     await asyncio.gather(dying, return_exceptions=True)
@@ -72,14 +72,14 @@ async def test_no_event_id_is_given_twice(video: Path) -> None:
         while first.status().processed < 3:
             await asyncio.sleep(0)
     before = await all_events(first)
-    assert before[-1]["type"] == "recording"  # the clip was finished when the stream ended
+    assert before[-1]["type"] == "recording"  # the end of the stream finished the clip
     second = new_stream(video, FakeDetector())
     await second.run()
     assert (await all_events(second))[0]["event_id"] == before[-1]["event_id"] + 1
 
 
 def track_id(stream: Stream) -> int:
-    """Return the track id of the first object in the latest result."""
+    """Return the track id of the first object in the stream's latest result."""
     latest = stream.status().latest
     assert latest is not None
     found = latest.detections[0].track_id

@@ -1,4 +1,4 @@
-"""Clients' queries and changes of streams, in virtual time."""
+"""Clients' requests for streams. The tests run in virtual time."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def test_a_full_registry_refuses_until_a_stream_is_deleted(tmp_path: Path)
 
 
 async def test_streams_are_admitted_one_at_a_time(tmp_path: Path) -> None:
-    """If they were admitted at once, each would find enough capacity for itself."""
+    """Admit concurrent requests in sequence. Otherwise they would all use the same free capacity."""
     detectors = FakeDetectors(capacity_fps=20, replicas=2)
     detectors.answer_after_s = 0.5
     async with supervising(tmp_path, detectors=detectors) as supervision:
@@ -202,7 +202,7 @@ async def test_the_second_of_two_concurrent_deletions_finds_nothing(tmp_path: Pa
 async def test_a_change_that_waits_while_the_stream_is_replaced_applies_to_the_new_one(
     change: str, tmp_path: Path
 ) -> None:
-    """Once, such a change got the error that the stream does not exist."""
+    """Test a former bug: such a change failed, because the stream did not seem to exist."""
     expected = {
         "pause": {"lot": spec_of(max_fps=5, paused=True)},
         "delete": {},
@@ -264,7 +264,7 @@ async def test_a_failed_stream_can_be_resumed_but_a_completed_one_cannot(tmp_pat
         await supervision.create(spec_of())
         await asyncio.sleep(1)
         workers.last.finish("failed")
-        await asyncio.sleep(1)  # the finished stream's process still runs
+        await asyncio.sleep(1)  # the process of the finished stream is still running
         assert (await supervision.resume("lot")).state == "starting"
         await asyncio.sleep(1)
         assert len(workers.started) == 2
@@ -287,7 +287,7 @@ async def test_regions_are_stored_and_counted_at_once(tmp_path: Path) -> None:
 
 
 async def test_regions_that_the_worker_refuses_are_refused_and_not_kept(tmp_path: Path) -> None:
-    """Once, the worker's refusal was ignored, and the client was told that the regions are counted."""
+    """Test a former bug: the refusal was ignored, and the client's request seemed to succeed."""
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of(lines=DOOR.lines))
@@ -309,7 +309,7 @@ async def test_regions_that_did_not_reach_the_worker_are_used_by_the_next_one(tm
         await supervision.create(spec_of())
         await asyncio.sleep(1)
         workers.last.cut_off()
-        with pytest.raises(Unavailable, match="its next process uses these regions"):
+        with pytest.raises(Unavailable, match="the regions are saved and apply when it restarts"):
             await supervision.set_regions("lot", GATE)
         workers.last.die()
         await asyncio.sleep(2)

@@ -1,4 +1,7 @@
-"""Changes of streams whose callers are gone, whose processes do not end, or that cannot be stored, in virtual time."""
+"""Changes of streams that go wrong.
+
+The caller is cancelled, a process does not end, or the store cannot be written. The tests run in virtual time.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def stored(folder: Path) -> dict[str, StreamSpec]:
 
 
 def fail(*args: object) -> NoReturn:
-    """Raise the error of a write to a full disk."""
+    """Raise the OSError of a full disk."""
     raise OSError(28, "No space left on device")
 
 
@@ -111,7 +114,7 @@ async def test_a_change_is_finished_before_another_process_may_hold_the_store(tm
 
 
 async def test_a_stream_that_is_created_during_shutdown_is_left_to_the_next_supervisor(tmp_path: Path) -> None:
-    """Once, the old supervisor kept it alive without the store's lock, next to the new supervisor."""
+    """Test a former bug: the old supervisor kept the stream alive, too, although it had released the store's lock."""
     workers, detectors = FakeWorkers(), FakeDetectors()
     detectors.answer_after_s = 1
     async with supervising(tmp_path, workers, detectors=detectors) as supervision:
@@ -133,7 +136,7 @@ async def test_a_restart_is_written_before_another_process_may_hold_the_store(
     done: list[str] = []
 
     async def write_slowly(function: Callable[..., Any], *args: Any) -> Any:
-        """Continue when the caller is cancelled, as a thread does."""
+        """Call the function after 2 s, even if the caller is cancelled, as a slow thread does."""
 
         async def work() -> Any:
             await asyncio.sleep(2)

@@ -1,4 +1,4 @@
-"""Successive supervisors, which take over each other's streams, in virtual time."""
+"""Supervisors that take over the streams of previous supervisors. The tests run in virtual time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def anyio_backend() -> Any:
 
 
 def start_stray(workers: FakeWorkers, record: Record) -> None:
-    """Start a worker that no supervisor knows."""
+    """Start a worker that no supervisor has started."""
     workers.start(record, None)  # type: ignore[arg-type]
 
 
@@ -38,11 +38,10 @@ async def test_the_next_supervisor_takes_over_running_workers_and_kills_strays(t
         await asyncio.sleep(1)
     assert workers.alive.keys() == {"a:0", "b:0", "c:0"}
     store = StreamStore(tmp_path)
-    store.put(
-        Record(spec=spec_of("b", paused=True))
-    )  # the supervisor died after writing this and before ending the worker
+    # The first supervisor died after it paused b and deleted c, and while it moved a. It did not end their workers.
+    store.put(Record(spec=spec_of("b", paused=True)))
     store.delete("c")
-    start_stray(workers, Record(spec=spec_of("a"), moves=1))  # it did not end the worker of this move, either
+    start_stray(workers, Record(spec=spec_of("a"), moves=1))
     async with supervising(tmp_path, workers) as supervision:
         statuses = await supervision.all()
         assert [(status.stream_id, status.state) for status in statuses] == [("a", "running"), ("b", "paused")]
@@ -78,7 +77,7 @@ async def test_the_next_supervisor_waits_for_the_store_and_says_so(tmp_path: Pat
             asked = asyncio.create_task(second.status("lot"))
             await asyncio.sleep(14.9)
             assert not asked.done()
-            with pytest.raises(Unavailable, match="another supervisor still holds the streams"):
+            with pytest.raises(Unavailable, match="another supervisor still manages the streams"):
                 await asked
             assert workers.last.calls.count("run") == 1
             await first.stop()
@@ -129,7 +128,7 @@ async def test_a_rollout_stops_no_worker(tmp_path: Path) -> None:
 
 
 async def test_no_worker_is_started_after_the_deletion_of_its_application(tmp_path: Path) -> None:
-    """No worker is started even if its old process ends later."""
+    """Start no worker, even if the old process ends later."""
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())
@@ -169,7 +168,7 @@ async def test_a_stream_whose_source_has_come_back_can_be_resumed(tmp_path: Path
 
 
 async def test_a_stream_whose_model_is_no_longer_deployed_is_refused_each_time_it_is_resumed(tmp_path: Path) -> None:
-    """Once, the second attempt was accepted, because the stream was treated as running."""
+    """Test a former bug: the second request was accepted, because the stream was treated as running."""
     StreamStore(tmp_path).put(Record(spec=spec_of(detect=DetectSettings(model="cars"))))
     async with supervising(tmp_path) as supervision:
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""The sinks that receive a stream's events besides its subscribers: files, webhooks, MQTT brokers and Redis.
+"""The sinks to which a stream's events are sent: files, webhooks, MQTT brokers and Redis.
 
 Each kind of sink has its own module.
 """
@@ -19,14 +19,14 @@ __all__ = ["Sink", "check_sink", "open_sink"]
 
 
 def check_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: AddressGuard) -> None:
-    """Raise the errors of ``open_sink``, and InvalidUrl if the URL contains an IP address that is not allowed."""
+    """Raise the same errors as ``open_sink``, and InvalidUrl if the URL contains an IP address that is not allowed."""
     open_sink(spec, stream_id, output_dir, guard)
     if not isinstance(spec, JsonLinesSink):
         guard.check_literal_address(parse_url(spec.url).hostname or "")
 
 
 def open_sink(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: AddressGuard) -> Sink:
-    """Return a sink, which connects at its first event, and only to addresses that the guard allows.
+    """Return a sink. It connects when it sends its first event, and only to addresses that ``guard`` allows.
 
     Raise InvalidParameter if the sink's settings are not valid, and StartError if its library is not installed.
     """
@@ -37,7 +37,7 @@ def _outlet(spec: SinkSpec, stream_id: str, output_dir: Path | None, guard: Addr
     match spec:
         case JsonLinesSink():
             if output_dir is None:
-                raise InvalidParameter("sinks: type jsonl needs streams.output_dir; set it (SERVE_APP_OUTPUT_DIR)")
+                raise InvalidParameter("sinks: type jsonl needs streams.output_dir; set SERVE_APP_OUTPUT_DIR")
             return JsonLinesOutlet(spec, stream_id, output_dir)
         case WebhookSink():
             return WebhookOutlet(spec, guard)

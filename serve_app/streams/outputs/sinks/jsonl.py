@@ -1,4 +1,4 @@
-"""The JSON Lines sink: one line per event, in a file that is rotated when it reaches its size limit."""
+"""The JSON Lines sink, which writes one line per event to a file, and rotates the file at a size limit."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ _MIB = 1 << 20
 
 
 class JsonLinesOutlet:
-    """Appends to files below the stream's own folder, so that no stream writes to another's files.
+    """Appends to files below the stream's own folder, so that streams cannot write to each other's files.
 
-    ``output_dir`` must exist: we do not create it, because it may be the mount point of a volume that is missing.
-    A file is open only during a write. It may be moved away at any time, and writing continues by itself after a full
-    disk.
+    We do not create ``output_dir``, because a missing folder may be the mount point of a volume. A file is open only
+    during a write, so it may be moved away at any time. Writing continues once a full disk has space again.
     """
 
     max_batch = 1000
 
     def __init__(self, spec: JsonLinesSink, stream_id: str, output_dir: Path) -> None:
-        """Resolve the paths. Raise InvalidParameter if one is not valid or leads out of the stream's folder."""
+        """Resolve the paths. Raise InvalidParameter if a path is not valid or is outside the stream's folder."""
         self.target = f"{stream_id}/{fill_template(spec.path, stream_id, '{type}')}"
         self._output_dir = output_dir.resolve()
         self._folder = self._output_dir / stream_id
@@ -37,7 +36,7 @@ class JsonLinesOutlet:
         self._keep = spec.keep
 
     async def send(self, events: list[Event]) -> None:
-        """Append the events in a thread, because a disk may be slow."""
+        """Append the events, in a thread because the disk may be slow."""
         lines: dict[Path, list[str]] = {}
         for event in events:
             lines.setdefault(self._paths[event.type], []).append(event.json + "\n")
@@ -76,11 +75,11 @@ class JsonLinesOutlet:
                     rest = rest[file.write(rest) :]
             except OSError:
                 with suppress(OSError):
-                    file.truncate(size)  # the sink will send all lines again; none may appear twice or in part
+                    file.truncate(size)  # the sink will send all lines again, so none may stay
                 raise
 
     def _rotate(self, path: Path) -> None:
-        """Rename the file to ``.1``, the previous ``.1`` to ``.2`` and so on, and delete the oldest."""
+        """Rename the file to ``.1``, the previous ``.1`` to ``.2`` and so on. Overwrite the oldest file."""
         for number in range(self._keep - 1, 0, -1):
             with suppress(FileNotFoundError):
                 path.with_name(f"{path.name}.{number}").replace(path.with_name(f"{path.name}.{number + 1}"))

@@ -1,4 +1,4 @@
-"""The MQTT sink: one message per event."""
+"""The MQTT sink, which publishes one message per event."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from serve_app.types import Event
 
 
 class MqttOutlet:
-    """Publishes through one connection, and reconnects after a loss.
+    """Publishes events through one connection, and reconnects if the connection is lost.
 
-    With QoS 1, a message counts as sent when the broker has confirmed it; with QoS 0, when it was written to the
-    connection.
+    With QoS 1, a message counts as sent once the broker has confirmed it. With QoS 0, it counts as sent once it was
+    written to the connection.
     """
 
     max_batch = 100
@@ -44,11 +44,11 @@ class MqttOutlet:
         self._topic = spec.topic
         self._qos = spec.qos
         self._guard = guard
-        self._failures = 0  # after each one we try the host's next address
+        self._failures = 0  # after each failure, we try the host's next address
         self._connection: _Connection | None = None
 
     async def send(self, events: list[Event]) -> None:
-        """Publish all events at once, in order."""
+        """Publish the events in order, without waiting for each confirmation."""
         if self._connection is None:
             self._connection = _Connection(self._client(await self._address()))
         messages = [(fill_template(self._topic, event.stream_id, event.type), event.json) for event in events]
@@ -59,7 +59,7 @@ class MqttOutlet:
             reason = f"the broker cannot be reached: {exc.__cause__ or exc}"
             self._failures += 1
         await self.close()
-        raise DeliveryFailed(reason)  # not ``from exc``, which would keep its socket open
+        raise DeliveryFailed(reason)  # without ``from exc``, because a reference to ``exc`` keeps its socket open
 
     async def close(self) -> None:
         """Close the connection to the broker."""
@@ -92,14 +92,15 @@ class MqttOutlet:
             keepalive=int(TIMEOUT_S),
             tls_context=_TlsFor(parts.hostname or "") if parts.scheme == "mqtts" else None,
         )
-        client.pending_calls_threshold = self.max_batch  # aiomqtt warns only above one batch
+        client.pending_calls_threshold = self.max_batch  # so that aiomqtt does not warn about a full batch
         return client
 
 
 class _TlsFor(ssl.SSLContext):
-    """A TLS context that verifies the server as ``name``, although we connect to an IP address.
+    """A TLS context that verifies the server's certificate for the host ``name``.
 
-    It trusts the system's certificate authorities.
+    aiomqtt would verify it for the IP address that we pass as the host. The context trusts the system's certificate
+    authorities.
     """
 
     name: str
@@ -111,12 +112,12 @@ class _TlsFor(ssl.SSLContext):
         return context
 
     def wrap_socket(self, sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
-        """Wrap a socket as ``ssl.SSLContext`` does, but verify ``name``."""
+        """Wrap a socket as ``ssl.SSLContext`` does, with ``name`` as the server's host name."""
         return super().wrap_socket(sock, *args, **options | {"server_hostname": self.name})
 
 
 class _Connection:
-    """One connection to a broker, from connecting until it is lost or closed."""
+    """One connection to a broker. It connects at once, and does not reconnect."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -124,7 +125,7 @@ class _Connection:
         self._task: asyncio.Future[None] = asyncio.create_task(self._run(), name="mqtt connection")
 
     async def publish(self, messages: list[tuple[str, str]], qos: int) -> None:
-        """Publish the messages. Raise MqttError if that fails or the connection is lost."""
+        """Publish the messages. Raise MqttError if publishing fails or the connection is lost."""
         await self._wait_unless_lost(self._opened)
         attempts = (self._client.publish(topic, text, qos) for topic, text in messages)
         publishing = asyncio.gather(*attempts, return_exceptions=True)
@@ -136,19 +137,22 @@ class _Connection:
             raise failure
 
     async def close(self) -> None:
-        """Disconnect. Await a connection attempt in progress, because cancelling it would leave its socket open."""
+        """Disconnect.
+
+        First wait for a connection attempt that is in progress, because cancelling it would leave its socket open.
+        """
         await asyncio.wait({self._opened, self._task}, return_when=asyncio.FIRST_COMPLETED, timeout=TIMEOUT_S)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        del self._task  # its error refers to us and to the socket, which would stay open until garbage collection
+        del self._task  # breaks the reference cycle through its error, which would keep the socket open
 
     async def _wait_unless_lost(self, result: asyncio.Future[Any]) -> None:
-        """Wait for a result. Raise its error, or MqttError if the connection is lost first."""
+        """Wait for ``result``, and raise its error if it has one. Raise MqttError if the connection is lost first."""
         await asyncio.wait({result, self._task}, return_when=asyncio.FIRST_COMPLETED)
         await (self._task if self._task.done() else result)
 
     async def _run(self) -> None:
-        """Connect and stay connected. Raise MqttError when the connection is lost; no messages are expected."""
+        """Connect, and stay connected until this task is cancelled. Raise MqttError if the connection is lost."""
         async with self._client as client:
             self._opened.set_result(None)
             async for _ in client.messages:

@@ -1,4 +1,4 @@
-"""The outlets through which sinks send their events: their interface, and the helpers they share."""
+"""The interface of outlets, through which sinks send their events, and the functions that outlets share."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ TIMEOUT_S = 5.0  # for each network operation
 
 
 class DeliveryFailed(Exception):
-    """A delivery failed, and a retry may succeed. The text says why, without credentials."""
+    """Sending failed, but a retry may succeed. The message gives the reason and contains no credentials."""
 
 
 class DeliveryRefused(Exception):
-    """A delivery failed, and a retry cannot succeed. The text says why, without credentials."""
+    """Sending failed, and a retry cannot succeed. The message gives the reason and contains no credentials."""
 
 
 class Outlet(Protocol):
-    """One kind of receiver for events."""
+    """Sends events to one receiver, such as a webhook or a file."""
 
     target: str  # the receiver's public name or address, without credentials
-    max_batch: int  # the most events in one call of ``send``
+    max_batch: int  # the maximum number of events in one call of ``send``
 
     async def send(self, events: list[Event]) -> None:
         """Send the events, in order.
 
-        Raise DeliveryFailed if a retry may succeed (the sink then sends the same list again), and DeliveryRefused if it
-        cannot.
+        Raise DeliveryFailed if a retry may succeed. The sink then sends the same list again. Raise DeliveryRefused if a
+        retry cannot succeed.
         """
 
     async def close(self) -> None:
-        """Close everything, within ``TIMEOUT_S``. This may be called twice."""
+        """Close all connections within ``TIMEOUT_S`` seconds. This method may be called twice."""
 
 
 def fill_template(template: str, stream_id: str, event_type: str) -> str:
@@ -42,23 +42,24 @@ def fill_template(template: str, stream_id: str, event_type: str) -> str:
 
 
 def parse_url(url: str) -> SplitResult:
-    """Parse a sink's URL. Raise InvalidParameter if it does not name a server."""
+    """Parse a sink's URL. Raise InvalidParameter if the URL is not valid."""
     try:
         parts = urlsplit(url)
         (parts.hostname or "").encode("idna")
         is_valid = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
-        is_valid = is_valid and "@" not in parts.path + parts.query + parts.fragment  # part of a password
+        # An @ after the host means that a password contains characters that must be escaped.
+        is_valid = is_valid and "@" not in parts.path + parts.query + parts.fragment
     except ValueError:
         is_valid = False
     if not is_valid:
         raise InvalidParameter(
-            "sinks: url is not valid; write / ? # and @ in a password, and @ in a path, as %2F %3F %23 and %40"
+            "sinks: url is not valid; in a password, write / ? # and @ as %2F %3F %23 and %40, and in a path @ as %40"
         )
     return parts
 
 
 def server_address(parts: SplitResult) -> str:
-    """Return a server's URL without the parts that may be secret: credentials, path and query."""
+    """Return a server's URL without its credentials, path and query, because these may be secret."""
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{host}{port}"

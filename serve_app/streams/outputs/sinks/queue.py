@@ -1,6 +1,6 @@
-"""A sink, which holds events in a bounded queue until its outlet has sent them. Adding an event never blocks.
+"""A sink, which queues events until its outlet has sent them. Adding an event never blocks.
 
-Delivery is at least once: if a connection breaks in the middle of a batch, the whole batch is sent again.
+Delivery is at least once. If a connection breaks in the middle of a batch, the whole batch is sent again.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from serve_app.types import Event
 
 logger = logging.getLogger(__name__)
 
-_MAX_WAITING = 1000  # events, not counting the batch in flight
+_MAX_WAITING = 1000  # the number of events in the queue, without the batch in flight
 _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 30.0
 
 
 def retry_pauses_s() -> Iterator[float]:
-    """Yield the pauses between retries: doubled each time up to 30 s, with jitter.
+    """Yield the pauses between retries, which double from 0.2 s to 30 s.
 
-    The jitter keeps the sinks of one server from retrying at the same moment.
+    Each pause is shortened by a random share, because all sinks of one server would otherwise retry at the same moment.
     """
     pause_s = _FIRST_RETRY_S
     while True:
@@ -34,10 +34,10 @@ def retry_pauses_s() -> Iterator[float]:
 
 
 class Sink:
-    """Sends events of the types ``events`` to the outlet, in order. Use it from the event loop only.
+    """Sends events to the outlet, in order. ``events`` lists the types to send. Use it in the event loop only.
 
-    A batch that fails is retried with back-off; meanwhile a full queue drops its oldest events. Every event is counted
-    as sent, or as dropped for one of the reasons ``queue_full``, ``refused`` and ``closed``.
+    A batch that fails is retried with back-off. If the queue is full, its oldest event is dropped. Every event is
+    counted as sent, or as dropped for one of the reasons ``queue_full``, ``refused`` and ``closed``.
     """
 
     def __init__(self, kind: str, outlet: Outlet, *, stream_id: str, events: Collection[str]) -> None:
@@ -54,7 +54,7 @@ class Sink:
         self._closing = asyncio.Event()
 
     def put(self, event: Event) -> None:
-        """Queue the event if the sink wants its type. Return at once, whatever state the outlet is in."""
+        """Queue the event if it has one of the sink's types. This never waits for the outlet."""
         if event.type not in self._events:
             return
         if self._closing.is_set():
@@ -79,7 +79,7 @@ class Sink:
         )
 
     async def close(self, timeout_s: float) -> None:
-        """Send the waiting events for at most ``timeout_s`` seconds, drop the rest, and close the outlet."""
+        """Continue to send for up to ``timeout_s`` seconds, drop the remaining events, and close the outlet."""
         self._closing.set()
         if task := self._task:
             try:
@@ -94,7 +94,7 @@ class Sink:
         await self._outlet.close()
 
     async def _run(self) -> None:
-        """Deliver one batch after another until no events are waiting."""
+        """Send one batch after another until the queue is empty."""
         try:
             while self._waiting:
                 size = min(self._outlet.max_batch, len(self._waiting))
@@ -104,7 +104,7 @@ class Sink:
             self._task = None
 
     async def _deliver(self) -> None:
-        """Retry the batch until it is sent or refused."""
+        """Send the batch, and retry until it is sent or refused."""
         pauses_s = retry_pauses_s()
         while self._batch:
             try:
@@ -113,7 +113,7 @@ class Sink:
                 self._set_detail(str(exc))
             except DeliveryRefused as exc:
                 self._refuse(str(exc))
-            except Exception as exc:  # a bug, which must cost only this batch and none of the later ones
+            except Exception as exc:  # a bug, which must not stop later batches
                 self._refuse(f"the events cannot be sent: {type(exc).__name__}")
             else:
                 self._set_detail("")
@@ -128,7 +128,7 @@ class Sink:
         self._batch = []
 
     async def _pause(self, pause_s: float) -> None:
-        """Wait for ``pause_s`` seconds, or only for 0.2 s while the sink is closing."""
+        """Wait for ``pause_s`` seconds or until the sink begins to close. While the sink closes, wait for 0.2 s."""
         if self._closing.is_set():
             await asyncio.sleep(_FIRST_RETRY_S)
             return

@@ -1,4 +1,4 @@
-"""The Redis Streams sink: one entry per event."""
+"""The Redis Streams sink, which adds one entry per event."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from serve_app.types import Event
 
 
 class RedisOutlet:
-    """Adds entries with the single field ``event``. Each batch is one transaction, so a lost connection splits none."""
+    """Adds entries with the single field ``event``.
+
+    Each batch is one transaction, so that a lost connection cannot leave a part of it.
+    """
 
     max_batch = 100
 
@@ -62,12 +65,12 @@ class RedisOutlet:
                     key = fill_template(self._key, event.stream_id, event.type)
                     transaction.xadd(key, {"event": event.json}, maxlen=self._max_length, approximate=True)
                 results = await transaction.execute(raise_on_error=False)
-        except (RedisError, OSError) as exc:  # nothing was added, unless the connection broke after the commit
+        except (RedisError, OSError) as exc:  # nothing was added, or the connection broke after the commit
             if isinstance(exc.__cause__, InvalidUrl):
                 raise DeliveryRefused(exc.__cause__.detail) from exc
             raise DeliveryFailed(_reason(exc)) from exc
         for result in results:
-            if isinstance(result, RedisError):  # the rest was added; a retry would add it twice
+            if isinstance(result, RedisError):  # a retry would add the other entries twice
                 raise DeliveryRefused(_reason(result))
 
     async def close(self) -> None:
@@ -76,7 +79,7 @@ class RedisOutlet:
 
 
 class _Guarded(Connection):
-    """A connection that uses only addresses of the host that the guard has checked."""
+    """A connection that uses only addresses that the guard allows."""
 
     _address: str
 
@@ -85,7 +88,7 @@ class _Guarded(Connection):
         self._guard = guard
 
     async def _connect(self) -> None:
-        """Connect to the first address that accepts the connection."""
+        """Connect to the first of the host's addresses that accepts a connection."""
         async with asyncio.timeout(TIMEOUT_S):
             addresses = await self._guard.resolve(self.host, self.port)
             for self._address in addresses:
@@ -101,15 +104,18 @@ class _Guarded(Connection):
 
 
 class _GuardedTls(_Guarded, SSLConnection):
-    """A guarded connection over TLS, which verifies the certificate against the host's name."""
+    """A guarded TLS connection. It verifies the certificate for the host's name, not for the IP address."""
 
     def _connection_arguments(self) -> dict[str, Any]:
         return {**super()._connection_arguments(), "server_hostname": self.host}
 
 
 def _reason(exc: Exception) -> str:
-    """Return the reason of a failure. Quote only a reply's code, because a reply to AUTH may contain the password."""
-    if isinstance(exc, (AuthenticationError, AuthorizationError)):  # subclasses of ConnectionError, so we test first
+    """Return the reason for a failure.
+
+    Quote only the error code of a server's reply, because a reply to AUTH may contain the password.
+    """
+    if isinstance(exc, (AuthenticationError, AuthorizationError)):  # tested before their base class ConnectionError
         return "the server refused the credentials; check the url's user and password"
     if isinstance(exc, (ConnectionError, TimeoutError, OSError)):
         return f"the server cannot be reached: {exc}"

@@ -1,4 +1,4 @@
-"""The webhook sink: events as POST requests, signed as https://www.standardwebhooks.com specifies."""
+"""The webhook sink, which sends POST requests that are signed as https://www.standardwebhooks.com specifies."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from serve_app.schemas.streams import WebhookSink
 from serve_app.streams.outputs.sinks.outlet import TIMEOUT_S, DeliveryFailed, DeliveryRefused, parse_url, server_address
 from serve_app.types import Event
 
-_TOTAL_TIMEOUT_S = 3 * TIMEOUT_S  # for a whole request, because a server may send its response byte by byte
+_TOTAL_TIMEOUT_S = 3 * TIMEOUT_S  # for the whole request, because the response may arrive byte by byte
 _RETRIED_STATUSES = {408, 429}  # besides 5xx
-_MAX_RESPONSE_BYTES = 65_536  # we read the body only so that the connection can be reused
+_MAX_RESPONSE_BYTES = 65_536  # a connection can be reused only after the response was read
 _KEY_BYTES = range(24, 65)  # from the specification
 
 
 class WebhookOutlet:
-    """Posts ``{"events": […]}``. The message id is derived from the body, so that receivers can recognise a retry."""
+    """Posts JSON of the form ``{"events": […]}``.
+
+    The message id is derived from the body, so that receivers can recognise a retry.
+    """
 
     def __init__(self, spec: WebhookSink, guard: AddressGuard) -> None:
         """Check the settings. Raise InvalidParameter if the URL or the secret is malformed."""
@@ -63,7 +66,7 @@ class WebhookOutlet:
 
     def _signature(self, body: bytes) -> dict[str, str]:
         message_id = f"msg_{hashlib.sha256(body).hexdigest()[:32]}"
-        timestamp = str(int(time.time()))  # the time of this attempt, because receivers refuse old timestamps
+        timestamp = str(int(time.time()))  # not the event's time, because receivers refuse old timestamps
         headers = {"webhook-id": message_id, "webhook-timestamp": timestamp}
         if self._key is not None:
             digest = hmac.digest(self._key, f"{message_id}.{timestamp}.".encode() + body, "sha256")
@@ -83,7 +86,7 @@ def _parse_secret(secret: str) -> bytes:
 
 
 async def _read(reply: Reply) -> None:
-    """Read the response body, up to a limit."""
-    with suppress(NoAnswer, TooLarge, TimeoutError):  # we already have the status, which is all that counts
+    """Read the response body, up to 64 KiB."""
+    with suppress(NoAnswer, TooLarge, TimeoutError):  # ignored, because the status has arrived already
         async with asyncio.timeout(TIMEOUT_S):
             await reply.read(_MAX_RESPONSE_BYTES)

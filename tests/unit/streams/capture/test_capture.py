@@ -31,7 +31,7 @@ MAX_PIXELS = 1_000_000
 
 @asynccontextmanager
 async def capture_of(uri: Path | str, **changes: Any) -> AsyncIterator[tuple[Capture, Progress]]:
-    """Start a capture, and stop it at the end of the block."""
+    """Run a capture for the duration of the block."""
     progress = Progress()
     fields: dict[str, Any] = {"policy": "wait", "max_pixels": MAX_PIXELS} | changes
     capture = Capture(parse_source(str(uri), (Path("/"),)), progress, **fields)
@@ -73,7 +73,7 @@ async def test_the_wait_policy_delivers_every_frame(video: Path) -> None:
 
 async def test_the_drop_oldest_policy_delivers_the_newest_frame_and_counts_the_others(video: Path) -> None:
     async with capture_of(video, policy="drop_oldest") as (capture, progress):
-        await asyncio.to_thread(capture._thread.join)  # no frame is taken until the whole file is read
+        await asyncio.to_thread(capture._thread.join)  # read the whole file before taking a frame
         (last,) = await all_of(capture)
     assert frame_shown(last.pixels()) == last.frame_id == FRAMES - 1
     assert (progress.captured, progress.dropped) == (FRAMES, {"newer_frame": FRAMES - 1})
@@ -98,7 +98,7 @@ async def test_a_loop_continues_the_frame_ids(video: Path) -> None:
     assert [frame_shown(frame.pixels()) for frame in frames] == [n % FRAMES for n in range(2 * FRAMES + 1)]
     times_s = [frame.stream_time_s for frame in frames]
     assert times_s == sorted(times_s)
-    assert times_s[-1] == pytest.approx(2 * (FRAMES - 1) / 200)  # the file's own clock
+    assert times_s[-1] == pytest.approx(2 * (FRAMES - 1) / 200)  # by the timestamps of the file, not in real time
 
 
 async def test_max_fps_selects_frames_evenly_by_the_videos_own_clock(tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ async def test_stopping_ends_a_capture_that_waits(video: Path) -> None:
         capture.stop()
         left = await all_of(capture)
     assert len(left) <= 1
-    assert progress.captured - 1 - len(left) in {0, 1}  # one frame may have been read and not taken
-    assert progress.dropped == {}  # that frame is read again when the stream continues
+    assert progress.captured - 1 - len(left) in {0, 1}  # one frame may have been read but not taken
+    assert progress.dropped == {}  # that frame is not dropped, because it is read again later
 
 
 async def test_a_folder_is_a_stream_of_its_images_and_a_corrupt_one_is_reported(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def listener() -> Iterator[socket.socket]:
 
 
 def answer_with(listener: socket.socket, data: bytes) -> str:
-    """Send the data to every connection and close it, until the listener is closed. Return the source's URI."""
+    """Start a thread that sends the data to every client and closes the connection. Return the source's URI."""
 
     def answer() -> None:
         while True:
@@ -212,7 +212,7 @@ def answer_with(listener: socket.socket, data: bytes) -> str:
 
 
 async def health_of(progress: Progress, state: str) -> str:
-    """Wait for a state, and return its detail."""
+    """Wait for a state, and return the reason for it."""
     while progress.health()[0] != state:
         await asyncio.sleep(0.01)
     return progress.health()[1]

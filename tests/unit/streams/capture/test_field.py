@@ -1,4 +1,4 @@
-"""Sources from the field: the files and streams of phones, cameras, exporters and media servers."""
+"""Videos and streams like those of real phones, cameras, video editors and media servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.paths import SHARED
 
 
 def of_kind(kind: str) -> pytest.MarkDecorator:
-    """Parametrize a test with every case of this kind."""
+    """Parametrize a test with all cases of this kind."""
     cases = [case for case in CASES if case.kind == kind]
     assert len(cases) >= 2
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.member)

@@ -1,4 +1,4 @@
-"""HLS playlists, and the bytes of their segments."""
+"""Parsing of HLS playlists and reading of their segments."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_invalid_numbers_are_ignored() -> None:
 
 
 def window(first: int, last: int, has_end: bool = False) -> bytes:
-    """Return the text of a live playlist with these segments."""
+    """Return a live playlist with the segments from ``first`` to ``last``."""
     head = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{first}\n"
     return (
         head + "".join(f"#EXTINF:1,\n{n}\n" for n in range(first, last + 1)) + "#EXT-X-ENDLIST\n" * has_end
@@ -90,7 +90,7 @@ def window(first: int, last: int, has_end: bool = False) -> bytes:
 
 
 def live(*windows: bytes) -> Answer:
-    """Answer with one playlist after another; repeat the last one."""
+    """Return an answer that sends one playlist after another, and repeats the last one."""
     left = list(windows)
 
     def answer(handler: Handler) -> None:
@@ -106,9 +106,9 @@ def _polls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def read() -> Read:
-    """Return a function that reads ``/a`` of a server.
+    """Return a function that reads the playlist ``/a`` from a server with the given answers.
 
-    It returns all bytes, with a bar between two runs, and the paths that the server was asked for.
+    The function returns all bytes of the video, with ``|`` between two runs, and the paths of the requests.
     """
 
     def read(answers: dict[str, Answer]) -> tuple[bytes, list[str]]:

@@ -12,7 +12,7 @@ SHOTS = [jpeg(width, 64, shade) for width, shade in ((64, None), (48, 0), (80, 2
 
 
 def split(data: bytes, piece_bytes: int, max_pixels: int = 10_000) -> list[bytes]:
-    """Split data that arrives in pieces of this size into its JPEGs."""
+    """Split data into its JPEGs. The data arrives in pieces of ``piece_bytes``."""
     pieces = (data[at : at + piece_bytes] for at in itertools.count(0, piece_bytes))
     return list(split_jpegs(lambda: next(pieces), max_pixels))
 
@@ -24,7 +24,7 @@ def test_jpegs_are_split_alike_for_any_size_of_read(between: bytes, piece_bytes:
 
 
 def test_data_within_a_parts_content_length_belongs_to_its_jpeg() -> None:
-    both = SHOTS[0] + SHOTS[1]  # like the images of two lenses
+    both = SHOTS[0] + SHOTS[1]  # like a camera with two lenses
     part = b"--x\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(both), both)
     assert split(3 * part, 100) == 3 * [both]
 
@@ -62,8 +62,8 @@ def test_only_a_sequence_of_jpegs_of_one_size_is_a_video() -> None:
 
 
 def test_a_truncated_jpeg_affects_no_other() -> None:
-    assert split(SHOTS[0][:200] + SHOTS[1] + SHOTS[2], 100) == SHOTS[1:3]  # truncated in its header
-    first, *rest = split(SHOTS[0][:-20] + SHOTS[1] + SHOTS[2], 100)  # truncated in its scan
+    assert split(SHOTS[0][:200] + SHOTS[1] + SHOTS[2], 100) == SHOTS[1:3]  # the first JPEG is truncated in its header
+    first, *rest = split(SHOTS[0][:-20] + SHOTS[1] + SHOTS[2], 100)  # truncated in the scan
     assert (first, rest) == (SHOTS[0][:-20], SHOTS[1:3])
     assert split(SHOTS[0] + SHOTS[1][:-10], 100) == SHOTS[:1]
 

@@ -31,7 +31,7 @@ def test_frames_without_timestamps_get_their_time_of_arrival() -> None:
 
 
 def recorded(*stamps_s: float | None, fps: float = 10.0) -> list[float]:
-    """Return the elapsed times of a recording's frames with these timestamps."""
+    """Return the elapsed time of each frame of a recording with these timestamps."""
     stamps = Timestamps(fps, is_recorded=True, clock_s=Clock(100.0))
     return [round(stamps.elapsed_s(stamp), 6) for stamp in stamps_s]
 

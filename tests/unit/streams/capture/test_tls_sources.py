@@ -1,4 +1,4 @@
-"""Sources over TLS, and the authorities that are trusted."""
+"""Sources over TLS, and the certificate authorities that are trusted."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ FRAMES = 5
 
 
 def make_certificate(path: Path) -> Path:
-    """Make a self-signed certificate for 127.0.0.1, and put its key next to it."""
+    """Make a self-signed certificate for 127.0.0.1 at ``path``, and its key in the same folder."""
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("no openssl is installed here")
+        pytest.skip("openssl is not installed")
     names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
     kind = ["-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     command = [openssl, "req", *kind, *names, "-out", str(path), "-keyout", str(path.with_suffix(".key"))]
@@ -39,7 +39,7 @@ def make_certificate(path: Path) -> Path:
 
 
 class Server(ThreadingHTTPServer):
-    """A server of a folder over HTTPS that records the requested paths."""
+    """An HTTPS server for the files of a folder. It records the requested paths."""
 
     def __init__(self, folder: Path, certificate: Path) -> None:
         self.asked: list[str] = []
@@ -50,7 +50,7 @@ class Server(ThreadingHTTPServer):
         self.address = f"127.0.0.1:{self.server_port}"
 
     def handle_error(self, *_: object) -> None:
-        """Ignore errors, because clients that do not trust us hang up."""
+        """Print no error when a client that does not trust the certificate hangs up."""
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -71,7 +71,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[[Path], Server]]:
-    """Yield a function that serves the folder over HTTPS with a certificate."""
+    """Yield a function that starts an HTTPS server for ``tmp_path`` with a certificate."""
     servers = []
 
     def start(certificate: Path) -> Server:
@@ -104,10 +104,10 @@ def test_an_untrusted_certificate_is_refused_unless_verification_is_off(
     with pytest.raises(SourceUntrusted) as refusal:
         frames_of(f"https://me:hunter2@{server.address}/a.avi")
     assert refusal.value.detail == (
-        f"https://{server.address}/… has a certificate that is not trusted here (self-signed certificate); trust its "
-        "authority (SSL_CERT_FILE) or set tls_verify to false"
+        f"https://{server.address}/… has a certificate that is not trusted (self-signed certificate); add its "
+        "authority to the file SSL_CERT_FILE or set tls_verify to false"
     )
-    assert server.asked == []  # so we did not send the password, either
+    assert server.asked == []  # no request means that no password was sent
     assert frames_of(f"https://me:hunter2@{server.address}/a.avi", tls_verify=False) == FRAMES
 
 
@@ -128,7 +128,7 @@ def test_a_camera_gets_no_request_before_it_is_trusted(
 ) -> None:
     if is_trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    server = serve(certificate)  # it does not speak RTSP, and answers so
+    server = serve(certificate)  # an HTTPS server, so it answers RTSP with an error
     with pytest.raises(SourceError) as refusal:
         frames_of(f"rtsps://{server.address}/live")
     assert isinstance(refusal.value, SourceUntrusted) != is_trusted

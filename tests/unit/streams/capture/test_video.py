@@ -39,7 +39,7 @@ def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
 
 
 def test_a_frames_memory_is_freed_without_garbage_collection(tmp_path: Path) -> None:
-    """A frame in a reference cycle would keep its pixels and conversion threads until the next garbage collection."""
+    """Count frames in memory, because a reference cycle would keep frames until the next garbage collection."""
     path = save_video(tmp_path / "a.avi", frames=5, fps=50)
 
     def frames_in_memory() -> int:
@@ -64,7 +64,10 @@ def test_every_hardware_decoder_or_its_software_fallback_returns_the_same_frames
 
 @pytest.fixture(params=["h264.mp4", "h264.mkv", "h264.ts", "h264.flv", "h264.h264", "ffv1.avi", "folder"])
 def thirty_frames(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Return a video whose frames show their numbers. H.264 videos have B-frames, and a key frame every ten frames."""
+    """Return a video whose frames show their numbers.
+
+    H.264 videos have B-frames, and every tenth frame is a key frame.
+    """
     lossless = save_video(tmp_path / "a.avi", frames=30, fps=25)
     if request.param == "ffv1.avi":
         return lossless
@@ -131,7 +134,7 @@ def test_an_image_is_refused_as_such(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
 def test_an_image_in_a_video_container_is_refused(tmp_path: Path, brand: bytes) -> None:
-    """FFmpeg would show one of the image's tiles."""
+    """Refuse the image, because FFmpeg would read one tile of it as a video."""
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
     with pytest.raises(SourceError, match="is an image, not a video"):
         frames_of(tmp_path / "a.mp4")
@@ -223,9 +226,9 @@ def test_frames_that_become_too_large_end_the_source(tmp_path: Path, codec: str,
 
 def test_a_frame_that_is_too_large_takes_no_memory(tmp_path: Path) -> None:
     small = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
-    large = small.replace(b"\x00\x40\x00\x40", b"\x2e\xe0\x2e\xe0", 1)  # its header now declares 12,000 × 12,000 pixels
+    large = small.replace(b"\x00\x40\x00\x40", b"\x2e\xe0\x2e\xe0", 1)  # the header declares 12,000 × 12,000 pixels
     (tmp_path / "a.mjpeg").write_bytes(30 * small + large[:-2] + bytes(1_000_000) + large[-2:])
-    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the memory in use now
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak memory use
     before_kib = peak_kib()
     with pytest.raises(SourceTooLarge):
         frames_of(tmp_path / "a.mjpeg", max_pixels=50_000_000)
@@ -233,7 +236,7 @@ def test_a_frame_that_is_too_large_takes_no_memory(tmp_path: Path) -> None:
 
 
 def peak_kib() -> int:
-    """Return the peak memory use of this process, in KiB."""
+    """Return the peak memory use of this process in KiB."""
     found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1])

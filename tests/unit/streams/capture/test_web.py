@@ -73,7 +73,7 @@ def test_credentials_go_to_the_sources_own_server_only(camera: Server) -> None:
         client = client_of(camera.url.replace("//", "//admin:p%40ss%2Fword@"))
         assert body_of(client, f"{camera.url}/locked") == SHOTS[0]
         with pytest.raises(SourceDenied):
-            client.get(f"{other.url}/locked")  # on the same host, but on another port
+            client.get(f"{other.url}/locked")  # a server on the same host but another port
 
 
 def test_a_media_servers_cookies_are_sent_only_to_that_server(camera: Server) -> None:
@@ -148,7 +148,7 @@ def test_a_body_that_arrives_byte_by_byte_has_stalled(monkeypatch: pytest.Monkey
 
 
 def relay(connection: socket.socket, port: int) -> None:
-    """Copy bytes in both directions, as a proxy does after its first response."""
+    """Copy bytes in both directions, as a proxy does after a CONNECT request."""
     with socket.create_connection(("127.0.0.1", port)) as there:
 
         def copy(source: socket.socket, target: socket.socket) -> None:
@@ -165,7 +165,7 @@ def relay(connection: socket.socket, port: int) -> None:
 
 @pytest.fixture
 def proxy_for_every_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the proxy apply to every host, because the loopback addresses of these tests would bypass it."""
+    """Use the proxy for every host. Without this, the loopback addresses of these tests would bypass it."""
     monkeypatch.setattr(proxies, "proxy_bypass", lambda host, proxies: False)
 
 
@@ -213,7 +213,7 @@ def test_a_proxy_of_an_unsupported_kind_is_refused(monkeypatch: pytest.MonkeyPat
     ("addresses", "no_proxy", "is_used"),
     [
         (["93.184.215.14"], "", True),
-        ([], "", True),  # a name that only the proxy can resolve
+        ([], "", True),  # only the proxy can resolve this host name
         (["192.168.1.7"], "", False),
         (["fd00::7"], "", False),
         (["93.184.215.14", "10.0.0.7"], "", False),

@@ -74,7 +74,7 @@ async def test_everything_is_read_page_by_page(log: EventLog) -> None:
 async def test_an_event_that_arrives_at_the_timeout_is_not_skipped(log: EventLog) -> None:
     asking = asyncio.create_task(log.page(6, 0.01))
     await asyncio.sleep(0)
-    time.sleep(0.02)  # the event loop wakes up late, and finds both the timeout and the event
+    time.sleep(0.02)  # so that the timeout and the event arrive together
     log.add("state", RUNNING)
     page = await asking
     assert ids(page) == [7] or page.last_id == 6

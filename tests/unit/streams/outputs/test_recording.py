@@ -22,7 +22,7 @@ from tests.support.recordings import GREY, STARTED_AT_S, Recorded
 
 
 def frames_of(path: Path) -> list[tuple[float, np.ndarray]]:
-    """Return the time since the first frame, in seconds, and the pixels of each frame."""
+    """Return the time of each frame, in seconds since the first frame, and its pixels."""
     with av.open(str(path)) as container:
         frames = [(frame.time, frame.to_ndarray(format="bgr24")) for frame in container.decode(video=0)]
     return [(at_s - frames[0][0], pixels) for at_s, pixels in frames]
@@ -48,7 +48,7 @@ def test_a_clip_includes_the_pre_roll_and_the_post_roll(folder: Path) -> None:
     times = [at_s for at_s, _ in frames_of(folder / clip.clip)]
     assert clip.began_at_s - STARTED_AT_S == pytest.approx(2.0)
     assert clip.labels == ["dog"]
-    assert times == pytest.approx([n / 10 for n in range(40)], abs=0.001)  # from 2.0 to 5.9
+    assert times == pytest.approx([n / 10 for n in range(40)], abs=0.001)  # the frames from 2.0 s to 5.9 s
     assert clip.duration_s == pytest.approx(3.9)
     assert recorded.clips[0].labels == ["dog"]
     assert recorded.clips[0].change == "started"

@@ -11,7 +11,7 @@ HD = (1080, 1920)
 
 
 def scene(seed: int = 0, shape: tuple[int, int] = HD) -> Pixels:
-    """Return an image of large soft patches."""
+    """Return an image of large rectangles in random colours."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(40, 200, (9, 16, 3), dtype=np.uint8)
     return coarse.repeat(shape[0] // 9, axis=0).repeat(shape[1] // 16, axis=1)
@@ -23,7 +23,7 @@ def noisy(pixels: Pixels, rng: np.random.Generator, sigma: float = 5.0) -> Pixel
 
 
 def with_square(pixels: Pixels, share: float, at: tuple[int, int] = (300, 500)) -> Pixels:
-    """Return a copy with a white square over this share of the image."""
+    """Return a copy of the image with a white square that covers this share of it."""
     side = round((share * pixels.shape[0] * pixels.shape[1]) ** 0.5)
     changed = pixels.copy()
     changed[at[0] : at[0] + side, at[1] : at[1] + side] = 255
@@ -71,8 +71,8 @@ def test_motion_too_slow_for_two_frames_passes_once_it_adds_up() -> None:
 
 def test_slowly_changing_light_rarely_passes() -> None:
     gate = MotionGate(Motion(max_skip_s=3600))
-    passed = [gate.passes(scene() + np.uint8(i // 4), i / 30) for i in range(200)]  # 50 levels in 200 frames
-    assert 3 <= sum(passed) <= 4  # the first one, then about every 16th level
+    passed = [gate.passes(scene() + np.uint8(i // 4), i / 30) for i in range(200)]  # 50 grey levels in 200 frames
+    assert 3 <= sum(passed) <= 4  # the first frame, then about one per 16 grey levels
 
 
 @pytest.mark.parametrize("shape", [(9, 16), (90, 160), (1920 // 16 * 9, 1920), (4320, 7680)])

@@ -13,13 +13,13 @@ from serve_app.types import Detections, Frame, Position
 WIDTH_PX, HEIGHT_PX = 1000, 500
 MIDDLE = Zone(name="middle", polygon=[(0.4, 0.4), (0.6, 0.4), (0.6, 0.8), (0.4, 0.8)])
 EVERYWHERE = Zone(name="everywhere", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
-GATE = Line(name="gate", start=(0.3, 0.6), end=(0.7, 0.6))  # the lower half is to its right
+GATE = Line(name="gate", start=(0.3, 0.6), end=(0.7, 0.6))  # its right side is below it
 
-Feet = tuple[float, float]  # where an object stands, as fractions of the frame's width and height
+Feet = tuple[float, float]  # an object's position, as fractions of the frame's width and height
 
 
 def frame_at(at_s: float) -> Frame:
-    """Return a frame whose wall clock is the stream's clock."""
+    """Return a frame whose wall-clock time equals its time on the stream's own clock."""
     return Frame(round(at_s * 10), at_s, at_s, Position(0), lambda: np.zeros((1, 1, 3), np.uint8))
 
 
@@ -50,7 +50,7 @@ def see(
     labels: dict[int, str] | None = None,
     size_px: tuple[int, int] = (WIDTH_PX, HEIGHT_PX),
 ) -> list[RegionEvent]:
-    """Count one frame with a box of 40 × 100 px above each object's feet, and return the events."""
+    """Count a frame in which each object has a box of 40 × 100 px above its feet. Return the events."""
     feet = np.array(list(objects.values()), np.float64).reshape(-1, 2) * size_px
     xyxy = np.tile(feet, 2).astype(np.float32) + np.array([-20, -100, 20, 0], np.float32)
     n = len(objects)
@@ -61,7 +61,7 @@ def see(
 
 
 def walk(counter: RegionCounter, *feet: Feet, track_id: int = 1, start_s: float = 0.0) -> list[RegionEvent]:
-    """Move one object along a path, at ten frames per second, and return the events."""
+    """Move an object along the positions ``feet`` at ten frames per second, and return the events."""
     return [event for i, at in enumerate(feet) for event in see(counter, round(start_s + i / 10, 3), {track_id: at})]
 
 
@@ -86,7 +86,7 @@ def test_an_object_enters_stays_and_leaves() -> None:
 def test_an_object_stands_where_the_middle_of_its_boxs_lower_edge_is() -> None:
     counter = zones(MIDDLE)
     see(counter, 0.0, {1: (0.5, 0.85), 2: (0.5, 0.45), 3: (0.39, 0.5), 4: (0.41, 0.5)})
-    assert set(counter.zones["middle"].dwell_s) == {2, 4}  # the first one's box is in the zone, but its feet are not
+    assert set(counter.zones["middle"].dwell_s) == {2, 4}  # object 1 has its box in the zone, but not its feet
 
 
 def test_an_object_cut_off_by_the_frames_edge_is_in_a_zone_that_ends_there() -> None:
@@ -97,7 +97,7 @@ def test_an_object_cut_off_by_the_frames_edge_is_in_a_zone_that_ends_there() -> 
 
 def test_an_object_that_disappears_left_when_it_was_last_seen() -> None:
     counter = zones(MIDDLE)
-    walk(counter, *[(0.5, 0.5)] * 31, track_id=4)  # last seen after 3 s
+    walk(counter, *[(0.5, 0.5)] * 31, track_id=4)  # last seen at 3.0 s
     assert see(counter, 5.0, {}) == []
     assert counter.zones["middle"] == ZoneCount(inside=1, entered=1, left=0, dwell_s={4: 3.0})
     assert see(counter, 5.1, {}) == [zone_change("middle", "left", 4, "person", 5.1, 3.0)]
@@ -181,11 +181,11 @@ def test_the_objects_inside_are_those_that_entered_and_have_not_left(seed: int) 
 @pytest.mark.parametrize(
     ("start", "end", "to_the_right"),
     [
-        ((0.2, 0.5), (0.8, 0.5), (0.0, 0.2)),  # a line to the right: down
-        ((0.8, 0.5), (0.2, 0.5), (0.0, -0.2)),  # a line to the left: up
-        ((0.5, 0.2), (0.5, 0.8), (-0.2, 0.0)),  # a line down: left
-        ((0.5, 0.8), (0.5, 0.2), (0.2, 0.0)),  # a line up: right
-        ((0.2, 0.2), (0.8, 0.8), (-0.2, 0.2)),  # a line down and to the right: down and to the left
+        ((0.2, 0.5), (0.8, 0.5), (0.0, 0.2)),  # a line that runs right has its right side below it
+        ((0.8, 0.5), (0.2, 0.5), (0.0, -0.2)),  # a line that runs left has its right side above it
+        ((0.5, 0.2), (0.5, 0.8), (-0.2, 0.0)),  # a line that runs down has its right side on the left of the image
+        ((0.5, 0.8), (0.5, 0.2), (0.2, 0.0)),  # a line that runs up has its right side on the right of the image
+        ((0.2, 0.2), (0.8, 0.8), (-0.2, 0.2)),  # a diagonal line has its right side below and left of it
     ],
 )
 def test_in_is_to_the_right_of_the_way_from_start_to_end(start: Feet, end: Feet, to_the_right: Feet) -> None:
@@ -227,17 +227,16 @@ def test_an_object_that_starts_on_the_line_is_not_counted() -> None:
 def test_an_object_that_goes_around_the_lines_end_has_not_crossed_it() -> None:
     counter = lines(GATE)
     assert walk(counter, (0.65, 0.5), (0.75, 0.55), (0.75, 0.65), (0.65, 0.7)) == []
-    assert walk(counter, (0.65, 0.5), start_s=0.4) == [
-        crossing("gate", "out", 1, "person", 0.4)
-    ]  # straight back across the line
+    straight_back = walk(counter, (0.65, 0.5), start_s=0.4)
+    assert straight_back == [crossing("gate", "out", 1, "person", 0.4)]
     assert walk(counter, (0.25, 0.59), (0.25, 0.61), track_id=2) == []
     assert walk(counter, (0.1, 0.5), (0.28, 0.7), track_id=3) == []
 
 
 def test_a_fast_object_is_counted_if_its_path_crosses_the_line() -> None:
     counter = lines(GATE)
-    assert walk(counter, (0.1, 0.1), (0.9, 0.95)) != []  # neither position is next to the line
-    assert walk(counter, (0.1, 0.5), (0.9, 0.62), track_id=2) == []  # its path passes beyond the line's end
+    assert walk(counter, (0.1, 0.1), (0.9, 0.95)) != []  # neither of its positions is near the line
+    assert walk(counter, (0.1, 0.5), (0.9, 0.62), track_id=2) == []  # its path crosses beyond the end of the line
 
 
 def test_a_crossing_while_hidden_for_less_than_two_seconds_is_counted() -> None:
@@ -255,7 +254,7 @@ def test_crossings_match_the_true_paths(seed: int) -> None:
     counter = lines(Line(name="wall", start=(0.0, 0.5), end=(1.0, 0.5)))
     y = rng.uniform(0, 1, 20)
     crossed_in = crossed_out = 0
-    is_below = np.where(abs(y - 0.5) > 0.005, np.sign(y - 0.5), 0)  # 0: not known yet
+    is_below = np.where(abs(y - 0.5) > 0.005, np.sign(y - 0.5), 0)  # 0 if the side is not known yet
     for i in range(300):
         y = np.clip(y + rng.normal(0, 0.03, 20), 0, 1) if i else y
         see(counter, i / 10, {k: (0.02 + 0.05 * k, float(y[k])) for k in range(20)})
@@ -299,7 +298,7 @@ def test_an_edited_zone_starts_at_zero_and_the_others_continue() -> None:
 
     assert see(counter, 0.5, {1: (0.5, 0.5)}) == [
         zone_change("middle", "entered", 1, "person", 0.5),
-        crossing("gate", "out", 1, "person", 0.5),  # the unchanged line still knows the object's side
+        crossing("gate", "out", 1, "person", 0.5),  # the unchanged line remembers the object's side
     ]
     assert counter.zones["everywhere"].dwell_s == {1: 0.5}
     counter.replace(Regions(zones=[EVERYWHERE.model_copy(update={"labels": ["car"]})], lines=[turned]))
@@ -311,7 +310,8 @@ def test_objects_that_left_are_forgotten() -> None:
     counter = RegionCounter(Regions(zones=[MIDDLE], lines=[GATE]))
     for i in range(1000):
         see(counter, i / 10, {i: (0.5, 0.5)})
-    assert len(counter._zones[0].visits) == len(counter._lines[0].sides) == 21  # the objects of the last two seconds
+    seen_in_the_last_2_s = 21
+    assert len(counter._zones[0].visits) == len(counter._lines[0].sides) == seen_in_the_last_2_s
     assert counter.zones["middle"].entered == 1000
 
 

@@ -14,7 +14,7 @@ SIZE_PX = np.array([60.0, 120.0])
 
 
 def found(*centres: tuple[float, float] | None, confidence: float = 0.9) -> Detections:
-    """Return boxes of equal size around the centres. None stands for a hidden object, which has no box."""
+    """Return boxes of equal size around the given centres. None stands for a hidden object and gives no box."""
     at = np.array([centre for centre in centres if centre is not None], np.float32).reshape(-1, 2)
     boxes = np.concatenate([at - SIZE_PX / 2, at + SIZE_PX / 2], axis=1).astype(np.float32)
     return Detections(boxes, np.full(len(at), confidence, np.float32), np.zeros(len(at), np.int32))
@@ -36,9 +36,8 @@ def test_ids_are_in_the_order_of_the_detections() -> None:
     for i in range(20):
         order = rng.permutation(8)
         centres = [(x + 2, y) for x, y in centres]
-        detections = found(
-            *(centres[k] for k in order), (200.0 + 150 * i, 900.0)
-        )  # and one that jumps from frame to frame
+        jumping = (200.0 + 150 * i, 900.0)  # an object that moves too far to be tracked
+        detections = found(*(centres[k] for k in order), jumping)
         assert tracker.update(detections).tolist() == [*expected[order], -1]
 
 
@@ -49,7 +48,7 @@ def test_two_objects_that_cross_each_others_path_keep_their_ids(seed: int) -> No
     for i in range(100):
         jitter = rng.normal(0, 1, 4)
         one = (100 + 8 * i + jitter[0], 100 + 4 * i + jitter[1])
-        other = (900 - 8 * i + jitter[2], 100 + 4 * i + jitter[3])  # the two meet in frame 50
+        other = (900 - 8 * i + jitter[2], 100 + 4 * i + jitter[3])  # the two objects meet in frame 50
         ids = tracker.update(found(one, other)).tolist()
         assert ids == ([-1, -1] if i == 0 else [1, 2])
 
@@ -71,7 +70,7 @@ def test_an_object_keeps_its_id_despite_dropped_frames_if_capture_times_are_give
     for i in range(300):
         if rng.random() > 0.6:
             tracker.update(found((100 + 10 * i, 300)), i / FPS if has_capture_times else None)
-    assert (tracker.next_id == 2) is has_capture_times  # without capture times its track is lost repeatedly
+    assert (tracker.next_id == 2) is has_capture_times  # otherwise its track is lost repeatedly
 
 
 def test_a_second_without_frames_ends_a_track() -> None:
@@ -117,7 +116,7 @@ def test_ids_continue_from_the_first_id_and_are_never_reused() -> None:
         assert all(i - last_seen.get(track_id, i) <= FPS + 1 for track_id in ids)
         last_seen |= dict.fromkeys(ids, i)
         assert tracker.next_id == newest + 1
-    assert newest > 720  # the objects came and went
+    assert newest > 720  # new objects kept appearing
 
 
 def test_a_frame_without_detections_has_no_ids() -> None:

@@ -1,4 +1,4 @@
-"""A secret video outside the media folder, and a media folder."""
+"""Fixtures for the tests of hostile sources: a media folder, and a secret video outside it."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def lists(secret: Path, media: Path) -> None:
-    """Put a video at every path that the lists name."""
+    """Copy the secret video to the path that some hostile playlists name, so that they could play it."""
     shutil.copy(secret, f"{secret}.m3u8")
     assert frames_of(secret, secret.parent) == FRAMES

@@ -1,4 +1,4 @@
-"""Containers that refer to other files."""
+"""Video containers that refer to other files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.hostile_sources import FRAMES, frames_of, save
 
 
 def _box(data: bytes | bytearray, *names: bytes) -> list[int]:
-    """Return the start of each box, where each one is inside the one before it."""
+    """Return the offset of each named box of a QuickTime file. Each box must be inside the previous one."""
     begins, at = [], 0
     for name in names:
         while True:
@@ -28,9 +28,9 @@ def _box(data: bytes | bytearray, *names: bytes) -> list[int]:
 
 
 def _alias(path: Path) -> bytes:
-    """Return a Mac OS alias, which refers to a file.
+    """Return a Mac OS alias that refers to a file.
 
-    The path must have an even length, because FFmpeg reads the padding after an odd one as a "/".
+    The path must have an even length, because FFmpeg would read a padding byte as a "/".
     """
     target = os.fsencode(path)
     assert len(target) % 2 == 0
@@ -39,7 +39,7 @@ def _alias(path: Path) -> bytes:
 
 
 def outside(movie: bytes, path: Path) -> bytes:
-    """Return the movie without its frames, and with a reference to the file at ``path`` that contains them."""
+    """Return the movie without its frames. It refers to the file at ``path`` for them."""
     data = bytearray(movie)
     *parents, at = _box(data, b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref")
     alias = _alias(path)
@@ -59,6 +59,6 @@ def test_a_movie_whose_frames_are_in_another_file_is_not_shown(secret: Path, med
     (media / "a.mov").write_bytes(outside(movie.read_bytes(), movie))
     willing = {"enable_drefs": "1", "use_absolute_path": "1"}
     with av.open(str(media / "a.mov"), options=willing) as container:
-        assert len(list(container.decode(video=0))) == FRAMES  # the reference really leads to the frames
+        assert len(list(container.decode(video=0))) == FRAMES  # FFmpeg follows the reference if we allow it
     with pytest.raises(SourceError):
         frames_of(media / "a.mov", media)

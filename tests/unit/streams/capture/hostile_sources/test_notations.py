@@ -1,4 +1,4 @@
-"""FFmpeg's notations for sources, which can make it open something else than the text suggests."""
+"""FFmpeg's special notations for sources, with which a client could try to open other files or servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that name other files or servers."""
+"""Playlists and other files that name further files or servers."""
 
 from __future__ import annotations
 

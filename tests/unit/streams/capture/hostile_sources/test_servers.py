@@ -1,4 +1,4 @@
-"""Servers and cameras whose responses name other files and servers."""
+"""Servers and cameras whose responses name files or other servers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from tests.support.traps import Trap
 
 @pytest.fixture
 def answering(secret: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield a server's URL and its responses by path: a body, or for paths that start with /to a redirect's target."""
+    """Yield a server's URL and a dict of its responses by path.
+
+    A response is the target of a redirect if the path starts with /to, and a body otherwise.
+    """
     answers: dict[str, bytes] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -79,7 +82,7 @@ def test_a_servers_redirect_cannot_lead_to_files_or_other_protocols(
 
 
 class RtspServer:
-    """A camera that sends the test's description, and hangs up when it should play."""
+    """A camera that sends the test's SDP description. It hangs up when the client asks it to play."""
 
     def __init__(self, description: bytes, redirect: bytes) -> None:
         self._description, self._redirect = description, redirect

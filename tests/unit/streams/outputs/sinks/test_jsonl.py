@@ -18,7 +18,7 @@ from serve_app.streams.outputs.sinks import jsonl
 from tests.support.sinks import event, new_sink, until
 
 pytestmark = pytest.mark.anyio
-LINE_BYTES = len(event(10).json) + 1  # the same for every two-digit event id
+LINE_BYTES = len(event(10).json) + 1  # equal for all event ids of two digits
 
 
 def lines_of(path: Path) -> list[int]:
@@ -104,7 +104,7 @@ async def test_the_sink_retries_until_a_full_disk_has_space(tmp_path: Path) -> N
 
 @pytest.fixture
 def file_size_limit() -> Iterator[Callable[[int], None]]:
-    """Yield a function that limits the size of this process's files until the end of the test."""
+    """Yield a function that limits the size of files that this process writes, until the end of the test."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)

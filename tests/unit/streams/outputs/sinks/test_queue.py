@@ -1,4 +1,4 @@
-"""The queue in front of every sink."""
+"""The queue of events in every sink."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.anyio
 
 
 class GatedOutlet:
-    """An outlet that accepts a batch, or fails as the test says, each time the test opens its gate.
+    """An outlet whose gate the test opens to let one call of ``send`` return.
 
-    It records all batches.
+    The first calls raise ``failures``, and later calls succeed. The outlet records all batches.
     """
 
     target = "test"
@@ -46,7 +46,7 @@ class GatedOutlet:
         return [[event.event_id for event in batch] for batch in self.batches]
 
     def open(self) -> None:
-        """Open the gate for every further batch."""
+        """Let all further calls of ``send`` return."""
         for _ in range(10_000):
             self.gate.release()
 
