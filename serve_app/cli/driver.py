@@ -25,10 +25,9 @@ from ray.serve.schema import ApplicationStatusOverview
 from ray.serve.scripts import run as serve_run
 
 from serve_app.cli.output import print_any_text
-from serve_app.cli.serve import end_children
+from serve_app.cli.serve import leave_nothing
 from serve_app.deployments import preflight
 from serve_app.errors import StartError
-from serve_app.ipc import dev_shm
 from serve_app.types import Json
 
 _POLL_INTERVAL_S = 0.5
@@ -67,9 +66,7 @@ def _stop_at_end_of_input() -> None:
         pass
     _should_stop.set()
     if not _has_started_ray.is_set():
-        with suppress(ProcessLookupError, ChildProcessError):  # the main thread may already have waited for the child
-            end_children()
-        dev_shm.sweep()
+        leave_nothing()
         os._exit(0)
 
 
@@ -91,8 +88,11 @@ def _serve(config: Json) -> None:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # we are already stopping
-        if ray.is_initialized():
-            _shut_down()
+        try:
+            if ray.is_initialized():
+                _shut_down()
+        finally:
+            leave_nothing()
 
 
 def _shut_down() -> None:

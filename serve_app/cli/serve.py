@@ -54,8 +54,7 @@ def _run(driver: list[str]) -> int:
     try:
         return Driver(driver).wait()
     finally:
-        end_children()
-        dev_shm.sweep()  # killed processes may have left files there
+        leave_nothing()
 
 
 class Driver:
@@ -118,15 +117,18 @@ def _adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def end_children() -> None:
-    """Kill every child process.
+def leave_nothing() -> None:
+    """Kill every descendant, and remove the files that killed processes have left in shared memory.
 
     Processes that Ray was just starting would otherwise run for a minute or more before they notice that Ray has ended.
     """
+    _adopt_orphans()
     while pids := [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]:
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            with suppress(ProcessLookupError, ChildProcessError):  # another thread has already waited for this child
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+    dev_shm.sweep()
 
 
 def _tell(message: str) -> None:
