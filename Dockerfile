@@ -1,15 +1,15 @@
-# Sightline on a CPU, run by an unprivileged user:
+# Sightline for CPUs. The container runs as an unprivileged user:
 #   docker build -t sightline .
 #   docker run --init --shm-size=1g --stop-timeout=90 -p 8000:8000 \
-#     -v "$PWD/keys:/run/secrets/sightline:ro" sightline       # a folder with keys.yaml: see serve_app/api/README.md
+#     -v "$PWD/keys:/run/secrets/sightline:ro" sightline       # the folder has keys.yaml: see serve_app/api/README.md
 # For NVIDIA GPUs, build with `--build-arg TORCH_BACKEND=`, which adds CUDA's libraries (4 GB). The host needs the
-# driver. configs/README.md explains the options and says how much of this was tested.
+# driver. configs/README.md explains the options and says what was tested.
 
-# The Python version that the tests run with.
+# The tests run with this version of Python.
 FROM python:3.11-slim-bookworm AS base
-# OpenCV is linked with libGL and libgthread, and the slim image has neither. Debian's libgl1 installs Mesa and LLVM,
-# 350 MB in all. HAProxy is a wheel that Ray depends on and that has its own libraries; FFmpeg is part of PyAV's wheel.
-# Versions are not pinned, because Debian soon deletes old ones.
+# OpenCV is linked with libGL and libgthread, and the slim image has neither. Debian's libgl1 also installs Mesa and
+# LLVM, 350 MB in all. Ray depends on a wheel of HAProxy, which includes its libraries. PyAV's wheel includes FFmpeg.
+# The versions are not pinned, because Debian deletes old versions from its mirrors.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends libgl1 libglib2.0-0 \
@@ -19,12 +19,12 @@ FROM base AS builder
 RUN pip install --no-cache-dir uv==0.13.9 && python -m venv /opt/sightline
 WORKDIR /build
 
-# Everything that changes rarely is one layer: all dependencies in pyproject.toml, in the versions that were tested.
+# This layer has all dependencies in pyproject.toml, in the versions that were tested. It changes rarely.
 FROM builder AS dependencies
 COPY pyproject.toml configs/constraints.txt ./
-# cpu: PyTorch's own wheels without CUDA. Empty: PyPI's wheels, which include CUDA.
+# `cpu` installs PyTorch from PyTorch's index, without CUDA. An empty value installs it from PyPI, with CUDA.
 ARG TORCH_BACKEND=cpu
-# The extras are for streams. We compile to bytecode here, because the user that runs the image may not write there.
+# The extras are for streams. We compile bytecode here, because the container's user cannot write to /opt/sightline.
 RUN uv pip install --no-cache --compile-bytecode --python /opt/sightline/bin/python --constraint constraints.txt \
       ${TORCH_BACKEND:+"--torch-backend=$TORCH_BACKEND"} \
       --requirement pyproject.toml --extra tracking --extra mqtt --extra redis
@@ -47,8 +47,8 @@ ENV PATH=/opt/sightline/bin:$PATH \
     SERVE_APP_CACHE_DIR=/var/lib/sightline/cache \
     SERVE_APP_STATE_DIR=/var/lib/sightline/state
 
-# The flags of configs/serve.env, which explains each of them. No shell runs here that could source that file. A test
-# compares the two.
+# These are the flags of configs/serve.env, which explains each of them. They are repeated here because no shell sources
+# that file in the container. A test checks that both files have the same flags.
 ENV RAY_SERVE_ENABLE_HA_PROXY=1 \
     RAY_SERVE_HAPROXY_NBTHREAD=2 \
     RAY_SERVE_HAPROXY_BINARY_PATH=/opt/sightline/share/sightline/configs/haproxy.py \
@@ -73,10 +73,10 @@ ENV RAY_SERVE_ENABLE_HA_PROXY=1 \
     PYTHONUTF8=1
 
 EXPOSE 8000
-# Healthy means that a warm model answers. The check ignores the container's proxy settings. At the first start, the
-# export of a nano model takes 38 s on 2 cores.
+# The container is healthy if the default model is loaded and answers. The check ignores the container's proxy settings.
+# The start period is long because the first start exports a `.pt` model, which takes 38 s for a nano model on 2 cores.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
   CMD ["python", "-c", "from urllib.request import *; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=4)"]
-# Without a shell in between, SIGTERM reaches the process that drains the service.
+# This form starts no shell, so SIGTERM reaches the Python process, which drains the service.
 ENTRYPOINT ["python", "-m", "serve_app"]
 CMD ["/opt/sightline/share/sightline/configs/container.yaml"]

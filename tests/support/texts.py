@@ -36,7 +36,7 @@ _NODES = (  # the kinds of syntax that hold texts or names: the others are skipp
 )
 _DIRECTIVE = re.compile(r"^(?:!|noqa|type: ignore|fmt: |pragma|ruff: |mypy: |shellcheck |syntax=)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)[\"')`]*\s+(?=[\"'(`*]*[A-Z0-9])")
-_LIST_ITEM = re.compile(r"\s*(?:[-*+]|\d+\.)\s+")
+_LIST_ITEM = re.compile(r"^\s*(?:[-*+]|\d+\.)\s+")
 _MIN_WORDS = 3  # shorter texts are labels, which no reader can judge
 
 
