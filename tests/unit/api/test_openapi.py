@@ -115,7 +115,7 @@ def test_an_operation_states_the_permission_that_its_router_declares(method: str
     assert access is not None
     if access.permission is None:
         assert "security" not in operation
-        assert operation["description"].endswith("\n\nIt needs no API key.")
+        assert operation["description"].endswith("\n\nThis operation needs no API key.")
         assert not {"401", "403", "429"} & set(operation["responses"])
         return
     assert operation["security"] == [{"key": [access.permission]}]
