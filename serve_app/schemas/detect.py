@@ -20,7 +20,7 @@ def _class(value: Any) -> Any:
         raise PydanticCustomError("class", "a class must be a label (a string) or a class id (a whole number)")
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
         raise PydanticCustomError(
-            "class", "the label contains a lone surrogate, which is half a character; send the whole character"
+            "class", "the label contains half a character (a lone surrogate); send the whole character"
         )
     return value
 
@@ -58,8 +58,8 @@ class DetectSettings(BaseModel):
             ge=0,
             le=1,
             allow_inf_nan=False,
-            description="If the IoU of two boxes of one class is above this value, only the more confident box is kept. "
-            "This has an effect only for models whose `suppression` is `by_request`: see `GET /models`.",
+            description="If the IoU of two boxes of one class is above this value, only the more confident box is "
+            "kept. This has an effect only for models whose `suppression` is `by_request`: see `GET /models`.",
         ),
         BeforeValidator(_number),
     ] = None

@@ -238,7 +238,8 @@ class Gap(BaseModel):
 
     next_frame_id: int = Field(description="The first frame after the gap.")
     lost: int = Field(
-        description="The number of captured frames without a result. Frames that a camera sent during the gap are not counted."
+        description="The number of captured frames without a result. Frames that a camera sent during the gap are "
+        "not counted."
     )
     away_s: float = Field(
         description="Seconds between the last frame before the gap and the first frame after the gap."

@@ -31,7 +31,7 @@ FUNCTIONS = {
 
 
 def closed(schema: Any) -> Any:
-    """Return the schema with undeclared fields forbidden, so that a misspelt field in an example is an error."""
+    """Return a schema that forbids undeclared fields, so that a misspelt field in an example is an error."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -47,7 +47,7 @@ def problems(example: Any, schema: Json) -> list[str]:
 
 
 def media(operation: Json) -> Iterator[tuple[str, Json]]:
-    """Yield the content of an operation's request and of its successful responses, by media type."""
+    """Yield each media type of an operation's request and successful responses, with its content."""
     yield from operation.get("requestBody", {}).get("content", {}).items()
     for status_code, response in operation["responses"].items():
         if status_code.startswith("2"):
