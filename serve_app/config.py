@@ -76,7 +76,7 @@ ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), 
 class ModelArgs(_Section):
     """The model, and the engine that runs it."""
 
-    weights: Path = Path("codes")  # .pt, .onnx, an exported OpenVINO folder, or the embedded "codes"
+    weights: Path = Path("codes")  # a .pt or .onnx file, an exported OpenVINO folder, or the built-in "codes"
     # A .pt file is a pickle and can run code, so it is loaded only if its SHA-256 equals this value.
     weights_sha256: str | None = Field(None, pattern=_SHA256)
     # The engines null and sleep run no model. They are for measuring the rest of the server.
@@ -174,7 +174,7 @@ class _ChangedArgs(DetectorArgs):
 class LimitArgs(_Section):
     """The limits of one request, and the limit of requests in flight."""
 
-    max_body_mib: int = Field(32, ge=1, le=60)  # below the gRPC limit in configs/serve.env
+    max_body_mib: int = Field(32, ge=1, le=60)  # must stay below the gRPC limit in configs/serve.env
     max_megapixels: int = Field(50, ge=1, le=170)
     max_requests: int = Field(256, ge=8, le=4096)  # in flight per Ingress replica
     max_images_per_request: int = Field(32, ge=1, le=256)
@@ -192,7 +192,7 @@ class AccessArgs(_Section):
     keys_file: Path | None = None  # if unset, only requests from this machine are accepted
     # The limits, per Ingress replica, of keys that do not have their own limits. 0 means no limit.
     requests_per_s: float = Field(0.0, ge=0, allow_inf_nan=False)  # without API keys, the limit of all clients together
-    concurrency: int = Field(32, ge=0)  # requests and followers in flight
+    concurrency: int = Field(32, ge=0)  # requests in flight, including followed streams
 
 
 class PreprocessorArgs(_Section):
@@ -222,7 +222,7 @@ class StreamArgs(_Section):
     hwaccel: Literal["cuda", "qsv", "drm", "amf"] | None = None
 
     def folders(self) -> tuple[Path, ...]:
-        """Return ``media_dirs`` as absolute paths with links resolved. Raise ConfigError if one is invalid."""
+        """Return ``media_dirs`` as absolute paths with links resolved. Raise ConfigError if a path is invalid."""
         try:
             return tuple(Path(folder).expanduser().resolve() for folder in self.media_dirs.split(":") if folder)
         except (ValueError, RuntimeError) as exc:

@@ -90,7 +90,7 @@ class Malformed(ServeAppError):
 
 
 class Unauthorized(ServeAppError):
-    """The request has no API key, or one that is unknown or has expired."""
+    """The request has no API key, or its key is unknown or has expired."""
 
     status_code, code = 401, "unauthorized"
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 Pixels: TypeAlias = "NDArray[np.uint8]"  # (height, width, 3), BGR, as OpenCV decodes images
-Traffic = Literal["interactive", "stream", "job"]  # from a client, a live stream or a batch job
+Traffic = Literal["interactive", "stream", "job"]  # the source of an image: a client, a stream or a batch job
 Suppression = Literal["by_request", "not_needed", "in_file"]  # how duplicate boxes are removed
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # auto: the engine chooses
 
@@ -150,7 +150,7 @@ class EngineInfo:
 
     @property
     def suppression(self) -> Suppression:
-        """How duplicate boxes are removed: by a request's ``iou``, by the model's head, or by its file."""
+        """How duplicate boxes are removed: by a request's ``iou``, by the model's head, or by the model's file."""
         if self.has_built_in_nms:
             return "in_file"
         return "not_needed" if self.end_to_end else "by_request"
@@ -207,7 +207,7 @@ class DetectorState:
 
     model: ModelInfo
     is_changing: bool = False  # another model is being loaded
-    refused_change: str = ""  # why the last change was refused; empty if it was not
+    refused_change: str = ""  # why the last change was refused; empty if it was not refused
 
 
 @dataclass(frozen=True)

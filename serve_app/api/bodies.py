@@ -118,7 +118,7 @@ async def read_body(request: Request, max_bytes: int, limit: Limit) -> bytes:
                 if coding is not None:
                     await asyncio.sleep(0)
     except ClientDisconnect as exc:
-        raise Malformed("the client disconnected before its body was complete") from exc
+        raise Malformed("the client disconnected before the request body was complete") from exc
     if coding is not None:
         coding.finish()
     return b"".join(chunks)
@@ -214,8 +214,8 @@ async def _form(body: bytes, boundary: bytes, limits: LimitArgs) -> Upload:
 def _is_picture(part: Part) -> bool:
     """Return whether a part is an image.
 
-    A file name alone does not decide it. Some clients send an image without a file name. Others send a parameter with a
-    file name, as Python's requests does for ``files={"conf": "0.3"}``.
+    A file name alone does not make a part an image. Some clients send an image without a file name. Others send a
+    parameter with a file name, as Python's requests does for ``files={"conf": "0.3"}``.
     """
     if is_parameter(part.name) and len(part.data) <= _MAX_FIELD_BYTES and looks_like_text(part.data):
         return False

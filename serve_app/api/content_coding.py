@@ -56,7 +56,7 @@ class Inflater:
         """Start the next member of a gzip body, which may have several (RFC 1952, 2.2)."""
         self._members += 1
         if self._coding != "gzip" or self._members > _MAX_MEMBERS:
-            raise Malformed(f"the {self._coding} body has data after its end, or too many members")
+            raise Malformed(f"the {self._coding} body has data after its end, or too many gzip members")
         self._inflate = zlib.decompressobj(_GZIP_WBITS)
 
 

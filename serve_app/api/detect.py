@@ -129,7 +129,7 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
                 f"limits.deadline_s: no result within {args.limits.deadline_s:g} s; retry later or raise the limit"
             ) from exc
         identity = request_id(request)
-        if not many or isinstance(answers[0], InvalidParameter):  # a wrong parameter is the same for every image
+        if not many or isinstance(answers[0], InvalidParameter):  # a wrong parameter affects every image
             answer = answers[0]
             if isinstance(answer, ServeAppError):
                 raise answer

@@ -1,4 +1,4 @@
-"""The routes ``/openapi.json``, the description of the API, and ``/docs``, a page that shows it with Swagger UI.
+"""The route ``/openapi.json``, which describes the API, and ``/docs``, which shows this description with Swagger UI.
 
 The page loads nothing from another origin. It therefore works without internet access, and no third-party script runs
 on the page where users enter API keys.

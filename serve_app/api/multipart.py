@@ -52,7 +52,7 @@ class _Delimiter:
 
 
 def guess_boundary(body: bytes) -> bytes:
-    """Return the boundary of a body that begins like multipart, or empty bytes.
+    """Return the boundary if the body begins like multipart, or else empty bytes.
 
     Clients that set ``Content-Type`` by hand often leave out the boundary or name another type. No image format
     begins like multipart.

@@ -94,9 +94,9 @@ def router(streams: Streams) -> Router:
         openapi_extra=examples.of_request(examples.STREAM),
     )
     async def replace_stream(stream_id: StreamId, spec: StreamSpec) -> StreamStatus:
-        """Start another stream under this id. Its counters start at zero.
+        """Start another stream under this id. The new stream's counters start at zero.
 
-        If the new stream is refused, the old one keeps running.
+        If the new stream is refused, the old stream keeps running.
         """
         if "id" in spec.model_fields_set and spec.id != stream_id:
             raise InvalidParameter("id: it differs from the id in the path; leave it out or use the id in the path")
@@ -109,7 +109,7 @@ def router(streams: Streams) -> Router:
 
     @routes.post("/{stream_id}/pause", summary="Pause a stream", responses=_STATUS | _ERRORS)
     async def pause_stream(stream_id: StreamId) -> StreamStatus:
-        """Close the stream's source and end its process until the stream is resumed."""
+        """Close the stream's source, and end the stream's process until the stream is resumed."""
         return await streams.pause(stream_id)
 
     @routes.post("/{stream_id}/resume", summary="Resume a stream", responses=_STATUS | _ERRORS)
@@ -238,7 +238,7 @@ class _Followers(ConcurrencyLimit):
             pass  # raises Overloaded before the response begins, so that the client gets a 503
 
         async def counted() -> AsyncIterator[bytes]:
-            with suppress(ServeAppError), self.one():  # an error can only end a response that has begun
+            with suppress(ServeAppError), self.one():  # an error can only end the response, which has already begun
                 async for part in parts:
                     yield part
 

@@ -107,7 +107,7 @@ class AsyncClient:
 
     @asynccontextmanager
     async def follow(self, feed: EventFeed) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open the next connection of an event feed, and yield its bytes."""
+        """Open the next connection of an event feed, and yield the bytes of the response."""
         request = feed.request(self._endpoint.timeout_s)
         with self._endpoint.errors(self._http):
             async with self._http.stream(request.method, request.path, **request.options) as response:

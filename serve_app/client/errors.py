@@ -20,7 +20,7 @@ class SightlineError(Exception):
 
 
 class ConnectionFailed(SightlineError):
-    """The server did not respond. It may still have processed the request."""
+    """The server did not respond. The server may still have processed the request."""
 
     is_retryable = True
 

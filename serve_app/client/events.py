@@ -68,7 +68,7 @@ class EventFeed:
         self._pause_s = _MIN_PAUSE_S
 
     def request(self, timeout_s: float) -> ApiRequest[None]:
-        """Return the request for the next connection. It asks for the events after the last one received."""
+        """Return the request for the next connection. The request asks for the events after the last received event."""
         self._parser = SseParser()  # drops an incomplete event, which the server sends again
         after = {} if self._after is None else {"after": str(self._after)}
         timeout = httpx.Timeout(timeout_s, read=max(timeout_s, _MIN_READ_TIMEOUT_S))

@@ -48,7 +48,9 @@ def query(
     several = classes if isinstance(classes, Iterable) and not isinstance(classes, str) else [classes]
     named = None if classes is None else [str(one) for one in several]
     if named == []:
-        raise ValueError("classes: the list is empty; name at least one class, or leave it out for every class")
+        raise ValueError(
+            "classes: the list is empty; name at least one class, or leave out the parameter to get every class"
+        )
     given = {
         "model": model,
         "confidence": confidence,

@@ -122,7 +122,7 @@ class Client:
 
     @contextmanager
     def follow(self, feed: EventFeed) -> Iterator[Iterator[bytes]]:
-        """Open the next connection of an event feed, and yield its bytes."""
+        """Open the next connection of an event feed, and yield the bytes of the response."""
         request = feed.request(self._endpoint.timeout_s)
         with (
             self._endpoint.errors(self._http),

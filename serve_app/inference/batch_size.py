@@ -30,7 +30,7 @@ class BatchSize:
 
     @property
     def limit(self) -> int:
-        """The largest size that is known to be faster, or the next size while that one is tried."""
+        """The largest size that is known to be faster, or the next size during its trial."""
         return self._sizes[self._index]
 
     def observe(self, size: int, took_s: float) -> None:

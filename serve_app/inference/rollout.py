@@ -50,7 +50,7 @@ class Rollout:
 
     @property
     def runner(self) -> ModelRunner:
-        """The current model. It exists once the first call of ``configure`` has returned."""
+        """The current model. The model exists once the first call of ``configure`` has returned."""
         assert self._runner is not None
         return self._runner
 

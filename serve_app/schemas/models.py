@@ -29,7 +29,7 @@ class ModelStatus(BaseModel):
         default=None,
         description="How duplicate boxes of one object are removed. `by_request`: by the request's `iou`. "
         "`not_needed`: the model returns each object once, and `iou` has no effect. `in_file`: the file was exported "
-        "with `nms=True` and removes duplicates itself. It then uses the IoU and the confidence of its export "
+        "with `nms=True` and removes duplicates itself. The file uses the IoU and the confidence of its export "
         "(Ultralytics' default confidence is 0.25), so `iou` and a lower `confidence` have no effect.",
     )
     labels: list[str] | None = Field(

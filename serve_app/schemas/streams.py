@@ -59,7 +59,7 @@ class Zone(_Spec):
 
     name: Label
     polygon: list[Point] = Field(min_length=3, max_length=64)
-    labels: list[Label] = Field([], description="Count only these labels. Default: every label.")
+    labels: list[Label] = Field([], description="Count only objects with these labels. Default: every label.")
 
 
 class Line(_Spec):
@@ -288,7 +288,7 @@ class ZoneCount(BaseModel):
     inside: int
     entered: int
     left: int
-    dwell_s: dict[int, float] = Field(description="Seconds inside so far, by track id.")
+    dwell_s: dict[int, float] = Field(description="Seconds for which each object has been inside, by track id.")
 
 
 class LineCount(BaseModel):

@@ -91,7 +91,7 @@ class Instrument(Protocol):
 
 
 class Telemetry:
-    """The recorder of all metrics. ``make`` is called once for each metric, and makes its instrument."""
+    """The recorder of all metrics. ``make`` is called once for each metric, and returns the metric's instrument."""
 
     def __init__(self, make: Callable[[Metric], Instrument]) -> None:
         self._make = make

@@ -77,7 +77,7 @@ def parse_keys(text: str) -> tuple[Key, ...]:
         line = (
             f", line {exc.problem_mark.line + 1}" if isinstance(exc, yaml.MarkedYAMLError) and exc.problem_mark else ""
         )
-        raise ConfigError(f"access.keys_file: the file is not valid YAML{line}") from None
+        raise ConfigError(f"access.keys_file: the file is not valid YAML{line}; correct it") from None
     except ValidationError as exc:
         problems = (f"{'.'.join(map(_field_name, e['loc']))}: {e['msg']}" for e in exc.errors(include_input=False))
         raise ConfigError(f"access.keys_file: the file has invalid entries: {'; '.join(problems)}") from None
@@ -143,11 +143,13 @@ class KeyFile:
         except OSError as exc:
             raise self._unreadable(exc) from exc
         if len(data) > _MAX_FILE_BYTES:
-            raise ConfigError(f"access.keys_file: the file is larger than {_MAX_FILE_BYTES >> 20} MiB")
+            raise ConfigError(
+                f"access.keys_file: the file is larger than {_MAX_FILE_BYTES >> 20} MiB; remove some keys"
+            )
         try:
             return parse_keys(data.decode()), file_identity
         except UnicodeDecodeError:
-            raise ConfigError("access.keys_file: the file is not UTF-8 text") from None
+            raise ConfigError("access.keys_file: the file is not UTF-8 text; save it as UTF-8") from None
 
     def _unreadable(self, exc: OSError) -> ConfigError:
         return ConfigError(f"access.keys_file: {self._path} cannot be read: {exc.strerror}")

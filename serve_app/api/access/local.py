@@ -23,8 +23,8 @@ def require_keys(args: AccessArgs, http_host: str | None) -> None:
 def check_local(request: HTTPConnection) -> None:
     """Raise Forbidden if a browser may have sent the request for another site's web page.
 
-    Any web page that is open in a browser on this machine can send requests to the server. Its owner can point a host
-    name to 127.0.0.1 (DNS rebinding), or the page can send a cross-site request. For a GET without CORS, such as the
+    Any web page that is open in a browser on this machine can send requests to the server. The page's host name can
+    point to 127.0.0.1 (DNS rebinding), or the page can send a cross-site request. For a GET without CORS, such as the
     request of an ``<img>``, a browser sends no ``Origin``. Only ``Sec-Fetch-Site`` then shows that the request is
     cross-site.
     """

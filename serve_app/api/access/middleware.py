@@ -1,4 +1,4 @@
-"""Middleware that admits or refuses a request before its body is read, and counts it while its response is sent."""
+"""Middleware that admits or refuses requests before their bodies are read, and counts the requests in flight."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Access:
         self._usage = defaultdict(KeyUsage, kept)
 
     async def _with_body(self, request: Request, route: RouteAccess) -> Receive:
-        """Read a JSON body within its size limit, and return a ``receive`` that replays it.
+        """Read a JSON body within its size limit, and return a ``receive`` that replays the body.
 
         The body is read here because FastAPI would read JSON without a size limit. Ray would also queue, without a size
         limit, the bytes that a handler does not read. If the method has no body, nothing is read, so the response does

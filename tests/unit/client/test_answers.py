@@ -1,4 +1,4 @@
-"""Errors of the server, and of proxies in front of it."""
+"""Errors of the server, and of proxies in front of the server."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_a_router_cannot_be_nested_in_another_router() -> None:
 
 
 def overlapping() -> tuple[Router, ...]:
-    """Return routers with routes that match the same paths. Each route responds with its own path."""
+    """Return routers whose routes match the same paths. Each route responds with its own path."""
     first, second, third = (Router(permission=permission) for permission in ("detect", "streams", None))
 
     def add(router: Router, method: str, path: str) -> None:
