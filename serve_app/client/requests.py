@@ -104,7 +104,7 @@ def replace_stream(spec: StreamSpec | Json) -> ApiRequest[StreamStatus]:
     body = _to_json(spec)
     stream_id = body.get("id")
     if not isinstance(stream_id, str):
-        raise ValueError("id: it is missing; set it to the id of the stream that is to be replaced")
+        raise ValueError("id: it is missing; set it to the id of the stream to replace")
     return ApiRequest("PUT", stream_path(stream_id), answers.model_of(StreamStatus), {"json": body})
 
 
