@@ -2,8 +2,8 @@
 
     bytes -> pixels -> model input || batch -> raw output -> Detections -> response
 
-Everything that can fail for one image happens left of ``||``; only valid frames of one shape enter a batch. Packages
-import each other in one direction only: ``tests/unit/test_imports.py`` lists which package may import which.
+Every step that a bad image can make fail, such as decoding, runs before ``||``. Only valid frames of the same shape are
+batched. Packages import each other in one direction only. ``tests/unit/test_imports.py`` lists the allowed imports.
 """
 
 __version__ = "0.2.0"

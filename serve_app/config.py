@@ -1,8 +1,7 @@
-"""The settings, as one frozen value that refuses unknown names: Serve YAML ``args:`` -> AppArgs -> constructors.
+"""The settings: one frozen object that is made from ``args:`` in the Serve YAML, and that refuses unknown names.
 
-Each setting takes the first of these that is set: its value in the YAML, its environment variable
-``SERVE_APP_<NAME>``, its default below. The environment is that of the shell in which ``ray start`` or ``serve run``
-starts Ray.
+A setting's value comes from the YAML, or else from the environment variable ``SERVE_APP_<NAME>``, or else from the
+default below. Set the variables in the shell in which ``ray start`` or ``serve run`` starts Ray.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ Valid = TypeVar("Valid", bound=BaseModel)
 
 
 def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out settings without a value: ``weights:`` in YAML or an empty variable counts as unset."""
+    """Return the settings that have a value. An empty YAML entry or environment variable counts as unset."""
     return {key: value for key, value in values.items() if value not in (None, "")}
 
 
 class _Section(BaseModel):
-    """A section of the settings. A setting that the YAML leaves out comes from the environment or its default."""
+    """A section of the settings. A setting that is not in the YAML comes from the environment or has its default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    env_prefix: ClassVar[str] = _PREFIX  # a new section would use SERVE_APP_<SECTION>_
+    env_prefix: ClassVar[str] = _PREFIX  # new sections should use SERVE_APP_<SECTION>_
     not_from_env: ClassVar[frozenset[str]] = frozenset()  # fields that have no environment variable
 
     @model_validator(mode="before")
@@ -47,7 +46,7 @@ class _Section(BaseModel):
 
     @classmethod
     def variables(cls) -> dict[str, str]:
-        """Return the field that each environment variable sets, by the variable's name."""
+        """Return the name of the field that each environment variable sets, by the name of the variable."""
         return {f"{cls.env_prefix}{name.upper()}": name for name in cls.model_fields if name not in cls.not_from_env}
 
 
@@ -77,24 +76,25 @@ ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), 
 class ModelArgs(_Section):
     """The model, and the engine that runs it."""
 
-    weights: Path = Path("codes")  # .pt, .onnx, an exported OpenVINO folder, or the embedded "codes"
-    # A .pt file is a pickle, which can run code, so it is loaded only if this is its SHA-256.
+    weights: Path = Path("codes")  # a .pt or .onnx file, an exported OpenVINO folder, or the built-in "codes"
+    # A .pt file is a pickle and can run code, so it is loaded only if its SHA-256 equals this value.
     weights_sha256: str | None = Field(None, pattern=_SHA256)
-    # The engines null and sleep run no model; they are for measuring everything else.
+    # The engines null and sleep run no model. They are for measuring the rest of the server.
     engine: Literal["auto", "openvino", "onnx", "torch", "tensorrt", "null", "sleep"] = "auto"
     precision: Precision = "auto"
-    # A folder of typical images. With precision auto, the engine computes in bf16 if it finds the same objects in
-    # them; int8 is calibrated on them.
+    # A folder of typical images. With precision auto, the engine uses bf16 if it then finds the same objects in these
+    # images. With precision int8, the model is calibrated on these images.
     calibration_dir: Path | None = None
-    image_size_px: int = Field(640, ge=32, le=2048, multiple_of=32)  # only used if the file does not fix the size
-    # An image in which the model must find something before it serves. If unset, the model only has to run.
+    image_size_px: int = Field(640, ge=32, le=2048, multiple_of=32)  # used only if the weights do not fix the size
+    # An image in which the model must detect an object before the model serves. If unset, the model only has to run
+    # without an error.
     known_picture: Path | None = None
-    threads: int = Field(0, ge=0, le=1024)  # threads of a CPU engine; 0: one per core
-    cache_dir: Path = Path("~/.cache/sightline")  # exported models; nodes may share the folder
+    threads: int = Field(0, ge=0, le=1024)  # threads of a CPU engine; 0 means one per core
+    cache_dir: Path = Path("~/.cache/sightline")  # for exported models; nodes may share this folder
 
 
 class NamedModelArgs(ModelArgs):
-    """A model in the section ``models``. Its weights do not come from the environment, which names the default's."""
+    """A model in the section ``models``. The environment sets only the weights of the default model."""
 
     weights: Path
 
@@ -102,7 +102,7 @@ class NamedModelArgs(ModelArgs):
 
 
 class DetectArgs(_Section):
-    """The thresholds of requests that name none."""
+    """The thresholds of requests that do not set their own."""
 
     confidence: float = Field(0.5, ge=0.01, le=1, allow_inf_nan=False)
     iou: float = Field(0.7, ge=0, le=1, allow_inf_nan=False)
@@ -110,18 +110,21 @@ class DetectArgs(_Section):
 
 
 class BatcherArgs(_Section):
-    """The batcher, which collects images while the engine is busy."""
+    """The settings of the batcher, which collects images while the engine is busy."""
 
     max_batch_size: int = Field(8, ge=1, le=256)
     max_queue_size: int = Field(128, ge=1, le=10_000)  # per kind of traffic
-    # While all kinds of traffic wait, each gets a share of the engine in proportion to its weight.
+    # If images of all kinds of traffic wait, each kind gets a share of the engine in proportion to its weight.
     interactive_weight: float = Field(8.0, gt=0, le=1000)  # HTTP requests, whose clients wait
     stream_weight: float = Field(4.0, gt=0, le=1000)
     job_weight: float = Field(1.0, gt=0, le=1000)
 
     @property
     def max_calls(self) -> int:
-        """The calls that a Detector accepts: more than three full queues, so that the batcher itself refuses calls."""
+        """The number of calls that a Detector accepts at once.
+
+        It exceeds three full queues, so that Serve does not refuse calls before the batcher does.
+        """
         return 4 * (self.max_queue_size + self.max_batch_size)
 
     def weights(self) -> dict[Traffic, float]:
@@ -130,16 +133,16 @@ class BatcherArgs(_Section):
 
 
 class DetectorArgs(_Args):
-    """The settings of a Detector. Nearly all may change while it serves: see ``with_user_config``."""
+    """The settings of a Detector. Nearly all of them may change while the Detector serves: see ``with_user_config``."""
 
     model: ModelArgs = _section()
     detect: DetectArgs = _section()
     batcher: BatcherArgs = _section()
 
     def with_user_config(self, user_config: Any) -> DetectorArgs:
-        """Return the settings, overridden by a deployment's ``user_config``, which has the form of ``args:``.
+        """Return these settings, overridden by a deployment's ``user_config``.
 
-        Raise ConfigError if it is invalid.
+        ``user_config`` has the form of ``args:``. Raise ConfigError if it is invalid.
         """
         if not user_config:
             return self
@@ -159,7 +162,7 @@ class DetectorArgs(_Args):
         return changed
 
     def can_reuse_engine_of(self, other: DetectorArgs) -> bool:
-        """Return whether the engine that was loaded for the other settings also fits these."""
+        """Return whether an engine that was loaded for the settings ``other`` can be used with these settings."""
         same_batches = self.batcher.max_batch_size == other.batcher.max_batch_size
         return same_batches and self.model.model_dump() == other.model.model_dump()
 
@@ -169,9 +172,9 @@ class _ChangedArgs(DetectorArgs):
 
 
 class LimitArgs(_Section):
-    """The limits of one request, and of requests in flight."""
+    """The limits of one request, and the limit of requests in flight."""
 
-    max_body_mib: int = Field(32, ge=1, le=60)  # below the gRPC limit in configs/serve.env
+    max_body_mib: int = Field(32, ge=1, le=60)  # must stay below the gRPC limit in configs/serve.env
     max_megapixels: int = Field(50, ge=1, le=170)
     max_requests: int = Field(256, ge=8, le=4096)  # in flight per Ingress replica
     max_images_per_request: int = Field(32, ge=1, le=256)
@@ -187,21 +190,22 @@ class AccessArgs(_Section):
     """API keys, and the limits of each key."""
 
     keys_file: Path | None = None  # if unset, only requests from this machine are accepted
-    # The limits of a key without limits of its own, per Ingress replica; 0: no limit.
-    requests_per_s: float = Field(0.0, ge=0, allow_inf_nan=False)  # without keys: of all clients together
-    concurrency: int = Field(32, ge=0)  # requests and followers in flight
+    # The limits, per Ingress replica, of keys that do not have their own limits. 0 means no limit.
+    requests_per_s: float = Field(0.0, ge=0, allow_inf_nan=False)  # without API keys, the limit of all clients together
+    concurrency: int = Field(32, ge=0)  # requests in flight, including followed streams
 
 
 class PreprocessorArgs(_Section):
     """The settings of each Preprocessor replica."""
 
-    slots: int = Field(64, ge=1, le=1024)  # requests in flight, one shared-memory slot each
-    # Images decoded at the same time; 0: one per four cores. More threads than needed compete with the engine.
+    slots: int = Field(64, ge=1, le=1024)  # requests in flight; each uses one shared-memory slot
+    # The number of images that are decoded at the same time. 0 means one per four cores. Too many decoding threads
+    # would slow down the engine.
     decode_threads: int = Field(0, ge=0, le=64)
 
     @property
     def max_calls(self) -> int:
-        """The calls that a Preprocessor accepts: one per slot, and twice as many that wait for a slot."""
+        """The number of calls that a Preprocessor accepts at once: one running call and two waiting calls per slot."""
         return 3 * self.slots
 
 
@@ -209,15 +213,16 @@ class StreamArgs(_Section):
     """The settings of streams: which files they may read, and where they store data."""
 
     media_dirs: str = "."  # the folders from which files may be read, colon-separated
-    # The registered streams and their progress. Several machines need a shared file system here.
+    # The folder for registered streams and their progress. A cluster of several machines needs a shared file system for
+    # this folder.
     state_dir: Path = Path("~/.local/state/sightline")
     output_dir: Path | None = None  # for sinks that write files and for recordings; if unset, both are refused
-    max_streams: int = Field(256, ge=1, le=100_000)  # each stream has a process
-    # The hardware video decoder. If unset or not available, video is decoded in software.
+    max_streams: int = Field(256, ge=1, le=100_000)  # each stream has its own process
+    # The hardware video decoder. If it is unset or not available, video is decoded in software.
     hwaccel: Literal["cuda", "qsv", "drm", "amf"] | None = None
 
     def folders(self) -> tuple[Path, ...]:
-        """Return ``media_dirs`` as absolute paths with links resolved. Raise ConfigError if one is invalid."""
+        """Return ``media_dirs`` as absolute paths with links resolved. Raise ConfigError if a path is invalid."""
         try:
             return tuple(Path(folder).expanduser().resolve() for folder in self.media_dirs.split(":") if folder)
         except (ValueError, RuntimeError) as exc:
@@ -233,15 +238,15 @@ class StreamArgs(_Section):
 
 
 class OutboundArgs(_Section):
-    """The limits on addresses that clients name: image URLs and sinks. Camera addresses are not limited."""
+    """The addresses to which image URLs and sinks may lead. The addresses of cameras are not limited."""
 
-    allowed_networks: str | None = None  # allowed besides public addresses, comma-separated
+    allowed_networks: str | None = None  # networks allowed besides public addresses, comma-separated
     detect_urls: bool = False  # allow POST /detect {"url": …}
 
     @field_validator("allowed_networks")
     @classmethod
     def _are_networks(cls, value: str | None) -> str | None:
-        _networks(value)  # its ValueError names the invalid network
+        _networks(value)  # raises a ValueError that names the invalid network
         return value
 
     def guard(self) -> AddressGuard:
@@ -252,7 +257,8 @@ class OutboundArgs(_Section):
 class AppArgs(DetectorArgs):
     """All settings of the application."""
 
-    # Further models. A request or stream names the one that it wants; the model above is named "default".
+    # Further models, by name. A request or stream names the model that it wants. The model of the section ``model`` is
+    # named "default".
     models: dict[ModelName, NamedModelArgs] = Field(default={}, max_length=64)
     limits: LimitArgs = _section()
     access: AccessArgs = _section()
@@ -291,7 +297,8 @@ def variables() -> set[str]:
 def parse_args(args: dict[str, Any]) -> AppArgs:
     """Return the settings from the YAML's ``args:`` and the environment.
 
-    Raise ConfigError if a setting is invalid or a ``SERVE_APP_`` variable is unknown; the error names each of them.
+    Raise ConfigError if a setting is invalid or a ``SERVE_APP_`` variable is unknown. The error names every such
+    setting or variable.
     """
     unknown = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in variables())
     if unknown:

@@ -15,12 +15,12 @@
     |- InvalidParameter            422 invalid_parameter   a parameter is out of range, unknown or of the wrong type
     |  `- InvalidUrl               422 invalid_url         the URL is malformed, or its address is not allowed
     |- PoisonPicture               422 poison              the image crashed a process that worked on nothing else
-    |- RateLimited                 429 rate_limited        the key's rate or concurrency limit is exceeded; Retry-After
+    |- RateLimited                 429 rate_limited        the key's limit is exceeded; carries Retry-After
     |- Overloaded                  503 overloaded          a limit is reached; carries Retry-After
     |- Unavailable                 503 unavailable         a replica died or is not ready; carries Retry-After
     |  |- SlotElsewhere                                    internal: the frame's memory is on another node
-    |  |- ReplicaGone                                      internal: no replica is available, or it went away
-    |  |  `- ReplicaDied                                   internal: the replica died, perhaps because of this call
+    |  |- ReplicaGone                                      internal: no replica is available, or it stopped
+    |  |  `- ReplicaDied                                   internal: the replica died, perhaps due to this call
     |  `- ModelChanged                                     internal: the frame was prepared for another model
     |- DeadlineExceeded            504 deadline_exceeded   the request took longer than its deadline
     `- StartError                  500 start               a deployment or a stream cannot start
@@ -34,9 +34,9 @@
           `- SourceGone                                    the source is unreachable or has ended; it may come back
              `- SourceStalled                              the source is reachable, but sends nothing
 
-An expected refusal crosses a deployment handle as a *returned value*, not as an exception: Ray would wrap an exception
-in a RayTaskError whose text is the remote traceback. An exception that is raised across a handle is a bug or means that
-the replica died.
+A deployment returns an expected refusal as a value and does not raise it, because Ray would wrap the exception in a
+RayTaskError whose text is the remote traceback. An exception that a deployment handle raises therefore means a bug or a
+dead replica.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from __future__ import annotations
 from typing import Literal
 
 # The limits that a refusal may name. A name with a dot is a setting; the other limits are fixed. The documentation's
-# table of limits says for each one what is refused and what to do.
+# table of limits says what each limit refuses and what to do then.
 Limit = Literal[
-    "",  # the refusal has another reason
+    "",  # for refusals without a limit
     "limits.max_requests",
     "limits.max_body_mib",
     "limits.max_megapixels",
@@ -56,7 +56,7 @@ Limit = Literal[
     "preprocessor.slots",
     "batcher.max_queue_size",
     "streams.max_streams",
-    "max_queued_requests",  # Ray Serve's own setting of a deployment
+    "max_queued_requests",  # a setting of Ray Serve deployments
     "detector_capacity",
     "json_body",
     "followers",
@@ -70,7 +70,7 @@ class ServeAppError(Exception):
     """The base class of all errors.
 
     ``detail`` is one sentence for the client, without a traceback, a path or a credential. ``limit`` names the limit
-    that was reached, so that an operator knows which one to raise.
+    that was reached, so that an operator knows which limit to raise.
     """
 
     status_code = 500
@@ -78,7 +78,7 @@ class ServeAppError(Exception):
     retry_after_s: int | None = None
 
     def __init__(self, detail: str, *, limit: Limit = "") -> None:
-        super().__init__(detail)  # pickle recreates the error from the base class's arguments
+        super().__init__(detail)  # pickle recreates the error from its ``args``
         self.detail = detail
         self.limit: Limit = limit
 
@@ -90,13 +90,13 @@ class Malformed(ServeAppError):
 
 
 class Unauthorized(ServeAppError):
-    """The request has no API key, or one that is unknown or has expired."""
+    """The request has no API key, or its key is unknown or has expired."""
 
     status_code, code = 401, "unauthorized"
 
 
 class Forbidden(ServeAppError):
-    """The API key lacks the permission. If no keys are set, the request does not come from this machine."""
+    """The API key lacks the permission, or no API keys are set and the request does not come from this machine."""
 
     status_code, code = 403, "forbidden"
 
@@ -138,7 +138,7 @@ class UnsupportedEncoding(ServeAppError):
 
 
 class Undecodable(ServeAppError):
-    """The bytes begin like an image, but it is truncated or corrupt."""
+    """The bytes begin like an image, but the image is truncated or corrupt."""
 
     status_code, code = 422, "undecodable"
 
@@ -162,13 +162,13 @@ class InvalidUrl(InvalidParameter):
 
 
 class PoisonPicture(ServeAppError):
-    """A process crashed on this image, and a second one crashed while it worked on nothing else."""
+    """The image crashed a process, and then crashed a second process that worked on nothing else."""
 
     status_code, code = 422, "poison"
 
 
 class RateLimited(ServeAppError):
-    """The key's rate or concurrency limit is exceeded. The request was not started; the client may retry later."""
+    """The key's rate or concurrency limit is exceeded. The request was not started, and the client may retry later."""
 
     status_code, code, retry_after_s = 429, "rate_limited", 1
 
@@ -178,31 +178,31 @@ class RateLimited(ServeAppError):
 
 
 class Overloaded(ServeAppError):
-    """A limit is reached. The request was not started; the client may retry."""
+    """A limit is reached. The request was not started, and the client may retry."""
 
     status_code, code, retry_after_s = 503, "overloaded", 1
 
 
 class Unavailable(ServeAppError):
-    """A replica died while it handled the request, or none is ready. The client may retry."""
+    """A replica died while it handled the request, or no replica is ready. The client may retry."""
 
     status_code, code, retry_after_s = 503, "unavailable", 1
 
 
 class SlotElsewhere(Unavailable):
-    """The frame's memory is not on this node; the caller sends the frame's bytes instead."""
+    """The frame's memory is not on this node. The caller must send the frame's bytes instead."""
 
 
 class ReplicaGone(Unavailable):
-    """No replica is available, or it went away before it started the call; the caller may retry."""
+    """No replica is available, or the replica stopped before it started the call. The caller may retry."""
 
 
 class ReplicaDied(ReplicaGone):
-    """The replica died during the call, and perhaps because of it."""
+    """The replica died during the call, and perhaps because of the call."""
 
 
 class ModelChanged(Unavailable):
-    """The frame was letterboxed for a model that no longer serves; the caller asks for the current one."""
+    """The frame was letterboxed for a model that no longer serves. The caller must use the current model."""
 
 
 class DeadlineExceeded(ServeAppError):
@@ -248,7 +248,7 @@ class SourceTooLarge(SourceError):
 
 
 class SourceGone(SourceError):
-    """A stream's source cannot be reached, or ended unexpectedly. It may come back."""
+    """A stream's source cannot be reached, or ended unexpectedly. The source may come back."""
 
 
 class SourceStalled(SourceGone):

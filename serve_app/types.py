@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Json = dict[str, Any]
-Pixels: TypeAlias = "NDArray[np.uint8]"  # (height, width, 3), BGR, as OpenCV decodes
-Traffic = Literal["interactive", "stream", "job"]  # from a client, a live stream or a batch job
+Pixels: TypeAlias = "NDArray[np.uint8]"  # (height, width, 3), BGR, as OpenCV decodes images
+Traffic = Literal["interactive", "stream", "job"]  # the source of an image: a client, a stream or a batch job
 Suppression = Literal["by_request", "not_needed", "in_file"]  # how duplicate boxes are removed
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # auto: the engine chooses
 
-DEFAULT_MODEL = "default"  # the model of requests that name none
+DEFAULT_MODEL = "default"  # the model of requests that do not name a model
 
 
 class InputShape(NamedTuple):
@@ -32,7 +32,7 @@ class InputShape(NamedTuple):
 
     @classmethod
     def square(cls, side_px: int) -> InputShape:
-        """Return a square shape with this side."""
+        """Return a square shape whose sides have this length."""
         return cls(side_px, side_px)
 
     @property
@@ -61,16 +61,16 @@ class Position:
 class Frame:
     """One frame of a stream."""
 
-    frame_id: int  # counts from 0 at the stream's start and never goes back, not even when a file loops
+    frame_id: int  # counts from 0 when the stream starts and never goes back, even if a file loops
     captured_at_s: float  # wall clock, in seconds since the epoch
-    stream_time_s: float  # the stream's own clock: it never goes back, and for a file it runs at reading speed
+    stream_time_s: float  # The stream's own clock, which never goes back. For a file, it follows the file's timestamps.
     position: Position
-    pixels: Callable[[], Pixels]  # converts on demand, so that a dropped frame costs no conversion
+    pixels: Callable[[], Pixels]  # converts the frame on demand, so dropped frames are never converted
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """The scaling, centring and padding that fit an image into the model input."""
+    """The scaling, centring and padding with which an image is placed in the model input."""
 
     width_px: int  # the image's size
     height_px: int
@@ -88,7 +88,7 @@ class Detections:
     xyxy: NDArray[np.float32]  # (n, 4): left, top, right, bottom
     confidence: NDArray[np.float32]  # (n,)
     class_id: NDArray[np.int32]  # (n,)
-    labels: tuple[str, ...] | None = None  # n labels, once the model's labels are known
+    labels: tuple[str, ...] | None = None  # n labels; None if the labels are not known yet
     track_id: NDArray[np.int64] | None = None  # (n,), if the stream is tracked; -1 for an object without a track
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class Detections:
         return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32), ())
 
     def labelled(self, labels: tuple[str, ...]) -> Detections:
-        """Return the same objects with their labels. ``labels`` are the model's, by class id."""
+        """Return the same objects with their labels. ``labels`` are the model's labels by class id."""
         return replace(self, labels=tuple(label_of(class_id, labels) for class_id in self.class_id.tolist()))
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ class Detections:
 
 
 def label_of(class_id: int, labels: Sequence[str]) -> str:
-    """Return the label of a class id. ``labels`` are the model's, by class id; other ids are called ``class N``."""
+    """Return the label of a class id from the model's ``labels``. An id without a label is called ``class N``."""
     return labels[class_id] if 0 <= class_id < len(labels) else f"class {class_id}"
 
 
@@ -130,7 +130,7 @@ class DetectOptions:
     """The thresholds for one image. Each image of a batch has its own."""
 
     confidence: float  # detections above it are kept
-    iou: float  # boxes of one class that overlap by more are one object; has no effect on end-to-end models
+    iou: float  # boxes of one class with a higher IoU are one object; end-to-end models ignore this
     max_detections: int
     class_ids: tuple[int, ...] | None = None  # None means every class
 
@@ -145,12 +145,12 @@ class EngineInfo:
     labels: tuple[str, ...]  # the label of each class id
     input_shape: InputShape
     end_to_end: bool  # the raw output has at most one row for each object
-    has_built_in_nms: bool = False  # end to end because the file removes duplicates by its own thresholds
+    has_built_in_nms: bool = False  # the file removes duplicates with its own thresholds, so the model is end to end
     precision: Precision = "fp32"
 
     @property
     def suppression(self) -> Suppression:
-        """How duplicate boxes are removed: by a request's ``iou``, by the model's head, or by its file."""
+        """How duplicate boxes are removed: by a request's ``iou``, by the model's head, or by the model's file."""
         if self.has_built_in_nms:
             return "in_file"
         return "not_needed" if self.end_to_end else "by_request"
@@ -158,15 +158,15 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model that is being served: what a caller needs to make inputs for it and to read its results."""
+    """The properties of a served model that callers need to prepare inputs and to read results."""
 
     engine: EngineInfo
     version: str  # 12 hex digits that change with the weights, the input shape and the defaults
-    defaults: DetectOptions  # the thresholds of a request that names none
+    defaults: DetectOptions  # the thresholds of requests that do not set their own
 
     @property
     def name(self) -> str:
-        """The model's name, as results state it."""
+        """The model's name, which results contain."""
         return self.engine.name
 
     @property
@@ -180,11 +180,11 @@ class ModelInfo:
         return self.engine.input_shape
 
     def class_ids(self, wanted: Sequence[str | int], *, may_be_lists: bool = False) -> tuple[int, ...]:
-        """Return the class ids for labels, for numbers, or for ids written as digits.
+        """Return the ids of the wanted classes. A class is given as a label, an id, or an id written as a string.
 
-        A label that several classes share stands for all of them. A text of digits is looked up as a label first, then
-        as an id. With ``may_be_lists``, a text that is not a label may be a list separated by commas. Raise KeyError
-        with the first class that is unknown.
+        A label that several classes share stands for all of them. A string of digits is looked up as a label first,
+        then as an id. With ``may_be_lists``, a string that is not a label may be a comma-separated list. Raise KeyError
+        with the first unknown class.
         """
         known: dict[str | int, list[int]] = {}
         for class_id, label in enumerate(self.labels):
@@ -207,7 +207,7 @@ class DetectorState:
 
     model: ModelInfo
     is_changing: bool = False  # another model is being loaded
-    refused_change: str = ""  # why the last change was refused; empty if it was not
+    refused_change: str = ""  # why the last change was refused; empty if it was not refused
 
 
 @dataclass(frozen=True)
@@ -218,8 +218,8 @@ class DetectParams:
     confidence: float | None = None
     iou: float | None = None
     max_detections: int | None = None
-    classes: tuple[str | int, ...] = ()  # labels, class ids as digits, or class ids; empty: every class
-    classes_may_be_lists: bool = False  # True for a query, where one value may list classes separated by commas
+    classes: tuple[str | int, ...] = ()  # labels, ids, or ids written as strings; empty means every class
+    classes_may_be_lists: bool = False  # True for a query, in which one value may be a comma-separated list
 
     def to_options(self, model: ModelInfo) -> DetectOptions:
         """Return the thresholds for this model. Raise InvalidParameter if the model lacks one of the classes."""
@@ -255,7 +255,8 @@ class SlotRef:
 
     pool: str  # the name of the pool's file
     offset: int  # bytes from the start of the file
-    input_shape: InputShape  # the frame's shape; after the frame comes a flag, which is 1 while the engine has it
+    # The frame's shape. A flag follows the frame in memory, and is 1 while the engine has the frame.
+    input_shape: InputShape
 
 
 @dataclass(frozen=True)
@@ -266,22 +267,22 @@ class PictureRequest:
     params: DetectParams
     time_left_s: float  # a duration, because the clocks of two nodes differ
     annotate: bool = False  # also return the image with its boxes drawn
-    tenant: str = ""  # the batcher is fair between tenants
-    is_suspect: bool = False  # a Preprocessor died while it had this image: decode it in a separate process
+    tenant: str = ""  # the batcher shares the engine fairly between tenants
+    is_suspect: bool = False  # a Preprocessor died while it had this image, so decode the image in a separate process
 
 
 @dataclass(frozen=True)
 class DetectRequest:
-    """One model input for the Detector: a slot, or the frame's bytes if the memory is not shared."""
+    """One model input for the Detector: a shared-memory slot, or the frame's bytes if the memory is not shared."""
 
     frame: SlotRef | bytes
     options: DetectOptions
     time_left_s: float  # a duration, because the clocks of two nodes differ
     model_version: str  # the model for which the frame was letterboxed
     traffic: Traffic
-    tenant: str  # a key, a stream or a job; the batcher is fair between the tenants of one kind of traffic
-    isolated: bool = False  # a Detector died with this frame in its engine: run it alone
-    superseded: int = 0  # frames that the stream has replaced by newer ones since it last sent one
+    tenant: str  # an API key, a stream or a job; tenants of one kind of traffic share the engine fairly
+    isolated: bool = False  # a Detector died with this frame in its engine, so run the frame alone
+    superseded: int = 0  # frames that the stream has dropped for newer frames since its last request
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,7 @@ class Event:
     event_id: int  # increases within a stream, also across restarts
     type: str
     stream_id: str
-    json: str  # an object that also contains the three fields above
+    json: str  # a JSON object that also contains the three fields above
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,7 @@ class EventPage:
     """A page of a stream's events, the oldest first."""
 
     events: list[Event]
-    last_id: int | None  # the id after which to continue if the page is empty; None means the next new event
+    last_id: int | None  # if the page is empty, continue after this id; None means only new events
     missed: int  # requested events that are no longer kept
 
 

@@ -1,4 +1,7 @@
-"""The FastAPI application, assembled from small routers over three ports. It knows neither Ray nor models."""
+"""The FastAPI application, assembled from one router per group of routes.
+
+It does not import Ray or ``serve_app.models``.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,20 @@ from serve_app.api.backend import Backend, Metrics, Streams
 from serve_app.config import AppArgs
 
 _DESCRIPTION = "YOLO detection for images and live video on Ray Serve."
-# These keep browsers from embedding responses in other sites' pages, and from guessing another content type.
+# These headers stop browsers from embedding responses in other sites' pages and from guessing content types.
 _HEADERS = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type-options", b"nosniff")]
 
-# Clients join a base URL that ends in a slash to a path that begins with one, or add a slash at the end. We strip those
-# slashes and do not redirect, because many clients do not send the body again after a redirect. Only /docs/ redirects,
-# because the relative links of that page would otherwise point to the wrong place.
+# Some clients join a base URL that ends in a slash with a path that begins with a slash. Others add a slash at the end.
+# We strip the extra slashes instead of redirecting, because many clients do not send the body again after a redirect.
+# Only /docs/ redirects, because otherwise the relative links of that page would be wrong.
 _LEADING, _TRAILING = re.compile("^/{2,}"), re.compile("(?<!/docs)/+$")
 
 
 def build_api(backend: Backend, streams: Streams, metrics: Metrics, args: AppArgs) -> FastAPI:
     """Return the ASGI application. Raise ConfigError if the API-key file is missing or invalid."""
     routers = (
-        detect.router(backend, metrics, args),  # first, because FastAPI tries the routes in order and each costs 4 us
+        # first, because FastAPI tries routes in order and each attempt takes 4 us
+        detect.router(backend, metrics, args),
         docs.router(),
         health.router(backend),
         models.router(backend),
@@ -45,20 +49,21 @@ def build_api(backend: Backend, streams: Streams, metrics: Metrics, args: AppArg
 
 
 class _Api(FastAPI):
-    """FastAPI with the rules of ``Access`` in its OpenAPI document, and with ``_HEADERS`` on every response."""
+    """A FastAPI that adds the rules of ``Access`` to its OpenAPI document, and ``_HEADERS`` to every response."""
 
     def __init__(self, routers: Sequence[Router]) -> None:
         super().__init__(
             title="Sightline",
             description=_DESCRIPTION,
             version=__version__,
-            # ``docs`` serves these instead: FastAPI's own routes declare no permission and load third-party scripts.
+            # The module ``docs`` serves these URLs. FastAPI's own routes declare no permission and load third-party
+            # scripts.
             openapi_url=None,
             docs_url=None,
             redoc_url=None,
             generate_unique_id_function=lambda route: route.name,
         )
-        self.router.redirect_slashes = False  # a redirect would go to the host that the client names
+        self.router.redirect_slashes = False  # a redirect would go to any host that the client names
         self.route_table = RouteTable(routers)
         for router in routers:
             self.include_router(router)

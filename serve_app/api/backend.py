@@ -1,4 +1,4 @@
-"""The three ports through which the HTTP interface reaches the rest of the application."""
+"""The three ``Protocol`` classes through which the HTTP interface reaches the rest of the application."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from serve_app.types import Answer, DetectorState, EventPage, PictureRequest, Sn
 
 
 class Backend(Protocol):
-    """The port to the model graph: it takes an encoded image and returns the answer."""
+    """The interface to the model graph, which takes an encoded image and returns the detections."""
 
     async def ready(self) -> DetectorState:
-        """Return the state of the default model, as a warm replica reports it.
+        """Ask a warm replica for the state of the default model, and return it.
 
         Raise Unavailable or Overloaded if no replica responds.
         """
 
     async def models(self) -> list[ModelStatus]:
-        """Return every model that a request may name, the default one first.
+        """Return every model that a request may name, with the default model first.
 
-        Raise Unavailable if they cannot be listed.
+        Raise Unavailable if the models cannot be listed.
         """
 
     def admit(self, tenant: str, model: str) -> None:
         """Check for capacity before a request's images are read. Raise Overloaded if the graph is full."""
 
     async def detect(self, request: PictureRequest) -> Answer:
-        """Return the answer for one image. Raise ServeAppError if there is none.
+        """Return the answer for one image. Raise ServeAppError if the image cannot be processed.
 
         The batcher shares the engine fairly between tenants.
         """
 
 
 class Metrics(Protocol):
-    """The port to the counters of the HTTP interface: see ``telemetry.metrics.Telemetry``."""
+    """The interface to the counters of HTTP requests: see ``telemetry.metrics.Telemetry``."""
 
     def refused(self, error: ServeAppError) -> None:
-        """Count an image or a request that gets an error as its response."""
+        """Count an image or a request whose response is an error."""
 
     def requested(self, key: str, outcome: str) -> None:
-        """Count a request with a key of this name. ``outcome`` is ``admitted`` or the code of the refusal."""
+        """Count a request whose API key has this name. ``outcome`` is ``admitted`` or the code of the refusal."""
 
     def keys_reload_failed(self) -> None:
         """Count a failed reload of the API-key file."""
 
 
 class Streams(Protocol):
-    """The port to the streams.
+    """The interface to the streams.
 
-    Every method raises Unavailable while the supervisor does not respond, and NotFound if no stream has the id.
+    Every method raises Unavailable while the supervisor does not respond, and NotFound if no stream has the given id.
     """
 
     async def create(self, spec: StreamSpec) -> StreamStatus:
-        """Start a stream. Raise Conflict, SourceError, InvalidParameter or Overloaded if it is refused."""
+        """Start a stream. Raise Conflict, SourceError, InvalidParameter or Overloaded if the stream is refused."""
 
     async def all(self) -> list[StreamStatus]:
         """Return the status of every stream, sorted by id."""
@@ -64,34 +64,35 @@ class Streams(Protocol):
         """Return the status of one stream."""
 
     async def replace(self, spec: StreamSpec) -> StreamStatus:
-        """Start this stream in place of the one with its id. Raise the errors of ``create`` if it is refused.
+        """Replace the stream that has the id of ``spec``. Raise the errors of ``create`` if the new stream is refused.
 
-        The old stream keeps running after a refusal.
+        The old stream then keeps running.
         """
 
     async def delete(self, stream_id: str) -> None:
-        """Stop the stream and forget it."""
+        """Stop the stream and remove it."""
 
     async def pause(self, stream_id: str) -> StreamStatus:
-        """Close the stream's source until ``resume``. A paused stream stays paused."""
+        """Close the stream's source until ``resume`` is called. A paused stream stays paused."""
 
     async def resume(self, stream_id: str) -> StreamStatus:
         """Open the stream's source again. A running stream keeps running."""
 
     async def regions(self, stream_id: str) -> Regions:
-        """Return the zones and lines in which objects are counted."""
+        """Return the zones and lines for which the stream counts objects."""
 
     async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
-        """Replace the zones and lines in which objects are counted."""
+        """Replace the zones and lines for which the stream counts objects."""
 
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
-        """Return the events whose id is above ``after`` as soon as there is one, or an empty page after ``within_s``.
+        """Return the events whose id is above ``after``. Wait up to ``within_s`` seconds until there is one.
 
-        With ``after=None``, only events that have not happened yet are returned.
+        Return an empty page if there is none in that time. With ``after=None``, return only events that happen after
+        the call.
         """
 
     async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
-        """Return the newest processed frame whose id is above ``after`` as soon as there is one.
+        """Return the newest processed frame. Wait up to ``within_s`` seconds for one whose id is above ``after``.
 
-        Return None if there is none after ``within_s``.
+        Return None if there is no such frame in that time.
         """

@@ -1,4 +1,4 @@
-"""Reading images from a request's body, within limits that are enforced while the body is read."""
+"""Read images from a request's body, and enforce the limits while the body is read."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from serve_app.schemas.detect import PictureUrl
 _MAX_JSON_BYTES = 2**14
 _MAX_FIELDS = 16  # form fields besides the images
 _MAX_FIELD_BYTES = 8192
-_SNIFF_BYTES = 1024  # how much of a body or part is checked for text; other requests wait meanwhile
+_SNIFF_BYTES = 1024  # how much of a body or part is checked for text; the check blocks other requests
 _WHITE_SPACE = b" \t\r\n"
-_CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0e-\x1f\x7f]")  # text has none of these; zeros are allowed for UTF-16
+# Text has none of these control characters. Zero bytes are allowed, because text in UTF-16 has them.
+_CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0e-\x1f\x7f]")
 _BOM = b"\xef\xbb\xbf"  # .NET and PowerShell write it before JSON
 _FORM_WITHOUT_PARTS = re.compile(rb"[\w.\[\]%-]{1,64}=")
-# How the base64 of a JPEG, PNG, WebP, GIF, TIFF and BMP begins. A data URL may have quotes around it.
+# The beginning of a data URL, or of a JPEG, PNG, WebP, GIF, TIFF or BMP in base64. Quotes may precede it.
 _BASE64 = re.compile(
     rb"[\s\"']*(?:data:[\w.+-]+/[\w.+-]+[;,]|(?:/9j/|iVBORw0KGgo|UklGR|R0lGOD|SUkqA|TU0AK|Qk[0-3])[\w+/=\s-]{64})"
 )
@@ -46,9 +47,9 @@ class Upload:
 
 
 async def read_upload(request: Request, limits: LimitArgs, fetcher: Fetcher | None, tenant: str) -> Upload:
-    """Return the images of the body. Without a fetcher, no image is fetched by its URL.
+    """Return the images in the body. If ``fetcher`` is None, image URLs are refused.
 
-    The first bytes of the body decide how it is read, because many clients send a Content-Type that nobody chose.
+    The first bytes of the body decide how the body is read, because many clients send a wrong default Content-Type.
 
     Raise Malformed, TooLarge, UnsupportedEncoding, NotAnImage, UrlsDisabled or InvalidParameter if the body is not
     acceptable, and the errors of ``Fetcher.fetch`` if a URL cannot be fetched.
@@ -71,7 +72,7 @@ async def read_upload(request: Request, limits: LimitArgs, fetcher: Fetcher | No
 
 
 def is_untyped_json(request: Request, body: bytes) -> bool:
-    """Return whether the body is JSON sent with another Content-Type, as ``curl -d`` does."""
+    """Return whether the body is JSON with another Content-Type, such as the default of ``curl -d``."""
     return not _declares_json(request) and _is_json(body, b"") and not _may_be_cross_site(request)
 
 
@@ -81,10 +82,11 @@ def _declares_json(request: Request) -> bool:
 
 
 def _may_be_cross_site(request: Request) -> bool:
-    """Return whether a browser may have sent the request for a page of another site.
+    """Return whether a browser may have sent the request for another site's web page.
 
-    Before it sends JSON across sites, a browser asks for permission (a CORS preflight); for other content types it does
-    not. It adds ``Origin`` to every POST and PUT, so a request with that header must declare JSON as JSON.
+    A browser sends a CORS preflight before it sends JSON to another site, but not before it sends ``text/plain``. A
+    browser also adds ``Origin`` to every POST and PUT. A request with ``Origin`` must therefore send JSON with a JSON
+    Content-Type.
     """
     return "origin" in request.headers
 
@@ -96,7 +98,7 @@ async def read_body(request: Request, max_bytes: int, limit: Limit) -> bytes:
     Raise Malformed if the body is incomplete or corrupt, and UnsupportedEncoding if it cannot be decompressed.
     """
     size_limit = f"{max_bytes >> 20} MiB" if max_bytes >> 20 else f"{max_bytes >> 10} KiB"
-    advice = "send less or raise the limit" if limit == "limits.max_body_mib" else "send less"
+    advice = "send a smaller body or raise the limit" if limit == "limits.max_body_mib" else "send a smaller body"
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise TooLarge(
@@ -116,33 +118,33 @@ async def read_body(request: Request, max_bytes: int, limit: Limit) -> bytes:
                 if coding is not None:
                     await asyncio.sleep(0)
     except ClientDisconnect as exc:
-        raise Malformed("the client disconnected before its body was complete") from exc
+        raise Malformed("the client disconnected before the request body was complete") from exc
     if coding is not None:
         coding.finish()
     return b"".join(chunks)
 
 
 def _is_json(body: bytes, kind: bytes) -> bool:
-    """Return whether the body is JSON. No image format begins like a JSON object."""
+    """Return whether the body is JSON. No image format begins with ``{``."""
     text = body[:_MAX_JSON_BYTES].removeprefix(_BOM).lstrip(_WHITE_SPACE)
     return text.startswith(b"{") or (kind.endswith(b"json") and text[:1] in {b"", b"[", b'"'})
 
 
 async def _fetch_picture(body: bytes, fetcher: Fetcher | None, tenant: str) -> bytes:
-    """Return the image at the URL that the JSON body names."""
+    """Fetch and return the image whose URL is in the JSON body."""
     if len(body) > _MAX_JSON_BYTES:
         raise TooLarge(
-            "json_body: a JSON body holds an image's URL, not the image, and may have at most "
-            f"{_MAX_JSON_BYTES >> 10} KiB; {HOW_TO_SEND}",
+            f"json_body: a JSON body may have at most {_MAX_JSON_BYTES >> 10} KiB, because it contains only an image's "
+            f"URL; to send the image itself, {HOW_TO_SEND}",
             limit="json_body",
         )
     try:
         url = PictureUrl.model_validate_json(body.removeprefix(_BOM)).url
-    except ValidationError as exc:  # its text quotes the body, so we write our own
+    except ValidationError as exc:  # pydantic's error quotes the body, so we write our own
         if any(error["type"] == "json_invalid" for error in exc.errors()):
             raise Malformed(f"the body is not valid JSON; {HOW_TO_SEND}") from None
         raise InvalidParameter(
-            f"a JSON body cannot hold an image; {HOW_TO_SEND}; to send an image's URL, send only "
+            f"a JSON body cannot contain an image; {HOW_TO_SEND}; to send an image's URL, send only "
             '{"url": "https://…"}'
         ) from None
     if url.lstrip().lower().startswith("data:"):
@@ -166,14 +168,16 @@ def _is_base64(data: bytes) -> bool:
 
 
 def _check_is_binary(body: bytes, *, is_form: bool = False) -> None:
-    """Raise NotAnImage if an image is encoded as text, and Malformed if a client removed bytes from it."""
+    """Raise NotAnImage if the image is encoded as text, and Malformed if the client removed bytes from the image."""
     if _is_base64(body):
         raise NotAnImage(f"the image is base64-encoded; {HOW_TO_SEND}")
     if is_form and _FORM_WITHOUT_PARTS.match(body) and b"\0" not in body[:64]:
-        raise NotAnImage(f"a form that is not multipart cannot hold an image; {HOW_TO_SEND}")
+        raise NotAnImage(f"a form that is not multipart cannot contain an image; {HOW_TO_SEND}")
     is_long = is_form and len(body) > _MAX_FIELD_BYTES and not looks_like_text(body)
     if is_long and not any(byte in body for byte in (b"\n", b"\r", b"\0")):
-        raise Malformed("the body lacks bytes, because curl -d strips line ends and zeros; use --data-binary @a.jpg")
+        raise Malformed(
+            "the body is incomplete, because curl -d removes line ends and zero bytes; use --data-binary @a.jpg"
+        )
 
 
 async def _form(body: bytes, boundary: bytes, limits: LimitArgs) -> Upload:
@@ -182,14 +186,14 @@ async def _form(body: bytes, boundary: bytes, limits: LimitArgs) -> Upload:
         parts = await split(body, boundary, max_pictures + _MAX_FIELDS)
     except TooManyParts:
         raise TooLarge(
-            f"limits.max_images_per_request: the form has more than {max_pictures + _MAX_FIELDS} parts; it may have "
-            f"{max_pictures} images and {_MAX_FIELDS} fields; send fewer",
+            f"limits.max_images_per_request: the form has more than {max_pictures + _MAX_FIELDS} parts, which is the "
+            f"limit for {max_pictures} images and {_MAX_FIELDS} fields; send fewer",
             limit="limits.max_images_per_request",
         ) from None
     pictures: list[Part] = []
     fields: list[Part] = []
     for part in parts:
-        if part.data or part.filename:  # otherwise the part is a form input that was left empty
+        if part.data or part.filename:  # a part with neither is a form input that was left empty
             (pictures if _is_picture(part) else fields).append(part)
     if len(pictures) > max_pictures:
         raise TooLarge(
@@ -201,7 +205,7 @@ async def _form(body: bytes, boundary: bytes, limits: LimitArgs) -> Upload:
         raise Malformed(f"the multipart body contains no image; {HOW_TO_SEND}")
     if len(names := {part.name for part in pictures}) > 1:
         shown = ", ".join(repr(name[:64]) for name in sorted(names)[:4])
-        raise Malformed(f"the images have different part names, {shown}; send each as a part named 'file'")
+        raise Malformed(f"the images have different part names, {shown}; send each image as a part named 'file'")
     for part in pictures:
         _check_is_binary(part.data)
     return Upload([part.data for part in pictures], [_field(part) for part in fields], is_multipart=True)
@@ -210,8 +214,8 @@ async def _form(body: bytes, boundary: bytes, limits: LimitArgs) -> Upload:
 def _is_picture(part: Part) -> bool:
     """Return whether a part is an image.
 
-    A file name alone does not decide it. Some clients send an image's bytes without one, and some send a parameter
-    with one: Python's requests does so for ``files={"conf": "0.3"}``.
+    A file name alone does not make a part an image. Some clients send an image without a file name. Others send a
+    parameter with a file name, as Python's requests does for ``files={"conf": "0.3"}``.
     """
     if is_parameter(part.name) and len(part.data) <= _MAX_FIELD_BYTES and looks_like_text(part.data):
         return False

@@ -1,4 +1,4 @@
-"""Decoding of a body's ``Content-Encoding`` while the body is read: RFC 9110, 8.4."""
+"""Decompress a request body while it is read, according to its ``Content-Encoding`` (RFC 9110, 8.4)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from starlette.datastructures import Headers
 
 from serve_app.errors import Malformed, UnsupportedEncoding
 
-SUPPORTED = "gzip, deflate"  # the ``Accept-Encoding`` of the response to any other coding
-_PIECE_BYTES = 2**16  # how much is inflated at once
-_MAX_MEMBERS = 1000  # members of one gzip body; each costs time, even when it is empty
-_GZIP_WBITS, _ZLIB_WBITS, _RAW_WBITS = 31, 15, -15  # zlib's numbers for the three formats
+SUPPORTED = "gzip, deflate"  # sent as ``Accept-Encoding`` when another coding is refused
+_PIECE_BYTES = 2**16  # the most bytes that are inflated at once
+_MAX_MEMBERS = 1000  # in one gzip body; even an empty member takes time
+_GZIP_WBITS, _ZLIB_WBITS, _RAW_WBITS = 31, 15, -15  # zlib's ``wbits`` for the three formats
 
 
 class Inflater:
-    """A decompressor that inflates a body piece by piece, so that the reader can stop at its limit."""
+    """A decompressor that inflates a body piece by piece, so the reader can stop when its size limit is reached."""
 
     def __init__(self, coding: str) -> None:
         self._coding = coding
@@ -24,15 +24,16 @@ class Inflater:
         self._inflate = zlib.decompressobj(_GZIP_WBITS) if coding == "gzip" else None
 
     def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield the inflated bytes of this part of the body, at most 64 KiB at a time.
+        """Yield the inflated bytes of ``chunk``, at most 64 KiB at a time.
 
-        Raise Malformed if the part is not valid compressed data.
+        Raise Malformed if ``chunk`` is not valid compressed data.
         """
-        for start in range(0, len(chunk), _PIECE_BYTES):  # small slices, because zlib copies what follows a member
+        # Slices are small, because zlib copies all input that follows a gzip member.
+        for start in range(0, len(chunk), _PIECE_BYTES):
             yield from self._slice(chunk[start : start + _PIECE_BYTES])
 
     def finish(self) -> None:
-        """Check that the body was complete. Raise Malformed if it was truncated."""
+        """Raise Malformed if the body was truncated."""
         if self._inflate is None or not self._inflate.eof:
             raise Malformed(f"the {self._coding} body is truncated")
 
@@ -49,30 +50,30 @@ class Inflater:
                 raise Malformed(f"the body is not {self._coding}, although its Content-Encoding says so") from exc
             yield piece
             data = self._inflate.unconsumed_tail or self._inflate.unused_data
-            is_full = len(piece) == _PIECE_BYTES and not self._inflate.eof  # zlib may hold more output
+            is_full = len(piece) == _PIECE_BYTES and not self._inflate.eof  # zlib may have more output
 
     def _next_member(self) -> None:
-        """Start the next member; a gzip body may have several (RFC 1952, 2.2)."""
+        """Start the next member of a gzip body, which may have several (RFC 1952, 2.2)."""
         self._members += 1
         if self._coding != "gzip" or self._members > _MAX_MEMBERS:
-            raise Malformed(f"the {self._coding} body has data after its end, or too many members")
+            raise Malformed(f"the {self._coding} body has data after its end, or too many gzip members")
         self._inflate = zlib.decompressobj(_GZIP_WBITS)
 
 
 def _format_of_deflate(first_byte: int) -> int:
-    """Return zlib's number for the format of a ``deflate`` body that begins with this byte.
+    """Return zlib's ``wbits`` for a ``deflate`` body that begins with this byte.
 
-    It should be the zlib format, but some clients leave out the zlib header (RFC 9110, 8.4.1.2). The first byte of a
-    zlib header has 8 in its lower half (RFC 1950, 2.2). Raw deflate data with such a first byte would begin with a
-    stored block whose padding is not zero, which no encoder writes.
+    The body should be in zlib format, but some clients leave out the zlib header (RFC 9110, 8.4.1.2). The first byte of
+    a zlib header has 8 in its lower half (RFC 1950, 2.2). Raw deflate data has such a first byte only if it begins with
+    a stored block whose padding is not zero, and no encoder writes such a block.
     """
     return _ZLIB_WBITS if first_byte & 0x0F == 8 else _RAW_WBITS
 
 
 def inflater(headers: Headers) -> Inflater | None:
-    """Return the decompressor for the headers' Content-Encoding, or None if they name no coding.
+    """Return the decompressor for the Content-Encoding, or None if the body is not compressed.
 
-    Raise UnsupportedEncoding if the coding is neither gzip nor deflate.
+    Raise UnsupportedEncoding if the Content-Encoding is neither gzip nor deflate.
     """
     names = ",".join(headers.getlist("content-encoding")).lower().split(",")
     codings = [name.strip().removeprefix("x-") for name in names if name.strip() not in {"", "identity"}]

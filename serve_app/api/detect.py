@@ -1,4 +1,4 @@
-"""The route ``POST /detect``: it takes images and returns detections."""
+"""The route ``POST /detect``, which takes images and returns detections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from serve_app.types import Answer, PictureRequest
 
 logger = logging.getLogger(__name__)
 
-_MAX_CONCURRENT_PICTURES = 8  # per request, so that a request of many images does not crowd out the others
+_MAX_CONCURRENT_PICTURES = 8  # per request, so that a request with many images does not delay other requests
 
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY = {
@@ -51,8 +51,9 @@ _REQUEST_BODY = {
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": DetectResponse | DetectManyResponse,
-        "description": "One image gets one result object. Several images get `results`, in the order in which they "
-        "were sent. If the `Accept` header prefers `image/jpeg` to JSON and to `*/*`, the response is the image with "
+        "description": "For one image, the response is one result object. For several images, it is an object with "
+        "`results`, in the order in which the images were sent. If the `Accept` header prefers `image/jpeg` to JSON "
+        "and to `*/*`, the response is the image with "
         "its boxes drawn; this works for one image per request.",
         "content": {
             "application/json": {
@@ -98,8 +99,8 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
     async def detect(request: Request) -> Response:
         """Detect objects in one or more images.
 
-        Box coordinates are pixels of the image as a viewer shows it, with its EXIF orientation applied. If one of
-        several images fails, the others still succeed: each image has its own result or its own error.
+        Box coordinates are in pixels of the image as a viewer shows it, with its EXIF orientation applied. If a request
+        has several images, each image gets its own result or error.
         """
         expires_at_s = time.monotonic() + args.limits.deadline_s
         items, annotate = request.query_params.multi_items(), prefers_jpeg(request.headers.getlist("accept"))
@@ -128,7 +129,7 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
                 f"limits.deadline_s: no result within {args.limits.deadline_s:g} s; retry later or raise the limit"
             ) from exc
         identity = request_id(request)
-        if not many or isinstance(answers[0], InvalidParameter):  # the parameters are the same for every image
+        if not many or isinstance(answers[0], InvalidParameter):  # a wrong parameter affects every image
             answer = answers[0]
             if isinstance(answer, ServeAppError):
                 raise answer
@@ -145,7 +146,7 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
         return _json(DetectManyResponse(results=results))
 
     def parse_query(items: Sequence[tuple[str, str]]) -> DetectQuery:
-        """Return the parameters. Raise InvalidParameter if one is invalid or the model does not exist."""
+        """Return the parameters. Raise InvalidParameter if a parameter is invalid or the model does not exist."""
         query = parameters.parse(items)
         if query.model not in models:
             raise InvalidParameter(f"model: no model is named {query.model!r}; use one of {', '.join(models)}")

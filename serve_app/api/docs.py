@@ -1,7 +1,7 @@
-"""The routes ``/openapi.json``, which describes the interface, and ``/docs``, which shows it with Swagger UI.
+"""The route ``/openapi.json``, which describes the API, and ``/docs``, which shows this description with Swagger UI.
 
-The page loads nothing from another origin: it works without internet access, and no third-party script runs where a
-user enters an API key.
+The page loads nothing from another origin. It therefore works without internet access, and no third-party script runs
+on the page where users enter API keys.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Redirect
 from serve_app.api.access.permissions import Router
 from serve_app.errors import NotFound
 
-_ASSETS = Path(str(files("fastapi_offline"))) / "static"  # we use only Swagger UI's files of this package
+_ASSETS = Path(str(files("fastapi_offline"))) / "static"  # we use only this package's copy of Swagger UI
 _FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-# Swagger UI's style sheet contains its images as data URLs, and its script sets inline styles.
+# The policy allows data URLs and inline styles, because Swagger UI's style sheet contains images as data URLs, and its
+# script sets inline styles.
 _POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
     "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# The links are relative, because the application may be mounted below another root path.
+# The links are relative, because the application may be mounted below a root path.
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -39,12 +40,12 @@ _PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-# Without ``validatorUrl: null``, Swagger UI would send our address to an online validator.
+# Without ``validatorUrl: null``, Swagger UI would send the server's address to an online validator.
 _START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});\n'
 
 
 def router() -> Router:
-    """Return the routes of the OpenAPI document, the page, and the files that the page loads."""
+    """Return the routes for the OpenAPI document, the page, and the files that the page loads."""
     routes = Router(permission=None, include_in_schema=False)
 
     @routes.head("/openapi.json")
@@ -60,7 +61,7 @@ def router() -> Router:
 
     @routes.get("/docs/")
     async def slashed_page() -> RedirectResponse:
-        return RedirectResponse("../docs", 308)  # relative, so that it names no host
+        return RedirectResponse("../docs", 308)  # a relative URL, so the response names no host
 
     @routes.get("/docs/start.js")
     async def start() -> Response:

@@ -1,4 +1,4 @@
-"""Handlers that turn every error into a response of one form: ``ErrorResponse``."""
+"""Exception handlers that turn every error into an ``ErrorResponse``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOT_AN_OBJECT = "the body is not a JSON object; send one, with the header Conte
 
 
 def request_id(request: HTTPConnection) -> str:
-    """Return the client's ``X-Request-ID``, or the one that Serve made. Serve also sends it in the response."""
+    """Return the ``X-Request-ID`` that the client sent or Serve generated. Serve also sends it in the response."""
     return request.headers.get("x-request-id", "")
 
 
@@ -36,13 +36,13 @@ def to_response(request: HTTPConnection, error: ServeAppError, status_code: int 
     if isinstance(error, UnsupportedEncoding):
         headers["Accept-Encoding"] = SUPPORTED  # RFC 9110, 15.5.16
     body = ErrorResponse.from_error(error, request_id(request))
-    if request.scope["type"] == "websocket":  # Serve adds this header to HTTP responses only
+    if request.scope["type"] == "websocket":  # Serve adds this header only to HTTP responses
         headers["X-Request-ID"] = body.request_id
     return JSONResponse(body.model_dump(), status_code or error.status_code, headers)
 
 
 def register(api: FastAPI, metrics: Metrics) -> None:
-    """Respond to our own errors, FastAPI's, Starlette's and to bugs in one form, and count each."""
+    """Register handlers that count every error, including bugs, and respond with an ``ErrorResponse``."""
 
     def respond(request: Request, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
         metrics.refused(error)
@@ -57,13 +57,14 @@ def register(api: FastAPI, metrics: Metrics) -> None:
         problems = exc.errors()
         if any(problem["type"] == "json_invalid" for problem in problems):
             return respond(request, Malformed("the body is not valid JSON"))
-        if any(problem["loc"] == ("body",) for problem in problems):  # it is missing, or its type is not JSON
+        # the body is missing, or its Content-Type is not JSON
+        if any(problem["loc"] == ("body",) for problem in problems):
             return respond(request, InvalidParameter(_NOT_AN_OBJECT))
         return respond(request, InvalidParameter("; ".join(map(_problem, problems))))
 
     @api.exception_handler(HTTPException)
     async def http(request: Request, exc: HTTPException) -> JSONResponse:
-        """Respond to Starlette's refusals: unknown route, wrong method, body that is not text or nested too deeply."""
+        """Respond to Starlette's errors, such as an unknown route, a wrong method or a body that is not text."""
         headers = exc.headers or {}
         if exc.status_code == 404:
             error: ServeAppError = NotFound("no such route; /docs lists the routes")
@@ -84,7 +85,7 @@ def register(api: FastAPI, metrics: Metrics) -> None:
 
 
 def _problem(problem: Mapping[str, Any]) -> str:
-    """Return what is wrong with one parameter or field; its name comes first."""
+    """Return an error text that begins with the name of the parameter or field."""
     *_, name = location = [str(part) for part in problem["loc"][1:]]
     if problem["type"] != "extra_forbidden":
         return f"{'.'.join(location)}: {problem['msg']}"

@@ -1,4 +1,4 @@
-"""The examples of the OpenAPI document. A test checks each of them against its schema."""
+"""The examples of the OpenAPI document. A test validates each example against its schema."""
 
 from __future__ import annotations
 
@@ -106,10 +106,10 @@ EVENTS = (
 def of_response(
     example: Any, *, status_code: int = 200, media_type: str = "application/json"
 ) -> dict[int | str, dict[str, Any]]:
-    """Return a value for a route's ``responses`` that adds an example to the response."""
+    """Return a value for a route's ``responses``, which adds an example to the response."""
     return {status_code: {"content": {media_type: {"example": example}}}}
 
 
 def of_request(example: Json) -> dict[str, Any]:
-    """Return a value for a route's ``openapi_extra`` that adds an example to the request body."""
+    """Return a value for a route's ``openapi_extra``, which adds an example to the request body."""
     return {"requestBody": {"content": {"application/json": {"example": example}}}}

@@ -1,4 +1,7 @@
-"""The health routes. ``/health`` and ``/livez`` check the process; ``/readyz`` checks that a warm model responds."""
+"""The health routes.
+
+``/health`` and ``/livez`` check the process, and ``/readyz`` checks that a warm model responds.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +19,25 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
 
 
 def router(backend: Backend) -> Router:
-    """Return the routes for load balancers and probes, which need no API key."""
+    """Return the health routes, which need no API key."""
     routes = Router(permission=None, tags=["health"])
 
     @routes.head("/health", include_in_schema=False)
     @routes.get("/health", summary="Check the process", responses=examples.of_response(examples.HEALTH))
     async def health() -> HealthResponse:
-        """Respond 200 as soon as the process serves HTTP. This says nothing about the models."""
+        """Respond 200 as soon as the process serves HTTP. The response says nothing about the models."""
         return HealthResponse()
 
     @routes.head("/livez", include_in_schema=False)
     @routes.get("/livez", summary="Check liveness", responses=examples.of_response(examples.HEALTH))
     async def livez() -> HealthResponse:
-        """Respond as `/health` does. An orchestrator should restart the process when this fails."""
+        """Respond like `/health`. If this check fails, an orchestrator should restart the process."""
         return HealthResponse()
 
     @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", summary="Check readiness", responses=examples.of_response(examples.READY) | _NOT_READY)
     async def readyz() -> ReadyResponse:
-        """Respond 200 once the default model is loaded and warm. A load balancer should then send traffic."""
+        """Respond 200 while the default model is loaded and warm. Only then should a load balancer send traffic."""
         state = await backend.ready()
         engine = state.model.engine
         return ReadyResponse(

@@ -1,4 +1,4 @@
-"""The route ``GET /models``: it lists the models that ``model=`` may name."""
+"""The route ``GET /models``, which lists the models that the parameter ``model`` may name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def router(backend: Backend) -> Router:
     @routes.head("/models", include_in_schema=False)
     @routes.get("/models", summary="List the models", responses=examples.of_response(examples.MODELS))
     async def list_models() -> ModelList:
-        """Return every model that the parameter `model` may name, the default one first, and its state."""
+        """Return every model that the parameter `model` may name, with its state. The default model comes first."""
         return ModelList(models=await backend.models())
 
     return routes

@@ -1,7 +1,7 @@
-"""A multipart parser for RFC 2046, 5.1.1, and RFC 7578, which also accepts common mistakes of clients.
+"""A multipart parser (RFC 2046, 5.1.1, and RFC 7578) that also accepts common mistakes of clients.
 
-The body is in memory, and its delimiters are found with ``bytes.find``. No Python code runs once per byte or per line
-of an image, because that would be slow.
+The whole body is in memory, and the parser finds delimiters with ``bytes.find``. Python code that ran for every byte or
+line of an image would be slow.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from python_multipart.multipart import parse_options_header
 
 from serve_app.errors import Malformed
 
-_SLICE_BYTES = 2**16  # how much is searched at once; then other requests run
-_MAX_PADDING_BYTES = 64  # white space after a boundary; real clients send none
+_SLICE_BYTES = 2**16  # how much is searched before other requests may run
+_MAX_PADDING_BYTES = 64  # white space that may follow a boundary; real clients send none
 _MAX_BOUNDARY_BYTES = 200  # RFC 2046 allows 70
 _MAX_HEADERS_BYTES = 8192  # per part
-_MAX_DISPOSITION_CHARS = 2048  # Python parses its parameters in quadratic time
+_MAX_DISPOSITION_CHARS = 2048  # Python parses the header's parameters in quadratic time
 _LINE_END = re.compile(rb"[ \t]*(\r?\n)")
-_CLOSING = re.compile(rb"--(?![\w'()+,./:=?-])")  # otherwise the line belongs to a longer boundary
+_CLOSING = re.compile(rb"--(?![\w'()+,./:=?-])")  # a boundary may continue with these characters
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*[\d*]*\s*=", re.IGNORECASE)
 _FIRST_LINE = re.compile(rb"--([^\r\n]{1,70}?)[ \t]*\r?\n(?=content-)", re.IGNORECASE)
@@ -31,12 +31,12 @@ _UNENCODED = {"", "7bit", "8bit", "binary"}
 
 
 class TooManyParts(Exception):
-    """The body has more parts than allowed, or that many lines that begin like a delimiter."""
+    """The body has too many parts, or too many lines that begin like a delimiter."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the body. ``filename`` is None if the part has no file name; it may also be empty."""
+    """One part of the body. ``filename`` is None if the part has no file name, and may be an empty string."""
 
     name: str
     filename: str | None
@@ -46,13 +46,13 @@ class Part:
 
 @dataclass(frozen=True)
 class _Delimiter:
-    begin: int  # where the line end before the delimiter begins
-    end: int  # where the delimiter's own line end ends
+    begin: int  # start of the line end before the delimiter
+    end: int  # end of the line end after the delimiter
     is_closing: bool
 
 
 def guess_boundary(body: bytes) -> bytes:
-    """Return the boundary of a body that begins like multipart, or empty bytes.
+    """Return the boundary if the body begins like multipart, or else empty bytes.
 
     Clients that set ``Content-Type`` by hand often leave out the boundary or name another type. No image format
     begins like multipart.
@@ -76,13 +76,13 @@ async def split(body: bytes, boundary: bytes, max_parts: int) -> list[Part]:
         last = delimiter
     if last is None:
         raise Malformed("the multipart body does not have the boundary that its Content-Type names")
-    if not last.is_closing:  # otherwise parts could be missing without an error
-        raise Malformed("the multipart body is truncated: its closing boundary is missing")
+    if not last.is_closing:  # a truncated body may lack parts
+        raise Malformed("the multipart body has no closing boundary, so it is truncated; send the whole body")
     return parts
 
 
 async def _delimiters(body: bytes, line: bytes, max_count: int) -> AsyncGenerator[_Delimiter, None]:
-    """Yield the delimiters. The first one decides whether lines end in CRLF or, from some clients, in LF."""
+    """Yield the delimiters. The first delimiter decides whether lines end in CRLF or in LF, which some clients send."""
     searched, line_end, count = b"\n" + line, b"", 0
     at = -1 if body.startswith(line) else await _find(body, searched, 0)
     while at is not None:
@@ -92,10 +92,10 @@ async def _delimiters(body: bytes, line: bytes, max_count: int) -> AsyncGenerato
         after = at + len(searched)
         tail = body[after : after + _MAX_PADDING_BYTES]
         if not tail.strip(b" \t"):
-            raise Malformed("a boundary of the multipart body is followed by nothing, or by too much white space")
+            raise Malformed("in the multipart body, nothing or too much white space follows a boundary")
         is_crlf = at > 0 and body[at - 1 : at] == b"\r"
         ending, is_closing = _LINE_END.match(tail), _CLOSING.match(tail) is not None
-        if (ending or is_closing) and (is_crlf or line_end != b"\r\n"):  # otherwise it is part of an image
+        if (ending or is_closing) and (is_crlf or line_end != b"\r\n"):  # other matches are part of an image
             line_end = line_end or (ending[1] if ending else b"")
             begin = at - 1 if is_crlf and line_end == b"\r\n" else at
             yield _Delimiter(begin, after + (ending.end() if ending else 0), is_closing)
@@ -117,7 +117,7 @@ async def _find(body: bytes, searched: bytes, start: int) -> int | None:
 async def _part(body: bytes, begin: int, end: int) -> Part:
     has_headers = body[begin : begin + 1] not in {b"\r", b"\n"}
     pattern = _BLANK_LINE if has_headers else _LINE_END
-    # In an empty part, the line end before the delimiter may also be the blank line after the headers.
+    # In an empty part, the line end before the delimiter may also serve as the blank line after the headers.
     blank = pattern.search(body, begin, min(end + 2, begin + _MAX_HEADERS_BYTES))
     if blank is None:
         raise Malformed(
@@ -136,7 +136,7 @@ async def _part(body: bytes, begin: int, end: int) -> Part:
 
 
 def _names(disposition: str) -> tuple[str, str | None]:
-    """Return the part's name and its file name, which some clients send only as ``filename*`` (RFC 5987)."""
+    """Return the part's name and file name. Some clients send the file name only as ``filename*`` (RFC 5987)."""
     if len(disposition) > _MAX_DISPOSITION_CHARS:
         raise Malformed(
             f"a part of the multipart body has a Content-Disposition of more than {_MAX_DISPOSITION_CHARS} characters"

@@ -7,20 +7,21 @@ import re
 from collections.abc import Sequence
 
 _JPEG = {"image/jpeg", "image/jpg", "image/pjpeg"}  # the last two are common misspellings
-_QUOTED = r'"(?:\\.|[^"\\])*"?'  # RFC 9110, 5.6.4; the last quote may be missing
-_EVERYTHING = {"*/*", "*"}  # Java's HttpURLConnection sends the second
+_QUOTED = r'"(?:\\.|[^"\\])*"?'  # a quoted string (RFC 9110, 5.6.4); its last quote may be missing
+_EVERYTHING = {"*/*", "*"}  # Java's HttpURLConnection sends `*`
 
 
 def prefers_jpeg(accept: Sequence[str]) -> bool:
-    """Return whether these ``Accept`` headers prefer a JPEG to JSON. JSON is the default if they prefer neither.
+    """Return whether these ``Accept`` headers prefer a JPEG to JSON. JSON is the default if the headers prefer neither.
 
-    Two rules go beyond the weights. A client whose first choice is a web page gets JSON, because it does not ask for a
-    image in particular; browsers send such headers when they navigate, and Java's HttpURLConnection by default. If
-    ``*/*`` has the weight of ``image/jpeg``, the client accepts anything equally, so it gets JSON too.
+    Two rules apply besides the weights. A client that prefers ``text/html`` gets JSON, because it does not ask for an
+    image in particular. Browsers send such headers when they navigate, and Java's HttpURLConnection sends them by
+    default. A client that gives ``*/*`` the same weight as ``image/jpeg`` also gets JSON, because it accepts any type
+    equally.
     """
     header = ",".join(accept).lower()
     if "image/" not in header:
-        return False  # a shortcut for nearly every request: JPEG then has no higher weight than JSON
+        return False  # a shortcut for most requests, which name no image type
     weights = _weights(header)
     jpeg = max((weights[name] for name in _JPEG & weights.keys()), default=None)
     everything = weights.get("*/*", 0.0)

@@ -1,4 +1,4 @@
-"""Additions to FastAPI's OpenAPI document: the permission that each operation needs, and its refusals."""
+"""Additions to FastAPI's OpenAPI document: each operation's permission, and the errors that ``Access`` may return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SCHEME = {
 }
 _ERROR_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
 _REFUSALS = {
-    "400": "`malformed`: the body is incomplete, or a `GET`, `HEAD` or `DELETE` request has one",
+    "400": "`malformed`: the body is incomplete, or a `GET`, `HEAD` or `DELETE` request has a body",
     "401": "`unauthorized`: the API key is missing, unknown or expired",
     "403": "`forbidden`: the API key lacks the permission; or the server has no API keys and the request is not local",
     "429": "`rate_limited`: the API key's rate or concurrency limit is exceeded, with `Retry-After`",
@@ -23,25 +23,27 @@ _BODY_REFUSALS = {
     "415": "`unsupported_encoding`: the `Content-Encoding` is neither `gzip` nor `deflate`",
     "504": "`deadline_exceeded`: the body was not complete within `limits.deadline_s`",
 }
-_UNUSED_SCHEMAS = {"HTTPValidationError", "ValidationError"}  # FastAPI's forms of errors, which we do not send
+_UNUSED_SCHEMAS = {"HTTPValidationError", "ValidationError"}  # FastAPI's error schemas, which this server never uses
 
 
 def complete(document: Json, routes: RouteTable) -> None:
-    """Add to each operation the permission that its router declares, and the refusals of ``Access``."""
+    """Add to each operation the permission that its router declares, and the errors that ``Access`` may return."""
     components = document["components"]
     components["schemas"] = {name: form for name, form in components["schemas"].items() if name not in _UNUSED_SCHEMAS}
     components["securitySchemes"] = {"key": _SCHEME}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             route = routes.find({"type": "http", "method": method.upper(), "path": path})
-            assert route is not None  # otherwise the route is in no Router, and every request gets 404
+            assert route is not None  # a route without a Router would respond 404 to every request
             responses = operation["responses"]
             if "HTTPValidationError" in str(responses.get("422")):
                 responses["422"] = _refusal("`invalid_parameter`: a parameter is out of range or of the wrong type")
             if route.permission is None:
-                operation["description"] += "\n\nIt needs no API key."
+                operation["description"] += "\n\nThis operation needs no API key."
                 continue
-            operation["description"] += f"\n\nWhere there are API keys, it needs the permission `{route.permission}`."
+            operation["description"] += (
+                f"\n\nIf the server has API keys, this operation needs the permission `{route.permission}`."
+            )
             operation["security"] = [{"key": [route.permission]}]
             texts = _REFUSALS | (_BODY_REFUSALS if "requestBody" in operation else {})
             refusals = {status_code: _refusal(text) for status_code, text in texts.items()}

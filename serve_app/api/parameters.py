@@ -1,4 +1,4 @@
-"""The parameters of ``POST /detect``, which come from the query and from the fields of a form."""
+"""The parameters of ``POST /detect``, which clients send in the query or as form fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serve_app.errors import InvalidParameter
 from serve_app.schemas.detect import ONE_VALUE, DetectQuery
 from serve_app.types import Json
 
-# Names that Ultralytics and other servers use for our parameters; we accept them.
+# We accept these names, because Ultralytics and other servers use them for the same parameters.
 ALIASES = {
     "conf": "confidence",
     "conf_thres": "confidence",
@@ -23,9 +23,9 @@ ALIASES = {
     "iou_threshold": "iou",
     "max_det": "max_detections",
     "class": "classes",
-    "classes[]": "classes",  # axios, jQuery and PHP send a list this way
+    "classes[]": "classes",  # axios, jQuery and PHP use this name for a list
 }
-# Parameters of other servers that we do not have, and what to do instead.
+# Parameters of other servers that this server lacks, with what to do instead.
 _SIZE = "the server scales images to the model's input size; send the image as it is"
 _DRAWN = "send the header Accept: image/jpeg to get the image with its boxes drawn"
 _KEY = "send the API key in the header Authorization: Bearer KEY"
@@ -45,15 +45,15 @@ _INSTEAD = {
     ),
 }
 _NAMES = tuple(DetectQuery.model_fields)
-_MAX_NAME_CHARS = 64  # how much of an unknown name is quoted
+_MAX_NAME_CHARS = 64  # the most characters of an unknown name that an error quotes
 
 
 def parse(items: Sequence[tuple[str, str]]) -> DetectQuery:
-    """Return the parameters in these names and values. Raise InvalidParameter, which names each wrong one."""
+    """Parse names and values into parameters. Raise InvalidParameter if one is unknown, repeated or invalid."""
     ours = [(ALIASES.get(name, name), value) for name, value in items]
     counts = Counter(name for name, _ in ours)
     if repeated := [name for name in ONE_VALUE if counts[name] > 1]:
-        raise InvalidParameter(f"{', '.join(repeated)}: given more than once; send it once")
+        raise InvalidParameter(f"{', '.join(repeated)}: given more than once; send each parameter once")
     values: dict[str, Any] = {name: value for name, value in ours if name != "classes"}
     if counts["classes"]:
         values["classes"] = [value for name, value in ours if name == "classes"]
@@ -72,7 +72,7 @@ def is_parameter(name: str) -> bool:
 
 
 def unknown_parameter(name: str) -> str:
-    """Return the error text for an unknown parameter, with what to do instead if that is known."""
+    """Return the error text for an unknown parameter, with advice on what to use instead."""
     shown, lower = name[:_MAX_NAME_CHARS], name[:_MAX_NAME_CHARS].lower()
     if lower in _INSTEAD:
         return f"{shown}: there is no such parameter; {_INSTEAD[lower]}"

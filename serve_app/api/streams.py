@@ -1,4 +1,4 @@
-"""The routes below ``/streams``: create, inspect, pause and delete streams, and follow their events."""
+"""The routes below ``/streams``, which create, show, pause and delete streams, and send their events."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from serve_app.schemas.errors import ErrorResponse
 from serve_app.schemas.streams import EventType, Regions, StreamList, StreamResult, StreamSpec, StreamStatus
 from serve_app.types import Event, EventPage, Snapshot
 
-_MAX_FOLLOWERS = 64  # per Ingress replica; each holds a connection
-_KEEP_ALIVE_INTERVAL_S = 10.0  # proxies close a connection on which nothing is sent
+_MAX_FOLLOWERS = 64  # per Ingress replica; each follower keeps a connection open
+_KEEP_ALIVE_INTERVAL_S = 10.0  # proxies close idle connections
 _FIRST_FRAME_TIMEOUT_S = 2.0
-_LIVE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second makes nginx forward each event at once
+# ``X-Accel-Buffering: no`` makes nginx forward each event at once.
+_LIVE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _BOUNDARY = "frame"
 _NOT_FOUND, _REFUSED = 4404, 4000  # application-defined WebSocket close codes begin at 4000
 
@@ -32,10 +33,13 @@ After = Annotated[
     int | None,
     Query(
         ge=-1,
-        description="Send only events with a higher id. -1 sends every event still kept. Default: only new events.",
+        description="Send only events with a higher id. -1 sends every event that the server still keeps. "
+        "Default: only new events.",
     ),
 ]
-Types = Annotated[list[str], Query(description="Event types, repeated or comma-separated. Default: every type.")]
+Types = Annotated[
+    list[str], Query(description="Event types, comma-separated or in repeated parameters. Default: every type.")
+]
 Boxes = Annotated[bool, Query(description="Draw a box around each detection.")]
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -54,7 +58,7 @@ _STATUS = examples.of_response(examples.STREAM_STATUS)
 
 
 def router(streams: Streams) -> Router:
-    """Return the routes of streams."""
+    """Return the routes below ``/streams``."""
     routes = Router(permission="streams", tags=["streams"], prefix="/streams")
     followers = _Followers()
 
@@ -66,7 +70,7 @@ def router(streams: Streams) -> Router:
         openapi_extra=examples.of_request(examples.STREAM),
     )
     async def create_stream(spec: StreamSpec, response: Response) -> StreamStatus:
-        """Start a stream. It runs until it is deleted, and survives restarts of the server."""
+        """Start a stream. The stream runs until it is deleted, even if the server restarts."""
         status = await streams.create(spec)
         response.headers["Location"] = f"/streams/{spec.id}"
         return status
@@ -80,7 +84,7 @@ def router(streams: Streams) -> Router:
     @routes.head("/{stream_id}", include_in_schema=False)
     @routes.get("/{stream_id}", summary="Show one stream", responses=_STATUS | _ERRORS)
     async def show_stream(stream_id: StreamId) -> StreamStatus:
-        """Return a stream's state and the reason for it, its counters and its latest result."""
+        """Return a stream's state, the reason for that state, the stream's counters and its latest result."""
         return await streams.status(stream_id)
 
     @routes.put(
@@ -90,27 +94,27 @@ def router(streams: Streams) -> Router:
         openapi_extra=examples.of_request(examples.STREAM),
     )
     async def replace_stream(stream_id: StreamId, spec: StreamSpec) -> StreamStatus:
-        """Start another stream under this id. Its counters start at zero.
+        """Start another stream under this id. The new stream's counters start at zero.
 
-        If the new stream is refused, the old one keeps running.
+        If the new stream is refused, the old stream keeps running.
         """
         if "id" in spec.model_fields_set and spec.id != stream_id:
-            raise InvalidParameter("id: it differs from the id in the path; leave it out or make them equal")
+            raise InvalidParameter("id: it differs from the id in the path; leave it out or use the id in the path")
         return await streams.replace(spec.model_copy(update={"id": stream_id}))
 
     @routes.delete("/{stream_id}", summary="Delete a stream", status_code=204, responses=_ERRORS)
     async def delete_stream(stream_id: StreamId) -> None:
-        """Stop a stream and remove it. Files and messages that it has written are kept."""
+        """Stop a stream and remove it. Files and messages that the stream has written are kept."""
         await streams.delete(stream_id)
 
     @routes.post("/{stream_id}/pause", summary="Pause a stream", responses=_STATUS | _ERRORS)
     async def pause_stream(stream_id: StreamId) -> StreamStatus:
-        """Close the stream's source and end its process until the stream is resumed."""
+        """Close the stream's source, and end the stream's process until the stream is resumed."""
         return await streams.pause(stream_id)
 
     @routes.post("/{stream_id}/resume", summary="Resume a stream", responses=_STATUS | _ERRORS)
     async def resume_stream(stream_id: StreamId) -> StreamStatus:
-        """Restart a paused or failed stream. A file continues after the last frame that has a result."""
+        """Restart a paused or failed stream. A stream from a file continues after the last frame that has a result."""
         return await streams.resume(stream_id)
 
     @routes.head("/{stream_id}/regions", include_in_schema=False)
@@ -120,7 +124,7 @@ def router(streams: Streams) -> Router:
         responses=examples.of_response(examples.REGIONS) | _ERRORS,
     )
     async def show_regions(stream_id: StreamId) -> Regions:
-        """Return the zones and lines in which objects are counted."""
+        """Return the zones and lines for which the stream counts objects."""
         return await streams.regions(stream_id)
 
     @routes.put(
@@ -160,14 +164,15 @@ def router(streams: Streams) -> Router:
         after: After = None,
         last_event_id: Annotated[int | None, Header(ge=-1)] = None,
     ) -> StreamingResponse:
-        """Send the stream's events as Server-Sent Events, without end. A WebSocket at the same path sends them too.
+        """Send the stream's events as Server-Sent Events. A WebSocket at the same path sends the same events.
 
-        If some of the requested events are no longer kept, `event: missed` says how many. A browser that reconnects
-        continues after the last event that it received.
+        The response has no end. If the server no longer keeps some of the requested events, it sends `event: missed`
+        with their number. A browser that reconnects continues after the last event that it received.
         """
         wanted = _parse_types(types)
         after = after if last_event_id is None else last_event_id
-        page = await streams.events(stream_id, after, 0)  # raises NotFound while we can still send a status
+        # The first page is read here, because a NotFound can set the status only before the response begins.
+        page = await streams.events(stream_id, after, 0)
         lines = followers.follow(_sse(streams, stream_id, wanted, page))
         return StreamingResponse(lines, media_type="text/event-stream", headers=_LIVE)
 
@@ -185,8 +190,8 @@ def router(streams: Streams) -> Router:
                 await _until_disconnected(socket, _send_all(socket, streams, stream_id, _parse_types(types), page))
         except ServeAppError as exc:
             code = _NOT_FOUND if isinstance(exc, NotFound) else _REFUSED + exc.status_code
-            with suppress(RuntimeError, WebSocketDisconnect):  # the client may have disconnected meanwhile
-                await socket.close(code, exc.detail[:100])  # a reason may have at most 123 bytes
+            with suppress(RuntimeError, WebSocketDisconnect):  # the client may have disconnected in the meantime
+                await socket.close(code, exc.detail[:100])  # a close reason may have at most 123 bytes
 
     @routes.head("/{stream_id}/frame.jpg", include_in_schema=False)
     @routes.get(
@@ -212,7 +217,7 @@ def router(streams: Streams) -> Router:
     async def preview_frames(
         stream_id: StreamId, boxes: Boxes = True, max_fps: Annotated[float, Query(gt=0, le=30)] = 5.0
     ) -> StreamingResponse:
-        """Send the newest frames one after the other as Motion JPEG, which a browser shows in an `<img>`."""
+        """Send the newest frames as Motion JPEG, which a browser can show in an `<img>`."""
         first = await streams.snapshot(stream_id, None, 0, boxes=boxes)
         parts = followers.follow(_mjpeg(streams, stream_id, first, boxes, 1 / max_fps))
         return StreamingResponse(parts, media_type=f"multipart/x-mixed-replace; boundary={_BOUNDARY}", headers=_LIVE)
@@ -228,12 +233,12 @@ class _Followers(ConcurrencyLimit):
         super().__init__(_MAX_FOLLOWERS, "followers", refusal)
 
     def follow(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Return the parts, counting the connection while they are sent. Raise Overloaded if the limit is reached."""
+        """Return ``parts``, and count the connection while they are sent. Raise Overloaded if the limit is reached."""
         with self.one():
-            pass  # raises Overloaded while we can still send a status
+            pass  # raises Overloaded before the response begins, so that the client gets a 503
 
         async def counted() -> AsyncIterator[bytes]:
-            with suppress(ServeAppError), self.one():  # when the stream ends, so does the response
+            with suppress(ServeAppError), self.one():  # an error can only end the response, which has already begun
                 async for part in parts:
                     yield part
 
@@ -241,7 +246,7 @@ class _Followers(ConcurrencyLimit):
 
 
 def _parse_types(types: list[str]) -> frozenset[str]:
-    """Return the requested event types, or all of them. Raise InvalidParameter if one is unknown."""
+    """Return the requested event types, or all types if none is requested. Raise InvalidParameter if one is unknown."""
     known = get_args(EventType)
     named = frozenset(name.strip() for item in types for name in item.split(",")) or frozenset(known)
     if unknown := sorted(named - set(known)):
@@ -250,7 +255,7 @@ def _parse_types(types: list[str]) -> frozenset[str]:
 
 
 async def _pages(streams: Streams, stream_id: str, page: EventPage) -> AsyncIterator[EventPage]:
-    """Yield the first page and all that follow. A page is empty when nothing has happened for a while."""
+    """Yield the first page and every later page. A page is empty if no event happened in the keep-alive interval."""
     while True:
         yield page
         last_id = page.events[-1].event_id if page.events else page.last_id
@@ -265,7 +270,7 @@ async def _sse(streams: Streams, stream_id: str, wanted: frozenset[str], first: 
 
 
 def _sse_position(page: EventPage) -> str:
-    """Return a keep-alive with the current event id, so that a client that reconnects misses no event."""
+    """Return a keep-alive with the current event id. With this id, a client that reconnects misses no event."""
     last_id = page.events[-1].event_id if page.events else page.last_id
     return ": nothing new\n" + (f"id: {last_id}\n\n" if last_id is not None else "\n")
 
@@ -286,7 +291,7 @@ async def _send_all(
 
 
 async def _until_disconnected(socket: WebSocket, sending: Any) -> None:
-    """Send until the client disconnects, which only a read notices."""
+    """Run ``sending`` until it ends or the client disconnects. Only a read shows that the client has disconnected."""
 
     async def read() -> None:
         with suppress(WebSocketDisconnect):
@@ -313,7 +318,7 @@ async def _mjpeg(
             yield _part(shot)
         shown = shot.frame_id if shot else None
         newer = await streams.snapshot(stream_id, shown, _KEEP_ALIVE_INTERVAL_S, boxes=boxes)
-        shot = newer or shot  # the old frame again, so that proxies keep the connection open
+        shot = newer or shot  # without a newer frame, the old one is sent again as a keep-alive
         await asyncio.sleep(max(0.0, started_at_s + interval_s - time.monotonic()))
 
 

@@ -1,4 +1,4 @@
-"""Fetching of an image by its URL, through the guarded HTTP client and within limits."""
+"""Fetch images by URL, through the guarded HTTP client and within limits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from serve_app.errors import InvalidUrl, Overloaded, RateLimited, Unfetchable
 from serve_app.network.address_guard import NOT_ALLOWED, AddressGuard
 from serve_app.network.http import GuardedHttp, NoAnswer, NoSuchHost, Reply, TooManySmallChunks, parse_http_url
 
-_MAX_FETCHES = 16  # per Ingress replica; each may hold as many bytes as a body may have
-_MAX_FETCHES_PER_KEY = 4  # so that the slow servers of one key do not keep other keys from fetching
-_TIMEOUT_S = 5.0  # for each step; the request's deadline limits their sum
+_MAX_FETCHES = 16  # per Ingress replica; each fetch may use as much memory as a request body
+_MAX_FETCHES_PER_KEY = 4  # so that slow URLs of one key do not block the fetches of other keys
+_TIMEOUT_S = 5.0  # for each step, such as connecting; the request's deadline limits the total
 _MAX_REDIRECTS = 3
 _REDIRECTS = {301, 302, 303, 307, 308}
 _HEADERS = {"User-Agent": "sightline", "Accept": "image/*", "Accept-Encoding": "identity"}
 
 
 class Fetcher:
-    """A fetcher of images. Its errors reveal neither the URL nor anything about the network behind its host."""
+    """An image fetcher. Its errors reveal neither the URL nor anything about the internal network."""
 
     def __init__(self, guard: AddressGuard, max_bytes: int) -> None:
         self._http = GuardedHttp(guard, timeout_s=_TIMEOUT_S)
@@ -27,11 +27,11 @@ class Fetcher:
         self._in_flight: Counter[str] = Counter()  # by tenant
 
     async def fetch(self, url: str, tenant: str = "") -> bytes:
-        """Return the bytes that the URL's server sends.
+        """Return the bytes at the URL.
 
         ``tenant`` is the name of the request's API key, or empty if the server has no keys. Raise InvalidUrl,
-        Unfetchable or TooLarge if the image cannot be fetched. Raise RateLimited if the key has too many fetches in
-        flight, and Overloaded if all keys together do; both are raised at once.
+        Unfetchable or TooLarge if the image cannot be fetched. Raise RateLimited at once if the key has too many
+        fetches in flight. Raise Overloaded at once if all keys together have too many.
         """
         if tenant and self._in_flight[tenant] >= _MAX_FETCHES_PER_KEY:
             raise RateLimited(
@@ -48,7 +48,8 @@ class Fetcher:
         self._in_flight[tenant] += 1
         try:
             return await self._follow(_parse(url))
-        except NoSuchHost as exc:  # the same error as for a forbidden address, so that names cannot be probed
+        # This is the same error as for a forbidden address, so that clients cannot probe which host names exist.
+        except NoSuchHost as exc:
             raise InvalidUrl(NOT_ALLOWED) from exc
         except TooManySmallChunks as exc:
             raise Unfetchable("url: the server sends its response in pieces that are too small") from exc
@@ -56,7 +57,7 @@ class Fetcher:
             raise Unfetchable("url: the server cannot be reached, or does not respond in time") from exc
         finally:
             self._in_flight[tenant] -= 1
-            self._in_flight += Counter()  # drops tenants without fetches
+            self._in_flight += Counter()  # removes tenants without fetches
 
     async def _follow(self, url: httpx.URL) -> bytes:
         for _ in range(1 + _MAX_REDIRECTS):

@@ -1,17 +1,16 @@
-"""A small client for the HTTP API, synchronous or asynchronous. It detects objects and manages streams.
+"""A small synchronous and asynchronous client for the HTTP API. It detects objects and manages streams.
 
     from serve_app.client import Client
 
-    with Client() as client:                                 # SIGHTLINE_URL and SIGHTLINE_KEY, or arguments
-        result = client.detect("dock.jpg", confidence=0.3)   # or bytes, a BGR array, a PIL image
+    with Client() as client:                                 # uses SIGHTLINE_URL and SIGHTLINE_KEY
+        result = client.detect("dock.jpg", confidence=0.3)   # or bytes, a BGR array or a PIL image
         print(result.labels, result.xyxy)
 
         client.streams.create({"id": "gate", "source": {"uri": "rtsp://camera/1"}, "track": True})
         for event in client.streams.events("gate", types=["result"]):
             print(event)
 
-It needs httpx and pydantic, and numpy if you pass or request an array. It needs none of the server's other
-dependencies.
+The client needs httpx and pydantic, and also numpy if you use arrays. It needs none of the server's other dependencies.
 """
 
 from serve_app.client.async_ import AsyncClient

@@ -1,4 +1,4 @@
-"""Conversion of the server's responses to results and errors."""
+"""Convert the server's responses to results and errors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _PICTURE_ERROR_CODES = {"not_an_image", "undecodable", "too_large", "poison"}
 
 
 def check(response: httpx.Response) -> None:
-    """Raise ApiError unless the response, which has been read, is a success."""
+    """Raise ApiError unless the response is a success. The response must already have been read."""
     if not response.is_success:
         raise _error_of(response)
 
 
 def model_of(kind: type[M]) -> Callable[[httpx.Response], M]:
-    """Return a function that reads a response as a model, and raises ApiError if it is not one."""
+    """Return a function that parses a response as ``kind``, or raises ApiError."""
 
     def read(response: httpx.Response) -> M:
         check(response)
@@ -56,13 +56,13 @@ def check_type(response: httpx.Response, expected: str) -> None:
 
 
 def jpeg_of(response: httpx.Response) -> bytes:
-    """Return the bytes of a JPEG. Raise ApiError if the response is not one."""
+    """Return the bytes of a JPEG. Raise ApiError if the response is not a JPEG."""
     check_type(response, "image/jpeg")
     return response.content
 
 
 def frame_of(response: httpx.Response) -> Snapshot:
-    """Return a frame and its id. Raise ApiError if the response lacks either."""
+    """Return a frame and its id. Raise ApiError if the response lacks the frame or the id."""
     picture, frame_id = jpeg_of(response), response.headers.get("X-Frame-Id", "")
     try:
         return Snapshot(int(frame_id), picture)
@@ -73,7 +73,7 @@ def frame_of(response: httpx.Response) -> Snapshot:
 def results_of(response: httpx.Response, count: int) -> list[DetectResult | ApiError]:
     """Return the results for ``count`` images. Raise ApiError if the whole request was refused.
 
-    For a request with one image, the server returns the result itself instead of a list.
+    For a request with one image, the server returns a single result instead of a list.
     """
     try:
         check(response)
@@ -96,7 +96,7 @@ def unexpected(detail: str, status_code: int = 200) -> ApiError:
 
 
 def validated(kind: type[M], data: str | bytes) -> M:
-    """Return the server's JSON as a model. Raise ApiError if it is anything else."""
+    """Parse the server's JSON as ``kind``. Raise ApiError if the JSON does not match."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as exc:
@@ -112,7 +112,7 @@ def _json(data: bytes) -> Json:
 
 
 def _error_of(response: httpx.Response) -> ApiError:
-    """Return the error in a response of the server, or of a proxy in front of it."""
+    """Return the error for a failed response from the server, or from a proxy in front of the server."""
     body, status_code = _json(response.content), response.status_code
     retry_after = response.headers.get("Retry-After", "")
     kind = {404: NotFoundError, 409: ConflictError}.get(status_code, ApiError)
@@ -127,7 +127,7 @@ def _error_of(response: httpx.Response) -> ApiError:
 
 
 def _error_of_picture(body: Json) -> ApiError:
-    """Return the error of one of several images. Its code implies the status and headers that it lacks."""
+    """Return the error of one of several images. The status code and ``retry_after_s`` follow from the error's code."""
     code = str(body["code"])
     kind = _KINDS.get(code, ServeAppError)
     detail, request_id = str(body.get("detail") or code), str(body.get("request_id") or "")
@@ -141,4 +141,4 @@ def _kinds(kind: type[ServeAppError]) -> dict[str, type[ServeAppError]]:
     return found | {kind.code: kind}
 
 
-_KINDS = _kinds(ServeAppError)  # by code; classes that share a code look the same to a client
+_KINDS = _kinds(ServeAppError)  # by error code; a client cannot distinguish classes with the same code

@@ -1,4 +1,4 @@
-"""The asynchronous client. It has the same methods as ``Client``."""
+"""The asynchronous client, which has the same methods as ``Client``."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class AsyncClient:
         return await self.send(requests.health())
 
     async def ready(self) -> ReadyResponse:
-        """Return which model serves: see ``Client.ready``."""
+        """Return the model that is ready: see ``Client.ready``."""
         return await self.send(requests.ready())
 
     async def send(self, request: ApiRequest[T]) -> T:
@@ -107,7 +107,7 @@ class AsyncClient:
 
     @asynccontextmanager
     async def follow(self, feed: EventFeed) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open the next connection of an event feed, and yield its bytes."""
+        """Open the next connection of an event feed, and yield the bytes of the response."""
         request = feed.request(self._endpoint.timeout_s)
         with self._endpoint.errors(self._http):
             async with self._http.stream(request.method, request.path, **request.options) as response:
@@ -128,7 +128,7 @@ class AsyncClient:
 
 
 class AsyncStreamsApi:
-    """The streams of a server, as ``client.streams``. See ``StreamsApi`` for every method."""
+    """The methods of ``client.streams`` for asyncio: see ``StreamsApi`` for every method."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -146,7 +146,7 @@ class AsyncStreamsApi:
         return await self._client.send(requests.stream_status(stream_id))
 
     async def replace(self, spec: StreamSpec | Json) -> StreamStatus:
-        """Replace the stream that has this id: see ``StreamsApi.replace``."""
+        """Replace a stream: see ``StreamsApi.replace``."""
         return await self._client.send(requests.replace_stream(spec))
 
     async def delete(self, stream_id: str) -> None:

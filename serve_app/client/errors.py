@@ -10,7 +10,7 @@ SightlineError
 
 from __future__ import annotations
 
-_RETRYABLE = frozenset({429, 502, 503, 504})  # a limit, a replica or a proxy is the reason, not the request
+_RETRYABLE = frozenset({429, 502, 503, 504})  # the cause is a limit, a replica or a proxy, not the request
 
 
 class SightlineError(Exception):
@@ -20,7 +20,7 @@ class SightlineError(Exception):
 
 
 class ConnectionFailed(SightlineError):
-    """The server did not respond. It may still have processed the request."""
+    """The server did not respond. The server may still have processed the request."""
 
     is_retryable = True
 
@@ -32,7 +32,7 @@ class ClientClosed(ConnectionFailed):
 
 
 class ApiError(SightlineError):
-    """The server responded with an error. Its text is ``detail``."""
+    """The server responded with an error. ``detail`` is the text of the error."""
 
     def __init__(
         self,
@@ -43,13 +43,13 @@ class ApiError(SightlineError):
         limit: str | None = None,
         request_id: str = "",
     ) -> None:
-        # The base class gets every argument, because pickle restores the error from those arguments.
+        # The base class gets every argument, because pickle recreates the error from these arguments.
         super().__init__(detail, code, status_code, retry_after_s, limit, request_id)
         self.detail = detail
         self.code = code  # a code from the documentation's table of errors, such as "not_an_image"
         self.status_code = status_code
         self.retry_after_s = retry_after_s  # how long the server asks the client to wait
-        self.limit = limit  # the limit of the server that was reached, if that is the reason
+        self.limit = limit  # the server's limit that was reached, or None
         self.request_id = request_id  # identifies the request in the server's log
         self.is_retryable = status_code in _RETRYABLE
 

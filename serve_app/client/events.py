@@ -1,4 +1,4 @@
-"""A stream's events, and the feed that follows them across failed connections."""
+"""A stream's events, and the feed that follows them and survives failed connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serve_app.client.sse import Message, SseParser
 from serve_app.schemas.streams import ClipNotice, Gap, LineCrossing, StateChange, ZoneChange
 from serve_app.types import Json
 
-_MIN_PAUSE_S = 0.1  # before reconnecting; doubled after each connection without an event
+_MIN_PAUSE_S = 0.1  # the first wait before reconnecting; it doubles after each connection without an event
 _MAX_PAUSE_S = 5.0
 _MIN_READ_TIMEOUT_S = 30.0  # a server without new events sends a keep-alive every 10 s
 
@@ -42,13 +42,14 @@ class StreamEvent:
     type: str  # "result", "state", "gap", "zone", "line" or "recording"
     stream_id: str
     at_s: float  # wall clock, in seconds since the epoch
-    data: Payload | Json = field(repr=False)  # JSON if this version of the client does not know the type or a value
+    # a dictionary if this version of the client does not know the event's type or one of its values
+    data: Payload | Json = field(repr=False)
     json: str = field(repr=False)  # as the server sent it
 
 
 @dataclass(frozen=True)
 class MissedEvents:
-    """The number of events that the server no longer keeps: the client was disconnected, or reads too slowly."""
+    """Events that the client missed, because it was disconnected or read them too slowly."""
 
     missed: int
     json: str = field(repr=False)  # as the server sent it
@@ -56,7 +57,7 @@ class MissedEvents:
 
 
 class EventFeed:
-    """A client's position in a stream's events, across any number of connections."""
+    """A client's position in a stream's events, which is kept from one connection to the next."""
 
     def __init__(self, stream_id: str, types: Iterable[str] | None, after: int | None) -> None:
         self._path = stream_path(stream_id, "events")
@@ -67,14 +68,14 @@ class EventFeed:
         self._pause_s = _MIN_PAUSE_S
 
     def request(self, timeout_s: float) -> ApiRequest[None]:
-        """Return the request for the next connection, which continues after the last event."""
-        self._parser = SseParser()  # an event that the last connection cut off is sent again as a whole
+        """Return the request for the next connection. The request asks for the events after the last received event."""
+        self._parser = SseParser()  # drops an incomplete event, which the server sends again
         after = {} if self._after is None else {"after": str(self._after)}
         timeout = httpx.Timeout(timeout_s, read=max(timeout_s, _MIN_READ_TIMEOUT_S))
         return ApiRequest("GET", self._path, _check, {"params": self._types | after, "timeout": timeout})
 
     def read(self, data: bytes) -> Iterator[StreamEvent | MissedEvents]:
-        """Yield the events that these bytes complete. Raise ApiError if they are not valid events."""
+        """Yield the events that these bytes complete. Raise ApiError if the bytes are not valid events."""
         self._has_connected = True
         for message in self._messages(data):
             if message.id is not None:
@@ -93,7 +94,7 @@ class EventFeed:
     def pause_s(self, error: SightlineError | None) -> float:
         """Return how long to wait before the next connection.
 
-        Raise the error if another connection would not help, or if the first connection failed.
+        Raise ``error`` if reconnecting would not help, or if the first connection failed.
         """
         if error is not None and not (error.is_retryable and (self._has_connected or isinstance(error, ApiError))):
             raise error
@@ -131,13 +132,16 @@ def _to_event(message: Message) -> StreamEvent | MissedEvents:
             return MissedEvents(_Missed.model_validate_json(message.data).missed, message.data)
         event = _Envelope.model_validate_json(message.data)
         data = _payload(message)
-    except ValueError as exc:  # pydantic's ValidationError is one
+    except ValueError as exc:  # pydantic's ValidationError is a ValueError
         raise unexpected("the response has an event that this version of the client cannot read") from exc
     return StreamEvent(event.event_id, message.event, event.stream_id, event.at_s, data, message.data)
 
 
 def _payload(message: Message) -> Payload | Json:
-    """Return an event's data, as JSON if a newer server sends a type or value that this version does not know."""
+    """Return an event's data.
+
+    If a newer server sends a type or value that this version does not know, return a dictionary.
+    """
     kind = _PAYLOADS.get(message.event)
     if kind is not None:
         try:

@@ -1,4 +1,4 @@
-"""Conversion of every supported kind of image to the bytes that are sent."""
+"""Convert every supported kind of image to the bytes that the client sends."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     Picture: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8] | PilImage
 else:
-    Picture = Any  # typing.get_type_hints works without numpy and PIL
+    Picture = Any  # so that typing.get_type_hints works without numpy and PIL
 
 
 def to_bytes(picture: Picture) -> bytes:
-    """Return an encoded image. Files and bytes are sent unchanged; pixels become a PNG, which is lossless.
+    """Return an encoded image. Files and bytes stay unchanged. Arrays and PIL images become lossless PNGs.
 
     Raise TypeError if the argument is not an image or has more than 8 bits per channel, ValueError if an array has no
     pixels, and OSError if a file cannot be read.
@@ -49,15 +49,16 @@ def several(pictures: Iterable[Picture]) -> list[Picture]:
         or (_is_a(pictures, "numpy", "ndarray") and getattr(pictures, "ndim", 0) < 4)
     ):
         raise TypeError(
-            f"images: detect_many takes a list of images, but got one {type(pictures).__name__}; use detect for it"
+            f"images: detect_many takes a list of images, but got one {type(pictures).__name__}; use detect for "
+            "a single image"
         )
     return list(pictures)
 
 
 def _is_a(picture: object, module: str, name: str) -> bool:
-    """Return whether the object is of this class, without importing its module.
+    """Return whether ``picture`` is an instance of this class, without importing the class.
 
-    If the module is not loaded, no object of the class can exist.
+    If the module is not loaded, no instance of the class can exist.
     """
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(picture, getattr(loaded, name))
@@ -71,12 +72,12 @@ def _of_array(pixels: Any) -> bytes:
             f"but got {pixels.dtype} {pixels.shape}"
         )
     if not pixels.size:
-        raise ValueError(f"image: the array has no pixels, its shape is {pixels.shape}")
+        raise ValueError(f"image: the array has no pixels (its shape is {pixels.shape}); check how it was loaded")
     return encode_png(pixels)
 
 
 def _of_pil(image: Any) -> bytes:
-    """Return a PIL image as a PNG without its EXIF orientation, so that boxes refer to the caller's pixels."""
+    """Return a PIL image as a PNG. The EXIF orientation is left out, so boxes refer to the caller's pixels."""
     if image.mode == "F" or image.mode.startswith("I"):
         raise TypeError(
             f"image: a PIL image must have 8 bits per channel, but got mode {image.mode}; scale and convert it"

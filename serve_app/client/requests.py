@@ -1,4 +1,4 @@
-"""Every request that a client can send. Both clients send these, one synchronously and one asynchronously."""
+"""Every request that a client can send. The synchronous and the asynchronous client send the same requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BINARY = "application/octet-stream"
 
 @dataclass(frozen=True)
 class ApiRequest(Generic[T]):
-    """One request, and the function that reads its response. ``read`` raises ApiError."""
+    """One request. ``read`` parses the response, and raises ApiError if the response is an error or invalid."""
 
     method: str
     path: str
@@ -41,14 +41,16 @@ def query(
     classes: Iterable[str | int] | int | None,
     max_detections: int | None,
 ) -> Json:
-    """Return the parameters that were given. The server has defaults for the others.
+    """Return the parameters that are not None. The server has defaults for the others.
 
-    Raise ValueError if ``classes`` is an empty list, because HTTP cannot tell it from a parameter that is left out.
+    Raise ValueError if ``classes`` is an empty list, because a query cannot contain an empty list.
     """
     several = classes if isinstance(classes, Iterable) and not isinstance(classes, str) else [classes]
     named = None if classes is None else [str(one) for one in several]
     if named == []:
-        raise ValueError("classes: the list is empty; name at least one class, or leave it out for every class")
+        raise ValueError(
+            "classes: the list is empty; name at least one class, or leave out the parameter to get every class"
+        )
     given = {
         "model": model,
         "confidence": confidence,
@@ -98,11 +100,11 @@ def stream_status(stream_id: str) -> ApiRequest[StreamStatus]:
 
 
 def replace_stream(spec: StreamSpec | Json) -> ApiRequest[StreamStatus]:
-    """Return the request that replaces the stream with this id. Raise ValueError if ``spec`` has no id."""
+    """Return the request that replaces the stream with the id of ``spec``. Raise ValueError if ``spec`` has no id."""
     body = _to_json(spec)
     stream_id = body.get("id")
     if not isinstance(stream_id, str):
-        raise ValueError("id: it is missing; a specification that replaces a stream must have the id of that stream")
+        raise ValueError("id: it is missing; set it to the id of the stream to replace")
     return ApiRequest("PUT", stream_path(stream_id), answers.model_of(StreamStatus), {"json": body})
 
 
@@ -153,12 +155,12 @@ def health() -> ApiRequest[HealthResponse]:
 
 
 def ready() -> ApiRequest[ReadyResponse]:
-    """Return the request that checks whether a warm model serves."""
+    """Return the request that checks whether a warm model is ready."""
     return ApiRequest("GET", "/readyz", answers.model_of(ReadyResponse))
 
 
 def stream_path(stream_id: str, *more: str) -> str:
-    """Return the path of a stream: ``/streams/lot/events`` for ``lot`` and ``events``."""
+    """Return the path of a stream, such as ``/streams/lot/events`` for ``lot`` and ``events``."""
     return "/".join(("/streams", quote(stream_id, safe=""), *more))
 
 
@@ -166,6 +168,6 @@ def _to_json(spec: BaseModel | Json) -> Json:
     """Return a specification as JSON. A dictionary is sent unchanged, because the server validates it."""
     if not isinstance(spec, BaseModel):
         return spec
-    # We also send an id that the caller has not set, because the caller expects the stream to have the id ``spec.id``.
+    # We also send a generated id, because the caller expects the stream to have the id ``spec.id``.
     own_id = {"id": spec.id} if isinstance(spec, StreamSpec) else {}
     return spec.model_dump(mode="json", exclude_unset=True) | own_id

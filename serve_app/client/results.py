@@ -1,4 +1,4 @@
-"""Detection results: the server's JSON, with arrays."""
+"""Detection results, with the server's JSON fields and with arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Arrays(Found):
 
     @property
     def xyxy(self) -> NDArray[np.float32]:
-        """The left, top, right and bottom of each box, in pixels of the image as a viewer shows it: (n, 4)."""
+        """The left, top, right and bottom edges of each box, in pixels of the image as a viewer shows it: (n, 4)."""
         import numpy as np
 
         boxes = [(one.bbox.x1, one.bbox.y1, one.bbox.x2, one.bbox.y2) for one in self.detections]
@@ -82,7 +82,7 @@ class FrameResult(StreamResult, _Arrays):
 
     @property
     def track_id(self) -> NDArray[np.int32]:
-        """The track id of each detection, or -1 if it has none: (n,)."""
+        """The track id of each detection, or -1 if the detection has none: (n,)."""
         import numpy as np
 
         return np.array([-1 if one.track_id is None else one.track_id for one in self.detections], np.int32)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Message:
-    """One message. A message without data is a keep-alive, which may still carry an id."""
+    """One message. A message without data is a keep-alive, but it may have an id."""
 
     id: str | None
     event: str
@@ -15,14 +15,15 @@ class Message:
 
 
 class SseParser:
-    """A parser for one response, fed with bytes as they arrive. It never returns an incomplete message."""
+    """A parser that takes the bytes of one response as they arrive. It never returns an incomplete message."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Message]:
         """Return the messages that these bytes complete."""
-        # We split bytes, not text: str.splitlines, which httpx uses, also splits at U+2028, which JSON may contain.
+        # We split bytes, because str.splitlines, which httpx uses, also splits at U+2028, and JSON may contain that
+        # character.
         text = (self._rest + data).replace(b"\r\n", b"\n")
         *blocks, self._rest = text.split(b"\n\n")
         return [_parse(block.decode()) for block in blocks]

@@ -36,9 +36,9 @@ class Client:
             result.xyxy                  # (n, 4) float32
             result.to_supervision()      # for supervision's annotators, trackers and metrics
 
-    ``url`` defaults to the environment variable ``SIGHTLINE_URL`` or ``http://127.0.0.1:8000``, and ``api_key`` to
-    ``SIGHTLINE_KEY``. Every method raises ConnectionFailed if the server does not respond, and ApiError if it responds
-    with an error or is not a Sightline server.
+    ``url`` defaults to the environment variable ``SIGHTLINE_URL``, or else to ``http://127.0.0.1:8000``. ``api_key``
+    defaults to the environment variable ``SIGHTLINE_KEY``. Every method raises ConnectionFailed if the server does not
+    respond, and ApiError if the server responds with an error or is not a Sightline server.
     """
 
     def __init__(self, url: str | None = None, api_key: str | None = None, timeout_s: float = 60.0) -> None:
@@ -64,8 +64,8 @@ class Client:
         """Detect objects in one image.
 
         ``image`` is a path, the bytes of an image file, a PIL image, or a numpy array of uint8: BGR (height, width, 3)
-        as OpenCV and Ultralytics use, or grey (height, width). Pixels are sent without loss. ``classes`` is a label, a
-        class id, or several of them. A parameter that is left out takes the server's default.
+        as OpenCV and Ultralytics use, or grey (height, width). Arrays and PIL images are sent losslessly. ``classes``
+        is a label, a class id, or several of them. A parameter that is left out takes the server's default.
         """
         params = requests.query(model, confidence, iou, classes, max_detections)
         return self.send(requests.detect(image, params))
@@ -82,8 +82,8 @@ class Client:
     ) -> list[DetectResult | ApiError]:
         """Detect objects in several images with one request.
 
-        The list has one entry per image, in their order: a result, or the error of that image. By default, the
-        server accepts 32 images and 32 MiB per request.
+        The returned list has one entry per image, in the same order. Each entry is a result or an error. By default,
+        the server accepts 32 images and 32 MiB per request.
         """
         params, pictures = requests.query(model, confidence, iou, classes, max_detections), several(images)
         return self.send(requests.detect_many(pictures, params)) if pictures else []
@@ -103,15 +103,15 @@ class Client:
         return self.send(requests.annotate(image, params))
 
     def models(self) -> list[ModelStatus]:
-        """Return the models that ``model`` may name, the default one first."""
+        """Return the models that ``model`` may name, with the default model first."""
         return self.send(requests.models()).models
 
     def health(self) -> HealthResponse:
-        """Check that the server's process responds. This says nothing about the models."""
+        """Check that the server's process responds. The response says nothing about the models."""
         return self.send(requests.health())
 
     def ready(self) -> ReadyResponse:
-        """Return which model serves. Raise ApiError while no model is ready."""
+        """Return the model that is ready. Raise ApiError if no model is ready."""
         return self.send(requests.ready())
 
     def send(self, request: ApiRequest[T]) -> T:
@@ -122,7 +122,7 @@ class Client:
 
     @contextmanager
     def follow(self, feed: EventFeed) -> Iterator[Iterator[bytes]]:
-        """Open the next connection of an event feed, and yield its bytes."""
+        """Open the next connection of an event feed, and yield the bytes of the response."""
         request = feed.request(self._endpoint.timeout_s)
         with (
             self._endpoint.errors(self._http),
@@ -145,7 +145,7 @@ class Client:
 
 
 class StreamsApi:
-    """The streams of a server, as ``client.streams``. A method that takes an id raises NotFoundError if none has it."""
+    """The methods of ``client.streams``. A method that takes an id raises NotFoundError if no stream has that id."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -166,7 +166,7 @@ class StreamsApi:
         return self._client.send(requests.stream_status(stream_id))
 
     def replace(self, spec: StreamSpec | Json) -> StreamStatus:
-        """Replace the stream that has this id. The old stream continues if the new one is refused."""
+        """Replace the stream that has the id of ``spec``. If the new stream is refused, the old stream continues."""
         return self._client.send(requests.replace_stream(spec))
 
     def delete(self, stream_id: str) -> None:
@@ -178,11 +178,11 @@ class StreamsApi:
         return self._client.send(requests.pause_stream(stream_id))
 
     def resume(self, stream_id: str) -> StreamStatus:
-        """Restart a stream that is paused or has failed."""
+        """Restart a paused or failed stream."""
         return self._client.send(requests.resume_stream(stream_id))
 
     def regions(self, stream_id: str) -> Regions:
-        """Return the zones and lines in which a stream counts objects."""
+        """Return the zones and lines for which a stream counts objects."""
         return self._client.send(requests.stream_regions(stream_id))
 
     def set_regions(self, stream_id: str, regions: Regions | Json) -> StreamStatus:
@@ -200,7 +200,7 @@ class StreamsApi:
     def events(
         self, stream_id: str, types: Iterable[str] | None = None, after: int | None = None
     ) -> Iterator[StreamEvent | MissedEvents]:
-        """Follow the events of a stream, without end.
+        """Follow the events of a stream until the stream is deleted.
 
             for event in client.streams.events("gate", types=["line"]):
                 if isinstance(event, MissedEvents):
@@ -208,10 +208,10 @@ class StreamsApi:
                 else:
                     print(event.at_s, event.data.line, event.data.direction)
 
-        By default, the iterator yields only new events. With ``after``, it begins after the event with that id; -1
-        stands for every event that the server still keeps. If the connection fails, or the server is overloaded or
-        restarts, the iterator reconnects and continues after the last event. Raise ConnectionFailed only if the first
-        connection fails, and NotFoundError when the stream is deleted.
+        By default, the iterator yields only new events. With ``after``, it begins after the event that has this id, and
+        with ``after=-1``, it begins with the oldest event that the server keeps. If the connection fails, or the server
+        is overloaded or restarts, the iterator reconnects and continues after the last event. Raise ConnectionFailed
+        only if the first connection fails, and NotFoundError when the stream is deleted.
         """
         feed = EventFeed(stream_id, types, after)
         while True:

@@ -1,1 +1,1 @@
-"""Run a loaded model: fair queue, dynamic batcher, engine threads, and the roll-out of another model."""
+"""Run a loaded model with a fair queue, a dynamic batcher and engine threads, and roll out another model."""

@@ -1,40 +1,42 @@
-"""Adapt the batch size to what the engine gains from batches."""
+"""Adapt the batch size to how much faster batches make the engine."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 
-WEIGHT_OF_NEWEST = 0.2  # the share of the newest batch in a running average
-_GAIN = 0.98  # a larger batch pays if its time per item is at most this share of that of a smaller batch
-_TRIAL_BATCHES = 4  # before a size is rejected, because a single batch may be slow for another reason
-_RETRY_INTERVAL_S = 30.0  # before a rejected batch size is tried again
+WEIGHT_OF_NEWEST = 0.2  # the weight of the newest batch in a running average
+# A larger batch size is used only if its time per item is at most this fraction of the smaller size's time.
+_GAIN = 0.98
+# A size is rejected only after this many batches, because a single batch may be slow for another reason.
+_TRIAL_BATCHES = 4
+_RETRY_INTERVAL_S = 30.0  # the wait before a rejected batch size is tried again
 
 
 class BatchSize:
-    """The limit on the size of batches. It doubles from one for as long as that reduces the engine's time per item.
+    """The limit on the size of batches. It starts at 1 and doubles as long as this reduces the engine's time per item.
 
-    An engine that gains nothing from batches answers sooner with small ones. A size that did not pay is tried again
-    after a while.
+    If batches do not make the engine faster, small batches give results sooner. A size that was not faster is tried
+    again after ``_RETRY_INTERVAL_S``.
     """
 
     def __init__(self, max_size: int, clock_s: Callable[[], float]) -> None:
         self._sizes = [*(1 << power for power in range(max_size.bit_length()) if 1 << power < max_size), max_size]
         self._clock_s = clock_s
-        self._item_s: dict[int, float] = {}  # by size: average seconds per item
-        self._observed: Counter[int] = Counter()  # by size: batches in that average
-        self._retry_at_s: dict[int, float] = {}  # by rejected size
+        self._item_s: dict[int, float] = {}  # average seconds per item, by batch size
+        self._observed: Counter[int] = Counter()  # number of batches in that average, by batch size
+        self._retry_at_s: dict[int, float] = {}  # when to try a rejected batch size again
         self._index = 0
 
     @property
     def limit(self) -> int:
-        """The largest size that pays, or the next size while it is tried."""
+        """The largest size that is known to be faster, or the next size during its trial."""
         return self._sizes[self._index]
 
     def observe(self, size: int, took_s: float) -> None:
         """Record how long a batch of this size took."""
         if size not in self._sizes:
-            return  # a size in between says nothing about those in the list
+            return  # only the listed sizes are compared
         item_s = took_s / size
         before_s = self._item_s.get(size, item_s)
         self._observed[size] += 1

@@ -1,7 +1,7 @@
 """The dynamic batcher: when the engine becomes free, all waiting items form the next batch.
 
-A batch that is closed earlier stays small under load, because it misses the images that arrive while the engine is
-busy. This module uses plain asyncio and imports neither Ray nor models.
+A batch that was closed earlier would stay small under load, because it would miss the images that arrive while the
+engine is busy. This module uses plain asyncio and imports neither Ray nor models.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Batched(Generic[Result]):
 
     result: Result
     queue_s: float
-    batch_size: int  # items taken together
+    batch_size: int  # the number of items in the batch
 
 
 @dataclass(eq=False)
@@ -43,13 +43,14 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """A queue that runs ``engine`` on batches of up to ``max_batch_size`` items, ``concurrency`` batches at once.
+    """A queue that runs ``engine`` on batches of waiting items.
 
-    ``engine`` takes a list of items and returns one result per item, in their order. The size of batches adapts to the
-    engine (see ``BatchSize``). Items are served in the order of ``FairQueue`` with these ``weights``, and up to
-    ``max_queue_size`` items wait for each kind of traffic. An isolated item is served before all others, and alone in
-    the engine. When a batch fails, each of its items is retried in isolation. ``drops`` counts, by kind and reason, the
-    items that never reached the engine: ``cancelled``, ``expired``, ``overloaded``.
+    ``engine`` takes a list of items and returns one result per item, in the same order. Up to ``concurrency`` batches
+    run at once, each with up to ``max_batch_size`` items. The size of batches adapts to the engine (see ``BatchSize``).
+    ``FairQueue`` holds up to ``max_queue_size`` items per kind of traffic, and orders the items by ``weights``. An
+    isolated item is served before all others, and no other item is in the engine at that time. When a batch fails, each
+    of its items is retried in isolation. ``drops`` counts the items that never reached the engine, by kind of traffic
+    and by reason: ``cancelled``, ``expired`` or ``overloaded``.
     """
 
     def __init__(
@@ -76,10 +77,10 @@ class Batcher(Generic[Item, Result]):
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
         self.drops: dict[Traffic, Counter[str]] = {traffic: Counter() for traffic in weights}
-        self._started_at_s: dict[asyncio.Task[Any] | None, float] = {}  # of each batch in the engine
-        self._demand_since_at_s = clock_s()  # the start of the period for the next two values
+        self._started_at_s: dict[asyncio.Task[Any] | None, float] = {}  # when each running batch entered the engine
+        self._demand_since_at_s = clock_s()  # when the next two values were last reset
         self._work_s = 0.0  # engine time
-        self._missed = 0.0  # items for which the engine was too busy
+        self._missed = 0.0  # items that were dropped or skipped because the engine was busy
 
     @property
     def queue_sizes(self) -> dict[Traffic, int]:
@@ -93,15 +94,15 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def in_engine_s(self) -> float:
-        """The time since the oldest running batch entered the engine, or 0 when there is none."""
+        """The time since the oldest running batch entered the engine, or 0 if no batch is running."""
         return self._clock_s() - min(self._started_at_s.values()) if self._started_at_s else 0.0
 
     def take_demand(self) -> float:
-        """Return the engine time needed since the last call, as a share of that period.
+        """Return the engine time needed since the last call, divided by the time since the last call.
 
-        Dropped items count with the time that they would have needed. Above 1, the engine cannot keep up. The time is
-        that of batches of the best size, because an engine that takes whatever waits is rarely idle even when it has
-        little to do.
+        A value above 1 means that the engine cannot keep up. Dropped items count with the engine time that they would
+        have needed. The engine time is estimated for full batches. Under light load, the engine runs many small
+        batches, and their measured time would be too high.
         """
         now_s = self._clock_s()
         demand = (self._work_s + self._missed / self.items_per_s) / max(now_s - self._demand_since_at_s, 1e-3)
@@ -110,7 +111,7 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def backlog_s(self) -> float:
-        """The engine time for the waiting items that do not fit into the next batches."""
+        """The engine time that is needed for the waiting items that do not fit into the next batches."""
         waiting = len(self._queue) + len(self._isolated)
         return max(0, waiting - self._batch_size.limit * self._concurrency) / self.items_per_s
 
@@ -126,11 +127,11 @@ class Batcher(Generic[Item, Result]):
     ) -> Batched[Result]:
         """Queue an item and return its result. Cancelling the call removes the item from the queue.
 
-        ``superseded``: the number of items that the sender skipped while its previous item was in flight.
+        ``superseded`` is the number of items that the sender skipped while its previous item was in flight.
 
-        Raise Overloaded when the queue is full, or later when this item is displaced by another tenant's item. Raise
-        DeadlineExceeded when the time is up before the engine is free, ReplicaGone when the batcher closes, and the
-        engine's error when the item fails in isolation.
+        Raise Overloaded if the queue is full, or if another tenant's item later displaces this item. Raise
+        DeadlineExceeded if the engine is not free within ``time_left_s``, ReplicaGone if the batcher closes, and the
+        engine's error if the item fails in isolation.
         """
         if self._closed:
             raise ReplicaGone("the detector is shutting down")
@@ -157,7 +158,7 @@ class Batcher(Generic[Item, Result]):
         return await answer
 
     def set_weights(self, weights: Mapping[Traffic, float]) -> None:
-        """Change the weights of the same kinds of traffic from now on."""
+        """Change the weights of the kinds of traffic from now on."""
         self._queue.set_weights(weights)
 
     async def drain(self) -> None:
@@ -192,7 +193,8 @@ class Batcher(Generic[Item, Result]):
         try:
             while batch := self._take():
                 await self._infer(batch)
-        finally:  # not in a done callback: an item that arrived before it would find no free runner and never be served
+        finally:
+            # A done callback would run too late, because an item that arrives before it would never be served.
             self._running.discard(asyncio.current_task())
 
     def _take(self) -> list[_Waiting[Item, Result]]:
@@ -200,7 +202,7 @@ class Batcher(Generic[Item, Result]):
             return []
         while self._isolated:
             if len(self._running) > 1:
-                return []  # the runner of the last other batch will take it
+                return []  # the task of the last other batch will take the isolated item
             if self._is_wanted(lone := self._isolated.popleft()):
                 return [lone]
         batch: list[_Waiting[Item, Result]] = []
@@ -209,7 +211,7 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     def _is_wanted(self, waiting: _Waiting[Item, Result]) -> bool:
-        """Return whether the item is neither cancelled nor expired. If it is, count it and fail it."""
+        """Return whether the item is still wanted. Count a cancelled or expired item, and fail an expired one."""
         if waiting.answer.done():
             self.drops[waiting.traffic]["cancelled"] += 1
             return False
@@ -240,7 +242,7 @@ class Batcher(Generic[Item, Result]):
             for waiting in batch:
                 if len(batch) == 1:
                     _fail(waiting, exc)
-                else:  # a single item may be the reason, so each one is retried alone
+                else:  # a single item may be the cause, so each item is retried alone
                     waiting.isolated = True
                     self._isolated.append(waiting)
             return
@@ -256,7 +258,7 @@ class Batcher(Generic[Item, Result]):
         for waiting, result in zip(batch, results, strict=True):
             queue_s = started_at_s - waiting.queued_at_s
             # Count at most the items that the engine could have processed during the wait. A sender that is faster than
-            # an engine without a queue skips items in any case, and more engines would not change that.
+            # one engine skips items even without a queue, and more engines would not change that.
             self._missed += min(waiting.superseded, queue_s / took_s)
             if not waiting.answer.done():
                 waiting.answer.set_result(Batched(result, queue_s, len(batch)))

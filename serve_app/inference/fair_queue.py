@@ -1,9 +1,9 @@
-"""The queue for the engine: weighted fair queueing between kinds of traffic, round robin between tenants of one kind.
+"""The queue for the engine: weighted fair queueing between kinds of traffic, and round robin between their tenants.
 
-Between kinds, this is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) of items that cost the same. Each
-kind has a virtual start time. The kind with the earliest one is served, and each served item advances it by 1 / weight.
-A kind that was idle continues at the current virtual time, so it gains no credit while idle. This module needs neither
-a clock nor an event loop.
+Between kinds of traffic, this is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996), and every item has the
+same cost. Each kind has a virtual start time. The kind with the earliest start time is served next, and each served
+item advances that time by 1 / weight. A kind that was idle continues at the current virtual time, so it gains no credit
+while idle. This module needs neither a clock nor an event loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class FairQueue(Generic[Item]):
     """A queue for up to ``max_size`` items of each kind of traffic in ``weights``.
 
     ``is_wanted`` returns whether an item should still be served. Unwanted items are removed without being counted as
-    served. ``is_wanted`` is called only once for each unwanted item.
+    served. ``is_wanted`` may count the items that it rejects, because it is called only once for each of them.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class FairQueue(Generic[Item]):
         return sum(kind.size for kind in self._kinds.values())
 
     def set_weights(self, weights: Mapping[Traffic, float]) -> None:
-        """Change the weights of the same kinds from now on."""
+        """Change the weights of the kinds of traffic from now on."""
         for traffic, weight in weights.items():
             self._kinds[traffic].weight = weight
 
@@ -46,10 +46,10 @@ class FairQueue(Generic[Item]):
         return {traffic: kind.size for traffic, kind in self._kinds.items()}
 
     def put(self, item: Item, traffic: Traffic, tenant: str) -> Item | None:
-        """Queue the item. Return the item that it displaced, if the queue was full, else None.
+        """Queue the item. Return the item that it displaced, or None if it displaced none.
 
-        The displaced item is the newest one of the tenant with the most items. Raise Overloaded when the queue of this
-        kind is full and no other tenant has more items than this one would have.
+        The displaced item is the newest item of the tenant with the most items. Raise Overloaded if the queue of this
+        kind of traffic is full and no tenant has more items than ``tenant`` would have with this item.
         """
         kind = self._kinds[traffic]
         if kind.size >= self._max_size:
@@ -67,7 +67,7 @@ class FairQueue(Generic[Item]):
         return displaced
 
     def take(self) -> Item | None:
-        """Remove and return the next wanted item, or None when there is none."""
+        """Remove and return the next wanted item, or return None if there is none."""
         while waiting := [kind for kind in self._kinds.values() if kind.size]:
             kind = min(waiting, key=lambda kind: kind.virtual_start)
             item = kind.take(self._is_wanted)
@@ -90,9 +90,8 @@ class _TenantQueues(Generic[Item]):
         self.weight = weight
         self.virtual_start = 0.0
         self.size = 0
-        self._tenants: OrderedDict[str, deque[Item]] = (
-            OrderedDict()
-        )  # only tenants with waiting items; the next to be served is first
+        # Only tenants with waiting items are in this dictionary, and the first tenant is served next.
+        self._tenants: OrderedDict[str, deque[Item]] = OrderedDict()
 
     def put(self, item: Item, tenant: str) -> None:
         self._tenants.setdefault(tenant, deque()).append(item)
@@ -106,12 +105,15 @@ class _TenantQueues(Generic[Item]):
                 self.size -= 1
                 if is_wanted(item):
                     if queue:
-                        self._tenants[tenant] = queue  # at the end, behind the other tenants
+                        self._tenants[tenant] = queue  # the tenant is now last
                     return item
         return None
 
     def displace(self, tenant: str) -> Item | None:
-        """Remove the newest item of the tenant with the most items, unless this tenant would then have as many."""
+        """Remove and return the newest item of the tenant with the most items.
+
+        Return None, and remove nothing, if no tenant has more items than ``tenant`` would have with one more item.
+        """
         longest = max(self._tenants.values(), key=len)
         if len(longest) <= len(self._tenants.get(tenant, ())) + 1:
             return None

@@ -21,8 +21,10 @@ from serve_app.models.failures import model_errors
 from serve_app.models.tasks.detect import to_detections
 from serve_app.types import DetectOptions, DetectReply, EngineInfo, ModelInfo, Pixels, Timing
 
-_HUNG_AFTER_S = 10.0  # the minimum time in one batch after which an engine counts as hung,
-_HUNG_AFTER_BATCHES = 20  # and for slow engines, the time that this many batches took at warm-up
+# An engine counts as hung if a batch takes longer than _HUNG_AFTER_S, and also longer than _HUNG_AFTER_BATCHES batches
+# took at warm-up.
+_HUNG_AFTER_S = 10.0
+_HUNG_AFTER_BATCHES = 20
 _WARM_UPS = 4
 
 
@@ -36,12 +38,12 @@ class EngineInput:
 
 
 class ModelRunner:
-    """A model that infers and postprocesses in engine threads, without blocking the event loop."""
+    """A model that runs inference and postprocessing in engine threads, so the event loop is not blocked."""
 
     def __init__(
         self, engine: Engine, args: DetectorArgs, batch_s: float, on_batch: Callable[[list[DetectReply]], None]
     ) -> None:
-        """Start the threads and the batcher. ``batch_s``: the seconds that concurrent batches take. See ``load``."""
+        """Start the threads and the batcher. ``batch_s`` is the result of ``_warm_up``."""
         self._engine = engine
         self._on_batch = on_batch
         self._threads = ThreadPoolExecutor(engine.concurrency, "engine")
@@ -61,7 +63,10 @@ class ModelRunner:
     async def load(
         cls, args: DetectorArgs, *, has_gpu: bool, on_batch: Callable[[list[DetectReply]], None]
     ) -> ModelRunner:
-        """Load, check and warm up a model. ``on_batch`` gets the replies of each batch. Raise ModelError on failure."""
+        """Load, check and warm up a model.
+
+        ``on_batch`` is called with the replies of each batch. Raise ModelError on failure.
+        """
         engine = await asyncio.to_thread(
             model_loading.load, args.model, has_gpu=has_gpu, max_batch_size=args.batcher.max_batch_size
         )
@@ -140,12 +145,12 @@ def _warm_up(engine: Engine, batch_size: int) -> float:
             began_at_s = time.monotonic()
             list(threads.map(lambda _: engine.infer(frames, alone=False), range(engine.concurrency)))
             took_s.append(time.monotonic() - began_at_s)
-    return min(took_s)  # the first run is cold, and another model may slow down the others
+    return min(took_s)  # the first run is slower, and another model may slow down any run
 
 
 def _with_defaults(engine: EngineInfo, detect: DetectArgs) -> ModelInfo:
-    """Return the model with its default thresholds. Its version changes with the input shape and the thresholds."""
-    # The version leaves out engine and precision, because replicas on other kinds of nodes may choose others.
+    """Return the model with its default thresholds. The version changes with the input shape and the thresholds."""
+    # The version does not depend on the engine and the precision, which may differ between kinds of nodes.
     defaults = DetectOptions(**detect.model_dump())
     identity = f"{engine.name} {engine.version} {engine.input_shape} {defaults}"
     return ModelInfo(engine, hashlib.sha256(identity.encode()).hexdigest()[:12], defaults)

@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 Outcome = Literal["made", "refused"]
 _INTERNAL = "an internal error: see the log"
-_FOLDERS = re.compile(r"""(?<!\w)/(?:[^/\n:;'"]+/)+""")  # their names may contain spaces
+_FOLDERS = re.compile(r"""(?<!\w)/(?:[^/\n:;'"]+/)+""")  # folder names may contain spaces
 
 
 class Rollout:
-    """The served model, which changes to the newest ``user_config`` without downtime.
+    """The served model, which follows changes of ``user_config`` without downtime.
 
-    The new model loads in the background while the current one serves. The newest change wins and cancels one that is
-    still loading. A change that fails leaves everything as it was, and ``state`` says why. The replaced model answers
-    its accepted items, then frees its memory. All calls must come from one event loop.
+    The new model loads in the background while the current one serves. A new change cancels an earlier change that is
+    still loading. After a failed change, the current model and settings stay, and ``state`` gives the reason. The
+    replaced model answers its accepted items, then frees its memory. All calls must come from one event loop.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Rollout:
         ``load`` may raise ServeAppError.
         """
         self._deployed = args  # the arguments of the deployment
-        self._serving = args  # the arguments with the current user_config applied
+        self._serving = args  # the arguments, overridden by the applied user_config
         self._load = load
         self._on_outcome = on_outcome
         self._user_config: Any = None  # the newest one
@@ -50,13 +50,13 @@ class Rollout:
 
     @property
     def runner(self) -> ModelRunner:
-        """The current model. It exists once the first call of ``configure`` has returned."""
+        """The current model. The model exists once the first call of ``configure`` has returned."""
         assert self._runner is not None
         return self._runner
 
     @property
     def is_hung(self) -> bool:
-        """Whether the engine of the current model, or of one that is being retired, is hung."""
+        """Whether the engine of the current model, or of a model that is being retired, is hung."""
         return any(runner.is_hung for runner in (self.runner, *self._retiring))
 
     def state(self) -> DetectorState:
@@ -67,9 +67,10 @@ class Rollout:
     async def configure(self, user_config: Any) -> None:
         """Apply ``user_config``, whose settings override the arguments.
 
-        Only the first call waits for its model, and only the first call may raise, because a Detector must start with
-        some model. If the first ``user_config`` cannot be applied, the Detector starts with its arguments, like the
-        running replicas that refused the same change. Otherwise a Detector that died could not be replaced.
+        Only the first call waits until the model is loaded, and only the first call may raise, because a Detector
+        cannot start without a model. If the first ``user_config`` cannot be applied, the Detector starts with its
+        arguments alone. The running replicas have refused the same change. Without this rule, a replica that dies could
+        not be replaced.
         """
         if self._runner is None:
             self._user_config = user_config
@@ -81,7 +82,7 @@ class Rollout:
             self._change = asyncio.create_task(self._change_to(user_config))
 
     async def close(self) -> None:
-        """Stop every model. Items that wait for them fail with ReplicaGone."""
+        """Stop every model. Waiting items fail with ReplicaGone."""
         if self._change is not None:
             self._change.cancel()
         for runner in (self._runner, *self._retiring):
@@ -129,5 +130,5 @@ class Rollout:
 
 
 def _without_folders(text: str) -> str:
-    """Remove the folders from paths in the text, because clients may read it."""
+    """Remove the folders from paths in the text, because clients may read the text."""
     return _FOLDERS.sub("", text)

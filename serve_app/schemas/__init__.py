@@ -1,1 +1,4 @@
-"""The JSON of requests and responses. A client of the HTTP interface needs only this package, the types and errors."""
+"""The JSON of requests and responses.
+
+A client of the HTTP interface needs only this package, ``serve_app.types`` and ``serve_app.errors``.
+"""

@@ -1,4 +1,4 @@
-"""The JSON of ``POST /detect``: its parameters and its responses, with the texts that OpenAPI shows."""
+"""The parameters and the JSON responses of ``POST /detect``, with the descriptions for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic_core import PydanticCustomError
 from serve_app.schemas.errors import ErrorResponse
 from serve_app.types import DEFAULT_MODEL, Answer, DetectParams
 
-ONE_VALUE = ("model", "confidence", "iou", "max_detections")  # parameters that may occur only once
+ONE_VALUE = ("model", "confidence", "iou", "max_detections")  # parameters that a request may contain only once
 
 
 def _class(value: Any) -> Any:
-    """Return the value if it is a valid class. Pydantic accepts lone surrogates, which UTF-8 cannot encode."""
+    """Return the value if it is a valid class. Refuse lone surrogates, because UTF-8 cannot encode them."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise PydanticCustomError("class", "a class must be a label (a string) or a class id (a whole number)")
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
@@ -26,7 +26,7 @@ def _class(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Return the value unless it is a string with an underscore. Pydantic would read ``0_1`` as 1, as Python does."""
+    """Return the value unless it is a string with an underscore. Pydantic would parse ``0_1`` as the number 1."""
     if isinstance(value, str) and "_" in value:
         raise PydanticCustomError("number", "a number must not contain underscores")
     return value
@@ -58,8 +58,8 @@ class DetectSettings(BaseModel):
             ge=0,
             le=1,
             allow_inf_nan=False,
-            description="Of two boxes of one class whose IoU is above this, only the more confident one is kept. This "
-            "has an effect only on models whose `suppression` is `by_request`: see `GET /models`.",
+            description="If the IoU of two boxes of one class is above this value, only the more confident box is "
+            "kept. This has an effect only for models whose `suppression` is `by_request`: see `GET /models`.",
         ),
         BeforeValidator(_number),
     ] = None
@@ -67,8 +67,8 @@ class DetectSettings(BaseModel):
         list[Annotated[str | StrictInt, BeforeValidator(_class)]],
         Field(
             description="Labels or class ids of the detections to keep. A label that several classes share selects all "
-            "of them. In a query, repeat the parameter or separate values by commas; a value that as a whole is a "
-            "label is not split. In JSON, strings are never split, and a number is always a class id. Default: every "
+            "of them. In a query, repeat the parameter or separate values by commas. A value that is itself a label "
+            "is not split. In JSON, strings are never split, and a number is always a class id. Default: every "
             "class."
         ),
     ] = []
@@ -83,7 +83,7 @@ class DetectQuery(DetectSettings):
     """The query parameters of ``POST /detect``."""
 
     def to_params(self) -> DetectParams:
-        """Return the settings in the form that the graph takes, in which one value may name several classes."""
+        """Return the settings in the form that the model graph takes. One value may name several classes."""
         return replace(super().to_params(), classes_may_be_lists=True)
 
 
@@ -93,7 +93,9 @@ class PictureUrl(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: str = Field(
-        min_length=1, max_length=8192, description="The `http` or `https` URL of an image that needs no credentials."
+        min_length=1,
+        max_length=8192,
+        description="The `http` or `https` URL of an image. The URL must not need credentials.",
     )
 
 
@@ -123,7 +125,10 @@ class ImageSize(BaseModel):
 
 
 class TimingMs(BaseModel):
-    """The time that each stage took, in milliseconds. ``total`` is from the request's last byte to the result."""
+    """The time that each stage took, in milliseconds.
+
+    ``total`` is the time from the request's last byte to the result.
+    """
 
     decode: float
     queue: float
@@ -133,14 +138,14 @@ class TimingMs(BaseModel):
 
 
 class Found(BaseModel):
-    """The detections in one image or frame, with the model and the time that they took."""
+    """The detections in one image or frame, with the model's name and the time that each stage took."""
 
     count: int
     detections: list[Detection]
     image: ImageSize
     model: str
     timing_ms: TimingMs
-    batch_size: int = Field(description="The number of images in the batch, this one included.")
+    batch_size: int = Field(description="The number of images in the batch, including this one.")
 
 
 class DetectResponse(Found):
@@ -182,6 +187,6 @@ def answer_fields(answer: Answer) -> dict[str, Any]:
 
 
 class DetectManyResponse(BaseModel):
-    """The results for several images, in the order in which they were sent. Each is a result or an error."""
+    """The results for several images, in the order of the images. Each entry is a result or an error."""
 
     results: list[DetectResponse | ErrorResponse]

@@ -8,7 +8,7 @@ from serve_app.errors import ServeAppError
 
 
 class ErrorResponse(BaseModel):
-    """The form of every error. ``limit`` is present only if a limit is the reason."""
+    """The JSON form of every error. ``limit`` is present only if a limit was reached."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -22,9 +22,9 @@ class ErrorResponse(BaseModel):
         }
     )
 
-    code: str = Field(description="What went wrong, for programs: see the table of errors in the documentation.")
-    detail: str = Field(description="What went wrong and what to do, for people.")
-    request_id: str = Field(description="The `X-Request-ID` of the request, sent by the client or made by the server.")
+    code: str = Field(description="The error's code, for programs: see the table of errors in the documentation.")
+    detail: str = Field(description="A text for people, which says what went wrong and what to do.")
+    request_id: str = Field(description="The `X-Request-ID` that the client sent or the server generated.")
     limit: str = Field(
         "",
         exclude_if=lambda limit: not limit,

@@ -6,13 +6,13 @@ from pydantic import BaseModel, Field
 
 
 class HealthResponse(BaseModel):
-    """The response of a process that serves HTTP."""
+    """The response that shows that the process serves HTTP."""
 
     status: str = "ok"
 
 
 class ReadyResponse(BaseModel):
-    """The response while a warm model serves, and which model that is."""
+    """The response while the default model is warm, with the properties of that model."""
 
     status: str = "ready"
     model: str

@@ -12,13 +12,13 @@ from serve_app.types import DetectorState, Suppression
 class ModelStatus(BaseModel):
     """A model that requests can name.
 
-    While its state is `changing`, it serves, and its replacement is being loaded. While it is `asleep`, it is not in
-    memory, and the next request loads it.
+    In state `changing`, the model still serves while its replacement is being loaded. In state `asleep`, the model is
+    not in memory, and the next request loads it.
     """
 
     name: str
     state: Literal["ready", "changing", "asleep", "unavailable"]
-    model: str | None = Field(default=None, description="The value of `model` in its results.")
+    model: str | None = Field(default=None, description="The value of `model` in this model's results.")
     version: str | None = None
     engine: str | None = None
     precision: str | None = None
@@ -29,13 +29,15 @@ class ModelStatus(BaseModel):
         default=None,
         description="How duplicate boxes of one object are removed. `by_request`: by the request's `iou`. "
         "`not_needed`: the model returns each object once, and `iou` has no effect. `in_file`: the file was exported "
-        "with `nms=True` and removes duplicates itself. It then uses the IoU and the confidence of its export "
+        "with `nms=True` and removes duplicates itself. The file uses the IoU and the confidence of its export "
         "(Ultralytics' default confidence is 0.25), so `iou` and a lower `confidence` have no effect.",
     )
     labels: list[str] | None = Field(
         default=None, description="The label of each class id; the same label may occur twice."
     )
-    refused_change: str = Field(default="", description="Why the last change of the model failed; empty if it did not.")
+    refused_change: str = Field(
+        default="", description="Why the last change of the model failed; empty if it did not fail."
+    )
 
     @classmethod
     def of(cls, name: str, state: DetectorState) -> ModelStatus:
@@ -58,6 +60,6 @@ class ModelStatus(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Every model of the application, the default one first."""
+    """Every model of the application, with the default model first."""
 
     models: list[ModelStatus]

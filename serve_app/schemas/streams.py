@@ -1,4 +1,4 @@
-"""The JSON of streams: their specification, their status and their events."""
+"""The JSON of streams: specification, status and events."""
 
 from __future__ import annotations
 
@@ -37,32 +37,35 @@ class SourceSpec(_Spec):
     loop: bool = Field(False, description="Play a file again when it ends.")
     tls_verify: bool = Field(
         True,
-        description="Check the certificate of `https` and `rtsps` sources. Many cameras have a self-signed one and "
-        "need `false`.",
+        description="Check the certificate of `https` and `rtsps` sources. Many cameras have a self-signed "
+        "certificate and need `false`.",
     )
 
 
 class Motion(_Spec):
     """The motion filter: frames in which nothing has moved skip the model."""
 
-    threshold: float = Field(0.01, gt=0, lt=1, description="The fraction of the image that has to change.")
+    threshold: float = Field(0.01, gt=0, lt=1, description="The fraction of the image that must change.")
     max_skip_s: float = Field(
-        10.0, gt=0, le=3600, description="A frame goes to the model at least this often, in seconds."
+        10.0, gt=0, le=3600, description="The longest time without a frame for the model, in seconds."
     )
 
 
 class Zone(_Spec):
-    """An area of the image. An object is inside it while the middle of its box's lower edge is inside."""
+    """An area of the image.
+
+    An object is inside the zone while the middle of its box's lower edge is inside the zone.
+    """
 
     name: Label
     polygon: list[Point] = Field(min_length=3, max_length=64)
-    labels: list[Label] = Field([], description="Count only these labels. Default: every label.")
+    labels: list[Label] = Field([], description="Count only objects with these labels. Default: every label.")
 
 
 class Line(_Spec):
-    """A line that objects cross. What crosses it is the middle of the lower edge of an object's box.
+    """A line that objects cross. An object crosses the line when the middle of its box's lower edge does.
 
-    Seen from start to end, a crossing from left to right is `in`, and one from right to left is `out`.
+    Looking from `start` to `end`, a crossing from left to right is `in`, and a crossing from right to left is `out`.
     """
 
     name: Label
@@ -78,7 +81,7 @@ class Line(_Spec):
 
 
 class Regions(_Spec):
-    """The zones and lines in which objects are counted. A stream with any of them is tracked."""
+    """The zones and lines for which objects are counted. A stream that has zones or lines is tracked."""
 
     zones: list[Zone] = Field([], max_length=32)
     lines: list[Line] = Field([], max_length=32)
@@ -96,21 +99,24 @@ class _SinkSpec(_Spec):
 
 
 class JsonLinesSink(_SinkSpec):
-    """A sink that writes one JSON line per event, to a file that is rotated by size."""
+    """A sink that writes one JSON line per event to a file, which is rotated by size."""
 
     type: Literal["jsonl"]
     path: str = Field(
         "events.jsonl",
         pattern=r"\.jsonl$",
         max_length=255,
-        description="A path inside the stream's folder, which is named after its id and lies in `streams.output_dir`.",
+        description="A path inside the folder `streams.output_dir`/ID, where ID is the stream's id.",
     )
     max_mib: float = Field(64, ge=1, le=65536, description="The file is rotated at this size.")
     keep: int = Field(4, ge=1, le=1000, description="How many rotated files are kept.")
 
 
 class WebhookSink(_SinkSpec):
-    """A sink that sends events as POST requests. With a secret, they are signed as Standard Webhooks specifies."""
+    """A sink that sends events as POST requests.
+
+    With a secret, the requests are signed as Standard Webhooks specifies.
+    """
 
     type: Literal["webhook"]
     url: str = Field(pattern=r"^https?://", max_length=4096)
@@ -130,13 +136,13 @@ class MqttSink(_SinkSpec):
 
 
 class RedisSink(_SinkSpec):
-    """A sink that adds one entry per event to a Redis Stream, in the entry's field `event`."""
+    """A sink that adds one entry per event to a Redis Stream. The entry's field `event` has the JSON of the event."""
 
     type: Literal["redis"]
     url: str = Field(pattern=r"^rediss?://", max_length=4096)
     key: str = Field("sightline:{stream_id}", min_length=1, max_length=1024)
     max_length: int = Field(
-        10_000, ge=1, le=10_000_000, description="The most entries that are kept; older ones are trimmed."
+        10_000, ge=1, le=10_000_000, description="The most entries that are kept; older entries are trimmed."
     )
 
 
@@ -144,7 +150,7 @@ SinkSpec = Annotated[JsonLinesSink | WebhookSink | MqttSink | RedisSink, Field(d
 
 
 class Recording(_Spec):
-    """The recorder: it writes a clip and a snapshot, with boxes drawn, each time that an object is detected."""
+    """The recorder, which writes a clip and a snapshot with boxes drawn each time that an object is detected."""
 
     labels: list[Label] = Field([], description="Labels that start a clip. Default: any detection.")
     pre_roll_s: float = Field(5.0, ge=0, le=30, description="Seconds of video before the first detection.")
@@ -157,7 +163,7 @@ class Recording(_Spec):
 
 
 class StreamSpec(Regions):
-    """The specification of a stream: the body of `POST /streams`."""
+    """The specification of a stream, which is the body of `POST /streams`."""
 
     id: str = Field(default_factory=lambda: f"stream-{uuid4().hex[:8]}", pattern=_ID)
     source: SourceSpec
@@ -165,8 +171,8 @@ class StreamSpec(Regions):
     policy: Policy | None = Field(
         None,
         description="What to do when the detector is slower than the source. `wait` processes every frame; it is the "
-        "default for files. `drop_oldest` skips to the newest frame and counts the dropped ones; it is the default for "
-        "live sources. A file with this policy plays at its own frame rate.",
+        "default for files. `drop_oldest` skips to the newest frame and counts the dropped frames; it is the default "
+        "for live sources. With `drop_oldest`, a file is played at its own frame rate.",
     )
     max_fps: float | None = Field(None, gt=0, le=1000)
     motion: Motion | None = None
@@ -181,7 +187,7 @@ class StreamSpec(Regions):
 
     @property
     def is_tracked(self) -> bool:
-        """Whether objects keep an id from frame to frame."""
+        """Whether an object keeps its id from frame to frame."""
         return bool(self.track or self.zones or self.lines)
 
 
@@ -202,7 +208,7 @@ class StreamResult(Found):
 
     @classmethod
     def from_answer(cls, answer: Answer, frame: Frame, *, stream_id: str) -> StreamResult:
-        """Return the answer as JSON. Its total time becomes ``age_s``, and a track id of -1 becomes null."""
+        """Return the answer as JSON. The total time becomes ``age_s``, and a track id of -1 becomes null."""
         tracks = answer.detections.track_id
         track_ids = [-1] * len(answer.detections) if tracks is None else tracks.tolist()
         fields = answer_fields(answer)
@@ -232,9 +238,12 @@ class Gap(BaseModel):
 
     next_frame_id: int = Field(description="The first frame after the gap.")
     lost: int = Field(
-        description="Captured frames that have no result. Frames that a camera sent during the gap are not counted."
+        description="The number of captured frames without a result. Frames that a camera sent during the gap are "
+        "not counted."
     )
-    away_s: float = Field(description="Seconds since the last frame before the gap.")
+    away_s: float = Field(
+        description="Seconds between the last frame before the gap and the first frame after the gap."
+    )
 
 
 class ZoneChange(BaseModel):
@@ -246,7 +255,7 @@ class ZoneChange(BaseModel):
     change: Literal["entered", "left"]
     track_id: int
     label: str
-    dwell_s: float | None = Field(description="How many seconds the object was inside; only set when it left.")
+    dwell_s: float | None = Field(description="How many seconds the object was inside; set only when the object left.")
 
 
 class LineCrossing(BaseModel):
@@ -261,23 +270,25 @@ class LineCrossing(BaseModel):
 
 
 class ClipNotice(BaseModel):
-    """The event ``recording``: a clip was started, with a snapshot of its first detection, or finished."""
+    """The event ``recording``: a clip was started or finished. Each clip has a snapshot of its first detection."""
 
     change: Literal["started", "finished"]
     clip: str = Field(description="The clip's file name in the stream's folder in `streams.output_dir`.")
     snapshot: str
     labels: list[str] = Field(description="The labels that were detected.")
     began_at_s: float = Field(description="When the clip's first frame was captured, in seconds since the epoch.")
-    duration_s: float | None = Field(description="The length of the clip in seconds; only set when it is finished.")
+    duration_s: float | None = Field(
+        description="The length of the clip in seconds; set only when the clip is finished."
+    )
 
 
 class ZoneCount(BaseModel):
-    """A zone's counters since the stream was created, and how long each object inside has been there."""
+    """A zone's counters since the stream was created, and how long each object has been inside."""
 
     inside: int
     entered: int
     left: int
-    dwell_s: dict[int, float] = Field(description="Seconds inside so far, by track id.")
+    dwell_s: dict[int, float] = Field(description="Seconds for which each object has been inside, by track id.")
 
 
 class LineCount(BaseModel):
@@ -295,7 +306,7 @@ class SinkStatus(BaseModel):
     sent: int
     waiting: int
     dropped: dict[str, int] = Field(description="Dropped events, by reason.")
-    detail: str = Field(description="What is wrong with the sink now; empty if nothing is.")
+    detail: str = Field(description="The sink's current problem; empty if it has none.")
 
 
 class RecordingStatus(BaseModel):
@@ -304,13 +315,13 @@ class RecordingStatus(BaseModel):
     is_recording: bool
     clips: int = Field(description="Clips finished since the stream's process started.")
     dropped: dict[str, int] = Field(description="Frames that are in no clip, by reason.")
-    detail: str = Field(description="What is wrong with the recorder now; empty if nothing is.")
+    detail: str = Field(description="The recorder's current problem; empty if it has none.")
 
 
 class StreamStatus(BaseModel):
     """A stream's state and counters. ``captured = processed + dropped``, apart from frames in flight.
 
-    Counters start when the stream is created, and survive a restart of its process.
+    The counters start when the stream is created, and survive a restart of the stream's process.
     """
 
     stream_id: str

@@ -1,4 +1,4 @@
-"""Declare every metric once, with its name, description and tags, and record values through an injected backend.
+"""Declare every metric with its name, description and tags, and record values through an injected backend.
 
 Ray exports metrics with the prefix ``ray_``, and counters with the suffix ``_total``. It adds the tags deployment,
 replica and application to metrics that are recorded inside a replica.
@@ -32,7 +32,7 @@ class Metric:
 
 IMAGES = Metric("counter", "sightline_images", "Images answered, by kind of traffic", ("traffic",))
 CROSSINGS = Metric(
-    "counter", "sightline_crossings", "Frames received as bytes from another node, which had no Detector", ("traffic",)
+    "counter", "sightline_crossings", "Frames received as bytes from nodes without a Detector", ("traffic",)
 )
 REFUSALS = Metric(
     "counter",
@@ -44,7 +44,7 @@ REQUESTS = Metric(
     "counter", "sightline_requests", "Requests with an API key, by the key's name and the outcome", ("key", "outcome")
 )
 KEYS_FILE_ERRORS = Metric(
-    "counter", "sightline_keys_file_errors", "Failed reloads of the API-key file, which is missing or broken"
+    "counter", "sightline_keys_file_errors", "Failed reloads of a missing or invalid API-key file"
 )
 DETECTIONS = Metric(
     "counter", "sightline_detections", "Detections returned, by label; changes can show drift", ("label",)
@@ -59,11 +59,13 @@ MODEL_CHANGES = Metric(
     ("outcome",),
 )
 INFERENCES = Metric("counter", "sightline_inferences", "Images processed by the engine")
-EXECUTIONS = Metric("counter", "sightline_executions", "Batches run; the mean batch size is inferences / executions")
+EXECUTIONS = Metric(
+    "counter", "sightline_executions", "Batches run by the engine; the mean batch size is inferences / executions"
+)
 BATCH_SIZE = Metric("histogram", "sightline_batch_size", "Images per batch", (), _COUNTS)
 QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Images waiting for the engine", ("traffic",))
-STAGE_MS = Metric("histogram", "sightline_stage_ms", "Milliseconds an image spends in a stage", ("stage",), _MS)
-# The metrics of a stream are all gauges, because Ray forgets only gauges, 20 s after they were last recorded.
+STAGE_MS = Metric("histogram", "sightline_stage_ms", "Milliseconds that an image spends in a stage", ("stage",), _MS)
+# All metrics of streams are gauges, because Ray drops a gauge 20 s after it was last recorded, but keeps other metrics.
 STREAM_STATE = Metric(
     "gauge", "sightline_stream_state", "1 for the current state of the stream", ("stream_id", "state")
 )
@@ -89,7 +91,7 @@ class Instrument(Protocol):
 
 
 class Telemetry:
-    """Recorder of all metrics. ``make`` turns a declaration into an instrument, once for each metric."""
+    """The recorder of all metrics. ``make`` is called once for each metric, and returns the metric's instrument."""
 
     def __init__(self, make: Callable[[Metric], Instrument]) -> None:
         self._make = make
@@ -117,7 +119,7 @@ class Telemetry:
         self.record(REFUSALS, code=error.code, limit=error.limit)
 
     def requested(self, key: str, outcome: str) -> None:
-        """Count a request with the API key of this name."""
+        """Count a request whose API key has this name."""
         self.record(REQUESTS, key=key, outcome=outcome)
 
     def keys_reload_failed(self) -> None:
@@ -132,9 +134,9 @@ class Telemetry:
         self.record(STAGE_MS, reply.timing.queue_s * 1e3, stage="queue")
 
     def stream(self, status: StreamStatus, previous: State | None) -> None:
-        """Record a stream's status. ``previous`` is its state at the last call.
+        """Record a stream's status. ``previous`` is the stream's state at the last call.
 
-        Call this every few seconds, because Ray forgets gauges that are not recorded again.
+        Call this every few seconds, because Ray drops gauges that are not recorded again.
         """
         stream_id = status.stream_id
         if previous not in {None, status.state}:

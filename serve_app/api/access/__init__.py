@@ -1,1 +1,1 @@
-"""Access control for the HTTP interface: who may call it, and how often."""
+"""Access control for the HTTP interface: which clients may call it, and how often."""

@@ -1,11 +1,11 @@
-"""API keys: the file that lists them by their hashes, and the function that makes a new key.
+"""API keys: the file that stores their hashes, and the function that makes a new key.
 
 An entry of the file looks like this:
 
-- name: dock                  # shown in metrics; one tenant in the batcher; several keys may share a name
-  sha256: 5f0c…               # the hash of the whole key
-  scopes: [detect]            # the key's permissions: detect, streams; admin includes both
-  requests_per_s: 50          # this and the next two are optional; 0 means no limit
+- name: dock                  # shown in metrics; keys with the same name are one tenant in the batcher
+  sha256: 5f0c…               # the SHA-256 hash of the whole key
+  scopes: [detect]            # the key's permissions; admin includes detect and streams
+  requests_per_s: 50          # optional, like the next two fields; 0 means no limit
   concurrency: 16
   expires: 2027-01-31         # the key is refused from this day on (UTC)
 """
@@ -26,12 +26,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from serve_app.errors import ConfigError
 
-Permission = Literal["detect", "streams", "admin"]  # a key's `scopes:` lists them
+Permission = Literal["detect", "streams", "admin"]  # the values that a key's `scopes:` may list
 
 _PREFIX = "sl_"  # lets secret scanners recognise a leaked key
 _KEY_BYTES = 32
 _MAX_FILE_BYTES = 1 << 20
-_MAX_KEYS = 1000  # every request is compared with every key
+_MAX_KEYS = 1000  # limited because the key of each request is compared with every entry
 
 
 class Key(BaseModel):
@@ -40,7 +40,7 @@ class Key(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    # A fast hash without a salt is enough for random secrets of 112 bits or more: NIST SP 800-63B, 5.1.2.2.
+    # A fast hash without a salt is enough for random secrets of 112 bits or more (NIST SP 800-63B, 5.1.2.2).
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     scopes: tuple[Permission, ...] = Field(min_length=1)
     requests_per_s: float | None = Field(None, ge=0, allow_inf_nan=False)
@@ -51,7 +51,9 @@ class Key(BaseModel):
     @classmethod
     def _is_not_the_empty_hash(cls, value: str) -> str:
         if value == hashlib.sha256().hexdigest():
-            raise ValueError("this is the SHA-256 of an empty string: the key command printed nothing")
+            raise ValueError(
+                "this is the SHA-256 of an empty string, so the command that makes keys printed nothing; run it again"
+            )
         return value
 
     def allows(self, permission: Permission) -> bool:
@@ -66,8 +68,8 @@ class Key(BaseModel):
 def parse_keys(text: str) -> tuple[Key, ...]:
     """Return the entries of an API-key file.
 
-    Raise ConfigError if the file is invalid. The error never quotes the file, because it may contain
-    a pasted key.
+    Raise ConfigError if the file is invalid. The error never quotes the file, because someone may have pasted a key
+    into it.
     """
     try:
         keys = TypeAdapter(tuple[Key, ...]).validate_python(yaml.safe_load(text))
@@ -75,7 +77,7 @@ def parse_keys(text: str) -> tuple[Key, ...]:
         line = (
             f", line {exc.problem_mark.line + 1}" if isinstance(exc, yaml.MarkedYAMLError) and exc.problem_mark else ""
         )
-        raise ConfigError(f"access.keys_file: the file is not valid YAML{line}") from None
+        raise ConfigError(f"access.keys_file: the file is not valid YAML{line}; correct it") from None
     except ValidationError as exc:
         problems = (f"{'.'.join(map(_field_name, e['loc']))}: {e['msg']}" for e in exc.errors(include_input=False))
         raise ConfigError(f"access.keys_file: the file has invalid entries: {'; '.join(problems)}") from None
@@ -88,21 +90,21 @@ def parse_keys(text: str) -> tuple[Key, ...]:
         key_limits = key.requests_per_s, key.concurrency
         if limits.setdefault(key.name, key_limits) != key_limits:
             raise ConfigError(
-                f"access.keys_file: the keys named {key.name} have different limits; keys of one name share their "
-                "limits, so set the same values"
+                f"access.keys_file: the keys named {key.name} have different limits; keys with the same name share "
+                "their limits, so set the same values for all of them"
             )
     return keys
 
 
 def _field_name(part: int | str) -> str:
-    """Return a field's name for an error. An unknown name may be a key, so it is not quoted."""
+    """Return a field's name for an error message. An unknown name is not quoted, because it may be a pasted key."""
     return str(part) if isinstance(part, int) or part in Key.model_fields else "a field"
 
 
 def find_key(keys: Sequence[Key], presented: str) -> Key | None:
-    """Return the entry of a presented key, or None if the key is unknown or has expired.
+    """Return the entry for a presented key, or None if the key is unknown or has expired.
 
-    Every entry is compared, so that the response time does not tell whether the key exists.
+    Every entry is compared, even after a match, so the response time does not reveal whether the key exists.
     """
     digest = hashlib.sha256(presented.encode()).hexdigest()
     found = None
@@ -113,17 +115,17 @@ def find_key(keys: Sequence[Key], presented: str) -> Key | None:
 
 
 class KeyFile:
-    """The keys of an API-key file, as they were when the file was last read successfully."""
+    """The keys from the last successful read of an API-key file."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file. Raise ConfigError if it is missing or invalid."""
+        """Read the file. Raise ConfigError if the file is missing or invalid."""
         self._path = path.expanduser()
         self.keys, self._file_identity = self._read()
 
     def refresh(self) -> bool:
-        """Read the file again if it has changed, and return whether it had.
+        """Read the file again if it has changed. Return whether it had changed.
 
-        Raise ConfigError while the file is missing or invalid; the previous keys then stay in use.
+        Raise ConfigError if the file is missing or invalid. The previous keys then stay in use.
         """
         try:
             if _identity(os.stat(self._path)) == self._file_identity:
@@ -141,26 +143,29 @@ class KeyFile:
         except OSError as exc:
             raise self._unreadable(exc) from exc
         if len(data) > _MAX_FILE_BYTES:
-            raise ConfigError(f"access.keys_file: the file is larger than {_MAX_FILE_BYTES >> 20} MiB")
+            raise ConfigError(
+                f"access.keys_file: the file is larger than {_MAX_FILE_BYTES >> 20} MiB; remove some keys"
+            )
         try:
             return parse_keys(data.decode()), file_identity
         except UnicodeDecodeError:
-            raise ConfigError("access.keys_file: the file is not UTF-8 text") from None
+            raise ConfigError("access.keys_file: the file is not UTF-8 text; save it as UTF-8") from None
 
     def _unreadable(self, exc: OSError) -> ConfigError:
         return ConfigError(f"access.keys_file: {self._path} cannot be read: {exc.strerror}")
 
 
 def _identity(stat: os.stat_result) -> tuple[int, ...]:
-    """Return a value that changes when the file does.
+    """Return a value that changes when the file changes.
 
-    It also changes when a symbolic link is pointed at another file, as Kubernetes does to update a mounted secret.
+    The value also changes when the path is a symbolic link and the link is pointed at another file. Kubernetes updates
+    a mounted secret in this way.
     """
     return stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev
 
 
 def make_key(name: str, permissions: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Return a new key and its entry for the API-key file. Raise ValidationError if a name or scope is invalid."""
+    """Return a new key and its entry for the API-key file. Raise ValidationError if the name or a scope is invalid."""
     key = _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
     entry = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "scopes": list(permissions)}
     Key.model_validate(entry)

@@ -1,4 +1,4 @@
-"""The middleware that admits or refuses a request before its body is read, and counts it until its response ends."""
+"""Middleware that admits or refuses requests before their bodies are read, and counts the requests in flight."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from serve_app.overload.limits import ConcurrencyLimit
 _METHODS_WITH_BODY = {"POST", "PUT", "PATCH"}
 _METHODS_WITHOUT_BODY = {"GET", "HEAD", "DELETE"}
 _MAX_BODY_BYTES = 1 << 20  # JSON bodies only
-_LAST_MESSAGE_TIMEOUT_S = 1.0  # how long we wait for a client to read the last message
+_LAST_MESSAGE_TIMEOUT_S = 1.0  # the longest wait for a client to read the last message
 _REFUSED = 4000  # application-defined WebSocket close codes begin at 4000
 
 
 class Access:
-    """ASGI middleware that identifies a request's API key and admits what the key allows.
+    """ASGI middleware that identifies a request's API key, and admits the request if the key allows it.
 
     Without API keys, only requests from this machine are admitted: see ``require_keys`` and ``check_local``.
     """
@@ -51,7 +51,7 @@ class Access:
         self._revocation = None if self._keys is None else Revocation(self._keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass an admitted request on to the application, and respond to a refused one."""
+        """Pass the request on to the application, or refuse it with an error response."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -71,7 +71,7 @@ class Access:
                 await self._app(scope, receive, send)
 
     async def _answer_until(self, until_revoked: asyncio.Timeout, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the application respond, possibly without end, until the timeout expires."""
+        """Run the application until its response ends or the timeout expires."""
         has_started = False
 
         async def send_on(message: Message) -> None:
@@ -90,15 +90,16 @@ class Access:
                 await self._refuse(error, scope, receive, send)
                 return
             self._metrics.refused(error)
-            # The response may have ended already, and the client may have disconnected or stopped reading.
+            # Sending fails if the response has already ended, or if the client has disconnected or stopped reading.
             with suppress(RuntimeError, OSError, TimeoutError):
                 async with asyncio.timeout(_LAST_MESSAGE_TIMEOUT_S):
                     await send(_last_message(scope, error))
 
     async def _admit(self, request: HTTPConnection, stack: AsyncExitStack) -> tuple[RouteAccess, Caller]:
-        """Return the route that will handle the request, and its caller.
+        """Return the route that will handle the request, and the caller.
 
-        The request counts towards the caller's limits until ``stack`` is closed. Raise ServeAppError if it is refused.
+        The request counts towards the caller's limits until ``stack`` is closed. Raise ServeAppError if the request is
+        refused.
         """
         if self._keys is None:
             check_local(request)
@@ -113,7 +114,7 @@ class Access:
             await stack.enter_async_context(self._usage[""].one(anonymous))
         else:
             caller = await self._authorise(request, self._keys, route.permission, stack)
-        stack.enter_context(self._requests.one())  # beyond this limit, Serve would queue bodies without bound
+        stack.enter_context(self._requests.one())  # without this limit, Serve would queue bodies without bound
         return route, caller
 
     async def _authorise(
@@ -129,8 +130,8 @@ class Access:
         try:
             if not key.allows(permission):
                 raise Forbidden(
-                    f"this API key lacks the permission {permission!r}: it has {', '.join(key.scopes)}; use a key with "
-                    "that permission"
+                    f"this API key lacks the permission {permission!r} and has only {', '.join(key.scopes)}; use a key "
+                    "with that permission"
                 )
             await stack.enter_async_context(self._usage[key.name].one(caller))
         except ServeAppError as exc:
@@ -140,17 +141,17 @@ class Access:
         return caller
 
     def _forget_removed(self) -> None:
-        """Drop the counters of names that are no longer in the API-key file and have no request in flight."""
+        """Drop the counters of each name that is no longer in the API-key file and has no request in flight."""
         names = {key.name for key in self._keys.keys} if self._keys else set()
         kept = {name: usage for name, usage in self._usage.items() if name in names or usage.in_flight}
         self._usage = defaultdict(KeyUsage, kept)
 
     async def _with_body(self, request: Request, route: RouteAccess) -> Receive:
-        """Read a JSON body within its size limit, and return a ``receive`` that replays it.
+        """Read a JSON body within its size limit, and return a ``receive`` that replays the body.
 
-        We read it here because FastAPI reads JSON without a limit, and because Ray queues any bytes that a handler does
-        not read, also without a limit. For a method without a body nothing is read, so that its response never waits
-        for one.
+        The body is read here because FastAPI would read JSON without a size limit. Ray would also queue, without a size
+        limit, the bytes that a handler does not read. If the method has no body, nothing is read, so the response does
+        not wait for a body.
 
         Raise Malformed, TooLarge or DeadlineExceeded if the body is not acceptable or not complete in time.
         """
@@ -158,9 +159,8 @@ class Access:
             declared = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
             if declared:
                 raise Malformed(f"{request.method} requests must not have a body; remove it")
-        if (
-            route.reads_own_body or request.method not in _METHODS_WITH_BODY & route.methods
-        ):  # a method that the route lacks gets 405
+        # The route responds 405 to a method that it does not have.
+        if route.reads_own_body or request.method not in _METHODS_WITH_BODY & route.methods:
             return request.receive
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -189,7 +189,7 @@ class Access:
 
 
 async def _authenticate(request: HTTPConnection, keys: KeyReloader) -> Key:
-    """Return the key that the request presents. Raise Unauthorized if it has no valid key."""
+    """Return the key that the request presents. Raise Unauthorized if the request has no valid key."""
     await keys.refresh()
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
@@ -201,18 +201,18 @@ async def _authenticate(request: HTTPConnection, keys: KeyReloader) -> Key:
 
 
 def _may_be_endless(scope: Scope) -> bool:
-    """Return whether the response may have no end, as that of an event stream."""
+    """Return whether the response may be endless, as an event stream is."""
     return bool(scope["type"] == "websocket" or scope["method"] == "GET")
 
 
 def _last_message(scope: Scope, error: ServeAppError) -> Message:
-    """Return the ASGI message that ends a response that has already begun."""
+    """Return the ASGI message that ends an HTTP response or closes a WebSocket."""
     if scope["type"] == "http":
         return {"type": "http.response.body", "body": b""}
     return {"type": "websocket.close", "code": _REFUSED + error.status_code, "reason": error.detail[:100]}
 
 
 def tenant_of(request: HTTPConnection) -> str:
-    """Return the tenant to which the batcher attributes a request: the name of its API key."""
+    """Return the request's tenant in the batcher, which is the name of the request's API key."""
     tenant: str = request.state.tenant
     return tenant

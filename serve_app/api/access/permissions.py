@@ -2,7 +2,8 @@
 
     routes = Router(permission="detect", tags=["detect"])
 
-There is no default, so a forgotten declaration cannot open a route. A route that belongs to no ``Router`` responds 404.
+``permission`` has no default, so a route cannot be left open by mistake. A route that belongs to no ``Router`` responds
+404.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, get_args
 
 from fastapi import APIRouter
-from starlette._utils import get_route_path  # Starlette's routes use this; a copy of ours could diverge from it
+from starlette._utils import get_route_path  # Starlette's routes use this function, and our own could differ
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Scope
 
@@ -21,10 +22,10 @@ from serve_app.api.access.keys import Permission
 
 
 class Router(APIRouter):
-    """An APIRouter whose routes all need one permission; None opens them to everybody.
+    """An APIRouter whose routes all need the same permission, or no API key if the permission is None.
 
-    ``Access`` reads request bodies, within its own size limit, unless ``reads_own_body`` is true: the routes then read
-    their bodies themselves.
+    ``Access`` reads the bodies of requests, within its own size limit. If ``reads_own_body`` is true, the routes read
+    them instead.
     """
 
     def __init__(self, *, permission: Permission | None, reads_own_body: bool = False, **options: Any) -> None:
@@ -37,8 +38,8 @@ class Router(APIRouter):
         self.reads_own_body = reads_own_body
 
     def include_router(self, *args: Any, **options: Any) -> NoReturn:
-        """Refuse to nest a router, because its routes would get this router's permission."""
-        raise TypeError("a Router cannot include another router; include each one in the application itself")
+        """Raise TypeError, because the routes of a nested router would get this router's permission."""
+        raise TypeError("a Router cannot include another router; include each Router in the application")
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class RouteAccess:
 
 
 class RouteTable:
-    """The routes of all routers; finds the one that will handle a request, before the request reaches it."""
+    """A table of all routers' routes, which finds the route that will handle a request."""
 
     def __init__(self, routers: Iterable[Router]) -> None:
-        """Collect the routes of ``routers``, which are in the order in which the application includes them."""
+        """Collect the routes of ``routers``. The application must include the routers in the same order."""
         self.routes = tuple(_access_to(route, router) for router in routers for route in router.routes)
         self._http = tuple(route for route in self.routes if route.methods)
         self._websocket = tuple(route for route in self.routes if not route.methods)
@@ -64,8 +65,8 @@ class RouteTable:
     def find(self, scope: Scope) -> RouteAccess | None:
         """Return the route that Starlette will choose, or None if no route matches the path.
 
-        That is the first route that matches the path and the method, or else the first one that matches the path, which
-        will respond 405.
+        Starlette chooses the first route that matches the path and the method. If no route matches both, it chooses the
+        first route that matches the path, and that route responds 405.
         """
         path = get_route_path(scope)
         is_http = scope["type"] == "http"
@@ -75,7 +76,7 @@ class RouteTable:
             if match is None:
                 continue
             if match.end() != len(path):
-                return None  # `$` also matches before a final line feed, but no route has such a path
+                return None  # the pattern's `$` also matches before a final line feed
             if not is_http or scope["method"] in route.methods:
                 return route
             other_method = other_method or route
@@ -88,5 +89,5 @@ def _access_to(route: BaseRoute, router: Router) -> RouteAccess:
     elif isinstance(route, WebSocketRoute):
         methods = frozenset()
     else:
-        raise TypeError(f"{route!r}: a Router takes only routes with methods and WebSocket routes")
+        raise TypeError(f"{route!r}: a Router may have only WebSocket routes and HTTP routes with methods")
     return RouteAccess(route.path, route.path_regex, methods, router.permission, router.reads_own_body)

@@ -33,7 +33,7 @@ class KeyUsage:
 
     @asynccontextmanager
     async def one(self, caller: Caller) -> AsyncIterator[None]:
-        """Count one more request for the length of a block. Raise RateLimited if a limit is reached."""
+        """Count one more request in flight while the block runs. Raise RateLimited if a limit is reached."""
         if caller.concurrency and self.in_flight >= caller.concurrency:
             raise RateLimited(
                 f"access.concurrency: {caller.concurrency} requests of this API key are in flight, which is the limit; "
@@ -50,7 +50,7 @@ class KeyUsage:
     async def _keep_rate(self, requests_per_s: float) -> None:
         if requests_per_s != self._requests_per_s:
             self._requests_per_s = requests_per_s
-            # One second's worth of requests may arrive at once, and never less than one request.
+            # A burst may have as many requests as one second allows, and always at least one.
             limiter = AsyncLimiter(max(1.0, requests_per_s), max(1.0, 1 / requests_per_s)) if requests_per_s else None
             self._limiter = limiter
         if self._limiter is None:
@@ -59,7 +59,7 @@ class KeyUsage:
             raise RateLimited(
                 f"access.requests_per_s: the limit of {requests_per_s:g} requests per second is exceeded; retry later, "
                 "or raise this setting or the key's own limit in the API-key file",
-                math.ceil(1 / requests_per_s),  # the bucket has capacity for one more by then
+                math.ceil(1 / requests_per_s),  # by then, the limiter has capacity for one more request
                 limit="access.requests_per_s",
             )
-        await self._limiter.acquire()  # returns at once, because there is capacity
+        await self._limiter.acquire()  # returns at once, because the limiter has capacity

@@ -1,4 +1,4 @@
-"""The reloader of the API-key file: it picks up changes without a restart."""
+"""The reloader of the API-key file, which picks up changes without a restart."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _POLL_INTERVAL_S = 1.0
 
 
 class KeyReloader:
-    """The current API keys. The previous ones stay in use while the file is missing or invalid."""
+    """The current API keys. While the file is missing or invalid, the previous keys stay in use."""
 
     def __init__(self, file: KeyFile, metrics: Metrics, on_change: Callable[[], None]) -> None:
         """Start with the keys of ``file``. ``on_change`` is called after the keys have changed."""
         self._file = file
         self._metrics = metrics
         self._on_change = on_change
-        self._thread = ThreadPoolExecutor(1, "keys")  # our own, so that a revocation never waits for a busy pool
+        self._thread = ThreadPoolExecutor(1, "keys")  # asyncio's own pool may be busy, and a revocation must not wait
         self._poll_at_s = 0.0
-        self._problem = ""  # the last error, so that each is logged once
+        self._problem = ""  # the last error, which is not logged a second time
 
     @property
     def keys(self) -> Sequence[Key]:
-        """The keys as they were when the file was last read successfully."""
+        """The keys from the last successful read of the file."""
         return self._file.keys
 
     async def refresh(self) -> None:
-        """Reload the file if it has changed, checking at most once per ``_POLL_INTERVAL_S``."""
+        """Reload the file if it has changed. Check for changes at most once per ``_POLL_INTERVAL_S``."""
         if time.monotonic() < self._poll_at_s:
             return
-        self._poll_at_s = math.inf  # meanwhile, other requests use the current keys
+        self._poll_at_s = math.inf  # other requests do not wait for this check
         try:
             if await asyncio.get_running_loop().run_in_executor(self._thread, self._file.refresh):
                 logger.info("access.keys_file: reloaded %d API keys", len(self.keys))

@@ -1,4 +1,4 @@
-"""Revocation: it ends open responses whose API key is removed, expires or loses the permission."""
+"""Revocation, which ends open responses whose API key is removed, expires or loses the permission."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _POLL_INTERVAL_S = 1.0
 
 
 class Revocation:
-    """A watcher of the API keys of open responses. It runs only while there are such responses."""
+    """A watcher for the API keys of open responses. It runs only while at least one response is open."""
 
     def __init__(self, keys: KeyReloader) -> None:
         self._keys = keys

@@ -1,4 +1,4 @@
-"""Fakes of the ports behind the HTTP interface."""
+"""Fakes of the backend behind the HTTP interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests as real clients send them: the image in each is found, or the error says how to send one."""
+"""Send requests as real clients do. The server finds the image, or the error says how to send an image."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_a_refusal_says_what_to_do_instead(client: httpx.AsyncClient, back
 
 
 class DecodingBackend(FakeBackend):
-    """A backend that refuses bytes that are not an image."""
+    """A backend that refuses bytes that do not decode to an image."""
 
     async def detect(self, request: PictureRequest) -> Answer:
         decode(request.data, max_pixels=1)
@@ -84,7 +84,7 @@ async def test_text_instead_of_a_picture_is_refused_with_how_to_send_one(member:
 
 
 async def test_only_the_first_bytes_are_checked_for_text(client: httpx.AsyncClient, backend: FakeBackend) -> None:
-    """Spaces and quotes may precede base64; scanning a long body of them would block all other requests."""
+    """Spaces and quotes may precede base64. Scanning a long body of spaces would block all other requests."""
     text = base64.b64encode(b"\xff\xd8\xff" + PICTURE)
     for before, after in ((b' \n"', text), (b" '" * 512, text), (b"data:" + b"a" * 1024 + b"/jpeg,", text)):
         response = await client.post("/detect", content=before + after)
@@ -129,7 +129,7 @@ async def test_a_stream_starts_with_any_content_type_of_its_json(
 
 
 async def test_a_page_of_another_origin_must_send_json_with_its_content_type(client: httpx.AsyncClient) -> None:
-    """A browser asks for permission before it sends JSON across origins, but not before it sends text."""
+    """A browser sends a CORS preflight before it sends JSON to another origin, but not before it sends text."""
     for kind, status_code in (("text/plain", 422), ("application/json", 201)):
         headers = {"Content-Type": kind, "Origin": "http://localhost:3000"}
         response = await client.post("/streams", content=JSON, headers=headers)

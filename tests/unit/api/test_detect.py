@@ -215,7 +215,10 @@ def multipart(content: bytes, boundary: bytes = b"x") -> bytes:
 
 
 async def test_a_body_with_too_many_possible_parts_is_refused_before_it_is_parsed(client: httpx.AsyncClient) -> None:
-    """The parser stops at each line that begins like a boundary; a body of only such lines would take seconds."""
+    """The parser stops at each line that begins like a boundary.
+
+    Parsing a body of only such lines would take seconds.
+    """
     headers = {"content-type": "multipart/form-data; boundary=x"}
     for line, count, status_code in ((b"\r\n--xy", 18, 200), (b"\r\n--xy", 19, 413), (b"\r\n--yx", 10_000, 200)):
         response = await client.post("/detect", content=multipart(line * count), headers=headers)
@@ -227,7 +230,7 @@ async def test_a_body_with_too_many_possible_parts_is_refused_before_it_is_parse
 async def test_white_space_after_a_boundary_is_limited(
     client: httpx.AsyncClient, padding: int, status_code: int
 ) -> None:
-    """The parser has to examine every character of it."""
+    """The parser has to examine every character of the white space."""
     first, second = multipart(b"1").removesuffix(b"--\r\n"), multipart(b"2").removeprefix(b"--x")
     body = first + b" \t" * (padding // 2) + second
     response = await client.post("/detect", content=body, headers={"content-type": "multipart/form-data; boundary=x"})

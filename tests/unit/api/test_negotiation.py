@@ -1,4 +1,4 @@
-"""The ``Accept`` headers that clients send, and the representation that each of them gets."""
+"""The ``Accept`` headers that clients send, and the content type that each header gets."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ FUNCTIONS = {
 
 
 def closed(schema: Any) -> Any:
-    """Return the schema with undeclared fields forbidden, so that a misspelt field in an example is an error."""
+    """Return a schema that forbids undeclared fields, so that a misspelt field in an example is an error."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -47,7 +47,7 @@ def problems(example: Any, schema: Json) -> list[str]:
 
 
 def media(operation: Json) -> Iterator[tuple[str, Json]]:
-    """Yield the content of an operation's request and of its successful responses, by media type."""
+    """Yield each media type of an operation's request and successful responses, with its content."""
     yield from operation.get("requestBody", {}).get("content", {}).items()
     for status_code, response in operation["responses"].items():
         if status_code.startswith("2"):
@@ -115,7 +115,7 @@ def test_an_operation_states_the_permission_that_its_router_declares(method: str
     assert access is not None
     if access.permission is None:
         assert "security" not in operation
-        assert operation["description"].endswith("\n\nIt needs no API key.")
+        assert operation["description"].endswith("\n\nThis operation needs no API key.")
         assert not {"401", "403", "429"} & set(operation["responses"])
         return
     assert operation["security"] == [{"key": [access.permission]}]

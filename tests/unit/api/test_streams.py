@@ -1,4 +1,4 @@
-"""The routes of streams, tested through a real server, because several of their responses have no end."""
+"""Test the routes of streams through a real server, because several of their responses never end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def lot(served: StreamServer) -> StreamServer:
 
 
 def sse(lines: Iterator[str]) -> dict[str, str]:
-    """Return the fields of the next event. A comment has no fields."""
+    """Return the fields of the next event, or no fields for a comment."""
     fields: dict[str, str] = {}
     for line in lines:
         if not line:
@@ -125,7 +125,7 @@ def test_a_preview_shows_each_new_frame(lot: StreamServer) -> None:
         lot.streams.shots = {"drawn": Snapshot(2, b"second")}
         seen = next(chunks)
         while b"X-Frame-Id: 2" not in seen:
-            assert b"X-Frame-Id: 1" in seen  # the old frame is sent again while there is no newer one
+            assert b"X-Frame-Id: 1" in seen  # the old frame is sent again until there is a newer frame
             seen = next(chunks)
         assert b"Content-Length: 6\r\n" in seen
 
@@ -209,7 +209,7 @@ def test_followers_are_limited_and_count_until_they_disconnect(lot: StreamServer
     for socket in sockets:
         socket.close()
     status_code = 503
-    while status_code == 503:  # until the server notices the disconnections
+    while status_code == 503:  # wait until the server notices the disconnections
         with lot.http.stream("GET", "/streams/lot/events") as response:
             status_code = response.status_code
     assert status_code == 200

@@ -1,4 +1,4 @@
-"""Fixtures that run one test with both clients against a real server. The asynchronous client is wrapped for that."""
+"""Fixtures that run each test with both clients against a real server. A wrapper makes the async client synchronous."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def server() -> Iterator[StreamServer]:
 
 @pytest.fixture
 def served(server: StreamServer) -> StreamServer:
-    """Return the shared server, reset to its initial state."""
+    """Reset the shared server to its initial state, and return the server."""
     vars(server.backend).update(vars(FakeBackend()))
     vars(server.streams).update(vars(FakeStreams()))
     return server
@@ -74,7 +74,7 @@ def runner() -> Iterator[asyncio.Runner]:
 
 @pytest.fixture
 def connect(kind: Any, runner: asyncio.Runner) -> Iterator[Any]:
-    """Yield a function that makes clients of one kind, and close them afterwards."""
+    """Yield a function that makes clients of one kind, and close the clients afterwards."""
     clients: list[Any] = []
     iterators: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""Errors of the server, and of proxies in front of it."""
+"""Errors of the server, and of proxies in front of the server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_error_of_one_of_several_pictures_has_the_same_fields() -> None:
     assert isinstance(error, ApiError)
     assert (error.status_code, error.retry_after_s, error.limit) == (503, 1, "limits.max_requests")
     assert isinstance(unknown, ApiError)
-    assert (unknown.code, unknown.status_code) == ("new", 500)  # an error code of a newer server
+    assert (unknown.code, unknown.status_code) == ("new", 500)  # a code that only a newer server knows
 
 
 @pytest.mark.parametrize(

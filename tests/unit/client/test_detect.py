@@ -1,4 +1,4 @@
-"""Detection with both clients: images arrive unchanged, and results and errors are returned."""
+"""Detect objects with both clients. Images arrive unchanged, and results and errors are returned."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GREY = RNG.integers(0, 256, (48, 64), np.uint8)
 
 
 def received(served: StreamServer) -> np.ndarray:
-    """Return the last image as the server decodes it."""
+    """Return the last image that the server received, decoded as the server does."""
     return decode(served.backend.pictures[-1], 10**6)
 
 
@@ -78,7 +78,7 @@ def test_a_grey_picture_arrives_unchanged(client: Any, served: StreamServer, pic
 
 
 def test_a_pil_image_is_sent_without_applying_its_exif_orientation(client: Any, served: StreamServer) -> None:
-    """The EXIF orientation is not applied, because the boxes would then not fit the caller's image."""
+    """If the EXIF orientation were applied, the boxes would not match the caller's image."""
     image = Image.fromarray(BGR[..., ::-1])
     image.getexif()[0x0112] = 6
     image.info["exif"] = image.getexif().tobytes()
@@ -164,7 +164,7 @@ def test_a_closed_client_raises_client_closed(connect: Any, served: StreamServer
         with pytest.raises(ConnectionFailed, match="this client is closed") as failed:
             call()
         assert not failed.value.is_retryable
-    with pytest.raises(ConnectionFailed):  # instead of reconnecting forever
+    with pytest.raises(ConnectionFailed):  # the iterator does not reconnect
         next(following)
 
 

@@ -1,4 +1,4 @@
-"""A client gets each event of a stream once and in order, even if the connection fails."""
+"""A client gets each event of a stream once and in order, even if connections fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.cutting_relay import cutting_relay
 from tests.support.stream_server import StreamServer
 
 CAMERA = {"id": "lot", "source": {"uri": "rtsp://camera/1"}}
-WHOLE = 1 << 30  # the response is not cut
+WHOLE = 1 << 30  # the relay does not cut the response
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def test_no_event_is_lost_when_the_connection_fails_before_the_first_one(connect
     lot.happen(3)
 
     def cuts() -> Iterator[int | bytes]:
-        yield b"id: 2\n\n"  # in the keep-alive that the server sends first
-        lot.happen(2)  # while no client is connected
+        yield b"id: 2\n\n"  # cut the connection after the first keep-alive
+        lot.happen(2)  # these happen while no client is connected
         yield WHOLE
 
     with cutting_relay(lot.port, cuts()) as relay:
@@ -85,7 +85,7 @@ def test_the_client_waits_for_a_server_that_is_temporarily_unavailable(client: A
     following = client.streams.events("lot", after=-1)
     lot.happen()
     assert ids(following, 1) == [0]
-    lot.streams.outages = 2  # one ends the response, the other refuses the next connection
+    lot.streams.outages = 2  # the first ends the response, and the second refuses the next connection
 
     def happen_after_outages() -> None:
         while lot.streams.outages:
@@ -124,7 +124,7 @@ def test_a_failed_first_connection_is_raised_at_once(connect: Any) -> None:
 
 
 def test_closing_the_iterator_closes_its_connection(client: Any, lot: StreamServer) -> None:
-    """The server admits at most 64 followers at a time."""
+    """The server admits at most 64 followers at a time, so open connections would make this test fail."""
     lot.happen()
     for _ in range(100):
         following = client.streams.events("lot", after=-1)

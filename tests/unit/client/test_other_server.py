@@ -1,4 +1,4 @@
-"""Every method of a client raises ApiError if the server is not a Sightline server."""
+"""Every method of both clients raises ApiError if the server is not a Sightline server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results: the server's JSON with arrays."""
+"""Test the results, which have the server's JSON fields and arrays."""
 
 from __future__ import annotations
 

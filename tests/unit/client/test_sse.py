@@ -1,4 +1,4 @@
-"""Parsing of Server-Sent Events whose bytes arrive in pieces."""
+"""Parse Server-Sent Events whose bytes arrive in pieces."""
 
 from __future__ import annotations
 

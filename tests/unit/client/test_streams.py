@@ -1,4 +1,4 @@
-"""Streams are created, inspected, changed and deleted with both clients."""
+"""Create, inspect, change and delete streams with both clients."""
 
 from __future__ import annotations
 

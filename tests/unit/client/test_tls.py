@@ -1,4 +1,4 @@
-"""The client checks a server's certificate, also against a private certificate authority."""
+"""The client checks the server's certificate. It can trust a private certificate authority."""
 
 from __future__ import annotations
 

@@ -38,12 +38,12 @@ def test_a_key_is_found_by_its_hash_and_a_wrong_key_is_not() -> None:
 
 
 def test_an_empty_key_is_never_valid() -> None:
-    """Even if the hash of an empty key had passed the validation of the file."""
+    """An empty key is refused even if the file has an entry with the hash of an empty string."""
     assert find_key([Key.model_construct(**entry(""))], "") is None
 
 
 def test_every_hash_is_compared_even_after_a_match(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise, the response time would reveal the key's position in the file."""
+    """If the comparison stopped at a match, the response time would reveal the key's position in the file."""
     compared = []
 
     def compare(a: str, b: str) -> bool:
@@ -141,11 +141,11 @@ def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(tmp_path: Path
 
 
 def test_a_file_that_is_replaced_through_its_symbolic_link_is_read_again(tmp_path: Path) -> None:
-    """Kubernetes does that: ``keys.yaml -> ..data/keys.yaml``, ``..data -> ..2026_11_25``, replaced atomically."""
+    """Kubernetes links ``keys.yaml`` to ``..data/keys.yaml``, and atomically replaces the symbolic link ``..data``."""
     for version, key in (("..1", "old"), ("..2", "new")):
         (tmp_path / version).mkdir()
         save(tmp_path / version / "keys.yaml", entry(key))
-        os.utime(tmp_path / version / "keys.yaml", (1, 1))  # both versions have the same size and time
+        os.utime(tmp_path / version / "keys.yaml", (1, 1))  # both versions have the same size and modification time
     (tmp_path / "..data").symlink_to("..1")
     (tmp_path / "keys.yaml").symlink_to("..data/keys.yaml")
     file = KeyFile(tmp_path / "keys.yaml")
@@ -161,7 +161,7 @@ def test_the_previous_keys_stay_while_the_file_is_invalid_or_missing(tmp_path: P
     path = save(tmp_path / "keys.yaml", entry())
     file = KeyFile(path)
     path.write_text("- nonsense")
-    for _ in range(2):  # the error is raised each time
+    for _ in range(2):  # every refresh raises the error
         with pytest.raises(ConfigError):
             file.refresh()
     path.unlink()
@@ -177,7 +177,7 @@ def test_a_new_key_is_random_and_its_entry_fits_the_file() -> None:
     made = [make_key("dock", ["detect", "streams"]) for _ in range(100)]
     keys = parse_keys(yaml.safe_dump([entry for _, entry in made]))
     assert all(find_key(keys, key) == keys[number] for number, (key, _) in enumerate(made))
-    assert {(key[:3], len(key)) for key, _ in made} == {("sl_", 46)}  # 32 bytes in base64
+    assert {(key[:3], len(key)) for key, _ in made} == {("sl_", 46)}  # the prefix, then 32 bytes in base64
 
 
 def test_the_command_prints_the_key_to_stdout_and_its_entry_to_stderr() -> None:

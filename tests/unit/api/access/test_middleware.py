@@ -55,7 +55,7 @@ async def test_health_checks_and_the_documentation_need_no_key(keyed: httpx.Asyn
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "//detect", "/detect%0A", "/DETECT", "/health%0A"])
 async def test_a_path_that_only_resembles_a_route_gets_404(keyed: httpx.AsyncClient, keys: Keys, path: str) -> None:
-    """Starlette matches ``/detect%0A`` to ``/detect``; a key with another scope must not get through that way."""
+    """Starlette matches ``/detect%0A`` to ``/detect``. A key without the scope ``detect`` must still be refused."""
     response = await keyed.post(path, content=b"1", headers=keys.add("dock", "streams"))
     assert is_error(response, 404, "not_found")
 
@@ -165,7 +165,7 @@ BODILESS += [("HEAD", "/health"), ("HEAD", "/readyz"), ("DELETE", "/streams/lot"
 async def test_a_body_on_a_method_without_one_is_refused_without_waiting_for_it(
     unkeyed: httpx.AsyncClient, method: str, path: str
 ) -> None:
-    """Otherwise, a client without a key could keep a request open with a body that never arrives."""
+    """If the server waited, a client without a key could keep a request open with a body that never arrives."""
     for header in ({"Content-Length": "5"}, {"Transfer-Encoding": "chunked"}):
         response = await unkeyed.request(method, path, content=unread(), headers=header)
         assert response.status_code == 400

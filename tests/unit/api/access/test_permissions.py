@@ -1,4 +1,7 @@
-"""Every route with every permission. The cases come from the application's routes, so they include new routes."""
+"""Test every route with every permission.
+
+The cases are made from the application's routes, so they include new routes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ WEBSOCKET = sorted({route.path for route in TABLE.routes if not route.methods})
 
 
 def access_to(path: str, method: str = "") -> RouteAccess:
-    """Return the table's entry for a route, by the path with which it was declared."""
+    """Return the table's entry for the route that was declared with this path."""
     of_path = [route for route in TABLE.routes if route.path == path and bool(method) == bool(route.methods)]
     return next((route for route in of_path if method in route.methods), of_path[0])
 
@@ -40,7 +43,7 @@ def test_the_table_has_every_route_of_the_application() -> None:
 
 
 def test_only_these_routes_are_open() -> None:
-    """An open route has to be listed here too, so that nobody opens one by mistake."""
+    """Every open route must be listed here, so that nobody opens a route by mistake."""
     assert {route.path for route in TABLE.routes if route.permission is None} == {
         *("/health", "/livez", "/readyz"),
         *("/openapi.json", "/docs", "/docs/", "/docs/start.js", "/docs/{name}"),
@@ -59,7 +62,7 @@ class Callers:
         self.others = {"none": {}, "expired": keys.add("expired", "admin", expires="2020-01-01")}
 
     def expected(self, access: RouteAccess) -> list[tuple[dict[str, str], str]]:
-        """Return each caller's header with the outcome: ``admitted`` or the code of the refusal."""
+        """Return each caller's header and expected outcome, which is ``admitted`` or the code of the refusal."""
         if access.permission is None:
             return [(header, "admitted") for header in (self.keys | self.others).values()]
         outcomes = [(header, "unauthorized") for header in self.others.values()]
@@ -70,7 +73,7 @@ class Callers:
 
 @pytest.mark.parametrize("path", HTTP)
 async def test_a_route_admits_only_keys_that_have_its_permission(keys: Keys, path: str) -> None:
-    """All methods are tried, including those that the route lacks: 405 comes only after the key check."""
+    """All methods are tried, even if the route lacks them, because the server checks the key before it responds 405."""
     metrics, callers = FakeMetrics(), Callers(keys)
     async with client_of(build(keys=keys, metrics=metrics)) as client:
         for method in METHODS:
@@ -97,7 +100,7 @@ def is_refusal(response: httpx.Response, status_code: int, code: str) -> bool:
 
 
 async def first_message(api: FastAPI, path: str, header: dict[str, str]) -> Message:
-    """Return the first message that the server sends."""
+    """Connect a WebSocket, and return the first message that the server sends."""
     events: list[Message] = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}]
     incoming = iter(events)
     sent: list[Message] = []
@@ -196,7 +199,7 @@ def test_a_router_cannot_be_nested_in_another_router() -> None:
 
 
 def overlapping() -> tuple[Router, ...]:
-    """Return routers with routes that match the same paths. Each route responds with its own path."""
+    """Return routers whose routes match the same paths. Each route responds with its own path."""
     first, second, third = (Router(permission=permission) for permission in ("detect", "streams", None))
 
     def add(router: Router, method: str, path: str) -> None:
@@ -246,7 +249,10 @@ async def test_the_table_finds_the_route_that_the_application_chooses(path: str,
 
 
 def test_a_path_with_a_final_line_feed_matches_no_route() -> None:
-    """``$`` matches before a final line feed, so the second route would handle the path without a permission."""
+    """``$`` matches before a final line feed.
+
+    The path ``/fixed`` with a line feed must not reach the open second route.
+    """
     first, second = Router(permission="admin"), Router(permission=None)
     first.add_api_route("/fixed", lambda: None)
     second.add_api_route("/{name}", lambda name: None)

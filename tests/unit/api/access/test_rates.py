@@ -107,7 +107,7 @@ def test_a_follower_counts_as_in_flight_until_it_disconnects(keys: Keys, path: s
     with served_with(keys, concurrency=1) as served:
         for _ in range(3):
             status_code = 429
-            while status_code == 429:  # until the server notices that the previous follower has disconnected
+            while status_code == 429:  # wait until the server notices that the previous follower has disconnected
                 with served.http.stream("GET", f"/streams/lot/{path}") as response:
                     status_code = response.status_code
                     if status_code == 200:

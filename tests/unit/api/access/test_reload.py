@@ -35,7 +35,7 @@ async def test_a_changed_file_takes_effect_while_the_event_loops_thread_pool_is_
     assert (await keyed.post("/detect", content=b"1", headers=header)).status_code == 200
     release = threading.Event()
     busy = [asyncio.create_task(asyncio.to_thread(release.wait)) for _ in range(100)]
-    await asyncio.sleep(0)  # lets the tasks start
+    await asyncio.sleep(0)  # give the tasks a chance to start
     try:
         async with asyncio.timeout(10):
             keys.clear()

@@ -28,7 +28,7 @@ def test_a_followed_response_ends_when_its_key_is_revoked(keys: Keys, path: str,
         ):
             assert (follower.status_code, unaffected.status_code) == (200, 200)
             revoke(keys, how)
-            assert len(list(islice(follower.iter_raw(), 4))) < 4  # the response ends, and is complete
+            assert len(list(islice(follower.iter_raw(), 4))) < 4  # the response ends without an error
             served.happen()
             assert any("event: state" in text for text in unaffected.iter_text())
 
@@ -48,6 +48,6 @@ def test_a_websocket_is_closed_when_its_key_is_revoked(keys: Keys, how: str) -> 
 def test_followers_stay_connected_while_the_file_is_invalid(keys: Keys) -> None:
     with served_with(keys) as served, connect_to(served) as socket:
         keys.path.write_text("broken: [")
-        assert served.http.get("/streams").status_code == 200  # this request has checked the file
+        assert served.http.get("/streams").status_code == 200  # this request makes the server check the file
         served.happen()
         assert "state" in socket.recv(timeout=60)
