@@ -179,7 +179,7 @@ def test_a_gif_whose_header_claims_too_many_pixels_is_not_decoded() -> None:
         read(data[:6] + struct.pack("<HH", 60_000, 60_000) + data[10:])
 
 
-VIDEO = "this is a video (MP4 or QuickTime): make a stream of it, or send JPEG"
+VIDEO = "this is a video (MP4 or QuickTime): add it as a stream, or send JPEG"
 UNSUPPORTED = {
     "JPEG XL": b"\xff\x0a" + bytes(50),
     "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50),
