@@ -109,9 +109,7 @@ def read_items(data: bytes) -> Items:
     if meta is None:
         raise unsupported("a HEIF or AVIF sequence without a still image")
     # Of several boxes of a kind, the first one counts.
-    boxes_by_kind = {
-        kind: (start, end) for kind, start, end in reversed(list(boxes(data[: meta[1]], meta[0] + 4)))
-    }
+    boxes_by_kind = {kind: (start, end) for kind, start, end in reversed(list(boxes(data[: meta[1]], meta[0] + 4)))}
     if sum(end - start for kind, (start, end) in boxes_by_kind.items() if kind != b"idat") > _MAX_META_BYTES:
         raise Undecodable("the image's header is far larger than an image needs")
 

@@ -15,8 +15,8 @@ Network = IPv4Network | IPv6Network
 NOT_ALLOWED = (
     "the url's host has no allowed address; use a public address, or allow its network (SERVE_APP_ALLOWED_NETWORKS)"
 )
-# These addresses are not public, but count as ``is_global`` in some or all versions of Python. All but one are in IANA's
-# registries of special-purpose addresses. 168.63.129.16 is the metadata service of Azure.
+# These addresses are not public, but some or all versions of Python count them as ``is_global``. All but one are in
+# IANA's registries of special-purpose addresses. 168.63.129.16 is the metadata service of Azure.
 _SPECIAL: tuple[Network, ...] = (
     *map(IPv4Network, ("192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24")),
     IPv4Network("168.63.129.16/32"),
@@ -43,7 +43,7 @@ def addresses_of(host: str, port: int) -> list[str]:
 
 @dataclass(frozen=True)
 class AddressGuard:
-    """A guard that resolves a host and checks its addresses. Callers must connect to these addresses, not to the name."""
+    """A guard that resolves a host and checks its addresses. Callers must connect to these, not to the name."""
 
     allowed: tuple[Network, ...] = ()  # besides public addresses
 

@@ -1,8 +1,8 @@
 """An HTTP client for urls from clients' requests. It makes every connection through a guard.
 
 The guard checks each connection, so neither a redirect nor a name that changes its address can bypass it. TLS
-certificates are verified against the host name. Unlike other HTTP clients, this one does not follow redirects, use proxies
-from the environment, store cookies or decompress bodies.
+certificates are verified against the host name. Unlike other HTTP clients, this one does not follow redirects, use
+proxies from the environment, store cookies or decompress bodies.
 """
 
 from __future__ import annotations

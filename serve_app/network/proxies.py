@@ -34,8 +34,9 @@ class TunnelRefused(Exception):
 def proxy_for(scheme: str, host: str, port: int, addresses: list[str]) -> Proxy | None:
     """Return the proxy for a host, or None to connect directly.
 
-    ``addresses``: the addresses to which this machine resolves ``host``. Hosts in private networks are reached directly, because a camera in the local network is not behind the proxy.
-    Raise ValueError when the environment names something other than an HTTP proxy.
+    ``addresses``: the addresses to which this machine resolves ``host``. Hosts in private networks are reached
+    directly, because a camera in the local network is not behind the proxy. Raise ValueError when the environment names
+    something other than an HTTP proxy.
     """
     proxies = getproxies_environment()
     text = proxies.get(scheme) or proxies.get("all")

@@ -16,7 +16,8 @@ Step = Callable[[torch.Tensor], torch.Tensor]  # (n, height, width, 3) uint8 BGR
 class ExecutionContext:
     """The resources that run a batch on the device: pinned memory for its frames, a CUDA stream, and the step to run.
 
-    A batch is copied to the device in one transfer, and its small result is copied back in another. Only one thread may use a context at a time.
+    A batch is copied to the device in one transfer, and its small result is copied back in another. Only one thread may
+    use a context at a time.
     """
 
     def __init__(

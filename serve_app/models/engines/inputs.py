@@ -29,8 +29,8 @@ def input_shape(inputs: Sequence[Sequence[int | None]], is_float: bool, wanted: 
         raise ModelError(f"the model's input is {_format_shape(sides)}, which is channels last: export it as 1x3xHxW")
     if channels not in (None, 3):
         raise ModelError(
-            f"the model's input is {_format_shape(sides)}, for images of {channels} channels, but only 3 are supported: "
-            "export it as 1x3xHxW"
+            f"the model's input is {_format_shape(sides)}, for images of {channels} channels, but only 3 are supported"
+            ": export it as 1x3xHxW"
         )
     if not is_float:
         raise ModelError(

@@ -31,8 +31,8 @@ _FLOATS = (ov.Type.f32, ov.Type.f16, ov.Type.bf16, ov.Type.f64)
 class OpenVinoEngine:
     """Engine that runs one image per OpenVINO request, and reads the image in place from shared memory.
 
-    The model is compiled twice. One copy uses all threads for a single image. The other one runs several images at once,
-    in as many OpenVINO streams as OpenVINO recommends for the machine. Streams are slower for one image and faster for
+    The model is compiled twice. One copy uses all threads for a single image. The other runs several images at once, in
+    as many OpenVINO streams as OpenVINO recommends for the machine. Streams are slower for one image and faster for
     many.
 
     ``path``: an exported OpenVINO folder, or an ``.onnx`` file. A dynamic input size is set to ``input_shape``, and a
@@ -179,7 +179,8 @@ def _cannot_run(path: Path, batch: int, precision: Precision, error: RuntimeErro
 
 def _read_metadata(path: Path) -> Json:
     try:
-        # Scalars stay text, as in ONNX files, because a loader that converts scalars would turn the label ``no`` into ``False``.
+        # Scalars stay text, as in ONNX files, because a loader that converts scalars would turn the label ``no`` into
+        # ``False``.
         metadata = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as exc:
         raise ModelError(f"{path} cannot be read: export the model with Ultralytics") from exc
@@ -191,7 +192,8 @@ def _read_metadata(path: Path) -> Json:
 def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
     """Set the batch size to 1 and dynamic sides to ``wanted``.
 
-    Return the file's batch size (1 if it is dynamic) and the input shape. Raise ModelError when the input is not supported or cannot be changed.
+    Return the file's batch size (1 if it is dynamic) and the input shape. Raise ModelError when the input is not
+    supported or cannot be changed.
     """
     inputs = [list(one.partial_shape) if one.partial_shape.rank.is_static else [] for one in model.inputs]
     sides = [[None if side.is_dynamic else side.get_length() for side in one] for one in inputs]
@@ -241,7 +243,7 @@ def _accept_uint8(model: ov.Model) -> ov.Model:
 def _choose_precision(wanted: Precision, *, is_quantised: bool, has_bf16: bool) -> Precision:
     """Return int8 for a quantised file, else the wanted precision. Raise ModelError if it is not possible.
 
-    ``auto`` means fp32, because OpenVINO would choose bf16 on a CPU with AMX, and bf16 changes the boxes of some models.
+    ``auto`` means fp32, because OpenVINO would choose bf16 on a CPU with AMX, which changes the boxes of some models.
     """
     if is_quantised and wanted not in ("auto", "int8"):
         raise ModelError(f"model.precision: the model is quantised to int8 and cannot run in {wanted}; set it to auto")

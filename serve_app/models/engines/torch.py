@@ -121,7 +121,7 @@ class _Graphs:
         self.stream = torch.cuda.Stream()
         self._sizes = [n for n in range(1, max_batch_size) if n <= 8 or n % 8 == 0] + [max_batch_size]
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
-        # Ultralytics' head replaces its anchors for each batch size. We keep the old ones, because the graphs read them.
+        # Ultralytics' head replaces its anchors for each batch size. We keep the old ones, because graphs read them.
         self._anchors = []
         pool = torch.cuda.graph_pool_handle()  # shared, because the graphs of a context never run at the same time
         head = network.model[-1]
@@ -144,7 +144,10 @@ class _Graphs:
         return rows[: len(frames)]
 
     def agree_with(self, step: Step) -> bool:
-        """Run the graphs and ``step`` on random input. Return whether boxes agree within 1 px, confidences within 0.01."""
+        """Run every CUDA graph and ``step`` on random input, and return whether the results agree.
+
+        Boxes may differ by 1 px and confidences by 0.01.
+        """
         with torch.inference_mode(), torch.cuda.stream(self.stream):
             for _, static_input, _ in self._graphs.values():
                 noise = torch.randint_like(static_input, 256)

@@ -37,7 +37,7 @@ def load_network(path: Path) -> tuple[Any, tuple[str, ...]]:
     yolo = _open(path)
     labels = read_labels({"names": yolo.names})
     if hasattr(yolo.model, "end2end"):
-        yolo.model.end2end = False  # as Ultralytics does to predict or export; a model with one head ignores this
+        yolo.model.end2end = False  # Ultralytics' default; a model with a single head ignores it
     return yolo.model.float(), labels
 
 
@@ -102,8 +102,7 @@ def _open(path: Path) -> YOLO:
     channels = (getattr(yolo.model, "yaml", None) or {}).get("channels", 3)
     if channels != 3:
         raise ModelError(
-            f"{path.name} takes images of {channels} channels, but only 3 are supported: use a model for colour "
-            "images"
+            f"{path.name} takes images of {channels} channels, but only 3 are supported: use a model for colour images"
         )
     if isinstance(yolo.model, RTDETRDetectionModel):  # whose boxes are fractions of the image's sides
         raise ModelError(f"{path.name} is an RT-DETR, but only YOLO models are supported: use a YOLO model")

@@ -1,4 +1,4 @@
-"""Images as phones, cameras and editors write them: each is decoded correctly, or refused with its format's name."""
+"""Images like those of phones, cameras and editors are decoded correctly, or refused with the name of their format."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_the_error_for_a_twelve_bit_jpeg_names_the_reason() -> None:
 
 
 def test_generated_pictures_decode_as_they_were_written_and_as_pillow_decodes_them() -> None:
-    """``python -m scripts.trials.field.pictures --count 2000`` does this for more images."""
+    """``python -m scripts.trials.field.pictures --count 2000`` checks more images."""
     found = [verdict(*each) for each in samples(1, 300, families=("JPEG", "PNG", "TIFF", "BMP", "WebP", "GIF"))]
     assert [each for each in found if each.result == DIFFERENT] == []
 

@@ -40,7 +40,7 @@ def test_a_batch_returns_each_frames_own_result(engine: Engine) -> None:
 
 
 def test_a_batch_of_read_only_frames_is_read(engine: Engine) -> None:
-    """Frames that arrive as bytes are copied, and the copies live as long as the engine reads them."""
+    """Read-only frames are copied, and the copies must live until the engine has read them."""
     for _ in range(10):
         frames = [squares.picture([Square("blue", column, 3)]) for column in range(30)]
         for frame in frames:
