@@ -25,8 +25,8 @@ _BITS = {_RGB: (1, 4, 8, 16, 24, 32), _RLE8: (8,), _RLE4: (4,), _BITFIELDS: (16,
 _DEFAULT_MASKS = {
     16: (0x7C00, 0x03E0, 0x001F),
     32: (0xFF0000, 0x00FF00, 0x0000FF),
-}  # red, green and blue, for files that define no masks
-_MAX_PADDING_PX = 7  # some writers add this many pixels to the rows of run-length images
+}  # red, green and blue, for files without their own masks
+_MAX_PADDING_PX = 7  # some writers add up to this many pixels to the rows of run-length images
 _MAX_RUNS = 1_000_000  # decoding this many runs takes about a second
 
 

@@ -37,13 +37,13 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 @dataclass(frozen=True)
 class _Picture:
-    at: int  # offset of its image descriptor in the file
+    at: int  # offset of the image descriptor in the file
     data: bytes  # the image descriptor, a local colour table and the compressed pixels
     background: tuple[int, int, int]  # BGR
 
 
 def _first_picture(data: bytes) -> _Picture:
-    """Return the file's first image. Extensions are left out, because one can make a colour transparent.
+    """Return the file's first image. Extensions are left out, because they can make a colour transparent.
 
     An image without a local colour table gets the global one. So ``read`` can pass FFmpeg a file without a global
     table. Only in such a file does FFmpeg leave pixels transparent when their data are missing.

@@ -52,7 +52,7 @@ class Items:
         return self.by_id[number]
 
     def payload(self, item: Item) -> bytes:
-        """Return the item's bytes. Raise Undecodable when some of them are missing."""
+        """Return the item's bytes. Raise Undecodable when some bytes are missing."""
         if item.method not in (_IN_FILE, _IN_META):
             raise unsupported("a HEIF image whose data are part of another item")
         source = self._file if item.method == _IN_FILE else self._own_data

@@ -1,7 +1,7 @@
 """Find an image's orientation in its metadata, and turn the image upright.
 
-Orientations have the numbers of Exif 2.32, section 4.6.4 (tag 0x0112). An image with 1 is upright, and one with 6 needs
-a quarter turn clockwise.
+Orientations have the numbers of Exif 2.32, section 4.6.4 (tag 0x0112). For example, 1 means that the
+image is upright, and 6 means that it needs a quarter turn clockwise.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def of_exif(block: bytes) -> int | None:
             layout = order + _NUMBERS[kind]
             if number * struct.calcsize(layout) <= len(value):
                 return _valid_or_none(*struct.unpack_from(layout, value))
-            # Numbers that do not fit into the entry are at an offset. Only the first one counts.
+            # The entry is too small for several numbers, so it has their offset. Only the first number counts.
             (offset,) = struct.unpack(f"{order}I", value)
             found = block[offset : offset + struct.calcsize(layout)]
             return _valid_or_none(*struct.unpack(layout, found)) if len(found) == struct.calcsize(layout) else None

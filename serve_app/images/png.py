@@ -17,7 +17,7 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _MAX_RATIO = 1032  # deflate expands a byte to at most this many bytes
 _UNCHECKED_BYTES = 500_000_000  # inflating this many bytes takes about a second
 _STEP_BYTES = 1 << 18
-_MAX_TEXT_BYTES = 1 << 18  # of a text that may contain the orientation; the rest is not read
+_MAX_TEXT_BYTES = 1 << 18  # limit for reading a text that may contain the orientation
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PROFILES = (b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type xmp")  # ImageMagick's names
 _XMP = b"XML:com.adobe.xmp"
@@ -91,7 +91,7 @@ def _chunk_text(kind: bytes, text: bytes) -> bytes:
 
 
 def _profile_bytes(text: bytes) -> bytes:
-    """Decode a profile of ImageMagick, which has a line with a name, a line with a length, and hexadecimal digits."""
+    """Decode a profile in ImageMagick's format: a line with a name, a line with a length, and hexadecimal digits."""
     try:
         return bytes.fromhex("".join(text.decode("ascii").split("\n")[3:]))
     except ValueError:
@@ -99,7 +99,10 @@ def _profile_bytes(text: bytes) -> bytes:
 
 
 def _check_inflated(pixels: list[bytes], expected_bytes: int) -> None:
-    """Raise Undecodable when the data inflate to more than the image needs. Skip data that cannot inflate to much."""
+    """Raise Undecodable when the data inflate to more bytes than the image needs.
+
+    Data that cannot inflate to much are not checked.
+    """
     max_bytes = _MAX_RATIO * sum(map(len, pixels))
     if max_bytes <= 2 * expected_bytes or max_bytes <= _UNCHECKED_BYTES:
         return

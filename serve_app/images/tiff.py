@@ -3,10 +3,9 @@
 We rewrite the file before OpenCV decodes it, because libtiff and OpenCV 5.0.0 have these faults:
 
 - They read every directory of the file. We keep one directory.
-- They multiply colours by unassociated alpha, and apply some orientations. We remove the tags for alpha and
-  orientation.
-- They garble tiles that extend beyond the image's edge and have several bytes per pixel. We set the image's size to
-  that of its tiles, and crop the decoded image.
+- They multiply colours by unassociated alpha. We remove the alpha tag.
+- They apply only some orientations. We remove the orientation tag, and turn the decoded image ourselves.
+- They garble tiles of several bytes per pixel at the image's edges. We decode whole tiles, and crop the result.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _first_full_resolution(file: File) -> Directory:
-    """Return the first directory that is neither a thumbnail nor a mask, or the first one if all are.
+    """Return the first directory that is neither a thumbnail nor a mask, or else the first directory.
 
     A camera's raw file begins with a thumbnail and has its other images in subdirectories (TIFF/EP, ISO 12234-2).
     """
@@ -157,7 +156,7 @@ def _greys_as_palette(file: File, entries: dict[int, bytes], photometric: int) -
 
 
 def _with_single_directory(file: File, entries: dict[int, bytes], tail: bytes) -> bytes:
-    """Return the file with one directory, which has these entries and follows the file's data and ``tail``."""
+    """Return the file's data and ``tail``, followed by a single directory with these entries."""
     data = file.data
     offset = len(data) + len(data) % 2 + len(tail)
     directory = (

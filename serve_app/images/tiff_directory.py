@@ -110,7 +110,7 @@ class Directory:
         return tag in self._entries
 
     def array(self, tag: int) -> NDArray[np.uint64]:
-        """Return all numbers of a tag. Raise Undecodable when some of them are missing."""
+        """Return all numbers of a tag. Raise Undecodable when some numbers are missing."""
         if tag not in self._entries:
             return np.zeros(0, np.uint64)
         entry = self._entries[tag]

@@ -137,7 +137,7 @@ def _check_runs(data: bytes, expected: int) -> None:
 
 
 def _check_decoded(parts: tuple[bytes, ...], compression: int, rows: int, row_bytes: int, columns: int) -> None:
-    """Raise Undecodable when FFmpeg finds LZW or fax data incomplete. libtiff does not report that.
+    """Raise Undecodable when FFmpeg finds LZW or fax data incomplete. libtiff does not report such data.
 
     The parts become the strips of a new grey TIFF, in which each pixel is one byte of LZW data or one bit of fax data.
     """

@@ -33,7 +33,7 @@ class Colours:
 
 
 def to_bgr(frame: VideoFrame, colours: Colours | None) -> Pixels:
-    """Return the frame's pixels as BGR. ``colours`` describes them, or is None to use the frame's description.
+    """Return the frame's pixels as BGR. ``colours``: the file's description, or None to use that of the frame.
 
     Chroma samples are centred between their pixels, as in JPEG. Raise Undecodable for unsupported bit depths and colour
     matrices.

@@ -6,9 +6,9 @@ the reader's engine, a flag next to the frame is set. The flag survives the read
 have caused it.
 
 We do not use Python's ``multiprocessing.shared_memory``. Its resource tracker unlinks a file when *any* process that
-attached to it dies. It also does not allocate the file's memory at creation, so a full tmpfs kills a process with
-SIGBUS much later. Our file is fully allocated when it is created, and has a random name that is never reused. Its owner
-holds an ``flock`` on it. A file without a lock has lost its owner, and is removed when the next pool is created.
+attached to it dies. The module also creates files without allocating their memory, so a full tmpfs kills a process
+with SIGBUS much later. Our file is fully allocated when it is created, and has a random name that is never reused. Its
+owner holds an ``flock`` on it. A file without a lock has lost its owner, and is removed when the next pool is created.
 """
 
 from __future__ import annotations

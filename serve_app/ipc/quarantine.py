@@ -36,8 +36,8 @@ class Quarantine:
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a module-level function in the process and return the function's result.
 
-        Raise PoisonPicture when the process crashes or hangs, and an error of the function as ServeAppError or
-        RuntimeError.
+        Raise PoisonPicture when the process crashes or hangs. An error of the function is raised as a ServeAppError or
+        a RuntimeError.
         """
         async with self._lock:
             try:

@@ -105,7 +105,8 @@ class _Connection(asyncio.Protocol):
 class CallServer:
     """A server that lets processes of this node call ``methods``.
 
-    It refuses calls beyond ``max_calls`` at a time. ``limit`` is the name of the setting that determines ``max_calls``.
+    It runs up to ``max_calls`` calls at once, and refuses further ones. ``limit`` is the name of the setting that
+    determines ``max_calls``.
     """
 
     def __init__(self, methods: Mapping[str, Method], *, max_calls: int, limit: Limit) -> None:
@@ -207,7 +208,7 @@ class LocalReplicas:
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method on the server with the fewest calls in flight. If that server is full, try the next one.
 
-        Return the method's result, or an Overloaded when both servers are full. Raise ReplicaGone when there is no
+        Return the method's result, or an Overloaded when these servers are full. Raise ReplicaGone when there is no
         server, ReplicaDied when a server ends during the call, and RuntimeError when the method fails.
         """
         if time.monotonic() >= self._scan_at_s:

@@ -12,7 +12,10 @@ _MIN_IOU = 0.9
 
 
 def agree(some: Detections, others: Detections) -> bool:
-    """Return whether each clear detection of either engine has a match from the other in class, box and confidence."""
+    """Return whether every clear detection of one engine has a match of the other engine, and vice versa.
+
+    A match has the same class, and almost the same box and confidence.
+    """
     return _all_found(some, others) and _all_found(others, some)
 
 

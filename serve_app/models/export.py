@@ -21,7 +21,7 @@ from serve_app.types import InputShape, Json, Precision
 
 _EXPORT_TIMEOUT_S = 900
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-_MAX_CALIBRATION_PICTURES = 300  # NNCF's default; more take longer and change little
+_MAX_CALIBRATION_PICTURES = 300  # NNCF's default; more images take longer and change little
 _FORMATS = {"openvino": "openvino", "onnx": "onnx", "tensorrt": "engine"}  # engine -> Ultralytics' export format
 _SUFFIXES = {"openvino": "_openvino_model", "onnx": ".onnx", "tensorrt": ".engine"}  # of the exported file or folder
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8}
@@ -37,7 +37,7 @@ def find_or_export(
     try:
         libraries = [f"{library}{importlib.metadata.version(library)}" for library in (engine, "ultralytics")]
     except importlib.metadata.PackageNotFoundError as exc:
-        raise ModelError(f"model.engine: {engine} needs an extra: pip install 'sightline[{engine}]'") from exc
+        raise ModelError(f"model.engine: {engine} needs an extra; run pip install 'sightline[{engine}]'") from exc
     pictures = _int8_pictures(args, engine, max_batch_size) if precision == "int8" else []
     traits = [weights.stem, version, f"{args.image_size_px}px", precision]
     if pictures:
@@ -68,7 +68,8 @@ def find_or_export(
             shutil.rmtree(folder, ignore_errors=True)  # left by an export that was killed
             folder.mkdir()
             try:
-                # Ultralytics writes next to the weights, whose folder may be read-only. So we export from a link.
+                # Ultralytics writes next to the weights, whose folder may be read-only. So we export a link
+                # to the weights in our own folder.
                 link = folder / weights.name
                 link.symlink_to(weights)
                 _run_export(link, target, options | {"max_batch_size": max_batch_size}, pictures, lock)
@@ -84,7 +85,7 @@ def _int8_pictures(args: ModelArgs, engine: str, max_batch_size: int) -> list[Pa
             "model.precision: int8 needs model.calibration_dir; set it to a folder of about 300 typical images"
         )
     if engine == "openvino" and importlib.util.find_spec("nncf") is None:
-        raise ModelError("model.precision: int8 needs an extra: pip install 'sightline[int8]'")
+        raise ModelError("model.precision: int8 needs an extra; run pip install 'sightline[int8]'")
     pictures = calibration_pictures(args.calibration_dir)[:_MAX_CALIBRATION_PICTURES]
     if len(pictures) < max_batch_size:  # TensorRT calibrates with whole batches
         raise ModelError(

@@ -11,7 +11,7 @@ from serve_app.errors import ModelError, ServeAppError
 
 logger = logging.getLogger(__name__)
 
-_MAX_REASON = 200  # of a library's message that we repeat, in characters
+_MAX_REASON = 200  # the most characters of a library's message that we repeat
 _PREAMBLE = re.compile(r"Exception from |Check '|\w+ API failed with|\[ONNXRuntimeError\] : \d+ : \w+ : $")
 _SOURCE_LOCATION = re.compile(
     r"^/onnxruntime_src/.*?\) (?=[A-Z])"

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from serve_app.errors import ModelError
 from serve_app.types import InputShape
 
-# anchors     (4 + classes, n): centre x, centre y, width, height, scores. YOLOv8, YOLO11 and their relatives.
-# rows        (n, 6): left, top, right, bottom, confidence, class id. End to end (YOLOv10, YOLO26), or built-in NMS.
-# objectness  (n, 5 + classes): centre x, centre y, width, height, objectness, scores. YOLOv3, YOLOv5 and YOLOv7.
+# Anchors, in YOLOv8 and YOLO11, have the shape (4 + classes, n): centre x, centre y, width, height, scores.
+# Rows, in YOLOv10, YOLO26 and with built-in NMS, have the shape (n, 6): left, top, right, bottom, confidence, class id.
+# Objectness, in YOLOv3, YOLOv5 and YOLOv7, has (n, 5 + classes): centre x, centre y, width, height, objectness, scores.
 Head = Literal["anchors", "rows", "objectness"]
 
 _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # strides of the levels of YOLO heads

@@ -99,7 +99,7 @@ def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_
 
         return TensorRtEngine(weights, precision=precision, max_batch_size=max_batch_size, **options)
     if engine == "onnx" and importlib.util.find_spec("onnxruntime") is None:
-        raise ModelError("model.engine: onnx needs an extra: pip install 'sightline[onnx]'")
+        raise ModelError("model.engine: onnx needs an extra; run pip install 'sightline[onnx]'")
     if weights.suffix == ".pt":
         precision_of_file: Precision = "int8" if precision == "int8" else "fp32"
         weights = find_or_export(weights, options["version"], args, engine, precision_of_file)

@@ -95,7 +95,10 @@ def _check_hash(path: Path, expected: str | None) -> None:
 
 @contextmanager
 def verified_weights(weights: Path, expected: str | None) -> Iterator[Path]:
-    """Verify the weights and yield their path. A pickle is copied first, so that nobody can replace it later."""
+    """Verify the weights and yield their path.
+
+    A pickle is copied first, so that nobody can replace it between the check and the load.
+    """
     if weights.suffix != ".pt":
         _check_hash(weights, expected)
         yield weights

@@ -1,4 +1,4 @@
-"""Decide which addresses from clients' requests may be connected to: public ones, and those in allowed networks."""
+"""Decide which addresses from clients' requests are allowed: public addresses, and those in allowed networks."""
 
 from __future__ import annotations
 

@@ -28,11 +28,11 @@ _MIN_CHUNK_BYTES = 256  # minimum average size of a chunk; reading a chunk costs
 _SMALL_CHUNKS = 100  # how many chunks may be smaller
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*")  # a name or a numeric address
 
-logging.getLogger("httpcore").setLevel(logging.INFO)  # at DEBUG it logs headers, which may contain secrets
+logging.getLogger("httpcore").setLevel(logging.INFO)  # at DEBUG, httpcore logs headers, which may contain secrets
 
 
 class NoAnswer(Exception):
-    """The server cannot be reached, or does not answer with valid HTTP. The text says why, without the url."""
+    """The server cannot be reached, or does not answer with valid HTTP. The text gives the reason, without the url."""
 
 
 class NoSuchHost(NoAnswer):
@@ -40,7 +40,7 @@ class NoSuchHost(NoAnswer):
 
 
 def parse_http_url(text: str) -> httpx.URL:
-    """Parse an http or https url. Raise InvalidUrl when it is not valid."""
+    """Parse an http or https url. Raise InvalidUrl when the url is not valid."""
     try:
         url = httpx.URL(text)
         is_valid = url.scheme in {"http", "https"} and bool(_HOST.fullmatch(url.raw_host.decode()))

@@ -19,7 +19,10 @@ class ConcurrencyLimit:
     """Limit on the number of requests in flight. Further requests are refused."""
 
     def __init__(self, count: int, limit: Limit, refusal: str) -> None:
-        """Set the limit to ``count``. Errors name ``limit`` and then say ``refusal``: what is in flight, what to do."""
+        """Set the limit to ``count``.
+
+        ``limit``: the name of the setting. ``refusal``: the error message, which says what is in flight and what to do.
+        """
         self._free = count
         self._limit = limit
         self._refusal = f"{limit}: {refusal}"
@@ -37,7 +40,7 @@ class ConcurrencyLimit:
 
 
 class AdmissionLimit:
-    """Limit that admits a request only when one of ``slots`` becomes free for it soon.
+    """Limit that admits a request only when one of ``slots`` is or soon becomes free.
 
     The wait is estimated from the throughput, which is known only after all slots were in use for a while. Until then,
     every request is admitted. A client that would wait for longer should retry elsewhere, because a queue that the

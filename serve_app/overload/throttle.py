@@ -16,7 +16,7 @@ _SPARE = 1.5  # requests to admit per accepted request; above 1, so that a recov
 
 
 class Throttle:
-    """Adaptive throttling of requests to a service. A refusal costs almost nothing, because the service never sees it.
+    """Adaptive throttling of requests to a service. A refusal is cheap, because the service never sees the request.
 
     The probability of a refusal is ``(requests - spare * accepted) / (requests + 1)``, where both counts are those of
     the last seconds (Beyer and others, "Site Reliability Engineering", O'Reilly 2016, chapter 21). A request counts

@@ -1,4 +1,4 @@
-"""Move frames to a GPU and rows back, for all GPU engines. The same code also runs on a CPU."""
+"""Copy frames to a GPU and rows of results back, for all GPU engines. The same code also runs on a CPU."""
 
 from __future__ import annotations
 

@@ -38,14 +38,21 @@ def read_labels(metadata: Json) -> tuple[str, ...]:
     if not names:
         raise ModelError("the model names no classes: export a detection model with Ultralytics")
     if not all(isinstance(label, (str, int, float, type(None))) for label in names.values()):
-        raise ModelError("the model does not name its classes: its names contain lists or mappings instead of labels")
+        raise ModelError(
+            "the model does not name its classes: its names contain lists or mappings instead of labels; export it "
+            "again with the name of each class"
+        )
     try:
         by_id = {int(class_id): _join_surrogates(str(label)) for class_id, label in names.items()}
     except (TypeError, ValueError) as exc:
-        raise ModelError("the model does not name its classes: the keys of its names are not class ids") from exc
+        raise ModelError(
+            "the model does not name its classes: the keys of its names are not class ids; export it again with the "
+            "name of each class"
+        ) from exc
     if missing := [class_id for class_id in range(len(names)) if class_id not in by_id]:
         raise ModelError(
-            f"the model does not name its classes: it has {len(names)} names, but no name for class {missing[0]}"
+            f"the model does not name its classes: it has {len(names)} names, but no name for class "
+            f"{missing[0]}; export it again with the name of each class"
         )
     return tuple(by_id[class_id] for class_id in range(len(names)))
 
@@ -67,7 +74,8 @@ def is_end_to_end(metadata: Json) -> bool:
 def _is_rtdetr(metadata: Json) -> bool:
     """Return whether the name of the head (since Ultralytics 8.4) or the description is that of an RT-DETR.
 
-    The description is "Ultralytics NAME model trained on DATA". Only NAME counts, because a data set can have any name.
+    A description has the form "Ultralytics NAME model trained on DATA". Only NAME counts, because a data set can have
+    any name.
     """
     name, _, _ = str(metadata.get("description", "")).lower().partition(" trained on ")
     return metadata.get("head") == "RTDETRDecoder" or "rtdetr" in re.sub("[-_ ]", "", name)

@@ -138,7 +138,7 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
 
 
 def _text(value: ov.OVAny) -> Any:
-    """Return one value of an ONNX file's metadata. A value that is not UTF-8 is replaced, because it has no labels."""
+    """Return one value of an ONNX file's metadata. A value that is not UTF-8 is replaced, because labels are UTF-8."""
     try:
         return value.value
     except UnicodeDecodeError:
@@ -157,11 +157,11 @@ def _read_network(core: ov.Core, path: Path) -> ov.Model:
         if external := re.search(r"stored data in file \(([^,)]+)", str(exc)):
             raise ModelError(
                 f"OpenVINO cannot read {path.name}: {external[1]}, the file with its weights, is missing or "
-                "incomplete: keep both files in one folder"
+                "incomplete; keep both files in one folder"
             ) from exc
         if newer := re.search(r"(?:unsupported opset|operation with type): (\S+)", str(exc)):
             raise ModelError(
-                f"OpenVINO cannot read {path.name} with OpenVINO {_VERSION}, which has no {newer[1]}: "
+                f"OpenVINO cannot read {path.name} with version {_VERSION}, which has no {newer[1]}: "
                 "export the model with this version of OpenVINO or an older one"
             ) from exc
         raise ModelError(
@@ -241,9 +241,10 @@ def _accept_uint8(model: ov.Model) -> ov.Model:
 
 
 def _choose_precision(wanted: Precision, *, is_quantised: bool, has_bf16: bool) -> Precision:
-    """Return int8 for a quantised file, else the wanted precision. Raise ModelError if it is not possible.
+    """Return int8 for a quantised file, else the wanted precision.
 
     ``auto`` means fp32, because OpenVINO would choose bf16 on a CPU with AMX, which changes the boxes of some models.
+    Raise ModelError when the file or the CPU does not support the wanted precision.
     """
     if is_quantised and wanted not in ("auto", "int8"):
         raise ModelError(f"model.precision: the model is quantised to int8 and cannot run in {wanted}; set it to auto")
@@ -263,7 +264,7 @@ def _has_bf16(core: ov.Core) -> bool:
 
 
 def _kernels(model: ov.Model) -> set[str]:
-    """Return the number types of the four-dimensional constants, by their NumPy names if they have one."""
+    """Return the number types of the four-dimensional constants, by their NumPy names if NumPy has them."""
     constants = [one.output(0) for one in model.get_ops() if one.get_type_name() == "Constant"]
     kernels = {one.element_type.get_type_name() for one in constants if len(one.shape) == 4}
     return {_NUMPY_NAMES.get(name, name) for name in kernels}

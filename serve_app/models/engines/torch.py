@@ -100,7 +100,7 @@ class TorchEngine:
 
 
 def _record_graphs(step: Step, network: Any, input_shape: InputShape, max_batch_size: int) -> list[_Graphs]:
-    """Record the step as CUDA graphs, one set for each context. Return no sets if that fails or the output differs."""
+    """Record the step as CUDA graphs, one set for each context. Return [] if recording fails or an output differs."""
     try:
         contexts = [_Graphs(step, network, input_shape, max_batch_size) for _ in range(_GPU_CONTEXTS)]
         if all(graphs.agree_with(step) for graphs in contexts):
@@ -121,7 +121,8 @@ class _Graphs:
         self.stream = torch.cuda.Stream()
         self._sizes = [n for n in range(1, max_batch_size) if n <= 8 or n % 8 == 0] + [max_batch_size]
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
-        # Ultralytics' head replaces its anchors for each batch size. We keep the old ones, because graphs read them.
+        # Ultralytics' head replaces its anchors for each batch size. We keep the old anchors, because the recorded
+        # graphs read them.
         self._anchors = []
         pool = torch.cuda.graph_pool_handle()  # shared, because the graphs of a context never run at the same time
         head = network.model[-1]

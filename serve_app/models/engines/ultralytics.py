@@ -1,4 +1,4 @@
-"""Read and export checkpoints with Ultralytics, which is kept from installing, downloading or reporting anything."""
+"""Read and export checkpoints with Ultralytics, without letting it install, download or report anything."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
             raise ValueError("the architecture has an activation, or layers that YOLO11 does not have")
         network = DetectionModel(architecture, verbose=False)
         network.load_state_dict(weights)
-    except Exception as exc:  # Ultralytics' parser may raise anything for a wrong architecture
+    except Exception as exc:  # Ultralytics' parser may raise any exception
         raise ModelError(
             f"{path.name} is damaged or does not describe a YOLO11 model: copy or export it again"
         ) from exc
@@ -81,7 +81,7 @@ def export(path: Path, *, format: str, input_shape: Sequence[int], quantize: int
 def _open(path: Path) -> YOLO:
     try:
         yolo = YOLO(path)
-    except Exception as exc:  # unpickling may raise anything
+    except Exception as exc:  # unpickling may raise any exception
         if "YOLOv5" in str(exc):
             raise ModelError(
                 f"{path.name} is a checkpoint of the YOLOv5 repository: export it as ONNX there, and set model.weights "
@@ -104,7 +104,7 @@ def _open(path: Path) -> YOLO:
         raise ModelError(
             f"{path.name} takes images of {channels} channels, but only 3 are supported: use a model for colour images"
         )
-    if isinstance(yolo.model, RTDETRDetectionModel):  # whose boxes are fractions of the image's sides
+    if isinstance(yolo.model, RTDETRDetectionModel):  # an RT-DETR's boxes are fractions of the image's sides
         raise ModelError(f"{path.name} is an RT-DETR, but only YOLO models are supported: use a YOLO model")
     return yolo
 
@@ -113,5 +113,5 @@ if __name__ == "__main__":  # the export runs in its own process, so that a repl
     weights, target, options = sys.argv[1:]
     try:
         export(Path(weights), **json.loads(options)).rename(target)
-    finally:  # in this process, because the calling process may have been killed
+    finally:  # this process cleans up, because its parent may have been killed
         shutil.rmtree(Path(weights).parent, ignore_errors=True)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from serve_app.errors import ServeAppError
 from serve_app.types import Detections, DetectOptions
 
-MAX_CANDIDATES = 3000  # only the most confident ones go into NMS, so that a noisy image takes a bounded time
+MAX_CANDIDATES = 3000  # NMS gets only the most confident candidates, so that a noisy image takes a bounded time
 _ROUNDING = 0.01  # a confidence may exceed 1 by this much in fp16 and int8
-_CLASS_OFFSET_PX = 7680.0  # moves classes apart, so that NMS never compares two classes (as in Ultralytics)
+_CLASS_OFFSET_PX = 7680.0  # shifts boxes by class, so that NMS never compares two classes (as in Ultralytics)
 
 _Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]  # xyxy, confidence, class id
 

@@ -27,7 +27,7 @@ async def test_demand_counts_engine_time_and_dropped_items() -> None:
 
 
 async def test_small_batches_do_not_increase_the_demand() -> None:
-    """The engine can process 40 images per second, gets 20 in small batches, and is never idle."""
+    """The engine can process 40 images per second, gets 20 per second in small batches, and is never idle."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 0.2)
     async with batching(engine, max_batch_size=8, items_per_s=40, clock=clock) as batcher:

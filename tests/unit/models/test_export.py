@@ -51,7 +51,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else find_spec(name))
     engine = "tensorrt" if library == "tensorrt" else "onnx"
     args = ModelArgs(**trusted(tmp_path / "any.pt"), engine=engine, cache_dir=tmp_path)
-    with pytest.raises(ModelError, match=rf"needs an extra: pip install 'sightline\[{engine}\]'"):
+    with pytest.raises(ModelError, match=rf"needs an extra; run pip install 'sightline\[{engine}\]'"):
         load(args, has_gpu=engine == "tensorrt")
 
 
