@@ -1,6 +1,6 @@
 """Decode HEIC (HEVC, ISO/IEC 23008-12) and AVIF (AV1, AVIF 1.1) images, with or without a grid of tiles.
 
-FFmpeg decodes each image or tile through PyAV. A frame is refused when it is larger than the file says. Alpha is a
+FFmpeg decodes each image or tile through PyAV. A frame that is larger than the file says is refused. Alpha is a
 separate image in these files, and is ignored.
 """
 

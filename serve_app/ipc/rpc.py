@@ -35,7 +35,7 @@ _EMPTY = b""  # sent by a caller to cancel a call
 _GOING_AWAY = 0  # sent by a server instead of a call's number when it accepts no more calls
 _SCAN_INTERVAL_S = 1.0
 _DRAIN_TIMEOUT_S = 15.0
-_MAX_ATTEMPTS = 2  # a call fails after this many servers have refused it as full
+_MAX_ATTEMPTS = 2  # a call is refused when this many servers are full
 _MAX_UNSENT_BYTES = 64 << 20  # a server with more unread bytes gets no more calls
 
 Method = Callable[..., Awaitable[Any]]

@@ -23,7 +23,7 @@ Head = Literal["anchors", "rows", "objectness"]
 
 _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # strides of the levels of YOLO heads
 _TINY_STRIDES = (16, 32)  # YOLOv3-tiny and YOLOv4-tiny, which have objectness
-_ANCHORS_PER_CELL = 3  # in heads with objectness, except that of YOLOX, which has one
+_ANCHORS_PER_CELL = 3  # in heads with objectness, except in YOLOX, which has one anchor per cell
 _MAX_ROWS = 300  # the default of end-to-end heads; only a tiny input has a grid with so few cells
 _ROW_LENGTHS = {  # numbers per row -> the kinds of model that have them; a detection model has six numbers
     7: "like that of an end-to-end model with oriented boxes, an SSD, or a YOLOv7 with built-in NMS",

@@ -152,7 +152,7 @@ def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | Non
 
 
 def _keep_any_batch(model: onnx.ModelProto, batch: int) -> None:
-    """Change each Reshape that sets the first side to the old batch size, so that it keeps that side instead."""
+    """Change each Reshape that sets the first side to the old batch size, so that it keeps the side of its input."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     shapes = {one.name: one.type.tensor_type.shape.dim for one in (*graph.input, *graph.value_info)}
     constants = {tensor.name: tensor for tensor in graph.initializer}

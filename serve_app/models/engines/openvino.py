@@ -216,7 +216,7 @@ def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
 
 
 def _keep_any_batch(model: ov.Model, batch: int) -> None:
-    """Change each Reshape that sets the first side to the old batch size, so that it keeps that side instead."""
+    """Change each Reshape that sets the first side to the old batch size, so that it keeps the side of its input."""
     for operation in model.get_ordered_ops():
         if operation.get_type_name() != "Reshape" or not operation.get_attributes()["special_zero"]:
             continue

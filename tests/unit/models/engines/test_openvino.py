@@ -61,7 +61,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         ("metadata.yaml", "task: detect\nnames: {0: red}\n", "no YOLO detection head with the 1 classes"),
         ("metadata.yaml", "task: detect\nnames: {0: red, 2: blue}\n", "does not name its classes"),
         ("metadata.yaml", "task: detect\nnames: 5\n", "does not name its classes"),
-        ("metadata.yaml", "- a list\n", "no metadata"),
+        ("metadata.yaml", "- a list\n", "no model metadata"),
         ("metadata.yaml", "a: [", "cannot be read"),
         ("squares.xml", "<net", "OpenVINO cannot read squares.xml"),
         ("squares.bin", "", "OpenVINO cannot read squares.xml"),
