@@ -1,4 +1,6 @@
-"""Decode BMP files as Windows and OS/2 write them (Windows GDI: BITMAPINFOHEADER, "Bitmap Compression").
+"""Decode BMP files of Windows and OS/2.
+
+The format is documented in Windows GDI under BITMAPINFOHEADER and "Bitmap Compression".
 
 We decode BMP with NumPy because OpenCV 5.0.0 garbles padded run-length rows and ignores the colour masks of 32-bit
 pixels.
@@ -18,14 +20,14 @@ from serve_app.types import Pixels
 
 _RGB, _RLE8, _RLE4, _BITFIELDS, _ALPHA_BITFIELDS = 0, 1, 2, 3, 6
 _UNSUPPORTED_COMPRESSIONS = {4: "a BMP with a JPEG in it", 5: "a BMP with a PNG in it"}
-_OS2_HEADER_BYTES, _WINDOWS_HEADER_BYTES = 12, 40  # OS/2 2.x writes headers of 16 to 64 bytes
+_OS2_HEADER_BYTES, _WINDOWS_HEADER_BYTES = 12, 40  # OS/2 1.x and Windows; headers of OS/2 2.x have 16 to 64 bytes
 _BITS = {_RGB: (1, 4, 8, 16, 24, 32), _RLE8: (8,), _RLE4: (4,), _BITFIELDS: (16, 32), _ALPHA_BITFIELDS: (16, 32)}
 _DEFAULT_MASKS = {
     16: (0x7C00, 0x03E0, 0x001F),
     32: (0xFF0000, 0x00FF00, 0x0000FF),
-}  # red, green, blue, for files without masks
-_MAX_PADDING_PX = 7  # some writers also pad the rows of run-length images
-_MAX_RUNS = 1_000_000  # decoding them takes about a second
+}  # red, green and blue, for files without their own masks
+_MAX_PADDING_PX = 7  # some writers add up to this many pixels to the rows of run-length images
+_MAX_RUNS = 1_000_000  # decoding this many runs takes about a second
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def _header(data: bytes) -> _Header:
             compression, _, _, _, colours = struct.unpack_from("<IIiiI", data, 30)
     else:
         raise unreadable_header()
-    if not pixels_offset:  # some writers leave it out; the pixels then follow the header, its masks and the palette
+    if not pixels_offset:
+        # Some writers leave the offset out. The pixels then follow the header, its masks and the palette.
         masks_bytes = (
             {_BITFIELDS: 12, _ALPHA_BITFIELDS: 16}.get(compression, 0) if size_bytes == _WINDOWS_HEADER_BYTES else 0
         )
@@ -80,7 +83,7 @@ def _header(data: bytes) -> _Header:
 
 
 def _rows(data: bytes, header: _Header) -> Pixels:
-    """Return the rows as bytes, in the order of the file. Each row is padded to a multiple of 4 bytes."""
+    """Return the rows as bytes, in file order. Each row is padded to a multiple of 4 bytes."""
     row_bytes = (header.width_px * header.bits + 31) // 32 * 4
     needed_bytes = row_bytes * header.height_px
     filling_bytes = row_bytes - (header.width_px * header.bits + 7) // 8
@@ -122,7 +125,7 @@ def _apply_masks(rows: Pixels, data: bytes, header: _Header) -> Pixels:
     """Extract the colours of 16-bit or 32-bit pixels."""
     masks: tuple[int, ...] = _DEFAULT_MASKS[header.bits]
     if header.compression != _RGB:
-        masks = struct.unpack_from("<III", data, 54)  # they follow a header of 40 bytes and are part of a longer one
+        masks = struct.unpack_from("<III", data, 54)  # right after a 40-byte header, or inside a longer one
     pixels = np.empty((header.height_px, header.width_px, 3), np.uint8)
     words = rows.view("<u2" if header.bits == 16 else "<u4")[:, : header.width_px]
     for channel, mask in zip((2, 1, 0), masks, strict=True):

@@ -1,4 +1,7 @@
-"""Decode encoded images within limits. Errors of third-party decoders never leave this package."""
+"""Decode image files within limits on their size and cost.
+
+Exceptions of third-party decoders never leave this package.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ def decode(data: bytes, max_pixels: int) -> Pixels:
     """Return the image as a viewer shows it: EXIF orientation applied, 8 bits, BGR, without alpha.
 
     The size in the header is checked against ``max_pixels`` before any pixel is decoded.
-    Raise Malformed when there are no bytes, and NotAnImage, TooLarge or Undecodable.
+    Raise Malformed for empty data, NotAnImage for an unsupported format, TooLarge above ``max_pixels``, and Undecodable
+    for any other failure.
     """
     if not data:
         raise Malformed("the image is empty: no bytes were sent")

@@ -21,7 +21,7 @@ _COLOURS = (
 
 
 def draw(pixels: Pixels, detections: Detections) -> Pixels:
-    """Draw boxes and their labels on ``pixels`` in place, the least confident first so that the best are on top.
+    """Draw boxes and their labels on ``pixels`` in place. The most confident ones are drawn last, on top of the others.
 
     Raise ValueError when the detections have no labels.
     """
@@ -38,7 +38,7 @@ def draw(pixels: Pixels, detections: Detections) -> Pixels:
         cv2.rectangle(pixels, (left, top), (round(x2), round(y2)), colour, thickness, cv2.LINE_AA)
         text = f"{label} {confidence:.2f}"
         (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        left = max(0, min(left, pixels.shape[1] - width))  # the label stays inside the image
+        left = max(0, min(left, pixels.shape[1] - width))  # keep the label inside the image
         base = max(height + below, top - below)
         cv2.rectangle(pixels, (left, base - height - below), (left + width, base + below), colour, cv2.FILLED)
         cv2.putText(pixels, text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)

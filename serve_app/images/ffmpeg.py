@@ -11,13 +11,13 @@ from av.video.plane import VideoPlane
 from serve_app.errors import Undecodable
 from serve_app.types import Pixels
 
-_MARGIN_PX = 64  # codecs allocate whole blocks, so their frames may have this many more columns and rows
+_MARGIN_PX = 64  # codecs allocate whole blocks, so a frame may have up to this many extra columns and rows
 
 
 def decode_with_ffmpeg(codec_name: str, config: bytes | None, data: bytes, width_px: int, height_px: int) -> VideoFrame:
-    """Return the only frame in ``data``. The codec may not allocate a frame larger than this size.
+    """Return the only frame in ``data``, without allocating a much larger frame.
 
-    Raise Undecodable when the data hold no such frame.
+    Raise Undecodable when ``data`` is not exactly one frame of the given width and height.
     """
     try:
         codec = av.CodecContext.create(codec_name, "r")

@@ -1,4 +1,4 @@
-"""Recognise a file by its first bytes: choose its reader, or name a format that is not supported."""
+"""Recognise a file's format by its first bytes. Return its reader, or the name of an unsupported format."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HEIF_BRANDS = {
     b"avif", b"avis", b"avio",
 }  # fmt: skip
 _RAW = "a camera's raw file"
-_VIDEO = "a video (MP4 or QuickTime): make a stream of it, or"
+_VIDEO = "a video (MP4 or QuickTime): add it as a stream, or"
 _NAMES: tuple[tuple[int, bytes, str], ...] = (  # offset, bytes, name
     (4, b"ftypcrx ", _RAW),
     *((4, kind, _VIDEO) for kind in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")),
@@ -73,9 +73,9 @@ _NAMES: tuple[tuple[int, bytes, str], ...] = (  # offset, bytes, name
     (0, b"FOVb", _RAW),
     (0, b"\0MRM", _RAW),
     (6, b"HEAPCCDR", _RAW),
-    (8, b"AVI ", "a video (AVI): make a stream of it, or"),
-    (0, b"\x1aE\xdf\xa3", "a video (Matroska or WebM): make a stream of it, or"),
-    (0, b"\0\0\1\xba", "a video (MPEG): make a stream of it, or"),
+    (8, b"AVI ", "a video (AVI): add it as a stream, or"),
+    (0, b"\x1aE\xdf\xa3", "a video (Matroska or WebM): add it as a stream, or"),
+    (0, b"\0\0\1\xba", "a video (MPEG): add it as a stream, or"),
     (0, b"PK\3\4", "a ZIP archive: unpack it, and"),
     (0, b"\x1f\x8b", "a gzip file: unpack it, and"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it, and"),
@@ -99,7 +99,7 @@ def reader(data: bytes) -> Reader | None:
 
 
 def description(data: bytes) -> str:
-    """Return the first half of the error message for a format that is not supported; it ends before "send …"."""
+    """Return the start of the error message for an unsupported format. The caller adds "send …"."""
     name = next((name for at, signature, name in _NAMES if data.startswith(signature, at)), None) or _text_name(data)
     if name is None:
         return "these bytes are not an image:"

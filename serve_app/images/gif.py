@@ -18,7 +18,7 @@ _TERMINATOR = b"\x3b"
 
 def read(data: bytes, max_pixels: int) -> Pixels:
     """Return the first image on the GIF's logical screen. Raise TooLarge or Undecodable on failure."""
-    data = data.removesuffix(_TERMINATOR) + b"\0" + _TERMINATOR  # some writers do not end the last block
+    data = data.removesuffix(_TERMINATOR) + b"\0" + _TERMINATOR  # some writers leave out the last block's terminator
     picture = _first_picture(data)
     left, top, own_width, own_height = struct.unpack_from("<4H", data, picture.at + 1)
     screen_width, screen_height = struct.unpack_from("<HH", data, 6)
@@ -37,16 +37,16 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 @dataclass(frozen=True)
 class _Picture:
-    at: int  # offset of its image descriptor in the file
-    data: bytes  # with a local colour table
+    at: int  # offset of the image descriptor in the file
+    data: bytes  # the image descriptor, a local colour table and the compressed pixels
     background: tuple[int, int, int]  # BGR
 
 
 def _first_picture(data: bytes) -> _Picture:
-    """Return the file's first image without extensions, because an extension can make a colour transparent.
+    """Return the file's first image. Extensions are left out, because they can make a colour transparent.
 
-    The image gets the global colour table as its local one. In a file without a global table, FFmpeg leaves pixels
-    transparent when their data are missing, and ``read`` relies on that.
+    An image without a local colour table gets the global one. So ``read`` can pass FFmpeg a file without a global
+    table. Only in such a file does FFmpeg leave pixels transparent when their data are missing.
     """
     flags, background, _ = struct.unpack_from("<3B", data, 10)
     at = 13 + _table_bytes(flags)
@@ -55,7 +55,7 @@ def _first_picture(data: bytes) -> _Picture:
     for _ in range(MAX_PARTS):
         if at >= len(data):
             break
-        if data[at] == 0:  # some writers end blocks twice
+        if data[at] == 0:  # some writers repeat the terminator of a block
             at += 1
         elif data[at] == _EXTENSION:
             at = _after_blocks(data, at + 2)

@@ -1,7 +1,7 @@
-"""Decode HEIC and AVIF: HEVC stills (ISO/IEC 23008-12) and AV1 stills (AVIF 1.1), whole or as a grid of tiles.
+"""Decode HEIC (HEVC, ISO/IEC 23008-12) and AVIF (AV1, AVIF 1.1) images, with or without a grid of tiles.
 
-FFmpeg decodes each image or tile, through PyAV, and may not exceed the size that the file names. Alpha is a separate
-image in these files, and is ignored.
+FFmpeg decodes each image or tile through PyAV. A frame that is larger than the file says is refused. Alpha is a
+separate image in these files, and is ignored.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from serve_app.images.yuv import Colours, to_bgr
 from serve_app.types import Pixels
 
 _HEVC, _AV1, _GRID, _IDENTITY = (b"hvc1", b"hev1"), b"av01", b"grid", b"iden"
-_TONE_MAP = b"tmap"  # an HDR image made from an ordinary one, which is its first input (ISO 21496-1)
+_TONE_MAP = b"tmap"  # an HDR image; its first input is the ordinary image that it is derived from (ISO 21496-1)
 _UNSUPPORTED_KINDS = {
     b"jpeg": "JPEG data", b"avc1": "H.264 data", b"vvc1": "H.266 data", b"j2k1": "JPEG 2000 data",
     b"unci": "uncompressed pixels",
     b"iovl": "several overlaid images",
 }  # fmt: skip
 _UNSUPPORTED_PROPERTIES = {b"a1op": "several operating points", b"lsel": "several layers"}
-_MAX_SLICES = 100  # decoding one may cost as much as a whole image; phones write a single slice
-_MAX_TILE_AREA_RATIO = 2  # the area of all tiles, in multiples of the pixels allowed for an image
-_MAX_TILES = 1024  # a phone's image of 50 megapixels has 192
+_MAX_SLICES = 100  # decoding a slice may cost as much as a whole image; phones write one slice per image
+_MAX_TILE_AREA_RATIO = 2  # the tiles may have at most this many times ``max_pixels`` in total
+_MAX_TILES = 1024  # a phone's image of 50 megapixels has 192 tiles
 _MIRROR_ORIENTATIONS = {0: 4, 1: 2}  # the axis of imir -> Exif orientation
 _ROTATION_ORIENTATIONS = {0: 1, 1: 8, 2: 3, 3: 6}  # the anticlockwise quarter turns of irot -> Exif orientation
 _AV1_FRAMES = (3, 6)  # OBU_FRAME_HEADER, OBU_FRAME (AV1 specification, 6.2.2)
@@ -43,7 +43,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 
 class _Decoder:
-    """Decoder of one file, which never decodes more bytes than the file has."""
+    """Decoder of one file. In total, it decodes at most as many bytes as the file has, even when tiles share bytes."""
 
     def __init__(self, items: Items, max_pixels: int, file_bytes: int) -> None:
         self._items = items
@@ -107,7 +107,7 @@ class _Decoder:
         data = self._items.payload(item)
         self._bytes_left -= len(data)
         if self._bytes_left < 0:
-            raise Undecodable("the image's parts are larger than its file")
+            raise Undecodable("the image's parts have more bytes than its file")
         is_av1 = item.kind == _AV1
         config = item.first_property(b"av1C" if is_av1 else b"hvcC")
         if config is None or len(config) < 4:
@@ -121,7 +121,7 @@ class _Decoder:
 
 
 def _colours(item: Item) -> Colours | None:
-    """Return the file's own colour description, which overrides that of the bitstream (nclx, 14496-12, 12.1.5)."""
+    """Return the item's colour description (nclx, ISO/IEC 14496-12, 12.1.5), which overrides that of the bitstream."""
     for each in item.properties:
         if each.kind == b"colr" and each.body.startswith(b"nclx") and len(each.body) >= 11:
             (matrix,) = struct.unpack_from(">H", each.body, 8)
@@ -130,7 +130,7 @@ def _colours(item: Item) -> Colours | None:
 
 
 def _check_hevc(data: bytes, config: bytes) -> None:
-    """Raise Undecodable when there is more than one image, or one that depends on other images."""
+    """Raise Undecodable for a slice that depends on other images, and for too many slices or other parts."""
     if len(config) < 23:
         raise unreadable_header()
     length_size = (config[21] & 3) + 1
@@ -139,7 +139,8 @@ def _check_hevc(data: bytes, config: bytes) -> None:
         if at + length_size >= len(data):
             return
         size = int.from_bytes(data[at : at + length_size], "big")
-        kind = data[at + length_size] >> 1 & 0x3F  # table 7-1 of ITU-T H.265; 16 to 21 depend on no other image
+        # Slices of the kinds 16 to 21 depend on no other image (ITU-T H.265, table 7-1).
+        kind = data[at + length_size] >> 1 & 0x3F
         if kind < 32:
             slices += 1
             if slices > _MAX_SLICES or not 16 <= kind <= 21:
@@ -149,7 +150,7 @@ def _check_hevc(data: bytes, config: bytes) -> None:
 
 
 def _check_av1(data: bytes) -> None:
-    """Raise Undecodable when there is more than one frame."""
+    """Raise Undecodable unless the data have exactly one frame."""
     at = frames = 0
     for _ in range(MAX_PARTS):
         if at >= len(data):
@@ -174,7 +175,7 @@ def _check_av1(data: bytes) -> None:
 
 
 def _apply_properties(pixels: Pixels, item: Item) -> Pixels:
-    """Apply the properties of an item or a tile to its pixels, in the order of the file."""
+    """Apply the properties of an item or a tile to its pixels, in file order."""
     for each in item.properties:
         pixels = _apply_property(pixels, each)
     return pixels
@@ -193,9 +194,11 @@ def _apply_property(pixels: Pixels, applied: Property) -> Pixels:
 
 
 def _crop(pixels: Pixels, *parts: int) -> Pixels:
-    """Crop to the clean aperture. ``parts``: its width, height and offset from the image's centre, as fractions.
+    """Crop to the clean aperture.
 
-    Edges that fall inside a pixel are rounded as libheif rounds them, because the standard does not say how.
+    ``parts``: the numerators and denominators of the aperture's width and height, and of its horizontal and vertical
+    offset from the image's centre. Edges inside a pixel are rounded as in libheif, because the standard defines no
+    rounding.
     """
     height_px, width_px = pixels.shape[:2]
     if min(parts[1::2]) <= 0:

@@ -1,4 +1,4 @@
-"""Read the items of a HEIF file (ISO/IEC 23008-12, based on ISO/IEC 14496-12): their data and their properties."""
+"""Read the data and properties of the items of a HEIF file (ISO/IEC 23008-12, based on ISO/IEC 14496-12)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from serve_app.errors import Undecodable
 from serve_app.images.limits import MAX_PARTS, unreadable_header, unsupported
 
-_MAX_META_BYTES = 1 << 20  # without the item data inside it; a phone writes 10 kB for 200 items
+_MAX_META_BYTES = 1 << 20  # limit for the meta box without item data; a phone writes 10 kB for 200 items
 _IN_FILE, _IN_META = 0, 1  # construction methods of iloc; method 2 takes the data from another item
 
 
@@ -23,7 +23,7 @@ class Property:
 
 @dataclass
 class Item:
-    """An image, a tile of one, or auxiliary data."""
+    """An image, a tile of an image, or auxiliary data."""
 
     kind: bytes = b""
     method: int = _IN_FILE
@@ -52,15 +52,15 @@ class Items:
         return self.by_id[number]
 
     def payload(self, item: Item) -> bytes:
-        """Return the item's bytes. Raise Undecodable when some of them are missing."""
+        """Return the item's bytes. Raise Undecodable when some bytes are missing."""
         if item.method not in (_IN_FILE, _IN_META):
             raise unsupported("a HEIF image whose data are part of another item")
         source = self._file if item.method == _IN_FILE else self._own_data
-        extents = [(at, size or len(source) - at) for at, size in item.extents]  # a size of 0 means up to the end
+        extents = [(at, size or len(source) - at) for at, size in item.extents]  # a size of 0 means all that follows
         if not extents or any(size <= 0 or at + size > len(source) for at, size in extents):
             raise Undecodable("the image is truncated")
         if sum(size for _, size in extents) > len(source):
-            raise Undecodable("the image's parts are larger than its file")
+            raise Undecodable("the image's parts have more bytes than its file")
         return b"".join(source[at : at + size] for at, size in extents)
 
 
@@ -85,7 +85,7 @@ class _Reader:
 
 
 def boxes(data: bytes, start: int = 0) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the kind of each box and the start and end of its body. A box that is cut off ends with the data."""
+    """Yield the kind of each box and the start and end of its body. A truncated box ends where the data end."""
     for _ in range(MAX_PARTS):
         if start + 8 > len(data):
             return
@@ -108,9 +108,8 @@ def read_items(data: bytes) -> Items:
     meta = next(((start, end) for kind, start, end in boxes(data) if kind == b"meta"), None)
     if meta is None:
         raise unsupported("a HEIF or AVIF sequence without a still image")
-    boxes_by_kind = {
-        kind: (start, end) for kind, start, end in reversed(list(boxes(data[: meta[1]], meta[0] + 4)))
-    }  # the first of each
+    # Of several boxes of a kind, the first one counts.
+    boxes_by_kind = {kind: (start, end) for kind, start, end in reversed(list(boxes(data[: meta[1]], meta[0] + 4)))}
     if sum(end - start for kind, (start, end) in boxes_by_kind.items() if kind != b"idat") > _MAX_META_BYTES:
         raise Undecodable("the image's header is far larger than an image needs")
 

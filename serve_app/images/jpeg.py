@@ -1,7 +1,7 @@
 """Decode the first image of a JPEG file (ITU-T T.81), and ignore all data after it.
 
 A motion photo has a video after its image, and an MPO file has further images. The limits on scans and segments
-must not count them.
+apply only to the first image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from serve_app.images.limits import MAX_PARTS, check_size, unreadable_header, un
 from serve_app.images.opencv import decode_with_opencv
 from serve_app.types import Pixels
 
-# Table B.1. Within a scan, FF 00 is pixel data, and FF D0 to FF D7 restart the decoder.
+# Markers are listed in table B.1. Within a scan, FF 00 is pixel data, and FF D0 to FF D7 restart the decoder.
 _MARKER = re.compile(rb"\xff([\x01-\xfe])")
 _MARKER_AFTER_SCAN = re.compile(rb"\xff(?![\0\xd0-\xd7\xff])")
 _STANDALONE_MARKERS = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
@@ -28,7 +28,7 @@ _FRAME_MARKERS = {
     0xC3,
     0xC9,
     0xCA,
-}  # baseline, extended, progressive, lossless; Huffman and arithmetic
+}  # baseline, extended, progressive and lossless frames, with Huffman or arithmetic coding
 _UNSUPPORTED_FRAMES = {
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "a hierarchical JPEG"),
     0xCB: "a lossless JPEG with arithmetic coding",
@@ -40,11 +40,11 @@ _BETWEEN_SCANS = {
     *range(0xDA, 0xDE),
     *range(0xE0, 0xF0),
     0xFE,
-}  # tables, heights, application data, comments and scans
+}  # tables, scans, number of lines, restart intervals, application data and comments
 _END_MARKER, _SCAN_MARKER, _APP1 = 0xD9, 0xDA, 0xE1
 _LOSSLESS = 0xC3
 _GREY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-_MAX_SCANS = 100  # decoding one costs as much as a whole image; progressive encoders write about 10
+_MAX_SCANS = 100  # decoding a scan costs as much as a whole image; progressive encoders write about 10
 _EXIF, _XMP = b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
@@ -52,13 +52,13 @@ def read(data: bytes, max_pixels: int) -> Pixels:
     """Return the file's first image. Raise TooLarge or Undecodable on failure."""
     end, orientation_tag, is_lossless_grey = _first_picture(data, max_pixels)
     first_picture = data if end == len(data) else memoryview(data)[:end]
-    if is_lossless_grey:  # libjpeg cannot convert it to colour
+    if is_lossless_grey:  # libjpeg cannot convert such an image to colour
         return cv2.cvtColor(decode_with_opencv(first_picture, orientation_tag, _GREY), cv2.COLOR_GRAY2BGR)  # type: ignore[no-any-return]
     return decode_with_opencv(first_picture, orientation_tag)
 
 
 def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
-    """Return the end of the first image, its orientation, and whether it is lossless with a single channel."""
+    """Return the end of the first image, its orientation, and whether it is a lossless grey image."""
     at, scans, has_frame, is_lossless_grey = 2, 0, False, False
     exif: list[bytes] = []
     xmp: list[bytes] = []
@@ -67,7 +67,7 @@ def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
         if found is None:
             if not scans:
                 break
-            # The end marker is missing: the decoder finds out whether all pixels are there.
+            # Without an end marker, only the decoder can tell whether all pixels are there.
             return len(data), orientation.select(b"".join(exif), b"".join(xmp)), is_lossless_grey
         at = found.start() + 2
         marker = data[at - 1] if at <= len(data) else _END_MARKER
@@ -93,7 +93,7 @@ def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
             raise unsupported(_UNSUPPORTED_FRAMES[marker])
         elif marker == _APP1:
             segment = data[at + 2 : at + length]
-            if segment.startswith(_EXIF):  # EXIF longer than one segment continues in the next one
+            if segment.startswith(_EXIF):  # long EXIF data continue in the next segment
                 exif.append(segment[len(_EXIF) + 1 :] if exif else segment)
             elif segment.startswith(_XMP):
                 xmp.append(segment)

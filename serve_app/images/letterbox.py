@@ -1,7 +1,7 @@
 """Fit an image into the model input: scale it, centre it and pad it.
 
-The arithmetic is that of Ultralytics' ``LetterBox`` (8.4), so that boxes agree to the pixel.
-The module ``map_back`` is the inverse.
+The arithmetic is that of Ultralytics' ``LetterBox`` (8.4), so our boxes equal those of Ultralytics to the pixel.
+The module ``map_back`` does the inverse.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import cv2
 
 from serve_app.types import InputShape, Letterbox, Pixels
 
-_PADDING = 114  # the grey that YOLO models are trained with
+_PADDING = 114  # the grey of the padding in the training of YOLO models
 
 
 def fit(width_px: int, height_px: int, shape: InputShape) -> Letterbox:
-    """Return the position of an image of this size in a model input. A very thin image keeps one pixel."""
+    """Return where an image of this size lies in a model input. Each scaled side has at least one pixel."""
     scale = min(shape.width_px / width_px, shape.height_px / height_px)
     inner_width = max(round(width_px * scale), 1)
     inner_height = max(round(height_px * scale), 1)
@@ -30,7 +30,7 @@ def fit(width_px: int, height_px: int, shape: InputShape) -> Letterbox:
 
 
 def letterbox(pixels: Pixels, model_input: Pixels) -> Letterbox:
-    """Scale ``pixels`` into ``model_input``, overwriting its contents, and return the position in it."""
+    """Write the scaled ``pixels`` and the padding into ``model_input``, and return the position of the pixels."""
     height_px, width_px = model_input.shape[:2]
     fitted = fit(pixels.shape[1], pixels.shape[0], InputShape(height_px, width_px))
     left, top = fitted.pad_x_px, fitted.pad_y_px

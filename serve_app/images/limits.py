@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serve_app.errors import TooLarge, Undecodable
 
-MAX_PARTS = 65_536  # segments, chunks or tiles: enough for a file of 32 MiB with parts of 512 bytes
+MAX_PARTS = 65_536  # segments, chunks or tiles; a file of 32 MiB with parts of 512 bytes has this many
 
 
 def check_size(width_px: int, height_px: int, max_pixels: int) -> None:
@@ -21,10 +21,10 @@ def check_size(width_px: int, height_px: int, max_pixels: int) -> None:
 
 
 def unreadable_header() -> Undecodable:
-    """Return the error for an image whose header makes no sense."""
+    """Return the error for an image whose header is invalid."""
     return Undecodable("the image's header is truncated, corrupt or of an unsupported kind")
 
 
 def unsupported(what: str) -> Undecodable:
-    """Return the error for an intact image of an unsupported kind, which ``what`` names."""
+    """Return the error for an intact image of an unsupported kind. ``what`` names this kind."""
     return Undecodable(f"this is {what}, which is not supported; save it as an ordinary JPEG or PNG")

@@ -1,6 +1,6 @@
 """Map boxes from the model input back to the image.
 
-The arithmetic is that of Ultralytics' ``scale_boxes`` (8.4), so that boxes agree to the pixel.
+The arithmetic is that of Ultralytics' ``scale_boxes`` (8.4), so our boxes equal those of Ultralytics to the pixel.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from serve_app.types import Detections, Letterbox
 
 
 def to_picture(detections: Detections, fitted: Letterbox) -> Detections:
-    """Return the detections in the original image's pixels, clipped to its edges."""
+    """Return the detections in pixels of the original image, clipped to the image's edges."""
     pad = np.array([fitted.pad_x_px, fitted.pad_y_px] * 2, np.float32)
     scale_x, scale_y = fitted.inner_width_px / fitted.width_px, fitted.inner_height_px / fitted.height_px
     scale = np.array([scale_x, scale_y] * 2, np.float32)

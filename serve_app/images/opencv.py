@@ -1,4 +1,4 @@
-"""Decode files with OpenCV after their structure was checked. OpenCV's errors never leave this module."""
+"""Decode files with OpenCV. Callers check the structure of a file first. OpenCV's errors never leave this module."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from serve_app.errors import Undecodable
 from serve_app.images.orientation import UPRIGHT, apply
 from serve_app.types import Pixels
 
-# The client learns what is wrong with an image from our error. libtiff would also log one line for each damaged row
-# of a fax.
+# Our error already tells the client what is wrong with an image. If OpenCV logged errors, too, libtiff would write a
+# line for each damaged row of a fax.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-# OpenCV misses an orientation that has a prefix and applies that of some TIFFs twice, so we apply it ourselves.
+# OpenCV misses the orientation in EXIF data with a prefix, and applies the orientation of some TIFFs twice. So we apply
+# orientations ourselves.
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 

@@ -1,6 +1,7 @@
 """Find an image's orientation in its metadata, and turn the image upright.
 
-Orientations are those of Exif 2.32, section 4.6.4 (tag 0x0112): 1 is upright, 6 needs a quarter turn clockwise.
+Orientations have the numbers of Exif 2.32, section 4.6.4 (tag 0x0112). For example, 1 means that the
+image is upright, and 6 means that it needs a quarter turn clockwise.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _XMP_TAG = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
 
 
 def of_exif(block: bytes) -> int | None:
-    """Return the orientation in an EXIF block, or None when it has none or is broken.
+    """Return the orientation in an EXIF block, or None when the block has no orientation or is damaged.
 
-    The block is a TIFF header and directory. Only JPEG specifies the prefix ``Exif\\0\\0``, but many writers add it in
-    other formats, too, and some write it twice.
+    The block consists of a TIFF header and a directory. Only JPEG specifies the prefix ``Exif\\0\\0``, but many writers
+    add the prefix in other formats, too, and some add it twice.
     """
     for _ in range(_MAX_PREFIXES):
         block = block.removeprefix(_PREFIX)
@@ -43,7 +44,8 @@ def of_exif(block: bytes) -> int | None:
             layout = order + _NUMBERS[kind]
             if number * struct.calcsize(layout) <= len(value):
                 return _valid_or_none(*struct.unpack_from(layout, value))
-            (offset,) = struct.unpack(f"{order}I", value)  # of several numbers, the first counts
+            # An entry is too small for several numbers, and has their offset instead. Only the first number counts.
+            (offset,) = struct.unpack(f"{order}I", value)
             found = block[offset : offset + struct.calcsize(layout)]
             return _valid_or_none(*struct.unpack(layout, found)) if len(found) == struct.calcsize(layout) else None
     return None
@@ -56,12 +58,12 @@ def of_xmp(packet: bytes) -> int | None:
 
 
 def select(exif: bytes | None, xmp: bytes | None) -> int:
-    """Return the orientation in EXIF, else the one in XMP, else upright."""
+    """Return the EXIF orientation if there is one, else the XMP orientation, else upright."""
     return (exif and of_exif(exif)) or (xmp and of_xmp(xmp)) or UPRIGHT
 
 
 def apply(pixels: Pixels, orientation: int) -> Pixels:
-    """Apply an Exif orientation to the pixels. Return a new array unless the image is upright already."""
+    """Apply an Exif orientation to the pixels. Return a new array unless the image is already upright."""
     match orientation:
         case 2:
             return cv2.flip(pixels, 1)  # type: ignore[no-any-return]

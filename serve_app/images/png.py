@@ -1,4 +1,4 @@
-"""Decode the still image of a PNG (third edition, 2025) at a cost in proportion to its pixels."""
+"""Decode the still image of a PNG (third edition, 2025). Limits keep the cost proportional to the number of pixels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from serve_app.images.limits import MAX_PARTS, check_size, unreadable_header, un
 from serve_app.images.opencv import decode_with_opencv
 from serve_app.types import Pixels
 
-_CHUNKS = (b"PLTE", b"tRNS")  # kept besides IHDR, IDAT and IEND; only the first of each
+_CHUNKS = (b"PLTE", b"tRNS")  # kept besides IHDR, IDAT and IEND; a repeated chunk is dropped
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-_MAX_RATIO = 1032  # the most bytes that deflate can make of one byte
-_UNCHECKED_BYTES = 500_000_000  # inflating them takes about a second
+_MAX_RATIO = 1032  # deflate expands a byte to at most this many bytes
+_UNCHECKED_BYTES = 500_000_000  # inflating this many bytes takes about a second
 _STEP_BYTES = 1 << 18
-_MAX_TEXT_BYTES = 1 << 18  # read of a text that may contain the orientation
+_MAX_TEXT_BYTES = 1 << 18  # limit for reading a text that may contain the orientation
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_PROFILES = (b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type xmp")  # as ImageMagick writes them
+_PROFILES = (b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type xmp")  # ImageMagick's names
 _XMP = b"XML:com.adobe.xmp"
 _NOTES = (*_PROFILES, _XMP)
 
@@ -27,9 +27,9 @@ _NOTES = (*_PROFILES, _XMP)
 def read(data: bytes, max_pixels: int) -> Pixels:
     """Return the still image. Raise TooLarge or Undecodable on failure.
 
-    The decoder gets only the chunks that it needs. OpenCV 5.0.0 crashes on damaged animation chunks and allocates
-    whatever length a chunk claims. libpng inflates compressed texts and surplus pixels without a limit, and logs a line
-    for each repeated chunk.
+    We pass OpenCV only the chunks that it needs. OpenCV 5.0.0 crashes on damaged animation chunks, and allocates as
+    many bytes as a chunk claims to have. libpng inflates compressed texts and surplus pixels without a limit, and logs
+    a line for each repeated chunk.
     """
     kind, width, height, depth, colour, _, _, is_interlaced = struct.unpack_from(">4sIIBBBBB", data, 12)
     if kind == b"CgBI":
@@ -57,7 +57,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
             exif = data[body]
         elif kind in _TEXTS:
             name, _, text = data[at + 8 : min(at + 8 + _MAX_TEXT_BYTES, end - 4)].partition(b"\0")
-            if name in _NOTES and name not in notes:  # only the first of each, so that few are inflated
+            if name in _NOTES and name not in notes:  # skip repeated names, so that we inflate few texts
                 notes[name] = _chunk_text(kind, text)
         if kind == b"IDAT" or (kind in _CHUNKS and kind not in seen):
             seen.add(kind)
@@ -67,7 +67,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _orientation_tag(exif: bytes | None, notes: dict[bytes, bytes]) -> int:
-    """Return the orientation in EXIF, which may be a chunk or a text, or else the one in XMP."""
+    """Return the EXIF orientation, from a chunk or a text, or else the XMP orientation."""
     profiles = [_profile_bytes(notes[name]) for name in _PROFILES if name in notes]
     blocks = [exif or b"", *profiles]
     named = next((block for block in blocks if orientation.of_exif(block)), None)
@@ -75,7 +75,7 @@ def _orientation_tag(exif: bytes | None, notes: dict[bytes, bytes]) -> int:
 
 
 def _chunk_text(kind: bytes, text: bytes) -> bytes:
-    """Return the text that follows the name in a text chunk, or as much of it as can be read."""
+    """Return the start of the text that follows a text chunk's name, or nothing when the text is damaged."""
     is_compressed = kind == b"zTXt"
     if kind == b"iTXt":
         is_compressed = text[:1] == b"\1"
@@ -91,7 +91,7 @@ def _chunk_text(kind: bytes, text: bytes) -> bytes:
 
 
 def _profile_bytes(text: bytes) -> bytes:
-    """Decode a profile as ImageMagick writes it: a name and a length, each on a line, then hexadecimal digits."""
+    """Decode a profile in ImageMagick's format: a line with a name, a line with a length, and hexadecimal digits."""
     try:
         return bytes.fromhex("".join(text.decode("ascii").split("\n")[3:]))
     except ValueError:
@@ -99,7 +99,10 @@ def _profile_bytes(text: bytes) -> bytes:
 
 
 def _check_inflated(pixels: list[bytes], expected_bytes: int) -> None:
-    """Raise Undecodable when the data could keep a decoder busy and hold more bytes than the image needs."""
+    """Raise Undecodable when the data inflate to more bytes than the image needs.
+
+    Data that cannot inflate to much are not checked.
+    """
     max_bytes = _MAX_RATIO * sum(map(len, pixels))
     if max_bytes <= 2 * expected_bytes or max_bytes <= _UNCHECKED_BYTES:
         return

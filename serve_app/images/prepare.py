@@ -1,4 +1,4 @@
-"""A Preprocessor's work on pixels, as functions that another process can run as well."""
+"""The image processing of a Preprocessor, as functions that can also run in another process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serve_app.types import Detections, InputShape, Letterbox, Pixels
 
 
 def prepare(data: bytes, max_pixels: int, model_input: Pixels) -> tuple[Letterbox, float]:
-    """Decode an image and fit it into ``model_input``. Return its position there and the time taken in seconds.
+    """Decode an image and fit it into ``model_input``. Return its position in the input, and the seconds taken.
 
     Raise the errors of ``decode``.
     """
@@ -30,5 +30,6 @@ def prepare_new(data: bytes, max_pixels: int, shape: InputShape) -> tuple[Letter
 
 def annotate(data: bytes, max_pixels: int, detections: Detections) -> bytes:
     """Return the image with its boxes drawn, as a JPEG."""
-    # We decode it again because keeping the pixels of every image until its boxes are known needs far more memory.
+    # We decode the image a second time. Keeping the pixels of all images until their boxes are known would take far
+    # more memory.
     return encode_jpeg(draw(decode(data, max_pixels), detections))

@@ -2,10 +2,10 @@
 
 We rewrite the file before OpenCV decodes it, because libtiff and OpenCV 5.0.0 have these faults:
 
-- They go through every directory of the file. We keep one directory.
-- They multiply colours by unassociated alpha, and apply some orientations. We remove these tags.
-- They garble tiles of several bytes per pixel that extend beyond the image's edge. We declare the image to be as
-  large as its tiles and crop it afterwards.
+- They read every directory of the file. We keep one directory.
+- They multiply colours by unassociated alpha. We remove the alpha tag.
+- They apply only some orientations. We remove the orientation tag, and turn the decoded image ourselves.
+- They garble tiles of several bytes per pixel at the image's edges. We decode whole tiles, and crop the result.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _COMPRESSION_NAMES = {
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _PHOTOMETRIC_NAMES = {4: "mask", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32844: "LogL", 32845: "LogLuv"}
 _RAW = {32803, 34892, 51177}  # colour filter array, linear raw, depth map
-_LAYOUTS = {  # photometric: allowed bits per sample, colour samples per pixel
+_LAYOUTS = {  # photometric interpretation: allowed bits per sample, colour samples per pixel
     _WHITE_IS_ZERO: ((1, 4, 8, 16), 1), _BLACK_IS_ZERO: ((1, 4, 8, 16), 1), _RGB: ((8, 16), 3),
     _PALETTE: ((1, 4, 8), 1), _CMYK: ((8,), 4), _YCBCR: ((8,), 3),
 }  # fmt: skip
@@ -42,7 +42,7 @@ _CANON = b"CR"  # follows the header of a CR2 file
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _UNSIGNED, _UNDEFINED = 1, 4  # values of SampleFormat
 _MIN_UNCOMPRESSED_TILE_BYTES = 1024
-_MAX_TILE_AREA_RATIO = 2  # the area of all tiles, in multiples of the pixels allowed for an image
+_MAX_TILE_AREA_RATIO = 2  # the tiles may have at most this many times ``max_pixels`` in total
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
@@ -69,7 +69,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
     tail = b""
     if bits == 4 and directory.value(tags.PHOTOMETRIC, 0) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
         entries, tail = _greys_as_palette(file, entries, directory.value(tags.PHOTOMETRIC, 0))
-    named = (*directory.values(tags.ORIENTATION), 0)[0]  # some writers store two numbers
+    named = (*directory.values(tags.ORIENTATION), 0)[0]  # some writers store two numbers; the first one counts
     orientation_tag = named or orientation.select(None, directory.bytes_of(tags.XMP, 1 << 18))
     one_picture = _with_single_directory(file, entries, tail)
     if has_premultiplied_alpha:
@@ -80,7 +80,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _first_full_resolution(file: File) -> Directory:
-    """Return the first directory that is neither a thumbnail nor a mask, or else the first one.
+    """Return the first directory that is neither a thumbnail nor a mask, or else the first directory.
 
     A camera's raw file begins with a thumbnail and has its other images in subdirectories (TIFF/EP, ISO 12234-2).
     """
@@ -99,7 +99,7 @@ def _first_full_resolution(file: File) -> Directory:
 
 
 def _check_layout(directory: Directory) -> tuple[int, bool]:
-    """Return the bits per sample, and whether the alpha is premultiplied. Raise Undecodable for other layouts."""
+    """Return the bits per sample, and whether alpha is premultiplied. Raise Undecodable for unsupported layouts."""
     compression = directory.value(tags.COMPRESSION, 1)
     if compression not in _COMPRESSIONS:
         raise unsupported(f"a TIFF with the compression {_COMPRESSION_NAMES.get(compression, compression)}")
@@ -123,12 +123,12 @@ def _check_layout(directory: Directory) -> tuple[int, bool]:
         raise unsupported(f"a TIFF with {samples} samples per pixel")
     is_premultiplied = samples > colours and extra[:1] == (_ASSOCIATED_ALPHA,)
     if is_premultiplied and (bits != 8 or photometric != _RGB):
-        raise unsupported("a TIFF with premultiplied alpha and other colours than 8-bit RGB")
+        raise unsupported("a TIFF with premultiplied alpha whose colours are not 8-bit RGB")
     return bits, is_premultiplied
 
 
 def _check_tiles(directory: Directory, bits: int) -> None:
-    """Raise Undecodable for small uncompressed tiles, which OpenCV 5.0.0 refuses without a reason."""
+    """Raise Undecodable for small uncompressed tiles, which OpenCV 5.0.0 refuses although they are valid."""
     tile_bits = directory.value(tags.TILE_WIDTH, 0) * directory.value(tags.TILE_HEIGHT, 0) * bits
     if directory.value(tags.PLANAR, 1) == 1:
         tile_bits *= directory.value(tags.SAMPLES, 1)
@@ -142,7 +142,7 @@ def _long_entry(file: File, tag: int, value: int) -> bytes:
 
 
 def _greys_as_palette(file: File, entries: dict[int, bytes], photometric: int) -> tuple[dict[int, bytes], bytes]:
-    """Return the entries and data of a palette of 16 greys, because OpenCV 5.0.0 reads 4-bit samples only with one."""
+    """Return the entries and the data of a palette with 16 greys. OpenCV 5.0.0 needs a palette for 4-bit samples."""
     greys = [0x1111 * grey for grey in range(16)]
     if photometric == _WHITE_IS_ZERO:
         greys.reverse()
@@ -156,7 +156,7 @@ def _greys_as_palette(file: File, entries: dict[int, bytes], photometric: int) -
 
 
 def _with_single_directory(file: File, entries: dict[int, bytes], tail: bytes) -> bytes:
-    """Return the file with this directory only, placed after the file's data and ``tail``."""
+    """Return the file's data and ``tail``, followed by a single directory with these entries."""
     data = file.data
     offset = len(data) + len(data) % 2 + len(tail)
     directory = (
@@ -170,7 +170,7 @@ def _with_single_directory(file: File, entries: dict[int, bytes], tail: bytes) -
 
 
 def _unpremultiply(pixels: Pixels) -> Pixels:
-    """Divide BGR by the premultiplied alpha. Fully transparent pixels stay black."""
+    """Divide premultiplied BGR values by alpha. Fully transparent pixels stay black."""
     colours, alpha = pixels[:, :, :3].astype(np.uint16), pixels[:, :, 3:].astype(np.uint16)
     divided: Pixels = np.minimum((colours * 255 + alpha // 2) // np.maximum(alpha, 1), 255).astype(np.uint8)
     return divided

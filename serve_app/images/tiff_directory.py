@@ -16,7 +16,7 @@ SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259
 FILL_ORDER, ORIENTATION, SAMPLES, PLANAR, TILE_WIDTH, TILE_HEIGHT = 266, 274, 277, 284, 322, 323
 STRIP_OFFSETS, STRIP_ROWS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 278, 279, 324, 325
 COLOUR_MAP, SUB_DIRECTORIES, EXTRA_SAMPLES, SAMPLE_FORMAT, SUBSAMPLING, XMP, DNG = 320, 330, 338, 339, 530, 700, 50706
-KEPT_TAGS = {  # those for the layout and colours of an image, which the decoder needs
+KEPT_TAGS = {  # tags that the decoder needs: the layout and the colours of an image
     WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, STRIP_OFFSETS, SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR,
     292, 293, 317, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, 332, SAMPLE_FORMAT, 347, 529,
     SUBSAMPLING, 531, 532,
@@ -29,14 +29,14 @@ _MAX_DIRECTORIES = 64
 
 @dataclass(frozen=True)
 class File:
-    """A file and the layout of its numbers: offsets have 4 bytes in TIFF and 8 bytes in BigTIFF."""
+    """A file and the format of its numbers. Offsets have 4 bytes in TIFF and 8 bytes in BigTIFF."""
 
     data: bytes
     order: str
     is_big: bool
 
     def numbers(self, layout: str, at: int) -> tuple[int, ...]:
-        """Return numbers in the file's byte order. Raise Undecodable when they lie outside of the file."""
+        """Return numbers in the file's byte order. Raise Undecodable when the numbers are outside the file."""
         if at + struct.calcsize("=" + layout) > len(self.data):
             raise Undecodable("the image's header is truncated")
         return struct.unpack_from(self.order + layout, self.data, at)
@@ -63,7 +63,7 @@ class File:
 
 
 class Directory:
-    """The tags of one image. It keeps only tags in ``READ_TAGS``, and the first when a tag is repeated."""
+    """The tags of one image. Only tags in ``READ_TAGS`` are kept. If a tag is repeated, its first entry counts."""
 
     def __init__(self, file: File, start: int) -> None:
         (count,) = file.numbers(file.count_format, start)
@@ -110,7 +110,7 @@ class Directory:
         return tag in self._entries
 
     def array(self, tag: int) -> NDArray[np.uint64]:
-        """Return all numbers of a tag. Raise Undecodable when some of them are missing."""
+        """Return all numbers of a tag. Raise Undecodable when some numbers are missing."""
         if tag not in self._entries:
             return np.zeros(0, np.uint64)
         entry = self._entries[tag]

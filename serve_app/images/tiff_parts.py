@@ -18,14 +18,15 @@ from serve_app.images.ffmpeg import decode_with_ffmpeg
 from serve_app.images.limits import MAX_PARTS, unreadable_header, unsupported
 from serve_app.images.tiff_directory import Directory, File
 
-_NONE, _FAX, _LZW, _DEFLATE, _PACKBITS = 1, 2, 5, (8, 32946), 32773  # _FAX: independent rows without end markers
-# Other fax encodings are not checked, because rows damaged in transmission are common. Damaged JPEG leaves no black.
+_NONE, _FAX, _LZW, _DEFLATE, _PACKBITS = 1, 2, 5, (8, 32946), 32773  # _FAX is Modified Huffman coding
+# Other fax encodings are not checked, because they often have rows that were damaged in transmission. JPEG is not
+# checked, because libtiff does not leave a damaged JPEG strip black.
 _CHECKED = (_NONE, _FAX, _LZW, *_DEFLATE, _PACKBITS)
 _YCBCR = 6
 _LOWEST_BIT_FIRST = 2  # value of FillOrder
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _STEP_BYTES = 1 << 20
-_MAX_BATCH_PARTS, _MAX_BATCH_BYTES = 1024, 1 << 24  # of strips or tiles checked by one FFmpeg call
+_MAX_BATCH_PARTS, _MAX_BATCH_BYTES = 1024, 1 << 24  # limits for the strips or tiles in one FFmpeg call
 
 
 def check_parts(file: File, directory: Directory, bits: int, width: int, height: int) -> None:
@@ -38,7 +39,8 @@ def check_parts(file: File, directory: Directory, bits: int, width: int, height:
         sizes = np.ones_like(offsets)  # old writers left out the sizes, and libtiff computes them
     elif len(offsets) != len(sizes):
         raise unsupported("a TIFF without the offsets of its pixels")
-    # Some writers give the last strip the same size as the others. So only compressed strips must end inside the file.
+    # Some writers give a shorter last strip the size of the others, so it extends beyond the file. We allow this unless
+    # the strips are compressed.
     is_cut = compression != _NONE and bool((offsets + sizes > len(file.data)).any())
     if not len(offsets) or is_cut or bool((sizes == 0).any()):
         raise Undecodable("the image is truncated")
@@ -60,7 +62,7 @@ def check_parts(file: File, directory: Directory, bits: int, width: int, height:
         subsampling_x = subsampling_y = 0
 
     def part_shape(part_rows: int) -> tuple[int, int]:
-        """Return the rows of a strip or tile and the bytes per row. Subsampled rows are stored in blocks of rows."""
+        """Return the rows of a strip or tile and the bytes per row. A block of subsampled rows counts as one row."""
         if subsampling_x:
             return -(-part_rows // subsampling_y), -(-columns // subsampling_x) * (subsampling_x * subsampling_y + 2)
         return part_rows, (columns * samples * bits + 7) // 8
@@ -83,7 +85,7 @@ def check_parts(file: File, directory: Directory, bits: int, width: int, height:
         raise Undecodable("the image has too many strips")
     locations = list(zip(offsets.tolist(), sizes.tolist(), strict=True))[: len(shapes)]
     if compression not in _DEFLATE and sum(size for _, size in locations) > len(file.data):
-        raise Undecodable("the image's parts are larger than its file")
+        raise Undecodable("the image's parts have more bytes than its file")
     parts = (file.data[offset : offset + size] for offset, size in locations)
     if directory.value(tags.FILL_ORDER, 1) == _LOWEST_BIT_FIRST:
         parts = (data.translate(_REVERSED) for data in parts)
@@ -135,12 +137,12 @@ def _check_runs(data: bytes, expected: int) -> None:
 
 
 def _check_decoded(parts: tuple[bytes, ...], compression: int, rows: int, row_bytes: int, columns: int) -> None:
-    """Raise Undecodable when LZW or fax data decode to less than expected. FFmpeg reports that; libtiff does not.
+    """Raise Undecodable when FFmpeg finds LZW or fax data incomplete. libtiff does not report such data.
 
-    The parts become the strips of a new grey TIFF. A pixel of it is one byte of the LZW data or one bit of the fax.
+    The parts become the strips of a new grey TIFF, in which each pixel is one byte of LZW data or one bit of fax data.
     """
     if compression == _LZW and any(part[0] == 0 and part[1:2] and part[1] & 1 for part in parts):
-        return  # FFmpeg cannot read the LZW of TIFF before 5.0, whose lowest bits come first
+        return  # FFmpeg cannot read the LZW variant of TIFF before 5.0, which stores the lowest bits first
     width, bits = (row_bytes, 8) if compression == _LZW else (columns, 1)
     height = rows * len(parts)
     if (8 * width + 1024) * (height + 128) >= 1 << 31:  # FFmpeg's own limit

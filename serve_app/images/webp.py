@@ -1,7 +1,7 @@
 """Decode the first image of a WebP file (RFC 9649), and apply its orientation.
 
-We hand the decoder nothing but the bitstream: given the whole file, libwebp reads on into the following chunks when a
-bitstream is cut off. The alpha of a lossy image has a chunk of its own, which is left out.
+The decoder gets only the bitstream. Given the whole file, libwebp would read past the end of a truncated bitstream into
+the following chunks. The separate alpha chunk of a lossy image is left out.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _still(data: bytes, start: int, end: int, size: tuple[int, int] | None, max_pixels: int) -> Pixels:
-    """Return the only image among these chunks. Raise Undecodable when it does not have this size."""
+    """Return the only image between ``start`` and ``end``. Raise Undecodable when its size is not ``size``."""
     found = [chunk for chunk in _chunks(data, start, end) if chunk[0] in _PICTURES]
     if len(found) != 1:
         raise unreadable_header()
@@ -77,9 +77,9 @@ def _still(data: bytes, start: int, end: int, size: tuple[int, int] | None, max_
 
 
 def _chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the kind of each chunk and the start and end of its body. Raise Undecodable when one is cut off.
+    """Yield the kind of each chunk and the start and end of its body. Raise Undecodable when a chunk is truncated.
 
-    A truncated file is refused even when its pixels are complete, because its orientation may be missing.
+    A truncated file is refused even when its pixels are complete, because the orientation may be in the missing part.
     """
     for _ in range(MAX_PARTS):
         if at >= end - 1:

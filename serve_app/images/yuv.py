@@ -33,9 +33,10 @@ class Colours:
 
 
 def to_bgr(frame: VideoFrame, colours: Colours | None) -> Pixels:
-    """Return the frame's pixels as BGR. ``colours`` is the file's colour description; None uses that of the frame.
+    """Return the frame's pixels as BGR. ``colours``: the file's description, or None to use that of the frame.
 
-    Chroma samples are centred between their pixels, as in JPEG. Raise Undecodable for unsupported kinds.
+    Chroma samples are centred between their pixels, as in JPEG. Raise Undecodable for unsupported bit depths and colour
+    matrices.
     """
     if colours is None:
         colours = Colours(int(frame.colorspace), int(frame.color_range) == _FULL_RANGE)
@@ -44,7 +45,7 @@ def to_bgr(frame: VideoFrame, colours: Colours | None) -> Pixels:
     if not 8 <= depth <= 12 or frame.format.is_big_endian:
         raise unsupported(f"an image with {depth} bits per sample")
     planes = [_samples(plane, depth) for plane in frame.planes[: 1 if len(frame.planes) < 3 else 3]]
-    if frame.format.name.startswith("gbr"):  # its planes are green, blue and red, in the order of H.273
+    if frame.format.name.startswith("gbr"):  # the planes are green, blue and red, as for H.273's identity matrix
         matrix = _bgr_matrix(Colours(_IDENTITY, colours.is_full_range), depth)
     elif len(planes) == 1:
         matrix = _bgr_matrix(Colours(_DEFAULT, colours.is_full_range), depth)
@@ -70,7 +71,7 @@ def _samples(plane: VideoPlane, depth: int) -> NDArray[Any]:
 
 
 def _upsample(plane: NDArray[np.uint16], shape: tuple[int, ...], top: int, height: int) -> NDArray[np.uint16]:
-    """Return the rows of a chroma plane that belong to a band of luma, at the size of the luma."""
+    """Return the part of a chroma plane for a band of luma rows, scaled to the size of the band."""
     rows, columns = shape
     down = 2 if len(plane) < height else 1
     if down == 1 and plane.shape[1] == columns:
@@ -85,7 +86,10 @@ def _upsample(plane: NDArray[np.uint16], shape: tuple[int, ...], top: int, heigh
 
 
 def _bgr_matrix(colours: Colours, depth: int) -> NDArray[np.float32]:
-    """Return the matrix from Y, Cb and Cr to B, G and R of the same depth. The identity matrix starts from G, B, R."""
+    """Return the matrix from Y, Cb and Cr to B, G and R of the same depth.
+
+    With the identity matrix of H.273, the matrix is from G, B and R instead.
+    """
     max_value = (1 << depth) - 1
     unit = 1 << depth - 8
     black, luma_span, chroma_span = (

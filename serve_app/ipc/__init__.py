@@ -1,1 +1,1 @@
-"""Communicate between processes of one node: model inputs in shared memory, and calls over Unix sockets."""
+"""Communication between processes of one node: model inputs in shared memory, and calls over Unix sockets."""

@@ -1,4 +1,4 @@
-"""Name the files in /dev/shm that processes of one node share, and remove those of processes that have died."""
+"""Name the files in /dev/shm that processes of one node share, and remove files whose owner has died."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from serve_app.errors import SharedMemoryError
 FOLDER = Path("/dev/shm")
 PREFIX = "sightline-"
 _SOCKET_SUFFIX = ".sock"
-_MIN_AGE_S = 1.0  # before a sweep, because the owner may not listen on a new socket or lock a new folder yet
+_MIN_AGE_S = 1.0  # a younger socket or folder is not swept, because its owner may not listen on it or lock it yet
 
 
 def pool_path(folder: Path) -> Path:
-    """Return a new, unique path for a frame pool. Its owner holds an ``flock`` on the file."""
+    """Return a new, unique path for a frame pool. The pool's owner holds an ``flock`` on the file."""
     return folder / f"{PREFIX}{secrets.token_hex(8)}"
 
 
 def socket_path(folder: Path, service: str) -> Path:
-    """Return a new, unique path for a socket of a service. Its owner listens on it."""
+    """Return a new, unique path for a socket of a service. The owner listens on the socket."""
     return folder / f"{PREFIX}{service}-{secrets.token_hex(4)}{_SOCKET_SUFFIX}"
 
 
@@ -39,9 +39,9 @@ def sockets(folder: Path, service: str) -> list[Path]:
 
 @contextmanager
 def run_folder(folder: Path = FOLDER) -> Iterator[Path]:
-    """Create a temporary folder with a short path, for sockets. Its owner holds an ``flock`` on it.
+    """Create a temporary folder for sockets, with a short path. This process holds an ``flock`` on the folder.
 
-    Raise SharedMemoryError when it cannot be created.
+    Raise SharedMemoryError when the folder cannot be created.
     """
     try:
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
@@ -57,7 +57,7 @@ def run_folder(folder: Path = FOLDER) -> Iterator[Path]:
 
 
 def sweep(folder: Path = FOLDER) -> int:
-    """Remove the files and folders of dead owners. Return how many were removed."""
+    """Remove files, sockets and folders whose owner has died. Return how many were removed."""
     paths = list(folder.glob(f"{PREFIX}*"))
     return sum(_sweep_socket(path) if path.suffix == _SOCKET_SUFFIX else _sweep_locked(path) for path in paths)
 
@@ -75,17 +75,18 @@ def _sweep_locked(path: Path) -> bool:
         if is_folder:
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)  # while locked, because a new owner may not have locked it yet
+            # We unlink while we hold the lock. An owner that locks its new file after us sees that the file is gone.
+            path.unlink(missing_ok=True)
         return True
     except OSError:
-        return False  # its owner is alive, or it belongs to another user
+        return False  # locked by its living owner, or owned by another user
     finally:
         os.close(fd)
 
 
 def _sweep_socket(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # a server that is alive but does not accept must not block us
+        probe.setblocking(False)  # a running server that accepts no connections must not block us
         is_dead = probe.connect_ex(str(path)) == errno.ECONNREFUSED
     try:
         if is_dead and _is_old(path):

@@ -1,13 +1,14 @@
 """The frame pool: model inputs in shared memory, so that frames never travel through Ray.
 
 The owner leases a slot, writes a frame, sends the slot's name (``SlotRef``), and releases the slot when the answer has
-arrived. A reader on the same node maps the owner's file and reads the frame in place. The reader sets a flag next to
-the frame while the frame is in its engine. The flag outlives the reader, and shows which frames may have killed it.
+arrived. A reader on the same node maps the owner's file and reads the frame in place. While the frame is in
+the reader's engine, a flag next to the frame is set. The flag survives the reader's death, and shows which frames may
+have caused it.
 
 We do not use Python's ``multiprocessing.shared_memory``. Its resource tracker unlinks a file when *any* process that
-attached to it dies. It also only truncates the file, so a full tmpfs kills a process with SIGBUS long after the start.
-Our file is fully allocated when it is created, and has a random name that is never reused. Its owner holds an ``flock``
-on it. A file whose lock can be taken has lost its owner, and is removed when the next pool is created.
+attached to it dies. The module also creates files without allocating their memory, so a full tmpfs kills a process
+with SIGBUS much later. Our file is fully allocated when it is created, and has a random name that is never reused. Its
+owner holds an ``flock`` on it. A file without a lock has lost its owner, and is removed when the next pool is created.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ from serve_app.types import InputShape, Pixels, SlotRef
 
 _PAGE = mmap.PAGESIZE
 
-InEngineFlag = NDArray[np.uint8]  # (1,), writable; 1 while the frame is in an engine
+InEngineFlag = NDArray[np.uint8]  # shape (1,), writable; its value is 1 while the frame is in an engine
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The memory for one model input. The owner must release it exactly once."""
+    """The shared memory for one model input. The owner must release a leased slot exactly once."""
 
     ref: SlotRef
-    pixels: Pixels  # the shape of ``ref.input_shape``, writable
+    pixels: Pixels  # writable, with the shape ``ref.input_shape.array``
     _in_engine: InEngineFlag
     _free: deque[Slot]
 
     @property
     def was_in_engine(self) -> bool:
-        """Whether the frame is in a reader's engine, or was when the reader died."""
+        """Whether the frame is in a reader's engine, or was in it when the reader died."""
         return bool(self._in_engine[0])
 
     def clear_flag(self) -> None:
@@ -69,7 +70,7 @@ class FramePool:
         stride = _slot_bytes(shape)
         path, fd = _create_locked(folder)
         self.name = path.name
-        # Runs once: when close() is called, the pool is garbage-collected or the interpreter exits.
+        # The file is removed once: by close(), by garbage collection of the pool or at the exit of the interpreter.
         self._close = weakref.finalize(self, _remove, path, fd)
         try:
             os.posix_fallocate(fd, 0, pool_bytes(slots, shape))
@@ -97,7 +98,7 @@ class FramePool:
     def take(self) -> Slot:
         """Lease a free slot. Raise Overloaded when all slots are in use."""
         try:
-            return self._free.pop()  # the last one released, because it is still in the CPU's cache
+            return self._free.pop()  # the slot released last, because it is still in the CPU's cache
         except IndexError:
             raise Overloaded(
                 f"preprocessor.slots: all {self.slots} frame slots are in use; retry later or raise the limit",
@@ -114,12 +115,12 @@ class FramePool:
             slot.release()
 
     def close(self) -> None:
-        """Remove the file. Readers keep their mappings until they notice."""
+        """Remove the pool's file. A reader keeps its mapping until it maps a new pool."""
         self._close()
 
 
 class SlotReader:
-    """A reader of other processes' slots, which maps each pool once and reads frames in place."""
+    """A reader of slots that other processes own. It maps each pool once, and reads frames in place."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._folder = folder
@@ -128,7 +129,7 @@ class SlotReader:
     def view(self, ref: SlotRef) -> tuple[Pixels, InEngineFlag]:
         """Return the frame in the slot, without a copy, and its flag. Raise SlotElsewhere for slots of other nodes."""
         if ref.pool not in self._pools:
-            self._drop_unlinked()  # a new pool often replaces one whose owner has died
+            self._drop_unlinked()  # a new pool often replaces the pool of an owner that has died
             self._pools[ref.pool] = self._map(ref.pool)
         return _frame_and_flag(self._pools[ref.pool][1], ref)
 
@@ -141,7 +142,7 @@ class SlotReader:
         if not name.startswith(PREFIX) or "/" in name:
             raise SlotElsewhere("not a frame pool's name")
         try:
-            # We map it writable although we only write flags, because OpenVINO copies read-only arrays.
+            # The mapping is writable although we only write flags, because OpenVINO would copy read-only frames.
             fd = os.open(self._folder / name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise SlotElsewhere("the frame pool is on another node") from None
@@ -159,7 +160,7 @@ class SlotReader:
 
 
 def pool_bytes(slots: int, shape: InputShape) -> int:
-    """Return the bytes of shared memory that a pool takes."""
+    """Return how many bytes of shared memory a pool takes."""
     return slots * _slot_bytes(shape)
 
 

@@ -1,7 +1,8 @@
-"""Retry work that may have killed its process in a separate process, one piece of work at a time.
+"""Run work in a separate process after it may have crashed or hung another process.
 
-Work that crashes or hangs that process, too, is refused, and nothing else is affected. The process is started when it
-is first needed. It ends with its owner, because it exits when its standard input is closed.
+The separate process runs one piece of work at a time. If the work crashes or hangs this process, too, the work is
+refused, and nothing else is affected. The process is started when it is first needed. It ends with its owner, because
+it exits when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ T = TypeVar("T")
 
 
 class Quarantine:
-    """The separate process, as its owner uses it. All calls must come from one event loop."""
+    """The owner's side of the separate process. All calls must come from one event loop."""
 
     def __init__(self, time_limit_s: float = 15.0) -> None:
-        """Set the time limit for a piece of work, including the start of the process; the largest work takes 2 s."""
+        """Set the time limit for a piece of work and the start of the process. The slowest known work takes 2 s."""
         self._time_limit_s = time_limit_s
         self._lock = asyncio.Lock()
         self._process: Process | None = None
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a module's function in the process and return its result.
+        """Run a module-level function in the process and return the function's result.
 
-        Raise PoisonPicture when the process crashes or hangs, and the error of the function when it fails.
+        Raise PoisonPicture when the process crashes or hangs. An error of the function is raised as a ServeAppError or
+        a RuntimeError.
         """
         async with self._lock:
             try:
@@ -45,10 +47,10 @@ class Quarantine:
                 await self.close()
                 raise PoisonPicture(
                     "two processes crashed or hung on this image, the second while processing nothing else; send "
-                    "another one"
+                    "another image"
                 ) from exc
             except BaseException:
-                await self.close()  # otherwise its answer would go to the next caller
+                await self.close()  # otherwise the next caller would get the answer to this call
                 raise
         if not worked:
             raise value
@@ -64,7 +66,7 @@ class Quarantine:
 
     async def _ask(self, message: bytes) -> Any:
         if self._process is None:
-            # We use -c instead of -m so that it finds modules in the same places as this process.
+            # With -c instead of -m, we can give the new process the module search path of this process.
             code = f"import sys; sys.path[:] = {sys.path!r}; from serve_app.ipc.quarantine import serve; serve()"
             self._process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=PIPE, stdout=PIPE)
         process = self._process
@@ -73,13 +75,13 @@ class Quarantine:
         process.stdin.writelines((_SIZE.pack(len(message)), message))
         await process.stdin.drain()
         (size,) = _SIZE.unpack(await process.stdout.readexactly(_SIZE.size))
-        return pickle.loads(await process.stdout.readexactly(size))  # safe, because the process is ours
+        return pickle.loads(await process.stdout.readexactly(size))  # safe, because we started the process
 
 
 def serve() -> None:
     """Run the requested work until standard input is closed. This is the main function of the process."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # so that the output of libraries does not mix with the answers
+    sys.stdout = sys.stderr  # keeps the output of libraries out of the answers
     while (message := _read(requests)) is not None:
         work, args, kwargs = pickle.loads(message)
         try:

@@ -1,1 +1,1 @@
-"""Load a model's file into an engine, and turn its raw output into results."""
+"""Load a model's file into an engine, and turn the engine's raw output into results."""

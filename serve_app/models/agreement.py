@@ -6,13 +6,16 @@ import numpy as np
 
 from serve_app.types import Detections
 
-THRESHOLD = 0.3  # a detection that is less than the tolerance above it may be missing on the other side
+THRESHOLD = 0.3  # a detection whose confidence exceeds this by at most the tolerance needs no match
 CONFIDENCE_TOLERANCE = 0.03
 _MIN_IOU = 0.9
 
 
 def agree(some: Detections, others: Detections) -> bool:
-    """Return whether each clear detection of either side has a match on the other: class, box and confidence."""
+    """Return whether every clear detection of one engine has a match of the other engine, and vice versa.
+
+    A match has the same class, and almost the same box and confidence.
+    """
     return _all_found(some, others) and _all_found(others, some)
 
 
@@ -33,7 +36,7 @@ def _all_found(some: Detections, others: Detections) -> bool:
 
 
 def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return the IoU of one box, ``(4,)``, with each of ``(n, 4)``."""
+    """Return the IoU of one box, ``(4,)``, with each of several boxes, ``(n, 4)``."""
     sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
     shared = np.clip(sides, 0, None).prod(axis=1)
     union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - shared

@@ -21,7 +21,7 @@ from serve_app.types import InputShape, Json, Precision
 
 _EXPORT_TIMEOUT_S = 900
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-_MAX_CALIBRATION_PICTURES = 300  # NNCF's default; more take longer and change little
+_MAX_CALIBRATION_PICTURES = 300  # NNCF's default; more images take longer and change little
 _FORMATS = {"openvino": "openvino", "onnx": "onnx", "tensorrt": "engine"}  # engine -> Ultralytics' export format
 _SUFFIXES = {"openvino": "_openvino_model", "onnx": ".onnx", "tensorrt": ".engine"}  # of the exported file or folder
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8}
@@ -30,14 +30,14 @@ _BITS = {"fp32": 32, "fp16": 16, "int8": 8}
 def find_or_export(
     weights: Path, version: str, args: ModelArgs, engine: str, precision: Precision, max_batch_size: int = 1
 ) -> Path:
-    """Return the cached export of a checkpoint for ``engine``; export it first if there is none.
+    """Return the export of a checkpoint for ``engine`` from the cache. Export the checkpoint first if necessary.
 
     Replicas and nodes that share a cache wait for a single export. Raise ModelError when the export fails.
     """
     try:
         libraries = [f"{library}{importlib.metadata.version(library)}" for library in (engine, "ultralytics")]
     except importlib.metadata.PackageNotFoundError as exc:
-        raise ModelError(f"model.engine: {engine} is an extra: pip install 'sightline[{engine}]'") from exc
+        raise ModelError(f"model.engine: {engine} needs an extra; run pip install 'sightline[{engine}]'") from exc
     pictures = _int8_pictures(args, engine, max_batch_size) if precision == "int8" else []
     traits = [weights.stem, version, f"{args.image_size_px}px", precision]
     if pictures:
@@ -47,7 +47,7 @@ def find_or_export(
     if engine == "tensorrt":
         from serve_app.models.engines.device import gpu_name
 
-        traits.append(gpu_name())  # an engine file runs only on the model of GPU that built it
+        traits.append(gpu_name())  # an engine file runs only on the GPU model that it was built on
     try:
         cache_dir = args.cache_dir.expanduser()
     except RuntimeError as exc:  # the user has no home directory
@@ -55,7 +55,7 @@ def find_or_export(
             f"model.cache_dir: {str(exc).rstrip('.')}: set SERVE_APP_CACHE_DIR to an absolute path"
         ) from exc
     target = cache_dir / ("-".join(traits + libraries) + _SUFFIXES[engine])
-    if os.path.exists(target):  # Path.exists would raise PermissionError below another user's folder
+    if os.path.exists(target):  # Path.exists would raise PermissionError in a folder that cannot be read
         return target
     options = {
         "format": _FORMATS[engine],
@@ -68,7 +68,8 @@ def find_or_export(
             shutil.rmtree(folder, ignore_errors=True)  # left by an export that was killed
             folder.mkdir()
             try:
-                # Ultralytics writes next to the weights, whose folder may be read-only. So we export a link to them.
+                # Ultralytics writes next to the weights, whose folder may be read-only. So we export a link
+                # to the weights in our own folder.
                 link = folder / weights.name
                 link.symlink_to(weights)
                 _run_export(link, target, options | {"max_batch_size": max_batch_size}, pictures, lock)
@@ -78,13 +79,13 @@ def find_or_export(
 
 
 def _int8_pictures(args: ModelArgs, engine: str, max_batch_size: int) -> list[Path]:
-    """Return the images for int8 calibration. Raise ModelError when they or a library are missing."""
+    """Return the images for int8 calibration. Raise ModelError when there are too few, or a library is missing."""
     if args.calibration_dir is None:
         raise ModelError(
             "model.precision: int8 needs model.calibration_dir; set it to a folder of about 300 typical images"
         )
     if engine == "openvino" and importlib.util.find_spec("nncf") is None:
-        raise ModelError("model.precision: int8 is an extra: pip install 'sightline[int8]'")
+        raise ModelError("model.precision: int8 needs an extra; run pip install 'sightline[int8]'")
     pictures = calibration_pictures(args.calibration_dir)[:_MAX_CALIBRATION_PICTURES]
     if len(pictures) < max_batch_size:  # TensorRT calibrates with whole batches
         raise ModelError(
@@ -113,10 +114,10 @@ def digest(paths: list[Path]) -> str:
 
 
 def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path], lock: int) -> None:
-    """Export in a child process, so that ``target`` appears complete or not at all.
+    """Export in a child process, which creates ``target`` only when the export is complete.
 
     The child process also holds the ``lock``. If this process is killed, the child finishes the export, and the next
-    process that needs it waits for the child.
+    process that needs ``target`` waits for the child.
     """
     if pictures:
         copies = weights.with_name("images")  # Ultralytics may repair images in place, so it gets copies
@@ -142,13 +143,13 @@ def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]
         ) from exc
     if done.returncode < 0:
         raise ModelError(
-            f"exporting {weights.name} as {options['format']} was ended by signal {-done.returncode}: it may have run "
-            "out of memory; give the Detector more"
+            f"exporting {weights.name} as {options['format']} was ended by signal {-done.returncode}, perhaps because "
+            "memory ran out: give the Detector more memory"
         )
     if done.returncode:
         reason = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
         ours = reason.removeprefix(f"{ModelError.__module__}.{ModelError.__name__}: ")
-        if ours != reason:  # one of our own errors, which needs no prefix
+        if ours != reason:  # our own errors need no prefix
             raise ModelError(ours)
         raise ModelError(f"exporting {weights.name} as {options['format']} failed: {reason}")
 

@@ -1,4 +1,4 @@
-"""Turn the errors that libraries raise for a model into one sentence that an operator can act on."""
+"""Turn an error of a library into one sentence that tells an operator what to do about the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serve_app.errors import ModelError, ServeAppError
 
 logger = logging.getLogger(__name__)
 
-_MAX_REASON = 200  # characters of a library's message
+_MAX_REASON = 200  # the most characters of a library's message that we repeat
 _PREAMBLE = re.compile(r"Exception from |Check '|\w+ API failed with|\[ONNXRuntimeError\] : \d+ : \w+ : $")
 _SOURCE_LOCATION = re.compile(
     r"^/onnxruntime_src/.*?\) (?=[A-Z])"
@@ -22,7 +22,7 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|bad_alloc|OutOfMemory|allocate memor
 
 @contextmanager
 def model_errors() -> Iterator[None]:
-    """Raise every failure inside the block as ModelError.
+    """Turn every exception inside the ``with`` block into a ModelError.
 
     Only the text of a ModelError reaches the person who starts the service. Serve reports any other exception as a
     failed deployment without a reason.

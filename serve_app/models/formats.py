@@ -66,7 +66,7 @@ def unsupported_hint(path: Path) -> str:
 
 
 def check_start(path: Path) -> None:
-    """Raise ModelError for an empty file, or one whose first bytes contradict its name."""
+    """Raise ModelError for an empty file, or a file whose first bytes do not match its suffix."""
     if path.is_dir():
         return
     if not path.is_file():  # reading from a pipe or a device could block forever

@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 from serve_app.errors import ModelError
 from serve_app.types import InputShape
 
-# anchors     (4 + classes, n): centre x, centre y, width, height, scores. YOLOv8, YOLO11 and their relatives.
-# rows        (n, 6): left, top, right, bottom, confidence, class id. End to end (YOLOv10, YOLO26), or built-in NMS.
-# objectness  (n, 5 + classes): centre x, centre y, width, height, objectness, scores. YOLOv3, YOLOv5 and YOLOv7.
+# Anchors, in YOLOv8 and YOLO11, have the shape (4 + classes, n): centre x, centre y, width, height, scores.
+# Rows, in YOLOv10, YOLO26 and with built-in NMS, have the shape (n, 6): left, top, right, bottom, confidence, class id.
+# Objectness, in YOLOv3, YOLOv5 and YOLOv7, has (n, 5 + classes): centre x, centre y, width, height, objectness, scores.
 Head = Literal["anchors", "rows", "objectness"]
 
-_STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # of the levels of YOLO heads
+_STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # strides of the levels of YOLO heads
 _TINY_STRIDES = (16, 32)  # YOLOv3-tiny and YOLOv4-tiny, which have objectness
-_ANCHORS_PER_CELL = 3  # in heads with objectness, except YOLOX, which has one
-_MAX_ROWS = 300  # the default of end-to-end heads; a grid has so few cells only for tiny inputs
-_ROW_LENGTHS = {  # numbers per row -> kinds of model; a detection model has six
+_ANCHORS_PER_CELL = 3  # in heads with objectness, except in YOLOX, which has one anchor per cell
+_MAX_ROWS = 300  # the default of end-to-end heads; only a tiny input has a grid with so few cells
+_ROW_LENGTHS = {  # numbers per row -> the kinds of model that have them; a detection model has six numbers
     7: "like that of an end-to-end model with oriented boxes, an SSD, or a YOLOv7 with built-in NMS",
     38: "like that of an end-to-end segmentation model",
     57: "like that of an end-to-end pose model",
 }
 _EXPORT_HINT = "export it with Ultralytics as a detection model"
-_MAX_FRACTION = 2.0  # boxes whose coordinates are all below it are fractions of the image's sides, not pixels
+_MAX_FRACTION = 2.0  # if no coordinate is larger, boxes are fractions of the image's sides, not pixels
 _ROUNDING = 0.01
 _SLACK_PX = 1.0
 _MIN_CONFIDENCE = 0.01  # the lowest threshold that a request may use
@@ -41,9 +41,9 @@ _MIN_SCORE = 1e-3  # boxes with lower scores may be meaningless
 def recognise(
     outputs: Sequence[Sequence[int]], labels: Sequence[str], input_shape: InputShape, *, is_end_to_end: bool
 ) -> Head:
-    """Return the head whose outputs have these shapes for one image. ``is_end_to_end`` is the file's own statement.
+    """Return the head whose outputs have these shapes for one image. ``is_end_to_end``: what the metadata say.
 
-    Raise ModelError, which says what kind of model it seems to be, for every other head.
+    Raise ModelError for any other head. The message says what kind of model it seems to be.
     """
     shape, *others = outputs
     classes = len(labels)
@@ -86,7 +86,7 @@ def integer_output_error() -> ModelError:
 
 def _describe(shape: Sequence[int], classes: int, *, is_one_per_cell: bool = False) -> str:
     """Return a clause that says which kind of model has an output of this shape."""
-    has_columns = len(shape) == 3 and shape[1] < shape[2]  # one column per cell, like the raw heads of all tasks
+    has_columns = len(shape) == 3 and shape[1] < shape[2]  # one column per grid cell, as in the raw output of all tasks
     extra = shape[1] - 4 - classes if has_columns else 0
     if len(shape) == 2 and shape[1] == classes:
         return "like that of a classification model"
@@ -112,9 +112,9 @@ def _format_shape(shape: Sequence[int]) -> str:
 
 
 def to_rows(raw: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Convert the output of a head with objectness to rows, ``(n, 6)``, without those that no request can ask for.
+    """Convert the output of a head with objectness to rows, ``(n, 6)``. Drop boxes below every allowed threshold.
 
-    The confidence is the objectness times the score of the best class, as in YOLOv5's own suppression.
+    The confidence is the objectness times the score of the best class, as in YOLOv5's own NMS.
     """
     raw = raw[raw[:, 4] > _MIN_CONFIDENCE]
     scores = raw[:, 5:]
@@ -125,9 +125,9 @@ def to_rows(raw: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def check_output(raw: NDArray[np.float32], labels: Sequence[str]) -> None:
-    """Raise ModelError if the values of one raw output contradict the head that its shape stands for.
+    """Raise ModelError if the values of a raw output contradict the kind of head that its shape indicates.
 
-    ``raw`` is the output for any image (see ``models.tasks.detect``). An output without boxes proves nothing.
+    ``raw`` is the output for any image (see ``models.tasks.detect``). An output without boxes is accepted.
     """
     if not np.isfinite(raw).all():
         raise ModelError("the model produces NaN or infinite values: export it again, in fp32 if it was fp16")
@@ -147,9 +147,10 @@ def check_output(raw: NDArray[np.float32], labels: Sequence[str]) -> None:
             "input: only YOLO models exported by Ultralytics are supported"
         )
     inverted = (boxes[:, 2:] - boxes[:, :2] < -_SLACK_PX).any(axis=1)
-    if 2 * inverted.sum() > len(boxes):  # an unbounded head has a few such boxes with low scores
+    if 2 * inverted.sum() > len(boxes):  # a correct head may return a few such boxes with low scores
         raise ModelError(
-            f"most of the model's boxes have their right edge left of the left one, or bottom above top: {_EXPORT_HINT}"
+            f"most of the model's boxes have the right edge left of the left edge, or the bottom above the top: "
+            f"{_EXPORT_HINT}"
         )
 
 

@@ -23,11 +23,11 @@ from serve_app.types import DetectOptions, InputShape, Json, Pixels, Precision
 
 _MAX_COMPARED_PICTURES = 50  # comparing them takes a few seconds at start
 _MIN_COMPARED_DETECTIONS = 20  # with fewer, the comparison of two engines means little
-_MAX_PIXELS = 50_000_000  # in a calibration image or the known image
+_MAX_PIXELS = 50_000_000  # limit for calibration images and for model.known_picture
 _COMPARED = DetectOptions(confidence=THRESHOLD - CONFIDENCE_TOLERANCE, iou=0.7, max_detections=300)
 _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "openvino": ("auto", "fp32", "bf16", "int8"),
-    "onnx": ("auto",),  # the precision of the file
+    "onnx": ("auto",),  # the precision is always that of the file
     "torch": ("auto", "fp32", "fp16"),
     "tensorrt": ("auto", "fp32", "fp16", "int8"),
 }
@@ -35,7 +35,7 @@ _PRECISIONS: dict[str, tuple[Precision, ...]] = {
 
 @model_errors()
 def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
-    """Return the engine with the configured model, ready to infer. Raise ModelError when that is not possible.
+    """Load the configured model into its engine. Raise ModelError on failure.
 
     ``has_gpu``: whether this process was given a GPU. ``max_batch_size``: the most frames in one call of ``infer``.
     """
@@ -51,7 +51,7 @@ def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
 
 
 def _check_first_output(engine: Engine, args: ModelArgs) -> None:
-    """Raise ModelError when the model's output is not usable, or it finds nothing in ``model.known_picture``."""
+    """Raise ModelError when the model's output is unusable, or the model finds nothing in ``model.known_picture``."""
     info = engine.info
     frame = (
         _model_input(args.known_picture, info.input_shape, "known_picture")
@@ -99,7 +99,7 @@ def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_
 
         return TensorRtEngine(weights, precision=precision, max_batch_size=max_batch_size, **options)
     if engine == "onnx" and importlib.util.find_spec("onnxruntime") is None:
-        raise ModelError("model.engine: onnx is an extra: pip install 'sightline[onnx]'")
+        raise ModelError("model.engine: onnx needs an extra; run pip install 'sightline[onnx]'")
     if weights.suffix == ".pt":
         precision_of_file: Precision = "int8" if precision == "int8" else "fp32"
         weights = find_or_export(weights, options["version"], args, engine, precision_of_file)
@@ -111,9 +111,10 @@ def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_
 
 
 def _load_openvino(weights: Path, options: Json, args: ModelArgs) -> Engine:
-    """Load the OpenVINO engine, in bf16 when the precision is ``auto`` and bf16 is proven to find the same objects.
+    """Load the OpenVINO engine. For the precision ``auto``, use bf16 if it finds the same objects as fp32.
 
-    bf16 is far faster than fp32. The proof needs the images in ``model.calibration_dir``.
+    bf16 is far faster than fp32. The comparison needs the images in ``model.calibration_dir``. Without them, ``auto``
+    means fp32.
     """
     from serve_app.models.engines.openvino import OpenVinoEngine
 
@@ -129,7 +130,7 @@ def _load_openvino(weights: Path, options: Json, args: ModelArgs) -> Engine:
 
 
 def _engines_agree(some: Engine, other: Engine, pictures: list[Path]) -> bool:
-    """Return whether both engines find the same objects in every image, and enough of them to be sure.
+    """Return whether both engines find the same objects in every image, and enough objects to be sure.
 
     Raise ModelError when an image cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Find a model's weights, and verify that they are the file that the operator named."""
+"""Find a model's weights, and verify their SHA-256."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _READS = {
 
 @model_errors()
 def check_weights(args: ModelArgs) -> None:
-    """Raise ModelError when the weights are missing, not readable or not verified. Nothing is loaded yet."""
+    """Raise ModelError when the weights are missing, not readable or not verified. Do not load them."""
     if args.engine not in ("null", "sleep"):
         weights = find_weights(args, args.engine if args.engine != "auto" else "openvino")
         _check_hash(weights, args.weights_sha256)
@@ -66,8 +66,8 @@ def find_weights(args: ModelArgs, engine: str) -> Path:
         return path
     if args.engine == "auto" and engine == "torch" and kind in _READS["openvino"]:
         raise ModelError(
-            f"model.weights: with a GPU, they must be a .pt file; to run {path.name} on the CPU, set model.engine to "
-            "openvino"
+            f"model.weights: with a GPU, the weights must be a .pt file; to run {path.name} on the CPU, set "
+            "model.engine to openvino"
         )
     readable = " or ".join("an exported folder" if kind == "folder" else f"a {kind} file" for kind in _READS[engine])
     hint = unsupported_hint(path)
@@ -95,7 +95,10 @@ def _check_hash(path: Path, expected: str | None) -> None:
 
 @contextmanager
 def verified_weights(weights: Path, expected: str | None) -> Iterator[Path]:
-    """Verify the weights and yield their path. A pickle is copied first, so that nobody can replace it afterwards."""
+    """Verify the weights and yield their path.
+
+    A pickle is copied first, so that nobody can replace it between the check and the load.
+    """
     if weights.suffix != ".pt":
         _check_hash(weights, expected)
         yield weights

@@ -1,1 +1,1 @@
-"""Connect to addresses that clients name, through a guard."""
+"""Connect to addresses from clients' requests, and refuse addresses that are not allowed."""

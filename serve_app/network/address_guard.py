@@ -1,4 +1,4 @@
-"""Decide which addresses named by clients the server may connect to: public ones, and those in allowed networks."""
+"""Decide which addresses from clients' requests are allowed: public addresses, and those in allowed networks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from serve_app.errors import InvalidUrl
 Network = IPv4Network | IPv6Network
 
 NOT_ALLOWED = (
-    "the url's host has no allowed address; use a public one, or allow its network (SERVE_APP_ALLOWED_NETWORKS)"
+    "the url's host has no allowed address; use a public address, or allow its network (SERVE_APP_ALLOWED_NETWORKS)"
 )
-# Special addresses that count as ``is_global`` in some or all versions of Python: those of protocols, relays and
-# documentation (IANA's registries of special-purpose addresses), and that of Azure's metadata service.
+# These addresses are not public, but some or all versions of Python count them as ``is_global``. All but one are in
+# IANA's registries of special-purpose addresses. 168.63.129.16 is the metadata service of Azure.
 _SPECIAL: tuple[Network, ...] = (
     *map(IPv4Network, ("192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24")),
     IPv4Network("168.63.129.16/32"),
     *map(IPv6Network, ("2001::/23", "2002::/16", "2620:4f:8000::/48", "3fff::/20")),
 )
-# The allocated part of IPv6. The forms that embed an IPv4 address (mapped, compatible, NAT64) are outside of it.
+# The allocated part of IPv6. Mapped, compatible and NAT64 addresses, which embed an IPv4 address, are outside of it.
 _ALLOCATED = ip_network("2000::/3")
 # Name resolution has its own threads, because it can take half a minute, cannot be cancelled, and would block asyncio's
 # default threads.
@@ -30,9 +30,9 @@ _RESOLVERS = ThreadPoolExecutor(16, "resolve")
 
 
 def addresses_of(host: str, port: int) -> list[str]:
-    """Return all addresses of a host, the best one first.
+    """Return all addresses of a host, the preferred one first.
 
-    Raise InvalidUrl when it is not a valid name, and ``socket.gaierror`` when it has no address.
+    Raise InvalidUrl when ``host`` is not a valid name, and ``socket.gaierror`` when it has no address.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -43,14 +43,14 @@ def addresses_of(host: str, port: int) -> list[str]:
 
 @dataclass(frozen=True)
 class AddressGuard:
-    """A guard that resolves a host and checks its addresses. Callers connect to these addresses, never to the name."""
+    """A guard that resolves a host and checks its addresses. Callers must connect to these, not to the name."""
 
     allowed: tuple[Network, ...] = ()  # besides public addresses
 
     async def resolve(self, host: str, port: int) -> list[str]:
-        """Return the host's addresses, the best one first.
+        """Return the host's addresses, the preferred one first.
 
-        Raise InvalidUrl when any of them is not allowed, and ``socket.gaierror`` when there is none.
+        Raise InvalidUrl when any address is not allowed, and ``socket.gaierror`` when the host has no address.
         """
         return await asyncio.get_running_loop().run_in_executor(_RESOLVERS, self.look_up, host, port)
 
@@ -61,7 +61,7 @@ class AddressGuard:
         return addresses
 
     def check_literal_address(self, host: str) -> None:
-        """Raise InvalidUrl when the host is a numeric address, in any notation, that is not allowed.
+        """Check a host that is a numeric address, in any notation. Raise InvalidUrl when the address is not allowed.
 
         Names are not resolved here. They are checked when a connection is made.
         """

@@ -1,8 +1,8 @@
-"""An HTTP client for addresses that clients name, which makes every connection through a guard.
+"""An HTTP client for urls from clients' requests. It makes every connection through a guard.
 
 The guard checks each connection, so neither a redirect nor a name that changes its address can bypass it. TLS
-certificates are verified against the name. Unlike other HTTP clients, this one does not follow redirects, use proxies
-from the environment, store cookies or decompress bodies.
+certificates are verified against the host name. Unlike other HTTP clients, this one does not follow redirects, use
+proxies from the environment, store cookies or decompress bodies.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import httpx
 from serve_app.errors import InvalidUrl, Limit, TooLarge
 from serve_app.network.address_guard import AddressGuard
 
-_MAX_ADDRESSES = 4  # of a host that are tried
+_MAX_ADDRESSES = 4  # how many addresses of a host are tried
 _KEEPALIVE_S = 5.0
-_MIN_CHUNK_BYTES = 256  # the minimum average, because the cost of reading a chunk does not depend on its size
-_SMALL_CHUNKS = 100  # chunks that may be smaller
+_MIN_CHUNK_BYTES = 256  # minimum average size of a chunk; reading a chunk costs the same at any size
+_SMALL_CHUNKS = 100  # how many chunks may be smaller
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*")  # a name or a numeric address
 
-logging.getLogger("httpcore").setLevel(logging.INFO)  # at DEBUG it logs headers, which may contain secrets
+logging.getLogger("httpcore").setLevel(logging.INFO)  # at DEBUG, httpcore logs headers, which may contain secrets
 
 
 class NoAnswer(Exception):
-    """The server cannot be reached, or does not answer with valid HTTP. The text says why, without the url."""
+    """The server cannot be reached, or does not answer with valid HTTP. The text gives the reason, without the url."""
 
 
 class NoSuchHost(NoAnswer):
@@ -40,7 +40,7 @@ class NoSuchHost(NoAnswer):
 
 
 def parse_http_url(text: str) -> httpx.URL:
-    """Parse an http or https url. Raise InvalidUrl when it is not valid."""
+    """Parse an http or https url. Raise InvalidUrl when the url is not valid."""
     try:
         url = httpx.URL(text)
         is_valid = url.scheme in {"http", "https"} and bool(_HOST.fullmatch(url.raw_host.decode()))
@@ -72,8 +72,8 @@ class Reply:
     async def read(self, max_bytes: int, limit: Limit = "") -> bytes:
         """Return the body as it was sent.
 
-        Raise TooLarge with the name ``limit`` before more than ``max_bytes`` are read, and NoAnswer when the connection
-        fails.
+        Raise TooLarge, which names ``limit``, before more than ``max_bytes`` are read. Raise NoAnswer when the
+        connection fails.
         """
         chunks: list[bytes] = []
         left = max_bytes - int(self.header("content-length") or 0)
@@ -86,7 +86,7 @@ class Reply:
                         break
                     chunks.append(chunk)
                     if max_bytes - left < _MIN_CHUNK_BYTES * (len(chunks) - _SMALL_CHUNKS):
-                        raise TooManySmallChunks("its answer comes in chunks that are too small")
+                        raise TooManySmallChunks("the server's answer comes in chunks that are too small")
         if left < 0:
             prefix = f"{limit}: " if limit else ""
             raise TooLarge(
@@ -96,7 +96,10 @@ class Reply:
 
 
 class GuardedHttp:
-    """An HTTP client for one event loop. Each step may take ``timeout_s``, and headers may have 100 KiB."""
+    """An HTTP client for one event loop.
+
+    Connecting, each read and each write may take ``timeout_s``. The headers of an answer may have 100 KiB.
+    """
 
     def __init__(self, guard: AddressGuard, *, timeout_s: float, kept: int = 0) -> None:
         """Create a client that keeps up to ``kept`` idle connections open for further requests."""
@@ -150,7 +153,7 @@ class _GuardedNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address of the host that accepts, within ``timeout`` seconds for all of them."""
+        """Try the host's addresses until one accepts a connection, within ``timeout`` seconds in total."""
         try:
             async with asyncio.timeout(timeout):
                 addresses = (await self._guard.resolve(host, port))[:_MAX_ADDRESSES]
@@ -171,14 +174,14 @@ class _GuardedNetwork(httpcore.AsyncNetworkBackend):
 
 @contextmanager
 def _translated_errors(timeout_s: float) -> Iterator[None]:
-    """Raise httpcore's errors inside the block as NoAnswer."""
+    """Turn httpcore's errors inside the ``with`` block into NoAnswer."""
     try:
         yield
     except httpcore.TimeoutException as exc:
         raise NoAnswer(f"no answer within {timeout_s:g} s") from exc
     except socket.gaierror as exc:
-        raise NoSuchHost(f"it cannot be reached: {exc.strerror}") from exc
+        raise NoSuchHost(f"the server cannot be reached: {exc.strerror}") from exc
     except httpcore.ConnectError as exc:
-        raise NoAnswer(f"it cannot be reached: {exc}") from exc
+        raise NoAnswer(f"the server cannot be reached: {exc}") from exc
     except (httpcore.NetworkError, httpcore.ProtocolError) as exc:
-        raise NoAnswer(f"the connection broke: {type(exc).__name__}") from exc
+        raise NoAnswer(f"the connection to the server broke: {type(exc).__name__}") from exc

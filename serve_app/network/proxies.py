@@ -1,4 +1,4 @@
-"""Use the proxies that the environment names: ``http_proxy``, ``https_proxy``, ``all_proxy`` and ``no_proxy``."""
+"""Use the proxies that environment variables set: ``http_proxy``, ``https_proxy``, ``all_proxy`` and ``no_proxy``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Proxy:
     host: str
     port: int
     name: str
-    headers: dict[str, str]  # of requests to it
+    headers: dict[str, str]  # to send with requests to the proxy
 
 
 class TunnelRefused(Exception):
-    """The proxy answered a CONNECT request with ``status``, or 0 when its answer is not HTTP."""
+    """The proxy refused a CONNECT request. ``status`` is the answer's HTTP status, or 0 when the answer is not HTTP."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -32,10 +32,11 @@ class TunnelRefused(Exception):
 
 
 def proxy_for(scheme: str, host: str, port: int, addresses: list[str]) -> Proxy | None:
-    """Return the proxy for a host, or None to connect directly. ``addresses`` are those that the name resolves to here.
+    """Return the proxy for a host, or None to connect directly.
 
-    Hosts in private networks are reached directly, because a camera in the local network is not behind the proxy.
-    Raise ValueError when the environment names something other than an HTTP proxy.
+    ``addresses``: the addresses to which this machine resolves ``host``. Hosts in private networks are reached
+    directly, because a camera in the local network is not behind the proxy. Raise ValueError when the environment names
+    something other than an HTTP proxy.
     """
     proxies = getproxies_environment()
     text = proxies.get(scheme) or proxies.get("all")
@@ -55,7 +56,10 @@ def proxy_for(scheme: str, host: str, port: int, addresses: list[str]) -> Proxy 
 
 
 def tunnel(connection: socket.socket, proxy: Proxy, host: str, port: int) -> None:
-    """Ask the proxy at the other end to connect to a host. Raise TunnelRefused when it refuses, and OSError."""
+    """Ask the proxy at the other end of ``connection`` to connect to a host.
+
+    Raise TunnelRefused when the proxy refuses, and OSError when the connection fails.
+    """
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     lines = [
         f"CONNECT {target} HTTP/1.1",

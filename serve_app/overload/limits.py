@@ -11,15 +11,18 @@ from contextlib import contextmanager
 from serve_app.errors import Limit, Overloaded
 
 _MAX_WAIT_S = 2.0  # for a slot
-_MEASURING_S = 0.5  # the minimum time over which throughput is measured
-_MAX_GAP_S = 0.1  # a slot that is free for no longer still counts as in use
+_MEASURING_S = 0.5  # throughput is measured over at least this time
+_MAX_GAP_S = 0.1  # a slot that is free for at most this time still counts as in use
 
 
 class ConcurrencyLimit:
-    """Limit on the number of requests in flight, which refuses any further one."""
+    """Limit on the number of requests in flight. Further requests are refused."""
 
     def __init__(self, count: int, limit: Limit, refusal: str) -> None:
-        """Set the limit to ``count``. ``limit`` is its name; ``refusal`` says what is in flight and what to do."""
+        """Set the limit to ``count``.
+
+        ``limit``: the name of the setting. ``refusal``: the error message, which says what is in flight and what to do.
+        """
         self._free = count
         self._limit = limit
         self._refusal = f"{limit}: {refusal}"
@@ -37,25 +40,25 @@ class ConcurrencyLimit:
 
 
 class AdmissionLimit:
-    """Limit that admits requests which get one of ``slots`` at once or soon.
+    """Limit that admits a request only when one of ``slots`` is or soon becomes free.
 
-    How soon is known only after all slots were in use for a while; until then, every request is admitted. A client
-    that would wait for seconds should retry elsewhere, and a queue longer than the service can answer in time would
-    help nobody. Each tenant may use its share, so no tenant is refused because of another one.
+    The wait is estimated from the throughput, which is known only after all slots were in use for a while. Until then,
+    every request is admitted. A client that would wait for longer should retry elsewhere, because a queue that the
+    service cannot answer in time helps nobody. A tenant with less than its equal share in flight is always admitted.
     """
 
     def __init__(self, slots: int, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._slots = slots
         self._clock_s = clock_s
         self._in_flight: Counter[str] = Counter()  # by tenant
-        self._completed_per_s = 0.0  # requests completed while all slots are in use; 0 when not known yet
+        self._completed_per_s = 0.0  # throughput while all slots are in use; 0 until it has been measured
         self._last_full_at_s = -math.inf  # when all slots were last in use
-        self._full_since_at_s = 0.0  # since when all slots have been in use, apart from short gaps
-        self._ended = 0  # requests completed since then
+        self._full_since_at_s = 0.0  # start of the time in which all slots are in use, apart from short gaps
+        self._ended = 0  # requests completed since ``_full_since_at_s``
 
     @contextmanager
     def enter(self, tenant: str) -> Iterator[None]:
-        """Count one more request for the duration of a ``with`` block. Raise Overloaded when it would wait too long."""
+        """Count one more request during a ``with`` block. Raise Overloaded when the request would wait too long."""
         in_flight = self._in_flight.total()
         admitted = max(self._slots, _MAX_WAIT_S * self._completed_per_s) if self._completed_per_s else math.inf
         tenants = len(self._in_flight) + (tenant not in self._in_flight)

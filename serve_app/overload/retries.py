@@ -12,21 +12,21 @@ from serve_app.errors import DeadlineExceeded, ReplicaDied, ReplicaGone, Unavail
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
-_DEATHS_PER_CALL = 4  # how often all calls in flight may die in a row, with no answer in between
+_DEATHS_PER_CALL = 4  # a full budget allows this many retries for each call that may be in flight
 _REFILL_PER_ANSWER = 0.2  # retries that each answer adds to the budget
 
 T = TypeVar("T")
 
 
 class Retries:
-    """Retries of one process's calls until their deadline, so that callers never see a transient replica death.
+    """Retries the calls of one process until their deadline, so that callers never see a transient replica death.
 
-    A retry after the death of a replica spends from a budget, which answers refill. When replicas die faster than they
-    answer, calls fail instead of adding load, as in gRPC's retry throttling (proposal A6).
+    Each retry after the death of a replica uses up part of a budget, and each answer refills part of it. When replicas
+    die faster than they answer, calls fail instead of adding load, as in gRPC's retry throttling (proposal A6).
     """
 
     def __init__(self, in_flight: int) -> None:
-        """Fill the budget. ``in_flight``: the number of calls that may be in flight, and die, at once."""
+        """Fill the budget. ``in_flight``: how many calls may be in flight, and so fail, at the same time."""
         self._capacity = _DEATHS_PER_CALL * in_flight
         self._budget = float(self._capacity)
 

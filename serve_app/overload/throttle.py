@@ -1,4 +1,7 @@
-"""Refuse requests early when they would be refused anyway. This module imports neither HTTP libraries nor Ray."""
+"""Refuse requests early when the service would probably refuse them anyway.
+
+This module imports neither HTTP libraries nor Ray.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,16 @@ from collections.abc import Callable
 
 from serve_app.errors import Limit, Overloaded
 
-_HALF_LIFE_S = 0.5  # of the weight of an observation
-_SPARE = 1.5  # ratio of admitted to accepted requests; above 1, so that a recovery is noticed soon
+_HALF_LIFE_S = 0.5  # an observation loses half of its weight in this time
+_SPARE = 1.5  # requests to admit per accepted request; above 1, so that a recovery is noticed soon
 
 
 class Throttle:
-    """Adaptive throttling: refuses requests before they reach a full service, so that a refusal costs almost nothing.
+    """Adaptive throttling of requests to a service. A refusal is cheap, because the service never sees the request.
 
-    The probability of a refusal is ``(requests - spare * accepted) / (requests + 1)`` over the last seconds (Beyer and
-    others, "Site Reliability Engineering", O'Reilly 2016, chapter 21). A request counts once its outcome is known. A
-    refusal repeats the limit and the text of the service's own latest refusal.
+    The probability of a refusal is ``(requests - spare * accepted) / (requests + 1)``, where both counts are those of
+    the last seconds (Beyer and others, "Site Reliability Engineering", O'Reilly 2016, chapter 21). A request counts
+    once its outcome is known. A refusal repeats the limit and the text of the service's own latest refusal.
     """
 
     def __init__(
@@ -32,7 +35,7 @@ class Throttle:
         self._detail = ""
 
     def admit(self) -> None:
-        """Raise Overloaded for a share of the requests that follows the service's recent refusals."""
+        """Raise Overloaded with a probability that rises with the service's recent refusals."""
         self._fade()
         if self._chance() < (self._requests - _SPARE * self._accepted) / (self._requests + 1):
             self._requests += 1

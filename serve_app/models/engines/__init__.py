@@ -1,4 +1,4 @@
-"""The engines that run a model. Each module is one engine, and all of them follow the protocol below."""
+"""The engines that run a model. Every engine follows the protocol below."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Engine(Protocol):
     """A loaded model that is ready to infer."""
 
     info: EngineInfo
-    concurrency: int  # calls of ``infer`` that may run at once, each in its own thread
-    takes_batches: bool  # whether several frames in one call may be faster than one by one
+    concurrency: int  # how many calls of ``infer`` may run at once, each in its own thread
+    takes_batches: bool  # whether one call with several frames may be faster than one call per frame
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
         """Return one raw output per frame, in order.

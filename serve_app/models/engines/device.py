@@ -1,4 +1,4 @@
-"""Move frames to a GPU and rows back, for all GPU engines. The same code also runs on a CPU."""
+"""Copy frames to a GPU and rows of results back, for all GPU engines. The same code also runs on a CPU."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Step = Callable[[torch.Tensor], torch.Tensor]  # (n, height, width, 3) uint8 BGR
 
 
 class ExecutionContext:
-    """The resources of one batch on the device: pinned memory to gather it in, a CUDA stream, and the step to run.
+    """The resources that run a batch on the device: pinned memory for its frames, a CUDA stream, and the step to run.
 
-    The batch is copied to the device once, and one small copy comes back. Only one thread may use a context at a time.
+    A batch is copied to the device in one transfer, and its small result is copied back in another. Only one thread may
+    use a context at a time.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class ExecutionContext:
         max_batch_size: int,
         stream: torch.cuda.Stream | None = None,
     ) -> None:
-        """Allocate the memory for a batch. ``stream``: None stands for the device's default stream."""
+        """Allocate the memory for a batch. ``stream``: None means the default stream of the device."""
         shape = (max_batch_size, *input_shape.array)
         self._gathered = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
         self._batch = self._gathered.numpy()
@@ -54,8 +55,8 @@ def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def to_rows(raw: torch.Tensor) -> torch.Tensor:
     """Return each anchor's box and best class, ``(n, anchors, 6)``: left, top, right, bottom, confidence, class id.
 
-    ``raw`` is ``(n, 4 + classes, anchors)``: see ``models.tasks.detect``. With 80 classes, this reduces the copy from
-    the device to one fourteenth. The rest depends on the thresholds of each image and is left to that module.
+    ``raw`` is ``(n, 4 + classes, anchors)``: see ``models.tasks.detect``. With 80 classes, the copy from the
+    device shrinks to one fourteenth. Thresholds and NMS are left to that module, because they differ between images.
     """
     confidence, class_id = raw[:, 4:].max(1)
     centre, size = raw[:, :4].float().chunk(2, 1)
@@ -64,5 +65,5 @@ def to_rows(raw: torch.Tensor) -> torch.Tensor:
 
 
 def gpu_name() -> str:
-    """Return the GPU's name in a form that fits into a file name."""
+    """Return the GPU's name with underscores for spaces, so that a file name can contain it."""
     return str(torch.cuda.get_device_name()).replace(" ", "_")

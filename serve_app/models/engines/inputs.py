@@ -1,4 +1,4 @@
-"""Determine the input shape of an exported model, and refuse models that do not take images as YOLO models do."""
+"""Determine the input shape of an exported model, and refuse models whose input is not that of a YOLO model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from serve_app.errors import ModelError
 from serve_app.types import InputShape
 
-MAX_SIDE_PX = 8192  # 64 slots of this size take 13 GB; larger inputs are not meant for images
+MAX_SIDE_PX = 8192  # 64 slots of this size take 13 GB; inputs of detection models are smaller
 
 
 def input_shape(inputs: Sequence[Sequence[int | None]], is_float: bool, wanted: InputShape) -> InputShape:
@@ -26,11 +26,11 @@ def input_shape(inputs: Sequence[Sequence[int | None]], is_float: bool, wanted: 
     (sides,) = inputs
     _, channels, height, width = sides
     if channels not in (None, 3) and width == 3:
-        raise ModelError(f"the model's input is {_format_shape(sides)}, channels last: export it as 1x3xHxW")
+        raise ModelError(f"the model's input is {_format_shape(sides)}, which is channels last: export it as 1x3xHxW")
     if channels not in (None, 3):
         raise ModelError(
-            f"the model's input is {_format_shape(sides)}, images of {channels} channels, but only 3 are supported: "
-            "export it as 1x3xHxW"
+            f"the model's input is {_format_shape(sides)}, for images of {channels} channels, but only 3 are supported"
+            ": export it as 1x3xHxW"
         )
     if not is_float:
         raise ModelError(
@@ -52,5 +52,5 @@ def _format_shape(sides: Sequence[int | None]) -> str:
 
 
 def fixed_batch_error(batch: int) -> ModelError:
-    """Return the error for a file with a fixed batch of ``batch`` that cannot be changed to a batch of one."""
+    """Return the error for a file whose fixed batch size, ``batch``, cannot be changed to 1."""
     return ModelError(f"the model takes {batch} images at a time and cannot take a single one: export it with batch=1")

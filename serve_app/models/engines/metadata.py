@@ -1,4 +1,4 @@
-"""Read the metadata of an exported model: its classes, its task, and whether it suppresses its own boxes."""
+"""Read the metadata of an exported model: its classes, its task, and whether it has built-in NMS."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import yaml
 from serve_app.errors import ModelError
 from serve_app.types import Json
 
-_NOTHING = ("", "none", "null", "~")  # the spellings of Python, JSON and YAML
+_NOTHING = ("", "none", "null", "~")  # spellings of an empty value in Python, JSON and YAML
 
 
 def read_labels(metadata: Json) -> tuple[str, ...]:
     """Return the label of each class id, from ``names`` in the metadata.
 
-    ``names`` is a list of labels, or a mapping from class ids, which may be text, to labels. In ONNX files, ``names``
-    is text itself: Python's repr, JSON or YAML. A label may occur twice. Raise ModelError when the labels cannot be
-    read, and for another task than detection.
+    ``names`` is a list of labels, or maps class ids to labels. The ids may be text. In ONNX files, ``names`` as a whole
+    is text: Python's repr, JSON or YAML. A label may occur twice. Raise ModelError when the labels cannot be read, or
+    when the task is not detection.
     """
     task = metadata.get("task")
     if str(task).lower() not in (*_NOTHING, "detect"):
@@ -36,22 +36,29 @@ def read_labels(metadata: Json) -> tuple[str, ...]:
     if not isinstance(names, dict):
         raise ModelError("the model does not name its classes: export it with Ultralytics, which adds their names")
     if not names:
-        raise ModelError("the model names no class: export a model that has classes with Ultralytics")
+        raise ModelError("the model names no classes: export a detection model with Ultralytics")
     if not all(isinstance(label, (str, int, float, type(None))) for label in names.values()):
-        raise ModelError("the model does not name its classes: its names are lists or mappings where labels should be")
+        raise ModelError(
+            "the model does not name its classes: its names contain lists or mappings instead of labels; export it "
+            "again with the name of each class"
+        )
     try:
         by_id = {int(class_id): _join_surrogates(str(label)) for class_id, label in names.items()}
     except (TypeError, ValueError) as exc:
-        raise ModelError("the model does not name its classes: the keys of its names are no class ids") from exc
+        raise ModelError(
+            "the model does not name its classes: the keys of its names are not class ids; export it again with the "
+            "name of each class"
+        ) from exc
     if missing := [class_id for class_id in range(len(names)) if class_id not in by_id]:
         raise ModelError(
-            f"the model does not name its classes: it has {len(names)} names, but none of them for class {missing[0]}"
+            f"the model does not name its classes: it has {len(names)} names, but no name for class "
+            f"{missing[0]}; export it again with the name of each class"
         )
     return tuple(by_id[class_id] for class_id in range(len(names)))
 
 
 def has_built_in_nms(metadata: Json, operations: Iterable[str]) -> bool:
-    """Return whether the file has built-in NMS: its metadata say so (``nms=True``), or its graph has the operation."""
+    """Return whether the file has built-in NMS, according to its metadata (``nms=True``) or its operations."""
     arguments = metadata.get("args")
     if isinstance(arguments, str):
         arguments = _from_text(arguments)
@@ -60,23 +67,24 @@ def has_built_in_nms(metadata: Json, operations: Iterable[str]) -> bool:
 
 
 def is_end_to_end(metadata: Json) -> bool:
-    """Return whether the metadata say that the head returns each object once, as those of YOLOv10 and YOLO26 do."""
+    """Return whether the metadata say that the head returns each object once, like the heads of YOLOv10 and YOLO26."""
     return str(metadata.get("end2end")).lower() == "true"
 
 
 def _is_rtdetr(metadata: Json) -> bool:
-    """Return whether the model is an RT-DETR, from its head's name (since Ultralytics 8.4) or its description.
+    """Return whether the name of the head (since Ultralytics 8.4) or the description is that of an RT-DETR.
 
-    The description is "Ultralytics NAME model trained on DATA". Only NAME counts, because a data set can have any name.
+    A description has the form "Ultralytics NAME model trained on DATA". Only NAME counts, because a data set can have
+    any name.
     """
     name, _, _ = str(metadata.get("description", "")).lower().partition(" trained on ")
     return metadata.get("head") == "RTDETRDecoder" or "rtdetr" in re.sub("[-_ ]", "", name)
 
 
 def _from_text(text: str) -> Any:
-    """Return the value of a text in JSON, Python's repr or YAML, or None for another text.
+    """Parse JSON, Python's repr or YAML. Return None for any other text.
 
-    YAML scalars stay text, because other YAML loaders turn the label ``no`` into ``False``.
+    YAML scalars stay text, because a loader that converts scalars would turn the label ``no`` into ``False``.
     """
     for read in (json.loads, ast.literal_eval, lambda yaml_text: yaml.load(yaml_text, yaml.BaseLoader)):
         try:
@@ -87,7 +95,7 @@ def _from_text(text: str) -> Any:
 
 
 def _join_surrogates(label: str) -> str:
-    """Return the label with surrogate pairs joined into characters, and single surrogates replaced.
+    """Return the label with surrogate pairs joined into characters, and unpaired surrogates replaced.
 
     JSON and Python may write a character above U+FFFF as two surrogates, which UTF-8 cannot encode.
     """

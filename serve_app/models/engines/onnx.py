@@ -20,14 +20,14 @@ from serve_app.models.failures import out_of_memory, reason
 from serve_app.models.heads import integer_output_error, recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
-_FRAMES = "sightline.frames"  # the prefix avoids the names of the file's own tensors
+_FRAMES = "sightline.frames"  # with a prefix that the names of the file's tensors do not have
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 class OnnxEngine:
-    """Engine that runs each batch at once, or image by image when the file was exported for a fixed batch.
+    """Engine that runs each batch at once, or image by image when the file has a fixed batch size.
 
-    It computes in the precision of the file. A dynamic input size is fixed at ``input_shape``. Raise ModelError when
+    It computes in the precision of the file. A dynamic input size is set to ``input_shape``. Raise ModelError when
     the model cannot be read or run.
     """
 
@@ -46,7 +46,8 @@ class OnnxEngine:
         try:
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads
-            options.log_severity_level = 3  # errors only: it logs many warnings about a changed batch size
+            # We log errors only, because a changed batch size causes many warnings.
+            options.log_severity_level = 3
             providers = ["CUDAExecutionProvider"] if on_gpu else []
             providers.append("CPUExecutionProvider")
             self._session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
@@ -110,10 +111,10 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | None, InputShape]:
-    """Add the conversion of colour order, scale and layout to the graph, which then takes slots without a copy.
+    """Add the conversion of colour order, scale and layout to the graph, which then takes frames without a copy.
 
-    Return the file's batch size, None if it is dynamic, and the shape of the input: the file's, or ``wanted`` if it is
-    dynamic. A fixed batch size becomes one. Raise ModelError for inputs that are not supported.
+    Return the file's batch size (None if it is dynamic), and the shape of the input, where ``wanted`` replaces dynamic
+    sides. A fixed batch size is changed to 1. Raise ModelError for inputs that are not supported.
     """
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
@@ -128,7 +129,8 @@ def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | Non
         _keep_any_batch(model, batch)
         del graph.value_info[:]
         for output in graph.output:
-            output.type.tensor_type.ClearField("shape")  # like the shapes in value_info, it is for the old batch size
+            # Like the shapes in value_info, this shape is for the old batch size.
+            output.type.tensor_type.ClearField("shape")
     half = old.type.tensor_type.elem_type == TensorProto.FLOAT16
     new = helper.make_tensor_value_info(_FRAMES, TensorProto.UINT8, [1 if batch else "batch", *shape.array])
     graph.input.remove(old)
@@ -150,7 +152,7 @@ def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | Non
 
 
 def _keep_any_batch(model: onnx.ModelProto, batch: int) -> None:
-    """Change Reshape operations that fix the first side at the old batch size, so that they keep it as it is."""
+    """Change each Reshape that sets the first side to the old batch size, so that it keeps the side of its input."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     shapes = {one.name: one.type.tensor_type.shape.dim for one in (*graph.input, *graph.value_info)}
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -160,7 +162,7 @@ def _keep_any_batch(model: onnx.ModelProto, batch: int) -> None:
             continue
         sides = numpy_helper.to_array(constants[node.input[1]]).copy()
         if sides.size and sides[0] == batch == shapes[node.input[0]][0].dim_value:
-            sides[0] = 0  # keeps the side: https://onnx.ai/onnx/operators/onnx__Reshape.html
+            sides[0] = 0  # 0 keeps the side: https://onnx.ai/onnx/operators/onnx__Reshape.html
             name = f"sightline.{node.input[1]}"
             if name not in {tensor.name for tensor in model.graph.initializer}:
                 model.graph.initializer.append(numpy_helper.from_array(sides, name))

@@ -29,14 +29,14 @@ _FLOATS = (ov.Type.f32, ov.Type.f16, ov.Type.bf16, ov.Type.f64)
 
 
 class OpenVinoEngine:
-    """Engine that runs one image per OpenVINO request and reads it in place from its slot.
+    """Engine that runs one image per OpenVINO request, and reads the image in place from shared memory.
 
-    The model is compiled twice: for single images, with all threads on each, and for several images at once, with
-    as many OpenVINO streams as OpenVINO finds best for the machine. Streams are slower for one image and faster for
+    The model is compiled twice. One copy uses all threads for a single image. The other runs several images at once, in
+    as many OpenVINO streams as OpenVINO recommends for the machine. Streams are slower for one image and faster for
     many.
 
-    ``path``: an exported OpenVINO folder, or an ``.onnx`` file. A dynamic input size is fixed at ``input_shape``, and a
-    fixed batch size is changed to one. Raise ModelError when the model cannot be read or run.
+    ``path``: an exported OpenVINO folder, or an ``.onnx`` file. A dynamic input size is set to ``input_shape``, and a
+    fixed batch size is changed to 1. Raise ModelError when the model cannot be read or run.
     """
 
     takes_batches = False
@@ -53,7 +53,8 @@ class OpenVinoEngine:
         precision = _choose_precision(precision, is_quantised=is_int8, has_bf16=_has_bf16(core))
         answers_floats = not model.outputs or model.output(0).element_type in _FLOATS
         options: Json = {"INFERENCE_NUM_THREADS": threads}
-        if "FakeQuantize" not in operations:  # without it, as after dynamic quantisation, int8 weights compute in fp32
+        # Only a model with FakeQuantize computes in int8. Dynamic quantisation adds int8 weights, but computes in fp32.
+        if "FakeQuantize" not in operations:
             options["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bf16" else "f32"
         self._requests = threading.local()  # by compiled model
         self._has_objectness = False
@@ -103,16 +104,16 @@ class OpenVinoEngine:
         return [to_rows(one) for one in raw] if self._has_objectness else raw
 
     def _output_shapes(self, shape: InputShape) -> list[list[int]]:
-        """Run the model once and return the shape of each output, which is dynamic in some files."""
+        """Run the model once, and return the shapes of its outputs. In some files, these shapes are dynamic."""
         self.infer([np.zeros(shape.array, np.uint8)])
         (request,) = self._requests.one
         return [list(tensor.shape) for tensor in request.output_tensors]
 
 
 def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
-    """Return the network, and the metadata that Ultralytics' export wrote into it or next to it."""
+    """Return the network and its metadata, which Ultralytics' export writes into the file or next to it."""
     if path.is_dir():
-        found = path.iterdir()  # raises an OSError when glob() would silently find nothing
+        found = path.iterdir()  # unlike glob(), it raises an OSError when the folder cannot be read
         # macOS stores attributes of a file in a second file with the prefix "._" on some disks and in archives.
         networks = sorted(one for one in found if one.suffix == ".xml" and not one.name.startswith("._"))
         if len(networks) != 1:
@@ -137,7 +138,7 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
 
 
 def _text(value: ov.OVAny) -> Any:
-    """Return one value of an ONNX file's metadata. A value that is not UTF-8 is replaced, because it names no label."""
+    """Return one value of an ONNX file's metadata. A value that is not UTF-8 is replaced, because labels are UTF-8."""
     try:
         return value.value
     except UnicodeDecodeError:
@@ -150,18 +151,18 @@ def _read_network(core: ov.Core, path: Path) -> ov.Model:
     except RuntimeError as exc:
         if unknown := re.search(r"No conversion rule found for operations: (.+)", str(exc)):
             raise ModelError(
-                f"OpenVINO cannot run {path.name}: it does not have the operation {unknown[1]}; ONNX Runtime may have "
-                "it: set model.engine to onnx"
+                f"OpenVINO cannot run {path.name}, because it lacks the operation {unknown[1]}; ONNX Runtime may "
+                "have it: set model.engine to onnx"
             ) from exc
         if external := re.search(r"stored data in file \(([^,)]+)", str(exc)):
             raise ModelError(
                 f"OpenVINO cannot read {path.name}: {external[1]}, the file with its weights, is missing or "
-                "incomplete: keep both files in one folder"
+                "incomplete; keep both files in one folder"
             ) from exc
         if newer := re.search(r"(?:unsupported opset|operation with type): (\S+)", str(exc)):
             raise ModelError(
-                f"OpenVINO cannot read {path.name}: this is OpenVINO {_VERSION}, which has no {newer[1]}; "
-                "export the model with this version or an older one"
+                f"OpenVINO cannot read {path.name} with version {_VERSION}, which has no {newer[1]}: "
+                "export the model with this version of OpenVINO or an older one"
             ) from exc
         raise ModelError(
             f"OpenVINO cannot read {path.name}: it is damaged, or a part of it is missing; copy or export it again"
@@ -178,19 +179,21 @@ def _cannot_run(path: Path, batch: int, precision: Precision, error: RuntimeErro
 
 def _read_metadata(path: Path) -> Json:
     try:
-        # Scalars stay text, as in ONNX files, because other YAML loaders turn the label ``no`` into ``False``.
+        # Scalars stay text, as in ONNX files, because a loader that converts scalars would turn the label ``no`` into
+        # ``False``.
         metadata = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as exc:
         raise ModelError(f"{path} cannot be read: export the model with Ultralytics") from exc
     if not isinstance(metadata, dict):
-        raise ModelError(f"{path} contains no metadata of a model: export the model with Ultralytics")
+        raise ModelError(f"{path} contains no model metadata: export the model with Ultralytics")
     return metadata
 
 
 def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
-    """Fix the model's input at one image. Return the file's batch size, 1 if it is dynamic, and the input shape.
+    """Set the batch size to 1 and dynamic sides to ``wanted``.
 
-    Raise ModelError when the input is not supported or cannot be changed.
+    Return the file's batch size (1 if it is dynamic) and the input shape. Raise ModelError when the input is not
+    supported or cannot be changed.
     """
     inputs = [list(one.partial_shape) if one.partial_shape.rank.is_static else [] for one in model.inputs]
     sides = [[None if side.is_dynamic else side.get_length() for side in one] for one in inputs]
@@ -213,7 +216,7 @@ def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
 
 
 def _keep_any_batch(model: ov.Model, batch: int) -> None:
-    """Change Reshape operations that fix the first side at the old batch size, so that they keep it as it is."""
+    """Change each Reshape that sets the first side to the old batch size, so that it keeps the side of its input."""
     for operation in model.get_ordered_ops():
         if operation.get_type_name() != "Reshape" or not operation.get_attributes()["special_zero"]:
             continue
@@ -222,12 +225,12 @@ def _keep_any_batch(model: ov.Model, batch: int) -> None:
             continue
         sides = target.data.copy()
         if sides.size and sides[0] == batch:
-            sides[0] = 0  # keeps the side: https://docs.openvino.ai, operation Reshape-1, special_zero
+            sides[0] = 0  # 0 keeps the side: https://docs.openvino.ai, operation Reshape-1, special_zero
             operation.input(1).replace_source_output(ov.op.Constant(sides).output(0))
 
 
 def _accept_uint8(model: ov.Model) -> ov.Model:
-    """Add the conversion of colour order, scale and layout to the model, which then takes slots without a copy."""
+    """Add the conversion of colour order, scale and layout to the model, which then takes frames without a copy."""
     steps = PrePostProcessor(model)
     steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     steps.input().tensor().set_color_format(ColorFormat.BGR)
@@ -238,9 +241,10 @@ def _accept_uint8(model: ov.Model) -> ov.Model:
 
 
 def _choose_precision(wanted: Precision, *, is_quantised: bool, has_bf16: bool) -> Precision:
-    """Return int8 for a quantised file, else the wanted precision. Raise ModelError when they do not fit.
+    """Return int8 for a quantised file, else the wanted precision.
 
-    Left to itself, OpenVINO chooses bf16 on a CPU with AMX, which changes the boxes of some models.
+    ``auto`` means fp32, because OpenVINO would choose bf16 on a CPU with AMX, which changes the boxes of some models.
+    Raise ModelError when the file or the CPU does not support the wanted precision.
     """
     if is_quantised and wanted not in ("auto", "int8"):
         raise ModelError(f"model.precision: the model is quantised to int8 and cannot run in {wanted}; set it to auto")
@@ -260,7 +264,7 @@ def _has_bf16(core: ov.Core) -> bool:
 
 
 def _kernels(model: ov.Model) -> set[str]:
-    """Return the number types of the four-dimensional constants, by their NumPy names where they exist."""
+    """Return the number types of the four-dimensional constants, by their NumPy names if NumPy has them."""
     constants = [one.output(0) for one in model.get_ops() if one.get_type_name() == "Constant"]
     kernels = {one.element_type.get_type_name() for one in constants if len(one.shape) == 4}
     return {_NUMPY_NAMES.get(name, name) for name in kernels}

@@ -13,7 +13,8 @@ def precision_of(operations: Set[str], kernels: Set[str]) -> Precision:
     """Return ``int8``, ``fp16`` or ``fp32``.
 
     ``operations``: the types of the operations in the graph. ``kernels``: the NumPy number types of its
-    four-dimensional constants, which are convolution kernels. Dynamic quantisation shows only in the kernels.
+    four-dimensional constants, which are convolution kernels. A dynamically quantised model is recognised only by its
+    kernels.
     """
     if operations & _QUANTISING or kernels & {"int8", "uint8"}:
         return "int8"

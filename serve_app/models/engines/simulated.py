@@ -1,4 +1,4 @@
-"""Engines without a model, which find nothing. They serve to measure everything else."""
+"""Engines without a model, which find nothing. They are used to measure the rest of the service."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BATCH_S = 0.2
 
 
 class SimulatedEngine:
-    """Engine ``null``, which answers at once, or ``sleep``, which takes 0.2 s per batch and no CPU, like a GPU."""
+    """Engine ``null``, which answers at once, or ``sleep``, which takes 0.2 s per batch but no CPU time, like a GPU."""
 
     concurrency = 1
     takes_batches = True

@@ -21,7 +21,7 @@ from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 logger = logging.getLogger(__name__)
 
-_GPU_CONTEXTS = 2  # one batch is gathered or postprocessed while the other is in the GPU
+_GPU_CONTEXTS = 2  # while one batch runs on the GPU, another one is gathered or postprocessed
 
 
 class TorchEngine:
@@ -51,7 +51,7 @@ class TorchEngine:
                 "with CUDA"
             )
         if not on_gpu:
-            torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS=1 for an actor that asks for less than a core
+            torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS=1 for actors with less than one core
         device = torch.device("cuda" if on_gpu else "cpu")
         dtype = torch.float16 if precision == "fp16" else torch.float32
         network, labels = load_network(path)
@@ -65,9 +65,8 @@ class TorchEngine:
         with torch.inference_mode():
             blank = torch.zeros((1, *input_shape.array), dtype=torch.uint8, device=device)
             shape = list(raw_output(blank).shape)
-            end_to_end = (
-                recognise([shape], labels, input_shape, is_end_to_end=True) == "rows"
-            )  # of a checkpoint's heads, only this one has six columns
+            # The end-to-end head is the only one of Ultralytics' heads whose output has six columns.
+            end_to_end = recognise([shape], labels, input_shape, is_end_to_end=True) == "rows"
 
         def step(frames: torch.Tensor) -> torch.Tensor:
             return raw_output(frames).float() if end_to_end else to_rows(raw_output(frames))
@@ -101,7 +100,7 @@ class TorchEngine:
 
 
 def _record_graphs(step: Step, network: Any, input_shape: InputShape, max_batch_size: int) -> list[_Graphs]:
-    """Record the step as CUDA graphs, one set for each context. Return none if that fails or the output differs."""
+    """Record the step as CUDA graphs, one set for each context. Return [] if recording fails or an output differs."""
     try:
         contexts = [_Graphs(step, network, input_shape, max_batch_size) for _ in range(_GPU_CONTEXTS)]
         if all(graphs.agree_with(step) for graphs in contexts):
@@ -113,7 +112,7 @@ def _record_graphs(step: Step, network: Any, input_shape: InputShape, max_batch_
 
 
 class _Graphs:
-    """A step recorded as one CUDA graph per batch size. Replaying a graph is one launch instead of hundreds.
+    """A step recorded as one CUDA graph per batch size. Replaying a graph takes one launch instead of hundreds.
 
     Batch sizes above 8 are rounded up to a multiple of 8. Only one thread may use the graphs at a time, on ``stream``.
     """
@@ -122,14 +121,15 @@ class _Graphs:
         self.stream = torch.cuda.Stream()
         self._sizes = [n for n in range(1, max_batch_size) if n <= 8 or n % 8 == 0] + [max_batch_size]
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
-        # Ultralytics' head replaces its anchors for each batch size. We keep those that a recorded graph reads.
+        # Ultralytics' head replaces its anchors for each batch size. We keep the old anchors, because the recorded
+        # graphs read them.
         self._anchors = []
         pool = torch.cuda.graph_pool_handle()  # shared, because the graphs of a context never run at the same time
         head = network.model[-1]
         with torch.inference_mode(), torch.cuda.stream(self.stream):
             for size in self._sizes:
                 frames = torch.zeros((size, *input_shape.array), dtype=torch.uint8, device="cuda")
-                step(frames)  # cuDNN chooses its kernels, and the head computes its anchors
+                step(frames)  # warm-up: cuDNN chooses its kernels, and the head computes its anchors
                 self.stream.synchronize()
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=pool, stream=self.stream):
@@ -145,7 +145,10 @@ class _Graphs:
         return rows[: len(frames)]
 
     def agree_with(self, step: Step) -> bool:
-        """Return whether, for noise, every graph agrees with the step: boxes to 1 px and confidences to 0.01."""
+        """Run every CUDA graph and ``step`` on random input, and return whether the results agree.
+
+        Boxes may differ by 1 px and confidences by 0.01.
+        """
         with torch.inference_mode(), torch.cuda.stream(self.stream):
             for _, static_input, _ in self._graphs.values():
                 noise = torch.randint_like(static_input, 256)

@@ -1,4 +1,4 @@
-"""Read and export checkpoints with Ultralytics, which is kept from installing, downloading or reporting anything."""
+"""Read and export checkpoints with Ultralytics, without letting it install, download or report anything."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Ultralytics reads these variables when it is imported. They keep it from installing packages and calling hosts.
+# Ultralytics reads these variables when it is imported. They keep it from installing packages and from
+# contacting servers.
 os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_VERBOSE="false")
 
 from safetensors import safe_open
@@ -36,7 +37,7 @@ def load_network(path: Path) -> tuple[Any, tuple[str, ...]]:
     yolo = _open(path)
     labels = read_labels({"names": yolo.names})
     if hasattr(yolo.model, "end2end"):
-        yolo.model.end2end = False  # as Ultralytics predicts and exports; a model with a single head keeps it
+        yolo.model.end2end = False  # Ultralytics' default; a model with a single head ignores it
     return yolo.model.float(), labels
 
 
@@ -46,13 +47,13 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
             metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
         names, architecture = json.loads(metadata["names"]), json.loads(metadata["architecture"])
-        # A file must not run code: Ultralytics evaluates activations as Python, and calls any layer by its name.
+        # A file must not run code. Ultralytics would evaluate an activation as Python, and call a layer of any name.
         layers = {layer for _, _, layer, _ in architecture["backbone"] + architecture["head"]}
         if "activation" in architecture or not layers <= _LAYERS:
             raise ValueError("the architecture has an activation, or layers that YOLO11 does not have")
         network = DetectionModel(architecture, verbose=False)
         network.load_state_dict(weights)
-    except Exception as exc:  # for a wrong description, Ultralytics' parser may raise anything
+    except Exception as exc:  # Ultralytics' parser may raise any exception
         raise ModelError(
             f"{path.name} is damaged or does not describe a YOLO11 model: copy or export it again"
         ) from exc
@@ -60,11 +61,11 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
 
 
 def export(path: Path, *, format: str, input_shape: Sequence[int], quantize: int = 32, max_batch_size: int = 1) -> Path:
-    """Export a checkpoint to ``format`` next to ``path``, with the fixed input ``input_shape``: height and width.
+    """Export a checkpoint to ``format`` next to ``path``, for a fixed input of the height and width ``input_shape``.
 
     ``quantize``: bits per number. With 8, the folder ``images`` next to ``path`` must have calibration images, which
-    Ultralytics may modify. ``max_batch_size``: above one, the export takes any batch of up to this size. Raise
-    ModelError when the checkpoint is not a YOLO detection model.
+    Ultralytics may modify. ``max_batch_size``: if above 1, the exported model takes batches of any size up to this one.
+    Raise ModelError when the checkpoint is not a YOLO detection model.
     """
     yolo = _open(path)
     options: Json = {"batch": max_batch_size, "dynamic": max_batch_size > 1}
@@ -80,7 +81,7 @@ def export(path: Path, *, format: str, input_shape: Sequence[int], quantize: int
 def _open(path: Path) -> YOLO:
     try:
         yolo = YOLO(path)
-    except Exception as exc:  # unpickling may raise anything
+    except Exception as exc:  # unpickling may raise any exception
         if "YOLOv5" in str(exc):
             raise ModelError(
                 f"{path.name} is a checkpoint of the YOLOv5 repository: export it as ONNX there, and set model.weights "
@@ -101,10 +102,9 @@ def _open(path: Path) -> YOLO:
     channels = (getattr(yolo.model, "yaml", None) or {}).get("channels", 3)
     if channels != 3:
         raise ModelError(
-            f"{path.name} takes images of {channels} channels, but only 3 are supported: use a model for colour "
-            "pictures"
+            f"{path.name} takes images of {channels} channels, but only 3 are supported: use a model for colour images"
         )
-    if isinstance(yolo.model, RTDETRDetectionModel):  # its boxes are fractions of the image's sides
+    if isinstance(yolo.model, RTDETRDetectionModel):  # an RT-DETR's boxes are fractions of the image's sides
         raise ModelError(f"{path.name} is an RT-DETR, but only YOLO models are supported: use a YOLO model")
     return yolo
 
@@ -113,5 +113,5 @@ if __name__ == "__main__":  # the export runs in its own process, so that a repl
     weights, target, options = sys.argv[1:]
     try:
         export(Path(weights), **json.loads(options)).rename(target)
-    finally:  # in this process, because the calling process may have been killed
+    finally:  # this process cleans up, because its parent may have been killed
         shutil.rmtree(Path(weights).parent, ignore_errors=True)

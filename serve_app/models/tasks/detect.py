@@ -1,4 +1,4 @@
-"""Turn raw output into Detections, for both YOLO heads, with NumPy and OpenCV only.
+"""Turn the raw output of both kinds of YOLO heads into Detections, with NumPy and OpenCV only.
 
 Only candidates above the confidence threshold are processed.
 """
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from serve_app.errors import ServeAppError
 from serve_app.types import Detections, DetectOptions
 
-MAX_CANDIDATES = 3000  # the most confident ones go into NMS, which bounds its time for a noisy image
-_ROUNDING = 0.01  # by which a confidence may exceed 1 in fp16 and int8
-_CLASS_OFFSET_PX = 7680.0  # moves each class's boxes apart, so that NMS never compares two classes (as Ultralytics)
+MAX_CANDIDATES = 3000  # NMS gets only the most confident candidates, so that a noisy image takes a bounded time
+_ROUNDING = 0.01  # a confidence may exceed 1 by this much in fp16 and int8
+_CLASS_OFFSET_PX = 7680.0  # shifts boxes by class, so that NMS never compares two classes (as in Ultralytics)
 
 _Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]  # xyxy, confidence, class id
 
@@ -24,15 +24,19 @@ _Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
 def to_detections(raw: NDArray[np.float32], options: DetectOptions, *, end_to_end: bool) -> Detections:
     """Return the detections in pixels of the model input, the most confident first.
 
-    ``raw`` is ``(4 + classes, anchors)``: centre x, centre y, width, height and one score per class; or ``(n, 6)``
-    rows: left, top, right, bottom, confidence, class id. ``end_to_end``: each object has one row, so NMS is skipped.
+    ``raw`` has one of two layouts:
 
-    Confidences slightly above 1 become 1. Raise ServeAppError when one exceeds 1 by more than rounding. The check at
-    start can miss such a model, because it looks at a single image.
+    - ``(4 + classes, anchors)``: centre x, centre y, width, height and one score per class.
+    - ``(n, 6)``: rows of left, top, right, bottom, confidence and class id.
+
+    ``end_to_end``: each object has one row, so NMS is skipped.
+
+    Confidences slightly above 1 become 1. Raise ServeAppError when a confidence is higher than rounding can explain.
+    The check at start can miss such a model, because that check uses a single image.
     """
     has_rows = raw.shape[1] == 6  # the other head always has more than six anchors
     xyxy, confidence, class_id = _from_rows(raw, options) if has_rows else _from_anchors(raw, options)
-    best = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]  # built-in suppression may use another order
+    best = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]  # built-in NMS may use another order
     xyxy, confidence, class_id = xyxy[best], confidence[best], class_id[best]
     if len(confidence) and confidence[0] > 1 + _ROUNDING:
         most = f"{confidence[0]:.3g}"

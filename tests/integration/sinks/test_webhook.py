@@ -83,7 +83,7 @@ async def test_events_queued_while_the_webhook_was_down_arrive_when_it_is_back(r
         await until(lambda: sink.status().sent)
         await receiver.stop()
         sink.put(event(1))
-        await until(lambda: sink.status().detail.startswith("it cannot be reached"))
+        await until(lambda: sink.status().detail.startswith("the server cannot be reached"))
         put(sink, range(2, 10))
         await receiver.start()
         await until(lambda: sink.status().sent == 10)

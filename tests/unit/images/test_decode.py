@@ -22,7 +22,7 @@ MAX_PIXELS = 50_000_000
 
 
 def gradient() -> np.ndarray:
-    """Return a smooth BGR image of 40 rows and 60 columns, with a red corner to show orientation and colour order."""
+    """Return a smooth BGR image of 40 rows and 60 columns, whose red corner shows orientation and colour order."""
     pixels = np.full((40, 60, 3), 96, np.uint8)
     pixels[:, :, 1] = np.linspace(0, 255, 60).astype(np.uint8)
     pixels[:20, :20] = (0, 0, 255)
@@ -47,7 +47,7 @@ def rgb() -> Image.Image:
 def test_every_format_decodes_to_the_same_picture(extension: str) -> None:
     pixels = decode(encoded(extension), MAX_PIXELS)
     assert pixels.dtype == np.uint8
-    assert np.abs(pixels.astype(int) - gradient()).mean() < 8  # the loss of JPEG and WebP
+    assert np.abs(pixels.astype(int) - gradient()).mean() < 8  # JPEG and WebP are lossy
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_every_kind_of_pixel_becomes_three_channels_of_eight_bits(data: bytes) -
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_the_exif_orientation_is_applied(image_format: str) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright: the image needs a quarter turn clockwise
+    exif[0x0112] = 6  # the image needs a quarter turn clockwise
     pixels = decode(saved(rgb(), image_format, exif=exif), MAX_PIXELS)
     assert pixels.shape == (60, 40, 3)
     assert pixels[5, 35, 2] > 200  # the red corner is now at the top right
@@ -125,7 +125,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MiB")
 
 
 def decode_in_subprocess(data: bytes) -> tuple[str, int]:
-    """Decode the bytes in a new process. Return its result and its peak memory in MiB."""
+    """Decode the bytes in a new process. Return the result, and the peak memory of the process in MiB."""
     command = [sys.executable, "-c", DECODE_FROM_STDIN]
     done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=60)
     assert done.returncode == 0, f"exit status {done.returncode}"
@@ -135,7 +135,7 @@ def decode_in_subprocess(data: bytes) -> tuple[str, int]:
 
 def test_a_damaged_animation_does_not_crash_the_process() -> None:
     result, _ = decode_in_subprocess(CRASHING_PNG)
-    assert result == "(40, 64, 3)"  # the still image in it is intact
+    assert result == "(40, 64, 3)"  # only the animation is damaged, not the still image
 
 
 def test_a_png_chunk_that_claims_a_gibibyte_is_not_allocated() -> None:
@@ -186,7 +186,7 @@ for name, make in BOMBS.items():
 
 
 def test_a_decompression_bomb_costs_no_more_than_a_large_picture() -> None:
-    """Without our limits, these files take minutes and gigabytes, and the decoders write 200 MB to stderr."""
+    """Without our limits, these files take minutes and gigabytes of memory, and the decoders write 200 MB to stderr."""
     done = subprocess.run([sys.executable, "-c", DECODE_BOMBS], capture_output=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr.decode()[-500:]
     results = [line.split(":") for line in done.stdout.decode().splitlines()]
@@ -198,7 +198,7 @@ def test_a_decompression_bomb_costs_no_more_than_a_large_picture() -> None:
 
 @pytest.mark.parametrize("kind", pictures())
 def test_every_kind_of_picture_decodes_to_the_same_pixels_as_with_opencv_alone(kind: str) -> None:
-    """The chunks and tags that we remove from a file before OpenCV decodes it do not change its pixels."""
+    """We remove chunks and tags from a file before OpenCV decodes it. This does not change the pixels."""
     whole = pictures()[kind]
     read = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR)
     if read is None:

@@ -47,7 +47,7 @@ def test_a_decompression_bomb_in_a_phone_format_costs_no_more_than_a_large_pictu
     results = [line.split(":") for line in done.stdout.decode().splitlines()]
     assert [name for name, *_ in results] == list(BOMBS)
     assert {result for name, result, *_ in results if "claims" in name} == {"too_large"}
-    # FFmpeg decodes a GIF of 49 megapixels into 4 bytes per pixel. With our own 3 bytes, that makes 327 MiB.
+    # For a GIF of 49 megapixels, FFmpeg needs 4 bytes per pixel, and we need another 3: 327 MiB in total.
     assert [name for name, _, grown_mib, _ in results if int(grown_mib) > 350] == []
     assert [name for name, _, _, cpu_s in results if float(cpu_s) > 10] == []
     assert len(done.stderr) < 10_000

@@ -1,4 +1,4 @@
-"""Images as phones, cameras and editors write them: each is decoded correctly, or refused with its format's name."""
+"""Images like those of phones, cameras and editors are decoded correctly, or refused with the name of their format."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_gif_whose_header_claims_too_many_pixels_is_not_decoded() -> None:
         read(data[:6] + struct.pack("<HH", 60_000, 60_000) + data[10:])
 
 
-VIDEO = "this is a video (MP4 or QuickTime): make a stream of it, or send JPEG"
+VIDEO = "this is a video (MP4 or QuickTime): add it as a stream, or send JPEG"
 UNSUPPORTED = {
     "JPEG XL": b"\xff\x0a" + bytes(50),
     "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50),
@@ -278,7 +278,7 @@ def test_the_error_for_a_twelve_bit_jpeg_names_the_reason() -> None:
 
 
 def test_generated_pictures_decode_as_they_were_written_and_as_pillow_decodes_them() -> None:
-    """``python -m scripts.trials.field.pictures --count 2000`` does this for more images."""
+    """``python -m scripts.trials.field.pictures --count 2000`` checks more images."""
     found = [verdict(*each) for each in samples(1, 300, families=("JPEG", "PNG", "TIFF", "BMP", "WebP", "GIF"))]
     assert [each for each in found if each.result == DIFFERENT] == []
 

@@ -37,7 +37,7 @@ def read(data: bytes) -> Pixels:
 
 
 def mean_difference(pixels: Pixels, truth: Pixels) -> float:
-    """Return the mean difference of two images. The edges of the quadrants are soft, so it is never zero."""
+    """Return the mean difference of two images. HEIC blurs the quadrants' edges, so the difference is never zero."""
     assert pixels.shape == truth.shape
     return float(np.abs(pixels.astype(int) - truth).mean())
 
@@ -86,7 +86,7 @@ def test_tiles_of_different_sizes_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("clap", "rows", "columns"),  # as libheif 1.23 crops them
+    ("clap", "rows", "columns"),  # the results of libheif 1.23
     [
         ((41, 1, 51, 1, 0, 1, 0, 1), slice(7, 58), slice(11, 52)),
         ((33, 1, 63, 1, 1, 1, 0, 1), slice(1, 64), slice(16, 49)),
@@ -155,7 +155,7 @@ def test_a_still_that_is_larger_than_its_header_says_is_refused() -> None:
 
 
 def repeated(still: Part, times: int) -> bytes:
-    """Return a grid whose tiles all share the same bytes: a kilobyte that is decoded again and again."""
+    """Return a grid whose tiles all share one kilobyte of data, so that a decoder reads it many times."""
     parts = grid([still], 1, 64, 64)
     head = bytes((0, 0, 0, times - 1)) + struct.pack(">HH", 64 * times, 64)
     parts[-1] = Part(b"grid", head, (size_of(64 * times, 64),), (1,) * times)

@@ -16,7 +16,7 @@ SHAPES = [(640, 640), (480, 640), (1080, 810), (333, 517), (1, 1), (1, 4000), (4
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_model_input_equals_that_of_ultralytics(shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    ours = np.full((640, 640, 3), 7, np.uint8)  # leftovers of an earlier image in the slot
+    ours = np.full((640, 640, 3), 7, np.uint8)  # the slot still has an earlier image
     letterbox(pixels, ours)
     theirs = LetterBox((640, 640), auto=False)(image=pixels)
     assert np.array_equal(ours, theirs)

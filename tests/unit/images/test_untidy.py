@@ -22,7 +22,8 @@ def read(data: bytes) -> Pixels:
     return decode(data, MAX_PIXELS)[:, :, ::-1]
 
 
-PNG, GIF, BMP = saved(IMAGE, "PNG"), saved(IMAGE.quantize(16), "GIF"), saved(IMAGE, "BMP")  # BMP: 99 bytes a row
+# A row of the BMP has 99 bytes and one byte of padding.
+PNG, GIF, BMP = saved(IMAGE, "PNG"), saved(IMAGE.quantize(16), "GIF"), saved(IMAGE, "BMP")
 INDEXED, GREY = saved(IMAGE.quantize(16), "BMP"), saved(IMAGE.convert("L"), "BMP")
 IMAGE_AT = GIF.index(b"\x2c\0\0\0\0")
 

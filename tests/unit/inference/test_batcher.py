@@ -37,7 +37,7 @@ async def test_a_batch_never_exceeds_the_maximum_and_the_order_is_kept() -> None
         for _ in range(4):
             engine.gate.release()
         await asyncio.gather(*tasks)
-    assert engine.batches == [[0], [1, 2], [3, 4, 5], [6, 7]]  # the size grows while that pays
+    assert engine.batches == [[0], [1, 2], [3, 4, 5], [6, 7]]  # the size grows while larger batches are faster per item
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
@@ -156,16 +156,15 @@ async def test_an_isolated_item_runs_alone_in_the_engine() -> None:
         for expected in ([[1], [2]], [[1], [2], [5]], [[1], [2], [5], [6]], [[1], [2], [5], [6], [3, 4]]):
             engine.gate.release()
             await wait_all_tasks_blocked()
-            assert (
-                engine.batches == expected
-            )  # when the first batch ends, the second still runs, so nothing starts next to it
+            # When batch [1] ends, batch [2] is still running, so the isolated item 5 does not start yet.
+            assert engine.batches == expected
         engine.gate.release()
         await asyncio.gather(*tasks, *lone)
         tasks = submit(batcher, 7)
         await wait_all_tasks_blocked()
         tasks += submit(batcher, 8)
         await wait_all_tasks_blocked()
-        assert engine.batches[-2:] == [[7], [8]]  # two batches at once again
+        assert engine.batches[-2:] == [[7], [8]]  # after the isolated items, two batches run at once again
         for _ in tasks:
             engine.gate.release()
         await asyncio.gather(*tasks)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_demand_counts_engine_time_and_dropped_items() -> None:
-    """In ten seconds, the engine works for two seconds, and two images do not fit into the queue."""
+    """In ten seconds, the engine works for two seconds, and two images are dropped because the queue is full."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 0.5 * size)
     async with batching(engine, max_batch_size=1, max_queue_size=4, items_per_s=2, clock=clock) as batcher:
@@ -27,7 +27,7 @@ async def test_demand_counts_engine_time_and_dropped_items() -> None:
 
 
 async def test_small_batches_do_not_increase_the_demand() -> None:
-    """An engine for 40 images per second is never idle while it gets only 20 per second."""
+    """The engine can process 40 images per second, gets 20 per second in small batches, and is never idle."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 0.2)
     async with batching(engine, max_batch_size=8, items_per_s=40, clock=clock) as batcher:
@@ -51,7 +51,7 @@ async def test_the_demand_on_an_engine_that_became_faster_is_at_most_its_working
 async def test_superseded_frames_count_only_as_far_as_the_engine_could_have_processed_them(
     superseded: int, counted: int
 ) -> None:
-    """A frame waits for two batches. Of five frames superseded meanwhile, the engine could have processed two."""
+    """While a frame waits for two batches, it supersedes five others. The engine could have processed two of them."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 1)
     async with batching(engine, max_batch_size=1, items_per_s=1, clock=clock) as batcher:

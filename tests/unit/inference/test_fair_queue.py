@@ -1,4 +1,4 @@
-"""The queue shares by weight between kinds of traffic, and equally between the tenants of one kind."""
+"""The queue shares the engine by weight between kinds of traffic, and equally between the tenants of one kind."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_items_of_a_greedy_tenant_are_displaced_by_those_of_others() -> None:
     put(waiting, "interactive", "greedy", 4)
     assert waiting.put("first", "interactive", "modest") == "interactive greedy3"
     assert waiting.put("second", "interactive", "modest") == "interactive greedy2"
-    with pytest.raises(Overloaded):  # both tenants have two
+    with pytest.raises(Overloaded):  # both tenants have two items
         waiting.put("third", "interactive", "modest")
     assert len(waiting) == 4
     assert take(waiting, 9) == ["interactive greedy0", "first", "interactive greedy1", "second"]
@@ -85,7 +85,7 @@ def test_unwanted_items_are_removed_without_being_served() -> None:
     unwanted = {"stream a0", "stream a1"}
     waiting = FairQueue[str](WEIGHTS, 3, lambda item: item not in unwanted)
     put(waiting, "stream", "a", 3)
-    waiting.put("new", "stream", "b")  # it fits because two unwanted items are removed
+    waiting.put("new", "stream", "b")  # the full queue accepts this item, because unwanted items are removed
     assert waiting.sizes()["stream"] == 2
     assert take(waiting, 9) == ["stream a2", "new"]
 

@@ -20,7 +20,7 @@ OPTIONS = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)
 
 
 class HeldEngine:
-    """An engine that finds nothing, and waits for a permission to do so."""
+    """An engine that waits until a test releases it, and then finds nothing."""
 
     concurrency = 1
     takes_batches = True

@@ -26,7 +26,10 @@ def anyio_backend() -> str:
 
 
 class Loader:
-    """A loader of engines that find nothing. Sizes in ``held`` wait for their event, and those in ``broken`` fail."""
+    """A loader of engines that find nothing.
+
+    A model with an input size in ``held`` waits for an event. A model with a size in ``broken`` fails to load.
+    """
 
     def __init__(self) -> None:
         self.held: dict[int, asyncio.Event] = {}
@@ -54,7 +57,7 @@ def loader() -> Loader:
 
 @pytest.fixture
 async def rollout(loader: Loader) -> AsyncIterator[Rollout]:
-    """A roll-out without a model."""
+    """A roll-out that has not loaded a model yet."""
     made = Rollout(NULL, loader.load, loader.outcomes.append)
     yield made
     await made.close()
@@ -143,7 +146,7 @@ async def test_a_replica_that_cannot_load_its_first_model_does_not_start(loader:
 async def test_an_unexpected_error_in_a_change_is_logged_and_not_shown(
     rollout: Rollout, loader: Loader, is_new: bool
 ) -> None:
-    """A new replica finds the change in the ``user_config`` that it starts with."""
+    """A new replica (``is_new``) starts with the change in its ``user_config``."""
     version = "" if is_new else (await change(rollout, None)).model.version
     loader.broken[96] = RuntimeError("CUDA out of memory at 0x7f")
     state = await change(rollout, of_size(96))

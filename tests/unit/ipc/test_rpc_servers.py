@@ -99,7 +99,7 @@ async def test_a_server_that_does_not_read_gets_no_more_calls(tmp_path: Path, mo
             server.send_signal(signal.SIGSTOP)
             calls += [asyncio.create_task(replicas.call("never", bytes(1_000_000))) for _ in range(50)]
             done, waiting = await asyncio.wait(calls, timeout=1)
-            assert 5 <= len(waiting) <= 8  # some fit into the buffer of its socket
+            assert 5 <= len(waiting) <= 8  # some calls are in the buffer of the socket
             assert {type(call.exception()) for call in done} == {ReplicaGone}
             server.kill()
             await asyncio.gather(*waiting, return_exceptions=True)
@@ -116,7 +116,7 @@ async def test_other_entries_in_the_folder_do_not_stop_a_server(tmp_path: Path) 
 async def test_a_closing_server_answers_accepted_calls_and_refuses_new_ones(tmp_path: Path) -> None:
     gate = Gate()
     async with calling(tmp_path) as replicas, serving(tmp_path, gate=gate, echo=echo) as server:
-        dev_shm.sweep(tmp_path)  # it connects to find out whether anyone listens, and disconnects
+        dev_shm.sweep(tmp_path)  # the sweep connects to check whether the server listens
         async with calling(tmp_path) as another:
             await another.call("echo", 1)
         call = asyncio.create_task(replicas.call("gate"))

@@ -32,7 +32,8 @@ ONE = found((BOX, 0.8, 0))
         (found((BOX, 0.8, 1)), False),
         (found(), False),
         (found((BOX, 0.8, 0), (BOX, 0.8, 0)), False),
-        (found((BOX, 0.8, 0), ((300.0, 300.0, 400.0, 400.0), 0.32, 0)), True),  # within the tolerance of the threshold
+        # 0.32 exceeds the threshold by less than the tolerance, so this detection needs no match.
+        (found((BOX, 0.8, 0), ((300.0, 300.0, 400.0, 400.0), 0.32, 0)), True),
         (found((BOX, 0.8, 0), ((300.0, 300.0, 400.0, 400.0), 0.5, 0)), False),
     ],
 )

@@ -51,7 +51,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else find_spec(name))
     engine = "tensorrt" if library == "tensorrt" else "onnx"
     args = ModelArgs(**trusted(tmp_path / "any.pt"), engine=engine, cache_dir=tmp_path)
-    with pytest.raises(ModelError, match=rf"is an extra: pip install 'sightline\[{engine}\]'"):
+    with pytest.raises(ModelError, match=rf"needs an extra; run pip install 'sightline\[{engine}\]'"):
         load(args, has_gpu=engine == "tensorrt")
 
 
@@ -64,7 +64,7 @@ def test_a_cache_that_is_not_writable_is_refused_in_one_sentence(tmp_path: Path,
 
 
 def test_the_next_process_waits_for_the_export_of_a_killed_one(tmp_path: Path) -> None:
-    """The export of a killed process finishes, and the next process uses its file. The cache holds no other."""
+    """The export of a killed process finishes. The next process uses the exported file, and does not export again."""
     YOLO("yolov8n.yaml").save(tmp_path / "untrained.pt")
     args = trusted(tmp_path / "untrained.pt") | {"image_size_px": 64, "cache_dir": str(tmp_path / "cache")}
     program = (

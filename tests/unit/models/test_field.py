@@ -1,4 +1,4 @@
-"""Models from the field: each is served correctly, or refused in one sentence that says what to do."""
+"""Models of many tools are served correctly, or refused in one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_rtdetr_from_the_field_is_refused(engine: str) -> None:
         ((1, 3000, 6), 1, "rows"),
         ((1, 25200, 85), 80, "objectness"),
         ((1, 25200, 6), 1, "objectness"),
-        ((1, 25500, 85), 80, "objectness"),  # with a fourth level at stride 64
+        ((1, 25500, 85), 80, "objectness"),  # the head has a fourth level, with stride 64
     ],
 )
 def test_a_head_is_recognised_by_the_shape_of_its_output(output: tuple[int, ...], classes: int, head: str) -> None:

@@ -1,4 +1,4 @@
-"""The answers of web servers that the fetcher of images accepts or refuses."""
+"""The image fetcher accepts valid answers of web servers, and refuses all others."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from serve_app.overload.limits import AdmissionLimit, ConcurrencyLimit
 
 
 class Service:
-    """A service with an admission limit in front, which completes requests one after another."""
+    """A service behind an admission limit. It completes requests one after another."""
 
     def __init__(self, slots: int) -> None:
         self.now_s = 0.0
@@ -43,7 +43,7 @@ def test_requests_that_would_wait_too_long_are_refused_at_once() -> None:
     service = Service(slots=4)
     service.send(40)
     service.complete(30, per_s=10)
-    assert 10 + service.send(100) in {20, 21}  # those completed within 2 s
+    assert 10 + service.send(100) in {20, 21}  # as many requests as the service completes in 2 s, or one more
 
 
 def test_a_slow_service_still_admits_one_request_per_slot() -> None:
@@ -68,7 +68,7 @@ def test_a_service_that_recovers_admits_more_again() -> None:
     service = Service(slots=64)
     service.send(128)
     service.complete(64, per_s=20)
-    for _ in range(3000):  # always as many requests as slots, never more
+    for _ in range(3000):  # there are always as many requests in flight as slots
         service.complete(1, per_s=400)
         service.send(1)
     assert len(service.in_flight) + service.send(1000) > 700
@@ -79,7 +79,7 @@ def test_a_greedy_tenant_does_not_cause_refusals_of_others() -> None:
     service.send(40, "greedy")
     service.complete(20, per_s=10)
     assert service.send(100, "greedy") == 0
-    assert service.send(100, "modest") in {10, 11}  # half of the 20 completed within 2 s, or one more
+    assert service.send(100, "modest") in {10, 11}  # half of the 20 that the service completes in 2 s, or one more
 
 
 def test_a_refusal_of_the_admission_limit_names_the_setting() -> None:

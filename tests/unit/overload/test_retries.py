@@ -60,7 +60,7 @@ async def test_deaths_without_answers_end_the_retries() -> None:
     retries = Retries(in_flight=2)
     with pytest.raises(Unavailable, match="faster than they answer"):
         await retries.run(after(*(ReplicaDied("died") for _ in range(9))), 60)
-    with pytest.raises(Unavailable):  # also for the next call
+    with pytest.raises(Unavailable):  # the budget is still used up for the next call
         await retries.run(after(ReplicaDied("died")), 60)
     for _ in range(5):
         await retries.run(after(), 60)

@@ -19,7 +19,10 @@ class Service:
         self.throttle = Throttle(lambda: self.now_s, rng.random)
 
     def serve(self, *, capacity_per_s: int, offered_per_s: int, duration_s: int) -> tuple[float, float]:
-        """Offer requests. Return how many per second the service itself accepted and refused in the second half."""
+        """Offer requests. Return how many per second the service itself accepted and refused in the second half.
+
+        The first half lets the throttle adapt.
+        """
         accepted = refused = 0
         for second in range(duration_s):
             left = capacity_per_s
@@ -77,4 +80,4 @@ def test_a_refusal_names_the_limit_of_the_services_latest_refusal() -> None:
         with pytest.raises(Overloaded) as refusal:
             throttle.admit()
         assert (refusal.value.limit, refusal.value.detail) == (observed.limit, observed.detail)
-        assert refusal.value is not observed  # otherwise each raise would lengthen its traceback
+        assert refusal.value is not observed  # raising the same exception again would lengthen its traceback

@@ -84,20 +84,20 @@ _FORMS: dict[str, Problem] = {
         _folder("names: [Mädchen, Öltank]\n"), engines=["openvino"], label="Öltank"
     ),
     "none": refused(_onnx(None), "does not name its classes"),
-    "an empty mapping": refused(_onnx("{}"), "names no class"),
-    "an empty list": refused(_onnx("[]"), "names no class"),
+    "an empty mapping": refused(_onnx("{}"), "names no classes"),
+    "an empty list": refused(_onnx("[]"), "names no classes"),
     "words with commas": refused(_onnx("person,car"), "does not name its classes"),
     "Latin-1": refused(_latin_1, "does not name its classes"),
-    "a gap": refused(_onnx("{0: 'person', 2: 'car'}"), "none of them for class 1"),
-    "counted from one": refused(_onnx("{1: 'person', 2: 'car'}"), "none of them for class 0"),
-    "keys that are not numbers": refused(_onnx("{'a': 'person', 'b': 'car'}"), "no class ids"),
+    "a gap": refused(_onnx("{0: 'person', 2: 'car'}"), "no name for class 1"),
+    "counted from one": refused(_onnx("{1: 'person', 2: 'car'}"), "no name for class 0"),
+    "keys that are not numbers": refused(_onnx("{'a': 'person', 'b': 'car'}"), "not class ids"),
     "fewer names than classes": refused(_of_many("['a', 'b']", 5), "more classes than it names|classes that it names"),
     "more names than classes": refused(_of_many("['a', 'b', 'c']", 2), "classes that it names"),
     "fewer names than an end-to-end head returns": refused(
         lambda folder: save(folder / "constant.onnx", rows(class_id=7)), "returns class 7, but names only 2 classes"
     ),
     "nested too deeply": refused(_onnx("[" * 5000), "does not name its classes"),
-    "labels that are mappings": refused(_onnx("{0: {'name': 'person'}, 1: {'name': 'car'}}"), "where labels should be"),
+    "labels that are mappings": refused(_onnx("{0: {'name': 'person'}, 1: {'name': 'car'}}"), "instead of labels"),
 }
 _CHOICES: dict[str, Problem] = {
     "a label that occurs twice": _chosen(_query("car"), TWICE, (2, 3)),

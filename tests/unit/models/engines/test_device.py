@@ -9,7 +9,7 @@ from serve_app.types import InputShape
 
 
 def test_an_execution_context_returns_each_frames_own_rows() -> None:
-    """The test runs on the CPU; only the network differs on a GPU."""
+    """The test runs on the CPU. On a GPU, the same code runs a network instead of this ``step``."""
 
     def step(frames: torch.Tensor) -> torch.Tensor:
         (red, green, blue) = to_input(frames, torch.float32).mean((2, 3)).unbind(1)

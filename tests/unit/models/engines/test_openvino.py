@@ -40,7 +40,7 @@ def test_a_batch_returns_each_frames_own_result(engine: Engine) -> None:
 
 
 def test_a_batch_of_read_only_frames_is_read(engine: Engine) -> None:
-    """Frames that arrive as bytes are copied, and the copies live as long as the engine reads them."""
+    """Read-only frames are copied, and the copies must live until the engine has read them."""
     for _ in range(10):
         frames = [squares.picture([Square("blue", column, 3)]) for column in range(30)]
         for frame in frames:
@@ -61,7 +61,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         ("metadata.yaml", "task: detect\nnames: {0: red}\n", "no YOLO detection head with the 1 classes"),
         ("metadata.yaml", "task: detect\nnames: {0: red, 2: blue}\n", "does not name its classes"),
         ("metadata.yaml", "task: detect\nnames: 5\n", "does not name its classes"),
-        ("metadata.yaml", "- a list\n", "no metadata"),
+        ("metadata.yaml", "- a list\n", "no model metadata"),
         ("metadata.yaml", "a: [", "cannot be read"),
         ("squares.xml", "<net", "OpenVINO cannot read squares.xml"),
         ("squares.bin", "", "OpenVINO cannot read squares.xml"),

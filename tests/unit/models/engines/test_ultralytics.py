@@ -41,7 +41,7 @@ def test_damaged_safetensors_are_refused_in_one_sentence(tmp_path: Path, damage:
 
 
 def test_an_rtdetr_checkpoint_is_refused(tmp_path: Path) -> None:
-    """Its output has the shape of an end-to-end head, but other contents."""
+    """The output of an RT-DETR has the shape of an end-to-end head, but other contents."""
     RTDETR("rtdetr-l.yaml").save(tmp_path / "rtdetr.pt")
     with pytest.raises(ModelError, match="only YOLO models are supported"):
         load(ModelArgs(**trusted(tmp_path / "rtdetr.pt"), engine="torch"), has_gpu=False)

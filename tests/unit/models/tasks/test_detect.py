@@ -12,7 +12,7 @@ from serve_app.types import DetectOptions
 
 
 def crowded(seed: int, classes: int = 7, anchors: int = 900) -> np.ndarray:
-    """Return raw output with many boxes that overlap: (4 + classes, anchors)."""
+    """Return raw output, ``(4 + classes, anchors)``, with many boxes that overlap."""
     rng = np.random.default_rng(seed)
     centre = rng.choice(np.linspace(100, 500, 6), (2, anchors)) + rng.normal(0, 6, (2, anchors))
     size = rng.uniform(40, 90, (2, anchors))
@@ -70,7 +70,7 @@ def test_rows_of_the_end_to_end_head_are_not_suppressed() -> None:
         [[10, 10, 50, 50, 0.9, 2], [11, 11, 51, 51, 0.8, 2], [5, 5, 9, 9, 0.6, 0], [0, 0, 1, 1, 0.1, 1]], np.float32
     )
     found = to_detections(raw, DetectOptions(0.5, 0.1, 300), end_to_end=True)
-    assert found.class_id.tolist() == [2, 2, 0]  # nothing is suppressed at any iou
+    assert found.class_id.tolist() == [2, 2, 0]  # overlapping boxes are kept
     assert to_detections(raw, DetectOptions(0.5, 0.1, 1), end_to_end=True).confidence.tolist() == [np.float32(0.9)]
     assert to_detections(raw, DetectOptions(0.05, 0.1, 9, (0, 1)), end_to_end=True).class_id.tolist() == [0, 1]
 
