@@ -15,7 +15,7 @@ from tests.support import squares
 
 @pytest.fixture
 def slow_url(service: Service) -> Iterator[str]:
-    """Run a second application, whose engine needs the same time for eight images as for one."""
+    """Run a second application, whose engine takes as long for one image as for a batch of eight."""
     model = {"engine": "sleep"}
     serve.run(build_app({"model": model, "batcher": {"max_batch_size": 8}}), name="slow", route_prefix="/slow")
     url = f"{service.url}/slow"
