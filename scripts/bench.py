@@ -32,7 +32,7 @@ def main() -> None:
     )
     parser.add_argument("--engine", default="auto", help="value of the setting model.engine (default: %(default)s)")
     parser.add_argument("--concurrency-range", default="1:16:4x", metavar="START:END:STEP",
-                        help="numbers of clients; STEP 4x multiplies by 4 (default: %(default)s)")  # fmt: skip
+                        help="numbers of clients; STEP may be a factor, such as 4x (default: %(default)s)")  # fmt: skip
     parser.add_argument(
         "--measurement-interval", type=float, default=10_000, metavar="MS", help="duration of each measurement"
     )
@@ -48,7 +48,7 @@ def main() -> None:
         type=int,
         nargs="+",
         default=[1],
-        help="numbers of Detectors to measure; each one multiplies the numbers of clients",
+        help="numbers of Detectors; N Detectors are measured with N times as many clients",
     )
     parser.add_argument("--no-peers", action="store_true", help="do not measure other servers")
     parser.add_argument("--profile-export-file", type=Path, default=FOLDER / "bench.json", help="file for the results")

@@ -34,7 +34,7 @@ from serve_app.types import Json
 APPLICATIONS = "/api/serve/applications/"  # path in the dashboard's API
 _TIMEOUT_S = 60.0
 _POLL_INTERVAL_S = 0.5
-_STATUS_TIMEOUT_S = 60.0  # a busy Detector may not answer at once
+_STATUS_TIMEOUT_S = 60.0  # long, because a busy Detector answers late
 _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     print_any_text()
     options = parser.parse_args()
     try:
-        # There is no argument for the key, because every user of the machine can see the arguments.
+        # The API key is not an argument, because every user of the machine can see the arguments of a process.
         client = Client(options.url)
     except ValueError as exc:
         parser.error(f"--{exc}")
@@ -78,7 +78,7 @@ def dashboard(address: str) -> httpx.Client:
     """Return a client for Ray's dashboard that sends Ray's token, which configs/serve.env makes mandatory."""
     token = os.environ.get("RAY_AUTH_TOKEN", "")
     if not token:
-        with suppress(OSError, RuntimeError):  # no token file or no home directory
+        with suppress(OSError, RuntimeError):  # ignore a missing token file or home directory
             token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser().read_text().strip()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False)

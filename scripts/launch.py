@@ -174,7 +174,7 @@ def start(
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
     }
     command = [*starter, str(root / "scripts/serve"), str(config), "--port", str(port)]
-    log.unlink(missing_ok=True)  # an earlier server may still be running and write to the old file
+    log.unlink(missing_ok=True)  # an earlier server that still runs must not write to the new file
     with log.open("w") as output:
         process = subprocess.Popen(
             command, env=environment({**ours, **variables}), stdout=output, stderr=output, start_new_session=True

@@ -4,9 +4,8 @@
 scripts/soak.py                         run for 30 minutes, and kill a process every minute except in the last third
 scripts/soak.py --minutes 480           run overnight
 
-The test starts scripts/serve with the embedded model. The exit status is 1 in three cases. A request failed although no
-kill had cut its connection, the memory of a process kept growing in the last third, or a process or a file in shared
-memory was left behind.
+The test starts scripts/serve with the embedded model. The exit status is 1 if the test finds a problem, such as memory
+that keeps growing in the last third, a process that is left running, or a failed request whose connection was not cut.
 """
 
 from __future__ import annotations
@@ -39,8 +38,10 @@ from serve_app.schemas.streams import StreamStatus
 
 CLIENTS = 4
 MEMORY_INTERVAL_S = 5.0
-CALM = 1 / 3  # share of the run, at its end, without faults, because no leak shows in a process that is killed
-SETTLED = 0.3  # share of the calm part, at its start, that is ignored, because buffers are still growing
+# The last third of a run has no faults, because a process that is killed shows no leak.
+CALM = 1 / 3
+# The first part of that third is not measured, because buffers are still growing.
+SETTLED = 0.3
 MAX_GROWTH_MIB = 0.5  # MiB per minute, after subtracting twice the standard error
 STREAMS: dict[str, dict[str, Any]] = {"steady": {"policy": "wait", "max_fps": 5}, "greedy": {"policy": "drop_oldest"}}
 

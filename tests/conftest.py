@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Remove the time limit of the tests with ``--chaos``."""
+    """If ``--chaos`` is set, remove the time limit of the tests."""
     if config.getoption("--chaos"):
         config.option.timeout = 0
 

@@ -24,9 +24,9 @@ _WARM_UP_CALLS = 5
 class Ceiling:
     """The speed of the engine without a server."""
 
-    images_per_s: float  # measured with ``engine.concurrency`` calls at a time
+    images_per_s: float  # with ``engine.concurrency`` calls in flight
     cpu_ms_per_image: float
-    latency_ms: float  # mean time of a call with one image, measured with one call at a time
+    latency_ms: float  # mean time of a call with one image, with no other call in flight
 
 
 def measure(model: dict[str, Any], duration_s: float) -> Ceiling:

@@ -1,4 +1,4 @@
-"""Measure how clients, streams and jobs share an overloaded engine, and how tenants share it with a greedy tenant.
+"""Measure how clients, streams and jobs share an overloaded engine, and how a greedy tenant affects other tenants.
 
 python -m scripts.benchmark.contention -m MODEL --engine sleep      measure, and save build/bench/contention.png
 """

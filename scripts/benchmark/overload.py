@@ -1,4 +1,6 @@
-"""Measure the throughput at five times the load that the service can handle: python -m scripts.benchmark.overload.
+"""Measure the throughput at five times the load that the service can handle.
+
+python -m scripts.benchmark.overload
 
 First, find the peak throughput with 8 to 64 clients that each send one request at a time. Then send requests at one,
 two and five times that rate, whether or not earlier requests have been answered. The exit status is 1 if the throughput

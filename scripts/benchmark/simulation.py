@@ -85,7 +85,7 @@ def simulate(crowds: list[SenderGroup], *, batch_s: float, max_batch_size: int, 
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time jumps to the next timer. Its tasks must wait for timers and each other only."""
+    """An event loop whose time jumps to the next timer. Tasks must wait only for timers and for each other."""
 
     def __init__(self) -> None:
         self._now_s = 0.0

@@ -56,13 +56,16 @@ def main() -> None:
         "--streams", type=int, default=4, help="number of streams, all with policy 'wait' (default: %(default)s)"
     )
     parser.add_argument(
-        "--rounds", type=int, default=2, help="how often to measure the engine and the streams (default: %(default)s)"
+        "--rounds",
+        type=int,
+        default=2,
+        help="number of times to measure the engine and the streams (default: %(default)s)",
     )
     parser.add_argument(
         "--measurement-interval", type=float, default=20_000, metavar="MS", help="duration of each measurement"
     )
     parser.add_argument(
-        "--age", type=float, metavar="MINUTES", help="measure ages for this long instead of the throughput"
+        "--age", type=float, metavar="MINUTES", help="measure the age of results for this long, not the throughput"
     )
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -132,7 +135,7 @@ def count_frames(server: Server) -> int:
 class Ages:
     """The ages of all results, and the memory of the server, over the measurement."""
 
-    at_s: list[float] = field(default_factory=list)  # when each result arrived, since the start
+    at_s: list[float] = field(default_factory=list)  # when each result arrived, in seconds since the start
     age_s: list[float] = field(default_factory=list)
     memory: list[tuple[float, Counter[str]]] = field(
         default_factory=list
@@ -205,7 +208,7 @@ def show_ages(ages: Ages) -> None:
 
 
 def slope(at_min: NDArray[Any], values: NDArray[Any]) -> float:
-    """Fit a line to the values after the first minute, and return its growth per minute."""
+    """Fit a line to the values after the first minute, and return its slope per minute."""
     later = at_min > _SETTLED_MIN
     return float(np.polyfit(at_min[later], values[later], 1)[0])
 

@@ -1,6 +1,6 @@
 """Train the embedded model ``codes`` on generated images, or evaluate it.
 
-python -m scripts.codes train       write a new serve_app/models/embedded/ (takes 2 hours on 2 cores, 1 GB of disk)
+python -m scripts.codes train       train, and write serve_app/models/embedded/ (2 hours on 2 cores, 1 GB of disk)
 python -m scripts.codes evaluate    print the accuracy on unseen images, and save the contact sheet
 """
 

@@ -87,7 +87,7 @@ def run(*, keep: bool) -> str | None:
             console.print(f"boxes    {server.url}/streams/{STREAM}/preview.mjpeg")
             console.print(f"stop     kill {server.process.pid}")
         else:
-            console.print(f"to keep the service running, with Ray's dashboard at {dashboard}, use scripts/demo --keep")
+            console.print(f"scripts/demo --keep leaves the service and Ray's dashboard ({dashboard}) running")
         keeps_running = keep
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -128,7 +128,7 @@ def save_config(weights: Path | None) -> Path:
         args = {
             "model": {"weights": str(weights), "weights_sha256": published.SHA256, "cache_dir": str(weights.parent)}
         }
-        # YOLO26n requests no CPU from Ray, because a machine may have only one core, and the models run in turn.
+        # YOLO26n requests no CPU from Ray, because a machine may have only one core. The demo uses one model at a time.
         free = [one | {"ray_actor_options": {"num_cpus": 0}} for one in codes["deployments"]]
         beside = {"name": published.NAME, "route_prefix": f"/{published.NAME}", "args": args, "deployments": free}
         config["applications"].append(codes | beside)
@@ -157,7 +157,7 @@ def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], f
 def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list[Score], float]:
     """Run the video of the belt as a stream that processes every frame. Return the scores of some frames, and the fps.
 
-    Only frames whose results were polled before newer ones replaced them have a score.
+    A frame has no score if a newer result had replaced its result before the next poll.
     """
     spec = {"id": STREAM, "source": {"uri": str(FOLDER / "belt.mp4"), "loop": keep}}
     server.client.streams.create(spec)
@@ -180,7 +180,7 @@ def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list
                 sys.exit(f"the stream is {status.state} ({reason}) and has dropped {status.dropped or 'no frames'}")
             fps = status.processed_fps
             time.sleep(0.01)
-    if status.dropped or status.processed < FRAMES:  # streams of files wait and drop no frame
+    if status.dropped or status.processed < FRAMES:  # a stream from a file must not drop frames
         sys.exit(
             f"the stream processed {status.processed} of {FRAMES} frames and dropped {status.dropped or 'no frames'}"
         )
@@ -219,7 +219,7 @@ def verdict(scores: list[Score], title: str, least: int) -> str | None:
 
 
 def show_annotated(client: Client, pictures: dict[str, bytes]) -> None:
-    """Let the service draw boxes on the images, and save them."""
+    """Let the service draw boxes on the images, and save the results."""
     for name, data in pictures.items():
         path = FOLDER / f"{name}-found.jpg"
         path.write_bytes(client.annotate(data))

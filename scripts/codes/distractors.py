@@ -42,7 +42,7 @@ def _lattice(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _stripes(rng: Rng, width: int, height: int) -> Picture:
-    """Draw even stripes, like blinds or a radiator. Unlike them, the bars of a barcode are uneven."""
+    """Draw even stripes, like blinds or a radiator. Unlike these stripes, the bars of a barcode are uneven."""
     light, dark = colour_pair(rng)
     period, duty = rng.uniform(4, 40), rng.uniform(0.3, 0.7)
     dark_here = (np.arange(width) / period) % 1 < duty
@@ -50,7 +50,7 @@ def _stripes(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _spines(rng: Rng, width: int, height: int) -> Picture:
-    """Draw uneven bars in many colours, like a bookshelf or folds of cloth. Unlike them, a barcode has two colours."""
+    """Draw uneven bars in many colours, like a bookshelf or folds of cloth. Barcodes have only two colours."""
     picture = np.empty((height, width, 3), np.uint8)
     light, dark = (colour.astype(np.float32) for colour in colour_pair(rng))
     mean_px = rng.uniform(2, 20)
@@ -70,7 +70,7 @@ def _chequered(rng: Rng, width: int, height: int) -> Picture:
     step = rng.uniform(4, 40)
     across, down = (np.arange(width) / step).astype(int) % 2, (np.arange(height) / step).astype(int) % 2
     if rng.random() < 0.5:
-        share = ((across[None] + down[:, None]) / 2)[..., None]  # gingham: crossing threads
+        share = ((across[None] + down[:, None]) / 2)[..., None]  # crossing threads, as in gingham
     else:
         share = (across[None] ^ down[:, None])[..., None]
     cloth: Picture = (light * (1 - share) + dark * share).astype(np.uint8)

@@ -44,7 +44,7 @@ class Report:
     # For each label, and for "all", the recall maps (least width, width limit) to (codes found, codes in total).
     recall: dict[str, dict[tuple[int, int], tuple[int, int]]]
     false_per_picture: float  # false positives per generated image
-    photographs: dict[Path, list[Guess]]  # all false positives, because the photographs show no codes
+    photographs: dict[Path, list[Guess]]  # detections; all are false positives, because the photographs show no codes
     confidence: float  # the threshold for recall and false positives
 
     def recall_from(self, label: str, width_px: int) -> tuple[int, int]:

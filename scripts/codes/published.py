@@ -1,4 +1,4 @@
-"""Download the published YOLO26n. The file is a pickle, so it is accepted only if its SHA-256 is the known one."""
+"""Download the published YOLO26n. The file is a pickle, so it is accepted only if it has the known SHA-256."""
 
 from __future__ import annotations
 

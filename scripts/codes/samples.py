@@ -86,7 +86,7 @@ def write_video(path: Path, pictures: Iterable[Picture], *, fps: float, size_px:
 
 
 def read_qr_codes(pixels: Picture, boxes: Iterable[Box], reader: cv2.QRCodeDetector) -> set[str]:
-    """Return the payloads of all QR codes in the boxes that OpenCV can read."""
+    """Return the payloads of all QR codes that OpenCV can read in the boxes."""
     payloads = set()
     for x1, y1, x2, y2 in boxes:
         margin = (x2 - x1) * 0.18  # the quiet zone
@@ -109,7 +109,10 @@ def _symbol(label: str, payload: str, number: int) -> Symbol:
 
 @cache
 def _belt() -> Picture:
-    """Draw dark rubber with seams, between steel rails. The right edge continues at the left edge."""
+    """Draw dark rubber with seams, between steel rails.
+
+    The left edge continues the right edge, so the image can wrap around.
+    """
     rng = np.random.default_rng([_SEED, 2])
     pixels = cloudy(rng, BELT_WIDTH_PX, BELT_HEIGHT_PX) // 4 + np.uint8(28)
     pixels[:, :: BELT_WIDTH_PX // 6] = 20
@@ -138,7 +141,10 @@ def _parcel(rng: np.random.Generator, symbol: Symbol, side_px: int) -> Art:
 
 
 def _sticker(symbol: Symbol, code_px: int) -> Art:
-    """Draw a white sticker with the code, its quiet zone, and its payload as text. The code is ``code_px`` wide."""
+    """Draw a white sticker with the code, its quiet zone, and its payload as text.
+
+    The code is about ``code_px`` wide.
+    """
     rows, columns = symbol.modules.shape
     module_px = max(round(code_px / columns), 1)
     width, height = columns * module_px, rows * module_px if rows > 1 else code_px // 2

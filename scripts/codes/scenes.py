@@ -13,9 +13,10 @@ from scripts.codes.surfaces import Look, Picture, Rng, background, colour_pair, 
 from scripts.codes.symbols import Symbol, random_symbol
 
 _MIN_SIDE_PX = 9  # a code with a shorter side is not drawn
-# Least pixels per module. With fewer, blur and noise turn a code into plain grey. A decoder needs 2 px or more.
+# The minimum number of pixels per module. With fewer pixels, blur and noise turn a code into plain grey. Decoders need
+# 2 px or more.
 _MIN_MODULE_PX = {"qr_code": 1.5, "data_matrix": 1.5, "marker": 1.5, "barcode": 0.8}
-_EDGE_POINTS = 9  # points on each side of a symbol; several, so that the box stays exact if the label is bent
+_EDGE_POINTS = 9  # points on each side of a code, from which the exact box of a bent code is computed
 
 Points = NDArray[np.float32]  # (count, 2), x and y
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
@@ -190,7 +191,7 @@ def paste(pixels: Picture, art: Art, quad: Points) -> Box | None:
 
 
 def _paste_somewhere(rng: Rng, look: Look, pixels: Picture, art: Art, width_px: float, taken: list[Box]) -> Box | None:
-    """Paste the art into a free area. Before the perspective, its code is ``width_px`` wide.
+    """Paste the art into a free area. Its code is ``width_px`` wide before perspective is applied.
 
     Return the box of its code, or None if it has no code or no free area was found.
     """

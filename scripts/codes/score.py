@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from scripts.codes.scenes import Box, Scene, Truth
 from serve_app.schemas.detect import Detection
 
-_MIN_IOU_OF_CUT = 0.1  # low, because a partly visible code has no exact box and may look like another kind
+_MIN_IOU_OF_CUT = 0.1  # low, because a partly visible code has no exact box and may look like another kind of code
 
 
 @dataclass(frozen=True)

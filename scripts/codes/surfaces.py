@@ -79,7 +79,7 @@ def colour_pair(rng: Rng) -> tuple[Picture, Picture]:
 
 
 def photograph_part(rng: Rng, look: Look, width: int, height: int) -> Picture:
-    """Return a random part of a random photograph of the look, at a random scale. Recolour half of the parts."""
+    """Return a random part of a random photograph, at a random scale. Half of the calls change the colours."""
     photograph = read_photograph(str(rng.choice(look.photographs)))
     scale = max(width / photograph.shape[1], height / photograph.shape[0]) / rng.uniform(0.25, 1)
     size = max(int(photograph.shape[1] * scale) + 1, width), max(int(photograph.shape[0] * scale) + 1, height)
@@ -123,7 +123,7 @@ def _font(name: str, size_px: int) -> ImageFont.FreeTypeFont:
 
 
 def _noise(rng: Rng, width: int, height: int, cell_px: float) -> NDArray[np.float32]:
-    """Return smooth noise from 0 to 1, as spots about ``cell_px`` wide."""
+    """Return smooth noise from 0 to 1, with spots that are about ``cell_px`` wide."""
     size = max(int(width / cell_px), 2), max(int(height / cell_px), 2)
     coarse = rng.random((size[1], size[0]), np.float32)
     fine: NDArray[np.float32] = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -208,7 +208,7 @@ def marble(rng: Rng, width: int, height: int) -> Picture:
 
 
 def slats(rng: Rng, width: int, height: int) -> Picture:
-    """Draw soft, wavy ridges, like roof tiles, blinds or folds. Unlike them, the bars of a barcode have sharp edges."""
+    """Draw soft, wavy ridges, like roof tiles, blinds or folds. Barcodes have bars with sharp edges."""
     across = np.arange(width, dtype=np.float32)[None] / rng.uniform(4, 40)
     across = across + (_noise(rng, width, height, rng.uniform(30, 200)) - 0.5) * rng.uniform(0, 2)
     ridge = (0.5 + 0.5 * np.sin(2 * np.pi * across)) ** rng.uniform(0.4, 5)

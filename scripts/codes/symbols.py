@@ -31,7 +31,7 @@ _TEXT = string.ascii_letters + string.digits + " -./:"
 
 @dataclass(frozen=True)
 class Symbol:
-    """One code. ``modules`` is 1 where the code is dark. It has no quiet zone, and only one row for a barcode."""
+    """One code. ``modules`` is 1 where the code is dark, and leaves out the quiet zone. A barcode has one row."""
 
     label: str
     payload: str

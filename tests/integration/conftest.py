@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 BIN = Path(sys.executable).parent
 SLOTS = 64
-LONG_TIMEOUT_S = 180.0  # for operations that take seconds on a fast machine
+LONG_TIMEOUT_S = 180.0  # long, because a machine may be many times slower than usual
 CAMERA_FRAMES = 30
 
 
@@ -53,7 +53,7 @@ def eventually(look: Callable[[], T | None], *, within_s: float = LONG_TIMEOUT_S
 
 
 def workers(title: str) -> list[psutil.Process]:
-    """Return the processes of the tests' cluster whose title, which Ray sets, is ``title``."""
+    """Return the processes of the tests' cluster to which Ray has given this title."""
     return Cluster("", os.getpid()).processes(title)
 
 

@@ -87,5 +87,5 @@ def test_a_client_that_follows_a_stream_is_disconnected_when_its_key_is_removed(
         assert followed.is_success
         save(keys_file, [])
         for _ in followed.iter_bytes():
-            pass  # until the server ends the response
+            pass  # read until the server ends the response
     assert httpx.get(f"{guarded}/streams", headers=header).status_code == 401

@@ -25,7 +25,7 @@ def slow_url(service: Service) -> Iterator[str]:
 
 
 def test_batches_fill_while_the_engine_is_busy(slow_url: str) -> None:
-    """With 32 clients at once, the mean batch size (images per execution) is above 4."""
+    """Check that 32 concurrent clients lead to a mean batch size above 4, in images per execution."""
 
     async def run() -> list[int]:
         data = squares.encode(squares.picture([]))

@@ -189,7 +189,7 @@ async def test_the_frames_of_a_web_camera_have_no_made_up_timestamps(pictures: P
         finally:
             server.shutdown()
     assert watched.shown()[:CAMERA_FRAMES] == list(range(CAMERA_FRAMES))
-    # If a stream has no timestamps, FFmpeg invents some for 25 fps. Limiting the rate by these would be wrong.
+    # If a stream has no timestamps, FFmpeg invents timestamps for 25 fps. The capture must not use them.
     assert {frame.position.timestamp_s for frame in watched.frames} == {None}
     assert watched.progress.source_fps is None
 

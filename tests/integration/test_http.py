@@ -20,7 +20,7 @@ GOOD = squares.encode(squares.picture([Square("red", 5, 10), Square("blue", 20, 
 
 
 def answer(body: Json) -> list[tuple[str, float, tuple[float, ...]]]:
-    """Return the sorted detections of an answer. The service sorts by confidence, which may be equal."""
+    """Return the detections of an answer, sorted. The service may return equal confidences in any order."""
     return sorted(
         (found["label"], round(found["confidence"], 2), tuple(found["bbox"].values())) for found in body["detections"]
     )
@@ -76,11 +76,11 @@ def test_the_annotated_image_shows_the_boxes(service: Service) -> None:
     plain = squares.picture([Square("red", 5, 10), Square("blue", 20, 10, 250)])
     left, _, right, bottom = Square("red", 5, 10).box
     assert drawn[bottom, left:right].max(axis=1).mean() > 100  # the lower edge of the drawn box, on a black background
-    assert np.abs(drawn[200:].astype(int) - plain[200:]).mean() < 3  # nothing is drawn below the box
+    assert np.abs(drawn[200:].astype(int) - plain[200:]).mean() < 3  # nothing is drawn below the boxes
 
 
 def test_no_answer_belongs_to_another_image_or_other_thresholds(service: Service) -> None:
-    """Let 64 clients send 1,000 requests. Each request has another image, threshold and set of classes."""
+    """Let 64 clients send 1,000 requests. Each request has a different image, threshold and set of classes."""
 
     async def run() -> list[str]:
         limits = httpx.Limits(max_connections=64)
@@ -94,7 +94,7 @@ def test_no_answer_belongs_to_another_image_or_other_thresholds(service: Service
         for _ in range(1000 // 64 + 1):
             drawn = squares.random_squares(rng, int(rng.integers(0, 12)))
             scale = int(rng.integers(1, 4))
-            # A threshold between two possible confidences (brightness has 8 bits) makes rounding irrelevant.
+            # Brightness has 8 bits. A threshold between two possible confidences makes rounding irrelevant.
             confidence = 8 * (int(rng.integers(230, 255)) + 0.5) / 255 - 7
             labels = tuple(str(label) for label in rng.choice(LABELS, int(rng.integers(1, 4)), replace=False))
             data = await asyncio.to_thread(squares.encode, squares.picture(drawn, scale))

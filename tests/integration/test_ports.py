@@ -1,4 +1,4 @@
-"""Tests of which ports scripts/serve opens, who may use them, and which requests fail if a process is killed."""
+"""Tests of the ports that scripts/serve opens, of access to these ports, and of requests while processes are killed."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class Client:
 def assert_only_requests_in_flight_are_lost(
     running: Server, find: Callable[[Server], list[psutil.Process]], times: int
 ) -> None:
-    """Kill the first process that ``find`` returns, ``times`` times under load.
+    """Kill the first process that ``find`` returns, and repeat this ``times`` times under load.
 
     Requests that start after the process has died must succeed.
     """

@@ -275,7 +275,7 @@ def test_the_demo_that_is_interrupted_leaves_nothing_running(demo: Script) -> No
     assert_nothing_is_left(demo, family)
 
 
-@pytest.mark.usefixtures("only_with_chaos")  # the demo's test covers the same code, which starts and stops the server
+@pytest.mark.usefixtures("only_with_chaos")  # the demo's test covers the same code for starting and stopping a server
 def test_the_benchmark_that_is_interrupted_leaves_nothing_running() -> None:
     command = [sys.executable, str(ROOT / "scripts/bench.py"), "--engine", "null", "--no-peers"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -1,4 +1,4 @@
-"""Tests that, with every engine, the embedded model finds the same boxes as in Ultralytics' own predictor."""
+"""Tests that Sightline finds the same boxes with the embedded model as Ultralytics' own predictor, in every engine."""
 
 from __future__ import annotations
 
@@ -93,9 +93,10 @@ def test_an_exported_file_gives_the_boxes_of_ultralytics(
 
 
 def test_auto_uses_bf16_only_if_it_finds_the_same_objects(tmp_path: Path, squares_model: Path) -> None:
-    """Load three models with ``auto``, of which only the squares model finds the same objects in bf16.
+    """Check the precision that ``auto`` chooses.
 
-    The embedded model finds different objects in bf16. With an empty image it finds none, which proves nothing.
+    The embedded model finds different objects in bf16, and finds none in an empty image, which is no evidence. The
+    squares model finds the same objects.
     """
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("needs a CPU with support for bf16")

@@ -31,7 +31,7 @@ class Keys:
         self.save()
 
     def add(self, name: str, *scopes: str, **fields: Any) -> dict[str, str]:
-        """Add a new key to the file, and return the request header for it."""
+        """Add a new key to the file, and return the request header with the key."""
         key, entry = make_key(name, scopes)
         self._entries.append(entry | fields)
         self.save()
@@ -80,7 +80,10 @@ async def statuses(client: httpx.AsyncClient, header: dict[str, str], count: int
 
 @contextmanager
 def served_with(keys: Keys, **fields: Any) -> Iterator[StreamServer]:
-    """Run a real server with one stream, because a real server notices disconnects. Its client sends a valid key."""
+    """Run a real server with one stream, because only a real server notices disconnects.
+
+    The client of the server sends a valid key.
+    """
     header = keys.add("dock", "streams", **fields)
     with serve_streams({"access": {"keys_file": str(keys.path)}}) as served:
         served.http.headers.update(header)

@@ -61,7 +61,7 @@ def submit(
 
 
 class TimedEngine:
-    """An engine that takes ``batch_s(size)`` for a batch, by the test's clock."""
+    """An engine that advances the test's clock by ``batch_s(size)`` for each batch."""
 
     def __init__(self, clock: Clock, batch_s: Callable[[int], float]) -> None:
         self.sizes: list[int] = []

@@ -44,7 +44,7 @@ class FakeWorker:
         self.stop_takes_s = 0.0
         self.answers_status = True  # if False, calls of ``status`` hang
         self.is_unreachable = False
-        self.refusals: dict[str, ServeAppError] = {}  # by method, the error that it raises
+        self.refusals: dict[str, ServeAppError] = {}  # errors to raise, by the name of the method
         self._ran = asyncio.Event()  # set when ``run`` must return or raise an error
         self._outcome: StreamStatus | WorkerError | ServeAppError | None = None
 

@@ -33,7 +33,7 @@ MODEL = ModelInfo(
 
 
 class FakeBackend:
-    """A fake backend that finds one dog in each image, whose width in pixels is the number of the image's bytes.
+    """A fake backend that finds one dog in every image. The dog is as many pixels wide as the image has bytes.
 
     The backend refuses the image ``b"bad"``, and never answers for the image ``b"slow"``.
     """

@@ -14,7 +14,7 @@ def png_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + checksum + struct.pack(">I", 8192) + b"IDAT"
 
 
-# An animated PNG with a damaged chunk after its second frame. OpenCV 5.0.0 crashes with SIGSEGV when it decodes it.
+# An animated PNG with a damaged chunk after its second frame. OpenCV 5.0.0 crashes on this file with SIGSEGV.
 CRASHING_PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAEAAAAAoCAIAAADBrGu+AAAACGFjVEwAAAACAAAAAPONk3AAAABJSURBVHic7c9BDQAgEMAw4Hn+"
     "BSOCR0OyKtj2zKyfHR3wqgGtAa0BrQGtAa0BrQGtAa0BrQGtAa0BrQGtAa0BrQGtAa0BrQHtAl1UAG69wx61AAAAGmZjVEwAAAAA"

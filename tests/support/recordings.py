@@ -24,7 +24,7 @@ class Recorded:
         self.recorder = Recorder(Recording(**{"max_fps": 30} | fields), folder, on_clip=self.clips.append)
 
     def show(self, at_s: float, *labels: str, pixels: np.ndarray = GREY) -> None:
-        """Put a frame with these objects, ``at_s`` after the start. Wait until the recorder has taken the frame."""
+        """Record a frame with these objects, ``at_s`` after the start. Wait until the recorder has taken the frame."""
         n = len(labels)
         boxes = np.tile(np.array([[10, 20, 40, 40]], np.float32), (n, 1))
         found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32), labels)

@@ -16,7 +16,7 @@ BACKEND = ("asyncio", {"loop_factory": lambda: ThreadlessLoop()})  # a value for
 
 
 class ThreadlessLoop(VirtualLoop):
-    """A virtual loop that runs the functions of threads itself, because its time would jump while a thread runs.
+    """A virtual loop that runs functions itself instead of in threads, because its time would jump during a thread.
 
     Like a thread, the loop finishes a function even if the caller is cancelled.
     """

@@ -64,7 +64,7 @@ def to(location: str, status: int = 302) -> bytes:
 
 
 async def refusal(url: str, guard: AddressGuard = ALLOWED) -> ServeAppError:
-    """Fetch a URL whose fetch must be refused, and return the error."""
+    """Fetch a URL, check that the fetch is refused, and return the error."""
     with pytest.raises(ServeAppError) as caught:
         await Fetcher(guard, MAX_BYTES).fetch(url)
     return caught.value

@@ -43,7 +43,7 @@ def connections() -> set[tuple[Any, ...]]:
 async def nothing_left(anyio_backend: str) -> AsyncIterator[None]:
     """Check that a test leaves no task, thread or connection, except the threads of the event loop and the resolver."""
     threads, sockets = set(threading.enumerate()), connections()
-    gc.disable()  # a collection would hide a leak, because it closes connections held by an error's traceback
+    gc.disable()  # garbage collection would hide a leak of connections that an error's traceback holds
     yield
 
     def name(task: asyncio.Task[Any]) -> str:

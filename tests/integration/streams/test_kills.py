@@ -35,7 +35,7 @@ def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(
     kill(process_of_stream())
     stream_results(service.url, 20, "worker-killed")
     status = stream_status(service.url, "worker-killed")
-    delete_stream(service.url, "worker-killed")  # so that the file of its sink is complete
+    delete_stream(service.url, "worker-killed")  # completes the file of the stream's sink
     events = [
         event for event in written(Path(stream_folders["output_dir"]), "worker-killed") if event["type"] != "state"
     ]
@@ -49,7 +49,7 @@ def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(
     assert before[-1]["frame_id"] < ids[0]
     assert frame_of(*(after[0]["detections"][0]["bbox"][side] for side in ("x1", "y1"))) == ids[0] % 60
     assert status.restarts == 1
-    assert status.captured - status.processed - sum(status.dropped.values()) in range(4)  # frames in flight
+    assert status.captured - status.processed - sum(status.dropped.values()) in range(4)  # the frames in flight
 
 
 def test_a_restarted_supervisor_joins_the_running_workers(service: Service, video: Path) -> None:

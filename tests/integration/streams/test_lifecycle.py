@@ -86,7 +86,7 @@ def test_a_paused_stream_has_no_process_and_continues_at_its_bookmark(
     assert stream_status(service.url, "is-paused").state == "paused"
     httpx.post(f"{service.url}/streams/is-paused/resume", timeout=LONG_TIMEOUT_S).raise_for_status()
     stream_results(service.url, 1, "is-paused")
-    delete_stream(service.url, "is-paused")  # so that the file of its sink is complete
+    delete_stream(service.url, "is-paused")  # completes the file of the stream's sink
     (gap,) = [event for event in written(Path(stream_folders["output_dir"]), "is-paused") if event["type"] == "gap"]
     assert (gap["next_frame_id"], gap["lost"]) == (paused["latest"]["frame_id"] + 1, 0)
 
