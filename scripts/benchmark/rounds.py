@@ -44,7 +44,7 @@ def measure(
             progress.update(task, description=f"round {number + 1}: bare engine")
             result["ceiling"].append(dataclasses.asdict(ceiling.measure(model, duration_s)))
             progress.advance(task)
-            # Reverse the order in every other round, so that a gradual slowdown of the machine affects all alike.
+            # Reverse the order in every second round, so that a slowdown of the machine affects all servers alike.
             for contender in contenders[:: -1 if number % 2 else 1]:
                 progress.update(task, description=f"round {number + 1}: starting {contender.name}")
                 with contender.run() as running:

@@ -36,7 +36,7 @@ def fetch(folder: Path) -> Path:
         try:
             data = httpx.get(URL, follow_redirects=True, timeout=FETCH_TIMEOUT_S).raise_for_status().content
             if not _is_known(data):
-                raise NotFetched("the downloaded file is not the published one")
+                raise NotFetched("the downloaded file does not have the expected SHA-256")
             folder.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{os.getpid()}")
             part.write_bytes(data)
