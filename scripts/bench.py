@@ -1,10 +1,10 @@
 #!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" -X utf8 "$0" "$@"'
-"""Measure Sightline, the bare engine and other servers in one run. Each is measured once in every round.
+"""Measure Sightline, its engine without a server, and other servers. Every round measures each of them once.
 
 scripts/bench.py                                                     measure the embedded model
 scripts/bench.py -m yolo26n.pt --input-data pictures/                measure your model on your images
-scripts/bench.py -m codes --engine null                              measure the overhead: the engine answers at once
-scripts/bench.py --engine sleep --detectors 1 2 4 --no-peers         measure scaling: the engine sleeps and uses no core
+scripts/bench.py -m codes --engine null                              measure the server alone; the engine does nothing
+scripts/bench.py --engine sleep --detectors 1 2 4 --no-peers         measure scaling; the engine sleeps and uses no CPU
 """
 
 from __future__ import annotations
@@ -24,30 +24,34 @@ FOLDER = ROOT / "build/bench"
 
 
 def main() -> None:
-    """Run the benchmark, save the result, and show it."""
+    """Run the benchmark, save the results, and show them."""
     stop_on_signals()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="codes", help="weights, as in model.weights (default: %(default)s)")
-    parser.add_argument("--engine", default="auto", help="engine, as in model.engine (default: %(default)s)")
+    parser.add_argument(
+        "-m", "--model", default="codes", help="value of the setting model.weights (default: %(default)s)"
+    )
+    parser.add_argument("--engine", default="auto", help="value of the setting model.engine (default: %(default)s)")
     parser.add_argument("--concurrency-range", default="1:16:4x", metavar="START:END:STEP",
-                        help="numbers of clients; a step of 4x multiplies by 4 (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--measurement-interval", type=float, default=10_000, metavar="MS", help="for each measurement")
-    parser.add_argument("--rounds", type=int, default=2, help="in each round every server is started and measured")
+                        help="numbers of clients; STEP may be a factor, such as 4x (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--measurement-interval", type=float, default=10_000, metavar="MS", help="duration of each measurement"
+    )
+    parser.add_argument("--rounds", type=int, default=2, help="number of rounds, each of which measures every server")
     parser.add_argument(
         "--input-data",
         type=Path,
         metavar="FOLDER",
-        help="a folder of JPEGs (default: photographs of packages)",
+        help="folder of JPEGs to send (default: photographs from installed packages)",
     )
     parser.add_argument(
         "--detectors",
         type=int,
         nargs="+",
         default=[1],
-        help="numbers of Detectors to measure; the number of clients is multiplied by it",
+        help="numbers of Detectors; N Detectors are measured with N times as many clients",
     )
-    parser.add_argument("--no-peers", action="store_true", help="measure only Sightline")
-    parser.add_argument("--profile-export-file", type=Path, default=FOLDER / "bench.json", help="the result")
+    parser.add_argument("--no-peers", action="store_true", help="do not measure other servers")
+    parser.add_argument("--profile-export-file", type=Path, default=FOLDER / "bench.json", help="file for the results")
     options = parser.parse_args()
 
     pictures = save_photographs(options.input_data, FOLDER / "pictures")
@@ -72,7 +76,7 @@ def main() -> None:
 
 
 def steps(concurrency_range: str) -> list[int]:
-    """Return the numbers of a range: ``1:16:5`` -> 1, 6, 11, 16; ``1:16:4x`` -> 1, 4, 16; ``8`` -> 8."""
+    """Return the numbers in a range: 1, 6, 11, 16 for ``1:16:5``, 1, 4, 16 for ``1:16:4x``, and 8 for ``8``."""
     start, end, step = [*concurrency_range.split(":"), concurrency_range.split(":")[0], "1"][:3]
     values, value = [], int(start)
     while value <= int(end):

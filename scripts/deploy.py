@@ -3,13 +3,13 @@
 
 scripts/deploy.py configs/local.yaml
 
-Changes in a Detector's ``user_config`` (model, detect, batcher) need no restart, and no request fails. If new weights
-cannot be served, the current model stays, and this command prints the reason and exits with status 1. Other changes
-restart the replicas, one at a time.
+A change of a Detector's ``user_config`` (model, detect, batcher) needs no restart, and no request fails. If new weights
+cannot be served, the current model stays in use. This command then prints the reason and exits with status 1. Any other
+change restarts the replicas, one at a time.
 
 --address or RAY_DASHBOARD_ADDRESS sets the address of Ray's dashboard (default: http://127.0.0.1:8265). --url or
 SIGHTLINE_URL sets the address of the application (default: http://127.0.0.1:8000). SIGHTLINE_KEY sets the API key, if
-required.
+the application requires one.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from serve_app.errors import StartError
 from serve_app.schemas.models import ModelStatus
 from serve_app.types import Json
 
-APPLICATIONS = "/api/serve/applications/"  # path of the dashboard's API
+APPLICATIONS = "/api/serve/applications/"  # path in the dashboard's API
 _TIMEOUT_S = 60.0
 _POLL_INTERVAL_S = 0.5
-_STATUS_TIMEOUT_S = 60.0  # a busy Detector may not answer at once
+_STATUS_TIMEOUT_S = 60.0  # long, because a busy Detector answers late
 _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
 class DeployRefused(Exception):
-    """The application does not match the config. The message says why, in one sentence."""
+    """The running application does not match the config. The message says why."""
 
 
 def main() -> None:
-    """Deploy a config. Exit with status 1 and one sentence if the application does not match it afterwards."""
+    """Deploy a config. If the application does not match the config afterwards, say why and exit with status 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="a Serve config in YAML")
     parser.add_argument("--address", default=os.environ.get("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:8265"))
@@ -51,7 +51,8 @@ def main() -> None:
     print_any_text()
     options = parser.parse_args()
     try:
-        client = Client(options.url)  # arguments are visible to every user of the machine, so the key is not one
+        # The API key is not an argument, because every user of the machine can see the arguments of a process.
+        client = Client(options.url)
     except ValueError as exc:
         parser.error(f"--{exc}")
     try:
@@ -74,17 +75,17 @@ def main() -> None:
 
 
 def dashboard(address: str) -> httpx.Client:
-    """Return a client for Ray's dashboard, with Ray's token, which is required with the flags of configs/serve.env."""
+    """Return a client for Ray's dashboard that sends Ray's token, which configs/serve.env makes mandatory."""
     token = os.environ.get("RAY_AUTH_TOKEN", "")
     if not token:
-        with suppress(OSError, RuntimeError):  # there is no token file, or no home
+        with suppress(OSError, RuntimeError):  # ignore a missing token file or home directory
             token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser().read_text().strip()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
 
 
 def deploy(config: Json, address: str, tell: Callable[[str], None] = lambda _: None) -> None:
-    """Deploy the config and wait until every application runs. Serve's progress is passed to ``tell``.
+    """Deploy the config, and wait until every application is running. Pass Serve's progress to ``tell``.
 
     Raise DeployRefused if an application cannot be deployed, and httpx.TransportError if the dashboard does not answer.
     """
@@ -106,7 +107,7 @@ def deploy(config: Json, address: str, tell: Callable[[str], None] = lambda _: N
 
 
 def settled_models(client: Client) -> list[ModelStatus]:
-    """Wait until no model is being changed, and return the status of each.
+    """Wait until no model is being changed, and return the status of every model.
 
     Raise DeployRefused if a model stays unavailable, and ConnectionFailed if the application does not answer.
     """
@@ -126,23 +127,23 @@ def settled_models(client: Client) -> list[ModelStatus]:
 
 
 def check_changed(models: list[ModelStatus]) -> None:
-    """Raise DeployRefused if the change of a model was refused."""
+    """Raise DeployRefused if a model refused its change."""
     if refused := [f"{one.name} was not changed: {one.refused_change}" for one in models if one.refused_change]:
         raise DeployRefused("; ".join(refused))
 
 
 def _models(client: Client) -> list[ModelStatus]:
-    """Return the status of every model, or none while the application is too busy to answer."""
+    """Return the status of every model, or an empty list if the application is too busy to answer."""
     try:
         return client.models()
     except ApiError as exc:
         if exc.is_retryable:
             return []
-        raise DeployRefused(f"{client.url} answers {exc.status_code}: {exc}") from exc
+        raise DeployRefused(f"{client.url} returned {exc.status_code}: {exc}") from exc
 
 
 def _status(application: Json) -> str:
-    """Describe an application's status, and those of its deployments that are not healthy yet."""
+    """Describe the status of an application, and of each of its deployments that is not yet healthy."""
     waiting = [
         f"{name} {one['status']}" + (f" ({one['message']})" if one["message"] else "")
         for name, one in application.get("deployments", {}).items()
@@ -153,7 +154,7 @@ def _status(application: Json) -> str:
 
 def _checked(response: httpx.Response) -> httpx.Response:
     if response.status_code != 200:
-        raise DeployRefused(f"{response.url} answers {response.status_code}: {response.text[-500:]}")
+        raise DeployRefused(f"{response.url} returned {response.status_code}: {response.text[-500:]}")
     return response
 
 

@@ -1,4 +1,4 @@
-"""Functions that start scripts/serve in its own Ray, wait until it is ready, and stop it."""
+"""Start scripts/serve in its own Ray cluster, wait until it is ready, and stop it."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ import psutil
 from serve_app.client import Client, SightlineError
 
 ROOT = Path(__file__).resolve().parents[1]
-START_TIMEOUT_S = 300  # long, for slow disks
-STOP_TIMEOUT_S = 90  # long, because accepted requests are answered first
-_CHILDREN_TIMEOUT_S = 60  # Ray's agents may just have been starting
+START_TIMEOUT_S = 300  # long, because a start from a slow disk takes minutes
+STOP_TIMEOUT_S = 90  # long, because the server first answers all accepted requests
+_CHILDREN_TIMEOUT_S = 60  # long, because an agent of Ray that is still starting takes long to stop
 _ANSWER_TIMEOUT_S = 10.0
-PORT = 8000  # Serve's default; a free port is used if this one is taken
+PORT = 8000  # Serve's default port; if it is taken, any free port is used
 
 
 class StartFailed(Exception):
-    """The service did not become ready. The message has the end of its log."""
+    """The service could not be started. The message says why, or contains the end of the log."""
 
 
 class StopFailed(Exception):
-    """A process of the service did not end by itself and was killed."""
+    """A process of the service did not stop by itself and was killed."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A started scripts/serve, and a client for it."""
+    """A running scripts/serve, and a client for its API."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -52,28 +52,30 @@ class Server:
         return self.client.url
 
     def wait_until_ready(self) -> None:
-        """Wait until the server has a warm model. Raise StartFailed if it ends, or is not ready within 300 s."""
+        """Wait until the server is ready. Raise StartFailed if the server exits, or is not ready within 300 s."""
         wait_until_answered(f"{self.url}/readyz", self.process, self.log)
 
     @property
     def dashboard_url(self) -> str:
-        """The URL of its Ray's dashboard, read from its log, or "" if the log has none."""
+        """The URL of Ray's dashboard according to the server's log, or "" if the log has no such URL."""
         found = re.search(r"dashboard at \S*?(127\.0\.0\.1:\d+)", read_log(self.log))
         return f"http://{found[1]}" if found else ""
 
     def stop(self) -> None:
         """Drain and stop the server. Raise StopFailed if a process had to be killed."""
         if left := stop_group(self.process):
-            raise StopFailed(f"the service did not end by itself: {', '.join(left)}; see {self.log}")
+            raise StopFailed(
+                f"the service did not stop, so these processes were killed: {', '.join(left)}; see {self.log}"
+            )
 
 
 def read_log(log: Path) -> str:
-    """Read a log as UTF-8, and replace bytes that are not valid UTF-8."""
+    """Read a log as UTF-8, and replace invalid bytes."""
     return log.read_text(encoding="utf-8", errors="replace")
 
 
 def make_folder(folder: Path) -> None:
-    """Create a writable folder. Raise StartFailed if it cannot be created or written."""
+    """Create ``folder`` if it does not exist. Raise StartFailed if the folder cannot be created or is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -83,7 +85,7 @@ def make_folder(folder: Path) -> None:
 
 
 def is_ready(url: str) -> bool:
-    """Return whether the application at ``url`` has a warm model."""
+    """Return whether the application at ``url`` is ready for requests."""
     with Client(url, timeout_s=_ANSWER_TIMEOUT_S) as client:
         try:
             client.ready()
@@ -93,11 +95,11 @@ def is_ready(url: str) -> bool:
 
 
 def wait_until_answered(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until ``url`` answers 200. Raise StartFailed if the process ends, or does not answer within 300 s."""
+    """Wait until ``url`` returns status 200. Raise StartFailed if the process exits, or if this takes over 300 s."""
     expires_at_s = time.monotonic() + START_TIMEOUT_S
     while not _answers(url):
         if process.poll() is not None or time.monotonic() > expires_at_s:
-            raise StartFailed(f"the service did not start; the end of {log}:\n{read_log(log)[-2000:]}")
+            raise StartFailed(f"the service did not start; the last lines of {log} are:\n{read_log(log)[-2000:]}")
         time.sleep(0.25)
 
 
@@ -109,15 +111,15 @@ def _answers(url: str) -> bool:
 
 
 def stop_on_signals() -> None:
-    """Make SIGTERM and SIGHUP raise SystemExit, so that started programs are stopped."""
+    """Make SIGTERM and SIGHUP raise SystemExit, so that ``finally`` blocks stop the started programs."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def stop_group(process: subprocess.Popen[bytes]) -> list[str]:
-    """Stop a program that leads its own session. Kill the processes that remain, and return their commands."""
+    """Stop a program that leads its own session. Kill the processes that do not stop, and return their commands."""
     family = []
-    with suppress(psutil.Error):  # it has already ended
+    with suppress(psutil.Error):  # the program has already ended
         family = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
@@ -129,20 +131,20 @@ def stop_group(process: subprocess.Popen[bytes]) -> list[str]:
             left.append(" ".join(child.cmdline())[:80])
             child.kill()
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # kills processes started in the meantime
+        os.killpg(process.pid, signal.SIGKILL)  # kill processes that were started in the meantime
     process.wait()
     return left
 
 
 def ray_address(server_pid: int) -> str:
-    """Return the address of the Ray cluster that a server started. Raise StartFailed if there is none."""
+    """Return the address of the Ray cluster that a server started. Raise StartFailed if no cluster is running."""
     return raylet_flag(server_pid, "gcs-address")
 
 
 def raylet_flag(pid: int, flag: str) -> str:
-    """Return a flag of the raylet started by a process. Raise StartFailed if no raylet runs."""
+    """Return the value of a flag of the raylet that a process started. Raise StartFailed if no raylet is running."""
     for process in psutil.Process(pid).children(recursive=True):
-        with suppress(psutil.Error):  # the process has just ended
+        with suppress(psutil.Error):  # skip a process that has just ended
             found = re.search(rf"--{flag}=(\S+)", " ".join(process.cmdline()))
             if found and "raylet" in process.name():
                 return found[1]
@@ -159,20 +161,20 @@ def start(
 ) -> Server:
     """Start ``scripts/serve CONFIG`` in its own Ray, on free ports, and return without waiting until it is ready.
 
-    ``root`` is the checkout to use. ``variables`` are added to the environment, or removed from it if their value is
-    None. ``starter`` is a command, such as ``prlimit``, that runs the script.
+    ``root`` is the checkout to use. ``variables`` are added to the environment, and those with the value None are
+    removed from it. ``starter`` is a command that runs the script, such as ``prlimit``.
     """
     port = free_port(PORT)
     state = log.with_suffix(".state")
     shutil.rmtree(state, ignore_errors=True)
     ours = {
-        "SERVE_APP_STATE_DIR": str(state),  # not the user's streams
-        "RAY_ADDRESS": "local",  # do not join a cluster that already serves something
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),  # the defaults, if they are free
+        "SERVE_APP_STATE_DIR": str(state),  # do not restore the user's streams
+        "RAY_ADDRESS": "local",  # do not join an existing cluster
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),  # use the default ports if they are free
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
     }
     command = [*starter, str(root / "scripts/serve"), str(config), "--port", str(port)]
-    log.unlink(missing_ok=True)  # a server that was left running keeps writing to its deleted file
+    log.unlink(missing_ok=True)  # an earlier server that still runs must not write to the new file
     with log.open("w") as output:
         process = subprocess.Popen(
             command, env=environment({**ours, **variables}), stdout=output, stderr=output, start_new_session=True
@@ -181,13 +183,16 @@ def start(
 
 
 def environment(variables: Mapping[str, str | None]) -> dict[str, str]:
-    """Return this program's environment without Sightline's settings, changed by ``variables`` (None removes one)."""
+    """Return this program's environment without Sightline's settings, and with ``variables``.
+
+    A variable with the value None is removed.
+    """
     ours = {name: value for name, value in os.environ.items() if not name.startswith("SERVE_APP_")}
     return {name: value for name, value in {**ours, **variables}.items() if value is not None}
 
 
 def free_port(wanted: int = 0) -> int:
-    """Return ``wanted`` if it is a free port, or else any free port. 0 means any."""
+    """Return ``wanted`` if that port is free, or else any free port. 0 stands for any port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

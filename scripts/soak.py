@@ -1,12 +1,11 @@
 #!/usr/bin/env -S sh -c 'exec "$(dirname "$0")/../.venv/bin/python" -X utf8 "$0" "$@"'
-"""Run clients and streams for half an hour while processes are killed; then show a plot and a verdict.
+"""Run clients and streams for half an hour while processes are killed. Then print a verdict and save a plot.
 
-scripts/soak.py                         run for 30 minutes, with a fault every minute except in the last third
+scripts/soak.py                         run for 30 minutes, and kill a process every minute except in the last third
 scripts/soak.py --minutes 480           run overnight
 
-This starts scripts/serve with the embedded model. The exit status is 1 if a request failed that could have been
-answered, if the memory of a process grows in the last third, in which nothing is killed, or if a process or file is
-left behind.
+The test starts scripts/serve with the embedded model. The exit status is 1 if the test finds a problem, such as memory
+that keeps growing in the last third, a process that is left running, or a failed request whose connection was not cut.
 """
 
 from __future__ import annotations
@@ -39,20 +38,22 @@ from serve_app.schemas.streams import StreamStatus
 
 CLIENTS = 4
 MEMORY_INTERVAL_S = 5.0
-CALM = 1 / 3  # the last part of the run, without faults: a leak would not show in processes that are killed
-SETTLED = 0.3  # the first part of the calm, which is ignored: buffers still grow in it
-MAX_GROWTH_MIB = 0.5  # per minute, after subtracting twice the standard error
+# The last third of a run has no faults, because a process that is killed shows no leak.
+CALM = 1 / 3
+# The first part of that third is not measured, because buffers are still growing.
+SETTLED = 0.3
+MAX_GROWTH_MIB = 0.5  # MiB per minute, after subtracting twice the standard error
 STREAMS: dict[str, dict[str, Any]] = {"steady": {"policy": "wait", "max_fps": 5}, "greedy": {"policy": "drop_oldest"}}
 
 
 @dataclass
 class Soak:
-    """The observations of a run. Times are in seconds since its start."""
+    """The observations of a run. All times are in seconds since the start of the run."""
 
     requests: list[Request] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
-    calm_starts_at_s: float = 0.0  # the start of the last third
-    memory: list[tuple[float, Counter[str]]] = field(default_factory=list)  # time, MiB by process name
+    calm_starts_at_s: float = 0.0  # when the last third starts
+    memory: list[tuple[float, Counter[str]]] = field(default_factory=list)  # (time, MiB by process name)
     slopes: dict[str, tuple[float, float]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -63,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30, help="duration (default: %(default)s)")
     parser.add_argument(
-        "--fault-period-s", type=float, default=60, help="time between two faults (default: %(default)s)"
+        "--fault-period-s", type=float, default=60, help="seconds between two faults (default: %(default)s)"
     )
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -162,16 +163,17 @@ def _check_streams(cluster: Cluster, soak: Soak) -> None:
 def _check_memory(soak: Soak) -> None:
     soak.slopes = slopes(soak)
     if not soak.slopes:
-        soak.problems.append("the run was too short to tell whether memory grows: use more --minutes")
+        soak.problems.append("the run was too short to tell whether memory grows: increase --minutes")
     for name, (slope_mib, error_mib) in soak.slopes.items():
         if slope_mib - 2 * error_mib > MAX_GROWTH_MIB:
             soak.problems.append(f"{name}: memory grows by {slope_mib:.2f} MiB per minute")
 
 
 def slopes(soak: Soak) -> dict[str, tuple[float, float]]:
-    """Return the growth of memory in the settled part of the calm, in MiB per minute, and its standard error.
+    """Return the growth of memory in MiB per minute, and its standard error, by process name and for "all".
 
-    They are given by process name, and for "all". The result is empty if the run was too short.
+    The growth is measured in the part of the run without faults, except its beginning. If the run was too short for
+    this, the result is empty.
     """
     duration_s = soak.memory[-1][0]
     settled = [
@@ -196,7 +198,7 @@ def show(soak: Soak) -> None:
     console.print(
         f"{len(soak.requests)} requests, {failed.total()} of them failed; p50 {np.percentile(took_ms, 50):.0f} ms, "
         f"p99 {np.percentile(took_ms, 99):.0f} ms; {len(soak.deaths)} faults; {soak.memory[-1][1].total():.0f} MiB; "
-        "growth of memory without faults, MiB per minute:"
+        "growth of memory in the part without faults, in MiB per minute:"
     )
     for name, (slope_mib, error_mib) in soak.slopes.items():
         console.print(f"  {slope_mib:+.2f} ± {error_mib:.2f} {name}")
@@ -227,7 +229,7 @@ def show(soak: Soak) -> None:
 
 
 def _ray_name(pid: int) -> str:
-    """Return the command of a process that looks like one of a cluster, or ""."""
+    """Return the command of a process if it seems to belong to a cluster, or else ""."""
     try:
         process = psutil.Process(pid)
         command = " ".join(process.cmdline())

@@ -6,7 +6,7 @@ import sys
 try:
     from serve_app.cli.streams import main
 except ModuleNotFoundError as exc:
-    sys.exit(f"{exc}: run this with .venv/bin/python, which scripts/env makes")
+    sys.exit(f"{exc}: run this with .venv/bin/python, which scripts/env creates")
 
 if __name__ == "__main__":
     main()

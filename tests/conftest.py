@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")  # before any test imports Ultralytics
-# A shell starts background jobs with SIGINT ignored, and child processes inherit that. We restore the handler, because
-# some tests stop programs with SIGINT, as Ctrl-C does.
+os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")  # must be set before any test imports Ultralytics
+# A shell makes its background jobs ignore SIGINT, and child processes inherit this. Restore the handler, because some
+# tests stop programs with SIGINT, as Ctrl-C does.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -20,19 +20,19 @@ from tests.support import squares
 from tests.support.paths import SHARED
 
 needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="needs the folder ../shared with real photographs, videos and weights, which is missing"
+    not SHARED.is_dir(), reason="the folder ../shared with real photographs, videos and weights is missing"
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option ``--chaos``, which repeats each fault many times."""
+    """Add the option ``--chaos``, with which the tests repeat each fault many times."""
     parser.addoption(
-        "--chaos", action="store_true", help="repeat each fault as often as for the published figures (1 h)"
+        "--chaos", action="store_true", help="repeat each fault as often as in the published measurements (takes 1 h)"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Lift the timeout of a test where each fault is repeated as often as its figures are measured."""
+    """If ``--chaos`` is set, remove the time limit of the tests."""
     if config.getoption("--chaos"):
         config.option.timeout = 0
 
@@ -45,9 +45,9 @@ def chaos(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def only_with_chaos(chaos: bool) -> None:
-    """Skip a test that takes minutes, unless ``--chaos`` is set; another test covers the same fault in seconds."""
+    """Skip a test that takes minutes, unless ``--chaos`` is set. A faster test covers the same fault."""
     if not chaos:
-        pytest.skip("takes minutes, and another test covers the same fault; run scripts/test --chaos to include it")
+        pytest.skip("takes minutes, and a faster test covers the same fault; run scripts/test --chaos to include it")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove the shell's settings from the environment, and keep its proxy away from our servers."""
+    """Remove Sightline's settings from the environment, and use no proxy for local servers."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in [name for name in os.environ if name.startswith("SERVE_APP_")]:
         monkeypatch.delenv(name)
@@ -71,5 +71,5 @@ def trusted(weights: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def squares_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export the known-answer model as an OpenVINO folder."""
+    """Save the squares model, whose answers are known, as an OpenVINO folder."""
     return squares.save_openvino(tmp_path_factory.mktemp("models") / "squares_openvino_model")

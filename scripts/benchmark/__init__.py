@@ -1,1 +1,1 @@
-"""The benchmark behind ``scripts/bench.py``: the servers, the load generator, CPU by process, and the report."""
+"""The modules of ``scripts/bench.py``: the servers, the load generator, CPU usage by process, and the report."""

@@ -1,4 +1,4 @@
-"""A measurement of the bare engine on frames in memory. No server can be faster.
+"""Measure the bare engine: the inference engine without a server, on frames in memory. No server can be faster.
 
 The program reads ``ModelArgs`` and a duration in seconds as JSON from stdin, and prints a ``Ceiling`` as JSON.
 """
@@ -16,21 +16,21 @@ from typing import Any
 
 import numpy as np
 
-_BATCH_SIZE = 8  # for engines that take batches
+_BATCH_SIZE = 8  # images per call, if the engine takes batches
 _WARM_UP_CALLS = 5
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The speed of the engine alone."""
+    """The speed of the engine without a server."""
 
-    images_per_s: float  # with as many concurrent calls as the engine can use
+    images_per_s: float  # with ``engine.concurrency`` calls in flight
     cpu_ms_per_image: float
-    latency_ms: float  # of one image at a time
+    latency_ms: float  # mean time of a call with one image, with no other call in flight
 
 
 def measure(model: dict[str, Any], duration_s: float) -> Ceiling:
-    """Measure the engine in its own process. ``model`` is the ``model:`` section of a config."""
+    """Measure the engine in a new process. ``model`` is the ``model:`` section of a config."""
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         input=json.dumps([model, duration_s]), stdout=subprocess.PIPE, text=True, check=True,
@@ -39,7 +39,7 @@ def measure(model: dict[str, Any], duration_s: float) -> Ceiling:
 
 
 def _measure(model: dict[str, Any], duration_s: float) -> Ceiling:
-    from serve_app.config import ModelArgs  # imported late, because the calling process does not need them
+    from serve_app.config import ModelArgs  # imported here, because the parent process does not need serve_app
     from serve_app.models.load import load
 
     engine = load(ModelArgs.model_validate(model), has_gpu=False)

@@ -1,4 +1,4 @@
-"""The servers that are measured. Each is started on a free port, receives requests at /detect, and is stopped."""
+"""The servers that the benchmark compares. Each runs on a free port and receives requests at /detect."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _PEER_PACKAGES = ("litserve>=0.2.19,<0.3", "mosec>=0.9.8,<0.10", "uvicorn[standa
 
 @dataclass(frozen=True)
 class Running:
-    """A server that is ready."""
+    """A running server that is ready for requests."""
 
-    url: str  # of the detection route
+    url: str  # the URL of /detect
     pid: int
-    multipart: bool  # the kind of request that its documentation shows
+    multipart: bool  # whether images are sent as multipart forms, as in the server's documentation
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A server to measure: its name in tables, and how to run it."""
+    """A server to measure."""
 
-    name: str
-    run: Callable[[], Any]  # a context manager of Running
-    detectors: int = 1  # number of engines; the number of clients is multiplied by it
+    name: str  # shown in tables
+    run: Callable[[], Any]  # returns a context manager that yields a ``Running``
+    detectors: int = 1  # number of Detectors, by which the number of clients is multiplied
 
 
 def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1) -> Contender:
-    """Return Sightline, run by scripts/serve with configs/local.yaml. ``model`` is the config's ``model:`` section."""
+    """Return Sightline with configs/local.yaml as a contender. ``model`` is the config's ``model:`` section."""
     name = "Sightline" if detectors == 1 else f"Sightline, {detectors} Detectors"
 
     @contextmanager
@@ -62,7 +62,7 @@ def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1) -> Con
 
 
 def peers(weights: Path, engine: str, folder: Path) -> list[Contender]:
-    """Return FastAPI, LitServe and mosec with Ultralytics, in their own environment. Engine null skips the model."""
+    """Return FastAPI, LitServe and mosec servers that run Ultralytics. With the engine ``null`` they run no model."""
     python = _environment(folder)
     env = os.environ | {"WEIGHTS": str(weights), "ENGINE": engine, "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
 
@@ -100,7 +100,10 @@ def peers(weights: Path, engine: str, folder: Path) -> list[Contender]:
 
 
 def _environment(folder: Path) -> Path:
-    """Create the environment of the peers once, and return its Python. A .pth file adds our packages to it."""
+    """Return the Python of the other servers' virtual environment, and create the environment if it does not exist.
+
+    A .pth file makes the packages of Sightline's environment importable there.
+    """
     venv = folder / "venv"
     python = venv / "bin/python"
     if not (venv / "ready").exists():

@@ -1,6 +1,6 @@
-"""Measure how the engine is shared: by clients, streams and jobs under overload, and by tenants beside a greedy one.
+"""Measure how clients, streams and jobs share an overloaded engine, and how a greedy tenant affects other tenants.
 
-python -m scripts.benchmark.contention -m MODEL --engine sleep      plot build/bench/contention.png
+python -m scripts.benchmark.contention -m MODEL --engine sleep      measure, and save build/bench/contention.png
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scripts.benchmark.weights import openvino_folder
 from scripts.launch import ROOT, ray_address, stop_on_signals
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # imported after the backend is set
+from matplotlib import pyplot as plt  # the backend must be set before this import
 
 FOLDER = ROOT / "build/bench"
 _CLIENTS = (1, 4)
@@ -42,10 +42,19 @@ def main() -> None:
     """Run the measurements, print a table, and save a plot."""
     stop_on_signals()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="codes", help="weights, as in model.weights (default: %(default)s)")
-    parser.add_argument("--engine", default="auto", help="engine, as in model.engine (default: %(default)s)")
-    parser.add_argument("--measurement-interval", type=float, default=20_000, metavar="MS", help="for each measurement")
-    parser.add_argument("--input-data", type=Path, metavar="FOLDER", help="JPEGs (default: photographs of packages)")
+    parser.add_argument(
+        "-m", "--model", default="codes", help="value of the setting model.weights (default: %(default)s)"
+    )
+    parser.add_argument("--engine", default="auto", help="value of the setting model.engine (default: %(default)s)")
+    parser.add_argument(
+        "--measurement-interval", type=float, default=20_000, metavar="MS", help="duration of each measurement"
+    )
+    parser.add_argument(
+        "--input-data",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of JPEGs to send (default: photographs from installed packages)",
+    )
     options = parser.parse_args()
     duration_s = options.measurement_interval / 1e3
 

@@ -1,7 +1,7 @@
-"""A program that sends frames straight to the Detector, as many stream and job processes of a cluster would.
+"""A program that sends frames directly to the Detector, like the processes of many streams and jobs.
 
-It reads the cluster's address, ``SenderGroup``s and a duration in seconds as JSON from stdin. It prints a line when
-every group has had an answer, and at the end the images per second by tenant.
+The program reads the cluster's address, ``SenderGroup``s and a duration in seconds as JSON from stdin. It prints an
+empty line when every tenant has received an answer, and prints the images per second by tenant at the end.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ _TIMEOUT_S = 60.0
 
 @contextmanager
 def crowd(address: str, crowds: list[SenderGroup], duration_s: float) -> Iterator[dict[str, float]]:
-    """Run the senders during a ``with`` block of at most ``duration_s``, and fill in images/s by tenant at its end."""
+    """Send frames for ``duration_s``, and yield a dict that is filled with images/s by tenant after the block.
+
+    The ``with`` block must not take longer than ``duration_s``.
+    """
     seen: dict[str, float] = {}
     command = [sys.executable, "-m", __name__]
-    env = os.environ | {"RAY_AUTH_MODE": "token"}  # the cluster of scripts/serve requires it
+    env = os.environ | {"RAY_AUTH_MODE": "token"}  # the cluster that scripts/serve starts requires a token
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
         assert process.stdout
         process.stdin.write(json.dumps([address, [dataclasses.asdict(one) for one in crowds], duration_s]))
         process.stdin.close()
         if not process.stdout.readline():
-            raise RuntimeError("the senders got no answer: see their traceback above")
+            raise RuntimeError("the senders received no answer; see the traceback above")
         yield seen
         seen.update(json.loads(process.stdout.readline()))
 
@@ -58,7 +61,7 @@ async def _send(crowds: list[SenderGroup], duration_s: float) -> dict[str, float
                 try:
                     await client.detect(slot, fitted, model, model.defaults, time_left_s=_TIMEOUT_S)
                 except ServeAppError:
-                    await asyncio.sleep(0.1)  # a polite sender pauses after a refusal
+                    await asyncio.sleep(0.1)  # back off after a refusal
                     continue
                 answered[tenant] += 1
                 if len(answered) == len(crowds):
@@ -66,7 +69,8 @@ async def _send(crowds: list[SenderGroup], duration_s: float) -> dict[str, float
 
     clients = [
         DetectorClient(
-            DeploymentHandle("Detector", APPLICATION),  # get_deployment_handle would return a shared handle
+            # ``serve.get_deployment_handle`` would return the same handle to every client.
+            DeploymentHandle("Detector", APPLICATION),
             slots=one.senders,
             traffic=one.traffic,
             tenant=one.tenant,

@@ -1,8 +1,10 @@
 """The load generator, which runs in its own process.
 
-It sends requests either from a number of clients, each with one request at a time over a kept connection, or at a rate
-that does not depend on the answers. The program reads a ``LoadPlan`` as JSON from stdin. It prints a line at the end of
-the warm-up, a line at the end of the measurement, and the ``LoadResult``.
+Without a rate, each client sends one request at a time over a persistent connection. With a rate, requests are sent at
+random times, whether or not earlier requests have been answered.
+
+The program reads a ``LoadPlan`` as JSON from stdin. It prints an empty line at the end of the warm-up, another at the
+end of the measurement, and then the ``LoadResult`` as JSON.
 """
 
 from __future__ import annotations
@@ -29,28 +31,32 @@ class LoadPlan:
     """The requests to send."""
 
     url: str
-    folder: str  # every file in it is an image
+    folder: str  # contains only images
     concurrency: int
     duration_s: float
     warm_up_s: float
     multipart: bool
-    rate_per_s: float = 0.0  # used instead of the concurrency: the mean rate of random arrivals
+    rate_per_s: float = 0.0  # mean rate of requests at random times; if set, ``concurrency`` is ignored
     seed: int = 0
 
 
 @dataclass
 class LoadResult:
-    """The answers received during the measurement; with a rate, the answers to requests sent during it."""
+    """The answers that count in the measurement.
+
+    Without a rate, these are the answers received during the measurement. With a rate, they are the answers to the
+    requests sent during the measurement.
+    """
 
     duration_s: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
-    failures: dict[str, int] = field(default_factory=dict)  # by status or exception
+    failures: dict[str, int] = field(default_factory=dict)  # counts by status code or exception
     batch_sizes: list[int] = field(default_factory=list)
-    stages_ms: dict[str, float] = field(default_factory=dict)  # means, if the answers have timings
+    stages_ms: dict[str, float] = field(default_factory=dict)  # mean time by stage, if the answers have timings
 
 
 def run(plan: LoadPlan, at_edge: Callable[[], None] = lambda: None) -> LoadResult:
-    """Send the load. ``at_edge`` is called at the start and at the end of the measurement, after the warm-up."""
+    """Send the requests. Call ``at_edge`` when the warm-up ends, and again when the measurement ends."""
     command = [sys.executable, "-m", __name__]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
@@ -101,7 +107,7 @@ async def _generate(plan: LoadPlan, pictures: list[bytes]) -> LoadResult:
         except (aiohttp.ClientError, TimeoutError) as exc:
             outcome = type(exc).__name__
         now_at_s = time.monotonic()
-        # With a rate, a request counts if it was sent during the measurement, so late answers are in the figures too.
+        # With a rate, count every request sent during the measurement, even if its answer arrives afterwards.
         if not begins_at_s <= (sent_at_s if plan.rate_per_s else now_at_s) <= ends_at_s:
             return
         if outcome:

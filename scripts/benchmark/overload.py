@@ -1,9 +1,13 @@
-"""Measure the throughput at five times the load that the service can handle: python -m scripts.benchmark.overload.
+"""Measure the throughput at five times the load that the service can handle.
 
-First the peak is measured, with increasing numbers of clients that each send one request at a time. Then requests are
-sent at one, two and five times the peak rate, whether or not earlier ones are answered. The exit status is 1 if five
-times the load costs more than a tenth of the peak throughput. The load generator uses the same cores, and at five times
-the rate it needs five times the CPU. The second table shows the CPU of the generator and of each process.
+python -m scripts.benchmark.overload
+
+First, find the peak throughput with 8 to 64 clients that each send one request at a time. Then send requests at one,
+two and five times that rate, whether or not earlier requests have been answered. The exit status is 1 if the throughput
+at five times the rate is below 90 % of the peak.
+
+The load generator runs on the same machine, and needs five times the CPU at five times the rate. A second table
+therefore shows the CPU usage of the load generator and of each server process.
 """
 
 from __future__ import annotations
@@ -28,20 +32,29 @@ from scripts.launch import ROOT, stop_on_signals
 
 FOLDER = ROOT / "build/bench"
 _CLIENTS = (8, 16, 32, 64)
-_RATES = (1.0, 2.0, 5.0)  # times the peak rate
-_MIN_SHARE = 0.9  # of the peak throughput, at the highest rate
+_RATES = (1.0, 2.0, 5.0)  # multiples of the peak rate
+_MIN_SHARE = 0.9  # least throughput at the highest rate, as a share of the peak
 _WARM_UP_S = 5.0
-_SHOWN = 8  # processes in the table
+_SHOWN = 8  # number of processes in the second table
 
 
 def main() -> None:
     """Run the measurements and print two tables."""
     stop_on_signals()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="codes", help="weights, as in model.weights (default: %(default)s)")
-    parser.add_argument("--engine", default="auto", help="engine, as in model.engine (default: %(default)s)")
-    parser.add_argument("--measurement-interval", type=float, default=15_000, metavar="MS", help="for each measurement")
-    parser.add_argument("--input-data", type=Path, metavar="FOLDER", help="JPEGs (default: photographs of packages)")
+    parser.add_argument(
+        "-m", "--model", default="codes", help="value of the setting model.weights (default: %(default)s)"
+    )
+    parser.add_argument("--engine", default="auto", help="value of the setting model.engine (default: %(default)s)")
+    parser.add_argument(
+        "--measurement-interval", type=float, default=15_000, metavar="MS", help="duration of each measurement"
+    )
+    parser.add_argument(
+        "--input-data",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of JPEGs to send (default: photographs from installed packages)",
+    )
     options = parser.parse_args()
     duration_s: float = options.measurement_interval / 1e3
 
@@ -49,11 +62,11 @@ def main() -> None:
     pictures = str(save_photographs(options.input_data, FOLDER / "pictures"))
     model = {"weights": str(openvino_folder(options.model, FOLDER)), "engine": options.engine}
     table = Table("", "answered/s", "p50 ms", "p99 ms", "CPU ms per request", "failed", box=SIMPLE)
-    cores: dict[str, Counter[str]] = {}  # by measurement: the number of cores that each process kept busy
+    cores: dict[str, Counter[str]] = {}  # cores used, by measurement and process name
     with sightline(model, FOLDER).run() as running:
 
         def measure(name: str, clients: int, rate_per_s: float) -> float:
-            edges: list[tuple[Usage, Usage]] = []  # of the server, and of all our processes
+            edges: list[tuple[Usage, Usage]] = []  # (server, server and load generator), at start and end
             plan = load.LoadPlan(
                 running.url, pictures, clients, duration_s, _WARM_UP_S, running.multipart, rate_per_s=rate_per_s
             )
@@ -81,7 +94,7 @@ def main() -> None:
 
 
 def _shares(cores: dict[str, Counter[str]]) -> Table:
-    """Return a table of the cores that each process kept busy, by measurement."""
+    """Return a table of the number of cores that each process used in each measurement."""
     table = Table("cores kept busy", *cores, box=SIMPLE)
     for process, _ in sum(cores.values(), Counter()).most_common(_SHOWN):
         table.add_row(process, *(f"{used[process]:.2f}" for used in cores.values()))

@@ -8,11 +8,11 @@ import cv2
 
 from scripts.codes.surfaces import HELD_OUT, TRAINING, package_files, read_photograph
 
-_QUALITY = 90  # for images that packages ship as PNG
+_QUALITY = 90  # JPEG quality of re-encoded photographs
 
 
 def save_photographs(source: Path | None, folder: Path) -> Path:
-    """Save the photographs in a folder, which is emptied first, and return the folder."""
+    """Empty ``folder``, save ``photographs(source)`` in it, and return ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
@@ -22,7 +22,10 @@ def save_photographs(source: Path | None, folder: Path) -> Path:
 
 
 def photographs(folder: Path | None) -> list[bytes]:
-    """Return the JPEGs in a folder, or the photographs in packages. Raise FileNotFoundError if there are none."""
+    """Return the JPEGs in ``folder``, or the photographs in installed packages if ``folder`` is None.
+
+    Raise FileNotFoundError if the folder has no JPEGs.
+    """
     if folder is None:
         pictures = [read_photograph(name) for name in TRAINING.photographs + HELD_OUT.photographs]
         encoded = [cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1] for pixels in pictures]
@@ -32,5 +35,5 @@ def photographs(folder: Path | None) -> list[bytes]:
         ]
     found = [path.read_bytes() for path in sorted(folder.glob("*.jp*g"))]
     if not found:
-        raise FileNotFoundError(f"{folder} has no JPEG files")
+        raise FileNotFoundError(f"{folder} has no JPEG files: add some, or choose another folder")
     return found

@@ -1,4 +1,4 @@
-"""The results of the benchmark, as a table and as plots."""
+"""Show the results of the benchmark in a table and in plots."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # imported after the backend is set
+from matplotlib import pyplot as plt  # the backend must be set before this import
 
 Result = dict[str, Any]
 _MIN_LABELLED_MS = 0.2
 
 
 def show(result: Result) -> None:
-    """Print the table, with means over all rounds."""
+    """Print a table of the results of all rounds."""
     images_per_s, engine_ms = ceiling(result)
     columns = (
         "", "clients", "images/s", "of engine", "p50 ms", "p95", "p99", "extra CPU ms", "batch", "MiB", "failed",
@@ -43,7 +43,7 @@ def show(result: Result) -> None:
 
 
 def ceiling(result: Result) -> tuple[float, float]:
-    """Return the bare engine's images per second and CPU milliseconds per image, as means over the rounds."""
+    """Return the bare engine's mean images per second and mean CPU milliseconds per image, over all rounds."""
     rounds = result["ceiling"]
     return (
         float(np.mean([one["images_per_s"] for one in rounds])),
@@ -52,14 +52,17 @@ def ceiling(result: Result) -> tuple[float, float]:
 
 
 def cases(result: Result) -> list[tuple[str, int]]:
-    """Return every pair of contender and concurrency."""
+    """Return every measured pair of contender and concurrency."""
     return list(dict.fromkeys((one["contender"], one["concurrency"]) for one in sorted(
         result["measurements"], key=lambda one: (one["round"], one["concurrency"])
     ) if one["round"] == 0))  # fmt: skip
 
 
 def summary(result: Result, name: str, concurrency: int) -> dict[str, Any]:
-    """Summarise a case over all rounds: means of rates and CPU, and percentiles of all latencies together."""
+    """Summarise all rounds of one contender at one concurrency.
+
+    Rates and CPU are means over the rounds. Percentiles are taken over the latencies of all rounds.
+    """
     seen = _of(result, name, concurrency)
     latencies = np.concatenate([one["latencies_ms"] for one in seen])
     p50, p95, p99 = np.percentile(latencies, [50, 95, 99]) if len(latencies) else [np.nan] * 3
@@ -76,7 +79,7 @@ def summary(result: Result, name: str, concurrency: int) -> dict[str, Any]:
 
 
 def _of(result: Result, name: str, concurrency: int) -> list[dict[str, Any]]:
-    """Return the measurements of a case, one for each round."""
+    """Return the measurements of one contender at one concurrency, one for each round."""
     return [one for one in result["measurements"] if (one["contender"], one["concurrency"]) == (name, concurrency)]
 
 
@@ -116,7 +119,7 @@ def _latencies(result: Result, folder: Path) -> Path:
 
 
 def _cpu(result: Result, folder: Path) -> Path:
-    """Plot the CPU by process of every contender at its highest concurrency, including Ray's idle CPU."""
+    """Plot each contender's CPU by process at its highest concurrency. This includes the CPU of an idle Ray."""
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     hardest = _hardest(result)
     axes.axhline(ceiling(result)[1], color="black", linestyle="--", label="the bare engine")
@@ -127,7 +130,7 @@ def _cpu(result: Result, folder: Path) -> Path:
         for process in dict.fromkeys(process for one in seen for process in one):
             used_ms = float(np.mean([one.get(process, 0.0) for one in seen]))
             colour = colours.get(process, plt.colormaps["tab20"](len(colours)))
-            # A bar that is too thin to be seen gets no entry in the legend.
+            # The legend has no entry for a bar that is too thin to see.
             label = None if process in colours or used_ms < _MIN_LABELLED_MS else process
             if label:
                 colours[process] = colour
@@ -140,7 +143,7 @@ def _cpu(result: Result, folder: Path) -> Path:
 
 
 def _stages(result: Result, folder: Path) -> Path:
-    """Plot the mean time of Sightline's answers, by stage."""
+    """Plot the mean time that each stage of a Sightline request takes."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     ours = [(name, count) for name, count in cases(result) if _of(result, name, count)[0]["stages_ms"]]
     below = np.zeros(len(ours))
@@ -156,7 +159,10 @@ def _stages(result: Result, folder: Path) -> Path:
 
 
 def _stages_ms(seen: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the mean milliseconds by stage, in the order of processing. The time between stages comes last."""
+    """Return the mean milliseconds by stage, in the order of processing.
+
+    The time between stages, and the time of HTTP and the client, come last.
+    """
     ms = {stage: float(np.mean([one["stages_ms"][stage] for one in seen])) for stage in seen[0]["stages_ms"]}
     total, stages = ms.pop("total"), dict(ms)
     stages["between stages"] = total - sum(ms.values())

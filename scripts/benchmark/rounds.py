@@ -1,4 +1,4 @@
-"""The rounds of the benchmark. Each measures the bare engine, and every server at every concurrency."""
+"""The rounds of the benchmark. Each round measures the bare engine, and every server at every concurrency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.benchmark import ceiling, load
 from scripts.benchmark.contenders import Contender, Running
 from scripts.benchmark.usage import Usage, memory_mib
 
-_IDLE_S = 5.0  # the server's CPU is measured this long before any request
+_IDLE_S = 5.0  # how long the CPU usage of the idle server is measured
 _WARM_UP_S = 3.0
 
 
@@ -28,7 +28,7 @@ def measure(
     duration_s: float,
     rounds: int,
 ) -> dict[str, Any]:
-    """Measure all contenders and return the result, which can be saved as JSON."""
+    """Measure all contenders, and return the results, which can be saved as JSON."""
     result: dict[str, Any] = {
         "machine": f"{_processor()}, {psutil.cpu_count()} cores",
         "date": time.strftime("%Y-%m-%d"),
@@ -44,9 +44,9 @@ def measure(
             progress.update(task, description=f"round {number + 1}: bare engine")
             result["ceiling"].append(dataclasses.asdict(ceiling.measure(model, duration_s)))
             progress.advance(task)
-            # Every other round is in reverse order, so that changes of the machine affect all contenders alike.
+            # Reverse the order in every second round, so that a slowdown of the machine affects all servers alike.
             for contender in contenders[:: -1 if number % 2 else 1]:
-                progress.update(task, description=f"round {number + 1}: {contender.name} starts")
+                progress.update(task, description=f"round {number + 1}: starting {contender.name}")
                 with contender.run() as running:
                     idle_cpu_per_s = _idle(running)
                     for concurrency in concurrencies:
@@ -64,7 +64,7 @@ def measure(
 
 
 def _idle(running: Running) -> float:
-    """Return the CPU seconds per second that the server uses without requests."""
+    """Return the CPU seconds per second that the idle server uses."""
     before = Usage.of(running.pid)
     time.sleep(_IDLE_S)
     after = Usage.of(running.pid)

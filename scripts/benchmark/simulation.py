@@ -1,6 +1,6 @@
 """Simulate the batcher under overload in virtual time, and plot how long clients, streams and jobs wait.
 
-python -m scripts.benchmark.simulation       plot build/bench/simulation.png; a simulated hour takes a few seconds
+python -m scripts.benchmark.simulation       simulate, and save the plot build/bench/simulation.png
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class SenderGroup:
-    """Senders of one kind. Each has one image in flight and pauses ``pause_s`` on average before the next."""
+    """Senders of one tenant. Each has one image in flight, and pauses for a mean of ``pause_s`` before the next."""
 
     traffic: Traffic
     tenant: str
@@ -41,7 +41,7 @@ class Waits:
 
 
 def simulate(crowds: list[SenderGroup], *, batch_s: float, max_batch_size: int, duration_s: float) -> dict[str, Waits]:
-    """Return the waits by tenant, for an engine that takes ``batch_s`` for up to ``max_batch_size`` images."""
+    """Return the waits by tenant. The engine takes ``batch_s`` for a batch of up to ``max_batch_size`` images."""
     seen: dict[str, Waits] = defaultdict(Waits)
 
     async def engine(items: list[int]) -> list[int]:
@@ -85,7 +85,7 @@ def simulate(crowds: list[SenderGroup], *, batch_s: float, max_batch_size: int, 
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time jumps to the next timer. It is for code that waits only for time."""
+    """An event loop whose time jumps to the next timer. Tasks must wait only for timers and for each other."""
 
     def __init__(self) -> None:
         self._now_s = 0.0

@@ -1,7 +1,7 @@
-"""Measure the throughput of streams against the bare engine, or the age of results at twice the engine's capacity.
+"""Compare the throughput of streams with the bare engine, or measure the age of results at twice its capacity.
 
-python -m scripts.benchmark.streams -m MODEL --video FILE                throughput, in alternating rounds
-python -m scripts.benchmark.streams -m MODEL --video FILE --age 20       ages for 20 minutes: plot build/bench/age.png
+python -m scripts.benchmark.streams -m MODEL --video FILE             compare the throughput
+python -m scripts.benchmark.streams -m MODEL --video FILE --age 20    measure ages, and save build/bench/age.png
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from scripts.launch import ROOT, Server, start, stop_on_signals
 from serve_app.client import AsyncClient, FrameResult, StreamEvent
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # imported after the backend is set
+from matplotlib import pyplot as plt  # the backend must be set before this import
 
 FOLDER = ROOT / "build/bench"
 _WARM_UP_S = 5.0
@@ -47,15 +47,26 @@ def main() -> None:
     """Run the measurement and show the result."""
     stop_on_signals()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="codes", help="weights, as in model.weights (default: %(default)s)")
-    parser.add_argument("--engine", default="auto", help="engine, as in model.engine (default: %(default)s)")
+    parser.add_argument(
+        "-m", "--model", default="codes", help="value of the setting model.weights (default: %(default)s)"
+    )
+    parser.add_argument("--engine", default="auto", help="value of the setting model.engine (default: %(default)s)")
     parser.add_argument("--video", type=Path, required=True, help="the video that every stream plays in a loop")
     parser.add_argument(
-        "--streams", type=int, default=4, help="number of streams with the policy wait (default: %(default)s)"
+        "--streams", type=int, default=4, help="number of streams, all with policy 'wait' (default: %(default)s)"
     )
-    parser.add_argument("--rounds", type=int, default=2, help="rounds of engine and streams (default: %(default)s)")
-    parser.add_argument("--measurement-interval", type=float, default=20_000, metavar="MS", help="for each measurement")
-    parser.add_argument("--age", type=float, metavar="MINUTES", help="measure ages instead, at twice the capacity")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=2,
+        help="number of times to measure the engine and the streams (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--measurement-interval", type=float, default=20_000, metavar="MS", help="duration of each measurement"
+    )
+    parser.add_argument(
+        "--age", type=float, metavar="MINUTES", help="measure the age of results for this long, not the throughput"
+    )
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     model = {"weights": str(openvino_folder(options.model, FOLDER)), "engine": options.engine}
@@ -68,7 +79,7 @@ def main() -> None:
 
 @contextmanager
 def serving(model: dict[str, Any], video: Path) -> Iterator[Server]:
-    """Serve configs/local.yaml with this model. Streams may read the folder of the video."""
+    """Serve configs/local.yaml with this model, and allow streams to read the folder of the video."""
     config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     (application,) = config["applications"]
     application["args"] = {"model": model, "streams": {"media_dirs": str(video.parent)}}
@@ -83,7 +94,7 @@ def serving(model: dict[str, Any], video: Path) -> Iterator[Server]:
 
 
 def start_streams(server: Server, video: Path, count: int, policy: str) -> None:
-    """Start ``count`` streams of the video, and wait until each has results."""
+    """Start ``count`` streams of the video, and wait until each has processed 5 frames."""
     for number in range(count):
         spec = {"id": f"s{number}", "source": {"uri": str(video), "loop": True}, "policy": policy, "degrade": True}
         server.client.streams.create(spec)
@@ -92,7 +103,10 @@ def start_streams(server: Server, video: Path, count: int, policy: str) -> None:
 
 
 def show_shares(model: dict[str, Any], video: Path, count: int, rounds: int, duration_s: float) -> None:
-    """Measure the bare engine and the streams in turn, and print their shares and the CPU time by process."""
+    """Measure the bare engine and the streams in turn.
+
+    Print the throughput of the streams as a share of the engine's, and the CPU time by process.
+    """
     table = Table("round", "engine, images/s", "streams, frames/s", "share", box=SIMPLE)
     shares = []
     for number in range(rounds):
@@ -107,7 +121,7 @@ def show_shares(model: dict[str, Any], video: Path, count: int, rounds: int, dur
         shares.append(fps / alone.images_per_s)
         table.add_row(str(number + 1), f"{alone.images_per_s:.1f}", f"{fps:.1f}", f"{shares[-1]:.2f}")
     console.print(table)
-    console.print(f"{count} streams of {video.name}: {np.mean(shares):.2f} of the engine on average")
+    console.print(f"{count} streams of {video.name}: {np.mean(shares):.2f} of the engine's throughput on average")
     for name, cpu_s in used.since(usage).most_common(6):
         console.print(f"  {name:24} {cpu_s / done * 1e3:5.2f} CPU ms per frame")
 
@@ -119,11 +133,13 @@ def count_frames(server: Server) -> int:
 
 @dataclass
 class Ages:
-    """The results of streams that send twice as many frames as the Detector can process."""
+    """The ages of all results, and the memory of the server, over the measurement."""
 
-    at_s: list[float] = field(default_factory=list)  # since the start, of each result
+    at_s: list[float] = field(default_factory=list)  # when each result arrived, in seconds since the start
     age_s: list[float] = field(default_factory=list)
-    memory: list[tuple[float, Counter[str]]] = field(default_factory=list)  # time, MiB by process name
+    memory: list[tuple[float, Counter[str]]] = field(
+        default_factory=list
+    )  # (time since the start in s, MiB by process name)
 
 
 def watch_ages(model: dict[str, Any], video: Path, duration_s: float) -> Ages:
@@ -132,7 +148,7 @@ def watch_ages(model: dict[str, Any], video: Path, duration_s: float) -> Ages:
     with av.open(str(video)) as container:
         fps = float(container.streams.video[0].average_rate or 25)
     count = math.ceil(2 * capacity_fps / fps)
-    console.print(f"the engine takes {capacity_fps:.0f} images/s: {count} streams of {fps:.0f} fps")
+    console.print(f"the engine processes {capacity_fps:.0f} images/s; starting {count} streams of {fps:.0f} fps")
     with serving(model, video) as server:
         start_streams(server, video, count, "drop_oldest")
         return asyncio.run(_watch(server, count, duration_s))
@@ -162,7 +178,7 @@ async def _watch(server: Server, count: int, duration_s: float) -> Ages:
 
 
 def show_ages(ages: Ages) -> None:
-    """Print the slopes of memory and of the 99th percentile of age by minute, and plot both."""
+    """Print how fast memory and the 99th percentile of age grow, and plot both over time."""
     at_min, age_ms = np.array(ages.at_s) / 60, np.array(ages.age_s) * 1e3
     minutes = np.arange(int(at_min.max()) + (at_min.max() % 1 > 0.5))
     seen = [age_ms[(at_min >= minute) & (at_min < minute + 1)] for minute in minutes]
@@ -171,14 +187,15 @@ def show_ages(ages: Ages) -> None:
     total_mib = np.array([by_name.total() for _, by_name in ages.memory])
     console.print(
         f"{len(age_ms) / at_min.max() / 60:.1f} frames/s; age p50 {np.percentile(age_ms, 50):.0f} ms, "
-        f"p99 {np.percentile(age_ms, 99):.0f} ms, p99 of a minute from {p99.min():.0f} to {p99.max():.0f} ms"
+        f"p99 {np.percentile(age_ms, 99):.0f} ms, p99 by minute from {p99.min():.0f} to {p99.max():.0f} ms"
     )
     if len(minutes) > 2:
-        console.print(f"slope of p99: {slope(minutes + 0.5, p99):+.2f} ms per minute")
-        console.print(f"slope of memory: {slope(memory_min, total_mib):+.2f} MiB per minute, of {total_mib[-1]:.0f}")
+        console.print(f"growth of p99: {slope(minutes + 0.5, p99):+.2f} ms per minute")
+        growth_mib = slope(memory_min, total_mib)
+        console.print(f"growth of memory: {growth_mib:+.2f} MiB per minute, {total_mib[-1]:.0f} MiB at the end")
         for name in ages.memory[-1][1]:
             mib = np.array([by_name[name] for _, by_name in ages.memory])
-            console.print(f"  {name:24} {slope(memory_min, mib):+.2f} MiB per minute, of {mib[-1]:.0f}")
+            console.print(f"  {name:24} {slope(memory_min, mib):+.2f} MiB per minute, {mib[-1]:.0f} MiB at the end")
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 5), sharex=True, layout="constrained")
     above.plot(minutes + 0.5, p99, marker="o", label="99th percentile")
     above.plot(minutes + 0.5, p50, marker="o", label="median")
@@ -191,7 +208,7 @@ def show_ages(ages: Ages) -> None:
 
 
 def slope(at_min: NDArray[Any], values: NDArray[Any]) -> float:
-    """Return the growth of the values per minute, without the first minute."""
+    """Fit a line to the values after the first minute, and return its slope per minute."""
     later = at_min > _SETTLED_MIN
     return float(np.polyfit(at_min[later], values[later], 1)[0])
 

@@ -1,4 +1,4 @@
-"""The CPU time and memory of a server's processes, by the kind of process."""
+"""The CPU time and memory of a server's processes, by process name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 
 @dataclass(frozen=True)
 class Usage:
-    """The CPU time that a server's processes have used up to a point in time."""
+    """The CPU time that each of a server's processes has used until ``at_s``."""
 
     at_s: float
     cpu_s: dict[int, float]  # by process id
@@ -24,14 +24,14 @@ class Usage:
         """Return the current usage of a process and all its descendants."""
         cpu_s, names = {}, {}
         for process in _family(pid):
-            with suppress(psutil.Error):  # the process has just ended
+            with suppress(psutil.Error):  # skip a process that has just ended
                 times = process.cpu_times()
                 names[process.pid] = _name(process)
                 cpu_s[process.pid] = times.user + times.system
         return cls(time.monotonic(), cpu_s, names)
 
     def since(self, before: Usage) -> Counter[str]:
-        """Return the CPU seconds used since ``before``, by process name. New processes count from zero."""
+        """Return the CPU seconds used since ``before``, by process name. New processes are included."""
         used: defaultdict[str, float] = defaultdict(float)
         for pid, cpu_s in self.cpu_s.items():
             used[self.names[pid]] += cpu_s - before.cpu_s.get(pid, 0.0)
@@ -39,7 +39,7 @@ class Usage:
 
 
 def memory_mib(pid: int) -> Counter[str]:
-    """Return the memory of a process and its descendants, by process name. Shared pages are counted once."""
+    """Return the memory of a process and its descendants, by process name. Shared pages are not counted twice."""
     found: Counter[str] = Counter()
     for process in _family(pid):
         with suppress(psutil.Error):
@@ -56,7 +56,7 @@ def _name(process: psutil.Process) -> str:
     command = process.cmdline()
     title = command[0] if command else process.name()
     if found := re.match(r"ray::(?:ServeReplica:\w+:)?(\w+)", title):
-        return found[1]  # Ray puts the actor's class into the title
+        return found[1]  # Ray puts the class name of an actor into its process title
     name: str = process.name()
     if name.startswith(("haproxy", "raylet", "gcs_server")):
         return name

@@ -1,4 +1,4 @@
-"""Conversion of weights in any format to an OpenVINO folder that all contenders can use."""
+"""Convert weights to an OpenVINO folder, which all compared servers can load."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The embedded model ``codes``: its generated training images, its training and evaluation, and the demo.
+"""Generate training images for the embedded model ``codes``, train and evaluate it, and run the demo.
 
-Training, by ``python -m scripts.codes train``:
+Modules that ``python -m scripts.codes train`` uses:
     symbols, surfaces, distractors -> scenes -> dataset -> training -> export
-Evaluation, by ``python -m scripts.codes evaluate`` and scripts/demo:
+Modules that ``python -m scripts.codes evaluate`` and scripts/demo use:
     scenes -> samples, score -> evaluation, demo
 """

@@ -1,4 +1,4 @@
-"""A dataset of scenes for Ultralytics. Image ``i`` of a split depends only on the seed, the split and ``i``."""
+"""Generate datasets in the format of Ultralytics. An image depends only on the seed, the split and its index."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.codes.symbols import LABELS
 
 @dataclass(frozen=True)
 class Split:
-    """A set of images of one look. ``number`` makes its seeds differ from those of the other splits."""
+    """A set of images with the same ``Look``. ``number`` is part of the random seed, so no two splits are alike."""
 
     name: str
     number: int
@@ -30,8 +30,9 @@ class Split:
 
 
 TRAIN = Split("train", 0, TRAINING, 15_000)
-VALIDATION = Split("val", 1, TRAINING, 300)  # shown during training; nothing is selected by it
-TEST = Split("test", 2, HELD_OUT, 1_000)  # other photographs, materials and fonts, stronger distortions
+VALIDATION = Split("val", 1, TRAINING, 300)  # reported during training, but not used to choose a checkpoint
+# The test images use photographs, materials and fonts that the training images do not, and stronger distortions.
+TEST = Split("test", 2, HELD_OUT, 1_000)
 
 
 def scene(seed: int, split: Split, index: int, size_px: int) -> Scene:
@@ -43,7 +44,7 @@ def write_dataset(folder: Path, splits: tuple[Split, ...], seed: int, size_px: i
     """Write images and labels in YOLO's layout, and return the path of data.yaml."""
     for split in splits:
         for part in ("images", "labels"):
-            shutil.rmtree(folder / part / split.name, ignore_errors=True)  # remove an earlier set
+            shutil.rmtree(folder / part / split.name, ignore_errors=True)  # remove the images of an earlier run
             (folder / part / split.name).mkdir(parents=True)
         with ProcessPoolExecutor(os.cpu_count()) as pool:
             write = partial(_write_picture, folder, seed, split, size_px)
@@ -61,7 +62,7 @@ def _write_picture(folder: Path, seed: int, split: Split, size_px: int, index: i
     made = scene(seed, split, index, size_px)
     path = folder / "images" / split.name / f"{index:06}.jpg"
     if not cv2.imwrite(str(path), made.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95]):
-        raise OSError(f"{path} cannot be written")
+        raise OSError(f"{path} cannot be written: check the free disk space")
     lines = []
     for truth in made.truths:
         x1, y1, x2, y2 = (side / size_px for side in truth.box)

@@ -1,6 +1,6 @@
 """Serve the embedded model, send images, run a stream, check the answers against ground truth, and stop everything.
 
-The demo needs no network. If YOLO26n can be downloaded, it also detects people and cars.
+The demo needs no network. If YOLO26n can be downloaded, the demo also serves YOLO26n and detects people and cars.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ FOLDER = ROOT / "build/demo"
 PICTURES, CLIENTS, FRAMES = 48, 8, 200
 STREAM = "belt"
 STREAM_TIMEOUT_S = 180
-PUBLISHED_TIMEOUT_S = 120  # long, because the model is exported first
-MIN_FOUND = 0.98  # share of the codes in images and in frames; all are large and clean
-MIN_FRAMES = FRAMES // 20  # frames whose results were fetched in time to be scored
+PUBLISHED_TIMEOUT_S = 120  # long, because the server first exports the model
+MIN_FOUND = 0.98  # share of codes that must be found; high, because all codes are large and clean
+MIN_FRAMES = FRAMES // 20  # low, because polling gets only the latest result and so misses many frames
 
 console = Console(soft_wrap=True, highlight=False)
 
 
 def main() -> None:
-    """Run the demo, and exit with status 0 if the answers were right."""
+    """Run the demo, and exit with status 0 if the detections were right."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the service and the stream running")
     options = parser.parse_args()
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def run(*, keep: bool) -> str | None:
-    """Run the demo, and return the first problem, or None."""
+    """Run the demo. Return a description of the first problem, or None."""
     make_folder(FOLDER)
     pictures, frames = make_media()
     weights = fetch_published()
@@ -82,12 +82,12 @@ def run(*, keep: bool) -> str | None:
             show_published(server)
         if keep:
             console.print(f"serving  {server.url}/docs")
-            console.print(f"watch    {dashboard} (its token: .venv/bin/ray get-auth-token)")
+            console.print(f"watch    {dashboard} (for its token run .venv/bin/ray get-auth-token)")
             console.print(f"stream   scripts/streams.py watch {STREAM} --url {server.url}")
             console.print(f"boxes    {server.url}/streams/{STREAM}/preview.mjpeg")
             console.print(f"stop     kill {server.process.pid}")
         else:
-            console.print(f"scripts/demo --keep leaves it running, with Ray's dashboard at {dashboard}")
+            console.print(f"scripts/demo --keep leaves the service and Ray's dashboard ({dashboard}) running")
         keeps_running = keep
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -99,28 +99,28 @@ def run(*, keep: bool) -> str | None:
 
 
 def make_media() -> tuple[list[Scene], list[Scene]]:
-    """Generate the images and the frames of the belt, and save one image and the video."""
+    """Generate the images and the frames of the belt. Save the first image, and save the frames as a video."""
     with progress() as bar:
         pictures = list(bar.track(map(samples.picture, range(PICTURES)), PICTURES, description="making images"))
         frames = list(bar.track(map(samples.belt_frame, range(FRAMES)), FRAMES, description="making a video"))
     (FOLDER / "parcels.jpg").write_bytes(encode_jpeg(pictures[0].pixels))
     part = samples.save_video(FOLDER / f"part-{os.getpid()}.mp4", frames)
-    part.rename(FOLDER / "belt.mp4")  # replace it atomically, because an earlier demo may still be reading it
+    part.rename(FOLDER / "belt.mp4")  # replace the video atomically, because an earlier demo may still be reading it
     return pictures, frames
 
 
 def fetch_published() -> Path | None:
-    """Return the path of YOLO26n's weights, or print the reason and return None if they cannot be downloaded."""
+    """Return the path of YOLO26n's weights. If they cannot be downloaded, print the reason and return None."""
     try:
         with console.status(f"looking for {published.NAME}.pt"):
             return published.fetch(ModelArgs().cache_dir.expanduser())
     except published.NotFetched as exc:
-        console.print(f"{published.NAME}.pt cannot be fetched ({exc}): continuing without people and cars")
+        console.print(f"{published.NAME}.pt cannot be fetched ({exc}); the demo continues without people and cars")
         return None
 
 
 def save_config(weights: Path | None) -> Path:
-    """Save configs/local.yaml with the embedded model and, if there are weights, with the published model too."""
+    """Save a config that serves the embedded model and, if ``weights`` is not None, YOLO26n."""
     config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     (codes,) = config["applications"]
     codes["args"] = {"model": {"weights": "codes"}, "streams": {"media_dirs": str(FOLDER)}}
@@ -128,7 +128,7 @@ def save_config(weights: Path | None) -> Path:
         args = {
             "model": {"weights": str(weights), "weights_sha256": published.SHA256, "cache_dir": str(weights.parent)}
         }
-        # The models are used one after the other, so the second requests no CPU. A machine may have only one core.
+        # YOLO26n requests no CPU from Ray, because a machine may have only one core. The demo uses one model at a time.
         free = [one | {"ray_actor_options": {"num_cpus": 0}} for one in codes["deployments"]]
         beside = {"name": published.NAME, "route_prefix": f"/{published.NAME}", "args": args, "deployments": free}
         config["applications"].append(codes | beside)
@@ -138,7 +138,7 @@ def save_config(weights: Path | None) -> Path:
 
 
 def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], float]:
-    """Send every image over HTTP from several clients. Return the scores and the images per second."""
+    """Send all images over HTTP from several clients. Return their scores and the images per second."""
 
     def post(scene: Scene) -> Score:
         return score(scene, [Guess.of(found) for found in server.client.detect(encode_jpeg(scene.pixels))])
@@ -148,14 +148,17 @@ def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], f
     try:
         with progress() as bar:
             answers = clients.map(post, pictures)
-            scores = list(bar.track(answers, len(pictures), description=f"posting images, {CLIENTS} clients"))
+            scores = list(bar.track(answers, len(pictures), description=f"posting images from {CLIENTS} clients"))
     finally:
         clients.shutdown(cancel_futures=True)
     return scores, len(pictures) / (time.monotonic() - started_at_s)
 
 
 def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list[Score], float]:
-    """Run the belt as a stream that processes every frame. Return the scores of the fetched results, and the fps."""
+    """Run the video of the belt as a stream that processes every frame. Return the scores of some frames, and the fps.
+
+    A frame has no score if a newer result had replaced its result before the next poll.
+    """
     spec = {"id": STREAM, "source": {"uri": str(FOLDER / "belt.mp4"), "loop": keep}}
     server.client.streams.create(spec)
     scores: dict[int, Score] = {}
@@ -173,19 +176,22 @@ def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list
             if status.processed >= FRAMES or status.state == "completed":
                 break
             if status.state == "failed" or time.monotonic() > expires_at_s:
-                sys.exit(f"the stream is {status.state}: {status.detail or 'too slow'}; dropped {status.dropped}")
+                reason = status.detail or f"not complete after {STREAM_TIMEOUT_S} s"
+                sys.exit(f"the stream is {status.state} ({reason}) and has dropped {status.dropped or 'no frames'}")
             fps = status.processed_fps
             time.sleep(0.01)
-    if status.dropped or status.processed < FRAMES:  # the policy is wait, so no frame may be dropped
-        sys.exit(f"the stream processed {status.processed} of {FRAMES} frames and dropped {status.dropped or 'none'}")
+    if status.dropped or status.processed < FRAMES:  # a stream from a file must not drop frames
+        sys.exit(
+            f"the stream processed {status.processed} of {FRAMES} frames and dropped {status.dropped or 'no frames'}"
+        )
     if not keep:
         server.client.streams.delete(STREAM)
     return list(scores.values()), fps
 
 
 def result_table(scores: dict[str, list[Score]]) -> Table:
-    """Return a table of the codes that were found, missed and made up, by label."""
-    table = Table("", "codes", "found", "missed", "made up", box=SIMPLE, title="checked against ground truth")
+    """Return a table of the codes that were found and missed, and of the false positives, by label."""
+    table = Table("", "codes", "found", "missed", "false positives", box=SIMPLE, title="checked against ground truth")
     for title, some in scores.items():
         for label in LABELS:
             found, missed, false = count(some, label)
@@ -194,7 +200,7 @@ def result_table(scores: dict[str, list[Score]]) -> Table:
 
 
 def count(scores: Sequence[Score], label: str) -> tuple[int, int, int]:
-    """Count the codes of a label that were found, missed and made up."""
+    """Return the numbers of found codes, missed codes and false positives with this label."""
     return (
         sum(truth.label == label for one in scores for truth, _ in one.found),
         sum(truth.label == label for one in scores for truth in one.missed),
@@ -203,17 +209,17 @@ def count(scores: Sequence[Score], label: str) -> tuple[int, int, int]:
 
 
 def verdict(scores: list[Score], title: str, least: int) -> str | None:
-    """Return a sentence if the scores are too low, or else None."""
+    """Return a description of the problem if the scores are too low, or None if they are not."""
     if len(scores) < least:
         return f"only {len(scores)} {title} were answered in time to be scored; {least} are needed"
     found, missed, false = map(sum, zip(*(count(scores, label) for label in LABELS), strict=True))
     if not found or found < MIN_FOUND * (found + missed) or false > (1 - MIN_FOUND) * found:
-        return f"wrong answers: of {found + missed} codes in {title}, {missed} were missed, and {false} were made up"
+        return f"wrong answers: {missed} of {found + missed} codes in {title} were missed; {false} false positives"
     return None
 
 
 def show_annotated(client: Client, pictures: dict[str, bytes]) -> None:
-    """Save images annotated by the service."""
+    """Let the service draw boxes on the images, and save the results."""
     for name, data in pictures.items():
         path = FOLDER / f"{name}-found.jpg"
         path.write_bytes(client.annotate(data))
@@ -221,7 +227,7 @@ def show_annotated(client: Client, pictures: dict[str, bytes]) -> None:
 
 
 def wait_for_published(server: Server) -> None:
-    """Wait until the model is exported, but not over 120 s: the export would slow the measurements that follow."""
+    """Wait up to 120 s until YOLO26n is exported, because the export would slow down the following measurements."""
     expires_at_s = time.monotonic() + PUBLISHED_TIMEOUT_S
     with console.status(f"exporting {published.NAME}"):
         while not is_ready(f"{server.url}/{published.NAME}") and time.monotonic() < expires_at_s:
@@ -238,11 +244,11 @@ def show_published(server: Server) -> None:
                 console.print(f"{published.NAME}, {name}: " + ", ".join(f"{n} {label}" for label, n in labels.items()))
             show_annotated(client, photographs)
     except SightlineError as exc:
-        console.print(f"{published.NAME} was not served ({exc}): continuing without people and cars")
+        console.print(f"{published.NAME} was not served ({exc}); the demo continues without people and cars")
 
 
 def progress() -> Progress:
-    """Return a display with one progress bar per task."""
+    """Return a ``Progress`` that shows one bar for each task."""
     columns = TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=console)
 

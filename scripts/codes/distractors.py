@@ -1,4 +1,4 @@
-"""Images that a model could mistake for a code: text, photographs, lattices, stripes, signs."""
+"""Draw images that a model could mistake for a code, such as text, lattices, stripes and signs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _lattice(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _stripes(rng: Rng, width: int, height: int) -> Picture:
-    """Draw even stripes, like blinds or a radiator. The bars of a barcode are uneven."""
+    """Draw even stripes, like blinds or a radiator. Unlike these stripes, the bars of a barcode are uneven."""
     light, dark = colour_pair(rng)
     period, duty = rng.uniform(4, 40), rng.uniform(0.3, 0.7)
     dark_here = (np.arange(width) / period) % 1 < duty
@@ -50,7 +50,7 @@ def _stripes(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _spines(rng: Rng, width: int, height: int) -> Picture:
-    """Draw uneven bars in many colours, like a bookshelf or folds of cloth. A barcode has only two colours."""
+    """Draw uneven bars in many colours, like a bookshelf or folds of cloth. Barcodes have only two colours."""
     picture = np.empty((height, width, 3), np.uint8)
     light, dark = (colour.astype(np.float32) for colour in colour_pair(rng))
     mean_px = rng.uniform(2, 20)
@@ -70,7 +70,7 @@ def _chequered(rng: Rng, width: int, height: int) -> Picture:
     step = rng.uniform(4, 40)
     across, down = (np.arange(width) / step).astype(int) % 2, (np.arange(height) / step).astype(int) % 2
     if rng.random() < 0.5:
-        share = ((across[None] + down[:, None]) / 2)[..., None]  # gingham: crossing threads
+        share = ((across[None] + down[:, None]) / 2)[..., None]  # crossing threads, as in gingham
     else:
         share = (across[None] ^ down[:, None])[..., None]
     cloth: Picture = (light * (1 - share) + dark * share).astype(np.uint8)
@@ -78,7 +78,7 @@ def _chequered(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _panes(rng: Rng, width: int, height: int) -> Picture:
-    """Draw rows of rectangles, like windows of a facade, a keyboard or shelves."""
+    """Draw rows of rectangles, like the windows of a facade, a keyboard or shelves."""
     wall, pane = colour_pair(rng)
     if rng.random() < 0.5:
         wall, pane = pane, wall
@@ -92,17 +92,17 @@ def _panes(rng: Rng, width: int, height: int) -> Picture:
             corner = int(x + (1 - gap) * width / columns), int(y + (1 - gap) * height / rows)
             shade = tuple(int(value) for value in np.clip(pane * rng.uniform(0.6, 1.4), 0, 255))
             cv2.rectangle(picture, (int(x), int(y)), corner, shade, -1)
-            if rng.random() < 0.4:  # a letter on a key, or a lamp
+            if rng.random() < 0.4:  # like a letter on a key, or a lamp in a window
                 cv2.circle(picture, (int(x) + 4, int(y) + 4), 2, tuple(int(value) for value in wall), -1)
     return picture
 
 
 def _crossword(rng: Rng, width: int, height: int) -> Picture:
-    """Draw filled squares in a grid without finder pattern or border, like a crossword or a mosaic."""
+    """Draw a grid with filled squares, like a crossword or a mosaic. Unlike codes, it has no finder pattern."""
     light, dark = colour_pair(rng)
     cells = int(rng.integers(5, 16))
     filled = rng.random((cells, cells)) < rng.uniform(0.15, 0.4)
-    filled[:, 0] = filled[-1] = False  # in a Data Matrix both are dark
+    filled[:, 0] = filled[-1] = False  # in a Data Matrix, the left column and the bottom row are dark
     picture = np.where(filled[..., None], dark, light).astype(np.uint8)
     board: Picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST)
     for line in range(cells + 1):
@@ -124,7 +124,7 @@ def _ruler(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _rings(rng: Rng, width: int, height: int) -> Picture:
-    """Draw nested squares or circles, like a target, a speaker or a single finder pattern."""
+    """Draw nested squares or circles, like a target, a speaker or a lone finder pattern."""
     light, dark = colour_pair(rng)
     picture = np.full((height, width, 3), light, np.uint8)
     count = int(rng.integers(1, 5))
@@ -142,7 +142,7 @@ def _rings(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _plaque(rng: Rng, width: int, height: int) -> Picture:
-    """Draw a dark square with one simple sign, like a button, an icon or a domino."""
+    """Draw a simple sign on a dark area, like a button, an icon or a domino."""
     light, dark = colour_pair(rng)
     picture = np.full((height, width, 3), dark, np.uint8)
     points = (rng.uniform(0.2, 0.8, (int(rng.integers(3, 6)), 2)) * (width, height)).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Evaluation of the embedded model on unseen images, with the engine and thresholds used in serving."""
+"""Evaluate the embedded model on unseen images, with the same engine and thresholds as in serving."""
 
 from __future__ import annotations
 
@@ -29,25 +29,26 @@ from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
 from serve_app.types import DetectOptions, Pixels
 
-SIZE_PX = 640  # of test images and of the model input, so images are not rescaled
-WIDTHS_PX = (0, 16, 24, 32, 64, 128, 1000)  # the size classes in the table of recall
-_COLUMNS = 4  # in the contact sheet
-_MIN_CONFIDENCE = 0.01  # low, because average precision needs uncertain detections too
+SIZE_PX = 640  # size of the test images and of the model input, so no image is rescaled
+WIDTHS_PX = (0, 16, 24, 32, 64, 128, 1000)  # limits of the width classes in the table of recall
+_COLUMNS = 4  # columns of the contact sheet
+_MIN_CONFIDENCE = 0.01  # low, because average precision also needs uncertain detections
 
 
 @dataclass(frozen=True)
 class Report:
-    """The results for one model."""
+    """The results of an evaluation."""
 
-    map50: dict[str, float]  # by label, and "all"
+    map50: dict[str, float]  # by label, and for "all"
     map50_95: dict[str, float]
-    recall: dict[str, dict[tuple[int, int], tuple[int, int]]]  # by label, and "all": width from, to -> found, total
-    false_per_picture: float  # on the generated images
-    photographs: dict[Path, list[Guess]]  # every detection is a false positive
-    confidence: float  # the default threshold, used for recall and false positives
+    # For each label, and for "all", the recall maps (least width, width limit) to (codes found, codes in total).
+    recall: dict[str, dict[tuple[int, int], tuple[int, int]]]
+    false_per_picture: float  # false positives per generated image
+    photographs: dict[Path, list[Guess]]  # detections; all are false positives, because the photographs show no codes
+    confidence: float  # the threshold for recall and false positives
 
     def recall_from(self, label: str, width_px: int) -> tuple[int, int]:
-        """Return how many codes of a label and a minimum width were found, and how many there are."""
+        """Return (codes found, codes in total) for the codes of a label that are at least ``width_px`` wide."""
         counts = [count for (low, _), count in self.recall[label].items() if low >= width_px]
         return sum(found for found, _ in counts), sum(asked for _, asked in counts)
 
@@ -81,7 +82,7 @@ def _share(found: int, asked: int) -> str:
 
 
 def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_sheet: Path | None = None) -> Report:
-    """Evaluate the model on test images and photographs. Save a contact sheet, with failures below successes."""
+    """Evaluate the model on test images and photographs. Save a contact sheet if its path is given."""
     engine = load(ModelArgs(weights=Path("codes"), engine="openvino", image_size_px=SIZE_PX), has_gpu=False)
     threshold = DetectArgs().confidence
     truths: list[Sequence[Truth]] = []
@@ -107,7 +108,7 @@ def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_s
 
 
 def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
-    """Return the detections in an image, as the service would."""
+    """Return the detections that the service would return for an image."""
     slot = np.empty(engine.info.input_shape.array, np.uint8)
     fitted = letterbox(pixels, slot)
     (raw,) = engine.infer([slot])
@@ -121,7 +122,7 @@ def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
 def _average_precision(
     truths: list[Sequence[Truth]], guesses: list[list[Guess]]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Compute COCO's mAP at an IoU of 0.5, and averaged over 0.5 to 0.95, by label and for "all"."""
+    """Compute COCO's mAP at IoU 0.5, and its mean over IoU 0.5 to 0.95, by label and for "all"."""
 
     def entry(number: int, picture: int, label: str, box: tuple[float, ...]) -> dict[str, Any]:
         x1, y1, x2, y2 = box
@@ -141,7 +142,7 @@ def _average_precision(
             entry(number, picture, truth.label, truth.box) for number, (picture, truth) in enumerate(asked, start=1)
         ],
     }
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+    with contextlib.redirect_stdout(io.StringIO()):  # hide the progress that pycocotools prints
         coco.createIndex()
         answers = coco.loadRes(
             [entry(0, picture, guess.label, guess.box) | {"score": guess.confidence} for picture, guess in given]
@@ -149,7 +150,7 @@ def _average_precision(
         judge = COCOeval(coco, answers, "bbox")
         judge.evaluate()
         judge.accumulate()
-    # The axes are (IoU, recall, label), for all areas and at most 100 detections per image.
+    # Select all areas and up to 100 detections per image. The remaining axes are (IoU, recall, label).
     precision = judge.eval["precision"][:, :, :, 0, -1]
     by_label = {label: precision[:, :, number].mean(1) for number, label in enumerate(LABELS)}
     by_label = {"all": np.mean(list(by_label.values()), axis=0)} | by_label
@@ -170,7 +171,7 @@ def _recall(scores: list[Score], label: str) -> dict[tuple[int, int], tuple[int,
 
 
 def _save_contact_sheet(path: Path, seed: int, scores: list[Score]) -> None:
-    """Save two rows of images without errors, and two rows with missed or made-up codes."""
+    """Save two rows of images without errors, and two rows of images with missed codes or false positives."""
     good = [index for index, one in enumerate(scores) if len(one.found) >= 2 and not one.missed and not one.false]
     bad = [index for index, one in enumerate(scores) if one.missed or one.false]
     chosen = good[: 2 * _COLUMNS] + bad[: 2 * _COLUMNS]
@@ -181,7 +182,7 @@ def _save_contact_sheet(path: Path, seed: int, scores: list[Score]) -> None:
 
 
 def _tile(scene: Scene, result: Score) -> Pixels:
-    """Draw a scene with found codes in green, missed ones in red and made-up ones in yellow."""
+    """Draw a scene with found codes in green, missed codes in red and false positives in yellow."""
     pixels = scene.pixels.copy()
     green, red, yellow = (80, 220, 80), (60, 60, 255), (0, 220, 255)
     boxes = [(guess.box, green, guess.label) for _, guess in result.found]

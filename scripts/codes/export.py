@@ -1,4 +1,4 @@
-"""Conversion of a trained checkpoint to the two files in the package, with weights in half precision."""
+"""Convert a trained checkpoint to the two weight files in the package, which store half precision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")  # before ultralytics is imported
+os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")  # must be set before ultralytics is imported
 
 import numpy as np
 import onnx
@@ -21,7 +21,7 @@ _KEPT_METADATA = ("task", "names", "stride")  # Ultralytics also adds the date a
 
 
 def write_weights(checkpoint: Path, folder: Path) -> None:
-    """Write ``codes.onnx``, for all engines that read ONNX, and ``codes.safetensors``, for torch."""
+    """Write ``codes.onnx`` for the engines that read ONNX, and ``codes.safetensors`` for the torch engine."""
     folder.mkdir(parents=True, exist_ok=True)
     network = YOLO(checkpoint).model
     metadata = {"architecture": json.dumps(network.yaml), "names": json.dumps(LABELS)}
@@ -42,7 +42,7 @@ def write_weights(checkpoint: Path, folder: Path) -> None:
 
 
 def _halve(graph: onnx.GraphProto) -> None:
-    """Store large float32 constants as float16, and cast them back. The file is halved, and computes in float32."""
+    """Store large float32 constants as float16 to halve the file. The model casts them back to float32."""
     casts = []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)

@@ -1,4 +1,4 @@
-"""Download of the published YOLO26n. The file is a pickle, so it is accepted only with the known hash."""
+"""Download the published YOLO26n. The file is a pickle, so it is accepted only if it has the known SHA-256."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 NAME = "yolo26n"
 URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/yolo26n.pt"
 SHA256 = "9b09cc8bf347f0fc8a5f7657480587f25db09b34bf33b0652110fb03a8ad4fef"
-FETCH_TIMEOUT_S = 30  # for the whole file of 5.5 MB
+FETCH_TIMEOUT_S = 30  # limit for the whole download of 5.5 MB
 
 
 class NotFetched(Exception):
@@ -20,7 +20,10 @@ class NotFetched(Exception):
 
 
 def fetch(folder: Path) -> Path:
-    """Return the path of the file in ``folder``, after downloading it if needed. Raise NotFetched if that fails."""
+    """Return the path of the weights in ``folder``, and download them if they are not there.
+
+    Raise NotFetched if the download fails.
+    """
     path = folder / f"{NAME}.pt"
     try:
         if path.exists() and _is_known(path.read_bytes()):
@@ -33,7 +36,7 @@ def fetch(folder: Path) -> Path:
         try:
             data = httpx.get(URL, follow_redirects=True, timeout=FETCH_TIMEOUT_S).raise_for_status().content
             if not _is_known(data):
-                raise NotFetched("the downloaded file is not the published one")
+                raise NotFetched("the downloaded file does not have the expected SHA-256")
             folder.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{os.getpid()}")
             part.write_bytes(data)
@@ -41,7 +44,7 @@ def fetch(folder: Path) -> Path:
         except Exception as exc:  # for example an invalid proxy, or a folder that cannot be written
             failures.append(exc)
 
-    # Use a thread, because resolving a name may block for minutes if no network answers.
+    # Download in a thread, because without a network the resolution of the host name can block for minutes.
     downloading = threading.Thread(target=download, daemon=True)
     downloading.start()
     downloading.join(FETCH_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Generated images and a video of parcels. The position and payload of every code are known exactly."""
+"""Generate images and a video of parcels. The position and payload of every code are known exactly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SEED = 7
 
 
 def picture(number: int) -> Scene:
-    """Draw five parcels on a floor. The first parcel's QR code says ``image`` and the number. All images differ."""
+    """Draw five parcels on a floor. The first parcel's QR code says ``image`` and the number, so all images differ."""
     rng = np.random.default_rng([_SEED, 0, number])
     pixels = wood(rng, PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX)
     truths = []
@@ -42,7 +42,7 @@ def picture(number: int) -> Scene:
 def belt_frame(number: int) -> Scene:
     """Draw one frame of parcels on a belt, with a board whose QR code says ``frame`` and the number.
 
-    ``cut`` in the result holds the codes that are only partly in view.
+    The codes that are only partly in view are in the scene's ``cut``.
     """
     shift_px = number * _BELT_STEP_PX
     pixels = np.roll(_belt(), shift_px, axis=1)
@@ -68,17 +68,17 @@ def belt_frame(number: int) -> Scene:
 
 
 def save_video(path: Path, frames: Iterable[Scene]) -> Path:
-    """Save the frames of the belt as a video: MPEG-4, or lossless FFV1 if the name ends in .avi."""
+    """Save the frames of the belt as an MPEG-4 video, or as lossless FFV1 if the name ends in .avi."""
     pictures = (frame.pixels for frame in frames)
     return write_video(path, pictures, fps=BELT_FPS, size_px=(BELT_WIDTH_PX, BELT_HEIGHT_PX))
 
 
 def write_video(path: Path, pictures: Iterable[Picture], *, fps: float, size_px: tuple[int, int]) -> Path:
-    """Write images of size ``size_px`` (width, height) as a video. See ``save_video`` for the codec."""
+    """Write images of size ``size_px`` (width, height) as a video. ``save_video`` describes the codecs."""
     codec = "FFV1" if path.suffix == ".avi" else "mp4v"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, size_px)
     if not writer.isOpened():
-        raise OSError(f"OpenCV cannot write {path}")
+        raise OSError(f"OpenCV cannot write {path}: check that its folder is writable")
     for pixels in pictures:
         writer.write(pixels)
     writer.release()
@@ -86,7 +86,7 @@ def write_video(path: Path, pictures: Iterable[Picture], *, fps: float, size_px:
 
 
 def read_qr_codes(pixels: Picture, boxes: Iterable[Box], reader: cv2.QRCodeDetector) -> set[str]:
-    """Return the payloads of the QR codes that can be read in the boxes."""
+    """Return the payloads of all QR codes that OpenCV can read in the boxes."""
     payloads = set()
     for x1, y1, x2, y2 in boxes:
         margin = (x2 - x1) * 0.18  # the quiet zone
@@ -109,7 +109,10 @@ def _symbol(label: str, payload: str, number: int) -> Symbol:
 
 @cache
 def _belt() -> Picture:
-    """Draw dark rubber with seams between steel rails. Its left and right ends fit together."""
+    """Draw dark rubber with seams, between steel rails.
+
+    The left edge continues the right edge, so the image can wrap around.
+    """
     rng = np.random.default_rng([_SEED, 2])
     pixels = cloudy(rng, BELT_WIDTH_PX, BELT_HEIGHT_PX) // 4 + np.uint8(28)
     pixels[:, :: BELT_WIDTH_PX // 6] = 20
@@ -138,7 +141,10 @@ def _parcel(rng: np.random.Generator, symbol: Symbol, side_px: int) -> Art:
 
 
 def _sticker(symbol: Symbol, code_px: int) -> Art:
-    """Draw white paper with the code, about ``code_px`` wide, in its quiet zone, and with its payload as text."""
+    """Draw a white sticker with the code, its quiet zone, and its payload as text.
+
+    The code is about ``code_px`` wide.
+    """
     rows, columns = symbol.modules.shape
     module_px = max(round(code_px / columns), 1)
     width, height = columns * module_px, rows * module_px if rows > 1 else code_px // 2
@@ -151,7 +157,7 @@ def _sticker(symbol: Symbol, code_px: int) -> Art:
 
 
 def _place(pixels: Picture, art: Art, symbol: Symbol, centre: np.ndarray, angle: float) -> Truth | None:
-    """Paste art that shows ``symbol``, turned by ``angle`` radians. Return None if it is out of view."""
+    """Rotate art that shows ``symbol`` by ``angle`` radians, and paste it. Return None if the art is out of view."""
     height, width = art.pixels.shape[:2]
     box = paste(pixels, art, (turned(corners_of(width, height), angle) + centre).astype(np.float32))
     return Truth(symbol.label, symbol.payload, box) if box else None

@@ -1,4 +1,4 @@
-"""Random images of codes on objects, with exact boxes."""
+"""Generate random images of codes on objects, with exact boxes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from scripts.codes.distractors import distractor
 from scripts.codes.surfaces import Look, Picture, Rng, background, colour_pair, words, write
 from scripts.codes.symbols import Symbol, random_symbol
 
-_MIN_SIDE_PX = 9  # smaller codes are not drawn
-# Decoders need at least 2 px per module. Below these limits, blur and noise turn a code into plain grey.
+_MIN_SIDE_PX = 9  # a code with a shorter side is not drawn
+# The minimum number of pixels per module. With fewer pixels, blur and noise turn a code into plain grey. Decoders need
+# 2 px or more.
 _MIN_MODULE_PX = {"qr_code": 1.5, "data_matrix": 1.5, "marker": 1.5, "barcode": 0.8}
-_EDGE_POINTS = 9  # along each side of a symbol, so its box stays exact when the label is bent
+_EDGE_POINTS = 9  # points on each side of a code, from which the exact box of a bent code is computed
 
 Points = NDArray[np.float32]  # (count, 2), x and y
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
@@ -23,11 +24,11 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 @dataclass(frozen=True)
 class Truth:
-    """One code in an image. The box surrounds its modules, without the quiet zone, in pixels."""
+    """One code in an image. Its box, in pixels, surrounds the modules without the quiet zone."""
 
     label: str
     payload: str
-    box: Box  # clipped to the image in random scenes
+    box: Box  # in random scenes, clipped to the image
 
     @property
     def width_px(self) -> float:
@@ -40,19 +41,19 @@ class Scene:
 
     pixels: Picture
     truths: tuple[Truth, ...]
-    cut: tuple[Truth, ...] = ()  # codes cut off by the edge: finding one is neither right nor wrong
+    cut: tuple[Truth, ...] = ()  # codes that the image's edge cuts off, which are not scored
 
 
 @dataclass(frozen=True)
 class Art:
-    """A flat image to paste. ``outline`` has points around its code, and is empty if it shows none."""
+    """A flat image to paste. ``outline`` has points around the code, and is empty if the image shows no code."""
 
     pixels: Picture
     outline: Points
 
 
 def random_scene(rng: Rng, look: Look, size_px: int) -> Scene:
-    """Draw a square image of zero to six codes among distractors, as seen by a poor camera."""
+    """Draw a square image of up to six codes among distractors, as a poor camera would show them."""
     pixels = background(rng, look, size_px, size_px)
     taken: list[Box] = []
     truths: list[Truth] = []
@@ -82,15 +83,15 @@ def random_scene(rng: Rng, look: Look, size_px: int) -> Scene:
 
 
 def print_label(rng: Rng, look: Look, symbol: Symbol, width_px: float) -> Art:
-    """Draw the symbol printed on a label or an object, in about the resolution at which it will be seen."""
+    """Draw the symbol on a label or an object, at about the resolution that it has in the scene."""
     light, dark = colour_pair(rng)
-    if symbol.label != "barcode" and rng.random() < 0.08:  # light modules on dark, as if engraved or on a screen
+    if symbol.label != "barcode" and rng.random() < 0.08:  # light modules on a dark background, as on a screen
         light, dark = dark, light
     rows, columns = symbol.modules.shape
     module_px = int(np.clip(np.ceil(1.3 * width_px / columns), 2, 12))
     height = rows if symbol.label != "barcode" else int(columns * rng.uniform(0.18, 0.8))
     modules = cv2.resize(symbol.modules, (columns * module_px, height * module_px), interpolation=cv2.INTER_NEAREST)
-    if symbol.label == "data_matrix" and rng.random() < 0.15:  # separate dots, as if peened into metal
+    if symbol.label == "data_matrix" and rng.random() < 0.15:  # separate dots, as on dot-peened metal
         cell = np.zeros((module_px, module_px), np.uint8)
         cv2.circle(cell, (module_px // 2, module_px // 2), max(module_px // 2 - 1, 1), 1, -1)
         modules = modules * np.tile(cell, (rows, columns))
@@ -124,13 +125,13 @@ def outline_of(x1: float, y1: float, x2: float, y2: float) -> Points:
 
 
 def bent(rng: Rng, art: Art, strength: float) -> Art:
-    """Bend the art around a cylinder, like a bottle: compress it towards its sides, and bow its rows."""
+    """Bend the art around a cylinder such as a bottle. Its columns narrow towards the sides, and its rows curve."""
     half_angle = rng.uniform(0.3, min(1.0 * strength, 1.25))
     bow_px = rng.uniform(-0.25, 0.25) * art.pixels.shape[0] * (1 - np.cos(half_angle))
     height, width = art.pixels.shape[:2]
     pad = int(abs(bow_px)) + 1
     xs = np.linspace(-1, 1, width, dtype=np.float32)
-    angles = np.arcsin(xs * np.sin(half_angle))  # the angle that each column of the view shows
+    angles = np.arcsin(xs * np.sin(half_angle))  # the cylinder's angle at each column of the view
     source_x = (angles / half_angle + 1) / 2 * (width - 1)
     lift = bow_px * (np.cos(angles) - np.cos(half_angle)) / (1 - np.cos(half_angle))
     ys = np.arange(height + 2 * pad, dtype=np.float32)[:, None] - pad
@@ -152,7 +153,7 @@ def corners_of(width: float, height: float) -> NDArray[np.floating]:
 
 
 def turned(points: NDArray[np.floating], angle: float) -> NDArray[np.floating]:
-    """Turn the points about the origin by ``angle`` radians."""
+    """Rotate the points about the origin by ``angle`` radians."""
     moved: NDArray[np.floating] = points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return moved
 
@@ -165,7 +166,10 @@ def _view(art: Art, quad: Points) -> NDArray[np.float64]:
 
 
 def paste(pixels: Picture, art: Art, quad: Points) -> Box | None:
-    """Warp the art onto four corners, clockwise from the upper left. Return the box of its code, or None."""
+    """Warp the art onto the corners ``quad``, which are given clockwise from the upper left.
+
+    Return the box of its code, or None if it has no code or is out of view.
+    """
     height, width = art.pixels.shape[:2]
     x, y = np.floor(quad.min(0)).astype(int)
     right, bottom = np.ceil(quad.max(0)).astype(int) + 1
@@ -187,7 +191,10 @@ def paste(pixels: Picture, art: Art, quad: Points) -> Box | None:
 
 
 def _paste_somewhere(rng: Rng, look: Look, pixels: Picture, art: Art, width_px: float, taken: list[Box]) -> Box | None:
-    """Paste the art in a free area, ``width_px`` wide before perspective. Return the box of its code, or None."""
+    """Paste the art into a free area. Its code is ``width_px`` wide before perspective is applied.
+
+    Return the box of its code, or None if it has no code or no free area was found.
+    """
     if rng.random() < 0.2:
         art = bent(rng, art, look.strength)
     side = pixels.shape[0]
@@ -195,7 +202,7 @@ def _paste_somewhere(rng: Rng, look: Look, pixels: Picture, art: Art, width_px: 
     scale = width_px / np.ptp(around[:, 0])
     height, width = (length * scale for length in art.pixels.shape[:2])
     corners = corners_of(width, height)
-    corners *= 1 + rng.uniform(-0.13, 0.13, (4, 2)) * look.strength  # perspective: move each corner independently
+    corners *= 1 + rng.uniform(-0.13, 0.13, (4, 2)) * look.strength  # for perspective, move each corner independently
     corners = turned(corners, rng.normal(0, 0.2) if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi))
     for _ in range(12):
         quad = (corners + rng.uniform(0, side, 2)).astype(np.float32)
@@ -221,7 +228,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _cover_a_part(rng: Rng, pixels: Picture, box: Box) -> None:
-    """Hide a part of the code: usually less than a fifth, and at most a third of a tiny code."""
+    """Hide a part of the code. The part is usually less than a fifth, but up to a third of a tiny code."""
     x1, y1, x2, y2 = box
     colour = tuple(int(value) for value in rng.uniform(10, 245, 3))
     centre = int(rng.uniform(x1, x2)), int(rng.uniform(y1, y2))
@@ -235,7 +242,7 @@ def _cover_a_part(rng: Rng, pixels: Picture, box: Box) -> None:
 
 
 def _photographed(rng: Rng, pixels: Picture, strength: float) -> Picture:
-    """Apply the effects of light, lens, sensor and compression to a view."""
+    """Apply the effects of light, lens, sensor and compression to an image."""
     side = pixels.shape[0]
     if rng.random() < 0.4:  # uneven light or a soft shadow
         across = np.linspace(-1, 1, side, dtype=np.float32)
@@ -265,7 +272,7 @@ def _photographed(rng: Rng, pixels: Picture, strength: float) -> Picture:
         )
         cv2.line(streak, start, end, 1.0)
         pixels = cv2.filter2D(pixels, -1, streak / streak.sum())
-    if rng.random() < 0.45:  # noise of a sensor at high gain
+    if rng.random() < 0.45:  # sensor noise at high gain
         noise = rng.standard_normal((side, side, 1 if rng.random() < 0.5 else 3), np.float32)
         pixels = np.clip(pixels + noise * rng.uniform(2, 10) * strength, 0, 255).astype(np.uint8)
     if rng.random() < 0.1:

@@ -1,4 +1,4 @@
-"""Comparison of answers with the ground truth of an image."""
+"""Compare detections with the ground truth of an image."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from scripts.codes.scenes import Box, Scene, Truth
 from serve_app.schemas.detect import Detection
 
-_MIN_IOU_OF_CUT = 0.1  # low, because a partly visible code has no exact box and may look like another kind
+_MIN_IOU_OF_CUT = 0.1  # low, because a partly visible code has no exact box and may look like another kind of code
 
 
 @dataclass(frozen=True)
 class Guess:
-    """One detection in an answer of the service."""
+    """One detection in a response of the service."""
 
     label: str
     confidence: float
@@ -36,7 +36,10 @@ class Score:
 
 
 def score(scene: Scene, guesses: Sequence[Guess], *, least_iou: float = 0.5) -> Score:
-    """Match guesses, the most confident first, to the code of their label with the highest IoU over ``least_iou``."""
+    """Match each guess to the code with the same label and the highest IoU, if the IoU is at least ``least_iou``.
+
+    The most confident guesses are matched first, and each code is matched only once.
+    """
     left, found, false = list(scene.truths), [], []
     for guess in sorted(guesses, key=lambda guess: -guess.confidence):
         candidates = [truth for truth in left if truth.label == guess.label and iou(truth.box, guess.box) >= least_iou]

@@ -1,4 +1,4 @@
-"""Backgrounds for codes: photographs and materials, in two looks, one for training and one held out for tests."""
+"""Draw backgrounds for codes. One ``Look`` is for training, and another is held out for tests."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ Picture = NDArray[np.uint8]  # (height, width, 3) BGR
 
 @dataclass(frozen=True)
 class Look:
-    """Everything that differs between the training and test images, so a model is tested on unseen material."""
+    """The properties that differ between training and test images, so that the tests use unseen material."""
 
-    photographs: tuple[str, ...]  # package/path of installed files; their licences are below
+    photographs: tuple[str, ...]  # files as package/path; their licences are at the end of this module
     surfaces: tuple[Callable[[Rng, int, int], Picture], ...]
     fonts: tuple[str, ...]
     strength: float  # strength of all distortions
-    largest: float  # the largest code, as a share of the image's width
+    largest: float  # width of the largest code, as a share of the image's width
 
 
 def background(rng: Rng, look: Look, width: int, height: int) -> Picture:
-    """Draw a background: a part of a photograph, a blend of two parts, a material, or a clutter of shapes."""
+    """Draw a part of a photograph, a blend of two such parts, a material, or a clutter of shapes."""
     kind = rng.random()
     if kind < 0.35:
         return photograph_part(rng, look, width, height)
-    if kind < 0.5:  # like a reflection in a window; few photographs make many pairs
+    if kind < 0.5:  # blend two photographs, like a reflection in a window
         first, second = (photograph_part(rng, look, width, height) for _ in range(2))
         both: Picture = cv2.addWeighted(first, share := rng.uniform(0.3, 0.7), second, 1 - share, 0)
         return both
@@ -44,7 +44,7 @@ def background(rng: Rng, look: Look, width: int, height: int) -> Picture:
 
 
 def words(rng: Rng, characters: int) -> str:
-    """Return made-up words and numbers of about ``characters`` characters."""
+    """Return a text of ``characters`` characters (at least 2), made of random words."""
     alphabet = list(string.ascii_uppercase + string.digits if rng.random() < 0.4 else string.ascii_lowercase)
     text = ""
     while len(text) < max(characters, 2):
@@ -53,7 +53,7 @@ def words(rng: Rng, characters: int) -> str:
 
 
 def write(picture: Picture, text: str, at: tuple[int, int], size_px: int, ink: Picture, font_name: str) -> None:
-    """Write text into the image. ``at`` is its upper left corner."""
+    """Write text into the image. ``at`` is the upper left corner of the text."""
     font = _font(font_name, max(size_px, 5))
     _left, _top, right, bottom = font.getbbox(text)
     mask = Image.new("L", (max(int(right), 1), max(int(bottom), 1)))
@@ -65,7 +65,7 @@ def write(picture: Picture, text: str, at: tuple[int, int], size_px: int, ink: P
 
 
 def colour_pair(rng: Rng) -> tuple[Picture, Picture]:
-    """Return a light and a dark colour in which a code can be printed."""
+    """Return a light and a dark colour with enough contrast for a code."""
     if rng.random() < 0.6:  # paper and black
         light = rng.uniform(205, 256) + rng.uniform(-12, 8, 3)
         dark = rng.uniform(0, 50) + rng.uniform(-8, 8, 3)
@@ -79,7 +79,7 @@ def colour_pair(rng: Rng) -> tuple[Picture, Picture]:
 
 
 def photograph_part(rng: Rng, look: Look, width: int, height: int) -> Picture:
-    """Return a random part of one of the look's photographs, at a random scale; half of them in other colours."""
+    """Return a random part of a random photograph, at a random scale. Half of the calls change the colours."""
     photograph = read_photograph(str(rng.choice(look.photographs)))
     scale = max(width / photograph.shape[1], height / photograph.shape[0]) / rng.uniform(0.25, 1)
     size = max(int(photograph.shape[1] * scale) + 1, width), max(int(photograph.shape[0] * scale) + 1, height)
@@ -87,22 +87,22 @@ def photograph_part(rng: Rng, look: Look, width: int, height: int) -> Picture:
     x, y = rng.integers(size[0] - width + 1), rng.integers(size[1] - height + 1)
     part: Picture = photograph[y : y + height, x : x + width]
     part = part[:, ::-1].copy() if rng.random() < 0.5 else part.copy()
-    if rng.random() < 0.5:  # vary the colours, because there are few photographs
+    if rng.random() < 0.5:  # change the colours, because there are few photographs
         part = np.clip(part * rng.uniform(0.6, 1.4, 3), 0, 255).astype(np.uint8)
     return part
 
 
 @cache
 def read_photograph(name: str) -> Picture:
-    """Read an image from an installed package, by package/path."""
+    """Read an image of an installed package. ``name`` is package/path."""
     picture: Picture | None = cv2.imread(str(_installed(name)), cv2.IMREAD_COLOR)
     if picture is None:
-        raise FileNotFoundError(f"{name} is missing: the package no longer has it")
+        raise FileNotFoundError(f"{name} is missing or damaged: install the packages with scripts/env")
     return picture
 
 
 def package_files(name: str) -> list[Path]:
-    """Return the JPEGs in a folder of an installed package, by package/path, without importing the package."""
+    """Return the JPEGs in a folder of an installed package. ``name`` is package/path. The package is not imported."""
     return sorted(_installed(name).glob("*.jpg"))
 
 
@@ -110,7 +110,7 @@ def _installed(name: str) -> Path:
     package, _, path = name.partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"{package} is not installed, but {path} of it is needed")
+        raise FileNotFoundError(f"{package} is not installed: install the packages with scripts/env")
     return Path(spec.origin).parent / path
 
 
@@ -123,7 +123,7 @@ def _font(name: str, size_px: int) -> ImageFont.FreeTypeFont:
 
 
 def _noise(rng: Rng, width: int, height: int, cell_px: float) -> NDArray[np.float32]:
-    """Return smooth noise from 0 to 1, with spots about ``cell_px`` wide."""
+    """Return smooth noise from 0 to 1, with spots that are about ``cell_px`` wide."""
     size = max(int(width / cell_px), 2), max(int(height / cell_px), 2)
     coarse = rng.random((size[1], size[0]), np.float32)
     fine: NDArray[np.float32] = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -133,7 +133,7 @@ def _noise(rng: Rng, width: int, height: int, cell_px: float) -> NDArray[np.floa
 def _colour(rng: Rng) -> NDArray[np.float32]:
     colour = rng.uniform(20, 240, 3)
     paler: NDArray[np.float32] = (colour.mean() + (colour - colour.mean()) * rng.random()).astype(np.float32)
-    return paler  # most colours are close to grey
+    return paler  # paler, because most colours in real images are close to grey
 
 
 def _tinted(texture: NDArray[np.float32], colour: NDArray[np.float32], contrast: float) -> Picture:
@@ -184,7 +184,7 @@ def clutter(rng: Rng, width: int, height: int) -> Picture:
 
 
 def wood(rng: Rng, width: int, height: int) -> Picture:
-    """Draw planks with grain along one direction and joints between them."""
+    """Draw planks with grain in one direction, and joints between the planks."""
     rings = _noise(rng, width, height, 120) * rng.uniform(10, 40) + np.arange(height, dtype=np.float32)[:, None] * 0.05
     texture = 0.5 + 0.4 * np.sin(rings) + 0.2 * _noise(rng, width, height, 4)
     picture = _tinted(texture.astype(np.float32), np.array([70, 120, 170], np.float32) * rng.uniform(0.5, 1.3), 0.5)
@@ -194,7 +194,7 @@ def wood(rng: Rng, width: int, height: int) -> Picture:
 
 
 def brushed_metal(rng: Rng, width: int, height: int) -> Picture:
-    """Draw fine lines along one direction, with a broad reflection."""
+    """Draw fine lines in one direction, with a broad reflection."""
     lines = cv2.blur(rng.random((height, width), np.float32), (41, 1))
     shine = np.exp(-(((np.arange(width, dtype=np.float32) / width - rng.random()) / 0.3) ** 2))[None]
     grey = np.full(3, rng.uniform(90, 190), np.float32) * rng.uniform(0.9, 1.1, 3).astype(np.float32)
@@ -208,7 +208,7 @@ def marble(rng: Rng, width: int, height: int) -> Picture:
 
 
 def slats(rng: Rng, width: int, height: int) -> Picture:
-    """Draw soft, wavy ridges, like roof tiles, blinds or folds. The bars of a barcode have sharp edges."""
+    """Draw soft, wavy ridges, like roof tiles, blinds or folds. Barcodes have bars with sharp edges."""
     across = np.arange(width, dtype=np.float32)[None] / rng.uniform(4, 40)
     across = across + (_noise(rng, width, height, rng.uniform(30, 200)) - 0.5) * rng.uniform(0, 2)
     ridge = (0.5 + 0.5 * np.sin(2 * np.pi * across)) ** rng.uniform(0.4, 5)
@@ -231,8 +231,8 @@ def railing(rng: Rng, width: int, height: int) -> Picture:
     return picture
 
 
-# Photographs from installed packages. All are in the public domain or CC0 except the two of scikit-learn. The contact
-# sheet in the documentation shows parts of the held-out ones, with the attribution that they require.
+# The photographs come from installed packages. All are in the public domain or CC0, except the two of scikit-learn. The
+# contact sheet in scripts/codes/README.md shows parts of the held-out photographs and credits their authors.
 TRAINING = Look(
     photographs=(
         "skimage/data/astronaut.png",  # NASA, public domain

@@ -1,4 +1,4 @@
-"""The modules of machine-readable codes for a payload, made by the libraries that make real codes."""
+"""Generate machine-readable codes for a payload, with libraries that are also used to print real codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MARKERS = {
     name: cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, f"DICT_{name}"))
     for name in ("4X4_250", "5X5_250", "6X6_250", "7X7_250", "ARUCO_ORIGINAL", "APRILTAG_16h5", "APRILTAG_36h11")
 }
-_BARCODES = {  # symbology: characters of the payload, and its minimum and maximum length
+_BARCODES = {  # symbology: (allowed characters, (minimum length, maximum length))
     "code128": (string.ascii_uppercase + string.digits + "-/", (4, 20)),
     "code39": (string.ascii_uppercase + string.digits, (4, 12)),
     "itf": (string.digits, (8, 14)),
@@ -31,16 +31,16 @@ _TEXT = string.ascii_letters + string.digits + " -./:"
 
 @dataclass(frozen=True)
 class Symbol:
-    """One code. ``modules`` is 1 where the code is dark, without the quiet zone. A barcode has one row."""
+    """One code. ``modules`` is 1 where the code is dark, and leaves out the quiet zone. A barcode has one row."""
 
     label: str
     payload: str
     modules: NDArray[np.uint8]
-    quiet_zone: int  # width in modules of the light border that the standard requires
+    quiet_zone: int  # width of the light border that the standard requires, in modules
 
 
 def qr_code(payload: str, error: str = "m") -> Symbol:
-    """Make the smallest QR code (ISO/IEC 18004) for a payload. ``error`` is its correction level: l, m, q or h."""
+    """Make the smallest QR code (ISO/IEC 18004) for a payload. ``error`` is the error correction level l, m, q or h."""
     code = segno.make_qr(payload, error=error, boost_error=False)
     return Symbol("qr_code", payload, np.array([list(row) for row in code.matrix], np.uint8), 4)
 
@@ -52,14 +52,17 @@ def data_matrix(payload: str, *, rectangular: bool = False) -> Symbol:
 
 
 def linear_barcode(payload: str, symbology: str = "code128") -> Symbol:
-    """Make a 1-D barcode. ``symbology`` is a name of python-barcode, which may append a check digit."""
+    """Make a 1-D barcode. ``symbology`` is a barcode type of python-barcode. Some types append a check digit."""
     code = barcode.get(symbology, payload)
     row = [bar == "1" for bar in code.build()[0].strip("0")]
     return Symbol("barcode", code.get_fullcode(), np.array([row], np.uint8), 10)
 
 
 def marker(number: int, family: str = "APRILTAG_36h11") -> Symbol:
-    """Make an ArUco or AprilTag marker with its black border. ``family`` is an OpenCV dictionary without DICT_."""
+    """Make an ArUco or AprilTag marker with its black border.
+
+    ``family`` is the name of an OpenCV dictionary without the prefix ``DICT_``.
+    """
     dictionary = _MARKERS[family]
     number %= len(dictionary.bytesList)
     cells = cv2.aruco.generateImageMarker(dictionary, number, dictionary.markerSize + 2)
@@ -67,7 +70,10 @@ def marker(number: int, family: str = "APRILTAG_36h11") -> Symbol:
 
 
 def random_symbol(rng: np.random.Generator) -> Symbol:
-    """Make a random code with a random payload. QR codes and Data Matrices, easily confused, are more frequent."""
+    """Make a random code with a random payload.
+
+    QR codes and Data Matrices are more frequent, because a model easily confuses them.
+    """
     label = str(rng.choice(LABELS, p=(0.3, 0.3, 0.2, 0.2)))
     if label == "qr_code":
         return qr_code(_random_text(rng, _TEXT, 4, 90), str(rng.choice(list("lmqh"))))

@@ -1,4 +1,4 @@
-"""Training of ``codes`` from random weights, on generated images only."""
+"""Train ``codes`` from random weights, on generated images only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")  # before ultralytics is imported
+os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")  # must be set before ultralytics is imported
 
 import torch
 from ultralytics.models.yolo.detect import DetectionTrainer
@@ -15,8 +15,8 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from scripts.codes.symbols import LABELS
 
 SIZE_PX = 352
-BASE = "yolo11n.yaml"  # an architecture of Ultralytics
-SCALE = (0.5, 0.1875, 384)  # its depth, width and widest layer: 0.65 million parameters instead of 2.6
+BASE = "yolo11n.yaml"  # Ultralytics' file with the architecture
+SCALE = (0.5, 0.1875, 384)  # depth, width and maximum channels; 0.65 instead of 2.6 million parameters
 
 
 def network() -> DetectionModel:
@@ -27,9 +27,9 @@ def network() -> DetectionModel:
 
 
 class CodesModel(DetectionModel):  # type: ignore[misc]  # mypy does not follow Ultralytics, so its classes are Any
-    """A network whose forward pass in training is in bfloat16, which halves the time on a CPU with AMX.
+    """A network that is trained with a forward pass in bfloat16. This halves the training time on a CPU with AMX.
 
-    The loss is still computed in float32.
+    The loss is computed in float32.
     """
 
     def loss(self, batch: dict[str, Any], preds: Any = None) -> Any:
@@ -49,11 +49,11 @@ def _float32(value: Any) -> Any:
     return type(value)(_float32(item) for item in value)
 
 
-class CodesTrainer(DetectionTrainer):  # type: ignore[misc]  # as above
-    """Ultralytics' trainer, for our network."""
+class CodesTrainer(DetectionTrainer):  # type: ignore[misc]  # mypy does not follow Ultralytics
+    """Ultralytics' trainer with the network ``CodesModel``."""
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> DetectionModel:
-        torch.set_num_threads(os.cpu_count() or 1)  # set here, because the trainer has just set one fewer
+        torch.set_num_threads(os.cpu_count() or 1)  # override Ultralytics, which leaves one core unused
         return network().to(memory_format=torch.channels_last)
 
 
@@ -68,7 +68,7 @@ def train(data: Path, folder: Path, *, epochs: int, seed: int, device: str) -> P
             "exist_ok": True,
             "epochs": epochs,
             "imgsz": SIZE_PX,
-            "multi_scale": 0.3,  # sizes of 246 to 457 px, so codes are 10 to 430 px wide
+            "multi_scale": 0.3,  # image sizes of 246 to 457 px, so codes are 10 to 430 px wide
             "batch": 16,
             "nbs": 16,
             "optimizer": "AdamW",
@@ -77,9 +77,9 @@ def train(data: Path, folder: Path, *, epochs: int, seed: int, device: str) -> P
             "warmup_epochs": 0.5,
             "seed": seed,
             "device": device,
-            "amp": False,  # Ultralytics supports it only on CUDA; CodesModel uses bfloat16 instead
+            "amp": False,  # Ultralytics supports AMP only on CUDA, so CodesModel uses bfloat16 itself
             "workers": 2,
-            # The generated images are already varied, so there is no mosaic. A mirrored code is not a code.
+            # The generated images vary enough without mosaics. A mirrored code is invalid, so images are not flipped.
             "mosaic": 0.0,
             "fliplr": 0.0,
             "translate": 0.1,

@@ -1,4 +1,4 @@
-"""Fixtures with a real local Ray, a real HTTP server, and the model with known answers."""
+"""Fixtures with a real local Ray cluster, a real HTTP server, and the squares model, whose answers are known."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ T = TypeVar("T")
 
 BIN = Path(sys.executable).parent
 SLOTS = 64
-LONG_TIMEOUT_S = 180.0  # for operations that take seconds, because a machine may be many times slower than ours
+LONG_TIMEOUT_S = 180.0  # long, because a machine may be many times slower than usual
 CAMERA_FRAMES = 30
 
 
 def eventually(look: Callable[[], T | None], *, within_s: float = LONG_TIMEOUT_S, what: str = "it") -> T:
-    """Call ``look`` until it returns a true value, and return that. Errors of the client count as false.
+    """Call ``look`` until it returns a true value, and return that value. Retry if ``look`` raises SightlineError.
 
     Raise AssertionError after ``within_s``.
     """
@@ -53,12 +53,12 @@ def eventually(look: Callable[[], T | None], *, within_s: float = LONG_TIMEOUT_S
 
 
 def workers(title: str) -> list[psutil.Process]:
-    """Return the processes of our own cluster to which Ray gave this title."""
+    """Return the processes of the tests' cluster to which Ray has given this title."""
     return Cluster("", os.getpid()).processes(title)
 
 
 def client_for(url: str) -> Client:
-    """Return a client with the timeout of these tests."""
+    """Return a client with the timeout ``LONG_TIMEOUT_S``."""
     return Client(url, timeout_s=LONG_TIMEOUT_S)
 
 
@@ -90,7 +90,7 @@ def delete_stream(url: str, stream_id: str = "lot") -> None:
 
 
 def stream_events(url: str, stream_id: str = "lot", **query: Any) -> Generator[dict[str, Any], None, None]:
-    """Yield the events of a stream as they arrive, without end."""
+    """Yield the events of a stream as they arrive, indefinitely."""
     with client_for(url) as client:
         for event in client.streams.events(stream_id, **query):
             yield json.loads(event.json)
@@ -111,7 +111,7 @@ def replicas(deployment: str) -> list[psutil.Process]:
 
 @contextmanager
 def rtsp_camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterator[int]:
-    """Run a camera and yield its port. Skip the test on a machine without GStreamer, except in CI."""
+    """Run a camera and yield its port. If GStreamer is missing, skip the test, or fail it in CI."""
     try:
         with camera(pictures, credentials, fps) as port:
             yield port
@@ -123,7 +123,7 @@ def rtsp_camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterat
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save the 30 images that a camera shows. Each shows its own number."""
+    """Save the 30 images that a camera sends. The square in each image encodes the image's number."""
     folder = tmp_path_factory.mktemp("camera")
     for number in range(CAMERA_FRAMES):
         cv2.imwrite(str(folder / f"{number}.jpg"), squares.picture([square_of(number)]))
@@ -135,14 +135,14 @@ class Service:
     """A running application, and how to reach it."""
 
     url: str
-    address: str  # of the Ray cluster
+    address: str  # the Ray cluster's address
     args: dict[str, Any]
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=LONG_TIMEOUT_S)
 
     def deploy(self, args: dict[str, Any] | None = None) -> None:
-        """Deploy the application, with other settings if given, and wait until it is ready."""
+        """Deploy the application with ``args`` instead of its own settings, if given, and wait until it is ready."""
         serve.run(build_app(args or self.args), name=APPLICATION, route_prefix="/")
         eventually(lambda: is_ready(self.url), what="readiness")
 
@@ -151,7 +151,11 @@ class Service:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel and the source distribution, and return their folder."""
     folder = tmp_path_factory.mktemp("dist")
-    here = ["--no-build-isolation", "--python", sys.executable]  # use the installed build tools, without a network
+    here = [
+        "--no-build-isolation",
+        "--python",
+        sys.executable,
+    ]  # use the installed build tools, because there may be no network
     subprocess.run(
         [BIN / "uv", "build", "--quiet", *here, "--out-dir", folder, ROOT], check=True, timeout=LONG_TIMEOUT_S
     )
@@ -159,7 +163,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def install_wheel(built: Path, venv: Path) -> tuple[Path, Path]:
-    """Install the wheel without dependencies in a new environment. Return its Python and its folder of packages."""
+    """Install the wheel without its dependencies in a new environment.
+
+    Return the environment's Python and its folder of packages.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=LONG_TIMEOUT_S)
     (wheel,) = built.glob("*.whl")
     python = venv / "bin/python"
@@ -171,15 +178,15 @@ def install_wheel(built: Path, venv: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def others() -> set[str]:
-    """Return the frame pools that existed before the tests, of other clusters on this machine."""
+    """Return the frame pools that exist before the tests, and so belong to other clusters on this machine."""
     return frame_pools()
 
 
 @pytest.fixture(scope="session")
 def cluster(others: set[str]) -> Iterator[str]:
-    """Run our own Ray, and yield its address."""
+    """Run a Ray cluster for the tests, and yield its address."""
     os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = (
-        "serve_app.deployments.request_headers:middlewares"  # the same as in configs/serve.env
+        "serve_app.deployments.request_headers:middlewares"  # the same value as in configs/serve.env
     )
     context = ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield context.address_info["gcs_address"]
@@ -190,7 +197,7 @@ def cluster(others: set[str]) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def stream_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return settings that use only temporary folders, and never those of the user."""
+    """Return stream settings with temporary folders, so that no test uses the user's folders."""
     output = tmp_path_factory.mktemp("output")
     media = tmp_path_factory.getbasetemp()
     return {"media_dirs": str(media), "state_dir": str(output / "state"), "output_dir": str(output)}
@@ -198,7 +205,7 @@ def stream_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def service(cluster: str, squares_model: Path, stream_folders: dict[str, str]) -> Service:
-    """Run the application with the model whose answers are known."""
+    """Run the application with the squares model, whose answers are known."""
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     args = {

@@ -24,7 +24,7 @@ PREFIX = "/guarded"
 
 
 def save(path: Path, entries: list[dict[str, Any]]) -> None:
-    """Replace the API-key file atomically, as a mounted secret is replaced."""
+    """Replace the API-key file atomically, as Kubernetes replaces a mounted secret."""
     (path.parent / "new").write_text(yaml.safe_dump(entries))
     (path.parent / "new").rename(path)
 
@@ -37,7 +37,7 @@ def keys_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def guarded(service: Service, keys_file: Path) -> Iterator[str]:
-    """Run another Ingress with API keys, at its own path, in front of the existing replicas."""
+    """Run another Ingress, with API keys and its own path, that calls the existing replicas."""
     behind = (serve.get_deployment_handle(name, APPLICATION) for name in ("Preprocessor", "StreamSupervisor"))
     args = parse_args(service.args | {"access": {"keys_file": str(keys_file)}})
     ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, args)
@@ -87,5 +87,5 @@ def test_a_client_that_follows_a_stream_is_disconnected_when_its_key_is_removed(
         assert followed.is_success
         save(keys_file, [])
         for _ in followed.iter_bytes():
-            pass  # the server ends the response
+            pass  # read until the server ends the response
     assert httpx.get(f"{guarded}/streams", headers=header).status_code == 401

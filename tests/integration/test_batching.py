@@ -15,7 +15,7 @@ from tests.support import squares
 
 @pytest.fixture
 def slow_url(service: Service) -> Iterator[str]:
-    """Run a second application, whose engine needs the same time for eight images as for one."""
+    """Run a second application, whose engine takes as long for one image as for a batch of eight."""
     model = {"engine": "sleep"}
     serve.run(build_app({"model": model, "batcher": {"max_batch_size": 8}}), name="slow", route_prefix="/slow")
     url = f"{service.url}/slow"
@@ -25,7 +25,7 @@ def slow_url(service: Service) -> Iterator[str]:
 
 
 def test_batches_fill_while_the_engine_is_busy(slow_url: str) -> None:
-    """With 32 clients at once, the mean batch size (images per execution) is above 4."""
+    """Check that 32 concurrent clients lead to a mean batch size above 4, in images per execution."""
 
     async def run() -> list[int]:
         data = squares.encode(squares.picture([]))

@@ -39,7 +39,7 @@ def camera_port(pictures: Path) -> Iterator[int]:
 
 @dataclass
 class Watched:
-    """A running capture, and the frames that it has delivered."""
+    """The progress of a running capture, and the frames that the capture has delivered."""
 
     progress: Progress
     frames: list[Frame] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Watched:
             await asyncio.sleep(0.02)
 
     async def health(self, state: str) -> str:
-        """Wait for a state, and return its cause."""
+        """Wait until the capture has this state, and return the reason for the state."""
         while self.progress.health()[0] != state:
             await asyncio.sleep(0.02)
         return self.progress.health()[1]
@@ -62,7 +62,7 @@ class Watched:
 
 @asynccontextmanager
 async def watch(uri: str, policy: Policy = "drop_oldest") -> AsyncIterator[Watched]:
-    """Start a capture and take its frames; stop it at the end."""
+    """Run a capture and collect its frames. Stop the capture at the end."""
     watched = Watched(Progress())
     capture = Capture(parse_source(uri, (Path("/"),)), watched.progress, policy=policy, max_pixels=1_000_000)
 
@@ -143,7 +143,7 @@ async def test_a_wrong_password_fails_and_is_not_shown(pictures: Path) -> None:
 
 
 def save_coded(path: Path, container_format: str, options: dict[str, str]) -> None:
-    """Save the images as H.264 in a container."""
+    """Save the camera's images as an H.264 video in this container format."""
     with av.open(str(path), "w", format=container_format, options=options) as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width = stream.height = squares.SIZE_PX
@@ -189,7 +189,7 @@ async def test_the_frames_of_a_web_camera_have_no_made_up_timestamps(pictures: P
         finally:
             server.shutdown()
     assert watched.shown()[:CAMERA_FRAMES] == list(range(CAMERA_FRAMES))
-    # FFmpeg makes up timestamps at 25 fps if a stream has none. They would be wrong for max_fps.
+    # If a stream has no timestamps, FFmpeg invents timestamps for 25 fps. The capture must not use them.
     assert {frame.position.timestamp_s for frame in watched.frames} == {None}
     assert watched.progress.source_fps is None
 

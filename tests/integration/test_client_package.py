@@ -45,7 +45,7 @@ print(json.dumps([[one.labels, one.xyxy.shape] for one in results] + [sentence, 
 
 @pytest.fixture(scope="module")
 def python(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the Python of an environment with the wheel, and links to the three packages and their dependencies."""
+    """Return the Python of an environment that has only the wheel, the three packages and their dependencies."""
     python, packages = install_wheel(built, tmp_path_factory.mktemp("light") / "venv")
     for package in needed("httpx", "pydantic", "numpy").values():
         for name in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
@@ -54,7 +54,7 @@ def python(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def needed(*names: str) -> dict[str, Distribution]:
-    """Return these installed packages and all their dependencies."""
+    """Return the packages with these names, and all their dependencies, by name."""
     found: dict[str, Distribution] = {}
     left = list(names)
     while left:
@@ -67,7 +67,7 @@ def needed(*names: str) -> dict[str, Distribution]:
 
 
 def run(python: Path, code: str, *arguments: str | Path) -> str:
-    """Run code outside the checkout, and return its output."""
+    """Run Python code outside the checkout, and return its output."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python), "-c", code, *map(str, arguments)]
     done = subprocess.run(

@@ -17,7 +17,7 @@ from tests.support import squares, trapped
 
 @pytest.fixture
 def trap_url(service: Service, tmp_path: Path) -> Iterator[str]:
-    """Run a second application, whose model crashes or hangs on some images."""
+    """Run a second application, whose model crashes on some images and hangs on others."""
     model = trusted(trapped.save(tmp_path / "trapped.pt")) | {"engine": "torch", "image_size_px": trapped.SIZE_PX}
     streams = {"state_dir": str(tmp_path), "media_dirs": str(tmp_path)}
     serve.run(build_app({"model": model, "streams": streams}), name="trap", route_prefix="/trap")
@@ -45,7 +45,7 @@ def test_only_the_image_that_crashes_or_hangs_the_engine_is_refused(trap_url: st
 def test_accepted_requests_are_answered_when_the_application_is_deleted(
     service: Service, stream_folders: dict[str, str]
 ) -> None:
-    """The requests take 6 s. The Detector must run longer than its callers."""
+    """Delete the application during requests that take 6 s. The Detector must stop after the replicas that call it."""
     serve.run(build_app({"model": {"engine": "sleep"}, "streams": stream_folders}), name="slow", route_prefix="/slow")
     url = f"{service.url}/slow"
     eventually(lambda: is_ready(url), what="readiness")
@@ -56,7 +56,7 @@ def test_accepted_requests_are_answered_when_the_application_is_deleted(
         async with httpx.AsyncClient(timeout=LONG_TIMEOUT_S) as client:
             requests = [asyncio.create_task(client.post(f"{url}/detect", files=parts)) for _ in range(8)]
             await asyncio.sleep(0)  # let the requests start
-            await client.post(f"{url}/detect", content=picture)  # answered while the others are still in progress
+            await client.post(f"{url}/detect", content=picture)  # returns while the other requests are still in flight
             assert not any(request.done() for request in requests)
             await asyncio.to_thread(serve.delete, "slow")
             return [response.status_code for response in await asyncio.gather(*requests)]

@@ -1,4 +1,4 @@
-"""Tests of the quick cases of the field trial, as in ``python -m scripts.trials field``."""
+"""Run the quick cases of the field trial, which ``python -m scripts.trials field`` runs in full."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scripts.trials.field import clients, machines, pictures
 from scripts.trials.field.case import Case
 from scripts.trials.stage import FOLDER, serving
 
-# The cases of videos and models need no server, so they are in the unit tests.
+# The cases with videos and models need no server, so the unit tests run them.
 CASES = (*pictures.CASES, *clients.CASES, *machines.CASES)
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """Run scripts/serve with the embedded model, because the cases expect its answers and those of HAProxy."""
+    """Run scripts/serve, because the cases expect answers of the embedded model and of HAProxy."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with serving() as cluster:
         yield cluster.url

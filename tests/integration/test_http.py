@@ -20,14 +20,14 @@ GOOD = squares.encode(squares.picture([Square("red", 5, 10), Square("blue", 20, 
 
 
 def answer(body: Json) -> list[tuple[str, float, tuple[float, ...]]]:
-    """Return the detections of an answer in an order that does not depend on equal confidences."""
+    """Return the detections of an answer, sorted. The service may return equal confidences in any order."""
     return sorted(
         (found["label"], round(found["confidence"], 2), tuple(found["bbox"].values())) for found in body["detections"]
     )
 
 
 def expected(drawn: list[Square], confidence: float, labels: tuple[str, ...] = LABELS) -> list[Any]:
-    """Return the detections that the model must find in an image of these squares."""
+    """Return the detections that the squares model must find in an image of these squares."""
     return sorted(
         (square.label, round(square.confidence, 2), tuple(map(float, square.box)))
         for square in drawn
@@ -75,12 +75,12 @@ def test_the_annotated_image_shows_the_boxes(service: Service) -> None:
     assert drawn.shape == (320, 320, 3)
     plain = squares.picture([Square("red", 5, 10), Square("blue", 20, 10, 250)])
     left, _, right, bottom = Square("red", 5, 10).box
-    assert drawn[bottom, left:right].max(axis=1).mean() > 100  # the lower edge of the box, on black
-    assert np.abs(drawn[200:].astype(int) - plain[200:]).mean() < 3  # nothing is drawn elsewhere
+    assert drawn[bottom, left:right].max(axis=1).mean() > 100  # the lower edge of the drawn box, on a black background
+    assert np.abs(drawn[200:].astype(int) - plain[200:]).mean() < 3  # nothing is drawn below the boxes
 
 
 def test_no_answer_belongs_to_another_image_or_other_thresholds(service: Service) -> None:
-    """64 clients send 1,000 requests, and each image has its own thresholds."""
+    """Let 64 clients send 1,000 requests. Each request has a different image, threshold and set of classes."""
 
     async def run() -> list[str]:
         limits = httpx.Limits(max_connections=64)
@@ -94,7 +94,7 @@ def test_no_answer_belongs_to_another_image_or_other_thresholds(service: Service
         for _ in range(1000 // 64 + 1):
             drawn = squares.random_squares(rng, int(rng.integers(0, 12)))
             scale = int(rng.integers(1, 4))
-            # Use values between the confidences that 8-bit brightness can give, so rounding does not matter.
+            # Brightness has 8 bits. A threshold between two possible confidences makes rounding irrelevant.
             confidence = 8 * (int(rng.integers(230, 255)) + 0.5) / 255 - 7
             labels = tuple(str(label) for label in rng.choice(LABELS, int(rng.integers(1, 4)), replace=False))
             data = await asyncio.to_thread(squares.encode, squares.picture(drawn, scale))
@@ -156,11 +156,11 @@ def test_hostile_input_affects_no_other_request_and_leaks_no_memory(service: Ser
             results = await asyncio.gather(healthy(), hostile(), healthy(), hostile(), healthy())
         return [good for result in results if result for good in result]
 
-    assert all(asyncio.run(storm()))  # the first run also fills the allocators
+    assert all(asyncio.run(storm()))  # the first run also lets the memory allocators grow
     before = memory_bytes()
     for _ in range(3):
         assert all(asyncio.run(storm()))
-    assert memory_bytes() - before < 40_000_000  # after six bodies of 100 MB and 180 images
+    assert memory_bytes() - before < 40_000_000  # although six bodies of 100 MB and 180 images were sent
 
 
 def test_clients_that_disconnect_leave_every_slot_free(service: Service) -> None:
@@ -188,7 +188,7 @@ def test_metrics_count_images_classes_batches_and_stages(service: Service) -> No
         client.post("/detect", content=GOOD)
         client.post("/detect", content=b"nothing")
         refused = client.post("/detect", content=png_of(20_000, 10_000)).json()
-    assert refused["limit"] == "limits.max_megapixels"  # the limit passed through two processes
+    assert refused["limit"] == "limits.max_megapixels"  # two processes passed on the name of the limit
     (node,) = ray.nodes()
     url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     wanted = {
@@ -204,7 +204,7 @@ def test_metrics_count_images_classes_batches_and_stages(service: Service) -> No
         "ray_sightline_queue_size",
         *(f'stage="{stage}"' for stage in ("decode", "queue", "inference", "postprocess")),
     }
-    # Ray may listen only on the node's own address, and not on loopback.
+    # Ray may listen only on the node's network address, and not on loopback.
     urls = [url, url.replace("127.0.0.1", node["NodeManagerAddress"])]
     eventually(lambda: any(wanted <= found_in(url, wanted) for url in urls), what="every metric")
 

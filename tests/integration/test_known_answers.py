@@ -1,4 +1,7 @@
-"""A test that every answer under mixed load belongs to its own image, frame and client, which show their number."""
+"""A test that no answer under mixed load belongs to another image, frame or client.
+
+Each image and frame shows its own number in a QR code.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,10 @@ from tests.integration.conftest import Service, delete_stream, eventually, start
 
 CLIENTS, PICTURES_EACH = 8, 6
 FRAMES = 60
-BELTS = {"north": 0, "south": 5_003}  # the first frame of each belt; the belts share no frames
+BELTS = {"north": 0, "south": 5_003}  # number of each belt's first frame; no frame is in both belts
 RESULTS_EACH, RESULTS_EACH_IN_CHAOS = 25, 300
 TIMEOUT_S = 600
-NO_FIT_PX = 200.0  # a box that differs by more, summed over its four sides, belongs to another code
+NO_FIT_PX = 200.0  # if the four sides of two boxes differ by a larger sum, the boxes belong to different codes
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Answer:
 
 @pytest.fixture(scope="module")
 def codes_url(service: Service, stream_folders: dict[str, str]) -> Iterator[str]:
-    """Run a second application with the embedded model, in an engine that takes batches."""
+    """Run a second application with the embedded model and an engine that takes batches."""
     args = {"model": {"engine": "torch"}, "streams": stream_folders}
     serve.run(build_app(args), name="codes", route_prefix="/codes")
     url = f"{service.url}/codes"
@@ -77,7 +80,10 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
         results.extend(await asyncio.to_thread(stream_results, codes_url, results_each, name))
 
     async def post(client: AsyncClient, mine: range, streams: asyncio.Future[list[None]]) -> None:
-        """Send a client's images singly, in one body, and for annotation. Repeat while the streams run."""
+        """Send a client's images one at a time, then all in one request, then one for annotation.
+
+        Repeat this while the streams run.
+        """
         while not (streams.done() and mine[-1] in drawn):
             for number in mine:
                 keep(number, await client.detect(encoded[number]))
@@ -85,7 +91,7 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
             for number, result in zip(mine, many, strict=True):
                 assert isinstance(result, DetectResult)
                 keep(number, result)
-            # Draw only markers, because a box over a QR code would make it unreadable.
+            # Draw only the boxes of markers, because a box over a QR code would make the code unreadable.
             drawn[mine[-1]] = await client.annotate(encoded[mine[-1]], classes=["marker"])
 
     def keep(number: int, result: DetectResult) -> None:
@@ -100,11 +106,11 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
     asyncio.run(run())
     for name in belts:
         delete_stream(codes_url, name)
-    assert max(answer.batch_size for answer in answers) > 1  # images, or images and frames, shared batches
+    assert max(answer.batch_size for answer in answers) > 1  # some batches had several images
     assert {answer.number for answer in answers} == set(pictures)
     wrong = [answer for answer in answers if best_match(answer.guesses, pictures) != answer.number]
     assert wrong == []
-    assert min(len(answer.guesses) for answer in answers) >= 3  # enough to identify an image
+    assert min(len(answer.guesses) for answer in answers) >= 3  # enough to recognise an image
 
     reader = cv2.QRCodeDetector()
     for number, data in drawn.items():
@@ -124,7 +130,7 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
 
 
 def best_match(guesses: Sequence[Guess], scenes: dict[int, Scene]) -> int:
-    """Return the number of the scene that fits these detections best."""
+    """Return the number of the scene whose codes match these detections best."""
 
     def misfit_px(scene: Scene, guess: Guess) -> float:
         codes = [truth.box for truth in (*scene.truths, *scene.cut) if truth.label == guess.label]
@@ -137,8 +143,8 @@ def best_match(guesses: Sequence[Guess], scenes: dict[int, Scene]) -> int:
 
 
 def frame_numbers(path: Path, reader: cv2.QRCodeDetector) -> list[int]:
-    """Read the number on the board in each frame with OpenCV. Infer unreadable numbers from the others."""
-    board = samples.belt_frame(0).truths[-1].box  # the board does not move
+    """Read the number in each frame's QR code with OpenCV, and infer the unreadable numbers from the others."""
+    board = samples.belt_frame(0).truths[-1].box  # the board with the QR code does not move
     capture = cv2.VideoCapture(str(path))
     firsts = []
     for index in range(FRAMES):

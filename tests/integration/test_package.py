@@ -1,4 +1,4 @@
-"""Tests of the installed package: the wheel in another environment, used from another folder."""
+"""Tests of the wheel, which is installed in a new environment and used outside the checkout."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_wheel_and_source_distribution_contain_the_model(built: Path) -> None:
 
 
 def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: Path) -> None:
-    """A .pth file adds the dependencies of this environment. serve_app itself comes from the wheel."""
+    """Take serve_app from the wheel, and its dependencies from this environment through a .pth file."""
     venv = tmp_path / "venv"
     python, packages = install_wheel(built, venv)
     (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))

@@ -1,4 +1,4 @@
-"""A parity test with the whole service: real weights, with HTTP and a stream in mixed batches under load."""
+"""A parity test of the whole service with real weights, in which HTTP requests and a stream share batches."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_photographs_and_frames_are_detected_as_ultralytics_does(photos_url: str
 
     answers = asyncio.run(run())
     delete_stream(photos_url)
-    assert max(body["timing_ms"]["queue"] for _, body in answers) > 1  # requests were queued together
+    assert max(body["timing_ms"]["queue"] for _, body in answers) > 1  # some requests had to wait in the queue
 
     reference = YOLO(WEIGHTS, task="detect")
     expected = {path: predict(reference, path) for path in photographs}

@@ -1,4 +1,4 @@
-"""Tests of the ports of scripts/serve and their users, and of requests when HAProxy or an Ingress is killed."""
+"""Tests of the ports that scripts/serve opens, of access to these ports, and of requests while processes are killed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scripts.trials.cluster import Cluster
 from serve_app.config import LimitArgs
 from tests.integration.conftest import LONG_TIMEOUT_S, eventually
 
-# Each replica has a gRPC server for calls between deployments. Ray always opens it on all interfaces.
+# The number of replicas of each deployment. Each replica has a gRPC server, which Ray always opens on all interfaces.
 REPLICAS = {"Ingress": 2, "Preprocessor": 1, "Detector": 1, "StreamSupervisor": 1}
 TO_A_REPLICA = "/ray.serve.ASGIService/HandleRequest"
 TO_RAY = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
@@ -32,7 +32,7 @@ CLIENTS = 8
 
 @dataclass(frozen=True)
 class Open:
-    """A socket that is open for connections or datagrams."""
+    """A socket that accepts connections or datagrams."""
 
     process: str
     ip: str
@@ -58,11 +58,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def sockets(running: Server) -> list[Open]:
-    """Return all open sockets of all processes of the server."""
+    """Return the open sockets of all processes of the server."""
     found = []
     root = psutil.Process(running.process.pid)
     for process in (root, *root.children(recursive=True)):
-        with suppress(psutil.Error, IndexError):  # the process has just ended
+        with suppress(psutil.Error, IndexError):  # skip a process that has just ended
             title = process.cmdline()[0].partition(".")[0]
             for connection in process.net_connections("inet"):
                 is_udp = connection.type == socket.SOCK_DGRAM and not connection.raddr
@@ -74,7 +74,7 @@ def sockets(running: Server) -> list[Open]:
 def haproxies(running: Server) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(running.process.pid).children(recursive=True):
-        with suppress(psutil.Error):  # the process has just ended
+        with suppress(psutil.Error):  # skip a process that has just ended
             if process.name() == "haproxy":
                 found.append(process)
     return found
@@ -99,7 +99,7 @@ def ingresses(running: Server) -> list[psutil.Process]:
 
 
 def other_address() -> str:
-    """Return an address of this machine in its network, or loopback if it has none."""
+    """Return an address of this machine that is not loopback, or loopback if the machine has no other."""
     found = (address for addresses in psutil.net_if_addrs().values() for address in addresses)
     ips = [address.address for address in found if address.family == socket.AF_INET]
     return next((ip for ip in ips if not ip_address(ip).is_loopback), "127.0.0.1")
@@ -110,7 +110,7 @@ def token() -> str:
 
 
 def call(address: str, method: str, shown: str | None) -> grpc.StatusCode:
-    """Send an empty message, and return the status of the answer."""
+    """Send an empty gRPC message with this token, and return the status of the answer."""
     metadata = [("authorization", f"Bearer {shown}")] if shown else None
     with grpc.insecure_channel(address) as channel:
         try:
@@ -163,16 +163,16 @@ def test_clients_that_use_up_the_request_limit_do_not_block_others(running: Serv
 
 
 def full(running: Server) -> httpx.Response | None:
-    """Send a request, and return the refusal if the limit is reached."""
+    """Send a request. Return the response if the request was refused because of the limit, and None if not."""
     answer = httpx.get(f"{running.url}/streams", timeout=LONG_TIMEOUT_S)
     return answer if answer.status_code == 503 else None
 
 
 @dataclass
 class Client:
-    """A client that sends requests in a loop, each over a new connection.
+    """A client that sends requests in a loop, and uses a new connection for each request.
 
-    ``failures`` has the start times of failed requests.
+    ``failures`` has the start times of the failed requests.
     """
 
     port: int
@@ -204,7 +204,10 @@ class Client:
 def assert_only_requests_in_flight_are_lost(
     running: Server, find: Callable[[Server], list[psutil.Process]], times: int
 ) -> None:
-    """Kill the first process found, ``times`` times under load. Requests that start after its death must succeed."""
+    """Kill the first process that ``find`` returns, and repeat this ``times`` times under load.
+
+    Requests that start after the process has died must succeed.
+    """
     clients = [Client(httpx.URL(running.url).port or 0) for _ in range(CLIENTS)]
 
     async def run() -> None:

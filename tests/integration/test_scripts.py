@@ -1,4 +1,4 @@
-"""Start the service as people do: with scripts/serve and Ray's flags, or with plain ``serve run`` and no flags."""
+"""Tests that start the service as users do, with scripts/serve and with ``serve run``, and that run other scripts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEMO_TIMEOUT_S = 900
 
 @dataclass(frozen=True)
 class Running:
-    """A server that was started as a program."""
+    """A server process that a test started."""
 
     process: subprocess.Popen[bytes]
     url: str
@@ -44,7 +44,7 @@ class Running:
 def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path) -> Iterator[Running]:
     """Serve the shipped local config on a free port."""
     if request.param.startswith("serve run"):
-        request.getfixturevalue("only_with_chaos")  # the installed wheel is served in this way, too
+        request.getfixturevalue("only_with_chaos")  # the test of the installed wheel also uses ``serve run``
     port = free_port()
     env = os.environ | {
         "SERVE_APP_WEIGHTS": str(squares_model),
@@ -56,7 +56,7 @@ def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path)
     if request.param.startswith("scripts/serve"):
         command = [str(ROOT / "scripts/serve"), "--port", str(port)]
         stop_signal = signal.SIGTERM
-        # Another server on this machine may have HAProxy's own ports.
+        # Another server on this machine may already use HAProxy's default ports.
         env |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
     else:
         config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
@@ -94,8 +94,10 @@ def test_a_replica_that_cannot_start_ends_the_service_with_one_sentence(tmp_path
 def test_the_service_answers_and_streams_and_leaves_nothing_running(running: Running, tmp_path: Path) -> None:
     picture = squares.encode(squares.picture([Square("red", 3, 4), Square("blue", 20, 4, 240)]))
     (found,) = httpx.post(f"{running.url}/detect", files={"file": picture}, timeout=LONG_TIMEOUT_S).json()["detections"]
-    assert found["label"] == "red"  # the blue one is below SERVE_APP_CONFIDENCE
-    large = squares.encode(squares.picture([Square("green", 9, 9)], scale=8), ".bmp")  # 19 MB: over gRPC's own limit
+    assert found["label"] == "red"  # the blue square is below SERVE_APP_CONFIDENCE
+    large = squares.encode(
+        squares.picture([Square("green", 9, 9)], scale=8), ".bmp"
+    )  # 19 MB, above gRPC's default limit
     assert httpx.post(f"{running.url}/detect", content=large, timeout=LONG_TIMEOUT_S).json()["count"] == 1
     too_large = httpx.post(f"{running.url}/detect", content=bytes(100_000_000), timeout=LONG_TIMEOUT_S)
     assert (too_large.status_code, too_large.json()["code"]) == (413, "too_large")
@@ -115,7 +117,7 @@ def test_the_service_answers_and_streams_and_leaves_nothing_running(running: Run
     assert any("raylet" in process.name() for process in family)
     if running.stop_signal == signal.SIGTERM:
         assert asyncio.run(stop_with_requests_in_flight(running, large)) == [200] * 8
-    else:  # serve run ends its Python proxy without waiting for requests in flight
+    else:  # ``serve run`` stops its proxy without waiting for requests in flight
         running.process.send_signal(running.stop_signal)
     running.process.wait(90)
     _, alive = psutil.wait_procs(family, timeout=LONG_TIMEOUT_S)
@@ -126,7 +128,7 @@ def test_the_service_answers_and_streams_and_leaves_nothing_running(running: Run
 
 
 async def stop_with_requests_in_flight(running: Running, picture: bytes) -> list[int]:
-    """Stop the server while requests are in flight, and return the status of each."""
+    """Stop the server while requests are in flight, and return the status code of each request."""
     async with httpx.AsyncClient(base_url=running.url, timeout=LONG_TIMEOUT_S) as client:
         requests = [asyncio.create_task(client.post("/detect", content=picture)) for _ in range(8)]
         await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
@@ -152,13 +154,13 @@ def starting(tmp_path: Path) -> Iterator[Running]:
 
 
 def find(words: str, family: list[psutil.Process]) -> psutil.Process | None:
-    """Return the first of these processes whose command line contains the words."""
+    """Return the first process of ``family`` whose command line contains ``words``, or None."""
     for process in family:
         try:
             if words in " ".join(process.cmdline()):
                 return process
         except psutil.Error:
-            pass  # it ended while we looked
+            pass  # skip a process that has just ended
     return None
 
 
@@ -170,7 +172,7 @@ def is_idle(process: psutil.Process) -> bool:
 
 
 def test_the_service_can_be_stopped_while_it_waits_for_a_ray_that_does_not_respond(starting: Running) -> None:
-    """The driver then waits in Ray's native code, where no signal handler of Python runs."""
+    """While the driver waits in Ray's native code, no Python signal handler can run."""
     server = psutil.Process(starting.process.pid)
     eventually(lambda: find("raylet/raylet", server.children(recursive=True)), what="a raylet")
     family = server.children(recursive=True)
@@ -188,7 +190,7 @@ def test_the_service_can_be_stopped_while_it_waits_for_a_ray_that_does_not_respo
 
 
 def test_the_service_can_be_stopped_while_ray_has_its_own_signal_handlers(starting: Running, tmp_path: Path) -> None:
-    """Ray's own handler would end a SIGTERM at this moment in SIGABRT."""
+    """At this moment, Ray's own handler would turn SIGTERM into SIGABRT."""
     eventually(lambda: "Started a local Ray instance" in (tmp_path / "log").read_text(), what="Ray")
     family = psutil.Process(starting.process.pid).children(recursive=True)
     starting.process.terminate()
@@ -208,7 +210,7 @@ def test_a_service_that_is_killed_leaves_no_ray_running(starting: Running) -> No
 
 
 def test_weights_that_do_not_exist_are_refused_at_once() -> None:
-    """The embedded model, which unset weights stand for, does not replace them."""
+    """The service must not fall back to the embedded model, which is the default."""
     env = os.environ | {"SERVE_APP_WEIGHTS": "nowhere/yolo26n.pt"}
     serve = subprocess.run(
         [str(ROOT / "scripts/serve")], env=env, capture_output=True, text=True, check=False, timeout=LONG_TIMEOUT_S
@@ -223,24 +225,24 @@ def test_a_wrong_command_line_is_refused() -> None:
 
 @dataclass(frozen=True)
 class Script:
-    """A script that was started."""
+    """A script that a test started."""
 
     process: subprocess.Popen[str]
     pools_before: set[str]
 
     def family(self) -> list[psutil.Process]:
-        """Return every process that it started, including those of its server, which has a session of its own."""
+        """Return all descendants of the script, including the server's processes, which are in another session."""
         children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
         return children
 
     def find(self, words: str) -> psutil.Process | None:
-        """Return the first process of the family whose command line contains the words."""
+        """Return the first descendant of the script whose command line contains ``words``, or None."""
         return find(words, self.family())
 
 
 @pytest.fixture
 def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Script]:
-    """Start the demo without a network, with the arguments that the test asks for."""
+    """Start the demo without network access, and with the arguments in the fixture's parameter."""
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "SERVE_APP_CACHE_DIR": str(tmp_path)}
     command = [str(ROOT / "scripts/demo"), *getattr(request, "param", [])]
     process = subprocess.Popen(
@@ -273,7 +275,7 @@ def test_the_demo_that_is_interrupted_leaves_nothing_running(demo: Script) -> No
     assert_nothing_is_left(demo, family)
 
 
-@pytest.mark.usefixtures("only_with_chaos")  # it starts and stops its server as the demo does
+@pytest.mark.usefixtures("only_with_chaos")  # the demo's test covers the same code for starting and stopping a server
 def test_the_benchmark_that_is_interrupted_leaves_nothing_running() -> None:
     command = [sys.executable, str(ROOT / "scripts/bench.py"), "--engine", "null", "--no-peers"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -1,4 +1,4 @@
-"""Runs of the trials in scripts/trials, with each fault once. With --chaos they run as long as documented."""
+"""Run the trials in scripts/trials, with few repetitions of each fault. With --chaos they run in full."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tried(service: Service) -> Cluster:
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """Save a video of 60 frames, which lasts 3 s."""
+    """Save a video of 60 frames, with a duration of 3 s."""
     return save_video(tmp_path / "squares.avi", frames=60, fps=20)
 
 
@@ -67,7 +67,7 @@ def test_kills_lose_no_request_and_count_no_frame_twice(
     tried: Cluster, video: Path, stream_folders: dict[str, str], chaos: bool
 ) -> None:
     picture = squares.encode(squares.picture([Square("red", 4, 4), Square("blue", 20, 20)]))
-    # These tests use Serve's own proxy instead of HAProxy.
+    # These tests run Serve's own proxy, so there is no HAProxy to kill.
     victims = tuple(victim for victim in VICTIMS if victim != "HAProxy")
     trial = kill(tried, video, picture, Path(stream_folders["output_dir"]), victims, 10 if chaos else 1, quiet)
     assert trial.problems == []
@@ -83,7 +83,7 @@ def test_the_streams_of_a_dead_node_continue_on_another_node(tried: Cluster, vid
     assert lose_node(tried, video, picture, 3 if chaos else 1, quiet).problems == []
 
 
-@pytest.mark.usefixtures("only_with_chaos")  # it takes a minute, mostly in Ray; the death of a node is always tested
+@pytest.mark.usefixtures("only_with_chaos")  # takes a minute; the loss of a node is tested without --chaos
 def test_draining_a_node_loses_no_frame(
     tried: Cluster, video: Path, stream_folders: dict[str, str], chaos: bool
 ) -> None:
@@ -100,7 +100,7 @@ def test_hostile_requests_break_nothing(tried: Cluster, video: Path, chaos: bool
 
 
 def test_two_models_serve_at_once_and_one_is_changed_without_downtime(chaos: bool) -> None:
-    """This uses scripts/serve and scripts/deploy.py, as users do."""
+    """Run scripts/serve and scripts/deploy.py, as users do."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     second, pictures = str(save_second_model(FOLDER)), save_one_picture(None)
     with serving(local_config({"models": {SECOND: {"weights": second}}})) as cluster:
@@ -112,7 +112,7 @@ def test_two_models_serve_at_once_and_one_is_changed_without_downtime(chaos: boo
 
 @contextmanager
 def scaled(service: Service, plan: Plan, *, max_batch_size: int) -> Iterator[Cluster]:
-    """Run a second application like configs/gpu.yaml, without GPUs and with shorter autoscaling delays."""
+    """Run a second application with configs/gpu.yaml, but without GPUs and with shorter autoscaling delays."""
     (application,) = scaling_config(max_batch_size=max_batch_size, plan=plan)["applications"]
     application |= {"name": "scaled", "route_prefix": "/scaled"}
     application["args"] |= {"streams": service.args["streams"]}
@@ -140,7 +140,7 @@ def scaled_detectors() -> tuple[int, int]:
 
 
 def test_detectors_follow_the_load(service: Service, chaos: bool) -> None:
-    """60 images/s are 1.5 times the capacity of one Detector."""
+    """Send 60 images/s, which is 1.5 times the capacity of one Detector."""
     plan = Plan(low=10, high=60, least=1, most=2, low_s=1, hold_s=60 if chaos else 1, downscale_delay_s=1)
     picture = squares.encode(squares.picture([Square("red", 4, 4)]))
     with (
@@ -154,7 +154,7 @@ def test_detectors_follow_the_load(service: Service, chaos: bool) -> None:
 
 @pytest.mark.usefixtures("only_with_chaos")
 def test_detectors_follow_the_demand_of_streams(service: Service, tmp_path: Path) -> None:
-    """Six streams of 2.5 fps are 1.5 times the capacity of one Detector."""
+    """Run six streams of 2.5 fps, which is 1.5 times the capacity of one Detector."""
     plan = Plan(low=1, high=6, least=1, most=2, low_s=2, hold_s=60, downscale_delay_s=10)
     video = save_video(tmp_path / "slow.avi", frames=60, fps=2.5)
     with (

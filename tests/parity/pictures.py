@@ -1,4 +1,4 @@
-"""The images for parity tests: real photographs, and sizes that are difficult for a letterbox."""
+"""Images for parity tests, including sizes that are difficult to letterbox."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ASSETS = Path(ultralytics.__file__).parent / "assets"
 
 
 def shipped() -> list[Path]:
-    """Return the two photographs in the ultralytics package."""
+    """Return the two photographs that the ultralytics package contains."""
     return [ASSETS / "bus.jpg", ASSETS / "zidane.jpg"]
 
 
 def save_extremes(folder: Path) -> list[Path]:
-    """Save images of 1×1, 1×4000, 4000×1 and 6000×4000 px, resized from a photograph."""
+    """Resize a photograph to 1×1, 1×4000, 4000×1 and 6000×4000 px, and save the results."""
     photograph = cv2.imread(str(ASSETS / "zidane.jpg"))
     sizes = [(1, 1), (1, 4000), (4000, 1), (6000, 4000)]
     paths = [folder / f"{width}x{height}.jpg" for width, height in sizes]
@@ -27,7 +27,7 @@ def save_extremes(folder: Path) -> list[Path]:
 
 
 def colourful(size_px: int = 640) -> np.ndarray:
-    """Return patches of coloured noise, in which randomly initialised weights find objects."""
+    """Return an image of coloured patches, in which even randomly initialised weights find objects."""
     rng = np.random.default_rng(0)
     patches = rng.integers(0, 256, (24, 32, 3), np.uint8)
     picture: np.ndarray = cv2.resize(patches, (size_px, size_px * 3 // 4))

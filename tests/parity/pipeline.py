@@ -1,4 +1,4 @@
-"""Sightline's pipeline from image bytes to detections, without Ray and HTTP."""
+"""Sightline's pipeline from the bytes of an image to its detections, without Ray and HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONS = DetectOptions(confidence=THRESHOLD - CONFIDENCE_TOLERANCE, iou=0.7, ma
 
 
 def detect(engine: Engine, data: bytes) -> list[Found]:
-    """Return our detections, including those a little below the threshold."""
+    """Return Sightline's detections above ``THRESHOLD - CONFIDENCE_TOLERANCE``."""
     info = engine.info
     slot = np.empty(info.input_shape.array, np.uint8)
     fitted = letterbox(decode(data, 50_000_000), slot)

@@ -1,4 +1,4 @@
-"""The reference predictions of Ultralytics, and the comparison with them."""
+"""Predict with Ultralytics as the reference, and compare detections with the reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IOU_TOLERANCE = 0.9
 
 @dataclass(frozen=True)
 class Found:
-    """One detection of either implementation."""
+    """One detection, by Sightline or by Ultralytics."""
 
     label: str
     confidence: float
@@ -23,9 +23,9 @@ class Found:
 
 
 def predict(model: YOLO, picture: Path | np.ndarray, *, size_px: int | tuple[int, int] = 640) -> list[Found]:
-    """Return Ultralytics' detections, including those a little below the threshold.
+    """Return Ultralytics' detections above ``THRESHOLD - CONFIDENCE_TOLERANCE``.
 
-    ``size_px`` is the side of a square, or height and width.
+    ``size_px`` is the size of the model input: the side of a square, or (height, width).
     """
     confidence = THRESHOLD - CONFIDENCE_TOLERANCE
     (result,) = model.predict(
@@ -39,7 +39,7 @@ def predict(model: YOLO, picture: Path | np.ndarray, *, size_px: int | tuple[int
 
 
 def disagreements(ours: list[Found], theirs: list[Found]) -> list[str]:
-    """Describe the detections clearly above the threshold that only one implementation found."""
+    """Describe each detection above ``THRESHOLD + CONFIDENCE_TOLERANCE`` that only one implementation found."""
     return [
         *(f"only we: {found}" for found in _unmatched(ours, theirs)),
         *(f"only Ultralytics: {found}" for found in _unmatched(theirs, ours)),
@@ -47,7 +47,7 @@ def disagreements(ours: list[Found], theirs: list[Found]) -> list[str]:
 
 
 def _unmatched(some: list[Found], others: list[Found]) -> list[Found]:
-    """Return unmatched detections. A confidence within the tolerance of the threshold may be missing."""
+    """Return the detections in ``some`` without a match in ``others``, except those close to the threshold."""
     left = list(others)
     unmatched = []
     for found in some:

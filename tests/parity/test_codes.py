@@ -1,4 +1,4 @@
-"""Tests that the embedded model gives the same boxes as Ultralytics' own predictor, with every engine."""
+"""Tests that Sightline finds the same boxes with the embedded model as Ultralytics' own predictor, in every engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support import squares
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> YOLO:
-    """Load the same weights into Ultralytics, through a checkpoint."""
+    """Load the embedded model's weights into Ultralytics, by way of a checkpoint."""
     network, labels = load_network(EMBEDDED / "codes.safetensors")
     network.names = dict(enumerate(labels))
     yolo = YOLO("yolo11n.yaml")
@@ -60,9 +60,12 @@ EXPORTS: dict[str, Json] = {
 
 @pytest.fixture(scope="module", params=EXPORTS)
 def export(request: pytest.FixtureRequest, reference: YOLO) -> tuple[Path, tuple[int, int], bool]:
-    """Export the same weights. Return the file, the height and width of its input, and whether it includes NMS."""
+    """Export the embedded model with Ultralytics.
+
+    Return the file, the height and width of the model input, and whether the file includes NMS.
+    """
     options = EXPORTS[request.param]
-    with warnings.catch_warnings(action="ignore"):  # tracing warns about every branch in a network
+    with warnings.catch_warnings(action="ignore"):  # PyTorch warns about every branch in the traced network
         path = Path(reference.export(format="onnx", verbose=False, **options))
     height, width = options.get("imgsz", (640, 640))
     return path, (height, width), "nms" in options
@@ -90,9 +93,13 @@ def test_an_exported_file_gives_the_boxes_of_ultralytics(
 
 
 def test_auto_uses_bf16_only_if_it_finds_the_same_objects(tmp_path: Path, squares_model: Path) -> None:
-    """The embedded model finds other codes in bf16. An empty image is no evidence, so it does not enable bf16."""
+    """Check the precision that ``auto`` chooses.
+
+    The embedded model finds different objects in bf16, and finds none in an empty image, which is no evidence. The
+    squares model finds the same objects.
+    """
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this CPU does not compute in bf16")
+        pytest.skip("needs a CPU with support for bf16")
     (tmp_path / "plain").mkdir()
     cv2.imwrite(str(tmp_path / "plain" / "grey.png"), np.full((64, 64, 3), 114, np.uint8))
     (tmp_path / "codes").mkdir()

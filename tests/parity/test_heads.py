@@ -1,4 +1,4 @@
-"""Tests that both YOLO heads give the same output as Ultralytics' own predictor, with random weights."""
+"""Tests that models with random weights and either YOLO head give the same output as Ultralytics' own predictor."""
 
 from __future__ import annotations
 
@@ -19,37 +19,40 @@ from tests.parity.pipeline import detect
 from tests.parity.reference import disagreements, predict
 
 SIZE_PX = 640
-CLEAR = 0.4  # well above the threshold, so no detection is a borderline case
+CLEAR = 0.4  # a score well above THRESHOLD, so that a detection is no borderline case
 
 
 def model_input() -> torch.Tensor:
-    """Return the image as an input of the network."""
+    """Return ``colourful()`` as an input tensor for the network."""
     slot = np.empty((SIZE_PX, SIZE_PX, 3), np.uint8)
     letterbox(colourful(), slot)
     return torch.from_numpy(slot[None, :, :, ::-1].copy()).permute(0, 3, 1, 2) / 255
 
 
 def confident(network: torch.nn.Module) -> int:
-    """Count the positions (raw head) or rows (end-to-end head) with scores above ``CLEAR``."""
+    """Return the number of positions (raw head) or rows (end-to-end head) with a score above ``CLEAR``."""
     raw = network.eval()(model_input())[0]
     scores = raw[0, :, 4] if raw.shape[-1] == 6 else raw[0, 4:].amax(0)
     return int((scores > CLEAR).sum())
 
 
 def spread_scores(network: torch.nn.Module, branches: torch.nn.ModuleList) -> None:
-    """Scale the last layers. Untrained scores hardly differ, and rounding would decide which of hundreds are kept."""
+    """Scale the weights of the last layers to spread the scores.
+
+    The scores of an untrained network hardly differ, so rounding would decide which detections are kept.
+    """
     outputs: list[torch.Tensor] = []
     hooks = [branch[-1].register_forward_hook(lambda *call: outputs.append(call[-1])) for branch in branches]
     network.eval()(model_input())
     for hook, branch, output in zip(hooks, branches, outputs, strict=True):
         hook.remove()
-        # The factor is limited, because a checkpoint is saved in fp16.
+        # Limit the factor, because a checkpoint is saved in fp16 and must not overflow.
         branch[-1].weight.mul_((1 / output.std(dim=(2, 3)).mean()).clamp(max=1e5))
 
 
 @pytest.fixture(scope="module", params=["yolo26n end-to-end", "yolo26n", "yolo11n", "yolov8n"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a randomly initialised model, after raising its class biases until it finds objects."""
+    """Initialise a model randomly, raise its class biases until it finds objects, and save it."""
     torch.manual_seed(0)
     name, _, end_to_end = request.param.partition(" ")
     yolo = YOLO(f"{name}.yaml")
@@ -57,12 +60,12 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.mktemp("models") / f"{request.param.replace(' ', '-')}.pt"
     with torch.no_grad():
         for module in yolo.model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):  # more contrast, so scores differ between positions
+            if isinstance(module, torch.nn.BatchNorm2d):  # amplify differences between positions
                 module.weight.mul_(1.8)
         head = yolo.model.model[-1]
         if end_to_end:
             yolo.model.end2end = True
-            yolo.model.fuse(verbose=False)  # keeps only the end-to-end head
+            yolo.model.fuse(verbose=False)  # removes the other head
         branches = head.one2one_cv3 if end_to_end else head.cv3
         spread_scores(yolo.model, branches)
         for _ in range(80):
@@ -96,5 +99,7 @@ def test_a_checkpoint_is_exported_once(checkpoint: Path, tmp_path: Path) -> None
     exported = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     load(args, has_gpu=False)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == exported
-    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]  # no new files beside the weights
+    assert [path.name for path in checkpoint.parent.iterdir()] == [
+        checkpoint.name
+    ]  # the export is not beside the weights
     assert np.array_equal([path.suffix for path in tmp_path.iterdir() if path.is_file()], [".lock"])

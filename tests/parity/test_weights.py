@@ -1,4 +1,4 @@
-"""Tests that real weights give the boxes of Ultralytics on real photographs."""
+"""Tests that, with real weights, Sightline finds the same boxes in real photographs as Ultralytics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = needs_shared
 
 CASES = [
     ("yolov8n.pt", "openvino", "auto"),
-    ("yolov8n.pt", "openvino", "auto with images"),  # bf16 if it finds the same objects in them
+    ("yolov8n.pt", "openvino", "auto with images"),  # chooses bf16 if bf16 finds the same objects in the images
     ("yolov8n.pt", "openvino", "int8"),
     ("yolov8n.pt", "onnx", "auto"),
     ("yolov8n.pt", "torch", "auto"),
@@ -35,7 +35,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def calibration_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Collect every 12th frame of the videos, and the photographs."""
+    """Save the photographs and every 12th frame of the videos in one folder."""
     folder = tmp_path_factory.mktemp("calibration")
     for path in SHARED.glob("images/*.jpg"):
         shutil.copy(path, folder)
@@ -53,12 +53,12 @@ def calibration_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, calibration_dir: Path
 ) -> tuple[Engine, YOLO]:
-    """Load the same weights in our engine and in Ultralytics. For int8, both use the converted weights."""
+    """Load the same weights with Sightline and with Ultralytics. For int8, both load Sightline's converted weights."""
     name, engine, chosen = request.param
     precision = chosen.partition(" ")[0]
     on_gpu = precision == "fp16"
     if on_gpu and not torch.cuda.is_available():
-        pytest.skip("this test needs a GPU")
+        pytest.skip("needs a GPU with CUDA")
     cache, weights = tmp_path_factory.mktemp("cache"), SHARED / "weights" / name
     pictures = calibration_dir if chosen in {"int8", "auto with images"} else None
     named = {"weights": weights} if weights.is_dir() else trusted(weights)

@@ -1,4 +1,4 @@
-"""Helpers for tests of the HTTP API: the API over fakes, an API-key file, and checks of responses."""
+"""Helpers for tests of the HTTP API, which run the API with a fake backend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STREAM = {"id": "lot", "source": {"uri": "rtsp://camera/1"}}
 
 
 class Keys:
-    """An API-key file, to which tests add keys."""
+    """An API-key file to which a test can add keys."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,7 +31,7 @@ class Keys:
         self.save()
 
     def add(self, name: str, *scopes: str, **fields: Any) -> dict[str, str]:
-        """Add a new key to the file, and return the request header for it."""
+        """Add a new key to the file, and return the request header with the key."""
         key, entry = make_key(name, scopes)
         self._entries.append(entry | fields)
         self.save()
@@ -59,7 +59,7 @@ def client_of(api: FastAPI, host: str = "localhost") -> httpx.AsyncClient:
 
 
 def is_error(response: httpx.Response, status_code: int, code: str, limit: str = "") -> bool:
-    """Return whether the response has exactly this error, with this limit in its fields and its detail."""
+    """Return whether the response is exactly this error, and names this limit in its body and its detail."""
     body = response.json()
     expected = {"code": code, "detail": body.get("detail"), "request_id": body.get("request_id")}
     if limit:
@@ -80,7 +80,10 @@ async def statuses(client: httpx.AsyncClient, header: dict[str, str], count: int
 
 @contextmanager
 def served_with(keys: Keys, **fields: Any) -> Iterator[StreamServer]:
-    """Run a real server, which notices disconnects, with one stream. Its client sends a valid key."""
+    """Run a real server with one stream, because only a real server notices disconnects.
+
+    The client of the server sends a valid key.
+    """
     header = keys.add("dock", "streams", **fields)
     with serve_streams({"access": {"keys_file": str(keys.path)}}) as served:
         served.http.headers.update(header)
@@ -95,5 +98,5 @@ def connect_to(served: StreamServer, **options: Any) -> Any:
 
 
 async def unread() -> AsyncIterator[bytes]:
-    raise AssertionError("the body was read")
+    raise AssertionError("the API must not read the body")
     yield b""

@@ -1,4 +1,4 @@
-"""Helpers for tests of the batcher: engines whose time the test controls."""
+"""Helpers for tests of the batcher, such as engines whose duration the test controls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.clock import Clock
 
 
 class GatedEngine:
-    """An engine that doubles numbers and records the batches. It finishes one batch each time the gate is released."""
+    """An engine that records its batches and doubles numbers. Each release of ``gate`` lets one batch finish."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -61,7 +61,7 @@ def submit(
 
 
 class TimedEngine:
-    """An engine that advances the clock by a time that depends on the batch size."""
+    """An engine that advances the test's clock by ``batch_s(size)`` for each batch."""
 
     def __init__(self, clock: Clock, batch_s: Callable[[int], float]) -> None:
         self.sizes: list[int] = []

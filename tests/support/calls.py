@@ -1,4 +1,4 @@
-"""Helpers for tests of calls over Unix sockets: servers, clients and methods."""
+"""Helpers for tests of calls over Unix sockets, such as servers, clients and methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from serve_app.ipc.rpc import CallServer, LocalReplicas
 
-# A program that runs a server in another process. It never answers, and prints a line when it is called.
+# A program that runs a server in another process. Its method ``never`` prints a line and does not return.
 SERVER = """
 import asyncio, sys
 from pathlib import Path
@@ -30,7 +30,7 @@ asyncio.run(serve())
 
 @asynccontextmanager
 async def serving(folder: Path, max_calls: int = 100, **methods: Any) -> AsyncIterator[CallServer]:
-    """Run a server for these methods in this process."""
+    """Run a server with these methods in this process."""
     server = CallServer(methods, max_calls=max_calls, limit="preprocessor.slots")
     await server.start("s", folder)
     yield server
@@ -39,7 +39,7 @@ async def serving(folder: Path, max_calls: int = 100, **methods: Any) -> AsyncIt
 
 @asynccontextmanager
 async def calling(folder: Path) -> AsyncIterator[LocalReplicas]:
-    """Connect to all servers in the folder, and close the connections at the end."""
+    """Yield a client for all servers in the folder, and close its connections at the end."""
     replicas = LocalReplicas("s", folder)
     yield replicas
     for link in replicas._links.values():
@@ -47,12 +47,12 @@ async def calling(folder: Path) -> AsyncIterator[LocalReplicas]:
 
 
 async def echo(value: Any) -> Any:
-    """Return the argument as the answer."""
+    """Return the argument."""
     return value
 
 
 class Gate:
-    """A method that counts its calls, and answers them when the gate is opened."""
+    """A method that counts its calls. All calls wait until ``opened`` is set."""
 
     def __init__(self) -> None:
         self.begun = self.cancelled = 0

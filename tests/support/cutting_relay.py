@@ -1,4 +1,4 @@
-"""A TCP relay that closes each connection at a chosen point of the answer."""
+"""A TCP relay that closes each connection at a chosen point of the response."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass
 class CuttingRelay:
-    """The port of a running relay, and the number of connections that it has accepted."""
+    """The port of a running relay, and the number of connections that the relay has accepted."""
 
     port: int
     connections: int = 0
@@ -19,10 +19,10 @@ class CuttingRelay:
 
 @contextmanager
 def cutting_relay(target: int, cuts: Iterable[int | bytes]) -> Iterator[CuttingRelay]:
-    """Run a relay to a port of this machine. It forwards one connection at a time.
+    """Run a relay to the port ``target`` of this machine. The relay forwards one connection at a time.
 
-    Each connection uses the next item of ``cuts``. A number closes it after that many bytes of the answer, and bytes
-    close it as soon as the answer so far ends with them.
+    Each connection uses the next item of ``cuts``. If the item is a number, the relay closes the connection after that
+    many bytes of the response. If the item is bytes, the relay closes the connection once these bytes have been sent.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         relay = CuttingRelay(listener.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Decoding of randomly damaged images in a separate process, because a decoder may crash."""
+"""Decode randomly damaged images in a separate process, because a decoder may crash."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ for _ in range(3000):
 
 
 def decode_damaged(make_pictures: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the process, and return its outcome. ``make_pictures`` is Python code that sets ``rng`` and ``images``."""
+    """Decode damaged images in a new process. ``make_pictures`` is Python code that defines ``rng`` and ``images``."""
     code = make_pictures + _DECODE
     return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=120)

@@ -1,4 +1,4 @@
-"""Fake Serve handles, which work without Ray."""
+"""Fake Serve handles for tests without Ray."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ REPLY = DetectReply(
 
 
 def model_info(*labels: str, version: str = "v1", side_px: int = 64) -> ModelInfo:
-    """Return the info of a model with these labels and a square input."""
+    """Return the ``ModelInfo`` of a model with these labels and a square input."""
     engine = EngineInfo("fake", version, "fake", labels, InputShape.square(side_px), end_to_end=False)
     return ModelInfo(engine, version, OPTIONS)
 
 
 class FakeHandle:
-    """A fake handle of a Detector. ``answer`` returns the reply to each request, or an error to raise or return."""
+    """A fake handle of a Detector. ``answer`` maps a request to the reply, or to an error to return or raise."""
 
     app_name, deployment_name = "sightline", "Detector"
 
@@ -75,11 +75,11 @@ async def ask(client: DetectorClient, pixels: np.ndarray) -> Answer:
 
 
 async def no_listening(replica: object, stub: type[Any], *, max_calls: int, limit: str = "") -> None:
-    """Replace ``handles.listen``, because no other process calls this replica."""
+    """Replace ``handles.listen``, which a test without other processes does not need."""
 
 
 def no_local_service(*_: str) -> str:
-    """Replace ``handles.service_name``, so that no replica is found on this node and the handle is called."""
+    """Replace ``handles.service_name``. Then no replica is found on this node, and calls go through the handle."""
     return "none"
 
 

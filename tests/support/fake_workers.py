@@ -1,4 +1,4 @@
-"""Fake stream workers and detectors that run in the test's process and are controlled by the test."""
+"""Fake stream workers and Detectors, which run in the test's process and which the test controls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def now_s() -> float:
 
 
 def spec_of(stream_id: str = "lot", **fields: Any) -> StreamSpec:
-    """Return the spec of a stream from a camera, to which no test connects."""
+    """Return the spec of a stream from a camera that does not exist."""
     return StreamSpec(**{"id": stream_id, "source": SourceSpec(uri=f"rtsp://host/{stream_id}")} | fields)
 
 
@@ -44,8 +44,8 @@ class FakeWorker:
         self.stop_takes_s = 0.0
         self.answers_status = True  # if False, calls of ``status`` hang
         self.is_unreachable = False
-        self.refusals: dict[str, ServeAppError] = {}  # the error that each of these methods raises
-        self._ran = asyncio.Event()  # set when the process or its stream has ended, or is unreachable
+        self.refusals: dict[str, ServeAppError] = {}  # errors to raise, by the name of the method
+        self._ran = asyncio.Event()  # set when ``run`` must return or raise an error
         self._outcome: StreamStatus | WorkerError | ServeAppError | None = None
 
     @property
@@ -57,11 +57,11 @@ class FakeWorker:
         self._end(WorkerDied("killed"))
 
     def fail(self, error: WorkerError | ServeAppError) -> None:
-        """Make ``run`` raise an error. The process stays alive."""
+        """Make ``run`` raise an error, while the process stays alive."""
         self._end(error)
 
     def finish(self, state: State = "completed") -> None:
-        """End the stream. The process stays alive."""
+        """End the stream, while the process stays alive."""
         self._end(self._status(state))
 
     def cut_off(self) -> None:
@@ -141,17 +141,17 @@ class FakeWorker:
 
 
 class FakeWorkers:
-    """All fake workers, by name. ``prepare`` is called with each new worker before any other call."""
+    """All fake workers, by name. ``prepare`` is called with each new worker before its methods are called."""
 
     def __init__(self, prepare: Callable[[FakeWorker], None] = lambda worker: None) -> None:
         self.prepare = prepare
         self.alive: dict[str, FakeWorker] = {}
         self.started: list[FakeWorker] = []  # all workers ever started
         self.most_at_once = 0
-        self.killed: list[str] = []  # names in order, including names without a process
+        self.killed: list[str] = []  # names of killed workers, in order; may include names without a process
         self.immortal: set[str] = set()  # names of processes that cannot be killed
         self.draining: set[str] = set()
-        self.node = "node-1"  # the node of the next worker
+        self.node = "node-1"  # the node on which the next worker starts
         self.kill_takes_s = 0.01
         self.is_gone = False
 
@@ -170,7 +170,7 @@ class FakeWorkers:
         return self.alive[name]
 
     async def kill(self, name: str) -> None:
-        """Kill a worker. Like the real method, this finishes even if the caller is cancelled."""
+        """Kill a worker. Like the real method, finish even if the caller is cancelled."""
         self.killed.append(name)
         if name in self.immortal:
             await asyncio.sleep(5)
@@ -193,7 +193,7 @@ class FakeWorkers:
 
 
 class FakeDetectors:
-    """Fake detectors of two models. The detector of ``plates`` does not answer."""
+    """The fake Detectors of two models. The Detector of the model ``plates`` is unavailable."""
 
     def __init__(self, capacity_fps: float = 1000.0, replicas: int = 1) -> None:
         self.capacity, self.replicas = capacity_fps, replicas
@@ -227,7 +227,7 @@ async def supervising(
     reports: Reports | None = None,
     **args: Any,
 ) -> AsyncIterator[Supervision]:
-    """Run a supervision of the streams stored in a folder. Several can follow each other, like restarted processes."""
+    """Supervise the streams stored in a folder. A second call with the same folder acts like a restarted process."""
 
     def report(status: StreamStatus, previous: State | None) -> None:
         if reports is not None:

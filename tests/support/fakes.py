@@ -1,4 +1,4 @@
-"""Small fakes of the backend, the metrics and the streams of the HTTP API."""
+"""Fakes of the HTTP API's backend, metrics and streams."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ MODEL = ModelInfo(
 
 
 class FakeBackend:
-    """A fake backend. It finds one dog as wide as the image has bytes, refuses ``b"bad"``, and hangs on ``b"slow"``."""
+    """A fake backend that finds one dog in every image. The dog is as many pixels wide as the image has bytes.
+
+    The backend refuses the image ``b"bad"``, and never answers for the image ``b"slow"``.
+    """
 
     def __init__(self) -> None:
         self.pictures: list[bytes] = []
@@ -80,7 +83,7 @@ class FakeBackend:
 
 
 class FakeMetrics:
-    """Fake metrics that record what is counted."""
+    """Fake metrics that record every call."""
 
     def __init__(self) -> None:
         self.refusals: list[str] = []
@@ -100,7 +103,7 @@ class FakeMetrics:
 
 
 class FakeStreams:
-    """Fake streams, whose events and frames are added by the test."""
+    """Fake streams, to which the test adds events and frames."""
 
     def __init__(self) -> None:
         self.specs: dict[str, StreamSpec] = {}
@@ -108,7 +111,7 @@ class FakeStreams:
         self.shots: dict[str, Snapshot] = {}
         self.latest: StreamStatus | None = None
         self.failure: ServeAppError | None = None
-        self.outages = 0  # the next calls of ``events`` that fail
+        self.outages = 0  # how many of the next calls of ``events`` fail
 
     def happen(self, stream_id: str, state: str = "running") -> None:
         """Add an event to a stream."""

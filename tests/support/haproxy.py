@@ -1,4 +1,4 @@
-"""Helpers that run configs/haproxy.py with the real HAProxy and a fake replica, through Ray Serve's own code."""
+"""Helpers that let Ray Serve's own code run configs/haproxy.py with the real HAProxy and a fake replica."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SLOW_S = 1.2
 
 
 class Replica(BaseHTTPRequestHandler):
-    """A fake replica. It answers 200, except on some paths.
+    """A fake replica that returns status 200, except for some paths.
 
-    /slow is answered after 1.2 s, /missing with a 404 like Ray's, and /unknown with a 404 like ours. On /dying it
-    closes the connection without an answer. On /watched it waits until the client disconnects.
+    /slow takes 1.2 s. /missing returns a 404 like Ray's, and /unknown a 404 like Sightline's. For /dying the replica
+    closes the connection without a response. For /watched the replica waits until the client disconnects.
     """
 
     cut = threading.Event()  # set when the client of /watched has disconnected
@@ -52,13 +52,13 @@ class Replica(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """A server with a longer queue of connections than the default of five."""
+    """A server that queues up to 64 connections, because the default of five is too small for the tests."""
 
     request_queue_size = 64
 
 
 def serving(api: HAProxyApi, use: Callable[[psutil.Process], Awaitable[None]]) -> None:
-    """Start HAProxy as Ray does, call ``use`` with the wrapper process, and stop HAProxy."""
+    """Start HAProxy as Ray does, call ``use`` with the process of configs/haproxy.py, and stop HAProxy."""
 
     async def run() -> None:
         await api.start()

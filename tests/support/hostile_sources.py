@@ -1,4 +1,4 @@
-"""Secret videos, and hostile files and responses that try to make FFmpeg read them."""
+"""Hostile files and responses that try to make FFmpeg read a secret video or connect to a forbidden port."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRAMES = 5
 
 
 def save(path: Path, codec: str = "mpeg4", side_px: int = 64) -> Path:
-    """Write a video of ``FRAMES`` frames of noise."""
+    """Save a video with ``FRAMES`` frames of noise."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         assert isinstance(stream, av.VideoStream)
@@ -29,7 +29,7 @@ def save(path: Path, codec: str = "mpeg4", side_px: int = 64) -> Path:
 
 
 def frames_of(uri: Path | str, *media_dirs: Path) -> int:
-    """Open a source and return the number of its frames."""
+    """Open a source, and return the number of its frames."""
     with open_video(parse_source(str(uri), media_dirs), max_pixels=1_000_000) as opened:
         return len([pixels() for pixels, _ in opened])
 
@@ -54,7 +54,7 @@ DASH = (
     'profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period><AdaptationSet mimeType="video/mp2t">'
     '<Representation id="1" bandwidth="1"><BaseURL>{uri}</BaseURL></Representation></AdaptationSet></Period></MPD>'
 )
-# The contents of hostile files or responses. {secret} is the path of the secret video, and {port} the forbidden port.
+# Hostile files and responses. ``filled`` replaces {secret} with a video's path, and {port} with a forbidden port.
 LISTS = {
     "HLS, file": playlist("file://{secret}"),
     "HLS, file without slashes": playlist("file:{secret}"),
@@ -90,5 +90,5 @@ NAMES_SERVER = {
 
 
 def filled(text: str, secret: Path, forbidden: Trap) -> bytes:
-    """Insert the path of the secret video and the forbidden port into a text."""
+    """Replace {secret} and {port} in a text with the path of the secret video and the forbidden port."""
     return text.replace("{secret}", str(secret)).replace("{port}", str(forbidden.port)).encode()

@@ -8,7 +8,7 @@ Record = tuple[str, float, dict[str, str]]
 
 
 class FakeInstrument:
-    """An instrument that appends each value to ``records``, with the metric's name and the tags."""
+    """An instrument that appends (metric name, value, tags) to ``records`` for each recorded value."""
 
     def __init__(self, metric: Metric, records: list[Record]) -> None:
         self._name = metric.name.removeprefix("sightline_")

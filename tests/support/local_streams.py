@@ -1,4 +1,4 @@
-"""Streams and a fake detector that run in the test's process."""
+"""Streams and a fake Detector, which run in the test's process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ EVERYWHERE = Zone(name="all", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
 
 
 class FakeDetector:
-    """A fake detector. It first raises ``failures`` in order, and then finds the only square of each frame."""
+    """A fake Detector that finds the only square of each frame. Its first calls raise ``failures``, in order."""
 
     def __init__(self, failures: list[Exception] | None = None) -> None:
         self.pool = FramePool(1, InputShape.square(squares.SIZE_PX))
@@ -50,7 +50,7 @@ class FakeDetector:
         self.seen: list[int] = []
         self.superseded = 0
         self.asked: Callable[[], object] = lambda: None
-        self.info = MODEL  # the model that is served; ``known`` is the last one that was asked for
+        self.info = MODEL  # the current model; ``known`` is the model at the last ``connect``
         self.known: ModelInfo | None = None
 
     async def connect(self) -> ModelInfo:
@@ -90,7 +90,7 @@ class FakeDetector:
 
 
 def new_stream(video: Path, detector: FakeDetector, **fields: Any) -> Stream:
-    """Return a stream that starts at the stored bookmark, as a stream in a new process does."""
+    """Return a stream that starts at the stored bookmark, like a stream in a new process."""
     spec = StreamSpec(id="lot", source=SourceSpec(uri=str(video), loop=fields.pop("loop", False)), **fields)
     bookmark_file = StreamStore(video.parent / "state").bookmark_file("lot")
     args = StreamArgs(output_dir=video.parent)

@@ -1,4 +1,4 @@
-"""The folders from which tests read files."""
+"""Folders from which tests read files."""
 
 from __future__ import annotations
 

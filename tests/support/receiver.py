@@ -8,7 +8,7 @@ import ssl
 
 
 class Receiver:
-    """A server that records every request, and sends the next of ``answers``, or 200 if none is left."""
+    """A server that records every request. It returns the next item of ``answers``, or status 200 if none is left."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []

@@ -17,14 +17,14 @@ GREY = np.full((48, 64, 3), 90, np.uint8)
 
 
 class Recorded:
-    """A recorder, and the notices of its clips."""
+    """A recorder, and the notices that it has sent about its clips."""
 
     def __init__(self, folder: Path, **fields: Any) -> None:
         self.clips: list[ClipNotice] = []
         self.recorder = Recorder(Recording(**{"max_fps": 30} | fields), folder, on_clip=self.clips.append)
 
     def show(self, at_s: float, *labels: str, pixels: np.ndarray = GREY) -> None:
-        """Put a frame with these objects, ``at_s`` after the start, and wait until the recorder has taken it."""
+        """Record a frame with these objects, ``at_s`` after the start. Wait until the recorder has taken the frame."""
         n = len(labels)
         boxes = np.tile(np.array([[10, 20, 40, 40]], np.float32), (n, 1))
         found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32), labels)
@@ -33,7 +33,7 @@ class Recorded:
             time.sleep(0.001)
 
     def close(self) -> list[ClipNotice]:
-        """Close the recorder, and return the notices of finished clips."""
+        """Close the recorder, and return the notices about finished clips."""
         self.recorder.close(10)
         assert not self.recorder._thread.is_alive()
         return [clip for clip in self.clips if clip.change == "finished"]

@@ -1,4 +1,4 @@
-"""Helpers for tests of sinks: events, new sinks, and waiting."""
+"""Helpers for tests of sinks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 async def until(look: Callable[[], object], what: str = "it", within_s: float = 60) -> None:
-    """Wait until ``look`` returns a true value. Fail after ``within_s``."""
+    """Wait until ``look`` returns a true value. Raise AssertionError after ``within_s``."""
     try:
         async with asyncio.timeout(within_s):
             while not look():
@@ -29,7 +29,7 @@ async def until(look: Callable[[], object], what: str = "it", within_s: float = 
 
 
 def event(event_id: int, kind: str = "result") -> Event:
-    """Return an event of the stream ``lot``."""
+    """Return an event of the stream ``lot`` with this id and kind."""
     text = json.dumps({"event_id": event_id, "type": kind, "stream_id": "lot"})
     return Event(event_id, kind, "lot", text)
 

@@ -1,8 +1,8 @@
-"""A model with known answers. Its weights are set by hand so that it finds red, green and blue squares.
+"""The squares model, which has known answers. Its weights are set by hand, and it finds red, green and blue squares.
 
-A square of ``SIDE_PX`` in the model input, aligned to the grid of ``STRIDE_PX``, is found with exactly its own box. Its
-confidence is ``8 * brightness - 7`` (brightness from 0 to 1), so the image determines the confidence of the answer. A
-cell that is one grid step or more from the square has a score of zero, so no square is found twice.
+Squares have a side of ``SIDE_PX`` in the model input, and lie on a grid of ``STRIDE_PX``. The model finds each square
+with its exact box, and only once, because each of the remaining cells has a score of zero. The confidence is
+``8 * brightness - 7``, with a brightness from 0 to 1, so a test knows the confidence in advance.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BGR = {"red": (0, 0, 1), "green": (0, 1, 0), "blue": (1, 0, 0)}
 
 @dataclass(frozen=True)
 class Square:
-    """A square in a cell of the model's grid, in an image of the model's size."""
+    """A square in a cell of the model's grid. Its box is in pixels of the model input."""
 
     label: str
     column: int  # from 0 to _CELLS - 1
@@ -44,7 +44,7 @@ class Square:
 
 
 def picture(squares: list[Square], scale: int = 1) -> np.ndarray:
-    """Draw the squares on a black image, ``scale`` times as large as the model input."""
+    """Draw the squares on a black image that is ``scale`` times as large as the model input."""
     pixels = np.zeros((SIZE_PX * scale, SIZE_PX * scale, 3), np.uint8)
     for square in squares:
         left, top, right, bottom = (side * scale for side in square.box)
@@ -53,25 +53,25 @@ def picture(squares: list[Square], scale: int = 1) -> np.ndarray:
 
 
 def random_squares(rng: np.random.Generator, count: int) -> list[Square]:
-    """Return squares of random colour and brightness that do not touch."""
+    """Return squares with random colours, brightness and positions. They do not touch each other."""
     pitch = SIDE_PX // STRIDE_PX + 1
     cells = [(column, row) for column in range(0, _CELLS, pitch) for row in range(0, _CELLS, pitch)]
     chosen = rng.choice(len(cells), count, replace=False)
     return [
-        Square(str(rng.choice(LABELS)), column, row, int(rng.integers(229, 256)))  # confidence 0.18 to 1
+        Square(str(rng.choice(LABELS)), column, row, int(rng.integers(229, 256)))  # confidence from 0.18 to 1
         for column, row in (cells[index] for index in chosen)
     ]
 
 
 def encode(pixels: np.ndarray, extension: str = ".png") -> bytes:
-    """Encode the image as an image file."""
+    """Return the image as the bytes of an image file."""
     return cv2.imencode(extension, pixels)[1].tobytes()
 
 
 def save_onnx(path: Path) -> Path:
-    """Save the model as an ONNX file, with metadata like that of Ultralytics."""
+    """Save the model as an ONNX file with metadata in the format of Ultralytics."""
     weights = {
-        # Subtract the other two colours from that of the class, so grey and white score zero.
+        # For each class, subtract the other two colours from its own colour, so that grey and white score zero.
         "purity": (2 * np.eye(3) - np.ones((3, 3))).astype(np.float32).reshape(3, 3, 1, 1),
         "gain": np.array(8, np.float32),
         "bias": np.array(-7, np.float32),
@@ -103,7 +103,7 @@ def save_onnx(path: Path) -> Path:
 
 
 def save_openvino(folder: Path) -> Path:
-    """Save the model as an OpenVINO folder, like an export of Ultralytics."""
+    """Save the model as an OpenVINO folder in the format of an Ultralytics export."""
     folder.mkdir(parents=True)
     source = save_onnx(folder / "squares.onnx")
     ov.save_model(ov.Core().read_model(source), folder / "squares.xml", compress_to_fp16=False)
@@ -113,7 +113,7 @@ def save_openvino(folder: Path) -> Path:
 
 
 def _boxes() -> np.ndarray:
-    """Return centre x, centre y, width and height of every cell, as (1, 4, cells)."""
+    """Return the centre x, centre y, width and height of every cell, with shape (1, 4, cells)."""
     centre = np.arange(_CELLS, dtype=np.float32) * STRIDE_PX + SIDE_PX / 2
     y, x = np.meshgrid(centre, centre, indexing="ij")
     side = np.full(_CELLS**2, SIDE_PX, np.float32)

@@ -1,4 +1,4 @@
-"""A real HTTP server in front of a fake backend and fake streams."""
+"""A real HTTP server with a fake backend and fake streams."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Server(uvicorn.Server):
 
 @dataclass
 class StreamServer:
-    """A running server, a client for it, and the fakes behind it."""
+    """A running server, a client for the server, and the fakes that the server uses."""
 
     backend: FakeBackend
     streams: FakeStreams
@@ -42,7 +42,7 @@ class StreamServer:
         return f"http://127.0.0.1:{self.port}"
 
     def happen(self, count: int = 1) -> None:
-        """Add events to the stream ``lot``."""
+        """Add ``count`` events to the stream ``lot``."""
         for _ in range(count):
             self.do(lambda: self.streams.happen("lot"))
 
@@ -53,7 +53,7 @@ class StreamServer:
 
 @contextmanager
 def serve_streams(args: dict[str, Any] | None = None) -> Iterator[StreamServer]:
-    """Run a server, and stop it at the end."""
+    """Run a server with these settings, and stop it at the end."""
     backend, streams, port = FakeBackend(), FakeStreams(), free_port()
     api = build_api(backend, streams, FakeMetrics(), parse_args(args or {}))
     server = _Server(uvicorn.Config(api, port=port, log_level="critical", timeout_graceful_shutdown=1))

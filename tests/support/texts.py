@@ -1,9 +1,9 @@
-"""Every text of the repository that a person reads, with its place.
+"""Collect every text of the repository that a person reads.
 
-python -m tests.support.texts --count 300 --seed 1      print 300 sentences drawn at random, for a reader to judge
+python -m tests.support.texts --count 300 --seed 1      print 300 random sentences, for a reader to judge
 
-Each sentence is a block of two or more lines: its file and line, what kind of text it is and the code beside it; then
-the sentence itself. Placeholders of f-strings read ``{…}``.
+For each sentence, one line has the file, the line number, the kind of text and the code beside it. The next line has
+the sentence. A placeholder of an f-string is printed as ``{…}``.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from tests.support.paths import ROOT
 
 FOLDERS = ("serve_app", "scripts", "configs", "tests")
 TOP_FILES = ("README.md", "SECURITY.md", "Dockerfile", "pyproject.toml", ".ci/run")
-READ_KINDS = ("docstring", "comment", "message", "document")  # the kinds that are drawn for a reader
+READ_KINDS = ("docstring", "comment", "message", "document")  # the kinds from which sentences are drawn
 
 _HASH_COMMENT_SUFFIXES = {".yaml", ".toml", ".env", ".txt", ""}  # files whose comments begin with a hash sign
 _LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
 _LOGGERS = {"log", "logger", "_log", "_logger", "logging"}
 _MESSAGE_KEYWORDS = {"help", "description", "summary", "detail", "epilog", "message", "reason"}
 _MESSAGE_FUNCTIONS = {"print", "exit", "fail", "skip", "warn", "Metric"}
-_NODES = (  # the kinds of syntax that hold texts or names: the others are skipped
+_NODES = (  # the kinds of syntax node that can contain texts or names
     *(ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.arg, ast.Name, ast.Attribute),
     *(ast.Constant, ast.JoinedStr, ast.Call, ast.Assert, ast.Raise, ast.AugAssign),
 )
 _DIRECTIVE = re.compile(r"^(?:!|noqa|type: ignore|fmt: |pragma|ruff: |mypy: |shellcheck |syntax=)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)[\"')`]*\s+(?=[\"'(`*]*[A-Z0-9])")
 _LIST_ITEM = re.compile(r"^\s*(?:[-*+]|\d+\.)\s+")
-_MIN_WORDS = 3  # shorter texts are labels, which no reader can judge
+_MIN_WORDS = 3  # sentences with fewer words are not drawn, because they are only labels
 
 
 @dataclass(frozen=True)
 class Text:
-    """One text that a person reads: a docstring, a block of comments, a string, or a paragraph of a document."""
+    """A docstring, a block of comments, a string, a name, or a paragraph of a document."""
 
-    file: str  # relative to the repository
+    file: str  # path relative to the repository
     line: int
-    kind: str  # one of READ_KINDS, "string" for any other string of the code, or "name" for a name that it defines
+    kind: str  # one of READ_KINDS, "string" for any other string, or "name" for a name that the code defines
     text: str
     context: str = ""  # the code that the text describes
 
     def sentences(self) -> Iterator[Text]:
-        """Yield the sentences of the text, each on one line; items of a list and indented lines stand alone."""
+        """Yield the sentences of the text, each on one line. A list item or an indented line starts a new sentence."""
         offset = 0
         for block in re.split(r"(\n\s*\n|\n(?=\s+\S)|\n(?=[-*+] ))", self.text):
             line = self.line + offset
@@ -63,13 +63,13 @@ class Text:
 
 @cache
 def all_texts() -> tuple[Text, ...]:
-    """Return every text below the folders and of the files at the top, in the order of their paths."""
+    """Return every text in ``FOLDERS`` and ``TOP_FILES``, sorted by path."""
     return tuple(text for path in source_files() for text in texts_of(path))
 
 
 @cache
 def source_files() -> tuple[Path, ...]:
-    """Return the files that hold texts, in the order of their paths."""
+    """Return the files that contain texts, sorted by path."""
     below = (path for name in FOLDERS for path in (ROOT / name).rglob("*"))
     files = [path for path in (*below, *(ROOT / name for name in TOP_FILES)) if path.is_file()]
     known = {".py", ".md", *_HASH_COMMENT_SUFFIXES}
@@ -77,7 +77,7 @@ def source_files() -> tuple[Path, ...]:
 
 
 def texts_of(path: Path) -> list[Text]:
-    """Return the texts of one file. Raise SyntaxError when a Python file cannot be parsed."""
+    """Return the texts of one file. Raise SyntaxError if it is a Python file that cannot be parsed."""
     source = path.read_text()
     file = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
     if path.suffix == ".md":
@@ -90,7 +90,7 @@ def texts_of(path: Path) -> list[Text]:
 
 
 def _strings(file: str, source: str) -> Iterator[Text]:
-    """Yield the docstrings, the other strings and the defined names of a Python file."""
+    """Yield the docstrings and other strings of a Python file, and the names that it defines."""
     lines = source.splitlines()
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, _NODES)]
     docstrings: dict[int, ast.AST] = {}
@@ -123,7 +123,7 @@ def _strings(file: str, source: str) -> Iterator[Text]:
 
 
 def _message_arguments(node: ast.AST) -> Iterator[ast.expr]:
-    """Yield the arguments of a node that a person reads when it runs: of errors, loggers, prints, help and asserts."""
+    """Yield the arguments of a node that become messages, such as those of errors, log calls, prints and asserts."""
     if isinstance(node, ast.Assert) and node.msg:
         yield node.msg
     elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
@@ -135,7 +135,7 @@ def _message_arguments(node: ast.AST) -> Iterator[ast.expr]:
         name = _name(node.func)
         owner = _name(node.func.value) if isinstance(node.func, ast.Attribute) else ""
         is_log = name in _LOG_METHODS and owner in _LOGGERS
-        is_problem = name == "append" and owner == "problems"  # what a trial or the soak found wrong
+        is_problem = name == "append" and owner == "problems"  # a trial or the soak test reports a problem
         if is_log or is_problem or name in _MESSAGE_FUNCTIONS or name in error_classes():
             yield from node.args
 
@@ -146,7 +146,7 @@ def _name(node: ast.expr) -> str:
 
 
 def _parts(argument: ast.expr) -> Iterator[ast.AST]:
-    """Yield the strings that an argument is made of, through conditions and concatenations but not through calls."""
+    """Yield the strings in an argument. Look into conditions and concatenations, but not into calls."""
     if isinstance(argument, ast.IfExp):
         yield from (*_parts(argument.body), *_parts(argument.orelse))
     elif isinstance(argument, ast.BinOp):
@@ -159,7 +159,7 @@ def _parts(argument: ast.expr) -> Iterator[ast.AST]:
 
 @cache
 def error_classes() -> frozenset[str]:
-    """Return the names of the exceptions that the code raises or derives directly from an error."""
+    """Return the names of all exceptions that the code raises, and of all exceptions that it defines."""
     found = set()
     for path in source_files():
         if path.suffix == ".py":
@@ -170,28 +170,28 @@ def error_classes() -> frozenset[str]:
 
 
 def _dedent(docstring: str) -> str:
-    """Return a docstring without the indentation of its code, and with its line breaks."""
+    """Remove the indentation of the code from a docstring, and keep the line breaks."""
     first, *rest = docstring.split("\n")
     indents = [len(line) - len(line.lstrip()) for line in rest if line.strip()]
     return "\n".join([first, *(line[min(indents, default=0) :].rstrip() for line in rest)])
 
 
 def _python_comments(source: str) -> Iterator[tuple[int, int, str]]:
-    """Yield the line, the column and the text of each comment of a Python file."""
+    """Yield the line, column and text of each comment in a Python file."""
     for token in tokenize.generate_tokens(StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.start[1], token.string[1:].strip()
 
 
 def _hash_comments(source: str) -> Iterator[tuple[int, int, str]]:
-    """Yield the line, the column and the text of each comment of a file in which a hash sign begins one."""
+    """Yield the line, column and text of each comment in a file whose comments begin with a hash sign."""
     for number, line in enumerate(source.splitlines(), 1):
         if match := re.search(r"(?:^|(?<=\s))#\s+(.*)", line):
             yield number, match.start(), match[1].strip()
 
 
 def _blocks(file: str, source: str, comments: Iterator[tuple[int, int, str]]) -> Iterator[Text]:
-    """Yield the comments, those that stand below one another in the same column as one text."""
+    """Yield the comments as texts. Comments in the same column of consecutive lines are one text."""
     lines = source.splitlines()
     block: Text | None = None
     end = (0, 0)
@@ -211,7 +211,7 @@ def _blocks(file: str, source: str, comments: Iterator[tuple[int, int, str]]) ->
 
 
 def _code_beside(lines: list[str], line: int, column: int) -> str:
-    """Return the code beside a comment; beside a closing bracket, the line on which its statement begins."""
+    """Return the code beside a comment. If this is a closing bracket, return the first line of its statement."""
     code = lines[line - 1][:column].strip()
     if re.fullmatch(r"[)\]},]+", code):
         indent = lines[line - 1].index(code[0])
@@ -221,7 +221,7 @@ def _code_beside(lines: list[str], line: int, column: int) -> str:
 
 
 def _paragraphs(file: str, source: str) -> Iterator[Text]:
-    """Yield the prose of a Markdown document: paragraphs, headings, items of lists and cells of tables, no code."""
+    """Yield the paragraphs, headings, list items and table cells of a Markdown document, but not its code."""
     block: list[str] = []
     begin = 0
     is_code = False
@@ -244,13 +244,13 @@ def _paragraphs(file: str, source: str) -> Iterator[Text]:
 
 
 def _unmarked(text: str) -> str:
-    """Return Markdown without its images, the addresses of its links and its comments."""
+    """Remove images, comments and the addresses of links from Markdown."""
     text = re.sub(r"<!--.*?-->|!\[[^\]]*\]\([^)]*\)", "", text)
     return " ".join(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).split())
 
 
 def sample(count: int, seed: int) -> list[Text]:
-    """Return that many sentences, chosen by the seed, in the order of their places."""
+    """Draw ``count`` random sentences, and return them sorted by file and line."""
     sentences = [
         sentence
         for text in all_texts()
@@ -265,8 +265,8 @@ def sample(count: int, seed: int) -> list[Text]:
 def main() -> None:
     """Print a random sample of sentences."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.texts", description=main.__doc__)
-    parser.add_argument("--count", type=int, default=300, help="how many sentences to print (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed prints the same sentences of the same files")
+    parser.add_argument("--count", type=int, default=300, help="number of sentences to print (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed, which makes the sample reproducible")
     options = parser.parse_args()
     for number, text in enumerate(sample(options.count, options.seed), 1):
         beside = f", at: {text.context}" if text.context else ""

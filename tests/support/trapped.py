@@ -1,4 +1,4 @@
-"""An untrained YOLO model with traps: a red first pixel kills its process, and a blue one makes it hang."""
+"""An untrained YOLO model that crashes if an image's first pixel is red, and hangs if the pixel is blue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLOURS = {"harmless": (0, 0, 0), "deadly": (0, 0, 255), "endless": (255, 0, 0)
 
 
 class TrappedModel(DetectionModel):  # type: ignore[misc]  # mypy does not follow Ultralytics
-    """The network in the checkpoint."""
+    """A network that crashes or hangs on some images."""
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(x, torch.Tensor):
@@ -32,12 +32,12 @@ class TrappedModel(DetectionModel):  # type: ignore[misc]  # mypy does not follo
 
 
 def picture(kind: str) -> bytes:
-    """Return a PNG of the model's own size, so its pixels reach the model unchanged."""
+    """Return a PNG of the model's input size, so that its pixels reach the model unchanged."""
     return cv2.imencode(".png", np.full((SIZE_PX, SIZE_PX, 3), _COLOURS[kind], np.uint8))[1].tobytes()
 
 
 def save(path: Path) -> Path:
-    """Save the checkpoint and return its path."""
+    """Save a checkpoint with the model, and return ``path``."""
     yolo = YOLO("yolo11n.yaml")
     yolo.model.__class__ = TrappedModel
     yolo.save(path)

@@ -11,7 +11,7 @@ import pytest
 
 
 class Trap:
-    """A listener on TCP and UDP that counts connections. The kernel queues them, so no waiting is needed."""
+    """A TCP and UDP listener that counts connections. It needs no thread, because the kernel queues connections."""
 
     def __init__(self, host: str, port: int) -> None:
         self._tcp = socket.create_server((host, port))
@@ -22,7 +22,7 @@ class Trap:
         self._udp.setblocking(False)
 
     def caught(self) -> int:
-        """Return the number of connections and datagrams since the last call."""
+        """Return the number of connections and datagrams that arrived since the last call."""
         count = 0
         for receive in (lambda: self._tcp.accept()[0].close(), lambda: self._udp.recv(1)):
             try:
@@ -40,7 +40,7 @@ class Trap:
 
 @contextmanager
 def trap(host: str = "127.0.0.1", port: int = 0) -> Iterator[Trap]:
-    """Open a trap, and check at the end that it caught nothing."""
+    """Open a trap, and check at the end that nothing has connected to it."""
     opened = Trap(host, port)
     try:
         yield opened
@@ -50,10 +50,10 @@ def trap(host: str = "127.0.0.1", port: int = 0) -> Iterator[Trap]:
 
 
 class Names:
-    """A replacement for ``socket.getaddrinfo``, so that no test uses the network's resolver.
+    """A replacement for ``socket.getaddrinfo`` that never asks a name server.
 
-    It resolves numeric addresses and ``localhost`` as usual. For the names in ``known`` it returns their answers in
-    order, and repeats the last one. Other names do not exist.
+    Numeric addresses and ``localhost`` are resolved as usual. A name in ``known`` has a list of answers, which are
+    returned in order, and the last answer is then repeated. All other names do not exist.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:

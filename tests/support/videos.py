@@ -1,4 +1,4 @@
-"""Videos whose frames show their own number."""
+"""Videos in which each frame encodes its own number as the position of a square."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ COLUMNS = 30
 
 
 def square_of(frame_id: int) -> Square:
-    """Return the only square of a frame. Its position encodes the number of the frame."""
+    """Return the only square of a frame. The position of the square encodes the number of the frame."""
     return Square("red", frame_id % COLUMNS, frame_id // COLUMNS)
 
 
 def frame_of(x1: float, y1: float) -> int:
-    """Return the number of the frame whose square has this corner."""
+    """Return the number of the frame whose square has this upper left corner."""
     return round(x1 / STRIDE_PX) + COLUMNS * round(y1 / STRIDE_PX)
 
 
@@ -33,6 +33,6 @@ def save_video(path: Path, *, frames: int, fps: float) -> Path:
 
 
 def frame_shown(pixels: np.ndarray) -> int:
-    """Return the number of the frame with these pixels."""
+    """Return the number of the frame that has these pixels."""
     rows, columns = np.nonzero(pixels.max(axis=2) > 128)
     return frame_of(columns.min(), rows.min())

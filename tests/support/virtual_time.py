@@ -1,4 +1,4 @@
-"""An event loop with virtual time, for code that waits for timers and does short work in threads."""
+"""An event loop with virtual time, for code that waits for timers and runs short functions in threads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from scripts.benchmark.simulation import VirtualLoop
 Args = TypeVarTuple("Args")
 Result = TypeVar("Result")
 
-BACKEND = ("asyncio", {"loop_factory": lambda: ThreadlessLoop()})  # to be returned by the fixture ``anyio_backend``
+BACKEND = ("asyncio", {"loop_factory": lambda: ThreadlessLoop()})  # a value for the fixture ``anyio_backend``
 
 
 class ThreadlessLoop(VirtualLoop):
-    """A virtual loop that runs the work of threads itself, because time would jump while a thread works.
+    """A virtual loop that runs functions itself instead of in threads, because its time would jump during a thread.
 
-    As in a thread, the work is finished even if its caller is cancelled.
+    Like a thread, the loop finishes a function even if the caller is cancelled.
     """
 
     def run_in_executor(

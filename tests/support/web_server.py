@@ -1,4 +1,4 @@
-"""A web server at an allowed address, for tests of fetching URLs."""
+"""A web server at an allowed address, for tests that fetch URLs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from serve_app.errors import ServeAppError
 from serve_app.network.address_guard import AddressGuard
 
 MAX_BYTES = 100_000
-OPEN = "127.0.0.2"  # all of 127.0.0.0/8 is this machine; only this address is allowed
+OPEN = "127.0.0.2"  # the only allowed address; all of 127.0.0.0/8 is this machine
 ALLOWED = AddressGuard((ip_network(OPEN),))
 
 
 class WebServer:
-    """A server that sends the answer set for each path, and records requests and connections."""
+    """A server that returns the response that the test has set for each path, and records all requests."""
 
     def __init__(self) -> None:
         self.answers: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.connections = 0
-        self.names: list[str | None] = []  # the server names that TLS clients requested
+        self.names: list[str | None] = []  # the server names (SNI) that TLS clients requested
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -54,17 +54,17 @@ class WebServer:
 
 
 def ok(body: bytes, headers: str = "") -> bytes:
-    """Return a 200 response with this body."""
+    """Return a response with status 200 and this body."""
     return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
 
 
 def to(location: str, status: int = 302) -> bytes:
-    """Return a redirect to this location."""
+    """Return a response that redirects to this location."""
     return f"HTTP/1.1 {status} Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 async def refusal(url: str, guard: AddressGuard = ALLOWED) -> ServeAppError:
-    """Fetch a URL that must be refused, and return the error."""
+    """Fetch a URL, check that the fetch is refused, and return the error."""
     with pytest.raises(ServeAppError) as caught:
         await Fetcher(guard, MAX_BYTES).fetch(url)
     return caught.value

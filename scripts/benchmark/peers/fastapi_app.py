@@ -1,4 +1,4 @@
-"""A server with FastAPI and Ultralytics, written as most people do."""
+"""A FastAPI server for an Ultralytics model, written in the usual way."""
 
 import os
 

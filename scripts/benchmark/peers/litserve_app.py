@@ -1,4 +1,4 @@
-"""A server with LitServe and Ultralytics, written as in LitServe's documentation, with dynamic batching."""
+"""A LitServe server for an Ultralytics model. It follows LitServe's documentation and uses dynamic batching."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A server with mosec and Ultralytics, with separate processes for decoding and inference, and dynamic batching."""
+"""A mosec server for an Ultralytics model. It decodes in a separate process and uses dynamic batching."""
 
 import os
 

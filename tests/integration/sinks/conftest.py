@@ -1,4 +1,4 @@
-"""Fixtures for tests of sinks: real servers, and sinks that are opened and closed."""
+"""Fixtures for tests of sinks, which send to real servers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from tests.support.sinks import event, new_sink, until
 
 HERE = AddressGuard((ip_network("127.0.0.0/8"),))
 QUEUE_SIZE = 1000
-SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # Debian's mosquitto is not in the PATH of users
+# Debian installs mosquitto in /usr/sbin, which is usually not in a user's PATH.
+SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 
 
 def connections() -> set[tuple[Any, ...]]:
@@ -40,9 +41,9 @@ def connections() -> set[tuple[Any, ...]]:
 
 @pytest.fixture(autouse=True)
 async def nothing_left(anyio_backend: str) -> AsyncIterator[None]:
-    """Check that no task, thread or connection outlives its test, except those of the event loop and the resolver."""
+    """Check that a test leaves no task, thread or connection, except the threads of the event loop and the resolver."""
     threads, sockets = set(threading.enumerate()), connections()
-    gc.disable()  # otherwise a connection that is held only by an error's traceback would be closed
+    gc.disable()  # garbage collection would hide a leak of connections that an error's traceback holds
     yield
 
     def name(task: asyncio.Task[Any]) -> str:
@@ -63,7 +64,7 @@ async def nothing_left(anyio_backend: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def opened(**spec: Any) -> AsyncIterator[Sink]:
-    """Open a sink of the stream ``lot``, and close it at the end."""
+    """Open a sink for the stream ``lot``, and close it at the end."""
     sink = new_sink(Path("/nowhere"), HERE, **spec)
     try:
         yield sink
@@ -72,7 +73,7 @@ async def opened(**spec: Any) -> AsyncIterator[Sink]:
 
 
 def put(sink: Sink, event_ids: range) -> None:
-    """Put events with these numbers into the sink."""
+    """Put events with these ids into the sink."""
     for event_id in event_ids:
         sink.put(event(event_id))
 
@@ -82,7 +83,7 @@ def has_sent(sink: Sink, count: int) -> bool:
 
 
 def executable(name: str) -> str:
-    """Return the path of a program. If it is missing, skip the test, or fail it in CI."""
+    """Return the path of a program. If the program is missing, skip the test, or fail it in CI."""
     path = shutil.which(name, path=SEARCHED)
     if path is None:
         reason = f"{name} is not installed: run scripts/servers"
@@ -93,7 +94,7 @@ def executable(name: str) -> str:
 
 
 def answers(port: int) -> bool:
-    """Return whether a program listens on the port."""
+    """Return whether a program is listening on the port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -115,19 +116,19 @@ class ServerProcess:
         self._process.wait()
 
     def freeze(self) -> None:
-        """Suspend the process. Its port still accepts connections, but they get no answers."""
+        """Suspend the process. The kernel still accepts connections on its port, but nothing answers them."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
 
-ServerStarter = Callable[..., ServerProcess]  # takes the options of the server
+ServerStarter = Callable[..., ServerProcess]  # its arguments are options of the server
 
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    """Run a receiver of webhooks."""
+    """Run a web server that receives webhooks."""
     receiver = Receiver()
     await receiver.start()
     yield receiver
@@ -137,7 +138,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[ServerStarter]:
-    """Return a function that starts Redis servers, which keep all confirmed data when killed."""
+    """Return a function that starts Redis servers. A killed server loses no data that it has confirmed."""
     program = executable("redis-server")
     with ExitStack() as started:
 

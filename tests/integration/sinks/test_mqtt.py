@@ -36,7 +36,7 @@ async def subscription(port: int, received: list[tuple[str, int]]) -> AsyncItera
 
 
 def numbers(received: list[tuple[str, int]]) -> list[int]:
-    """Return the event ids without repetitions, in the order of their first arrival."""
+    """Return the event ids without duplicates, in the order of their first arrival."""
     return list(dict.fromkeys(event_id for _, event_id in received))
 
 
@@ -58,9 +58,8 @@ async def test_events_queued_while_the_broker_was_down_arrive_when_it_is_back(
 ) -> None:
     server = broker()
     received: list[tuple[str, int]] = []
-    with Relay(
-        server.port
-    ) as cable:  # plugged only after the subscriber is back, because the broker stores nothing for it
+    # The broker stores nothing for an absent subscriber, so the cable is plugged in only after the subscriber is back.
+    with Relay(server.port) as cable:
         async with opened(type="mqtt", url=f"mqtt://127.0.0.1:{cable.port}") as sink:
             for times in range(3):
                 async with subscription(server.port, received):

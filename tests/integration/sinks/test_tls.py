@@ -1,4 +1,4 @@
-"""Tests of sinks with TLS, whose certificates must be trusted."""
+"""Tests of sinks with TLS, which must refuse untrusted certificates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """Create a self-signed certificate for 127.0.0.1, with its key beside it."""
+    """Create a self-signed certificate for 127.0.0.1, and save its key in the same folder."""
     path = tmp_path / "certificate.pem"
     names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
     kind = ["-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]

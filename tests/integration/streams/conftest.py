@@ -1,4 +1,4 @@
-"""Fixtures for tests of streams: a video with numbered frames, and the processes of a stream."""
+"""Fixtures for tests of streams, such as a video with numbered frames."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.support.videos import save_video
 
 @pytest.fixture(scope="session")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a video of 60 frames, which lasts 3 s."""
+    """Save a video of 60 frames, with a duration of 3 s."""
     return save_video(tmp_path_factory.mktemp("videos") / "squares.avi", frames=60, fps=20)
 
 
 def status_when(service: Service, look: str, **expected: Any) -> StreamStatus:
-    """Wait until the fields of the stream's status have these values, and return the status."""
+    """Wait until the stream's status has the ``expected`` values, and return the status."""
 
     def found() -> StreamStatus | None:
         try:
             status = stream_status(service.url)
-        except httpx.HTTPStatusError:  # the supervisor is restarting
+        except httpx.HTTPStatusError:  # while the supervisor restarts
             return None
         return status if all(getattr(status, name) == value for name, value in expected.items()) else None
 
@@ -34,7 +34,7 @@ def status_when(service: Service, look: str, **expected: Any) -> StreamStatus:
 
 
 def process_of_stream() -> psutil.Process:
-    """Return the process of the only stream."""
+    """Return the worker process of the only stream."""
     (process,) = eventually(lambda: workers("StreamWorker"), what="its process")
     return process
 

@@ -61,7 +61,7 @@ def test_an_id_can_be_used_only_once(service: Service, video: Path) -> None:
 
 @pytest.fixture
 def slow_url(service: Service, stream_folders: dict[str, str]) -> Iterator[str]:
-    """Run a second application, whose detector can process 40 images/s."""
+    """Run a second application, whose Detector can process 40 images/s."""
     args = {"model": {"engine": "sleep"}, "streams": stream_folders}
     serve.run(build_app(args), name="slow", route_prefix="/slow")
     url = f"{service.url}/slow"

@@ -1,4 +1,4 @@
-"""Tests of streams whose worker, supervisor or detector is killed."""
+"""Tests of streams whose worker, supervisor or Detector is killed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(
     kill(process_of_stream())
     stream_results(service.url, 20, "worker-killed")
     status = stream_status(service.url, "worker-killed")
-    delete_stream(service.url, "worker-killed")  # after that its file is complete
+    delete_stream(service.url, "worker-killed")  # completes the file of the stream's sink
     events = [
         event for event in written(Path(stream_folders["output_dir"]), "worker-killed") if event["type"] != "state"
     ]
@@ -49,7 +49,7 @@ def test_a_killed_worker_is_replaced_and_no_frame_counts_twice(
     assert before[-1]["frame_id"] < ids[0]
     assert frame_of(*(after[0]["detections"][0]["bbox"][side] for side in ("x1", "y1"))) == ids[0] % 60
     assert status.restarts == 1
-    assert status.captured - status.processed - sum(status.dropped.values()) in range(4)  # frames in flight
+    assert status.captured - status.processed - sum(status.dropped.values()) in range(4)  # the frames in flight
 
 
 def test_a_restarted_supervisor_joins_the_running_workers(service: Service, video: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_restarted_supervisor_stops_workers_that_should_not_run(
     store = StreamStore(Path(stream_folders["state_dir"]) / APPLICATION)
     (record,) = store.records()
     (supervisor,) = replicas("StreamSupervisor")
-    # This simulates a supervisor that died after storing the pause and before stopping the process.
+    # Simulate a supervisor that crashed after it had stored the pause, but before it had stopped the worker.
     store.put(record.model_copy(update={"spec": record.spec.model_copy(update={"paused": True})}))
     kill(supervisor)
     eventually(lambda: not workers("StreamWorker"), what="the end of its process")

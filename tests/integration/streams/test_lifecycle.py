@@ -86,7 +86,7 @@ def test_a_paused_stream_has_no_process_and_continues_at_its_bookmark(
     assert stream_status(service.url, "is-paused").state == "paused"
     httpx.post(f"{service.url}/streams/is-paused/resume", timeout=LONG_TIMEOUT_S).raise_for_status()
     stream_results(service.url, 1, "is-paused")
-    delete_stream(service.url, "is-paused")  # after that its file is complete
+    delete_stream(service.url, "is-paused")  # completes the file of the stream's sink
     (gap,) = [event for event in written(Path(stream_folders["output_dir"]), "is-paused") if event["type"] == "gap"]
     assert (gap["next_frame_id"], gap["lost"]) == (paused["latest"]["frame_id"] + 1, 0)
 
@@ -107,7 +107,7 @@ def test_a_deleted_stream_leaves_nothing_behind(service: Service, video: Path, s
 
 @pytest.fixture
 def changing(service: Service) -> Iterator[Service]:
-    """Return an application that a test may change. It is deployed with its own settings again after the test."""
+    """Return the application for a test that changes it, and restore its settings after the test."""
     yield service
     service.deploy()
 
@@ -128,9 +128,9 @@ def test_a_stream_survives_a_rolling_update_and_a_new_deployment(
         return latest.count == 0
 
     status = stream_status(service.url)
-    assert status.uptime_s > before.uptime_s  # the same worker, not a new one
+    assert status.uptime_s > before.uptime_s  # the worker was not restarted
     assert status.dropped == {}
-    service.deploy(service.args | {"detect": {"confidence": 1.0}})  # no detection is above this
+    service.deploy(service.args | {"detect": {"confidence": 1.0}})  # no detection has a higher confidence
     eventually(nothing_found, what="the new threshold")
     serve.delete(APPLICATION)
     eventually(lambda: not workers("StreamWorker"), what="the stream's end")

@@ -102,7 +102,7 @@ def test_a_failed_deployment_is_reported(server: FakeServer) -> None:
 
 def test_a_refused_token_is_reported(server: FakeServer) -> None:
     server.answers = {"/api/serve/applications/": [(401, "a token is missing")]}
-    with pytest.raises(DeployRefused, match=r"answers 401: .*a token is missing"):
+    with pytest.raises(DeployRefused, match=r"returned 401: .*a token is missing"):
         deploy(CONFIG, server.url)
 
 

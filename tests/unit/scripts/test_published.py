@@ -50,7 +50,7 @@ def test_the_file_is_downloaded_once_and_kept(host: ThreadingHTTPServer, tmp_pat
 
 def test_other_content_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(published, "SHA256", "0" * 64)
-    with pytest.raises(published.NotFetched, match="is not the published one"):
+    with pytest.raises(published.NotFetched, match="does not have the expected SHA-256"):
         published.fetch(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

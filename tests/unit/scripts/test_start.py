@@ -30,4 +30,4 @@ def test_another_python_is_refused_with_a_hint() -> None:
     command = [sys.executable, "-E", "-S", str(SCRIPTS / "streams.py"), "list"]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "No module named 'serve_app': run this with .venv/bin/python, which scripts/env makes\n"
+    assert done.stderr == "No module named 'serve_app': run this with .venv/bin/python, which scripts/env creates\n"
