@@ -1,4 +1,4 @@
-"""What a stream's capture reads from a source: frames, their times, or a refusal."""
+"""Read a source like a stream, and return its frames, their times, or why the source is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def frames_of(uri: Path | str, most: int | None = None) -> list[np.ndarray]:
 
 
 def times_of(uri: Path | str, *, max_fps: float | None = None, policy: Policy = "wait") -> list[float]:
-    """Return the times of the frames that a stream takes, in seconds of the stream's clock."""
+    """Return the times of the frames that a stream takes from a source, in seconds of the stream's clock."""
 
     async def take_all() -> list[float]:
         capture = Capture(
@@ -49,7 +49,7 @@ def times_of(uri: Path | str, *, max_fps: float | None = None, policy: Policy = 
 
 
 def refusal_of(uri: Path | str) -> str:
-    """Return why a source is refused, or an empty text when it is read."""
+    """Return why a source is refused, or an empty string if it can be read."""
     try:
         frames_of(uri, 1)
     except SourceError as exc:
@@ -58,7 +58,7 @@ def refusal_of(uri: Path | str) -> str:
 
 
 def refuses(path: str, *words: str, credentials: str = "") -> Callable[[str], str | None]:
-    """Return the check that a server's ``path`` is refused with these words."""
+    """Return the check that the source at a server's ``path`` is refused with these words."""
 
     def problem(url: str) -> str | None:
         said = refusal_of(url.replace("//", f"//{credentials}") + path)
