@@ -135,7 +135,7 @@ def test_a_score_counts_each_code_once() -> None:
 
 
 def test_the_embedded_model_has_not_become_worse() -> None:
-    """This uses the first 200 test images, which are harder than average. The documentation has figures for all of them."""
+    """This uses the first 200 test images, which are harder than average. The documentation has the figures for all."""
     photographs = [*package_files("ultralytics/assets"), *sorted((SHARED / "images").glob("*.jpg"))]
     report = evaluation.evaluate(3, photographs, pictures=200)
     found, asked = report.recall_from("all", 24)

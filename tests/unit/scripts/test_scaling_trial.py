@@ -10,10 +10,8 @@ PLAN = Plan(low=20, high=120, least=1, most=4, low_s=10, hold_s=60, downscale_de
 
 
 def trial(*wanted: tuple[float, int]) -> Scaling:
-    """Return a trial whose load rises at 10 s and falls at 100 s. ``wanted`` holds the time and value of each target."""
-    counts = [
-        DetectorCount(at_s, [number for from_s, number in wanted if from_s <= at_s][-1], 4) for at_s in range(200)
-    ]
+    """Return a trial whose load rises at 10 s and falls at 100 s. ``wanted`` has the time and value of each target."""
+    seen = [DetectorCount(at_s, [number for from_s, number in wanted if from_s <= at_s][-1], 4) for at_s in range(200)]
     return Scaling(PLAN, seen, up_at_s=10, held_at_s=20, down_at_s=100)
 
 
