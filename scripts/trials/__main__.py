@@ -5,7 +5,7 @@ python -m scripts.trials kills              kill each kind of process 10 times w
 python -m scripts.trials crowd              run 16 streams; three cameras freeze, refuse connections or send garbage
 python -m scripts.trials churn              create and delete 200 streams
 python -m scripts.trials node               kill a second Ray node that runs half of the streams
-python -m scripts.trials resize             add a second Ray node under load, then drain it until it ends
+python -m scripts.trials resize             add a second Ray node under load, then drain and remove it
 python -m scripts.trials scale              raise the load, hold it for 75 s and lower it; plot the number of Detectors
 python -m scripts.trials swap               change the model 20 times without downtime, then try an invalid file
 python -m scripts.trials mixed              serve two models at once for a minute

@@ -26,8 +26,8 @@ class Attack:
 
     kind: str
     parts: Sequence[bytes]
-    methods: tuple[str, ...] = ("POST",)  # of the requests that may be answered, in order
-    pause_s: float = 0  # after each part
+    methods: tuple[str, ...] = ("POST",)  # the HTTP methods of the requests that may be answered, in order
+    pause_s: float = 0  # the pause after each part
     is_answered: bool = True  # False if the server may also close the connection without an answer
     leaves: bool = False  # True if the client closes the connection before the answer
 

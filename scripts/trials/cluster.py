@@ -195,7 +195,7 @@ def frame_pools() -> set[str]:
 def until(probe: Callable[[], T], *, within_s: float = 120.0, what: str) -> T:
     """Call ``probe`` until it returns a true value, and return that value.
 
-    Raise TimeoutError if that takes more than ``within_s`` seconds. The message contains ``what``, the awaited thing.
+    Raise TimeoutError, with ``what`` in the message, if that takes more than ``within_s`` seconds.
     """
     expires_at_s = time.monotonic() + within_s
     while time.monotonic() < expires_at_s:

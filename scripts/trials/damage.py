@@ -182,7 +182,7 @@ _DAMAGES: tuple[Damage, ...] = (
 def split(data: bytes) -> list[bytes]:
     """Split an image into its file header and its segments (JPEG) or chunks (PNG, WebP).
 
-    Other formats are split into pieces of 64 bytes. The joined parts are always the original file.
+    Other formats are split into pieces of 64 bytes. Joining the parts gives the original file again.
     """
     if data.startswith(b"\x89PNG"):
         return _chunks(data, 8, lambda at: 12 + int.from_bytes(data[at : at + 4], "big"))
@@ -208,7 +208,7 @@ def _segments(data: bytes) -> list[bytes]:
 
 
 def _mended(data: bytes) -> bytes:
-    """Correct the checksums (PNG) or the total size (WebP), so that a decoder reads on into the damaged parts."""
+    """Correct the checksums (PNG) or the total size (WebP), so that a decoder also reads the damaged parts."""
     if data.startswith(b"RIFF"):
         return data[:4] + struct.pack("<I", max(0, len(data) - 8)) + data[8:]
     if not data.startswith(b"\x89PNG"):

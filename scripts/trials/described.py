@@ -19,7 +19,7 @@ from scripts.trials.wire import request
 Case = schemathesis.Case[Any]
 Operation = APIOperation[Any, Any, Any, Any]
 
-_STARTED = 0.02  # the fraction of created streams that may run; it is low because each starts a process
+_STARTED = 0.02  # the fraction of created streams that may run; it is low because each stream starts a process
 _SOURCES = (  # every source is on this machine, and no server listens at these addresses
     "/etc/passwd", "file:///etc/shadow", "../../../../etc/passwd", "/proc/self/environ", "/dev/zero", "/dev/video99",
     "pipe:0", "concat:/etc/passwd", "subfile,,start,0,end,0,,:/etc/passwd", "data:,x", "http://127.0.0.1:1/",
@@ -64,7 +64,7 @@ def _attack(case: Case, rng: random.Random) -> Attack:
     how = case.as_transport_kwargs(base_url="http://localhost")
     names = ("method", "url", "headers", "params", "data", "json", "files", "cookies")
     prepared = requests.Request(**{name: how[name] for name in names if name in how}).prepare()
-    body = cast("str | bytes | None", prepared.body)  # the body is not an iterator, because no argument is
+    body = cast("str | bytes | None", prepared.body)  # the body is never an iterator, because no argument is one
     headers = [(_text(name), _text(value)) for name, value in prepared.headers.items()]
     wire = request(prepared.method or "", prepared.path_url, headers, body.encode() if isinstance(body, str) else body)
     return Attack(f"described: {case.method} {case.path}", (wire,), (prepared.method or "",))

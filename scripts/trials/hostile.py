@@ -26,7 +26,7 @@ from serve_app.client import Client, SightlineError
 from serve_app.errors import ServeAppError
 
 _BATCH = 2000
-_WARM_UP = 4000  # requests after which every kind was sent and allocators have reached their full size
+_WARM_UP = 4000  # requests after which every kind of attack was sent and allocators have reached their full size
 _HELD = 0.1  # the fraction of attacks that hold a connection open
 _DESCRIBED = 0.1  # the number of attacks made from the OpenAPI document, as a fraction of all attacks
 _AT_ONCE = 8
@@ -45,7 +45,7 @@ _LEAKS = (b"Traceback", b'File "', b"site-packages", b".py", b"root:x:", *(b"/%b
 
 @dataclass(frozen=True)
 class Foreign:
-    """A component's answer to a request that never reaches the application behind the component."""
+    """An answer of HAProxy, Serve's proxy or uvicorn to a request that never reaches the application."""
 
     answered_by: str
     status: int
@@ -191,7 +191,7 @@ class _Storm:
     def settled(self, before: dict[str, Footprint]) -> dict[str, Footprint]:
         """Wait until memory has settled, and return the footprints.
 
-        If ``before`` is given, memory has settled when every process is within the slack of its footprint there.
+        If ``before`` is given, memory has settled when no process exceeds its footprint in ``before`` by the slack.
         Otherwise, it has settled when the footprints no longer change. The wait ends after 90 s in any case.
         """
         expires_at_s = time.monotonic() + _SETTLED_WITHIN_S
@@ -249,7 +249,7 @@ def _are_alike(one: Footprint, other: Footprint) -> bool:
 
 
 class _HeldConnections:
-    """Slow connections that send one byte at a time and never read. They are open within a block."""
+    """Slow connections that send one byte at a time and never read. The connections are open within a block."""
 
     def __init__(self, address: Address, seed: int, numbers: Sequence[int]) -> None:
         self._address = address
@@ -284,7 +284,7 @@ class _HeldConnections:
 
 
 def judge(answer: RawAnswer) -> tuple[str, str]:
-    """Return a label for an answer, and a description of what is wrong. The description is empty for a right answer."""
+    """Return a label for an answer, and a description of what is wrong. The description is empty if nothing is wrong."""
     if answer.status < 400:
         return str(answer.status), ""
     if answer.body is None:  # an answer to HEAD

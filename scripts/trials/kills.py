@@ -54,8 +54,8 @@ def kill(
 ) -> Kills:
     """Kill a process of each kind in ``victims``, and repeat this ``times`` times.
 
-    No frame may appear twice in the file that the stream writes below ``output_dir``. Every failed request is a problem
-    except those in flight on a connection that the killed process held.
+    No frame may appear twice in the file that the stream writes below ``output_dir``. A failed request is a
+    problem unless it was in flight when an Ingress or HAProxy, which hold its connection, was killed.
     """
     trial = Kills({victim: Deaths() for victim in victims})
     done = 0

@@ -17,7 +17,7 @@ import numpy as np
 from scripts.trials.cluster import Cluster, stream
 from serve_app.client import SightlineError
 
-IN_FLIGHT = 128  # the limit of requests in flight, at which the next request waits for an answer
+IN_FLIGHT = 128  # the maximum number of requests in flight; at this number, no further request is sent
 _TIMEOUT_S = 90.0  # longer than the server's deadline for requests
 _POLL_INTERVAL_S = 0.5
 _PAUSE_S = 0.01
@@ -130,7 +130,7 @@ class HttpLoad:
 
 
 class StreamLoad:
-    """A load of streams that play a video at its own pace. As for cameras, newer frames replace waiting frames."""
+    """A load of streams that play a video at its own pace. As with cameras, newer frames replace waiting frames."""
 
     def __init__(self, cluster: Cluster, video: Path) -> None:
         self._cluster = cluster

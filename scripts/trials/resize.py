@@ -21,7 +21,7 @@ SPREAD = {name: {"num_replicas": 2, "max_replicas_per_node": 1} for name in ("In
 _STREAMS = 4
 _CLIENTS = 4
 _WORK = 20  # images that the node's engine must process before the node counts as working
-_DEADLINE_S = 60  # the deadline of a drained node, which is longer than its replicas may take to finish
+_DEADLINE_S = 60  # a drained node must end within this time, which is longer than its replicas may take to finish
 _ENDS_WITHIN_S = 120.0
 _CALM_S = 5.0  # the load continues for this long after the node has ended
 

@@ -73,7 +73,7 @@ def run_kills(times: int, _: Namespace) -> list[str]:
         bar_s = _KILL_BARS_S.get(victim, float("inf"))
         late += _show(f"SIGKILL of {victim}: until a later frame's result", deaths.away_s, bar_s)
         _show(f"SIGKILL of {victim}: the slowest request", deaths.slowest_s)
-        console.print(f"  failed in flight: {dict(deaths.cut)}; failed after being sent later: {dict(deaths.failed)}")
+        console.print(f"  failed in flight: {dict(deaths.cut)}; failed when sent after the kill: {dict(deaths.failed)}")
     console.print(f"{killed.requests} requests with images")
     console.print(f"{killed.frames} frames with a result, {killed.lost} lost in {killed.gaps} gaps")
     return killed.problems + late
@@ -179,7 +179,9 @@ def run_swap(times: int, options: Namespace) -> list[str]:
         swapped = swap(cluster, CONFIG, (second, first), save_one_picture(options.picture), times, tell)
     _show("from the command to an answer of the new model", swapped.took_s)
     console.print(f"{swapped.requests} requests with images; answers by model: {dict(swapped.answers)}")
-    console.print("the Detector, MiB: " + " ".join(f"{mib:.0f}" for mib in swapped.memory_mib))
+    console.print(
+        "the Detector's memory after each change, MiB: " + " ".join(f"{mib:.0f}" for mib in swapped.memory_mib)
+    )
     console.print(f"the answer to an invalid model file: {swapped.refusal}")
     return swapped.problems
 

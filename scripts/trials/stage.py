@@ -30,7 +30,7 @@ Tell = Callable[[float], None]
 
 @contextmanager
 def serving(config: Json | None = None) -> Iterator[Cluster]:
-    """Serve a config, by default ``local_config()``, in a new Ray. Raise StartFailed if the service does not start."""
+    """Serve a config, by default ``local_config()``, in its own Ray cluster. Raise StartFailed if that fails."""
     config = config or local_config()
     (application,) = config["applications"]
     output = FOLDER / "output"

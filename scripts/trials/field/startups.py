@@ -51,7 +51,7 @@ def refused(
     """Return the check that the service refuses to start, with ``words`` in its last line and without a traceback.
 
     If ``below`` is given, the checkout is copied to a folder of this name. ``config`` is the text of the config to use
-    instead of configs/local.yaml. ``starter`` is a command prefix, and ``env`` holds further ``variables``.
+    instead of configs/local.yaml. ``starter`` is a command prefix. ``env`` and ``variables`` are environment variables.
     """
 
     def problem(_: str) -> str | None:
@@ -93,8 +93,8 @@ def serves(
     """Return the check that the service starts, detects codes in an image and completes a stream of three images.
 
     The log must contain ``says``. If ``below`` is given, the checkout is copied to a folder of this name. ``config`` is
-    appended to configs/local.yaml. ``starter`` is a command prefix, and ``env`` holds further ``variables``. In their
-    values, ``{folder}`` stands for a temporary folder.
+    appended to configs/local.yaml. ``starter`` is a command prefix. ``env`` and ``variables`` are environment
+    variables, in whose values ``{folder}`` stands for a temporary folder.
     """
 
     def problem(_: str) -> str | None:

@@ -46,7 +46,7 @@ def of_kind(cases: Iterable[Case], part: str | None) -> list[Case]:
 
 
 def table(verdicts: Iterable[Verdict]) -> Table:
-    """Return a table with one row per kind, which shows how many cases are correct and what is wrong with others."""
+    """Return a table with one row per kind: how many cases are correct, and what is wrong with the others."""
     kinds: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         kinds.setdefault(verdict.case.kind, []).append(verdict)

@@ -99,7 +99,7 @@ def test_connections_made_while_haproxy_is_dead_wait_and_are_answered(api: HAPro
     async def use(wrapper: psutil.Process) -> None:
         for _ in range(3):
             (child,) = wrapper.children()
-            wrapper.suspend()  # so that it cannot restart HAProxy yet
+            wrapper.suspend()  # so that the wrapper cannot restart HAProxy yet
             child.kill()
             waiting = [asyncio.create_task(get(api)) for _ in range(8)]
             _, pending = await asyncio.wait(waiting, timeout=0.3)

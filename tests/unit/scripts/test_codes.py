@@ -126,7 +126,7 @@ def test_a_score_counts_each_code_once() -> None:
         Guess("marker", 0.9, (1, 1, 20, 20)),
         Guess("marker", 0.8, (0, 0, 19, 19)),  # a second guess for the same code
         Guess("barcode", 0.7, (50, 50, 70, 70)),  # the wrong label
-        Guess("barcode", 0.6, (85, 0, 100, 20)),  # on a code that the image cuts off, so this is not counted
+        Guess("barcode", 0.6, (85, 0, 100, 20)),  # on a code that is cut off, so the guess does not count
     ]
     result = score(scene, guesses)
     assert [truth.payload for truth, _ in result.found] == ["1"]

@@ -67,7 +67,7 @@ class Sent:
 
 
 def part(content: bytes, head: bytes = _DISPOSITION, boundary: str = BOUNDARY) -> bytes:
-    """Return a multipart part with its delimiter."""
+    """Return a multipart part with the delimiter before the part."""
     return b"--" + boundary.encode() + b"\r\n" + head + b"\r\n" + content + b"\r\n"
 
 

@@ -33,7 +33,7 @@ def served(
 ) -> Problem:
     """Return the check that each engine serves the model and detects its one object.
 
-    Some CPUs cannot run some models with OpenVINO. ``or_says`` matches the error that is accepted from OpenVINO then.
+    Some CPUs cannot run some models with OpenVINO. ``or_says`` matches the error that OpenVINO may then give.
     """
 
     def problem(_: str) -> str | None:

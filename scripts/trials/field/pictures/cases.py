@@ -43,7 +43,7 @@ def _rng() -> random.Random:
 
 
 def _image(orientation: int = 1) -> Image.Image:
-    """Return the image as a camera that is held in this EXIF orientation stores it."""
+    """Return the image as stored by a camera that is held in this EXIF orientation."""
     inverse = {6: 8, 8: 6}.get(orientation, orientation)
     return Image.fromarray(upright(pixels(), inverse))
 

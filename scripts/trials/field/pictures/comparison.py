@@ -91,7 +91,7 @@ def verdict(family: str, is_damaged: bool, sample: Sample) -> Verdict:
         return Verdict(family, sample.name, is_damaged, SAME if sample.truth is not None else ONLY_OURS)
     try:
         theirs = of_pillow(sample.data)
-    except Exception as exc:  # each of Pillow's plugins raises other errors
+    except Exception as exc:  # Pillow's plugins raise errors of many types
         remark = f"{type(exc).__name__}: {exc}"
         if sample.whole is not None and (lost := difference(ours, _whole(sample.whole), sample.loss)):
             return Verdict(family, sample.name, is_damaged, ONLY_OURS_WITH_LOSSES, f"{lost}; Pillow: {remark}")

@@ -227,7 +227,7 @@ def _part(part: Array, bits: int, layout: Layout) -> bytes:
 
 
 def _packbits(row: Array) -> bytes:
-    """Encode a row by PackBits, with a run wherever at least three equal bytes follow each other."""
+    """Encode a row with PackBits, using a run wherever at least three equal bytes follow each other."""
     data, result, at = row.tobytes(), bytearray(), 0
     while at < len(data):
         run = 1

@@ -61,7 +61,7 @@ def _variants() -> Mapping[str, Answer]:
 
 
 def _fragments() -> Mapping[str, Answer]:
-    """Return the answers of a server whose segments are MP4 fragments, with an initialisation segment."""
+    """Return the answers of a server with a playlist of MP4 fragments and an initialisation segment."""
     first, *fragments = clips.fragments()
     names = [f"{number}.cmfv" for number in range(len(fragments))]
     return {**hls(names, fragments, '#EXT-X-MAP:URI="first.php"'), "/first.php": sends(first)}

@@ -1,4 +1,4 @@
-"""Read a source like a stream, and return its frames, their times, or why the source is refused."""
+"""Read a source as a stream does, and return the frames, their times, or why the source is refused."""
 
 from __future__ import annotations
 
