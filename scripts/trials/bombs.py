@@ -1,4 +1,4 @@
-"""Image bombs: small files built to cost a decoder minutes or gigabytes.
+"""Image bombs, which are files built to cost a decoder minutes or gigabytes.
 
 No bomb may cost the server more than a legitimate image of the largest allowed size.
 """

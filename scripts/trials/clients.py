@@ -44,7 +44,7 @@ class Loss:
 
     @property
     def is_excused(self) -> bool:
-        """Whether no retry could have saved the request, because its connection broke."""
+        """Whether the request failed because its connection broke, which no retry inside the server can prevent."""
         return self.was_cut and self.victim in CUTS_CONNECTIONS
 
 

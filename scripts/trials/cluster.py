@@ -39,7 +39,7 @@ class Footprint:
 
     @classmethod
     def of(cls, process: psutil.Process) -> Footprint:
-        """Measure a process now."""
+        """Measure the resources that a process holds now."""
         memory = process.memory_info()
         return cls(process.num_fds(), process.num_threads(), (memory.rss - memory.shared) / 2**20)
 

@@ -14,7 +14,7 @@ from scripts.trials.listener import listening
 from scripts.trials.relay import Relay
 from serve_app.schemas.streams import StreamStatus
 
-_START_TIMEOUT_S = 300.0  # long, since many processes start at once
+_START_TIMEOUT_S = 300.0  # long, because many processes start at once
 # All healthy streams watch the same camera. Each must capture at least this fraction of the highest frame count.
 _FAIR_SHARE = 0.9
 _CALM_S = 5.0  # all streams run for this long before anything breaks

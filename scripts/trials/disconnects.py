@@ -17,7 +17,7 @@ from serve_app.schemas.streams import StateChange
 _SETTLED_AFTER = 3  # disconnects after which everything that is opened only once is open
 # With fewer disconnects, a leak of one descriptor per disconnect would not exceed the slack.
 MIN_DISCONNECTS = _SETTLED_AFTER + SLACK + 1
-_ROUNDS = 3  # growth counts as a leak only when the process grows in each of these rounds
+_ROUNDS = 3  # growth is a leak only if the process grows in each of these rounds
 _LONGEST_PULL_S = 2.0
 _MEMORY_SLACK_MIB = 20.0  # allocators keep some of the freed memory
 

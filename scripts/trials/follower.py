@@ -88,7 +88,7 @@ class Follower:
 
     @property
     def is_in_order(self) -> bool:
-        """Whether every frame arrived once and in order."""
+        """Whether the results arrived in order, without a result that arrived twice."""
         return self.frame_ids() == sorted(set(self.frame_ids()))
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class HttpLoad:
         self._url = url
         self._picture = picture
         self._rate = 0
-        self._rates: list[tuple[float, int]] = []  # when each rate began, and the rate
+        self._rates: list[tuple[float, int]] = []  # the start of each rate, and the rate
         self._answered: list[tuple[float, float]] = []  # when each request was sent and answered
         self._problems: list[str] = []
         self._stop = threading.Event()
@@ -84,7 +84,7 @@ class HttpLoad:
         return _answers(at_s, offered, [len(window) / _WINDOW_S for window in windows], windows)
 
     def problems(self) -> list[str]:
-        """Return the problems; see ``AdjustableLoad``."""
+        """Return the problems, as described in ``AdjustableLoad``."""
         return self._problems
 
     @property
@@ -176,7 +176,7 @@ class StreamLoad:
         return _answers(at_s, offered, answered, windows)
 
     def problems(self) -> list[str]:
-        """Return the problems; see ``AdjustableLoad``."""
+        """Return the problems, as described in ``AdjustableLoad``."""
         return self._problems
 
     def _poll(self) -> None:

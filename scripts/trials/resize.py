@@ -37,7 +37,7 @@ class Resize:
         default_factory=list
     )  # for each of these streams: the time from the last result on the node to the first result elsewhere
     moved_s: list[float] = field(default_factory=list)  # for these streams: from the drain to a result elsewhere
-    drain_s: list[float] = field(default_factory=list)  # for each node: from the drain to its end
+    drain_s: list[float] = field(default_factory=list)  # for each node: from the drain to the node's end
     frames: int = 0  # frames with a result
     lost: int = 0  # captured frames without a result, as counted by gap events
     unseen: int = 0  # frames whose result a follower did not fetch before the stream's process ended

@@ -136,7 +136,7 @@ def run_resize(times: int, _: Namespace) -> list[str]:
 
 
 def run_scale(hold_s: int, _: Namespace) -> list[str]:
-    """Check that the number of Detectors follows a load of images over HTTP, then one of streams."""
+    """Check that the number of Detectors follows a load of images over HTTP, and then a load of streams."""
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps(
         {"GPU": 4, "CPU": 16}
     )  # logical resources of the Ray that ``serving`` starts
@@ -165,7 +165,7 @@ def run_scale(hold_s: int, _: Namespace) -> list[str]:
         console.print(
             f"  the target was {plan.least} again {trial.down_s:.0f} s after the load fell; targets in order: {down}"
         )
-        console.print(f"  while the load was held, per second: {trial.held()}")
+        console.print(f"  per second, during high load: {trial.held()}")
     (FOLDER / "scaling.json").write_text(json.dumps({title: asdict(trial) for title, trial in trials.items()}))
     console.print(f"plot: {save_plot(trials, FOLDER / 'scaling.png')}")
     return [f"{title}: {problem}" for title, trial in trials.items() for problem in trial.problems]
@@ -179,9 +179,7 @@ def run_swap(times: int, options: Namespace) -> list[str]:
         swapped = swap(cluster, CONFIG, (second, first), save_one_picture(options.picture), times, tell)
     _show("from the command to an answer of the new model", swapped.took_s)
     console.print(f"{swapped.requests} requests with images; answers by model: {dict(swapped.answers)}")
-    console.print(
-        "the Detector's memory after each change, MiB: " + " ".join(f"{mib:.0f}" for mib in swapped.memory_mib)
-    )
+    console.print("the Detector's memory in MiB: " + " ".join(f"{mib:.0f}" for mib in swapped.memory_mib))
     console.print(f"the answer to an invalid model file: {swapped.refusal}")
     return swapped.problems
 

@@ -96,7 +96,7 @@ class Scaling:
 def scale(
     detectors: Callable[[], tuple[int, int]], load: AdjustableLoad, plan: Plan, tell: Callable[[float], None]
 ) -> Scaling:
-    """Apply low load, then high load until ``hold_s`` after all Detectors run, and then low load until most have ended.
+    """Apply low load, then high load until ``hold_s`` after all Detectors run, and low load until the extra Detectors end.
 
     ``detectors`` returns how many Detectors Serve wants and how many run. ``tell`` is called with the number of seconds
     that have passed.
@@ -143,7 +143,7 @@ def judge(trial: Scaling) -> list[str]:
     if extra := [number for number in trial.changes(0, trial.up_at_s) if number > plan.least]:
         problems.append(f"low load made Serve ask for {max(extra)} Detectors, more than {plan.least}")
     if trial.up_s > UP_WITHIN_S:
-        problems.append(f"{plan.most} Detectors ran after {trial.up_s:.0f} s, later than {UP_WITHIN_S:g} s")
+        problems.append(f"{plan.most} Detectors ran only after {trial.up_s:.0f} s; the limit is {UP_WITHIN_S:g} s")
     if changes := trial.changes(trial.held_at_s, trial.down_at_s):
         problems.append(f"at constant load, the number of Detectors changed to {', '.join(map(str, changes))}")
     if trial.down_s > plan.downscale_delay_s + _DOWN_SLACK_S:

@@ -31,10 +31,10 @@ _MEMORY_SLACK_MIB = 30.0
 class Swaps:
     """The results of the trial."""
 
-    took_s: list[float] = field(default_factory=list)  # from the command to the first answer of the new model
+    took_s: list[float] = field(default_factory=list)  # the time from the command to the first answer of the new model
     requests: int = 0
     answers: Counter[str] = field(default_factory=Counter)  # the number of answers to requests and streams, by model
-    memory_mib: list[float] = field(default_factory=list)  # of the Detector, after each change
+    memory_mib: list[float] = field(default_factory=list)  # the Detector's memory after each change
     refusal: str = ""  # the message about the invalid model file
     problems: list[str] = field(default_factory=list)
 

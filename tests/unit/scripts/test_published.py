@@ -16,7 +16,7 @@ CONTENT = b"the weights of a model"
 
 
 class Host(BaseHTTPRequestHandler):
-    """A handler that serves the content at every path."""
+    """A handler that serves ``CONTENT`` at every path."""
 
     def do_GET(self) -> None:
         self.send_response(200)

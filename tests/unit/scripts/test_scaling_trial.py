@@ -39,4 +39,4 @@ def test_each_problem_is_reported(wanted: list[tuple[float, int]], problem: str)
 def test_a_slow_start_is_wrong() -> None:
     seen = trial((0, 1), (15, 4), (135, 1))
     seen.up_at_s, seen.held_at_s = 10, 71
-    assert judge(seen) == ["4 Detectors ran after 61 s, later than 60 s"]
+    assert judge(seen) == ["4 Detectors ran only after 61 s; the limit is 60 s"]

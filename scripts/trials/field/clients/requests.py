@@ -59,7 +59,7 @@ ACCEPTS_PICTURE = {
 
 @dataclass(frozen=True)
 class Sent:
-    """A POST request; ``path`` includes the query."""
+    """A POST request. ``path`` includes the query string."""
 
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)

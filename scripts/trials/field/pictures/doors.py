@@ -16,7 +16,7 @@ from scripts.trials.field.pictures.heif import Part, box, quadrants, size_of
 from scripts.trials.field.pictures.jpeg import saved
 from scripts.trials.field.pictures.scenes import smooth
 
-_FULL_BYTES = 32 * 2**20 - 65_536  # just below the limit for a body
+_FULL_BYTES = 32 * 2**20 - 65_536  # just below the size limit of request bodies
 _SIDE_PX = 7000  # 49 megapixels
 
 

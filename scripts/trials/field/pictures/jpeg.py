@@ -118,7 +118,7 @@ def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
 
 
 def multi_picture(rng: random.Random) -> bytes:
-    """Return a random MPO, as cameras with two lenses write it."""
+    """Return a random MPO, which is the format of cameras with two lenses."""
     pictures = [Image.fromarray(smooth(rng, 60, 40)) for _ in range(3)]
     return saved(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
 

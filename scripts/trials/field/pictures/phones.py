@@ -166,7 +166,7 @@ def heic(rng: random.Random) -> Sample | None:
 
 
 def _deep_heic(rng: random.Random, pixels: Pixels) -> Sample:
-    """Return a random HEIC with 10 or 12 bits, as cameras write it."""
+    """Return a random HEIC with 10 or 12 bits per sample."""
     bits = rng.choice((10, 12))
     height, width = pixels.shape[:2]
     still = pillow_heif.from_bytes("RGB;16", (width, height), (pixels.astype(np.uint16) * 257).tobytes())

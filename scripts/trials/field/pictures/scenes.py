@@ -38,7 +38,7 @@ def smooth(rng: random.Random, width: int = 0, height: int = 0) -> Pixels:
 
 
 def faint(pixels: Pixels) -> Pixels:
-    """Return the image with its colour reduced to a sixth."""
+    """Return the image with a sixth of its colour saturation."""
     middle = pixels.mean(axis=2, keepdims=True)
     result: Pixels = np.rint(middle + (pixels - middle) / 6).astype(np.uint8)
     return result
@@ -56,7 +56,7 @@ def size(rng: random.Random) -> tuple[int, int]:
 
 
 def grey(values: Array) -> Pixels:
-    """Return one channel repeated as three."""
+    """Return a grey image whose single channel is repeated three times."""
     return np.repeat(values[:, :, None], 3, axis=2).astype(np.uint8)
 
 

@@ -258,7 +258,7 @@ def with_stamps(data: bytes, stamps_ms: Sequence[int]) -> bytes:
 
 
 def without_index(data: bytes) -> bytes:
-    """Return an AVI whose writer stopped before the index."""
+    """Return an AVI without its index, as if the writer had stopped too early."""
     return data[: data.rindex(b"idx1")]
 
 

@@ -23,7 +23,7 @@ _TIMEOUT_S = 60.0
 
 
 def frames_of(uri: Path | str, most: int | None = None) -> list[np.ndarray]:
-    """Return the frames of a source, at most ``most`` of them. Raise SourceError when the source is refused."""
+    """Return the first ``most`` frames of a source, or all frames. Raise SourceError if the source is refused."""
     with open_video(parse_source(str(uri), (Path("/"),)), max_pixels=MAX_PIXELS) as video:
         return [pixels() for pixels, _ in itertools.islice(video, most)]
 
