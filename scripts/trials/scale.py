@@ -96,7 +96,7 @@ class Scaling:
 def scale(
     detectors: Callable[[], tuple[int, int]], load: AdjustableLoad, plan: Plan, tell: Callable[[float], None]
 ) -> Scaling:
-    """Apply low load, then high load until ``hold_s`` after all Detectors run, and low load until the extra Detectors end.
+    """Apply low load, high load until ``hold_s`` after all Detectors run, and low load until the extra Detectors end.
 
     ``detectors`` returns how many Detectors Serve wants and how many run. ``tell`` is called with the number of seconds
     that have passed.
