@@ -1,19 +1,19 @@
-"""Trials: break, change or attack a running service and check what its users notice.
+"""Trials that break, change or attack a running service, and check what its users notice.
 
 python -m scripts.trials disconnects        unplug a camera 200 times
-python -m scripts.trials kills              kill each kind of process (SIGKILL) 10 times, under clients and a stream
-python -m scripts.trials crowd              run 16 streams while one camera freezes, one refuses and one sends garbage
+python -m scripts.trials kills              kill each kind of process 10 times while serving clients and a stream
+python -m scripts.trials crowd              run 16 streams; three cameras freeze, refuse connections or send garbage
 python -m scripts.trials churn              create and delete 200 streams
 python -m scripts.trials node               kill a second Ray node that runs half of the streams
-python -m scripts.trials resize             add a second Ray node under load, drain it and let it end
-python -m scripts.trials scale              step a load up, hold it for 75 s and step it down; plot how Detectors follow
+python -m scripts.trials resize             add a second Ray node under load, then drain and remove it
+python -m scripts.trials scale              raise the load, hold it for 75 s and lower it; plot the number of Detectors
 python -m scripts.trials swap               change the model 20 times without downtime, then try an invalid file
 python -m scripts.trials mixed              serve two models at once for a minute
 python -m scripts.trials hostile            send 20,000 hostile requests: damaged images, bombs, malformed HTTP
-python -m scripts.trials field              try real-world images, cameras, models, clients and machines
+python -m scripts.trials field              test real-world images, cameras, models, clients and machines
 
-Each trial starts scripts/serve with the embedded model, prints what it measured, and exits 1 when something was wrong.
-The cameras are GStreamer's RTSP server: scripts/servers installs it.
+Each trial starts scripts/serve with the embedded model, prints what it measured, and exits with status 1 if it found a
+problem. The cameras are GStreamer's RTSP servers, which scripts/servers installs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scripts.trials.stage import FOLDER, console
 
 
 def main() -> None:
-    """Run one trial and exit with status 1 when something was wrong."""
+    """Run one trial, and exit with status 1 if it found a problem."""
     stop_on_signals()
     parser = argparse.ArgumentParser(
         prog="python -m scripts.trials", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -38,19 +38,21 @@ def main() -> None:
     parser.add_argument(
         "--times",
         type=int,
-        help="how many times (crowd, scale, mixed: for how many seconds); the list above shows the defaults",
+        help="the number of repetitions, or of seconds for crowd, scale and mixed; the list above shows the defaults",
     )
     parser.add_argument("--streams", type=int, default=16, help="crowd: the number of streams (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="hostile: the same seed sends the same requests (default: random)")
+    parser.add_argument(
+        "--seed", type=int, help="hostile: the seed from which all requests are generated (default: random)"
+    )
     parser.add_argument(
         "--weights",
         nargs=2,
         type=Path,
         metavar="MODEL",
-        help="swap, mixed: the two models (default: the embedded one twice)",
+        help="swap, mixed: the two models (default: the embedded model and a copy of it with other labels)",
     )
     parser.add_argument("--picture", type=Path, help="swap, mixed: an image in which both models detect something")
-    parser.add_argument("--kind", metavar="TEXT", help="field: try only the kinds whose name contains TEXT")
+    parser.add_argument("--kind", metavar="TEXT", help="field: run only the kinds of cases whose name contains TEXT")
     options = parser.parse_args()
     times, run = runs.TRIALS[options.trial]
     try:

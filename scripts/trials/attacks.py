@@ -1,4 +1,4 @@
-"""Random hostile requests: damaged images, bombs, false lengths, malformed multipart and malformed HTTP."""
+"""Random hostile requests, such as damaged images, image bombs, false lengths, and malformed multipart or HTTP."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Attack:
 
     kind: str
     parts: Sequence[bytes]
-    methods: tuple[str, ...] = ("POST",)  # one for each answer that may arrive
-    pause_s: float = 0  # after each part
-    is_answered: bool = True  # False: the server may also close the connection without an answer
-    leaves: bool = False  # True: the client closes the connection before the answer
+    methods: tuple[str, ...] = ("POST",)  # the HTTP methods of the requests that may be answered, in order
+    pause_s: float = 0  # the pause after each part
+    is_answered: bool = True  # False if the server may also close the connection without an answer
+    leaves: bool = False  # True if the client closes the connection before the answer
 
 
 def make(seed: int, number: int, api: Sequence[Attack]) -> Attack:
-    """Return attack ``number``; ``api`` holds the attacks generated from the application's OpenAPI document."""
+    """Return the attack with this seed and number. ``api`` holds the attacks generated from the OpenAPI document."""
     rng = random.Random(f"{seed} {number}")
     (family,) = rng.choices(list(_FAMILIES), list(_FAMILIES.values()))
     attack = rng.choice(api) if family is _api else family(rng)
@@ -47,11 +47,11 @@ def _post(kind: str, body: bytes, *headers: tuple[str, str], path: str = "/detec
 
 
 def _api(rng: random.Random) -> Attack:
-    raise NotImplementedError  # ``make`` picks one from its list instead
+    raise NotImplementedError  # ``make`` picks an attack from ``api`` instead of calling this
 
 
 def _picture(rng: random.Random) -> Attack:
-    """Return a damaged image, as the body or as one part among intact ones."""
+    """Return a damaged image, either as the whole body or as one of several multipart parts."""
     body = damaged(rng, rng.choice(_PICTURES), rng.choice(_PICTURES))
     headers = [("Content-Type", rng.choice(("image/jpeg", "application/octet-stream", "text/html", "")))]
     if rng.random() < 0.1:
@@ -70,7 +70,7 @@ def _bomb(rng: random.Random) -> Attack:
 
 
 def _gzipped(rng: random.Random) -> Attack:
-    """Return a compressed body, often with a false or an unsupported Content-Encoding."""
+    """Return a gzip body, often with a Content-Encoding that is wrong or not supported."""
     body = gzip.compress(rng.choice((_SOUND, bytes(4 * _MEBIBYTE))), 1)
     encoding = rng.choice(("gzip", "deflate", "br", "gzip, gzip", "zstd", "identity", "x" * 1000))
     return _post("compressed body", body, ("Content-Encoding", encoding))
@@ -145,7 +145,7 @@ def _malformed_multipart(rng: random.Random) -> Attack:
 
 
 def _lying_length(rng: random.Random) -> Attack:
-    """Return a request whose Content-Length or Transfer-Encoding contradicts the body, itself or the other one."""
+    """Return a request whose Content-Length or Transfer-Encoding is malformed, contradictory or wrong for the body."""
     length = len(_SOUND)
     lengths = (
         length + 1000, length - 100, 0, -1, 2**31, 2**63, 2**64, 10**99, f"+{length}", f"0x{length:x}",
@@ -177,7 +177,7 @@ def _lying_length(rng: random.Random) -> Attack:
 
 
 def _chunks(rng: random.Random) -> Attack:
-    """Return a chunked body that is malformed or never ends."""
+    """Return a request with a chunked body that is malformed or never ends."""
     path = rng.choice(("/detect", "/detect", "/streams", "/health", "/nothing"))
     head = request("POST", path, [("Transfer-Encoding", "chunked"), ("Content-Type", "application/json")])
     if rng.random() < 0.1:
@@ -291,7 +291,7 @@ def _pipelined(rng: random.Random) -> Attack:
 
 
 def _socket(rng: random.Random) -> Attack:
-    """Return a WebSocket handshake, often a wrong one, followed by malformed frames."""
+    """Return a WebSocket handshake, which is often invalid, and malformed frames after it."""
     path = rng.choice(
         (f"/streams/{TARGET}/events", f"/streams/{TARGET}/events", "/streams/none/events", "/detect", "/health")
     )
@@ -318,7 +318,7 @@ def _socket(rng: random.Random) -> Attack:
 
 
 def _follower(rng: random.Random) -> Attack:
-    """Return a request for an endless response, of which the client reads almost nothing."""
+    """Return a request for an endless response. The client reads almost nothing of this response."""
     path = f"/streams/{TARGET}/" + rng.choice(("events", "events?after=0", "preview.mjpeg", "preview.mjpeg?max_fps=30"))
     headers = rng.choice(([], [("x-request-disconnect-disabled", "?1")], [("Last-Event-ID", "0")]))
     return Attack("follower", (request("GET", path, headers),), ("GET",))
@@ -344,7 +344,7 @@ _FAMILIES: dict[Callable[[random.Random], Attack], float] = {
 
 
 def held(seed: int, number: int) -> tuple[bytes, bytes]:
-    """Return what a held connection sends at once, and what it then sends one byte at a time."""
+    """Return the bytes that a held connection sends at once, and the bytes that it then sends one at a time."""
     rng = random.Random(f"{seed} held {number}")
     detect = request("POST", "/detect", [("Content-Length", "100000")])
     chunked = request("POST", "/detect", [("Transfer-Encoding", "chunked")])

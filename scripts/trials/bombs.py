@@ -1,6 +1,6 @@
-"""Image bombs: small files built to cost a decoder minutes or gigabytes.
+"""Image bombs, which are files built to cost a decoder minutes or gigabytes.
 
-None of them may cost the server more than a legitimate image of the largest allowed size.
+No bomb may cost the server more than a legitimate image of the largest allowed size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from scripts.trials.damage import pictures, png, png_chunk, split
 
 _WIDTH_PX, _HEIGHT_PX = 48, 40
-_FULL_BYTES = 32 * 2**20 - 4096  # just below the limit for a body
+_FULL_BYTES = 32 * 2**20 - 4096  # just below the size limit of request bodies
 _PIXELS = png_chunk(b"IDAT", zlib.compress(bytes(_HEIGHT_PX * (3 * _WIDTH_PX + 1))))
 _MEBIBYTE = zlib.compress(bytes(2**20), 9)
 
@@ -28,9 +28,9 @@ def _chunky_png(chunk: bytes) -> bytes:
 
 
 def _zeros(mebibytes: int) -> bytes:
-    """Return this many mebibytes of zeros, deflated.
+    """Return a deflate stream of this many mebibytes of zeros.
 
-    A block that ends in a full flush depends on nothing before it, so one compressed block can simply be repeated.
+    A block that ends in a full flush does not depend on earlier data, so the same compressed block can be repeated.
     """
     packer = zlib.compressobj(9)
     block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -48,7 +48,7 @@ def _stuffed_jpeg(segment: bytes) -> bytes:
 
 
 def _scanning_jpeg() -> bytes:
-    """Return a JPEG of very many scans: each takes nine bytes, and costs as much as decoding the whole image."""
+    """Return a JPEG of 300,000 scans, each of which costs as much as decoding the whole image."""
     whole = pictures()["JPEG, progressive"]
     return whole[:-2] + _fill(whole[whole.rindex(b"\xff\xda") : -2], len(whole)) + whole[-2:]
 
@@ -70,16 +70,16 @@ def _exif_jpeg() -> bytes:
 
 
 def tiff(entries: dict[int, tuple[int, int, int]], data: bytes) -> bytes:
-    """Return a TIFF with one directory, followed by ``data``; ``after`` tells where the data begins.
+    """Return a TIFF that has one directory and then ``data``.
 
-    ``entries`` maps each tag to its type, count and value.
+    ``entries`` maps each tag to its type, count and value. The function ``after`` returns the offset of ``data``.
     """
     packed = b"".join(struct.pack("<HHII", tag, *entry) for tag, entry in sorted(entries.items()))
     return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + packed + bytes(4) + data
 
 
 def after(entries: int) -> int:
-    """Return the offset of the data after a directory of this many entries."""
+    """Return the offset of the data that follows a directory with this many entries."""
     return 14 + 12 * entries
 
 
@@ -89,7 +89,7 @@ def _layout(width: int, height: int, compression: int = 8) -> dict[int, tuple[in
 
 
 def _tiled_tiff() -> bytes:
-    """Return a narrow, tall TIFF in tiles of 16 megapixels each: reading its 48 megapixels decodes 4 gigapixels."""
+    """Return a narrow, tall TIFF of 48 megapixels. Its tiles are so wide that 4 gigapixels must be decoded."""
     side, height = 4096, 1_000_000
     tile = zlib.compress(bytes(3 * side * side), 9)
     count, start = -(-height // side), after(11)
@@ -100,7 +100,7 @@ def _tiled_tiff() -> bytes:
 
 
 def _striped_tiff() -> bytes:
-    """Return a TIFF of four million strips, each one pixel."""
+    """Return a TIFF of four million strips of one pixel each."""
     height, start = 4_000_000, after(10)
     entries = _layout(1, height, compression=1) | {278: (4, 1, 1)}
     entries |= {273: (4, height, start + 4), 279: (4, height, start + 4 + 4 * height)}
@@ -116,7 +116,7 @@ def _tagged_tiff() -> bytes:
 
 
 def _fax_tiff() -> bytes:
-    """Return a fax-coded TIFF of noise: libtiff prints a warning to stderr for every row."""
+    """Return a fax-coded TIFF that contains noise. Libtiff prints a warning to stderr for every row."""
     height, noise = 250_000, random.Random(0).randbytes(1_000_000)
     entries = {256: (4, 1, 40), 257: (4, 1, height), 258: (3, 1, 1), 259: (3, 1, 3), 262: (3, 1, 0), 277: (3, 1, 1)}
     entries |= {273: (4, 1, after(9)), 278: (4, 1, height), 279: (4, 1, len(noise))}
@@ -185,7 +185,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "JPEG of three million empty EXIF segments": lambda: _stuffed_jpeg(b"\xff\xe1\0\x08Exif\0\0"),
     "JPEG of full EXIF segments": lambda: _stuffed_jpeg(b"\xff\xe1\xff\xffExif\0\0" + bytes(65_527)),
     "JPEG of fill bytes": lambda: _stuffed_jpeg(b"\xff"),
-    "JPEG of a million scans": _scanning_jpeg,
+    "JPEG of 300,000 scans": _scanning_jpeg,
     "JPEG with a terabyte of EXIF": _exif_jpeg,
     "TIFF that claims 50,000 px": lambda: _strip_tiff(50_000, 50_000, zlib.compress(bytes(1000))),
     "TIFF with 30 gigabytes left over": lambda: _strip_tiff(_WIDTH_PX, _HEIGHT_PX, _zeros(30_000)),

@@ -1,4 +1,4 @@
-"""A camera for trials: a real RTSP server in its own process that shows the images of a folder."""
+"""A camera for trials, which is a real RTSP server in its own process and shows the images of a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from scripts.launch import free_port
 
 FPS = 20
-_SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's, which has GStreamer
+_SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's Python, which has the bindings of GStreamer
 _PROGRAM = Path(__file__).with_name("rtsp_camera.py")
 _START_TIMEOUT_S = 60.0
 
@@ -23,9 +23,9 @@ class NoCamera(Exception):
 
 @contextmanager
 def camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterator[int]:
-    """Run a camera that repeats ``pictures/0.jpg``, ``1.jpg`` and so on at ``/cam``, and yield its port.
+    """Run a camera that shows ``pictures/0.jpg``, ``1.jpg`` and so on in a loop at ``/cam``, and yield its port.
 
-    Raise NoCamera when it does not start.
+    Raise NoCamera if the camera does not start.
     """
     port = free_port()
     arguments = [str(port), str(pictures), str(fps), *filter(None, [credentials])]
@@ -35,7 +35,7 @@ def camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterator[in
         while not _answers(port):
             if process.poll() is not None or time.monotonic() > expires_at_s:
                 raise NoCamera(
-                    "the RTSP server does not start: "
+                    "the RTSP server does not start: run "
                     "apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good"
                 )
             time.sleep(0.05)

@@ -13,7 +13,7 @@ from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream, unti
 
 _AT_ONCE = 4
 _NAME = "guest"
-_FORGOTTEN_AFTER_S = 180.0  # Ray's node agent drops a gauge after two reports without it
+_FORGOTTEN_AFTER_S = 180.0  # Ray's node agent forgets a gauge after two reports that lack this gauge
 _LASTING = ("StreamSupervisor", "Detector", "Preprocessor", "Ingress")
 
 
@@ -23,8 +23,8 @@ class Churn:
 
     took_s: list[float] = field(
         default_factory=list
-    )  # for each four streams: the time to create them, get a result of each and delete them
-    before: dict[str, Footprint] = field(default_factory=dict)  # by replica, after the first visit
+    )  # for each group of four streams: the time to create them, get a result of each and delete them
+    before: dict[str, Footprint] = field(default_factory=dict)  # by replica, measured after the first group of streams
     after: dict[str, Footprint] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -32,8 +32,8 @@ class Churn:
 def churn(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]) -> Churn:
     """Create and delete ``times`` streams, four at a time."""
     trial = Churn()
-    # The first visit opens everything that is opened only once. It waits for metrics, which are recorded every few
-    # seconds, so that they are part of the baseline.
+    # The first group of streams opens everything that is opened only once. This includes the resources for metrics,
+    # which are recorded every few seconds, so we wait for metrics before we measure the baseline.
     _visit(cluster, video, _AT_ONCE, until_measured=True)
     _wait_for_end(cluster)
     trial.before, pools = _footprints(cluster), frame_pools()

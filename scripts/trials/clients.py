@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from serve_app.client import ApiError, Client, DetectResult
 
-_TIMEOUT_S = 90.0  # above the server's deadline
-_PAUSE_S = 0.1  # a steady load, below what the server can take
-_FIRST_ANSWERS = 3  # that each client must have received before the trial breaks anything
-CUTS_CONNECTIONS = {"Ingress", "HAProxy"}  # for any other process, clients never notice its death
+_TIMEOUT_S = 90.0  # longer than the server's deadline for requests
+_PAUSE_S = 0.1  # between the requests of a client, so that the load stays below the server's capacity
+_FIRST_ANSWERS = 3  # answers per client to wait for before the trial breaks anything
+CUTS_CONNECTIONS = {"Ingress", "HAProxy"}  # clients must not notice the death of any other process
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request; its times are on the monotonic clock."""
+    """One request, with times of the monotonic clock."""
 
     started_at_s: float
     ended_at_s: float
@@ -27,7 +27,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Death:
-    """A killed process: when it was killed and when it had ended, on the monotonic clock."""
+    """A killed process, with the times of its kill and of its end on the monotonic clock."""
 
     victim: str
     at_s: float
@@ -36,20 +36,20 @@ class Death:
 
 @dataclass(frozen=True)
 class Loss:
-    """A failed request, and the death that explains the failure best."""
+    """A failed request, and the process whose death most likely caused the failure."""
 
     problem: str
-    victim: str  # "": no process had died before it
-    was_cut: bool  # the request was in flight when that process died
+    victim: str  # "" if no process had died before the request ended
+    was_cut: bool  # the request was in flight when the victim died
 
     @property
     def is_excused(self) -> bool:
-        """Whether no retry could have saved the request, because its connection broke."""
+        """Whether the request failed because its connection broke, which no retry inside the server can prevent."""
         return self.was_cut and self.victim in CUTS_CONNECTIONS
 
 
 def losses(requests: Sequence[Request], deaths: Sequence[Death]) -> list[Loss]:
-    """Return every failed request together with the death that explains it best."""
+    """Return every failed request together with the process whose death most likely caused the failure."""
     found = []
     for request in (one for one in requests if one.problem):
         during = [
@@ -65,12 +65,12 @@ Judge = Callable[[DetectResult], bool]
 
 
 def same_labels(expected: DetectResult) -> Judge:
-    """Return a judge that accepts results with the same labels as ``expected``."""
+    """Return a function that accepts results with the same labels as ``expected``."""
     return lambda result: sorted(result.labels) == sorted(expected.labels)
 
 
 class Clients:
-    """A number of clients, each with its own thread and its own persistent connection."""
+    """Several clients, each with its own thread and its own persistent connection."""
 
     def __init__(self, url: str, picture: bytes, count: int, judge: Judge | None, model: str | None) -> None:
         self.requests: list[Request] = []
@@ -90,7 +90,7 @@ class Clients:
         return [f"a request got {request.problem}" for request in self.requests if request.problem]
 
     def close(self) -> None:
-        """Stop the clients once their requests in flight are answered."""
+        """Stop the clients after their requests in flight are answered."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -116,9 +116,9 @@ class Clients:
 def clients(
     url: str, picture: bytes, count: int, judge: Judge | None = None, model: str | None = None
 ) -> Iterator[Clients]:
-    """Run ``count`` clients within a block, which begins when each of them has received its first answers.
+    """Run ``count`` clients within a block, which begins when the clients have received their first answers.
 
-    ``judge`` tells whether an answer is right. Without one, every answer must have the labels of the first.
+    ``judge`` returns whether an answer is right. Without ``judge``, every answer must have the labels of the first one.
     """
     crowd = Clients(url, picture, count, judge, model)
     try:

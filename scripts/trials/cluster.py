@@ -24,7 +24,7 @@ from serve_app.types import Json
 
 T = TypeVar("T")
 APPLICATION = "sightline"
-SLACK = 2  # this much growth in descriptors or threads is not a leak: Ray opens and closes some at any time
+SLACK = 2  # additional descriptors or threads that are not a leak, as Ray opens and closes some at any time
 _TIMEOUT_S = 60.0
 _POLL_INTERVAL_S = 0.05
 
@@ -35,16 +35,16 @@ class Footprint:
 
     descriptors: int
     threads: int
-    memory_mib: float  # private memory only: not what it shares, such as slots of the frame pool
+    memory_mib: float  # without shared memory, such as the slots of the frame pool
 
     @classmethod
     def of(cls, process: psutil.Process) -> Footprint:
-        """Measure a process now."""
+        """Measure the resources that a process holds now."""
         memory = process.memory_info()
         return cls(process.num_fds(), process.num_threads(), (memory.rss - memory.shared) / 2**20)
 
     def growth(self, before: Footprint, memory_slack_mib: float = math.inf) -> list[str]:
-        """Describe the growth since ``before``: descriptors, threads, and memory beyond the slack."""
+        """Describe each resource that has grown since ``before`` by more than its slack."""
         found = []
         if self.descriptors > before.descriptors + SLACK:
             found.append(f"descriptors grew from {before.descriptors} to {self.descriptors}")
@@ -57,24 +57,24 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running application; its processes are descendants of process ``pid``."""
+    """A running application, whose processes are descendants of process ``pid``."""
 
     url: str
     pid: int
     dashboard_url: str = ""
 
     def processes(self, title: str) -> list[psutil.Process]:
-        """Return the processes to which Ray gave this title, without the method name that it appends."""
+        """Return the processes with this title, ignoring the method name that Ray appends to titles."""
         return self._matching(lambda process: (process.cmdline() or [""])[0].partition(".")[0] == f"ray::{title}")
 
     def named(self, name: str) -> list[psutil.Process]:
-        """Return the processes of a program."""
+        """Return the processes that run the program ``name``."""
         return self._matching(lambda process: process.name() == name)
 
     def _matching(self, matches: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
         found = []
         for process in psutil.Process(self.pid).children(recursive=True):
-            with suppress(psutil.Error):  # the process ended while we looked at it
+            with suppress(psutil.Error):  # the process may end while we inspect it
                 if matches(process):
                     found.append(process)
         return found
@@ -84,13 +84,13 @@ class Cluster:
         return self.processes("StreamWorker")
 
     def alive(self, kind: str) -> list[psutil.Process]:
-        """Return the processes of a kind: a deployment, ``StreamWorker``, ``ServeController`` or ``HAProxy``."""
+        """Return the processes of ``kind``: a deployment, ``StreamWorker``, ``ServeController`` or ``HAProxy``."""
         if kind == "HAProxy":
             return self.named("haproxy")
         return self.processes(kind) if kind in {"StreamWorker", "ServeController"} else self.replicas(kind)
 
     def kill_one(self, kind: str) -> Killed:
-        """Kill one process of a kind by SIGKILL and wait until it has ended."""
+        """Kill one process of ``kind`` by SIGKILL, and wait until the process has ended."""
         before = until(lambda: self.alive(kind), what=f"a {kind}")
         at_s = time.monotonic()
         before[0].kill()
@@ -98,7 +98,7 @@ class Cluster:
         return Killed(self, Death(kind, at_s, time.monotonic()), before)
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
-        """Return the replicas' processes of a deployment."""
+        """Return the processes of a deployment's replicas."""
         return self.processes(f"ServeReplica:{APPLICATION}:{deployment}")
 
     def detectors(self) -> tuple[int, int]:
@@ -131,7 +131,7 @@ class Cluster:
             return client.streams.list()
 
     def series_of(self, stream_id: str) -> Counter[str]:
-        """Count, for each metric of Ray's node agents, the series of streams whose id begins with ``stream_id``."""
+        """Return, for each metric, the number of its series whose stream id begins with ``stream_id``."""
         return Counter(re.findall(rf'^(\w+)\{{.*"{re.escape(stream_id)}', self._metrics(), re.MULTILINE))
 
     def total(self, metric: str) -> int:
@@ -155,14 +155,14 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Killed:
-    """A killed process, and all processes of its kind that ran before."""
+    """A killed process, and all processes of the same kind that ran before the kill."""
 
     cluster: Cluster
     death: Death
     before: list[psutil.Process]
 
     def wait_for_successor(self) -> None:
-        """Wait until as many processes of the kind run as before. Raise TimeoutError when that takes too long."""
+        """Wait until a new process has replaced the killed one. Raise TimeoutError if that takes too long."""
         until(self._is_replaced, what=f"a new {self.death.victim}")
 
     def _is_replaced(self) -> bool:
@@ -171,7 +171,7 @@ class Killed:
 
 
 def detectors(details: Json, application: str) -> tuple[int, int]:
-    """Return how many Detectors Serve wants and how many run, read from Serve's own details."""
+    """Return how many Detectors Serve wants and how many run, according to the response of Serve's REST API."""
     detector = details["applications"][application]["deployments"]["Detector"]
     running = sum(replica["state"] == "RUNNING" for replica in detector["replicas"])
     return detector["target_num_replicas"], running
@@ -193,9 +193,9 @@ def frame_pools() -> set[str]:
 
 
 def until(probe: Callable[[], T], *, within_s: float = 120.0, what: str) -> T:
-    """Call ``probe`` until it returns a true value, and return that.
+    """Call ``probe`` until it returns a true value, and return that value.
 
-    Raise TimeoutError when it does not do so in time; the message names what it waited for.
+    Raise TimeoutError, with ``what`` in the message, if that takes more than ``within_s`` seconds.
     """
     expires_at_s = time.monotonic() + within_s
     while time.monotonic() < expires_at_s:

@@ -14,19 +14,18 @@ from scripts.trials.listener import listening
 from scripts.trials.relay import Relay
 from serve_app.schemas.streams import StreamStatus
 
-_START_TIMEOUT_S = 300.0  # long, since many processes start at once
-_FAIR_SHARE = (
-    0.9  # each healthy stream must capture this fraction of the most that one captured: all watch the same camera
-)
+_START_TIMEOUT_S = 300.0  # long, because many processes start at once
+# All healthy streams watch the same camera. Each must capture at least this fraction of the highest frame count.
+_FAIR_SHARE = 0.9
 _CALM_S = 5.0  # all streams run for this long before anything breaks
 BROKEN = {"frozen": "stalled", "refusing": "reconnecting", "garbage": "failed"}
 
 
 @dataclass
 class Crowd:
-    """The results of the trial: what the healthy streams did while the others were broken."""
+    """The results of the trial, measured while some of the streams were broken."""
 
-    states: dict[str, str] = field(default_factory=dict)  # of the broken streams: state and detail
+    states: dict[str, str] = field(default_factory=dict)  # the state and the detail of each broken stream
     captured: int = 0
     processed: int = 0
     dropped: int = 0
@@ -34,9 +33,9 @@ class Crowd:
 
 
 def crowd(cluster: Cluster, camera_port: int, count: int, duration_s: float, tell: Callable[[float], None]) -> Crowd:
-    """Run ``count`` streams of a camera and break three of them for ``duration_s``.
+    """Run ``count`` streams of a camera, and break three of these streams for ``duration_s`` seconds.
 
-    ``tell`` is called with the number of seconds that have passed.
+    ``tell`` is called every second with the number of seconds that have passed.
     """
     trial = Crowd()
     healthy = [f"healthy-{number}" for number in range(count - len(BROKEN))]
@@ -79,7 +78,7 @@ def crowd(cluster: Cluster, camera_port: int, count: int, duration_s: float, tel
     if trial.dropped:
         trial.problems.append(f"healthy streams dropped {trial.dropped} frames")
     if not trial.processed:
-        trial.problems.append("healthy streams processed no frame")
+        trial.problems.append("healthy streams processed no frames")
     return trial
 
 

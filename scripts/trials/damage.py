@@ -1,4 +1,4 @@
-"""Intact images of every supported format, and ways to damage them: bytes that a decoder must survive."""
+"""Intact images of many formats, and functions that damage images. A decoder must survive every damaged image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Damage = Callable[[random.Random, bytes], bytes]
 
 
 def pictures() -> dict[str, bytes]:
-    """Return one image of each kind, a few kilobytes each."""
+    """Return one image of a few kilobytes for each format and variant."""
     rows, columns = np.mgrid[0:_HEIGHT_PX, 0:_WIDTH_PX]
     pixels = np.stack([columns * 5, rows * 6, (rows * columns) % 256], axis=2).astype(np.uint8)
     rgb = Image.fromarray(pixels)
@@ -68,7 +68,7 @@ def pictures() -> dict[str, bytes]:
 
 
 def damaged(rng: random.Random, whole: bytes, other: bytes) -> bytes:
-    """Damage an image in up to four ways; parts of the image ``other`` may be inserted."""
+    """Damage the image ``whole`` up to four times. Parts of the image ``other`` may be inserted."""
     data = whole
     for _ in range(rng.choice((1, 1, 2, 4))):
         data = data[:_LONGEST_BYTES]  # repeated damage must not make the file grow without limit
@@ -93,7 +93,7 @@ def _truncate(rng: random.Random, data: bytes) -> bytes:
 
 
 def _put_edge(rng: random.Random, data: bytes) -> bytes:
-    """Overwrite a number, such as a size or an offset, by one at the edge of its type, mostly near the start."""
+    """Overwrite some bytes, mostly near the start, with an extreme number such as 0 or 0xFFFF."""
     size = rng.choice((1, 2, 4))
     value: bytes = (rng.choice(_EDGES) & (256**size - 1)).to_bytes(size, rng.choice(("big", "little")))
     place = rng.randrange(max(1, min(len(data), rng.choice((64, 256, len(data) or 1)))))
@@ -135,7 +135,7 @@ def _shuffle_parts(rng: random.Random, data: bytes) -> bytes:
 
 
 def _change_entry(rng: random.Random, data: bytes) -> bytes:
-    """Change a tag, type, count or value in the first directory of a TIFF; in other formats, put an edge number."""
+    """Change a tag, type, count or value in the first directory of a TIFF. Damage other formats by ``_put_edge``."""
     if data[:4] not in (b"II*\0", b"MM\0*"):
         return _put_edge(rng, data)
     order = "<" if data[:2] == b"II" else ">"
@@ -180,9 +180,9 @@ _DAMAGES: tuple[Damage, ...] = (
 
 
 def split(data: bytes) -> list[bytes]:
-    """Split an image into its file header and its segments (JPEG) or chunks (PNG, WebP), which join to the same file.
+    """Split an image into its file header and its segments (JPEG) or chunks (PNG, WebP).
 
-    Other formats are split into pieces of 64 bytes.
+    Other formats are split into pieces of 64 bytes. Joining the parts gives the original file again.
     """
     if data.startswith(b"\x89PNG"):
         return _chunks(data, 8, lambda at: 12 + int.from_bytes(data[at : at + 4], "big"))
@@ -208,7 +208,7 @@ def _segments(data: bytes) -> list[bytes]:
 
 
 def _mended(data: bytes) -> bytes:
-    """Correct the checksums and the total size, so that a decoder does not stop at them and reads the damaged parts."""
+    """Correct the checksums (PNG) or the total size (WebP), so that a decoder also reads the damaged parts."""
     if data.startswith(b"RIFF"):
         return data[:4] + struct.pack("<I", max(0, len(data) - 8)) + data[8:]
     if not data.startswith(b"\x89PNG"):

@@ -19,8 +19,8 @@ from scripts.trials.wire import request
 Case = schemathesis.Case[Any]
 Operation = APIOperation[Any, Any, Any, Any]
 
-_STARTED = 0.02  # the fraction of created streams that may run: each of them starts a process
-_SOURCES = (  # all of them on this machine, where nothing answers
+_STARTED = 0.02  # the fraction of created streams that may run; it is low because each stream starts a process
+_SOURCES = (  # every source is on this machine, and no server listens at these addresses
     "/etc/passwd", "file:///etc/shadow", "../../../../etc/passwd", "/proc/self/environ", "/dev/zero", "/dev/video99",
     "pipe:0", "concat:/etc/passwd", "subfile,,start,0,end,0,,:/etc/passwd", "data:,x", "http://127.0.0.1:1/",
     "http://[::1", "a\0b", "rtsp://user:secret@127.0.0.1:1/x", "tcp://127.0.0.1:1", "udp://127.0.0.1:1",
@@ -64,14 +64,14 @@ def _attack(case: Case, rng: random.Random) -> Attack:
     how = case.as_transport_kwargs(base_url="http://localhost")
     names = ("method", "url", "headers", "params", "data", "json", "files", "cookies")
     prepared = requests.Request(**{name: how[name] for name in names if name in how}).prepare()
-    body = cast("str | bytes | None", prepared.body)  # never an iterator, since no argument above is one
+    body = cast("str | bytes | None", prepared.body)  # the body is never an iterator, because no argument is one
     headers = [(_text(name), _text(value)) for name, value in prepared.headers.items()]
     wire = request(prepared.method or "", prepared.path_url, headers, body.encode() if isinstance(body, str) else body)
     return Attack(f"described: {case.method} {case.path}", (wire,), (prepared.method or "",))
 
 
 def _tame(spec: dict[str, Any], rng: random.Random) -> None:
-    """Change a stream's specification so that it reaches no other machine and is mostly paused."""
+    """Change a stream's specification so that the stream reaches no other machine and is usually paused."""
     if isinstance(spec.get("source"), dict) and (rng.random() < 0.5 or "://" in str(spec["source"].get("uri"))):
         spec["source"]["uri"] = rng.choice(_SOURCES)
     for sink in spec["sinks"] if isinstance(spec.get("sinks"), list) else []:

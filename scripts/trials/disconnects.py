@@ -14,11 +14,10 @@ from scripts.trials.relay import Relay
 from serve_app.client import StreamEvent
 from serve_app.schemas.streams import StateChange
 
-_SETTLED_AFTER = 3  # after this many disconnects, everything that is opened only once is open
-MIN_DISCONNECTS = (
-    _SETTLED_AFTER + SLACK + 1
-)  # the fewest disconnects in which one leak per disconnect exceeds the slack
-_ROUNDS = 3  # growth counts as a leak only when the process grows in each of these rounds
+_SETTLED_AFTER = 3  # disconnects after which everything that is opened only once is open
+# With fewer disconnects, a leak of one descriptor per disconnect would not exceed the slack.
+MIN_DISCONNECTS = _SETTLED_AFTER + SLACK + 1
+_ROUNDS = 3  # growth is a leak only if the process grows in each of these rounds
 _LONGEST_PULL_S = 2.0
 _MEMORY_SLACK_MIB = 20.0  # allocators keep some of the freed memory
 
@@ -29,8 +28,8 @@ class Disconnects:
 
     away_s: list[float] = field(
         default_factory=list
-    )  # for each disconnect: from the cable's return to the next frame's result
-    before: Footprint | None = None  # of the stream's process, once it has settled
+    )  # for each disconnect: the time from plugging the cable in to the result of a new frame
+    before: Footprint | None = None  # of the stream's process, before the last round of disconnects
     after: Footprint | None = None
     problems: list[str] = field(default_factory=list)
 
@@ -38,8 +37,8 @@ class Disconnects:
 def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[int], None]) -> Disconnects:
     """Unplug a camera ``times`` times. ``tell`` is called with the number of disconnects so far.
 
-    A thread pool that still fills makes the process grow once, while a leak makes it grow in every round. So another
-    round is run after growth, to tell the two apart.
+    If the process has grown, the disconnects are repeated in another round. A thread pool that was not yet full makes
+    the process grow once, while a leak makes the process grow in every round.
     """
     trial = Disconnects()
     with Relay(camera_port) as cable, stream(cluster, "cable", f"rtsp://127.0.0.1:{cable.port}/cam"):
@@ -63,7 +62,7 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
         if cluster.workers() != [worker]:
             trial.problems.append("the stream's process was replaced")
         if frame_pools() != pools:
-            trial.problems.append("the stream left a frame pool behind, or lost one")
+            trial.problems.append("the stream left a frame pool behind or lost its own")
         status = cluster.status("cable")
     follower.close()
     if not follower.is_in_order:
@@ -74,7 +73,7 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
 
 
 def _pull(cable: Relay, follower: Follower) -> float:
-    """Unplug the camera and plug it in again; return the seconds from then to the result of a new frame."""
+    """Unplug the camera, plug it in again, and return the seconds from plugging in to the result of a new frame."""
     pulled_at_s = time.time()
     cable.unplug()
     follower.wait_for(partial(_is_reconnecting_since, pulled_at_s))

@@ -1,4 +1,4 @@
-"""The events of a stream, as a client follows them and as its file contains them."""
+"""The events of a stream, read from the server by a client or from the file that the stream writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serve_app.client import Client, ConnectionFailed, FrameResult, MissedEvents
 from serve_app.schemas.streams import Gap
 from serve_app.types import Json
 
-_PAUSE_S = 0.2  # before another attempt to connect
+_PAUSE_S = 0.2  # the pause before another attempt to connect
 _END_TIMEOUT_S = 60.0
 
 
@@ -46,9 +46,9 @@ class Follower:
         self._thread.start()
 
     def wait_for(self, wanted: Callable[[StreamEvent], bool], within_s: float = 120.0) -> Seen:
-        """Return the first event that is wanted, among past and future ones.
+        """Return the first event that ``wanted`` accepts. If there is none yet, wait for one.
 
-        Raise EventTimeout when none arrives in time.
+        Raise EventTimeout if no such event arrives within ``within_s`` seconds.
         """
         expires_at_s = time.monotonic() + within_s
         checked = 0
@@ -64,7 +64,7 @@ class Follower:
                     )
 
     def result_after(self, at_s: float, within_s: float = 120.0, of_model: str | None = None) -> Seen:
-        """Return the first result of a frame captured after ``at_s``; ``of_model``: only of this model."""
+        """Return the first result of a frame captured after ``at_s``, and made by ``of_model`` if a model is given."""
 
         def matches(event: StreamEvent) -> bool:
             found = event.data
@@ -88,11 +88,11 @@ class Follower:
 
     @property
     def is_in_order(self) -> bool:
-        """Whether every frame arrived once and in order."""
+        """Whether the results arrived in order, without a result that arrived twice."""
         return self.frame_ids() == sorted(set(self.frame_ids()))
 
     def close(self) -> None:
-        """Wait for the end of the events; call this after the stream is deleted."""
+        """Wait until the events end. Call this only after the stream is deleted."""
         self._thread.join(_END_TIMEOUT_S)
 
     def _follow(self) -> None:

@@ -26,34 +26,34 @@ from serve_app.client import Client, SightlineError
 from serve_app.errors import ServeAppError
 
 _BATCH = 2000
-_WARM_UP = 4000  # requests, after which every kind was sent and allocators have reached their full size
+_WARM_UP = 4000  # requests after which every kind of attack was sent and allocators have reached their full size
 _HELD = 0.1  # the fraction of attacks that hold a connection open
-_DESCRIBED = 0.1  # the number of attacks from the OpenAPI document, relative to all; each is sent about 1.5 times
+_DESCRIBED = 0.1  # the number of attacks made from the OpenAPI document, as a fraction of all attacks
 _AT_ONCE = 8
 _TIMEOUT_S = 60.0
-_HUNG_S = 2.0  # how long to wait for an answer that may never come, since the request is incomplete
-_DRIP_S = 0.1  # between the bytes of a held connection
+_HUNG_S = 2.0  # how long to wait for an answer to a request that may be incomplete
+_DRIP_S = 0.1  # the pause between two bytes on a held connection
 _SMALL_WINDOW_BYTES = 2048
 _SETTLED_WITHIN_S = 90.0
 _SAME_FOR_S = 3.0
 _SAME_MIB = 5.0
-_MEMORY_SLACK_MIB = 100.0  # per process: allocators keep memory of 32 MiB bodies and 50-megapixel images
-_TOP_FOLDERS = (b"tmp", b"home", b"usr", b"root")  # of a file system: an answer that shows one reveals our location
+_MEMORY_SLACK_MIB = 100.0  # per process, as allocators keep memory that bodies and images have used
+_TOP_FOLDERS = (b"tmp", b"home", b"usr", b"root")  # an answer must not contain paths in these folders
 _LASTING = ("Ingress", "Preprocessor", "Detector", "StreamSupervisor")
 _LEAKS = (b"Traceback", b'File "', b"site-packages", b".py", b"root:x:", *(b"/%b/" % top for top in _TOP_FOLDERS))
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """An answer from a component in front of the application, when the application never receives the request."""
+    """An answer of HAProxy, Serve's proxy or uvicorn to a request that never reaches the application."""
 
     answered_by: str
     status: int
-    body: bytes  # how the body begins; empty: there is no body
-    example: str  # a request that is answered like this
+    body: bytes  # the beginning of the body; empty if there is no body
+    example: str  # requests that get this answer
 
 
-_HTTP2_SETTINGS = b"\4\0"  # how HAProxy answers a client that starts with HTTP/2's preface
+_HTTP2_SETTINGS = b"\4\0"  # the type and flags of the frame with which HAProxy answers the HTTP/2 preface
 _HTML = b"<html><body><h1>"
 FOREIGN = (
     Foreign(
@@ -79,7 +79,7 @@ class Hostile:
     sent: int = 0
     answers: Counter[str] = field(default_factory=Counter)
     honest_s: list[float] = field(default_factory=list)  # the duration of each legitimate request
-    before: dict[str, Footprint] = field(default_factory=dict)  # by process, once memory has settled
+    before: dict[str, Footprint] = field(default_factory=dict)  # by deployment, measured when memory has settled
     after: dict[str, Footprint] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -87,10 +87,10 @@ class Hostile:
 def hostile(
     cluster: Cluster, seed: int, times: int, honest: bytes, slots: int, video: Path, tell: Callable[[int], None]
 ) -> Hostile:
-    """Send ``times`` hostile requests; the same seed sends the same ones.
+    """Send ``times`` hostile requests. The same seed sends the same requests.
 
-    ``honest`` is an image in which the model detects something, for the legitimate requests, of which ``slots`` may be
-    in flight at once. ``video`` is the source of the stream under attack.
+    ``honest`` is the image of the legitimate requests, in which the model must detect something. After the attacks,
+    ``slots`` legitimate requests are sent at once. ``video`` is the source of the stream under attack.
     """
     trial = Hostile(seed)
     client = _LegitimateClient(cluster.url, honest, trial)
@@ -123,7 +123,7 @@ def hostile(
 
 
 class _LegitimateClient:
-    """A legitimate client, which checks that its image always gets the same answer."""
+    """A client that sends legitimate requests, and checks that its image always gets the same answer."""
 
     def __init__(self, url: str, picture: bytes, trial: Hostile) -> None:
         self._picture = picture
@@ -146,7 +146,7 @@ class _LegitimateClient:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Send requests repeatedly within the block, and one after it."""
+        """Send requests repeatedly within the block, and one more request after it."""
         stop = threading.Event()
 
         def ask() -> None:
@@ -168,7 +168,7 @@ class _LegitimateClient:
 
 
 class _Storm:
-    """A sender of attacks that judges the answers."""
+    """A client that sends attacks and judges the answers."""
 
     def __init__(self, cluster: Cluster, api: Sequence[Attack], client: _LegitimateClient, trial: Hostile) -> None:
         self._cluster = cluster
@@ -178,7 +178,7 @@ class _Storm:
         self._trial = trial
 
     def send_all(self, numbers: range) -> None:
-        """Send the attacks of these numbers, then delete the streams that they created."""
+        """Send the attacks with these numbers, and then delete all streams that the attacks created."""
         holding = int(len(numbers) * _HELD)
         held_open = _HeldConnections(self._address, self._trial.seed, numbers[:holding])
         with held_open, self._client.asking(), ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -191,7 +191,8 @@ class _Storm:
     def settled(self, before: dict[str, Footprint]) -> dict[str, Footprint]:
         """Wait until memory has settled, and return the footprints.
 
-        It has settled when no process exceeds ``before``; without ``before``, when the footprints no longer change.
+        If ``before`` is given, memory has settled when no process exceeds its footprint in ``before`` by the slack.
+        Otherwise, it has settled when the footprints no longer change. The wait ends after 90 s in any case.
         """
         expires_at_s = time.monotonic() + _SETTLED_WITHIN_S
         now = self._footprints()
@@ -248,7 +249,7 @@ def _are_alike(one: Footprint, other: Footprint) -> bool:
 
 
 class _HeldConnections:
-    """Slow connections that send one byte at a time and never read, for the length of a block."""
+    """Slow connections that send one byte at a time and never read. The connections are open within a block."""
 
     def __init__(self, address: Address, seed: int, numbers: Sequence[int]) -> None:
         self._address = address
@@ -278,12 +279,12 @@ class _HeldConnections:
                     with suppress(OSError):  # the connection was closed, or its buffer is full
                         end.send(rest[at : at + 1])
                 at += 1
-            for end, _ in ends[::2]:  # half of them end with a TCP reset
+            for end, _ in ends[::2]:  # every second connection ends with a TCP reset
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def judge(answer: RawAnswer) -> tuple[str, str]:
-    """Return a label for an answer, and what is wrong with it or an empty text."""
+    """Return a label for an answer, and a description of what is wrong, which is empty if nothing is wrong."""
     if answer.status < 400:
         return str(answer.status), ""
     if answer.body is None:  # an answer to HEAD
@@ -305,7 +306,7 @@ def judge(answer: RawAnswer) -> tuple[str, str]:
 
 
 def _application_error(answer: RawAnswer) -> dict[str, Any] | None:
-    """Return the fields of an error that has the application's own form, or None for any other answer."""
+    """Return the fields of an error in the application's format, or None for any other answer."""
     try:
         body = json.loads(answer.body or b"")
         is_ours = {"code", "detail", "request_id"} <= body.keys() <= _FIELDS and body["code"] in _CODES

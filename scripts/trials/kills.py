@@ -1,4 +1,4 @@
-"""Kill every kind of process (SIGKILL) while clients post images and a stream must keep every frame."""
+"""Kill every kind of process by SIGKILL while clients post images and a stream runs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _CALM_S = 2.0  # between kills
 
 @dataclass
 class Deaths:
-    """What the deaths of one kind of process cost."""
+    """The effects of killing one kind of process."""
 
     away_s: list[float] = field(
         default_factory=list
-    )  # for each kill: until the stream's follower gets the result of a later frame
-    slowest_s: list[float] = field(default_factory=list)  # for each kill: the slowest request
+    )  # for each kill: the time until the stream's follower gets the result of a later frame
+    slowest_s: list[float] = field(default_factory=list)  # for each kill: the duration of the slowest request
     cut: Counter[str] = field(default_factory=Counter)  # errors of requests in flight at the kill
     failed: Counter[str] = field(default_factory=Counter)  # errors of requests sent after the kill
 
@@ -52,10 +52,10 @@ def kill(
     times: int,
     tell: Callable[[int], None],
 ) -> Kills:
-    """Kill each kind of victim in turn, ``times`` times.
+    """Kill a process of each kind in ``victims``, and repeat this ``times`` times.
 
-    The file that the stream writes below ``output_dir`` is decisive: no frame may appear in it twice. A failed request
-    is a problem when a retry inside the server could have hidden the death, or when it was sent after the death.
+    No frame may appear twice in the file that the stream writes below ``output_dir``. A failed request is a
+    problem unless it was in flight when an Ingress or HAProxy, which hold its connection, was killed.
     """
     trial = Kills({victim: Deaths() for victim in victims})
     done = 0
@@ -79,12 +79,12 @@ def kill(
     frame_ids = [event["frame_id"] for event in events if event["type"] == "result"]
     trial.lost, trial.gaps, trial.frames = sum(gap["lost"] for gap in gaps), len(gaps), len(frame_ids)
     if frame_ids != sorted(set(frame_ids)):
-        trial.problems.append("a frame has two results, or they are out of order")
+        trial.problems.append("a frame has two results, or results are out of order")
     if not follower.is_in_order:
         trial.problems.append("a follower received a frame twice or out of order")
     if victims.count("StreamWorker") * times != status.restarts:
         trial.problems.append(
-            f"{status.restarts} restarts of the stream were counted, not {victims.count('StreamWorker') * times}"
+            f"{status.restarts} restarts of the stream were counted instead of {victims.count('StreamWorker') * times}"
         )
     if set(status.dropped) - {"restart"}:
         trial.problems.append(f"frames were dropped: {status.dropped}")
@@ -98,7 +98,8 @@ def kill(
 def _kill_one(cluster: Cluster, victim: str, crowd: Clients, follower: Follower, seen: Deaths) -> Death:
     killed = cluster.kill_one(victim)
     killed_at_s = time.time()
-    # A result in flight at the kill may still arrive. Only a later frame shows that the successor works.
+    # A result that was in flight at the kill may still arrive. Only a later frame's result shows that the new process
+    # works.
     seen.away_s.append(follower.result_after(killed_at_s).at_s - killed_at_s)
     killed.wait_for_successor()
     answered = len(crowd.requests)
@@ -107,7 +108,7 @@ def _kill_one(cluster: Cluster, victim: str, crowd: Clients, follower: Follower,
 
 
 def _judge(trial: Kills, requests: Sequence[Request], deaths: Sequence[Death]) -> None:
-    """Attribute slow and failed requests to the deaths, once all requests have ended."""
+    """Assign the slow and the failed requests to deaths. Call this after all requests have ended."""
     trial.requests = len(requests)
     for death, following in pairwise([*deaths, Death("", math.inf, math.inf)]):
         took_s = [

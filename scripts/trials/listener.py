@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def listening(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Yield the port of a server that answers each connection by ``answer`` and closes it."""
+    """Run a server that passes each connection to ``answer`` and then closes it, and yield the server's port."""
 
     def serve(listener: socket.socket) -> None:
         while True:

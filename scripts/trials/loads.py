@@ -1,4 +1,4 @@
-"""Adjustable load: images over HTTP, or streams."""
+"""Adjustable loads, which consist of images over HTTP or of streams."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import numpy as np
 from scripts.trials.cluster import Cluster, stream
 from serve_app.client import SightlineError
 
-IN_FLIGHT = 128  # the most requests in flight: above it, no request is sent until one is answered
-_TIMEOUT_S = 90.0  # above the server's deadline
+IN_FLIGHT = 128  # the maximum number of requests in flight; at this number, no further request is sent
+_TIMEOUT_S = 90.0  # longer than the server's deadline for requests
 _POLL_INTERVAL_S = 0.5
 _PAUSE_S = 0.01
-_WINDOW_S = 2.0  # the length of the windows for rates and percentiles
+_WINDOW_S = 2.0  # rates and percentiles are computed over windows of this length
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The offered load and its answers in windows of two seconds; times are seconds since the start."""
+    """The offered load and its answers, in windows of two seconds. Times are in seconds since the start."""
 
     at_s: list[float]
     offered_per_s: list[float]
@@ -49,13 +49,13 @@ class AdjustableLoad(Protocol):
 
 
 class HttpLoad:
-    """Requests at random times, ``level`` a second on average, while fewer than ``IN_FLIGHT`` wait for an answer."""
+    """A load of requests at random times, with ``level`` per second on average and at most ``IN_FLIGHT`` in flight."""
 
     def __init__(self, url: str, picture: bytes) -> None:
         self._url = url
         self._picture = picture
         self._rate = 0
-        self._rates: list[tuple[float, int]] = []  # when each rate began, and the rate
+        self._rates: list[tuple[float, int]] = []  # the start of each rate, and the rate
         self._answered: list[tuple[float, float]] = []  # when each request was sent and answered
         self._problems: list[str] = []
         self._stop = threading.Event()
@@ -69,12 +69,12 @@ class HttpLoad:
         self._end()
 
     def offer(self, level: int) -> None:
-        """Set the number of requests a second; see ``AdjustableLoad``."""
+        """Set the number of requests per second."""
         self._rates.append((time.monotonic(), level))
         self._rate = level
 
     def answers(self, started_at_s: float) -> Answers:
-        """Return the answers; see ``AdjustableLoad``."""
+        """Return the answers, as described in ``AdjustableLoad``."""
         self._end()
         sent_at_s, ended_at_s = (np.array(times) - started_at_s for times in zip(*self._answered, strict=True))
         at_s = np.arange(_WINDOW_S, ended_at_s.max(), _WINDOW_S)
@@ -84,7 +84,7 @@ class HttpLoad:
         return _answers(at_s, offered, [len(window) / _WINDOW_S for window in windows], windows)
 
     def problems(self) -> list[str]:
-        """Return the problems; see ``AdjustableLoad``."""
+        """Return the problems, as described in ``AdjustableLoad``."""
         return self._problems
 
     @property
@@ -130,14 +130,14 @@ class HttpLoad:
 
 
 class StreamLoad:
-    """Streams of a video at its own pace, each like a camera: newer frames replace those not yet processed."""
+    """A load of streams that play a video at its own pace. As with cameras, newer frames replace waiting frames."""
 
     def __init__(self, cluster: Cluster, video: Path) -> None:
         self._cluster = cluster
         self._video = video
         self._streams: list[ExitStack] = []
-        self._sums: list[tuple[float, int, int]] = []  # time, and the frames captured and processed up to it
-        self._ages: list[tuple[float, float]] = []  # time, and the age of a stream's latest result
+        self._sums: list[tuple[float, int, int]] = []  # a time, and the frames captured and processed until then
+        self._ages: list[tuple[float, float]] = []  # a time, and the age of a stream's latest result at that time
         self._problems: list[str] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll)
@@ -152,7 +152,7 @@ class StreamLoad:
         self.offer(0)
 
     def offer(self, level: int) -> None:
-        """Set the number of streams; see ``AdjustableLoad``."""
+        """Set the number of streams."""
         while len(self._streams) < level:
             fields = {"loop": True, "policy": "drop_oldest"}
             self._streams.append(ExitStack())
@@ -163,9 +163,9 @@ class StreamLoad:
             self._streams.pop().close()
 
     def answers(self, started_at_s: float) -> Answers:
-        """Return the answers; see ``AdjustableLoad``.
+        """Return the answers, as described in ``AdjustableLoad``.
 
-        Their ages are those of each stream's latest result, sampled twice a second.
+        The percentiles are of the age of each stream's latest result, which is sampled twice a second.
         """
         at_s = np.arange(_WINDOW_S, self._sums[-1][0] - started_at_s, _WINDOW_S)
         sampled_at_s, captured, processed = (np.array(column) for column in zip(*self._sums, strict=True))
@@ -176,11 +176,11 @@ class StreamLoad:
         return _answers(at_s, offered, answered, windows)
 
     def problems(self) -> list[str]:
-        """Return the problems; see ``AdjustableLoad``."""
+        """Return the problems, as described in ``AdjustableLoad``."""
         return self._problems
 
     def _poll(self) -> None:
-        """Sample the counters of all streams; the sums keep the last counters of a deleted stream."""
+        """Sample the counters of all streams. The sums include the last counters of deleted streams."""
         latest: dict[str, tuple[int, int]] = {}
         while not self._stop.wait(_POLL_INTERVAL_S):
             with suppress(SightlineError):  # the server may be restarting

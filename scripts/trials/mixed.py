@@ -14,8 +14,8 @@ from scripts.trials.cluster import Cluster, stream
 from scripts.trials.follower import Follower
 from scripts.trials.reference import Reference
 
-SECOND = "second"  # the name of the model next to the default one
-_CLIENTS = 2  # of each model
+SECOND = "second"  # the name of the model that is served besides the default model
+_CLIENTS = 2  # per model
 _STREAM_FPS = 5
 
 
@@ -23,12 +23,12 @@ _STREAM_FPS = 5
 class Mixed:
     """The results of the trial."""
 
-    answers: Counter[str] = field(default_factory=Counter)  # to requests and streams, by the model that made them
+    answers: Counter[str] = field(default_factory=Counter)  # the number of answers to requests and streams, by model
     problems: list[str] = field(default_factory=list)
 
 
 def mix(cluster: Cluster, pictures: Path, duration_s: float, tell: Callable[[float], None]) -> Mixed:
-    """Let clients and streams use both models for ``duration_s``, on the only image in the folder ``images``."""
+    """Let clients and streams use both models on the only image in ``pictures``, for ``duration_s`` seconds."""
     trial = Mixed()
     (picture,) = pictures.iterdir()
     reference = Reference(picture.read_bytes())

@@ -19,11 +19,12 @@ from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower
 from serve_app.ipc import dev_shm
 
-SEVERAL_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # without it, configs/serve.env keeps Ray on loopback
+SEVERAL_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # without this, configs/serve.env keeps Ray on loopback
 _STREAMS = 4
 _CLIENTS = 2
-_STARTED = "Ray runtime started"  # what ray start prints when the node has joined
-_CURRENT = Path("/tmp/ray/ray_current_cluster")  # ray start records its cluster here, and the next Ray would join it
+_STARTED = "Ray runtime started"  # ``ray start`` prints this when the node has joined
+# ``ray start`` records its cluster in this file, and Rays that start later would join that cluster.
+_CURRENT = Path("/tmp/ray/ray_current_cluster")
 _OBJECT_STORE_BYTES = 100 << 20
 
 
@@ -31,19 +32,19 @@ _OBJECT_STORE_BYTES = 100 << 20
 class NodeLoss:
     """The results of the trial."""
 
-    moved: int = 0  # streams that were on the node
+    moved: int = 0  # the number of streams that were on the killed nodes
     away_s: list[float] = field(
         default_factory=list
-    )  # for each of them: from the kill until a client gets a later frame's result
+    )  # for each of these streams: the time from the kill until a client gets the result of a later frame
     lost: int = 0  # captured frames without a result, as counted by gap events
-    requests: int = 0  # for images
+    requests: int = 0  # of the clients that post images
     problems: list[str] = field(default_factory=list)
 
 
 def lose_node(cluster: Cluster, video: Path, picture: bytes, times: int, tell: Callable[[int], None]) -> NodeLoss:
-    """Add a node, start streams on it and kill all of its processes at once, ``times`` times.
+    """Add a node, start streams on it and kill all of its processes at once. Repeat this ``times`` times.
 
-    Meanwhile clients post images, which are answered by replicas on the first node only.
+    Meanwhile, clients post images. Only replicas on the first node answer these requests.
     """
     trial = NodeLoss()
     with clients(cluster.url, picture, _CLIENTS) as crowd:
@@ -64,7 +65,7 @@ def _lose(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
                 follower.result_after(0)
             there = len(Cluster(cluster.url, node.pid).workers())
             if there != _STREAMS // 2:
-                trial.problems.append(f"{there} of {_STREAMS} streams were on the second node")
+                trial.problems.append(f"{there} streams were on the second node instead of {_STREAMS // 2}")
             kill_all(node)
             killed_at_s = time.time()
             for name, follower in followers.items():
@@ -79,13 +80,13 @@ def _lose(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
                 trial.problems.append(f"{name}: a follower received a frame twice or out of order")
         tell(done + 1)
     if trial.moved != times * _STREAMS // 2:
-        trial.problems.append(f"{trial.moved} streams were taken over, not {times * _STREAMS // 2}")
+        trial.problems.append(f"{trial.moved} streams were taken over instead of {times * _STREAMS // 2}")
 
 
 def own_memory() -> list[str]:
-    """Return the start of a command that gives a program its own /dev/shm, as on another machine.
+    """Return a command prefix that gives a program its own /dev/shm, as on another machine.
 
-    It is empty where the kernel does not allow that.
+    The prefix is empty if the kernel does not allow that.
     """
     command = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
     try:
@@ -98,7 +99,7 @@ def own_memory() -> list[str]:
 def second_node(cluster: Cluster, log: Path, starter: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
     """Start a second node and yield its process once it has joined.
 
-    ``starter`` is put in front of its command. Raise StartFailed when the node does not start.
+    ``starter`` is a prefix of the command that starts the node. Raise StartFailed if the node does not start.
     """
     address = ray_address(cluster.pid)
     command = [*starter, ROOT / ".venv/bin/ray", "start", "--block", f"--address={address}", "--num-cpus=1"]
@@ -122,7 +123,7 @@ def second_node(cluster: Cluster, log: Path, starter: Sequence[str] = ()) -> Ite
 
 
 def kill_all(node: subprocess.Popen[bytes]) -> None:
-    """Kill the node and all of its processes, if it still runs."""
+    """Kill all processes of the node, if the node is still running."""
     if node.poll() is None:
         root = psutil.Process(node.pid)
         for process in (root, *root.children(recursive=True)):

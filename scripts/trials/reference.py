@@ -15,11 +15,11 @@ from serve_app.types import Detections
 
 
 class Reference:
-    """The expected detections of one image, by the name of the model."""
+    """The expected detections of one image, by the name of each model."""
 
     def __init__(self, picture: bytes) -> None:
         self.picture = picture
-        self.answers: Counter[str] = Counter()  # how many answers were judged, by the model that made them
+        self.answers: Counter[str] = Counter()  # the number of judged answers, by model
         self._found: dict[str, Detections] = {}
         self._labels: dict[str, set[str]] = {}
 
@@ -32,7 +32,7 @@ class Reference:
         return result.model
 
     def agrees(self, result: DetectResult | FrameResult) -> bool:
-        """Tell whether a result equals what the model that it names detected before."""
+        """Return whether a result agrees with what its model detected in ``ask``."""
         self.answers[result.model] += 1
         expected = self._found.get(result.model)
         if expected is None or not agree(expected, _detections(result)):

@@ -1,4 +1,4 @@
-"""A TCP relay on loopback between a camera and its viewer, which can be frozen or unplugged like a cable."""
+"""A TCP relay between a camera and its viewer. Like a cable, the relay can be unplugged. It can also be frozen."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Relay:
             assert not thread.is_alive()
 
     def freeze(self) -> None:
-        """Keep the connections open, and let no byte through."""
+        """Keep the connections open, but pass no bytes on."""
         self._flows.clear()
 
     def thaw(self) -> None:
-        """Let bytes through again, including those held back."""
+        """Pass bytes on again, beginning with those that were held back."""
         self._flows.set()
 
     def cut(self) -> None:
@@ -88,4 +88,4 @@ class Relay:
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-        sink.close()  # each end is closed by the thread that writes to it
+        sink.close()  # each thread closes the socket to which it writes

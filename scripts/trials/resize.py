@@ -1,4 +1,4 @@
-"""Add a second Ray node under load, let it take its share, drain it, and check that no frame is lost."""
+"""Add a second Ray node under load, let it take a share of the load, drain it, and check that no frame is lost."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower, written
 from scripts.trials.node import own_memory, second_node
 
-# One replica for each of two nodes: the second replica waits until its node joins.
+# Each deployment has one replica per node. The second replica waits until the second node joins.
 SPREAD = {name: {"num_replicas": 2, "max_replicas_per_node": 1} for name in ("Ingress", "Preprocessor", "Detector")}
 _STREAMS = 4
 _CLIENTS = 4
 _WORK = 20  # images that the node's engine must process before the node counts as working
-_DEADLINE_S = 60  # from the drain to the node's end; longer than its replicas may take to finish
+_DEADLINE_S = 60  # a drained node must end within this time, which is longer than its replicas may take to finish
 _ENDS_WITHIN_S = 120.0
 _CALM_S = 5.0  # the load continues for this long after the node has ended
 
@@ -30,17 +30,17 @@ _CALM_S = 5.0  # the load continues for this long after the node has ended
 class Resize:
     """The results of the trial."""
 
-    requests: int = 0  # for images
-    joined_s: list[float] = field(default_factory=list)  # for each node: from its joining until it works
-    moved: int = 0  # streams that were on the node
+    requests: int = 0  # of the clients that post images
+    joined_s: list[float] = field(default_factory=list)  # for each node: from joining to processing images
+    moved: int = 0  # the number of streams that were on the drained nodes
     away_s: list[float] = field(
         default_factory=list
-    )  # for each of them: from its last result on the node to the next one elsewhere
-    moved_s: list[float] = field(default_factory=list)  # for each of them: from the drain to a result from elsewhere
-    drain_s: list[float] = field(default_factory=list)  # for each node: from the drain to its end
+    )  # for each of these streams: the time from the last result on the node to the first result elsewhere
+    moved_s: list[float] = field(default_factory=list)  # for these streams: from the drain to a result elsewhere
+    drain_s: list[float] = field(default_factory=list)  # for each node: from the drain to the node's end
     frames: int = 0  # frames with a result
     lost: int = 0  # captured frames without a result, as counted by gap events
-    unseen: int = 0  # frames whose result a follower missed, because the process ended before it was fetched
+    unseen: int = 0  # frames whose result a follower did not fetch before the stream's process ended
     crossings: int = 0  # frames that were sent to the other node as bytes
     problems: list[str] = field(default_factory=list)
 
@@ -54,9 +54,9 @@ def resize(
     times: int,
     tell: Callable[[int], None],
 ) -> Resize:
-    """Add a node, start replicas of ``deployments`` and streams on it, and drain it, ``times`` times.
+    """Add a node, start replicas of ``deployments`` and streams on it, and drain it. Repeat this ``times`` times.
 
-    Meanwhile clients post images. Every frame of a stream that was on the node must have exactly one result.
+    Meanwhile, clients post images. Every frame of a stream that was on the node must have exactly one result.
     """
     starter = own_memory()
     trial = Resize()
@@ -101,7 +101,7 @@ def _use_and_drain(
             follower.result_after(0)
         count = len(there.workers())
         if count != _STREAMS // 2:
-            trial.problems.append(f"{count} of {_STREAMS} streams were on the second node")
+            trial.problems.append(f"{count} streams were on the second node instead of {_STREAMS // 2}")
         drained_at_s = time.time()
         _drain(cluster, node)
         until(lambda: not there.workers(), what="the node's streams to end there")
@@ -115,7 +115,9 @@ def _use_and_drain(
     for name, follower in followers.items():
         follower.close()
         if statuses[name].restarts or statuses[name].dropped:
-            trial.problems.append(f"{name}: {statuses[name].restarts} restarts, {statuses[name].dropped} dropped")
+            trial.problems.append(
+                f"{name}: {statuses[name].restarts} restarts; dropped frames: {statuses[name].dropped}"
+            )
         _judge(name, follower, output_dir, trial)
     for name in moved:
         trial.moved += 1
@@ -123,12 +125,12 @@ def _use_and_drain(
 
 
 def _moved(followers: dict[str, Follower]) -> set[str]:
-    """Return the streams that report a gap event, which each of them does once it has moved."""
+    """Return the streams that have reported a gap event. Every stream reports one after it has moved."""
     return {name for name, one in followers.items() if any(seen.event.type == "gap" for seen in one.seen)}
 
 
 def _drain(cluster: Cluster, node: subprocess.Popen[bytes]) -> None:
-    """Drain the node as a cloud does that will take the machine away in a minute."""
+    """Drain the node like a cloud provider that will reclaim the machine in a minute."""
     flags = f"--address={ray_address(cluster.pid)} --node-id={raylet_flag(node.pid, 'node_id')}"
     reason = "--reason=DRAIN_NODE_REASON_PREEMPTION --reason-message=trial"
     script = f"source configs/serve.env; exec .venv/bin/ray drain-node {flags} {reason}"
@@ -137,7 +139,7 @@ def _drain(cluster: Cluster, node: subprocess.Popen[bytes]) -> None:
 
 
 def _judge(name: str, follower: Follower, output_dir: Path, trial: Resize) -> None:
-    """Check the frames in the stream's file, which is decisive, and those that the follower received."""
+    """Check the frames in the stream's file, which must be complete, and those that the follower received."""
     frame_ids = [event["frame_id"] for event in written(output_dir, name) if event["type"] == "result"]
     seen = follower.frame_ids()
     if frame_ids != list(range(len(frame_ids))):
@@ -149,7 +151,7 @@ def _judge(name: str, follower: Follower, output_dir: Path, trial: Resize) -> No
 
 
 def _measure(follower: Follower, drained_at_s: float, trial: Resize) -> None:
-    """Measure the interruption around the gap event, which precedes the first result from elsewhere."""
+    """Measure the interruption around the gap event, which precedes the first result from the other node."""
     types = [seen.event.type for seen in follower.seen]
     gap = types.index("gap")
     before = gap - 1 - types[gap - 1 :: -1].index("result")

@@ -1,6 +1,7 @@
-"""A camera for trials: an RTSP server that shows the JPEG files of a folder in an endless loop.
+"""An RTSP server for trials that shows the JPEG files of a folder in an endless loop.
 
-The system's Python runs it, since that one has GStreamer: rtsp_camera.py PORT FOLDER FPS [USER:PASSWORD]
+Run this with the system's Python, which has GStreamer:
+/usr/bin/python3 rtsp_camera.py PORT FOLDER FPS [USER:PASSWORD]
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import gi
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # import only after the versions are required
+from gi.repository import GLib, Gst, GstRtspServer  # the versions must be required before this import
 
 
 def main(port: str, folder: str, fps: str, credentials: str = "") -> None:

@@ -34,6 +34,7 @@ from scripts.trials.stage import (
     console,
     honest_picture,
     local_config,
+    logging_to,
     progress,
     save_camera,
     save_one_picture,
@@ -45,12 +46,12 @@ from scripts.trials.stage import (
 from scripts.trials.swap import swap
 from serve_app.config import PreprocessorArgs
 
-_CROWD_FPS = 1  # of a camera: 16 cameras then send half of what two cores can process
-_SCALE_S = 170.0  # about how long the trial takes, without the time that the load is held
+_CROWD_FPS = 1  # at this frame rate, 16 cameras send half of what two cores can process
+_SCALE_S = 170.0  # the approximate duration of the trial, without the time of high load
 _RETURN_BAR_S = 2.0
 _KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}
 _MOVE_BAR_S = 5.0
-_NODE_BAR_S = 30.0  # Ray takes 15 s of it to declare a node dead
+_NODE_BAR_S = 30.0  # Ray needs 15 s of this time to declare a node dead
 
 
 def run_disconnects(times: int, _: Namespace) -> list[str]:
@@ -63,7 +64,7 @@ def run_disconnects(times: int, _: Namespace) -> list[str]:
 
 
 def run_kills(times: int, _: Namespace) -> list[str]:
-    """Measure what the death of each kind of process costs."""
+    """Measure the effects of killing each kind of process."""
     picture = (save_pictures() / "0.jpg").read_bytes()
     with serving() as cluster, progress("kills", times * len(VICTIMS)) as tell:
         killed = kill(cluster, save_video(), picture, FOLDER / "output", VICTIMS, times, tell)
@@ -72,14 +73,14 @@ def run_kills(times: int, _: Namespace) -> list[str]:
         bar_s = _KILL_BARS_S.get(victim, float("inf"))
         late += _show(f"SIGKILL of {victim}: until a later frame's result", deaths.away_s, bar_s)
         _show(f"SIGKILL of {victim}: the slowest request", deaths.slowest_s)
-        console.print(f"  failed in flight: {dict(deaths.cut)}; sent afterwards and failed: {dict(deaths.failed)}")
-    console.print(f"{killed.requests} requests for images")
+        console.print(f"  failed in flight: {dict(deaths.cut)}; failed when sent after the kill: {dict(deaths.failed)}")
+    console.print(f"{killed.requests} requests with images")
     console.print(f"{killed.frames} frames with a result, {killed.lost} lost in {killed.gaps} gaps")
     return killed.problems + late
 
 
 def run_crowd(duration_s: int, options: Namespace) -> list[str]:
-    """Measure what broken cameras cost the healthy ones."""
+    """Measure how broken cameras affect healthy streams."""
     with (
         serving() as cluster,
         progress("crowd", duration_s) as tell,
@@ -111,31 +112,31 @@ def run_node(times: int, _: Namespace) -> list[str]:
     with serving() as cluster, progress("node", times) as tell:
         moved = lose_node(cluster, save_video(), honest_picture(), times, tell)
     late = _show("from the node's death to a later frame's result", moved.away_s, _NODE_BAR_S)
-    console.print(f"{moved.requests} requests for images")
-    console.print(f"{moved.moved} streams were taken over, {moved.lost} frames lost in gaps")
+    console.print(f"{moved.requests} requests with images")
+    console.print(f"{moved.moved} streams were taken over, and {moved.lost} of their frames were lost")
     return moved.problems + late
 
 
 def run_resize(times: int, _: Namespace) -> list[str]:
-    """Measure what it costs to add a node and to drain it."""
+    """Measure the effects of adding and draining a node."""
     os.environ[SEVERAL_NODES] = "1"
     with serving(local_config(deployments=SPREAD)) as cluster, progress("resize", times) as tell:
         resized = resize(cluster, save_video(), honest_picture(), FOLDER / "output", SPREAD, times, tell)
-    _show("from the node's joining until it works", resized.joined_s)
-    _show("from the drain to a stream's result from elsewhere", resized.moved_s)
+    _show("from the node's joining until it processes images", resized.joined_s)
+    _show("from the drain to a stream's first result on the other node", resized.moved_s)
     late = _show("the interruption of a moved stream", resized.away_s, _MOVE_BAR_S)
     _show("from the drain to the node's end", resized.drain_s)
-    console.print(f"{resized.requests} requests for images")
+    console.print(f"{resized.requests} requests with images")
     console.print(
-        f"{resized.moved} streams moved; {resized.frames} frames with a result, of which followers missed "
-        f"{resized.unseen}; {resized.lost} lost"
+        f"{resized.moved} streams moved; {resized.frames} frames have a result; followers missed {resized.unseen} of "
+        f"these results; {resized.lost} frames were lost"
     )
     console.print(f"{resized.crossings} frames were sent to the other node as bytes")
     return resized.problems + late
 
 
 def run_scale(hold_s: int, _: Namespace) -> list[str]:
-    """Check that the number of Detectors follows a load of images over HTTP, then one of streams."""
+    """Check that the number of Detectors follows a load of images over HTTP, and then a load of streams."""
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps(
         {"GPU": 4, "CPU": 16}
     )  # logical resources of the Ray that ``serving`` starts
@@ -148,7 +149,7 @@ def run_scale(hold_s: int, _: Namespace) -> list[str]:
         HttpLoad(f"{cluster.url}/detect", small_picture()) as load,
     ):
         trials["images over HTTP: one Detector takes 40/s"] = scale(cluster.detectors, load, plan, tell)
-    console.print(f"{load.count} requests for images")
+    console.print(f"{load.count} requests with images")
     plan = Plan(low=2, high=12, **bounds)  # streams
     with (
         serving(scaling_config(max_batch_size=2, plan=plan)) as cluster,
@@ -159,32 +160,32 @@ def run_scale(hold_s: int, _: Namespace) -> list[str]:
     for title, trial in trials.items():
         up, down = trial.changes(trial.up_at_s, trial.held_at_s), trial.changes(trial.down_at_s, trial.end_s)
         console.print(
-            f"{title}: {plan.most} Detectors ran {trial.up_s:.0f} s after the step up; targets in order: {up}"
+            f"{title}: {plan.most} Detectors ran {trial.up_s:.0f} s after the load rose; targets in order: {up}"
         )
         console.print(
-            f"  the target was {plan.least} again {trial.down_s:.0f} s after the step down; targets in order: {down}"
+            f"  the target was {plan.least} again {trial.down_s:.0f} s after the load fell; targets in order: {down}"
         )
-        console.print(f"  while the load was held, per second: {trial.held()}")
+        console.print(f"  per second, during high load: {trial.held()}")
     (FOLDER / "scaling.json").write_text(json.dumps({title: asdict(trial) for title, trial in trials.items()}))
     console.print(f"plot: {save_plot(trials, FOLDER / 'scaling.png')}")
     return [f"{title}: {problem}" for title, trial in trials.items() for problem in trial.problems]
 
 
 def run_swap(times: int, options: Namespace) -> list[str]:
-    """Measure what it costs to change the model without downtime."""
+    """Measure the effects of changing the model without downtime."""
     first, second = _two_models(options)
     config = local_config({"model": {"weights": first}})
     with serving(config) as cluster, progress("swap", times) as tell:
         swapped = swap(cluster, CONFIG, (second, first), save_one_picture(options.picture), times, tell)
     _show("from the command to an answer of the new model", swapped.took_s)
-    console.print(f"{swapped.requests} requests for images; answers by model: {dict(swapped.answers)}")
-    console.print("the Detector, MiB: " + " ".join(f"{mib:.0f}" for mib in swapped.memory_mib))
+    console.print(f"{swapped.requests} requests with images; answers by model: {dict(swapped.answers)}")
+    console.print("the Detector's memory in MiB: " + " ".join(f"{mib:.0f}" for mib in swapped.memory_mib))
     console.print(f"the answer to an invalid model file: {swapped.refusal}")
     return swapped.problems
 
 
 def run_mixed(duration_s: int, options: Namespace) -> list[str]:
-    """Check that two models at once never answer for each other."""
+    """Check that two models that are served at once never answer for each other."""
     first, second = _two_models(options)
     config = local_config({"model": {"weights": first}, "models": {SECOND: {"weights": second}}})
     with serving(config) as cluster, progress("mixed", duration_s) as tell:
@@ -194,13 +195,13 @@ def run_mixed(duration_s: int, options: Namespace) -> list[str]:
 
 
 def run_hostile(times: int, options: Namespace) -> list[str]:
-    """Measure what hostile requests get, and what they cost legitimate ones."""
+    """Measure how hostile requests are answered, and how they affect legitimate requests."""
     seed = secrets.randbits(32) if options.seed is None else options.seed
     console.print(f"--seed {seed}")
     slots = PreprocessorArgs().slots
     with serving() as cluster, progress("hostile", times) as tell:
         attacked = hostile(cluster, seed, times, honest_picture(), slots, save_video(), tell)
-    _show("a legitimate request meanwhile", attacked.honest_s)
+    _show("a legitimate request during the attack", attacked.honest_s)
     for name, before in attacked.before.items():
         _show_footprints(name, before, attacked.after[name])
     for label, number in attacked.answers.most_common():
@@ -209,11 +210,14 @@ def run_hostile(times: int, options: Namespace) -> list[str]:
 
 
 def run_field(times: int, options: Namespace) -> list[str]:
-    """Check real-world images, cameras, models, clients and machines."""
+    """Check real-world images, cameras, models, clients and machines.
+
+    The log lines and warnings of libraries are written to field.log, so that they do not break the progress bar.
+    """
     cases = of_kind(CASES, options.kind) * times
     if not cases:
-        return [f"--kind: the name of no kind contains {options.kind!r}"]
-    with serving() as cluster, progress("field", len(cases)) as tell:
+        return [f"--kind: no kind of case has a name that contains {options.kind!r}"]
+    with serving() as cluster, logging_to(FOLDER / "field.log"), progress("field", len(cases)) as tell:
         verdicts = try_all(cases, cluster.url, tell)
     console.print(table(verdicts))
     return [str(verdict) for verdict in verdicts if verdict.problem]
@@ -227,14 +231,14 @@ def _two_models(options: Namespace) -> tuple[str, str]:
 
 
 def _show(what: str, seconds: Sequence[float], bar_s: float = float("inf")) -> list[str]:
-    """Print the median and the maximum, and return a problem when the maximum is above the bar."""
+    """Print the median and the maximum, and return a problem if the maximum exceeds ``bar_s``."""
     if seconds:
-        console.print(f"{what}: median {np.median(seconds):.2f} s, longest {max(seconds):.2f} s, of {len(seconds)}")
+        console.print(f"{what}: median {np.median(seconds):.2f} s, longest {max(seconds):.2f} s ({len(seconds)} times)")
     return [f"{what}: {max(seconds):.2f} s, above the limit of {bar_s:g} s"] if seconds and max(seconds) > bar_s else []
 
 
 def _show_footprints(name: str, before: Footprint | None, after: Footprint | None) -> None:
-    """Print what a process held before and after the trial."""
+    """Print the resources that a process held before and after the trial."""
     if before and after:
         console.print(
             f"{name}: {before.descriptors} -> {after.descriptors} descriptors, {before.threads} -> {after.threads} "
@@ -242,7 +246,7 @@ def _show_footprints(name: str, before: Footprint | None, after: Footprint | Non
         )
 
 
-# By default, how many times each trial is repeated, or for how many seconds it runs.
+# For each trial: the default number of repetitions, or of seconds for crowd, scale and mixed.
 TRIALS: dict[str, tuple[int, Callable[[int, Namespace], list[str]]]] = {
     "disconnects": (200, run_disconnects),
     "kills": (10, run_kills),

@@ -1,4 +1,4 @@
-"""Step a load up and down, and check that Serve's autoscaler makes the number of Detectors follow."""
+"""Raise and lower a load, and check that Serve's autoscaler adjusts the number of Detectors."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ from scripts.trials.loads import AdjustableLoad, Answers
 from serve_app.types import Json
 
 UP_WITHIN_S = 60.0
-_DOWN_SLACK_S = (
-    30.0  # in addition to downscale_delay_s, since Serve averages the load over some seconds and replicas drain
-)
+# Scaling down may take this much longer than downscale_delay_s, as Serve averages the load and replicas must drain.
+_DOWN_SLACK_S = 30.0
 _POLL_INTERVAL_S = 0.5
-_SETTLE_S = 5.0  # after the Detectors run, until the backlog is processed
+_SETTLE_S = 5.0  # all Detectors need this time to process the backlog
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The levels of the load, how long each lasts, and the Detectors that they need."""
+    """The levels of the load, their durations, and the number of Detectors that each level needs."""
 
     low: int
     high: int
     least: int  # Detectors at low load
     most: int  # Detectors at high load
     low_s: float
-    hold_s: float  # of high load, once all of its Detectors run
+    hold_s: float  # the time of high load after all Detectors run
     downscale_delay_s: float  # the setting in the config
 
 
 @dataclass(frozen=True)
 class DetectorCount:
-    """The number of Detectors at a moment, in seconds since the start."""
+    """The numbers of wanted and running Detectors at one time, in seconds since the start."""
 
     at_s: float
     wanted: int
@@ -53,20 +52,20 @@ class Scaling:
 
     plan: Plan
     counts: list[DetectorCount]
-    up_at_s: float = 0.0  # when the load stepped up, since the start
+    up_at_s: float = 0.0  # when the load rose, in seconds since the start
     held_at_s: float = 0.0  # when all Detectors ran
-    down_at_s: float = 0.0  # when the load stepped down
+    down_at_s: float = 0.0  # when the load fell
     answers: Answers | None = None
     problems: list[str] = field(default_factory=list)
 
     @property
     def up_s(self) -> float:
-        """The time from the step up until all Detectors ran."""
+        """The time from the rise of the load until all Detectors ran."""
         return self.held_at_s - self.up_at_s
 
     @property
     def down_s(self) -> float:
-        """The time from the step down until the target was the lowest again."""
+        """The time from the fall of the load until the target was at its minimum again."""
         few = (count.at_s for count in self.counts if count.at_s > self.down_at_s and count.wanted <= self.plan.least)
         return next(few, float("inf")) - self.down_at_s
 
@@ -76,7 +75,7 @@ class Scaling:
         return self.counts[-1].at_s
 
     def held(self) -> str:
-        """Describe the answers while the load was high and all Detectors ran, without the first seconds."""
+        """Describe the answers during high load, beginning a few seconds after all Detectors ran."""
         assert self.answers is not None
         windows = zip(*asdict(self.answers).values(), strict=True)
         held = [window for window in windows if self.held_at_s + _SETTLE_S < window[0] < self.down_at_s]
@@ -89,7 +88,7 @@ class Scaling:
         )
 
     def changes(self, from_s: float, until_s: float) -> list[int]:
-        """Return each new target number of Detectors between two moments."""
+        """Return every new target number of Detectors between two times."""
         wanted = [count.wanted for count in self.counts if from_s <= count.at_s <= until_s]
         return [now for before, now in itertools.pairwise(wanted) if now != before]
 
@@ -97,7 +96,7 @@ class Scaling:
 def scale(
     detectors: Callable[[], tuple[int, int]], load: AdjustableLoad, plan: Plan, tell: Callable[[float], None]
 ) -> Scaling:
-    """Apply low load, then high load until its Detectors run and for ``hold_s`` more, then low load until they end.
+    """Apply low load, high load until ``hold_s`` after all Detectors run, and low load until the extra Detectors end.
 
     ``detectors`` returns how many Detectors Serve wants and how many run. ``tell`` is called with the number of seconds
     that have passed.
@@ -144,7 +143,7 @@ def judge(trial: Scaling) -> list[str]:
     if extra := [number for number in trial.changes(0, trial.up_at_s) if number > plan.least]:
         problems.append(f"low load made Serve ask for {max(extra)} Detectors, more than {plan.least}")
     if trial.up_s > UP_WITHIN_S:
-        problems.append(f"{plan.most} Detectors ran after {trial.up_s:.0f} s, later than {UP_WITHIN_S:g} s")
+        problems.append(f"{plan.most} Detectors ran only after {trial.up_s:.0f} s; the limit is {UP_WITHIN_S:g} s")
     if changes := trial.changes(trial.held_at_s, trial.down_at_s):
         problems.append(f"at constant load, the number of Detectors changed to {', '.join(map(str, changes))}")
     if trial.down_s > plan.downscale_delay_s + _DOWN_SLACK_S:

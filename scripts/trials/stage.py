@@ -1,7 +1,8 @@
-"""What trials need: the application as scripts/serve runs it, and the images and videos that it processes."""
+"""What all trials need: a running application, and the images and videos that it processes."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ Tell = Callable[[float], None]
 
 @contextmanager
 def serving(config: Json | None = None) -> Iterator[Cluster]:
-    """Serve a config, by default ``local_config()``, in its own Ray. Raise StartFailed when it does not start."""
+    """Serve a config, by default ``local_config()``, in its own Ray cluster. Raise StartFailed if that fails."""
     config = config or local_config()
     (application,) = config["applications"]
     output = FOLDER / "output"
@@ -47,7 +48,7 @@ def serving(config: Json | None = None) -> Iterator[Cluster]:
 
 
 def local_config(args: Json | None = None, deployments: Mapping[str, Json] | None = None) -> Json:
-    """Return configs/local.yaml with the embedded model and further settings.
+    """Return the content of configs/local.yaml with additional settings.
 
     ``args`` are settings of the application, and ``deployments`` maps a deployment's name to its settings.
     """
@@ -61,10 +62,26 @@ def local_config(args: Json | None = None, deployments: Mapping[str, Json] | Non
 
 @contextmanager
 def progress(title: str, total: float) -> Iterator[Tell]:
-    """Show a progress bar, and yield the function that sets it."""
+    """Show a progress bar, and yield the function that sets its position."""
     with Progress(console=console) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Write this process's log lines and Python warnings to a file instead of the terminal, within a block."""
+    root = logging.getLogger()
+    before = root.handlers[:]
+    handler = logging.FileHandler(path, "w", encoding="utf-8")
+    root.handlers[:] = [handler]
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.handlers[:] = before
+        handler.close()
 
 
 def save_pictures() -> Path:
@@ -77,7 +94,7 @@ def save_pictures() -> Path:
 
 
 def save_one_picture(of: Path | None) -> Path:
-    """Make a folder with one image: ``of``, or one in which the embedded model detects something."""
+    """Return a new folder with a copy of ``of``, or with an image in which the embedded model detects something."""
     folder = FOLDER / "one"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -91,16 +108,16 @@ def honest_picture() -> bytes:
 
 
 def small_picture() -> bytes:
-    """Return an image of 640×480: decoding, the main cost when the engine only sleeps, is then cheap."""
+    """Return an image of 640×480, which is cheap to decode. Decoding costs the most when the engine only sleeps."""
     return cv2.imencode(".jpg", cv2.resize(samples.belt_frame(0).pixels, SMALL_PX))[1].tobytes()
 
 
 def save_camera() -> Path:
-    """Save a small video whose frame rate an engine of 0.2 s per batch can keep up with."""
+    """Save a small video whose frame rate is low enough for an engine that takes 0.2 s per batch."""
     pictures = (cv2.resize(samples.belt_frame(number).pixels, SMALL_PX) for number in range(FRAMES))
     return samples.write_video(FOLDER / "camera.mp4", pictures, fps=CAMERA_FPS, size_px=SMALL_PX)
 
 
 def save_video() -> Path:
-    """Save the video that streams of a file show."""
+    """Save the video file that streams play."""
     return samples.save_video(FOLDER / "belt.mp4", map(samples.belt_frame, range(FRAMES)))

@@ -1,4 +1,4 @@
-"""Change the model back and forth under clients and streams, then try to change it to an invalid file."""
+"""Change the model back and forth while clients and streams use it, and then try an invalid model file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from serve_app.types import Json
 _CLIENTS = 4
 _STREAMS = 4
 _STREAM_FPS = 5
-_SETTLED = 4  # changes after which memory may no longer grow: both models were loaded twice by then
+_SETTLED = 4  # changes after which both models were loaded twice and memory may no longer grow
 _MEMORY_SLACK_MIB = 30.0
 
 
@@ -31,10 +31,10 @@ _MEMORY_SLACK_MIB = 30.0
 class Swaps:
     """The results of the trial."""
 
-    took_s: list[float] = field(default_factory=list)  # from the command to the first answer of the new model
+    took_s: list[float] = field(default_factory=list)  # the time from the command to the first answer of the new model
     requests: int = 0
-    answers: Counter[str] = field(default_factory=Counter)  # to requests and streams, by the model that made them
-    memory_mib: list[float] = field(default_factory=list)  # of the Detector, after each change
+    answers: Counter[str] = field(default_factory=Counter)  # the number of answers to requests and streams, by model
+    memory_mib: list[float] = field(default_factory=list)  # the Detector's memory after each change
     refusal: str = ""  # the message about the invalid model file
     problems: list[str] = field(default_factory=list)
 
@@ -42,10 +42,10 @@ class Swaps:
 def swap(
     cluster: Cluster, config: Path, weights: Sequence[str], pictures: Path, times: int, tell: Callable[[int], None]
 ) -> Swaps:
-    """Change between two models ``times`` times; every answer must equal what the model that it names detects.
+    """Change between two models ``times`` times. Every answer must match what its model detected without load.
 
-    ``images`` is a folder with one image, which clients post and streams show. Raise EventTimeout when a stream
-    shows no result of the new model.
+    ``pictures`` is a folder with one image, which clients post and streams show. Raise EventTimeout if a stream has no
+    result of the new model in time.
     """
     trial = Swaps()
     (picture,) = pictures.iterdir()

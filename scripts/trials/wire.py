@@ -16,12 +16,12 @@ _ENDLESS = ("text/event-stream", "multipart/x-mixed-replace")
 
 
 class NotHttp(Exception):
-    """The answer is not HTTP/1.1; the exception's argument is its first line, in bytes."""
+    """The answer is not HTTP/1.1. The exception's argument is the first line of the answer, as bytes."""
 
 
 @dataclass(frozen=True)
 class RawAnswer:
-    """A response. ``body`` is None when there is no body or when it never ends."""
+    """A response. ``body`` is None if the response has no body or an endless body."""
 
     status: int
     headers: dict[str, str]  # names in lower case
@@ -44,7 +44,7 @@ class Address:
 
     @contextmanager
     def connect(self, timeout_s: float, window_bytes: int = 0) -> Iterator[socket.socket]:
-        """Open a connection for the length of a block; ``window_bytes`` limits its receive buffer."""
+        """Open a connection for the length of a block. ``window_bytes`` limits its receive buffer."""
         with socket.socket() as end:
             if window_bytes:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes)
@@ -56,7 +56,7 @@ class Address:
 def request(
     method: str = "GET", path: str = "/", headers: Sequence[tuple[str, str]] = (), body: bytes | None = None
 ) -> bytes:
-    """Return a request, well-formed as far as ``path`` and ``headers`` are; non-Latin-1 characters become "?" in it."""
+    """Return a request with this path and these headers unchanged, except that non-Latin-1 characters become "?"."""
     lines = [f"{method} {path} HTTP/1.1"]
     if not any(name.lower() == "host" for name, _ in headers):
         lines.append("Host: localhost")
@@ -67,7 +67,7 @@ def request(
 
 
 def send(end: socket.socket, parts: Sequence[bytes], pause_s: float = 0) -> bool:
-    """Send the parts one after the other, and return False when the server closes the connection before the last."""
+    """Send the parts one after the other. Return False if the server closes the connection before it has all parts."""
     try:
         for part in parts:
             end.sendall(part)
@@ -79,9 +79,9 @@ def send(end: socket.socket, parts: Sequence[bytes], pause_s: float = 0) -> bool
 
 
 def read_answers(end: socket.socket, methods: Sequence[str]) -> list[RawAnswer]:
-    """Read the answers to requests of these methods, until the server closes the connection.
+    """Read the answers to requests with these methods, until the server closes the connection.
 
-    Raise NotHttp when an answer is not HTTP/1.1, and TimeoutError when none arrives.
+    Raise NotHttp if an answer is not HTTP/1.1, and TimeoutError if an answer does not arrive in time.
     """
     answers = []
     with end.makefile("rb") as file:
@@ -93,7 +93,7 @@ def read_answers(end: socket.socket, methods: Sequence[str]) -> list[RawAnswer]:
             if answer is None:
                 break
             answers.append(answer)
-            # HAProxy sends a body even with its refusal of a HEAD request, so nothing after it can be parsed.
+            # HAProxy sends a body even when it refuses a HEAD request, so later answers cannot be parsed.
             if answer.body is None or answer.headers.get("connection", "").lower() == "close":
                 break
     return answers
@@ -136,5 +136,5 @@ def _read_body(file: BinaryIO, headers: dict[str, str]) -> bytes:
     length = int(headers["content-length"])
     body = file.read(length)
     if len(body) < length:
-        raise ConnectionError("the answer ended before its Content-Length")
+        raise ConnectionError("the answer is shorter than its Content-Length")
     return body

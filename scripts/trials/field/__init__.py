@@ -1,4 +1,4 @@
-"""Cases from the field: real-world images, cameras, models, clients and machines.
+"""Cases of the field trial: real-world images, cameras, models, clients and machines.
 
-Each module covers one part of the field and lists its cases in ``CASES``.
+Each package or module covers one of these subjects, and lists its cases in ``CASES``.
 """

@@ -1,4 +1,4 @@
-"""The definition of a case from the field."""
+"""The definition of a case of the field trial."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Case:
-    """One member of a kind: something that users really have, and a check that it is handled correctly."""
+    """Something that users really have, and a check that the service handles it correctly."""
 
-    kind: str  # "motion photos"
-    member: str  # "an MP4 after the JPEG's end"
-    problem: Callable[[str], str | None]  # URL of a running server -> a sentence about what is wrong, or None
-    is_quick: bool = True  # takes a second or two and starts no server of its own, so the test suite runs it
+    kind: str  # such as "motion photos"
+    member: str  # what is special about this case of the kind, such as "an MP4 after the JPEG's end"
+    problem: Callable[[str], str | None]  # takes a server's URL; returns what is wrong, or None
+    is_quick: bool = True  # takes at most 2 s and starts no server of its own, so that the test suite can run it

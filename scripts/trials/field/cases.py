@@ -1,4 +1,4 @@
-"""All cases from all parts of the field."""
+"""All cases of the field trial."""
 
 from __future__ import annotations
 

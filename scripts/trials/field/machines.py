@@ -1,4 +1,4 @@
-"""Cases of machines: where the checkout lies, and what the system around it allows."""
+"""Cases of machines: the path of the checkout, and what the operating system allows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from scripts.trials.field.case import Case
 from scripts.trials.field.startups import Problem, limited, refused, script, serves, within
 
-_NOWHERE = "/proc/nowhere"  # a folder that cannot be made, not even by root
-_PROXY = "http://127.0.0.1:9"  # where nothing listens
+_NOWHERE = "/proc/nowhere"  # a folder that not even root can create
+_PROXY = "http://127.0.0.1:9"  # no server listens on this port
 _PROXIES: dict[str, str | None] = {
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _PROXY),
     "NO_PROXY": None,
@@ -22,7 +22,7 @@ _SHARED_MEMORY = within("mount -t tmpfs -o size=8m x /dev/shm")
 
 
 def _read_only(folder: str) -> list[str]:
-    """Return the start of a command that runs a program where ``folder`` is read-only, as another user's folder is."""
+    """Return a command prefix that runs a program with ``folder`` read-only, like a folder of another user."""
     return within(f"mkdir -p {folder} && mount -t tmpfs -o ro x {folder}")
 
 

@@ -1,4 +1,4 @@
-"""Start the service on unusual machines, and check that it either serves or says what is wrong."""
+"""Start the service on unusual machines, and check that the service either works or says what is wrong."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Problem = Callable[[str], str | None]  # see ``Case``
 Variables = Mapping[str, str | None]
 
 CONFIG = "configs/local.yaml"
-_REFUSED_WITHIN_S = 120.0  # most of it is the time that Python takes to import Ray
+_REFUSED_WITHIN_S = 120.0  # Python needs most of this time to import Ray
 _STREAM_WITHIN_S = 60.0
 _SCRIPT_WITHIN_S = 60.0
 _CARRIED = "serve_app", "configs", "scripts", "pyproject.toml"  # the parts of a checkout that the service needs
 
 
 def within(setup: str) -> list[str]:
-    """Return the start of a command that runs a program after ``setup``, which may change mounts and the host name.
+    """Return a command prefix that runs ``setup`` before a program. ``setup`` may change mounts and the host name.
 
-    The changes affect that program only. They need no root where the kernel allows users to create namespaces.
+    The changes affect only that program. They do not need root if the kernel allows users to create namespaces.
     """
     return ["unshare", "--map-root-user", "--mount", "--uts", "sh", "-c", f'{setup} && exec "$@"', "sh"]
 
 
 def limited(open_files: int) -> list[str]:
-    """Return the start of a command that runs a program with a hard limit of ``open_files`` open files."""
+    """Return a command prefix that runs a program with a hard limit of ``open_files`` open files."""
     return ["prlimit", f"--nofile={open_files}:{open_files}"]
 
 
@@ -48,9 +48,10 @@ def refused(
     env: Variables = MappingProxyType({}),
     **variables: str | None,
 ) -> Problem:
-    """Return the check that the service does not start, and prints ``words`` in its last line and no traceback.
+    """Return the check that the service refuses to start, with ``words`` in its last line and without a traceback.
 
-    ``below`` is the name of a folder in which the checkout lies. ``config`` is a text that replaces configs/local.yaml.
+    If ``below`` is given, the checkout is copied to a folder of this name. ``config`` is the text of the config to use
+    instead of configs/local.yaml. ``starter`` is a command prefix. ``env`` and ``variables`` are environment variables.
     """
 
     def problem(_: str) -> str | None:
@@ -91,8 +92,9 @@ def serves(
 ) -> Problem:
     """Return the check that the service starts, detects codes in an image and completes a stream of three images.
 
-    Its log must contain ``says``. ``below`` is the name of a folder in which the checkout lies. ``config`` is appended
-    to configs/local.yaml. ``{folder}`` in a variable stands for a temporary folder; ``env`` holds further variables.
+    The log must contain ``says``. If ``below`` is given, the checkout is copied to a folder of this name. ``config`` is
+    appended to configs/local.yaml. ``starter`` is a command prefix. ``env`` and ``variables`` are environment
+    variables, in whose values ``{folder}`` stands for a temporary folder.
     """
 
     def problem(_: str) -> str | None:
@@ -133,7 +135,7 @@ def serves(
 
 
 def script(module: str, *arguments: str, env: Variables = MappingProxyType({}), **variables: str | None) -> Problem:
-    """Return the check that a client command exits with status 0."""
+    """Return the check that a client command, which gets the server's URL, exits with status 0."""
 
     def problem(url: str) -> str | None:
         command = [sys.executable, "-m", module, *arguments, "--url", url]
@@ -155,7 +157,7 @@ def _stop(stop: Callable[[], None]) -> str | None:
 
 
 def checkout(folder: Path) -> Path:
-    """Copy this checkout into ``folder``, with a link to this one's environment, and return the folder."""
+    """Copy this checkout into ``folder``, link the virtual environment there, and return the folder."""
     folder.mkdir(parents=True)
     for name in _CARRIED:
         if (ROOT / name).is_dir():
@@ -163,7 +165,7 @@ def checkout(folder: Path) -> Path:
         else:
             shutil.copy2(ROOT / name, folder)
     (folder / ".venv").symlink_to(Path(sys.prefix))
-    os.utime(folder / "pyproject.toml", (0, 0))  # an old file, so that scripts/serve does not rebuild the environment
+    os.utime(folder / "pyproject.toml", (0, 0))  # if this is old, scripts/serve does not rebuild the environment
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Try the cases from the field one after the other."""
+"""Run the cases of the field trial one after the other."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Verdict:
 
 
 def judge(case: Case, url: str) -> Verdict:
-    """Try a case. An exception counts as a problem, as a wrong answer does."""
+    """Run a case. An exception counts as a problem, like a wrong answer."""
     try:
         return Verdict(case, case.problem(url))
     except Exception as exc:
-        return Verdict(case, f"it could not be tried: {type(exc).__name__}: {exc}")
+        return Verdict(case, f"the check failed: {type(exc).__name__}: {exc}")
 
 
 def try_all(cases: Sequence[Case], url: str, tell: Callable[[float], None]) -> list[Verdict]:
-    """Try each case against the server at ``url``; ``tell`` is called with the number of cases done."""
+    """Run each case against the server at ``url``. ``tell`` is called with the number of cases done."""
     verdicts = []
     for number, case in enumerate(cases, 1):
         verdicts.append(judge(case, url))
@@ -41,12 +41,12 @@ def try_all(cases: Sequence[Case], url: str, tell: Callable[[float], None]) -> l
 
 
 def of_kind(cases: Iterable[Case], part: str | None) -> list[Case]:
-    """Return the cases whose kind contains ``part``, ignoring upper and lower case; without ``part``, all cases."""
+    """Return the cases whose kind contains ``part`` in upper or lower case, or all cases if ``part`` is None."""
     return [case for case in cases if part is None or part.lower() in case.kind.lower()]
 
 
 def table(verdicts: Iterable[Verdict]) -> Table:
-    """Make a table with one row per kind: how many members are correct, and what is wrong with the others."""
+    """Return a table with one row per kind: how many cases are correct, and what is wrong with the others."""
     kinds: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         kinds.setdefault(verdict.case.kind, []).append(verdict)

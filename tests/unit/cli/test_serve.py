@@ -1,4 +1,4 @@
-"""Tests of ``python -m serve_app`` in locales other than UTF-8, up to the check of a config."""
+"""Tests of how ``python -m serve_app`` reads configs in locales other than UTF-8."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
 
 
 def refusal(config: Path, **variables: str) -> str:
-    """Return everything printed about a refused config."""
+    """Run the command with a config that it must refuse, and return what it prints."""
     command = [sys.executable, "-m", "serve_app", str(config)]
     done = subprocess.run(command, env=os.environ | variables, capture_output=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (1, b"")
@@ -36,7 +36,7 @@ def test_characters_that_the_terminal_cannot_show_are_escaped(tmp_path: Path) ->
 
 
 def test_the_command_does_not_restart_itself_forever(tmp_path: Path) -> None:
-    """With -E, Python ignores the variable that makes it use UTF-8."""
+    """The command restarts itself with PYTHONUTF8=1. With -E, Python ignores this variable."""
     command = [sys.executable, "-E", "-X", "utf8=0", "-m", "serve_app", str(tmp_path / "none.yaml")]
     env = os.environ | {"LC_ALL": "C"}
     done = subprocess.run(command, env=env, cwd=Path(__file__).resolve().parents[3], capture_output=True, timeout=120)

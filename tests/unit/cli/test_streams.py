@@ -1,4 +1,4 @@
-"""Tests of scripts/streams.py against a server whose streams are controlled by the test."""
+"""Tests of scripts/streams.py with a server whose streams are controlled by the test."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def apply(served: StreamServer, file: Path, *more: str) -> list[str]:
 
 
 def tag(served: StreamServer) -> None:
-    """Make the status of the fake streams include their tags, as for real streams."""
+    """Make the status of each fake stream include its tags, like the status of a real stream."""
 
     async def status(stream_id: str) -> StreamStatus:
         spec = served.streams._find(stream_id)
@@ -170,7 +170,7 @@ def test_events_continue_after_the_connection_broke(served: StreamServer) -> Non
     assert following.stdout is not None
     try:
         before = json.loads(following.stdout.readline())["event_id"]
-        served.streams.outages = 3  # the first ends the response, the others make retries fail
+        served.streams.outages = 3  # the first one ends the response, and the other two make retries fail
         while served.streams.outages:
             assert following.poll() is None
         ids = [json.loads(following.stdout.readline())["event_id"] for _ in range(100)]

@@ -1,4 +1,4 @@
-"""Tests of how the environment and limits of a machine are prepared for Ray."""
+"""Tests of how the environment and the limits of the process are prepared for Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def no_folders_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_services_on_one_machine_use_different_ports_for_serves_own_proxy() -> None:
-    """Serve's proxy listens with SO_REUSEPORT. On the same port, each would answer requests meant for the other."""
+    """Serve's proxies set SO_REUSEPORT. On a shared port, each would also get the other service's requests."""
     with reserve_port(free_port()) as one, reserve_port(one) as other:
         assert other != one
         for port in (one, other):
@@ -41,7 +41,7 @@ def test_two_services_on_one_machine_use_different_ports_for_serves_own_proxy() 
                 proxy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 proxy.bind(("127.0.0.1", port))
                 proxy.listen()
-                for _ in range(8):  # the reserving socket accepts no connections
+                for _ in range(8):  # the socket that reserves the port accepts no connections
                     socket.create_connection(("127.0.0.1", port)).close()
                     proxy.accept()[0].close()
 
@@ -126,11 +126,11 @@ def bypasses(host: str) -> bool:
 
 @pytest.mark.parametrize("known", ["*", " * ", "*,intern.example"])
 def test_a_star_in_no_proxy_excludes_every_host(monkeypatch: pytest.MonkeyPatch, known: str) -> None:
-    """Python accepts the star only if it is the whole value."""
+    """Python supports ``*`` only as the whole value of the variable."""
     environment = {"HTTP_PROXY": "http://proxy.example:3128", "NO_PROXY": known}
     monkeypatch.setattr(os, "environ", environment | without_proxies(environment))
     assert all(bypasses(host) for host in ("127.0.0.1", "other.example"))
-    assert "127.0.0.1" in without_proxies(environment)["no_grpc_proxy"].split(",")  # gRPC does not support the star
+    assert "127.0.0.1" in without_proxies(environment)["no_grpc_proxy"].split(",")  # gRPC does not support ``*``
 
 
 def test_without_a_proxy_no_variable_is_set() -> None:

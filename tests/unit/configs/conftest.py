@@ -26,7 +26,7 @@ def replica() -> Iterator[int]:
 
 @pytest.fixture
 def api(tmp_path: Path, replica: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> HAProxyApi:
-    """Return Ray's own code to start, reload and stop HAProxy."""
+    """Return the object with which Ray starts, reloads and stops HAProxy."""
     monkeypatch.setattr(haproxy, "RAY_SERVE_HAPROXY_BINARY_PATH", str(WRAPPER))
     config = HAProxyConfig(
         socket_path=str(tmp_path / "admin.sock"),

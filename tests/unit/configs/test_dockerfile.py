@@ -1,4 +1,4 @@
-"""Tests of the Dockerfile's text. They do not build or run the image, because they use no Docker engine."""
+"""Tests of the Dockerfile's text. They do not build or run the image, because that would need a Docker engine."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_health_check_requests_readyz_on_the_port_of_the_config() -> None:
 
 
 def test_the_health_check_uses_no_proxy() -> None:
-    """Containers often have proxy variables, and the proxy cannot reach the container itself."""
+    """Containers often have proxy variables, but a proxy cannot reach the container itself."""
     (_, command) = instructions("HEALTHCHECK")[0].split("CMD ")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -90,7 +90,7 @@ def test_the_first_lines_show_shared_memory_and_the_folder_of_keys() -> None:
     (application,) = yaml.safe_load((ROOT / "configs/container.yaml").read_text())["applications"]
     assert "--shm-size=" in usage
     keys_file = Path(application["args"]["access"]["keys_file"])
-    assert f":{keys_file.parent}:ro" in usage  # the folder, because the container would not see a replaced file
+    assert f":{keys_file.parent}:ro" in usage  # a mounted file would not be updated when it is replaced
 
 
 def test_the_python_version_is_supported_by_the_project() -> None:

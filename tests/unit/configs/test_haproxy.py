@@ -1,4 +1,4 @@
-"""Tests of configs/haproxy.py with the real HAProxy, run by Ray Serve's own code without a cluster."""
+"""Tests of configs/haproxy.py with the real HAProxy, which Ray Serve's code starts without a cluster."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_it_listens_on_the_address_of_the_configured_host(api: HAProxyApi, addre
 def test_it_starts_with_a_low_limit_of_open_files(
     api: HAProxyApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_files: int
 ) -> None:
-    """The 4,096 connections of Ray's configuration need 10,270 open files. HAProxy would exit with fewer."""
+    """Ray configures 4,096 connections, which need 10,270 open files. With a lower limit, HAProxy would exit."""
     limited = tmp_path / "limited"
     limited.write_text(f"#!/bin/sh\nulimit -n {open_files}\nexec '{WRAPPER}' \"$@\"\n")
     limited.chmod(0o755)
@@ -99,7 +99,7 @@ def test_connections_made_while_haproxy_is_dead_wait_and_are_answered(api: HAPro
     async def use(wrapper: psutil.Process) -> None:
         for _ in range(3):
             (child,) = wrapper.children()
-            wrapper.suspend()  # so HAProxy is not restarted yet
+            wrapper.suspend()  # so that the wrapper cannot restart HAProxy yet
             child.kill()
             waiting = [asyncio.create_task(get(api)) for _ in range(8)]
             _, pending = await asyncio.wait(waiting, timeout=0.3)
@@ -137,7 +137,7 @@ def test_a_reload_keeps_the_sockets_and_the_old_process_finishes_its_requests(ap
         await asyncio.gather(*sending)
         assert set(statuses) == {200}
         (child,) = psutil.Process(api._proc.pid).children()
-        child.kill()  # the new wrapper owns the sockets too, and restarts its HAProxy
+        child.kill()  # the new wrapper must own the sockets too, and restart HAProxy
         assert await get(api) == 200
 
     serving(api, use)
@@ -150,13 +150,13 @@ def test_haproxy_ends_with_the_process_that_ray_kills(api: HAProxyApi) -> None:
         nonlocal child
         (child,) = wrapper.children()
 
-    serving(api, use)  # Ray stops it with SIGKILL
+    serving(api, use)  # at the end, Ray kills HAProxy's wrapper with SIGKILL
     asyncio.run(until(lambda: ended(child)))
     asyncio.run(until(lambda: refuses(api.cfg.http_options.port)))
 
 
 def start_below_a_parent(api: HAProxyApi) -> tuple[subprocess.Popen[bytes], psutil.Process]:
-    """Start HAProxy below a process that does not use Ray, so the HAProxy in PATH is used."""
+    """Start HAProxy's wrapper as the child of a new process. Without Ray, the wrapper takes HAProxy from PATH."""
     api._generate_config_file_internal()
     code = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
     command = [sys.executable, "-c", code, str(WRAPPER), "-db", "-f", api.config_file_path]

@@ -1,7 +1,7 @@
 """Tests of configs/kuberay against the schemas of Kubernetes, and against Ray and the application.
 
-No package has KubeRay's own schema, for the parts of a RayService around its pods. Of these parts only the names are
-checked, against the names in this file. The Serve config in the RayService is checked in test_configs.
+No package contains KubeRay's schema, which describes the parts of a RayService around the pods. Of these parts, the
+tests check only the names of the keys. The Serve config in the RayService is checked in test_configs.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ CLUSTER = SERVICE["spec"]["rayClusterConfig"]
 HEAD, (WORKERS,) = CLUSTER["headGroupSpec"], CLUSTER["workerGroupSpecs"]
 PODS = {"head": HEAD["template"], "worker": WORKERS["template"]}
 (CONFIG,) = yaml.safe_load(SERVICE["spec"]["serveConfigV2"])["applications"]
-VERSIONS = ["1.30", kubernetes_validate.latest_version()]  # the oldest that supports preStop's sleep, and the newest
+VERSIONS = ["1.30", kubernetes_validate.latest_version()]  # the first version with preStop's sleep, and the latest
 MIB = 2**20
 
 
 def validate(item: dict[str, Any], version: str) -> None:
-    kubernetes_validate.validate(item, version, strict=True)  # strict: no unknown keys
+    kubernetes_validate.validate(item, version, strict=True)  # strict refuses unknown keys
 
 
 def as_object(template: dict[str, Any]) -> dict[str, Any]:
-    """Wrap a pod template as an object, for which Kubernetes has a schema."""
+    """Wrap a pod template in a PodTemplate object, for which Kubernetes has a schema."""
     return {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "any"}, "template": template}
 
 
@@ -95,7 +95,8 @@ def test_the_termination_grace_period_exceeds_the_draining_time(pod: dict[str, A
     (container,) = pod["containers"]
     drain_s = int(env(container)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
     before_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    # A replacement starts, accepted requests are answered, and then Ray gives its processes 30 s to end.
+    # While a node drains, a replacement starts and accepted requests are answered. Ray's processes then have 30 s to
+    # end.
     assert drain_s > 60 + app._DETECTOR_DRAIN_TIMEOUT_S
     assert pod["terminationGracePeriodSeconds"] >= before_s + drain_s + 30
 
@@ -104,7 +105,7 @@ def test_shared_memory_is_enough_for_a_replica_and_its_replacement() -> None:
     (volume,) = (one for one in PODS["worker"]["spec"]["volumes"] if one["name"] == "shared-memory")
     args = parse_args(CONFIG["args"])
     frames = 2 * pool_bytes(args.preprocessor.slots, InputShape.square(args.model.image_size_px))
-    # The comment in the file says that there is enough for 400 streams.
+    # A comment in the config says that shared memory is enough for 400 streams.
     streams = 400 * pool_bytes(worker._SLOTS, InputShape.square(args.model.image_size_px))
     store = int(WORKERS["rayStartParams"]["object-store-memory"])
     assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
@@ -129,7 +130,7 @@ def test_the_keys_and_the_volume_are_mounted_where_the_application_expects_them(
     volumes = {volume["name"] for volume in PODS["worker"]["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
     assert str(Path(CONFIG["args"]["access"]["keys_file"]).parent) in mounts
-    assert "/var/lib/sightline" in mounts  # the path set in the Dockerfile
+    assert "/var/lib/sightline" in mounts  # the Dockerfile sets this folder
     (claim,) = (item for item in OBJECTS if item["kind"] == "PersistentVolumeClaim")
     (data,) = (volume for volume in PODS["worker"]["spec"]["volumes"] if volume["name"] == "data")
     assert data["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
@@ -145,7 +146,7 @@ def test_the_policies_select_every_pod() -> None:
     for item in OBJECTS:
         selector = item["spec"].get("podSelector") or item["spec"].get("selector")
         if item is not SERVICE and selector:
-            # KubeRay adds the labels ray.io/….
+            # KubeRay itself adds the labels that begin with ray.io/.
             labels = {name: value for name, value in selector["matchLabels"].items() if not name.startswith("ray.io/")}
             assert all(labels == template["metadata"]["labels"] for template in PODS.values())
 

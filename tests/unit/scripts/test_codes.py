@@ -42,7 +42,7 @@ def test_a_marker_can_be_read(family: str) -> None:
 
 
 def test_a_data_matrix_has_its_finder_pattern() -> None:
-    """Two sides are solid and two alternate (ISO/IEC 16022). OpenCV cannot read a Data Matrix."""
+    """Two sides are solid, and the other two alternate (ISO/IEC 16022). OpenCV has no reader for Data Matrix codes."""
     modules = data_matrix("parcel 0042").modules
     assert modules[:, 0].all()
     assert modules[-1].all()
@@ -90,7 +90,7 @@ def test_a_box_matches_the_extent_of_the_modules(is_bent: bool) -> None:
         assert box is not None
         np.testing.assert_allclose(
             box, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), atol=2.5
-        )  # the pixels at a sharp corner are grey
+        )  # the tolerance is for pixels at sharp corners, which are grey
 
 
 def test_a_label_has_about_the_resolution_at_which_it_is_seen() -> None:
@@ -126,7 +126,7 @@ def test_a_score_counts_each_code_once() -> None:
         Guess("marker", 0.9, (1, 1, 20, 20)),
         Guess("marker", 0.8, (0, 0, 19, 19)),  # a second guess for the same code
         Guess("barcode", 0.7, (50, 50, 70, 70)),  # the wrong label
-        Guess("barcode", 0.6, (85, 0, 100, 20)),  # on a code cut off by the edge: neither right nor wrong
+        Guess("barcode", 0.6, (85, 0, 100, 20)),  # on a code that is cut off, so the guess does not count
     ]
     result = score(scene, guesses)
     assert [truth.payload for truth, _ in result.found] == ["1"]
@@ -135,7 +135,7 @@ def test_a_score_counts_each_code_once() -> None:
 
 
 def test_the_embedded_model_has_not_become_worse() -> None:
-    """This uses the first test images, which are harder than average. The documentation has the figures for all."""
+    """This uses the first 200 test images, which are harder than average. The documentation has the figures for all."""
     photographs = [*package_files("ultralytics/assets"), *sorted((SHARED / "images").glob("*.jpg"))]
     report = evaluation.evaluate(3, photographs, pictures=200)
     found, asked = report.recall_from("all", 24)

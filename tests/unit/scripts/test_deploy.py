@@ -1,4 +1,4 @@
-"""Tests of scripts/deploy.py with a fake dashboard and application, whose answers are set by each test."""
+"""Tests of scripts/deploy.py with a fake dashboard and a fake application. Each test sets their answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIG: Json = {"applications": [{"name": "sightline", "import_path": "serve_app
 
 
 class FakeServer:
-    """A server that gives the answers set for a path in order, and repeats the last one."""
+    """A server that gives a path's answers one after the other, and then repeats the last answer."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[tuple[int, Any]]] = {}

@@ -1,4 +1,4 @@
-"""Tests of the download of the published model, which accepts only the known content."""
+"""Tests of the download of the published model. Only content with the known hash is accepted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTENT = b"the weights of a model"
 
 
 class Host(BaseHTTPRequestHandler):
-    """A handler that serves the content at every path."""
+    """A handler that serves ``CONTENT`` at every path."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -30,7 +30,7 @@ class Host(BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    """Run a server in place of GitHub, whose content has the known hash."""
+    """Run a server in place of GitHub, and set the known hash to the hash of its content."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Host)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(published, "URL", f"http://127.0.0.1:{server.server_port}/yolo26n.pt")

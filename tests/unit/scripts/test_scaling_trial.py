@@ -10,9 +10,9 @@ PLAN = Plan(low=20, high=120, least=1, most=4, low_s=10, hold_s=60, downscale_de
 
 
 def trial(*wanted: tuple[float, int]) -> Scaling:
-    """Return a run whose load steps up at 10 s and down at 100 s. ``wanted`` has times and wanted numbers."""
-    looks = [DetectorCount(at_s, [number for from_s, number in wanted if from_s <= at_s][-1], 4) for at_s in range(200)]
-    return Scaling(PLAN, looks, up_at_s=10, held_at_s=20, down_at_s=100)
+    """Return a trial whose load rises at 10 s and falls at 100 s. ``wanted`` has the time and value of each target."""
+    seen = [DetectorCount(at_s, [number for from_s, number in wanted if from_s <= at_s][-1], 4) for at_s in range(200)]
+    return Scaling(PLAN, seen, up_at_s=10, held_at_s=20, down_at_s=100)
 
 
 def test_scaling_up_in_time_and_down_once_is_right() -> None:
@@ -39,4 +39,4 @@ def test_each_problem_is_reported(wanted: list[tuple[float, int]], problem: str)
 def test_a_slow_start_is_wrong() -> None:
     seen = trial((0, 1), (15, 4), (135, 1))
     seen.up_at_s, seen.held_at_s = 10, 71
-    assert judge(seen) == ["4 Detectors ran after 61 s, later than 60 s"]
+    assert judge(seen) == ["4 Detectors ran only after 61 s; the limit is 60 s"]

@@ -1,4 +1,4 @@
-"""Tests that the Python scripts can be executed from any folder and use the environment's Python."""
+"""Tests that the Python scripts can be executed from any folder, and use the Python of the virtual environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_all_scripts_begin_with_the_same_line_and_are_executable() -> None:
 
 
 def test_another_python_is_refused_with_a_hint() -> None:
-    """The other Python lacks the packages of this environment."""
+    """The other Python lacks the packages of the virtual environment."""
     command = [sys.executable, "-E", "-S", str(SCRIPTS / "streams.py"), "list"]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""Requests of real clients: each must be answered like a plain request, or refused with advice."""
+"""Cases of real clients' requests. Each must be answered like a plain request, or refused with advice."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _ask(url: str, method: str, sent: Sent) -> tuple[int, http.client.HTTPMessag
 
 
 def _found(url: str, sent: Sent) -> Any:
-    """Return the detections, or the status and the text of a refusal."""
+    """Send a request. Return the detections, or the status and the text of the refusal."""
     status, _, body = _ask(url, "POST", sent)
     if status != 200:
         return f"{status} {body[:200]!r}"
@@ -103,7 +103,7 @@ def _kind_of_answer(accept: str, media_type: str, url: str) -> str | None:
 def _raw(make: Callable[[bytes], dict[str, Any]], member: str, closes: bool, url: str) -> str | None:
     """Send a request over a plain socket and check that a complete answer arrives.
 
-    ``closes``: the client closes its side of the connection after the request.
+    If ``closes`` is true, the client closes its sending side of the connection after the request.
     """
     parts = _made(make)[member]
     with socket.create_connection(_address(url), timeout=_TIMEOUT_S) as client:
@@ -127,7 +127,7 @@ def _by_hand(
 
 
 def half_closed(jpeg: bytes) -> dict[str, tuple[bytes, ...]]:
-    """Return raw requests after which the client closes its side of the connection."""
+    """Return raw requests after which the client closes its sending side of the connection."""
     close = b"Connection: close\r\n"
     head, end = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n', b"\r\n--B--\r\n"
     kind = b"Content-Type: multipart/form-data; boundary=B\r\n"
@@ -148,7 +148,7 @@ def half_closed(jpeg: bytes) -> dict[str, tuple[bytes, ...]]:
 
 
 def connections(jpeg: bytes) -> dict[str, tuple[bytes, ...]]:
-    """Return raw requests that use the connection in unusual ways, split into the parts to send."""
+    """Return raw requests that use the connection in unusual ways. Each is split into the parts to send."""
     close = b"Connection: close\r\nUser-Agent: field/1\r\n"
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in (jpeg[:7], jpeg[7:5000], jpeg[5000:])) + b"0\r\n\r\n"
     expecting = _by_hand(b"POST", b"/detect", headers=close + b"Expect: 100-continue\r\n", body=jpeg)
@@ -165,7 +165,7 @@ def connections(jpeg: bytes) -> dict[str, tuple[bytes, ...]]:
 
 
 def _alike(kind: str, make: Callable[[bytes], dict[str, Any]], path: str = "/detect") -> list[Case]:
-    """Return cases that must be answered like a plain request to ``path``."""
+    """Return cases whose requests must be answered like a plain request to ``path``."""
     return [Case(kind, member, partial(_same, make, member, path)) for member in make(b"")]
 
 

@@ -1,4 +1,4 @@
-"""Requests with one image as real clients send them, and what each of them means."""
+"""Requests with one image, as real clients send them, grouped by the answer that they must get."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ ACCEPTS_PICTURE = {
 
 @dataclass(frozen=True)
 class Sent:
-    """A POST request; ``path`` includes the query."""
+    """A POST request. ``path`` includes the query string."""
 
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Sent:
 
 
 def part(content: bytes, head: bytes = _DISPOSITION, boundary: str = BOUNDARY) -> bytes:
-    """Return a part without the delimiter that follows it."""
+    """Return a multipart part with the delimiter before the part."""
     return b"--" + boundary.encode() + b"\r\n" + head + b"\r\n" + content + b"\r\n"
 
 
@@ -81,7 +81,7 @@ def _multipart(body: bytes, kind: str = f"multipart/form-data; boundary={BOUNDAR
 
 
 def multipart_forms(picture: bytes) -> dict[str, Sent]:
-    """Return multipart bodies with this image, by what is unusual about them (RFC 2046, RFC 7578)."""
+    """Return multipart requests with this image (RFC 2046, RFC 7578). The keys say what is unusual about each."""
     plain, closed = form(part(picture)), f"--{BOUNDARY}--".encode()
     head, odd = b'Content-Disposition: form-data; name="%b"\r\n', "it's(odd)+_,./:=? b"
     octets = b"Content-Type: application/octet-stream\r\n"
@@ -143,7 +143,7 @@ def multipart_forms(picture: bytes) -> dict[str, Sent]:
 
 
 def types(picture: bytes) -> dict[str, Sent]:
-    """Return this image with right and wrong values of Content-Type."""
+    """Return requests that send this image with a right, a wrong or no Content-Type."""
     names = ("image/jpeg", "image/jpg", "image/png", "application/octet-stream", "application/json", "text/plain")
     others = ("application/x-www-form-urlencoded", "text/html; charset=utf-8", "*/*", "nonsense", "binary/octet-stream")
     return {f"called {name}": Sent(picture, {"Content-Type": name}) for name in (*names, *others)} | {
@@ -152,7 +152,7 @@ def types(picture: bytes) -> dict[str, Sent]:
 
 
 def codings(picture: bytes) -> dict[str, Sent]:
-    """Return this image in the supported content codings (RFC 9110, section 8.4)."""
+    """Return requests that send this image in the supported content codings (RFC 9110, section 8.4)."""
     raw = zlib.compressobj(wbits=-15)
     half, packed = len(picture) // 2, gzip.compress(form(part(picture)))
     kind = f"multipart/form-data; boundary={BOUNDARY}"
@@ -171,7 +171,7 @@ def codings(picture: bytes) -> dict[str, Sent]:
 
 
 def parameters(picture: bytes) -> dict[str, Sent]:
-    """Return requests for a confidence of 0.3, by how they pass the parameter."""
+    """Return requests that set the confidence to 0.3. The keys say how each request passes the parameter."""
     head = b'Content-Disposition: form-data; name="%b"\r\n'
     octets = b"Content-Type: application/octet-stream\r\n"
 
@@ -205,11 +205,11 @@ def parameters(picture: bytes) -> dict[str, Sent]:
 
 @cache
 def _bomb() -> bytes:
-    return gzip.compress(bytes((32 << 20) + 1), 1)  # one byte above the limit for a body
+    return gzip.compress(bytes((32 << 20) + 1), 1)  # one byte more than the size limit of request bodies
 
 
 def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
-    """Return requests that must be refused: each with its status and a part of the advice that the error must give."""
+    """Return requests that must be refused, each with the expected status and a part of the expected advice."""
     text = base64.b64encode(picture)
     url, json = b"data:image/jpeg;base64," + text, {"Content-Type": "application/json"}
     urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -266,7 +266,7 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
 
 
 def texts(picture: bytes) -> dict[str, Sent]:
-    """Return bodies that are text, although the client means to send an image."""
+    """Return requests whose body is text, although the client intended to send an image."""
     kinds = {name: {"Content-Type": name} for name in ("text/plain", "application/json")}
     text = base64.b64encode(b"\xff\xd8\xff" + picture)
     urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -1,4 +1,4 @@
-"""Cases of models: their class names, heads, inputs and files. No case uses the running server."""
+"""Cases of models: their class names, heads, inputs and files. No case uses the server that the trial starts."""
 
 from __future__ import annotations
 

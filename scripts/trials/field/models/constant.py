@@ -11,7 +11,7 @@ import openvino as ov
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-SIDE_PX = 64  # of the input, by default
+SIDE_PX = 64  # the default side of the input
 BOX = (
     8.0,
     16.0,
@@ -21,11 +21,11 @@ BOX = (
 CONFIDENCE = 0.9
 NAMES = "{0: 'person', 1: 'car'}"
 
-Side = int | str  # a name where the file leaves the size dynamic
+Side = int | str  # a name stands for a dynamic side
 
 
 def anchors(classes: int = 2, class_id: int = 1, count: int = 84) -> NDArray[np.float32]:
-    """Return a raw head's output with one object, ``(1, 4 + classes, count)``: centre, size and scores."""
+    """Return the output of a raw head with one object: centre, size and scores, ``(1, 4 + classes, count)``."""
     output = np.zeros((1, 4 + classes, count), np.float32)
     output[0, :4, 0] = _centre_and_size()
     output[0, 4 + class_id, 0] = CONFIDENCE
@@ -33,14 +33,14 @@ def anchors(classes: int = 2, class_id: int = 1, count: int = 84) -> NDArray[np.
 
 
 def rows(class_id: float = 1, count: int = 300, box: ArrayLike = BOX) -> NDArray[np.float32]:
-    """Return an end-to-end head's output with one object, ``(1, count, 6)``."""
+    """Return the output of an end-to-end head with one object, ``(1, count, 6)``."""
     output = np.zeros((1, count, 6), np.float32)
     output[0, 0] = (*np.asarray(box, np.float32), CONFIDENCE, class_id)
     return output
 
 
 def objectness(classes: int = 2, class_id: int = 1, count: int = 3 * 84) -> NDArray[np.float32]:
-    """Return a YOLOv5's output with one object, ``(1, count, 5 + classes)``: objectness times score is 0.9."""
+    """Return a YOLOv5 output with one object, ``(1, count, 5 + classes)``. Objectness times class score is 0.9."""
     output = np.zeros((1, count, 5 + classes), np.float32)
     output[0, 7, :4] = _centre_and_size()
     output[0, 7, 4], output[0, 7, 5 + class_id] = 0.96, CONFIDENCE / 0.96
@@ -56,9 +56,10 @@ def save(
     dtype: int = TensorProto.FLOAT,
     opset: int = 17,
 ) -> Path:
-    """Write a model with these outputs to ``path``, and return the path. The first of ``sides`` is the batch size.
+    """Write a model with these outputs to ``path``, and return the path.
 
-    ``names`` is a text, like every value in an ONNX file's metadata; None leaves it out.
+    ``sides`` is the shape of the input, beginning with the batch size. ``names`` is the text of the metadata's entry
+    with the class names. If ``names`` is None, the entry is left out.
     """
     number = helper.np_dtype_to_tensor_dtype(np.dtype(np.float32))
     nodes = [
@@ -92,7 +93,7 @@ def save(
 
 
 def rewrite(path: Path, how: Callable[[onnx.ModelProto], None]) -> Path:
-    """Change an ONNX file by ``how``, and return its path."""
+    """Apply ``how`` to the model in an ONNX file, and return the file's path."""
     model = onnx.load(path)
     how(model)
     onnx.save(model, path)
@@ -100,7 +101,7 @@ def rewrite(path: Path, how: Callable[[onnx.ModelProto], None]) -> Path:
 
 
 def save_integers(path: Path, dtype: int) -> Path:
-    """Write a model whose output is integers, like a quantised model without its last DequantizeLinear."""
+    """Write a model with integer output, like a quantised model whose last DequantizeLinear is missing."""
 
     def cast(model: onnx.ModelProto) -> None:
         (output,) = model.graph.output
@@ -113,7 +114,7 @@ def save_integers(path: Path, dtype: int) -> Path:
 def save_folder(
     folder: Path, *outputs: NDArray[np.float32], metadata: str, sides: Sequence[Side] = (1, 3, SIDE_PX, SIDE_PX)
 ) -> Path:
-    """Write the model as an OpenVINO folder with this text as its ``metadata.yaml``, and return the folder."""
+    """Write a model as an OpenVINO folder whose ``metadata.yaml`` contains ``metadata``, and return the folder."""
     folder.mkdir(parents=True)
     source = save(folder / "constant.onnx", *outputs, sides=sides)
     ov.save_model(ov.Core().read_model(source), folder / "constant.xml", compress_to_fp16=False)

@@ -1,4 +1,4 @@
-"""Cases of files that are not a model, or only part of one: each is refused with advice in one sentence."""
+"""Cases of wrong, damaged or incomplete model files. Almost all must be refused with advice in one sentence."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _truncated(share: float) -> Make:
 
 
 def _external(change: Callable[[Path], object]) -> Make:
-    """Make an ONNX file whose weights are in a second file, as in models above 2 GB, and change the second file."""
+    """Make an ONNX file with external weights, as in models above 2 GB, and change the file of the weights."""
 
     def make(folder: Path) -> Path:
         path = save(folder / "constant.onnx", anchors())
@@ -155,9 +155,9 @@ _FILES: dict[str, Problem] = {
     "TensorFlow Lite": refused(_file("a.tflite", b"any"), "TensorFlow Lite is not supported: export the .pt"),
     "Keras": refused(_file("a.h5", b"any"), "Keras is not supported: export the .pt"),
     "CoreML": refused(_file("a.mlpackage", b"any"), "CoreML is not supported: export the .pt"),
-    "PyTorch's other ending": refused(_file("a.pth", b"any"), "export this one as ONNX"),
-    "an ending in capitals": refused(_file("A.ONNX", b"any"), "not A.ONNX"),
-    "without an ending": refused(_file("model", b"any"), "not model"),
+    "PyTorch's other extension": refused(_file("a.pth", b"any"), "export this one as ONNX"),
+    "an extension in capitals": refused(_file("A.ONNX", b"any"), "not A.ONNX"),
+    "without an extension": refused(_file("model", b"any"), "not model"),
     "a part of a folder": refused(_file("a.xml", b"<net/>"), "set model.weights to the folder"),
     "a pipe": refused(_pipe, "neither a file nor a folder"),
     "a link to itself": refused(_loop, "not a valid path|there is no"),

@@ -1,4 +1,4 @@
-"""Cases of heads other than YOLO's raw head: each is served correctly, or refused by its name."""
+"""Cases of detection heads. Each must be served correctly, or refused with an error that names the head."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _integers(dtype: int) -> Make:
 
 
 def _suppresses(make: Make, expected: Suppression, engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
-    """Return the check of ``suppression``: where ``GET /models`` says that overlapping boxes are removed."""
+    """Return the check that each engine reports ``expected`` as the place where overlapping boxes are removed."""
 
     def problem(_: str) -> str | None:
         for engine in engines:
@@ -56,7 +56,7 @@ def _suppresses(make: Make, expected: Suppression, engines: Sequence[EngineName]
 
 
 def _shares(count: int = 300, columns: int = 6) -> Array:
-    """Return an RT-DETR's output with one object: centre and size as fractions of the image, then scores."""
+    """Return an RT-DETR output with one object: centre and size as fractions of the image, and then scores."""
     output = np.zeros((1, count, columns), np.float32)
     output[0, 0, :5] = 0.5, 0.5, 0.4, 0.2, CONFIDENCE
     return output

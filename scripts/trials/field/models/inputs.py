@@ -48,7 +48,7 @@ def _folder(*sides: int | str, count: int = 84) -> Make:
 
 
 def _minus_one(folder: Path) -> Path:
-    """Make a model with dynamic sides, written as -1 as older exporters do."""
+    """Make a model with dynamic sides that are written as -1, like those of older exporters."""
 
     def open_sides(model: onnx.ModelProto) -> None:
         for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
@@ -64,7 +64,7 @@ def _two_inputs(folder: Path) -> Path:
 
 
 def _reshaping(batch: int) -> Make:
-    """Make a model with a fixed batch size in its Reshape nodes, as Ultralytics exports a batch."""
+    """Make a model whose Reshape node contains a fixed batch size, like Ultralytics' exports of a batch."""
 
     def reshape(model: onnx.ModelProto) -> None:
         (output,) = model.graph.output
@@ -77,7 +77,7 @@ def _reshaping(batch: int) -> Make:
 
 
 def _named(name: str) -> Make:
-    """Make a model whose input does not have the name that Ultralytics uses."""
+    """Make a model whose input is called ``name``. Ultralytics calls the input ``images``."""
 
     def rename(model: onnx.ModelProto) -> None:
         model.graph.input[0].name = model.graph.node[0].input[0] = name
@@ -86,7 +86,7 @@ def _named(name: str) -> Make:
 
 
 def finder(path: Path, height_px: int, width_px: int) -> Path:
-    """Write a model that returns one box, centred on the centre of mass of the image's red."""
+    """Write a model that returns one box around the centre of mass of the image's red pixels."""
     constants: dict[str, NDArray[np.generic]] = {
         "only_red": np.array([1, -1, -1], np.float32).reshape(1, 3, 1, 1),
         "columns": np.arange(width_px, dtype=np.float32).reshape(1, 1, 1, -1) + 0.5,
@@ -128,7 +128,7 @@ def finder(path: Path, height_px: int, width_px: int) -> Path:
 
 
 def _finds_red_in_a_rectangle(_: str) -> str | None:
-    """Check, for images of other shapes than the model's, that the box is at the red in the image's pixels."""
+    """Check that the model's box is around the red square in images of several shapes."""
     for engine in ("openvino", "onnx"):
         with TemporaryDirectory() as folder:
             path = finder(Path(folder, "finder.onnx"), *_RECTANGLE)
@@ -162,7 +162,7 @@ class _Noise(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has n
 
 
 def _convolved(folder: Path) -> Path:
-    """Make the constant model with a convolution in front, so that there is something to quantise."""
+    """Make a constant model that begins with a convolution, which can be quantised."""
 
     def convolve(model: onnx.ModelProto) -> None:
         kernel = np.random.default_rng(1).normal(size=(3, 3, 3, 3)).astype(np.float32)
@@ -194,7 +194,7 @@ def _quantised(layout: QuantFormat | None, activations: QuantType = QuantType.QU
 
 
 def _is_int8(make: Make, precision: Precision = "auto", engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
-    """Return the check that each engine reports the file's precision as int8."""
+    """Return the check that each engine reports int8 as the precision of the model."""
 
     def problem(_: str) -> str | None:
         for engine in engines:
@@ -237,7 +237,7 @@ _INPUTS: dict[str, Problem] = {
     "an input named frames": served(_named("frames")),
     "an input named rgb": served(_named("rgb")),
 }
-_ONNX_DOES_IT = "set model.engine to onnx"  # whether OpenVINO can run it depends on the CPU
+_ONNX_DOES_IT = "set model.engine to onnx"  # whether OpenVINO can run the model depends on the CPU
 _QUANTISED: dict[str, Problem] = {
     "QDQ, unsigned": served(_quantised(QuantFormat.QDQ)),
     "QDQ, signed": served(_quantised(QuantFormat.QDQ, QuantType.QInt8), or_says=_ONNX_DOES_IT),

@@ -37,7 +37,7 @@ def _of_many(names: str, classes: int) -> Make:
 
 
 def _chosen(settings: DetectSettings, labels: Sequence[str], expected: tuple[int, ...] | None) -> Problem:
-    """Return the check that the request selects ``expected`` class ids, or is refused when that is None."""
+    """Return the check that a request selects the class ids ``expected``, or is refused if ``expected`` is None."""
 
     def problem(_: str) -> str | None:
         engine = EngineInfo("model", "1", "none", tuple(labels), InputShape.square(64), end_to_end=False)

@@ -1,4 +1,4 @@
-"""Cases of the whole service with a model that cannot be served: its last line says why, and it exits with status 1."""
+"""Cases of starting the service with a bad model. The service must exit with status 1 and say why in its last line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SIGKILL = 9
 
 
 class _Deadly:
-    """A pickle that ends the process that loads it, as the kernel does with one that takes too much memory."""
+    """An object whose unpickling ends the process, as if the kernel had killed it for using too much memory."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return os._exit, (_SIGKILL,)
@@ -72,7 +72,7 @@ def _ends_in(make: Make, says: str, settings: Mapping[str, str] | None = None) -
 
 
 def _rectangle(_: str) -> str | None:
-    """Check that images of other shapes than the model's get right boxes over HTTP and shared memory."""
+    """Check that images of several shapes get the right boxes over HTTP and shared memory."""
     with TemporaryDirectory() as folder:
         config = yaml.safe_load((ROOT / "configs/local.yaml").read_text(encoding="utf-8"))
         weights = finder(Path(folder, "finder.onnx"), 384, 640)

@@ -21,11 +21,11 @@ from serve_app.types import DetectOptions, label_of
 
 EngineName = Literal["openvino", "onnx", "torch", "tensorrt"]
 Problem = Callable[[str], str | None]
-Make = Callable[[Path], Path]  # an empty folder -> the model's file or folder in it
+Make = Callable[[Path], Path]  # takes an empty folder; returns the path of the model that it makes there
 
 CPU_ENGINES: tuple[EngineName, ...] = ("openvino", "onnx")
 _OPTIONS = DetectOptions(confidence=0.5, iou=0.7, max_detections=300)
-_MAX_SENTENCE = 500  # characters: anything longer is a library's raw message
+_MAX_SENTENCE = 500  # in characters; a longer text is probably the raw message of a library
 
 
 def served(
@@ -33,7 +33,7 @@ def served(
 ) -> Problem:
     """Return the check that each engine serves the model and detects its one object.
 
-    ``or_says`` is what OpenVINO may say instead, when it depends on the CPU whether OpenVINO can run the model.
+    Some CPUs cannot run some models with OpenVINO. ``or_says`` matches the error that OpenVINO may then give.
     """
 
     def problem(_: str) -> str | None:
@@ -58,7 +58,7 @@ def refused(make: Make, says: str, *, engines: Sequence[EngineName] = CPU_ENGINE
 
 
 def refused_checkpoint(make: Make, says: str) -> Problem:
-    """Return the same check for a ``.pt`` whose hash is given, in the torch engine, which reads it directly."""
+    """Return the check that the torch engine refuses a trusted ``.pt`` with one sentence that matches ``says``."""
     return lambda _: _problem_of_refusal(make, says, ["torch"], is_trusted=True)
 
 
@@ -80,7 +80,7 @@ def _problem_of_refusal(make: Make, says: str, engines: Sequence[EngineName], *,
 
 
 def _wrong_answer(engine: Engine, label: str) -> str | None:
-    """Return what is wrong unless exactly the one object is detected, at its place, in every image."""
+    """Return what is wrong, or None if exactly the expected object is detected in every image."""
     frames = [np.full(engine.info.input_shape.array, value, np.uint8) for value in (0, 200)]
     for raw in engine.infer(frames):
         found = to_detections(raw, _OPTIONS, end_to_end=engine.info.end_to_end)

@@ -1,4 +1,4 @@
-"""Generate images of many formats and variants, damage some, and compare our decoder with a second one.
+"""Generate images of many formats and variants, damage some, and compare our decoder with Pillow.
 
 ``python -m scripts.trials.field.pictures --count 2000 --seed 0``
 """
@@ -21,17 +21,15 @@ from scripts.trials.field.pictures.comparison import (
 
 
 def main() -> int:
-    """Print a table and every difference, and return 1 if there is any."""
+    """Print a table and every difference, and return 1 if there is a difference."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2000, help="how many files to generate (default: %(default)s)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="the same seed generates the same files (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the generator (default: %(default)s)")
     parser.add_argument(
         "--damage", type=float, default=0.3, help="the fraction of files to damage (default: %(default)s)"
     )
     parser.add_argument(
-        "--verbose", action="store_true", help="also print the files that the second decoder cannot read"
+        "--verbose", action="store_true", help="also print the files that Pillow cannot read or reads wrongly"
     )
     args = parser.parse_args()
     counts: Counter[tuple[str, bool, str]] = Counter()

@@ -67,7 +67,7 @@ def _masked(rng: random.Random, width: int, height: int, bits: int, masks: tuple
 def _file(
     header: int, sides: tuple[int, int], bits: int, compression: int, palette: Array, masks: bytes, size_bytes: int = 0
 ) -> bytes:
-    """Return everything before the pixels."""
+    """Return the part of the file that precedes the pixels."""
     if header == 12:
         info = struct.pack("<IHHHH", 12, *sides, 1, bits)
         table = palette[:, ::-1].tobytes()
@@ -82,7 +82,7 @@ def _file(
 
 
 def run_length(rng: random.Random) -> Sample:
-    """Return a random run-length BMP, with the variations of different writers."""
+    """Return a random run-length BMP, with variations that different encoders produce."""
     bits = rng.choice((4, 8))
     width, height = size(rng)
     colours = 1 << bits
@@ -98,7 +98,7 @@ def run_length(rng: random.Random) -> Sample:
 def runs(
     rng: random.Random, indices: Array, palette: Array, bits: int, *, is_padded: bool = True, has_end: bool = True
 ) -> bytes:
-    """Return a BMP of palette indices as runs of 4 or 8 bits."""
+    """Return a BMP that stores palette indices as runs of 4 or 8 bits."""
     height, width = indices.shape
     code = bytearray()
     for number, row in enumerate(indices[::-1]):

@@ -1,4 +1,4 @@
-"""Cases of images: each file must get the detections of a plain PNG with the same pixels."""
+"""Cases of images. Each supported image must get the same detections as a plain PNG with the same pixels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Make = Callable[[], bytes]
 
 @cache
 def pixels() -> Pixels:
-    """Return the image from which most files are made: parcels with codes."""
+    """Return the image of parcels with codes from which most files are made."""
     small = cv2.resize(picture(3).pixels, (_WIDTH_PX, _HEIGHT_PX), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(small[:, :, ::-1])
 
@@ -43,7 +43,7 @@ def _rng() -> random.Random:
 
 
 def _image(orientation: int = 1) -> Image.Image:
-    """Return the image as a camera stores it when held in this orientation."""
+    """Return the image as stored by a camera that is held in this EXIF orientation."""
     inverse = {6: 8, 8: 6}.get(orientation, orientation)
     return Image.fromarray(upright(pixels(), inverse))
 
@@ -131,7 +131,7 @@ def _transparent() -> Iterator[tuple[str, Make]]:
 
 def _bitmaps() -> Iterator[tuple[str, Make]]:
     few = _image().quantize(16)
-    indices = np.asarray(few)[:, :-3]  # 637 columns, so that rows need padding
+    indices = np.asarray(few)[:, :-3]  # 637 columns, because rows of this width need padding
     palette = np.array(few.getpalette()[:48], np.uint8).reshape(-1, 3)  # type: ignore[index]
 
     def of(bits: int, compression: int, rows: Any, masks: bytes = b"", *, is_top_down: bool = False) -> bytes:
@@ -245,7 +245,7 @@ def _answer(url: str, data: bytes) -> httpx.Response:
 
 
 def _plain(shape: tuple[int, ...]) -> bytes:
-    """Return the image as a plain PNG of this shape, since some files lack a few columns."""
+    """Return the image as a plain PNG, cropped to ``shape`` because some files lack a few columns."""
     return saved(Image.fromarray(pixels()[: shape[0], : shape[1]]), "PNG")
 
 
@@ -264,7 +264,7 @@ def _read(make: Make) -> Callable[[str], str | None]:
 
 
 def _difference(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> str | None:
-    """Return which confident detection of the plain image is missing in ``found``, or lies elsewhere."""
+    """Describe a confident detection of the plain image that ``found`` lacks or misplaces. Return None if all match."""
     confident = [each for each in expected if each["confidence"] > 0.7]
     if not confident:
         return "nothing is detected in the plain image"

@@ -21,9 +21,9 @@ MAX_PIXELS = 1_000_000
 _MOST = {LOSSLESS: 1, JPEG: 2, LOSSY: 8}  # grey levels
 _MEAN = {LOSSLESS: 1.0, JPEG: 2.0, LOSSY: 1.0}
 
-# PILLOW_WRONG: our pixels are those that were written, and Pillow's differ. ONLY_OURS: Pillow cannot judge the file,
-# mostly because it refuses it. ONLY_OURS_WITH_LOSSES: Pillow refuses it, and our pixels differ from those of the file
-# before it was damaged.
+# PILLOW_WRONG: our pixels are right, and Pillow's pixels differ.
+# ONLY_OURS: we read the file, and cannot compare it with Pillow, usually because Pillow refuses the file.
+# ONLY_OURS_WITH_LOSSES: Pillow refuses the damaged file, and our pixels differ from those of the intact file.
 SAME, REFUSED, PILLOW_WRONG, DIFFERENT = "same", "refused", "Pillow wrong", "different"
 ONLY_OURS, ONLY_OURS_WITH_LOSSES = "read by us alone", "read by us alone, with losses"
 RESULTS = (SAME, REFUSED, PILLOW_WRONG, ONLY_OURS, ONLY_OURS_WITH_LOSSES, DIFFERENT)
@@ -55,7 +55,7 @@ class Verdict:
 def samples(
     seed: int, count: int, damage: float = 0.3, families: Sequence[str] = tuple(FAMILIES)
 ) -> list[tuple[str, bool, Sample]]:
-    """Return files with their family and whether they were damaged. The same seed makes the same files."""
+    """Return random files, each with its family and whether it was damaged. The same seed makes the same files."""
     rng = random.Random(seed)
     weights = [_WEIGHTS[family] for family in families]
     made: list[tuple[str, bool, Sample]] = []
@@ -76,7 +76,7 @@ def samples(
 
 
 def verdict(family: str, is_damaged: bool, sample: Sample) -> Verdict:
-    """Decode a file by our decoder and by Pillow, and compare the results."""
+    """Decode a file with our decoder and with Pillow, and compare the results."""
     try:
         ours: Pixels = decode(sample.data, MAX_PIXELS)[:, :, ::-1]
     except ServeAppError as exc:
@@ -84,14 +84,14 @@ def verdict(family: str, is_damaged: bool, sample: Sample) -> Verdict:
         return Verdict(family, sample.name, is_damaged, DIFFERENT if is_wrong else REFUSED, exc.detail)
     if sample.truth is not None and (remark := difference(ours, sample.truth, sample.loss)):
         return Verdict(family, sample.name, is_damaged, DIFFERENT, f"not the true pixels: {remark}")
-    has_no_checksum = family in {"HEIC", "AVIF"}  # HEVC and AV1 data have none, so decoders differ on damage
+    has_no_checksum = family in {"HEIC", "AVIF"}  # so decoders do not notice damaged data
     if has_no_checksum and sample.whole is not None and _stills(sample.data) != _stills(sample.whole):
         return Verdict(family, sample.name, is_damaged, ONLY_OURS, "its coded data are damaged")
     if not sample.is_for_pillow:
         return Verdict(family, sample.name, is_damaged, SAME if sample.truth is not None else ONLY_OURS)
     try:
         theirs = of_pillow(sample.data)
-    except Exception as exc:  # each of its plugins raises other errors
+    except Exception as exc:  # Pillow's plugins raise errors of many types
         remark = f"{type(exc).__name__}: {exc}"
         if sample.whole is not None and (lost := difference(ours, _whole(sample.whole), sample.loss)):
             return Verdict(family, sample.name, is_damaged, ONLY_OURS_WITH_LOSSES, f"{lost}; Pillow: {remark}")
@@ -116,7 +116,7 @@ def _whole(data: bytes) -> Pixels:
 
 
 def difference(ours: Pixels, theirs: Pixels, loss: str) -> str:
-    """Return how much two images differ, or an empty text when they are close enough."""
+    """Return how much two images differ, or an empty string if they are close enough."""
     if ours.shape != theirs.shape:
         return f"{ours.shape[1]}×{ours.shape[0]} pixels, and should be {theirs.shape[1]}×{theirs.shape[0]}"
     apart = np.abs(ours.astype(np.int16) - theirs)
@@ -126,7 +126,7 @@ def difference(ours: Pixels, theirs: Pixels, loss: str) -> str:
 
 
 def of_pillow(data: bytes) -> Pixels:
-    """Return the image as Pillow reads it: upright, without alpha, with 8 bits. Raise whatever its plugins raise."""
+    """Return the image as Pillow reads it: upright, without alpha, with 8 bits. Raise the errors of its plugins."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = phones.opened(data)
@@ -134,7 +134,7 @@ def of_pillow(data: bytes) -> Pixels:
         try:
             image = ImageOps.exif_transpose(image)
         except (SyntaxError, ValueError, TypeError, KeyError, OSError):
-            pass  # broken EXIF: the image counts as upright
+            pass  # the EXIF data are broken, so the image counts as upright
         if image.mode.startswith("I;16") or image.mode == "I":
             values = np.asarray(image).astype(np.float64) / 257
             return np.repeat(np.rint(values)[:, :, None], 3, axis=2).astype(np.uint8)

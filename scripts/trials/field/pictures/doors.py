@@ -1,4 +1,4 @@
-"""Input for the decoders of the newest formats: intact images to damage, and image bombs."""
+"""Input for the decoders of the most recently added formats: intact images to damage, and image bombs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from scripts.trials.field.pictures.heif import Part, box, quadrants, size_of
 from scripts.trials.field.pictures.jpeg import saved
 from scripts.trials.field.pictures.scenes import smooth
 
-_FULL_BYTES = 32 * 2**20 - 65_536  # just below the limit for a body
+_FULL_BYTES = 32 * 2**20 - 65_536  # just below the size limit of request bodies
 _SIDE_PX = 7000  # 49 megapixels
 
 
 def whole(rng: random.Random) -> list[bytes]:
-    """Return intact images of each of these formats, a few kilobytes each."""
+    """Return intact images of these formats, which have a few kilobytes each."""
     image = Image.fromarray(smooth(rng, 48, 40))
     frames = [image.rotate(90 * quarter) for quarter in range(1, 3)]
     deep = smooth(rng, 40, 30).astype(np.uint16) * 257
@@ -45,12 +45,12 @@ def whole(rng: random.Random) -> list[bytes]:
 
 
 def _large_gif() -> bytes:
-    """Return a GIF of 49 megapixels in one colour, coded as growing runs."""
+    """Return a GIF of 49 megapixels in one colour, with codes that stand for longer and longer runs."""
     codes, table, left = [4], 6, _SIDE_PX * _SIDE_PX
     run = 1
     codes.append(0)
     left -= 1
-    while left > 0:  # each code stands for one pixel more than the last one
+    while left > 0:  # each code stands for one pixel more than the previous code
         run = min(run + 1, left, 4090)
         codes.append(table if run > 1 else 0)
         left -= run
@@ -96,14 +96,14 @@ def _heif(*meta: bytes) -> bytes:
 
 
 def _tiles(count: int) -> bytes:
-    """Return a HEIC of about a kilobyte that repeats the same tile ``count`` times."""
+    """Return a small HEIC that repeats the same tile ``count`` times."""
     rows = columns = round(count**0.5)
     head = bytes((0, 1, rows - 1, columns - 1)) + struct.pack(">II", 64 * columns, 64 * rows)
     return heif.file([quadrants(), Part(b"grid", head, (size_of(64, 64),), (1,) * (rows * columns))], 2)
 
 
 def _extents() -> bytes:
-    """Return a HEIC that lists thousands of millions of extents of no bytes."""
+    """Return a HEIC that lists more than six billion empty extents."""
     entry = struct.pack(">HHH", 1, 0, 0xFFFF)
     count = 100_000
     return _heif(

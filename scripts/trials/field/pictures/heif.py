@@ -1,4 +1,4 @@
-"""HEIF files built box by box: grids of tiles as phones write them, rotations, mirrors and crops."""
+"""HEIF files that are built box by box, with rotations, mirrors, crops, and grids of tiles as phones write them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scripts.trials.field.pictures.jpeg import saved
 from scripts.trials.field.pictures.scenes import LOSSY, Pixels, Sample, faint, smooth
 from serve_app.images.isobmff import read_items
 
-_QUARTERS = {90: 1, 180: 2, 270: 3}  # counter-clockwise, as irot counts
+_QUARTERS = {90: 1, 180: 2, 270: 3}  # ``irot`` counts quarter turns counter-clockwise
 
 
 @dataclass(frozen=True)
 class Part:
-    """An item: its kind, its bytes, its properties as boxes, and the items that it is made of."""
+    """An item of the file, with its properties as boxes, and with the numbers of the items that it is made of."""
 
     kind: bytes
     payload: bytes
@@ -34,7 +34,7 @@ def box(kind: bytes, *parts: bytes) -> bytes:
 
 
 def file(parts: list[Part], primary: int = 1, brand: bytes = b"heic") -> bytes:
-    """Return a file with these items, which are numbered from 1."""
+    """Return a HEIF file with these items. The items are numbered from 1."""
     head = box(b"ftyp", brand, bytes(4), b"mif1", brand)
     infos, places, references, known, associations = [], [], [], [], []
     offset = 0
@@ -85,12 +85,12 @@ def mirror(axis: int) -> bytes:
 
 
 def crop(width: int, height: int, right: int = 0, down: int = 0) -> bytes:
-    """Return the property that crops an image; ``right`` and ``down`` shift the crop from the centre, in pixels."""
+    """Return the property that crops an image. ``right`` and ``down`` shift the crop from the centre, in pixels."""
     return box(b"clap", struct.pack(">8i", width, 1, height, 1, right, 1, down, 1))
 
 
 def coded(data: bytes) -> Part:
-    """Return the primary image of an encoder's file, without rotation and mirror."""
+    """Return the primary image of a file as an item, without its rotation and its mirroring."""
     items = read_items(data)
     item = items[items.primary]
     kept = tuple(
@@ -102,7 +102,7 @@ def coded(data: bytes) -> Part:
 
 
 def grid(tiles: list[Part], columns: int, width: int, height: int, properties: tuple[bytes, ...] = ()) -> list[Part]:
-    """Return the items of an image made of tiles; the last item is the image."""
+    """Return the items of an image that is made of tiles. The last item is the image."""
     head = bytes((0, 0, len(tiles) // columns - 1, columns - 1)) + struct.pack(">HH", width, height)
     made_of = tuple(range(1, len(tiles) + 1))
     return [*tiles, Part(b"grid", head, (size_of(width, height), *properties), made_of)]
@@ -124,8 +124,8 @@ def tiled(rng: random.Random, image_format: str = "AVIF") -> Sample:
     return Sample(f"{image_format}, tiles", file(parts, len(parts), brand), LOSSY)
 
 
-# A HEVC still of 64×64 pixels, red over blue on the left and green over white on the right, as its configuration and
-# its slice. It is stored here so that tests need no encoder.
+# An HEVC still image of 64×64 pixels: red over blue on the left, and green over white on the right. Its configuration
+# and its slice are stored here so that tests need no encoder.
 QUADRANTS: Pixels = np.zeros((64, 64, 3), np.uint8)
 QUADRANTS[:32, :32], QUADRANTS[32:, :32] = (200, 30, 30), (30, 30, 200)
 QUADRANTS[:32, 32:], QUADRANTS[32:, 32:] = (30, 160, 30), (240, 240, 240)
@@ -142,6 +142,6 @@ _SLICE = bytes.fromhex(
 
 
 def quadrants(*properties: bytes) -> Part:
-    """Return the stored HEVC still as an item."""
+    """Return the stored HEVC image as an item."""
     config = box(b"hvcC", _CONFIG)
     return Part(b"hvc1", _SLICE, (config, size_of(64, 64), *properties))

@@ -55,7 +55,7 @@ def _of_opencv(rng: random.Random) -> tuple[str, bytes]:
 
 
 def _described(rng: random.Random, data: bytes) -> tuple[str, bytes]:
-    """Insert random segments before the pixels."""
+    """Insert random segments before the pixels. Return a name for the change, and the new data."""
     orientation = rng.randint(1, 8)
     thumbnail = saved(Image.fromarray(smooth(rng, 16, 12)), "JPEG", progressive=rng.random() < 0.5)
     packet = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp(orientation))
@@ -77,7 +77,7 @@ def _described(rng: random.Random, data: bytes) -> tuple[str, bytes]:
 
 
 def _followed(rng: random.Random, data: bytes) -> tuple[str, bytes]:
-    """Append random data after the end."""
+    """Append random data after the end. Return a name for the change, and the new data."""
     other = saved(Image.fromarray(smooth(rng)), "JPEG", progressive=True)
     name, after = rng.choice(
         (
@@ -101,7 +101,7 @@ def motion_video(rng: random.Random) -> bytes:
 
 
 def motion_photo(rng: random.Random, data: bytes) -> bytes:
-    """Return a motion photo as phones write it: the JPEG with an MP4 after it."""
+    """Return a motion photo, which is a JPEG with an MP4 after its end."""
     return data + motion_video(rng)
 
 
@@ -118,7 +118,7 @@ def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
 
 
 def multi_picture(rng: random.Random) -> bytes:
-    """Return a random MPO, as cameras with two lenses write it."""
+    """Return a random MPO, which is the format of cameras with two lenses."""
     pictures = [Image.fromarray(smooth(rng, 60, 40)) for _ in range(3)]
     return saved(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
 
@@ -138,11 +138,11 @@ def lossless(rng: random.Random) -> Sample:
 
 
 def lossless_of(values: Array, predictor: int) -> bytes:
-    """Return a lossless JPEG of ``values``: rows, columns, and one or three channels."""
+    """Return a lossless JPEG of ``values``, whose axes are rows, columns, and one or three channels."""
     height, width, channels = values.shape
     ids = [1] if channels == 1 else [82, 71, 66]  # R, G, B
     frame = struct.pack(">BHHB", 8, height, width, channels) + b"".join(bytes((number, 0x11, 0)) for number in ids)
-    # The Huffman table gives each of the seventeen categories a code of five bits.
+    # The Huffman table gives each of the 17 categories a code of five bits.
     table = b"\0" + bytes(17 if length == 5 else 0 for length in range(1, 17)) + bytes(range(17))
     scan = bytes((channels,)) + b"".join(bytes((number, 0)) for number in ids) + bytes((predictor, 0, 0))
     data = b"\xff\xd8" + segment(0xC3, frame) + segment(0xC4, table) + segment(0xDA, scan)

@@ -9,7 +9,7 @@ PREFIX = b"Exif\0\0"
 
 
 def exif(rng: random.Random, orientation: int, thumbnail: bytes = b"") -> bytes:
-    """Return an EXIF block with the orientation among other tags, in a random byte order."""
+    """Return an EXIF block in a random byte order, with the orientation among other tags."""
     order = rng.choice("<>")
     entries = [
         (0x010E, 2, 4, b"abc\0"),

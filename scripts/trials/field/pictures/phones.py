@@ -20,7 +20,7 @@ from scripts.trials.field.pictures.scenes import LOSSLESS, LOSSY, Pixels, Sample
 pillow_heif: Any
 try:
     pillow_heif = importlib.import_module("pillow_heif")
-except ImportError:  # without it, HEIC is neither generated nor compared
+except ImportError:  # without pillow-heif, HEIC is neither generated nor compared
     pillow_heif = None
 else:
     pillow_heif.register_heif_opener()
@@ -100,7 +100,7 @@ def gif(rng: random.Random) -> Sample:
 
 
 def placed_gif(rng: random.Random) -> bytes:
-    """Return a GIF whose first image does not fill its screen."""
+    """Return a GIF whose first frame does not fill its logical screen."""
     image = Image.fromarray(smooth(rng, 20, 10)).quantize(16)
     data = bytearray(saved(image, "GIF"))
     data[6:10] = struct.pack("<HH", 40, 30)
@@ -131,10 +131,11 @@ def avif(rng: random.Random) -> Sample:
 
 
 def heic(rng: random.Random) -> Sample | None:
-    """Return a random HEIC, or None without pillow-heif, which encodes it."""
+    """Return a random HEIC, or None if pillow-heif, the encoder, is not installed."""
     if pillow_heif is None:
         return None
-    # libheif takes the nearest chroma sample and we interpolate, so the colours must change slowly to be comparable.
+    # libheif takes the nearest chroma sample, while we interpolate. The results are similar only if the colours change
+    # slowly.
     pixels = faint(smooth(rng, *(max(64, side) for side in size(rng))))
     chroma = rng.choice((420, 422, 444))
     about = rng.choice(("", ", alpha", ", grey", ", turned", ", tiles", ", thumbnail", ", two images"))
@@ -149,7 +150,8 @@ def heic(rng: random.Random) -> Sample | None:
         image = image.convert("L")
         options["full_range_flag"] = 1  # libheif always reads grey as full range
     elif about == ", turned":
-        options["chroma"] = chroma = 444 if chroma == 422 else chroma  # libheif loses the range of a rotated 4:2:2
+        # libheif loses the colour range of rotated 4:2:2 images.
+        options["chroma"] = chroma = 444 if chroma == 422 else chroma
         still = heif.coded(saved(image, "HEIF", **options))
         turns = rng.choice(((heif.turn(90),), (heif.turn(180), heif.mirror(0)), (heif.mirror(1), heif.turn(270))))
         data = heif.file([replace(still, properties=still.properties + turns)])
@@ -164,7 +166,7 @@ def heic(rng: random.Random) -> Sample | None:
 
 
 def _deep_heic(rng: random.Random, pixels: Pixels) -> Sample:
-    """Return a random HEIC with 10 or 12 bits, as cameras write it."""
+    """Return a random HEIC with 10 or 12 bits per sample."""
     bits = rng.choice((10, 12))
     height, width = pixels.shape[:2]
     still = pillow_heif.from_bytes("RGB;16", (width, height), (pixels.astype(np.uint16) * 257).tobytes())
@@ -175,6 +177,6 @@ def _deep_heic(rng: random.Random, pixels: Pixels) -> Sample:
 
 
 def opened(data: bytes) -> Image.Image:
-    """Open a file by Pillow, which uses libheif for HEIC."""
+    """Open a file with Pillow, which uses libheif for HEIC."""
     image: Image.Image = Image.open(io.BytesIO(data))
     return image

@@ -51,7 +51,7 @@ def sample(rng: random.Random) -> Sample:
 
 
 def _notes(rng: random.Random) -> tuple[str, int, list[bytes], bool]:
-    """Return a name for random metadata, its orientation, its chunks, and whether they precede the pixels."""
+    """Return random metadata: a name, the orientation, the chunks, and whether the chunks precede the pixels."""
     orientation = rng.randint(1, 8)
     block = exif(rng, orientation)
     text = f"\nexif\n{len(block):8}\n{(PREFIX + block).hex()}\n".encode()

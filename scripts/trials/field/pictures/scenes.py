@@ -1,4 +1,4 @@
-"""Random pixels to encode, and ``Sample``: a file together with the pixels that it should be decoded to."""
+"""Random pixels to encode, and the class of generated files with the pixels to which they should be decoded."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ LOSSLESS, JPEG, LOSSY = "lossless", "JPEG", "lossy"
 class Sample:
     """A generated file and its true pixels."""
 
-    name: str  # "BMP, 8 bits, top down"
+    name: str  # such as "BMP, 8 bits, top down"
     data: bytes
-    loss: str = LOSSLESS  # how much decoders may differ
-    truth: Pixels | None = None  # as a viewer shows it; None when only another decoder can tell
-    is_for_pillow: bool = True  # False: Pillow reads even intact files wrongly
+    loss: str = LOSSLESS  # this decides how much two decoders may differ
+    truth: Pixels | None = None  # the pixels that a viewer shows; None if they are not known exactly
+    is_for_pillow: bool = True  # False if Pillow reads such files wrongly even when they are intact
     whole: bytes | None = None  # the file before it was damaged
 
 
 def smooth(rng: random.Random, width: int = 0, height: int = 0) -> Pixels:
-    """Return slowly changing colours; a side that is not given is random, from 1 to 97 pixels."""
+    """Return slowly changing colours. A side of 0 stands for a random side from 1 to 97 pixels."""
     width, height = width or rng.randint(1, 97), height or rng.randint(1, 97)
     noise = np.random.default_rng(rng.getrandbits(32)).integers(0, 256, (4, 4, 3)).astype(np.float32)
     pixels = cv2.resize(noise, (max(width, 4), max(height, 4)), interpolation=cv2.INTER_CUBIC)
@@ -38,14 +38,14 @@ def smooth(rng: random.Random, width: int = 0, height: int = 0) -> Pixels:
 
 
 def faint(pixels: Pixels) -> Pixels:
-    """Return the image with its colour reduced to a sixth."""
+    """Return the image with a sixth of its colour saturation."""
     middle = pixels.mean(axis=2, keepdims=True)
     result: Pixels = np.rint(middle + (pixels - middle) / 6).astype(np.uint8)
     return result
 
 
 def noisy(rng: random.Random, shape: tuple[int, ...], most: int = 255) -> Array:
-    """Return random numbers up to ``most``."""
+    """Return random numbers from 0 to ``most``."""
     kind = np.uint8 if most < 256 else np.uint16
     return np.random.default_rng(rng.getrandbits(32)).integers(0, most + 1, shape).astype(kind)
 
@@ -56,17 +56,17 @@ def size(rng: random.Random) -> tuple[int, int]:
 
 
 def grey(values: Array) -> Pixels:
-    """Return one channel repeated as three."""
+    """Return a grey image whose single channel is repeated three times."""
     return np.repeat(values[:, :, None], 3, axis=2).astype(np.uint8)
 
 
 def eight_bits(values: Array, most: int) -> Pixels:
-    """Scale numbers up to ``most`` to numbers up to 255."""
+    """Scale numbers from the range 0 to ``most`` to the range 0 to 255."""
     return np.rint(values.astype(np.float64) * 255 / most).astype(np.uint8)
 
 
 def packed(values: Array, bits: int) -> Array:
-    """Pack numbers into rows of bytes, with 1, 2, 4, 8 or 16 bits each (16: most significant byte first)."""
+    """Pack numbers of 1, 2, 4, 8 or 16 bits into rows of bytes. The most significant byte comes first."""
     if bits == 16:
         return values.astype(">u2").view(np.uint8)
     if bits == 8:

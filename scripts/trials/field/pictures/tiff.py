@@ -32,14 +32,14 @@ Tags = dict[int, tuple[int, tuple[int, ...]]]  # tag: type, numbers
 
 _NONE, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS = 1, 5, 8, 32946, 32773
 _SHORT, _LONG, _LONG8, _BYTE = 3, 4, 16, 1
-_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # samples by photometric interpretation
+_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # samples per pixel, by photometric interpretation
 _BITS = {0: (1, 4, 8, 16), 1: (1, 4, 8, 16), 2: (8, 16), 3: (1, 4, 8), 5: (8,), 6: (8,)}
 _NAMES = {0: "white is zero", 1: "black is zero", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr"}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How an image's numbers are stored in its file."""
+    """How the samples of an image are stored in its file."""
 
     order: str
     is_big: bool
@@ -83,14 +83,14 @@ def sample(rng: random.Random) -> Sample:
     layout = _layout(rng, bits, values.shape[2])
     if rng.random() < 0.3:
         tags[339] = _SHORT, (1,) * values.shape[2]
-    # Colours multiplied by alpha cannot be restored exactly, so another decoder must tell how they are divided.
+    # Colours that were multiplied by alpha cannot be restored exactly, so the true pixels are not known.
     has_truth = alpha != 1 and photometric not in (5, 6)
     has_thumbnail = has_truth and rng.random() < 0.1
     data = encoded(values, photometric, bits, tags, layout, has_thumbnail=has_thumbnail)
     name = f"{'Big' * layout.is_big}TIFF, {_NAMES[photometric]}, {bits} bits, compression {layout.compression}"
     name += f"{', planar' * layout.is_planar}{', tiles' * bool(layout.tile)}{', predictor' * layout.has_predictor}"
     name += f", alpha {alpha}" if alpha is not None else ""
-    # Pillow reads a thumbnail that comes first instead of the image, and does not invert 16 bits.
+    # If a thumbnail comes first, Pillow reads it instead of the image. Pillow also fails to invert 16-bit samples.
     return Sample(
         name,
         data,
@@ -100,7 +100,7 @@ def sample(rng: random.Random) -> Sample:
 
 
 def _of_pillow(rng: random.Random) -> Sample:
-    """Return a random TIFF in one of the compressions that Pillow writes by libtiff."""
+    """Return a random TIFF in one of the compressions that Pillow can write."""
     mode = rng.choice(("1", "1", "L", "RGB", "CMYK", "YCbCr"))
     compressions = ["packbits", "tiff_lzw", "tiff_adobe_deflate", None]
     compressions += ["group3", "group4", "tiff_ccitt"] * 2 if mode == "1" else ["jpeg"] * 3
@@ -118,7 +118,7 @@ def _truth(values: Array, photometric: int, bits: int) -> Pixels:
 
 def _layout(rng: random.Random, bits: int, samples: int) -> Layout:
     compression = rng.choice((_NONE, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS))
-    # OpenCV reads no uncompressed tile of less than 1,024 bytes.
+    # OpenCV cannot read uncompressed tiles of less than 1,024 bytes.
     sides = (128, 64) if compression == _NONE else (16 * rng.randint(1, 4), 16 * rng.randint(1, 4))
     has_predictor = bits >= 8 and compression in (_LZW, _DEFLATE, _OLD_DEFLATE) and rng.random() < 0.4
     return Layout(
@@ -137,7 +137,7 @@ def encoded(
     values: Array, photometric: int, bits: int, tags: Tags, layout: Layout,
     *, has_thumbnail: bool = False, instead: Tags | None = None,
 ) -> bytes:  # fmt: skip
-    """Return the file: its pixels, then its directories. ``instead`` replaces tags by other, usually false, values."""
+    """Return a TIFF with its pixels before its directories. ``instead`` overrides tags, usually with false values."""
     height, width, samples = values.shape
     planes = [values[:, :, number : number + 1] for number in range(samples)] if layout.is_planar else [values]
     parts = [_part(part, bits, layout) for plane in planes for part in _parts(plane, layout)]
@@ -162,7 +162,7 @@ def encoded(
     body = b"".join(parts)
     body += b"\0" * (len(body) % 2)
     pages = [tags]
-    if has_thumbnail:  # the thumbnail comes first, as cameras and scanners write it
+    if has_thumbnail:  # it comes first, as in the files of cameras and scanners
         small = dict(tags)
         small |= {254: (_LONG, (1,)), 256: (_LONG, (1,)), 257: (_LONG, (1,)), 259: (_SHORT, (1,))}
         pages.insert(0, small)
@@ -194,7 +194,7 @@ def _file(body: bytes, pages: list[Tags], layout: Layout) -> bytes:
 
 
 def _parts(plane: Array, layout: Layout) -> Iterator[Array]:
-    """Yield strips or tiles; tiles at the right and lower edges are padded."""
+    """Yield the strips or tiles of a plane. Tiles at the right and lower edges are padded."""
     height, width, _ = plane.shape
     if not layout.tile:
         for top in range(0, height, layout.strip_rows):
@@ -227,7 +227,7 @@ def _part(part: Array, bits: int, layout: Layout) -> bytes:
 
 
 def _packbits(row: Array) -> bytes:
-    """Pack a row into literals, and into runs where at least three bytes are the same."""
+    """Encode a row with PackBits, using a run wherever at least three equal bytes follow each other."""
     data, result, at = row.tobytes(), bytearray(), 0
     while at < len(data):
         run = 1
@@ -244,7 +244,7 @@ def _packbits(row: Array) -> bytes:
 
 
 def _lzw(data: bytes) -> bytes:
-    """Encode data as LZW codes of nine bits, clearing the table before longer codes are needed."""
+    """Encode data as LZW codes of nine bits. The table is cleared before longer codes are needed."""
     codes = []
     for at in range(0, len(data), 200):
         codes += [256, *data[at : at + 200]]

@@ -1,4 +1,4 @@
-"""Clips as phones, cameras and exporters write them: with covers, display matrices and wrong time stamps."""
+"""Clips with cover art, display matrices and wrong time stamps, as phones, cameras and exporters write them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FRAMES, FPS = 50, 25
 _COLOURS = {"white": (255, 255, 255), "red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}  # BGR
 Matrix = tuple[int, int, int, int]  # a, b, c and d of a display matrix
 
-# EXIF's eight orientations as display matrices, and the colours of the quarters that a viewer shows: upper left, upper
-# right, lower left, lower right.
+# The eight EXIF orientations as display matrices, each with the colours that a viewer shows in the upper left, upper
+# right, lower left and lower right quarters.
 ORIENTATIONS: dict[str, tuple[Matrix, tuple[str, str, str, str]]] = {
     "as it is": ((1, 0, 0, 1), ("white", "red", "green", "blue")),
     "mirrored": ((-1, 0, 0, 1), ("red", "white", "blue", "green")),
@@ -55,7 +55,7 @@ def corners(pixels: np.ndarray) -> tuple[str, ...]:
 
 
 def jpeg(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, shade: int | None = None) -> bytes:
-    """Return the image as a JPEG, or an image of one grey when ``shade`` is given."""
+    """Return the image of ``picture`` as a JPEG. If ``shade`` is given, all pixels have this shade of grey."""
     pixels = picture(width_px, height_px)
     if shade is not None:
         pixels[:] = shade
@@ -63,7 +63,7 @@ def jpeg(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, shade: int | None
 
 
 def jpeg_turned(orientation: int) -> bytes:
-    """Return the image as a JPEG with this EXIF orientation, 1 to 8."""
+    """Return the image of ``picture`` as a JPEG with this EXIF orientation, from 1 to 8."""
     exif, out = Image.Exif(), io.BytesIO()
     exif[ExifTags.Base.Orientation] = orientation
     Image.open(io.BytesIO(jpeg())).save(out, "JPEG", exif=exif, quality=95)
@@ -71,7 +71,7 @@ def jpeg_turned(orientation: int) -> bytes:
 
 
 def several(*shades: int) -> bytes:
-    """Return an MPO of grey images, the first of which holds the index of the others."""
+    """Return an MPO of grey images. The first image contains the index of the others."""
     out = io.BytesIO()
     first, *others = [Image.new("RGB", (WIDTH_PX, HEIGHT_PX), (shade, shade, shade)) for shade in shades]
     first.save(out, "MPO", save_all=True, append_images=others)
@@ -94,7 +94,7 @@ def save(
 
 
 def fragments(size: tuple[int, int] = (WIDTH_PX, HEIGHT_PX)) -> list[bytes]:
-    """Return a fragmented MP4: its initialisation segment, then its fragments."""
+    """Return the initialisation segment of a fragmented MP4, followed by the fragments."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.mp4"
         flags = "frag_keyframe+empty_moov+default_base_moof"
@@ -107,9 +107,9 @@ def fragments(size: tuple[int, int] = (WIDTH_PX, HEIGHT_PX)) -> list[bytes]:
 
 
 def with_orientation(path: Path, orientation: str) -> Path:
-    """Add an orientation to a raw H.264 clip by a message (SEI) in its stream, and return its path.
+    """Add an SEI message with this orientation to a raw H.264 clip, and return the clip's path.
 
-    ``rotate=90`` rotates counter-clockwise, and ``flip=horizontal`` mirrors.
+    ``rotate=90`` rotates counter-clockwise, and ``flip=horizontal`` swaps left and right.
     """
     with av.open(str(path), format="h264") as container:
         filtered = BitStreamFilterContext(
@@ -123,7 +123,7 @@ def with_orientation(path: Path, orientation: str) -> Path:
 def add_track(
     container: av.container.OutputContainer, codec: str, frames: int, fps: int, size: tuple[int, int]
 ) -> None:
-    """Add a video track with its frames."""
+    """Add a video track with this number of frames."""
     options = {"bf": "0", "g": "10"} | ({"x265-params": "log-level=none"} if codec == "libx265" else {})
     stream = container.add_stream(codec, rate=fps, options=options if "26" in codec else {})
     assert isinstance(stream, av.VideoStream)
@@ -138,11 +138,11 @@ def add_track(
     container.mux(packets)
 
 
-# Boxes of MP4 and MOV: ISO 14496-12
+# Boxes of MP4 and MOV (ISO 14496-12)
 
 
 def boxes(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the boxes of a file, or those inside a box: name and all bytes of each."""
+    """Return the name and all bytes of each box in a file, or in the content of another box."""
     found, at = [], 0
     while at + 8 <= len(data):
         size = struct.unpack_from(">I", data, at)[0] or len(data) - at
@@ -162,7 +162,7 @@ def with_matrix(data: bytes, matrix: Matrix, track: int = 0) -> bytes:
     at = -1
     for _ in range(track + 1):
         at = data.index(b"tkhd", at + 1)
-    assert data[at + 4] == 0, "a tkhd of version 0"
+    assert data[at + 4] == 0, "the version of the tkhd box is not 0"
     a, b, c, d = (number << 16 for number in matrix)
     numbers = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     return data[: at + 44] + numbers + data[at + 80 :]
@@ -171,7 +171,7 @@ def with_matrix(data: bytes, matrix: Matrix, track: int = 0) -> bytes:
 def with_cover(data: bytes, cover: bytes, *, first: bool, kind: int = 13) -> bytes:
     """Return an MP4 with cover art before or after its tracks. ``kind`` is 13 for JPEG and 14 for PNG, as in iTunes.
 
-    The index must come after the frames, as FFmpeg writes it, so that it can grow.
+    The index must come after the frames, where FFmpeg writes it. There it can grow without moving the frames.
     """
     named = boxes(data)
     assert [name for name, _ in named][-1] == b"moov"
@@ -186,7 +186,7 @@ def with_cover(data: bytes, cover: bytes, *, first: bool, kind: int = 13) -> byt
 def save_tracks(path: Path, *sizes: tuple[int, int, int], default: int = 0) -> Path:
     """Write a file with several video tracks, and return its path.
 
-    ``sizes`` holds the width, height and number of frames of each; ``default`` is the index of the default track.
+    ``sizes`` holds the width, height and number of frames of each track. ``default`` is the default track's index.
     """
     with av.open(str(path), "w") as container:
         streams = []
@@ -207,7 +207,7 @@ def save_tracks(path: Path, *sizes: tuple[int, int, int], default: int = 0) -> P
     return path
 
 
-# EBML, the format of Matroska: RFC 8794
+# EBML, the format of Matroska (RFC 8794)
 
 
 def with_roll(data: bytes, roll: float) -> bytes:
@@ -248,7 +248,7 @@ def with_stamps(data: bytes, stamps_ms: Sequence[int]) -> bytes:
     out, at, number = bytearray(data), 13, 0
     while at + 11 <= len(out):
         size = int.from_bytes(out[at + 1 : at + 4], "big")
-        is_frame = out[at] == 9 and out[at + 12] == 1  # an H.264 tag with a frame, not one with the header or the end
+        is_frame = out[at] == 9 and out[at + 12] == 1  # not an H.264 tag with the header or the end
         if is_frame and number < len(stamps_ms):
             stamp = stamps_ms[number] & 0xFFFFFFFF
             out[at + 4 : at + 8] = bytes([stamp >> 16 & 255, stamp >> 8 & 255, stamp & 255, stamp >> 24])
@@ -258,13 +258,13 @@ def with_stamps(data: bytes, stamps_ms: Sequence[int]) -> bytes:
 
 
 def without_index(data: bytes) -> bytes:
-    """Return an AVI whose writer stopped before the index."""
+    """Return an AVI without its index, as if the writer had stopped too early."""
     return data[: data.rindex(b"idx1")]
 
 
 def with_absurd_rate(data: bytes) -> bytes:
     """Return an AVI that claims a million frames per second."""
-    at = data.index(b"strh") + 8 + 20  # the scale and the rate of its track
+    at = data.index(b"strh") + 8 + 20  # the offset of the track's scale and rate
     return data[:at] + struct.pack("<II", 1, 1_000_000) + data[at + 8 :]
 
 

@@ -18,7 +18,7 @@ Make = Callable[[Path], Path]
 _COVERS, _MATRICES, _TIMES = "cover art and other tracks", "display matrices", "time stamps"
 _TIMES_AT_5_FPS = [
     number / 5 for number in range(10)
-]  # the times of the frames that max_fps=5 takes from FRAMES at FPS
+]  # the times of the frames that max_fps=5 takes from a clip with FRAMES frames at FPS
 
 
 def _shows_the_video(make: Make, frames: int = FRAMES) -> Callable[[Path], str | None]:
@@ -46,7 +46,7 @@ def _tracks(ending: str, *sizes: tuple[int, int, int], default: int = 0) -> Make
 
 
 def _of_unknown_codec(make: Make) -> Make:
-    """Return a maker of the same file with an unknown codec in its first track."""
+    """Return a function that makes the same file, but with an unknown codec in the first track."""
 
     def made(folder: Path) -> Path:
         path = make(folder)
@@ -74,7 +74,7 @@ def _only_a_cover(folder: Path) -> str | None:
     path = clips.save(folder / "a.mp4", frames=1)
     data = clips.with_cover(path.read_bytes(), clips.jpeg(200, 200), first=False)
     at = data.index(b"hdlr", data.rindex(b"moov")) + 12
-    path.write_bytes(data[:at] + b"soun" + data[at + 4 :])  # declare the only track to be sound
+    path.write_bytes(data[:at] + b"soun" + data[at + 4 :])  # declare the only track as sound
     said = refusal_of(path)
     return None if "only still images" in said else f"the refusal does not say that there is only a cover: {said!r}"
 
@@ -213,7 +213,7 @@ def _plays_at_its_pace(make: Make) -> Callable[[Path], str | None]:
 
 
 def _varying(folder: Path) -> Path:
-    """Make a clip with one second of 10 frames, one of a single frame, and one of 39."""
+    """Make a clip whose first, second and third seconds have 10 frames, one frame and 39 frames."""
     stamps_ms = [*range(0, 1000, 100), 1000, *(2000 + 25 * number for number in range(FRAMES - 11))]
     return _stamped(stamps_ms)(folder)
 

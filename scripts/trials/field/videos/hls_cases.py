@@ -61,14 +61,14 @@ def _variants() -> Mapping[str, Answer]:
 
 
 def _fragments() -> Mapping[str, Answer]:
-    """Return the answers of a server of fragmented MP4: the initialisation segment, and a fragment per segment."""
+    """Return the answers of a server with a playlist of MP4 fragments and an initialisation segment."""
     first, *fragments = clips.fragments()
     names = [f"{number}.cmfv" for number in range(len(fragments))]
     return {**hls(names, fragments, '#EXT-X-MAP:URI="first.php"'), "/first.php": sends(first)}
 
 
 def _spliced(*runs: tuple[str, tuple[int, int]]) -> Callable[[], Mapping[str, Answer]]:
-    """Return a maker of a playlist with ten frames of each codec and size, like a broadcast with advertising."""
+    """Return a function that makes a playlist with ten frames of each codec and size, like a broadcast with adverts."""
 
     def answers() -> Mapping[str, Answer]:
         found: dict[str, Answer] = {}
@@ -123,13 +123,13 @@ def _sound_and_video() -> Mapping[str, Answer]:
 
 HLS_CASES: list[tuple[str, Answers, Callable[[str], str | None]]] = [
     ("fragments of MP4", _fragments, _plays(clips.FRAMES)),
-    ("segments without an ending", _named("seg/0", "seg/1", "seg/2"), _plays()),
+    ("segments without an extension", _named("seg/0", "seg/1", "seg/2"), _plays()),
     ("segments that end in .php", _named("s.php?n=0"), _plays(10)),
     ("segments that end in .jpg", _named("0.jpg", "1.jpg", "2.jpg", content_type="image/jpeg"), _plays()),
     ("segments that end in .html", _named("0.html", "1.html", content_type="text/html"), _plays(20)),
-    ("segments with unusual endings", _named("0.dat", "1.key", "2.exe"), _plays()),
+    ("segments with unusual extensions", _named("0.dat", "1.key", "2.exe"), _plays()),
     ("segments that are parts of one file", _ranges, _plays()),
-    ("two variants, the larger one without an ending", _variants, _plays()),
+    ("two variants, the larger one without an extension", _variants, _plays()),
     ("AES-128 with an IV", _keyed(f"{_KEY_TAG},IV=0x{IV.hex()}", [IV] * 3), _plays()),
     ("AES-128 without an IV", _keyed(_KEY_TAG, _NUMBERS), _plays()),
     ("AES-128 whose key is refused", _keyed(_KEY_TAG, _NUMBERS, sends(b"", 403)), refuses("/a.m3u8", "403 Forbidden")),

@@ -94,9 +94,9 @@ def _clip_over_tcp(codec: str, container_format: str) -> Case:
 
 
 def _is_accounted_for(names: list[str], kind: str, passed_over: int = 0) -> Callable[[Path], str | None]:
-    """Return the check that each named image of ``kind`` is shown or refused with a reason.
+    """Return the check that each file in ``names``, written as ``kind``, is shown or refused with a reason.
 
-    ``passed_over`` is how many of the named files are not images and must be counted as such.
+    ``passed_over`` of these files are not images, and must be counted as other files.
     """
 
     def problem(folder: Path) -> str | None:
@@ -145,7 +145,7 @@ def _no_picture_at_all(folder: Path) -> str | None:
 _FOLDER_CASES = [
     ("names that end in .jfif, .jpe and .mpo", _is_accounted_for(["a.jfif", "b.jpe", "c.MPO"], ".jpg")),
     ("names that end in .JPG, .JPEG and .jpg~", _is_accounted_for(["a.JPG", "b.JPEG", "c.jpg~"], ".jpg")),
-    ("names without an ending", _is_accounted_for(["IMG_0001", "IMG_0002"], ".jpg")),
+    ("names without an extension", _is_accounted_for(["IMG_0001", "IMG_0002"], ".jpg")),
     ("names that end in .gif", _is_accounted_for(["a.gif", "b.GIF"], ".gif")),
     ("names that end in .tif, .dib and .webp", _is_accounted_for(["a.tif", "b.dib", "c.webp"], ".webp")),
     ("names that end in .heic, .avif and .jp2", _is_accounted_for(["a.heic", "b.avif", "c.jp2"], ".png")),

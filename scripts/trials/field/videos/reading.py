@@ -1,4 +1,4 @@
-"""What a stream's capture reads from a source: frames, their times, or a refusal."""
+"""Read a source as a stream does, and return the frames, their times, or why the source is refused."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _TIMEOUT_S = 60.0
 
 
 def frames_of(uri: Path | str, most: int | None = None) -> list[np.ndarray]:
-    """Return the frames of a source, at most ``most`` of them. Raise SourceError when the source is refused."""
+    """Return the first ``most`` frames of a source, or all frames. Raise SourceError if the source is refused."""
     with open_video(parse_source(str(uri), (Path("/"),)), max_pixels=MAX_PIXELS) as video:
         return [pixels() for pixels, _ in itertools.islice(video, most)]
 
 
 def times_of(uri: Path | str, *, max_fps: float | None = None, policy: Policy = "wait") -> list[float]:
-    """Return the times of the frames that a stream takes, in seconds of the stream's clock."""
+    """Return the times of the frames that a stream takes from a source, in seconds of the stream's clock."""
 
     async def take_all() -> list[float]:
         capture = Capture(
@@ -49,7 +49,7 @@ def times_of(uri: Path | str, *, max_fps: float | None = None, policy: Policy = 
 
 
 def refusal_of(uri: Path | str) -> str:
-    """Return why a source is refused, or an empty text when it is read."""
+    """Return why a source is refused, or an empty string if it can be read."""
     try:
         frames_of(uri, 1)
     except SourceError as exc:
@@ -58,7 +58,7 @@ def refusal_of(uri: Path | str) -> str:
 
 
 def refuses(path: str, *words: str, credentials: str = "") -> Callable[[str], str | None]:
-    """Return the check that a server's ``path`` is refused with these words."""
+    """Return the check that the source at a server's ``path`` is refused with these words."""
 
     def problem(url: str) -> str | None:
         said = refusal_of(url.replace("//", f"//{credentials}") + path)

@@ -25,7 +25,7 @@ _PAUSE_S = 0.01
 Answer = Callable[["Handler"], None]
 Answers = (
     Mapping[str, Answer] | Callable[[], Mapping[str, Answer]]
-)  # by path, or a function that makes them when they are needed
+)  # answers by path, or a function that makes them on demand
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -34,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        """Send the answer from the table, or 404 when it has none."""
+        """Send the answer for the path, or 404 if the table has none."""
         self.server.asked.append(self.path)
         answer = self.server.answers.get(self.path.partition("?")[0])
         try:
@@ -75,12 +75,12 @@ def serving(answers: Mapping[str, Answer], protocol: str = "HTTP/1.1") -> Iterat
 
 
 def sends(data: bytes, status: int = 200, has_length: bool = True, **headers: str) -> Answer:
-    """Return an answer with a body; an underscore in the name of a header stands for a hyphen."""
+    """Return an answer with this body. An underscore in the name of a header stands for a hyphen."""
     return answers(data, headers, status, has_length)
 
 
 def answers(data: bytes, headers: Mapping[str, str], status: int = 200, has_length: bool = True) -> Answer:
-    """Return an answer with a body and headers given as a mapping."""
+    """Return an answer with this body and these headers."""
 
     def answer(handler: Handler) -> None:
         handler.send_response(status)
@@ -97,7 +97,7 @@ def answers(data: bytes, headers: Mapping[str, str], status: int = 200, has_leng
 
 
 def sends_parts(data: bytes, **headers: str) -> Answer:
-    """Return an answer with a body, or with the byte range that the client requests."""
+    """Return an answer that sends the body, or only the byte range that the client requests."""
 
     def answer(handler: Handler) -> None:
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
@@ -112,7 +112,7 @@ def sends_parts(data: bytes, **headers: str) -> Answer:
 
 
 def streams(pieces: Callable[[bytes], bytes], is_chunked: bool = False, **headers: str) -> Answer:
-    """Return an answer of endless JPEGs, each formatted by ``pieces``."""
+    """Return an answer that sends JPEGs without end. ``pieces`` formats each JPEG."""
 
     def answer(handler: Handler) -> None:
         handler.send_response(200)
@@ -169,7 +169,7 @@ def asks_for_credentials(kind: str, then: Answer, user: str = "admin", password:
 
 
 def segments(count: int = 3, codec: str = "libx264") -> list[bytes]:
-    """Return ``count`` pieces of an MPEG-TS clip that has ten frames per piece."""
+    """Return an MPEG-TS clip, cut into ``count`` pieces of about ten frames each."""
     with tempfile.TemporaryDirectory() as folder:
         data = clips.save(Path(folder) / "a.ts", codec, frames=10 * count).read_bytes()
     share = len(data) // 188 // count
@@ -178,21 +178,21 @@ def segments(count: int = 3, codec: str = "libx264") -> list[bytes]:
 
 
 def encrypted(data: bytes, iv: bytes = IV, key: bytes = KEY) -> bytes:
-    """Encrypt a segment by AES-128 as in HLS (RFC 8216, section 4.3.2.4)."""
+    """Encrypt a segment with AES-128, as in HLS (RFC 8216, section 4.3.2.4)."""
     padder = PKCS7(128).padder()
     encryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).encryptor()
     return encryptor.update(padder.update(data) + padder.finalize()) + encryptor.finalize()
 
 
 def playlist(*lines: str, is_over: bool = True) -> bytes:
-    """Return a media playlist of ``lines``: URIs of segments, and tags, which begin with ``#``."""
+    """Return a media playlist of ``lines``, which are tags if they begin with ``#`` and URIs of segments otherwise."""
     head = ["#EXTM3U", "#EXT-X-VERSION:7", "#EXT-X-TARGETDURATION:1", "#EXT-X-MEDIA-SEQUENCE:0"]
     body = [line if line.startswith("#") else f"#EXTINF:0.4,\n{line}" for line in lines]
     return "\n".join([*head, *body, *["#EXT-X-ENDLIST"] * is_over, ""]).encode()
 
 
 def hls(names: list[str], parts: list[bytes], *tags: str, content_type: str = "video/mp2t") -> dict[str, Answer]:
-    """Return the answers of a server with an HLS recording, whose playlist is ``/a.m3u8``."""
+    """Return the answers of a server with an HLS recording. The path of the playlist is ``/a.m3u8``."""
     text = playlist(*tags, *names)
     found = {"/a.m3u8": sends(text, Content_Type="application/vnd.apple.mpegurl")}
     for name, part in zip(names, parts, strict=True):

@@ -70,9 +70,9 @@ def _padded(jpeg: bytes) -> bytes:
 def _part(
     boundary: bytes = b"--frame", length: int | None = 0, end: bytes = b"\r\n", more: bytes = b""
 ) -> Callable[[bytes], bytes]:
-    """Return a formatter of multipart parts as some camera writes them.
+    """Return a function that formats a JPEG as a multipart part, as some cameras do.
 
-    ``length`` is the error of the Content-Length, and None leaves that header out.
+    ``length`` is added to the right Content-Length. If ``length`` is None, the header is left out.
     """
 
     def piece(jpeg: bytes) -> bytes:
@@ -130,7 +130,7 @@ def _picture(kind: str) -> bytes:
 
 
 def _unchanged() -> Mapping[str, Answer]:
-    """Return an answer with an ETag, which becomes 304 when the client wrongly sends If-None-Match."""
+    """Return an answer with an ETag. A client that wrongly sends If-None-Match gets 304."""
     first = sends(SHOTS[5], Content_Type="image/jpeg", ETag='"1"', Cache_Control="max-age=86400")
     return {"/cam": lambda handler: (sends(b"", 304) if "If-None-Match" in handler.headers else first)(handler)}
 
