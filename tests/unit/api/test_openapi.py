@@ -119,7 +119,7 @@ def test_an_operation_states_the_permission_that_its_router_declares(method: str
         assert not {"401", "403", "429"} & set(operation["responses"])
         return
     assert operation["security"] == [{"key": [access.permission]}]
-    assert operation["description"].endswith(f"it needs the permission `{access.permission}`.")
+    assert operation["description"].endswith(f"this operation needs the permission `{access.permission}`.")
     assert {"400", "401", "403", "429", "503"} <= set(operation["responses"])
 
 
