@@ -44,7 +44,7 @@ class Bookmark(BaseModel):
 class BookmarkFile:
     """The file of a stream's bookmark. It is overwritten in place for every frame.
 
-    A killed process cannot leave a partly written bookmark. Only a power failure can.
+    A power failure can leave a partly written bookmark, but a killed process cannot.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +62,7 @@ class BookmarkFile:
 
     def write(self, bookmark: Bookmark) -> None:
         """Overwrite the saved bookmark. Raise OSError if the file cannot be written."""
-        text = bookmark.model_dump_json().encode().ljust(self._size)  # spaces overwrite a longer old text
+        text = bookmark.model_dump_json().encode().ljust(self._size)  # spaces overwrite the rest of a longer old text
         os.pwrite(self._file, text, 0)
         self._size = len(text)
 

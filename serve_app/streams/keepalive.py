@@ -15,13 +15,13 @@ logger = logging.getLogger(__name__)
 
 _STATUS_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 20.0
-# A worker that dies after a stable run is restarted after 0.1 s. Each early death in a row doubles this pause. It is
-# 0.2 s after the first early death, 0.4 s after the second, and so on.
+# If a worker dies after more than 30 s, the next worker starts after 0.1 s. Each death within 30 s doubles this pause.
+# It is 0.2 s after the first such death in a row, 0.4 s after the second, and so on.
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 30.0
 _STABLE_AFTER_S = 30.0  # a worker that runs longer is stable, which resets the pause
 _UNREACHABLE_PAUSE_S = 1.0
 _KILL_RETRY_PAUSE_S = 1.0
-_SILENT_TIMEOUT_S = 60.0  # a worker that stops answering for this long is killed
+_SILENT_TIMEOUT_S = 60.0  # a worker is killed after this time without an answer
 _END_TIMEOUT_S = 5.0  # enough, because a cancelled keeper ends at once unless it has a bug
 _LINGER_S = 10.0  # how long a worker still serves events after its stream has ended
 
@@ -100,7 +100,7 @@ class KeepAlive:
             stream.worker.kill()
 
     async def discard(self, name: str) -> None:
-        """Kill a worker that no stream needs. Only log an error if its process does not end."""
+        """Kill a worker that no stream needs. If the process does not end, log the error instead of raising it."""
         try:
             await self._workers.kill(name)
         except WorkerNotKilled:
@@ -138,7 +138,7 @@ class KeepAlive:
             try:
                 before = stream.worker
                 stream.worker = worker = self._workers.start(stream.record, source)
-                if before is not None and before != worker:  # the unreachable worker was dead
+                if before is not None and before != worker:  # the unreachable worker had died
                     await self._count_restart(stream)
                 return await worker.run()
             except WorkerUnreachable:  # it may come back, or Ray reports its node as dead after about 15 s

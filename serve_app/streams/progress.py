@@ -11,8 +11,8 @@ from serve_app.schemas.streams import State
 from serve_app.streams.bookmark import Bookmark
 
 _RATE_WINDOW_S = 5.0
-_STALLED_AFTER_S = 3.0  # without a frame; for a source below 1 fps, three frame intervals without a frame
-_BLOCKED_AFTER_S = 2.0  # without an answer of the Detector
+_STALLED_AFTER_S = 3.0  # a stream stalls after this time without a frame, or below 1 fps after three frame intervals
+_BLOCKED_AFTER_S = 2.0  # a stream is blocked after this time without an answer from the Detector
 _BLOCKED_SHARE = 0.8  # a stream is also blocked if it processes a smaller share of its frames
 
 
@@ -132,7 +132,7 @@ class Progress:
                 self._superseded += 1
 
     def take_superseded(self) -> int:
-        """Return how many frames were replaced by newer frames since the last call, because the Detector was busy."""
+        """Return the number of frames that were replaced by newer frames since the last call."""
         with self._drops_lock:
             superseded, self._superseded = self._superseded, 0
         return superseded

@@ -82,7 +82,7 @@ class Registry:
             raise Unavailable("another supervisor still manages the streams; retry") from exc
 
     async def find(self, stream_id: str) -> SupervisedStream:
-        """Return a stream. Raise NotFound if it does not exist, and Unavailable as ``wait_until_open`` does."""
+        """Return a stream. Raise NotFound if the stream does not exist, and Unavailable as ``wait_until_open`` does."""
         await self.wait_until_open()
         if stream_id not in self.streams:
             raise NotFound(f"stream {stream_id[:64]!r} does not exist")
@@ -90,7 +90,7 @@ class Registry:
 
     @asynccontextmanager
     async def changing(self, stream_id: str) -> AsyncIterator[SupervisedStream]:
-        """Hold the lock of a stream for the duration of the block.
+        """Hold the lock of a stream for the duration of the ``with`` block.
 
         If the stream is replaced while we wait for its lock, hold the lock of the new stream. Raise NotFound if the
         stream does not exist or is deleted meanwhile, and Unavailable as ``find`` does.
@@ -113,7 +113,7 @@ class Registry:
         stream.record = record
 
     async def put_or_log(self, stream: SupervisedStream, **changes: Any) -> None:
-        """Change a stream's record as ``put`` does, but only log an error if the store cannot be written."""
+        """Change a stream's record as ``put`` does, but log the error instead of raising it."""
         try:
             await self.put(stream, **changes)
         except OSError as exc:

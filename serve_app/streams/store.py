@@ -77,7 +77,7 @@ class StreamStore:
         return found
 
     def put(self, record: Record) -> None:
-        """Write a record atomically. Raise OSError if it cannot be written."""
+        """Write a record atomically. Raise OSError if the record cannot be written."""
         path = self._folder / f"{record.spec.id}{_RECORD}"
         part = path.with_suffix(".part")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -95,7 +95,7 @@ class StreamStore:
     def start_over(self, stream_id: str) -> None:
         """Reset a stream's progress, but continue its event ids.
 
-        Clients ask for the events after the last id that they received. If ids started again, they would miss events.
+        Clients ask for the events after the last id that they received. If ids started over, clients would miss events.
         Raise OSError if the bookmark cannot be written.
         """
         bookmark_file = self.bookmark_file(stream_id)
@@ -106,7 +106,7 @@ class StreamStore:
             bookmark_file.close()
 
     def bookmark(self, stream_id: str) -> Bookmark | None:
-        """Return a stream's saved progress, or None if it has not started. Raise OSError if it cannot be read."""
+        """Return a stream's bookmark, or None if there is none yet. Raise OSError if the file cannot be read."""
         bookmark_file = self.bookmark_file(stream_id)
         try:
             return bookmark_file.read()

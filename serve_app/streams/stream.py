@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 class FrameDetector(Protocol):
-    """The calls of a stream to the Detector. ``deployments.detector_client.DetectorClient`` implements them."""
+    """The calls that a stream makes to the Detector. ``deployments.detector_client.DetectorClient`` implements them."""
 
     async def connect(self) -> ModelInfo: ...
     async def model(self, time_left_s: float) -> ModelInfo: ...
@@ -238,7 +238,7 @@ class Stream:
         self._capture.stop()
         if self._recorder:
             await asyncio.to_thread(self._recorder.close, _CLOSE_TIMEOUT_S)
-            await asyncio.sleep(0)  # so that the last recording events reach the sinks before these close
+            await asyncio.sleep(0)  # so that the last recording events reach the sinks before the sinks close
         await asyncio.gather(*(sink.close(_CLOSE_TIMEOUT_S) for sink in self._sinks))
         self._detector.close()
         self._frame_thread.shutdown(wait=False)
@@ -271,7 +271,7 @@ class Stream:
             return
         self._progress.detection_succeeded()
         if self._state != "running":
-            self._publish_state()  # not at the next poll, because a short run may end before it
+            self._publish_state()  # now, because a short stream may end before the next poll
         if self._gap_after is not None:
             self._add_gap(frame, self._gap_after)
             self._gap_after = None

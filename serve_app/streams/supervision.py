@@ -45,7 +45,7 @@ class Supervision:
         guard: AddressGuard,
         report: Callable[[StreamStatus, State | None], None],
     ) -> None:
-        """Start supervising once no other process has locked the store.
+        """Start supervising as soon as no other process holds the store's lock.
 
         Every few seconds, ``report`` is called with each stream's status and with the state that was last reported. It
         updates the metrics.
@@ -190,7 +190,7 @@ class Supervision:
         await asyncio.gather(*self._tasks, return_exceptions=True)  # cancelling undoes unfinished moves of streams
         if self.registry.is_open and await self._workers.is_application_gone():
             await asyncio.gather(*(self._keep_alive.try_halt(stream) for stream in self.registry.streams.values()))
-            self._keep_alive.cancel_all()  # workers that we could not end exit by themselves
+            self._keep_alive.cancel_all()  # the remaining workers exit by themselves
 
     async def close(self) -> None:
         """Wait for the changes in progress, and unlock the store for another process. Call ``stop`` first."""
@@ -234,7 +234,7 @@ class Supervision:
     async def _poll(self) -> None:
         """Request each worker's status every few seconds.
 
-        Workers that get no requests check whether their application was deleted, and then exit.
+        A worker that gets no requests checks whether its application was deleted, and exits if it was.
         """
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
@@ -249,7 +249,7 @@ class Supervision:
     async def _admitted(self, spec: StreamSpec) -> SupervisedStream:
         """Return a new stream for this spec. Raise an error if the spec is not valid or the capacity is used up."""
         stream = self._stream(Record(spec=spec))
-        stream.source = self._admission.source(spec)  # raises an error that ``_stream`` only puts into the status
+        stream.source = self._admission.source(spec)  # raises the error that ``_stream`` only shows in the status
         await self._admit(_demand(stream))
         return stream
 
@@ -279,7 +279,7 @@ class Supervision:
 
     @asynccontextmanager
     async def _halted(self, stream: SupervisedStream) -> AsyncIterator[None]:
-        """Halt a stream for the duration of the block. Restart the stream if the block cannot write the store."""
+        """Halt a stream while the ``with`` block runs. If the block raises OSError, restart the stream."""
         await self._halt(stream)
         try:
             yield
@@ -289,7 +289,7 @@ class Supervision:
             raise
 
     def _stream(self, record: Record) -> SupervisedStream:
-        """Return a stream that is not running yet. If its model or source is not allowed, its status says so."""
+        """Return a stream that is not running yet. If its model or source is not allowed, the status says so."""
         spec = record.spec
         source, detail = None, ""
         try:

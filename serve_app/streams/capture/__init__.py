@@ -1,1 +1,1 @@
-"""Capture of frames from sources, which are checked, opened, read and reopened."""
+"""Capture of frames: sources are checked, opened, read and reopened."""

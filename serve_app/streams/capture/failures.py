@@ -18,7 +18,7 @@ from serve_app.streams.capture.source import Source
 
 _REACH_TIMEOUT_S = 2.0
 _PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
-_REFUSAL = re.compile(r"method \w+ failed: (\d{3})")  # FFmpeg's text, which precedes the camera's text
+_REFUSAL = re.compile(r"method \w+ failed: (\d{3})")  # FFmpeg logs this before the camera's own text
 _RTSP_STATUSES = {  # the statuses that only RTSP has (RFC 2326, 7.1.1)
     451: "Parameter Not Understood",
     452: "Conference Not Found",
@@ -116,7 +116,7 @@ def is_verified(source: Source) -> bool:
 def trusted_ca_file() -> str:
     """Return the path of the trusted certificate authorities.
 
-    It is the value of ``SSL_CERT_FILE``, else the system's file, else Mozilla's list (certifi).
+    It is the file that ``SSL_CERT_FILE`` names, or else OpenSSL's default file, or else Mozilla's list (certifi).
     """
     return ssl.get_default_verify_paths().cafile or certifi.where()
 
@@ -130,7 +130,7 @@ def tls_for(source: Source) -> ssl.SSLContext:
 
 
 def _status_of(exc: Exception, log_text: str) -> int:
-    """Return the error status in a camera's response, or 0 if there was none.
+    """Return the error status that a camera sent, or 0 if it sent none.
 
     FFmpeg logs all RTSP statuses, but has error classes for only some of them.
     """
@@ -174,7 +174,7 @@ def _tls_error(source: Source) -> SourceError | None:
 
 
 def _is_reachable(source: Source) -> bool:
-    """Return whether the source accepts connections. If it does, its silence is not a network failure."""
+    """Return whether the source accepts connections. If it does, the network is not the cause of a timeout."""
     parts = urlsplit(source.uri)
     if source.kind in {"udp", "file", "device"} or parts.hostname is None:
         return source.kind != "udp"

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 _OPEN_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 10.0
-_MAX_CORRUPT_PACKETS = 1_000  # a source with more of them in a row is not a video
+_MAX_CORRUPT_PACKETS = 1_000  # a source with more corrupt packets in a row is not a video
 # The allowed containers. Playlists and FFmpeg's scripts are excluded, because they can name other files.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,h264,hevc,m4v,mjpeg,mpjpeg,ogg,asf,nut,gif,ivf"
 # Formats without timestamps. For some of these formats, FFmpeg invents timestamps for 25 frames per second.
@@ -64,7 +64,10 @@ class Input:
 def open_media(
     source: Source, media: Input, max_pixels: int, hwaccel: str | None = None, after: Position | None = None
 ) -> Iterator[Video]:
-    """Open an input for the duration of the block, and yield its video. Raise SourceError as ``open_video`` does."""
+    """Open an input for the duration of the ``with`` block, and yield its video.
+
+    Raise SourceError as ``open_video`` does.
+    """
     limit = {"max_pixels": str(max_pixels)}  # keeps FFmpeg from allocating larger frames
     container = _open(source, media, limit, hwaccel)
     try:
@@ -128,8 +131,8 @@ def _captured_log(source: Source) -> Iterator[list[str]]:
 def _no_proxy(source: Source) -> Iterator[None]:
     """Keep FFmpeg from connecting to an RTSPS camera through the environment's HTTP proxy.
 
-    FFmpeg would use the proxy even for a camera on the LAN, and has no option to turn that off. ``os.putenv`` sets the
-    variable for FFmpeg but does not change ``os.environ``.
+    FFmpeg would use the proxy even for a camera on the LAN, and has no option to turn that off. So we set ``no_proxy``
+    with ``os.putenv``, which affects FFmpeg but not ``os.environ``.
     """
     if source.kind != "rtsps":
         yield
@@ -148,8 +151,8 @@ def _no_proxy(source: Source) -> Iterator[None]:
 def _hardware(kind: str) -> HWAccel | None:
     """Return the hardware decoder, or None if it is not available.
 
-    We check this first, because opening a video with a missing decoder fails. The result is cached, so that a missing
-    decoder is logged only once.
+    We check for the decoder first, because opening a video with a missing decoder fails. The result is cached, so that
+    a missing decoder is logged only once.
     """
     # Ray hides all GPUs from a process that requests none. The decoder can be used anyway, because it is a separate
     # unit of the GPU.
@@ -167,7 +170,8 @@ def _options(source: Source) -> dict[str, str]:
     if source.kind == "device":
         return {}
     if source.kind not in {"rtsp", "rtsps"}:
-        live = {"analyzeduration": "1000000", "fpsprobesize": "3"}  # in µs and frames; low, to reconnect quickly
+        # In µs, and in frames. Both limits are low, so that a lost source is reopened quickly.
+        live = {"analyzeduration": "1000000", "fpsprobesize": "3"}
         return {"format_whitelist": _CONTAINERS} | (live if source.kind in {"tcp", "udp"} else {})
     options = {"format_whitelist": "rtsp,sdp,rtp", "analyzeduration": "1000000", "fpsprobesize": "3"}
     options |= {"rtsp_transport": "tcp"}

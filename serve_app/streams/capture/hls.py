@@ -1,8 +1,8 @@
 """Reading of HLS playlists (RFC 8216), whose segments are concatenated to the bytes of one video.
 
 FFmpeg's own HLS reader accepts only segments with certain file names, fetches the segments of every variant, and does
-not check the addresses of segments and keys. This reader fetches all of them through the source's ``WebClient``, which
-checks every address.
+not check the addresses of segments and keys. This reader fetches segments and keys through the source's ``WebClient``,
+which checks every address.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KEY_BYTES = 16
 _LIVE_SEGMENTS = 3  # a live stream starts this many segments before the end (RFC 8216, 6.3.3)
 _MAX_GONE = 3  # a live source fails after this many missing segments in a row
 _STALLED_AFTER_TARGETS = 3  # a live source stalls after this many target durations without a new segment
-_STALLED_AFTER_S = 10.0  # a live source does not stall before this time
+_STALLED_AFTER_S = 10.0  # a live source never stalls earlier than this
 _MAX_POLL_S = 3.0
 _AUDIO_CODECS = ("mp4a", "ac-3", "ec-3", "ac-4", "opus", "flac", "alac")  # in the attribute CODECS (RFC 6381)
 _ATTRIBUTE = re.compile(r'([A-Z0-9-]+)=("[^"]*"|[^",]*)')
@@ -89,7 +89,7 @@ class HlsBody:
                 raise SourceError(f"{name} is a master playlist of master playlists, which is not supported")
         self._playlist = parse_playlist(text, self._url, name)
         self.has_end = self._playlist.has_end
-        self._keys: dict[str, bytes] = {}  # only the last key, by its URL
+        self._keys: dict[str, bytes] = {}  # contains only the latest key, under its URL
         self._chunks = self._all_chunks()
         self._rest = b""
         self._is_between_runs = False
@@ -226,9 +226,9 @@ def parse_playlist(text: str, url: str, name: str) -> Playlist:
         raise SourceError(f"{name} has a playlist that is not valid: it does not start with #EXTM3U")
     playlist = Playlist()
     number, head = 0, None
-    keys: dict[str, dict[str, str]] = {}  # by key format; a player needs only one of them
+    keys: dict[str, dict[str, str]] = {}  # by key format; a player needs only one of these keys
     span: tuple[int, int] | None = None  # the next segment's first byte and size
-    after: dict[str, int] = {}  # by URL, the end of the last range; a range without a first byte starts there
+    after: dict[str, int] = {}  # the end of each URL's last range; a range without a first byte starts there
     is_gap, begins_run = False, False
     for line in filter(None, map(str.strip, text.splitlines())):
         tag, _, value = line.partition(":")
@@ -288,7 +288,7 @@ def _variant(text: str, url: str, max_pixels: int) -> str | None:
 
 
 def _has_video(codecs: str) -> bool:
-    """Return whether a variant may contain video. This is True if the variant does not name its codecs."""
+    """Return whether a variant may contain video. If the variant does not name its codecs, return True."""
     return not all(codec.strip().lower().startswith(_AUDIO_CODECS) for codec in codecs.split(",")) if codecs else True
 
 

@@ -78,8 +78,8 @@ def video_of(jpegs: Iterator[bytes], max_pixels: int, *, has_end: bool = False, 
 def is_mjpeg(data: bytes) -> bool:
     """Return whether the bytes are a video, which we assume if they start with three JPEGs of equal size.
 
-    Two are not enough, because some cameras with two lenses append the second image to the first without declaring it.
-    Multi-picture files are not videos, either.
+    Two JPEGs are not enough, because some cameras with two lenses append the second image to the first without
+    declaring it. Multi-picture files are not videos, either.
     """
     pieces = iter([data])
     try:
@@ -95,9 +95,10 @@ def split_jpegs(read: Callable[[], bytes], max_pixels: int = _MAX_PIXELS) -> Ite
     ``read`` returns the bytes that have arrived, and ``b""`` at the end. Everything between two JPEGs is skipped,
     including boundaries, because the boundaries of many cameras differ from the declared one.
 
-    If the headers before a JPEG declare a ``Content-Length``, and an end marker is there, the JPEG ends there. It may
-    then contain earlier end markers, for example if it consists of two images. A multi-picture file (MPO) ends after
-    the last image in its index. Any other JPEG ends at its first end marker, or where the next JPEG starts.
+    If the headers before a JPEG declare a ``Content-Length``, and the bytes up to this length end with an end marker,
+    the JPEG ends there. It may then contain earlier end markers, for example if it consists of two images. A
+    multi-picture file (MPO) ends after the last image in its index. Any other JPEG ends at its first end marker, or
+    where the next JPEG starts.
 
     Raise EndlessJpeg if a JPEG has too many bytes, and JpegTooLarge if it has too many pixels.
     """
@@ -133,7 +134,7 @@ def split_jpegs(read: Callable[[], bytes], max_pixels: int = _MAX_PIXELS) -> Ite
 def _end_of_picture(
     buffer: bytearray, more: Callable[[], bool], max_pixels: int, length: int = 0, start: int = 0
 ) -> int | None:
-    """Return the offset behind the image that starts at ``start`` and behind all images that belong to it.
+    """Return the offset at which the image at ``start`` ends, including all further images that belong to it.
 
     Return 0 for a corrupt image, and None if the response ends within the image.
     """

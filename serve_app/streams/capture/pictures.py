@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from serve_app.types import Pixels, Position
 
-Picture = tuple[Callable[[], Pixels], Position]  # a function that returns the pixels, and the frame's position
+Picture = tuple[Callable[[], Pixels], Position]  # (a function that returns the pixels, the frame's position)
 
 
 @dataclass(frozen=True)

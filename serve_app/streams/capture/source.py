@@ -76,7 +76,7 @@ def _to_printable(name: str) -> str:
 
 @contextmanager
 def open_below(root: Path | None, path: Path) -> Iterator[BinaryIO]:
-    """Open a file for the duration of the block, and check again that it is below ``root``.
+    """Open a file for the duration of the ``with`` block, and check again that it is below ``root``.
 
     A link on its path may have changed since ``parse_source`` checked it.
 

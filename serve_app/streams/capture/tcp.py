@@ -21,9 +21,9 @@ _HEAD_BYTES = 3
 
 @contextmanager
 def open_tcp(source: Source, max_pixels: int, hwaccel: str | None) -> Iterator[Video]:
-    """Open a TCP source, which sends JPEGs or a format that FFmpeg reads, for the duration of the block.
+    """Open a TCP source for the duration of the ``with`` block.
 
-    Raise SourceError as ``open_video`` does.
+    The source sends JPEGs or a format that FFmpeg reads. Raise SourceError as ``open_video`` does.
     """
     parts = urlsplit(source.uri)
     if not parts.port:

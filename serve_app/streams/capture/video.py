@@ -41,14 +41,14 @@ def open_video(
     hwaccel: str | None = None,
     guard: AddressGuard | None = None,
 ) -> Iterator[Video]:
-    """Open a source for the duration of the block, and yield its images after the position ``after``.
+    """Open a source for the duration of the ``with`` block, and yield its images after the position ``after``.
 
     ``hwaccel`` names the hardware decoder. If it is not available, FFmpeg decodes in software. ``guard`` decides which
     other servers an HTTP source may refer to, for example for a playlist's segments. Without ``guard``, only servers
     with public addresses are allowed.
 
-    Raise SourceDenied, SourceUntrusted, SourceTooLarge, SourceStalled or SourceGone, or a plain SourceError if the
-    source is not a video.
+    Raise SourceError if the source cannot be opened or is not a video. SourceDenied, SourceUntrusted, SourceTooLarge,
+    SourceStalled and SourceGone are subclasses of SourceError.
     """
     if source.kind == "folder":
         yield open_folder(source, max_pixels, after)

@@ -320,7 +320,7 @@ def _origin(url: httpx.URL) -> tuple[str, int]:
 
 
 def _as_httpx(response: HTTPResponse, request: httpx.Request) -> httpx.Response:
-    """Return an httpx response with only the headers that we need. It could refuse the others as malformed."""
+    """Return an httpx response with only the headers that we need. httpx could refuse other headers as malformed."""
     headers = [
         (name.encode("latin-1"), value.encode("latin-1", "replace"))
         for name, value in response.headers.items()

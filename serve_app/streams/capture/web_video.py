@@ -41,7 +41,7 @@ _NO_NESTING = {"protocol_whitelist": "none"}  # keeps FFmpeg from opening what t
 
 @contextmanager
 def open_web(source: Source, guard: AddressGuard, max_pixels: int, hwaccel: str | None) -> Iterator[Video]:
-    """Open an HTTP source for the duration of the block. Raise SourceError as ``open_video`` does."""
+    """Open an HTTP source for the duration of the ``with`` block. Raise SourceError as ``open_video`` does."""
     client = WebClient(source, guard)
     with ExitStack() as stack:
         reply = stack.enter_context(closing(client.get(source.uri)))
@@ -181,7 +181,7 @@ def _is_video(head: bytes) -> bool:
 def _is_seekable(client: WebClient, reply: Reply) -> bool:
     """Return whether the server supports byte ranges.
 
-    If the server does not declare it, request one byte, because many servers support ranges without declaring it.
+    If the response does not say so, request one byte, because many servers support byte ranges without saying so.
     """
     if reply.size is None:
         return False
@@ -196,9 +196,9 @@ def _is_seekable(client: WebClient, reply: Reply) -> bool:
 
 
 class WebFile:
-    """A file on a web server in which FFmpeg can seek.
+    """A file-like object that reads a file on a web server and can seek.
 
-    FFmpeg must seek because the index of an MP4 may be at its end.
+    FFmpeg must seek, because the index of an MP4 file may be at the end of the file.
     """
 
     def __init__(self, client: WebClient, reply: Reply) -> None:

@@ -1,4 +1,4 @@
-"""Recording of clips and snapshots while objects are detected in a stream. The boxes of the objects are drawn."""
+"""Recording of clips and snapshots while objects are detected in a stream. The objects' boxes are drawn into both."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MAX_SIDE_PX = 1280  # limit for a clip's width and height
 _TIME_BASE = Fraction(1, 90_000)
 _NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}Z\.(mp4|mp4\.part|jpg)")
 _PART = ".part"
-# A fragmented MP4 can be played up to its last fragment even if the process was killed.
+# A fragmented MP4 can be played up to its last fragment even if the process that wrote it was killed.
 _OPTIONS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 _CODEC_OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "crf": "26", "g": "10"}  # g: one fragment per ten frames
 
@@ -68,7 +68,7 @@ class Recorder:
         self._thread.start()
 
     def put(self, pixels: Pixels, detections: Detections, captured_at_s: float) -> None:
-        """Queue a frame without waiting. The caller must not change its pixels afterwards."""
+        """Queue a frame without waiting. The caller must not change the pixels afterwards."""
         if 0 < self._due_s - captured_at_s < 1:  # a larger difference means that the wall clock was set back
             return
         self._due_s = captured_at_s + 0.95 / self._spec.max_fps
@@ -172,7 +172,7 @@ class Recorder:
             clip.with_suffix(".jpg").unlink(missing_ok=True)
 
     def _finish_leftover_clips(self) -> None:
-        """Give the unfinished clips of a killed process their final names, because they can be played."""
+        """Give the unfinished clips of a killed process their final names, because these clips can be played."""
         with suppress(OSError):
             for part in self._folder.glob(f"*{_PART}"):
                 if _NAME.fullmatch(part.name):

@@ -181,7 +181,7 @@ class _ZoneCounter:
 
 @dataclass
 class _Side:
-    """The side of a line on which an object is, and its last position that was clearly on this side."""
+    """The side of a line on which an object is, and the object's last position that was clearly on this side."""
 
     is_right: bool
     point: _Point

@@ -13,7 +13,7 @@ from serve_app.types import Answer, Detections, Frame, Pixels
 
 
 class Scene:
-    """The motion gate, the tracker and the counters of one stream. Only those that its spec requests are used."""
+    """The motion gate, the tracker and the counters of one stream, as far as the stream's spec requests them."""
 
     def __init__(self, spec: StreamSpec, fps: float, bookmark: Bookmark) -> None:
         """Continue from ``bookmark``. ``fps`` is the source's frame rate.

@@ -62,7 +62,8 @@ class Tracker:
         self._advance(at_s)
         n = len(detections)
         tracked = self._library.update(
-            # The library reorders the detections. We pass their indices as class ids, because it ignores the classes.
+            # The library reorders the detections. We pass the index of each detection as its class id, because the
+            # library ignores class ids.
             supervision.Detections(detections.xyxy, confidence=detections.confidence, class_id=np.arange(n)),
             timestamp=self._clock_s,
         )

@@ -200,7 +200,7 @@ async def test_a_move_is_undone_when_the_supervisor_stops(tmp_path: Path) -> Non
 
 
 async def test_a_stream_whose_process_does_not_end_is_not_handed_over(tmp_path: Path) -> None:
-    """Let only one process run the stream. It restarts under its old name and is moved later."""
+    """Let only one process run the stream. The worker restarts under its old name, and the stream is moved later."""
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())

@@ -26,7 +26,7 @@ def anyio_backend() -> Any:
 
 
 def start_stray(workers: FakeWorkers, record: Record) -> None:
-    """Start a worker that no supervisor has started."""
+    """Start a worker without a supervisor."""
     workers.start(record, None)  # type: ignore[arg-type]
 
 

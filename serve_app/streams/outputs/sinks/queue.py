@@ -25,7 +25,7 @@ _MAX_RETRY_S = 30.0
 def retry_pauses_s() -> Iterator[float]:
     """Yield the pauses between retries, which double from 0.2 s to 30 s.
 
-    Each pause is shortened by a random share, because all sinks of one server would otherwise retry at the same moment.
+    Each pause is shortened at random, because all sinks of one server would otherwise retry at the same moment.
     """
     pause_s = _FIRST_RETRY_S
     while True:

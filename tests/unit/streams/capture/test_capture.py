@@ -31,7 +31,7 @@ MAX_PIXELS = 1_000_000
 
 @asynccontextmanager
 async def capture_of(uri: Path | str, **changes: Any) -> AsyncIterator[tuple[Capture, Progress]]:
-    """Run a capture for the duration of the block."""
+    """Run a capture for the duration of the ``with`` block."""
     progress = Progress()
     fields: dict[str, Any] = {"policy": "wait", "max_pixels": MAX_PIXELS} | changes
     capture = Capture(parse_source(str(uri), (Path("/"),)), progress, **fields)

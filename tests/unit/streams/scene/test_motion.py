@@ -23,7 +23,7 @@ def noisy(pixels: Pixels, rng: np.random.Generator, sigma: float = 5.0) -> Pixel
 
 
 def with_square(pixels: Pixels, share: float, at: tuple[int, int] = (300, 500)) -> Pixels:
-    """Return a copy of the image with a white square that covers this share of it."""
+    """Return a copy of the image with a white square that covers a fraction ``share`` of the image."""
     side = round((share * pixels.shape[0] * pixels.shape[1]) ** 0.5)
     changed = pixels.copy()
     changed[at[0] : at[0] + side, at[1] : at[1] + side] = 255

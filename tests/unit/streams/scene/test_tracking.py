@@ -70,7 +70,7 @@ def test_an_object_keeps_its_id_despite_dropped_frames_if_capture_times_are_give
     for i in range(300):
         if rng.random() > 0.6:
             tracker.update(found((100 + 10 * i, 300)), i / FPS if has_capture_times else None)
-    assert (tracker.next_id == 2) is has_capture_times  # otherwise its track is lost repeatedly
+    assert (tracker.next_id == 2) is has_capture_times  # without capture times, the track is lost repeatedly
 
 
 def test_a_second_without_frames_ends_a_track() -> None:

@@ -39,7 +39,7 @@ def _alias(path: Path) -> bytes:
 
 
 def outside(movie: bytes, path: Path) -> bytes:
-    """Return the movie without its frames. It refers to the file at ``path`` for them."""
+    """Return the movie with a reference to the file at ``path``, from which a player would take the frames."""
     data = bytearray(movie)
     *parents, at = _box(data, b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref")
     alias = _alias(path)

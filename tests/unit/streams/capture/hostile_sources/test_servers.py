@@ -19,7 +19,8 @@ from tests.support.traps import Trap
 def answering(secret: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield a server's URL and a dict of its responses by path.
 
-    A response is the target of a redirect if the path starts with /to, and a body otherwise.
+    For a path that starts with /to, the server redirects to the URL in the dict. For other paths, it sends the body in
+    the dict.
     """
     answers: dict[str, bytes] = {}
 

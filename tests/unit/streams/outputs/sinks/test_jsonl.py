@@ -104,7 +104,7 @@ async def test_the_sink_retries_until_a_full_disk_has_space(tmp_path: Path) -> N
 
 @pytest.fixture
 def file_size_limit() -> Iterator[Callable[[int], None]]:
-    """Yield a function that limits the size of files that this process writes, until the end of the test."""
+    """Yield a function that limits, until the test ends, how large the files that this process writes can become."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)

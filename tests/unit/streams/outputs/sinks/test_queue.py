@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 class GatedOutlet:
-    """An outlet whose gate the test opens to let one call of ``send`` return.
+    """An outlet whose ``send`` waits for the gate. Each release of the gate lets one call return.
 
     The first calls raise ``failures``, and later calls succeed. The outlet records all batches.
     """
