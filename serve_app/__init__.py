@@ -2,7 +2,7 @@
 
     bytes -> pixels -> model input || batch -> raw output -> Detections -> response
 
-Every step that a bad image can make fail, such as decoding, runs before ``||``. Only valid frames of the same shape are
+Decoding and every other step that can fail on a bad image run before ``||``. Only valid frames of the same shape are
 batched. Packages import each other in one direction only. ``tests/unit/test_imports.py`` lists the allowed imports.
 """
 

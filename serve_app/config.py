@@ -46,7 +46,7 @@ class _Section(BaseModel):
 
     @classmethod
     def variables(cls) -> dict[str, str]:
-        """Return the name of the field that each environment variable sets, by the name of the variable."""
+        """Return a dictionary from the name of each environment variable to the name of the field that it sets."""
         return {f"{cls.env_prefix}{name.upper()}": name for name in cls.model_fields if name not in cls.not_from_env}
 
 
@@ -82,8 +82,8 @@ class ModelArgs(_Section):
     # The engines null and sleep run no model. They are for measuring the rest of the server.
     engine: Literal["auto", "openvino", "onnx", "torch", "tensorrt", "null", "sleep"] = "auto"
     precision: Precision = "auto"
-    # A folder of typical images. With precision auto, the engine uses bf16 if it then finds the same objects in these
-    # images. With precision int8, the model is calibrated on these images.
+    # A folder of typical images. With precision auto, the engine uses bf16 if the model finds the same objects in
+    # these images with bf16 as with fp32. With precision int8, the model is calibrated on these images.
     calibration_dir: Path | None = None
     image_size_px: int = Field(640, ge=32, le=2048, multiple_of=32)  # used only if the weights do not fix the size
     # An image in which the model must detect an object before the model serves. If unset, the model only has to run
@@ -123,7 +123,8 @@ class BatcherArgs(_Section):
     def max_calls(self) -> int:
         """The number of calls that a Detector accepts at once.
 
-        It exceeds three full queues, so that Serve does not refuse calls before the batcher does.
+        The batcher has one queue for each of the three kinds of traffic. This number exceeds the size of all three
+        queues together, so that Serve does not refuse calls before the batcher does.
         """
         return 4 * (self.max_queue_size + self.max_batch_size)
 
@@ -142,7 +143,7 @@ class DetectorArgs(_Args):
     def with_user_config(self, user_config: Any) -> DetectorArgs:
         """Return these settings, overridden by a deployment's ``user_config``.
 
-        ``user_config`` has the form of ``args:``. Raise ConfigError if it is invalid.
+        ``user_config`` has the form of ``args:``. Raise ConfigError if ``user_config`` is invalid.
         """
         if not user_config:
             return self
@@ -152,7 +153,7 @@ class DetectorArgs(_Args):
         for section, values in _without_empty(user_config).items():
             if isinstance(settings.get(section), dict) and isinstance(values, dict):
                 if "weights" in values:
-                    settings[section]["weights_sha256"] = None  # it was the hash of the previous weights
+                    settings[section]["weights_sha256"] = None  # this value belonged to the previous weights
                 settings[section] |= _without_empty(values)
             else:
                 settings[section] = values

@@ -19,7 +19,7 @@
     |- Overloaded                  503 overloaded          a limit is reached; carries Retry-After
     |- Unavailable                 503 unavailable         a replica died or is not ready; carries Retry-After
     |  |- SlotElsewhere                                    internal: the frame's memory is on another node
-    |  |- ReplicaGone                                      internal: no replica is available, or it stopped
+    |  |- ReplicaGone                                      internal: no replica is available, or the replica stopped
     |  |  `- ReplicaDied                                   internal: the replica died, perhaps due to this call
     |  `- ModelChanged                                     internal: the frame was prepared for another model
     |- DeadlineExceeded            504 deadline_exceeded   the request took longer than its deadline

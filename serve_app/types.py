@@ -127,10 +127,10 @@ def label_of(class_id: int, labels: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """The thresholds for one image. Each image of a batch has its own."""
+    """The thresholds for one image. Each image of a batch has its own thresholds."""
 
     confidence: float  # detections above it are kept
-    iou: float  # boxes of one class with a higher IoU are one object; end-to-end models ignore this
+    iou: float  # of two boxes of the same class with a higher IoU, one is removed, unless the model is end to end
     max_detections: int
     class_ids: tuple[int, ...] | None = None  # None means every class
 
@@ -282,7 +282,7 @@ class DetectRequest:
     traffic: Traffic
     tenant: str  # an API key, a stream or a job; tenants of one kind of traffic share the engine fairly
     isolated: bool = False  # a Detector died with this frame in its engine, so run the frame alone
-    superseded: int = 0  # frames that the stream has dropped for newer frames since its last request
+    superseded: int = 0  # how many frames the stream has replaced by newer ones since its last request
 
 
 @dataclass(frozen=True)

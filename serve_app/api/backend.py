@@ -85,14 +85,14 @@ class Streams(Protocol):
         """Replace the zones and lines for which the stream counts objects."""
 
     async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
-        """Return the events whose id is above ``after``. Wait up to ``within_s`` seconds until there is one.
+        """Return the events whose id is above ``after``. If there are none, wait up to ``within_s`` seconds for one.
 
-        Return an empty page if there is none in that time. With ``after=None``, return only events that happen after
-        the call.
+        Return an empty page if no such event happens in that time. With ``after=None``, return only events that happen
+        after the call.
         """
 
     async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
-        """Return the newest processed frame. Wait up to ``within_s`` seconds for one whose id is above ``after``.
+        """Return the newest processed frame if its id is above ``after``.
 
-        Return None if there is no such frame in that time.
+        Otherwise, wait up to ``within_s`` seconds for such a frame. Return None if there is none in that time.
         """

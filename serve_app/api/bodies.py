@@ -72,7 +72,7 @@ async def read_upload(request: Request, limits: LimitArgs, fetcher: Fetcher | No
 
 
 def is_untyped_json(request: Request, body: bytes) -> bool:
-    """Return whether the body is JSON with another Content-Type, such as the default of ``curl -d``."""
+    """Return whether the body is JSON but its Content-Type is not, as ``curl -d`` sends it by default."""
     return not _declares_json(request) and _is_json(body, b"") and not _may_be_cross_site(request)
 
 
@@ -82,7 +82,7 @@ def _declares_json(request: Request) -> bool:
 
 
 def _may_be_cross_site(request: Request) -> bool:
-    """Return whether a browser may have sent the request for another site's web page.
+    """Return whether another site's web page may have made a browser send the request.
 
     A browser sends a CORS preflight before it sends JSON to another site, but not before it sends ``text/plain``. A
     browser also adds ``Origin`` to every POST and PUT. A request with ``Origin`` must therefore send JSON with a JSON
@@ -193,7 +193,7 @@ async def _form(body: bytes, boundary: bytes, limits: LimitArgs) -> Upload:
     pictures: list[Part] = []
     fields: list[Part] = []
     for part in parts:
-        if part.data or part.filename:  # a part with neither is a form input that was left empty
+        if part.data or part.filename:  # a part without both is an empty form input
             (pictures if _is_picture(part) else fields).append(part)
     if len(pictures) > max_pictures:
         raise TooLarge(

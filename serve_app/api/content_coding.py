@@ -63,9 +63,9 @@ class Inflater:
 def _format_of_deflate(first_byte: int) -> int:
     """Return zlib's ``wbits`` for a ``deflate`` body that begins with this byte.
 
-    The body should be in zlib format, but some clients leave out the zlib header (RFC 9110, 8.4.1.2). The first byte of
-    a zlib header has 8 in its lower half (RFC 1950, 2.2). Raw deflate data has such a first byte only if it begins with
-    a stored block whose padding is not zero, and no encoder writes such a block.
+    The body should be in zlib format, but some clients leave out the zlib header (RFC 9110, 8.4.1.2). In the first
+    byte of a zlib header, the lower four bits are 8 (RFC 1950, 2.2). Raw deflate data has such a first byte only if it
+    begins with a stored block whose padding is not zero, and no encoder writes such a block.
     """
     return _ZLIB_WBITS if first_byte & 0x0F == 8 else _RAW_WBITS
 

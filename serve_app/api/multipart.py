@@ -23,7 +23,7 @@ _MAX_BOUNDARY_BYTES = 200  # RFC 2046 allows 70
 _MAX_HEADERS_BYTES = 8192  # per part
 _MAX_DISPOSITION_CHARS = 2048  # Python parses the header's parameters in quadratic time
 _LINE_END = re.compile(rb"[ \t]*(\r?\n)")
-_CLOSING = re.compile(rb"--(?![\w'()+,./:=?-])")  # a boundary may continue with these characters
+_CLOSING = re.compile(rb"--(?![\w'()+,./:=?-])")  # before one of these characters, `--` is part of a longer boundary
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*[\d*]*\s*=", re.IGNORECASE)
 _FIRST_LINE = re.compile(rb"--([^\r\n]{1,70}?)[ \t]*\r?\n(?=content-)", re.IGNORECASE)
@@ -46,8 +46,8 @@ class Part:
 
 @dataclass(frozen=True)
 class _Delimiter:
-    begin: int  # start of the line end before the delimiter
-    end: int  # end of the line end after the delimiter
+    begin: int  # where the line break before the delimiter starts
+    end: int  # where the line break after the delimiter ends
     is_closing: bool
 
 
@@ -82,7 +82,7 @@ async def split(body: bytes, boundary: bytes, max_parts: int) -> list[Part]:
 
 
 async def _delimiters(body: bytes, line: bytes, max_count: int) -> AsyncGenerator[_Delimiter, None]:
-    """Yield the delimiters. The first delimiter decides whether lines end in CRLF or in LF, which some clients send."""
+    """Yield the delimiters. The first one shows whether the client ends lines with CRLF or, wrongly, with LF."""
     searched, line_end, count = b"\n" + line, b"", 0
     at = -1 if body.startswith(line) else await _find(body, searched, 0)
     while at is not None:

@@ -25,7 +25,7 @@ ALIASES = {
     "class": "classes",
     "classes[]": "classes",  # axios, jQuery and PHP use this name for a list
 }
-# Parameters of other servers that this server lacks, with what to do instead.
+# Parameters that other servers have but this server lacks, each with advice on what to do instead.
 _SIZE = "the server scales images to the model's input size; send the image as it is"
 _DRAWN = "send the header Accept: image/jpeg to get the image with its boxes drawn"
 _KEY = "send the API key in the header Authorization: Bearer KEY"

@@ -233,7 +233,10 @@ class _Followers(ConcurrencyLimit):
         super().__init__(_MAX_FOLLOWERS, "followers", refusal)
 
     def follow(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Return ``parts``, and count the connection while they are sent. Raise Overloaded if the limit is reached."""
+        """Return an iterator over ``parts`` that counts as one follower until it ends.
+
+        Raise Overloaded if the limit is reached.
+        """
         with self.one():
             pass  # raises Overloaded before the response begins, so that the client gets a 503
 

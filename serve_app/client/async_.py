@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """A client of a running Sightline server for asyncio: see ``Client`` for every method.
+    """An asyncio client of a running Sightline server: see ``Client`` for every method.
 
     from serve_app.client import AsyncClient
 
@@ -128,7 +128,7 @@ class AsyncClient:
 
 
 class AsyncStreamsApi:
-    """The methods of ``client.streams`` for asyncio: see ``StreamsApi`` for every method."""
+    """The asyncio methods of ``client.streams``: see ``StreamsApi`` for every method."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client

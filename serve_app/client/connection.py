@@ -45,7 +45,7 @@ class Endpoint:
             "timeout": timeout_s,
             # The number of connections has no limit, because each followed stream needs its own connection.
             "limits": httpx.Limits(max_keepalive_connections=20),
-            "verify": _trusted() if parsed.scheme == "https" else False,  # certificates load slowly, so only for https
+            "verify": _trusted() if parsed.scheme == "https" else False,  # loading certificates is slow
             "trust_env": False,  # a proxy in the environment is usually not meant for this server
         }
         return cls(str(parsed.copy_with(userinfo=b"")).rstrip("/"), options, timeout_s)

@@ -83,7 +83,7 @@ class DetectQuery(DetectSettings):
     """The query parameters of ``POST /detect``."""
 
     def to_params(self) -> DetectParams:
-        """Return the settings in the form that the model graph takes. One value may name several classes."""
+        """Return the settings in the form that the model graph takes. A value of ``classes`` may be a list."""
         return replace(super().to_params(), classes_may_be_lists=True)
 
 

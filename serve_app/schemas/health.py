@@ -12,7 +12,7 @@ class HealthResponse(BaseModel):
 
 
 class ReadyResponse(BaseModel):
-    """The response while the default model is warm, with the properties of that model."""
+    """The response of `/readyz` while the default model is warm, with that model's properties."""
 
     status: str = "ready"
     model: str

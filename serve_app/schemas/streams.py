@@ -150,7 +150,7 @@ SinkSpec = Annotated[JsonLinesSink | WebhookSink | MqttSink | RedisSink, Field(d
 
 
 class Recording(_Spec):
-    """The recorder, which writes a clip and a snapshot with boxes drawn each time that an object is detected."""
+    """The recorder. Each time that an object is detected, it writes a clip, and a snapshot with boxes drawn."""
 
     labels: list[Label] = Field([], description="Labels that start a clip. Default: any detection.")
     pre_roll_s: float = Field(5.0, ge=0, le=30, description="Seconds of video before the first detection.")

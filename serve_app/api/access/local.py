@@ -21,7 +21,7 @@ def require_keys(args: AccessArgs, http_host: str | None) -> None:
 
 
 def check_local(request: HTTPConnection) -> None:
-    """Raise Forbidden if a browser may have sent the request for another site's web page.
+    """Raise Forbidden if another site's web page may have made a browser send the request.
 
     Any web page that is open in a browser on this machine can send requests to the server. The page's host name can
     point to 127.0.0.1 (DNS rebinding), or the page can send a cross-site request. For a GET without CORS, such as the

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, get_args
 
 from fastapi import APIRouter
-from starlette._utils import get_route_path  # Starlette's routes use this function, and our own could differ
+from starlette._utils import get_route_path  # Starlette's routes use it, and a copy could differ
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Scope
 

@@ -33,7 +33,7 @@ class KeyUsage:
 
     @asynccontextmanager
     async def one(self, caller: Caller) -> AsyncIterator[None]:
-        """Count one more request in flight while the block runs. Raise RateLimited if a limit is reached."""
+        """Count one more request in flight while the ``with`` block runs. Raise RateLimited if a limit is reached."""
         if caller.concurrency and self.in_flight >= caller.concurrency:
             raise RateLimited(
                 f"access.concurrency: {caller.concurrency} requests of this API key are in flight, which is the limit; "

@@ -39,7 +39,7 @@ class KeyReloader:
         """Reload the file if it has changed. Check for changes at most once per ``_POLL_INTERVAL_S``."""
         if time.monotonic() < self._poll_at_s:
             return
-        self._poll_at_s = math.inf  # other requests do not wait for this check
+        self._poll_at_s = math.inf  # so that other requests do not start another check
         try:
             if await asyncio.get_running_loop().run_in_executor(self._thread, self._file.refresh):
                 logger.info("access.keys_file: reloaded %d API keys", len(self.keys))

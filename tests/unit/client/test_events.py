@@ -20,7 +20,7 @@ from tests.support.cutting_relay import cutting_relay
 from tests.support.stream_server import StreamServer
 
 CAMERA = {"id": "lot", "source": {"uri": "rtsp://camera/1"}}
-WHOLE = 1 << 30  # the relay does not cut the response
+WHOLE = 1 << 30  # more bytes than the response has, so the relay does not cut it
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_no_event_is_lost_when_the_connection_fails_before_the_first_one(connect
 
     def cuts() -> Iterator[int | bytes]:
         yield b"id: 2\n\n"  # cut the connection after the first keep-alive
-        lot.happen(2)  # these happen while no client is connected
+        lot.happen(2)  # these events happen while no client is connected
         yield WHOLE
 
     with cutting_relay(lot.port, cuts()) as relay:
@@ -85,7 +85,7 @@ def test_the_client_waits_for_a_server_that_is_temporarily_unavailable(client: A
     following = client.streams.events("lot", after=-1)
     lot.happen()
     assert ids(following, 1) == [0]
-    lot.streams.outages = 2  # the first ends the response, and the second refuses the next connection
+    lot.streams.outages = 2  # the first outage ends the response, and the second refuses the next connection
 
     def happen_after_outages() -> None:
         while lot.streams.outages:
