@@ -21,9 +21,10 @@ _COLOURS = (
 
 
 def draw(pixels: Pixels, detections: Detections) -> Pixels:
-    """Draw boxes and their labels on ``pixels`` in place. The most confident ones are drawn last, on top of the others.
+    """Draw boxes and their labels on ``pixels`` in place.
 
-    Raise ValueError when the detections have no labels.
+    The most confident detections are drawn last, on top of all others. Raise ValueError when the detections have no
+    labels.
     """
     if detections.labels is None:
         raise ValueError("only labelled detections can be drawn")

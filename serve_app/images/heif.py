@@ -21,7 +21,7 @@ from serve_app.images.yuv import Colours, to_bgr
 from serve_app.types import Pixels
 
 _HEVC, _AV1, _GRID, _IDENTITY = (b"hvc1", b"hev1"), b"av01", b"grid", b"iden"
-_TONE_MAP = b"tmap"  # an HDR image; its first input is the ordinary image that it is derived from (ISO 21496-1)
+_TONE_MAP = b"tmap"  # an HDR image derived from an ordinary image, which is its first input (ISO 21496-1)
 _UNSUPPORTED_KINDS = {
     b"jpeg": "JPEG data", b"avc1": "H.264 data", b"vvc1": "H.266 data", b"j2k1": "JPEG 2000 data",
     b"unci": "uncompressed pixels",
@@ -157,7 +157,7 @@ def _check_av1(data: bytes) -> None:
             break
         header = data[at]
         frames += header >> 3 & 15 in _AV1_FRAMES
-        if not header & 2:  # a unit without a size is the last one
+        if not header & 2:  # a unit without a size is the last unit
             break
         at += 2 if header & 4 else 1
         size = shift = 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from serve_app.errors import Undecodable
 from serve_app.images.limits import MAX_PARTS, unreadable_header, unsupported
 
-_MAX_META_BYTES = 1 << 20  # limit for the meta box without item data; a phone writes 10 kB for 200 items
+_MAX_META_BYTES = 1 << 20  # limit for the meta box, item data not included; a phone writes 10 kB for 200 items
 _IN_FILE, _IN_META = 0, 1  # construction methods of iloc; method 2 takes the data from another item
 
 

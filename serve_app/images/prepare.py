@@ -13,9 +13,9 @@ from serve_app.types import Detections, InputShape, Letterbox, Pixels
 
 
 def prepare(data: bytes, max_pixels: int, model_input: Pixels) -> tuple[Letterbox, float]:
-    """Decode an image and fit it into ``model_input``. Return its position in the input, and the seconds taken.
+    """Decode an image and fit it into ``model_input``.
 
-    Raise the errors of ``decode``.
+    Return the image's position in the model input, and how many seconds the work took. Raise the errors of ``decode``.
     """
     started_at_s = time.monotonic()
     fitted = letterbox(decode(data, max_pixels), model_input)

@@ -39,8 +39,8 @@ def check_parts(file: File, directory: Directory, bits: int, width: int, height:
         sizes = np.ones_like(offsets)  # old writers left out the sizes, and libtiff computes them
     elif len(offsets) != len(sizes):
         raise unsupported("a TIFF without the offsets of its pixels")
-    # Some writers give a shorter last strip the size of the others, so it extends beyond the file. We allow this unless
-    # the strips are compressed.
+    # The last strip may be shorter than the others, but some writers record the full size for it, too. The recorded end
+    # of that strip then lies beyond the end of the file. We allow this unless the strips are compressed.
     is_cut = compression != _NONE and bool((offsets + sizes > len(file.data)).any())
     if not len(offsets) or is_cut or bool((sizes == 0).any()):
         raise Undecodable("the image is truncated")
@@ -142,7 +142,7 @@ def _check_decoded(parts: tuple[bytes, ...], compression: int, rows: int, row_by
     The parts become the strips of a new grey TIFF, in which each pixel is one byte of LZW data or one bit of fax data.
     """
     if compression == _LZW and any(part[0] == 0 and part[1:2] and part[1] & 1 for part in parts):
-        return  # FFmpeg cannot read the LZW variant of TIFF before 5.0, which stores the lowest bits first
+        return  # FFmpeg cannot read LZW data that store the lowest bits first, as before TIFF 5.0
     width, bits = (row_bytes, 8) if compression == _LZW else (columns, 1)
     height = rows * len(parts)
     if (8 * width + 1024) * (height + 128) >= 1 << 31:  # FFmpeg's own limit

@@ -33,7 +33,7 @@ class Colours:
 
 
 def to_bgr(frame: VideoFrame, colours: Colours | None) -> Pixels:
-    """Return the frame's pixels as BGR. ``colours``: the file's description, or None to use that of the frame.
+    """Return the frame's pixels as BGR. ``colours``: the file's description, or None to use the frame's own.
 
     Chroma samples are centred between their pixels, as in JPEG. Raise Undecodable for unsupported bit depths and colour
     matrices.
@@ -88,7 +88,7 @@ def _upsample(plane: NDArray[np.uint16], shape: tuple[int, ...], top: int, heigh
 def _bgr_matrix(colours: Colours, depth: int) -> NDArray[np.float32]:
     """Return the matrix from Y, Cb and Cr to B, G and R of the same depth.
 
-    With the identity matrix of H.273, the matrix is from G, B and R instead.
+    If ``colours`` has the identity matrix of H.273, the returned matrix converts from G, B and R instead.
     """
     max_value = (1 << depth) - 1
     unit = 1 << depth - 8

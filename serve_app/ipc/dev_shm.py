@@ -19,7 +19,7 @@ from serve_app.errors import SharedMemoryError
 FOLDER = Path("/dev/shm")
 PREFIX = "sightline-"
 _SOCKET_SUFFIX = ".sock"
-_MIN_AGE_S = 1.0  # a younger socket or folder is not swept, because its owner may not listen on it or lock it yet
+_MIN_AGE_S = 1.0  # younger sockets and folders are kept, because their owner may still be about to listen or lock
 
 
 def pool_path(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 The owner leases a slot, writes a frame, sends the slot's name (``SlotRef``), and releases the slot when the answer has
 arrived. A reader on the same node maps the owner's file and reads the frame in place. While the frame is in
 the reader's engine, a flag next to the frame is set. The flag survives the reader's death, and shows which frames may
-have caused it.
+have caused the death.
 
 We do not use Python's ``multiprocessing.shared_memory``. Its resource tracker unlinks a file when *any* process that
 attached to it dies. The module also creates files without allocating their memory, so a full tmpfs kills a process
@@ -127,7 +127,10 @@ class SlotReader:
         self._pools: dict[str, tuple[int, np.ndarray]] = {}  # name -> (descriptor, memory)
 
     def view(self, ref: SlotRef) -> tuple[Pixels, InEngineFlag]:
-        """Return the frame in the slot, without a copy, and its flag. Raise SlotElsewhere for slots of other nodes."""
+        """Return the frame in the slot (not a copy) and the frame's flag.
+
+        Raise SlotElsewhere for slots of other nodes.
+        """
         if ref.pool not in self._pools:
             self._drop_unlinked()  # a new pool often replaces the pool of an owner that has died
             self._pools[ref.pool] = self._map(ref.pool)

@@ -1,8 +1,8 @@
-"""Run work in a separate process after it may have crashed or hung another process.
+"""Retry work in a separate process after the work may have crashed or hung another process.
 
-The separate process runs one piece of work at a time. If the work crashes or hangs this process, too, the work is
-refused, and nothing else is affected. The process is started when it is first needed. It ends with its owner, because
-it exits when its standard input is closed.
+The separate process runs one piece of work at a time. If the work crashes or hangs the separate process, too, the
+work is refused, and nothing else is affected. The process is started when it is first needed. It ends with its owner,
+because it exits when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ class Quarantine:
     """The owner's side of the separate process. All calls must come from one event loop."""
 
     def __init__(self, time_limit_s: float = 15.0) -> None:
-        """Set the time limit for a piece of work and the start of the process. The slowest known work takes 2 s."""
+        """Set the time limit for one piece of work, including the start of the process if necessary.
+
+        The slowest known work takes 2 s.
+        """
         self._time_limit_s = time_limit_s
         self._lock = asyncio.Lock()
         self._process: Process | None = None
@@ -57,7 +60,7 @@ class Quarantine:
         return value  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        """Stop the process. The next call of ``run`` starts a new one."""
+        """Stop the process. The next call of ``run`` starts a new process."""
         process, self._process = self._process, None
         if process is not None:
             with suppress(ProcessLookupError):  # it has ended

@@ -3,8 +3,8 @@
 Many calls share a connection.
 
 A call over a Ray Serve handle passes through gRPC in Python, a router and several tasks at each end. With a busy engine
-on the same machine, such a call took 3 ms of CPU time, and a call over a Unix socket a tenth of that. Handles are still
-used for calls to other nodes, and until a server on this node is found.
+on the same machine, such a call took 3 ms of CPU time, while a call over a Unix socket took 0.3 ms. Handles are still
+used for calls to other nodes, and for all calls until a server on this node is found.
 
 Both ends check that the other end belongs to the same user before they unpickle anything.
 """
@@ -208,7 +208,7 @@ class LocalReplicas:
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method on the server with the fewest calls in flight. If that server is full, try the next one.
 
-        Return the method's result, or an Overloaded when these servers are full. Raise ReplicaGone when there is no
+        Return the method's result, or an Overloaded when all tried servers are full. Raise ReplicaGone when there is no
         server, ReplicaDied when a server ends during the call, and RuntimeError when the method fails.
         """
         if time.monotonic() >= self._scan_at_s:

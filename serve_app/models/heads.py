@@ -41,7 +41,7 @@ _MIN_SCORE = 1e-3  # boxes with lower scores may be meaningless
 def recognise(
     outputs: Sequence[Sequence[int]], labels: Sequence[str], input_shape: InputShape, *, is_end_to_end: bool
 ) -> Head:
-    """Return the head whose outputs have these shapes for one image. ``is_end_to_end``: what the metadata say.
+    """Return the head whose outputs have these shapes for one image. ``is_end_to_end``: according to the metadata.
 
     Raise ModelError for any other head. The message says what kind of model it seems to be.
     """

@@ -43,7 +43,7 @@ def addresses_of(host: str, port: int) -> list[str]:
 
 @dataclass(frozen=True)
 class AddressGuard:
-    """A guard that resolves a host and checks its addresses. Callers must connect to these, not to the name."""
+    """A guard that resolves a host and checks its addresses. Callers must connect to the addresses, not to the name."""
 
     allowed: tuple[Network, ...] = ()  # besides public addresses
 

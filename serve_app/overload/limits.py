@@ -40,11 +40,12 @@ class ConcurrencyLimit:
 
 
 class AdmissionLimit:
-    """Limit that admits a request only when one of ``slots`` is or soon becomes free.
+    """Limit that admits a request only when a slot is free, or probably becomes free within 2 s.
 
     The wait is estimated from the throughput, which is known only after all slots were in use for a while. Until then,
-    every request is admitted. A client that would wait for longer should retry elsewhere, because a queue that the
-    service cannot answer in time helps nobody. A tenant with less than its equal share in flight is always admitted.
+    every request is admitted. A client that would wait for more than 2 s should retry elsewhere, because a queue that
+    the service cannot answer in time helps nobody. A tenant with less than its equal share of the requests in flight is
+    always admitted.
     """
 
     def __init__(self, slots: int, clock_s: Callable[[], float] = time.monotonic) -> None:
@@ -58,7 +59,10 @@ class AdmissionLimit:
 
     @contextmanager
     def enter(self, tenant: str) -> Iterator[None]:
-        """Count one more request during a ``with`` block. Raise Overloaded when the request would wait too long."""
+        """Count one more request for the duration of a ``with`` block.
+
+        Raise Overloaded when the request would wait too long.
+        """
         in_flight = self._in_flight.total()
         admitted = max(self._slots, _MAX_WAIT_S * self._completed_per_s) if self._completed_per_s else math.inf
         tenants = len(self._in_flight) + (tenant not in self._in_flight)

@@ -19,8 +19,8 @@ class Throttle:
     """Adaptive throttling of requests to a service. A refusal is cheap, because the service never sees the request.
 
     The probability of a refusal is ``(requests - spare * accepted) / (requests + 1)``, where both counts are those of
-    the last seconds (Beyer and others, "Site Reliability Engineering", O'Reilly 2016, chapter 21). A request counts
-    once its outcome is known. A refusal repeats the limit and the text of the service's own latest refusal.
+    the last few seconds (Beyer and others, "Site Reliability Engineering", O'Reilly 2016, chapter 21). A request is
+    counted when its outcome is known. A refusal repeats the limit and the text of the service's own latest refusal.
     """
 
     def __init__(

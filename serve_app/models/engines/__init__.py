@@ -24,6 +24,6 @@ class Engine(Protocol):
         Frames have the shape ``info.input_shape.array``, are uint8 BGR and may be read-only. The engine converts their
         colour order, scale and layout. See ``models.tasks`` for the shapes of the raw output.
 
-        ``alone``: no other call is running or waiting, so this one may use all cores. An output stays valid until the
+        ``alone``: no other call is running or waiting, so this call may use all cores. An output stays valid until the
         same thread calls ``infer`` again.
         """

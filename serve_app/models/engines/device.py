@@ -14,8 +14,9 @@ Step = Callable[[torch.Tensor], torch.Tensor]  # (n, height, width, 3) uint8 BGR
 
 
 class ExecutionContext:
-    """The resources that run a batch on the device: pinned memory for its frames, a CUDA stream, and the step to run.
+    """The resources that run a batch on the device: pinned memory for its frames, a CUDA stream, and ``step``.
 
+    The function ``step`` runs the network and returns rows of results.
     A batch is copied to the device in one transfer, and its small result is copied back in another. Only one thread may
     use a context at a time.
     """
@@ -55,8 +56,9 @@ def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def to_rows(raw: torch.Tensor) -> torch.Tensor:
     """Return each anchor's box and best class, ``(n, anchors, 6)``: left, top, right, bottom, confidence, class id.
 
-    ``raw`` is ``(n, 4 + classes, anchors)``: see ``models.tasks.detect``. With 80 classes, the copy from the
-    device shrinks to one fourteenth. Thresholds and NMS are left to that module, because they differ between images.
+    ``raw`` is ``(n, 4 + classes, anchors)``: see ``models.tasks.detect``. With 80 classes, the rows are 14 times
+    smaller than ``raw``, so less is copied from the device. Thresholds and NMS are applied by ``models.tasks.detect``,
+    because they differ between images.
     """
     confidence, class_id = raw[:, 4:].max(1)
     centre, size = raw[:, :4].float().chunk(2, 1)

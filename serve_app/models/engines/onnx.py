@@ -129,7 +129,7 @@ def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | Non
         _keep_any_batch(model, batch)
         del graph.value_info[:]
         for output in graph.output:
-            # Like the shapes in value_info, this shape is for the old batch size.
+            # This shape has the old batch size, like the shapes in value_info, so we remove it, too.
             output.type.tensor_type.ClearField("shape")
     half = old.type.tensor_type.elem_type == TensorProto.FLOAT16
     new = helper.make_tensor_value_info(_FRAMES, TensorProto.UINT8, [1 if batch else "batch", *shape.array])
@@ -152,7 +152,7 @@ def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | Non
 
 
 def _keep_any_batch(model: onnx.ModelProto, batch: int) -> None:
-    """Change each Reshape that sets the first side to the old batch size, so that it keeps the side of its input."""
+    """Make each Reshape keep the first side of its input instead of setting this side to the old batch size."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     shapes = {one.name: one.type.tensor_type.shape.dim for one in (*graph.input, *graph.value_info)}
     constants = {tensor.name: tensor for tensor in graph.initializer}

@@ -31,9 +31,9 @@ _FLOATS = (ov.Type.f32, ov.Type.f16, ov.Type.bf16, ov.Type.f64)
 class OpenVinoEngine:
     """Engine that runs one image per OpenVINO request, and reads the image in place from shared memory.
 
-    The model is compiled twice. One copy uses all threads for a single image. The other runs several images at once, in
-    as many OpenVINO streams as OpenVINO recommends for the machine. Streams are slower for one image and faster for
-    many.
+    The model is compiled twice. One copy uses all threads for a single image. The other copy runs several images at
+    once, in as many OpenVINO streams as OpenVINO recommends for the machine. Streams are slower for one image and
+    faster for many images.
 
     ``path``: an exported OpenVINO folder, or an ``.onnx`` file. A dynamic input size is set to ``input_shape``, and a
     fixed batch size is changed to 1. Raise ModelError when the model cannot be read or run.
@@ -216,7 +216,7 @@ def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
 
 
 def _keep_any_batch(model: ov.Model, batch: int) -> None:
-    """Change each Reshape that sets the first side to the old batch size, so that it keeps the side of its input."""
+    """Make each Reshape keep the first side of its input instead of setting this side to the old batch size."""
     for operation in model.get_ordered_ops():
         if operation.get_type_name() != "Reshape" or not operation.get_attributes()["special_zero"]:
             continue
@@ -243,8 +243,8 @@ def _accept_uint8(model: ov.Model) -> ov.Model:
 def _choose_precision(wanted: Precision, *, is_quantised: bool, has_bf16: bool) -> Precision:
     """Return int8 for a quantised file, else the wanted precision.
 
-    ``auto`` means fp32, because OpenVINO would choose bf16 on a CPU with AMX, which changes the boxes of some models.
-    Raise ModelError when the file or the CPU does not support the wanted precision.
+    ``auto`` means fp32, because bf16, which OpenVINO would choose on a CPU with AMX, changes the boxes of some
+    models. Raise ModelError when the file or the CPU does not support the wanted precision.
     """
     if is_quantised and wanted not in ("auto", "int8"):
         raise ModelError(f"model.precision: the model is quantised to int8 and cannot run in {wanted}; set it to auto")
@@ -264,7 +264,7 @@ def _has_bf16(core: ov.Core) -> bool:
 
 
 def _kernels(model: ov.Model) -> set[str]:
-    """Return the number types of the four-dimensional constants, by their NumPy names if NumPy has them."""
+    """Return the number types of the four-dimensional constants, by their NumPy names where these exist."""
     constants = [one.output(0) for one in model.get_ops() if one.get_type_name() == "Constant"]
     kernels = {one.element_type.get_type_name() for one in constants if len(one.shape) == 4}
     return {_NUMPY_NAMES.get(name, name) for name in kernels}

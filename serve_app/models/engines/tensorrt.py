@@ -18,7 +18,7 @@ from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 
 class TensorRtEngine:
-    """Engine that runs a batch of up to ``max_batch_size`` at once. Raise ModelError when the file cannot be read.
+    """Engine that runs up to ``max_batch_size`` frames at once. Raise ModelError when the file cannot be read.
 
     Ultralytics builds the file for batches of up to twice our maximum, and reserves memory for that size.
     """

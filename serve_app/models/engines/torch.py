@@ -100,7 +100,7 @@ class TorchEngine:
 
 
 def _record_graphs(step: Step, network: Any, input_shape: InputShape, max_batch_size: int) -> list[_Graphs]:
-    """Record the step as CUDA graphs, one set for each context. Return [] if recording fails or an output differs."""
+    """Record ``step`` as CUDA graphs, one set for each context. Return [] if recording fails or an output differs."""
     try:
         contexts = [_Graphs(step, network, input_shape, max_batch_size) for _ in range(_GPU_CONTEXTS)]
         if all(graphs.agree_with(step) for graphs in contexts):
@@ -112,7 +112,7 @@ def _record_graphs(step: Step, network: Any, input_shape: InputShape, max_batch_
 
 
 class _Graphs:
-    """A step recorded as one CUDA graph per batch size. Replaying a graph takes one launch instead of hundreds.
+    """A ``step`` recorded as one CUDA graph per batch size. Replaying a graph takes one launch instead of hundreds.
 
     Batch sizes above 8 are rounded up to a multiple of 8. Only one thread may use the graphs at a time, on ``stream``.
     """

@@ -63,8 +63,8 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
 def export(path: Path, *, format: str, input_shape: Sequence[int], quantize: int = 32, max_batch_size: int = 1) -> Path:
     """Export a checkpoint to ``format`` next to ``path``, for a fixed input of the height and width ``input_shape``.
 
-    ``quantize``: bits per number. With 8, the folder ``images`` next to ``path`` must have calibration images, which
-    Ultralytics may modify. ``max_batch_size``: if above 1, the exported model takes batches of any size up to this one.
+    ``quantize``: bits per number. With 8 bits, the folder ``images`` next to ``path`` must have calibration images,
+    which Ultralytics may modify. ``max_batch_size``: if above 1, the exported model takes batches of up to this size.
     Raise ModelError when the checkpoint is not a YOLO detection model.
     """
     yolo = _open(path)

@@ -34,7 +34,7 @@ def to_detections(raw: NDArray[np.float32], options: DetectOptions, *, end_to_en
     Confidences slightly above 1 become 1. Raise ServeAppError when a confidence is higher than rounding can explain.
     The check at start can miss such a model, because that check uses a single image.
     """
-    has_rows = raw.shape[1] == 6  # the other head always has more than six anchors
+    has_rows = raw.shape[1] == 6  # the other layout always has more than six anchors
     xyxy, confidence, class_id = _from_rows(raw, options) if has_rows else _from_anchors(raw, options)
     best = np.argsort(-confidence, kind="stable")[:MAX_CANDIDATES]  # built-in NMS may use another order
     xyxy, confidence, class_id = xyxy[best], confidence[best], class_id[best]

@@ -51,7 +51,7 @@ async def test_the_demand_on_an_engine_that_became_faster_is_at_most_its_working
 async def test_superseded_frames_count_only_as_far_as_the_engine_could_have_processed_them(
     superseded: int, counted: int
 ) -> None:
-    """While a frame waits for two batches, it supersedes five others. The engine could have processed two of them."""
+    """While a frame waits for two batches, it supersedes up to five others, of which the engine could process two."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 1)
     async with batching(engine, max_batch_size=1, items_per_s=1, clock=clock) as batcher:

@@ -19,9 +19,10 @@ class Service:
         self.throttle = Throttle(lambda: self.now_s, rng.random)
 
     def serve(self, *, capacity_per_s: int, offered_per_s: int, duration_s: int) -> tuple[float, float]:
-        """Offer requests. Return how many per second the service itself accepted and refused in the second half.
+        """Offer requests for ``duration_s``. Return how many per second the service accepted and refused.
 
-        The first half lets the throttle adapt.
+        Only the second half of this time is measured, because the throttle adapts in the first half. Refusals by
+        the throttle are not included.
         """
         accepted = refused = 0
         for second in range(duration_s):
