@@ -75,7 +75,10 @@ def main() -> None:
 
 
 def dashboard(address: str) -> httpx.Client:
-    """Return a client for Ray's dashboard that sends Ray's token, which configs/serve.env makes mandatory."""
+    """Return a client for Ray's dashboard.
+
+    The client sends Ray's token, because configs/serve.env makes the token mandatory.
+    """
     token = os.environ.get("RAY_AUTH_TOKEN", "")
     if not token:
         with suppress(OSError, RuntimeError):  # ignore a missing token file or home directory
@@ -127,7 +130,7 @@ def settled_models(client: Client) -> list[ModelStatus]:
 
 
 def check_changed(models: list[ModelStatus]) -> None:
-    """Raise DeployRefused if a model refused its change."""
+    """Raise DeployRefused if the service refused to change a model."""
     if refused := [f"{one.name} was not changed: {one.refused_change}" for one in models if one.refused_change]:
         raise DeployRefused("; ".join(refused))
 

@@ -159,7 +159,7 @@ def start(
     variables: Mapping[str, str | None] = MappingProxyType({}),
     starter: Sequence[str] = (),
 ) -> Server:
-    """Start ``scripts/serve CONFIG`` in its own Ray, on free ports, and return without waiting until it is ready.
+    """Start ``scripts/serve CONFIG`` in its own Ray cluster, on free ports, and do not wait until it is ready.
 
     ``root`` is the checkout to use. ``variables`` are added to the environment, and those with the value None are
     removed from it. ``starter`` is a command that runs the script, such as ``prlimit``.

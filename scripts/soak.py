@@ -38,7 +38,7 @@ from serve_app.schemas.streams import StreamStatus
 
 CLIENTS = 4
 MEMORY_INTERVAL_S = 5.0
-# The last third of a run has no faults, because a process that is killed shows no leak.
+# The last third of a run has no faults, because memory leaks cannot be measured in processes that are killed.
 CALM = 1 / 3
 # The first part of that third is not measured, because buffers are still growing.
 SETTLED = 0.3

@@ -25,9 +25,10 @@ _TIMEOUT_S = 60.0
 
 @contextmanager
 def crowd(address: str, crowds: list[SenderGroup], duration_s: float) -> Iterator[dict[str, float]]:
-    """Send frames for ``duration_s``, and yield a dict that is filled with images/s by tenant after the block.
+    """Send frames for ``duration_s``, and yield a dict that is still empty.
 
-    The ``with`` block must not take longer than ``duration_s``.
+    The ``with`` block must not take longer than ``duration_s``. When it ends, the dict is filled with the images per
+    second of each tenant.
     """
     seen: dict[str, float] = {}
     command = [sys.executable, "-m", __name__]

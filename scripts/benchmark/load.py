@@ -42,7 +42,7 @@ class LoadPlan:
 
 @dataclass
 class LoadResult:
-    """The answers that count in the measurement.
+    """The answers that the measurement counts.
 
     Without a rate, these are the answers received during the measurement. With a rate, they are the answers to the
     requests sent during the measurement.

@@ -1,4 +1,4 @@
-"""Compare the throughput of streams with the bare engine, or measure the age of results at twice its capacity.
+"""Compare the throughput of streams with the bare engine, or measure the age of results at twice the engine's capacity.
 
 python -m scripts.benchmark.streams -m MODEL --video FILE             compare the throughput
 python -m scripts.benchmark.streams -m MODEL --video FILE --age 20    measure ages, and save build/bench/age.png
@@ -105,7 +105,7 @@ def start_streams(server: Server, video: Path, count: int, policy: str) -> None:
 def show_shares(model: dict[str, Any], video: Path, count: int, rounds: int, duration_s: float) -> None:
     """Measure the bare engine and the streams in turn.
 
-    Print the throughput of the streams as a share of the engine's, and the CPU time by process.
+    Print the streams' throughput as a share of the bare engine's throughput, and the CPU time by process.
     """
     table = Table("round", "engine, images/s", "streams, frames/s", "share", box=SIMPLE)
     shares = []
@@ -133,7 +133,7 @@ def count_frames(server: Server) -> int:
 
 @dataclass
 class Ages:
-    """The ages of all results, and the memory of the server, over the measurement."""
+    """The ages of all results, and the memory of the server, during the measurement."""
 
     at_s: list[float] = field(default_factory=list)  # when each result arrived, in seconds since the start
     age_s: list[float] = field(default_factory=list)

@@ -1,4 +1,7 @@
-"""Generate datasets in the format of Ultralytics. An image depends only on the seed, the split and its index."""
+"""Generate datasets in the format of Ultralytics.
+
+An image depends only on the seed, the split and the image's index.
+"""
 
 from __future__ import annotations
 

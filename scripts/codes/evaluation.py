@@ -41,7 +41,7 @@ class Report:
 
     map50: dict[str, float]  # by label, and for "all"
     map50_95: dict[str, float]
-    # For each label, and for "all", the recall maps (least width, width limit) to (codes found, codes in total).
+    # By label, and for "all": a dict from (least width, width limit) to (codes found, codes in total).
     recall: dict[str, dict[tuple[int, int], tuple[int, int]]]
     false_per_picture: float  # false positives per generated image
     photographs: dict[Path, list[Guess]]  # detections; all are false positives, because the photographs show no codes

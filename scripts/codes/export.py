@@ -1,4 +1,4 @@
-"""Convert a trained checkpoint to the two weight files in the package, which store half precision."""
+"""Convert a trained checkpoint to the two weight files in the package, and store the weights in half precision."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_weights(checkpoint: Path, folder: Path) -> None:
 
 
 def _halve(graph: onnx.GraphProto) -> None:
-    """Store large float32 constants as float16 to halve the file. The model casts them back to float32."""
+    """Store large float32 constants as float16 to halve the size of the file. The model casts them back to float32."""
     casts = []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)

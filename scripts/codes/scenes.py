@@ -228,7 +228,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _cover_a_part(rng: Rng, pixels: Picture, box: Box) -> None:
-    """Hide a part of the code. The part is usually less than a fifth, but up to a third of a tiny code."""
+    """Hide a part of the code, usually less than a fifth of its area, but up to a third if the code is tiny."""
     x1, y1, x2, y2 = box
     colour = tuple(int(value) for value in rng.uniform(10, 245, 3))
     centre = int(rng.uniform(x1, x2)), int(rng.uniform(y1, y2))

@@ -231,8 +231,8 @@ def railing(rng: Rng, width: int, height: int) -> Picture:
     return picture
 
 
-# The photographs come from installed packages. All are in the public domain or CC0, except the two of scikit-learn. The
-# contact sheet in scripts/codes/README.md shows parts of the held-out photographs and credits their authors.
+# The photographs come from installed packages. All are in the public domain or CC0, except the two from scikit-learn.
+# The contact sheet in scripts/codes/README.md shows parts of the held-out photographs and credits their authors.
 TRAINING = Look(
     photographs=(
         "skimage/data/astronaut.png",  # NASA, public domain

@@ -72,7 +72,7 @@ def marker(number: int, family: str = "APRILTAG_36h11") -> Symbol:
 def random_symbol(rng: np.random.Generator) -> Symbol:
     """Make a random code with a random payload.
 
-    QR codes and Data Matrices are more frequent, because a model easily confuses them.
+    QR codes and Data Matrices are more frequent, because a model easily confuses them with each other.
     """
     label = str(rng.choice(LABELS, p=(0.3, 0.3, 0.2, 0.2)))
     if label == "qr_code":

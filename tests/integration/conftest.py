@@ -53,7 +53,7 @@ def eventually(look: Callable[[], T | None], *, within_s: float = LONG_TIMEOUT_S
 
 
 def workers(title: str) -> list[psutil.Process]:
-    """Return the processes of the tests' cluster to which Ray has given this title."""
+    """Return the processes in the tests' cluster that have this process title, which Ray sets."""
     return Cluster("", os.getpid()).processes(title)
 
 
@@ -142,7 +142,7 @@ class Service:
         return httpx.Client(base_url=self.url, timeout=LONG_TIMEOUT_S)
 
     def deploy(self, args: dict[str, Any] | None = None) -> None:
-        """Deploy the application with ``args`` instead of its own settings, if given, and wait until it is ready."""
+        """Deploy the application with ``args``, or with its own settings by default, and wait until it is ready."""
         serve.run(build_app(args or self.args), name=APPLICATION, route_prefix="/")
         eventually(lambda: is_ready(self.url), what="readiness")
 

@@ -1,4 +1,4 @@
-"""Tests that Sightline finds the same boxes with the embedded model as Ultralytics' own predictor, in every engine."""
+"""Tests that, with the embedded model, every engine finds the same boxes as Ultralytics' own predictor."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def test_an_exported_file_gives_the_boxes_of_ultralytics(
 def test_auto_uses_bf16_only_if_it_finds_the_same_objects(tmp_path: Path, squares_model: Path) -> None:
     """Check the precision that ``auto`` chooses.
 
-    The embedded model finds different objects in bf16, and finds none in an empty image, which is no evidence. The
-    squares model finds the same objects.
+    With bf16, the embedded model finds different objects in images of codes. In an empty image it finds no objects, so
+    the precisions cannot be compared. The squares model finds the same objects with bf16 as with fp32.
     """
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("needs a CPU with support for bf16")

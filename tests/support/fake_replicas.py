@@ -79,7 +79,7 @@ async def no_listening(replica: object, stub: type[Any], *, max_calls: int, limi
 
 
 def no_local_service(*_: str) -> str:
-    """Replace ``handles.service_name``. Then no replica is found on this node, and calls go through the handle."""
+    """Replace ``handles.service_name``, so that no replica is found on this node and calls go through the handle."""
     return "none"
 
 

@@ -16,9 +16,10 @@ BACKEND = ("asyncio", {"loop_factory": lambda: ThreadlessLoop()})  # a value for
 
 
 class ThreadlessLoop(VirtualLoop):
-    """A virtual loop that runs functions itself instead of in threads, because its time would jump during a thread.
+    """A virtual loop that runs functions itself instead of in threads.
 
-    Like a thread, the loop finishes a function even if the caller is cancelled.
+    The virtual time would jump while the loop waits for a thread. Like a thread, the loop finishes a function even if
+    the caller is cancelled.
     """
 
     def run_in_executor(

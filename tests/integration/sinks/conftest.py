@@ -43,7 +43,8 @@ def connections() -> set[tuple[Any, ...]]:
 async def nothing_left(anyio_backend: str) -> AsyncIterator[None]:
     """Check that a test leaves no task, thread or connection, except the threads of the event loop and the resolver."""
     threads, sockets = set(threading.enumerate()), connections()
-    gc.disable()  # garbage collection would hide a leak of connections that an error's traceback holds
+    # An error's traceback can keep a connection open. Garbage collection would close it and so hide the leak.
+    gc.disable()
     yield
 
     def name(task: asyncio.Task[Any]) -> str:
@@ -116,7 +117,7 @@ class ServerProcess:
         self._process.wait()
 
     def freeze(self) -> None:
-        """Suspend the process. The kernel still accepts connections on its port, but nothing answers them."""
+        """Suspend the process. The kernel still accepts connections to the server, but the server does not answer."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
