@@ -171,7 +171,7 @@ def with_matrix(data: bytes, matrix: Matrix, track: int = 0) -> bytes:
 def with_cover(data: bytes, cover: bytes, *, first: bool, kind: int = 13) -> bytes:
     """Return an MP4 with cover art before or after its tracks. ``kind`` is 13 for JPEG and 14 for PNG, as in iTunes.
 
-    The index (``moov``) must come after the frames, as in FFmpeg's files, so that a larger index does not move the frames.
+    The index must come after the frames, as in FFmpeg's files, so that a larger index does not move the frames.
     """
     named = boxes(data)
     assert [name for name, _ in named][-1] == b"moov"
