@@ -1,4 +1,4 @@
-"""Image bombs, which are files built to cost a decoder minutes or gigabytes.
+"""Image bombs, which are files built to cost a decoder minutes of time or gigabytes of memory.
 
 No bomb may cost the server more than a legitimate image of the largest allowed size.
 """

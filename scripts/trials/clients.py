@@ -116,9 +116,10 @@ class Clients:
 def clients(
     url: str, picture: bytes, count: int, judge: Judge | None = None, model: str | None = None
 ) -> Iterator[Clients]:
-    """Run ``count`` clients within a block, which begins when the clients have received their first answers.
+    """Run ``count`` clients, and start the ``with`` block once the clients have received their first answers.
 
-    ``judge`` returns whether an answer is right. Without ``judge``, every answer must have the labels of the first one.
+    The clients stop when the block ends. ``judge`` returns whether an answer is right. Without ``judge``, every answer
+    must have the labels of the first answer.
     """
     crowd = Clients(url, picture, count, judge, model)
     try:

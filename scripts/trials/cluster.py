@@ -179,7 +179,7 @@ def detectors(details: Json, application: str) -> tuple[int, int]:
 
 @contextmanager
 def stream(cluster: Cluster, stream_id: str, uri: Path | str, **fields: Any) -> Iterator[None]:
-    """Run a stream within a block and delete it afterwards."""
+    """Run a stream while the ``with`` block runs, and then delete the stream."""
     cluster.create(stream_id, uri, **fields)
     try:
         yield

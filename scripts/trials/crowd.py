@@ -15,9 +15,10 @@ from scripts.trials.relay import Relay
 from serve_app.schemas.streams import StreamStatus
 
 _START_TIMEOUT_S = 300.0  # long, because many processes start at once
-# All healthy streams watch the same camera. Each must capture at least this fraction of the highest frame count.
+# All healthy streams watch the same camera. Each must capture at least this fraction of the frames that any other
+# healthy stream captures.
 _FAIR_SHARE = 0.9
-_CALM_S = 5.0  # all streams run for this long before anything breaks
+_CALM_S = 5.0  # the time for which all streams run before anything breaks
 BROKEN = {"frozen": "stalled", "refusing": "reconnecting", "garbage": "failed"}
 
 

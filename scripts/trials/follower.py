@@ -1,4 +1,4 @@
-"""The events of a stream, read from the server by a client or from the file that the stream writes."""
+"""Read the events of a stream, either from the server or from the file that the stream writes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ class Follower:
                     )
 
     def result_after(self, at_s: float, within_s: float = 120.0, of_model: str | None = None) -> Seen:
-        """Return the first result of a frame captured after ``at_s``, and made by ``of_model`` if a model is given."""
+        """Return the first result of a frame captured after ``at_s``.
+
+        If ``of_model`` is given, skip the results of other models.
+        """
 
         def matches(event: StreamEvent) -> bool:
             found = event.data
@@ -88,7 +91,7 @@ class Follower:
 
     @property
     def is_in_order(self) -> bool:
-        """Whether the results arrived in order, without a result that arrived twice."""
+        """Whether the results arrived in order, and no result arrived twice."""
         return self.frame_ids() == sorted(set(self.frame_ids()))
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from serve_app.client import Client, SightlineError
 from serve_app.errors import ServeAppError
 
 _BATCH = 2000
-_WARM_UP = 4000  # requests after which every kind of attack was sent and allocators have reached their full size
+_WARM_UP = 4000  # after this many requests, every kind of attack was sent and memory has stopped growing
 _HELD = 0.1  # the fraction of attacks that hold a connection open
 _DESCRIBED = 0.1  # the number of attacks made from the OpenAPI document, as a fraction of all attacks
 _AT_ONCE = 8
@@ -146,7 +146,7 @@ class _LegitimateClient:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Send requests repeatedly within the block, and one more request after it."""
+        """Send requests repeatedly while the ``with`` block runs, and one more request after the block."""
         stop = threading.Event()
 
         def ask() -> None:
@@ -191,8 +191,8 @@ class _Storm:
     def settled(self, before: dict[str, Footprint]) -> dict[str, Footprint]:
         """Wait until memory has settled, and return the footprints.
 
-        If ``before`` is given, memory has settled when no process exceeds its footprint in ``before`` by the slack.
-        Otherwise, it has settled when the footprints no longer change. The wait ends after 90 s in any case.
+        If ``before`` is given, memory has settled when no process has grown since ``before`` by more than the slack.
+        Otherwise, it has settled when the footprints no longer change. The wait ends after 120 s in any case.
         """
         expires_at_s = time.monotonic() + _SETTLED_WITHIN_S
         now = self._footprints()
@@ -249,7 +249,7 @@ def _are_alike(one: Footprint, other: Footprint) -> bool:
 
 
 class _HeldConnections:
-    """Slow connections that send one byte at a time and never read. The connections are open within a block."""
+    """Slow connections that send one byte at a time and never read. They are open while the ``with`` block runs."""
 
     def __init__(self, address: Address, seed: int, numbers: Sequence[int]) -> None:
         self._address = address

@@ -55,7 +55,7 @@ def kill(
     """Kill a process of each kind in ``victims``, and repeat this ``times`` times.
 
     No frame may appear twice in the file that the stream writes below ``output_dir``. A failed request is a
-    problem unless it was in flight when an Ingress or HAProxy, which hold its connection, was killed.
+    problem unless it was in flight when a process that held its connection (an Ingress or HAProxy) was killed.
     """
     trial = Kills({victim: Deaths() for victim in victims})
     done = 0

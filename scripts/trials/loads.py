@@ -130,7 +130,7 @@ class HttpLoad:
 
 
 class StreamLoad:
-    """A load of streams that play a video at its own pace. As with cameras, newer frames replace waiting frames."""
+    """A load of streams that play a video at its frame rate. As with cameras, newer frames replace waiting frames."""
 
     def __init__(self, cluster: Cluster, video: Path) -> None:
         self._cluster = cluster

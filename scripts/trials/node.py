@@ -1,4 +1,4 @@
-"""Kill a second Ray node that runs half of the streams, and check that they continue on the first."""
+"""Kill a second Ray node that runs half of the streams, and check that these streams continue on the first node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEVERAL_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # without this, configs/ser
 _STREAMS = 4
 _CLIENTS = 2
 _STARTED = "Ray runtime started"  # ``ray start`` prints this when the node has joined
-# ``ray start`` records its cluster in this file, and Rays that start later would join that cluster.
+# ``ray start`` records its cluster in this file, and programs that start Ray later would join that cluster.
 _CURRENT = Path("/tmp/ray/ray_current_cluster")
 _OBJECT_STORE_BYTES = 100 << 20
 

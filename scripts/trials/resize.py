@@ -23,7 +23,7 @@ _CLIENTS = 4
 _WORK = 20  # images that the node's engine must process before the node counts as working
 _DEADLINE_S = 60  # a drained node must end within this time, which is longer than its replicas may take to finish
 _ENDS_WITHIN_S = 120.0
-_CALM_S = 5.0  # the load continues for this long after the node has ended
+_CALM_S = 5.0  # the time for which the load continues after the node has ended
 
 
 @dataclass
@@ -139,7 +139,7 @@ def _drain(cluster: Cluster, node: subprocess.Popen[bytes]) -> None:
 
 
 def _judge(name: str, follower: Follower, output_dir: Path, trial: Resize) -> None:
-    """Check the frames in the stream's file, which must be complete, and those that the follower received."""
+    """Check that the stream's file has each frame once, and that the follower received its frames in order."""
     frame_ids = [event["frame_id"] for event in written(output_dir, name) if event["type"] == "result"]
     seen = follower.frame_ids()
     if frame_ids != list(range(len(frame_ids))):

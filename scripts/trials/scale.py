@@ -96,7 +96,9 @@ class Scaling:
 def scale(
     detectors: Callable[[], tuple[int, int]], load: AdjustableLoad, plan: Plan, tell: Callable[[float], None]
 ) -> Scaling:
-    """Apply low load, high load until ``hold_s`` after all Detectors run, and low load until the extra Detectors end.
+    """Apply low load, then high load, and then low load until the extra Detectors have ended.
+
+    The high load continues for ``hold_s`` seconds after all Detectors run.
 
     ``detectors`` returns how many Detectors Serve wants and how many run. ``tell`` is called with the number of seconds
     that have passed.

@@ -70,7 +70,7 @@ def progress(title: str, total: float) -> Iterator[Tell]:
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Write this process's log lines and Python warnings to a file instead of the terminal, within a block."""
+    """While the ``with`` block runs, write this process's log lines and Python warnings to a file, not the terminal."""
     root = logging.getLogger()
     before = root.handlers[:]
     handler = logging.FileHandler(path, "w", encoding="utf-8")
@@ -108,7 +108,10 @@ def honest_picture() -> bytes:
 
 
 def small_picture() -> bytes:
-    """Return an image of 640×480, which is cheap to decode. Decoding costs the most when the engine only sleeps."""
+    """Return an image of 640×480 pixels, which is cheap to decode.
+
+    When the engine only sleeps, decoding takes most of the CPU time.
+    """
     return cv2.imencode(".jpg", cv2.resize(samples.belt_frame(0).pixels, SMALL_PX))[1].tobytes()
 
 

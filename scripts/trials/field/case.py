@@ -11,6 +11,6 @@ class Case:
     """Something that users really have, and a check that the service handles it correctly."""
 
     kind: str  # such as "motion photos"
-    member: str  # what is special about this case of the kind, such as "an MP4 after the JPEG's end"
+    member: str  # what distinguishes this case from others of its kind, such as "an MP4 after the JPEG's end"
     problem: Callable[[str], str | None]  # takes a server's URL; returns what is wrong, or None
     is_quick: bool = True  # takes at most 2 s and starts no server of its own, so that the test suite can run it

@@ -170,7 +170,7 @@ def test_events_continue_after_the_connection_broke(served: StreamServer) -> Non
     assert following.stdout is not None
     try:
         before = json.loads(following.stdout.readline())["event_id"]
-        served.streams.outages = 3  # the first one ends the response, and the other two make retries fail
+        served.streams.outages = 3  # the first outage ends the response, and the other two make retries fail
         while served.streams.outages:
             assert following.poll() is None
         ids = [json.loads(following.stdout.readline())["event_id"] for _ in range(100)]

@@ -33,7 +33,7 @@ def no_folders_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_services_on_one_machine_use_different_ports_for_serves_own_proxy() -> None:
-    """Serve's proxies set SO_REUSEPORT. On a shared port, each would also get the other service's requests."""
+    """Serve's proxies set SO_REUSEPORT. On a shared port, each proxy would also get requests for the other."""
     with reserve_port(free_port()) as one, reserve_port(one) as other:
         assert other != one
         for port in (one, other):

@@ -90,7 +90,8 @@ def test_the_first_lines_show_shared_memory_and_the_folder_of_keys() -> None:
     (application,) = yaml.safe_load((ROOT / "configs/container.yaml").read_text())["applications"]
     assert "--shm-size=" in usage
     keys_file = Path(application["args"]["access"]["keys_file"])
-    assert f":{keys_file.parent}:ro" in usage  # a mounted file would not be updated when it is replaced
+    # If only the file were mounted, the container would not notice when the file is replaced.
+    assert f":{keys_file.parent}:ro" in usage
 
 
 def test_the_python_version_is_supported_by_the_project() -> None:

@@ -1,7 +1,7 @@
 """Tests of configs/kuberay against the schemas of Kubernetes, and against Ray and the application.
 
-No package contains KubeRay's schema, which describes the parts of a RayService around the pods. Of these parts, the
-tests check only the names of the keys. The Serve config in the RayService is checked in test_configs.
+No package contains KubeRay's schema, which describes the parts of a RayService outside the pod templates. Of these
+parts, the tests check only the names of the keys. The Serve config in the RayService is checked in test_configs.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def test_a_score_counts_each_code_once() -> None:
         Guess("marker", 0.9, (1, 1, 20, 20)),
         Guess("marker", 0.8, (0, 0, 19, 19)),  # a second guess for the same code
         Guess("barcode", 0.7, (50, 50, 70, 70)),  # the wrong label
-        Guess("barcode", 0.6, (85, 0, 100, 20)),  # on a code that is cut off, so the guess does not count
+        Guess("barcode", 0.6, (85, 0, 100, 20)),  # for a code that is cut off, so this guess is ignored
     ]
     result = score(scene, guesses)
     assert [truth.payload for truth, _ in result.found] == ["1"]
@@ -135,7 +135,10 @@ def test_a_score_counts_each_code_once() -> None:
 
 
 def test_the_embedded_model_has_not_become_worse() -> None:
-    """This uses the first 200 test images, which are harder than average. The documentation has the figures for all."""
+    """This uses the first 200 test images, which are harder than average.
+
+    The documentation has the figures for all test images.
+    """
     photographs = [*package_files("ultralytics/assets"), *sorted((SHARED / "images").glob("*.jpg"))]
     report = evaluation.evaluate(3, photographs, pictures=200)
     found, asked = report.recall_from("all", 24)

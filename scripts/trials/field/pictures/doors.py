@@ -21,7 +21,7 @@ _SIDE_PX = 7000  # 49 megapixels
 
 
 def whole(rng: random.Random) -> list[bytes]:
-    """Return intact images of these formats, which have a few kilobytes each."""
+    """Return intact images of the most recently added formats, each of a few kilobytes."""
     image = Image.fromarray(smooth(rng, 48, 40))
     frames = [image.rotate(90 * quarter) for quarter in range(1, 3)]
     deep = smooth(rng, 40, 30).astype(np.uint16) * 257

@@ -80,7 +80,7 @@ def turn(degrees: int) -> bytes:
 
 
 def mirror(axis: int) -> bytes:
-    """Return the property that swaps top and bottom (0) or left and right (1)."""
+    """Return the property that swaps top and bottom if ``axis`` is 0, or left and right if ``axis`` is 1."""
     return box(b"imir", bytes((axis,)))
 
 

@@ -1,4 +1,4 @@
-"""Random pixels to encode, and the class of generated files with the pixels to which they should be decoded."""
+"""Random pixels to encode, and ``Sample``, the class of generated files with their true pixels."""
 
 from __future__ import annotations
 

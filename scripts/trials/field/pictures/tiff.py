@@ -90,7 +90,8 @@ def sample(rng: random.Random) -> Sample:
     name = f"{'Big' * layout.is_big}TIFF, {_NAMES[photometric]}, {bits} bits, compression {layout.compression}"
     name += f"{', planar' * layout.is_planar}{', tiles' * bool(layout.tile)}{', predictor' * layout.has_predictor}"
     name += f", alpha {alpha}" if alpha is not None else ""
-    # If a thumbnail comes first, Pillow reads it instead of the image. Pillow also fails to invert 16-bit samples.
+    # If a thumbnail comes first, Pillow reads it instead of the image. Pillow also fails to invert 16-bit
+    # images in which 0 means white.
     return Sample(
         name,
         data,

@@ -171,7 +171,7 @@ def with_matrix(data: bytes, matrix: Matrix, track: int = 0) -> bytes:
 def with_cover(data: bytes, cover: bytes, *, first: bool, kind: int = 13) -> bytes:
     """Return an MP4 with cover art before or after its tracks. ``kind`` is 13 for JPEG and 14 for PNG, as in iTunes.
 
-    The index must come after the frames, where FFmpeg writes it. There it can grow without moving the frames.
+    The index must come after the frames, as in FFmpeg's files, so that a larger index does not move the frames.
     """
     named = boxes(data)
     assert [name for name, _ in named][-1] == b"moov"
@@ -248,7 +248,7 @@ def with_stamps(data: bytes, stamps_ms: Sequence[int]) -> bytes:
     out, at, number = bytearray(data), 13, 0
     while at + 11 <= len(out):
         size = int.from_bytes(out[at + 1 : at + 4], "big")
-        is_frame = out[at] == 9 and out[at + 12] == 1  # not an H.264 tag with the header or the end
+        is_frame = out[at] == 9 and out[at + 12] == 1  # other H.264 tags hold the header or mark the end
         if is_frame and number < len(stamps_ms):
             stamp = stamps_ms[number] & 0xFFFFFFFF
             out[at + 4 : at + 8] = bytes([stamp >> 16 & 255, stamp >> 8 & 255, stamp & 255, stamp >> 24])

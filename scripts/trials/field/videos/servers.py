@@ -63,7 +63,7 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving(answers: Mapping[str, Answer], protocol: str = "HTTP/1.1") -> Iterator[Server]:
-    """Run a server with these answers on loopback within a block, and yield it."""
+    """Run a server with these answers on loopback while the ``with`` block runs, and yield the server."""
     with Server(answers, protocol) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -112,7 +112,7 @@ def sends_parts(data: bytes, **headers: str) -> Answer:
 
 
 def streams(pieces: Callable[[bytes], bytes], is_chunked: bool = False, **headers: str) -> Answer:
-    """Return an answer that sends JPEGs without end. ``pieces`` formats each JPEG."""
+    """Return an answer that sends JPEGs endlessly. ``pieces`` formats each JPEG."""
 
     def answer(handler: Handler) -> None:
         handler.send_response(200)
