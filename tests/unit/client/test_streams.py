@@ -40,9 +40,7 @@ def test_a_stream_has_the_generated_id_of_its_specification(client: Any, served:
 
 @pytest.mark.parametrize("body", [{"source": {"uri": "a.mp4"}}, {"id": 7, "source": {"uri": "a.mp4"}}])
 def test_a_stream_cannot_be_replaced_without_an_id(client: Any, body: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"^id: it is missing; set it to the id of the stream to replace"
-    ):
+    with pytest.raises(ValueError, match=r"^id: it is missing; set it to the id of the stream to replace"):
         client.streams.replace(body)
 
 
