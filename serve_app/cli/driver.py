@@ -114,7 +114,7 @@ def _deploy(config: str) -> None:
     """Start Ray and deploy the config, as the command ``serve run`` does. Raise StartError if that fails."""
     try:
         serve_run.main([config, "--non-blocking"], standalone_mode=False)
-    except SystemExit as exc:  # its exit status is always 0
+    except SystemExit as exc:  # `serve run` exits with status 0 even after an error
         raise StartError("Ray Serve did not start: see its messages above for the reason") from exc
     except Exception as exc:  # Ray raises errors of many types if the machine has a problem
         logs = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"

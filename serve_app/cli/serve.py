@@ -60,8 +60,8 @@ def _run(driver: list[str]) -> int:
 class Driver:
     """The process of ``serve_app.cli.driver``.
 
-    Its standard input is a socket to this process, on which it reports that Ray has started. It runs in a session of
-    its own, so Ctrl-C in a terminal sends a signal to this process only.
+    The driver's standard input is a socket to this process, through which the driver reports that Ray has started. The
+    driver runs in a session of its own, so Ctrl-C in a terminal sends a signal to this process only.
     """
 
     def __init__(self, command: list[str]) -> None:

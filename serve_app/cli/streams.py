@@ -1,7 +1,7 @@
 """Start, watch and stop streams on a running Sightline server, over its HTTP API.
 
   scripts/streams.py start --id lot --source FILE_OR_URI    start a stream without zones, sinks or recordings
-  scripts/streams.py apply configs/streams.yaml             start new streams in a file, and replace changed streams
+  scripts/streams.py apply configs/streams.yaml             start a file's new streams, and replace its changed streams
   scripts/streams.py watch                                  watch all streams until Ctrl-C; `watch lot` watches one
   scripts/streams.py events lot --types zone,line           print each event as a line of JSON
   scripts/streams.py show lot                               print the whole status as JSON
@@ -55,7 +55,8 @@ def main() -> None:
     print_any_text()
     options = parse_arguments()
     try:
-        client = Client(options.url)  # no argument sets the key, because all users can see arguments
+        # There is no argument for the key, because all users of the machine can see a process's arguments.
+        client = Client(options.url)
     except ValueError as exc:
         sys.exit(str(exc))
     try:
@@ -298,7 +299,7 @@ def save_frame(client: Client, options: argparse.Namespace) -> None:
 
 
 def set_regions(client: Client, options: argparse.Namespace) -> None:
-    """Change a stream's zones and lines if a file is given, and then print the current ones."""
+    """Change a stream's zones and lines if a file is given, and then print the current zones and lines."""
     if options.file is not None:
         try:
             client.streams.set_regions(options.id, yaml.safe_load(options.file.read_bytes()))

@@ -26,7 +26,8 @@ MIN_OPEN_FILES = 1024  # the usual default of the soft limit, and the lowest lim
 _MANY_OPEN_FILES = 65_536  # enough for us; with far higher limits, programs that close every possible file are slow
 _HAPROXY_OPEN_FILES = 10_340  # needed for Serve's 4,096 connections: see `affordable_connections` in configs/haproxy.py
 _SOCKET_PATH_BYTES = 107  # sun_path has 108 bytes, including the final NUL; see unix(7)
-_LONGEST_PYTHON_PATH = "/pymp-abcdefgh/listener-abcdefgh"  # a socket of multiprocessing in Ray's dashboard
+# The path of a socket that Python's ``multiprocessing`` creates in Ray's dashboard process.
+_LONGEST_PYTHON_PATH = "/pymp-abcdefgh/listener-abcdefgh"
 _LONGEST_RAY_PATH = "/ray/session_2026-11-28_18-00-33_222873_4194304/sockets/plasma_store.1"
 _MIN_FREE_BYTES = 64 << 20  # for Ray's logs and sessions
 _LOOPBACK = "127.0.0.1", "localhost", "::1"
@@ -40,7 +41,7 @@ _HAPROXY_FILES = {  # Serve's variables, and its default file names in /tmp/hapr
 
 # The ports of Serve's Python proxy, to which HAProxy forwards requests while no replica is available. By default all
 # Serve instances on a machine use the same ports. If a user runs two instances, the kernel distributes the requests
-# between them, and one instance would answer requests that are meant for the other.
+# between them, and one instance would answer requests that are meant for the other instance.
 _FALLBACK_PORTS = {"RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500, "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 9500}
 _PORTS_TRIED = 1000
 

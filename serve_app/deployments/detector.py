@@ -45,9 +45,9 @@ class Detector:
     async def reconfigure(self, user_config: Any, rank: object) -> None:
         """Apply ``user_config``. Serve calls this method at the start, and whenever ``user_config`` changes.
 
-        While this method runs, Serve does not send requests to the replica or check its health. It therefore waits only
-        until the first model is loaded; later models load in the background. Because the method has the parameter
-        ``rank``, Serve calls it even if the config has no ``user_config``.
+        While this method runs, Serve does not send requests to the replica or check its health. The method therefore
+        waits only until the first model is loaded; later models load in the background. Because the method has the
+        parameter ``rank``, Serve calls it even if the config has no ``user_config``.
         """
         await self._rollout.configure(user_config)
         if self._server is None:

@@ -45,7 +45,8 @@ class DetectorClient:
     The arguments ``traffic`` and ``tenant`` identify the sender of the frames.
 
     When a Detector dies, any frame in its engine may have caused the crash. Each of these frames is retried in a batch
-    of its own, and is refused if that Detector dies too. Frames that were still in the queue are retried normally.
+    of its own, and is refused if the Detector that runs this batch dies too. Frames that were still in the
+    queue are retried normally.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class DetectorClient:
         self._pool_change = asyncio.Lock()
 
     async def fetch_state(self) -> DetectorState:
-        """Ask a replica for its state, which includes the served model, and return it.
+        """Ask a replica for its state, and return that state, which includes the served model.
 
         Raise Unavailable if no replica answers, or SharedMemoryError if there is no memory for the slots.
         """
@@ -138,7 +139,8 @@ class DetectorClient:
                 return await self._replicas.call(DetectorStub.detect, in_bytes)
             except ReplicaGone as exc:
                 if not slot.was_in_engine:
-                    raise ReplicaGone(exc.detail) from exc  # the frame was in the queue, so it is not the cause
+                    # The frame was still in the queue, so it did not cause the crash.
+                    raise ReplicaGone(exc.detail) from exc
                 if request.isolated:
                     raise PoisonPicture(
                         "two detectors crashed on this image, the second while processing nothing else"

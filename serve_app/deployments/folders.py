@@ -60,7 +60,7 @@ def _check_writable(setting: str, folder: Path) -> None:
 
 
 def _resolved(setting: str, find: Callable[[], T]) -> T:
-    """Return the result of ``find``. Raise ConfigError if it needs a home or working folder that does not exist."""
+    """Return the result of ``find``. Raise ConfigError if ``find`` needs a missing home folder or working folder."""
     try:
         return find()
     except (RuntimeError, OSError) as exc:

@@ -65,7 +65,7 @@ def detector_name(model: str) -> str:
 
 
 def service_name(application: str, deployment: str) -> str:
-    """Return the name by which callers find a deployment's replicas on this node. Each Ray cluster has other names."""
+    """Return the name by which callers find a deployment's replicas on this node. No two Ray clusters share a name."""
     node = ray.get_runtime_context().get_node_id()
     return hashlib.sha256(f"{node} {application} {deployment}".encode()).hexdigest()[:16]
 

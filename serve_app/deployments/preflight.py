@@ -108,7 +108,10 @@ def _applications(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArg
 
 
 def _check_policy(deployment: str, policy: Json) -> None:
-    """Check an autoscaling policy. If it were wrong, Serve's controller would retry it forever and report no error."""
+    """Check an autoscaling policy.
+
+    If a policy is wrong, Serve's controller retries it forever and reports no error, so we check the policy first.
+    """
     if not isinstance(policy, dict):
         raise ConfigError(
             f"{deployment}: autoscaling_config.policy: must have the keys policy_function and policy_kwargs"

@@ -160,8 +160,8 @@ class Preprocessor:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run ``work`` in a decoding thread and return its result.
 
-        If this is cancelled after ``work`` has started, wait until ``work`` ends, because it may still write to the
-        slot.
+        If the call is cancelled after ``work`` has started, wait until ``work`` ends, because ``work`` may still write
+        to the slot.
         """
         job = self._decoders.submit(self._timed, work)
         done = asyncio.wrap_future(job)

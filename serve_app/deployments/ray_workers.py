@@ -96,9 +96,9 @@ class RayWorkers:
             max_restarts=0,  # the supervisor restarts actors and counts the restarts
             num_cpus=0.02,
             scheduling_strategy="SPREAD",
-            enable_task_events=False,  # otherwise Ray's GCS stores every call; 11 streams took 8 MiB a minute
-            # The supervisor reports the streams' metrics. If each actor reported its own, Ray's node agent would keep
-            # the counters and histograms of every deleted stream forever.
+            enable_task_events=False,  # otherwise Ray's GCS stores every call: 8 MiB a minute for 11 streams
+            # The supervisor reports the streams' metrics. If each actor reported its own metrics, Ray's node agent
+            # would keep the counters and histograms of every deleted stream forever.
             runtime_env=runtime_env({"RAY_enable_metrics_collection": "0"}),
         )
         try:

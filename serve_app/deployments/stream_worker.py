@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "sightline"
 _SLOTS = 1  # for the one frame in flight
-_SUPERVISOR_TIMEOUT_S = 30.0  # the supervisor calls every few seconds, so after this time it is gone
+_SUPERVISOR_TIMEOUT_S = 30.0  # the supervisor is gone if it has not called for this time; it calls every few seconds
 _LAST_FRAME_TIMEOUT_S = 5.0  # for the frame in flight, because the Detector may never answer
 _CLOSE_TIMEOUT_S = 12.0  # recordings and sinks have 5 s each to finish
 _OWNER_CHECK_INTERVAL_S = 10.0  # long, because the check is expensive for Serve's controller
@@ -61,7 +61,7 @@ class StreamWorker:
         self._arguments = spec, source, args
         self._stream: Stream
         self._running: asyncio.Task[None] | None = None
-        self._exiting: asyncio.Task[None] | None = None  # exits after the application was deleted
+        self._exiting: asyncio.Task[None] | None = None  # ends the process after the application was deleted
 
     def __repr__(self) -> str:
         return f"StreamWorker({self._name})"  # Ray's dashboard and logs show this name
@@ -76,7 +76,7 @@ class StreamWorker:
         return str(ray.get_runtime_context().get_node_id())
 
     async def run(self) -> StreamStatus:
-        """Run the stream until it ends, and return its last status. If it is already running, wait for that run.
+        """Run the stream until it ends, and return its last status. If it already runs, only wait until it ends.
 
         Call this method before the methods below. The stream continues at its stored bookmark. This is safe, because
         the supervisor starts a worker only after any earlier worker of the stream has ended.

@@ -19,7 +19,7 @@ from serve_app.types import (
     PictureRequest,
 )
 
-SUPERVISOR_MAX_CALLS = 1024  # the limit of calls in flight; each client that follows a stream has one
+SUPERVISOR_MAX_CALLS = 1024  # the limit of calls in flight; each client that follows a stream needs one call
 
 
 class PreprocessorStub(Protocol):

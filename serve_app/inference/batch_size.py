@@ -1,4 +1,4 @@
-"""Adapt the batch size to how much faster batches make the engine."""
+"""Find the batch size at which the engine needs the least time per item."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BatchSize:
     def observe(self, size: int, took_s: float) -> None:
         """Record how long a batch of this size took."""
         if size not in self._sizes:
-            return  # only the listed sizes are compared
+            return  # only the sizes in this list are compared
         item_s = took_s / size
         before_s = self._item_s.get(size, item_s)
         self._observed[size] += 1

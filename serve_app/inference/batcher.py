@@ -100,9 +100,9 @@ class Batcher(Generic[Item, Result]):
     def take_demand(self) -> float:
         """Return the engine time needed since the last call, divided by the time since the last call.
 
-        A value above 1 means that the engine cannot keep up. Dropped items count with the engine time that they would
-        have needed. The engine time is estimated for full batches. Under light load, the engine runs many small
-        batches, and their measured time would be too high.
+        A value above 1 means that the engine cannot keep up. The needed time includes the time that dropped items would
+        have taken. The engine time is estimated for full batches. Under light load, the engine runs many small batches,
+        and their measured time would be too high.
         """
         now_s = self._clock_s()
         demand = (self._work_s + self._missed / self.items_per_s) / max(now_s - self._demand_since_at_s, 1e-3)
@@ -194,7 +194,8 @@ class Batcher(Generic[Item, Result]):
             while batch := self._take():
                 await self._infer(batch)
         finally:
-            # A done callback would run too late, because an item that arrives before it would never be served.
+            # A done callback of the task would run too late. If an item arrived before the callback, no task would
+            # serve that item.
             self._running.discard(asyncio.current_task())
 
     def _take(self) -> list[_Waiting[Item, Result]]:
@@ -202,7 +203,7 @@ class Batcher(Generic[Item, Result]):
             return []
         while self._isolated:
             if len(self._running) > 1:
-                return []  # the task of the last other batch will take the isolated item
+                return []  # other batches are still running; the task of the last of them takes the isolated item
             if self._is_wanted(lone := self._isolated.popleft()):
                 return [lone]
         batch: list[_Waiting[Item, Result]] = []

@@ -150,7 +150,7 @@ def _warm_up(engine: Engine, batch_size: int) -> float:
 
 def _with_defaults(engine: EngineInfo, detect: DetectArgs) -> ModelInfo:
     """Return the model with its default thresholds. The version changes with the input shape and the thresholds."""
-    # The version does not depend on the engine and the precision, which may differ between kinds of nodes.
+    # The version depends on neither the engine nor the precision, because these may differ between kinds of nodes.
     defaults = DetectOptions(**detect.model_dump())
     identity = f"{engine.name} {engine.version} {engine.input_shape} {defaults}"
     return ModelInfo(engine, hashlib.sha256(identity.encode()).hexdigest()[:12], defaults)

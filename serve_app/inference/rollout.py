@@ -69,8 +69,8 @@ class Rollout:
 
         Only the first call waits until the model is loaded, and only the first call may raise, because a Detector
         cannot start without a model. If the first ``user_config`` cannot be applied, the Detector starts with its
-        arguments alone. The running replicas have refused the same change. Without this rule, a replica that dies could
-        not be replaced.
+        arguments alone. Otherwise, a replica that dies could not be replaced after a ``user_config`` that all running
+        replicas have refused.
         """
         if self._runner is None:
             self._user_config = user_config
