@@ -2,7 +2,7 @@
 
     bytes -> pixels -> model input || batch -> raw output -> Detections -> response
 
-Decoding and every other step that can fail on a bad image run before ``||``. Only valid frames of the same shape are
+Images pass ``||`` only after every step that a bad image can make fail. Only valid frames of the same shape are
 batched. Packages import each other in one direction only. ``tests/unit/test_imports.py`` lists the allowed imports.
 """
 

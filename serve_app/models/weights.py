@@ -89,7 +89,7 @@ def _check_hash(path: Path, expected: str | None) -> None:
         )
     if found != expected.lower():
         raise ModelError(
-            f"model.weights_sha256 is not the hash of {path.name}, which is {found}: check that this is the right file"
+            f"model.weights_sha256 does not match {path.name}, whose hash is {found}: check that this is the right file"
         )
 
 

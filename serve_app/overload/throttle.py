@@ -20,7 +20,8 @@ class Throttle:
 
     The probability of a refusal is ``(requests - spare * accepted) / (requests + 1)``, where both counts are those of
     the last few seconds (Beyer and others, "Site Reliability Engineering", O'Reilly 2016, chapter 21). A request is
-    counted when its outcome is known. A refusal repeats the limit and the text of the service's own latest refusal.
+    counted when its outcome is known. A request that the throttle
+    refuses gets the limit and the text of the latest refusal by the service itself.
     """
 
     def __init__(

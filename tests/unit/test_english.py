@@ -1,6 +1,7 @@
 """Tests that the project is written in plain English.
 
-No text or name has a private word, public docstrings have at least four words, and the glossary is short.
+No text or name has a word that only the authors would understand, public docstrings have at least four words, and the
+glossary is short.
 """
 
 from __future__ import annotations

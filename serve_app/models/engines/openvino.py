@@ -138,7 +138,7 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
 
 
 def _text(value: ov.OVAny) -> Any:
-    """Return one value of an ONNX file's metadata. A value that is not UTF-8 is replaced, because labels are UTF-8."""
+    """Return one value of an ONNX file's metadata, or ``_NOT_UTF8`` if it is not valid UTF-8, as labels must be."""
     try:
         return value.value
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Input for the decoders of the most recently added formats: intact images to damage, and image bombs."""
+"""Input for the decoders of the most recently added formats: intact images, which trials damage, and image bombs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def whole(rng: random.Random) -> list[bytes]:
 
 
 def _large_gif() -> bytes:
-    """Return a GIF of 49 megapixels in one colour, with codes that stand for longer and longer runs."""
+    """Return a GIF of 49 megapixels in one colour. Each LZW code stands for a longer run than the one before it."""
     codes, table, left = [4], 6, _SIDE_PX * _SIDE_PX
     run = 1
     codes.append(0)
