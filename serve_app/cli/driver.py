@@ -31,6 +31,7 @@ from serve_app.errors import StartError
 from serve_app.types import Json
 
 _POLL_INTERVAL_S = 0.5
+_RAY_SHUTDOWN_TIMEOUT_S = 30.0
 _NO_SERVE = (RayServeException, RayError, TimeoutError)  # raised if Serve has already ended or does not answer
 _SENTENCE = re.compile(r"serve_app\.errors\.\w+: (.+)")  # finds our own error in Serve's message about a failed replica
 _has_started_ray = threading.Event()
@@ -66,8 +67,13 @@ def _stop_at_end_of_input() -> None:
         pass
     _should_stop.set()
     if not _has_started_ray.is_set():
-        leave_nothing()
-        os._exit(0)
+        _exit_at_once()
+
+
+def _exit_at_once() -> None:
+    """End every process of the service, and this one, without waiting for Ray."""
+    leave_nothing()
+    os._exit(0)
 
 
 def _serve(config: Json) -> None:
@@ -107,7 +113,11 @@ def _shut_down() -> None:
         with suppress(*_NO_SERVE):
             serve.shutdown()
     finally:
+        timer = threading.Timer(_RAY_SHUTDOWN_TIMEOUT_S, _exit_at_once)  # Ray waits for its dashboard without a timeout
+        timer.daemon = True
+        timer.start()
         ray.shutdown()
+        timer.cancel()
 
 
 def _deploy(config: str) -> None:
