@@ -13,8 +13,10 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import ray
 import yaml
@@ -31,7 +33,6 @@ from serve_app.errors import StartError
 from serve_app.types import Json
 
 _POLL_INTERVAL_S = 0.5
-_RAY_SHUTDOWN_TIMEOUT_S = 30.0
 _NO_SERVE = (RayServeException, RayError, TimeoutError)  # raised if Serve has already ended or does not answer
 _SENTENCE = re.compile(r"serve_app\.errors\.\w+: (.+)")  # finds our own error in Serve's message about a failed replica
 _has_started_ray = threading.Event()
@@ -46,6 +47,7 @@ def main() -> None:
     print_any_text()
     options = parser.parse_args()
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+    status = 0
     try:
         config = preflight.read(options.config)
         if options.port is not None:
@@ -54,7 +56,12 @@ def main() -> None:
             preflight.check(config)
         _serve(config)
     except StartError as exc:
-        sys.exit(exc.detail)
+        print(exc.detail, file=sys.stderr)
+        status = 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    _exit(status)
 
 
 def _stop_at_end_of_input() -> None:
@@ -63,17 +70,24 @@ def _stop_at_end_of_input() -> None:
     While Ray is still starting, exit at once instead. No request has been accepted yet, and the main thread may be
     blocked in Ray's native code.
     """
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
+    with suppress(ConnectionResetError):  # the other process was killed before it read our byte
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
     _should_stop.set()
     if not _has_started_ray.is_set():
-        _exit_at_once()
+        _exit(0)
 
 
-def _exit_at_once() -> None:
-    """End every process of the service, and this one, without waiting for Ray."""
+def _exit(status: int) -> NoReturn:
+    """Kill Ray's processes and exit.
+
+    ``ray.shutdown`` would stop them one after the other. It was seen to hang: a part of Ray's dashboard that had lost
+    its GCS kept both cores busy.
+    """
     leave_nothing()
-    os._exit(0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _serve(config: Json) -> None:
@@ -94,30 +108,20 @@ def _serve(config: Json) -> None:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # we are already stopping
-        try:
-            if ray.is_initialized():
-                _shut_down()
-        finally:
-            leave_nothing()
+        if ray.is_initialized():
+            _drain()
 
 
-def _shut_down() -> None:
-    """Finish all accepted requests, then end Serve and Ray.
+def _drain() -> None:
+    """Finish all accepted requests, then end Serve.
 
     The applications are deleted first, because ``serve.shutdown`` would end the HTTP proxy before the replicas.
     """
-    try:
-        with suppress(*_NO_SERVE):
-            for name in serve.status().applications:
-                serve.delete(name)
-        with suppress(*_NO_SERVE):
-            serve.shutdown()
-    finally:
-        timer = threading.Timer(_RAY_SHUTDOWN_TIMEOUT_S, _exit_at_once)  # Ray waits for its dashboard without a timeout
-        timer.daemon = True
-        timer.start()
-        ray.shutdown()
-        timer.cancel()
+    with suppress(*_NO_SERVE):
+        for name in serve.status().applications:
+            serve.delete(name)
+    with suppress(*_NO_SERVE):
+        serve.shutdown()
 
 
 def _deploy(config: str) -> None:

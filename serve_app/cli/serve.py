@@ -125,8 +125,10 @@ def leave_nothing() -> None:
     _adopt_orphans()
     while pids := [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]:
         for pid in pids:
-            with suppress(ProcessLookupError, ChildProcessError):  # another thread has already waited for this child
+            with suppress(ProcessLookupError):  # another thread has already waited for this child
                 os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
     dev_shm.sweep()
 

@@ -200,9 +200,13 @@ def test_the_service_can_be_stopped_while_ray_has_its_own_signal_handlers(starti
     assert frame_pools() <= starting.pools_before
 
 
-def test_a_service_that_is_killed_leaves_no_ray_running(starting: Running) -> None:
+@pytest.mark.parametrize("moment", ["while Ray starts", "when it serves"])
+def test_a_service_that_is_killed_leaves_no_ray_running(starting: Running, moment: str) -> None:
     server = psutil.Process(starting.process.pid)
-    eventually(lambda: find("raylet/raylet", server.children(recursive=True)), what="a raylet")
+    if moment == "when it serves":
+        eventually(lambda: is_ready(starting.url), what="readiness")
+    else:
+        eventually(lambda: find("raylet/raylet", server.children(recursive=True)), what="a raylet")
     family = server.children(recursive=True)
     server.kill()
     _, alive = psutil.wait_procs(family, timeout=LONG_TIMEOUT_S)
