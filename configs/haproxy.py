@@ -8,8 +8,8 @@ clients could keep connections open. The wrapper makes these changes:
 - HAProxy no longer logs to syslog over UDP.
 - The wrapper owns the listening sockets. If HAProxy crashes, the wrapper restarts it at once, and new connections wait.
 - A client that has not sent all of its headers within 10 s is disconnected.
-- If the limit of open files is too low for all of Ray's connections, HAProxy starts anyway, with a lower limit of
-  connections.
+- If the limit of open files is too low for the number of connections that Ray configures, HAProxy starts anyway, and
+  accepts fewer connections.
 - A client may close its sending side after its request, as ``nc -N`` does, and still gets its answer.
 - HAProxy's own errors are JSON in our format, except errors that occur before a request's headers are read.
 - While no application is deployed, or while the last application is being deleted, clients get 503 instead of 404, so
@@ -75,14 +75,14 @@ def error(code: str, detail: str) -> str:
 _NOT_DEPLOYED = error("unavailable", "no application is deployed; retry later")
 _RETURN_UNAVAILABLE = f"return status 503 hdr Retry-After 1 {_NOT_DEPLOYED}"
 _RETURN_NOT_FOUND = f"return status 404 {error('not_found', 'no application serves this path')}"
-_ERRORS = {  # the errors that HAProxy itself answers after it has read a request's headers
+_ERRORS = {  # HAProxy's own responses to errors that occur after it has read a request's headers
     400: error("malformed", "the request is not valid HTTP, or is incomplete"),
     403: error("forbidden", "the request is not allowed"),
     408: error("deadline_exceeded", "the request was not received in time"),
     413: error("too_large", "the request is too large"),
     500: error("internal", "internal error"),
-    # Serve's configuration answers the next three errors with 500. We answer 503 both if a replica crashed (502) and if
-    # there is no replica (503), because the client can retry in both cases.
+    # Serve's configuration replaces the statuses 502, 503 and 504 by 500. We return 503 both if a replica crashed (502)
+    # and if there is no replica (503), because the client can retry in both cases.
     502: f"hdr Retry-After 1 {error('unavailable', 'the replica stopped while it handled the request; retry later')}",
     503: f"hdr Retry-After 1 {error('unavailable', 'no replica is available; retry later')}",
     504: error("deadline_exceeded", "no answer within the timeout of the proxy; retry later"),
@@ -97,7 +97,7 @@ _ABSTRACT = "abns@"
 _UNIX_PATH_BYTES = 108
 _FILES_PER_CONNECTION = 2.5  # a socket to the client, a socket to the replica, and half a file for HAProxy's pipes
 _OTHER_FILES = 100  # for listeners, health checks of replicas, and HAProxy's reserve; HAProxy used 30 in a test
-_RESTART_INTERVAL_S = 0.2  # if HAProxy crashes sooner after its start, wait this time before the restart
+_RESTART_INTERVAL_S = 0.2  # if HAProxy crashes within this time of its start, wait this long before the restart
 _PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None)
 
@@ -178,7 +178,8 @@ def with_half_close(config: str, address: str) -> str:
     rules = [f"    {rule}" for rule in (*_REMEMBER_ID, _BAD_GATEWAY_IS_UNAVAILABLE)]
     own = [
         "backend patient",
-        # An HAProxy that is being replaced would not exit while it keeps connections to its own frontend open.
+        # Open a connection to our own frontend for each request, and close it afterwards. An HAProxy that is being
+        # replaced would not exit while such a connection is open.
         "    option http-server-close",
         "    http-reuse never",
         f"    server again {address}",
@@ -300,7 +301,7 @@ class HAProxyWrapper:
                 peer.sendall(re.sub(rb"^Pid: \d+", b"Pid: %d" % os.getpid(), answer, flags=re.MULTILINE))
 
     def _ask_haproxy(self, command: bytes) -> bytes:
-        """Return HAProxy's answer to an admin command. While HAProxy is starting, this waits until HAProxy runs."""
+        """Return HAProxy's answer to an admin command. If HAProxy is still starting, wait until it runs."""
         ours, its_end = socket.socketpair()
         with ours:
             with its_end:
