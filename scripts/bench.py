@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def steps(concurrency_range: str) -> list[int]:
-    """Return the numbers in a range: 1, 6, 11, 16 for ``1:16:5``, 1, 4, 16 for ``1:16:4x``, and 8 for ``8``."""
+    """Expand a range: ``1:16:5`` to [1, 6, 11, 16], ``1:16:4x`` to [1, 4, 16], and ``8`` to [8]."""
     start, end, step = [*concurrency_range.split(":"), concurrency_range.split(":")[0], "1"][:3]
     values, value = [], int(start)
     while value <= int(end):

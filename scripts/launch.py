@@ -25,7 +25,7 @@ from serve_app.client import Client, SightlineError
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 300  # long, because a start from a slow disk takes minutes
 STOP_TIMEOUT_S = 90  # long, because the server first answers all accepted requests
-_CHILDREN_TIMEOUT_S = 60  # long, because an agent of Ray that is still starting takes long to stop
+_CHILDREN_TIMEOUT_S = 60  # long, because Ray's agents stop slowly while they are starting
 _ANSWER_TIMEOUT_S = 10.0
 PORT = 8000  # Serve's default port; if it is taken, any free port is used
 
@@ -131,7 +131,7 @@ def stop_group(process: subprocess.Popen[bytes]) -> list[str]:
             left.append(" ".join(child.cmdline())[:80])
             child.kill()
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # kill processes that were started in the meantime
+        os.killpg(process.pid, signal.SIGKILL)  # kill processes that were started after ``family`` was listed
     process.wait()
     return left
 
@@ -142,7 +142,10 @@ def ray_address(server_pid: int) -> str:
 
 
 def raylet_flag(pid: int, flag: str) -> str:
-    """Return the value of a flag of the raylet that a process started. Raise StartFailed if no raylet is running."""
+    """Return the value of a command-line flag of the raylet, which is Ray's main process on a node.
+
+    The raylet is a descendant of process ``pid``. Raise StartFailed if no raylet is running.
+    """
     for process in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.Error):  # skip a process that has just ended
             found = re.search(rf"--{flag}=(\S+)", " ".join(process.cmdline()))
@@ -159,10 +162,10 @@ def start(
     variables: Mapping[str, str | None] = MappingProxyType({}),
     starter: Sequence[str] = (),
 ) -> Server:
-    """Start ``scripts/serve CONFIG`` in its own Ray cluster, on free ports, and do not wait until it is ready.
+    """Start ``scripts/serve CONFIG`` in its own Ray cluster, on free ports, and return before the server is ready.
 
     ``root`` is the checkout to use. ``variables`` are added to the environment, and those with the value None are
-    removed from it. ``starter`` is a command that runs the script, such as ``prlimit``.
+    removed from it. ``starter`` is a command prefix, such as ``prlimit`` with its options, that runs the script.
     """
     port = free_port(PORT)
     state = log.with_suffix(".state")

@@ -5,7 +5,8 @@ scripts/soak.py                         run for 30 minutes, and kill a process e
 scripts/soak.py --minutes 480           run overnight
 
 The test starts scripts/serve with the embedded model. The exit status is 1 if the test finds a problem, such as memory
-that keeps growing in the last third, a process that is left running, or a failed request whose connection was not cut.
+that keeps growing in the last third, a process that is left running, or a failed request. A request may fail only if it
+was in flight when an Ingress or HAProxy was killed, because the kill cuts the connection.
 """
 
 from __future__ import annotations
@@ -229,7 +230,7 @@ def show(soak: Soak) -> None:
 
 
 def _ray_name(pid: int) -> str:
-    """Return the command of a process if it seems to belong to a cluster, or else ""."""
+    """Return the command of a process, or "" if the process does not seem to belong to a cluster."""
     try:
         process = psutil.Process(pid)
         command = " ".join(process.cmdline())

@@ -25,10 +25,10 @@ _TIMEOUT_S = 60.0
 
 @contextmanager
 def crowd(address: str, crowds: list[SenderGroup], duration_s: float) -> Iterator[dict[str, float]]:
-    """Send frames for ``duration_s``, and yield a dict that is still empty.
+    """Send frames for ``duration_s``, and yield a dict that is empty while the ``with`` block runs.
 
-    The ``with`` block must not take longer than ``duration_s``. When it ends, the dict is filled with the images per
-    second of each tenant.
+    The block must not take longer than ``duration_s``. After the block, the dict contains the images per second of each
+    tenant.
     """
     seen: dict[str, float] = {}
     command = [sys.executable, "-m", __name__]
@@ -70,7 +70,8 @@ async def _send(crowds: list[SenderGroup], duration_s: float) -> dict[str, float
 
     clients = [
         DetectorClient(
-            # ``serve.get_deployment_handle`` would return the same handle to every client.
+            # Each client needs a handle of its own. ``serve.get_deployment_handle`` would return the same handle to all
+            # clients.
             DeploymentHandle("Detector", APPLICATION),
             slots=one.senders,
             traffic=one.traffic,

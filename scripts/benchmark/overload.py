@@ -66,7 +66,9 @@ def main() -> None:
     with sightline(model, FOLDER).run() as running:
 
         def measure(name: str, clients: int, rate_per_s: float) -> float:
-            edges: list[tuple[Usage, Usage]] = []  # (server, server and load generator), at start and end
+            # The first pair is measured at the start, and the second at the end. A pair is the usage of the server, and
+            # the usage of the server plus the load generator.
+            edges: list[tuple[Usage, Usage]] = []
             plan = load.LoadPlan(
                 running.url, pictures, clients, duration_s, _WARM_UP_S, running.multipart, rate_per_s=rate_per_s
             )

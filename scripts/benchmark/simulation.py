@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class SenderGroup:
-    """Senders of one tenant. Each has one image in flight, and pauses for a mean of ``pause_s`` before the next."""
+    """Senders of one tenant. Each sender has at most one image in flight.
+
+    Before each image, the sender pauses for ``pause_s`` on average.
+    """
 
     traffic: Traffic
     tenant: str

@@ -1,4 +1,7 @@
-"""Compare the throughput of streams with the bare engine, or measure the age of results at twice the engine's capacity.
+"""Compare the throughput of streams with that of the bare engine, or measure the age of the streams' results.
+
+The age of a result is the time from the capture of its frame to the result. It is measured while the streams send twice
+as many frames as the engine can process.
 
 python -m scripts.benchmark.streams -m MODEL --video FILE             compare the throughput
 python -m scripts.benchmark.streams -m MODEL --video FILE --age 20    measure ages, and save build/bench/age.png
@@ -65,7 +68,10 @@ def main() -> None:
         "--measurement-interval", type=float, default=20_000, metavar="MS", help="duration of each measurement"
     )
     parser.add_argument(
-        "--age", type=float, metavar="MINUTES", help="measure the age of results for this long, not the throughput"
+        "--age",
+        type=float,
+        metavar="MINUTES",
+        help="measure the age of results instead of the throughput, for this many minutes",
     )
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import psutil
 
 @dataclass(frozen=True)
 class Usage:
-    """The CPU time that each of a server's processes had used by ``at_s``."""
+    """The total CPU time of each process of a server, measured at the time ``at_s``."""
 
     at_s: float
     cpu_s: dict[int, float]  # by process id

@@ -34,7 +34,7 @@ class Split:
 
 TRAIN = Split("train", 0, TRAINING, 15_000)
 VALIDATION = Split("val", 1, TRAINING, 300)  # reported during training, but not used to choose a checkpoint
-# The test images use photographs, materials and fonts that the training images do not, and stronger distortions.
+# The test images use other photographs, materials and fonts than the training images. Their distortions are stronger.
 TEST = Split("test", 2, HELD_OUT, 1_000)
 
 

@@ -115,7 +115,9 @@ def fetch_published() -> Path | None:
         with console.status(f"looking for {published.NAME}.pt"):
             return published.fetch(ModelArgs().cache_dir.expanduser())
     except published.NotFetched as exc:
-        console.print(f"{published.NAME}.pt cannot be fetched ({exc}); the demo continues without people and cars")
+        console.print(
+            f"{published.NAME}.pt cannot be fetched ({exc}); the demo continues without detecting people and cars"
+        )
         return None
 
 
@@ -157,7 +159,7 @@ def post_pictures(server: Server, pictures: list[Scene]) -> tuple[list[Score], f
 def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list[Score], float]:
     """Run the video of the belt as a stream that processes every frame. Return the scores of some frames, and the fps.
 
-    A frame has no score if a newer result had replaced its result before the next poll.
+    A frame is not scored if a newer result replaced the frame's result between two polls.
     """
     spec = {"id": STREAM, "source": {"uri": str(FOLDER / "belt.mp4"), "loop": keep}}
     server.client.streams.create(spec)
@@ -190,7 +192,7 @@ def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list
 
 
 def result_table(scores: dict[str, list[Score]]) -> Table:
-    """Return a table of the codes that were found and missed, and of the false positives, by label."""
+    """Return a table with the numbers of found codes, missed codes and false positives for each label."""
     table = Table("", "codes", "found", "missed", "false positives", box=SIMPLE, title="checked against ground truth")
     for title, some in scores.items():
         for label in LABELS:
@@ -227,7 +229,7 @@ def show_annotated(client: Client, pictures: dict[str, bytes]) -> None:
 
 
 def wait_for_published(server: Server) -> None:
-    """Wait up to 120 s until YOLO26n is exported, because the export would slow down the following measurements."""
+    """Wait up to 120 s for the export of YOLO26n, because the export would slow down the following measurements."""
     expires_at_s = time.monotonic() + PUBLISHED_TIMEOUT_S
     with console.status(f"exporting {published.NAME}"):
         while not is_ready(f"{server.url}/{published.NAME}") and time.monotonic() < expires_at_s:
@@ -244,7 +246,7 @@ def show_published(server: Server) -> None:
                 console.print(f"{published.NAME}, {name}: " + ", ".join(f"{n} {label}" for label, n in labels.items()))
             show_annotated(client, photographs)
     except SightlineError as exc:
-        console.print(f"{published.NAME} was not served ({exc}); the demo continues without people and cars")
+        console.print(f"{published.NAME} was not served ({exc}); the demo continues without detecting people and cars")
 
 
 def progress() -> Progress:

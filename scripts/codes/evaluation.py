@@ -41,7 +41,7 @@ class Report:
 
     map50: dict[str, float]  # by label, and for "all"
     map50_95: dict[str, float]
-    # By label, and for "all": a dict from (least width, width limit) to (codes found, codes in total).
+    # For each label and for "all", a dict maps (least width, width limit) in px to (codes found, codes in total).
     recall: dict[str, dict[tuple[int, int], tuple[int, int]]]
     false_per_picture: float  # false positives per generated image
     photographs: dict[Path, list[Guess]]  # detections; all are false positives, because the photographs show no codes
@@ -122,7 +122,10 @@ def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
 def _average_precision(
     truths: list[Sequence[Truth]], guesses: list[list[Guess]]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Compute COCO's mAP at IoU 0.5, and its mean over IoU 0.5 to 0.95, by label and for "all"."""
+    """Compute COCO's average precision for each label and for "all".
+
+    The first dict is for an IoU threshold of 0.5, and the second is the mean over thresholds from 0.5 to 0.95.
+    """
 
     def entry(number: int, picture: int, label: str, box: tuple[float, ...]) -> dict[str, Any]:
         x1, y1, x2, y2 = box

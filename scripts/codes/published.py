@@ -1,4 +1,4 @@
-"""Download the published YOLO26n. The file is a pickle, so it is accepted only if it has the known SHA-256."""
+"""Download the published YOLO26n. The file is a pickle, so it is accepted only if its hash is ``SHA256``."""
 
 from __future__ import annotations
 

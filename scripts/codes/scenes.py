@@ -13,8 +13,8 @@ from scripts.codes.surfaces import Look, Picture, Rng, background, colour_pair, 
 from scripts.codes.symbols import Symbol, random_symbol
 
 _MIN_SIDE_PX = 9  # a code with a shorter side is not drawn
-# The minimum number of pixels per module. With fewer pixels, blur and noise turn a code into plain grey. Decoders need
-# 2 px or more.
+# The minimum number of pixels per module, which is the smallest square or bar of a code. With fewer pixels, blur and
+# noise turn a code into plain grey. Decoders need 2 px or more.
 _MIN_MODULE_PX = {"qr_code": 1.5, "data_matrix": 1.5, "marker": 1.5, "barcode": 0.8}
 _EDGE_POINTS = 9  # points on each side of a code, from which the exact box of a bent code is computed
 
@@ -168,7 +168,7 @@ def _view(art: Art, quad: Points) -> NDArray[np.float64]:
 def paste(pixels: Picture, art: Art, quad: Points) -> Box | None:
     """Warp the art onto the corners ``quad``, which are given clockwise from the upper left.
 
-    Return the box of its code, or None if it has no code or is out of view.
+    Return the box of the art's code. Return None if the art has no code or is out of view.
     """
     height, width = art.pixels.shape[:2]
     x, y = np.floor(quad.min(0)).astype(int)
@@ -191,9 +191,9 @@ def paste(pixels: Picture, art: Art, quad: Points) -> Box | None:
 
 
 def _paste_somewhere(rng: Rng, look: Look, pixels: Picture, art: Art, width_px: float, taken: list[Box]) -> Box | None:
-    """Paste the art into a free area. Its code is ``width_px`` wide before perspective is applied.
+    """Paste the art into a free area. The art's code is ``width_px`` wide before perspective is applied.
 
-    Return the box of its code, or None if it has no code or no free area was found.
+    Return the box of the code. Return None if the art has no code, or if no free area was found.
     """
     if rng.random() < 0.2:
         art = bent(rng, art, look.strength)

@@ -27,9 +27,9 @@ def network() -> DetectionModel:
 
 
 class CodesModel(DetectionModel):  # type: ignore[misc]  # mypy does not follow Ultralytics, so its classes are Any
-    """A network that is trained with a forward pass in bfloat16. This halves the training time on a CPU with AMX.
+    """A network that is trained with a forward pass in bfloat16. The loss is computed in float32.
 
-    The loss is computed in float32.
+    bfloat16 halves the training time on a CPU with AMX (Intel's instructions for matrices).
     """
 
     def loss(self, batch: dict[str, Any], preds: Any = None) -> Any:
@@ -77,9 +77,11 @@ def train(data: Path, folder: Path, *, epochs: int, seed: int, device: str) -> P
             "warmup_epochs": 0.5,
             "seed": seed,
             "device": device,
-            "amp": False,  # Ultralytics supports AMP only on CUDA, so CodesModel uses bfloat16 itself
+            # Ultralytics supports automatic mixed precision (AMP) only on CUDA. CodesModel uses bfloat16 instead.
+            "amp": False,
             "workers": 2,
-            # The generated images vary enough without mosaics. A mirrored code is invalid, so images are not flipped.
+            # The generated images vary enough, so they are not combined into mosaics. A mirrored code is invalid, so
+            # images are not flipped.
             "mosaic": 0.0,
             "fliplr": 0.0,
             "translate": 0.1,

@@ -9,7 +9,7 @@ python -m scripts.trials resize             add a second Ray node under load, th
 python -m scripts.trials scale              raise the load, hold it for 75 s and lower it; plot the number of Detectors
 python -m scripts.trials swap               change the model 20 times without downtime, then try an invalid file
 python -m scripts.trials mixed              serve two models at once for a minute
-python -m scripts.trials hostile            send 20,000 hostile requests: damaged images, bombs, malformed HTTP
+python -m scripts.trials hostile            send 20,000 hostile requests: damaged images, image bombs, malformed HTTP
 python -m scripts.trials field              test real-world images, cameras, models, clients and machines
 
 Each trial starts scripts/serve with the embedded model, prints what it measured, and exits with status 1 if it found a
@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument(
         "--times",
         type=int,
-        help="the number of repetitions, or of seconds for crowd, scale and mixed; the list above shows the defaults",
+        help="the number of repetitions (crowd, mixed: the duration in seconds; scale: the seconds of high load); the "
+        "list above shows most defaults",
     )
     parser.add_argument("--streams", type=int, default=16, help="crowd: the number of streams (default: %(default)s)")
     parser.add_argument(
@@ -52,7 +53,7 @@ def main() -> None:
         help="swap, mixed: the two models (default: the embedded model and a copy of it with other labels)",
     )
     parser.add_argument("--picture", type=Path, help="swap, mixed: an image in which both models detect something")
-    parser.add_argument("--kind", metavar="TEXT", help="field: run only the kinds of cases whose name contains TEXT")
+    parser.add_argument("--kind", metavar="TEXT", help="field: run only the cases whose kind has TEXT in its name")
     options = parser.parse_args()
     times, run = runs.TRIALS[options.trial]
     try:

@@ -26,7 +26,7 @@ class Attack:
 
     kind: str
     parts: Sequence[bytes]
-    methods: tuple[str, ...] = ("POST",)  # the HTTP methods of the requests that may be answered, in order
+    methods: tuple[str, ...] = ("POST",)  # methods of all HTTP requests in ``parts`` that may get answers, in order
     pause_s: float = 0  # the pause after each part
     is_answered: bool = True  # False if the server may also close the connection without an answer
     leaves: bool = False  # True if the client closes the connection before the answer
@@ -344,7 +344,7 @@ _FAMILIES: dict[Callable[[random.Random], Attack], float] = {
 
 
 def held(seed: int, number: int) -> tuple[bytes, bytes]:
-    """Return the bytes that a held connection sends at once, and the bytes that it then sends one at a time."""
+    """Return what a slow client sends: the bytes at the start, and the bytes that follow one at a time."""
     rng = random.Random(f"{seed} held {number}")
     detect = request("POST", "/detect", [("Content-Length", "100000")])
     chunked = request("POST", "/detect", [("Transfer-Encoding", "chunked")])

@@ -32,8 +32,8 @@ class Churn:
 def churn(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]) -> Churn:
     """Create and delete ``times`` streams, four at a time."""
     trial = Churn()
-    # The first group of streams opens everything that is opened only once. This includes the resources for metrics,
-    # which are recorded every few seconds, so we wait for metrics before we measure the baseline.
+    # The server opens some resources only once, when the first streams run. Some of these resources are for metrics.
+    # Metrics are recorded every few seconds, so we wait for them before we measure the baseline.
     _visit(cluster, video, _AT_ONCE, until_measured=True)
     _wait_for_end(cluster)
     trial.before, pools = _footprints(cluster), frame_pools()

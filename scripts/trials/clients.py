@@ -44,7 +44,7 @@ class Loss:
 
     @property
     def is_excused(self) -> bool:
-        """Whether the request failed because its connection broke, which no retry inside the server can prevent."""
+        """Whether the request failed because its connection broke. No retry inside the server can prevent that."""
         return self.was_cut and self.victim in CUTS_CONNECTIONS
 
 
@@ -65,7 +65,7 @@ Judge = Callable[[DetectResult], bool]
 
 
 def same_labels(expected: DetectResult) -> Judge:
-    """Return a function that accepts results with the same labels as ``expected``."""
+    """Return a function that tells whether a result has the same labels as ``expected``."""
     return lambda result: sorted(result.labels) == sorted(expected.labels)
 
 

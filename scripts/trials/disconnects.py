@@ -14,7 +14,7 @@ from scripts.trials.relay import Relay
 from serve_app.client import StreamEvent
 from serve_app.schemas.streams import StateChange
 
-_SETTLED_AFTER = 3  # disconnects after which everything that is opened only once is open
+_SETTLED_AFTER = 3  # after this many disconnects, the process has opened all resources that it opens only once
 # With fewer disconnects, a leak of one descriptor per disconnect would not exceed the slack.
 MIN_DISCONNECTS = _SETTLED_AFTER + SLACK + 1
 _ROUNDS = 3  # growth is a leak only if the process grows in each of these rounds
@@ -62,7 +62,7 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
         if cluster.workers() != [worker]:
             trial.problems.append("the stream's process was replaced")
         if frame_pools() != pools:
-            trial.problems.append("the stream left a frame pool behind or lost its own")
+            trial.problems.append("a frame pool was left behind, or the stream's frame pool disappeared")
         status = cluster.status("cable")
     follower.close()
     if not follower.is_in_order:

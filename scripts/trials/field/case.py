@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Case:
-    """Something that users really have, and a check that the service handles it correctly."""
+    """An image, camera, model, client or machine that occurs in practice, and a check that it is handled correctly."""
 
     kind: str  # such as "motion photos"
     member: str  # what distinguishes this case from others of its kind, such as "an MP4 after the JPEG's end"

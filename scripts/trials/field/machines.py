@@ -1,4 +1,4 @@
-"""Cases of machines: the path of the checkout, and what the operating system allows."""
+"""Cases of machines: unusual paths, locales, permissions, limits, host names and proxies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Cases of real clients' requests. Each must be answered like a plain request, or refused with advice."""
+"""Cases of real clients' requests. Each must be answered like an ordinary request, or refused.
+
+The text of a refusal must say what to do instead.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from scripts.trials.field.clients.requests import (
 _TIMEOUT_S = 30.0
 _NO_STREAM = json.dumps(
     {"id": "field-clients", "source": {"uri": "gopher://nowhere"}}
-).encode()  # the scheme is not supported
+).encode()  # streams do not support the URI scheme gopher
 
 
 @cache

@@ -25,7 +25,7 @@ Side = int | str  # a name stands for a dynamic side
 
 
 def anchors(classes: int = 2, class_id: int = 1, count: int = 84) -> NDArray[np.float32]:
-    """Return the output of a raw head with one object: centre, size and scores, ``(1, 4 + classes, count)``."""
+    """Return a raw head's output of shape ``(1, 4 + classes, count)`` for one object: centre, size and scores."""
     output = np.zeros((1, 4 + classes, count), np.float32)
     output[0, :4, 0] = _centre_and_size()
     output[0, 4 + class_id, 0] = CONFIDENCE
@@ -33,14 +33,17 @@ def anchors(classes: int = 2, class_id: int = 1, count: int = 84) -> NDArray[np.
 
 
 def rows(class_id: float = 1, count: int = 300, box: ArrayLike = BOX) -> NDArray[np.float32]:
-    """Return the output of an end-to-end head with one object, ``(1, count, 6)``."""
+    """Return an end-to-end head's output of shape ``(1, count, 6)`` for one object."""
     output = np.zeros((1, count, 6), np.float32)
     output[0, 0] = (*np.asarray(box, np.float32), CONFIDENCE, class_id)
     return output
 
 
 def objectness(classes: int = 2, class_id: int = 1, count: int = 3 * 84) -> NDArray[np.float32]:
-    """Return a YOLOv5 output with one object, ``(1, count, 5 + classes)``. Objectness times class score is 0.9."""
+    """Return a YOLOv5 head's output of shape ``(1, count, 5 + classes)`` for one object.
+
+    The object's objectness times its class score is 0.9.
+    """
     output = np.zeros((1, count, 5 + classes), np.float32)
     output[0, 7, :4] = _centre_and_size()
     output[0, 7, 4], output[0, 7, 5 + class_id] = 0.96, CONFIDENCE / 0.96

@@ -1,4 +1,4 @@
-"""Cases of wrong, damaged or incomplete model files. Almost all must be refused with advice in one sentence."""
+"""Cases of wrong, damaged or incomplete model files. Almost all must be refused with one sentence of advice."""
 
 from __future__ import annotations
 

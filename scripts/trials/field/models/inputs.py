@@ -194,7 +194,7 @@ def _quantised(layout: QuantFormat | None, activations: QuantType = QuantType.QU
 
 
 def _is_int8(make: Make, precision: Precision = "auto", engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
-    """Return the check that each engine reports int8 as the precision of the model."""
+    """Return a check: each engine must report int8 as the precision of the model."""
 
     def problem(_: str) -> str | None:
         for engine in engines:

@@ -37,7 +37,7 @@ def _of_many(names: str, classes: int) -> Make:
 
 
 def _chosen(settings: DetectSettings, labels: Sequence[str], expected: tuple[int, ...] | None) -> Problem:
-    """Return the check that a request selects the class ids ``expected``, or is refused if ``expected`` is None."""
+    """Return a check: a request must select the class ids ``expected``, or be refused if ``expected`` is None."""
 
     def problem(_: str) -> str | None:
         engine = EngineInfo("model", "1", "none", tuple(labels), InputShape.square(64), end_to_end=False)

@@ -1,4 +1,4 @@
-"""Checks that a model is served correctly, or refused with advice in one sentence."""
+"""Checks that a model is served correctly, or refused with one sentence of advice."""
 
 from __future__ import annotations
 

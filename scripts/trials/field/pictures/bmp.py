@@ -91,14 +91,14 @@ def run_length(rng: random.Random) -> Sample:
     is_padded, has_end = rng.random() < 0.5, rng.random() < 0.8
     data = runs(rng, indices, palette, bits, is_padded=is_padded, has_end=has_end)
     name = f"BMP, runs of {bits} bits{', padded rows' * is_padded}{', no end' * (not has_end)}"
-    # Pillow 13 loses a pixel of every odd literal run, and moves surplus pixels into the next row.
+    # Pillow 13 moves the surplus pixels of a padded row into the next row.
     return Sample(name, data, truth=palette[indices], is_for_pillow=False)
 
 
 def runs(
     rng: random.Random, indices: Array, palette: Array, bits: int, *, is_padded: bool = True, has_end: bool = True
 ) -> bytes:
-    """Return a BMP that stores palette indices as runs of 4 or 8 bits."""
+    """Return a run-length BMP of palette indices, each of which has ``bits`` bits (4 or 8)."""
     height, width = indices.shape
     code = bytearray()
     for number, row in enumerate(indices[::-1]):

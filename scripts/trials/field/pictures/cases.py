@@ -33,7 +33,7 @@ Make = Callable[[], bytes]
 
 @cache
 def pixels() -> Pixels:
-    """Return the image of parcels with codes from which most files are made."""
+    """Return the image from which most files are made. It shows parcels with codes."""
     small = cv2.resize(picture(3).pixels, (_WIDTH_PX, _HEIGHT_PX), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(small[:, :, ::-1])
 
@@ -264,7 +264,10 @@ def _read(make: Make) -> Callable[[str], str | None]:
 
 
 def _difference(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> str | None:
-    """Describe a confident detection of the plain image that ``found`` lacks or misplaces. Return None if all match."""
+    """Describe a confident detection in ``expected`` that has no match in ``found``.
+
+    Return None if every confident detection has a match. ``expected`` has the detections of the plain image.
+    """
     confident = [each for each in expected if each["confidence"] > 0.7]
     if not confident:
         return "nothing is detected in the plain image"

@@ -1,4 +1,4 @@
-"""Compare our decoder's pixels with the true pixels, where they are known, and with Pillow's."""
+"""Compare our decoder's pixels with Pillow's pixels, and with the true pixels of files whose true pixels are known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serve_app.images.decode import decode
 from serve_app.images.isobmff import read_items
 
 MAX_PIXELS = 1_000_000
-_MOST = {LOSSLESS: 1, JPEG: 2, LOSSY: 8}  # grey levels
+_MOST = {LOSSLESS: 1, JPEG: 2, LOSSY: 8}  # largest allowed difference, in grey levels
 _MEAN = {LOSSLESS: 1.0, JPEG: 2.0, LOSSY: 1.0}
 
 # PILLOW_WRONG: our pixels are right, and Pillow's pixels differ.
