@@ -26,7 +26,7 @@ from serve_app.client import Client, SightlineError
 from serve_app.errors import ServeAppError
 
 _BATCH = 2000
-_WARM_UP = 4000  # after this many requests, every kind of attack was sent and memory has stopped growing
+_WARM_UP = 4000  # after this many requests, every kind of attack has been sent and memory no longer grows
 _HELD = 0.1  # the fraction of attacks that hold a connection open
 _DESCRIBED = 0.1  # the number of attacks made from the OpenAPI document, as a fraction of all attacks
 _AT_ONCE = 8
@@ -37,7 +37,7 @@ _SMALL_WINDOW_BYTES = 2048
 _SETTLED_WITHIN_S = 120.0  # the Ingress closes idle connections from HAProxy after 90 s
 _SAME_FOR_S = 3.0
 _SAME_MIB = 5.0
-_MEMORY_SLACK_MIB = 100.0  # per process, as allocators keep memory that bodies and images have used
+_MEMORY_SLACK_MIB = 100.0  # each process may grow by this, because allocators keep memory that bodies and images used
 _TOP_FOLDERS = (b"tmp", b"home", b"usr", b"root")  # an answer must not contain paths in these folders
 _LASTING = ("Ingress", "Preprocessor", "Detector", "StreamSupervisor")
 _LEAKS = (b"Traceback", b'File "', b"site-packages", b".py", b"root:x:", *(b"/%b/" % top for top in _TOP_FOLDERS))
@@ -79,7 +79,7 @@ class Hostile:
     sent: int = 0
     answers: Counter[str] = field(default_factory=Counter)
     honest_s: list[float] = field(default_factory=list)  # the duration of each legitimate request
-    before: dict[str, Footprint] = field(default_factory=dict)  # by deployment, measured when memory has settled
+    before: dict[str, Footprint] = field(default_factory=dict)  # per deployment, when memory has settled after warm-up
     after: dict[str, Footprint] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -89,8 +89,8 @@ def hostile(
 ) -> Hostile:
     """Send ``times`` hostile requests. The same seed sends the same requests.
 
-    ``honest`` is the image of the legitimate requests, in which the model must detect something. After the attacks,
-    ``slots`` legitimate requests are sent at once. ``video`` is the source of the stream under attack.
+    The legitimate requests send the image ``honest``. The model must detect something in this image. After the
+    attacks, ``slots`` legitimate requests are sent at once. ``video`` is the source of the stream under attack.
     """
     trial = Hostile(seed)
     client = _LegitimateClient(cluster.url, honest, trial)
@@ -191,8 +191,8 @@ class _Storm:
     def settled(self, before: dict[str, Footprint]) -> dict[str, Footprint]:
         """Wait until memory has settled, and return the footprints.
 
-        If ``before`` is given, memory has settled when no process has grown since ``before`` by more than the slack.
-        Otherwise, it has settled when the footprints no longer change. The wait ends after 120 s in any case.
+        If ``before`` has footprints, memory has settled when ``Footprint.growth`` finds no growth since ``before``.
+        Otherwise, memory has settled when the footprints no longer change. The wait ends after 120 s in any case.
         """
         expires_at_s = time.monotonic() + _SETTLED_WITHIN_S
         now = self._footprints()
@@ -279,7 +279,7 @@ class _HeldConnections:
                     with suppress(OSError):  # the connection was closed, or its buffer is full
                         end.send(rest[at : at + 1])
                 at += 1
-            for end, _ in ends[::2]:  # every second connection ends with a TCP reset
+            for end, _ in ends[::2]:  # every other connection ends with a TCP reset
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
@@ -310,7 +310,8 @@ def _application_error(answer: RawAnswer) -> dict[str, Any] | None:
     try:
         body = json.loads(answer.body or b"")
         is_ours = {"code", "detail", "request_id"} <= body.keys() <= _FIELDS and body["code"] in _CODES
-        # HAProxy refuses some requests before it gives them an id. Both are then empty.
+        # HAProxy refuses some requests before it gives them an id. The body and the headers of the answer then have
+        # no id.
         is_named = body["request_id"] == answer.headers.get("x-request-id", "")
     except (ValueError, AttributeError):
         return None

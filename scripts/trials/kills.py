@@ -16,7 +16,7 @@ from scripts.trials.follower import Follower, written
 
 VICTIMS = ("StreamWorker", "StreamSupervisor", "Detector", "Preprocessor", "ServeController", "Ingress", "HAProxy")
 _CLIENTS = 4
-_CALM_S = 2.0  # between kills
+_CALM_S = 2.0  # the pause before each kill
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Deaths:
 
     away_s: list[float] = field(
         default_factory=list
-    )  # for each kill: the time until the stream's follower gets the result of a later frame
+    )  # for each kill: the time until the stream's follower gets the result of a frame captured after the kill
     slowest_s: list[float] = field(default_factory=list)  # for each kill: the duration of the slowest request
     cut: Counter[str] = field(default_factory=Counter)  # errors of requests in flight at the kill
     failed: Counter[str] = field(default_factory=Counter)  # errors of requests sent after the kill
@@ -35,7 +35,7 @@ class Deaths:
 class Kills:
     """The results of the trial."""
 
-    deaths: dict[str, Deaths] = field(default_factory=dict)  # by victim
+    deaths: dict[str, Deaths] = field(default_factory=dict)  # for each kind of process, the effects of its kills
     requests: int = 0
     lost: int = 0  # captured frames without a result, as counted by gap events
     gaps: int = 0
@@ -54,8 +54,9 @@ def kill(
 ) -> Kills:
     """Kill a process of each kind in ``victims``, and repeat this ``times`` times.
 
-    No frame may appear twice in the file that the stream writes below ``output_dir``. A failed request is a
-    problem unless it was in flight when a process that held its connection (an Ingress or HAProxy) was killed.
+    No frame may appear twice in the file that the stream writes below ``output_dir``. A request may fail only if it
+    was in flight when an Ingress or HAProxy was killed, because these processes hold the clients' connections. Any
+    other failure is a problem.
     """
     trial = Kills({victim: Deaths() for victim in victims})
     done = 0
@@ -108,7 +109,10 @@ def _kill_one(cluster: Cluster, victim: str, crowd: Clients, follower: Follower,
 
 
 def _judge(trial: Kills, requests: Sequence[Request], deaths: Sequence[Death]) -> None:
-    """Assign the slow and the failed requests to deaths. Call this after all requests have ended."""
+    """Record the slowest request after each kill, and attribute failed requests to kills.
+
+    Call this after all requests have ended.
+    """
     trial.requests = len(requests)
     for death, following in pairwise([*deaths, Death("", math.inf, math.inf)]):
         took_s = [

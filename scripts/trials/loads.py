@@ -49,7 +49,10 @@ class AdjustableLoad(Protocol):
 
 
 class HttpLoad:
-    """A load of requests at random times, with ``level`` per second on average and at most ``IN_FLIGHT`` in flight."""
+    """A load of HTTP requests at random times.
+
+    The level is the average number of requests per second. At most ``IN_FLIGHT`` requests are in flight at once.
+    """
 
     def __init__(self, url: str, picture: bytes) -> None:
         self._url = url
@@ -106,7 +109,7 @@ class HttpLoad:
             while not self._stop.is_set():
                 if slots.locked() or not self._rate:
                     await asyncio.sleep(_PAUSE_S)
-                    due_at_s = time.monotonic()  # requests that were due in the meantime are skipped
+                    due_at_s = time.monotonic()  # skip the requests that were due during the pause
                     continue
                 due_at_s += random.expovariate(self._rate)
                 await asyncio.sleep(due_at_s - time.monotonic())
@@ -165,7 +168,7 @@ class StreamLoad:
     def answers(self, started_at_s: float) -> Answers:
         """Return the answers, as described in ``AdjustableLoad``.
 
-        The percentiles are of the age of each stream's latest result, which is sampled twice a second.
+        The percentiles are computed from the ages of the streams' latest results. The ages are sampled twice a second.
         """
         at_s = np.arange(_WINDOW_S, self._sums[-1][0] - started_at_s, _WINDOW_S)
         sampled_at_s, captured, processed = (np.array(column) for column in zip(*self._sums, strict=True))

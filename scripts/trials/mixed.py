@@ -15,7 +15,7 @@ from scripts.trials.follower import Follower
 from scripts.trials.reference import Reference
 
 SECOND = "second"  # the name of the model that is served besides the default model
-_CLIENTS = 2  # per model
+_CLIENTS = 2  # the number of clients per model
 _STREAM_FPS = 5
 
 

@@ -19,11 +19,12 @@ from scripts.trials.cluster import Cluster, stream, until
 from scripts.trials.follower import Follower
 from serve_app.ipc import dev_shm
 
-SEVERAL_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # without this, configs/serve.env keeps Ray on loopback
+SEVERAL_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # without this variable, configs/serve.env keeps Ray on loopback
 _STREAMS = 4
 _CLIENTS = 2
 _STARTED = "Ray runtime started"  # ``ray start`` prints this when the node has joined
-# ``ray start`` records its cluster in this file, and programs that start Ray later would join that cluster.
+# ``ray start`` records its cluster in this file. We restore the file afterwards, because programs that start Ray later
+# would otherwise join that cluster.
 _CURRENT = Path("/tmp/ray/ray_current_cluster")
 _OBJECT_STORE_BYTES = 100 << 20
 
@@ -35,9 +36,9 @@ class NodeLoss:
     moved: int = 0  # the number of streams that were on the killed nodes
     away_s: list[float] = field(
         default_factory=list
-    )  # for each of these streams: the time from the kill until a client gets the result of a later frame
+    )  # for each of these streams: the time from the kill until a client gets the result of a frame captured later
     lost: int = 0  # captured frames without a result, as counted by gap events
-    requests: int = 0  # of the clients that post images
+    requests: int = 0  # the number of requests of the clients that post images
     problems: list[str] = field(default_factory=list)
 
 
@@ -86,7 +87,7 @@ def _lose(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
 def own_memory() -> list[str]:
     """Return a command prefix that gives a program its own /dev/shm, as on another machine.
 
-    The prefix is empty if the kernel does not allow that.
+    The prefix is empty if the system cannot give a program its own /dev/shm.
     """
     command = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
     try:

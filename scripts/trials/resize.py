@@ -30,13 +30,15 @@ _CALM_S = 5.0  # the time for which the load continues after the node has ended
 class Resize:
     """The results of the trial."""
 
-    requests: int = 0  # of the clients that post images
+    requests: int = 0  # the number of requests of the clients that post images
     joined_s: list[float] = field(default_factory=list)  # for each node: from joining to processing images
     moved: int = 0  # the number of streams that were on the drained nodes
     away_s: list[float] = field(
         default_factory=list
     )  # for each of these streams: the time from the last result on the node to the first result elsewhere
-    moved_s: list[float] = field(default_factory=list)  # for these streams: from the drain to a result elsewhere
+    moved_s: list[float] = field(
+        default_factory=list
+    )  # for each of these streams: the time from the start of the drain to the first result on another node
     drain_s: list[float] = field(default_factory=list)  # for each node: from the drain to the node's end
     frames: int = 0  # frames with a result
     lost: int = 0  # captured frames without a result, as counted by gap events
@@ -130,7 +132,7 @@ def _moved(followers: dict[str, Follower]) -> set[str]:
 
 
 def _drain(cluster: Cluster, node: subprocess.Popen[bytes]) -> None:
-    """Drain the node like a cloud provider that will reclaim the machine in a minute."""
+    """Drain the node with a deadline of one minute, as cloud providers do before they reclaim a machine."""
     flags = f"--address={ray_address(cluster.pid)} --node-id={raylet_flag(node.pid, 'node_id')}"
     reason = "--reason=DRAIN_NODE_REASON_PREEMPTION --reason-message=trial"
     script = f"source configs/serve.env; exec .venv/bin/ray drain-node {flags} {reason}"

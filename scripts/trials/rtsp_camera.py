@@ -12,7 +12,7 @@ import gi
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # the versions must be required before this import
+from gi.repository import GLib, Gst, GstRtspServer  # gi.require_version must be called before this import
 
 
 def main(port: str, folder: str, fps: str, credentials: str = "") -> None:

@@ -150,7 +150,7 @@ def run_scale(hold_s: int, _: Namespace) -> list[str]:
     ):
         trials["images over HTTP: one Detector takes 40/s"] = scale(cluster.detectors, load, plan, tell)
     console.print(f"{load.count} requests with images")
-    plan = Plan(low=2, high=12, **bounds)  # streams
+    plan = Plan(low=2, high=12, **bounds)  # low and high are numbers of streams
     with (
         serving(scaling_config(max_batch_size=2, plan=plan)) as cluster,
         progress("streams", _SCALE_S + hold_s) as tell,
@@ -165,7 +165,7 @@ def run_scale(hold_s: int, _: Namespace) -> list[str]:
         console.print(
             f"  the target was {plan.least} again {trial.down_s:.0f} s after the load fell; targets in order: {down}"
         )
-        console.print(f"  per second, during high load: {trial.held()}")
+        console.print(f"  during high load: {trial.held()}")
     (FOLDER / "scaling.json").write_text(json.dumps({title: asdict(trial) for title, trial in trials.items()}))
     console.print(f"plot: {save_plot(trials, FOLDER / 'scaling.png')}")
     return [f"{title}: {problem}" for title, trial in trials.items() for problem in trial.problems]

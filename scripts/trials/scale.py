@@ -75,7 +75,7 @@ class Scaling:
         return self.counts[-1].at_s
 
     def held(self) -> str:
-        """Describe the answers during high load, beginning a few seconds after all Detectors ran."""
+        """Describe the answers during high load, from 5 s after all Detectors began to run."""
         assert self.answers is not None
         windows = zip(*asdict(self.answers).values(), strict=True)
         held = [window for window in windows if self.held_at_s + _SETTLE_S < window[0] < self.down_at_s]
@@ -83,7 +83,7 @@ class Scaling:
             return "too short to measure"
         _, offered, answered, p50_s, p99_s = (np.array(column) for column in zip(*held, strict=True))
         return (
-            f"{answered.mean():.1f} of {offered.mean():.1f} images answered, p50 {np.nanmedian(p50_s):.2f} s, "
+            f"{answered.mean():.1f} of {offered.mean():.1f} images/s answered, p50 {np.nanmedian(p50_s):.2f} s, "
             f"p99 {np.nanmedian(p99_s):.2f} s (median of windows), {np.nanmax(p99_s):.2f} s at most"
         )
 

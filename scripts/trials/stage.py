@@ -94,7 +94,10 @@ def save_pictures() -> Path:
 
 
 def save_one_picture(of: Path | None) -> Path:
-    """Return a new folder with a copy of ``of``, or with an image in which the embedded model detects something."""
+    """Return a new folder with a copy of the image ``of``.
+
+    If ``of`` is None, the folder has an image in which the embedded model detects something.
+    """
     folder = FOLDER / "one"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -1,6 +1,6 @@
 """The FastAPI application, assembled from one router per group of routes.
 
-It does not import Ray or ``serve_app.models``.
+This module does not import Ray or ``serve_app.models``.
 """
 
 from __future__ import annotations

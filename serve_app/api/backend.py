@@ -94,5 +94,6 @@ class Streams(Protocol):
     async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
         """Return the newest processed frame if its id is above ``after``.
 
-        Otherwise, wait up to ``within_s`` seconds for such a frame. Return None if there is none in that time.
+        Otherwise, wait up to ``within_s`` seconds for such a frame. Return None if no such frame is processed
+        in that time.
         """

@@ -21,13 +21,14 @@ from serve_app.schemas.detect import PictureUrl
 _MAX_JSON_BYTES = 2**14
 _MAX_FIELDS = 16  # form fields besides the images
 _MAX_FIELD_BYTES = 8192
-_SNIFF_BYTES = 1024  # how much of a body or part is checked for text; the check blocks other requests
+# Only the first bytes of a body or part are checked for text, because the check blocks other requests.
+_SNIFF_BYTES = 1024
 _WHITE_SPACE = b" \t\r\n"
 # Text has none of these control characters. Zero bytes are allowed, because text in UTF-16 has them.
 _CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0e-\x1f\x7f]")
 _BOM = b"\xef\xbb\xbf"  # .NET and PowerShell write it before JSON
 _FORM_WITHOUT_PARTS = re.compile(rb"[\w.\[\]%-]{1,64}=")
-# The beginning of a data URL, or of a JPEG, PNG, WebP, GIF, TIFF or BMP in base64. Quotes may precede it.
+# The beginning of a data URL, or of a JPEG, PNG, WebP, GIF, TIFF or BMP in base64. Quotes may precede the data.
 _BASE64 = re.compile(
     rb"[\s\"']*(?:data:[\w.+-]+/[\w.+-]+[;,]|(?:/9j/|iVBORw0KGgo|UklGR|R0lGOD|SUkqA|TU0AK|Qk[0-3])[\w+/=\s-]{64})"
 )
@@ -193,7 +194,7 @@ async def _form(body: bytes, boundary: bytes, limits: LimitArgs) -> Upload:
     pictures: list[Part] = []
     fields: list[Part] = []
     for part in parts:
-        if part.data or part.filename:  # a part without both is an empty form input
+        if part.data or part.filename:  # a part with neither data nor a file name is an empty form input
             (pictures if _is_picture(part) else fields).append(part)
     if len(pictures) > max_pictures:
         raise TooLarge(

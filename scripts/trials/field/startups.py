@@ -30,7 +30,8 @@ _CARRIED = "serve_app", "configs", "scripts", "pyproject.toml"  # the parts of a
 def within(setup: str) -> list[str]:
     """Return a command prefix that runs ``setup`` before a program. ``setup`` may change mounts and the host name.
 
-    The changes affect only that program. They do not need root if the kernel allows users to create namespaces.
+    The changes affect only that program. No root privileges are needed if the kernel allows users to create
+    namespaces.
     """
     return ["unshare", "--map-root-user", "--mount", "--uts", "sh", "-c", f'{setup} && exec "$@"', "sh"]
 
@@ -48,9 +49,10 @@ def refused(
     env: Variables = MappingProxyType({}),
     **variables: str | None,
 ) -> Problem:
-    """Return the check that the service refuses to start, with ``words`` in its last line and without a traceback.
+    """Return a function that checks that the service refuses to start.
 
-    If ``below`` is given, the checkout is copied to a folder of this name. ``config`` is the text of the config to use
+    The last line of the service's output must contain ``words``, and there must be no traceback in the output. If
+    ``below`` is given, the checkout is copied to a folder of this name. ``config`` is the text of the config to use
     instead of configs/local.yaml. ``starter`` is a command prefix. ``env`` and ``variables`` are environment variables.
     """
 
@@ -90,11 +92,11 @@ def serves(
     env: Variables = MappingProxyType({}),
     **variables: str | None,
 ) -> Problem:
-    """Return the check that the service starts, detects codes in an image and completes a stream of three images.
+    """Return a function that checks that the service starts, detects codes in an image and completes a stream.
 
-    The log must contain ``says``. If ``below`` is given, the checkout is copied to a folder of this name. ``config`` is
-    appended to configs/local.yaml. ``starter`` is a command prefix. ``env`` and ``variables`` are environment
-    variables, in whose values ``{folder}`` stands for a temporary folder.
+    The stream has three images. The log must contain ``says``. If ``below`` is given, the checkout is copied to a
+    folder of this name. ``config`` is appended to configs/local.yaml. ``starter`` is a command prefix. ``env`` and
+    ``variables`` are environment variables. In their values, ``{folder}`` stands for a temporary folder.
     """
 
     def problem(_: str) -> str | None:
@@ -135,7 +137,10 @@ def serves(
 
 
 def script(module: str, *arguments: str, env: Variables = MappingProxyType({}), **variables: str | None) -> Problem:
-    """Return the check that a client command, which gets the server's URL, exits with status 0."""
+    """Return a function that runs a client command and checks that the exit status is 0.
+
+    The command gets the server's URL in its option ``--url``.
+    """
 
     def problem(url: str) -> str | None:
         command = [sys.executable, "-m", module, *arguments, "--url", url]
@@ -165,7 +170,8 @@ def checkout(folder: Path) -> Path:
         else:
             shutil.copy2(ROOT / name, folder)
     (folder / ".venv").symlink_to(Path(sys.prefix))
-    os.utime(folder / "pyproject.toml", (0, 0))  # if this is old, scripts/serve does not rebuild the environment
+    # scripts/serve updates the environment if pyproject.toml is newer than the environment.
+    os.utime(folder / "pyproject.toml", (0, 0))
     return folder
 
 

@@ -46,7 +46,7 @@ class Access:
         count = args.limits.max_requests
         refusal = f"{count} requests are in flight, which is the limit; retry later or raise it"
         self._requests = ConcurrencyLimit(count, "limits.max_requests", refusal)
-        self._usage: defaultdict[str, KeyUsage] = defaultdict(KeyUsage)  # by the key's name
+        self._usage: defaultdict[str, KeyUsage] = defaultdict(KeyUsage)  # maps a key's name to its usage
         self._keys = None if key_file is None else KeyReloader(key_file, metrics, self._forget_removed)
         self._revocation = None if self._keys is None else Revocation(self._keys)
 

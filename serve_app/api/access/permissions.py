@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, get_args
 
 from fastapi import APIRouter
-from starlette._utils import get_route_path  # Starlette's routes use it, and a copy could differ
+from starlette._utils import get_route_path  # Starlette's routes use this function, and a copy could differ
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Scope
 
@@ -25,7 +25,7 @@ class Router(APIRouter):
     """An APIRouter whose routes all need the same permission, or no API key if the permission is None.
 
     ``Access`` reads the bodies of requests, within its own size limit. If ``reads_own_body`` is true, the routes read
-    them instead.
+    the bodies instead.
     """
 
     def __init__(self, *, permission: Permission | None, reads_own_body: bool = False, **options: Any) -> None:

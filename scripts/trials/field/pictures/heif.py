@@ -1,4 +1,7 @@
-"""HEIF files that are built box by box, with rotations, mirrors, crops, and grids of tiles as phones write them."""
+"""Build HEIF files, which consist of boxes.
+
+Like the files of phones, these files have rotations, mirrors, crops and grids of tiles.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,11 @@ _QUARTERS = {90: 1, 180: 2, 270: 3}  # ``irot`` counts quarter turns counter-clo
 
 @dataclass(frozen=True)
 class Part:
-    """An item of the file, with its properties as boxes, and with the numbers of the items that it is made of."""
+    """An item of the file.
+
+    ``properties`` contains the boxes of the item's properties. ``made_of`` contains the numbers of the items of which
+    this item is made.
+    """
 
     kind: bytes
     payload: bytes
@@ -90,7 +97,7 @@ def crop(width: int, height: int, right: int = 0, down: int = 0) -> bytes:
 
 
 def coded(data: bytes) -> Part:
-    """Return the primary image of a file as an item, without its rotation and its mirroring."""
+    """Return the primary image of a file as an item. The item has no property for rotation or mirroring."""
     items = read_items(data)
     item = items[items.primary]
     kept = tuple(
@@ -109,7 +116,7 @@ def grid(tiles: list[Part], columns: int, width: int, height: int, properties: t
 
 
 def tiled(rng: random.Random, image_format: str = "AVIF") -> Sample:
-    """Return a random image of tiles, whose last row and column extend beyond its edges."""
+    """Return a random image of tiles. The last row and column of tiles may extend beyond the image's edges."""
     side, columns, rows = 64, rng.randint(1, 3), rng.randint(1, 3)
     width = side * columns - 2 * rng.randint(0, 10)
     height = side * rows - 2 * rng.randint(0, 10)
@@ -124,8 +131,8 @@ def tiled(rng: random.Random, image_format: str = "AVIF") -> Sample:
     return Sample(f"{image_format}, tiles", file(parts, len(parts), brand), LOSSY)
 
 
-# An HEVC still image of 64×64 pixels: red over blue on the left, and green over white on the right. Its configuration
-# and its slice are stored here so that tests need no encoder.
+# An HEVC still image of 64×64 pixels: red over blue on the left, and green over white on the right. Its decoder
+# configuration and its coded pixels (a slice) are stored here, so that tests need no encoder.
 QUADRANTS: Pixels = np.zeros((64, 64, 3), np.uint8)
 QUADRANTS[:32, :32], QUADRANTS[32:, :32] = (200, 30, 30), (30, 30, 200)
 QUADRANTS[:32, 32:], QUADRANTS[32:, 32:] = (30, 160, 30), (240, 240, 240)

@@ -140,7 +140,7 @@ def lossless(rng: random.Random) -> Sample:
 def lossless_of(values: Array, predictor: int) -> bytes:
     """Return a lossless JPEG of ``values``, whose axes are rows, columns, and one or three channels."""
     height, width, channels = values.shape
-    ids = [1] if channels == 1 else [82, 71, 66]  # R, G, B
+    ids = [1] if channels == 1 else [82, 71, 66]  # "R", "G" and "B" in ASCII
     frame = struct.pack(">BHHB", 8, height, width, channels) + b"".join(bytes((number, 0x11, 0)) for number in ids)
     # The Huffman table gives each of the 17 categories a code of five bits.
     table = b"\0" + bytes(17 if length == 5 else 0 for length in range(1, 17)) + bytes(range(17))

@@ -1,4 +1,4 @@
-"""Random pixels to encode, and ``Sample``, the class of generated files with their true pixels."""
+"""Generators of random pixels, and ``Sample``, which holds a generated file and its true pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]  # height, width, RGB
+Pixels = NDArray[np.uint8]  # axes: height, width, and the channels R, G and B
 Array = NDArray[Any]
 
 LOSSLESS, JPEG, LOSSY = "lossless", "JPEG", "lossy"
@@ -22,7 +22,7 @@ class Sample:
 
     name: str  # such as "BMP, 8 bits, top down"
     data: bytes
-    loss: str = LOSSLESS  # this decides how much two decoders may differ
+    loss: str = LOSSLESS  # the kind of compression, which limits how much the results of two decoders may differ
     truth: Pixels | None = None  # the pixels that a viewer shows; None if they are not known exactly
     is_for_pillow: bool = True  # False if Pillow reads such files wrongly even when they are intact
     whole: bytes | None = None  # the file before it was damaged

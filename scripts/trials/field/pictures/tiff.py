@@ -28,7 +28,7 @@ from scripts.trials.field.pictures.scenes import (
     upright,
 )  # fmt: skip
 
-Tags = dict[int, tuple[int, tuple[int, ...]]]  # tag: type, numbers
+Tags = dict[int, tuple[int, tuple[int, ...]]]  # maps a tag to its type and its numbers
 
 _NONE, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS = 1, 5, 8, 32946, 32773
 _SHORT, _LONG, _LONG8, _BYTE = 3, 4, 16, 1
@@ -138,7 +138,7 @@ def encoded(
     values: Array, photometric: int, bits: int, tags: Tags, layout: Layout,
     *, has_thumbnail: bool = False, instead: Tags | None = None,
 ) -> bytes:  # fmt: skip
-    """Return a TIFF with its pixels before its directories. ``instead`` overrides tags, usually with false values."""
+    """Return a TIFF with its pixels before its directories. ``instead`` overrides tags, usually with wrong values."""
     height, width, samples = values.shape
     planes = [values[:, :, number : number + 1] for number in range(samples)] if layout.is_planar else [values]
     parts = [_part(part, bits, layout) for plane in planes for part in _parts(plane, layout)]
@@ -163,7 +163,7 @@ def encoded(
     body = b"".join(parts)
     body += b"\0" * (len(body) % 2)
     pages = [tags]
-    if has_thumbnail:  # it comes first, as in the files of cameras and scanners
+    if has_thumbnail:  # the thumbnail comes first, as in the files of cameras and scanners
         small = dict(tags)
         small |= {254: (_LONG, (1,)), 256: (_LONG, (1,)), 257: (_LONG, (1,)), 259: (_SHORT, (1,))}
         pages.insert(0, small)

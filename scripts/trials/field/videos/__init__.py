@@ -1,4 +1,4 @@
-"""Cases of videos, cameras and folders that were once read wrongly or not at all."""
+"""Cases of videos, cameras and folders that an earlier version read wrongly or could not read."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def jpeg_turned(orientation: int) -> bytes:
 
 
 def several(*shades: int) -> bytes:
-    """Return an MPO of grey images. The first image contains the index of the others."""
+    """Return an MPO (a file of several JPEGs) with grey images. The first image lists the other images."""
     out = io.BytesIO()
     first, *others = [Image.new("RGB", (WIDTH_PX, HEIGHT_PX), (shade, shade, shade)) for shade in shades]
     first.save(out, "MPO", save_all=True, append_images=others)
@@ -107,7 +107,7 @@ def fragments(size: tuple[int, int] = (WIDTH_PX, HEIGHT_PX)) -> list[bytes]:
 
 
 def with_orientation(path: Path, orientation: str) -> Path:
-    """Add an SEI message with this orientation to a raw H.264 clip, and return the clip's path.
+    """Add this orientation to a raw H.264 clip as an SEI message (metadata), and return the clip's path.
 
     ``rotate=90`` rotates counter-clockwise, and ``flip=horizontal`` swaps left and right.
     """

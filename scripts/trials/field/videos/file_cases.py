@@ -16,9 +16,8 @@ from scripts.trials.field.videos.reading import file_case, frames_of, refusal_of
 
 Make = Callable[[Path], Path]
 _COVERS, _MATRICES, _TIMES = "cover art and other tracks", "display matrices", "time stamps"
-_TIMES_AT_5_FPS = [
-    number / 5 for number in range(10)
-]  # the times of the frames that max_fps=5 takes from a clip with FRAMES frames at FPS
+# The times, in seconds, of the frames that a stream with max_fps=5 takes from a clip of FRAMES frames at FPS frames/s.
+_TIMES_AT_5_FPS = [number / 5 for number in range(10)]
 
 
 def _shows_the_video(make: Make, frames: int = FRAMES) -> Callable[[Path], str | None]:

@@ -68,7 +68,10 @@ def _fragments() -> Mapping[str, Answer]:
 
 
 def _spliced(*runs: tuple[str, tuple[int, int]]) -> Callable[[], Mapping[str, Answer]]:
-    """Return a function that makes a playlist with ten frames of each codec and size, like a broadcast with adverts."""
+    """Return a function that makes the answers of a server with a playlist of clips with ten frames each.
+
+    Each of ``runs`` gives a clip's codec and size. In broadcasts, both may change where adverts begin.
+    """
 
     def answers() -> Mapping[str, Answer]:
         found: dict[str, Answer] = {}

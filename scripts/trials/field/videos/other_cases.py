@@ -20,7 +20,7 @@ from serve_app.streams.capture.source import parse_source
 from serve_app.streams.capture.video import open_video
 
 _FOLDERS, _RTSP, _TCP = "folders", "what a camera refuses over RTSP", "video over TCP"
-_SHADES = list(range(0, 250, 10))[:5]  # the greys of the first images
+_SHADES = list(range(0, 250, 10))[:5]  # the grey levels of the first five images
 _PAUSE_S = 0.01
 
 
@@ -94,9 +94,10 @@ def _clip_over_tcp(codec: str, container_format: str) -> Case:
 
 
 def _is_accounted_for(names: list[str], kind: str, passed_over: int = 0) -> Callable[[Path], str | None]:
-    """Return the check that each file in ``names``, written as ``kind``, is shown or refused with a reason.
+    """Return a function that checks that each file in ``names`` is shown or refused with a reason.
 
-    ``passed_over`` of these files are not images, and must be counted as other files.
+    The function writes the files in the format ``kind``. ``passed_over`` is the number of these files that are not
+    images. Such files must be counted as other files.
     """
 
     def problem(folder: Path) -> str | None:

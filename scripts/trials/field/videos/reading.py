@@ -23,7 +23,10 @@ _TIMEOUT_S = 60.0
 
 
 def frames_of(uri: Path | str, most: int | None = None) -> list[np.ndarray]:
-    """Return the first ``most`` frames of a source, or all frames. Raise SourceError if the source is refused."""
+    """Return the first ``most`` frames of a source, or all frames if ``most`` is None.
+
+    Raise SourceError if the source is refused.
+    """
     with open_video(parse_source(str(uri), (Path("/"),)), max_pixels=MAX_PIXELS) as video:
         return [pixels() for pixels, _ in itertools.islice(video, most)]
 
@@ -58,7 +61,10 @@ def refusal_of(uri: Path | str) -> str:
 
 
 def refuses(path: str, *words: str, credentials: str = "") -> Callable[[str], str | None]:
-    """Return the check that the source at a server's ``path`` is refused with these words."""
+    """Return a function that checks that a server's ``path`` is refused as a source.
+
+    The error must contain ``words``.
+    """
 
     def problem(url: str) -> str | None:
         said = refusal_of(url.replace("//", f"//{credentials}") + path)

@@ -25,7 +25,7 @@ _PAUSE_S = 0.01
 Answer = Callable[["Handler"], None]
 Answers = (
     Mapping[str, Answer] | Callable[[], Mapping[str, Answer]]
-)  # answers by path, or a function that makes them on demand
+)  # a mapping from paths to answers, or a function that makes such a mapping on demand
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -34,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        """Send the answer for the path, or 404 if the table has none."""
+        """Send the answer for the path, or 404 if the table has no answer for the path."""
         self.server.asked.append(self.path)
         answer = self.server.answers.get(self.path.partition("?")[0])
         try:

@@ -34,7 +34,7 @@ from serve_app.streams.capture.video import open_video
 
 _JPEGS, _HLS, _SNAPSHOTS, _REFUSALS = "JPEG after JPEG", "HLS", "a camera's snapshot address", "what a server refuses"
 _CLIPS = "clips over HTTP"
-_SHADES = list(range(0, 250, 10))[:5]  # the greys of the first images
+_SHADES = list(range(0, 250, 10))[:5]  # the grey levels of the first five images
 
 
 def _case(
@@ -72,7 +72,7 @@ def _part(
 ) -> Callable[[bytes], bytes]:
     """Return a function that formats a JPEG as a multipart part, as some cameras do.
 
-    ``length`` is added to the right Content-Length. If ``length`` is None, the header is left out.
+    ``length`` is added to the correct Content-Length. If ``length`` is None, the header is left out.
     """
 
     def piece(jpeg: bytes) -> bytes:
