@@ -17,15 +17,14 @@ from python_multipart.multipart import parse_options_header
 
 from serve_app.errors import Malformed
 
-_SLICE_BYTES = 2**16  # the bytes that are searched or decoded before other requests may run
+_SLICE_BYTES = 2**16  # the number of bytes that are searched or decoded before other requests may run
 _MAX_PADDING_BYTES = 64  # white space that may follow a boundary; real clients send none
 _MAX_BOUNDARY_BYTES = 200  # RFC 2046 allows 70
 _MAX_HEADERS_BYTES = 8192  # per part
 _MAX_DISPOSITION_CHARS = 2048  # Python parses the header's parameters in quadratic time
 _LINE_END = re.compile(rb"[ \t]*(\r?\n)")
-_CLOSING = re.compile(
-    rb"--(?![\w'()+,./:=?-])"
-)  # if one of these characters follows, `--` is part of a longer boundary
+# If one of the characters in the brackets follows, `--` is part of a longer boundary.
+_CLOSING = re.compile(rb"--(?![\w'()+,./:=?-])")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*[\d*]*\s*=", re.IGNORECASE)
 _FIRST_LINE = re.compile(rb"--([^\r\n]{1,70}?)[ \t]*\r?\n(?=content-)", re.IGNORECASE)

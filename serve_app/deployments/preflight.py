@@ -155,7 +155,8 @@ def _check_port(host: str, port: int | str, setting: str) -> None:
     except (OSError, OverflowError, ValueError) as exc:
         if isinstance(exc, socket.gaierror) or (isinstance(exc, OSError) and exc.errno in _ADDRESS_ERRORS):
             raise ConfigError(
-                f"http_options.host: {host} is not an address of this machine: set one of its addresses, such as 127.0.0.1"
+                f"http_options.host: {host} is not an address of this machine: set an address of this machine, such as "
+                "127.0.0.1"
             ) from exc
         raise ConfigError(f"{setting}: port {port} of {host} is in use or not allowed: set another port") from exc
 
