@@ -19,8 +19,8 @@ from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS
 # If all replicas are full, Serve's router tries again after these delays. Serve's default of up to 0.5 s
 # would leave an engine idle.
 _ROUTER = RequestRouterConfig(initial_backoff_s=0.005, max_backoff_s=0.02)
-# Serve replaces a dead replica at the next health check. It replaces a replica that does not answer only when three
-# health checks in a row have failed.
+# Serve replaces a dead replica at the next health check. If a replica is alive but does not answer, Serve replaces the
+# replica when three health checks in a row have failed.
 _COMMON: dict[str, Any] = {"request_router_config": _ROUTER, "health_check_period_s": 1, "health_check_timeout_s": 10}
 # When the application is deleted, each deployment may take this time to finish its accepted requests. A deployment gets
 # more time than the deployments that call it.

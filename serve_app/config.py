@@ -1,4 +1,4 @@
-"""The settings: one frozen object that is made from ``args:`` in the Serve YAML, and that refuses unknown names.
+"""The settings: one frozen object, made from ``args:`` in the Serve YAML. A setting with an unknown name is an error.
 
 A setting's value comes from the YAML, or else from the environment variable ``SERVE_APP_<NAME>``, or else from the
 default below. Set the variables in the shell in which ``ray start`` or ``serve run`` starts Ray.
@@ -51,7 +51,7 @@ class _Section(BaseModel):
 
 
 def _section() -> Any:
-    # The default is validated with the parent model, so that an error names the section.
+    # Pydantic validates the default as part of the object that has the section, so that an error names the section.
     return Field(default={}, validate_default=True)
 
 
@@ -94,7 +94,10 @@ class ModelArgs(_Section):
 
 
 class NamedModelArgs(ModelArgs):
-    """A model in the section ``models``. The environment sets only the weights of the default model."""
+    """A model in the section ``models``.
+
+    The environment variables for the fields in ``not_from_env`` apply only to the default model.
+    """
 
     weights: Path
 

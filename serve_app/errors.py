@@ -15,9 +15,9 @@
     |- InvalidParameter            422 invalid_parameter   a parameter is out of range, unknown or of the wrong type
     |  `- InvalidUrl               422 invalid_url         the URL is malformed, or its address is not allowed
     |- PoisonPicture               422 poison              the image crashed a process that worked on nothing else
-    |- RateLimited                 429 rate_limited        the key's limit is exceeded; carries Retry-After
-    |- Overloaded                  503 overloaded          a limit is reached; carries Retry-After
-    |- Unavailable                 503 unavailable         a replica died or is not ready; carries Retry-After
+    |- RateLimited                 429 rate_limited        the key's limit is exceeded; with Retry-After
+    |- Overloaded                  503 overloaded          a limit is reached; with Retry-After
+    |- Unavailable                 503 unavailable         a replica died or is not ready; with Retry-After
     |  |- SlotElsewhere                                    internal: the frame's memory is on another node
     |  |- ReplicaGone                                      internal: no replica is available, or the replica stopped
     |  |  `- ReplicaDied                                   internal: the replica died, perhaps due to this call
@@ -202,7 +202,7 @@ class ReplicaDied(ReplicaGone):
 
 
 class ModelChanged(Unavailable):
-    """The frame was letterboxed for a model that no longer serves. The caller must use the current model."""
+    """The frame was letterboxed for a model that is no longer served. The caller must use the current model."""
 
 
 class DeadlineExceeded(ServeAppError):

@@ -1,4 +1,4 @@
-"""The route ``/openapi.json``, which describes the API, and ``/docs``, which shows this description with Swagger UI.
+"""The route ``/openapi.json`` returns a description of the API, and ``/docs`` shows the description with Swagger UI.
 
 The page loads nothing from another origin. It therefore works without internet access, and no third-party script runs
 on the page where users enter API keys.
@@ -15,10 +15,10 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Redirect
 from serve_app.api.access.permissions import Router
 from serve_app.errors import NotFound
 
-_ASSETS = Path(str(files("fastapi_offline"))) / "static"  # we use only this package's copy of Swagger UI
+_ASSETS = Path(str(files("fastapi_offline"))) / "static"  # we use only Swagger UI from fastapi_offline
 _FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-# The policy allows data URLs and inline styles, because Swagger UI's style sheet contains images as data URLs, and its
-# script sets inline styles.
+# The Content-Security-Policy allows data URLs and inline styles. Swagger UI's style sheet contains images as data URLs,
+# and Swagger UI's script sets inline styles.
 _POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
     "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

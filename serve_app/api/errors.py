@@ -36,7 +36,7 @@ def to_response(request: HTTPConnection, error: ServeAppError, status_code: int 
     if isinstance(error, UnsupportedEncoding):
         headers["Accept-Encoding"] = SUPPORTED  # RFC 9110, 15.5.16
     body = ErrorResponse.from_error(error, request_id(request))
-    if request.scope["type"] == "websocket":  # Serve adds this header only to HTTP responses
+    if request.scope["type"] == "websocket":  # Serve adds X-Request-ID only to HTTP responses
         headers["X-Request-ID"] = body.request_id
     return JSONResponse(body.model_dump(), status_code or error.status_code, headers)
 

@@ -106,10 +106,10 @@ EVENTS = (
 def of_response(
     example: Any, *, status_code: int = 200, media_type: str = "application/json"
 ) -> dict[int | str, dict[str, Any]]:
-    """Return a value for a route's ``responses``, which adds an example to the response."""
+    """Return a value for a route's ``responses``. The value adds an example to the response."""
     return {status_code: {"content": {media_type: {"example": example}}}}
 
 
 def of_request(example: Json) -> dict[str, Any]:
-    """Return a value for a route's ``openapi_extra``, which adds an example to the request body."""
+    """Return a value for a route's ``openapi_extra``. The value adds an example to the request body."""
     return {"requestBody": {"content": {"application/json": {"example": example}}}}

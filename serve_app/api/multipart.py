@@ -17,13 +17,14 @@ from python_multipart.multipart import parse_options_header
 
 from serve_app.errors import Malformed
 
-_SLICE_BYTES = 2**16  # how much is searched before other requests may run
+_SLICE_BYTES = 2**16  # the number of bytes that are searched or decoded before other requests may run
 _MAX_PADDING_BYTES = 64  # white space that may follow a boundary; real clients send none
 _MAX_BOUNDARY_BYTES = 200  # RFC 2046 allows 70
 _MAX_HEADERS_BYTES = 8192  # per part
 _MAX_DISPOSITION_CHARS = 2048  # Python parses the header's parameters in quadratic time
 _LINE_END = re.compile(rb"[ \t]*(\r?\n)")
-_CLOSING = re.compile(rb"--(?![\w'()+,./:=?-])")  # before one of these characters, `--` is part of a longer boundary
+# If one of the characters in the brackets follows, `--` is part of a longer boundary.
+_CLOSING = re.compile(rb"--(?![\w'()+,./:=?-])")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*[\d*]*\s*=", re.IGNORECASE)
 _FIRST_LINE = re.compile(rb"--([^\r\n]{1,70}?)[ \t]*\r?\n(?=content-)", re.IGNORECASE)
@@ -82,7 +83,7 @@ async def split(body: bytes, boundary: bytes, max_parts: int) -> list[Part]:
 
 
 async def _delimiters(body: bytes, line: bytes, max_count: int) -> AsyncGenerator[_Delimiter, None]:
-    """Yield the delimiters. The first one shows whether the client ends lines with CRLF or, wrongly, with LF."""
+    """Yield the delimiters. The first delimiter shows whether the client ends lines with CRLF or, wrongly, with LF."""
     searched, line_end, count = b"\n" + line, b"", 0
     at = -1 if body.startswith(line) else await _find(body, searched, 0)
     while at is not None:
@@ -92,7 +93,7 @@ async def _delimiters(body: bytes, line: bytes, max_count: int) -> AsyncGenerato
         after = at + len(searched)
         tail = body[after : after + _MAX_PADDING_BYTES]
         if not tail.strip(b" \t"):
-            raise Malformed("in the multipart body, nothing or too much white space follows a boundary")
+            raise Malformed("in the multipart body, a boundary is followed by nothing, or by too much white space")
         is_crlf = at > 0 and body[at - 1 : at] == b"\r"
         ending, is_closing = _LINE_END.match(tail), _CLOSING.match(tail) is not None
         if (ending or is_closing) and (is_crlf or line_end != b"\r\n"):  # other matches are part of an image

@@ -1,4 +1,7 @@
-"""Additions to FastAPI's OpenAPI document: each operation's permission, and the errors that ``Access`` may return."""
+"""Additions to FastAPI's OpenAPI document.
+
+They are each operation's permission, and the errors that the middleware ``Access`` may return.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ _UNUSED_SCHEMAS = {"HTTPValidationError", "ValidationError"}  # FastAPI's error 
 
 
 def complete(document: Json, routes: RouteTable) -> None:
-    """Add to each operation the permission that its router declares, and the errors that ``Access`` may return."""
+    """Add each operation's permission, which its router declares, and the errors of the middleware ``Access``."""
     components = document["components"]
     components["schemas"] = {name: form for name, form in components["schemas"].items() if name not in _UNUSED_SCHEMAS}
     components["securitySchemes"] = {"key": _SCHEME}

@@ -45,11 +45,11 @@ _INSTEAD = {
     ),
 }
 _NAMES = tuple(DetectQuery.model_fields)
-_MAX_NAME_CHARS = 64  # the most characters of an unknown name that an error quotes
+_MAX_NAME_CHARS = 64  # an error quotes at most this many characters of an unknown name
 
 
 def parse(items: Sequence[tuple[str, str]]) -> DetectQuery:
-    """Parse names and values into parameters. Raise InvalidParameter if one is unknown, repeated or invalid."""
+    """Parse names and values into parameters. Raise InvalidParameter if a parameter is unknown, repeated or invalid."""
     ours = [(ALIASES.get(name, name), value) for name, value in items]
     counts = Counter(name for name, _ in ours)
     if repeated := [name for name in ONE_VALUE if counts[name] > 1]:

@@ -33,8 +33,8 @@ After = Annotated[
     int | None,
     Query(
         ge=-1,
-        description="Send only events with a higher id. -1 sends every event that the server still keeps. "
-        "Default: only new events.",
+        description="Send only events whose id is higher than this value. -1 sends every event that the server still "
+        "keeps. Default: only new events.",
     ),
 ]
 Types = Annotated[
@@ -109,7 +109,7 @@ def router(streams: Streams) -> Router:
 
     @routes.post("/{stream_id}/pause", summary="Pause a stream", responses=_STATUS | _ERRORS)
     async def pause_stream(stream_id: StreamId) -> StreamStatus:
-        """Close the stream's source, and end the stream's process until the stream is resumed."""
+        """Close the stream's source, and end the stream's process. Resuming the stream starts a new process."""
         return await streams.pause(stream_id)
 
     @routes.post("/{stream_id}/resume", summary="Resume a stream", responses=_STATUS | _ERRORS)
@@ -166,8 +166,9 @@ def router(streams: Streams) -> Router:
     ) -> StreamingResponse:
         """Send the stream's events as Server-Sent Events. A WebSocket at the same path sends the same events.
 
-        The response has no end. If the server no longer keeps some of the requested events, it sends `event: missed`
-        with their number. A browser that reconnects continues after the last event that it received.
+        The response has no end. If the server no longer keeps some of the requested events, the server sends
+        `event: missed` with the number of missing events. A browser that reconnects continues after the last event that
+        it received.
         """
         wanted = _parse_types(types)
         after = after if last_event_id is None else last_event_id
@@ -249,7 +250,7 @@ class _Followers(ConcurrencyLimit):
 
 
 def _parse_types(types: list[str]) -> frozenset[str]:
-    """Return the requested event types, or all types if none is requested. Raise InvalidParameter if one is unknown."""
+    """Return the requested event types, or all if none is requested. Raise InvalidParameter if a type is unknown."""
     known = get_args(EventType)
     named = frozenset(name.strip() for item in types for name in item.split(",")) or frozenset(known)
     if unknown := sorted(named - set(known)):
@@ -294,7 +295,10 @@ async def _send_all(
 
 
 async def _until_disconnected(socket: WebSocket, sending: Any) -> None:
-    """Run ``sending`` until it ends or the client disconnects. Only a read shows that the client has disconnected."""
+    """Run ``sending`` until it ends or the client disconnects.
+
+    We read from the socket in the meantime, because only a read shows that the client has disconnected.
+    """
 
     async def read() -> None:
         with suppress(WebSocketDisconnect):

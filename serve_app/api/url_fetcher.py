@@ -1,4 +1,4 @@
-"""Fetch images by URL, through the guarded HTTP client and within limits."""
+"""Fetch the images whose URLs clients send, with the guarded HTTP client and within limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Fetcher:
 
         ``tenant`` is the name of the request's API key, or empty if the server has no keys. Raise InvalidUrl,
         Unfetchable or TooLarge if the image cannot be fetched. Raise RateLimited at once if the key has too many
-        fetches in flight. Raise Overloaded at once if all keys together have too many.
+        fetches in flight. Raise Overloaded at once if all keys together have too many fetches in flight.
         """
         if tenant and self._in_flight[tenant] >= _MAX_FETCHES_PER_KEY:
             raise RateLimited(
@@ -48,7 +48,8 @@ class Fetcher:
         self._in_flight[tenant] += 1
         try:
             return await self._follow(_parse(url))
-        # This is the same error as for a forbidden address, so that clients cannot probe which host names exist.
+        # A host name that does not exist gets the same error as a forbidden address, so that clients cannot probe
+        # which host names exist.
         except NoSuchHost as exc:
             raise InvalidUrl(NOT_ALLOWED) from exc
         except TooManySmallChunks as exc:

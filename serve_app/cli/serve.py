@@ -5,9 +5,9 @@ stops, it answers the requests that it has accepted, and leaves no process runni
 command joins that cluster instead of starting one.
 
 This process handles signals, and starts ``serve_app.cli.driver``, which does everything that needs Ray. Signals cannot
-be handled in the driver. While Ray starts, it installs its own signal handlers, one of which aborts the process, and it
-blocks in native code, where Python's handlers do not run. The driver therefore receives no signals. It stops when its
-standard input ends.
+be handled in the driver. While Ray starts, it installs its own signal handlers, and one of them aborts the process. Ray
+also blocks in native code, where Python's signal handlers do not run. The driver therefore receives no signals. It
+stops when its standard input ends.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Driver:
         self._was_killed = False
         self._socket, its_socket = socket.socketpair()
         self._process: subprocess.Popen[bytes] | None = None
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # background jobs start with SIGINT ignored
+        # We also set a handler for SIGINT, because a shell starts background jobs with SIGINT ignored.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._take_signal)
         with its_socket:
             self._process = subprocess.Popen(command, stdin=its_socket.fileno(), start_new_session=True)

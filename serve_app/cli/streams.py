@@ -42,7 +42,7 @@ from serve_app.schemas.streams import StreamSpec, StreamStatus
 from serve_app.types import Json
 
 _WATCH_INTERVAL_S = 0.5
-_APPLIED = "applied"  # the tag with a hash of the settings with which a stream was started
+_APPLIED = "applied"  # the name of the tag that holds a hash of a stream's settings
 _ENDED = {"completed", "failed"}
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     except (CommandFailed, ApiError) as exc:
         sys.exit(str(exc))
     except ConnectionFailed:
-        sys.exit(f"no server responds at {options.url}: start one with scripts/serve, or set another with --url")
+        sys.exit(f"no server responds at {options.url}: start one with scripts/serve, or set another URL with --url")
     except KeyboardInterrupt:
         pass
 
@@ -103,8 +103,9 @@ def parse_arguments() -> argparse.Namespace:
     start_parser.add_argument(
         "--policy",
         choices=("wait", "drop_oldest"),
-        help="what to do if the detector is slower than the source: wait for it (default for files), or drop frames "
-        "and continue with the newest one (default for live sources; a file then plays in real time)",
+        help="what to do if the detector is slower than the source: wait for the detector (default for files), or drop "
+        "frames and continue with the newest frame (default for live sources; with drop_oldest, a file plays in real "
+        "time)",
     )
     start_parser.add_argument("--max-fps", type=float, help="process at most this many frames per second")
     start_parser.add_argument("--loop", action="store_true", help="when a file ends, play it again")

@@ -1,7 +1,8 @@
 """Prepare this process's environment and limits before we start Ray.
 
-Ray and Ray Serve fail with a traceback or hang unless the machine has a single user with a writable home, the paths of
-temporary files are short, programs may open many files, and no proxy is used for connections to the machine itself.
+Ray and Ray Serve assume that the machine has a single user with a writable home, that the paths of temporary files are
+short, that programs may open many files, and that no proxy is used for connections to the machine itself. If one of
+these assumptions is wrong, Ray or Ray Serve fails with a traceback or hangs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from serve_app.errors import ConfigError
 from serve_app.ipc import dev_shm
 
 MIN_OPEN_FILES = 1024  # the usual default of the soft limit, and the lowest limit that was tested
-_MANY_OPEN_FILES = 65_536  # enough for us; with far higher limits, programs that close every possible file are slow
+_MANY_OPEN_FILES = 65_536  # enough; with far higher limits, programs that close all possible descriptors are slow
 _HAPROXY_OPEN_FILES = 10_340  # needed for Serve's 4,096 connections: see `affordable_connections` in configs/haproxy.py
 _SOCKET_PATH_BYTES = 107  # sun_path has 108 bytes, including the final NUL; see unix(7)
 # The path of a socket that Python's ``multiprocessing`` creates in Ray's dashboard process.
@@ -52,7 +53,7 @@ Tell = Callable[[str], None]
 def prepare_environment(tell: Tell) -> Iterator[None]:
     """Change this process's environment and limits, which Ray's processes inherit.
 
-    Pass notices for the user to ``tell``. Raise StartError if Ray cannot run until the user changes the machine.
+    Pass notices for the user to ``tell``. Raise StartError if the user must change the machine before Ray can run.
     """
     check_path(sys.executable)
     raise_open_files(tell)
@@ -148,7 +149,7 @@ def ray_folder() -> Path:
 
 def shorten_tmpdir(short: str, tell: Tell) -> None:
     """Set TMPDIR to ``short`` if the path of a socket in the current TMPDIR would be too long."""
-    folder = os.environ.get("TMPDIR") or tempfile.gettempdir()  # Ray creates a TMPDIR that does not exist
+    folder = os.environ.get("TMPDIR") or tempfile.gettempdir()  # if TMPDIR does not exist, Ray creates it
     if len(os.fsencode(folder + _LONGEST_PYTHON_PATH)) > _SOCKET_PATH_BYTES:
         tell(f"TMPDIR is too long for a socket's path: temporary files are kept in {short} instead")
         os.environ["TMPDIR"] = tempfile.tempdir = short

@@ -57,7 +57,7 @@ class MissedEvents:
 
 
 class EventFeed:
-    """A client's position in a stream's events, which is kept from one connection to the next."""
+    """A client's position in a stream's events. The feed keeps this position when the client reconnects."""
 
     def __init__(self, stream_id: str, types: Iterable[str] | None, after: int | None) -> None:
         self._path = stream_path(stream_id, "events")
@@ -75,7 +75,7 @@ class EventFeed:
         return ApiRequest("GET", self._path, _check, {"params": self._types | after, "timeout": timeout})
 
     def read(self, data: bytes) -> Iterator[StreamEvent | MissedEvents]:
-        """Yield the events that these bytes complete. Raise ApiError if the bytes are not valid events."""
+        """Yield the events that end in these bytes. Raise ApiError if the bytes are not valid events."""
         self._has_connected = True
         for message in self._messages(data):
             if message.id is not None:

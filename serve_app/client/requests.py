@@ -168,6 +168,6 @@ def _to_json(spec: BaseModel | Json) -> Json:
     """Return a specification as JSON. A dictionary is sent unchanged, because the server validates it."""
     if not isinstance(spec, BaseModel):
         return spec
-    # We also send a generated id, because the caller expects the stream to have the id ``spec.id``.
+    # We send the id even if it was generated, because the caller expects the stream to have the id ``spec.id``.
     own_id = {"id": spec.id} if isinstance(spec, StreamSpec) else {}
     return spec.model_dump(mode="json", exclude_unset=True) | own_id

@@ -21,7 +21,7 @@ class SseParser:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Message]:
-        """Return the messages that these bytes complete."""
+        """Return the messages that end in these bytes."""
         # We split bytes, because str.splitlines, which httpx uses, also splits at U+2028, and JSON may contain that
         # character.
         text = (self._rest + data).replace(b"\r\n", b"\n")

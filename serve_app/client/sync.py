@@ -103,7 +103,7 @@ class Client:
         return self.send(requests.annotate(image, params))
 
     def models(self) -> list[ModelStatus]:
-        """Return the models that ``model`` may name, with the default model first."""
+        """Return the models that the parameter ``model`` may name, with the default model first."""
         return self.send(requests.models()).models
 
     def health(self) -> HealthResponse:

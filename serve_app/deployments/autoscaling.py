@@ -40,8 +40,8 @@ class TargetUtilisation:
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """Return the wanted number of replicas and an empty state. Serve applies ``min_replicas`` and ``max_replicas``.
 
-        A deployment with zero replicas reports no figures, so this returns zero. Serve itself starts a replica when a
-        request waits.
+        A deployment with zero replicas reports no figures, so this method returns zero. Serve itself starts a replica
+        when a request waits.
         """
         reports = context.aggregated_metrics or {}
         demand, backlog_s = (sum(reports.get(name, {}).values()) for name in (DEMAND, BACKLOG_S))

@@ -95,12 +95,12 @@ class DetectorClient:
             raise Unavailable(exc.detail) from exc
 
     def forget_model(self) -> None:
-        """Make the next call of ``model`` fetch the model from a replica."""
+        """Discard the fetched model, so that the next call of ``model`` asks a replica for its model."""
         self._model = None
 
     @property
     def pool(self) -> FramePool:
-        """The pool of slots, which have the model's input size. Raise Unavailable before the model has been fetched."""
+        """The pool of slots, which have the model's input size. Raise Unavailable if no model has been fetched yet."""
         if self._pool is None:
             raise Unavailable("the detector's model is not known yet; retry later")
         return self._pool

@@ -1,4 +1,7 @@
-"""Checks of the folders that settings name. Without them, a replica would fail and restart forever."""
+"""Check the folders that settings name.
+
+Without this check, a replica that cannot use a folder would fail and restart forever.
+"""
 
 from __future__ import annotations
 

@@ -145,13 +145,16 @@ class Replicas:
 
 
 class ActorReplica:
-    """A Ray actor outside Serve that answers the calls of a stub."""
+    """A Ray actor outside Serve that answers calls of a stub's methods."""
 
     def __init__(self, actor: ActorHandle) -> None:
         self._actor = actor
 
     async def call(self, method: StubMethod[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a method of a stub and return its result. Raise ServeAppError, or RayError if the actor is gone."""
+        """Call a method of a stub and return its result.
+
+        Raise ServeAppError if the actor refuses the call, or RayError if the call fails.
+        """
         result: T | ServeAppError = await getattr(self._actor, method.__name__).remote(*args, **kwargs)
         return _raise_refusal(result)
 

@@ -1,4 +1,4 @@
-"""Checks that a config is valid and that this machine can serve it. They run before Ray starts."""
+"""Check that a config is valid and that this machine can serve it, before Ray starts."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def _check_port(host: str, port: int | str, setting: str) -> None:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        # Like configs/haproxy.py, this prefers an IPv4 address.
+        # We prefer an IPv4 address, as configs/haproxy.py does.
         family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -155,7 +155,8 @@ def _check_port(host: str, port: int | str, setting: str) -> None:
     except (OSError, OverflowError, ValueError) as exc:
         if isinstance(exc, socket.gaierror) or (isinstance(exc, OSError) and exc.errno in _ADDRESS_ERRORS):
             raise ConfigError(
-                f"http_options.host: {host} is not an address of this machine: set it to one, such as 127.0.0.1"
+                f"http_options.host: {host} is not an address of this machine: set an address of this machine, such as "
+                "127.0.0.1"
             ) from exc
         raise ConfigError(f"{setting}: port {port} of {host} is in use or not allowed: set another port") from exc
 

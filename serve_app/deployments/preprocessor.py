@@ -37,7 +37,7 @@ from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, InputShape, Le
 logger = logging.getLogger(__name__)
 
 _DECODE_TIMEOUT_S = 20.0  # for one image; decoding the largest allowed image takes 2 s
-_IDLE_AFTER_S = 5.0  # without a decoded image; freed memory is then returned to the system
+_IDLE_AFTER_S = 5.0  # freed memory is returned to the system if no image was decoded for this time
 _RETRY_INTERVAL_S = 0.05
 T = TypeVar("T")
 
@@ -130,8 +130,8 @@ class Preprocessor:
         options = request.params.to_options(model)
         with detector.pool.lease() as slot:
             fitted, decode_s = await self._prepare(request, slot.pixels)
-            # If this call is cancelled, another image may get the slot while the engine still reads it. This does no
-            # harm, because the engine's result for a cancelled call is discarded.
+            # If this call is cancelled, another image may get the slot while the engine still reads from the slot. This
+            # does no harm, because the engine's result for a cancelled call is discarded.
             answer = await detector.detect(
                 slot,
                 fitted,
@@ -195,6 +195,9 @@ class Preprocessor:
 
 
 def _return_freed_memory() -> None:
-    """Return the heap's free memory to the system: malloc_trim(3). Hostile images left up to 180 MiB in the heap."""
+    """Return the heap's free memory to the system: see malloc_trim(3).
+
+    Without this call, hostile images left up to 180 MiB of free memory in the heap.
+    """
     with suppress(AttributeError):  # only glibc has this function
         ctypes.CDLL(None).malloc_trim(0)

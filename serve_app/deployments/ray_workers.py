@@ -96,7 +96,8 @@ class RayWorkers:
             max_restarts=0,  # the supervisor restarts actors and counts the restarts
             num_cpus=0.02,
             scheduling_strategy="SPREAD",
-            enable_task_events=False,  # otherwise Ray's GCS stores every call: 8 MiB a minute for 11 streams
+            # With task events, Ray's control service (GCS) would store every call: 8 MiB per minute for 11 streams.
+            enable_task_events=False,
             # The supervisor reports the streams' metrics. If each actor reported its own metrics, Ray's node agent
             # would keep the counters and histograms of every deleted stream forever.
             runtime_env=runtime_env({"RAY_enable_metrics_collection": "0"}),

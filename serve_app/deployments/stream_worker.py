@@ -55,7 +55,8 @@ class StreamWorker:
             traffic="stream",
             tenant=spec.id,
             # We create the handle here, but call it on the actor's event loop. With the flags of configs/serve.env, a
-            # handle works only on the loop on which it was created, unless its router has a loop of its own.
+            # handle would work only on the loop on which we create it. A handle whose router has a loop of its own
+            # works on any loop.
             _run_router_in_separate_loop=True,
         )
         self._arguments = spec, source, args
@@ -67,7 +68,7 @@ class StreamWorker:
         return f"StreamWorker({self._name})"  # Ray's dashboard and logs show this name
 
     async def ready(self) -> None:
-        """Return once this process is running and a Detector answers. Both can take long."""
+        """Return when this process is running and a Detector answers. Both can take long."""
         self._note_call()
         await self._detector.connect()
 
@@ -78,8 +79,9 @@ class StreamWorker:
     async def run(self) -> StreamStatus:
         """Run the stream until it ends, and return its last status. If it already runs, only wait until it ends.
 
-        Call this method before the methods below. The stream continues at its stored bookmark. This is safe, because
-        the supervisor starts a worker only after any earlier worker of the stream has ended.
+        Call this method before the methods below. The stream continues at its stored bookmark. No other worker can
+        write the bookmark, because the supervisor starts a worker only after any earlier worker of the stream has
+        ended.
         """
         self._note_call()
         if self._running is None:

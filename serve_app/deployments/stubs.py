@@ -23,7 +23,7 @@ SUPERVISOR_MAX_CALLS = 1024  # the limit of calls in flight; each client that fo
 
 
 class PreprocessorStub(Protocol):
-    """The methods of the Preprocessor, which the Ingress calls."""
+    """The Preprocessor's methods, which the Ingress calls."""
 
     async def detect(self, request: PictureRequest) -> Answer:
         """Return the detections in an encoded image, in pixels of that image.
@@ -36,7 +36,7 @@ class PreprocessorStub(Protocol):
 
 
 class DetectorStub(Protocol):
-    """The methods of the Detector, which Preprocessors, StreamWorkers and the StreamSupervisor call."""
+    """The Detector's methods, which Preprocessors, StreamWorkers and the StreamSupervisor call."""
 
     async def detect(self, request: DetectRequest) -> DetectReply:
         """Return the detections in a model input, in pixels of that input.

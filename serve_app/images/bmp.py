@@ -1,6 +1,6 @@
 """Decode BMP files of Windows and OS/2.
 
-The format is documented in Windows GDI under BITMAPINFOHEADER and "Bitmap Compression".
+Microsoft's documentation of Windows GDI describes the format under BITMAPINFOHEADER and "Bitmap Compression".
 
 We decode BMP with NumPy because OpenCV 5.0.0 garbles padded run-length rows and ignores the colour masks of 32-bit
 pixels.
@@ -125,7 +125,7 @@ def _apply_masks(rows: Pixels, data: bytes, header: _Header) -> Pixels:
     """Extract the colours of 16-bit or 32-bit pixels."""
     masks: tuple[int, ...] = _DEFAULT_MASKS[header.bits]
     if header.compression != _RGB:
-        masks = struct.unpack_from("<III", data, 54)  # right after a 40-byte header, or inside a longer one
+        masks = struct.unpack_from("<III", data, 54)  # the masks follow a 40-byte header, or are inside a longer header
     pixels = np.empty((header.height_px, header.width_px, 3), np.uint8)
     words = rows.view("<u2" if header.bits == 16 else "<u4")[:, : header.width_px]
     for channel, mask in zip((2, 1, 0), masks, strict=True):

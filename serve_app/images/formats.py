@@ -1,4 +1,4 @@
-"""Recognise a file's format by its first bytes. Return its reader, or the name of an unsupported format."""
+"""Recognise a file's format by its first bytes. Find the reader for a supported format, or else the format's name."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Decode HEIC (HEVC, ISO/IEC 23008-12) and AVIF (AV1, AVIF 1.1) images, with or without a grid of tiles.
 
-FFmpeg decodes each image or tile through PyAV. A frame that is larger than the file says is refused. Alpha is a
+FFmpeg decodes each image or tile through PyAV. If a frame is larger than the file says, we refuse the image. Alpha is a
 separate image in these files, and is ignored.
 """
 
@@ -21,7 +21,7 @@ from serve_app.images.yuv import Colours, to_bgr
 from serve_app.types import Pixels
 
 _HEVC, _AV1, _GRID, _IDENTITY = (b"hvc1", b"hev1"), b"av01", b"grid", b"iden"
-_TONE_MAP = b"tmap"  # an HDR image derived from an ordinary image, which is its first input (ISO 21496-1)
+_TONE_MAP = b"tmap"  # an HDR image that is derived from its first input, an ordinary image (ISO 21496-1)
 _UNSUPPORTED_KINDS = {
     b"jpeg": "JPEG data", b"avc1": "H.264 data", b"vvc1": "H.266 data", b"j2k1": "JPEG 2000 data",
     b"unci": "uncompressed pixels",
@@ -29,7 +29,7 @@ _UNSUPPORTED_KINDS = {
 }  # fmt: skip
 _UNSUPPORTED_PROPERTIES = {b"a1op": "several operating points", b"lsel": "several layers"}
 _MAX_SLICES = 100  # decoding a slice may cost as much as a whole image; phones write one slice per image
-_MAX_TILE_AREA_RATIO = 2  # the tiles may have at most this many times ``max_pixels`` in total
+_MAX_TILE_AREA_RATIO = 2  # the total area of the tiles may be at most this multiple of ``max_pixels``
 _MAX_TILES = 1024  # a phone's image of 50 megapixels has 192 tiles
 _MIRROR_ORIENTATIONS = {0: 4, 1: 2}  # the axis of imir -> Exif orientation
 _ROTATION_ORIENTATIONS = {0: 1, 1: 8, 2: 3, 3: 6}  # the anticlockwise quarter turns of irot -> Exif orientation
@@ -121,7 +121,10 @@ class _Decoder:
 
 
 def _colours(item: Item) -> Colours | None:
-    """Return the item's colour description (nclx, ISO/IEC 14496-12, 12.1.5), which overrides that of the bitstream."""
+    """Return the item's colour description (nclx, ISO/IEC 14496-12, 12.1.5).
+
+    It overrides the colour description of the bitstream.
+    """
     for each in item.properties:
         if each.kind == b"colr" and each.body.startswith(b"nclx") and len(each.body) >= 11:
             (matrix,) = struct.unpack_from(">H", each.body, 8)
@@ -130,7 +133,7 @@ def _colours(item: Item) -> Colours | None:
 
 
 def _check_hevc(data: bytes, config: bytes) -> None:
-    """Raise Undecodable for a slice that depends on other images, and for too many slices or other parts."""
+    """Raise Undecodable if a slice depends on other images, or if there are too many slices or too many parts."""
     if len(config) < 23:
         raise unreadable_header()
     length_size = (config[21] & 3) + 1

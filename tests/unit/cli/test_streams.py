@@ -187,7 +187,7 @@ def test_an_unreachable_server_is_reported_in_one_sentence() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = run(url, "list")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"no server responds at {url}: start one with scripts/serve, or set another with --url\n"
+    assert done.stderr == f"no server responds at {url}: start one with scripts/serve, or set another URL with --url\n"
 
 
 def test_the_key_is_sent_to_a_server_that_requires_one(tmp_path: Path) -> None:
