@@ -47,7 +47,8 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
             metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
         names, architecture = json.loads(metadata["names"]), json.loads(metadata["architecture"])
-        # A file must not run code. Ultralytics would evaluate an activation as Python, and call a layer of any name.
+        # A file must not run code. Ultralytics would evaluate an activation as Python code, and would call any function
+        # that the file names as a layer.
         layers = {layer for _, _, layer, _ in architecture["backbone"] + architecture["head"]}
         if "activation" in architecture or not layers <= _LAYERS:
             raise ValueError("the architecture has an activation, or layers that YOLO11 does not have")
