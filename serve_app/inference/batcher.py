@@ -49,8 +49,8 @@ class Batcher(Generic[Item, Result]):
     run at once, each with up to ``max_batch_size`` items. The size of batches adapts to the engine (see ``BatchSize``).
     ``FairQueue`` holds up to ``max_queue_size`` items per kind of traffic, and orders the items by ``weights``.
     Isolated items are served before all other items, and each of them is alone in the engine. When a batch fails, each
-    of its items is retried as an isolated item. ``drops`` counts the items that never reached the engine, by kind of traffic
-    and by reason: ``cancelled``, ``expired`` or ``overloaded``.
+    of its items is retried as an isolated item. ``drops`` counts the items that never reached the engine, by kind of
+    traffic and by reason: ``cancelled``, ``expired`` or ``overloaded``.
     """
 
     def __init__(
@@ -212,7 +212,10 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     def _is_wanted(self, waiting: _Waiting[Item, Result]) -> bool:
-        """Return whether the item is still wanted. Count a cancelled or expired item, and fail an expired one."""
+        """Return whether the item is still wanted.
+
+        Count a cancelled or expired item as dropped. Answer an expired item with DeadlineExceeded.
+        """
         if waiting.answer.done():
             self.drops[waiting.traffic]["cancelled"] += 1
             return False

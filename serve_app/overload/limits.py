@@ -44,7 +44,7 @@ class AdmissionLimit:
 
     The wait is estimated from the throughput, which is known only after all slots were in use for a while. Until then,
     every request is admitted. A request that would wait for more than 2 s is refused, so that its client can retry
-    elsewhere. A queue of requests that the service cannot answer in time helps nobody. A tenant with less than its
+    elsewhere. It helps nobody to queue requests that the service cannot answer in time. A tenant with less than its
     equal share of the requests in flight is always admitted.
     """
 

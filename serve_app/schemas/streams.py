@@ -84,7 +84,7 @@ class Line(_Spec):
 
 
 class Regions(_Spec):
-    """The zones and lines for which objects are counted. A stream that has zones or lines is tracked."""
+    """The zones and lines for which objects are counted. In a stream that has zones or lines, objects are tracked."""
 
     zones: list[Zone] = Field([], max_length=32)
     lines: list[Line] = Field([], max_length=32)

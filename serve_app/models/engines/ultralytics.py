@@ -37,7 +37,7 @@ def load_network(path: Path) -> tuple[Any, tuple[str, ...]]:
     yolo = _open(path)
     labels = read_labels({"names": yolo.names})
     if hasattr(yolo.model, "end2end"):
-        yolo.model.end2end = False  # Ultralytics' default; a model with a single head ignores it
+        yolo.model.end2end = False  # as in Ultralytics by default; a model with a single head ignores this attribute
     return yolo.model.float(), labels
 
 
