@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from serve_app.errors import Undecodable
 from serve_app.images.limits import MAX_PARTS, unreadable_header, unsupported
 
-_MAX_META_BYTES = 1 << 20  # limit for the meta box, item data not included; a phone writes 10 kB for 200 items
+# The limit for the meta box, without the data of the items. The meta box of a phone's image with 200 items has 10 kB.
+_MAX_META_BYTES = 1 << 20
 _IN_FILE, _IN_META = 0, 1  # construction methods of iloc; method 2 takes the data from another item
 
 
 @dataclass(frozen=True)
 class Property:
-    """A property of an item, as the raw body of its box."""
+    """A property of an item: the kind and the raw body of the property's box."""
 
     kind: bytes
     body: bytes
@@ -56,7 +57,7 @@ class Items:
         if item.method not in (_IN_FILE, _IN_META):
             raise unsupported("a HEIF image whose data are part of another item")
         source = self._file if item.method == _IN_FILE else self._own_data
-        extents = [(at, size or len(source) - at) for at, size in item.extents]  # a size of 0 means all that follows
+        extents = [(at, size or len(source) - at) for at, size in item.extents]  # a size of 0 means up to the end
         if not extents or any(size <= 0 or at + size > len(source) for at, size in extents):
             raise Undecodable("the image is truncated")
         if sum(size for _, size in extents) > len(source):
@@ -108,7 +109,7 @@ def read_items(data: bytes) -> Items:
     meta = next(((start, end) for kind, start, end in boxes(data) if kind == b"meta"), None)
     if meta is None:
         raise unsupported("a HEIF or AVIF sequence without a still image")
-    # Of several boxes of a kind, the first one counts.
+    # If several boxes have the same kind, we use the first one.
     boxes_by_kind = {kind: (start, end) for kind, start, end in reversed(list(boxes(data[: meta[1]], meta[0] + 4)))}
     if sum(end - start for kind, (start, end) in boxes_by_kind.items() if kind != b"idat") > _MAX_META_BYTES:
         raise Undecodable("the image's header is far larger than an image needs")
@@ -134,7 +135,7 @@ def _read_kinds(items: dict[int, Item], data: bytes) -> None:
             entry = _Reader(data[start:end])
             entry_version, _ = entry.full_box()
             number = entry.number(2 if entry_version == 2 else 4)
-            entry.number(2)  # protection
+            entry.number(2)  # skip the protection index
             items.setdefault(number, Item()).kind = entry.number(4).to_bytes(4, "big")
 
 

@@ -44,7 +44,8 @@ _BETWEEN_SCANS = {
 _END_MARKER, _SCAN_MARKER, _APP1 = 0xD9, 0xDA, 0xE1
 _LOSSLESS = 0xC3
 _GREY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-_MAX_SCANS = 100  # decoding a scan costs as much as a whole image; progressive encoders write about 10
+# Decoding one scan costs as much as decoding a whole image. Progressive encoders write about 10 scans per image.
+_MAX_SCANS = 100
 _EXIF, _XMP = b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 

@@ -9,12 +9,12 @@ from serve_app.errors import Undecodable
 from serve_app.images.orientation import UPRIGHT, apply
 from serve_app.types import Pixels
 
-# Our error already tells the client what is wrong with an image. If OpenCV logged errors, too, libtiff would write a
-# line for each damaged row of a fax.
+# We silence OpenCV's log, because our error already tells the client what is wrong with an image. Otherwise, OpenCV's
+# library for TIFF, libtiff, would write a line for each damaged row of a fax.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-# OpenCV misses the orientation in EXIF data with a prefix, and applies the orientation of some TIFFs twice. So we apply
-# orientations ourselves.
+# OpenCV misses the orientation in EXIF data that begin with a prefix (see ``orientation.of_exif``), and applies the
+# orientation of some TIFFs twice. So we apply orientations ourselves.
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 

@@ -44,7 +44,7 @@ def of_exif(block: bytes) -> int | None:
             layout = order + _NUMBERS[kind]
             if number * struct.calcsize(layout) <= len(value):
                 return _valid_or_none(*struct.unpack_from(layout, value))
-            # An entry has no space for several numbers, so it holds their offset. Only the first number counts.
+            # The numbers do not fit into the entry, so the entry holds their offset. We use only the first number.
             (offset,) = struct.unpack(f"{order}I", value)
             found = block[offset : offset + struct.calcsize(layout)]
             return _valid_or_none(*struct.unpack(layout, found)) if len(found) == struct.calcsize(layout) else None

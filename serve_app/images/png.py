@@ -11,7 +11,7 @@ from serve_app.images.limits import MAX_PARTS, check_size, unreadable_header, un
 from serve_app.images.opencv import decode_with_opencv
 from serve_app.types import Pixels
 
-_CHUNKS = (b"PLTE", b"tRNS")  # kept besides IHDR, IDAT and IEND; a repeated chunk is dropped
+_CHUNKS = (b"PLTE", b"tRNS")  # kept, like IHDR, IDAT and IEND; we drop a repeated PLTE or tRNS
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _MAX_RATIO = 1032  # deflate expands a byte to at most this many bytes
@@ -67,7 +67,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _orientation_tag(exif: bytes | None, notes: dict[bytes, bytes]) -> int:
-    """Return the EXIF orientation, from a chunk or a text, or else the XMP orientation."""
+    """Return the EXIF orientation from the eXIf chunk or a text chunk, or else the XMP orientation."""
     profiles = [_profile_bytes(notes[name]) for name in _PROFILES if name in notes]
     blocks = [exif or b"", *profiles]
     named = next((block for block in blocks if orientation.of_exif(block)), None)
@@ -75,7 +75,7 @@ def _orientation_tag(exif: bytes | None, notes: dict[bytes, bytes]) -> int:
 
 
 def _chunk_text(kind: bytes, text: bytes) -> bytes:
-    """Return the start of the text that follows a text chunk's name, or nothing when the text is damaged."""
+    """Return the text after the name in a text chunk, cut to ``_MAX_TEXT_BYTES``, or b"" when the text is damaged."""
     is_compressed = kind == b"zTXt"
     if kind == b"iTXt":
         is_compressed = text[:1] == b"\1"

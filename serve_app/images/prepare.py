@@ -23,7 +23,7 @@ def prepare(data: bytes, max_pixels: int, model_input: Pixels) -> tuple[Letterbo
 
 
 def prepare_new(data: bytes, max_pixels: int, shape: InputShape) -> tuple[Letterbox, float, Pixels]:
-    """Decode an image and fit it into a new model input, which is returned last. See ``prepare``."""
+    """Decode an image and fit it into a new model input. Return the results of ``prepare``, and the model input."""
     model_input = np.empty(shape.array, np.uint8)
     return *prepare(data, max_pixels, model_input), model_input
 

@@ -5,7 +5,7 @@ We rewrite the file before OpenCV decodes it, because libtiff and OpenCV 5.0.0 h
 - They read every directory of the file. We keep one directory.
 - They multiply colours by unassociated alpha. We remove the alpha tag.
 - They apply only some orientations. We remove the orientation tag, and turn the decoded image ourselves.
-- They garble tiles of several bytes per pixel at the image's edges. We decode whole tiles, and crop the result.
+- At the image's edges, they garble tiles that have several bytes per pixel. We decode whole tiles, and crop the result.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ _CANON = b"CR"  # follows the header of a CR2 file
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _UNSIGNED, _UNDEFINED = 1, 4  # values of SampleFormat
 _MIN_UNCOMPRESSED_TILE_BYTES = 1024
-_MAX_TILE_AREA_RATIO = 2  # the tiles may have at most this many times ``max_pixels`` in total
+# The tiles of an image together may have at most this many times ``max_pixels`` pixels.
+_MAX_TILE_AREA_RATIO = 2
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
@@ -69,7 +70,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
     tail = b""
     if bits == 4 and directory.value(tags.PHOTOMETRIC, 0) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
         entries, tail = _greys_as_palette(file, entries, directory.value(tags.PHOTOMETRIC, 0))
-    named = (*directory.values(tags.ORIENTATION), 0)[0]  # some writers store two numbers; the first one counts
+    named = (*directory.values(tags.ORIENTATION), 0)[0]  # some writers store two numbers; we use the first one
     orientation_tag = named or orientation.select(None, directory.bytes_of(tags.XMP, 1 << 18))
     one_picture = _with_single_directory(file, entries, tail)
     if has_premultiplied_alpha:
@@ -142,7 +143,10 @@ def _long_entry(file: File, tag: int, value: int) -> bytes:
 
 
 def _greys_as_palette(file: File, entries: dict[int, bytes], photometric: int) -> tuple[dict[int, bytes], bytes]:
-    """Return the entries and the data of a palette with 16 greys. OpenCV 5.0.0 needs a palette for 4-bit samples."""
+    """Add a palette of 16 greys to the directory entries. Return the new entries, and the palette's data.
+
+    OpenCV 5.0.0 needs a palette for 4-bit samples.
+    """
     greys = [0x1111 * grey for grey in range(16)]
     if photometric == _WHITE_IS_ZERO:
         greys.reverse()

@@ -19,8 +19,8 @@ from serve_app.images.limits import MAX_PARTS, unreadable_header, unsupported
 from serve_app.images.tiff_directory import Directory, File
 
 _NONE, _FAX, _LZW, _DEFLATE, _PACKBITS = 1, 2, 5, (8, 32946), 32773  # _FAX is Modified Huffman coding
-# Other fax encodings are not checked, because they often have rows that were damaged in transmission. JPEG is not
-# checked, because libtiff does not leave a damaged JPEG strip black.
+# We do not check images in other fax encodings, because they often have rows that were damaged in transmission. We do
+# not check JPEG, because libtiff does not leave a damaged JPEG strip black.
 _CHECKED = (_NONE, _FAX, _LZW, *_DEFLATE, _PACKBITS)
 _YCBCR = 6
 _LOWEST_BIT_FIRST = 2  # value of FillOrder
@@ -62,7 +62,10 @@ def check_parts(file: File, directory: Directory, bits: int, width: int, height:
         subsampling_x = subsampling_y = 0
 
     def part_shape(part_rows: int) -> tuple[int, int]:
-        """Return the rows of a strip or tile and the bytes per row. A block of subsampled rows counts as one row."""
+        """Return how many rows a strip or tile has, and how many bytes each row has.
+
+        With subsampled colours, the pixels are stored in blocks, and "row" means a row of blocks.
+        """
         if subsampling_x:
             return -(-part_rows // subsampling_y), -(-columns // subsampling_x) * (subsampling_x * subsampling_y + 2)
         return part_rows, (columns * samples * bits + 7) // 8
@@ -139,13 +142,14 @@ def _check_runs(data: bytes, expected: int) -> None:
 def _check_decoded(parts: tuple[bytes, ...], compression: int, rows: int, row_bytes: int, columns: int) -> None:
     """Raise Undecodable when FFmpeg finds LZW or fax data incomplete. libtiff does not report such data.
 
-    The parts become the strips of a new grey TIFF, in which each pixel is one byte of LZW data or one bit of fax data.
+    FFmpeg gets the parts as the strips of a new grey TIFF. Each pixel of this TIFF is one byte of the decompressed LZW
+    data, or one bit of the decompressed fax data.
     """
     if compression == _LZW and any(part[0] == 0 and part[1:2] and part[1] & 1 for part in parts):
-        return  # FFmpeg cannot read LZW data that store the lowest bits first, as before TIFF 5.0
+        return  # FFmpeg cannot read the LZW data of writers before TIFF 5.0, which store the lowest bits first
     width, bits = (row_bytes, 8) if compression == _LZW else (columns, 1)
     height = rows * len(parts)
-    if (8 * width + 1024) * (height + 128) >= 1 << 31:  # FFmpeg's own limit
+    if (8 * width + 1024) * (height + 128) >= 1 << 31:  # FFmpeg refuses such large images
         raise unsupported("a TIFF with a strip of more than 250 MB")
     body = b"".join(parts)
     starts = (8, *(8 + end for end in accumulate(map(len, parts))))[:-1]

@@ -57,7 +57,10 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _still(data: bytes, start: int, end: int, size: tuple[int, int] | None, max_pixels: int) -> Pixels:
-    """Return the only image between ``start`` and ``end``. Raise Undecodable when its size is not ``size``."""
+    """Return the image between ``start`` and ``end``.
+
+    Raise Undecodable when there is not exactly one image, or when ``size`` is not None and the image has another size.
+    """
     found = [chunk for chunk in _chunks(data, start, end) if chunk[0] in _PICTURES]
     if len(found) != 1:
         raise unreadable_header()

@@ -21,7 +21,8 @@ _WEIGHTS = {  # matrix_coefficients of H.273 (table 4): the weights of red and b
 }  # fmt: skip
 _DEFAULT = 6
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
-_BAND_ROWS = 256  # rows converted at once, so that a large image is never in memory twice
+# We convert this many rows at a time. Converting all rows in one step would need memory for a second copy of the image.
+_BAND_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class Colours:
 
 
 def to_bgr(frame: VideoFrame, colours: Colours | None) -> Pixels:
-    """Return the frame's pixels as BGR. ``colours``: the file's description, or None to use the frame's own.
+    """Return the frame's pixels as BGR.
 
-    Chroma samples are centred between their pixels, as in JPEG. Raise Undecodable for unsupported bit depths and colour
-    matrices.
+    ``colours``: the colour matrix and range that the file gives, or None to use those of the frame. Chroma samples are
+    centred between their pixels, as in JPEG. Raise Undecodable for unsupported bit depths and colour matrices.
     """
     if colours is None:
         colours = Colours(int(frame.colorspace), int(frame.color_range) == _FULL_RANGE)

@@ -16,8 +16,8 @@ _RETRY_INTERVAL_S = 30.0  # the wait before a rejected batch size is tried again
 class BatchSize:
     """The limit on the size of batches. It starts at 1 and doubles as long as this reduces the engine's time per item.
 
-    If batches do not make the engine faster, small batches give results sooner. A size that was not faster is tried
-    again after ``_RETRY_INTERVAL_S``.
+    If larger batches do not make the engine faster, small batches are better, because they give results sooner. A size
+    that was not faster is tried again after ``_RETRY_INTERVAL_S``.
     """
 
     def __init__(self, max_size: int, clock_s: Callable[[], float]) -> None:
@@ -30,13 +30,13 @@ class BatchSize:
 
     @property
     def limit(self) -> int:
-        """The largest size that is known to be faster, or the next size during its trial."""
+        """The largest batch size that was faster than the size below it, or the next larger size during its trial."""
         return self._sizes[self._index]
 
     def observe(self, size: int, took_s: float) -> None:
         """Record how long a batch of this size took."""
         if size not in self._sizes:
-            return  # only the sizes in this list are compared
+            return  # only the sizes in ``_sizes`` are compared
         item_s = took_s / size
         before_s = self._item_s.get(size, item_s)
         self._observed[size] += 1

@@ -47,10 +47,10 @@ class Batcher(Generic[Item, Result]):
 
     ``engine`` takes a list of items and returns one result per item, in the same order. Up to ``concurrency`` batches
     run at once, each with up to ``max_batch_size`` items. The size of batches adapts to the engine (see ``BatchSize``).
-    ``FairQueue`` holds up to ``max_queue_size`` items per kind of traffic, and orders the items by ``weights``. An
-    isolated item is served before all others, and no other item is in the engine at that time. When a batch fails, each
-    of its items is retried in isolation. ``drops`` counts the items that never reached the engine, by kind of traffic
-    and by reason: ``cancelled``, ``expired`` or ``overloaded``.
+    ``FairQueue`` holds up to ``max_queue_size`` items per kind of traffic, and orders the items by ``weights``.
+    Isolated items are served before all other items, and each of them is alone in the engine. When a batch fails, each
+    of its items is retried as an isolated item. ``drops`` counts the items that never reached the engine, by kind of
+    traffic and by reason: ``cancelled``, ``expired`` or ``overloaded``.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Batcher(Generic[Item, Result]):
         self.drops: dict[Traffic, Counter[str]] = {traffic: Counter() for traffic in weights}
         self._started_at_s: dict[asyncio.Task[Any] | None, float] = {}  # when each running batch entered the engine
         self._demand_since_at_s = clock_s()  # when the next two values were last reset
-        self._work_s = 0.0  # engine time
+        self._work_s = 0.0  # the engine time of the finished batches
         self._missed = 0.0  # items that were dropped or skipped because the engine was busy
 
     @property
@@ -111,7 +111,7 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def backlog_s(self) -> float:
-        """The engine time that is needed for the waiting items that do not fit into the next batches."""
+        """The engine time that the waiting items need, without the items that fit into the next batches."""
         waiting = len(self._queue) + len(self._isolated)
         return max(0, waiting - self._batch_size.limit * self._concurrency) / self.items_per_s
 
@@ -178,8 +178,8 @@ class Batcher(Generic[Item, Result]):
     def _put_isolated(self, waiting: _Waiting[Item, Result]) -> None:
         if len(self._isolated) >= self._max_queue_size:
             raise Overloaded(
-                f"batcher.max_queue_size: {self._max_queue_size} images wait to run alone in the engine, which is "
-                "the limit; retry later or raise the limit",
+                f"batcher.max_queue_size: {self._max_queue_size} images wait to run alone in the engine, and no more "
+                "may wait; retry later or raise the limit",
                 limit="batcher.max_queue_size",
             )
         self._isolated.append(waiting)
@@ -203,7 +203,7 @@ class Batcher(Generic[Item, Result]):
             return []
         while self._isolated:
             if len(self._running) > 1:
-                return []  # other batches are still running; the task of the last of them takes the isolated item
+                return []  # other batches are still running; the task whose batch ends last takes the isolated item
             if self._is_wanted(lone := self._isolated.popleft()):
                 return [lone]
         batch: list[_Waiting[Item, Result]] = []
@@ -212,7 +212,10 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     def _is_wanted(self, waiting: _Waiting[Item, Result]) -> bool:
-        """Return whether the item is still wanted. Count a cancelled or expired item, and fail an expired one."""
+        """Return whether the item is still wanted.
+
+        Count a cancelled or expired item as dropped. Answer an expired item with DeadlineExceeded.
+        """
         if waiting.answer.done():
             self.drops[waiting.traffic]["cancelled"] += 1
             return False
@@ -258,8 +261,8 @@ class Batcher(Generic[Item, Result]):
             self.items_per_s += WEIGHT_OF_NEWEST * (len(batch) * self._concurrency / took_s - self.items_per_s)
         for waiting, result in zip(batch, results, strict=True):
             queue_s = started_at_s - waiting.queued_at_s
-            # Count at most the items that the engine could have processed during the wait. A sender that is faster than
-            # one engine skips items even without a queue, and more engines would not change that.
+            # Count at most as many skipped items as the engine could have processed while this item waited. A sender
+            # that is faster than one engine skips items even without a queue, and more engines would not change that.
             self._missed += min(waiting.superseded, queue_s / took_s)
             if not waiting.answer.done():
                 waiting.answer.set_result(Batched(result, queue_s, len(batch)))

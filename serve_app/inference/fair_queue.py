@@ -49,7 +49,7 @@ class FairQueue(Generic[Item]):
         """Queue the item. Return the item that it displaced, or None if it displaced none.
 
         The displaced item is the newest item of the tenant with the most items. Raise Overloaded if the queue of this
-        kind of traffic is full and no tenant has more items than ``tenant`` would have with this item.
+        kind of traffic is full and ``tenant``, with this item, would have at least as many items as any other tenant.
         """
         kind = self._kinds[traffic]
         if kind.size >= self._max_size:
@@ -57,7 +57,7 @@ class FairQueue(Generic[Item]):
         displaced = kind.displace(tenant) if kind.size >= self._max_size else None
         if kind.size >= self._max_size:
             raise Overloaded(
-                f"batcher.max_queue_size: {self._max_size} images wait for the engine, which is the limit; retry "
+                f"batcher.max_queue_size: {self._max_size} images wait for the engine, and no more may wait; retry "
                 "later or raise the limit",
                 limit="batcher.max_queue_size",
             )
@@ -112,7 +112,8 @@ class _TenantQueues(Generic[Item]):
     def displace(self, tenant: str) -> Item | None:
         """Remove and return the newest item of the tenant with the most items.
 
-        Return None, and remove nothing, if no tenant has more items than ``tenant`` would have with one more item.
+        If ``tenant``, with one more item, would have at least as many items as any other tenant, remove nothing and
+        return None.
         """
         longest = max(self._tenants.values(), key=len)
         if len(longest) <= len(self._tenants.get(tenant, ())) + 1:

@@ -21,8 +21,8 @@ from serve_app.models.failures import model_errors
 from serve_app.models.tasks.detect import to_detections
 from serve_app.types import DetectOptions, DetectReply, EngineInfo, ModelInfo, Pixels, Timing
 
-# An engine counts as hung if a batch takes longer than _HUNG_AFTER_S, and also longer than _HUNG_AFTER_BATCHES batches
-# took at warm-up.
+# An engine counts as hung if a batch takes longer than _HUNG_AFTER_S, and also longer than _HUNG_AFTER_BATCHES times
+# the duration of a batch at warm-up.
 _HUNG_AFTER_S = 10.0
 _HUNG_AFTER_BATCHES = 20
 _WARM_UPS = 4
@@ -121,7 +121,7 @@ class ModelRunner:
 
 
 def _collect() -> None:
-    """Collect garbage now, because an engine is too large to wait for Python's next collection.
+    """Collect garbage now. Otherwise, a closed engine would take up much memory until Python's next collection.
 
     Python never collects the objects that Serve froze when the replica started (``RAY_SERVE_FREEZE_GC_ON_STARTUP``),
     so they are unfrozen first.

@@ -42,7 +42,7 @@ class Rollout:
         self._serving = args  # the arguments, overridden by the applied user_config
         self._load = load
         self._on_outcome = on_outcome
-        self._user_config: Any = None  # the newest one
+        self._user_config: Any = None  # the newest ``user_config``
         self._runner: ModelRunner | None = None
         self._change: asyncio.Task[None] | None = None
         self._refused_change = ""
@@ -69,8 +69,8 @@ class Rollout:
 
         Only the first call waits until the model is loaded, and only the first call may raise, because a Detector
         cannot start without a model. If the first ``user_config`` cannot be applied, the Detector starts with its
-        arguments alone. Otherwise, a replica that dies could not be replaced after a ``user_config`` that all running
-        replicas have refused.
+        arguments alone. Otherwise, a ``user_config`` that all running replicas have refused would keep Ray Serve from
+        replacing a replica that dies.
         """
         if self._runner is None:
             self._user_config = user_config
@@ -109,7 +109,7 @@ class Rollout:
                 before.apply_settings(args.detect, args.batcher)
             else:
                 self._runner = await self._load(args)
-                self._runner.batcher.drops = before.batcher.drops  # the counters continue
+                self._runner.batcher.drops = before.batcher.drops  # the new model continues the counters of the old one
                 self._retiring[before] = asyncio.create_task(self._retire(before))
         except Exception as exc:
             self._refuse(exc)

@@ -19,7 +19,8 @@ from serve_app.errors import SharedMemoryError
 FOLDER = Path("/dev/shm")
 PREFIX = "sightline-"
 _SOCKET_SUFFIX = ".sock"
-_MIN_AGE_S = 1.0  # younger sockets and folders are kept, because their owner may still be about to listen or lock
+# Younger sockets and folders are kept, because their owner may not yet listen on the socket or hold the folder's lock.
+_MIN_AGE_S = 1.0
 
 
 def pool_path(folder: Path) -> Path:

@@ -145,7 +145,8 @@ class SlotReader:
         if not name.startswith(PREFIX) or "/" in name:
             raise SlotElsewhere("not a frame pool's name")
         try:
-            # The mapping is writable although we only write flags, because OpenVINO would copy read-only frames.
+            # We write only the flags, but the frames must be writable, too, because OpenVINO would copy read-only
+            # frames.
             fd = os.open(self._folder / name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise SlotElsewhere("the frame pool is on another node") from None
@@ -176,7 +177,7 @@ def _create_locked(folder: Path) -> tuple[Path, int]:
             if os.fstat(fd).st_nlink:
                 return path, fd
         except BlockingIOError:
-            pass  # a sweep locked the file between our open and our lock, so we create another one
+            pass  # a sweep locked the file between our open and our lock, so we create another file
         os.close(fd)
         path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Retry work in a separate process after the work may have crashed or hung another process.
+"""Retry work that may have crashed or hung a process, this time in a separate process.
 
 The separate process runs one piece of work at a time. If the work crashes or hangs the separate process, too, the
 work is refused, and nothing else is affected. The process is started when it is first needed. It ends with its owner,
@@ -30,7 +30,7 @@ class Quarantine:
     def __init__(self, time_limit_s: float = 15.0) -> None:
         """Set the time limit for one piece of work, including the start of the process if necessary.
 
-        The slowest known work takes 2 s.
+        The slowest work that we have found takes 2 s.
         """
         self._time_limit_s = time_limit_s
         self._lock = asyncio.Lock()
@@ -63,7 +63,7 @@ class Quarantine:
         """Stop the process. The next call of ``run`` starts a new process."""
         process, self._process = self._process, None
         if process is not None:
-            with suppress(ProcessLookupError):  # it has ended
+            with suppress(ProcessLookupError):  # the process has already ended
                 process.kill()
             await process.wait()
 

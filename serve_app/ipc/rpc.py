@@ -208,8 +208,9 @@ class LocalReplicas:
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method on the server with the fewest calls in flight. If that server is full, try the next one.
 
-        Return the method's result, or an Overloaded when all tried servers are full. Raise ReplicaGone when there is no
-        server, ReplicaDied when a server ends during the call, and RuntimeError when the method fails.
+        Return the method's result. If both servers are full, or the only server is full, return an ``Overloaded`` error
+        without raising it. Raise ReplicaGone when there is no server, ReplicaDied when a server ends during the call,
+        and RuntimeError when the method fails.
         """
         if time.monotonic() >= self._scan_at_s:
             self._scan_at_s = time.monotonic() + _SCAN_INTERVAL_S

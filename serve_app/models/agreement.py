@@ -6,7 +6,8 @@ import numpy as np
 
 from serve_app.types import Detections
 
-THRESHOLD = 0.3  # a detection whose confidence exceeds this by at most the tolerance needs no match
+# A detection needs a match only if its confidence exceeds THRESHOLD by more than CONFIDENCE_TOLERANCE.
+THRESHOLD = 0.3
 CONFIDENCE_TOLERANCE = 0.03
 _MIN_IOU = 0.9
 

@@ -21,7 +21,7 @@ from serve_app.types import InputShape, Json, Precision
 
 _EXPORT_TIMEOUT_S = 900
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-_MAX_CALIBRATION_PICTURES = 300  # NNCF's default; more images take longer and change little
+_MAX_CALIBRATION_PICTURES = 300  # the default of NNCF, which quantises; more images take longer and change little
 _FORMATS = {"openvino": "openvino", "onnx": "onnx", "tensorrt": "engine"}  # engine -> Ultralytics' export format
 _SUFFIXES = {"openvino": "_openvino_model", "onnx": ".onnx", "tensorrt": ".engine"}  # of the exported file or folder
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8}
@@ -47,7 +47,7 @@ def find_or_export(
     if engine == "tensorrt":
         from serve_app.models.engines.device import gpu_name
 
-        traits.append(gpu_name())  # an engine file runs only on the GPU model that it was built on
+        traits.append(gpu_name())  # a TensorRT file runs only on the type of GPU on which it was built
     try:
         cache_dir = args.cache_dir.expanduser()
     except RuntimeError as exc:  # the user has no home directory

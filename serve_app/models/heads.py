@@ -16,15 +16,19 @@ from numpy.typing import NDArray
 from serve_app.errors import ModelError
 from serve_app.types import InputShape
 
-# Anchors, in YOLOv8 and YOLO11, have the shape (4 + classes, n): centre x, centre y, width, height, scores.
-# Rows, in YOLOv10, YOLO26 and with built-in NMS, have the shape (n, 6): left, top, right, bottom, confidence, class id.
-# Objectness, in YOLOv3, YOLOv5 and YOLOv7, has (n, 5 + classes): centre x, centre y, width, height, objectness, scores.
+# Each kind of head has its own layout of the raw output for one image:
+# - "anchors", the head of YOLOv8 and YOLO11, returns (4 + classes, n): centre x, centre y, width, height, scores.
+# - "rows", the head of YOLOv10 and YOLO26, and of files with built-in NMS, returns (n, 6): left, top, right,
+#   bottom, confidence, class id.
+# - "objectness", the head of YOLOv3, YOLOv5 and YOLOv7, returns (n, 5 + classes): centre x, centre y, width,
+#   height, objectness, scores.
 Head = Literal["anchors", "rows", "objectness"]
 
 _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # strides of the levels of YOLO heads
 _TINY_STRIDES = (16, 32)  # YOLOv3-tiny and YOLOv4-tiny, which have objectness
 _ANCHORS_PER_CELL = 3  # in heads with objectness, except in YOLOX, which has one anchor per cell
-_MAX_ROWS = 300  # the default of end-to-end heads; only a tiny input has a grid with so few cells
+# By default, an end-to-end head returns this many rows. Only the grid of a tiny input has so few cells.
+_MAX_ROWS = 300
 _ROW_LENGTHS = {  # numbers per row -> the kinds of model that have them; a detection model has six numbers
     7: "like that of an end-to-end model with oriented boxes, an SSD, or a YOLOv7 with built-in NMS",
     38: "like that of an end-to-end segmentation model",
@@ -41,9 +45,10 @@ _MIN_SCORE = 1e-3  # boxes with lower scores may be meaningless
 def recognise(
     outputs: Sequence[Sequence[int]], labels: Sequence[str], input_shape: InputShape, *, is_end_to_end: bool
 ) -> Head:
-    """Return the head whose outputs have these shapes for one image. ``is_end_to_end``: according to the metadata.
+    """Return the kind of head whose outputs have these shapes for one image.
 
-    Raise ModelError for any other head. The message says what kind of model it seems to be.
+    ``is_end_to_end``: whether the head is end-to-end according to the metadata. Raise ModelError for any other head.
+    The message says what kind of model it seems to be.
     """
     shape, *others = outputs
     classes = len(labels)

@@ -21,7 +21,7 @@ from serve_app.models.tasks.detect import to_detections
 from serve_app.models.weights import content_version, find_weights, verified_weights
 from serve_app.types import DetectOptions, InputShape, Json, Pixels, Precision
 
-_MAX_COMPARED_PICTURES = 50  # comparing them takes a few seconds at start
+_MAX_COMPARED_PICTURES = 50  # comparing two engines on this many images takes a few seconds at start
 _MIN_COMPARED_DETECTIONS = 20  # with fewer, the comparison of two engines means little
 _MAX_PIXELS = 50_000_000  # limit for calibration images and for model.known_picture
 _COMPARED = DetectOptions(confidence=THRESHOLD - CONFIDENCE_TOLERANCE, iou=0.7, max_detections=300)

@@ -29,7 +29,7 @@ _READS = {
 
 @model_errors()
 def check_weights(args: ModelArgs) -> None:
-    """Raise ModelError when the weights are missing, not readable or not verified. Do not load them."""
+    """Raise ModelError when the weights are missing, not readable or not verified. The weights are not loaded."""
     if args.engine not in ("null", "sleep"):
         weights = find_weights(args, args.engine if args.engine != "auto" else "openvino")
         _check_hash(weights, args.weights_sha256)
@@ -77,7 +77,7 @@ def find_weights(args: ModelArgs, engine: str) -> Path:
 def _check_hash(path: Path, expected: str | None) -> None:
     """Raise ModelError unless the hash is as expected. A pickle needs a hash, because loading one can run any code."""
     if path.is_dir() and expected is not None:
-        raise ModelError(f"model.weights_sha256 is for files, but {path.name} is a folder: leave it out")
+        raise ModelError(f"model.weights_sha256 is for files, but {path.name} is a folder: remove this setting")
     if path.parent == EMBEDDED or path.is_dir() or (expected is None and path.suffix != ".pt"):
         return
     with path.open("rb") as file:

@@ -25,7 +25,7 @@ from serve_app.network.address_guard import AddressGuard
 _MAX_ADDRESSES = 4  # how many addresses of a host are tried
 _KEEPALIVE_S = 5.0
 _MIN_CHUNK_BYTES = 256  # minimum average size of a chunk; reading a chunk costs the same at any size
-_SMALL_CHUNKS = 100  # how many chunks may be smaller
+_SMALL_CHUNKS = 100  # this many chunks of an answer are exempt from the minimum
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*")  # a name or a numeric address
 
 logging.getLogger("httpcore").setLevel(logging.INFO)  # at DEBUG, httpcore logs headers, which may contain secrets

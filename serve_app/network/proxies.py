@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-_DEFAULT_PORT = 3128  # that of Squid
+_DEFAULT_PORT = 3128  # the default port of Squid
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,9 @@ class AdmissionLimit:
     """Limit that admits a request only when a slot is free, or probably becomes free within 2 s.
 
     The wait is estimated from the throughput, which is known only after all slots were in use for a while. Until then,
-    every request is admitted. A client that would wait for more than 2 s should retry elsewhere, because a queue that
-    the service cannot answer in time helps nobody. A tenant with less than its equal share of the requests in flight is
-    always admitted.
+    every request is admitted. A request that would wait for more than 2 s is refused, so that its client can retry
+    elsewhere. It helps nobody to queue requests that the service cannot answer in time. A tenant with less than its
+    equal share of the requests in flight is always admitted.
     """
 
     def __init__(self, slots: int, clock_s: Callable[[], float] = time.monotonic) -> None:

@@ -26,7 +26,7 @@ class Retries:
     """
 
     def __init__(self, in_flight: int) -> None:
-        """Fill the budget. ``in_flight``: how many calls may be in flight, and so fail, at the same time."""
+        """Fill the budget. ``in_flight``: how many calls may be in flight, and therefore may fail, at the same time."""
         self._capacity = _DEATHS_PER_CALL * in_flight
         self._budget = float(self._capacity)
 

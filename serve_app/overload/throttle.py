@@ -12,7 +12,9 @@ from collections.abc import Callable
 from serve_app.errors import Limit, Overloaded
 
 _HALF_LIFE_S = 0.5  # an observation loses half of its weight in this time
-_SPARE = 1.5  # requests to admit per accepted request; above 1, so that a recovery is noticed soon
+# For each request that the service accepts, the throttle admits this many requests. The number is above 1, so that the
+# throttle soon notices when the service recovers.
+_SPARE = 1.5
 
 
 class Throttle:
@@ -20,8 +22,8 @@ class Throttle:
 
     The probability of a refusal is ``(requests - spare * accepted) / (requests + 1)``, where both counts are those of
     the last few seconds (Beyer and others, "Site Reliability Engineering", O'Reilly 2016, chapter 21). A request is
-    counted when its outcome is known. A request that the throttle
-    refuses gets the limit and the text of the latest refusal by the service itself.
+    counted when its outcome is known. If the throttle refuses a request, the error has the limit and the text of the
+    service's latest refusal.
     """
 
     def __init__(

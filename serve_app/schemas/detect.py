@@ -75,7 +75,7 @@ class DetectSettings(BaseModel):
     max_detections: Annotated[int | None, Field(ge=1, le=3000), BeforeValidator(_number)] = None
 
     def to_params(self) -> DetectParams:
-        """Return the settings in the form that the model graph takes."""
+        """Return the settings as ``DetectParams``."""
         return DetectParams(self.model, self.confidence, self.iou, self.max_detections, tuple(self.classes))
 
 
@@ -83,7 +83,7 @@ class DetectQuery(DetectSettings):
     """The query parameters of ``POST /detect``."""
 
     def to_params(self) -> DetectParams:
-        """Return the settings in the form that the model graph takes. A value of ``classes`` may be a list."""
+        """Return the settings as ``DetectParams``. A value of ``classes`` may be a list that is separated by commas."""
         return replace(super().to_params(), classes_may_be_lists=True)
 
 

@@ -32,7 +32,7 @@ class SourceSpec(_Spec):
         max_length=4096,
         description="A file or a folder of images below SERVE_APP_MEDIA_DIRS, a device (`/dev/video0`), or an "
         "`rtsp`, `rtsps`, `http`, `https`, `udp` or `tcp` URL. An HTTP URL that returns a single image is requested "
-        "again at `max_fps`, or once per second.",
+        "`max_fps` times per second. If `max_fps` is not set, the URL is requested once per second.",
     )
     loop: bool = Field(False, description="Play a file again when it ends.")
     tls_verify: bool = Field(
@@ -47,7 +47,10 @@ class Motion(_Spec):
 
     threshold: float = Field(0.01, gt=0, lt=1, description="The fraction of the image that must change.")
     max_skip_s: float = Field(
-        10.0, gt=0, le=3600, description="The longest time without a frame for the model, in seconds."
+        10.0,
+        gt=0,
+        le=3600,
+        description="The model gets a frame at least once in this many seconds, even if nothing moves.",
     )
 
 
@@ -81,7 +84,7 @@ class Line(_Spec):
 
 
 class Regions(_Spec):
-    """The zones and lines for which objects are counted. A stream that has zones or lines is tracked."""
+    """The zones and lines for which objects are counted. In a stream that has zones or lines, objects are tracked."""
 
     zones: list[Zone] = Field([], max_length=32)
     lines: list[Line] = Field([], max_length=32)
@@ -150,7 +153,7 @@ SinkSpec = Annotated[JsonLinesSink | WebhookSink | MqttSink | RedisSink, Field(d
 
 
 class Recording(_Spec):
-    """The recorder. Each time that an object is detected, it writes a clip, and a snapshot with boxes drawn."""
+    """The recorder, which writes a clip and a snapshot with boxes each time that an object is detected."""
 
     labels: list[Label] = Field([], description="Labels that start a clip. Default: any detection.")
     pre_roll_s: float = Field(5.0, ge=0, le=30, description="Seconds of video before the first detection.")
@@ -314,7 +317,7 @@ class RecordingStatus(BaseModel):
 
     is_recording: bool
     clips: int = Field(description="Clips finished since the stream's process started.")
-    dropped: dict[str, int] = Field(description="Frames that are in no clip, by reason.")
+    dropped: dict[str, int] = Field(description="Frames that the recorder dropped, by reason.")
     detail: str = Field(description="The recorder's current problem; empty if it has none.")
 
 
@@ -336,7 +339,7 @@ class StreamStatus(BaseModel):
     captured: int = 0
     processed: int = 0
     dropped: dict[str, int] = Field(default={}, description="Dropped frames, by reason.")
-    passed_over: int = Field(default=0, description="Files in a folder that are not images.")
+    passed_over: int = Field(default=0, description="The number of files in the source's folder that are not images.")
     reconnects: int = 0
     camera_fps: float = 0
     processed_fps: float = 0

@@ -72,7 +72,7 @@ def is_end_to_end(metadata: Json) -> bool:
 
 
 def _is_rtdetr(metadata: Json) -> bool:
-    """Return whether the name of the head (since Ultralytics 8.4) or the description is that of an RT-DETR.
+    """Return whether the model is an RT-DETR, according to its head (since Ultralytics 8.4) or its description.
 
     A description has the form "Ultralytics NAME model trained on DATA". Only NAME counts, because a data set can have
     any name.

@@ -20,12 +20,12 @@ from serve_app.models.failures import out_of_memory, reason
 from serve_app.models.heads import integer_output_error, recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
-_FRAMES = "sightline.frames"  # with a prefix that the names of the file's tensors do not have
+_FRAMES = "sightline.frames"  # the prefix keeps this name different from the names in the file
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 class OnnxEngine:
-    """Engine that runs each batch at once, or image by image when the file has a fixed batch size.
+    """Engine that runs a batch in one call, or image by image when the file has a fixed batch size.
 
     It computes in the precision of the file. A dynamic input size is set to ``input_shape``. Raise ModelError when
     the model cannot be read or run.
@@ -111,7 +111,7 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | None, InputShape]:
-    """Add the conversion of colour order, scale and layout to the graph, which then takes frames without a copy.
+    """Add the conversion of colour order, scale and layout to the graph, so that frames need no converted copy.
 
     Return the file's batch size (None if it is dynamic), and the shape of the input, where ``wanted`` replaces dynamic
     sides. A fixed batch size is changed to 1. Raise ModelError for inputs that are not supported.
@@ -129,7 +129,7 @@ def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | Non
         _keep_any_batch(model, batch)
         del graph.value_info[:]
         for output in graph.output:
-            # This shape has the old batch size, like the shapes in value_info, so we remove it, too.
+            # Like the shapes in value_info, this shape has the old batch size. So we remove this shape, too.
             output.type.tensor_type.ClearField("shape")
     half = old.type.tensor_type.elem_type == TensorProto.FLOAT16
     new = helper.make_tensor_value_info(_FRAMES, TensorProto.UINT8, [1 if batch else "batch", *shape.array])

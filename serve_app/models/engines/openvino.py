@@ -138,7 +138,10 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
 
 
 def _text(value: ov.OVAny) -> Any:
-    """Return one value of an ONNX file's metadata, or ``_NOT_UTF8`` if it is not valid UTF-8, as labels must be."""
+    """Return one value of an ONNX file's metadata, or ``_NOT_UTF8`` if the value is not valid UTF-8.
+
+    Labels must be valid UTF-8.
+    """
     try:
         return value.value
     except UnicodeDecodeError:
@@ -230,7 +233,7 @@ def _keep_any_batch(model: ov.Model, batch: int) -> None:
 
 
 def _accept_uint8(model: ov.Model) -> ov.Model:
-    """Add the conversion of colour order, scale and layout to the model, which then takes frames without a copy."""
+    """Add the conversion of colour order, scale and layout to the model, so that frames need no converted copy."""
     steps = PrePostProcessor(model)
     steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     steps.input().tensor().set_color_format(ColorFormat.BGR)

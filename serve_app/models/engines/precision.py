@@ -6,7 +6,7 @@ from collections.abc import Set
 
 from serve_app.types import Precision
 
-_QUANTISING = {"FakeQuantize", "QuantizeLinear"}  # the operations of OpenVINO and of ONNX
+_QUANTISING = {"FakeQuantize", "QuantizeLinear"}  # operations that quantise, in OpenVINO and in ONNX
 
 
 def precision_of(operations: Set[str], kernels: Set[str]) -> Precision:

@@ -84,7 +84,7 @@ class TorchEngine:
         steps = _record_graphs(step, network, input_shape, max_batch_size) if on_gpu else []
         runs: list[tuple[Step, torch.cuda.Stream | None]] = [(one, one.stream) for one in steps] or [(step, None)]
         self.concurrency = len(runs)
-        self._contexts = queue.SimpleQueue[ExecutionContext]()  # the free ones
+        self._contexts = queue.SimpleQueue[ExecutionContext]()  # the contexts that no thread is using
         for run, stream in runs:
             self._contexts.put(
                 ExecutionContext(run, device, input_shape=input_shape, max_batch_size=max_batch_size, stream=stream)
@@ -100,7 +100,10 @@ class TorchEngine:
 
 
 def _record_graphs(step: Step, network: Any, input_shape: InputShape, max_batch_size: int) -> list[_Graphs]:
-    """Record ``step`` as CUDA graphs, one set for each context. Return [] if recording fails or an output differs."""
+    """Record ``step`` as CUDA graphs, one set for each context.
+
+    Return [] if the recording fails, or if a graph's output differs from that of ``step``.
+    """
     try:
         contexts = [_Graphs(step, network, input_shape, max_batch_size) for _ in range(_GPU_CONTEXTS)]
         if all(graphs.agree_with(step) for graphs in contexts):

@@ -37,7 +37,7 @@ def load_network(path: Path) -> tuple[Any, tuple[str, ...]]:
     yolo = _open(path)
     labels = read_labels({"names": yolo.names})
     if hasattr(yolo.model, "end2end"):
-        yolo.model.end2end = False  # Ultralytics' default; a model with a single head ignores it
+        yolo.model.end2end = False  # as in Ultralytics by default; a model with a single head ignores this attribute
     return yolo.model.float(), labels
 
 
@@ -47,7 +47,8 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
             metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
         names, architecture = json.loads(metadata["names"]), json.loads(metadata["architecture"])
-        # A file must not run code. Ultralytics would evaluate an activation as Python, and call a layer of any name.
+        # A file must not run code. Ultralytics would evaluate an activation as Python code, and would call any function
+        # that the file names as a layer.
         layers = {layer for _, _, layer, _ in architecture["backbone"] + architecture["head"]}
         if "activation" in architecture or not layers <= _LAYERS:
             raise ValueError("the architecture has an activation, or layers that YOLO11 does not have")

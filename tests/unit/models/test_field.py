@@ -122,5 +122,5 @@ def test_a_class_without_a_name_is_labelled_by_its_id(tmp_path: Path) -> None:
 
 def test_a_hash_for_a_folder_is_refused(squares_model: Path) -> None:
     """A hash for a folder is an error, because the hash would not be checked."""
-    with pytest.raises(ModelError, match="is a folder: leave it out"):
+    with pytest.raises(ModelError, match="is a folder: remove this setting"):
         load(ModelArgs(weights=squares_model, weights_sha256="0" * 64), has_gpu=False)
