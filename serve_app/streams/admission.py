@@ -1,4 +1,4 @@
-"""Checks before a stream starts: its settings, the number of streams, and the capacity of the detectors."""
+"""Checks that run before a stream starts: its settings, the number of streams, and the capacity of the detectors."""
 
 from __future__ import annotations
 

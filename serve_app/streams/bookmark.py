@@ -44,7 +44,7 @@ class Bookmark(BaseModel):
 class BookmarkFile:
     """The file of a stream's bookmark. It is overwritten in place for every frame.
 
-    A power failure can leave a partly written bookmark, but a killed process cannot.
+    A power failure can leave a partly written bookmark. If only the process is killed, the bookmark is complete.
     """
 
     def __init__(self, path: Path) -> None:

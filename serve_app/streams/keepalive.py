@@ -18,7 +18,7 @@ _STOP_TIMEOUT_S = 20.0
 # If a worker dies after more than 30 s, the next worker starts after 0.1 s. Each death within 30 s doubles this pause.
 # It is 0.2 s after the first such death in a row, 0.4 s after the second, and so on.
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 30.0
-_STABLE_AFTER_S = 30.0  # a worker that runs longer is stable, which resets the pause
+_STABLE_AFTER_S = 30.0  # if a worker has run longer than this, the pause is 0.1 s again
 _UNREACHABLE_PAUSE_S = 1.0
 _KILL_RETRY_PAUSE_S = 1.0
 _SILENT_TIMEOUT_S = 60.0  # a worker is killed after this time without an answer

@@ -11,9 +11,9 @@ from serve_app.schemas.streams import State
 from serve_app.streams.bookmark import Bookmark
 
 _RATE_WINDOW_S = 5.0
-_STALLED_AFTER_S = 3.0  # a stream stalls after this time without a frame, or below 1 fps after three frame intervals
+_STALLED_AFTER_S = 3.0  # a stream stalls after this time without a frame, or after 3 frame intervals if they are longer
 _BLOCKED_AFTER_S = 2.0  # a stream is blocked after this time without an answer from the Detector
-_BLOCKED_SHARE = 0.8  # a stream is also blocked if it processes a smaller share of its frames
+_BLOCKED_SHARE = 0.8  # a stream is also blocked if it processes a smaller share of its frames than this
 
 
 class Rate:

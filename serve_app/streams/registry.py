@@ -18,7 +18,7 @@ from serve_app.streams.workers import Worker
 
 logger = logging.getLogger(__name__)
 
-_OPEN_TIMEOUT_S = 15.0  # a new supervisor needs less time to read its streams
+_OPEN_TIMEOUT_S = 15.0  # a new supervisor needs less time than this to read its streams
 _STUCK_DETAIL = "the stream's old process could not be ended, so no new one is started; retrying"
 # The status of a stream without a worker.
 AT_REST = {"detail": "", "camera_fps": 0.0, "processed_fps": 0.0, "dropped_fps": 0.0}
@@ -47,7 +47,10 @@ class SupervisedStream:
         return self.source is not None and not self.record.spec.paused and self.record.ended is None
 
     def public_status(self) -> StreamStatus:
-        """Return the last known status, with the restarts and the states that only the supervision knows."""
+        """Return the last known status, and add what only the supervision knows.
+
+        This is the number of restarts, and whether the stream is paused or its old process cannot be ended.
+        """
         changes: dict[str, Any] = {"restarts": self.record.restarts}
         if self.record.spec.paused:
             changes |= AT_REST | {"state": "paused"}
@@ -63,7 +66,7 @@ class Registry:
         self.streams: dict[str, SupervisedStream] = {}
         self._store = store
         self._is_open = asyncio.Event()
-        self._changes: set[asyncio.Task[Any]] = set()  # in progress
+        self._changes: set[asyncio.Task[Any]] = set()  # the changes in progress
 
     @property
     def is_open(self) -> bool:

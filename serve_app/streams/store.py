@@ -1,6 +1,6 @@
 """The state that survives a restart of every process: the registered streams and their progress.
 
-It is kept as files in one folder. In a cluster, this folder must be on a file system that all nodes share.
+The state is kept as files in one folder. In a cluster, this folder must be on a file system that all nodes share.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class Stream:
         self._bookmark = bookmark_file.read() or Bookmark()
         self._is_stopped = False
         self._is_bookmark_failing = False
-        # The bookmark of the previous process, until the gap event is sent.
+        # The bookmark of the previous process. It is set to None when the gap event is sent.
         self._gap_after = self._bookmark if self._bookmark.marked_at_s else None
         self._started_at_s = time.monotonic()
         self._state: State = "starting"

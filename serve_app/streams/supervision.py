@@ -1,4 +1,4 @@
-"""Supervision of all streams, which creates, changes and watches them and keeps them running.
+"""The supervision, which creates, changes and watches all streams and keeps them running.
 
 This module does not depend on Ray.
 """
@@ -47,8 +47,8 @@ class Supervision:
     ) -> None:
         """Start supervising as soon as no other process holds the store's lock.
 
-        Every few seconds, ``report`` is called with each stream's status and with the state that was last reported. It
-        updates the metrics.
+        Every few seconds, ``report`` is called with each stream's status and with the state that was last reported.
+        This call updates the metrics.
         """
         self.registry = Registry(store)
         self._store = store
@@ -134,7 +134,7 @@ class Supervision:
 
     @uninterrupted
     async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
-        """Change the zones and lines that a stream counts. If the worker refuses them, keep the current ones."""
+        """Change the zones and lines that a stream counts. If the worker refuses, keep the current regions."""
         async with self.registry.changing(stream_id) as stream:
             before = stream.record.spec
             spec = before.model_copy(update=dict(regions))
@@ -190,13 +190,13 @@ class Supervision:
         await asyncio.gather(*self._tasks, return_exceptions=True)  # cancelling undoes unfinished moves of streams
         if self.registry.is_open and await self._workers.is_application_gone():
             await asyncio.gather(*(self._keep_alive.try_halt(stream) for stream in self.registry.streams.values()))
-            self._keep_alive.cancel_all()  # the remaining workers exit by themselves
+            self._keep_alive.cancel_all()  # workers that could not be killed exit by themselves
 
     async def close(self) -> None:
         """Wait for the changes in progress, and unlock the store for another process. Call ``stop`` first."""
         try:
             await self.registry.finish_changes()
-            await self._keep_alive.end_all()  # including keepers that those changes have started
+            await self._keep_alive.end_all()  # including keepers that the finished changes have started
             await self.registry.finish_changes()  # including writes of the cancelled keepers
         finally:
             self._store.release()
@@ -249,7 +249,8 @@ class Supervision:
     async def _admitted(self, spec: StreamSpec) -> SupervisedStream:
         """Return a new stream for this spec. Raise an error if the spec is not valid or the capacity is used up."""
         stream = self._stream(Record(spec=spec))
-        stream.source = self._admission.source(spec)  # raises the error that ``_stream`` only shows in the status
+        # This raises SourceError if the source is not allowed. ``_stream`` only writes this error into the status.
+        stream.source = self._admission.source(spec)
         await self._admit(_demand(stream))
         return stream
 

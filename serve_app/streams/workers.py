@@ -113,7 +113,10 @@ class Workers(Protocol):
         """Return the ids of the draining nodes, or an empty set if Ray does not answer."""
 
     async def is_application_gone(self) -> bool:
-        """Return whether the application was deleted. Return False during a rolling update, or if this is not known."""
+        """Return whether the application was deleted.
+
+        Return False during a rolling update, and also if Ray does not report the application's state.
+        """
 
 
 def reason_of(exc: BaseException) -> str:

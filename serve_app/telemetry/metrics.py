@@ -32,7 +32,10 @@ class Metric:
 
 IMAGES = Metric("counter", "sightline_images", "Images answered, by kind of traffic", ("traffic",))
 CROSSINGS = Metric(
-    "counter", "sightline_crossings", "Frames received as bytes from nodes without a Detector", ("traffic",)
+    "counter",
+    "sightline_crossings",
+    "Frames that a Detector received over the network from a node without a Detector",
+    ("traffic",),
 )
 REFUSALS = Metric(
     "counter",
@@ -47,7 +50,10 @@ KEYS_FILE_ERRORS = Metric(
     "counter", "sightline_keys_file_errors", "Failed reloads of a missing or invalid API-key file"
 )
 DETECTIONS = Metric(
-    "counter", "sightline_detections", "Detections returned, by label; changes can show drift", ("label",)
+    "counter",
+    "sightline_detections",
+    "Detections returned, by label; a changed mix of labels can be a sign of data drift",
+    ("label",),
 )
 DROPS = Metric(
     "counter", "sightline_batcher_drops", "Images that left the queue without being processed", ("traffic", "reason")

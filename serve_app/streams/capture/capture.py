@@ -82,7 +82,7 @@ class Capture:
         pull_interval_s = video.pull_interval_s
         interval_s = 1 / self._max_fps if self._max_fps else (pull_interval_s or 0.0)
         opened_at_s = time.monotonic()
-        # When the source was opened, on the stream's own clock.
+        # The time on the stream's own clock at which the source was opened.
         opened_at_stream_s = opened_at_s - self._started_at_s if self._is_live else self._stream_time_s
         stamps = Timestamps(video.fps, is_recorded=video.has_end and pull_interval_s is None)
         due_s = 0.0  # the elapsed time at which the next frame is due

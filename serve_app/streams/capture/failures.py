@@ -18,7 +18,7 @@ from serve_app.streams.capture.source import Source
 
 _REACH_TIMEOUT_S = 2.0
 _PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
-_REFUSAL = re.compile(r"method \w+ failed: (\d{3})")  # FFmpeg logs this before the camera's own text
+_REFUSAL = re.compile(r"method \w+ failed: (\d{3})")  # FFmpeg logs such a text before the camera's own text
 _RTSP_STATUSES = {  # the statuses that only RTSP has (RFC 2326, 7.1.1)
     451: "Parameter Not Understood",
     452: "Conference Not Found",
@@ -92,8 +92,8 @@ def explain_tls(source: Source, exc: ssl.SSLError) -> SourceError:
     """Return the SourceError for a TLS failure."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return SourceUntrusted(
-            f"{source.name} has a certificate that is not trusted ({exc.verify_message}); add its authority to the "
-            "file SSL_CERT_FILE or set tls_verify to false"
+            f"{source.name} has a certificate that is not trusted ({exc.verify_message}); add the "
+            "certificate's authority to the file that SSL_CERT_FILE names, or set tls_verify to false"
         )
     if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return SourceGone(f"{source.name}: the connection was lost")
@@ -114,7 +114,7 @@ def is_verified(source: Source) -> bool:
 
 
 def trusted_ca_file() -> str:
-    """Return the path of the trusted certificate authorities.
+    """Return the path of the file that lists the trusted certificate authorities.
 
     It is the file that ``SSL_CERT_FILE`` names, or else OpenSSL's default file, or else Mozilla's list (certifi).
     """

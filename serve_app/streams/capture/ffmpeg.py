@@ -1,6 +1,6 @@
 """Reading of frames with FFmpeg, from files, live streams and web servers.
 
-We use FFmpeg through PyAV. It takes the same CPU time as OpenCV's FFmpeg (0.73 ms per H.264 frame of 768×432, one
+We use FFmpeg through PyAV. PyAV takes the same CPU time as OpenCV's FFmpeg (0.73 ms per H.264 frame of 768×432, one
 thread) and returns the same pixels. PyAV has four advantages over OpenCV: errors say what happened, timeouts also work
 for RTSP, options apply to one source instead of the whole process, and dropped frames are not converted to pixels.
 """
@@ -170,7 +170,8 @@ def _options(source: Source) -> dict[str, str]:
     if source.kind == "device":
         return {}
     if source.kind not in {"rtsp", "rtsps"}:
-        # In µs, and in frames. Both limits are low, so that a lost source is reopened quickly.
+        # ``analyzeduration`` is in µs, and ``fpsprobesize`` is in frames. Both limits are low, so that a lost source is
+        # reopened quickly.
         live = {"analyzeduration": "1000000", "fpsprobesize": "3"}
         return {"format_whitelist": _CONTAINERS} | (live if source.kind in {"tcp", "udp"} else {})
     options = {"format_whitelist": "rtsp,sdp,rtp", "analyzeduration": "1000000", "fpsprobesize": "3"}
@@ -247,7 +248,7 @@ def _decode_pictures(source: Source, media: Input, container: Any, stream: Any, 
 def _is_too_large(error: av.FFmpegError, codec: Any, max_pixels: int) -> bool:
     """Return whether a decoder refused a frame because the frame is too large.
 
-    Each decoder raises a different error, and some then report a size of 0.
+    Decoders raise different errors for such a frame, and some decoders then report a frame size of 0.
     """
     size_px = codec.width * codec.height
     if size_px:

@@ -22,7 +22,7 @@ from serve_app.streams.capture.web import Reply, WebClient
 
 _MAX_PLAYLIST_BYTES = 4 << 20
 _KEY_BYTES = 16
-_LIVE_SEGMENTS = 3  # a live stream starts this many segments before the end (RFC 8216, 6.3.3)
+_LIVE_SEGMENTS = 3  # a live stream starts this many segments before its playlist's end (RFC 8216, 6.3.3)
 _MAX_GONE = 3  # a live source fails after this many missing segments in a row
 _STALLED_AFTER_TARGETS = 3  # a live source stalls after this many target durations without a new segment
 _STALLED_AFTER_S = 10.0  # a live source never stalls earlier than this
@@ -36,7 +36,7 @@ class Key:
     """The key of an encrypted segment (AES-128 in CBC mode)."""
 
     url: str
-    iv: bytes | None  # None if the segment's number is the IV
+    iv: bytes | None  # the initialization vector; None if it is the segment's number
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ class HlsBody:
     """
 
     def __init__(self, client: WebClient, reply: Reply, name: str, max_pixels: int) -> None:
-        """Read the playlist ``reply``. If it lists variants, read the largest one of at most ``max_pixels``.
+        """Read the playlist in the response ``reply``.
+
+        If this playlist lists variants, read the playlist of the largest variant that has at most ``max_pixels``.
 
         Raise SourceError if the playlist cannot be read.
         """

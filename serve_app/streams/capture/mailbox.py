@@ -61,4 +61,4 @@ class FrameMailbox:
             try:
                 self._loop.call_soon_threadsafe(self._arrived.set)
             except RuntimeError:
-                pass  # the loop has ended, so no more frames will be taken
+                pass  # the event loop is closed, so no more frames will be taken

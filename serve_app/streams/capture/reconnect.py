@@ -88,7 +88,7 @@ class ReconnectingSource:
             self._stopped.wait(_backoff_s(failures) if pause_s is None else pause_s)
 
     def _needs_operator(self, error: SourceError) -> bool:
-        """Return whether only an operator can fix an error. There is then no reason to retry soon.
+        """Return whether only an operator can fix an error. In that case, an early retry is useless.
 
         If a camera that has worked before sends no valid video, it may be restarting and does not need an operator.
         """

@@ -61,7 +61,10 @@ def parse_source(text: str, media_dirs: tuple[Path, ...], *, tls_verify: bool = 
         refused = _to_printable(typed.name).rpartition("@")[2] or "the source"
         root = next((folder for folder in media_dirs if path.is_relative_to(folder)), None)
         if root is None:  # checked first, because errors must not reveal which other files exist
-            raise SourceError(f"{refused} is not below a folder of SERVE_APP_MEDIA_DIRS; move it or add its folder")
+            raise SourceError(
+                f"{refused} is not below a folder of SERVE_APP_MEDIA_DIRS; move it into such a folder, or add its own "
+                "folder to SERVE_APP_MEDIA_DIRS"
+            )
         kind: Kind | None = "file" if path.is_file() else "folder" if path.is_dir() else None
     except (ValueError, OSError, RuntimeError) as exc:
         raise SourceError("source.uri is not a valid file name or URL") from exc

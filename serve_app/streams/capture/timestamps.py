@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 USUAL_FPS = 25.0  # assumed for a source that does not declare its frame rate
 _JUMP_S = 5.0  # in a live source, a larger step forward is a jump, unless frames are very rare
-_RECORDED_JUMP_S = 3600.0  # larger for a recording, which may have real pauses of minutes
+_RECORDED_JUMP_S = 3600.0  # the same limit for a recording, which may have real pauses of minutes
 _JUMP_BACK_S = 1.0  # a larger step back means that the source's clock was set back
 
 
 class Timestamps:
-    """Converts timestamps into the elapsed time since the first frame, which never goes back.
+    """Converts a source's timestamps into the elapsed time since the first frame. This time never goes back.
 
-    Timestamps may be missing, repeat or jump, for example because a camera's clock was set or a recording was spliced.
-    A recording may also have real pauses, for example if a camera records only motion.
+    A timestamp may be missing, may repeat the previous one, or may jump, for example because a camera's clock was set
+    or a recording was spliced. A recording may also have real pauses, for example if a camera records only motion.
 
     If a timestamp jumps or does not increase, its frame is placed one frame interval after the previous frame. The same
     applies to a missing timestamp in a recording. In a live source, a frame without a timestamp gets its arrival time.

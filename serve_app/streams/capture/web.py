@@ -114,8 +114,8 @@ class WebClient:
         if url.scheme != self._source.kind:
             kind = self._source.kind
             raise SourceError(
-                f"{self._source.name} leads to {url.scheme}://, but a source of {kind}:// may lead only to {kind}://; "
-                "name that URL as the source"
+                f"{self._source.name} leads to {url.scheme}://, but an {kind}:// source may lead only to {kind}:// "
+                "URLs; set source.uri to the URL that it leads to"
             )
         return url
 
@@ -225,7 +225,7 @@ class WebClient:
         except socket.gaierror:
             addresses = []
         except ServeAppError:
-            addresses = []  # treated like an unknown name, so as not to reveal which names exist
+            addresses = []  # the same error as for an unknown name, so that clients cannot find out which names exist
         if not addresses:
             raise SourceError(
                 f"{self._source.name} leads to another server, whose address is not allowed; add it to "

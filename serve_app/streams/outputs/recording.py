@@ -58,7 +58,7 @@ class Recorder:
         self._folder = folder
         self._on_clip = on_clip
         self._waiting: queue.Queue[_DetectedFrame | None] = queue.Queue(_MAX_WAITING)
-        self._due_s = 0.0  # the earliest capture time of the next frame, because of max_fps
+        self._due_s = 0.0  # because of max_fps, the next recorded frame must not be captured earlier than this
         self._dropped: Counter[str] = Counter()
         self._pre_roll: deque[tuple[float, bytes]] = deque()  # the capture times and JPEGs of frames before a clip
         self._open_clip: _OpenClip | None = None
@@ -255,7 +255,7 @@ class _OpenClip:
 
 
 def _draw_small(frame: _DetectedFrame) -> Pixels:
-    """Scale a frame down to the size of a clip, and draw its boxes. Both sides are even, as H.264 requires."""
+    """Scale a frame down to the size of a clip, and draw its boxes. Width and height are even, as H.264 requires."""
     height, width = frame.pixels.shape[:2]
     scale = min(1.0, _MAX_SIDE_PX / max(height, width))
     size = max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2)

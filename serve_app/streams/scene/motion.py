@@ -10,8 +10,9 @@ import numpy as np
 from serve_app.schemas.streams import Motion
 from serve_app.types import Pixels
 
-# A frame is sampled at 384 × 216 pixels, which is every fifth row and column of a 1080p frame. Each pixel of the
-# compared image is the mean of 16 samples, which divides the noise by 4. All sizes are (width, height).
+# A frame is sampled at 384 × 216 pixels, which is every fifth row and column of a 1080p frame. The gate compares
+# images of 96 × 54 pixels. Each of these pixels is the mean of 16 samples, which divides the noise by 4. All sizes are
+# (width, height).
 _SAMPLED_PX = (384, 216)
 _SMALL_PX = (96, 54)
 _CHANGED = 15  # in grey levels of 0 to 255; a pixel has changed if it differs by more
@@ -29,7 +30,7 @@ class MotionGate:
         """Return whether a frame is selected.
 
         A frame is selected if it is the first one, if it differs enough from the last selected frame, or if the last
-        selected frame is too long ago. ``at_s`` is the frame's time on a clock that is never set back.
+        selected frame is too old. ``at_s`` is the frame's time on a clock that is never set back.
         """
         small = _downscale(pixels)
         if (

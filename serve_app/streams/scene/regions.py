@@ -18,7 +18,7 @@ import numpy as np
 from serve_app.schemas.streams import Line, LineCount, LineCrossing, Regions, Zone, ZoneChange, ZoneCount
 from serve_app.types import Detections, Frame
 
-_GONE_AFTER_S = 2.0  # an object that is not seen for longer has left
+_GONE_AFTER_S = 2.0  # an object that has not been seen for longer than this has left
 _JITTER = 0.005  # a share of the frame's height; the box of a still object jitters by less
 
 _Point = tuple[float, float]  # x, y, as fractions of the frame's width and height
@@ -134,7 +134,7 @@ class _ZoneCounter:
     zone: Zone
     entered: int = 0
     left: int = 0
-    visits: dict[int, _Visit] = field(default_factory=dict)  # of the objects that are inside, by track id
+    visits: dict[int, _Visit] = field(default_factory=dict)  # the visits of the objects that are inside, by track id
 
     def count(self) -> ZoneCount:
         dwell_s = {track_id: round(visit.dwell_s, 3) for track_id, visit in self.visits.items()}
@@ -185,7 +185,7 @@ class _Side:
 
     is_right: bool
     point: _Point
-    seen_at_s: float  # when the object was last seen, even if it was too close to the line
+    seen_at_s: float  # when the object was last seen, even if its side could not be determined then
 
 
 @dataclass

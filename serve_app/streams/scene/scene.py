@@ -53,10 +53,10 @@ class Scene:
         return self._gate is not None and not self._gate.passes(pixels, frame.stream_time_s)
 
     def update_still(self, frame: Frame, pixels: Pixels) -> list[RegionEvent]:
-        """Count a frame that skips the model, and return the region events since the previous frame.
+        """Count the objects of a frame that skips the model, and return the region events since the previous frame.
 
-        The frame gets the detections of the last processed frame. Objects may leave their zones in a still frame,
-        because they were last seen too long ago.
+        The frame gets the detections of the last processed frame. An object leaves its zone even during such a frame,
+        if the object was last seen more than 2 s ago.
         """
         return self._count(frame, pixels.shape[1], pixels.shape[0])[1]
 

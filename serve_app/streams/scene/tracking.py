@@ -25,7 +25,7 @@ class Tracker:
     def __init__(self, fps: float, first_id: int = 1) -> None:
         """Prepare tracking at ``fps`` frames per second. Raise StartError if the library is not installed."""
         try:
-            # We import the library here, because it takes 76 MB and 1.7 s and most streams do not need it.
+            # We import the library here, because the import takes 76 MB and 1.7 s, and most streams do not need it.
             from trackers import ByteTrackTracker
         except ImportError as exc:
             raise StartError("tracking is not installed; run: pip install 'sightline[tracking]'") from exc
@@ -54,8 +54,9 @@ class Tracker:
     def update(self, detections: Detections, at_s: float | None = None) -> NDArray[np.int64]:
         """Return the track id of each detection, in the same order. It is -1 for an object that has no track yet.
 
-        Call this for frames without detections, too. ``at_s`` is the frame's capture time, from which the tracker knows
-        how far objects moved during dropped frames. If ``at_s`` is None or went back, one frame interval is assumed.
+        Call this for frames without detections, too. ``at_s`` is the frame's capture time. The tracker uses it to
+        predict how far objects moved during dropped frames. If ``at_s`` is None or earlier than in the last call, the
+        tracker assumes that one frame interval has passed.
         """
         import supervision
 

@@ -75,7 +75,7 @@ class JsonLinesOutlet:
                     rest = rest[file.write(rest) :]
             except OSError:
                 with suppress(OSError):
-                    file.truncate(size)  # the sink will send all lines again, so none may stay
+                    file.truncate(size)  # the sink will send all lines again, so the file must keep none of them
                 raise
 
     def _rotate(self, path: Path) -> None:

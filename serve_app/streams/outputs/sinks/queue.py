@@ -17,7 +17,7 @@ from serve_app.types import Event
 
 logger = logging.getLogger(__name__)
 
-_MAX_WAITING = 1000  # the number of events in the queue, without the batch in flight
+_MAX_WAITING = 1000  # the largest number of events in the queue; the batch in flight does not count
 _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 30.0
 
@@ -25,7 +25,7 @@ _MAX_RETRY_S = 30.0
 def retry_pauses_s() -> Iterator[float]:
     """Yield the pauses between retries, which double from 0.2 s to 30 s.
 
-    Each pause is shortened at random, because all sinks of one server would otherwise retry at the same moment.
+    Each pause is shortened at random. Otherwise, all sinks that send to the same server would retry at the same moment.
     """
     pause_s = _FIRST_RETRY_S
     while True:
@@ -46,7 +46,7 @@ class Sink:
         self._stream_id = stream_id
         self._events = frozenset(events)
         self._waiting: deque[Event] = deque()
-        self._batch: list[Event] = []  # in flight
+        self._batch: list[Event] = []  # the events in flight
         self._sent = 0
         self._dropped: Counter[str] = Counter()
         self._detail = ""

@@ -18,9 +18,9 @@ from serve_app.streams.outputs.sinks.outlet import TIMEOUT_S, DeliveryFailed, De
 from serve_app.types import Event
 
 _TOTAL_TIMEOUT_S = 3 * TIMEOUT_S  # for the whole request, because the response may arrive byte by byte
-_RETRIED_STATUSES = {408, 429}  # besides 5xx
+_RETRIED_STATUSES = {408, 429}  # in addition to all 5xx statuses
 _MAX_RESPONSE_BYTES = 65_536  # a connection can be reused only after the response was read
-_KEY_BYTES = range(24, 65)  # from the specification
+_KEY_BYTES = range(24, 65)  # the key sizes that the specification allows
 
 
 class WebhookOutlet:

@@ -104,8 +104,8 @@ def test_an_untrusted_certificate_is_refused_unless_verification_is_off(
     with pytest.raises(SourceUntrusted) as refusal:
         frames_of(f"https://me:hunter2@{server.address}/a.avi")
     assert refusal.value.detail == (
-        f"https://{server.address}/… has a certificate that is not trusted (self-signed certificate); add its "
-        "authority to the file SSL_CERT_FILE or set tls_verify to false"
+        f"https://{server.address}/… has a certificate that is not trusted (self-signed certificate); add the "
+        "certificate's authority to the file that SSL_CERT_FILE names, or set tls_verify to false"
     )
     assert server.asked == []  # no request means that no password was sent
     assert frames_of(f"https://me:hunter2@{server.address}/a.avi", tls_verify=False) == FRAMES
