@@ -33,7 +33,7 @@ MODEL = ModelInfo(
 
 
 class FakeBackend:
-    """A fake backend that finds one dog in every image. The dog's width in pixels is the image's number of bytes.
+    """A fake backend that finds one dog in every image. The dog's width in pixels is the image's size in bytes.
 
     The backend refuses the image ``b"bad"``, and never answers for the image ``b"slow"``.
     """

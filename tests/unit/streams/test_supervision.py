@@ -202,7 +202,7 @@ async def test_the_second_of_two_concurrent_deletions_finds_nothing(tmp_path: Pa
 async def test_a_change_that_waits_while_the_stream_is_replaced_applies_to_the_new_one(
     change: str, tmp_path: Path
 ) -> None:
-    """Test a former bug: a change that waited failed, because the stream did not seem to exist."""
+    """Test a former bug: the waiting change failed, because the stream did not seem to exist."""
     expected = {
         "pause": {"lot": spec_of(max_fps=5, paused=True)},
         "delete": {},
