@@ -134,8 +134,8 @@ class DetectOptions:
     """The thresholds for one image. Each image of a batch has its own thresholds."""
 
     confidence: float  # detections with a higher confidence are kept
-    # If the IoU of two boxes of one class is higher than ``iou``, the less confident box is removed. If the model is end
-    # to end, ``iou`` is not used.
+    # If the IoU of two boxes of one class is higher than ``iou``, the less confident box is removed. If the model is
+    # end to end, ``iou`` is not used.
     iou: float
     max_detections: int
     class_ids: tuple[int, ...] | None = None  # None means every class
