@@ -21,11 +21,14 @@ Traffic = Literal["interactive", "stream", "job"]  # the source of an image: a c
 Suppression = Literal["by_request", "not_needed", "in_file"]  # how duplicate boxes are removed
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # auto: the engine chooses
 
-DEFAULT_MODEL = "default"  # the model of requests that do not name a model
+DEFAULT_MODEL = "default"  # the model that is used if a request names no model
 
 
 class InputShape(NamedTuple):
-    """The height and width of a model's input. The array is ``(height_px, width_px, 3)``, uint8, BGR."""
+    """The height and width of a model's input.
+
+    The input is an array of shape ``(height_px, width_px, 3)`` and type uint8, with the colours in BGR order.
+    """
 
     height_px: int
     width_px: int
@@ -63,9 +66,10 @@ class Frame:
 
     frame_id: int  # counts from 0 when the stream starts and never goes back, even if a file loops
     captured_at_s: float  # wall clock, in seconds since the epoch
-    stream_time_s: float  # The stream's own clock, which never goes back. For a file, it follows the file's timestamps.
+    # The stream's own clock, which never goes back. If the source is a file, this clock follows the file's timestamps.
+    stream_time_s: float
     position: Position
-    pixels: Callable[[], Pixels]  # converts the frame on demand, so dropped frames are never converted
+    pixels: Callable[[], Pixels]  # converts the frame to an array on demand, so dropped frames are never converted
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,10 @@ def label_of(class_id: int, labels: Sequence[str]) -> str:
 class DetectOptions:
     """The thresholds for one image. Each image of a batch has its own thresholds."""
 
-    confidence: float  # detections above it are kept
-    iou: float  # of two boxes of the same class with a higher IoU, one is removed, unless the model is end to end
+    confidence: float  # detections with a higher confidence are kept
+    # If the IoU of two boxes of one class is higher than ``iou``, the less confident box is removed. If the model is
+    # end to end, ``iou`` is not used.
+    iou: float
     max_detections: int
     class_ids: tuple[int, ...] | None = None  # None means every class
 
@@ -251,11 +257,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class SlotRef:
-    """The location of a frame in shared memory. Processes exchange this instead of the frame's bytes."""
+    """The location of a frame in shared memory. Processes exchange this location instead of the frame's bytes."""
 
     pool: str  # the name of the pool's file
     offset: int  # bytes from the start of the file
-    # The frame's shape. A flag follows the frame in memory, and is 1 while the engine has the frame.
+    # The frame's shape. In memory, a flag follows the frame. The flag is 1 while the frame is in the engine.
     input_shape: InputShape
 
 
@@ -282,7 +288,7 @@ class DetectRequest:
     traffic: Traffic
     tenant: str  # an API key, a stream or a job; tenants of one kind of traffic share the engine fairly
     isolated: bool = False  # a Detector died with this frame in its engine, so run the frame alone
-    superseded: int = 0  # how many frames the stream has replaced by newer ones since its last request
+    superseded: int = 0  # the number of frames that newer frames have replaced since the stream's last request
 
 
 @dataclass(frozen=True)
@@ -322,8 +328,8 @@ class EventPage:
     """A page of a stream's events, the oldest first."""
 
     events: list[Event]
-    last_id: int | None  # if the page is empty, continue after this id; None means only new events
-    missed: int  # requested events that are no longer kept
+    last_id: int | None  # if the page is empty, the next page starts after this id; None means only new events
+    missed: int  # the number of requested events that are no longer kept
 
 
 @dataclass(frozen=True)

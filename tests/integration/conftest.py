@@ -65,7 +65,7 @@ def client_for(url: str) -> Client:
 def start_stream(
     url: str, source: Path | str, *, loop: bool = False, stream_id: str = "lot", **fields: Any
 ) -> StreamStatus:
-    """Start a stream in the application at ``url``, and return its status."""
+    """Start a stream in the application at ``url``, and return the stream's status."""
     spec = {"id": stream_id, "source": {"uri": str(source), "loop": loop}} | fields
     with client_for(url) as client:
         return client.streams.create(spec)
@@ -142,7 +142,7 @@ class Service:
         return httpx.Client(base_url=self.url, timeout=LONG_TIMEOUT_S)
 
     def deploy(self, args: dict[str, Any] | None = None) -> None:
-        """Deploy the application with ``args``, or with its own settings by default, and wait until it is ready."""
+        """Deploy the application with ``args`` or, by default, ``self.args``. Wait until the application is ready."""
         serve.run(build_app(args or self.args), name=APPLICATION, route_prefix="/")
         eventually(lambda: is_ready(self.url), what="readiness")
 

@@ -189,7 +189,7 @@ async def test_the_frames_of_a_web_camera_have_no_made_up_timestamps(pictures: P
         finally:
             server.shutdown()
     assert watched.shown()[:CAMERA_FRAMES] == list(range(CAMERA_FRAMES))
-    # If a stream has no timestamps, FFmpeg invents timestamps for 25 fps. The capture must not use them.
+    # If a stream has no timestamps, FFmpeg invents timestamps for 25 fps. The capture must not use invented timestamps.
     assert {frame.position.timestamp_s for frame in watched.frames} == {None}
     assert watched.progress.source_fps is None
 

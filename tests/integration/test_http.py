@@ -94,7 +94,8 @@ def test_no_answer_belongs_to_another_image_or_other_thresholds(service: Service
         for _ in range(1000 // 64 + 1):
             drawn = squares.random_squares(rng, int(rng.integers(0, 12)))
             scale = int(rng.integers(1, 4))
-            # Brightness has 8 bits. A threshold between two possible confidences makes rounding irrelevant.
+            # Brightness has 8 bits, so only some confidences are possible. The threshold lies halfway between two of
+            # these confidences, so rounding cannot change the result.
             confidence = 8 * (int(rng.integers(230, 255)) + 0.5) / 255 - 7
             labels = tuple(str(label) for label in rng.choice(LABELS, int(rng.integers(1, 4)), replace=False))
             data = await asyncio.to_thread(squares.encode, squares.picture(drawn, scale))
@@ -188,7 +189,8 @@ def test_metrics_count_images_classes_batches_and_stages(service: Service) -> No
         client.post("/detect", content=GOOD)
         client.post("/detect", content=b"nothing")
         refused = client.post("/detect", content=png_of(20_000, 10_000)).json()
-    assert refused["limit"] == "limits.max_megapixels"  # two processes passed on the name of the limit
+    # The Preprocessor sent the name of the limit to the Ingress, and the Ingress sent this name to the client.
+    assert refused["limit"] == "limits.max_megapixels"
     (node,) = ray.nodes()
     url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     wanted = {

@@ -1,4 +1,4 @@
-"""A test that no answer under mixed load belongs to another image, frame or client.
+"""Test under mixed load that each answer belongs to the right image, frame and client.
 
 Each image and frame shows its own number in a QR code.
 """
@@ -80,9 +80,9 @@ def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
         results.extend(await asyncio.to_thread(stream_results, codes_url, results_each, name))
 
     async def post(client: AsyncClient, mine: range, streams: asyncio.Future[list[None]]) -> None:
-        """Send a client's images one at a time, then all in one request, then one for annotation.
+        """Send a client's images one at a time, then all images in one request. Then request an annotated image.
 
-        Repeat this while the streams run.
+        Repeat these requests while the streams run.
         """
         while not (streams.done() and mine[-1] in drawn):
             for number in mine:

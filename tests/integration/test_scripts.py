@@ -94,7 +94,7 @@ def test_a_replica_that_cannot_start_ends_the_service_with_one_sentence(tmp_path
 def test_the_service_answers_and_streams_and_leaves_nothing_running(running: Running, tmp_path: Path) -> None:
     picture = squares.encode(squares.picture([Square("red", 3, 4), Square("blue", 20, 4, 240)]))
     (found,) = httpx.post(f"{running.url}/detect", files={"file": picture}, timeout=LONG_TIMEOUT_S).json()["detections"]
-    assert found["label"] == "red"  # the blue square is below SERVE_APP_CONFIDENCE
+    assert found["label"] == "red"  # the blue square's confidence is below the threshold
     large = squares.encode(
         squares.picture([Square("green", 9, 9)], scale=8), ".bmp"
     )  # 19 MB, above gRPC's default limit
@@ -190,7 +190,7 @@ def test_the_service_can_be_stopped_while_it_waits_for_a_ray_that_does_not_respo
 
 
 def test_the_service_can_be_stopped_while_ray_has_its_own_signal_handlers(starting: Running, tmp_path: Path) -> None:
-    """At this moment, Ray's own handler would turn SIGTERM into SIGABRT."""
+    """In the process that has just started Ray, Ray's own handler would turn SIGTERM into SIGABRT."""
     eventually(lambda: "Started a local Ray instance" in (tmp_path / "log").read_text(), what="Ray")
     family = psutil.Process(starting.process.pid).children(recursive=True)
     starting.process.terminate()

@@ -154,7 +154,7 @@ def test_detectors_follow_the_load(service: Service, chaos: bool) -> None:
 
 @pytest.mark.usefixtures("only_with_chaos")
 def test_detectors_follow_the_demand_of_streams(service: Service, tmp_path: Path) -> None:
-    """Run six streams of 2.5 fps, which is 1.5 times the capacity of one Detector."""
+    """Run six streams of 2.5 fps each. The total of 15 fps is 1.5 times the capacity of one Detector."""
     plan = Plan(low=1, high=6, least=1, most=2, low_s=2, hold_s=60, downscale_delay_s=10)
     video = save_video(tmp_path / "slow.avi", frames=60, fps=2.5)
     with (

@@ -95,8 +95,9 @@ def test_an_exported_file_gives_the_boxes_of_ultralytics(
 def test_auto_uses_bf16_only_if_it_finds_the_same_objects(tmp_path: Path, squares_model: Path) -> None:
     """Check the precision that ``auto`` chooses.
 
-    With bf16, the embedded model finds different objects in images of codes. In an empty image it finds no objects, so
-    the precisions cannot be compared. The squares model finds the same objects with bf16 as with fp32.
+    With bf16, the embedded model finds different objects in images of codes. In an empty image, the embedded model
+    finds no objects, so bf16 and fp32 cannot be compared. The squares model finds the same objects with bf16 as with
+    fp32.
     """
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("needs a CPU with support for bf16")

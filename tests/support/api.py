@@ -59,7 +59,10 @@ def client_of(api: FastAPI, host: str = "localhost") -> httpx.AsyncClient:
 
 
 def is_error(response: httpx.Response, status_code: int, code: str, limit: str = "") -> bool:
-    """Return whether the response is exactly this error, and names this limit in its body and its detail."""
+    """Return whether the response is exactly this error.
+
+    If ``limit`` is given, the body's ``limit`` must have this value, and ``detail`` must begin with this value.
+    """
     body = response.json()
     expected = {"code": code, "detail": body.get("detail"), "request_id": body.get("request_id")}
     if limit:

@@ -12,7 +12,10 @@ from tests.support.clock import Clock
 
 
 class GatedEngine:
-    """An engine that records its batches and doubles numbers. Each release of ``gate`` lets one batch finish."""
+    """An engine that records its batches and multiplies each number by two.
+
+    Each release of ``gate`` lets one batch finish.
+    """
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []

@@ -33,7 +33,7 @@ MODEL = ModelInfo(
 
 
 class FakeBackend:
-    """A fake backend that finds one dog in every image. The dog is as many pixels wide as the image has bytes.
+    """A fake backend that finds one dog in every image. The dog's width in pixels is the image's size in bytes.
 
     The backend refuses the image ``b"bad"``, and never answers for the image ``b"slow"``.
     """
@@ -48,7 +48,7 @@ class FakeBackend:
 
     def admit(self, tenant: str, model: str) -> None:
         if self.is_full:
-            raise Overloaded("preprocessor.slots: it is full", limit="preprocessor.slots")
+            raise Overloaded("preprocessor.slots: all slots are in use", limit="preprocessor.slots")
 
     async def ready(self) -> DetectorState:
         if self.failure:

@@ -8,7 +8,7 @@ import zlib
 
 
 def png_of(width: int, height: int) -> bytes:
-    """Return the start of a PNG whose header has this size. The PNG contains no pixels."""
+    """Return the start of a PNG whose header declares an image of this size. The PNG contains no pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     checksum = struct.pack(">I", zlib.crc32(header))
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + checksum + struct.pack(">I", 8192) + b"IDAT"

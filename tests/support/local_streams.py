@@ -50,7 +50,7 @@ class FakeDetector:
         self.seen: list[int] = []
         self.superseded = 0
         self.asked: Callable[[], object] = lambda: None
-        self.info = MODEL  # the current model; ``known`` is the model at the last ``connect``
+        self.info = MODEL  # the current model; ``known`` is the model that ``connect`` returned last
         self.known: ModelInfo | None = None
 
     async def connect(self) -> ModelInfo:

@@ -24,7 +24,10 @@ class Recorded:
         self.recorder = Recorder(Recording(**{"max_fps": 30} | fields), folder, on_clip=self.clips.append)
 
     def show(self, at_s: float, *labels: str, pixels: np.ndarray = GREY) -> None:
-        """Record a frame with these objects, ``at_s`` after the start. Wait until the recorder has taken the frame."""
+        """Record a frame with these objects, and wait until the recorder has taken the frame.
+
+        ``at_s`` is the frame's time in seconds, counted from ``STARTED_AT_S``.
+        """
         n = len(labels)
         boxes = np.tile(np.array([[10, 20, 40, 40]], np.float32), (n, 1))
         found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32), labels)

@@ -77,7 +77,7 @@ def source_files() -> tuple[Path, ...]:
 
 
 def texts_of(path: Path) -> list[Text]:
-    """Return the texts of one file. Raise SyntaxError if it is a Python file that cannot be parsed."""
+    """Return the texts of one file. Raise SyntaxError if a Python file cannot be parsed."""
     source = path.read_text()
     file = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
     if path.suffix == ".md":
@@ -135,7 +135,7 @@ def _message_arguments(node: ast.AST) -> Iterator[ast.expr]:
         name = _name(node.func)
         owner = _name(node.func.value) if isinstance(node.func, ast.Attribute) else ""
         is_log = name in _LOG_METHODS and owner in _LOGGERS
-        is_problem = name == "append" and owner == "problems"  # a trial or the soak test reports a problem
+        is_problem = name == "append" and owner == "problems"  # trials and the soak test report problems in this way
         if is_log or is_problem or name in _MESSAGE_FUNCTIONS or name in error_classes():
             yield from node.args
 
@@ -211,7 +211,10 @@ def _blocks(file: str, source: str, comments: Iterator[tuple[int, int, str]]) ->
 
 
 def _code_beside(lines: list[str], line: int, column: int) -> str:
-    """Return the code beside a comment. If this is a closing bracket, return the first line of its statement."""
+    """Return the code beside a comment.
+
+    If the code is only a closing bracket, return the first line of the statement that ends there.
+    """
     code = lines[line - 1][:column].strip()
     if re.fullmatch(r"[)\]},]+", code):
         indent = lines[line - 1].index(code[0])

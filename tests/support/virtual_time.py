@@ -18,8 +18,8 @@ BACKEND = ("asyncio", {"loop_factory": lambda: ThreadlessLoop()})  # a value for
 class ThreadlessLoop(VirtualLoop):
     """A virtual loop that runs functions itself instead of in threads.
 
-    The virtual time would jump while the loop waits for a thread. Like a thread, the loop finishes a function even if
-    the caller is cancelled.
+    If functions ran in threads, the virtual time would jump while the loop waited for a thread. Like a thread, the loop
+    finishes a function even if the caller is cancelled.
     """
 
     def run_in_executor(

@@ -13,8 +13,8 @@ from tests.support.paths import ROOT
 from tests.support.texts import Text, all_texts, texts_of
 
 # Words and phrases to which the first version of this project gave a private sense. Each is a regular expression that
-# matches whole words and ignores case. It also applies to names, which are split into words at underscores and capital
-# letters. The comment beside each says what to write instead.
+# matches whole words and ignores case. The expressions also apply to names, which are split into words at underscores
+# and capital letters. The comment beside each expression says what to write instead.
 PRIVATE_WORDS = (
     "anew",  # use: again
     "under way",  # use: in flight, running

@@ -19,7 +19,7 @@ FILE = re.compile(r"(?<![\w.-])(?:serve_app|scripts|configs|tests)/[\w./-]*\w")
 
 
 def texts() -> dict[str, str]:
-    """Return the content of each file that may contain such names, by path.
+    """Return the contents of all files that may name modules, functions or files. The keys are the paths.
 
     Import statements are removed, because Python checks them.
     """
@@ -27,7 +27,8 @@ def texts() -> dict[str, str]:
     folders = (path for name in ("serve_app", "scripts", "configs") for path in (ROOT / name).rglob("*"))
     for path in (*(ROOT / name for name in TOP), *folders):
         if path.is_file() and path.suffix != ".pyc":
-            text = path.read_text(errors="ignore")  # binary files are read too, but contain no such names
+            # This also reads binary files, but binary files contain no names of modules, functions or files.
+            text = path.read_text(errors="ignore")
             if path.suffix == ".py":
                 text = re.sub(r"^\s*(?:from|import) .*", "", text, flags=re.MULTILINE)
             # In a regular expression the dots of a name are escaped. In a format string a placeholder may replace a

@@ -65,7 +65,7 @@ async def nothing_left(anyio_backend: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def opened(**spec: Any) -> AsyncIterator[Sink]:
-    """Open a sink for the stream ``lot``, and close it at the end."""
+    """Open a sink for the stream ``lot``, and close the sink at the end."""
     sink = new_sink(Path("/nowhere"), HERE, **spec)
     try:
         yield sink

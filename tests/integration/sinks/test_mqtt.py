@@ -58,7 +58,8 @@ async def test_events_queued_while_the_broker_was_down_arrive_when_it_is_back(
 ) -> None:
     server = broker()
     received: list[tuple[str, int]] = []
-    # The broker drops messages without a subscriber, so the relay is connected only after the subscriber is back.
+    # The broker drops messages that have no subscriber. So the relay between the sink and the broker is connected
+    # only after the subscriber is back.
     with Relay(server.port) as cable:
         async with opened(type="mqtt", url=f"mqtt://127.0.0.1:{cable.port}") as sink:
             for times in range(3):

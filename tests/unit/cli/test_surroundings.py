@@ -33,7 +33,7 @@ def no_folders_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_services_on_one_machine_use_different_ports_for_serves_own_proxy() -> None:
-    """Serve's proxies set SO_REUSEPORT. On a shared port, each proxy would also get requests for the other."""
+    """Serve's proxies set SO_REUSEPORT. On a shared port, each proxy would also get the other service's requests."""
     with reserve_port(free_port()) as one, reserve_port(one) as other:
         assert other != one
         for port in (one, other):
@@ -106,7 +106,7 @@ def test_tmpdir_is_short_enough_for_pythons_own_sockets(public_folder: Path, len
 
 
 def test_a_long_tmpdir_that_is_still_to_be_made_is_shortened_too(public_folder: Path) -> None:
-    """Ray makes it."""
+    """Ray would create this folder, so a folder that does not exist yet needs a short path, too."""
     done = in_a_process("s.shorten_tmpdir('/tmp', print)", TMPDIR=str(public_folder / ("t" * 200)))
     assert "TMPDIR is too long" in done.stdout
 

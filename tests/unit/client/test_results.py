@@ -1,4 +1,4 @@
-"""Test the results, which have the server's JSON fields and arrays."""
+"""Test the client's result objects, which contain the server's JSON fields and convert them to arrays."""
 
 from __future__ import annotations
 

@@ -85,7 +85,10 @@ def test_only_clusters_and_containers_leave_loopback() -> None:
 
 
 def test_no_config_overrides_max_ongoing_requests(config: dict[str, Any]) -> None:
-    """The application derives this value from the slots and the queue. A value in a config could contradict them."""
+    """The application derives this value from other settings: the number of slots and the size of the queue.
+
+    A value in a config could contradict these settings.
+    """
     for application in config["applications"]:
         for deployment in application["deployments"]:
             assert "max_ongoing_requests" not in deployment

@@ -197,7 +197,7 @@ def test_without_replicas_the_404_of_serves_proxy_becomes_503(api: HAProxyApi, r
 
 
 def test_while_no_application_is_deployed_clients_get_503(api: HAProxyApi) -> None:
-    """This is the case before the first application is deployed, and while the last one is being deleted."""
+    """HAProxy has no application before the first deployment, and while the last application is being deleted."""
     backends = api.backend_configs
     api.set_backend_configs({})
 

@@ -155,7 +155,7 @@ def test_a_still_that_is_larger_than_its_header_says_is_refused() -> None:
 
 
 def repeated(still: Part, times: int) -> bytes:
-    """Return a grid whose tiles all share one kilobyte of data, so that a decoder reads it many times."""
+    """Return a grid whose tiles all share one kilobyte of data, so that a decoder reads this data many times."""
     parts = grid([still], 1, 64, 64)
     head = bytes((0, 0, 0, times - 1)) + struct.pack(">HH", 64 * times, 64)
     parts[-1] = Part(b"grid", head, (size_of(64 * times, 64),), (1,) * times)

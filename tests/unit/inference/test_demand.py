@@ -51,7 +51,10 @@ async def test_the_demand_on_an_engine_that_became_faster_is_at_most_its_working
 async def test_superseded_frames_count_only_as_far_as_the_engine_could_have_processed_them(
     superseded: int, counted: int
 ) -> None:
-    """While a frame waits for two batches, it supersedes up to five others, of which the engine could process two."""
+    """The frame supersedes up to five older frames, and waits for two batches.
+
+    During this wait, the engine could have processed two of the superseded frames.
+    """
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 1)
     async with batching(engine, max_batch_size=1, items_per_s=1, clock=clock) as batcher:
@@ -79,7 +82,7 @@ async def test_items_that_fit_into_the_next_batches_are_no_backlog() -> None:
 
 
 async def test_the_demand_on_an_engine_that_never_pauses_is_1_for_any_concurrency() -> None:
-    """Two batches at once take twice as long as one, so the throughput stays at half an image per second."""
+    """Two batches at once take twice as long as a single batch, so the throughput stays at half an image per second."""
     clock = Clock()
     gate, begun = asyncio.Semaphore(0), asyncio.Semaphore(0)
 
@@ -115,7 +118,7 @@ async def test_the_time_of_failed_batches_counts_as_demand() -> None:
 
 
 async def test_the_throughput_of_an_engine_is_measured_at_full_load() -> None:
-    """The engine was assumed to process 100 images per second, but processes 40."""
+    """The batcher first assumes 100 images per second, but the engine processes 40."""
     clock = Clock()
     engine = TimedEngine(clock, lambda size: 0.2)
     async with batching(engine, max_batch_size=8, max_queue_size=400, items_per_s=100, clock=clock) as batcher:

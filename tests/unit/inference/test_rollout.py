@@ -123,7 +123,7 @@ async def test_the_newest_change_wins_over_one_that_is_still_loading(rollout: Ro
 
 
 async def test_the_same_user_config_again_is_no_change(rollout: Rollout, loader: Loader) -> None:
-    """Serve repeats the user_config when a replica gets another rank."""
+    """Serve sends the same ``user_config`` again when it changes the rank of a replica."""
     await change(rollout, {"detect": {"confidence": 0.3}})
     await rollout.configure({"detect": {"confidence": 0.3}})
     assert not rollout.state().is_changing
@@ -146,7 +146,7 @@ async def test_a_replica_that_cannot_load_its_first_model_does_not_start(loader:
 async def test_an_unexpected_error_in_a_change_is_logged_and_not_shown(
     rollout: Rollout, loader: Loader, is_new: bool
 ) -> None:
-    """A new replica (``is_new``) starts with the change in its ``user_config``."""
+    """If ``is_new`` is true, the change is in the first ``user_config`` of a new replica."""
     version = "" if is_new else (await change(rollout, None)).model.version
     loader.broken[96] = RuntimeError("CUDA out of memory at 0x7f")
     state = await change(rollout, of_size(96))

@@ -139,7 +139,7 @@ def test_a_reader_keeps_its_mapping_when_the_owner_is_killed(tmp_path: Path, own
 
 def test_a_reader_drops_pools_that_are_gone(tmp_path: Path) -> None:
     # A reference cycle, such as that of an exception and its traceback, may keep a pool of an earlier test alive. We
-    # collect such a pool now. Otherwise, it could close its descriptors while this test compares them.
+    # collect such a pool now. Otherwise, the old pool could close its descriptors during the comparison below.
     gc.collect()
     reader = SlotReader(tmp_path)
     descriptors = set(os.listdir("/proc/self/fd"))
@@ -176,7 +176,7 @@ def test_a_run_folder_is_removed_only_when_its_owner_is_dead(tmp_path: Path) -> 
     left = tmp_path / "sightline-of-a-dead-process"
     left.mkdir()
     (left / "file").touch()
-    assert sweep(tmp_path) == 0  # the owner of a new folder may still be about to lock it
+    assert sweep(tmp_path) == 0  # the owner of a new folder may not have locked the folder yet
     os.utime(left, (0, 0))
     assert sweep(tmp_path) == 1
     assert not left.exists()

@@ -64,7 +64,10 @@ def test_a_cache_that_is_not_writable_is_refused_in_one_sentence(tmp_path: Path,
 
 
 def test_the_next_process_waits_for_the_export_of_a_killed_one(tmp_path: Path) -> None:
-    """The export of a killed process finishes. The next process uses the exported file, and does not export again."""
+    """If a process is killed during an export, the export still finishes.
+
+    The next process uses the exported file, and does not export again.
+    """
     YOLO("yolov8n.yaml").save(tmp_path / "untrained.pt")
     args = trusted(tmp_path / "untrained.pt") | {"image_size_px": 64, "cache_dir": str(tmp_path / "cache")}
     program = (

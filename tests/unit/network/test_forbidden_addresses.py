@@ -1,4 +1,4 @@
-"""No spelling, redirect or name in a client's url leads to an address that is not public."""
+"""Clients' urls reach only public addresses, even with unusual spellings, redirects or host names."""
 
 from __future__ import annotations
 

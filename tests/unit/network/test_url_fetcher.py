@@ -91,7 +91,7 @@ async def test_a_picture_is_limited_while_it_is_read(head: str, server: WebServe
 
 
 async def test_a_picture_sent_byte_by_byte_is_refused(server: WebServer) -> None:
-    """Reading a chunk of one byte costs as much as reading a large one."""
+    """Reading a chunk of one byte costs as much as reading a large chunk."""
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     server.answers |= {
         "/bytes": chunked + 1000 * b"1\r\nx\r\n" + b"0\r\n\r\n",

@@ -68,7 +68,7 @@ def test_a_service_that_recovers_admits_more_again() -> None:
     service = Service(slots=64)
     service.send(128)
     service.complete(64, per_s=20)
-    for _ in range(3000):  # there are always as many requests in flight as slots
+    for _ in range(3000):  # about 64 requests stay in flight, one for each slot
         service.complete(1, per_s=400)
         service.send(1)
     assert len(service.in_flight) + service.send(1000) > 700

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 def after(*failures: Exception) -> Callable[[float], Awaitable[str]]:
-    """Return an attempt that fails with these errors, and then answers."""
+    """Return a function that raises these errors, one per call, and then returns an answer."""
     left = list(failures)
 
     async def attempt(left_s: float) -> str:
@@ -60,7 +60,7 @@ async def test_deaths_without_answers_end_the_retries() -> None:
     retries = Retries(in_flight=2)
     with pytest.raises(Unavailable, match="faster than they answer"):
         await retries.run(after(*(ReplicaDied("died") for _ in range(9))), 60)
-    with pytest.raises(Unavailable):  # the budget is still used up for the next call
+    with pytest.raises(Unavailable):  # the first call has used up the budget of retries
         await retries.run(after(ReplicaDied("died")), 60)
     for _ in range(5):
         await retries.run(after(), 60)

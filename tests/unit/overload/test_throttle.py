@@ -19,9 +19,9 @@ class Service:
         self.throttle = Throttle(lambda: self.now_s, rng.random)
 
     def serve(self, *, capacity_per_s: int, offered_per_s: int, duration_s: int) -> tuple[float, float]:
-        """Offer requests for ``duration_s``. Return how many per second the service accepted and refused.
+        """Offer requests for ``duration_s``. Return the service's rates of accepted and refused requests, per second.
 
-        Only the second half of this time is measured, because the throttle adapts in the first half. Refusals by
+        Only the second half of ``duration_s`` is measured, because the throttle adapts in the first half. Refusals by
         the throttle are not included.
         """
         accepted = refused = 0
@@ -54,7 +54,7 @@ def test_at_five_times_its_capacity_a_service_stays_busy_and_refuses_little_itse
 def test_everything_is_admitted_again_after_an_overload() -> None:
     service = Service()
     service.serve(capacity_per_s=100, offered_per_s=500, duration_s=20)
-    assert service.serve(capacity_per_s=100, offered_per_s=80, duration_s=10) == (80, 0)  # 5 s later
+    assert service.serve(capacity_per_s=100, offered_per_s=80, duration_s=10) == (80, 0)  # from 5 s after the overload
 
 
 def test_a_service_that_accepts_nothing_still_gets_some_requests() -> None:

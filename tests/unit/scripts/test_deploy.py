@@ -1,4 +1,4 @@
-"""Tests of scripts/deploy.py with a fake dashboard and a fake application. Each test sets the answers of both."""
+"""Tests of scripts/deploy.py with a fake dashboard and a fake application. Each test sets the answers of both fakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the field trial's verdicts, and of the tools that its cases of machines use."""
+"""Tests of the field trial: its verdicts, table, selection of cases, log file and limit of open files."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def anyio_backend() -> Any:
 
 
 def life_of(*lives_s: float) -> Any:
-    """Return a function that makes the first workers die after the given times. Later workers live."""
+    """Return a function that makes the first workers die after the given times. Later workers do not die."""
     remaining = list(lives_s)
 
     def prepare(worker: FakeWorker) -> None:
@@ -44,7 +44,7 @@ def pauses_s(workers: FakeWorkers, *lives_s: float) -> list[float]:
 
 
 async def shown(supervision: Supervision) -> StreamStatus:
-    """Return the status of the only stream. Get it from the list of all streams."""
+    """Return the status of the only stream from the list of all streams."""
     (status,) = await supervision.all()
     return status
 
@@ -128,7 +128,7 @@ async def test_an_unreachable_worker_is_joined_again_when_it_can_be_reached(tmp_
         status = await shown(supervision)
         assert (status.state, status.restarts, len(workers.started)) == ("running", 0, 1)
         assert workers.killed == []
-        workers.last.die()  # the supervision notices this only if it waits for the worker again
+        workers.last.die()  # the supervision must wait for this worker again to notice the death
         await asyncio.sleep(1)
         assert len(workers.started) == 2
 

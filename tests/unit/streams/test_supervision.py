@@ -99,7 +99,7 @@ async def test_a_full_registry_refuses_until_a_stream_is_deleted(tmp_path: Path)
 
 
 async def test_streams_are_admitted_one_at_a_time(tmp_path: Path) -> None:
-    """Admit concurrent requests in sequence. Otherwise they would all use the same free capacity."""
+    """Admit concurrent requests in sequence. Otherwise, all of the requests would get the same free capacity."""
     detectors = FakeDetectors(capacity_fps=20, replicas=2)
     detectors.answer_after_s = 0.5
     async with supervising(tmp_path, detectors=detectors) as supervision:
@@ -202,7 +202,7 @@ async def test_the_second_of_two_concurrent_deletions_finds_nothing(tmp_path: Pa
 async def test_a_change_that_waits_while_the_stream_is_replaced_applies_to_the_new_one(
     change: str, tmp_path: Path
 ) -> None:
-    """Test a former bug: such a change failed, because the stream did not seem to exist."""
+    """Test a former bug: the waiting change failed, because the stream did not seem to exist."""
     expected = {
         "pause": {"lot": spec_of(max_fps=5, paused=True)},
         "delete": {},

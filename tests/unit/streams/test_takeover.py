@@ -38,7 +38,8 @@ async def test_the_next_supervisor_takes_over_running_workers_and_kills_strays(t
         await asyncio.sleep(1)
     assert workers.alive.keys() == {"a:0", "b:0", "c:0"}
     store = StreamStore(tmp_path)
-    # The first supervisor died after it paused b and deleted c, and while it moved a. It did not end their workers.
+    # Simulate a first supervisor that died while it moved stream a. Earlier, this supervisor had paused stream b and
+    # deleted stream c. The workers of all three streams are still running.
     store.put(Record(spec=spec_of("b", paused=True)))
     store.delete("c")
     start_stray(workers, Record(spec=spec_of("a"), moves=1))

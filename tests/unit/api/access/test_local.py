@@ -67,7 +67,7 @@ async def test_without_keys_pages_of_other_sites_can_change_nothing(
 async def test_without_keys_pages_of_other_sites_can_embed_nothing(
     unkeyed: httpx.AsyncClient, site: str, status_code: int
 ) -> None:
-    """A browser sends no ``Origin`` with a GET without CORS, such as the request of an ``<img>``."""
+    """If a GET request does not use CORS, as for an ``<img>``, the browser sends no ``Origin`` header."""
     for path in ("/streams", "/health", "/docs"):
         assert (await unkeyed.get(path, headers={"Sec-Fetch-Site": site})).status_code == status_code
 

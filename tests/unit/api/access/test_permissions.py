@@ -43,7 +43,7 @@ def test_the_table_has_every_route_of_the_application() -> None:
 
 
 def test_only_these_routes_are_open() -> None:
-    """Every open route must be listed here, so that nobody opens a route by mistake."""
+    """Every route that needs no key must be listed here, so that no route becomes public by mistake."""
     assert {route.path for route in TABLE.routes if route.permission is None} == {
         *("/health", "/livez", "/readyz"),
         *("/openapi.json", "/docs", "/docs/", "/docs/start.js", "/docs/{name}"),
@@ -73,7 +73,10 @@ class Callers:
 
 @pytest.mark.parametrize("path", HTTP)
 async def test_a_route_admits_only_keys_that_have_its_permission(keys: Keys, path: str) -> None:
-    """All methods are tried, even if the route lacks them, because the server checks the key before it responds 405."""
+    """Send requests with all methods.
+
+    Include methods that the route lacks, because the server checks the key before it responds 405.
+    """
     metrics, callers = FakeMetrics(), Callers(keys)
     async with client_of(build(keys=keys, metrics=metrics)) as client:
         for method in METHODS:

@@ -116,7 +116,7 @@ async def test_stopping_ends_a_capture_that_waits(video: Path) -> None:
         left = await all_of(capture)
     assert len(left) <= 1
     assert progress.captured - 1 - len(left) in {0, 1}  # one frame may have been read but not taken
-    assert progress.dropped == {}  # that frame is not dropped, because it is read again later
+    assert progress.dropped == {}  # a frame that was not taken does not count as dropped; it is read again later
 
 
 async def test_a_folder_is_a_stream_of_its_images_and_a_corrupt_one_is_reported(tmp_path: Path) -> None:

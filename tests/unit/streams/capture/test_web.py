@@ -165,7 +165,7 @@ def relay(connection: socket.socket, port: int) -> None:
 
 @pytest.fixture
 def proxy_for_every_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use the proxy for every host. Without this, the loopback addresses of these tests would bypass it."""
+    """Use the proxy for every host. By default, requests to this machine would bypass the proxy."""
     monkeypatch.setattr(proxies, "proxy_bypass", lambda host, proxies: False)
 
 

@@ -235,8 +235,8 @@ def test_an_object_that_goes_around_the_lines_end_has_not_crossed_it() -> None:
 
 def test_a_fast_object_is_counted_if_its_path_crosses_the_line() -> None:
     counter = lines(GATE)
-    assert walk(counter, (0.1, 0.1), (0.9, 0.95)) != []  # neither of its positions is near the line
-    assert walk(counter, (0.1, 0.5), (0.9, 0.62), track_id=2) == []  # its path crosses beyond the end of the line
+    assert walk(counter, (0.1, 0.1), (0.9, 0.95)) != []  # both positions of the object are far from the line
+    assert walk(counter, (0.1, 0.5), (0.9, 0.62), track_id=2) == []  # the object passes beyond the end of the line
 
 
 def test_a_crossing_while_hidden_for_less_than_two_seconds_is_counted() -> None:

@@ -35,6 +35,9 @@ def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def lists(secret: Path, media: Path) -> None:
-    """Copy the secret video to the path that some hostile playlists name. A careless reader would play it."""
+    """Copy the secret video to the path that some hostile playlists name.
+
+    A player that follows such a playlist would play the copy.
+    """
     shutil.copy(secret, f"{secret}.m3u8")
     assert frames_of(secret, secret.parent) == FRAMES

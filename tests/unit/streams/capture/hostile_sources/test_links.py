@@ -48,7 +48,7 @@ def test_a_link_that_replaces_a_file_later_is_not_followed(swapped: str, secret:
 
 
 def test_links_that_change_constantly_never_lead_out_of_the_folder(secret: Path, media: Path) -> None:
-    """Tell the videos apart by the size of their frames."""
+    """The allowed video and the secret video have frames of different sizes."""
     path, mine = save(media / "a.ts", "mpeg2video", 96), media / "mine.ts"
     source = parse_source(str(path), (media,))
     shutil.copy(path, mine)

@@ -83,7 +83,7 @@ def test_a_servers_redirect_cannot_lead_to_files_or_other_protocols(
 
 
 class RtspServer:
-    """A camera that sends the test's SDP description. It hangs up when the client asks it to play."""
+    """A camera that sends the test's SDP description. The camera closes the connection after a PLAY request."""
 
     def __init__(self, description: bytes, redirect: bytes) -> None:
         self._description, self._redirect = description, redirect

@@ -104,7 +104,10 @@ async def test_the_sink_retries_until_a_full_disk_has_space(tmp_path: Path) -> N
 
 @pytest.fixture
 def file_size_limit() -> Iterator[Callable[[int], None]]:
-    """Yield a function that limits, until the test ends, how large the files that this process writes can become."""
+    """Yield a function that limits the size of each file that this process writes.
+
+    The limit is removed at the end of the test.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
