@@ -9,12 +9,12 @@ scripts/bench.py --engine sleep --detectors 1 2 4 --no-peers         measure sca
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 from scripts.benchmark import report
 from scripts.benchmark.contenders import peers, sightline
+from scripts.benchmark.options import image_benchmark_parser
 from scripts.benchmark.pictures import save_photographs
 from scripts.benchmark.rounds import measure
 from scripts.benchmark.weights import openvino_folder
@@ -26,23 +26,10 @@ FOLDER = ROOT / "build/bench"
 def main() -> None:
     """Run the benchmark, save the results, and show them."""
     stop_on_signals()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "-m", "--model", default="codes", help="value of the setting model.weights (default: %(default)s)"
-    )
-    parser.add_argument("--engine", default="auto", help="value of the setting model.engine (default: %(default)s)")
+    parser = image_benchmark_parser(__doc__, interval_ms=10_000)
     parser.add_argument("--concurrency-range", default="1:16:4x", metavar="START:END:STEP",
                         help="numbers of clients; STEP may be a factor, such as 4x (default: %(default)s)")  # fmt: skip
-    parser.add_argument(
-        "--measurement-interval", type=float, default=10_000, metavar="MS", help="duration of each measurement"
-    )
     parser.add_argument("--rounds", type=int, default=2, help="number of rounds, each of which measures every server")
-    parser.add_argument(
-        "--input-data",
-        type=Path,
-        metavar="FOLDER",
-        help="folder of JPEGs to send (default: photographs from installed packages)",
-    )
     parser.add_argument(
         "--detectors",
         type=int,

@@ -5,9 +5,6 @@ python -m scripts.benchmark.contention -m MODEL --engine sleep      measure, and
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import matplotlib as mpl
 import numpy as np
 from rich.box import SIMPLE
@@ -17,6 +14,7 @@ from rich.table import Table
 from scripts.benchmark import load
 from scripts.benchmark.contenders import sightline
 from scripts.benchmark.crowd import crowd
+from scripts.benchmark.options import image_benchmark_parser
 from scripts.benchmark.pictures import save_photographs
 from scripts.benchmark.simulation import SenderGroup
 from scripts.benchmark.weights import openvino_folder
@@ -41,20 +39,7 @@ GREEDY = [
 def main() -> None:
     """Run the measurements, print a table, and save a plot."""
     stop_on_signals()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "-m", "--model", default="codes", help="value of the setting model.weights (default: %(default)s)"
-    )
-    parser.add_argument("--engine", default="auto", help="value of the setting model.engine (default: %(default)s)")
-    parser.add_argument(
-        "--measurement-interval", type=float, default=20_000, metavar="MS", help="duration of each measurement"
-    )
-    parser.add_argument(
-        "--input-data",
-        type=Path,
-        metavar="FOLDER",
-        help="folder of JPEGs to send (default: photographs from installed packages)",
-    )
+    parser = image_benchmark_parser(__doc__, interval_ms=20_000)
     options = parser.parse_args()
     duration_s = options.measurement_interval / 1e3
 

@@ -12,11 +12,9 @@ therefore shows the CPU usage of the load generator and of each server process.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 from rich.box import SIMPLE
@@ -25,6 +23,7 @@ from rich.table import Table
 
 from scripts.benchmark import load
 from scripts.benchmark.contenders import sightline
+from scripts.benchmark.options import image_benchmark_parser
 from scripts.benchmark.pictures import save_photographs
 from scripts.benchmark.usage import Usage
 from scripts.benchmark.weights import openvino_folder
@@ -41,20 +40,7 @@ _SHOWN = 8  # number of processes in the second table
 def main() -> None:
     """Run the measurements and print two tables."""
     stop_on_signals()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "-m", "--model", default="codes", help="value of the setting model.weights (default: %(default)s)"
-    )
-    parser.add_argument("--engine", default="auto", help="value of the setting model.engine (default: %(default)s)")
-    parser.add_argument(
-        "--measurement-interval", type=float, default=15_000, metavar="MS", help="duration of each measurement"
-    )
-    parser.add_argument(
-        "--input-data",
-        type=Path,
-        metavar="FOLDER",
-        help="folder of JPEGs to send (default: photographs from installed packages)",
-    )
+    parser = image_benchmark_parser(__doc__, interval_ms=15_000)
     options = parser.parse_args()
     duration_s: float = options.measurement_interval / 1e3
 

@@ -9,7 +9,6 @@ python -m scripts.benchmark.streams -m MODEL --video FILE --age 20    measure ag
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import math
 import time
@@ -31,6 +30,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from scripts.benchmark import ceiling
+from scripts.benchmark.options import benchmark_parser
 from scripts.benchmark.usage import Usage, memory_mib
 from scripts.benchmark.weights import openvino_folder
 from scripts.launch import ROOT, Server, start, stop_on_signals
@@ -49,11 +49,7 @@ console = Console(width=100)
 def main() -> None:
     """Run the measurement and show the result."""
     stop_on_signals()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "-m", "--model", default="codes", help="value of the setting model.weights (default: %(default)s)"
-    )
-    parser.add_argument("--engine", default="auto", help="value of the setting model.engine (default: %(default)s)")
+    parser = benchmark_parser(__doc__, interval_ms=20_000)
     parser.add_argument("--video", type=Path, required=True, help="the video that every stream plays in a loop")
     parser.add_argument(
         "--streams", type=int, default=4, help="number of streams, all with policy 'wait' (default: %(default)s)"
@@ -63,9 +59,6 @@ def main() -> None:
         type=int,
         default=2,
         help="number of times to measure the engine and the streams (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--measurement-interval", type=float, default=20_000, metavar="MS", help="duration of each measurement"
     )
     parser.add_argument(
         "--age",

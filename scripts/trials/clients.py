@@ -12,7 +12,7 @@ from serve_app.client import ApiError, Client, DetectResult
 
 _TIMEOUT_S = 90.0  # longer than the server's deadline for requests
 _PAUSE_S = 0.1  # between the requests of a client, so that the load stays below the server's capacity
-_FIRST_ANSWERS = 3  # answers per client to wait for before the trial breaks anything
+_FIRST_ANSWERS = 3  # the trial breaks nothing before each client has received this many answers
 CUTS_CONNECTIONS = {"Ingress", "HAProxy"}  # clients must not notice the death of any other process
 
 

@@ -15,7 +15,7 @@ BACKLOG_S = "backlog_s"  # see ``Batcher.backlog_s``
 
 
 class TargetUtilisation:
-    """A policy that keeps each engine busy for a share ``utilisation`` of the time.
+    """A policy that keeps each engine busy for the share of the time that ``utilisation`` sets: 0.8 means 80 %.
 
     If there is a backlog, the policy adds enough replicas to process it within ``backlog_within_s`` seconds. It removes
     a replica only if the remaining replicas would then be busy for at most a share ``calm`` of the time. Without this

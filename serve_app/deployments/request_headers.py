@@ -28,7 +28,7 @@ def middlewares() -> list[Middleware]:
 
 
 class CleanHeaders:
-    """ASGI middleware that removes headers that control Serve, and unprintable request and trace ids."""
+    """ASGI middleware that removes two kinds of headers: those that control Serve, and ids that are not printable."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -112,7 +112,7 @@ class Telemetry:
         instrument.record(value, tags)
 
     def record_totals(self, metric: Metric, totals: Mapping[str, int], tag: str, **tags: str) -> None:
-        """Record the growth of each total since the last call. The names of the totals are the values of ``tag``."""
+        """Record how much each total has grown since the last call, with the total's name as the value of ``tag``."""
         for name, total in totals.items():
             series = (metric.name, name, *tags.values())
             grown = total - self._totals.get(series, 0)

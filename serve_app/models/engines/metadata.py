@@ -36,7 +36,7 @@ def read_labels(metadata: Json) -> tuple[str, ...]:
     if not isinstance(names, dict):
         raise ModelError("the model does not name its classes: export it with Ultralytics, which adds their names")
     if not names:
-        raise ModelError("the model names no classes: export a detection model with Ultralytics")
+        raise ModelError("the model's metadata has no class names: export a detection model with Ultralytics")
     if not all(isinstance(label, (str, int, float, type(None))) for label in names.values()):
         raise ModelError(
             "the model does not name its classes: its names contain lists or mappings instead of labels; export it "

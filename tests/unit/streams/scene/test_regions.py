@@ -181,11 +181,11 @@ def test_the_objects_inside_are_those_that_entered_and_have_not_left(seed: int) 
 @pytest.mark.parametrize(
     ("start", "end", "to_the_right"),
     [
-        ((0.2, 0.5), (0.8, 0.5), (0.0, 0.2)),  # a line that runs right has its right side below it
-        ((0.8, 0.5), (0.2, 0.5), (0.0, -0.2)),  # a line that runs left has its right side above it
-        ((0.5, 0.2), (0.5, 0.8), (-0.2, 0.0)),  # a line that runs down has its right side on the left of the image
-        ((0.5, 0.8), (0.5, 0.2), (0.2, 0.0)),  # a line that runs up has its right side on the right of the image
-        ((0.2, 0.2), (0.8, 0.8), (-0.2, 0.2)),  # a diagonal line has its right side below and left of it
+        ((0.2, 0.5), (0.8, 0.5), (0.0, 0.2)),  # the line runs to the right, so its right-hand side is below it
+        ((0.8, 0.5), (0.2, 0.5), (0.0, -0.2)),  # the line runs to the left, so its right-hand side is above it
+        ((0.5, 0.2), (0.5, 0.8), (-0.2, 0.0)),  # the line runs down, so its right-hand side is nearer to x = 0
+        ((0.5, 0.8), (0.5, 0.2), (0.2, 0.0)),  # the line runs up, so its right-hand side is nearer to x = 1
+        ((0.2, 0.2), (0.8, 0.8), (-0.2, 0.2)),  # the line runs down and to the right
     ],
 )
 def test_in_is_to_the_right_of_the_way_from_start_to_end(start: Feet, end: Feet, to_the_right: Feet) -> None:
