@@ -52,8 +52,8 @@ from types import FrameType
 _LISTENERS = b"listeners\n"  # with this word, a second wrapper asks for the sockets; it is not an HAProxy command
 _MAX_LISTENERS = 8
 _BACKLOG = 4096  # connections that can wait while HAProxy is restarted
-# Without this check, a web page open in a browser on this machine could read the metrics and statistics, through a host
-# name that resolves to 127.0.0.1 (DNS rebinding).
+# Without this check, web pages in a browser on this machine could read the metrics and statistics, through a host name
+# that resolves to 127.0.0.1 (DNS rebinding).
 _LOCAL_ONLY = "http-request deny unless { req.hdr(host),field(1,:) -m str -i 127.0.0.1 localhost }"
 _HEADERS_TIMEOUTS = "timeout http-request 10s", "timeout http-keep-alive 60s"
 _REMEMBER_ID = (
@@ -95,7 +95,9 @@ _BAD_GATEWAY_IS_UNAVAILABLE = "http-after-response set-status 503 if { status 50
 _MAY_HALF_CLOSE = "use_backend patient if !{ req.fhdr(user-agent) -m found } or { req.ver 1.0 }"
 _ABSTRACT = "abns@"
 _UNIX_PATH_BYTES = 108
-_FILES_PER_CONNECTION = 2.5  # a socket to the client, a socket to the replica, and half a file for HAProxy's pipes
+# Each connection has a socket to the client and a socket to the replica. HAProxy may also open one pipe, which takes
+# two files, for every four connections.
+_FILES_PER_CONNECTION = 2.5
 _OTHER_FILES = 100  # for listeners, health checks of replicas, and HAProxy's reserve; HAProxy used 30 in a test
 _RESTART_INTERVAL_S = 0.2  # if HAProxy crashes within this time of its start, wait this long before the restart
 _PDEATHSIG = 1  # prctl(2)

@@ -102,7 +102,8 @@ def peers(weights: Path, engine: str, folder: Path) -> list[Contender]:
 def _environment(folder: Path) -> Path:
     """Return the Python of the other servers' virtual environment, and create the environment if it does not exist.
 
-    A .pth file adds the packages of Sightline's environment to the import path of that environment.
+    The file sightline.pth adds the packages of Sightline's environment to the import path of the other servers'
+    environment.
     """
     venv = folder / "venv"
     python = venv / "bin/python"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def benchmark_parser(doc: str | None, interval_ms: float) -> ArgumentParser:
-    """Return a parser for the model, the engine, and the duration of a measurement, by default ``interval_ms``.
+    """Return a parser with options for the model, the engine, and the duration of a measurement.
 
-    ``doc`` is the text that ``--help`` prints.
+    ``doc`` is the text that ``--help`` prints. ``interval_ms`` is the default duration.
     """
     parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -27,7 +27,7 @@ def benchmark_parser(doc: str | None, interval_ms: float) -> ArgumentParser:
 
 
 def image_benchmark_parser(doc: str | None, interval_ms: float) -> ArgumentParser:
-    """Return a parser for the same options, and for the folder with the images to send."""
+    """Return the parser of ``benchmark_parser``, with an additional option for the folder of images to send."""
     parser = benchmark_parser(doc, interval_ms)
     parser.add_argument(
         "--input-data",

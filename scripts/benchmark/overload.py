@@ -52,8 +52,8 @@ def main() -> None:
     with sightline(model, FOLDER).run() as running:
 
         def measure(name: str, clients: int, rate_per_s: float) -> float:
-            # The first pair is measured at the start, and the second at the end. A pair is the usage of the server, and
-            # the usage of the server plus the load generator.
+            # Each pair has the usage of the server alone, and the usage of the server and the load generator together.
+            # The first pair is from the start of the measurement, and the second pair is from the end.
             edges: list[tuple[Usage, Usage]] = []
             plan = load.LoadPlan(
                 running.url, pictures, clients, duration_s, _WARM_UP_S, running.multipart, rate_per_s=rate_per_s

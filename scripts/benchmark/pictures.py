@@ -12,7 +12,7 @@ _QUALITY = 90  # JPEG quality of re-encoded photographs
 
 
 def save_photographs(source: Path | None, folder: Path) -> Path:
-    """Empty ``folder``, save ``photographs(source)`` in it, and return ``folder``."""
+    """Delete all files in ``folder``, save ``photographs(source)`` there, and return ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()

@@ -161,7 +161,7 @@ def _stages(result: Result, folder: Path) -> Path:
 def _stages_ms(seen: list[dict[str, Any]]) -> dict[str, float]:
     """Return the mean milliseconds by stage, in the order of processing.
 
-    The time between stages, and the time of HTTP and the client, come last.
+    The last two entries are the time between stages, and the time that HTTP and the client take.
     """
     ms = {stage: float(np.mean([one["stages_ms"][stage] for one in seen])) for stage in seen[0]["stages_ms"]}
     total, stages = ms.pop("total"), dict(ms)

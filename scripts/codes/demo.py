@@ -99,7 +99,10 @@ def run(*, keep: bool) -> str | None:
 
 
 def make_media() -> tuple[list[Scene], list[Scene]]:
-    """Generate the images and the frames of the belt. Save the first image, and save the frames as a video."""
+    """Generate the images, and the frames of a video of parcels on a conveyor belt.
+
+    Save the first image, and save the frames as a video.
+    """
     with progress() as bar:
         pictures = list(bar.track(map(samples.picture, range(PICTURES)), PICTURES, description="making images"))
         frames = list(bar.track(map(samples.belt_frame, range(FRAMES)), FRAMES, description="making a video"))

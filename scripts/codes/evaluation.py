@@ -39,7 +39,7 @@ _MIN_CONFIDENCE = 0.01  # low, because average precision also needs uncertain de
 class Report:
     """The results of an evaluation."""
 
-    map50: dict[str, float]  # by label, and for "all"
+    map50: dict[str, float]  # by label; the key "all" has the mean over the labels
     map50_95: dict[str, float]
     # For each label and for "all", a dict maps (least width, width limit) in px to (codes found, codes in total).
     recall: dict[str, dict[tuple[int, int], tuple[int, int]]]
@@ -153,7 +153,8 @@ def _average_precision(
         judge = COCOeval(coco, answers, "bbox")
         judge.evaluate()
         judge.accumulate()
-    # Select all areas and up to 100 detections per image. The remaining axes are (IoU, recall, label).
+    # The array has the axes (IoU, recall, label, area range, limit of detections per image). Index 0 selects all areas,
+    # and index -1 selects the limit of 100.
     precision = judge.eval["precision"][:, :, :, 0, -1]
     by_label = {label: precision[:, :, number].mean(1) for number, label in enumerate(LABELS)}
     by_label = {"all": np.mean(list(by_label.values()), axis=0)} | by_label

@@ -1,4 +1,7 @@
-"""Download the published YOLO26n. The file is a pickle, so it is accepted only if its hash is ``SHA256``."""
+"""Download the published YOLO26n.
+
+The file is a pickle, so it is accepted only if its SHA-256 hash equals the constant ``SHA256``.
+"""
 
 from __future__ import annotations
 
