@@ -284,7 +284,7 @@ class _HeldConnections:
 
 
 def judge(answer: RawAnswer) -> tuple[str, str]:
-    """Return a label for an answer, and a description of what is wrong, which is empty if nothing is wrong."""
+    """Return a label for an answer, and a description of what is wrong (empty if nothing is wrong)."""
     if answer.status < 400:
         return str(answer.status), ""
     if answer.body is None:  # an answer to HEAD

@@ -64,7 +64,7 @@ def _two_inputs(folder: Path) -> Path:
 
 
 def _reshaping(batch: int) -> Make:
-    """Make a model whose Reshape node contains a fixed batch size, like Ultralytics' exports of a batch."""
+    """Make a model whose Reshape node contains a fixed batch size, like Ultralytics' exports with the option ``batch``."""
 
     def reshape(model: onnx.ModelProto) -> None:
         (output,) = model.graph.output
@@ -194,7 +194,7 @@ def _quantised(layout: QuantFormat | None, activations: QuantType = QuantType.QU
 
 
 def _is_int8(make: Make, precision: Precision = "auto", engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
-    """Return a check: each engine must report int8 as the precision of the model."""
+    """Return a function that checks that each engine reports int8 as the precision of the model."""
 
     def problem(_: str) -> str | None:
         for engine in engines:
