@@ -28,7 +28,7 @@ class Truth:
 
     label: str
     payload: str
-    box: Box  # in random scenes, clipped to the image
+    box: Box  # random scenes clip the box to the image
 
     @property
     def width_px(self) -> float:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from scripts.codes.scenes import Box, Scene, Truth
 from serve_app.schemas.detect import Detection
 
-# A detection is not a false positive if it has at least this IoU with a partly visible code. The limit is low, because a
-# partly visible code has no exact box. The labels are not compared, because the code may look like another kind of code.
+# A detection is not a false positive if it has at least this IoU with a partly visible code. The limit is low, because
+# such a code has no exact box. The labels are not compared, because such a code may look like another kind of code.
 _MIN_IOU_OF_CUT = 0.1
 
 

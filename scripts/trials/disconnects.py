@@ -73,7 +73,10 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
 
 
 def _pull(cable: Relay, follower: Follower) -> float:
-    """Unplug the camera and plug it in again. Return the seconds between plugging it in and the result of a new frame."""
+    """Unplug the camera and plug it in again.
+
+    Return the seconds between plugging it in and the result of a new frame.
+    """
     pulled_at_s = time.time()
     cable.unplug()
     follower.wait_for(partial(_is_reconnecting_since, pulled_at_s))

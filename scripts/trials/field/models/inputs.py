@@ -64,7 +64,7 @@ def _two_inputs(folder: Path) -> Path:
 
 
 def _reshaping(batch: int) -> Make:
-    """Make a model whose Reshape node contains a fixed batch size, like Ultralytics' exports with the option ``batch``."""
+    """Make a model whose Reshape node contains a fixed batch size, like Ultralytics' exports with ``batch=N``."""
 
     def reshape(model: onnx.ModelProto) -> None:
         (output,) = model.graph.output
@@ -237,7 +237,7 @@ _INPUTS: dict[str, Problem] = {
     "an input named frames": served(_named("frames")),
     "an input named rgb": served(_named("rgb")),
 }
-_ONNX_DOES_IT = "set model.engine to onnx"  # whether OpenVINO can run the model depends on the CPU
+_ONNX_DOES_IT = "set model.engine to onnx"  # in the error on CPUs on which OpenVINO cannot run the model
 _QUANTISED: dict[str, Problem] = {
     "QDQ, unsigned": served(_quantised(QuantFormat.QDQ)),
     "QDQ, signed": served(_quantised(QuantFormat.QDQ, QuantType.QInt8), or_says=_ONNX_DOES_IT),
