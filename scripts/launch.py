@@ -131,7 +131,7 @@ def stop_group(process: subprocess.Popen[bytes]) -> list[str]:
             left.append(" ".join(child.cmdline())[:80])
             child.kill()
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # kill processes that were started after ``family`` was listed
+        os.killpg(process.pid, signal.SIGKILL)  # also kill processes that started after the children were listed
     process.wait()
     return left
 

@@ -28,7 +28,7 @@ class Truth:
 
     label: str
     payload: str
-    box: Box  # in random scenes, clipped to the image
+    box: Box  # in random scenes, the box is clipped to the image
 
     @property
     def width_px(self) -> float:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from scripts.codes.scenes import Box, Scene, Truth
 from serve_app.schemas.detect import Detection
 
-_MIN_IOU_OF_CUT = 0.1  # low, because a partly visible code has no exact box and may look like another kind of code
+# A detection is not a false positive if it has at least this IoU with a partly visible code. The limit is low, because
+# such a code has no exact box. The labels are not compared, because such a code may look like another kind of code.
+_MIN_IOU_OF_CUT = 0.1
 
 
 @dataclass(frozen=True)

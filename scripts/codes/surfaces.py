@@ -133,7 +133,7 @@ def _noise(rng: Rng, width: int, height: int, cell_px: float) -> NDArray[np.floa
 def _colour(rng: Rng) -> NDArray[np.float32]:
     colour = rng.uniform(20, 240, 3)
     paler: NDArray[np.float32] = (colour.mean() + (colour - colour.mean()) * rng.random()).astype(np.float32)
-    return paler  # paler, because most colours in real images are close to grey
+    return paler  # less saturated, because most colours in real images are close to grey
 
 
 def _tinted(texture: NDArray[np.float32], colour: NDArray[np.float32], contrast: float) -> Picture:
@@ -208,7 +208,7 @@ def marble(rng: Rng, width: int, height: int) -> Picture:
 
 
 def slats(rng: Rng, width: int, height: int) -> Picture:
-    """Draw soft, wavy ridges, like roof tiles, blinds or folds. Barcodes have bars with sharp edges."""
+    """Draw wavy ridges, like roof tiles, blinds or folds. Unlike the bars of a barcode, the ridges have soft edges."""
     across = np.arange(width, dtype=np.float32)[None] / rng.uniform(4, 40)
     across = across + (_noise(rng, width, height, rng.uniform(30, 200)) - 0.5) * rng.uniform(0, 2)
     ridge = (0.5 + 0.5 * np.sin(2 * np.pi * across)) ** rng.uniform(0.4, 5)

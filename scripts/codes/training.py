@@ -16,7 +16,9 @@ from scripts.codes.symbols import LABELS
 
 SIZE_PX = 352
 BASE = "yolo11n.yaml"  # Ultralytics' file with the architecture
-SCALE = (0.5, 0.1875, 384)  # depth, width and maximum channels; 0.65 instead of 2.6 million parameters
+# The factors for depth and width, and the maximum number of channels. They reduce the network from 2.6 million to 0.65
+# million parameters.
+SCALE = (0.5, 0.1875, 384)
 
 
 def network() -> DetectionModel:

@@ -53,7 +53,7 @@ def main() -> None:
         help="swap, mixed: the two models (default: the embedded model and a copy of it with other labels)",
     )
     parser.add_argument("--picture", type=Path, help="swap, mixed: an image in which both models detect something")
-    parser.add_argument("--kind", metavar="TEXT", help="field: run only the cases whose kind has TEXT in its name")
+    parser.add_argument("--kind", metavar="TEXT", help="field: run only the cases whose kind contains TEXT")
     options = parser.parse_args()
     times, run = runs.TRIALS[options.trial]
     try:

@@ -26,7 +26,8 @@ class Attack:
 
     kind: str
     parts: Sequence[bytes]
-    methods: tuple[str, ...] = ("POST",)  # methods of all HTTP requests in ``parts`` that may get answers, in order
+    # The methods, in order, of the requests in ``parts`` to which the server may send an answer.
+    methods: tuple[str, ...] = ("POST",)
     pause_s: float = 0  # the pause after each part
     is_answered: bool = True  # False if the server may also close the connection without an answer
     leaves: bool = False  # True if the client closes the connection before the answer

@@ -24,7 +24,7 @@ from serve_app.types import Json
 
 T = TypeVar("T")
 APPLICATION = "sightline"
-SLACK = 2  # additional descriptors or threads that are not a leak, as Ray opens and closes some at any time
+SLACK = 2  # growth by this many descriptors or threads is not a leak, because Ray often opens and closes some
 _TIMEOUT_S = 60.0
 _POLL_INTERVAL_S = 0.05
 

@@ -28,7 +28,7 @@ class Disconnects:
 
     away_s: list[float] = field(
         default_factory=list
-    )  # for each disconnect: the time from plugging the cable in to the result of a new frame
+    )  # for each disconnect: the time between plugging the cable in and the result of a new frame
     before: Footprint | None = None  # of the stream's process, before the last round of disconnects
     after: Footprint | None = None
     problems: list[str] = field(default_factory=list)
@@ -73,7 +73,10 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
 
 
 def _pull(cable: Relay, follower: Follower) -> float:
-    """Unplug the camera, plug it in again, and return the seconds from plugging in to the result of a new frame."""
+    """Unplug the camera and plug it in again.
+
+    Return the seconds between plugging it in and the result of a new frame.
+    """
     pulled_at_s = time.time()
     cable.unplug()
     follower.wait_for(partial(_is_reconnecting_since, pulled_at_s))

@@ -37,7 +37,7 @@ _SMALL_WINDOW_BYTES = 2048
 _SETTLED_WITHIN_S = 120.0  # the Ingress closes idle connections from HAProxy after 90 s
 _SAME_FOR_S = 3.0
 _SAME_MIB = 5.0
-_MEMORY_SLACK_MIB = 100.0  # each process may grow by this, because allocators keep memory that bodies and images used
+_MEMORY_SLACK_MIB = 100.0  # each process may grow this much, because allocators keep memory that bodies and images used
 _TOP_FOLDERS = (b"tmp", b"home", b"usr", b"root")  # an answer must not contain paths in these folders
 _LASTING = ("Ingress", "Preprocessor", "Detector", "StreamSupervisor")
 _LEAKS = (b"Traceback", b'File "', b"site-packages", b".py", b"root:x:", *(b"/%b/" % top for top in _TOP_FOLDERS))
@@ -284,7 +284,7 @@ class _HeldConnections:
 
 
 def judge(answer: RawAnswer) -> tuple[str, str]:
-    """Return a label for an answer, and a description of what is wrong, which is empty if nothing is wrong."""
+    """Return a label for an answer, and a description of what is wrong (empty if nothing is wrong)."""
     if answer.status < 400:
         return str(answer.status), ""
     if answer.body is None:  # an answer to HEAD

@@ -58,7 +58,7 @@ class HttpLoad:
         self._url = url
         self._picture = picture
         self._rate = 0
-        self._rates: list[tuple[float, int]] = []  # the start of each rate, and the rate
+        self._rates: list[tuple[float, int]] = []  # when each rate was set, and the rate per second
         self._answered: list[tuple[float, float]] = []  # when each request was sent and answered
         self._problems: list[str] = []
         self._stop = threading.Event()
@@ -139,7 +139,7 @@ class StreamLoad:
         self._cluster = cluster
         self._video = video
         self._streams: list[ExitStack] = []
-        self._sums: list[tuple[float, int, int]] = []  # a time, and the frames captured and processed until then
+        self._sums: list[tuple[float, int, int]] = []  # a time, and how many frames were captured and processed by then
         self._ages: list[tuple[float, float]] = []  # a time, and the age of a stream's latest result at that time
         self._problems: list[str] = []
         self._stop = threading.Event()

@@ -139,7 +139,7 @@ def run_scale(hold_s: int, _: Namespace) -> list[str]:
     """Check that the number of Detectors follows a load of images over HTTP, and then a load of streams."""
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps(
         {"GPU": 4, "CPU": 16}
-    )  # logical resources of the Ray that ``serving`` starts
+    )  # logical resources of the Ray cluster that ``serving`` starts
     bounds: dict[str, Any] = {"least": 1, "most": 4, "low_s": 30.0, "hold_s": hold_s, "downscale_delay_s": 30.0}
     trials: dict[str, Scaling] = {}
     plan = Plan(low=20, high=120, **bounds)
@@ -246,7 +246,7 @@ def _show_footprints(name: str, before: Footprint | None, after: Footprint | Non
         )
 
 
-# For each trial: the default number of repetitions, or of seconds for crowd, scale and mixed.
+# For each trial: the default number of repetitions. For crowd, scale and mixed: the default number of seconds.
 TRIALS: dict[str, tuple[int, Callable[[int, Namespace], list[str]]]] = {
     "disconnects": (200, run_disconnects),
     "kills": (10, run_kills),

@@ -18,7 +18,8 @@ from scripts.trials.loads import AdjustableLoad, Answers
 from serve_app.types import Json
 
 UP_WITHIN_S = 60.0
-# Scaling down may take this much longer than downscale_delay_s, as Serve averages the load and replicas must drain.
+# Scaling down may take this much longer than downscale_delay_s, because replicas must drain and because Serve averages
+# the load over time.
 _DOWN_SLACK_S = 30.0
 _POLL_INTERVAL_S = 0.5
 _SETTLE_S = 5.0  # all Detectors need this time to process the backlog
@@ -33,7 +34,7 @@ class Plan:
     least: int  # Detectors at low load
     most: int  # Detectors at high load
     low_s: float
-    hold_s: float  # the time of high load after all Detectors run
+    hold_s: float  # how long the high load lasts once all Detectors are running
     downscale_delay_s: float  # the setting in the config
 
 
@@ -75,7 +76,7 @@ class Scaling:
         return self.counts[-1].at_s
 
     def held(self) -> str:
-        """Describe the answers during high load, from 5 s after all Detectors began to run."""
+        """Describe the answers during high load. Begin 5 s after the last Detector has started."""
         assert self.answers is not None
         windows = zip(*asdict(self.answers).values(), strict=True)
         held = [window for window in windows if self.held_at_s + _SETTLE_S < window[0] < self.down_at_s]
@@ -98,7 +99,7 @@ def scale(
 ) -> Scaling:
     """Apply low load, then high load, and then low load until the extra Detectors have ended.
 
-    The high load continues for ``hold_s`` seconds after all Detectors run.
+    The high load continues for ``hold_s`` seconds once all Detectors are running.
 
     ``detectors`` returns how many Detectors Serve wants and how many run. ``tell`` is called with the number of seconds
     that have passed.

@@ -30,7 +30,7 @@ Tell = Callable[[float], None]
 
 @contextmanager
 def serving(config: Json | None = None) -> Iterator[Cluster]:
-    """Serve a config, by default ``local_config()``, in its own Ray cluster. Raise StartFailed if that fails."""
+    """Serve a config, by default ``local_config()``, in its own Ray cluster. Raise StartFailed if the start fails."""
     config = config or local_config()
     (application,) = config["applications"]
     output = FOLDER / "output"
@@ -113,7 +113,7 @@ def honest_picture() -> bytes:
 def small_picture() -> bytes:
     """Return an image of 640×480 pixels, which is cheap to decode.
 
-    When the engine only sleeps, decoding takes most of the CPU time.
+    In the scaling trial, the engine only sleeps, so decoding takes most of the CPU time.
     """
     return cv2.imencode(".jpg", cv2.resize(samples.belt_frame(0).pixels, SMALL_PX))[1].tobytes()
 

@@ -67,7 +67,10 @@ def request(
 
 
 def send(end: socket.socket, parts: Sequence[bytes], pause_s: float = 0) -> bool:
-    """Send the parts one after the other. Return False if the server closes the connection before it has all parts."""
+    """Send the parts one after the other.
+
+    Return False if the server closes the connection before all parts are sent.
+    """
     try:
         for part in parts:
             end.sendall(part)

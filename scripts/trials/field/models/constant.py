@@ -1,4 +1,4 @@
-"""Tiny ONNX models that return the same output for every image, with any head and any metadata."""
+"""Tiny ONNX models with any head and any metadata. Each model returns the same output for every image."""
 
 from __future__ import annotations
 

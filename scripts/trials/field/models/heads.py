@@ -42,7 +42,10 @@ def _integers(dtype: int) -> Make:
 
 
 def _suppresses(make: Make, expected: Suppression, engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
-    """Return a check: each engine must report ``expected`` as the way in which overlapping boxes are removed."""
+    """Return a function that checks that each engine reports ``expected`` as the model's suppression.
+
+    The suppression is the way in which overlapping boxes are removed.
+    """
 
     def problem(_: str) -> str | None:
         for engine in engines:

@@ -64,7 +64,7 @@ def _two_inputs(folder: Path) -> Path:
 
 
 def _reshaping(batch: int) -> Make:
-    """Make a model whose Reshape node contains a fixed batch size, like Ultralytics' exports of a batch."""
+    """Make a model whose Reshape node contains a fixed batch size, like Ultralytics' exports with ``batch=N``."""
 
     def reshape(model: onnx.ModelProto) -> None:
         (output,) = model.graph.output
@@ -194,7 +194,7 @@ def _quantised(layout: QuantFormat | None, activations: QuantType = QuantType.QU
 
 
 def _is_int8(make: Make, precision: Precision = "auto", engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
-    """Return a check: each engine must report int8 as the precision of the model."""
+    """Return a function that checks that each engine reports int8 as the precision of the model."""
 
     def problem(_: str) -> str | None:
         for engine in engines:
@@ -237,7 +237,7 @@ _INPUTS: dict[str, Problem] = {
     "an input named frames": served(_named("frames")),
     "an input named rgb": served(_named("rgb")),
 }
-_ONNX_DOES_IT = "set model.engine to onnx"  # whether OpenVINO can run the model depends on the CPU
+_ONNX_DOES_IT = "set model.engine to onnx"  # in the error on CPUs on which OpenVINO cannot run the model
 _QUANTISED: dict[str, Problem] = {
     "QDQ, unsigned": served(_quantised(QuantFormat.QDQ)),
     "QDQ, signed": served(_quantised(QuantFormat.QDQ, QuantType.QInt8), or_says=_ONNX_DOES_IT),

@@ -37,7 +37,10 @@ def _of_many(names: str, classes: int) -> Make:
 
 
 def _chosen(settings: DetectSettings, labels: Sequence[str], expected: tuple[int, ...] | None) -> Problem:
-    """Return a check: a request must select the class ids ``expected``, or be refused if ``expected`` is None."""
+    """Return a function that checks that a request selects the class ids ``expected``.
+
+    If ``expected`` is None, the request must be refused.
+    """
 
     def problem(_: str) -> str | None:
         engine = EngineInfo("model", "1", "none", tuple(labels), InputShape.square(64), end_to_end=False)

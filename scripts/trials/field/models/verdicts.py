@@ -31,7 +31,7 @@ _MAX_SENTENCE = 500  # in characters; a longer text is probably the raw message 
 def served(
     make: Make, *, engines: Sequence[EngineName] = CPU_ENGINES, label: str = "car", or_says: str | None = None
 ) -> Problem:
-    """Return a check: each engine must serve the model and detect its one object.
+    """Return a function that checks that each engine serves the model and detects its one object.
 
     Some CPUs cannot run some models with OpenVINO. ``or_says`` matches the error that OpenVINO may then give.
     """
@@ -53,12 +53,18 @@ def served(
 
 
 def refused(make: Make, says: str, *, engines: Sequence[EngineName] = CPU_ENGINES) -> Problem:
-    """Return a check: each engine must refuse the model in one sentence, which matches ``says``."""
+    """Return a function that checks that each engine refuses the model in one sentence.
+
+    The sentence must match ``says``.
+    """
     return lambda _: _problem_of_refusal(make, says, engines, is_trusted=False)
 
 
 def refused_checkpoint(make: Make, says: str) -> Problem:
-    """Return a check: the torch engine must refuse a trusted ``.pt`` file in one sentence, which matches ``says``."""
+    """Return a function that checks that the torch engine refuses a trusted ``.pt`` file in one sentence.
+
+    The sentence must match ``says``.
+    """
     return lambda _: _problem_of_refusal(make, says, ["torch"], is_trusted=True)
 
 

@@ -68,7 +68,7 @@ def _fragments() -> Mapping[str, Answer]:
 
 
 def _spliced(*runs: tuple[str, tuple[int, int]]) -> Callable[[], Mapping[str, Answer]]:
-    """Return a function that makes the answers of a server with a playlist of clips with ten frames each.
+    """Return a function that makes the answers of a server whose playlist lists clips of ten frames.
 
     Each of ``runs`` gives a clip's codec and size. In broadcasts, both may change where adverts begin.
     """

@@ -97,7 +97,7 @@ def _is_accounted_for(names: list[str], kind: str, passed_over: int = 0) -> Call
     """Return a function that checks that each file in ``names`` is shown or refused with a reason.
 
     The function writes the files in the format ``kind``. ``passed_over`` is the number of these files that are not
-    images. Such files must be counted as other files.
+    images. The source must skip and count these files.
     """
 
     def problem(folder: Path) -> str | None:
