@@ -51,8 +51,8 @@ class _Section(BaseModel):
 
 
 def _section() -> Any:
-    # Pydantic validates a section that is not in the YAML as a field of the enclosing settings. An error that a wrong
-    # environment variable causes therefore contains the name of the section.
+    # If the YAML lacks a section, Pydantic validates the default as a field of the settings. The error for a wrong
+    # environment variable therefore contains the section's name.
     return Field(default={}, validate_default=True)
 
 

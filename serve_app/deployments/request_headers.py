@@ -30,7 +30,7 @@ def middlewares() -> list[Middleware]:
 class CleanHeaders:
     """ASGI middleware that removes the headers that control Serve.
 
-    It also removes X-Request-ID and trace headers whose values are not printable.
+    It also removes an X-Request-ID, traceparent or tracestate header if its value is not printable.
     """
 
     def __init__(self, app: ASGIApp) -> None:
