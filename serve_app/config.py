@@ -51,7 +51,8 @@ class _Section(BaseModel):
 
 
 def _section() -> Any:
-    # Pydantic validates the default as part of the object that has the section, so that an error names the section.
+    # If the YAML lacks a section, Pydantic validates the default as a field of the settings. The error for a wrong
+    # environment variable therefore contains the section's name.
     return Field(default={}, validate_default=True)
 
 
@@ -85,9 +86,9 @@ class ModelArgs(_Section):
     # A folder of typical images. With precision auto, the engine uses bf16 if the model finds the same objects in
     # these images with bf16 as with fp32. With precision int8, the model is calibrated on these images.
     calibration_dir: Path | None = None
-    image_size_px: int = Field(640, ge=32, le=2048, multiple_of=32)  # used only if the weights do not fix the size
-    # An image in which the model must detect an object before the model serves. If unset, the model only has to run
-    # without an error.
+    image_size_px: int = Field(640, ge=32, le=2048, multiple_of=32)  # used only if the weights have no fixed input size
+    # An image for testing the model. Before the model serves requests, it must detect an object in this image. If no
+    # image is set, the model only has to run without an error.
     known_picture: Path | None = None
     threads: int = Field(0, ge=0, le=1024)  # threads of a CPU engine; 0 means one per core
     cache_dir: Path = Path("~/.cache/sightline")  # for exported models; nodes may share this folder
@@ -124,7 +125,7 @@ class BatcherArgs(_Section):
 
     @property
     def max_calls(self) -> int:
-        """The number of calls that a Detector accepts at once.
+        """The number of calls that a Detector accepts at the same time.
 
         The batcher has one queue for each of the three kinds of traffic. This number exceeds the size of all three
         queues together, so that Serve does not refuse calls before the batcher does.
@@ -209,7 +210,10 @@ class PreprocessorArgs(_Section):
 
     @property
     def max_calls(self) -> int:
-        """The number of calls that a Preprocessor accepts at once: one running call and two waiting calls per slot."""
+        """The number of calls that a Preprocessor accepts at the same time.
+
+        For each slot, one call can run and two calls can wait.
+        """
         return 3 * self.slots
 
 
@@ -242,9 +246,12 @@ class StreamArgs(_Section):
 
 
 class OutboundArgs(_Section):
-    """The addresses to which image URLs and sinks may lead. The addresses of cameras are not limited."""
+    """The addresses to which the server may connect for image URLs and sinks.
 
-    allowed_networks: str | None = None  # networks allowed besides public addresses, comma-separated
+    The addresses of cameras are not limited.
+    """
+
+    allowed_networks: str | None = None  # networks allowed in addition to public addresses, comma-separated
     detect_urls: bool = False  # allow POST /detect {"url": …}
 
     @field_validator("allowed_networks")

@@ -42,7 +42,10 @@ class Metrics(Protocol):
         """Count an image or a request whose response is an error."""
 
     def requested(self, key: str, outcome: str) -> None:
-        """Count a request whose API key has this name. ``outcome`` is ``admitted`` or the code of the refusal."""
+        """Count a request whose API key has the name ``key``.
+
+        ``outcome`` is ``admitted`` or the error code of the refusal.
+        """
 
     def keys_reload_failed(self) -> None:
         """Count a failed reload of the API-key file."""

@@ -19,7 +19,7 @@ from serve_app.errors import InvalidParameter, Limit, Malformed, NotAnImage, Too
 from serve_app.schemas.detect import PictureUrl
 
 _MAX_JSON_BYTES = 2**14
-_MAX_FIELDS = 16  # form fields besides the images
+_MAX_FIELDS = 16  # form fields in addition to the images
 _MAX_FIELD_BYTES = 8192
 # Only the first bytes of a body or part are checked for text, because the check blocks other requests.
 _SNIFF_BYTES = 1024
@@ -63,7 +63,9 @@ async def read_upload(request: Request, limits: LimitArgs, fetcher: Fetcher | No
         if boundary:
             return await _form(body, boundary, limits)
         if kind.startswith(b"multipart/"):
-            raise Malformed("the multipart body's Content-Type names no boundary; let the HTTP client set the header")
+            raise Malformed(
+                "the multipart body's Content-Type has no boundary parameter; let the HTTP client set the header"
+            )
     if _is_json(body, kind):
         if _may_be_cross_site(request) and not _declares_json(request):
             raise InvalidParameter("a web page must send JSON with the header Content-Type: application/json")
@@ -73,7 +75,7 @@ async def read_upload(request: Request, limits: LimitArgs, fetcher: Fetcher | No
 
 
 def is_untyped_json(request: Request, body: bytes) -> bool:
-    """Return whether the body is JSON but its Content-Type is not, as ``curl -d`` sends it by default."""
+    """Return whether the body is JSON without a JSON Content-Type. By default, ``curl -d`` sends such a body."""
     return not _declares_json(request) and _is_json(body, b"") and not _may_be_cross_site(request)
 
 

@@ -11,7 +11,7 @@ from serve_app.errors import Malformed, UnsupportedEncoding
 
 SUPPORTED = "gzip, deflate"  # sent as ``Accept-Encoding`` when another coding is refused
 _PIECE_BYTES = 2**16  # the most bytes that are inflated at once
-_MAX_MEMBERS = 1000  # the most members of one gzip body; this is limited because even an empty member takes time
+_MAX_MEMBERS = 1000  # a gzip body may have at most this many members, because even an empty member takes time
 _GZIP_WBITS, _ZLIB_WBITS, _RAW_WBITS = 31, 15, -15  # zlib's ``wbits`` for the three formats
 
 

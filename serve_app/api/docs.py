@@ -61,7 +61,7 @@ def router() -> Router:
 
     @routes.get("/docs/")
     async def slashed_page() -> RedirectResponse:
-        return RedirectResponse("../docs", 308)  # a relative URL, so the response names no host
+        return RedirectResponse("../docs", 308)  # a relative URL, so the response contains no host name
 
     @routes.get("/docs/start.js")
     async def start() -> Response:

@@ -1,7 +1,7 @@
 """A multipart parser (RFC 2046, 5.1.1, and RFC 7578) that also accepts common mistakes of clients.
 
-The whole body is in memory, and the parser finds delimiters with ``bytes.find``. Python code that ran for every byte or
-line of an image would be slow.
+The whole body is in memory, and the parser finds delimiters with ``bytes.find``. A Python loop over every byte or line
+of an image would be slow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _MAX_BOUNDARY_BYTES = 200  # RFC 2046 allows 70
 _MAX_HEADERS_BYTES = 8192  # per part
 _MAX_DISPOSITION_CHARS = 2048  # Python parses the header's parameters in quadratic time
 _LINE_END = re.compile(rb"[ \t]*(\r?\n)")
-# If one of the characters in the brackets follows, `--` is part of a longer boundary.
+# A boundary may contain the characters in the square brackets. If one of these characters follows `--`, then `--` is
+# part of a longer boundary, and does not end the body.
 _CLOSING = re.compile(rb"--(?![\w'()+,./:=?-])")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*[\d*]*\s*=", re.IGNORECASE)
@@ -96,7 +97,8 @@ async def _delimiters(body: bytes, line: bytes, max_count: int) -> AsyncGenerato
             raise Malformed("in the multipart body, a boundary is followed by nothing, or by too much white space")
         is_crlf = at > 0 and body[at - 1 : at] == b"\r"
         ending, is_closing = _LINE_END.match(tail), _CLOSING.match(tail) is not None
-        if (ending or is_closing) and (is_crlf or line_end != b"\r\n"):  # other matches are part of an image
+        # Text that equals the boundary but fails these conditions is part of an image.
+        if (ending or is_closing) and (is_crlf or line_end != b"\r\n"):
             line_end = line_end or (ending[1] if ending else b"")
             begin = at - 1 if is_crlf and line_end == b"\r\n" else at
             yield _Delimiter(begin, after + (ending.end() if ending else 0), is_closing)

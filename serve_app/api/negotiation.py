@@ -14,14 +14,14 @@ _EVERYTHING = {"*/*", "*"}  # Java's HttpURLConnection sends `*`
 def prefers_jpeg(accept: Sequence[str]) -> bool:
     """Return whether these ``Accept`` headers prefer a JPEG to JSON. JSON is the default if the headers prefer neither.
 
-    Two rules apply besides the weights. A client that prefers ``text/html`` gets JSON, because it does not ask for an
-    image in particular. Browsers send such headers when they navigate, and Java's HttpURLConnection sends them by
-    default. A client that gives ``*/*`` the same weight as ``image/jpeg`` also gets JSON, because it accepts any type
-    equally.
+    Two rules apply in addition to the weights (the ``q`` values) in the headers. A client that prefers ``text/html``
+    gets JSON, because it does not ask for an image in particular. Browsers send such headers when they navigate, and
+    Java's HttpURLConnection sends them by default. A client that gives ``*/*`` the same weight as ``image/jpeg`` also
+    gets JSON, because it accepts any type equally.
     """
     header = ",".join(accept).lower()
     if "image/" not in header:
-        return False  # a shortcut for most requests, which name no image type
+        return False  # a shortcut for most requests, whose headers contain no image type
     weights = _weights(header)
     jpeg = max((weights[name] for name in _JPEG & weights.keys()), default=None)
     everything = weights.get("*/*", 0.0)

@@ -1,7 +1,4 @@
-"""Additions to FastAPI's OpenAPI document.
-
-They are each operation's permission, and the errors that the middleware ``Access`` may return.
-"""
+"""Add each operation's permission, and the errors of the middleware ``Access``, to FastAPI's OpenAPI document."""
 
 from __future__ import annotations
 

@@ -234,12 +234,13 @@ class _Followers(ConcurrencyLimit):
         super().__init__(_MAX_FOLLOWERS, "followers", refusal)
 
     def follow(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Return an iterator over ``parts`` that counts as one follower until it ends.
+        """Return an iterator over ``parts``. The iterator counts as one follower until it ends.
 
         Raise Overloaded if the limit is reached.
         """
+        # We check the limit before the response begins, so that the client gets a 503 if the limit is reached.
         with self.one():
-            pass  # raises Overloaded before the response begins, so that the client gets a 503
+            pass
 
         async def counted() -> AsyncIterator[bytes]:
             with suppress(ServeAppError), self.one():  # an error can only end the response, which has already begun

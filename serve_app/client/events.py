@@ -1,4 +1,4 @@
-"""A stream's events, and the feed that follows them and survives failed connections."""
+"""A stream's events, and ``EventFeed``, with which a client continues after a failed connection."""
 
 from __future__ import annotations
 

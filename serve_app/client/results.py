@@ -19,7 +19,10 @@ class _Arrays(Found):
 
     @property
     def xyxy(self) -> NDArray[np.float32]:
-        """The left, top, right and bottom edges of each box, in pixels of the image as a viewer shows it: (n, 4)."""
+        """The left, top, right and bottom edges of each box, in pixels of the image as a viewer shows it.
+
+        The array has the shape (n, 4).
+        """
         import numpy as np
 
         boxes = [(one.bbox.x1, one.bbox.y1, one.bbox.x2, one.bbox.y2) for one in self.detections]
@@ -27,14 +30,14 @@ class _Arrays(Found):
 
     @property
     def confidence(self) -> NDArray[np.float32]:
-        """The confidence of each detection: (n,)."""
+        """The confidence of each detection, as an array of the shape (n,)."""
         import numpy as np
 
         return np.array([one.confidence for one in self.detections], np.float32)
 
     @property
     def class_id(self) -> NDArray[np.int32]:
-        """The class id of each detection: (n,)."""
+        """The class id of each detection, as an array of the shape (n,)."""
         import numpy as np
 
         return np.array([one.class_id for one in self.detections], np.int32)
@@ -82,7 +85,7 @@ class FrameResult(StreamResult, _Arrays):
 
     @property
     def track_id(self) -> NDArray[np.int32]:
-        """The track id of each detection, or -1 if the detection has none: (n,)."""
+        """The track id of each detection, or -1 if the detection has none, as an array of the shape (n,)."""
         import numpy as np
 
         return np.array([-1 if one.track_id is None else one.track_id for one in self.detections], np.int32)

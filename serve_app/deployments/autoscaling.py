@@ -18,8 +18,8 @@ class TargetUtilisation:
     """A policy that keeps each engine busy for the share of the time that ``utilisation`` sets: 0.8 means 80 %.
 
     If there is a backlog, the policy adds enough replicas to process it within ``backlog_within_s`` seconds. It removes
-    a replica only if the remaining replicas would then be busy for at most a share ``calm`` of the time. Without this
-    margin, small changes of a constant load would keep adding and removing a replica.
+    a replica only if the remaining replicas would then be busy for at most the share of the time that ``calm`` sets.
+    Without this margin, small changes of a constant load would keep adding and removing a replica.
 
     The policy ignores the number of requests in flight, because each stream always has one frame in flight, whether it
     is served quickly or slowly.

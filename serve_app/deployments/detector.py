@@ -43,7 +43,7 @@ class Detector:
         self._server: CallServer | None = None
 
     async def reconfigure(self, user_config: Any, rank: object) -> None:
-        """Apply ``user_config``. Serve calls this method at the start, and whenever ``user_config`` changes.
+        """Apply ``user_config``. Serve calls this method when the replica starts and when ``user_config`` changes.
 
         While this method runs, Serve does not send requests to the replica or check its health. The method therefore
         waits only until the first model is loaded; later models load in the background. Because the method has the

@@ -86,7 +86,10 @@ class DetectorClient:
                 await asyncio.sleep(_CONNECT_INTERVAL_S)
 
     async def model(self, time_left_s: float) -> ModelInfo:
-        """Return the model that was last fetched, or fetch it. Raise ServeAppError if no replica answers in time."""
+        """Return the stored model, or ask a replica for its model if none is stored.
+
+        Raise ServeAppError if no replica answers in time.
+        """
         if self._model is not None:
             return self._model
         try:
@@ -121,8 +124,8 @@ class DetectorClient:
         ``fitted`` describes how the original image was letterboxed into the frame. If ``tenant`` is given, it replaces
         the client's tenant for this frame. See ``DetectRequest`` for ``superseded``.
 
-        Raise ServeAppError, for example PoisonPicture, if the frame is refused. If this raises ModelChanged, the next
-        call of ``model`` fetches the new model.
+        Raise ServeAppError, for example PoisonPicture, if the frame is refused. If this method raises ModelChanged, the
+        next call of ``model`` fetches the new model.
         """
         request = DetectRequest(
             slot.ref, options, time_left_s, model.version, self._traffic, tenant or self._tenant, superseded=superseded

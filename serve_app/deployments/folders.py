@@ -63,7 +63,10 @@ def _check_writable(setting: str, folder: Path) -> None:
 
 
 def _resolved(setting: str, find: Callable[[], T]) -> T:
-    """Return the result of ``find``. Raise ConfigError if ``find`` needs a missing home folder or working folder."""
+    """Return the result of ``find``.
+
+    Raise ConfigError if ``find`` needs the home folder or the working folder, and that folder is missing.
+    """
     try:
         return find()
     except (RuntimeError, OSError) as exc:

@@ -145,7 +145,7 @@ class Replicas:
 
 
 class ActorReplica:
-    """A Ray actor outside Serve that answers calls of a stub's methods."""
+    """A Ray actor that Serve does not manage. It answers calls of a stub's methods."""
 
     def __init__(self, actor: ActorHandle) -> None:
         self._actor = actor

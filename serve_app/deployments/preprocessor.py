@@ -78,7 +78,7 @@ class Preprocessor:
         self._telemetry = Telemetry(RayInstrument)
         self._quarantine = Quarantine()
         self._decoding_started_at_s: dict[int, float] = {}  # by thread id
-        self._idle_since_s = math.inf  # when the last image was decoded; infinity once freed memory is returned
+        self._idle_since_s = math.inf  # when the last image was decoded; infinity if there is no freed memory to return
         await self._queues[DEFAULT_MODEL].detector.connect()  # the other models may be scaled to zero
         max_calls = args.preprocessor.max_calls * len(self._queues)
         self._server = await listen(self, PreprocessorStub, max_calls=max_calls, limit="preprocessor.slots")
@@ -108,9 +108,9 @@ class Preprocessor:
         return replace(answer, timing=replace(timing, queue_s=timing.queue_s + waited_s))
 
     async def check_health(self) -> None:
-        """Kill this replica if a decoder hangs, and return freed memory when idle. Serve calls this every second.
+        """Kill this replica if a decoder hangs, and give freed memory back to the system when the replica is idle.
 
-        A hung decoder would occupy a slot and a thread forever.
+        Serve calls this method every second. A hung decoder would occupy a slot and a thread forever.
         """
         longest_s = time.monotonic() - min(self._decoding_started_at_s.values(), default=time.monotonic())
         if longest_s > _DECODE_TIMEOUT_S:

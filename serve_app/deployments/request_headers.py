@@ -28,7 +28,10 @@ def middlewares() -> list[Middleware]:
 
 
 class CleanHeaders:
-    """ASGI middleware that removes two kinds of headers: those that control Serve, and ids that are not printable."""
+    """ASGI middleware that removes the headers that control Serve.
+
+    It also removes an X-Request-ID, traceparent or tracestate header if its value is not printable.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -54,9 +54,9 @@ class StreamWorker:
             slots=_SLOTS,
             traffic="stream",
             tenant=spec.id,
-            # We create the handle here, but call it on the actor's event loop. With the flags of configs/serve.env, a
-            # handle would work only on the loop on which we create it. A handle whose router has a loop of its own
-            # works on any loop.
+            # We create the handle here, but call it on the actor's event loop. By default, with the flags of
+            # configs/serve.env, a handle works only on the loop on which we create it. With this option, the handle's
+            # router, which selects a replica, gets a loop of its own, and the handle works on any loop.
             _run_router_in_separate_loop=True,
         )
         self._arguments = spec, source, args
@@ -68,7 +68,7 @@ class StreamWorker:
         return f"StreamWorker({self._name})"  # Ray's dashboard and logs show this name
 
     async def ready(self) -> None:
-        """Return when this process is running and a Detector answers. Both can take long."""
+        """Return when this process is running and a Detector answers. Each of them can take long to start."""
         self._note_call()
         await self._detector.connect()
 

@@ -73,7 +73,7 @@ def _header(data: bytes) -> _Header:
     else:
         raise unreadable_header()
     if not pixels_offset:
-        # Some writers leave the offset out. The pixels then follow the header, its masks and the palette.
+        # Some writers leave out the offset of the pixels. The pixels then follow the header, its masks and the palette.
         masks_bytes = (
             {_BITFIELDS: 12, _ALPHA_BITFIELDS: 16}.get(compression, 0) if size_bytes == _WINDOWS_HEADER_BYTES else 0
         )

@@ -200,8 +200,8 @@ def _crop(pixels: Pixels, *parts: int) -> Pixels:
     """Crop to the clean aperture.
 
     ``parts``: the numerators and denominators of the aperture's width and height, and of its horizontal and vertical
-    offset from the image's centre. Edges inside a pixel are rounded as in libheif, because the standard defines no
-    rounding.
+    offset from the image's centre. If an edge falls inside a pixel, we round as libheif does, because the standard
+    defines no rounding.
     """
     height_px, width_px = pixels.shape[:2]
     if min(parts[1::2]) <= 0:

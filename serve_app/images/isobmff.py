@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from serve_app.errors import Undecodable
 from serve_app.images.limits import MAX_PARTS, unreadable_header, unsupported
 
-# The limit for the meta box, without the data of the items. The meta box of a phone's image with 200 items has 10 kB.
+# The limit on the size of the meta box. The items' data in that box (idat) do not count towards this limit. The meta
+# box of a phone's image with 200 items has 10 kB.
 _MAX_META_BYTES = 1 << 20
 _IN_FILE, _IN_META = 0, 1  # construction methods of iloc; method 2 takes the data from another item
 

@@ -101,7 +101,8 @@ def _profile_bytes(text: bytes) -> bytes:
 def _check_inflated(pixels: list[bytes], expected_bytes: int) -> None:
     """Raise Undecodable when the data inflate to more bytes than the image needs.
 
-    Data that are too small to inflate to many bytes are not checked.
+    We do not check data that are too small to inflate to more than ``_UNCHECKED_BYTES``, or to more than twice as many
+    bytes as the image needs.
     """
     max_bytes = _MAX_RATIO * sum(map(len, pixels))
     if max_bytes <= 2 * expected_bytes or max_bytes <= _UNCHECKED_BYTES:

@@ -42,7 +42,7 @@ _CANON = b"CR"  # follows the header of a CR2 file
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _UNSIGNED, _UNDEFINED = 1, 4  # values of SampleFormat
 _MIN_UNCOMPRESSED_TILE_BYTES = 1024
-# The tiles of an image together may have at most this many times ``max_pixels`` pixels.
+# The total area of an image's tiles may be at most this multiple of ``max_pixels``.
 _MAX_TILE_AREA_RATIO = 2
 
 

@@ -63,7 +63,7 @@ class File:
 
 
 class Directory:
-    """The tags of one image. Only tags in ``READ_TAGS`` are kept. If a tag is repeated, its first entry is kept."""
+    """The tags of one image. Only tags in ``READ_TAGS`` are stored, and only the first entry of a repeated tag."""
 
     def __init__(self, file: File, start: int) -> None:
         (count,) = file.numbers(file.count_format, start)

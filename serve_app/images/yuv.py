@@ -72,7 +72,7 @@ def _samples(plane: VideoPlane, depth: int) -> NDArray[Any]:
 
 
 def _upsample(plane: NDArray[np.uint16], shape: tuple[int, ...], top: int, height: int) -> NDArray[np.uint16]:
-    """Return the part of a chroma plane for a band of luma rows, scaled to the size of the band."""
+    """Return the part of a chroma plane that belongs to a band of luma rows. Scale this part to the band's size."""
     rows, columns = shape
     down = 2 if len(plane) < height else 1
     if down == 1 and plane.shape[1] == columns:

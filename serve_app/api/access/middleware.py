@@ -150,8 +150,8 @@ class Access:
         """Read a JSON body within its size limit, and return a ``receive`` that replays the body.
 
         The body is read here because FastAPI would read JSON without a size limit. Ray would also queue, without a size
-        limit, the bytes that a handler does not read. If the method has no body, nothing is read, so the response does
-        not wait for a body.
+        limit, the bytes that a handler does not read. If the HTTP method (for example GET) takes no body, nothing is
+        read, so the response does not wait for a body.
 
         Raise Malformed, TooLarge or DeadlineExceeded if the body is not acceptable or not complete in time.
         """

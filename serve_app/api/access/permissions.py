@@ -89,5 +89,5 @@ def _access_to(route: BaseRoute, router: Router) -> RouteAccess:
     elif isinstance(route, WebSocketRoute):
         methods = frozenset()
     else:
-        raise TypeError(f"{route!r}: a Router may have only WebSocket routes and HTTP routes with methods")
+        raise TypeError(f"{route!r}: a Router may have only WebSocket routes, and HTTP routes that list their methods")
     return RouteAccess(route.path, route.path_regex, methods, router.permission, router.reads_own_body)

@@ -59,7 +59,7 @@ class KeyUsage:
             raise RateLimited(
                 f"access.requests_per_s: the limit of {requests_per_s:g} requests per second is exceeded; retry later, "
                 "or raise this setting or the key's own limit in the API-key file",
-                math.ceil(1 / requests_per_s),  # by then, the limiter has capacity for one more request
+                math.ceil(1 / requests_per_s),  # after this time, the limiter has capacity for one more request
                 limit="access.requests_per_s",
             )
         await self._limiter.acquire()  # returns at once, because the limiter has capacity

@@ -1,4 +1,4 @@
-"""Revocation, which ends open responses whose API key is removed, expires or loses the permission."""
+"""Revocation, which ends an open response when its API key is removed, expires or loses the route's permission."""
 
 from __future__ import annotations
 
