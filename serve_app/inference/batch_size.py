@@ -8,7 +8,7 @@ from collections.abc import Callable
 WEIGHT_OF_NEWEST = 0.2  # the weight of the newest batch in a running average
 # A larger batch size is used only if its time per item is at most this fraction of the smaller size's time.
 _GAIN = 0.98
-# A size is rejected only after this many batches, because a single batch may be slow for another reason.
+# A size is rejected only after this many batches, because a single batch may be slow for a reason other than its size.
 _TRIAL_BATCHES = 4
 _RETRY_INTERVAL_S = 30.0  # the wait before a rejected batch size is tried again
 
@@ -30,7 +30,10 @@ class BatchSize:
 
     @property
     def limit(self) -> int:
-        """The largest batch size that was faster than the size below it, or the next larger size during its trial."""
+        """The largest size whose batches take less time per item than those of the next smaller size.
+
+        During the trial of a larger size, the limit is that larger size.
+        """
         return self._sizes[self._index]
 
     def observe(self, size: int, took_s: float) -> None:

@@ -101,8 +101,8 @@ class Batcher(Generic[Item, Result]):
         """Return the engine time needed since the last call, divided by the time since the last call.
 
         A value above 1 means that the engine cannot keep up. The needed time includes the time that dropped items would
-        have taken. The engine time is estimated for full batches. Under light load, the engine runs many small batches,
-        and their measured time would be too high.
+        have taken. For each batch, we count at most the time that its items would take in full batches. Under light
+        load, the engine runs many small batches, and their measured time would be too high.
         """
         now_s = self._clock_s()
         demand = (self._work_s + self._missed / self.items_per_s) / max(now_s - self._demand_since_at_s, 1e-3)
@@ -111,7 +111,7 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def backlog_s(self) -> float:
-        """The engine time that the waiting items need, without the items that fit into the next batches."""
+        """The engine time for the waiting items that do not fit into the next ``concurrency`` batches."""
         waiting = len(self._queue) + len(self._isolated)
         return max(0, waiting - self._batch_size.limit * self._concurrency) / self.items_per_s
 
@@ -261,8 +261,8 @@ class Batcher(Generic[Item, Result]):
             self.items_per_s += WEIGHT_OF_NEWEST * (len(batch) * self._concurrency / took_s - self.items_per_s)
         for waiting, result in zip(batch, results, strict=True):
             queue_s = started_at_s - waiting.queued_at_s
-            # Count at most as many skipped items as the engine could have processed while this item waited. A sender
-            # that is faster than one engine skips items even without a queue, and more engines would not change that.
+            # Count at most as many skipped items as the engine could have processed while this item waited. If
+            # a sender is faster than one engine, it skips items even without a queue, and more engines would not help.
             self._missed += min(waiting.superseded, queue_s / took_s)
             if not waiting.answer.done():
                 waiting.answer.set_result(Batched(result, queue_s, len(batch)))

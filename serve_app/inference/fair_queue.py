@@ -1,7 +1,7 @@
 """The queue for the engine: weighted fair queueing between kinds of traffic, and round robin between their tenants.
 
-Between kinds of traffic, this is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996), and every item has the
-same cost. Each kind has a virtual start time. The kind with the earliest start time is served next, and each served
+Between kinds of traffic, the queue uses start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996). Every item has
+the same cost. Each kind has a virtual start time. The kind with the earliest start time is served next, and each served
 item advances that time by 1 / weight. A kind that was idle continues at the current virtual time, so it gains no credit
 while idle. This module needs neither a clock nor an event loop.
 """

@@ -21,7 +21,7 @@ _FOLDERS = re.compile(r"""(?<!\w)/(?:[^/\n:;'"]+/)+""")  # folder names may cont
 
 
 class Rollout:
-    """The served model, which follows changes of ``user_config`` without downtime.
+    """The served model and its settings, which ``user_config`` can change without downtime.
 
     The new model loads in the background while the current one serves. A new change cancels an earlier change that is
     still loading. After a failed change, the current model and settings stay, and ``state`` gives the reason. The

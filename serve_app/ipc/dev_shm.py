@@ -19,7 +19,8 @@ from serve_app.errors import SharedMemoryError
 FOLDER = Path("/dev/shm")
 PREFIX = "sightline-"
 _SOCKET_SUFFIX = ".sock"
-# Younger sockets and folders are kept, because their owner may not yet listen on the socket or hold the folder's lock.
+# Sockets and folders that are younger than this are kept, because their owner may not yet listen on the socket or hold
+# the folder's lock.
 _MIN_AGE_S = 1.0
 
 

@@ -36,7 +36,7 @@ _GOING_AWAY = 0  # sent by a server instead of a call's number when it accepts n
 _SCAN_INTERVAL_S = 1.0
 _DRAIN_TIMEOUT_S = 15.0
 _MAX_ATTEMPTS = 2  # a call is refused when this many servers are full
-_MAX_UNSENT_BYTES = 64 << 20  # no call is sent to a server that has not yet read this many bytes
+_MAX_UNSENT_BYTES = 64 << 20  # no call is sent to a server while this many bytes of earlier messages are unsent
 
 Method = Callable[..., Awaitable[Any]]
 

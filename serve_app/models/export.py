@@ -21,7 +21,7 @@ from serve_app.types import InputShape, Json, Precision
 
 _EXPORT_TIMEOUT_S = 900
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-_MAX_CALIBRATION_PICTURES = 300  # the default of NNCF, which quantises; more images take longer and change little
+_MAX_CALIBRATION_PICTURES = 300  # the default of the quantiser, NNCF; more images take longer and change little
 _FORMATS = {"openvino": "openvino", "onnx": "onnx", "tensorrt": "engine"}  # engine -> Ultralytics' export format
 _SUFFIXES = {"openvino": "_openvino_model", "onnx": ".onnx", "tensorrt": ".engine"}  # of the exported file or folder
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8}

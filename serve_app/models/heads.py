@@ -84,8 +84,8 @@ def _cells(shape: InputShape, strides: Sequence[int]) -> int:
 def integer_output_error() -> ModelError:
     """Return the error for a file with an integer output, whose scale is unknown without the dequantisation."""
     return ModelError(
-        "the model's output is neither fp32 nor fp16, like that of a quantised model without its last "
-        "DequantizeLinear, so the scale of its numbers is unknown: export it with an output in fp32"
+        "the model's output is neither fp32 nor fp16, so the scale of its numbers is unknown; perhaps the last "
+        "DequantizeLinear of a quantised model is missing: export the model with an output in fp32"
     )
 
 
@@ -117,9 +117,10 @@ def _format_shape(shape: Sequence[int]) -> str:
 
 
 def to_rows(raw: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Convert the output of a head with objectness to rows, ``(n, 6)``. Drop boxes below every allowed threshold.
+    """Convert the output of a head with objectness to rows, ``(n, 6)``.
 
-    The confidence is the objectness times the score of the best class, as in YOLOv5's own NMS.
+    Drop boxes whose objectness is at most the lowest confidence threshold that a request may use. The confidence in a
+    row is the objectness times the score of the best class, as in YOLOv5's own NMS.
     """
     raw = raw[raw[:, 4] > _MIN_CONFIDENCE]
     scores = raw[:, 5:]

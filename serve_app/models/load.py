@@ -37,7 +37,7 @@ _PRECISIONS: dict[str, tuple[Precision, ...]] = {
 def load(args: ModelArgs, *, has_gpu: bool, max_batch_size: int = 8) -> Engine:
     """Load the configured model into its engine. Raise ModelError on failure.
 
-    ``has_gpu``: whether this process was given a GPU. ``max_batch_size``: the most frames in one call of ``infer``.
+    ``has_gpu``: whether this process may use a GPU. ``max_batch_size``: the most frames in one call of ``infer``.
     """
     engine = args.engine
     if engine in ("null", "sleep"):

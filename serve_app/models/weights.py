@@ -40,7 +40,7 @@ def find_weights(args: ModelArgs, engine: str) -> Path:
     if args.weights == Path("codes"):
         if engine not in _EMBEDDED_FILES:
             raise ModelError(
-                f"model.weights: the {engine} engine reads a .pt file, not the embedded model codes: set a .pt file"
+                f"model.weights: the {engine} engine reads a .pt file, not the embedded model 'codes': set a .pt file"
             )
         return EMBEDDED / _EMBEDDED_FILES[engine]
     if re.match(r"[a-z][a-z0-9+]+:/", str(args.weights)):

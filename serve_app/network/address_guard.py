@@ -45,7 +45,7 @@ def addresses_of(host: str, port: int) -> list[str]:
 class AddressGuard:
     """A guard that resolves a host and checks its addresses. Callers must connect to the addresses, not to the name."""
 
-    allowed: tuple[Network, ...] = ()  # besides public addresses
+    allowed: tuple[Network, ...] = ()  # these networks are allowed in addition to public addresses
 
     async def resolve(self, host: str, port: int) -> list[str]:
         """Return the host's addresses, the preferred one first.

@@ -98,7 +98,7 @@ class Reply:
 class GuardedHttp:
     """An HTTP client for one event loop.
 
-    Connecting, each read and each write may take ``timeout_s``. The headers of an answer may have 100 KiB.
+    Connecting, each read and each write may take up to ``timeout_s``. The headers of an answer may have up to 100 KiB.
     """
 
     def __init__(self, guard: AddressGuard, *, timeout_s: float, kept: int = 0) -> None:

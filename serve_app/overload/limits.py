@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from serve_app.errors import Limit, Overloaded
 
-_MAX_WAIT_S = 2.0  # for a slot
+_MAX_WAIT_S = 2.0  # the limit on the estimated wait for a slot
 _MEASURING_S = 0.5  # throughput is measured over at least this time
 _MAX_GAP_S = 0.1  # a slot that is free for at most this time still counts as in use
 

@@ -47,8 +47,8 @@ class DetectSettings(BaseModel):
             ge=0.01,
             le=1,
             allow_inf_nan=False,
-            description="Keep detections above this confidence. For a model whose `suppression` is `in_file`, a value "
-            "below the confidence with which its file was exported has no effect.",
+            description="Keep detections above this confidence. The file of a model whose `suppression` is "
+            "`in_file` contains a threshold from its export; a value below this threshold has no effect.",
         ),
         BeforeValidator(_number),
     ] = None

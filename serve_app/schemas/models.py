@@ -10,7 +10,7 @@ from serve_app.types import DetectorState, Suppression
 
 
 class ModelStatus(BaseModel):
-    """A model that requests can name.
+    """A model that a request can select.
 
     In state `changing`, the model still serves while its replacement is being loaded. In state `asleep`, the model is
     not in memory, and the next request loads it.

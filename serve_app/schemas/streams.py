@@ -45,7 +45,13 @@ class SourceSpec(_Spec):
 class Motion(_Spec):
     """The motion filter: frames in which nothing has moved skip the model."""
 
-    threshold: float = Field(0.01, gt=0, lt=1, description="The fraction of the image that must change.")
+    threshold: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="The model gets a frame if at least this fraction of the image differs from the last frame that "
+        "the model got.",
+    )
     max_skip_s: float = Field(
         10.0,
         gt=0,

@@ -52,5 +52,8 @@ def _format_shape(sides: Sequence[int | None]) -> str:
 
 
 def fixed_batch_error(batch: int) -> ModelError:
-    """Return the error for a file whose fixed batch size, ``batch``, cannot be changed to 1."""
+    """Return the error for a file whose batch size is fixed and cannot be changed to 1.
+
+    ``batch``: the file's batch size.
+    """
     return ModelError(f"the model takes {batch} images at a time and cannot take a single one: export it with batch=1")

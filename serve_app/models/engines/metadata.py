@@ -19,9 +19,9 @@ _NOTHING = ("", "none", "null", "~")  # spellings of an empty value in Python, J
 def read_labels(metadata: Json) -> tuple[str, ...]:
     """Return the label of each class id, from ``names`` in the metadata.
 
-    ``names`` is a list of labels, or maps class ids to labels. The ids may be text. In ONNX files, ``names`` as a whole
-    is text: Python's repr, JSON or YAML. A label may occur twice. Raise ModelError when the labels cannot be read, or
-    when the task is not detection.
+    The value of ``names`` is either a list of labels or a mapping from class ids to labels. The ids may be text. In an
+    ONNX file, the list or mapping is written as text: Python's repr, JSON or YAML. A label may occur twice. Raise
+    ModelError when the labels cannot be read, or when the task is not detection.
     """
     task = metadata.get("task")
     if str(task).lower() not in (*_NOTHING, "detect"):
@@ -72,10 +72,10 @@ def is_end_to_end(metadata: Json) -> bool:
 
 
 def _is_rtdetr(metadata: Json) -> bool:
-    """Return whether the model is an RT-DETR, according to its head (since Ultralytics 8.4) or its description.
+    """Return whether the metadata name the head of an RT-DETR, or describe the model as an RT-DETR.
 
-    A description has the form "Ultralytics NAME model trained on DATA". Only NAME counts, because a data set can have
-    any name.
+    Only Ultralytics 8.4 and newer versions write the head into the metadata. A description has the form "Ultralytics
+    NAME model trained on DATA". Only NAME counts, because a data set can have any name.
     """
     name, _, _ = str(metadata.get("description", "")).lower().partition(" trained on ")
     return metadata.get("head") == "RTDETRDecoder" or "rtdetr" in re.sub("[-_ ]", "", name)

@@ -129,7 +129,8 @@ def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | Non
         _keep_any_batch(model, batch)
         del graph.value_info[:]
         for output in graph.output:
-            # Like the shapes in value_info, this shape has the old batch size. So we remove this shape, too.
+            # The output's shape contains the old batch size, like the shapes in value_info. So we remove the output's
+            # shape, too.
             output.type.tensor_type.ClearField("shape")
     half = old.type.tensor_type.elem_type == TensorProto.FLOAT16
     new = helper.make_tensor_value_info(_FRAMES, TensorProto.UINT8, [1 if batch else "batch", *shape.array])

@@ -56,7 +56,7 @@ class OpenVinoEngine:
         # Only a model with FakeQuantize computes in int8. Dynamic quantisation adds int8 weights, but computes in fp32.
         if "FakeQuantize" not in operations:
             options["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bf16" else "f32"
-        self._requests = threading.local()  # by compiled model
+        self._requests = threading.local()  # for each thread, its infer requests by compiled model
         self._has_objectness = False
         try:
             model = _accept_uint8(model)
@@ -154,8 +154,8 @@ def _read_network(core: ov.Core, path: Path) -> ov.Model:
     except RuntimeError as exc:
         if unknown := re.search(r"No conversion rule found for operations: (.+)", str(exc)):
             raise ModelError(
-                f"OpenVINO cannot run {path.name}, because it lacks the operation {unknown[1]}; ONNX Runtime may "
-                "have it: set model.engine to onnx"
+                f"OpenVINO cannot run {path.name}, because OpenVINO lacks the operation {unknown[1]}; ONNX "
+                "Runtime may have this operation: set model.engine to onnx"
             ) from exc
         if external := re.search(r"stored data in file \(([^,)]+)", str(exc)):
             raise ModelError(
@@ -164,8 +164,8 @@ def _read_network(core: ov.Core, path: Path) -> ov.Model:
             ) from exc
         if newer := re.search(r"(?:unsupported opset|operation with type): (\S+)", str(exc)):
             raise ModelError(
-                f"OpenVINO cannot read {path.name} with version {_VERSION}, which has no {newer[1]}: "
-                "export the model with this version of OpenVINO or an older one"
+                f"OpenVINO cannot read {path.name}, because the installed version is {_VERSION}, which has no "
+                f"{newer[1]}: export the model with this version of OpenVINO or an older one"
             ) from exc
         raise ModelError(
             f"OpenVINO cannot read {path.name}: it is damaged, or a part of it is missing; copy or export it again"
@@ -267,7 +267,10 @@ def _has_bf16(core: ov.Core) -> bool:
 
 
 def _kernels(model: ov.Model) -> set[str]:
-    """Return the number types of the four-dimensional constants, by their NumPy names where these exist."""
+    """Return the number types of the four-dimensional constants.
+
+    Types that NumPy also has are given by their NumPy names, and other types by their OpenVINO names.
+    """
     constants = [one.output(0) for one in model.get_ops() if one.get_type_name() == "Constant"]
     kernels = {one.element_type.get_type_name() for one in constants if len(one.shape) == 4}
     return {_NUMPY_NAMES.get(name, name) for name in kernels}

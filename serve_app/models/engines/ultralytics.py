@@ -51,7 +51,7 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
         # that the file names as a layer.
         layers = {layer for _, _, layer, _ in architecture["backbone"] + architecture["head"]}
         if "activation" in architecture or not layers <= _LAYERS:
-            raise ValueError("the architecture has an activation, or layers that YOLO11 does not have")
+            raise ValueError("the architecture sets an activation, or has layers that YOLO11 does not have")
         network = DetectionModel(architecture, verbose=False)
         network.load_state_dict(weights)
     except Exception as exc:  # Ultralytics' parser may raise any exception
@@ -62,11 +62,12 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
 
 
 def export(path: Path, *, format: str, input_shape: Sequence[int], quantize: int = 32, max_batch_size: int = 1) -> Path:
-    """Export a checkpoint to ``format`` next to ``path``, for a fixed input of the height and width ``input_shape``.
+    """Export the checkpoint ``path`` to a file or folder next to it, and return the path of the export.
 
-    ``quantize``: bits per number. With 8 bits, the folder ``images`` next to ``path`` must have calibration images,
-    which Ultralytics may modify. ``max_batch_size``: if above 1, the exported model takes batches of up to this size.
-    Raise ModelError when the checkpoint is not a YOLO detection model.
+    ``format``: Ultralytics' name for the format of the export. ``input_shape``: the fixed height and width of the
+    exported model's input. ``quantize``: bits per number. With 8 bits, the folder ``images`` next to ``path`` must have
+    calibration images, which Ultralytics may modify. ``max_batch_size``: if above 1, the exported model takes batches
+    of up to this size. Raise ModelError when the checkpoint is not a YOLO detection model.
     """
     yolo = _open(path)
     options: Json = {"batch": max_batch_size, "dynamic": max_batch_size > 1}

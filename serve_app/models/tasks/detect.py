@@ -1,4 +1,4 @@
-"""Turn the raw output of both kinds of YOLO heads into Detections, with NumPy and OpenCV only.
+"""Turn the raw output of a YOLO head, in either of two layouts, into Detections, with NumPy and OpenCV only.
 
 Only candidates above the confidence threshold are processed.
 """
@@ -32,7 +32,7 @@ def to_detections(raw: NDArray[np.float32], options: DetectOptions, *, end_to_en
     ``end_to_end``: each object has one row, so NMS is skipped.
 
     Confidences slightly above 1 become 1. Raise ServeAppError when a confidence is higher than rounding can explain.
-    The check at start can miss such a model, because that check uses a single image.
+    The check at start uses a single image, so it can miss a model that returns such a confidence.
     """
     has_rows = raw.shape[1] == 6  # the other layout always has more than six anchors
     xyxy, confidence, class_id = _from_rows(raw, options) if has_rows else _from_anchors(raw, options)

@@ -63,7 +63,7 @@ class Capture:
         self._mailbox.close()
 
     async def take(self) -> Frame | None:
-        """Wait for the next frame and return it, or None at the end. If an error ended the thread, raise it."""
+        """Wait for the next frame and return it, or None at the end. Raise the error that ended the thread, if any."""
         frame = await self._mailbox.take()
         if frame is None and self._error is not None:
             raise self._error
@@ -111,5 +111,6 @@ class Capture:
                 continue
             if not self._stopped.is_set():
                 self._progress.drop("newer_frame", unused.frame_id)
-            elif self._is_live:  # a file's frame is not dropped, because it is read again when the stream continues
+            elif self._is_live:
+                # A frame of a file does not count as dropped, because it is read again when the stream continues.
                 self._progress.drop("stopped", unused.frame_id)

@@ -18,7 +18,8 @@ from serve_app.streams.capture.source import Source
 
 _REACH_TIMEOUT_S = 2.0
 _PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
-_REFUSAL = re.compile(r"method \w+ failed: (\d{3})")  # FFmpeg logs such a text before the camera's own text
+# FFmpeg logs this text before it logs the text that the camera sent.
+_REFUSAL = re.compile(r"method \w+ failed: (\d{3})")
 _RTSP_STATUSES = {  # the statuses that only RTSP has (RFC 2326, 7.1.1)
     451: "Parameter Not Understood",
     452: "Conference Not Found",

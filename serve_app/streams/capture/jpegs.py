@@ -76,10 +76,11 @@ def video_of(jpegs: Iterator[bytes], max_pixels: int, *, has_end: bool = False, 
 
 
 def is_mjpeg(data: bytes) -> bool:
-    """Return whether the bytes are a video, which we assume if they start with three JPEGs of equal size.
+    """Return whether the bytes are a video.
 
-    Two JPEGs are not enough, because some cameras with two lenses append the second image to the first without
-    declaring it. Multi-picture files are not videos, either.
+    We assume a video if the bytes start with three JPEGs of equal size. Two JPEGs are not enough, because some cameras
+    with two lenses append the second image to the first without declaring it. Multi-picture files are not videos,
+    either.
     """
     pieces = iter([data])
     try:

@@ -53,8 +53,8 @@ class EventLog:
             try:
                 await asyncio.wait_for(self._arrived.wait(), within_s)
             except TimeoutError:
-                # An event may arrive together with the timeout. The next call finds this event, because
-                # of the ``after`` that is returned here.
+                # An event may arrive together with the timeout. The page that we return ends before this event, so
+                # that the next call finds it.
                 return EventPage([], min(after, self._next_id - 1), 0)
         wanted = [event for event in self._kept if event.event_id > after]
         missed = wanted[0].event_id - after - 1 if wanted else 0

@@ -1,4 +1,7 @@
-"""Recording of clips and snapshots while objects are detected in a stream. The objects' boxes are drawn into both."""
+"""Recording of clips and snapshots while objects are detected in a stream.
+
+Clips and snapshots show the boxes of the objects.
+"""
 
 from __future__ import annotations
 
