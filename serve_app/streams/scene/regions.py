@@ -86,8 +86,8 @@ class RegionCounter:
     ) -> list[RegionEvent]:
         """Count the objects of a frame, and return the events since the previous frame.
 
-        Call this for frames without detections, too. Detections without a track (-1) are not counted. If no frame arrives
-        for a long time, an object that is seen in the next frame is not counted as having left.
+        Call this for frames without detections, too. Detections without a track (-1) are not counted. If no frame
+        arrives for a long time, an object that is seen in the next frame is not counted as having left.
         """
         if tracked.labels is None or tracked.track_id is None:
             raise ValueError("detections cannot be counted without labels and track ids")
