@@ -151,7 +151,7 @@ class EngineInfo:
     labels: tuple[str, ...]  # the label of each class id
     input_shape: InputShape
     end_to_end: bool  # the raw output has at most one row for each object
-    has_built_in_nms: bool = False  # the file removes duplicates with its own thresholds, so the model is end to end
+    has_built_in_nms: bool = False  # the model file contains NMS with its own thresholds, so the model is end to end
     precision: Precision = "fp32"
 
     @property
@@ -328,7 +328,9 @@ class EventPage:
     """A page of a stream's events, the oldest first."""
 
     events: list[Event]
-    last_id: int | None  # if the page is empty, the next page starts after this id; None means only new events
+    # If this page is empty, the next page starts with the first event whose id is above ``last_id``. If ``last_id`` is
+    # None, the next page has only events that happen after the request for that page.
+    last_id: int | None
     missed: int  # the number of requested events that are no longer kept
 
 

@@ -37,7 +37,7 @@ class SupervisedStream:
     last_status_at_s: float | None = None  # when the worker last sent its status, on the event loop's clock
     worker: Worker | None = None
     reported_state: State | None = None  # the state that the metrics show
-    keeper: asyncio.Task[None] | None = None  # keeps the worker alive until some seconds after the stream's end
+    keeper: asyncio.Task[None] | None = None  # keeps the worker alive, and kills it 10 s after the stream's end
     is_stuck: bool = False  # whether the last attempt to kill the worker failed
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while the stream is changed
 
@@ -47,9 +47,9 @@ class SupervisedStream:
         return self.source is not None and not self.record.spec.paused and self.record.ended is None
 
     def public_status(self) -> StreamStatus:
-        """Return the last known status, and add what only the supervision knows.
+        """Return the last known status, with additions from the supervision.
 
-        This is the number of restarts, and whether the stream is paused or its old process cannot be ended.
+        The additions are the number of restarts, and whether the stream is paused or its old process cannot be ended.
         """
         changes: dict[str, Any] = {"restarts": self.record.restarts}
         if self.record.spec.paused:

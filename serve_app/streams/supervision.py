@@ -196,8 +196,8 @@ class Supervision:
         """Wait for the changes in progress, and unlock the store for another process. Call ``stop`` first."""
         try:
             await self.registry.finish_changes()
-            await self._keep_alive.end_all()  # including keepers that the finished changes have started
-            await self.registry.finish_changes()  # including writes of the cancelled keepers
+            await self._keep_alive.end_all()  # also ends the tasks that these changes have started
+            await self.registry.finish_changes()  # waits for the writes that these tasks had begun
         finally:
             self._store.release()
 

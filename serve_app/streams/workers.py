@@ -5,7 +5,7 @@
     |- WorkerUnreachable   the process may be alive, but cannot be reached now
     |- WorkerSilent        the worker did not answer in time
     |- WorkerFailed        the worker answered with an unexpected error
-    `- WorkerNotKilled     the process was killed but may not have ended
+    `- WorkerNotKilled     we tried to kill the process, but it may still be running
 
 The supervision handles these errors. Clients get only the errors of ``serve_app.errors``.
 """
@@ -46,7 +46,7 @@ class WorkerFailed(WorkerError):
 
 
 class WorkerNotKilled(WorkerError):
-    """The worker's process was killed, but has not ended, or we do not know whether it has."""
+    """We tried to kill the worker's process, but the process may still be running."""
 
 
 class WorkerCalls(Protocol):

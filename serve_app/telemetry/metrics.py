@@ -47,7 +47,9 @@ REQUESTS = Metric(
     "counter", "sightline_requests", "Requests with an API key, by the key's name and the outcome", ("key", "outcome")
 )
 KEYS_FILE_ERRORS = Metric(
-    "counter", "sightline_keys_file_errors", "Failed reloads of a missing or invalid API-key file"
+    "counter",
+    "sightline_keys_file_errors",
+    "Times that the API-key file could not be reloaded, because it was missing or invalid",
 )
 DETECTIONS = Metric(
     "counter",
@@ -112,7 +114,10 @@ class Telemetry:
         instrument.record(value, tags)
 
     def record_totals(self, metric: Metric, totals: Mapping[str, int], tag: str, **tags: str) -> None:
-        """Record how much each total has grown since the last call, with the total's name as the value of ``tag``."""
+        """Record how much each total has grown since the last call.
+
+        ``tag`` is the name of a tag. The tag's value is the total's name.
+        """
         for name, total in totals.items():
             series = (metric.name, name, *tags.values())
             grown = total - self._totals.get(series, 0)

@@ -37,7 +37,7 @@ def keys_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def guarded(service: Service, keys_file: Path) -> Iterator[str]:
-    """Run another Ingress, which has API keys and its own path and calls the existing replicas."""
+    """Run another Ingress with API keys and its own path. This Ingress calls the existing replicas."""
     behind = (serve.get_deployment_handle(name, APPLICATION) for name in ("Preprocessor", "StreamSupervisor"))
     args = parse_args(service.args | {"access": {"keys_file": str(keys_file)}})
     ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, args)

@@ -1,4 +1,4 @@
-"""Tests of streams from real RTSP, HLS and MPEG-TS servers, some through a relay that can cut the connection."""
+"""Tests of streams from real RTSP, HLS and MPEG-TS servers. In some tests, a relay can cut the connection."""
 
 from __future__ import annotations
 

@@ -45,7 +45,10 @@ def test_only_the_image_that_crashes_or_hangs_the_engine_is_refused(trap_url: st
 def test_accepted_requests_are_answered_when_the_application_is_deleted(
     service: Service, stream_folders: dict[str, str]
 ) -> None:
-    """Delete the application during requests that take 6 s. The Detector must stop after the replicas that call it."""
+    """Delete the application during requests that take 6 s.
+
+    The replicas that call the Detector must stop before the Detector does.
+    """
     serve.run(build_app({"model": {"engine": "sleep"}, "streams": stream_folders}), name="slow", route_prefix="/slow")
     url = f"{service.url}/slow"
     eventually(lambda: is_ready(url), what="readiness")

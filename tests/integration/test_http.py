@@ -20,7 +20,7 @@ GOOD = squares.encode(squares.picture([Square("red", 5, 10), Square("blue", 20, 
 
 
 def answer(body: Json) -> list[tuple[str, float, tuple[float, ...]]]:
-    """Return the detections of an answer, sorted. The service may return equal confidences in any order."""
+    """Return the sorted detections of an answer. The service may return detections of equal confidence in any order."""
     return sorted(
         (found["label"], round(found["confidence"], 2), tuple(found["bbox"].values())) for found in body["detections"]
     )
@@ -157,11 +157,11 @@ def test_hostile_input_affects_no_other_request_and_leaks_no_memory(service: Ser
             results = await asyncio.gather(healthy(), hostile(), healthy(), hostile(), healthy())
         return [good for result in results if result for good in result]
 
-    assert all(asyncio.run(storm()))  # the first run also lets the memory allocators grow
+    assert all(asyncio.run(storm()))  # in this first run, the memory use may still grow
     before = memory_bytes()
     for _ in range(3):
         assert all(asyncio.run(storm()))
-    assert memory_bytes() - before < 40_000_000  # although six bodies of 100 MB and 180 images were sent
+    assert memory_bytes() - before < 40_000_000  # although 180 images and six bodies of 100 MB were sent
 
 
 def test_clients_that_disconnect_leave_every_slot_free(service: Service) -> None:

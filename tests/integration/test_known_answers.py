@@ -30,7 +30,7 @@ FRAMES = 60
 BELTS = {"north": 0, "south": 5_003}  # number of each belt's first frame; no frame is in both belts
 RESULTS_EACH, RESULTS_EACH_IN_CHAOS = 25, 300
 TIMEOUT_S = 600
-NO_FIT_PX = 200.0  # boxes whose coordinates differ by more than this in total belong to different codes
+NO_FIT_PX = 200.0  # if the coordinates of two boxes differ by more in total, the boxes belong to different codes
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A parity test of the whole service with real weights, in which HTTP requests and a stream share batches."""
+"""A parity test of the whole service with real weights. HTTP requests and a stream share batches."""
 
 from __future__ import annotations
 

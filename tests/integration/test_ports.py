@@ -132,7 +132,7 @@ def test_every_port_is_on_loopback_except_one_of_each_replica(running: Server, s
     assert elsewhere == sorted(expected)
     ports = {found.port for found in sockets if found.on_loopback}
     assert httpx.URL(running.url).port in ports
-    assert len(ports) > len(expected)  # Ray's own
+    assert len(ports) > len(expected)  # Ray's other processes listen on loopback, too
 
 
 def test_ports_outside_loopback_require_the_token(running: Server, sockets: list[Open]) -> None:
@@ -163,7 +163,7 @@ def test_clients_that_use_up_the_request_limit_do_not_block_others(running: Serv
 
 
 def full(running: Server) -> httpx.Response | None:
-    """Send a request. Return the response if the request was refused because of the limit, and None if not."""
+    """Send a request. Return the response if the request limit was exceeded, and None otherwise."""
     answer = httpx.get(f"{running.url}/streams", timeout=LONG_TIMEOUT_S)
     return answer if answer.status_code == 503 else None
 

@@ -101,5 +101,5 @@ def test_a_checkpoint_is_exported_once(checkpoint: Path, tmp_path: Path) -> None
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == exported
     assert [path.name for path in checkpoint.parent.iterdir()] == [
         checkpoint.name
-    ]  # the export is not beside the weights
+    ]  # the exported model is in another folder
     assert np.array_equal([path.suffix for path in tmp_path.iterdir() if path.is_file()], [".lock"])

@@ -42,8 +42,8 @@ def model_info(*labels: str, version: str = "v1", side_px: int = 64) -> ModelInf
 class FakeHandle:
     """A fake handle of a Detector.
 
-    ``answer`` is a function that returns the reply to a request, or an error. The handle returns a ServeAppError to the
-    caller, and raises any other error.
+    ``answer`` is a function that returns the reply to a request, or an error. If ``answer`` returns a
+    ServeAppError, the handle returns the error to the caller. The handle raises any other error.
     """
 
     app_name, deployment_name = "sightline", "Detector"

@@ -2,7 +2,7 @@
 
 Squares have a side of ``SIDE_PX`` in the model input, and lie on a grid of ``STRIDE_PX``. The model finds each square
 with its exact box. The model finds each square only once, because the scores of all other grid positions are zero.
-The confidence is ``8 * brightness - 7``, with a brightness from 0 to 1, so a test knows the confidence in advance.
+The confidence is ``8 * brightness / 255 - 7``, so a test knows the confidence in advance.
 """
 
 from __future__ import annotations

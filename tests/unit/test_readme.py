@@ -52,7 +52,7 @@ LINKS = sorted(
 
 
 def section(text: str, heading: str) -> str:
-    """Return the section below a heading, which ends at the next heading of the same or a higher level."""
+    """Return a section, from its heading to the next heading of the same or a higher level."""
     level = heading.split()[0]
     start = text.index(f"\n{heading}\n")
     following = re.search(rf"^#{{1,{len(level)}}} ", text[start + len(heading) + 2 :], re.MULTILINE)

@@ -42,7 +42,8 @@ class RegionCounter:
     ) -> None:
         """Continue from the earlier counts ``zones`` and ``lines``, which are given by name.
 
-        Objects that were inside a zone are counted as having left, and as entering again when they are seen.
+        Objects that were inside a zone are counted as having left the zone. If such an object is seen in the zone
+        again, the object is counted as entering.
         """
         self._zones = [_ZoneCounter(zone) for zone in regions.zones]
         self._lines = [_LineCounter(line) for line in regions.lines]
@@ -85,8 +86,8 @@ class RegionCounter:
     ) -> list[RegionEvent]:
         """Count the objects of a frame, and return the events since the previous frame.
 
-        Call this for frames without detections, too. Detections without a track (-1) are not counted. An object that is
-        seen again in the first frame after a long gap has not left.
+        Call this for frames without detections, too. Detections without a track (-1) are not counted. If no frame
+        arrives for a long time, an object that is seen in the next frame is not counted as having left.
         """
         if tracked.labels is None or tracked.track_id is None:
             raise ValueError("detections cannot be counted without labels and track ids")

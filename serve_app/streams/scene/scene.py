@@ -55,8 +55,8 @@ class Scene:
     def update_still(self, frame: Frame, pixels: Pixels) -> list[RegionEvent]:
         """Count the objects of a frame that skips the model, and return the region events since the previous frame.
 
-        The frame gets the detections of the last processed frame. An object leaves its zone even during such a frame,
-        if the object was last seen more than 2 s ago.
+        The frame gets the detections of the last processed frame. An object that was last seen
+        more than 2 s ago leaves its zone, even in a frame that skips the model.
         """
         return self._count(frame, pixels.shape[1], pixels.shape[0])[1]
 

@@ -1,4 +1,4 @@
-"""Send requests as real clients do. The server finds the image, or the error says how to send an image."""
+"""Send requests as real clients do. The server finds the image, or returns an error that says how to send it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``Accept`` headers that clients send, and the content type that each header gets."""
+"""The content type of the response to each ``Accept`` header that clients send."""
 
 from __future__ import annotations
 

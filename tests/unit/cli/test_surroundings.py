@@ -106,7 +106,7 @@ def test_tmpdir_is_short_enough_for_pythons_own_sockets(public_folder: Path, len
 
 
 def test_a_long_tmpdir_that_is_still_to_be_made_is_shortened_too(public_folder: Path) -> None:
-    """Ray would create this folder, so a folder that does not exist yet needs a short path, too."""
+    """If the folder in TMPDIR does not exist, Ray creates it. The folder's path must therefore be short, too."""
     done = in_a_process("s.shorten_tmpdir('/tmp', print)", TMPDIR=str(public_folder / ("t" * 200)))
     assert "TMPDIR is too long" in done.stdout
 

@@ -170,7 +170,7 @@ def test_every_name_of_this_machine_is_accepted(host: str) -> None:
     check(local)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1.invalid", "192.0.2.1"])  # 192.0.2.1 is for documentation (RFC 5737)
+@pytest.mark.parametrize("host", ["127.0.0.1.invalid", "192.0.2.1"])  # RFC 5737 reserves 192.0.2.1 for documentation
 def test_an_address_of_another_machine_is_found(host: str, tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text("[]")
     elsewhere = config(access={"keys_file": str(tmp_path / "keys.yaml")})

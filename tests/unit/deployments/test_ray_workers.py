@@ -49,7 +49,7 @@ def anyio_backend() -> Any:
 class Actor:
     """A fake actor handle for a worker.
 
-    Like a real actor's method, each method returns a refusal instead of raising.
+    Like a real actor's method, each method returns a refusal instead of raising it.
     """
 
     def __init__(self, worker: FakeWorker) -> None:
@@ -67,7 +67,7 @@ class Actors(FakeWorkers):
 
 
 class SupervisorWithoutCleanup(StreamSupervisor):
-    """A supervisor without the asynchronous ``__del__``, which works only in Serve."""
+    """A supervisor without cleanup, because the asynchronous ``__del__`` works only in Serve."""
 
     def __del__(self) -> None:  # type: ignore[override]  # as above
         pass
@@ -104,7 +104,7 @@ async def test_rays_errors_become_worker_errors(raised: Exception, error: type[W
     with pytest.raises(error) as caught:
         await RayWorker(SimpleNamespace(status=SimpleNamespace(remote=fail))).status()
     assert type(caught.value) is error
-    # The message must not contain the traceback, which may show credentials, because the message is logged.
+    # The message is logged. It must not contain the traceback, because a traceback may show credentials.
     assert str(caught.value) == type(raised).__name__
 
 

@@ -1,4 +1,4 @@
-"""The orientation of an image, in every form and place in which writers store it."""
+"""Images with an orientation. Programs store it as several data types and in several parts of a file."""
 
 from __future__ import annotations
 

@@ -48,13 +48,14 @@ def test_nothing_is_refused_below_the_capacity() -> None:
 def test_at_five_times_its_capacity_a_service_stays_busy_and_refuses_little_itself() -> None:
     accepted, refused = Service().serve(capacity_per_s=100, offered_per_s=500, duration_s=40)
     assert accepted > 95
-    assert refused < 70  # of 400
+    assert refused < 70  # of about 400 refusals per second
 
 
 def test_everything_is_admitted_again_after_an_overload() -> None:
     service = Service()
     service.serve(capacity_per_s=100, offered_per_s=500, duration_s=20)
-    assert service.serve(capacity_per_s=100, offered_per_s=80, duration_s=10) == (80, 0)  # from 5 s after the overload
+    # ``serve`` measures the rates from 5 s to 10 s after the overload.
+    assert service.serve(capacity_per_s=100, offered_per_s=80, duration_s=10) == (80, 0)
 
 
 def test_a_service_that_accepts_nothing_still_gets_some_requests() -> None:

@@ -1,4 +1,4 @@
-"""The video that is used by the tests that run streams in this process."""
+"""The video for the tests that run streams in this process."""
 
 from __future__ import annotations
 

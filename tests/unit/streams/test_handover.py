@@ -28,7 +28,7 @@ GATE = Regions(lines=[Line(name="gate", start=(0, 0), end=(1, 1))])
 
 
 def slow_elsewhere(ready_after_s: float) -> Callable[[FakeWorker], None]:
-    """Return a function that makes workers on the second node need ``ready_after_s`` to become ready."""
+    """Return a function that delays workers on the second node. They become ready after ``ready_after_s`` seconds."""
 
     def prepare(worker: FakeWorker) -> None:
         worker.ready_after_s = ready_after_s if worker.on_node == "node-2" else 0.0
@@ -200,7 +200,7 @@ async def test_a_move_is_undone_when_the_supervisor_stops(tmp_path: Path) -> Non
 
 
 async def test_a_stream_whose_process_does_not_end_is_not_handed_over(tmp_path: Path) -> None:
-    """Let only one process run the stream. The worker restarts under its old name, and the stream is moved later."""
+    """Only one process at a time may run the stream. The worker restarts with its old name, and moves later."""
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())

@@ -128,7 +128,7 @@ async def test_an_unreachable_worker_is_joined_again_when_it_can_be_reached(tmp_
         status = await shown(supervision)
         assert (status.state, status.restarts, len(workers.started)) == ("running", 0, 1)
         assert workers.killed == []
-        workers.last.die()  # the supervision must wait for this worker again to notice the death
+        workers.last.die()  # to notice the death, the supervision must be waiting for this worker again
         await asyncio.sleep(1)
         assert len(workers.started) == 2
 

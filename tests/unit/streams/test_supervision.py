@@ -99,7 +99,7 @@ async def test_a_full_registry_refuses_until_a_stream_is_deleted(tmp_path: Path)
 
 
 async def test_streams_are_admitted_one_at_a_time(tmp_path: Path) -> None:
-    """Admit concurrent requests in sequence. Otherwise, all of the requests would get the same free capacity."""
+    """Concurrent requests must be admitted one by one. Otherwise, they would all get the same free capacity."""
     detectors = FakeDetectors(capacity_fps=20, replicas=2)
     detectors.answer_after_s = 0.5
     async with supervising(tmp_path, detectors=detectors) as supervision:

@@ -136,7 +136,7 @@ async def test_a_restart_is_written_before_another_process_may_hold_the_store(
     done: list[str] = []
 
     async def write_slowly(function: Callable[..., Any], *args: Any) -> Any:
-        """Call the function after 2 s, even if the caller is cancelled, as a slow thread does."""
+        """Imitate a slow thread: call the function after 2 s, even if the caller is cancelled."""
 
         async def work() -> Any:
             await asyncio.sleep(2)

@@ -67,7 +67,7 @@ async def test_without_keys_pages_of_other_sites_can_change_nothing(
 async def test_without_keys_pages_of_other_sites_can_embed_nothing(
     unkeyed: httpx.AsyncClient, site: str, status_code: int
 ) -> None:
-    """If a GET request does not use CORS, as for an ``<img>``, the browser sends no ``Origin`` header."""
+    """A browser sends no ``Origin`` header in a GET request without CORS, such as the request for an ``<img>``."""
     for path in ("/streams", "/health", "/docs"):
         assert (await unkeyed.get(path, headers={"Sec-Fetch-Site": site})).status_code == status_code
 

@@ -252,7 +252,7 @@ async def test_the_table_finds_the_route_that_the_application_chooses(path: str,
 
 
 def test_a_path_with_a_final_line_feed_matches_no_route() -> None:
-    """``$`` matches before a final line feed.
+    """In a regular expression, ``$`` also matches before a final line feed.
 
     The path ``/fixed`` with a line feed must not reach the open second route.
     """

@@ -98,7 +98,7 @@ async def test_a_loop_continues_the_frame_ids(video: Path) -> None:
     assert [frame_shown(frame.pixels()) for frame in frames] == [n % FRAMES for n in range(2 * FRAMES + 1)]
     times_s = [frame.stream_time_s for frame in frames]
     assert times_s == sorted(times_s)
-    assert times_s[-1] == pytest.approx(2 * (FRAMES - 1) / 200)  # by the timestamps of the file, not in real time
+    assert times_s[-1] == pytest.approx(2 * (FRAMES - 1) / 200)  # the times follow the file's timestamps, not real time
 
 
 async def test_max_fps_selects_frames_evenly_by_the_videos_own_clock(tmp_path: Path) -> None:

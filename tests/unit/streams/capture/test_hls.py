@@ -108,8 +108,8 @@ def _polls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def read() -> Read:
     """Return a function that reads the playlist ``/a`` from a server with the given answers.
 
-    The function returns the bytes of the video and the paths of the requests. In the bytes, ``|`` separates the runs
-    that ``HlsBody`` distinguishes.
+    The function returns the bytes of the video and the paths of the requests. In the bytes, ``|`` separates runs of
+    segments. ``HlsBody`` defines such runs.
     """
 
     def read(answers: dict[str, Answer]) -> tuple[bytes, list[str]]:

@@ -1,4 +1,4 @@
-"""Sources over TLS, and the certificate authorities that are trusted."""
+"""Sources over TLS, and the certificate authorities that Sightline trusts."""
 
 from __future__ import annotations
 

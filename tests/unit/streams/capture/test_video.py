@@ -134,7 +134,7 @@ def test_an_image_is_refused_as_such(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
 def test_an_image_in_a_video_container_is_refused(tmp_path: Path, brand: bytes) -> None:
-    """Refuse the image, because FFmpeg would read one tile of it as a video."""
+    """FFmpeg would read one tile of the image as a video, so the image must be refused."""
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
     with pytest.raises(SourceError, match="is an image, not a video"):
         frames_of(tmp_path / "a.mp4")

@@ -13,7 +13,7 @@ from serve_app.types import Detections, Frame, Position
 WIDTH_PX, HEIGHT_PX = 1000, 500
 MIDDLE = Zone(name="middle", polygon=[(0.4, 0.4), (0.6, 0.4), (0.6, 0.8), (0.4, 0.8)])
 EVERYWHERE = Zone(name="everywhere", polygon=[(0, 0), (1, 0), (1, 1), (0, 1)])
-GATE = Line(name="gate", start=(0.3, 0.6), end=(0.7, 0.6))  # the right side of this line is below it
+GATE = Line(name="gate", start=(0.3, 0.6), end=(0.7, 0.6))  # the right-hand side of this line is the lower side
 
 Feet = tuple[float, float]  # an object's position, as fractions of the frame's width and height
 

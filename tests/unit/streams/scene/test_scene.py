@@ -20,7 +20,7 @@ def frame(number: int) -> Frame:
 
 
 def answer(*left_px: int) -> Answer:
-    """Return an answer with a dog of 20 px width at each of the given left edges."""
+    """Return an answer with one dog for each left edge in ``left_px``. Each dog is 20 px wide."""
     boxes = np.array([[x, 30, x + 20, 50] for x in left_px], np.float32).reshape(-1, 4)
     n = len(left_px)
     found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32))
