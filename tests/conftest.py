@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,20 @@ def only_with_chaos(chaos: bool) -> None:
 def anyio_backend() -> str:
     """Run asynchronous tests on asyncio only."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def ordinary_scheduling() -> Iterator[None]:
+    """Fail a test that changes the scheduling policy of this process, and restore the policy.
+
+    Child processes inherit the policy. With a real-time policy, two threads that never sleep would stop a machine that
+    has two cores.
+    """
+    before = os.sched_getscheduler(0)
+    yield
+    after = os.sched_getscheduler(0)
+    os.sched_setscheduler(0, before, os.sched_param(0))
+    assert after == before, "the test left this process with another scheduling policy: restore the policy"
 
 
 @pytest.fixture(autouse=True)

@@ -81,8 +81,8 @@ def _stop_at_end_of_input() -> None:
 def _exit(status: int) -> NoReturn:
     """Kill Ray's processes and exit.
 
-    ``ray.shutdown`` would stop the processes one after the other. We have also seen ``ray.shutdown`` hang: a part of
-    Ray's dashboard had lost the connection to Ray's control service (GCS), and kept both cores busy.
+    ``ray.shutdown`` would stop the processes one after the other. A process that is still running when Ray's control
+    service (GCS) has stopped keeps a core busy.
     """
     leave_nothing()
     sys.stdout.flush()
