@@ -15,8 +15,8 @@ from scripts.trials.relay import Relay
 from serve_app.schemas.streams import StreamStatus
 
 _START_TIMEOUT_S = 300.0  # long, because many processes start at once
-# All healthy streams watch the same camera. Each must capture at least this fraction of the frames that any other
-# healthy stream captures.
+# All healthy streams watch the same camera. The slowest of them must capture at least this fraction of the frames that
+# the fastest of them captures.
 _FAIR_SHARE = 0.9
 _CALM_S = 5.0  # the time for which all streams run before anything breaks
 BROKEN = {"frozen": "stalled", "refusing": "reconnecting", "garbage": "failed"}

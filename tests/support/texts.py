@@ -56,7 +56,7 @@ class Text:
         for block in re.split(r"(\n\s*\n|\n(?=\s+\S)|\n(?=[-*+] ))", self.text):
             line = self.line + offset
             offset += block.count("\n")
-            for sentence in _SENTENCE_END.split(" ".join(block.split())):
+            for sentence in _SENTENCE_END.split(re.sub(r"\s*\n\s*", " ", block.strip())):
                 if sentence:
                     yield replace(self, text=sentence, line=line)
 

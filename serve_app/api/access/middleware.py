@@ -96,7 +96,7 @@ class Access:
                     await send(_last_message(scope, error))
 
     async def _admit(self, request: HTTPConnection, stack: AsyncExitStack) -> tuple[RouteAccess, Caller]:
-        """Return the route that will handle the request, and the caller.
+        """Return the request's route and the request's caller.
 
         The request counts towards the caller's limits until ``stack`` is closed. Raise ServeAppError if the request is
         refused.

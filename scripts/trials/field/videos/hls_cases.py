@@ -70,7 +70,8 @@ def _fragments() -> Mapping[str, Answer]:
 def _spliced(*runs: tuple[str, tuple[int, int]]) -> Callable[[], Mapping[str, Answer]]:
     """Return a function that makes the answers of a server whose playlist lists clips of ten frames.
 
-    Each of ``runs`` gives a clip's codec and size. In broadcasts, both may change where adverts begin.
+    Each of ``runs`` gives a clip's codec and size. In broadcasts, the codec and the size may change at the
+    start of an advert.
     """
 
     def answers() -> Mapping[str, Answer]:
