@@ -21,7 +21,7 @@ Traffic = Literal["interactive", "stream", "job"]  # the source of an image: a c
 Suppression = Literal["by_request", "not_needed", "in_file"]  # how duplicate boxes are removed
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # auto: the engine chooses
 
-DEFAULT_MODEL = "default"  # the model that is used if a request names no model
+DEFAULT_MODEL = "default"  # the model for requests that do not name a model
 
 
 class InputShape(NamedTuple):
@@ -164,7 +164,7 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The properties of a served model that callers need to prepare inputs and to read results."""
+    """The properties of a served model. Callers use them to prepare inputs and to read results."""
 
     engine: EngineInfo
     version: str  # 12 hex digits that change with the weights, the input shape and the defaults

@@ -59,7 +59,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def ordinary_scheduling() -> Iterator[None]:
-    """Fail a test that changes the scheduling policy of this process, and restore the policy.
+    """Restore this process's scheduling policy after each test. If the test has changed the policy, fail the test.
 
     Child processes inherit the policy. With a real-time policy, two threads that never sleep would stop a machine that
     has two cores.

@@ -72,7 +72,7 @@ class StreamStore:
         for path in sorted(self._folder.glob(f"*{_RECORD}")):
             try:
                 found.append(Record.model_validate_json(path.read_bytes()))
-            except (ValidationError, OSError) as exc:  # not logged with its text, which may contain credentials
+            except (ValidationError, OSError) as exc:  # we do not log the error's text, which may contain credentials
                 logger.error("stream %s cannot be read from the store: %s", path.stem, type(exc).__name__)
         return found
 

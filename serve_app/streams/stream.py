@@ -85,7 +85,7 @@ def policy_of(spec: StreamSpec, source: Source) -> Policy:
 class Stream:
     """Sends the frames of a source to the Detector, one at a time. Keeps the latest result, the counters and events.
 
-    A stream that has run before continues from its bookmark. Use a stream from one event loop only.
+    If a stream has run before, it continues from its bookmark. Use a stream from one event loop only.
     """
 
     def __init__(
@@ -376,7 +376,7 @@ class Stream:
         self._loop.call_soon_threadsafe(self._events.add, "recording", clip)
 
     async def _watch_state(self) -> None:
-        """Publish state changes. We poll the state, because a stream stalls exactly when nothing happens."""
+        """Publish state changes. We poll the state, because nothing signals the beginning of a stall."""
         while True:
             self._publish_state()
             await asyncio.sleep(_STATE_POLL_INTERVAL_S)

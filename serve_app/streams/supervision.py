@@ -177,7 +177,7 @@ class Supervision:
         return None
 
     def check(self) -> None:
-        """Raise the error if a background task has failed."""
+        """Raise the error of any background task that has failed."""
         for task in self._tasks:
             if task.done():
                 task.result()
@@ -234,7 +234,7 @@ class Supervision:
     async def _poll(self) -> None:
         """Request each worker's status every few seconds.
 
-        A worker that gets no requests checks whether its application was deleted, and exits if it was.
+        If a worker gets no requests, it checks whether its application was deleted. If so, the worker exits.
         """
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)

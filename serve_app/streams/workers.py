@@ -1,4 +1,4 @@
-"""The interfaces of workers, which are the processes that run the streams, and the errors of workers.
+"""The interfaces and the errors of workers. A worker is a process that runs one stream.
 
     WorkerError
     |- WorkerDied          the process has ended

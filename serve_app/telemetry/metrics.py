@@ -80,7 +80,7 @@ STREAM_STATE = Metric(
 STREAM_FRAMES = Metric(
     "gauge",
     "sightline_stream_frames",
-    "Frames captured, processed, and dropped by reason, since the stream was created",
+    "Frames since the stream was created; the outcome is captured, processed or the reason for a drop",
     ("stream_id", "outcome"),
 )
 STREAM_RECONNECTS = Metric(

@@ -41,7 +41,7 @@ CAMERA_FRAMES = 30
 def eventually(look: Callable[[], T | None], *, within_s: float = LONG_TIMEOUT_S, what: str = "it") -> T:
     """Call ``look`` until it returns a true value, and return that value. Retry if ``look`` raises SightlineError.
 
-    Raise AssertionError after ``within_s``.
+    Raise AssertionError after ``within_s`` seconds.
     """
     expires_at_s = time.monotonic() + within_s
     while time.monotonic() < expires_at_s:

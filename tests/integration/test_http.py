@@ -206,7 +206,7 @@ def test_metrics_count_images_classes_batches_and_stages(service: Service) -> No
         "ray_sightline_queue_size",
         *(f'stage="{stage}"' for stage in ("decode", "queue", "inference", "postprocess")),
     }
-    # Ray may listen only on the node's network address, and not on loopback.
+    # Perhaps Ray listens only on the node's network address, and not on loopback.
     urls = [url, url.replace("127.0.0.1", node["NodeManagerAddress"])]
     eventually(lambda: any(wanted <= found_in(url, wanted) for url in urls), what="every metric")
 

@@ -1,4 +1,4 @@
-"""Test under mixed load that each answer belongs to the right image, frame and client.
+"""Tests that each answer belongs to the right image, frame and client, even under mixed load.
 
 Each image and frame shows its own number in a QR code.
 """
@@ -27,10 +27,10 @@ from tests.integration.conftest import Service, delete_stream, eventually, start
 
 CLIENTS, PICTURES_EACH = 8, 6
 FRAMES = 60
-BELTS = {"north": 0, "south": 5_003}  # number of each belt's first frame; no frame is in both belts
+BELTS = {"north": 0, "south": 5_003}  # the number of the first frame in each video; the videos have no common frame
 RESULTS_EACH, RESULTS_EACH_IN_CHAOS = 25, 300
 TIMEOUT_S = 600
-NO_FIT_PX = 200.0  # if the coordinates of two boxes differ by more in total, the boxes belong to different codes
+NO_FIT_PX = 200.0  # boxes whose coordinates differ by more than this in total belong to different codes
 
 
 @dataclass(frozen=True)

@@ -204,9 +204,9 @@ class Client:
 def assert_only_requests_in_flight_are_lost(
     running: Server, find: Callable[[Server], list[psutil.Process]], times: int
 ) -> None:
-    """Kill the first process that ``find`` returns, repeatedly and under load.
+    """Kill the first process that ``find`` returns, while clients send requests.
 
-    ``times`` is the number of kills. Requests that start after the process has died must succeed.
+    Do this ``times`` times. Requests that start after the process has died must succeed.
     """
     clients = [Client(httpx.URL(running.url).port or 0) for _ in range(CLIENTS)]
 

@@ -83,7 +83,7 @@ def test_the_streams_of_a_dead_node_continue_on_another_node(tried: Cluster, vid
     assert lose_node(tried, video, picture, 3 if chaos else 1, quiet).problems == []
 
 
-@pytest.mark.usefixtures("only_with_chaos")  # takes a minute; the loss of a node is tested without --chaos
+@pytest.mark.usefixtures("only_with_chaos")  # takes a minute; the test above, in which a node dies, needs no --chaos
 def test_draining_a_node_loses_no_frame(
     tried: Cluster, video: Path, stream_folders: dict[str, str], chaos: bool
 ) -> None:

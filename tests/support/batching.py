@@ -1,4 +1,4 @@
-"""Helpers for tests of the batcher, such as engines whose duration the test controls."""
+"""Engines and other helpers for tests of the batcher. The tests control how long each batch takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.clock import Clock
 
 
 class GatedEngine:
-    """An engine that records its batches and multiplies each number by two.
+    """An engine for batches of numbers. It records each batch, and multiplies each number by two.
 
     Each release of ``gate`` lets one batch finish.
     """

@@ -1,4 +1,4 @@
-"""Helpers for tests of calls over Unix sockets, such as servers, clients and methods."""
+"""Servers, clients and methods for tests of calls over Unix sockets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from serve_app.ipc.rpc import CallServer, LocalReplicas
 
-# A program that runs a server in another process. Its method ``never`` prints a line and does not return.
+# A program that runs a server in another process. The method named ``never`` prints a line and does not return.
 SERVER = """
 import asyncio, sys
 from pathlib import Path

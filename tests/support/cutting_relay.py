@@ -22,7 +22,7 @@ def cutting_relay(target: int, cuts: Iterable[int | bytes]) -> Iterator[CuttingR
     """Run a relay to the port ``target`` of this machine. The relay forwards one connection at a time.
 
     Each connection uses the next item of ``cuts``. If the item is a number, the relay closes the connection after that
-    many bytes of the response. If the item is bytes, the relay closes the connection once these bytes have been sent.
+    many bytes of the response. If the item is bytes, the relay closes the connection when it has forwarded these bytes.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         relay = CuttingRelay(listener.getsockname()[1])

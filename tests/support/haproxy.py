@@ -52,7 +52,7 @@ class Replica(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """A server that queues up to 64 connections, because the default of five is too small for the tests."""
+    """A server whose queue holds up to 64 connections, because the default of five is too small for the tests."""
 
     request_queue_size = 64
 

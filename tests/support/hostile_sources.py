@@ -90,5 +90,5 @@ NAMES_SERVER = {
 
 
 def filled(text: str, secret: Path, forbidden: Trap) -> bytes:
-    """Replace {secret} and {port} in a text with the path of the secret video and the forbidden port."""
+    """Replace {secret} with the path of the secret video, and {port} with the forbidden port."""
     return text.replace("{secret}", str(secret)).replace("{port}", str(forbidden.port)).encode()

@@ -19,7 +19,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 async def until(look: Callable[[], object], what: str = "it", within_s: float = 60) -> None:
-    """Wait until ``look`` returns a true value. Raise AssertionError after ``within_s``."""
+    """Wait until ``look`` returns a true value. Raise AssertionError after ``within_s`` seconds."""
     try:
         async with asyncio.timeout(within_s):
             while not look():

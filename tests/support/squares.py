@@ -1,8 +1,8 @@
 """The squares model, which has known answers. Its weights are set by hand, and it finds red, green and blue squares.
 
-Squares have a side of ``SIDE_PX`` in the model input, and lie on a grid of ``STRIDE_PX``. The model finds each square
-with its exact box. The model finds each square only once, because the scores of all other grid positions are zero.
-The confidence is ``8 * brightness / 255 - 7``, so a test knows the confidence in advance.
+In the model input, squares have sides of ``SIDE_PX`` pixels, and lie on a grid with a spacing of ``STRIDE_PX`` pixels.
+The model finds each square with its exact box. The model finds each square only once, because the scores of all other
+grid positions are zero. The confidence is ``8 * brightness / 255 - 7``, so a test knows the confidence in advance.
 """
 
 from __future__ import annotations

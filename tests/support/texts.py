@@ -123,7 +123,7 @@ def _strings(file: str, source: str) -> Iterator[Text]:
 
 
 def _message_arguments(node: ast.AST) -> Iterator[ast.expr]:
-    """Yield the arguments of a node that become messages, such as those of errors, log calls, prints and asserts."""
+    """Yield those arguments of a node that become messages, for example in errors, log calls, prints and asserts."""
     if isinstance(node, ast.Assert) and node.msg:
         yield node.msg
     elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):

@@ -18,7 +18,7 @@ ALLOWED = AddressGuard((ip_network(OPEN),))
 
 
 class WebServer:
-    """A server that returns the response that the test has set for each path, and records all requests."""
+    """A server that records all requests. The test sets the response for each path."""
 
     def __init__(self) -> None:
         self.answers: dict[str, bytes] = {}

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "api": "types errors config schemas network overload telemetry",
     "streams": "types errors config schemas network images ipc telemetry",
 }
-RAY_PACKAGES = {"deployments", "app", "cli", "__main__"}  # packages that may import Ray and all of our packages
+RAY_PACKAGES = {"deployments", "app", "cli", "__main__"}  # these packages may import Ray, and also all of our packages
 ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime", "tensorrt"}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -182,7 +182,7 @@ class _ZoneCounter:
 
 @dataclass
 class _Side:
-    """The side of a line on which an object is, and the object's last position that was clearly on this side."""
+    """An object's state relative to a line: the side, and the last position that was clearly on this side."""
 
     is_right: bool
     point: _Point

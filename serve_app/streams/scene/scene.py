@@ -1,4 +1,4 @@
-"""The scene of a stream, which combines motion, tracked objects, and counts in zones and across lines."""
+"""The scene of a stream: its motion, its tracked objects, and the counts of its zones and lines."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ class Scene:
         self._regions.replace(spec)
 
     def is_still(self, frame: Frame, pixels: Pixels) -> bool:
-        """Return whether a frame can skip the model, because nothing has moved since the last processed frame."""
+        """Return whether a frame can skip the model.
+
+        This requires that little has moved since the last processed frame.
+        """
         return self._gate is not None and not self._gate.passes(pixels, frame.stream_time_s)
 
     def update_still(self, frame: Frame, pixels: Pixels) -> list[RegionEvent]:

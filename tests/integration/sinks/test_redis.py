@@ -31,7 +31,7 @@ async def test_a_redis_stream_is_trimmed(redis_server: ServerStarter) -> None:
         put(sink, range(1000))
         await sink.close(60)
     kept = entries(port)
-    assert 100 <= len(kept) < 300  # Redis removes only whole nodes, which have up to 100 entries each
+    assert 100 <= len(kept) < 300  # Redis trims a stream only by whole blocks of up to 100 entries
     assert kept == list(range(1000))[-len(kept) :]
 
 

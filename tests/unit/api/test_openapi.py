@@ -47,7 +47,7 @@ def problems(example: Any, schema: Json) -> list[str]:
 
 
 def media(operation: Json) -> Iterator[tuple[str, Json]]:
-    """Yield each media type of an operation's request and successful responses, with its content."""
+    """Yield the media types of an operation's request and successful responses, as pairs of name and description."""
     yield from operation.get("requestBody", {}).get("content", {}).items()
     for status_code, response in operation["responses"].items():
         if status_code.startswith("2"):

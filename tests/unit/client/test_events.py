@@ -20,7 +20,7 @@ from tests.support.cutting_relay import cutting_relay
 from tests.support.stream_server import StreamServer
 
 CAMERA = {"id": "lot", "source": {"uri": "rtsp://camera/1"}}
-WHOLE = 1 << 30  # more bytes than the response has, so the relay does not cut it
+WHOLE = 1 << 30  # more bytes than the response has, so the relay does not cut the response
 
 
 @pytest.fixture

@@ -95,8 +95,8 @@ def test_the_termination_grace_period_exceeds_the_draining_time(pod: dict[str, A
     (container,) = pod["containers"]
     drain_s = int(env(container)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
     before_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    # While a node drains, a replacement starts and accepted requests are answered. Ray's processes then have 30 s to
-    # end.
+    # While a node drains, a replacement starts, and the node's replicas answer the requests that they have accepted.
+    # Ray's processes then have 30 s to end.
     assert drain_s > 60 + app._DETECTOR_DRAIN_TIMEOUT_S
     assert pod["terminationGracePeriodSeconds"] >= before_s + drain_s + 30
 

@@ -64,7 +64,7 @@ def test_without_reports_no_replica_is_wanted() -> None:
 
 
 def served(now_s: list[float], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], tuple[int, dict[str, Any]]]:
-    """Return the policy wrapped by Serve, which adds delays and limits. ``now_s[0]`` is the time that Serve sees."""
+    """Return the policy with the delays and limits that Serve adds. ``now_s[0]`` is the time that Serve sees."""
     monkeypatch.setattr(autoscaling_policy, "time", SimpleNamespace(time=lambda: now_s[0]))
     policy: Callable[[Any], tuple[int, dict[str, Any]]] = autoscaling_policy._apply_autoscaling_config(POLICY)
     return policy
@@ -168,7 +168,10 @@ def simulate(rates: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_step_of_load_scales_up_within_30_s_and_down_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each engine processes 40 images/s, so 120 images/s need four replicas, and 20 images/s need one."""
+    """Each engine processes 40 images/s, or 32 images/s at the policy's utilisation of 80 %.
+
+    So 120 images/s need four replicas, and 20 images/s need one replica.
+    """
     targets = simulate([(20, 60), (120, 120), (20, 60)], monkeypatch)
     up = [(at_s, target) for at_s, target in targets if at_s < 180]
     assert [target for _, target in up] == sorted(target for _, target in up)

@@ -57,7 +57,8 @@ async def test_rays_errors_become_serve_app_errors(raised: Exception, error: typ
 class Dying:
     """A Detector that dies on each of its first ``deaths`` frames.
 
-    ``in_engine`` says whether a frame is already in the engine when the Detector dies, or still in the queue.
+    If ``in_engine`` is true, the frame is already in the engine when the Detector dies. Otherwise, the frame is still
+    in the queue.
     """
 
     def __init__(self, deaths: int, *, in_engine: bool) -> None:

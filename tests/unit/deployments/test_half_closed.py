@@ -28,7 +28,7 @@ async def next_message(receive: Receive) -> Message:
 
 
 class Application:
-    """An ASGI application that answers once the test sets ``may_answer``.
+    """An ASGI application that waits until the test sets ``may_answer``, and then answers.
 
     If the client disconnects first, the application sets ``has_gone``.
     """
@@ -93,7 +93,7 @@ async def test_a_client_that_disconnects_while_it_waits_is_noticed(http: str) ->
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET + b"\r\n")
         await application.has_begun.wait()
-        await asyncio.sleep(0.2)  # only a close more than 0.1 s after the request counts as a disconnect
+        await asyncio.sleep(0.2)  # a client that closes within 0.1 s of its request is still answered
         writer.close()
         await application.has_gone.wait()
 

@@ -74,7 +74,7 @@ class SupervisorWithoutCleanup(StreamSupervisor):
 
 
 async def test_regions_that_the_worker_refuses_are_refused_to_the_caller(tmp_path: Path) -> None:
-    """An earlier version ignored a refusal that the actor returned as a value, and reported success."""
+    """When the actor returned a refusal as a value, an earlier version ignored the refusal and reported success."""
     workers = Actors()
     async with supervising(tmp_path, workers) as supervision:
         supervisor = SupervisorWithoutCleanup.__new__(SupervisorWithoutCleanup)
@@ -169,7 +169,7 @@ async def test_without_an_answer_of_the_head_nothing_counts_as_draining_or_gone(
     workers: RayWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Cluster(monkeypatch).failure = GetTimeoutError("the head is down")
-    assert await workers.draining_nodes() == set()  # this process is not connected to a head
+    assert await workers.draining_nodes() == set()  # this process is not connected to a Ray head
     assert await workers.is_application_gone() is False
 
 

@@ -1,4 +1,7 @@
-"""Images with an orientation. Programs store it as several data types and in several parts of a file."""
+"""Images with an orientation.
+
+Different programs store the orientation as different data types and in different parts of a file.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def anyio_backend() -> str:
 class Loader:
     """A loader of engines that find nothing.
 
-    A model with an input size in ``held`` waits for an event. A model with a size in ``broken`` fails to load.
+    If a model's input size is in ``held``, loading the model waits for an event. If the input size is in ``broken``,
+    loading the model fails.
     """
 
     def __init__(self) -> None:

@@ -37,7 +37,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that owns a pool in ``tmp_path`` and prints its name."""
+    """Another process that owns a pool in ``tmp_path``. It prints the pool's name and a slot's offset."""
     with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
@@ -176,7 +176,7 @@ def test_a_run_folder_is_removed_only_when_its_owner_is_dead(tmp_path: Path) -> 
     left = tmp_path / "sightline-of-a-dead-process"
     left.mkdir()
     (left / "file").touch()
-    assert sweep(tmp_path) == 0  # the owner of a new folder may not have locked the folder yet
+    assert sweep(tmp_path) == 0  # perhaps the owner of a new folder has not locked the folder yet
     os.utime(left, (0, 0))
     assert sweep(tmp_path) == 1
     assert not left.exists()

@@ -79,7 +79,7 @@ def test_a_greedy_tenant_does_not_cause_refusals_of_others() -> None:
     service.send(40, "greedy")
     service.complete(20, per_s=10)
     assert service.send(100, "greedy") == 0
-    assert service.send(100, "modest") in {10, 11}  # half of the 20 requests completed in 2 s, or one more
+    assert service.send(100, "modest") in {10, 11}  # half of what the service completes in 2 s, or one more
 
 
 def test_a_refusal_of_the_admission_limit_names_the_setting() -> None:

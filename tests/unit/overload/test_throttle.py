@@ -19,10 +19,10 @@ class Service:
         self.throttle = Throttle(lambda: self.now_s, rng.random)
 
     def serve(self, *, capacity_per_s: int, offered_per_s: int, duration_s: int) -> tuple[float, float]:
-        """Offer requests for ``duration_s``. Return the service's rates of accepted and refused requests, per second.
+        """Send requests for ``duration_s`` seconds, and return how many the service accepted and refused per second.
 
-        Only the second half of ``duration_s`` is measured, because the throttle adapts in the first half. Refusals by
-        the throttle are not included.
+        Only the second half of this time is measured, because the throttle adapts in the first half. Refusals by the
+        throttle are not included.
         """
         accepted = refused = 0
         for second in range(duration_s):

@@ -90,7 +90,7 @@ def test_a_box_matches_the_extent_of_the_modules(is_bent: bool) -> None:
         assert box is not None
         np.testing.assert_allclose(
             box, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), atol=2.5
-        )  # the tolerance is for pixels at sharp corners, which are grey
+        )  # the tolerance is needed because the pixels at sharp corners are grey
 
 
 def test_a_label_has_about_the_resolution_at_which_it_is_seen() -> None:

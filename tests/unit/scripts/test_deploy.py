@@ -21,7 +21,7 @@ CONFIG: Json = {"applications": [{"name": "sightline", "import_path": "serve_app
 
 
 class FakeServer:
-    """A server that gives a path's answers one after the other, and then repeats the last answer."""
+    """A server with a list of answers for each path. It sends them in order, and then repeats the last answer."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[tuple[int, Any]]] = {}

@@ -12,5 +12,5 @@ from tests.support.videos import save_video
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """Return a video file of ``FRAMES`` frames with a duration of 2 s."""
+    """Return a video file that has ``FRAMES`` frames and lasts 2 s."""
     return save_video(tmp_path / "a.avi", frames=FRAMES, fps=10)

@@ -44,7 +44,7 @@ def pauses_s(workers: FakeWorkers, *lives_s: float) -> list[float]:
 
 
 async def shown(supervision: Supervision) -> StreamStatus:
-    """Return the status of the only stream from the list of all streams."""
+    """List all streams, and return the status of the only stream."""
     (status,) = await supervision.all()
     return status
 

@@ -40,7 +40,7 @@ SECRETS = (SECRET, WEBHOOK_SECRET.removeprefix("whsec_"))
 
 
 class RunningStreams(FakeStreams):
-    """A fake of the supervision that runs real streams in this process."""
+    """A fake of the supervision. The fake runs real streams in this process."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

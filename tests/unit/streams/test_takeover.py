@@ -129,7 +129,7 @@ async def test_a_rollout_stops_no_worker(tmp_path: Path) -> None:
 
 
 async def test_no_worker_is_started_after_the_deletion_of_its_application(tmp_path: Path) -> None:
-    """The supervision must start no worker, even if the old process ends later."""
+    """The supervision must start no worker, even if the old worker's process ends after the deletion."""
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         await supervision.create(spec_of())

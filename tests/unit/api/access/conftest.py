@@ -20,7 +20,7 @@ def keys(tmp_path: Path) -> Keys:
 
 @pytest.fixture(autouse=True)
 def check_key_file_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check the API-key file for changes with every request."""
+    """Let every request check whether the API-key file has changed."""
     monkeypatch.setattr(reload, "_POLL_INTERVAL_S", 0.0)
     monkeypatch.setattr(revocation, "_POLL_INTERVAL_S", 0.01)
 

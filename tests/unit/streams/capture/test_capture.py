@@ -154,7 +154,7 @@ async def test_a_deleted_image_is_reported(tmp_path: Path) -> None:
 async def test_a_folders_other_files_are_counted_in_each_loop(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), squares.picture([square_of(0)]))
     (tmp_path / "notes.txt").write_text("no image")
-    (tmp_path / "._0.png").write_bytes(b"\x00\x05\x16\x07")  # macOS's
+    (tmp_path / "._0.png").write_bytes(b"\x00\x05\x16\x07")  # macOS creates such files
     (tmp_path / "deeper").mkdir()
     async with capture_of(tmp_path, loop=True) as (capture, progress):
         for _ in range(5):

@@ -27,7 +27,7 @@ FRAMES = 5
 
 
 def make_certificate(path: Path) -> Path:
-    """Make a self-signed certificate for 127.0.0.1 at ``path``, and its key in the same folder."""
+    """Write a self-signed certificate for 127.0.0.1 to ``path``, and its key to another file in the same folder."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is not installed")

@@ -22,7 +22,7 @@ from tests.support.recordings import GREY, STARTED_AT_S, Recorded
 
 
 def frames_of(path: Path) -> list[tuple[float, np.ndarray]]:
-    """Return the time of each frame, in seconds since the first frame, and its pixels."""
+    """Return each frame's time and pixels. The time is in seconds since the first frame."""
     with av.open(str(path)) as container:
         frames = [(frame.time, frame.to_ndarray(format="bgr24")) for frame in container.decode(video=0)]
     return [(at_s - frames[0][0], pixels) for at_s, pixels in frames]

@@ -66,7 +66,7 @@ def test_motion_too_slow_for_two_frames_passes_once_it_adds_up() -> None:
     passed = [gate.passes(with_square(scene(), 0.04, at=(300, 200 + 4 * i)), i / 30) for i in range(120)]
     assert passed[0]
     assert not any(passed[1:4])
-    assert 10 <= sum(passed) <= 30  # of 120
+    assert 10 <= sum(passed) <= 30  # of 120 frames
 
 
 def test_slowly_changing_light_rarely_passes() -> None:

@@ -245,7 +245,7 @@ def test_a_crossing_while_hidden_for_less_than_two_seconds_is_counted() -> None:
     assert see(counter, 1.9, {}) == []
     assert see(counter, 2.0, {1: (0.5, 0.7)}) == [crossing("gate", "in", 1, "person", 2.0)]
     assert see(counter, 2.1, {}) == []
-    assert see(counter, 2.2, {2: (0.4, 0.7)}) == []  # forgotten
+    assert see(counter, 2.2, {2: (0.4, 0.7)}) == []  # object 2 was hidden for 2.2 s, so its side was forgotten
 
 
 @pytest.mark.parametrize("seed", range(5))

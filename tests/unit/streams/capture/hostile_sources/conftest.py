@@ -35,7 +35,7 @@ def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def lists(secret: Path, media: Path) -> None:
-    """Copy the secret video to the path that some hostile playlists name.
+    """Copy the secret video to the path to which some hostile playlists refer.
 
     A player that follows such a playlist would play the copy.
     """
