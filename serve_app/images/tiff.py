@@ -3,7 +3,7 @@
 We rewrite the file before OpenCV decodes it, because libtiff and OpenCV 5.0.0 have these faults:
 
 - They read every directory of the file. We keep one directory.
-- They multiply colours by unassociated alpha. We remove the alpha tag.
+- They multiply colours by unassociated (not premultiplied) alpha. We remove the alpha tag.
 - They apply only some orientations. We remove the orientation tag, and turn the decoded image ourselves.
 - At the image's edges, they garble tiles that have several bytes per pixel. We decode whole tiles, and crop the result.
 """

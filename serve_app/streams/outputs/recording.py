@@ -102,7 +102,7 @@ class Recorder:
         self._try(self._finish)
 
     def _next(self) -> _DetectedFrame | None:
-        """Wait for the next frame and return it, or None at the end.
+        """Wait for the next frame and return it. Return None at the end.
 
         Finish the open clip if no frame arrives before the clip must end.
         """
