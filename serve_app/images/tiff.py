@@ -3,7 +3,7 @@
 We rewrite the file before OpenCV decodes it, because libtiff and OpenCV 5.0.0 have these faults:
 
 - They read every directory of the file. We keep one directory.
-- They multiply colours by unassociated alpha. We remove the alpha tag.
+- They multiply colours by unassociated (not premultiplied) alpha. We remove the alpha tag.
 - They apply only some orientations. We remove the orientation tag, and turn the decoded image ourselves.
 - At the image's edges, they garble tiles that have several bytes per pixel. We decode whole tiles, and crop the result.
 """
@@ -32,7 +32,8 @@ _COMPRESSION_NAMES = {
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _PHOTOMETRIC_NAMES = {4: "mask", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32844: "LogL", 32845: "LogLuv"}
 _RAW = {32803, 34892, 51177}  # colour filter array, linear raw, depth map
-# Maps the photometric interpretation to the allowed numbers of bits per sample, and to the colour samples per pixel.
+# A TIFF's photometric interpretation says how its samples encode colours. This table gives two values for each
+# interpretation: the allowed numbers of bits per sample, and the number of colour samples per pixel.
 _LAYOUTS = {
     _WHITE_IS_ZERO: ((1, 4, 8, 16), 1), _BLACK_IS_ZERO: ((1, 4, 8, 16), 1), _RGB: ((8, 16), 3),
     _PALETTE: ((1, 4, 8), 1), _CMYK: ((8,), 4), _YCBCR: ((8,), 3),

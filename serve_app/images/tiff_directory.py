@@ -1,4 +1,4 @@
-"""Read the directories of a TIFF (revision 6.0, section 2) or BigTIFF, which hold the tags of each image."""
+"""Read the directories of a TIFF (revision 6.0, section 2) or BigTIFF. A directory holds the tags of one image."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def _check_decoded(parts: tuple[bytes, ...], compression: int, rows: int, row_by
     data, or one bit of the decompressed fax data.
     """
     if compression == _LZW and any(part[0] == 0 and part[1:2] and part[1] & 1 for part in parts):
-        return  # FFmpeg cannot read the LZW data of writers before TIFF 5.0, which store the lowest bits first
+        return  # programs before TIFF 5.0 stored the lowest bits of LZW data first, which FFmpeg cannot read
     width, bits = (row_bytes, 8) if compression == _LZW else (columns, 1)
     height = rows * len(parts)
     if (8 * width + 1024) * (height + 128) >= 1 << 31:  # FFmpeg refuses such large images

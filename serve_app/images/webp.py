@@ -59,7 +59,8 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 def _still(data: bytes, start: int, end: int, size: tuple[int, int] | None, max_pixels: int) -> Pixels:
     """Return the image between ``start`` and ``end``.
 
-    Raise Undecodable when there is not exactly one image, or when ``size`` is not None and the image has another size.
+    Raise Undecodable when there is no image, when there are several, or when the image's size differs from ``size``. A
+    ``size`` of None allows any size.
     """
     found = [chunk for chunk in _chunks(data, start, end) if chunk[0] in _PICTURES]
     if len(found) != 1:

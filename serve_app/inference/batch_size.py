@@ -30,9 +30,10 @@ class BatchSize:
 
     @property
     def limit(self) -> int:
-        """The largest size whose batches take less time per item than those of the next smaller size.
+        """The largest size that has reduced the engine's time per item.
 
-        During the trial of a larger size, the limit is that larger size.
+        Each size is compared with the next smaller size. During the trial of a larger size, the limit is that
+        larger size.
         """
         return self._sizes[self._index]
 

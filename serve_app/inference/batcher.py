@@ -101,8 +101,9 @@ class Batcher(Generic[Item, Result]):
         """Return the engine time needed since the last call, divided by the time since the last call.
 
         A value above 1 means that the engine cannot keep up. The needed time includes the time that dropped items would
-        have taken. For each batch, we count at most the time that its items would take in full batches. Under light
-        load, the engine runs many small batches, and their measured time would be too high.
+        have taken. A small batch may take more time per item than a full batch. So for each batch, we count at most
+        the time that its items would take in a full batch. Otherwise, the many small batches under light load would
+        look like a high demand.
         """
         now_s = self._clock_s()
         demand = (self._work_s + self._missed / self.items_per_s) / max(now_s - self._demand_since_at_s, 1e-3)
@@ -111,7 +112,10 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def backlog_s(self) -> float:
-        """The engine time for the waiting items that do not fit into the next ``concurrency`` batches."""
+        """The engine time for the waiting items that do not fit into the next batches.
+
+        The next batches are as many full batches as can run at once (``concurrency``).
+        """
         waiting = len(self._queue) + len(self._isolated)
         return max(0, waiting - self._batch_size.limit * self._concurrency) / self.items_per_s
 
@@ -178,8 +182,8 @@ class Batcher(Generic[Item, Result]):
     def _put_isolated(self, waiting: _Waiting[Item, Result]) -> None:
         if len(self._isolated) >= self._max_queue_size:
             raise Overloaded(
-                f"batcher.max_queue_size: {self._max_queue_size} images wait to run alone in the engine, and no more "
-                "may wait; retry later or raise the limit",
+                f"batcher.max_queue_size: {self._max_queue_size} images wait to run alone in the engine, so the queue "
+                "is full; retry later or raise the limit",
                 limit="batcher.max_queue_size",
             )
         self._isolated.append(waiting)

@@ -46,10 +46,10 @@ class FairQueue(Generic[Item]):
         return {traffic: kind.size for traffic, kind in self._kinds.items()}
 
     def put(self, item: Item, traffic: Traffic, tenant: str) -> Item | None:
-        """Queue the item. Return the item that it displaced, or None if it displaced none.
+        """Queue an item. Return the item that the new item displaced, or None if the queue was not full.
 
-        The displaced item is the newest item of the tenant with the most items. Raise Overloaded if the queue of this
-        kind of traffic is full and ``tenant``, with this item, would have at least as many items as any other tenant.
+        If the queue of this kind of traffic is full, the new item displaces the newest item of the tenant with the most
+        items. That tenant must have at least two items more than ``tenant``. Otherwise, raise Overloaded.
         """
         kind = self._kinds[traffic]
         if kind.size >= self._max_size:
@@ -57,7 +57,7 @@ class FairQueue(Generic[Item]):
         displaced = kind.displace(tenant) if kind.size >= self._max_size else None
         if kind.size >= self._max_size:
             raise Overloaded(
-                f"batcher.max_queue_size: {self._max_size} images wait for the engine, and no more may wait; retry "
+                f"batcher.max_queue_size: {self._max_size} images wait for the engine, so the queue is full; retry "
                 "later or raise the limit",
                 limit="batcher.max_queue_size",
             )
@@ -112,8 +112,7 @@ class _TenantQueues(Generic[Item]):
     def displace(self, tenant: str) -> Item | None:
         """Remove and return the newest item of the tenant with the most items.
 
-        If ``tenant``, with one more item, would have at least as many items as any other tenant, remove nothing and
-        return None.
+        That tenant must have at least two items more than ``tenant``. Otherwise, remove nothing and return None.
         """
         longest = max(self._tenants.values(), key=len)
         if len(longest) <= len(self._tenants.get(tenant, ())) + 1:

@@ -136,7 +136,10 @@ def _batch_size(engine: Engine, args: DetectorArgs) -> int:
 
 
 def _warm_up(engine: Engine, batch_size: int) -> float:
-    """Run the engine until it is warm. Return how long ``engine.concurrency`` parallel batches take."""
+    """Run the engine until it is warm. Return how many seconds a round of parallel batches takes.
+
+    A round has ``engine.concurrency`` batches, which run at the same time.
+    """
     frames = [np.zeros(engine.info.input_shape.array, np.uint8)] * batch_size
     engine.infer(frames, alone=True)
     took_s = []

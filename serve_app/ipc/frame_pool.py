@@ -177,7 +177,7 @@ def _create_locked(folder: Path) -> tuple[Path, int]:
             if os.fstat(fd).st_nlink:
                 return path, fd
         except BlockingIOError:
-            pass  # a sweep locked the file between our open and our lock, so we create another file
+            pass  # a sweep locked the new file before we did, so we create another file
         os.close(fd)
         path.unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ from serve_app.errors import DeadlineExceeded, ReplicaDied, ReplicaGone, Unavail
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
 _DEATHS_PER_CALL = 4  # a full budget allows this many retries for each call that may be in flight
-_REFILL_PER_ANSWER = 0.2  # retries that each answer adds to the budget
+_REFILL_PER_ANSWER = 0.2  # how many retries each answer adds to the budget
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class Retries:
         self._budget = float(self._capacity)
 
     async def run(self, attempt: Callable[[float], Awaitable[T]], time_left_s: float) -> T:
-        """Return the result of ``attempt``, which gets the number of seconds left and is retried on ReplicaGone.
+        """Call ``attempt`` with the number of seconds left, and return its result. Retry the call on ReplicaGone.
 
         Raise DeadlineExceeded when the time is up, Unavailable when the budget is used up, and any other error of
         ``attempt`` at once.

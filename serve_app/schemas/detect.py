@@ -26,7 +26,7 @@ def _class(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Return the value unless it is a string with an underscore. Pydantic would parse ``0_1`` as the number 1."""
+    """Return the value, but refuse a string with an underscore. Pydantic would parse ``0_1`` as the number 1."""
     if isinstance(value, str) and "_" in value:
         raise PydanticCustomError("number", "a number must not contain underscores")
     return value

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 
 class HealthResponse(BaseModel):
-    """The response that shows that the process serves HTTP."""
+    """The response of `/health` and `/livez`: the process serves HTTP."""
 
     status: str = "ok"
 

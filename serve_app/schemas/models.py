@@ -27,10 +27,11 @@ class ModelStatus(BaseModel):
     input_width_px: int | None = None
     suppression: Suppression | None = Field(
         default=None,
-        description="How duplicate boxes of one object are removed. `by_request`: by the request's `iou`. "
-        "`not_needed`: the model returns each object once, and `iou` has no effect. `in_file`: the file was exported "
-        "with `nms=True` and removes duplicates itself. The file uses the IoU and the confidence of its export "
-        "(Ultralytics' default confidence is 0.25), so `iou` and a lower `confidence` have no effect.",
+        description="How duplicate boxes of one object are removed. `by_request`: the server removes a box if its IoU "
+        "with a more confident box of the same class is above the request's `iou`. `not_needed`: the model returns "
+        "each object once, and `iou` has no effect. `in_file`: the file was exported with `nms=True` and removes "
+        "duplicates itself. The file uses the IoU and the confidence of its export (Ultralytics' default confidence is "
+        "0.25), so `iou` and a lower `confidence` have no effect.",
     )
     labels: list[str] | None = Field(
         default=None, description="The label of each class id; the same label may occur twice."

@@ -130,7 +130,7 @@ class WebhookSink(_SinkSpec):
     type: Literal["webhook"]
     url: str = Field(pattern=r"^https?://", max_length=4096)
     secret: str = Field("", max_length=256, description="The signing secret: `whsec_` followed by base64.")
-    max_batch: int = Field(100, ge=1, le=1000, description="The most events in one request.")
+    max_batch: int = Field(100, ge=1, le=1000, description="The maximum number of events in one request.")
 
 
 class MqttSink(_SinkSpec):
@@ -151,7 +151,7 @@ class RedisSink(_SinkSpec):
     url: str = Field(pattern=r"^rediss?://", max_length=4096)
     key: str = Field("sightline:{stream_id}", min_length=1, max_length=1024)
     max_length: int = Field(
-        10_000, ge=1, le=10_000_000, description="The most entries that are kept; older entries are trimmed."
+        10_000, ge=1, le=10_000_000, description="The maximum number of entries to keep; older entries are trimmed."
     )
 
 
@@ -203,7 +203,9 @@ class StreamSpec(Regions):
 class TrackedDetection(Detection):
     """One detected object in a frame of a stream."""
 
-    track_id: int | None = Field(None, description="The object's id from frame to frame, if the stream is tracked.")
+    track_id: int | None = Field(
+        None, description="The id that the object keeps from frame to frame, if the stream tracks objects."
+    )
 
 
 class StreamResult(Found):

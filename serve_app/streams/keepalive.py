@@ -141,7 +141,7 @@ class KeepAlive:
                 if before is not None and before != worker:  # the unreachable worker had died
                     await self._count_restart(stream)
                 return await worker.run()
-            except WorkerUnreachable:  # it may come back, or Ray reports its node as dead after about 15 s
+            except WorkerUnreachable:  # the worker may come back; if its node died, Ray reports this after about 15 s
                 _mark_starting(stream, "the stream's process cannot be reached; retrying")
                 await asyncio.sleep(_UNREACHABLE_PAUSE_S)
                 continue

@@ -49,7 +49,8 @@ class SupervisedStream:
     def public_status(self) -> StreamStatus:
         """Return the last known status, with additions from the supervision.
 
-        The additions are the number of restarts, and whether the stream is paused or its old process cannot be ended.
+        The additions are the number of restarts, the state of a paused stream, and a reason if the stream's old process
+        cannot be ended.
         """
         changes: dict[str, Any] = {"restarts": self.record.restarts}
         if self.record.spec.paused:

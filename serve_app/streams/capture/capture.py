@@ -63,7 +63,10 @@ class Capture:
         self._mailbox.close()
 
     async def take(self) -> Frame | None:
-        """Wait for the next frame and return it, or None at the end. Raise the error that ended the thread, if any."""
+        """Wait for the next frame and return it. Return None at the end.
+
+        Raise the error that ended the thread, if any.
+        """
         frame = await self._mailbox.take()
         if frame is None and self._error is not None:
             raise self._error

@@ -123,7 +123,7 @@ def trusted_ca_file() -> str:
 
 
 def tls_for(source: Source) -> ssl.SSLContext:
-    """Return the TLS context for a source, which verifies the certificate unless ``tls_verify`` is false."""
+    """Return the TLS context for a source. The context verifies the certificate, except if ``tls_verify`` is false."""
     context = ssl.create_default_context(cafile=trusted_ca_file() if is_verified(source) else None)
     if not is_verified(source):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

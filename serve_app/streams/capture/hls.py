@@ -56,7 +56,7 @@ class Segment:
     number: int
     part: Part
     head: Part | None  # the initialization section, which precedes the first segment that names it
-    begins_run: bool = False  # whether a discontinuity precedes it (RFC 8216, 4.3.2.3)
+    begins_run: bool = False  # whether a discontinuity precedes this segment (RFC 8216, 4.3.2.3)
 
 
 @dataclass
@@ -140,7 +140,7 @@ class HlsBody:
                     raise
 
     def _segments(self) -> Iterator[Segment]:
-        """Yield all segments of a recording. Yield the last three segments of a live playlist, then each new one."""
+        """Yield all segments of a recording, or the last three segments of a live playlist and then each new one."""
         if self.has_end:
             yield from self._playlist.segments
             return
@@ -317,7 +317,9 @@ def _key_of(keys: dict[str, dict[str, str]], url: str, name: str) -> Key | None:
     if attributes.get("METHOD") != "AES-128":
         raise SourceError(f"{name} uses unsupported HLS encryption; only AES-128 with a plain key is supported")
     if attributes.get("URI", "").startswith("data:"):
-        raise SourceError(f"{name} has a key inside the playlist (data:), which is not supported; serve it over HTTP")
+        raise SourceError(
+            f"{name} has a key inside the playlist (data:), which is not supported; serve the key over HTTP"
+        )
     digits = attributes.get("IV", "").lower().removeprefix("0x")
     if not re.fullmatch(r"[0-9a-f]{0,32}", digits):
         raise SourceError(f"{name} has a playlist with an IV that is not valid; it must be 0x and up to 32 hex digits")

@@ -135,9 +135,10 @@ def split_jpegs(read: Callable[[], bytes], max_pixels: int = _MAX_PIXELS) -> Ite
 def _end_of_picture(
     buffer: bytearray, more: Callable[[], bool], max_pixels: int, length: int = 0, start: int = 0
 ) -> int | None:
-    """Return the offset at which the image at ``start`` ends, including all further images that belong to it.
+    """Return the offset of the end of the image at ``start``.
 
-    Return 0 for a corrupt image, and None if the response ends within the image.
+    If further images belong to this image, return the end of the last one. Return 0 for a corrupt
+    image, and None if the response ends within the image.
     """
     at, last_at, has_scan = start + 2, 0, False
     while True:

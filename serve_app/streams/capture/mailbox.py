@@ -36,7 +36,7 @@ class FrameMailbox:
             return replaced
 
     async def take(self) -> Frame | None:
-        """Wait for a frame and return it, or None once the mailbox is closed and empty."""
+        """Wait for a frame and return it. Return None once the mailbox is closed and empty."""
         self._loop = asyncio.get_running_loop()
         while True:
             self._arrived.clear()

@@ -50,7 +50,7 @@ class ReconnectingSource:
     def read_until_the_end(self, read: Callable[[Video], None]) -> None:
         """Open the source and call ``read`` with it. Repeat this after each failure.
 
-        Return when a file or folder ends, when it cannot be read, or when ``stopped`` is set.
+        This method returns when a file or folder has ended or cannot be read, or when ``stopped`` is set.
         """
         failures = 0
         while not self._stopped.is_set():

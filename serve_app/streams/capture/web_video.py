@@ -36,7 +36,7 @@ _MAX_CLIP_BYTES = 1 << 40  # a larger declared size means an endless stream
 _CLIPS = {".mjpeg", ".mjpg", ".mjp"}  # files of concatenated JPEGs
 _PAGE = re.compile(rb"<(!doctype html|html|head|body|script)", re.IGNORECASE)
 _BOUNDARY = re.compile(rb"\s*--[\x21-\x7e]")
-_NO_NESTING = {"protocol_whitelist": "none"}  # keeps FFmpeg from opening what the data refers to
+_NO_NESTING = {"protocol_whitelist": "none"}  # keeps FFmpeg from opening files and URLs that the data names
 
 
 @contextmanager
@@ -81,8 +81,8 @@ def _read_all_runs(
 ) -> Iterator[Picture]:
     """Yield the images of all runs of a playlist as one video.
 
-    A run is the video between two discontinuities. The timestamps of a run are shifted so that it starts one frame
-    interval after the previous run. Closing ``runs`` closes the current run.
+    A run is the video between two discontinuities. The timestamps of a run are shifted so that its first frame
+    is one frame interval after the last frame of the previous run. Closing ``runs`` closes the current run.
     """
     frame_s = 1 / (video.fps or USUAL_FPS)
     last = Position(-1)

@@ -61,7 +61,7 @@ class Recorder:
         self._folder = folder
         self._on_clip = on_clip
         self._waiting: queue.Queue[_DetectedFrame | None] = queue.Queue(_MAX_WAITING)
-        self._due_s = 0.0  # because of max_fps, the next recorded frame must not be captured earlier than this
+        self._due_s = 0.0  # frames captured earlier than this are not recorded, because of max_fps
         self._dropped: Counter[str] = Counter()
         self._pre_roll: deque[tuple[float, bytes]] = deque()  # the capture times and JPEGs of frames before a clip
         self._open_clip: _OpenClip | None = None
@@ -102,7 +102,7 @@ class Recorder:
         self._try(self._finish)
 
     def _next(self) -> _DetectedFrame | None:
-        """Wait for the next frame and return it, or None at the end.
+        """Wait for the next frame and return it. Return None at the end.
 
         Finish the open clip if no frame arrives before the clip must end.
         """

@@ -15,7 +15,7 @@ from serve_app.types import Pixels
 # (width, height).
 _SAMPLED_PX = (384, 216)
 _SMALL_PX = (96, 54)
-_CHANGED = 15  # in grey levels of 0 to 255; a pixel has changed if it differs by more
+_CHANGED = 15  # a pixel has changed if its grey level (0 to 255) differs by more than this
 
 
 class MotionGate:

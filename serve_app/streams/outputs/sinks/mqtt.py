@@ -144,7 +144,7 @@ class _Connection:
         await asyncio.wait({self._opened, self._task}, return_when=asyncio.FIRST_COMPLETED, timeout=TIMEOUT_S)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        del self._task  # breaks the reference cycle through the task's error, which would keep the socket open
+        del self._task  # otherwise, a reference cycle through the task's error would keep the socket open
 
     async def _wait_unless_lost(self, result: asyncio.Future[Any]) -> None:
         """Wait for ``result``, and raise its error if it has one. Raise MqttError if the connection is lost first."""

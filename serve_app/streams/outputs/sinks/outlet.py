@@ -1,4 +1,4 @@
-"""The interface of outlets, through which sinks send their events, and the functions that outlets share."""
+"""The interface of outlets, and the functions that outlets share. Sinks send their events through outlets."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from serve_app.types import Event
 class RedisOutlet:
     """Adds entries with the single field ``event``.
 
-    Each batch is one transaction, so that a lost connection cannot leave a part of it.
+    Each batch is one transaction, so a lost connection never leaves only a part of the batch in Redis.
     """
 
     max_batch = 100
