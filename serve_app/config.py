@@ -187,7 +187,7 @@ class LimitArgs(_Section):
 
     @property
     def max_pixels(self) -> int:
-        """The most pixels that an image or a frame may have."""
+        """The largest number of pixels that an image or a frame may have."""
         return self.max_megapixels * 1_000_000
 
 
@@ -195,7 +195,7 @@ class AccessArgs(_Section):
     """API keys, and the limits of each key."""
 
     keys_file: Path | None = None  # if unset, only requests from this machine are accepted
-    # The limits, per Ingress replica, of keys that do not have their own limits. 0 means no limit.
+    # The limits of each key without limits of its own. Each Ingress replica applies them separately. 0 means no limit.
     requests_per_s: float = Field(0.0, ge=0, allow_inf_nan=False)  # without API keys, the limit of all clients together
     concurrency: int = Field(32, ge=0)  # requests in flight, including followed streams
 
@@ -204,8 +204,8 @@ class PreprocessorArgs(_Section):
     """The settings of each Preprocessor replica."""
 
     slots: int = Field(64, ge=1, le=1024)  # requests in flight; each uses one shared-memory slot
-    # The number of images that are decoded at the same time. 0 means one per four cores. Too many decoding threads
-    # would slow down the engine.
+    # The number of images that are decoded at the same time. 0 means one image per four cores. Too many decoding
+    # threads would slow down the engine.
     decode_threads: int = Field(0, ge=0, le=64)
 
     @property
@@ -224,7 +224,7 @@ class StreamArgs(_Section):
     # The folder for registered streams and their progress. A cluster of several machines needs a shared file system for
     # this folder.
     state_dir: Path = Path("~/.local/state/sightline")
-    output_dir: Path | None = None  # for sinks that write files and for recordings; if unset, both are refused
+    output_dir: Path | None = None  # for recordings, and for sinks that write files; if unset, both are refused
     max_streams: int = Field(256, ge=1, le=100_000)  # each stream has its own process
     # The hardware video decoder. If it is unset or not available, video is decoded in software.
     hwaccel: Literal["cuda", "qsv", "drm", "amf"] | None = None

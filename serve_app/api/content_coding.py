@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from serve_app.errors import Malformed, UnsupportedEncoding
 
 SUPPORTED = "gzip, deflate"  # sent as ``Accept-Encoding`` when another coding is refused
-_PIECE_BYTES = 2**16  # the most bytes that are inflated at once
+_PIECE_BYTES = 2**16  # one call of zlib takes and returns at most this many bytes
 _MAX_MEMBERS = 1000  # a gzip body may have at most this many members, because even an empty member takes time
 _GZIP_WBITS, _ZLIB_WBITS, _RAW_WBITS = 31, 15, -15  # zlib's ``wbits`` for the three formats
 
@@ -47,7 +47,7 @@ class Inflater:
             try:
                 piece = self._inflate.decompress(data, _PIECE_BYTES)
             except zlib.error as exc:
-                raise Malformed(f"the body is not {self._coding}, although its Content-Encoding says so") from exc
+                raise Malformed(f"the body has the Content-Encoding {self._coding}, but cannot be inflated") from exc
             yield piece
             data = self._inflate.unconsumed_tail or self._inflate.unused_data
             is_full = len(piece) == _PIECE_BYTES and not self._inflate.eof  # zlib may have more output

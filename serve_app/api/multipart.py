@@ -97,7 +97,8 @@ async def _delimiters(body: bytes, line: bytes, max_count: int) -> AsyncGenerato
             raise Malformed("in the multipart body, a boundary is followed by nothing, or by too much white space")
         is_crlf = at > 0 and body[at - 1 : at] == b"\r"
         ending, is_closing = _LINE_END.match(tail), _CLOSING.match(tail) is not None
-        # Text that equals the boundary but fails these conditions is part of an image.
+        # A delimiter follows a line break of the client's kind, and ends with a line break or with `--`. Any other text
+        # that equals the boundary is part of an image.
         if (ending or is_closing) and (is_crlf or line_end != b"\r\n"):
             line_end = line_end or (ending[1] if ending else b"")
             begin = at - 1 if is_crlf and line_end == b"\r\n" else at
@@ -163,6 +164,6 @@ async def _from_base64(data: bytes) -> bytes:
             await asyncio.sleep(0)
     except binascii.Error as exc:
         raise Malformed(
-            "a part of the multipart body is not valid base64, although its Content-Transfer-Encoding says so"
+            "a part of the multipart body has the Content-Transfer-Encoding base64, but is not valid base64"
         ) from exc
     return b"".join(decoded)

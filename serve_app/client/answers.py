@@ -21,7 +21,7 @@ _PICTURE_ERROR_CODES = {"not_an_image", "undecodable", "too_large", "poison"}
 
 
 def check(response: httpx.Response) -> None:
-    """Raise ApiError unless the response is a success. The response must already have been read."""
+    """Raise ApiError unless the response is a success. The caller must read the response's body first."""
     if not response.is_success:
         raise _error_of(response)
 

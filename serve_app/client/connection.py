@@ -80,7 +80,7 @@ def _key(text: str) -> str:
 
 
 def _trusted() -> ssl.SSLContext | bool:
-    """Return the certificates that the environment names, as httpx would with ``trust_env``."""
+    """Return the certificates from SSL_CERT_FILE or SSL_CERT_DIR, as httpx would with ``trust_env``."""
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if not (file or folder):
         return True  # httpx then uses certifi's certificates

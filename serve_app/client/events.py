@@ -1,4 +1,4 @@
-"""A stream's events, and ``EventFeed``, with which a client continues after a failed connection."""
+"""A stream's events, and ``EventFeed``, with which a client can continue to read events after a failed connection."""
 
 from __future__ import annotations
 

@@ -208,10 +208,10 @@ class StreamsApi:
                 else:
                     print(event.at_s, event.data.line, event.data.direction)
 
-        By default, the iterator yields only new events. With ``after``, it begins after the event that has this id, and
-        with ``after=-1``, it begins with the oldest event that the server keeps. If the connection fails, or the server
-        is overloaded or restarts, the iterator reconnects and continues after the last event. Raise ConnectionFailed
-        only if the first connection fails, and NotFoundError when the stream is deleted.
+        By default, the iterator yields only new events. If ``after`` is the id of an event, the iterator begins after
+        this event. If ``after`` is -1, the iterator begins with the oldest event that the server keeps. If the
+        connection fails, or the server is overloaded or restarts, the iterator reconnects and continues after the last
+        event. Raise ConnectionFailed only if the first connection fails, and NotFoundError when the stream is deleted.
         """
         feed = EventFeed(stream_id, types, after)
         while True:

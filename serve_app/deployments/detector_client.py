@@ -122,7 +122,7 @@ class DetectorClient:
         """Return the detections in the slot's frame, in pixels of the original image.
 
         ``fitted`` describes how the original image was letterboxed into the frame. If ``tenant`` is given, it replaces
-        the client's tenant for this frame. See ``DetectRequest`` for ``superseded``.
+        the tenant of this DetectorClient for this frame. See ``DetectRequest`` for ``superseded``.
 
         Raise ServeAppError, for example PoisonPicture, if the frame is refused. If this method raises ModelChanged, the
         next call of ``model`` fetches the new model.

@@ -1,4 +1,4 @@
-"""Check the folders that settings name.
+"""Check the folders whose paths are in the settings.
 
 Without this check, a replica that cannot use a folder would fail and restart forever.
 """

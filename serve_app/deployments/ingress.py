@@ -69,7 +69,7 @@ class Ingress:
 
     async def _model_status(self, name: str, running: dict[str, int]) -> ModelStatus:
         if not running.get(detector_name(name)):
-            return ModelStatus(name=name, state="asleep")  # calling its Detector would start a replica
+            return ModelStatus(name=name, state="asleep")  # calling the model's Detector would start a replica
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 return ModelStatus.of(name, await self._preprocessor.call(PreprocessorStub.state, name))

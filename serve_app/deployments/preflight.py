@@ -87,8 +87,8 @@ def check_args(config: Json) -> None:
 def _applications(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArgs], dict[str, Json]]]:
     """Yield four values for each Sightline application in the config. Raise ConfigError if a setting is wrong.
 
-    The values are the application's name, its settings, the settings of each of its Detectors, and its ``deployments:``
-    by name.
+    The values are the application's name, its settings, the settings of each of its Detectors, and a dictionary from
+    each deployment's name to its entry in ``deployments:``.
     """
     for application in config["applications"]:
         if application["import_path"] == _IMPORT_PATH:

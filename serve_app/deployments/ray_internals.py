@@ -67,7 +67,7 @@ def draining_nodes() -> set[str]:
 def is_application_gone(application: str) -> bool:
     """Return whether the application was deleted or Serve was shut down. This call blocks.
 
-    Return False if this is not known, for example while Serve's controller restarts.
+    Return False if the application's state is not known, for example while Serve's controller restarts.
     """
     try:
         ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)

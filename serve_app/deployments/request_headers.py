@@ -37,7 +37,7 @@ class CleanHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on without those headers."""
+        """Pass the request on without the headers described above."""
         if "headers" in scope:
             scope["headers"] = [header for header in scope["headers"] if _is_clean(*header)]
         await self._app(scope, receive, send)

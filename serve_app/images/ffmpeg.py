@@ -15,7 +15,7 @@ _MARGIN_PX = 64  # codecs allocate whole blocks, so a frame may have up to this 
 
 
 def decode_with_ffmpeg(codec_name: str, config: bytes | None, data: bytes, width_px: int, height_px: int) -> VideoFrame:
-    """Return the only frame in ``data``, without allocating a much larger frame.
+    """Return the only frame in ``data``. Do not allocate a frame that is much larger than the given size.
 
     Raise Undecodable when ``data`` is not exactly one frame of the given width and height.
     """

@@ -99,7 +99,7 @@ def reader(data: bytes) -> Reader | None:
 
 
 def description(data: bytes) -> str:
-    """Return the start of the error message for an unsupported format. The caller appends what to send instead."""
+    """Return the start of the error message for an unsupported format. The caller appends the supported formats."""
     name = next((name for at, signature, name in _NAMES if data.startswith(signature, at)), None) or _text_name(data)
     if name is None:
         return "these bytes are not an image:"

@@ -17,7 +17,7 @@ _TERMINATOR = b"\x3b"
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
-    """Return the first image on the GIF's logical screen. Raise TooLarge or Undecodable on failure."""
+    """Return the GIF's logical screen with the first image drawn on it. Raise TooLarge or Undecodable on failure."""
     data = data.removesuffix(_TERMINATOR) + b"\0" + _TERMINATOR  # some writers leave out the last block's terminator
     picture = _first_picture(data)
     left, top, own_width, own_height = struct.unpack_from("<4H", data, picture.at + 1)

@@ -21,14 +21,14 @@ from serve_app.images.yuv import Colours, to_bgr
 from serve_app.types import Pixels
 
 _HEVC, _AV1, _GRID, _IDENTITY = (b"hvc1", b"hev1"), b"av01", b"grid", b"iden"
-_TONE_MAP = b"tmap"  # an HDR image that is derived from its first input, an ordinary image (ISO 21496-1)
+_TONE_MAP = b"tmap"  # an HDR image, derived from several inputs; the first input is an ordinary image (ISO 21496-1)
 _UNSUPPORTED_KINDS = {
     b"jpeg": "JPEG data", b"avc1": "H.264 data", b"vvc1": "H.266 data", b"j2k1": "JPEG 2000 data",
     b"unci": "uncompressed pixels",
     b"iovl": "several overlaid images",
 }  # fmt: skip
 _UNSUPPORTED_PROPERTIES = {b"a1op": "several operating points", b"lsel": "several layers"}
-_MAX_SLICES = 100  # decoding a slice may cost as much as a whole image; phones write one slice per image
+_MAX_SLICES = 100  # decoding a slice may cost as much as decoding a whole image; phones write one slice per image
 _MAX_TILE_AREA_RATIO = 2  # the total area of the tiles may be at most this multiple of ``max_pixels``
 _MAX_TILES = 1024  # a phone's image of 50 megapixels has 192 tiles
 _MIRROR_ORIENTATIONS = {0: 4, 1: 2}  # the axis of imir -> Exif orientation

@@ -58,7 +58,8 @@ class Items:
         if item.method not in (_IN_FILE, _IN_META):
             raise unsupported("a HEIF image whose data are part of another item")
         source = self._file if item.method == _IN_FILE else self._own_data
-        extents = [(at, size or len(source) - at) for at, size in item.extents]  # a size of 0 means up to the end
+        # An extent of size 0 continues to the end of ``source``.
+        extents = [(at, size or len(source) - at) for at, size in item.extents]
         if not extents or any(size <= 0 or at + size > len(source) for at, size in extents):
             raise Undecodable("the image is truncated")
         if sum(size for _, size in extents) > len(source):

@@ -1,4 +1,7 @@
-"""Decode the still image of a PNG (third edition, 2025). Limits keep the cost proportional to the number of pixels."""
+"""Decode the still image of a PNG file (PNG specification, third edition, 2025).
+
+Limits keep the cost proportional to the number of pixels.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from serve_app.images.limits import MAX_PARTS, check_size, unreadable_header, un
 from serve_app.images.opencv import decode_with_opencv
 from serve_app.types import Pixels
 
-_CHUNKS = (b"PLTE", b"tRNS")  # kept, like IHDR, IDAT and IEND; we drop a repeated PLTE or tRNS
+_CHUNKS = (b"PLTE", b"tRNS")  # OpenCV gets IHDR, every IDAT, IEND, and the first chunk of each of these kinds
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-_MAX_RATIO = 1032  # deflate expands a byte to at most this many bytes
-_UNCHECKED_BYTES = 500_000_000  # inflating this many bytes takes about a second
+_MAX_RATIO = 1032  # one byte of deflate data inflates to at most this many bytes
+_UNCHECKED_BYTES = 500_000_000  # inflating data to this many bytes takes about a second
 _STEP_BYTES = 1 << 18
 _MAX_TEXT_BYTES = 1 << 18  # limit for reading a text that may contain the orientation
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
@@ -101,8 +104,8 @@ def _profile_bytes(text: bytes) -> bytes:
 def _check_inflated(pixels: list[bytes], expected_bytes: int) -> None:
     """Raise Undecodable when the data inflate to more bytes than the image needs.
 
-    We do not check data that are too small to inflate to more than ``_UNCHECKED_BYTES``, or to more than twice as many
-    bytes as the image needs.
+    We check the data only if they are large enough to inflate to more than ``_UNCHECKED_BYTES`` and to more than twice
+    as many bytes as the image needs.
     """
     max_bytes = _MAX_RATIO * sum(map(len, pixels))
     if max_bytes <= 2 * expected_bytes or max_bytes <= _UNCHECKED_BYTES:

@@ -50,7 +50,7 @@ class KeyUsage:
     async def _keep_rate(self, requests_per_s: float) -> None:
         if requests_per_s != self._requests_per_s:
             self._requests_per_s = requests_per_s
-            # A burst may have as many requests as one second allows, and always at least one.
+            # A burst may have as many requests as the limit allows in one second, but at least one request.
             limiter = AsyncLimiter(max(1.0, requests_per_s), max(1.0, 1 / requests_per_s)) if requests_per_s else None
             self._limiter = limiter
         if self._limiter is None:
