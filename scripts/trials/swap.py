@@ -23,7 +23,7 @@ from serve_app.types import Json
 _CLIENTS = 4
 _STREAMS = 4
 _STREAM_FPS = 5
-_SETTLED = 4  # after this many changes, both models have been loaded twice, and memory must not grow any more
+_SETTLED = 4  # after this many changes, both models have been loaded twice, and memory must not grow further
 _MEMORY_SLACK_MIB = 30.0
 
 
