@@ -171,10 +171,10 @@ def _check_memory(soak: Soak) -> None:
 
 
 def slopes(soak: Soak) -> dict[str, tuple[float, float]]:
-    """Return the growth of memory in MiB per minute, and its standard error, by process name and for "all".
+    """Return the growth of memory in MiB per minute, and its standard error, by process name.
 
-    The growth is measured in the part of the run without faults, except its beginning. If the run was too short for
-    this, the result is empty.
+    The name "all" stands for the sum of all processes. The growth is measured in the last third of the run, without the
+    beginning of that third. If the run was too short for this measurement, the result is empty.
     """
     duration_s = soak.memory[-1][0]
     settled = [

@@ -79,7 +79,10 @@ def colour_pair(rng: Rng) -> tuple[Picture, Picture]:
 
 
 def photograph_part(rng: Rng, look: Look, width: int, height: int) -> Picture:
-    """Return a random part of a random photograph, at a random scale. Change the colours of half of the parts."""
+    """Return a random part of a random photograph, at a random scale.
+
+    Change the colours of the part in half of all calls.
+    """
     photograph = read_photograph(str(rng.choice(look.photographs)))
     scale = max(width / photograph.shape[1], height / photograph.shape[0]) / rng.uniform(0.25, 1)
     size = max(int(photograph.shape[1] * scale) + 1, width), max(int(photograph.shape[0] * scale) + 1, height)

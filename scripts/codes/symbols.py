@@ -31,12 +31,15 @@ _TEXT = string.ascii_letters + string.digits + " -./:"
 
 @dataclass(frozen=True)
 class Symbol:
-    """One code. ``modules`` is 1 where the code is dark, and leaves out the quiet zone. A barcode has one row."""
+    """One code. ``modules`` has a 1 for each dark cell of the code and a 0 for each light cell.
+
+    The quiet zone is not included. A barcode has one row.
+    """
 
     label: str
     payload: str
     modules: NDArray[np.uint8]
-    quiet_zone: int  # width of the light border that the standard requires, in modules
+    quiet_zone: int  # width, in cells, of the light border that the standard requires
 
 
 def qr_code(payload: str, error: str = "m") -> Symbol:

@@ -26,7 +26,7 @@ class Attack:
 
     kind: str
     parts: Sequence[bytes]
-    # The methods, in order, of the requests in ``parts`` to which the server may send an answer.
+    # The methods of those requests in ``parts`` that the server may answer. They are in the order of the requests.
     methods: tuple[str, ...] = ("POST",)
     pause_s: float = 0  # the pause after each part
     is_answered: bool = True  # False if the server may also close the connection without an answer

@@ -30,7 +30,7 @@ def _chunky_png(chunk: bytes) -> bytes:
 def _zeros(mebibytes: int) -> bytes:
     """Return a deflate stream of this many mebibytes of zeros.
 
-    A block that ends in a full flush does not depend on earlier data, so the same compressed block can be repeated.
+    A block after a full flush does not depend on earlier data, so the same compressed block can be repeated.
     """
     packer = zlib.compressobj(9)
     block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)

@@ -24,7 +24,8 @@ class Churn:
     took_s: list[float] = field(
         default_factory=list
     )  # for each group of four streams: the time to create them, get a result of each and delete them
-    before: dict[str, Footprint] = field(default_factory=dict)  # by replica, measured after the first group of streams
+    # The resources of each replica after the first group of streams.
+    before: dict[str, Footprint] = field(default_factory=dict)
     after: dict[str, Footprint] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -33,7 +34,7 @@ def churn(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
     """Create and delete ``times`` streams, four at a time."""
     trial = Churn()
     # The server opens some resources only once, when the first streams run. Some of these resources are for metrics.
-    # Metrics are recorded every few seconds, so we wait for them before we measure the baseline.
+    # Metrics are recorded every few seconds. We wait for the streams' first metrics before we measure the baseline.
     _visit(cluster, video, _AT_ONCE, until_measured=True)
     _wait_for_end(cluster)
     trial.before, pools = _footprints(cluster), frame_pools()

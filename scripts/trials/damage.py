@@ -135,7 +135,7 @@ def _shuffle_parts(rng: random.Random, data: bytes) -> bytes:
 
 
 def _change_entry(rng: random.Random, data: bytes) -> bytes:
-    """Change a tag, type, count or value in the first directory of a TIFF. Damage other formats by ``_put_edge``."""
+    """Change a tag, type, count or value in the first directory of a TIFF. For other formats, call ``_put_edge``."""
     if data[:4] not in (b"II*\0", b"MM\0*"):
         return _put_edge(rng, data)
     order = "<" if data[:2] == b"II" else ">"

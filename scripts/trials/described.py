@@ -64,7 +64,7 @@ def _attack(case: Case, rng: random.Random) -> Attack:
     how = case.as_transport_kwargs(base_url="http://localhost")
     names = ("method", "url", "headers", "params", "data", "json", "files", "cookies")
     prepared = requests.Request(**{name: how[name] for name in names if name in how}).prepare()
-    body = cast("str | bytes | None", prepared.body)  # an iterator only if an argument is an iterator
+    body = cast("str | bytes | None", prepared.body)  # the body is an iterator only if an argument is an iterator
     headers = [(_text(name), _text(value)) for name, value in prepared.headers.items()]
     wire = request(prepared.method or "", prepared.path_url, headers, body.encode() if isinstance(body, str) else body)
     return Attack(f"described: {case.method} {case.path}", (wire,), (prepared.method or "",))

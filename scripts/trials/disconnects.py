@@ -29,7 +29,7 @@ class Disconnects:
     away_s: list[float] = field(
         default_factory=list
     )  # for each disconnect: the time between plugging the cable in and the result of a new frame
-    before: Footprint | None = None  # of the stream's process, before the last round of disconnects
+    before: Footprint | None = None  # resources of the stream's process before the last round of disconnects
     after: Footprint | None = None
     problems: list[str] = field(default_factory=list)
 

@@ -46,7 +46,7 @@ class Follower:
         self._thread.start()
 
     def wait_for(self, wanted: Callable[[StreamEvent], bool], within_s: float = 120.0) -> Seen:
-        """Return the first event that ``wanted`` accepts. If there is none yet, wait for one.
+        """Return the first event that ``wanted`` accepts. If no such event has arrived yet, wait for it.
 
         Raise EventTimeout if no such event arrives within ``within_s`` seconds.
         """

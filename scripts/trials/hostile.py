@@ -79,7 +79,8 @@ class Hostile:
     sent: int = 0
     answers: Counter[str] = field(default_factory=Counter)
     honest_s: list[float] = field(default_factory=list)  # the duration of each legitimate request
-    before: dict[str, Footprint] = field(default_factory=dict)  # per deployment, when memory has settled after warm-up
+    # For each deployment: the footprint of one replica, measured when memory has settled after the warm-up.
+    before: dict[str, Footprint] = field(default_factory=dict)
     after: dict[str, Footprint] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -87,7 +88,7 @@ class Hostile:
 def hostile(
     cluster: Cluster, seed: int, times: int, honest: bytes, slots: int, video: Path, tell: Callable[[int], None]
 ) -> Hostile:
-    """Send ``times`` hostile requests. The same seed sends the same requests.
+    """Send ``times`` hostile requests. The same seed always gives the same requests.
 
     The legitimate requests send the image ``honest``. The model must detect something in this image. After the
     attacks, ``slots`` legitimate requests are sent at once. ``video`` is the source of the stream under attack.

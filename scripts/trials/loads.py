@@ -58,7 +58,7 @@ class HttpLoad:
         self._url = url
         self._picture = picture
         self._rate = 0
-        self._rates: list[tuple[float, int]] = []  # when each rate was set, and the rate per second
+        self._rates: list[tuple[float, int]] = []  # when each rate was set, and the rate in requests per second
         self._answered: list[tuple[float, float]] = []  # when each request was sent and answered
         self._problems: list[str] = []
         self._stop = threading.Event()

@@ -23,7 +23,7 @@ _STREAM_FPS = 5
 class Mixed:
     """The results of the trial."""
 
-    answers: Counter[str] = field(default_factory=Counter)  # the number of answers to requests and streams, by model
+    answers: Counter[str] = field(default_factory=Counter)  # the number of answers and of stream results, by model
     problems: list[str] = field(default_factory=list)
 
 

@@ -36,7 +36,7 @@ class NodeLoss:
     moved: int = 0  # the number of streams that were on the killed nodes
     away_s: list[float] = field(
         default_factory=list
-    )  # for each of these streams: the time from the kill until a client gets the result of a frame captured later
+    )  # for each moved stream: the time from the kill to the first result of a frame captured after the kill
     lost: int = 0  # captured frames without a result, as counted by gap events
     requests: int = 0  # the number of requests of the clients that post images
     problems: list[str] = field(default_factory=list)

@@ -32,7 +32,7 @@ class Reference:
         return result.model
 
     def agrees(self, result: DetectResult | FrameResult) -> bool:
-        """Return whether a result agrees with what its model detected in ``ask``."""
+        """Return whether a result agrees with the detections that ``ask`` recorded for the same model."""
         self.answers[result.model] += 1
         expected = self._found.get(result.model)
         if expected is None or not agree(expected, _detections(result)):

@@ -21,7 +21,7 @@ SPREAD = {name: {"num_replicas": 2, "max_replicas_per_node": 1} for name in ("In
 _STREAMS = 4
 _CLIENTS = 4
 _WORK = 20  # images that the node's engine must process before the node counts as working
-_DEADLINE_S = 60  # a drained node must end within this time, which is longer than its replicas may take to finish
+_DEADLINE_S = 60  # the deadline for draining a node, longer than the replicas' shutdown timeouts
 _ENDS_WITHIN_S = 120.0
 _CALM_S = 5.0  # the time for which the load continues after the node has ended
 
@@ -35,10 +35,10 @@ class Resize:
     moved: int = 0  # the number of streams that were on the drained nodes
     away_s: list[float] = field(
         default_factory=list
-    )  # for each of these streams: the time from the last result on the node to the first result elsewhere
+    )  # for each moved stream: the time from the last result on the drained node to the first result elsewhere
     moved_s: list[float] = field(
         default_factory=list
-    )  # for each of these streams: the time from the start of the drain to the first result on another node
+    )  # for each moved stream: the time from the start of the drain to the first result on another node
     drain_s: list[float] = field(default_factory=list)  # for each node: from the drain to the node's end
     frames: int = 0  # frames with a result
     lost: int = 0  # captured frames without a result, as counted by gap events
@@ -56,9 +56,10 @@ def resize(
     times: int,
     tell: Callable[[int], None],
 ) -> Resize:
-    """Add a node, start replicas of ``deployments`` and streams on it, and drain it. Repeat this ``times`` times.
+    """Add a node, run replicas of ``deployments`` and half of the streams there, and drain the node.
 
-    Meanwhile, clients post images. Every frame of a stream that was on the node must have exactly one result.
+    Repeat this ``times`` times. Meanwhile, clients post images. Every frame of a stream that was on the node must have
+    exactly one result.
     """
     starter = own_memory()
     trial = Resize()
@@ -127,7 +128,7 @@ def _use_and_drain(
 
 
 def _moved(followers: dict[str, Follower]) -> set[str]:
-    """Return the streams that have reported a gap event. Every stream reports one after it has moved."""
+    """Return the streams that have reported a gap event. A stream reports a gap event after the stream has moved."""
     return {name for name, one in followers.items() if any(seen.event.type == "gap" for seen in one.seen)}
 
 

@@ -210,7 +210,7 @@ def run_hostile(times: int, options: Namespace) -> list[str]:
 
 
 def run_field(times: int, options: Namespace) -> list[str]:
-    """Check real-world images, cameras, models, clients and machines.
+    """Check that real-world images, cameras, models, clients and machines are handled correctly.
 
     The log lines and warnings of libraries are written to field.log, so that they do not break the progress bar.
     """

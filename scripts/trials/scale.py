@@ -22,7 +22,7 @@ UP_WITHIN_S = 60.0
 # the load over time.
 _DOWN_SLACK_S = 30.0
 _POLL_INTERVAL_S = 0.5
-_SETTLE_S = 5.0  # all Detectors need this time to process the backlog
+_SETTLE_S = 5.0  # once all Detectors are running, they need this time to process the backlog
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class DetectorCount:
-    """The numbers of wanted and running Detectors at one time, in seconds since the start."""
+    """How many Detectors were wanted and how many were running at ``at_s``, a time in seconds since the start."""
 
     at_s: float
     wanted: int
@@ -54,19 +54,19 @@ class Scaling:
     plan: Plan
     counts: list[DetectorCount]
     up_at_s: float = 0.0  # when the load rose, in seconds since the start
-    held_at_s: float = 0.0  # when all Detectors ran
+    held_at_s: float = 0.0  # when all Detectors were running
     down_at_s: float = 0.0  # when the load fell
     answers: Answers | None = None
     problems: list[str] = field(default_factory=list)
 
     @property
     def up_s(self) -> float:
-        """The time from the rise of the load until all Detectors ran."""
+        """The time from the rise of the load until all Detectors were running."""
         return self.held_at_s - self.up_at_s
 
     @property
     def down_s(self) -> float:
-        """The time from the fall of the load until the target was at its minimum again."""
+        """The time from the fall of the load until Serve wanted only the minimum number of Detectors again."""
         few = (count.at_s for count in self.counts if count.at_s > self.down_at_s and count.wanted <= self.plan.least)
         return next(few, float("inf")) - self.down_at_s
 
@@ -76,7 +76,7 @@ class Scaling:
         return self.counts[-1].at_s
 
     def held(self) -> str:
-        """Describe the answers during high load. Begin 5 s after the last Detector has started."""
+        """Describe the answers at high load, beginning 5 s after the last Detector has started."""
         assert self.answers is not None
         windows = zip(*asdict(self.answers).values(), strict=True)
         held = [window for window in windows if self.held_at_s + _SETTLE_S < window[0] < self.down_at_s]
@@ -150,7 +150,7 @@ def judge(trial: Scaling) -> list[str]:
     if changes := trial.changes(trial.held_at_s, trial.down_at_s):
         problems.append(f"at constant load, the number of Detectors changed to {', '.join(map(str, changes))}")
     if trial.down_s > plan.downscale_delay_s + _DOWN_SLACK_S:
-        problems.append(f"the target fell to {plan.least} only {trial.down_s:.0f} s after the load fell")
+        problems.append(f"the target fell to {plan.least} Detectors only {trial.down_s:.0f} s after the load fell")
     if changes := trial.changes(trial.down_at_s + trial.down_s, trial.end_s):
         problems.append(f"at low load, the number of Detectors changed to {', '.join(map(str, changes))}")
     return problems

@@ -94,7 +94,7 @@ def save_pictures() -> Path:
 
 
 def save_one_picture(of: Path | None) -> Path:
-    """Return a new folder with a copy of the image ``of``.
+    """Copy the image at the path ``of`` into a new folder, and return the folder.
 
     If ``of`` is None, the folder has an image in which the embedded model detects something.
     """

@@ -23,7 +23,7 @@ from serve_app.types import Json
 _CLIENTS = 4
 _STREAMS = 4
 _STREAM_FPS = 5
-_SETTLED = 4  # after this many changes, both models have been loaded twice, and memory must stay the same
+_SETTLED = 4  # after this many changes, both models have been loaded twice, and memory must not grow further
 _MEMORY_SLACK_MIB = 30.0
 
 
@@ -33,7 +33,7 @@ class Swaps:
 
     took_s: list[float] = field(default_factory=list)  # the time from the command to the first answer of the new model
     requests: int = 0
-    answers: Counter[str] = field(default_factory=Counter)  # the number of answers to requests and streams, by model
+    answers: Counter[str] = field(default_factory=Counter)  # the number of answers and of stream results, by model
     memory_mib: list[float] = field(default_factory=list)  # the Detector's memory after each change
     refusal: str = ""  # the message about the invalid model file
     problems: list[str] = field(default_factory=list)
@@ -42,10 +42,10 @@ class Swaps:
 def swap(
     cluster: Cluster, config: Path, weights: Sequence[str], pictures: Path, times: int, tell: Callable[[int], None]
 ) -> Swaps:
-    """Change between two models ``times`` times. Every answer must match what its model detected without load.
+    """Change back and forth between two models. ``times`` is the number of changes.
 
-    ``pictures`` is a folder with one image, which clients post and streams show. Raise EventTimeout if a stream has no
-    result of the new model in time.
+    Every answer must match what its model detected without load. The folder ``pictures`` contains one image. Clients
+    post this image, and streams show it. Raise EventTimeout if a stream has no result of the new model in time.
     """
     trial = Swaps()
     (picture,) = pictures.iterdir()

@@ -44,7 +44,10 @@ class Address:
 
     @contextmanager
     def connect(self, timeout_s: float, window_bytes: int = 0) -> Iterator[socket.socket]:
-        """Open a connection while the ``with`` block runs. ``window_bytes`` limits the connection's receive buffer."""
+        """Open a connection, and close it when the ``with`` block ends.
+
+        ``window_bytes`` limits the connection's receive buffer.
+        """
         with socket.socket() as end:
             if window_bytes:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes)

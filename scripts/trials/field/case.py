@@ -13,4 +13,5 @@ class Case:
     kind: str  # such as "motion photos"
     member: str  # what distinguishes this case from others of its kind, such as "an MP4 after the JPEG's end"
     problem: Callable[[str], str | None]  # takes a server's URL; returns what is wrong, or None
-    is_quick: bool = True  # takes at most 2 s and starts no server of its own, so that the test suite can run it
+    # True if the case takes at most 2 s and starts no server of its own. The test suite runs such cases.
+    is_quick: bool = True

@@ -52,9 +52,9 @@ def refused(
     """Return a function that checks that the service refuses to start.
 
     The last line of the service's output must contain ``words``, and there must be no traceback in the output.
-    ``below`` is the name of a folder. If it is given, the service runs from a copy of the checkout in this folder.
-    ``config`` is the text of the config to use instead of configs/local.yaml. ``starter`` is a command prefix. ``env``
-    and ``variables`` are environment variables.
+    If ``below`` is given, the service runs from a copy of the checkout in a folder of this name. ``config`` is the text
+    of the config to use instead of configs/local.yaml. ``starter`` is a command prefix. ``env`` and ``variables`` are
+    environment variables.
     """
 
     def problem(_: str) -> str | None:
@@ -95,10 +95,10 @@ def serves(
 ) -> Problem:
     """Return a function that checks that the service starts, detects codes in an image and completes a stream.
 
-    The stream has three images. The log must contain ``says``. ``below`` is the name of a folder. If it is given, the
-    service runs from a copy of the checkout in this folder. ``config`` is appended to configs/local.yaml. ``starter``
-    is a command prefix. ``env`` and ``variables`` are environment variables. In their values, ``{folder}`` stands for a
-    temporary folder.
+    The stream has three images. The log must contain ``says``. If ``below`` is given, the service runs from a copy of
+    the checkout in a folder of this name. ``config`` is appended to configs/local.yaml. ``starter`` is a command
+    prefix. ``env`` and ``variables`` are environment variables. In their values, ``{folder}`` stands for a temporary
+    folder.
     """
 
     def problem(_: str) -> str | None:

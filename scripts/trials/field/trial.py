@@ -41,7 +41,10 @@ def try_all(cases: Sequence[Case], url: str, tell: Callable[[float], None]) -> l
 
 
 def of_kind(cases: Iterable[Case], part: str | None) -> list[Case]:
-    """Return the cases whose kind contains ``part`` in upper or lower case, or all cases if ``part`` is None."""
+    """Return the cases whose kind contains ``part``, or all cases if ``part`` is None.
+
+    Capital and small letters are treated as equal.
+    """
     return [case for case in cases if part is None or part.lower() in case.kind.lower()]
 
 

@@ -1,4 +1,4 @@
-"""Cases of real clients' requests. Each must be answered like an ordinary request, or refused.
+"""Cases of real clients' requests. Each request must be answered like an ordinary request, or refused.
 
 The text of a refusal must say what to do instead.
 """

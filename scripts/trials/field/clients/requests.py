@@ -81,7 +81,10 @@ def _multipart(body: bytes, kind: str = f"multipart/form-data; boundary={BOUNDAR
 
 
 def multipart_forms(picture: bytes) -> dict[str, Sent]:
-    """Return multipart requests with this image (RFC 2046, RFC 7578). The keys say what is unusual about each."""
+    """Return multipart requests with this image (RFC 2046, RFC 7578).
+
+    The keys say what is unusual about each request.
+    """
     plain, closed = form(part(picture)), f"--{BOUNDARY}--".encode()
     head, odd = b'Content-Disposition: form-data; name="%b"\r\n', "it's(odd)+_,./:=? b"
     octets = b"Content-Type: application/octet-stream\r\n"

@@ -1,4 +1,4 @@
-"""Cases of detection heads. Each must be served correctly, or refused with an error that names the head."""
+"""Cases of detection heads. Each model must be served correctly, or refused with an error that names its head."""
 
 from __future__ import annotations
 

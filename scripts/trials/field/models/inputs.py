@@ -237,7 +237,7 @@ _INPUTS: dict[str, Problem] = {
     "an input named frames": served(_named("frames")),
     "an input named rgb": served(_named("rgb")),
 }
-_ONNX_DOES_IT = "set model.engine to onnx"  # in the error on CPUs on which OpenVINO cannot run the model
+_ONNX_DOES_IT = "set model.engine to onnx"  # the advice in the error on CPUs on which OpenVINO cannot run the model
 _QUANTISED: dict[str, Problem] = {
     "QDQ, unsigned": served(_quantised(QuantFormat.QDQ)),
     "QDQ, signed": served(_quantised(QuantFormat.QDQ, QuantType.QInt8), or_says=_ONNX_DOES_IT),

@@ -31,9 +31,9 @@ _MAX_SENTENCE = 500  # in characters; a longer text is probably the raw message 
 def served(
     make: Make, *, engines: Sequence[EngineName] = CPU_ENGINES, label: str = "car", or_says: str | None = None
 ) -> Problem:
-    """Return a function that checks that each engine serves the model and detects its one object.
+    """Return a function that checks that each engine serves the model and detects exactly the expected object.
 
-    Some CPUs cannot run some models with OpenVINO. ``or_says`` matches the error that OpenVINO may then give.
+    Some CPUs cannot run some models with OpenVINO. ``or_says`` matches the error that OpenVINO may give on such a CPU.
     """
 
     def problem(_: str) -> str | None:

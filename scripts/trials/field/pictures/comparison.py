@@ -22,7 +22,7 @@ _MOST = {LOSSLESS: 1, JPEG: 2, LOSSY: 8}  # largest allowed difference, in grey 
 _MEAN = {LOSSLESS: 1.0, JPEG: 2.0, LOSSY: 1.0}
 
 # PILLOW_WRONG: our pixels are right, and Pillow's pixels differ.
-# ONLY_OURS: we read the file, and cannot compare it with Pillow, usually because Pillow refuses the file.
+# ONLY_OURS: we read the file, and cannot compare our pixels with Pillow's, usually because Pillow refuses the file.
 # ONLY_OURS_WITH_LOSSES: Pillow refuses the damaged file, and our pixels differ from those of the intact file.
 SAME, REFUSED, PILLOW_WRONG, DIFFERENT = "same", "refused", "Pillow wrong", "different"
 ONLY_OURS, ONLY_OURS_WITH_LOSSES = "read by us alone", "read by us alone, with losses"
@@ -55,7 +55,7 @@ class Verdict:
 def samples(
     seed: int, count: int, damage: float = 0.3, families: Sequence[str] = tuple(FAMILIES)
 ) -> list[tuple[str, bool, Sample]]:
-    """Return random files, each with its family and whether it was damaged. The same seed makes the same files."""
+    """Return random files, each with its family and whether it was damaged. The same seed gives the same files."""
     rng = random.Random(seed)
     weights = [_WEIGHTS[family] for family in families]
     made: list[tuple[str, bool, Sample]] = []
@@ -84,7 +84,7 @@ def verdict(family: str, is_damaged: bool, sample: Sample) -> Verdict:
         return Verdict(family, sample.name, is_damaged, DIFFERENT if is_wrong else REFUSED, exc.detail)
     if sample.truth is not None and (remark := difference(ours, sample.truth, sample.loss)):
         return Verdict(family, sample.name, is_damaged, DIFFERENT, f"not the true pixels: {remark}")
-    has_no_checksum = family in {"HEIC", "AVIF"}  # so decoders do not notice damaged data
+    has_no_checksum = family in {"HEIC", "AVIF"}  # without checksums, decoders do not notice damaged data
     if has_no_checksum and sample.whole is not None and _stills(sample.data) != _stills(sample.whole):
         return Verdict(family, sample.name, is_damaged, ONLY_OURS, "its coded data are damaged")
     if not sample.is_for_pillow:

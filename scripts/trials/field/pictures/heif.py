@@ -23,8 +23,8 @@ _QUARTERS = {90: 1, 180: 2, 270: 3}  # ``irot`` counts quarter turns counter-clo
 class Part:
     """An item of the file.
 
-    ``properties`` contains the boxes of the item's properties. ``made_of`` contains the numbers of the items of which
-    this item is made.
+    ``properties`` contains the boxes of the item's properties. ``made_of`` lists the items of which this item
+    is made, by their numbers.
     """
 
     kind: bytes

@@ -32,7 +32,7 @@ Tags = dict[int, tuple[int, tuple[int, ...]]]  # maps a tag to its type and its 
 
 _NONE, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS = 1, 5, 8, 32946, 32773
 _SHORT, _LONG, _LONG8, _BYTE = 3, 4, 16, 1
-_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # samples per pixel, by photometric interpretation
+_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # maps a colour space (PhotometricInterpretation) to samples per pixel
 _BITS = {0: (1, 4, 8, 16), 1: (1, 4, 8, 16), 2: (8, 16), 3: (1, 4, 8), 5: (8,), 6: (8,)}
 _NAMES = {0: "white is zero", 1: "black is zero", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr"}
 

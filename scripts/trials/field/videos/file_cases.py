@@ -16,7 +16,8 @@ from scripts.trials.field.videos.reading import file_case, frames_of, refusal_of
 
 Make = Callable[[Path], Path]
 _COVERS, _MATRICES, _TIMES = "cover art and other tracks", "display matrices", "time stamps"
-# The times, in seconds, of the frames that a stream with max_fps=5 takes from a clip of FRAMES frames at FPS frames/s.
+# A stream with max_fps=5 takes frames from a clip of FRAMES frames at FPS frames/s. These are the times of the taken
+# frames, in seconds.
 _TIMES_AT_5_FPS = [number / 5 for number in range(10)]
 
 

@@ -1,4 +1,4 @@
-"""Read a source as a stream does, and return the frames, their times, or why the source is refused."""
+"""Read a source as a stream does, and return its frames, their times, or the reason for a refusal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def frames_of(uri: Path | str, most: int | None = None) -> list[np.ndarray]:
 
 
 def times_of(uri: Path | str, *, max_fps: float | None = None, policy: Policy = "wait") -> list[float]:
-    """Return the times of the frames that a stream takes from a source, in seconds of the stream's clock."""
+    """Return the times of the frames that a stream takes from a source.
+
+    The times are in seconds of the stream's clock.
+    """
 
     async def take_all() -> list[float]:
         capture = Capture(

@@ -1,4 +1,4 @@
-"""Web servers that imitate cameras and media servers: headers, boundaries, playlists and snapshots."""
+"""Web servers that imitate the headers, boundaries, playlists and snapshots of cameras and media servers."""
 
 from __future__ import annotations
 
@@ -134,8 +134,8 @@ def streams(pieces: Callable[[bytes], bytes], is_chunked: bool = False, **header
 def asks_for_credentials(kind: str, then: Answer, user: str = "admin", password: str = "p@ss/word") -> Answer:
     """Return an answer that requires credentials before it gives ``then``.
 
-    ``kind`` is "Basic", "Digest" (RFC 2617, section 3.2.2), "old" for Digest without a qop, or "both" to offer both and
-    accept only Digest.
+    ``kind`` is "Basic", "Digest" (RFC 2617, section 3.2.2), "old" or "both". "old" stands for Digest without the
+    parameter ``qop``. With "both", the answer offers Basic and Digest, but accepts only Digest.
     """
     realm, nonce = "camera", "dcd98b7102dd2f0e8b11d0f600bfb0c093"
 
