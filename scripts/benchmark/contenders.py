@@ -25,7 +25,8 @@ class Running:
 
     url: str  # the URL of /detect
     pid: int
-    multipart: bool  # whether images are sent as multipart forms, as in the server's documentation
+    # True: send images as multipart forms. False: send images as request bodies. We follow the server's documentation.
+    multipart: bool
 
 
 @dataclass(frozen=True)
