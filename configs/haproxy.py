@@ -10,7 +10,7 @@ clients could keep connections open. The wrapper makes these changes:
 - A client that has not sent all of its headers within 10 s is disconnected.
 - If the limit of open files is too low for the number of connections that Ray configures, HAProxy starts anyway, and
   accepts fewer connections.
-- A client may close its sending side after its request, as ``nc -N`` does, and still gets its answer.
+- A client that closes its sending side after its request, as ``nc -N`` does, still gets its answer.
 - HAProxy's own errors are JSON in our format, except errors that occur before a request's headers are read.
 - While no application is deployed, or while the last application is being deleted, clients get 503 instead of 404, so
   they know that they can retry.
@@ -180,8 +180,8 @@ def with_half_close(config: str, address: str) -> str:
     rules = [f"    {rule}" for rule in (*_REMEMBER_ID, _BAD_GATEWAY_IS_UNAVAILABLE)]
     own = [
         "backend patient",
-        # Open a connection to our own frontend for each request, and close it afterwards. An HAProxy that is being
-        # replaced would not exit while such a connection is open.
+        # Open a connection to our own frontend for each request, and close it afterwards. If the connection stayed
+        # open, an HAProxy that is being replaced would not exit.
         "    option http-server-close",
         "    http-reuse never",
         f"    server again {address}",

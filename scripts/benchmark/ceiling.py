@@ -24,7 +24,7 @@ _WARM_UP_CALLS = 5
 class Ceiling:
     """The speed of the engine without a server."""
 
-    images_per_s: float  # with ``engine.concurrency`` calls in flight
+    images_per_s: float  # the number of calls in flight is ``engine.concurrency``
     cpu_ms_per_image: float
     latency_ms: float  # mean time of a call with one image, with no other call in flight
 

@@ -25,7 +25,8 @@ class Running:
 
     url: str  # the URL of /detect
     pid: int
-    multipart: bool  # whether images are sent as multipart forms, as in the server's documentation
+    # True: send images as multipart forms. False: send images as request bodies. We follow the server's documentation.
+    multipart: bool
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Contender:
 
     name: str  # shown in tables
     run: Callable[[], Any]  # returns a context manager that yields a ``Running``
-    detectors: int = 1  # number of Detectors, by which the number of clients is multiplied
+    detectors: int = 1  # number of Detectors; the number of clients is multiplied by this number
 
 
 def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1) -> Contender:

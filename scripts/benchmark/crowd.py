@@ -1,4 +1,4 @@
-"""A program that sends frames directly to the Detector, like the processes of many streams and jobs.
+"""A program that simulates the processes of many streams and jobs. It sends frames directly to the Detector.
 
 The program reads the cluster's address, ``SenderGroup``s and a duration in seconds as JSON from stdin. It prints an
 empty line when every tenant has received an answer, and prints the images per second by tenant at the end.

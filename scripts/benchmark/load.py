@@ -50,7 +50,7 @@ class LoadResult:
 
     duration_s: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
-    failures: dict[str, int] = field(default_factory=dict)  # counts by status code or exception
+    failures: dict[str, int] = field(default_factory=dict)  # number of failures, by status code or exception
     batch_sizes: list[int] = field(default_factory=list)
     stages_ms: dict[str, float] = field(default_factory=dict)  # mean time by stage, if the answers have timings
 

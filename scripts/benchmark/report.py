@@ -119,7 +119,10 @@ def _latencies(result: Result, folder: Path) -> Path:
 
 
 def _cpu(result: Result, folder: Path) -> Path:
-    """Plot each contender's CPU by process at its highest concurrency. This includes the CPU of an idle Ray."""
+    """Plot each contender's CPU by process at its highest concurrency.
+
+    The CPU that Ray uses even without requests is included.
+    """
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     hardest = _hardest(result)
     axes.axhline(ceiling(result)[1], color="black", linestyle="--", label="the bare engine")

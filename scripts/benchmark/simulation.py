@@ -44,7 +44,7 @@ class Waits:
 
 
 def simulate(crowds: list[SenderGroup], *, batch_s: float, max_batch_size: int, duration_s: float) -> dict[str, Waits]:
-    """Return the waits by tenant. The engine takes ``batch_s`` for a batch of up to ``max_batch_size`` images."""
+    """Return each tenant's ``Waits``. The engine takes ``batch_s`` for a batch of up to ``max_batch_size`` images."""
     seen: dict[str, Waits] = defaultdict(Waits)
 
     async def engine(items: list[int]) -> list[int]:

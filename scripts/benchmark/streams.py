@@ -177,7 +177,7 @@ async def _watch(server: Server, count: int, duration_s: float) -> Ages:
 
 
 def show_ages(ages: Ages) -> None:
-    """Print how fast memory and the 99th percentile of age grow, and plot both over time."""
+    """Print how fast the server's memory and the 99th percentile of the results' ages grow. Plot both over time."""
     at_min, age_ms = np.array(ages.at_s) / 60, np.array(ages.age_s) * 1e3
     minutes = np.arange(int(at_min.max()) + (at_min.max() % 1 > 0.5))
     seen = [age_ms[(at_min >= minute) & (at_min < minute + 1)] for minute in minutes]

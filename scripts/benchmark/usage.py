@@ -31,7 +31,7 @@ class Usage:
         return cls(time.monotonic(), cpu_s, names)
 
     def since(self, before: Usage) -> Counter[str]:
-        """Return the CPU seconds used since ``before``, by process name. New processes are included."""
+        """Return the CPU seconds used since the measurement ``before``, by process name. New processes are included."""
         used: defaultdict[str, float] = defaultdict(float)
         for pid, cpu_s in self.cpu_s.items():
             used[self.names[pid]] += cpu_s - before.cpu_s.get(pid, 0.0)

@@ -33,7 +33,8 @@ class Split:
 
 
 TRAIN = Split("train", 0, TRAINING, 15_000)
-VALIDATION = Split("val", 1, TRAINING, 300)  # reported during training, but not used to choose a checkpoint
+# Training reports the accuracy on the validation images, but does not use it to choose a checkpoint.
+VALIDATION = Split("val", 1, TRAINING, 300)
 # The test images use other photographs, materials and fonts than the training images. Their distortions are stronger.
 TEST = Split("test", 2, HELD_OUT, 1_000)
 

@@ -1,4 +1,4 @@
-"""Draw images that a model could mistake for a code, such as text, lattices, stripes and signs."""
+"""Draw text, lattices, stripes, signs and other images that a model could mistake for a code."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _lattice(rng: Rng, width: int, height: int) -> Picture:
 
 
 def _stripes(rng: Rng, width: int, height: int) -> Picture:
-    """Draw even stripes, like blinds or a radiator. Unlike these stripes, the bars of a barcode are uneven."""
+    """Draw stripes of equal width, like blinds or a radiator. The bars of a barcode have different widths."""
     light, dark = colour_pair(rng)
     period, duty = rng.uniform(4, 40), rng.uniform(0.3, 0.7)
     dark_here = (np.arange(width) / period) % 1 < duty

@@ -41,7 +41,8 @@ class Report:
 
     map50: dict[str, float]  # by label; the key "all" has the mean over the labels
     map50_95: dict[str, float]
-    # For each label and for "all", a dict maps (least width, width limit) in px to (codes found, codes in total).
+    # The outer keys are the labels and "all". Each inner dict maps a width class in px, (minimum, limit), to the pair
+    # (codes found, codes in total). The limit itself is not in the class.
     recall: dict[str, dict[tuple[int, int], tuple[int, int]]]
     false_per_picture: float  # false positives per generated image
     photographs: dict[Path, list[Guess]]  # detections; all are false positives, because the photographs show no codes
@@ -124,7 +125,8 @@ def _average_precision(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Compute COCO's average precision for each label and for "all".
 
-    The first dict is for an IoU threshold of 0.5, and the second is the mean over thresholds from 0.5 to 0.95.
+    The first dict has the precisions at an IoU threshold of 0.5. The second dict has the mean precisions over the
+    thresholds from 0.5 to 0.95.
     """
 
     def entry(number: int, picture: int, label: str, box: tuple[float, ...]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def belt_frame(number: int) -> Scene:
 
 
 def save_video(path: Path, frames: Iterable[Scene]) -> Path:
-    """Save the frames of the belt as an MPEG-4 video, or as lossless FFV1 if the name ends in .avi."""
+    """Save the frames of the belt as an MPEG-4 video, or as lossless FFV1 if the file name ends in .avi."""
     pictures = (frame.pixels for frame in frames)
     return write_video(path, pictures, fps=BELT_FPS, size_px=(BELT_WIDTH_PX, BELT_HEIGHT_PX))
 
@@ -111,7 +111,7 @@ def _symbol(label: str, payload: str, number: int) -> Symbol:
 def _belt() -> Picture:
     """Draw dark rubber with seams, between steel rails.
 
-    The left edge continues the right edge, so the image can wrap around.
+    The image can wrap around, because its left edge fits its right edge.
     """
     rng = np.random.default_rng([_SEED, 2])
     pixels = cloudy(rng, BELT_WIDTH_PX, BELT_HEIGHT_PX) // 4 + np.uint8(28)
@@ -157,7 +157,10 @@ def _sticker(symbol: Symbol, code_px: int) -> Art:
 
 
 def _place(pixels: Picture, art: Art, symbol: Symbol, centre: np.ndarray, angle: float) -> Truth | None:
-    """Rotate art that shows ``symbol`` by ``angle`` radians, and paste it. Return None if the art is out of view."""
+    """Rotate the art by ``angle`` radians, and paste it. The art shows ``symbol``.
+
+    Return None if the art is out of view.
+    """
     height, width = art.pixels.shape[:2]
     box = paste(pixels, art, (turned(corners_of(width, height), angle) + centre).astype(np.float32))
     return Truth(symbol.label, symbol.payload, box) if box else None

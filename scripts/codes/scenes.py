@@ -13,10 +13,10 @@ from scripts.codes.surfaces import Look, Picture, Rng, background, colour_pair, 
 from scripts.codes.symbols import Symbol, random_symbol
 
 _MIN_SIDE_PX = 9  # a code with a shorter side is not drawn
-# The minimum number of pixels per module, which is the smallest square or bar of a code. With fewer pixels, blur and
+# The minimum number of pixels per module. A module is the smallest square or bar of a code. With fewer pixels, blur and
 # noise turn a code into plain grey. Decoders need 2 px or more.
 _MIN_MODULE_PX = {"qr_code": 1.5, "data_matrix": 1.5, "marker": 1.5, "barcode": 0.8}
-_EDGE_POINTS = 9  # points on each side of a code, from which the exact box of a bent code is computed
+_EDGE_POINTS = 9  # number of points on each side of a code; the exact box of a bent code is computed from them
 
 Points = NDArray[np.float32]  # (count, 2), x and y
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
@@ -41,7 +41,7 @@ class Scene:
 
     pixels: Picture
     truths: tuple[Truth, ...]
-    cut: tuple[Truth, ...] = ()  # codes that the image's edge cuts off, which are not scored
+    cut: tuple[Truth, ...] = ()  # codes that are cut off by the image's edge; they are not scored
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def random_scene(rng: Rng, look: Look, size_px: int) -> Scene:
 
 
 def print_label(rng: Rng, look: Look, symbol: Symbol, width_px: float) -> Art:
-    """Draw the symbol on a label or an object, at about the resolution that it has in the scene."""
+    """Draw the symbol on a label or an object, at about the resolution that the symbol has in the scene."""
     light, dark = colour_pair(rng)
     if symbol.label != "barcode" and rng.random() < 0.08:  # light modules on a dark background, as on a screen
         light, dark = dark, light
@@ -91,7 +91,7 @@ def print_label(rng: Rng, look: Look, symbol: Symbol, width_px: float) -> Art:
     module_px = int(np.clip(np.ceil(1.3 * width_px / columns), 2, 12))
     height = rows if symbol.label != "barcode" else int(columns * rng.uniform(0.18, 0.8))
     modules = cv2.resize(symbol.modules, (columns * module_px, height * module_px), interpolation=cv2.INTER_NEAREST)
-    if symbol.label == "data_matrix" and rng.random() < 0.15:  # separate dots, as on dot-peened metal
+    if symbol.label == "data_matrix" and rng.random() < 0.15:  # separate dots, as if punched into metal
         cell = np.zeros((module_px, module_px), np.uint8)
         cv2.circle(cell, (module_px // 2, module_px // 2), max(module_px // 2 - 1, 1), 1, -1)
         modules = modules * np.tile(cell, (rows, columns))
@@ -125,7 +125,10 @@ def outline_of(x1: float, y1: float, x2: float, y2: float) -> Points:
 
 
 def bent(rng: Rng, art: Art, strength: float) -> Art:
-    """Bend the art around a cylinder such as a bottle. Its columns narrow towards the sides, and its rows curve."""
+    """Bend the art around a cylinder such as a bottle.
+
+    Towards the sides, the art's columns become narrower. The art's rows become curved.
+    """
     half_angle = rng.uniform(0.3, min(1.0 * strength, 1.25))
     bow_px = rng.uniform(-0.25, 0.25) * art.pixels.shape[0] * (1 - np.cos(half_angle))
     height, width = art.pixels.shape[:2]
