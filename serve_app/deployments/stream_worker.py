@@ -54,9 +54,9 @@ class StreamWorker:
             slots=_SLOTS,
             traffic="stream",
             tenant=spec.id,
-            # We create the handle here, but call it on the actor's event loop. By default, with the flags of
-            # configs/serve.env, a handle works only on the loop on which we create it. With this option, the handle's
-            # router, which selects a replica, gets a loop of its own, and the handle works on any loop.
+            # We create the handle here, but call it on the actor's event loop. With the flags of configs/serve.env and
+            # without this option, a handle works only on the loop on which it was created. With this option, the
+            # handle's router, which selects a replica, gets a loop of its own, and the handle works on any loop.
             _run_router_in_separate_loop=True,
         )
         self._arguments = spec, source, args

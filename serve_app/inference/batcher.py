@@ -78,7 +78,7 @@ class Batcher(Generic[Item, Result]):
         self._closed = False
         self.drops: dict[Traffic, Counter[str]] = {traffic: Counter() for traffic in weights}
         self._started_at_s: dict[asyncio.Task[Any] | None, float] = {}  # when each running batch entered the engine
-        self._demand_since_at_s = clock_s()  # when the next two values were last reset
+        self._demand_since_at_s = clock_s()  # when ``_work_s`` and ``_missed`` were last set to 0
         self._work_s = 0.0  # the engine time of the finished batches
         self._missed = 0.0  # items that were dropped or skipped because the engine was busy
 
