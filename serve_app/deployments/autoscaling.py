@@ -19,7 +19,7 @@ class TargetUtilisation:
 
     If there is a backlog, the policy adds enough replicas to process it within ``backlog_within_s`` seconds. It removes
     a replica only if the remaining replicas would then be busy for at most the share of the time that ``calm`` sets.
-    Without this margin, small changes of a constant load would keep adding and removing a replica.
+    Without this margin, small fluctuations of a steady load would keep adding and removing a replica.
 
     The policy ignores the number of requests in flight, because each stream always has one frame in flight, whether it
     is served quickly or slowly.

@@ -1,4 +1,4 @@
-"""Recognise a file's format by its first bytes. Find the reader for a supported format, or else the format's name."""
+"""Recognise a file's format by its first bytes. Find its reader, or if there is none, its name."""
 
 from __future__ import annotations
 

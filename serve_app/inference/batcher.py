@@ -162,7 +162,7 @@ class Batcher(Generic[Item, Result]):
         return await answer
 
     def set_weights(self, weights: Mapping[Traffic, float]) -> None:
-        """Change the weights of the kinds of traffic from now on."""
+        """Set the share of the engine that each kind of traffic gets from now on."""
         self._queue.set_weights(weights)
 
     async def drain(self) -> None:

@@ -80,7 +80,7 @@ class ModelRunner:
         return self.batcher.in_engine_s > self._hung_after_s
 
     def apply_settings(self, detect: DetectArgs, batcher: BatcherArgs) -> None:
-        """Change the default thresholds and the weights of the kinds of traffic from now on."""
+        """Set the default thresholds, and the share of the engine that each kind of traffic gets."""
         self.info = _with_defaults(self._engine.info, detect)
         self.batcher.set_weights(batcher.weights())
 

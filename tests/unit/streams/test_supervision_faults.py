@@ -1,4 +1,4 @@
-"""Changes of streams that go wrong.
+"""Changes to streams, each of which goes wrong.
 
 The caller is cancelled, a process does not end, or the store cannot be written. The tests run in virtual time.
 """

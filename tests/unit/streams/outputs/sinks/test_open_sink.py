@@ -41,7 +41,7 @@ async def test_a_target_shows_no_secret(spec: dict[str, Any], target: str, tmp_p
         {"type": "webhook", "url": "https://ho st/hunter2"},
         {"type": "webhook", "url": "https://a..b/"},
         {"type": "webhook", "url": "https://[::1/"},
-        {"type": "webhook", "url": "http://admin:12345/hunter2@host/"},  # read as the host admin and port 12345
+        {"type": "webhook", "url": "http://admin:12345/hunter2@host/"},  # read as the host "admin" and the port 12345
         {"type": "webhook", "url": "http://admin:12345?hunter2@host/"},
         {"type": "webhook", "url": "http://admin:12345#hunter2@host/"},
         {"type": "mqtt", "url": "mqtt://admin:12345/hunter2@host"},
