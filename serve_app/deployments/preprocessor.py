@@ -174,6 +174,10 @@ class Preprocessor:
                 except asyncio.CancelledError:
                     pass  # a second cancellation cannot stop the thread either
             raise
+        finally:
+            # If ``work`` has failed, these futures hold an exception that refers to this frame, and so to the image.
+            # Without this cycle, the image's memory is freed at once and not at the next garbage collection.
+            del job, done
 
     def _timed(self, work: Callable[[], T]) -> T:
         thread = threading.get_ident()

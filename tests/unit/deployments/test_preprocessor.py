@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from serve_app.config import parse_args
 from serve_app.deployments import preprocessor as preprocessor_module
 from serve_app.deployments.preprocessor import Preprocessor
-from serve_app.errors import ModelChanged, ServeAppError, Unavailable
+from serve_app.errors import ModelChanged, ServeAppError, Unavailable, Undecodable
 from serve_app.images.prepare import prepare
 from serve_app.types import DEFAULT_MODEL, DetectParams, DetectReply, DetectRequest, PictureRequest
 from tests.support import squares
@@ -105,3 +107,22 @@ async def test_images_that_wait_for_one_model_do_not_delay_another_model() -> No
 async def test_a_model_that_is_not_deployed_yet_is_unavailable() -> None:
     stage = await preprocessor(FakeHandle())
     assert isinstance(await stage.detect(request("plates")), Unavailable)
+
+
+async def test_the_memory_of_a_bad_image_is_freed_without_a_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels: list[weakref.ref[np.ndarray]] = []
+
+    def fail(data: bytes, max_pixels: int, model_input: np.ndarray) -> NoReturn:
+        decoded = np.zeros((2, 2, 3), np.uint8)
+        pixels.append(weakref.ref(decoded))
+        raise Undecodable("the image is damaged")
+
+    monkeypatch.setattr(preprocessor_module, "prepare", fail)
+    stage = await preprocessor(FakeHandle())
+    gc.disable()
+    try:
+        assert isinstance(await stage.detect(request()), Undecodable)
+        await asyncio.sleep(0)  # the event loop drops its last reference in its next iteration
+        assert [ref() is None for ref in pixels] == [True]
+    finally:
+        gc.enable()
