@@ -322,8 +322,9 @@ async def _mjpeg(
 ) -> AsyncIterator[bytes]:
     while True:
         started_at_s = time.monotonic()
-        if shot is not None:
-            yield _part(shot)
+        # Before the first frame, an empty line is the keep-alive: RFC 2046, 5.1.1 lets readers ignore what precedes the
+        # first boundary. If we sent nothing, we would not notice that the client has disconnected.
+        yield _part(shot) if shot else b"\r\n"
         shown = shot.frame_id if shot else None
         newer = await streams.snapshot(stream_id, shown, _KEEP_ALIVE_INTERVAL_S, boxes=boxes)
         shot = newer or shot  # without a newer frame, the old one is sent again as a keep-alive

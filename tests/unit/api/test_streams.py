@@ -130,6 +130,16 @@ def test_a_preview_shows_each_new_frame(lot: StreamServer) -> None:
         assert b"Content-Length: 6\r\n" in seen
 
 
+def test_a_preview_without_a_frame_sends_keep_alives(lot: StreamServer) -> None:
+    with lot.http.stream("GET", "/streams/lot/preview.mjpeg?max_fps=30") as response:
+        chunks = response.iter_bytes()
+        assert [set(next(chunks)), set(next(chunks))] == [set(b"\r\n")] * 2
+        lot.streams.shots = {"drawn": Snapshot(1, b"first")}
+        while not (seen := next(chunks)).strip():
+            pass
+        assert b"X-Frame-Id: 1\r\n\r\nfirst\r\n" in seen
+
+
 @pytest.mark.parametrize("path", ["events", "preview.mjpeg", "frame.jpg", "detections", "regions"])
 def test_an_unknown_stream_gets_404(served: StreamServer, path: str) -> None:
     assert is_error(served.http.get(f"/streams/nothing/{path}"), 404, "not_found")
