@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from serve_app.config import ModelArgs
@@ -24,6 +24,7 @@ _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _MAX_CALIBRATION_PICTURES = 300  # NNCF's default; more images take longer and change little
 _FORMATS = {"openvino": "openvino", "onnx": "onnx", "tensorrt": "engine"}  # engine -> Ultralytics' export format
 _SUFFIXES = {"openvino": "_openvino_model", "onnx": ".onnx", "tensorrt": ".engine"}  # of the exported file or folder
+_LOCK = ".lock"
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8}
 
 
@@ -62,7 +63,7 @@ def find_or_export(
         "input_shape": InputShape.square(args.image_size_px),
         "quantize": _BITS[precision],
     }
-    with _locked(target.with_name(f"{target.name}.lock")) as lock:
+    with _locked(target.with_name(f"{target.name}{_LOCK}")) as lock:
         if not target.exists():
             folder = target.with_name(f"{target.name}.making")
             shutil.rmtree(folder, ignore_errors=True)  # left by an export that was killed
@@ -76,6 +77,20 @@ def find_or_export(
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     return target
+
+
+def running_exports(cache_dir: Path) -> list[Path]:
+    """Return the file or folder that each running export will create in the cache."""
+    return [lock.with_suffix("") for lock in sorted(cache_dir.glob(f"*{_LOCK}")) if _is_locked(lock)]
+
+
+def _is_locked(path: Path) -> bool:
+    with suppress(OSError), path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _int8_pictures(args: ModelArgs, engine: str, max_batch_size: int) -> list[Path]:

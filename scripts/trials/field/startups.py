@@ -134,13 +134,13 @@ def serves(
     return problem
 
 
-def script(module: str, *arguments: str, env: Variables = MappingProxyType({}), **variables: str | None) -> Problem:
-    """Return the check that a client command, which gets the server's URL, exits with status 0."""
+def command(*arguments: str, env: Variables = MappingProxyType({}), **variables: str | None) -> Problem:
+    """Return the check that a command of sightline, which gets the server's URL, exits with status 0."""
 
     def problem(url: str) -> str | None:
-        command = [sys.executable, "-m", module, *arguments, "--url", url]
+        sightline = [sys.executable, "-m", "serve_app.cli", *arguments, "--url", url]
         ours = environment({"PYTHONPATH": str(ROOT), **env, **variables})
-        done = subprocess.run(command, env=ours, capture_output=True, timeout=_SCRIPT_WITHIN_S, check=False)
+        done = subprocess.run(sightline, env=ours, capture_output=True, timeout=_SCRIPT_WITHIN_S, check=False)
         return (
             f"exit status {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}" if done.returncode else None
         )
