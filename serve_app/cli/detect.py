@@ -84,8 +84,9 @@ def _fields(answer: DetectResult | ApiError) -> Json:
 
 def _lines(image: Path, answer: DetectResult) -> list[str]:
     """Return a line for the image, and one for each object with its left, top, right and bottom edge."""
+    count = "1 object" if len(answer) == 1 else f"{len(answer)} objects"
     size = f"{answer.image.width}x{answer.image.height}"
-    lines = [f"{image}: {len(answer)} objects, {size}, {answer.timing_ms.total:.0f} ms"]
+    lines = [f"{image}: {count}, {size}, {answer.timing_ms.total:.0f} ms"]
     width = max((len(found.label) for found in answer), default=0)
     for found in answer:
         box = found.bbox

@@ -24,7 +24,6 @@ _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _MAX_CALIBRATION_PICTURES = 300  # NNCF's default; more images take longer and change little
 _FORMATS = {"openvino": "openvino", "onnx": "onnx", "tensorrt": "engine"}  # engine -> Ultralytics' export format
 _SUFFIXES = {"openvino": "_openvino_model", "onnx": ".onnx", "tensorrt": ".engine"}  # of the exported file or folder
-_LOCK = ".lock"
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8}
 
 
@@ -63,7 +62,7 @@ def find_or_export(
         "input_shape": InputShape.square(args.image_size_px),
         "quantize": _BITS[precision],
     }
-    with _locked(target.with_name(f"{target.name}{_LOCK}")) as lock:
+    with _locked(target.with_name(f"{target.name}.lock")) as lock:
         if not target.exists():
             folder = target.with_name(f"{target.name}.making")
             shutil.rmtree(folder, ignore_errors=True)  # left by an export that was killed
@@ -81,7 +80,7 @@ def find_or_export(
 
 def running_exports(cache_dir: Path) -> list[Path]:
     """Return the file or folder that each running export will create in the cache."""
-    return [lock.with_suffix("") for lock in sorted(cache_dir.glob(f"*{_LOCK}")) if _is_locked(lock)]
+    return [lock.with_suffix("") for lock in sorted(cache_dir.glob("*.lock")) if _is_locked(lock)]
 
 
 def _is_locked(path: Path) -> bool:

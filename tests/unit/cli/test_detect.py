@@ -34,7 +34,7 @@ def test_the_objects_are_printed_with_their_boxes(served: StreamServer, pictures
     done = sightline("detect", pictures[0], "--url", served.url)
     assert (done.returncode, done.stderr) == (0, "")
     title, line = done.stdout.splitlines()
-    assert title.startswith(f"{pictures[0]}: 1 objects, 3x10, ")
+    assert title.startswith(f"{pictures[0]}: 1 object, 3x10, ")
     assert line.split() == ["dog", "0.75", "0", "0", "3", "10"]
 
 

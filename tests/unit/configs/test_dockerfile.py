@@ -16,7 +16,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from serve_app.cli.configs import find_config
+from serve_app.cli.configs import find_config, ray_flags
 from tests.support.paths import ROOT
 
 DOCKERFILE = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE))
@@ -45,11 +45,7 @@ def test_hadolint_finds_nothing() -> None:
 
 def test_the_environment_matches_serve_env() -> None:
     ours = {"PATH", "SERVE_APP_CACHE_DIR", "SERVE_APP_STATE_DIR"}
-    script = "set -a; source configs/serve.env; env -0"
-    result = subprocess.run(["env", "-i", "bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    sourced = dict(line.split("=", 1) for line in result.stdout.split("\0") if line)
-    flags = {name: value for name, value in sourced.items() if name not in {"PWD", "SHLVL", "PATH", "_"}}
-    flags["RAY_SERVE_HAPROXY_BINARY_PATH"] = f"{CONFIGS}haproxy.py"
+    flags = ray_flags() | {"RAY_SERVE_HAPROXY_BINARY_PATH": f"{CONFIGS}haproxy.py"}
     assert {name: value for name, value in environment().items() if name not in ours} == flags
 
 

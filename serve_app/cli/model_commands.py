@@ -1,4 +1,4 @@
-"""The commands ``sightline models``, which list and fetch models."""
+"""The commands ``sightline models``. Without a further word, it lists the models of the running server."""
 
 from __future__ import annotations
 
