@@ -24,7 +24,7 @@ def find_config(name: str) -> Path:
 
     Raise ConfigError if there is neither. A file wins over a name.
     """
-    path = Path(name).expanduser()
+    path = Path(name)
     if path.exists() or path.suffix or path.parent != Path():
         return path.absolute()
     if name not in names():

@@ -108,7 +108,7 @@ def rays_of_processes(proc: Path = Path("/proc")) -> Iterator[tuple[int, str]]:
             if (folder / "comm").read_text().strip() != "raylet":
                 continue
             program = Path((folder / "cmdline").read_bytes().split(b"\0")[0].decode())
-            version = re.search(r'^version = "(.+)"', (program.parents[3] / "_version.py").read_text(), re.MULTILINE)
+            version = re.search(r'^version = "(.+)"', (program.parents[4] / "_version.py").read_text(), re.MULTILINE)
         except (OSError, IndexError, UnicodeDecodeError):
             continue  # the process has ended, or belongs to another user
         yield int(folder.name), version[1] if version else "unknown"

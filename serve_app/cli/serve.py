@@ -65,7 +65,7 @@ def serve(
 
 def absolute_if_exists(weights: str) -> str:
     """Return the absolute path of a file or folder. Return any other value unchanged, because it may be a name."""
-    path = Path(weights).expanduser()
+    path = Path(os.path.expanduser(weights))  # unlike Path.expanduser, this never raises an error
     return str(path.absolute()) if weights != _EMBEDDED and path.exists() else weights
 
 

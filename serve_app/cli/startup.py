@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ class ExportProgress:
 
     def __init__(self, models: Sequence[ModelArgs], tell: Callable[[str], None]) -> None:
         self._names = {model.weights.stem: model.weights.name for model in models}
-        self._caches = {model.cache_dir.expanduser() for model in models}
+        self._caches = {Path(os.path.expanduser(model.cache_dir)) for model in models}  # never raises an error
         self._tell = tell
         self._started_at_s: dict[Path, float] = {}
         self._reported_at_s = time.monotonic()
