@@ -26,7 +26,7 @@ from serve_app.ipc import dev_shm
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _WEIGHTS = "SERVE_APP_WEIGHTS"
-_EMBEDDED = "codes"  # the name of the embedded model
+_NO_PATHS = {"", "codes"}  # codes is the name of the embedded model
 
 
 def serve(
@@ -58,7 +58,7 @@ def serve(
         driver.append(absolute_if_exists(weights))
     has_own_ray = os.environ.setdefault("RAY_ADDRESS", "local") == "local"
     with prepare_environment(_tell) if has_own_ray else nullcontext():
-        _tell(f"starting Ray for {path}")
+        _tell(f"starting Ray for {path}" if has_own_ray else f"deploying {path} to the Ray at RAY_ADDRESS")
         status = _run(driver)
     raise typer.Exit(status)
 
@@ -66,7 +66,7 @@ def serve(
 def absolute_if_exists(weights: str) -> str:
     """Return the absolute path of a file or folder. Return any other value unchanged, because it may be a name."""
     path = Path(os.path.expanduser(weights))  # unlike Path.expanduser, this never raises an error
-    return str(path.absolute()) if weights != _EMBEDDED and path.exists() else weights
+    return str(path.absolute()) if weights not in _NO_PATHS and path.exists() else weights
 
 
 def _run(driver: list[str]) -> int:

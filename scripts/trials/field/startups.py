@@ -63,6 +63,8 @@ def refused(
             python = str(root / ".venv/bin/python") if below else sys.executable
             command = [*starter, python, "-m", "serve_app", str(path), "--port", str(free_port())]
             ours = {"RAY_ADDRESS": "local", "SERVE_APP_STATE_DIR": f"{folder}/state", "PYTHONPATH": str(root)}
+            # Another service on this machine may use HAProxy's default ports.
+            ours |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
             done = subprocess.run(
                 command,
                 env=environment({**ours, **env, **variables}),

@@ -40,7 +40,7 @@ def test_characters_that_the_terminal_cannot_show_are_escaped(tmp_path: Path) ->
     )
 
 
-@pytest.mark.parametrize("weights", ["codes", "yolo26n.pt", "nowhere/best.pt"])
+@pytest.mark.parametrize("weights", ["", "codes", "yolo26n.pt", "nowhere/best.pt"])
 def test_a_name_that_is_not_a_file_stays_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "codes").mkdir()
