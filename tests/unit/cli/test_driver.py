@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -15,13 +16,14 @@ OTHER = {"weights": "other.onnx", "weights_sha256": "0" * 64, "threads": 3}
 @pytest.mark.parametrize("args", [None, {}, {"model": None}, {"model": OTHER}, {"detect": {"confidence": 0.4}}])
 @pytest.mark.parametrize("user_config", [None, {}, {"model": OTHER}])
 def test_the_weights_of_the_command_line_override_those_of_the_config(args: Any, user_config: Any) -> None:
+    args, user_config = deepcopy((args, user_config))  # other tests use the same parameters
+    has_threads = OTHER in [(args or {}).get("model"), (user_config or {}).get("model")]
     detector = {"name": "Detector", "user_config": user_config}
     config = {"applications": [{"import_path": "serve_app.app:build_app", "args": args, "deployments": [detector]}]}
     replace_weights(config, "/srv/best.pt")
-    config["applications"][0]["args"] = config["applications"][0]["args"] or {}
     ((_, _, (found,), _),) = applications_of(config)
     assert (str(found.model.weights), found.model.weights_sha256) == ("/srv/best.pt", None)
-    assert found.model.threads == (3 if OTHER in [(args or {}).get("model"), (user_config or {}).get("model")] else 0)
+    assert found.model.threads == (3 if has_threads else 0)  # other settings of the model are kept
 
 
 def test_other_applications_are_not_changed() -> None:
