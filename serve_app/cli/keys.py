@@ -9,10 +9,12 @@ import typer
 
 from serve_app.cli.examples import examples
 
-app = typer.Typer(no_args_is_help=True, help="Create API keys.")
+_EXAMPLES = examples("KEY=$(sightline keys new dock detect streams 2>> keys.yaml)")
+
+app = typer.Typer(no_args_is_help=True, help="Create API keys.", epilog=_EXAMPLES)
 
 
-@app.command(epilog=examples("KEY=$(sightline keys new dock detect streams 2>> keys.yaml)"))
+@app.command(epilog=_EXAMPLES)
 def new(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="The client's name: at most 64 letters, digits, - . and _.")

@@ -56,14 +56,15 @@ def test_the_command_has_every_command_that_it_should() -> None:
     assert expected <= COMMANDS.keys()
 
 
-@pytest.mark.parametrize("path", [path for path in COMMANDS if path != ("keys",)], ids=" ".join)
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_help_ends_with_examples_that_the_command_understands(path: tuple[str, ...]) -> None:
     lines = COMMANDS[path].epilog.split("Examples:\n")[1].splitlines()
     assert lines
     for line in lines:
         words = shlex.split(line.strip().removeprefix("KEY=$(").removesuffix(" 2>> keys.yaml)"))
         assert words[0] == "sightline"
-        command, own = COMMANDS[()], ()
+        own: tuple[str, ...] = ()
+        command = COMMANDS[own]
         while hasattr(command, "commands") and len(words) > 1 and words[1] in command.commands:
             own = (*own, words.pop(1))
             command = command.commands[own[-1]]

@@ -52,7 +52,9 @@ def test_the_annotated_images_are_those_of_the_server(
     done = sightline("detect", pictures[0], "--save", tmp_path / "a/found", "--url", served.url)
     saved = tmp_path / "a/found/dock-found.jpg"
     assert f"saved to {saved}" in done.stdout
-    assert cv2.imread(str(saved)).shape == (8, 8, 3)
+    drawn = cv2.imread(str(saved))
+    assert drawn is not None
+    assert drawn.shape == (8, 8, 3)
     assert pictures[0].read_bytes() == b"123"
 
 
