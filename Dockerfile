@@ -48,11 +48,11 @@ ENV PATH=/opt/sightline/bin:$PATH \
     SERVE_APP_CACHE_DIR=/var/lib/sightline/cache \
     SERVE_APP_STATE_DIR=/var/lib/sightline/state
 
-# These are the flags of configs/serve.env, which explains each of them. They are repeated here because no shell sources
-# that file in the container. A test checks that both files have the same flags.
+# These are the flags of configs/serve.env, which explains each of them. `sightline serve` reads that file, but they are
+# repeated here for Ray's own commands, such as KubeRay's `ray start`. A test checks that both files have the same flags.
 ENV RAY_SERVE_ENABLE_HA_PROXY=1 \
     RAY_SERVE_HAPROXY_NBTHREAD=2 \
-    RAY_SERVE_HAPROXY_BINARY_PATH=/opt/sightline/share/sightline/configs/haproxy.py \
+    RAY_SERVE_HAPROXY_BINARY_PATH=/opt/sightline/lib/python3.11/site-packages/serve_app/configs/haproxy.py \
     RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S=1 \
     RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60 \
     RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S=75 \
@@ -79,5 +79,5 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
   CMD ["python", "-c", "from urllib.request import *; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=4)"]
 # ENTRYPOINT with a JSON list starts no shell, so SIGTERM reaches the Python process, which drains the service.
-ENTRYPOINT ["python", "-m", "serve_app"]
-CMD ["/opt/sightline/share/sightline/configs/container.yaml"]
+ENTRYPOINT ["sightline", "serve"]
+CMD ["container"]

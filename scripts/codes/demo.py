@@ -83,7 +83,7 @@ def run(*, keep: bool) -> str | None:
         if keep:
             console.print(f"serving  {server.url}/docs")
             console.print(f"watch    {dashboard} (for its token run .venv/bin/ray get-auth-token)")
-            console.print(f"stream   scripts/streams.py watch {STREAM} --url {server.url}")
+            console.print(f"stream   .venv/bin/sightline streams watch {STREAM} --url {server.url}")
             console.print(f"boxes    {server.url}/streams/{STREAM}/preview.mjpeg")
             console.print(f"stop     kill {server.process.pid}")
         else:

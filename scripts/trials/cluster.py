@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
-from scripts.deploy import APPLICATIONS, dashboard
 from scripts.trials.clients import Death
+from serve_app.cli.deploy import APPLICATIONS, dashboard
 from serve_app.client import Client, SightlineError
 from serve_app.ipc import dev_shm
 from serve_app.schemas.streams import StreamStatus

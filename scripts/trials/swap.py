@@ -11,11 +11,12 @@ from pathlib import Path
 
 import yaml
 
-from scripts.deploy import DeployRefused, check_changed, deploy, settled_models
 from scripts.trials.clients import Request, clients
 from scripts.trials.cluster import Cluster, Footprint, stream, until
 from scripts.trials.follower import Follower
 from scripts.trials.reference import Reference
+from serve_app.cli.deploy import apply_config, check_changed, settled_models
+from serve_app.cli.errors import CommandFailed
 from serve_app.client import Client
 from serve_app.schemas.health import ReadyResponse
 from serve_app.types import Json
@@ -91,11 +92,11 @@ def swap(
 
 
 def _change(cluster: Cluster, config: Path, user_config: Json) -> None:
-    """Change the model as scripts/deploy.py does. Raise DeployRefused when the server refuses the change."""
+    """Change the model as `sightline deploy` does. Raise CommandFailed when the server refuses the change."""
     settings = yaml.safe_load(config.read_text())
     (detector,) = (one for one in settings["applications"][0]["deployments"] if one["name"] == "Detector")
     detector["user_config"] = user_config
-    deploy(settings, cluster.dashboard_url)
+    apply_config(settings, cluster.dashboard_url)
     with Client(cluster.url) as client:
         check_changed(settled_models(client))
 
@@ -106,7 +107,7 @@ def _deploy_invalid_model(cluster: Cluster, config: Path, requests: Sequence[Req
     before = _readyz(cluster)
     try:
         _change(cluster, config, {"model": {"weights": str(broken)}})
-    except DeployRefused as exc:
+    except CommandFailed as exc:
         trial.refusal = str(exc)
     else:
         trial.problems.append("the invalid model file was not refused")

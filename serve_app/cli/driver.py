@@ -1,13 +1,12 @@
 """The driver process, which starts Ray and deploys a config. ``serve_app.cli.serve`` starts and stops it.
 
-Usage: python -m serve_app.cli.driver CONFIG [--port N]. The driver's standard input is a socket to
-``serve_app.cli.serve``. The driver writes one byte to the socket when Ray has started. It stops when the socket is
-closed, which also happens when ``serve_app.cli.serve`` is killed.
+Usage: python -m serve_app.cli.driver CONFIG PORT [WEIGHTS]. PORT may be empty. WEIGHTS replaces the config's weights.
+The driver's standard input is a socket to ``serve_app.cli.serve``. The driver writes one byte to the socket when Ray
+has started. It stops when the socket is closed, which also happens when ``serve_app.cli.serve`` is killed.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import signal
@@ -21,6 +20,7 @@ from typing import NoReturn
 import ray
 import yaml
 from ray import serve
+from ray._private.worker import get_dashboard_url
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
@@ -28,9 +28,12 @@ from ray.serve.scripts import run as serve_run
 
 from serve_app.cli.output import print_any_text
 from serve_app.cli.serve import leave_nothing
+from serve_app.cli.startup import ExportProgress, addresses
+from serve_app.config import ModelArgs
 from serve_app.deployments import preflight
+from serve_app.deployments.handles import detector_name
 from serve_app.errors import StartError
-from serve_app.types import Json
+from serve_app.types import DEFAULT_MODEL, Json
 
 _POLL_INTERVAL_S = 0.5
 _NO_SERVE = (RayServeException, RayError, TimeoutError)  # raised if Serve has already ended or does not answer
@@ -41,20 +44,21 @@ _should_stop = threading.Event()
 
 def main() -> None:
     """Serve until standard input ends. If the config cannot be served, print one sentence and exit with status 1."""
-    parser = argparse.ArgumentParser(prog="python -m serve_app.cli.driver")
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--port", type=int)
+    path, port, *weights = sys.argv[1:]
     print_any_text()
-    options = parser.parse_args()
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
     status = 0
     try:
-        config = preflight.read(options.config)
-        if options.port is not None:
-            config.setdefault("http_options", {})["port"] = options.port
+        config = preflight.read(Path(path))
+        if port:
+            config.setdefault("http_options", {})["port"] = int(port)
+        if weights:
+            replace_weights(config, weights[0])
+        models: list[ModelArgs] = []
         if os.environ.get("RAY_ADDRESS") == "local":
             preflight.check(config)
-        _serve(config)
+            models = [one.model for _, _, detectors, _ in preflight.applications_of(config) for one in detectors]
+        _serve(config, ExportProgress(models, lambda line: print(line, flush=True)))
     except StartError as exc:
         print(exc.detail, file=sys.stderr)
         status = 1
@@ -62,6 +66,19 @@ def main() -> None:
         traceback.print_exc()
         status = 1
     _exit(status)
+
+
+def replace_weights(config: Json, weights: str) -> None:
+    """Make every Sightline application of a config serve these weights as its default model."""
+    for application in config["applications"]:
+        if application["import_path"] == preflight.IMPORT_PATH:
+            args = application["args"] = application.get("args") or {}
+            args["model"] = (args.get("model") or {}) | {"weights": weights, "weights_sha256": None}
+            for deployment in application.get("deployments", []):
+                changed = (deployment.get("user_config") or {}).get("model") or {}
+                if deployment["name"] == detector_name(DEFAULT_MODEL):
+                    changed.pop("weights", None)
+                    changed.pop("weights_sha256", None)
 
 
 def _stop_at_end_of_input() -> None:
@@ -90,7 +107,7 @@ def _exit(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _serve(config: Json) -> None:
+def _serve(config: Json, exports: ExportProgress) -> None:
     """Serve until ``_should_stop`` is set. Raise StartError if Ray or the application does not start."""
     try:
         with os.fdopen(os.memfd_create("config.yaml"), "w") as file:  # in memory; the disk may be full
@@ -103,7 +120,8 @@ def _serve(config: Json) -> None:
         while not all(_is_running(name) for name in names):
             if _should_stop.wait(_POLL_INTERVAL_S):
                 return
-        print(f"serving {', '.join(names)}; press Ctrl-C to stop", flush=True)
+            exports.report()
+        print(addresses(config, get_dashboard_url()), flush=True)
         _should_stop.wait()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -1,34 +1,45 @@
-"""The command that creates API keys: ``python -m serve_app.cli.keys new NAME PERMISSION…``."""
+"""The command ``sightline keys new``, which creates an API key."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from typing import get_args
+from typing import Annotated
 
-import yaml
-from pydantic import ValidationError
+import typer
 
-from serve_app.api.access.keys import Permission, make_key
+from serve_app.cli.examples import examples
+
+_EXAMPLES = examples("KEY=$(sightline keys new dock detect streams 2>> keys.yaml)")
+
+app = typer.Typer(no_args_is_help=True, help="Create API keys.", epilog=_EXAMPLES)
 
 
-def main() -> None:
-    """Print a new key to stdout and its entry for the API-key file to stderr. The key is not stored anywhere."""
-    parser = argparse.ArgumentParser(prog="python -m serve_app.cli.keys")
-    new = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "new", help="create a key: print it to stdout, and its entry for the API-key file to stderr (2>> keys.yaml)"
-    )
-    new.add_argument("name", help="the client's name: at most 64 letters, digits, - . and _")
-    permissions = get_args(Permission)
-    new.add_argument("scopes", nargs="+", choices=permissions, metavar="PERMISSION", help=", ".join(permissions))
-    options = parser.parse_args()
+@app.command(epilog=_EXAMPLES)
+def new(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The client's name: at most 64 letters, digits, - . and _.")
+    ],
+    permissions: Annotated[
+        list[str], typer.Argument(metavar="PERMISSION", help="detect, streams or admin.", show_default=False)
+    ],
+) -> None:
+    """Create a key: print it to stdout, and its entry for the API-key file to stderr.
+
+    The key is not stored anywhere. The entry has only its hash.
+    """
+    from typing import get_args
+
+    import yaml
+    from pydantic import ValidationError
+
+    from serve_app.api.access.keys import Permission, make_key
+
+    known = get_args(Permission)
+    if unknown := [permission for permission in permissions if permission not in known]:
+        raise typer.BadParameter(f"{', '.join(unknown)} is not a permission: use {', '.join(known)}")
     try:
-        key, entry = make_key(options.name, options.scopes)
-    except ValidationError:
-        parser.error(f"name: {options.name!r} is not valid: use at most 64 letters, digits, - . and _")
+        key, entry = make_key(name, permissions)
+    except ValidationError as exc:
+        raise typer.BadParameter(f"{name!r} is not a name: use at most 64 letters, digits, - . and _") from exc
     print(yaml.safe_dump([entry], sort_keys=False), end="", file=sys.stderr)
     print(key)
-
-
-if __name__ == "__main__":
-    main()

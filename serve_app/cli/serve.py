@@ -1,8 +1,4 @@
-"""python -m serve_app CONFIG [--port N]: start Ray and serve a config until SIGTERM or Ctrl-C.
-
-If the config or the machine has an error, the command prints one sentence and exits with status 1. When the service
-stops, it answers the requests that it has accepted, and leaves no process running. If ``RAY_ADDRESS`` is set, the
-command joins that cluster instead of starting one.
+"""The command ``sightline serve``, which starts Ray and serves a config until SIGTERM or Ctrl-C.
 
 This process handles signals, and starts ``serve_app.cli.driver``, which does everything that needs Ray. Signals cannot
 be handled in the driver. While Ray starts, it installs its own signal handlers, and one of them aborts the process. Ray
@@ -12,7 +8,6 @@ stops when its standard input ends.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import os
 import signal
@@ -21,31 +16,57 @@ import subprocess
 import sys
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Annotated
 
-from serve_app.cli.output import print_any_text
+import typer
+
+from serve_app.cli.configs import find_config, names, ray_flags
 from serve_app.cli.surroundings import prepare_environment
-from serve_app.errors import StartError
 from serve_app.ipc import dev_shm
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+_WEIGHTS = "SERVE_APP_WEIGHTS"
+_NO_PATHS = {"", "codes"}  # codes is the name of the embedded model
 
 
-def main() -> None:
-    """Serve a config. Exit with status 0 after the service was stopped, and with status 1 if it could not start."""
-    parser = argparse.ArgumentParser(
-        prog="python -m serve_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--port", type=int, help="the HTTP port (default: http_options.port of the config)")
-    print_any_text()
-    parser.parse_args()
+def serve(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help=f"{', '.join(names())}, or a Serve config in YAML.")
+    ] = "local",
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Serve this model, whatever the config says.  [default: SERVE_APP_WEIGHTS]"),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=65535, help="The HTTP port.  [default: http_options.port of the config]"),
+    ] = None,
+) -> None:
+    """Serve a model over HTTP until Ctrl-C or SIGTERM.
+
+    When the service stops, it answers the requests that it has accepted, and leaves no process running. If RAY_ADDRESS
+    is set, the command joins that cluster instead of starting one.
+    """
+    path = find_config(config)
+    os.environ |= {name: value for name, value in ray_flags().items() if name not in os.environ}
+    # In another locale, Ray's processes and ours would crash at a character that the locale's encoding lacks.
+    os.environ["PYTHONUTF8"] = "1"
+    if _WEIGHTS in os.environ:
+        os.environ[_WEIGHTS] = absolute_if_exists(os.environ[_WEIGHTS])
+    driver = [sys.executable, "-m", "serve_app.cli.driver", str(path), str(port or "")]
+    if weights is not None:
+        driver.append(absolute_if_exists(weights))
     has_own_ray = os.environ.setdefault("RAY_ADDRESS", "local") == "local"
-    try:
-        with prepare_environment(_tell) if has_own_ray else nullcontext():
-            status = _run([sys.executable, "-m", "serve_app.cli.driver", *sys.argv[1:]])
-    except StartError as exc:
-        sys.exit(exc.detail)
-    sys.exit(status)
+    with prepare_environment(_tell) if has_own_ray else nullcontext():
+        _tell(f"starting Ray for {path}" if has_own_ray else f"deploying {path} to the Ray at RAY_ADDRESS")
+        status = _run(driver)
+    raise typer.Exit(status)
+
+
+def absolute_if_exists(weights: str) -> str:
+    """Return the absolute path of a file or folder. Return any other value unchanged, because it may be a name."""
+    path = Path(os.path.expanduser(weights))  # unlike Path.expanduser, this never raises an error
+    return str(path.absolute()) if weights not in _NO_PATHS and path.exists() else weights
 
 
 def _run(driver: list[str]) -> int:

@@ -25,7 +25,7 @@ from serve_app.ipc import dev_shm
 
 MIN_OPEN_FILES = 1024  # the usual default of the soft limit, and the lowest limit that was tested
 _MANY_OPEN_FILES = 65_536  # enough; with far higher limits, programs that close all possible descriptors are slow
-_HAPROXY_OPEN_FILES = 10_340  # needed for Serve's 4,096 connections: see `affordable_connections` in configs/haproxy.py
+HAPROXY_OPEN_FILES = 10_340  # needed for Serve's 4,096 connections: see `affordable_connections` in configs/haproxy.py
 _SOCKET_PATH_BYTES = 107  # sun_path has 108 bytes, including the final NUL; see unix(7)
 # The path of a socket that Python's ``multiprocessing`` creates in Ray's dashboard process.
 _LONGEST_PYTHON_PATH = "/pymp-abcdefgh/listener-abcdefgh"
@@ -119,10 +119,10 @@ def raise_open_files(tell: Tell) -> None:
         )
     if soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < _HAPROXY_OPEN_FILES and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+    if allowed < HAPROXY_OPEN_FILES and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
         tell(
             f"a process may open {allowed} files here, so HAProxy accepts fewer than 4096 connections at once: "
-            f"raise the hard limit to {_HAPROXY_OPEN_FILES} to allow all of them (ulimit -Hn)"
+            f"raise the hard limit to {HAPROXY_OPEN_FILES} to allow all of them (ulimit -Hn)"
         )
 
 
@@ -199,5 +199,5 @@ def make_token(tell: Tell) -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         tell(
             f"Ray's token cannot be kept in {named or '~/.ray'} ({getattr(exc, 'strerror', None) or exc}), so it lasts "
-            "only while this service runs: to use scripts/deploy.py, set RAY_AUTH_TOKEN_PATH to a writable file"
+            "only while this service runs: to use `sightline deploy`, set RAY_AUTH_TOKEN_PATH to a writable file"
         )

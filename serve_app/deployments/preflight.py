@@ -18,7 +18,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.local import require_keys
-from serve_app.config import AppArgs, DetectorArgs, parse_args
+from serve_app.config import AccessArgs, AppArgs, DetectorArgs, parse_args
 from serve_app.deployments.autoscaling import TargetUtilisation
 from serve_app.deployments.folders import check_folders
 from serve_app.deployments.handles import detector_name
@@ -29,11 +29,11 @@ from serve_app.ipc.frame_pool import pool_bytes
 from serve_app.models.weights import check_weights
 from serve_app.types import InputShape, Json
 
-_IMPORT_PATH = "serve_app.app:build_app"
+IMPORT_PATH = "serve_app.app:build_app"
 # Serve accepts a colon or a dot before the name of a class.
 _POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}
 _ADDRESS_ERRORS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
-_HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
+HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
 def read(path: Path) -> Json:
@@ -64,34 +64,39 @@ def check(config: Json) -> None:
     """Check that this machine can serve the config. If it cannot, raise StartError with one sentence for the user."""
     dev_shm.sweep()  # shared memory left behind by killed processes must not count as used
     http = config.get("http_options", {})
-    _check_port(http.get("host", "0.0.0.0"), http.get("port", 8000), "http_options.port")
+    check_port(http.get("host", "0.0.0.0"), http.get("port", 8000), "http_options.port")
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
-        for variable, port in _HAPROXY_PORTS.items():
-            _check_port("127.0.0.1", os.environ.get(variable, port), variable)
-    for application, args, detectors, deployments in _applications(config):
-        require_keys(args.access, http.get("host", "0.0.0.0"))
-        if args.access.keys_file:
-            KeyFile(args.access.keys_file)
+        for variable, port in HAPROXY_PORTS.items():
+            check_port("127.0.0.1", os.environ.get(variable, port), variable)
+    for application, args, detectors, deployments in applications_of(config):
+        check_keys(args.access, http.get("host", "0.0.0.0"))
         for detector in detectors:
             check_weights(detector.model)
         check_folders(args.streams, application)
-        _check_shared_memory(args, detectors, deployments.get("Preprocessor", {}))
+        check_shared_memory(args, detectors, deployments.get("Preprocessor", {}))
+
+
+def check_keys(access: AccessArgs, host: str) -> None:
+    """Raise ConfigError if other machines could reach the service without a key, or if the keys file is not valid."""
+    require_keys(access, host)
+    if access.keys_file:
+        KeyFile(access.keys_file)
 
 
 def check_args(config: Json) -> None:
     """Check only the settings of a config, and not this machine. Raise ConfigError if a setting is wrong."""
-    for _ in _applications(config):
+    for _ in applications_of(config):
         pass
 
 
-def _applications(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArgs], dict[str, Json]]]:
+def applications_of(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorArgs], dict[str, Json]]]:
     """Yield four values for each Sightline application in the config. Raise ConfigError if a setting is wrong.
 
     The values are the application's name, its settings, the settings of each of its Detectors, and a dictionary from
     each deployment's name to its entry in ``deployments:``.
     """
     for application in config["applications"]:
-        if application["import_path"] == _IMPORT_PATH:
+        if application["import_path"] == IMPORT_PATH:
             args = parse_args(application.get("args", {}))
             deployments = {one["name"]: one for one in application.get("deployments", [])}
             detectors = {detector_name(model): detector for model, detector in args.detectors().items()}
@@ -144,7 +149,8 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def _check_port(host: str, port: int | str, setting: str) -> None:
+def check_port(host: str, port: int | str, setting: str) -> None:
+    """Raise ConfigError if the service could not listen on this port."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         # We prefer an IPv4 address, as configs/haproxy.py does.
@@ -161,11 +167,9 @@ def _check_port(host: str, port: int | str, setting: str) -> None:
         raise ConfigError(f"{setting}: port {port} of {host} is in use or not allowed: set another port") from exc
 
 
-def _check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], preprocessor: Json) -> None:
-    replicas = preprocessor.get("num_replicas", 1)
-    count = replicas if isinstance(replicas, int) else 1
-    shapes = (InputShape.square(detector.model.image_size_px) for detector in detectors)
-    needed = count * sum(pool_bytes(args.preprocessor.slots, shape) for shape in shapes)
+def check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], preprocessor: Json) -> None:
+    """Raise SharedMemoryError if the frame pools of this machine's Preprocessors do not fit into shared memory."""
+    needed = shared_memory_bytes(args, detectors, preprocessor)
     try:
         free = shutil.disk_usage(FOLDER).free
     except OSError as exc:
@@ -175,3 +179,11 @@ def _check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], preproces
             f"the frame pools need {needed / 2**20:.0f} MiB of shared memory, but {free / 2**20:.0f} MiB are free: "
             "use fewer slots (preprocessor.slots) or provide more shared memory (docker run --shm-size=1g)"
         )
+
+
+def shared_memory_bytes(args: AppArgs, detectors: list[DetectorArgs], preprocessor: Json) -> int:
+    """Return the size of the frame pools of this machine's Preprocessors."""
+    replicas = preprocessor.get("num_replicas", 1)
+    count = replicas if isinstance(replicas, int) else 1
+    shapes = (InputShape.square(detector.model.image_size_px) for detector in detectors)
+    return count * sum(pool_bytes(args.preprocessor.slots, shape) for shape in shapes)

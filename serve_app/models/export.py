@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from serve_app.config import ModelArgs
@@ -76,6 +76,20 @@ def find_or_export(
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     return target
+
+
+def running_exports(cache_dir: Path) -> list[Path]:
+    """Return the file or folder that each running export will create in the cache."""
+    return [lock.with_suffix("") for lock in sorted(cache_dir.glob("*.lock")) if _is_locked(lock)]
+
+
+def _is_locked(path: Path) -> bool:
+    with suppress(OSError), path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _int8_pictures(args: ModelArgs, engine: str, max_batch_size: int) -> list[Path]:

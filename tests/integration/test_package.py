@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import site
@@ -10,22 +11,21 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import yaml
-
 from scripts.codes import samples
 from scripts.codes.score import Guess, score
 from scripts.launch import free_port, is_ready
 from scripts.trials.cluster import frame_pools
-from serve_app.client import Client
 from serve_app.images.drawing import encode_jpeg
+from serve_app.schemas.detect import DetectResponse
 from tests.integration.conftest import eventually, install_wheel
 
 WEIGHTS = {"serve_app/models/embedded/codes.onnx", "serve_app/models/embedded/codes.safetensors"}
+CONFIGS = {f"serve_app/configs/{name}" for name in ("local.yaml", "gpu.yaml", "serve.env", "haproxy.py")}
 
 
-def test_wheel_and_source_distribution_contain_the_model(built: Path) -> None:
+def test_wheel_and_source_distribution_contain_the_model_and_the_configs(built: Path) -> None:
     (wheel,), (source,) = built.glob("*.whl"), built.glob("*.tar.gz")
-    assert set(zipfile.ZipFile(wheel).namelist()) >= WEIGHTS
+    assert set(zipfile.ZipFile(wheel).namelist()) >= WEIGHTS | CONFIGS
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= WEIGHTS | {"configs/local.yaml", "scripts/codes/training.py"}
@@ -33,32 +33,43 @@ def test_wheel_and_source_distribution_contain_the_model(built: Path) -> None:
 
 def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: Path) -> None:
     """Take serve_app from the wheel, and its dependencies from this environment through a .pth file."""
-    venv = tmp_path / "venv"
-    python, packages = install_wheel(built, venv)
+    _, packages = install_wheel(built, tmp_path / "venv")
     (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
+    (tmp_path / "elsewhere").mkdir()
+    sightline = [str(tmp_path / "venv/bin/sightline")]
+    env = os.environ | {"PYTHONPATH": "", "SERVE_APP_STATE_DIR": str(tmp_path / "state")}
+    env |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
 
-    pools, port = frame_pools(), free_port()
-    config = yaml.safe_load((venv / "share/sightline/configs/local.yaml").read_text())
-    config["http_options"]["port"] = port
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    (folder / "local.yaml").write_text(yaml.safe_dump(config))
-    command = [str(python), "-m", "ray.serve.scripts", "run", "--address", "local", "local.yaml"]
-    log = tmp_path / "log"
+    def run(*arguments: str) -> str:
+        command = [*sightline, *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path / "elsewhere", env=env, capture_output=True, text=True, timeout=180, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "sightline serve --weights best.pt" in run("--help")
+    port = free_port()
+    pools, log = frame_pools(), tmp_path / "log"
     with log.open("w") as output:
-        env = os.environ | {"PYTHONPATH": "", "SERVE_APP_STATE_DIR": str(tmp_path / "state")}
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            [*sightline, "serve", "--port", str(port)], cwd=tmp_path / "elsewhere", env=env,
+            stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
     try:
         url = f"http://127.0.0.1:{port}"
         eventually(lambda: is_ready(url) or process.poll() is not None, what="readiness")
         assert process.poll() is None, log.read_text()[-3000:]
         scene = samples.picture(3)
-        with Client(url) as client:
-            answer = client.detect(encode_jpeg(scene.pixels))
-        result = score(scene, [Guess.of(found) for found in answer])
+        (tmp_path / "elsewhere/scene.jpg").write_bytes(encode_jpeg(scene.pixels))
+        answer = DetectResponse.model_validate(json.loads(run("detect", "scene.jpg", "--json", "--url", url)))
+        result = score(scene, [Guess.of(found) for found in answer.detections])
         assert (answer.model, len(result.missed), len(result.false)) == ("codes", 0, 0)
+        eventually(lambda: "stop       press Ctrl-C" in log.read_text(), what="the addresses in the output")
+        assert f"docs       {url}/docs" in log.read_text()
+        assert f"starting Ray for {packages}/serve_app/configs/local.yaml" in log.read_text()
         process.send_signal(signal.SIGINT)
-        process.wait(90)
+        assert process.wait(90) == 0
         assert frame_pools() <= pools
     finally:
         if process.poll() is None:

@@ -44,7 +44,7 @@ class Running:
 def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path) -> Iterator[Running]:
     """Serve the shipped local config on a free port."""
     if request.param.startswith("serve run"):
-        request.getfixturevalue("only_with_chaos")  # the test of the installed wheel also uses ``serve run``
+        request.getfixturevalue("only_with_chaos")  # scripts/serve deploys with the same function
     port = free_port()
     env = os.environ | {
         "SERVE_APP_WEIGHTS": str(squares_model),
@@ -224,7 +224,7 @@ def test_weights_that_do_not_exist_are_refused_at_once() -> None:
 
 def test_a_wrong_command_line_is_refused() -> None:
     done = subprocess.run([str(ROOT / "scripts/serve"), "--prot", "1"], capture_output=True, text=True, check=False)
-    assert (done.returncode, "usage" in done.stderr) == (2, True)
+    assert (done.returncode, "Usage: sightline serve" in done.stderr) == (2, True)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scripts.trials.field.case import Case
-from scripts.trials.field.startups import Problem, limited, refused, script, serves, within
+from scripts.trials.field.startups import Problem, command, limited, refused, serves, within
 
 _NOWHERE = "/proc/nowhere"  # a folder that not even root can create
 _PROXY = "http://127.0.0.1:9"  # no server listens on this port
@@ -58,11 +58,9 @@ _LOCALES = _cases(
         "a refusal with characters beyond ASCII": refused(
             "no setting applications.Prüfung", config=_MISSPELT, env=_ASCII
         ),
-        "the script for streams, in ASCII": script(
-            "serve_app.cli.streams", "list", PYTHONIOENCODING="ascii", env=_ASCII
-        ),
+        "the command for streams, in ASCII": command("streams", "list", PYTHONIOENCODING="ascii", env=_ASCII),
     },
-    quick=("a refusal with characters beyond ASCII", "the script for streams, in ASCII"),
+    quick=("a refusal with characters beyond ASCII", "the command for streams, in ASCII"),
 )
 _USERS = _cases(
     "another user's files in shared places",
@@ -143,9 +141,9 @@ _NETWORKS = _cases(
         ),
         "proxies for HTTP": serves(env=_PROXIES),
         "a SOCKS proxy for everything": serves(ALL_PROXY="socks5://127.0.0.1:9", NO_PROXY=None, no_proxy=None),
-        "the script for streams, behind a proxy": script("serve_app.cli.streams", "list", env=_PROXIES),
+        "the command for streams, behind a proxy": command("streams", "list", env=_PROXIES),
     },
-    quick=("an address of another machine", "the script for streams, behind a proxy"),
+    quick=("an address of another machine", "the command for streams, behind a proxy"),
 )  # fmt: skip
 
 CASES: tuple[Case, ...] = (

@@ -66,6 +66,8 @@ def refused(
             python = str(root / ".venv/bin/python") if below else sys.executable
             command = [*starter, python, "-m", "serve_app", str(path), "--port", str(free_port())]
             ours = {"RAY_ADDRESS": "local", "SERVE_APP_STATE_DIR": f"{folder}/state", "PYTHONPATH": str(root)}
+            # Another service on this machine may use HAProxy's default ports.
+            ours |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
             done = subprocess.run(
                 command,
                 env=environment({**ours, **env, **variables}),
@@ -138,16 +140,16 @@ def serves(
     return problem
 
 
-def script(module: str, *arguments: str, env: Variables = MappingProxyType({}), **variables: str | None) -> Problem:
-    """Return a function that runs a client command and checks that the exit status is 0.
+def command(*arguments: str, env: Variables = MappingProxyType({}), **variables: str | None) -> Problem:
+    """Return a function that runs a command of ``sightline`` and checks that the exit status is 0.
 
     The command gets the server's URL in its option ``--url``.
     """
 
     def problem(url: str) -> str | None:
-        command = [sys.executable, "-m", module, *arguments, "--url", url]
+        sightline = [sys.executable, "-m", "serve_app.cli", *arguments, "--url", url]
         ours = environment({"PYTHONPATH": str(ROOT), **env, **variables})
-        done = subprocess.run(command, env=ours, capture_output=True, timeout=_SCRIPT_WITHIN_S, check=False)
+        done = subprocess.run(sightline, env=ours, capture_output=True, timeout=_SCRIPT_WITHIN_S, check=False)
         return (
             f"exit status {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}" if done.returncode else None
         )

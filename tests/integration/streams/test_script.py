@@ -1,4 +1,4 @@
-"""Tests of scripts/streams.py with the whole service."""
+"""Tests of scripts/streams.py, which is ``sightline streams``, with the whole service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of how ``python -m serve_app`` reads configs in locales other than UTF-8."""
+"""Tests of how ``sightline serve`` finds its weights, and reads configs in locales other than UTF-8."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from scripts.launch import free_port
+from serve_app.cli.serve import absolute_if_exists
+from tests.support.command import sightline
+from tests.support.paths import ROOT
+
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
 
 
@@ -17,14 +22,14 @@ def refusal(config: Path, **variables: str) -> str:
     command = [sys.executable, "-m", "serve_app", str(config)]
     done = subprocess.run(command, env=os.environ | variables, capture_output=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (1, b"")
-    return done.stderr.decode()
+    return done.stderr.decode().splitlines()[-1]
 
 
 @pytest.mark.parametrize("variables", [ASCII, {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}])
 def test_a_config_is_read_as_utf_8_in_any_locale(tmp_path: Path, variables: dict[str, str]) -> None:
     config = tmp_path / "Prüfstand.yaml"
     config.write_text("applications: [{import_path: a:b, Prüfung: 1}]", encoding="utf-8")
-    sentence = f"{config}: Serve has no setting applications.Prüfung: remove or correct it\n"
+    sentence = f"{config}: Serve has no setting applications.Prüfung: remove or correct it"
     assert refusal(config, **variables) == sentence
 
 
@@ -35,9 +40,36 @@ def test_characters_that_the_terminal_cannot_show_are_escaped(tmp_path: Path) ->
     )
 
 
-def test_the_command_does_not_restart_itself_forever(tmp_path: Path) -> None:
-    """The command restarts itself with PYTHONUTF8=1. With -E, Python ignores this variable."""
-    command = [sys.executable, "-E", "-X", "utf8=0", "-m", "serve_app", str(tmp_path / "none.yaml")]
-    env = os.environ | {"LC_ALL": "C"}
-    done = subprocess.run(command, env=env, cwd=Path(__file__).resolve().parents[3], capture_output=True, timeout=120)
-    assert b"cannot be read" in done.stderr
+@pytest.mark.parametrize("weights", ["", "codes", "yolo26n.pt", "nowhere/best.pt"])
+def test_a_name_that_is_not_a_file_stays_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "codes").mkdir()
+    assert absolute_if_exists(weights) == weights
+
+
+def test_the_path_of_a_file_is_made_absolute_without_following_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "blob").touch()
+    (tmp_path / "best.pt").symlink_to("blob")
+    assert absolute_if_exists("best.pt") == absolute_if_exists("~/best.pt") == str(tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [(["--weights", "best.onnx"], {}), ([], {"SERVE_APP_WEIGHTS": "best.onnx"})],
+    ids=["option", "variable"],
+)
+def test_damaged_weights_are_refused_in_one_sentence_from_any_folder(
+    tmp_path: Path, arguments: list[str], variables: dict[str, str]
+) -> None:
+    (tmp_path / "best.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    env = {"SERVE_APP_STATE_DIR": str(tmp_path / "state"), "RAY_SERVE_ENABLE_HA_PROXY": "0"} | variables
+    done = sightline("serve", "--port", str(free_port()), *arguments, cwd=tmp_path, PYTHONPATH=str(ROOT), **env)
+    assert done.returncode == 1
+    sentence = done.stderr.splitlines()[-1]
+    assert "model.weights" in sentence
+    assert "best.onnx" in sentence
+    assert "Traceback" not in done.stderr

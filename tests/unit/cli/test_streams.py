@@ -1,4 +1,4 @@
-"""Tests of scripts/streams.py with a server whose streams are controlled by the test."""
+"""Tests of ``sightline streams`` with a server whose streams are controlled by the test."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ import yaml
 
 from scripts.launch import free_port
 from serve_app.api.access.keys import make_key
-from serve_app.cli.streams import CommandFailed, merged, read_specs, split
+from serve_app.cli.errors import CommandFailed
+from serve_app.cli.stream_file import merged, read_specs
+from serve_app.cli.streams import split
 from serve_app.errors import InvalidParameter
 from serve_app.schemas.streams import StreamStatus
 from serve_app.types import Snapshot
-from tests.support.paths import ROOT
 from tests.support.stream_server import StreamServer, serve_streams
 
-SCRIPT = ROOT / "scripts/streams.py"
+COMMAND = [sys.executable, "-m", "serve_app.cli", "streams"]
 CAMERA = {"id": "lot", "source": {"uri": "rtsp://user:secret@camera/1"}}
 
 
@@ -34,7 +35,7 @@ def served() -> Iterator[StreamServer]:
 
 
 def run(url: str, *arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--url", url]
+    command = [*COMMAND, *map(str, arguments), "--url", url]
     env = os.environ | environ
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
 
@@ -157,7 +158,7 @@ def test_zones_and_lines_are_set_from_a_file_and_printed_in_its_format(served: S
 
 def test_events_continue_after_the_connection_broke(served: StreamServer) -> None:
     served.http.post("/streams", json=CAMERA).raise_for_status()
-    command = [sys.executable, str(SCRIPT), "events", "lot", "--url", served.url]
+    command = [*COMMAND, "events", "lot", "--url", served.url]
     done = threading.Event()
 
     def add_events() -> None:
@@ -187,7 +188,9 @@ def test_an_unreachable_server_is_reported_in_one_sentence() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = run(url, "list")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"no server responds at {url}: start one with scripts/serve, or set another URL with --url\n"
+    assert (
+        done.stderr == f"no server responds at {url}: start one with `sightline serve`, or set another URL with --url\n"
+    )
 
 
 def test_the_key_is_sent_to_a_server_that_requires_one(tmp_path: Path) -> None:
@@ -198,11 +201,6 @@ def test_the_key_is_sent_to_a_server_that_requires_one(tmp_path: Path) -> None:
         assert (refused.returncode, "API key" in refused.stderr) == (1, True)
         done = run(served.url, "list", SIGHTLINE_KEY=key)
         assert done.returncode == 0, done.stderr
-
-
-def test_the_script_does_not_import_ray() -> None:
-    code = "import sys, scripts.streams; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0
 
 
 def test_classes_are_separated_by_commas_and_quoted_if_they_contain_one() -> None:

@@ -13,7 +13,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from serve_app.api.access.local import require_keys
 from serve_app.app import build_app
-from serve_app.cli.streams import read_specs
+from serve_app.cli.stream_file import read_specs
 from serve_app.config import parse_args
 from serve_app.deployments.autoscaling import TargetUtilisation
 from serve_app.deployments.preflight import unknown_keys

@@ -16,10 +16,11 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from serve_app.cli.configs import find_config, ray_flags
 from tests.support.paths import ROOT
 
 DOCKERFILE = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE))
-INSTALLED = "/opt/sightline/share/sightline/"  # the package installs configs/ there
+CONFIGS = "/opt/sightline/lib/python3.11/site-packages/serve_app/configs/"  # the package installs configs/ there
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = dict(
     line.split("==") for line in (ROOT / "configs/constraints.txt").read_text().splitlines() if not line.startswith("#")
@@ -44,11 +45,7 @@ def test_hadolint_finds_nothing() -> None:
 
 def test_the_environment_matches_serve_env() -> None:
     ours = {"PATH", "SERVE_APP_CACHE_DIR", "SERVE_APP_STATE_DIR"}
-    script = "set -a; source configs/serve.env; env -0"
-    result = subprocess.run(["env", "-i", "bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    sourced = dict(line.split("=", 1) for line in result.stdout.split("\0") if line)
-    flags = {name: value for name, value in sourced.items() if name not in {"PWD", "SHLVL", "PATH", "_"}}
-    flags["RAY_SERVE_HAPROXY_BINARY_PATH"] = f"{INSTALLED}configs/haproxy.py"
+    flags = ray_flags() | {"RAY_SERVE_HAPROXY_BINARY_PATH": f"{CONFIGS}haproxy.py"}
     assert {name: value for name, value in environment().items() if name not in ours} == flags
 
 
@@ -58,9 +55,9 @@ def test_the_container_does_not_run_as_root() -> None:
 
 
 def test_sigterm_reaches_the_application_without_a_shell() -> None:
-    assert json.loads(instructions("ENTRYPOINT")[-1]) == ["python", "-m", "serve_app"]
+    assert json.loads(instructions("ENTRYPOINT")[-1]) == ["sightline", "serve"]
     (config,) = json.loads(instructions("CMD")[-1])
-    assert (ROOT / config.removeprefix(INSTALLED)).is_file()
+    assert find_config(config).name == "container.yaml"
 
 
 def test_the_health_check_requests_readyz_on_the_port_of_the_config() -> None:
@@ -98,6 +95,7 @@ def test_the_python_version_is_supported_by_the_project() -> None:
     image = instructions("FROM")[0].split()[0]
     version = re.fullmatch(r"python:(3\.\d+)-slim-\w+", image)
     assert version is not None
+    assert f"/python{version[1]}/" in CONFIGS
     assert f"{version[1]}.0" in Requirement(f"python{PROJECT['requires-python']}").specifier
 
 

@@ -181,7 +181,7 @@ def test_a_new_key_is_random_and_its_entry_fits_the_file() -> None:
 
 
 def test_the_command_prints_the_key_to_stdout_and_its_entry_to_stderr() -> None:
-    command = [sys.executable, "-m", "serve_app.cli.keys", "new", "dock", "detect"]
+    command = [sys.executable, "-m", "serve_app.cli", "keys", "new", "dock", "detect"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     (key,) = done.stdout.splitlines()
     (found,) = parse_keys(done.stderr)

@@ -1,4 +1,4 @@
-"""Tests of scripts/deploy.py with a fake dashboard and a fake application. Each test sets the answers of both fakes."""
+"""Tests of ``sightline deploy`` with a fake dashboard and a fake application. Each test sets the answers of both fakes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from scripts import deploy as script
-from scripts.deploy import DeployRefused, check_changed, deploy, settled_models
+from serve_app.cli.deploy import apply_config, check_changed, dashboard, settled_models
+from serve_app.cli.errors import CommandFailed
 from serve_app.client import Client
 from serve_app.schemas.models import ModelStatus
 from serve_app.types import Json
@@ -35,7 +35,7 @@ class FakeServer:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
-    monkeypatch.setattr(script, "_POLL_INTERVAL_S", 0.01)
+    monkeypatch.setattr("serve_app.cli.deploy._POLL_INTERVAL_S", 0.01)
     fake = FakeServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -72,7 +72,7 @@ def models(state: str, refused_change: str = "") -> tuple[int, Json]:
 
 def test_it_waits_until_the_application_runs_as_the_config_says(server: FakeServer) -> None:
     server.answers = {"/api/serve/applications/": [applications("DEPLOYING"), applications("RUNNING")]}
-    deploy(CONFIG, server.url)
+    apply_config(CONFIG, server.url)
     assert server.put == [CONFIG]
     assert server.answers["/api/serve/applications/"] == [applications("RUNNING")]
 
@@ -82,28 +82,28 @@ def test_progress_is_reported_only_when_it_changes(server: FakeServer) -> None:
     waiting = applications("DEPLOYING", Ingress=ingress, Detector=detector)
     server.answers = {"/api/serve/applications/": [waiting, waiting, applications("RUNNING")]}
     reports: list[str] = []
-    deploy(CONFIG, server.url, reports.append)
+    apply_config(CONFIG, server.url, reports.append)
     assert reports == ["sightline: DEPLOYING Detector UPDATING (no room)"]
 
 
 def test_the_token_is_found_where_ray_keeps_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("from a file\n")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    assert script.dashboard("http://127.0.0.1").headers["Authorization"] == "Bearer from a file"
+    assert dashboard("http://127.0.0.1").headers["Authorization"] == "Bearer from a file"
     monkeypatch.setenv("RAY_AUTH_TOKEN", "from the shell")
-    assert script.dashboard("http://127.0.0.1").headers["Authorization"] == "Bearer from the shell"
+    assert dashboard("http://127.0.0.1").headers["Authorization"] == "Bearer from the shell"
 
 
 def test_a_failed_deployment_is_reported(server: FakeServer) -> None:
     server.answers = {"/api/serve/applications/": [applications("DEPLOY_FAILED", "no such deployment")]}
-    with pytest.raises(DeployRefused, match="sightline cannot be deployed: no such deployment"):
-        deploy(CONFIG, server.url)
+    with pytest.raises(CommandFailed, match="sightline cannot be deployed: no such deployment"):
+        apply_config(CONFIG, server.url)
 
 
 def test_a_refused_token_is_reported(server: FakeServer) -> None:
     server.answers = {"/api/serve/applications/": [(401, "a token is missing")]}
-    with pytest.raises(DeployRefused, match=r"returned 401: .*a token is missing"):
-        deploy(CONFIG, server.url)
+    with pytest.raises(CommandFailed, match=r"returned 401: .*a token is missing"):
+        apply_config(CONFIG, server.url)
 
 
 def test_it_waits_until_no_model_is_being_changed(server: FakeServer) -> None:
@@ -117,13 +117,13 @@ def test_an_unavailable_model_is_polled_until_the_timeout(server: FakeServer, mo
     server.answers = {"/models": [(503, {"code": "unavailable"}), models("unavailable"), models("ready")]}
     (model,) = settled_models(Client(server.url))
     assert model.state == "ready"
-    monkeypatch.setattr(script, "_STATUS_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("serve_app.cli.deploy._STATUS_TIMEOUT_S", 0.0)
     server.answers = {"/models": [models("unavailable")]}
-    with pytest.raises(DeployRefused, match="the outcome is unknown: default did not answer"):
+    with pytest.raises(CommandFailed, match="the outcome is unknown: default did not answer"):
         settled_models(Client(server.url))
 
 
 def test_a_refused_change_is_reported(server: FakeServer) -> None:
     server.answers = {"/models": [models("ready", "OpenVINO cannot read broken.onnx")]}
-    with pytest.raises(DeployRefused, match=r"default was not changed: OpenVINO cannot read broken\.onnx"):
+    with pytest.raises(CommandFailed, match=r"default was not changed: OpenVINO cannot read broken\.onnx"):
         check_changed(settled_models(Client(server.url)))

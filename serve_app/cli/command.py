@@ -1,0 +1,51 @@
+"""The command ``sightline``. Each module beside this one has one of its commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from serve_app.cli import keys, model_commands, streams
+from serve_app.cli.deploy import deploy
+from serve_app.cli.detect import detect
+from serve_app.cli.doctor import doctor
+from serve_app.cli.errors import CommandFailed
+from serve_app.cli.examples import examples
+from serve_app.cli.output import print_any_text
+from serve_app.cli.serve import serve
+from serve_app.errors import StartError
+
+app = typer.Typer(
+    help="Serve YOLO detection for images and live video.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain text reads well in logs and in every terminal, and is printed faster
+    pretty_exceptions_enable=False,
+    epilog=examples(
+        "sightline serve --weights best.pt",
+        "sightline detect dock.jpg --save found",
+        "sightline streams start --id lot --source rtsp://camera/1",
+        "sightline doctor",
+    ),
+)
+app.command(epilog=examples("sightline serve", "sightline serve --weights best.pt", "sightline serve gpu --port 8001"))(
+    serve
+)
+app.command(
+    epilog=examples("sightline detect dock.jpg", "sightline detect *.jpg --save found", "sightline detect a.jpg --json")
+)(detect)
+app.add_typer(streams.app, name="streams")
+app.command(epilog=examples("sightline deploy local", "sightline deploy my.yaml"))(deploy)
+app.add_typer(model_commands.app, name="models")
+app.add_typer(keys.app, name="keys")
+app.command(epilog=examples("sightline doctor", "sightline doctor gpu --json"))(doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command. If it fails, print one sentence and exit with status 1. A wrong command line gives status 2."""
+    print_any_text()
+    try:
+        app(arguments, prog_name="sightline")
+    except (CommandFailed, StartError) as exc:
+        sys.exit(str(exc))

@@ -1,0 +1,142 @@
+"""The command ``sightline doctor``, which says what this machine has and lacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from serve_app.cli import machine, packages
+from serve_app.cli.configs import find_config, names, ray_flags
+from serve_app.cli.errors import CommandFailed
+from serve_app.cli.findings import Finding, attempt, missing, ok, warning
+from serve_app.cli.server import AsJson
+from serve_app.errors import StartError
+
+if TYPE_CHECKING:
+    from serve_app.types import Json
+
+_DASHBOARD_PORT = 8265
+_GCS_PORT = 6379  # in configs/cluster.yaml
+
+
+def doctor(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help=f"{', '.join(names())}, or a Serve config in YAML.")
+    ] = "local",
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine has and lacks for serving a config, one line each with its fix.
+
+    The exit status is 1 if something is missing without which `sightline serve` does not start.
+    """
+    path = find_config(config)
+    findings = [*of_packages(), *of_machine(), *of_config(path)]
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"{finding.mark:7}  {finding.check:13}  {': '.join(filter(None, (finding.found, finding.fix)))}")
+    if lacking := [finding.check for finding in findings if finding.mark == "missing"]:
+        raise CommandFailed(f"{path.name} cannot be served on this machine yet: see {', '.join(lacking)}")
+
+
+def of_packages() -> Iterator[Finding]:
+    """Yield what the checks of the installed packages find."""
+    yield packages.python()
+    yield packages.ray()
+    yield packages.extras()
+    yield packages.opencv()
+
+
+def of_machine() -> Iterator[Finding]:
+    """Yield what the checks of the machine find that do not depend on a config."""
+    yield machine.vectors(Path("/proc/cpuinfo").read_text())
+    yield machine.memory(Path("/proc/meminfo").read_text())
+    yield machine.open_files()
+    yield machine.running_ray(packages.version_of("ray") or "none", os.environ.get("RAY_ADDRESS", ""))
+    yield machine.ray_files(sys.executable)
+    yield machine.proxies(os.environ)
+    yield machine.encoding()
+
+
+def of_config(path: Path) -> Iterator[Finding]:
+    """Yield what the checks find that depend on the config, with the same functions as ``sightline serve``."""
+    try:
+        from serve_app.deployments import preflight
+        from serve_app.deployments.folders import check_folders
+        from serve_app.models.weights import check_weights
+    except ImportError as exc:
+        yield missing("config", f"{path} was not checked, because {exc}", "repair the installation of Ray")
+        return
+    try:
+        config = preflight.read(path)
+        applications = list(preflight.applications_of(config))
+    except StartError as exc:
+        yield Finding("config", "missing", exc.detail)
+        return
+    yield ok("config", str(path))
+    yield from _resources(config)
+    yield from _ports(config)
+    yield packages.engines({detector.model.engine for _, _, detectors, _ in applications for detector in detectors})
+    yield machine.shared_memory(
+        sum(
+            preflight.shared_memory_bytes(args, detectors, deployments.get("Preprocessor", {}))
+            for _, args, detectors, deployments in applications
+        )
+    )
+    for name, args, detectors, _ in applications:
+        for detector in detectors:
+            yield attempt("weights", str(detector.model.weights), partial(check_weights, detector.model))
+            yield machine.cache_folder(detector.model.cache_dir)
+        yield attempt("folders", str(args.streams.state_dir), partial(check_folders, args.streams, name))
+        host = config.get("http_options", {}).get("host", "0.0.0.0")
+        yield attempt(
+            "API keys", str(args.access.keys_file or "none"), partial(preflight.check_keys, args.access, host)
+        )
+
+
+def _resources(config: Json) -> Iterator[Finding]:
+    """Compare the cores and GPUs with what all replicas of the config reserve, unless it is for several machines."""
+    if config.get("proxy_location") == "EveryNode":
+        return
+    needed = {"num_cpus": 0.0, "num_gpus": 0.0}
+    for application in config["applications"]:
+        for deployment in application.get("deployments", []):
+            least = (deployment.get("autoscaling_config") or {}).get("min_replicas", deployment.get("num_replicas", 1))
+            for resource in needed:
+                amount = (deployment.get("ray_actor_options") or {}).get(resource, 0)
+                needed[resource] += amount * (least if isinstance(least, int) else 1)
+    yield machine.cores(machine.core_count(), round(needed["num_cpus"], 2))
+    yield machine.gpu(needed["num_gpus"])
+
+
+def _ports(config: Json) -> Iterator[Finding]:
+    """Check the port of the API and those of Ray and HAProxy."""
+    from serve_app.deployments import preflight
+
+    http = config.get("http_options", {})
+    port = http.get("port", 8000)
+    check = partial(preflight.check_port, http.get("host", "0.0.0.0"), port, "http_options.port")
+    yield attempt(f"port {port}", "free, for the API", check)
+    flags = ray_flags() | os.environ
+    if flags.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        for variable, default in preflight.HAPROXY_PORTS.items():
+            haproxy_port = flags.get(variable, default)
+            check = partial(preflight.check_port, "127.0.0.1", haproxy_port, variable)
+            yield attempt(f"port {haproxy_port}", "free, for HAProxy", check)
+    dashboard = attempt("", "", partial(preflight.check_port, "127.0.0.1", _DASHBOARD_PORT, ""))
+    if dashboard.mark == "ok":
+        yield ok(f"port {_DASHBOARD_PORT}", "free, for Ray's dashboard")
+    else:
+        yield warning(f"port {_DASHBOARD_PORT}", "in use", "Ray's dashboard takes the next free port")
+    if config.get("proxy_location") == "EveryNode":
+        check = partial(preflight.check_port, "0.0.0.0", _GCS_PORT, "ray start --port")
+        yield attempt(f"port {_GCS_PORT}", "free, for the head of a cluster", check)

@@ -1,0 +1,35 @@
+"""The commands ``sightline models``. Without a further word, it lists the models of the running server."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from serve_app.cli.examples import examples
+from serve_app.cli.server import AsJson, Url, connect
+
+app = typer.Typer(invoke_without_command=True, epilog=examples("sightline models", "sightline models --json"))
+
+
+@app.callback()
+def list_models(context: typer.Context, as_json: AsJson = False, url: Url = None) -> None:
+    """List the models of the running server."""
+    if context.invoked_subcommand is not None:
+        return
+    with connect(url) as client:
+        models = client.models()
+    if as_json:
+        print(json.dumps([model.model_dump(mode="json") for model in models], indent=2))
+        return
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "state", "model", "version", "engine", "precision", "input", "labels", box=SIMPLE, padding=0)
+    for model in models:
+        size = f"{model.input_width_px}x{model.input_height_px}" if model.input_width_px else ""
+        state = model.state + (f": the last change was refused: {model.refused_change}" if model.refused_change else "")
+        values = (model.model, model.version, model.engine, model.precision, size, str(len(model.labels or [])))
+        table.add_row(model.name, state, *(value or "" for value in values))
+    Console().print(table)

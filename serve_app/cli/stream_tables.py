@@ -1,0 +1,52 @@
+"""The tables that ``sightline streams`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from serve_app.schemas.streams import StreamStatus
+
+
+def status_table(streams: list[StreamStatus]) -> Table:
+    """Return a table with one row for each stream."""
+    table = Table(box=SIMPLE, padding=0)
+    for heading in ("stream", "state", "source", "camera fps", "processed", "dropped", "frames", "drops", "age"):
+        table.add_column(heading, overflow="fold")
+    for stream in streams:
+        notes = [stream.detail] if stream.detail else []
+        notes += [f"{stream.reconnects} reconnects"] if stream.reconnects else []
+        notes += [f"{stream.restarts} restarts"] if stream.restarts else []
+        state = f"{stream.state}: {', '.join(notes)}" if notes else stream.state
+        dropped = ", ".join(f"{count} {reason}" for reason, count in stream.dropped.items()) or "0"
+        age = f"{stream.latest.age_s:.2f} s" if stream.latest else ""
+        fps = [f"{rate:.1f}" for rate in (stream.camera_fps, stream.processed_fps, stream.dropped_fps)]
+        table.add_row(stream.stream_id, state, stream.source, *fps, str(stream.processed), dropped, age)
+    return table
+
+
+def details(stream: StreamStatus) -> Iterator[Table]:
+    """Yield the tables of one stream: its counts, its sinks, and the detections in its latest frame."""
+    if stream.zones or stream.lines:
+        counts = Table("zone or line", "inside", "in", "out", box=SIMPLE)
+        for name, zone in stream.zones.items():
+            counts.add_row(name, str(zone.inside), str(zone.entered), str(zone.left))
+        for name, line in stream.lines.items():
+            counts.add_row(name, "", str(line.crossed_in), str(line.crossed_out))
+        yield counts
+    if stream.sinks:
+        sinks = Table("sink", "to", "sent", "waiting", "dropped", "", box=SIMPLE)
+        for sink in stream.sinks:
+            dropped = ", ".join(f"{count} {reason}" for reason, count in sink.dropped.items()) or "0"
+            sinks.add_row(sink.type, sink.target, str(sink.sent), str(sink.waiting), dropped, sink.detail)
+        yield sinks
+    latest = stream.latest
+    found = Table("label", "confidence", "x1", "y1", "x2", "y2", title=f"frame {latest.frame_id}" if latest else None)
+    for detection in latest.detections if latest else []:
+        box = detection.bbox
+        label = detection.label if detection.track_id is None else f"{detection.label} {detection.track_id}"
+        corners = [f"{side:.0f}" for side in (box.x1, box.y1, box.x2, box.y2)]
+        found.add_row(label, f"{detection.confidence:.2f}", *corners)
+    yield found

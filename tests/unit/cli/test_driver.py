@@ -1,0 +1,32 @@
+"""Tests of how the driver changes a config for the command line."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from serve_app.cli.driver import replace_weights
+from serve_app.deployments.preflight import applications_of
+
+OTHER = {"weights": "other.onnx", "weights_sha256": "0" * 64, "threads": 3}
+
+
+@pytest.mark.parametrize("args", [None, {}, {"model": None}, {"model": OTHER}, {"detect": {"confidence": 0.4}}])
+@pytest.mark.parametrize("user_config", [None, {}, {"model": OTHER}])
+def test_the_weights_of_the_command_line_override_those_of_the_config(args: Any, user_config: Any) -> None:
+    args, user_config = deepcopy((args, user_config))  # other tests use the same parameters
+    has_threads = OTHER in [(args or {}).get("model"), (user_config or {}).get("model")]
+    detector = {"name": "Detector", "user_config": user_config}
+    config = {"applications": [{"import_path": "serve_app.app:build_app", "args": args, "deployments": [detector]}]}
+    replace_weights(config, "/srv/best.pt")
+    ((_, _, (found,), _),) = applications_of(config)
+    assert (str(found.model.weights), found.model.weights_sha256) == ("/srv/best.pt", None)
+    assert found.model.threads == (3 if has_threads else 0)  # other settings of the model are kept
+
+
+def test_other_applications_are_not_changed() -> None:
+    config: dict[str, Any] = {"applications": [{"import_path": "other:app"}]}
+    replace_weights(config, "best.pt")
+    assert config == {"applications": [{"import_path": "other:app"}]}
