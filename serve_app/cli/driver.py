@@ -26,6 +26,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
 from ray.serve.scripts import run as serve_run
 
+from serve_app.cli.models import ProgressBar
 from serve_app.cli.output import print_any_text
 from serve_app.cli.serve import leave_nothing
 from serve_app.deployments import preflight
@@ -53,7 +54,7 @@ def main() -> None:
         if options.port is not None:
             config.setdefault("http_options", {})["port"] = options.port
         if os.environ.get("RAY_ADDRESS") == "local":
-            preflight.check(config)
+            preflight.check(config, ProgressBar())
         _serve(config)
     except StartError as exc:
         print(exc.detail, file=sys.stderr)
