@@ -200,5 +200,5 @@ def _translated_errors(timeout_s: float) -> Iterator[None]:
         raise NoAnswer(f"the server cannot be reached: {exc}") from exc
     except httpcore.ProxyError as exc:
         raise NoAnswer(f"the proxy answered {exc}") from exc
-    except (httpcore.NetworkError, httpcore.ProtocolError) as exc:
+    except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError) as exc:
         raise NoAnswer(f"the connection to the server broke: {type(exc).__name__}") from exc
