@@ -39,7 +39,12 @@ COPY --from=dependencies /opt/sightline /opt/sightline
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
     pip --python /opt/sightline/bin/python install --no-cache-dir --no-index --no-deps /dist/*.whl
 
-# Mount a volume at /var/lib/sightline: it holds exported models and the list of streams.
+# `--build-arg WEIGHTS=yolo26n.pt` builds an image that serves this published model, and needs no network to start.
+ARG WEIGHTS=
+RUN [ -z "$WEIGHTS" ] || /opt/sightline/bin/sightline models fetch "$WEIGHTS" --to /opt/weights
+ENV SERVE_APP_WEIGHTS=${WEIGHTS:+/opt/weights/$WEIGHTS}
+
+# Mount a volume at /var/lib/sightline: it holds fetched and exported models, and the list of streams.
 RUN useradd --create-home --uid 1000 sightline \
  && install --directory --owner=sightline /var/lib/sightline
 USER 1000

@@ -77,7 +77,8 @@ ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), 
 class ModelArgs(_Section):
     """The model, and the engine that runs it."""
 
-    weights: Path = Path("codes")  # a .pt or .onnx file, an exported OpenVINO folder, or the built-in "codes"
+    # A .pt or .onnx file, an exported OpenVINO folder, the name of a published model, or the built-in "codes".
+    weights: Path = Path("codes")
     # A .pt file is a pickle and can run code, so it is loaded only if its SHA-256 equals this value.
     weights_sha256: str | None = Field(None, pattern=_SHA256)
     # The engines null and sleep run no model. They are for measuring the rest of the server.
@@ -91,7 +92,7 @@ class ModelArgs(_Section):
     # image is set, the model only has to run without an error.
     known_picture: Path | None = None
     threads: int = Field(0, ge=0, le=1024)  # threads of a CPU engine; 0 means one per core
-    cache_dir: Path = Path("~/.cache/sightline")  # for exported models; nodes may share this folder
+    cache_dir: Path = Path("~/.cache/sightline")  # for fetched and exported models; nodes may share it
 
 
 class NamedModelArgs(ModelArgs):

@@ -227,7 +227,8 @@ def _two_models(options: Namespace) -> tuple[str, str]:
     if not options.weights:
         return "codes", str(save_second_model(FOLDER).resolve())
     first, second = options.weights
-    return str(first.resolve()), str(second.resolve())
+    # The name of a published model, which is not a file here, must stay a name.
+    return str(first.resolve() if first.exists() else first), str(second.resolve() if second.exists() else second)
 
 
 def _show(what: str, seconds: Sequence[float], bar_s: float = float("inf")) -> list[str]:

@@ -8,13 +8,20 @@ import httpx
 
 from serve_app.errors import InvalidUrl, Overloaded, RateLimited, Unfetchable
 from serve_app.network.address_guard import NOT_ALLOWED, AddressGuard
-from serve_app.network.http import GuardedHttp, NoAnswer, NoSuchHost, Reply, TooManySmallChunks, parse_http_url
+from serve_app.network.http import (
+    REDIRECTS,
+    GuardedHttp,
+    NoAnswer,
+    NoSuchHost,
+    Reply,
+    TooManySmallChunks,
+    parse_http_url,
+)
 
 _MAX_FETCHES = 16  # per Ingress replica; each fetch may use as much memory as a request body
 _MAX_FETCHES_PER_KEY = 4  # so that slow URLs of one key do not block the fetches of other keys
 _TIMEOUT_S = 5.0  # for each step, such as connecting; the request's deadline limits the total
 _MAX_REDIRECTS = 3
-_REDIRECTS = {301, 302, 303, 307, 308}
 _HEADERS = {"User-Agent": "sightline", "Accept": "image/*", "Accept-Encoding": "identity"}
 
 
@@ -63,7 +70,7 @@ class Fetcher:
     async def _follow(self, url: httpx.URL) -> bytes:
         for _ in range(1 + _MAX_REDIRECTS):
             async with self._http.stream("GET", url, _HEADERS) as reply:
-                if reply.status not in _REDIRECTS:
+                if reply.status not in REDIRECTS:
                     return await self._read(reply)
                 url = _target(url, reply.header("location"))
         raise Unfetchable(f"url: it is redirected more than {_MAX_REDIRECTS} times; send the URL of the image itself")

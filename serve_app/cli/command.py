@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from serve_app.cli import keys, model_commands, streams
+from serve_app.cli import keys, models, streams
 from serve_app.cli.deploy import deploy
 from serve_app.cli.detect import detect
 from serve_app.cli.doctor import doctor
@@ -37,7 +37,7 @@ app.command(
 )(detect)
 app.add_typer(streams.app, name="streams")
 app.command(epilog=examples("sightline deploy local", "sightline deploy my.yaml"))(deploy)
-app.add_typer(model_commands.app, name="models")
+app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.command(epilog=examples("sightline doctor", "sightline doctor gpu --json"))(doctor)
 

@@ -72,7 +72,7 @@ def of_config(path: Path) -> Iterator[Finding]:
     try:
         from serve_app.deployments import preflight
         from serve_app.deployments.folders import check_folders
-        from serve_app.models.weights import check_weights
+        from serve_app.models.weights import check_weights, is_not_fetched_yet
     except ImportError as exc:
         yield missing("config", f"{path} was not checked, because {exc}", "repair the installation of Ray")
         return
@@ -94,7 +94,11 @@ def of_config(path: Path) -> Iterator[Finding]:
     )
     for name, args, detectors, _ in applications:
         for detector in detectors:
-            yield attempt("weights", str(detector.model.weights), partial(check_weights, detector.model))
+            weights = str(detector.model.weights)
+            if is_not_fetched_yet(detector.model):
+                yield ok("weights", f"{weights}, which `sightline serve` fetches once")
+            else:
+                yield attempt("weights", weights, partial(check_weights, detector.model))
             yield machine.cache_folder(detector.model.cache_dir)
         yield attempt("folders", str(args.streams.state_dir), partial(check_folders, args.streams, name))
         host = config.get("http_options", {}).get("host", "0.0.0.0")

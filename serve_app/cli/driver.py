@@ -26,6 +26,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
 from ray.serve.scripts import run as serve_run
 
+from serve_app.cli.fetch import ProgressBar
 from serve_app.cli.output import print_any_text
 from serve_app.cli.serve import leave_nothing
 from serve_app.cli.startup import ExportProgress, addresses
@@ -56,7 +57,7 @@ def main() -> None:
             replace_weights(config, weights[0])
         models: list[ModelArgs] = []
         if os.environ.get("RAY_ADDRESS") == "local":
-            preflight.check(config)
+            preflight.check(config, ProgressBar())
             models = [one.model for _, _, detectors, _ in preflight.applications_of(config) for one in detectors]
         _serve(config, ExportProgress(models, lambda line: print(line, flush=True)))
     except StartError as exc:

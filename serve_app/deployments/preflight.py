@@ -26,6 +26,7 @@ from serve_app.errors import ConfigError, SharedMemoryError
 from serve_app.ipc import dev_shm
 from serve_app.ipc.dev_shm import FOLDER
 from serve_app.ipc.frame_pool import pool_bytes
+from serve_app.models.published import Progress
 from serve_app.models.weights import check_weights
 from serve_app.types import InputShape, Json
 
@@ -60,8 +61,11 @@ def read(path: Path) -> Json:
     return config  # type: ignore[no-any-return]
 
 
-def check(config: Json) -> None:
-    """Check that this machine can serve the config. If it cannot, raise StartError with one sentence for the user."""
+def check(config: Json, progress: Progress | None = None) -> None:
+    """Check that this machine can serve the config. If it cannot, raise StartError with one sentence for the user.
+
+    Published models are fetched, with reports to ``progress``.
+    """
     dev_shm.sweep()  # shared memory left behind by killed processes must not count as used
     http = config.get("http_options", {})
     check_port(http.get("host", "0.0.0.0"), http.get("port", 8000), "http_options.port")
@@ -70,10 +74,10 @@ def check(config: Json) -> None:
             check_port("127.0.0.1", os.environ.get(variable, port), variable)
     for application, args, detectors, deployments in applications_of(config):
         check_keys(args.access, http.get("host", "0.0.0.0"))
-        for detector in detectors:
-            check_weights(detector.model)
         check_folders(args.streams, application)
         check_shared_memory(args, detectors, deployments.get("Preprocessor", {}))
+        for detector in detectors:
+            check_weights(detector.model, progress)  # last, because it may download
 
 
 def check_keys(access: AccessArgs, host: str) -> None:

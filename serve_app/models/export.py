@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -11,12 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
+from serve_app.models.cache import cache_folder, is_locked, locked
 from serve_app.types import InputShape, Json, Precision
 
 _EXPORT_TIMEOUT_S = 900
@@ -48,13 +46,7 @@ def find_or_export(
         from serve_app.models.engines.device import gpu_name
 
         traits.append(gpu_name())  # a TensorRT file runs only on the type of GPU on which it was built
-    try:
-        cache_dir = args.cache_dir.expanduser()
-    except RuntimeError as exc:  # the user has no home directory
-        raise ModelError(
-            f"model.cache_dir: {str(exc).rstrip('.')}: set SERVE_APP_CACHE_DIR to an absolute path"
-        ) from exc
-    target = cache_dir / ("-".join(traits + libraries) + _SUFFIXES[engine])
+    target = cache_folder(args) / ("-".join(traits + libraries) + _SUFFIXES[engine])
     if os.path.exists(target):  # Path.exists would raise PermissionError in a folder that cannot be read
         return target
     options = {
@@ -62,7 +54,7 @@ def find_or_export(
         "input_shape": InputShape.square(args.image_size_px),
         "quantize": _BITS[precision],
     }
-    with _locked(target.with_name(f"{target.name}.lock")) as lock:
+    with locked(target.with_name(f"{target.name}.lock")) as lock:
         if not target.exists():
             folder = target.with_name(f"{target.name}.making")
             shutil.rmtree(folder, ignore_errors=True)  # left by an export that was killed
@@ -80,16 +72,7 @@ def find_or_export(
 
 def running_exports(cache_dir: Path) -> list[Path]:
     """Return the file or folder that each running export will create in the cache."""
-    return [lock.with_suffix("") for lock in sorted(cache_dir.glob("*.lock")) if _is_locked(lock)]
-
-
-def _is_locked(path: Path) -> bool:
-    with suppress(OSError), path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return [lock.with_suffix("") for lock in sorted(cache_dir.glob("*.lock")) if is_locked(lock)]
 
 
 def _int8_pictures(args: ModelArgs, engine: str, max_batch_size: int) -> list[Path]:
@@ -166,18 +149,3 @@ def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]
         if ours != reason:  # our own errors need no prefix
             raise ModelError(ours)
         raise ModelError(f"exporting {weights.name} as {options['format']} failed: {reason}")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as exc:
-        raise ModelError(
-            f"model.cache_dir: {path.parent} is not writable ({exc.strerror}): "
-            "set SERVE_APP_CACHE_DIR to another folder"
-        ) from exc
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()

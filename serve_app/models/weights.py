@@ -13,9 +13,11 @@ from pathlib import Path
 
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
+from serve_app.models.cache import cache_folder
 from serve_app.models.export import digest
 from serve_app.models.failures import model_errors
 from serve_app.models.formats import check_start, unsupported_hint
+from serve_app.models.published import NAMES, Progress, fetch, other_task, suggestion
 
 EMBEDDED = Path(__file__).with_name("embedded")  # the model "codes", trained by scripts/codes; it contains no pickle
 _EMBEDDED_FILES = {"openvino": "codes.onnx", "onnx": "codes.onnx", "torch": "codes.safetensors"}  # by engine
@@ -28,15 +30,21 @@ _READS = {
 
 
 @model_errors()
-def check_weights(args: ModelArgs) -> None:
-    """Raise ModelError when the weights are missing, not readable or not verified. The weights are not loaded."""
+def check_weights(args: ModelArgs, progress: Progress | None = None) -> None:
+    """Raise ModelError when the weights are missing, not readable or not verified. The weights are not loaded.
+
+    A published model is fetched, with reports to ``progress``.
+    """
     if args.engine not in ("null", "sleep"):
-        weights = find_weights(args, args.engine if args.engine != "auto" else "openvino")
+        weights = find_weights(args, args.engine if args.engine != "auto" else "openvino", progress)
         _check_hash(weights, args.weights_sha256)
 
 
-def find_weights(args: ModelArgs, engine: str) -> Path:
-    """Return the file or folder that ``engine`` reads. Raise ModelError or OSError when there is none."""
+def find_weights(args: ModelArgs, engine: str, progress: Progress | None = None) -> Path:
+    """Return the file or folder that ``engine`` reads. Fetch a published model if no file has its name.
+
+    Raise ModelError or OSError when there is no file or folder.
+    """
     if args.weights == Path("codes"):
         if engine not in _EMBEDDED_FILES:
             raise ModelError(
@@ -44,7 +52,10 @@ def find_weights(args: ModelArgs, engine: str) -> Path:
             )
         return EMBEDDED / _EMBEDDED_FILES[engine]
     if re.match(r"[a-z][a-z0-9+]+:/", str(args.weights)):
-        raise ModelError("model.weights is a URL, but nothing is downloaded: fetch the file, and set its path")
+        raise ModelError(
+            "model.weights is a URL, but only published models are downloaded, by their name: fetch the file, and set "
+            "its path"
+        )
     try:
         path = args.weights.expanduser().resolve()
         is_there = path.exists()
@@ -55,7 +66,10 @@ def find_weights(args: ModelArgs, engine: str) -> Path:
     except (ValueError, RuntimeError, OSError) as exc:
         raise ModelError("model.weights is not a valid path") from exc
     if not is_there:
-        raise ModelError(f"model.weights: there is no {path}; check the path")
+        name = str(args.weights)
+        if name not in NAMES:
+            raise ModelError(_missing(args.weights, path))
+        path = fetch(name, cache_folder(args) / "weights", sha256=args.weights_sha256, progress=progress)
     if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
         raise ModelError(f"model.weights: {path} is not readable by user {os.getuid()}; change its permissions")
     if path.is_dir() and path.suffix == ".pt":
@@ -72,6 +86,20 @@ def find_weights(args: ModelArgs, engine: str) -> Path:
     readable = " or ".join("an exported folder" if kind == "folder" else f"a {kind} file" for kind in _READS[engine])
     hint = unsupported_hint(path)
     raise ModelError(f"model.weights: the {engine} engine reads {readable}, not {path.name}{hint and f': {hint}'}")
+
+
+def is_not_fetched_yet(args: ModelArgs) -> bool:
+    """Return whether the weights are a published model that is not yet in ``model.cache_dir``."""
+    name = str(args.weights)
+    return name in NAMES and not os.path.exists(name) and not os.path.exists(cache_folder(args) / "weights" / name)
+
+
+def _missing(weights: Path, path: Path) -> str:
+    """Return a sentence that says that there is no file or folder at ``path``, to which ``weights`` leads."""
+    sentence = f"model.weights: there is no {path}; check the path"
+    if weights.name in NAMES:  # in another folder
+        return f"{sentence}, or set it to {weights.name} alone to fetch the published model"
+    return other_task(str(weights)) or f"{sentence}{suggestion(weights.name)}"
 
 
 def _check_hash(path: Path, expected: str | None) -> None:

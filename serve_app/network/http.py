@@ -1,8 +1,8 @@
 """An HTTP client for urls from clients' requests. It makes every connection through a guard.
 
 The guard checks each connection, so neither a redirect nor a name that changes its address can bypass it. TLS
-certificates are verified against the host name. Unlike other HTTP clients, this one does not follow redirects, use
-proxies from the environment, store cookies or decompress bodies.
+certificates are verified against the host name. Unlike other HTTP clients, this one does not follow redirects, look for
+proxies in the environment, store cookies or decompress bodies.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import httpcore
 import httpx
 
 from serve_app.errors import InvalidUrl, Limit, TooLarge
 from serve_app.network.address_guard import AddressGuard
+from serve_app.network.proxies import Proxy
+
+REDIRECTS = {301, 302, 303, 307, 308}
 
 _MAX_ADDRESSES = 4  # how many addresses of a host are tried
 _KEEPALIVE_S = 5.0
@@ -69,6 +73,12 @@ class Reply:
         wanted = name.lower().encode()
         return ", ".join(value.decode("latin-1") for key, value in self._response.headers if key.lower() == wanted)
 
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body in pieces, as they arrive. Raise NoAnswer when the connection fails."""
+        with _translated_errors(self._timeout_s):
+            async for chunk in self._response.aiter_stream():
+                yield chunk
+
     async def read(self, max_bytes: int, limit: Limit = "") -> bytes:
         """Return the body as it was sent.
 
@@ -101,16 +111,21 @@ class GuardedHttp:
     Connecting, each read and each write may take up to ``timeout_s``. The headers of an answer may have up to 100 KiB.
     """
 
-    def __init__(self, guard: AddressGuard, *, timeout_s: float, kept: int = 0) -> None:
-        """Create a client that keeps up to ``kept`` idle connections open for further requests."""
+    def __init__(self, guard: AddressGuard, *, timeout_s: float, kept: int = 0, proxy: Proxy | None = None) -> None:
+        """Create a client that keeps up to ``kept`` idle connections open for further requests.
+
+        With a ``proxy``, every connection is made by the proxy, which resolves the names itself. The guard then checks
+        nothing, so pass a proxy only with urls of hosts that are known to be harmless.
+        """
         self._timeout_s = timeout_s
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context(),  # trusts the system's certificate authorities
-            max_connections=None,
-            max_keepalive_connections=kept,
-            keepalive_expiry=_KEEPALIVE_S,
-            network_backend=_GuardedNetwork(guard),
-        )
+        tls = ssl.create_default_context()  # trusts the system's certificate authorities
+        options: dict[str, Any] = {"max_connections": None, "max_keepalive_connections": kept}
+        options |= {"keepalive_expiry": _KEEPALIVE_S, "ssl_context": tls}
+        if proxy is None:
+            self._pool = httpcore.AsyncConnectionPool(**options, network_backend=_GuardedNetwork(guard))
+        else:
+            url = httpcore.URL(scheme="http", host=proxy.host, port=proxy.port, target="/")
+            self._pool = httpcore.AsyncHTTPProxy(url, proxy_headers=list(proxy.headers.items()), **options)
 
     @asynccontextmanager
     async def stream(
@@ -183,5 +198,7 @@ def _translated_errors(timeout_s: float) -> Iterator[None]:
         raise NoSuchHost(f"the server cannot be reached: {exc.strerror}") from exc
     except httpcore.ConnectError as exc:
         raise NoAnswer(f"the server cannot be reached: {exc}") from exc
-    except (httpcore.NetworkError, httpcore.ProtocolError) as exc:
+    except httpcore.ProxyError as exc:
+        raise NoAnswer(f"the proxy answered {exc}") from exc
+    except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError) as exc:
         raise NoAnswer(f"the connection to the server broke: {type(exc).__name__}") from exc

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "images": "types errors config",
     "ipc": "types errors config",
     "overload": "types errors config",
-    "models": "types errors config images",
+    "models": "types errors network config images",
     "inference": "types errors config images ipc models",
     "telemetry": "types errors config schemas",
     "api": "types errors config schemas network overload telemetry",

@@ -81,6 +81,8 @@ def export(path: Path, *, format: str, input_shape: Sequence[int], quantize: int
 
 
 def _open(path: Path) -> YOLO:
+    if not path.is_file():  # Ultralytics would download a missing file
+        raise ModelError(f"there is no {path.name}, although it was there before: check what deletes it")
     try:
         yolo = YOLO(path)
     except Exception as exc:  # unpickling may raise any exception

@@ -1,4 +1,4 @@
-"""Tests of ``sightline deploy`` with a fake dashboard and a fake application. Each test sets the answers of both fakes."""
+"""Tests of ``sightline deploy`` with a fake dashboard and a fake application, whose answers each test sets."""
 
 from __future__ import annotations
 

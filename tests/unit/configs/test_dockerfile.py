@@ -44,9 +44,28 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_the_environment_matches_serve_env() -> None:
-    ours = {"PATH", "SERVE_APP_CACHE_DIR", "SERVE_APP_STATE_DIR"}
+    ours = {"PATH", "SERVE_APP_CACHE_DIR", "SERVE_APP_STATE_DIR", "SERVE_APP_WEIGHTS"}
     flags = ray_flags() | {"RAY_SERVE_HAPROXY_BINARY_PATH": f"{CONFIGS}haproxy.py"}
     assert {name: value for name, value in environment().items() if name not in ours} == flags
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "says"),
+    [("", 0, ""), ("best.pt", 1, "publishes no detection model best.pt"), ("yolo26n-seg.pt", 1, "only such models")],
+)
+def test_a_published_model_is_built_in_only_if_it_is_named(name: str, status: int, says: str) -> None:
+    (command,) = [line for line in instructions("RUN") if "$WEIGHTS" in line]
+    assert "WEIGHTS=" in instructions("ARG")
+    command = command.replace("/opt/sightline/bin/python", sys.executable)
+    env = os.environ | {"WEIGHTS": name}
+    result = subprocess.run(["sh", "-c", command], env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (result.returncode, result.stdout) == (status, "")
+    assert says in result.stderr
+
+
+def test_the_container_serves_the_model_that_was_built_in() -> None:
+    (folder,) = re.findall(r"fetch \"\$WEIGHTS\" --to (\S+)", DOCKERFILE)
+    assert environment()["SERVE_APP_WEIGHTS"] == f"${{WEIGHTS:+{folder}/$WEIGHTS}}"  # empty if no model was named
 
 
 def test_the_container_does_not_run_as_root() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import socket
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ from scripts.launch import free_port
 from serve_app.deployments import preflight
 from serve_app.deployments.preflight import check, read, unknown_keys
 from serve_app.errors import ConfigError, ModelError, SharedMemoryError
+from serve_app.models import weights
 from serve_app.types import Json
 
 
@@ -127,6 +129,40 @@ def test_a_policy_must_have_serves_format() -> None:
 def test_missing_weights_are_found() -> None:
     with pytest.raises(ModelError, match="there is no"):
         check(config(model={"weights": "/nowhere.onnx"}))
+
+
+def test_published_models_are_fetched_wherever_the_config_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are named in ``model``, in ``models`` and in a Detector's ``user_config``."""
+    fetched: list[str] = []
+
+    def fetch(name: str, folder: Path, **_: object) -> Path:
+        fetched.append(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"PK\x03\x04")
+        return folder / name
+
+    monkeypatch.setattr(weights, "fetch", fetch)
+    monkeypatch.chdir(tmp_path)
+    sha256 = hashlib.sha256(b"PK\x03\x04").hexdigest()
+    named = {name: {"weights": name, "weights_sha256": sha256} for name in ("yolo26n.pt", "yolo11n.pt", "yolo12n.pt")}
+    good = config(model=named["yolo26n.pt"], models={"plates": named["yolo11n.pt"], "cars": {"weights": "codes"}})
+    good["applications"][0]["deployments"] = [
+        {"name": "Detector-cars", "user_config": {"model": named["yolo12n.pt"]}},
+    ]
+    check(good)
+    assert sorted(fetched) == ["yolo11n.pt", "yolo12n.pt", "yolo26n.pt"]
+
+
+def test_nothing_is_fetched_for_a_config_that_cannot_be_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fetch(*_: object, **__: object) -> Path:
+        raise AssertionError("a model was fetched")
+
+    monkeypatch.setattr(weights, "fetch", fetch)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"streams\.output_dir"):
+        check(config(model={"weights": "yolo26n.pt"}, streams={"output_dir": "/nowhere"}))
 
 
 def test_too_little_shared_memory_is_found() -> None:

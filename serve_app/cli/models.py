@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from serve_app.cli.examples import examples
 from serve_app.cli.server import AsJson, Url, connect
 
-app = typer.Typer(invoke_without_command=True, epilog=examples("sightline models", "sightline models --json"))
+app = typer.Typer(
+    invoke_without_command=True,
+    epilog=examples("sightline models", "sightline models --json", "sightline models fetch yolo26n.pt"),
+)
 
 
 @app.callback()
@@ -33,3 +38,16 @@ def list_models(context: typer.Context, as_json: AsJson = False, url: Url = None
         values = (model.model, model.version, model.engine, model.precision, size, str(len(model.labels or [])))
         table.add_row(model.name, state, *(value or "" for value in values))
     Console().print(table)
+
+
+@app.command("fetch", epilog=examples("sightline models fetch yolo26n.pt", "sightline models fetch yolo26n.pt --to ."))
+def fetch_model(
+    name: Annotated[str, typer.Argument(help="The file name of the model, such as yolo26n.pt.", metavar="NAME")],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", help="Save the model here.  [default: in model.cache_dir]")
+    ] = None,
+) -> None:
+    """Fetch a detection model that Ultralytics publishes, and print its path."""
+    from serve_app.cli.fetch import fetch
+
+    print(fetch(name, to))

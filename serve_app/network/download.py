@@ -1,0 +1,197 @@
+"""Download a large file over HTTPS, through the guarded HTTP client, from hosts that the caller lists.
+
+A download continues where it stopped after a broken connection, and after the end of its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from serve_app.errors import InvalidUrl
+from serve_app.network.address_guard import AddressGuard
+from serve_app.network.http import REDIRECTS, GuardedHttp, NoAnswer, Reply, parse_http_url
+from serve_app.network.proxies import Proxy, proxy_for
+
+_TIMEOUT_S = 30.0  # the longest time without a byte
+_RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # by the number of attempts in a row that got no further
+_MAX_REDIRECTS = 5
+_HEADERS = {"User-Agent": "sightline", "Accept": "application/octet-stream", "Accept-Encoding": "identity"}
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class DownloadFailed(Exception):
+    """The file cannot be downloaded. The text gives the reason, without the url."""
+
+
+class Download:
+    """The download of one file to a path. A second file beside it holds the ETag of an incomplete download.
+
+    The file is continued only if the server confirms that it still has the version with this ETag.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        path: Path,
+        *,
+        hosts: Collection[str],
+        max_bytes: int,
+        guard: AddressGuard,
+        report: Callable[[int, int], None],
+    ) -> None:
+        """Prepare a download.
+
+        ``hosts``: the only hosts to which the url and its redirects may lead, each with its port unless that is 443.
+        ``report`` is called with the bytes received so far and the size of the file in bytes.
+        """
+        self._url = parse_http_url(url)
+        self._path = path
+        self._etag_path = path.with_name(f"{path.name}.etag")
+        self._hosts = hosts
+        self._max_bytes = max_bytes
+        self._report = report
+        self._guard = guard
+        self._furthest_bytes = 0  # the most bytes of the file that any attempt has reached
+
+    async def run(self) -> None:
+        """Return when the file is complete and on the disk.
+
+        A connection that breaks is replaced until several attempts in a row get no further. Raise DownloadFailed when
+        the file cannot be downloaded, and OSError when it cannot be written.
+        """
+        failures = 0
+        while True:
+            before_bytes = self._furthest_bytes
+            try:
+                return await self._attempt()
+            except NoAnswer as exc:
+                failures = 0 if self._furthest_bytes > before_bytes else failures + 1
+                # If no byte has ever arrived, this machine is probably offline, and retries would only take time.
+                if not self._furthest_bytes or failures == len(_RETRY_DELAYS_S):
+                    raise DownloadFailed(str(exc)) from exc
+            await asyncio.sleep(_RETRY_DELAYS_S[failures])
+
+    def discard(self) -> None:
+        """Delete everything that has been downloaded."""
+        self._etag_path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+
+    async def _attempt(self) -> None:
+        start_bytes, etag = self._resume_point()
+        continued = {"Range": f"bytes={start_bytes}-", "If-Range": etag} if start_bytes else {}
+        async with self._get(_HEADERS | continued) as reply:
+            size_bytes = _size_in(reply, start_bytes, etag)
+            if size_bytes is not None:
+                return await self._receive(reply, start_bytes if reply.status == 206 else 0, size_bytes)
+        self.discard()
+        return await self._attempt()
+
+    async def _receive(self, reply: Reply, received_bytes: int, size_bytes: int) -> None:
+        if size_bytes > self._max_bytes:
+            raise DownloadFailed(f"the file has {size_bytes} bytes, but at most {self._max_bytes} are accepted")
+        if not received_bytes:
+            self._start_over(reply.header("etag"))
+        with self._path.open("ab") as file:
+            self._report(received_bytes, size_bytes)
+            async with aclosing(reply.chunks()) as chunks:
+                async for chunk in chunks:
+                    received_bytes += len(chunk)
+                    if received_bytes > size_bytes:
+                        raise DownloadFailed("the server sends more bytes than it has announced")
+                    file.write(chunk)
+                    self._furthest_bytes = max(self._furthest_bytes, received_bytes)
+                    self._report(received_bytes, size_bytes)
+            if received_bytes < size_bytes:
+                raise NoAnswer("the server sends fewer bytes than it has announced")
+            file.flush()
+            os.fsync(file.fileno())
+        self._etag_path.unlink(missing_ok=True)
+
+    def _resume_point(self) -> tuple[int, str]:
+        """Return the number of bytes that need not be downloaded again, and the ETag of the version they belong to."""
+        try:
+            etag = self._etag_path.read_text("latin-1")
+            return (self._path.stat().st_size, etag) if etag else (0, "")
+        except FileNotFoundError:
+            return 0, ""
+
+    def _start_over(self, etag: str) -> None:
+        # If this process is killed between any two of these steps, no bytes are attributed to a wrong ETag.
+        self._etag_path.unlink(missing_ok=True)
+        self._path.write_bytes(b"")
+        if etag.startswith('"'):  # a weak ETag does not identify the bytes
+            self._etag_path.write_text(etag, "latin-1")
+
+    @asynccontextmanager
+    async def _get(self, headers: Mapping[str, str]) -> AsyncIterator[Reply]:
+        """Send a request, follow redirects, and yield the answer before its body is read."""
+        url = self._url
+        for _ in range(1 + _MAX_REDIRECTS):
+            self._check(url)
+            proxy = _proxy_for(url)
+            http = GuardedHttp(self._guard, timeout_s=_TIMEOUT_S, proxy=proxy)
+            try:
+                async with http.stream("GET", url, headers) as reply:
+                    if reply.status not in REDIRECTS:
+                        yield reply
+                        return
+                    url = _target(url, reply.header("location"))
+            except InvalidUrl as exc:
+                raise DownloadFailed(f"{url.host} has an address that is not public") from exc
+            except NoAnswer as exc:
+                through = f"; the environment names the proxy {proxy.name}" if proxy else ""
+                raise NoAnswer(f"{url.host}: {exc}{through}") from exc
+            finally:
+                await http.close()
+        raise DownloadFailed(f"it is redirected more than {_MAX_REDIRECTS} times")
+
+    def _check(self, url: httpx.URL) -> None:
+        if url.scheme != "https":
+            raise DownloadFailed(f"it leads to {url.scheme}://, which is not encrypted")
+        if url.userinfo or url.netloc.decode() not in self._hosts:
+            raise DownloadFailed(f"it is redirected to {url.host}, which is not one of the publisher's hosts")
+
+
+def _size_in(reply: Reply, start_bytes: int, etag: str) -> int | None:
+    """Return the size of the whole file. Return None if the answer does not fit the bytes that we already have.
+
+    Raise DownloadFailed when the answer is not a file.
+    """
+    if start_bytes and reply.status == 416:
+        return None
+    if reply.status != 200 and not (start_bytes and reply.status == 206):
+        raise DownloadFailed(f"the server answered with status {reply.status}")
+    if reply.header("content-encoding") not in {"", "identity"}:
+        raise DownloadFailed("the server compresses its answer, although it was asked not to")
+    if reply.status == 200:
+        size = reply.header("content-length")
+        if not size.isdecimal():
+            raise DownloadFailed("the server does not say how large the file is")
+        return int(size)
+    found = _CONTENT_RANGE.fullmatch(reply.header("content-range"))
+    if found is None or reply.header("etag") not in {"", etag}:
+        return None
+    first, last, size_bytes = map(int, found.groups())
+    return size_bytes if (first, last) == (start_bytes, size_bytes - 1) else None
+
+
+def _proxy_for(url: httpx.URL) -> Proxy | None:
+    """Return the environment's proxy for a url. A proxy resolves the host itself, so we need not be able to."""
+    try:
+        return proxy_for(url.scheme, url.host, url.port or 443, [])
+    except ValueError as exc:
+        raise DownloadFailed("the environment's proxy is not an http:// address; correct https_proxy") from exc
+
+
+def _target(url: httpx.URL, location: str) -> httpx.URL:
+    try:
+        return parse_http_url(str(url.join(location)))
+    except (httpx.InvalidURL, InvalidUrl, ValueError) as exc:
+        raise DownloadFailed("it is redirected to an invalid url") from exc

@@ -1,0 +1,324 @@
+"""Downloads from a real HTTPS server continue after interruptions, and come only from the listed hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.network import download as downloading
+from serve_app.network.address_guard import AddressGuard
+from serve_app.network.download import Download, DownloadFailed
+from tests.support.release_server import ADDRESS, ALLOWED, CHECKPOINT, ConnectProxy, ReleaseServer, release_server
+from tests.support.traps import Names, Trap
+
+pytestmark = pytest.mark.anyio
+
+SIZE = len(CHECKPOINT)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseServer]:
+    """Start a server whose certificate is trusted."""
+    (tmp_path / "server").mkdir()
+    with release_server(tmp_path / "server") as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloading, "_RETRY_DELAYS_S", (0, 0, 0))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the path to which the tests download."""
+    return tmp_path / "a.pt.part"
+
+
+async def fetch(server: ReleaseServer, path: Path, **changes: Any) -> list[tuple[int, int]]:
+    """Download the server's file, and return the reports."""
+    reports: list[tuple[int, int]] = []
+    options: dict[str, Any] = {
+        "hosts": {server.host},
+        "max_bytes": 10_000_000,
+        "guard": ALLOWED,
+        "report": lambda *report: reports.append(report),
+    }
+    url = changes.pop("url", f"https://{server.host}/release/a.pt")
+    await Download(url, path, **options | changes).run()
+    return reports
+
+
+async def refusal(server: ReleaseServer, path: Path, **changes: Any) -> str:
+    """Return the reason why a download fails."""
+    with pytest.raises(DownloadFailed) as caught:
+        await fetch(server, path, **changes)
+    return str(caught.value)
+
+
+def files(path: Path) -> set[str]:
+    """Return the names of the files beside ``path``."""
+    return {file.name for file in path.parent.iterdir() if file.is_file()}
+
+
+async def test_a_file_is_downloaded_and_reported(server: ReleaseServer, path: Path) -> None:
+    reports = await fetch(server, path)
+    assert path.read_bytes() == CHECKPOINT
+    assert (reports[0], reports[-1]) == ((0, SIZE), (SIZE, SIZE))
+    assert reports == sorted(reports)
+    assert (server.ranges(), files(path)) == ([None], {"a.pt.part"})
+
+
+async def test_a_broken_download_continues_where_it_stopped(server: ReleaseServer, path: Path) -> None:
+    server.cuts = [100_000, 200_000]
+    await fetch(server, path)
+    assert path.read_bytes() == CHECKPOINT
+    assert server.ranges() == [None, "bytes=100000-", "bytes=300000-"]
+
+
+async def test_a_download_continues_after_the_end_of_its_process(server: ReleaseServer, path: Path) -> None:
+    path.write_bytes(CHECKPOINT[:3000])
+    path.with_name("a.pt.part.etag").write_text(server.etag)
+    await fetch(server, path)
+    assert path.read_bytes() == CHECKPOINT
+    assert (server.ranges(), files(path)) == (["bytes=3000-"], {"a.pt.part"})
+
+
+async def test_a_download_without_its_etag_starts_over(server: ReleaseServer, path: Path) -> None:
+    path.write_bytes(b"old" * 1000)
+    await fetch(server, path)
+    assert (path.read_bytes(), server.ranges()) == (CHECKPOINT, [None])
+
+
+@pytest.mark.parametrize("left", [b"old" * 1000, b"old" * SIZE])
+async def test_a_file_that_was_published_again_is_downloaded_from_the_beginning(
+    left: bytes, server: ReleaseServer, path: Path
+) -> None:
+    path.write_bytes(left)
+    path.with_name("a.pt.part.etag").write_text('"0"')
+    await fetch(server, path)
+    assert (path.read_bytes(), server.ranges()) == (CHECKPOINT, [f"bytes={len(left)}-"])
+
+
+async def test_a_part_that_is_longer_than_the_file_is_replaced(server: ReleaseServer, path: Path) -> None:
+    path.write_bytes(b"x" * SIZE)
+    path.with_name("a.pt.part.etag").write_text(server.etag)
+    await fetch(server, path)
+    assert (path.read_bytes(), server.ranges()) == (CHECKPOINT, [f"bytes={SIZE}-", None])
+
+
+async def test_a_server_without_ranges_sends_the_whole_file_again(server: ReleaseServer, path: Path) -> None:
+    server.has_ranges = False
+    server.cuts = [100_000]
+    await fetch(server, path)
+    assert path.read_bytes() == CHECKPOINT
+    assert server.ranges() == [None, "bytes=100000-"]
+
+
+async def test_a_weak_etag_is_not_used_to_continue(server: ReleaseServer, path: Path) -> None:
+    server.etag = 'W/"1"'
+    server.cuts = [100_000]
+    await fetch(server, path)
+    assert (path.read_bytes(), server.ranges()) == (CHECKPOINT, [None, None])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Range": f"bytes 99999-{SIZE - 1}/{SIZE}"},
+        {"Content-Range": f"bytes 100000-100001/{SIZE}"},
+        {"Content-Range": f"bytes 100000-{SIZE - 1}/*"},
+        {"Content-Range": None},
+        {"ETag": '"2"'},
+    ],
+)
+async def test_a_part_that_does_not_fit_is_never_appended(
+    headers: dict[str, str | None], server: ReleaseServer, path: Path
+) -> None:
+    path.write_bytes(CHECKPOINT[:100_000])
+    path.with_name("a.pt.part.etag").write_text(server.etag)
+    server.headers = headers
+    await fetch(server, path)
+    assert (path.read_bytes(), server.ranges()) == (CHECKPOINT, ["bytes=100000-", None])
+
+
+async def test_a_server_that_always_breaks_at_the_same_byte_is_abandoned(server: ReleaseServer, path: Path) -> None:
+    server.has_ranges = False
+    server.cuts = [100_000] * 100
+    assert "broke" in await refusal(server, path)
+    assert len(server.requests) == 4
+    server.cuts.clear()
+    await fetch(server, path)
+    assert path.read_bytes() == CHECKPOINT
+
+
+async def test_a_server_that_stops_sending_is_abandoned(
+    server: ReleaseServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloading, "_TIMEOUT_S", 0.2)
+    server.gate.clear()
+    server.has_ranges = False
+    assert await refusal(server, path) == f"{ADDRESS}: no answer within 0.2 s"
+
+
+@pytest.mark.parametrize("announced", [SIZE - 1, SIZE + 1])
+async def test_a_file_of_another_size_than_announced_is_not_complete(
+    announced: int, server: ReleaseServer, path: Path
+) -> None:
+    """The server closes the connection after its file. Bytes after the announced size belong to no answer."""
+    server.headers = {"Content-Length": str(announced)}
+    server.has_ranges = False
+    if announced > SIZE:
+        assert "broke" in await refusal(server, path)
+    else:
+        await fetch(server, path)
+        assert path.read_bytes() == CHECKPOINT[:announced]
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({"Content-Length": None}, "the server does not say how large the file is"),
+        ({"Content-Encoding": "gzip"}, "the server compresses its answer, although it was asked not to"),
+    ],
+)
+async def test_an_answer_that_cannot_be_checked_is_refused(
+    headers: dict[str, str | None], reason: str, server: ReleaseServer, path: Path
+) -> None:
+    server.headers = headers
+    assert await refusal(server, path) == reason
+    assert files(path) == set()
+
+
+async def test_a_file_that_is_too_large_is_refused_before_it_is_read(server: ReleaseServer, path: Path) -> None:
+    await fetch(server, path, max_bytes=SIZE)
+    path.unlink()
+    reason = f"the file has {SIZE} bytes, but at most {SIZE - 1} are accepted"
+    assert await refusal(server, path, max_bytes=SIZE - 1) == reason
+    assert files(path) == set()
+
+
+@pytest.mark.parametrize("status", [201, 204, 206, 300, 400, 403, 404, 416, 429, 500, 503])
+async def test_any_other_status_is_refused(status: int, server: ReleaseServer, path: Path) -> None:
+    server.status = status
+    server.headers = {"Content-Length": "0"}
+    server.content = b""
+    assert await refusal(server, path) == f"the server answered with status {status}"
+
+
+async def test_redirects_to_the_listed_hosts_are_followed(server: ReleaseServer, path: Path, names: Names) -> None:
+    names.known["assets.example"] = [[ADDRESS]]
+    assets = f"assets.example:{server.port}"
+    server.redirects = {"/release/a.pt": "/moved/a.pt", "/moved/a.pt": f"https://{assets}/a?signature=1"}
+    server.cuts = [100_000]
+    await fetch(server, path, hosts={server.host, assets})
+    assert path.read_bytes() == CHECKPOINT
+    once = ["/release/a.pt", "/moved/a.pt", "/a?signature=1"]
+    assert [requested for requested, _ in server.requests] == once * 2  # a signed address may expire
+    assert server.ranges() == [None] * 3 + ["bytes=100000-"] * 3
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        ("https://other.example/a", "it is redirected to other.example, which is not one of the publisher's hosts"),
+        ("https://localhost:{port}/a", "it is redirected to localhost, which is not one of the publisher's hosts"),
+        ("https://{host}.other.example/", "it is redirected to an invalid url"),
+        ("https://127.0.0.2/a", "it is redirected to 127.0.0.2, which is not one of the publisher's hosts"),
+        ("https://me@{host}/a", "it is redirected to 127.0.0.2, which is not one of the publisher's hosts"),
+        ("http://{host}/a", "it leads to http://, which is not encrypted"),
+        ("file:///etc/passwd", "it is redirected to an invalid url"),
+        ("/release/a.pt", "it is redirected more than 5 times"),
+    ],
+)
+async def test_a_redirect_to_any_other_place_is_refused(
+    location: str, reason: str, server: ReleaseServer, path: Path, forbidden: Trap
+) -> None:
+    server.redirects = {"/release/a.pt": location.format(host=server.host, port=forbidden.port)}
+    assert await refusal(server, path) == reason
+
+
+async def test_a_listed_host_with_a_private_address_is_refused(
+    server: ReleaseServer, path: Path, names: Names, forbidden: Trap
+) -> None:
+    names.known["assets.example"] = [["127.0.0.1"]]
+    assets = f"assets.example:{forbidden.port}"
+    server.redirects = {"/release/a.pt": f"https://{assets}/a"}
+    reason = await refusal(server, path, hosts={server.host, assets})
+    assert reason == "assets.example has an address that is not public"
+    guard = AddressGuard((ip_network("10.0.0.0/8"),))
+    assert await refusal(server, path, guard=guard) == f"{ADDRESS} has an address that is not public"
+
+
+async def test_only_https_is_used(server: ReleaseServer, path: Path) -> None:
+    reason = await refusal(server, path, url=f"http://{server.host}/release/a.pt")
+    assert (reason, server.requests) == ("it leads to http://, which is not encrypted", [])
+
+
+async def test_a_certificate_that_is_not_trusted_is_refused(
+    server: ReleaseServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    assert "certificate verify failed" in await refusal(server, path)
+    assert server.requests == []
+
+
+async def test_a_machine_without_a_network_fails_at_once(server: ReleaseServer, path: Path) -> None:
+    reason = await refusal(server, path, url="https://release.example/a.pt", hosts={"release.example"})
+    assert reason.startswith("release.example: the server cannot be reached")
+
+
+@pytest.fixture
+def proxy(server: ReleaseServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[ConnectProxy]:
+    """Start a proxy that leads to the server, and name it in the environment."""
+    for name in ("NO_PROXY", "no_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with ConnectProxy(server.port).run() as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url.replace("//", "//me:se%40cret@"))
+        yield proxy
+
+
+async def test_the_environments_proxy_is_used_and_resolves_the_names(
+    server: ReleaseServer, path: Path, proxy: ConnectProxy
+) -> None:
+    server.redirects = {"/release/a.pt": "https://assets.example/a"}
+    hosts = {"release.example", "assets.example"}
+    await fetch(server, path, url="https://release.example/release/a.pt", hosts=hosts)
+    assert path.read_bytes() == CHECKPOINT
+    assert [head.split()[1] for head in proxy.heads] == ["release.example:443", "assets.example:443"]
+    assert all("Proxy-Authorization: Basic bWU6c2VAY3JldA==" in head for head in proxy.heads)
+
+
+async def test_a_proxy_does_not_widen_the_hosts(server: ReleaseServer, path: Path, proxy: ConnectProxy) -> None:
+    server.redirects = {"/release/a.pt": "https://169.254.169.254/a"}
+    reason = await refusal(server, path, url="https://release.example/release/a.pt", hosts={"release.example"})
+    assert reason == "it is redirected to 169.254.169.254, which is not one of the publisher's hosts"
+    assert len(proxy.heads) == 1
+
+
+async def test_a_proxy_that_refuses_is_named_without_its_password(
+    server: ReleaseServer, path: Path, proxy: ConnectProxy
+) -> None:
+    proxy.status = 407
+    reason = await refusal(server, path, url="https://release.example/a.pt", hosts={"release.example"})
+    assert reason == f"release.example: the proxy answered 407 Said; the environment names the proxy {proxy.url}"
+
+
+async def test_no_proxy_leads_directly_to_the_host(
+    server: ReleaseServer, path: Path, proxy: ConnectProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", ADDRESS)
+    await fetch(server, path)
+    assert (path.read_bytes(), proxy.heads) == (CHECKPOINT, [])
+
+
+async def test_a_proxy_of_an_unsupported_kind_is_refused(
+    server: ReleaseServer, path: Path, proxy: ConnectProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1080")
+    assert "correct https_proxy" in await refusal(server, path)
