@@ -135,7 +135,9 @@ def _archive(folder: Path) -> Path:
 _DAMAGED = "it is damaged"
 _FILES: dict[str, Problem] = {
     "missing": refused(lambda folder: folder / "nowhere.onnx", "there is no"),
-    "an address": refused(lambda folder: Path("https://example.com/model.onnx"), "only published models are downloaded"),
+    "an address": refused(
+        lambda folder: Path("https://example.com/model.onnx"), "only published models are downloaded"
+    ),
     "empty": refused(_file("a.onnx", b""), "is empty"),
     "a pointer of Git LFS": refused(
         _file("a.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 6\n"), "git lfs pull"
