@@ -307,6 +307,7 @@ async def test_a_proxy_that_refuses_is_named_without_its_password(
     proxy.status = 407
     reason = await refusal(server, path, url="https://release.example/a.pt", hosts={"release.example"})
     assert reason == f"release.example: the proxy answered 407 Said; the environment names the proxy {proxy.url}"
+    assert len(proxy.heads) == 1  # without a single byte, there are no retries
 
 
 async def test_no_proxy_leads_directly_to_the_host(
