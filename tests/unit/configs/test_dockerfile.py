@@ -56,7 +56,7 @@ def test_the_environment_matches_serve_env() -> None:
 def test_a_published_model_is_built_in_only_if_it_is_named(name: str, status: int, says: str) -> None:
     (command,) = [line for line in instructions("RUN") if "$WEIGHTS" in line]
     assert "WEIGHTS=" in instructions("ARG")
-    command = command.replace("/opt/sightline/bin/python", sys.executable)
+    command = command.replace("/opt/sightline/bin/sightline", f"{sys.executable} -m serve_app.cli")
     env = os.environ | {"WEIGHTS": name}
     result = subprocess.run(["sh", "-c", command], env=env, capture_output=True, text=True, check=False, timeout=60)
     assert (result.returncode, result.stdout) == (status, "")
