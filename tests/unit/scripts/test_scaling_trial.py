@@ -26,8 +26,8 @@ def test_scaling_up_in_time_and_down_once_is_right() -> None:
     [
         ([(0, 1), (5, 2), (15, 4), (135, 1)], "low load made Serve ask for 2"),
         ([(0, 1), (15, 4), (50, 3), (135, 1)], "at constant load, the number of Detectors changed to 3"),
-        ([(0, 1), (15, 4), (180, 1)], "fell to 1 only 80 s after"),
-        ([(0, 1), (15, 4)], "fell to 1 only inf s after"),
+        ([(0, 1), (15, 4), (180, 1)], "fell to 1 Detectors only 80 s after"),
+        ([(0, 1), (15, 4)], "fell to 1 Detectors only inf s after"),
         ([(0, 1), (15, 4), (135, 1), (150, 2)], "at low load, the number of Detectors changed to 2"),
     ],
 )
