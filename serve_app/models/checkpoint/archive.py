@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.models.checkpoint.pickle_classes import STORAGES
 from serve_app.models.checkpoint.unpickler import Storage, Tensor
 
 _MAX_PICKLE_BYTES = 16 * 2**20  # 30 times the size for a large model; ``torch.save`` keeps the tensors outside it
@@ -40,8 +41,8 @@ class Archive:
     def array(self, tensor: Tensor) -> NDArray[Any]:
         """Return a copy of the numbers of a tensor, which must be inside its storage, and not larger than it."""
         storage = tensor.storage
-        if not isinstance(storage, Storage) or not isinstance(storage.key, str):
-            raise TypeError("a tensor needs a storage")
+        if not isinstance(storage, Storage) or storage.dtype not in STORAGES.values():
+            raise TypeError("a tensor needs a storage of numbers")
         shape, strides = _sizes(tensor.shape), _sizes(tensor.strides)
         (length,), (offset,) = _sizes((storage.length,)), _sizes((tensor.offset,))
         dtype = np.dtype(storage.dtype)

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from serve_app.errors import ModelError
+from serve_app.models.checkpoint.failures import REFUSED
 
 _TIMEOUT_S = 60  # for a nano model, the process takes less than a second
-_REFUSED = 3  # see ``reader``
 
 
 def without_pickle(weights: Path, sha256: str | None, folder: Path) -> Path:
@@ -36,9 +36,12 @@ def without_pickle(weights: Path, sha256: str | None, folder: Path) -> Path:
             f"model.weights: reading {weights.name} took more than {_TIMEOUT_S} s, as no checkpoint of its size does: "
             "use another checkpoint"
         ) from exc
-    if done.returncode == _REFUSED:
+    if done.returncode == REFUSED:
         raise ModelError(done.stdout.strip())
     if done.returncode:
         reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise ModelError(f"model.weights: {weights.name} cannot be read ({reason}): copy it again")
+        raise ModelError(
+            f"model.weights: {weights.name} cannot be converted to safetensors ({reason}): copy it again, or free "
+            "some space"
+        )
     return target

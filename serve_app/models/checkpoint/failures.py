@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from serve_app.errors import ModelError
 
+REFUSED = 3  # the exit status of ``reader`` after it has printed why it refuses a checkpoint
+
 
 class Unaccepted(Exception):
     """A property of a checkpoint that is not accepted. The text continues a sentence that begins with the file."""

@@ -55,11 +55,17 @@ STORAGES = {  # a tensor's storage -> NumPy's name of the type of its numbers
     "torch.IntStorage": "<i4",
     "torch.LongStorage": "<i8",
 }
-TENSORS = frozenset({"torch._utils._rebuild_tensor_v2"})
-PARAMETERS = frozenset({"torch._utils._rebuild_parameter"})
-MAPPINGS = frozenset({"collections.OrderedDict"})
-SETS = frozenset({"__builtin__.set", "builtins.set"})
-TUPLES = frozenset({"torch.Size"})
+# The calls that make plain data or tensors. The unpickler has its own code for each of them.
+CALLS = frozenset(
+    {
+        "__builtin__.set",
+        "builtins.set",
+        "collections.OrderedDict",
+        "torch.Size",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_tensor_v2",
+    }
+)
 # Calls whose results we do not need, such as the fitness in NumPy's format, or the path of the training data. They are
 # not made, and their results are inert.
 IGNORED_CALLS = frozenset(
@@ -77,4 +83,4 @@ IGNORED_CALLS = frozenset(
         "torch.device",
     }
 )
-KNOWN = CLASSES | STORAGES.keys() | TENSORS | PARAMETERS | MAPPINGS | SETS | TUPLES | IGNORED_CALLS
+KNOWN = CLASSES | STORAGES.keys() | CALLS | IGNORED_CALLS

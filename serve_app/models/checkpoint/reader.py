@@ -21,16 +21,14 @@ from safetensors.numpy import save_file
 from serve_app.errors import ModelError
 from serve_app.models.checkpoint.architecture import check_architecture
 from serve_app.models.checkpoint.archive import Archive
-from serve_app.models.checkpoint.failures import Unaccepted, damaged, untrusted
+from serve_app.models.checkpoint.failures import REFUSED, Unaccepted, damaged, untrusted
 from serve_app.models.checkpoint.unpickler import Inert, Tensor, Unpickler
 from serve_app.types import Json
 
-REFUSED = 3  # the exit status with which this process has printed a sentence
 _MEMORY_BYTES = 2**30  # for Python and NumPy; the memory for the tensors depends on the size of the file
 _MAX_MODULES = 20_000  # Ultralytics' largest architecture has 1,300
 _SHOWN_NAMES = 5
 _SHOWN_CHARACTERS = 80
-_DETECTION = ("DetectionModel", "YOLOv10DetectionModel")
 _TASKS = {  # of the models that are not for detection
     "ClassificationModel": "classify",
     "DepthModel": "depth",
@@ -137,6 +135,8 @@ def _describe(checkpoint: Any, model: Inert, modules: Json) -> Json:
     """Return what is needed to build the network again, and what is known about its training."""
     saved = checkpoint if isinstance(checkpoint, dict) else {}
     trained = {key: saved[key] for key in ("date", "version") if isinstance(saved.get(key), str)}
+    if saved.get("modelopt"):  # Ultralytics would use it to insert layers that the architecture does not have
+        raise Unaccepted("has the state of a quantised training, which is not read")
     arguments = saved.get("train_args")
     if isinstance(arguments, dict) and type(arguments.get("imgsz")) is int:
         trained["imgsz"] = arguments["imgsz"]

@@ -6,17 +6,7 @@ import pickletools
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve_app.models.checkpoint.pickle_classes import (
-    CLASSES,
-    IGNORED_CALLS,
-    KNOWN,
-    MAPPINGS,
-    PARAMETERS,
-    SETS,
-    STORAGES,
-    TENSORS,
-    TUPLES,
-)
+from serve_app.models.checkpoint.pickle_classes import CLASSES, IGNORED_CALLS, KNOWN, STORAGES
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _VALUES = {"BINFLOAT", "BININT", "BININT1", "BININT2", "BINUNICODE", "LONG1", "SHORT_BINSTRING"}
@@ -147,16 +137,17 @@ class Unpickler:
 
         An object of a listed class is created without arguments, and then gets its state.
         """
-        if function in TENSORS:
-            return Tensor(*arguments[:4])
-        if function in PARAMETERS:
-            return arguments[0]
-        if function in MAPPINGS:
-            return dict(*arguments)
-        if function in SETS:
-            return set(*arguments)
-        if function in TUPLES:
-            return tuple(*arguments)
+        match function:
+            case "torch._utils._rebuild_tensor_v2":
+                return Tensor(*arguments[:4])
+            case "torch._utils._rebuild_parameter":
+                return arguments[0]
+            case "collections.OrderedDict":
+                return dict(*arguments)
+            case "__builtin__.set" | "builtins.set":
+                return set(*arguments)
+            case "torch.Size":
+                return tuple(*arguments)
         is_creation = function in CLASSES and not arguments
         if function in KNOWN and function not in IGNORED_CALLS and not is_creation:
             self.needs[f"a call of {function}"] = None

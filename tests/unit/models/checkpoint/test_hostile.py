@@ -23,7 +23,7 @@ from serve_app.errors import ModelError
 from serve_app.models import weights as weights_module
 from serve_app.models.checkpoint import convert
 from serve_app.models.checkpoint.convert import without_pickle
-from serve_app.models.checkpoint.reader import REFUSED
+from serve_app.models.checkpoint.failures import REFUSED
 from serve_app.models.load import load
 from tests.support.checkpoints import Call, archive, read, rewrite, tiny_network
 
@@ -213,6 +213,10 @@ REFUSALS: dict[str, tuple[Make, str]] = {
     "a recursion of 5 million levels": (
         lambda path, _: archive(path, b"\x80\x02" + b"]" * 5_000_000 + b"a" * 4_999_999 + b"."),
         NOT_YOLO,
+    ),
+    "a quantised training": (
+        lambda path, _: saved(path, modelopt={"a": 1}),
+        f"has the state of a quantised training, .*{TRUST}",
     ),
     "a list of 15 million lists": (
         lambda path, _: archive(path, b"\x80\x02](" + b"]" * 15_000_000 + b"e."),
