@@ -40,16 +40,22 @@ class Reading:
 
 
 def read(path: Path, target: Path) -> Reading:
-    """Read a checkpoint in the process that ``convert`` would start, and measure its memory."""
+    """Read a checkpoint in the process that ``convert`` would start, and measure its memory.
+
+    The kernel counts the memory of a process from before it starts its program, too. So a small process starts it.
+    """
+    script = (
+        "import resource, subprocess, sys\n"
+        "done = subprocess.run(sys.argv[1:], stderr=subprocess.DEVNULL)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)\n"
+        "sys.exit(done.returncode)"
+    )
     command = [sys.executable, "-m", "serve_app.models.checkpoint.reader", str(path), str(target)]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process.stdout as output:
-        sentence = output.read().strip()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return Reading(process.returncode, sentence, usage.ru_maxrss / 1024)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command], env=environment, capture_output=True, text=True, check=False
+    )
+    return Reading(done.returncode, done.stdout.strip(), int(done.stderr.splitlines()[-1]) / 1024)
 
 
 def tiny_network(architecture: str = "yolov8n.yaml", classes: int = 2) -> Any:

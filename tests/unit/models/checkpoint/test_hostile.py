@@ -121,10 +121,11 @@ def named(text: str) -> bytes:
     return b"X" + len(text.encode()).to_bytes(4, "little") + text.encode()
 
 
-def changed_class(path: Path, _: Path) -> Path:
-    """Return a checkpoint that changes an attribute of a class, not of an object."""
-    change = b"ctorch.nn.modules.conv\nConv2d\n(N}X\x07\0\0\0forwardK\x01stb"
-    return archive(path, b"\x80\x02}X\x01\0\0\0x" + change + b"s.")
+def inserted(path: Path, instructions: bytes) -> Path:
+    """Return a checkpoint that also has an object which is made by these instructions."""
+    start = b"\x80\x02}q\x00("
+    good = saved(path.with_name("good.pt"), other=1)
+    return rewrite(good, path, lambda data: data.replace(start, start + named("x") + instructions, 1))
 
 
 def bomb(path: Path, _: Path) -> Path:
@@ -162,10 +163,13 @@ REFUSALS: dict[str, tuple[Make, str]] = {
         "needs a call of ultralytics.nn.modules.conv.Conv, which",
     ),
     "a state for a module of Python": (
-        lambda path, _: archive(path, b"\x80\x02}X\x01\0\0\0xcos\npath\n}X\x03\0\0\0sepK\x01sbs."),
-        f"needs os.path|{NOT_YOLO}",
+        lambda path, _: inserted(path, b"cos\npath\n}" + named("sep") + b"K\x01sb"),
+        "needs os.path, a change of os.path, which",
     ),
-    "a state for a class": (changed_class, f"a change of torch.nn.modules.conv.Conv2d|{NOT_YOLO}"),
+    "a state for a class": (
+        lambda path, _: inserted(path, b"ctorch.nn.modules.conv\nConv2d\n}" + named("forward") + b"K\x01sb"),
+        "needs a change of torch.nn.modules.conv.Conv2d, which",
+    ),
     "a function as an attribute": (
         lambda path, _: with_module(path, lambda network: setattr(network, "hook", os.getcwd)),
         "needs posix.getcwd, which",
