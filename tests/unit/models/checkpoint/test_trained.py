@@ -21,7 +21,7 @@ from serve_app.models.checkpoint.convert import without_pickle
 from serve_app.models.engines.ultralytics import load_network
 from serve_app.models.load import load
 from tests.conftest import needs_shared, trusted
-from tests.support.checkpoints import tiny_network, train
+from tests.support.checkpoints import rewrite, tiny_network, train
 from tests.support.paths import SHARED
 
 SIDE_PX = 64
@@ -157,3 +157,14 @@ def test_a_checkpoint_of_another_kind_of_model_is_refused(architecture: str, say
     YOLO(architecture).save(tmp_path / "other.pt")
     with pytest.raises(ModelError, match=says):
         load(ModelArgs(weights=tmp_path / "other.pt", engine="torch"), has_gpu=False)
+
+
+def test_a_checkpoint_of_the_yolov5_repository_is_refused_with_its_own_advice(tmp_path: Path) -> None:
+    torch.save({"model": tiny_network()}, tmp_path / "v8.pt")
+    path = rewrite(
+        tmp_path / "v8.pt",
+        tmp_path / "v5.pt",
+        lambda data: data.replace(b"cultralytics.nn.tasks\nDetectionModel", b"cmodels.yolo\nDetectionModel"),
+    )
+    with pytest.raises(ModelError, match=r"v5\.pt is a checkpoint of the YOLOv5 repository: export it as ONNX there"):
+        load(ModelArgs(weights=path), has_gpu=False)
