@@ -18,6 +18,8 @@ import yaml
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
+TRUST = "if you trust the file, which can then run any code, set model.weights_sha256"
+
 
 class Call:
     """An object whose pickle calls a function when it is loaded."""
@@ -64,6 +66,20 @@ def tiny_network(architecture: str = "yolov8n.yaml", classes: int = 2) -> Any:
     network = DetectionModel(architecture, nc=classes, verbose=False)
     network.names = {class_id: f"class {class_id}" for class_id in range(classes)}
     return network
+
+
+def saved(path: Path, **others: Any) -> Path:
+    """Save a good network together with other objects."""
+    torch.save({"model": tiny_network(), **others}, path)
+    return path
+
+
+def with_module(path: Path, change: Callable[[Any], object]) -> Path:
+    """Save a network after a change."""
+    network = tiny_network()
+    change(network)
+    torch.save({"model": network}, path)
+    return path
 
 
 def archive(path: Path, pickle: bytes, storages: dict[str, bytes] | None = None, *, method: int = 0) -> Path:
