@@ -79,7 +79,8 @@ class ModelArgs(_Section):
 
     # A .pt or .onnx file, an exported OpenVINO folder, the name of a published model, or the built-in "codes".
     weights: Path = Path("codes")
-    # A .pt file is a pickle and can run code, so it is loaded only if its SHA-256 equals this value.
+    # Only a .pt file with this SHA-256 is loaded as a pickle, which can run code. Other files are read without running
+    # anything in them.
     weights_sha256: str | None = Field(None, pattern=_SHA256)
     # The engines null and sleep run no model. They are for measuring the rest of the server.
     engine: Literal["auto", "openvino", "onnx", "torch", "tensorrt", "null", "sleep"] = "auto"

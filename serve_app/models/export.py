@@ -15,6 +15,7 @@ from pathlib import Path
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models.cache import cache_folder, is_locked, locked
+from serve_app.models.checkpoint.convert import without_pickle
 from serve_app.types import InputShape, Json, Precision
 
 _EXPORT_TIMEOUT_S = 900
@@ -62,9 +63,11 @@ def find_or_export(
             try:
                 # Ultralytics writes next to the weights, whose folder may be read-only. So we export a link
                 # to the weights in our own folder.
-                link = folder / weights.name
-                link.symlink_to(weights)
-                _run_export(link, target, options | {"max_batch_size": max_batch_size}, pictures, lock)
+                source = without_pickle(weights, args.weights_sha256, folder)
+                if source == weights:
+                    source = folder / weights.name
+                    source.symlink_to(weights)
+                _run_export(source, target, options | {"max_batch_size": max_batch_size}, pictures, lock)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     return target
@@ -121,6 +124,7 @@ def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]
         copies.mkdir()
         for number, picture in enumerate(pictures):
             shutil.copy(picture, copies / f"{number}{picture.suffix}")
+    name = weights.with_suffix(".pt").name
     command = [
         sys.executable,
         "-m",
@@ -135,12 +139,12 @@ def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]
         )
     except subprocess.TimeoutExpired as exc:
         raise ModelError(
-            f"exporting {weights.name} as {options['format']} took more than {_EXPORT_TIMEOUT_S} s: export it "
+            f"exporting {name} as {options['format']} took more than {_EXPORT_TIMEOUT_S} s: export it "
             "elsewhere, and set model.weights to the exported file"
         ) from exc
     if done.returncode < 0:
         raise ModelError(
-            f"exporting {weights.name} as {options['format']} was ended by signal {-done.returncode}, perhaps because "
+            f"exporting {name} as {options['format']} was ended by signal {-done.returncode}, perhaps because "
             "memory ran out: give the Detector more memory"
         )
     if done.returncode:
@@ -148,4 +152,4 @@ def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]
         ours = reason.removeprefix(f"{ModelError.__module__}.{ModelError.__name__}: ")
         if ours != reason:  # our own errors need no prefix
             raise ModelError(ours)
-        raise ModelError(f"exporting {weights.name} as {options['format']} failed: {reason}")
+        raise ModelError(f"exporting {name} as {options['format']} failed: {reason}")

@@ -12,6 +12,7 @@ from serve_app.errors import ModelError, ServeAppError
 from serve_app.images.decode import decode
 from serve_app.images.letterbox import letterbox
 from serve_app.models.agreement import CONFIDENCE_TOLERANCE, THRESHOLD, agree
+from serve_app.models.checkpoint.convert import without_pickle
 from serve_app.models.engines import Engine
 from serve_app.models.engines.simulated import SimulatedEngine
 from serve_app.models.export import calibration_pictures, find_or_export
@@ -85,6 +86,7 @@ def _load(weights: Path, args: ModelArgs, engine: str, has_gpu: bool, max_batch_
     if engine == "torch":
         from serve_app.models.engines.torch import TorchEngine
 
+        weights = without_pickle(weights, args.weights_sha256, weights.parent)
         return TorchEngine(
             weights, precision=precision, threads=threads, max_batch_size=max_batch_size, on_gpu=has_gpu, **options
         )

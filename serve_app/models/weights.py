@@ -27,11 +27,12 @@ _READS = {
     "torch": (".pt", ".safetensors"),
     "tensorrt": (".pt",),
 }
+_MAX_UNTRUSTED_BYTES = 4 * 2**30  # four times the size of the largest checkpoint with the state of its optimizer
 
 
 @model_errors()
 def check_weights(args: ModelArgs, progress: Progress | None = None) -> None:
-    """Raise ModelError when the weights are missing, not readable or not verified. The weights are not loaded.
+    """Raise ModelError when the weights are missing, not readable, or have another hash. The weights are not loaded.
 
     A published model is fetched, with reports to ``progress``.
     """
@@ -103,18 +104,21 @@ def _missing(weights: Path, path: Path) -> str:
 
 
 def _check_hash(path: Path, expected: str | None) -> None:
-    """Raise ModelError unless the hash is as expected. A pickle needs a hash, because loading one can run any code."""
+    """Raise ModelError unless the hash is as expected. A checkpoint without a hash must not be too large to read."""
     if path.is_dir() and expected is not None:
         raise ModelError(f"model.weights_sha256 is for files, but {path.name} is a folder: remove this setting")
-    if path.parent == EMBEDDED or path.is_dir() or (expected is None and path.suffix != ".pt"):
+    if path.parent == EMBEDDED or path.is_dir():
+        return
+    if expected is None:
+        if path.suffix == ".pt" and (size := path.stat().st_size) > _MAX_UNTRUSTED_BYTES:
+            raise ModelError(
+                f"model.weights: {path.name} has {size / 2**30:.1f} GiB, but checkpoints are read only up to "
+                f"{_MAX_UNTRUSTED_BYTES // 2**30} GiB: if you trust the file, which can then run any code, set "
+                "model.weights_sha256 (SERVE_APP_WEIGHTS_SHA256) to its SHA-256 hash"
+            )
         return
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if expected is None:
-        raise ModelError(
-            f"model.weights: {path.name} is a pickle, and loading one can run any code: if you trust it, set "
-            f"model.weights_sha256 (SERVE_APP_WEIGHTS_SHA256) to {found}"
-        )
     if found != expected.lower():
         raise ModelError(
             f"model.weights_sha256 does not match {path.name}, whose hash is {found}: check that this is the right file"
@@ -131,6 +135,8 @@ def verified_weights(weights: Path, expected: str | None) -> Iterator[Path]:
         _check_hash(weights, expected)
         yield weights
         return
+    if expected is None:
+        _check_hash(weights, None)  # before the copy, which could fill the disk
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, weights.name)
         try:

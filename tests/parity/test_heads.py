@@ -13,7 +13,6 @@ from ultralytics import YOLO
 from serve_app.config import ModelArgs
 from serve_app.images.letterbox import letterbox
 from serve_app.models.load import load
-from tests.conftest import trusted
 from tests.parity.pictures import colourful
 from tests.parity.pipeline import detect
 from tests.parity.reference import disagreements, predict
@@ -83,7 +82,7 @@ def test_the_detections_are_those_of_ultralytics(checkpoint: Path, engine: str, 
     assert sum(found.confidence > CLEAR for found in expected) >= 20
     assert len({found.confidence for found in expected}) > 10  # the detections differ
     args = ModelArgs.model_validate(
-        {**trusted(checkpoint), "engine": engine, "image_size_px": SIZE_PX, "cache_dir": tmp_path}
+        {"weights": checkpoint, "engine": engine, "image_size_px": SIZE_PX, "cache_dir": tmp_path}
     )
     loaded = load(args, has_gpu=False)
     assert loaded.info.end_to_end == checkpoint.stem.endswith("end-to-end")
@@ -93,7 +92,7 @@ def test_the_detections_are_those_of_ultralytics(checkpoint: Path, engine: str, 
 
 def test_a_checkpoint_is_exported_once(checkpoint: Path, tmp_path: Path) -> None:
     args = ModelArgs.model_validate(
-        {**trusted(checkpoint), "engine": "openvino", "image_size_px": 320, "cache_dir": tmp_path}
+        {"weights": checkpoint, "engine": "openvino", "image_size_px": 320, "cache_dir": tmp_path}
     )
     load(args, has_gpu=False)
     exported = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}

@@ -13,7 +13,7 @@ from ultralytics import YOLO
 from serve_app.config import ModelArgs
 from serve_app.models.engines import Engine
 from serve_app.models.load import load
-from tests.conftest import needs_shared, trusted
+from tests.conftest import needs_shared
 from tests.parity.pictures import save_extremes, shipped
 from tests.parity.pipeline import detect
 from tests.parity.reference import disagreements, predict
@@ -61,8 +61,7 @@ def pair(
         pytest.skip("needs a GPU with CUDA")
     cache, weights = tmp_path_factory.mktemp("cache"), SHARED / "weights" / name
     pictures = calibration_dir if chosen in {"int8", "auto with images"} else None
-    named = {"weights": weights} if weights.is_dir() else trusted(weights)
-    args = ModelArgs(**named, engine=engine, precision=precision, calibration_dir=pictures, cache_dir=cache)
+    args = ModelArgs(weights=weights, engine=engine, precision=precision, calibration_dir=pictures, cache_dir=cache)
     ours = load(args, has_gpu=on_gpu)
     if precision == "int8":
         (weights,) = cache.glob("*_openvino_model")

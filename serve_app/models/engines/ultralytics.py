@@ -14,51 +14,55 @@ from typing import Any
 # contacting servers.
 os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_VERBOSE="false")
 
+import torch
 from safetensors import safe_open
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
 
 from serve_app.errors import ModelError
+from serve_app.models.checkpoint.failures import Unaccepted, untrusted
 from serve_app.models.engines.metadata import read_labels
+from serve_app.models.engines.network import build_network
 from serve_app.types import Json
-
-_LAYERS = {"Conv", "C3k2", "SPPF", "C2PSA", "nn.Upsample", "Concat", "Detect"}  # the layers of YOLO11
 
 
 def load_network(path: Path) -> tuple[Any, tuple[str, ...]]:
     """Load the network (a torch module) and its labels from a ``.pt`` or ``.safetensors`` file.
 
-    A ``.pt`` file is a pickle, and loading one can run any code. A ``.safetensors`` file contains numbers, and JSON
-    metadata with the ``architecture`` in Ultralytics' format and the ``names`` of the classes. Raise ModelError when
-    the file contains no YOLO detection model.
+    A ``.pt`` file is a pickle, and loading one can run any code, so it must be trusted. A ``.safetensors`` file
+    contains numbers, and JSON metadata with the ``architecture`` in Ultralytics' format and the ``names`` of the
+    classes. Raise ModelError when the file contains no YOLO detection model.
     """
     if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    yolo = _open(path)
-    labels = read_labels({"names": yolo.names})
-    if hasattr(yolo.model, "end2end"):
-        yolo.model.end2end = False  # as in Ultralytics by default; a model with a single head ignores this attribute
-    return yolo.model.float(), labels
+        network, labels, _ = _load_safetensors(path)
+    else:
+        yolo = _open(path)
+        network, labels = yolo.model, read_labels({"names": yolo.names})
+    if hasattr(network, "end2end"):
+        network.end2end = False  # as in Ultralytics by default; a model with a single head ignores this attribute
+    return network.float(), labels
 
 
-def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...]]:
+def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...], Json]:
+    """Return the network, its labels, and the metadata of the file.
+
+    The file is an embedded model, or comes from a checkpoint that is not trusted (see ``models.checkpoint``).
+    """
+    metadata: Json = {}
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata()
+            metadata = {key: json.loads(value) for key, value in file.metadata().items()}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        names, architecture = json.loads(metadata["names"]), json.loads(metadata["architecture"])
-        # A file must not run code. Ultralytics would evaluate an activation as Python code, and would call any function
-        # that the file names as a layer.
-        layers = {layer for _, _, layer, _ in architecture["backbone"] + architecture["head"]}
-        if "activation" in architecture or not layers <= _LAYERS:
-            raise ValueError("the architecture sets an activation, or has layers that YOLO11 does not have")
-        network = DetectionModel(architecture, verbose=False)
-        network.load_state_dict(weights)
+        names = metadata["names"]
+        network = build_network(metadata["architecture"], weights, metadata.get("modules"))
     except Exception as exc:  # Ultralytics' parser may raise any exception
+        if "sha256" in metadata:
+            problem = str(exc) if isinstance(exc, Unaccepted) else "has an architecture that Ultralytics cannot build"
+            raise untrusted(metadata["checkpoint"], problem, metadata["sha256"]) from exc
         raise ModelError(
             f"{path.name} is damaged or does not describe a YOLO11 model: copy or export it again"
         ) from exc
-    return network.float(), tuple(str(name) for name in names)
+    return network, read_labels({"names": names}), metadata
 
 
 def export(path: Path, *, format: str, input_shape: Sequence[int], quantize: int = 32, max_batch_size: int = 1) -> Path:
@@ -81,6 +85,8 @@ def export(path: Path, *, format: str, input_shape: Sequence[int], quantize: int
 
 
 def _open(path: Path) -> YOLO:
+    if path.suffix == ".safetensors":
+        path = _save_checkpoint(path)
     if not path.is_file():  # Ultralytics would download a missing file
         raise ModelError(f"there is no {path.name}, although it was there before: check what deletes it")
     try:
@@ -111,6 +117,20 @@ def _open(path: Path) -> YOLO:
     if isinstance(yolo.model, RTDETRDetectionModel):  # an RT-DETR's boxes are fractions of the image's sides
         raise ModelError(f"{path.name} is an RT-DETR, but only YOLO models are supported: use a YOLO model")
     return yolo
+
+
+def _save_checkpoint(path: Path) -> Path:
+    """Save the network in a ``.safetensors`` file as a checkpoint of our own, beside the file, and return its path.
+
+    Ultralytics' exporter needs a ``YOLO``, which can be created only from a file. This file is a pickle that we have
+    just written, into a folder of our own.
+    """
+    network, labels, metadata = _load_safetensors(path)
+    network.names, network.task = dict(enumerate(labels)), "detect"
+    trained = metadata.get("trained", {})
+    checkpoint = path.with_suffix(".pt")
+    torch.save({"model": network, "train_args": {"imgsz": trained.get("imgsz", 640)}, **trained}, checkpoint)
+    return checkpoint
 
 
 if __name__ == "__main__":  # the export runs in its own process, so that a replica does not keep the memory of torch

@@ -207,7 +207,13 @@ _FILES: dict[str, Problem] = {
     "no graph": refused(_onnx(_no_graph), "a part of it is missing|does not name|exactly one image input"),
 }
 _CHECKPOINTS: dict[str, Problem] = {
-    "not named by its hash": refused(_torch({}), "is a pickle.*model.weights_sha256"),
+    "weights alone, without a hash": refused(_torch({"conv.weight": torch.zeros(1)}), "export it as ONNX"),
+    "a network of another library, without a hash": refused(
+        _torch({"model": torch.nn.Tanh()}), "export it as ONNX|model.weights_sha256"
+    ),
+    "TorchScript, without a hash": refused(_script, "export it as ONNX|model.weights_sha256"),
+    "another archive, without a hash": refused(_archive, "export it as ONNX"),
+    "nonsense, without a hash": refused(_file("model.pt", b"nonsense"), "export it as ONNX"),
     "weights alone": refused_checkpoint(_torch({"conv.weight": torch.zeros(1)}), "export it as ONNX"),
     "a whole network of another library": refused_checkpoint(
         _torch({"model": torch.nn.ReLU()}), "export it as ONNX|task"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -40,22 +42,31 @@ def test_damaged_safetensors_are_refused_in_one_sentence(tmp_path: Path, damage:
         load_network(path)
 
 
-def test_an_rtdetr_checkpoint_is_refused(tmp_path: Path) -> None:
+Given = Callable[[Path], dict[str, Any]]
+
+
+@pytest.fixture(params=["with its hash", "without its hash"])
+def given(request: pytest.FixtureRequest) -> Given:
+    """Return a function that returns the settings for a checkpoint, which Ultralytics or our own reader then reads."""
+    return trusted if request.param == "with its hash" else lambda path: {"weights": str(path)}
+
+
+def test_an_rtdetr_checkpoint_is_refused(tmp_path: Path, given: Given) -> None:
     """The output of an RT-DETR has the shape of an end-to-end head, but other contents."""
     RTDETR("rtdetr-l.yaml").save(tmp_path / "rtdetr.pt")
     with pytest.raises(ModelError, match="only YOLO models are supported"):
-        load(ModelArgs(**trusted(tmp_path / "rtdetr.pt"), engine="torch"), has_gpu=False)
+        load(ModelArgs(**given(tmp_path / "rtdetr.pt"), engine="torch"), has_gpu=False)
 
 
-def test_a_checkpoint_for_grey_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_for_grey_pictures_is_refused(tmp_path: Path, given: Given) -> None:
     yolo = YOLO("yolo11n.yaml")
     yolo.model = DetectionModel("yolo11n.yaml", ch=1, verbose=False)
     yolo.save(tmp_path / "grey.pt")
     with pytest.raises(ModelError, match=r"grey\.pt takes images of 1 channels"):
-        load(ModelArgs(**trusted(tmp_path / "grey.pt"), engine="torch"), has_gpu=False)
+        load(ModelArgs(**given(tmp_path / "grey.pt"), engine="torch"), has_gpu=False)
 
 
-def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path, given: Given) -> None:
     YOLO("yolo11n-pose.yaml").save(tmp_path / "pose.pt")
     with pytest.raises(ModelError, match=r"the task of pose\.pt is 'pose'"):
-        load(ModelArgs(**trusted(tmp_path / "pose.pt"), engine="torch"), has_gpu=False)
+        load(ModelArgs(**given(tmp_path / "pose.pt"), engine="torch"), has_gpu=False)

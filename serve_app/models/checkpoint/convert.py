@@ -1,0 +1,47 @@
+"""Convert an untrusted checkpoint in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from serve_app.errors import ModelError
+from serve_app.models.checkpoint.failures import REFUSED
+
+_TIMEOUT_S = 60  # for a nano model, the process takes less than a second
+
+
+def without_pickle(weights: Path, sha256: str | None, folder: Path) -> Path:
+    """Return weights that can be loaded without running code: ``weights``, or a safetensors file in ``folder``.
+
+    A pickle is converted, unless the operator trusts it by its hash, ``sha256``. Raise ModelError when the file is not
+    a checkpoint of a YOLO detection model, or needs more than such a checkpoint does.
+    """
+    if weights.suffix != ".pt" or sha256 is not None:
+        return weights
+    target = folder / f"{weights.stem}.safetensors"
+    command = [sys.executable, "-m", "serve_app.models.checkpoint.reader", str(weights), str(target)]
+    environment = os.environ | {
+        "OPENBLAS_NUM_THREADS": "1",  # the buffers of each thread would count towards the memory limit
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
+    }
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, encoding="utf-8", timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise ModelError(
+            f"model.weights: reading {weights.name} took more than {_TIMEOUT_S} s, as no checkpoint of its size does: "
+            "use another checkpoint"
+        ) from exc
+    if done.returncode == REFUSED:
+        raise ModelError(done.stdout.strip())
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise ModelError(
+            f"model.weights: {weights.name} cannot be converted to safetensors ({reason}): copy it again, or free "
+            "some space"
+        )
+    return target

@@ -1,0 +1,27 @@
+"""The sentences with which a checkpoint is refused."""
+
+from __future__ import annotations
+
+from serve_app.errors import ModelError
+
+REFUSED = 3  # the exit status of ``reader`` after it has printed why it refuses a checkpoint
+
+
+class Unaccepted(Exception):
+    """A property of a checkpoint that is not accepted. The text continues a sentence that begins with the file."""
+
+
+def untrusted(file: str, problem: str, sha256: str) -> ModelError:
+    """Return the error for a checkpoint that can only be loaded as a pickle, by an operator who trusts it."""
+    return ModelError(
+        f"model.weights: {file} {problem}: if you trust the file, which can then run any code, set "
+        f"model.weights_sha256 (SERVE_APP_WEIGHTS_SHA256) to {sha256}"
+    )
+
+
+def damaged(file: str) -> ModelError:
+    """Return the error for a file that is not a complete checkpoint."""
+    return ModelError(
+        f"model.weights: {file} is damaged, or is not a checkpoint of Ultralytics: copy it again, or export it as "
+        "ONNX with its own framework"
+    )

@@ -1,0 +1,86 @@
+"""The names that the pickle of a YOLO detection checkpoint may contain. No other name is accepted.
+
+The unpickler imports none of them: it only compares names. So a name in this list can make nothing run.
+"""
+
+from __future__ import annotations
+
+# The classes in the checkpoints of all detection architectures that Ultralytics ships. A test builds these
+# architectures with the installed Ultralytics, and compares.
+_OF_ULTRALYTICS = {
+    "torch.nn.modules.activation": "ReLU SiLU",
+    "torch.nn.modules.batchnorm": "BatchNorm2d",
+    "torch.nn.modules.container": "ModuleList Sequential",
+    "torch.nn.modules.conv": "Conv2d ConvTranspose2d",
+    "torch.nn.modules.linear": "Identity",
+    "torch.nn.modules.loss": "BCEWithLogitsLoss",
+    "torch.nn.modules.padding": "ZeroPad2d",
+    "torch.nn.modules.pooling": "MaxPool2d",
+    "torch.nn.modules.upsampling": "Upsample",
+    "ultralytics.nn.modules.block": "A2C2f AAttn ABlock AConv ADown Attention Bottleneck C2 C2PSA C2f C2fCIB C3 "
+    "C3Ghost C3k C3k2 CBFuse CBLinear CIB DFL ELAN1 GhostBottleneck PSA PSABlock RepBottleneck RepCSP RepNCSPELAN4 "
+    "RepVGGDW SCDown SPP SPPELAN SPPF",
+    "ultralytics.nn.modules.conv": "Concat Conv DWConv GhostConv RepConv",
+    "ultralytics.nn.modules.head": "Detect v10Detect",
+    "ultralytics.nn.tasks": "DetectionModel",
+    "ultralytics.utils": "IterableSimpleNamespace",
+    "ultralytics.utils.loss": "BboxLoss DFLoss E2ELoss v8DetectionLoss",
+    "ultralytics.utils.tal": "TaskAlignedAssigner",
+}
+# Names from older versions of Ultralytics, and the activations that ``activation:`` in an architecture may name.
+_OTHERS = {
+    "torch.nn.modules.activation": "ELU GELU Hardswish LeakyReLU Mish ReLU6",
+    "ultralytics.nn.modules": "Bottleneck C2 C2f C3 C3Ghost Concat Conv DFL DWConv Detect GhostBottleneck GhostConv "
+    "SPP SPPF",
+    "ultralytics.nn.modules.block": "Silence",
+    "ultralytics.nn.tasks": "YOLOv10DetectionModel",
+    "ultralytics.utils.loss": "E2EDetectLoss v10DetectLoss",
+    "ultralytics.yolo.utils": "IterableSimpleNamespace",
+}
+
+
+def _full_names(by_module: dict[str, str]) -> frozenset[str]:
+    return frozenset(f"{module}.{name}" for module, names in by_module.items() for name in names.split())
+
+
+SHIPPED_CLASSES = _full_names(_OF_ULTRALYTICS)
+CLASSES = SHIPPED_CLASSES | _full_names(_OTHERS)
+
+STORAGES = {  # a tensor's storage -> NumPy's name of the type of its numbers
+    "torch.BoolStorage": "?",
+    "torch.ByteStorage": "u1",
+    "torch.DoubleStorage": "<f8",
+    "torch.FloatStorage": "<f4",
+    "torch.HalfStorage": "<f2",
+    "torch.IntStorage": "<i4",
+    "torch.LongStorage": "<i8",
+}
+# The calls that make plain data or tensors. The unpickler has its own code for each of them.
+CALLS = frozenset(
+    {
+        "__builtin__.set",
+        "builtins.set",
+        "collections.OrderedDict",
+        "torch.Size",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_tensor_v2",
+    }
+)
+# Calls whose results we do not need, such as the fitness in NumPy's format, or the path of the training data. They are
+# not made, and their results are inert.
+IGNORED_CALLS = frozenset(
+    {
+        "__builtin__.getattr",
+        "_codecs.encode",
+        "builtins.getattr",
+        "numpy._core.multiarray.scalar",
+        "numpy.core.multiarray.scalar",
+        "numpy.dtype",
+        "pathlib.PosixPath",
+        "pathlib.WindowsPath",
+        "pathlib._local.PosixPath",
+        "pathlib._local.WindowsPath",
+        "torch.device",
+    }
+)
+KNOWN = CLASSES | STORAGES.keys() | CALLS | IGNORED_CALLS

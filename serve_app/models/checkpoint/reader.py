@@ -1,0 +1,188 @@
+"""The process that reads a checkpoint. It is started for one file, and has little memory and time.
+
+    python -m serve_app.models.checkpoint.reader CHECKPOINT TARGET
+
+It writes the weights to TARGET as safetensors, with a description as JSON, or prints why it refuses the checkpoint. It
+never imports PyTorch or Ultralytics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save_file
+
+from serve_app.errors import ModelError
+from serve_app.models.checkpoint.architecture import check_architecture
+from serve_app.models.checkpoint.archive import Archive
+from serve_app.models.checkpoint.failures import REFUSED, Unaccepted, damaged, untrusted
+from serve_app.models.checkpoint.unpickler import Inert, Tensor, Unpickler
+from serve_app.types import Json
+
+_MEMORY_BYTES = 2**30  # for Python and NumPy; the memory for the tensors depends on the size of the file
+_MAX_MODULES = 20_000  # Ultralytics' largest architecture has 1,300
+_SHOWN_NAMES = 5
+_SHOWN_CHARACTERS = 80
+_TASKS = {  # of the models that are not for detection
+    "ClassificationModel": "classify",
+    "DepthModel": "depth",
+    "OBBModel": "obb",
+    "PoseModel": "pose",
+    "SegmentationModel": "segment",
+    "SemanticSegmentationModel": "semantic",
+}
+
+
+def convert(path: Path, target: Path) -> None:
+    """Write the weights and the description of a detection checkpoint to ``target``. Raise ModelError to refuse it."""
+    unpickler = Unpickler()
+    try:
+        try:
+            archive = Archive(path)
+            checkpoint = unpickler.load(archive.pickle())
+            model = _model(checkpoint)
+            _check_kind(model, path.name)
+            weights, modules = _contents(model, archive)
+            description = _describe(checkpoint, model, modules)
+        except (ModelError, MemoryError):
+            raise
+        except Exception as exc:
+            if unpickler.needs:
+                raise _needs(path, list(unpickler.needs)) from exc
+            if isinstance(exc, Unaccepted):
+                raise untrusted(path.name, str(exc), _sha256(path)) from exc
+            raise damaged(path.name) from exc
+        if unpickler.needs:
+            raise _needs(path, list(unpickler.needs))
+        description |= {"checkpoint": path.name, "sha256": _sha256(path)}
+        save_file(weights, target, {key: json.dumps(value) for key, value in description.items()})
+    except MemoryError as exc:
+        raise ModelError(
+            f"model.weights: {path.name} needs far more memory than a file of its size should: use another checkpoint"
+        ) from exc
+
+
+def _model(checkpoint: Any) -> Inert:
+    """Return the model in a checkpoint. As Ultralytics does, prefer the averaged weights, ``ema``."""
+    model = checkpoint.get("ema") or checkpoint.get("model") if isinstance(checkpoint, dict) else checkpoint
+    return model if isinstance(model, Inert) else Inert("")
+
+
+def _check_kind(model: Inert, file: str) -> None:
+    """Raise ModelError when the model is not a YOLO detection model for colour images."""
+    module, _, cls = model.name.rpartition(".")
+    if module.startswith("models."):
+        raise ModelError(
+            f"{file} is a checkpoint of the YOLOv5 repository: export it as ONNX there, and set model.weights to that "
+            "file"
+        )
+    if module == "ultralytics.nn.tasks" and cls in _TASKS:
+        raise ModelError(
+            f"the task of {file} is {_TASKS[cls]!r}, but only detection is supported: use a detection model"
+        )
+    if cls == "RTDETRDetectionModel":
+        raise ModelError(f"{file} is an RT-DETR, but only YOLO models are supported: use a YOLO model")
+    if module != "ultralytics.nn.tasks":
+        raise ModelError(f"{file} does not contain a YOLO detection model: export it as ONNX with its own framework")
+    architecture = model.state.get("yaml")
+    channels = architecture.get("channels", architecture.get("ch", 3)) if isinstance(architecture, dict) else 3
+    if type(channels) is int and channels != 3:
+        raise ModelError(
+            f"{file} takes images of {channels} channels, but only 3 are supported: use a model for colour images"
+        )
+
+
+def _contents(model: Inert, archive: Archive) -> tuple[dict[str, Any], Json]:
+    """Return the arrays of PyTorch's state dict, and the class and the settings of each module, by their paths."""
+    weights: dict[str, Any] = {}
+    modules: Json = {}
+    for path, module in _walk(model):
+        if len(modules) == _MAX_MODULES:
+            raise ValueError("too many modules")
+        settings = {key: value for key, value in module.state.items() if _is_setting(value)}
+        modules[path] = {"class": module.name.rpartition(".")[2], "settings": settings}
+        not_saved = module.state.get("_non_persistent_buffers_set", ())
+        for kind in ("_parameters", "_buffers"):
+            for name, tensor in module.state[kind].items():
+                if isinstance(tensor, Tensor) and not (kind == "_buffers" and name in not_saved):
+                    weights[f"{path}.{name}"] = archive.array(tensor)
+    return weights, modules
+
+
+def _walk(model: Inert) -> Iterator[tuple[str, Inert]]:
+    """Yield each module below the model with its path, such as ``model.0.conv``."""
+    waiting = [(str(name), module) for name, module in model.state["_modules"].items()]
+    while waiting:
+        path, module = waiting.pop()
+        if module is None:  # a part that fusing has removed
+            continue
+        yield path, module
+        waiting += [(f"{path}.{name}", inner) for name, inner in module.state["_modules"].items()]
+
+
+def _is_setting(value: Any) -> bool:
+    plain = (bool, float, int, str)
+    return isinstance(value, plain) or (isinstance(value, tuple) and all(isinstance(item, plain) for item in value))
+
+
+def _describe(checkpoint: Any, model: Inert, modules: Json) -> Json:
+    """Return what is needed to build the network again, and what is known about its training."""
+    saved = checkpoint if isinstance(checkpoint, dict) else {}
+    trained = {key: saved[key] for key in ("date", "version") if isinstance(saved.get(key), str)}
+    if saved.get("modelopt"):  # Ultralytics would use it to insert layers that the architecture does not have
+        raise Unaccepted("has the state of a quantised training, which is not read")
+    arguments = saved.get("train_args")
+    if isinstance(arguments, dict) and type(arguments.get("imgsz")) is int:
+        trained["imgsz"] = arguments["imgsz"]
+    names = model.state["names"]
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not all(_is_setting(value) for item in names.items() for value in item):
+        raise TypeError("the names of classes are texts or numbers")
+    return {
+        "names": names,
+        "architecture": check_architecture(model.state["yaml"]),
+        "modules": modules,
+        "trained": trained,
+    }
+
+
+def _needs(path: Path, names: list[str]) -> ModelError:
+    shown = [_printable(name) for name in names[:_SHOWN_NAMES]]
+    if len(names) > _SHOWN_NAMES:
+        shown.append(f"{len(names) - _SHOWN_NAMES} more")
+    problem = f"needs {', '.join(shown)}, which Ultralytics' detection checkpoints do not need"
+    return untrusted(path.name, problem, _sha256(path))
+
+
+def _printable(name: str) -> str:
+    text = "".join(character if character.isprintable() else "?" for character in name)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main() -> int:
+    """Read the checkpoint that the command line names, and return the exit status."""
+    path, target = Path(sys.argv[1]), Path(sys.argv[2])
+    most = _MEMORY_BYTES + 3 * path.stat().st_size
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    try:
+        convert(path, target)
+    except ModelError as exc:
+        print(exc.detail)
+        return REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Build a network from a file without a pickle: from its architecture and its weights.
+
+A small file must not be able to take much memory. So the network is first built on PyTorch's device ``meta``, which
+computes shapes and allocates nothing, and is compared with the weights.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from ultralytics.nn.modules import Conv
+from ultralytics.nn.tasks import BaseModel, DetectionModel, parse_model
+
+from serve_app.models.checkpoint.architecture import check_architecture
+from serve_app.models.checkpoint.failures import Unaccepted
+from serve_app.types import Json
+
+_MAX_NUMBERS = 1_000_000_000  # in all tensors, to build and run a network; Ultralytics' largest network has 0.4 billion
+_TRIED_SIDE_PX = 256  # with an image of this size, Ultralytics determines a network's strides
+_CHANNELS = 3
+_TRAINING_SETTINGS = {"momentum"}  # settings of PyTorch's modules that do not change the output
+
+
+def build_network(architecture: Any, weights: dict[str, torch.Tensor], modules: Json | None) -> DetectionModel:
+    """Return the network with the weights. Raise Unaccepted when they do not belong together, or are too large.
+
+    ``modules``: the class and the settings of each module in the checkpoint, which the new network must have, too. An
+    embedded model has none.
+    """
+    architecture = check_architecture(architecture)
+    activation = Conv.default_act
+    try:
+        _check_shapes(architecture, weights)
+        network = DetectionModel(architecture, ch=_CHANNELS, verbose=False)
+    finally:
+        Conv.default_act = activation  # Ultralytics changes it in the whole process, and not back after an error
+    _fuse_like(network, weights)
+    network.load_state_dict(weights)
+    if modules is not None:
+        _check_modules(network, modules)
+    return network
+
+
+def _check_shapes(architecture: Json, weights: dict[str, torch.Tensor]) -> None:
+    """Raise Unaccepted unless a network of this architecture has exactly these weights, and limited activations."""
+    with torch.device("meta"), torch.no_grad(), _Limit():
+        network = BaseModel()
+        network.model, network.save = parse_model(deepcopy(architecture), _CHANNELS, verbose=False)
+        network.eval().model[-1].training = True  # the head then returns its inputs, as when strides are determined
+        network.predict(torch.empty(1, _CHANNELS, _TRIED_SIDE_PX, _TRIED_SIDE_PX))
+        _fuse_like(network, weights)
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    if expected != found:
+        different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        raise Unaccepted(f"has weights that do not fit its architecture, such as {different[0]:.80}")
+
+
+class _Limit(TorchDispatchMode):  # type: ignore[misc]  # mypy does not follow PyTorch
+    """Raise Unaccepted when the operations in the ``with`` block have returned more than ``_MAX_NUMBERS`` numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        self._numbers += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        if self._numbers > _MAX_NUMBERS:
+            raise Unaccepted("describes a network that needs far more memory than those that Ultralytics ships")
+        return result
+
+
+def _fuse_like(network: BaseModel, weights: dict[str, torch.Tensor]) -> None:
+    """Fuse the convolutions and batch normalisations of the network if the checkpoint's were fused.
+
+    They are fused in a checkpoint that was saved after Ultralytics predicted with it.
+    """
+    if not any(name.endswith("running_var") for name in weights):
+        network.model[-1].end2end = any("one2one" in name for name in weights)
+        network.fuse(verbose=False)
+
+
+def _check_modules(network: DetectionModel, modules: Json) -> None:
+    """Raise Unaccepted unless each module has the class that it has in the checkpoint, and PyTorch's modules settings.
+
+    Otherwise, the network could give other results than the one that was trained, for example if its activation was
+    changed without its architecture.
+    """
+    for path, module in network.named_modules():
+        if not path:
+            continue
+        saved = modules.get(path, {"class": "no module", "settings": {}})
+        own = type(module).__name__
+        if own != saved["class"] and (own, saved["class"]) != ("Identity", "Silence"):
+            raise Unaccepted(f"has {saved['class']:.80} where its architecture has {own} ({path})")
+        for key in set(getattr(module, "__constants__", ())) - _TRAINING_SETTINGS:
+            value, old = getattr(module, key, None), saved["settings"].get(key)
+            if old is not None and old != (list(value) if isinstance(value, tuple) else value):
+                raise Unaccepted(f"has {path}.{key} {old!r:.80} where its architecture has {value!r}")
