@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -156,7 +157,9 @@ def test_zones_and_lines_are_set_from_a_file_and_printed_in_its_format(served: S
     assert (refused.returncode, "lines.0.start" in refused.stderr) == (1, True)
 
 
-def test_events_continue_after_the_connection_broke(served: StreamServer) -> None:
+@pytest.fixture
+def following(served: StreamServer) -> Iterator[subprocess.Popen[str]]:
+    """Print the events of a stream to which events are added all the time."""
     served.http.post("/streams", json=CAMERA).raise_for_status()
     command = [*COMMAND, "events", "lot", "--url", served.url]
     done = threading.Event()
@@ -167,21 +170,46 @@ def test_events_continue_after_the_connection_broke(served: StreamServer) -> Non
 
     adding = threading.Thread(target=add_events)
     adding.start()
-    following = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    following = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert following.stdout is not None
+    assert following.stderr is not None
     try:
-        before = json.loads(following.stdout.readline())["event_id"]
-        served.streams.outages = 3  # the first outage ends the response, and the other two make retries fail
-        while served.streams.outages:
-            assert following.poll() is None
-        ids = [json.loads(following.stdout.readline())["event_id"] for _ in range(100)]
-        assert ids == list(range(before + 1, before + 101))
+        yield following
     finally:
         following.kill()
         following.wait()
         following.stdout.close()
+        following.stderr.close()
         done.set()
         adding.join()
+
+
+def next_event(following: subprocess.Popen[str]) -> int:
+    """Return the id of the next event that the command prints."""
+    assert following.stdout is not None
+    return int(json.loads(following.stdout.readline())["event_id"])
+
+
+def test_events_continue_after_the_connection_broke(served: StreamServer, following: subprocess.Popen[str]) -> None:
+    before = next_event(following)
+    served.streams.outages = 3  # the first outage ends the response, and the other two make retries fail
+    while served.streams.outages:
+        assert following.poll() is None
+    assert [next_event(following) for _ in range(100)] == list(range(before + 1, before + 101))
+
+
+def test_ctrl_c_is_the_usual_end_of_a_command_that_follows_a_stream(following: subprocess.Popen[str]) -> None:
+    next_event(following)
+    following.send_signal(signal.SIGINT)
+    assert following.wait(60) == 0
+    assert following.stderr is not None
+    assert following.stderr.read() == ""
+
+
+def test_all_streams_are_listed_as_json(served: StreamServer) -> None:
+    served.http.post("/streams", json=CAMERA).raise_for_status()
+    (stream,) = json.loads(run(served.url, "list", "--json").stdout)
+    assert (stream["stream_id"], stream["state"]) == ("lot", "running")
 
 
 def test_an_unreachable_server_is_reported_in_one_sentence() -> None:
