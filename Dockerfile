@@ -1,4 +1,4 @@
-# Sightline for CPUs. The container runs as an unprivileged user:
+# Sightline for CPUs. The container runs as an unprivileged user. To build the image and start the container, run:
 #   docker build -t sightline .
 #   docker run --init --shm-size=1g --stop-timeout=90 -p 8000:8000 \
 #     -v "$PWD/keys:/run/secrets/sightline:ro" sightline       # the folder has keys.yaml: see serve_app/api/README.md
@@ -20,7 +20,7 @@ FROM base AS builder
 RUN pip install --no-cache-dir uv==0.13.9 && python -m venv /opt/sightline
 WORKDIR /build
 
-# This layer has all dependencies in pyproject.toml, in the versions that were tested. It changes rarely.
+# This layer has all dependencies that pyproject.toml names, in the versions that were tested. It changes rarely.
 FROM builder AS dependencies
 COPY pyproject.toml configs/constraints.txt ./
 # `cpu` installs PyTorch from PyTorch's index, without CUDA. An empty value installs PyTorch from PyPI, with CUDA.
@@ -39,7 +39,8 @@ COPY --from=dependencies /opt/sightline /opt/sightline
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
     pip --python /opt/sightline/bin/python install --no-cache-dir --no-index --no-deps /dist/*.whl
 
-# `--build-arg WEIGHTS=yolo26n.pt` builds an image that serves this published model, and needs no network to start.
+# `--build-arg WEIGHTS=yolo26n.pt` builds an image that serves this published model. Its container needs no network to
+# start.
 ARG WEIGHTS=
 RUN [ -z "$WEIGHTS" ] || /opt/sightline/bin/sightline models fetch "$WEIGHTS" --to /opt/weights
 ENV SERVE_APP_WEIGHTS=${WEIGHTS:+/opt/weights/$WEIGHTS}
@@ -53,8 +54,9 @@ ENV PATH=/opt/sightline/bin:$PATH \
     SERVE_APP_CACHE_DIR=/var/lib/sightline/cache \
     SERVE_APP_STATE_DIR=/var/lib/sightline/state
 
-# These are the flags of configs/serve.env, which explains each of them. `sightline serve` reads that file, but they are
-# repeated here for Ray's own commands, such as KubeRay's `ray start`. A test checks that both files have the same flags.
+# These are the flags of configs/serve.env, which explains each of them. `sightline serve` reads that file. The
+# flags are repeated here for Ray's own commands, such as KubeRay's `ray start`. A test checks that both files have the
+# same flags.
 ENV RAY_SERVE_ENABLE_HA_PROXY=1 \
     RAY_SERVE_HAPROXY_NBTHREAD=2 \
     RAY_SERVE_HAPROXY_BINARY_PATH=/opt/sightline/lib/python3.11/site-packages/serve_app/configs/haproxy.py \

@@ -102,7 +102,7 @@ class Cluster:
         return self.processes(f"ServeReplica:{APPLICATION}:{deployment}")
 
     def detectors(self) -> tuple[int, int]:
-        """Return how many Detectors Serve wants and how many run, according to Ray's dashboard.
+        """Return Serve's target number of Detectors, and the number of running Detectors, according to Ray's dashboard.
 
         Raise httpx.HTTPError when the dashboard does not answer.
         """
@@ -171,7 +171,7 @@ class Killed:
 
 
 def detectors(details: Json, application: str) -> tuple[int, int]:
-    """Return how many Detectors Serve wants and how many run, according to the response of Serve's REST API."""
+    """Return the target number and the number of running Detectors, according to the response of Serve's REST API."""
     detector = details["applications"][application]["deployments"]["Detector"]
     running = sum(replica["state"] == "RUNNING" for replica in detector["replicas"])
     return detector["target_num_replicas"], running

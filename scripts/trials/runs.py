@@ -185,7 +185,7 @@ def run_swap(times: int, options: Namespace) -> list[str]:
 
 
 def run_mixed(duration_s: int, options: Namespace) -> list[str]:
-    """Check that two models that are served at once never answer for each other."""
+    """Serve two models at the same time, and check that every answer comes from the requested model."""
     first, second = _two_models(options)
     config = local_config({"model": {"weights": first}, "models": {SECOND: {"weights": second}}})
     with serving(config) as cluster, progress("mixed", duration_s) as tell:
@@ -227,12 +227,12 @@ def _two_models(options: Namespace) -> tuple[str, str]:
     if not options.weights:
         return "codes", str(save_second_model(FOLDER).resolve())
     first, second = options.weights
-    # The name of a published model, which is not a file here, must stay a name.
+    # If there is no such file, the value is the name of a published model, which must not be made a path.
     return str(first.resolve() if first.exists() else first), str(second.resolve() if second.exists() else second)
 
 
 def _show(what: str, seconds: Sequence[float], bar_s: float = float("inf")) -> list[str]:
-    """Print the median and the maximum, and return a problem if the maximum exceeds ``bar_s``."""
+    """Print the median and the maximum of ``seconds``. Return a problem if the maximum exceeds ``bar_s``."""
     if seconds:
         console.print(f"{what}: median {np.median(seconds):.2f} s, longest {max(seconds):.2f} s ({len(seconds)} times)")
     return [f"{what}: {max(seconds):.2f} s, above the limit of {bar_s:g} s"] if seconds and max(seconds) > bar_s else []
@@ -247,7 +247,7 @@ def _show_footprints(name: str, before: Footprint | None, after: Footprint | Non
         )
 
 
-# For each trial: the default number of repetitions. For crowd, scale and mixed: the default number of seconds.
+# The number of each trial is a default: seconds for crowd, scale and mixed, and repetitions for all other trials.
 TRIALS: dict[str, tuple[int, Callable[[int, Namespace], list[str]]]] = {
     "disconnects": (200, run_disconnects),
     "kills": (10, run_kills),

@@ -45,8 +45,9 @@ def swap(
 ) -> Swaps:
     """Change back and forth between two models. ``times`` is the number of changes.
 
-    Every answer must match what its model detected without load. The folder ``pictures`` contains one image. Clients
-    post this image, and streams show it. Raise EventTimeout if a stream has no result of the new model in time.
+    Every answer must match the detections that the same model returned without load. The folder ``pictures`` contains
+    one image. Clients post this image, and streams show it. Raise EventTimeout if a stream has no result of the new
+    model in time.
     """
     trial = Swaps()
     (picture,) = pictures.iterdir()

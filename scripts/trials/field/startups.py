@@ -51,7 +51,7 @@ def refused(
 ) -> Problem:
     """Return a function that checks that the service refuses to start.
 
-    The last line of the service's output must contain ``words``, and there must be no traceback in the output.
+    The last line of the service's output must contain the text ``words``, and the output must have no traceback.
     If ``below`` is given, the service runs from a copy of the checkout in a folder of this name. ``config`` is the text
     of the config to use instead of configs/local.yaml. ``starter`` is a command prefix. ``env`` and ``variables`` are
     environment variables.
@@ -97,10 +97,10 @@ def serves(
 ) -> Problem:
     """Return a function that checks that the service starts, detects codes in an image and completes a stream.
 
-    The stream has three images. The log must contain ``says``. If ``below`` is given, the service runs from a copy of
-    the checkout in a folder of this name. ``config`` is appended to configs/local.yaml. ``starter`` is a command
-    prefix. ``env`` and ``variables`` are environment variables. In their values, ``{folder}`` stands for a temporary
-    folder.
+    The stream has three images. The log must contain the text ``says``. If ``below`` is given, the service runs from
+    a copy of the checkout in a folder of this name. ``config`` is appended to configs/local.yaml. ``starter`` is a
+    command prefix. ``env`` and ``variables`` are environment variables. In the values of these variables, ``{folder}``
+    stands for a temporary folder.
     """
 
     def problem(_: str) -> str | None:
