@@ -171,7 +171,7 @@ class Killed:
 
 
 def detectors(details: Json, application: str) -> tuple[int, int]:
-    """Return the target number and the number of running Detectors, according to the response of Serve's REST API."""
+    """Return the target number of Detectors, and the number of running Detectors, from Serve's REST API."""
     detector = details["applications"][application]["deployments"]["Detector"]
     running = sum(replica["state"] == "RUNNING" for replica in detector["replicas"])
     return detector["target_num_replicas"], running

@@ -227,7 +227,7 @@ def _two_models(options: Namespace) -> tuple[str, str]:
     if not options.weights:
         return "codes", str(save_second_model(FOLDER).resolve())
     first, second = options.weights
-    # If there is no such file, the value is the name of a published model, which must not be made a path.
+    # We leave a value that is not a file unchanged, because it is the name of a published model.
     return str(first.resolve() if first.exists() else first), str(second.resolve() if second.exists() else second)
 
 

@@ -22,7 +22,7 @@ _SHARED_MEMORY = within("mount -t tmpfs -o size=8m x /dev/shm")
 
 
 def _read_only(folder: str) -> list[str]:
-    """Return a command prefix that makes ``folder`` read-only for a program, like a folder of another user."""
+    """Return a command prefix with which a program cannot write to ``folder``, as if another user owned it."""
     return within(f"mkdir -p {folder} && mount -t tmpfs -o ro x {folder}")
 
 
