@@ -44,7 +44,7 @@ def _truncated(share: float) -> Make:
 
 
 def _external(change: Callable[[Path], object]) -> Make:
-    """Make an ONNX file with its weights in another file, as in models above 2 GB, and apply ``change`` to that file."""
+    """Make an ONNX file with its weights in another file, as in models above 2 GB. Apply ``change`` to that file."""
 
     def make(folder: Path) -> Path:
         path = save(folder / "constant.onnx", anchors())
