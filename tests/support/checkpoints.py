@@ -47,8 +47,8 @@ class Reading:
 def read(path: Path, target: Path) -> Reading:
     """Read a checkpoint in the process that ``convert`` would start, and measure its memory.
 
-    The peak that the kernel reports includes the time before a new process starts its program. At that time, the process
-    still has the memory of its parent, so a small process starts the reader.
+    The peak that the kernel reports includes the time before a new process starts its program. At that time, the
+    process still has the memory of its parent, so a small process starts the reader.
     """
     script = (
         "import resource, subprocess, sys\n"

@@ -34,7 +34,8 @@ class ReleaseServer:
         self.headers: dict[str, str | None] = {}  # replaces headers of the answer; None removes a header
         self.status = 200
         self.redirects: dict[str, str] = {}  # by path
-        self.cuts: list[int] = []  # for each answer, the bytes of the body before the connection is closed
+        # For each answer, this is the number of bytes of the body that are sent before the connection is closed.
+        self.cuts: list[int] = []
         self.requests: list[tuple[str, str | None]] = []  # the path and the requested range of each request
         self.has_begun = threading.Event()  # the server has sent a part of a body
         self.gate = threading.Event()  # the server sends the rest of a body only when this event is set

@@ -22,8 +22,8 @@ class Archive:
     """The pickle and the tensors of a checkpoint. If the file is damaged, reading may raise any exception.
 
     ``torch.save`` compresses nothing. We accept no compressed part, so what we read is never larger than the file. The
-    parts are looked up in the archive's own table. So a name such as ``../x`` leads to no other file, and neither does a
-    symbolic link.
+    parts are looked up in the archive's own table. So a name such as ``../x`` leads to no other file, and neither does
+    a symbolic link.
     """
 
     def __init__(self, path: Path) -> None:

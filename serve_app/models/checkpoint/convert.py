@@ -33,8 +33,8 @@ def without_pickle(weights: Path, sha256: str | None, folder: Path) -> Path:
         )
     except subprocess.TimeoutExpired as exc:
         raise ModelError(
-            f"model.weights: reading {weights.name} took more than {_TIMEOUT_S} s, but should take far less: use another "
-            "checkpoint"
+            f"model.weights: reading {weights.name} took more than {_TIMEOUT_S} s, but should take far less: use "
+            "another checkpoint"
         ) from exc
     if done.returncode == REFUSED:
         raise ModelError(done.stdout.strip())

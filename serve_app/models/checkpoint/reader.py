@@ -104,7 +104,7 @@ def _check_kind(model: Inert, file: str) -> None:
 def _contents(model: Inert, archive: Archive) -> tuple[dict[str, Any], Json]:
     """Return the arrays of PyTorch's state dict, and the class and the settings of each module.
 
-    The keys are the names in the state dict, and the paths of the modules.
+    The keys of the first dictionary are the names in the state dict. The keys of the second are the modules' paths.
     """
     weights: dict[str, Any] = {}
     modules: Json = {}

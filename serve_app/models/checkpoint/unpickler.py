@@ -138,7 +138,8 @@ class Unpickler:
     def _call(self, function: str, arguments: tuple[Any, ...]) -> Any:
         """Return the result of one of the few calls that make plain data.
 
-        For any other call, return an ``Inert`` without making the call. An object of a listed class is created without arguments, and then gets its state.
+        For any other call, return an ``Inert`` without making the call. An object of a listed class is created without
+        arguments, and then gets its state.
         """
         match function:
             case "torch._utils._rebuild_tensor_v2":

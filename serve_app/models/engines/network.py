@@ -40,7 +40,7 @@ def build_network(architecture: Any, weights: dict[str, torch.Tensor], modules: 
         _check_shapes(architecture, weights)
         network = DetectionModel(architecture, ch=_CHANNELS, verbose=False)
     finally:
-        # Ultralytics changes it in the whole process, and does not change it back after an error.
+        # Ultralytics changes this default in the whole process, and does not change it back after an error.
         Conv.default_act = activation
     _fuse_like(network, weights)
     network.load_state_dict(weights)

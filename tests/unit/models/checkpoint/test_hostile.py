@@ -30,9 +30,8 @@ from tests.support.checkpoints import TRUST, Call, archive, read, rewrite, saved
 MAX_PEAK_MIB = 1024 + 64  # the memory limit for a small file, plus 64 MiB for the files that the process maps
 DAMAGED = "is damaged, or is not a checkpoint of Ultralytics"
 NOT_YOLO = "does not contain a YOLO detection model"
-Make = Callable[
-    [Path, Path], Path
-]  # takes a new file's path, and a path that hostile code would create; returns the file
+# A function that takes a new file's path, and a path that hostile code would create. It returns the new file.
+Make = Callable[[Path, Path], Path]
 
 
 def stored(tensor: bytes, size: int) -> bytes:

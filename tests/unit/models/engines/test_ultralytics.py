@@ -49,7 +49,7 @@ Given = Callable[[Path], dict[str, Any]]
 def given(request: pytest.FixtureRequest) -> Given:
     """Return a function that returns the settings for a checkpoint.
 
-    With its hash, Ultralytics reads the checkpoint. Without its hash, our own reader does.
+    If the settings have the checkpoint's hash, Ultralytics reads the checkpoint. Otherwise, our own reader does.
     """
     return trusted if request.param == "with its hash" else lambda path: {"weights": str(path)}
 
