@@ -80,7 +80,7 @@ def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trusted(weights: Path) -> dict[str, Any]:
-    """Return the settings with which a checkpoint is loaded as a pickle, and may run code."""
+    """Return the settings with which a checkpoint is loaded as a pickle. Such a checkpoint can run code."""
     return {"weights": str(weights), "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
 
 

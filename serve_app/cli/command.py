@@ -1,4 +1,4 @@
-"""The command ``sightline``. Each module beside this one has one of its commands."""
+"""The command ``sightline``. Other modules of this package define its subcommands."""
 
 from __future__ import annotations
 

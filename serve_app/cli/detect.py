@@ -44,7 +44,10 @@ def detect(
 
 
 def annotated_names(images: list[Path]) -> list[str]:
-    """Return the name of each annotated image. No two are equal, even if files in different folders have one name."""
+    """Return the name of each annotated image.
+
+    All these names differ, even if files in different folders have the same name.
+    """
     used: Counter[str] = Counter()
     names = []
     for image in images:
@@ -55,7 +58,10 @@ def annotated_names(images: list[Path]) -> list[str]:
 
 
 def _detect_one(client: Client, image: Path, target: Path | None, as_json: bool) -> str | None:
-    """Print the objects in one image, and save the annotated image. Return the problem if the image has one."""
+    """Print the objects in one image, and save the annotated image.
+
+    Return an error message if the file cannot be read, or if the server returns an error.
+    """
     from serve_app.client import ApiError
 
     try:

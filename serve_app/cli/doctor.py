@@ -33,9 +33,9 @@ def doctor(
     ] = "local",
     as_json: AsJson = False,
 ) -> None:
-    """Say what this machine has and lacks for serving a config, one line each with its fix.
+    """Say what this machine has and lacks for serving a config. Print one line for each check, with a fix if needed.
 
-    The exit status is 1 if something is missing without which `sightline serve` does not start.
+    The exit status is 1 if something is missing that `sightline serve` needs.
     """
     path = find_config(config)
     findings = [*of_packages(), *of_machine(), *of_config(path)]
@@ -57,7 +57,7 @@ def of_packages() -> Iterator[Finding]:
 
 
 def of_machine() -> Iterator[Finding]:
-    """Yield what the checks of the machine find that do not depend on a config."""
+    """Yield the findings of the checks of the machine. These checks do not depend on a config."""
     yield machine.vectors(Path("/proc/cpuinfo").read_text())
     yield machine.memory(Path("/proc/meminfo").read_text())
     yield machine.open_files()
@@ -68,7 +68,10 @@ def of_machine() -> Iterator[Finding]:
 
 
 def of_config(path: Path) -> Iterator[Finding]:
-    """Yield what the checks find that depend on the config, with the same functions as ``sightline serve``."""
+    """Yield the findings of the checks that depend on the config.
+
+    These checks call the same functions as ``sightline serve``.
+    """
     try:
         from serve_app.deployments import preflight
         from serve_app.deployments.folders import check_folders
@@ -108,7 +111,10 @@ def of_config(path: Path) -> Iterator[Finding]:
 
 
 def _resources(config: Json) -> Iterator[Finding]:
-    """Compare the cores and GPUs with what all replicas of the config reserve, unless it is for several machines."""
+    """Compare the cores and GPUs with what all replicas of the config reserve.
+
+    Check nothing if the config is for several machines.
+    """
     if config.get("proxy_location") == "EveryNode":
         return
     needed = {"num_cpus": 0.0, "num_gpus": 0.0}

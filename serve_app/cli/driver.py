@@ -2,7 +2,7 @@
 
 Usage: python -m serve_app.cli.driver CONFIG PORT [WEIGHTS]. PORT may be empty. WEIGHTS replaces the config's weights.
 The driver's standard input is a socket to ``serve_app.cli.serve``. The driver writes one byte to the socket when Ray
-has started. It stops when the socket is closed, which also happens when ``serve_app.cli.serve`` is killed.
+has started. The driver stops when the socket is closed, which also happens when ``serve_app.cli.serve`` is killed.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def _stop_at_end_of_input() -> None:
 def _exit(status: int) -> NoReturn:
     """Kill Ray's processes and exit.
 
-    ``ray.shutdown`` would stop the processes one after the other. A process that is still running when Ray's control
-    service (GCS) has stopped keeps a core busy.
+    ``ray.shutdown`` would stop the processes one after the other. If a process is still running when Ray's
+    control service (GCS) has stopped, that process keeps a core busy.
     """
     leave_nothing()
     sys.stdout.flush()

@@ -15,8 +15,8 @@ from serve_app.models.cache import cache_folder
 def fetch(name: str, to: Path | None = None, release: published.Release = published.ULTRALYTICS) -> Path:
     """Fetch a published model, and show a progress bar. Return the model's path.
 
-    The model is saved in the folder ``to``, or else where the service looks for it, in the folder ``weights`` of
-    ``model.cache_dir``. Raise StartError when the model cannot be fetched.
+    The model is saved in the folder ``to``. By default, this is the folder ``weights`` of ``model.cache_dir``, where
+    the service looks for models. Raise StartError when the model cannot be fetched.
     """
     folder = cache_folder(parse_args({}).model) / "weights" if to is None else to
     return published.fetch(name, folder, progress=ProgressBar(), release=release)

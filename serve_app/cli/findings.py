@@ -27,12 +27,12 @@ def ok(check: str, found: str) -> Finding:
 
 
 def warning(check: str, found: str, fix: str) -> Finding:
-    """Return the finding of a problem with which the service still works."""
+    """Return the finding of a problem that does not stop the service from working."""
     return Finding(check, "warning", found, fix)
 
 
 def missing(check: str, found: str, fix: str) -> Finding:
-    """Return the finding of a problem with which the service does not start."""
+    """Return the finding of a problem that prevents the service from starting."""
     return Finding(check, "missing", found, fix)
 
 

@@ -19,7 +19,7 @@ from serve_app.ipc.dev_shm import FOLDER
 
 _MIN_FREE_BYTES = 2 << 30  # all processes of a service with the embedded model take 2 GB
 _NVIDIA_SMI_TIMEOUT_S = 20.0
-_VECTORS = {  # what the kernel calls the instructions that speed up engines on a CPU, the fastest first
+_VECTORS = {  # the kernel's names of the instructions that speed up engines on a CPU, the fastest first
     "amx_tile": "AMX",
     "avx512f": "AVX-512",
     "avx2": "AVX2",
@@ -28,7 +28,10 @@ _PROXIES = "http_proxy", "https_proxy", "all_proxy", "grpc_proxy"
 
 
 def cores(available: int, needed: float) -> Finding:
-    """Compare the number of cores with the sum of the replicas' num_cpus. Ray places no replica beyond that number."""
+    """Compare the number of cores with the sum of the replicas' num_cpus.
+
+    Ray does not start a replica if the sum would then exceed the number of cores.
+    """
     found = f"{available} cores, {needed:g} needed"
     if needed > available:
         return missing(
@@ -159,7 +162,7 @@ def cache_folder(folder: Path) -> Finding:
 
 
 def proxies(environment: Mapping[str, str]) -> Finding:
-    """Check whether a proxy would get the requests of other programs to this machine. Never print its address."""
+    """Check whether other programs would send requests for this machine to a proxy. Never print the proxy's address."""
     names = sorted(name for name in environment if name.lower() in _PROXIES and environment[name])
     if not names:
         return ok("proxy", "none in the environment")

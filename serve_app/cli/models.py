@@ -1,4 +1,7 @@
-"""The commands ``sightline models``. Without a further word, it lists the models of the running server."""
+"""The command ``sightline models`` and its subcommands.
+
+Without a subcommand, it lists the models of the running server.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ ENGINES = {
     "torch": "torch",
     "onnx": "onnxruntime",
     "tensorrt": "tensorrt",
-}  # the package of each
+}  # the package of each engine
 EXTRAS = {  # the module that each extra of pyproject.toml installs for the service
     "onnx": "onnxruntime",
     "tensorrt": "tensorrt",
@@ -59,7 +59,7 @@ def extras() -> Finding:
 
 
 def opencv() -> Finding:
-    """Import OpenCV in a process of its own. The import fails if the system lacks libGL or GLib."""
+    """Import OpenCV in a separate process. The import fails if the system lacks libGL or GLib."""
     command = [sys.executable, "-c", "import cv2; print(cv2.__version__)"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_TIMEOUT_S, check=False)
     if done.returncode == 0:

@@ -118,7 +118,8 @@ class Driver:
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
         """Make the driver drain the service and exit.
 
-        While Ray is still starting, kill the driver instead. It has not accepted any request, and may not respond.
+        While Ray is still starting, kill the driver instead. The driver has not accepted any
+        request yet, and Ray may prevent it from responding.
         """
         if self._has_started_ray():
             with suppress(OSError):  # the driver has already ended

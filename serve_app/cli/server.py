@@ -19,7 +19,7 @@ Url = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="The server. SIGHTLINE_KEY sets its API key.  [default: SIGHTLINE_URL, or http://127.0.0.1:8000]",
+        help="The server's URL. Set SIGHTLINE_KEY to your API key.  [default: SIGHTLINE_URL, or http://127.0.0.1:8000]",
         show_default=False,
     ),
 ]

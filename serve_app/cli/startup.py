@@ -31,7 +31,7 @@ def addresses(config: Json, dashboard: str | None) -> str:
 
 
 class ExportProgress:
-    """Reports that replicas export models, which makes the first start with a checkpoint slow."""
+    """Reports that replicas export models. The export makes the first start with a checkpoint slow."""
 
     def __init__(self, models: Sequence[ModelArgs], tell: Callable[[str], None]) -> None:
         self._names = {model.weights.stem: model.weights.name for model in models}
@@ -41,7 +41,10 @@ class ExportProgress:
         self._reported_at_s = time.monotonic()
 
     def report(self) -> None:
-        """Report each export that has started or ended since the last call, and every 10 s those that still run."""
+        """Report each export that has started or ended since the last call.
+
+        Every 10 s, also report the exports that are still running.
+        """
         now_s = time.monotonic()
         running = {target for cache in self._caches for target in running_exports(cache)}
         for target in sorted(running - self._started_at_s.keys()):
@@ -49,7 +52,7 @@ class ExportProgress:
             self._tell(f"exporting {self._name(target)}, once: the next start uses the export in {target.parent}")
         for target in sorted(self._started_at_s.keys() - running):
             took_s = now_s - self._started_at_s.pop(target)
-            if target.exists():  # a failed export ends the start with a sentence of its own
+            if target.exists():  # after a failed export, the start fails with an error that gives the reason
                 self._tell(f"exported {self._name(target)} in {took_s:.0f} s")
         if now_s - self._reported_at_s >= _REPORT_INTERVAL_S:
             self._reported_at_s = now_s

@@ -65,7 +65,8 @@ def start(
     classes: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="LABELS", help="Comma-separated labels or ids. Put a label that has a comma in double quotes."
+            metavar="LABELS",
+            help="Comma-separated labels or ids. If a label has a comma, put the label in double quotes.",
         ),
     ] = None,
     policy: Annotated[

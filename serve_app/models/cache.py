@@ -25,8 +25,8 @@ def cache_folder(args: ModelArgs) -> Path:
 def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[int]:
     """Hold the lock file at ``path`` and yield its descriptor. If another process holds it, call ``on_wait`` and wait.
 
-    The kernel releases the lock when its holder ends, in whatever way. Raise ModelError when the folder is not
-    writable.
+    The kernel releases the lock when the process that holds the lock ends, even if the process is killed. Raise
+    ModelError when the folder is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -169,7 +169,7 @@ def _download(part: Path, target: Path, progress: Progress, release: Release) ->
 
 
 def _accept(part: Path, target: Path, sha256: str | None) -> None:
-    """Check a downloaded file, pin its hash, and give it its name. Delete the file if it is refused."""
+    """Check a downloaded file, pin its hash, and rename it to ``target``. Delete the file if it is refused."""
     try:
         with part.open("rb") as file:
             if file.read(len(_CHECKPOINT_START)) != _CHECKPOINT_START:

@@ -32,9 +32,9 @@ _MAX_UNTRUSTED_BYTES = 4 * 2**30  # four times the size of the largest checkpoin
 
 @model_errors()
 def check_weights(args: ModelArgs, progress: Progress | None = None) -> None:
-    """Raise ModelError when the weights are missing, not readable, or have another hash. The weights are not loaded.
+    """Raise ModelError when the weights are missing, cannot be read, or do not match ``weights_sha256``.
 
-    A published model is fetched, with reports to ``progress``.
+    The weights are not loaded. A published model is fetched, with reports to ``progress``.
     """
     if args.engine not in ("null", "sleep"):
         weights = find_weights(args, args.engine if args.engine != "auto" else "openvino", progress)

@@ -33,7 +33,7 @@ class DownloadFailed(Exception):
 class Download:
     """The download of one file to a path. A second file beside it holds the ETag of an incomplete download.
 
-    The file is continued only if the server confirms that it still has the version with this ETag.
+    The download is continued only if the server confirms that it still has the version with this ETag.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Download:
         self._furthest_bytes = 0  # the most bytes of the file that any attempt has reached
 
     async def run(self) -> None:
-        """Return when the file is complete and on the disk.
+        """Download the file, and return when it is complete and on the disk.
 
-        A connection that breaks is replaced until several attempts in a row get no further. Raise DownloadFailed when
-        the file cannot be downloaded, and OSError when it cannot be written.
+        Retry after a broken connection, and give up when several attempts in a row get no further. Raise
+        DownloadFailed when the file cannot be downloaded, and OSError when it cannot be written.
         """
         failures = 0
         while True:
@@ -183,7 +183,7 @@ def _size_in(reply: Reply, start_bytes: int, etag: str) -> int | None:
 
 
 def _proxy_for(url: httpx.URL) -> Proxy | None:
-    """Return the environment's proxy for a url. A proxy resolves the host itself, so we need not be able to."""
+    """Return the environment's proxy for a url. A proxy resolves the host, so this machine need not resolve it."""
     try:
         return proxy_for(url.scheme, url.host, url.port or 443, [])
     except ValueError as exc:

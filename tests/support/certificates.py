@@ -14,7 +14,10 @@ from cryptography.x509.oid import NameOID
 
 
 def make_certificate(folder: Path, names: Sequence[str], addresses: Sequence[str] = ()) -> Path:
-    """Make a self-signed certificate for host names and addresses. Its key is beside it, with the suffix ``.key``."""
+    """Make a self-signed certificate for host names and addresses.
+
+    The key is in the same folder, in a file with the suffix ``.key``.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = datetime.now(UTC)

@@ -1,4 +1,7 @@
-"""Checkpoints for tests: of networks that Ultralytics builds, with hostile contents, and from a short training."""
+"""Checkpoints for tests.
+
+Some contain networks that Ultralytics builds, some have hostile contents, and some come from a short training.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,8 @@ class Reading:
 def read(path: Path, target: Path) -> Reading:
     """Read a checkpoint in the process that ``convert`` would start, and measure its memory.
 
-    The kernel counts the memory of a process from before it starts its program, too. So a small process starts it.
+    The peak that the kernel reports includes the time before a new process starts its program. At that time, the
+    process still has the memory of its parent, so a small process starts the reader.
     """
     script = (
         "import resource, subprocess, sys\n"
@@ -92,7 +96,7 @@ def archive(path: Path, pickle: bytes, storages: dict[str, bytes] | None = None,
 
 
 def rewrite(source: Path, target: Path, change: Callable[[bytes], bytes], *, method: int = 0) -> Path:
-    """Copy a checkpoint with another pickle, and return ``target``."""
+    """Copy a checkpoint, but change its pickle, and return ``target``."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression=method) as new:
         for name in old.namelist():
             new.writestr(name, change(old.read(name)) if name.endswith("/data.pkl") else old.read(name))

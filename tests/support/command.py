@@ -1,4 +1,4 @@
-"""Runs the command sightline as a user does, in a process of its own."""
+"""Runs the command sightline as a user does, in a separate process."""
 
 from __future__ import annotations
 

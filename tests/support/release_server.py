@@ -31,10 +31,11 @@ class ReleaseServer:
         self.content = CHECKPOINT
         self.etag = '"1"'
         self.has_ranges = True
-        self.headers: dict[str, str | None] = {}  # replace a header of the answer, or leave it out
+        self.headers: dict[str, str | None] = {}  # replaces headers of the answer; None removes a header
         self.status = 200
         self.redirects: dict[str, str] = {}  # by path
-        self.cuts: list[int] = []  # how many bytes of the body are sent before the connection is closed, by answer
+        # For each answer, this is the number of bytes of the body that are sent before the connection is closed.
+        self.cuts: list[int] = []
         self.requests: list[tuple[str, str | None]] = []  # the path and the requested range of each request
         self.has_begun = threading.Event()  # the server has sent a part of a body
         self.gate = threading.Event()  # the server sends the rest of a body only when this event is set
@@ -122,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class ConnectProxy:
-    """An HTTP proxy that connects every host to one port of this machine, or refuses with a status."""
+    """An HTTP proxy that connects every host to one port of this machine, or answers with an error status."""
 
     def __init__(self, port: int) -> None:
         self._port = port

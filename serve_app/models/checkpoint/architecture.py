@@ -25,7 +25,7 @@ _SETTINGS = ("nc", *_SIZES, "activation", "reg_max", "end2end", "inplace")
 _ACTIVATION = re.compile(
     r"(torch\.)?nn\.(ELU|GELU|Hardswish|Mish|ReLU|ReLU6|SiLU|LeakyReLU)\(\)|(torch\.)?nn\.LeakyReLU\(0\.\d{1,4}\)"
 )
-# The kinds of the arguments of each layer, by the letters in ``_is_kind``. The last ones may be missing.
+# The kinds of the arguments of each layer, by the letters in ``_is_kind``. A layer may omit its last arguments.
 LAYERS = {
     "A2C2f": "ctk",
     "AConv": "c",
@@ -151,7 +151,7 @@ def _is_kind(kind: str, value: Any, classes: int) -> bool:
             return isinstance(value, (int, str)) and value in ("nc", classes)
         case "m":
             return isinstance(value, str) and value == "nearest"
-        case _:  # no size, so that the factor of an Upsample counts
+        case _:  # an Upsample must have no size, so that its factor is used
             return value is None or (isinstance(value, str) and value == "None")
 
 

@@ -19,10 +19,11 @@ _MAX_DIMENSIONS = 8
 
 
 class Archive:
-    """The pickle and the tensors of a checkpoint. Damage raises an exception of any class.
+    """The pickle and the tensors of a checkpoint. If the file is damaged, reading may raise any exception.
 
     ``torch.save`` compresses nothing. We accept no compressed part, so what we read is never larger than the file. The
-    parts are looked up in the archive's own table, so a name such as ``../x`` or a symbolic link leads nowhere else.
+    parts are looked up in the archive's own table. So a name such as ``../x`` leads to no other file, and neither does
+    a symbolic link.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +40,10 @@ class Archive:
         return self._read("data.pkl", _MAX_PICKLE_BYTES)
 
     def array(self, tensor: Tensor) -> NDArray[Any]:
-        """Return a copy of the numbers of a tensor, which must be inside its storage, and not larger than it."""
+        """Return a copy of the numbers of a tensor.
+
+        Raise an exception if the tensor reaches beyond its storage, or has more numbers than the storage.
+        """
         storage = tensor.storage
         if not isinstance(storage, Storage) or storage.dtype not in STORAGES.values():
             raise TypeError("a tensor needs a storage of numbers")
@@ -70,7 +74,7 @@ class Archive:
 
 
 def _sizes(values: Any) -> tuple[int, ...]:
-    """Return sizes, offsets or strides from the file, which must be a short tuple of integers from 0."""
+    """Return sizes, offsets or strides from the file. They must be a short tuple of non-negative integers."""
     if not isinstance(values, tuple) or len(values) > _MAX_DIMENSIONS:
         raise TypeError("sizes are a short tuple")
     if not all(type(value) is int and 0 <= value < 2**40 for value in values):

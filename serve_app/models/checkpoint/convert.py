@@ -1,4 +1,4 @@
-"""Convert an untrusted checkpoint in a process of its own."""
+"""Convert an untrusted checkpoint in a separate process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def without_pickle(weights: Path, sha256: str | None, folder: Path) -> Path:
     """Return weights that can be loaded without running code: ``weights``, or a safetensors file in ``folder``.
 
     A pickle is converted, unless the operator trusts it by its hash, ``sha256``. Raise ModelError when the file is not
-    a checkpoint of a YOLO detection model, or needs more than such a checkpoint does.
+    a checkpoint of a YOLO detection model, or needs names, memory or time that such a checkpoint does not need.
     """
     if weights.suffix != ".pt" or sha256 is not None:
         return weights
@@ -33,8 +33,8 @@ def without_pickle(weights: Path, sha256: str | None, folder: Path) -> Path:
         )
     except subprocess.TimeoutExpired as exc:
         raise ModelError(
-            f"model.weights: reading {weights.name} took more than {_TIMEOUT_S} s, as no checkpoint of its size does: "
-            "use another checkpoint"
+            f"model.weights: reading {weights.name} took more than {_TIMEOUT_S} s, but should take far less: use "
+            "another checkpoint"
         ) from exc
     if done.returncode == REFUSED:
         raise ModelError(done.stdout.strip())

@@ -1,12 +1,12 @@
 """The names that the pickle of a YOLO detection checkpoint may contain. No other name is accepted.
 
-The unpickler imports none of them: it only compares names. So a name in this list can make nothing run.
+The unpickler imports none of them: it only compares names. So no name in this list can cause code to run.
 """
 
 from __future__ import annotations
 
 # The classes in the checkpoints of all detection architectures that Ultralytics ships. A test builds these
-# architectures with the installed Ultralytics, and compares.
+# architectures with the installed Ultralytics, and compares their classes with this list.
 _OF_ULTRALYTICS = {
     "torch.nn.modules.activation": "ReLU SiLU",
     "torch.nn.modules.batchnorm": "BatchNorm2d",
@@ -66,8 +66,8 @@ CALLS = frozenset(
         "torch._utils._rebuild_tensor_v2",
     }
 )
-# Calls whose results we do not need, such as the fitness in NumPy's format, or the path of the training data. They are
-# not made, and their results are inert.
+# Calls whose results we do not need, such as the fitness in NumPy's format, or the path of the training data. The
+# unpickler does not make these calls, and returns an ``Inert`` instead of each result.
 IGNORED_CALLS = frozenset(
     {
         "__builtin__.getattr",

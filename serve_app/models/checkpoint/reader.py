@@ -1,4 +1,4 @@
-"""The process that reads a checkpoint. It is started for one file, and has little memory and time.
+"""The process that reads a checkpoint. Each process reads one file, and its memory and time are limited.
 
     python -m serve_app.models.checkpoint.reader CHECKPOINT TARGET
 
@@ -40,7 +40,10 @@ _TASKS = {  # of the models that are not for detection
 
 
 def convert(path: Path, target: Path) -> None:
-    """Write the weights and the description of a detection checkpoint to ``target``. Raise ModelError to refuse it."""
+    """Write the weights and the description of a detection checkpoint to ``target``.
+
+    Raise ModelError if the checkpoint is refused.
+    """
     unpickler = Unpickler()
     try:
         try:
@@ -99,7 +102,10 @@ def _check_kind(model: Inert, file: str) -> None:
 
 
 def _contents(model: Inert, archive: Archive) -> tuple[dict[str, Any], Json]:
-    """Return the arrays of PyTorch's state dict, and the class and the settings of each module, by their paths."""
+    """Return the arrays of PyTorch's state dict, and the class and the settings of each module.
+
+    The keys of the first dictionary are the names in the state dict. The keys of the second are the modules' paths.
+    """
     weights: dict[str, Any] = {}
     modules: Json = {}
     for path, module in _walk(model):
@@ -136,7 +142,7 @@ def _describe(checkpoint: Any, model: Inert, modules: Json) -> Json:
     saved = checkpoint if isinstance(checkpoint, dict) else {}
     trained = {key: saved[key] for key in ("date", "version") if isinstance(saved.get(key), str)}
     if saved.get("modelopt"):  # Ultralytics would use it to insert layers that the architecture does not have
-        raise Unaccepted("has the state of a quantised training, which is not read")
+        raise Unaccepted("has the state of a quantised training, but such a state is not read")
     arguments = saved.get("train_args")
     if isinstance(arguments, dict) and type(arguments.get("imgsz")) is int:
         trained["imgsz"] = arguments["imgsz"]

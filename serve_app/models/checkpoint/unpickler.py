@@ -22,7 +22,10 @@ class Name:
 
 @dataclass(eq=False)
 class Inert:
-    """A record of an object in the file: the name of its class, or of the function that returned it, and its state."""
+    """A record of an object in the file.
+
+    ``name`` is the name of the object's class, or of the function that returned the object.
+    """
 
     name: str
     state: dict[Any, Any] = field(default_factory=dict)
@@ -39,7 +42,7 @@ class Storage:
 
 @dataclass(eq=False)
 class Tensor:
-    """A record of a tensor: its storage, and its place in the storage. It has not been checked."""
+    """A record of a tensor: its storage, and its offset, shape and strides. These values have not been checked."""
 
     storage: Any
     offset: Any
@@ -48,7 +51,7 @@ class Tensor:
 
 
 class Unpickler:
-    """Read one pickle. Afterwards, ``needs`` has the names in it that a detection checkpoint does not need.
+    """Read one pickle. ``needs`` then lists the names in the pickle that a detection checkpoint does not need.
 
     The instructions are those that ``torch.save`` writes, as in PyTorch's own ``weights_only`` unpickler. Python's
     ``pickletools`` decodes them. Any other instruction, and any damage, raises an exception.
@@ -133,9 +136,10 @@ class Unpickler:
         return Name(full)
 
     def _call(self, function: str, arguments: tuple[Any, ...]) -> Any:
-        """Return the result of one of the few calls that make plain data. Any other call is not made.
+        """Return the result of one of the few calls that make plain data.
 
-        An object of a listed class is created without arguments, and then gets its state.
+        For any other call, return an ``Inert`` without making the call. An object of a listed class is created without
+        arguments, and then gets its state.
         """
         match function:
             case "torch._utils._rebuild_tensor_v2":
@@ -154,7 +158,7 @@ class Unpickler:
         return Inert(function)
 
     def _set_state(self, target: Any, state: Any) -> None:
-        """Keep the state of an inert object as data. A state that changes anything else is not used."""
+        """Keep the state of an ``Inert`` as data. Do not apply the state of anything else."""
         if isinstance(target, Name):
             self.needs[f"a change of {target.full}"] = None
         elif isinstance(target, Inert) and isinstance(state, dict):

@@ -19,17 +19,20 @@ from serve_app.models.checkpoint.architecture import check_architecture
 from serve_app.models.checkpoint.failures import Unaccepted
 from serve_app.types import Json
 
-_MAX_NUMBERS = 1_000_000_000  # in all tensors, to build and run a network; Ultralytics' largest network has 0.4 billion
+# The limit of the numbers in all tensors that are computed to build and run a network. Ultralytics' largest network has
+# 0.4 billion.
+_MAX_NUMBERS = 1_000_000_000
 _TRIED_SIDE_PX = 256  # with an image of this size, Ultralytics determines a network's strides
 _CHANNELS = 3
 _TRAINING_SETTINGS = {"momentum"}  # settings of PyTorch's modules that do not change the output
 
 
 def build_network(architecture: Any, weights: dict[str, torch.Tensor], modules: Json | None) -> DetectionModel:
-    """Return the network with the weights. Raise Unaccepted when they do not belong together, or are too large.
+    """Return the network with the weights.
 
-    ``modules``: the class and the settings of each module in the checkpoint, which the new network must have, too. An
-    embedded model has none.
+    Raise Unaccepted when the weights do not fit the architecture, or when the network is too large.
+    ``modules``: the class and the settings of each module in the checkpoint, which the new network must have, too.
+    For an embedded model, ``modules`` is None.
     """
     architecture = check_architecture(architecture)
     activation = Conv.default_act
@@ -37,7 +40,8 @@ def build_network(architecture: Any, weights: dict[str, torch.Tensor], modules: 
         _check_shapes(architecture, weights)
         network = DetectionModel(architecture, ch=_CHANNELS, verbose=False)
     finally:
-        Conv.default_act = activation  # Ultralytics changes it in the whole process, and not back after an error
+        # Ultralytics changes this default in the whole process, and does not change it back after an error.
+        Conv.default_act = activation
     _fuse_like(network, weights)
     network.load_state_dict(weights)
     if modules is not None:
@@ -46,7 +50,10 @@ def build_network(architecture: Any, weights: dict[str, torch.Tensor], modules: 
 
 
 def _check_shapes(architecture: Json, weights: dict[str, torch.Tensor]) -> None:
-    """Raise Unaccepted unless a network of this architecture has exactly these weights, and limited activations."""
+    """Raise Unaccepted unless a network of this architecture has exactly these weights.
+
+    Also raise Unaccepted if more than ``_MAX_NUMBERS`` numbers are computed to build and run the network.
+    """
     with torch.device("meta"), torch.no_grad(), _Limit():
         network = BaseModel()
         network.model, network.save = parse_model(deepcopy(architecture), _CHANNELS, verbose=False)
@@ -78,7 +85,7 @@ class _Limit(TorchDispatchMode):  # type: ignore[misc]  # mypy does not follow P
 def _fuse_like(network: BaseModel, weights: dict[str, torch.Tensor]) -> None:
     """Fuse the convolutions and batch normalisations of the network if the checkpoint's were fused.
 
-    They are fused in a checkpoint that was saved after Ultralytics predicted with it.
+    Ultralytics fuses them before a prediction, so they are fused in a checkpoint that was saved after a prediction.
     """
     if not any(name.endswith("running_var") for name in weights):
         network.model[-1].end2end = any("one2one" in name for name in weights)
@@ -86,10 +93,10 @@ def _fuse_like(network: BaseModel, weights: dict[str, torch.Tensor]) -> None:
 
 
 def _check_modules(network: DetectionModel, modules: Json) -> None:
-    """Raise Unaccepted unless each module has the class that it has in the checkpoint, and PyTorch's modules settings.
+    """Raise Unaccepted unless each module has the same class as in the checkpoint.
 
-    Otherwise, the network could give other results than the one that was trained, for example if its activation was
-    changed without its architecture.
+    PyTorch's own modules must also have the same settings as in the checkpoint. Otherwise, the network could give other
+    results than the trained network. For example, code may have changed an activation, but not the architecture.
     """
     for path, module in network.named_modules():
         if not path:

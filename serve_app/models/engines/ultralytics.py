@@ -120,10 +120,10 @@ def _open(path: Path) -> YOLO:
 
 
 def _save_checkpoint(path: Path) -> Path:
-    """Save the network in a ``.safetensors`` file as a checkpoint of our own, beside the file, and return its path.
+    """Convert a ``.safetensors`` file to a ``.pt`` checkpoint next to it, and return the checkpoint's path.
 
-    Ultralytics' exporter needs a ``YOLO``, which can be created only from a file. This file is a pickle that we have
-    just written, into a folder of our own.
+    Ultralytics' exporter needs a ``YOLO`` object, which can be created only from a file. The checkpoint is a pickle
+    that we have just written, into a folder of our own.
     """
     network, labels, metadata = _load_safetensors(path)
     network.names, network.task = dict(enumerate(labels)), "detect"

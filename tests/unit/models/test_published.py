@@ -31,7 +31,8 @@ from tests.support.traps import Names
 NAME = "yolo26n.pt"
 HASH = hashlib.sha256(CHECKPOINT).hexdigest()
 OTHER = CHECKPOINT + b"changed"
-# A process that fetches the model. Its arguments are the server's host, the folder, and a statement to run before.
+# A process that fetches the model. Its arguments are the server's host, the folder, and a statement to run before the
+# model is fetched.
 PROCESS = f"""
     import logging, os, resource, sys
     from ipaddress import ip_network
@@ -167,7 +168,7 @@ def test_a_file_that_is_too_large_is_refused(server: ReleaseServer, folder: Path
 
 
 def test_a_machine_without_a_network_is_told_what_to_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Names(monkeypatch)  # knows no name
+    Names(monkeypatch)  # makes every host name unknown
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ModelError) as refusal:
@@ -203,7 +204,7 @@ def test_a_killed_download_is_continued_by_the_process_that_waits(server: Releas
             server.has_begun.wait()
         with start(server, folder) as second:
             assert second.stdout is not None
-            second.stdout.readline()  # it waits
+            second.stdout.readline()  # says that the second process waits
             first.send_signal(signal.SIGKILL)
             server.gate.set()
             assert second.stdout.read().splitlines()[-1] == str(folder / NAME)
@@ -230,7 +231,7 @@ def test_a_read_only_cache_is_enough_for_a_model_that_is_there(server: ReleaseSe
 
 
 def test_a_full_disk_is_reported_and_left_clean(server: ReleaseServer, folder: Path) -> None:
-    """A limit of the size of files fails like a full disk, but with another number."""
+    """A write beyond a limit on file sizes fails like a write to a full disk, but with another error number."""
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
     with start(server, folder, limit) as process:
         said = process.communicate()[0].splitlines()[-1]

@@ -170,7 +170,7 @@ async def test_a_server_that_stops_sending_is_abandoned(
 async def test_a_file_of_another_size_than_announced_is_not_complete(
     announced: int, server: ReleaseServer, path: Path
 ) -> None:
-    """The server closes the connection after its file. Bytes after the announced size belong to no answer."""
+    """The server closes the connection after its file. The client ignores bytes after the announced size."""
     server.headers = {"Content-Length": str(announced)}
     server.has_ranges = False
     if announced > SIZE:
@@ -219,7 +219,8 @@ async def test_redirects_to_the_listed_hosts_are_followed(server: ReleaseServer,
     await fetch(server, path, hosts={server.host, assets})
     assert path.read_bytes() == CHECKPOINT
     once = ["/release/a.pt", "/moved/a.pt", "/a?signature=1"]
-    assert [requested for requested, _ in server.requests] == once * 2  # a signed address may expire
+    # A signed address may expire, so the second attempt also begins at the first address.
+    assert [requested for requested, _ in server.requests] == once * 2
     assert server.ranges() == [None] * 3 + ["bytes=100000-"] * 3
 
 

@@ -27,10 +27,11 @@ from serve_app.models.checkpoint.failures import REFUSED
 from serve_app.models.load import load
 from tests.support.checkpoints import TRUST, Call, archive, read, rewrite, saved, with_module
 
-MAX_PEAK_MIB = 1024 + 64  # the limit of the process for a small file, and the files that it maps
+MAX_PEAK_MIB = 1024 + 64  # the memory limit for a small file, plus 64 MiB for the files that the process maps
 DAMAGED = "is damaged, or is not a checkpoint of Ultralytics"
 NOT_YOLO = "does not contain a YOLO detection model"
-Make = Callable[[Path, Path], Path]  # takes a new file, and a trace that must not appear; returns the file
+# A function that takes a new file's path, and a path that hostile code would create. It returns the new file.
+Make = Callable[[Path, Path], Path]
 
 
 def stored(tensor: bytes, size: int) -> bytes:
@@ -51,7 +52,7 @@ def integer(number: int) -> bytes:
 
 
 def sizes(offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
-    """Return the instructions for the place of a tensor in its storage."""
+    """Return the instructions for the offset, the shape and the strides of a tensor."""
     return integer(offset) + b"".join(b"(" + b"".join(map(integer, one)) + b"t" for one in (shape, strides))
 
 
@@ -272,7 +273,7 @@ def laughs() -> list[Any]:
 
 
 def doubled() -> torch.nn.Module:
-    """Return a module that contains 2**30 modules, all of them the same few."""
+    """Return a module that contains another module 2**30 times, through 30 levels of nesting."""
     module: torch.nn.Module = torch.nn.Identity()
     for _ in range(30):
         module = torch.nn.Sequential(OrderedDict(a=module, b=module))

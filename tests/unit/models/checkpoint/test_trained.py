@@ -34,7 +34,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def raw_output(network: Any) -> torch.Tensor:
-    """Return the output of a network for the same random image each time."""
+    """Return the output of a network for a random image, which is the same in every call."""
     image = torch.rand((1, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         output: torch.Tensor = network.fuse(verbose=False).eval()(image)[0]
@@ -114,7 +114,7 @@ def test_a_whole_network_without_a_dictionary_around_it_loads(tmp_path: Path) ->
     torch.testing.assert_close(raw_output(network), raw_output(tiny_network().float()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("run", ["yolo26n"], indirect=True)  # tests/parity has others
+@pytest.mark.parametrize("run", ["yolo26n"], indirect=True)  # tests/parity covers other architectures
 def test_openvino_gives_the_same_output_with_and_without_the_hash_and_the_export_is_kept(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

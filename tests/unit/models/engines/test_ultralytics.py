@@ -47,7 +47,10 @@ Given = Callable[[Path], dict[str, Any]]
 
 @pytest.fixture(params=["with its hash", "without its hash"])
 def given(request: pytest.FixtureRequest) -> Given:
-    """Return a function that returns the settings for a checkpoint, which Ultralytics or our own reader then reads."""
+    """Return a function that returns the settings for a checkpoint.
+
+    If the settings have the checkpoint's hash, Ultralytics reads the checkpoint. Otherwise, our own reader does.
+    """
     return trusted if request.param == "with its hash" else lambda path: {"weights": str(path)}
 
 
