@@ -36,10 +36,16 @@ app.command(
     epilog=examples("sightline detect dock.jpg", "sightline detect *.jpg --save found", "sightline detect a.jpg --json")
 )(detect)
 app.add_typer(streams.app, name="streams")
-app.command(epilog=examples("sightline deploy local", "sightline deploy my.yaml"))(deploy)
+app.command(
+    short_help="Apply a changed config without downtime.",  # Click would cut the first sentence of the docstring
+    epilog=examples("sightline deploy local", "sightline deploy my.yaml"),
+)(deploy)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
-app.command(epilog=examples("sightline doctor", "sightline doctor gpu --json"))(doctor)
+app.command(
+    short_help="Say what this machine has and lacks.",
+    epilog=examples("sightline doctor", "sightline doctor gpu --json"),
+)(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

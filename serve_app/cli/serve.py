@@ -35,7 +35,11 @@ def serve(
     ] = "local",
     weights: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Serve this model, whatever the config says.  [default: SERVE_APP_WEIGHTS]"),
+        typer.Option(
+            metavar="FILE",
+            help="Serve this model, whatever the config says. A published name such as yolo26n.pt is downloaded once.  "
+            "[default: SERVE_APP_WEIGHTS]",
+        ),
     ] = None,
     port: Annotated[
         int | None,

@@ -39,10 +39,11 @@ app = typer.Typer(
 
 
 @app.command(
+    short_help="Start a stream.",
     epilog=examples(
         "sightline streams start --id lot --source lot.mp4 --loop",
         "sightline streams start --id gate --source rtsp://camera/1 --max-fps 5 --classes person,car",
-    )
+    ),
 )
 def start(
     stream_id: Annotated[
@@ -182,7 +183,10 @@ def list_streams(as_json: AsJson = False, url: Url = None) -> None:
     Console().print(status_table(streams))
 
 
-@app.command(epilog=examples("sightline streams watch", "sightline streams watch lot"))
+@app.command(
+    short_help="Show a live table of streams.",
+    epilog=examples("sightline streams watch", "sightline streams watch lot"),
+)
 def watch(
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="ID", help="The streams' ids.  [default: all streams]")

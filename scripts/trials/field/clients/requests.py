@@ -242,7 +242,7 @@ def refused(picture: bytes) -> dict[str, tuple[Sent, int, str]]:
         "zstd": (Sent(picture, {"Content-Encoding": "zstd"}), 415, "gzip or deflate"),
         "two codings": (Sent(packed, {"Content-Encoding": "gzip, gzip"}), 415, "gzip or deflate"),
         "a charset for a coding": (Sent(picture, {"Content-Encoding": "utf-8"}), 415, "gzip or deflate"),
-        "a body that is not gzip as claimed": (Sent(picture, coded), 400, "not gzip"),
+        "a body that is not gzip as claimed": (Sent(picture, coded), 400, "cannot be inflated"),
         "gzip that is cut off": (Sent(packed[:-9], coded), 400, "truncated"),
         "a gzip bomb": (Sent(_bomb(), coded), 413, "limits.max_body_mib"),
         "imgsz": (Sent(picture, {}, "/detect?imgsz=1280"), 422, "send the image as it is"),
