@@ -69,8 +69,8 @@ class Rollout:
 
         Only the first call waits until the model is loaded, and only the first call may raise, because a Detector
         cannot start without a model. If the first ``user_config`` cannot be applied, the Detector starts with its
-        arguments alone. If the start failed instead, a ``user_config`` that all running replicas have refused would
-        keep Ray Serve from replacing a replica that dies.
+        arguments alone. Otherwise, no new replica could start after all running replicas have refused a
+        ``user_config``, and Ray Serve could not replace a replica that dies.
         """
         if self._runner is None:
             self._user_config = user_config

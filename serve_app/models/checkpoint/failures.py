@@ -8,7 +8,7 @@ REFUSED = 3  # the exit status of ``reader`` after it has printed why it refuses
 
 
 class Unaccepted(Exception):
-    """A checkpoint has a property that we do not accept. The text continues a sentence that begins with the file."""
+    """A checkpoint has a property that we do not accept. Its text continues a sentence whose subject is the file."""
 
 
 def untrusted(file: str, problem: str, sha256: str) -> ModelError:

@@ -1,4 +1,5 @@
-"""Input for the decoders of the most recently added formats: intact images, which trials damage, and image bombs."""
+"""Input for the decoders of the most recently added formats: image bombs, and intact images for the
+trials to damage."""
 
 from __future__ import annotations
 
