@@ -19,8 +19,8 @@ from serve_app.models.checkpoint.architecture import check_architecture
 from serve_app.models.checkpoint.failures import Unaccepted
 from serve_app.types import Json
 
-# To build a network and to run it once, PyTorch may compute at most this many numbers. Ultralytics' largest network needs
-# 0.4 billion.
+# To build a network and to run it once, PyTorch may compute at most this many numbers. Ultralytics' largest network
+# needs 0.4 billion.
 _MAX_NUMBERS = 1_000_000_000
 _TRIED_SIDE_PX = 256  # with an image of this size, Ultralytics determines a network's strides
 _CHANNELS = 3

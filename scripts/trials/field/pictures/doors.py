@@ -1,5 +1,4 @@
-"""Input for the decoders of the most recently added formats: image bombs, and intact images for the
-trials to damage."""
+"""Input for the decoders of the most recently added formats: image bombs, and intact images to damage."""
 
 from __future__ import annotations
 
