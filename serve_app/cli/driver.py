@@ -36,6 +36,7 @@ from serve_app.deployments.handles import detector_name
 from serve_app.errors import StartError
 from serve_app.types import DEFAULT_MODEL, Json
 
+_PACKAGES = Path(__file__).parents[2]  # the folder that has the package serve_app
 _POLL_INTERVAL_S = 0.5
 _NO_SERVE = (RayServeException, RayError, TimeoutError)  # raised if Serve has already ended or does not answer
 _SENTENCE = re.compile(r"serve_app\.errors\.\w+: (.+)")  # finds our own error in Serve's message about a failed replica
@@ -146,7 +147,8 @@ def _drain() -> None:
 def _deploy(config: str) -> None:
     """Start Ray and deploy the config, as the command ``serve run`` does. Raise StartError if that fails."""
     try:
-        serve_run.main([config, "--non-blocking"], standalone_mode=False)
+        # `serve run` adds the folder --app-dir, which is the current folder by default, to the path for imports.
+        serve_run.main([config, "--non-blocking", "--app-dir", str(_PACKAGES)], standalone_mode=False)
     except SystemExit as exc:  # `serve run` exits with status 0 even after an error
         raise StartError("Ray Serve did not start: see its messages above for the reason") from exc
     except Exception as exc:  # Ray raises errors of many types if the machine has a problem

@@ -57,6 +57,8 @@ def serve(
     os.environ["PYTHONUTF8"] = "1"
     if _WEIGHTS in os.environ:
         os.environ[_WEIGHTS] = absolute_if_exists(os.environ[_WEIGHTS])
+    # No process of the service imports modules from the current folder, which may be a folder with downloaded files.
+    os.environ["PYTHONSAFEPATH"] = "1"
     driver = [sys.executable, "-m", "serve_app.cli.driver", str(path), str(port or "")]
     if weights is not None:
         driver.append(absolute_if_exists(weights))

@@ -41,6 +41,8 @@ def find_or_export(
     traits = [weights.stem, version, f"{args.image_size_px}px", precision]
     if pictures:
         traits.append(digest(pictures))
+    if args.weights_sha256 is not None:
+        traits.append("trusted")  # the network then comes from the pickle, and may differ from the one that we build
     if max_batch_size > 1:
         traits.append(f"batch{max_batch_size}")
     if engine == "tensorrt":
@@ -127,6 +129,7 @@ def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path]
     name = weights.with_suffix(".pt").name
     command = [
         sys.executable,
+        "-P",  # import nothing from the current folder
         "-m",
         "serve_app.models.engines.ultralytics",
         str(weights),

@@ -19,6 +19,7 @@ MAX_CHANNELS = 8192  # before they are multiplied by the width; Ultralytics' arc
 MAX_FACTOR = 8.0  # of the depth and the width; Ultralytics' architectures have at most 1.5
 MAX_REPEATS = 100  # before they are multiplied by the depth; Ultralytics' architectures have at most 18
 MAX_BLOCKS = 1000  # in all layers, with their repeats; Ultralytics' architectures have at most 100
+_MAX_ITEMS = 8  # of a list of inputs or arguments; Ultralytics' architectures have at most 6
 _MAX_SMALL = 64  # of kernel sizes, strides, paddings, and layer numbers in a list
 _SIZES = ("scales", "scale", "depth_multiple", "width_multiple")
 _SETTINGS = ("nc", *_SIZES, "activation", "reg_max", "end2end", "inplace")
@@ -116,7 +117,7 @@ def _check_settings(architecture: Json) -> float:
 def _check_layer(layer: Any, index: int, depth: float, classes: int) -> int:
     """Return the number of blocks in a layer. Raise TypeError or ValueError when it is not accepted."""
     sources, repeats, name, arguments = layer
-    for source in sources if isinstance(sources, list) else [sources]:
+    for source in _list(sources) if isinstance(sources, list) else [sources]:
         if not _is_int(source, -max(index, 1), index - 1):
             raise ValueError("the input is not an earlier layer")
     if not _is_int(repeats, 1, MAX_REPEATS):
@@ -156,7 +157,7 @@ def _is_kind(kind: str, value: Any, classes: int) -> bool:
 
 
 def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list) or len(value) > MAX_LAYERS:
+    if not isinstance(value, list) or len(value) > _MAX_ITEMS:
         raise ValueError("the argument is not a list, or too long")
     return value
 

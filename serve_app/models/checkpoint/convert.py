@@ -22,7 +22,8 @@ def without_pickle(weights: Path, sha256: str | None, folder: Path) -> Path:
     if weights.suffix != ".pt" or sha256 is not None:
         return weights
     target = folder / f"{weights.stem}.safetensors"
-    command = [sys.executable, "-m", "serve_app.models.checkpoint.reader", str(weights), str(target)]
+    # -P: import nothing from the current folder
+    command = [sys.executable, "-P", "-m", "serve_app.models.checkpoint.reader", str(weights), str(target)]
     environment = os.environ | {
         "OPENBLAS_NUM_THREADS": "1",  # the buffers of each thread would count towards the memory limit
         "PYTHONIOENCODING": "utf-8:backslashreplace",

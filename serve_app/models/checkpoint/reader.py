@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import resource
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,10 @@ from serve_app.models.checkpoint.unpickler import Inert, Tensor, Unpickler
 from serve_app.types import Json
 
 _MEMORY_BYTES = 2**30  # for Python and NumPy; the memory for the tensors depends on the size of the file
-_MAX_MODULES = 20_000  # Ultralytics' largest architecture has 1,300
+_MAX_SECONDS = 60  # of CPU time
+_MAX_MODULES = 5_000  # Ultralytics' largest architecture has 1,472
+_MAX_SETTINGS_BYTES = 4 << 20  # of all modules, as JSON; the largest architecture, YOLOv9e, has 0.24 MB
+MAX_SETTING_NUMBERS = 16  # in a setting that is a tensor, such as the strides of a head
 _SHOWN_NAMES = 5
 _SHOWN_CHARACTERS = 80
 _TASKS = {  # of the models that are not for detection
@@ -112,13 +116,25 @@ def _contents(model: Inert, archive: Archive) -> tuple[dict[str, Any], Json]:
         if len(modules) == _MAX_MODULES:
             raise ValueError("too many modules")
         settings = {key: value for key, value in module.state.items() if _is_setting(value)}
+        settings |= {key: archive.array(value).tolist() for key, value in module.state.items() if _is_small(value)}
         modules[path] = {"class": module.name.rpartition(".")[2], "settings": settings}
         not_saved = module.state.get("_non_persistent_buffers_set", ())
         for kind in ("_parameters", "_buffers"):
             for name, tensor in module.state[kind].items():
                 if isinstance(tensor, Tensor) and not (kind == "_buffers" and name in not_saved):
                     weights[f"{path}.{name}"] = archive.array(tensor)
+    if len(json.dumps(modules)) > _MAX_SETTINGS_BYTES:
+        raise Unaccepted("has far more settings of modules than those that Ultralytics ships")
     return weights, modules
+
+
+def _is_small(value: Any) -> bool:
+    """Return whether the value is a tensor that may be a setting."""
+    return isinstance(value, Tensor) and isinstance(value.shape, tuple) and _count(value.shape) <= MAX_SETTING_NUMBERS
+
+
+def _count(shape: tuple[Any, ...]) -> float:
+    return math.prod(size if type(size) is int and size >= 0 else math.inf for size in shape)
 
 
 def _walk(model: Inert) -> Iterator[tuple[str, Inert]]:
@@ -181,7 +197,10 @@ def main() -> int:
     """Read the checkpoint that the command line names, and return the exit status."""
     path, target = Path(sys.argv[1]), Path(sys.argv[2])
     most = _MEMORY_BYTES + 3 * path.stat().st_size
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    for kind, limit in ((resource.RLIMIT_AS, most), (resource.RLIMIT_CPU, _MAX_SECONDS)):
+        _, hard = resource.getrlimit(kind)
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
     try:
         convert(path, target)
     except ModelError as exc:

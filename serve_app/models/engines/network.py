@@ -17,14 +17,28 @@ from ultralytics.nn.tasks import BaseModel, DetectionModel, parse_model
 
 from serve_app.models.checkpoint.architecture import check_architecture
 from serve_app.models.checkpoint.failures import Unaccepted
+from serve_app.models.checkpoint.reader import MAX_SETTING_NUMBERS
 from serve_app.types import Json
 
 # To build a network and to run it once, PyTorch may compute at most this many numbers. Ultralytics' largest network
 # needs 0.4 billion.
-_MAX_NUMBERS = 1_000_000_000
+_MAX_NUMBERS = 500_000_000
 _TRIED_SIDE_PX = 256  # with an image of this size, Ultralytics determines a network's strides
 _CHANNELS = 3
-_TRAINING_SETTINGS = {"momentum"}  # settings of PyTorch's modules that do not change the output
+# Settings that do not change the output, or that we set for each use of the network.
+_OTHER_SETTINGS = {
+    "_end2end",
+    "dynamic",
+    "end2end",
+    "export",
+    "format",
+    "inplace",
+    "max_det",
+    "momentum",
+    "np",
+    "shape",
+    "training",
+}
 
 
 def build_network(architecture: Any, weights: dict[str, torch.Tensor], modules: Json | None) -> DetectionModel:
@@ -93,19 +107,27 @@ def _fuse_like(network: BaseModel, weights: dict[str, torch.Tensor]) -> None:
 
 
 def _check_modules(network: DetectionModel, modules: Json) -> None:
-    """Raise Unaccepted unless each module has the same class as in the checkpoint.
+    """Raise Unaccepted unless the network has exactly the modules of the checkpoint, with the same settings.
 
-    PyTorch's own modules must also have the same settings as in the checkpoint. Otherwise, the network could give other
-    results than the trained network. For example, code may have changed an activation, but not the architecture.
+    Otherwise, the network could give other results than the trained network. For example, code may have changed an
+    activation or a stride, but not the architecture.
     """
-    for path, module in network.named_modules():
-        if not path:
-            continue
-        saved = modules.get(path, {"class": "no module", "settings": {}})
-        own = type(module).__name__
-        if own != saved["class"] and (own, saved["class"]) != ("Identity", "Silence"):
-            raise Unaccepted(f"has {saved['class']:.80} where its architecture has {own} ({path})")
-        for key in set(getattr(module, "__constants__", ())) - _TRAINING_SETTINGS:
-            value, old = getattr(module, key, None), saved["settings"].get(key)
-            if old is not None and old != (list(value) if isinstance(value, tuple) else value):
-                raise Unaccepted(f"has {path}.{key} {old!r:.80} where its architecture has {value!r}")
+    own = {path: module for path, module in network.named_modules(remove_duplicate=False) if path}
+    for path in sorted(own.keys() | modules.keys()):
+        module, saved = own.get(path), modules.get(path, {"class": "no module", "settings": {}})
+        name = type(module).__name__ if module is not None else "no module"
+        if name != saved["class"] and (name, saved["class"]) != ("Identity", "Silence"):
+            raise Unaccepted(f"has {saved['class']:.80} where its architecture has {name} ({path:.80})")
+        for key, old in saved["settings"].items():
+            value = _plain(getattr(module, key, None))
+            if key not in _OTHER_SETTINGS and value is not None and value != old:
+                raise Unaccepted(f"has {path}.{key:.80} {old!r:.80} where its architecture has {value!r:.80}")
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as it is in JSON, or None if it is no setting."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist() if value.numel() <= MAX_SETTING_NUMBERS else None
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, (bool, float, int, str)) else None

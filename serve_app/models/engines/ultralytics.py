@@ -18,12 +18,26 @@ import torch
 from safetensors import safe_open
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
+from ultralytics.utils import downloads
 
 from serve_app.errors import ModelError
 from serve_app.models.checkpoint.failures import Unaccepted, untrusted
 from serve_app.models.engines.metadata import read_labels
 from serve_app.models.engines.network import build_network
 from serve_app.types import Json
+
+
+def _same_file(file: str | Path, *_: object, **__: object) -> str:
+    """Return the path unchanged. Raise FileNotFoundError if there is no such file.
+
+    Ultralytics' function removes apostrophes from the path, looks in other folders, and downloads a missing file.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(file)
+    return str(file)
+
+
+downloads.attempt_download_asset = _same_file  # Ultralytics looks this function up again for each checkpoint
 
 
 def load_network(path: Path) -> tuple[Any, tuple[str, ...]]:
@@ -56,7 +70,7 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...], Json]:
         names = metadata["names"]
         network = build_network(metadata["architecture"], weights, metadata.get("modules"))
     except Exception as exc:  # Ultralytics' parser may raise any exception
-        if "sha256" in metadata:
+        if {"checkpoint", "sha256"} <= metadata.keys():
             problem = str(exc) if isinstance(exc, Unaccepted) else "has an architecture that Ultralytics cannot build"
             raise untrusted(metadata["checkpoint"], problem, metadata["sha256"]) from exc
         raise ModelError(
@@ -87,7 +101,7 @@ def export(path: Path, *, format: str, input_shape: Sequence[int], quantize: int
 def _open(path: Path) -> YOLO:
     if path.suffix == ".safetensors":
         path = _save_checkpoint(path)
-    if not path.is_file():  # Ultralytics would download a missing file
+    if not path.is_file():
         raise ModelError(f"there is no {path.name}, although it was there before: check what deletes it")
     try:
         yolo = YOLO(path)
@@ -127,6 +141,7 @@ def _save_checkpoint(path: Path) -> Path:
     """
     network, labels, metadata = _load_safetensors(path)
     network.names, network.task = dict(enumerate(labels)), "detect"
+    network.yaml["yaml_file"] = "yolo.yaml"  # otherwise, Ultralytics describes the model by the name of the file
     trained = metadata.get("trained", {})
     checkpoint = path.with_suffix(".pt")
     torch.save({"model": network, "train_args": {"imgsz": trained.get("imgsz", 640)}, **trained}, checkpoint)

@@ -66,6 +66,7 @@ def test_damaged_weights_are_refused_in_one_sentence_from_any_folder(
     tmp_path: Path, arguments: list[str], variables: dict[str, str]
 ) -> None:
     (tmp_path / "best.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "ray.py").write_text("import os; os.mkdir('trace')")  # no module is imported from the current folder
     env = {"SERVE_APP_STATE_DIR": str(tmp_path / "state"), "RAY_SERVE_ENABLE_HA_PROXY": "0"} | variables
     done = sightline("serve", "--port", str(free_port()), *arguments, cwd=tmp_path, PYTHONPATH=str(ROOT), **env)
     assert done.returncode == 1
@@ -73,3 +74,4 @@ def test_damaged_weights_are_refused_in_one_sentence_from_any_folder(
     assert "model.weights" in sentence
     assert "best.onnx" in sentence
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "trace").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
@@ -316,3 +317,32 @@ def test_a_checkpoint_that_takes_too_long_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(convert, "_TIMEOUT_S", 0.01)
     with pytest.raises(ModelError, match=r"reading slow\.pt took more than 0\.01 s"):
         without_pickle(saved(tmp_path / "slow.pt"), None, tmp_path)
+
+
+def test_no_module_is_imported_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "safetensors.py").write_text("import os; os.mkdir('trace')")
+    monkeypatch.chdir(tmp_path)
+    assert without_pickle(saved(tmp_path / "good.pt"), None, tmp_path).exists()
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_checkpoint_with_too_many_settings_is_refused(tmp_path: Path) -> None:
+    def add_settings(network: Any) -> None:
+        for module in network.modules():
+            if isinstance(module, Conv):
+                module.note = "x" * 100_000
+
+    path = with_module(tmp_path / "large.pt", add_settings)
+    with pytest.raises(ModelError, match=r"large\.pt has far more settings of modules"):
+        without_pickle(path, None, tmp_path)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_an_apostrophe_in_the_path_leads_to_no_other_file(tmp_path: Path, trusted: bool) -> None:
+    """Ultralytics' own function would remove the apostrophe, and then look for the file on the internet."""
+    folder = tmp_path / "o'neil"
+    folder.mkdir()
+    path = saved(folder / "it's.pt")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if trusted else None
+    args = ModelArgs(weights=path, weights_sha256=sha256, engine="openvino", image_size_px=64, cache_dir=folder)
+    assert load(args, has_gpu=False).info.labels == ("class 0", "class 1")

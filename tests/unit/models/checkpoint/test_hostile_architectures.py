@@ -66,7 +66,27 @@ ARCHITECTURES: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "another stride than its architecture has": (
         lambda network: setattr(network.model[0].conv, "stride", (1, 1)),
-        r"has model\.0\.conv\.stride \[1, 1\] where its architecture has \(2, 2\)",
+        r"has model\.0\.conv\.stride \[1, 1\] where its architecture has \[2, 2\]",
+    ),
+    "another activation in only one layer": (
+        lambda network: setattr(network.model[1], "act", torch.nn.ReLU()),
+        r"has ReLU where its architecture has SiLU \(model\.1\.act\)",
+    ),
+    "a module that its architecture does not have": (
+        lambda network: network.model[0].add_module("extra", torch.nn.ReLU()),
+        r"has ReLU where its architecture has no module \(model\.0\.extra\)",
+    ),
+    "a block without its shortcut": (
+        lambda network: setattr(network.model[2].m[0], "add", False),
+        r"has model\.2\.m\.0\.add False where its architecture has True",
+    ),
+    "other strides of the head": (
+        lambda network: setattr(network.model[22], "stride", torch.tensor([4.0, 8.0, 16.0])),
+        r"has model\.22\.stride \[4\.0, 8\.0, 16\.0\] where its architecture has \[8\.0, 16\.0, 32\.0\]",
+    ),
+    "a layer with 500 inputs": (
+        lambda network: network.yaml["backbone"].insert(1, [[0] * 500, 1, "Concat", [1]]),
+        "that Ultralytics does not ship",
     ),
 }
 
