@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,23 +27,28 @@ def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[i
     """Hold the lock file at ``path`` and yield its descriptor. If another process holds it, call ``on_wait`` and wait.
 
     The kernel releases the lock when the process that holds the lock ends, even if the process is killed. Raise
-    ModelError when the folder is not writable.
+    ModelError when the folder is not writable. The lock file may belong to other processes, so its content is kept,
+    and a symbolic link in its place is refused.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as exc:
+        if path.is_symlink():
+            raise ModelError(f"model.cache_dir: {path} is a symbolic link instead of a lock file: delete it") from exc
         raise ModelError(
             f"model.cache_dir: {path.parent} is not writable ({exc.strerror}): "
             "set SERVE_APP_CACHE_DIR to another folder"
         ) from exc
-    with file:
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def is_locked(path: Path) -> bool:

@@ -31,6 +31,7 @@ _FAMILIES = (
 )
 NAMES = frozenset(family.format(size) for family in _FAMILIES for size in "nsmlx")
 _VARIANT = re.compile(r"(yolo(?:v8|11|12|26)[nsmlx])-[\w-]+\.(?:pt|onnx)")  # such as yolo26n-seg.pt
+_VERSION = re.compile(r"\d+")  # the first number in a name, which distinguishes the families
 _MIN_SIMILARITY = 0.8  # of a misspelt name, as difflib measures it
 _CHECKPOINT_START = b"PK\x03\x04"  # torch.save() writes ZIP archives
 _PIN = re.compile(r"([0-9a-f]{64}) [ *](.+)\n?")
@@ -107,9 +108,13 @@ def other_task(name: str) -> str:
 
 
 def suggestion(name: str) -> str:
-    """Return the end of a sentence that names the published model with the most similar name, or ""."""
+    """Return the end of a sentence that names the published model with the most similar name, or "".
+
+    Only models of the same version are compared, because yolov9c.pt is another model, not a misspelt yolov8x.pt.
+    """
     wanted = name.lower().removesuffix(".pt") + ".pt"
-    found = difflib.get_close_matches(wanted, sorted(NAMES), 1, _MIN_SIMILARITY)
+    family = [known for known in sorted(NAMES) if _VERSION.findall(known)[:1] == _VERSION.findall(wanted)[:1]]
+    found = difflib.get_close_matches(wanted, family, 1, _MIN_SIMILARITY)
     return f"; if you mean the published model {found[0]}, set that name" if found else ""
 
 
@@ -124,15 +129,18 @@ def fetch(
 ) -> Path:
     """Return the path of a published model in ``folder``. Download the model first if it is not there.
 
-    All processes that share the folder wait for a single download. The hash of the file is pinned at its first use.
-    ``sha256``: the hash that a downloaded file must have. Raise ModelError when the model cannot be downloaded, or
-    differs from its pinned hash.
+    All processes that share the folder wait for a single download. The hash of the file is pinned at its first use,
+    except in a folder that is not writable. ``sha256``: the hash that a downloaded file must have. Raise ModelError
+    when the model cannot be downloaded, or differs from its pinned hash.
     """
     check_name(name)
     progress = progress or LogLines()
     target = folder / name
     if os.path.exists(target) and os.path.exists(_pin_of(target)):
         _check_pin(target, target)
+        return target
+    if target.exists() and not os.access(folder, os.W_OK):
+        logger.warning("the hash of %s is not pinned, because %s is not writable", name, folder)
         return target
     with locked(folder / f"{name}.lock", lambda: progress.wait(name)):
         if not target.exists():
@@ -194,7 +202,8 @@ def _check_pin(file: Path, target: Path) -> None:
     found = _hash_of(file)
     if not pin.exists():
         new = pin.with_name(f"{pin.name}.new")
-        with new.open("w") as opened:
+        new.unlink(missing_ok=True)  # a killed process may have left it
+        with new.open("x") as opened:  # refuses a link, which could lead to a file of another program
             opened.write(f"{found}  {target.name}\n")  # the format of sha256sum
             opened.flush()
             os.fsync(opened.fileno())

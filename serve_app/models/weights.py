@@ -58,14 +58,21 @@ def find_weights(args: ModelArgs, engine: str, progress: Progress | None = None)
             "its path"
         )
     try:
-        path = args.weights.expanduser().resolve()
-        is_there = path.exists()
+        given = args.weights.expanduser()
+        path = given.resolve()
+        is_there, is_link = path.exists(), given.is_symlink()
     except PermissionError as exc:
         raise ModelError(
             f"model.weights: {args.weights} is in a folder that user {os.getuid()} cannot read; change its permissions"
         ) from exc
     except (ValueError, RuntimeError, OSError) as exc:
         raise ModelError("model.weights is not a valid path") from exc
+    if is_link and not is_there:
+        raise ModelError(
+            f"model.weights: {given} is a link to {path}, which does not exist: correct or delete the link"
+        )
+    if is_link and path.is_file() and not path.suffix:  # in Hugging Face's cache, best.pt leads to blobs/0a1b2c
+        path = given.parent.resolve() / given.name
     if not is_there:
         name = str(args.weights)
         if name not in NAMES:
@@ -86,13 +93,15 @@ def find_weights(args: ModelArgs, engine: str, progress: Progress | None = None)
         )
     readable = " or ".join("an exported folder" if kind == "folder" else f"a {kind} file" for kind in _READS[engine])
     hint = unsupported_hint(path)
+    if not path.is_dir() and kind.lower() in _READS[engine]:  # such as BEST.PT
+        hint = f"rename the file to {path.stem}{kind.lower()}"
     raise ModelError(f"model.weights: the {engine} engine reads {readable}, not {path.name}{hint and f': {hint}'}")
 
 
 def is_not_fetched_yet(args: ModelArgs) -> bool:
     """Return whether the weights are a published model that is not yet in ``model.cache_dir``."""
     name = str(args.weights)
-    return name in NAMES and not os.path.exists(name) and not os.path.exists(cache_folder(args) / "weights" / name)
+    return name in NAMES and not os.path.lexists(name) and not os.path.exists(cache_folder(args) / "weights" / name)
 
 
 def _missing(weights: Path, path: Path) -> str:

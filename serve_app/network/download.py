@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 
@@ -20,7 +21,10 @@ from serve_app.network.http import REDIRECTS, GuardedHttp, NoAnswer, Reply, pars
 from serve_app.network.proxies import Proxy, proxy_for
 
 _TIMEOUT_S = 30.0  # the longest time without a byte
-_RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # by the number of attempts in a row that got no further
+_TOTAL_TIMEOUT_S = 3600.0  # enough for 512 MB at 1.2 Mbit/s
+_RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # by the number of attempts in a row that hardly got any further
+_MIN_PROGRESS_BYTES = 1 << 16  # an attempt that gets less than this further counts as a failure
+_TEMPORARY = {429, 502, 503, 504}  # HTTP statuses of servers that are overloaded or restarting
 _MAX_REDIRECTS = 5
 _HEADERS = {"User-Agent": "sightline", "Accept": "application/octet-stream", "Accept-Encoding": "identity"}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -59,22 +63,32 @@ class Download:
         self._report = report
         self._guard = guard
         self._furthest_bytes = 0  # the most bytes of the file that any attempt has reached
+        self._has_answered = False  # whether any attempt has had an answer other than a redirect
 
     async def run(self) -> None:
         """Download the file, and return when it is complete and on the disk.
 
-        Retry after a broken connection, and give up when several attempts in a row get no further. Raise
-        DownloadFailed when the file cannot be downloaded, and OSError when it cannot be written.
+        Retry after a broken connection, and give up when several attempts in a row hardly get any further, or after an
+        hour. Raise DownloadFailed when the file cannot be downloaded, and OSError when it cannot be written.
         """
+        try:
+            async with asyncio.timeout(_TOTAL_TIMEOUT_S) as limit:
+                await self._run()
+        except TimeoutError as exc:
+            if not limit.expired():  # an error of the disk
+                raise
+            raise DownloadFailed(f"it takes longer than {_TOTAL_TIMEOUT_S / 60:g} min") from exc
+
+    async def _run(self) -> None:
         failures = 0
         while True:
             before_bytes = self._furthest_bytes
             try:
                 return await self._attempt()
             except NoAnswer as exc:
-                failures = 0 if self._furthest_bytes > before_bytes else failures + 1
-                # If no byte has ever arrived, this machine is probably offline, and retries would only take time.
-                if not self._furthest_bytes or failures == len(_RETRY_DELAYS_S):
+                failures = 0 if self._furthest_bytes - before_bytes >= _MIN_PROGRESS_BYTES else failures + 1
+                # If no answer has ever arrived, this machine is probably offline, and retries would only take time.
+                if not self._has_answered or failures == len(_RETRY_DELAYS_S):
                     raise DownloadFailed(str(exc)) from exc
             await asyncio.sleep(_RETRY_DELAYS_S[failures])
 
@@ -98,7 +112,7 @@ class Download:
             raise DownloadFailed(f"the file has {size_bytes} bytes, but at most {self._max_bytes} are accepted")
         if not received_bytes:
             self._start_over(reply.header("etag"))
-        with self._path.open("ab") as file:
+        with _opened_without_link(self._path) as file:
             self._report(received_bytes, size_bytes)
             async with aclosing(reply.chunks()) as chunks:
                 async for chunk in chunks:
@@ -116,6 +130,8 @@ class Download:
 
     def _resume_point(self) -> tuple[int, str]:
         """Return the number of bytes that need not be downloaded again, and the ETag of the version they belong to."""
+        if self._path.is_symlink() or self._etag_path.is_symlink():
+            return 0, ""  # we never create links, and a link could lead to a file of another program
         try:
             etag = self._etag_path.read_text("latin-1")
             return (self._path.stat().st_size, etag) if etag else (0, "")
@@ -124,10 +140,11 @@ class Download:
 
     def _start_over(self, etag: str) -> None:
         # If this process is killed between any two of these steps, no bytes are attributed to a wrong ETag.
-        self._etag_path.unlink(missing_ok=True)
-        self._path.write_bytes(b"")
+        self.discard()
+        self._path.touch(exist_ok=False)
         if etag.startswith('"'):  # a weak ETag does not identify the bytes
-            self._etag_path.write_text(etag, "latin-1")
+            with self._etag_path.open("x", encoding="latin-1") as file:
+                file.write(etag)
 
     @asynccontextmanager
     async def _get(self, headers: Mapping[str, str]) -> AsyncIterator[Reply]:
@@ -140,6 +157,7 @@ class Download:
             try:
                 async with http.stream("GET", url, headers) as reply:
                     if reply.status not in REDIRECTS:
+                        self._has_answered = True
                         yield reply
                         return
                     url = _target(url, reply.header("location"))
@@ -162,8 +180,10 @@ class Download:
 def _size_in(reply: Reply, start_bytes: int, etag: str) -> int | None:
     """Return the size of the whole file. Return None if the answer does not fit the bytes that we already have.
 
-    Raise DownloadFailed when the answer is not a file.
+    Raise NoAnswer when the server cannot answer now, and DownloadFailed when the answer is not a file.
     """
+    if reply.status in _TEMPORARY:
+        raise NoAnswer(f"the server answered with status {reply.status}")
     if start_bytes and reply.status == 416:
         return None
     if reply.status != 200 and not (start_bytes and reply.status == 206):
@@ -187,7 +207,12 @@ def _proxy_for(url: httpx.URL) -> Proxy | None:
     try:
         return proxy_for(url.scheme, url.host, url.port or 443, [])
     except ValueError as exc:
-        raise DownloadFailed("the environment's proxy is not an http:// address; correct https_proxy") from exc
+        raise DownloadFailed(f"the environment's proxy is not an http:// address; correct {exc}") from exc
+
+
+def _opened_without_link(path: Path) -> BinaryIO:
+    """Open an existing file to append to it. Raise OSError if the path is a symbolic link."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW), "ab")
 
 
 def _target(url: httpx.URL, location: str) -> httpx.URL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import socket
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -35,23 +36,27 @@ def proxy_for(scheme: str, host: str, port: int, addresses: list[str]) -> Proxy 
     """Return the proxy for a host, or None to connect directly.
 
     ``addresses``: the addresses to which this machine resolves ``host``. Hosts in private networks are reached
-    directly, because a camera in the local network is not behind the proxy. Raise ValueError when the environment names
-    something other than an HTTP proxy.
+    directly, because a camera in the local network is not behind the proxy. Raise ValueError, with the name of the
+    environment variable, when it names something other than an HTTP proxy.
     """
     proxies = getproxies_environment()
-    text = proxies.get(scheme) or proxies.get("all")
+    variable = f"{scheme}_proxy" if proxies.get(scheme) else "all_proxy"
+    text = proxies.get(variable.removesuffix("_proxy"))
     if not text or not all(ip_address(address).is_global for address in addresses):
         return None
     if proxy_bypass(f"{host}:{port}", proxies):
         return None
-    parts = urlsplit(text if "://" in text else f"http://{text}")
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        number, is_http = parts.port or _DEFAULT_PORT, parts.scheme == "http"
+    except ValueError:  # the port is not a number, or an IPv6 address is not valid
+        is_http = False
+    if not is_http or not parts.hostname:
+        raise ValueError(variable if os.environ.get(variable) else variable.upper())
     headers = {}
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
         headers["Proxy-Authorization"] = f"Basic {base64.b64encode(credentials).decode()}"
-    number = parts.port or _DEFAULT_PORT
     return Proxy(parts.hostname, number, f"http://{parts.hostname}:{number}", headers)
 
 

@@ -33,6 +33,7 @@ class ReleaseServer:
         self.has_ranges = True
         self.headers: dict[str, str | None] = {}  # replaces headers of the answer; None removes a header
         self.status = 200
+        self.errors: list[int] = []  # statuses of the first answers, which have no body
         self.redirects: dict[str, str] = {}  # by path
         # For each answer, this is the number of bytes of the body that are sent before the connection is closed.
         self.cuts: list[int] = []
@@ -91,6 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if location := release.redirects.get(self.path):
             return self._answer(302, {"Location": location, "Content-Length": "0"}, b"")
+        if release.errors:
+            return self._answer(release.errors.pop(0), {"Content-Length": "0"}, b"")
         body, status, size = release.content, release.status, len(release.content)
         headers = {"ETag": release.etag}
         if requested and release.has_ranges and self.headers.get("If-Range") == release.etag:

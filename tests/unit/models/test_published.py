@@ -22,6 +22,7 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models import weights
+from serve_app.models.cache import is_locked, locked
 from serve_app.models.engines.ultralytics import load_network
 from serve_app.models.load import load
 from serve_app.models.published import NAMES, ULTRALYTICS, fetch, suggestion
@@ -230,6 +231,42 @@ def test_a_read_only_cache_is_enough_for_a_model_that_is_there(server: ReleaseSe
         assert process.communicate()[0] == f"{folder / NAME}\n"
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_model_that_was_copied_to_a_read_only_cache_is_used_without_a_pin(
+    server: ReleaseServer, public_folder: Path
+) -> None:
+    (public_folder / NAME).write_bytes(b"copied")
+    with start(server, public_folder, "os.setuid(65534)") as process:
+        said = process.communicate()[0]
+    assert said == (
+        f"the hash of {NAME} is not pinned, because {public_folder} is not writable\n{public_folder / NAME}\n"
+    )
+
+
+def test_a_lock_file_is_neither_emptied_nor_reached_through_a_link(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    lock, other = folder / "a.lock", folder / "other"
+    lock.write_text("kept")
+    with locked(lock):
+        assert is_locked(lock)
+    assert (lock.read_text(), is_locked(lock)) == ("kept", False)
+    lock.rename(other)
+    lock.symlink_to(other)
+    with pytest.raises(ModelError) as refusal, locked(lock):
+        pass
+    assert refusal.value.detail == f"model.cache_dir: {lock} is a symbolic link instead of a lock file: delete it"
+    assert other.read_text() == "kept"
+
+
+def test_a_link_in_place_of_a_new_pin_is_replaced(server: ReleaseServer, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    other = folder / "other"
+    other.write_text("kept")
+    (folder / f"{NAME}.sha256.new").symlink_to(other)
+    fetch(NAME, folder, release=server.release)
+    assert (other.read_text(), (folder / f"{NAME}.sha256").is_symlink()) == ("kept", False)
+
+
 def test_a_full_disk_is_reported_and_left_clean(server: ReleaseServer, folder: Path) -> None:
     """A write beyond a limit on file sizes fails like a write to a full disk, but with another error number."""
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
@@ -262,9 +299,20 @@ def test_any_other_name_is_refused_without_a_request(name: str, says: str, folde
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("name", ["best.pt", "missing.pt", "last.pt", "model", "codes", "plates.pt"])
-def test_a_name_of_ones_own_gets_no_suggestion(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["best.pt", "missing.pt", "last.pt", "model", "codes", "plates.pt", "yolov9c.pt", "yolov10n.pt", "yolov5n.pt"],
+)
+def test_another_model_gets_no_suggestion(name: str) -> None:
     assert suggestion(name) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("yolov26n.pt", "yolo26n.pt"), ("yolo8n.pt", "yolov8n.pt"), ("yolo26n-distil.pt", "yolo26n-distill.pt")],
+)
+def test_a_misspelt_name_gets_the_right_one(name: str, meant: str) -> None:
+    assert suggestion(name) == f"; if you mean the published model {meant}, set that name"
 
 
 @pytest.fixture
@@ -281,9 +329,8 @@ def test_a_published_name_is_fetched_into_the_cache(configured: Callable[..., Mo
     assert weights.find_weights(args, "torch") == folder / NAME
 
 
-def test_a_published_name_needs_its_hash_like_every_checkpoint(configured: Callable[..., ModelArgs]) -> None:
-    with pytest.raises(ModelError, match=f"is a pickle.*to {HASH}"):
-        weights.check_weights(configured(weights=NAME))
+def test_a_published_name_must_have_the_hash_that_is_set(configured: Callable[..., ModelArgs]) -> None:
+    weights.check_weights(configured(weights=NAME))
     with pytest.raises(ModelError, match="does not match"):
         weights.check_weights(configured(weights=NAME, weights_sha256="0" * 64))
 
@@ -304,6 +351,19 @@ def test_an_existing_file_of_the_name_is_used(
     (tmp_path / NAME).write_bytes(b"mine")
     assert weights.find_weights(configured(weights=NAME), "torch") == tmp_path / NAME
     assert server.requests == []
+
+
+def test_a_broken_link_of_the_name_is_refused(
+    configured: Callable[..., ModelArgs], server: ReleaseServer, tmp_path: Path
+) -> None:
+    (tmp_path / NAME).symlink_to("gone.pt")
+    args = configured(weights=NAME)
+    with pytest.raises(ModelError) as refusal:
+        weights.find_weights(args, "torch")
+    assert refusal.value.detail == (
+        f"model.weights: {NAME} is a link to {tmp_path}/gone.pt, which does not exist: correct or delete the link"
+    )
+    assert (server.requests, weights.is_not_fetched_yet(args)) == ([], False)
 
 
 @pytest.mark.parametrize(

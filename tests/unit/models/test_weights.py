@@ -73,6 +73,24 @@ def test_weights_that_are_not_readable_are_refused_in_one_sentence(kind: str, pu
     assert re.fullmatch(rf"({says}\n){{2}}", said)
 
 
+def test_a_link_to_a_file_without_a_suffix_keeps_its_own_name(tmp_path: Path) -> None:
+    """Hugging Face's cache contains such links."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snap").mkdir()
+    squares.save_onnx(tmp_path / "a.onnx").rename(tmp_path / "blobs/0a1b2c")
+    link = tmp_path / "snap/best.onnx"
+    link.symlink_to("../blobs/0a1b2c")
+    assert weights_module.find_weights(ModelArgs(weights=link), "openvino") == link
+    assert load(ModelArgs(weights=link), has_gpu=False).info.name == "best"
+
+
+@pytest.mark.parametrize(("name", "right"), [("BEST.PT", "BEST.pt"), ("a.Onnx", "a.onnx")])
+def test_a_suffix_in_capitals_is_corrected(name: str, right: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"never read")
+    with pytest.raises(ModelError, match=rf"not {name}: rename the file to {right}$"):
+        weights_module.find_weights(ModelArgs(weights=tmp_path / name), "openvino")
+
+
 def test_a_file_with_another_hash_than_the_given_one_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "any.pt"
     path.write_bytes(b"never read")

@@ -203,12 +203,50 @@ async def test_a_file_that_is_too_large_is_refused_before_it_is_read(server: Rel
     assert files(path) == set()
 
 
-@pytest.mark.parametrize("status", [201, 204, 206, 300, 400, 403, 404, 416, 429, 500, 503])
+@pytest.mark.parametrize("status", [201, 204, 206, 300, 400, 403, 404, 416, 500, 501])
 async def test_any_other_status_is_refused(status: int, server: ReleaseServer, path: Path) -> None:
     server.status = status
     server.headers = {"Content-Length": "0"}
     server.content = b""
     assert await refusal(server, path) == f"the server answered with status {status}"
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_an_overloaded_server_gets_further_requests(status: int, server: ReleaseServer, path: Path) -> None:
+    server.errors = [status, status]
+    server.cuts = [100_000]
+    await fetch(server, path)
+    assert (path.read_bytes(), server.ranges()) == (CHECKPOINT, [None, None, None, "bytes=100000-"])
+    server.errors = [status] * 100
+    path.unlink()
+    assert await refusal(server, path) == f"{ADDRESS}: the server answered with status {status}"
+    assert len(server.errors) == 97
+
+
+async def test_a_server_that_sends_one_byte_at_a_time_is_abandoned(server: ReleaseServer, path: Path) -> None:
+    server.cuts = [100_000] + [1] * 20
+    assert "broke" in await refusal(server, path)
+    assert server.ranges() == [None] + [f"bytes={first}-" for first in (100_000, 100_001, 100_002)]
+
+
+async def test_a_download_has_a_time_limit(server: ReleaseServer, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloading, "_TOTAL_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(downloading, "_TIMEOUT_S", 10)
+    server.gate.clear()
+    assert await refusal(server, path) == "it takes longer than 0.005 min"
+
+
+@pytest.mark.parametrize("linked", ["a.pt.part", "a.pt.part.etag"])
+async def test_a_link_in_place_of_a_part_is_replaced(linked: str, server: ReleaseServer, path: Path) -> None:
+    path.write_bytes(CHECKPOINT[:3000])
+    path.with_name("a.pt.part.etag").write_text(server.etag)
+    link, other = path.with_name(linked), path.with_name("other")
+    link.rename(other)
+    link.symlink_to(other)
+    before = other.read_bytes()
+    await fetch(server, path)
+    assert (path.read_bytes(), path.is_symlink(), other.read_bytes()) == (CHECKPOINT, False, before)
+    assert server.ranges() == [None]
 
 
 async def test_redirects_to_the_listed_hosts_are_followed(server: ReleaseServer, path: Path, names: Names) -> None:
@@ -319,8 +357,12 @@ async def test_no_proxy_leads_directly_to_the_host(
     assert (path.read_bytes(), proxy.heads) == (CHECKPOINT, [])
 
 
+@pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("value", ["socks5://127.0.0.1:1080", "http://127.0.0.1:port", "http://[::1"])
 async def test_a_proxy_of_an_unsupported_kind_is_refused(
-    server: ReleaseServer, path: Path, proxy: ConnectProxy, monkeypatch: pytest.MonkeyPatch
+    variable: str, value: str, server: ReleaseServer, path: Path, proxy: ConnectProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1080")
-    assert "correct https_proxy" in await refusal(server, path)
+    monkeypatch.delenv("https_proxy")
+    monkeypatch.setenv(variable, value)
+    reason = await refusal(server, path)
+    assert reason == f"the environment's proxy is not an http:// address; correct {variable}"
