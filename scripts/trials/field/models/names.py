@@ -87,8 +87,8 @@ _FORMS: dict[str, Problem] = {
         _folder("names: [Mädchen, Öltank]\n"), engines=["openvino"], label="Öltank"
     ),
     "none": refused(_onnx(None), "does not name its classes"),
-    "an empty mapping": refused(_onnx("{}"), "names no classes"),
-    "an empty list": refused(_onnx("[]"), "names no classes"),
+    "an empty mapping": refused(_onnx("{}"), "has no class names"),
+    "an empty list": refused(_onnx("[]"), "has no class names"),
     "words with commas": refused(_onnx("person,car"), "does not name its classes"),
     "Latin-1": refused(_latin_1, "does not name its classes"),
     "a gap": refused(_onnx("{0: 'person', 2: 'car'}"), "no name for class 1"),

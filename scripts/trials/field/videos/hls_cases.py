@@ -167,7 +167,7 @@ HLS_CASES: list[tuple[str, Answers, Callable[[str], str | None]]] = [
     (
         "a key inside the playlist",
         _keyed('#EXT-X-KEY:METHOD=AES-128,URI="data:,0123456789abcdef"', _NUMBERS),
-        refuses("/a.m3u8", "serve it over HTTP"),
+        refuses("/a.m3u8", "serve the key over HTTP"),
     ),
     (
         "variables",
