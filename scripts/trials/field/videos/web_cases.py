@@ -163,7 +163,7 @@ _REFUSAL_CASES = [
     ("503", {"/cam": sends(b"", 503)}, ["503 Service Unavailable", "overloaded"], ""),
     ("a page to log in", {"/cam": sends(b"\n<!DOCTYPE html><html>", Content_Type="text/html")}, ["web page"], ""),
     ("DASH", {"/cam": sends(b'<?xml version="1.0"?><MPD/>', Content_Type="application/dash+xml")}, ["DASH"], ""),
-    ("a redirect to https", {"/cam": sends(b"", 302, Location="https://127.0.0.1/")}, ["https://", "set source.uri"], ""),
+    ("a redirect to https", {"/cam": sends(b"", 302, Location="https://127.0.0.1/")}, ["https://", "source.uri"], ""),
     ("a redirect loop", {"/cam": sends(b"", 302, Location="/cam")}, ["redirects more than"], ""),
     ("a compressed answer", {"/cam": sends(b"", Content_Encoding="gzip")}, ["compresses"], ""),
 ]  # fmt: skip
