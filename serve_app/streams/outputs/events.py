@@ -35,7 +35,8 @@ class EventLog:
     def add(self, kind: EventType, body: BaseModel) -> None:
         """Add an event with the current time and the fields of ``body``."""
         head = f'{{"event_id":{self._next_id},"type":"{kind}","stream_id":"{self._stream_id}","at_s":{time.time():.3f},'
-        event = Event(self._next_id, kind, self._stream_id, head + body.model_dump_json()[1:])
+        fields = body.model_dump_json(exclude={"stream_id"})  # a result has this field, too
+        event = Event(self._next_id, kind, self._stream_id, head + fields[1:])
         self._next_id += 1
         self._kept.append(event)
         self._arrived.set()

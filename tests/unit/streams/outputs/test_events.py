@@ -5,6 +5,7 @@ import json
 import time
 
 import pytest
+from pydantic import BaseModel
 
 from serve_app.schemas.streams import StateChange
 from serve_app.streams.outputs.events import _MAX_KEPT, EventLog
@@ -31,6 +32,17 @@ async def test_an_event_is_one_line_of_json_with_its_type_and_time(log: EventLog
     assert fields == {"event_id": 7, "type": "state", "stream_id": "lot"} | RUNNING.model_dump()
     assert (event.event_id, event.type, event.stream_id, last_id, missed) == (7, "state", "lot", 7, 0)
     assert "\n" not in event.json
+
+
+async def test_an_event_has_each_key_once(log: EventLog) -> None:
+    class Body(BaseModel):
+        stream_id: str = "lot"
+        frame_id: int = 3
+
+    log.add("result", Body())
+    (event,) = (await log.page(6, 0)).events
+    names = json.loads(event.json, object_pairs_hook=lambda pairs: [name for name, _ in pairs])
+    assert sorted(names) == ["at_s", "event_id", "frame_id", "stream_id", "type"]
 
 
 async def test_a_client_that_reconnects_gets_the_events_it_missed(log: EventLog) -> None:
