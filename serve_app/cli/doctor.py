@@ -86,7 +86,7 @@ def of_config(path: Path) -> Iterator[Finding]:
         yield Finding("config", "missing", exc.detail)
         return
     yield ok("config", str(path))
-    yield from _resources(config)
+    yield from resources(config)
     yield from _ports(config)
     yield packages.engines({detector.model.engine for _, _, detectors, _ in applications for detector in detectors})
     yield machine.shared_memory(
@@ -110,7 +110,7 @@ def of_config(path: Path) -> Iterator[Finding]:
         )
 
 
-def _resources(config: Json) -> Iterator[Finding]:
+def resources(config: Json) -> Iterator[Finding]:
     """Compare the cores and GPUs with what all replicas of the config reserve.
 
     Check nothing if the config is for several machines.

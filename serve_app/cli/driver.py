@@ -26,6 +26,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
 from ray.serve.scripts import run as serve_run
 
+from serve_app.cli.doctor import resources
 from serve_app.cli.fetch import ProgressBar
 from serve_app.cli.output import print_any_text
 from serve_app.cli.serve import leave_nothing
@@ -59,6 +60,7 @@ def main() -> None:
         models: list[ModelArgs] = []
         if os.environ.get("RAY_ADDRESS") == "local":
             preflight.check(config, ProgressBar())
+            warn_of_lacking_resources(config)
             models = [one.model for _, _, detectors, _ in preflight.applications_of(config) for one in detectors]
         _serve(config, ExportProgress(models, lambda line: print(line, flush=True)))
     except StartError as exc:
@@ -68,6 +70,16 @@ def main() -> None:
         traceback.print_exc()
         status = 1
     _exit(status)
+
+
+def warn_of_lacking_resources(config: Json) -> None:
+    """Warn if the machine has fewer cores or GPUs than the config needs.
+
+    The config is not refused, because Ray may have been told to count other numbers of cores and GPUs.
+    """
+    for finding in resources(config):
+        if finding.mark != "ok":
+            print(f"{finding.check}: {finding.found}; some replicas may never start: {finding.fix}", file=sys.stderr)
 
 
 def replace_weights(config: Json, weights: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.cli.driver import replace_weights
+from serve_app.cli.driver import replace_weights, warn_of_lacking_resources
 from serve_app.deployments.preflight import applications_of
 
 OTHER = {"weights": "other.onnx", "weights_sha256": "0" * 64, "threads": 3}
@@ -30,3 +30,11 @@ def test_other_applications_are_not_changed() -> None:
     config: dict[str, Any] = {"applications": [{"import_path": "other:app"}]}
     replace_weights(config, "best.pt")
     assert config == {"applications": [{"import_path": "other:app"}]}
+
+
+def test_a_config_that_needs_more_cores_than_the_machine_has_is_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    deployment = {"name": "Detector", "num_replicas": 2, "ray_actor_options": {"num_cpus": 10_000}}
+    warn_of_lacking_resources({"applications": [{"deployments": [deployment]}]})
+    assert "cores, 20000 needed; some replicas may never start: use a config that" in capsys.readouterr().err
+    warn_of_lacking_resources({"applications": [{"deployments": [deployment | {"num_replicas": 0}]}]})
+    assert capsys.readouterr().err == ""
