@@ -86,7 +86,9 @@ def of_config(path: Path) -> Iterator[Finding]:
         yield Finding("config", "missing", exc.detail)
         return
     yield ok("config", str(path))
-    yield from resources(config)
+    if needed := needed_resources(config):
+        yield machine.cores(machine.core_count(), needed[0])
+        yield machine.gpu(needed[1])
     yield from _ports(config)
     yield packages.engines({detector.model.engine for _, _, detectors, _ in applications for detector in detectors})
     yield machine.shared_memory(
@@ -110,13 +112,22 @@ def of_config(path: Path) -> Iterator[Finding]:
         )
 
 
-def resources(config: Json) -> Iterator[Finding]:
-    """Compare the cores and GPUs with what all replicas of the config reserve.
+def lacking_resources(config: Json) -> list[Finding]:
+    """Return the findings about the cores and GPUs that the config needs and this machine lacks."""
+    cores, gpus = needed_resources(config) or (0.0, 0.0)
+    findings = [machine.cores(machine.core_count(), cores)]
+    if gpus:  # asking NVIDIA's driver takes time
+        findings.append(machine.gpu(gpus))
+    return [finding for finding in findings if finding.mark == "missing"]
 
-    Check nothing if the config is for several machines.
+
+def needed_resources(config: Json) -> tuple[float, float] | None:
+    """Return the numbers of cores and GPUs that all replicas of the config reserve.
+
+    Return None if the config is for several machines.
     """
     if config.get("proxy_location") == "EveryNode":
-        return
+        return None
     needed = {"num_cpus": 0.0, "num_gpus": 0.0}
     for application in config["applications"]:
         for deployment in application.get("deployments", []):
@@ -124,8 +135,7 @@ def resources(config: Json) -> Iterator[Finding]:
             for resource in needed:
                 amount = (deployment.get("ray_actor_options") or {}).get(resource, 0)
                 needed[resource] += amount * (least if isinstance(least, int) else 1)
-    yield machine.cores(machine.core_count(), round(needed["num_cpus"], 2))
-    yield machine.gpu(needed["num_gpus"])
+    return round(needed["num_cpus"], 2), needed["num_gpus"]
 
 
 def _ports(config: Json) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
 from ray.serve.scripts import run as serve_run
 
-from serve_app.cli.doctor import resources
+from serve_app.cli.doctor import lacking_resources
 from serve_app.cli.fetch import ProgressBar
 from serve_app.cli.output import print_any_text
 from serve_app.cli.serve import leave_nothing
@@ -77,9 +77,8 @@ def warn_of_lacking_resources(config: Json) -> None:
 
     The config is not refused, because Ray may have been told to count other numbers of cores and GPUs.
     """
-    for finding in resources(config):
-        if finding.mark != "ok":
-            print(f"{finding.check}: {finding.found}; some replicas may never start: {finding.fix}", file=sys.stderr)
+    for finding in lacking_resources(config):
+        print(f"{finding.check}: {finding.found}; some replicas may never start: {finding.fix}", file=sys.stderr)
 
 
 def replace_weights(config: Json, weights: str) -> None:

@@ -60,7 +60,7 @@ def extras() -> Finding:
 
 def opencv() -> Finding:
     """Import OpenCV in a separate process. The import fails if the system lacks libGL or GLib."""
-    command = [sys.executable, "-c", "import cv2; print(cv2.__version__)"]
+    command = [sys.executable, "-P", "-c", "import cv2; print(cv2.__version__)"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_TIMEOUT_S, check=False)
     if done.returncode == 0:
         return ok("opencv", done.stdout.strip())

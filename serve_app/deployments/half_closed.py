@@ -9,8 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 # To a server, a client that disconnects looks the same as a client that closes only its sending side. We can
 # distinguish the two clients only by the time of closing. A client that still wants the answer closes its sending side
-# right after the request. A client that gives up disconnects later, because it
-# first waits for the answer.
+# right after the request. A client that gives up disconnects later, because it first waits for the answer.
 _MAX_DELAY_S = 0.1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -16,6 +15,7 @@ from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models.cache import cache_folder, is_locked, locked
 from serve_app.models.checkpoint.convert import without_pickle
+from serve_app.models.hashes import digest
 from serve_app.types import InputShape, Json, Precision
 
 _EXPORT_TIMEOUT_S = 900
@@ -104,15 +104,6 @@ def calibration_pictures(folder: Path) -> list[Path]:
     if not pictures:
         raise ModelError(f"model.calibration_dir: there is no image in {folder}; it needs JPEG, PNG, WebP or BMP")
     return pictures
-
-
-def digest(paths: list[Path]) -> str:
-    """Return 12 hex digits of a hash of the files' content."""
-    hashed = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            hashed.update(hashlib.file_digest(file, "sha256").digest())
-    return hashed.hexdigest()[:12]
 
 
 def _run_export(weights: Path, target: Path, options: Json, pictures: list[Path], lock: int) -> None:

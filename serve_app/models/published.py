@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import hashlib
 import logging
 import os
 import re
@@ -15,6 +14,7 @@ from typing import Protocol
 from serve_app.errors import ModelError
 from serve_app.models.cache import locked
 from serve_app.models.failures import model_errors
+from serve_app.models.hashes import sha256_of
 from serve_app.network.address_guard import AddressGuard
 from serve_app.network.download import Download, DownloadFailed
 
@@ -182,7 +182,7 @@ def _accept(part: Path, target: Path, sha256: str | None) -> None:
         with part.open("rb") as file:
             if file.read(len(_CHECKPOINT_START)) != _CHECKPOINT_START:
                 raise ModelError(f"model.weights: the server sent something other than {target.name}: try again later")
-        found = _hash_of(part)
+        found = sha256_of(part)
         if sha256 is not None and found != sha256.lower():
             raise ModelError(
                 f"model.weights_sha256 does not match the published {target.name}, whose hash is {found}: check that "
@@ -199,7 +199,7 @@ def _accept(part: Path, target: Path, sha256: str | None) -> None:
 def _check_pin(file: Path, target: Path) -> None:
     """Raise ModelError if the hash of ``file`` is not the one pinned for ``target``. If none is pinned, pin it."""
     pin = _pin_of(target)
-    found = _hash_of(file)
+    found = sha256_of(file)
     if not pin.exists():
         new = pin.with_name(f"{pin.name}.new")
         new.unlink(missing_ok=True)  # a killed process may have left it
@@ -222,11 +222,6 @@ def _check_pin(file: Path, target: Path) -> None:
 
 def _pin_of(target: Path) -> Path:
     return target.with_name(f"{target.name}.sha256")
-
-
-def _hash_of(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

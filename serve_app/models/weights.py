@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -14,9 +13,9 @@ from pathlib import Path
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models.cache import cache_folder
-from serve_app.models.export import digest
 from serve_app.models.failures import model_errors
 from serve_app.models.formats import check_start, unsupported_hint
+from serve_app.models.hashes import digest, sha256_of
 from serve_app.models.published import NAMES, Progress, fetch, other_task, suggestion
 
 EMBEDDED = Path(__file__).with_name("embedded")  # the model "codes", trained by scripts/codes; it contains no pickle
@@ -126,8 +125,7 @@ def _check_hash(path: Path, expected: str | None) -> None:
                 "model.weights_sha256 (SERVE_APP_WEIGHTS_SHA256) to its SHA-256 hash"
             )
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != expected.lower():
         raise ModelError(
             f"model.weights_sha256 does not match {path.name}, whose hash is {found}: check that this is the right file"

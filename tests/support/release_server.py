@@ -13,6 +13,8 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from serve_app.models.published import Release
 from serve_app.network.address_guard import AddressGuard
 from tests.support.certificates import make_certificate
@@ -171,4 +173,12 @@ def release_server(folder: Path) -> Iterator[ReleaseServer]:
     """Run a server whose certificate is valid for ``ADDRESS`` and two names."""
     certificate = make_certificate(folder, ["release.example", "assets.example"], [ADDRESS])
     with ReleaseServer(certificate).run() as server:
+        yield server
+
+
+def trusted_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseServer]:
+    """Start a server whose certificate this process trusts. Tests make a fixture of this function."""
+    (tmp_path / "server").mkdir()
+    with release_server(tmp_path / "server") as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
         yield server

@@ -8,7 +8,6 @@ never imports PyTorch or Ultralytics.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import resource
@@ -24,6 +23,7 @@ from serve_app.models.checkpoint.architecture import check_architecture
 from serve_app.models.checkpoint.archive import Archive
 from serve_app.models.checkpoint.failures import REFUSED, Unaccepted, damaged, untrusted
 from serve_app.models.checkpoint.unpickler import Inert, Tensor, Unpickler
+from serve_app.models.hashes import sha256_of
 from serve_app.types import Json
 
 _MEMORY_BYTES = 2**30  # for Python and NumPy; the memory for the tensors depends on the size of the file
@@ -63,11 +63,11 @@ def convert(path: Path, target: Path) -> None:
             if unpickler.needs:
                 raise _needs(path, list(unpickler.needs)) from exc
             if isinstance(exc, Unaccepted):
-                raise untrusted(path.name, str(exc), _sha256(path)) from exc
+                raise untrusted(path.name, str(exc), sha256_of(path)) from exc
             raise damaged(path.name) from exc
         if unpickler.needs:
             raise _needs(path, list(unpickler.needs))
-        description |= {"checkpoint": path.name, "sha256": _sha256(path)}
+        description |= {"checkpoint": path.name, "sha256": sha256_of(path)}
         save_file(weights, target, {key: json.dumps(value) for key, value in description.items()})
     except MemoryError as exc:
         raise ModelError(
@@ -180,17 +180,12 @@ def _needs(path: Path, names: list[str]) -> ModelError:
     if len(names) > _SHOWN_NAMES:
         shown.append(f"{len(names) - _SHOWN_NAMES} more")
     problem = f"needs {', '.join(shown)}, which Ultralytics' detection checkpoints do not need"
-    return untrusted(path.name, problem, _sha256(path))
+    return untrusted(path.name, problem, sha256_of(path))
 
 
 def _printable(name: str) -> str:
     text = "".join(character if character.isprintable() else "?" for character in name)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from serve_app.cli.doctor import lacking_resources
 from serve_app.cli.driver import replace_weights, warn_of_lacking_resources
 from serve_app.deployments.preflight import applications_of
 
@@ -38,3 +41,17 @@ def test_a_config_that_needs_more_cores_than_the_machine_has_is_announced(capsys
     assert "cores, 20000 needed; some replicas may never start: use a config that" in capsys.readouterr().err
     warn_of_lacking_resources({"applications": [{"deployments": [deployment | {"num_replicas": 0}]}]})
     assert capsys.readouterr().err == ""
+
+
+def test_nvidias_driver_is_asked_only_for_a_config_with_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that fails is no problem for a config without GPUs, and asking the driver takes time."""
+    script = tmp_path / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\necho it fails >&2\nexit 9\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    deployment: dict[str, Any] = {"name": "Detector", "ray_actor_options": {"num_gpus": 0}}
+    assert lacking_resources({"applications": [{"deployments": [deployment]}]}) == []
+    assert not (tmp_path / "asked").exists()
+    deployment["ray_actor_options"]["num_gpus"] = 1
+    (lacking,) = lacking_resources({"applications": [{"deployments": [deployment]}]})
+    assert (lacking.check, lacking.found) == ("gpu", "it fails")

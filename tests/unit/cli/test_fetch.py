@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,18 +12,12 @@ from serve_app.cli import fetch as fetch_module
 from serve_app.cli.fetch import ProgressBar, fetch
 from serve_app.errors import ConfigError
 from tests.support.command import sightline
-from tests.support.release_server import CHECKPOINT, ReleaseServer, release_server
+from tests.support.release_server import CHECKPOINT, ReleaseServer, trusted_server
 
 NAME = "yolo26n.pt"
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseServer]:
-    """Start a server whose certificate is trusted."""
-    (tmp_path / "server").mkdir()
-    with release_server(tmp_path / "server") as server:
-        monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
-        yield server
+server = pytest.fixture(trusted_server)
 
 
 def test_a_model_is_fetched_to_the_place_where_the_service_looks_for_it(

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from serve_app.models.cache import is_locked, locked
 from serve_app.models.engines.ultralytics import load_network
 from serve_app.models.load import load
 from serve_app.models.published import NAMES, ULTRALYTICS, fetch, suggestion
-from tests.support.release_server import ADDRESS, CHECKPOINT, ReleaseServer, release_server
+from tests.support.release_server import ADDRESS, CHECKPOINT, ReleaseServer, trusted_server
 from tests.support.traps import Names
 
 NAME = "yolo26n.pt"
@@ -53,13 +53,7 @@ PROCESS = f"""
 """
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseServer]:
-    """Start a server whose certificate is trusted."""
-    (tmp_path / "server").mkdir()
-    with release_server(tmp_path / "server") as server:
-        monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
-        yield server
+server = pytest.fixture(trusted_server)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from serve_app.network import download as downloading
 from serve_app.network.address_guard import AddressGuard
 from serve_app.network.download import Download, DownloadFailed
-from tests.support.release_server import ADDRESS, ALLOWED, CHECKPOINT, ConnectProxy, ReleaseServer, release_server
+from tests.support.release_server import ADDRESS, ALLOWED, CHECKPOINT, ConnectProxy, ReleaseServer, trusted_server
 from tests.support.traps import Names, Trap
 
 pytestmark = pytest.mark.anyio
@@ -20,13 +20,7 @@ pytestmark = pytest.mark.anyio
 SIZE = len(CHECKPOINT)
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseServer]:
-    """Start a server whose certificate is trusted."""
-    (tmp_path / "server").mkdir()
-    with release_server(tmp_path / "server") as server:
-        monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
-        yield server
+server = pytest.fixture(trusted_server)
 
 
 @pytest.fixture(autouse=True)
