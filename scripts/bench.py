@@ -3,6 +3,7 @@
 
 scripts/bench.py                                                     measure the embedded model
 scripts/bench.py -m yolo26n.pt --input-data pictures/                measure your model on your images
+scripts/bench.py -m yolov8n.pt --precision bf16 --pictures 16:9      measure rectangles, on images of one shape
 scripts/bench.py -m codes --engine null                              measure the server alone; the engine does nothing
 scripts/bench.py --engine sleep --detectors 1 2 4 --no-peers         measure scaling; the engine sleeps and uses no CPU
 """
@@ -11,14 +12,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 from scripts.benchmark import report
 from scripts.benchmark.contenders import peers, sightline
-from scripts.benchmark.options import image_benchmark_parser
+from scripts.benchmark.options import image_benchmark_parser, model_section
 from scripts.benchmark.pictures import save_photographs
 from scripts.benchmark.rounds import measure
 from scripts.benchmark.weights import openvino_folder
 from scripts.launch import ROOT, stop_on_signals
+from serve_app.config import JpegDecoding
 
 FOLDER = ROOT / "build/bench"
 
@@ -38,19 +41,33 @@ def main() -> None:
         help="numbers of Detectors; N Detectors are measured with N times as many clients",
     )
     parser.add_argument("--no-peers", action="store_true", help="do not measure other servers")
+    parser.add_argument(
+        "--peer-model",
+        type=Path,
+        metavar="FILE",
+        help="model of the other servers (default: the OpenVINO folder that Ultralytics exports from the model)",
+    )
+    parser.add_argument(
+        "--decode",
+        default="exact",
+        choices=get_args(JpegDecoding),
+        help="value of Sightline's setting preprocessor.decode (default: %(default)s)",
+    )
     parser.add_argument("--profile-export-file", type=Path, default=FOLDER / "bench.json", help="file for the results")
     options = parser.parse_args()
 
-    pictures = save_photographs(options.input_data, FOLDER / "pictures")
-    weights = openvino_folder(options.model, FOLDER)
-    model = {"weights": str(weights), "engine": options.engine}
-    contenders = [sightline(model, FOLDER, detectors=count) for count in options.detectors]
+    pictures = save_photographs(options.input_data, FOLDER / "pictures", options.pictures)
+    model = model_section(options)
+    contenders = [sightline(model, FOLDER, detectors=count, decode=options.decode) for count in options.detectors]
     if not options.no_peers:
-        contenders += peers(weights, options.engine, FOLDER)
+        weights = options.peer_model.resolve() if options.peer_model else openvino_folder(options.model, FOLDER)
+        contenders += peers(weights, model, FOLDER)
     result = measure(
         contenders,
         model=model,
         pictures=pictures,
+        picture_set=options.pictures,
+        decode=options.decode,
         concurrencies=steps(options.concurrency_range),
         duration_s=options.measurement_interval / 1e3,
         rounds=options.rounds,

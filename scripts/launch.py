@@ -161,11 +161,13 @@ def start(
     root: Path = ROOT,
     variables: Mapping[str, str | None] = MappingProxyType({}),
     starter: Sequence[str] = (),
+    program: Sequence[str] = (),
 ) -> Server:
     """Start ``scripts/serve CONFIG`` in its own Ray cluster, on free ports, and return before the server is ready.
 
     ``root`` is the checkout to use. ``variables`` are added to the environment, and those with the value None are
     removed from it. ``starter`` is a command prefix, such as ``prlimit`` with its options, that runs the script.
+    ``program`` replaces the script, for a machine on which the script cannot install packages.
     """
     port = free_port(PORT)
     state = log.with_suffix(".state")
@@ -176,7 +178,7 @@ def start(
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),  # use the default ports if they are free
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
     }
-    command = [*starter, str(root / "scripts/serve"), str(config), "--port", str(port)]
+    command = [*starter, *(program or [str(root / "scripts/serve")]), str(config), "--port", str(port)]
     log.unlink(missing_ok=True)  # an earlier server that still runs must not write to the new file
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -31,6 +31,7 @@ from matplotlib.colors import ListedColormap
 
 from scripts.benchmark.usage import memory_mib
 from scripts.launch import ROOT, StartFailed, StopFailed, stop_on_signals
+from scripts.trials.background import in_background
 from scripts.trials.clients import Death, Request, clients, losses
 from scripts.trials.cluster import Cluster, frame_pools, stream, until
 from scripts.trials.kills import VICTIMS
@@ -93,24 +94,22 @@ def main() -> None:
 
 def run(cluster: Cluster, duration_s: float, fault_period_s: float) -> Soak:
     """Run clients and streams for ``duration_s``, with a fault every ``fault_period_s``."""
-    soak, began_at_s, over = Soak(), time.monotonic(), threading.Event()
+    soak, began_at_s = Soak(), time.monotonic()
     calm_starts_at_s = began_at_s + (1 - CALM) * duration_s
     deaths: list[Death] = []
     video, picture = save_video(), (save_pictures() / "0.jpg").read_bytes()
 
-    def record_memory() -> None:
+    def record_memory(over: threading.Event) -> None:
         while not over.wait(MEMORY_INTERVAL_S):
             soak.memory.append((time.monotonic() - began_at_s, memory_mib(cluster.pid)))
 
-    recording = threading.Thread(target=record_memory)
     with (
         stream(cluster, "steady", video, loop=True, **STREAMS["steady"]),
         stream(cluster, "greedy", video, loop=True, **STREAMS["greedy"]),
         clients(cluster.url, picture, CLIENTS) as crowd,
         progress("soaking", duration_s) as tell,
     ):
-        recording.start()
-        try:
+        with in_background(record_memory):
             for victim in itertools.cycle(VICTIMS):
                 _wait(min(time.monotonic() + fault_period_s, calm_starts_at_s), began_at_s, tell)
                 if time.monotonic() >= calm_starts_at_s:
@@ -120,9 +119,6 @@ def run(cluster: Cluster, duration_s: float, fault_period_s: float) -> Soak:
                 except TimeoutError as exc:
                     soak.problems.append(str(exc))
             _wait(began_at_s + duration_s, began_at_s, tell)
-        finally:
-            over.set()
-            recording.join()
         _check_streams(cluster, soak)
     soak.requests = [
         Request(one.started_at_s - began_at_s, one.ended_at_s - began_at_s, one.problem) for one in crowd.requests

@@ -8,13 +8,16 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
-from serve_app.config import parse_args
+from serve_app.config import CeleryArgs, parse_args
 from serve_app.deployments.detector import Detector
 from serve_app.deployments.handles import detector_name
 from serve_app.deployments.ingress import Ingress
+from serve_app.deployments.job_runner import JobRunner
+from serve_app.deployments.job_supervisor import JobSupervisor
 from serve_app.deployments.preprocessor import Preprocessor
 from serve_app.deployments.stream_supervisor import StreamSupervisor
-from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS
+from serve_app.deployments.stubs import JOB_RUNNER_UNITS, SUPERVISOR_MAX_CALLS
+from serve_app.errors import StartError
 
 # If all replicas are full, Serve's router tries again after these delays. Serve's default of up to 0.5 s
 # would leave an engine idle.
@@ -25,6 +28,15 @@ _COMMON: dict[str, Any] = {"request_router_config": _ROUTER, "health_check_perio
 # When the application is deleted, each deployment may take this time to finish its accepted requests. A deployment gets
 # more time than the deployments that call it.
 _INGRESS_DRAIN_TIMEOUT_S, _PREPROCESSOR_DRAIN_TIMEOUT_S, _DETECTOR_DRAIN_TIMEOUT_S = 30, 35, 40
+_RUNNER_DRAIN_TIMEOUT_S = 60  # a JobRunner that is no longer needed finishes its units, which take a few seconds
+# No JobRunner runs while there is no job.
+_RUNNER_SCALING = {
+    "min_replicas": 0,
+    "max_replicas": 1,
+    "target_ongoing_requests": JOB_RUNNER_UNITS,
+    "upscale_delay_s": 0,
+    "downscale_delay_s": 60,
+}
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -42,7 +54,7 @@ def build_app(args: dict[str, Any]) -> Application:
             max_ongoing_requests=batcher.max_calls,  # our limits are lower, so a replica is never full
             graceful_shutdown_timeout_s=_DETECTOR_DRAIN_TIMEOUT_S,
             **_COMMON,
-        ).bind(detector_args)
+        ).bind(detector_args, app_args.jobs.scaling_share)
         for model, detector_args in app_args.detectors().items()
     }
     preprocessor = serve.deployment(
@@ -60,6 +72,21 @@ def build_app(args: dict[str, Any]) -> Application:
         max_ongoing_requests=SUPERVISOR_MAX_CALLS,
         **_COMMON,
     ).bind(detectors, app_args)
+    runner = serve.deployment(
+        JobRunner,
+        ray_actor_options={"num_cpus": 0.1},
+        max_ongoing_requests=2 * JOB_RUNNER_UNITS,  # more than the units, so that a client's request for an image fits
+        graceful_shutdown_timeout_s=_RUNNER_DRAIN_TIMEOUT_S,
+        autoscaling_config=_RUNNER_SCALING,
+        **_COMMON,
+    ).bind(detectors, app_args)
+    job_supervisor = serve.deployment(
+        JobSupervisor,
+        num_replicas=1,  # only one process may open the store of jobs
+        ray_actor_options={"num_cpus": 0.02},
+        max_ongoing_requests=SUPERVISOR_MAX_CALLS,
+        **_COMMON,
+    ).bind(runner, app_args)
     ingress = serve.deployment(
         Ingress,
         ray_actor_options={"num_cpus": 0.1},
@@ -70,4 +97,14 @@ def build_app(args: dict[str, Any]) -> Application:
         graceful_shutdown_timeout_s=_INGRESS_DRAIN_TIMEOUT_S,
         **_COMMON,
     )
-    return ingress.bind(preprocessor, supervisor, app_args)
+    inlets = [_inlet(app_args.jobs.celery, job_supervisor)] if app_args.jobs.celery.broker_url else []
+    return ingress.bind(preprocessor, supervisor, job_supervisor, app_args, *inlets)
+
+
+def _inlet(args: CeleryArgs, job_supervisor: Application) -> Application:
+    """Return the deployment that takes tasks from a Celery queue. Raise StartError if Celery is not installed."""
+    try:
+        from serve_app.deployments.job_inlet import bind_inlet
+    except ImportError as exc:
+        raise StartError("jobs.celery needs Celery; run: pip install 'sightline[celery]'") from exc
+    return bind_inlet(args, job_supervisor, {"ray_actor_options": {"num_cpus": 0.05}, **_COMMON})

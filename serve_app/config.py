@@ -7,62 +7,23 @@ default below. Set the variables in the shell in which ``ray start`` or ``serve 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator
 
 from serve_app.errors import ConfigError
+from serve_app.misspellings import named_variable, suggestion
 from serve_app.network.address_guard import AddressGuard, Network
-from serve_app.types import DEFAULT_MODEL, Precision, Traffic
+from serve_app.sections import PREFIX, Section, SectionGroup, section_field, without_empty
+from serve_app.types import DEFAULT_MODEL, KEY_NAME, Precision, Traffic
 
-_PREFIX = "SERVE_APP_"
 _SHA256 = "^[0-9a-fA-F]{64}$"
 
+JpegDecoding = Literal["reduced", "exact"]
 Valid = TypeVar("Valid", bound=BaseModel)
-
-
-def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that have a value. An empty YAML entry or environment variable counts as unset."""
-    return {key: value for key, value in values.items() if value not in (None, "")}
-
-
-class _Section(BaseModel):
-    """A section of the settings. A setting that is not in the YAML comes from the environment or has its default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    env_prefix: ClassVar[str] = _PREFIX  # new sections should use SERVE_APP_<SECTION>_
-    not_from_env: ClassVar[frozenset[str]] = frozenset()  # fields that have no environment variable
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_environment(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        environment = {name: os.environ.get(variable) for variable, name in cls.variables().items()}
-        return _without_empty(environment) | _without_empty(values)
-
-    @classmethod
-    def variables(cls) -> dict[str, str]:
-        """Return a dictionary from the name of each environment variable to the name of the field that it sets."""
-        return {f"{cls.env_prefix}{name.upper()}": name for name in cls.model_fields if name not in cls.not_from_env}
-
-
-def _section() -> Any:
-    # If the YAML lacks a section, Pydantic validates the default as a field of the settings. The error for a wrong
-    # environment variable therefore contains the section's name.
-    return Field(default={}, validate_default=True)
-
-
-class _Args(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_empty(cls, values: Any) -> Any:
-        return _without_empty(values) if isinstance(values, dict) else values
 
 
 def _is_not_the_default(name: str) -> str:
@@ -74,7 +35,7 @@ def _is_not_the_default(name: str) -> str:
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), AfterValidator(_is_not_the_default)]
 
 
-class ModelArgs(_Section):
+class ModelArgs(Section):
     """The model, and the engine that runs it."""
 
     # A .pt or .onnx file, an exported OpenVINO folder, the name of a published model, or the built-in "codes".
@@ -89,8 +50,8 @@ class ModelArgs(_Section):
     # these images with bf16 as with fp32. With precision int8, the model is calibrated on these images.
     calibration_dir: Path | None = None
     image_size_px: int = Field(640, ge=32, le=2048, multiple_of=32)  # used only if the weights have no fixed input size
-    # An image for testing the model. Before the model serves requests, it must detect an object in this image. If no
-    # image is set, the model only has to run without an error.
+    rectangular: bool = True  # besides the square, also use rectangles, if the weights have no fixed input size
+    # The model must detect an object in this image before it serves requests. Without an image, it only has to run.
     known_picture: Path | None = None
     threads: int = Field(0, ge=0, le=1024)  # threads of a CPU engine; 0 means one per core
     cache_dir: Path = Path("~/.cache/sightline")  # for fetched and exported models; nodes may share it
@@ -107,7 +68,7 @@ class NamedModelArgs(ModelArgs):
     not_from_env = frozenset({"weights", "weights_sha256", "known_picture"})
 
 
-class DetectArgs(_Section):
+class DetectArgs(Section):
     """The thresholds of requests that do not set their own."""
 
     confidence: float = Field(0.5, ge=0.01, le=1, allow_inf_nan=False)
@@ -115,7 +76,7 @@ class DetectArgs(_Section):
     max_detections: int = Field(300, ge=1, le=3000)
 
 
-class BatcherArgs(_Section):
+class BatcherArgs(Section):
     """The settings of the batcher, which collects images while the engine is busy."""
 
     max_batch_size: int = Field(8, ge=1, le=256)
@@ -139,12 +100,12 @@ class BatcherArgs(_Section):
         return {"interactive": self.interactive_weight, "stream": self.stream_weight, "job": self.job_weight}
 
 
-class DetectorArgs(_Args):
+class DetectorArgs(SectionGroup):
     """The settings of a Detector. Nearly all of them may change while the Detector serves: see ``with_user_config``."""
 
-    model: ModelArgs = _section()
-    detect: DetectArgs = _section()
-    batcher: BatcherArgs = _section()
+    model: ModelArgs = section_field()
+    detect: DetectArgs = section_field()
+    batcher: BatcherArgs = section_field()
 
     def with_user_config(self, user_config: Any) -> DetectorArgs:
         """Return these settings, overridden by a deployment's ``user_config``.
@@ -156,11 +117,11 @@ class DetectorArgs(_Args):
         if not isinstance(user_config, dict):
             raise ConfigError("user_config: it must be a mapping with the sections model, detect and batcher")
         settings: dict[str, Any] = self.model_dump()
-        for section, values in _without_empty(user_config).items():
+        for section, values in without_empty(user_config).items():
             if isinstance(settings.get(section), dict) and isinstance(values, dict):
                 if "weights" in values:
                     settings[section]["weights_sha256"] = None  # this value belonged to the previous weights
-                settings[section] |= _without_empty(values)
+                settings[section] |= without_empty(values)
             else:
                 settings[section] = values
         changed = _validated(_ChangedArgs, settings, "user_config")
@@ -178,7 +139,7 @@ class _ChangedArgs(DetectorArgs):
     model: NamedModelArgs
 
 
-class LimitArgs(_Section):
+class LimitArgs(Section):
     """The limits of one request, and the limit of requests in flight."""
 
     max_body_mib: int = Field(32, ge=1, le=60)  # must stay below the gRPC limit in configs/serve.env
@@ -193,7 +154,7 @@ class LimitArgs(_Section):
         return self.max_megapixels * 1_000_000
 
 
-class AccessArgs(_Section):
+class AccessArgs(Section):
     """API keys, and the limits of each key."""
 
     keys_file: Path | None = None  # if unset, only requests from this machine are accepted
@@ -202,13 +163,15 @@ class AccessArgs(_Section):
     concurrency: int = Field(32, ge=0)  # requests in flight, including followed streams
 
 
-class PreprocessorArgs(_Section):
+class PreprocessorArgs(Section):
     """The settings of each Preprocessor replica."""
 
     slots: int = Field(64, ge=1, le=1024)  # requests in flight; each uses one shared-memory slot
     # The number of images that are decoded at the same time. 0 means one image per four cores. Too many decoding
     # threads would slow down the engine.
     decode_threads: int = Field(0, ge=0, le=64)
+    # With "reduced", a JPEG that is far larger than the model input is decoded at a fraction of its size, in jobs, too.
+    decode: JpegDecoding = "exact"
 
     @property
     def max_calls(self) -> int:
@@ -219,7 +182,7 @@ class PreprocessorArgs(_Section):
         return 3 * self.slots
 
 
-class StreamArgs(_Section):
+class StreamArgs(Section):
     """The settings of streams: which files they may read, and where they store data."""
 
     media_dirs: str = "."  # the folders from which files may be read, colon-separated
@@ -229,7 +192,7 @@ class StreamArgs(_Section):
     output_dir: Path | None = None  # for recordings, and for sinks that write files; if unset, both are refused
     max_streams: int = Field(256, ge=1, le=100_000)  # each stream has its own process
     # The hardware video decoder. If it is unset or not available, video is decoded in software.
-    hwaccel: Literal["cuda", "qsv", "drm", "amf"] | None = None
+    hwaccel: Literal["cuda", "vaapi", "qsv", "drm", "amf"] | None = None
 
     def folders(self) -> tuple[Path, ...]:
         """Return ``media_dirs`` as absolute paths with links resolved. Raise ConfigError if a path is invalid."""
@@ -247,7 +210,48 @@ class StreamArgs(_Section):
         return self.output_dir and self.output_dir.expanduser().resolve()
 
 
-class OutboundArgs(_Section):
+class CeleryArgs(Section):
+    """The Celery queue from which the server takes tasks. Without a broker, it takes none."""
+
+    # A redis://, rediss://, amqp:// or sqs:// URL. It contains a password, so set it in the environment.
+    broker_url: SecretStr | None = None
+    backend_url: SecretStr | None = None  # where the results are stored; if unset, tasks have no results
+    queue: str = Field("sightline", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")
+    # The URL of the queue at SQS. Required with an sqs:// broker, because the server does not create queues.
+    queue_url: str | None = Field(None, pattern=r"^https?://\S+$")
+    # The name of the API key that owns the jobs of the queue's tasks. Required if API keys are configured.
+    owner: str | None = Field(None, pattern=KEY_NAME)
+
+    env_prefix = "SERVE_APP_JOBS_CELERY_"
+
+
+class JobArgs(Section):
+    """The settings of batch jobs."""
+
+    max_jobs: int = Field(1000, ge=1, le=1_000_000)  # jobs that have not ended
+    max_open_per_key: int = Field(100, ge=1, le=1_000_000)  # the same for each API key
+    max_items: int = Field(10_000_000, ge=1, le=1_000_000_000)  # in one job
+    # Prefixes such as s3://dock/in/, separated by spaces, that jobs may read and write. The server's own credentials
+    # are used, so without this setting no bucket is allowed.
+    allowed_uris: str | None = None
+    max_disk_gib: float = Field(20.0, gt=0, allow_inf_nan=False)  # uploads and results of all jobs together
+    slots: int = Field(32, ge=1, le=1024)  # images in flight per JobRunner; each uses one shared-memory slot
+    decode_threads: int = Field(0, ge=0, le=64)  # per JobRunner; 0 means one per four cores
+    max_memory_mib: int = Field(512, ge=64, le=1_048_576)  # encoded images and decoded frames, per JobRunner
+    # The share of max_replicas up to which jobs may raise the number of Detectors. With 0, jobs use only the Detectors
+    # that other requests need, but at least one.
+    scaling_share: float = Field(0.5, ge=0, le=1)
+    celery: CeleryArgs = section_field()
+
+    env_prefix = "SERVE_APP_JOBS_"
+    not_from_env = frozenset({"celery"})
+
+    def prefixes(self) -> tuple[str, ...]:
+        """Return the URI prefixes that jobs may use."""
+        return tuple((self.allowed_uris or "").split())
+
+
+class OutboundArgs(Section):
     """The addresses to which the server may connect for image URLs and sinks.
 
     The addresses of cameras are not limited.
@@ -273,11 +277,12 @@ class AppArgs(DetectorArgs):
     # Further models, by name. A request or stream names the model that it wants. The model of the section ``model`` is
     # named "default".
     models: dict[ModelName, NamedModelArgs] = Field(default={}, max_length=64)
-    limits: LimitArgs = _section()
-    access: AccessArgs = _section()
-    preprocessor: PreprocessorArgs = _section()
-    streams: StreamArgs = _section()
-    outbound: OutboundArgs = _section()
+    limits: LimitArgs = section_field()
+    access: AccessArgs = section_field()
+    preprocessor: PreprocessorArgs = section_field()
+    streams: StreamArgs = section_field()
+    jobs: JobArgs = section_field()
+    outbound: OutboundArgs = section_field()
 
     def detectors(self) -> dict[str, DetectorArgs]:
         """Return the Detector settings of each model, by the model's name."""
@@ -298,13 +303,15 @@ def cores() -> int:
 
 def variables() -> set[str]:
     """Return the names of all environment variables that set a setting."""
-    sections = (field.annotation for field in AppArgs.model_fields.values())
-    return {
-        name
-        for section in sections
-        if isinstance(section, type) and issubclass(section, _Section)
-        for name in section.variables()
-    }
+    return {name for section in _sections(AppArgs) for name in section.variables()}
+
+
+def _sections(kind: type[BaseModel]) -> Iterator[type[Section]]:
+    """Yield the types of all sections of the settings, and of the sections inside them."""
+    for field in kind.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield field.annotation
+            yield from _sections(field.annotation)
 
 
 def parse_args(args: dict[str, Any]) -> AppArgs:
@@ -313,10 +320,19 @@ def parse_args(args: dict[str, Any]) -> AppArgs:
     Raise ConfigError if a setting is invalid or a ``SERVE_APP_`` variable is unknown. The error names every such
     setting or variable.
     """
-    unknown = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in variables())
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in variables())
     if unknown:
-        raise ConfigError(f"{', '.join(unknown)}: unknown setting in the environment; correct the name or unset it")
-    return _validated(AppArgs, args, "")
+        named = ", ".join(named_variable(name, variables(), PREFIX) for name in unknown)
+        raise ConfigError(f"{named}: unknown setting in the environment; correct the name or unset it")
+    app_args = _validated(AppArgs, args, "")
+    celery = app_args.jobs.celery
+    if app_args.access.keys_file and celery.broker_url and not celery.owner:
+        raise ConfigError(
+            "jobs.celery.owner: API keys are configured, so set it to the name of the key that owns the jobs of tasks"
+        )
+    if bool(celery.queue_url) != (celery.broker_url or SecretStr("")).get_secret_value().startswith("sqs:"):
+        raise ConfigError("jobs.celery.queue_url: set it to the queue's URL if the broker is sqs://, and only then")
+    return app_args
 
 
 def _validated(kind: type[Valid], settings: Any, where: str) -> Valid:
@@ -324,5 +340,13 @@ def _validated(kind: type[Valid], settings: Any, where: str) -> Valid:
         return kind.model_validate(settings)
     except ValidationError as exc:
         path = (where,) if where else ()
-        problems = (f"{'.'.join(map(str, (*path, *e['loc'])))}: {e['msg']} (got {e['input']!r})" for e in exc.errors())
+        problems = (
+            f"{'.'.join(map(str, (*path, *e['loc'])))}: "
+            + (
+                suggestion(kind, e["loc"], AppArgs)
+                if e["type"] == "extra_forbidden"
+                else f"{e['msg']} (got {e['input']!r})"
+            )
+            for e in exc.errors()
+        )
         raise ConfigError("; ".join(problems)) from exc

@@ -7,13 +7,20 @@
     |- NotFound                    404 not_found           no such route, stream or model
     |- UrlsDisabled                403 urls_disabled       fetching images by URL is disabled
     |- Conflict                    409 conflict            the name is already taken
+    |- NotFinished                 409 not_finished        the job must end first
+    |- Expired                     410 expired             the job's results are no longer kept
     |- TooLarge                    413 too_large           too many bytes, pixels or images
     |- NotAnImage                  415 not_an_image        the bytes are in no supported image format
     |- UnsupportedEncoding         415 unsupported_encoding  the body's Content-Encoding is not supported
     |- Undecodable                 422 undecodable         the image is truncated or corrupt
     |- Unfetchable                 422 unfetchable         the image's URL cannot be fetched
+    |  `- UrlUnavailable                                   the URL's server fails or is overloaded; it may recover
     |- InvalidParameter            422 invalid_parameter   a parameter is out of range, unknown or of the wrong type
     |  `- InvalidUrl               422 invalid_url         the URL is malformed, or its address is not allowed
+    |- MissingItem                 404 missing             an item of a job is no longer there
+    |- ChangedItem                 409 changed             an item of a job has changed since it was listed
+    |- UnreadableItem              422 unreadable          an item of a job cannot be read
+    |- OutputUnwritable            422 output_unwritable   a job's output can never be written
     |- PoisonPicture               422 poison              the image crashed a process that worked on nothing else
     |- RateLimited                 429 rate_limited        the key's limit is exceeded; with Retry-After
     |- Overloaded                  503 overloaded          a limit is reached; with Retry-After
@@ -23,11 +30,13 @@
     |  |  `- ReplicaDied                                   internal: the replica died, perhaps due to this call
     |  `- ModelChanged                                     internal: the frame was prepared for another model
     |- DeadlineExceeded            504 deadline_exceeded   the request took longer than its deadline
+    |- NoSpace                     507 no_space            the disk or a quota is full
     `- StartError                  500 start               a deployment or a stream cannot start
        |- ConfigError                                      a setting is wrong
        |- ModelError                                       the weights cannot be found, read or served
        |- SharedMemoryError                                too little shared memory for the frame pool
        `- SourceError             422 invalid_source      a stream's source is not allowed or is not video
+          |- SourceMissing                                 the source is a file or a folder that does not exist
           |- SourceDenied                                  the source refuses the credentials
           |- SourceUntrusted                               the source's certificate is not trusted
           |- SourceTooLarge                                the source's frames have too many pixels
@@ -63,6 +72,11 @@ Limit = Literal[
     "supervisor_calls",
     "url_fetches",
     "url_fetches_per_key",
+    "job_files",
+    "jobs.max_jobs",
+    "jobs.max_open_per_key",
+    "jobs.max_items",
+    "jobs.max_disk_gib",
 ]
 
 
@@ -119,6 +133,18 @@ class Conflict(ServeAppError):
     status_code, code = 409, "conflict"
 
 
+class NotFinished(ServeAppError):
+    """The job must end before this is possible."""
+
+    status_code, code = 409, "not_finished"
+
+
+class Expired(ServeAppError):
+    """The job ended so long ago that only its counts are kept."""
+
+    status_code, code = 410, "expired"
+
+
 class TooLarge(ServeAppError):
     """The request has too many bytes, pixels or images."""
 
@@ -147,6 +173,10 @@ class Unfetchable(ServeAppError):
     """The server of a URL cannot be reached, or does not respond with a file."""
 
     status_code, code = 422, "unfetchable"
+
+
+class UrlUnavailable(Unfetchable):
+    """The server of a URL cannot be reached, or responds that it is overloaded or has failed. It may recover."""
 
 
 class InvalidParameter(ServeAppError):
@@ -211,6 +241,12 @@ class DeadlineExceeded(ServeAppError):
     status_code, code = 504, "deadline_exceeded"
 
 
+class NoSpace(ServeAppError):
+    """The disk or a quota is full."""
+
+    status_code, code = 507, "no_space"
+
+
 class StartError(ServeAppError):
     """A deployment or a stream cannot start."""
 
@@ -233,6 +269,10 @@ class SourceError(StartError):
     """A stream's source is refused, cannot be opened or is not video."""
 
     status_code, code = 422, "invalid_source"
+
+
+class SourceMissing(SourceError):
+    """A source is a file or a folder that does not exist."""
 
 
 class SourceDenied(SourceError):

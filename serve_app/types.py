@@ -19,7 +19,10 @@ Json = dict[str, Any]
 Pixels: TypeAlias = "NDArray[np.uint8]"  # (height, width, 3), BGR, as OpenCV decodes images
 Traffic = Literal["interactive", "stream", "job"]  # the source of an image: a client, a stream or a batch job
 Suppression = Literal["by_request", "not_needed", "in_file"]  # how duplicate boxes are removed
+DecodedFrames = Literal["all", "reference_frames", "key_frames"]  # the frames of a video that are decoded
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # auto: the engine chooses
+
+KEY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # what the names of API keys look like
 
 DEFAULT_MODEL = "default"  # the model for requests that do not name a model
 
@@ -47,6 +50,10 @@ class InputShape(NamedTuple):
     def nbytes(self) -> int:
         """The size of the input's array in bytes."""
         return self.height_px * self.width_px * 3
+
+    def holds(self, width_px: int, height_px: int) -> bool:
+        """Return whether an array of this size fits into the input."""
+        return width_px <= self.width_px and height_px <= self.height_px
 
     def __str__(self) -> str:
         return f"{self.height_px}x{self.width_px}"
@@ -149,10 +156,16 @@ class EngineInfo:
     version: str  # 12 hex digits that change with the weights
     engine: str
     labels: tuple[str, ...]  # the label of each class id
-    input_shape: InputShape
+    input_shape: InputShape  # the largest input
     end_to_end: bool  # the raw output has at most one row for each object
     has_built_in_nms: bool = False  # the model file contains NMS with its own thresholds, so the model is end to end
     precision: Precision = "fp32"
+    rectangles: tuple[InputShape, ...] = ()  # the further shapes of inputs, the smallest first
+
+    @property
+    def shapes(self) -> tuple[InputShape, ...]:
+        """All shapes of inputs that the engine takes, the smallest first."""
+        return *self.rectangles, self.input_shape
 
     @property
     def suppression(self) -> Suppression:
@@ -167,7 +180,7 @@ class ModelInfo:
     """The properties of a served model. Callers use them to prepare inputs and to read results."""
 
     engine: EngineInfo
-    version: str  # 12 hex digits that change with the weights, the input shape and the defaults
+    version: str  # 12 hex digits that change with the weights, the shapes of inputs and the defaults
     defaults: DetectOptions  # the thresholds of requests that do not set their own
 
     @property
@@ -182,8 +195,13 @@ class ModelInfo:
 
     @property
     def input_shape(self) -> InputShape:
-        """The shape of the model's input."""
+        """The shape of the model's largest input."""
         return self.engine.input_shape
+
+    @property
+    def shapes(self) -> tuple[InputShape, ...]:
+        """All shapes of inputs that the model takes, the smallest first."""
+        return self.engine.shapes
 
     def class_ids(self, wanted: Sequence[str | int], *, may_be_lists: bool = False) -> tuple[int, ...]:
         """Return the ids of the wanted classes. A class is given as a label, an id, or an id written as a string.
@@ -261,7 +279,14 @@ class SlotRef:
 
     pool: str  # the name of the pool's file
     offset: int  # bytes from the start of the file
-    # The frame's shape. In memory, a flag follows the frame. The flag is 1 while the frame is in the engine.
+    input_shape: InputShape  # the frame's shape
+
+
+@dataclass(frozen=True)
+class FrameBytes:
+    """A copy of a frame, for a process that does not share memory with the sender."""
+
+    data: bytes
     input_shape: InputShape
 
 
@@ -281,7 +306,7 @@ class PictureRequest:
 class DetectRequest:
     """One model input for the Detector: a shared-memory slot, or the frame's bytes if the memory is not shared."""
 
-    frame: SlotRef | bytes
+    frame: SlotRef | FrameBytes
     options: DetectOptions
     time_left_s: float  # a duration, because the clocks of two nodes differ
     model_version: str  # the model for which the frame was letterboxed
@@ -310,28 +335,60 @@ class Answer:
     model: str
     batch_size: int
     timing: Timing
+    input_shape: InputShape  # the shape of the model input into which the image was letterboxed
     annotated: bytes | None = None  # a JPEG with the boxes drawn, if requested
 
 
 @dataclass(frozen=True)
-class Event:
-    """An event of a stream: a result, a change of state or a crossed line, for example."""
+class Principal:
+    """Who makes a request: the name of its API key.
 
-    event_id: int  # increases within a stream, also across restarts
+    Without API keys, the name is empty, and everyone on this machine is an administrator.
+    """
+
+    name: str
+    is_admin: bool
+
+    @property
+    def owner(self) -> str | None:
+        """The owner of what this principal creates. It is a key's name, so a new key of the same name keeps it."""
+        return self.name or None
+
+    def may_see(self, owner: str | None) -> bool:
+        """Return whether this principal may read and change what ``owner`` has created. None means no owner.
+
+        For jobs, ``Supervision._find`` applies this rule, and the SQL of ``jobs.store.jobs.page`` repeats it.
+        """
+        return self.is_admin or owner is None or owner == self.name
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event of a stream or a job: a result, a change of state or a crossed line, for example."""
+
+    event_id: int  # increases within a stream or job, also across restarts
     type: str
-    stream_id: str
+    subject_id: str  # the id of the stream or the job
     json: str  # a JSON object that also contains the three fields above
 
 
 @dataclass(frozen=True)
 class EventPage:
-    """A page of a stream's events, the oldest first."""
+    """A page of the events of a stream or a job, the oldest first."""
 
     events: list[Event]
     # If this page is empty, the next page starts with the first event whose id is above ``last_id``. If ``last_id`` is
     # None, the next page has only events that happen after the request for that page.
     last_id: int | None
     missed: int  # the number of requested events that are no longer kept
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file of a job's results."""
+
+    size_bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)

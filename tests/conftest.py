@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import signal
@@ -10,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")  # must be set before any test imports Ultralytics
+# By default, PyTorch's threads spin while they wait for each other. If another process uses the same cores, a spinning
+# thread keeps the thread for which it waits from running, and an inference takes many times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A shell makes its background jobs ignore SIGINT, and child processes inherit this. Restore the handler, because some
 # tests stop programs with SIGINT, as Ctrl-C does.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -19,6 +24,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 from tests.support import squares
 from tests.support.paths import SHARED
+
+_WITHOUT_RAY = tuple(f"tests/integration/{name}" for name in ("sinks/", "test_cameras.py", "test_client_package.py"))
 
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason="the folder ../shared with real photographs, videos and weights is missing"
@@ -36,6 +43,28 @@ def pytest_configure(config: pytest.Config) -> None:
     """If ``--chaos`` is set, remove the time limit of the tests."""
     if config.getoption("--chaos"):
         config.option.timeout = 0
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no type annotations
+    """Give each file of tests to one process. All tests that start Ray go to the same process.
+
+    They take longest, so they come first. Two Ray clusters at once would need more than two cores. Besides, many of
+    these tests check that nothing is left behind in /dev/shm.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "Ray" if file.startswith("tests/integration/") and not file.startswith(_WITHOUT_RAY) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Tell pytest-xdist how to divide the tests among its processes."""
+    return ByFile(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the imported modules from garbage collections, because such a collection takes up to a second."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

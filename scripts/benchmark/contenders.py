@@ -13,9 +13,11 @@ from typing import Any
 
 import yaml
 
+from scripts.benchmark.compiled import PEERS, Computed, Question, ask
+from scripts.benchmark.report import OURS
 from scripts.launch import ROOT, free_port, start, stop_group, wait_until_answered
 
-PEERS = Path(__file__).with_name("peers")
+SIMULATED = ("null", "sleep")  # the engines that run no model
 _PEER_PACKAGES = ("litserve>=0.2.19,<0.3", "mosec>=0.9.8,<0.10", "uvicorn[standard]")
 
 
@@ -35,18 +37,23 @@ class Contender:
 
     name: str  # shown in tables
     run: Callable[[], Any]  # returns a context manager that yields a ``Running``
+    # Returns what the server computes for the images in a folder, or None if it runs no model.
+    computed: Callable[[Path], Computed | None]
     detectors: int = 1  # number of Detectors; the number of clients is multiplied by this number
 
 
-def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1) -> Contender:
-    """Return Sightline with configs/local.yaml as a contender. ``model`` is the config's ``model:`` section."""
-    name = "Sightline" if detectors == 1 else f"Sightline, {detectors} Detectors"
+def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1, decode: str = "exact") -> Contender:
+    """Return Sightline with configs/local.yaml as a contender.
+
+    ``model`` is the config's ``model:`` section, and ``decode`` the setting ``preprocessor.decode``.
+    """
+    name = OURS if detectors == 1 else f"{OURS}, {detectors} Detectors"
 
     @contextmanager
     def run() -> Iterator[Running]:
         config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
         (application,) = config["applications"]
-        application["args"] = {"model": model}
+        application["args"] = {"model": model, "preprocessor": {"decode": decode}}
         for deployment in application["deployments"]:
             if deployment["name"] == "Detector":
                 deployment |= {"num_replicas": detectors, "ray_actor_options": {"num_cpus": 0.5 / detectors}}
@@ -59,13 +66,25 @@ def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1) -> Con
         finally:
             server.stop()
 
-    return Contender(name, run, detectors)
+    def computed(pictures: Path) -> Computed | None:
+        return None if model["engine"] in SIMULATED else ask(Question(model=model))
+
+    return Contender(name, run, computed, detectors)
 
 
-def peers(weights: Path, engine: str, folder: Path) -> list[Contender]:
-    """Return FastAPI, LitServe and mosec servers that run Ultralytics. With the engine ``null`` they run no model."""
-    python = _environment(folder)
-    env = os.environ | {"WEIGHTS": str(weights), "ENGINE": engine, "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
+def peers(weights: Path, model: dict[str, Any], folder: Path) -> list[Contender]:
+    """Return FastAPI, LitServe and mosec servers that run ``weights`` with Ultralytics.
+
+    ``model`` is the config's ``model:`` section. With its engine ``null``, the servers run no model. With its precision
+    ``fp32``, they compute in fp32. Otherwise, OpenVINO chooses the precision, as it does for everyone who runs such a
+    server.
+    """
+    python, engine = _environment(folder), model["engine"]
+    env = os.environ | {"WEIGHTS": str(weights), "ENGINE": engine, "PRECISION": model["precision"]}
+    env |= {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
+
+    def computed(pictures: Path) -> Computed | None:
+        return None if engine in SIMULATED else ask(Question(weights=str(weights), pictures=str(pictures)), env)
 
     def peer(name: str, command: Callable[[int], list[str]], ready: str, *, multipart: bool) -> Contender:
         @contextmanager
@@ -81,7 +100,7 @@ def peers(weights: Path, engine: str, folder: Path) -> list[Contender]:
             finally:
                 stop_group(process)
 
-        return Contender(name, run)
+        return Contender(name, run, computed)
 
     return [
         peer(

@@ -14,10 +14,9 @@ from rich.table import Table
 from scripts.benchmark import load
 from scripts.benchmark.contenders import sightline
 from scripts.benchmark.crowd import crowd
-from scripts.benchmark.options import image_benchmark_parser
+from scripts.benchmark.options import image_benchmark_parser, model_section
 from scripts.benchmark.pictures import save_photographs
 from scripts.benchmark.simulation import SenderGroup
-from scripts.benchmark.weights import openvino_folder
 from scripts.launch import ROOT, ray_address, stop_on_signals
 
 mpl.use("Agg")
@@ -44,9 +43,8 @@ def main() -> None:
     duration_s = options.measurement_interval / 1e3
 
     FOLDER.mkdir(parents=True, exist_ok=True)
-    pictures = save_photographs(options.input_data, FOLDER / "pictures")
-    model = {"weights": str(openvino_folder(options.model, FOLDER)), "engine": options.engine}
-    with sightline(model, FOLDER).run() as running:
+    pictures = save_photographs(options.input_data, FOLDER / "pictures", options.pictures)
+    with sightline(model_section(options), FOLDER).run() as running:
         plans = [
             load.LoadPlan(running.url, str(pictures), clients, duration_s, _WARM_UP_S, running.multipart)
             for clients in _CLIENTS

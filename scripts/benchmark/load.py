@@ -52,6 +52,7 @@ class LoadResult:
     latencies_s: list[float] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)  # number of failures, by status code or exception
     batch_sizes: list[int] = field(default_factory=list)
+    input_shapes: dict[str, int] = field(default_factory=dict)  # number of answers by the shape of the model input
     stages_ms: dict[str, float] = field(default_factory=dict)  # mean time by stage, if the answers have timings
 
 
@@ -122,6 +123,9 @@ async def _generate(plan: LoadPlan, pictures: list[bytes]) -> LoadResult:
             result.batch_sizes.append(body["batch_size"])
             for stage, ms in body["timing_ms"].items():
                 totals[stage] = totals.get(stage, 0.0) + ms
+        if size := body.get("input"):
+            shape = f"{size['height']}x{size['width']}"
+            result.input_shapes[shape] = result.input_shapes.get(shape, 0) + 1
 
     async def print_line_at(at_s: float) -> None:
         await asyncio.sleep(at_s - time.monotonic())

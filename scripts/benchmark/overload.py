@@ -23,10 +23,9 @@ from rich.table import Table
 
 from scripts.benchmark import load
 from scripts.benchmark.contenders import sightline
-from scripts.benchmark.options import image_benchmark_parser
+from scripts.benchmark.options import image_benchmark_parser, model_section
 from scripts.benchmark.pictures import save_photographs
 from scripts.benchmark.usage import Usage
-from scripts.benchmark.weights import openvino_folder
 from scripts.launch import ROOT, stop_on_signals
 
 FOLDER = ROOT / "build/bench"
@@ -45,11 +44,10 @@ def main() -> None:
     duration_s: float = options.measurement_interval / 1e3
 
     FOLDER.mkdir(parents=True, exist_ok=True)
-    pictures = str(save_photographs(options.input_data, FOLDER / "pictures"))
-    model = {"weights": str(openvino_folder(options.model, FOLDER)), "engine": options.engine}
+    pictures = str(save_photographs(options.input_data, FOLDER / "pictures", options.pictures))
     table = Table("", "answered/s", "p50 ms", "p99 ms", "CPU ms per request", "failed", box=SIMPLE)
     cores: dict[str, Counter[str]] = {}  # cores used, by measurement and process name
-    with sightline(model, FOLDER).run() as running:
+    with sightline(model_section(options), FOLDER).run() as running:
 
         def measure(name: str, clients: int, rate_per_s: float) -> float:
             # Each pair has the usage of the server alone, and the usage of the server and the load generator together.

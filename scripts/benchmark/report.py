@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt  # the backend must be set before this import
 
 Result = dict[str, Any]
+OURS = "Sightline"  # the contender's name
 _MIN_LABELLED_MS = 0.2
 
 
 def show(result: Result) -> None:
-    """Print a table of the results of all rounds."""
+    """Print what every contender computes, and a table of the results of all rounds."""
+    console = Console(width=140)
+    if "computed" in result:
+        console.print(_computed(result))
     images_per_s, engine_ms = ceiling(result)
     columns = (
         "", "clients", "images/s", "of engine", "p50 ms", "p95", "p99", "extra CPU ms", "batch", "MiB", "failed",
@@ -29,17 +34,19 @@ def show(result: Result) -> None:
     table.add_row(
         "bare engine", "", f"{images_per_s:.1f}", "1.00", f"{latency_ms:.0f} alone", "", "", f"{engine_ms:.1f} in all"
     )
+    if best := rectangles(result):
+        table.add_row("bare engine, rectangles", "", f"{best[0]:.1f}", f"{best[0] / images_per_s:.2f}")
     for name, concurrency in cases(result):
         row = summary(result, name, concurrency)
         table.add_row(
             name, str(concurrency), f"{row['images_per_s']:.1f}",
             f"{row['images_per_s'] / images_per_s / row['detectors']:.2f}",
             *(f"{row[key]:.0f}" for key in ("p50_ms", "p95_ms", "p99_ms")),
-            f"{row['cpu_ms_per_image'] - engine_ms:.1f}",
+            f"{row['cpu_ms_per_image'] - (row['engine_cpu_ms'] or engine_ms):.1f}",
             f"{row['mean_batch_size']:.1f}" if row["mean_batch_size"] else "",
             f"{row['memory_mib']:.0f}", str(row["failed"] or ""),
         )  # fmt: skip
-    Console(width=140).print(table)
+    console.print(table)
 
 
 def ceiling(result: Result) -> tuple[float, float]:
@@ -49,6 +56,31 @@ def ceiling(result: Result) -> tuple[float, float]:
         float(np.mean([one["images_per_s"] for one in rounds])),
         float(np.mean([one["cpu_ms_per_image"] for one in rounds])),
     )
+
+
+def rectangles(result: Result) -> tuple[float, float] | None:
+    """Return the bare engine's means, as ``ceiling``, for rectangles. Return None if the images need squares."""
+    rounds = [one for one in result["ceiling"] if one.get("rectangles_per_s")]
+    if not rounds:
+        return None
+    keys = "rectangles_per_s", "rectangles_cpu_ms"
+    images_per_s, cpu_ms = (float(np.mean([one[key] for one in rounds])) for key in keys)
+    return images_per_s, cpu_ms
+
+
+def _computed(result: Result) -> Table:
+    """Return a table of the file, the precision and the input shapes of the bare engine and of every contender."""
+    table = Table("", "file", "precision", "model input", box=SIMPLE)
+    bare = result["ceiling"][0]
+    file = Path(result["model"]["weights"]).name
+    table.add_row("bare engine", file, bare["precision"], bare["input_shape"])
+    for name, computed in result["computed"].items():
+        answered = Counter[str]()
+        for one in result["measurements"]:
+            answered.update(one["input_shapes"] if one["contender"] == name else {})
+        shapes = [shape for shape, _ in answered.most_common()] or computed["input_shapes"]
+        table.add_row(name, computed["file"], computed["precision"], ", ".join(shapes))
+    return table
 
 
 def cases(result: Result) -> list[tuple[str, int]]:
@@ -61,13 +93,17 @@ def cases(result: Result) -> list[tuple[str, int]]:
 def summary(result: Result, name: str, concurrency: int) -> dict[str, Any]:
     """Summarise all rounds of one contender at one concurrency.
 
-    Rates and CPU are means over the rounds. Percentiles are taken over the latencies of all rounds.
+    Rates and CPU are means over the rounds. Percentiles are taken over the latencies of all rounds. ``engine_cpu_ms``
+    is the bare engine's CPU for rectangles if the contender computes rectangles, else None.
     """
     seen = _of(result, name, concurrency)
     latencies = np.concatenate([one["latencies_ms"] for one in seen])
     p50, p95, p99 = np.percentile(latencies, [50, 95, 99]) if len(latencies) else [np.nan] * 3
     batches = [one["mean_batch_size"] for one in seen if one["mean_batch_size"]]
+    shapes = {shape for one in seen for shape in one.get("input_shapes", {})}
+    engine = rectangles(result) if shapes - {one.get("input_shape") for one in result["ceiling"]} else None
     return {
+        "engine_cpu_ms": engine and engine[1],
         "detectors": seen[0]["detectors"],
         "images_per_s": np.mean([one["images_per_s"] for one in seen]),
         "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,

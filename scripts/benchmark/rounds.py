@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from scripts.benchmark import ceiling, load
 from scripts.benchmark.contenders import Contender, Running
+from scripts.benchmark.pictures import sizes
 from scripts.benchmark.usage import Usage, memory_mib
 
 _IDLE_S = 5.0  # how long the CPU usage of the idle server is measured
@@ -24,25 +25,41 @@ def measure(
     *,
     model: dict[str, Any],
     pictures: Path,
+    picture_set: str,
+    decode: str,
     concurrencies: list[int],
     duration_s: float,
     rounds: int,
 ) -> dict[str, Any]:
-    """Measure all contenders, and return the results, which can be saved as JSON."""
+    """Measure all contenders, and return the results, which can be saved as JSON.
+
+    ``picture_set`` is the name of the set of images in the folder ``pictures``. ``decode`` is Sightline's setting.
+    """
+    picture_sizes = sizes(pictures)
     result: dict[str, Any] = {
-        "machine": f"{_processor()}, {psutil.cpu_count()} cores",
+        **machine(),
         "date": time.strftime("%Y-%m-%d"),
         "model": model,
-        "pictures": len(list(pictures.iterdir())),
+        "pictures": {
+            "set": picture_set,
+            "count": picture_sizes.total(),
+            "sizes": {f"{width}x{height}": count for (width, height), count in picture_sizes.items()},
+        },
+        "decode": decode,
+        "computed": {},
         "ceiling": [],
         "measurements": [],
     }
     columns = TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns) as progress:
         task = progress.add_task("", total=rounds * (1 + len(contenders) * len(concurrencies)))
+        for contender in contenders:
+            progress.update(task, description=f"reading the model of {contender.name}")
+            if computed := contender.computed(pictures):
+                result["computed"][contender.name] = dataclasses.asdict(computed)
         for number in range(rounds):
             progress.update(task, description=f"round {number + 1}: bare engine")
-            result["ceiling"].append(dataclasses.asdict(ceiling.measure(model, duration_s)))
+            result["ceiling"].append(dataclasses.asdict(ceiling.measure(model, duration_s, picture_sizes)))
             progress.advance(task)
             # Reverse the order in every second round, so that a slowdown of the machine affects all servers alike.
             for contender in contenders[:: -1 if number % 2 else 1]:
@@ -87,13 +104,16 @@ def _measure(running: Running, plan: load.LoadPlan, idle_cpu_per_s: float) -> di
         "idle_cpu_per_s": idle_cpu_per_s,
         "cpu_ms_by_process": {name: used_s / images * 1e3 for name, used_s in by_process.most_common()},
         "stages_ms": seen.stages_ms,
+        "input_shapes": seen.input_shapes,
         "mean_batch_size": sum(seen.batch_sizes) / len(seen.batch_sizes) if seen.batch_sizes else None,
         "memory_mib": memory_mib(running.pid).total(),
     }
 
 
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+def machine() -> dict[str, Any]:
+    """Return the name of the machine's processor with the number of cores, and its flags that matter to an engine."""
+    lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    values = {name.strip(): value.strip() for name, _, value in lines}
+    flags = [flag for flag in values.get("flags", "").split() if flag.startswith(("amx", "avx512", "avx_vnni"))]
+    name = values.get("model name") or platform.processor()
+    return {"machine": f"{name}, {psutil.cpu_count()} cores", "flags": flags}

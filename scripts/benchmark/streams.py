@@ -3,13 +3,16 @@
 The age of a result is the time from the capture of its frame to the result. It is measured while the streams send twice
 as many frames as the engine can process.
 
-python -m scripts.benchmark.streams -m MODEL --video FILE             compare the throughput
-python -m scripts.benchmark.streams -m MODEL --video FILE --age 20    measure ages, and save build/bench/age.png
+python -m scripts.benchmark.streams -m MODEL --size 768x432 1920x1080    compare the throughput, at two sizes
+python -m scripts.benchmark.streams -m MODEL --max-fps 1                 measure the CPU of streams that are limited
+python -m scripts.benchmark.streams -m MODEL --age 20                    measure ages, and save build/bench/age.png
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import math
 import time
 from collections import Counter
@@ -30,9 +33,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from scripts.benchmark import ceiling
-from scripts.benchmark.options import benchmark_parser
+from scripts.benchmark.compiled import Question, ask
+from scripts.benchmark.options import benchmark_parser, model_section
+from scripts.benchmark.rounds import machine
 from scripts.benchmark.usage import Usage, memory_mib
-from scripts.benchmark.weights import openvino_folder
+from scripts.benchmark.videos import save_belt, size_of, sized
 from scripts.launch import ROOT, Server, start, stop_on_signals
 from serve_app.client import AsyncClient, FrameResult, StreamEvent
 
@@ -41,19 +46,32 @@ from matplotlib import pyplot as plt  # the backend must be set before this impo
 
 FOLDER = ROOT / "build/bench"
 _WARM_UP_S = 5.0
+_STREAM_PROCESS = "StreamWorker"
 _MEMORY_INTERVAL_S = 10.0
 _SETTLED_MIN = 1.0
-console = Console(width=100)
+console = Console(width=140)
 
 
 def main() -> None:
     """Run the measurement and show the result."""
     stop_on_signals()
     parser = benchmark_parser(__doc__, interval_ms=20_000)
-    parser.add_argument("--video", type=Path, required=True, help="the video that every stream plays in a loop")
     parser.add_argument(
-        "--streams", type=int, default=4, help="number of streams, all with policy 'wait' (default: %(default)s)"
+        "--video", type=Path, help="the video that every stream plays in a loop (default: drawn parcels on a belt)"
     )
+    parser.add_argument(
+        "--size",
+        nargs="+",
+        default=[],
+        metavar="WIDTHxHEIGHT",
+        help="encode the video again at these sizes, and measure each of them (default: the video as it is)",
+    )
+    parser.add_argument(
+        "--max-fps",
+        type=float,
+        help="value of the streams' setting max_fps; the video then plays at its own speed (default: no limit)",
+    )
+    parser.add_argument("--streams", type=int, default=4, help="number of streams (default: %(default)s)")
     parser.add_argument(
         "--rounds",
         type=int,
@@ -66,22 +84,29 @@ def main() -> None:
         metavar="MINUTES",
         help="measure the age of results instead of the throughput, for this many minutes",
     )
+    parser.add_argument(
+        "--profile-export-file", type=Path, default=FOLDER / "streams.json", help="file for the results of throughput"
+    )
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    model = {"weights": str(openvino_folder(options.model, FOLDER)), "engine": options.engine}
-    video, duration_s = options.video.resolve(), options.measurement_interval / 1e3
+    model, duration_s = model_section(options), options.measurement_interval / 1e3
+    video = options.video.resolve() if options.video else save_belt(FOLDER)
+    videos = [sized(video, size, FOLDER) for size in options.size] or [video]
     if options.age:
-        show_ages(watch_ages(model, video, options.age * 60))
-    else:
-        show_shares(model, video, options.streams, options.rounds, duration_s)
+        show_ages(watch_ages(model, videos[0], options.age * 60))
+        return
+    result = measure_shares(model, videos, options.streams, options.rounds, duration_s, options.max_fps)
+    options.profile_export_file.parent.mkdir(parents=True, exist_ok=True)
+    options.profile_export_file.write_text(json.dumps(result, indent=1))
+    show_shares(result)
 
 
 @contextmanager
-def serving(model: dict[str, Any], video: Path) -> Iterator[Server]:
-    """Serve configs/local.yaml with this model, and allow streams to read the folder of the video."""
+def serving(model: dict[str, Any], folders: set[Path]) -> Iterator[Server]:
+    """Serve configs/local.yaml with this model, and allow streams to read these folders."""
     config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     (application,) = config["applications"]
-    application["args"] = {"model": model, "streams": {"media_dirs": str(video.parent)}}
+    application["args"] = {"model": model, "streams": {"media_dirs": ":".join(map(str, folders))}}
     path = FOLDER / "streams.yaml"
     path.write_text(yaml.safe_dump(config))
     server = start(path, FOLDER / "streams.log")
@@ -92,37 +117,74 @@ def serving(model: dict[str, Any], video: Path) -> Iterator[Server]:
         server.stop()
 
 
-def start_streams(server: Server, video: Path, count: int, policy: str) -> None:
+def start_streams(server: Server, video: Path, count: int, policy: str, max_fps: float | None = None) -> None:
     """Start ``count`` streams of the video, and wait until each has processed 5 frames."""
     for number in range(count):
         spec = {"id": f"s{number}", "source": {"uri": str(video), "loop": True}, "policy": policy, "degrade": True}
-        server.client.streams.create(spec)
+        server.client.streams.create(spec | ({"max_fps": max_fps} if max_fps else {}))
     while min(stream.processed for stream in server.client.streams.list()) < 5:
         time.sleep(0.5)
 
 
-def show_shares(model: dict[str, Any], video: Path, count: int, rounds: int, duration_s: float) -> None:
-    """Measure the bare engine and the streams in turn.
+def measure_shares(
+    model: dict[str, Any], videos: list[Path], count: int, rounds: int, duration_s: float, max_fps: float | None
+) -> dict[str, Any]:
+    """Measure the bare engine and the streams of each video in turn. Return the results, which can be saved as JSON.
 
-    Print the streams' throughput as a share of the bare engine's throughput, and the CPU time by process.
+    With ``max_fps``, the videos play at their own speed, and the engine is not measured.
     """
-    table = Table("round", "engine, images/s", "streams, frames/s", "share", box=SIMPLE)
-    shares = []
+    computed = ask(Question(model=model))
+    sizes = Counter(size_of(video) for video in videos)
+    result = {**machine(), "date": time.strftime("%Y-%m-%d"), "model": model, "computed": dataclasses.asdict(computed)}
+    result |= {"streams": count, "max_fps": max_fps, "ceiling": [], "measurements": []}
     for number in range(rounds):
-        alone = ceiling.measure(model, duration_s)
-        with serving(model, video) as server:
-            start_streams(server, video, count, "wait")
-            time.sleep(_WARM_UP_S)
-            frames, usage = count_frames(server), Usage.of(server.process.pid)
-            time.sleep(duration_s)
-            done, used = count_frames(server) - frames, Usage.of(server.process.pid)
-            fps = done / (used.at_s - usage.at_s)
-        shares.append(fps / alone.images_per_s)
-        table.add_row(str(number + 1), f"{alone.images_per_s:.1f}", f"{fps:.1f}", f"{shares[-1]:.2f}")
+        if not max_fps:
+            result["ceiling"].append(dataclasses.asdict(ceiling.measure(model, duration_s, sizes)))
+        with serving(model, {video.parent for video in videos}) as server:
+            for video in videos[:: -1 if number % 2 else 1]:
+                start_streams(server, video, count, "drop_oldest" if max_fps else "wait", max_fps)
+                time.sleep(_WARM_UP_S)
+                frames, usage = count_frames(server), Usage.of(server.process.pid)
+                time.sleep(duration_s)
+                done, after = count_frames(server) - frames, Usage.of(server.process.pid)
+                took_s, used = after.at_s - usage.at_s, after.since(usage)
+                result["measurements"].append(
+                    {
+                        "round": number,
+                        "video": video.name,
+                        "size": "x".join(map(str, size_of(video))),
+                        "frames_per_s": done / took_s,
+                        "cores_by_process": {name: cpu_s / took_s for name, cpu_s in used.most_common()},
+                    }
+                )
+                for stream in server.client.streams.list():
+                    server.client.streams.delete(stream.stream_id)
+    return result
+
+
+def show_shares(result: dict[str, Any]) -> None:
+    """Print the streams' throughput, its share of the bare engine's throughput, and the CPU time by process."""
+    computed = result["computed"]
+    title = f"{computed['file']}, {computed['precision']}, {result['streams']} streams"
+    console.print(f"model inputs: {', '.join(computed['input_shapes'])}")
+    table = Table(
+        "round", "video", "engine, images/s", "streams, frames/s", "share", "CPU ms per frame", "cores per stream",
+        box=SIMPLE, title=title,
+    )  # fmt: skip
+    for one in result["measurements"]:
+        engine = result["ceiling"][one["round"]]["images_per_s"] if result["ceiling"] else None
+        fps, cores = one["frames_per_s"], one["cores_by_process"]
+        table.add_row(
+            str(one["round"] + 1), f"{one['video']} ({one['size']})", f"{engine:.1f}" if engine else "", f"{fps:.1f}",
+            f"{fps / engine:.2f}" if engine else "", f"{sum(cores.values()) / max(fps, 1e-9) * 1e3:.1f}",
+            f"{cores.get(_STREAM_PROCESS, 0.0) / result['streams']:.3f}",
+        )  # fmt: skip
     console.print(table)
-    console.print(f"{count} streams of {video.name}: {np.mean(shares):.2f} of the engine's throughput on average")
-    for name, cpu_s in used.since(usage).most_common(6):
-        console.print(f"  {name:24} {cpu_s / done * 1e3:5.2f} CPU ms per frame")
+    last = result["measurements"][-1]
+    for name, used in list(last["cores_by_process"].items())[:6]:
+        console.print(
+            f"  {name:24} {used:5.2f} cores, {used / max(last['frames_per_s'], 1e-9) * 1e3:6.2f} ms per frame"
+        )
 
 
 def count_frames(server: Server) -> int:
@@ -148,7 +210,7 @@ def watch_ages(model: dict[str, Any], video: Path, duration_s: float) -> Ages:
         fps = float(container.streams.video[0].average_rate or 25)
     count = math.ceil(2 * capacity_fps / fps)
     console.print(f"the engine processes {capacity_fps:.0f} images/s; starting {count} streams of {fps:.0f} fps")
-    with serving(model, video) as server:
+    with serving(model, {video.parent}) as server:
         start_streams(server, video, count, "drop_oldest")
         return asyncio.run(_watch(server, count, duration_s))
 

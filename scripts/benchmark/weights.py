@@ -1,21 +1,22 @@
-"""Convert weights to an OpenVINO folder, which all compared servers can load."""
+"""Convert weights to an OpenVINO folder for the other servers, as Ultralytics does by default."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import openvino as ov
 import yaml
 
-from serve_app.models.engines.ultralytics import export
 from serve_app.models.weights import EMBEDDED
-from serve_app.types import InputShape
 
 SIZE_PX = 640
 
 
 def openvino_folder(weights: str, folder: Path) -> Path:
-    """Convert ``codes``, a .pt or an .onnx to an OpenVINO folder that Ultralytics can read. Return its path."""
+    """Convert ``codes``, a .pt or an .onnx to an OpenVINO folder with a square input. Return the folder's path."""
     path = Path(weights)
     if path.is_dir():
         return path.resolve()
@@ -26,7 +27,10 @@ def openvino_folder(weights: str, folder: Path) -> Path:
         link = folder / path.name
         link.unlink(missing_ok=True)
         link.symlink_to(path.resolve())
-        return export(link, format="openvino", input_shape=InputShape.square(SIZE_PX))
+        command = [str(Path(sys.executable).with_name("yolo")), "export", f"model={link}", "format=openvino"]
+        offline = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
+        subprocess.run([*command, f"imgsz={SIZE_PX}"], check=True, stdout=subprocess.DEVNULL, env=os.environ | offline)
+        return target
     model = ov.Core().read_model(path)
     model.reshape([1, 3, SIZE_PX, SIZE_PX])
     target.mkdir(exist_ok=True)

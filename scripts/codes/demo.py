@@ -1,4 +1,4 @@
-"""Serve the embedded model, send images, run a stream, check the answers against ground truth, and stop everything.
+"""Serve the embedded model, send images, run a stream and a job, check the answers against ground truth, and stop.
 
 The demo needs no network. If YOLO26n can be downloaded, the demo also serves YOLO26n and detects people and cars.
 """
@@ -27,14 +27,17 @@ from scripts.codes.score import Guess, Score, score
 from scripts.codes.surfaces import package_files
 from scripts.codes.symbols import LABELS
 from scripts.launch import ROOT, Server, StartFailed, StopFailed, is_ready, make_folder, start, stop_on_signals
+from scripts.trials.cluster import Cluster
 from serve_app.client import Client, SightlineError
 from serve_app.config import ModelArgs
 from serve_app.images.drawing import encode_jpeg
+from serve_app.schemas.jobs import AT_REST, JobResult
 
 FOLDER = ROOT / "build/demo"
 PICTURES, CLIENTS, FRAMES = 48, 8, 200
-STREAM = "belt"
+STREAM, JOB = "belt", "parcels"
 STREAM_TIMEOUT_S = 180
+JOB_TIMEOUT_S = 180
 PUBLISHED_TIMEOUT_S = 120  # long, because the server first exports the model
 MIN_FOUND = 0.98  # share of codes that must be found; high, because all codes are large and clean
 MIN_FRAMES = FRAMES // 20  # low, because polling gets only the latest result and so misses many frames
@@ -73,7 +76,8 @@ def run(*, keep: bool) -> str | None:
         dashboard = server.dashboard_url or "(not found in the log)"
         of_pictures, pictures_per_s = post_pictures(server, pictures)
         of_frames, frames_per_s = run_stream(server, frames, keep=keep)
-        console.print(result_table({"pictures": of_pictures, "frames": of_frames}))
+        of_items = run_job(server, pictures, keep=keep)
+        console.print(result_table({"pictures": of_pictures, "frames": of_frames, "items of a job": of_items}))
         console.print(f"images: {pictures_per_s:.0f} per second from {CLIENTS} clients; stream: {frames_per_s:.0f} fps")
         show_annotated(
             server.client, {"parcels": encode_jpeg(pictures[0].pixels), "belt": encode_jpeg(frames[-1].pixels)}
@@ -84,6 +88,7 @@ def run(*, keep: bool) -> str | None:
             console.print(f"serving  {server.url}/docs")
             console.print(f"watch    {dashboard} (for its token run .venv/bin/ray get-auth-token)")
             console.print(f"stream   .venv/bin/sightline streams watch {STREAM} --url {server.url}")
+            console.print(f"job      .venv/bin/sightline jobs show {JOB} --url {server.url}")
             console.print(f"boxes    {server.url}/streams/{STREAM}/preview.mjpeg")
             console.print(f"stop     kill {server.process.pid}")
         else:
@@ -95,7 +100,11 @@ def run(*, keep: bool) -> str | None:
         if not keeps_running:
             with console.status("stopping"):
                 server.stop()
-    return verdict(of_pictures, "pictures", PICTURES) or verdict(of_frames, "frames", MIN_FRAMES)
+    return (
+        verdict(of_pictures, "pictures", PICTURES)
+        or verdict(of_frames, "frames", MIN_FRAMES)
+        or verdict(of_items, "items", PICTURES)
+    )
 
 
 def make_media() -> tuple[list[Scene], list[Scene]]:
@@ -192,6 +201,35 @@ def run_stream(server: Server, frames: list[Scene], *, keep: bool) -> tuple[list
     if not keep:
         server.client.streams.delete(STREAM)
     return list(scores.values()), fps
+
+
+def run_job(server: Server, pictures: list[Scene], *, keep: bool) -> list[Score]:
+    """Run a job over all images, kill its runner in the middle, and return the scores of its results."""
+    folder = FOLDER / "pictures"
+    folder.mkdir(exist_ok=True)
+    for number, scene in enumerate(pictures):
+        (folder / f"{number:02}.jpg").write_bytes(encode_jpeg(scene.pixels))
+    server.client.jobs.create({"id": JOB, "source": {"type": "files", "path": str(folder)}})
+    killed = False
+    expires_at_s = time.monotonic() + JOB_TIMEOUT_S
+    with progress() as bar:
+        task = bar.add_task(f"job {JOB}: images", total=PICTURES)
+        while (job := server.client.jobs.status(JOB)).state not in AT_REST:
+            bar.update(task, completed=job.succeeded)
+            if job.succeeded and not killed:
+                Cluster(server.url, server.process.pid).kill_one("JobRunner")
+                bar.update(task, description=f"job {JOB}: its runner was killed")
+                killed = True
+            if time.monotonic() > expires_at_s:
+                sys.exit(f"the job is {job.state} ({job.detail}) after {JOB_TIMEOUT_S} s: {job.succeeded} succeeded")
+            time.sleep(0.05)
+        bar.update(task, completed=job.succeeded)
+    if job.state != "completed" or job.failed:
+        sys.exit(f"the job is {job.state} ({job.detail}), and these items failed: {job.errors}")
+    found = [item for item in server.client.jobs.items(JOB) if isinstance(item, JobResult)]
+    if not keep:
+        server.client.jobs.delete(JOB)
+    return [score(pictures[int(Path(item.name).stem)], [Guess.of(one) for one in item.detections]) for item in found]
 
 
 def result_table(scores: dict[str, list[Score]]) -> Table:

@@ -95,7 +95,7 @@ def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_s
         truths.append(scene.truths)
         guesses.append(found)
         scores.append(score(scene, [guess for guess in found if guess.confidence > threshold]))
-    map50, map50_95 = _average_precision(truths, guesses)
+    map50, map50_95 = average_precision(truths, guesses)
     if contact_sheet:
         _save_contact_sheet(contact_sheet, seed, scores)
     return Report(
@@ -120,10 +120,10 @@ def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
     ]
 
 
-def _average_precision(
-    truths: list[Sequence[Truth]], guesses: list[list[Guess]]
+def average_precision(
+    truths: Sequence[Sequence[Truth]], guesses: list[list[Guess]], labels: Sequence[str] = LABELS
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Compute COCO's average precision for each label and for "all".
+    """Compute COCO's average precision for each of the labels and for "all". Each label must have a truth.
 
     The first dict has the precisions at an IoU threshold of 0.5. The second dict has the mean precisions over the
     thresholds from 0.5 to 0.95.
@@ -132,17 +132,17 @@ def _average_precision(
     def entry(number: int, picture: int, label: str, box: tuple[float, ...]) -> dict[str, Any]:
         x1, y1, x2, y2 = box
         area = (x2 - x1) * (y2 - y1)
-        category = LABELS.index(label)
+        category = labels.index(label)
         return {"id": number, "image_id": picture, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": area, "iscrowd": 0}  # fmt: skip
 
     asked = [(picture, truth) for picture, some in enumerate(truths) for truth in some]
-    given = [(picture, guess) for picture, some in enumerate(guesses) for guess in some]
+    given = [(picture, guess) for picture, some in enumerate(guesses) for guess in some if guess.label in labels]
     coco = COCO()
     coco.dataset = {
         "info": {},
         "images": [{"id": picture} for picture in range(len(truths))],
-        "categories": [{"id": number, "name": label} for number, label in enumerate(LABELS)],
+        "categories": [{"id": number, "name": label} for number, label in enumerate(labels)],
         "annotations": [
             entry(number, picture, truth.label, truth.box) for number, (picture, truth) in enumerate(asked, start=1)
         ],
@@ -158,7 +158,7 @@ def _average_precision(
     # The array has the axes (IoU, recall, label, area range, limit of detections per image). Index 0 selects all areas,
     # and index -1 selects the limit of 100.
     precision = judge.eval["precision"][:, :, :, 0, -1]
-    by_label = {label: precision[:, :, number].mean(1) for number, label in enumerate(LABELS)}
+    by_label = {label: precision[:, :, number].mean(1) for number, label in enumerate(labels)}
     by_label = {"all": np.mean(list(by_label.values()), axis=0)} | by_label
     return (
         {label: float(values[0]) for label, values in by_label.items()},

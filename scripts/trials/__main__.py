@@ -10,6 +10,7 @@ python -m scripts.trials scale              raise the load, hold it for 75 s and
 python -m scripts.trials swap               change the model 20 times without downtime, then try an invalid file
 python -m scripts.trials mixed              serve two models at once for a minute
 python -m scripts.trials hostile            send 20,000 hostile requests: damaged images, image bombs, malformed HTTP
+python -m scripts.trials jobs               run batch jobs while processes are killed and while clients wait
 python -m scripts.trials field              test real-world images, cameras, models, clients and machines
 
 Each trial starts scripts/serve with the embedded model, prints what it measured, and exits with status 1 if it found a
@@ -38,12 +39,13 @@ def main() -> None:
     parser.add_argument(
         "--times",
         type=int,
-        help="the number of repetitions (crowd, mixed: the duration in seconds; scale: the seconds of high load); the "
+        help="the number of repetitions (jobs: of each kind of kill; crowd, mixed: the duration in seconds; scale: the "
+        "seconds of high load); the "
         "list above shows most defaults",
     )
     parser.add_argument("--streams", type=int, default=16, help="crowd: the number of streams (default: %(default)s)")
     parser.add_argument(
-        "--seed", type=int, help="hostile: the seed from which all requests are generated (default: random)"
+        "--seed", type=int, help="hostile, jobs: the seed of the requests or of the kills (default: random)"
     )
     parser.add_argument(
         "--weights",
@@ -53,7 +55,13 @@ def main() -> None:
         help="swap, mixed: the two models (default: the embedded model and a copy of it with other labels)",
     )
     parser.add_argument("--picture", type=Path, help="swap, mixed: an image in which both models detect something")
-    parser.add_argument("--kind", metavar="TEXT", help="field: run only the cases whose kind contains TEXT")
+    parser.add_argument(
+        "--kind", metavar="TEXT", default="", help="field, jobs: run only the cases or parts whose kind contains TEXT"
+    )
+    parser.add_argument("--items", type=int, default=20_000, help="jobs: the number of images (default: %(default)s)")
+    parser.add_argument(
+        "--model", type=Path, default=Path("codes"), help="jobs: the model for photographs (default: the embedded one)"
+    )
     options = parser.parse_args()
     times, run = runs.TRIALS[options.trial]
     try:

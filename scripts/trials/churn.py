@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream, until
+from scripts.trials.cluster import Cluster, Footprint, frame_pools, frame_pools_remain, stream, until
 
 _AT_ONCE = 4
 _NAME = "guest"
@@ -48,7 +48,7 @@ def churn(cluster: Cluster, video: Path, times: int, tell: Callable[[int], None]
     trial.after = _footprints(cluster)
     if cluster.streams() or cluster.workers():
         trial.problems.append("streams or their processes are left over")
-    if frame_pools() - pools:
+    if frame_pools_remain(pools):
         trial.problems.append("frame pools are left over")
     for name, before in trial.before.items():
         if name not in trial.after:

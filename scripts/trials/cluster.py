@@ -192,6 +192,17 @@ def frame_pools() -> set[str]:
     return {path.name for path in dev_shm.FOLDER.glob(f"{dev_shm.PREFIX}*")}
 
 
+def frame_pools_remain(before: set[str]) -> bool:
+    """Return whether there are still more frame pools than in ``before`` after some seconds.
+
+    Other programs, for example unit tests, may use some for a moment. Only the numbers are compared, because a stream
+    that is replaced has a new frame pool.
+    """
+    with suppress(TimeoutError):
+        return not until(lambda: len(frame_pools()) <= len(before), within_s=10, what="the release of the frame pools")
+    return True
+
+
 def until(probe: Callable[[], T], *, within_s: float = 120.0, what: str) -> T:
     """Call ``probe`` until it returns a true value, and return that value.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from scripts.trials.cluster import SLACK, Cluster, Footprint, frame_pools, stream
+from scripts.trials.cluster import SLACK, Cluster, Footprint, frame_pools, frame_pools_remain, stream
 from scripts.trials.follower import Follower
 from scripts.trials.relay import Relay
 from serve_app.client import StreamEvent
@@ -61,8 +61,8 @@ def disconnect(cluster: Cluster, camera_port: int, times: int, tell: Callable[[i
         trial.problems += growth
         if cluster.workers() != [worker]:
             trial.problems.append("the stream's process was replaced")
-        if frame_pools() != pools:
-            trial.problems.append("a frame pool was left behind, or the stream's frame pool disappeared")
+        if frame_pools_remain(pools):
+            trial.problems.append("frame pools are left over")
         status = cluster.status("cable")
     follower.close()
     if not follower.is_in_order:

@@ -19,7 +19,8 @@ import httpx
 import psutil
 
 from scripts.trials.attacks import TARGET, Attack, held, make
-from scripts.trials.cluster import Cluster, Footprint, frame_pools, stream, until
+from scripts.trials.background import in_background
+from scripts.trials.cluster import Cluster, Footprint, frame_pools, frame_pools_remain, stream, until
 from scripts.trials.described import described
 from scripts.trials.wire import Address, NotHttp, RawAnswer, read_answers, send
 from serve_app.client import Client, SightlineError
@@ -109,7 +110,7 @@ def hostile(
         trial.after = storm.settled(trial.before)
         if processes != {name: cluster.replicas(name) for name in _LASTING}:
             trial.problems.append("a process was replaced")
-        if len(frame_pools()) > len(pools):  # a replaced stream has a new pool, which is not a leak
+        if frame_pools_remain(pools):
             trial.problems.append("frame pools are left over")
         with ThreadPoolExecutor(slots) as pool:
             list(pool.map(lambda _: client.ask(), range(slots)))
@@ -148,19 +149,13 @@ class _LegitimateClient:
     @contextmanager
     def asking(self) -> Iterator[None]:
         """Send requests repeatedly while the ``with`` block runs, and one more request after the block."""
-        stop = threading.Event()
 
-        def ask() -> None:
+        def ask(stop: threading.Event) -> None:
             while not stop.wait(_DRIP_S):
                 self.ask()
 
-        thread = threading.Thread(target=ask)
-        thread.start()
-        try:
+        with in_background(ask):
             yield
-        finally:
-            stop.set()
-            thread.join()
         self.ask()
 
     def _ask(self) -> list[tuple[str, list[int]]]:

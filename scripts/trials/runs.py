@@ -20,6 +20,7 @@ from scripts.trials.disconnects import disconnect
 from scripts.trials.field.cases import CASES
 from scripts.trials.field.trial import of_kind, table, try_all
 from scripts.trials.hostile import hostile
+from scripts.trials.job_runs import run_jobs
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.loads import HttpLoad, StreamLoad
 from scripts.trials.mixed import SECOND, mix
@@ -260,4 +261,5 @@ TRIALS: dict[str, tuple[int, Callable[[int, Namespace], list[str]]]] = {
     "mixed": (60, run_mixed),
     "hostile": (20_000, run_hostile),
     "field": (1, run_field),
+    "jobs": (10, run_jobs),
 }

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from scripts.launch import ROOT
+from scripts.trials.background import in_background
 from scripts.trials.loads import AdjustableLoad, Answers
 from serve_app.types import Json
 
@@ -104,9 +105,9 @@ def scale(
     ``detectors`` returns how many Detectors Serve wants and how many run. ``tell`` is called with the number of seconds
     that have passed.
     """
-    trial, started_at_s, stop = Scaling(plan, [DetectorCount(0.0, *detectors())]), time.monotonic(), threading.Event()
+    trial, started_at_s = Scaling(plan, [DetectorCount(0.0, *detectors())]), time.monotonic()
 
-    def poll() -> None:
+    def poll(stop: threading.Event) -> None:
         while not stop.wait(_POLL_INTERVAL_S):
             with suppress(httpx.HTTPError):  # Serve may be busy
                 wanted, running = detectors()
@@ -120,21 +121,18 @@ def scale(
             tell(time.monotonic() - started_at_s)
         return time.monotonic() - started_at_s
 
-    poller = threading.Thread(target=poll)
-    poller.start()
-    try:
-        load.offer(plan.low)
-        trial.up_at_s = wait(plan.low_s)
-        load.offer(plan.high)
-        trial.held_at_s = wait(2 * UP_WITHIN_S, lambda count: count.running >= plan.most)
-        trial.down_at_s = wait(plan.hold_s)
-        load.offer(plan.low)
-        wait(plan.downscale_delay_s + 2 * _DOWN_SLACK_S, lambda count: count.wanted <= plan.least >= count.running)
-        wait(plan.low_s)
-    finally:
-        load.offer(0)
-        stop.set()
-        poller.join()
+    with in_background(poll):
+        try:
+            load.offer(plan.low)
+            trial.up_at_s = wait(plan.low_s)
+            load.offer(plan.high)
+            trial.held_at_s = wait(2 * UP_WITHIN_S, lambda count: count.running >= plan.most)
+            trial.down_at_s = wait(plan.hold_s)
+            load.offer(plan.low)
+            wait(plan.downscale_delay_s + 2 * _DOWN_SLACK_S, lambda count: count.wanted <= plan.least >= count.running)
+            wait(plan.low_s)
+        finally:
+            load.offer(0)
     trial.answers = load.answers(started_at_s)
     trial.problems = load.problems() + judge(trial)
     return trial

@@ -64,7 +64,8 @@ def swap(
         for name in (f"swapped-{number}" for number in range(_STREAMS)):
             stack.enter_context(stream(cluster, name, pictures, loop=True, max_fps=_STREAM_FPS))
             followers.append(Follower(cluster.url, name))
-            followers[-1].result_after(0)
+        for follower in followers:
+            follower.result_after(0)
         crowd = stack.enter_context(clients(cluster.url, reference.picture, _CLIENTS, reference.agrees))
         for number in range(times):
             started_at_s = time.monotonic()

@@ -13,15 +13,17 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app import __version__
-from serve_app.api import detect, docs, errors, health, models, openapi
+from serve_app.api import detect, docs, errors, health, job_submission, models, openapi, owners
+from serve_app.api import jobs as job_routes
 from serve_app.api import streams as stream_routes
 from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.middleware import Access
 from serve_app.api.access.permissions import Router, RouteTable
-from serve_app.api.backend import Backend, Metrics, Streams
+from serve_app.api.backend import Backend, Jobs, Metrics, Streams
+from serve_app.api.events import Followers
 from serve_app.config import AppArgs
 
-_DESCRIPTION = "YOLO detection for images and live video on Ray Serve."
+_DESCRIPTION = "YOLO detection for images, live video and batch jobs on Ray Serve."
 # These headers stop browsers from embedding responses in other sites' pages and from guessing content types.
 _HEADERS = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type-options", b"nosniff")]
 
@@ -31,15 +33,19 @@ _HEADERS = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type
 _LEADING, _TRAILING = re.compile("^/{2,}"), re.compile("(?<!/docs)/+$")
 
 
-def build_api(backend: Backend, streams: Streams, metrics: Metrics, args: AppArgs) -> FastAPI:
+def build_api(backend: Backend, streams: Streams, jobs: Jobs, metrics: Metrics, args: AppArgs) -> FastAPI:
     """Return the ASGI application. Raise ConfigError if the API-key file is missing or invalid."""
+    followers = Followers()
     routers = (
         # /detect is first, because FastAPI tries the routes in order, and trying one takes 4 µs
-        detect.router(backend, metrics, args),
+        detect.router(backend, jobs, metrics, args),
         docs.router(),
         health.router(backend),
         models.router(backend),
-        stream_routes.router(streams),
+        stream_routes.router(streams, followers),
+        job_submission.router(jobs, args),
+        job_routes.router(jobs, followers),
+        owners.router(streams, jobs),
     )
     api = _Api(routers)
     errors.register(api, metrics)

@@ -1,13 +1,14 @@
-"""The three ``Protocol`` classes through which the HTTP interface reaches the rest of the application."""
+"""The ``Protocol`` classes through which the HTTP interface reaches the rest of the application."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from serve_app.errors import ServeAppError
+from serve_app.schemas.jobs import Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
-from serve_app.types import Answer, DetectorState, EventPage, PictureRequest, Snapshot
+from serve_app.types import Answer, DetectorState, EventPage, FileInfo, PictureRequest, Principal, Snapshot
 
 
 class Backend(Protocol):
@@ -54,49 +55,145 @@ class Metrics(Protocol):
 class Streams(Protocol):
     """The interface to the streams.
 
-    Every method raises Unavailable while the supervisor does not respond, and NotFound if no stream has the given id.
+    Every method raises Unavailable while the supervisor does not respond. A method with the id of a stream raises
+    NotFound if no stream has this id, or if ``who`` may not see it, with the same words.
     """
 
-    async def create(self, spec: StreamSpec) -> StreamStatus:
-        """Start a stream. Raise Conflict, SourceError, InvalidParameter or Overloaded if the stream is refused."""
+    async def create(self, spec: StreamSpec, who: Principal) -> StreamStatus:
+        """Start a stream that belongs to ``who``.
 
-    async def all(self) -> list[StreamStatus]:
-        """Return the status of every stream, sorted by id."""
-
-    async def status(self, stream_id: str) -> StreamStatus:
-        """Return the status of one stream."""
-
-    async def replace(self, spec: StreamSpec) -> StreamStatus:
-        """Replace the stream that has the id of ``spec``. Raise the errors of ``create`` if the new stream is refused.
-
-        The old stream then keeps running.
+        Raise Conflict if the id is taken, even by a stream that ``who`` may not see. Raise SourceError,
+        InvalidParameter or Overloaded if the stream is refused.
         """
 
-    async def delete(self, stream_id: str) -> None:
+    async def all(self, who: Principal) -> list[StreamStatus]:
+        """Return the status of every stream that ``who`` may see, sorted by id."""
+
+    async def status(self, stream_id: str, who: Principal) -> StreamStatus:
+        """Return the status of one stream."""
+
+    async def replace(self, spec: StreamSpec, who: Principal) -> StreamStatus:
+        """Replace the stream that has the id of ``spec``. The new stream has the same owner.
+
+        Raise the errors of ``create`` if the new stream is refused. The old stream then keeps running.
+        """
+
+    async def delete(self, stream_id: str, who: Principal) -> None:
         """Stop the stream and remove it."""
 
-    async def pause(self, stream_id: str) -> StreamStatus:
+    async def pause(self, stream_id: str, who: Principal) -> StreamStatus:
         """Close the stream's source until ``resume`` is called. A paused stream stays paused."""
 
-    async def resume(self, stream_id: str) -> StreamStatus:
+    async def resume(self, stream_id: str, who: Principal) -> StreamStatus:
         """Open the stream's source again. A running stream keeps running."""
 
-    async def regions(self, stream_id: str) -> Regions:
+    async def regions(self, stream_id: str, who: Principal) -> Regions:
         """Return the zones and lines for which the stream counts objects."""
 
-    async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
+    async def set_regions(self, stream_id: str, who: Principal, regions: Regions) -> StreamStatus:
         """Replace the zones and lines for which the stream counts objects."""
 
-    async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
+    async def set_owner(self, stream_id: str, who: Principal, owner: str) -> StreamStatus:
+        """Give a stream without an owner an owner.
+
+        Raise Forbidden unless ``who`` is an administrator, and Conflict if the stream has another owner.
+        """
+
+    async def events(self, stream_id: str, who: Principal, after: int | None, within_s: float) -> EventPage:
         """Return the events whose id is above ``after``. If there are none, wait up to ``within_s`` seconds for one.
 
         Return an empty page if no such event happens in that time. With ``after=None``, return only events that happen
         after the call.
         """
 
-    async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
+    async def snapshot(
+        self, stream_id: str, who: Principal, after: int | None, within_s: float, *, boxes: bool
+    ) -> Snapshot | None:
         """Return the newest processed frame if its id is above ``after``.
 
         Otherwise, wait up to ``within_s`` seconds for such a frame. Return None if no such frame is processed
         in that time.
         """
+
+
+class Jobs(Protocol):
+    """The interface to the batch jobs.
+
+    Every method raises Unavailable while the supervisor does not respond. A method with a ``job_id`` raises NotFound if
+    no job has this id, or if ``who`` may not see it, with the same words.
+    """
+
+    async def create(self, spec: JobSpec, who: Principal) -> JobStatus:
+        """Add a job. When this returns, the job is on the disk.
+
+        Raise Conflict if the id is taken, even by a job that ``who`` may not see. Raise SourceError, InvalidParameter,
+        UrlsDisabled, TooLarge, NoSpace or Overloaded if the job is refused.
+        """
+
+    async def put(self, spec: JobSpec, who: Principal) -> tuple[JobStatus, bool]:
+        """Add a job unless the same job is there already. Return its status, and whether it is new.
+
+        Raise Conflict if another job has this id, and the errors of ``create``.
+        """
+
+    async def all(
+        self, who: Principal, *, state: JobState | None, tag: str | None, after: str | None, limit: int
+    ) -> JobList:
+        """Return the status of the newest jobs that ``who`` may see."""
+
+    async def status(self, job_id: str, who: Principal) -> JobStatus:
+        """Return the status of one job."""
+
+    async def items(self, job_id: str, who: Principal, *, state: str | None, after: int | None, limit: int) -> JobItems:
+        """Return a page of the items that are done. Raise Expired if they are no longer kept."""
+
+    async def cancel(self, job_id: str, who: Principal) -> JobStatus:
+        """End a job before its items are done. What is stored stays readable. A job at rest stays as it is."""
+
+    async def pause(self, job_id: str, who: Principal) -> JobStatus:
+        """Start no new work of a job until ``resume`` is called. Raise Conflict if the job ends or has ended."""
+
+    async def resume(self, job_id: str, who: Principal) -> JobStatus:
+        """Continue a paused job. Raise Conflict as ``pause`` does."""
+
+    async def retry(self, job_id: str, who: Principal, retry: Retry) -> JobStatus:
+        """Try failed items again. If the job was cancelled or has failed, also continue with the rest.
+
+        Raise Conflict unless the job is running or at rest, and Expired as ``items`` does.
+        """
+
+    async def delete(self, job_id: str, who: Principal) -> None:
+        """Stop a job, and forget it with all its files."""
+
+    async def set_owner(self, job_id: str, who: Principal, owner: str) -> JobStatus:
+        """Give a job without an owner an owner. Raise Forbidden unless ``who`` is an administrator, and Conflict if
+        the job has an owner.
+        """
+
+    async def results(self, job_id: str, who: Principal, kind: Format) -> FileInfo:
+        """Make the file of a finished job's results in a format if it does not exist, and return its size and hash.
+
+        Raise NotFinished if the job has not ended, Expired as ``items`` does, and InvalidParameter without a library.
+        """
+
+    async def read_results(self, job_id: str, who: Principal, kind: Format, offset: int, size: int) -> bytes:
+        """Return a piece of the file of ``results``."""
+
+    async def put_file(self, job_id: str, who: Principal, name: str, offset: int, data: bytes, *, last: bool) -> None:
+        """Add a piece to an uploaded file of a job in the state ``collecting``. The file exists when it is whole.
+
+        Raise Conflict if the job is in another state, InvalidParameter for a bad name, and NoSpace, which names
+        ``jobs.max_disk_gib``.
+        """
+
+    async def start(self, job_id: str, who: Principal) -> JobStatus:
+        """Start a job whose files are uploaded. Raise Conflict if it has started."""
+
+    async def picture(self, job_id: str, who: Principal, item: int, *, boxes: bool) -> bytes:
+        """Return the source's image of an item as a JPEG, with its boxes drawn if ``boxes`` is true.
+
+        Raise NotFound if there is no such item, and the errors of reading it.
+        """
+
+    async def events(self, job_id: str, who: Principal, after: int | None, within_s: float) -> EventPage:
+        """Return the events whose id is above ``after``: see ``Streams.events``."""

@@ -11,11 +11,12 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from serve_app.api.content_coding import inflater
+from serve_app.api.errors import NOT_AN_OBJECT
 from serve_app.api.multipart import Part, TooManyParts, guess_boundary, split
 from serve_app.api.parameters import is_parameter, unknown_parameter
 from serve_app.api.url_fetcher import Fetcher
 from serve_app.config import LimitArgs
-from serve_app.errors import InvalidParameter, Limit, Malformed, NotAnImage, TooLarge, UrlsDisabled
+from serve_app.errors import DeadlineExceeded, InvalidParameter, Limit, Malformed, NotAnImage, TooLarge, UrlsDisabled
 from serve_app.schemas.detect import PictureUrl
 
 _MAX_JSON_BYTES = 2**14
@@ -125,6 +126,24 @@ async def read_body(request: Request, max_bytes: int, limit: Limit) -> bytes:
     if coding is not None:
         coding.finish()
     return b"".join(chunks)
+
+
+async def read_in_time(request: Request, max_bytes: int, limit: Limit, deadline_s: float) -> bytes:
+    """Return the whole body as ``read_body`` does. Raise DeadlineExceeded if it is not complete in time."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await read_body(request, max_bytes, limit)
+    except TimeoutError as exc:
+        raise DeadlineExceeded(
+            f"limits.deadline_s: the body was not complete within {deadline_s:g} s; send it faster or raise the limit"
+        ) from exc
+
+
+def check_json(request: Request, body: bytes) -> bytes:
+    """Return a body that the client declares as JSON, or that is JSON. Raise InvalidParameter if it is not."""
+    if not _declares_json(request) and not is_untyped_json(request, body):
+        raise InvalidParameter(NOT_AN_OBJECT)
+    return body.removeprefix(_BOM)
 
 
 def _is_json(body: bytes, kind: bytes) -> bool:

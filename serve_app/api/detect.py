@@ -12,22 +12,35 @@ from typing import Any
 from fastapi import Request, Response
 
 from serve_app.api import examples, parameters
-from serve_app.api.access.middleware import tenant_of
+from serve_app.api.access.middleware import check_permission, principal_of, tenant_of
 from serve_app.api.access.permissions import Router
-from serve_app.api.backend import Backend, Metrics
+from serve_app.api.backend import Backend, Jobs, Metrics
 from serve_app.api.bodies import HOW_TO_SEND, looks_like_text, read_upload
 from serve_app.api.errors import request_id
+from serve_app.api.job_submission import headers_of, start_with_files
 from serve_app.api.negotiation import prefers_jpeg
+from serve_app.api.preferences import preferences_of
 from serve_app.api.url_fetcher import Fetcher
 from serve_app.config import AppArgs
 from serve_app.errors import DeadlineExceeded, InvalidParameter, NotAnImage, ServeAppError
-from serve_app.schemas.detect import DetectManyResponse, DetectQuery, DetectResponse, PictureUrl
+from serve_app.schemas.detect import DetectManyResponse, DetectQuery, DetectResponse, DetectSettings, PictureUrl
 from serve_app.schemas.errors import ErrorResponse
+from serve_app.schemas.jobs import JobSpec, JobStatus, UploadSource
 from serve_app.types import Answer, PictureRequest
 
 logger = logging.getLogger(__name__)
 
 _MAX_CONCURRENT_PICTURES = 8  # per request, so that a request with many images does not delay other requests
+
+# The beginnings of image formats, by which the files of a job get their names. Others are JPEG.
+_SUFFIXES = (
+    (b"\x89PNG", "png"),
+    (b"RIFF", "webp"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tif"),
+    (b"MM\0*", "tif"),
+)
 
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY = {
@@ -65,6 +78,12 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
             "image/jpeg": _PICTURE,
         },
     },
+    202: {
+        "model": JobStatus,
+        "description": "With `Prefer: respond-async`, the images become the items of a new job. The API key then also "
+        "needs the permission `jobs`.",
+        "content": {"application/json": {"example": examples.JOB_STATUS}},
+    },
     400: {"model": ErrorResponse, "description": "`malformed`: the body is empty or is not valid multipart"},
     403: {
         "model": ErrorResponse,
@@ -79,10 +98,14 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     500: {"model": ErrorResponse, "description": "`internal`: a bug in the server"},
     503: {"model": ErrorResponse, "description": "`overloaded` or `unavailable`, with `Retry-After`"},
     504: {"model": ErrorResponse, "description": "`deadline_exceeded`"},
+    507: {
+        "model": ErrorResponse,
+        "description": "`no_space`: with `Prefer: respond-async`, `jobs.max_disk_gib` is reached",
+    },
 }
 
 
-def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
+def router(backend: Backend, jobs: Jobs, metrics: Metrics, args: AppArgs) -> Router:
     """Return the detection route, which reads request bodies itself."""
     routes = Router(permission="detect", reads_own_body=True, tags=["detect"])
     outbound = args.outbound
@@ -105,12 +128,18 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
         expires_at_s = time.monotonic() + args.limits.deadline_s
         items, annotate = request.query_params.multi_items(), prefers_jpeg(request.headers.getlist("accept"))
         tenant, query = tenant_of(request), parse_query(items)
-        backend.admit(tenant, query.model)
+        is_job = preferences_of(request).respond_async
+        if is_job:
+            check_permission(request, "jobs")
+        else:
+            backend.admit(tenant, query.model)
         try:
             async with asyncio.timeout(args.limits.deadline_s):
                 upload = await read_upload(request, args.limits, fetcher, tenant)
                 if upload.fields:
                     query = parse_query([*items, *upload.fields])
+                if is_job:
+                    return await start_job(request, query, upload.pictures)
                 params, pictures = query.to_params(), upload.pictures
                 many = upload.is_multipart and len(pictures) > 1
                 if annotate and many:
@@ -152,6 +181,23 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
             raise InvalidParameter(f"model: no model is named {query.model!r}; use one of {', '.join(models)}")
         return query
 
+    async def start_job(request: Request, query: DetectQuery, pictures: list[bytes]) -> Response:
+        """Start a job whose items are the images, and return its status."""
+        params = query.to_params()
+        settings = DetectSettings(
+            model=params.model,
+            confidence=params.confidence,
+            iou=params.iou,
+            max_detections=params.max_detections,
+            # A job has no query, in which one value may be a list. Labels with commas need POST /jobs.
+            classes=[part.strip() for value in params.classes for part in str(value).split(",")],
+        )
+        spec = JobSpec(source=UploadSource(type="upload"), detect=settings)
+        files = {f"{number:04}.{_suffix(picture)}": picture for number, picture in enumerate(pictures)}
+        status = await start_with_files(jobs, principal_of(request), spec, files)
+        headers = headers_of(status) | {"Preference-Applied": "respond-async"}
+        return Response(status.model_dump_json(), 202, headers, "application/json")
+
     async def answer_one(
         request: PictureRequest, expires_at_s: float, slots: asyncio.Semaphore
     ) -> Answer | ServeAppError:
@@ -170,6 +216,10 @@ def router(backend: Backend, metrics: Metrics, args: AppArgs) -> Router:
         return replace(answer, timing=replace(answer.timing, total_s=time.monotonic() - started_at_s))
 
     return routes
+
+
+def _suffix(picture: bytes) -> str:
+    return next((suffix for start, suffix in _SUFFIXES if picture.startswith(start)), "jpg")
 
 
 def _json(body: DetectResponse | DetectManyResponse) -> Response:

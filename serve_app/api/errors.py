@@ -20,7 +20,7 @@ from serve_app.schemas.errors import ErrorResponse
 
 logger = logging.getLogger(__name__)
 
-_NOT_AN_OBJECT = "the body is not a JSON object; send one, with the header Content-Type: application/json"
+NOT_AN_OBJECT = "the body is not a JSON object; send one, with the header Content-Type: application/json"
 
 
 def request_id(request: HTTPConnection) -> str:
@@ -59,7 +59,7 @@ def register(api: FastAPI, metrics: Metrics) -> None:
             return respond(request, Malformed("the body is not valid JSON"))
         # the body is missing, or its Content-Type is not JSON
         if any(problem["loc"] == ("body",) for problem in problems):
-            return respond(request, InvalidParameter(_NOT_AN_OBJECT))
+            return respond(request, InvalidParameter(NOT_AN_OBJECT))
         return respond(request, InvalidParameter("; ".join(map(_problem, problems))))
 
     @api.exception_handler(HTTPException)

@@ -9,6 +9,9 @@ from serve_app.types import Json
 REQUEST_ID = "93fba816-25d3-4914-9580-a3058a4fc6a6"
 STREAM_ID = "gate"
 EVENT_ID = 17
+JOB_ID = "night-28"
+KEY_NAME = "dock"
+NEW_OWNER: Json = {"owner": KEY_NAME}
 
 _MARKER: Json = {
     "label": "marker",
@@ -20,6 +23,7 @@ _FOUND: Json = {
     "count": 1,
     "detections": [_MARKER],
     "image": {"width": 1280, "height": 720},
+    "input": {"width": 640, "height": 384},
     "model": "codes",
     "timing_ms": {"decode": 8.1, "queue": 0.03, "inference": 28.93, "postprocess": 0.61, "total": 49.5},
     "batch_size": 1,
@@ -100,6 +104,84 @@ EVENTS = (
     "event: line\n"
     f'data: {{"event_id":{EVENT_ID},"type":"line","stream_id":"{STREAM_ID}","at_s":1764331200.31,"frame_id":1730,'
     '"captured_at_s":1764331200.25,"line":"in","direction":"in","track_id":4,"label":"person"}\n\n'
+)
+
+JOB: Json = {
+    "id": JOB_ID,
+    "source": {"type": "files", "path": "night/**/*.jpg"},
+    "detect": {"confidence": 0.4, "classes": ["marker"]},
+    "outputs": [{"formats": ["jsonl", "coco"]}],
+    "sinks": [{"type": "webhook", "url": "https://example.com/hook", "events": ["state"]}],
+    "tags": {"site": "dock"},
+}
+JOB_STATUS: Json = {
+    "job_id": JOB_ID,
+    "state": "running",
+    "owner": None,
+    "source": "night/**/*.jpg",
+    "tags": {"site": "dock"},
+    "listed": True,
+    "items": 120000,
+    "succeeded": 61240,
+    "failed": 12,
+    "waiting": 58684,
+    "in_flight": 64,
+    "errors": {"undecodable": 12},
+    "detections": {"marker": 90211},
+    "images_per_s": 58.1,
+    "eta_s": 1011.2,
+    "units": {"open": 1834, "out": 2, "done": 1914, "repeated": 1},
+    "models": {"codes@5f0c2a9b71d3": 61240},
+    "created_at_s": 1764331200.25,
+    "started_at_s": 1764331200.65,
+    "outputs": [{"uri": "", "formats": ["jsonl", "coco"], "written": 0, "detail": ""}],
+    "sinks": [
+        {"type": "webhook", "target": "https://example.com/hook", "sent": 1, "waiting": 0, "dropped": {}, "detail": ""}
+    ],
+}
+JOBS: Json = {"jobs": [JOB_STATUS], "next": None}
+RETRY: Json = {"items": ["unfetchable", "missing"]}
+JOB_ITEMS: Json = {
+    "items": [
+        {
+            "job_id": JOB_ID,
+            "item": 0,
+            "name": "night/0001.jpg",
+            "count": 1,
+            "detections": [_MARKER],
+            "image": {"width": 1280, "height": 720},
+            "model": "codes@3f9c6a1b2d4e",
+        },
+        {
+            "job_id": JOB_ID,
+            "item": 1,
+            "name": "night/0002.jpg",
+            "code": "undecodable",
+            "detail": "the image is truncated or corrupt",
+        },
+    ],
+    "next": 1,
+}
+COCO: Json = {
+    "images": [{"id": 0, "file_name": "night/0001.jpg", "width": 1280, "height": 720}],
+    "categories": [{"id": 3, "name": "marker"}],
+    "annotations": [
+        {
+            "id": 1,
+            "image_id": 0,
+            "category_id": 3,
+            "bbox": [994.34, 500.13, 141.65, 140.13],
+            "area": 19849.41,
+            "iscrowd": 0,
+            "score": 0.944,
+        }
+    ],
+}
+JOB_EVENTS = (
+    f"id: {EVENT_ID}\n"
+    "event: state\n"
+    f'data: {{"event_id":{EVENT_ID},"type":"state","job_id":"{JOB_ID}","at_s":1764332211.4,"state":"completed",'
+    '"previous":"finishing","detail":""}\n\n'
 )
 
 

@@ -135,20 +135,26 @@ async def _part(body: bytes, begin: int, end: int) -> Part:
         data = await _from_base64(data)
     elif encoding not in _UNENCODED:
         raise Malformed(f"Content-Transfer-Encoding: {encoding[:64]!r} is not supported; send binary or base64")
-    name, filename = _names(headers.get("content-disposition", ""))
+    name, filename = file_names(headers.get("content-disposition", ""))
     return Part(name, filename, headers.get_content_type(), data)
 
 
-def _names(disposition: str) -> tuple[str, str | None]:
-    """Return the part's name and file name. Some clients send the file name only as ``filename*`` (RFC 5987)."""
+def file_names(disposition: str) -> tuple[str, str | None]:
+    """Return the name and the file name of a part with this ``Content-Disposition``.
+
+    Some clients send the file name only as ``filename*`` (RFC 5987).
+    """
     if len(disposition) > _MAX_DISPOSITION_CHARS:
         raise Malformed(
             f"a part of the multipart body has a Content-Disposition of more than {_MAX_DISPOSITION_CHARS} characters"
         )
     _, parameters = parse_options_header(disposition)
-    has_file = b"filename" in parameters or _EXTENDED_FILENAME.search(disposition) is not None
-    filename = parameters.get(b"filename", b"?" if has_file else None)
-    return _text(parameters.get(b"name", b"")), None if filename is None else _text(filename)
+    name, filename = _text(parameters.get(b"name", b"")), parameters.get(b"filename")
+    if filename is not None:
+        return name, _text(filename)
+    if _EXTENDED_FILENAME.search(disposition) is None:
+        return name, None
+    return name, HeaderParser().parsestr(f"Content-Disposition: {disposition}").get_filename("?")
 
 
 def _text(value: bytes) -> str:

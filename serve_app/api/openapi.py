@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel
+
 from serve_app.api.access.permissions import RouteTable
+from serve_app.schemas.jobs import JobSpec
 from serve_app.types import Json
 
 _SCHEME = {
@@ -31,6 +34,7 @@ def complete(document: Json, routes: RouteTable) -> None:
     components = document["components"]
     components["schemas"] = {name: form for name, form in components["schemas"].items() if name not in _UNUSED_SCHEMAS}
     components["securitySchemes"] = {"key": _SCHEME}
+    _add_schema(components["schemas"], JobSpec)
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             route = routes.find({"type": "http", "method": method.upper(), "path": path})
@@ -46,8 +50,17 @@ def complete(document: Json, routes: RouteTable) -> None:
             )
             operation["security"] = [{"key": [route.permission]}]
             texts = _REFUSALS | (_BODY_REFUSALS if "requestBody" in operation else {})
+            if route.reads_own_body:
+                texts.pop("413", None)  # such a route has another limit, which its router describes
             refusals = {status_code: _refusal(text) for status_code, text in texts.items()}
             operation["responses"] = dict(sorted((refusals | responses).items()))
+
+
+def _add_schema(schemas: Json, model: type[BaseModel]) -> None:
+    """Add the schema of a body that a route reads itself, so that FastAPI does not know it."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    for name, part in (*schema.pop("$defs", {}).items(), (model.__name__, schema)):
+        schemas.setdefault(name, part)
 
 
 def _refusal(description: str) -> Json:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from serve_app.cli import keys, models, streams
+from serve_app.cli import jobs, keys, models, streams
 from serve_app.cli.deploy import deploy
 from serve_app.cli.detect import detect
 from serve_app.cli.doctor import doctor
@@ -26,6 +26,7 @@ app = typer.Typer(
         "sightline serve --weights best.pt",
         "sightline detect dock.jpg --save found",
         "sightline streams start --id lot --source rtsp://camera/1",
+        "sightline jobs submit photos --watch",
         "sightline doctor",
     ),
 )
@@ -33,9 +34,15 @@ app.command(epilog=examples("sightline serve", "sightline serve --weights best.p
     serve
 )
 app.command(
-    epilog=examples("sightline detect dock.jpg", "sightline detect *.jpg --save found", "sightline detect a.jpg --json")
+    epilog=examples(
+        "sightline detect dock.jpg",
+        "sightline detect dock.jpg --confidence 0.3 --classes person,car",
+        "sightline detect *.jpg --save found",
+        "sightline detect dock.jpg --json",
+    )
 )(detect)
 app.add_typer(streams.app, name="streams")
+app.add_typer(jobs.app, name="jobs")
 app.command(
     short_help="Apply a changed config without downtime.",  # Click would cut the first sentence of the docstring
     epilog=examples("sightline deploy local", "sightline deploy my.yaml"),

@@ -140,6 +140,8 @@ def _models(client: Client) -> list[ModelStatus]:
     except ApiError as exc:
         if exc.is_retryable:
             return []
+        if exc.code == "unauthorized":
+            raise  # ``connect`` says how to set the key
         raise CommandFailed(f"{client.url} returned {exc.status_code}: {exc}") from exc
 
 

@@ -20,10 +20,22 @@ if TYPE_CHECKING:
 
 def detect(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
+    confidence: Annotated[
+        float | None,
+        typer.Option(metavar="0..1", help="The minimum confidence of a detection.  [default: the server's]"),
+    ] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option(metavar="LABELS", help="Comma-separated labels or ids.  [default: all classes]")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One of `sightline models`.  [default: the server's]")
+    ] = None,
     save: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Let the server draw the boxes, and save dock.jpg as dock-found.jpg in this folder."
+            metavar="FOLDER",
+            help="Let the server draw the boxes, and save dock.jpg as dock-found.jpg in this folder. Each image is "
+            "then sent twice, because a response has either the objects or the drawing.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -34,9 +46,10 @@ def detect(
     With --json, print one line of JSON for each image. The exit status is 1 if the server did not answer for an image.
     """
     failed = False
+    params = {"confidence": confidence, "classes": classes or None, "model": model}
     with connect(url) as client:
         for image, name in zip(images, annotated_names(images), strict=True):
-            if problem := _detect_one(client, image, save and save / name, as_json):
+            if problem := _detect_one(client, image, params, save and save / name, as_json):
                 print(f"{image}: {problem}", file=sys.stderr)
                 failed = True
     if failed:
@@ -57,7 +70,7 @@ def annotated_names(images: list[Path]) -> list[str]:
     return names
 
 
-def _detect_one(client: Client, image: Path, target: Path | None, as_json: bool) -> str | None:
+def _detect_one(client: Client, image: Path, params: Json, target: Path | None, as_json: bool) -> str | None:
     """Print the objects in one image, and save the annotated image.
 
     Return an error message if the file cannot be read, or if the server returns an error.
@@ -68,7 +81,7 @@ def _detect_one(client: Client, image: Path, target: Path | None, as_json: bool)
         data = image.read_bytes()
     except OSError as exc:
         return f"the file cannot be read ({exc.strerror})"
-    (answer,) = client.detect_many([data])
+    (answer,) = client.detect_many([data], **params)
     if as_json:
         print(json.dumps({"file": str(image)} | _fields(answer)))
     if isinstance(answer, ApiError):
@@ -76,7 +89,7 @@ def _detect_one(client: Client, image: Path, target: Path | None, as_json: bool)
     if not as_json:
         print("\n".join(_lines(image, answer)))
     if target is not None:
-        _save(client.annotate(data), target)
+        _save(client.annotate(data, **params), target)
         if not as_json:
             print(f"  saved to {target}")
     return None

@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serve_app.cli import machine, packages
-from serve_app.cli.configs import find_config, names, ray_flags
+from serve_app.cli.configs import find_config, names
 from serve_app.cli.errors import CommandFailed
-from serve_app.cli.findings import Finding, attempt, missing, ok, warning
+from serve_app.cli.findings import Finding, attempt, missing, ok
+from serve_app.cli.ports import of_ports
 from serve_app.cli.server import AsJson
 from serve_app.errors import StartError
 
 if TYPE_CHECKING:
     from serve_app.types import Json
-
-_DASHBOARD_PORT = 8265
-_GCS_PORT = 6379  # in configs/cluster.yaml
 
 
 def doctor(
@@ -89,11 +87,11 @@ def of_config(path: Path) -> Iterator[Finding]:
     if needed := needed_resources(config):
         yield machine.cores(machine.core_count(), needed[0])
         yield machine.gpu(needed[1])
-    yield from _ports(config)
+    yield from of_ports(config)
     yield packages.engines({detector.model.engine for _, _, detectors, _ in applications for detector in detectors})
     yield machine.shared_memory(
         sum(
-            preflight.shared_memory_bytes(args, detectors, deployments.get("Preprocessor", {}))
+            preflight.shared_memory_bytes(args, detectors, deployments)
             for _, args, detectors, deployments in applications
         )
     )
@@ -136,27 +134,3 @@ def needed_resources(config: Json) -> tuple[float, float] | None:
                 amount = (deployment.get("ray_actor_options") or {}).get(resource, 0)
                 needed[resource] += amount * (least if isinstance(least, int) else 1)
     return round(needed["num_cpus"], 2), needed["num_gpus"]
-
-
-def _ports(config: Json) -> Iterator[Finding]:
-    """Check the port of the API and those of Ray and HAProxy."""
-    from serve_app.deployments import preflight
-
-    http = config.get("http_options", {})
-    port = http.get("port", 8000)
-    check = partial(preflight.check_port, http.get("host", "0.0.0.0"), port, "http_options.port")
-    yield attempt(f"port {port}", "free, for the API", check)
-    flags = ray_flags() | os.environ
-    if flags.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
-        for variable, default in preflight.HAPROXY_PORTS.items():
-            haproxy_port = flags.get(variable, default)
-            check = partial(preflight.check_port, "127.0.0.1", haproxy_port, variable)
-            yield attempt(f"port {haproxy_port}", "free, for HAProxy", check)
-    dashboard = attempt("", "", partial(preflight.check_port, "127.0.0.1", _DASHBOARD_PORT, ""))
-    if dashboard.mark == "ok":
-        yield ok(f"port {_DASHBOARD_PORT}", "free, for Ray's dashboard")
-    else:
-        yield warning(f"port {_DASHBOARD_PORT}", "in use", "Ray's dashboard takes the next free port")
-    if config.get("proxy_location") == "EveryNode":
-        check = partial(preflight.check_port, "0.0.0.0", _GCS_PORT, "ray start --port")
-        yield attempt(f"port {_GCS_PORT}", "free, for the head of a cluster", check)

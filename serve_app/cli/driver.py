@@ -35,6 +35,7 @@ from serve_app.config import ModelArgs
 from serve_app.deployments import preflight
 from serve_app.deployments.handles import detector_name
 from serve_app.errors import StartError
+from serve_app.models.checkpoint.failures import printable
 from serve_app.types import DEFAULT_MODEL, Json
 
 _PACKAGES = Path(__file__).parents[2]  # the folder that has the package serve_app
@@ -64,7 +65,7 @@ def main() -> None:
             models = [one.model for _, _, detectors, _ in preflight.applications_of(config) for one in detectors]
         _serve(config, ExportProgress(models, lambda line: print(line, flush=True)))
     except StartError as exc:
-        print(exc.detail, file=sys.stderr)
+        print(printable(exc.detail), file=sys.stderr)
         status = 1
     except BaseException:
         traceback.print_exc()
@@ -122,6 +123,7 @@ def _exit(status: int) -> NoReturn:
 
 def _serve(config: Json, exports: ExportProgress) -> None:
     """Serve until ``_should_stop`` is set. Raise StartError if Ray or the application does not start."""
+    has_served = False
     try:
         with os.fdopen(os.memfd_create("config.yaml"), "w") as file:  # in memory; the disk may be full
             yaml.safe_dump(config, file)
@@ -134,12 +136,15 @@ def _serve(config: Json, exports: ExportProgress) -> None:
             if _should_stop.wait(_POLL_INTERVAL_S):
                 return
             exports.report()
+        has_served = True
         print(addresses(config, get_dashboard_url()), flush=True)
         _should_stop.wait()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # we are already stopping
-        if ray.is_initialized():
+        # If our own Ray has never been ready, its processes are killed without draining them. There are no requests to
+        # finish, and Serve would wait 40 s for each replica that cannot start because the machine lacks cores or GPUs.
+        if ray.is_initialized() and (has_served or os.environ.get("RAY_ADDRESS") != "local"):
             _drain()
 
 

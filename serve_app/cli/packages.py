@@ -23,6 +23,9 @@ EXTRAS = {  # the module that each extra of pyproject.toml installs for the serv
     "tracking": "trackers",
     "mqtt": "aiomqtt",
     "redis": "redis",
+    "objects": "obstore",
+    "parquet": "pyarrow",
+    "celery": "celery",
 }
 _IMPORT_TIMEOUT_S = 60.0
 

@@ -21,6 +21,7 @@ from typing import Annotated
 import typer
 
 from serve_app.cli.configs import find_config, names, ray_flags
+from serve_app.cli.ports import check_api_port
 from serve_app.cli.surroundings import prepare_environment
 from serve_app.ipc import dev_shm
 
@@ -63,6 +64,8 @@ def serve(
     if weights is not None:
         driver.append(absolute_if_exists(weights))
     has_own_ray = os.environ.setdefault("RAY_ADDRESS", "local") == "local"
+    if has_own_ray:
+        check_api_port(path, port)
     with prepare_environment(_tell) if has_own_ray else nullcontext():
         _tell(f"starting Ray for {path}" if has_own_ray else f"deploying {path} to the Ray at RAY_ADDRESS")
         status = _run(driver)
@@ -78,10 +81,14 @@ def absolute_if_exists(weights: str) -> str:
 def _run(driver: list[str]) -> int:
     """Run the driver until it ends, kill every process that it has left behind, and return its exit status."""
     _adopt_orphans()
+    running = Driver(driver)
     try:
-        return Driver(driver).wait()
+        return running.wait()
     finally:
         leave_nothing()
+        if running.should_stop:
+            with suppress(OSError):  # the terminal has been closed
+                _tell("the service has stopped")
 
 
 class Driver:
@@ -92,7 +99,7 @@ class Driver:
     """
 
     def __init__(self, command: list[str]) -> None:
-        self._should_stop = False
+        self.should_stop = False
         self._was_killed = False
         self._socket, its_socket = socket.socketpair()
         self._process: subprocess.Popen[bytes] | None = None
@@ -101,7 +108,7 @@ class Driver:
             signal.signal(number, self._take_signal)
         with its_socket:
             self._process = subprocess.Popen(command, stdin=its_socket.fileno(), start_new_session=True)
-        if self._should_stop:
+        if self.should_stop:
             self._stop(self._process)
 
     def wait(self) -> int:
@@ -117,7 +124,7 @@ class Driver:
                 return 0 if self._was_killed else code if code >= 0 else 128 - code
 
     def _take_signal(self, *_: object) -> None:
-        self._should_stop = True
+        self.should_stop = True
         if self._process is not None:
             self._stop(self._process)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -41,7 +42,15 @@ def connect(url: str | None) -> Iterator[Client]:
         with client:
             yield client
     except ApiError as exc:
-        raise CommandFailed(str(exc)) from exc
+        if exc.code != "unauthorized":
+            raise CommandFailed(str(exc)) from exc
+        if os.environ.get("SIGHTLINE_KEY"):
+            raise CommandFailed(
+                f"{client.url} does not know the API key in SIGHTLINE_KEY, or the key has expired: set another key"
+            ) from exc
+        raise CommandFailed(
+            f"{client.url} needs an API key: set SIGHTLINE_KEY to your key, as in SIGHTLINE_KEY=sl_… sightline models"
+        ) from exc
     except ConnectionFailed as exc:
         if not isinstance(exc.__cause__, (httpx.ConnectError, httpx.ConnectTimeout)):
             raise CommandFailed(str(exc)) from exc

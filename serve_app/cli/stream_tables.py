@@ -1,4 +1,4 @@
-"""The tables that ``sightline streams`` prints."""
+"""The tables and lines that ``sightline streams`` prints."""
 
 from __future__ import annotations
 
@@ -16,15 +16,36 @@ def status_table(streams: list[StreamStatus]) -> Table:
     for heading in ("stream", "state", "source", "camera fps", "processed", "dropped", "frames", "drops", "age"):
         table.add_column(heading, overflow="fold")
     for stream in streams:
-        notes = [stream.detail] if stream.detail else []
-        notes += [f"{stream.reconnects} reconnects"] if stream.reconnects else []
-        notes += [f"{stream.restarts} restarts"] if stream.restarts else []
-        state = f"{stream.state}: {', '.join(notes)}" if notes else stream.state
-        dropped = ", ".join(f"{count} {reason}" for reason, count in stream.dropped.items()) or "0"
         age = f"{stream.latest.age_s:.2f} s" if stream.latest else ""
-        fps = [f"{rate:.1f}" for rate in (stream.camera_fps, stream.processed_fps, stream.dropped_fps)]
-        table.add_row(stream.stream_id, state, stream.source, *fps, str(stream.processed), dropped, age)
+        drops = _counts(stream.dropped)
+        table.add_row(
+            stream.stream_id, _state(stream), stream.source, *_rates(stream), str(stream.processed), drops, age
+        )
     return table
+
+
+def status_line(stream: StreamStatus) -> str:
+    """Return the state and the counters of a stream as one line."""
+    camera, processed, dropped = _rates(stream)
+    return (
+        f"{stream.stream_id}: {_state(stream)}; camera {camera} fps, processed {processed}, dropped {dropped}; "
+        f"frames {stream.processed}, drops {_counts(stream.dropped)}"
+    )
+
+
+def _state(stream: StreamStatus) -> str:
+    notes = [stream.detail] if stream.detail else []
+    notes += [f"{stream.reconnects} reconnects"] if stream.reconnects else []
+    notes += [f"{stream.restarts} restarts"] if stream.restarts else []
+    return f"{stream.state}: {', '.join(notes)}" if notes else stream.state
+
+
+def _rates(stream: StreamStatus) -> list[str]:
+    return [f"{rate:.1f}" for rate in (stream.camera_fps, stream.processed_fps, stream.dropped_fps)]
+
+
+def _counts(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "0"
 
 
 def details(stream: StreamStatus) -> Iterator[Table]:
@@ -39,8 +60,7 @@ def details(stream: StreamStatus) -> Iterator[Table]:
     if stream.sinks:
         sinks = Table("sink", "to", "sent", "waiting", "dropped", "", box=SIMPLE)
         for sink in stream.sinks:
-            dropped = ", ".join(f"{count} {reason}" for reason, count in sink.dropped.items()) or "0"
-            sinks.add_row(sink.type, sink.target, str(sink.sent), str(sink.waiting), dropped, sink.detail)
+            sinks.add_row(sink.type, sink.target, str(sink.sent), str(sink.waiting), _counts(sink.dropped), sink.detail)
         yield sinks
     latest = stream.latest
     found = Table("label", "confidence", "x1", "y1", "x2", "y2", title=f"frame {latest.frame_id}" if latest else None)

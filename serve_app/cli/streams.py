@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,11 +18,12 @@ from serve_app.cli.examples import examples
 from serve_app.cli.server import AsJson, Url, connect
 
 if TYPE_CHECKING:
-    from serve_app.client import Client
+    from serve_app.client import ApiError, Client
     from serve_app.schemas.streams import StreamStatus
     from serve_app.types import Json
 
 _WATCH_INTERVAL_S = 0.5
+_LINE_INTERVAL_S = 1.0
 _ENDED = {"completed", "failed"}
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The stream's id.", show_default=False)]
@@ -80,7 +82,12 @@ def start(
         ),
     ] = None,
     max_fps: Annotated[
-        float | None, typer.Option(metavar="N", help="Process at most this number of frames per second.")
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="Process at most this number of frames per second. For a file, these are seconds of the video: with "
+            "the policy wait, a file is read as fast as possible, and may end sooner.",
+        ),
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="When a file ends, play it again.")] = False,
     track: Annotated[bool, typer.Option("--track", help="Track objects: keep their ids from frame to frame.")] = False,
@@ -125,7 +132,9 @@ def apply(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A YAML file with a list `streams:`.", show_default=False)
     ],
-    prune: Annotated[bool, typer.Option("--prune", help="Delete streams no longer listed in the file.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete the key's own streams no longer listed in the file.")
+    ] = False,
     url: Url = None,
 ) -> None:
     """Start a file's new streams, and replace its changed streams."""
@@ -133,16 +142,19 @@ def apply(
     from rich.progress import track
 
     from serve_app.cli.stream_file import APPLIED, read_specs
+    from serve_app.client import requests
 
     specs = read_specs(file)
     outcomes = {}
     with connect(url) as client:
-        existing = {stream.stream_id: stream for stream in client.streams.list()}
+        listed = client.send(requests.list_streams())
+        existing = {stream.stream_id: stream for stream in listed.streams}
         for stream_id, spec in track(specs.items(), "applying", console=Console(stderr=True), transient=True):
             outcomes[stream_id] = _apply_one(client, spec, existing.get(stream_id))
         if prune:
             for stream_id in sorted(existing.keys() - specs.keys()):
-                if APPLIED in existing[stream_id].tags:
+                # Streams of other keys stay, and so do those without an owner if the server has API keys.
+                if APPLIED in existing[stream_id].tags and existing[stream_id].owner == listed.owner:
                     client.streams.delete(stream_id)
                     outcomes[stream_id] = "removed"
     for stream_id, outcome in outcomes.items():
@@ -185,39 +197,82 @@ def list_streams(as_json: AsJson = False, url: Url = None) -> None:
 
 @app.command(
     short_help="Show a live table of streams.",
-    epilog=examples("sightline streams watch", "sightline streams watch lot"),
+    epilog=examples(
+        "sightline streams watch", "sightline streams watch lot", "sightline streams watch lot --json > lot.jsonl"
+    ),
 )
 def watch(
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="ID", help="The streams' ids.  [default: all streams]")
     ] = None,
+    as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """Show a live table until Ctrl-C, or until all named streams have ended.
 
-    For a single stream, also show its counts and its detections.
+    For a single stream, also show its counts and its detections. If the output is not a terminal, print a line once a
+    second for each stream that has changed. With --json, each line is the status of a stream as JSON.
     """
+    with suppress(KeyboardInterrupt), connect(url) as client:
+        if as_json or not sys.stdout.isatty():
+            _print_changes(client, ids or [], as_json)
+        else:
+            _show_table(client, ids or [])
+
+
+def _show_table(client: Client, ids: list[str]) -> None:
     from rich.console import Group
     from rich.live import Live
 
     from serve_app.cli.stream_tables import details, status_table
     from serve_app.client import ApiError
 
-    with suppress(KeyboardInterrupt), connect(url) as client, Live(refresh_per_second=4) as live:
-        while True:
-            try:
-                streams = [client.streams.status(stream_id) for stream_id in ids or []] or client.streams.list()
-            except ApiError as exc:
-                if not exc.is_retryable:
-                    raise
-                live.update(str(exc))
-                time.sleep(_WATCH_INTERVAL_S)
-                continue
-            table = status_table(streams)
-            live.update(Group(table, *details(streams[0])) if ids and len(ids) == 1 else table)
+    with Live(refresh_per_second=4) as live:
+        for streams in _statuses(client, ids, _WATCH_INTERVAL_S):
+            if isinstance(streams, ApiError):
+                live.update(str(streams))
+            else:
+                table = status_table(streams)
+                live.update(Group(table, *details(streams[0])) if len(ids) == 1 else table)
+
+
+def _print_changes(client: Client, ids: list[str], as_json: bool) -> None:
+    """Print a line for each stream whose status has changed, apart from values that change all the time."""
+    from serve_app.cli.stream_tables import status_line
+    from serve_app.client import ApiError
+
+    printed: dict[str, StreamStatus] = {}
+    for streams in _statuses(client, ids, _LINE_INTERVAL_S):
+        if isinstance(streams, ApiError):
+            print(streams, file=sys.stderr)
+            continue
+        for stream in streams:
+            lasting = stream.model_copy(update={"uptime_s": 0, "latest": None})
+            if printed.get(stream.stream_id) != lasting:
+                printed[stream.stream_id] = lasting
+                line = stream.model_dump_json() if as_json else f"{time.strftime('%H:%M:%S')} {status_line(stream)}"
+                print(line, flush=True)
+
+
+def _statuses(client: Client, ids: list[str], interval_s: float) -> Iterator[list[StreamStatus] | ApiError]:
+    """Yield the status of each named stream, or of every stream, until all named streams have ended.
+
+    If the server cannot answer now, yield its error instead.
+    """
+    from serve_app.client import ApiError
+
+    while True:
+        try:
+            streams = [client.streams.status(stream_id) for stream_id in ids] or client.streams.list()
+        except ApiError as exc:
+            if not exc.is_retryable:
+                raise
+            yield exc
+        else:
+            yield streams
             if ids and all(stream.state in _ENDED for stream in streams):
                 return
-            time.sleep(_WATCH_INTERVAL_S)
+        time.sleep(interval_s)
 
 
 @app.command(epilog=examples("sightline streams events lot", "sightline streams events lot --types zone,line"))

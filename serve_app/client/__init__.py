@@ -1,4 +1,4 @@
-"""A small synchronous and asynchronous client for the HTTP API. It detects objects and manages streams.
+"""A small synchronous and asynchronous client for the HTTP API. It detects objects and manages streams and jobs.
 
     from serve_app.client import Client
 
@@ -22,7 +22,7 @@ from serve_app.client.errors import (
     NotFoundError,
     SightlineError,
 )
-from serve_app.client.events import MissedEvents, StreamEvent
+from serve_app.client.events import JobEvent, MissedEvents, StreamEvent
 from serve_app.client.results import DetectResult, FrameResult
 from serve_app.client.sync import Client
 
@@ -32,6 +32,7 @@ __all__ = [
     "DetectResult",
     "FrameResult",
     "StreamEvent",
+    "JobEvent",
     "MissedEvents",
     "SightlineError",
     "ConnectionFailed",

@@ -12,7 +12,8 @@ import httpx
 from serve_app.client import requests
 from serve_app.client.connection import Endpoint
 from serve_app.client.errors import ApiError, SightlineError
-from serve_app.client.events import EventFeed, MissedEvents, StreamEvent
+from serve_app.client.events import EventFeed, MissedEvents, StreamEvent, stream_event
+from serve_app.client.jobs import AsyncJobsApi
 from serve_app.client.pictures import Picture, several
 from serve_app.client.requests import ApiRequest
 from serve_app.client.results import DetectResult, FrameResult
@@ -21,6 +22,7 @@ from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.types import Json, Snapshot
 
+E = TypeVar("E")
 T = TypeVar("T")
 
 
@@ -39,6 +41,7 @@ class AsyncClient:
         self._endpoint = Endpoint.of(url, api_key, timeout_s)
         self._http = httpx.AsyncClient(**self._endpoint.options)
         self.streams = AsyncStreamsApi(self)
+        self.jobs = AsyncJobsApi(self)
 
     @property
     def url(self) -> str:
@@ -105,10 +108,22 @@ class AsyncClient:
             response = await self._http.request(request.method, request.path, **request.options)
         return request.read(response)
 
+    async def events(self, feed: EventFeed[E]) -> AsyncIterator[E | MissedEvents]:
+        """Yield the events of a feed, and reconnect when a connection fails."""
+        while True:
+            error: SightlineError | None = None
+            try:
+                async with self.download(feed.request(self._endpoint.timeout_s)) as parts:
+                    async for part in parts:
+                        for event in feed.read(part):
+                            yield event
+            except SightlineError as exc:
+                error = exc
+            await asyncio.sleep(feed.pause_s(error))
+
     @asynccontextmanager
-    async def follow(self, feed: EventFeed) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open the next connection of an event feed, and yield the bytes of the response."""
-        request = feed.request(self._endpoint.timeout_s)
+    async def download(self, request: ApiRequest[None]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Send a request, check the status of its response, and yield the bytes of the response."""
         with self._endpoint.errors(self._http):
             async with self._http.stream(request.method, request.path, **request.options) as response:
                 if not response.is_success:
@@ -177,21 +192,11 @@ class AsyncStreamsApi:
         """Return the latest frame as a JPEG: see ``StreamsApi.frame``."""
         return await self._client.send(requests.stream_frame(stream_id, boxes))
 
-    async def events(
+    def events(
         self, stream_id: str, types: Iterable[str] | None = None, after: int | None = None
     ) -> AsyncIterator[StreamEvent | MissedEvents]:
         """Follow a stream's events: see ``StreamsApi.events``.
 
         Use ``contextlib.aclosing`` to close the connection when you leave the loop.
         """
-        feed = EventFeed(stream_id, types, after)
-        while True:
-            error: SightlineError | None = None
-            try:
-                async with self._client.follow(feed) as parts:
-                    async for part in parts:
-                        for event in feed.read(part):
-                            yield event
-            except SightlineError as exc:
-                error = exc
-            await asyncio.sleep(feed.pause_s(error))
+        return self._client.events(EventFeed(requests.stream_path(stream_id, "events"), stream_event, types, after))

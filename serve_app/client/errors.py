@@ -4,8 +4,8 @@ SightlineError
 |- ConnectionFailed     no response: no server listens at the URL, the connection failed, or the timeout expired
 |  `- ClientClosed      the client has been closed
 `- ApiError             the server responded with an error
-   |- NotFoundError     404: no stream has this id
-   `- ConflictError     409: a stream with this id already exists
+   |- NotFoundError     404: no stream or job has this id
+   `- ConflictError     409: the id is taken, or the state of a job does not allow the request
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class ApiError(SightlineError):
 
 
 class NotFoundError(ApiError):
-    """No stream has this id."""
+    """No stream or job has this id."""
 
 
 class ConflictError(ApiError):
-    """A stream with this id already exists."""
+    """The id is taken, or the state of a job does not allow the request."""

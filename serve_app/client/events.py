@@ -1,21 +1,22 @@
-"""A stream's events, and ``EventFeed``, with which a client can continue to read events after a failed connection."""
+"""The events of streams and jobs, and ``EventFeed``, which continues to read events after a failed connection."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from serve_app.client.answers import check_type, unexpected
 from serve_app.client.errors import ApiError, SightlineError
-from serve_app.client.requests import ApiRequest, stream_path
+from serve_app.client.requests import ApiRequest
 from serve_app.client.results import FrameResult
 from serve_app.client.sse import Message, SseParser
+from serve_app.schemas.jobs import JobProgress, JobStateChange
 from serve_app.schemas.streams import ClipNotice, Gap, LineCrossing, StateChange, ZoneChange
 from serve_app.types import Json
 
@@ -23,6 +24,10 @@ _MIN_PAUSE_S = 0.1  # the first wait before reconnecting; it doubles after each 
 _MAX_PAUSE_S = 5.0
 _MIN_READ_TIMEOUT_S = 30.0  # a server without new events sends a keep-alive every 10 s
 
+E = TypeVar("E")
+P = TypeVar("P", bound=BaseModel)
+
+JobPayload = JobStateChange | JobProgress
 Payload = FrameResult | StateChange | Gap | ZoneChange | LineCrossing | ClipNotice
 _PAYLOADS: dict[str, type[Payload]] = {
     "result": FrameResult,
@@ -32,6 +37,7 @@ _PAYLOADS: dict[str, type[Payload]] = {
     "line": LineCrossing,
     "recording": ClipNotice,
 }
+_JOB_PAYLOADS: dict[str, type[JobPayload]] = {"state": JobStateChange, "progress": JobProgress}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,19 @@ class StreamEvent:
 
 
 @dataclass(frozen=True)
+class JobEvent:
+    """One event of a job: a change of state, or its progress."""
+
+    event_id: int  # increases within a job
+    type: str  # "state" or "progress"
+    job_id: str
+    at_s: float  # wall clock, in seconds since the epoch
+    # a dictionary if this version of the client does not know the event's type or one of its values
+    data: JobPayload | Json = field(repr=False)
+    json: str = field(repr=False)  # as the server sent it
+
+
+@dataclass(frozen=True)
 class MissedEvents:
     """Events that the client missed, because it was disconnected or read them too slowly."""
 
@@ -56,11 +75,15 @@ class MissedEvents:
     type: Literal["missed"] = "missed"
 
 
-class EventFeed:
-    """A client's position in a stream's events. The feed keeps this position when the client reconnects."""
+class EventFeed(Generic[E]):
+    """A client's position in the events of a stream or job. The feed keeps this position when the client reconnects."""
 
-    def __init__(self, stream_id: str, types: Iterable[str] | None, after: int | None) -> None:
-        self._path = stream_path(stream_id, "events")
+    def __init__(
+        self, path: str, to_event: Callable[[Message], E], types: Iterable[str] | None, after: int | None
+    ) -> None:
+        """Begin after the event ``after``. ``path`` is the path of the events, and ``to_event`` parses one event."""
+        self._path = path
+        self._to_event = to_event
         self._types = {} if types is None else {"types": types if isinstance(types, str) else ",".join(types)}
         self._after = after
         self._parser = SseParser()
@@ -74,14 +97,14 @@ class EventFeed:
         timeout = httpx.Timeout(timeout_s, read=max(timeout_s, _MIN_READ_TIMEOUT_S))
         return ApiRequest("GET", self._path, _check, {"params": self._types | after, "timeout": timeout})
 
-    def read(self, data: bytes) -> Iterator[StreamEvent | MissedEvents]:
+    def read(self, data: bytes) -> Iterator[E | MissedEvents]:
         """Yield the events that end in these bytes. Raise ApiError if the bytes are not valid events."""
         self._has_connected = True
         for message in self._messages(data):
             if message.id is not None:
                 self._after = _to_id(message.id)
             if message.data:
-                event = _to_event(message)
+                event = _parsed(message, self._to_event)
                 self._pause_s = _MIN_PAUSE_S
                 yield event
 
@@ -107,8 +130,15 @@ class _Envelope(BaseModel):
     """The fields that events of every type have."""
 
     event_id: int
-    stream_id: str
     at_s: float
+
+
+class _StreamEnvelope(_Envelope):
+    stream_id: str
+
+
+class _JobEnvelope(_Envelope):
+    job_id: str
 
 
 class _Missed(BaseModel):
@@ -126,23 +156,35 @@ def _to_id(text: str) -> int:
         raise unexpected("the response has an event whose id is not a number") from exc
 
 
-def _to_event(message: Message) -> StreamEvent | MissedEvents:
+def _parsed(message: Message, to_event: Callable[[Message], E]) -> E | MissedEvents:
     try:
         if message.event == "missed":
             return MissedEvents(_Missed.model_validate_json(message.data).missed, message.data)
-        event = _Envelope.model_validate_json(message.data)
-        data = _payload(message)
+        return to_event(message)
     except ValueError as exc:  # pydantic's ValidationError is a ValueError
         raise unexpected("the response has an event that this version of the client cannot read") from exc
+
+
+def stream_event(message: Message) -> StreamEvent:
+    """Parse one event of a stream. Raise ValueError if it is not valid."""
+    event = _StreamEnvelope.model_validate_json(message.data)
+    data = _payload(message, _PAYLOADS)
     return StreamEvent(event.event_id, message.event, event.stream_id, event.at_s, data, message.data)
 
 
-def _payload(message: Message) -> Payload | Json:
+def job_event(message: Message) -> JobEvent:
+    """Parse one event of a job. Raise ValueError if it is not valid."""
+    event = _JobEnvelope.model_validate_json(message.data)
+    data = _payload(message, _JOB_PAYLOADS)
+    return JobEvent(event.event_id, message.event, event.job_id, event.at_s, data, message.data)
+
+
+def _payload(message: Message, kinds: dict[str, type[P]]) -> P | Json:
     """Return an event's data.
 
     If a newer server sends a type or value that this version does not know, return a dictionary.
     """
-    kind = _PAYLOADS.get(message.event)
+    kind = kinds.get(message.event)
     if kind is not None:
         try:
             return kind.model_validate_json(message.data)

@@ -15,6 +15,7 @@ from serve_app.client.errors import ApiError
 from serve_app.client.pictures import Picture, to_bytes
 from serve_app.client.results import DetectResult, FrameResult
 from serve_app.schemas.health import HealthResponse, ReadyResponse
+from serve_app.schemas.jobs import JobSpec
 from serve_app.schemas.models import ModelList
 from serve_app.schemas.streams import Regions, StreamList, StreamSpec, StreamStatus
 from serve_app.types import Json, Snapshot
@@ -86,7 +87,7 @@ def detect_many(images: Sequence[Picture], params: Json) -> ApiRequest[list[Dete
 
 def create_stream(spec: StreamSpec | Json) -> ApiRequest[StreamStatus]:
     """Return the request that starts a stream."""
-    return ApiRequest("POST", "/streams", answers.model_of(StreamStatus), {"json": _to_json(spec)})
+    return ApiRequest("POST", "/streams", answers.model_of(StreamStatus), {"json": to_json(spec)})
 
 
 def list_streams() -> ApiRequest[StreamList]:
@@ -101,7 +102,7 @@ def stream_status(stream_id: str) -> ApiRequest[StreamStatus]:
 
 def replace_stream(spec: StreamSpec | Json) -> ApiRequest[StreamStatus]:
     """Return the request that replaces the stream with the id of ``spec``. Raise ValueError if ``spec`` has no id."""
-    body = _to_json(spec)
+    body = to_json(spec)
     stream_id = body.get("id")
     if not isinstance(stream_id, str):
         raise ValueError("id: it is missing; set it to the id of the stream to replace")
@@ -130,7 +131,7 @@ def stream_regions(stream_id: str) -> ApiRequest[Regions]:
 
 def set_stream_regions(stream_id: str, regions: Regions | Json) -> ApiRequest[StreamStatus]:
     """Return the request that replaces a stream's zones and lines."""
-    options = {"json": _to_json(regions)}
+    options = {"json": to_json(regions)}
     return ApiRequest("PUT", stream_path(stream_id, "regions"), answers.model_of(StreamStatus), options)
 
 
@@ -164,10 +165,10 @@ def stream_path(stream_id: str, *more: str) -> str:
     return "/".join(("/streams", quote(stream_id, safe=""), *more))
 
 
-def _to_json(spec: BaseModel | Json) -> Json:
+def to_json(spec: BaseModel | Json) -> Json:
     """Return a specification as JSON. A dictionary is sent unchanged, because the server validates it."""
     if not isinstance(spec, BaseModel):
         return spec
-    # We send the id even if it was generated, because the caller expects the stream to have the id ``spec.id``.
-    own_id = {"id": spec.id} if isinstance(spec, StreamSpec) else {}
+    # We send the id even if it was generated, because the caller expects the id ``spec.id``.
+    own_id = {"id": spec.id} if isinstance(spec, StreamSpec | JobSpec) else {}
     return spec.model_dump(mode="json", exclude_unset=True) | own_id

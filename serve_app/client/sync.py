@@ -12,7 +12,8 @@ import httpx
 from serve_app.client import requests
 from serve_app.client.connection import Endpoint
 from serve_app.client.errors import ApiError, SightlineError
-from serve_app.client.events import EventFeed, MissedEvents, StreamEvent
+from serve_app.client.events import EventFeed, MissedEvents, StreamEvent, stream_event
+from serve_app.client.jobs import JobsApi
 from serve_app.client.pictures import Picture, several
 from serve_app.client.requests import ApiRequest
 from serve_app.client.results import DetectResult, FrameResult
@@ -21,6 +22,7 @@ from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.types import Json, Snapshot
 
+E = TypeVar("E")
 T = TypeVar("T")
 
 
@@ -45,6 +47,7 @@ class Client:
         self._endpoint = Endpoint.of(url, api_key, timeout_s)
         self._http = httpx.Client(**self._endpoint.options)
         self.streams = StreamsApi(self)
+        self.jobs = JobsApi(self)
 
     @property
     def url(self) -> str:
@@ -120,10 +123,21 @@ class Client:
             response = self._http.request(request.method, request.path, **request.options)
         return request.read(response)
 
+    def events(self, feed: EventFeed[E]) -> Iterator[E | MissedEvents]:
+        """Yield the events of a feed, and reconnect when a connection fails."""
+        while True:
+            error: SightlineError | None = None
+            try:
+                with self.download(feed.request(self._endpoint.timeout_s)) as parts:
+                    for part in parts:
+                        yield from feed.read(part)
+            except SightlineError as exc:
+                error = exc
+            time.sleep(feed.pause_s(error))
+
     @contextmanager
-    def follow(self, feed: EventFeed) -> Iterator[Iterator[bytes]]:
-        """Open the next connection of an event feed, and yield the bytes of the response."""
-        request = feed.request(self._endpoint.timeout_s)
+    def download(self, request: ApiRequest[None]) -> Iterator[Iterator[bytes]]:
+        """Send a request, check the status of its response, and yield the bytes of the response."""
         with (
             self._endpoint.errors(self._http),
             self._http.stream(request.method, request.path, **request.options) as response,
@@ -213,13 +227,4 @@ class StreamsApi:
         connection fails, or the server is overloaded or restarts, the iterator reconnects and continues after the last
         event. Raise ConnectionFailed only if the first connection fails, and NotFoundError when the stream is deleted.
         """
-        feed = EventFeed(stream_id, types, after)
-        while True:
-            error: SightlineError | None = None
-            try:
-                with self._client.follow(feed) as parts:
-                    for part in parts:
-                        yield from feed.read(part)
-            except SightlineError as exc:
-                error = exc
-            time.sleep(feed.pause_s(error))
+        return self._client.events(EventFeed(requests.stream_path(stream_id, "events"), stream_event, types, after))

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
 from serve_app.errors import ConfigError
+from serve_app.inference.batcher import Batcher
 
-# The names of the two figures that each Detector replica reports.
+# The names of the figures that each Detector replica reports.
 DEMAND = "demand"  # see ``Batcher.take_demand``
 BACKLOG_S = "backlog_s"  # see ``Batcher.backlog_s``
+DEMAND_WITHOUT_JOBS = "demand_without_jobs"
+BACKLOG_WITHOUT_JOBS_S = "backlog_without_jobs_s"
+JOB_SHARE = "job_share"  # see ``JobArgs.scaling_share``; it is the same for all replicas
+
+
+def figures(batcher: Batcher[Any, Any], job_share: float) -> dict[str, float]:
+    """Return the figures that a Detector replica reports."""
+    demand = batcher.take_demand()
+    total = sum(demand.values())
+    return {
+        DEMAND: total,
+        BACKLOG_S: batcher.backlog_s,
+        DEMAND_WITHOUT_JOBS: total - demand.get("job", 0.0),
+        BACKLOG_WITHOUT_JOBS_S: batcher.backlog_without_jobs_s,
+        JOB_SHARE: job_share,
+    }
 
 
 class TargetUtilisation:
@@ -20,6 +38,9 @@ class TargetUtilisation:
     If there is a backlog, the policy adds enough replicas to process it within ``backlog_within_s`` seconds. It removes
     a replica only if the remaining replicas would then be busy for at most the share of the time that ``calm`` sets.
     Without this margin, small fluctuations of a steady load would keep adding and removing a replica.
+
+    Jobs can raise the number of replicas to one, or up to a share of ``max_replicas``, which ``JobArgs.scaling_share``
+    sets.
 
     The policy ignores the number of requests in flight, because each stream always has one frame in flight, whether it
     is served quickly or slowly.
@@ -44,8 +65,16 @@ class TargetUtilisation:
         when a request waits.
         """
         reports = context.aggregated_metrics or {}
-        demand, backlog_s = (sum(reports.get(name, {}).values()) for name in (DEMAND, BACKLOG_S))
-        demand += backlog_s / self._backlog_within_s
-        needed = math.ceil(demand / self._utilisation)
-        needed_when_calm = math.ceil(demand / self._calm)
-        return max(needed, min(needed_when_calm, context.target_num_replicas)), {}
+        wanted = self._wanted(reports, DEMAND, BACKLOG_S, context.target_num_replicas)
+        if not (shares := reports.get(JOB_SHARE)):
+            return wanted, {}
+        without_jobs = self._wanted(reports, DEMAND_WITHOUT_JOBS, BACKLOG_WITHOUT_JOBS_S, context.target_num_replicas)
+        most_for_jobs = max(1, math.ceil(max(shares.values()) * context.config.max_replicas))
+        return max(without_jobs, min(wanted, most_for_jobs)), {}
+
+    def _wanted(self, reports: Mapping[str, Mapping[Any, float]], demand: str, backlog_s: str, target: int) -> int:
+        needed_time, waiting_s = (sum(reports.get(name, {}).values()) for name in (demand, backlog_s))
+        needed_time += waiting_s / self._backlog_within_s
+        needed = math.ceil(needed_time / self._utilisation)
+        needed_when_calm = math.ceil(needed_time / self._calm)
+        return max(needed, min(needed_when_calm, target))

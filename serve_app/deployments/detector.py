@@ -12,7 +12,7 @@ import numpy as np
 import ray
 
 from serve_app.config import DetectorArgs
-from serve_app.deployments.autoscaling import BACKLOG_S, DEMAND
+from serve_app.deployments.autoscaling import figures
 from serve_app.deployments.handles import close, listen, serves
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
@@ -23,7 +23,7 @@ from serve_app.inference.rollout import Outcome, Rollout
 from serve_app.ipc.frame_pool import InEngineFlag, SlotReader
 from serve_app.ipc.rpc import CallServer
 from serve_app.telemetry.metrics import CROSSINGS, DROPS, MODEL_CHANGES, QUEUE_SIZE, Telemetry
-from serve_app.types import DetectorState, DetectReply, DetectRequest, InputShape, Pixels
+from serve_app.types import DetectorState, DetectReply, DetectRequest, FrameBytes, Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,10 @@ _EXIT_TIMEOUT_S = 10  # after this time, the kernel ends a drained process that 
 class Detector:
     """A replica that serves one model, and can change to another model without downtime."""
 
-    def __init__(self, args: DetectorArgs) -> None:
+    def __init__(self, args: DetectorArgs, job_scaling_share: float) -> None:
+        """Serve a model. See ``JobArgs.scaling_share``."""
         log_as_serve()
+        self._job_scaling_share = job_scaling_share
         self._max_calls = args.batcher.max_calls
         self._rollout = Rollout(args, self._load, self._count_change)
         self._reader = SlotReader()
@@ -66,13 +68,17 @@ class Detector:
         runner = self._rollout.runner
         if request.model_version != runner.info.version:
             raise ModelChanged("the model was changed; retry the request")
-        frame, in_engine = self._frame(request, runner.info.input_shape)
+        shape = request.frame.input_shape
+        cost = runner.cost(shape)  # before the frame is read, because a wrong shape may exceed the slot
+        frame, in_engine = self._frame(request)
         try:
             batched = await runner.batcher.submit(
                 EngineInput(frame, in_engine, request.options),
                 time_left_s=request.time_left_s,
                 traffic=request.traffic,
                 tenant=request.tenant,
+                shape=shape,
+                cost=cost,
                 isolated=request.isolated,
                 superseded=request.superseded,
             )
@@ -95,17 +101,17 @@ class Detector:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the figures that the policy in ``autoscaling`` uses."""
-        batcher = self._rollout.runner.batcher
-        return {DEMAND: batcher.take_demand(), BACKLOG_S: batcher.backlog_s}
+        return figures(self._rollout.runner.batcher, self._job_scaling_share)
 
     async def _load(self, args: DetectorArgs) -> ModelRunner:
         return await ModelRunner.load(args, has_gpu=bool(ray.get_gpu_ids()), on_batch=self._observe)
 
-    def _frame(self, request: DetectRequest, shape: InputShape) -> tuple[Pixels, InEngineFlag]:
-        if not isinstance(request.frame, bytes):
-            return self._reader.view(request.frame)
+    def _frame(self, request: DetectRequest) -> tuple[Pixels, InEngineFlag]:
+        frame = request.frame
+        if not isinstance(frame, FrameBytes):
+            return self._reader.view(frame)
         self._telemetry.record(CROSSINGS, traffic=request.traffic)
-        return np.frombuffer(request.frame, np.uint8).reshape(shape.array), np.empty(1, np.uint8)
+        return np.frombuffer(frame.data, np.uint8).reshape(frame.input_shape.array), np.empty(1, np.uint8)
 
     def _observe(self, replies: list[DetectReply]) -> None:
         self._telemetry.inferred(replies)

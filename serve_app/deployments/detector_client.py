@@ -29,11 +29,15 @@ from serve_app.types import (
     DetectorState,
     DetectReply,
     DetectRequest,
+    FrameBytes,
     Letterbox,
     ModelInfo,
     Traffic,
 )
 
+# A frame is refused when this many Detectors have died while they processed nothing else. A Detector may also die for
+# another reason at that moment. A client can send its image again, but an item of a job would fail.
+_MAX_LONE_DEATHS: dict[Traffic, int] = {"interactive": 1, "stream": 1, "job": 2}
 _CONNECT_TIMEOUT_S = 30.0
 _CONNECT_INTERVAL_S = 0.2
 
@@ -45,8 +49,8 @@ class DetectorClient:
     The arguments ``traffic`` and ``tenant`` identify the sender of the frames.
 
     When a Detector dies, any frame in its engine may have caused the crash. Each of these frames is retried in a batch
-    of its own, and is refused if the Detector that runs this batch dies too. Frames that were still in the
-    queue are retried normally.
+    of its own, and is refused if the Detector that runs this batch dies too (for jobs, if two such Detectors die).
+    Frames that were still in the queue are retried normally.
     """
 
     def __init__(
@@ -103,7 +107,7 @@ class DetectorClient:
 
     @property
     def pool(self) -> FramePool:
-        """The pool of slots, which have the model's input size. Raise Unavailable if no model has been fetched yet."""
+        """The pool of slots for the model's largest input. Raise Unavailable if no model has been fetched yet."""
         if self._pool is None:
             raise Unavailable("the detector's model is not known yet; retry later")
         return self._pool
@@ -127,26 +131,36 @@ class DetectorClient:
         Raise ServeAppError, for example PoisonPicture, if the frame is refused. If this method raises ModelChanged, the
         next call of ``model`` fetches the new model.
         """
+        shape = fitted.input_shape
         request = DetectRequest(
-            slot.ref, options, time_left_s, model.version, self._traffic, tenant or self._tenant, superseded=superseded
+            slot.ref(shape),
+            options,
+            time_left_s,
+            model.version,
+            self._traffic,
+            tenant or self._tenant,
+            superseded=superseded,
         )
 
+        lone_deaths = 0
+
         async def attempt(left_s: float) -> DetectReply:
-            nonlocal request
+            nonlocal request, lone_deaths
             request = replace(request, time_left_s=left_s)
             slot.clear_flag()
             try:
                 return await self._replicas.call(DetectorStub.detect, request)
             except SlotElsewhere:
-                in_bytes = replace(request, frame=slot.pixels.tobytes())
+                in_bytes = replace(request, frame=FrameBytes(slot.frame(shape).tobytes(), shape))
                 return await self._replicas.call(DetectorStub.detect, in_bytes)
             except ReplicaGone as exc:
                 if not slot.was_in_engine:
                     # The frame was still in the queue, so it did not cause the crash.
                     raise ReplicaGone(exc.detail) from exc
-                if request.isolated:
+                lone_deaths += request.isolated
+                if lone_deaths == _MAX_LONE_DEATHS[self._traffic]:
                     raise PoisonPicture(
-                        "two detectors crashed on this image, the second while processing nothing else"
+                        f"{1 + lone_deaths} detectors crashed on this image, the last while processing nothing else"
                     ) from exc
                 request = replace(request, isolated=True)
                 raise ReplicaDied(exc.detail) from exc
@@ -164,6 +178,7 @@ class DetectorClient:
             model=model.name,
             batch_size=reply.batch_size,
             timing=reply.timing,
+            input_shape=shape,
         )
 
     def close(self) -> None:

@@ -127,7 +127,7 @@ class Replicas:
             raise
         except ReplicaGone:
             result = await self._call_handle(name, *args, **kwargs)
-        return _raise_refusal(result)
+        return raise_refusal(result)
 
     async def _call_handle(self, name: str, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -156,10 +156,11 @@ class ActorReplica:
         Raise ServeAppError if the actor refuses the call, or RayError if the call fails.
         """
         result: T | ServeAppError = await getattr(self._actor, method.__name__).remote(*args, **kwargs)
-        return _raise_refusal(result)
+        return raise_refusal(result)
 
 
-def _raise_refusal(result: T | ServeAppError) -> T:
+def raise_refusal(result: T | ServeAppError) -> T:
+    """Raise the error that a replica has returned, or return the result."""
     if isinstance(result, ServeAppError):
         raise result
     return result

@@ -14,6 +14,7 @@ from serve_app.api.access.local import require_keys
 from serve_app.api.app import build_api
 from serve_app.config import AppArgs
 from serve_app.deployments.handles import Replicas, detector_name
+from serve_app.deployments.jobs_proxy import JobsProxy
 from serve_app.deployments.ray_internals import http_host, running_replicas
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
@@ -34,8 +35,17 @@ class Ingress:
     """The FastAPI application in front of the other deployments. Its process loads neither PyTorch nor a model."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, preprocessor: DeploymentHandle, supervisor: DeploymentHandle, args: AppArgs
+        self,
+        preprocessor: DeploymentHandle,
+        supervisor: DeploymentHandle,
+        job_supervisor: DeploymentHandle,
+        args: AppArgs,
+        inlet: DeploymentHandle | None = None,
     ) -> None:
+        """Prepare the calls of the other deployments.
+
+        The Ingress does not call ``inlet``, but Serve starts only deployments that the Ingress is given.
+        """
         log_as_serve()
         require_keys(args.access, await http_host())
         self._preprocessor = Replicas(preprocessor)
@@ -43,11 +53,12 @@ class Ingress:
         # One throttle for each tenant and model. Each client in the API-key file is a tenant.
         self._throttles: defaultdict[tuple[str, str], Throttle] = defaultdict(Throttle)
         self._streams = SupervisorProxy(supervisor)
+        self._jobs = JobsProxy(job_supervisor)
         self._args = args
         self._state: DetectorState | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self, self._streams, Telemetry(RayInstrument), self._args)
+        return build_api(self, self._streams, self._jobs, Telemetry(RayInstrument), self._args)
 
     async def ready(self) -> DetectorState:
         """Return the Detector's state if it is ready: see ``Backend.ready``."""

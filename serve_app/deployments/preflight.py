@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import socket
 import types
 import typing
 from collections.abc import Iterator
@@ -28,12 +26,12 @@ from serve_app.ipc.dev_shm import FOLDER
 from serve_app.ipc.frame_pool import pool_bytes
 from serve_app.models.published import Progress
 from serve_app.models.weights import check_weights
+from serve_app.network.ports import check_port
 from serve_app.types import InputShape, Json
 
 IMPORT_PATH = "serve_app.app:build_app"
 # Serve accepts a colon or a dot before the name of a class.
 _POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}
-_ADDRESS_ERRORS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
@@ -75,7 +73,7 @@ def check(config: Json, progress: Progress | None = None) -> None:
     for application, args, detectors, deployments in applications_of(config):
         check_keys(args.access, http.get("host", "0.0.0.0"))
         check_folders(args.streams, application)
-        check_shared_memory(args, detectors, deployments.get("Preprocessor", {}))
+        check_shared_memory(args, detectors, deployments)
         for detector in detectors:
             check_weights(detector.model, progress)  # last, because it may download
 
@@ -104,7 +102,7 @@ def applications_of(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorA
             args = parse_args(application.get("args", {}))
             deployments = {one["name"]: one for one in application.get("deployments", [])}
             detectors = {detector_name(model): detector for model, detector in args.detectors().items()}
-            known = {"Ingress", "Preprocessor", "StreamSupervisor", *detectors}
+            known = {"Ingress", "Preprocessor", "StreamSupervisor", "JobSupervisor", "JobRunner", *detectors}
             if unknown := sorted(deployments.keys() - known):
                 raise ConfigError(f"deployments: {', '.join(unknown)} does not exist: use {', '.join(sorted(known))}")
             for name, deployment in deployments.items():
@@ -153,27 +151,9 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def check_port(host: str, port: int | str, setting: str) -> None:
-    """Raise ConfigError if the service could not listen on this port."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        # We prefer an IPv4 address, as configs/haproxy.py does.
-        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((address[0], int(port)))
-    except (OSError, OverflowError, ValueError) as exc:
-        if isinstance(exc, socket.gaierror) or (isinstance(exc, OSError) and exc.errno in _ADDRESS_ERRORS):
-            raise ConfigError(
-                f"http_options.host: {host} is not an address of this machine: set an address of this machine, such as "
-                "127.0.0.1"
-            ) from exc
-        raise ConfigError(f"{setting}: port {port} of {host} is in use or not allowed: set another port") from exc
-
-
-def check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], preprocessor: Json) -> None:
-    """Raise SharedMemoryError if the frame pools of this machine's Preprocessors do not fit into shared memory."""
-    needed = shared_memory_bytes(args, detectors, preprocessor)
+def check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], deployments: dict[str, Json]) -> None:
+    """Raise SharedMemoryError if the frame pools of this machine's replicas do not fit into shared memory."""
+    needed = shared_memory_bytes(args, detectors, deployments)
     try:
         free = shutil.disk_usage(FOLDER).free
     except OSError as exc:
@@ -181,13 +161,20 @@ def check_shared_memory(args: AppArgs, detectors: list[DetectorArgs], preprocess
     if needed > free:
         raise SharedMemoryError(
             f"the frame pools need {needed / 2**20:.0f} MiB of shared memory, but {free / 2**20:.0f} MiB are free: "
-            "use fewer slots (preprocessor.slots) or provide more shared memory (docker run --shm-size=1g)"
+            "use fewer slots (preprocessor.slots, jobs.slots) or provide more shared memory (docker run --shm-size=1g)"
         )
 
 
-def shared_memory_bytes(args: AppArgs, detectors: list[DetectorArgs], preprocessor: Json) -> int:
-    """Return the size of the frame pools of this machine's Preprocessors."""
-    replicas = preprocessor.get("num_replicas", 1)
+def shared_memory_bytes(args: AppArgs, detectors: list[DetectorArgs], deployments: dict[str, Json]) -> int:
+    """Return the size of the frame pools of this machine's Preprocessors and JobRunners."""
+    preprocessor, runner = deployments.get("Preprocessor", {}), deployments.get("JobRunner", {})
+    runners = (runner.get("autoscaling_config") or {}).get("max_replicas") or runner.get("num_replicas", 1)
+    slots = _count(preprocessor.get("num_replicas", 1), preprocessor) * args.preprocessor.slots
+    slots += _count(runners, runner) * args.jobs.slots
+    return sum(pool_bytes(slots, InputShape.square(detector.model.image_size_px)) for detector in detectors)
+
+
+def _count(replicas: Any, deployment: Json) -> int:
+    """Return how many of a deployment's replicas may run on this machine."""
     count = replicas if isinstance(replicas, int) else 1
-    shapes = (InputShape.square(detector.model.image_size_px) for detector in detectors)
-    return count * sum(pool_bytes(args.preprocessor.slots, shape) for shape in shapes)
+    return min(count, deployment.get("max_replicas_per_node") or count)

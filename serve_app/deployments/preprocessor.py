@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import logging
-import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import cv2
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.config import AppArgs, cores
+from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
 from serve_app.deployments.handles import close, listen, serves
 from serve_app.deployments.ray_metrics import RayInstrument
@@ -29,17 +19,14 @@ from serve_app.deployments.stubs import PreprocessorStub
 from serve_app.errors import ModelChanged, Unavailable
 from serve_app.images.drawing import encode_jpeg
 from serve_app.images.prepare import annotate, prepare, prepare_new
+from serve_app.images.threads import DecodeThreads
+from serve_app.ipc.frame_pool import Slot
 from serve_app.ipc.quarantine import Quarantine
 from serve_app.overload.limits import AdmissionLimit
 from serve_app.telemetry.metrics import STAGE_MS, Telemetry
-from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, InputShape, Letterbox, PictureRequest, Pixels
+from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, InputShape, Letterbox, ModelInfo, PictureRequest
 
-logger = logging.getLogger(__name__)
-
-_DECODE_TIMEOUT_S = 20.0  # for one image; decoding the largest allowed image takes 2 s
-_IDLE_AFTER_S = 5.0  # freed memory is returned to the system if no image was decoded for this time
 _RETRY_INTERVAL_S = 0.05
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,7 +49,7 @@ class Preprocessor:
         log_as_serve()
         cv2.setNumThreads(1)  # our own threads decode several images in parallel
         # Decode an image now, so that the first request does not wait until the decoders' libraries are loaded.
-        prepare_new(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64, InputShape.square(32))
+        prepare_new(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64, args.preprocessor.decode, [InputShape.square(32)])
         slots = args.preprocessor.slots
         self._queues = {
             model: _ModelQueue(
@@ -72,13 +59,11 @@ class Preprocessor:
             )
             for model, detector in detectors.items()
         }
-        # Each thread holds one full-size image, so the number of threads limits the memory for images.
-        self._decoders = ThreadPoolExecutor(args.preprocessor.decode_threads or max(1, cores() // 4), "decode")
+        self._decoders = DecodeThreads(args.preprocessor.decode_threads)
         self._max_pixels = args.limits.max_pixels
+        self._decoding = args.preprocessor.decode
         self._telemetry = Telemetry(RayInstrument)
         self._quarantine = Quarantine()
-        self._decoding_started_at_s: dict[int, float] = {}  # by thread id
-        self._idle_since_s = math.inf  # when the last image was decoded; infinity if there is no freed memory to return
         await self._queues[DEFAULT_MODEL].detector.connect()  # the other models may be scaled to zero
         max_calls = args.preprocessor.max_calls * len(self._queues)
         self._server = await listen(self, PreprocessorStub, max_calls=max_calls, limit="preprocessor.slots")
@@ -108,17 +93,8 @@ class Preprocessor:
         return replace(answer, timing=replace(timing, queue_s=timing.queue_s + waited_s))
 
     async def check_health(self) -> None:
-        """Kill this replica if a decoder hangs, and give freed memory back to the system when the replica is idle.
-
-        Serve calls this method every second. A hung decoder would occupy a slot and a thread forever.
-        """
-        longest_s = time.monotonic() - min(self._decoding_started_at_s.values(), default=time.monotonic())
-        if longest_s > _DECODE_TIMEOUT_S:
-            logger.critical("a decoder hangs: it has decoded one image for %.0f s; killing this replica", longest_s)
-            os.kill(os.getpid(), signal.SIGKILL)
-        if not self._decoding_started_at_s and time.monotonic() - self._idle_since_s > _IDLE_AFTER_S:
-            self._idle_since_s = math.inf
-            await asyncio.to_thread(_return_freed_memory)
+        """Kill this replica if a decoder hangs, and return freed memory. Serve calls this method every second."""
+        await self._decoders.check()
 
     def _queue(self, model: str) -> _ModelQueue:
         if model not in self._queues:  # while a roll-out adds or removes the model
@@ -129,7 +105,7 @@ class Preprocessor:
         model = await detector.model(expires_at_s - time.monotonic())
         options = request.params.to_options(model)
         with detector.pool.lease() as slot:
-            fitted, decode_s = await self._prepare(request, slot.pixels)
+            fitted, decode_s = await self._prepare(request, model, slot)
             # If this call is cancelled, another image may get the slot while the engine still reads from the slot. This
             # does no harm, because the engine's result for a cancelled call is discarded.
             answer = await detector.detect(
@@ -143,50 +119,19 @@ class Preprocessor:
         annotated = await self._annotate(request, answer) if request.annotate else None
         return replace(answer, timing=replace(answer.timing, decode_s=decode_s), annotated=annotated)
 
-    async def _prepare(self, request: PictureRequest, model_input: Pixels) -> tuple[Letterbox, float]:
+    async def _prepare(self, request: PictureRequest, model: ModelInfo, slot: Slot) -> tuple[Letterbox, float]:
+        picture = request.data, self._max_pixels, self._decoding, model.shapes
         if not request.is_suspect:
-            return await self._in_thread(lambda: prepare(request.data, self._max_pixels, model_input))
-        shape = InputShape(*model_input.shape[:2])
-        fitted, decode_s, frame = await self._quarantine.run(prepare_new, request.data, self._max_pixels, shape)
-        model_input[:] = frame
+            return await self._decoders.run(lambda: prepare(*picture, slot.frame))
+        fitted, decode_s, frame = await self._quarantine.run(prepare_new, *picture)
+        slot.frame(fitted.input_shape)[:] = frame
         return fitted, decode_s
 
     async def _annotate(self, request: PictureRequest, answer: Answer) -> bytes:
         picture = request.data, self._max_pixels, answer.detections
         if request.is_suspect:
             return await self._quarantine.run(annotate, *picture)
-        return await self._in_thread(lambda: annotate(*picture))
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run ``work`` in a decoding thread and return its result.
-
-        If the call is cancelled after ``work`` has started, wait until ``work`` ends, because ``work`` may still write
-        to the slot.
-        """
-        job = self._decoders.submit(self._timed, work)
-        done = asyncio.wrap_future(job)
-        try:
-            return await asyncio.shield(done)
-        except asyncio.CancelledError:
-            while not job.cancel() and not job.done():
-                try:
-                    await asyncio.wait([done])
-                except asyncio.CancelledError:
-                    pass  # a second cancellation cannot stop the thread either
-            raise
-        finally:
-            # If ``work`` has failed, these futures hold an exception that refers to this frame, and so to the image.
-            # Without this cycle, the image's memory is freed at once and not at the next garbage collection.
-            del job, done
-
-    def _timed(self, work: Callable[[], T]) -> T:
-        thread = threading.get_ident()
-        self._decoding_started_at_s[thread] = time.monotonic()
-        try:
-            return work()
-        finally:
-            del self._decoding_started_at_s[thread]
-            self._idle_since_s = time.monotonic()
+        return await self._decoders.run(lambda: annotate(*picture))
 
     async def __del__(self) -> None:
         try:
@@ -195,13 +140,4 @@ class Preprocessor:
             for queue in self._queues.values():
                 queue.detector.close()
             await self._quarantine.close()
-            self._decoders.shutdown(wait=False)
-
-
-def _return_freed_memory() -> None:
-    """Return the heap's free memory to the system: see malloc_trim(3).
-
-    Without this call, hostile images left up to 180 MiB of free memory in the heap.
-    """
-    with suppress(AttributeError):  # only glibc has this function
-        ctypes.CDLL(None).malloc_trim(0)
+            self._decoders.close()

@@ -16,10 +16,10 @@ from serve_app.deployments.ray_internals import draining_nodes, is_application_g
 from serve_app.deployments.stream_worker import NAMESPACE, StreamWorker, actor_names, name_prefix
 from serve_app.deployments.stubs import WorkerStub
 from serve_app.schemas.streams import Regions, StreamStatus
-from serve_app.streams.capture.source import Source
 from serve_app.streams.store import Record
 from serve_app.streams.workers import WorkerDied, WorkerFailed, WorkerNotKilled, WorkerUnreachable
 from serve_app.types import EventPage, Snapshot
+from serve_app.video.source import Source
 
 _KILL_TIMEOUT_S = 5.0
 _KILL_INTERVAL_S = 0.02

@@ -19,7 +19,7 @@ from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
 from serve_app.telemetry.metrics import Telemetry
-from serve_app.types import EventPage, ModelInfo, Snapshot
+from serve_app.types import EventPage, ModelInfo, Principal, Snapshot
 
 
 @serves(SupervisorStub)
@@ -42,38 +42,43 @@ class StreamSupervisor:
         )
         self._server = await listen(self, SupervisorStub, max_calls=SUPERVISOR_MAX_CALLS, limit="supervisor_calls")
 
-    async def create(self, spec: StreamSpec) -> StreamStatus:
-        return await self._supervision.create(spec)
+    async def create(self, spec: StreamSpec, who: Principal) -> StreamStatus:
+        return await self._supervision.create(spec, who)
 
-    async def replace(self, spec: StreamSpec) -> StreamStatus:
-        return await self._supervision.replace(spec)
+    async def replace(self, spec: StreamSpec, who: Principal) -> StreamStatus:
+        return await self._supervision.replace(spec, who)
 
-    async def all(self) -> list[StreamStatus]:
-        return await self._supervision.all()
+    async def all(self, who: Principal) -> list[StreamStatus]:
+        return await self._supervision.all(who)
 
-    async def status(self, stream_id: str) -> StreamStatus:
-        return await self._supervision.status(stream_id)
+    async def status(self, stream_id: str, who: Principal) -> StreamStatus:
+        return await self._supervision.status(stream_id, who)
 
-    async def delete(self, stream_id: str) -> None:
-        await self._supervision.delete(stream_id)
+    async def delete(self, stream_id: str, who: Principal) -> None:
+        await self._supervision.delete(stream_id, who)
 
-    async def pause(self, stream_id: str) -> StreamStatus:
-        return await self._supervision.pause(stream_id)
+    async def pause(self, stream_id: str, who: Principal) -> StreamStatus:
+        return await self._supervision.pause(stream_id, who)
 
-    async def resume(self, stream_id: str) -> StreamStatus:
-        return await self._supervision.resume(stream_id)
+    async def resume(self, stream_id: str, who: Principal) -> StreamStatus:
+        return await self._supervision.resume(stream_id, who)
 
-    async def regions(self, stream_id: str) -> Regions:
-        return await self._supervision.regions(stream_id)
+    async def regions(self, stream_id: str, who: Principal) -> Regions:
+        return await self._supervision.regions(stream_id, who)
 
-    async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
-        return await self._supervision.set_regions(stream_id, regions)
+    async def set_regions(self, stream_id: str, who: Principal, regions: Regions) -> StreamStatus:
+        return await self._supervision.set_regions(stream_id, who, regions)
 
-    async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
-        return await self._supervision.events(stream_id, after, within_s)
+    async def set_owner(self, stream_id: str, who: Principal, owner: str) -> StreamStatus:
+        return await self._supervision.set_owner(stream_id, who, owner)
 
-    async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
-        return await self._supervision.snapshot(stream_id, after, within_s, boxes)
+    async def events(self, stream_id: str, who: Principal, after: int | None, within_s: float) -> EventPage:
+        return await self._supervision.events(stream_id, who, after, within_s)
+
+    async def snapshot(
+        self, stream_id: str, who: Principal, after: int | None, within_s: float, *, boxes: bool
+    ) -> Snapshot | None:
+        return await self._supervision.snapshot(stream_id, who, after, within_s, boxes)
 
     async def check_health(self) -> None:
         """If a background task has failed, raise its error, so that Serve restarts the replica."""

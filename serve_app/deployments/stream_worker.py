@@ -18,10 +18,10 @@ from serve_app.deployments.ray_internals import is_application_gone
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import WorkerStub
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
-from serve_app.streams.capture.source import Source
 from serve_app.streams.store import StreamStore
 from serve_app.streams.stream import Stream
 from serve_app.types import EventPage, Snapshot
+from serve_app.video.source import Source
 
 logger = logging.getLogger(__name__)
 

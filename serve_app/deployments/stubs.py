@@ -7,9 +7,12 @@ finds a misspelt method or a wrong argument. A replica answers only calls of its
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from serve_app.api.backend import Streams
+from serve_app.api.backend import Jobs, Streams
+from serve_app.jobs.celery_tasks import FinishedTask, TaskKind
+from serve_app.jobs.units import Unit, UnitResult
+from serve_app.schemas.jobs import JobSpec
 from serve_app.streams.workers import WorkerCalls
 from serve_app.types import (
     Answer,
@@ -19,6 +22,7 @@ from serve_app.types import (
     PictureRequest,
 )
 
+JOB_RUNNER_UNITS = 2  # units at once in a JobRunner: while one is detected, the next one's images are fetched
 SUPERVISOR_MAX_CALLS = 1024  # the limit of calls in flight; each client that follows a stream needs one call
 
 
@@ -48,8 +52,45 @@ class DetectorStub(Protocol):
         """Return the model that the replica serves, and the progress of a roll-out."""
 
     async def capacity(self) -> float:
-        """Return the measured capacity of this replica, in images per second."""
+        """Return the measured capacity of this replica, in images per second of the model's largest input shape."""
 
 
 SupervisorStub = Streams  # the Ingress calls the StreamSupervisor for the HTTP API
 WorkerStub = WorkerCalls  # the StreamSupervisor calls StreamWorkers
+
+
+class TasksStub(Protocol):
+    """The JobSupervisor's methods for tasks of a Celery queue, which the JobInlet calls."""
+
+    async def take_task(self, task_id: str, kind: TaskKind, arguments: dict[str, Any]) -> None:
+        """Store a task's job. When this returns, the job is on the disk. A task that is stored already is ignored.
+
+        Raise ServeAppError if the job is refused.
+        """
+
+    async def cancel_task(self, job_id: str) -> str:
+        """Cancel a job of the queue's owner, and return its status as JSON. Raise NotFound if there is no such job."""
+
+    async def finished_tasks(self, within_s: float) -> list[FinishedTask]:
+        """Wait up to ``within_s`` seconds for tasks whose jobs have ended, and return up to 100 of them."""
+
+    async def forget_tasks(self, task_ids: list[str]) -> None:
+        """Note that the results of these tasks are in the backend, so that ``finished_tasks`` omits them."""
+
+
+class JobSupervisorStub(Jobs, TasksStub, Protocol):
+    """The JobSupervisor's methods, which the Ingress calls for the HTTP API, and the JobInlet for tasks."""
+
+
+class JobRunnerStub(Protocol):
+    """The JobRunner's methods, which the JobSupervisor calls."""
+
+    async def run(self, unit: Unit, spec: JobSpec, model_version: str | None) -> UnitResult:
+        """Work on a unit, and return what has been done.
+
+        With ``model_version``, raise ModelChanged if the Detectors serve another version of the model. Raise
+        OutputUnwritable if annotated images or crops can never be written. Any other error of an item is in the result.
+        """
+
+    async def picture(self, unit: Unit, spec: JobSpec, item: int, result: str | None) -> bytes:
+        """Return the image of an item as a JPEG. With ``result``, the JSON of its result, draw its boxes."""

@@ -2,76 +2,58 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import ParamSpec, TypeVar
-
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.deployments.handles import Replicas, StubMethod
-from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS, SupervisorStub
-from serve_app.errors import DeadlineExceeded, Unavailable
-from serve_app.overload.retries import Retries
+from serve_app.deployments.stubs import SupervisorStub
+from serve_app.deployments.supervisor_calls import SupervisorCalls
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
-from serve_app.types import EventPage, Snapshot
+from serve_app.types import EventPage, Principal, Snapshot
 
 _TIMEOUT_S = 30.0  # long, because a stopping worker first sends the events that wait in its sinks
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 class SupervisorProxy:
-    """A client of the StreamSupervisor. See ``api.backend.Streams``.
-
-    When the supervisor dies during a call that only reads, the call is retried. A call that changes something is not
-    retried, because the supervisor may already have made the change.
-    """
+    """A client of the StreamSupervisor. See ``api.backend.Streams``. Only calls that change nothing are repeated."""
 
     def __init__(self, supervisor: DeploymentHandle) -> None:
-        self._supervisor = Replicas(supervisor)
-        self._retries = Retries(in_flight=SUPERVISOR_MAX_CALLS)
+        self._calls = SupervisorCalls(supervisor, "stream supervisor")
 
-    async def create(self, spec: StreamSpec) -> StreamStatus:
-        return await self._call(SupervisorStub.create, spec)
+    async def create(self, spec: StreamSpec, who: Principal) -> StreamStatus:
+        return await self._calls.once(_TIMEOUT_S, SupervisorStub.create, spec, who)
 
-    async def all(self) -> list[StreamStatus]:
-        return await self._read(SupervisorStub.all)
+    async def all(self, who: Principal) -> list[StreamStatus]:
+        return await self._calls.repeat(_TIMEOUT_S, SupervisorStub.all, who)
 
-    async def status(self, stream_id: str) -> StreamStatus:
-        return await self._read(SupervisorStub.status, stream_id)
+    async def status(self, stream_id: str, who: Principal) -> StreamStatus:
+        return await self._calls.repeat(_TIMEOUT_S, SupervisorStub.status, stream_id, who)
 
-    async def replace(self, spec: StreamSpec) -> StreamStatus:
-        return await self._call(SupervisorStub.replace, spec)
+    async def replace(self, spec: StreamSpec, who: Principal) -> StreamStatus:
+        return await self._calls.once(_TIMEOUT_S, SupervisorStub.replace, spec, who)
 
-    async def delete(self, stream_id: str) -> None:
-        await self._call(SupervisorStub.delete, stream_id)
+    async def delete(self, stream_id: str, who: Principal) -> None:
+        await self._calls.once(_TIMEOUT_S, SupervisorStub.delete, stream_id, who)
 
-    async def pause(self, stream_id: str) -> StreamStatus:
-        return await self._call(SupervisorStub.pause, stream_id)
+    async def pause(self, stream_id: str, who: Principal) -> StreamStatus:
+        return await self._calls.once(_TIMEOUT_S, SupervisorStub.pause, stream_id, who)
 
-    async def resume(self, stream_id: str) -> StreamStatus:
-        return await self._call(SupervisorStub.resume, stream_id)
+    async def resume(self, stream_id: str, who: Principal) -> StreamStatus:
+        return await self._calls.once(_TIMEOUT_S, SupervisorStub.resume, stream_id, who)
 
-    async def regions(self, stream_id: str) -> Regions:
-        return await self._read(SupervisorStub.regions, stream_id)
+    async def regions(self, stream_id: str, who: Principal) -> Regions:
+        return await self._calls.repeat(_TIMEOUT_S, SupervisorStub.regions, stream_id, who)
 
-    async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
-        return await self._call(SupervisorStub.set_regions, stream_id, regions)
+    async def set_regions(self, stream_id: str, who: Principal, regions: Regions) -> StreamStatus:
+        return await self._calls.once(_TIMEOUT_S, SupervisorStub.set_regions, stream_id, who, regions)
 
-    async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
-        return await self._read(SupervisorStub.events, stream_id, after, within_s)
+    async def set_owner(self, stream_id: str, who: Principal, owner: str) -> StreamStatus:
+        return await self._calls.once(_TIMEOUT_S, SupervisorStub.set_owner, stream_id, who, owner)
 
-    async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
-        return await self._read(SupervisorStub.snapshot, stream_id, after, within_s, boxes=boxes)
+    async def events(self, stream_id: str, who: Principal, after: int | None, within_s: float) -> EventPage:
+        return await self._calls.repeat(_TIMEOUT_S, SupervisorStub.events, stream_id, who, after, within_s)
 
-    async def _read(self, method: StubMethod[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await self._retries.run(lambda _: self._supervisor.call(method, *args, **kwargs), _TIMEOUT_S)
-        except DeadlineExceeded as exc:
-            raise Unavailable("the stream supervisor does not answer; retry later") from exc
-
-    async def _call(self, method: StubMethod[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await asyncio.wait_for(self._supervisor.call(method, *args, **kwargs), _TIMEOUT_S)
-        except TimeoutError as exc:
-            raise Unavailable("the stream supervisor does not answer; retry later") from exc
+    async def snapshot(
+        self, stream_id: str, who: Principal, after: int | None, within_s: float, *, boxes: bool
+    ) -> Snapshot | None:
+        return await self._calls.repeat(
+            _TIMEOUT_S, SupervisorStub.snapshot, stream_id, who, after, within_s, boxes=boxes
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import dataclass
 
 import cv2
 
@@ -15,7 +16,8 @@ from serve_app.errors import Undecodable
 from serve_app.images import orientation
 from serve_app.images.limits import MAX_PARTS, check_size, unreadable_header, unsupported
 from serve_app.images.opencv import decode_with_opencv
-from serve_app.types import Pixels
+from serve_app.images.reduced import MARGIN, Reduced, choose_factor
+from serve_app.types import InputShape, Pixels
 
 # Markers are listed in table B.1. Within a scan, FF 00 is pixel data, and FF D0 to FF D7 restart the decoder.
 _MARKER = re.compile(rb"\xff([\x01-\xfe])")
@@ -44,52 +46,99 @@ _BETWEEN_SCANS = {
 _END_MARKER, _SCAN_MARKER, _APP1 = 0xD9, 0xDA, 0xE1
 _LOSSLESS = 0xC3
 _GREY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+# For these flags, libjpeg computes fewer pixels from each block of 8 × 8.
+_REDUCED = {
+    2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION,
+    4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
+    8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
+}
 # Decoding one scan costs as much as decoding a whole image. Progressive encoders write about 10 scans per image.
 _MAX_SCANS = 100
 _EXIF, _XMP = b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """What the frame header (B.2.2) says about an image."""
+
+    width_px: int  # as stored in the file, so before the orientation is applied
+    height_px: int
+    channels: int
+    is_lossless: bool
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """The first image of a file."""
+
+    data: bytes | memoryview
+    frame: _Frame
+    orientation: int
+
+
 def read(data: bytes, max_pixels: int) -> Pixels:
     """Return the file's first image. Raise TooLarge or Undecodable on failure."""
-    end, orientation_tag, is_lossless_grey = _first_picture(data, max_pixels)
-    first_picture = data if end == len(data) else memoryview(data)[:end]
-    if is_lossless_grey:  # libjpeg cannot convert such an image to colour
-        return cv2.cvtColor(decode_with_opencv(first_picture, orientation_tag, _GREY), cv2.COLOR_GRAY2BGR)  # type: ignore[no-any-return]
-    return decode_with_opencv(first_picture, orientation_tag)
+    return _decode(_first_picture(data, max_pixels))
 
 
-def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
-    """Return the end of the first image, its orientation, and whether it is a lossless grey image."""
-    at, scans, has_frame, is_lossless_grey = 2, 0, False, False
+def read_reduced(data: bytes, max_pixels: int, shape: InputShape, margin: float = MARGIN) -> Reduced:
+    """Return the file's first image, reduced as far as a model input of this shape allows: see ``choose_factor``.
+
+    Raise the same errors as ``read``.
+    """
+    picture = _first_picture(data, max_pixels)
+    stored = width_px, height_px = picture.frame.width_px, picture.frame.height_px
+    if orientation.swaps_sides(picture.orientation):
+        width_px, height_px = height_px, width_px
+    # libjpeg cannot reduce a lossless image.
+    factor = 1 if picture.frame.is_lossless else choose_factor(width_px, height_px, shape, margin)
+    if factor == 1:
+        return Reduced(_decode(picture))
+    pixels = decode_with_opencv(picture.data, flags=_REDUCED[factor])
+    if pixels.shape[1::-1] != tuple(-(-side // factor) for side in stored):
+        raise Undecodable("the image's size differs from the size in its header")
+    return Reduced(pixels, factor, picture.orientation, width_px, height_px)
+
+
+def _decode(picture: _Picture) -> Pixels:
+    if picture.frame.is_lossless and picture.frame.channels == 1:  # libjpeg cannot convert such an image to colour
+        return cv2.cvtColor(decode_with_opencv(picture.data, picture.orientation, _GREY), cv2.COLOR_GRAY2BGR)  # type: ignore[no-any-return]
+    return decode_with_opencv(picture.data, picture.orientation)
+
+
+def _first_picture(data: bytes, max_pixels: int) -> _Picture:
+    """Check the segments of the first image. Return the image without the data that follow it."""
+    at, scans = 2, 0
+    frame: _Frame | None = None
     exif: list[bytes] = []
     xmp: list[bytes] = []
     for _ in range(MAX_PARTS):
         found = (_MARKER_AFTER_SCAN if scans else _MARKER).search(data, at)
         if found is None:
-            if not scans:
+            if frame is None or not scans:
                 break
             # Without an end marker, only the decoder can tell whether all pixels are there.
-            return len(data), orientation.select(b"".join(exif), b"".join(xmp)), is_lossless_grey
+            return _Picture(data, frame, orientation.select(b"".join(exif), b"".join(xmp)))
         at = found.start() + 2
         marker = data[at - 1] if at <= len(data) else _END_MARKER
         if marker in _STANDALONE_MARKERS:
             continue
         if marker == _END_MARKER:
-            if not scans:
+            if frame is None or not scans:
                 break
-            return at, orientation.select(b"".join(exif), b"".join(xmp)), is_lossless_grey
+            first_picture = data if at == len(data) else memoryview(data)[:at]
+            return _Picture(first_picture, frame, orientation.select(b"".join(exif), b"".join(xmp)))
         (length,) = struct.unpack_from(">H", data, at)
         if scans and marker not in _BETWEEN_SCANS:
             raise Undecodable("the image is corrupt")
         if marker == _SCAN_MARKER:
-            if not has_frame or length != 6 + 2 * data[at + 2]:
+            if frame is None or length != 6 + 2 * data[at + 2]:
                 break
             scans += 1
             if scans > _MAX_SCANS:
                 raise Undecodable("the image has too many scans")
         elif marker in _FRAME_MARKERS:
-            channels = _check_frame(data, at, max_pixels)
-            has_frame, is_lossless_grey = True, marker == _LOSSLESS and channels == 1
+            frame = _read_frame(data, at, max_pixels)
         elif marker in _UNSUPPORTED_FRAMES:
             raise unsupported(_UNSUPPORTED_FRAMES[marker])
         elif marker == _APP1:
@@ -102,9 +151,8 @@ def _first_picture(data: bytes, max_pixels: int) -> tuple[int, int, bool]:
     raise unreadable_header()
 
 
-def _check_frame(data: bytes, at: int, max_pixels: int) -> int:
-    """Check the image's size and depth, and return how many channels it has."""
-    channels: int
+def _read_frame(data: bytes, at: int, max_pixels: int) -> _Frame:
+    """Return what a frame header says. Check the image's size, its depth and the number of its channels."""
     depth, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
     if not height:
         raise unsupported("a JPEG that gives its height after its pixels")
@@ -113,4 +161,4 @@ def _check_frame(data: bytes, at: int, max_pixels: int) -> int:
         raise unsupported(f"a JPEG with {depth} bits per sample")
     if channels not in (1, 3, 4):
         raise unsupported(f"a JPEG with {channels} channels")
-    return channels
+    return _Frame(width, height, channels, data[at - 1] == _LOSSLESS)

@@ -82,5 +82,10 @@ def apply(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
+def swaps_sides(orientation: int) -> bool:
+    """Return whether ``apply`` swaps the width and the height of an image."""
+    return orientation >= 5
+
+
 def _valid_or_none(value: int) -> int | None:
     return value if 1 <= value <= 8 else None

@@ -1,31 +1,51 @@
-"""The image processing of a Preprocessor, as functions that can also run in another process."""
+"""The image processing of a Preprocessor and of a JobRunner, as functions that can also run in another process."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from serve_app.images.decode import decode
+from serve_app.config import JpegDecoding
+from serve_app.images.decode import decode, decode_reduced
 from serve_app.images.drawing import draw, encode_jpeg
-from serve_app.images.letterbox import letterbox
+from serve_app.images.letterbox import place
+from serve_app.images.reduced import place_reduced
 from serve_app.types import Detections, InputShape, Letterbox, Pixels
 
 
-def prepare(data: bytes, max_pixels: int, model_input: Pixels) -> tuple[Letterbox, float]:
-    """Decode an image and fit it into ``model_input``.
+def prepare(
+    data: bytes,
+    max_pixels: int,
+    decoding: JpegDecoding,
+    shapes: Sequence[InputShape],
+    frame_of: Callable[[InputShape], Pixels],
+) -> tuple[Letterbox, float]:
+    """Decode an image and fit it into a model input: see ``letterbox.place``.
 
+    ``decoding``: with "reduced", a JPEG that is far larger than the model input is decoded at a fraction of its size.
     Return the image's position in the model input, and how many seconds the work took. Raise the errors of ``decode``.
     """
     started_at_s = time.monotonic()
-    fitted = letterbox(decode(data, max_pixels), model_input)
+    if decoding == "reduced":
+        # The last shape has the largest scale, and every other shape holds an image only at the same scale.
+        fitted = place_reduced(decode_reduced(data, max_pixels, shapes[-1]), shapes, frame_of)
+    else:
+        fitted = place(decode(data, max_pixels), shapes, frame_of)
     return fitted, time.monotonic() - started_at_s
 
 
-def prepare_new(data: bytes, max_pixels: int, shape: InputShape) -> tuple[Letterbox, float, Pixels]:
+def prepare_new(
+    data: bytes, max_pixels: int, decoding: JpegDecoding, shapes: Sequence[InputShape]
+) -> tuple[Letterbox, float, Pixels]:
     """Decode an image and fit it into a new model input. Return the results of ``prepare``, and the model input."""
-    model_input = np.empty(shape.array, np.uint8)
-    return *prepare(data, max_pixels, model_input), model_input
+    memory = np.empty(max(shape.nbytes for shape in shapes), np.uint8)
+    fitted, took_s = prepare(
+        data, max_pixels, decoding, shapes, lambda shape: memory[: shape.nbytes].reshape(shape.array)
+    )
+    shape = fitted.input_shape
+    return fitted, took_s, memory[: shape.nbytes].reshape(shape.array)
 
 
 def annotate(data: bytes, max_pixels: int, detections: Detections) -> bytes:

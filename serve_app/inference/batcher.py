@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -35,6 +35,8 @@ class Batched(Generic[Result]):
 class _Waiting(Generic[Item, Result]):
     item: Item
     traffic: Traffic
+    shape: Hashable
+    cost: float
     expires_at_s: float
     queued_at_s: float
     isolated: bool
@@ -46,11 +48,12 @@ class Batcher(Generic[Item, Result]):
     """A queue that runs ``engine`` on batches of waiting items.
 
     ``engine`` takes a list of items and returns one result per item, in the same order. Up to ``concurrency`` batches
-    run at once, each with up to ``max_batch_size`` items. The size of batches adapts to the engine (see ``BatchSize``).
-    ``FairQueue`` holds up to ``max_queue_size`` items per kind of traffic, and orders the items by ``weights``.
-    Isolated items are served before all other items, and each of them is alone in the engine. When a batch fails, each
-    of its items is retried as an isolated item. ``drops`` counts the items that never reached the engine, by kind of
-    traffic and by reason: ``cancelled``, ``expired`` or ``overloaded``.
+    run at once, each with up to ``max_batch_size`` items of one shape. For each shape, the size of batches adapts to
+    the engine (see ``BatchSize``). ``FairQueue`` holds up to ``max_queue_size`` items per kind of traffic, and orders
+    the items by ``weights``. The first item in this order determines the shape of the next batch, so a shape that few
+    items have is served in its turn. Isolated items are served before all other items, and each of them is alone in the
+    engine. When a batch fails, each of its items is retried as an isolated item. ``drops`` counts the items that never
+    reached the engine, by kind of traffic and by reason: ``cancelled``, ``expired`` or ``overloaded``.
     """
 
     def __init__(
@@ -64,10 +67,14 @@ class Batcher(Generic[Item, Result]):
         concurrency: int = 1,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Create a batcher for one event loop. ``items_per_s`` is the throughput measured before the first batch."""
-        self.items_per_s = items_per_s  # average throughput while the engine is fully loaded
+        """Create a batcher for one event loop.
+
+        ``items_per_s`` is the throughput measured before the first batch, for items whose cost is 1.
+        """
+        self.items_per_s = items_per_s  # average throughput at full load, in items of cost 1
         self._engine = engine
-        self._batch_size = BatchSize(max_batch_size, clock_s)
+        # The engine's gain from batches differs between shapes, so each shape has its own sizes.
+        self._batch_sizes = defaultdict[Hashable, BatchSize](lambda: BatchSize(max_batch_size, clock_s))
         self._clock_s = clock_s
         self._queue = FairQueue[_Waiting[Item, Result]](weights, max_queue_size, self._is_wanted)
         self._isolated: deque[_Waiting[Item, Result]] = deque()
@@ -79,8 +86,9 @@ class Batcher(Generic[Item, Result]):
         self.drops: dict[Traffic, Counter[str]] = {traffic: Counter() for traffic in weights}
         self._started_at_s: dict[asyncio.Task[Any] | None, float] = {}  # when each running batch entered the engine
         self._demand_since_at_s = clock_s()  # when ``_work_s`` and ``_missed`` were last set to 0
-        self._work_s = 0.0  # the engine time of the finished batches
-        self._missed = 0.0  # items that were dropped or skipped because the engine was busy
+        self._work_s = dict.fromkeys(weights, 0.0)  # the engine time of the finished batches, by kind of traffic
+        # The costs of the items that were dropped or skipped because the engine was busy.
+        self._missed = dict.fromkeys(weights, 0.0)
 
     @property
     def queue_sizes(self) -> dict[Traffic, int]:
@@ -97,17 +105,22 @@ class Batcher(Generic[Item, Result]):
         """The time since the oldest running batch entered the engine, or 0 if no batch is running."""
         return self._clock_s() - min(self._started_at_s.values()) if self._started_at_s else 0.0
 
-    def take_demand(self) -> float:
+    def take_demand(self) -> dict[Traffic, float]:
         """Return the engine time needed since the last call, divided by the time since the last call.
 
-        A value above 1 means that the engine cannot keep up. The needed time includes the time that dropped items would
-        have taken. A small batch may take more time per item than a full batch. So for each batch, we count at most
-        the time that its items would take in a full batch. Otherwise, the many small batches under light load would
-        look like a high demand.
+        The result is by kind of traffic. A sum above 1 means that the engine cannot keep up. The needed time includes
+        the time that dropped items would have taken. A small batch may take more time per item than a full batch. So
+        for each batch, we count at most the time that its items would take in a full batch. Otherwise, the many small
+        batches under light load would look like a high demand.
         """
         now_s = self._clock_s()
-        demand = (self._work_s + self._missed / self.items_per_s) / max(now_s - self._demand_since_at_s, 1e-3)
-        self._demand_since_at_s, self._work_s, self._missed = now_s, 0.0, 0.0
+        over_s = max(now_s - self._demand_since_at_s, 1e-3)
+        demand = {
+            traffic: (work_s + self._missed[traffic] / self.items_per_s) / over_s
+            for traffic, work_s in self._work_s.items()
+        }
+        self._demand_since_at_s = now_s
+        self._work_s, self._missed = dict.fromkeys(demand, 0.0), dict.fromkeys(demand, 0.0)
         return demand
 
     @property
@@ -116,8 +129,19 @@ class Batcher(Generic[Item, Result]):
 
         The next batches are as many full batches as can run at once (``concurrency``).
         """
-        waiting = len(self._queue) + len(self._isolated)
-        return max(0, waiting - self._batch_size.limit * self._concurrency) / self.items_per_s
+        return self._engine_time_s(self._queue.sizes(), self._queue.costs())
+
+    @property
+    def backlog_without_jobs_s(self) -> float:
+        """The same time, if no batch job's items were waiting."""
+        sizes, costs = self._queue.sizes(), self._queue.costs()
+        return self._engine_time_s({**sizes, "job": 0}, {**costs, "job": 0.0})
+
+    def _engine_time_s(self, sizes: Mapping[Traffic, int], costs: Mapping[Traffic, float]) -> float:
+        waiting = sum(sizes.values()) + len(self._isolated)
+        cost = sum(costs.values()) + sum(isolated.cost for isolated in self._isolated)
+        fitting = max((size.limit for size in self._batch_sizes.values()), default=1) * self._concurrency
+        return cost * (1 - fitting / waiting) / self.items_per_s if waiting > fitting else 0.0
 
     async def submit(
         self,
@@ -126,12 +150,16 @@ class Batcher(Generic[Item, Result]):
         time_left_s: float,
         traffic: Traffic = "interactive",
         tenant: str = "",
+        shape: Hashable = None,
+        cost: float = 1.0,
         isolated: bool = False,
         superseded: int = 0,
     ) -> Batched[Result]:
         """Queue an item and return its result. Cancelling the call removes the item from the queue.
 
-        ``superseded`` is the number of items that the sender skipped while its previous item was in flight.
+        All items of a batch have the same ``shape``. ``cost`` is the engine time that an item of this shape takes,
+        relative to the time of an item of cost 1. ``superseded`` is the number of items that the sender skipped while
+        its previous item was in flight.
 
         Raise Overloaded if the queue is full, or if another tenant's item later displaces this item. Raise
         DeadlineExceeded if the engine is not free within ``time_left_s``, ReplicaGone if the batcher closes, and the
@@ -141,13 +169,13 @@ class Batcher(Generic[Item, Result]):
             raise ReplicaGone("the detector is shutting down")
         now_s = self._clock_s()
         answer: asyncio.Future[Batched[Result]] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(item, traffic, now_s + time_left_s, now_s, isolated, superseded, answer)
+        waiting = _Waiting(item, traffic, shape, cost, now_s + time_left_s, now_s, isolated, superseded, answer)
         try:
             displaced = None
             if isolated:
                 self._put_isolated(waiting)
             else:
-                displaced = self._queue.put(waiting, traffic, tenant)
+                displaced = self._queue.put(waiting, traffic, tenant, shape=shape, cost=cost)
         except Overloaded as exc:
             self._drop(waiting, "overloaded", exc)
         else:
@@ -210,8 +238,10 @@ class Batcher(Generic[Item, Result]):
                 return []  # other batches are still running; the task whose batch ends last takes the isolated item
             if self._is_wanted(lone := self._isolated.popleft()):
                 return [lone]
-        batch: list[_Waiting[Item, Result]] = []
-        while len(batch) < self._batch_size.limit and (waiting := self._queue.take()) is not None:
+        if (first := self._queue.take()) is None:
+            return []
+        batch, limit = [first], self._batch_sizes[first.shape].limit
+        while len(batch) < limit and (waiting := self._queue.take_like(first.shape)) is not None:
             batch.append(waiting)
         return batch
 
@@ -231,7 +261,7 @@ class Batcher(Generic[Item, Result]):
 
     def _drop(self, waiting: _Waiting[Item, Result], reason: str, error: ServeAppError) -> None:
         self.drops[waiting.traffic][reason] += 1
-        self._missed += 1
+        self._missed[waiting.traffic] += waiting.cost
         _fail(waiting, error)
 
     async def _infer(self, batch: list[_Waiting[Item, Result]]) -> None:
@@ -258,16 +288,19 @@ class Batcher(Generic[Item, Result]):
             self._is_isolated_running = False
             del self._started_at_s[asyncio.current_task()]
             took_s = max(self._clock_s() - started_at_s, 1e-6)
-            self._work_s += min(took_s, len(batch) / self.items_per_s)
-        self._batch_size.observe(len(batch), took_s)
-        is_full = len(self._running) == self._concurrency and len(batch) == self._batch_size.limit
+            cost = sum(waiting.cost for waiting in batch)
+            for waiting in batch:
+                self._work_s[waiting.traffic] += waiting.cost * min(took_s / cost, 1 / self.items_per_s)
+        size = self._batch_sizes[batch[0].shape]
+        size.observe(len(batch), took_s)
+        is_full = len(self._running) == self._concurrency and len(batch) == size.limit
         if was_full and is_full and len(self._queue):
-            self.items_per_s += WEIGHT_OF_NEWEST * (len(batch) * self._concurrency / took_s - self.items_per_s)
+            self.items_per_s += WEIGHT_OF_NEWEST * (cost * self._concurrency / took_s - self.items_per_s)
         for waiting, result in zip(batch, results, strict=True):
             queue_s = started_at_s - waiting.queued_at_s
             # Count at most as many skipped items as the engine could have processed while this item waited. If
             # a sender is faster than one engine, it skips items even without a queue, and more engines would not help.
-            self._missed += min(waiting.superseded, queue_s / took_s)
+            self._missed[waiting.traffic] += waiting.cost * min(waiting.superseded, queue_s / took_s)
             if not waiting.answer.done():
                 waiting.answer.set_result(Batched(result, queue_s, len(batch)))
 

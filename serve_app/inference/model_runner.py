@@ -19,7 +19,7 @@ from serve_app.models import load as model_loading
 from serve_app.models.engines import Engine
 from serve_app.models.failures import model_errors
 from serve_app.models.tasks.detect import to_detections
-from serve_app.types import DetectOptions, DetectReply, EngineInfo, ModelInfo, Pixels, Timing
+from serve_app.types import DetectOptions, DetectReply, EngineInfo, InputShape, ModelInfo, Pixels, Timing
 
 # An engine counts as hung if a batch takes longer than _HUNG_AFTER_S, and also longer than _HUNG_AFTER_BATCHES times
 # the duration of a batch at warm-up.
@@ -78,6 +78,16 @@ class ModelRunner:
     def is_hung(self) -> bool:
         """Whether a batch has been in the engine for so long that the engine counts as hung."""
         return self.batcher.in_engine_s > self._hung_after_s
+
+    def cost(self, shape: InputShape) -> float:
+        """Return the engine time that a frame of this shape takes, as a share of the time of the largest shape.
+
+        The time is proportional to the number of pixels. Raise ValueError if the model does not take this shape.
+        """
+        if shape not in self.info.shapes:
+            known = ", ".join(map(str, self.info.shapes))
+            raise ValueError(f"{self.info.name} takes no input of the shape {shape}; its shapes are: {known}")
+        return shape.nbytes / self.info.input_shape.nbytes
 
     def apply_settings(self, detect: DetectArgs, batcher: BatcherArgs) -> None:
         """Set the default thresholds, and the share of the engine that each kind of traffic gets."""
@@ -138,7 +148,8 @@ def _batch_size(engine: Engine, args: DetectorArgs) -> int:
 def _warm_up(engine: Engine, batch_size: int) -> float:
     """Run the engine until it is warm. Return how many seconds a round of parallel batches takes.
 
-    A round has ``engine.concurrency`` batches, which run at the same time.
+    All shapes are run, except rectangles that the engine prepares by need. A round has ``engine.concurrency`` batches
+    of the largest shape, which run at the same time.
     """
     frames = [np.zeros(engine.info.input_shape.array, np.uint8)] * batch_size
     engine.infer(frames, alone=True)
@@ -148,12 +159,17 @@ def _warm_up(engine: Engine, batch_size: int) -> float:
             began_at_s = time.monotonic()
             list(threads.map(lambda _: engine.infer(frames, alone=False), range(engine.concurrency)))
             took_s.append(time.monotonic() - began_at_s)
+    rectangles = () if engine.prepares_by_need else engine.info.rectangles
+    for shape in rectangles:  # the largest shape was first, because it may run out of memory
+        frame = np.zeros(shape.array, np.uint8)
+        engine.infer([frame], alone=True)
+        engine.infer([frame] * batch_size, alone=False)
     return min(took_s)  # the first run is slower, and another model may slow down any run
 
 
 def _with_defaults(engine: EngineInfo, detect: DetectArgs) -> ModelInfo:
-    """Return the model with its default thresholds. The version changes with the input shape and the thresholds."""
+    """Return the model with its default thresholds. The version changes with the shapes and the thresholds."""
     # The version depends on neither the engine nor the precision, because these may differ between kinds of nodes.
     defaults = DetectOptions(**detect.model_dump())
-    identity = f"{engine.name} {engine.version} {engine.input_shape} {defaults}"
+    identity = f"{engine.name} {engine.version} {' '.join(map(str, engine.shapes))} {defaults}"
     return ModelInfo(engine, hashlib.sha256(identity.encode()).hexdigest()[:12], defaults)

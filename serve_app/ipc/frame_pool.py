@@ -1,9 +1,9 @@
 """The frame pool: model inputs in shared memory, so that frames never travel through Ray.
 
 The owner leases a slot, writes a frame, sends the slot's name (``SlotRef``), and releases the slot when the answer has
-arrived. A reader on the same node maps the owner's file and reads the frame in place. While the frame is in
-the reader's engine, a flag next to the frame is set. The flag survives the reader's death, and shows which frames may
-have caused the death.
+arrived. A slot has room for the largest model input, and a smaller input uses only a part of it. A reader on the same
+node maps the owner's file and reads the frame in place. While the frame is in the reader's engine, a flag in the slot
+is set. The flag survives the reader's death, and shows which frames may have caused the death.
 
 We do not use Python's ``multiprocessing.shared_memory``. Its resource tracker unlinks a file when *any* process that
 attached to it dies. The module also creates files without allocating their memory, so a full tmpfs kills a process
@@ -32,6 +32,10 @@ from serve_app.ipc.dev_shm import FOLDER, PREFIX, pool_path, sweep
 from serve_app.types import InputShape, Pixels, SlotRef
 
 _PAGE = mmap.PAGESIZE
+# A slot begins with its flag. So a reader that clears the flag late never writes into the slot's next frame, which may
+# have another shape. The frame begins after as many bytes as a line of the CPU's cache has, because some engines copy
+# frames that are not aligned.
+_FRAME_OFFSET = 64
 
 InEngineFlag = NDArray[np.uint8]  # shape (1,), writable; its value is 1 while the frame is in an engine
 
@@ -40,19 +44,27 @@ InEngineFlag = NDArray[np.uint8]  # shape (1,), writable; its value is 1 while t
 class Slot:
     """The shared memory for one model input. The owner must release a leased slot exactly once."""
 
-    ref: SlotRef
-    pixels: Pixels  # writable, with the shape ``ref.input_shape.array``
-    _in_engine: InEngineFlag
+    pool: str  # the name of the pool's file
+    offset: int  # bytes from the start of the file
+    _memory: NDArray[np.uint8]  # the pool's memory
     _free: deque[Slot]
+
+    def ref(self, shape: InputShape) -> SlotRef:
+        """Return the location of a frame of this shape in the slot."""
+        return SlotRef(self.pool, self.offset, shape)
+
+    def frame(self, shape: InputShape) -> Pixels:
+        """Return the slot's memory as a writable array for a frame of this shape."""
+        return _frame_and_flag(self._memory, self.ref(shape))[0]
 
     @property
     def was_in_engine(self) -> bool:
         """Whether the frame is in a reader's engine, or was in it when the reader died."""
-        return bool(self._in_engine[0])
+        return bool(self._memory[self.offset])
 
     def clear_flag(self) -> None:
         """Mark the frame as being in no engine. Call this before the frame is sent."""
-        self._in_engine[0] = 0
+        self._memory[self.offset] = 0
 
     def release(self) -> None:
         """Return the slot to its pool. Afterwards, nothing in this process may read or write it."""
@@ -60,7 +72,7 @@ class Slot:
 
 
 class FramePool:
-    """Slots for model inputs of one shape, owned by this process.
+    """Slots for model inputs of up to the size of ``shape``, owned by this process.
 
     Raise SharedMemoryError when there is too little shared memory for them.
     """
@@ -85,8 +97,7 @@ class FramePool:
         memory = np.frombuffer(mmap.mmap(fd, slots * stride), np.uint8)
         self._free: deque[Slot] = deque()
         for offset in range(0, slots * stride, stride):
-            ref = SlotRef(self.name, offset, shape)
-            self._free.append(Slot(ref, *_frame_and_flag(memory, ref), self._free))
+            self._free.append(Slot(self.name, offset, memory, self._free))
         self.slots = slots
         self.shape = shape
 
@@ -188,9 +199,10 @@ def _remove(path: Path, fd: int) -> None:
 
 
 def _slot_bytes(shape: InputShape) -> int:
-    return -(-(shape.nbytes + 1) // _PAGE) * _PAGE
+    return -(-(_FRAME_OFFSET + shape.nbytes) // _PAGE) * _PAGE
 
 
 def _frame_and_flag(memory: np.ndarray, ref: SlotRef) -> tuple[Pixels, InEngineFlag]:
-    end = ref.offset + ref.input_shape.nbytes
-    return memory[ref.offset : end].reshape(ref.input_shape.array), memory[end : end + 1]
+    begin = ref.offset + _FRAME_OFFSET
+    frame = memory[begin : begin + ref.input_shape.nbytes].reshape(ref.input_shape.array)
+    return frame, memory[ref.offset : ref.offset + 1]

@@ -8,6 +8,7 @@ because it exits when its standard input is closed.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import pickle
 import struct
 import sys
@@ -16,9 +17,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
-from serve_app.errors import PoisonPicture, ServeAppError
+from serve_app.errors import PoisonPicture, ServeAppError, Unavailable
 
 _SIZE = struct.Struct("<Q")
+_START_TIME_LIMIT_S = 60.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,10 +30,7 @@ class Quarantine:
     """The owner's side of the separate process. All calls must come from one event loop."""
 
     def __init__(self, time_limit_s: float = 15.0) -> None:
-        """Set the time limit for one piece of work, including the start of the process if necessary.
-
-        The slowest work that we have found takes 2 s.
-        """
+        """Set the time limit for one piece of work. The slowest work that we have found takes 2 s."""
         self._time_limit_s = time_limit_s
         self._lock = asyncio.Lock()
         self._process: Process | None = None
@@ -39,10 +38,12 @@ class Quarantine:
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a module-level function in the process and return the function's result.
 
-        Raise PoisonPicture when the process crashes or hangs. An error of the function is raised as a ServeAppError or
-        a RuntimeError.
+        Raise PoisonPicture when the process crashes or hangs, and Unavailable when it cannot be started. An error of
+        the function is raised as a ServeAppError or a RuntimeError.
         """
         async with self._lock:
+            if self._process is None or self._process.returncode is not None:
+                await self._start(work.__module__)
             try:
                 async with asyncio.timeout(self._time_limit_s):
                     worked, value = await self._ask(pickle.dumps((work, args, kwargs)))
@@ -67,12 +68,29 @@ class Quarantine:
                 process.kill()
             await process.wait()
 
+    async def _start(self, module: str) -> None:
+        """Start the process and let it import a module, which takes long on a busy machine.
+
+        This is not part of the time limit, because the time does not depend on the image.
+        """
+        # With -c instead of -m, we can give the new process the module search path of this process.
+        code = f"import sys; sys.path[:] = {sys.path!r}; from serve_app.ipc.quarantine import serve; serve()"
+        try:
+            async with asyncio.timeout(_START_TIME_LIMIT_S):
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-c", code, stdin=PIPE, stdout=PIPE
+                )
+                await self._ask(pickle.dumps((_import, (module,), {})))
+        except (asyncio.IncompleteReadError, OSError, TimeoutError) as exc:
+            await self.close()
+            raise Unavailable("the separate process for suspect images cannot be started; retry later") from exc
+        except BaseException:
+            await self.close()
+            raise
+
     async def _ask(self, message: bytes) -> Any:
-        if self._process is None:
-            # With -c instead of -m, we can give the new process the module search path of this process.
-            code = f"import sys; sys.path[:] = {sys.path!r}; from serve_app.ipc.quarantine import serve; serve()"
-            self._process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=PIPE, stdout=PIPE)
         process = self._process
+        assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.writelines((_SIZE.pack(len(message)), message))
@@ -97,6 +115,10 @@ def serve() -> None:
         answers.write(_SIZE.pack(len(message)))
         answers.write(message)
         answers.flush()
+
+
+def _import(module: str) -> None:
+    importlib.import_module(module)
 
 
 def _read(requests: BinaryIO) -> bytes | None:

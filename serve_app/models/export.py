@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.metadata
 import importlib.util
 import json
@@ -23,6 +24,7 @@ _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _MAX_CALIBRATION_PICTURES = 300  # the default of the quantiser, NNCF; more images take longer and change little
 _FORMATS = {"openvino": "openvino", "onnx": "onnx", "tensorrt": "engine"}  # engine -> Ultralytics' export format
 _SUFFIXES = {"openvino": "_openvino_model", "onnx": ".onnx", "tensorrt": ".engine"}  # of the exported file or folder
+_TRUSTED = "trusted"  # a part of the names of exports whose checkpoint was loaded as a pickle
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8}
 
 
@@ -38,11 +40,15 @@ def find_or_export(
     except importlib.metadata.PackageNotFoundError as exc:
         raise ModelError(f"model.engine: {engine} needs an extra; run pip install 'sightline[{engine}]'") from exc
     pictures = _int8_pictures(args, engine, max_batch_size) if precision == "int8" else []
+    # TensorRT is faster with a fixed size. The other engines read the same file with and without rectangles.
+    any_size = engine != "tensorrt" or args.rectangular or max_batch_size > 1
     traits = [weights.stem, version, f"{args.image_size_px}px", precision]
     if pictures:
         traits.append(digest(pictures))
     if args.weights_sha256 is not None:
-        traits.append("trusted")  # the network then comes from the pickle, and may differ from the one that we build
+        traits.append(_TRUSTED)  # the network then comes from the pickle, and may differ from the one that we build
+    if any_size:
+        traits.append("anysize")
     if max_batch_size > 1:
         traits.append(f"batch{max_batch_size}")
     if engine == "tensorrt":
@@ -56,6 +62,8 @@ def find_or_export(
         "format": _FORMATS[engine],
         "input_shape": InputShape.square(args.image_size_px),
         "quantize": _BITS[precision],
+        "any_size": any_size,
+        "max_batch_size": max_batch_size,
     }
     with locked(target.with_name(f"{target.name}.lock")) as lock:
         if not target.exists():
@@ -69,10 +77,20 @@ def find_or_export(
                 if source == weights:
                     source = folder / weights.name
                     source.symlink_to(weights)
-                _run_export(source, target, options | {"max_batch_size": max_batch_size}, pictures, lock)
+                _run_export(source, target, options, pictures, lock)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     return target
+
+
+def has_export(cache_dir: Path, weights: Path, version: str) -> bool:
+    """Return whether the cache has any export of a checkpoint that was read without trusting it."""
+    start = f"{weights.stem}-{version}-"
+    found = (path.name for path in cache_dir.glob(f"{glob.escape(start)}*"))
+    return any(
+        name.endswith(tuple(_SUFFIXES.values())) and _TRUSTED not in name.removeprefix(start).split("-")
+        for name in found
+    )
 
 
 def running_exports(cache_dir: Path) -> list[Path]:

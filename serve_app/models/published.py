@@ -14,6 +14,7 @@ from typing import Protocol
 from serve_app.errors import ModelError
 from serve_app.models.cache import locked
 from serve_app.models.failures import model_errors
+from serve_app.models.formats import check_start
 from serve_app.models.hashes import sha256_of
 from serve_app.network.address_guard import AddressGuard
 from serve_app.network.download import Download, DownloadFailed
@@ -147,6 +148,7 @@ def fetch(
             part = folder / f"{name}.part"
             _download(part, target, progress, release)
             _accept(part, target, sha256)
+        check_start(target)  # before the pin, so that an empty file is not pinned
         _check_pin(target, target)
     return target
 

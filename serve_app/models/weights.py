@@ -13,6 +13,8 @@ from pathlib import Path
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models.cache import cache_folder
+from serve_app.models.checkpoint.convert import check_pickle
+from serve_app.models.export import has_export
 from serve_app.models.failures import model_errors
 from serve_app.models.formats import check_start, unsupported_hint
 from serve_app.models.hashes import digest, sha256_of
@@ -33,11 +35,15 @@ _MAX_UNTRUSTED_BYTES = 4 * 2**30  # four times the size of the largest checkpoin
 def check_weights(args: ModelArgs, progress: Progress | None = None) -> None:
     """Raise ModelError when the weights are missing, cannot be read, or do not match ``weights_sha256``.
 
-    The weights are not loaded. A published model is fetched, with reports to ``progress``.
+    The weights are not loaded. A published model is fetched, with reports to ``progress``. A checkpoint is read as
+    ``load`` would read it, unless it is trusted, or has been exported before.
     """
     if args.engine not in ("null", "sleep"):
         weights = find_weights(args, args.engine if args.engine != "auto" else "openvino", progress)
         _check_hash(weights, args.weights_sha256)
+        is_untrusted = weights.suffix == ".pt" and args.weights_sha256 is None
+        if is_untrusted and not has_export(cache_folder(args), weights, content_version(weights)):
+            check_pickle(weights)
 
 
 def find_weights(args: ModelArgs, engine: str, progress: Progress | None = None) -> Path:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,10 +26,14 @@ _TIMEOUT_S = 30.0  # the longest time without a byte
 _TOTAL_TIMEOUT_S = 3600.0  # enough for 512 MB at 1.2 Mbit/s
 _RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # by the number of attempts in a row that hardly got any further
 _MIN_PROGRESS_BYTES = 1 << 16  # an attempt that gets less than this further counts as a failure
+_MAX_RETRY_AFTER_S = 120  # servers that ask for a longer pause are not asked a second time
 _TEMPORARY = {429, 502, 503, 504}  # HTTP statuses of servers that are overloaded or restarting
 _MAX_REDIRECTS = 5
 _HEADERS = {"User-Agent": "sightline", "Accept": "application/octet-stream", "Accept-Encoding": "identity"}
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_pause = asyncio.sleep  # a name of its own, which tests replace
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")  # Python refuses to read thousands of digits
+# An ETag that identifies the bytes, and that we can send back. A weak ETag, W/"…", does not identify them.
+_ETAG = re.compile(r'"[!#-~]{1,200}"')
 
 
 class DownloadFailed(Exception):
@@ -63,6 +69,7 @@ class Download:
         self._report = report
         self._guard = guard
         self._furthest_bytes = 0  # the most bytes of the file that any attempt has reached
+        self._retry_after_s = 0.0  # how long the last answer asks us to wait
         self._has_answered = False  # whether any attempt has had an answer other than a redirect
 
     async def run(self) -> None:
@@ -90,7 +97,7 @@ class Download:
                 # If no answer has ever arrived, this machine is probably offline, and retries would only take time.
                 if not self._has_answered or failures == len(_RETRY_DELAYS_S):
                     raise DownloadFailed(str(exc)) from exc
-            await asyncio.sleep(_RETRY_DELAYS_S[failures])
+            await _pause(max(_RETRY_DELAYS_S[failures], self._retry_after_s))
 
     def discard(self) -> None:
         """Delete everything that has been downloaded."""
@@ -99,8 +106,11 @@ class Download:
 
     async def _attempt(self) -> None:
         start_bytes, etag = self._resume_point()
+        self._retry_after_s = 0.0
         continued = {"Range": f"bytes={start_bytes}-", "If-Range": etag} if start_bytes else {}
         async with self._get(_HEADERS | continued) as reply:
+            if reply.status in _TEMPORARY:
+                self._retry_after_s = _retry_after_s(reply.header("retry-after"))
             size_bytes = _size_in(reply, start_bytes, etag)
             if size_bytes is not None:
                 return await self._receive(reply, start_bytes if reply.status == 206 else 0, size_bytes)
@@ -134,7 +144,7 @@ class Download:
             return 0, ""  # we never create links, and a link could lead to a file of another program
         try:
             etag = self._etag_path.read_text("latin-1")
-            return (self._path.stat().st_size, etag) if etag else (0, "")
+            return (self._path.stat().st_size, etag) if _ETAG.fullmatch(etag) else (0, "")
         except FileNotFoundError:
             return 0, ""
 
@@ -142,7 +152,7 @@ class Download:
         # If this process is killed between any two of these steps, no bytes are attributed to a wrong ETag.
         self.discard()
         self._path.touch(exist_ok=False)
-        if etag.startswith('"'):  # a weak ETag does not identify the bytes
+        if _ETAG.fullmatch(etag):
             with self._etag_path.open("x", encoding="latin-1") as file:
                 file.write(etag)
 
@@ -200,6 +210,20 @@ def _size_in(reply: Reply, start_bytes: int, etag: str) -> int | None:
         return None
     first, last, size_bytes = map(int, found.groups())
     return size_bytes if (first, last) == (start_bytes, size_bytes - 1) else None
+
+
+def _retry_after_s(header: str) -> float:
+    """Return the seconds to wait that a server's Retry-After header asks for, or 0 if there is no valid header.
+
+    Raise DownloadFailed when the server asks for more than two minutes.
+    """
+    try:
+        wait_s = float(header) if header.isdecimal() else parsedate_to_datetime(header).timestamp() - time.time()
+    except (OverflowError, ValueError):
+        return 0.0
+    if wait_s > _MAX_RETRY_AFTER_S:
+        raise DownloadFailed("the server is overloaded, and asks for no request within the next 2 min")
+    return max(wait_s, 0.0)
 
 
 def _proxy_for(url: httpx.URL) -> Proxy | None:

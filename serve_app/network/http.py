@@ -49,6 +49,7 @@ def parse_http_url(text: str) -> httpx.URL:
         url = httpx.URL(text)
         is_valid = url.scheme in {"http", "https"} and bool(_HOST.fullmatch(url.raw_host.decode()))
         is_valid = is_valid and (url.port is None or 0 < url.port < 65536)
+        _ = url.host  # decodes an international name, or raises an exception
     except (httpx.InvalidURL, ValueError):
         is_valid = False
     if not is_valid:

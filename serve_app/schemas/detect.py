@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
 from serve_app.schemas.errors import ErrorResponse
-from serve_app.types import DEFAULT_MODEL, Answer, DetectParams
+from serve_app.types import DEFAULT_MODEL, Answer, DetectParams, InputShape
 
 ONE_VALUE = ("model", "confidence", "iou", "max_detections")  # parameters that a request may contain only once
 
@@ -124,6 +124,18 @@ class ImageSize(BaseModel):
     height: int
 
 
+class InputSize(BaseModel):
+    """The size of a model's input in pixels, including the padding around the image."""
+
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, shape: InputShape) -> InputSize:
+        """Return the size as JSON."""
+        return cls(width=shape.width_px, height=shape.height_px)
+
+
 class TimingMs(BaseModel):
     """The time that each stage took, in milliseconds.
 
@@ -143,6 +155,9 @@ class Found(BaseModel):
     count: int
     detections: list[Detection]
     image: ImageSize
+    input: InputSize | None = Field(
+        default=None, description="The size of the model's input for this image. An older server does not send it."
+    )
     model: str
     timing_ms: TimingMs
     batch_size: int = Field(description="The number of images in the batch, including this one.")
@@ -174,6 +189,7 @@ def answer_fields(answer: Answer) -> dict[str, Any]:
             for label, ((x1, y1, x2, y2), confidence, class_id) in zip(labels, answer.detections, strict=True)
         ],
         "image": ImageSize(width=answer.width_px, height=answer.height_px),
+        "input": InputSize.of(answer.input_shape),
         "model": answer.model,
         "timing_ms": TimingMs(
             decode=round(timing.decode_s * 1e3, 2),

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from serve_app.schemas.detect import InputSize
 from serve_app.types import DetectorState, Suppression
 
 
@@ -25,6 +26,11 @@ class ModelStatus(BaseModel):
     image_size_px: int | None = Field(default=None, description="The longer side of the model's input.")
     input_height_px: int | None = None
     input_width_px: int | None = None
+    input_shapes: list[InputSize] | None = Field(
+        default=None,
+        description="All sizes of the model's input, the smallest first. Each image gets the smallest that holds it "
+        "at full scale.",
+    )
     suppression: Suppression | None = Field(
         default=None,
         description="How duplicate boxes of one object are removed. `by_request`: the server removes a box if its IoU "
@@ -54,6 +60,7 @@ class ModelStatus(BaseModel):
             image_size_px=max(engine.input_shape),
             input_height_px=engine.input_shape.height_px,
             input_width_px=engine.input_shape.width_px,
+            input_shapes=[InputSize.of(shape) for shape in engine.shapes],
             suppression=engine.suppression,
             labels=list(engine.labels),
             refused_change=state.refused_change,

@@ -8,23 +8,25 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.schemas.detect import Detection, DetectSettings, Found, answer_fields
-from serve_app.types import Answer, Frame
+from serve_app.types import Answer, DecodedFrames, Frame
 
 Policy = Literal["wait", "drop_oldest"]
 State = Literal["starting", "running", "reconnecting", "stalled", "blocked", "paused", "completed", "failed"]
 EventType = Literal["result", "state", "gap", "zone", "line", "recording"]
 
-_ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Coordinate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]  # as a fraction of the image's width or height
 Point = tuple[Coordinate, Coordinate]  # x, y
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class _Spec(BaseModel):
+class Spec(BaseModel):
+    """A part of a specification, in which an unknown field is refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SourceSpec(_Spec):
+class SourceSpec(Spec):
     """The source of a stream's frames."""
 
     uri: str = Field(
@@ -42,7 +44,7 @@ class SourceSpec(_Spec):
     )
 
 
-class Motion(_Spec):
+class Motion(Spec):
     """The motion filter: frames in which nothing has moved skip the model."""
 
     threshold: float = Field(
@@ -60,7 +62,7 @@ class Motion(_Spec):
     )
 
 
-class Zone(_Spec):
+class Zone(Spec):
     """An area of the image.
 
     An object is inside the zone while the middle of its box's lower edge is inside the zone.
@@ -71,7 +73,7 @@ class Zone(_Spec):
     labels: list[Label] = Field([], description="Count only objects with these labels. Default: every label.")
 
 
-class Line(_Spec):
+class Line(Spec):
     """A line that objects cross. An object crosses the line when the middle of its box's lower edge does.
 
     Looking from `start` to `end`, a crossing from left to right is `in`, and a crossing from right to left is `out`.
@@ -89,7 +91,7 @@ class Line(_Spec):
         return self
 
 
-class Regions(_Spec):
+class Regions(Spec):
     """The zones and lines for which objects are counted. In a stream that has zones or lines, objects are tracked."""
 
     zones: list[Zone] = Field([], max_length=32)
@@ -103,7 +105,7 @@ class Regions(_Spec):
         return self
 
 
-class _SinkSpec(_Spec):
+class _SinkSpec(Spec):
     events: list[EventType] = Field(["result", "state", "gap", "zone", "line", "recording"], min_length=1)
 
 
@@ -158,7 +160,7 @@ class RedisSink(_SinkSpec):
 SinkSpec = Annotated[JsonLinesSink | WebhookSink | MqttSink | RedisSink, Field(discriminator="type")]
 
 
-class Recording(_Spec):
+class Recording(Spec):
     """The recorder, which writes a clip and a snapshot with boxes each time that an object is detected."""
 
     labels: list[Label] = Field([], description="Labels that start a clip. Default: any detection.")
@@ -174,7 +176,7 @@ class Recording(_Spec):
 class StreamSpec(Regions):
     """The specification of a stream, which is the body of `POST /streams`."""
 
-    id: str = Field(default_factory=lambda: f"stream-{uuid4().hex[:8]}", pattern=_ID)
+    id: str = Field(default_factory=lambda: f"stream-{uuid4().hex[:8]}", pattern=ID)
     source: SourceSpec
     detect: DetectSettings = DetectSettings()
     policy: Policy | None = Field(
@@ -183,7 +185,13 @@ class StreamSpec(Regions):
         "default for files. `drop_oldest` skips to the newest frame and counts the dropped frames; it is the default "
         "for live sources. With `drop_oldest`, a file is played at its own frame rate.",
     )
-    max_fps: float | None = Field(None, gt=0, le=1000)
+    max_fps: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="The maximum number of frames per second that the model gets. The field `decoding` of the stream's "
+        "status says which of the other frames are decoded.",
+    )
     motion: Motion | None = None
     track: bool = False
     sinks: list[SinkSpec] = Field([], max_length=8)
@@ -329,6 +337,18 @@ class RecordingStatus(BaseModel):
     detail: str = Field(description="The recorder's current problem; empty if it has none.")
 
 
+class DecodingStatus(BaseModel):
+    """How the frames of a stream's source are decoded."""
+
+    frames: DecodedFrames = Field(
+        description="Which frames are decoded. `all`: every frame. `reference_frames`: only frames on which other "
+        "frames depend. `key_frames`: of the key frames, which depend on no other frame, those that `max_fps` takes. "
+        "The other frames are counted as dropped with the reason `max_fps`."
+    )
+    hardware: str | None = Field(description="The hardware that decodes. Null if the video is decoded in software.")
+    detail: str = Field(description="The reason why `streams.hwaccel` is not used; empty if there is none.")
+
+
 class StreamStatus(BaseModel):
     """A stream's state and counters. ``captured = processed + dropped``, apart from frames in flight.
 
@@ -338,6 +358,7 @@ class StreamStatus(BaseModel):
     stream_id: str
     state: State
     detail: str = Field(default="", description="The reason for the state, if it needs one.")
+    owner: str | None = Field(default=None, description="The name of the API key that made the stream.")
     source: str = Field(description="The source, without credentials.")
     policy: Policy
     tags: dict[str, str] = {}
@@ -356,10 +377,16 @@ class StreamStatus(BaseModel):
     lines: dict[str, LineCount] = Field(default={}, description="The lines' counters, by name.")
     sinks: list[SinkStatus] = []
     recording: RecordingStatus | None = None
+    decoding: DecodingStatus | None = Field(
+        default=None, description="How the video is decoded. Null for a source of single images, and before it is open."
+    )
     latest: StreamResult | None = None
 
 
 class StreamList(BaseModel):
-    """The status of every stream, sorted by id."""
+    """The status of every stream that the API key may see, sorted by id."""
 
     streams: list[StreamStatus]
+    owner: str | None = Field(
+        default=None, description="The name of the request's API key, which owns the streams that it creates."
+    )

@@ -12,10 +12,10 @@ from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, Overloaded, Unavailable
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Policy, StreamSpec
-from serve_app.streams.capture.source import Source, parse_source
-from serve_app.streams.capture.timestamps import USUAL_FPS
 from serve_app.streams.outputs.checks import check_outputs
 from serve_app.types import ModelInfo
+from serve_app.video.source import Source, parse_source
+from serve_app.video.timestamps import USUAL_FPS
 
 _CAPACITY_TIMEOUT_S = 2.0
 

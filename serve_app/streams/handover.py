@@ -7,7 +7,7 @@ import logging
 
 from serve_app.errors import NotFound, ServeAppError
 from serve_app.streams.keepalive import KeepAlive
-from serve_app.streams.registry import Registry, SupervisedStream, uninterrupted
+from serve_app.streams.registry import SUPERVISOR, Registry, SupervisedStream, uninterrupted
 from serve_app.streams.store import Record
 from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, reason_of, with_timeout
 
@@ -52,7 +52,7 @@ class HandOver:
             pass  # the next poll retries if the stream is still on that node
 
     async def _move(self, stream_id: str) -> None:
-        stream = await self.registry.find(stream_id)
+        stream = await self.registry.find(stream_id, SUPERVISOR)
         record = stream.record
         if stream.source is None or not stream.should_run:
             return
@@ -76,7 +76,7 @@ class HandOver:
         If the stream was changed meanwhile, discard the ready worker instead.
         """
         try:
-            async with self.registry.changing(record.spec.id) as stream:
+            async with self.registry.changing(record.spec.id, SUPERVISOR) as stream:
                 if stream.record is record and stream.keeper is not None:
                     await self._keep_alive.halt(stream)
                     await self.registry.put_or_log(stream, moves=moved.moves)

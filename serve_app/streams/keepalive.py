@@ -7,9 +7,9 @@ import logging
 
 from serve_app.errors import ServeAppError
 from serve_app.schemas.streams import StreamStatus
-from serve_app.streams.capture.source import Source
 from serve_app.streams.registry import Registry, SupervisedStream
 from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, WorkerUnreachable, reason_of, with_timeout
+from serve_app.video.source import Source
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
-from serve_app.schemas.streams import State
+from serve_app.schemas.streams import DecodingStatus, State
 from serve_app.streams.bookmark import Bookmark
+from serve_app.video.decoding import Decoding
 
 _RATE_WINDOW_S = 5.0
 _STALLED_AFTER_S = 3.0  # a stream stalls after this time without a frame, or after 3 frame intervals if they are longer
@@ -63,6 +64,7 @@ class Progress:
         self._late_rate = Rate(clock_s)
         self._source: tuple[State, str] = ("starting", "")
         self.source_fps: float | None = None  # the frame rate that the source declares
+        self.decoding = Decoding()  # the decoder of the source keeps it up to date
         self._detector_detail = ""
         self._reading_since_s: float | None = None  # when the capture began to wait for the source
         self._detecting_since_s: float | None = None  # when the detection loop began to wait for the Detector
@@ -85,6 +87,13 @@ class Progress:
         images.
         """
         self.source_fps, self.passed_over = fps, passed_over
+
+    def decoding_status(self) -> DecodingStatus | None:
+        """Return how the source's video is decoded, or None if it is not a video that FFmpeg decodes."""
+        decoding = self.decoding
+        if decoding.frames is None:
+            return None
+        return DecodingStatus(frames=decoding.frames, hardware=decoding.hardware, detail=decoding.detail)
 
     def read_started(self) -> None:
         """Record that the capture thread begins to wait for a frame."""

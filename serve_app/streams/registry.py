@@ -12,14 +12,16 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from serve_app.errors import NotFound, Unavailable
 from serve_app.schemas.streams import State, StreamStatus
-from serve_app.streams.capture.source import Source
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.workers import Worker
+from serve_app.types import Principal
+from serve_app.video.source import Source
 
 logger = logging.getLogger(__name__)
 
 _OPEN_TIMEOUT_S = 15.0  # a new supervisor needs less time than this to read its streams
 _STUCK_DETAIL = "the stream's old process could not be ended, so no new one is started; retrying"
+SUPERVISOR = Principal("", is_admin=True)  # for changes that no client requests
 # The status of a stream without a worker.
 AT_REST = {"detail": "", "camera_fps": 0.0, "processed_fps": 0.0, "dropped_fps": 0.0}
 
@@ -49,10 +51,10 @@ class SupervisedStream:
     def public_status(self) -> StreamStatus:
         """Return the last known status, with additions from the supervision.
 
-        The additions are the number of restarts, the state of a paused stream, and a reason if the stream's old process
-        cannot be ended.
+        The additions are the owner, the number of restarts, the state of a paused stream, and a reason if the stream's
+        old process cannot be ended.
         """
-        changes: dict[str, Any] = {"restarts": self.record.restarts}
+        changes: dict[str, Any] = {"owner": self.record.owner, "restarts": self.record.restarts}
         if self.record.spec.paused:
             changes |= AT_REST | {"state": "paused"}
         if self.is_stuck:
@@ -85,24 +87,34 @@ class Registry:
         except TimeoutError as exc:
             raise Unavailable("another supervisor still manages the streams; retry") from exc
 
-    async def find(self, stream_id: str) -> SupervisedStream:
-        """Return a stream. Raise NotFound if the stream does not exist, and Unavailable as ``wait_until_open`` does."""
+    async def visible(self, who: Principal) -> list[SupervisedStream]:
+        """Return the streams that ``who`` may see, sorted by id. Raise Unavailable as ``wait_until_open`` does."""
         await self.wait_until_open()
-        if stream_id not in self.streams:
+        streams = (self.streams[stream_id] for stream_id in sorted(self.streams))
+        return [stream for stream in streams if who.may_see(stream.record.owner)]
+
+    async def find(self, stream_id: str, who: Principal) -> SupervisedStream:
+        """Return a stream. Raise NotFound if no stream has this id, or if ``who`` may not see it, with the same words.
+
+        Raise Unavailable as ``wait_until_open`` does.
+        """
+        await self.wait_until_open()
+        stream = self.streams.get(stream_id)
+        if stream is None or not who.may_see(stream.record.owner):
             raise NotFound(f"stream {stream_id[:64]!r} does not exist")
-        return self.streams[stream_id]
+        return stream
 
     @asynccontextmanager
-    async def changing(self, stream_id: str) -> AsyncIterator[SupervisedStream]:
+    async def changing(self, stream_id: str, who: Principal) -> AsyncIterator[SupervisedStream]:
         """Hold the lock of a stream for the duration of the ``with`` block.
 
-        If the stream is replaced while we wait for its lock, hold the lock of the new stream. Raise NotFound if the
-        stream does not exist or is deleted meanwhile, and Unavailable as ``find`` does.
+        If the stream is replaced while we wait for its lock, hold the lock of the new stream. Raise NotFound as
+        ``find`` does, also if the stream is deleted or gets another owner meanwhile, and Unavailable as ``find`` does.
         """
         while True:
-            stream = await self.find(stream_id)
+            stream = await self.find(stream_id, who)
             async with stream.lock:
-                if self.streams.get(stream_id) is stream:
+                if await self.find(stream_id, who) is stream:
                     yield stream
                     return
 

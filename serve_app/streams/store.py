@@ -5,13 +5,13 @@ The state is kept as files in one folder. In a cluster, this folder must be on a
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from serve_app.ipc.file_lock import FileLock
 from serve_app.schemas.streams import StreamSpec, StreamStatus
 from serve_app.streams.bookmark import Bookmark, BookmarkFile
 
@@ -24,6 +24,7 @@ class Record(BaseModel):
     """The stored description of a registered stream."""
 
     spec: StreamSpec
+    owner: str | None = None  # the name of the API key that made the stream; older records have none
     restarts: int = 0  # how often the stream's process was restarted
     moves: int = 0  # how often the stream was moved off a draining node
     ended: StreamStatus | None = None  # the last status if the stream has ended
@@ -43,28 +44,18 @@ class StreamStore:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
-        self._lock: int | None = None
+        self._lock = FileLock(folder / "lock")
 
     def acquire(self) -> bool:
         """Lock the store until this process calls ``release`` or ends.
 
         Return False if another process has locked it.
         """
-        if self._lock is None:
-            lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock)
-                return False
-            self._lock = lock
-        return True
+        return self._lock.acquire()
 
     def release(self) -> None:
         """Unlock the store, so that another process can acquire it."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
 
     def records(self) -> list[Record]:
         """Return every stream's record, sorted by id. A record that cannot be read is logged and skipped."""

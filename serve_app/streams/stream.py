@@ -17,7 +17,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, ModelChanged, PoisonPicture, ServeAppError
 from serve_app.images.drawing import draw, encode_jpeg
-from serve_app.images.letterbox import letterbox
+from serve_app.images.letterbox import place
 from serve_app.ipc.frame_pool import FramePool, Slot
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import (
@@ -32,17 +32,17 @@ from serve_app.schemas.streams import (
     StreamStatus,
     ZoneChange,
 )
+from serve_app.sinks import open_sink
 from serve_app.streams.bookmark import Bookmark, BookmarkFile
 from serve_app.streams.capture.capture import Capture
-from serve_app.streams.capture.source import Source
-from serve_app.streams.capture.timestamps import USUAL_FPS
 from serve_app.streams.outputs.events import EventLog
 from serve_app.streams.outputs.recording import Recorder
-from serve_app.streams.outputs.sinks import open_sink
 from serve_app.streams.progress import Progress
 from serve_app.streams.scene.regions import RegionEvent
 from serve_app.streams.scene.scene import Scene
 from serve_app.types import Answer, DetectOptions, EventPage, Frame, Letterbox, ModelInfo, Pixels, Snapshot
+from serve_app.video.source import Source
+from serve_app.video.timestamps import USUAL_FPS
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,6 @@ class Stream:
             policy=self._policy,
             tags=self._spec.tags,
             uptime_s=round(time.monotonic() - self._started_at_s, 1),
-            restarts=0,
             source_fps=progress.source_fps,
             captured=progress.captured,
             processed=progress.processed,
@@ -203,6 +202,7 @@ class Stream:
             lines=self._scene.lines if self._scene else bookmark.lines,
             sinks=[sink.status() for sink in self._sinks],
             recording=self._recorder.status() if self._recorder else None,
+            decoding=progress.decoding_status(),
             latest=self._latest[3] if self._latest else None,
         )
 
@@ -317,7 +317,7 @@ class Stream:
         options = self._params.to_options(model)
         with self._detector.pool.lease() as slot:
             started_at_s = time.monotonic()
-            fitted = await self._in_thread(letterbox, pixels, slot.pixels)
+            fitted = await self._in_thread(place, pixels, model.shapes, slot.frame)
             decode_s = time.monotonic() - started_at_s
             superseded = self._progress.take_superseded()
             answer = await self._detector.detect(

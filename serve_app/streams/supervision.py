@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 from serve_app.config import StreamArgs
-from serve_app.errors import Conflict, ServeAppError, Unavailable
+from serve_app.errors import Conflict, Forbidden, ServeAppError, Unavailable
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Regions, State, StreamSpec, StreamStatus
 from serve_app.streams.admission import Admission, Detectors, StreamDemand, admit, check_stream_count, check_tracking
@@ -20,7 +20,7 @@ from serve_app.streams.registry import AT_REST, Registry, SupervisedStream, unin
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.stream import policy_of
 from serve_app.streams.workers import WorkerError, WorkerNotKilled, Workers, with_timeout
-from serve_app.types import EventPage, Snapshot
+from serve_app.types import EventPage, Principal, Snapshot
 
 _STORE_POLL_INTERVAL_S = 0.5
 _POLL_INTERVAL_S = 5.0  # between two status requests to the same worker
@@ -62,60 +62,62 @@ class Supervision:
         self._tasks = [asyncio.create_task(self._take_over())]
 
     @uninterrupted
-    async def create(self, spec: StreamSpec) -> StreamStatus:
-        """Add a stream, and start it unless it is paused."""
+    async def create(self, spec: StreamSpec, who: Principal) -> StreamStatus:
+        """Add a stream that belongs to ``who``, and start it unless it is paused."""
         await self.registry.wait_until_open()
         async with self._admitting:
             if spec.id in self.registry.streams:
                 raise Conflict(f"stream {spec.id!r} already exists")
             check_stream_count(len(self.registry.streams), self._args.max_streams)
-            stream = await self._admitted(spec)
+            stream = await self._admitted(spec, who.owner)
             await self._install(stream)
         return stream.public_status()
 
     @uninterrupted
-    async def replace(self, spec: StreamSpec) -> StreamStatus:
-        """Replace the stream with the id in ``spec``. If the new spec is refused, the old stream keeps running."""
-        async with self.registry.changing(spec.id) as before, self._admitting:
-            stream = await self._admitted(spec)
+    async def replace(self, spec: StreamSpec, who: Principal) -> StreamStatus:
+        """Replace the stream with the id in ``spec``. The new stream has the same owner.
+
+        If the new spec is refused, the old stream keeps running.
+        """
+        async with self.registry.changing(spec.id, who) as before, self._admitting:
+            stream = await self._admitted(spec, before.record.owner)
             async with self._halted(before):
                 await asyncio.to_thread(self._store.start_over, spec.id)
                 await self._install(stream)
         return stream.public_status()
 
-    async def all(self) -> list[StreamStatus]:
-        """Return the status of every stream, sorted by id."""
-        await self.registry.wait_until_open()
-        streams = [self.registry.streams[stream_id] for stream_id in sorted(self.registry.streams)]
+    async def all(self, who: Principal) -> list[StreamStatus]:
+        """Return the status of every stream that ``who`` may see, sorted by id."""
+        streams = await self.registry.visible(who)
         await asyncio.gather(*(self._keep_alive.refresh_status(stream) for stream in streams))
         return [stream.public_status() for stream in streams]
 
-    async def status(self, stream_id: str) -> StreamStatus:
+    async def status(self, stream_id: str, who: Principal) -> StreamStatus:
         """Return the status of a stream."""
-        stream = await self.registry.find(stream_id)
+        stream = await self.registry.find(stream_id, who)
         await self._keep_alive.refresh_status(stream)
         return stream.public_status()
 
     @uninterrupted
-    async def delete(self, stream_id: str) -> None:
+    async def delete(self, stream_id: str, who: Principal) -> None:
         """End a stream, and delete its record and bookmark."""
-        async with self.registry.changing(stream_id) as stream, self._halted(stream):
+        async with self.registry.changing(stream_id, who) as stream, self._halted(stream):
             await asyncio.to_thread(self._store.delete, stream_id)
             del self.registry.streams[stream_id]
 
     @uninterrupted
-    async def pause(self, stream_id: str) -> StreamStatus:
+    async def pause(self, stream_id: str, who: Principal) -> StreamStatus:
         """End a stream's worker, and start none until the stream is resumed."""
-        async with self.registry.changing(stream_id) as stream:
+        async with self.registry.changing(stream_id, who) as stream:
             if stream.should_run:
                 await self.registry.put(stream, spec=stream.record.spec.model_copy(update={"paused": True}))
                 await self._halt(stream)
         return stream.public_status()
 
     @uninterrupted
-    async def resume(self, stream_id: str) -> StreamStatus:
+    async def resume(self, stream_id: str, who: Principal) -> StreamStatus:
         """Start a stream that is paused or has failed."""
-        async with self.registry.changing(stream_id) as stream, self._admitting:
+        async with self.registry.changing(stream_id, who) as stream, self._admitting:
             if not stream.should_run and stream.status.state != "completed":
                 spec = stream.record.spec.model_copy(update={"paused": False})
                 source = self._admission.source(spec)
@@ -127,15 +129,15 @@ class Supervision:
                 self._keep_alive.begin(stream)
         return stream.public_status()
 
-    async def regions(self, stream_id: str) -> Regions:
+    async def regions(self, stream_id: str, who: Principal) -> Regions:
         """Return the zones and lines that a stream counts."""
-        spec = (await self.registry.find(stream_id)).record.spec
+        spec = (await self.registry.find(stream_id, who)).record.spec
         return Regions(zones=spec.zones, lines=spec.lines)
 
     @uninterrupted
-    async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
+    async def set_regions(self, stream_id: str, who: Principal, regions: Regions) -> StreamStatus:
         """Change the zones and lines that a stream counts. If the worker refuses, keep the current regions."""
-        async with self.registry.changing(stream_id) as stream:
+        async with self.registry.changing(stream_id, who) as stream:
             before = stream.record.spec
             spec = before.model_copy(update=dict(regions))
             check_tracking(spec)
@@ -154,9 +156,23 @@ class Supervision:
             await self._keep_alive.refresh_status(stream)
         return stream.public_status()
 
-    async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
+    @uninterrupted
+    async def set_owner(self, stream_id: str, who: Principal, owner: str) -> StreamStatus:
+        """Give a stream without an owner an owner."""
+        if not who.is_admin:
+            raise Forbidden("owner: only an API key with the permission 'admin' can set it; use such a key")
+        async with self.registry.changing(stream_id, who) as stream:
+            if stream.record.owner not in {None, owner}:
+                raise Conflict(
+                    f"owner: stream {stream_id!r} belongs to {stream.record.owner!r}, and an owner cannot change; "
+                    "delete the stream, and create it with a key of the new owner"
+                )
+            await self.registry.put(stream, owner=owner)
+        return stream.public_status()
+
+    async def events(self, stream_id: str, who: Principal, after: int | None, within_s: float) -> EventPage:
         """Wait for events of a stream and return them. Return an empty page after ``within_s`` seconds."""
-        stream = await self.registry.find(stream_id)
+        stream = await self.registry.find(stream_id, who)
         if stream.worker is not None:
             try:
                 return await stream.worker.events(after, within_s)
@@ -165,9 +181,11 @@ class Supervision:
         await asyncio.sleep(min(within_s, _NO_WORKER_PAUSE_S))
         return EventPage([], after, 0)
 
-    async def snapshot(self, stream_id: str, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
+    async def snapshot(
+        self, stream_id: str, who: Principal, after: int | None, within_s: float, boxes: bool
+    ) -> Snapshot | None:
         """Wait for a frame with an id above ``after``, and return it. Return None after ``within_s`` seconds."""
-        stream = await self.registry.find(stream_id)
+        stream = await self.registry.find(stream_id, who)
         if stream.worker is not None:
             try:
                 return await stream.worker.snapshot(after, within_s, boxes)
@@ -246,9 +264,9 @@ class Supervision:
                 stream.reported_state = status.state
                 self._keep_alive.kill_silent(stream)
 
-    async def _admitted(self, spec: StreamSpec) -> SupervisedStream:
+    async def _admitted(self, spec: StreamSpec, owner: str | None) -> SupervisedStream:
         """Return a new stream for this spec. Raise an error if the spec is not valid or the capacity is used up."""
-        stream = self._stream(Record(spec=spec))
+        stream = self._stream(Record(spec=spec, owner=owner))
         # This raises SourceError if the source is not allowed. ``_stream`` only writes this error into the status.
         stream.source = self._admission.source(spec)
         await self._admit(_demand(stream))

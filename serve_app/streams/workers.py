@@ -18,9 +18,9 @@ from typing import Protocol, TypeVar
 
 from serve_app.errors import ServeAppError
 from serve_app.schemas.streams import Regions, StreamStatus
-from serve_app.streams.capture.source import Source
 from serve_app.streams.store import Record
 from serve_app.types import EventPage, Snapshot
+from serve_app.video.source import Source
 
 T = TypeVar("T")
 

@@ -89,6 +89,25 @@ STREAM_RECONNECTS = Metric(
 STREAM_AGE_MS = Metric(
     "gauge", "sightline_stream_age_ms", "Milliseconds from capture to result of the latest frame", ("stream_id",)
 )
+# No metric of jobs has the tag job_id, because there may be many jobs.
+JOBS = Metric("gauge", "sightline_jobs", "Jobs that have not ended, by state", ("state",))
+JOB_ITEMS = Metric(
+    "gauge",
+    "sightline_job_items",
+    "Items of all jobs that have not ended; the state is waiting or in_flight",
+    ("state",),
+)
+JOB_ITEMS_DONE = Metric(
+    "counter",
+    "sightline_job_items_done",
+    "Items of jobs that are done; the outcome is succeeded or the error code",
+    ("outcome",),
+)
+JOB_UNITS_REPEATED = Metric(
+    "counter",
+    "sightline_job_units_repeated",
+    "Units of jobs that were begun again, because a process died or was stopped, or because something was unavailable",
+)
 
 
 class Instrument(Protocol):
@@ -159,6 +178,16 @@ class Telemetry:
         self.record(STREAM_RECONNECTS, status.reconnects, stream_id=stream_id)
         if status.latest:
             self.record(STREAM_AGE_MS, status.latest.age_s * 1e3, stream_id=stream_id)
+
+    def jobs(self, jobs: Mapping[str, int], items: Mapping[str, int]) -> None:
+        """Record the numbers of jobs by state, and of their items by state.
+
+        Call this every few seconds, because Ray drops gauges that are not recorded again.
+        """
+        for state, count in jobs.items():
+            self.record(JOBS, count, state=state)
+        for state in ("waiting", "in_flight"):
+            self.record(JOB_ITEMS, items.get(state, 0), state=state)
 
     def inferred(self, replies: list[DetectReply]) -> None:
         """Count a batch that went through the engine."""

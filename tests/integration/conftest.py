@@ -36,6 +36,8 @@ BIN = Path(sys.executable).parent
 SLOTS = 64
 LONG_TIMEOUT_S = 180.0  # long, because a machine may be many times slower than usual
 CAMERA_FRAMES = 30
+# Ray reports metrics every 10 s by default. It notices a dead node after five failed checks, one every 3 s by default.
+SHORT_INTERVALS = {"metrics_report_interval_ms": 1000, "health_check_period_ms": 500}
 
 
 def eventually(look: Callable[[], T | None], *, within_s: float = LONG_TIMEOUT_S, what: str = "it") -> T:
@@ -50,6 +52,14 @@ def eventually(look: Callable[[], T | None], *, within_s: float = LONG_TIMEOUT_S
                 return value
         time.sleep(0.1)
     raise AssertionError(f"{what} did not happen within {within_s:g} s")
+
+
+def wait_for_release(before: set[str]) -> None:
+    """Wait until shared memory has no files but those in ``before``, which ``frame_pools`` has returned.
+
+    Meanwhile, unit tests in another process may use some for a moment.
+    """
+    eventually(lambda: frame_pools() <= before, what="the release of the shared memory")
 
 
 def workers(title: str) -> list[psutil.Process]:
@@ -188,10 +198,12 @@ def cluster(others: set[str]) -> Iterator[str]:
     os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = (
         "serve_app.deployments.request_headers:middlewares"  # the same value as in configs/serve.env
     )
-    context = ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    context = ray.init(
+        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _system_config=SHORT_INTERVALS
+    )
     yield context.address_info["gcs_address"]
     serve.shutdown()
-    eventually(lambda: frame_pools() <= others, what="the release of the shared memory")
+    wait_for_release(others)
     ray.shutdown()
 
 

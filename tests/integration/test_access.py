@@ -29,16 +29,19 @@ def save(path: Path, entries: list[dict[str, Any]]) -> None:
     (path.parent / "new").rename(path)
 
 
-@pytest.fixture
-def keys_file(tmp_path: Path) -> Path:
-    save(tmp_path / "keys.yaml", [])
-    return tmp_path / "keys.yaml"
+@pytest.fixture(scope="module")
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "keys.yaml"
+    save(path, [])
+    return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def guarded(service: Service, keys_file: Path) -> Iterator[str]:
     """Run another Ingress with API keys and its own path. This Ingress calls the existing replicas."""
-    behind = (serve.get_deployment_handle(name, APPLICATION) for name in ("Preprocessor", "StreamSupervisor"))
+    behind = (
+        serve.get_deployment_handle(name, APPLICATION) for name in ("Preprocessor", "StreamSupervisor", "JobSupervisor")
+    )
     args = parse_args(service.args | {"access": {"keys_file": str(keys_file)}})
     ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, args)
     serve.run(ingress, name="guarded", route_prefix=PREFIX)
@@ -64,7 +67,7 @@ def test_keys_apply_to_http_and_websocket_and_change_without_a_restart(guarded: 
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
     assert refused.headers["x-request-id"] == refused.json()["request_id"]
     assert ask(other).status_code == 403
-    assert httpx.get(f"{guarded}/streams", headers=other).json() == {"streams": []}
+    assert httpx.get(f"{guarded}/streams", headers=other).json()["streams"] == []
     for header, status_code in (({}, 401), (first, 403)):
         with pytest.raises(InvalidStatus) as closed:
             connect(f"{guarded}/streams/lot/events".replace("http", "ws"), additional_headers=header, proxy=None)

@@ -21,9 +21,9 @@ from scripts.trials.camera import FPS
 from scripts.trials.relay import Relay
 from serve_app.schemas.streams import Policy
 from serve_app.streams.capture.capture import Capture
-from serve_app.streams.capture.source import parse_source
 from serve_app.streams.progress import Progress
 from serve_app.types import Frame
+from serve_app.video.source import parse_source
 from tests.integration.conftest import CAMERA_FRAMES, rtsp_camera
 from tests.support import squares
 from tests.support.videos import frame_shown, square_of
@@ -197,7 +197,7 @@ async def test_the_frames_of_a_web_camera_have_no_made_up_timestamps(pictures: P
 async def test_a_stream_that_continues_with_only_sound_is_stalled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.streams.capture.ffmpeg._READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("serve_app.video.ffmpeg._READ_TIMEOUT_S", 0.3)
     with av.open(str(tmp_path / "a.ts"), "w", format="mpegts") as container:
         video, sound = container.add_stream("libx264", rate=FPS), container.add_stream("aac", rate=8000)
         video.width = video.height = squares.SIZE_PX

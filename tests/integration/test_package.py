@@ -17,7 +17,7 @@ from scripts.launch import free_port, is_ready
 from scripts.trials.cluster import frame_pools
 from serve_app.images.drawing import encode_jpeg
 from serve_app.schemas.detect import DetectResponse
-from tests.integration.conftest import eventually, install_wheel
+from tests.integration.conftest import eventually, install_wheel, wait_for_release
 
 WEIGHTS = {"serve_app/models/embedded/codes.onnx", "serve_app/models/embedded/codes.safetensors"}
 CONFIGS = {f"serve_app/configs/{name}" for name in ("local.yaml", "gpu.yaml", "serve.env", "haproxy.py")}
@@ -70,7 +70,7 @@ def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: 
         assert f"starting Ray for {packages}/serve_app/configs/local.yaml" in log.read_text()
         process.send_signal(signal.SIGINT)
         assert process.wait(90) == 0
-        assert frame_pools() <= pools
+        wait_for_release(pools)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -15,6 +15,7 @@ from ultralytics import YOLO
 
 from scripts.launch import is_ready
 from serve_app.app import build_app
+from serve_app.schemas.detect import InputSize
 from serve_app.schemas.streams import StreamResult
 from serve_app.types import Json
 from tests.conftest import needs_shared
@@ -25,15 +26,24 @@ from tests.support.paths import SHARED
 
 pytestmark = needs_shared
 
-WEIGHTS = SHARED / "weights" / "yolov8n_int8_openvino_model"
+# The folder has a fixed size of the model input. The checkpoint takes any size, so it gets rectangles.
+WEIGHTS = ["yolov8n_int8_openvino_model", "yolov8n.pt"]
 VIDEO = SHARED / "videos" / "car-detection.mp4"
 CONFIDENCE = round(THRESHOLD - CONFIDENCE_TOLERANCE, 2)
 
 
+@pytest.fixture(params=WEIGHTS)
+def weights(request: pytest.FixtureRequest) -> Path:
+    return SHARED / "weights" / str(request.param)
+
+
 @pytest.fixture
-def photos_url(service: Service, stream_folders: dict[str, str]) -> Iterator[str]:
+def photos_url(service: Service, stream_folders: dict[str, str], weights: Path, tmp_path: Path) -> Iterator[str]:
     """Run a second application with real weights."""
-    args = {"model": {"weights": str(WEIGHTS)}, "streams": stream_folders | {"media_dirs": str(VIDEO.parent)}}
+    args = {
+        "model": {"weights": str(weights), "cache_dir": str(tmp_path / "cache")},
+        "streams": stream_folders | {"media_dirs": str(VIDEO.parent)},
+    }
     serve.run(build_app(args), name="photos", route_prefix="/photos")
     url = f"{service.url}/photos"
     eventually(lambda: is_ready(url), what="readiness")
@@ -48,7 +58,13 @@ def found_in(detections: list[Json]) -> list[Found]:
     ]
 
 
-def test_photographs_and_frames_are_detected_as_ultralytics_does(photos_url: str) -> None:
+def predicted(model: YOLO, picture: Path | np.ndarray, size: InputSize | None) -> list[Found]:
+    """Return what Ultralytics finds if it letterboxes the image to this size."""
+    assert size is not None
+    return predict(model, picture, size_px=(size.height, size.width))
+
+
+def test_photographs_and_frames_are_detected_as_ultralytics_does(photos_url: str, weights: Path) -> None:
     photographs = [*sorted(SHARED.glob("images/*.jpg")), *shipped()]
     start_stream(photos_url, VIDEO, detect={"confidence": CONFIDENCE})
     seen: dict[int, StreamResult] = {}
@@ -72,15 +88,20 @@ def test_photographs_and_frames_are_detected_as_ultralytics_does(photos_url: str
     delete_stream(photos_url)
     assert max(body["timing_ms"]["queue"] for _, body in answers) > 1  # some requests had to wait in the queue
 
-    reference = YOLO(WEIGHTS, task="detect")
-    expected = {path: predict(reference, path) for path in photographs}
+    sizes = {path: InputSize.model_validate(body["input"]) for path, body in answers}
+    is_square = weights.suffix != ".pt"
+    assert len({(size.width, size.height) for size in sizes.values()}) == (1 if is_square else 4)
+
+    reference = YOLO(weights, task="detect")
+    expected = {path: predicted(reference, path, sizes[path]) for path in photographs}
     wrong = [(path.name, disagreements(found_in(body["detections"]), expected[path])) for path, body in answers]
     assert [(name, differences) for name, differences in wrong if differences] == []
 
     frames = read_frames(max(seen) + 1)
     for frame_id, result in seen.items():
         ours = found_in([detection.model_dump() for detection in result.detections])
-        assert disagreements(ours, predict(reference, frames[frame_id])) == [], f"frame {frame_id}"
+        theirs = predicted(reference, frames[frame_id], result.input)
+        assert disagreements(ours, theirs) == [], f"frame {frame_id}"
 
 
 def read_frames(count: int) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,22 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 from scripts.launch import is_ready
+from scripts.trials import jobs
 from scripts.trials.churn import churn
 from scripts.trials.cluster import Cluster, detectors
 from scripts.trials.crowd import crowd
 from scripts.trials.disconnects import MIN_DISCONNECTS, disconnect
 from scripts.trials.hostile import hostile
+from scripts.trials.job_node import losing_node, two_machines
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.loads import HttpLoad, StreamLoad
 from scripts.trials.mixed import SECOND, mix
-from scripts.trials.node import lose_node
+from scripts.trials.node import SEVERAL_NODES, lose_node
+from scripts.trials.random_kills import random_kills
 from scripts.trials.reference import save_second_model
 from scripts.trials.resize import resize
 from scripts.trials.scale import Plan, scale, scaling_config
-from scripts.trials.stage import CONFIG, FOLDER, local_config, save_one_picture, serving
+from scripts.trials.stage import CONFIG, FOLDER, local_config, save_one_picture, serving, small_picture
 from scripts.trials.swap import swap
 from tests.integration.conftest import SLOTS, Service, eventually, rtsp_camera
 from tests.support import squares
@@ -108,6 +112,24 @@ def test_two_models_serve_at_once_and_one_is_changed_without_downtime(chaos: boo
         trial = swap(cluster, CONFIG, (second, "codes"), pictures, 20 if chaos else 2, quiet)
     assert trial.problems == []
     assert "OpenVINO cannot read broken.onnx" in trial.refusal
+
+
+@pytest.mark.usefixtures("only_with_chaos")
+def test_kills_lose_no_item_of_a_job_and_double_none() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with serving(local_config({"model": {"engine": "null"}})) as cluster:
+        folder = jobs.link_pictures([small_picture()], FOLDER / "many", 20_000)
+        kills = partial(random_kills, jobs.VICTIMS, 2, 22)
+        assert jobs.run_twice(cluster, folder, 20_000, kills, quiet, FOLDER).problems == []
+
+
+@pytest.mark.usefixtures("only_with_chaos")
+def test_a_dead_node_loses_no_item_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv(SEVERAL_NODES, "1")
+    with serving(two_machines()) as cluster:
+        folder = jobs.link_pictures([small_picture()], FOLDER / "many", 12_000)
+        assert jobs.run_twice(cluster, folder, 12_000, losing_node, quiet, FOLDER).problems == []
 
 
 @contextmanager

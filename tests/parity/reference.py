@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ultralytics import YOLO
@@ -11,6 +12,7 @@ from ultralytics import YOLO
 THRESHOLD = 0.3
 CONFIDENCE_TOLERANCE = 0.03
 IOU_TOLERANCE = 0.9
+HIGH = 0.5  # the confidence of the boxes that two shapes of model inputs should have in common
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,35 @@ def predict(model: YOLO, picture: Path | np.ndarray, *, size_px: int | tuple[int
 
     ``size_px`` is the size of the model input: the side of a square, or (height, width).
     """
+    return _predict(model, picture, rect=False, imgsz=size_px)
+
+
+def _predict(model: YOLO, picture: Path | np.ndarray, **options: Any) -> list[Found]:
     confidence = THRESHOLD - CONFIDENCE_TOLERANCE
-    (result,) = model.predict(
-        picture, imgsz=size_px, rect=False, iou=0.7, max_det=300, conf=confidence, verbose=False, device="cpu"
-    )
+    (result,) = model.predict(picture, iou=0.7, max_det=300, conf=confidence, verbose=False, device="cpu", **options)
     boxes = result.boxes
     return [
         Found(result.names[int(class_id)], float(confidence), (float(x1), float(y1), float(x2), float(y2)))
         for class_id, confidence, (x1, y1, x2, y2) in zip(boxes.cls, boxes.conf, boxes.xyxy, strict=True)
     ]
+
+
+def predict_default(model: YOLO, picture: Path | np.ndarray) -> list[Found]:
+    """Return the same detections, but with the model input that Ultralytics itself chooses for a ``.pt`` file."""
+    return _predict(model, picture, rect=True, imgsz=640)
+
+
+def share_of_matches(some: list[list[Found]], others: list[list[Found]]) -> tuple[int, int]:
+    """Return how many boxes above ``HIGH`` have a match in the other list, and how many boxes there are.
+
+    Both lists have the detections of one image after the other. Boxes of both lists are counted.
+    """
+    boxes = unmatched = 0
+    for pair in zip(some, others, strict=True):
+        for ours, theirs in (pair, reversed(pair)):
+            boxes += sum(found.confidence > HIGH for found in ours)
+            unmatched += len(_unmatched(ours, theirs, above=HIGH))
+    return boxes - unmatched, boxes
 
 
 def disagreements(ours: list[Found], theirs: list[Found]) -> list[str]:
@@ -46,15 +68,17 @@ def disagreements(ours: list[Found], theirs: list[Found]) -> list[str]:
     ]
 
 
-def _unmatched(some: list[Found], others: list[Found]) -> list[Found]:
-    """Return the detections in ``some`` without a match in ``others``, except those close to the threshold."""
+def _unmatched(
+    some: list[Found], others: list[Found], *, above: float = THRESHOLD + CONFIDENCE_TOLERANCE
+) -> list[Found]:
+    """Return the detections in ``some`` without a match in ``others``, if their confidence is ``above`` a threshold."""
     left = list(others)
     unmatched = []
     for found in some:
         match = next((other for other in left if _agree(found, other)), None)
         if match is not None:
             left.remove(match)
-        elif found.confidence > THRESHOLD + CONFIDENCE_TOLERANCE:
+        elif found.confidence > above:
             unmatched.append(found)
     return unmatched
 

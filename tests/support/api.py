@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 from serve_app.api.access.keys import make_key
 from serve_app.api.app import build_api
 from serve_app.config import parse_args
+from tests.support.fake_jobs import FakeJobs
 from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
 from tests.support.stream_server import StreamServer, serve_streams
 
@@ -46,11 +47,17 @@ class Keys:
 
 
 def build(
-    backend: FakeBackend | None = None, keys: Keys | None = None, metrics: FakeMetrics | None = None, **args: Any
+    backend: FakeBackend | None = None,
+    keys: Keys | None = None,
+    metrics: FakeMetrics | None = None,
+    streams: FakeStreams | None = None,
+    jobs: FakeJobs | None = None,
+    **args: Any,
 ) -> FastAPI:
     own = args.pop("access", {}) | ({"keys_file": str(keys.path)} if keys else {})
-    parsed = parse_args({"access": own, "limits": {"deadline_s": 0.2}} | args)
-    return build_api(backend or FakeBackend(), FakeStreams(), metrics or FakeMetrics(), parsed)
+    parsed = parse_args({"access": own} | args)
+    fakes = backend or FakeBackend(), streams or FakeStreams(), jobs or FakeJobs(), metrics or FakeMetrics()
+    return build_api(*fakes, parsed)
 
 
 def client_of(api: FastAPI, host: str = "localhost") -> httpx.AsyncClient:

@@ -7,13 +7,15 @@ import sys
 
 _DECODE = """
 from scripts.trials.damage import damaged
-from serve_app.images.decode import decode
+from serve_app.images.decode import decode, decode_reduced
 from serve_app.errors import ServeAppError
+from serve_app.types import InputShape
 for _ in range(3000):
     data = damaged(rng, rng.choice(images), rng.choice(images))
     try:
         pixels = decode(data, 1_000_000)
         assert pixels.dtype == "uint8" and pixels.ndim == 3 and pixels.size <= 3_000_000
+        decode_reduced(data, 1_000_000, InputShape.square(8))
     except ServeAppError:
         pass
 """

@@ -11,7 +11,7 @@ import numpy as np
 from serve_app.deployments import handles
 from serve_app.deployments.detector_client import DetectorClient
 from serve_app.errors import ServeAppError
-from serve_app.images.letterbox import letterbox
+from serve_app.images.letterbox import place
 from serve_app.types import (
     Answer,
     Detections,
@@ -74,7 +74,7 @@ async def ask(client: DetectorClient, pixels: np.ndarray) -> Answer:
     """Send one image as a Preprocessor does, and return the answer."""
     model = await client.model(1)
     with client.pool.lease() as slot:
-        fitted = letterbox(pixels, slot.pixels)
+        fitted = place(pixels, model.shapes, slot.frame)
         return await client.detect(slot, fitted, model, OPTIONS, time_left_s=10)
 
 

@@ -12,11 +12,11 @@ from serve_app.config import StreamArgs
 from serve_app.errors import ServeAppError, Unavailable
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Regions, SourceSpec, State, StreamSpec, StreamStatus
-from serve_app.streams.capture.source import Source
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.supervision import Supervision
 from serve_app.streams.workers import WorkerDied, WorkerError, WorkerNotKilled, WorkerUnreachable
 from serve_app.types import Event, EventPage, ModelInfo, Snapshot
+from serve_app.video.source import Source
 from tests.support.fakes import MODEL
 
 TEST_TIMEOUT_S = 100_000.0  # in virtual time

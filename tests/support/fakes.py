@@ -6,7 +6,7 @@ import asyncio
 
 import numpy as np
 
-from serve_app.errors import Conflict, NotFound, Overloaded, ServeAppError, Unavailable, Undecodable
+from serve_app.errors import Conflict, Forbidden, NotFound, Overloaded, ServeAppError, Unavailable, Undecodable
 from serve_app.images.drawing import encode_jpeg
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StateChange, StreamSpec, StreamStatus
@@ -21,6 +21,7 @@ from serve_app.types import (
     InputShape,
     ModelInfo,
     PictureRequest,
+    Principal,
     Snapshot,
     Timing,
 )
@@ -78,6 +79,7 @@ class FakeBackend:
             model=MODEL.name,
             batch_size=3,
             timing=Timing(decode_s=0.001, queue_s=0.002, inference_s=0.003, postprocess_s=0.004),
+            input_shape=MODEL.input_shape,
             annotated=encode_jpeg(np.zeros((8, 8, 3), np.uint8)) if request.annotate else None,
         )
 
@@ -107,6 +109,7 @@ class FakeStreams:
 
     def __init__(self) -> None:
         self.specs: dict[str, StreamSpec] = {}
+        self.owners: dict[str, str | None] = {}
         self.logs: dict[str, EventLog] = {}
         self.shots: dict[str, Snapshot] = {}
         self.latest: StreamStatus | None = None
@@ -117,63 +120,82 @@ class FakeStreams:
         """Add an event to a stream."""
         self.logs[stream_id].add("state", StateChange(state=state, previous="starting", detail=""))
 
-    async def create(self, spec: StreamSpec) -> StreamStatus:
+    async def create(self, spec: StreamSpec, who: Principal) -> StreamStatus:
         if self.failure:
             raise self.failure
         if spec.id in self.specs:
             raise Conflict(f"stream {spec.id!r} already exists")
         self.specs[spec.id], self.logs[spec.id] = spec, EventLog(spec.id, [])
-        return await self.status(spec.id)
+        self.owners[spec.id] = who.owner
+        return await self.status(spec.id, who)
 
-    async def replace(self, spec: StreamSpec) -> StreamStatus:
-        self._find(spec.id)
+    async def replace(self, spec: StreamSpec, who: Principal) -> StreamStatus:
+        self._find(spec.id, who)
         if self.failure:
             raise self.failure
         self.specs[spec.id] = spec
-        return await self.status(spec.id)
+        return await self.status(spec.id, who)
 
-    async def all(self) -> list[StreamStatus]:
-        return [await self.status(stream_id) for stream_id in sorted(self.specs)]
+    async def all(self, who: Principal) -> list[StreamStatus]:
+        visible = [stream_id for stream_id in sorted(self.specs) if who.may_see(self.owners[stream_id])]
+        return [await self.status(stream_id, who) for stream_id in visible]
 
-    async def status(self, stream_id: str) -> StreamStatus:
-        spec = self._find(stream_id)
-        state = "paused" if spec.paused else "running"
-        return self.latest or StreamStatus(stream_id=stream_id, state=state, source="camera", policy="drop_oldest")
+    async def status(self, stream_id: str, who: Principal) -> StreamStatus:
+        spec = self._find(stream_id, who)
+        return self.latest or StreamStatus(
+            stream_id=stream_id,
+            state="paused" if spec.paused else "running",
+            owner=self.owners[stream_id],
+            source="camera",
+            policy="drop_oldest",
+            tags=spec.tags,
+        )
 
-    async def delete(self, stream_id: str) -> None:
-        self._find(stream_id)
+    async def delete(self, stream_id: str, who: Principal) -> None:
+        self._find(stream_id, who)
         del self.specs[stream_id]
 
-    async def pause(self, stream_id: str) -> StreamStatus:
-        self.specs[stream_id] = self._find(stream_id).model_copy(update={"paused": True})
-        return await self.status(stream_id)
+    async def pause(self, stream_id: str, who: Principal) -> StreamStatus:
+        self.specs[stream_id] = self._find(stream_id, who).model_copy(update={"paused": True})
+        return await self.status(stream_id, who)
 
-    async def resume(self, stream_id: str) -> StreamStatus:
-        self.specs[stream_id] = self._find(stream_id).model_copy(update={"paused": False})
-        return await self.status(stream_id)
+    async def resume(self, stream_id: str, who: Principal) -> StreamStatus:
+        self.specs[stream_id] = self._find(stream_id, who).model_copy(update={"paused": False})
+        return await self.status(stream_id, who)
 
-    async def regions(self, stream_id: str) -> Regions:
-        spec = self._find(stream_id)
+    async def regions(self, stream_id: str, who: Principal) -> Regions:
+        spec = self._find(stream_id, who)
         return Regions(zones=spec.zones, lines=spec.lines)
 
-    async def set_regions(self, stream_id: str, regions: Regions) -> StreamStatus:
-        self.specs[stream_id] = self._find(stream_id).model_copy(update=dict(regions))
-        return await self.status(stream_id)
+    async def set_regions(self, stream_id: str, who: Principal, regions: Regions) -> StreamStatus:
+        self.specs[stream_id] = self._find(stream_id, who).model_copy(update=dict(regions))
+        return await self.status(stream_id, who)
 
-    async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
-        self._find(stream_id)
+    async def set_owner(self, stream_id: str, who: Principal, owner: str) -> StreamStatus:
+        if not who.is_admin:
+            raise Forbidden("owner: only an administrator can set it")
+        self._find(stream_id, who)
+        if self.owners[stream_id] not in {None, owner}:
+            raise Conflict("owner: the stream has another owner")
+        self.owners[stream_id] = owner
+        return await self.status(stream_id, who)
+
+    async def events(self, stream_id: str, who: Principal, after: int | None, within_s: float) -> EventPage:
+        self._find(stream_id, who)
         if self.outages:
             self.outages -= 1
             raise Unavailable("the supervisor has died")
         return await self.logs[stream_id].page(after, min(within_s, 0.05))
 
-    async def snapshot(self, stream_id: str, after: int | None, within_s: float, *, boxes: bool) -> Snapshot | None:
-        self._find(stream_id)
+    async def snapshot(
+        self, stream_id: str, who: Principal, after: int | None, within_s: float, *, boxes: bool
+    ) -> Snapshot | None:
+        self._find(stream_id, who)
         await asyncio.sleep(0.01)
         shot = self.shots.get("drawn" if boxes else "plain")
         return shot if shot and (after is None or shot.frame_id > after) else None
 
-    def _find(self, stream_id: str) -> StreamSpec:
-        if stream_id not in self.specs:
+    def _find(self, stream_id: str, who: Principal) -> StreamSpec:
+        if stream_id not in self.specs or not who.may_see(self.owners[stream_id]):
             raise NotFound(f"stream {stream_id!r} does not exist")
         return self.specs[stream_id]

@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from serve_app.streams.capture.source import parse_source
-from serve_app.streams.capture.video import open_video
+from serve_app.video.source import parse_source
+from serve_app.video.video import open_video
 from tests.support.traps import Trap
 
 FRAMES = 5

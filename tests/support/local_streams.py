@@ -15,7 +15,6 @@ from serve_app.config import StreamArgs
 from serve_app.ipc.frame_pool import FramePool, Slot
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import SourceSpec, StreamSpec, Zone
-from serve_app.streams.capture.source import parse_source
 from serve_app.streams.store import StreamStore
 from serve_app.streams.stream import Stream
 from serve_app.types import (
@@ -29,6 +28,7 @@ from serve_app.types import (
     ModelInfo,
     Timing,
 )
+from serve_app.video.source import parse_source
 from tests.support import squares
 from tests.support.videos import frame_shown
 
@@ -78,12 +78,12 @@ class FakeDetector:
         await asyncio.sleep(0)
         if self.failures:
             raise self.failures.pop(0)
-        number = frame_shown(slot.pixels)
+        number = frame_shown(slot.frame(fitted.input_shape))
         self.seen.append(number)
         x, y = squares.STRIDE_PX * (number % 30), squares.STRIDE_PX * (number // 30)
         corners = np.array([[x, y, x + squares.SIDE_PX, y + squares.SIDE_PX]], np.float32)
         found = Detections(corners, np.ones(1, np.float32), np.zeros(1, np.int32), ("red",))
-        return Answer(found, squares.SIZE_PX, squares.SIZE_PX, "fake", 1, Timing())
+        return Answer(found, squares.SIZE_PX, squares.SIZE_PX, "fake", 1, Timing(), fitted.input_shape)
 
     def close(self) -> None:
         self.pool.close()

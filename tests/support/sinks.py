@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import SinkSpec
-from serve_app.streams.outputs.sinks import Sink, open_sink
+from serve_app.sinks import Sink, open_sink
 from serve_app.types import Event
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -68,8 +68,12 @@ def encode(pixels: np.ndarray, extension: str = ".png") -> bytes:
     return cv2.imencode(extension, pixels)[1].tobytes()
 
 
-def save_onnx(path: Path) -> Path:
-    """Save the model as an ONNX file with metadata in the format of Ultralytics."""
+def save_onnx(path: Path, *, claims_any_size: bool = False) -> Path:
+    """Save the model as an ONNX file with metadata in the format of Ultralytics.
+
+    ``claims_any_size``: the file says that it takes inputs of any size, but its boxes are those of ``SIZE_PX``.
+    """
+    sides = ["height", "width"] if claims_any_size else [SIZE_PX, SIZE_PX]
     weights = {
         # For each class, subtract the other two colours from its own colour, so that grey and white score zero.
         "purity": (2 * np.eye(3) - np.ones((3, 3))).astype(np.float32).reshape(3, 3, 1, 1),
@@ -91,7 +95,7 @@ def save_onnx(path: Path) -> Path:
     graph = helper.make_graph(
         nodes,
         "squares",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, SIZE_PX, SIZE_PX])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *sides])],
         [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 7, _CELLS**2])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )

@@ -1,4 +1,4 @@
-"""A real HTTP server with a fake backend and fake streams."""
+"""A real HTTP server with a fake backend, fake streams and fake jobs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import uvicorn
 from scripts.launch import free_port
 from serve_app.api.app import build_api
 from serve_app.config import parse_args
+from tests.support.fake_jobs import FakeJobs
 from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
 
 
@@ -33,6 +34,7 @@ class StreamServer:
 
     backend: FakeBackend
     streams: FakeStreams
+    jobs: FakeJobs
     http: httpx.Client
     port: int
     _server: _Server
@@ -54,8 +56,8 @@ class StreamServer:
 @contextmanager
 def serve_streams(args: dict[str, Any] | None = None) -> Iterator[StreamServer]:
     """Run a server with these settings, and stop it at the end."""
-    backend, streams, port = FakeBackend(), FakeStreams(), free_port()
-    api = build_api(backend, streams, FakeMetrics(), parse_args(args or {}))
+    backend, streams, jobs, port = FakeBackend(), FakeStreams(), FakeJobs(), free_port()
+    api = build_api(backend, streams, jobs, FakeMetrics(), parse_args(args or {}))
     server = _Server(uvicorn.Config(api, port=port, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -63,7 +65,7 @@ def serve_streams(args: dict[str, Any] | None = None) -> Iterator[StreamServer]:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
             while not server.started:
                 assert thread.is_alive()
-            yield StreamServer(backend, streams, http, port, server)
+            yield StreamServer(backend, streams, jobs, http, port, server)
     finally:
         server.should_exit = True
         thread.join(20)

@@ -9,9 +9,31 @@ from serve_app.config import parse_args
 from serve_app.errors import ConfigError
 
 
-def test_a_misspelt_setting_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="confidance"):
-        parse_args({"detect": {"confidance": 0.4}})
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"detect": {"confidance": 0.4}}, "detect.confidance: there is no such setting; did you mean confidence?"),
+        ({"modle": {"weights": "a.pt"}}, "modle: there is no such setting; did you mean model?"),
+        ({"limits": {"Max_Requests": 9}}, "limits.Max_Requests: there is no such setting; did you mean max_requests?"),
+        ({"confidence": 0.4}, "confidence: there is no such setting; did you mean detect.confidence?"),
+        ({"batcher": {"slots": 9}}, "batcher.slots: there is no such setting; did you mean preprocessor.slots?"),
+        ({"detect": {"x": 1}}, "detect.x: there is no such setting; use confidence, iou, max_detections"),
+        (
+            {"models": {"detect": {"weights": "a.pt", "thread": 2}}},
+            "models.detect.thread: there is no such setting; did you mean threads?",
+        ),
+        (
+            {"detect": {"confidence": 2, "iuo": 1}},
+            "detect.confidence: Input should be less than or equal to 1 (got 2); "
+            "detect.iuo: there is no such setting; did you mean iou?",
+        ),
+    ],
+    ids=str,
+)
+def test_a_misspelt_setting_is_refused_with_the_nearest_known_name(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_args(settings)
+    assert raised.value.detail == sentence
 
 
 @pytest.mark.parametrize("key", ["MAX_REQUESTS", "Max_requests", "_env_prefix", "__pydantic_self__", 1])
@@ -31,8 +53,13 @@ def test_a_variable_in_lower_case_is_ignored(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_unknown_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVE_APP_CONFIDANCE", "0.4")
-    with pytest.raises(ConfigError, match="SERVE_APP_CONFIDANCE"):
+    monkeypatch.setenv("SERVE_APP_X", "1")
+    with pytest.raises(ConfigError) as raised:
         parse_args({})
+    assert raised.value.detail == (
+        "SERVE_APP_CONFIDANCE (did you mean SERVE_APP_CONFIDENCE?), SERVE_APP_X: unknown setting in the environment; "
+        "correct the name or unset it"
+    )
 
 
 def test_a_variable_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,3 +132,36 @@ def test_user_config_without_values_changes_nothing(empty: dict[str, object]) ->
         deployed.batcher,
         True,
     )
+
+
+@pytest.mark.parametrize(
+    "celery",
+    [
+        {"broker_url": "sqs://"},
+        {"broker_url": "redis://127.0.0.1/0", "queue_url": "https://sqs.eu-west-1.amazonaws.com/1/shop"},
+        {"queue_url": "https://sqs.eu-west-1.amazonaws.com/1/shop"},
+    ],
+)
+def test_a_queue_at_sqs_is_named_by_its_url_and_other_queues_are_not(celery: dict[str, str]) -> None:
+    parse_args({"jobs": {"celery": {"broker_url": "sqs://", "queue_url": "https://sqs.test/1/shop"}}})
+    with pytest.raises(ConfigError, match=r"^jobs\.celery\.queue_url: "):
+        parse_args({"jobs": {"celery": celery}})
+
+
+def test_the_owner_of_celery_tasks_is_required_where_keys_are_configured(tmp_path: Path) -> None:
+    celery = {"broker_url": "redis://:hush@127.0.0.1/0"}
+    parse_args({"jobs": {"celery": celery}})
+    keys = {"keys_file": str(tmp_path / "keys.yaml")}
+    with pytest.raises(ConfigError, match=r"^jobs\.celery\.owner: ") as error:
+        parse_args({"access": keys, "jobs": {"celery": celery}})
+    assert "hush" not in str(error.value)
+    parse_args({"access": keys, "jobs": {"celery": celery | {"owner": "shop"}}})
+
+
+def test_a_brokers_password_is_not_shown() -> None:
+    args = parse_args({"jobs": {"celery": {"broker_url": "redis://:hush@127.0.0.1/0"}}})
+    assert "hush" not in repr(args)
+    assert "hush" not in args.model_dump_json()
+    with pytest.raises(ConfigError) as error:
+        parse_args({"jobs": {"celery": {"broker_url": "redis://:hush@127.0.0.1/0", "queue": "a b"}}})
+    assert "hush" not in str(error.value)

@@ -16,7 +16,9 @@ MAY_IMPORT = {
     "schemas": "types errors",
     "client": "types errors schemas",
     "network": "types errors",
-    "config": "types errors network",
+    "misspellings": "",
+    "sections": "",
+    "config": "types errors network misspellings sections",
     "images": "types errors config",
     "ipc": "types errors config",
     "overload": "types errors config",
@@ -24,7 +26,10 @@ MAY_IMPORT = {
     "inference": "types errors config images ipc models",
     "telemetry": "types errors config schemas",
     "api": "types errors config schemas network overload telemetry",
-    "streams": "types errors config schemas network images ipc telemetry",
+    "video": "types errors network images",
+    "sinks": "types errors schemas network",
+    "streams": "types errors config schemas network images ipc telemetry video sinks",
+    "jobs": "types errors config schemas network images ipc overload telemetry video sinks",
 }
 RAY_PACKAGES = {"deployments", "app", "cli", "__main__"}  # these packages may import Ray, and also all of our packages
 ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime", "tensorrt"}

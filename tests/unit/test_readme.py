@@ -7,14 +7,18 @@ import re
 from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from serve_app import __version__, config, errors
-from serve_app.api import bodies, streams, url_fetcher
+from serve_app.api import bodies, events, job_submission, url_fetcher
 from serve_app.api.access import middleware
 from serve_app.api.access.keys import parse_keys
 from serve_app.api.parameters import ALIASES
 from serve_app.deployments import stubs
+from serve_app.jobs.sources import ChangedItem, MissingItem, UnreadableItem
+from serve_app.schemas import jobs as job_schemas
 from serve_app.schemas.detect import DetectResponse
+from serve_app.schemas.jobs import Format, JobState
 from serve_app.schemas.streams import EventType, State
 from serve_app.telemetry import metrics as telemetry
 from serve_app.telemetry.metrics import Metric
@@ -31,6 +35,7 @@ DOCUMENTS = {
         "scripts/trials/README.md",
         "serve_app/README.md",
         "serve_app/api/README.md",
+        "serve_app/jobs/README.md",
         "serve_app/models/README.md",
         "serve_app/streams/README.md",
     )
@@ -39,8 +44,10 @@ README = DOCUMENTS["README.md"]
 CONFIGS = DOCUMENTS["configs/README.md"]
 API = DOCUMENTS["serve_app/api/README.md"]
 STREAMS = DOCUMENTS["serve_app/streams/README.md"]
-SECTIONS = config.AppArgs.model_fields
+JOBS = DOCUMENTS["serve_app/jobs/README.md"]
 ERRORS = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.ServeAppError)]
+ITEM_ERRORS: list[type[errors.ServeAppError]] = [MissingItem, ChangedItem, UnreadableItem]
+JOB_SOURCES = get_args(get_args(job_schemas.SourceSpec)[0])
 LINKS = sorted(
     {
         (path, link)
@@ -68,12 +75,10 @@ def anchors(text: str) -> set[str]:
 
 def settings() -> list[tuple[str, str]]:
     """Return pairs of a setting, written ``section.name``, and its default as text."""
-    return [
-        (f"{section}.{name}", str(value))
-        for section, values in config.parse_args({})
-        for name, value in values
-        if section in SECTIONS
-    ]
+    pairs = [(f"{section}.{name}", value) for section, values in config.parse_args({}) for name, value in values]
+    nested = [(name, value) for name, value in pairs if isinstance(value, BaseModel)]
+    inner = [(f"{outer}.{name}", value) for outer, values in nested for name, value in values]
+    return [(name, str(value)) for name, value in pairs + inner if not isinstance(value, BaseModel)]
 
 
 def test_every_document_is_listed() -> None:
@@ -117,6 +122,18 @@ def test_the_images_tag_is_this_version(path: str) -> None:
     assert set(re.findall(r"sightline:(\d[\w.]*)-gpu", (ROOT / path).read_text())) == {__version__}
 
 
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_no_row_of_a_table_is_there_twice(path: str) -> None:
+    for table in re.findall(r"(?:^\|.*\n)+", DOCUMENTS[path], re.MULTILINE):
+        rows = table.splitlines()
+        assert len(rows) == len(set(rows)), [row for row in rows if rows.count(row) > 1]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_no_document_has_marks_of_an_unfinished_merge(path: str) -> None:
+    assert not re.search(r"^(<{7}|={7}|>{7})( |$)", DOCUMENTS[path], re.MULTILINE)
+
+
 @pytest.mark.parametrize(("name", "default"), settings())
 def test_every_setting_is_in_the_table_with_its_default(name: str, default: str) -> None:
     shown = "" if default == "None" else f"`{default}`"
@@ -141,7 +158,8 @@ def test_every_metric_is_in_the_table(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status_code", "code"), sorted({(cls.status_code, cls.code) for cls in ERRORS if cls.code != "start"})
+    ("status_code", "code"),
+    sorted({(cls.status_code, cls.code) for cls in ERRORS + ITEM_ERRORS if cls.code != "start"}),
 )
 def test_every_error_code_is_in_the_table_with_its_status(status_code: int, code: str) -> None:
     assert f"\n| {status_code} | `{code}` |" in section(API, "## Errors")
@@ -172,13 +190,15 @@ def test_a_limit_with_a_dot_in_its_name_is_a_setting_and_the_others_are_fixed(
 def test_the_fixed_limits_are_as_the_table_says() -> None:
     fixed = {name: default.removeprefix("fixed: ") for name, default, *_ in LIMITS if default.startswith("fixed: ")}
     assert fixed == {
+        "job_files": f"{job_submission.MAX_FILES:,}",
         "json_body": f"{middleware._MAX_BODY_BYTES >> 20} MiB",
-        "followers": str(streams._MAX_FOLLOWERS),
+        "followers": str(events._MAX_FOLLOWERS),
         "supervisor_calls": str(stubs.SUPERVISOR_MAX_CALLS),
         "url_fetches": str(url_fetcher._MAX_FETCHES),
         "url_fetches_per_key": str(url_fetcher._MAX_FETCHES_PER_KEY),
     }
     assert f'`{{"url": …}}`, more than {bodies._MAX_JSON_BYTES >> 10} KiB' in API
+    assert f"`PUT /jobs/{{id}}`, the limit is {job_submission.MAX_SPEC_BYTES >> 20} MiB" in API
     defaults, slots = {name: default for name, default, *_ in LIMITS}, config.parse_args({}).preprocessor
     assert defaults["max_queued_requests"] == f"`{slots.max_calls - slots.slots}`"
 
@@ -235,3 +255,18 @@ def test_every_link_leads_to_a_file_and_to_a_heading_in_it(path: str, link: str)
     assert file.exists()
     if anchor:
         assert anchor in anchors(file.read_text())
+
+
+@pytest.mark.parametrize("state", get_args(JobState))
+def test_every_state_of_a_job_is_in_the_table(state: str) -> None:
+    assert f"| `{state}` |" in section(JOBS, "## States")
+
+
+@pytest.mark.parametrize("kind", [source.model_fields["type"].annotation.__args__[0] for source in JOB_SOURCES])
+def test_every_source_of_jobs_is_in_the_table(kind: str) -> None:
+    assert f"| `{kind}` |" in section(JOBS, "## Sources")
+
+
+@pytest.mark.parametrize("kind", get_args(Format))
+def test_every_format_of_results_is_in_the_table(kind: str) -> None:
+    assert f"| `{kind}` |" in section(JOBS, "## Results")

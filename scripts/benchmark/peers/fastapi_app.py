@@ -8,6 +8,7 @@ from fastapi import FastAPI, UploadFile
 
 app = FastAPI()
 if os.environ["ENGINE"] != "null":
+    import precision  # noqa: F401
     from ultralytics import YOLO
 
     model = YOLO(os.environ["WEIGHTS"], task="detect")

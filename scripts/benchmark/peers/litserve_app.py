@@ -11,6 +11,7 @@ import numpy as np
 class Detect(litserve.LitAPI):
     def setup(self, device):
         if os.environ["ENGINE"] != "null":
+            import precision  # noqa: F401
             from ultralytics import YOLO
 
             self.model = YOLO(os.environ["WEIGHTS"], task="detect")

@@ -18,6 +18,7 @@ class Decode(mosec.Worker):
 class Detect(mosec.Worker):
     def __init__(self):
         if os.environ["ENGINE"] != "null":
+            import precision  # noqa: F401
             from ultralytics import YOLO
 
             self.model = YOLO(os.environ["WEIGHTS"], task="detect")

@@ -2,9 +2,9 @@
 
 An entry of the file looks like this:
 
-- name: dock                  # shown in metrics; keys with the same name are one tenant in the batcher
+- name: dock                  # keys with the same name are one tenant in the batcher, and own the same streams and jobs
   sha256: 5f0c…               # the SHA-256 hash of the whole key
-  scopes: [detect]            # the key's permissions; admin includes detect and streams
+  scopes: [detect]            # the key's permissions; admin includes all others
   requests_per_s: 50          # optional, like the next two fields; 0 means no limit
   concurrency: 16
   expires: 2027-01-31         # the key is refused from this day on (UTC)
@@ -24,9 +24,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, Forbidden
+from serve_app.types import KEY_NAME, Principal
 
-Permission = Literal["detect", "streams", "admin"]  # the values that a key's `scopes:` may list
+Permission = Literal["detect", "streams", "jobs", "admin"]  # the values that a key's `scopes:` may list
 
 _PREFIX = "sl_"  # lets secret scanners recognise a leaked key
 _KEY_BYTES = 32
@@ -39,7 +40,7 @@ class Key(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=KEY_NAME)
     # A fast hash without a salt is enough for random secrets of 112 bits or more (NIST SP 800-63B, 5.1.2.2).
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     scopes: tuple[Permission, ...] = Field(min_length=1)
@@ -59,6 +60,19 @@ class Key(BaseModel):
     def allows(self, permission: Permission) -> bool:
         """Return whether the key has this permission; ``admin`` includes every permission."""
         return permission in self.scopes or "admin" in self.scopes
+
+    def check(self, permission: Permission) -> None:
+        """Raise Forbidden if the key does not have this permission."""
+        if not self.allows(permission):
+            raise Forbidden(
+                f"this API key lacks the permission {permission!r} and has only {', '.join(self.scopes)}; use a key "
+                "with that permission"
+            )
+
+    @property
+    def principal(self) -> Principal:
+        """The key's name, under which it owns streams and jobs, and whether it is an administrator's."""
+        return Principal(self.name, is_admin=self.allows("admin"))
 
     def has_expired(self) -> bool:
         """Return whether the key's expiry date (UTC) has been reached."""

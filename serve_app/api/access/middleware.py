@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from contextlib import AsyncExitStack, suppress
+from typing import Annotated
 
+from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,11 +18,12 @@ from serve_app.api.access.rates import Caller, KeyUsage
 from serve_app.api.access.reload import KeyReloader
 from serve_app.api.access.revocation import Revocation
 from serve_app.api.backend import Metrics
-from serve_app.api.bodies import is_untyped_json, read_body
+from serve_app.api.bodies import is_untyped_json, read_in_time
 from serve_app.api.errors import to_response
 from serve_app.config import AppArgs
-from serve_app.errors import DeadlineExceeded, Forbidden, Malformed, NotFound, ServeAppError, Unauthorized
+from serve_app.errors import Malformed, NotFound, ServeAppError, Unauthorized
 from serve_app.overload.limits import ConcurrencyLimit
+from serve_app.types import Principal
 
 _METHODS_WITH_BODY = {"POST", "PUT", "PATCH"}
 _METHODS_WITHOUT_BODY = {"GET", "HEAD", "DELETE"}
@@ -58,7 +61,7 @@ class Access:
         async with AsyncExitStack() as stack:
             try:
                 route, caller = await self._admit(HTTPConnection(scope), stack)
-                scope.setdefault("state", {})["tenant"] = caller.name
+                scope.setdefault("state", {})["caller"] = caller
                 if scope["type"] == "http":
                     receive = await self._with_body(Request(scope, receive), route)
             except ServeAppError as exc:
@@ -106,7 +109,9 @@ class Access:
         route = self._routes.find(request.scope)
         if route is None:
             raise NotFound("no such route; /docs lists the routes")
-        anonymous = Caller("", self._args.requests_per_s, concurrency=0)
+        # Without API keys, all callers are on this machine, and each is an administrator.
+        principal = Principal("", is_admin=self._keys is None)
+        anonymous = Caller(principal, self._args.requests_per_s, concurrency=0)
         if route.permission is None:
             return route, anonymous
         if self._keys is None:
@@ -122,17 +127,13 @@ class Access:
     ) -> Caller:
         key = await _authenticate(request, keys)
         caller = Caller(
-            key.name,
+            key.principal,
             self._args.requests_per_s if key.requests_per_s is None else key.requests_per_s,
             self._args.concurrency if key.concurrency is None else key.concurrency,
             key,
         )
         try:
-            if not key.allows(permission):
-                raise Forbidden(
-                    f"this API key lacks the permission {permission!r} and has only {', '.join(key.scopes)}; use a key "
-                    "with that permission"
-                )
+            key.check(permission)
             await stack.enter_async_context(self._usage[key.name].one(caller))
         except ServeAppError as exc:
             self._metrics.requested(key.name, exc.code)
@@ -162,14 +163,7 @@ class Access:
         # The route responds 405 to a method that it does not have.
         if route.reads_own_body or request.method not in _METHODS_WITH_BODY & route.methods:
             return request.receive
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                body = await read_body(request, _MAX_BODY_BYTES, "json_body")
-        except TimeoutError as exc:
-            raise DeadlineExceeded(
-                f"limits.deadline_s: the body was not complete within {self._deadline_s:g} s; send it faster or raise "
-                "the limit"
-            ) from exc
+        body = await read_in_time(request, _MAX_BODY_BYTES, "json_body", self._deadline_s)
         if is_untyped_json(request, body):
             headers = [header for header in request.scope["headers"] if header[0] != b"content-type"]
             request.scope["headers"] = [*headers, (b"content-type", b"application/json")]
@@ -212,7 +206,30 @@ def _last_message(scope: Scope, error: ServeAppError) -> Message:
     return {"type": "websocket.close", "code": _REFUSED + error.status_code, "reason": error.detail[:100]}
 
 
+def principal_of(request: HTTPConnection) -> Principal:
+    """Return who makes the request. Without API keys, everyone is an administrator without a name."""
+    return _caller_of(request).principal
+
+
 def tenant_of(request: HTTPConnection) -> str:
     """Return the request's tenant in the batcher, which is the name of the request's API key."""
-    tenant: str = request.state.tenant
-    return tenant
+    return principal_of(request).name
+
+
+async def _who(request: HTTPConnection) -> Principal:
+    return principal_of(request)  # in a coroutine, because FastAPI would call a function in a thread
+
+
+Who = Annotated[Principal, Depends(_who)]  # a route's parameter that says who makes the request
+
+
+def check_permission(request: HTTPConnection, permission: Permission) -> None:
+    """Raise Forbidden if the request's API key lacks a permission that this request needs besides its route's."""
+    key = _caller_of(request).key
+    if key is not None:
+        key.check(permission)
+
+
+def _caller_of(request: HTTPConnection) -> Caller:
+    caller: Caller = request.state.caller
+    return caller

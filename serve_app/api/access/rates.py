@@ -11,13 +11,14 @@ from aiolimiter import AsyncLimiter
 
 from serve_app.api.access.keys import Key
 from serve_app.errors import RateLimited
+from serve_app.types import Principal
 
 
 @dataclass(frozen=True)
 class Caller:
-    """The name of an API key and its limits. Without API keys, all clients together are one caller."""
+    """An API key and its limits. Without API keys, all clients together are one caller."""
 
-    name: str
+    principal: Principal
     requests_per_s: float  # 0 means no limit
     concurrency: int  # 0 means no limit
     key: Key | None = None

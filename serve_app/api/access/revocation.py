@@ -1,4 +1,4 @@
-"""Revocation, which ends an open response when its API key is removed, expires or loses the route's permission."""
+"""Revocation, which ends an open response when its API key is removed, expires, is renamed or loses a permission."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Revocation:
 
     @contextmanager
     def timeout(self, key: Key, permission: Permission) -> Iterator[asyncio.Timeout]:
-        """Yield a timeout that expires as soon as the key no longer has the permission."""
+        """Yield a timeout that expires as soon as the key loses the permission, its name or the permission admin."""
         until_revoked = asyncio.timeout(None)
         self._watched[until_revoked] = key, permission
         if self._watching is None or self._watching.done():
@@ -39,5 +39,7 @@ class Revocation:
             valid = {key.sha256: key for key in self._keys.keys if not key.has_expired()}
             for until_revoked, (key, permission) in self._watched.items():
                 current = valid.get(key.sha256)
-                if not until_revoked.expired() and (current is None or not current.allows(permission)):
+                # The response was opened for this principal, which decides what the response may show.
+                is_valid = current is not None and current.allows(permission) and current.principal == key.principal
+                if not is_valid and not until_revoked.expired():
                     until_revoked.reschedule(asyncio.get_running_loop().time())

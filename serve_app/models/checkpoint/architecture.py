@@ -6,7 +6,7 @@ layer any arguments. So only layers and arguments of the kinds that Ultralytics 
 
 from __future__ import annotations
 
-import re
+import ast
 import reprlib
 from typing import Any
 
@@ -20,12 +20,12 @@ MAX_FACTOR = 8.0  # of the depth and the width; Ultralytics' architectures have 
 MAX_REPEATS = 100  # before they are multiplied by the depth; Ultralytics' architectures have at most 18
 MAX_BLOCKS = 1000  # in all layers, with their repeats; Ultralytics' architectures have at most 100
 _MAX_ITEMS = 8  # of a list of inputs or arguments; Ultralytics' architectures have at most 6
-_MAX_SMALL = 64  # of kernel sizes, strides, paddings, and layer numbers in a list
+_MAX_SMALL = 16  # of kernel sizes, strides, paddings, and layer numbers in a list; Ultralytics' have at most 13
+_MAX_REG_MAX = 64
 _SIZES = ("scales", "scale", "depth_multiple", "width_multiple")
 _SETTINGS = ("nc", *_SIZES, "activation", "reg_max", "end2end", "inplace")
-_ACTIVATION = re.compile(
-    r"(torch\.)?nn\.(ELU|GELU|Hardswish|Mish|ReLU|ReLU6|SiLU|LeakyReLU)\(\)|(torch\.)?nn\.LeakyReLU\(0\.\d{1,4}\)"
-)
+_ACTIVATIONS = {"ELU", "GELU", "Hardswish", "LeakyReLU", "Mish", "ReLU", "ReLU6", "SiLU"}  # classes in torch.nn
+_MAX_ACTIVATION_CHARACTERS = 64
 # The kinds of the arguments of each layer, by the letters in ``_is_kind``. A layer may omit its last arguments.
 LAYERS = {
     "A2C2f": "ctk",
@@ -103,8 +103,8 @@ def _check_settings(architecture: Json) -> float:
         "nc": _is_int(architecture.get("nc"), 1, MAX_CLASSES),
         "scale": scale is None or isinstance(scale, str),
         "scales": has_sizes and all(map(_is_factor, sizes[:2])) and _is_int(sizes[2], 1, MAX_CHANNELS),
-        "activation": activation is None or (isinstance(activation, str) and _ACTIVATION.fullmatch(activation)),
-        "reg_max": _is_int(architecture.get("reg_max", 16), 1, _MAX_SMALL),
+        "activation": activation is None or (isinstance(activation, str) and _is_activation(activation)),
+        "reg_max": _is_int(architecture.get("reg_max", 16), 1, _MAX_REG_MAX),
         "end2end": architecture.get("end2end") in (None, False, True),
         "inplace": architecture.get("inplace") in (None, False, True),
     }
@@ -112,6 +112,20 @@ def _check_settings(architecture: Json) -> float:
         if not is_accepted:
             raise Unaccepted(f"has an architecture with a value of {key} that Ultralytics does not ship")
     return float(sizes[0])
+
+
+def _is_activation(text: str) -> bool:
+    """Return whether a text only makes an activation of PyTorch from numbers, such as ``nn.ReLU(inplace=True)``."""
+    try:
+        call = ast.parse(text if len(text) <= _MAX_ACTIVATION_CHARACTERS else "", mode="eval").body
+    except (SyntaxError, ValueError):
+        return False
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        return False
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    has_only_numbers = all(isinstance(one, ast.Constant) and type(one.value) in (bool, float, int) for one in values)
+    module = ast.unparse(call.func.value)
+    return has_only_numbers and module in ("nn", "torch.nn") and call.func.attr in _ACTIVATIONS
 
 
 def _check_layer(layer: Any, index: int, depth: float, classes: int) -> int:

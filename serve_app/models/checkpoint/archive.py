@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.models.checkpoint.pickle_classes import STORAGES
+from serve_app.models.checkpoint.failures import Unaccepted
+from serve_app.models.checkpoint.pickle_classes import BFLOAT16, STORAGES
 from serve_app.models.checkpoint.unpickler import Storage, Tensor
 
 _MAX_PICKLE_BYTES = 16 * 2**20  # 30 times the size for a large model; ``torch.save`` keeps the tensors outside it
 _MAX_DIMENSIONS = 8
+_OLD_FORMAT = bytes.fromhex("6cfc9c46f9206aa85019")  # the number at the start of files from before PyTorch 1.6
+_OLD_START_BYTES = 64
 
 
 class Archive:
@@ -28,6 +31,9 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self._bytes_left = path.stat().st_size
+        with path.open("rb") as file:
+            if _OLD_FORMAT in file.read(_OLD_START_BYTES):
+                raise Unaccepted("has the format from before PyTorch 1.6, which is not read")
         self._zip = zipfile.ZipFile(path)
         self.names = self._zip.namelist()
         pickles = [name for name in self.names if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -49,7 +55,7 @@ class Archive:
             raise TypeError("a tensor needs a storage of numbers")
         shape, strides = _sizes(tensor.shape), _sizes(tensor.strides)
         (length,), (offset,) = _sizes((storage.length,)), _sizes((tensor.offset,))
-        dtype = np.dtype(storage.dtype)
+        dtype = np.dtype("<u2" if storage.dtype == BFLOAT16 else storage.dtype)
         nbytes = length * dtype.itemsize
         if math.prod(shape) > length:
             raise ValueError("a tensor is larger than its storage")
@@ -62,6 +68,8 @@ class Archive:
         strides_bytes = tuple(stride * dtype.itemsize for stride in strides)
         # NumPy refuses a shape with an offset and strides that lead outside ``data``.
         view = np.ndarray(shape, dtype, data, offset * dtype.itemsize, strides_bytes)
+        if storage.dtype == BFLOAT16:  # NumPy has no such type; the bits are the upper half of a float32
+            return np.asarray(np.left_shift(view, 16, dtype="<u4", order="C")).view("<f4")
         return view.copy(order="C")
 
     def _read(self, name: str, most: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Convert an untrusted checkpoint in a separate process."""
+"""Check or convert an untrusted checkpoint in a separate process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from serve_app.errors import ModelError
-from serve_app.models.checkpoint.failures import REFUSED
+from serve_app.models.checkpoint.failures import REFUSED, printable
 
 _TIMEOUT_S = 60  # for a nano model, the process takes less than a second
 
@@ -22,8 +22,18 @@ def without_pickle(weights: Path, sha256: str | None, folder: Path) -> Path:
     if weights.suffix != ".pt" or sha256 is not None:
         return weights
     target = folder / f"{weights.stem}.safetensors"
+    _run_reader(weights, target)
+    return target
+
+
+def check_pickle(weights: Path) -> None:
+    """Raise ModelError when ``without_pickle`` would refuse a checkpoint that nobody trusts. Write no file."""
+    _run_reader(weights)
+
+
+def _run_reader(weights: Path, *target: Path) -> None:
     # -P: import nothing from the current folder
-    command = [sys.executable, "-P", "-m", "serve_app.models.checkpoint.reader", str(weights), str(target)]
+    command = [sys.executable, "-P", "-m", "serve_app.models.checkpoint.reader", str(weights), *map(str, target)]
     environment = os.environ | {
         "OPENBLAS_NUM_THREADS": "1",  # the buffers of each thread would count towards the memory limit
         "PYTHONIOENCODING": "utf-8:backslashreplace",
@@ -34,15 +44,19 @@ def without_pickle(weights: Path, sha256: str | None, folder: Path) -> Path:
         )
     except subprocess.TimeoutExpired as exc:
         raise ModelError(
-            f"model.weights: reading {weights.name} took more than {_TIMEOUT_S} s, but should take far less: use "
-            "another checkpoint"
+            f"model.weights: reading {printable(weights.name)} took more than {_TIMEOUT_S} s, but should take far "
+            "less: use another checkpoint"
         ) from exc
     if done.returncode == REFUSED:
-        raise ModelError(done.stdout.strip())
+        raise ModelError(printable(done.stdout.strip()))
+    if done.returncode < 0:
+        raise ModelError(
+            f"model.weights: reading {printable(weights.name)} was ended by signal {-done.returncode}, perhaps because "
+            f"it took more than {_TIMEOUT_S} s or too much memory: use another checkpoint"
+        )
     if done.returncode:
         reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
         raise ModelError(
-            f"model.weights: {weights.name} cannot be converted to safetensors ({reason}): copy it again, or free "
-            "some space"
+            f"model.weights: {printable(weights.name)} cannot be converted to safetensors ({printable(reason)}): copy "
+            "it again, or free some space"
         )
-    return target

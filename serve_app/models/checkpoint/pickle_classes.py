@@ -46,7 +46,9 @@ def _full_names(by_module: dict[str, str]) -> frozenset[str]:
 SHIPPED_CLASSES = _full_names(_OF_ULTRALYTICS)
 CLASSES = SHIPPED_CLASSES | _full_names(_OTHERS)
 
-STORAGES = {  # a tensor's storage -> NumPy's name of the type of its numbers
+BFLOAT16 = "bfloat16"
+STORAGES = {  # a tensor's storage -> NumPy's name of the type of its numbers, or BFLOAT16
+    "torch.BFloat16Storage": BFLOAT16,
     "torch.BoolStorage": "?",
     "torch.ByteStorage": "u1",
     "torch.DoubleStorage": "<f8",

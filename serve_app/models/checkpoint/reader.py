@@ -1,9 +1,9 @@
 """The process that reads a checkpoint. Each process reads one file, and its memory and time are limited.
 
-    python -m serve_app.models.checkpoint.reader CHECKPOINT TARGET
+    python -m serve_app.models.checkpoint.reader CHECKPOINT [TARGET]
 
-It writes the weights to TARGET as safetensors, with a description as JSON, or prints why it refuses the checkpoint. It
-never imports PyTorch or Ultralytics.
+It writes the weights to TARGET as safetensors, with a description as JSON, or prints why it refuses the checkpoint.
+Without TARGET, it only checks the checkpoint. It never imports PyTorch or Ultralytics.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ _MEMORY_BYTES = 2**30  # for Python and NumPy; the memory for the tensors depend
 _MAX_SECONDS = 60  # of CPU time
 _MAX_MODULES = 5_000  # Ultralytics' largest architecture has 1,472
 _MAX_SETTINGS_BYTES = 4 << 20  # of all modules, as JSON; the largest architecture, YOLOv9e, has 0.24 MB
+_MAX_NAMES_BYTES = 4 << 20  # of all classes, as JSON; the 601 names of Open Images have 0.02 MB
 MAX_SETTING_NUMBERS = 16  # in a setting that is a tensor, such as the strides of a head
+_PLAIN = (bool, float, int, str)
 _SHOWN_NAMES = 5
 _SHOWN_CHARACTERS = 80
 _TASKS = {  # of the models that are not for detection
@@ -43,8 +45,8 @@ _TASKS = {  # of the models that are not for detection
 }
 
 
-def convert(path: Path, target: Path) -> None:
-    """Write the weights and the description of a detection checkpoint to ``target``.
+def convert(path: Path, target: Path | None) -> None:
+    """Write the weights and the description of a detection checkpoint to ``target``, if it is not None.
 
     Raise ModelError if the checkpoint is refused.
     """
@@ -67,8 +69,9 @@ def convert(path: Path, target: Path) -> None:
             raise damaged(path.name) from exc
         if unpickler.needs:
             raise _needs(path, list(unpickler.needs))
-        description |= {"checkpoint": path.name, "sha256": sha256_of(path)}
-        save_file(weights, target, {key: json.dumps(value) for key, value in description.items()})
+        if target is not None:
+            description |= {"checkpoint": path.name, "sha256": sha256_of(path)}
+            save_file(weights, target, {key: json.dumps(value) for key, value in description.items()})
     except MemoryError as exc:
         raise ModelError(
             f"model.weights: {path.name} needs far more memory than a file of its size should: use another checkpoint"
@@ -149,8 +152,7 @@ def _walk(model: Inert) -> Iterator[tuple[str, Inert]]:
 
 
 def _is_setting(value: Any) -> bool:
-    plain = (bool, float, int, str)
-    return isinstance(value, plain) or (isinstance(value, tuple) and all(isinstance(item, plain) for item in value))
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(isinstance(item, _PLAIN) for item in value))
 
 
 def _describe(checkpoint: Any, model: Inert, modules: Json) -> Json:
@@ -163,10 +165,12 @@ def _describe(checkpoint: Any, model: Inert, modules: Json) -> Json:
     if isinstance(arguments, dict) and type(arguments.get("imgsz")) is int:
         trained["imgsz"] = arguments["imgsz"]
     names = model.state["names"]
-    if isinstance(names, list):
+    if isinstance(names, (list, tuple)):
         names = dict(enumerate(names))
-    if not all(_is_setting(value) for item in names.items() for value in item):
-        raise TypeError("the names of classes are texts or numbers")
+    if not isinstance(names, dict) or not all(isinstance(value, _PLAIN) for item in names.items() for value in item):
+        raise Unaccepted("has class names that are not plain texts, such as texts in NumPy's format")
+    if len(json.dumps(names)) > _MAX_NAMES_BYTES:  # a small pickle can name many classes with the same long text
+        raise Unaccepted("has far longer class names than a detection model needs")
     return {
         "names": names,
         "architecture": check_architecture(model.state["yaml"]),
@@ -176,23 +180,21 @@ def _describe(checkpoint: Any, model: Inert, modules: Json) -> Json:
 
 
 def _needs(path: Path, names: list[str]) -> ModelError:
-    shown = [_printable(name) for name in names[:_SHOWN_NAMES]]
+    shown = [
+        name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}…" for name in names[:_SHOWN_NAMES]
+    ]
     if len(names) > _SHOWN_NAMES:
         shown.append(f"{len(names) - _SHOWN_NAMES} more")
     problem = f"needs {', '.join(shown)}, which Ultralytics' detection checkpoints do not need"
     return untrusted(path.name, problem, sha256_of(path))
 
 
-def _printable(name: str) -> str:
-    text = "".join(character if character.isprintable() else "?" for character in name)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
-
-
 def main() -> int:
     """Read the checkpoint that the command line names, and return the exit status."""
-    path, target = Path(sys.argv[1]), Path(sys.argv[2])
+    path, target = Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
     most = _MEMORY_BYTES + 3 * path.stat().st_size
-    for kind, limit in ((resource.RLIMIT_AS, most), (resource.RLIMIT_CPU, _MAX_SECONDS)):
+    limits = {resource.RLIMIT_AS: most, resource.RLIMIT_CPU: _MAX_SECONDS, resource.RLIMIT_CORE: 0}
+    for kind, limit in limits.items():
         _, hard = resource.getrlimit(kind)
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(kind, (limit, limit))

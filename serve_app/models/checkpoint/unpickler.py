@@ -6,6 +6,7 @@ import pickletools
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve_app.models.checkpoint.failures import Unaccepted
 from serve_app.models.checkpoint.pickle_classes import CLASSES, IGNORED_CALLS, KNOWN, STORAGES
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -100,10 +101,10 @@ class Unpickler:
                 _expect(self._stack[-1], list).extend(items)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                _expect(stack[-1], dict)[key] = value
+                _expect(stack[-1], dict)[_key(key)] = value
             case "SETITEMS":
                 items = self._pop_to_mark()
-                _expect(self._stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
+                _expect(self._stack[-1], dict).update(zip(map(_key, items[::2]), items[1::2], strict=True))
             case "BINPERSID":
                 stack.append(_storage(stack.pop()))
             case "NEWOBJ":
@@ -124,7 +125,9 @@ class Unpickler:
                 items = [stack.pop() for _ in range(length)]
                 stack.append(tuple(reversed(items)))
             case _:
-                raise ValueError(f"torch.save does not write the instruction {instruction}")
+                raise Unaccepted(
+                    f"has the pickle instruction {instruction}, which torch.save does not write by default"
+                )
 
     def _pop_to_mark(self) -> list[Any]:
         items, self._stack = self._stack, self._outer.pop()
@@ -147,9 +150,9 @@ class Unpickler:
             case "torch._utils._rebuild_parameter":
                 return arguments[0]
             case "collections.OrderedDict":
-                return dict(*arguments)
+                return {_key(key): value for pairs in arguments for key, value in _expect(pairs, list)}
             case "__builtin__.set" | "builtins.set":
-                return set(*arguments)
+                return {_key(item) for items in arguments for item in _expect(items, list)}
             case "torch.Size":
                 return tuple(*arguments)
         is_creation = function in CLASSES and not arguments
@@ -168,6 +171,13 @@ class Unpickler:
 def _expect(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"{kind.__name__} expected")
+    return value
+
+
+def _key(value: Any) -> Any:
+    """Return a key of a dictionary. Refuse tuples, because the hash of a deeply nested tuple overflows the stack."""
+    if isinstance(value, tuple):
+        raise TypeError("no checkpoint has tuples as keys")
     return value
 
 

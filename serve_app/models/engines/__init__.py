@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.types import EngineInfo, Pixels
+from serve_app.types import EngineInfo, InputShape, Pixels
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The file or folder of a model, and how an engine loads it."""
+
+    path: Path
+    name: str
+    version: str  # see ``EngineInfo``
+    input_shape: InputShape  # the largest input, if the file does not fix its size
+    rectangular: bool  # also take rectangles, if the file does not fix the size
 
 
 class Engine(Protocol):
@@ -17,12 +30,14 @@ class Engine(Protocol):
     info: EngineInfo
     concurrency: int  # how many calls of ``infer`` may run at once, each in its own thread
     takes_batches: bool  # whether one call with several frames may be faster than one call per frame
+    # Whether the engine prepares a rectangle only when it is first needed. To warm it up earlier would waste memory.
+    prepares_by_need: bool
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
         """Return one raw output per frame, in order.
 
-        Frames have the shape ``info.input_shape.array``, are uint8 BGR and may be read-only. The engine converts their
-        colour order, scale and layout. See ``models.tasks`` for the shapes of the raw output.
+        All frames have the same shape, which is one of ``info.shapes``. They are uint8 BGR and may be read-only. The
+        engine converts their colour order, scale and layout. See ``models.tasks`` for the shapes of the raw output.
 
         ``alone``: no other call is running or waiting, so this call may use all cores. An output stays valid until the
         same thread calls ``infer`` again.

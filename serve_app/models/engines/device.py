@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -30,21 +31,30 @@ class ExecutionContext:
         max_batch_size: int,
         stream: torch.cuda.Stream | None = None,
     ) -> None:
-        """Allocate the memory for a batch. ``stream``: None means the default stream of the device."""
-        shape = (max_batch_size, *input_shape.array)
-        self._gathered = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        self._batch = self._gathered.numpy()
+        """Allocate the memory for a batch of the largest shape, ``input_shape``.
+
+        ``stream``: None means the default stream of the device.
+        """
+        size = max_batch_size * input_shape.nbytes
+        self._memory = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
         self._step = step
         self._device = device
         self._stream = stream
 
     def infer(self, frames: Sequence[Pixels]) -> list[NDArray[np.float32]]:
-        """Return the rows of each frame, in order: see ``to_rows``."""
+        """Return the rows of each frame, in order: see ``to_rows``. All frames have the same shape."""
+        gathered = as_batch(self._memory, len(frames), frames[0].shape)
+        batch = gathered.numpy()
         for number, frame in enumerate(frames):
-            self._batch[number] = frame
+            batch[number] = frame
         with torch.inference_mode(), torch.cuda.stream(self._stream):
-            rows = self._step(self._gathered[: len(frames)].to(self._device, non_blocking=True))
+            rows = self._step(gathered.to(self._device, non_blocking=True))
             return list(rows.cpu().numpy())
+
+
+def as_batch(memory: torch.Tensor, count: int, shape: Sequence[int]) -> torch.Tensor:
+    """Return the start of ``memory``, a one-dimensional tensor, as a batch of ``count`` frames of this shape."""
+    return memory[: count * math.prod(shape)].view(count, *shape)
 
 
 def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

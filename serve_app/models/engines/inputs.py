@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from serve_app.errors import ModelError
+from serve_app.models.shapes import rectangles
 from serve_app.types import InputShape
 
 MAX_SIDE_PX = 8192  # 64 slots of this size take 13 GB; inputs of detection models are smaller
@@ -44,6 +45,15 @@ def input_shape(inputs: Sequence[Sequence[int | None]], is_float: bool, wanted: 
             "it with a smaller input"
         )
     return shape
+
+
+def allowed_rectangles(sides: Sequence[int | None], shape: InputShape, stride_px: int) -> tuple[InputShape, ...]:
+    """Return the rectangles that fit the sizes of the input in the file, the smallest first.
+
+    ``sides``: batch, channels, height and width, with None for a dynamic size.
+    """
+    _, _, height, width = sides
+    return tuple(one for one in rectangles(shape, stride_px) if height in (None, one[0]) and width in (None, one[1]))
 
 
 def _format_shape(sides: Sequence[int | None]) -> str:

@@ -13,6 +13,9 @@ import yaml
 from serve_app.errors import ModelError
 from serve_app.types import Json
 
+_MAX_LABEL_CHARACTERS = 1000  # every detection in an answer repeats its label
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # characters that control a terminal, or start a line
+_USUAL_STRIDE_PX = 32  # that of all published models
 _NOTHING = ("", "none", "null", "~")  # spellings of an empty value in Python, JSON and YAML
 
 
@@ -20,8 +23,9 @@ def read_labels(metadata: Json) -> tuple[str, ...]:
     """Return the label of each class id, from ``names`` in the metadata.
 
     The value of ``names`` is either a list of labels or a mapping from class ids to labels. The ids may be text. In an
-    ONNX file, the list or mapping is written as text: Python's repr, JSON or YAML. A label may occur twice. Raise
-    ModelError when the labels cannot be read, or when the task is not detection.
+    ONNX file, the list or mapping is written as text: Python's repr, JSON or YAML. A label may occur twice. Characters
+    that control a terminal are replaced by question marks. Raise ModelError when the labels cannot be read, or when the
+    task is not detection.
     """
     task = metadata.get("task")
     if str(task).lower() not in (*_NOTHING, "detect"):
@@ -43,7 +47,7 @@ def read_labels(metadata: Json) -> tuple[str, ...]:
             "again with the name of each class"
         )
     try:
-        by_id = {int(class_id): _join_surrogates(str(label)) for class_id, label in names.items()}
+        by_id = {int(class_id): _CONTROL.sub("?", _join_surrogates(str(label))) for class_id, label in names.items()}
     except (TypeError, ValueError) as exc:
         raise ModelError(
             "the model does not name its classes: the keys of its names are not class ids; export it again with the "
@@ -53,6 +57,11 @@ def read_labels(metadata: Json) -> tuple[str, ...]:
         raise ModelError(
             f"the model does not name its classes: it has {len(names)} names, but no name for class "
             f"{missing[0]}; export it again with the name of each class"
+        )
+    if (longest := max(map(len, by_id.values()))) > _MAX_LABEL_CHARACTERS:
+        raise ModelError(
+            f"the model has a class name of {longest} characters, but at most {_MAX_LABEL_CHARACTERS} are accepted: "
+            "export it again with shorter names"
         )
     return tuple(by_id[class_id] for class_id in range(len(names)))
 
@@ -69,6 +78,12 @@ def has_built_in_nms(metadata: Json, operations: Iterable[str]) -> bool:
 def is_end_to_end(metadata: Json) -> bool:
     """Return whether the metadata say that the head returns each object once, like the heads of YOLOv10 and YOLO26."""
     return str(metadata.get("end2end")).lower() == "true"
+
+
+def read_stride(metadata: Json) -> int:
+    """Return the largest stride of the network in pixels, 32 if the metadata do not say it."""
+    text = str(metadata.get("stride"))
+    return int(text) if re.fullmatch(r"[1-9][0-9]{0,3}", text) else _USUAL_STRIDE_PX
 
 
 def _is_rtdetr(metadata: Json) -> bool:

@@ -20,9 +20,11 @@ from serve_app.models.checkpoint.failures import Unaccepted
 from serve_app.models.checkpoint.reader import MAX_SETTING_NUMBERS
 from serve_app.types import Json
 
-# To build a network and to run it once, PyTorch may compute at most this many numbers. Ultralytics' largest network
-# needs 0.4 billion.
-_MAX_NUMBERS = 500_000_000
+# To build a network and to run it once, PyTorch may compute at most this many numbers for each weight in the file, and
+# a fixed number more, because the outputs of the layers need not depend on the number of weights.
+_NUMBERS_PER_WEIGHT = 8
+_MORE_NUMBERS = 30_000_000
+_MAX_NUMBERS = 500_000_000  # for a file of any size; Ultralytics' largest network needs 0.4 billion
 _TRIED_SIDE_PX = 256  # with an image of this size, Ultralytics determines a network's strides
 _CHANNELS = 3
 # Settings that do not change the output, or that we set for each use of the network.
@@ -52,7 +54,8 @@ def build_network(architecture: Any, weights: dict[str, torch.Tensor], modules: 
     activation = Conv.default_act
     try:
         _check_shapes(architecture, weights)
-        network = DetectionModel(architecture, ch=_CHANNELS, verbose=False)
+        with torch.no_grad():  # otherwise, the outputs of all layers would be kept in memory until the network has run
+            network = DetectionModel(architecture, ch=_CHANNELS, verbose=False)
     finally:
         # Ultralytics changes this default in the whole process, and does not change it back after an error.
         Conv.default_act = activation
@@ -66,9 +69,10 @@ def build_network(architecture: Any, weights: dict[str, torch.Tensor], modules: 
 def _check_shapes(architecture: Json, weights: dict[str, torch.Tensor]) -> None:
     """Raise Unaccepted unless a network of this architecture has exactly these weights.
 
-    Also raise Unaccepted if more than ``_MAX_NUMBERS`` numbers are computed to build and run the network.
+    Also raise Unaccepted if building and running the network computes far more numbers than the file has weights.
     """
-    with torch.device("meta"), torch.no_grad(), _Limit():
+    numbers = _MORE_NUMBERS + _NUMBERS_PER_WEIGHT * sum(tensor.numel() for tensor in weights.values())
+    with torch.device("meta"), torch.no_grad(), _Limit(min(numbers, _MAX_NUMBERS)):
         network = BaseModel()
         network.model, network.save = parse_model(deepcopy(architecture), _CHANNELS, verbose=False)
         network.eval().model[-1].training = True  # the head then returns its inputs, as when strides are determined
@@ -82,16 +86,16 @@ def _check_shapes(architecture: Json, weights: dict[str, torch.Tensor]) -> None:
 
 
 class _Limit(TorchDispatchMode):  # type: ignore[misc]  # mypy does not follow PyTorch
-    """Raise Unaccepted when the operations in the ``with`` block have returned more than ``_MAX_NUMBERS`` numbers."""
+    """Raise Unaccepted when the operations in the ``with`` block have returned more than ``most`` numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         super().__init__()
-        self._numbers = 0
+        self._left = most
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))
-        self._numbers += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
-        if self._numbers > _MAX_NUMBERS:
+        self._left -= sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        if self._left < 0:
             raise Unaccepted("describes a network that needs far more memory than those that Ultralytics ships")
         return result
 

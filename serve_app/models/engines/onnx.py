@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from serve_app.errors import ModelError
-from serve_app.models.engines.inputs import fixed_batch_error, input_shape
-from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels
+from serve_app.models.engines import ModelFile
+from serve_app.models.engines.inputs import allowed_rectangles, fixed_batch_error, input_shape
+from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels, read_stride
 from serve_app.models.engines.precision import precision_of
 from serve_app.models.failures import out_of_memory, reason
 from serve_app.models.heads import integer_output_error, recognise, to_rows
@@ -27,19 +28,19 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 class OnnxEngine:
     """Engine that runs a batch in one call, or image by image when the file has a fixed batch size.
 
-    It computes in the precision of the file. A dynamic input size is set to ``input_shape``. Raise ModelError when
-    the model cannot be read or run.
+    It computes in the precision of the file. A dynamic input size is set to ``file.input_shape``, or with rectangles to
+    one of several shapes. Raise ModelError when the model cannot be read or run.
     """
 
     concurrency = 1
+    prepares_by_need = False
 
-    def __init__(
-        self, path: Path, *, name: str, version: str, input_shape: InputShape, threads: int, on_gpu: bool
-    ) -> None:
-        model = _read(path)
+    def __init__(self, file: ModelFile, *, threads: int, on_gpu: bool) -> None:
+        model = _read(file.path)
         metadata = {one.key: one.value for one in model.metadata_props}
         labels = read_labels(metadata)
-        batch, shape = _accept_uint8(model, input_shape)
+        sides, shape = _accept_uint8(model, file.input_shape, rectangular=file.rectangular)
+        batch = sides[0]
         operations = {node.op_type for node in model.graph.node}
         self.takes_batches = batch is None
         self._has_objectness = False
@@ -57,9 +58,9 @@ class OnnxEngine:
                 raise fixed_batch_error(batch) from exc
             if known := re.search(r"Current official support for domain \S+ is till opset (\d+)", str(exc)):
                 raise ModelError(
-                    f"ONNX Runtime cannot run {path.name}: export it with opset={known[1]} or less"
+                    f"ONNX Runtime cannot run {file.path.name}: export it with opset={known[1]} or less"
                 ) from exc
-            cannot = ModelError(f"ONNX Runtime cannot run {path.name}: {reason(exc)}")
+            cannot = ModelError(f"ONNX Runtime cannot run {file.path.name}: {reason(exc)}")
             raise out_of_memory(exc) or cannot from exc
         if on_gpu and self._session.get_providers()[0] != "CUDAExecutionProvider":
             raise ModelError("Ray gave this Detector a GPU, but ONNX Runtime cannot use it: install onnxruntime-gpu")
@@ -71,14 +72,15 @@ class OnnxEngine:
             raise integer_output_error()
         self._has_objectness = head == "objectness"
         self.info = EngineInfo(
-            name=name,
-            version=version,
+            name=file.name,
+            version=file.version,
             engine="onnx",
             precision=_precision(model),
             labels=labels,
             input_shape=shape,
             end_to_end=head == "rows",
             has_built_in_nms=head == "rows" and has_built_in_nms(metadata, operations),
+            rectangles=allowed_rectangles(sides, shape, read_stride(metadata)) if file.rectangular else (),
         )
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
@@ -110,11 +112,14 @@ def _read(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | None, InputShape]:
+def _accept_uint8(
+    model: onnx.ModelProto, wanted: InputShape, *, rectangular: bool
+) -> tuple[list[int | None], InputShape]:
     """Add the conversion of colour order, scale and layout to the graph, so that frames need no converted copy.
 
-    Return the file's batch size (None if it is dynamic), and the shape of the input, where ``wanted`` replaces dynamic
-    sides. A fixed batch size is changed to 1. Raise ModelError for inputs that are not supported.
+    Return the sizes of the input in the file (None for a dynamic size), and its shape, where ``wanted`` replaces
+    dynamic sides. Dynamic sides stay dynamic if ``rectangular`` is set. A fixed batch size is changed to 1. Raise
+    ModelError for inputs that are not supported.
     """
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
@@ -133,7 +138,9 @@ def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | Non
             # shape, too.
             output.type.tensor_type.ClearField("shape")
     half = old.type.tensor_type.elem_type == TensorProto.FLOAT16
-    new = helper.make_tensor_value_info(_FRAMES, TensorProto.UINT8, [1 if batch else "batch", *shape.array])
+    height, width = (side or name for side, name in zip(sides[0][2:], ("height", "width"), strict=True))
+    size = (height, width) if rectangular else shape
+    new = helper.make_tensor_value_info(_FRAMES, TensorProto.UINT8, [1 if batch else "batch", *size, 3])
     graph.input.remove(old)
     graph.input.insert(0, new)
     graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "sightline.rgb_of_bgr"))
@@ -149,7 +156,7 @@ def _accept_uint8(model: onnx.ModelProto, wanted: InputShape) -> tuple[int | Non
     ]
     for index, step in enumerate(steps):
         graph.node.insert(index, step)
-    return batch, shape
+    return sides[0], shape
 
 
 def _keep_any_batch(model: onnx.ModelProto, batch: int) -> None:

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino as ov
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from serve_app.errors import ModelError
-from serve_app.models.engines.inputs import fixed_batch_error, input_shape
-from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels
+from serve_app.models.engines import ModelFile
+from serve_app.models.engines.inputs import allowed_rectangles, fixed_batch_error, input_shape
+from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels, read_stride
 from serve_app.models.engines.precision import precision_of
 from serve_app.models.failures import out_of_memory, reason
 from serve_app.models.heads import integer_output_error, recognise, to_rows
@@ -31,43 +32,48 @@ _FLOATS = (ov.Type.f32, ov.Type.f16, ov.Type.bf16, ov.Type.f64)
 class OpenVinoEngine:
     """Engine that runs one image per OpenVINO request, and reads the image in place from shared memory.
 
-    The model is compiled twice. One copy uses all threads for a single image. The other copy runs several images at
-    once, in as many OpenVINO streams as OpenVINO recommends for the machine. Streams are slower for one image and
-    faster for many images.
+    The model is compiled twice for each shape. One copy uses all threads for a single image. The other copy runs
+    several images at once, in as many OpenVINO streams as OpenVINO recommends for the machine. Streams are slower for
+    one image and faster for many images.
 
-    ``path``: an exported OpenVINO folder, or an ``.onnx`` file. A dynamic input size is set to ``input_shape``, and a
-    fixed batch size is changed to 1. Raise ModelError when the model cannot be read or run.
+    A rectangle is compiled when it is first needed, because each copy takes memory for its own weights. Each shape is
+    fixed in its copies: a copy that takes any shape is slower, and far slower in bf16.
+
+    ``file``: an exported OpenVINO folder, or an ``.onnx`` file. A dynamic input size is set to ``file.input_shape``, or
+    with rectangles to one of several shapes. A fixed batch size is changed to 1. Raise ModelError when the model cannot
+    be read or run.
     """
 
     takes_batches = False
+    prepares_by_need = True
 
-    def __init__(
-        self, path: Path, *, name: str, version: str, input_shape: InputShape, precision: Precision, threads: int
-    ) -> None:
-        core = ov.Core()
-        model, metadata = _read(core, path)
+    def __init__(self, file: ModelFile, *, precision: Precision, threads: int) -> None:
+        self._core = core = ov.Core()
+        # Rectangles are compiled later, when the file may have been replaced. So the weights are read, and not mapped.
+        core.set_property({"ENABLE_MMAP": False})
+        model, metadata = _read(core, file.path)
         labels = read_labels(metadata)
-        batch, shape = _fix_shape(model, input_shape)
+        sides, shape = _fix_shape(model, file.input_shape)
+        batch = sides[0] or 1
         operations = {operation.get_type_name() for operation in model.get_ops()}
         is_int8 = precision_of(operations, _kernels(model)) == "int8"
         precision = _choose_precision(precision, is_quantised=is_int8, has_bf16=_has_bf16(core))
         answers_floats = not model.outputs or model.output(0).element_type in _FLOATS
-        options: Json = {"INFERENCE_NUM_THREADS": threads}
+        self._options: Json = {"INFERENCE_NUM_THREADS": threads}
         # Only a model with FakeQuantize computes in int8. Dynamic quantisation adds int8 weights, but computes in fp32.
         if "FakeQuantize" not in operations:
-            options["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bf16" else "f32"
-        self._requests = threading.local()  # for each thread, its infer requests by compiled model
+            self._options["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bf16" else "f32"
+        self._compiled: dict[_Copy, ov.CompiledModel] = {}
+        self._compiling = threading.Lock()
+        self._requests = _Requests()
         self._has_objectness = False
         try:
-            model = _accept_uint8(model)
-            self._for_many = core.compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "THROUGHPUT"})
-            self.concurrency = int(self._for_many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-            self._for_one = self._for_many
-            if self.concurrency > 1:
-                self._for_one = core.compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
+            self._model = _accept_uint8(model)
+            for_many = self._copy(_Copy(shape, for_one=False))
+            self.concurrency = int(for_many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
             outputs = self._output_shapes(shape)
         except RuntimeError as exc:
-            raise out_of_memory(exc) or _cannot_run(path, batch, precision, exc) from exc
+            raise out_of_memory(exc) or _cannot_run(file.path, batch, precision, exc) from exc
         if batch > 1 and outputs[0][0] != 1:
             raise fixed_batch_error(batch)
         head = recognise(outputs, labels, shape, is_end_to_end=is_end_to_end(metadata))
@@ -75,22 +81,24 @@ class OpenVinoEngine:
             raise integer_output_error()
         self._has_objectness = head == "objectness"
         self.info = EngineInfo(
-            name=name,
-            version=version,
+            name=file.name,
+            version=file.version,
             engine="openvino",
             precision=precision,
             labels=labels,
             input_shape=shape,
             end_to_end=head == "rows",
             has_built_in_nms=head == "rows" and has_built_in_nms(metadata, operations),
+            rectangles=allowed_rectangles(sides, shape, read_stride(metadata)) if file.rectangular else (),
         )
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
         """Run the model on frames: see ``Engine``."""
-        compiled, name = (self._for_one, "one") if alone else (self._for_many, "many")
-        requests = self._requests.__dict__.setdefault(name, [])
+        shape = InputShape(*frames[0].shape[:2])
+        copy = _Copy(shape, for_one=alone and self.concurrency > 1)
+        requests = self._requests.of.setdefault(copy, [])
         while len(requests) < len(frames):
-            requests.append(compiled.create_infer_request())
+            requests.append(self._copy(copy).create_infer_request())
         requests = requests[: len(frames)]
         # OpenVINO shares memory only with writable arrays and keeps no reference to them. So we copy read-only frames,
         # and keep all arrays alive until every request is done.
@@ -103,11 +111,41 @@ class OpenVinoEngine:
         raw = [request.get_output_tensor(0).data[0] for request in requests]
         return [to_rows(one) for one in raw] if self._has_objectness else raw
 
+    def free_rectangles(self) -> None:
+        """Free the memory of all rectangles. No other call may run meanwhile. They are compiled again when needed."""
+        self._requests = _Requests()
+        self._compiled = {copy: one for copy, one in self._compiled.items() if copy.shape == self.info.input_shape}
+
+    def _copy(self, copy: _Copy) -> ov.CompiledModel:
+        """Return a compiled copy of the model. Compile it at the first call."""
+        if copy not in self._compiled:
+            with self._compiling:  # only one thread compiles a copy, and the others wait for it
+                if copy not in self._compiled:
+                    model = self._model.clone()
+                    model.reshape([1, *copy.shape.array])
+                    options = self._options | {"PERFORMANCE_HINT": "LATENCY" if copy.for_one else "THROUGHPUT"}
+                    self._compiled[copy] = self._core.compile_model(model, "CPU", options)
+        return self._compiled[copy]
+
     def _output_shapes(self, shape: InputShape) -> list[list[int]]:
         """Run the model once, and return the shapes of its outputs. In some files, these shapes are dynamic."""
         self.infer([np.zeros(shape.array, np.uint8)])
-        (request,) = self._requests.one
+        ((request,),) = self._requests.of.values()
         return [list(tensor.shape) for tensor in request.output_tensors]
+
+
+class _Copy(NamedTuple):
+    """A compiled copy of the model."""
+
+    shape: InputShape
+    for_one: bool  # it uses all threads for a single image
+
+
+class _Requests(threading.local):
+    """The infer requests of each thread."""
+
+    def __init__(self) -> None:
+        self.of: dict[_Copy, list[ov.InferRequest]] = {}
 
 
 def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:
@@ -192,11 +230,11 @@ def _read_metadata(path: Path) -> Json:
     return metadata
 
 
-def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
+def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[list[int | None], InputShape]:
     """Set the batch size to 1 and dynamic sides to ``wanted``.
 
-    Return the file's batch size (1 if it is dynamic) and the input shape. Raise ModelError when the input is not
-    supported or cannot be changed.
+    Return the sizes of the input in the file (None for a dynamic size), and the input shape. Raise ModelError when the
+    input is not supported or cannot be changed.
     """
     inputs = [list(one.partial_shape) if one.partial_shape.rank.is_static else [] for one in model.inputs]
     sides = [[None if side.is_dynamic else side.get_length() for side in one] for one in inputs]
@@ -215,7 +253,7 @@ def _fix_shape(model: ov.Model, wanted: InputShape) -> tuple[int, InputShape]:
                 f"model.image_size_px: the model does not take an input of {shape}; set the size that it takes, or "
                 "export it again"
             ) from exc
-    return batch, shape
+    return sides[0], shape
 
 
 def _keep_any_batch(model: ov.Model, batch: int) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.models.shapes import rectangles
 from serve_app.types import EngineInfo, InputShape, Pixels
 
 _BATCH_S = 0.2
+_STRIDE_PX = 32  # that of most YOLO models
 
 
 class SimulatedEngine:
@@ -18,10 +20,17 @@ class SimulatedEngine:
 
     concurrency = 1
     takes_batches = True
+    prepares_by_need = False
 
-    def __init__(self, kind: str, *, input_shape: InputShape) -> None:
+    def __init__(self, kind: str, *, input_shape: InputShape, rectangular: bool) -> None:
         self.info = EngineInfo(
-            name=kind, version=kind, engine=kind, labels=("nothing",), input_shape=input_shape, end_to_end=True
+            name=kind,
+            version=kind,
+            engine=kind,
+            labels=("nothing",),
+            input_shape=input_shape,
+            end_to_end=True,
+            rectangles=rectangles(input_shape, _STRIDE_PX) if rectangular else (),
         )
         self._batch_s = {"null": 0.0, "sleep": _BATCH_S}[kind]
 

@@ -6,7 +6,7 @@ import bisect
 import logging
 import queue
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from serve_app.errors import ModelError
-from serve_app.models.engines.device import ExecutionContext, Step, to_input, to_rows
+from serve_app.models.engines import ModelFile
+from serve_app.models.engines.device import ExecutionContext, Step, as_batch, to_input, to_rows
 from serve_app.models.engines.ultralytics import load_network
 from serve_app.models.heads import recognise
+from serve_app.models.shapes import rectangles
 from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 logger = logging.getLogger(__name__)
@@ -28,18 +30,10 @@ class TorchEngine:
     """Engine that runs a batch in one forward pass. Raise ModelError when it cannot run the checkpoint."""
 
     takes_batches = True
+    prepares_by_need = False
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        name: str,
-        version: str,
-        input_shape: InputShape,
-        precision: Precision,
-        threads: int,
-        max_batch_size: int,
-        on_gpu: bool,
+        self, file: ModelFile, *, precision: Precision, threads: int, max_batch_size: int, on_gpu: bool
     ) -> None:
         if precision == "auto":
             precision = "fp16" if on_gpu else "fp32"
@@ -54,7 +48,7 @@ class TorchEngine:
             torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS=1 for actors with less than one core
         device = torch.device("cuda" if on_gpu else "cpu")
         dtype = torch.float16 if precision == "fp16" else torch.float32
-        network, labels = load_network(path)
+        network, labels = load_network(file.path)
         network = network.fuse(verbose=False).eval().requires_grad_(False)
         network = network.to(device, dtype, memory_format=torch.channels_last)
 
@@ -63,31 +57,34 @@ class TorchEngine:
             return output[0] if isinstance(output, (list, tuple)) else output
 
         with torch.inference_mode():
-            blank = torch.zeros((1, *input_shape.array), dtype=torch.uint8, device=device)
+            blank = torch.zeros((1, *file.input_shape.array), dtype=torch.uint8, device=device)
             shape = list(raw_output(blank).shape)
             # The end-to-end head is the only one of Ultralytics' heads whose output has six columns.
-            end_to_end = recognise([shape], labels, input_shape, is_end_to_end=True) == "rows"
+            end_to_end = recognise([shape], labels, file.input_shape, is_end_to_end=True) == "rows"
 
         def step(frames: torch.Tensor) -> torch.Tensor:
             return raw_output(frames).float() if end_to_end else to_rows(raw_output(frames))
 
         self.info = EngineInfo(
-            name=name,
-            version=version,
+            name=file.name,
+            version=file.version,
             engine="torch",
             precision=precision,
             labels=labels,
-            input_shape=input_shape,
+            input_shape=file.input_shape,
             end_to_end=end_to_end,
+            rectangles=rectangles(file.input_shape, int(network.stride.max())) if file.rectangular else (),
         )
         # Without graphs there is only one context, because Ultralytics' head changes its own state while it runs.
-        steps = _record_graphs(step, network, input_shape, max_batch_size) if on_gpu else []
+        steps = _record_graphs(step, network, self.info.shapes, max_batch_size) if on_gpu else []
         runs: list[tuple[Step, torch.cuda.Stream | None]] = [(one, one.stream) for one in steps] or [(step, None)]
         self.concurrency = len(runs)
         self._contexts = queue.SimpleQueue[ExecutionContext]()  # the contexts that no thread is using
         for run, stream in runs:
             self._contexts.put(
-                ExecutionContext(run, device, input_shape=input_shape, max_batch_size=max_batch_size, stream=stream)
+                ExecutionContext(
+                    run, device, input_shape=file.input_shape, max_batch_size=max_batch_size, stream=stream
+                )
             )
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
@@ -99,13 +96,13 @@ class TorchEngine:
             self._contexts.put(context)
 
 
-def _record_graphs(step: Step, network: Any, input_shape: InputShape, max_batch_size: int) -> list[_Graphs]:
+def _record_graphs(step: Step, network: Any, shapes: Sequence[InputShape], max_batch_size: int) -> list[_Graphs]:
     """Record ``step`` as CUDA graphs, one set for each context.
 
     Return [] if the recording fails, or if a graph's output differs from that of ``step``.
     """
     try:
-        contexts = [_Graphs(step, network, input_shape, max_batch_size) for _ in range(_GPU_CONTEXTS)]
+        contexts = [_Graphs(step, network, shapes, max_batch_size) for _ in range(_GPU_CONTEXTS)]
         if all(graphs.agree_with(step) for graphs in contexts):
             return contexts
         logger.warning("the CUDA graph's output differs from eager output: the model runs without graphs, more slowly")
@@ -115,34 +112,40 @@ def _record_graphs(step: Step, network: Any, input_shape: InputShape, max_batch_
 
 
 class _Graphs:
-    """A ``step`` recorded as one CUDA graph per batch size. Replaying a graph takes one launch instead of hundreds.
+    """A ``step`` recorded as one CUDA graph per shape and batch size.
 
-    Batch sizes above 8 are rounded up to a multiple of 8. Only one thread may use the graphs at a time, on ``stream``.
+    Replaying a graph takes one launch instead of hundreds. Batch sizes above 8 are rounded up to a multiple of 8. Only
+    one thread may use the graphs at a time, on ``stream``.
     """
 
-    def __init__(self, step: Step, network: Any, input_shape: InputShape, max_batch_size: int) -> None:
+    def __init__(self, step: Step, network: Any, shapes: Sequence[InputShape], max_batch_size: int) -> None:
+        """Record the graphs. ``shapes``: the smallest first."""
         self.stream = torch.cuda.Stream()
         self._sizes = [n for n in range(1, max_batch_size) if n <= 8 or n % 8 == 0] + [max_batch_size]
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
-        # Ultralytics' head replaces its anchors for each batch size. We keep the old anchors, because the recorded
-        # graphs read them.
+        # By height, width and batch size: the graph, its input and its output.
+        self._graphs: dict[tuple[int, int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
+        # Ultralytics' head replaces its anchors for each shape and batch size. We keep the old anchors, because the
+        # recorded graphs read them.
         self._anchors = []
-        pool = torch.cuda.graph_pool_handle()  # shared, because the graphs of a context never run at the same time
+        # The graphs of a context never run at the same time, so they share their memory and that of their inputs.
+        pool = torch.cuda.graph_pool_handle()
+        memory = torch.zeros(max_batch_size * shapes[-1].nbytes, dtype=torch.uint8, device="cuda")
         head = network.model[-1]
         with torch.inference_mode(), torch.cuda.stream(self.stream):
-            for size in self._sizes:
-                frames = torch.zeros((size, *input_shape.array), dtype=torch.uint8, device="cuda")
+            # The largest graph is recorded first, so that the smaller ones fit into its memory.
+            for shape, size in product(reversed(shapes), reversed(self._sizes)):
+                frames = as_batch(memory, size, shape.array)
                 step(frames)  # warm-up: cuDNN chooses its kernels, and the head computes its anchors
                 self.stream.synchronize()
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=pool, stream=self.stream):
                     rows = step(frames)
-                self._graphs[size] = graph, frames, rows
+                self._graphs[*shape, size] = graph, frames, rows
                 self._anchors.append((getattr(head, "anchors", None), getattr(head, "strides", None)))
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         size = self._sizes[bisect.bisect_left(self._sizes, len(frames))]
-        graph, static_input, rows = self._graphs[size]
+        graph, static_input, rows = self._graphs[frames.shape[1], frames.shape[2], size]
         static_input[: len(frames)].copy_(frames)
         graph.replay()
         return rows[: len(frames)]

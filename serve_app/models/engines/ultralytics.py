@@ -79,21 +79,32 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...], Json]:
     return network, read_labels({"names": names}), metadata
 
 
-def export(path: Path, *, format: str, input_shape: Sequence[int], quantize: int = 32, max_batch_size: int = 1) -> Path:
+def export(
+    path: Path,
+    *,
+    format: str,
+    input_shape: Sequence[int],
+    quantize: int = 32,
+    any_size: bool = False,
+    max_batch_size: int = 1,
+) -> Path:
     """Export the checkpoint ``path`` to a file or folder next to it, and return the path of the export.
 
-    ``format``: Ultralytics' name for the format of the export. ``input_shape``: the fixed height and width of the
-    exported model's input. ``quantize``: bits per number. With 8 bits, the folder ``images`` next to ``path`` must have
-    calibration images, which Ultralytics may modify. ``max_batch_size``: if above 1, the exported model takes batches
-    of up to this size. Raise ModelError when the checkpoint is not a YOLO detection model.
+    ``format``: Ultralytics' name for the format of the export. ``input_shape``: the height and width of the exported
+    model's input. With ``any_size``, the exported model also takes other sizes. ``quantize``: bits per number. With 8
+    bits, the folder ``images`` next to ``path`` must have calibration images, which Ultralytics may modify.
+    ``max_batch_size``: if above 1, the exported model takes batches of up to this size, which needs ``any_size``. Raise
+    ModelError when the checkpoint is not a YOLO detection model.
     """
     yolo = _open(path)
-    options: Json = {"batch": max_batch_size, "dynamic": max_batch_size > 1}
+    options: Json = {"batch": max_batch_size, "dynamic": any_size}
     if quantize != 32:
         options["quantize"] = quantize
     if quantize == 8:
         data = path.with_name("calibration.yaml")
-        data.write_text(json.dumps({"path": str(path.parent), "train": "images", "val": "images", "names": yolo.names}))
+        content = {"path": str(path.parent), "train": "images", "val": "images", "names": yolo.names}
+        # Ultralytics reads the file as YAML, which does not accept JSON's escapes of characters outside the BMP.
+        data.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         options["data"] = str(data)
     return Path(yolo.export(format=format, imgsz=list(input_shape), verbose=False, **options))
 

@@ -1,1 +1,1 @@
-"""Capture of frames: sources are checked, opened, read and reopened."""
+"""Capture of frames: a thread reads the source into a mailbox, and reopens the source when it fails."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Policy
 from serve_app.streams.capture.mailbox import FrameMailbox
-from serve_app.streams.capture.pictures import Video
 from serve_app.streams.capture.reconnect import ReconnectingSource
-from serve_app.streams.capture.source import Source
-from serve_app.streams.capture.timestamps import Timestamps
 from serve_app.streams.progress import Progress
-from serve_app.types import Frame, Position
+from serve_app.types import Frame, Pixels, Position
+from serve_app.video.decoding import Decoding
+from serve_app.video.pictures import Undecoded, Video
+from serve_app.video.source import Source
+from serve_app.video.timestamps import Timestamps
 
 
 class Capture:
@@ -37,9 +39,11 @@ class Capture:
         """Prepare the capture without starting it.
 
         A file or folder starts at the first frame after the position ``after``. The stream's own clock starts at
-        ``stream_time_s``. ``hwaccel`` and ``guard`` are explained in ``open_video``.
+        ``stream_time_s``. ``hwaccel`` names the hardware decoder, and ``guard`` is explained in
+        ``open_video``.
         """
         self._progress = progress
+        progress.decoding = Decoding(hwaccel, max_fps)
         self._policy = policy
         self._is_live = source.is_live
         self._max_fps = max_fps
@@ -47,7 +51,14 @@ class Capture:
         self._error: Exception | None = None  # the unexpected error that ended the thread
         self._stopped = threading.Event()
         self._source = ReconnectingSource(
-            source, progress, self._stopped, max_pixels=max_pixels, loop=loop, after=after, hwaccel=hwaccel, guard=guard
+            source,
+            progress,
+            self._stopped,
+            max_pixels=max_pixels,
+            loop=loop,
+            after=after,
+            decoding=progress.decoding,
+            guard=guard,
         )
         self._started_at_s = time.monotonic() - stream_time_s
         self._stream_time_s = stream_time_s  # the newest frame's time on the stream's own clock
@@ -103,10 +114,12 @@ class Capture:
             if in_real_time and self._stopped.wait(max(0.0, opened_at_s + elapsed_s - time.monotonic())):
                 return
             self._stream_time_s = max(self._stream_time_s, opened_at_stream_s + elapsed_s)
-            frame = Frame(self._progress.frame_captured(), time.time(), self._stream_time_s, position, pixels)
-            if elapsed_s < due_s - 1e-3:
-                self._progress.drop("max_fps", frame.frame_id)
+            taken = None if elapsed_s < due_s - 1e-3 else _decoded(pixels)
+            frame_id = self._progress.frame_captured()
+            if taken is None:
+                self._progress.drop("max_fps", frame_id)
                 continue
+            frame = Frame(frame_id, time.time(), self._stream_time_s, position, taken)
             if interval_s:
                 due_s += interval_s * max(1, math.floor((elapsed_s - due_s) / interval_s) + 1)
             unused = self._mailbox.put(frame, wait=self._policy == "wait")
@@ -117,3 +130,8 @@ class Capture:
             elif self._is_live:
                 # A frame of a file does not count as dropped, because it is read again when the stream continues.
                 self._progress.drop("stopped", unused.frame_id)
+
+
+def _decoded(pixels: Callable[[], Pixels]) -> Callable[[], Pixels] | None:
+    """Return the function that returns a frame's pixels, or None if the frame can no longer be decoded."""
+    return pixels.decode() if isinstance(pixels, Undecoded) else pixels

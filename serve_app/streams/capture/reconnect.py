@@ -9,11 +9,12 @@ from collections.abc import Callable
 from serve_app.errors import SourceDenied, SourceError, SourceGone, SourceStalled, SourceTooLarge, SourceUntrusted
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import State
-from serve_app.streams.capture.pictures import Video
-from serve_app.streams.capture.source import Source
-from serve_app.streams.capture.video import open_video
 from serve_app.streams.progress import Progress
 from serve_app.types import Position
+from serve_app.video.decoding import Decoding
+from serve_app.video.pictures import Video
+from serve_app.video.source import Source
+from serve_app.video.video import open_video
 
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 1.5  # short enough to read a source again within 2 s of its return
 _FAILED_RETRY_S = 60.0  # long, because some cameras lock out clients that log in too often
@@ -31,7 +32,7 @@ class ReconnectingSource:
         max_pixels: int,
         loop: bool,
         after: Position | None,
-        hwaccel: str | None,
+        decoding: Decoding,
         guard: AddressGuard | None,
     ) -> None:
         """Prepare the source. ``loop`` restarts a file when it ends.
@@ -44,7 +45,7 @@ class ReconnectingSource:
         self._max_pixels = max_pixels
         self._loop = loop
         self._after = None if source.is_live else after
-        self._hwaccel = hwaccel
+        self._decoding = decoding
         self._guard = guard
 
     def read_until_the_end(self, read: Callable[[Video], None]) -> None:
@@ -61,7 +62,7 @@ class ReconnectingSource:
                     self._source,
                     max_pixels=self._max_pixels,
                     after=self._after,
-                    hwaccel=self._hwaccel,
+                    decoding=self._decoding,
                     guard=self._guard,
                 ) as video:
                     self._progress.source_opened(video.fps, video.passed_over)

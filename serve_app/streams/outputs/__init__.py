@@ -1,1 +1,1 @@
-"""The outputs of a stream: events for clients, sinks and recordings."""
+"""The outputs of a stream: events for clients, and recordings."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from serve_app.errors import InvalidParameter
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import JsonLinesSink, StreamSpec
-from serve_app.streams.outputs.sinks import check_sink
+from serve_app.sinks import check_sink
 
 
 def check_outputs(spec: StreamSpec, output_dir: Path | None, guard: AddressGuard) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from serve_app.schemas.streams import EventType
-from serve_app.streams.outputs.sinks import Sink
+from serve_app.sinks import Sink
 from serve_app.types import Event, EventPage
 
 _MAX_KEPT = 512  # how many events a client can catch up on after it reconnects

@@ -23,7 +23,7 @@ import redis
 
 from scripts.launch import free_port
 from serve_app.network.address_guard import AddressGuard
-from serve_app.streams.outputs.sinks import Sink
+from serve_app.sinks import Sink
 from tests.integration.conftest import eventually
 from tests.support.receiver import Receiver
 from tests.support.sinks import event, new_sink, until

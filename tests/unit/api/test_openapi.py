@@ -17,7 +17,7 @@ from schemathesis.core.result import Ok
 from serve_app import __version__
 from serve_app.api.access.permissions import RouteTable
 from serve_app.types import Json
-from tests.support.api import build
+from tests.support.api import build, client_of
 
 pytestmark = pytest.mark.anyio
 
@@ -141,7 +141,7 @@ def test_every_error_response_has_the_same_form_and_an_example_with_a_limit() ->
     assert error["example"]["limit"]
     for method, path in OPERATIONS:
         for status_code, response in DOCUMENT["paths"][path][method]["responses"].items():
-            if not status_code.startswith("2"):
+            if status_code.startswith(("4", "5")):
                 assert "ErrorResponse" in str(response["content"]["application/json"]["schema"])
                 assert response["description"].startswith("`")
 
@@ -161,4 +161,25 @@ def test_known_operations_need_the_expected_permissions() -> None:
     assert paths["/detect"]["post"]["security"] == [{"key": ["detect"]}]
     assert paths["/models"]["get"]["security"] == [{"key": ["detect"]}]
     assert paths["/streams/{stream_id}"]["put"]["security"] == [{"key": ["streams"]}]
+    assert paths["/jobs/{job_id}/items"]["get"]["security"] == [{"key": ["jobs"]}]
+    assert paths["/streams/{stream_id}/owner"]["put"]["security"] == [{"key": ["admin"]}]
     assert "security" not in paths["/readyz"]["get"]
+
+
+async def test_openapi_describes_the_request_the_responses_and_the_errors() -> None:
+    async with client_of(API) as client:
+        detect = (await client.get("/openapi.json")).json()["paths"]["/detect"]["post"]
+    assert {"multipart/form-data", "image/*", "application/json"} <= set(detect["requestBody"]["content"])
+    assert {parameter["name"] for parameter in detect["parameters"]} == {
+        "model",
+        "confidence",
+        "iou",
+        "classes",
+        "max_detections",
+    }
+    assert set(detect["responses"]) == {
+        *("200", "202", "400", "401", "403", "413", "415", "422", "429", "500", "503", "504", "507"),
+    }
+    for status_code, response in detect["responses"].items():
+        schema = str(response["content"]["application/json"]["schema"])
+        assert ("ErrorResponse" in schema) == (not status_code.startswith("2"))

@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from serve_app.api.streams import _MAX_FOLLOWERS
+from serve_app.api.events import _MAX_FOLLOWERS
 from serve_app.errors import Overloaded
 from serve_app.types import Snapshot
 from tests.support.api import is_error

@@ -13,6 +13,7 @@ import pytest
 
 from serve_app.cli.deploy import apply_config, check_changed, dashboard, settled_models
 from serve_app.cli.errors import CommandFailed
+from serve_app.cli.server import connect
 from serve_app.client import Client
 from serve_app.schemas.models import ModelStatus
 from serve_app.types import Json
@@ -104,6 +105,12 @@ def test_a_refused_token_is_reported(server: FakeServer) -> None:
     server.answers = {"/api/serve/applications/": [(401, "a token is missing")]}
     with pytest.raises(CommandFailed, match=r"returned 401: .*a token is missing"):
         apply_config(CONFIG, server.url)
+
+
+def test_a_missing_api_key_is_reported_with_the_variable_that_sets_it(server: FakeServer) -> None:
+    server.answers = {"/models": [(401, {"code": "unauthorized"})]}
+    with pytest.raises(CommandFailed, match="needs an API key: set SIGHTLINE_KEY"), connect(server.url) as client:
+        settled_models(client)
 
 
 def test_it_waits_until_no_model_is_being_changed(server: FakeServer) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,10 @@ import yaml
 
 from scripts.launch import free_port
 from serve_app.cli.doctor import of_config
-from serve_app.cli.findings import Finding
+from serve_app.cli.findings import Finding, ok
 from tests.support.command import sightline
 from tests.support.paths import ROOT
+from tests.support.stream_server import serve_streams
 
 
 @pytest.fixture
@@ -85,13 +90,13 @@ def test_a_port_in_use_is_found(tmp_path: Path, config: dict[str, Any], monkeypa
 
 
 def test_cores_and_gpus_that_the_replicas_reserve_are_summed(tmp_path: Path, config: dict[str, Any]) -> None:
-    ingress, _, _, detector = config["applications"][0]["deployments"]
+    ingress, *_, detector = config["applications"][0]["deployments"]
     ingress |= {"num_replicas": 3, "ray_actor_options": {"num_cpus": 100}}
     detector["autoscaling_config"] = {"min_replicas": 2, "max_replicas": 9}
     detector["ray_actor_options"] = {"num_cpus": 0, "num_gpus": 100}
     del detector["num_replicas"]
     found = missing(tmp_path, config)
-    assert "300.25 needed" in found["cores"]
+    assert "300.27 needed" in found["cores"]
     assert "200 needed" in found["gpu"] or "nvidia-smi" in found["gpu"]
     config["proxy_location"] = "EveryNode"  # the replicas are spread over several machines
     assert findings(tmp_path, config).keys() & {"cores", "gpu"} == set()
@@ -119,3 +124,47 @@ def test_an_address_that_others_reach_needs_keys(tmp_path: Path, config: dict[st
 def test_a_folder_of_states_that_cannot_be_created_is_found(tmp_path: Path, config: dict[str, Any]) -> None:
     config["applications"][0]["args"]["streams"] = {"state_dir": "/proc/states"}
     assert "streams.state_dir" in missing(tmp_path, config)["folders"]
+
+
+def test_the_ports_of_our_own_running_server_are_no_fault(tmp_path: Path, config: dict[str, Any]) -> None:
+    with serve_streams() as served:
+        config["http_options"]["port"] = served.port
+        finding = findings(tmp_path, config)[f"port {served.port}"]
+        assert finding == ok(finding.check, "in use by a running Sightline server; another one needs --port")
+
+
+def test_haproxys_ports_are_a_fault_only_if_they_belong_to_no_server_of_ours(
+    tmp_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_streams() as served, serve_metrics(b"# HELP haproxy_process_uptime_seconds") as haproxy:
+        monkeypatch.setenv("RAY_SERVE_HAPROXY_METRICS_PORT", str(haproxy))
+        monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", str(haproxy))
+        assert missing(tmp_path, config).keys() == {f"port {haproxy}"}
+        config["http_options"]["port"] = served.port
+        assert missing(tmp_path, config) == {}
+        with serve_metrics(b"another program") as other:
+            monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", str(other))
+            assert missing(tmp_path, config).keys() == {f"port {other}"}
+
+
+@contextmanager
+def serve_metrics(body: bytes) -> Iterator[int]:
+    """Answer every GET with this body, and yield the port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()

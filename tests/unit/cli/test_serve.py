@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from scripts.launch import free_port
 from serve_app.cli.serve import absolute_if_exists
 from tests.support.command import sightline
 from tests.support.paths import ROOT
+from tests.support.stream_server import serve_streams
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
 
@@ -28,7 +30,8 @@ def refusal(config: Path, **variables: str) -> str:
 @pytest.mark.parametrize("variables", [ASCII, {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}])
 def test_a_config_is_read_as_utf_8_in_any_locale(tmp_path: Path, variables: dict[str, str]) -> None:
     config = tmp_path / "Prüfstand.yaml"
-    config.write_text("applications: [{import_path: a:b, Prüfung: 1}]", encoding="utf-8")
+    text = f"http_options: {{port: {free_port()}}}\napplications: [{{import_path: a:b, Prüfung: 1}}]"
+    config.write_text(text, encoding="utf-8")
     sentence = f"{config}: Serve has no setting applications.Prüfung: remove or correct it"
     assert refusal(config, **variables) == sentence
 
@@ -75,3 +78,36 @@ def test_damaged_weights_are_refused_in_one_sentence_from_any_folder(
     assert "best.onnx" in sentence
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "trace").exists()
+
+
+def test_a_port_in_use_is_refused_with_the_option_that_sets_another(tmp_path: Path) -> None:
+    config = tmp_path / "one.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as other, serve_streams() as served:
+        config.write_text(f"http_options: {{host: 127.0.0.1, port: {other.getsockname()[1]}}}\napplications: []")
+        for arguments, port, program in (
+            ([str(config)], other.getsockname()[1], "another program"),
+            ([str(config), "--port", str(served.port)], served.port, "a running Sightline server"),
+        ):
+            done = sightline("serve", *arguments)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr == (
+                f"http_options.port: port {port} of 127.0.0.1 is in use by {program}: stop it, or use another port "
+                "with --port\n"
+            )
+
+
+def test_a_service_that_is_told_to_stop_says_when_it_has_stopped() -> None:
+    """The driver is another program here, because this test must not start Ray."""
+    run = "import sys; from serve_app.cli.serve import _run; _run([sys.executable, '-c', sys.argv[1]])"
+
+    def serve(driver: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", run, driver]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    with serve("import time; print('ready', flush=True); time.sleep(600)") as stopped:
+        assert stopped.stdout is not None
+        assert stopped.stdout.readline() == "ready\n"
+        stopped.terminate()
+        assert stopped.communicate(timeout=60)[1] == "the service has stopped\n"
+    with serve("import sys; sys.exit('it failed')") as failed:
+        assert failed.communicate(timeout=60)[1] == "it failed\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,11 +19,12 @@ import yaml
 from scripts.launch import free_port
 from serve_app.api.access.keys import make_key
 from serve_app.cli.errors import CommandFailed
-from serve_app.cli.stream_file import merged, read_specs
+from serve_app.cli.stream_file import APPLIED, merged, read_specs
 from serve_app.cli.streams import split
-from serve_app.errors import InvalidParameter
+from serve_app.errors import InvalidParameter, ServeAppError, Unavailable
 from serve_app.schemas.streams import StreamStatus
-from serve_app.types import Snapshot
+from serve_app.types import Principal, Snapshot
+from tests.support.api import Keys
 from tests.support.stream_server import StreamServer, serve_streams
 
 COMMAND = [sys.executable, "-m", "serve_app.cli", "streams"]
@@ -53,18 +55,7 @@ def apply(served: StreamServer, file: Path, *more: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def tag(served: StreamServer) -> None:
-    """Make the status of each fake stream include its tags, like the status of a real stream."""
-
-    async def status(stream_id: str) -> StreamStatus:
-        spec = served.streams._find(stream_id)
-        return StreamStatus(stream_id=stream_id, state="running", source="camera", policy="wait", tags=spec.tags)
-
-    served.streams.status = status  # type: ignore[method-assign]
-
-
 def test_apply_makes_the_running_streams_match_the_file(served: StreamServer, tmp_path: Path) -> None:
-    tag(served)
     yard = {"id": "yard", "source": {"uri": "rtsp://camera/2"}}
     assert apply(served, write(tmp_path, CAMERA, yard)) == ["lot: started", "yard: started"]
     assert apply(served, write(tmp_path, CAMERA, yard)) == ["lot: unchanged", "yard: unchanged"]
@@ -79,6 +70,23 @@ def test_apply_makes_the_running_streams_match_the_file(served: StreamServer, tm
     served.http.post("/streams", json={"id": "by-hand", "source": {"uri": "a.mp4"}}).raise_for_status()
     assert apply(served, write(tmp_path, CAMERA), "--prune") == ["lot: unchanged", "yard: removed"]
     assert sorted(served.streams.specs) == ["by-hand", "lot"]
+
+
+@pytest.mark.parametrize("name", ["dock", "admin"])
+def test_prune_deletes_only_the_streams_of_its_own_key(tmp_path: Path, name: str) -> None:
+    keys = Keys(tmp_path / "keys.yaml")
+    header = keys.add(name, "admin" if name == "admin" else "streams")
+    file = write(tmp_path, CAMERA)
+    with serve_streams({"access": {"keys_file": str(keys.path)}}) as served:
+        owners = {"own": name, "foreign": "yard", "nobodys": None}
+        for stream_id, owner in owners.items():
+            spec = {"id": stream_id, "source": {"uri": "a.mp4"}, "tags": {APPLIED: "0123"}}
+            served.http.post("/streams", json=spec, headers=header).raise_for_status()
+            served.streams.owners[stream_id] = owner
+        key = header["Authorization"].removeprefix("Bearer ")
+        done = run(served.url, "apply", file, "--prune", SIGHTLINE_KEY=key)
+        assert done.stdout.splitlines() == ["lot: started", "own: removed"]
+        assert sorted(served.streams.specs) == ["foreign", "lot", "nobodys"]
 
 
 def test_defaults_apply_to_each_stream(tmp_path: Path) -> None:
@@ -204,6 +212,47 @@ def test_ctrl_c_is_the_usual_end_of_a_command_that_follows_a_stream(following: s
     assert following.wait(60) == 0
     assert following.stderr is not None
     assert following.stderr.read() == ""
+
+
+@pytest.fixture
+def changing(served: StreamServer) -> StreamServer:
+    """Return a server on which each request for the status of the stream ``lot`` gets the next of these answers."""
+    served.http.post("/streams", json=CAMERA).raise_for_status()
+    now = StreamStatus(stream_id="lot", state="running", source="camera", policy="wait", camera_fps=25, processed=3)
+    answers: Iterator[StreamStatus | ServeAppError] = iter(
+        [
+            now,
+            now.model_copy(update={"uptime_s": 1}),
+            Unavailable("the supervisor has died"),
+            now.model_copy(update={"processed": 9, "dropped": {"max_fps": 4}, "reconnects": 2}),
+            now.model_copy(update={"state": "completed"}),
+        ]
+    )
+
+    async def status(stream_id: str, who: Principal) -> StreamStatus:
+        answer = next(answers)
+        if isinstance(answer, ServeAppError):
+            raise answer
+        return answer
+
+    served.streams.status = status  # type: ignore[method-assign]
+    return served
+
+
+def test_in_a_pipe_a_line_is_printed_when_a_stream_has_changed(changing: StreamServer) -> None:
+    done = run(changing.url, "watch", "lot")
+    assert (done.returncode, done.stderr) == (0, "the supervisor has died\n")
+    lines = done.stdout.splitlines()
+    assert [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in lines] == [
+        "lot: running; camera 25.0 fps, processed 0.0, dropped 0.0; frames 3, drops 0",
+        "lot: running: 2 reconnects; camera 25.0 fps, processed 0.0, dropped 0.0; frames 9, drops 4 max_fps",
+        "lot: completed; camera 25.0 fps, processed 0.0, dropped 0.0; frames 3, drops 0",
+    ]
+
+
+def test_each_line_of_json_is_the_status_of_a_stream(changing: StreamServer) -> None:
+    lines = [json.loads(line) for line in run(changing.url, "watch", "lot", "--json").stdout.splitlines()]
+    assert [(line["state"], line["processed"]) for line in lines] == [("running", 3), ("running", 9), ("completed", 3)]
 
 
 def test_all_streams_are_listed_as_json(served: StreamServer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,11 +24,15 @@ class SyncWrapper:
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._target, name)
-        if inspect.isasyncgenfunction(attribute):
-            return lambda *args, **kwargs: self._start_iterator(attribute(*args, **kwargs))
-        if inspect.iscoroutinefunction(attribute):
-            return lambda *args, **kwargs: self._runner.run(attribute(*args, **kwargs))
-        return SyncWrapper(attribute, self._runner, self._iterators) if name == "streams" else attribute
+        if name in {"streams", "jobs"}:
+            return SyncWrapper(attribute, self._runner, self._iterators)
+        return (lambda *args, **kwargs: self._call(attribute, *args, **kwargs)) if callable(attribute) else attribute
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
+        if inspect.isasyncgen(result):
+            return self._start_iterator(result)
+        return self._runner.run(result) if inspect.iscoroutine(result) else result
 
     def _start_iterator(self, items: Any) -> Iterator[Any]:
         iterator = self._iterate(items)
@@ -42,6 +46,8 @@ class SyncWrapper:
         try:
             while True:
                 yield self._runner.run(next_item())
+        except StopAsyncIteration:
+            return
         finally:
             self._runner.run(items.aclose())
 

@@ -14,13 +14,17 @@ import pytest
 
 from scripts.launch import free_port
 from serve_app.client import ApiError, ConnectionFailed, FrameResult, MissedEvents, NotFoundError, StreamEvent, events
-from serve_app.client.events import EventFeed
+from serve_app.client.events import EventFeed, stream_event
 from serve_app.schemas.streams import StateChange, ZoneChange
 from tests.support.cutting_relay import cutting_relay
 from tests.support.stream_server import StreamServer
 
 CAMERA = {"id": "lot", "source": {"uri": "rtsp://camera/1"}}
 WHOLE = 1 << 30  # more bytes than the response has, so the relay does not cut the response
+
+
+def feed_of_lot() -> EventFeed[StreamEvent]:
+    return EventFeed("/streams/lot/events", stream_event, None, None)
 
 
 @pytest.fixture
@@ -133,7 +137,7 @@ def test_closing_the_iterator_closes_its_connection(client: Any, lot: StreamServ
 
 
 def test_pauses_grow_until_an_event_arrives_and_respect_retry_after() -> None:
-    feed = EventFeed("lot", None, None)
+    feed = feed_of_lot()
     pauses_s = [feed.pause_s(None) for _ in range(12)]
     assert 0.05 <= pauses_s[0] <= 0.1
     assert 2.5 <= pauses_s[-1] <= 5
@@ -144,7 +148,7 @@ def test_pauses_grow_until_an_event_arrives_and_respect_retry_after() -> None:
 
 def test_an_event_of_an_unknown_type_is_returned_as_json() -> None:
     body = {"event_id": 1, "type": "new", "stream_id": "lot", "at_s": 1, "more": 2}
-    (event,) = EventFeed("lot", None, None).read(f"event: new\ndata: {json.dumps(body)}\n\n".encode())
+    (event,) = feed_of_lot().read(f"event: new\ndata: {json.dumps(body)}\n\n".encode())
     assert isinstance(event, StreamEvent)
     assert event.data == body
 
@@ -154,7 +158,7 @@ def test_an_event_with_an_unknown_value_is_returned_as_json() -> None:
         "event_id": 1, "type": "state", "stream_id": "lot", "at_s": 1,
         "state": "draining", "previous": "running", "detail": "",
     }  # fmt: skip
-    (event,) = EventFeed("lot", None, None).read(f"event: state\ndata: {json.dumps(body)}\n\n".encode())
+    (event,) = feed_of_lot().read(f"event: state\ndata: {json.dumps(body)}\n\n".encode())
     assert isinstance(event, StreamEvent)
     assert (event.event_id, event.type, event.data) == (1, "state", body)
 
@@ -173,7 +177,7 @@ def test_an_event_with_an_unknown_value_is_returned_as_json() -> None:
 )
 def test_an_invalid_event_is_an_error(data: bytes) -> None:
     with pytest.raises(ApiError, match=r"the response has an event .*; check the url") as error:
-        list(EventFeed("lot", None, None).read(data))
+        list(feed_of_lot().read(data))
     assert error.value.code == "unexpected_answer"
     assert not error.value.is_retryable
 
@@ -185,7 +189,7 @@ def test_a_result_event_also_has_arrays() -> None:
         "image": {"width": 4, "height": 3}, "frame_id": 7, "captured_at_s": 1, "age_s": 0.1,
         "timing_ms": {"decode": 1, "queue": 2, "inference": 3, "postprocess": 4, "total": 10},
     }  # fmt: skip
-    (event,) = EventFeed("lot", None, None).read(f"event: result\ndata: {json.dumps(body)}\n\n".encode())
+    (event,) = feed_of_lot().read(f"event: result\ndata: {json.dumps(body)}\n\n".encode())
     assert isinstance(event, StreamEvent)
     assert isinstance(event.data, FrameResult)
     assert event.data.xyxy.tolist() == [[1, 2, 3, 4]]

@@ -17,6 +17,7 @@ FIELDS: dict[str, Any] = {
         {"label": "traffic light", "class_id": 9, "confidence": 0.6, "bbox": {"x1": 5, "y1": 6, "x2": 7, "y2": 8}},
     ],
     "image": {"width": 64, "height": 48},
+    "input": {"width": 640, "height": 480},
     "model": "fake",
     "timing_ms": {"decode": 1, "queue": 2, "inference": 3, "postprocess": 4, "total": 10},
     "batch_size": 1,

@@ -45,9 +45,11 @@ def test_the_application_accepts_the_args(config: dict[str, Any]) -> None:
 def test_the_deployments_match_the_graph(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVE_APP_WEIGHTS", "any.pt")
     ingress = build_app({})
-    preprocessor, supervisor, _ = ingress._bound_deployment.init_args
+    preprocessor, supervisor, job_supervisor, _ = ingress._bound_deployment.init_args
+    job_runner = job_supervisor._bound_deployment.init_args[0]
     detector = preprocessor._bound_deployment.init_args[0]["default"]
-    names = [app._bound_deployment.name for app in (ingress, preprocessor, supervisor, detector)]
+    graph = (ingress, preprocessor, supervisor, job_supervisor, job_runner, detector)
+    names = [app._bound_deployment.name for app in graph]
     for application in config["applications"]:
         assert application["name"] == "sightline"
         assert [deployment["name"] for deployment in application["deployments"]] == names
@@ -58,7 +60,8 @@ def test_the_policies_accept_their_parameters(config: dict[str, Any]) -> None:
         for deployment in application.deployments:
             if "autoscaling_config" in deployment.model_fields_set:
                 policy = AutoscalingConfig.model_validate(deployment.autoscaling_config).policy
-                assert TargetUtilisation(**policy.policy_kwargs)
+                if not policy.is_default_policy_function():
+                    assert TargetUtilisation(**policy.policy_kwargs)
 
 
 def test_all_streams_are_valid_even_those_in_comments(tmp_path: Path) -> None:

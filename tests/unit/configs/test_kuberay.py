@@ -104,9 +104,10 @@ def test_the_termination_grace_period_exceeds_the_draining_time(pod: dict[str, A
 def test_shared_memory_is_enough_for_a_replica_and_its_replacement() -> None:
     (volume,) = (one for one in PODS["worker"]["spec"]["volumes"] if one["name"] == "shared-memory")
     args = parse_args(CONFIG["args"])
-    frames = 2 * pool_bytes(args.preprocessor.slots, InputShape.square(args.model.image_size_px))
-    # A comment in the config says that shared memory is enough for 400 streams.
-    streams = 400 * pool_bytes(worker._SLOTS, InputShape.square(args.model.image_size_px))
+    shape = InputShape.square(args.model.image_size_px)
+    frames = 2 * (pool_bytes(args.preprocessor.slots, shape) + pool_bytes(args.jobs.slots, shape))
+    # A comment in the config says that shared memory is enough for 350 streams.
+    streams = 350 * pool_bytes(worker._SLOTS, InputShape.square(args.model.image_size_px))
     store = int(WORKERS["rayStartParams"]["object-store-memory"])
     assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
     assert frames + streams + store < 1024 * MIB
@@ -117,9 +118,10 @@ def test_the_workers_have_resources_for_every_replica() -> None:
     workers = WORKERS["replicas"]
     needed = {"num_cpus": 0.0, "num_gpus": 0.0}
     for deployment in CONFIG["deployments"]:
+        replicas = deployment.get("num_replicas") or deployment["autoscaling_config"]["max_replicas"]
         for name in needed:
-            needed[name] += deployment["num_replicas"] * deployment["ray_actor_options"].get(name, 0)
-        assert deployment.get("max_replicas_per_node", workers) * workers >= deployment["num_replicas"]
+            needed[name] += replicas * deployment["ray_actor_options"].get(name, 0)
+        assert deployment.get("max_replicas_per_node", workers) * workers >= replicas
     assert needed["num_cpus"] <= workers * float(resources["limits"]["cpu"])
     assert needed["num_gpus"] == workers * int(resources["limits"]["nvidia.com/gpu"])
 

@@ -10,12 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from anyio import wait_all_tasks_blocked
 from ray.serve import autoscaling_policy
 from ray.serve.config import AutoscalingConfig
 
 from scripts.benchmark.simulation import VirtualLoop
-from serve_app.deployments.autoscaling import BACKLOG_S, DEMAND, TargetUtilisation
+from serve_app.deployments.autoscaling import (
+    BACKLOG_S,
+    BACKLOG_WITHOUT_JOBS_S,
+    DEMAND,
+    DEMAND_WITHOUT_JOBS,
+    JOB_SHARE,
+    TargetUtilisation,
+    figures,
+)
 from serve_app.inference.batcher import Batcher
+from tests.support.batching import GatedEngine, TimedEngine, batching, submit
+from tests.support.clock import Clock
 
 POLICY = TargetUtilisation(utilisation=0.8, calm=0.6, backlog_within_s=1)
 
@@ -57,6 +68,41 @@ def test_a_backlog_adds_enough_replicas_to_clear_it_in_time(backlog_s: float, re
 @pytest.mark.parametrize(("demand", "replicas"), [(3.2, 4), (2.4, 4), (1.9, 4), (1.8, 3), (1.2, 2), (0.6, 1), (0, 0)])
 def test_a_replica_is_removed_only_if_the_others_stay_calm(demand: float, replicas: int) -> None:
     assert POLICY(context(4, demand - 1e-9))[0] == replicas
+
+
+@pytest.mark.parametrize(
+    ("others", "share", "replicas"),
+    [(0.0, 0.5, 4), (0.0, 0.0, 1), (0.0, 1.0, 8), (0.0, 0.3, 3), (4.8, 0.5, 6), (1.6, 0.0, 2)],
+)
+def test_jobs_raise_the_number_of_replicas_only_up_to_their_share(others: float, share: float, replicas: int) -> None:
+    seen = context(1, 8.0, backlog_s=9.0, max_replicas=8)
+    seen.aggregated_metrics |= {DEMAND_WITHOUT_JOBS: {0: others}, BACKLOG_WITHOUT_JOBS_S: {0: 0}, JOB_SHARE: {0: share}}
+    assert min(POLICY(seen)[0], 8) == replicas
+
+
+@pytest.mark.anyio
+async def test_a_detector_reports_its_demand_with_and_without_jobs() -> None:
+    clock = Clock()
+    engine = TimedEngine(clock, lambda size: 0.5 * size)
+    async with batching(engine, max_batch_size=1, items_per_s=2, clock=clock) as batcher:
+        await asyncio.gather(*submit(batcher, 1, time_left_s=1e6))
+        await asyncio.gather(*submit(batcher, *range(3), time_left_s=1e6, traffic="job"))
+        clock.now_s = 10
+        found = figures(batcher, 0.25)
+    assert found[DEMAND] == pytest.approx(0.2)
+    assert found[DEMAND_WITHOUT_JOBS] == pytest.approx(0.05)
+    assert found[JOB_SHARE] == 0.25
+
+
+@pytest.mark.anyio
+async def test_the_backlog_of_jobs_is_told_apart() -> None:
+    async with batching(GatedEngine(), max_batch_size=1, max_queue_size=100, items_per_s=10) as batcher:
+        tasks = submit(batcher, *range(4)) + submit(batcher, *range(20), traffic="job")
+        await wait_all_tasks_blocked()
+        found = figures(batcher, 1)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert found[BACKLOG_S] == pytest.approx(2.2)  # of 24 items, one is in the engine, and one is in the next batch
+    assert found[BACKLOG_WITHOUT_JOBS_S] == pytest.approx(0.2)
 
 
 def test_without_reports_no_replica_is_wanted() -> None:
@@ -136,7 +182,7 @@ class Simulation:
         while True:
             await asyncio.sleep(self.REPORT_INTERVAL_S)
             for batcher, reports in self._replicas:
-                reports.append((batcher.take_demand(), batcher.backlog_s))
+                reports.append((sum(batcher.take_demand().values()), batcher.backlog_s))
 
     async def _scale(self, policy: Callable[[Any], Any]) -> None:
         target = 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,10 @@ from serve_app.deployments import detector as detector_module
 from serve_app.deployments.detector import Detector
 from serve_app.deployments.detector_client import DetectorClient
 from serve_app.errors import ModelChanged, ModelError
+from serve_app.inference.batcher import Batched
+from serve_app.inference.model_runner import EngineInput
 from serve_app.ipc.frame_pool import SlotReader
-from serve_app.types import DetectorState, DetectReply, DetectRequest
+from serve_app.types import DetectorState, DetectReply, DetectRequest, FrameBytes, InputShape
 from tests.support.fake_replicas import OPTIONS, FakeHandle, ask
 from tests.support.instruments import FakeInstrument, Record
 
@@ -28,7 +31,7 @@ def detector(monkeypatch: pytest.MonkeyPatch, **model: Any) -> Detector:
             pass
 
     monkeypatch.setattr(ray, "get_gpu_ids", list)
-    return DetectorWithoutCleanup(DetectorArgs(model={"engine": "null"} | model))
+    return DetectorWithoutCleanup(DetectorArgs(model={"engine": "null"} | model), job_scaling_share=0.5)
 
 
 async def change(replica: Detector, user_config: Any) -> DetectorState:
@@ -77,8 +80,41 @@ async def test_a_detector_that_cannot_load_its_first_model_does_not_start(monkey
 async def test_a_frame_for_the_previous_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     replica = detector(monkeypatch)
     version = (await change(replica, None)).model.version
-    frame = np.zeros((640, 640, 3), np.uint8).tobytes()
+    frame = FrameBytes(bytes(640 * 640 * 3), InputShape.square(640))
     request = DetectRequest(frame, OPTIONS, 10, version, "interactive", "")
     assert isinstance(await replica.detect(request), DetectReply)
     await change(replica, {"model": {"image_size_px": 320}})
     assert isinstance(await replica.detect(request), ModelChanged)
+
+
+async def test_a_frame_of_a_shape_that_the_model_does_not_take_never_reaches_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replica = detector(monkeypatch)
+    version = (await change(replica, None)).model.version
+    frame = FrameBytes(bytes(320 * 640 * 3), InputShape(320, 640))
+    with pytest.raises(ValueError, match="null takes no input of the shape 320x640; its shapes are: 384x640, "):
+        await replica.detect(DetectRequest(frame, OPTIONS, 10, version, "interactive", ""))
+    await replica._rollout.close()
+
+
+async def test_a_frame_enters_the_queue_with_its_shape_and_its_share_of_the_pixels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replica = detector(monkeypatch)
+    await change(replica, None)
+    runner, wide = replica._rollout.runner, InputShape(320, 640)
+    runner.info = replace(runner.info, engine=replace(runner.info.engine, rectangles=(wide,)))
+    submitted: list[tuple[InputShape, float]] = []
+    submit = runner.batcher.submit
+
+    async def record(item: EngineInput, *, shape: InputShape, cost: float, **options: Any) -> Batched[DetectReply]:
+        submitted.append((shape, cost))
+        return await submit(item, shape=shape, cost=cost, **options)
+
+    monkeypatch.setattr(runner.batcher, "submit", record)
+    for shape in runner.info.shapes:
+        frame = FrameBytes(bytes(shape.nbytes), shape)
+        await replica.detect(DetectRequest(frame, OPTIONS, 10, runner.info.version, "interactive", ""))
+    assert submitted == [(wide, 0.5), (InputShape.square(640), 1)]
+    await replica._rollout.close()

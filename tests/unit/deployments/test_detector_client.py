@@ -11,7 +11,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from serve_app.deployments.detector_client import DetectorClient
 from serve_app.errors import ModelChanged, Overloaded, PoisonPicture, ServeAppError, SlotElsewhere, Unavailable
 from serve_app.ipc.frame_pool import SlotReader
-from serve_app.types import DetectRequest, SlotRef
+from serve_app.types import DetectRequest, FrameBytes, InputShape, SlotRef, Traffic
 from tests.support.fake_replicas import REPLY, FakeHandle, ask, model_info
 
 pytestmark = pytest.mark.anyio
@@ -28,12 +28,12 @@ async def test_a_frame_is_sent_by_its_slots_name_and_its_boxes_are_in_its_own_pi
 
 
 async def test_a_frame_is_sent_as_bytes_to_a_detector_without_shared_memory() -> None:
-    handle = FakeHandle(lambda request: REPLY if isinstance(request.frame, bytes) else SlotElsewhere("elsewhere"))
+    handle = FakeHandle(lambda request: REPLY if isinstance(request.frame, FrameBytes) else SlotElsewhere("elsewhere"))
     client = DetectorClient(handle, slots=1, traffic="interactive")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     await ask(client, pixels)
     _, by_bytes = handle.requests
-    assert by_bytes.frame == pixels.tobytes()
+    assert by_bytes.frame == FrameBytes(pixels.tobytes(), InputShape.square(64))
     client.close()
 
 
@@ -90,14 +90,22 @@ async def test_a_frame_that_was_in_the_engine_when_it_died_is_retried_alone() ->
     client.close()
 
 
-async def test_a_frame_that_kills_the_engine_while_alone_is_refused() -> None:
-    handle = FakeHandle(Dying(2, in_engine=True))
-    client = DetectorClient(handle, slots=1, traffic="interactive")
-    with pytest.raises(PoisonPicture):
+@pytest.mark.parametrize(("traffic", "deaths"), [("interactive", 2), ("stream", 2), ("job", 3)])
+async def test_a_frame_that_kills_the_engine_while_alone_is_refused(traffic: Traffic, deaths: int) -> None:
+    handle = FakeHandle(Dying(deaths, in_engine=True))
+    client = DetectorClient(handle, slots=1, traffic=traffic)
+    with pytest.raises(PoisonPicture, match=f"^{deaths} detectors crashed on this image"):
         await ask(client, np.zeros((64, 64, 3), np.uint8))
     # The next frame is accepted.
     assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).detections.labels == ("dog",)
-    assert [request.isolated for request in handle.requests] == [False, True, False]
+    assert [request.isolated for request in handle.requests] == [False, *[True] * (deaths - 1), False]
+    client.close()
+
+
+async def test_an_item_of_a_job_is_answered_although_two_detectors_died_with_it_by_chance() -> None:
+    handle = FakeHandle(Dying(2, in_engine=True))
+    client = DetectorClient(handle, slots=1, traffic="job")
+    assert (await ask(client, np.zeros((64, 64, 3), np.uint8))).detections.labels == ("dog",)
     client.close()
 
 

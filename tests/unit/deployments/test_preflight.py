@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import stat
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,18 @@ def test_a_policy_must_have_serves_format() -> None:
 def test_missing_weights_are_found() -> None:
     with pytest.raises(ModelError, match="there is no"):
         check(config(model={"weights": "/nowhere.onnx"}))
+
+
+@pytest.mark.parametrize("place", ["model", "models", "user_config"])
+def test_a_checkpoint_that_cannot_be_read_is_found_before_ray_starts(place: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.pt", "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02}.")  # an empty dictionary
+    bad = {"weights": str(tmp_path / "bad.pt"), "cache_dir": str(tmp_path / "cache")}
+    wrong = config(**({"model": bad} if place == "model" else {"models": {"plates": bad}} if place == "models" else {}))
+    if place == "user_config":
+        wrong["applications"][0]["deployments"] = [{"name": "Detector", "user_config": {"model": bad}}]
+    with pytest.raises(ModelError, match=r"^bad\.pt does not contain a YOLO detection model: export it as ONNX"):
+        check(wrong)
 
 
 def test_published_models_are_fetched_wherever_the_config_names_them(

@@ -10,12 +10,14 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from serve_app.config import parse_args
+from serve_app.config import JpegDecoding, parse_args
 from serve_app.deployments import preprocessor as preprocessor_module
 from serve_app.deployments.preprocessor import Preprocessor
 from serve_app.errors import ModelChanged, ServeAppError, Unavailable, Undecodable
-from serve_app.images.prepare import prepare
-from serve_app.types import DEFAULT_MODEL, DetectParams, DetectReply, DetectRequest, PictureRequest
+from serve_app.images.drawing import encode_jpeg
+from serve_app.images.prepare import prepare, prepare_new
+from serve_app.ipc.frame_pool import SlotReader
+from serve_app.types import DEFAULT_MODEL, DetectParams, DetectReply, DetectRequest, PictureRequest, SlotRef
 from tests.support import squares
 from tests.support.fake_replicas import REPLY, FakeHandle, model_info
 
@@ -54,6 +56,31 @@ async def test_an_image_during_a_roll_out_is_processed_by_the_new_model() -> Non
     assert answer.detections.labels == ("cat",)
 
 
+@pytest.mark.parametrize("is_suspect", [False, True])
+@pytest.mark.parametrize("decoding", ["reduced", "exact"])
+async def test_images_are_decoded_as_the_settings_say(
+    decoding: JpegDecoding, is_suspect: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVE_APP_DECODE", decoding)
+    handle, frames, views = FakeHandle(), [], SlotReader()
+
+    def note_the_frame(request: DetectRequest) -> DetectReply:
+        assert isinstance(request.frame, SlotRef)
+        frames.append(views.view(request.frame)[0].copy())
+        return REPLY
+
+    handle.answer = note_the_frame
+    data = encode_jpeg(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
+    stage = await preprocessor(handle)
+    stage._quarantine._time_limit_s = 60.0  # its process starts slowly on a busy machine
+    picture = PictureRequest(data, DetectParams(DEFAULT_MODEL), time_left_s=60, tenant="", is_suspect=is_suspect)
+    answer = await stage.detect(picture)
+    assert (answer.width_px, answer.height_px) == (256, 256)
+    _, _, expected = prepare_new(data, 256 * 256, decoding, handle.info.shapes)
+    assert np.array_equal(frames[0], expected)
+    views.close()
+
+
 async def test_requests_to_the_detector_name_the_tenant() -> None:
     handle = FakeHandle()
     stage = await preprocessor(handle)
@@ -72,10 +99,10 @@ async def test_a_cancelled_image_keeps_its_slot_until_decoding_has_ended(
     decoding, may_continue = threading.Event(), threading.Event()
     decode = prepare
 
-    def slow_decode(data: bytes, max_pixels: int, model_input: np.ndarray) -> Any:
+    def slow_decode(*arguments: Any) -> Any:
         decoding.set()
         assert may_continue.wait(30)
-        return decode(data, max_pixels, model_input)
+        return decode(*arguments)
 
     stage = await preprocessor(FakeHandle())
     monkeypatch.setattr(preprocessor_module, "prepare", slow_decode)
@@ -112,7 +139,7 @@ async def test_a_model_that_is_not_deployed_yet_is_unavailable() -> None:
 async def test_the_memory_of_a_bad_image_is_freed_without_a_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels: list[weakref.ref[np.ndarray]] = []
 
-    def fail(data: bytes, max_pixels: int, model_input: np.ndarray) -> NoReturn:
+    def fail(*arguments: object) -> NoReturn:
         decoded = np.zeros((2, 2, 3), np.uint8)
         pixels.append(weakref.ref(decoded))
         raise Undecodable("the image is damaged")

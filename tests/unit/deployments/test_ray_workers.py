@@ -30,10 +30,11 @@ from serve_app.deployments.ray_workers import RayWorker, RayWorkers
 from serve_app.deployments.stream_supervisor import StreamSupervisor
 from serve_app.errors import NotFound, StartError
 from serve_app.schemas.streams import Line, Regions, StreamStatus
-from serve_app.streams.capture.source import Source
 from serve_app.streams.store import Record
 from serve_app.streams.workers import WorkerDied, WorkerError, WorkerFailed, WorkerNotKilled, WorkerUnreachable
+from serve_app.video.source import Source
 from tests.support.fake_workers import FakeWorker, FakeWorkers, now_s, spec_of, supervising
+from tests.support.principals import LOCAL
 from tests.support.virtual_time import BACKEND
 
 pytestmark = pytest.mark.anyio
@@ -79,12 +80,12 @@ async def test_regions_that_the_worker_refuses_are_refused_to_the_caller(tmp_pat
     async with supervising(tmp_path, workers) as supervision:
         supervisor = SupervisorWithoutCleanup.__new__(SupervisorWithoutCleanup)
         supervisor._supervision = supervision
-        assert isinstance(await supervisor.create(spec_of()), StreamStatus)
+        assert isinstance(await supervisor.create(spec_of(), LOCAL), StreamStatus)
         await asyncio.sleep(1)
         workers.last.refusals["set_regions"] = StartError("no tracker")
-        assert isinstance(await supervisor.set_regions("lot", GATE), StartError)
-        assert (await supervisor.regions("lot")).lines == []
-        assert isinstance(await supervisor.status("yard"), NotFound)
+        assert isinstance(await supervisor.set_regions("lot", LOCAL, GATE), StartError)
+        assert (await supervisor.regions("lot", LOCAL)).lines == []
+        assert isinstance(await supervisor.status("yard", LOCAL), NotFound)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ray import serve
 from serve_app.config import parse_args
 from serve_app.deployments.stream_worker import StreamWorker
 from serve_app.schemas.streams import SourceSpec, StreamSpec
-from serve_app.streams.capture.source import parse_source
+from serve_app.video.source import parse_source
 from tests.support.fake_replicas import FakeHandle
 
 pytestmark = pytest.mark.anyio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
@@ -104,3 +105,146 @@ def test_draining_removes_everything() -> None:
     put(waiting, "stream", "b", 1)
     assert sorted(waiting.drain()) == ["job a0", "job a1", "stream b0"]
     assert (len(waiting), waiting.take()) == (0, None)
+
+
+def test_items_that_were_passed_over_because_of_their_shape_are_next() -> None:
+    waiting = queue()
+    for number in range(3):
+        waiting.put(f"a square{number}", "stream", "a", shape="square")
+        waiting.put(f"b wide{number}", "stream", "b", shape="wide")
+    assert waiting.take() == "a square0"
+    assert [waiting.take_like("square"), waiting.take_like("square")] == ["a square1", "a square2"]
+    assert waiting.take_like("square") is None
+    waiting.put("c square", "stream", "c", shape="square")
+    assert take(waiting, 3) == ["b wide0", "c square", "b wide1"]  # the new tenant does not wait behind tenant a's debt
+
+
+def test_a_tenant_waits_longer_for_its_next_turn_after_it_was_served_before_its_turn() -> None:
+    waiting = queue()
+    for number in range(9):
+        waiting.put(f"a square{number}", "stream", "a", shape="square")
+        waiting.put(f"b wide{number}", "stream", "b", shape="wide")
+    assert [waiting.take(), waiting.take_like("square"), waiting.take_like("square")][-1] == "a square2"
+    assert take(waiting, 6) == [
+        "b wide0", "b wide1", "b wide2", "a square3", "b wide3", "a square4"
+    ]  # fmt: skip
+
+
+def test_a_kind_waits_longer_for_its_next_turn_after_it_was_served_before_its_turn() -> None:
+    waiting = queue()
+    for number in range(30):
+        waiting.put(f"interactive wide{number}", "interactive", "a", shape="wide")
+        waiting.put(f"job square{number}", "job", "b", shape="square")
+    assert waiting.take() == "interactive wide0"
+    assert [waiting.take_like("square"), waiting.take_like("square")] == ["job square0", "job square1"]
+    waiting.put("stream", "stream", "c", shape="square")  # the new kind does not wait behind the debt of the jobs
+    assert take(waiting, 2) == ["interactive wide1", "stream"]
+    assert Counter(item.split()[0] for item in take(waiting, 16)) == {"interactive": 15, "job": 1}
+
+
+def test_the_items_of_one_tenant_keep_their_order_across_shapes() -> None:
+    waiting = queue()
+    for number, shape in enumerate(["wide", "square", "square", "tall", "wide"]):
+        waiting.put(f"{shape}{number}", "job", "a", shape=shape)
+    assert take(waiting, 9) == ["wide0", "square1", "square2", "tall3", "wide4"]
+
+
+def test_tenants_share_the_costs_equally_and_not_the_items() -> None:
+    waiting = queue()
+    for number in range(100):
+        waiting.put(f"squares {number}", "interactive", "squares", shape="square", cost=1)
+        waiting.put(f"halves {number}", "interactive", "halves", shape="half", cost=0.5)
+    assert Counter(item.split()[0] for item in take(waiting, 60)) == {"squares": 20, "halves": 40}
+
+
+def test_kinds_share_the_costs_by_weight() -> None:
+    waiting = queue()
+    for number in range(200):
+        waiting.put(f"interactive {number}", "interactive", "a", shape="quarter", cost=0.25)
+        waiting.put(f"job {number}", "job", "b", shape="square", cost=1)
+    assert Counter(item.split()[0] for item in take(waiting, 99)) == {"interactive": 96, "job": 3}
+    assert waiting.costs() == {"interactive": 26, "stream": 0, "job": 197}
+
+
+def take_batch(queue: FairQueue[str], size: int) -> list[str]:
+    """Take a batch of one shape. The first word of an item is its shape."""
+    batch = take(queue, 1)
+    while batch and len(batch) < size and (item := queue.take_like(batch[0].split()[0])) is not None:
+        batch.append(item)
+    return batch
+
+
+def test_tenants_with_one_item_at_a_time_get_the_same_share_as_a_tenant_of_another_shape_with_many() -> None:
+    """Four tenants send their next item as soon as the previous one is served. The fifth always has items waiting."""
+    waiting, taken = queue(), Counter[str]()
+    for _ in range(100):
+        waiting.put("wide many", "stream", "many", shape="wide")
+    for number in range(4):
+        waiting.put(f"square {number}", "stream", f"tenant {number}", shape="square")
+    for _ in range(50):
+        for item in take_batch(waiting, 4):
+            taken[item] += 1
+            if item.startswith("square"):
+                waiting.put(item, "stream", f"tenant {item.split()[1]}", shape="square")
+    assert taken == {"wide many": 40, **{f"square {number}": 40 for number in range(4)}}
+
+
+def test_a_tenant_that_was_idle_has_no_credit() -> None:
+    waiting = queue()
+    put(waiting, "stream", "a", 100)
+    take(waiting, 50)
+    put(waiting, "stream", "b", 20)
+    assert Counter(item.split()[1][0] for item in take(waiting, 20)) == {"a": 10, "b": 10}
+
+
+def test_the_newest_item_of_a_tenant_is_displaced_whatever_its_shape() -> None:
+    waiting = queue(max_size=4)
+    for number, shape in enumerate(["wide", "square", "wide", "tall"]):
+        waiting.put(f"{shape}{number}", "interactive", "greedy", shape=shape, cost=0.5)
+    assert waiting.put("first", "interactive", "modest", shape="tall") == "tall3"
+    assert waiting.put("second", "interactive", "modest", shape="tall") == "wide2"
+    assert waiting.costs()["interactive"] == 3
+    assert [waiting.take_like("tall") for _ in range(3)] == ["first", "second", None]
+
+
+def test_unwanted_items_of_one_shape_leave_the_order_of_the_others() -> None:
+    waiting = FairQueue[str](WEIGHTS, 9, lambda item: not item.startswith("wide"))
+    for number, shape in enumerate(["wide", "square", "wide", "square"]):
+        waiting.put(f"{shape}{number}", "stream", f"tenant {number}", shape=shape)
+    assert waiting.take_like("wide") is None
+    assert waiting.sizes()["stream"] == 2
+    assert take(waiting, 9) == ["square1", "square3"]
+
+
+def test_the_items_of_one_tenant_keep_their_order_after_an_unwanted_item_is_removed() -> None:
+    waiting = FairQueue[str](WEIGHTS, 9, lambda item: item != "wide0")
+    for number, shape in enumerate(["wide", "square", "wide"]):
+        waiting.put(f"{shape}{number}", "stream", "a", shape=shape)
+    assert take(waiting, 9) == ["square1", "wide2"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_item_is_served_once_in_batches_of_one_shape(seed: int) -> None:
+    """Items of random kinds, tenants and shapes arrive between the batches, and some of them become unwanted."""
+    rng = random.Random(seed)
+    unwanted = set[str]()
+    waiting, accepted, served = FairQueue[str](WEIGHTS, 40, lambda item: item not in unwanted), set[str](), list[str]()
+    for number in range(400):
+        shape = rng.choice(["square", "square", "square", "wide", "tall"])
+        item, traffic, tenant = f"{shape} {number}", rng.choice(list(WEIGHTS)), rng.choice("aaabcd")
+        try:
+            displaced = waiting.put(item, traffic, tenant, shape=shape, cost=rng.choice([0.5, 1.0]))
+        except Overloaded:
+            continue
+        accepted.add(item)
+        accepted.discard(displaced or "")
+        if rng.random() < 0.1:
+            unwanted.add(item)
+        if rng.random() < 0.3:
+            batch = take_batch(waiting, 4)
+            assert len({item.split()[0] for item in batch}) <= 1
+            served += batch
+    while batch := take_batch(waiting, 4):
+        served += batch
+    assert sorted(served) == sorted(accepted - unwanted)
+    assert (len(waiting), sum(waiting.costs().values())) == (0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ class HeldEngine:
 
     concurrency = 1
     takes_batches = True
+    prepares_by_need = False
     info = EngineInfo("held", "v1", "held", ("dog",), InputShape.square(32), end_to_end=True)
 
     def __init__(self) -> None:
@@ -92,4 +94,56 @@ async def test_changed_weights_apply_from_the_next_batch() -> None:
     engine.released.set()
     await asyncio.gather(first, *rest)
     assert order[-3:] == ["interactive"] * 3
+    await model.close()
+
+
+class RecordingEngine(HeldEngine):
+    """An engine for inputs of several shapes, which records the shapes of each batch."""
+
+    info = replace(HeldEngine.info, input_shape=InputShape(64, 64), rectangles=(InputShape(32, 64), InputShape(48, 64)))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released.set()
+        self.batches: set[tuple[tuple[int, ...], int, bool]] = set()
+
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+        assert len({frame.shape for frame in frames}) == 1
+        self.batches.add((frames[0].shape, len(frames), alone))
+        return super().infer(frames, alone=alone)
+
+
+async def test_a_model_is_warmed_up_with_a_full_batch_and_a_lone_frame_of_each_shape(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = RecordingEngine()
+    monkeypatch.setattr("serve_app.models.load.load", lambda *args, **kwargs: engine)
+    model = await ModelRunner.load(
+        DetectorArgs(batcher=BatcherArgs(max_batch_size=4)), has_gpu=False, on_batch=lambda replies: None
+    )
+    await model.close()
+    for shape in engine.info.shapes:
+        assert (shape.array, 4, False) in engine.batches
+        assert {(shape.array, 1, True), (shape.array, 4, True)} & engine.batches
+
+
+async def test_rectangles_that_an_engine_prepares_by_need_are_not_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = RecordingEngine()
+    engine.prepares_by_need = True
+    monkeypatch.setattr("serve_app.models.load.load", lambda *args, **kwargs: engine)
+    model = await ModelRunner.load(DetectorArgs(), has_gpu=False, on_batch=lambda replies: None)
+    await model.close()
+    assert {shape for shape, _, _ in engine.batches} == {engine.info.input_shape.array}
+
+
+async def test_the_cost_of_a_frame_is_its_share_of_the_pixels_of_the_largest_shape() -> None:
+    model = served(RecordingEngine())
+    assert [model.cost(shape) for shape in model.info.shapes] == [0.5, 0.75, 1]
+    await model.close()
+
+
+async def test_a_frame_whose_shape_the_model_does_not_take_is_refused() -> None:
+    model = served(RecordingEngine())
+    with pytest.raises(ValueError, match="held takes no input of the shape 64x32; its shapes are: 32x64, 48x64, 64x64"):
+        model.cost(InputShape(64, 32))
     await model.close()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from serve_app.ipc.dev_shm import FOLDER, run_folder, sweep
 from serve_app.ipc.frame_pool import FramePool, SlotReader
 from serve_app.types import InputShape, SlotRef
 
+SMALL, LARGE = InputShape.square(32), InputShape.square(64)
 OWNER = """
 import sys, time
 from pathlib import Path
@@ -23,8 +25,8 @@ from serve_app.ipc.frame_pool import FramePool
 from serve_app.types import InputShape
 pool = FramePool(2, InputShape.square(64), Path(sys.argv[1]))
 slot = pool.take()
-slot.pixels[:] = 42
-print(slot.ref.pool, slot.ref.offset, flush=True)
+slot.frame(InputShape.square(64))[:] = 42
+print(slot.pool, slot.offset, flush=True)
 time.sleep(60)
 """
 
@@ -46,8 +48,8 @@ def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_reader_sees_what_the_owner_wrote(tmp_path: Path) -> None:
     pool, reader = FramePool(2, InputShape.square(64), tmp_path), SlotReader(tmp_path)
     with pool.lease() as slot:
-        slot.pixels[:] = 7
-        assert (reader.view(slot.ref)[0] == 7).all()
+        slot.frame(LARGE)[:] = 7
+        assert (reader.view(slot.ref(LARGE))[0] == 7).all()
     pool.close()
     reader.close()
 
@@ -56,7 +58,7 @@ def test_the_flag_of_a_frame_in_an_engine_outlives_its_reader(tmp_path: Path) ->
     pool = FramePool(2, InputShape.square(32), tmp_path)
     first, second = pool.take(), pool.take()
     for slot in first, second:
-        slot.pixels[:] = 255
+        slot.frame(SMALL)[:] = 255
         slot.clear_flag()
     script = """
 import os, signal, sys
@@ -68,21 +70,46 @@ pixels, in_engine = SlotReader(Path(sys.argv[1])).view(ref)
 in_engine[0] = 1
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    subprocess.run([sys.executable, "-c", script, str(tmp_path), pool.name, str(first.ref.offset)], check=False)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), pool.name, str(first.offset)], check=False)
     assert (first.was_in_engine, second.was_in_engine) == (True, False)
     first.clear_flag()
     assert not first.was_in_engine
-    assert (first.pixels == 255).all()
+    assert (first.frame(SMALL) == 255).all()
     pool.close()
 
 
 def test_slots_do_not_overlap(tmp_path: Path) -> None:
-    pool = FramePool(3, InputShape.square(33), tmp_path)
+    shape = InputShape.square(33)
+    pool = FramePool(3, shape, tmp_path)
     slots = [pool.take() for _ in range(3)]
     for value, slot in enumerate(slots):
-        slot.pixels[:] = value
-    assert [int(np.unique(slot.pixels).item()) for slot in slots] == [0, 1, 2]
+        slot.frame(shape)[:] = value
+    assert [int(np.unique(slot.frame(shape)).item()) for slot in slots] == [0, 1, 2]
     pool.close()
+
+
+def test_a_slot_holds_frames_of_every_smaller_shape(tmp_path: Path) -> None:
+    pool, reader = FramePool(2, LARGE, tmp_path), SlotReader(tmp_path)
+    with pool.lease() as slot:
+        for shape in (LARGE, InputShape(32, 64), InputShape(64, 32)):
+            pixels = np.random.default_rng(0).integers(0, 256, shape.array, np.uint8)
+            slot.frame(shape)[:] = pixels
+            assert np.array_equal(reader.view(slot.ref(shape))[0], pixels)
+    pool.close()
+    reader.close()
+
+
+def test_a_flag_that_is_cleared_late_does_not_change_the_next_frame(tmp_path: Path) -> None:
+    """A cancelled frame may be in the engine when its slot already has the next frame, of another shape."""
+    pool, reader = FramePool(1, LARGE, tmp_path), SlotReader(tmp_path)
+    with pool.lease() as slot:
+        _, in_engine = reader.view(slot.ref(SMALL))
+        in_engine[0] = 1
+        slot.frame(LARGE)[:] = 255
+        in_engine[0] = 0
+        assert (slot.frame(LARGE) == 255).all()
+    pool.close()
+    reader.close()
 
 
 def test_a_slot_is_free_again_after_an_error(tmp_path: Path) -> None:
@@ -145,10 +172,10 @@ def test_a_reader_drops_pools_that_are_gone(tmp_path: Path) -> None:
     descriptors = set(os.listdir("/proc/self/fd"))
     for _ in range(20):
         pool = FramePool(1, InputShape.square(32), tmp_path)
-        reader.view(pool.take().ref)
+        reader.view(pool.take().ref(SMALL))
         pool.close()
     last = FramePool(1, InputShape.square(32), tmp_path)
-    reader.view(last.take().ref)
+    reader.view(last.take().ref(SMALL))
     last.close()
     reader.close()
     assert set(os.listdir("/proc/self/fd")) == descriptors
@@ -161,10 +188,10 @@ def test_an_unknown_pool_is_reported_as_elsewhere(tmp_path: Path, name: str) -> 
 
 
 def test_too_little_shared_memory_is_an_error_and_leaves_nothing() -> None:
-    before = set(FOLDER.iterdir())
-    with pytest.raises(SharedMemoryError, match="--shm-size"):
-        FramePool(10_000_000, InputShape.square(640))
-    assert set(FOLDER.iterdir()) == before
+    with TemporaryDirectory(dir=FOLDER) as folder:
+        with pytest.raises(SharedMemoryError, match="--shm-size"):
+            FramePool(10_000_000, InputShape.square(640), Path(folder))
+        assert os.listdir(folder) == []
 
 
 def test_a_run_folder_is_removed_only_when_its_owner_is_dead(tmp_path: Path) -> None:

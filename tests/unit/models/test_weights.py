@@ -15,9 +15,12 @@ from safetensors import safe_open
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models import weights as weights_module
+from serve_app.models.export import find_or_export
 from serve_app.models.load import load
+from serve_app.models.weights import content_version
 from tests.conftest import trusted
 from tests.support import squares
+from tests.support.checkpoints import tiny_network
 
 
 def test_the_version_depends_on_the_content_of_the_weights(squares_model: Path, tmp_path: Path) -> None:
@@ -97,6 +100,39 @@ def test_a_file_with_another_hash_than_the_given_one_is_refused(tmp_path: Path) 
     found = trusted(path)["weights_sha256"]
     with pytest.raises(ModelError, match=f"does not match any.pt, whose hash is {found}"):
         load(ModelArgs(weights=path, weights_sha256="0" * 64), has_gpu=False)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_found_by_the_check_and_by_the_load_with_one_sentence(
+    tmp_path: Path,
+) -> None:
+    torch.save({"model": tiny_network(), "other": os.getcwd}, tmp_path / "needs.pt")
+    args = ModelArgs(weights=tmp_path / "needs.pt", cache_dir=tmp_path / "cache")
+    sentences = []
+    for use in (weights_module.check_weights, lambda args: load(args, has_gpu=False)):
+        with pytest.raises(ModelError, match=r"needs\.pt needs posix\.getcwd, which") as refusal:
+            use(args)
+        sentences.append(refusal.value.detail)
+    assert sentences[0] == sentences[1]
+    trusting = ModelArgs(**trusted(tmp_path / "needs.pt"), cache_dir=tmp_path / "cache")
+    weights_module.check_weights(trusting)  # the operator trusts the file, so it is not read
+    # An export of the trusted file says nothing about a file that nobody trusts.
+    find_or_export(tmp_path / "needs.pt", content_version(tmp_path / "needs.pt"), trusting, "onnx", "fp32")
+    with pytest.raises(ModelError, match=r"needs\.pt needs posix\.getcwd, which"):
+        weights_module.check_weights(args)
+
+
+def test_a_checkpoint_that_has_been_exported_is_not_read_again_by_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "any[1].pt"  # a pattern of file names would match any1.pt
+    torch.save({"model": tiny_network()}, path)
+    args = ModelArgs(weights=path, engine="openvino", image_size_px=64, cache_dir=tmp_path / "cache")
+    load(args, has_gpu=False)
+    monkeypatch.setattr(weights_module, "check_pickle", None)
+    weights_module.check_weights(args)
+    path.write_bytes(path.read_bytes() + b"changed")
+    with pytest.raises(ModelError, match="'NoneType' object is not callable"):
+        weights_module.check_weights(args)
 
 
 class Evil:

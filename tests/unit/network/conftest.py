@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from serve_app.network import download as downloading
 from tests.support.traps import Names
 from tests.support.web_server import WebServer
 
@@ -28,3 +30,14 @@ async def server() -> AsyncIterator[WebServer]:
     await server.start()
     yield server
     await server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloading, "_RETRY_DELAYS_S", (0, 0, 0))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the path to which the tests download."""
+    return tmp_path / "a.pt.part"

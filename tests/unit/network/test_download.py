@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from serve_app.network import download as downloading
 from serve_app.network.address_guard import AddressGuard
-from serve_app.network.download import Download, DownloadFailed
-from tests.support.release_server import ADDRESS, ALLOWED, CHECKPOINT, ConnectProxy, ReleaseServer, trusted_server
+from tests.support.downloads import fetch, refusal
+from tests.support.release_server import ADDRESS, CHECKPOINT, ReleaseServer, trusted_server
 from tests.support.traps import Names, Trap
 
 pytestmark = pytest.mark.anyio
@@ -21,38 +21,6 @@ SIZE = len(CHECKPOINT)
 
 
 server = pytest.fixture(trusted_server)
-
-
-@pytest.fixture(autouse=True)
-def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloading, "_RETRY_DELAYS_S", (0, 0, 0))
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path to which the tests download."""
-    return tmp_path / "a.pt.part"
-
-
-async def fetch(server: ReleaseServer, path: Path, **changes: Any) -> list[tuple[int, int]]:
-    """Download the server's file, and return the reports."""
-    reports: list[tuple[int, int]] = []
-    options: dict[str, Any] = {
-        "hosts": {server.host},
-        "max_bytes": 10_000_000,
-        "guard": ALLOWED,
-        "report": lambda *report: reports.append(report),
-    }
-    url = changes.pop("url", f"https://{server.host}/release/a.pt")
-    await Download(url, path, **options | changes).run()
-    return reports
-
-
-async def refusal(server: ReleaseServer, path: Path, **changes: Any) -> str:
-    """Return the reason why a download fails."""
-    with pytest.raises(DownloadFailed) as caught:
-        await fetch(server, path, **changes)
-    return str(caught.value)
 
 
 def files(path: Path) -> set[str]:
@@ -114,8 +82,9 @@ async def test_a_server_without_ranges_sends_the_whole_file_again(server: Releas
     assert server.ranges() == [None, "bytes=100000-"]
 
 
-async def test_a_weak_etag_is_not_used_to_continue(server: ReleaseServer, path: Path) -> None:
-    server.etag = 'W/"1"'
+@pytest.mark.parametrize("etag", ['W/"1"', '"\xe9"', f'"{"a" * 10_000}"', '"1'])
+async def test_a_weak_or_odd_etag_is_not_used_to_continue(etag: str, server: ReleaseServer, path: Path) -> None:
+    server.etag = etag
     server.cuts = [100_000]
     await fetch(server, path)
     assert (path.read_bytes(), server.ranges()) == (CHECKPOINT, [None, None])
@@ -127,6 +96,7 @@ async def test_a_weak_etag_is_not_used_to_continue(server: ReleaseServer, path: 
         {"Content-Range": f"bytes 99999-{SIZE - 1}/{SIZE}"},
         {"Content-Range": f"bytes 100000-100001/{SIZE}"},
         {"Content-Range": f"bytes 100000-{SIZE - 1}/*"},
+        {"Content-Range": f"bytes {'9' * 5000}-{SIZE - 1}/{SIZE}"},
         {"Content-Range": None},
         {"ETag": '"2"'},
     ],
@@ -217,6 +187,47 @@ async def test_an_overloaded_server_gets_further_requests(status: int, server: R
     assert len(server.errors) == 97
 
 
+@pytest.mark.parametrize("asked", ["7", "date"])
+async def test_an_overloaded_server_says_when_it_gets_the_next_request(
+    asked: str, server: ReleaseServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays_s: list[float] = []
+
+    async def record(delay_s: float) -> None:
+        delays_s.append(delay_s)
+        server.headers = {}
+
+    monkeypatch.setattr(downloading, "_pause", record)
+    in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    server.errors = [503]
+    server.headers = {"Retry-After": in_a_minute if asked == "date" else asked}
+    server.cuts = [100_000]
+    await fetch(server, path)
+    assert path.read_bytes() == CHECKPOINT
+    first_s, second_s = delays_s
+    assert first_s == 7 if asked == "7" else 0 < first_s <= 60
+    assert second_s == 0  # after a broken connection, no server has asked for a pause
+
+
+@pytest.mark.parametrize("asked", ["121", "9" * 500, "Fri, 31 Dec 2055 23:59:59 GMT"])
+async def test_a_server_that_asks_for_a_long_pause_is_abandoned(asked: str, server: ReleaseServer, path: Path) -> None:
+    server.errors = [429] * 2
+    server.headers = {"Retry-After": asked}
+    reason = "the server is overloaded, and asks for no request within the next 2 min"
+    assert await refusal(server, path) == reason
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("asked", ["", "-1", "soon", "1.5", "Fri, 31 Dec 1999 23:59:59 GMT", "Mon, 99 Jan 0000"])
+async def test_an_invalid_or_past_time_for_the_next_request_is_ignored(
+    asked: str, server: ReleaseServer, path: Path
+) -> None:
+    server.errors = [503]
+    server.headers = {"Retry-After": asked}
+    await fetch(server, path)
+    assert (path.read_bytes(), len(server.requests)) == (CHECKPOINT, 2)
+
+
 async def test_a_server_that_sends_one_byte_at_a_time_is_abandoned(server: ReleaseServer, path: Path) -> None:
     server.cuts = [100_000] + [1] * 20
     assert "broke" in await refusal(server, path)
@@ -262,6 +273,7 @@ async def test_redirects_to_the_listed_hosts_are_followed(server: ReleaseServer,
         ("https://other.example/a", "it is redirected to other.example, which is not one of the publisher's hosts"),
         ("https://localhost:{port}/a", "it is redirected to localhost, which is not one of the publisher's hosts"),
         ("https://{host}.other.example/", "it is redirected to an invalid url"),
+        ("https://xn--a/", "it is redirected to an invalid url"),
         ("https://127.0.0.2/a", "it is redirected to 127.0.0.2, which is not one of the publisher's hosts"),
         ("https://me@{host}/a", "it is redirected to 127.0.0.2, which is not one of the publisher's hosts"),
         ("http://{host}/a", "it leads to http://, which is not encrypted"),
@@ -304,59 +316,3 @@ async def test_a_certificate_that_is_not_trusted_is_refused(
 async def test_a_machine_without_a_network_fails_at_once(server: ReleaseServer, path: Path) -> None:
     reason = await refusal(server, path, url="https://release.example/a.pt", hosts={"release.example"})
     assert reason.startswith("release.example: the server cannot be reached")
-
-
-@pytest.fixture
-def proxy(server: ReleaseServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[ConnectProxy]:
-    """Start a proxy that leads to the server, and name it in the environment."""
-    for name in ("NO_PROXY", "no_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with ConnectProxy(server.port).run() as proxy:
-        monkeypatch.setenv("https_proxy", proxy.url.replace("//", "//me:se%40cret@"))
-        yield proxy
-
-
-async def test_the_environments_proxy_is_used_and_resolves_the_names(
-    server: ReleaseServer, path: Path, proxy: ConnectProxy
-) -> None:
-    server.redirects = {"/release/a.pt": "https://assets.example/a"}
-    hosts = {"release.example", "assets.example"}
-    await fetch(server, path, url="https://release.example/release/a.pt", hosts=hosts)
-    assert path.read_bytes() == CHECKPOINT
-    assert [head.split()[1] for head in proxy.heads] == ["release.example:443", "assets.example:443"]
-    assert all("Proxy-Authorization: Basic bWU6c2VAY3JldA==" in head for head in proxy.heads)
-
-
-async def test_a_proxy_does_not_widen_the_hosts(server: ReleaseServer, path: Path, proxy: ConnectProxy) -> None:
-    server.redirects = {"/release/a.pt": "https://169.254.169.254/a"}
-    reason = await refusal(server, path, url="https://release.example/release/a.pt", hosts={"release.example"})
-    assert reason == "it is redirected to 169.254.169.254, which is not one of the publisher's hosts"
-    assert len(proxy.heads) == 1
-
-
-async def test_a_proxy_that_refuses_is_named_without_its_password(
-    server: ReleaseServer, path: Path, proxy: ConnectProxy
-) -> None:
-    proxy.status = 407
-    reason = await refusal(server, path, url="https://release.example/a.pt", hosts={"release.example"})
-    assert reason == f"release.example: the proxy answered 407 Said; the environment names the proxy {proxy.url}"
-    assert len(proxy.heads) == 1  # without a single byte, there are no retries
-
-
-async def test_no_proxy_leads_directly_to_the_host(
-    server: ReleaseServer, path: Path, proxy: ConnectProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("no_proxy", ADDRESS)
-    await fetch(server, path)
-    assert (path.read_bytes(), proxy.heads) == (CHECKPOINT, [])
-
-
-@pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])
-@pytest.mark.parametrize("value", ["socks5://127.0.0.1:1080", "http://127.0.0.1:port", "http://[::1"])
-async def test_a_proxy_of_an_unsupported_kind_is_refused(
-    variable: str, value: str, server: ReleaseServer, path: Path, proxy: ConnectProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("https_proxy")
-    monkeypatch.setenv(variable, value)
-    reason = await refusal(server, path)
-    assert reason == f"the environment's proxy is not an http:// address; correct {variable}"

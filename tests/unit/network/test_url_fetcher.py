@@ -9,9 +9,10 @@ import socket
 import pytest
 from anyio import wait_all_tasks_blocked
 
-from serve_app.api import url_fetcher as fetching
+from serve_app.api import url_fetcher
 from serve_app.api.url_fetcher import Fetcher
-from serve_app.errors import Overloaded, RateLimited, TooLarge, Unfetchable
+from serve_app.errors import Overloaded, RateLimited, TooLarge, Unfetchable, UrlUnavailable
+from serve_app.network import fetching
 from tests.support.traps import Trap
 from tests.support.web_server import ALLOWED, MAX_BYTES, OPEN, WebServer, ok, refusal, to
 
@@ -53,6 +54,19 @@ async def test_only_status_200_is_accepted(status: int, server: WebServer) -> No
     error = await refusal(f"{server.url}/a")
     assert (error.status_code, error.code) == (422, "unfetchable")
     assert error.detail == f"url: the server responds with status {status} instead of 200"
+
+
+@pytest.mark.parametrize("status", [400, 404, 408, 410, 425, 429, 500, 502, 503])
+async def test_a_server_may_recover_from_some_statuses(status: int, server: WebServer) -> None:
+    server.answers["/a"] = f"HTTP/1.1 {status} Said\r\nContent-Length: 0\r\n\r\n".encode()
+    may_recover = status not in {400, 404, 410}
+    assert isinstance(await refusal(f"{server.url}/a"), UrlUnavailable) == may_recover
+
+
+async def test_a_server_that_cannot_be_reached_may_recover(server: WebServer) -> None:
+    await server.stop()
+    assert isinstance(await refusal(f"{server.url}/a"), UrlUnavailable)
+    await server.start()  # the fixture stops it
 
 
 @pytest.mark.parametrize(
@@ -140,7 +154,7 @@ async def test_an_answer_that_never_begins_ends_with_the_callers_timeout(server:
 async def test_fetches_above_the_limit_are_refused_at_once(server: WebServer) -> None:
     server.gate.clear()
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
-    fetches = [asyncio.create_task(fetcher.fetch(server.url)) for _ in range(fetching._MAX_FETCHES)]
+    fetches = [asyncio.create_task(fetcher.fetch(server.url)) for _ in range(url_fetcher._MAX_FETCHES)]
     await wait_all_tasks_blocked()
     with pytest.raises(Overloaded, match=r"^url_fetches: 16 images") as refused:
         await fetcher.fetch(server.url)
@@ -153,7 +167,7 @@ async def test_fetches_above_the_limit_are_refused_at_once(server: WebServer) ->
 async def test_the_fetches_of_one_key_do_not_block_another_key(server: WebServer) -> None:
     server.gate.clear()
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
-    fetches = [asyncio.create_task(fetcher.fetch(server.url, "dock")) for _ in range(fetching._MAX_FETCHES_PER_KEY)]
+    fetches = [asyncio.create_task(fetcher.fetch(server.url, "dock")) for _ in range(url_fetcher._MAX_FETCHES_PER_KEY)]
     await wait_all_tasks_blocked()
     with pytest.raises(RateLimited, match=r"^url_fetches_per_key: 4 images") as refused:
         await fetcher.fetch(server.url, "dock")
@@ -168,7 +182,7 @@ async def test_the_fetches_of_one_key_do_not_block_another_key(server: WebServer
 async def test_a_cancelled_fetch_no_longer_counts(server: WebServer) -> None:
     server.gate.clear()
     fetcher = Fetcher(ALLOWED, MAX_BYTES)
-    for _ in range(fetching._MAX_FETCHES + 1):
+    for _ in range(url_fetcher._MAX_FETCHES + 1):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await fetcher.fetch(server.url)

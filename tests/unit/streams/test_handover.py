@@ -14,6 +14,7 @@ from serve_app.schemas.streams import Line, Regions
 from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
 from tests.support.fake_workers import FakeWorker, FakeWorkers, spec_of, supervising
+from tests.support.principals import LOCAL
 from tests.support.virtual_time import BACKEND
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +46,7 @@ def drain(workers: FakeWorkers) -> None:
 async def test_a_stream_leaves_a_draining_node_once_its_next_worker_is_ready(tmp_path: Path) -> None:
     workers = FakeWorkers(slow_elsewhere(10))
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         drain(workers)
         await asyncio.sleep(9)
@@ -53,7 +54,7 @@ async def test_a_stream_leaves_a_draining_node_once_its_next_worker_is_ready(tmp
         assert (second.name, second.calls) == ("lot:1", ["ready"])
         assert "stop" not in first.calls
         await asyncio.sleep(5)
-        status = await supervision.status("lot")
+        status = await supervision.status("lot", LOCAL)
         assert (status.state, status.restarts) == ("running", 0)
         assert first.is_dead
         assert "stop" in first.calls
@@ -67,16 +68,16 @@ async def test_a_stream_on_a_node_that_is_not_draining_is_not_moved(tmp_path: Pa
     workers = FakeWorkers()
     workers.draining = {"node-2"}
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(100)
     assert len(workers.started) == 1
 
 
 CHANGES: dict[str, Callable[[Supervision], Awaitable[Any]]] = {
-    "paused": lambda supervision: supervision.pause("lot"),
-    "deleted": lambda supervision: supervision.delete("lot"),
-    "replaced": lambda supervision: supervision.replace(spec_of(max_fps=5)),
-    "counts other regions": lambda supervision: supervision.set_regions("lot", GATE),
+    "paused": lambda supervision: supervision.pause("lot", LOCAL),
+    "deleted": lambda supervision: supervision.delete("lot", LOCAL),
+    "replaced": lambda supervision: supervision.replace(spec_of(max_fps=5), LOCAL),
+    "counts other regions": lambda supervision: supervision.set_regions("lot", LOCAL, GATE),
 }
 
 
@@ -84,7 +85,7 @@ CHANGES: dict[str, Callable[[Supervision], Awaitable[Any]]] = {
 async def test_a_move_is_undone_when_the_stream_changes_meanwhile(change: str, tmp_path: Path) -> None:
     workers = FakeWorkers(slow_elsewhere(10))
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         drain(workers)
         await asyncio.sleep(5)
@@ -104,7 +105,7 @@ async def test_a_move_whose_successor_is_not_ready_in_40_s_is_undone_and_retried
 ) -> None:
     workers = FakeWorkers(slow_elsewhere(41))
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         drain(workers)
         await asyncio.sleep(43)
@@ -116,7 +117,7 @@ async def test_a_move_whose_successor_is_not_ready_in_40_s_is_undone_and_retried
         workers.prepare = slow_elsewhere(10)
         await asyncio.sleep(20)
         assert first.is_dead
-        assert (await supervision.status("lot")).state == "running"
+        assert (await supervision.status("lot", LOCAL)).state == "running"
     assert set(workers.alive) == {"lot:1"}
 
 
@@ -130,14 +131,14 @@ async def test_a_move_whose_successor_refuses_to_start_is_undone_and_retried(
 
     workers = FakeWorkers(refuse)
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         drain(workers)
         await asyncio.sleep(5)
         supervision.check()
         first, *successors = workers.started
         assert "stop" not in first.calls
-        assert (await supervision.status("lot")).state == "running"
+        assert (await supervision.status("lot", LOCAL)).state == "running"
         assert len(successors) == 2
         assert all(successor.is_dead for successor in successors)
         assert caplog.text.count("draining node; will retry: /dev/shm is too small") == 2
@@ -151,7 +152,7 @@ async def test_at_most_four_streams_move_at_once(tmp_path: Path) -> None:
     workers = FakeWorkers(slow_elsewhere(10))
     async with supervising(tmp_path, workers) as supervision:
         for number in range(10):
-            await supervision.create(spec_of(f"lot-{number}"))
+            await supervision.create(spec_of(f"lot-{number}"), LOCAL)
         await asyncio.sleep(1)
         drain(workers)
         await asyncio.sleep(60)
@@ -162,8 +163,8 @@ async def test_at_most_four_streams_move_at_once(tmp_path: Path) -> None:
 async def test_a_paused_and_a_finished_stream_are_not_moved(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of("paused", paused=True))
-        await supervision.create(spec_of("finished"))
+        await supervision.create(spec_of("paused", paused=True), LOCAL)
+        await supervision.create(spec_of("finished"), LOCAL)
         await asyncio.sleep(1)
         workers.last.finish()
         drain(workers)
@@ -176,7 +177,7 @@ async def test_a_paused_and_a_finished_stream_are_not_moved(tmp_path: Path) -> N
 async def test_a_worker_whose_node_is_unknown_is_queried_later(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         drain(workers)
         workers.last.cut_off()
@@ -190,7 +191,7 @@ async def test_a_worker_whose_node_is_unknown_is_queried_later(tmp_path: Path) -
 async def test_a_move_is_undone_when_the_supervisor_stops(tmp_path: Path) -> None:
     workers = FakeWorkers(slow_elsewhere(10))
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         drain(workers)
         await asyncio.sleep(5)
@@ -203,16 +204,16 @@ async def test_a_stream_whose_process_does_not_end_is_not_handed_over(tmp_path: 
     """Only one process at a time may run the stream. The worker restarts with its old name, and moves later."""
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.immortal.add("lot:0")
         drain(workers)
         await asyncio.sleep(30)
-        assert "could not be ended" in (await supervision.status("lot")).detail
+        assert "could not be ended" in (await supervision.status("lot", LOCAL)).detail
         assert all("run" not in worker.calls for worker in workers.started if worker.name == "lot:1")
         assert set(workers.alive) == {"lot:0"}
         workers.immortal.clear()
         await asyncio.sleep(30)
-        assert (await supervision.status("lot")).state == "running"
+        assert (await supervision.status("lot", LOCAL)).state == "running"
     (worker,) = workers.alive.values()
     assert worker.on_node == "node-2"

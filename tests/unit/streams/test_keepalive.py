@@ -16,6 +16,7 @@ from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
 from serve_app.streams.workers import WorkerFailed
 from tests.support.fake_workers import FakeWorker, FakeWorkers, now_s, spec_of, supervising
+from tests.support.principals import LOCAL
 from tests.support.virtual_time import BACKEND
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +46,7 @@ def pauses_s(workers: FakeWorkers, *lives_s: float) -> list[float]:
 
 async def shown(supervision: Supervision) -> StreamStatus:
     """List all streams, and return the status of the only stream."""
-    (status,) = await supervision.all()
+    (status,) = await supervision.all(LOCAL)
     return status
 
 
@@ -54,7 +55,7 @@ async def test_the_restart_pause_of_a_worker_that_dies_early_doubles_from_0_2_s_
 ) -> None:
     workers = FakeWorkers(life_of(*[1.0] * 10))
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(300)
     expected = [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]
     assert pauses_s(workers, *[1.0] * 10) == pytest.approx(expected, abs=0.03)
@@ -65,7 +66,7 @@ async def test_a_worker_that_ran_for_30_s_resets_the_back_off(tmp_path: Path) ->
     lives_s = [1.0, 1.0, 1.0, 31.0, 1.0, 29.0]
     workers = FakeWorkers(life_of(*lives_s))
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(300)
     assert pauses_s(workers, *lives_s) == pytest.approx([0.2, 0.4, 0.8, 0.1, 0.2, 0.4], abs=0.03)
 
@@ -73,7 +74,7 @@ async def test_a_worker_that_ran_for_30_s_resets_the_back_off(tmp_path: Path) ->
 async def test_restarts_are_counted_in_the_status_and_in_the_store(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.last.die()
         await asyncio.sleep(0.1)
@@ -89,7 +90,7 @@ async def test_restarts_are_counted_in_the_status_and_in_the_store(tmp_path: Pat
 async def test_a_worker_that_fails_while_its_process_lives_is_killed_and_replaced(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         first = workers.last
         first.fail(WorkerFailed("RayTaskError"))
@@ -105,7 +106,7 @@ async def test_the_status_and_the_log_say_why_a_stream_could_not_run(
 ) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.last.fail(SharedMemoryError("/dev/shm is too small"))
         await asyncio.sleep(0.1)
@@ -117,7 +118,7 @@ async def test_the_status_and_the_log_say_why_a_stream_could_not_run(
 async def test_an_unreachable_worker_is_joined_again_when_it_can_be_reached(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.last.cut_off()
         await asyncio.sleep(20)
@@ -136,7 +137,7 @@ async def test_an_unreachable_worker_is_joined_again_when_it_can_be_reached(tmp_
 async def test_an_unreachable_worker_that_turns_out_dead_is_replaced_and_counts_as_one_restart(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.last.cut_off()
         await asyncio.sleep(5)
@@ -149,7 +150,7 @@ async def test_an_unreachable_worker_that_turns_out_dead_is_replaced_and_counts_
 async def test_a_silent_worker_is_killed_after_60_s(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(11)
         silent, silent_at_s = workers.last, now_s()
         silent.answers_status = False
@@ -166,7 +167,7 @@ async def test_a_silent_worker_is_killed_after_60_s(tmp_path: Path) -> None:
 async def test_a_worker_that_answers_once_a_minute_is_not_killed(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         for _ in range(10):
             workers.last.answers_status = True
             await asyncio.sleep(8)
@@ -184,7 +185,7 @@ async def test_a_process_that_takes_long_to_start_is_not_killed_and_the_status_s
 
     workers = FakeWorkers(never_answer)
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(600)
         status = await shown(supervision)
     assert (status.state, status.detail) == (
@@ -196,7 +197,7 @@ async def test_a_process_that_takes_long_to_start_is_not_killed_and_the_status_s
 async def test_a_new_process_that_starts_slowly_is_not_treated_as_silent(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(100)
         workers.prepare = lambda worker: setattr(worker, "answers_status", False)
         workers.last.die()
@@ -208,15 +209,15 @@ async def test_a_new_process_that_starts_slowly_is_not_treated_as_silent(tmp_pat
 async def test_a_finished_streams_process_answers_for_10_s(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.last.finish()
         await asyncio.sleep(9.9)
-        assert (await supervision.events("lot", None, 5)).events
+        assert (await supervision.events("lot", LOCAL, None, 5)).events
         assert not workers.last.is_dead
         await asyncio.sleep(0.2)
         assert workers.last.is_dead
-        assert (await supervision.events("lot", None, 5)).events == []
+        assert (await supervision.events("lot", LOCAL, None, 5)).events == []
         assert (await shown(supervision)).state == "completed"
         await asyncio.sleep(100)
     assert len(workers.started) == 1
@@ -228,10 +229,10 @@ async def test_a_finished_streams_process_answers_for_10_s(tmp_path: Path) -> No
 async def test_a_stream_that_is_paused_during_a_restart_is_not_started(tmp_path: Path) -> None:
     workers = FakeWorkers(life_of(1.0, 1.0, 1.0))
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(4)  # 0.4 s after the third worker's death, and 0.4 s before the next start
         assert len(workers.started) == 3
-        paused = await supervision.pause("lot")
+        paused = await supervision.pause("lot", LOCAL)
         assert (paused.state, paused.detail) == ("paused", "")
         await asyncio.sleep(100)
     assert len(workers.started) == 3
@@ -245,7 +246,7 @@ async def test_a_worker_is_restarted_even_if_the_store_cannot_be_written(
 
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         monkeypatch.setattr(StreamStore, "put", fail)
         with caplog.at_level(logging.ERROR):
@@ -261,7 +262,7 @@ async def test_no_worker_is_started_while_the_last_one_of_the_name_does_not_end(
 ) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.immortal.add("lot:0")
         workers.last.fail(WorkerFailed("RayTaskError"))
@@ -297,7 +298,7 @@ async def test_an_unexpected_error_is_logged_and_the_stream_is_restarted_after_3
     """Test a former bug: the keeper ended without a log line, and the stream was never restarted."""
     workers = BuggyWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.last.die()
         await asyncio.sleep(29)
@@ -314,7 +315,7 @@ async def test_an_unexpected_error_is_logged_and_the_stream_is_restarted_after_3
 async def test_the_process_of_a_finished_stream_ends_despite_an_unexpected_error(tmp_path: Path) -> None:
     workers = BuggyWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.last.finish()
         await asyncio.sleep(11)
@@ -329,7 +330,7 @@ async def test_the_process_of_a_finished_stream_ends_despite_an_unexpected_error
 async def test_the_process_of_a_finished_stream_is_killed_until_it_ends(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.immortal.add("lot:0")
         workers.last.finish()

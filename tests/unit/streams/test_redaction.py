@@ -23,12 +23,14 @@ from serve_app.config import StreamArgs, parse_args
 from serve_app.errors import SourceError
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import StreamSpec, StreamStatus
-from serve_app.streams.capture.source import parse_source
-from serve_app.streams.capture.video import open_video
 from serve_app.streams.outputs.checks import check_outputs
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.stream import Stream
-from serve_app.types import EventPage
+from serve_app.types import EventPage, Principal
+from serve_app.video.source import parse_source
+from serve_app.video.video import open_video
+from tests.support import principals
+from tests.support.fake_jobs import FakeJobs
 from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
 from tests.support.local_streams import FakeDetector
 
@@ -48,7 +50,7 @@ class RunningStreams(FakeStreams):
         self.running: dict[str, tuple[Stream, asyncio.Task[None]]] = {}
         self._folder = folder
 
-    async def create(self, spec: StreamSpec) -> StreamStatus:
+    async def create(self, spec: StreamSpec, who: Principal) -> StreamStatus:
         source = parse_source(spec.source.uri, (self._folder,))
         check_outputs(spec, self._folder, LOCAL)
         self.store.put(Record(spec=spec))
@@ -57,13 +59,13 @@ class RunningStreams(FakeStreams):
         self.running[spec.id] = stream, asyncio.create_task(stream.run())
         return stream.status()
 
-    async def all(self) -> list[StreamStatus]:
+    async def all(self, who: Principal) -> list[StreamStatus]:
         return [stream.status() for stream, _ in self.running.values()]
 
-    async def status(self, stream_id: str) -> StreamStatus:
+    async def status(self, stream_id: str, who: Principal) -> StreamStatus:
         return self.running[stream_id][0].status()
 
-    async def events(self, stream_id: str, after: int | None, within_s: float) -> EventPage:
+    async def events(self, stream_id: str, who: Principal, after: int | None, within_s: float) -> EventPage:
         return await self.running[stream_id][0].events(after, 0)
 
     async def close(self) -> None:
@@ -164,7 +166,9 @@ def leaking(*texts: str) -> list[str]:
 
 async def test_a_refusal_does_not_repeat_secrets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    transport = httpx.ASGITransport(build_api(FakeBackend(), RunningStreams(tmp_path), FakeMetrics(), parse_args({})))
+    transport = httpx.ASGITransport(
+        build_api(FakeBackend(), RunningStreams(tmp_path), FakeJobs(), FakeMetrics(), parse_args({}))
+    )
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for spec in REFUSED:
             answers = [await client.post("/streams", json=spec)]
@@ -186,7 +190,11 @@ async def test_a_streams_credentials_appear_in_no_response_and_no_log_line(
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
     streams = RunningStreams(tmp_path)
     api = build_api(
-        FakeBackend(), streams, FakeMetrics(), parse_args({"access": {"keys_file": str(tmp_path / "keys.yaml")}})
+        FakeBackend(),
+        streams,
+        FakeJobs(),
+        FakeMetrics(),
+        parse_args({"access": {"keys_file": str(tmp_path / "keys.yaml")}}),
     )
     header = {"Authorization": f"Bearer {key}"}
     answers: list[httpx.Response] = []
@@ -205,13 +213,13 @@ async def test_a_streams_credentials_appear_in_no_response_and_no_log_line(
         async with asyncio.timeout(60):
             while not all(
                 status.state in {"failed", "reconnecting", "stalled"} and all(sink.detail for sink in status.sinks)
-                for status in await streams.all()
+                for status in await streams.all(principals.LOCAL)
             ):
                 await asyncio.sleep(0.05)
         answers.append(await client.get("/streams"))
         for number in range(len(streams.running)):
             answers.append(await client.get(f"/streams/s{number}"))
-            page = await streams.events(f"s{number}", -1, 0)
+            page = await streams.events(f"s{number}", principals.LOCAL, -1, 0)
             assert leaking(*(event.json for event in page.events)) == []
         wrong = {"Authorization": f"Bearer {key}x"}
         answers.append(await client.get("/streams", headers=wrong))

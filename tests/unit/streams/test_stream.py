@@ -15,14 +15,14 @@ import pytest
 
 from serve_app.errors import InvalidParameter, ModelChanged, Overloaded, StartError
 from serve_app.network.address_guard import AddressGuard
-from serve_app.schemas.streams import Motion, Recording, Regions, SourceSpec, StreamSpec
+from serve_app.schemas.streams import DecodingStatus, Motion, Recording, Regions, SourceSpec, StreamSpec
 from serve_app.streams import stream as stream_module
 from serve_app.streams.outputs.checks import check_outputs
 from serve_app.streams.scene.scene import Scene
 from serve_app.types import Answer, ModelInfo
 from tests.support import squares
 from tests.support.local_streams import EVERYWHERE, FRAMES, MODEL, FakeDetector, all_events, new_stream, running
-from tests.support.videos import frame_of, frame_shown
+from tests.support.videos import frame_of, frame_shown, save_coded_video
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +66,14 @@ async def test_the_detector_is_told_how_many_frames_were_superseded(video: Path)
     detector.asked = wait
     await stream.run()
     assert detector.superseded == stream.status().dropped["newer_frame"] > 0
+
+
+async def test_the_status_says_which_frames_of_a_video_are_decoded(tmp_path: Path) -> None:
+    path = save_coded_video(tmp_path / "a.mp4", frames=30, keys=range(0, 30, 5))
+    stream = new_stream(path, FakeDetector(), max_fps=5)
+    assert stream.status().decoding is None
+    await stream.run()
+    assert stream.status().decoding == DecodingStatus(frames="key_frames", hardware=None, detail="")
 
 
 async def test_the_status_counts_the_files_of_a_folder_that_are_not_images(tmp_path: Path) -> None:

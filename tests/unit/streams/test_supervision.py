@@ -16,6 +16,7 @@ from serve_app.schemas.streams import Line, Regions, SourceSpec, StreamSpec
 from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.store import StreamStore
 from tests.support.fake_workers import FakeDetectors, FakeWorkers, Reports, now_s, spec_of, supervising
+from tests.support.principals import LOCAL
 from tests.support.virtual_time import BACKEND
 
 pytestmark = pytest.mark.anyio
@@ -38,21 +39,21 @@ def stored(folder: Path) -> dict[str, StreamSpec]:
 async def test_a_created_stream_is_stored_and_runs(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        created = await supervision.create(spec_of(tags={"site": "north"}))
+        created = await supervision.create(spec_of(tags={"site": "north"}), LOCAL)
         assert (created.state, created.policy, created.tags) == ("starting", "drop_oldest", {"site": "north"})
         assert stored(tmp_path) == {"lot": spec_of(tags={"site": "north"})}
         await asyncio.sleep(1)
-        assert (await supervision.status("lot")).state == "running"
+        assert (await supervision.status("lot", LOCAL)).state == "running"
         with pytest.raises(Conflict):
-            await supervision.create(spec_of())
+            await supervision.create(spec_of(), LOCAL)
     assert workers.last.calls.count("run") == 1
 
 
 async def test_streams_are_listed_by_id(tmp_path: Path) -> None:
     async with supervising(tmp_path) as supervision:
         for stream_id in "bca":
-            await supervision.create(spec_of(stream_id))
-        assert [status.stream_id for status in await supervision.all()] == ["a", "b", "c"]
+            await supervision.create(spec_of(stream_id), LOCAL)
+        assert [status.stream_id for status in await supervision.all(LOCAL)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -70,8 +71,8 @@ async def test_a_stream_that_cannot_run_is_refused(
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         with pytest.raises(error, match=sentence):
-            await supervision.create(spec)
-        assert await supervision.all() == []
+            await supervision.create(spec, LOCAL)
+        assert await supervision.all(LOCAL) == []
     assert (stored(tmp_path), workers.started) == ({}, [])
 
 
@@ -79,23 +80,23 @@ async def test_a_stream_that_needs_tracking_is_refused_where_it_is_not_installed
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with supervising(tmp_path) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(InvalidParameter, match="sightline\\[tracking\\]"):
-            await supervision.create(spec_of("yard", track=True))
+            await supervision.create(spec_of("yard", track=True), LOCAL)
         with pytest.raises(InvalidParameter, match="sightline\\[tracking\\]"):
-            await supervision.set_regions("lot", GATE)
+            await supervision.set_regions("lot", LOCAL, GATE)
     assert stored(tmp_path) == {"lot": spec_of()}
 
 
 async def test_a_full_registry_refuses_until_a_stream_is_deleted(tmp_path: Path) -> None:
     async with supervising(tmp_path, max_streams=2) as supervision:
-        await supervision.create(spec_of("a"))
-        await supervision.create(spec_of("b", paused=True))
+        await supervision.create(spec_of("a"), LOCAL)
+        await supervision.create(spec_of("b", paused=True), LOCAL)
         with pytest.raises(Overloaded, match=r"streams\.max_streams"):
-            await supervision.create(spec_of("c"))
-        await supervision.delete("b")
-        await supervision.create(spec_of("c"))
+            await supervision.create(spec_of("c"), LOCAL)
+        await supervision.delete("b", LOCAL)
+        await supervision.create(spec_of("c"), LOCAL)
 
 
 async def test_streams_are_admitted_one_at_a_time(tmp_path: Path) -> None:
@@ -103,24 +104,24 @@ async def test_streams_are_admitted_one_at_a_time(tmp_path: Path) -> None:
     detectors = FakeDetectors(capacity_fps=20, replicas=2)
     detectors.answer_after_s = 0.5
     async with supervising(tmp_path, detectors=detectors) as supervision:
-        creations = (supervision.create(spec_of(f"lot-{number}")) for number in range(3))
+        creations = (supervision.create(spec_of(f"lot-{number}"), LOCAL) for number in range(3))
         results = await asyncio.gather(*creations, return_exceptions=True)
         assert [type(result).__name__ for result in results] == ["StreamStatus", "Overloaded", "Overloaded"]
-        await supervision.create(spec_of("slow", max_fps=15))
+        await supervision.create(spec_of("slow", max_fps=15), LOCAL)
         with pytest.raises(Overloaded):
-            await supervision.replace(spec_of("slow", max_fps=16))
-        await supervision.create(spec_of("any", degrade=True))
+            await supervision.replace(spec_of("slow", max_fps=16), LOCAL)
+        await supervision.create(spec_of("any", degrade=True), LOCAL)
 
 
 async def test_streams_of_other_models_and_paused_streams_use_no_capacity(tmp_path: Path) -> None:
     async with supervising(tmp_path, detectors=FakeDetectors(capacity_fps=30)) as supervision:
-        await supervision.create(spec_of("plates", detect=DetectSettings(model="plates")))
-        await supervision.create(spec_of("a"))
-        await supervision.pause("a")
-        await supervision.create(spec_of("b"))
+        await supervision.create(spec_of("plates", detect=DetectSettings(model="plates")), LOCAL)
+        await supervision.create(spec_of("a"), LOCAL)
+        await supervision.pause("a", LOCAL)
+        await supervision.create(spec_of("b"), LOCAL)
         with pytest.raises(Overloaded):
-            await supervision.resume("a")
-        assert (await supervision.status("a")).state == "paused"
+            await supervision.resume("a", LOCAL)
+        assert (await supervision.status("a", LOCAL)).state == "paused"
 
 
 @pytest.mark.parametrize("answer_after_s", [1.9, 2.1])
@@ -130,19 +131,19 @@ async def test_detectors_that_do_not_answer_in_2_s_refuse_no_stream(answer_after
     async with supervising(tmp_path, detectors=detectors) as supervision:
         if answer_after_s < 2:
             with pytest.raises(Overloaded):
-                await supervision.create(spec_of())
+                await supervision.create(spec_of(), LOCAL)
         else:
-            await supervision.create(spec_of())
+            await supervision.create(spec_of(), LOCAL)
 
 
 async def test_replace_stops_the_old_stream_first_and_keeps_its_event_ids(tmp_path: Path) -> None:
     workers = FakeWorkers()
     bookmark_file = StreamStore(tmp_path).bookmark_file("lot")
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         bookmark_file.write(Bookmark(next_frame_id=100, next_event_id=50))
-        replaced = await supervision.replace(spec_of(max_fps=5))
+        replaced = await supervision.replace(spec_of(max_fps=5), LOCAL)
         assert replaced.state == "starting"
         await asyncio.sleep(1)
     first, second = workers.started
@@ -157,34 +158,34 @@ async def test_replace_stops_the_old_stream_first_and_keeps_its_event_ids(tmp_pa
 async def test_replace_keeps_the_old_stream_when_the_new_one_is_refused(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         with pytest.raises(InvalidParameter):
-            await supervision.replace(spec_of(detect=DetectSettings(classes=["unicorn"])))
+            await supervision.replace(spec_of(detect=DetectSettings(classes=["unicorn"])), LOCAL)
         await asyncio.sleep(1)
-        assert (await supervision.status("lot")).state == "running"
+        assert (await supervision.status("lot", LOCAL)).state == "running"
     assert "stop" not in workers.last.calls
     assert stored(tmp_path) == {"lot": spec_of()}
 
 
 async def test_a_replaced_stream_does_not_count_against_its_replacement(tmp_path: Path) -> None:
     async with supervising(tmp_path, detectors=FakeDetectors(capacity_fps=30)) as supervision:
-        await supervision.create(spec_of())
-        await supervision.replace(spec_of(tags={"site": "north"}))
+        await supervision.create(spec_of(), LOCAL)
+        await supervision.replace(spec_of(tags={"site": "north"}), LOCAL)
 
 
 async def test_a_deleted_stream_leaves_no_worker_and_nothing_in_the_store(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         StreamStore(tmp_path).bookmark_file("lot").close()
         await asyncio.sleep(1)
-        await supervision.delete("lot")
+        await supervision.delete("lot", LOCAL)
         assert workers.alive == {}
         assert "stop" in workers.last.calls
         assert [path.name for path in tmp_path.iterdir()] == ["lock"]
         with pytest.raises(NotFound):
-            await supervision.status("lot")
+            await supervision.status("lot", LOCAL)
         await asyncio.sleep(100)
     assert len(workers.started) == 1
 
@@ -192,9 +193,9 @@ async def test_a_deleted_stream_leaves_no_worker_and_nothing_in_the_store(tmp_pa
 async def test_the_second_of_two_concurrent_deletions_finds_nothing(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
-        results = await asyncio.gather(*(supervision.delete("lot") for _ in range(2)), return_exceptions=True)
+        results = await asyncio.gather(*(supervision.delete("lot", LOCAL) for _ in range(2)), return_exceptions=True)
     assert [type(result) for result in results] == [type(None), NotFound]
 
 
@@ -211,16 +212,16 @@ async def test_a_change_that_waits_while_the_stream_is_replaced_applies_to_the_n
     }
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.last.stop_takes_s = 5
-        replacing = asyncio.create_task(supervision.replace(spec_of(max_fps=5)))
+        replacing = asyncio.create_task(supervision.replace(spec_of(max_fps=5), LOCAL))
         await asyncio.sleep(1)
         changes: dict[str, Callable[[], Awaitable[Any]]] = {
-            "pause": lambda: supervision.pause("lot"),
-            "delete": lambda: supervision.delete("lot"),
-            "set_regions": lambda: supervision.set_regions("lot", GATE),
-            "replace": lambda: supervision.replace(spec_of(max_fps=6)),
+            "pause": lambda: supervision.pause("lot", LOCAL),
+            "delete": lambda: supervision.delete("lot", LOCAL),
+            "set_regions": lambda: supervision.set_regions("lot", LOCAL, GATE),
+            "replace": lambda: supervision.replace(spec_of(max_fps=6), LOCAL),
         }
         await changes[change]()
         assert replacing.done()
@@ -233,19 +234,19 @@ async def test_a_change_that_waits_while_the_stream_is_replaced_applies_to_the_n
 async def test_a_paused_stream_has_no_worker_until_it_is_resumed(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         for _ in range(2):
-            paused = await supervision.pause("lot")
+            paused = await supervision.pause("lot", LOCAL)
             assert (paused.state, paused.camera_fps, paused.processed) == ("paused", 0, 7)
         assert workers.alive == {}
         assert stored(tmp_path)["lot"].paused
         await asyncio.sleep(100)
-        assert (await supervision.events("lot", 3, 0.5)).last_id == 3
+        assert (await supervision.events("lot", LOCAL, 3, 0.5)).last_id == 3
         for _ in range(2):
-            assert (await supervision.resume("lot")).state == "starting"
+            assert (await supervision.resume("lot", LOCAL)).state == "starting"
         await asyncio.sleep(1)
-        assert (await supervision.status("lot")).state == "running"
+        assert (await supervision.status("lot", LOCAL)).state == "running"
     assert len(workers.started) == 2
     assert not stored(tmp_path)["lot"].paused
 
@@ -253,7 +254,7 @@ async def test_a_paused_stream_has_no_worker_until_it_is_resumed(tmp_path: Path)
 async def test_a_stream_that_is_created_paused_does_not_start(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        assert (await supervision.create(spec_of(paused=True))).state == "paused"
+        assert (await supervision.create(spec_of(paused=True), LOCAL)).state == "paused"
         await asyncio.sleep(100)
     assert workers.started == []
 
@@ -261,17 +262,17 @@ async def test_a_stream_that_is_created_paused_does_not_start(tmp_path: Path) ->
 async def test_a_failed_stream_can_be_resumed_but_a_completed_one_cannot(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.last.finish("failed")
         await asyncio.sleep(1)  # the process of the finished stream is still running
-        assert (await supervision.resume("lot")).state == "starting"
+        assert (await supervision.resume("lot", LOCAL)).state == "starting"
         await asyncio.sleep(1)
         assert len(workers.started) == 2
         assert workers.most_at_once == 1
         workers.last.finish("completed")
         await asyncio.sleep(1)
-        assert (await supervision.resume("lot")).state == "completed"
+        assert (await supervision.resume("lot", LOCAL)).state == "completed"
         await asyncio.sleep(100)
     assert len(workers.started) == 2
 
@@ -279,10 +280,10 @@ async def test_a_failed_stream_can_be_resumed_but_a_completed_one_cannot(tmp_pat
 async def test_regions_are_stored_and_counted_at_once(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
-        await supervision.set_regions("lot", GATE)
-        assert workers.last.regions == await supervision.regions("lot") == GATE
+        await supervision.set_regions("lot", LOCAL, GATE)
+        assert workers.last.regions == await supervision.regions("lot", LOCAL) == GATE
     assert stored(tmp_path) == {"lot": spec_of(lines=GATE.lines)}
 
 
@@ -290,12 +291,12 @@ async def test_regions_that_the_worker_refuses_are_refused_and_not_kept(tmp_path
     """Test a former bug: the refusal was ignored, and the client's request seemed to succeed."""
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of(lines=DOOR.lines))
+        await supervision.create(spec_of(lines=DOOR.lines), LOCAL)
         await asyncio.sleep(1)
         workers.last.refusals["set_regions"] = StartError("no tracker")
         with pytest.raises(StartError, match="no tracker"):
-            await supervision.set_regions("lot", GATE)
-        assert workers.last.regions == await supervision.regions("lot") == DOOR
+            await supervision.set_regions("lot", LOCAL, GATE)
+        assert workers.last.regions == await supervision.regions("lot", LOCAL) == DOOR
         workers.last.refusals.clear()
         workers.last.die()
         await asyncio.sleep(1)
@@ -306,11 +307,11 @@ async def test_regions_that_the_worker_refuses_are_refused_and_not_kept(tmp_path
 async def test_regions_that_did_not_reach_the_worker_are_used_by_the_next_one(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.last.cut_off()
         with pytest.raises(Unavailable, match="the regions are saved and apply when it restarts"):
-            await supervision.set_regions("lot", GATE)
+            await supervision.set_regions("lot", LOCAL, GATE)
         workers.last.die()
         await asyncio.sleep(2)
         assert len(workers.started) == 2
@@ -319,19 +320,19 @@ async def test_regions_that_did_not_reach_the_worker_are_used_by_the_next_one(tm
 
 async def test_requests_to_a_stream_without_a_worker_wait_at_most_1_s(tmp_path: Path) -> None:
     async with supervising(tmp_path) as supervision:
-        await supervision.create(spec_of(paused=True))
+        await supervision.create(spec_of(paused=True), LOCAL)
         for within_s in (0.3, 30):
             started_at_s = now_s()
-            assert await supervision.snapshot("lot", None, within_s, True) is None
+            assert await supervision.snapshot("lot", LOCAL, None, within_s, True) is None
             assert now_s() - started_at_s == pytest.approx(min(within_s, 1))
 
 
 async def test_each_streams_status_is_reported_every_few_seconds_with_the_previous_state(tmp_path: Path) -> None:
     workers, reports = FakeWorkers(), Reports()
     async with supervising(tmp_path, workers, reports=reports) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(11)
-        await supervision.pause("lot")
+        await supervision.pause("lot", LOCAL)
         await asyncio.sleep(5)
     assert [(status.state, previous) for status, previous in reports] == [
         ("running", None), ("running", "running"), ("paused", "running"),

@@ -15,6 +15,7 @@ from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.workers import WorkerUnreachable
 from tests.support.fake_workers import FakeWorkers, spec_of, supervising
+from tests.support.principals import LOCAL
 from tests.support.virtual_time import BACKEND
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +35,7 @@ async def test_the_next_supervisor_takes_over_running_workers_and_kills_strays(t
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
         for stream_id in ("a", "b", "c"):
-            await supervision.create(spec_of(stream_id))
+            await supervision.create(spec_of(stream_id), LOCAL)
         await asyncio.sleep(1)
     assert workers.alive.keys() == {"a:0", "b:0", "c:0"}
     store = StreamStore(tmp_path)
@@ -44,11 +45,11 @@ async def test_the_next_supervisor_takes_over_running_workers_and_kills_strays(t
     store.delete("c")
     start_stray(workers, Record(spec=spec_of("a"), moves=1))
     async with supervising(tmp_path, workers) as supervision:
-        statuses = await supervision.all()
+        statuses = await supervision.all(LOCAL)
         assert [(status.stream_id, status.state) for status in statuses] == [("a", "running"), ("b", "paused")]
         assert workers.alive.keys() == {"a:0"}
         await asyncio.sleep(100)
-        assert (await supervision.status("a")).restarts == 0
+        assert (await supervision.status("a", LOCAL)).restarts == 0
     assert len(workers.started) == 4
     assert workers.alive["a:0"].calls.count("run") == 2
 
@@ -61,21 +62,21 @@ async def test_a_stray_that_does_not_end_delays_no_stream_and_its_kill_is_retrie
         start_stray(workers, Record(spec=spec_of(stream_id)))
         workers.immortal.add(f"{stream_id}:0")
     async with supervising(tmp_path, workers) as supervision:
-        a, b = await supervision.all()
+        a, b = await supervision.all(LOCAL)
         assert (a.state, b.state) == ("running", "paused")
         assert "could not be ended" in b.detail
         workers.immortal.clear()
         await asyncio.sleep(10)
-        assert (await supervision.status("b")).detail == ""
+        assert (await supervision.status("b", LOCAL)).detail == ""
     assert workers.alive.keys() == {"a:0", "unknown:0"}
 
 
 async def test_the_next_supervisor_waits_for_the_store_and_says_so(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as first:
-        await first.create(spec_of())
+        await first.create(spec_of(), LOCAL)
         async with supervising(tmp_path, workers) as second:
-            asked = asyncio.create_task(second.status("lot"))
+            asked = asyncio.create_task(second.status("lot", LOCAL))
             await asyncio.sleep(14.9)
             assert not asked.done()
             with pytest.raises(Unavailable, match="another supervisor still manages the streams"):
@@ -83,7 +84,7 @@ async def test_the_next_supervisor_waits_for_the_store_and_says_so(tmp_path: Pat
             assert workers.last.calls.count("run") == 1
             await first.stop()
             await first.close()
-            assert (await second.status("lot")).state == "running"
+            assert (await second.status("lot", LOCAL)).state == "running"
             assert workers.last.calls.count("run") == 2
     assert len(workers.started) == 1
 
@@ -99,7 +100,7 @@ async def test_counters_come_from_the_store_until_a_worker_answers(tmp_path: Pat
         bookmark_file.close()
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        statuses = await supervision.all()
+        statuses = await supervision.all(LOCAL)
     assert statuses[0] == over
     assert (statuses[1].captured, statuses[1].processed, statuses[1].dropped) == (9, 8, {"newer_frame": 1})
     assert (statuses[1].state, statuses[1].restarts) == ("paused", 3)
@@ -109,20 +110,20 @@ async def test_counters_come_from_the_store_until_a_worker_answers(tmp_path: Pat
 async def test_deleting_an_application_stops_its_workers_and_keeps_its_streams(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.is_gone = True
     assert workers.alive == {}
     assert "stop" in workers.last.calls
     workers.is_gone = False
     async with supervising(tmp_path, workers) as supervision:
-        assert (await supervision.status("lot")).state == "running"
+        assert (await supervision.status("lot", LOCAL)).state == "running"
 
 
 async def test_a_rollout_stops_no_worker(tmp_path: Path) -> None:
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
     assert "stop" not in workers.last.calls
     assert not workers.last.is_dead
@@ -132,7 +133,7 @@ async def test_no_worker_is_started_after_the_deletion_of_its_application(tmp_pa
     """The supervision must start no worker, even if the old worker's process ends after the deletion."""
     workers = FakeWorkers()
     async with supervising(tmp_path, workers) as supervision:
-        await supervision.create(spec_of())
+        await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(1)
         workers.is_gone = True
         workers.immortal.add("lot:0")
@@ -147,12 +148,12 @@ async def test_a_stream_whose_source_is_no_longer_allowed_fails_and_its_worker_e
     workers = FakeWorkers()
     start_stray(workers, record)
     async with supervising(tmp_path, workers) as supervision:
-        status = await supervision.status("lot")
+        status = await supervision.status("lot", LOCAL)
         assert status.state == "failed"
         assert "SERVE_APP_MEDIA_DIRS" in status.detail
         assert workers.alive == {}
         with pytest.raises(SourceError, match="SERVE_APP_MEDIA_DIRS"):
-            await supervision.resume("lot")
+            await supervision.resume("lot", LOCAL)
     assert len(workers.started) == 1
 
 
@@ -161,11 +162,11 @@ async def test_a_stream_whose_source_has_come_back_can_be_resumed(tmp_path: Path
     StreamStore(tmp_path / "state").put(Record(spec=spec_of(source=SourceSpec(uri=str(video)))))
     workers = FakeWorkers()
     async with supervising(tmp_path / "state", workers, media_dirs=str(tmp_path)) as supervision:
-        assert (await supervision.status("lot")).detail == "file a.avi does not exist"
+        assert (await supervision.status("lot", LOCAL)).detail == "file a.avi does not exist"
         video.touch()
-        assert (await supervision.resume("lot")).state == "starting"
+        assert (await supervision.resume("lot", LOCAL)).state == "starting"
         await asyncio.sleep(1)
-        assert (await supervision.status("lot")).state == "running"
+        assert (await supervision.status("lot", LOCAL)).state == "running"
 
 
 async def test_a_stream_whose_model_is_no_longer_deployed_is_refused_each_time_it_is_resumed(tmp_path: Path) -> None:
@@ -174,8 +175,8 @@ async def test_a_stream_whose_model_is_no_longer_deployed_is_refused_each_time_i
     async with supervising(tmp_path) as supervision:
         for _ in range(2):
             with pytest.raises(InvalidParameter, match="model 'cars' is not currently deployed"):
-                await supervision.resume("lot")
-            assert (await supervision.status("lot")).state == "failed"
+                await supervision.resume("lot", LOCAL)
+            assert (await supervision.status("lot", LOCAL)).state == "failed"
 
 
 async def test_a_supervisor_that_cannot_take_over_is_not_healthy(tmp_path: Path) -> None:

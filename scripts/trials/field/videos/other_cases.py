@@ -16,8 +16,8 @@ from scripts.trials.field.videos.reading import MAX_PIXELS, file_case, frames_of
 from scripts.trials.field.videos.servers import SHOTS
 from scripts.trials.listener import listening
 from serve_app.errors import ServeAppError, SourceError
-from serve_app.streams.capture.source import parse_source
-from serve_app.streams.capture.video import open_video
+from serve_app.video.source import parse_source
+from serve_app.video.video import open_video
 
 _FOLDERS, _RTSP, _TCP = "folders", "what a camera refuses over RTSP", "video over TCP"
 _SHADES = list(range(0, 250, 10))[:5]  # the grey levels of the first five images

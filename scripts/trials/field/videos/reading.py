@@ -14,9 +14,9 @@ from scripts.trials.field.case import Case
 from serve_app.errors import SourceError
 from serve_app.schemas.streams import Policy
 from serve_app.streams.capture.capture import Capture
-from serve_app.streams.capture.source import parse_source
-from serve_app.streams.capture.video import open_video
 from serve_app.streams.progress import Progress
+from serve_app.video.source import parse_source
+from serve_app.video.video import open_video
 
 MAX_PIXELS = 50_000_000
 _TIMEOUT_S = 60.0

@@ -29,8 +29,8 @@ from scripts.trials.field.videos.servers import (
     answers as answered,
 )
 from serve_app.errors import SourceError
-from serve_app.streams.capture.source import parse_source
-from serve_app.streams.capture.video import open_video
+from serve_app.video.source import parse_source
+from serve_app.video.video import open_video
 
 _JPEGS, _HLS, _SNAPSHOTS, _REFUSALS = "JPEG after JPEG", "HLS", "a camera's snapshot address", "what a server refuses"
 _CLIPS = "clips over HTTP"

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from serve_app.api.access.keys import Key, KeyFile, find_key, make_key, parse_keys
+from serve_app.api.access.keys import Key, KeyFile, Permission, find_key, make_key, parse_keys
 from serve_app.errors import ConfigError
+from serve_app.types import Principal
 
 SECRET = "sl_kGq5mVQ3hJ1nZ0rT8wXyB7cD2fE4aL6sU9iO_pM-vRt"
 
@@ -57,19 +58,19 @@ def test_every_hash_is_compared_even_after_a_match(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("scopes", "detect", "streams", "admin"),
+    ("scopes", "allowed"),
     [
-        (["detect"], True, False, False),
-        (["streams"], False, True, False),
-        (["detect", "streams"], True, True, False),
-        (["admin"], True, True, True),
+        (["detect"], ["detect"]),
+        (["streams"], ["streams"]),
+        (["jobs"], ["jobs"]),
+        (["detect", "streams"], ["detect", "streams"]),
+        (["admin"], ["detect", "streams", "jobs", "admin"]),
     ],
 )
-def test_a_scope_includes_itself_and_admin_includes_all(
-    scopes: list[str], detect: bool, streams: bool, admin: bool
-) -> None:
+def test_a_scope_includes_itself_and_admin_includes_all(scopes: list[str], allowed: list[str]) -> None:
     (key,) = parse_keys(yaml.safe_dump([entry(scopes=scopes)]))
-    assert (key.allows("detect"), key.allows("streams"), key.allows("admin")) == (detect, streams, admin)
+    assert [permission for permission in get_args(Permission) if key.allows(permission)] == allowed
+    assert key.principal == Principal(key.name, is_admin="admin" in scopes)
 
 
 def test_a_key_is_valid_until_its_expiry_date() -> None:

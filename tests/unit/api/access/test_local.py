@@ -7,7 +7,7 @@ from websockets.exceptions import InvalidStatus
 from serve_app.api.access.local import require_keys
 from serve_app.config import parse_args
 from serve_app.errors import ConfigError
-from tests.support.api import STREAM, Keys, connect_to, is_error
+from tests.support.api import STREAM, Keys, build, client_of, connect_to, is_error
 from tests.support.fakes import FakeBackend
 from tests.support.stream_server import serve_streams
 
@@ -77,7 +77,9 @@ async def test_every_response_forbids_cross_origin_embedding_and_content_sniffin
 ) -> None:
     responses = [await unkeyed.get(path) for path in ("/health", "/docs", "/nothing", "/streams", "/streams/none")]
     responses += [await unkeyed.get("/health", headers={"Host": "evil.example"}), await unkeyed.delete("/health")]
-    responses += [await unkeyed.post("/detect", content=picture) for picture in (b"1", b"slow")]
+    responses.append(await unkeyed.post("/detect", content=b"1"))
+    async with client_of(build(backend, limits={"deadline_s": 0.2})) as impatient:
+        responses.append(await impatient.post("/detect", content=b"slow"))
     backend.failure = RuntimeError("a bug")
     responses += [await unkeyed.post("/detect", content=b"1"), await unkeyed.get("/readyz")]
     assert {response.status_code for response in responses} == {200, 403, 404, 405, 500, 504}

@@ -35,6 +35,19 @@ async def test_a_request_without_a_valid_key_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("scopes", "status_code"), [(["detect"], 403), (["jobs"], 403), (["detect", "jobs"], 202), (["admin"], 202)]
+)
+async def test_detect_needs_two_permissions_to_start_a_job(
+    keyed: httpx.AsyncClient, keys: Keys, scopes: list[str], status_code: int
+) -> None:
+    header = keys.add("dock", *scopes) | {"Prefer": "respond-async"}
+    response = await keyed.post("/detect", content=b"1", headers=header)
+    assert response.status_code == status_code
+    assert response.is_success or is_error(response, 403, "forbidden")
+    assert not response.is_success or response.json()["owner"] == "dock"
+
+
+@pytest.mark.parametrize(
     ("scope", "detect", "streams"), [("detect", 200, 403), ("streams", 403, 200), ("admin", 200, 200)]
 )
 async def test_a_key_admits_requests_that_its_permissions_include(

@@ -5,6 +5,8 @@ The cases are made from the application's routes, so they include new routes.
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, WebSocket
@@ -32,14 +34,14 @@ def access_to(path: str, method: str = "") -> RouteAccess:
 
 
 def filled(path: str) -> str:
-    return path.replace("{stream_id}", "none").replace("{name}", "none")
+    return re.sub(r"\{item\}", "0", re.sub(r"\{(stream_id|job_id|name)\}", "none", path))
 
 
 def test_the_table_has_every_route_of_the_application() -> None:
     served = {(route.path, frozenset(route.methods or ())) for route in iter_route_contexts(API.routes)}
     assert served == {(route.path, route.methods) for route in TABLE.routes}
-    assert {"/detect", "/models", "/streams/{stream_id}", "/readyz", "/openapi.json"} <= set(HTTP)
-    assert WEBSOCKET == ["/streams/{stream_id}/events"]
+    assert {"/detect", "/models", "/streams/{stream_id}", "/jobs/{job_id}", "/readyz", "/openapi.json"} <= set(HTTP)
+    assert WEBSOCKET == ["/jobs/{job_id}/events", "/streams/{stream_id}/events"]
 
 
 def test_only_these_routes_are_open() -> None:
@@ -51,14 +53,26 @@ def test_only_these_routes_are_open() -> None:
 
 
 def test_only_these_routes_read_their_own_body() -> None:
-    assert {route.path for route in TABLE.routes if route.reads_own_body} == {"/detect"}
+    assert {(route.path, *route.methods) for route in TABLE.routes if route.reads_own_body} == {
+        ("/detect", "POST"),
+        ("/jobs", "POST"),
+        ("/jobs/{job_id}", "PUT"),
+        ("/jobs/{job_id}/files/{name}", "PUT"),
+    }
+
+
+def test_only_administrators_set_owners() -> None:
+    assert {route.path for route in TABLE.routes if route.permission == "admin"} == {
+        "/streams/{stream_id}/owner",
+        "/jobs/{job_id}/owner",
+    }
 
 
 class Callers:
     """One key for each permission, an expired key, and no key."""
 
     def __init__(self, keys: Keys) -> None:
-        self.keys = {name: keys.add(name, name) for name in ("detect", "streams", "admin")}
+        self.keys = {name: keys.add(name, name) for name in ("detect", "streams", "jobs", "admin")}
         self.others = {"none": {}, "expired": keys.add("expired", "admin", expires="2020-01-01")}
 
     def expected(self, access: RouteAccess) -> list[tuple[dict[str, str], str]]:

@@ -79,7 +79,7 @@ async def test_a_request_counts_as_in_flight_until_it_ends_in_any_way(
 ) -> None:
     header = keys.add("dock", "detect", concurrency=1)
     picture = {"answered": b"1", "client gone": b"slow", "bug": b"1", "deadline": b"slow"}[end]
-    async with client_of(build(backend, keys, limits={"deadline_s": 60 if end == "client gone" else 0.2})) as client:
+    async with client_of(build(backend, keys, limits={"deadline_s": 0.2 if end == "deadline" else 60})) as client:
         for _ in range(3):
             backend.failure = RuntimeError("a bug") if end == "bug" else None
             calls_before = len(backend.tenants)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -13,7 +14,11 @@ def revoke(keys: Keys, how: str) -> None:
         keys._entries = [entry for entry in keys._entries if entry["name"] != "dock"]
     else:
         entry = next(entry for entry in keys._entries if entry["name"] == "dock")
-        entry |= {"expires": "2020-01-01"} if how == "expired" else {"scopes": ["detect"]}
+        changes: dict[str, dict[str, Any]] = {
+            "expired": {"expires": "2020-01-01"},
+            "other scope": {"scopes": ["detect"]},
+        }
+        entry |= changes.get(how, {"scopes": ["streams"]})
     keys.save()
 
 
@@ -21,6 +26,7 @@ def revoke(keys: Keys, how: str) -> None:
 @pytest.mark.parametrize("path", ["events", "preview.mjpeg"])
 def test_a_followed_response_ends_when_its_key_is_revoked(keys: Keys, path: str, how: str) -> None:
     with served_with(keys) as served:
+        served.streams.owners["lot"] = None  # so that both keys may follow the stream
         other = keys.add("yard", "streams")
         with (
             served.http.stream("GET", f"/streams/lot/{path}") as follower,
@@ -31,6 +37,14 @@ def test_a_followed_response_ends_when_its_key_is_revoked(keys: Keys, path: str,
             assert len(list(islice(follower.iter_raw(), 4))) < 4  # the response ends without an error
             served.happen()
             assert any("event: state" in text for text in unaffected.iter_text())
+
+
+def test_what_an_administrator_follows_ends_when_its_key_is_no_longer_an_administrators(keys: Keys) -> None:
+    header = keys.add("dock", "streams", "admin")
+    with served_with(keys) as served, served.http.stream("GET", "/streams/lot/events", headers=header) as follower:
+        served.streams.owners["lot"] = "yard"
+        revoke(keys, "no administrator")
+        assert len(list(islice(follower.iter_raw(), 40))) < 40  # the response ends without an error
 
 
 @pytest.mark.parametrize("how", ["removed", "expired", "other scope"])

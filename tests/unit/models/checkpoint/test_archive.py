@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from serve_app.models.checkpoint.archive import Archive
+from serve_app.models.checkpoint.pickle_classes import BFLOAT16
 from serve_app.models.checkpoint.unpickler import Storage, Tensor
 from tests.support.checkpoints import archive
 
@@ -27,6 +30,15 @@ def test_a_tensor_has_the_numbers_at_its_place_in_the_storage(opened: Archive) -
 
 def test_a_scalar_is_read(opened: Archive) -> None:
     assert opened.array(Tensor(STORAGE, 7, (), ())) == 7
+
+
+@pytest.mark.parametrize("shape", [(), (2, 2)])
+def test_bf16_numbers_are_read_as_fp32(shape: tuple[int, ...], tmp_path: Path) -> None:
+    numbers = torch.tensor([1.5, -0.0, float("inf"), 3e38], dtype=torch.bfloat16)
+    opened = Archive(archive(tmp_path / "a.pt", b"", {"0": numbers.view(torch.int16).numpy().tobytes()}))
+    found = opened.array(Tensor(Storage("0", BFLOAT16, 4), 0, shape, (2, 1)[: len(shape)]))
+    expected = numbers.float().numpy()[: math.prod(shape)].reshape(shape)
+    np.testing.assert_array_equal(found, expected, strict=True)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from tests.support.checkpoints import TRUST, Call, archive, read, rewrite, saved
 
 MAX_PEAK_MIB = 1024 + 64  # the memory limit for a small file, plus 64 MiB for the files that the process maps
 DAMAGED = "is damaged, or is not a checkpoint of Ultralytics"
+LONG = "cat" * 10**6
 NOT_YOLO = "does not contain a YOLO detection model"
 # A function that takes a new file's path, and a path that hostile code would create. It returns the new file.
 Make = Callable[[Path, Path], Path]
@@ -199,7 +200,7 @@ REFUSALS: dict[str, tuple[Make, str]] = {
         DAMAGED,
     ),
     "a storage with the name of another file": (other_path, DAMAGED),
-    "a format from before archives": (legacy, DAMAGED),
+    "a format from before archives": (legacy, f"has the format from before PyTorch 1.6, .*{TRUST}"),
     "a tar archive": (tar, DAMAGED),
     "a recursion of 5 million levels": (
         lambda path, _: archive(path, b"\x80\x02" + b"]" * 5_000_000 + b"a" * 4_999_999 + b"."),
@@ -227,6 +228,18 @@ REFUSALS: dict[str, tuple[Make, str]] = {
     ),
     "a billion laughs as the names": (
         lambda path, _: with_module(path, lambda network: setattr(network, "names", {0: laughs()})),
+        f"has class names that are not plain texts, .*{TRUST}",
+    ),
+    "a key of a million nested tuples": (
+        lambda path, _: archive(path, b"\x80\x02})" + b"\x85" * 10**6 + b"K\x01s."),
+        DAMAGED,
+    ),
+    "a set of a million nested tuples": (
+        lambda path, _: archive(path, b"\x80\x02cbuiltins\nset\n])" + b"\x85" * 10**6 + b"a\x85R."),
+        DAMAGED,
+    ),
+    "a billion laughs as a key": (
+        lambda path, _: archive(path, b"\x80\x02})" + b"q\x00h\x00\x86" * 60 + b"K\x01s."),
         DAMAGED,
     ),
     "a network with a billion modules": (
@@ -247,13 +260,32 @@ REFUSALS: dict[str, tuple[Make, str]] = {
     ),
     "protocol 5 with buffers elsewhere": (
         lambda path, _: archive(path, pickle.dumps(np.zeros(9), 5, buffer_callback=lambda _: None)),
-        DAMAGED,
+        f"has the pickle instruction FRAME, .*{TRUST}",
     ),
-    "a registered extension": (lambda path, _: archive(path, b"\x80\x02\x82\x01."), DAMAGED),
+    "a registered extension": (
+        lambda path, _: archive(path, b"\x80\x02\x82\x01."),
+        f"has the pickle instruction EXT1, .*{TRUST}",
+    ),
+    "names in NumPy's format": (
+        lambda path, _: with_module(path, lambda network: setattr(network, "names", {0: np.str_("cat")})),
+        f"has class names that are not plain texts, such as texts in NumPy's format: {TRUST}",
+    ),
+    "names that are a text": (
+        lambda path, _: with_module(path, lambda network: setattr(network, "names", "cat")),
+        f"has class names that are not plain texts, .*{TRUST}",
+    ),
+    "a long name that many classes share": (
+        lambda path, _: with_module(path, lambda network: setattr(network, "names", dict.fromkeys(range(50), LONG))),
+        f"has far longer class names than a detection model needs: {TRUST}",
+    ),
     "an empty pickle": (lambda path, _: archive(path, b""), DAMAGED),
     "a name with control characters": (
         lambda path, _: saved(path).rename(path) and rewrite_name(path),
         r"needs torch\.nn\.modules\.conv\.\?\[31m2d, which",
+    ),
+    "a file name with control characters": (
+        lambda path, _: saved(path, other=os.getcwd).rename(path.with_name("\x1b[31m\n-hostile.pt")),
+        r"\?\[31m\?-hostile\.pt needs posix\.getcwd, which",
     ),
 }
 

@@ -25,6 +25,26 @@ def with_layer(name: str, *arguments: Any, at: int = 1) -> Callable[[Any], objec
 
 ARCHITECTURES: dict[str, tuple[Callable[[Any], object], str]] = {
     "an activation that is Python": (evaluated, "a value of activation that Ultralytics does not ship"),
+    "an activation with an argument that is Python": (
+        lambda network: network.yaml.update(activation="nn.ReLU(__import__('os').mkdir('trace'))"),
+        "a value of activation that Ultralytics does not ship",
+    ),
+    "an activation that is an attribute of a call": (
+        lambda network: network.yaml.update(activation="nn.ReLU().register_buffer(1)"),
+        "a value of activation that Ultralytics does not ship",
+    ),
+    "an activation with other arguments than its class has": (
+        lambda network: network.yaml.update(activation="nn.ReLU(1, 2, 3)"),
+        "has an architecture that Ultralytics cannot build",
+    ),
+    "a very long activation": (
+        lambda network: network.yaml.update(activation=f"nn.ReLU({'(' * 10**6}"),
+        "a value of activation that Ultralytics does not ship",
+    ),
+    "a module whose name has control characters": (
+        lambda network: network.model[0].add_module("\x1b[31m\nextra", torch.nn.ReLU()),
+        r"has ReLU where its architecture has no module \(model\.0\.\?\[31m\?extra\)",
+    ),
     "a layer that loads another file": (with_layer("torch_safe_load", "trace"), r"\[-1, 1, 'torch_safe_load', \['tra"),
     "a layer that downloads": (with_layer("TorchVision", 3, "resnet50", "DEFAULT"), "that Ultralytics does not ship"),
     "a layer of PyTorch that is not shipped": (with_layer("nn.Linear", 10**5, 10**5), "that Ultralytics does not ship"),
@@ -50,6 +70,15 @@ ARCHITECTURES: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "activations of 16 GB": (
         lambda network: [with_layer("nn.Upsample", None, 2, "nearest")(network) for _ in range(9)],
+        "describes a network that needs far more memory",
+    ),
+    "an output of 800 MB": (
+        lambda network: [
+            network.yaml["backbone"].insert(0, [-1, 1, "nn.MaxPool2d", [16, 16, 0]]),
+            network.yaml["backbone"].insert(0, [-1, 1, "nn.MaxPool2d", [2, 2, 0]]),
+            network.yaml["backbone"].insert(0, [-1, 1, "nn.Upsample", ["None", 2, "nearest"]]),
+            network.yaml["backbone"].insert(0, [-1, 1, "nn.Upsample", ["None", 16, "nearest"]]),
+        ],
         "describes a network that needs far more memory",
     ),
     "other weights than those of its architecture": (

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from ultralytics import YOLO
-from ultralytics.nn.tasks import Detect
+from ultralytics.nn.modules import Conv
+from ultralytics.nn.tasks import Detect, DetectionModel, yaml_model_load
 from ultralytics.utils.torch_utils import strip_optimizer
 
 from serve_app.config import ModelArgs
@@ -105,6 +106,38 @@ def test_a_checkpoint_with_getattr_a_path_and_numbers_of_numpy_loads(tmp_path: P
         {"ema": network, "model": None, "best_fitness": np.float64(0.5), "train_args": training}, tmp_path / "mixed.pt"
     )
     assert_equal_to_ultralytics(tmp_path / "mixed.pt", tmp_path)
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ("a", "b")])
+def test_class_names_may_be_a_list_or_a_tuple(names: Any, tmp_path: Path) -> None:
+    network = tiny_network()
+    network.names = names
+    torch.save({"model": network}, tmp_path / "named.pt")
+    assert load_network(without_pickle(tmp_path / "named.pt", None, tmp_path))[1] == ("a", "b")
+
+
+def test_weights_in_bf16_load(tmp_path: Path) -> None:
+    torch.save({"model": tiny_network().bfloat16()}, tmp_path / "bf16.pt")
+    assert_equal_to_ultralytics(tmp_path / "bf16.pt", tmp_path)
+
+
+@pytest.mark.parametrize("activation", ["nn.ReLU(inplace=True)", "torch.nn.LeakyReLU(0.1)", "nn.ELU()"])
+def test_an_activation_with_numbers_as_its_arguments_loads(activation: str, tmp_path: Path) -> None:
+    architecture = yaml_model_load("yolov8n.yaml") | {"activation": activation}
+    default = Conv.default_act
+    try:
+        network = DetectionModel(architecture, nc=2, verbose=False)
+    finally:
+        Conv.default_act = default  # Ultralytics changes it in the whole process
+    torch.save({"model": network}, tmp_path / "other.pt")
+    assert_equal_to_ultralytics(tmp_path / "other.pt", tmp_path)
+
+
+def test_a_file_in_the_format_from_before_archives_loads_with_its_hash(tmp_path: Path) -> None:
+    torch.save({"model": tiny_network()}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    settings = {"engine": "torch", "image_size_px": SIDE_PX}
+    args = ModelArgs.model_validate(trusted(tmp_path / "old.pt") | settings)
+    assert load(args, has_gpu=False).info.labels == ("class 0", "class 1")
 
 
 def test_a_whole_network_without_a_dictionary_around_it_loads(tmp_path: Path) -> None:

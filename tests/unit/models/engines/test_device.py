@@ -22,5 +22,7 @@ def test_an_execution_context_returns_each_frames_own_rows() -> None:
         assert [rows.round(3).astype(float).round(3).tolist() for rows in context.infer(frames)] == [
             [[1.0, 0.0, 0.0]], [[0.0, 0.2, 0.0]], [[0.0, 0.0, 1.0]]
         ][:count]  # fmt: skip
-    with pytest.raises(IndexError):
+    wide = [np.full((16, 32, 3), colour, np.uint8) for colour in colours]
+    assert [rows.round(3).tolist() for rows in context.infer(wide)][:1] == [[[1.0, 0.0, 0.0]]]
+    with pytest.raises(RuntimeError):
         context.infer([np.zeros((32, 32, 3), np.uint8)] * 5)

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
+import openvino as ov
 import pytest
+from numpy.typing import NDArray
 
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models.engines import Engine
 from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
-from serve_app.types import DetectOptions
+from serve_app.models.weights import EMBEDDED
+from serve_app.types import DetectOptions, InputShape
 from tests.support import squares
 from tests.support.squares import Square
 
@@ -81,3 +85,59 @@ def test_a_damaged_export_is_refused_in_one_sentence(
 
 def test_the_precision_of_an_engine_is_reported(squares_model: Path) -> None:
     assert load(ModelArgs(weights=squares_model, threads=1), has_gpu=False).info.precision == "fp32"
+
+
+WIDE = InputShape(96, 160)
+
+
+def noise(shape: InputShape) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, shape.array, np.uint8)
+
+
+def codes(folder: Path) -> Engine:
+    """Save the embedded model as an OpenVINO folder and load it with inputs of up to 160 px."""
+    model = ov.Core().read_model(EMBEDDED / "codes.onnx")
+    ov.save_model(model, folder / "codes.xml")
+    labels = {0: "qr_code", 1: "data_matrix", 2: "barcode", 3: "marker"}
+    (folder / "metadata.yaml").write_text(f"task: detect\nstride: 32\nnames: {labels}\n")
+    return load(ModelArgs(weights=folder, image_size_px=160), has_gpu=False)
+
+
+def test_the_output_for_a_shape_does_not_depend_on_what_ran_before(tmp_path: Path) -> None:
+    engine = codes(tmp_path)
+    first = [np.array(engine.infer([noise(WIDE)], alone=alone)[0]) for alone in (True, False)]
+    for shape in engine.info.shapes:
+        engine.infer([noise(shape)])
+    again = [np.array(engine.infer([noise(WIDE)], alone=alone)[0]) for alone in (False, True)]
+    other = codes(tmp_path)
+    other.infer([noise(other.info.input_shape)], alone=False)
+    for raw in (*first, *again, other.infer([noise(WIDE)])[0]):
+        np.testing.assert_array_equal(raw, first[0])
+
+
+def test_a_rectangle_is_computed_with_the_loaded_weights_although_the_file_was_replaced(tmp_path: Path) -> None:
+    expected = np.array(codes(tmp_path).infer([noise(WIDE)])[0])
+    engine = codes(tmp_path)
+    size = (tmp_path / "codes.bin").stat().st_size
+    with (tmp_path / "codes.bin").open("r+b") as file:
+        file.write(bytes(size))
+    np.testing.assert_array_equal(engine.infer([noise(WIDE)])[0], expected)
+
+
+def test_threads_that_need_the_same_rectangle_get_their_own_outputs(tmp_path: Path) -> None:
+    engine = codes(tmp_path)
+    frames = [np.full_like(noise(WIDE), 60 * number) for number in range(4)]
+    found: dict[int, NDArray[np.float32]] = {}
+    barrier = threading.Barrier(len(frames))
+
+    def infer(number: int) -> None:
+        barrier.wait()
+        found[number] = np.array(engine.infer([frames[number]], alone=False)[0])
+
+    threads = [threading.Thread(target=infer, args=[number]) for number in range(len(frames))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, frame in enumerate(frames):
+        np.testing.assert_array_equal(found[number], engine.infer([frame])[0])

@@ -18,9 +18,9 @@ from serve_app.errors import Undecodable
 from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.capture.capture import Capture
 from serve_app.streams.capture.reconnect import _backoff_s
-from serve_app.streams.capture.source import parse_source
 from serve_app.streams.progress import Progress
 from serve_app.types import Frame
+from serve_app.video.source import parse_source
 from tests.support import squares
 from tests.support.videos import frame_shown, save_video, square_of
 
@@ -30,9 +30,13 @@ MAX_PIXELS = 1_000_000
 
 
 @asynccontextmanager
-async def capture_of(uri: Path | str, **changes: Any) -> AsyncIterator[tuple[Capture, Progress]]:
-    """Run a capture for the duration of the ``with`` block."""
+async def capture_of(
+    uri: Path | str, bookmark: Bookmark | None = None, **changes: Any
+) -> AsyncIterator[tuple[Capture, Progress]]:
+    """Run a capture for the duration of the ``with`` block. It continues at the bookmark."""
     progress = Progress()
+    if bookmark is not None:
+        progress.resume(bookmark)
     fields: dict[str, Any] = {"policy": "wait", "max_pixels": MAX_PIXELS} | changes
     capture = Capture(parse_source(str(uri), (Path("/"),)), progress, **fields)
     capture.start()
@@ -82,8 +86,9 @@ async def test_the_drop_oldest_policy_delivers_the_newest_frame_and_counts_the_o
 async def test_a_file_continues_after_a_given_frame(video: Path) -> None:
     async with capture_of(video) as (capture, _):
         last = [await next_of(capture) for _ in range(5)][-1]
-    async with capture_of(video, after=last.position, stream_time_s=last.stream_time_s) as (capture, progress):
-        progress.resume(Bookmark(next_frame_id=last.frame_id + 1, processed=4))
+    bookmark = Bookmark(next_frame_id=last.frame_id + 1, processed=4)
+    continued = capture_of(video, bookmark, after=last.position, stream_time_s=last.stream_time_s)
+    async with continued as (capture, progress):
         rest = await all_of(capture)
     assert [frame.frame_id for frame in rest] == [frame_shown(frame.pixels()) for frame in rest]
     assert [frame.frame_id for frame in rest] == list(range(5, FRAMES))

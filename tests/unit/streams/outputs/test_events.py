@@ -30,7 +30,7 @@ async def test_an_event_is_one_line_of_json_with_its_type_and_time(log: EventLog
     fields = json.loads(event.json)
     assert fields.pop("at_s") > 1.7e9
     assert fields == {"event_id": 7, "type": "state", "stream_id": "lot"} | RUNNING.model_dump()
-    assert (event.event_id, event.type, event.stream_id, last_id, missed) == (7, "state", "lot", 7, 0)
+    assert (event.event_id, event.type, event.subject_id, last_id, missed) == (7, "state", "lot", 7, 0)
     assert "\n" not in event.json
 
 

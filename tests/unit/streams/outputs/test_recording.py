@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import textwrap
@@ -18,6 +17,7 @@ import pytest
 from serve_app.schemas.streams import ClipNotice, Recording
 from serve_app.streams.outputs.recording import Recorder, _write
 from serve_app.types import Detections
+from tests.support.file_sizes import files_of_at_most
 from tests.support.recordings import GREY, STARTED_AT_S, Recorded
 
 
@@ -191,13 +191,8 @@ def test_a_clip_ends_when_the_camera_is_gone(folder: Path, monkeypatch: pytest.M
 
 
 def test_a_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
-    try:
-        with pytest.raises(OSError, match="too large"):
-            _write(tmp_path / "a.jpg", bytes(100))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with files_of_at_most(10), pytest.raises(OSError, match="too large"):
+        _write(tmp_path / "a.jpg", bytes(100))
     assert list(tmp_path.iterdir()) == []
 
 

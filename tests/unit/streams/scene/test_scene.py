@@ -5,7 +5,7 @@ import numpy as np
 from serve_app.schemas.streams import Line, LineCrossing, Motion, SourceSpec, StreamSpec, Zone, ZoneChange
 from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.scene.scene import Scene
-from serve_app.types import Answer, Detections, Frame, Position, Timing
+from serve_app.types import Answer, Detections, Frame, InputShape, Position, Timing
 
 SIDE_PX = 100
 PIXELS = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
@@ -24,7 +24,7 @@ def answer(*left_px: int) -> Answer:
     boxes = np.array([[x, 30, x + 20, 50] for x in left_px], np.float32).reshape(-1, 4)
     n = len(left_px)
     found = Detections(boxes, np.full(n, 0.9, np.float32), np.zeros(n, np.int32))
-    return Answer(found.labelled(("dog",)), SIDE_PX, SIDE_PX, "fake", 1, Timing())
+    return Answer(found.labelled(("dog",)), SIDE_PX, SIDE_PX, "fake", 1, Timing(), InputShape.square(SIDE_PX))
 
 
 def test_a_stream_without_tracking_and_motion_keeps_no_state() -> None:

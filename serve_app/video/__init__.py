@@ -1,0 +1,1 @@
+"""Reading of video: sources are checked and opened, and their frames are decoded. Streams and jobs share it."""
