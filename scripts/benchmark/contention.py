@@ -46,7 +46,14 @@ def main() -> None:
     pictures = save_photographs(options.input_data, FOLDER / "pictures", options.pictures)
     with sightline(model_section(options), FOLDER).run() as running:
         plans = [
-            load.LoadPlan(running.url, str(pictures), clients, duration_s, _WARM_UP_S, running.multipart)
+            load.LoadPlan(
+                url=running.url,
+                folder=str(pictures),
+                concurrency=clients,
+                duration_s=duration_s,
+                warm_up_s=_WARM_UP_S,
+                multipart=running.multipart,
+            )
             for clients in _CLIENTS
         ]
         address = ray_address(running.pid)

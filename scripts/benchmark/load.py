@@ -26,7 +26,7 @@ import aiohttp
 TIMEOUT_S = 60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadPlan:
     """The requests to send."""
 

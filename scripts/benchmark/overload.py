@@ -54,7 +54,13 @@ def main() -> None:
             # The first pair is from the start of the measurement, and the second pair is from the end.
             edges: list[tuple[Usage, Usage]] = []
             plan = load.LoadPlan(
-                running.url, pictures, clients, duration_s, _WARM_UP_S, running.multipart, rate_per_s=rate_per_s
+                url=running.url,
+                folder=pictures,
+                concurrency=clients,
+                duration_s=duration_s,
+                warm_up_s=_WARM_UP_S,
+                multipart=running.multipart,
+                rate_per_s=rate_per_s,
             )
             seen = load.run(plan, lambda: edges.append((Usage.of(running.pid), Usage.of(os.getpid()))))
             answered_per_s = len(seen.latencies_s) / duration_s

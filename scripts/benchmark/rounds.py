@@ -71,7 +71,13 @@ def measure(
                         progress.update(task, description=title)
                         clients = concurrency * contender.detectors
                         plan = load.LoadPlan(
-                            running.url, str(pictures), clients, duration_s, _WARM_UP_S, running.multipart, number
+                            url=running.url,
+                            folder=str(pictures),
+                            concurrency=clients,
+                            duration_s=duration_s,
+                            warm_up_s=_WARM_UP_S,
+                            multipart=running.multipart,
+                            seed=number,
                         )
                         seen = _measure(running, plan, idle_cpu_per_s)
                         case = {"contender": contender.name, "detectors": contender.detectors, "round": number}

@@ -83,7 +83,14 @@ def measure_clients(server: Server, url: str, pictures: Path, clients: int, plan
     """Return the throughput of this many clients, their latencies, and the cores and the time that each part takes."""
     duration_s = plan.duration_s(_MEASURED_S)
     processes = -(-clients // _CLIENTS_PER_PROCESS)
-    whole = load.LoadPlan(url, str(pictures), clients, duration_s, _WARM_UP_S, multipart=False)
+    whole = load.LoadPlan(
+        url=url,
+        folder=str(pictures),
+        concurrency=clients,
+        duration_s=duration_s,
+        warm_up_s=_WARM_UP_S,
+        multipart=False,
+    )
     parts = [
         replace(whole, concurrency=clients // processes + (number < clients % processes), seed=1000 * number)
         for number in range(processes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import openvino as ov
 import pytest
 
 from scripts.bench import steps
-from scripts.benchmark import comparison, pictures, report
+from scripts.benchmark import comparison, load, pictures, report, rounds
 from scripts.benchmark.ceiling import throughput
 from scripts.benchmark.compiled import Computed, Question, ask, precision_of, recorded
+from scripts.benchmark.contenders import Contender, Running
 from scripts.benchmark.videos import size_of, sized
 from scripts.benchmark.weights import openvino_folder
 from serve_app.models.engines.simulated import SimulatedEngine
@@ -178,3 +181,31 @@ def test_the_rounds_of_a_case_are_combined() -> None:
     assert report.cases(result) == [("a", 4)]
     summary = report.summary(result, "a", 4)
     assert (summary["images_per_s"], summary["p50_ms"], summary["memory_mib"], summary["failed"]) == (15.0, 3.0, 7.0, 1)
+
+
+def test_every_round_sends_as_many_requests_as_there_are_clients(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of a round was once taken for a rate of requests, so that only the first round had all clients."""
+    plans: list[load.LoadPlan] = []
+    server = Contender("server", lambda: nullcontext(Running("", os.getpid(), multipart=False)), lambda _: None)
+
+    def answer(plan: load.LoadPlan, at_edge: Callable[[], None]) -> load.LoadResult:
+        plans.append(plan)
+        at_edge()
+        at_edge()
+        return load.LoadResult()
+
+    monkeypatch.setattr(load, "run", answer)
+    monkeypatch.setattr(rounds, "_IDLE_S", 0.01)
+    model = {"engine": "null", "weights": "codes", "precision": "auto"}
+    rounds.measure(
+        [server],
+        model=model,
+        pictures=folder,
+        picture_set="mixed",
+        decode="exact",
+        concurrencies=[4],
+        duration_s=0.1,
+        rounds=2,
+    )
+    assert [(plan.concurrency, plan.rate_per_s) for plan in plans] == [(4, 0.0), (4, 0.0)]
+    assert plans[0].seed != plans[1].seed
