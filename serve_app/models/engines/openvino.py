@@ -59,7 +59,9 @@ class OpenVinoEngine:
         is_int8 = precision_of(operations, _kernels(model)) == "int8"
         precision = _choose_precision(precision, is_quantised=is_int8, has_bf16=_has_bf16(core))
         answers_floats = not model.outputs or model.output(0).element_type in _FLOATS
-        self._options: Json = {"INFERENCE_NUM_THREADS": threads}
+        # By default, OpenVINO binds each thread to a core. Threads of two copies could then share a core while another
+        # core is idle, because each copy chooses the cores of its threads without regard to other copies.
+        self._options: Json = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         # Only a model with FakeQuantize computes in int8. Dynamic quantisation adds int8 weights, but computes in fp32.
         if "FakeQuantize" not in operations:
             self._options["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bf16" else "f32"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +143,18 @@ def test_threads_that_need_the_same_rectangle_get_their_own_outputs(tmp_path: Pa
         thread.join()
     for number, frame in enumerate(frames):
         np.testing.assert_array_equal(found[number], engine.infer([frame])[0])
+
+
+def test_no_thread_is_bound_to_a_core(tmp_path: Path) -> None:
+    """Each copy of a model would bind its threads to the same cores, and leave the other cores idle."""
+    engine = codes(tmp_path)
+    running = threading.Thread(
+        target=lambda: [engine.infer([noise(WIDE)], alone=alone) for alone in [False, True] * 50]
+    )
+    running.start()
+    cores: set[frozenset[int]] = set()
+    while running.is_alive():
+        for task in Path("/proc/self/task").iterdir():
+            with suppress(ProcessLookupError):  # the thread has ended
+                cores.add(frozenset(os.sched_getaffinity(int(task.name))))
+    assert cores == {frozenset(os.sched_getaffinity(0))}
