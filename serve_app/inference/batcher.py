@@ -241,7 +241,9 @@ class Batcher(Generic[Item, Result]):
         if (first := self._queue.take()) is None:
             return []
         batch, limit = [first], self._batch_sizes[first.shape].limit
-        while len(batch) < limit and (waiting := self._queue.take_like(first.shape)) is not None:
+        # A sender of this shape may be served up to a full batch before its turn.
+        max_lead = limit * first.cost
+        while len(batch) < limit and (waiting := self._queue.take_like(first.shape, max_lead)) is not None:
             batch.append(waiting)
         return batch
 

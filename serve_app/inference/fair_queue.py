@@ -6,8 +6,10 @@ earliest start time is served next, and each served item advances that time by i
 One that was idle continues at the current virtual time, so it gains no credit while idle.
 
 Each item also has a shape, and ``take_like`` takes the next item of one shape. Thus some items are served before their
-turn. Their kind and their tenant have then paid for them, and wait longer for their next turn. Those that were passed
-over keep their start times, so they are next. This module needs neither a clock nor an event loop.
+turn. Their kind and their tenant have then paid for them, and wait longer for their next turn. How far they may be
+ahead of their turn is limited. Otherwise, a tenant whose shape others often have would get more than its share. Those
+that were passed over keep their start times, so the first of them is next. This module needs neither a clock nor an
+event loop.
 """
 
 from __future__ import annotations
@@ -84,9 +86,16 @@ class FairQueue(Generic[Item]):
         """Remove and return the next wanted item, or return None if there is none."""
         return self._take(lambda kind: kind.next())
 
-    def take_like(self, shape: Hashable) -> Item | None:
-        """Remove and return the next wanted item of this shape, or return None if there is none."""
-        return self._take(lambda kind: kind.next_like(shape))
+    def take_like(self, shape: Hashable, max_lead: float) -> Item | None:
+        """Remove and return the next wanted item of this shape, or return None if there is none.
+
+        Items of a kind or a tenant that is ahead of its turn by more than ``max_lead`` are left in the queue. This is a
+        cost, for a kind of the weight 1.
+        """
+        now = min((kind.virtual_start for kind in self._kinds.values() if kind.size), default=0.0)
+        return self._take(
+            lambda kind: kind.next_like(shape, max_lead) if kind.virtual_start <= now + max_lead / kind.weight else None
+        )
 
     def drain(self) -> Iterator[Item]:
         """Remove and yield every item."""
@@ -174,10 +183,12 @@ class _Kind(Generic[Item]):
         firsts = [first for shape in self._heaps if (first := self._first(shape)) is not None]
         return min(firsts)[-1] if firsts else None
 
-    def next_like(self, shape: Hashable) -> _Line[Item] | None:
-        """Return the line whose first item is the next of this shape, or None if there are no items of this shape."""
-        first = self._first(shape)
-        return first[-1] if first is not None else None
+    def next_like(self, shape: Hashable, max_lead: float) -> _Line[Item] | None:
+        """Return the line whose first item is the next of this shape, or None if there is none within ``max_lead``."""
+        first, earliest = self._first(shape), self.next()
+        if first is None or earliest is None or first[0] > earliest.tenant.virtual_start + max_lead:
+            return None
+        return first[-1]
 
     def pop(self, line: _Line[Item]) -> Item:
         """Remove and return the first item of the line."""

@@ -93,11 +93,16 @@ def _load_openvino(file: ModelFile, precision: Precision, threads: int, args: Mo
     """
     from serve_app.models.engines.openvino import OpenVinoEngine
 
-    engine = _checked(OpenVinoEngine(file, precision=precision, threads=threads), args)
+    def load_checked(precision: Precision) -> OpenVinoEngine:
+        engine = OpenVinoEngine(file, precision=precision, threads=threads)
+        check_shapes(engine, args.known_picture, engine.free_rectangles)
+        return engine
+
+    engine = load_checked(precision)
     if precision == "auto" and args.calibration_dir is not None and engine.info.precision != "int8":
         pictures = calibration_pictures(args.calibration_dir)[:_MAX_COMPARED_PICTURES]
         try:
-            faster = _checked(OpenVinoEngine(file, precision="bf16", threads=threads), args)
+            faster = load_checked("bf16")
         except ModelError:
             pass  # this CPU does not support bf16, or the model fails in bf16
         else:

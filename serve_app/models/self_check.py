@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +27,10 @@ _MAX_PIXELS = 50_000_000  # limit for calibration images and for model.known_pic
 _COMPARED = DetectOptions(confidence=THRESHOLD - CONFIDENCE_TOLERANCE, iou=0.7, max_detections=300)
 
 
-def check_shapes(engine: Engine, known_picture: Path | None) -> None:
+def check_shapes(engine: Engine, known_picture: Path | None, free: Callable[[], None] = lambda: None) -> None:
     """Run the model once with each shape of input, and remove the rectangles that fail from ``engine.info``.
+
+    ``free`` is called after each rectangle, so that an engine can free the rectangle's memory before the next one.
 
     A rectangle fails, for example, if a file takes any size but computes the boxes for a single one. The largest shape
     then takes the images instead. Raise ModelError if the largest shape fails, or if the model finds nothing in
@@ -41,13 +43,15 @@ def check_shapes(engine: Engine, known_picture: Path | None) -> None:
     for shape in info.rectangles:
         try:
             raw = _first_output(engine, shape, known if known is not None and _holds(shape, known, info) else None)
-            _check_size(raw, largest, shape.nbytes / info.input_shape.nbytes)
+            _check_size(raw, shape, largest, info.input_shape)
         except ModelError as exc:
             if exc.__cause__ is not None and out_of_memory(exc.__cause__):
                 raise
             logger.warning("%s uses inputs of %s instead of %s: %s", info.name, info.input_shape, shape, exc)
         else:
             rectangles.append(shape)
+        finally:
+            free()
     engine.info = replace(info, rectangles=tuple(rectangles))
 
 
@@ -72,15 +76,20 @@ def _first_output(engine: Engine, shape: InputShape, known: Pixels | None) -> ND
     return raw
 
 
-def _check_size(raw: NDArray[np.float32], largest: NDArray[np.float32], share: float) -> None:
+def _check_size(
+    raw: NDArray[np.float32], shape: InputShape, largest: NDArray[np.float32], largest_shape: InputShape
+) -> None:
     """Raise ModelError if a rectangle's output cannot belong to it.
 
-    ``largest``: the output for the largest shape. ``share``: the rectangle's share of the pixels of the largest shape.
-    An output with one column for each anchor has the same share of the columns. The number of rows may vary.
+    ``largest``: the output for the largest shape. An output with one column for each anchor has as many columns for
+    each pixel of the input as this output. The number of rows may vary.
     """
-    has_rows = largest.shape[1] == 6
-    expected = 6 if has_rows else largest.shape[1] * share
-    if raw.shape[1] != expected or (raw.shape[0] != largest.shape[0] and not has_rows):
+    if largest.shape[1] == 6:  # one row for each detection
+        fits = raw.shape[1] == 6
+    else:  # integers, because a quotient of two sizes is rounded
+        fits = raw.shape[1] * largest_shape.nbytes == largest.shape[1] * shape.nbytes
+        fits = fits and raw.shape[0] == largest.shape[0]
+    if not fits:
         raise ModelError(f"the output has the shape {raw.shape}, which does not fit an input of this size")
 
 

@@ -113,8 +113,8 @@ def test_items_that_were_passed_over_because_of_their_shape_are_next() -> None:
         waiting.put(f"a square{number}", "stream", "a", shape="square")
         waiting.put(f"b wide{number}", "stream", "b", shape="wide")
     assert waiting.take() == "a square0"
-    assert [waiting.take_like("square"), waiting.take_like("square")] == ["a square1", "a square2"]
-    assert waiting.take_like("square") is None
+    assert [waiting.take_like("square", 100), waiting.take_like("square", 100)] == ["a square1", "a square2"]
+    assert waiting.take_like("square", 100) is None
     waiting.put("c square", "stream", "c", shape="square")
     assert take(waiting, 3) == ["b wide0", "c square", "b wide1"]  # the new tenant does not wait behind tenant a's debt
 
@@ -124,7 +124,7 @@ def test_a_tenant_waits_longer_for_its_next_turn_after_it_was_served_before_its_
     for number in range(9):
         waiting.put(f"a square{number}", "stream", "a", shape="square")
         waiting.put(f"b wide{number}", "stream", "b", shape="wide")
-    assert [waiting.take(), waiting.take_like("square"), waiting.take_like("square")][-1] == "a square2"
+    assert [waiting.take(), waiting.take_like("square", 100), waiting.take_like("square", 100)][-1] == "a square2"
     assert take(waiting, 6) == [
         "b wide0", "b wide1", "b wide2", "a square3", "b wide3", "a square4"
     ]  # fmt: skip
@@ -136,7 +136,7 @@ def test_a_kind_waits_longer_for_its_next_turn_after_it_was_served_before_its_tu
         waiting.put(f"interactive wide{number}", "interactive", "a", shape="wide")
         waiting.put(f"job square{number}", "job", "b", shape="square")
     assert waiting.take() == "interactive wide0"
-    assert [waiting.take_like("square"), waiting.take_like("square")] == ["job square0", "job square1"]
+    assert [waiting.take_like("square", 100), waiting.take_like("square", 100)] == ["job square0", "job square1"]
     waiting.put("stream", "stream", "c", shape="square")  # the new kind does not wait behind the debt of the jobs
     assert take(waiting, 2) == ["interactive wide1", "stream"]
     assert Counter(item.split()[0] for item in take(waiting, 16)) == {"interactive": 15, "job": 1}
@@ -169,7 +169,7 @@ def test_kinds_share_the_costs_by_weight() -> None:
 def take_batch(queue: FairQueue[str], size: int) -> list[str]:
     """Take a batch of one shape. The first word of an item is its shape."""
     batch = take(queue, 1)
-    while batch and len(batch) < size and (item := queue.take_like(batch[0].split()[0])) is not None:
+    while batch and len(batch) < size and (item := queue.take_like(batch[0].split()[0], size)) is not None:
         batch.append(item)
     return batch
 
@@ -189,6 +189,37 @@ def test_tenants_with_one_item_at_a_time_get_the_same_share_as_a_tenant_of_anoth
     assert taken == {"wide many": 40, **{f"square {number}": 40 for number in range(4)}}
 
 
+def serve(waiting: FairQueue[str], batches: int, senders: dict[str, tuple[Traffic, int]]) -> Counter[str]:
+    """Keep items of each sender waiting, and return how many of each were served.
+
+    A sender has the name "shape name", its traffic, and the number of its items that always wait.
+    """
+    served = Counter[str]()
+    for name, (traffic, count) in senders.items():
+        for _ in range(count):
+            waiting.put(name, traffic, name, shape=name.split()[0])
+    for _ in range(batches):
+        for name in take_batch(waiting, 8):
+            served[name] += 1
+            waiting.put(name, senders[name][0], name, shape=name.split()[0])
+    return served
+
+
+def test_a_job_gains_nothing_if_its_images_have_the_shape_of_a_clients() -> None:
+    """The client's images open many batches, and images of the job fill them."""
+    served = serve(
+        queue(), 500, {"wide client": ("interactive", 1), "square stream": ("stream", 50), "wide job": ("job", 50)}
+    )
+    assert served["square stream"] / served["wide job"] == pytest.approx(4, rel=0.03)
+
+
+def test_a_tenant_gains_nothing_if_its_images_have_the_shape_of_another_tenants() -> None:
+    """The modest tenant's images open batches, and images of the greedy tenant fill them."""
+    others: dict[str, tuple[Traffic, int]] = {f"square {number}": ("interactive", 1) for number in range(20)}
+    served = serve(queue(), 500, {**others, "wide modest": ("interactive", 1), "wide greedy": ("interactive", 50)})
+    assert served["wide greedy"] == pytest.approx(served["square 0"], abs=9)  # at most a batch of 8 ahead of its turn
+
+
 def test_a_tenant_that_was_idle_has_no_credit() -> None:
     waiting = queue()
     put(waiting, "stream", "a", 100)
@@ -204,14 +235,14 @@ def test_the_newest_item_of_a_tenant_is_displaced_whatever_its_shape() -> None:
     assert waiting.put("first", "interactive", "modest", shape="tall") == "tall3"
     assert waiting.put("second", "interactive", "modest", shape="tall") == "wide2"
     assert waiting.costs()["interactive"] == 3
-    assert [waiting.take_like("tall") for _ in range(3)] == ["first", "second", None]
+    assert [waiting.take_like("tall", 100) for _ in range(3)] == ["first", "second", None]
 
 
 def test_unwanted_items_of_one_shape_leave_the_order_of_the_others() -> None:
     waiting = FairQueue[str](WEIGHTS, 9, lambda item: not item.startswith("wide"))
     for number, shape in enumerate(["wide", "square", "wide", "square"]):
         waiting.put(f"{shape}{number}", "stream", f"tenant {number}", shape=shape)
-    assert waiting.take_like("wide") is None
+    assert waiting.take_like("wide", 100) is None
     assert waiting.sizes()["stream"] == 2
     assert take(waiting, 9) == ["square1", "square3"]
 

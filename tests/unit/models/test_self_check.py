@@ -12,11 +12,13 @@ from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models.load import load
 from serve_app.models.self_check import check_shapes, engines_agree
+from serve_app.models.shapes import rectangles
 from serve_app.types import EngineInfo, InputShape, Pixels
 from tests.support import squares
 from tests.support.squares import Square
 
 SQUARE, WIDE, TALL = InputShape(64, 64), InputShape(32, 64), InputShape(64, 32)
+FREED = InputShape(0, 0)
 
 
 class GridEngine:
@@ -118,6 +120,18 @@ def test_a_model_that_takes_any_size_gets_rectangles(engine: str) -> None:
     assert [str(shape) for shape in load(args, has_gpu=False).info.shapes] == ["64x96", "96x64", "96x96"]
     square = args.model_copy(update={"rectangular": False})
     assert load(square, has_gpu=False).info.shapes == (InputShape.square(96),)
+
+
+@pytest.mark.parametrize("side_px", [704, 736])
+def test_a_rectangle_is_not_refused_because_a_quotient_is_rounded(side_px: int) -> None:
+    args = ModelArgs(image_size_px=side_px)
+    assert load(args, has_gpu=False).info.rectangles == rectangles(InputShape.square(side_px), 32)
+
+
+def test_the_memory_of_a_rectangle_is_freed_before_the_next_one_is_checked() -> None:
+    engine = GridEngine(wrong=WIDE, how="error")
+    check_shapes(engine, None, free=lambda: engine.seen.append(FREED))
+    assert engine.seen == [SQUARE, WIDE, FREED, TALL, FREED]
 
 
 def test_a_file_with_a_fixed_size_stays_square(squares_model: Path) -> None:
