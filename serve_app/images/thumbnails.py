@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import cv2
-import numpy as np
 
 from serve_app.images.drawing import encode_jpeg
+from serve_app.images.opencv import decode_with_opencv
 
 
 def thumbnail(jpeg: bytes, max_side_px: int) -> bytes:
-    """Return a JPEG of our own whose longer side has at most ``max_side_px`` pixels. Smaller images stay as they are."""
-    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    """Return a JPEG whose longer side has at most ``max_side_px`` pixels. A JPEG that is small enough is not changed.
+
+    ``jpeg`` must come from our own encoder, because its size is not limited here.
+    """
+    pixels = decode_with_opencv(jpeg)
     height_px, width_px = pixels.shape[:2]
     scale = max_side_px / max(height_px, width_px)
     if scale >= 1:

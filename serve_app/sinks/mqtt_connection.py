@@ -17,8 +17,6 @@ from serve_app.network.address_guard import AddressGuard
 from serve_app.sinks.outlet import TIMEOUT_S, DeliveryFailed, DeliveryRefused, parse_url, server_address
 
 MAX_BATCH = 100  # messages that may wait for the broker's confirmation
-# If a connection is lost without a sign, the broker notices after 1.5 times this period and then publishes the will.
-KEEP_ALIVE_S = 5
 _MAX_RECEIVED = 10_000  # messages that wait to be handled
 
 Receiver = Callable[[str, bytes, bool], None]  # its arguments are the topic, the payload, and whether it was retained
@@ -49,14 +47,21 @@ class Broker:
         self._failures = 0  # after each failure, we try the host's next address
 
     async def connect(
-        self, *, identifier: str | None = None, will: Message | None = None, received: Receiver | None = None
+        self,
+        *,
+        identifier: str | None = None,
+        will: Message | None = None,
+        received: Receiver | None = None,
+        keep_alive_s: int = int(TIMEOUT_S),
     ) -> BrokerConnection:
-        """Return a connection that is being opened. The broker publishes ``will`` if the connection is lost.
+        """Return a connection that is being opened.
 
-        ``received`` is called with each message of a subscription. Raise DeliveryFailed if the host has no address, and
+        If the broker receives nothing for 1.5 times ``keep_alive_s``, the connection counts as lost. The broker publishes
+        ``will`` when the connection is lost. ``received`` is called with each message of a subscription. Raise DeliveryFailed if the host has no address, and
         DeliveryRefused if the guard does not allow it.
         """
-        return BrokerConnection(self._client(await self._resolve(), identifier, will), received)
+        client = self._client(await self._resolve(), identifier, will, keep_alive_s)
+        return BrokerConnection(client, received)
 
     def failure(self, exc: MqttError) -> str:
         """Return the reason of a failure. The next connection is made to the host's next address."""
@@ -77,7 +82,7 @@ class Broker:
             raise DeliveryFailed(f"the broker cannot be reached: {exc or 'no address within 5 s'}") from exc
         return addresses[self._failures % len(addresses)]
 
-    def _client(self, address: str, identifier: str | None, will: Message | None) -> Client:
+    def _client(self, address: str, identifier: str | None, will: Message | None, keep_alive_s: int) -> Client:
         parts = self._parts
         client = Client(
             address,
@@ -87,7 +92,7 @@ class Broker:
             identifier=identifier,
             will=Will(will.topic, will.payload, will.qos, will.is_retained) if will else None,
             timeout=TIMEOUT_S,
-            keepalive=KEEP_ALIVE_S,
+            keepalive=keep_alive_s,
             max_queued_incoming_messages=_MAX_RECEIVED,
             tls_context=_TlsFor(parts.hostname or "") if parts.scheme == "mqtts" else None,
         )
@@ -127,9 +132,13 @@ class BrokerConnection:
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Future[None] = asyncio.create_task(self._run(), name="mqtt connection")
 
+    async def opened(self) -> None:
+        """Wait until the connection is open."""
+        await self._wait_unless_lost(self._opened)
+
     async def publish(self, messages: Sequence[Message]) -> None:
         """Publish up to ``MAX_BATCH`` messages in order, without waiting for each confirmation."""
-        await self._wait_unless_lost(self._opened)
+        await self.opened()
         await self._call(
             *(
                 self._client.publish(message.topic, message.payload, message.qos, message.is_retained)
@@ -139,7 +148,7 @@ class BrokerConnection:
 
     async def subscribe(self, topics: Sequence[str]) -> None:
         """Subscribe to the topics. A topic that the broker does not allow is ignored."""
-        await self._wait_unless_lost(self._opened)
+        await self.opened()
         await self._call(self._client.subscribe([(topic, 1) for topic in topics]))
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 ONLINE, OFFLINE = b"online", b"offline"
 _MAX_RETRY_S = 5.0
+# If the machine of the server loses its power, the broker publishes the status offline after 1.5 times this period.
+# Mosquitto looks for such clients every 5 s, so this takes up to 10.5 s. If only the server dies, it takes no time.
+_KEEP_ALIVE_S = 3
 _BATCH = 20  # fewer than a connection allows, because each message may be a picture
 _CLEANUP_S = 5.0  # after a subscription, a broker sends the retained messages at once
 
@@ -129,6 +132,7 @@ class RetainedMessages:
             identifier=f"sightline-{secrets.token_hex(4)}",
             will=Message(self._status_topic, OFFLINE, is_retained=True),
             received=self._receive,
+            keep_alive_s=_KEEP_ALIVE_S,
         )
         try:
             await self._send_changes(connection)
@@ -145,6 +149,7 @@ class RetainedMessages:
         raise DeliveryFailed(reason)  # without ``from exc``, because a reference to ``exc`` keeps its socket open
 
     async def _send_changes(self, connection: BrokerConnection) -> None:
+        await connection.opened()
         self._is_connected = True
         self._unsent = dict.fromkeys(self._kept)
         await connection.subscribe([self._status_topic, *self._watched, *self._own.filters])

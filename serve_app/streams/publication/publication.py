@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -13,7 +14,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from serve_app.config import MqttArgs
-from serve_app.errors import ConfigError, InvalidParameter, ServeAppError
+from serve_app.errors import ConfigError, InvalidParameter, ServeAppError, Unavailable
 from serve_app.images.thumbnails import thumbnail
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import Regions, StreamStatus
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _INTERVAL_S = 1.0  # the shortest time between two messages about the same stream
 _FIGURES_INTERVAL_S = 10.0  # the same, if nothing but figures such as frame rates has changed
-_PICTURE_INTERVAL_S = 10.0
+_PICTURE_INTERVAL_S = 10.0  # the same, between two pictures
 _PICTURE_TIMEOUT_S = 5.0
 _RETRY_PAUSE_S = 10.0  # after an unexpected error
 _MAX_SIDE_PX = 960  # so that the pictures of all streams fit into memory; they are kept in case a broker loses them
@@ -52,11 +53,12 @@ class _Published:
     """What was published about one stream."""
 
     state: Json = field(default_factory=dict)
-    at_s: float = 0.0  # when the state was published, on the event loop's clock
+    at_s: float = -math.inf  # when the state was published, on the event loop's clock
     components: dict[str, str] = field(default_factory=dict)  # the platform of each of the device's components, by key
     removed: dict[str, str] = field(default_factory=dict)  # the same of the components that the device no longer has
     regions: Regions | None = None  # the zones and lines of the description
     frame_id: int | None = None  # of the last picture
+    picture_at_s: float = -math.inf  # when the picture was taken, on the event loop's clock
 
 
 class StreamPublication:
@@ -83,10 +85,8 @@ class StreamPublication:
             count=count,
         )
         self._is_started = False
-        loops = [self._repeat(self._publish_states, _INTERVAL_S)]
-        if args.home_assistant:
-            loops.append(self._repeat(self._publish_pictures, _PICTURE_INTERVAL_S))
-        self._tasks = [asyncio.create_task(loop) for loop in loops]
+        loops = [self._publish_states, *([self._publish_pictures] if args.home_assistant else [])]
+        self._tasks = [asyncio.create_task(self._repeat(loop)) for loop in loops]
 
     async def close(self) -> None:
         """Publish that the server is offline, and disconnect. What was published about the streams stays."""
@@ -95,16 +95,16 @@ class StreamPublication:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._messages.close()
 
-    async def _repeat(self, publish: Callable[[], Coroutine[Any, Any, None]], interval_s: float) -> None:
+    async def _repeat(self, publish: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
             try:
                 await publish()
-            except ServeAppError:  # another supervisor still manages the streams
+            except Unavailable:  # another supervisor still manages the streams
                 pass
             except Exception:  # a bug, which must not end the publication until the next start
                 logger.exception("mqtt: unexpected error; retrying in %g s", _RETRY_PAUSE_S)
                 await asyncio.sleep(_RETRY_PAUSE_S)
-            await asyncio.sleep(interval_s)
+            await asyncio.sleep(_INTERVAL_S)
 
     async def _publish_states(self) -> None:
         statuses = await self._supervision.all(SUPERVISOR)
@@ -120,7 +120,7 @@ class StreamPublication:
 
     def _publish_state(self, status: StreamStatus) -> None:
         published = self._published.setdefault(status.stream_id, _Published())
-        state, now_s = state_of(status), asyncio.get_running_loop().time()
+        state, now_s = state_of(status), _now_s()
         is_due = now_s - published.at_s >= _FIGURES_INTERVAL_S
         if is_due or significant(state) != significant(published.state):
             published.state, published.at_s = state, now_s
@@ -152,18 +152,22 @@ class StreamPublication:
     async def _publish_pictures(self) -> None:
         """Publish the newest frame of each running stream, with its boxes."""
         for stream_id, published in list(self._published.items()):
-            if published.state["state"] != "running":
+            now_s = _now_s()
+            if published.state["state"] != "running" or now_s - published.picture_at_s < _PICTURE_INTERVAL_S:
                 continue
             try:
                 async with asyncio.timeout(_PICTURE_TIMEOUT_S):
                     frame = await self._supervision.snapshot(stream_id, SUPERVISOR, None, 0, True)
-            except (ServeAppError, TimeoutError):  # the stream was deleted, or its process does not answer
+            except ServeAppError:  # the stream was deleted
+                continue
+            except TimeoutError:  # its process does not answer, so we leave it alone for as long as after a picture
+                published.picture_at_s = now_s
                 continue
             if frame is None or frame.frame_id == published.frame_id:
                 continue
             picture = await asyncio.to_thread(thumbnail, frame.jpeg, _MAX_SIDE_PX)
             if self._published.get(stream_id) is published:
-                published.frame_id = frame.frame_id
+                published.frame_id, published.picture_at_s = frame.frame_id, now_s
                 self._messages.put(self._topics.picture(stream_id), picture)
 
     def _is_own(self, topic: str) -> bool:
@@ -175,6 +179,10 @@ class StreamPublication:
             home_assistant.discovery_topic(self._topics, stream_id),
             self._topics.state(stream_id),
         )
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _encode(message: Json) -> bytes:
