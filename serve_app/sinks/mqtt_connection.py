@@ -56,9 +56,9 @@ class Broker:
     ) -> BrokerConnection:
         """Return a connection that is being opened.
 
-        If the broker receives nothing for 1.5 times ``keep_alive_s``, the connection counts as lost. The broker publishes
-        ``will`` when the connection is lost. ``received`` is called with each message of a subscription. Raise DeliveryFailed if the host has no address, and
-        DeliveryRefused if the guard does not allow it.
+        When the connection is lost, the broker publishes ``will``. A connection counts as lost if the broker receives
+        nothing for 1.5 times ``keep_alive_s``. ``received`` is called with each message of a subscription. Raise
+        DeliveryFailed if the host has no address, and DeliveryRefused if the guard does not allow it.
         """
         client = self._client(await self._resolve(), identifier, will, keep_alive_s)
         return BrokerConnection(client, received)

@@ -42,9 +42,9 @@ class RetainedMessages:
 
     After each connection, all messages are sent again, because a broker may have lost them. Retained messages on the
     server's own topics that are not among them are removed, because they may be older than this process. ``count`` is
-    called with ``sent`` for each message, with ``superseded`` for each message that a newer one to the same topic replaced
-    before it was sent, and with ``failed`` for each connection that could not be opened or was lost. Use this class in the
-    event loop only.
+    called with ``sent`` for each message, with ``superseded`` for each message that a newer one to the same topic
+    replaced before it was sent, and with ``failed`` for each connection that could not be opened or was lost. Use this
+    class in the event loop only.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The rules for descriptions of devices in Home Assistant's MQTT discovery, and its templates.
 
-The rules are those of https://www.home-assistant.io/integrations/mqtt/ and of the pages about MQTT sensors, binary sensors
-and images.
+The rules are those of https://www.home-assistant.io/integrations/mqtt/ and of the pages about MQTT sensors, binary
+sensors and images.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The description of a stream for Home Assistant's MQTT discovery, which makes the stream a device there.
 
-The rules are in https://www.home-assistant.io/integrations/mqtt/ (section "MQTT Discovery"), and for each kind of entity
-in https://www.home-assistant.io/integrations/sensor.mqtt/, /binary_sensor.mqtt/ and /image.mqtt/. Descriptions of whole
-devices need Home Assistant 2024.12 or newer.
+The rules are in https://www.home-assistant.io/integrations/mqtt/ (section "MQTT Discovery"). The rules for each kind of
+entity are in https://www.home-assistant.io/integrations/sensor.mqtt/, /binary_sensor.mqtt/ and /image.mqtt/.
+Descriptions of whole devices need Home Assistant 2024.12 or newer.
 """
 
 from __future__ import annotations
