@@ -89,9 +89,10 @@ class StreamSupervisor:
 
     async def __del__(self) -> None:
         try:
-            if self._publication is not None:  # the next supervisor publishes as soon as it can lock the store
-                await self._publication.close()
-            await self._supervision.stop()
+            stopping = [self._supervision.stop()]
+            if self._publication is not None:  # closed before we unlock the store, after which the next one publishes
+                stopping.append(self._publication.close())
+            await asyncio.gather(*stopping)
             await self._server.close()
         finally:
             await self._supervision.close()

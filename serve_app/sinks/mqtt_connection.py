@@ -196,4 +196,4 @@ class BrokerConnection:
             self._opened.set_result(None)
             async for message in client.messages:
                 if self._received is not None:
-                    self._received(str(message.topic), bytes(message.payload or b""), message.retain)
+                    self._received(str(message.topic), message.payload, message.retain)

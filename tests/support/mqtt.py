@@ -31,7 +31,7 @@ async def retained(port: int) -> dict[str, bytes]:
             if str(message.topic) == _END:
                 break
             if message.retain:
-                found[str(message.topic)] = bytes(message.payload or b"")
+                found[str(message.topic)] = message.payload
     return found
 
 
@@ -55,7 +55,7 @@ async def listening(port: int, topic: str) -> AsyncIterator[list[tuple[str, byte
 
         async def collect() -> None:
             async for message in client.messages:
-                received.append((str(message.topic), bytes(message.payload or b"")))
+                received.append((str(message.topic), message.payload))
 
         collecting = asyncio.create_task(collect())
         yield received
