@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 _INTERVAL_S = 1.0  # the shortest time between two messages about the same stream
 _FIGURES_INTERVAL_S = 10.0  # the same, if nothing but figures such as frame rates has changed
 _PICTURE_INTERVAL_S = 10.0  # the same, between two pictures
+# With more streams, the intervals are longer, so that the publication takes at most a small part of a core.
+_MAX_STATES_PER_S = 50.0
+_MAX_PICTURES_PER_S = 5.0
 _PICTURE_TIMEOUT_S = 5.0
 _RETRY_PAUSE_S = 10.0  # after an unexpected error
 _MAX_SIDE_PX = 960  # so that the pictures of all streams fit into memory; they are kept in case a broker loses them
@@ -104,7 +107,7 @@ class StreamPublication:
             except Exception:  # a bug, which must not end the publication until the next start
                 logger.exception("mqtt: unexpected error; retrying in %g s", _RETRY_PAUSE_S)
                 await asyncio.sleep(_RETRY_PAUSE_S)
-            await asyncio.sleep(_INTERVAL_S)
+            await asyncio.sleep(max(_INTERVAL_S, len(self._published) / _MAX_STATES_PER_S))
 
     async def _publish_states(self) -> None:
         statuses = await self._supervision.all(SUPERVISOR)
@@ -151,9 +154,10 @@ class StreamPublication:
 
     async def _publish_pictures(self) -> None:
         """Publish the newest frame of each running stream, with its boxes."""
+        interval_s = max(_PICTURE_INTERVAL_S, len(self._published) / _MAX_PICTURES_PER_S)
         for stream_id, published in list(self._published.items()):
             now_s = _now_s()
-            if published.state["state"] != "running" or now_s - published.picture_at_s < _PICTURE_INTERVAL_S:
+            if published.state["state"] != "running" or now_s - published.picture_at_s < interval_s:
                 continue
             try:
                 async with asyncio.timeout(_PICTURE_TIMEOUT_S):
