@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 ONLINE, OFFLINE = b"online", b"offline"
 _MAX_RETRY_S = 5.0
-# If the machine of the server loses its power, the broker publishes the status offline after 1.5 times this period.
-# Mosquitto looks for such clients every 5 s, so this takes up to 10.5 s. If only the server dies, it takes no time.
+# If the server's machine loses its power, the broker publishes the status offline after 1.5 times this period. If only
+# the process dies, the broker notices at once, because the kernel closes the connection.
 _KEEP_ALIVE_S = 3
 _BATCH = 20  # fewer than a connection allows, because each message may be a picture
 _CLEANUP_S = 5.0  # after a subscription, a broker sends the retained messages at once

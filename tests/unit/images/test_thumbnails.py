@@ -21,7 +21,7 @@ def test_the_longer_side_is_limited_and_the_shape_stays(size: tuple[int, int], e
 
 
 def test_a_small_image_is_not_encoded_again() -> None:
-    jpeg = encode_jpeg(squares.picture([(0, 0)]))
+    jpeg = encode_jpeg(squares.picture([]))
     assert thumbnail(jpeg, 960) is jpeg
 
 

@@ -17,7 +17,19 @@ from tests.support.statuses import status_of
 
 TOPICS = Topics("sightline")
 # Names with characters that mean something in JSON, in Jinja or in MQTT topics.
-NAMES = ["dock", 'the "old" dock', "it's }} {{ 7 }}", "{% raw %}", "a/b+#", "a\\b", "línea", "出口", "🚪", "a\nb", "{{x}}"]
+NAMES = [
+    "dock",
+    'the "old" dock',
+    "it's }} {{ 7 }}",
+    "{% raw %}",
+    "a/b+#",
+    "a\\b",
+    "línea",
+    "出口",
+    "🚪",
+    "a\nb",
+    "{{x}}",
+]
 SQUARE: list[tuple[float, float]] = [(0, 0), (1, 0), (1, 1)]
 
 
