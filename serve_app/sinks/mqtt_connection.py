@@ -157,7 +157,7 @@ class BrokerConnection:
 
     async def wait(self, event: asyncio.Event, within_s: float | None) -> None:
         """Wait until the event is set, or ``within_s`` seconds have passed. None means no limit."""
-        waiting = asyncio.create_task(event.wait())
+        waiting: asyncio.Future[Any] = asyncio.create_task(event.wait())
         try:
             await asyncio.wait({waiting, self._task}, return_when=asyncio.FIRST_COMPLETED, timeout=within_s)
             if self._task.done():

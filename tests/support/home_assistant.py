@@ -48,7 +48,7 @@ def checked(topic: str, payload: bytes) -> dict[str, Any]:
 
 def _check_component(component: dict[str, Any]) -> None:
     kind = component["p"]
-    if len(component) == 1:  # the component is to be removed
+    if len(component) == 1:  # Home Assistant will remove the component
         assert kind in _REQUIRED
         return
     assert _REQUIRED[kind] | {"unique_id"} <= component.keys() <= _REQUIRED[kind] | _OPTIONAL[kind] | _SHARED
