@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import psutil
+
 from scripts import launch
 from scripts.launch import ROOT
+from serve_app.ipc import dev_shm
 from tests.integration.sinks.conftest import ServerStarter, broker  # noqa: F401  # a fixture
 from tests.support.mqtt import until_retained
 
@@ -21,8 +24,11 @@ def test_the_broker_says_that_a_killed_server_is_offline(tmp_path: Path, broker:
     try:
         server.wait_until_ready()
         asyncio.run(until_retained(port, lambda found: found.get(STATUS) == b"online"))
+        family = psutil.Process(server.process.pid).children(recursive=True)
         server.process.kill()
-        found = until_retained(port, lambda found: found[STATUS] == b"offline", within_s=NOTICED_WITHIN_S)
-        asyncio.run(found)
+        asyncio.run(until_retained(port, lambda found: found[STATUS] == b"offline", within_s=NOTICED_WITHIN_S))
+        _, alive = psutil.wait_procs(family, timeout=60)
+        assert alive == []
     finally:
         launch.stop_group(server.process)
+        dev_shm.sweep()  # the files of processes that were killed; the next server would also remove them
