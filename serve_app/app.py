@@ -18,6 +18,7 @@ from serve_app.deployments.preprocessor import Preprocessor
 from serve_app.deployments.stream_supervisor import StreamSupervisor
 from serve_app.deployments.stubs import JOB_RUNNER_UNITS, SUPERVISOR_MAX_CALLS
 from serve_app.errors import StartError
+from serve_app.streams.publication import check_broker
 
 # If all replicas are full, Serve's router tries again after these delays. Serve's default of up to 0.5 s
 # would leave an engine idle.
@@ -45,6 +46,7 @@ def build_app(args: dict[str, Any]) -> Application:
     The ``deployments:`` section of the config overrides the deployment options set here.
     """
     app_args = parse_args(args)
+    check_broker(app_args.mqtt)
     slots, batcher = app_args.preprocessor.slots, app_args.batcher
     detectors = {
         model: serve.deployment(

@@ -251,6 +251,17 @@ class JobArgs(Section):
         return tuple((self.allowed_uris or "").split())
 
 
+class MqttArgs(Section):
+    """The MQTT broker to which the states of streams are published. Without a URL, nothing is published."""
+
+    url: SecretStr | None = None  # mqtt://user:password@host:1883 or mqtts://…; set it in the environment
+    # The beginning of all topics. Each server that uses the same broker needs its own.
+    topic: str = Field("sightline", pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=128)
+    home_assistant: bool = False  # also publish what Home Assistant needs to show the streams, and their last pictures
+
+    env_prefix = "SERVE_APP_MQTT_"
+
+
 class OutboundArgs(Section):
     """The addresses to which the server may connect for image URLs and sinks.
 
@@ -283,6 +294,7 @@ class AppArgs(DetectorArgs):
     streams: StreamArgs = section_field()
     jobs: JobArgs = section_field()
     outbound: OutboundArgs = section_field()
+    mqtt: MqttArgs = section_field()
 
     def detectors(self) -> dict[str, DetectorArgs]:
         """Return the Detector settings of each model, by the model's name."""

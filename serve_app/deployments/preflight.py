@@ -27,6 +27,7 @@ from serve_app.ipc.frame_pool import pool_bytes
 from serve_app.models.published import Progress
 from serve_app.models.weights import check_weights
 from serve_app.network.ports import check_port
+from serve_app.streams.publication import check_broker
 from serve_app.types import InputShape, Json
 
 IMPORT_PATH = "serve_app.app:build_app"
@@ -72,6 +73,7 @@ def check(config: Json, progress: Progress | None = None) -> None:
             check_port("127.0.0.1", os.environ.get(variable, port), variable)
     for application, args, detectors, deployments in applications_of(config):
         check_keys(args.access, http.get("host", "0.0.0.0"))
+        check_broker(args.mqtt)
         check_folders(args.streams, application)
         check_shared_memory(args, detectors, deployments)
         for detector in detectors:

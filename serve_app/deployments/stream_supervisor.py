@@ -16,6 +16,7 @@ from serve_app.deployments.ray_workers import RayWorkers
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS, DetectorStub, SupervisorStub
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
+from serve_app.streams.publication import open_publication
 from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
 from serve_app.telemetry.metrics import Telemetry
@@ -32,14 +33,16 @@ class StreamSupervisor:
         """Start supervising. ``detectors`` maps each model's name to the handle of its Detector deployment."""
         log_as_serve()
         application = serve.get_replica_context().app_name
+        telemetry = Telemetry(RayInstrument)
         self._supervision = Supervision(
             await asyncio.to_thread(StreamStore, args.streams.state_folder(application)),
             RayWorkers(application, args),
             ServeDetectors(application, detectors),
             args.streams,
             args.outbound.guard(),
-            Telemetry(RayInstrument).stream,
+            telemetry.stream,
         )
+        self._publication = open_publication(args.mqtt, self._supervision, telemetry)
         self._server = await listen(self, SupervisorStub, max_calls=SUPERVISOR_MAX_CALLS, limit="supervisor_calls")
 
     async def create(self, spec: StreamSpec, who: Principal) -> StreamStatus:
@@ -86,7 +89,10 @@ class StreamSupervisor:
 
     async def __del__(self) -> None:
         try:
-            await self._supervision.stop()
+            stopping = [self._supervision.stop()]
+            if self._publication is not None:  # closed before we unlock the store, after which the next one publishes
+                stopping.append(self._publication.close())
+            await asyncio.gather(*stopping)
             await self._server.close()
         finally:
             await self._supervision.close()

@@ -41,8 +41,8 @@ def fill_template(template: str, stream_id: str, event_type: str) -> str:
     return template.replace("{stream_id}", stream_id).replace("{type}", event_type)
 
 
-def parse_url(url: str) -> SplitResult:
-    """Parse a sink's URL. Raise InvalidParameter if the URL is not valid."""
+def parse_url(url: str, name: str = "sinks: url") -> SplitResult:
+    """Parse the URL of a sink or a broker. Raise InvalidParameter with the setting's ``name`` if it is not valid."""
     try:
         parts = urlsplit(url)
         (parts.hostname or "").encode("idna")
@@ -53,7 +53,7 @@ def parse_url(url: str) -> SplitResult:
         is_valid = False
     if not is_valid:
         raise InvalidParameter(
-            "sinks: url is not valid; in a password, write / ? # and @ as %2F %3F %23 and %40, and in a path @ as %40"
+            f"{name} is not valid; in a password, write / ? # and @ as %2F %3F %23 and %40, and in a path @ as %40"
         )
     return parts
 

@@ -22,15 +22,15 @@ _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 30.0
 
 
-def retry_pauses_s() -> Iterator[float]:
-    """Yield the pauses between retries, which double from 0.2 s to 30 s.
+def retry_pauses_s(max_s: float = _MAX_RETRY_S) -> Iterator[float]:
+    """Yield the pauses between retries, which double from 0.2 s to ``max_s`` seconds.
 
     Each pause is shortened at random. Otherwise, all sinks that send to the same server would retry at the same moment.
     """
     pause_s = _FIRST_RETRY_S
     while True:
         yield pause_s * random.uniform(0.5, 1)
-        pause_s = min(2 * pause_s, _MAX_RETRY_S)
+        pause_s = min(2 * pause_s, max_s)
 
 
 class Sink:

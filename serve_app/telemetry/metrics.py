@@ -109,6 +109,14 @@ JOB_UNITS_REPEATED = Metric(
     "Units of jobs that were begun again, because a process died or was stopped, or because something was unavailable",
 )
 
+MQTT_MESSAGES = Metric(
+    "counter",
+    "sightline_mqtt_messages",
+    "Messages to the broker of mqtt.url that were sent, or were superseded by a newer one before they were sent; "
+    "failed counts lost connections and failed attempts to connect",
+    ("outcome",),
+)
+
 
 class Instrument(Protocol):
     """A metric that can be recorded."""
@@ -178,6 +186,10 @@ class Telemetry:
         self.record(STREAM_RECONNECTS, status.reconnects, stream_id=stream_id)
         if status.latest:
             self.record(STREAM_AGE_MS, status.latest.age_s * 1e3, stream_id=stream_id)
+
+    def published(self, outcome: str) -> None:
+        """Count a message to the broker of ``mqtt.url``, or a failure of the connection to it."""
+        self.record(MQTT_MESSAGES, outcome=outcome)
 
     def jobs(self, jobs: Mapping[str, int], items: Mapping[str, int]) -> None:
         """Record the numbers of jobs by state, and of their items by state.

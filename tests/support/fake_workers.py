@@ -42,6 +42,7 @@ class FakeWorker:
         self.calls: list[str] = []
         self.ready_after_s = 0.0
         self.stop_takes_s = 0.0
+        self.picture = b"jpeg"
         self.answers_status = True  # if False, calls of ``status`` hang
         self.is_unreachable = False
         self.refusals: dict[str, ServeAppError] = {}  # errors to raise, by the name of the method
@@ -104,7 +105,7 @@ class FakeWorker:
 
     async def snapshot(self, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
         await self._call("snapshot")
-        return Snapshot(1, b"jpeg")
+        return Snapshot(1, self.picture)
 
     async def set_regions(self, regions: Regions) -> None:
         await self._call("set_regions")
