@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator
 
+from serve_app.collect_args import CollectArgs
 from serve_app.errors import ConfigError
 from serve_app.misspellings import named_variable, suggestion
 from serve_app.network.address_guard import AddressGuard, Network
@@ -283,6 +284,7 @@ class AppArgs(DetectorArgs):
     streams: StreamArgs = section_field()
     jobs: JobArgs = section_field()
     outbound: OutboundArgs = section_field()
+    collect: CollectArgs = section_field()
 
     def detectors(self) -> dict[str, DetectorArgs]:
         """Return the Detector settings of each model, by the model's name."""

@@ -18,7 +18,7 @@ from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.local import require_keys
 from serve_app.config import AccessArgs, AppArgs, DetectorArgs, parse_args
 from serve_app.deployments.autoscaling import TargetUtilisation
-from serve_app.deployments.folders import check_folders
+from serve_app.deployments.folders import check_collection, check_folders
 from serve_app.deployments.handles import detector_name
 from serve_app.errors import ConfigError, SharedMemoryError
 from serve_app.ipc import dev_shm
@@ -73,6 +73,7 @@ def check(config: Json, progress: Progress | None = None) -> None:
     for application, args, detectors, deployments in applications_of(config):
         check_keys(args.access, http.get("host", "0.0.0.0"))
         check_folders(args.streams, application)
+        check_collection(args.collect)
         check_shared_memory(args, detectors, deployments)
         for detector in detectors:
             check_weights(detector.model, progress)  # last, because it may download

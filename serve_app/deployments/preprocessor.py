@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.collection.collector import Collector
 from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
 from serve_app.deployments.handles import close, listen, serves
@@ -27,6 +28,7 @@ from serve_app.telemetry.metrics import STAGE_MS, Telemetry
 from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, InputShape, Letterbox, ModelInfo, PictureRequest
 
 _RETRY_INTERVAL_S = 0.05
+_COLLECTOR_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Preprocessor:
         self._decoding = args.preprocessor.decode
         self._telemetry = Telemetry(RayInstrument)
         self._quarantine = Quarantine()
+        self._collector = Collector(args.collect, max_pixels=self._max_pixels) if args.collect.folder else None
         await self._queues[DEFAULT_MODEL].detector.connect()  # the other models may be scaled to zero
         max_calls = args.preprocessor.max_calls * len(self._queues)
         self._server = await listen(self, PreprocessorStub, max_calls=max_calls, limit="preprocessor.slots")
@@ -95,6 +98,8 @@ class Preprocessor:
     async def check_health(self) -> None:
         """Kill this replica if a decoder hangs, and return freed memory. Serve calls this method every second."""
         await self._decoders.check()
+        if self._collector is not None:
+            self._telemetry.collected(self._collector.kept, self._collector.drops)
 
     def _queue(self, model: str) -> _ModelQueue:
         if model not in self._queues:  # while a roll-out adds or removes the model
@@ -116,6 +121,9 @@ class Preprocessor:
                 time_left_s=expires_at_s - time.monotonic(),
                 tenant=request.tenant,
             )
+        # A suspect image is not kept, because the collector would decode it in this process.
+        if self._collector is not None and not request.is_suspect:
+            self._collector.offer(request.data, answer, model, options, request.tenant)
         annotated = await self._annotate(request, answer) if request.annotate else None
         return replace(answer, timing=replace(answer.timing, decode_s=decode_s), annotated=annotated)
 
@@ -141,3 +149,5 @@ class Preprocessor:
                 queue.detector.close()
             await self._quarantine.close()
             self._decoders.close()
+            if self._collector is not None:
+                await asyncio.to_thread(self._collector.close, _COLLECTOR_TIMEOUT_S)

@@ -11,15 +11,18 @@ import cv2
 import ray
 from ray import serve
 
+from serve_app.collection.collector import Collector
 from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
 from serve_app.deployments.handles import detector_name, serves
 from serve_app.deployments.ray_internals import is_application_gone
+from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import WorkerStub
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.streams.store import StreamStore
 from serve_app.streams.stream import Stream
+from serve_app.telemetry.metrics import Telemetry
 from serve_app.types import EventPage, Snapshot
 from serve_app.video.source import Source
 
@@ -60,6 +63,8 @@ class StreamWorker:
             _run_router_in_separate_loop=True,
         )
         self._arguments = spec, source, args
+        self._collector = _open_collector(spec, args)
+        self._telemetry = Telemetry(RayInstrument)
         self._stream: Stream
         self._running: asyncio.Task[None] | None = None
         self._exiting: asyncio.Task[None] | None = None  # ends the process after the application was deleted
@@ -95,15 +100,16 @@ class StreamWorker:
                 args.streams,
                 args.outbound.guard(),
                 max_pixels=args.limits.max_pixels,
+                collector=self._collector,
             )
             self._running = asyncio.create_task(self._stream.run())
         await asyncio.shield(self._running)
-        return self._stream.status()
+        return self._report()
 
     async def status(self) -> StreamStatus:
         """Return the stream's current status."""
         self._last_call_at_s = time.monotonic()
-        return self._stream.status()
+        return self._report()
 
     async def events(self, after: int | None, within_s: float) -> EventPage:
         """Return a page of events: see ``EventLog.page``."""
@@ -126,6 +132,11 @@ class StreamWorker:
             await asyncio.wait([self._running], timeout=_CLOSE_TIMEOUT_S)
             self._running.cancel()  # the stream may still wait for its first Detector
             await asyncio.wait([self._running])
+        return self._report()
+
+    def _report(self) -> StreamStatus:
+        if self._collector is not None:
+            self._telemetry.collected(self._collector.kept, self._collector.drops)
         return self._stream.status()
 
     def _note_call(self) -> None:
@@ -143,6 +154,12 @@ class StreamWorker:
         if self._running is not None:
             await self.stop()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+
+def _open_collector(spec: StreamSpec, args: AppArgs) -> Collector | None:
+    if not (spec.collect and args.collect.folder):
+        return None
+    return Collector(args.collect, max_pixels=args.limits.max_pixels, pause_s=60 / args.collect.max_per_minute)
 
 
 def name_prefix(application: str) -> str:

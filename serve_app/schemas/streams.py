@@ -200,6 +200,9 @@ class StreamSpec(Regions):
     degrade: bool = Field(
         False, description="Start the stream even if the detectors lack the capacity for it; frames are then dropped."
     )
+    collect: bool = Field(
+        True, description="Whether frames may be kept for training, if the server's setting `collect.folder` is set."
+    )
     paused: bool = False
 
     @property

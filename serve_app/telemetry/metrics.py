@@ -108,6 +108,15 @@ JOB_UNITS_REPEATED = Metric(
     "sightline_job_units_repeated",
     "Units of jobs that were begun again, because a process died or was stopped, or because something was unavailable",
 )
+COLLECTED_IMAGES = Metric(
+    "counter", "sightline_collected_images", "Images kept for the training of the next model, by reason", ("reason",)
+)
+COLLECT_DROPS = Metric(
+    "counter",
+    "sightline_collect_drops",
+    "Images that were worth a look but were not kept for training, by reason",
+    ("reason",),
+)
 
 
 class Instrument(Protocol):
@@ -188,6 +197,11 @@ class Telemetry:
             self.record(JOBS, count, state=state)
         for state in ("waiting", "in_flight"):
             self.record(JOB_ITEMS, items.get(state, 0), state=state)
+
+    def collected(self, kept: Mapping[str, int], drops: Mapping[str, int]) -> None:
+        """Count the images that a collector has kept or dropped since the last call. Both map reasons to totals."""
+        self.record_totals(COLLECTED_IMAGES, kept, "reason")
+        self.record_totals(COLLECT_DROPS, drops, "reason")
 
     def inferred(self, replies: list[DetectReply]) -> None:
         """Count a batch that went through the engine."""
