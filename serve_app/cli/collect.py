@@ -12,9 +12,7 @@ from serve_app.cli.examples import examples
 
 _EXAMPLES = examples("sightline collect export kept dataset.zip", "sightline collect export kept/best-1f3a6c90 dataset")
 
-app = typer.Typer(
-    no_args_is_help=True, help="Use the images that the service has kept for training.", epilog=_EXAMPLES
-)
+app = typer.Typer(no_args_is_help=True, help="Use the images that the service has kept for training.", epilog=_EXAMPLES)
 
 
 @app.command("export", epilog=_EXAMPLES)

@@ -183,9 +183,7 @@ class Collector:
         if class_ids := classes_to_blur(candidate.model.labels, self._blurred):
             found = answer.detections
             pixels = blur(pixels, found.xyxy[np.isin(found.class_id, list(class_ids))])
-        refusal = self._folder.keep(
-            dataset, encode_jpeg(pixels), answer, reason, candidate.source or _WITHOUT_KEY, new
-        )
+        refusal = self._folder.keep(dataset, encode_jpeg(pixels), answer, reason, candidate.source or _WITHOUT_KEY, new)
         if refusal is None:
             self.kept[reason] += 1
         return refusal

@@ -29,8 +29,8 @@ _SEEN = "seen.json"
 _UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_NAME = 64
 _COMMENT = (
-    "# Sightline keeps this dataset. The sixth column of a label is the model's confidence, which Ultralytics does not\n"
-    "# accept. `sightline collect export` writes a copy without this column.\n"
+    "# Sightline keeps this dataset. The sixth column of labels is the model's confidence, which Ultralytics refuses.\n"
+    "# `sightline collect export` writes a copy without this column.\n"
 )
 
 

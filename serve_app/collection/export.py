@@ -105,8 +105,8 @@ def _split(stems: list[str]) -> dict[str, str]:
         raise ExportFailed(f"the dataset has {count}: it needs at least one image to train and one to validate")
     ranked = sorted(stems, key=_hash)
     wanted = sum(_hash(stem) < _VALIDATION_SHARE for stem in stems)
-    count = min(max(wanted, 1), len(stems) - 1)
-    return {stem: "val" if number < count else "train" for number, stem in enumerate(ranked)}
+    for_validation = min(max(wanted, 1), len(stems) - 1)
+    return {stem: "val" if number < for_validation else "train" for number, stem in enumerate(ranked)}
 
 
 def _hash(stem: str) -> float:

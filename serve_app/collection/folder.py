@@ -143,7 +143,6 @@ class CollectionFolder:
             state.credit += (now_s - state.credited_at_s) * self._max_per_minute / 60
             state.credit, state.credited_at_s = min(state.credit, self._max_credit), now_s
 
-
     def _sweep(self, state: _State, now_s: float, needed_bytes: int = 0) -> None:
         """Delete what is too old, and the oldest images if ``needed_bytes`` are not free. Count the rest."""
         kept = self._find_kept()

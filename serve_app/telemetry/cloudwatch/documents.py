@@ -50,9 +50,7 @@ def documents(counts: Counts) -> list[str]:
     for label, count in counts.detections.items():
         found[_name("detections_", label)] += count
     values |= {name: (count, "Count") for name, count in found.items()}
-    values |= {
-        _name("drift_", name): (value, "None") for name, value in counts.figures.items() if math.isfinite(value)
-    }
+    values |= {_name("drift_", name): (value, "None") for name, value in counts.figures.items() if math.isfinite(value)}
     items = list(values.items())
     dimensions = dict(zip(_DIMENSIONS, (_dimension(counts.model), _dimension(counts.source)), strict=True))
     return [

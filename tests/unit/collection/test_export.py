@@ -19,6 +19,7 @@ FOUND = answer(("dog", 0.4), ("person", 0.9))
 
 def keep(folder: Path, count: int) -> Path:
     """Keep images, and return the folder of their dataset."""
+    folder.mkdir(exist_ok=True)
     dataset = Dataset(folder, MODEL)
     for number in range(count):
         dataset.add(f"2027-uncertain-lot-{number:08x}", encode_jpeg(GREY), label_lines(FOUND).encode())

@@ -144,7 +144,11 @@ def test_what_a_killed_process_has_left_is_deleted(tmp_path: Path, clock: Clock)
     (stem,) = kept_stems(tmp_path)
     (dataset,) = tmp_path.glob("*/")
     other = stem[:-8] + "00000000"
-    orphans = [dataset / f"labels/{other}.txt", dataset / f"images/{other}.jpg.part", dataset / f"labels/{other}.txt.part"]
+    orphans = [
+        dataset / f"labels/{other}.txt",
+        dataset / f"images/{other}.jpg.part",
+        dataset / f"labels/{other}.txt.part",
+    ]
     for path in orphans:
         path.write_bytes(b"unfinished")
     clock.now_s += 601

@@ -73,7 +73,10 @@ def test_an_export_is_valid_whenever_a_process_is_killed(tmp_path: Path) -> None
             time.sleep(random.uniform(0, 0.1))
             kill(children.pop(0))
             check_export(folder, tmp_path / "dataset")
-            assert sum(path.stat().st_size for path in dataset.glob("images/*.jpg")) <= QUOTA
+            with collection(folder)._locked():  # so that the other process changes nothing meanwhile
+                assert sum(path.stat().st_size for path in dataset.glob("*s/*")) <= QUOTA
+                labels = {path.stem for path in dataset.glob("labels/*.txt")}
+                assert {path.stem for path in dataset.glob("images/*.jpg")} <= labels
             children.append(start(folder))
     finally:
         for child in children:

@@ -12,7 +12,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -67,7 +67,9 @@ def totals(lines: Iterable[str]) -> Counter[str]:
 
 
 def test_a_document_has_the_counts_of_one_model_and_one_source() -> None:
-    (line,) = documents(Counts("best", "stream:lot", AT_S, 30, {"dog": 12, "traffic light": 3}, {"psi_confidence": 0.25}))
+    (line,) = documents(
+        Counts("best", "stream:lot", AT_S, 30, {"dog": 12, "traffic light": 3}, {"psi_confidence": 0.25})
+    )
     assert json.loads(line) == {
         "_aws": {
             "Timestamp": 1_800_000_000_000,
@@ -275,8 +277,9 @@ class Agent:
     def close(self) -> None:
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
-        for connection in self.connections:
-            connection.shutdown(socket.SHUT_RDWR)
+        for connection in self.connections:  # a connection that the other side has closed is closed already
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(30)
 
