@@ -13,10 +13,9 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
@@ -49,13 +48,11 @@ class _State(BaseModel):
     swept_at_s: float
 
 
-@dataclass(frozen=True)
-class _Kept:
+class _Kept(NamedTuple):
     """An image in the folder, with its labels."""
 
     stem: str  # begins with the time, so the stems of older images are smaller
-    picture_file: Path
-    label_file: Path
+    dataset: Path
     size_bytes: int
 
 
@@ -154,8 +151,8 @@ class CollectionFolder:
         for one in kept:
             if one.stem[:_DIGITS] >= oldest_time and size_bytes + needed_bytes <= limit:
                 break
-            one.picture_file.unlink(missing_ok=True)  # first, so that an image always has labels
-            one.label_file.unlink(missing_ok=True)
+            (one.dataset / IMAGES / f"{one.stem}.jpg").unlink(missing_ok=True)  # first, so an image always has labels
+            (one.dataset / LABELS / f"{one.stem}.txt").unlink(missing_ok=True)
             size_bytes -= one.size_bytes
         state.size_bytes, state.swept_at_s = size_bytes, now_s
 
@@ -166,31 +163,31 @@ class CollectionFolder:
         """
         kept = []
         for images in self._folder.glob(f"*/{IMAGES}"):
-            labels = _own_files(images.parent / LABELS, ".txt")
-            for stem, (picture_file, size_bytes) in _own_files(images, ".jpg").items():
-                label_file, label_bytes = labels.pop(stem, (images.parent / LABELS / f"{stem}.txt", 0))
-                kept.append(_Kept(stem, picture_file, label_file, _space(size_bytes) + _space(label_bytes)))
-            for label_file, _ in labels.values():
-                label_file.unlink(missing_ok=True)
-        return sorted(kept, key=lambda one: one.stem)
+            dataset = images.parent
+            labels = _own_files(dataset / LABELS, ".txt")
+            for stem, size_bytes in _own_files(images, ".jpg").items():
+                kept.append(_Kept(stem, dataset, _space(size_bytes) + _space(labels.pop(stem, 0))))
+            for stem in labels:
+                (dataset / LABELS / f"{stem}.txt").unlink(missing_ok=True)
+        return sorted(kept)
 
 
-def _own_files(folder: Path, suffix: str) -> dict[str, tuple[Path, int]]:
-    """Return the path and the size of each file by its stem. Delete partly written files of killed processes."""
-    found = {}
+def _own_files(folder: Path, suffix: str) -> dict[str, int]:
+    """Return the size of each of our files by its stem. Delete the partly written files of killed processes."""
+    sizes = {}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                name = entry.name.removesuffix(PART_SUFFIX)
-                if not (name.endswith(suffix) and _STEM.fullmatch(name.removesuffix(suffix))):
+                stem, found, rest = entry.name.rpartition(suffix)
+                if not found or not _STEM.fullmatch(stem):
                     continue
-                if entry.name != name:
+                if rest == "":
+                    sizes[stem] = entry.stat(follow_symlinks=False).st_size
+                elif rest == PART_SUFFIX:
                     os.unlink(entry.path)
-                else:
-                    found[name.removesuffix(suffix)] = (Path(entry.path), entry.stat(follow_symlinks=False).st_size)
     except FileNotFoundError:  # the process that created the dataset was killed before it created this folder
         pass
-    return found
+    return sizes
 
 
 def _stem(now_s: float, reason: Reason, source: str) -> str:
