@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import stat
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -43,7 +45,7 @@ def open_outlet(setting: str) -> Outlet:
     if setting == STDOUT:
         return _Stdout()
     if "://" not in setting:
-        return _File(Path(setting).expanduser().resolve())
+        return _File(Path(setting).expanduser().absolute())  # without following links, because of /proc/1/fd/1
     try:
         parts = urlsplit(setting)
         host, port = parts.hostname, parts.port
@@ -105,19 +107,20 @@ class _Stdout:
 
 
 class _File:
-    """Appends to a file, which is open only during a write, so that it may be moved away at any time."""
+    """Appends to a file or a pipe, which is open only during a write, so that a file may be moved away at any time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def send(self, line: str) -> None:
         data = line.encode() + b"\n"
-        if self._path.exists() and self._path.stat().st_size + len(data) > _MAX_FILE_BYTES:
-            self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+        with suppress(FileNotFoundError):
+            status = self._path.stat()
+            if stat.S_ISREG(status.st_mode) and status.st_size + len(data) > _MAX_FILE_BYTES:
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
         with open(self._path, "ab", buffering=0, opener=_private) as file:
-            size = file.tell()
-            if file.write(data) < len(data):  # the disk is full; the whole line is written again later
-                file.truncate(size)
+            if (written := file.write(data)) < len(data):  # the disk is full; the whole line is written again later
+                file.truncate(file.tell() - written)
                 raise OSError("the disk is full")
 
     def close(self) -> None:

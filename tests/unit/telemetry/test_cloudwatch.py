@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import socket
 import threading
@@ -22,6 +23,7 @@ from serve_app.telemetry.cloudwatch import outlets
 from serve_app.telemetry.cloudwatch.documents import Counts, documents
 from serve_app.telemetry.cloudwatch.outlets import Delivery, open_outlet
 from serve_app.telemetry.cloudwatch.publisher import MAX_LABELS, MAX_SOURCES, OTHER, Publisher
+from tests.support.file_sizes import files_of_at_most
 
 AT_S = 1_800_000_000
 MAX_UDP_BYTES = 65_507
@@ -238,6 +240,25 @@ def test_a_file_is_private_and_is_renamed_at_its_limit(tmp_path: Path, monkeypat
     assert path.read_text() == LINES[0] + "\n"
     assert (tmp_path / "counts.jsonl.1").read_text() == (LINES[0] + "\n") * 2
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_documents_go_to_a_pipe_such_as_the_standard_output_of_another_process() -> None:
+    reader, writer = os.pipe()
+    with open(reader) as pipe:
+        Delivery(open_outlet(f"/proc/self/fd/{writer}")).close(LINES * 2)
+        os.close(writer)
+        assert pipe.read() == (LINES[0] + "\n") * 2
+
+
+def test_a_full_disk_leaves_no_part_of_a_document(tmp_path: Path) -> None:
+    path = tmp_path / "counts.jsonl"
+    delivery = Delivery(open_outlet(str(path)))
+    with files_of_at_most(len(LINES[0]) + 10):
+        delivery.send(LINES * 2)
+    assert path.read_text() == LINES[0] + "\n"
+    delivery.close()
+    assert path.read_text() == (LINES[0] + "\n") * 2
+    assert (delivery.sent, delivery.dropped) == (2, 0)
 
 
 class Agent:
