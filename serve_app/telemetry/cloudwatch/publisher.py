@@ -34,6 +34,15 @@ class Publisher:
         lines = [line for one in self._bounded(counts) for line in documents(one)]
         self._delivery.send(lines)
 
+    def close(self) -> None:
+        """Try once more to send the documents that wait, and close the outlet."""
+        self._delivery.close()
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many documents were sent, and how many were dropped because too many waited."""
+        return {"sent": self._delivery.sent, "dropped": self._delivery.dropped}
+
     def _bounded(self, counts: Iterable[Counts]) -> list[Counts]:
         """Give the name ``other`` to all sources and labels beyond the limits, and add their counts up."""
         found: dict[tuple[int, str, str], Counts] = {}

@@ -148,6 +148,8 @@ def published(*calls: list[Counts]) -> list[str]:
     publisher = Publisher(Delivery(sent))
     for counts in calls:
         publisher.publish(counts)
+    publisher.close()
+    assert publisher.outcomes == {"sent": len(sent.lines), "dropped": 0}
     return sent.lines
 
 
