@@ -37,4 +37,4 @@ def export_dataset(
         raise CommandFailed(str(exc)) from exc
     except OSError as exc:
         raise CommandFailed(f"{exc.filename or target}: {exc.strerror}: check its permissions and the disk") from exc
-    print(f"{target}: {exported.train} images to train, {exported.val} to validate")
+    print(f"{target}: {exported.train} for training, {exported.val} for validation")

@@ -131,7 +131,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 def test_the_command_exports_and_says_how_many_images(tmp_path: Path) -> None:
     keep(tmp_path / "kept", 2)
     done = sightline("collect", "export", tmp_path / "kept", tmp_path / "a.zip")
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'a.zip'}: 1 images to train, 1 to validate\n")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'a.zip'}: 1 for training, 1 for validation\n")
     again = sightline("collect", "export", tmp_path / "kept", tmp_path / "a.zip")
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr == f"{tmp_path / 'a.zip'} already exists: choose another name, or delete it\n"
