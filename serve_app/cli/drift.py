@@ -105,13 +105,10 @@ def plot(
     model: Model = "default",
     url: Url = None,
 ) -> None:
-    """Draw the current images and detections of a source beside its reference. This needs the extra plots."""
+    """Draw the current images and detections of a source beside its reference."""
+    from serve_app.cli.drift_plot import save_plot
     from serve_app.client import requests
 
-    try:
-        from serve_app.cli.drift_plot import save_plot
-    except ImportError as exc:
-        raise CommandFailed("plots need matplotlib; run: pip install 'sightline[plots]'") from exc
     with connect(url) as client:
         histograms = client.send(requests.drift_histograms(source, model))
     print(save_plot(histograms, output))
