@@ -45,7 +45,11 @@ def router(drift: Drift, streams: Streams) -> Router:
         return DriftReport(sources=sources)
 
     @routes.head("/histograms", include_in_schema=False)
-    @routes.get("/histograms", summary="Show the histograms behind the drift", responses=_ERRORS)
+    @routes.get(
+        "/histograms",
+        summary="Show the histograms behind the drift",
+        responses=examples.of_response(examples.DRIFT_HISTOGRAMS) | _ERRORS,
+    )
     async def show_histograms(
         who: Who, request: Request, source: Source, model: Model = DEFAULT_MODEL
     ) -> DriftHistograms:
@@ -62,7 +66,7 @@ def admin_router(drift: Drift) -> Router:
     routes = Router(permission="admin", tags=["drift"], prefix="/drift/reference")
 
     @routes.head("", include_in_schema=False)
-    @routes.get("", summary="Save a reference", responses=_ERRORS)
+    @routes.get("", summary="Save a reference", responses=examples.of_response(examples.REFERENCE) | _ERRORS)
     async def show_reference(source: Source, model: Model = DEFAULT_MODEL) -> ReferenceFile:
         """Return the reference of a source, which `PUT` accepts again."""
         return await drift.reference(model, source)
@@ -70,7 +74,9 @@ def admin_router(drift: Drift) -> Router:
     @routes.put(
         "",
         summary="Set a reference",
-        responses=_ERRORS | {422: {"model": ErrorResponse, "description": "`invalid_parameter`: too few images"}},
+        responses=examples.of_response(examples.DRIFT["sources"][0])
+        | _ERRORS
+        | {422: {"model": ErrorResponse, "description": "`invalid_parameter`: too few images"}},
         openapi_extra=examples.of_request(examples.NEW_REFERENCE),
     )
     async def set_reference(new: NewReference) -> SourceDrift:

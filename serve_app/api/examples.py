@@ -204,6 +204,19 @@ DRIFT: Json = {
         }
     ]
 }
+DRIFT_HISTOGRAMS: Json = {
+    "model": "default",
+    "source": DRIFT_SOURCE,
+    "features": {
+        "detections": {"bins": ["under 1", "1 and more"], "reference": [0.25, 0.75], "current": [0.9, 0.1]}
+    },
+}
+REFERENCE: Json = {
+    "format": "sightline-drift-1",
+    "hours": [{"hour": 7, "counts": [0, 12, 988]}],
+    "blocks": 5,
+    "noise": {"brightness": 0.12},
+}
 NEW_REFERENCE: Json = {"source": DRIFT_SOURCE, "since_at_s": 1763726400.0}
 
 
