@@ -46,7 +46,9 @@ def main() -> None:
     )
     parser.add_argument("--streams", type=int, default=16, help="crowd: the number of streams (default: %(default)s)")
     parser.add_argument(
-        "--seed", type=int, help="hostile, jobs: the seed of the requests or of the kills (default: random); drift: that of everything"
+        "--seed",
+        type=int,
+        help="hostile, jobs: the seed of the requests or of the kills (default: random); drift: that of everything",
     )
     parser.add_argument(
         "--weights",

@@ -62,9 +62,13 @@ def reference(
     since: Annotated[
         datetime | None, typer.Option(formats=_FORMATS, help="Use the images from this local time on.")
     ] = None,
-    until: Annotated[datetime | None, typer.Option(formats=_FORMATS, help="The end of the range.  [default: now]")] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=_FORMATS, help="The end of the range.  [default: now]")
+    ] = None,
     file: Annotated[Path | None, typer.Option(metavar="FILE", help="Use a reference that was saved.")] = None,
-    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the present reference, and change nothing.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save the present reference, and change nothing.")
+    ] = None,
     model: Model = "default",
     url: Url = None,
 ) -> None:

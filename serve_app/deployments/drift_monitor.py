@@ -74,9 +74,7 @@ class DriftMonitor:
             if one.seen_at_s is None or time.time() - one.seen_at_s < _RECENT_S:
                 for name, feature in one.features.items():
                     if feature.psi is not None:
-                        self._telemetry.record(
-                            DRIFT_PSI, feature.psi, model=one.model, source=one.source, feature=name
-                        )
+                        self._telemetry.record(DRIFT_PSI, feature.psi, model=one.model, source=one.source, feature=name)
 
     async def __del__(self) -> None:
         try:

@@ -59,7 +59,9 @@ class Monitor:
         self._dirty_minutes: set[tuple[str, str, int]] = set()
         self._dirty_reporters: set[str] = set()
         self._forgotten: set[tuple[str, str]] = set()
-        self._replaced: dict[tuple[str, str], tuple[str, float]] = {}  # the previous version, and until when it is ignored
+        self._replaced: dict[
+            tuple[str, str], tuple[str, float]
+        ] = {}  # the previous version, and until when it is ignored
         self._tidied_at_s = 0.0
 
     def load(self) -> None:
@@ -239,4 +241,3 @@ class Monitor:
 def _notice(model: str, source: str, change: Change, watched: Watched | Together, now_s: float) -> Notice:
     alarm = watched.alarm
     return Notice(model, source, change, tuple(alarm.named()), dict(alarm.features), now_s, alarm.since_at_s)
-

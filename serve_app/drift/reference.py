@@ -1,9 +1,9 @@
 """The reference of a source: the histograms with which its current images are compared, by hour of day.
 
-A day is not a night, so the reference of a stream has a histogram for each hour of the day (in UTC). Images are compared
-only with the same hours of the reference. Each hour learns until it has enough images. The reference of HTTP traffic has
-one histogram for all hours, because its images are not those of one camera. A reference that an operator has set has the
-hours of the range of time, and all hours together stand for an hour that the range lacks.
+A day is not a night, so the reference of a stream has a histogram for each hour of the day (in UTC). Images are
+compared only with the same hours of the reference. Each hour learns until it has enough images. The reference of HTTP
+traffic has one histogram for all hours, because its images are not those of one camera. A reference that an operator
+has set has the hours of the range of time, and all hours together stand for an hour that the range lacks.
 """
 
 from __future__ import annotations

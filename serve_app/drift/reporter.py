@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from serve_app.drift.notices import Notice
 from serve_app.drift.tally import Report, Tally
@@ -29,7 +29,12 @@ class Reporter:
     """
 
     def __init__(
-        self, tally: Tally, send: Send, *, on_notice: Callable[[Notice], None] = lambda _: None, interval_s: float = REPORT_INTERVAL_S
+        self,
+        tally: Tally,
+        send: Send,
+        *,
+        on_notice: Callable[[Notice], None] = lambda _: None,
+        interval_s: float = REPORT_INTERVAL_S,
     ) -> None:
         """Prepare to report with ``send``. ``on_notice`` is called for each notice with which the monitor answers."""
         self._tally = tally
@@ -43,7 +48,14 @@ class Reporter:
         self._is_failing = False
 
     def observe(
-        self, name: str, model: ModelInfo, traffic: Traffic, tenant: str, frame: Pixels, fitted: Letterbox, answer: Answer
+        self,
+        name: str,
+        model: ModelInfo,
+        traffic: Traffic,
+        tenant: str,
+        frame: Pixels,
+        fitted: Letterbox,
+        answer: Answer,
     ) -> None:
         """Add an answered image to the tally. ``name`` is the model's name in requests. See ``Tally.add``."""
         try:

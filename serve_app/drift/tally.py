@@ -1,7 +1,7 @@
 """What one process has seen since its last report, by model and source.
 
-Every process that calls Detectors has a tally: Preprocessors, the processes of streams, and JobRunners. The tally counts
-every image that was answered, and measures as many of them as drift needs.
+Every process that calls Detectors has a tally: Preprocessors, the processes of streams, and JobRunners. The tally
+counts every image that was answered, and measures as many of them as drift needs.
 """
 
 from __future__ import annotations

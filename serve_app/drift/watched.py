@@ -38,7 +38,7 @@ class Figure:
 
 @dataclass
 class Alarm:
-    """Which features drift. A feature that is above its limit once does not drift yet, and one just below still does."""
+    """Which features drift. It takes two comparisons to begin, and a much lower figure to end."""
 
     features: dict[str, float] = field(default_factory=dict)  # the PSI of each feature that drifts
     since_at_s: float | None = None
@@ -116,7 +116,9 @@ class Watched:
     def detail(self) -> str:
         """Why there are no figures, or why they do not contain the latest images. Empty if they do."""
         if missing := self.reference.images_missing(self._last_hour):
-            when = f" between {self._last_hour}:00 and {self._last_hour + 1}:00 UTC" if self.reference.is_by_hour else ""
+            when = (
+                f" between {self._last_hour}:00 and {self._last_hour + 1}:00 UTC" if self.reference.is_by_hour else ""
+            )
             return f"the reference needs {missing} more images{when}"
         if not self.window.is_full:
             return f"the window has {self.window.images} of {self._args.window_images} images"

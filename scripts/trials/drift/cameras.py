@@ -96,7 +96,9 @@ def _measured(name: str, labels: tuple[str, ...], pictures: list[Pixels], detect
     rng = np.random.default_rng([seed, 2])
     by_light: dict[bool, list[list[Shown]]] = {False: [], True: []}
     for is_night, shown in by_light.items():
-        found = [detect(_at_night(pixels, rng) if is_night else pixels, i, is_night) for i, pixels in enumerate(pictures)]
+        found = [
+            detect(_at_night(pixels, rng) if is_night else pixels, i, is_night) for i, pixels in enumerate(pictures)
+        ]
         for light in _LIGHT:
             lit = (_in_light(pixels, light, is_night, rng) for pixels in pictures)
             shown.append([_show(pixels, labels, one) for pixels, one in zip(lit, found, strict=True)])

@@ -34,7 +34,9 @@ def save_plot(trial: Trial, path: Path) -> Path:
     for one in trial.injected:
         known = sorted(count for count in one.images if count is not None)
         shares = np.arange(1, len(known) + 1) / max(len(one.images), 1)
-        found.step([0, *known, MAX_IMAGES], [0, *shares, shares[-1] if len(shares) else 0], where="post", label=one.name)
+        found.step(
+            [0, *known, MAX_IMAGES], [0, *shares, shares[-1] if len(shares) else 0], where="post", label=one.name
+        )
     found.axhline(0.95, color="#d93025", lw=1, ls="--")
     found.set(xlabel="images after the shift", ylabel="share of shifts found", xlim=(0, MAX_IMAGES), ylim=(0, 1.02))
     found.legend(fontsize=8, loc="lower right")

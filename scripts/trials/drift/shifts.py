@@ -22,7 +22,7 @@ Change = Callable[[Source, list[Source], int, Rng], list[Shown]]
 
 @dataclass(frozen=True)
 class Shift:
-    """One kind of shift. It is rightly named if a ``main`` feature is named, and no feature that is not ``possible``."""
+    """One kind of shift. It is rightly named if a ``main`` feature is named, and only ``possible`` ones are."""
 
     name: str
     images: Change  # the images after the shift, of a source, given all sources and the hour of the day
@@ -47,7 +47,9 @@ def _new_class(source: Source, _: list[Source], hour: int, rng: Rng) -> list[Sho
     """Add an object of a class that was never seen to most images, in one part of the image."""
     new = CLASS_BINS - 1
     at = rng.uniform(0.1, 0.6, 2)
-    return [_with(one, new, at + rng.uniform(0, 0.1, 2)) if rng.random() < _NEW_IN else one for one in source.shown(hour)]
+    return [
+        _with(one, new, at + rng.uniform(0, 0.1, 2)) if rng.random() < _NEW_IN else one for one in source.shown(hour)
+    ]
 
 
 def _another_camera(source: Source, sources: list[Source], hour: int, rng: Rng) -> list[Shown]:

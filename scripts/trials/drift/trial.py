@@ -19,7 +19,7 @@ MAX_IMAGES = 200  # within which a shift must be found
 MAX_ALARMS = 5
 MIN_FOUND = 0.95
 _HOURS, _HOUR_S = 24, 3600
-_WARM_HOURS = 3  # of stationary images before a shift, at the hour of the shift
+_WARM_CHUNKS = 20  # of stationary images before a shift, at the hour of the shift
 
 
 @dataclass
@@ -123,9 +123,9 @@ def _inject(results: Injected, shift: Shift, sources: list[Source], watched: lis
     hours = [hour for hour in range(_HOURS) if not (shift.by_day and source.is_night(hour))]
     hour = hours[rng.integers(len(hours))]
     one.alarm.clear()
-    for _ in range(_WARM_HOURS):
-        source.next_hour()
-        one.add(hour, source.images(hour, int(rng.integers(1, 2 * MAX_IMAGES))), 0.0)
+    source.next_hour()
+    for _ in range(int(rng.integers(_WARM_CHUNKS, 2 * _WARM_CHUNKS))):
+        one.add(hour, source.images(hour, int(rng.integers(1, CHUNK_IMAGES + 1))), 0.0)
     one.alarm.clear()
     shifted = sums_of(shift.images(source, sources, hour, rng))
     sent = 0

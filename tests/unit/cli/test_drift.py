@@ -48,7 +48,7 @@ def test_the_sources_of_the_server_are_listed() -> None:
 
 
 def test_a_row_names_the_drifting_features_and_the_largest_figure() -> None:
-    cells = [list(column.cells)[0] for column in drift_table([DRIFTING]).columns]
+    cells = [next(iter(column.cells)) for column in drift_table([DRIFTING]).columns]
     assert cells[2] == "drifting: brightness, area"
     assert cells[4:] == ["brightness 3.00 / 0.50", "24000 images", "200 images"]
 

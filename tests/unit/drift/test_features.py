@@ -18,7 +18,6 @@ def noise(seed: int = 0, size: tuple[int, int] = (480, 640)) -> Pixels:
     return pixels
 
 
-
 def test_the_padding_is_not_measured() -> None:
     model_input = np.empty(SHAPE.array, np.uint8)
     fitted = letterbox(np.full((100, 640, 3), 10, np.uint8), model_input)

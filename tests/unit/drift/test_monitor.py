@@ -18,6 +18,7 @@ from tests.support.drift import ARGS, HOUR_S, images, report
 
 NOON = 12
 NOW_S = 12 * HOUR_S + 60.0
+MINUTE = 12 * 60  # the minute before
 
 
 @pytest.fixture
@@ -52,14 +53,14 @@ def test_a_repeated_report_counts_once(store: DriftStore) -> None:
 
 def test_a_repeated_report_counts_once_after_a_restart(tmp_path: Path) -> None:
     monitor, store = opened(tmp_path)
-    minutes = (MinuteCounts("default", "key/dock", 7, 50, Counter(person=50)),)
+    minutes = (MinuteCounts("default", "key/dock", MINUTE, 50, Counter(person=50)),)
     monitor.apply(report(0, images(50), source="key/dock", minutes=minutes), NOW_S)
     monitor.save(NOW_S)
     store.close()  # without an answer to the report
     monitor, store = opened(tmp_path)
     monitor.apply(report(0, images(50), source="key/dock", minutes=minutes), NOW_S)
     assert monitor.find("default", "key/dock").reference.images == 50
-    assert [(one.images, one.detections) for one in monitor.finished_minutes(8)] == [(50, {"person": 50})]
+    assert [(one.images, one.detections) for one in monitor.finished_minutes(MINUTE + 1)] == [(50, {"person": 50})]
     store.close()
 
 
@@ -90,7 +91,9 @@ def test_references_windows_and_drift_survive_restarts(tmp_path: Path) -> None:
 def test_the_notice_of_a_drift_is_returned_once_and_again_for_the_repeated_report(store: DriftStore) -> None:
     monitor = Monitor(store, ARGS)
     feed(monitor, 0, 12)
-    notices = [monitor.apply(report(12 + number, images(50, brightness=30), source="key/dock"), NOW_S) for number in range(4)]
+    notices = [
+        monitor.apply(report(12 + number, images(50, brightness=30), source="key/dock"), NOW_S) for number in range(4)
+    ]
     (notice,) = [notice for each in notices for notice in each]
     assert (notice.source, notice.change, notice.features) == ("key/dock", "began", ("brightness",))
     number = next(number for number, each in enumerate(notices) if each)
@@ -162,17 +165,17 @@ def test_a_new_reference_ends_a_drift(store: DriftStore) -> None:
 def test_a_report_that_arrives_late_adds_to_a_minute_that_was_taken(store: DriftStore) -> None:
     monitor = Monitor(store, ARGS)
     for number in range(2):
-        counts = MinuteCounts("default", "jobs", 7, 3, Counter(car=number + 1))
+        counts = MinuteCounts("default", "jobs", MINUTE, 3, Counter(car=number + 1))
         monitor.apply(report(number, images(1), minutes=(counts,)), NOW_S)
         monitor.save(NOW_S)
-        assert [one.detections["car"] for one in monitor.finished_minutes(8)] == [number + 1]
-        monitor.forget_minutes(8)
-    assert monitor.finished_minutes(8) == []
+        assert [one.detections["car"] for one in monitor.finished_minutes(MINUTE + 1)] == [number + 1]
+        monitor.forget_minutes(MINUTE + 1)
+    assert monitor.finished_minutes(MINUTE + 1) == []
 
 
 def test_old_sources_hours_and_minutes_are_forgotten(store: DriftStore) -> None:
     monitor = Monitor(store, ARGS)
-    monitor.apply(report(0, images(50), minutes=(MinuteCounts("default", "jobs", 7, 3),)), NOW_S)
+    monitor.apply(report(0, images(50), minutes=(MinuteCounts("default", "jobs", MINUTE, 3),)), NOW_S)
     monitor.save(NOW_S)
     later_s = NOW_S + 40 * 24 * HOUR_S
     monitor.apply(report(1, images(50), source="key/dock", hour=int(later_s // HOUR_S)), later_s)
@@ -207,7 +210,9 @@ def test_only_one_process_has_the_store(tmp_path: Path, store: DriftStore) -> No
     assert not DriftStore(tmp_path).acquire()
 
 
-def test_a_damaged_file_is_kept_and_the_monitor_starts_without_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_is_kept_and_the_monitor_starts_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / FILE).write_bytes(b"not a database" * 100)
     monitor, store = opened(tmp_path)
     assert monitor.sources == {}
@@ -216,7 +221,9 @@ def test_a_damaged_file_is_kept_and_the_monitor_starts_without_it(tmp_path: Path
     store.close()
 
 
-def test_a_damaged_source_starts_again_and_the_others_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_source_starts_again_and_the_others_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     monitor, store = opened(tmp_path)
     feed(monitor, 0, 1)
     feed(monitor, 1, 1, source="http")

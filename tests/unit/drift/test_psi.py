@@ -24,7 +24,9 @@ def test_equal_shares_have_no_distance() -> None:
 
 
 def test_the_index_is_that_of_the_formula_for_large_samples() -> None:
-    found = distance(CLASSES, counts(CLASSES.size, _0=500_000, _1=500_000), counts(CLASSES.size, _0=800_000, _1=200_000))
+    found = distance(
+        CLASSES, counts(CLASSES.size, _0=500_000, _1=500_000), counts(CLASSES.size, _0=800_000, _1=200_000)
+    )
     expected = 0.3 * np.log(0.8 / 0.5) - 0.3 * np.log(0.2 / 0.5)
     assert found.psi == pytest.approx(expected, abs=1e-3)
 

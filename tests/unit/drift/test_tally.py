@@ -23,7 +23,9 @@ class Clock:
         return self.now_s
 
 
-def add(tally: Tally, *class_ids: int, traffic: Traffic = "interactive", tenant: str = "dock", version: str = "v1") -> None:
+def add(
+    tally: Tally, *class_ids: int, traffic: Traffic = "interactive", tenant: str = "dock", version: str = "v1"
+) -> None:
     tally.add("default", version, traffic, tenant, FRAME, FITTED, answer(*class_ids))
 
 
