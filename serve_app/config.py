@@ -256,9 +256,9 @@ class DriftArgs(Section):
 
     enabled: bool = True  # if false, images are only counted
     reference_images: int = Field(1000, ge=200, le=100_000)  # for streams, in each hour of the day
-    window_images: int = Field(200, ge=50, le=10_000)
+    window_images: int = Field(100, ge=50, le=10_000)
     # A feature drifts if its PSI is above this limit, and above the limits that follow from the reference itself.
-    threshold: float = Field(0.25, gt=0, le=5, allow_inf_nan=False)
+    threshold: float = Field(0.5, gt=0, le=5, allow_inf_nan=False)
     webhook_url: SecretStr | None = None  # gets the event drift of every source; it may contain a token
     webhook_secret: SecretStr | None = None  # signs the requests; whsec_ followed by base64
 

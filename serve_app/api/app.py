@@ -34,9 +34,7 @@ _HEADERS = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type
 _LEADING, _TRAILING = re.compile("^/{2,}"), re.compile("(?<!/docs)/+$")
 
 
-def build_api(
-    backend: Backend, streams: Streams, jobs: Jobs, drift: Drift, metrics: Metrics, args: AppArgs
-) -> FastAPI:
+def build_api(backend: Backend, streams: Streams, jobs: Jobs, drift: Drift, metrics: Metrics, args: AppArgs) -> FastAPI:
     """Return the ASGI application. Raise ConfigError if the API-key file is missing or invalid."""
     followers = Followers()
     routers = (

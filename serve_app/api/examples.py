@@ -207,9 +207,7 @@ DRIFT: Json = {
 DRIFT_HISTOGRAMS: Json = {
     "model": "default",
     "source": DRIFT_SOURCE,
-    "features": {
-        "detections": {"bins": ["under 1", "1 and more"], "reference": [0.25, 0.75], "current": [0.9, 0.1]}
-    },
+    "features": {"detections": {"bins": ["under 1", "1 and more"], "reference": [0.25, 0.75], "current": [0.9, 0.1]}},
 }
 REFERENCE: Json = {
     "format": "sightline-drift-1",

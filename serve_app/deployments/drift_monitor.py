@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from ray import serve
@@ -88,6 +87,8 @@ def reporter_to(
 ) -> Reporter:
     """Return a process's reporter to the DriftMonitor. ``init`` has options of ``handles.Replicas``."""
     replicas = Replicas(monitor, **init)
-    return Reporter(
-        Tally(measures=args.drift.enabled), partial(replicas.call, DriftMonitorStub.report), on_notice=on_notice
-    )
+
+    async def send(report: Report) -> list[Notice]:
+        return await replicas.call(DriftMonitorStub.report, report)
+
+    return Reporter(Tally(measures=args.drift.enabled), send, on_notice=on_notice)

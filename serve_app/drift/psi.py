@@ -6,13 +6,14 @@
   is about ``(1/n + 1/m)`` times a chi-squared variable with one degree of freedom less than there are bins: see
   Yurdakul and Naranjo, "Statistical properties of the population stability index", Journal of Risk Model Validation 14
   (2020). Its mean is subtracted from the PSI, and a PSI below its quantile ``_CHANCE`` is never drift.
-- **Rare values.** Bins with fewer than five expected observations are merged into one: see Cochran, "Some methods for
-  strengthening the common χ² tests", Biometrics 10 (1954). Half an observation is added to every bin, so that the
+- **Rare values.** Bins with fewer than five expected observations are merged: see Cochran, "Some methods for
+  strengthening the common χ² tests", Biometrics 10 (1954). Values that the reference never has form a bin of their own.
+  Half an observation is added to every bin, so that the
   logarithm of an empty bin is finite.
 - **Images that resemble others.** The frames of one camera are no independent sample, so chi-squared is only a lower
   bound. The reference is therefore divided into blocks as long as a window, and each block is compared with all the
   others. A PSI is drift only if it exceeds what the reference's own blocks reach: see ``limit``.
-- **Light.** Brightness, contrast and sharpness are compared after smoothing over two neighbouring bins on either side,
+- **Light.** Brightness, contrast and sharpness are compared after smoothing over three neighbouring bins on either side,
   so that a slow change of the light by one bin is a small change.
 """
 
@@ -31,9 +32,9 @@ _MIN_EXPECTED = 5.0
 _ADDED = 0.5
 _CHANCE = 4.753  # the normal quantile of 1 − 10⁻⁶
 _SMOOTHED = {"brightness", "contrast", "sharpness"}
-_KERNEL = np.array([1, 2, 3, 2, 1]) / 9
+_KERNEL = np.array([1, 2, 3, 4, 3, 2, 1]) / 16
 # How far a PSI must exceed the largest PSI of the reference's blocks. With few blocks, their largest says less.
-_MARGIN, _MARGIN_OF_FEW_BLOCKS = 1.5, 6.0
+_MARGIN, _MARGIN_OF_FEW_BLOCKS = 4.5, 6.0
 _HIGHEST_LIMIT = 6.0  # a PSI above it means that the window and the reference have nearly nothing in common
 
 
@@ -85,12 +86,19 @@ def _smooth(shares: NDArray[Any]) -> NDArray[Any]:
 
 
 def _merge_rare(current: NDArray[Any], expected: NDArray[Any], n: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Merge the bins in which fewer than five of ``n`` observations are expected."""
+    """Merge the bins of values that the reference never has, and those of values that it has rarely.
+
+    Kept apart, a value that was never seen before stands out, even if it is as frequent as all rare values together.
+    """
     usual = n * expected >= _MIN_EXPECTED
-    rare = current[~usual].sum(), expected[~usual].sum()
-    if not any(rare):
-        return current[usual], expected[usual]
-    return np.append(current[usual], rare[0]), np.append(expected[usual], rare[1])
+    never = expected == 0
+    rare = ~usual & ~never
+    merged = [(current[part].sum(), expected[part].sum()) for part in (rare, never)]
+    merged = [pair for pair in merged if any(pair)]
+    return (
+        np.append(current[usual], [pair[0] for pair in merged]),
+        np.append(expected[usual], [pair[1] for pair in merged]),
+    )
 
 
 def _chi_squared(freedom: int) -> float:

@@ -23,7 +23,7 @@ from serve_app.types import Json
 
 HOURS = 24
 _MAX_BLOCKS = 8  # of an hour, while it learns
-_MIN_DETECTIONS = 20  # a block with fewer says nothing about the features of detections
+_MIN_DETECTIONS = 10  # a block with fewer says nothing about the features of detections
 _LARGEST = np.iinfo(np.uint16).max
 
 
@@ -59,7 +59,9 @@ class Reference:
         by_hour: dict[int, list[NDArray[Any]]] = {}
         for hour, counts in blocks:
             by_hour.setdefault(hour % HOURS, []).append(counts)
-        hours = {hour: np.sum(each, axis=0, dtype=np.uint32) for hour, each in by_hour.items()}
+        hours: dict[int, NDArray[Any]] = {
+            hour: np.array(each).sum(axis=0, dtype=np.uint32) for hour, each in by_hour.items()
+        }
         made = cls.of_hours(hours, window_images=window_images)
         for hour in made._complete:
             made._note_noise(np.array(by_hour[hour]), hours[hour])
@@ -158,7 +160,8 @@ class Reference:
 
     def total(self) -> NDArray[np.uint32]:
         """Return the counts of all hours together, (BINS,)."""
-        return self._counts.sum(axis=0, dtype=np.uint32)
+        total: NDArray[np.uint32] = self._counts.sum(axis=0, dtype=np.uint32)
+        return total
 
     def fields(self) -> Json:
         """Return what ``restore`` needs besides the hours."""

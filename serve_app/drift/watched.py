@@ -17,7 +17,7 @@ from serve_app.drift.reference import Reference
 from serve_app.drift.window import Window
 from serve_app.types import Json
 
-MIN_DETECTIONS = 50  # in the window and in the reference, for the features of detections
+MIN_DETECTIONS = 20  # in the window and in the reference, for the features of detections
 _EVALUATIONS = 2  # a feature starts to drift when it was above its limit in this many comparisons in a row
 _END = 0.5  # a feature drifts until its PSI is below this share of its limit
 MAX_LABELS = 1000
@@ -206,8 +206,8 @@ def figures_of(
 class Together:
     """All sources of a model together, with the drift of their sum.
 
-    The reference is composed of the sources' references, in the shares that the sources have in the windows. So it is no
-    drift if one source sends more images than before, or if a source begins or ends.
+    The reference is composed of the sources' references, in the shares that the sources have in the windows. So it is
+    no drift if one source sends more images than before, or if a source begins or ends.
     """
 
     def __init__(self) -> None:

@@ -51,7 +51,8 @@ class Window:
 
     def counts(self) -> NDArray[np.uint32]:
         """Return the counts of all images in the window, (BINS,)."""
-        return np.sum([part.counts for part in self._parts], axis=0, dtype=np.uint32)
+        total: NDArray[np.uint32] = np.sum([part.counts for part in self._parts], axis=0, dtype=np.uint32)
+        return total
 
     def add(self, hour: int, counts: NDArray[Any]) -> bool:
         """Add the counts of some images, (BINS,). Return whether the window has moved on, and should be compared."""

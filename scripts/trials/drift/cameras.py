@@ -21,6 +21,7 @@ from scripts.codes.symbols import LABELS
 from scripts.launch import ROOT
 from serve_app.config import DetectArgs, ModelArgs
 from serve_app.drift.features import Look, look_of
+from serve_app.images.decode import decode
 from serve_app.images.letterbox import place
 from serve_app.images.map_back import to_picture
 from serve_app.models.load import load
@@ -34,6 +35,7 @@ _LIGHT = (0.85, 1.0, 1.15)  # the dimmer, the usual and the brighter light of a 
 _NIGHT = 0.22
 _NIGHT_NOISE = 6.0  # standard deviation
 _SCENE_PX = 640
+_MAX_PIXELS = 50_000_000
 _CROP_SHARE = 0.7  # of the sides of a photograph
 
 Rng = np.random.Generator
@@ -70,7 +72,8 @@ def cameras(images: int, seed: int, *, real: bool) -> list[Camera]:
     if real and _MODEL.exists():
         detect, labels = _yolo()
         for path in sorted((SHARED / "videos").glob("*.mp4")):
-            made.append(_measured(path.stem, labels, list(_frames(path, images)), detect, seed))
+            frames = [pixels for pixels in _frames(path, 2 * images) if len(detect(pixels, 0, False))]
+            made.append(_measured(path.stem, labels, frames[:images], detect, seed))
         photographs = list(_crops(SHARED / "images", images, seed))
         made.append(_measured("photographs", labels, photographs, detect, seed))
     return made
@@ -96,11 +99,10 @@ def _measured(name: str, labels: tuple[str, ...], pictures: list[Pixels], detect
     rng = np.random.default_rng([seed, 2])
     by_light: dict[bool, list[list[Shown]]] = {False: [], True: []}
     for is_night, shown in by_light.items():
-        found = [
-            detect(_at_night(pixels, rng) if is_night else pixels, i, is_night) for i, pixels in enumerate(pictures)
-        ]
+        taken = [_at_night(pixels, rng) if is_night else pixels for pixels in pictures]
+        found = [detect(pixels, number, is_night) for number, pixels in enumerate(taken)]
         for light in _LIGHT:
-            lit = (_in_light(pixels, light, is_night, rng) for pixels in pictures)
+            lit = (cv2.convertScaleAbs(pixels, alpha=light) for pixels in taken)
             shown.append([_show(pixels, labels, one) for pixels, one in zip(lit, found, strict=True)])
     return Camera(name, labels, by_light[False], by_light[True])
 
@@ -117,10 +119,6 @@ def _show(pixels: Pixels, labels: tuple[str, ...], found: Detections) -> Shown:
     height_px, width_px = pixels.shape[:2]
     answer = Answer(found.labelled(labels), width_px, height_px, "trial", 1, Timing(), fitted.input_shape)
     return Shown(look_of(frames[0], fitted), answer)
-
-
-def _in_light(pixels: Pixels, light: float, is_night: bool, rng: Rng) -> Pixels:
-    return cv2.convertScaleAbs(_at_night(pixels, rng) if is_night else pixels, alpha=light)
 
 
 def _at_night(pixels: Pixels, rng: Rng) -> Pixels:
@@ -159,7 +157,7 @@ def _frames(path: Path, count: int) -> Iterator[Pixels]:
 def _crops(folder: Path, count: int, seed: int) -> Iterator[Pixels]:
     """Yield random parts of photographs, which are the images that different clients send."""
     rng = np.random.default_rng([seed, 3])
-    photographs = [cv2.imread(str(path)) for path in sorted(folder.glob("*.jpg"))]
+    photographs = [decode(path.read_bytes(), _MAX_PIXELS) for path in sorted(folder.glob("*.jpg"))]
     for _ in range(count):
         whole = photographs[rng.integers(len(photographs))]
         height, width = (int(side * rng.uniform(_CROP_SHARE, 1)) for side in whole.shape[:2])

@@ -11,8 +11,8 @@ from scripts.trials.drift.trial import run_trial
 from scripts.trials.stage import FOLDER, console, progress
 from serve_app.config import DriftArgs
 
-_SOURCES, _DAYS, _IMAGES_PER_HOUR = 20, 90, 120
-_IMAGES = 200  # of each camera
+_SOURCES, _DAYS, _IMAGES_PER_HOUR = 20, 90, 90
+_IMAGES = 100  # of each camera
 _SEED = 24
 
 

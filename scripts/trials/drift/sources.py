@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -31,17 +32,22 @@ class Source:
         self._has_night = bool(self._rng.random() < 0.8)
         self._day = [_sums(self._thinned(shown)) for shown in camera.day]
         self._night = [_sums(self._thinned(shown)) for shown in camera.night]
-        self._no_objects = [[_without(shown) for shown in lit] for lit in (camera.day + camera.night)]
-        self._empty = [_sums(shown) for shown in self._no_objects]
+        self._empty = [_sums([_without(one) for one in shown]) for shown in camera.day + camera.night]
         self._light = 1
         self._closed_hours = 0
+
+    def copy(self, rng: Rng) -> Source:
+        """Return a source with the same properties, which goes its own way."""
+        made = copy.copy(self)
+        made._rng = rng
+        return made
 
     def is_night(self, hour: int) -> bool:
         """Return whether the images of this hour of the day are those of a night."""
         return self._has_night and hour % 24 in _NIGHT_HOURS
 
     def next_hour(self) -> bool:
-        """Go on to the next hour, in which the light may change. Return whether there are images in it."""
+        """Begin the next hour, in which the light may change. Return whether there are images in it."""
         if self._rng.random() < 1 / _WEATHER_HOURS:
             self._light = int(self._rng.integers(len(self._day)))
         if self._closed_hours:

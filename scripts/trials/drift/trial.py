@@ -28,7 +28,7 @@ class Injected:
 
     name: str
     images: list[int | None] = field(default_factory=list)  # until it was found; None if it was not
-    named: list[tuple[str, ...]] = field(default_factory=list)  # the features, for each that was found
+    named: list[tuple[str, ...]] = field(default_factory=list)  # the features after ``MAX_IMAGES`` images
     right: int = 0  # found in time and rightly named
 
     @property
@@ -45,7 +45,7 @@ class Trial:
     days: int
     images: int = 0
     comparisons: int = 0
-    alarms: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)  # each event that a drift began or that other features drift
     ratios: dict[str, list[float]] = field(default_factory=dict)  # PSI / limit by feature, without drift
     injected: list[Injected] = field(default_factory=list)
 
@@ -104,22 +104,23 @@ def _watch(trial: Trial, where: str, source: Source, one: Watched, hour: int, co
     trial.images += count
     while count:
         length = min(CHUNK_IMAGES, count)
-        before, figures = set(one.alarm.features), one.figures
-        one.add(hour, source.images(hour, length), now_s)
+        figures = one.figures
+        change = one.add(hour, source.images(hour, length), now_s)
         if one.figures is not figures:
             trial.comparisons += 1
             for name, figure in one.figures.items():
                 if figure.psi is not None and figure.limit is not None:
                     trial.ratios.setdefault(name, []).append(figure.psi / figure.limit)
-        for name in sorted(set(one.alarm.features) - before):
-            trial.alarms.append(f"{where}, hour {hour}: {name} {one.alarm.features[name]:.2f}")
+        if change in {"began", "changed"}:
+            named = ", ".join(f"{name} {one.alarm.features[name]:.2f}" for name in one.alarm.named())
+            trial.alarms.append(f"{where}, hour {hour}: {named}")
         count -= length
 
 
 def _inject(results: Injected, shift: Shift, sources: list[Source], watched: list[Watched], rng: Rng) -> None:
     """Inject one shift at a random time into a copy of a random source, and note whether it is found."""
     number = int(rng.integers(len(sources)))
-    source, one = copy.deepcopy(sources[number]), copy.deepcopy(watched[number])
+    source, one = sources[number].copy(rng), copy.deepcopy(watched[number])
     hours = [hour for hour in range(_HOURS) if not (shift.by_day and source.is_night(hour))]
     hour = hours[rng.integers(len(hours))]
     one.alarm.clear()
@@ -128,13 +129,15 @@ def _inject(results: Injected, shift: Shift, sources: list[Source], watched: lis
         one.add(hour, source.images(hour, int(rng.integers(1, CHUNK_IMAGES + 1))), 0.0)
     one.alarm.clear()
     shifted = sums_of(shift.images(source, sources, hour, rng))
-    sent = 0
-    while sent < MAX_IMAGES and not one.alarm.features:
+    sent, found = 0, None
+    while sent < MAX_IMAGES:
         length = min(int(rng.integers(1, CHUNK_IMAGES + 1)), MAX_IMAGES - sent)
         one.add(hour, resample(rng, shifted, length), 0.0)
         sent += length
+        if found is None and one.alarm.features:
+            found = sent
     named = tuple(one.alarm.named())
-    results.images.append(sent if named else None)
+    results.images.append(found)
     if named:
         results.named.append(named)
         results.right += bool(shift.main & set(named)) and set(named) <= shift.possible

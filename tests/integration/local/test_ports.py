@@ -25,8 +25,12 @@ from tests.integration.conftest import LONG_TIMEOUT_S, eventually
 
 # The number of replicas of each deployment. Each replica has a gRPC server, which Ray always opens on all interfaces.
 REPLICAS = {
-    "Ingress": 2, "Preprocessor": 1, "Detector": 1,
-    "StreamSupervisor": 1, "JobSupervisor": 1, "DriftMonitor": 1,
+    "Ingress": 2,
+    "Preprocessor": 1,
+    "Detector": 1,
+    "StreamSupervisor": 1,
+    "JobSupervisor": 1,
+    "DriftMonitor": 1,
 }
 TO_A_REPLICA = "/ray.serve.ASGIService/HandleRequest"
 TO_RAY = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"

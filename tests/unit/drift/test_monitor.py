@@ -38,9 +38,9 @@ def opened(folder: Path) -> tuple[Monitor, DriftStore]:
     return monitor, store
 
 
-def feed(monitor: Monitor, first: int, count: int, *, source: str = "key/dock", **fields: int) -> None:
+def feed(monitor: Monitor, first: int, count: int, *, source: str = "key/dock", brightness: float = 120) -> None:
     for number in range(count):
-        monitor.apply(report(first + number, images(50, **fields), source=source), NOW_S)
+        monitor.apply(report(first + number, images(50, brightness=brightness), source=source), NOW_S)
 
 
 def test_a_repeated_report_counts_once(store: DriftStore) -> None:

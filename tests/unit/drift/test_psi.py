@@ -60,6 +60,6 @@ def test_slightly_dimmer_light_is_nearer_than_night() -> None:
 def test_the_limit_follows_the_setting_chance_and_the_noise_of_the_reference() -> None:
     assert limit(0.1, 0.25, 0.0, 100) == 0.25
     assert limit(0.4, 0.25, 0.0, 100) == 0.4
-    assert limit(0.1, 0.25, 1.0, 100) == pytest.approx(1.56)
+    assert limit(0.1, 0.25, 1.0, 100) == pytest.approx(4.56)
     assert limit(0.1, 0.25, 1.0, 4) > limit(0.1, 0.25, 1.0, 100)
     assert limit(0.1, 0.25, 100.0, 4) == 6.0

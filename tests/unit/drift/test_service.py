@@ -49,9 +49,9 @@ async def serving(
         await service.close()
 
 
-async def feed(service: DriftService, first: int, count: int, **fields: int) -> None:
+async def feed(service: DriftService, first: int, count: int, brightness: float = 120) -> None:
     for number in range(first, first + count):
-        await service.report(report(number, images(50, **fields), source="key/dock"))
+        await service.report(report(number, images(50, brightness=brightness), source="key/dock"))
 
 
 async def images_of(service: DriftService) -> int:

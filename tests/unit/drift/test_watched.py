@@ -59,7 +59,7 @@ def test_a_drift_ends_when_images_are_as_before() -> None:
 def test_images_of_a_new_hour_are_learned_and_are_no_drift() -> None:
     one = watched(by_hour=True)
     feed(one, 200, hour=0, brightness=30)
-    assert one.state == "learning"
+    assert one.reference.learns(0)
     assert "between 0:00 and 1:00 UTC" in one.detail
     feed(one, 400, hour=0, brightness=30)
     feed(one, 200, hour=12)
@@ -71,7 +71,7 @@ def test_images_of_a_new_hour_are_learned_and_are_no_drift() -> None:
 def test_too_few_detections_give_a_reason_instead_of_a_number() -> None:
     one = watched()
     feed(one, 200, classes=())
-    assert one.figures["area"] == Figure(None, None, 0, "the window has 0 detections, and 50 are needed")
+    assert one.figures["area"] == Figure(None, None, 0, "the window has 0 detections, and 20 are needed")
 
 
 def test_a_single_comparison_above_the_limit_is_no_drift() -> None:
@@ -140,7 +140,7 @@ def test_the_memory_of_256_streams_is_bounded() -> None:
         for _ in range(ARGS.reference_images // 50 - 1):
             one.add(hour, images(50), 0)
     reference, window = one.reference, one.window
-    arrays = [reference._counts, *(learning.blocks for learning in reference._learning.values())]
+    arrays: list[np.ndarray] = [reference._counts, *(learning.blocks for learning in reference._learning.values())]
     arrays += [part.counts for part in window._parts]
     assert len(reference._learning) == 24
     most = sum(array.nbytes for array in arrays) + 24 * (8 - 4) * arrays[0].shape[1] * 2  # at most 8 blocks an hour
