@@ -8,13 +8,12 @@
   (2020). Its mean is subtracted from the PSI, and a PSI below its quantile ``_CHANCE`` is never drift.
 - **Rare values.** Bins with fewer than five expected observations are merged: see Cochran, "Some methods for
   strengthening the common χ² tests", Biometrics 10 (1954). Values that the reference never has form a bin of their own.
-  Half an observation is added to every bin, so that the
-  logarithm of an empty bin is finite.
+  Half an observation is added to every bin, so that the logarithm of an empty bin is finite.
 - **Images that resemble others.** The frames of one camera are no independent sample, so chi-squared is only a lower
   bound. The reference is therefore divided into blocks as long as a window, and each block is compared with all the
   others. A PSI is drift only if it exceeds what the reference's own blocks reach: see ``limit``.
-- **Light.** Brightness, contrast and sharpness are compared after smoothing over three neighbouring bins on either side,
-  so that a slow change of the light by one bin is a small change.
+- **Light.** Brightness, contrast and sharpness are compared after smoothing over three neighbouring bins on either
+  side, so that a slow change of the light by one bin is a small change.
 """
 
 from __future__ import annotations
