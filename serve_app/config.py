@@ -12,7 +12,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from serve_app.collect_args import CollectArgs
 from serve_app.errors import ConfigError
@@ -252,6 +252,26 @@ class JobArgs(Section):
         return tuple((self.allowed_uris or "").split())
 
 
+class DriftArgs(Section):
+    """The monitor of drift, which compares current images and detections with those of a reference."""
+
+    enabled: bool = True  # if false, images are only counted
+    reference_images: int = Field(1000, ge=200, le=100_000)  # for streams, in each hour of the day
+    window_images: int = Field(100, ge=50, le=10_000)
+    # A feature drifts if its PSI is above this limit, and above the limits that follow from the reference itself.
+    threshold: float = Field(0.5, gt=0, le=5, allow_inf_nan=False)
+    webhook_url: SecretStr | None = None  # gets the event drift of every source; it may contain a token
+    webhook_secret: SecretStr | None = None  # signs the requests; whsec_ followed by base64
+
+    env_prefix = "SERVE_APP_DRIFT_"
+
+    @model_validator(mode="after")
+    def _reference_has_blocks(self) -> DriftArgs:
+        if self.reference_images < 4 * self.window_images:  # its blocks show how much it varies
+            raise ValueError("reference_images must be at least four times window_images")
+        return self
+
+
 class OutboundArgs(Section):
     """The addresses to which the server may connect for image URLs and sinks.
 
@@ -283,6 +303,7 @@ class AppArgs(DetectorArgs):
     preprocessor: PreprocessorArgs = section_field()
     streams: StreamArgs = section_field()
     jobs: JobArgs = section_field()
+    drift: DriftArgs = section_field()
     outbound: OutboundArgs = section_field()
     collect: CollectArgs = section_field()
 

@@ -20,6 +20,7 @@ from serve_app.config import AccessArgs, AppArgs, DetectorArgs, parse_args
 from serve_app.deployments.autoscaling import TargetUtilisation
 from serve_app.deployments.folders import check_collection, check_folders
 from serve_app.deployments.handles import detector_name
+from serve_app.drift.webhook import open_webhook
 from serve_app.errors import ConfigError, SharedMemoryError
 from serve_app.ipc import dev_shm
 from serve_app.ipc.dev_shm import FOLDER
@@ -32,6 +33,7 @@ from serve_app.types import InputShape, Json
 IMPORT_PATH = "serve_app.app:build_app"
 # Serve accepts a colon or a dot before the name of a class.
 _POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}
+_DEPLOYMENTS = ("Ingress", "Preprocessor", "StreamSupervisor", "JobSupervisor", "JobRunner", "DriftMonitor")
 HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
@@ -101,9 +103,10 @@ def applications_of(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorA
     for application in config["applications"]:
         if application["import_path"] == IMPORT_PATH:
             args = parse_args(application.get("args", {}))
+            open_webhook(args.drift, args.outbound.guard())  # raises ConfigError
             deployments = {one["name"]: one for one in application.get("deployments", [])}
             detectors = {detector_name(model): detector for model, detector in args.detectors().items()}
-            known = {"Ingress", "Preprocessor", "StreamSupervisor", "JobSupervisor", "JobRunner", *detectors}
+            known = {*_DEPLOYMENTS, *detectors}
             if unknown := sorted(deployments.keys() - known):
                 raise ConfigError(f"deployments: {', '.join(unknown)} does not exist: use {', '.join(sorted(known))}")
             for name, deployment in deployments.items():

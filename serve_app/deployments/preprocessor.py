@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.collection.collector import Collector
 from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
+from serve_app.deployments.drift_monitor import reporter_to
 from serve_app.deployments.handles import close, listen, serves
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
@@ -45,7 +47,7 @@ class Preprocessor:
     """A replica that decodes images into shared-memory slots, calls the Detector, and maps boxes to image pixels."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, detectors: dict[str, DeploymentHandle], args: AppArgs
+        self, detectors: dict[str, DeploymentHandle], args: AppArgs, drift_monitor: DeploymentHandle
     ) -> None:
         """Connect to the Detectors. ``detectors`` maps each model's name to the handle of its Detector deployment."""
         log_as_serve()
@@ -53,9 +55,12 @@ class Preprocessor:
         # Decode an image now, so that the first request does not wait until the decoders' libraries are loaded.
         prepare_new(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64, args.preprocessor.decode, [InputShape.square(32)])
         slots = args.preprocessor.slots
+        self._reporter = reporter_to(drift_monitor, args)
         self._queues = {
             model: _ModelQueue(
-                DetectorClient(detector, slots=slots, traffic="interactive"),
+                DetectorClient(
+                    detector, slots=slots, traffic="interactive", observe=partial(self._reporter.observe, model)
+                ),
                 AdmissionLimit(slots),
                 asyncio.Semaphore(slots),
             )
@@ -144,6 +149,7 @@ class Preprocessor:
     async def __del__(self) -> None:
         try:
             await close(self._server)
+            await self._reporter.close()
         finally:
             for queue in self._queues.values():
                 queue.detector.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import cv2
@@ -14,11 +15,14 @@ from ray import serve
 from serve_app.collection.collector import Collector
 from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
+from serve_app.deployments.drift_monitor import DRIFT_MONITOR, reporter_to
 from serve_app.deployments.handles import detector_name, serves
 from serve_app.deployments.ray_internals import is_application_gone
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import WorkerStub
+from serve_app.drift.answers import change_of
+from serve_app.drift.notices import Notice
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.streams.store import StreamStore
 from serve_app.streams.stream import Stream
@@ -50,6 +54,12 @@ class StreamWorker:
         self._application = application
         self._last_call_at_s = time.monotonic()
         self._name = spec.id
+        self._reporter = reporter_to(
+            serve.get_deployment_handle(DRIFT_MONITOR, app_name=application, _check_exists=False),
+            args,
+            on_notice=self._publish,
+            _run_router_in_separate_loop=True,
+        )
         self._detector = DetectorClient(
             # We do not check that the deployment exists. That check would make a worker fail if Serve's controller
             # happens to restart while the worker starts.
@@ -57,6 +67,7 @@ class StreamWorker:
             slots=_SLOTS,
             traffic="stream",
             tenant=spec.id,
+            observe=partial(self._reporter.observe, spec.detect.model),
             # We create the handle here, but call it on the actor's event loop. With the flags of configs/serve.env and
             # without this option, a handle works only on the loop on which it was created. With this option, the
             # handle's router, which selects a replica, gets a loop of its own, and the handle works on any loop.
@@ -102,7 +113,7 @@ class StreamWorker:
                 max_pixels=args.limits.max_pixels,
                 collector=self._collector,
             )
-            self._running = asyncio.create_task(self._stream.run())
+            self._running = asyncio.create_task(self._run())
         await asyncio.shield(self._running)
         return self._report()
 
@@ -138,6 +149,15 @@ class StreamWorker:
         if self._collector is not None:
             self._telemetry.collected(self._collector.kept, self._collector.drops)
         return self._stream.status()
+
+    async def _run(self) -> None:
+        try:
+            await self._stream.run()
+        finally:
+            await self._reporter.close()
+
+    def _publish(self, notice: Notice) -> None:
+        self._stream.add_drift(change_of(notice))
 
     def _note_call(self) -> None:
         self._last_call_at_s = time.monotonic()

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
 from serve_app.collection.collector import Collector
 from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, ModelChanged, PoisonPicture, ServeAppError
 from serve_app.images.letterbox import place
-from serve_app.ipc.frame_pool import FramePool, Slot
 from serve_app.network.address_guard import AddressGuard
+from serve_app.schemas.drift import DriftChange
 from serve_app.schemas.streams import (
     ClipNotice,
     Gap,
@@ -35,13 +35,14 @@ from serve_app.schemas.streams import (
 from serve_app.sinks import open_sink
 from serve_app.streams.bookmark import Bookmark, BookmarkFile
 from serve_app.streams.capture.capture import Capture
+from serve_app.streams.detector import FrameDetector
 from serve_app.streams.outputs.events import EventLog
 from serve_app.streams.outputs.recording import Recorder
 from serve_app.streams.outputs.snapshot import take_snapshot
 from serve_app.streams.progress import Progress
 from serve_app.streams.scene.regions import RegionEvent
 from serve_app.streams.scene.scene import Scene
-from serve_app.types import Answer, DetectOptions, EventPage, Frame, Letterbox, ModelInfo, Pixels, Snapshot
+from serve_app.types import Answer, EventPage, Frame, ModelInfo, Pixels, Snapshot
 from serve_app.video.source import Source
 from serve_app.video.timestamps import USUAL_FPS
 
@@ -54,27 +55,6 @@ _CLOSE_TIMEOUT_S = 5.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class FrameDetector(Protocol):
-    """The calls that a stream makes to the Detector. ``deployments.detector_client.DetectorClient`` implements them."""
-
-    async def connect(self) -> ModelInfo: ...
-    async def model(self, time_left_s: float) -> ModelInfo: ...
-    def forget_model(self) -> None: ...
-    @property
-    def pool(self) -> FramePool: ...
-    async def detect(
-        self,
-        slot: Slot,
-        fitted: Letterbox,
-        model: ModelInfo,
-        options: DetectOptions,
-        *,
-        time_left_s: float,
-        superseded: int,
-    ) -> Answer: ...
-    def close(self) -> None: ...
 
 
 def policy_of(spec: StreamSpec, source: Source) -> Policy:
@@ -225,6 +205,11 @@ class Stream:
             return None
         frame, pixels, answer, _ = self._latest
         return await asyncio.to_thread(take_snapshot, frame, pixels, answer if boxes else None)
+
+    def add_drift(self, change: DriftChange) -> None:
+        """Add the event ``drift``, because the drift monitor has noticed a change."""
+        self._events.add("drift", change)
+        self._save_next_event_id()
 
     async def set_regions(self, regions: Regions) -> None:
         """Change the zones and lines that are counted.

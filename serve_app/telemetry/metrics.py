@@ -89,6 +89,19 @@ STREAM_RECONNECTS = Metric(
 STREAM_AGE_MS = Metric(
     "gauge", "sightline_stream_age_ms", "Milliseconds from capture to result of the latest frame", ("stream_id",)
 )
+# Sources are streams and API keys, at most 512 of them.
+DRIFT_PSI = Metric(
+    "gauge",
+    "sightline_drift_psi",
+    "Population stability index of a feature against the reference of its source",
+    ("model", "source", "feature"),
+)
+DRIFT_LOST = Metric(
+    "counter",
+    "sightline_drift_lost",
+    "Images that drift and counts by minute do not include, by reason",
+    ("reason",),
+)
 # No metric of jobs has the tag job_id, because there may be many jobs.
 JOBS = Metric("gauge", "sightline_jobs", "Jobs that have not ended, by state", ("state",))
 JOB_ITEMS = Metric(

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "api": "types errors config schemas network overload telemetry",
     "video": "types errors network images",
     "sinks": "types errors schemas network",
+    "drift": "types errors config schemas network ipc sinks",
     "streams": "types errors config schemas network images ipc collection telemetry video sinks",
     "jobs": "types errors config schemas network images ipc overload telemetry video sinks",
 }

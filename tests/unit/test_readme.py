@@ -36,6 +36,7 @@ DOCUMENTS = {
         "serve_app/README.md",
         "serve_app/api/README.md",
         "serve_app/collection/README.md",
+        "serve_app/drift/README.md",
         "serve_app/jobs/README.md",
         "serve_app/models/README.md",
         "serve_app/streams/README.md",

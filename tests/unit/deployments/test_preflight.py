@@ -208,7 +208,7 @@ def test_the_user_config_of_a_detector_is_checked_too(user_config: Json, error: 
 def test_an_unknown_deployment_is_found() -> None:
     wrong = config()
     wrong["applications"][0]["deployments"] = [{"name": "Detektor"}]
-    with pytest.raises(ConfigError, match="deployments: Detektor does not exist: use Detector, Ingress"):
+    with pytest.raises(ConfigError, match="deployments: Detektor does not exist: use Detector, DriftMonitor, Ingress"):
         check(wrong)
 
 

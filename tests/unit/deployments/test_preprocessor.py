@@ -33,7 +33,7 @@ async def preprocessor(handle: FakeHandle, **others: FakeHandle) -> Preprocessor
 
     made = PreprocessorWithoutCleanup.__new__(PreprocessorWithoutCleanup)
     args = parse_args({"preprocessor": {"slots": 2, "decode_threads": 1}})
-    await Preprocessor.__init__(made, {"default": handle, **others}, args)
+    await Preprocessor.__init__(made, {"default": handle, **others}, args, FakeHandle())
     return made
 
 
