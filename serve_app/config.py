@@ -272,6 +272,14 @@ class DriftArgs(Section):
         return self
 
 
+class TelemetryArgs(Section):
+    """Where counts are sent, besides the metrics."""
+
+    cloudwatch: str | None = None  # stdout, the path of a file, or the agent's address such as tcp://127.0.0.1:25888
+
+    env_prefix = "SERVE_APP_TELEMETRY_"
+
+
 class OutboundArgs(Section):
     """The addresses to which the server may connect for image URLs and sinks.
 
@@ -304,6 +312,7 @@ class AppArgs(DetectorArgs):
     streams: StreamArgs = section_field()
     jobs: JobArgs = section_field()
     drift: DriftArgs = section_field()
+    telemetry: TelemetryArgs = section_field()
     outbound: OutboundArgs = section_field()
     collect: CollectArgs = section_field()
 

@@ -11,7 +11,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
 from serve_app.deployments.drift_monitor import reporter_to
-from serve_app.deployments.handles import serves
+from serve_app.deployments.handles import Replicas, serves
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import JobRunnerStub
 from serve_app.jobs.runner import Runner
@@ -29,7 +29,7 @@ class JobRunner:
         """Prepare the runner. ``detectors`` maps each model's name to the handle of its Detector deployment."""
         log_as_serve()
         cv2.setNumThreads(1)  # the runner's own threads decode several images in parallel
-        self._reporter = reporter_to(drift_monitor, args)
+        self._reporter = reporter_to(Replicas(drift_monitor), args)
         clients = {
             model: DetectorClient(
                 detector, slots=args.jobs.slots, traffic="job", observe=partial(self._reporter.observe, model)

@@ -28,6 +28,7 @@ from serve_app.ipc.frame_pool import pool_bytes
 from serve_app.models.published import Progress
 from serve_app.models.weights import check_weights
 from serve_app.network.ports import check_port
+from serve_app.telemetry.cloudwatch.outlets import open_outlet
 from serve_app.types import InputShape, Json
 
 IMPORT_PATH = "serve_app.app:build_app"
@@ -104,6 +105,8 @@ def applications_of(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorA
         if application["import_path"] == IMPORT_PATH:
             args = parse_args(application.get("args", {}))
             open_webhook(args.drift, args.outbound.guard())  # raises ConfigError
+            if args.telemetry.cloudwatch:
+                open_outlet(args.telemetry.cloudwatch)  # raises ConfigError, and connects to nothing
             deployments = {one["name"]: one for one in application.get("deployments", [])}
             detectors = {detector_name(model): detector for model, detector in args.detectors().items()}
             known = {*_DEPLOYMENTS, *detectors}

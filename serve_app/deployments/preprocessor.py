@@ -14,8 +14,8 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.collection.collector import Collector
 from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
-from serve_app.deployments.drift_monitor import reporter_to
-from serve_app.deployments.handles import close, listen, serves
+from serve_app.deployments.drift_monitor import reporter_to, watch_drifting
+from serve_app.deployments.handles import Replicas, close, listen, serves
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import PreprocessorStub
@@ -55,7 +55,8 @@ class Preprocessor:
         # Decode an image now, so that the first request does not wait until the decoders' libraries are loaded.
         prepare_new(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64, args.preprocessor.decode, [InputShape.square(32)])
         slots = args.preprocessor.slots
-        self._reporter = reporter_to(drift_monitor, args)
+        monitor = Replicas(drift_monitor)
+        self._reporter = reporter_to(monitor, args)
         self._queues = {
             model: _ModelQueue(
                 DetectorClient(
@@ -71,7 +72,11 @@ class Preprocessor:
         self._decoding = args.preprocessor.decode
         self._telemetry = Telemetry(RayInstrument)
         self._quarantine = Quarantine()
-        self._collector = Collector(args.collect, max_pixels=self._max_pixels) if args.collect.folder else None
+        self._collector: Collector | None = None
+        self._drifting: asyncio.Task[None] | None = None
+        if args.collect.folder:
+            self._collector = Collector(args.collect, max_pixels=self._max_pixels)
+            self._drifting = asyncio.create_task(watch_drifting(monitor, self._collector.selection, "interactive"))
         await self._queues[DEFAULT_MODEL].detector.connect()  # the other models may be scaled to zero
         max_calls = args.preprocessor.max_calls * len(self._queues)
         self._server = await listen(self, PreprocessorStub, max_calls=max_calls, limit="preprocessor.slots")
@@ -150,6 +155,8 @@ class Preprocessor:
         try:
             await close(self._server)
             await self._reporter.close()
+            if self._drifting is not None:
+                self._drifting.cancel()
         finally:
             for queue in self._queues.values():
                 queue.detector.close()

@@ -15,8 +15,8 @@ from ray import serve
 from serve_app.collection.collector import Collector
 from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
-from serve_app.deployments.drift_monitor import DRIFT_MONITOR, reporter_to
-from serve_app.deployments.handles import detector_name, serves
+from serve_app.deployments.drift_monitor import DRIFT_MONITOR, reporter_to, watch_drifting
+from serve_app.deployments.handles import Replicas, detector_name, serves
 from serve_app.deployments.ray_internals import is_application_gone
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
@@ -54,12 +54,11 @@ class StreamWorker:
         self._application = application
         self._last_call_at_s = time.monotonic()
         self._name = spec.id
-        self._reporter = reporter_to(
+        self._drift_monitor = Replicas(
             serve.get_deployment_handle(DRIFT_MONITOR, app_name=application, _check_exists=False),
-            args,
-            on_notice=self._publish,
             _run_router_in_separate_loop=True,
         )
+        self._reporter = reporter_to(self._drift_monitor, args, on_notice=self._publish)
         self._detector = DetectorClient(
             # We do not check that the deployment exists. That check would make a worker fail if Serve's controller
             # happens to restart while the worker starts.
@@ -151,10 +150,16 @@ class StreamWorker:
         return self._stream.status()
 
     async def _run(self) -> None:
+        drifting = asyncio.create_task(self._watch_drifting())
         try:
             await self._stream.run()
         finally:
+            drifting.cancel()
             await self._reporter.close()
+
+    async def _watch_drifting(self) -> None:
+        if self._collector is not None:
+            await watch_drifting(self._drift_monitor, self._collector.selection, "stream")
 
     def _publish(self, notice: Notice) -> None:
         self._stream.add_drift(change_of(notice))

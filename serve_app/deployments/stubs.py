@@ -93,6 +93,9 @@ class DriftMonitorStub(Drift, Protocol):
         When this returns, the report is on the disk, unless the disk is full.
         """
 
+    async def drifting(self) -> frozenset[str]:
+        """Return the names of the sources that drift now."""
+
 
 class JobRunnerStub(Protocol):
     """The JobRunner's methods, which the JobSupervisor calls."""

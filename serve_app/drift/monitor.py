@@ -137,6 +137,10 @@ class Monitor:
         if now_s - self._tidied_at_s > _HOUR_S:
             self._tidy(now_s)
 
+    def drifting(self) -> frozenset[str]:
+        """Return the names of the sources that drift now, with any model."""
+        return frozenset(source for (_, source), watched in self.sources.items() if watched.alarm.features)
+
     def finished_minutes(self, before: int) -> list[MinuteCounts]:
         """Return the counts of all minutes since the epoch before ``before``, in order.
 

@@ -97,6 +97,10 @@ class DriftService:
         sources = await self.sources()
         return next(one for one in sources if (one.model, one.source) == (new.model, new.source))
 
+    async def drifting(self) -> frozenset[str]:
+        """Return the names of the sources that drift now."""
+        return await self._call(self._monitor.drifting)
+
     def check(self) -> None:
         """Raise the error with which the background task has failed, if it has."""
         if self._task.done():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,6 +37,13 @@ def source_of(traffic: Traffic, tenant: str) -> str:
     if traffic == "job":
         return JOBS
     return KEY + tenant if tenant else HTTP
+
+
+def tenants_of(traffic: Traffic, sources: Collection[str]) -> frozenset[str]:
+    """Return the tenants of this kind of traffic that have one of these sources: see ``source_of``."""
+    prefix = STREAM if traffic == "stream" else KEY
+    tenants = {source.removeprefix(prefix) for source in sources if source.startswith(prefix)}
+    return frozenset(tenants | {""} if traffic == "interactive" and HTTP in sources else tenants)
 
 
 @dataclass

@@ -102,6 +102,12 @@ DRIFT_LOST = Metric(
     "Images that drift and counts by minute do not include, by reason",
     ("reason",),
 )
+CLOUDWATCH_DOCUMENTS = Metric(
+    "counter",
+    "sightline_cloudwatch_documents",
+    "Documents for CloudWatch, by outcome: sent or dropped",
+    ("outcome",),
+)
 # No metric of jobs has the tag job_id, because there may be many jobs.
 JOBS = Metric("gauge", "sightline_jobs", "Jobs that have not ended, by state", ("state",))
 JOB_ITEMS = Metric(

@@ -56,7 +56,10 @@ def folder(tmp_path: Path) -> Path:
 def url(service: Service, folder: Path) -> Iterator[str]:
     """Run a second application, which keeps uncertain images and blurs green squares."""
     collect = {"folder": str(folder), "blur": "green", "max_per_minute": 6000}
-    serve.run(build_app(service.args | {"collect": collect}), name="collecting", route_prefix="/collecting")
+    drift = {"reference_images": 200, "window_images": 50}
+    serve.run(
+        build_app(service.args | {"collect": collect, "drift": drift}), name="collecting", route_prefix="/collecting"
+    )
     url = f"{service.url}/collecting"
     eventually(lambda: is_ready(url), what="readiness")
     yield url
@@ -125,6 +128,22 @@ def test_uncertain_images_are_kept_blurred_and_can_be_exported(
     assert dataset["names"] == dict(enumerate(squares.LABELS))
     pictures = [path for part in ("train", "val") for path in Path(dataset[part]).glob("*.jpg")]
     assert len(pictures) == 2
+
+
+def test_images_of_a_drifting_source_are_kept(url: str, folder: Path) -> None:
+    """The first images, which are the reference, are black with one square. The others are grey with five squares."""
+    dark, bright = squares.picture([RED]), squares.picture([Square("red", 4, 5 * row) for row in range(5)])
+    bright[bright.max(axis=2) == 0] = 120
+    for _ in range(220):
+        detect(url, dark)
+    eventually(lambda: detect(url, bright) and drifts(url), what="the drift")
+    eventually(lambda: detect(url, bright) and kept(folder, "drifted", "http"), what="an image of the drift")
+
+
+def drifts(url: str) -> bool:
+    """Return whether the requests without a key drift."""
+    sources = httpx.get(f"{url}/drift", timeout=LONG_TIMEOUT_S).raise_for_status().json()["sources"]
+    return [one["state"] for one in sources if one["source"] == "http"] == ["drifting"]
 
 
 def test_frames_of_a_stream_are_kept_unless_its_specification_says_otherwise(

@@ -7,7 +7,7 @@ import pytest
 
 from serve_app.drift import tally as module
 from serve_app.drift.bins import images_in
-from serve_app.drift.tally import Report, Tally, source_of
+from serve_app.drift.tally import Report, Tally, source_of, tenants_of
 from serve_app.images.letterbox import letterbox
 from serve_app.types import InputShape, Traffic
 from tests.support.drift import answer
@@ -130,3 +130,10 @@ def test_further_labels_of_a_minute_are_counted_together(monkeypatch: pytest.Mon
     add(tally, 0, 1, 2, 3)
     add(tally, 0, 4)
     assert taken(tally).minutes[0].detections == {"class 0": 2, "class 1": 1, "other": 3}
+
+
+def test_the_tenants_of_a_kind_of_traffic_are_found_in_the_names_of_sources() -> None:
+    sources = {"stream/lot", "key/dock", "http", "jobs", "all", "other"}
+    assert tenants_of("interactive", sources) == {"dock", ""}
+    assert tenants_of("stream", sources) == {"lot"}
+    assert tenants_of("interactive", {"stream/lot"}) == frozenset()
