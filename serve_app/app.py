@@ -10,6 +10,7 @@ from ray.serve.config import RequestRouterConfig
 
 from serve_app.config import CeleryArgs, parse_args
 from serve_app.deployments.detector import Detector
+from serve_app.deployments.drift_monitor import DriftMonitor
 from serve_app.deployments.handles import detector_name
 from serve_app.deployments.ingress import Ingress
 from serve_app.deployments.job_runner import JobRunner
@@ -48,6 +49,13 @@ def build_app(args: dict[str, Any]) -> Application:
     app_args = parse_args(args)
     check_broker(app_args.mqtt)
     slots, batcher = app_args.preprocessor.slots, app_args.batcher
+    drift_monitor = serve.deployment(
+        DriftMonitor,
+        num_replicas=1,  # only one process may open the store of drift
+        ray_actor_options={"num_cpus": 0.02},
+        max_ongoing_requests=SUPERVISOR_MAX_CALLS,
+        **_COMMON,
+    ).bind(app_args)
     detectors = {
         model: serve.deployment(
             Detector,
@@ -66,7 +74,7 @@ def build_app(args: dict[str, Any]) -> Application:
         max_queued_requests=app_args.preprocessor.max_calls - slots,  # calls from other nodes may queue
         graceful_shutdown_timeout_s=_PREPROCESSOR_DRAIN_TIMEOUT_S,
         **_COMMON,
-    ).bind(detectors, app_args)
+    ).bind(detectors, app_args, drift_monitor)
     supervisor = serve.deployment(
         StreamSupervisor,
         num_replicas=1,  # only one process may write the stream store
@@ -81,7 +89,7 @@ def build_app(args: dict[str, Any]) -> Application:
         graceful_shutdown_timeout_s=_RUNNER_DRAIN_TIMEOUT_S,
         autoscaling_config=_RUNNER_SCALING,
         **_COMMON,
-    ).bind(detectors, app_args)
+    ).bind(detectors, app_args, drift_monitor)
     job_supervisor = serve.deployment(
         JobSupervisor,
         num_replicas=1,  # only one process may open the store of jobs
@@ -100,7 +108,7 @@ def build_app(args: dict[str, Any]) -> Application:
         **_COMMON,
     )
     inlets = [_inlet(app_args.jobs.celery, job_supervisor)] if app_args.jobs.celery.broker_url else []
-    return ingress.bind(preprocessor, supervisor, job_supervisor, app_args, *inlets)
+    return ingress.bind(preprocessor, supervisor, job_supervisor, drift_monitor, app_args, *inlets)
 
 
 def _inlet(args: CeleryArgs, job_supervisor: Application) -> Application:

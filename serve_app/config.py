@@ -12,8 +12,9 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from serve_app.collect_args import CollectArgs
 from serve_app.errors import ConfigError
 from serve_app.misspellings import named_variable, suggestion
 from serve_app.network.address_guard import AddressGuard, Network
@@ -262,6 +263,34 @@ class MqttArgs(Section):
     env_prefix = "SERVE_APP_MQTT_"
 
 
+class DriftArgs(Section):
+    """The monitor of drift, which compares current images and detections with those of a reference."""
+
+    enabled: bool = True  # if false, images are only counted
+    reference_images: int = Field(1000, ge=200, le=100_000)  # for streams, in each hour of the day
+    window_images: int = Field(100, ge=50, le=10_000)
+    # A feature drifts if its PSI is above this limit, and above the limits that follow from the reference itself.
+    threshold: float = Field(0.5, gt=0, le=5, allow_inf_nan=False)
+    webhook_url: SecretStr | None = None  # gets the event drift of every source; it may contain a token
+    webhook_secret: SecretStr | None = None  # signs the requests; whsec_ followed by base64
+
+    env_prefix = "SERVE_APP_DRIFT_"
+
+    @model_validator(mode="after")
+    def _reference_has_blocks(self) -> DriftArgs:
+        if self.reference_images < 4 * self.window_images:  # its blocks show how much it varies
+            raise ValueError("reference_images must be at least four times window_images")
+        return self
+
+
+class TelemetryArgs(Section):
+    """Where counts are sent, besides the metrics."""
+
+    cloudwatch: str | None = None  # stdout, the path of a file, or the agent's address such as tcp://127.0.0.1:25888
+
+    env_prefix = "SERVE_APP_TELEMETRY_"
+
+
 class OutboundArgs(Section):
     """The addresses to which the server may connect for image URLs and sinks.
 
@@ -293,8 +322,11 @@ class AppArgs(DetectorArgs):
     preprocessor: PreprocessorArgs = section_field()
     streams: StreamArgs = section_field()
     jobs: JobArgs = section_field()
+    drift: DriftArgs = section_field()
+    telemetry: TelemetryArgs = section_field()
     outbound: OutboundArgs = section_field()
     mqtt: MqttArgs = section_field()
+    collect: CollectArgs = section_field()
 
     def detectors(self) -> dict[str, DetectorArgs]:
         """Return the Detector settings of each model, by the model's name."""

@@ -12,6 +12,7 @@ python -m scripts.trials mixed              serve two models at once for a minut
 python -m scripts.trials hostile            send 20,000 hostile requests: damaged images, image bombs, malformed HTTP
 python -m scripts.trials jobs               run batch jobs while processes are killed and while clients wait
 python -m scripts.trials field              test real-world images, cameras, models, clients and machines
+python -m scripts.trials drift              inject shifts into images in virtual time, and watch stationary traffic
 
 Each trial starts scripts/serve with the embedded model, prints what it measured, and exits with status 1 if it found a
 problem. The cameras are GStreamer's RTSP servers, which scripts/servers installs.
@@ -45,7 +46,9 @@ def main() -> None:
     )
     parser.add_argument("--streams", type=int, default=16, help="crowd: the number of streams (default: %(default)s)")
     parser.add_argument(
-        "--seed", type=int, help="hostile, jobs: the seed of the requests or of the kills (default: random)"
+        "--seed",
+        type=int,
+        help="hostile, jobs: the seed of the requests or of the kills (default: random); drift: that of everything",
     )
     parser.add_argument(
         "--weights",

@@ -17,6 +17,7 @@ from scripts.trials.churn import churn
 from scripts.trials.cluster import Footprint
 from scripts.trials.crowd import crowd
 from scripts.trials.disconnects import disconnect
+from scripts.trials.drift.run import run_drift
 from scripts.trials.field.cases import CASES
 from scripts.trials.field.trial import of_kind, table, try_all
 from scripts.trials.hostile import hostile
@@ -262,4 +263,5 @@ TRIALS: dict[str, tuple[int, Callable[[int, Namespace], list[str]]]] = {
     "hostile": (20_000, run_hostile),
     "field": (1, run_field),
     "jobs": (10, run_jobs),
+    "drift": (100, run_drift),
 }

@@ -14,12 +14,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve_app import __version__
 from serve_app.api import detect, docs, errors, health, job_submission, models, openapi, owners
+from serve_app.api import drift as drift_routes
 from serve_app.api import jobs as job_routes
 from serve_app.api import streams as stream_routes
 from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.middleware import Access
 from serve_app.api.access.permissions import Router, RouteTable
-from serve_app.api.backend import Backend, Jobs, Metrics, Streams
+from serve_app.api.backend import Backend, Drift, Jobs, Metrics, Streams
 from serve_app.api.events import Followers
 from serve_app.config import AppArgs
 
@@ -33,7 +34,7 @@ _HEADERS = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type
 _LEADING, _TRAILING = re.compile("^/{2,}"), re.compile("(?<!/docs)/+$")
 
 
-def build_api(backend: Backend, streams: Streams, jobs: Jobs, metrics: Metrics, args: AppArgs) -> FastAPI:
+def build_api(backend: Backend, streams: Streams, jobs: Jobs, drift: Drift, metrics: Metrics, args: AppArgs) -> FastAPI:
     """Return the ASGI application. Raise ConfigError if the API-key file is missing or invalid."""
     followers = Followers()
     routers = (
@@ -46,6 +47,8 @@ def build_api(backend: Backend, streams: Streams, jobs: Jobs, metrics: Metrics, 
         job_submission.router(jobs, args),
         job_routes.router(jobs, followers),
         owners.router(streams, jobs),
+        drift_routes.router(drift, streams),
+        drift_routes.admin_router(drift),
     )
     api = _Api(routers)
     errors.register(api, metrics)

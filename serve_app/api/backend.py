@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from serve_app.errors import ServeAppError
+from serve_app.schemas.drift import DriftHistograms, NewReference, ReferenceFile, SourceDrift
 from serve_app.schemas.jobs import Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
@@ -197,3 +198,25 @@ class Jobs(Protocol):
 
     async def events(self, job_id: str, who: Principal, after: int | None, within_s: float) -> EventPage:
         """Return the events whose id is above ``after``: see ``Streams.events``."""
+
+
+class Drift(Protocol):
+    """The interface to the drift of all sources. Every method raises Unavailable while the monitor does not respond.
+
+    The methods with a source raise NotFound if no image of the source was seen with the model.
+    """
+
+    async def sources(self) -> list[SourceDrift]:
+        """Return the drift of every source with every model, sorted by model and source."""
+
+    async def histograms(self, model: str, source: str) -> DriftHistograms:
+        """Return the histograms behind the figures of a source, or of the source ``all``."""
+
+    async def reference(self, model: str, source: str) -> ReferenceFile:
+        """Return the reference of a source."""
+
+    async def set_reference(self, new: NewReference) -> SourceDrift:
+        """Replace the reference of a source. When this returns, it is on the disk.
+
+        Raise InvalidParameter if there are too few images, and NoSpace if it cannot be stored.
+        """

@@ -185,6 +185,39 @@ JOB_EVENTS = (
 )
 
 
+_DRIFT_FEATURE: Json = {"psi": 3.2, "limit": 0.41, "observations": 200, "drifting": True, "detail": ""}
+DRIFT_SOURCE = f"stream/{STREAM_ID}"
+DRIFT: Json = {
+    "sources": [
+        {
+            "model": "default",
+            "version": "5f0c2a9b71d3",
+            "source": DRIFT_SOURCE,
+            "state": "drifting",
+            "detail": "",
+            "drifting": ["brightness"],
+            "since_at_s": 1764331200.25,
+            "seen_at_s": 1764331945.5,
+            "window_images": 200,
+            "reference": {"images": 24000, "hours": list(range(24)), "origin": "first_images"},
+            "features": {"brightness": _DRIFT_FEATURE},
+        }
+    ]
+}
+DRIFT_HISTOGRAMS: Json = {
+    "model": "default",
+    "source": DRIFT_SOURCE,
+    "features": {"detections": {"bins": ["under 1", "1 and more"], "reference": [0.25, 0.75], "current": [0.9, 0.1]}},
+}
+REFERENCE: Json = {
+    "format": "sightline-drift-1",
+    "hours": [{"hour": 7, "counts": [0, 12, 988]}],
+    "blocks": 5,
+    "noise": {"brightness": 0.12},
+}
+NEW_REFERENCE: Json = {"source": DRIFT_SOURCE, "since_at_s": 1763726400.0}
+
+
 def of_response(
     example: Any, *, status_code: int = 200, media_type: str = "application/json"
 ) -> dict[int | str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from serve_app.cli import jobs, keys, models, streams
+from serve_app.cli import collect, drift, jobs, keys, models, streams
 from serve_app.cli.deploy import deploy
 from serve_app.cli.detect import detect
 from serve_app.cli.doctor import doctor
@@ -48,7 +48,9 @@ app.command(
     epilog=examples("sightline deploy local", "sightline deploy my.yaml"),
 )(deploy)
 app.add_typer(models.app, name="models")
+app.add_typer(drift.app, name="drift")
 app.add_typer(keys.app, name="keys")
+app.add_typer(collect.app, name="collect")
 app.command(
     short_help="Say what this machine has and lacks.",
     epilog=examples("sightline doctor", "sightline doctor gpu --json"),

@@ -72,7 +72,7 @@ def of_config(path: Path) -> Iterator[Finding]:
     """
     try:
         from serve_app.deployments import preflight
-        from serve_app.deployments.folders import check_folders
+        from serve_app.deployments.folders import check_collection, check_folders
         from serve_app.models.weights import check_weights, is_not_fetched_yet
     except ImportError as exc:
         yield missing("config", f"{path} was not checked, because {exc}", "repair the installation of Ray")
@@ -104,6 +104,8 @@ def of_config(path: Path) -> Iterator[Finding]:
                 yield attempt("weights", weights, partial(check_weights, detector.model))
             yield machine.cache_folder(detector.model.cache_dir)
         yield attempt("folders", str(args.streams.state_dir), partial(check_folders, args.streams, name))
+        if args.collect.folder is not None:
+            yield attempt("collection", str(args.collect.folder), partial(check_collection, args.collect))
         host = config.get("http_options", {}).get("host", "0.0.0.0")
         yield attempt(
             "API keys", str(args.access.keys_file or "none"), partial(preflight.check_keys, args.access, host)

@@ -17,6 +17,7 @@ from serve_app.client.jobs import AsyncJobsApi
 from serve_app.client.pictures import Picture, several
 from serve_app.client.requests import ApiRequest
 from serve_app.client.results import DetectResult, FrameResult
+from serve_app.schemas.drift import SourceDrift
 from serve_app.schemas.health import HealthResponse, ReadyResponse
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
@@ -93,6 +94,10 @@ class AsyncClient:
     async def models(self) -> list[ModelStatus]:
         """Return the models of the server: see ``Client.models``."""
         return (await self.send(requests.models())).models
+
+    async def drift(self) -> list[SourceDrift]:
+        """Return the drift of every source: see ``Client.drift``."""
+        return (await self.send(requests.drift())).sources
 
     async def health(self) -> HealthResponse:
         """Check that the process responds: see ``Client.health``."""

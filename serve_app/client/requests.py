@@ -14,6 +14,7 @@ from serve_app.client import answers
 from serve_app.client.errors import ApiError
 from serve_app.client.pictures import Picture, to_bytes
 from serve_app.client.results import DetectResult, FrameResult
+from serve_app.schemas.drift import DriftHistograms, DriftReport, NewReference, ReferenceFile, SourceDrift
 from serve_app.schemas.health import HealthResponse, ReadyResponse
 from serve_app.schemas.jobs import JobSpec
 from serve_app.schemas.models import ModelList
@@ -148,6 +149,28 @@ def stream_frame(stream_id: str, boxes: bool) -> ApiRequest[Snapshot]:
 def models() -> ApiRequest[ModelList]:
     """Return the request that lists every model."""
     return ApiRequest("GET", "/models", answers.model_of(ModelList))
+
+
+def drift() -> ApiRequest[DriftReport]:
+    """Return the request for the drift of every source."""
+    return ApiRequest("GET", "/drift", answers.model_of(DriftReport))
+
+
+def drift_histograms(source: str, model: str) -> ApiRequest[DriftHistograms]:
+    """Return the request for the histograms of a source."""
+    options = {"params": {"source": source, "model": model}}
+    return ApiRequest("GET", "/drift/histograms", answers.model_of(DriftHistograms), options)
+
+
+def drift_reference(source: str, model: str) -> ApiRequest[ReferenceFile]:
+    """Return the request for the reference of a source."""
+    options = {"params": {"source": source, "model": model}}
+    return ApiRequest("GET", "/drift/reference", answers.model_of(ReferenceFile), options)
+
+
+def set_drift_reference(new: NewReference) -> ApiRequest[SourceDrift]:
+    """Return the request that sets the reference of a source."""
+    return ApiRequest("PUT", "/drift/reference", answers.model_of(SourceDrift), {"json": to_json(new)})
 
 
 def health() -> ApiRequest[HealthResponse]:

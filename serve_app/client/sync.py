@@ -17,6 +17,7 @@ from serve_app.client.jobs import JobsApi
 from serve_app.client.pictures import Picture, several
 from serve_app.client.requests import ApiRequest
 from serve_app.client.results import DetectResult, FrameResult
+from serve_app.schemas.drift import SourceDrift
 from serve_app.schemas.health import HealthResponse, ReadyResponse
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
@@ -108,6 +109,10 @@ class Client:
     def models(self) -> list[ModelStatus]:
         """Return the models that the parameter ``model`` may name, with the default model first."""
         return self.send(requests.models()).models
+
+    def drift(self) -> list[SourceDrift]:
+        """Return, for each source that the API key may see, whether its images and detections have changed."""
+        return self.send(requests.drift()).sources
 
     def health(self) -> HealthResponse:
         """Check that the server's process responds. The response says nothing about the models."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from ray.serve.handle import DeploymentHandle
 
@@ -32,6 +32,7 @@ from serve_app.types import (
     FrameBytes,
     Letterbox,
     ModelInfo,
+    Pixels,
     Traffic,
 )
 
@@ -40,6 +41,14 @@ from serve_app.types import (
 _MAX_LONE_DEATHS: dict[Traffic, int] = {"interactive": 1, "stream": 1, "job": 2}
 _CONNECT_TIMEOUT_S = 30.0
 _CONNECT_INTERVAL_S = 0.2
+
+
+class Observer(Protocol):
+    """What is called with each answered image: see ``drift.reporter.Reporter.observe``."""
+
+    def __call__(
+        self, model: ModelInfo, traffic: Traffic, tenant: str, frame: Pixels, fitted: Letterbox, answer: Answer
+    ) -> None: ...
 
 
 class DetectorClient:
@@ -54,13 +63,21 @@ class DetectorClient:
     """
 
     def __init__(
-        self, handle: DeploymentHandle, *, slots: int, traffic: Traffic, tenant: str = "", **init: Any
+        self,
+        handle: DeploymentHandle,
+        *,
+        slots: int,
+        traffic: Traffic,
+        tenant: str = "",
+        observe: Observer | None = None,
+        **init: Any,
     ) -> None:
         self._replicas = Replicas(handle, **init)
         self._retries = Retries(in_flight=slots)
         self._slots = slots
         self._traffic: Traffic = traffic
         self._tenant = tenant
+        self._observe = observe
         self._model: ModelInfo | None = None
         self._pool: FramePool | None = None
         self._pool_change = asyncio.Lock()
@@ -171,7 +188,7 @@ class DetectorClient:
             if self._model is model:  # if not, another call has already fetched the new model
                 self._model = None
             raise
-        return Answer(
+        answer = Answer(
             detections=to_picture(reply.detections.labelled(model.labels), fitted),
             width_px=fitted.width_px,
             height_px=fitted.height_px,
@@ -180,6 +197,9 @@ class DetectorClient:
             timing=reply.timing,
             input_shape=shape,
         )
+        if self._observe:  # while the caller still leases the slot
+            self._observe(model, self._traffic, request.tenant, slot.frame(shape), fitted, answer)
+        return answer
 
     def close(self) -> None:
         """Free the shared memory of the slots."""

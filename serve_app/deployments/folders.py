@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from serve_app.collect_args import CollectArgs
 from serve_app.config import StreamArgs
 from serve_app.errors import ConfigError
 
@@ -31,6 +32,17 @@ def check_folders(streams: StreamArgs, application: str) -> None:
     if output is not None:
         _check_exists("streams.output_dir", output)
         _check_writable("streams.output_dir", output)
+
+
+def check_collection(collect: CollectArgs) -> None:
+    """Raise ConfigError if ``collect.folder`` is set and cannot be used.
+
+    The folder is not created, because a missing folder may mean that a file system is not mounted.
+    """
+    folder = _resolved("collect.folder", collect.collection_folder)
+    if folder is not None:
+        _check_exists("collect.folder", folder)
+        _check_writable("collect.folder", folder)
 
 
 def _create_own(setting: str, find: Callable[[], Path]) -> None:
@@ -75,4 +87,4 @@ def _resolved(setting: str, find: Callable[[], T]) -> T:
 
 
 def _variable(setting: str) -> str:
-    return f"SERVE_APP_{setting.partition('.')[2].upper()}"
+    return f"SERVE_APP_{setting.removeprefix('streams.').replace('.', '_').upper()}"

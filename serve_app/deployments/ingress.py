@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.api.access.local import require_keys
 from serve_app.api.app import build_api
 from serve_app.config import AppArgs
+from serve_app.deployments.drift_proxy import DriftProxy
 from serve_app.deployments.handles import Replicas, detector_name
 from serve_app.deployments.jobs_proxy import JobsProxy
 from serve_app.deployments.ray_internals import http_host, running_replicas
@@ -39,6 +40,7 @@ class Ingress:
         preprocessor: DeploymentHandle,
         supervisor: DeploymentHandle,
         job_supervisor: DeploymentHandle,
+        drift_monitor: DeploymentHandle,
         args: AppArgs,
         inlet: DeploymentHandle | None = None,
     ) -> None:
@@ -54,11 +56,12 @@ class Ingress:
         self._throttles: defaultdict[tuple[str, str], Throttle] = defaultdict(Throttle)
         self._streams = SupervisorProxy(supervisor)
         self._jobs = JobsProxy(job_supervisor)
+        self._drift = DriftProxy(drift_monitor)
         self._args = args
         self._state: DetectorState | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self, self._streams, self._jobs, Telemetry(RayInstrument), self._args)
+        return build_api(self, self._streams, self._jobs, self._drift, Telemetry(RayInstrument), self._args)
 
     async def ready(self) -> DetectorState:
         """Return the Detector's state if it is ready: see ``Backend.ready``."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
-from serve_app.deployments.handles import serves
+from serve_app.deployments.drift_monitor import reporter_to
+from serve_app.deployments.handles import Replicas, serves
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import JobRunnerStub
 from serve_app.jobs.runner import Runner
@@ -21,13 +24,16 @@ class JobRunner:
     """A replica that reads and decodes the images of jobs, and calls the Detector. It connects when a unit arrives."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, detectors: dict[str, DeploymentHandle], args: AppArgs
+        self, detectors: dict[str, DeploymentHandle], args: AppArgs, drift_monitor: DeploymentHandle
     ) -> None:
         """Prepare the runner. ``detectors`` maps each model's name to the handle of its Detector deployment."""
         log_as_serve()
         cv2.setNumThreads(1)  # the runner's own threads decode several images in parallel
+        self._reporter = reporter_to(Replicas(drift_monitor), args)
         clients = {
-            model: DetectorClient(detector, slots=args.jobs.slots, traffic="job")
+            model: DetectorClient(
+                detector, slots=args.jobs.slots, traffic="job", observe=partial(self._reporter.observe, model)
+            )
             for model, detector in detectors.items()
         }
         folder = args.streams.state_folder(serve.get_replica_context().app_name) / "jobs"
@@ -46,4 +52,7 @@ class JobRunner:
         await self._runner.check()
 
     async def __del__(self) -> None:
-        await self._runner.close()
+        try:
+            await self._reporter.close()
+        finally:
+            await self._runner.close()

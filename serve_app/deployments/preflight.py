@@ -18,8 +18,9 @@ from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.local import require_keys
 from serve_app.config import AccessArgs, AppArgs, DetectorArgs, parse_args
 from serve_app.deployments.autoscaling import TargetUtilisation
-from serve_app.deployments.folders import check_folders
+from serve_app.deployments.folders import check_collection, check_folders
 from serve_app.deployments.handles import detector_name
+from serve_app.drift.webhook import open_webhook
 from serve_app.errors import ConfigError, SharedMemoryError
 from serve_app.ipc import dev_shm
 from serve_app.ipc.dev_shm import FOLDER
@@ -28,11 +29,13 @@ from serve_app.models.published import Progress
 from serve_app.models.weights import check_weights
 from serve_app.network.ports import check_port
 from serve_app.streams.publication import check_broker
+from serve_app.telemetry.cloudwatch.outlets import open_outlet
 from serve_app.types import InputShape, Json
 
 IMPORT_PATH = "serve_app.app:build_app"
 # Serve accepts a colon or a dot before the name of a class.
 _POLICY = {f"serve_app.deployments.autoscaling{sign}TargetUtilisation" for sign in ":."}
+_DEPLOYMENTS = ("Ingress", "Preprocessor", "StreamSupervisor", "JobSupervisor", "JobRunner", "DriftMonitor")
 HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
@@ -75,6 +78,7 @@ def check(config: Json, progress: Progress | None = None) -> None:
         check_keys(args.access, http.get("host", "0.0.0.0"))
         check_broker(args.mqtt)
         check_folders(args.streams, application)
+        check_collection(args.collect)
         check_shared_memory(args, detectors, deployments)
         for detector in detectors:
             check_weights(detector.model, progress)  # last, because it may download
@@ -102,9 +106,12 @@ def applications_of(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorA
     for application in config["applications"]:
         if application["import_path"] == IMPORT_PATH:
             args = parse_args(application.get("args", {}))
+            open_webhook(args.drift, args.outbound.guard())  # raises ConfigError
+            if args.telemetry.cloudwatch:
+                open_outlet(args.telemetry.cloudwatch)  # raises ConfigError, and connects to nothing
             deployments = {one["name"]: one for one in application.get("deployments", [])}
             detectors = {detector_name(model): detector for model, detector in args.detectors().items()}
-            known = {"Ingress", "Preprocessor", "StreamSupervisor", "JobSupervisor", "JobRunner", *detectors}
+            known = {*_DEPLOYMENTS, *detectors}
             if unknown := sorted(deployments.keys() - known):
                 raise ConfigError(f"deployments: {', '.join(unknown)} does not exist: use {', '.join(sorted(known))}")
             for name, deployment in deployments.items():

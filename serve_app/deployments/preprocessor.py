@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.collection.collector import Collector
 from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
-from serve_app.deployments.handles import close, listen, serves
+from serve_app.deployments.drift_monitor import reporter_to, watch_drifting
+from serve_app.deployments.handles import Replicas, close, listen, serves
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import PreprocessorStub
@@ -27,6 +30,7 @@ from serve_app.telemetry.metrics import STAGE_MS, Telemetry
 from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, InputShape, Letterbox, ModelInfo, PictureRequest
 
 _RETRY_INTERVAL_S = 0.05
+_COLLECTOR_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Preprocessor:
     """A replica that decodes images into shared-memory slots, calls the Detector, and maps boxes to image pixels."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, detectors: dict[str, DeploymentHandle], args: AppArgs
+        self, detectors: dict[str, DeploymentHandle], args: AppArgs, drift_monitor: DeploymentHandle
     ) -> None:
         """Connect to the Detectors. ``detectors`` maps each model's name to the handle of its Detector deployment."""
         log_as_serve()
@@ -51,9 +55,13 @@ class Preprocessor:
         # Decode an image now, so that the first request does not wait until the decoders' libraries are loaded.
         prepare_new(encode_jpeg(np.zeros((8, 8, 3), np.uint8)), 64, args.preprocessor.decode, [InputShape.square(32)])
         slots = args.preprocessor.slots
+        monitor = Replicas(drift_monitor)
+        self._reporter = reporter_to(monitor, args)
         self._queues = {
             model: _ModelQueue(
-                DetectorClient(detector, slots=slots, traffic="interactive"),
+                DetectorClient(
+                    detector, slots=slots, traffic="interactive", observe=partial(self._reporter.observe, model)
+                ),
                 AdmissionLimit(slots),
                 asyncio.Semaphore(slots),
             )
@@ -64,6 +72,11 @@ class Preprocessor:
         self._decoding = args.preprocessor.decode
         self._telemetry = Telemetry(RayInstrument)
         self._quarantine = Quarantine()
+        self._collector: Collector | None = None
+        self._drifting: asyncio.Task[None] | None = None
+        if args.collect.folder:
+            self._collector = Collector(args.collect, max_pixels=self._max_pixels)
+            self._drifting = asyncio.create_task(watch_drifting(monitor, self._collector.selection, "interactive"))
         await self._queues[DEFAULT_MODEL].detector.connect()  # the other models may be scaled to zero
         max_calls = args.preprocessor.max_calls * len(self._queues)
         self._server = await listen(self, PreprocessorStub, max_calls=max_calls, limit="preprocessor.slots")
@@ -95,6 +108,8 @@ class Preprocessor:
     async def check_health(self) -> None:
         """Kill this replica if a decoder hangs, and return freed memory. Serve calls this method every second."""
         await self._decoders.check()
+        if self._collector is not None:
+            self._telemetry.collected(self._collector.kept, self._collector.drops)
 
     def _queue(self, model: str) -> _ModelQueue:
         if model not in self._queues:  # while a roll-out adds or removes the model
@@ -116,6 +131,9 @@ class Preprocessor:
                 time_left_s=expires_at_s - time.monotonic(),
                 tenant=request.tenant,
             )
+        # A suspect image is not kept, because the collector would decode it in this process.
+        if self._collector is not None and not request.is_suspect:
+            self._collector.offer(request.data, answer, model, options, request.tenant)
         annotated = await self._annotate(request, answer) if request.annotate else None
         return replace(answer, timing=replace(answer.timing, decode_s=decode_s), annotated=annotated)
 
@@ -136,8 +154,13 @@ class Preprocessor:
     async def __del__(self) -> None:
         try:
             await close(self._server)
+            await self._reporter.close()
+            if self._drifting is not None:
+                self._drifting.cancel()
         finally:
             for queue in self._queues.values():
                 queue.detector.close()
             await self._quarantine.close()
             self._decoders.close()
+            if self._collector is not None:
+                await asyncio.to_thread(self._collector.close, _COLLECTOR_TIMEOUT_S)

@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import cv2
 import ray
 from ray import serve
 
+from serve_app.collection.collector import Collector
 from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
-from serve_app.deployments.handles import detector_name, serves
+from serve_app.deployments.drift_monitor import DRIFT_MONITOR, reporter_to, watch_drifting
+from serve_app.deployments.handles import Replicas, detector_name, serves
 from serve_app.deployments.ray_internals import is_application_gone
+from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import WorkerStub
+from serve_app.drift.answers import change_of
+from serve_app.drift.notices import Notice
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.streams.store import StreamStore
 from serve_app.streams.stream import Stream
+from serve_app.telemetry.metrics import Telemetry
 from serve_app.types import EventPage, Snapshot
 from serve_app.video.source import Source
 
@@ -47,6 +54,11 @@ class StreamWorker:
         self._application = application
         self._last_call_at_s = time.monotonic()
         self._name = spec.id
+        self._drift_monitor = Replicas(
+            serve.get_deployment_handle(DRIFT_MONITOR, app_name=application, _check_exists=False),
+            _run_router_in_separate_loop=True,
+        )
+        self._reporter = reporter_to(self._drift_monitor, args, on_notice=self._publish)
         self._detector = DetectorClient(
             # We do not check that the deployment exists. That check would make a worker fail if Serve's controller
             # happens to restart while the worker starts.
@@ -54,12 +66,15 @@ class StreamWorker:
             slots=_SLOTS,
             traffic="stream",
             tenant=spec.id,
+            observe=partial(self._reporter.observe, spec.detect.model),
             # We create the handle here, but call it on the actor's event loop. With the flags of configs/serve.env and
             # without this option, a handle works only on the loop on which it was created. With this option, the
             # handle's router, which selects a replica, gets a loop of its own, and the handle works on any loop.
             _run_router_in_separate_loop=True,
         )
         self._arguments = spec, source, args
+        self._collector = _open_collector(spec, args)
+        self._telemetry = Telemetry(RayInstrument)
         self._stream: Stream
         self._running: asyncio.Task[None] | None = None
         self._exiting: asyncio.Task[None] | None = None  # ends the process after the application was deleted
@@ -95,15 +110,16 @@ class StreamWorker:
                 args.streams,
                 args.outbound.guard(),
                 max_pixels=args.limits.max_pixels,
+                collector=self._collector,
             )
-            self._running = asyncio.create_task(self._stream.run())
+            self._running = asyncio.create_task(self._run())
         await asyncio.shield(self._running)
-        return self._stream.status()
+        return self._report()
 
     async def status(self) -> StreamStatus:
         """Return the stream's current status."""
         self._last_call_at_s = time.monotonic()
-        return self._stream.status()
+        return self._report()
 
     async def events(self, after: int | None, within_s: float) -> EventPage:
         """Return a page of events: see ``EventLog.page``."""
@@ -126,7 +142,27 @@ class StreamWorker:
             await asyncio.wait([self._running], timeout=_CLOSE_TIMEOUT_S)
             self._running.cancel()  # the stream may still wait for its first Detector
             await asyncio.wait([self._running])
+        return self._report()
+
+    def _report(self) -> StreamStatus:
+        if self._collector is not None:
+            self._telemetry.collected(self._collector.kept, self._collector.drops)
         return self._stream.status()
+
+    async def _run(self) -> None:
+        drifting = asyncio.create_task(self._watch_drifting())
+        try:
+            await self._stream.run()
+        finally:
+            drifting.cancel()
+            await self._reporter.close()
+
+    async def _watch_drifting(self) -> None:
+        if self._collector is not None:
+            await watch_drifting(self._drift_monitor, self._collector.selection, "stream")
+
+    def _publish(self, notice: Notice) -> None:
+        self._stream.add_drift(change_of(notice))
 
     def _note_call(self) -> None:
         self._last_call_at_s = time.monotonic()
@@ -143,6 +179,12 @@ class StreamWorker:
         if self._running is not None:
             await self.stop()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+
+def _open_collector(spec: StreamSpec, args: AppArgs) -> Collector | None:
+    if not (spec.collect and args.collect.folder):
+        return None
+    return Collector(args.collect, max_pixels=args.limits.max_pixels, pause_s=60 / args.collect.max_per_minute)
 
 
 def name_prefix(application: str) -> str:

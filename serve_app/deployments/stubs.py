@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from serve_app.api.backend import Jobs, Streams
+from serve_app.api.backend import Drift, Jobs, Streams
+from serve_app.drift.notices import Notice
+from serve_app.drift.tally import Report
 from serve_app.jobs.celery_tasks import FinishedTask, TaskKind
 from serve_app.jobs.units import Unit, UnitResult
 from serve_app.schemas.jobs import JobSpec
@@ -80,6 +82,19 @@ class TasksStub(Protocol):
 
 class JobSupervisorStub(Jobs, TasksStub, Protocol):
     """The JobSupervisor's methods, which the Ingress calls for the HTTP API, and the JobInlet for tasks."""
+
+
+class DriftMonitorStub(Drift, Protocol):
+    """The DriftMonitor's methods, which the Ingress calls for the HTTP API, and other processes for their reports."""
+
+    async def report(self, report: Report) -> list[Notice]:
+        """Take a report into account once, even if it is sent again. Return the notices about its sources.
+
+        When this returns, the report is on the disk, unless the disk is full.
+        """
+
+    async def drifting(self) -> frozenset[str]:
+        """Return the names of the sources that drift now."""
 
 
 class JobRunnerStub(Protocol):

@@ -12,7 +12,7 @@ from serve_app.types import Answer, DecodedFrames, Frame
 
 Policy = Literal["wait", "drop_oldest"]
 State = Literal["starting", "running", "reconnecting", "stalled", "blocked", "paused", "completed", "failed"]
-EventType = Literal["result", "state", "gap", "zone", "line", "recording"]
+EventType = Literal["result", "state", "gap", "zone", "line", "recording", "drift"]
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Coordinate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]  # as a fraction of the image's width or height
@@ -106,7 +106,7 @@ class Regions(Spec):
 
 
 class _SinkSpec(Spec):
-    events: list[EventType] = Field(["result", "state", "gap", "zone", "line", "recording"], min_length=1)
+    events: list[EventType] = Field(["result", "state", "gap", "zone", "line", "recording", "drift"], min_length=1)
 
 
 class JsonLinesSink(_SinkSpec):
@@ -199,6 +199,9 @@ class StreamSpec(Regions):
     tags: dict[Label, Annotated[str, Field(max_length=256)]] = Field({}, max_length=32)
     degrade: bool = Field(
         False, description="Start the stream even if the detectors lack the capacity for it; frames are then dropped."
+    )
+    collect: bool = Field(
+        True, description="Whether frames may be kept for training, if the server's setting `collect.folder` is set."
     )
     paused: bool = False
 

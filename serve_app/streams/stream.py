@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
+from serve_app.collection.collector import Collector
 from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, ModelChanged, PoisonPicture, ServeAppError
-from serve_app.images.drawing import draw, encode_jpeg
 from serve_app.images.letterbox import place
-from serve_app.ipc.frame_pool import FramePool, Slot
 from serve_app.network.address_guard import AddressGuard
+from serve_app.schemas.drift import DriftChange
 from serve_app.schemas.streams import (
     ClipNotice,
     Gap,
@@ -35,46 +35,26 @@ from serve_app.schemas.streams import (
 from serve_app.sinks import open_sink
 from serve_app.streams.bookmark import Bookmark, BookmarkFile
 from serve_app.streams.capture.capture import Capture
+from serve_app.streams.detector import FrameDetector
 from serve_app.streams.outputs.events import EventLog
 from serve_app.streams.outputs.recording import Recorder
+from serve_app.streams.outputs.snapshot import take_snapshot
 from serve_app.streams.progress import Progress
 from serve_app.streams.scene.regions import RegionEvent
 from serve_app.streams.scene.scene import Scene
-from serve_app.types import Answer, DetectOptions, EventPage, Frame, Letterbox, ModelInfo, Pixels, Snapshot
+from serve_app.types import Answer, EventPage, Frame, ModelInfo, Pixels, Snapshot
 from serve_app.video.source import Source
 from serve_app.video.timestamps import USUAL_FPS
 
 logger = logging.getLogger(__name__)
 
 _FRAME_TIMEOUT_S = 60.0  # long enough for the replacement of a dead Detector
-_RETRY_PAUSE_S = 0.2
-_OTHER_MODEL_PAUSE_S = 1.0
+_RETRY_PAUSE_S, _OTHER_MODEL_PAUSE_S = 0.2, 1.0
 _STATE_POLL_INTERVAL_S = 0.25
 _CLOSE_TIMEOUT_S = 5.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class FrameDetector(Protocol):
-    """The calls that a stream makes to the Detector. ``deployments.detector_client.DetectorClient`` implements them."""
-
-    async def connect(self) -> ModelInfo: ...
-    async def model(self, time_left_s: float) -> ModelInfo: ...
-    def forget_model(self) -> None: ...
-    @property
-    def pool(self) -> FramePool: ...
-    async def detect(
-        self,
-        slot: Slot,
-        fitted: Letterbox,
-        model: ModelInfo,
-        options: DetectOptions,
-        *,
-        time_left_s: float,
-        superseded: int,
-    ) -> Answer: ...
-    def close(self) -> None: ...
 
 
 def policy_of(spec: StreamSpec, source: Source) -> Policy:
@@ -97,8 +77,9 @@ class Stream:
         args: StreamArgs,
         guard: AddressGuard,
         max_pixels: int,
+        collector: Collector | None = None,
     ) -> None:
-        """Prepare the stream. Frames of more than ``max_pixels`` are refused.
+        """Prepare the stream. Frames of more than ``max_pixels`` are refused. It closes ``collector`` at its end.
 
         Raise StartError if the library for a sink is not installed, and InvalidParameter if a sink is not valid.
         """
@@ -108,6 +89,7 @@ class Stream:
         self._source = source
         self._policy: Policy = policy_of(spec, source)
         self._detector = detector
+        self._collector = collector
         self._bookmark_file = bookmark_file
         self._bookmark = bookmark_file.read() or Bookmark()
         self._is_stopped = False
@@ -222,7 +204,12 @@ class Stream:
         except TimeoutError:
             return None
         frame, pixels, answer, _ = self._latest
-        return await asyncio.to_thread(_snapshot, frame, pixels, answer if boxes else None)
+        return await asyncio.to_thread(take_snapshot, frame, pixels, answer if boxes else None)
+
+    def add_drift(self, change: DriftChange) -> None:
+        """Add the event ``drift``, because the drift monitor has noticed a change."""
+        self._events.add("drift", change)
+        self._save_next_event_id()
 
     async def set_regions(self, regions: Regions) -> None:
         """Change the zones and lines that are counted.
@@ -240,6 +227,8 @@ class Stream:
             await asyncio.to_thread(self._recorder.close, _CLOSE_TIMEOUT_S)
             await asyncio.sleep(0)  # so that the last recording events reach the sinks before the sinks close
         await asyncio.gather(*(sink.close(_CLOSE_TIMEOUT_S) for sink in self._sinks))
+        if self._collector:
+            await asyncio.to_thread(self._collector.close, _CLOSE_TIMEOUT_S)
         self._detector.close()
         self._frame_thread.shutdown(wait=False)
 
@@ -323,6 +312,8 @@ class Stream:
             answer = await self._detector.detect(
                 slot, fitted, model, options, time_left_s=_FRAME_TIMEOUT_S, superseded=superseded
             )
+        if self._collector:
+            self._collector.offer(pixels, answer, model, options, self._spec.id)
         return replace(answer, timing=replace(answer.timing, decode_s=decode_s))
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -392,9 +383,3 @@ class Stream:
     def _save_next_event_id(self) -> None:
         self._bookmark = self._bookmark.model_copy(update={"next_event_id": self._events.next_id})
         self._save_bookmark()
-
-
-def _snapshot(frame: Frame, pixels: Pixels, answer: Answer | None) -> Snapshot:
-    if answer is not None:
-        pixels = draw(pixels.copy(), answer.detections)
-    return Snapshot(frame.frame_id, encode_jpeg(pixels))

@@ -89,6 +89,25 @@ STREAM_RECONNECTS = Metric(
 STREAM_AGE_MS = Metric(
     "gauge", "sightline_stream_age_ms", "Milliseconds from capture to result of the latest frame", ("stream_id",)
 )
+# Sources are streams and API keys, at most 512 of them.
+DRIFT_PSI = Metric(
+    "gauge",
+    "sightline_drift_psi",
+    "Population stability index of a feature against the reference of its source",
+    ("model", "source", "feature"),
+)
+DRIFT_LOST = Metric(
+    "counter",
+    "sightline_drift_lost",
+    "Images that drift and counts by minute do not include, by reason",
+    ("reason",),
+)
+CLOUDWATCH_DOCUMENTS = Metric(
+    "counter",
+    "sightline_cloudwatch_documents",
+    "Documents for CloudWatch, by outcome: sent or dropped",
+    ("outcome",),
+)
 # No metric of jobs has the tag job_id, because there may be many jobs.
 JOBS = Metric("gauge", "sightline_jobs", "Jobs that have not ended, by state", ("state",))
 JOB_ITEMS = Metric(
@@ -107,6 +126,15 @@ JOB_UNITS_REPEATED = Metric(
     "counter",
     "sightline_job_units_repeated",
     "Units of jobs that were begun again, because a process died or was stopped, or because something was unavailable",
+)
+COLLECTED_IMAGES = Metric(
+    "counter", "sightline_collected_images", "Images kept for the training of the next model, by reason", ("reason",)
+)
+COLLECT_DROPS = Metric(
+    "counter",
+    "sightline_collect_drops",
+    "Images that were worth a look but were not kept for training, by reason",
+    ("reason",),
 )
 
 MQTT_MESSAGES = Metric(
@@ -200,6 +228,11 @@ class Telemetry:
             self.record(JOBS, count, state=state)
         for state in ("waiting", "in_flight"):
             self.record(JOB_ITEMS, items.get(state, 0), state=state)
+
+    def collected(self, kept: Mapping[str, int], drops: Mapping[str, int]) -> None:
+        """Count the images that a collector has kept or dropped since the last call. Both map reasons to totals."""
+        self.record_totals(COLLECTED_IMAGES, kept, "reason")
+        self.record_totals(COLLECT_DROPS, drops, "reason")
 
     def inferred(self, replies: list[DetectReply]) -> None:
         """Count a batch that went through the engine."""

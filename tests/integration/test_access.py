@@ -39,9 +39,8 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def guarded(service: Service, keys_file: Path) -> Iterator[str]:
     """Run another Ingress with API keys and its own path. This Ingress calls the existing replicas."""
-    behind = (
-        serve.get_deployment_handle(name, APPLICATION) for name in ("Preprocessor", "StreamSupervisor", "JobSupervisor")
-    )
+    names = ("Preprocessor", "StreamSupervisor", "JobSupervisor", "DriftMonitor")
+    behind = (serve.get_deployment_handle(name, APPLICATION) for name in names)
     args = parse_args(service.args | {"access": {"keys_file": str(keys_file)}})
     ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, args)
     serve.run(ingress, name="guarded", route_prefix=PREFIX)

@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 from serve_app.api.access.keys import make_key
 from serve_app.api.app import build_api
 from serve_app.config import parse_args
+from tests.support.fake_drift import FakeDrift
 from tests.support.fake_jobs import FakeJobs
 from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
 from tests.support.stream_server import StreamServer, serve_streams
@@ -52,12 +53,13 @@ def build(
     metrics: FakeMetrics | None = None,
     streams: FakeStreams | None = None,
     jobs: FakeJobs | None = None,
+    drift: FakeDrift | None = None,
     **args: Any,
 ) -> FastAPI:
     own = args.pop("access", {}) | ({"keys_file": str(keys.path)} if keys else {})
     parsed = parse_args({"access": own} | args)
-    fakes = backend or FakeBackend(), streams or FakeStreams(), jobs or FakeJobs(), metrics or FakeMetrics()
-    return build_api(*fakes, parsed)
+    served = backend or FakeBackend(), streams or FakeStreams(), jobs or FakeJobs(), drift or FakeDrift()
+    return build_api(*served, metrics or FakeMetrics(), parsed)
 
 
 def client_of(api: FastAPI, host: str = "localhost") -> httpx.AsyncClient:

@@ -10,6 +10,8 @@ import numpy as np
 
 from serve_app.deployments import handles
 from serve_app.deployments.detector_client import DetectorClient
+from serve_app.drift.notices import Notice
+from serve_app.drift.tally import Report
 from serve_app.errors import ServeAppError
 from serve_app.images.letterbox import place
 from serve_app.types import (
@@ -54,9 +56,15 @@ class FakeHandle:
         self.requests: list[DetectRequest] = []
         self.state = SimpleNamespace(remote=self._state)
         self.detect = SimpleNamespace(remote=self._detect)
+        self.reports: list[Report] = []  # as a DriftMonitor
+        self.report = SimpleNamespace(remote=self._report)
 
     def _init(self, **options: Any) -> None:
         pass
+
+    async def _report(self, report: Report) -> list[Notice]:
+        self.reports.append(report)
+        return []
 
     async def _state(self) -> DetectorState:
         return DetectorState(self.info)

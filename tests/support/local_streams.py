@@ -91,6 +91,7 @@ class FakeDetector:
 
 def new_stream(video: Path, detector: FakeDetector, **fields: Any) -> Stream:
     """Return a stream that starts at the stored bookmark, like a stream in a new process."""
+    collector = fields.pop("collector", None)
     spec = StreamSpec(id="lot", source=SourceSpec(uri=str(video), loop=fields.pop("loop", False)), **fields)
     bookmark_file = StreamStore(video.parent / "state").bookmark_file("lot")
     args = StreamArgs(output_dir=video.parent)
@@ -102,6 +103,7 @@ def new_stream(video: Path, detector: FakeDetector, **fields: Any) -> Stream:
         args,
         AddressGuard(),
         max_pixels=50_000_000,
+        collector=collector,
     )
 
 

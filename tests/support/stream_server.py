@@ -16,6 +16,7 @@ import uvicorn
 from scripts.launch import free_port
 from serve_app.api.app import build_api
 from serve_app.config import parse_args
+from tests.support.fake_drift import FakeDrift
 from tests.support.fake_jobs import FakeJobs
 from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
 
@@ -35,6 +36,7 @@ class StreamServer:
     backend: FakeBackend
     streams: FakeStreams
     jobs: FakeJobs
+    drift: FakeDrift
     http: httpx.Client
     port: int
     _server: _Server
@@ -57,7 +59,8 @@ class StreamServer:
 def serve_streams(args: dict[str, Any] | None = None) -> Iterator[StreamServer]:
     """Run a server with these settings, and stop it at the end."""
     backend, streams, jobs, port = FakeBackend(), FakeStreams(), FakeJobs(), free_port()
-    api = build_api(backend, streams, jobs, FakeMetrics(), parse_args(args or {}))
+    drift = FakeDrift("all", "stream/lot")
+    api = build_api(backend, streams, jobs, drift, FakeMetrics(), parse_args(args or {}))
     server = _Server(uvicorn.Config(api, port=port, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -65,7 +68,7 @@ def serve_streams(args: dict[str, Any] | None = None) -> Iterator[StreamServer]:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
             while not server.started:
                 assert thread.is_alive()
-            yield StreamServer(backend, streams, jobs, http, port, server)
+            yield StreamServer(backend, streams, jobs, drift, http, port, server)
     finally:
         server.should_exit = True
         thread.join(20)

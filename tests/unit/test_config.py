@@ -165,3 +165,12 @@ def test_a_brokers_password_is_not_shown() -> None:
     with pytest.raises(ConfigError) as error:
         parse_args({"jobs": {"celery": {"broker_url": "redis://:hush@127.0.0.1/0", "queue": "a b"}}})
     assert "hush" not in str(error.value)
+
+
+def test_no_image_is_kept_by_default() -> None:
+    assert parse_args({}).collect.folder is None
+
+
+def test_a_range_of_uncertain_confidences_must_not_be_empty() -> None:
+    with pytest.raises(ConfigError, match="collect: Value error, uncertain_from must not exceed uncertain_below"):
+        parse_args({"collect": {"uncertain_from": 0.7}})

@@ -18,9 +18,11 @@ MAY_IMPORT = {
     "network": "types errors",
     "misspellings": "",
     "sections": "",
-    "config": "types errors network misspellings sections",
+    "collect_args": "sections",
+    "config": "types errors network misspellings sections collect_args",
     "images": "types errors config",
     "ipc": "types errors config",
+    "collection": "types collect_args images",
     "overload": "types errors config",
     "models": "types errors network config images",
     "inference": "types errors config images ipc models",
@@ -28,7 +30,8 @@ MAY_IMPORT = {
     "api": "types errors config schemas network overload telemetry",
     "video": "types errors network images",
     "sinks": "types errors schemas network",
-    "streams": "types errors config schemas network images ipc telemetry video sinks",
+    "drift": "types errors config schemas network ipc sinks",
+    "streams": "types errors config schemas network images ipc collection telemetry video sinks",
     "jobs": "types errors config schemas network images ipc overload telemetry video sinks",
 }
 RAY_PACKAGES = {"deployments", "app", "cli", "__main__"}  # these packages may import Ray, and also all of our packages

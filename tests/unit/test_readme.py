@@ -35,6 +35,8 @@ DOCUMENTS = {
         "scripts/trials/README.md",
         "serve_app/README.md",
         "serve_app/api/README.md",
+        "serve_app/collection/README.md",
+        "serve_app/drift/README.md",
         "serve_app/jobs/README.md",
         "serve_app/models/README.md",
         "serve_app/streams/README.md",

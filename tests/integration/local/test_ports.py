@@ -24,7 +24,14 @@ from serve_app.config import LimitArgs
 from tests.integration.conftest import LONG_TIMEOUT_S, eventually
 
 # The number of replicas of each deployment. Each replica has a gRPC server, which Ray always opens on all interfaces.
-REPLICAS = {"Ingress": 2, "Preprocessor": 1, "Detector": 1, "StreamSupervisor": 1, "JobSupervisor": 1}
+REPLICAS = {
+    "Ingress": 2,
+    "Preprocessor": 1,
+    "Detector": 1,
+    "StreamSupervisor": 1,
+    "JobSupervisor": 1,
+    "DriftMonitor": 1,
+}
 TO_A_REPLICA = "/ray.serve.ASGIService/HandleRequest"
 TO_RAY = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
 CLIENTS = 8

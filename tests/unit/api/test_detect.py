@@ -16,6 +16,7 @@ from serve_app.errors import Overloaded, Unavailable
 from serve_app.types import DetectOptions
 from tests.support import fakes
 from tests.support.api import build, client_of, is_error
+from tests.support.fake_drift import FakeDrift
 from tests.support.fake_jobs import FakeJobs
 from tests.support.fakes import MODEL, FakeBackend, FakeMetrics, FakeStreams
 
@@ -27,7 +28,7 @@ async def client(backend: FakeBackend, metrics: FakeMetrics) -> AsyncIterator[ht
     limits = {"max_body_mib": 1, "max_images_per_request": 3}
     args = parse_args({"limits": limits, "models": {"plates": {"weights": "plates.onnx"}}})
     transport = httpx.ASGITransport(
-        build_api(backend, FakeStreams(), FakeJobs(), metrics, args), raise_app_exceptions=False
+        build_api(backend, FakeStreams(), FakeJobs(), FakeDrift(), metrics, args), raise_app_exceptions=False
     )
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client

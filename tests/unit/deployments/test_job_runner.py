@@ -35,7 +35,8 @@ async def job_runner(handle: FakeHandle, folder: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="dock"))
     made = JobRunnerWithoutCleanup.__new__(JobRunnerWithoutCleanup)
-    await JobRunner.__init__(made, {"default": handle}, parse_args({"streams": {"state_dir": str(folder)}}))
+    args = parse_args({"streams": {"state_dir": str(folder)}})
+    await JobRunner.__init__(made, {"default": handle}, args, FakeHandle())
     made._runner._jobs._opener = lambda *_: FolderSource(folder)
     (folder / "a.jpg").write_bytes(squares.encode(squares.picture([])))
     try:

@@ -208,7 +208,7 @@ def test_the_user_config_of_a_detector_is_checked_too(user_config: Json, error: 
 def test_an_unknown_deployment_is_found() -> None:
     wrong = config()
     wrong["applications"][0]["deployments"] = [{"name": "Detektor"}]
-    with pytest.raises(ConfigError, match="deployments: Detektor does not exist: use Detector, Ingress"):
+    with pytest.raises(ConfigError, match="deployments: Detektor does not exist: use Detector, DriftMonitor, Ingress"):
         check(wrong)
 
 
@@ -270,3 +270,9 @@ def test_a_config_in_another_encoding_is_refused_with_one_sentence(tmp_path: Pat
     (tmp_path / "config.yaml").write_text("name: Prüfstand", encoding="latin-1")
     with pytest.raises(ConfigError, match="save it as UTF-8"):
         read(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("folder", ["/nowhere", "/etc/passwd", "/proc", "~nobody-of-this-name/kept"])
+def test_an_unusable_folder_of_the_collection_is_found(folder: str) -> None:
+    with pytest.raises(ConfigError, match=r"^collect\.folder: .*SERVE_APP_COLLECT_FOLDER"):
+        check(config(collect={"folder": folder}))

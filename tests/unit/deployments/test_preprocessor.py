@@ -4,6 +4,8 @@ import asyncio
 import gc
 import threading
 import weakref
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -31,7 +33,7 @@ async def preprocessor(handle: FakeHandle, **others: FakeHandle) -> Preprocessor
 
     made = PreprocessorWithoutCleanup.__new__(PreprocessorWithoutCleanup)
     args = parse_args({"preprocessor": {"slots": 2, "decode_threads": 1}})
-    await Preprocessor.__init__(made, {"default": handle, **others}, args)
+    await Preprocessor.__init__(made, {"default": handle, **others}, args, FakeHandle())
     return made
 
 
@@ -153,3 +155,18 @@ async def test_the_memory_of_a_bad_image_is_freed_without_a_garbage_collection(m
         assert [ref() is None for ref in pixels] == [True]
     finally:
         gc.enable()
+
+
+async def test_an_image_that_is_worth_a_look_is_kept_but_a_suspect_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVE_APP_COLLECT_FOLDER", str(tmp_path))
+    stage = await preprocessor(FakeHandle())
+    assert stage._collector is not None
+    stage._quarantine._time_limit_s = 60.0  # its process starts slowly on a busy machine
+    for is_suspect, tenant in ((True, "gate"), (False, "dock"), (False, "yard")):
+        await stage.detect(replace(request(tenant=tenant), time_left_s=60, is_suspect=is_suspect))
+    await stage.check_health()
+    await asyncio.to_thread(stage._collector.close, 30)
+    (path,) = tmp_path.glob("*/images/*.jpg")
+    assert path.name.split("-")[1:3] == ["new_class", "dock"]

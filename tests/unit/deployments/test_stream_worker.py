@@ -9,7 +9,7 @@ import pytest
 from ray import serve
 
 from serve_app.config import parse_args
-from serve_app.deployments.stream_worker import StreamWorker
+from serve_app.deployments.stream_worker import StreamWorker, _open_collector
 from serve_app.schemas.streams import SourceSpec, StreamSpec
 from serve_app.video.source import parse_source
 from tests.support.fake_replicas import FakeHandle
@@ -36,3 +36,17 @@ async def test_the_pixel_limit_of_images_applies_to_frames(
     worker = StreamWorker(spec, parse_source(str(folder), (tmp_path,)), "shop", args)
     status = await worker.run()
     assert (status.state, status.processed, status.dropped) == ("completed", processed, dropped)
+
+
+@pytest.mark.parametrize(
+    ("collect", "folder", "collects"), [(True, True, True), (False, True, False), (True, False, False)]
+)
+def test_frames_are_kept_only_if_both_the_server_and_the_stream_allow_it(
+    collect: bool, folder: bool, collects: bool, tmp_path: Path
+) -> None:
+    spec = StreamSpec(id="lot", source=SourceSpec(uri="rtsp://host/"), collect=collect)
+    collector = _open_collector(spec, parse_args({"collect": {"folder": str(tmp_path)} if folder else {}}))
+    assert (collector is not None) == collects
+    if collector is not None:
+        assert collector._pause_s == 6
+        collector.close(10)

@@ -30,6 +30,7 @@ from serve_app.types import EventPage, Principal
 from serve_app.video.source import parse_source
 from serve_app.video.video import open_video
 from tests.support import principals
+from tests.support.fake_drift import FakeDrift
 from tests.support.fake_jobs import FakeJobs
 from tests.support.fakes import FakeBackend, FakeMetrics, FakeStreams
 from tests.support.local_streams import FakeDetector
@@ -167,7 +168,7 @@ def leaking(*texts: str) -> list[str]:
 async def test_a_refusal_does_not_repeat_secrets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     transport = httpx.ASGITransport(
-        build_api(FakeBackend(), RunningStreams(tmp_path), FakeJobs(), FakeMetrics(), parse_args({}))
+        build_api(FakeBackend(), RunningStreams(tmp_path), FakeJobs(), FakeDrift(), FakeMetrics(), parse_args({}))
     )
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for spec in REFUSED:
@@ -193,6 +194,7 @@ async def test_a_streams_credentials_appear_in_no_response_and_no_log_line(
         FakeBackend(),
         streams,
         FakeJobs(),
+        FakeDrift(),
         FakeMetrics(),
         parse_args({"access": {"keys_file": str(tmp_path / "keys.yaml")}}),
     )

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+from serve_app.collect_args import CollectArgs
+from serve_app.collection.collector import Collector
 from serve_app.errors import InvalidParameter, ModelChanged, Overloaded, StartError
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import DecodingStatus, Motion, Recording, Regions, SourceSpec, StreamSpec
@@ -232,3 +234,15 @@ async def test_an_aborted_stream_closes_everything_it_opened(video: Path, tmp_pa
     assert detector.pool.leased == 0
     written = [json.loads(line) for line in (video.parent / "lot/events.jsonl").read_text().splitlines()]
     assert [event["event_id"] for event in written] == [event["event_id"] for event in await all_events(stream)]
+
+
+async def test_frames_that_are_worth_a_look_are_kept(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    collector = Collector(CollectArgs(folder=tmp_path / "kept"), max_pixels=10**6)
+    stream = new_stream(video, FakeDetector(), collector=collector)
+    await stream.run()
+    assert (stream.status().processed, collector.kept) == (FRAMES, {"new_class": 1, "uncertain": 0, "drifted": 0})
+    (path,) = (tmp_path / "kept").glob("*/images/*-new_class-lot-*.jpg")
+    pixels = cv2.imread(str(path))
+    assert pixels is not None
+    assert frame_shown(pixels) == 0

@@ -59,3 +59,14 @@ def test_an_answer_is_counted_once_and_each_of_its_labels_too() -> None:
         (1, "cat"),
         (2, "dog"),
     ]
+
+
+def test_kept_and_dropped_images_are_counted_once() -> None:
+    telemetry, records = recording()
+    for kept in (1, 3):
+        telemetry.collected({"uncertain": kept, "drifted": 0}, {"rate_limit": 2})
+    assert records == [
+        ("collected_images", 1, {"reason": "uncertain"}),
+        ("collect_drops", 2, {"reason": "rate_limit"}),
+        ("collected_images", 2, {"reason": "uncertain"}),
+    ]

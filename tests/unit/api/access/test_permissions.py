@@ -61,10 +61,11 @@ def test_only_these_routes_read_their_own_body() -> None:
     }
 
 
-def test_only_administrators_set_owners() -> None:
+def test_only_administrators_set_owners_and_references() -> None:
     assert {route.path for route in TABLE.routes if route.permission == "admin"} == {
         "/streams/{stream_id}/owner",
         "/jobs/{job_id}/owner",
+        "/drift/reference",
     }
 
 

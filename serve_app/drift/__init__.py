@@ -1,0 +1,1 @@
+"""Drift: what images and detections usually look like, and whether they look different now."""

@@ -1,0 +1,247 @@
+"""The monitor, which collects the reports of all processes and watches every source of every model.
+
+This module does not depend on Ray, and it blocks. Calls may come from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.config import DriftArgs
+from serve_app.drift.bins import BINS
+from serve_app.drift.notices import Notice
+from serve_app.drift.packing import pack, unpack
+from serve_app.drift.reference import HOURS, Reference
+from serve_app.drift.store import DriftStore, HourKey
+from serve_app.drift.tally import OTHER, STREAM, MinuteCounts, Report, Seen
+from serve_app.drift.watched import Change, Together, Watched
+from serve_app.errors import InvalidParameter, NotFound
+
+logger = logging.getLogger(__name__)
+
+ALL = "all"
+MAX_SOURCES = 512  # of all models; further sources are counted together as OTHER
+_HOUR_S, _DAY_S = 3600, 86_400
+_KEPT_DAYS = 35  # histograms by hour, for references of a range of time
+_FORGET_AFTER_S = 35 * _DAY_S  # a source from which nothing was seen
+_KEPT_MINUTES = 60
+_FORGET_REPORTERS_AFTER_S = _DAY_S  # their processes have ended
+_MAX_NAME = 128
+_ROLL_OUT_S = 120.0  # for which images of the previous version of a model may still arrive
+_FIELDS, _WINDOW, _SLOT = "fields", "window", "hour-"
+
+
+class Monitor:
+    """The watched sources of all models, and the counts of the last minutes.
+
+    ``apply`` and the other changes only change the memory. ``save`` writes what has changed to the disk.
+    """
+
+    def __init__(self, store: DriftStore, args: DriftArgs) -> None:
+        """Prepare to watch. Call ``load`` when the store is open."""
+        self.sources: dict[tuple[str, str], Watched] = {}  # by model and source
+        self.together: dict[str, Together] = {}  # by model
+        self.lost = 0  # images that processes could not count
+        self._store = store
+        self._args = args
+        self._numbers: dict[str, int] = {}  # of the last report of each reporter
+        self._answers: dict[str, list[Notice]] = {}  # to the last report of each reporter
+        self._hours: dict[HourKey, NDArray[np.uint32]] = {}  # the current hours
+        self._minutes: dict[tuple[str, str, int], MinuteCounts] = {}
+        self._dirty_sources: dict[tuple[str, str], set[str]] = {}
+        self._dirty_hours: set[HourKey] = set()
+        self._dirty_minutes: set[tuple[str, str, int]] = set()
+        self._dirty_reporters: set[str] = set()
+        self._forgotten: set[tuple[str, str]] = set()
+        self._replaced: dict[
+            tuple[str, str], tuple[str, float]
+        ] = {}  # the previous version, and until when it is ignored
+        self._tidied_at_s = 0.0
+
+    def load(self) -> None:
+        """Read what was saved. A source that cannot be read is logged, and starts again."""
+        self._numbers = self._store.reporters()
+        parts: dict[tuple[str, str], dict[str, bytes]] = {}
+        for model, source, part, data in self._store.parts():
+            parts.setdefault((model, source), {})[part] = data
+        for (model, source), data_of in parts.items():
+            hours = {int(part.removeprefix(_SLOT)): data for part, data in data_of.items() if part.startswith(_SLOT)}
+            try:
+                fields, _ = unpack(data_of[_FIELDS])
+                watched = Watched.restore(fields, data_of.get(_WINDOW), hours, self._args)
+            except (ValueError, KeyError, TypeError, IndexError) as exc:
+                logger.error("drift of %s in %s cannot be read from the store: %s", source, model, exc)
+                continue
+            self.sources[model, source] = watched
+        for model, source, minute, data in self._store.minutes():
+            images, detections = json.loads(data)
+            self._minutes[model, source, minute] = MinuteCounts(model, source, minute, images, Counter(detections))
+
+    def apply(self, report: Report, now_s: float) -> list[Notice]:
+        """Take a report into account, unless it was before. Return the notices about the report's sources."""
+        if report.number <= self._numbers.get(report.reporter, -1):
+            return self._answers.get(report.reporter, [])
+        self._numbers[report.reporter] = report.number
+        self._dirty_reporters.add(report.reporter)
+        self.lost += report.lost
+        for counts in report.minutes:
+            self._add_minute(counts)
+        notices = [notice for seen in report.seen if (notice := self._add(seen, now_s))]
+        self._answers[report.reporter] = notices
+        return notices
+
+    def compare_together(self, now_s: float) -> list[Notice]:
+        """Compare the sum of the sources of each model. Return the notices about them. Call this every minute."""
+        by_model: dict[str, list[Watched]] = {}
+        for (model, _), watched in self.sources.items():
+            if now_s - watched.seen_at_s < _DAY_S:
+                by_model.setdefault(model, []).append(watched)
+        notices = []
+        for model, watched_ones in by_model.items():
+            together = self.together.setdefault(model, Together())
+            if change := together.compare(watched_ones, self._args, now_s):
+                notices.append(_notice(model, ALL, change, together, now_s))
+        return notices
+
+    def save(self, now_s: float) -> None:
+        """Write everything that has changed to the disk, in one transaction. Raise NoSpace or Unavailable.
+
+        After an error, the next call writes it.
+        """
+        with self._store.transaction():
+            self._store.put_reporters({name: self._numbers[name] for name in self._dirty_reporters}, now_s)
+            for model, source in self._forgotten:
+                self._store.forget_source(model, source)
+            for (model, source), names in self._dirty_sources.items():
+                self._store.put_parts(model, source, self._pack(self.sources[model, source], names))
+            self._store.put_hours((key, pack({}, self._hours[key])) for key in self._dirty_hours)
+            self._store.put_minutes(
+                (*key, json.dumps([self._minutes[key].images, self._minutes[key].detections]).encode())
+                for key in self._dirty_minutes
+                if key in self._minutes
+            )
+            if now_s - self._tidied_at_s > _HOUR_S:
+                self._store.forget_reporters(now_s - _FORGET_REPORTERS_AFTER_S)
+                self._store.forget_hours(int(now_s // _HOUR_S) - _KEPT_DAYS * HOURS)
+                self._store.forget_minutes(int(now_s // 60) - _KEPT_MINUTES)
+        for key in self._dirty_sources:
+            self.sources[key].reference.changed.clear()
+        self._dirty_reporters, self._dirty_minutes, self._dirty_hours = set(), set(), set()
+        self._dirty_sources, self._forgotten = {}, set()
+        if now_s - self._tidied_at_s > _HOUR_S:
+            self._tidy(now_s)
+
+    def drifting(self) -> frozenset[str]:
+        """Return the names of the sources that drift now, with any model."""
+        return frozenset(source for (_, source), watched in self.sources.items() if watched.alarm.features)
+
+    def finished_minutes(self, before: int) -> list[MinuteCounts]:
+        """Return the counts of all minutes since the epoch before ``before``, in order.
+
+        A report that arrives late adds counts to a minute that was returned before. They are then returned alone.
+        """
+        return [self._minutes[key] for key in sorted(self._minutes, key=lambda key: key[2]) if key[2] < before]
+
+    def forget_minutes(self, before: int) -> None:
+        """Forget the counts that ``finished_minutes`` returns."""
+        self._minutes = {key: counts for key, counts in self._minutes.items() if key[2] >= before}
+        self._store.forget_minutes(before)
+
+    def find(self, model: str, source: str) -> Watched:
+        """Return a watched source. Raise NotFound if there is none with these names."""
+        if (model, source) not in self.sources:
+            raise NotFound(f"no image of the source {source!r} was seen with the model {model!r}")
+        return self.sources[model, source]
+
+    def set_reference_of_hours(
+        self, model: str, source: str, since_s: float, until_s: float, now_s: float
+    ) -> Notice | None:
+        """Make the images of a range of time the reference of a source. Whole hours are used.
+
+        Return the notice that this ends a drift, if it does. Raise NotFound if there is no such source, and
+        InvalidParameter if there are too few images.
+        """
+        watched = self.find(model, source)
+        since, until = int(since_s // _HOUR_S), -int(-until_s // _HOUR_S)
+        stored = self._store.hours(model, source, watched.version, since, until)
+        kept = {hour: unpack(data)[1][0] for hour, data in stored}
+        for key, counts in self._hours.items():  # the current hour may not be saved yet
+            if key[:3] == (model, source, watched.version) and since <= key.hour < until:
+                kept[key.hour] = counts
+        try:
+            reference = Reference.of_blocks(kept.items(), window_images=self._args.window_images)
+        except ValueError as exc:
+            raise InvalidParameter(f"since_at_s: {exc}; use a longer range of time") from exc
+        return self.set_reference(model, source, reference, now_s)
+
+    def set_reference(self, model: str, source: str, reference: Reference, now_s: float) -> Notice | None:
+        """Set the reference of a source: see ``set_reference_of_hours`` for the result and the errors."""
+        watched = self.find(model, source)
+        was_drifting = watched.set_reference(reference)
+        self._dirty_sources.setdefault((model, source), set()).update({_FIELDS, _WINDOW})
+        return _notice(model, source, "ended", watched, now_s) if was_drifting else None
+
+    def _add(self, seen: Seen, now_s: float) -> Notice | None:
+        key = seen.model, seen.source[:_MAX_NAME]
+        if key not in self.sources and len(self.sources) >= MAX_SOURCES:
+            key = seen.model, OTHER
+        watched = self.sources.get(key)
+        if watched is None or watched.version != seen.version:  # a changed model begins a new reference
+            version, until_s = self._replaced.get(key, ("", 0.0))
+            if version == seen.version and now_s < until_s:  # another process still has the previous model
+                return None
+            if watched is not None:
+                self._replaced[key] = watched.version, now_s + _ROLL_OUT_S
+            watched = self.sources[key] = Watched(seen.version, self._args, by_hour=key[1].startswith(STREAM))
+            self._forgotten.add(key)  # the hours of the previous reference
+        self._add_hour(HourKey(*key, seen.version, seen.hour), seen.counts)
+        watched.note_labels(seen.labels)
+        change = watched.add(seen.hour % HOURS, seen.counts, now_s)
+        self._dirty_sources.setdefault(key, set()).update({_FIELDS, _WINDOW})
+        return _notice(*key, change, watched, now_s) if change else None
+
+    def _add_hour(self, key: HourKey, counts: NDArray[Any]) -> None:
+        if key not in self._hours:
+            saved = self._store.hour(key)
+            self._hours[key] = np.zeros(BINS, np.uint32) if saved is None else unpack(saved)[1][0]
+        self._hours[key] += counts
+        self._dirty_hours.add(key)
+
+    def _add_minute(self, counts: MinuteCounts) -> None:
+        key = counts.model, counts.source[:_MAX_NAME], counts.minute
+        known = self._minutes.setdefault(key, MinuteCounts(*key))
+        known.add(counts.images, counts.detections)
+        self._dirty_minutes.add(key)
+
+    def _pack(self, watched: Watched, names: set[str]) -> dict[str, bytes]:
+        parts = {_FIELDS: pack(watched.fields()), _WINDOW: watched.window.pack()}
+        parts = {name: data for name, data in parts.items() if name in names}
+        for hour in watched.reference.changed:
+            parts[f"{_SLOT}{hour}"] = watched.reference.pack_hour(hour)
+        return parts
+
+    def _tidy(self, now_s: float) -> None:
+        """Forget what is too old, so that the memory stays bounded."""
+        self._tidied_at_s = now_s
+        current = int(now_s // _HOUR_S)
+        self._hours = {key: counts for key, counts in self._hours.items() if key.hour >= current - 1}
+        self._minutes = {key: minute for key, minute in self._minutes.items() if key[2] >= now_s // 60 - _KEPT_MINUTES}
+        for key, watched in list(self.sources.items()):
+            if now_s - watched.seen_at_s > _FORGET_AFTER_S:
+                del self.sources[key]
+                self._forgotten.add(key)
+                self._dirty_sources.pop(key, None)
+        alive = self._store.reporters()
+        self._numbers = {name: number for name, number in self._numbers.items() if name in alive}
+        self._answers = {name: notices for name, notices in self._answers.items() if name in alive}
+
+
+def _notice(model: str, source: str, change: Change, watched: Watched | Together, now_s: float) -> Notice:
+    alarm = watched.alarm
+    return Notice(model, source, change, tuple(alarm.named()), dict(alarm.features), now_s, alarm.since_at_s)
