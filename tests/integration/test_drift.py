@@ -24,13 +24,18 @@ PICTURE = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (60, 80
 
 
 @pytest.fixture(scope="module")
-def url(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save the images of a stream, and return their folder."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(10):
+        (folder / f"{number}.jpg").write_bytes(PICTURE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(service: Service, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run an application of its own, whose state no other test changes, and yield its URL."""
     folder = tmp_path_factory.mktemp("drift")
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for number in range(10):
-        (pictures / f"{number}.jpg").write_bytes(PICTURE)
     application = {
         "name": NAME,
         "route_prefix": f"/{NAME}",
@@ -38,7 +43,7 @@ def url(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "args": {
             "model": {"engine": "null"},
             "drift": {"reference_images": 200, "window_images": 50},
-            "streams": {"media_dirs": str(folder), "state_dir": str(folder / "state")},
+            "streams": {"media_dirs": str(pictures), "state_dir": str(folder / "state")},
         },
         "deployments": [{"name": "Preprocessor", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.1}}],
     }
@@ -48,12 +53,6 @@ def url(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     eventually(lambda: len(replicas("Preprocessor")) == 2, what="two Preprocessors")
     yield url
     serve.delete(NAME)
-
-
-@pytest.fixture(scope="module")
-def pictures(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    (folder,) = tmp_path_factory.getbasetemp().glob("drift*/pictures")
-    return folder
 
 
 def replicas(deployment: str) -> list[psutil.Process]:
