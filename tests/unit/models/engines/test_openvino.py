@@ -4,6 +4,7 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -143,6 +144,26 @@ def test_threads_that_need_the_same_rectangle_get_their_own_outputs(tmp_path: Pa
         thread.join()
     for number, frame in enumerate(frames):
         np.testing.assert_array_equal(found[number], engine.infer([frame])[0])
+
+
+def test_the_engine_says_while_it_compiles_a_rectangle(tmp_path: Path) -> None:
+    """Otherwise, a long compilation would count as a batch that hangs."""
+    engine = codes(tmp_path)
+    preparation = engine.preparation
+    assert preparation is not None
+    seen: list[tuple[bool, float]] = []
+    compiler = engine._core  # type: ignore[attr-defined]
+
+    class Watched:
+        def compile_model(self, *args: Any) -> ov.CompiledModel:
+            seen.append((preparation.running_s > 0, preparation.ended_s_ago))
+            return compiler.compile_model(*args)
+
+    engine._core = Watched()  # type: ignore[attr-defined]
+    engine.infer([noise(WIDE)])
+    assert seen == [(True, 0)]
+    assert preparation.running_s == 0
+    assert preparation.ended_s_ago > 0
 
 
 def test_no_thread_is_bound_to_a_core(tmp_path: Path) -> None:
