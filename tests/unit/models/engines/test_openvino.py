@@ -86,6 +86,16 @@ def test_a_damaged_export_is_refused_in_one_sentence(
         load(ModelArgs(weights=folder), has_gpu=False)
 
 
+def test_a_model_for_another_task_is_refused_in_one_sentence(squares_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "seg_openvino_model"
+    folder.mkdir()
+    for path in squares_model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "metadata.yaml").write_text("task: segment\nnames: {0: red, 1: green, 2: blue}\n")
+    with pytest.raises(ModelError, match="'segment', but only detection"):
+        load(ModelArgs(weights=folder), has_gpu=False)
+
+
 def test_the_precision_of_an_engine_is_reported(squares_model: Path) -> None:
     assert load(ModelArgs(weights=squares_model, threads=1), has_gpu=False).info.precision == "fp32"
 
