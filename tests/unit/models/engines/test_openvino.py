@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models.engines import Engine
+from serve_app.models.engines.openvino import OpenVinoEngine
 from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
 from serve_app.models.weights import EMBEDDED
@@ -159,17 +160,16 @@ def test_threads_that_need_the_same_rectangle_get_their_own_outputs(tmp_path: Pa
 def test_the_engine_says_while_it_compiles_a_rectangle(tmp_path: Path) -> None:
     """Otherwise, a long compilation would count as a batch that hangs."""
     engine = codes(tmp_path)
-    preparation = engine.preparation
-    assert preparation is not None
+    assert isinstance(engine, OpenVinoEngine)
+    preparation, compiler = engine.preparation, engine._core
     seen: list[tuple[bool, float]] = []
-    compiler = engine._core  # type: ignore[attr-defined]
 
     class Watched:
         def compile_model(self, *args: Any) -> ov.CompiledModel:
             seen.append((preparation.running_s > 0, preparation.ended_s_ago))
             return compiler.compile_model(*args)
 
-    engine._core = Watched()  # type: ignore[attr-defined]
+    engine._core = Watched()
     engine.infer([noise(WIDE)])
     assert seen == [(True, 0)]
     assert preparation.running_s == 0
