@@ -56,6 +56,7 @@ class InputShape(NamedTuple):
         return width_px <= self.width_px and height_px <= self.height_px
 
     def __str__(self) -> str:
+        """Return the height and the width, in the order of the array."""
         return f"{self.height_px}x{self.width_px}"
 
 

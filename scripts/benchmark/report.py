@@ -70,7 +70,7 @@ def rectangles(result: Result) -> tuple[float, float] | None:
 
 def _computed(result: Result) -> Table:
     """Return a table of the file, the precision and the input shapes of the bare engine and of every contender."""
-    table = Table("", "file", "precision", "model input", box=SIMPLE)
+    table = Table("", "file", "precision", "model input (height x width)", box=SIMPLE)
     bare = result["ceiling"][0]
     file = Path(result["model"]["weights"]).name
     table.add_row("bare engine", file, bare["precision"], bare["input_shape"])

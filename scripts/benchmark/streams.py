@@ -166,7 +166,7 @@ def show_shares(result: dict[str, Any]) -> None:
     """Print the streams' throughput, its share of the bare engine's throughput, and the CPU time by process."""
     computed = result["computed"]
     title = f"{computed['file']}, {computed['precision']}, {result['streams']} streams"
-    console.print(f"model inputs: {', '.join(computed['input_shapes'])}")
+    console.print(f"model inputs (height x width): {', '.join(computed['input_shapes'])}")
     table = Table(
         "round", "video", "engine, images/s", "streams, frames/s", "share", "CPU ms per frame", "cores per stream",
         box=SIMPLE, title=title,

@@ -13,6 +13,7 @@ import typer
 
 from serve_app.cli.examples import examples
 from serve_app.cli.server import AsJson, Url, connect
+from serve_app.schemas.models import ModelStatus
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -34,13 +35,27 @@ def list_models(context: typer.Context, as_json: AsJson = False, url: Url = None
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "state", "model", "version", "engine", "precision", "input", "labels", box=SIMPLE, padding=0)
+    columns = "name", "state", "model", "version", "engine", "precision", "input (width x height)", "labels"
+    table = Table(*columns, box=SIMPLE, padding=0)
     for model in models:
-        size = f"{model.input_width_px}x{model.input_height_px}" if model.input_width_px else ""
         state = model.state + (f": the last change was refused: {model.refused_change}" if model.refused_change else "")
-        values = (model.model, model.version, model.engine, model.precision, size, str(len(model.labels or [])))
+        values = (
+            model.model,
+            model.version,
+            model.engine,
+            model.precision,
+            _inputs(model),
+            str(len(model.labels or [])),
+        )
         table.add_row(model.name, state, *(value or "" for value in values))
     Console().print(table)
+
+
+def _inputs(model: ModelStatus) -> str:
+    """Return the sizes of a model's inputs as text, the largest first."""
+    if model.input_shapes is None:  # the model is asleep, or the server is older than this client
+        return f"{model.input_width_px}x{model.input_height_px}" if model.input_width_px else ""
+    return ", ".join(f"{size.width}x{size.height}" for size in reversed(model.input_shapes))
 
 
 @app.command("fetch", epilog=examples("sightline models fetch yolo26n.pt", "sightline models fetch yolo26n.pt --to ."))

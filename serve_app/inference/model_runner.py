@@ -25,6 +25,9 @@ from serve_app.types import DetectOptions, DetectReply, EngineInfo, InputShape, 
 # the duration of a batch at warm-up.
 _HUNG_AFTER_S = 10.0
 _HUNG_AFTER_BATCHES = 20
+# An engine also counts as hung if it prepares one shape for longer than this. Large models were compiled within a few
+# seconds, but another process may use the same cores.
+_PREPARED_WITHIN_S = 180.0
 _WARM_UPS = 4
 
 
@@ -45,6 +48,7 @@ class ModelRunner:
     ) -> None:
         """Start the threads and the batcher. ``batch_s`` is the result of ``_warm_up``."""
         self._engine = engine
+        self._preparation = engine.preparation
         self._on_batch = on_batch
         self._threads = ThreadPoolExecutor(engine.concurrency, "engine")
         self._hung_after_s = max(_HUNG_AFTER_S, _HUNG_AFTER_BATCHES * batch_s)
@@ -76,8 +80,16 @@ class ModelRunner:
 
     @property
     def is_hung(self) -> bool:
-        """Whether a batch has been in the engine for so long that the engine counts as hung."""
-        return self.batcher.in_engine_s > self._hung_after_s
+        """Whether a batch has been in the engine for so long that the engine counts as hung.
+
+        The time in which the engine prepares a shape does not count, because other batches may wait for it.
+        """
+        in_engine_s = self.batcher.in_engine_s
+        if self._preparation is not None:
+            if self._preparation.running_s > _PREPARED_WITHIN_S:
+                return True
+            in_engine_s = min(in_engine_s, self._preparation.ended_s_ago)
+        return in_engine_s > self._hung_after_s
 
     def cost(self, shape: InputShape) -> float:
         """Return the engine time that a frame of this shape takes, as a share of the time of the largest shape.
@@ -159,7 +171,7 @@ def _warm_up(engine: Engine, batch_size: int) -> float:
             began_at_s = time.monotonic()
             list(threads.map(lambda _: engine.infer(frames, alone=False), range(engine.concurrency)))
             took_s.append(time.monotonic() - began_at_s)
-    rectangles = () if engine.prepares_by_need else engine.info.rectangles
+    rectangles = engine.info.rectangles if engine.preparation is None else ()
     for shape in rectangles:  # the largest shape was first, because it may run out of memory
         frame = np.zeros(shape.array, np.uint8)
         engine.infer([frame], alone=True)

@@ -46,15 +46,18 @@ class Slot:
 
     pool: str  # the name of the pool's file
     offset: int  # bytes from the start of the file
+    largest: InputShape  # a frame of this shape fits into the slot
     _memory: NDArray[np.uint8]  # the pool's memory
     _free: deque[Slot]
 
     def ref(self, shape: InputShape) -> SlotRef:
-        """Return the location of a frame of this shape in the slot."""
+        """Return the location of a frame of this shape in the slot. Raise ValueError if the frame is too large."""
+        if shape.nbytes > self.largest.nbytes:  # the frame would reach into the next slot
+            raise ValueError(f"a frame of the shape {shape} does not fit into a slot for {self.largest}")
         return SlotRef(self.pool, self.offset, shape)
 
     def frame(self, shape: InputShape) -> Pixels:
-        """Return the slot's memory as a writable array for a frame of this shape."""
+        """Return the slot's memory as a writable array for a frame of this shape, which must fit into the slot."""
         return _frame_and_flag(self._memory, self.ref(shape))[0]
 
     @property
@@ -97,7 +100,7 @@ class FramePool:
         memory = np.frombuffer(mmap.mmap(fd, slots * stride), np.uint8)
         self._free: deque[Slot] = deque()
         for offset in range(0, slots * stride, stride):
-            self._free.append(Slot(self.name, offset, memory, self._free))
+            self._free.append(Slot(self.name, offset, shape, memory, self._free))
         self.slots = slots
         self.shape = shape
 

@@ -11,9 +11,10 @@ from typing import Protocol
 from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, Overloaded, Unavailable
 from serve_app.network.address_guard import AddressGuard
+from serve_app.schemas.detect import InputSize
 from serve_app.schemas.streams import Policy, StreamSpec
 from serve_app.streams.outputs.checks import check_outputs
-from serve_app.types import ModelInfo
+from serve_app.types import InputShape, ModelInfo
 from serve_app.video.source import Source, parse_source
 from serve_app.video.timestamps import USUAL_FPS
 
@@ -27,6 +28,7 @@ class StreamDemand:
     spec: StreamSpec
     policy: Policy
     source_fps: float | None  # the frame rate that the source declares; None if it is not known
+    input: InputSize | None = None  # the model input of the latest frame; None if there was no frame yet
 
     @property
     def fps(self) -> float:
@@ -37,6 +39,24 @@ class StreamDemand:
         if self.policy == "wait":
             return 0.0
         return min(self.source_fps or USUAL_FPS, self.spec.max_fps or float("inf"))
+
+    def in_largest_inputs(self, largest: InputShape) -> float:
+        """Return how many of the model's largest inputs per second would need as much time.
+
+        The time is proportional to the pixels of an input. A stream without a frame counts as if it had the largest
+        inputs, because the size of its frames is not known.
+        """
+        if self.input is None:
+            return self.fps
+        return self.fps * min(1.0, self.input.width * self.input.height / (largest.width_px * largest.height_px))
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What all detectors of a model can process together."""
+
+    fps: float  # frames per second that have the largest input
+    largest: InputShape
 
 
 def check_stream_count(count: int, max_streams: int) -> None:
@@ -49,18 +69,19 @@ def check_stream_count(count: int, max_streams: int) -> None:
         )
 
 
-def admit(new: StreamDemand, others: Iterable[StreamDemand], capacity_fps: float) -> None:
+def admit(new: StreamDemand, others: Iterable[StreamDemand], capacity: Capacity) -> None:
     """Raise Overloaded if the detectors cannot process the new stream in addition to the others.
 
     A stream that sets ``degrade`` or has the policy ``wait`` is always admitted.
     """
-    used_fps = sum(demand.fps for demand in others)
-    if new.spec.degrade or not new.fps or used_fps + new.fps <= capacity_fps:
+    used_fps = sum(demand.in_largest_inputs(capacity.largest) for demand in others)
+    new_fps = new.in_largest_inputs(capacity.largest)
+    if new.spec.degrade or not new_fps or used_fps + new_fps <= capacity.fps:
         return
     raise Overloaded(
-        f"detector_capacity: the detectors process {capacity_fps:.0f} frames per second; the running streams send "
-        f"{used_fps:.0f}, and this one would add {new.fps:.0f}; lower max_fps, set degrade to allow dropped frames, "
-        "or add Detector replicas",
+        f"detector_capacity: the detectors process {capacity.fps:.0f} frames of the largest input shape per second; "
+        f"the running streams take as much time as {used_fps:.0f} of them, and this one would add {new_fps:.0f}; "
+        "lower max_fps, set degrade to allow dropped frames, or add Detector replicas",
         limit="detector_capacity",
     )
 
@@ -81,7 +102,7 @@ class Detectors(Protocol):
         """Return the description of the model version that the detectors currently serve."""
 
     async def capacity_fps(self, name: str) -> float:
-        """Return how many frames per second one detector of a model can process."""
+        """Return how many frames of the largest shape one detector of a model can process per second."""
 
     async def max_replica_count(self, name: str) -> int:
         """Return the number of detectors of a model. With autoscaling, return the upper limit."""
@@ -106,12 +127,11 @@ class Admission:
                 f"detect.model: model {spec.detect.model!r} is not currently deployed; see GET /models"
             )
 
-    async def check(self, spec: StreamSpec) -> float | None:
+    async def check(self, spec: StreamSpec) -> Capacity | None:
         """Check the settings of a stream before it starts.
 
-        Return the total number of frames per second that the detectors of the stream's model can process, or None if
-        the detectors do not answer within 2 s. Raise InvalidParameter if a setting is not valid, and StartError if a
-        sink's library is not installed.
+        Return the capacity of the detectors of the stream's model, or None if the detectors do not answer within 2 s.
+        Raise InvalidParameter if a setting is not valid, and StartError if a sink's library is not installed.
         """
         self.check_model(spec)
         check_outputs(spec, self._args.output_folder(), self._guard)
@@ -125,4 +145,4 @@ class Admission:
         except (TimeoutError, Unavailable):
             return None
         spec.detect.to_params().to_options(model)
-        return capacity_fps
+        return Capacity(capacity_fps, model.input_shape)

@@ -273,9 +273,9 @@ class Supervision:
         return stream
 
     async def _admit(self, new: StreamDemand) -> None:
-        capacity_fps = await self._admission.check(new.spec)
-        if capacity_fps is not None:
-            admit(new, self._other_demands(new.spec), capacity_fps)
+        capacity = await self._admission.check(new.spec)
+        if capacity is not None:
+            admit(new, self._other_demands(new.spec), capacity)
 
     def _other_demands(self, spec: StreamSpec) -> Iterator[StreamDemand]:
         """Yield the demand of every other running stream that uses the same model."""
@@ -328,4 +328,7 @@ class Supervision:
 
 
 def _demand(stream: SupervisedStream) -> StreamDemand:
-    return StreamDemand(stream.record.spec, stream.status.policy, stream.status.source_fps)
+    status = stream.status
+    return StreamDemand(
+        stream.record.spec, status.policy, status.source_fps, status.latest.input if status.latest else None
+    )

@@ -67,7 +67,7 @@ def test_streams_beyond_the_capacity_are_refused_unless_they_may_degrade(slow_ur
     second = {"id": "second", "source": {"uri": camera}}
     refused = httpx.post(f"{slow_url}/streams", json=second, timeout=LONG_TIMEOUT_S)
     assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
-    assert "send 25, and this one would add 25" in refused.json()["detail"]
+    assert "as much time as 25 of them, and this one would add 25" in refused.json()["detail"]
     for fields in ({"max_fps": 5}, {"degrade": True}):
         httpx.post(f"{slow_url}/streams", json=second | fields, timeout=LONG_TIMEOUT_S).raise_for_status()
         delete_stream(slow_url, "second")

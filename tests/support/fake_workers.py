@@ -11,7 +11,7 @@ from typing import Any
 from serve_app.config import StreamArgs
 from serve_app.errors import ServeAppError, Unavailable
 from serve_app.network.address_guard import AddressGuard
-from serve_app.schemas.streams import Regions, SourceSpec, State, StreamSpec, StreamStatus
+from serve_app.schemas.streams import Regions, SourceSpec, State, StreamResult, StreamSpec, StreamStatus
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.supervision import Supervision
 from serve_app.streams.workers import WorkerDied, WorkerError, WorkerNotKilled, WorkerUnreachable
@@ -43,6 +43,7 @@ class FakeWorker:
         self.ready_after_s = 0.0
         self.stop_takes_s = 0.0
         self.picture = b"jpeg"
+        self.latest: StreamResult | None = None  # the latest result in the status
         self.answers_status = True  # if False, calls of ``status`` hang
         self.is_unreachable = False
         self.refusals: dict[str, ServeAppError] = {}  # errors to raise, by the name of the method
@@ -137,8 +138,9 @@ class FakeWorker:
     def _status(self, state: State) -> StreamStatus:
         spec = self.record.spec
         return StreamStatus(
-            stream_id=spec.id, state=state, source="rtsp://host/…", policy="drop_oldest", processed=7, camera_fps=25.0
-        )
+            stream_id=spec.id, state=state, source="rtsp://host/…", policy="drop_oldest", processed=7, camera_fps=25.0,
+            latest=self.latest,
+        )  # fmt: skip
 
 
 class FakeWorkers:

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.models.engines.preparation import Preparation
 from serve_app.types import EngineInfo, InputShape, Pixels
 
 
@@ -30,8 +31,14 @@ class Engine(Protocol):
     info: EngineInfo
     concurrency: int  # how many calls of ``infer`` may run at once, each in its own thread
     takes_batches: bool  # whether one call with several frames may be faster than one call per frame
-    # Whether the engine prepares a rectangle only when it is first needed. To warm it up earlier would waste memory.
-    prepares_by_need: bool
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """Says when a rectangle is being prepared. None if all shapes are prepared while the model is loaded.
+
+        If an engine prepares a rectangle only when it is first needed, to warm it up earlier would waste memory. Such
+        an engine also frees the rectangles that the checks at start have prepared: see ``load``.
+        """
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
         """Return one raw output per frame, in order.

@@ -33,7 +33,7 @@ class OnnxEngine:
     """
 
     concurrency = 1
-    prepares_by_need = False
+    preparation = None
 
     def __init__(self, file: ModelFile, *, threads: int, on_gpu: bool) -> None:
         model = _read(file.path)

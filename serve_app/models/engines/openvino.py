@@ -19,6 +19,7 @@ from serve_app.models.engines import ModelFile
 from serve_app.models.engines.inputs import allowed_rectangles, fixed_batch_error, input_shape
 from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels, read_stride
 from serve_app.models.engines.precision import precision_of
+from serve_app.models.engines.preparation import Preparation
 from serve_app.models.failures import out_of_memory, reason
 from serve_app.models.heads import integer_output_error, recognise, to_rows
 from serve_app.types import EngineInfo, InputShape, Json, Pixels, Precision
@@ -45,7 +46,6 @@ class OpenVinoEngine:
     """
 
     takes_batches = False
-    prepares_by_need = True
 
     def __init__(self, file: ModelFile, *, precision: Precision, threads: int) -> None:
         self._core = core = ov.Core()
@@ -65,13 +65,13 @@ class OpenVinoEngine:
         # Only a model with FakeQuantize computes in int8. Dynamic quantisation adds int8 weights, but computes in fp32.
         if "FakeQuantize" not in operations:
             self._options["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bf16" else "f32"
-        self._compiled: dict[_Copy, ov.CompiledModel] = {}
-        self._compiling = threading.Lock()
+        self._compiled: dict[_Variant, ov.CompiledModel] = {}
+        self.preparation = Preparation()
         self._requests = _Requests()
         self._has_objectness = False
         try:
             self._model = _accept_uint8(model)
-            for_many = self._copy(_Copy(shape, for_one=False))
+            for_many = self._copy(_Variant(shape, for_one=False))
             self.concurrency = int(for_many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
             outputs = self._output_shapes(shape)
         except RuntimeError as exc:
@@ -97,10 +97,10 @@ class OpenVinoEngine:
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
         """Run the model on frames: see ``Engine``."""
         shape = InputShape(*frames[0].shape[:2])
-        copy = _Copy(shape, for_one=alone and self.concurrency > 1)
-        requests = self._requests.of.setdefault(copy, [])
+        variant = _Variant(shape, for_one=alone and self.concurrency > 1)
+        requests = self._requests.of.setdefault(variant, [])
         while len(requests) < len(frames):
-            requests.append(self._copy(copy).create_infer_request())
+            requests.append(self._copy(variant).create_infer_request())
         requests = requests[: len(frames)]
         # OpenVINO shares memory only with writable arrays and keeps no reference to them. So we copy read-only frames,
         # and keep all arrays alive until every request is done.
@@ -116,18 +116,18 @@ class OpenVinoEngine:
     def free_rectangles(self) -> None:
         """Free the memory of all rectangles. No other call may run meanwhile. They are compiled again when needed."""
         self._requests = _Requests()
-        self._compiled = {copy: one for copy, one in self._compiled.items() if copy.shape == self.info.input_shape}
+        self._compiled = {key: copy for key, copy in self._compiled.items() if key.shape == self.info.input_shape}
 
-    def _copy(self, copy: _Copy) -> ov.CompiledModel:
+    def _copy(self, variant: _Variant) -> ov.CompiledModel:
         """Return a compiled copy of the model. Compile it at the first call."""
-        if copy not in self._compiled:
-            with self._compiling:  # only one thread compiles a copy, and the others wait for it
-                if copy not in self._compiled:
+        if variant not in self._compiled:
+            with self.preparation:  # only one thread compiles a copy, and the others wait for it
+                if variant not in self._compiled:
                     model = self._model.clone()
-                    model.reshape([1, *copy.shape.array])
-                    options = self._options | {"PERFORMANCE_HINT": "LATENCY" if copy.for_one else "THROUGHPUT"}
-                    self._compiled[copy] = self._core.compile_model(model, "CPU", options)
-        return self._compiled[copy]
+                    model.reshape([1, *variant.shape.array])
+                    options = self._options | {"PERFORMANCE_HINT": "LATENCY" if variant.for_one else "THROUGHPUT"}
+                    self._compiled[variant] = self._core.compile_model(model, "CPU", options)
+        return self._compiled[variant]
 
     def _output_shapes(self, shape: InputShape) -> list[list[int]]:
         """Run the model once, and return the shapes of its outputs. In some files, these shapes are dynamic."""
@@ -136,8 +136,8 @@ class OpenVinoEngine:
         return [list(tensor.shape) for tensor in request.output_tensors]
 
 
-class _Copy(NamedTuple):
-    """A compiled copy of the model."""
+class _Variant(NamedTuple):
+    """The shape and the use for which a copy of the model is compiled."""
 
     shape: InputShape
     for_one: bool  # it uses all threads for a single image
@@ -147,7 +147,7 @@ class _Requests(threading.local):
     """The infer requests of each thread."""
 
     def __init__(self) -> None:
-        self.of: dict[_Copy, list[ov.InferRequest]] = {}
+        self.of: dict[_Variant, list[ov.InferRequest]] = {}
 
 
 def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Json]:

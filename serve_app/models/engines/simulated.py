@@ -20,7 +20,7 @@ class SimulatedEngine:
 
     concurrency = 1
     takes_batches = True
-    prepares_by_need = False
+    preparation = None
 
     def __init__(self, kind: str, *, input_shape: InputShape, rectangular: bool) -> None:
         self.info = EngineInfo(

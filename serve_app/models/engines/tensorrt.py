@@ -27,7 +27,7 @@ class TensorRtEngine:
 
     concurrency = 1
     takes_batches = True
-    prepares_by_need = False
+    preparation = None
 
     def __init__(self, file: ModelFile, *, precision: Precision, max_batch_size: int) -> None:
         try:

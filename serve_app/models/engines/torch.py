@@ -30,7 +30,7 @@ class TorchEngine:
     """Engine that runs a batch in one forward pass. Raise ModelError when it cannot run the checkpoint."""
 
     takes_batches = True
-    prepares_by_need = False
+    preparation = None
 
     def __init__(
         self, file: ModelFile, *, precision: Precision, threads: int, max_batch_size: int, on_gpu: bool

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from serve_app.config import BatcherArgs, DetectArgs, DetectorArgs
 from serve_app.inference.model_runner import EngineInput, ModelRunner
+from serve_app.models.engines.preparation import Preparation
 from serve_app.types import DetectOptions, DetectReply, EngineInfo, InputShape, Pixels, Traffic
+from tests.support.clock import Clock
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +27,7 @@ class HeldEngine:
 
     concurrency = 1
     takes_batches = True
-    prepares_by_need = False
+    preparation: Preparation | None = None
     info = EngineInfo("held", "v1", "held", ("dog",), InputShape.square(32), end_to_end=True)
 
     def __init__(self) -> None:
@@ -129,11 +131,62 @@ async def test_a_model_is_warmed_up_with_a_full_batch_and_a_lone_frame_of_each_s
 
 async def test_rectangles_that_an_engine_prepares_by_need_are_not_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = RecordingEngine()
-    engine.prepares_by_need = True
+    engine.preparation = Preparation()
     monkeypatch.setattr("serve_app.models.load.load", lambda *args, **kwargs: engine)
     model = await ModelRunner.load(DetectorArgs(), has_gpu=False, on_batch=lambda replies: None)
     await model.close()
     assert {shape for shape, _, _ in engine.batches} == {engine.info.input_shape.array}
+
+
+class PreparingEngine(HeldEngine):
+    """An engine that prepares a shape until a test releases it, and then computes until a test releases it."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        super().__init__()
+        self.preparation = preparation
+        self.prepared, self.preparing = threading.Event(), threading.Event()
+
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+        assert self.preparation is not None
+        with self.preparation:
+            self.preparing.set()
+            assert self.prepared.wait(30)
+        return super().infer(frames, alone=alone)
+
+
+async def test_an_engine_that_prepares_a_shape_for_long_is_not_hung() -> None:
+    clock = Clock()
+    engine = PreparingEngine(Preparation(clock))
+    model = served(engine)
+    model.batcher._clock_s = clock
+    answer = asyncio.create_task(model.batcher.submit(item(), time_left_s=1000))
+    await asyncio.to_thread(engine.preparing.wait, 30)
+    clock.now_s = 179
+    assert model.batcher.in_engine_s == 179
+    assert not model.is_hung
+    engine.prepared.set()
+    await asyncio.to_thread(engine.entered.wait, 30)
+    clock.now_s = 188
+    assert not model.is_hung
+    clock.now_s = 190
+    assert model.is_hung
+    engine.released.set()
+    await answer
+    assert not model.is_hung
+    await model.close()
+
+
+async def test_an_engine_whose_preparation_does_not_end_is_hung() -> None:
+    clock = Clock()
+    preparation = Preparation(clock)
+    model = served(PreparingEngine(preparation))
+    with preparation:
+        clock.now_s = 180
+        assert not model.is_hung
+        clock.now_s = 181
+        assert model.is_hung
+    assert not model.is_hung
+    await model.close()
 
 
 async def test_the_cost_of_a_frame_is_its_share_of_the_pixels_of_the_largest_shape() -> None:

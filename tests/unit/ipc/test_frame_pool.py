@@ -54,6 +54,16 @@ def test_a_reader_sees_what_the_owner_wrote(tmp_path: Path) -> None:
     reader.close()
 
 
+def test_a_frame_that_would_reach_into_the_next_slot_is_refused(tmp_path: Path) -> None:
+    pool = FramePool(2, SMALL, tmp_path)
+    slot = pool.take()
+    for use in slot.frame, slot.ref:
+        with pytest.raises(ValueError, match="a frame of the shape 64x64 does not fit into a slot for 32x32"):
+            use(LARGE)
+    assert slot.frame(InputShape(16, 64)).shape == (16, 64, 3)
+    pool.close()
+
+
 def test_the_flag_of_a_frame_in_an_engine_outlives_its_reader(tmp_path: Path) -> None:
     pool = FramePool(2, InputShape.square(32), tmp_path)
     first, second = pool.take(), pool.take()

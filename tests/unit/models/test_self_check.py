@@ -26,7 +26,7 @@ class GridEngine:
 
     concurrency = 1
     takes_batches = False
-    prepares_by_need = False
+    preparation = None
 
     def __init__(self, *, wrong: InputShape | None = None, how: str = "", shift_px: int = 0) -> None:
         self.info = EngineInfo("grid", "v1", "grid", ("dog",), SQUARE, end_to_end=False, rectangles=(WIDE, TALL))

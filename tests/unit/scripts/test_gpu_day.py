@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scripts.gpu_day import __main__ as gpu_day
+from scripts.gpu_day import unit_tests
 from scripts.gpu_day.engine import throughput
 from scripts.gpu_day.models import frames, two_shapes
 from scripts.gpu_day.stage import Plan, Record
@@ -42,6 +45,7 @@ def test_a_model_is_measured_and_compared_with_small_numbers(tmp_path: Path) -> 
     assert {(one["shape"], one["batch_size"]) for one in parts["engine"]} == {
         (shape, size) for shape in ("320x320", "192x320") for size in (1, 2)
     }
+    assert [one["part"] for one in results[:2]] == ["start", "parity"]  # before what takes long
     assert all(one["operations_ms"] for one in parts["profile"])
     assert [one["shapes"] for one in parts["batcher"][::2]] == [["320x320"], ["192x320"], ["320x320", "192x320"]]
     assert all(one["largest_confidence_difference"] < 0.001 for one in parts["parity"])
@@ -74,6 +78,33 @@ def test_a_stage_that_takes_too_long_is_stopped_and_keeps_its_results(
     outcome = gpu_day.run("slow", {"output": str(tmp_path)}, 0.1, {"PYTHONPATH": str(ROOT)})
     assert outcome == "stopped after 0 s"
     assert json.loads((tmp_path / "slow.json").read_text()) == [{"first": 1}]
+
+
+def unit_tests_without(package: str, folder: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Run the stage with a package that cannot be imported. Return how it ended, and its results."""
+    (folder / package).mkdir()
+    (folder / package / "__init__.py").write_text(f"raise ModuleNotFoundError({package!r})")
+    plan = {"output": str(folder), "weights": "codes", "pictures": "", "small": True}
+    environment = dict(os.environ) | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    outcome = gpu_day.run("unit_tests", plan, 120, environment)
+    return outcome, json.loads((folder / "unit_tests.json").read_text())
+
+
+def test_the_unit_tests_run_on_a_machine_without_openvino(tmp_path: Path) -> None:
+    outcome, results = unit_tests_without("openvino", tmp_path)
+    assert outcome == "done", (tmp_path / "unit_tests.log").read_text()
+    assert results[0]["passed"] == results[0]["tests"] > 0
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-n", "0", "-p", "no:cacheprovider"]
+    environment = dict(os.environ) | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    subprocess.run([*command, *unit_tests._SELECTION, *unit_tests._TESTS], cwd=ROOT, env=environment, check=True)
+
+
+def test_unit_tests_that_cannot_start_are_reported_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "unit_tests.xml").write_text("<testsuite><testcase name='old'/></testsuite>")
+    outcome, results = unit_tests_without("onnx", tmp_path)
+    assert outcome.startswith("failed with status 4")
+    assert (results[0]["tests"], results[0]["status"]) == (0, 4)
+    assert "ModuleNotFoundError: onnx" in results[0]["reason"]
 
 
 def test_a_stage_that_fails_is_reported(tmp_path: Path) -> None:

@@ -8,13 +8,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from serve_app.errors import Conflict, InvalidParameter, NotFound, Overloaded, SourceError, StartError, Unavailable
 from serve_app.schemas.detect import DetectSettings
-from serve_app.schemas.streams import Line, Regions, SourceSpec, StreamSpec
+from serve_app.schemas.streams import Line, Regions, SourceSpec, StreamResult, StreamSpec
 from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.store import StreamStore
+from serve_app.types import Answer, Detections, Frame, InputShape, Position, Timing
 from tests.support.fake_workers import FakeDetectors, FakeWorkers, Reports, now_s, spec_of, supervising
 from tests.support.principals import LOCAL
 from tests.support.virtual_time import BACKEND
@@ -122,6 +124,20 @@ async def test_streams_of_other_models_and_paused_streams_use_no_capacity(tmp_pa
         with pytest.raises(Overloaded):
             await supervision.resume("a", LOCAL)
         assert (await supervision.status("a", LOCAL)).state == "paused"
+
+
+async def test_a_stream_counts_by_the_input_of_its_latest_frame(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+    frame = Frame(0, 0.0, 0.0, Position(0), lambda: np.zeros((1080, 1920, 3), np.uint8))
+    answer = Answer(Detections.empty(), 1920, 1080, "fake", 1, Timing(), InputShape(384, 640))  # 0.6 of the square
+    async with supervising(tmp_path, workers, detectors=FakeDetectors(capacity_fps=40)) as supervision:
+        await supervision.create(spec_of("wide"), LOCAL)
+        await asyncio.sleep(1)
+        with pytest.raises(Overloaded):
+            await supervision.create(spec_of("new"), LOCAL)
+        workers.last.latest = StreamResult.from_answer(answer, frame, stream_id="wide")
+        await supervision.status("wide", LOCAL)
+        await supervision.create(spec_of("new"), LOCAL)
 
 
 @pytest.mark.parametrize("answer_after_s", [1.9, 2.1])

@@ -4,6 +4,7 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models.engines import Engine
+from serve_app.models.engines.openvino import OpenVinoEngine
 from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
 from serve_app.models.weights import EMBEDDED
@@ -85,6 +87,16 @@ def test_a_damaged_export_is_refused_in_one_sentence(
         load(ModelArgs(weights=folder), has_gpu=False)
 
 
+def test_a_model_for_another_task_is_refused_in_one_sentence(squares_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "seg_openvino_model"
+    folder.mkdir()
+    for path in squares_model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "metadata.yaml").write_text("task: segment\nnames: {0: red, 1: green, 2: blue}\n")
+    with pytest.raises(ModelError, match="'segment', but only detection"):
+        load(ModelArgs(weights=folder), has_gpu=False)
+
+
 def test_the_precision_of_an_engine_is_reported(squares_model: Path) -> None:
     assert load(ModelArgs(weights=squares_model, threads=1), has_gpu=False).info.precision == "fp32"
 
@@ -143,6 +155,25 @@ def test_threads_that_need_the_same_rectangle_get_their_own_outputs(tmp_path: Pa
         thread.join()
     for number, frame in enumerate(frames):
         np.testing.assert_array_equal(found[number], engine.infer([frame])[0])
+
+
+def test_the_engine_says_while_it_compiles_a_rectangle(tmp_path: Path) -> None:
+    """Otherwise, a long compilation would count as a batch that hangs."""
+    engine = codes(tmp_path)
+    assert isinstance(engine, OpenVinoEngine)
+    preparation, compiler = engine.preparation, engine._core
+    seen: list[tuple[bool, float]] = []
+
+    class Watched:
+        def compile_model(self, *args: Any) -> ov.CompiledModel:
+            seen.append((preparation.running_s > 0, preparation.ended_s_ago))
+            return compiler.compile_model(*args)
+
+    engine._core = Watched()
+    engine.infer([noise(WIDE)])
+    assert seen == [(True, 0)]
+    assert preparation.running_s == 0
+    assert preparation.ended_s_ago > 0
 
 
 def test_no_thread_is_bound_to_a_core(tmp_path: Path) -> None:
