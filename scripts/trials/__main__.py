@@ -11,10 +11,11 @@ python -m scripts.trials swap               change the model 20 times without do
 python -m scripts.trials mixed              serve two models at once for a minute
 python -m scripts.trials hostile            send 20,000 hostile requests: damaged images, image bombs, malformed HTTP
 python -m scripts.trials jobs               run batch jobs while processes are killed and while clients wait
+python -m scripts.trials scene_health       cover, blur, move and freeze cameras; look for false alarms
 python -m scripts.trials field              test real-world images, cameras, models, clients and machines
 
-Each trial starts scripts/serve with the embedded model, prints what it measured, and exits with status 1 if it found a
-problem. The cameras are GStreamer's RTSP servers, which scripts/servers installs.
+Each trial prints what it measured, and exits with status 1 if it found a problem. Each but scene_health starts
+scripts/serve with the embedded model. The cameras are GStreamer's RTSP servers, which scripts/servers installs.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def main() -> None:
     )
     parser.add_argument("--streams", type=int, default=16, help="crowd: the number of streams (default: %(default)s)")
     parser.add_argument(
-        "--seed", type=int, help="hostile, jobs: the seed of the requests or of the kills (default: random)"
+        "--seed",
+        type=int,
+        help="hostile, jobs, scene_health: the seed of the requests, kills or faults (default: random; scene_health: 24)",
     )
     parser.add_argument(
         "--weights",
