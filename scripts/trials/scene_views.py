@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -188,19 +189,20 @@ class Camera:
 def video(path: Path) -> Iterator[Picture]:
     """Yield one picture per second of a video file, which is played again and again, with a little noise."""
     rng = np.random.default_rng(0)
-    pictures = list(_each_second(path))
-    for picture in cycle(pictures):
+    for picture in cycle(_each_second(path)):
         yield np.clip(picture + rng.normal(0, 1, picture.shape), 0, 255).astype(np.uint8)
 
 
-def _each_second(path: Path) -> Iterator[Picture]:
+@cache
+def _each_second(path: Path) -> list[Picture]:
+    pictures: list[Picture] = []
     with av.open(str(path)) as container:
         due_s = 0.0
         for frame in container.decode(video=0):
             if frame.time is not None and frame.time >= due_s:
                 due_s += 1
-                picture: Picture = cv2.resize(frame.to_ndarray(format="bgr24"), SIZE_PX, interpolation=cv2.INTER_NEAREST)
-                yield picture
+                pictures.append(cv2.resize(frame.to_ndarray(format="bgr24"), SIZE_PX, interpolation=cv2.INTER_NEAREST))
+    return pictures
 
 
 def through_h264(pictures: Iterator[Picture], count: int, path: Path) -> Iterator[Picture]:

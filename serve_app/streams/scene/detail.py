@@ -65,6 +65,7 @@ class Comparison:
     judged: float  # blocks that can be judged, of those that usually have detail
     kept: float  # blocks that show their usual edges, sharply, of those that can be judged
     textured: float  # blocks with detail, relative to the usual number of such blocks; at most 1
+    softer: float  # blocks that are less sharp than usual, of those that can be judged
     layout: float  # the correlation of the large areas of light and shadow; it is 0 for unrelated pictures
     shift_px: tuple[int, int]  # how far the view has moved to the right and down, at ``SIZE_PX``; (0, 0) if unknown
 
@@ -94,7 +95,8 @@ def compare(now: Detail, usual: Detail) -> Comparison:
     # Where the picture is dark, its noise hides the usual edges, even if nothing covers them.
     judged = textured & (usual.strength > (_VISIBLE * now.floor) ** 2)
     count = max(int(judged.sum()), 1)
-    kept = (_similarity(now, usual) > _SAME_EDGES) & ~_softer(now, usual, judged)
+    softer = _softer(now, usual, judged)
+    kept = (_similarity(now, usual) > _SAME_EDGES) & ~softer
     shift_px = (0, 0)
     share = float(kept[judged].sum()) / count
     if share < 0.8:
@@ -102,6 +104,7 @@ def compare(now: Detail, usual: Detail) -> Comparison:
     return Comparison(
         judged=count / max(int(textured.sum()), 1) if judged.any() else 0.0,
         kept=share,
+        softer=float(softer[judged].sum()) / count,
         textured=min(float(now.textured.sum()) / max(int(textured.sum()), 1), 1.0),
         layout=_correlation(now.layout, usual.layout),
         shift_px=shift_px,

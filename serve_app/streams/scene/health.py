@@ -28,6 +28,7 @@ _SUDDEN_S = 300.0  # darkness within this time is not dusk
 # The view is as usual if this share of its blocks show their usual edges. Parked vehicles may hide the others.
 _KEPT = 0.35
 _SAME_LAYOUT = 0.6  # light and shadow are where they usually are, as in a picture out of focus
+_SOFT = 0.5  # a view that is out of focus has lost the sharpness of this share of its blocks
 _HIDDEN = 0.5  # the view is covered if fewer blocks than this share of the usual number have any detail
 _JUDGED, _JUDGED_AGAIN = 0.3, 0.5  # the picture is too dark if fewer blocks can be judged, until more can be
 _MIN_TEXTURED = 14  # blocks with detail, of 144, that a usual view needs
@@ -194,6 +195,6 @@ def _state_of(comparison: Comparison) -> SceneState:
         return "moved" if comparison.shift_px != (0, 0) else "ok"
     if comparison.shift_px != (0, 0):
         return "moved"
-    if comparison.layout >= _SAME_LAYOUT:
+    if comparison.layout >= _SAME_LAYOUT and comparison.softer >= _SOFT:
         return "blurred"
     return "covered" if comparison.textured < _HIDDEN else "moved"
