@@ -43,6 +43,7 @@ class Injection:
 
     kind: str
     source: str
+    unjudged: int  # how many other sources were drawn before, of which the check said that it cannot judge them
     named: SceneState | None  # the first alarm within 30 s, or None
     found_after_s: float | None  # how long after the fault it was rightly named, or None
 
@@ -113,10 +114,15 @@ def scene_health(faults: int, harmless_s: int, seed: int, tell: Tell, days: int 
 def inject(kind: str, rng: Rng) -> Injection:
     """Show harmless video until a random time, and then the same video with a fault for 30 s."""
     expected, fault_of = FAULTS[kind]
-    name, pictures = _lit_source(rng)
-    watched = Watched()
-    for picture in islice(pictures, _LEARNED_S + int(rng.integers(60))):
-        watched.show(picture)
+    unjudged = -1
+    state: SceneState = "unknown"
+    while state != "ok":  # the check says of some views that it cannot judge them, such as of a bare road
+        unjudged += 1
+        name, pictures = _lit_source(rng)
+        watched = Watched()
+        for picture in islice(pictures, _LEARNED_S + int(rng.integers(60))):
+            watched.show(picture)
+        state = watched.state
     fault = fault_of(rng, Photographs(rng).view())
     named: SceneState | None = None
     for second, picture in enumerate(islice(pictures, WITHIN_S), 1):
@@ -124,8 +130,8 @@ def inject(kind: str, rng: Rng) -> Injection:
         if watched.state in ALARMS and named is None:
             named = watched.state
         if watched.state == expected:
-            return Injection(kind, name, named, float(second))
-    return Injection(kind, name, named, None)
+            return Injection(kind, name, unjudged, named, float(second))
+    return Injection(kind, name, unjudged, named, None)
 
 
 def _lit_source(rng: Rng) -> tuple[str, Iterator[Picture]]:

@@ -19,7 +19,9 @@ from serve_app.schemas.scene import ALARMS
 
 def fault_table(trial: SceneTrial) -> Table:
     """Return a table with a row for each kind of fault."""
-    table = Table("fault", "state", "found and rightly named", "median s", "longest s", "not found", "other", box=SIMPLE)
+    table = Table(
+        "fault", "state", "found and rightly named", "median s", "longest s", "not found", "other", box=SIMPLE
+    )
     for kind, (state, _) in FAULTS.items():
         injected = [one for one in trial.injections if one.kind == kind]
         delays = _delays(injected)

@@ -105,7 +105,7 @@ class Person:
 
     def draw(self, picture: Picture, at_s: float) -> None:
         share = (at_s - self.began_at_s) / self.lasts_s
-        width, height = SIZE_PX
+        width = SIZE_PX[0]
         if self.is_close:  # walks up from the side, stops, and leaves
             share = 0.5 if 0.2 < share < 0.8 else share / 0.4 if share <= 0.2 else 0.5 + (share - 0.8) / 0.4
         x = -self.width_px + share * (width + 2 * self.width_px)

@@ -27,8 +27,8 @@ class SceneHealth(BaseModel):
     """Whether a stream's camera still sees its scene."""
 
     state: SceneState = Field(
-        description="`unknown`: the scene cannot be judged, for example because the stream has just started. `covered`: "
-        "most of the view is hidden. `blurred`: the picture is out of focus. `dark`: the picture is black. `frozen`: "
+        description="`unknown`: the scene cannot be judged, for example because the stream has just started. "
+        "`covered`: most of the view is hidden. `blurred`: the picture is out of focus. `dark`: the picture is black. `frozen`: "
         "all frames have identical pixels. `frozen?`: the same, but the source has sent identical frames before. "
         "`moved`: the camera shows another view."
     )

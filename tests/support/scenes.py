@@ -20,7 +20,8 @@ def view(seed: int = 0, size_px: tuple[int, int] = SIZE_PX) -> Pixels:
     pixels = np.full((height, width, 3), 120, np.uint8)
     for _ in range(80):
         colour = rng.integers(40, 230, 3).tolist()
-        x, y, w, h = (int(rng.uniform(low, high) * width) for low, high in ((0, 1), (0, 0.56), (0.02, 0.2), (0.02, 0.1)))
+        x, y = int(rng.uniform(0, width)), int(rng.uniform(0, height))
+        w, h = int(rng.uniform(0.02, 0.2) * width), int(rng.uniform(0.02, 0.1) * width)
         if rng.random() < 0.7:
             cv2.rectangle(pixels, (x, y), (x + w, y + h), colour, -1)
         else:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 SIZE_PX = (192, 108)
 BLOCKS = (16, 9)
 _COARSE_PX = (48, 27)
-_LAYOUT_PX = (24, 13)
 
 _BLACK = 10.0  # grey levels that are added before the logarithm, so that the noise in black pixels stays small
 _LOG = np.log(np.arange(256) + _BLACK).astype(np.float32)
@@ -31,7 +30,8 @@ _LAPLACIAN_NOISE = 20.0  # the variance of the Laplacian of noise with variance 
 _TEXTURED = 0.02**2  # a block has detail if the mean square of its edges is larger
 _VISIBLE = 1.5  # a block can be judged if its usual edges exceed the noise floor by this factor
 
-_SAME_EDGES = 0.35  # a block shows its usual edges if the correlation is larger; it is 0 for unrelated edges
+# A block shows its usual edges, or some of them, if the correlation is larger. It is about 0 for unrelated edges.
+_SAME_EDGES, _RELATED_EDGES = 0.35, 0.2
 _SOFTER = 0.4  # a block is out of focus if its second derivatives have less than this share of their usual energy
 _MIN_SHIFT_PX = 3  # 1.5 % of the width; a camera that shakes in the wind moves less
 _SHIFTED = 0.3  # the edges have moved if they correlate by this much at their new place ...
@@ -47,7 +47,6 @@ class Detail:
 
     edges: Edges  # (108, 192)
     coarse: Edges  # (27, 48)
-    layout: Array  # (2, 13, 24): the horizontal and vertical changes of the light over large distances
     strength: Array  # (9, 16): the mean square of the edges in each block
     curvature: Array  # (9, 16): the mean square of the second derivatives, of which a lens out of focus leaves little
     floor: Array  # (9, 16): how strong an edge must be in order to stand out from the noise
@@ -66,7 +65,8 @@ class Comparison:
     kept: float  # blocks that show their usual edges, sharply, of those that can be judged
     textured: float  # blocks with detail, relative to the usual number of such blocks; at most 1
     softer: float  # blocks that are less sharp than usual, of those that can be judged
-    layout: float  # the correlation of the large areas of light and shadow; it is 0 for unrelated pictures
+    similar: float  # blocks whose edges are at least partly the usual ones, of those that can be judged
+    coarse: float  # the correlation of the coarse edges, which a picture out of focus keeps; 0 for unrelated pictures
     shift_px: tuple[int, int]  # how far the view has moved to the right and down, at ``SIZE_PX``; (0, 0) if unknown
 
 
@@ -83,10 +83,8 @@ def detail_of(grey: Any, noise: float) -> Detail:
     coarse = _edges(_mean(light, _COARSE_PX), _mean(floor, _COARSE_PX) / 4)
     curvature = np.minimum(np.abs(cv2.Laplacian(light, cv2.CV_32F)), 2 * _STRONGEST) ** 2
     unbiased = curvature - np.float32(_LAPLACIAN_NOISE) * deviation**2
-    areas = _mean(light, _LAYOUT_PX)
-    layout = np.stack([cv2.Sobel(areas, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(areas, cv2.CV_32F, 0, 1, scale=1 / 8)])
     strength = _mean(np.abs(edges) ** 2, BLOCKS)
-    return Detail(edges, coarse, layout, strength, _mean(unbiased, BLOCKS), _mean(floor, BLOCKS))
+    return Detail(edges, coarse, strength, _mean(unbiased, BLOCKS), _mean(floor, BLOCKS))
 
 
 def compare(now: Detail, usual: Detail) -> Comparison:
@@ -96,7 +94,8 @@ def compare(now: Detail, usual: Detail) -> Comparison:
     judged = textured & (usual.strength > (_VISIBLE * now.floor) ** 2)
     count = max(int(judged.sum()), 1)
     softer = _softer(now, usual, judged)
-    kept = (_similarity(now, usual) > _SAME_EDGES) & ~softer
+    similarity = _similarity(now, usual)
+    kept = (similarity > _SAME_EDGES) & ~softer
     shift_px = (0, 0)
     share = float(kept[judged].sum()) / count
     if share < 0.8:
@@ -106,7 +105,8 @@ def compare(now: Detail, usual: Detail) -> Comparison:
         kept=share,
         softer=float(softer[judged].sum()) / count,
         textured=min(float(now.textured.sum()) / max(int(textured.sum()), 1), 1.0),
-        layout=_correlation(now.layout, usual.layout),
+        similar=float((similarity > _RELATED_EDGES)[judged].sum()) / count,
+        coarse=_correlation(now.coarse, usual.coarse),
         shift_px=shift_px,
     )
 
@@ -158,10 +158,9 @@ def _shift(now: Edges, usual: Edges) -> tuple[int, int]:
     return shift_px if is_far and best > _SHIFTED and best > unmoved + _SHIFTED_GAIN else (0, 0)
 
 
-
-def _correlation(a: Array, b: Array) -> float:
-    energy = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return max(float((a * b).sum()) / energy, 0.0) if energy else 0.0
+def _correlation(a: Edges, b: Edges) -> float:
+    energy = float(np.sqrt((np.abs(a) ** 2).sum() * (np.abs(b) ** 2).sum()))
+    return float((a * b.conj()).real.sum()) / energy if energy else 0.0
 
 
 def _mean(values: Any, size: tuple[int, int]) -> Array:

@@ -22,16 +22,16 @@ _REFRESH_INTERVAL_S = 10.0  # of the usual view
 _MEMORY_INTERVAL_S = 60.0  # of the memory; it is saved with each frame, but it seldom changes
 _ACCEPTED_AFTER_S = 3600.0  # the new view of a moved camera then becomes the usual one
 
-# A picture is black if fewer of its pixels than a caption has (2 %) reach this grey level, and light at twice the level.
+# A picture is black if fewer of its pixels than a caption has (2 %) reach this grey level, and light at twice it.
 _BLACK_LEVEL, _LIGHT_LEVEL, _CAPTION = 20, 40, 0.02
-_SUDDEN_S = 300.0  # darkness within this time is not dusk
+_SUDDEN_S = 60.0  # at dusk, a picture takes longer to turn from light to black
 # The view is as usual if this share of its blocks show their usual edges. Parked vehicles may hide the others.
-_KEPT = 0.35
-_SAME_LAYOUT = 0.6  # light and shadow are where they usually are, as in a picture out of focus
-_SOFT = 0.5  # a view that is out of focus has lost the sharpness of this share of its blocks
+_KEPT = 0.45
+_BLURRED, _SAME_COARSE = 0.7, 0.45  # the blocks that a lens out of focus softens, and what it leaves of coarse edges
 _HIDDEN = 0.5  # the view is covered if fewer blocks than this share of the usual number have any detail
+_SOFT, _BETWEEN_STRANDS = 0.3, 0.5  # the blocks that a web softens, and those that are partly visible behind it
 _JUDGED, _JUDGED_AGAIN = 0.3, 0.5  # the picture is too dark if fewer blocks can be judged, until more can be
-_MIN_TEXTURED = 14  # blocks with detail, of 144, that a usual view needs
+_MIN_TEXTURED = 20  # blocks with detail, of 144, that a usual view needs
 _MIN_TEXTURED_NOW = 5  # a picture with fewer blocks may be identical to the next one because it is just black or white
 
 _LEARNING = "the usual view of the stream is not known yet; it is known half a minute after the stream starts"
@@ -45,7 +45,7 @@ _DETAILS: dict[SceneState, str] = {
     "dark": "the picture is black; check the light, the lens cap and the camera's night mode",
     "frozen": "all frames have identical pixels, although their timestamps differ; restart the camera",
     "frozen?": "all frames have identical pixels; the source has sent identical frames before, so this may be normal",
-    "moved": "the camera shows another view than usual; turn it back, or wait an hour until the new view is the usual one",
+    "moved": "the camera shows another view than usual; turn it back, or wait an hour until the new view is usual",
 }
 
 
@@ -155,6 +155,7 @@ class HealthCheck:
         elif at_s - self._moved_at_s >= _ACCEPTED_AFTER_S:
             self._usual.replace(picture)
             self._confirmation.interrupt()
+            self._moved_at_s = at_s
         elif elapsed_s >= _REFRESH_INTERVAL_S:
             if int(usual.textured.sum()) < _MIN_TEXTURED:
                 self._usual.replace(picture)
@@ -188,13 +189,15 @@ class HealthCheck:
 def _state_of(comparison: Comparison) -> SceneState:
     """Return the state of a view that is not black.
 
-    The usual edges are missing if the view is covered, blurred or moved. Out of focus, light and shadow stay where they
-    are. A view that has moved has edges at other places, and a covered one has few edges.
+    The usual edges are missing if the view is covered, blurred or moved. Out of focus, the coarse edges stay where they
+    are. A covered view has few edges, or, behind a web, soft ones among the usual ones. A view that has moved has sharp
+    edges at other places.
     """
-    if comparison.kept >= _KEPT:
-        return "moved" if comparison.shift_px != (0, 0) else "ok"
     if comparison.shift_px != (0, 0):
         return "moved"
-    if comparison.layout >= _SAME_LAYOUT and comparison.softer >= _SOFT:
+    if comparison.kept >= _KEPT:
+        return "ok"
+    if comparison.softer >= _BLURRED and comparison.coarse >= _SAME_COARSE:
         return "blurred"
-    return "covered" if comparison.textured < _HIDDEN else "moved"
+    is_behind_web = comparison.softer >= _SOFT and comparison.similar >= _BETWEEN_STRANDS
+    return "covered" if comparison.textured < _HIDDEN or is_behind_web else "moved"

@@ -39,7 +39,7 @@ class Watched:
 
     def show(self, frames: Iterable[Pixels]) -> Watched:
         for pixels in frames:
-            frame = Frame(round(self.at_s), 1e9 + self.at_s, self.at_s, Position(0), lambda: pixels)
+            frame = Frame(round(self.at_s), 1e9 + self.at_s, self.at_s, Position(0), lambda: view())
             if self.check.is_due(frame) and (change := self.check.update(frame, pixels)):
                 self.changes.append(change)
             self.at_s += self._interval_s
